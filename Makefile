@@ -1,0 +1,66 @@
+# `make` alone lists the targets. PYTHON=… chooses the interpreter (3.11 or newer).
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys, ensurepip, venv, sqlite3, ssl; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& command -v $$python && break; done)
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+SECONDS_TO_SOAK ?= 600
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.runtime  ## run stackd on an embedded cluster with throw-away state
+	@$(BIN)/python stackd.py demo
+
+test: $(VENV)/.dev  ## run the tests
+	@$(BIN)/python -m pytest
+
+check: lint types layers test  ## all that CI runs: format, lint, types, layers, tests
+
+lint: $(VENV)/.dev  ## format and lint, without changing anything
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev  ## mypy, strict, tests too
+	$(BIN)/mypy
+
+layers: $(VENV)/.dev  ## who may import whom
+	$(BIN)/lint-imports --no-logo
+
+bench: $(VENV)/.dev  ## measure against the floors (benchmarks/README.md)
+	@$(BIN)/python -m benchmarks
+
+soak: $(VENV)/.dev  ## fault schedules for SECONDS_TO_SOAK=600 seconds
+	@$(BIN)/python -m tests.faults --seconds $(SECONDS_TO_SOAK)
+
+venv: $(VENV)/.dev  ## make .venv with everything, pinned
+
+clean:  ## remove .venv, caches and build results
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.python:
+	@[ -n "$(PYTHON)" ] || { echo "stackd needs Python 3.11 or newer with venv (Debian: python3-venv); name one with PYTHON=…" >&2; exit 1; }
+	@echo "making $(VENV) with $$($(PYTHON) --version)" >&2
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/.python
+	@echo "installing the pinned packages" >&2
+	@$(PIP) install --constraint constraints.txt setuptools
+	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo "installing the pinned packages for tests and checks" >&2
+	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[test,dev]'
+	@touch $@
+
+.PHONY: help demo test check lint types layers bench soak venv clean

@@ -1,0 +1,227 @@
+"""The sections of the configuration file and their keys.
+
+Owns every key: its name, kind, default, and one line of why. Knows nothing of files or the environment. All sections
+are frozen; durations are seconds, sizes bytes. Tests hold the example file and the README's table to these models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le, MinLen
+from pydantic import BaseModel, ConfigDict, Field
+
+from stackd.config.kinds import (
+    Address,
+    Addresses,
+    Count,
+    DnsLabel,
+    Duration,
+    Expects,
+    FilePath,
+    Flag,
+    LabelLimits,
+    LabelName,
+    Labels,
+    NodePort,
+    Period,
+    Port,
+    Rate,
+    Share,
+    Size,
+    Text,
+    as_tuple,
+)
+from stackd.config.policy import PolicySection
+from stackd.keys import ApiKey
+
+AddressType = Literal["ExternalIP", "InternalIP", "Hostname", "ExternalDNS", "InternalDNS"]
+NO_ADDRESSES: Mapping[str, str] = MappingProxyType({})
+NO_LIMITS: Mapping[str, int] = MappingProxyType({})
+
+
+def _stack_nodes() -> Mapping[str, str]:
+    return MappingProxyType({"role": "stack"})
+
+
+class Section(BaseModel):
+    """What all sections have in common: frozen, strict about types, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ServerSection(Section):
+    """Where the API listens."""
+
+    host: Address = Field(
+        default="127.0.0.1", description="Loopback unless said otherwise; a public address should have TLS."
+    )
+    port: Port = Field(default=8081, description="The API's port.")
+    shutdown_timeout: Duration = Field(
+        default=10.0, description="How long requests in flight may take to finish at a stop."
+    )
+    max_body: Size = Field(default=1 << 20, description="Larger request bodies are refused with 413.")
+    tls_cert: FilePath = Field(default="", description="PEM certificate chain; read again when the file changes.")
+    tls_key: FilePath = Field(default="", description="PEM private key of tls_cert.")
+    dashboard: Flag = Field(
+        default=True, description="Serve the dashboard at /dashboard; it holds no data without a key."
+    )
+
+
+class AuthSection(Section):
+    """Who may call."""
+
+    enabled: Flag = Field(default=True, description="Every endpoint needs a key; false warns at every start.")
+    key_file: FilePath = Field(
+        default="", description="File with one admin key a line, so that no key stands in this file."
+    )
+    keys: Annotated[tuple[ApiKey, ...], as_tuple, Expects(what="a list of tables, each [[auth.keys]]", secret=True)] = (
+        Field(default=(), description="Named keys by their SHA-256, with a scope; `stackd key new` prints one.")
+    )
+
+
+class StateSection(Section):
+    """What is kept."""
+
+    path: Annotated[str, MinLen(1), Expects(what="the path of a file", path=True)] = Field(
+        default="stackd.db",
+        description="The SQLite file with everything stackd knows; relative to the working directory.",
+    )
+
+
+class ClusterSection(Section):
+    """Which Kubernetes."""
+
+    mode: Annotated[Literal["auto", "kubeconfig", "in-cluster", "embedded"], Expects(what="a mode")] = Field(
+        default="auto",
+        description="auto takes the kubeconfig that is given, else the pod's service account, else $KUBECONFIG.",
+    )
+    kubeconfig: FilePath = Field(
+        default="", description='Empty means the credential "kubeconfig", $KUBECONFIG or ~/.kube/config.'
+    )
+    context: Text = Field(default="", description="A context of the kubeconfig; empty means its current one.")
+    instance: LabelName = Field(
+        default="default", description="Keeps stackds that share a namespace apart; written on every object."
+    )
+
+
+class StacksSection(Section):
+    """What a stack gets."""
+
+    namespace: DnsLabel = Field(default="stacks", description="Where pods and services are put.")
+    ttl: Period = Field(default=7200.0, description="How long a stack lives unless its create says otherwise.")
+    max_ttl: Period = Field(default=86400.0, description="The longest life, extensions included.")
+    node_selector: Labels = Field(
+        default_factory=_stack_nodes, description="Stacks run on nodes with these labels only."
+    )
+    node_port_min: NodePort = Field(default=31001, description="First node port handed out.")
+    node_port_max: NodePort = Field(default=32767, description="Last node port handed out.")
+    scheduling_timeout: Period = Field(
+        default=20.0, description="How long a create waits for a node before it is a 503."
+    )
+    unschedulable_grace: Duration = Field(
+        default=0.0, description="Wait so long after the scheduler says no; for clusters that grow."
+    )
+    restart_policy: Annotated[Literal["Never", "OnFailure", "Always"], Expects(what="a restart policy")] = Field(
+        default="Never", description="What the kubelet does when a container ends."
+    )
+    image_pull_grace: Duration = Field(
+        default=60.0, description="How long an image may fail to be pulled before the stack is failed."
+    )
+    public_ips: Addresses = Field(
+        default_factory=lambda: NO_ADDRESSES, description="Node name to public address, where the cluster knows none."
+    )
+    address_types: Annotated[
+        tuple[Annotated[AddressType, Expects(what="a node address type")], ...],
+        as_tuple,
+        Expects(what='a list such as ["ExternalIP", "InternalIP"]'),
+    ] = Field(default=("ExternalIP",), description="Node address types that count as public, in order of preference.")
+    require_ingress_network_policy: Flag = Field(
+        default=True, description="Refuse to start while no ingress NetworkPolicy protects the stacks' namespace."
+    )
+    keep_history: Duration = Field(
+        default=86400.0, description="How long a stack's timeline is kept after the stack is gone."
+    )
+
+
+class ReconcileSection(Section):
+    """How rows and cluster are kept together."""
+
+    interval: Period = Field(default=10.0, description="Time between passes; a pass reads the local mirror only.")
+    orphan_grace: Duration = Field(
+        default=120.0, description="Objects of ours that no row knows are removed at this age."
+    )
+    max_delete_share: Share = Field(
+        default=0.2, description="A pass that would end more than ten stacks and this share waits for you."
+    )
+
+
+class BatchDeleteSection(Section):
+    """Batch-delete jobs."""
+
+    concurrency: Annotated[int, Ge(1), Le(100), Expects(what="a whole number from 1 to 100")] = Field(
+        default=1, description="Deletes at a time within a job; 1 is sequential, as the API documents it."
+    )
+    max_ids: Annotated[int, Ge(1), Le(1_000_000), Expects(what="a whole number from 1 to 1000000")] = Field(
+        default=10_000, description="Longer lists are refused."
+    )
+    keep_jobs: Period = Field(default=86400.0, description="How long a finished job can be asked for.")
+
+
+class LimitsSection(Section):
+    """How much is too much."""
+
+    requests_per_second: Rate = Field(default=0.0, description="Requests a second and key before a 429; 0 is off.")
+    creates_per_second: Rate = Field(default=0.0, description="Creates a second and key before a 429; 0 is off.")
+    creates_in_flight: Count = Field(
+        default=64, description="Creates at the same time before a 429; protects the API server."
+    )
+    max_stacks: Count = Field(default=0, description="Stacks in all before a 503; 0 leaves it to ports and quota.")
+    stacks_per_label: LabelLimits = Field(
+        default_factory=lambda: NO_LIMITS, description="Stacks per value of a label, such as { player = 1 }."
+    )
+    header_size: Size = Field(default=16 << 10, description="Longest request line or header.")
+    slow_client_timeout: Period = Field(
+        default=30.0, description="A client that takes longer to send its request is cut off."
+    )
+    failed_auth_per_minute: Count = Field(
+        default=60, description="Wrong keys a minute and address before 429; 0 is off."
+    )
+    event_streams: Count = Field(
+        default=1000, description="Open event streams before a 503; each costs a little memory."
+    )
+
+
+class LogSection(Section):
+    """What is said."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], Expects(what="a level")] = Field(
+        default="info", description="Least severe level that is logged."
+    )
+    format: Annotated[Literal["auto", "json", "text"], Expects(what="a format")] = Field(
+        default="auto", description="auto is the journal's own under systemd, text on a terminal, JSON elsewhere."
+    )
+
+
+class MetricsSection(Section):
+    """What is measured."""
+
+    public: Flag = Field(default=False, description="Serve /metrics without a key, for a scraper that cannot send one.")
+
+
+class Config(Section):
+    """The whole configuration, in force as it stands."""
+
+    server: ServerSection = Field(default_factory=ServerSection)
+    auth: AuthSection = Field(default_factory=AuthSection)
+    state: StateSection = Field(default_factory=StateSection)
+    cluster: ClusterSection = Field(default_factory=ClusterSection)
+    stacks: StacksSection = Field(default_factory=StacksSection)
+    policy: PolicySection = Field(default_factory=PolicySection)
+    reconcile: ReconcileSection = Field(default_factory=ReconcileSection)
+    batch_delete: BatchDeleteSection = Field(default_factory=BatchDeleteSection)
+    limits: LimitsSection = Field(default_factory=LimitsSection)
+    log: LogSection = Field(default_factory=LogSection)
+    metrics: MetricsSection = Field(default_factory=MetricsSection)

@@ -1,0 +1,134 @@
+"""A TOML file with the line of each key, which ``tomllib`` does not tell.
+
+Owns reading and positions. Knows nothing of what keys mean.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from stackd.errors import ConfigError
+
+_TOKEN: Final = re.compile(
+    r'"""(?:\\.|[^\\])*?"{3,5}|'
+    r"'''.*?'{3,5}|"
+    r'"(?:\\.|[^"\\\n])*"|'
+    r"'[^'\n]*'|#[^\n]*|[\[\]{}=\n]|[^\s\"'#\[\]{}=]+|[^\S\n]+",
+    re.DOTALL,
+)
+_POSITION: Final = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$")
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TomlFile:
+    """What a file says, and where."""
+
+    name: str
+    data: Mapping[str, object]
+    lines: Mapping[KeyPath, int]
+
+    def line(self, path: KeyPath) -> int | None:
+        """The line of the key, or of the nearest table or list that holds it; None where the file does not have it."""
+        while path:
+            if path in self.lines:
+                return self.lines[path]
+            path = path[:-1]
+        return None
+
+    def place(self, path: KeyPath) -> str:
+        """``config.toml:12`` for a key, ``config.toml`` for one that the file does not have."""
+        line = self.line(path)
+        return self.name if line is None else f"{self.name}:{line}"
+
+
+def read(path: Path) -> TomlFile:
+    """Read the file; ConfigError (one mistake, with the line if there is one) where that cannot be done."""
+    name = str(path)
+    try:
+        text = path.read_bytes().decode()
+    except OSError as error:
+        raise ConfigError([f"{name}: cannot be read: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError([f"{name}:{line}: this is not UTF-8 text"]) from error
+    text = text.removeprefix("\ufeff")
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([_syntax_mistake(name, text, str(error))]) from error
+    return TomlFile(name=name, data=data, lines=dict(_positions(text.replace("\r\n", "\n"))))
+
+
+def _syntax_mistake(name: str, text: str, message: str) -> str:
+    match = _POSITION.search(message)
+    if match is None:
+        return f"{name}: {message}"
+    line = int(match[1]) if match[1] else text.rstrip().count("\n") + 1
+    return f"{name}:{line}: this is not TOML: {message[: match.start()]}"
+
+
+def _positions(text: str) -> Iterator[tuple[KeyPath, int]]:
+    """Each header and key of a text that is known to be TOML, with its line."""
+    table: KeyPath = ()
+    counts: dict[KeyPath, int] = {}
+    for line, key, is_header in _statements(text):
+        if not is_header:
+            yield table + _split(key), line
+            continue
+        inner = key.strip()[1:-1].strip()
+        repeated = inner.startswith("[")
+        table = _within(_split(inner[1:-1] if repeated else inner), counts)
+        if repeated:
+            counts[table] = counts.get(table, -1) + 1
+            if counts[table] == 0:
+                yield table, line
+            table = (*table, counts[table])
+        yield table, line
+
+
+def _within(path: KeyPath, counts: Mapping[KeyPath, int]) -> KeyPath:
+    """The path with the index of the latest entry put in after each list of tables that it leads through."""
+    full: KeyPath = ()
+    for part in path[:-1]:
+        full = (*full, part)
+        if full in counts:
+            full = (*full, counts[full])
+    return (*full, path[-1])
+
+
+def _split(key: str) -> KeyPath:
+    """The parts of a dotted, perhaps quoted key."""
+    parts: list[str | int] = []
+    value: object = tomllib.loads(f"{key.strip()} = 0")
+    while isinstance(value, dict):
+        part, value = next(iter(value.items()))
+        parts.append(part)
+    return tuple(parts)
+
+
+def _statements(text: str) -> Iterator[tuple[int, str, bool]]:
+    """(line, key text, whether it is a header) of each statement."""
+    line, start, depth = 1, 1, 0
+    key, in_value = "", False
+    for match in _TOKEN.finditer(text + "\n"):
+        token = match[0]
+        if token == "\n" and depth == 0:
+            if key.strip() and not in_value:
+                yield start, key, True
+            key, in_value = "", False
+        elif token == "=" and depth == 0 and not in_value:
+            yield start, key, False
+            in_value = True
+        elif not token.startswith("#"):
+            depth += (token in ("[", "{")) - (token in ("]", "}"))
+            if not in_value:
+                start = start if key.strip() else line
+                key += token
+        line += token.count("\n")

@@ -1,0 +1,87 @@
+"""`python -m stackd.embedded`: the embedded cluster as a process of its own. Prints one line: where it listens."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+from stackd.embedded.cluster import EmbeddedCluster
+from stackd.embedded.options import EmbeddedOptions, NodeSpec
+
+
+def main() -> int:
+    """Run until a signal comes."""
+    arguments = _parser().parse_args()
+    asyncio.run(_run(arguments))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    defaults = EmbeddedOptions()
+    parser = argparse.ArgumentParser(prog="python -m stackd.embedded", description=__doc__)
+    parser.add_argument("--host", default=defaults.host)
+    parser.add_argument("--port", type=int, default=0, help="0 takes any free one")
+    parser.add_argument("--state", type=Path, help="file to keep the state in")
+    parser.add_argument("--kubeconfig", type=Path, help="file to write a kubeconfig to")
+    parser.add_argument("--nodes", type=int, default=len(defaults.nodes), help="how many nodes a new cluster has")
+    parser.add_argument("--no-node-ports", action="store_true", help="do not listen on the services' node ports")
+    seconds = [
+        "start_delay",
+        "run_time",
+        "stop_delay",
+        "backoff",
+        "gc_delay",
+        "pod_gc_delay",
+        "bookmark_interval",
+        "slow_pull",
+    ]
+    for name in seconds:
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=float, default=getattr(defaults, name), metavar="SECONDS")
+    parser.add_argument("--watch-cache-size", type=int, default=defaults.watch_cache_size, metavar="CHANGES")
+    return parser
+
+
+def _options(arguments: argparse.Namespace) -> EmbeddedOptions:
+    nodes = tuple(
+        NodeSpec(
+            name=f"embedded-worker{number if number > 1 else ''}", internal_ip=f"10.200.{number >> 8}.{number & 255}"
+        )
+        for number in range(1, arguments.nodes + 1)
+    )
+    return EmbeddedOptions(
+        host=arguments.host,
+        port=arguments.port,
+        state_path=arguments.state,
+        nodes=nodes,
+        start_delay=arguments.start_delay,
+        run_time=arguments.run_time,
+        stop_delay=arguments.stop_delay,
+        backoff=arguments.backoff,
+        slow_pull=arguments.slow_pull,
+        gc_delay=arguments.gc_delay,
+        pod_gc_delay=arguments.pod_gc_delay,
+        bookmark_interval=arguments.bookmark_interval,
+        watch_cache_size=arguments.watch_cache_size,
+        serve_node_ports=not arguments.no_node_ports,
+    )
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    async with EmbeddedCluster(_options(arguments)) as cluster:
+        if arguments.kubeconfig is not None:
+            cluster.write_kubeconfig(arguments.kubeconfig)
+        sys.stdout.write(f"{cluster.url}\n")
+        sys.stdout.flush()
+        await stopped.wait()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,136 @@
+"""Which new or changed objects are let in, in the order in which Kubernetes decides it.
+
+For a create: namespace (404, 403) → LimitRange defaults → node ports and addresses (422, 500) → validation (422) →
+LimitRange → Pod Security → ResourceQuota (all 403) → the name (409, the store's own).
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from stackd.embedded import defaults, limitrange, podsecurity
+from stackd.embedded.ports import PortLedger, node_ports
+from stackd.embedded.quota import QuotaLedger
+from stackd.embedded.resources import (
+    EVENTS,
+    LIMIT_RANGES,
+    NAMESPACES,
+    NETWORK_POLICIES,
+    NODES,
+    PODS,
+    RESOURCE_QUOTAS,
+    SERVICES,
+    Json,
+    Resource,
+)
+from stackd.embedded.status import bad_request, forbidden, invalid, not_allowed, not_found
+from stackd.embedded.store import Record, Store
+from stackd.embedded.timing import timestamp
+from stackd.embedded.validation import validate
+
+_SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
+_DEFAULTS = {
+    PODS: defaults.default_pod,
+    SERVICES: defaults.default_service,
+    NAMESPACES: defaults.default_namespace,
+    NODES: defaults.default_node,
+    LIMIT_RANGES: defaults.default_limit_range,
+    NETWORK_POLICIES: defaults.default_network_policy,
+}
+
+
+class Admission:
+    """Decides about objects; stores none."""
+
+    def __init__(self, store: Store, ports: PortLedger, quotas: QuotaLedger) -> None:
+        self._store = store
+        self._ports = ports
+        self._quotas = quotas
+
+    def for_create(self, resource: Resource, namespace: str, obj: Json) -> Json:
+        """The object as it is to be stored. Raises ApiError."""
+        metadata = obj["metadata"]
+        if not metadata.get("name") and metadata.get("generateName"):
+            metadata["name"] = metadata["generateName"] + "".join(secrets.choice(_SUFFIX) for _ in range(5))
+        self._check_namespace(resource, namespace, metadata)
+        if resource in _DEFAULTS:
+            _DEFAULTS[resource](obj)
+        limits = self._limit_ranges(namespace) if resource is PODS else []
+        if resource is PODS:
+            limitrange.apply_defaults(obj, limits)
+            obj["status"] = defaults.first_status(obj)
+        elif resource is SERVICES:
+            self._ports.assign(obj)
+            obj["spec"] = defaults.in_order("ServiceSpec", obj["spec"])
+        elif resource is RESOURCE_QUOTAS:
+            obj["status"] = {}
+        elif resource is NODES:
+            self._taint_times(obj)
+        if causes := validate(resource, obj):
+            raise invalid(resource, metadata.get("name", ""), causes)
+        if resource is PODS:
+            self._check_pod(obj, namespace, limits)
+        if resource.namespaced and resource is not EVENTS:
+            self._quotas.check(resource, obj, namespace)
+        return obj
+
+    def for_update(self, before: Record, obj: Json) -> Json:
+        """The new version as it is to be stored. Raises ApiError."""
+        resource, name = before.resource, before.key[1]
+        if resource is PODS:
+            if _frozen(before.obj["spec"]) != _frozen(obj["spec"]):
+                changes = "pod updates may not change fields other than `spec.containers[*].image`"
+                raise invalid(resource, name, [not_allowed("spec", changes)])
+        elif resource is SERVICES:
+            defaults.default_service(obj)
+            self._ports.assign(obj, held=node_ports(before.obj["spec"]))
+            obj["spec"] = defaults.in_order("ServiceSpec", obj["spec"])
+        elif resource is LIMIT_RANGES:
+            defaults.default_limit_range(obj)
+        if causes := validate(resource, obj):
+            raise invalid(resource, name, causes)
+        if resource is SERVICES:
+            self._quotas.check(resource, obj, before.key[0], before=before.obj)
+        return obj
+
+    def _check_namespace(self, resource: Resource, namespace: str, metadata: Json) -> None:
+        if not resource.namespaced:
+            return
+        given = metadata.get("namespace")
+        if given and given != namespace:
+            raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
+        found = self._store.of(NAMESPACES).records.get(("", namespace))
+        if found is None:
+            raise not_found(NAMESPACES, namespace)
+        if found.obj["status"]["phase"] == "Terminating":
+            message = f"unable to create new content in namespace {namespace} because it is being terminated"
+            cause = {
+                "reason": "NamespaceTerminating",
+                "message": f"namespace {namespace} is being terminated",
+                "field": "metadata.namespace",
+            }
+            raise forbidden(resource, metadata.get("name", ""), message, [cause])
+
+    def _limit_ranges(self, namespace: str) -> list[Json]:
+        return [record.obj for record in self._store.of(LIMIT_RANGES).in_namespace(namespace)]
+
+    def _check_pod(self, pod: Json, namespace: str, limits: list[Json]) -> None:
+        name = pod["metadata"]["name"]
+        if problems := limitrange.violations(pod, limits):
+            raise forbidden(PODS, name, limitrange.describe(problems))
+        labels = self._store.of(NAMESPACES).get("", namespace).obj["metadata"].get("labels", {})
+        if problem := podsecurity.violation(pod, labels):
+            raise forbidden(PODS, name, problem)
+
+    def _taint_times(self, node: Json) -> None:
+        if node["spec"].get("unschedulable"):
+            taint = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
+            taint["timeAdded"] = timestamp(self._store.clock.now())
+            node["spec"].setdefault("taints", []).append(taint)
+
+
+def _frozen(spec: Json) -> Json:
+    loose = {"containers", "initContainers", "activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds"}
+    fixed = {key: value for key, value in spec.items() if key not in loose}
+    fixed["images"] = [{k: v for k, v in one.items() if k != "image"} for one in defaults.containers(spec)]
+    return fixed

@@ -1,0 +1,226 @@
+"""The embedded cluster: puts the parts together, starts and stops them. All behaviour is in the parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+import orjson
+
+from stackd.embedded.admission import Admission
+from stackd.embedded.api import Api
+from stackd.embedded.control import Faults
+from stackd.embedded.defaults import default_namespace
+from stackd.embedded.deletion import Deletion
+from stackd.embedded.discovery import discover
+from stackd.embedded.events import EventRecorder
+from stackd.embedded.faults import Counts, FaultRules
+from stackd.embedded.gc import GarbageCollector
+from stackd.embedded.journal import Journal
+from stackd.embedded.kubeconfig import render_kubeconfig
+from stackd.embedded.kubelet import Kubelet
+from stackd.embedded.listing import list_objects
+from stackd.embedded.logs import read_log
+from stackd.embedded.nodeports import NodePortListeners
+from stackd.embedded.nodes import NodeController
+from stackd.embedded.options import EmbeddedOptions
+from stackd.embedded.ports import PortLedger
+from stackd.embedded.quota import QuotaLedger
+from stackd.embedded.rbac import Ask, User, denied
+from stackd.embedded.request import is_true, read_target, whole_number
+from stackd.embedded.resources import NAMESPACES, RESOURCE_QUOTAS, Json
+from stackd.embedded.reviews import REVIEWS, review
+from stackd.embedded.scheduler import Scheduler
+from stackd.embedded.selectors import parse
+from stackd.embedded.server import Answer, ApiServer, Backend, Call
+from stackd.embedded.status import Cause, invalid, method_not_allowed, no_such_path, unauthorized
+from stackd.embedded.store import Store
+from stackd.embedded.timing import LoopClock
+from stackd.embedded.watch import Watch
+
+_OWN_NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")
+_CREATED = 201
+
+
+class EmbeddedCluster:
+    """A Kubernetes API on a loopback port. `async with` starts and stops it."""
+
+    def __init__(self, options: EmbeddedOptions | None = None) -> None:
+        self.options = options or EmbeddedOptions()
+        self.rules = FaultRules()
+        self.faults = Faults(self)
+        self._journal: Journal | None = None
+        self._listeners: NodePortListeners | None = None
+        self._users = {user.token: user for user in self.options.users}
+        backend = Backend(
+            identify=self._identify,
+            route=self._route,
+            answer=self._answer,
+            watch=self._watch,
+            control=self._control_call,
+            revision=lambda: self.store.revision,
+        )
+        self.server = ApiServer(backend, self.rules, bookmark_interval=self.options.bookmark_interval)
+
+    async def start(self) -> None:
+        """Load the state, if any, and listen. Raises OSError if the port is taken."""
+        options = self.options
+        self.store = Store(options.clock or LoopClock(), history=options.watch_cache_size)
+        journal = Journal(options.state_path, self.store) if options.state_path is not None else None
+        known = journal.load() if journal is not None else False
+        self._assemble()
+        if journal is not None:
+            journal.open()
+            self._journal = journal
+        if known:
+            self._adopt()
+        else:
+            self._furnish()
+        await self.server.start(options.host, options.port)
+        if self._listeners is not None:
+            self._listeners.start()
+
+    async def stop(self) -> None:
+        """Close everything; the state file, if any, is complete."""
+        await self.server.stop()
+        if self._listeners is not None:
+            await self._listeners.stop()
+        if self._journal is not None:
+            self._journal.close()
+
+    async def __aenter__(self) -> EmbeddedCluster:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://{self.server.host}:{self.server.port}"
+
+    @property
+    def counts(self) -> Counts:
+        """What it has been asked."""
+        return self.server.counts
+
+    def kubeconfig(self, *, token: str | None = None) -> str:
+        """A kubeconfig that leads here."""
+        return render_kubeconfig(self.url, token)
+
+    def write_kubeconfig(self, path: Path, *, token: str | None = None) -> None:
+        """Write it to a file that only its owner can read."""
+        path.touch(mode=0o600)
+        path.write_text(self.kubeconfig(token=token), encoding="utf-8")
+
+    def _assemble(self) -> None:
+        options, store = self.options, self.store
+        events = EventRecorder(store, options.event_limit)
+        self.ports = PortLedger(store, options.node_port_range)
+        self.quotas = QuotaLedger(store)
+        self.nodes = NodeController(store)
+        self._scheduler = Scheduler(store, events)
+        self._deletion = Deletion(store, pod_gc_delay=options.pod_gc_delay)
+        self._collector = GarbageCollector(store, self._deletion, delay=options.gc_delay)
+        self._kubelet = Kubelet(store, events, self._deletion, options)
+        if options.serve_node_ports:
+            self._listeners = NodePortListeners(store, options.host)
+        admission = Admission(store, self.ports, self.quotas)
+        self._api = Api(store, admission, self._deletion, self._collector, self.quotas)
+
+    def _adopt(self) -> None:
+        self._scheduler.adopt()
+        self._deletion.adopt()
+        self._collector.adopt()
+        self._kubelet.adopt()
+
+    def _furnish(self) -> None:
+        for name in _OWN_NAMESPACES:
+            namespace: Json = {"metadata": {"name": name}}
+            default_namespace(namespace)
+            self.store.create(NAMESPACES, self.store.prepare(NAMESPACES, "", namespace))
+        for spec in self.options.nodes:
+            self.nodes.add(spec)
+
+    def _identify(self, token: str | None) -> User | None:
+        if not self._users:
+            return None
+        user = self._users.get(token or "")
+        if user is None:
+            raise unauthorized()
+        return user
+
+    def _route(self, call: Call) -> None:
+        if call.path in REVIEWS or discover(call.path, call.method) is not None:
+            return
+        target = read_target(call.method, call.path, call.query)
+        call.target = target
+        ask = Ask(
+            verb=target.verb,
+            resource=target.full_resource,
+            group=target.resource.group,
+            namespace=target.namespace,
+            name=target.name,
+        )
+        if call.user is not None and not call.user.may(ask):
+            raise denied(call.user.name, ask)
+
+    def _answer(self, call: Call) -> Answer:
+        target = call.target
+        if target is None:
+            return self._answer_without_target(call)
+        if target.subresource == "log":
+            text = read_log(self.store, self._kubelet, target.namespace, target.name, call.query)
+            return 200, text, "text/plain"
+        if target.resource is RESOURCE_QUOTAS:
+            self.quotas.refresh()
+        code, body = 200, b""
+        match target.verb:
+            case "get":
+                body = self._api.get(target)
+            case "list":
+                body = list_objects(self.store, target, call.query)
+            case "create":
+                code, body = _CREATED, self._api.create(target, call.query, call.body)
+            case "patch":
+                body = self._api.patch(target, call.query, call.content_type, call.body)
+            case "update":
+                body = self._api.update(target, call.query, call.body)
+            case "delete":
+                body = self._api.delete(target, call.query, call.body)
+            case "deletecollection":
+                body = self._api.delete_collection(target, call.query, call.body)
+        return code, body, "application/json"
+
+    def _answer_without_target(self, call: Call) -> Answer:
+        if call.path in REVIEWS:
+            if call.method != "POST":
+                raise method_not_allowed()
+            return _CREATED, review(call.user, call.body), "application/json"
+        found = discover(call.path, call.method)
+        if found is None:
+            raise no_such_path()
+        return found
+
+    def _watch(self, call: Call) -> Watch:
+        target, query = call.target, call.query
+        assert target is not None
+        if is_true(query.get("sendInitialEvents")):
+            cause = Cause("sendInitialEvents", "FieldValueForbidden", "Forbidden: sendInitialEvents is not served")
+            raise invalid(target.resource, "", [cause])
+        selector = parse(target.resource, query.get("labelSelector", ""), query.get("fieldSelector", ""))
+        revision = whole_number(query, "resourceVersion") or None
+        bookmarks = is_true(query.get("allowWatchBookmarks"))
+        watch = Watch(self.store.of(target.resource), target.namespace, selector, bookmarks=bookmarks)
+        watch.open(revision)
+        return watch
+
+    async def _control_call(self, call: Call) -> Answer:
+        if call.path == "/__stats__":
+            return 200, orjson.dumps(self.faults.stats()), "application/json"
+        if call.path == "/__faults__" and call.method == "POST":
+            return await self.faults.call(call.body)
+        return 404, b"404 page not found\n", "text/plain"

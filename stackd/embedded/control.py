@@ -1,0 +1,170 @@
+"""Handles on a running cluster for tests and benchmarks: faults, ports, nodes; in process, or over `/__faults__`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from stackd.embedded.faults import Fault
+from stackd.embedded.options import NodeSpec
+from stackd.embedded.resources import NODES, PODS, SERVICES, Json
+from stackd.embedded.status import ApiError
+
+if TYPE_CHECKING:
+    from stackd.embedded.cluster import EmbeddedCluster
+
+
+class Faults:
+    """What can be done to a cluster from outside its API; `cluster.faults`."""
+
+    def __init__(self, cluster: EmbeddedCluster) -> None:
+        self._cluster = cluster
+
+    def add(self, fault: Fault) -> None:
+        """Put a fault in force, behind those that are."""
+        self._cluster.rules.add(fault)
+
+    def add_fault(self, **fault: Any) -> None:
+        """The same; the arguments are the fields of `Fault`."""
+        self.add(Fault(**fault))
+
+    def clear(self) -> None:
+        """End all faults, pauses, expired tokens and half-open watches."""
+        self._cluster.rules.clear()
+        for watch in self._cluster.server.watches:
+            watch.frozen = False
+
+    def pause(self) -> None:
+        """Let every request wait."""
+        self._cluster.rules.pause()
+
+    def resume(self) -> None:
+        """Go on with the requests that wait."""
+        self._cluster.rules.resume()
+
+    async def refuse(self, seconds: float | None = None) -> None:
+        """Close all connections and accept none, until `listen` or for that long."""
+        await self._cluster.server.refuse()
+        if seconds is not None:
+            loop = asyncio.get_running_loop()
+            self._listening = loop.call_later(seconds, lambda: asyncio.ensure_future(self.listen()))
+
+    async def listen(self) -> None:
+        """Accept connections again."""
+        await self._cluster.server.listen()
+
+    def drop_watches(self) -> None:
+        """Cut the connections of all open watches."""
+        self._cluster.server.drop_watches()
+
+    def freeze_watches(self) -> None:
+        """Make all open watches half-open: connected, and silent for good."""
+        for watch in self._cluster.server.watches:
+            watch.frozen = True
+
+    def malformed(self, line: str = '{"type":"MODIFIED","object":{"kind":\n') -> None:
+        """Send a line that is no event to all open watches."""
+        for watch in self._cluster.server.watches:
+            watch.inject(line.encode())
+
+    def compact(self) -> None:
+        """Forget history: resuming a watch or a list from before now is answered with 410."""
+        self._cluster.store.forget_history()
+
+    def take_port(self, port: int) -> None:
+        """Let somebody else's unseen Service hold a node port."""
+        self._cluster.ports.take(port)
+
+    def give_back_port(self, port: int) -> None:
+        """End what `take_port` began."""
+        self._cluster.ports.give_back(port)
+
+    def add_node(self, **node: Any) -> None:
+        """Add a node with a kubelet; the arguments are the fields of `NodeSpec`."""
+        self._cluster.nodes.add(NodeSpec(**node))
+
+    def remove_node(self, name: str) -> None:
+        """Delete the Node object. Raises ApiError 404."""
+        store = self._cluster.store
+        store.remove(store.of(NODES).get("", name))
+
+    def cordon(self, name: str, *, on: bool = True) -> None:
+        """Mark the node unschedulable, or schedulable again. Raises ApiError 404."""
+        self._cluster.nodes.cordon(name, on=on)
+
+    def expire_token(self, token: str | None = None) -> None:
+        """Answer requests with this bearer token (None: with none) with 401."""
+        self._cluster.rules.expire_token(token)
+
+    def renew_token(self, token: str | None = None) -> None:
+        """Accept the token again."""
+        self._cluster.rules.renew_token(token)
+
+    def seed(self, number: int) -> None:
+        """Make what is left to chance repeatable."""
+        self._cluster.rules.seed(number)
+
+    def reset_counts(self) -> None:
+        """Count from zero."""
+        self._cluster.counts.clear()
+
+    def stats(self) -> Json:
+        """Counters, as JSON."""
+        counts, store = self._cluster.counts, self._cluster.store
+        requests = [
+            {"verb": verb, "resource": resource, "code": code, "count": count}
+            for (verb, resource, code), count in sorted(counts.requests.items())
+        ]
+        return {
+            "requests": requests,
+            "in_flight": counts.in_flight,
+            "peak_in_flight": counts.peak_in_flight,
+            "watches": len(self._cluster.server.watches),
+            "pods": len(store.of(PODS).records),
+            "services": len(store.of(SERVICES).records),
+            "resource_version": store.revision,
+        }
+
+    async def call(self, body: bytes) -> tuple[int, bytes, str]:
+        """Do what `{"do": method, …arguments}` says, and answer the stats."""
+        try:
+            order: Json = orjson.loads(body)
+            name = order.pop("do")
+            if name.startswith("_") or name not in _ORDERS:
+                raise KeyError(name)
+            result = getattr(self, name)(**order)
+            if asyncio.iscoroutine(result):
+                await result
+        except ApiError as exc:
+            return exc.code, exc.body(), "application/json"
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as exc:
+            return 400, orjson.dumps({"error": f"not an order: {exc!r}"}), "application/json"
+        return 200, orjson.dumps(self.stats()), "application/json"
+
+
+_ORDERS = frozenset(
+    [
+        "add_fault",
+        "clear",
+        "pause",
+        "resume",
+        "refuse",
+        "listen",
+        "drop_watches",
+        "freeze_watches",
+        "malformed",
+        "compact",
+        "take_port",
+        "give_back_port",
+        "add_node",
+        "remove_node",
+        "cordon",
+        "expire_token",
+        "renew_token",
+        "seed",
+        "reset_counts",
+        "stats",
+    ]
+)

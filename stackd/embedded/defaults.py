@@ -1,0 +1,203 @@
+"""What Kubernetes fills in when a field is left out. Pure: works on the decoded object that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stackd.embedded import quantity
+from stackd.embedded.resources import Json
+from stackd.embedded.schema import STRUCTS
+
+_NOT_READY = "node.kubernetes.io/not-ready"
+_UNREACHABLE = "node.kubernetes.io/unreachable"
+_TOLERATION_SECONDS = 300
+
+
+def in_order(struct: str, value: Json) -> Json:
+    """The same fields in the order in which Kubernetes writes them."""
+    places = STRUCTS[struct]
+    return dict(sorted(value.items(), key=lambda item: places[item[0]][0]))
+
+
+def containers(spec: Json) -> Iterator[Json]:
+    """Init containers, then containers."""
+    yield from spec.get("initContainers", ())
+    yield from spec.get("containers", ())
+
+
+def is_sidecar(container: Json) -> bool:
+    """An init container that goes on running."""
+    return container.get("restartPolicy") == "Always"
+
+
+def default_pod(pod: Json) -> None:
+    """Fill in a new pod's spec and its first status."""
+    spec = pod.get("spec") or {}
+    spec.setdefault("containers", [])
+    spec["initContainers"] = [_container(one, spec) for one in spec.get("initContainers", ())]
+    spec["containers"] = [_container(one, spec) for one in spec["containers"]]
+    if not spec["initContainers"]:
+        del spec["initContainers"]
+    spec.setdefault("restartPolicy", "Always")
+    spec.setdefault("terminationGracePeriodSeconds", 30)
+    spec.setdefault("dnsPolicy", "ClusterFirst")
+    account = spec.get("serviceAccountName") or spec.get("serviceAccount") or "default"
+    spec["serviceAccountName"] = spec["serviceAccount"] = account
+    spec.setdefault("securityContext", {})
+    spec.setdefault("schedulerName", "default-scheduler")
+    spec["tolerations"] = _tolerations(spec.get("tolerations", []))
+    spec.setdefault("priority", 0)
+    spec.setdefault("enableServiceLinks", True)
+    spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
+    pod["spec"] = in_order("PodSpec", spec)
+
+
+def first_status(pod: Json) -> Json:
+    """The status of a pod that nobody has looked at yet."""
+    return {"phase": "Pending", "qosClass": qos_class(pod["spec"])}
+
+
+_CONDITION = ("type", "observedGeneration", "status", "lastProbeTime", "lastTransitionTime", "reason", "message")
+
+
+def pod_status(status: Json) -> Json:
+    """A status that was handed in, with its conditions written out as Kubernetes does."""
+    if "conditions" not in status:
+        return status
+    times = {"lastProbeTime": None, "lastTransitionTime": None}
+    whole = [times | condition for condition in status["conditions"]]
+    conditions = [{key: condition[key] for key in _CONDITION if key in condition} for condition in whole]
+    order = ("observedGeneration", "phase", "conditions")
+    changed = status | {"conditions": conditions}
+    first = {key: changed[key] for key in order if key in changed}
+    return first | {key: value for key, value in changed.items() if key not in first}
+
+
+def _container(container: Json, spec: Json) -> Json:
+    for port in container.get("ports", ()):
+        port.setdefault("protocol", "TCP")
+        if spec.get("hostNetwork"):
+            port.setdefault("hostPort", port.get("containerPort"))
+    if "ports" in container:
+        container["ports"] = [in_order("ContainerPort", port) for port in container["ports"]]
+    resources = container.setdefault("resources", {})
+    if limits := resources.get("limits"):
+        requests = dict(sorted((limits | resources.get("requests", {})).items()))
+        container["resources"] = in_order("ResourceRequirements", resources | {"requests": requests})
+    container.setdefault("terminationMessagePath", "/dev/termination-log")
+    container.setdefault("terminationMessagePolicy", "File")
+    container.setdefault("imagePullPolicy", _pull_policy(container.get("image", "")))
+    for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
+        if probe in container:
+            container[probe] = _probe(container[probe])
+    return in_order("Container", container)
+
+
+def _probe(probe: Json) -> Json:
+    defaults = {"timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3}
+    if "httpGet" in probe:
+        probe["httpGet"] = in_order("HTTPGetAction", {"path": "/", "scheme": "HTTP"} | probe["httpGet"])
+    return in_order("Probe", defaults | probe)
+
+
+def _pull_policy(image: str) -> str:
+    last = image.rpartition("/")[2]
+    if "@" in last:
+        return "IfNotPresent"
+    tag = last.partition(":")[2]
+    return "Always" if tag in {"", "latest"} else "IfNotPresent"
+
+
+def _tolerations(given: list[Json]) -> list[Json]:
+    added = []
+    for key in (_NOT_READY, _UNREACHABLE):
+        covered = (toleration.get("key") in {key, None} for toleration in given)
+        if not any(covered):
+            added.append(
+                {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": _TOLERATION_SECONDS}
+            )
+    return [*given, *added]
+
+
+def qos_class(spec: Json) -> str:
+    """Guaranteed, Burstable or BestEffort."""
+    guaranteed, any_set = True, False
+    for container in containers(spec):
+        resources = container.get("resources", {})
+        limits, requests = resources.get("limits", {}), resources.get("requests", {})
+        for name in ("cpu", "memory"):
+            limit, request = quantity.milli(limits.get(name, "0")), quantity.milli(requests.get(name, "0"))
+            any_set = any_set or bool(limit or request)
+            guaranteed = guaranteed and bool(limit) and request == limit
+    if not any_set:
+        return "BestEffort"
+    return "Guaranteed" if guaranteed else "Burstable"
+
+
+def default_service(service: Json) -> None:
+    """Fill in a new service's spec and status; addresses and node ports are somebody else's to give."""
+    spec = service.get("spec") or {}
+    for port in spec.get("ports", ()):
+        port.setdefault("protocol", "TCP")
+        port.setdefault("targetPort", port.get("port", 0))
+    if "ports" in spec:
+        spec["ports"] = [in_order("ServicePort", port) for port in spec["ports"]]
+    spec.setdefault("type", "ClusterIP")
+    spec.setdefault("sessionAffinity", "None")
+    if spec["type"] in {"NodePort", "LoadBalancer"}:
+        spec.setdefault("externalTrafficPolicy", "Cluster")
+    if spec["type"] != "ExternalName":
+        spec.setdefault("ipFamilies", ["IPv4"])
+        spec.setdefault("ipFamilyPolicy", "SingleStack")
+        spec.setdefault("internalTrafficPolicy", "Cluster")
+    service["spec"] = in_order("ServiceSpec", spec)
+    service.setdefault("status", {"loadBalancer": {}})
+
+
+def default_namespace(namespace: Json) -> None:
+    """Fill in a new namespace."""
+    metadata = namespace["metadata"]
+    labels = metadata.get("labels", {}) | {"kubernetes.io/metadata.name": metadata.get("name", "")}
+    metadata["labels"] = dict(sorted(labels.items()))
+    namespace["spec"] = {"finalizers": ["kubernetes"]}
+    namespace["status"] = {"phase": "Active"}
+
+
+_NODE_INFO = (
+    "machineID systemUUID bootID kernelVersion osImage containerRuntimeVersion kubeletVersion kubeProxyVersion "
+    "operatingSystem architecture"
+)
+
+
+def default_node(node: Json) -> None:
+    """Fill in a new node: not ready until its status says otherwise."""
+    spec = node.get("spec") or {}
+    taints = [taint for taint in spec.get("taints", ()) if taint.get("key") != _NOT_READY]
+    spec["taints"] = [*taints, {"key": _NOT_READY, "effect": "NoSchedule"}]
+    node["spec"] = in_order("NodeSpec", spec)
+    status = node.pop("status", None) or {}
+    if "capacity" in status:
+        status.setdefault("allocatable", status["capacity"])
+    status.setdefault("daemonEndpoints", {"kubeletEndpoint": {"Port": 0}})
+    status.setdefault("nodeInfo", dict.fromkeys(_NODE_INFO.split(), ""))
+    node["status"] = in_order("NodeStatus", status)
+
+
+def default_limit_range(limit_range: Json) -> None:
+    """A maximum is the default limit, a default limit the default request, a minimum what is left of it."""
+    for position, item in enumerate(limit_range.get("spec", {}).get("limits", ())):
+        if item.get("type") != "Container":
+            continue
+        limit = item.get("max", {}) | item.get("default", {})
+        request = item.get("min", {}) | limit | item.get("defaultRequest", {})
+        filled = {"default": limit, "defaultRequest": request}
+        more = {name: dict(sorted(values.items())) for name, values in filled.items() if values}
+        limit_range["spec"]["limits"][position] = in_order("LimitRangeItem", item | more)
+
+
+def default_network_policy(policy: Json) -> None:
+    """Policy types follow from what the policy holds."""
+    spec = policy.setdefault("spec", {})
+    spec.setdefault("podSelector", {})
+    spec.setdefault("policyTypes", ["Ingress", "Egress"] if "egress" in spec else ["Ingress"])
+    policy["spec"] = in_order("NetworkPolicySpec", spec)

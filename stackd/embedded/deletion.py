@@ -1,0 +1,142 @@
+"""How objects go: pods with grace, namespaces with everything in them, the rest at once."""
+
+from __future__ import annotations
+
+from stackd.embedded.defaults import in_order
+from stackd.embedded.needs import is_terminal
+from stackd.embedded.resources import ALL, EVENTS, NAMESPACES, NODES, PODS, Json
+from stackd.embedded.status import conflict
+from stackd.embedded.store import Change, Record, Store
+from stackd.embedded.timing import timestamp
+
+_PURGING = (
+    "The system is ensuring all content is removed from this namespace.  Upon completion, this namespace will "
+    "automatically be purged by the system."
+)
+
+
+class Deletion:
+    """Deletes on request, and finishes what a request began."""
+
+    def __init__(self, store: Store, *, pod_gc_delay: float) -> None:
+        self._store = store
+        self._pod_gc_delay = pod_gc_delay
+        store.observe(self._follow)
+
+    def adopt(self) -> None:
+        """Go on with what was under way when the state was saved."""
+        for record in self._store.of(NAMESPACES).in_namespace(""):
+            if record.obj["status"]["phase"] == "Terminating":
+                self._later_purge(record.key[1])
+        nodes = self._store.of(NODES).records
+        gone = {pod.obj["spec"].get("nodeName", "") for pod in self._store.of(PODS).records.values()}
+        for node in gone:
+            if node and ("", node) not in nodes:
+                self._later_collect(node)
+
+    def delete(self, record: Record, grace: int | None = None) -> Record:
+        """Begin, and if nothing holds it up complete, the deletion; the answer is the object as it then is."""
+        if record.resource is PODS:
+            return self._delete_pod(record, grace)
+        if record.resource is NAMESPACES:
+            return self._delete_namespace(record)
+        if record.obj["metadata"].get("finalizers"):
+            return self._mark(record, 0)
+        return self._store.remove(record)
+
+    def finish(self, record: Record) -> Record:
+        """Complete a deletion under way: the object has let go of everything."""
+        if record.resource is PODS and record.obj["metadata"].get("deletionGracePeriodSeconds") != 0:
+            record = self._mark(record, 0)
+        if record.obj["metadata"].get("finalizers"):
+            return record
+        return self._store.remove(record)
+
+    def _delete_pod(self, pod: Record, grace: int | None) -> Record:
+        spec = pod.obj["spec"]
+        seconds = spec["terminationGracePeriodSeconds"] if grace is None else max(grace, 0)
+        if "nodeName" not in spec or is_terminal(pod.obj):
+            seconds = 0
+        held = pod.obj["metadata"].get("deletionGracePeriodSeconds")
+        if held is None or seconds < held:
+            pod = self._mark(pod, seconds)
+        if seconds == 0 and not pod.obj["metadata"].get("finalizers"):
+            return self._store.remove(pod)
+        return pod
+
+    def _mark(self, record: Record, grace: int) -> Record:
+        metadata: Json = record.obj["metadata"] | {"deletionTimestamp": timestamp(self._store.clock.now() + grace)}
+        metadata["deletionGracePeriodSeconds"] = grace
+        if "generation" in metadata and "deletionTimestamp" not in record.obj["metadata"]:
+            metadata["generation"] += 1
+        return self._store.update(record, metadata=in_order("ObjectMeta", metadata))
+
+    def _delete_namespace(self, record: Record) -> Record:
+        name = record.key[1]
+        if record.obj["status"]["phase"] == "Terminating":
+            raise conflict(NAMESPACES, name, _PURGING)
+        metadata = record.obj["metadata"] | {"deletionTimestamp": timestamp(self._store.clock.now())}
+        metadata = in_order("ObjectMeta", metadata)
+        record = self._store.update(record, metadata=metadata, status={"phase": "Terminating"})
+        self._later_purge(name)
+        return record
+
+    def _later_purge(self, namespace: str) -> None:
+        self._store.clock.later(0, lambda: self._purge(namespace))
+
+    def _purge(self, namespace: str) -> None:
+        for resource in ALL:
+            if resource.namespaced:
+                for record in self._store.of(resource).in_namespace(namespace):
+                    if "deletionTimestamp" not in record.obj["metadata"]:
+                        self.delete(record)
+        self._complete(namespace)
+
+    def _complete(self, namespace: str) -> None:
+        record = self._store.of(NAMESPACES).records.get(("", namespace))
+        if record is None or record.obj["status"]["phase"] != "Terminating":
+            return
+        if not any(
+            self._store.of(kind).in_namespace(namespace) for kind in ALL if kind.namespaced and kind is not EVENTS
+        ):
+            for event in self._store.of(EVENTS).in_namespace(namespace):
+                self._store.remove(event)
+            self._store.remove(record)
+
+    def _follow(self, change: Change) -> None:
+        if change.type != "DELETED":
+            return
+        if change.after.resource is NODES:
+            self._later_collect(change.after.key[1])
+        elif change.after.key[0]:
+            namespace = change.after.key[0]
+            owner = self._store.of(NAMESPACES).records.get(("", namespace))
+            if owner is not None and "deletionTimestamp" in owner.obj["metadata"]:
+                self._store.clock.later(0, lambda: self._complete(namespace))
+
+    def _later_collect(self, node: str) -> None:
+        self._store.clock.later(self._pod_gc_delay, lambda: self._collect(node))
+
+    def _collect(self, node: str) -> None:
+        if ("", node) in self._store.of(NODES).records:
+            return
+        for pod in list(self._store.of(PODS).records.values()):
+            if pod.obj["spec"].get("nodeName") == node:
+                self._delete_pod(self._fail(pod), 0)
+
+    def _fail(self, pod: Record) -> Record:
+        if is_terminal(pod.obj):
+            return pod
+        generation = pod.obj["metadata"]["generation"]
+        condition = {
+            "type": "DisruptionTarget",
+            "observedGeneration": generation,
+            "status": "True",
+            "lastProbeTime": None,
+            "lastTransitionTime": timestamp(self._store.clock.now()),
+            "reason": "DeletionByPodGC",
+            "message": "PodGC: node no longer exists",
+        }
+        status = {"observedGeneration": generation} | pod.obj["status"] | {"phase": "Failed"}
+        status["conditions"] = [*status.get("conditions", []), condition]
+        return self._store.update(pod, status=status)

@@ -1,0 +1,122 @@
+"""The file in which a cluster remembers itself: a snapshot, and behind it every change, one line each.
+
+A line that a kill cut short is dropped on reading. Written without fsync: it survives the end of the process at any
+moment, not that of the machine. Knows no behaviour.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from stackd.embedded.resources import ALL
+from stackd.embedded.store import Change, Record, Store
+
+_RESERVE = 10_000
+"""Revisions that are taken ahead, since not every one is written down (events are not)."""
+_SLACK = 64 * 1024 * 1024
+_BY_NAME = {resource.qualified: resource for resource in ALL}
+
+
+class Journal:
+    """Keeps a store in a file. One process at a time."""
+
+    def __init__(self, path: Path, store: Store) -> None:
+        self._path = path
+        self._store = store
+        self._reserved = 0
+        self._file = -1
+        self._limit = 0
+
+    def load(self) -> bool:
+        """Fill the empty store from the file; False if there was none. No observer is told."""
+        if not self._path.exists():
+            return False
+        for entry in _entries(self._path):
+            self._reserved = max(self._reserved, entry.get("reserved", 0))
+            if "resource" in entry:
+                self._apply(entry)
+        self._store.revision = max(self._reserved, self._store.revision)
+        self._store.forget_history()
+        return True
+
+    def open(self) -> None:
+        """Write a fresh snapshot in the file's place and keep it up to date from now on."""
+        self._rewrite()
+        self._store.observe(self.note)
+
+    def note(self, change: Change) -> None:
+        """Write a change down."""
+        lines = []
+        if change.after.revision > self._reserved:
+            self._reserved = change.after.revision + _RESERVE
+            lines.append(orjson.dumps({"reserved": self._reserved}))
+        if change.after.resource.persistent:
+            lines.append(_line(change.after, deleted=change.type == "DELETED"))
+        if lines:
+            _write(self._file, b"\n".join(lines) + b"\n")
+            if os.lseek(self._file, 0, os.SEEK_CUR) > self._limit:
+                self._rewrite()
+
+    def close(self) -> None:
+        """Close the file; nothing is pending."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _apply(self, entry: dict[str, Any]) -> None:
+        resource = _BY_NAME.get(entry["resource"])
+        if resource is None:
+            return
+        record = Record(resource, (entry["key"][0], entry["key"][1]), entry["object"], entry["revision"])
+        collection = self._store.of(resource)
+        self._store.revision = max(self._store.revision, record.revision)
+        if entry["deleted"]:
+            if record.key in collection.records:
+                collection.drop(record)
+        else:
+            collection.put(record)
+
+    def _rewrite(self) -> None:
+        fresh = self._path.with_name(self._path.name + ".new")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._reserved = max(self._reserved, self._store.revision + _RESERVE)
+        file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        _write(file, orjson.dumps({"reserved": self._reserved}) + b"\n")
+        for resource in ALL:
+            if resource.persistent:
+                records = self._store.of(resource).records.values()
+                _write(file, b"".join(_line(record) + b"\n" for record in records))
+        self._limit = 4 * os.lseek(file, 0, os.SEEK_CUR) + _SLACK
+        os.replace(fresh, self._path)
+        self.close()
+        self._file = file
+
+
+def _line(record: Record, *, deleted: bool = False) -> bytes:
+    head = {
+        "resource": record.resource.qualified,
+        "key": record.key,
+        "revision": record.revision,
+        "deleted": deleted,
+    }
+    return orjson.dumps(head)[:-1] + b',"object":' + (b"null" if deleted else record.body()) + b"}"
+
+
+def _write(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+
+
+def _entries(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as lines:
+        for line in lines:
+            if not line.endswith(b"\n"):
+                return
+            entry: dict[str, Any] = orjson.loads(line)
+            yield entry

@@ -1,0 +1,173 @@
+"""ResourceQuotas: what a namespace uses, kept up to date step by step, and what would be too much."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stackd.embedded import quantity
+from stackd.embedded.needs import Amounts, is_bytes, is_terminal, pod_amounts
+from stackd.embedded.ports import node_ports
+from stackd.embedded.resources import ALL, EVENTS, PODS, RESOURCE_QUOTAS, SERVICES, Json, Resource
+from stackd.embedded.status import ApiError, forbidden
+from stackd.embedded.store import Change, Key, Record, Store
+
+_COMPUTE = ("cpu", "memory", "ephemeral-storage")
+_MUST_SPECIFY = frozenset(
+    [*_COMPUTE, *(f"requests.{name}" for name in _COMPUTE), *(f"limits.{name}" for name in _COMPUTE)]
+)
+_REFRESH_SECONDS = 0.02
+
+
+class QuotaLedger:
+    """The usage under each quota. `status.used` of the objects follows shortly after."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._used: dict[Key, Amounts] = {}
+        self._stale: set[Key] = set()
+        self._refreshing = False
+        for record in store.of(RESOURCE_QUOTAS).records.values():
+            self._used[record.key] = self._measure(record.key[0])
+        store.observe(self._follow)
+
+    def check(self, resource: Resource, obj: Json, namespace: str, *, before: Json | None = None) -> None:
+        """Raise ApiError 403 if the object, added or in the place of `before`, is more than a quota allows."""
+        quotas = self._quotas(namespace)
+        if not quotas:
+            return
+        usage = object_usage(resource, obj)
+        old = object_usage(resource, before) if before is not None else {}
+        for record in quotas:
+            self._check_one(record, resource, obj, {k: v - old.get(k, 0) for k, v in usage.items()})
+
+    def refresh(self) -> None:
+        """Bring the quotas' status up to date now."""
+        self._refreshing = False
+        stale, self._stale = self._stale, set()
+        for key in stale:
+            record = self._store.of(RESOURCE_QUOTAS).records.get(key)
+            if record is not None:
+                hard = record.obj.get("spec", {}).get("hard", {})
+                used = {name: _show(name, self._used[key].get(name, 0)) for name in hard}
+                self._store.update(record, status={"hard": hard, "used": used})
+
+    def _check_one(self, record: Record, resource: Resource, obj: Json, delta: Amounts) -> None:
+        name = record.key[1]
+        hard = {k: quantity.milli(v) for k, v in record.obj.get("spec", {}).get("hard", {}).items()}
+        subject = obj["metadata"].get("name", "")
+        if resource is PODS and (missing := _unspecified(obj, hard)):
+            raise forbidden(resource, subject, f"failed quota: {name}: must specify {'; '.join(missing)}")
+        used = self._used[record.key]
+        over = sorted(k for k, v in delta.items() if k in hard and v > 0 and used.get(k, 0) + v > hard[k])
+        if over:
+            raise _exceeded(resource, subject, name, over, (delta, used, hard))
+
+    def _quotas(self, namespace: str) -> list[Record]:
+        return self._store.of(RESOURCE_QUOTAS).in_namespace(namespace) if self._used else []
+
+    def _measure(self, namespace: str) -> Amounts:
+        used: Amounts = {}
+        for resource in ALL:
+            if resource.namespaced and resource is not EVENTS:
+                for record in self._store.of(resource).in_namespace(namespace):
+                    _add(used, object_usage(resource, record.obj), 1)
+        return used
+
+    def _follow(self, change: Change) -> None:
+        resource, key = change.after.resource, change.after.key
+        if resource is RESOURCE_QUOTAS:
+            if change.type == "DELETED":
+                self._used.pop(key, None)
+            elif key not in self._used:
+                self._used[key] = self._measure(key[0])
+                self._mark(key)
+                return
+            elif change.before and change.before.obj.get("spec") != change.after.obj.get("spec"):
+                self._mark(key)
+        if not self._used or not resource.namespaced or resource is EVENTS:
+            return
+        if change.type == "MODIFIED" and change.before and not _usage_changed(resource, change):
+            return
+        for quota in self._quotas(key[0]):
+            used = self._used.get(quota.key)
+            if used is not None:
+                if change.before is not None:
+                    _add(used, object_usage(resource, change.before.obj), -1)
+                if change.type != "DELETED":
+                    _add(used, object_usage(resource, change.after.obj), 1)
+                self._mark(quota.key)
+
+    def _mark(self, key: Key) -> None:
+        self._stale.add(key)
+        if not self._refreshing:
+            self._refreshing = True
+            self._store.clock.later(_REFRESH_SECONDS, self.refresh)
+
+
+def object_usage(resource: Resource, obj: Json) -> Amounts:
+    """All that one object counts for, in thousandths."""
+    usage = {f"count/{resource.qualified}": 1000}
+    if resource is PODS:
+        if not is_terminal(obj):
+            usage |= dict(_pod_usage(obj["spec"]))
+    elif resource is SERVICES:
+        usage["services"] = 1000
+        if obj["spec"]["type"] in {"NodePort", "LoadBalancer"}:
+            usage["services.nodeports"] = 1000 * max(len(node_ports(obj["spec"])), len(obj["spec"].get("ports", ())))
+        if obj["spec"]["type"] == "LoadBalancer":
+            usage["services.loadbalancers"] = 1000
+    elif not resource.group:
+        usage[resource.plural] = 1000
+    return usage
+
+
+def _pod_usage(spec: Json) -> Iterator[tuple[str, int]]:
+    yield "pods", 1000
+    for name, value in pod_amounts(spec, "requests").items():
+        yield f"requests.{name}", value
+        yield name, value
+    for name, value in pod_amounts(spec, "limits").items():
+        yield f"limits.{name}", value
+
+
+def _unspecified(pod: Json, hard: Amounts) -> list[str]:
+    missing = []
+    for wanted in sorted(_MUST_SPECIFY & hard.keys()):
+        part, _, name = wanted.rpartition(".")
+        blank = [
+            container.get("name", "")
+            for container in pod["spec"]["containers"]
+            if name not in container["resources"].get(part or "requests", {})
+        ]
+        if blank:
+            missing.append(f"{wanted} for: {','.join(sorted(blank))}")
+    return missing
+
+
+def _exceeded(
+    resource: Resource, subject: str, quota: str, over: list[str], amounts: tuple[Amounts, Amounts, Amounts]
+) -> ApiError:
+    def listed(values: Amounts) -> str:
+        return ",".join(f"{name}={_show(name, values.get(name, 0))}" for name in over)
+
+    requested, used, limited = (listed(values) for values in amounts)
+    message = f"exceeded quota: {quota}, requested: {requested}, used: {used}, limited: {limited}"
+    return forbidden(resource, subject, message)
+
+
+def _usage_changed(resource: Resource, change: Change) -> bool:
+    if change.before is None:
+        return True
+    before, after = change.before.obj, change.after.obj
+    if resource is PODS:
+        return is_terminal(before) != is_terminal(after)
+    return resource is SERVICES and before["spec"] is not after["spec"]
+
+
+def _add(into: Amounts, usage: Amounts, sign: int) -> None:
+    for name, value in usage.items():
+        into[name] = into.get(name, 0) + sign * value
+
+
+def _show(name: str, value: int) -> str:
+    return quantity.render(value, is_bytes(name))

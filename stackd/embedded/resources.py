@@ -1,0 +1,74 @@
+"""The kinds that the embedded API serves, and how their objects are framed in JSON. Knows no behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Json = dict[str, Any]
+"""A Kubernetes object, or a part of one, as its JSON says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Resource:
+    """One kind. There is exactly one instance per kind, so that identity is equality."""
+
+    plural: str
+    kind: str
+    group: str = ""
+    version: str = "v1"
+    namespaced: bool = True
+    generation: bool = False
+    """Whether objects carry metadata.generation."""
+    returns_deleted: bool = False
+    """Whether DELETE answers with the object instead of a Status."""
+    persistent: bool = True
+    """Whether the state file keeps them."""
+    short_names: tuple[str, ...] = ()
+    api_version: str = field(init=False)
+    """As written in `apiVersion`."""
+    qualified: str = field(init=False)
+    """plural.group, as Kubernetes names the resource in messages."""
+    head: bytes = field(init=False)
+    """What opens a lone object, before its own first key."""
+
+    def __post_init__(self) -> None:
+        api_version = f"{self.group}/{self.version}" if self.group else self.version
+        object.__setattr__(self, "api_version", api_version)
+        object.__setattr__(self, "qualified", f"{self.plural}.{self.group}" if self.group else self.plural)
+        object.__setattr__(self, "head", f'{{"kind":"{self.kind}","apiVersion":"{api_version}",'.encode())
+
+
+NAMESPACES = Resource(
+    plural="namespaces", kind="Namespace", namespaced=False, returns_deleted=True, short_names=("ns",)
+)
+NODES = Resource(plural="nodes", kind="Node", namespaced=False, short_names=("no",))
+PODS = Resource(plural="pods", kind="Pod", generation=True, returns_deleted=True, short_names=("po",))
+SERVICES = Resource(plural="services", kind="Service", returns_deleted=True, short_names=("svc",))
+EVENTS = Resource(plural="events", kind="Event", persistent=False, short_names=("ev",))
+RESOURCE_QUOTAS = Resource(plural="resourcequotas", kind="ResourceQuota", returns_deleted=True, short_names=("quota",))
+LIMIT_RANGES = Resource(plural="limitranges", kind="LimitRange", short_names=("limits",))
+CONFIG_MAPS = Resource(plural="configmaps", kind="ConfigMap", short_names=("cm",))
+SECRETS = Resource(plural="secrets", kind="Secret")
+NETWORK_POLICIES = Resource(
+    plural="networkpolicies",
+    kind="NetworkPolicy",
+    group="networking.k8s.io",
+    generation=True,
+    short_names=("netpol",),
+)
+
+ALL = (
+    NAMESPACES,
+    NODES,
+    PODS,
+    SERVICES,
+    EVENTS,
+    RESOURCE_QUOTAS,
+    LIMIT_RANGES,
+    CONFIG_MAPS,
+    SECRETS,
+    NETWORK_POLICIES,
+)
+BY_PATH = {(resource.group, resource.version, resource.plural): resource for resource in ALL}
+BY_KIND = {(resource.api_version, resource.kind): resource for resource in ALL}

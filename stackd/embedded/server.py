@@ -1,0 +1,250 @@
+"""The HTTP side: requests in, JSON or watch streams out, with the faults in between. Knows no kinds."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from stackd.embedded.faults import Counts, Fault, FaultRules
+from stackd.embedded.rbac import User
+from stackd.embedded.request import Target
+from stackd.embedded.status import ApiError, injected
+from stackd.embedded.watch import Watch
+
+_MAX_BODY = 3 * 1024 * 1024
+_JSON = {"Content-Type": "application/json"}
+_SHORTEST_WATCH, _LONGEST_WATCH = 1800, 3600
+
+Answer = tuple[int, bytes, str]
+"""Code, body, content type."""
+
+
+class Call:
+    """One request, as far as the backend needs it."""
+
+    __slots__ = ("body", "content_type", "method", "path", "query", "target", "user")
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self.method = request.method
+        self.path = request.path
+        self.query: Mapping[str, str] = request.query
+        self.content_type = request.headers.get("Content-Type", "")
+        self.body = b""
+        self.user: User | None = None
+        self.target: Target | None = None
+
+    @property
+    def subject(self) -> tuple[str, str, str]:
+        """Verb, resource and name, for faults and counts."""
+        if self.target is None:
+            return self.method.lower(), self.path, ""
+        return self.target.verb, self.target.full_resource, self.target.name
+
+
+class Backend:
+    """What the server needs to be given; raises ApiError."""
+
+    def __init__(
+        self,
+        *,
+        identify: Callable[[str | None], User | None],
+        route: Callable[[Call], None],
+        answer: Callable[[Call], Answer],
+        watch: Callable[[Call], Watch],
+        control: Callable[[Call], Awaitable[Answer]],
+        revision: Callable[[], int],
+    ) -> None:
+        self.identify = identify
+        self.route = route
+        self.answer = answer
+        self.watch = watch
+        self.control = control
+        self.revision = revision
+
+
+class ApiServer:
+    """Listens on one port, and can stop and start listening again on the same one."""
+
+    def __init__(self, backend: Backend, faults: FaultRules, *, bookmark_interval: float) -> None:
+        self._backend = backend
+        self._faults = faults
+        self._bookmark_interval = bookmark_interval
+        self.counts = Counts()
+        self.watches: set[Watch] = set()
+        self._watch_requests: dict[Watch, web.BaseRequest] = {}
+        self._runner: web.ServerRunner | None = None
+        self._site: web.SockSite | None = None
+        self._stopping = asyncio.Event()
+        self.host = ""
+        self.port = 0
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen; port 0 takes any free one."""
+        server = web.Server(
+            self._handle,
+            request_factory=_make_request,
+            handler_cancellation=True,
+            access_log=None,
+            keepalive_timeout=120.0,
+        )
+        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=0.1)
+        await self._runner.setup()
+        self.host, self.port = host, port
+        await self.listen()
+
+    async def listen(self) -> None:
+        """Accept connections (again)."""
+        if self._site is not None or self._runner is None:
+            return
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((self.host, self.port))
+        self.port = sock.getsockname()[1]
+        self._site = web.SockSite(self._runner, sock, backlog=1024)
+        await self._site.start()
+
+    async def refuse(self) -> None:
+        """Close every connection and accept none until `listen`."""
+        if self._site is not None:
+            site, self._site = self._site, None
+            await site.stop()
+        if self._runner is not None and self._runner.server is not None:
+            for connection in self._runner.server.connections:
+                if connection.transport is not None:
+                    connection.transport.abort()
+
+    async def stop(self) -> None:
+        """End all watches and connections."""
+        self._stopping.set()
+        for watch in list(self.watches):
+            watch.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def drop_watches(self) -> None:
+        """Cut the connection of every open watch."""
+        for watch, request in list(self._watch_requests.items()):
+            _cut(request)
+            watch.close()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        call = Call(request)
+        if call.path.startswith("/__"):
+            call.body = await request.read()
+            return _response(*await self._backend.control(call))
+        counts = self.counts
+        counts.in_flight += 1
+        counts.peak_in_flight = max(counts.peak_in_flight, counts.in_flight)
+        try:
+            return await self._serve(request, call)
+        except ApiError as exc:
+            return self._counted(call, _response(exc.code, exc.body(), "application/json", exc.headers))
+        finally:
+            if call.target is None or call.target.verb != "watch":
+                counts.in_flight -= 1
+
+    async def _serve(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
+        if self._faults.paused:
+            await self._faults.running()
+        token = _token(request)
+        if self._faults.unauthorized_tokens and token in self._faults.unauthorized_tokens:
+            raise ApiError(401, "Unauthorized", "Unauthorized")
+        call.user = self._backend.identify(token)
+        self._backend.route(call)
+        if request.can_read_body:
+            call.body = await request.read()
+        faults = self._faults.strike(*self._subject(call)) if self._faults.any else []
+        if faults and await self._suffer(faults):
+            return self._cut(request, call)
+        if call.target is not None and call.target.verb == "watch":
+            self.counts.in_flight -= 1
+            return await self._stream(request, call)
+        answer = self._backend.answer(call)
+        if any(fault.action == "lost_reply" for fault in faults):
+            return self._cut(request, call)
+        return self._counted(call, _response(*answer))
+
+    def _subject(self, call: Call) -> tuple[str, str, str]:
+        verb, resource, name = call.subject
+        return verb, resource, name or _name_of(call.body)
+
+    async def _suffer(self, faults: list[Fault]) -> bool:
+        """Go through what comes before the work; whether the connection is to be cut instead of the work."""
+        for fault in faults:
+            match fault.action:
+                case "latency":
+                    await asyncio.sleep(fault.seconds)
+                case "status":
+                    raise injected(fault.code, fault.seconds)
+                case "cut":
+                    return True
+                case "hang":
+                    await self._stopping.wait()
+                    return True
+                case "lost_reply":
+                    continue
+        return False
+
+    async def _stream(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
+        watch = self._backend.watch(call)
+        timeout = float(call.query.get("timeoutSeconds") or random.randint(_SHORTEST_WATCH, _LONGEST_WATCH))
+        response = web.StreamResponse(headers=_JSON)
+        response.enable_chunked_encoding()
+        self._watch_requests[watch] = request
+        self.watches.add(watch)
+        self._counted(call, response)
+        try:
+            await response.prepare(request)
+            async for chunk in watch.chunks(self._bookmark_interval, timeout, self._backend.revision):
+                if self._faults.paused:
+                    await self._faults.running()
+                await response.write(chunk)
+        except ConnectionError:
+            return response
+        finally:
+            watch.close()
+            self.watches.discard(watch)
+            del self._watch_requests[watch]
+        return response
+
+    def _counted(self, call: Call, response: web.StreamResponse) -> web.StreamResponse:
+        verb, resource, _ = call.subject
+        self.counts.requests[verb, resource, response.status] += 1
+        return response
+
+    def _cut(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
+        verb, resource, _ = call.subject
+        self.counts.requests[verb, resource, 0] += 1
+        _cut(request)
+        return web.Response()
+
+
+def _make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=_MAX_BODY)
+
+
+def _response(code: int, body: bytes, kind: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.Response(status=code, body=body, headers={"Content-Type": kind, **(headers or {})})
+
+
+def _cut(request: web.BaseRequest) -> None:
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def _token(request: web.BaseRequest) -> str | None:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _name_of(body: bytes) -> str:
+    _, _, rest = body.partition(b'"name"')
+    if not rest:
+        return ""
+    return rest.partition(b'"')[2].partition(b'"')[0].decode("utf-8", "replace")

@@ -1,0 +1,172 @@
+"""The refusals of the API as exceptions, each with the Status body that Kubernetes gives. Knows no HTTP library.
+
+ApiError
+  built by: bad_request, unauthorized, forbidden, not_found, already_exists, conflict, invalid, expired, …
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import orjson
+
+from stackd.embedded.resources import Json, Resource
+
+
+class ApiError(Exception):
+    """An answer other than success: an HTTP code and the Status that goes with it."""
+
+    def __init__(self, code: int, reason: str, message: str, details: Json | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.details = details
+        self.headers: dict[str, str] = {}
+        self.metadata: Json = {}
+
+    def status(self) -> Json:
+        """The Status object."""
+        body: Json = {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": self.metadata,
+            "status": "Failure",
+            "message": self.message,
+        }
+        if self.reason:
+            body["reason"] = self.reason
+        if self.details is not None:
+            body["details"] = self.details
+        body["code"] = self.code
+        return body
+
+    def body(self) -> bytes:
+        """The Status object as JSON."""
+        return orjson.dumps(self.status())
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One thing that is wrong with a field of an object."""
+
+    field: str
+    reason: str
+    message: str
+
+
+def required(field: str, detail: str = "") -> Cause:
+    """The field must be given."""
+    return Cause(field, "FieldValueRequired", "Required value" + (f": {detail}" if detail else ""))
+
+
+def wrong(field: str, value: object, detail: str) -> Cause:
+    """The field's value will not do."""
+    shown = orjson.dumps(value).decode()
+    return Cause(field, "FieldValueInvalid", f"Invalid value: {shown}: {detail}")
+
+
+def duplicate(field: str, value: object) -> Cause:
+    """The value was given before."""
+    return Cause(field, "FieldValueDuplicate", f"Duplicate value: {orjson.dumps(value).decode()}")
+
+
+def unsupported(field: str, value: object, supported: tuple[str, ...]) -> Cause:
+    """The value is none of those there are."""
+    choices = ", ".join(f'"{choice}"' for choice in sorted(supported))
+    message = f"Unsupported value: {orjson.dumps(value).decode()}: supported values: {choices}"
+    return Cause(field, "FieldValueNotSupported", message)
+
+
+def not_allowed(field: str, detail: str) -> Cause:
+    """The field may not be set (so)."""
+    return Cause(field, "FieldValueForbidden", f"Forbidden: {detail}")
+
+
+def invalid(resource: Resource, name: str, causes: list[Cause]) -> ApiError:
+    """422: what is wrong, field by field."""
+    texts = [f"{cause.field}: {cause.message}" for cause in causes]
+    listed = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
+    details: Json = {"name": name, "group": resource.group, "kind": resource.kind}
+    details["causes"] = [{"reason": cause.reason, "message": cause.message, "field": cause.field} for cause in causes]
+    kind = f"{resource.kind}.{resource.group}" if resource.group else resource.kind
+    return ApiError(422, "Invalid", f'{kind} "{name}" is invalid: {listed}', _without_blanks(details))
+
+
+def bad_request(message: str) -> ApiError:
+    """400."""
+    return ApiError(400, "BadRequest", message)
+
+
+def unauthorized() -> ApiError:
+    """401."""
+    return ApiError(401, "Unauthorized", "Unauthorized")
+
+
+def forbidden(resource: Resource, name: str, message: str, causes: list[Json] | None = None) -> ApiError:
+    """403: admission does not let the object in."""
+    details: Json = _without_blanks({"name": name, "group": resource.group, "kind": resource.plural})
+    if causes:
+        details["causes"] = causes
+    subject = f'{resource.qualified} "{name}"' if name else resource.qualified
+    return ApiError(403, "Forbidden", f"{subject} is forbidden: {message}", details)
+
+
+def not_found(resource: Resource, name: str) -> ApiError:
+    """404 for an object."""
+    details = _without_blanks({"name": name, "group": resource.group, "kind": resource.plural})
+    return ApiError(404, "NotFound", f'{resource.qualified} "{name}" not found', details)
+
+
+def no_such_path() -> ApiError:
+    """404 for a resource that is not served."""
+    return ApiError(404, "NotFound", "the server could not find the requested resource", {})
+
+
+def method_not_allowed() -> ApiError:
+    """405."""
+    message = "the server does not allow this method on the requested resource"
+    return ApiError(405, "MethodNotAllowed", message, {})
+
+
+def already_exists(resource: Resource, name: str) -> ApiError:
+    """409: the name is taken."""
+    details = _without_blanks({"name": name, "group": resource.group, "kind": resource.plural})
+    return ApiError(409, "AlreadyExists", f'{resource.qualified} "{name}" already exists', details)
+
+
+def conflict(resource: Resource, name: str, message: str, *, kind: str | None = None) -> ApiError:
+    """409: a precondition does not hold."""
+    subject = kind or resource.qualified
+    details = _without_blanks({"name": name, "group": resource.group, "kind": kind or resource.plural})
+    return ApiError(409, "Conflict", f'Operation cannot be fulfilled on {subject} "{name}": {message}', details)
+
+
+def expired(message: str) -> ApiError:
+    """410: what was asked for has been forgotten."""
+    return ApiError(410, "Expired", message)
+
+
+def unsupported_media_type(message: str) -> ApiError:
+    """415."""
+    return ApiError(415, "UnsupportedMediaType", message)
+
+
+def injected(code: int, retry_after: float) -> ApiError:
+    """The answer of a server in trouble."""
+    reasons = {429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable", 504: "Timeout"}
+    messages = {
+        429: "Too many requests, please try again later.",
+        500: "Internal error occurred: injected",
+        503: "the server is currently unable to handle the request",
+    }
+    message = messages.get(code, "injected failure")
+    details = {"retryAfterSeconds": int(retry_after)} if retry_after else None
+    error = ApiError(code, reasons.get(code, ""), message, details)
+    if retry_after:
+        error.headers["Retry-After"] = str(int(retry_after))
+    return error
+
+
+def _without_blanks(details: Json) -> Json:
+    return {key: value for key, value in details.items() if value != ""}

@@ -1,0 +1,275 @@
+"""Objects, versions, and the changes between them. Every other part of the cluster reads and writes here.
+
+An object is a plain dict without kind and apiVersion and is never changed once stored: a new version is a new dict that
+shares the parts that stay. Its JSON is made at most once and shared by answers, lists, and all watchers.
+"""
+
+from __future__ import annotations
+
+import uuid
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, Protocol
+
+import orjson
+
+from stackd.embedded.defaults import in_order
+from stackd.embedded.resources import ALL, Json, Resource
+from stackd.embedded.selectors import Selector
+from stackd.embedded.status import already_exists, not_found
+from stackd.embedded.timing import Clock, timestamp
+
+Key = tuple[str, str]
+"""Namespace (empty for cluster-wide kinds) and name."""
+ChangeType = Literal["ADDED", "MODIFIED", "DELETED"]
+
+
+class Record:
+    """One version of one object."""
+
+    __slots__ = ("_body", "key", "obj", "resource", "revision")
+
+    def __init__(self, resource: Resource, key: Key, obj: Json, revision: int) -> None:
+        self.resource = resource
+        self.key = key
+        self.obj = obj
+        self.revision = revision
+        self._body: bytes | None = None
+
+    @property
+    def uid(self) -> str:
+        """Of the object, the same in all versions."""
+        uid: str = self.obj["metadata"]["uid"]
+        return uid
+
+    def body(self) -> bytes:
+        """JSON as an item of a list: without kind and apiVersion."""
+        if self._body is None:
+            self._body = orjson.dumps(self.obj)
+        return self._body
+
+    def alone(self) -> bytes:
+        """JSON as an answer of its own."""
+        return self.resource.head + self.body()[1:]
+
+
+class Change:
+    """One step in the life of an object; `before` is None for a new one. For a deletion `after` is the last state."""
+
+    __slots__ = ("_lines", "after", "before", "type")
+
+    def __init__(self, kind: ChangeType, after: Record, before: Record | None) -> None:
+        self.type: ChangeType = kind
+        self.after = after
+        self.before = before
+        self._lines: dict[ChangeType, bytes] = {}
+
+    def line(self, kind: ChangeType) -> bytes:
+        """The watch event's line, if a watcher sees the change as `kind`; a leaver is shown as it was before."""
+        line = self._lines.get(kind)
+        if line is None:
+            record = self.after
+            if kind == "DELETED" and self.type != "DELETED" and self.before is not None:
+                record = Record(record.resource, record.key, stamped(self.before.obj, record.revision), record.revision)
+            line = self._lines[kind] = watch_line(kind, record.alone())
+        return line
+
+
+def watch_line(kind: str, body: bytes) -> bytes:
+    """A line of a watch stream."""
+    return b'{"type":"%b","object":%b}\n' % (kind.encode(), body)
+
+
+def stamped(obj: Json, revision: int) -> Json:
+    """The object with another resourceVersion."""
+    return obj | {"metadata": obj["metadata"] | {"resourceVersion": str(revision)}}
+
+
+class Listener(Protocol):
+    """Something that is told of the changes of a kind, such as a watch."""
+
+    def offer(self, change: Change) -> None:
+        """Take note; must not change the store."""
+
+
+class Collection:
+    """All objects of one kind, indexed by key and by label, and the recent changes among them."""
+
+    def __init__(self, resource: Resource, history: int) -> None:
+        self.resource = resource
+        self.records: dict[Key, Record] = {}
+        self.floor = 0
+        """A watch can be resumed from this revision or a later one."""
+        self.listeners: set[Listener] = set()
+        self.changes: deque[Change] = deque()
+        self._history = history
+        self._sorted: list[Key] = []
+        self._by_label: dict[tuple[str, str], dict[Key, None]] = {}
+
+    def get(self, namespace: str, name: str) -> Record:
+        """The current version. Raises ApiError 404."""
+        record = self.records.get((namespace, name))
+        if record is None:
+            raise not_found(self.resource, name)
+        return record
+
+    def in_namespace(self, namespace: str) -> list[Record]:
+        """By name; the empty string means all namespaces."""
+        if not namespace:
+            return [self.records[key] for key in self._sorted]
+        start = bisect_left(self._sorted, (namespace, ""))
+        end = bisect_right(self._sorted, (namespace, "\U0010ffff"))
+        return [self.records[key] for key in self._sorted[start:end]]
+
+    def select(self, namespace: str, selector: Selector, after: Key | None = None) -> Iterator[Record]:
+        """Matching objects in order of their keys, beginning behind `after`."""
+        for record in self._candidates(namespace, selector):
+            if (after is None or record.key > after) and selector.matches(record.obj):
+                yield record
+
+    def labelled(self, namespace: str, labels: Iterable[tuple[str, str]]) -> list[Record]:
+        """Objects of the namespace that carry all these labels; in no order."""
+        sets = [self._by_label.get(label, {}) for label in labels]
+        if not sets:
+            return []
+        smallest = min(sets, key=len)
+        return [
+            self.records[key]
+            for key in smallest
+            if (not namespace or key[0] == namespace) and all(key in one for one in sets)
+        ]
+
+    def _candidates(self, namespace: str, selector: Selector) -> list[Record]:
+        if selector.name is not None and namespace:
+            found = self.records.get((namespace, selector.name))
+            return [found] if found else []
+        if selector.labels:
+            return sorted(self.labelled(namespace, selector.labels), key=lambda record: record.key)
+        return self.in_namespace(namespace)
+
+    def put(self, record: Record) -> None:
+        """Make it the current version."""
+        before = self.records.get(record.key)
+        self.records[record.key] = record
+        if before is None:
+            insort(self._sorted, record.key)
+        self._index(before, record)
+
+    def drop(self, record: Record) -> None:
+        """Forget the object."""
+        before = self.records.pop(record.key)
+        del self._sorted[bisect_left(self._sorted, record.key)]
+        self._index(before, None)
+
+    def publish(self, change: Change) -> None:
+        """Remember the change and tell the listeners."""
+        self.changes.append(change)
+        if len(self.changes) > self._history:
+            self.floor = self.changes.popleft().after.revision
+        for listener in self.listeners:
+            listener.offer(change)
+
+    def since(self, revision: int) -> list[Change]:
+        """The changes after it, oldest first; complete only if `revision` is not below the floor."""
+        found: list[Change] = []
+        for change in reversed(self.changes):
+            if change.after.revision <= revision:
+                break
+            found.append(change)
+        return found[::-1]
+
+    def forget(self, revision: int) -> None:
+        """Compact: changes up to now can no longer be watched from."""
+        self.changes.clear()
+        self.floor = revision
+
+    def _index(self, before: Record | None, after: Record | None) -> None:
+        old = before.obj["metadata"].get("labels") if before else None
+        new = after.obj["metadata"].get("labels") if after else None
+        if old is new:
+            return
+        if before and old:
+            for label in old.items():
+                keys = self._by_label[label]
+                del keys[before.key]
+                if not keys:
+                    del self._by_label[label]
+        if after and new:
+            for label in new.items():
+                self._by_label.setdefault(label, {})[after.key] = None
+
+
+class Store:
+    """All collections under one counter of revisions."""
+
+    def __init__(self, clock: Clock, *, history: int) -> None:
+        self.clock = clock
+        self.revision = 0
+        self._collections = {resource.qualified: Collection(resource, history) for resource in ALL}
+        self._observers: list[Callable[[Change], None]] = []
+
+    def of(self, resource: Resource) -> Collection:
+        """The objects of a kind."""
+        return self._collections[resource.qualified]
+
+    def observe(self, observer: Callable[[Change], None]) -> None:
+        """Call it after each change, in order; it may not change the store before it has returned."""
+        self._observers.append(observer)
+
+    def prepare(self, resource: Resource, namespace: str, obj: Json) -> Json:
+        """The object with the metadata that only the server gives: uid, creation time, generation."""
+        metadata = {
+            key: value
+            for key, value in obj["metadata"].items()
+            if key not in {"deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion", "generation"}
+        }
+        if namespace:
+            metadata["namespace"] = namespace
+        metadata["uid"] = str(uuid.uuid4())
+        metadata["creationTimestamp"] = timestamp(self.clock.now())
+        if resource.generation:
+            metadata["generation"] = 1
+        return obj | {"metadata": in_order("ObjectMeta", metadata)}
+
+    def create(self, resource: Resource, obj: Json) -> Record:
+        """Add a prepared object. Raises ApiError 409."""
+        metadata = obj["metadata"]
+        key = (metadata.get("namespace", "") if resource.namespaced else "", metadata["name"])
+        if key in self.of(resource).records:
+            raise already_exists(resource, metadata["name"])
+        self.revision += 1
+        stored = obj | {"metadata": in_order("ObjectMeta", metadata | {"resourceVersion": str(self.revision)})}
+        record = Record(resource, key, stored, self.revision)
+        self.of(resource).put(record)
+        self._announce(Change("ADDED", record, None))
+        return record
+
+    def update(self, before: Record, **parts: Any) -> Record:
+        """A new version in which these top-level parts are replaced; the same version if nothing differs."""
+        if all(before.obj.get(part) == value for part, value in parts.items()):
+            return before
+        self.revision += 1
+        obj = stamped(before.obj | parts, self.revision)
+        record = Record(before.resource, before.key, obj, self.revision)
+        self.of(before.resource).put(record)
+        self._announce(Change("MODIFIED", record, before))
+        return record
+
+    def remove(self, before: Record) -> Record:
+        """Delete; the answer is the last state, with the revision of the deletion."""
+        self.revision += 1
+        record = Record(before.resource, before.key, stamped(before.obj, self.revision), self.revision)
+        self.of(before.resource).drop(before)
+        self._announce(Change("DELETED", record, before))
+        return record
+
+    def forget_history(self) -> None:
+        """Compact every collection, as etcd does every few minutes."""
+        for collection in self._collections.values():
+            collection.forget(self.revision)
+
+    def _announce(self, change: Change) -> None:
+        self.of(change.after.resource).publish(change)
+        for observer in self._observers:
+            observer(change)

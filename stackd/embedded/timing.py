@@ -1,0 +1,94 @@
+"""Time for the embedded cluster: timestamps, and delays that can be handed in. Knows no objects."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Protocol
+
+
+class Timer(Protocol):
+    """A call that has been put off."""
+
+    def cancel(self) -> None:
+        """Never make the call; harmless once it was made."""
+
+
+class Clock(Protocol):
+    """Wall-clock time and delays."""
+
+    def now(self) -> float:
+        """Seconds since the Unix epoch."""
+
+    def later(self, seconds: float, action: Callable[[], None]) -> Timer:
+        """Call `action` from the event loop after that many seconds; zero means: soon, never at once."""
+
+
+class LoopClock:
+    """The machine's time and the running event loop's timers."""
+
+    def now(self) -> float:
+        """Seconds since the Unix epoch."""
+        return time.time()
+
+    def later(self, seconds: float, action: Callable[[], None]) -> Timer:
+        """Ask the running loop."""
+        loop = asyncio.get_running_loop()
+        return loop.call_later(seconds, action) if seconds > 0 else loop.call_soon(action)
+
+
+class _Appointment:
+    def __init__(self, action: Callable[[], None]) -> None:
+        self.action: Callable[[], None] | None = action
+
+    def cancel(self) -> None:
+        self.action = None
+
+
+class ManualClock:
+    """Stands still until told to advance; zero delays still go to the loop, so that answers come first."""
+
+    def __init__(self, start: float = 1_800_000_000.0) -> None:
+        self._now = start
+        self._order = itertools.count()
+        self._due: list[tuple[float, int, _Appointment]] = []
+
+    def now(self) -> float:
+        """The time it was last set to."""
+        return self._now
+
+    def later(self, seconds: float, action: Callable[[], None]) -> Timer:
+        """Keep the call until `advance` passes its time."""
+        if seconds <= 0:
+            return asyncio.get_running_loop().call_soon(action)
+        appointment = _Appointment(action)
+        heapq.heappush(self._due, (self._now + seconds, next(self._order), appointment))
+        return appointment
+
+    def advance(self, seconds: float) -> None:
+        """Move on, making every call that falls due, each at its own time."""
+        end = self._now + seconds
+        while self._due and self._due[0][0] <= end:
+            self._now, _, appointment = heapq.heappop(self._due)
+            if appointment.action is not None:
+                appointment.action()
+        self._now = end
+
+
+def timestamp(seconds: float) -> str:
+    """RFC 3339 in UTC with whole seconds, as Kubernetes writes `metav1.Time`."""
+    return _timestamp(int(seconds))
+
+
+@lru_cache(maxsize=64)
+def _timestamp(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def micro_timestamp(seconds: float) -> str:
+    """RFC 3339 in UTC with six fraction digits, as Kubernetes writes `metav1.MicroTime`."""
+    return f"{timestamp(seconds)[:-1]}.{int(seconds % 1 * 1_000_000):06d}Z"

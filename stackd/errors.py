@@ -1,0 +1,193 @@
+"""The error tree. Each boundary translates once, with ``raise … from exc``; ``web/problems.py`` gives the statuses.
+
+StackdError
+├── ConfigError                     the daemon cannot start as configured
+├── InvalidRequest                  400  the body, a parameter or a pod spec is wrong
+│   ├── InvalidPodSpec              400  with the reasons, each with its path
+│   └── LimitRangeViolation         400  the namespace's LimitRange refuses the pod
+├── Unauthenticated                 401
+├── PermissionDenied                403  the key's scope does not allow it
+├── NotFound                        404
+│   ├── StackNotFound
+│   └── JobNotFound
+├── Conflict                        409
+├── IdempotencyKeyReused            422
+├── RequestTooLarge                 413
+├── TooManyRequests                 429  with retry_after
+└── Unavailable                     503  with retry_after
+    ├── NoNodePort                       every node port of the range is held
+    ├── NoRoom                           no node takes the pod (Unschedulable, or not in time)
+    ├── QuotaExceeded                    the namespace's ResourceQuota refuses
+    ├── Held                             a brake is on (invariant 8)
+    ├── ShuttingDown
+    ├── StoreUnavailable                 the file cannot be written now
+    └── ClusterUnavailable               Kubernetes is unreachable, overloaded, or refuses stackd itself
+        └── ClusterOverloaded            it said itself when to come back
+StoreError                          (a StackdError) the file is unusable: corrupt, newer, locked by another process
+ClusterError                        (a StackdError) answers that the caller handles: they never reach a client as they are
+├── ObjectNotFound
+├── ObjectExists
+├── PreconditionFailed              the object is another one by now (uid)
+├── VersionExpired                  the resourceVersion or the page's token is too old: list again
+└── NodePortTaken                   with the port
+"""
+
+from __future__ import annotations
+
+
+class StackdError(Exception):
+    """The root; ``str()`` of each is a sentence that may be shown to a client."""
+
+
+class ConfigError(StackdError):
+    """The configuration is wrong; ``mistakes`` holds one line each."""
+
+    def __init__(self, mistakes: list[str]) -> None:
+        super().__init__("; ".join(mistakes))
+        self.mistakes = mistakes
+
+
+class InvalidRequest(StackdError):
+    """The request itself is wrong, and will be wrong again if repeated."""
+
+
+class InvalidPodSpec(InvalidRequest):
+    """The pod spec is not acceptable; ``reasons`` holds all of them, each beginning with its path."""
+
+    def __init__(self, reasons: list[str]) -> None:
+        super().__init__("invalid pod spec: " + "; ".join(reasons))
+        self.reasons = reasons
+
+
+class LimitRangeViolation(InvalidRequest):
+    """The namespace's LimitRange refuses the pod."""
+
+
+class Unauthenticated(StackdError):
+    """No key, or a wrong one."""
+
+
+class PermissionDenied(StackdError):
+    """The key is valid and its scope does not allow the request."""
+
+
+class NotFound(StackdError):
+    """There is no such thing."""
+
+
+class StackNotFound(NotFound):
+    """There is no such stack."""
+
+    def __init__(self, stack_id: str) -> None:
+        super().__init__(f"stack not found: {stack_id}")
+        self.stack_id = stack_id
+
+
+class JobNotFound(NotFound):
+    """There is no such job."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"job not found: {job_id}")
+        self.job_id = job_id
+
+
+class Conflict(StackdError):
+    """The request contradicts the present state."""
+
+
+class IdempotencyKeyReused(StackdError):
+    """The Idempotency-Key came with another body before."""
+
+
+class RequestTooLarge(StackdError):
+    """The body is larger than ``server.max_body``."""
+
+
+class TooManyRequests(StackdError):
+    """A limit per key is reached."""
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Unavailable(StackdError):
+    """Not now; ``retry_after`` says in how many seconds it may be worth another try."""
+
+    default_retry_after = 5
+
+    def __init__(self, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after or self.default_retry_after
+
+
+class NoNodePort(Unavailable):
+    """Every node port of the range is held."""
+
+    default_retry_after = 30
+
+
+class NoRoom(Unavailable):
+    """No node takes the pod."""
+
+    default_retry_after = 30
+
+
+class QuotaExceeded(Unavailable):
+    """The namespace's ResourceQuota refuses."""
+
+    default_retry_after = 30
+
+
+class Held(Unavailable):
+    """A brake is on until the operator has looked."""
+
+    default_retry_after = 60
+
+
+class ShuttingDown(Unavailable):
+    """The daemon is stopping."""
+
+
+class StoreUnavailable(Unavailable):
+    """The file cannot be written now (disk full, read-only, locked)."""
+
+
+class ClusterUnavailable(Unavailable):
+    """Kubernetes is unreachable, overloaded, or refuses stackd itself."""
+
+
+class ClusterOverloaded(ClusterUnavailable):
+    """Kubernetes said itself when to come back: ``retry_after`` is its word, not a guess."""
+
+
+class StoreError(StackdError):
+    """The file is unusable: corrupt, written by a newer stackd, or held by another process."""
+
+
+class ClusterError(StackdError):
+    """An answer of the cluster that its caller handles."""
+
+
+class ObjectNotFound(ClusterError):
+    """The object is not there."""
+
+
+class ObjectExists(ClusterError):
+    """An object of that name is there already."""
+
+
+class PreconditionFailed(ClusterError):
+    """The object of that name is another one by now."""
+
+
+class VersionExpired(ClusterError):
+    """The resourceVersion or the page's token is too old: list again."""
+
+
+class NodePortTaken(ClusterError):
+    """Somebody else holds ``node_port``, or it is outside of the cluster's range (``usable`` false)."""
+
+    def __init__(self, message: str, node_port: int) -> None:
+        super().__init__(message)
+        self.node_port = node_port

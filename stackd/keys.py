@@ -1,0 +1,58 @@
+"""API keys: how one is made, and what of it is kept.
+
+Owns the form of a key and its hash. Knows nothing of where keys come from (``config``) or how requests bring them
+(``web``). A key's text exists only while it is read or printed; everything that lives longer holds its SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+PREFIX: Final = "sk-"
+DIGEST_BYTES: Final = 32
+
+Scope = Literal["admin", "read"]
+
+
+def digest(plaintext: str) -> bytes:
+    """The SHA-256 of a key's text, which is all that is compared and kept."""
+    return hashlib.sha256(plaintext.encode()).digest()
+
+
+def new_key() -> tuple[str, str]:
+    """A fresh key of 192 random bits and its SHA-256 in hex: ``("sk-…", "…")``."""
+    plaintext = PREFIX + secrets.token_hex(24)
+    return plaintext, digest(plaintext).hex()
+
+
+def _digest_from_hex(value: object) -> object:
+    """Turn 64 hex digits into bytes; never repeats the value, which may be a key put there by mistake."""
+    if not isinstance(value, str):
+        return value
+    try:
+        raw = bytes.fromhex(value)
+    except ValueError:
+        raw = b""
+    if len(raw) != DIGEST_BYTES or len(value) != 2 * DIGEST_BYTES:
+        raise ValueError("this is not a SHA-256")
+    return raw
+
+
+class ApiKey(BaseModel):
+    """A key that is accepted: its name for the log, its hash, and what it allows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str = Field(
+        max_length=64,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description='a name of letters, digits, "-", "_" and "."',
+    )
+    sha256: Annotated[bytes, BeforeValidator(_digest_from_hex)] = Field(
+        repr=False, description="a SHA-256 in 64 hex digits"
+    )
+    scope: Scope = Field(default="admin", description="a scope")

@@ -1,0 +1,202 @@
+"""How stackd gets to a cluster and who it is there: kubeconfig, in-cluster service account, or a bare address.
+
+Owns the Kubernetes client library: its configuration loading (contexts, exec plugins, client certificates, token
+files) and its connection pool. Everything else asks this module for a session and for request headers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import aiohttp
+import yaml
+from kubernetes.aio import config as loading
+from kubernetes.aio.client import ApiClient, Configuration
+
+from stackd import __version__
+from stackd.errors import ClusterUnavailable, ConfigError
+
+Mode = Literal["auto", "kubeconfig", "in-cluster", "embedded"]
+_IN_CLUSTER_VARIABLE = "KUBERNETES_SERVICE_HOST"
+_UNREADABLE = (loading.ConfigException, OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterTarget:
+    """Which cluster, as whom, and where in it. ``url`` (with ``token``, ``ca_file``) is for mode ``embedded``.
+
+    ``timeout`` bounds one call with all its repetitions, ``attempt_timeout`` one repetition, in seconds.
+    """
+
+    mode: Mode = "auto"
+    kubeconfig: str = ""
+    context: str = ""
+    url: str = ""
+    token: str = field(default="", repr=False)
+    ca_file: str = ""
+    instance: str = "default"
+    namespace: str = "stacks"
+    timeout: float = 10.0
+    attempt_timeout: float = 5.0
+    max_in_flight: int = 64
+    reload_interval: float = 2.0
+
+
+class Access:
+    """The session to one cluster and the credentials that go with each request."""
+
+    def __init__(self, target: ClusterTarget, client: ApiClient) -> None:
+        self._target = target
+        self._client = client
+        self._retired: ApiClient | None = None
+        self._reloading = asyncio.Lock()
+        self._reloaded_at: float | None = None
+        self.generation = 0
+
+    @classmethod
+    async def open(cls, target: ClusterTarget) -> Access:
+        """Load the credentials; nothing is sent. Raises ConfigError."""
+        return cls(target, await _load(target))
+
+    @property
+    def base_url(self) -> str:
+        """The API server's address, without a slash at the end."""
+        return str(self._client.configuration.host).rstrip("/")
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The connection pool, opened when first needed."""
+        pool: aiohttp.ClientSession | None = self._client.rest_client.pool_manager
+        if pool is None:
+            rest = self._client.rest_client
+            # What the client does itself before its first request; ours do not go through its models.
+            pool = rest.pool_manager = rest._create_pool_manager()  # noqa: SLF001
+        return pool
+
+    def options(self) -> dict[str, Any]:
+        """What the configuration asks of each request beside headers: proxy and TLS server name."""
+        configuration = self._client.configuration
+        wanted = {
+            "proxy": configuration.proxy,
+            "proxy_headers": configuration.proxy_headers,
+            "server_hostname": configuration.tls_server_name,
+        }
+        return {key: value for key, value in wanted.items() if value}
+
+    async def headers(self) -> dict[str, str]:
+        """The headers of a request, with a token that is fresh where the source renews it by time."""
+        headers: dict[str, str] = {"User-Agent": f"stackd/{__version__}", "Accept": "application/json"}
+        try:
+            await self._client.update_params_for_auth(headers, [], ["BearerToken"], None, None, None)
+        except _UNREADABLE as exc:
+            raise ClusterUnavailable(f"the cluster's credentials cannot be read: {exc}") from exc
+        return headers
+
+    async def reload(self, seen: int) -> bool:
+        """Load the credentials again because those of generation ``seen`` were refused; False if that is no use.
+
+        However many requests are refused at once, one of them reloads; and not more often than the target says, as a
+        source that gives bad credentials (a plugin, say) would be run for every request.
+        """
+        async with self._reloading:
+            if self.generation != seen:
+                return True
+            now = asyncio.get_running_loop().time()
+            if self._reloaded_at is not None and now - self._reloaded_at < self._target.reload_interval:
+                return False
+            self._reloaded_at = now
+            try:
+                fresh = await _load(self._target)
+            except ConfigError as exc:
+                raise ClusterUnavailable(f"the cluster's credentials cannot be read: {exc}") from exc
+            await self._take(fresh)
+            self.generation += 1
+            return True
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for client in (self._client, self._retired):
+            if client is not None:
+                await _close(client)
+
+    async def _take(self, fresh: ApiClient) -> None:
+        # A session keeps its TLS context, so it is always replaced. The one before may still carry requests and
+        # watches: it stays open until the next replacement.
+        if self._retired is not None:
+            await _close(self._retired)
+        self._retired, self._client = self._client, fresh
+
+
+async def _close(client: ApiClient) -> None:
+    await client.close()  # type: ignore[no-untyped-call]
+
+
+async def _load(target: ClusterTarget) -> ApiClient:
+    configuration = Configuration(connection_pool_maxsize=target.max_in_flight + 8)
+    mode = _resolved(target)
+    try:
+        if mode == "embedded":
+            _address(target, configuration)
+        elif mode == "kubeconfig":
+            await _kubeconfig(target, configuration)
+        else:
+            loading.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        return ApiClient(configuration)  # reads the certificates
+    except _UNREADABLE as exc:
+        raise ConfigError([f"[cluster] {mode}: {_reason(target, mode, exc)}"]) from exc
+
+
+def _address(target: ClusterTarget, configuration: Configuration) -> None:
+    configuration.host = target.url
+    configuration.ssl_ca_cert = target.ca_file or None
+    # It is on this machine: a proxy from the environment has no business in between.
+    configuration.client_session_kwargs = {"trust_env": False}
+    if target.token:
+        configuration.api_key["BearerToken"] = f"Bearer {target.token}"
+
+
+async def _kubeconfig(target: ClusterTarget, configuration: Configuration) -> None:
+    paths = _kubeconfig_paths(target)
+    _must_exist(paths)
+    await loading.load_kube_config(  # type: ignore[no-untyped-call]
+        config_file=paths,
+        context=target.context or None,
+        client_configuration=configuration,
+        # The file is the operator's; what a plugin renews is kept in memory.
+        persist_config=False,
+    )
+    if configuration.host == "http://localhost":
+        raise ValueError("the context names no server")
+
+
+def _must_exist(paths: str) -> None:
+    if not any(Path(path).expanduser().is_file() for path in paths.split(os.pathsep) if path):
+        raise OSError(f"there is no file {paths}")
+
+
+def _kubeconfig_paths(target: ClusterTarget) -> str:
+    return target.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+
+
+def _resolved(target: ClusterTarget) -> Mode:
+    if target.mode != "auto":
+        return target.mode
+    if target.url:
+        return "embedded"
+    if target.kubeconfig or os.environ.get("KUBECONFIG"):
+        return "kubeconfig"
+    with suppress(RuntimeError):
+        if Path("~/.kube/config").expanduser().is_file():
+            return "kubeconfig"
+    return "in-cluster" if os.environ.get(_IN_CLUSTER_VARIABLE) else "kubeconfig"
+
+
+def _reason(target: ClusterTarget, mode: Mode, exc: BaseException) -> str:
+    if mode == "kubeconfig" and not isinstance(exc, OSError):
+        return f"{_kubeconfig_paths(target)}: {exc}"
+    return str(exc)

@@ -1,0 +1,133 @@
+"""What stackd asks a cluster beside its own stacks: who it is, what it allows, what happened to a pod.
+
+For start-up, ``doctor``, ``rebuild``, and the logs and events of one stack; none of it is on the way of a read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import orjson
+
+from stackd.errors import ClusterUnavailable, ObjectExists, ObjectNotFound
+from stackd.kube import labels
+from stackd.kube.answers import error_of
+from stackd.kube.caller import Caller
+from stackd.kube.calls import Call, core, grouped
+from stackd.kube.objects import JsonObject, PodEvent, pod_event
+
+_LOG_BYTES = 1024 * 1024
+_REVIEWS = "selfsubjectaccessreviews"
+_IN_NAMESPACE = frozenset({"pods", "services"})
+
+
+class Questions(Caller):
+    """The questions; each raises ClusterUnavailable when the cluster cannot or may not answer."""
+
+    async def version(self) -> str:
+        """The API server's version, such as ``v1.36.2``."""
+        document = await self.answer(Call(verb="get", resource="version", path="/version"))
+        return str(document.get("gitVersion", ""))
+
+    async def cluster_uid(self) -> str:
+        """What identifies the cluster: the uid of its kube-system namespace."""
+        document = await self.answer(_about_namespace("get", "kube-system"))
+        return str(document["metadata"]["uid"])
+
+    async def namespace(self) -> JsonObject | None:
+        """The stacks' namespace as JSON, None where there is none."""
+        try:
+            return await self.answer(_about_namespace("get", self.namespace_name))
+        except ObjectNotFound:
+            return None
+
+    async def ensure_namespace(self) -> None:
+        """Make the stacks' namespace if it is not there. Raises ClusterUnavailable while it is being terminated."""
+        existing = await self.namespace()
+        if existing is None:
+            await self._create_namespace()
+        elif (existing.get("status") or {}).get("phase") == "Terminating":
+            raise ClusterUnavailable(f"the namespace {self.namespace_name} is being terminated")
+
+    async def can_i(
+        self, verb: str, resource: str, group: str = "", namespace: str = "", subresource: str = ""
+    ) -> bool:
+        """Whether the cluster lets stackd do this; an empty namespace means all of them (or none, for nodes)."""
+        attributes = {
+            "verb": verb, "resource": resource, "group": group, "namespace": namespace, "subresource": subresource,
+        }  # fmt: skip
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {key: value for key, value in attributes.items() if value}},
+        }
+        path = grouped("authorization.k8s.io/v1", _REVIEWS)
+        document = await self.answer(Call(verb="create", resource=_REVIEWS, path=path, body=orjson.dumps(review)))
+        return bool((document.get("status") or {}).get("allowed"))
+
+    async def network_policies(self, namespace: str = "") -> list[JsonObject]:
+        """The NetworkPolicies of a namespace (by default the stacks'), as JSON."""
+        where = namespace or self.namespace_name
+        path = grouped("networking.k8s.io/v1", "networkpolicies", namespace=where)
+        return await self._all(Call(verb="list", resource="networkpolicies", path=path, namespace=where))
+
+    async def resource_quotas(self) -> list[JsonObject]:
+        """The ResourceQuotas of the stacks' namespace, as JSON."""
+        return await self._all(self.on("list", "resourcequotas"))
+
+    async def limit_ranges(self) -> list[JsonObject]:
+        """The LimitRanges of the stacks' namespace, as JSON."""
+        return await self._all(self.on("list", "limitranges"))
+
+    async def list_raw(self, resource: str) -> AsyncGenerator[JsonObject, None]:
+        """Our ``pods`` or ``services``, or all ``nodes``, one JSON object at a time, fetched in pages."""
+        call = (
+            self.on("list", resource, params=self.ours())
+            if resource in _IN_NAMESPACE
+            else Call(verb="list", resource=resource, path=core(resource))
+        )
+        async for page in self.pages(call):
+            for item in page.get("items") or ():
+                yield item
+
+    async def pod_log(self, name: str, *, tail: int, container: str = "") -> str:
+        """The last ``tail`` lines, one MiB at most, of a pod of ours.
+
+        Raises ObjectNotFound; Conflict, with the reason, when there is no log yet.
+        """
+        params = {"tailLines": str(tail), "limitBytes": str(_LOG_BYTES)}
+        path = core("pods", namespace=self.namespace_name, name=name) + "/log"
+        call = Call(
+            verb="get", resource="pods/log", path=path, namespace=self.namespace_name, name=name,
+            params=params | ({"container": container} if container else {}),
+        )  # fmt: skip
+        answer = await self.ask(call, self.deadline())
+        if not answer.ok:
+            raise error_of(call, answer)
+        return answer.body.decode(errors="replace")
+
+    async def pod_events(self, name: str, uid: str = "") -> list[PodEvent]:
+        """What Kubernetes says happened to the pod (of that uid, if given), oldest first."""
+        fields = f"involvedObject.name={name}" + (f",involvedObject.uid={uid}" if uid else "")
+        items = await self._all(self.on("list", "events", params={"fieldSelector": fields}))
+        return sorted((pod_event(item) for item in items), key=lambda event: event.at)
+
+    async def _all(self, call: Call) -> list[JsonObject]:
+        return [item async for page in self.pages(call) for item in page.get("items") or ()]
+
+    async def _create_namespace(self) -> None:
+        name = self.namespace_name
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": name, "labels": {labels.MANAGED_BY: labels.MANAGER}},
+        }
+        call = Call(verb="create", resource="namespaces", path=core("namespaces"), body=orjson.dumps(manifest))
+        try:
+            await self.answer(call)
+        except ObjectExists:
+            return
+
+
+def _about_namespace(verb: str, name: str) -> Call:
+    return Call(verb=verb, resource="namespaces", path=core("namespaces", name=name), name=name)

@@ -1,0 +1,69 @@
+"""Waiting for a named object to be in some state. Level-triggered: what is so is seen, and no change is missed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter(Generic[S]):
+    predicate: Callable[[S | None], Any]
+    found: asyncio.Future[Any]
+
+
+class Waiters(Generic[S]):
+    """Those who wait, by the name that they wait for: a change wakes nobody else."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, list[_Waiter[S]]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_name.values()))
+
+    async def until(
+        self, name: str, predicate: Callable[[S | None], T | None], current: Callable[[], S | None], timeout: float
+    ) -> T:
+        """The first value other than None that the predicate gives. Raises TimeoutError after ``timeout`` seconds.
+
+        The predicate is asked about ``current()`` first and then about every single change, also about states that
+        are over again when the one who waits gets to run. What it raises is raised here.
+        """
+        found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        waiter: _Waiter[S] = _Waiter(predicate, found)
+        self._by_name.setdefault(name, []).append(waiter)
+        try:
+            _ask(waiter, current())
+            async with asyncio.timeout(timeout):
+                result: T = await found
+                return result
+        finally:
+            self._forget(name, waiter)
+
+    def wake(self, name: str, state: S | None) -> None:
+        """Tell those who wait for the name how it is now."""
+        for waiter in tuple(self._by_name.get(name, ())):
+            _ask(waiter, state)
+
+    def _forget(self, name: str, waiter: _Waiter[S]) -> None:
+        waiting = self._by_name[name]
+        waiting.remove(waiter)
+        if not waiting:
+            del self._by_name[name]
+
+
+def _ask(waiter: _Waiter[S], state: S | None) -> None:
+    if waiter.found.done():
+        return
+    try:
+        value = waiter.predicate(state)
+    except Exception as exc:  # noqa: BLE001 - it is raised where the predicate came from
+        waiter.found.set_exception(exc)
+        return
+    if value is not None:
+        waiter.found.set_result(value)

@@ -1,0 +1,70 @@
+"""Get hold of the cluster: is it the right one, is its namespace there, is it protected; tried until it answers.
+
+Owns: the conditions under which stackd works with a cluster at all (invariant 8 and ``require_ingress_network_policy``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from stackd.errors import ClusterUnavailable, ConfigError, StoreUnavailable
+from stackd.lifecycle.brake import WrongCluster
+from stackd.lifecycle.room import Room
+
+log = logging.getLogger(__name__)
+
+CLUSTER_UID = "cluster_uid"
+RETRY_SECONDS = 1.0
+LONGEST_RETRY_SECONDS = 15.0
+
+
+async def bring_up(room: Room, *, check_policies: bool) -> None:
+    """Return when the cluster has been reached and found in order; the brake is on if it is not the file's own.
+
+    Raises ConfigError where the operator has to do something first.
+    """
+    delay = RETRY_SECONDS
+    while True:
+        try:
+            await _identify(room)
+            await room.cluster.ensure_namespace()
+            if check_policies:
+                await _require_policy(room)
+        except (ClusterUnavailable, StoreUnavailable) as error:
+            log.warning("the cluster is not at hand, next try in %.0f s: %s", delay, error)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, LONGEST_RETRY_SECONDS)
+        else:
+            return
+
+
+async def _identify(room: Room) -> None:
+    found = await room.cluster.cluster_uid()
+    known = await room.store.get_meta(CLUSTER_UID)
+    if known is None:
+        await room.store.set_meta(CLUSTER_UID, found)
+    elif known != found:
+        room.brake.wrong_cluster = WrongCluster(expected=known, found=found)
+        log.error("brake: %s", room.brake.wrong_cluster)
+        return
+    room.brake.wrong_cluster = None
+
+
+async def _require_policy(room: Room) -> None:
+    namespace = room.config.stacks.namespace
+    if not any(_protects(policy) for policy in await room.cluster.network_policies(namespace)):
+        raise ConfigError(
+            [
+                f"no NetworkPolicy for ingress in namespace {namespace}: without one every stack is open to every other; "
+                "apply `stackd manifests`, or set stacks.require_ingress_network_policy = false"
+            ]
+        )
+
+
+def _protects(policy: Mapping[str, Any]) -> bool:
+    """Whether the policy restricts ingress; without policyTypes it does (NetworkPolicySpec in the Kubernetes API)."""
+    spec = policy.get("spec") or {}
+    return "Ingress" in (spec.get("policyTypes") or ["Ingress"])

@@ -1,0 +1,68 @@
+"""End the stacks whose time is up.
+
+Owns: the order of expiry, as a heap fed by the file's own changes, so that looking costs nothing while nothing expires.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+
+from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.room import Room
+from stackd.model import DeleteReason, Stack
+
+log = logging.getLogger(__name__)
+
+
+class Expiries:
+    """Which stack's time is up next. An entry that is no longer true is dropped when it comes up."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, str]] = []
+
+    def follow(self, before: Stack | None, after: Stack | None) -> None:
+        """A row has changed (a subscriber of the store)."""
+        if after is not None and (before is None or before.ttl_expires_at != after.ttl_expires_at):
+            heapq.heappush(self._heap, (after.ttl_expires_at, after.stack_id))
+
+    def due(self, now: int) -> list[tuple[int, str]]:
+        """Take out all entries up to ``now`` (nanoseconds)."""
+        due = []
+        while self._heap and self._heap[0][0] <= now:
+            due.append(heapq.heappop(self._heap))
+        return due
+
+    def put_back(self, entries: list[tuple[int, str]]) -> None:
+        """They could not be dealt with now."""
+        for entry in entries:
+            heapq.heappush(self._heap, entry)
+
+
+async def expire(room: Room, expiries: Expiries) -> int:
+    """Mark every stack whose time is up as deleting and hand it to the retirement. Returns how many.
+
+    Raises StoreUnavailable; then they are due again the next time.
+    """
+    due = expiries.due(room.clock.now())
+    stacks = room.store.stacks
+    ids = [
+        stack_id
+        for ttl, stack_id in due
+        if (stack := stacks.get(stack_id)) is not None
+        and stack.deleting_since is None
+        and stack.ttl_expires_at == ttl
+    ]
+    if not ids:
+        return 0
+    try:
+        marked = await room.store.mark_deleting(ids, DeleteReason.EXPIRED)
+    except BaseException:
+        expiries.put_back(due)
+        raise
+    reached("expire.marked")
+    for stack in marked:
+        if (abandon := room.creating.get(stack.stack_id)) is not None:
+            abandon.set()
+        room.retirement.add(stack.stack_id)
+    return len(marked)

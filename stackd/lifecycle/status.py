@@ -1,0 +1,209 @@
+"""What a stack's pod says about the stack: a pure function from what is seen to the contract's status.
+
+Owns: the mapping of pod phases, conditions and container states to statuses (design section 1), and the sentences that
+tell an operator why. Knows nothing of the file or of how the pod was seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stackd.clock import NANOSECONDS
+from stackd.kube.objects import ContainerState, PodState
+from stackd.model import Observation, Stack, StackStatus
+
+PULL_ERRORS = frozenset({"ErrImagePull", "ImagePullBackOff"})
+"""Waiting reasons of a pull that failed and is tried again: ``failed`` once they have lasted for the grace."""
+
+STUCK_REASONS = frozenset(
+    {
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+        "CrashLoopBackOff",
+    }
+)
+"""Waiting reasons that are ``failed`` at once."""
+
+POD_GARBAGE_COLLECTED = "DeletionByPodGC"
+MESSAGE_LIMIT = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What is seen of one stack at one moment; ``pull_failing_since`` and ``now`` in nanoseconds."""
+
+    pod: PodState | None
+    node_exists: bool
+    node_public_ip: str | None
+    pull_failing_since: int | None
+    now: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The status, in words; ``recheck_at`` (nanoseconds) is when it changes if nothing else happens."""
+
+    status: StackStatus
+    reason: str = ""
+    message: str = ""
+    ended: bool = False
+    recheck_at: int | None = None
+
+
+def pull_is_failing(pod: PodState | None) -> bool:
+    """Whether some container waits because its image could not be pulled."""
+    return pod is not None and any(c.reason in PULL_ERRORS for c in pod.containers if c.state == "waiting")
+
+
+def observation(stack: Stack, sight: Sight, verdict: Verdict) -> Observation:
+    """What is to be written about the stack. The node and its address stay known after they are gone."""
+    pod = sight.pod
+    node_id = pod.node_name if pod is not None and pod.node_name else stack.node_id
+    address = sight.node_public_ip if sight.node_exists else stack.node_public_ip
+    return Observation(
+        stack_id=stack.stack_id,
+        status=verdict.status,
+        status_reason=verdict.reason,
+        status_message=verdict.message[:MESSAGE_LIMIT],
+        node_id=node_id,
+        node_public_ip=address,
+        ended=verdict.ended,
+    )
+
+
+def judge(stack: Stack, sight: Sight, image_pull_grace: float) -> Verdict:
+    """The status that ``sight`` means for an accepted stack; ``image_pull_grace`` in seconds.
+
+    An ended stack stays as it ended: its pod may be collected by the cluster at any later time.
+    """
+    if stack.ended:
+        return _as_it_is(stack)
+    pod = sight.pod
+    if pod is None:
+        return _pod_gone(stack, sight)
+    if pod.phase == "Failed":
+        return _pod_failed(stack, pod, sight)
+    if pod.phase == "Succeeded":
+        return Verdict(status=StackStatus.STOPPED, reason="Completed", message="all containers have ended", ended=True)
+    if not sight.node_exists and pod.node_name:
+        return _node_gone(stack, ended=False)
+    waiting = _waiting_failure(pod, sight, image_pull_grace)
+    if waiting is not None:
+        return waiting
+    return _alive(stack, pod, sight, image_pull_grace)
+
+
+def _as_it_is(stack: Stack) -> Verdict:
+    return Verdict(status=stack.status, reason=stack.status_reason, message=stack.status_message, ended=stack.ended)
+
+
+def _pod_gone(stack: Stack, sight: Sight) -> Verdict:
+    if stack.status is StackStatus.NODE_DELETED or (stack.node_id and not sight.node_exists):
+        return _node_gone(stack, ended=True)
+    return Verdict(
+        status=StackStatus.STOPPED,
+        reason="PodDeleted",
+        message="the pod is gone from the cluster and stackd did not delete it",
+        ended=True,
+    )
+
+
+def _node_gone(stack: Stack, *, ended: bool) -> Verdict:
+    return Verdict(
+        status=StackStatus.NODE_DELETED,
+        reason="NodeDeleted",
+        message=f"node {stack.node_id} has been deleted",
+        ended=ended,
+    )
+
+
+def _pod_failed(stack: Stack, pod: PodState, sight: Sight) -> Verdict:
+    if pod.disruption == POD_GARBAGE_COLLECTED or (pod.node_name and not sight.node_exists):
+        return _node_gone(stack, ended=True)
+    reason, message = _why_failed(pod)
+    return Verdict(status=StackStatus.FAILED, reason=reason, message=message, ended=True)
+
+
+def _why_failed(pod: PodState) -> tuple[str, str]:
+    for container in pod.containers:
+        if container.state == "terminated" and container.exit_code:
+            return container.reason or "Error", _terminated(container)
+    return pod.reason or "Failed", pod.message or "the pod has failed"
+
+
+def _terminated(container: ContainerState) -> str:
+    text = f"container {container.name} ended with exit code {container.exit_code}"
+    if container.reason == "OOMKilled":
+        text = f"container {container.name} was killed because it ran out of memory (exit code {container.exit_code})"
+    elif container.reason == "StartError":
+        text = f"container {container.name} could not be started (exit code {container.exit_code})"
+    return f"{text}: {container.message}" if container.message else text
+
+
+def _waiting_failure(pod: PodState, sight: Sight, image_pull_grace: float) -> Verdict | None:
+    for container in pod.containers:
+        if container.state != "waiting":
+            continue
+        if container.reason in STUCK_REASONS:
+            return Verdict(status=StackStatus.FAILED, reason=container.reason, message=_waiting(container))
+        if container.reason in PULL_ERRORS and sight.now >= _pull_deadline(sight, image_pull_grace):
+            return Verdict(status=StackStatus.FAILED, reason=container.reason, message=_waiting(container))
+    return None
+
+
+def _pull_deadline(sight: Sight, image_pull_grace: float) -> int:
+    since = sight.now if sight.pull_failing_since is None else sight.pull_failing_since
+    return since + round(image_pull_grace * NANOSECONDS)
+
+
+def _waiting(container: ContainerState) -> str:
+    if container.reason in PULL_ERRORS or container.reason == "ErrImageNeverPull":
+        text = f"image {container.image} cannot be pulled"
+    elif container.reason == "InvalidImageName":
+        text = f"{container.image!r} is not a valid image name"
+    elif container.reason == "CrashLoopBackOff":
+        text = f"container {container.name} ends again and again ({container.restart_count} restarts{_last(container)})"
+    else:
+        text = f"container {container.name} cannot be started"
+    return f"{text}: {container.message}" if container.message else text
+
+
+def _last(container: ContainerState) -> str:
+    if container.last_exit_code is None:
+        return ""
+    reason = f", {container.last_reason}" if container.last_reason else ""
+    return f", last exit code {container.last_exit_code}{reason}"
+
+
+def _alive(stack: Stack, pod: PodState, sight: Sight, image_pull_grace: float) -> Verdict:
+    """Pending or Running, with nothing that counts as failed (yet)."""
+    if pod.phase == "Running" and pod.ready:
+        return _unhindered(StackStatus.RUNNING, pod)
+    if pod.phase == "Running" and stack.status is StackStatus.RUNNING:
+        return Verdict(status=StackStatus.RUNNING, reason="NotReady", message=_not_ready(pod))
+    pulling = next((c for c in pod.containers if c.state == "waiting" and c.reason in PULL_ERRORS), None)
+    if pulling is None:
+        return _unhindered(StackStatus.CREATING, pod)
+    return Verdict(
+        status=StackStatus.CREATING,
+        reason=pulling.reason,
+        message=_waiting(pulling),
+        recheck_at=_pull_deadline(sight, image_pull_grace),
+    )
+
+
+def _unhindered(status: StackStatus, pod: PodState) -> Verdict:
+    if pod.deleting:
+        return Verdict(status=status, reason="Terminating", message="the pod is being deleted, and not by stackd")
+    return Verdict(status=status)
+
+
+def _not_ready(pod: PodState) -> str:
+    ended = next((c for c in pod.containers if c.state == "terminated" and not c.init), None)
+    if ended is not None:
+        return _terminated(ended)
+    unready = [c.name for c in pod.containers if not c.ready and not c.init]
+    return "not ready at present: " + ", ".join(unready) if unready else "not ready at present"

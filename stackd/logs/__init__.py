@@ -1,0 +1,60 @@
+"""What is said: one line per event, as text, as JSON, or in the journal's own form.
+
+Owns: handlers, forms and fields. A record may carry ``stack_id``, ``job_id`` and what the request log adds; the request's
+id comes by itself. Keys and bodies never come here.
+
+formats   text and JSON
+journal   the journal's native protocol
+fields    which fields a record may carry, and the id of the request at hand
+repeats   the same thing said again and again is said a few times, and then counted
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from stackd.config import LogSection
+from stackd.logs.fields import REQUEST_ID
+from stackd.logs.formats import JsonFormatter, TextFormatter
+from stackd.logs.journal import JournalHandler, is_journal
+from stackd.logs.repeats import Repeats
+
+__all__ = ["REQUEST_ID", "log", "say_repeated", "set_level", "setup"]
+
+log = logging.getLogger("stackd")
+NOISY = ("apscheduler", "aiohttp", "asyncio", "kubernetes")
+
+
+def setup(section: LogSection) -> None:
+    """Send everything from ``level`` up to the journal or standard error, in the configured form."""
+    handler = _handler(section.format)
+    handler.addFilter(Repeats())
+    logging.getLogger().handlers[:] = [handler]
+    set_level(section.level)
+
+
+def set_level(level: str) -> None:
+    """Change the level; libraries say warnings only."""
+    logging.getLogger().setLevel(level.upper())
+    for name in NOISY:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def say_repeated() -> None:
+    """Say how often what was held back has been repeated, where its time is over; to be called now and then."""
+    for handler in logging.getLogger().handlers:
+        for held in handler.filters:
+            if isinstance(held, Repeats):
+                for record in held.over():
+                    handler.handle(record)
+
+
+def _handler(form: str) -> logging.Handler:
+    if form == "auto" and is_journal(os.environ, sys.stderr):
+        return JournalHandler()
+    handler = logging.StreamHandler(sys.stderr)
+    as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
+    return handler

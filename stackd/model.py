@@ -1,0 +1,198 @@
+"""The nouns of stackd, as frozen records.
+
+Owns: what a stack, a port, a batch-delete job and their statuses are. Knows nothing of HTTP, SQL or Kubernetes.
+
+Times are integer nanoseconds since the Unix epoch (UTC); CPU is in thousandths of a core, memory in bytes.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+NO_LABELS: Mapping[str, str] = MappingProxyType({})
+
+
+class StackStatus(enum.StrEnum):
+    """The contract's stack statuses."""
+
+    CREATING = "creating"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    NODE_DELETED = "node_deleted"
+
+
+ACTIVE_STATUSES = frozenset({StackStatus.CREATING, StackStatus.RUNNING})
+
+
+class JobStatus(enum.StrEnum):
+    """The contract's batch-delete job statuses."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class DeleteReason(enum.StrEnum):
+    """Why a stack is being deleted; kept with the intent, and said in the log."""
+
+    REQUEST = "request"
+    BATCH = "batch"
+    EXPIRED = "expired"
+    UNDO = "undo"
+
+
+class Outcome(enum.StrEnum):
+    """What became of one id of a batch-delete job. Each id has exactly one (invariant 7)."""
+
+    DELETED = "deleted"
+    NOT_FOUND = "not_found"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetPort:
+    """A container port that a stack publishes."""
+
+    container_port: int
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortMapping:
+    """A published container port and the node port that leads to it."""
+
+    container_port: int
+    protocol: str
+    node_port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SanitizedSpec:
+    """What the pod-spec policy made of a tenant's text.
+
+    ``text`` is the canonical YAML that the API returns; ``manifest`` the same Pod as JSON-ready data
+    (apiVersion, kind, metadata, spec), without names, labels or anything else that is the operator's.
+    """
+
+    text: str
+    manifest: Mapping[str, object]
+    requested_cpu_milli: int
+    requested_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewStack:
+    """A stack that is about to be reserved: everything but its node ports."""
+
+    stack_id: str
+    namespace: str
+    pod_spec: str
+    target_ports: tuple[TargetPort, ...]
+    created_at: int
+    ttl_expires_at: int
+    requested_cpu_milli: int
+    requested_memory_bytes: int
+    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """One row: what stackd intends and what it last saw of it.
+
+    ``accepted``        the create was completed; before that, nobody has been told that the stack exists
+    ``ended``           the pod has ended for good: Service and ports are given back, the record stays until its TTL
+    ``deleting_since``  a delete was asked for and is not yet confirmed by the cluster; the stack is still listed
+    """
+
+    stack_id: str
+    namespace: str
+    pod_spec: str
+    ports: tuple[PortMapping, ...]
+    status: StackStatus
+    created_at: int
+    updated_at: int
+    ttl_expires_at: int
+    requested_cpu_milli: int
+    requested_memory_bytes: int
+    node_id: str | None = None
+    node_public_ip: str | None = None
+    status_reason: str = ""
+    status_message: str = ""
+    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    accepted: bool = False
+    ended: bool = False
+    ports_held: bool = True
+    deleting_since: int | None = None
+    delete_reason: DeleteReason | None = None
+    pod_uid: str | None = None
+    service_uid: str | None = None
+
+    @property
+    def pod_name(self) -> str:
+        """The pod's name, which is the stack's id (API contract: ``pod_id``)."""
+        return self.stack_id
+
+    @property
+    def service_name(self) -> str:
+        """The Service's name (API contract: ``service_name``)."""
+        return service_name(self.stack_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What was seen of a stack, to be written where it differs from the row."""
+
+    stack_id: str
+    status: StackStatus
+    status_reason: str = ""
+    status_message: str = ""
+    node_id: str | None = None
+    node_public_ip: str | None = None
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobError:
+    """Why one id of a job could not be deleted; ``error`` holds 512 characters at most (API contract)."""
+
+    stack_id: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A batch-delete job; ``errors`` holds the first 100 failures (API contract)."""
+
+    job_id: str
+    status: JobStatus
+    total: int
+    deleted: int
+    not_found: int
+    failed: int
+    errors: tuple[JobError, ...]
+    created_at: int
+    updated_at: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether every id has its outcome."""
+        return self.status in (JobStatus.COMPLETED, JobStatus.FAILED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemResult:
+    """The outcome of one id of a job; ``error`` only with ``FAILED``."""
+
+    stack_id: str
+    outcome: Outcome
+    error: str = ""
+
+
+def service_name(stack_id: str) -> str:
+    """The name of a stack's Service."""
+    return f"svc-{stack_id}"

@@ -1,0 +1,165 @@
+"""What a container must look like, as the API server would check it and as the policy wants it.
+
+Owns: names, images, ports, environment, mounts, and the few fields with a fixed set of values. Probes and hooks are in
+``probes``, resources in ``resources``, the security context in ``security``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stackd.podspec.fieldrefs import check_env_source
+from stackd.podspec.grants import check_choice, check_granted
+from stackd.podspec.images import check_image
+from stackd.podspec.names import is_env_name, is_inner_path, is_label, is_port_name
+from stackd.podspec.policy import Policy
+from stackd.podspec.probes import check_lifecycle, check_probes
+from stackd.podspec.reasons import Reasons
+from stackd.podspec.target_ports import LARGEST_PORT
+
+_CHOICES = {
+    "imagePullPolicy": ("Always", "IfNotPresent", "Never"),
+    "terminationMessagePolicy": ("File", "FallbackToLogsOnError"),
+}
+_PORT_PROTOCOLS = ("TCP", "UDP", "SCTP")
+_LONG_RUNNING_ONLY = ("livenessProbe", "readinessProbe", "startupProbe", "lifecycle")
+
+
+def by_path(spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """All containers of the pod by their paths, init containers last."""
+    return {
+        f"spec.{kind}[{index}]": container
+        for kind in ("containers", "initContainers")
+        for index, container in enumerate(spec.get(kind, ()))
+    }
+
+
+def keeps_running(path: str, container: Mapping[str, Any]) -> bool:
+    """Whether the container runs beside the others: a regular one, or a sidecar (an init container that restarts)."""
+    return path.startswith("spec.containers[") or container.get("restartPolicy") == "Always"
+
+
+def check_containers(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) -> None:
+    """Note what is wrong with each container and with all of them together."""
+    containers = by_path(spec)
+    if not spec.get("containers"):
+        reasons.missing("spec.containers", "at least one container is required", "spec.containers")
+    if len(containers) > policy.max_containers:
+        reasons.add(
+            "spec.containers", f"{len(containers)} containers, of {policy.max_containers} (policy.max_containers)"
+        )
+    volumes = {volume.get("name") for volume in spec.get("volumes", ())}
+    first_use: dict[str, str] = {}
+    for path, container in containers.items():
+        _check_identity(container, path, first_use, reasons)
+        _check_container(container, path, policy, reasons)
+        check_mounts(container.get("volumeMounts", ()), f"{path}.volumeMounts", volumes, reasons)
+
+
+def check_mounts(mounts: Any, path: str, volumes: set[Any], reasons: Reasons) -> None:
+    """Note mounts of unknown volumes, and mount paths that are relative or used twice."""
+    seen = set()
+    for index, mount in enumerate(mounts):
+        here = f"{path}[{index}]"
+        if mount.get("name") not in volumes:
+            reasons.missing(f"{here}.name", "there is no volume of that name", f"{here}.name", "spec.volumes")
+        target = mount.get("mountPath")
+        if target is None:
+            reasons.missing(f"{here}.mountPath", "is required", f"{here}.mountPath")
+        elif not target.startswith("/") or ":" in target or ".." in target.split("/"):
+            reasons.add(f"{here}.mountPath", 'must be an absolute path without ":" and ".."')
+        elif target in seen:
+            reasons.add(f"{here}.mountPath", "is used twice in this container")
+        seen.add(target)
+        if not is_inner_path(mount.get("subPath", "")):
+            reasons.add(f"{here}.subPath", 'must be a relative path without ".."')
+
+
+def _check_identity(container: Mapping[str, Any], path: str, first_use: dict[str, str], reasons: Reasons) -> None:
+    name = container.get("name")
+    if name is None:
+        reasons.missing(f"{path}.name", "is required", f"{path}.name")
+    elif not is_label(name):
+        reasons.add(f"{path}.name", "must be at most 63 lower-case letters, digits and inner hyphens")
+    elif first_use.setdefault(name, path) != path:
+        reasons.add(f"{path}.name", f"is also the name of {first_use[name]}")
+
+
+def _check_container(container: Mapping[str, Any], path: str, policy: Policy, reasons: Reasons) -> None:
+    image = container.get("image")
+    if image is None:
+        reasons.missing(f"{path}.image", "is required", f"{path}.image")
+    else:
+        check_image(image, f"{path}.image", policy, reasons)
+    for field, allowed in _CHOICES.items():
+        if field in container:
+            check_choice(container[field], allowed, f"{path}.{field}", reasons)
+    if "ports" in container:
+        _check_ports(container["ports"], f"{path}.ports", reasons)
+    if "env" in container:
+        _check_env(container["env"], f"{path}.env", policy, reasons)
+    if "envFrom" in container:
+        _check_env_from(container["envFrom"], f"{path}.envFrom", policy, reasons)
+    if path.startswith("spec.init"):
+        _check_init(container, path, reasons)
+    check_probes(container, path, reasons)
+    check_lifecycle(container, path, reasons)
+
+
+def _check_init(container: Mapping[str, Any], path: str, reasons: Reasons) -> None:
+    check_choice(container.get("restartPolicy"), ("Always",), f"{path}.restartPolicy", reasons)
+    if container.get("restartPolicy") != "Always":
+        for field in _LONG_RUNNING_ONLY:
+            if field in container:
+                reasons.add(f"{path}.{field}", "an init container may have it only with restartPolicy: Always")
+
+
+def _check_ports(ports: Any, path: str, reasons: Reasons) -> None:
+    names, numbers = set(), set()
+    for index, port in enumerate(ports):
+        here = f"{path}[{index}]"
+        number, name, protocol = port.get("containerPort"), port.get("name"), port.get("protocol", "TCP")
+        if number is None:
+            reasons.missing(f"{here}.containerPort", "is required", f"{here}.containerPort")
+        elif not 1 <= number <= LARGEST_PORT:
+            reasons.add(f"{here}.containerPort", f"must be from 1 to {LARGEST_PORT}")
+        elif (number, protocol) in numbers:
+            reasons.add(f"{here}.containerPort", f"{number}/{protocol} is listed twice in this container")
+        numbers.add((number, protocol))
+        check_choice(protocol, _PORT_PROTOCOLS, f"{here}.protocol", reasons)
+        if name is not None and not is_port_name(name):
+            reasons.add(f"{here}.name", "must be at most 15 lower-case letters, digits and single inner hyphens")
+        elif name is not None and name in names:
+            reasons.add(f"{here}.name", "is used twice in this container")
+        names.add(name)
+
+
+def _check_env(env: Any, path: str, policy: Policy, reasons: Reasons) -> None:
+    for index, variable in enumerate(env):
+        name = variable.get("name")
+        if name is None:
+            reasons.missing(f"{path}[{index}].name", "is required", f"{path}[{index}].name")
+        elif not is_env_name(name):
+            reasons.add(
+                f"{path}[{index}].name", 'must be letters, digits, "_", "-" and ".", and not begin with a digit'
+            )
+        if "valueFrom" in variable:
+            here = f"{path}[{index}].valueFrom"
+            if "value" in variable:
+                reasons.add(here, "must not be given together with value")
+            check_env_source(variable["valueFrom"], here, policy, reasons)
+
+
+def _check_env_from(sources: Any, path: str, policy: Policy, reasons: Reasons) -> None:
+    for index, source in enumerate(sources):
+        here = f"{path}[{index}]"
+        references = {"configMapRef": ("config_maps", policy.config_maps), "secretRef": ("secrets", policy.secrets)}
+        given = [kind for kind in references if kind in source]
+        if len(given) != 1:
+            reasons.missing(here, "must have either configMapRef or secretRef", here)
+        for kind in given:
+            key, patterns = references[kind]
+            check_granted(source[kind].get("name", ""), patterns, f"{here}.{kind}", key, reasons)
+        if not is_env_name(source.get("prefix", "_")):
+            reasons.add(f"{here}.prefix", "must be the beginning of a variable's name")

@@ -1,0 +1,111 @@
+"""The request's ``target_port``: which container ports a stack publishes.
+
+Owns: reading the JSON value, and finding each port among a pod's containers. Knows nothing of node ports.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from stackd.errors import InvalidRequest
+from stackd.model import TargetPort
+from stackd.podspec.reasons import Enough, Reasons, below, shown
+from stackd.podspec.schema import nearest
+
+MAX_TARGET_PORTS = 24
+LARGEST_PORT = 65535
+PROTOCOLS = ("TCP", "UDP")
+_FIELDS = ("container_port", "protocol")
+
+
+def parse_target_ports(value: object) -> tuple[TargetPort, ...]:
+    """The published ports, with their protocols in upper case. Raises ``InvalidRequest`` that names each mistake."""
+    reasons = Reasons()
+    ports: tuple[TargetPort, ...] = ()
+    with contextlib.suppress(Enough):
+        ports = _parse(value, reasons)
+    if reasons:
+        raise InvalidRequest("; ".join(reasons.as_list()))
+    return ports
+
+
+def check_target_ports(targets: Iterable[TargetPort], running: Mapping[str, Any], reasons: Reasons) -> None:
+    """Note each target port that none of the ``running`` containers (by their paths) declares."""
+    declared = {
+        (port.get("containerPort"), port.get("protocol", "TCP"))
+        for container in running.values()
+        for port in container.get("ports", ())
+    }
+    scopes = [f"{path}.ports" for path in running]
+    for index, target in enumerate(targets):
+        if (target.container_port, target.protocol) not in declared:
+            reasons.missing(
+                f"target_port[{index}]",
+                f"no container of the pod spec has the port {target.container_port}/{target.protocol}",
+                *scopes,
+            )
+
+
+def _parse(value: object, reasons: Reasons) -> tuple[TargetPort, ...]:
+    if value is None:
+        reasons.add("target_port", "is required")
+    elif isinstance(value, Mapping):
+        reasons.add("target_port", 'must be a list of objects, such as [{"container_port": 80, "protocol": "TCP"}]')
+    elif not isinstance(value, list):
+        reasons.add("target_port", "must be a list of objects with container_port and protocol")
+    elif not 1 <= len(value) <= MAX_TARGET_PORTS:
+        reasons.add("target_port", f"must have 1 to {MAX_TARGET_PORTS} entries, not {len(value)}")
+    else:
+        return _parse_entries(value, reasons)
+    return ()
+
+
+def _parse_entries(entries: list[object], reasons: Reasons) -> tuple[TargetPort, ...]:
+    seen: dict[TargetPort, int] = {}
+    for index, entry in enumerate(entries):
+        path = f"target_port[{index}]"
+        port = _parse_entry(entry, path, reasons)
+        if port is None:
+            continue
+        first = seen.setdefault(port, index)
+        if first != index:
+            reasons.add(path, f"{port.container_port}/{port.protocol} is already target_port[{first}]")
+    return tuple(seen)
+
+
+def _parse_entry(entry: object, path: str, reasons: Reasons) -> TargetPort | None:
+    if not isinstance(entry, Mapping):
+        reasons.add(path, "must be an object with container_port and protocol")
+        return None
+    for name in entry:
+        if name not in _FIELDS:
+            guess = nearest(str(name), _FIELDS)
+            reasons.add(below(path, str(name)), f'unknown field; did you mean "{guess}"?' if guess else "unknown field")
+    number = _container_port(entry.get("container_port"), f"{path}.container_port", reasons)
+    protocol = _protocol(entry.get("protocol"), f"{path}.protocol", reasons)
+    if number is None or protocol is None:
+        return None
+    return TargetPort(container_port=number, protocol=protocol)
+
+
+def _container_port(value: object, path: str, reasons: Reasons) -> int | None:
+    if value is None:
+        reasons.add(path, "is required")
+    elif type(value) is not int or not 1 <= value <= LARGEST_PORT:
+        reasons.add(path, f"must be an integer from 1 to {LARGEST_PORT}")
+    else:
+        return value
+    return None
+
+
+def _protocol(value: object, path: str, reasons: Reasons) -> str | None:
+    if value is None or value == "":
+        reasons.add(path, "is required: TCP or UDP")
+    elif not isinstance(value, str) or value.upper() not in PROTOCOLS:
+        found = f", not {shown(value)}" if isinstance(value, str) else ""
+        reasons.add(path, f"must be TCP or UDP{found}")
+    else:
+        return value.upper()
+    return None

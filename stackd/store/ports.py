@@ -1,0 +1,134 @@
+"""The pool of node ports on the writer's side: it proposes, the table's primary key decides.
+
+Owns: which ports of the range are free in memory, and which are set aside because the cluster says that somebody else
+has them. Knows nothing of SQL. Every change of what is held is journalled, so that a rolled back operation or a failed
+commit takes it back. What is set aside is knowledge about the cluster and is not taken back.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortCounts:
+    """A snapshot; ``due`` holds the monotonic seconds at which each port set aside comes back."""
+
+    used: int = 0
+    free: int = 0
+    due: tuple[float, ...] = ()
+
+
+class PortPool:
+    """Free, held and set-aside ports of ``minimum``..``maximum``; O(1) random choice."""
+
+    def __init__(self, minimum: int, maximum: int, *, quarantine: float, monotonic: Callable[[], float]) -> None:
+        self.minimum = minimum
+        self.maximum = maximum
+        self._quarantine = quarantine
+        self._monotonic = monotonic
+        self._random = random.Random()
+        self._free: list[int] = []
+        self._index: dict[int, int] = {}
+        self._held: set[int] = set()
+        self._aside: dict[int, float] = {}  # in the order of their deadlines: the period is always the same
+        self._journal: list[tuple[bool, int]] = []
+
+    def load(self, held: Iterable[int]) -> None:
+        """Begin with the ports that the table holds, also those outside of the range."""
+        self._held = set(held)
+        for port in range(self.minimum, self.maximum + 1):
+            if port not in self._held:
+                self._add_free(port)
+
+    @property
+    def size(self) -> int:
+        """How many ports the range has."""
+        return self.maximum - self.minimum + 1
+
+    def take(self) -> int | None:
+        """Hold a random free port, or None if there is none."""
+        self._bring_back()
+        if not self._free:
+            return None
+        port = self._free[self._random.randrange(len(self._free))]
+        self.hold(port)
+        return port
+
+    def hold(self, port: int) -> None:
+        """Hold this very port, in the range or not."""
+        self._journal.append((True, port))
+        self._hold(port)
+
+    def put(self, port: int) -> None:
+        """A port is held no longer."""
+        self._journal.append((False, port))
+        self._put(port)
+
+    def set_aside(self, port: int) -> None:
+        """Do not propose ``port`` for a while, whoever holds it now."""
+        self._bring_back()
+        self._aside.pop(port, None)
+        self._aside[port] = self._monotonic() + self._quarantine
+        self._remove_free(port)
+
+    def mark(self) -> int:
+        """A point to ``undo`` to."""
+        return len(self._journal)
+
+    def undo(self, mark: int) -> None:
+        """Take back what was held and put since ``mark``."""
+        while len(self._journal) > mark:
+            taken, port = self._journal.pop()
+            if taken:
+                self._put(port)
+            else:
+                self._hold(port)
+
+    def settle(self) -> None:
+        """The changes are durable: nothing to take back any more."""
+        self._journal.clear()
+
+    def counts(self) -> PortCounts:
+        """What the view shows."""
+        self._bring_back()
+        due = tuple(at for port, at in self._aside.items() if port not in self._held and self._in_range(port))
+        return PortCounts(used=len(self._held), free=len(self._free), due=due)
+
+    def _in_range(self, port: int) -> bool:
+        return self.minimum <= port <= self.maximum
+
+    def _hold(self, port: int) -> None:
+        self._held.add(port)
+        self._remove_free(port)
+
+    def _put(self, port: int) -> None:
+        self._held.discard(port)
+        if self._in_range(port) and port not in self._aside:
+            self._add_free(port)
+
+    def _bring_back(self) -> None:
+        now = self._monotonic()
+        while self._aside:
+            port, due = next(iter(self._aside.items()))
+            if due > now:
+                return
+            del self._aside[port]
+            if self._in_range(port) and port not in self._held:
+                self._add_free(port)
+
+    def _add_free(self, port: int) -> None:
+        if port not in self._index:
+            self._index[port] = len(self._free)
+            self._free.append(port)
+
+    def _remove_free(self, port: int) -> None:
+        index = self._index.pop(port, None)
+        if index is None:
+            return
+        last = self._free.pop()
+        if last != port:
+            self._free[index] = last
+            self._index[last] = index

@@ -1,0 +1,299 @@
+"""The one thread that writes: it owns the connection, and commits everything that waits in one go (group commit).
+
+Owns: the queue, the transaction around a batch, the savepoint around each operation, what is retried when the disk is
+full. Knows nothing of what the operations do. Hands each committed batch to the event loop in one call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stackd.clock import Clock
+from stackd.errors import StoreError, StoreUnavailable
+from stackd.model import Job, Stack
+from stackd.store import failures, queries
+from stackd.store.ballast import Ballast
+from stackd.store.ports import PortCounts, PortPool
+from stackd.store.transaction import OPERATION, Counters, Transaction
+
+T = TypeVar("T")
+
+_MAX_BATCH = 500  # bounds how long the first of a burst waits for the commit of the last
+_FULL = "the state file cannot be written now: the disk is full"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Call:
+    """An operation that waits for its turn. ``grows``: not while the disk is full."""
+
+    future: asyncio.Future[Any]
+    operation: Callable[[Transaction], Any]
+    writes: bool
+    grows: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """What became of a batch: one outcome per call, and the records that changed (none if the commit failed)."""
+
+    outcomes: list[tuple[Call, Any, BaseException | None]] = field(default_factory=list)
+    stacks: list[tuple[str, Stack | None]] = field(default_factory=list)
+    jobs: list[tuple[str, Job | None]] = field(default_factory=list)
+    ports: PortCounts | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriterParts:
+    """What the thread works with; from its start on, nobody else touches them."""
+
+    path: Path
+    connection: sqlite3.Connection
+    ports: PortPool
+    ballast: Ballast
+    clock: Clock
+
+
+class Writer:
+    """``submit`` operations on the event loop; ``publish`` is called there with each batch, before it resolves."""
+
+    def __init__(self, parts: WriterParts, publish: Callable[[Batch], None]) -> None:
+        self.counters = Counters()
+        self._parts = parts
+        self._publish = publish
+        self._inode = parts.path.stat().st_ino
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._outstanding: set[Call] = set()
+        self._closing = False
+        self._failed: asyncio.Future[None] = self._loop.create_future()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._thread = threading.Thread(target=self._main, name="stackd-store", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    @property
+    def failed(self) -> asyncio.Future[None]:
+        """Raises ``StoreError`` once the thread has ended unexpectedly. Whoever waits for it may be cancelled."""
+        return asyncio.shield(self._failed)
+
+    @property
+    def pending(self) -> int:
+        """Operations without an outcome yet."""
+        return len(self._outstanding)
+
+    async def submit(self, operation: Callable[[Transaction], T], *, writes: bool = True, grows: bool = False) -> T:
+        """Run the operation in the next transaction; its result once that is durable and published.
+
+        Cancelling the call does not take the operation back once it has begun.
+        """
+        if self._closing or self._failed.done():
+            raise StoreUnavailable("the state file is closed")
+        future: asyncio.Future[T] = self._loop.create_future()
+        call = Call(future=future, operation=operation, writes=writes, grows=grows)
+        self._outstanding.add(call)
+        self._queue.put(call)
+        return await future
+
+    async def close(self) -> None:
+        """Finish what was submitted, checkpoint, close the connection, end the thread. Idempotent."""
+        if not self._closing:
+            self._closing = True
+            self._queue.put(None)
+        await asyncio.shield(self._ended)
+        self._thread.join()
+
+    # ---- on the event loop
+
+    def _settle(self, batch: Batch) -> None:
+        try:
+            self._publish(batch)
+        except BaseException as exc:
+            self._fail(exc)  # readers would see less than was committed: the daemon must end
+            raise
+        finally:
+            for call, result, error in batch.outcomes:
+                self._resolve(call, result, error)
+
+    def _resolve(self, call: Call, result: Any, error: BaseException | None) -> None:
+        self._outstanding.discard(call)
+        if call.future.done():
+            return
+        if error is None:
+            call.future.set_result(result)
+        else:
+            call.future.set_exception(error)
+
+    def _fail(self, exc: BaseException) -> None:
+        if self._failed.done():
+            return
+        error = StoreError(f"the store cannot go on: {str(exc) or type(exc).__name__}")
+        error.__cause__ = exc
+        self._failed.set_exception(error)
+        self._failed.exception()  # whoever awaits it gets it; nobody has to
+
+    def _end(self, exc: BaseException | None) -> None:
+        if exc is not None:
+            self._fail(exc)
+        for call in tuple(self._outstanding):
+            self._resolve(call, None, StoreUnavailable("the state file is closed"))
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    # ---- on the thread
+
+    def _main(self) -> None:
+        died: BaseException | None = None
+        try:
+            while self._serve():
+                pass
+        except BaseException as exc:  # noqa: BLE001  the thread's root: the daemon hears of it through ``failed``
+            died = exc
+        try:
+            self._close_connection()
+        except sqlite3.Error as exc:
+            died = died or exc
+        self._post(self._end, died)
+
+    def _serve(self) -> bool:
+        """Commit one batch; False when it was the last."""
+        calls, last = self._drain()
+        if calls:
+            batch, fatal = self._commit(calls)
+            self._post(self._settle, batch)
+            if fatal is not None:
+                raise fatal
+        return not last
+
+    def _drain(self) -> tuple[list[Call], bool]:
+        calls: list[Call] = []
+        item = self._queue.get()
+        while item is not None:
+            calls.append(item)
+            if len(calls) >= _MAX_BATCH:
+                return calls, False
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return calls, False
+        return calls, True
+
+    def _commit(self, calls: list[Call]) -> tuple[Batch, BaseException | None]:
+        """Never raises for what the file or the disk do: their error is the outcome of each call."""
+        refused: list[Call] = []
+        if self._parts.ballast.spent and any(call.grows for call in calls) and not self._parts.ballast.fill():
+            calls, refused = _split(calls)
+        try:
+            batch = self._attempt(calls)
+        except sqlite3.Error as exc:
+            if not failures.is_full(exc):
+                return _all_failed(calls + refused, failures.unavailable(exc)), exc if failures.is_damage(exc) else None
+            batch, more = self._make_room(calls)
+            refused += more
+        except _ReplacedError as exc:
+            return _all_failed(calls + refused, StoreUnavailable(str(exc))), exc
+        batch.outcomes += [(call, None, StoreUnavailable(_FULL)) for call in refused]
+        return batch, None
+
+    def _make_room(self, calls: list[Call]) -> tuple[Batch, list[Call]]:
+        """The disk is full: use the space set aside for what does not grow, and refuse the rest."""
+        self._parts.ballast.release()
+        shrinking, refused = _split(calls)
+        try:
+            return self._attempt(shrinking), refused
+        except sqlite3.Error as exc:
+            return _all_failed(shrinking, failures.unavailable(exc)), refused
+
+    def _attempt(self, calls: list[Call]) -> Batch:
+        """One transaction. If it cannot be committed, nothing of it remains, and the error passes."""
+        parts = self._parts
+        if not calls:
+            return Batch()
+        writes = any(call.writes for call in calls)
+        tx = Transaction(parts.connection, self.counters, parts.ports, parts.clock.now())
+        try:
+            parts.connection.execute(queries.BEGIN_WRITE if writes else queries.BEGIN_READ)
+            outcomes = [self._apply(tx, call) for call in calls]
+            if writes:
+                self._check_in_place()
+            self._finish(writes)
+        except BaseException:
+            parts.ports.undo(0)
+            self.counters.failed_commits += 1
+            if parts.connection.in_transaction:
+                parts.connection.execute(queries.ROLLBACK)
+            raise
+        parts.ports.settle()
+        return Batch(outcomes=outcomes, stacks=tx.stacks, jobs=tx.jobs, ports=parts.ports.counts())
+
+    def _apply(self, tx: Transaction, call: Call) -> tuple[Call, Any, BaseException | None]:
+        if call.future.cancelled():
+            return call, None, None  # nobody waits for it, and nothing of it has begun
+        self.counters.operations += 1
+        try:
+            return call, tx.isolated(call.operation, OPERATION), None
+        except sqlite3.IntegrityError as exc:
+            return call, None, failures.from_constraint(exc)
+        except sqlite3.Error as exc:
+            if failures.is_environment(exc):
+                raise
+            return call, None, exc
+        except Exception as exc:  # noqa: BLE001  the operation's own error: it goes to the caller, the others are not touched
+            return call, None, exc
+
+    def _finish(self, writes: bool) -> None:
+        began = time.perf_counter()
+        self._parts.connection.execute(queries.COMMIT)
+        if writes:
+            self.counters.commits += 1
+            self.counters.commit_seconds_last = time.perf_counter() - began
+            self.counters.commit_seconds_total += self.counters.commit_seconds_last
+
+    def _check_in_place(self) -> None:
+        """What is written to a removed file is lost at the next start, so nothing of it may be acknowledged."""
+        try:
+            inode = self._parts.path.stat().st_ino
+        except FileNotFoundError:
+            inode = None
+        if inode != self._inode:
+            raise _ReplacedError(f"the state file {self._parts.path} was removed or replaced while stackd was running")
+
+    def _close_connection(self) -> None:
+        connection = self._parts.connection
+        try:
+            connection.execute(queries.CHECKPOINT)
+        except sqlite3.OperationalError as exc:
+            if not failures.is_environment(exc):
+                raise  # otherwise the log simply stays, and the next start plays it in
+        finally:
+            connection.close()
+
+    def _post(self, callback: Callable[..., None], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, *arguments)
+        except RuntimeError:
+            if not self._loop.is_closed():
+                raise
+
+
+class _ReplacedError(Exception):
+    """The path leads to another file than the open one."""
+
+
+def _split(calls: list[Call]) -> tuple[list[Call], list[Call]]:
+    """Those that may go on while the disk is full, and those that may not."""
+    return [call for call in calls if not call.grows], [call for call in calls if call.grows]
+
+
+def _all_failed(calls: list[Call], error: StoreUnavailable) -> Batch:
+    """The same words for each, but an exception of its own: it collects the traceback of whoever awaits it."""
+    return Batch(outcomes=[(call, None, StoreUnavailable(str(error))) for call in calls])

@@ -1,0 +1,122 @@
+"""The listening sockets: made here or handed over, opened, and drained so that no request is lost.
+
+Owns: when connections are accepted, and how they end. A handed-over socket outlives this process: what connects while
+nobody accepts waits in its queue for the next one, so that a stop only has to finish what was accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from stackd.config import Config
+from stackd.web.api import Api
+from stackd.web.app import application
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 1024
+IDLE_SECONDS = 1.0
+"""How long a kept-alive connection may stay idle in a drain: a request that is on its way over it is still served."""
+
+POLL_SECONDS = 0.02
+
+
+@dataclass(slots=True, kw_only=True)
+class Door:
+    """The sockets of one daemon and what serves them; ``lasting`` if they outlive the process."""
+
+    runner: web.AppRunner
+    sockets: Sequence[socket.socket]
+    lasting: bool
+
+    @property
+    def port(self) -> int:
+        """The TCP port of the first socket; 0 where that is a path."""
+        name = self.sockets[0].getsockname()
+        return int(name[1]) if isinstance(name, tuple) else 0
+
+    @property
+    def address(self) -> str:
+        """Where the first socket listens, for the log."""
+        name = self.sockets[0].getsockname()
+        return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)
+
+    async def open(self, tls: ssl.SSLContext | None) -> None:
+        """Accept connections from now on."""
+        for listening in self.sockets:
+            await web.SockSite(self.runner, listening, ssl_context=tls, backlog=BACKLOG).start()
+
+    async def stop_accepting(self) -> None:
+        """Accept no more; what is accepted goes on."""
+        for site in list(self.runner.sites):
+            await site.stop()
+
+    async def last_requests(self, seconds: float) -> None:
+        """Return when all connections have ended, or ``seconds`` have passed.
+
+        The answers say ``Connection: close`` meanwhile, so that those in use end with their next request.
+        """
+        server = self.runner.server
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while server is not None and server.connections and loop.time() < end:
+            await asyncio.sleep(POLL_SECONDS)
+
+
+async def prepare(api: Api, sockets: Sequence[socket.socket], *, lasting: bool) -> Door:
+    """Everything but accepting."""
+    config = api.room.config
+    runner = web.AppRunner(
+        application(api),
+        handler_cancellation=True,
+        access_log=None,
+        shutdown_timeout=config.server.shutdown_timeout,
+        max_line_size=config.limits.header_size,
+        max_field_size=config.limits.header_size,
+    )
+    await runner.setup()
+    return Door(runner=runner, sockets=sockets, lasting=lasting)
+
+
+def listen(config: Config) -> list[socket.socket]:
+    """Sockets of our own on ``server.host`` and ``server.port``. Raises OSError, naming the address."""
+    host, port = config.server.host, config.server.port
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in found:
+            sockets.append(_bound(family, address))
+            sockets[-1].listen(BACKLOG)
+    except OSError as error:
+        for each in sockets:
+            each.close()
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return sockets
+
+
+def is_at(listening: socket.socket, config: Config) -> bool:
+    """Whether a socket listens where the configuration says."""
+    host, port = config.server.host, config.server.port
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return listening.getsockname()[:2] in [address[:2] for _, _, _, _, address in found]
+
+
+def _bound(family: int, address: object) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.setblocking(False)
+        made.bind(address)  # type: ignore[arg-type]
+    except OSError:
+        made.close()
+        raise
+    return made

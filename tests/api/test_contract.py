@@ -1,0 +1,252 @@
+"""Every sentence of the API's contract."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.stand import KEY, Stand, request_for, seed
+
+CASES = json.loads((Path(__file__).parents[1] / "unit" / "podspec" / "cases.json").read_text())
+SEED = next(case for case in CASES if case["name"] == "seed")
+
+STACK_FIELDS = [
+    "stack_id", "pod_id", "namespace", "node_id", "node_public_ip", "pod_spec", "ports", "service_name", "status",
+    "ttl_expires_at", "created_at", "updated_at", "requested_cpu_milli", "requested_memory_bytes",
+]  # fmt: skip
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{0,8}[1-9])?Z")
+
+ENDPOINTS = [
+    ("GET", "/healthz"),
+    ("GET", "/stats"),
+    ("POST", "/stacks"),
+    ("GET", "/stacks"),
+    ("GET", "/stacks/stack-0"),
+    ("GET", "/stacks/stack-0/status"),
+    ("DELETE", "/stacks/stack-0"),
+    ("POST", "/stacks/batch-delete"),
+    ("GET", "/stacks/batch-delete/job-0"),
+]
+
+
+async def test_a_create_answers_the_documented_fields_in_the_documented_order(at: Stand) -> None:
+    reply = await at.call("POST", "/stacks", seed())
+    assert reply.status == 201
+    stack = reply.json
+    assert list(stack) == STACK_FIELDS
+    assert re.fullmatch(r"stack-[0-9a-f]{16}", stack["stack_id"])
+    assert stack["pod_id"] == stack["stack_id"]
+    assert stack["service_name"] == f"svc-{stack['stack_id']}"
+    assert stack["namespace"] == "stacks"
+    assert stack["node_id"] in await at.objects("nodes")
+    assert stack["node_public_ip"] == "127.0.0.1"
+    assert stack["pod_spec"] == SEED["sanitized"]
+    assert [list(port) for port in stack["ports"]] == [["container_port", "protocol", "node_port"]]
+    assert 31001 <= stack["ports"][0]["node_port"] <= 32767
+    assert stack["status"] == "creating"
+    assert (stack["requested_cpu_milli"], stack["requested_memory_bytes"]) == (100, 134217728)
+    for name in ("ttl_expires_at", "created_at", "updated_at"):
+        assert TIME.fullmatch(stack[name]), stack[name]
+    assert stack["created_at"] == stack["updated_at"]
+
+
+async def test_a_stack_reads_the_same_alone_and_in_the_list_but_for_why_its_status_is_so(at: Stand) -> None:
+    created = await at.create()
+    await at.until_status(created["stack_id"], "running")
+    alone = await at.stack(created["stack_id"])
+    (listed,) = (await at.call("GET", "/stacks")).json["stacks"]
+    assert list(alone) == [*STACK_FIELDS, "status_reason", "status_message"]
+    assert list(listed) == STACK_FIELDS
+    assert listed == {name: alone[name] for name in STACK_FIELDS}
+    assert {n: listed[n] for n in STACK_FIELDS if n not in ("status", "updated_at")} == {
+        n: created[n] for n in STACK_FIELDS if n not in ("status", "updated_at")
+    }
+    assert alone["updated_at"] > alone["created_at"]
+
+
+async def test_the_list_is_ordered_by_creation(at: Stand) -> None:
+    ids = [(await at.create())["stack_id"] for _ in range(5)]
+    assert [stack["stack_id"] for stack in (await at.call("GET", "/stacks")).json["stacks"]] == ids
+
+
+async def test_the_status_read_has_its_five_fields(at: Stand) -> None:
+    created = await at.create()
+    await at.until_status(created["stack_id"], "running")
+    reply = await at.call("GET", f"/stacks/{created['stack_id']}/status")
+    assert reply.status == 200
+    assert list(reply.json.items()) == [
+        ("stack_id", created["stack_id"]),
+        ("status", "running"),
+        ("ttl", created["ttl_expires_at"]),
+        ("ports", created["ports"]),
+        ("node_public_ip", "127.0.0.1"),
+    ]
+
+
+async def test_stats_count_stacks_nodes_ports_and_reservations(at: Stand) -> None:
+    stacks = [await at.create() for _ in range(3)]
+    reply = await at.call("GET", "/stats")
+    nodes: dict[str, int] = {}
+    for stack in stacks:
+        nodes[stack["node_id"]] = nodes.get(stack["node_id"], 0) + 1
+    assert list(reply.json.items()) == [
+        ("total_stacks", 3),
+        ("active_stacks", 3),
+        ("node_distribution", nodes),
+        ("used_node_ports", 3),
+        ("reserved_cpu_milli", 300),
+        ("reserved_memory_bytes", 3 * 134217728),
+    ]
+
+
+async def test_a_deleted_stack_is_gone_from_the_api_and_from_the_cluster(at: Stand) -> None:
+    stack_id = (await at.create())["stack_id"]
+    reply = await at.call("DELETE", f"/stacks/{stack_id}")
+    assert (reply.status, list(reply.json.items())) == (200, [("deleted", True), ("stack_id", stack_id)])
+    assert (await at.call("GET", f"/stacks/{stack_id}")).status == 404
+    assert not await at.objects("pods")
+    assert not await at.objects("services")
+    assert (await at.call("GET", "/stats")).json["used_node_ports"] == 0
+    again = await at.call("DELETE", f"/stacks/{stack_id}")
+    assert (again.status, again.error) == (404, f"stack not found: {stack_id}")
+
+
+async def test_a_batch_delete_counts_each_id_once(at: Stand) -> None:
+    ids = [(await at.create())["stack_id"] for _ in range(2)]
+    reply = await at.call("POST", "/stacks/batch-delete", {"stack_ids": [f" {ids[0]} ", ids[1], ids[0], "stack-none"]})
+    assert reply.status == 202
+    assert list(reply.json) == ["job_id"]
+    assert re.fullmatch(r"job-[0-9a-f]{16}", reply.json["job_id"])
+    job = await at.finished_job(reply.json["job_id"])
+    assert list(job) == ["job_id", "status", "total", "deleted", "not_found", "failed", "created_at", "updated_at"]
+    assert (job["status"], job["total"], job["deleted"], job["not_found"], job["failed"]) == ("completed", 3, 2, 1, 0)
+    assert TIME.fullmatch(job["created_at"])
+    assert TIME.fullmatch(job["updated_at"])
+    assert not await at.objects("pods")
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b"", "not JSON"),
+        (b"[]", "a JSON object is expected"),
+        (b"{}", "stack_ids is required"),
+        (b'{"stack_ids": []}', "stack_ids is empty"),
+        (b'{"stack_ids": "stack-1"}', "must be a list"),
+        (b'{"stack_ids": [1]}', "stack_ids[0] must be a string"),
+        (b'{"stack_ids": ["a", "  "]}', "stack_ids[1] is blank"),
+        (b'{"stack_id": ["a"]}', "did you mean 'stack_ids'?"),
+    ],
+)
+async def test_a_wrong_batch_delete_says_what_is_wrong(at: Stand, body: bytes, sentence: str) -> None:
+    reply = await at.call("POST", "/stacks/batch-delete", body)
+    assert reply.status == 400
+    assert sentence in reply.error
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b"nonsense", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b'"text"', "a JSON object is expected"),
+        (b'{"pod_spec": "x"}', "target_port is required"),
+        (b'{"target_port": []}', "pod_spec is required"),
+        (b'{"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": 5}', "pod_spec must be a string"),
+        (b'{"target_ports": [], "pod_spec": ""}', "did you mean 'target_port'?"),
+    ],
+)
+async def test_a_wrong_create_says_what_is_wrong(at: Stand, body: bytes, sentence: str) -> None:
+    reply = await at.call("POST", "/stacks", body)
+    assert reply.status == 400
+    assert sentence in reply.error
+    assert len(at.daemon.room.store.stacks) == 0
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+async def test_a_pod_spec_is_taken_or_refused_as_the_cases_say(at: Stand, case: dict[str, object]) -> None:
+    reply = await at.call("POST", "/stacks", {"target_port": case["target_port"], "pod_spec": case["pod_spec"]})
+    if case["expect"] == "reject":
+        assert reply.status == 400, reply.text
+        assert reply.error
+        assert not await at.objects("pods")
+    else:
+        # No node has ssd: a case that asks for one is in order, and there is no room for it.
+        assert reply.status == (503 if case["name"] == "nodeselector" else 201), reply.text
+        if reply.status == 201:
+            assert reply.json["pod_spec"] == case["sanitized"]
+            assert reply.json["requested_cpu_milli"] == case["requested_cpu_milli"]
+            assert reply.json["requested_memory_bytes"] == case["requested_memory_bytes"]
+
+
+@pytest.mark.parametrize(("method", "path"), ENDPOINTS)
+async def test_every_endpoint_needs_the_key_and_takes_it_from_header_or_query(at: Stand, method: str, path: str) -> None:
+    assert (await at.call(method, path, key=None)).status == 401
+    assert (await at.call(method, path, key="sk-wrong")).status == 401
+    assert (await at.call(method, f"{path}?api_key=sk-wrong", key=None)).status == 401
+    assert "key" in (await at.call(method, path, key=None)).error
+    assert (await at.call(method, path, b"{}")).status != 401
+    assert (await at.call(method, f"{path}?api_key={KEY}", b"{}", key=None)).status != 401
+
+
+async def test_healthz_says_ok(at: Stand) -> None:
+    reply = await at.call("GET", "/healthz")
+    assert (reply.status, reply.json, reply.headers["Content-Type"]) == (200, {"status": "ok"}, "application/json")
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing", "/stacks/", "/stacks/a/b", "/stacks/batch-delete/a/b", "/stacks/a/status/"])
+async def test_an_unknown_route_is_a_404_in_json(at: Stand, path: str) -> None:
+    reply = await at.call("GET", path)
+    assert (reply.status, reply.headers["Content-Type"]) == (404, "application/json")
+    assert reply.error
+
+
+@pytest.mark.parametrize("path", ["/stacks/stack-0123456789abcdef", "/stacks/stack-0/status", "/stacks/batch-delete/job-0"])
+async def test_an_unknown_id_is_a_404_that_names_it(at: Stand, path: str) -> None:
+    reply = await at.call("GET", path)
+    assert reply.status == 404
+    assert re.fullmatch(r"(stack|job) not found: (stack|job)-\w+", reply.error)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/stacks", "GET, HEAD, POST"),
+        ("POST", "/healthz", "GET, HEAD"),
+        ("PATCH", "/stacks/stack-1", "DELETE, GET, HEAD"),
+        ("DELETE", "/stacks/stack-1/status", "GET, HEAD"),
+        ("DELETE", "/stacks/batch-delete/job-1", "GET, HEAD"),
+    ],
+)
+async def test_a_wrong_method_is_a_405_with_allow(at: Stand, method: str, path: str, allowed: str) -> None:
+    reply = await at.call(method, path)
+    assert (reply.status, reply.headers["Allow"]) == (405, allowed)
+    assert method in reply.error
+
+
+async def test_a_body_over_the_limit_is_a_413_that_names_the_limit(at: Stand) -> None:
+    body = seed()
+    body["pod_spec"] += " " * (1 << 20)
+    reply = await at.call("POST", "/stacks", body)
+    assert reply.status == 413
+    assert "server.max_body" in reply.error
+
+
+async def test_any_content_type_is_read_as_json(at: Stand) -> None:
+    reply = await at.call("POST", "/stacks", seed(), headers={"Content-Type": "text/plain"})
+    assert reply.status == 201
+
+
+async def test_what_no_node_can_take_is_a_503_that_says_so_and_leaves_nothing(at: Stand) -> None:
+    reply = await at.call("POST", "/stacks", request_for("nginx:stable", cpu="100000"))
+    assert reply.status == 503
+    assert int(reply.headers["Retry-After"]) > 0
+    assert "no node has room" in reply.error
+    assert "Insufficient cpu" in reply.error
+    assert not await at.objects("pods")
+    assert not await at.objects("services")
+    assert (await at.call("GET", "/stacks")).json == {"stacks": []}
+    assert (await at.call("GET", "/stats")).json["used_node_ports"] == 0

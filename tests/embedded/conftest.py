@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.embedded.wire import Wire, fast, running
+
+
+@pytest.fixture
+async def wire() -> AsyncIterator[Wire]:
+    """A cluster in which nothing takes long."""
+    async with running(fast()) as one:
+        yield one

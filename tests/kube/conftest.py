@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from aioresponses import aioresponses
+
+from stackd.kube.client import Cluster, ClusterTarget
+from tests.kube.recorded import SERVER
+from tests.kube.wire import NAMESPACE, Wire, wired
+
+
+@pytest.fixture
+def player() -> Iterator[aioresponses]:
+    """Answers from recordings instead of a network."""
+    with aioresponses() as playing:
+        yield playing
+
+
+@pytest.fixture
+async def recorded(player: aioresponses) -> AsyncIterator[Cluster]:
+    """A cluster that is played from recordings."""
+    cluster = await Cluster.connect(ClusterTarget(mode="embedded", url=SERVER, namespace=NAMESPACE, timeout=0.3))
+    yield cluster
+    await cluster.close()
+
+
+@pytest.fixture
+async def wire() -> AsyncIterator[Wire]:
+    """A scripted API server."""
+    async with wired() as scripted:
+        yield scripted
+
+
+@pytest.fixture
+async def cluster(wire: Wire) -> AsyncIterator[Cluster]:
+    """A client of the scripted API server."""
+    target = ClusterTarget(mode="embedded", url=wire.url, namespace=NAMESPACE, timeout=3.0, attempt_timeout=1.0)
+    connected = await Cluster.connect(target)
+    yield connected
+    await connected.close()

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import asyncio
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stackd.errors import ClusterUnavailable, ConfigError
+from stackd.kube.client import Cluster, ClusterTarget
+from tests.kube.wire import Wire, says
+
+SYSTEM = "/api/v1/namespaces/kube-system"
+UID = says({"metadata": {"uid": "cluster-1"}})
+NAMES = ("HOME", "KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT")
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No kubeconfig of whoever runs the tests."""
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def kubeconfig(path: Path, server: str, user: dict[str, Any], *, context: str = "main") -> Path:
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": context,
+                "contexts": [
+                    {"name": "main", "context": {"cluster": "c", "user": "u"}},
+                    {"name": "elsewhere", "context": {"cluster": "far", "user": "u"}},
+                ],
+                "clusters": [
+                    {"name": "c", "cluster": {"server": server}},
+                    {"name": "far", "cluster": {"server": "http://127.0.0.1:1"}},
+                ],
+                "users": [{"name": "u", "user": user}],
+            }
+        )
+    )
+    return path
+
+
+def plugin(folder: Path, token_file: Path) -> dict[str, Any]:
+    """A credential plugin that hands out what stands in a file and counts how often it was run."""
+    script = folder / "plugin.sh"
+    credential = '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"%s"}}'
+    script.write_text(f"#!/bin/sh\necho run >> {folder}/runs\nprintf '{credential}' \"$(cat {token_file})\"\n")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    return {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": str(script)}}
+
+
+async def test_a_kubeconfigs_server_and_token_are_used(wire: Wire, tmp_path: Path) -> None:
+    wire.token = "secret-1"
+    path = kubeconfig(tmp_path / "config", wire.url, {"token": "secret-1"})
+    cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path)))
+    wire.on("GET", SYSTEM, UID)
+    assert await cluster.cluster_uid() == "cluster-1"
+    await cluster.close()
+
+
+async def test_the_context_decides_which_cluster(wire: Wire, tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path / "config", wire.url, {}, context="elsewhere")
+    wire.on("GET", SYSTEM, UID)
+    cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path), context="main"))
+    assert await cluster.cluster_uid() == "cluster-1"
+    await cluster.close()
+
+
+async def test_auto_takes_the_environments_kubeconfig(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "config", wire.url, {})))
+    wire.on("GET", SYSTEM, UID)
+    cluster = await Cluster.connect(ClusterTarget())
+    assert await cluster.cluster_uid() == "cluster-1"
+    await cluster.close()
+
+
+async def test_a_token_file_that_was_renewed_is_read_again_after_a_401(wire: Wire, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("old")
+    path = kubeconfig(tmp_path / "config", wire.url, {"tokenFile": str(token)})
+    cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path), timeout=1))
+    wire.token = "new"
+    token.write_text("new")
+    wire.on("GET", SYSTEM, UID)
+    assert await cluster.cluster_uid() == "cluster-1"
+    assert [seen.token for seen in wire.seen] == ["old", "new"]
+    await cluster.close()
+
+
+async def test_many_refused_requests_run_a_credential_plugin_once(wire: Wire, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("old")
+    path = kubeconfig(tmp_path / "config", wire.url, plugin(tmp_path, token))
+    cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path)))
+    wire.token = "new"
+    token.write_text("new")
+    wire.on("GET", SYSTEM, *[UID] * 10)
+    assert set(await asyncio.gather(*[cluster.cluster_uid() for _ in range(10)])) == {"cluster-1"}
+    assert (tmp_path / "runs").read_text().count("run") == 2
+    await cluster.close()
+
+
+async def test_credentials_that_stay_refused_are_not_fetched_for_every_request(wire: Wire, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("wrong")
+    path = kubeconfig(tmp_path / "config", wire.url, plugin(tmp_path, token))
+    wire.token = "right"
+    cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path), reload_interval=60))
+    for _ in range(5):
+        with pytest.raises(ClusterUnavailable, match=r"credentials are not accepted \(401\)") as caught:
+            await cluster.cluster_uid()
+        assert "wrong" not in str(caught.value)
+    assert (tmp_path / "runs").read_text().count("run") == 2
+    await cluster.close()
+
+
+async def test_a_kubeconfig_is_never_written(wire: Wire, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("t")
+    path = kubeconfig(tmp_path / "config", wire.url, plugin(tmp_path, token))
+    path.chmod(0o400)
+    before = path.read_bytes()
+    await (await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path)))).close()
+    assert path.read_bytes() == before
+
+
+async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\[cluster\] kubeconfig: there is no file .*nowhere"):
+        await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(tmp_path / "nowhere")))
+
+
+async def test_without_any_cluster_to_find_auto_says_where_it_looked() -> None:
+    with pytest.raises(ConfigError, match=r"there is no file ~/.kube/config"):
+        await Cluster.connect(ClusterTarget())
+
+
+async def test_in_cluster_outside_of_a_cluster_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match=r"\[cluster\] in-cluster: Service host/port is not set"):
+        await Cluster.connect(ClusterTarget(mode="in-cluster"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "just text", "a: [", "current-context: x", "clusters: 7\ncurrent-context: x\ncontexts: []\nusers: []"],
+)
+async def test_a_broken_kubeconfig_is_a_config_error_that_names_the_file(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "broken"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"\[cluster\] kubeconfig: .*broken"):
+        await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path)))
+
+
+async def test_an_unknown_context_is_named(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path / "config", "http://127.0.0.1:1", {})
+    with pytest.raises(ConfigError, match="prod"):
+        await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path), context="prod"))
+
+
+async def test_a_certificate_that_cannot_be_read_is_a_config_error(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path / "config", "https://127.0.0.1:1", {"client-certificate": "none", "client-key": "none"})
+    with pytest.raises(ConfigError, match="none"):
+        await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path)))
+
+
+def test_a_token_does_not_show_in_the_targets_repr() -> None:
+    assert "secret" not in repr(ClusterTarget(mode="embedded", token="secret"))

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, service_manifest
+from stackd.kube.record import record_annotation
+from stackd.model import PortMapping, Stack, StackStatus
+
+STACK = Stack(
+    stack_id="stack-716b6384dd477b0b",
+    namespace="stacks",
+    pod_spec="kind: Pod\n",
+    ports=(
+        PortMapping(container_port=80, protocol="TCP", node_port=31538),
+        PortMapping(container_port=53, protocol="UDP", node_port=31001),
+    ),
+    status=StackStatus.CREATING,
+    created_at=1_770_688_946_535_664_123,
+    updated_at=1_770_688_946_535_664_123,
+    ttl_expires_at=1_770_696_146_535_664_000,
+    requested_cpu_milli=100,
+    requested_memory_bytes=134217728,
+    labels={"team": "7"},
+)
+CONTAINERS = [{"name": "app", "image": "nginx:stable"}]
+
+
+def test_the_pod_carries_names_labels_record_and_placement() -> None:
+    request = PodRequest(
+        stack=STACK,
+        manifest={
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": "challenge",
+                "labels": {"app": "web", "stackd.io/stack": "stack-0", "team": "x"},
+                "annotations": {"note": "hello", "stackd.io/record": "{}", "k8s.v1.cni.cncf.io/networks": "host"},
+            },
+            "spec": {"containers": CONTAINERS, "nodeSelector": {"disk": "ssd", "role": "control-plane"}},
+            "status": {},
+        },
+        instance="blue",
+        node_selector={"role": "stack"},
+    )
+    assert pod_manifest(request) == {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "stack-716b6384dd477b0b",
+            "namespace": "stacks",
+            "labels": {
+                "app": "web",
+                "team": "x",
+                "label.stackd.io/team": "7",
+                "app.kubernetes.io/managed-by": "stackd",
+                "stackd.io/instance": "blue",
+                "stackd.io/stack": "stack-716b6384dd477b0b",
+            },
+            "annotations": {"note": "hello", "stackd.io/record": record_annotation(STACK)},
+        },
+        "spec": {"containers": CONTAINERS, "nodeSelector": {"disk": "ssd", "role": "stack"}},
+    }
+
+
+def test_a_pod_without_metadata_and_selectors_gets_ours_alone() -> None:
+    request = PodRequest(
+        stack=dataclasses.replace(STACK, labels={}),
+        manifest={"apiVersion": "v1", "kind": "Pod", "spec": {"containers": CONTAINERS}},
+        instance="default",
+        node_selector={},
+    )
+    manifest = pod_manifest(request)
+    assert manifest["spec"] == {"containers": CONTAINERS}
+    assert manifest["metadata"]["labels"] == {
+        "app.kubernetes.io/managed-by": "stackd",
+        "stackd.io/instance": "default",
+        "stackd.io/stack": "stack-716b6384dd477b0b",
+    }
+
+
+def test_the_tenants_manifest_is_not_changed() -> None:
+    spec = {"containers": CONTAINERS, "nodeSelector": {"disk": "ssd"}}
+    manifest = {"spec": spec, "metadata": {"labels": {"app": "web"}}}
+    before = json.dumps(manifest)
+    pod_manifest(PodRequest(stack=STACK, manifest=manifest, instance="i", node_selector={"role": "stack"}))
+    assert json.dumps(manifest) == before
+
+
+def test_the_service_publishes_the_ports_and_belongs_to_the_pod() -> None:
+    assert service_manifest(ServiceRequest(stack=STACK, instance="blue", pod_uid="4cbc4a7f")) == {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": "svc-stack-716b6384dd477b0b",
+            "namespace": "stacks",
+            "labels": {
+                "label.stackd.io/team": "7",
+                "app.kubernetes.io/managed-by": "stackd",
+                "stackd.io/instance": "blue",
+                "stackd.io/stack": "stack-716b6384dd477b0b",
+            },
+            "ownerReferences": [
+                {"apiVersion": "v1", "kind": "Pod", "name": "stack-716b6384dd477b0b", "uid": "4cbc4a7f"}
+            ],
+        },
+        "spec": {
+            "type": "NodePort",
+            "selector": {"stackd.io/stack": "stack-716b6384dd477b0b"},
+            "ports": [
+                {"name": "p-80-tcp", "protocol": "TCP", "port": 80, "targetPort": 80, "nodePort": 31538},
+                {"name": "p-53-udp", "protocol": "UDP", "port": 53, "targetPort": 53, "nodePort": 31001},
+            ],
+        },
+    }

@@ -1,0 +1,218 @@
+"""A scripted API server: what it was asked is kept, what it answers is written down by the test.
+
+For what the embedded cluster would never say: malformed lines, silence, an answer that is lost on the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+NAMESPACE = "rec"
+INSTANCE = "default"
+Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Script = Callable[["Stream"], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """One request as it arrived."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    body: Any
+    token: str
+
+
+class Stream:
+    """The server's end of one watch."""
+
+    def __init__(self, request: web.Request, response: web.StreamResponse) -> None:
+        self._request = request
+        self._response = response
+        self.query = dict(request.query)
+
+    async def send(self, kind: str, obj: dict[str, Any]) -> None:
+        await self.raw(orjson.dumps({"type": kind, "object": obj}) + b"\n")
+
+    async def bookmark(self, version: str) -> None:
+        await self.send("BOOKMARK", {"kind": "Pod", "apiVersion": "v1", "metadata": {"resourceVersion": version}})
+
+    async def error(self, code: int, message: str) -> None:
+        await self.send("ERROR", {"kind": "Status", "status": "Failure", "message": message, "code": code})
+
+    async def raw(self, data: bytes) -> None:
+        await self._response.write(data)
+
+    def cut(self) -> None:
+        transport = self._request.transport
+        assert transport is not None
+        transport.abort()
+
+
+class Wire:
+    """The server. Lists are empty and watches silent unless a test says otherwise."""
+
+    def __init__(self) -> None:
+        self.seen: list[Seen] = []
+        self.token: str | None = None
+        self._replies: defaultdict[tuple[str, str], deque[Reply]] = defaultdict(deque)
+        self._scripts: defaultdict[str, deque[Script]] = defaultdict(deque)
+        self._over = asyncio.Event()
+        self._server: TestServer | None = None
+
+    @property
+    def url(self) -> str:
+        assert self._server is not None
+        return str(self._server.make_url("")).rstrip("/")
+
+    @property
+    def port(self) -> int:
+        assert self._server is not None
+        assert self._server.port is not None
+        return self._server.port
+
+    def on(self, method: str, path: str, *replies: Reply) -> None:
+        """The next requests of this kind are answered so, in this order; with ``WATCH``, watches instead of opened."""
+        self._replies[method, path].extend(replies)
+
+    def watch(self, resource: str, *scripts: Script) -> None:
+        """The next watches of the resource go so; when a script returns, the server ends the answer."""
+        self._scripts[resource].extend(scripts)
+
+    def asked(self, method: str, path: str, *, watch: bool | None = None) -> list[Seen]:
+        return [
+            seen
+            for seen in self.seen
+            if (seen.method, seen.path) == (method, path) and watch in (None, "watch" in seen.query)
+        ]
+
+    async def start(self, port: int | None = None) -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{tail:.*}", self._handle)
+        self._over = asyncio.Event()
+        self._server = TestServer(app, port=port, shutdown_timeout=0.1)
+        await self._server.start_server()
+
+    async def stop(self) -> None:
+        self._over.set()
+        if self._server is not None:
+            await self._server.close()
+
+    async def forever(self) -> None:
+        await self._over.wait()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        data = await request.read()
+        self.seen.append(
+            Seen(
+                method=request.method,
+                path=request.path,
+                query=dict(request.query),
+                body=orjson.loads(data) if data else None,
+                token=request.headers.get("Authorization", "").removeprefix("Bearer "),
+            )
+        )
+        if self.token is not None and self.seen[-1].token != self.token:
+            return web.json_response(status(401, "Unauthorized", "Unauthorized"), status=401)
+        if request.query.get("watch") == "true":
+            return await self._watch(request)
+        replies = self._replies[request.method, request.path]
+        if replies:
+            return await replies.popleft()(request)
+        if request.method == "GET":
+            return web.json_response({"metadata": {"resourceVersion": "1"}, "items": []})
+        return web.json_response(status(599, "Unscripted", f"{request.method} {request.path}"), status=599)
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        refusals = self._replies["WATCH", request.path]
+        if refusals:
+            return await refusals.popleft()(request)
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        scripts = self._scripts[request.path.rpartition("/")[2]]
+        if scripts:
+            await scripts.popleft()(Stream(request, response))
+        else:
+            await self.forever()
+        return response
+
+
+@asynccontextmanager
+async def wired() -> AsyncIterator[Wire]:
+    wire = Wire()
+    await wire.start()
+    try:
+        yield wire
+    finally:
+        await wire.stop()
+
+
+def says(body: Any, code: int = 200, **headers: str) -> Reply:
+    async def reply(_: web.Request) -> web.StreamResponse:
+        return web.json_response(body, status=code, headers={key.replace("_", "-"): v for key, v in headers.items()})
+
+    return reply
+
+
+def loses() -> Reply:
+    """The connection ends without an answer."""
+
+    async def reply(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    return reply
+
+
+def waits(seconds: float) -> Reply:
+    """No answer for a long time."""
+
+    async def reply(_: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(seconds)
+        return web.Response()
+
+    return reply
+
+
+def status(code: int, reason: str, message: str, **details: Any) -> dict[str, Any]:
+    return {
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": message, "reason": reason, "details": details, "code": code,
+    }  # fmt: skip
+
+
+def pod(name: str, *, version: int = 10, uid: str = "", instance: str = INSTANCE, **state: Any) -> dict[str, Any]:
+    """A pod of an instance of stackd, as the API server would show it."""
+    return {
+        "kind": "Pod",
+        "apiVersion": "v1",
+        "metadata": {
+            "name": name,
+            "namespace": NAMESPACE,
+            "uid": uid or f"uid-of-{name}",
+            "resourceVersion": str(version),
+            "creationTimestamp": "2026-11-24T22:55:59Z",
+            "labels": {
+                "app.kubernetes.io/managed-by": "stackd",
+                "stackd.io/instance": instance,
+                "stackd.io/stack": name,
+            },
+        },
+        "spec": {"containers": []},
+        "status": {"phase": "Pending", **state},
+    }
+
+
+def items(*objects: dict[str, Any], version: int = 100, more: str = "") -> dict[str, Any]:
+    return {"metadata": {"resourceVersion": str(version), "continue": more}, "items": list(objects)}

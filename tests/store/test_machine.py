@@ -1,0 +1,186 @@
+"""After any sequence of operations, batches, failures and restarts, view, table and pool say the same."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import tempfile
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from stackd.errors import StackdError, StoreUnavailable
+from stackd.model import DeleteReason, ItemResult, Outcome, Stack, StackStatus
+from stackd.store import Store
+from tests.store.building import SMALL, TestClock, largest_file, new_stack, open_store, seen, stack_id
+
+T = TypeVar("T")
+
+LOWEST, HIGHEST = 31001, 31008
+IMPATIENT = replace(SMALL, busy_timeout=0.0)
+numbers = st.integers(0, 7)
+outcomes = st.sampled_from(list(Outcome))
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Drives a real store on a real file, and keeps a model of what was acknowledged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = Path(self.folder.name) / "stackd.db"
+        self.runner = asyncio.Runner()
+        self.clock = TestClock()
+        self.expected: dict[str, Stack] = {}
+        self.jobs = 0
+        self.store = self.open()
+
+    def run(self, call: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(call)
+
+    def open(self, lowest: int = LOWEST) -> Store:
+        self.lowest = lowest
+        store = self.run(open_store(self.path, self.clock, ports=(lowest, HIGHEST), options=IMPATIENT))
+        store.stacks.subscribe(self.follow)
+        return store
+
+    def follow(self, before: Stack | None, after: Stack | None) -> None:
+        """The model believes what is published; that this is what the file holds is the invariant."""
+        known = after or before
+        assert known is not None
+        assert self.expected.get(known.stack_id) == before
+        if after is None:
+            del self.expected[known.stack_id]
+        else:
+            self.expected[known.stack_id] = after
+
+    def attempt(self, *calls: Coroutine[Any, Any, object]) -> list[object]:
+        """Run together, so that they share a commit; domain errors are answers like others."""
+
+        async def together() -> list[object]:
+            return list(await asyncio.gather(*calls, return_exceptions=True))
+
+        results = self.run(together())
+        for result in results:
+            assert not isinstance(result, BaseException) or isinstance(result, StackdError), result
+        return results
+
+    @rule(wanted=st.lists(st.tuples(numbers, st.integers(1, 3)), min_size=1, max_size=4))
+    def reserve(self, wanted: list[tuple[int, int]]) -> None:
+        self.attempt(*(self.store.reserve(new_stack(number, ports=ports)) for number, ports in wanted))
+
+    @rule(number=numbers)
+    def accept(self, number: int) -> None:
+        self.attempt(self.store.accept(stack_id(number), seen(number), pod_uid="p", service_uid="s"))
+
+    @rule(number=numbers, status=st.sampled_from(list(StackStatus)), ended=st.booleans())
+    def observe(self, number: int, status: StackStatus, ended: bool) -> None:
+        self.attempt(self.store.observe([seen(number, status, ended=ended)]))
+
+    @rule(ids=st.lists(numbers, max_size=3))
+    def release(self, ids: list[int]) -> None:
+        self.attempt(self.store.release_ports([stack_id(number) for number in ids]))
+
+    @rule(number=numbers, index=st.integers(0, 2))
+    def replace_port(self, number: int, index: int) -> None:
+        stack = self.store.stacks.get(stack_id(number))
+        if stack is not None and stack.ports_held:
+            taken = stack.ports[index % len(stack.ports)].node_port
+            self.attempt(self.store.replace_port(stack_id(number), taken))
+
+    @rule(ids=st.lists(numbers, max_size=3), reserve=numbers)
+    def delete_and_reserve_at_once(self, ids: list[int], reserve: int) -> None:
+        names = [stack_id(number) for number in ids]
+        self.attempt(
+            self.store.mark_deleting(names, DeleteReason.REQUEST),
+            self.store.reserve(new_stack(reserve, ports=2)),
+            self.store.remove(names),
+        )
+
+    @rule(ids=st.lists(numbers, min_size=1, max_size=5, unique=True), ends=st.lists(outcomes, min_size=5, max_size=5))
+    def delete_by_job(self, ids: list[int], ends: list[Outcome]) -> None:
+        self.jobs += 1
+        job_id, names = f"job-{self.jobs}", [stack_id(number) for number in ids]
+        self.run(self.store.create_job(job_id, names))
+        begun = self.run(self.store.begin_items(job_id, names[:2]))
+        self.reopen()
+        begun = self.run(self.store.begin_items(job_id, self.run(self.store.pending_items(job_id, 10))))
+        results = [
+            ItemResult(stack_id=stack.stack_id, outcome=outcome) for stack, outcome in zip(begun, ends, strict=False)
+        ]
+        job = self.run(self.store.finish_items(job_id, results))
+        assert job.finished
+        assert job.total == job.deleted + job.not_found + job.failed
+
+    @rule(wanted=st.lists(st.tuples(numbers, st.integers(1, 3)), min_size=1, max_size=3), gone=numbers)
+    def the_file_is_locked(self, wanted: list[tuple[int, int]], gone: int) -> None:
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as shell:
+            shell.execute("BEGIN IMMEDIATE")
+            results = self.attempt(
+                self.store.remove([stack_id(gone)]),
+                *(self.store.reserve(new_stack(number, ports=ports)) for number, ports in wanted),
+            )
+            shell.execute("ROLLBACK")
+        assert {type(result) for result in results} == {StoreUnavailable}
+
+    @rule(wanted=st.lists(st.tuples(numbers, st.integers(1, 3)), min_size=1, max_size=3), gone=numbers)
+    def the_disk_fails(self, wanted: list[tuple[int, int]], gone: int) -> None:
+        with largest_file(4096):
+            results = self.attempt(
+                self.store.remove([stack_id(gone)]),
+                *(self.store.reserve(new_stack(number, ports=ports)) for number, ports in wanted),
+            )
+        assert not any(isinstance(result, Stack) for result in results)
+
+    @rule(seconds=st.sampled_from([1, 300, 700]))
+    def time_passes(self, seconds: int) -> None:
+        self.clock.advance(seconds)
+
+    @rule()
+    def reopen(self) -> None:
+        self.run(self.store.close())
+        self.store = self.open()
+
+    @rule()
+    @precondition(lambda self: len(self.expected) < 4)
+    def the_range_shrinks(self) -> None:
+        self.run(self.store.close())
+        self.store = self.open(lowest=31005)
+
+    @invariant()
+    def view_and_model_agree(self) -> None:
+        in_order = sorted(self.expected.values(), key=lambda stack: (stack.created_at, stack.stack_id))
+        assert list(self.store.stacks.ordered()) == in_order
+
+    @invariant()
+    def table_and_records_and_pool_agree(self) -> None:
+        with contextlib.closing(sqlite3.connect(self.path)) as reader:
+            table = sorted(reader.execute("SELECT stack_id, node_port FROM node_ports"))
+            ids = {row[0] for row in reader.execute("SELECT stack_id FROM stacks")}
+        assert ids == self.expected.keys()
+        assert table == sorted(held(list(self.expected.values())))
+        ports = self.store.ports
+        assert ports.used == len(table)
+        in_range = [port for _, port in table if self.lowest <= port <= HIGHEST]
+        assert ports.free + ports.quarantined + len(in_range) == HIGHEST - self.lowest + 1
+
+    def teardown(self) -> None:
+        self.run(self.store.close())
+        self.runner.close()
+        self.folder.cleanup()
+
+
+def held(stacks: Sequence[Stack]) -> list[tuple[str, int]]:
+    return [(stack.stack_id, port.node_port) for stack in stacks if stack.ports_held for port in stack.ports]
+
+
+TestMachine = StoreMachine.TestCase
+TestMachine.settings = settings(
+    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)

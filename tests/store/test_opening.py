@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stackd.errors import StoreError
+from stackd.store import Store, schema
+from tests.store.building import SMALL, TestClock, accepted, new_stack, open_store, stack_id
+
+ROOT = Path(__file__).parents[2]
+
+
+async def prepared(path: Path) -> None:
+    """A file with ten stacks in it, closed."""
+    store = await open_store(path)
+    await asyncio.gather(*(store.reserve(new_stack(number, pod_spec="x" * 3000)) for number in range(10)))
+    await store.close()
+
+
+async def refusal(path: Path) -> str:
+    """Why the file is not opened; nothing beside the lock may have changed."""
+    before = path.read_bytes()
+    with pytest.raises(StoreError) as caught:
+        await open_store(path)
+    assert path.read_bytes() == before
+    return str(caught.value)
+
+
+async def test_a_new_file_and_its_folder_are_for_their_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "deep" / "stackd.db"
+    store = await open_store(path)
+    await store.reserve(new_stack(1))
+    assert store.fresh
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    for suffix in ("", "-wal", "-shm", ".lock", ".reserve"):
+        assert stat.S_IMODE(path.with_name(path.name + suffix).stat().st_mode) == 0o600, suffix
+    await store.close()
+    again = await open_store(path)
+    assert not again.fresh
+    await again.close()
+
+
+async def test_a_file_that_others_may_read_is_closed_to_them(path: Path) -> None:
+    await prepared(path)
+    path.chmod(0o644)
+    store = await open_store(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    await store.close()
+
+
+async def test_the_file_is_run_as_sqlite_should_be(store: Store, path: Path) -> None:
+    await accepted(store, 1)
+    with contextlib.closing(sqlite3.connect(path)) as reader:
+        assert reader.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert reader.execute("PRAGMA application_id").fetchone() == (schema.APPLICATION_ID,)
+        assert reader.execute("PRAGMA user_version").fetchone() == (len(schema.MIGRATIONS),)
+        strict = dict(reader.execute("SELECT name, strict FROM pragma_table_list WHERE schema = 'main'"))
+    tables = {"stacks", "node_ports", "jobs", "job_items", "idempotency", "meta"}
+    assert {name for name, is_strict in strict.items() if is_strict} == tables
+
+
+async def test_a_second_opening_is_told_who_holds_the_file(store: Store, path: Path) -> None:
+    with pytest.raises(StoreError) as caught:
+        await open_store(path)
+    assert str(caught.value) == (
+        f"the state file {path} is held by process {os.getpid()} on {socket.gethostname()}"
+        f" since 2026-02-02T02:40:00Z; stop it first"
+    )
+
+
+async def test_another_process_is_told_who_holds_the_file_and_a_killed_one_holds_nothing(path: Path) -> None:
+    program = (
+        "import asyncio, pathlib, sys\nfrom stackd.clock import SystemClock\nfrom stackd.store import Store\n"
+        "async def main():\n"
+        "    await Store.open(pathlib.Path(sys.argv[1]), clock=SystemClock(), node_ports=(31001, 31002))\n"
+        "    print('open', flush=True)\n    await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(path)], cwd=ROOT, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert await asyncio.to_thread(holder.stdout.readline) == b"open\n"
+        with pytest.raises(StoreError, match=f"held by process {holder.pid} on .* since .*; stop it first"):
+            await open_store(path)
+        holder.kill()
+        holder.wait()
+    store = await open_store(path)
+    await store.close()
+
+
+async def test_an_opening_that_is_refused_gives_the_lock_back(path: Path) -> None:
+    path.write_bytes(b"not a database, but long enough to look like something" * 40)
+    await refusal(path)
+    path.unlink()
+    store = await open_store(path)
+    await store.close()
+
+
+async def test_an_empty_file_is_damaged_not_new(path: Path) -> None:
+    path.touch()
+    message = await refusal(path)
+    assert message == (
+        f"the state file {path} is damaged (it is empty): restore a copy made by `stackd.py backup`,"
+        " or move the file away and run `stackd.py rebuild`"
+    )
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 1000, b"x", b"SQLite format 3\x00"])
+async def test_a_file_that_is_no_database_is_damaged_not_replaced(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    message = await refusal(path)
+    assert "is damaged (it is not a SQLite file)" in message
+    assert "stackd.py rebuild" in message
+
+
+@pytest.mark.parametrize("keep", [0.9, 0.5, 0.1])
+async def test_a_truncated_file_is_damaged(path: Path, keep: float) -> None:
+    await prepared(path)
+    os.truncate(path, int(path.stat().st_size * keep))
+    message = await refusal(path)
+    assert "is damaged" in message
+    assert "`stackd.py backup`" in message
+
+
+@pytest.mark.parametrize("page", range(1, 6))
+async def test_a_file_with_an_overwritten_page_is_damaged(path: Path, page: int) -> None:
+    await prepared(path)
+    with path.open("r+b") as file:
+        file.seek(page * 4096)
+        file.write(b"\xa5" * 4096)
+    assert "is damaged" in await refusal(path)
+
+
+async def test_a_database_of_another_application_is_left_alone(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE stacks (anything)")
+    assert "is a SQLite file of another application" in await refusal(path)
+
+
+async def test_a_newer_file_is_refused_with_both_versions(path: Path) -> None:
+    await prepared(path)
+    newer = len(schema.MIGRATIONS) + 6
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {newer}")
+    message = await refusal(path)
+    assert re.search(rf"has format {newer}, and this stackd knows formats up to {newer - 6}", message)
+
+
+async def test_a_lost_file_whose_log_is_still_there_is_not_replaced_by_a_new_one(path: Path) -> None:
+    log = path.with_name("stackd.db-wal")
+    log.write_bytes(b"x" * 100)
+    with pytest.raises(StoreError, match="is missing, but its wal file is there"):
+        await open_store(path)
+    assert not path.exists()
+    assert log.exists()
+
+
+async def test_a_creation_that_was_cut_short_is_begun_again(path: Path) -> None:
+    path.with_name("stackd.db.new").write_bytes(b"half of a file")
+    store = await open_store(path)
+    await store.reserve(new_stack(1))
+    await store.close()
+    assert not path.with_name("stackd.db.new").exists()
+
+
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """Root may write to anything, so be somebody else for a moment."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+async def test_a_read_only_file_is_refused_in_plain_words() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
+        Path(folder).chmod(0o777)
+        path = Path(folder) / "stackd.db"
+        await prepared(path)
+        path.chmod(0o444)
+        path.with_name("stackd.db.lock").chmod(0o666)
+        with unprivileged(), pytest.raises(StoreError, match="read-only for this user"):
+            await open_store(path)
+
+
+async def test_a_folder_that_cannot_be_made_is_said_in_plain_words(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot be used: Not a directory"):
+        await open_store(tmp_path / "file" / "state" / "stackd.db")
+
+
+async def test_an_opening_that_is_cancelled_gives_the_file_back(path: Path) -> None:
+    opening = asyncio.ensure_future(open_store(path))
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    store = await open_store(path, TestClock(), options=SMALL)
+    assert store.stacks.get(stack_id(1)) is None
+    await store.close()

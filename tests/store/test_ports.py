@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from stackd.errors import NoNodePort, StackNotFound
+from stackd.model import DeleteReason
+from stackd.store import Store
+from stackd.store.ports import PortPool
+from tests.store.building import TestClock, accepted, new_stack, open_store, stack_id
+
+
+def ports_of(store: Store) -> list[int]:
+    return [port.node_port for stack in store.stacks for port in stack.ports]
+
+
+async def test_no_two_stacks_hold_the_same_port_until_the_range_is_exhausted(store: Store) -> None:
+    await asyncio.gather(*(store.reserve(new_stack(number)) for number in range(100)))
+    assert sorted(ports_of(store)) == list(range(31001, 31101))
+    assert (store.ports.used, store.ports.free) == (100, 0)
+    with pytest.raises(NoNodePort, match="no node port is free: all 100 of 31001-31100 are held"):
+        await store.reserve(new_stack(200))
+
+
+async def test_a_stack_gets_all_of_its_ports_or_none(path: Path) -> None:
+    store = await open_store(path, ports=(31001, 31003))
+    await store.reserve(new_stack(1, ports=2))
+    with pytest.raises(NoNodePort):
+        await store.reserve(new_stack(2, ports=2))
+    assert (len(store.stacks), store.ports.used, store.ports.free) == (1, 2, 1)
+    await store.reserve(new_stack(3, ports=1))
+    await store.close()
+
+
+async def test_ports_are_spread_over_the_range(path: Path) -> None:
+    store = await open_store(path, ports=(30000, 32767))
+    await asyncio.gather(*(store.reserve(new_stack(number)) for number in range(60)))
+    ports = ports_of(store)
+    assert ports != sorted(ports)
+    assert max(ports) - min(ports) > 1000
+    await store.close()
+
+
+async def test_a_port_that_somebody_else_has_comes_back_after_its_quarantine(path: Path, clock: TestClock) -> None:
+    store = await open_store(path, clock, ports=(31001, 31002))
+    stack = await accepted(store, 1)
+    taken = stack.ports[0].node_port
+    moved = await store.replace_port(stack_id(1), taken)
+    other = moved.ports[0].node_port
+    assert {taken, other} == {31001, 31002}
+    assert (store.ports.used, store.ports.free, store.ports.quarantined) == (1, 0, 1)
+    with pytest.raises(NoNodePort):
+        await store.reserve(new_stack(2))
+    clock.advance(601)
+    assert (store.ports.free, store.ports.quarantined) == (1, 0)
+    assert (await store.reserve(new_stack(2))).ports[0].node_port == taken
+    await store.close()
+
+
+async def test_a_stack_keeps_its_port_when_there_is_no_other_and_the_port_is_set_aside_later(
+    path: Path, clock: TestClock
+) -> None:
+    store = await open_store(path, clock, ports=(31001, 31001))
+    await accepted(store, 1)
+    with pytest.raises(NoNodePort):
+        await store.replace_port(stack_id(1), 31001)
+    assert ports_of(store) == [31001]
+    assert (store.ports.used, store.ports.quarantined) == (1, 0)
+    await store.remove([stack_id(1)])
+    assert (store.ports.used, store.ports.free, store.ports.quarantined) == (0, 0, 1)
+    await store.close()
+
+
+async def test_replacing_a_port_twice_changes_nothing_the_second_time(store: Store) -> None:
+    stack = await accepted(store, 1, ports=2)
+    taken = stack.ports[1].node_port
+    moved = await store.replace_port(stack_id(1), taken)
+    assert moved.ports[0] == stack.ports[0]
+    assert moved.ports[1].container_port == stack.ports[1].container_port
+    assert await store.replace_port(stack_id(1), taken) == moved
+    assert store.ports.used == 2
+
+
+async def test_the_port_of_a_stack_that_is_being_deleted_is_not_replaced(store: Store) -> None:
+    stack = await accepted(store, 1)
+    await store.mark_deleting([stack_id(1)], DeleteReason.REQUEST)
+    with pytest.raises(StackNotFound):
+        await store.replace_port(stack_id(1), stack.ports[0].node_port)
+
+
+async def test_ports_outside_of_a_range_that_shrank_stay_held_and_do_not_come_back(path: Path) -> None:
+    store = await open_store(path, ports=(31001, 31100))
+    await asyncio.gather(*(store.reserve(new_stack(number)) for number in range(100)))
+    await store.close()
+    store = await open_store(path, ports=(31001, 31010))
+    assert (store.ports.used, store.ports.free) == (100, 0)
+    await store.remove([stack_id(number) for number in range(100)])
+    assert (store.ports.used, store.ports.free) == (0, 10)
+    await store.close()
+
+
+async def test_the_constraint_decides_where_the_pool_is_wrong(path: Path) -> None:
+    store = await open_store(path, ports=(31001, 31003))
+    await store.reserve(new_stack(1))
+    behind = sqlite3.connect(path, isolation_level=None)
+    free = {31001, 31002, 31003} - set(ports_of(store))
+    wrong = min(free)
+    behind.execute("INSERT INTO node_ports VALUES (?, ?)", (wrong, stack_id(1)))
+    behind.close()
+    stack = await store.reserve(new_stack(2))
+    assert stack.ports[0].node_port == max(free)
+    with pytest.raises(NoNodePort):
+        await store.reserve(new_stack(3))
+    await store.close()
+
+
+def test_taking_a_port_does_not_scan_the_range() -> None:
+    now = 0.0
+    pool = PortPool(1, 60_000, quarantine=10, monotonic=lambda: now)
+    pool.load(range(1, 59_990))
+    taken = {pool.take() for _ in range(11)}
+    assert taken == set(range(59_990, 60_001))
+    assert pool.take() is None
+
+
+def test_what_a_rolled_back_operation_held_is_free_again_and_what_it_freed_is_held() -> None:
+    pool = PortPool(1, 3, quarantine=10, monotonic=lambda: 0.0)
+    pool.load([1])
+    mark = pool.mark()
+    pool.put(1)
+    assert {pool.take(), pool.take(), pool.take()} == {1, 2, 3}
+    pool.undo(mark)
+    assert (pool.counts().used, pool.counts().free) == (1, 2)
+    assert {pool.take(), pool.take()} == {2, 3}

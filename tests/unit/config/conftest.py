@@ -1,0 +1,39 @@
+"""A configuration from text, and the mistakes in one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from stackd.config import Loaded, load
+from stackd.errors import ConfigError
+
+KEY = "sk-0123456789abcdef0123456789abcdef"
+Load = Callable[..., Loaded]
+Mistakes = Callable[..., list[str]]
+
+
+@pytest.fixture
+def load_text(tmp_path: Path) -> Load:
+    """Load a text as config.toml, with one API key in the environment and no cluster in sight."""
+
+    def run(text: str = "", environ: Mapping[str, str] | None = None, credentials: Path | None = None) -> Loaded:
+        path = tmp_path / "config.toml"
+        path.write_text(text)
+        return load(path, {"STACKD_AUTH__KEY": KEY} if environ is None else environ, credentials)
+
+    return run
+
+
+@pytest.fixture
+def mistakes_in(tmp_path: Path, load_text: Load) -> Mistakes:
+    """The mistakes in a text, without the folder that the file is in."""
+
+    def run(text: str = "", environ: Mapping[str, str] | None = None, credentials: Path | None = None) -> list[str]:
+        with pytest.raises(ConfigError) as caught:
+            load_text(text, environ, credentials)
+        return [mistake.removeprefix(f"{tmp_path}/") for mistake in caught.value.mistakes]
+
+    return run

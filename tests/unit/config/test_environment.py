@@ -1,0 +1,104 @@
+"""Each key can be set from the environment, which wins over the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from stackd.config import Config, load
+from stackd.config.settings import settings
+from tests.unit.config.conftest import KEY, Load, Mistakes
+
+
+def of(**variables: str) -> Config:
+    return load(None, {"STACKD_AUTH__KEY": KEY, **variables}).config
+
+
+def test_the_environment_wins_over_the_file_and_each_value_tells_where_it_is_from(load_text: Load) -> None:
+    text = '[server]\nport = 9000\nhost = "127.0.0.2"\n'
+    loaded = load_text(text, {"STACKD_AUTH__KEY": KEY, "STACKD_SERVER__PORT": "9001"})
+    assert (loaded.config.server.port, loaded.config.server.host) == (9001, "127.0.0.2")
+    assert loaded.origins["server.port"] == "environment STACKD_SERVER__PORT"
+    assert loaded.origins["server.host"].endswith("config.toml:3")
+    assert loaded.origins["server.max_body"] == "default"
+    assert loaded.origins["auth.keys"] == "environment STACKD_AUTH__KEY"
+
+
+def test_every_key_has_a_variable_and_an_origin() -> None:
+    loaded = load(
+        None, {"STACKD_AUTH__KEY": KEY, **{setting.variable: _as_variable(setting.default) for setting in settings()}}
+    )
+    named = {setting.name: f"environment {setting.variable}" for setting in settings()}
+    named["auth.keys"] += ", environment STACKD_AUTH__KEY"
+    assert loaded.origins == named
+    assert loaded.config == load(None, {"STACKD_AUTH__KEY": KEY}).config
+
+
+def _as_variable(default: str) -> str:
+    return default[1:-1] if default.startswith('"') else default
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"role":"stack","zone":"a"}', '{ role = "stack", zone = "a" }', "role=stack,zone=a", " role = stack , zone=a "],
+)
+def test_a_table_is_read_as_json_toml_or_pairs(text: str) -> None:
+    assert of(STACKD_STACKS__NODE_SELECTOR=text).stacks.node_selector == {"role": "stack", "zone": "a"}
+
+
+@pytest.mark.parametrize(
+    "text", ['["ExternalIP","InternalIP"]', "['ExternalIP', 'InternalIP']", "ExternalIP, InternalIP"]
+)
+def test_a_list_is_read_as_json_toml_or_words(text: str) -> None:
+    assert of(STACKD_STACKS__ADDRESS_TYPES=text).stacks.address_types == ("ExternalIP", "InternalIP")
+
+
+def test_values_take_the_kind_that_their_key_wants() -> None:
+    config = of(
+        STACKD_SERVER__DASHBOARD="off",
+        STACKD_RECONCILE__MAX_DELETE_SHARE="0.5",
+        STACKD_STACKS__TTL="90m",
+        STACKD_SERVER__MAX_BODY="2MiB",
+        STACKD_LIMITS__STACKS_PER_LABEL="team=3",
+        STACKD_POLICY__LABELS="number=1",
+        STACKD_POLICY__IMAGES_DENY="",
+    )
+    assert config.server.dashboard is False
+    assert config.reconcile.max_delete_share == 0.5
+    assert (config.stacks.ttl, config.server.max_body) == (5400.0, 2 << 20)
+    assert config.limits.stacks_per_label == {"team": 3}
+    assert config.policy.labels == {"number": "1"}
+    assert config.policy.images_deny == ()
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"STACKD_SERVER__PRT": "1"}, 'STACKD_SERVER__PRT: there is no such key (did you mean "STACKD_SERVER__PORT"?)'),
+        ({"STACKD_BATCH_DELETE_MAX_IDS": "1"}, '(did you mean "STACKD_BATCH_DELETE__MAX_IDS"?)'),
+        ({"STACKD_SERVER__PORT": "80a"}, '[server] port: "80a" is a string; a port from'),
+        ({"STACKD_AUTH__ENABLED": "maybe"}, '"maybe" is a string; true or false is expected'),
+        ({"STACKD_STACKS__NODE_SELECTOR": "role"}, '[stacks] node_selector: "role" is a string; a table'),
+        ({"STACKD_STACKS__NODE_SELECTOR": "{"}, '[stacks] node_selector: "{" is a string; a table'),
+    ],
+)
+def test_a_wrong_variable_is_refused_by_name(
+    mistakes_in: Mistakes, variables: Mapping[str, str], expected: str
+) -> None:
+    (mistake,) = mistakes_in("", {"STACKD_AUTH__KEY": KEY, **variables})
+    assert mistake.startswith(f"environment {next(iter(variables))}: ")
+    assert expected in mistake
+
+
+def test_variables_of_the_client_the_tests_and_kubernetes_are_not_ours() -> None:
+    others = {
+        "STACKD_URL": "http://127.0.0.1:8081",
+        "STACKD_API_KEY": KEY,
+        "STACKD_CONFIG": "config.toml",
+        "STACKD_TEST_KUBECONFIG": "kubeconfig",
+        "STACKD_SERVICE_HOST": "10.0.0.1",
+        "STACKD_PORT_8081_TCP_ADDR": "10.0.0.1",
+        "STACKD_PORT": "tcp://10.0.0.1:8081",
+    }
+    assert of(**others) == of()

@@ -1,0 +1,141 @@
+"""API keys: from everywhere, by their hash, and never shown."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from stackd.config import ApiKey, Loaded, load
+from stackd.keys import digest, new_key
+from tests.unit.config.conftest import KEY, Load, Mistakes
+
+OTHER = "sk-ffffffffffffffffffffffffffffffff"
+
+
+def accepted(loaded: Loaded) -> list[tuple[str, str, str]]:
+    return [(key.name, key.sha256.hex(), key.scope) for key in loaded.config.auth.keys]
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def entry(name: str, key: str, more: str = "") -> str:
+    return f'[[auth.keys]]\nname = "{name}"\nsha256 = "{sha256(key)}"\n{more}'
+
+
+def test_a_new_key_and_its_hash_belong_together_and_no_two_are_alike() -> None:
+    keys = [new_key() for _ in range(50)]
+    assert all(text.startswith("sk-") and len(text) == 51 and sha256(text) == hexed for text, hexed in keys)
+    assert len({text for text, _ in keys}) == 50
+
+
+def test_keys_come_from_the_file_the_environment_a_key_file_and_a_credential(load_text: Load, tmp_path: Path) -> None:
+    key_file = tmp_path / "keys"
+    key_file.write_text("# the old one, until Friday\nsk-old-old-old-old-old\n\n  sk-new-new-new-new-new \n")
+    key_file.chmod(0o600)
+    (tmp_path / "api-key").write_text("sk-from-systemd-itself\n")
+    text = f'[auth]\nkey_file = "{key_file}"\n' + entry("grafana", OTHER, 'scope = "read"\n')
+    loaded = load_text(text, {"STACKD_AUTH__KEY": KEY}, tmp_path)
+    assert accepted(loaded) == [
+        ("grafana", sha256(OTHER), "read"),
+        ("environment", sha256(KEY), "admin"),
+        ("key-file", sha256("sk-old-old-old-old-old"), "admin"),
+        ("key-file-2", sha256("sk-new-new-new-new-new"), "admin"),
+        ("credential", sha256("sk-from-systemd-itself"), "admin"),
+    ]
+    origin = loaded.origins["auth.keys"]
+    assert origin.endswith("config.toml:3, environment STACKD_AUTH__KEY, the key file, credential api-key")
+    assert not any("key" in warning for warning in loaded.warnings)
+
+
+def test_the_credential_is_found_where_systemd_says(tmp_path: Path) -> None:
+    (tmp_path / "api-key").write_text(KEY)
+    assert accepted(load(None, {"CREDENTIALS_DIRECTORY": str(tmp_path)})) == [("credential", sha256(KEY), "admin")]
+
+
+def test_without_any_key_the_daemon_does_not_start_and_says_how_to_set_one(mistakes_in: Mistakes) -> None:
+    (mistake,) = mistakes_in("", {})
+    assert mistake.startswith("config.toml: [auth] keys: no API key is configured")
+    for way in ("stackd key new", "STACKD_AUTH__KEY", "auth.key_file", "api-key", "[[auth.keys]]"):
+        assert way in mistake
+
+
+def test_with_auth_off_no_key_is_needed_and_every_start_warns(load_text: Load) -> None:
+    loaded = load_text("[auth]\nenabled = false\n", {})
+    assert loaded.config.auth.keys == ()
+    assert any(warning.startswith("auth.enabled is false") for warning in loaded.warnings)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f'[auth]\nkey = "{OTHER}"\n', "the text of a key does not belong in a file"),
+        (f'[auth]\nkey_file = "{OTHER}"\n', "the key file cannot be read: No such file or directory"),
+        (f"[auth]\nkey_file = ['{OTHER}']\n", "this is a list; a path is expected"),
+        (f'[[auth.keys]]\nname = "a"\nsha256 = "{OTHER}"\n', "this is not a SHA-256; a SHA-256 in 64 hex digits is"),
+        (
+            f'[[auth.keys]]\nname = "a"\nsha256 = ["{OTHER}"]\n',
+            "this is a list; a SHA-256 in 64 hex digits is expected",
+        ),
+        (
+            f'[[auth.keys]]\nname = "a"\nkey = "{OTHER}"\nsha256 = "{sha256("a")}"\n',
+            "keys[0].key: there is no such key",
+        ),
+        ('[[auth.keys]]\nname = "a"\n', "keys[0].sha256: this is missing"),
+        (
+            f'[[auth.keys]]\nname = "a"\nsha256 = "{sha256("a")}"\nscope = "root"\n',
+            'one of "admin", "read" is expected',
+        ),
+        (f'[[auth.keys]]\nname = "a b"\nsha256 = "{sha256("a")}"\n', '"a b" is not acceptable'),
+        (
+            entry("a", "a") + entry("a", "b"),
+            'two keys are named "a"',
+        ),
+        (
+            f'[[auth.keys]]\nname = "a"\nsha256 = "{sha256(KEY)}"\nscope = "read"\n',
+            '"a" and "environment" are one key with two scopes',
+        ),
+    ],
+)
+def test_a_key_that_cannot_work_is_refused_and_not_repeated(mistakes_in: Mistakes, text: str, expected: str) -> None:
+    (mistake,) = mistakes_in(text)
+    assert expected in mistake
+    assert OTHER not in mistake
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "sk-with a space in it", "sk-with-\x00-inside-of-it", "sk-ünïcode-sk-ünïcode"]
+)
+def test_a_key_that_no_header_can_carry_is_refused(mistakes_in: Mistakes, text: str) -> None:
+    (mistake,) = mistakes_in("", {"STACKD_AUTH__KEY": text})
+    assert "environment STACKD_AUTH__KEY holds" in mistake
+    assert not text.strip() or text not in mistake
+
+
+def test_a_key_file_without_a_key_is_refused(mistakes_in: Mistakes, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("# none yet\n")
+    (mistake,) = mistakes_in(f'[auth]\nkey_file = "{tmp_path}/keys"\n')
+    assert "the key file holds no key" in mistake
+
+
+def test_the_same_key_from_two_places_counts_once(load_text: Load, tmp_path: Path) -> None:
+    (tmp_path / "api-key").write_text(KEY)
+    assert accepted(load_text("", {"STACKD_AUTH__KEY": KEY}, tmp_path)) == [("environment", sha256(KEY), "admin")]
+
+
+def test_short_keys_and_open_key_files_are_warned_of(load_text: Load, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(OTHER)
+    (tmp_path / "keys").chmod(0o644)
+    loaded = load_text(f'[auth]\nkey_file = "{tmp_path}/keys"\n', {"STACKD_AUTH__KEY": "short"})
+    assert any("may be guessed" in warning for warning in loaded.warnings)
+    assert any("chmod 600" in warning for warning in loaded.warnings)
+
+
+def test_neither_a_key_nor_its_hash_shows_in_the_configurations_repr() -> None:
+    loaded = load(None, {"STACKD_AUTH__KEY": KEY})
+    shown = repr(loaded) + str(loaded.config) + repr(ApiKey(name="a", sha256=digest(KEY)))
+    assert KEY not in shown
+    assert repr(digest(KEY))[2:-1] not in shown

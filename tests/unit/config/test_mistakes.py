@@ -1,0 +1,161 @@
+"""Every mistake is told at once, with its place, and what would be right."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stackd.errors import ConfigError
+from tests.unit.config.conftest import Load, Mistakes
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(mistakes_in: Mistakes) -> None:
+    text = """\
+port = 80
+
+[servr]
+[server]
+prot = 8082
+port = "8081"
+max_body = "1XB"
+
+[stacks]
+node_port_min = 32000
+node_port_max = 31000
+ttl = "two hours"
+node_selector = { role = 1 }
+
+[log]
+level = "debgu"
+"""
+    assert mistakes_in(text, {"STACKD_SERVER__HOST": "a b"}) == [
+        "config.toml:1: port: this key belongs in a section (did you mean [server] port?)",
+        'config.toml:3: [servr]: there is no such section (did you mean "server"?)',
+        'config.toml:5: [server] prot: there is no such key (did you mean "port"?)',
+        'config.toml:6: [server] port: "8081" is a string; a port from 1 to 65535 (0 for any free one) is expected',
+        'config.toml:7: [server] max_body: "1XB" has the unknown unit "XB"; a size from "1KiB" to "1GiB" is expected',
+        "config.toml:10: [stacks] node_port_min: node_port_min 32000 is above node_port_max 31000; "
+        "a range with a port in it is expected",
+        'config.toml:12: [stacks] ttl: "two hours" is not a duration; '
+        'a duration above zero, such as "2h", "1h30m", "10s" or "250ms" is expected',
+        "config.toml:13: [stacks] node_selector.role: 1 is a whole number; "
+        'a table of labels such as { role = "stack" } is expected',
+        'config.toml:16: [log] level: "debgu" is not known; one of "debug", "info", "warning", "error" is expected '
+        '(did you mean "debug"?)',
+        'environment STACKD_SERVER__HOST: [server] host: "a b" is neither an IP address nor a host name; '
+        "an IP address or a host name is expected",
+        "config.toml: [auth] keys: no API key is configured, and auth.enabled is true; `stackd key new` prints one and "
+        "its SHA-256: set it as STACKD_AUTH__KEY, in auth.key_file, as the systemd credential api-key, "
+        "or its SHA-256 in [[auth.keys]]",
+    ]
+
+
+def test_a_key_in_the_wrong_section_is_sent_to_the_right_one(mistakes_in: Mistakes) -> None:
+    assert mistakes_in('[server]\nttl = "1h"\n') == [
+        "config.toml:2: [server] ttl: there is no such key (did you mean [stacks] ttl?)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[server]\nport = \n", "config.toml:2: this is not TOML: Invalid value"),
+        ("[server]\nport = 1\nport = 2\n", "config.toml:3: this is not TOML: Cannot overwrite a value"),
+        ("[stacks]\n\naddress_types = [\n", "config.toml:3: this is not TOML: Invalid value"),
+    ],
+)
+def test_a_file_that_is_not_toml_is_refused_with_the_line(mistakes_in: Mistakes, text: str, expected: str) -> None:
+    assert mistakes_in(text) == [expected]
+
+
+def test_the_environments_mistakes_are_told_beside_a_broken_file(mistakes_in: Mistakes) -> None:
+    found = mistakes_in("[", {"STACKD_SERVER__PORT": "x"})
+    assert found[0].startswith("config.toml:1: this is not TOML")
+    assert found[1].startswith("environment STACKD_SERVER__PORT: [server] port")
+
+
+def test_a_missing_file_is_a_mistake_and_not_an_empty_configuration(tmp_path: Path) -> None:
+    from stackd.config import load
+
+    with pytest.raises(ConfigError, match=r"absent\.toml: cannot be read: No such file or directory"):
+        load(tmp_path / "absent.toml", {})
+
+
+def test_a_file_that_is_not_text_is_refused_with_the_line(tmp_path: Path) -> None:
+    from stackd.config import load
+
+    path = tmp_path / "config.toml"
+    path.write_bytes(b"[server]\n# \xff\n")
+    with pytest.raises(ConfigError, match=r"config\.toml:2: this is not UTF-8 text"):
+        load(path, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key"),
+    [
+        ('[stacks]\n"ttl" = 1\n', 2, "ttl"),
+        ("stacks.ttl = 1\n", 1, "ttl"),
+        ("# [stacks]\n[ stacks ] # ttl = 2\nttl = 1\n", 3, "ttl"),
+        ('[state]\npath = """\n[stacks]\nttl = 3\n"""\n[stacks]\nttl = 1\n', 7, "ttl"),
+        ("[state]\npath = '''it's''''\n[stacks]\nttl = 1\n", 4, "ttl"),
+        ('[stacks]\naddress_types = [ # ]\n  "ExternalIP", # "\n]\nttl = 1\n', 5, "ttl"),
+        ('[policy]\nlabels = { a = "]", "b.c" = "}" }\n[stacks]\nttl = 1\n', 4, "ttl"),
+        ('[state]\r\npath = "a"\r\n[stacks]\r\nttl = 1\r\n', 4, "ttl"),
+        ("[stacks.public_ips]\nworker = 1\n", 2, "public_ips.worker"),
+        ('[[auth.keys]]\nname = "a"\n[[auth.keys]]\nname = 1\n', 4, "keys[1].name"),
+    ],
+)
+def test_a_mistake_names_the_line_however_the_key_is_written(
+    mistakes_in: Mistakes, text: str, line: int, key: str
+) -> None:
+    assert any(mistake.startswith(f"config.toml:{line}: ") and f"] {key}: " in mistake for mistake in mistakes_in(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[server]\ntls_cert = "cert.pem"\n', "tls_cert is set and tls_key is not; both or neither are expected"),
+        ("[server]\nport = 65536\n", "65536 is out of range"),
+        ("[server]\nport = true\n", "true is true or false; a port"),
+        ("[server]\nshutdown_timeout = 10\n", "10 has no unit; a duration"),
+        ("[stacks]\nnode_port_min = 0\n", "0 is out of range"),
+        ('[stacks]\nttl = "25h"\n', 'ttl "25h" is longer than max_ttl "24h"'),
+        ('[stacks]\nttl = "0s"\n', "this must be more than nothing"),
+        ('[stacks]\nmax_ttl = "9999999d"\n', "this is more than ten years"),
+        ('[stacks]\nmax_ttl = "1h"\n', 'max_ttl: ttl "2h" is longer than max_ttl "1h"'),
+        ('[stacks]\nnamespace = "Stacks"\n', '"Stacks" is not a DNS label'),
+        ("[stacks]\naddress_types = []\n", "this is empty"),
+        ('[stacks]\naddress_types = ["PublicIP"]\n', "address_types[0]"),
+        ('[stacks]\npublic_ips = { worker = "not an address" }\n', "public_ips.worker"),
+        ('[stacks]\nnode_selector = { "a b" = "c" }\n', '"a b" is not a label key'),
+        ('[state]\npath = ""\n', '"" is empty; the path of a file is expected'),
+        ('[cluster]\nmode = "kubeconf"\n', '(did you mean "kubeconfig"?)'),
+        ('[cluster]\ninstance = ""\n', '"" is not a label value'),
+        ("[reconcile]\nmax_delete_share = 1.5\n", "1.5 is out of range; a share from 0 to 1 is expected"),
+        ("[reconcile]\nmax_delete_share = nan\n", "is not a number that can be used"),
+        ("[batch_delete]\nconcurrency = 0\n", "0 is out of range"),
+        ("[limits]\nstacks_per_label = { team = 0 }\n", "stacks_per_label.team: 0 is out of range"),
+        ("[limits]\nrequests_per_second = -1\n", "-1 is out of range"),
+        ('[policy]\nmax_cpu = "lots"\n', '"lots" is not a quantity'),
+        ('[policy]\nadd_capabilities = ["SYS_ADMIN"]\n', "add_capabilities: SYS_ADMIN is not within the baseline"),
+        ('[policy]\nprofile = "restricted"\nadd_capabilities = ["CHOWN"]\n', "CHOWN is not within the restricted"),
+        ('[policy]\ntolerations = [{ opertor = "Exists" }]\n', '(did you mean "operator"?)'),
+        ('[policy]\nlabels = { "stackd.io/stack" = "x" }\n', '"stackd.io/stack" is stackd\'s own'),
+        ("server = 1\n", "[server]: this is not a section"),
+        ('auth.keys = { name = "a" }\n', "this is a table; a list of tables, each [[auth.keys]] is expected"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused(mistakes_in: Mistakes, text: str, expected: str) -> None:
+    (mistake,) = mistakes_in(text)
+    assert expected in mistake
+
+
+@given(text=st.text(st.sampled_from("[]{}=.,\"'#\n\\ abks10:é"), max_size=60))
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_no_text_brings_down_the_reader(load_text: Load, text: str) -> None:
+    with contextlib.suppress(ConfigError):
+        assert load_text(text).config.server.port == 8081

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stackd.config.units import format_duration, format_size, parse_duration, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("2h", 7200), ("1h30m", 5400), ("10s", 10), ("250ms", 0.25), ("0s", 0), ("0", 0), ("1.5h", 5400), ("7d", 604800)],
+)
+def test_durations_are_read_as_people_write_them(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "h", "1x", "1h-", "-1s", "1h 30m", "1e3s", "\u0661s"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a duration|has no unit|unknown unit"):
+        parse_duration(text)
+
+
+@given(st.integers(0, 10**12))
+def test_a_duration_that_is_printed_reads_back_as_itself(milliseconds: int) -> None:
+    assert parse_duration(format_duration(milliseconds / 1000)) == pytest.approx(milliseconds / 1000)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(60, "60s"), (120, "2m"), (5400, "1h30m"), (86400, "24h"), (0.25, "250ms")]
+)
+def test_durations_are_printed_as_people_write_them(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("1MiB", 1 << 20), ("512KiB", 1 << 19), ("4096", 4096), ("10kB", 10_000), ("1 GiB", 1 << 30)]
+)
+def test_sizes_are_read_as_people_write_them(text: str, count: int) -> None:
+    assert parse_size(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "MiB", "1XB", "-1", "1.5MiB"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a size|unknown unit"):
+        parse_size(text)
+
+
+@given(st.integers(0, 1 << 40))
+def test_a_size_that_is_printed_reads_back_as_itself(count: int) -> None:
+    assert parse_size(format_size(count)) == count

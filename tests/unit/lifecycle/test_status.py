@@ -1,0 +1,138 @@
+"""Statuses, held to what a real cluster recorded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackd.clock import NANOSECONDS
+from stackd.kube.objects import PodState, pod_state
+from stackd.lifecycle.status import Sight, Verdict, judge
+from stackd.model import Stack, StackStatus
+
+RECORDINGS = Path(__file__).parents[2] / "recordings"
+NOW = 1_800_000_000 * NANOSECONDS
+GRACE = 60.0
+
+STACK = Stack(
+    stack_id="stack-0123456789abcdef",
+    namespace="rec",
+    pod_spec="",
+    ports=(),
+    status=StackStatus.CREATING,
+    created_at=NOW,
+    updated_at=NOW,
+    ttl_expires_at=NOW,
+    requested_cpu_milli=100,
+    requested_memory_bytes=1,
+    node_id="real-worker",
+    accepted=True,
+)
+
+
+def recorded(name: str) -> PodState:
+    body: dict[str, Any] = json.loads((RECORDINGS / f"{name}.json").read_text())["response"]["body"]
+    return pod_state(body)
+
+
+def seen(pod: PodState | None, **changes: Any) -> Sight:
+    sight = Sight(pod=pod, node_exists=True, node_public_ip="203.0.113.1", pull_failing_since=None, now=NOW)
+    return replace(sight, **changes)
+
+
+def verdict(name: str, stack: Stack = STACK, **changes: Any) -> Verdict:
+    return judge(stack, seen(recorded(name), **changes), GRACE)
+
+
+@pytest.mark.parametrize(
+    ("recording", "status", "reason", "words", "ended"),
+    [
+        ("pod-create-201", "creating", "", "", False),
+        ("pod-get-ok", "running", "", "", False),
+        ("pod-get-exit0", "stopped", "Completed", "", True),
+        ("pod-get-exit1", "failed", "Error", "exit code 3", True),
+        ("pod-get-oom", "failed", "OOMKilled", "ran out of memory", True),
+        ("pod-get-nocmd", "failed", "StartError", "/does/not/exist", True),
+        ("pod-get-invalidimage", "failed", "InvalidImageName", "'UPPER CASE::' is not a valid image name", False),
+        ("pod-get-nosecret", "failed", "CreateContainerConfigError", 'secret "nope" not found', False),
+    ],
+)
+def test_a_recorded_pod_has_the_status_of_the_design(
+    recording: str, status: str, reason: str, words: str, ended: bool
+) -> None:
+    found = verdict(recording)
+    assert (found.status, found.reason, found.ended) == (status, reason, ended)
+    assert words in found.message
+
+
+def test_an_image_that_cannot_be_pulled_is_failed_only_after_the_grace() -> None:
+    early = verdict("pod-get-badimage", pull_failing_since=NOW - 59 * NANOSECONDS)
+    assert (early.status, early.reason) == (StackStatus.CREATING, "ImagePullBackOff")
+    assert early.recheck_at == NOW + NANOSECONDS
+    late = verdict("pod-get-badimage", pull_failing_since=NOW - 60 * NANOSECONDS)
+    assert (late.status, late.reason, late.ended) == (StackStatus.FAILED, "ImagePullBackOff", False)
+    assert late.message.startswith("image registry.invalid/none:1 cannot be pulled: ")
+    assert "no such host" in late.message
+
+
+def test_the_recorded_lifecycle_never_shows_running_before_ready() -> None:
+    events = json.loads((RECORDINGS / "watch-pods-lifecycle.json").read_text())["events"]
+    stacks: dict[str, Stack] = {}
+    story: dict[str, list[str]] = {}
+    for event in events:
+        if event["type"] == "BOOKMARK":
+            continue
+        pod = pod_state(event["object"])
+        stack = stacks.setdefault(pod.name, STACK)
+        found = judge(stack, seen(pod), GRACE)
+        assert found.status is not StackStatus.RUNNING or stack.status is StackStatus.RUNNING or pod.ready
+        stacks[pod.name] = replace(stack, status=found.status, ended=found.ended)
+        if story.setdefault(pod.name, ["creating"])[-1] != found.status:
+            story[pod.name].append(found.status)
+    assert story["ok"] == ["creating", "running"]
+    assert story["exit0"] == ["creating", "running", "stopped"]
+    assert story["exit1"] == ["creating", "running", "failed"]
+    assert story["badimage"] == ["creating"]
+    assert story["invalidimage"] == ["creating", "failed"]
+
+
+def test_readiness_lost_later_shows_in_the_reason_only() -> None:
+    pod = replace(recorded("pod-get-ok"), ready=False)
+    assert judge(STACK, seen(pod), GRACE).status is StackStatus.CREATING
+    was_running = replace(STACK, status=StackStatus.RUNNING)
+    found = judge(was_running, seen(pod), GRACE)
+    assert (found.status, found.reason, found.ended) == (StackStatus.RUNNING, "NotReady", False)
+
+
+def test_a_pod_that_is_gone_without_stackd_having_deleted_it_is_stopped_for_good() -> None:
+    found = judge(replace(STACK, status=StackStatus.RUNNING), seen(None), GRACE)
+    assert (found.status, found.reason, found.ended) == (StackStatus.STOPPED, "PodDeleted", True)
+
+
+def test_a_node_that_is_gone_keeps_the_stack_until_its_pod_is_collected() -> None:
+    running = replace(STACK, status=StackStatus.RUNNING)
+    away = judge(running, seen(recorded("pod-get-ok"), node_exists=False), GRACE)
+    assert (away.status, away.ended) == (StackStatus.NODE_DELETED, False)
+    back = judge(replace(running, status=StackStatus.NODE_DELETED), seen(recorded("pod-get-ok")), GRACE)
+    assert (back.status, back.ended) == (StackStatus.RUNNING, False)
+    collected = judge(replace(running, status=StackStatus.NODE_DELETED), seen(None, node_exists=False), GRACE)
+    assert (collected.status, collected.ended) == (StackStatus.NODE_DELETED, True)
+
+
+def test_the_recorded_end_of_a_node_is_node_deleted_and_not_failed() -> None:
+    events = json.loads((RECORDINGS / "watch-pod-on-deleted-node.json").read_text())["events"]
+    disrupted = [pod_state(e["object"]) for e in events if e["object"]["status"]["phase"] == "Failed"]
+    assert disrupted
+    for pod in disrupted:
+        found = judge(STACK, seen(pod, node_exists=False), GRACE)
+        assert (found.status, found.ended) == (StackStatus.NODE_DELETED, True)
+
+
+def test_what_has_ended_stays_as_it_ended_when_its_pod_is_collected() -> None:
+    ended = replace(STACK, status=StackStatus.FAILED, status_reason="OOMKilled", status_message="why", ended=True)
+    found = judge(ended, seen(None), GRACE)
+    assert (found.status, found.reason, found.message, found.ended) == (StackStatus.FAILED, "OOMKilled", "why", True)

@@ -1,0 +1,87 @@
+"""Pod specs as tests need them: the document's example, and ways to change it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+from stackd.errors import InvalidPodSpec
+from stackd.model import SanitizedSpec, TargetPort
+from stackd.podspec import DEFAULT_POLICY, Policy, sanitize
+
+HTTP = (TargetPort(container_port=80, protocol="TCP"),)
+_SEED: dict[str, Any] = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "challenge"},
+    "spec": {
+        "containers": [
+            {
+                "name": "app",
+                "image": "nginx:stable",
+                "ports": [{"containerPort": 80, "protocol": "TCP"}],
+                "resources": {"limits": {"cpu": "100m", "memory": "128Mi"}},
+            }
+        ]
+    },
+}
+
+
+def seed() -> dict[str, Any]:
+    """A fresh copy of the document's example."""
+    return copy.deepcopy(_SEED)
+
+
+def container(**fields: Any) -> dict[str, Any]:
+    """The seed with further fields in its container."""
+    pod = seed()
+    pod["spec"]["containers"][0].update(fields)
+    return pod
+
+
+def spec(**fields: Any) -> dict[str, Any]:
+    """The seed with further fields in its spec."""
+    pod = seed()
+    pod["spec"].update(fields)
+    return pod
+
+
+def metadata(**fields: Any) -> dict[str, Any]:
+    """The seed with further fields in its metadata."""
+    pod = seed()
+    pod["metadata"].update(fields)
+    return pod
+
+
+def with_volume(source: dict[str, Any]) -> dict[str, Any]:
+    """The seed with one volume, mounted."""
+    pod = container(volumeMounts=[{"name": "v", "mountPath": "/v"}])
+    pod["spec"]["volumes"] = [{"name": "v", **source}]
+    return pod
+
+
+def with_init(*init: dict[str, Any]) -> dict[str, Any]:
+    """The seed with init containers; each has a name, an image and the seed's resources unless given."""
+    defaults = {"image": "b:1", "resources": {"limits": {"cpu": "100m", "memory": "128Mi"}}}
+    return spec(initContainers=[{"name": f"init{index}", **defaults, **one} for index, one in enumerate(init)])
+
+
+def admit(pod: object, policy: Policy = DEFAULT_POLICY, ports: tuple[TargetPort, ...] = HTTP) -> SanitizedSpec:
+    """The sanitized spec of ``pod``, given as data or text."""
+    return sanitize(pod if isinstance(pod, str) else json.dumps(pod), ports, policy)
+
+
+def manifest(pod: object, policy: Policy = DEFAULT_POLICY) -> dict[str, Any]:
+    """The sanitized pod as data."""
+    return dict(admit(pod, policy).manifest)
+
+
+def reasons(pod: object, policy: Policy = DEFAULT_POLICY, ports: tuple[TargetPort, ...] = HTTP) -> list[str]:
+    """Why ``pod`` is refused; empty if it is not."""
+    try:
+        admit(pod, policy, ports)
+    except InvalidPodSpec as refused:
+        assert str(refused) == "invalid pod spec: " + "; ".join(refused.reasons)
+        return refused.reasons
+    return []

@@ -1,0 +1,339 @@
+"""What the operator can allow, demand and add."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from stackd.errors import ConfigError
+from stackd.podspec import DEFAULT_POLICY, Policy, harden
+from stackd.podspec.images import parse_reference
+from stackd.podspec.names import matches_any
+
+from .specs import admit, container, manifest, reasons, seed, spec, with_init, with_volume
+
+DIGEST = "sha256:" + "0" * 64
+
+
+def env_from(kind: str, name: str) -> dict[str, Any]:
+    return container(envFrom=[{kind: {"name": name}}])
+
+
+def key_ref(kind: str, name: str) -> dict[str, Any]:
+    return container(env=[{"name": "A", "valueFrom": {kind: {"name": name, "key": "k"}}}])
+
+
+def projected(kind: str, name: str) -> dict[str, Any]:
+    return with_volume({"projected": {"sources": [{kind: {"name": name}}]}})
+
+
+def adding(*names: str) -> dict[str, Any]:
+    return container(securityContext={"capabilities": {"add": list(names)}})
+
+
+def resource(name: str, amount: Any) -> dict[str, Any]:
+    return container(resources={"limits": {"cpu": "1", "memory": "1Gi", name: amount}})
+
+
+@pytest.mark.parametrize(
+    ("key", "policy", "granted", "other"),
+    [
+        ("secrets", Policy(secrets=("ctf-*",)), env_from("secretRef", "ctf-a"), env_from("secretRef", "db")),
+        ("secrets", Policy(secrets=("ctf-*",)), key_ref("secretKeyRef", "ctf-a"), key_ref("secretKeyRef", "db")),
+        ("secrets", Policy(secrets=("ctf-*",)), projected("secret", "ctf-a"), projected("secret", "db")),
+        (
+            "secrets",
+            Policy(secrets=("ctf-*",)),
+            with_volume({"secret": {"secretName": "ctf-a"}}),
+            with_volume({"secret": {"secretName": "db"}}),
+        ),
+        ("config_maps", Policy(config_maps=("a",)), env_from("configMapRef", "a"), env_from("configMapRef", "b")),
+        ("config_maps", Policy(config_maps=("a",)), key_ref("configMapKeyRef", "a"), key_ref("configMapKeyRef", "b")),
+        ("config_maps", Policy(config_maps=("a",)), projected("configMap", "a"), projected("configMap", "b")),
+        (
+            "config_maps",
+            Policy(config_maps=("a",)),
+            with_volume({"configMap": {"name": "a"}}),
+            with_volume({"configMap": {"name": "b"}}),
+        ),
+        (
+            "volume_claims",
+            Policy(volume_claims=("data",)),
+            with_volume({"persistentVolumeClaim": {"claimName": "data"}}),
+            with_volume({"persistentVolumeClaim": {"claimName": "other"}}),
+        ),
+        (
+            "csi_drivers",
+            Policy(csi_drivers=("inline.example.com",)),
+            with_volume({"csi": {"driver": "inline.example.com", "volumeAttributes": {"size": "1"}}}),
+            with_volume({"csi": {"driver": "hostpath.csi.k8s.io"}}),
+        ),
+        (
+            "pull_secrets",
+            Policy(pull_secrets=("reg",)),
+            spec(imagePullSecrets=[{"name": "reg"}]),
+            spec(imagePullSecrets=[{"name": "other"}]),
+        ),
+        (
+            "extended_resources",
+            Policy(extended_resources=("nvidia.com/*",)),
+            resource("nvidia.com/gpu", 1),
+            resource("amd.com/gpu", 1),
+        ),
+        ("add_capabilities", Policy(add_capabilities=("SYS_CHROOT",)), adding("SYS_CHROOT"), adding("CHOWN")),
+        (
+            "run_as_user",
+            Policy(run_as_user=True),
+            container(securityContext={"runAsUser": 0, "runAsGroup": 5, "runAsNonRoot": False}),
+            container(securityContext={"runAsUser": -1}),
+        ),
+        ("run_as_user", Policy(run_as_user=True), spec(securityContext={"fsGroup": 5}), spec(securityContext={})),
+        (
+            "empty_dir_memory",
+            Policy(empty_dir_memory=True),
+            with_volume({"emptyDir": {"medium": "Memory"}}),
+            with_volume({"emptyDir": {"medium": "HugePages"}}),
+        ),
+    ],
+)
+def test_a_key_of_the_policy_grants_what_it_names_and_nothing_else(
+    key: str, policy: Policy, granted: dict[str, Any], other: dict[str, Any]
+) -> None:
+    assert any(f"policy.{key}" in reason for reason in reasons(granted))
+    assert reasons(granted, policy) == []
+    assert len(reasons(other, policy)) == 1
+    admitted = admit(granted, policy)
+    assert admit(admitted.text, policy) == admitted
+
+
+@pytest.mark.parametrize(
+    ("pod", "policy", "reason"),
+    [
+        (seed(), Policy(max_cpu="50m"), "spec (cpu): the pod asks for more than 50m (policy.max_cpu)"),
+        (seed(), Policy(max_memory="64Mi"), "spec (memory): the pod asks for more than 64Mi (policy.max_memory)"),
+        (
+            resource("ephemeral-storage", "2Gi"),
+            Policy(max_ephemeral_storage="1Gi"),
+            "spec (ephemeral-storage): the pod asks for more than 1Gi (policy.max_ephemeral_storage)",
+        ),
+        (with_init({}, {}), Policy(max_containers=2), "spec.containers: 3 containers, of 2 (policy.max_containers)"),
+        (seed(), Policy(require_digest=True), "image: must be pinned by its digest (policy.require_digest)"),
+        (
+            resource("nvidia.com/gpu", "500m"),
+            Policy(extended_resources=("**",)),
+            'spec.containers[0].resources.limits["nvidia.com/gpu"]: must be a whole number',
+        ),
+        (
+            env_from("secretRef", "../x"),
+            Policy(secrets=("**",)),
+            "envFrom[0].secretRef: must give a name in lower-case letters",
+        ),
+    ],
+)
+def test_limits_of_the_policy_are_named(pod: dict[str, Any], policy: Policy, reason: str) -> None:
+    assert reasons(pod) == [] or "unless" in reasons(pod)[0]
+    (only,) = reasons(pod, policy)
+    assert only.endswith(reason) or reason in only
+
+
+def test_limits_are_inclusive() -> None:
+    policy = Policy(max_cpu="0.1", max_memory="128Mi", max_containers=1)
+    assert reasons(seed(), policy) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "given_limit", "written"),
+    [("1Gi", None, "1Gi"), ("64Mi", None, "64Mi"), ("1Gi", "0.5Gi", "512Mi"), ("", "5Gi", "5Gi"), ("", None, None)],
+)
+def test_an_empty_dir_has_the_policys_size_limit_unless_it_names_a_smaller_one(
+    size: str, given_limit: str | None, written: str | None
+) -> None:
+    source = {} if given_limit is None else {"sizeLimit": given_limit}
+    pod = manifest(with_volume({"emptyDir": source}), Policy(empty_dir_size=size))
+    assert pod["spec"]["volumes"][0]["emptyDir"] == ({} if written is None else {"sizeLimit": written})
+
+
+@pytest.mark.parametrize(
+    ("image", "allow", "deny", "accepted"),
+    [
+        ("nginx:stable", (), (), True),
+        ("nginx:stable", ("nginx",), (), True),
+        ("nginx:stable", ("nginx:*",), (), True),
+        ("nginx", ("nginx:latest",), (), True),
+        ("nginx:stable", ("docker.io/library/*",), (), True),
+        ("docker.io/nginx", ("nginx",), (), True),
+        ("index.docker.io/library/nginx", ("nginx",), (), True),
+        ("nginx.evil.example/x", ("nginx*",), (), False),
+        ("evil.example/nginx", ("nginx",), (), False),
+        ("ghcr.io/acme/a/b:1", ("ghcr.io/acme/*",), (), False),
+        ("ghcr.io/acme/a/b:1", ("ghcr.io/acme/**",), (), True),
+        (f"nginx:stable@{DIGEST}", ("nginx:stable",), (), False),
+        (f"nginx:stable@{DIGEST}", ("nginx:stable@*",), (), True),
+        ("evil/x:1", (), ("evil/*",), False),
+        ("docker.io/evil/x:1", (), ("evil/*",), False),
+        ("evil/x:1", (), ("docker.io/evil/**",), False),
+        (f"evil/x:1@{DIGEST}", (), ("evil/x:1",), False),
+        (f"evil/x@{DIGEST}", (), (f"evil/x@{DIGEST}",), False),
+        ("good/x:1", ("**",), ("evil/**",), True),
+        ("evil/x:1", ("**",), ("evil/**",), False),
+        ("UPPER/case", ("**",), (), False),
+        ("nginx:bad/tag", ("**",), (), False),
+    ],
+)
+def test_images_are_matched_by_the_repository_they_really_name(
+    image: str, allow: tuple[str, ...], deny: tuple[str, ...], accepted: bool
+) -> None:
+    assert (reasons(container(image=image), Policy(images_allow=allow, images_deny=deny)) == []) is accepted
+
+
+def test_a_digest_is_enough_where_digests_are_required() -> None:
+    assert reasons(container(image=f"nginx@{DIGEST}"), Policy(require_digest=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "name", "tag"),
+    [
+        ("nginx", "docker.io/library/nginx", "latest"),
+        ("nginx:80", "docker.io/library/nginx", "80"),
+        ("acme/x:1", "docker.io/acme/x", "1"),
+        ("localhost/x", "localhost/x", "latest"),
+        ("host:5000/x:1", "host:5000/x", "1"),
+        (f"nginx@{DIGEST}", "docker.io/library/nginx", None),
+    ],
+)
+def test_a_reference_is_read_as_a_container_runtime_reads_it(image: str, name: str, tag: str | None) -> None:
+    reference = parse_reference(image)
+    assert reference is not None
+    assert (reference.name, reference.tag) == (name, tag)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "matching"),
+    [
+        ("a", "a", True),
+        ("a", "ab", False),
+        ("a*", "ab", True),
+        ("a*", "a/b", False),
+        ("a**", "a/b", True),
+        ("a?", "ab", True),
+        ("a?", "a", False),
+        ("a.b", "axb", False),
+        ("[a]", "a", False),
+        ("a", "a\n", False),
+    ],
+)
+def test_patterns_match_whole_names(pattern: str, name: str, matching: bool) -> None:
+    assert matches_any([pattern], name) is matching
+
+
+def test_the_restricted_profile_is_one_key_away() -> None:
+    pod = manifest(seed(), Policy(profile="restricted"))["spec"]
+    assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert pod["containers"][0]["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "privileged": False,
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+@pytest.mark.parametrize("policy", [Policy(), Policy(profile="restricted"), Policy(run_as_root=False)])
+def test_a_sanitized_spec_can_be_sent_again_under_every_profile(policy: Policy) -> None:
+    admitted = admit(with_init({"restartPolicy": "Always"}), policy)
+    assert admit(admitted.text, policy) == admitted
+
+
+@pytest.mark.parametrize(
+    "policy", [Policy(profile="restricted", run_as_user=True), Policy(run_as_root=False, run_as_user=True)]
+)
+def test_nobody_becomes_root_where_root_is_not_allowed(policy: Policy) -> None:
+    for context in ({"runAsUser": 0}, {"runAsNonRoot": False}):
+        assert "may not run as root" in reasons(container(securityContext=context), policy)[0]
+        assert "may not run as root" in reasons(spec(securityContext=context), policy)[0]
+    assert reasons(container(securityContext={"runAsUser": 1000}), policy) == []
+
+
+def test_the_restricted_profile_keeps_dropping_all_capabilities_beside_an_added_one() -> None:
+    policy = Policy(profile="restricted", add_capabilities=("NET_BIND_SERVICE",))
+    pod = manifest(
+        container(securityContext={"capabilities": {"add": ["NET_BIND_SERVICE"], "drop": ["CHOWN"]}}), policy
+    )
+    assert pod["spec"]["containers"][0]["securityContext"]["capabilities"] == {
+        "add": ["NET_BIND_SERVICE"],
+        "drop": ["ALL"],
+    }
+
+
+def test_the_restart_policy_is_the_operators() -> None:
+    assert (
+        manifest(spec(restartPolicy="Never"), Policy(restart_policy="OnFailure"))["spec"]["restartPolicy"]
+        == "OnFailure"
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "mistake"),
+    [
+        ({"profile": "privileged"}, "policy.profile: must be one of baseline, restricted"),
+        ({"restart_policy": "Sometimes"}, "stacks.restart_policy: must be one of Never, OnFailure, Always"),
+        ({"max_containers": 0}, "policy.max_containers: must be at least 1"),
+        ({"max_cpu": "much"}, "policy.max_cpu: not a quantity"),
+        ({"max_memory": "0"}, "policy.max_memory: must be more than zero, or empty"),
+        (
+            {"add_capabilities": ("SYS_ADMIN",)},
+            "policy.add_capabilities: SYS_ADMIN is not within the baseline standard",
+        ),
+        (
+            {"add_capabilities": ("CHOWN",), "profile": "restricted"},
+            "policy.add_capabilities: CHOWN is not within the restricted standard (NET_BIND_SERVICE)",
+        ),
+        ({"runtime_class": "G Visor"}, "policy.runtime_class: not the name of a RuntimeClass"),
+        ({"add_pull_secrets": ("A",)}, "policy.add_pull_secrets: A is not a name"),
+        ({"labels": {"a b": "c"}}, "policy.labels: a b is not a valid key"),
+        ({"labels": {"a": "b c"}}, "policy.labels: a has no valid value"),
+        ({"annotations": {"a b": "c"}}, "policy.annotations: a b is not a valid key"),
+    ],
+)
+def test_a_policy_that_cannot_be_is_refused_by_its_key(keys: dict[str, Any], mistake: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Policy(**keys)
+    (only,) = refused.value.mistakes
+    assert only.startswith(mistake)
+
+
+def test_the_default_adds_nothing_to_a_manifest() -> None:
+    pod = manifest(seed())
+    assert harden(pod, DEFAULT_POLICY) == pod
+
+
+def test_the_operators_additions_go_into_the_manifest_and_not_into_the_text() -> None:
+    policy = Policy(
+        runtime_class="gvisor",
+        tolerations=({"key": "stacks", "operator": "Exists"},),
+        pull_secrets=("mine",),
+        add_pull_secrets=("registry", "mine"),
+        add_capabilities=("CHOWN",),
+        drop_capabilities=("ALL",),
+        labels={"team": "ctf", "app": "stack"},
+        annotations={"example.com/a": "b"},
+    )
+    asked = with_init({})
+    asked["metadata"]["labels"] = {"app": "web", "own": "1"}
+    asked["spec"]["imagePullSecrets"] = [{"name": "mine"}]
+    asked["spec"]["containers"][0]["securityContext"] = {"capabilities": {"add": ["CHOWN"], "drop": ["KILL"]}}
+    admitted = admit(asked, policy)
+    before = copy.deepcopy(dict(admitted.manifest))
+    pod = harden(admitted.manifest, policy)
+    assert admitted.manifest == before
+    assert pod["spec"]["runtimeClassName"] == "gvisor"
+    assert pod["spec"]["tolerations"] == [{"key": "stacks", "operator": "Exists"}]
+    assert pod["spec"]["imagePullSecrets"] == [{"name": "mine"}, {"name": "registry"}]
+    contexts = [pod["spec"][kind][0]["securityContext"]["capabilities"] for kind in ("containers", "initContainers")]
+    assert contexts == [{"add": ["CHOWN"], "drop": ["KILL", "ALL"]}, {"drop": ["ALL"]}]
+    assert pod["metadata"]["labels"] == {"app": "stack", "own": "1", "team": "ctf"}
+    assert pod["metadata"]["annotations"] == {"example.com/a": "b"}
+    assert "gvisor" not in admitted.text
+    assert "registry" not in admitted.text

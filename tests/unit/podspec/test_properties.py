@@ -1,0 +1,281 @@
+"""Whatever is sent, what is admitted is safe: pods generated from the client's typed models, most of them nearly valid."""
+
+from __future__ import annotations
+
+import copy
+import json
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import event, example, given, settings
+from hypothesis import strategies as st
+
+from stackd.errors import InvalidPodSpec
+from stackd.model import SanitizedSpec, TargetPort
+from stackd.podspec import DEFAULT_POLICY, Policy, harden, sanitize
+from stackd.podspec.schema import FieldType, Kind, fields_of, pod_model
+
+from .specs import HTTP, container, seed, with_volume
+from .standards import actions, baseline, containers, restricted
+
+RESTRICTED = Policy(profile="restricted")
+GENEROUS = Policy(
+    secrets=("**",),
+    config_maps=("**",),
+    volume_claims=("**",),
+    csi_drivers=("**",),
+    extended_resources=("**",),
+    pull_secrets=("**",),
+    add_capabilities=("CHOWN", "NET_BIND_SERVICE"),
+    run_as_user=True,
+    empty_dir_memory=True,
+)
+GENEROUS_RESTRICTED = Policy(
+    profile="restricted", run_as_user=True, add_capabilities=("NET_BIND_SERVICE",), secrets=("**",)
+)
+
+NAMES = st.sampled_from(["a", "b", "app", "side-car", "v", "w"])
+WORDS = st.sampled_from(
+    ["", "a", "Always", "RuntimeDefault", "/x", "TCP", "10.0.0.1", "kube-system", "1", "yes", "x: y"]
+)
+CPU = st.sampled_from(["100m", "1", 0.5, 2, "1500m", "0.0005", "1e1"])
+MEMORY = st.sampled_from(["1Mi", "128Mi", "1.5Gi", 1e6, 4096, "100k", "0.5Ki"])
+AMOUNTS = st.fixed_dictionaries({"cpu": CPU, "memory": MEMORY}, optional={"ephemeral-storage": MEMORY})
+PORTS = st.fixed_dictionaries(
+    {"containerPort": st.integers(1, 90)}, optional={"protocol": st.sampled_from(["TCP", "UDP"])}
+)
+DOWNWARD = st.sampled_from(["metadata.name", "metadata.namespace", "status.hostIP", "metadata.labels['a']"]).map(
+    lambda path: {"fieldRef": {"fieldPath": path}}
+)
+ENV = st.one_of(
+    st.fixed_dictionaries({"name": NAMES, "value": WORDS}),
+    st.fixed_dictionaries({"name": NAMES, "valueFrom": DOWNWARD}),
+)
+ACTIONS = st.sampled_from(
+    [{"exec": {"command": ["true"]}}, {"httpGet": {"port": 80, "path": "/"}}, {"tcpSocket": {"port": "web"}}]
+)
+CONTAINERS = st.fixed_dictionaries(
+    {
+        "name": NAMES,
+        "image": st.sampled_from(["nginx:stable", "b:1"]),
+        "resources": st.fixed_dictionaries({"limits": AMOUNTS}),
+    },
+    optional={
+        "ports": st.lists(PORTS, max_size=2, unique_by=lambda port: port["containerPort"]),
+        "env": st.lists(ENV, max_size=2),
+        "args": st.lists(st.text("ab\n: #'\"é🚩\x1b", max_size=5), max_size=3),
+        "readinessProbe": ACTIONS,
+        "tty": st.booleans(),
+        "workingDir": WORDS,
+        "volumeMounts": st.just([{"name": "v", "mountPath": "/v"}]),
+    },
+)
+VOLUMES = st.sampled_from(
+    [
+        {"emptyDir": {}},
+        {"emptyDir": {"sizeLimit": "0.5Gi"}},
+        {"downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}},
+        {"secret": {"secretName": "s"}},
+        {"configMap": {"name": "s"}},
+    ]
+).map(lambda source: {"name": "v", **source})
+SPECS = st.fixed_dictionaries(
+    {
+        "containers": st.lists(CONTAINERS, min_size=1, max_size=3, unique_by=lambda one: one["name"]),
+        "volumes": st.lists(VOLUMES, min_size=1, max_size=1),
+    },
+    optional={
+        "initContainers": st.lists(
+            st.tuples(CONTAINERS, st.booleans()).map(
+                lambda pair: {
+                    **pair[0],
+                    "name": "i-" + pair[0]["name"],
+                    **({"restartPolicy": "Always"} if pair[1] else {}),
+                }
+            ),
+            max_size=3,
+            unique_by=lambda one: one["name"],
+        ),
+        "nodeSelector": st.dictionaries(NAMES, NAMES, max_size=2),
+        "hostname": NAMES,
+        "terminationGracePeriodSeconds": st.integers(0, 60),
+    },
+)
+
+
+def values(field: FieldType, depth: int) -> st.SearchStrategy[Any]:
+    """Values of a field's type; ``depth`` says how far objects go down."""
+    plain: dict[Kind, st.SearchStrategy[Any]] = {
+        Kind.STRING: WORDS,
+        Kind.INTEGER: st.sampled_from([0, 1, 80, -1, 2**40]),
+        Kind.BOOLEAN: st.booleans(),
+        Kind.INTEGER_OR_STRING: st.sampled_from([80, "web", 0]),
+        Kind.STRINGS: st.lists(WORDS, max_size=2),
+        Kind.STRING_MAP: st.dictionaries(WORDS, WORDS, max_size=2),
+        Kind.OTHER: WORDS,
+    }
+    if field.model is None:
+        return plain[field.kind]
+    one = objects(field.model, depth)
+    return st.lists(one, max_size=2) if field.kind is Kind.OBJECTS else one
+
+
+@st.composite
+def objects(draw: st.DrawFn, model: Any, depth: int) -> dict[str, Any]:
+    """Objects of a model, with a few of its fields."""
+    fields = fields_of(model)
+    names = draw(st.lists(st.sampled_from(sorted(fields)), max_size=3, unique=True)) if depth and fields else []
+    return {name: draw(values(fields[name], depth - 1)) for name in names}
+
+
+def places(value: dict[str, Any], model: Any) -> list[tuple[dict[str, Any], Any]]:
+    """Every object of the pod with its model."""
+    found = [(value, model)]
+    for name, field in fields_of(model).items():
+        inner = value.get(name)
+        if field.model is None or not inner:
+            continue
+        for one in inner if isinstance(inner, list) else [inner]:
+            if isinstance(one, dict):
+                found += places(one, field.model)
+    return found
+
+
+@st.composite
+def pods(draw: st.DrawFn) -> dict[str, Any]:
+    """Pods that are valid but for a field or two, put in anywhere with a value of its type."""
+    pod: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": draw(SPECS)}
+    pod = copy.deepcopy(pod)
+    for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2]))):
+        owner, model = draw(st.sampled_from(places(pod, pod_model())))
+        fields = fields_of(model)
+        if not fields:
+            continue
+        name = draw(st.sampled_from(sorted(fields)))
+        owner[name] = draw(values(fields[name], 3))
+    return pod
+
+
+def admit(pod: dict[str, Any], policy: Policy) -> SanitizedSpec | None:
+    declared = (
+        [
+            port
+            for one in pod["spec"].get("containers") or []
+            if isinstance(one, dict)
+            for port in one.get("ports") or []
+            if isinstance(port, dict)
+        ]
+        if isinstance(pod.get("spec"), dict)
+        else []
+    )
+    ports = tuple(
+        TargetPort(container_port=port.get("containerPort", 80), protocol=port.get("protocol", "TCP"))
+        for port in declared[:1]
+    )
+    try:
+        spec = sanitize(json.dumps(pod), ports, policy)
+    except InvalidPodSpec as refused:
+        assert refused.reasons
+        event("refused")
+        return None
+    event("admitted")
+    assert sanitize(spec.text, ports, policy) == spec, "sanitizing twice changes something"
+    return spec
+
+
+def amount(text: str) -> Fraction:
+    suffixes = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 10**3, "M": 10**6, "G": 10**9}
+    for suffix, factor in suffixes.items():
+        if text.endswith(suffix):
+            return Fraction(text.removesuffix(suffix)) * factor
+    return Fraction(text.removesuffix("m")) / 1000 if text.endswith("m") else Fraction(text)
+
+
+def effective(spec: dict[str, Any], resource: str) -> Fraction:
+    """What the scheduler will reserve: the highest of every moment of the pod's life."""
+    moments, beside = [], Fraction(0)
+    for one in spec.get("initContainers", []):
+        own = amount(one["resources"]["requests"][resource])
+        moments.append(beside + own)
+        if one.get("restartPolicy") == "Always":
+            beside += own
+    moments.append(beside + sum(amount(one["resources"]["requests"][resource]) for one in spec["containers"]))
+    return max(moments)
+
+
+def check_isolation(pod: dict[str, Any]) -> None:
+    """No host access and no other namespace, whatever the policy."""
+    spec = pod["spec"]
+    assert "namespace" not in pod["metadata"]
+    assert not {"hostNetwork", "hostPID", "hostIPC", "hostUsers", "nodeName", "hostAliases"} & spec.keys()
+    assert not {"serviceAccount", "serviceAccountName", "ephemeralContainers", "affinity", "tolerations"} & spec.keys()
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False
+    for one in containers(spec):
+        assert "volumeDevices" not in one
+        assert not any({"hostPort", "hostIP"} & port.keys() for port in one.get("ports", []))
+        assert not any("host" in action for _, action in actions(one))
+    for volume in spec.get("volumes", []):
+        assert not {"hostPath", "nfs", "iscsi", "flexVolume", "image"} & volume.keys()
+        assert volume.get("emptyDir", {"sizeLimit": "1"}).get("sizeLimit")
+        assert not any("serviceAccountToken" in source for source in volume.get("projected", {}).get("sources", []))
+
+
+def check_no_credentials(pod: dict[str, Any]) -> None:
+    """Nothing of the namespace's Secrets, ConfigMaps or claims, by default."""
+    text = json.dumps(pod)
+    for word in ("secret", "Secret", "configMap", "persistentVolumeClaim", "csi", "envFrom", "serviceAccountToken"):
+        assert f'"{word}' not in text
+
+
+def check(pod: dict[str, Any], policy: Policy, spec: SanitizedSpec) -> None:
+    manifest = dict(spec.manifest)
+    pod_model().model_validate(manifest)
+    assert yaml.safe_load(spec.text) == {**manifest, "kind": pod["kind"], "status": {}}
+    assert spec.requested_cpu_milli == effective(manifest["spec"], "cpu") * 1000
+    assert spec.requested_memory_bytes == effective(manifest["spec"], "memory")
+    check_isolation(manifest)
+    standard = restricted if policy.restricted else baseline
+    assert list(standard(manifest)) == []
+    assert list(standard(harden(manifest, policy))) == []
+
+
+@settings(max_examples=250, deadline=None)
+@given(pods())
+@example(seed())
+def test_what_is_admitted_by_default_reaches_nothing_beyond_its_stack(pod: dict[str, Any]) -> None:
+    spec = admit(pod, DEFAULT_POLICY)
+    if spec is not None:
+        check(pod, DEFAULT_POLICY, spec)
+        check_no_credentials(dict(spec.manifest))
+
+
+@settings(max_examples=150, deadline=None)
+@given(pods(), st.sampled_from([GENEROUS, RESTRICTED, GENEROUS_RESTRICTED]))
+@example(container(securityContext={"capabilities": {"add": ["CHOWN"]}, "runAsUser": 0}), GENEROUS)
+@example(with_volume({"secret": {"secretName": "s"}}), GENEROUS_RESTRICTED)
+def test_what_is_admitted_by_any_policy_meets_its_standard(pod: dict[str, Any], policy: Policy) -> None:
+    spec = admit(pod, policy)
+    if spec is not None:
+        check(pod, policy, spec)
+
+
+@settings(max_examples=200, deadline=None)
+@given(pods())
+def test_any_text_gives_a_spec_or_reasons(pod: dict[str, Any]) -> None:
+    text = json.dumps(pod)
+    for cut in (len(text) // 3, len(text) - 1):
+        with pytest.raises(InvalidPodSpec):
+            sanitize(text[:cut], HTTP, DEFAULT_POLICY)
+
+
+@settings(max_examples=150, deadline=None)
+@given(SPECS)
+def test_nearly_all_plain_pods_are_admitted(spec: dict[str, Any]) -> None:
+    spec = {**spec, "volumes": [{"name": "v", "emptyDir": {}}]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": spec}
+    short_lived = [one for one in spec.get("initContainers", []) if one.get("restartPolicy") != "Always"]
+    if not any("readinessProbe" in one for one in short_lived):
+        sanitize(json.dumps(pod), (), DEFAULT_POLICY)

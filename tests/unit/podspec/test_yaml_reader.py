@@ -1,0 +1,182 @@
+"""Reading a tenant's text: strict, and bounded in time and memory whatever it is."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from stackd.errors import InvalidPodSpec
+from stackd.podspec.yaml_reader import MAX_DEPTH, MAX_NODES, read
+
+MEBIBYTE = 2**20
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(InvalidPodSpec) as refused:
+        read(text)
+    return "; ".join(refused.value.reasons)
+
+
+@pytest.mark.parametrize(
+    ("plain", "value"),
+    [
+        ("1", 1),
+        ("-7", -7),
+        ("0x1F", 31),
+        ("0o17", 15),
+        ("017", 15),
+        ("0b101", 5),
+        ("1_000", 1000),
+        ("0.5", 0.5),
+        ("1e3", 1000.0),
+        ("08", 8.0),
+        ("yes", True),
+        ("off", False),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("nginx", "nginx"),
+        ("2026-02-10", "2026-02-10"),
+        ("12:30", "12:30"),
+        ("100m", "100m"),
+        ("'1'", "1"),
+        ('"yes"', "yes"),
+        ("!!str 1", "1"),
+        ("! 1", "1"),
+        ("!!int 1", 1),
+        ("!!float 1.5", 1.5),
+        ("!!bool on", True),
+        ("!!null ~", None),
+    ],
+)
+def test_plain_scalars_mean_what_kubernetes_reads_in_them(plain: str, value: object) -> None:
+    found = read(f"a: {plain}\n")["a"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_json_is_yaml() -> None:
+    document = {"a": [1, True, None, 'x\n\t"\\/'], "b": {"c": -0.5, "d": {}, "e": []}}
+    assert read(json.dumps(document)) == document
+    assert read(json.dumps(document, indent="\t")) == document
+    assert read(json.dumps(document, separators=(",", ":"))) == document
+
+
+def test_json_may_escape_characters_beyond_the_basic_plane() -> None:
+    assert read(json.dumps({"flag": "🚩", "raw": "\\ud83d\\udea9"})) == {"flag": "🚩", "raw": "\\ud83d\\udea9"}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "(root): the text holds no document; a Pod is expected"),
+        ("# nothing\n", "(root): the text holds no document; a Pod is expected"),
+        ("- a\n", "(root): a Pod is expected, as a mapping of fields"),
+        ("nginx", "(root): a Pod is expected, as a mapping of fields"),
+        ("a: 1\n---\nb: 2\n", "(root): more than one YAML document (line 2, column 1); a single Pod is expected"),
+        ("a:\n  b: 1\n  b: 2\n", "a.b: given twice (lines 2 and 3)"),
+        ("a: [{}, {b: 1, b: 2}]\n", "a[1].b: given twice (lines 1 and 1)"),
+        ("a: {1: 2}\n", "a: a key must be a string; put it in quotes (line 1, column 5)"),
+        ("yes: 2\n", "(root): a key must be a string; put it in quotes (line 1, column 1)"),
+        ("[a]: 2\n", "(root): a key must be a string (line 1, column 1)"),
+        ("x: &x {a: 1}\nz:\n  <<: *x\n", "z: merge keys (<<) are not accepted (line 3, column 3)"),
+        ("a: !!binary aGk=\n", 'a: the tag "tag:yaml.org,2002:binary" is not accepted (line 1, column 4)'),
+        ("a: !!python/name:os.system x\n", 'a: the tag "tag:yaml.org,2002:python/name:os.system" is not accepted'),
+        ("a: !mine {}\n", 'a: the tag "!mine" is not accepted (line 1, column 4)'),
+        ("a: !!int x\n", 'a: the value does not fit its tag "tag:yaml.org,2002:int" (line 1, column 4)'),
+        ("a: !!int yes\n", 'a: the value does not fit its tag "tag:yaml.org,2002:int" (line 1, column 4)'),
+        ("a: .inf\n", "a: not a number that can be used (line 1, column 4)"),
+        ("a: .nan\n", "a: not a number that can be used (line 1, column 4)"),
+        ("a: *x\n", 'a: the alias "x" refers to nothing before it (line 1, column 4)'),
+        ("a: &x [*x]\n", 'a[0]: the alias "x" refers to nothing before it (line 1, column 8)'),
+        ("%YAML 1.1\n---\na: 1\n", "(root): YAML directives (lines that begin with %) are not accepted"),
+        ("a: \0\n", "character 3: not valid YAML: control characters are not allowed"),
+        ("a: \ud800\n", "(root): the text holds half of a surrogate pair, which is not a character"),
+        ("a:\n\tb: 1\n", "line 2, column 1: not valid YAML: while scanning for the next token"),
+        ("a: [1, 2\n", "line 2, column 1: not valid YAML: while parsing a flow sequence"),
+    ],
+)
+def test_what_is_not_one_plain_document_is_refused_with_its_place(text: str, reason: str) -> None:
+    assert refusal(text).startswith(reason)
+
+
+def test_all_duplicate_keys_are_named() -> None:
+    assert (
+        refusal("a: 1\na: 2\nb: {c: 1, c: 2}\n") == "a: given twice (lines 1 and 2); b.c: given twice (lines 3 and 3)"
+    )
+
+
+def test_aliases_within_reason_are_followed() -> None:
+    assert read("a: &x {k: [1]}\nb: *x\nc: &s text\nd: *s\n") == {
+        "a": {"k": [1]},
+        "b": {"k": [1]},
+        "c": "text",
+        "d": "text",
+    }
+
+
+def test_nesting_up_to_the_limit_is_read_and_one_more_is_not() -> None:
+    levels = MAX_DEPTH - 1
+    assert read("a: " + "[" * levels + "]" * levels)
+    assert "nested deeper" in refusal("a: " + "[" * (levels + 1) + "]" * (levels + 1))
+
+
+def test_aliases_do_not_get_around_the_nesting_limit() -> None:
+    half = MAX_DEPTH // 2
+    nested = "[" * half + "]" * half
+    assert "nested deeper" in refusal(f"a: &a {nested}\nb: " + "[" * half + "*a" + "]" * half)
+
+
+def test_values_up_to_the_limit_are_read_and_one_more_is_not() -> None:
+    room = MAX_NODES - 3
+    assert len(read("a: [" + "1," * room + "]")["a"]) == room
+    assert "more than 20000 values" in refusal("a: [" + "1," * (room + 1) + "]")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * MEBIBYTE,
+        "{" * MEBIBYTE,
+        "{a: " * (MEBIBYTE // 4),
+        "a: " * (MEBIBYTE // 3),
+        "- " * (MEBIBYTE // 2),
+        "? " * (MEBIBYTE // 2),
+        "&a " * (MEBIBYTE // 3),
+        "*a " * (MEBIBYTE // 3),
+        "!<x> " * (MEBIBYTE // 5),
+        "%TAG !a! b\n" * (MEBIBYTE // 11),
+        "#\n" * (MEBIBYTE // 2),
+        "\n" * MEBIBYTE,
+        "k" * MEBIBYTE,
+        '"' + "\\n" * (MEBIBYTE // 2),
+        "'" + "\n" * MEBIBYTE,
+        "a: [" + "x," * (MEBIBYTE // 2),
+        "a: {" + "x: 1, " * (MEBIBYTE // 6),
+        "\n".join(f"{' ' * depth}a:" for depth in range(1400)),
+        "x: &x [" + "a," * 9000 + "]\n" + "".join(f"y{index}: *x\n" for index in range(90_000)),
+        "x: &x " + "a" * 500_000 + "\n" + "".join(f"y{index}: *x\n" for index in range(15_000)),
+        "a: &a [x,x,x,x,x,x,x,x,x]\n"
+        + "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+    ],
+    ids=lambda text: ascii(text[:10]),
+)
+def test_a_hostile_text_is_refused_quickly(text: str) -> None:
+    started = time.perf_counter()
+    assert refusal(text)
+    assert time.perf_counter() - started < 0.5
+
+
+def test_a_large_string_is_read_quickly() -> None:
+    started = time.perf_counter()
+    assert read("a: |\n" + " line\n" * (MEBIBYTE // 6))
+    assert time.perf_counter() - started < 0.5
+
+
+def test_hundreds_of_mistakes_give_a_hundred_reasons() -> None:
+    with pytest.raises(InvalidPodSpec) as refused:
+        read("".join(f"k{index}: 1\nk{index}: 2\n" for index in range(1000)))
+    assert len(refused.value.reasons) == 101
+    assert refused.value.reasons[-1] == "(root): there may be more, only the first 100 problems are listed"
