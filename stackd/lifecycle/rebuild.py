@@ -1,18 +1,21 @@
 """Recover the rows of a lost file from what the cluster's objects carry.
 
-Owns: which objects make a stack again. Statuses are not guessed: they are observed once the daemon runs.
+Owns: which objects make a stack again. The statuses of the living are observed once the daemon runs; how the others ended
+is read from their pods here, as what has ended is not looked at again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from stackd.errors import StoreError
 from stackd.kube import labels
 from stackd.kube.client import Cluster
+from stackd.kube.objects import PodState, pod_state
 from stackd.kube.record import Unrecoverable, parse_record
 from stackd.lifecycle.bring_up import CLUSTER_UID
-from stackd.model import service_name
+from stackd.lifecycle.status import Sight, judge
+from stackd.model import Stack, service_name
 from stackd.store import Store
 
 
@@ -38,7 +41,7 @@ async def rebuild(store: Store, cluster: Cluster) -> Rebuilt:
         if isinstance(found, Unrecoverable):
             report.lost.append((found.name, found.reason))
         else:
-            stacks.append(found)
+            stacks.append(_as_it_ended(found, pod_state(pod)) if found.ended else found)
     report.lost += [(name, "its pod is gone") for name in services if name not in seen]
     for adopted in await store.adopt(stacks):
         if adopted.stack is None:
@@ -47,3 +50,11 @@ async def rebuild(store: Store, cluster: Cluster) -> Rebuilt:
             report.recovered.append(adopted.stack_id)
     await store.set_meta(CLUSTER_UID, uid)
     return report
+
+
+def _as_it_ended(stack: Stack, pod: PodState) -> Stack:
+    sight = Sight(pod=pod, node_exists=True, node_public_ip=None, pull_failing_since=None, now=stack.created_at)
+    verdict = judge(replace(stack, ended=False), sight, image_pull_grace=0.0)
+    return replace(
+        stack, status=verdict.status, status_reason=verdict.reason, status_message=verdict.message, ended=verdict.ended
+    )

@@ -82,6 +82,5 @@ def reasons(pod: object, policy: Policy = DEFAULT_POLICY, ports: tuple[TargetPor
     try:
         admit(pod, policy, ports)
     except InvalidPodSpec as refused:
-        assert str(refused) == "invalid pod spec: " + "; ".join(refused.reasons)
         return refused.reasons
     return []

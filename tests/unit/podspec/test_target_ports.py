@@ -9,8 +9,7 @@ import pytest
 from stackd.errors import InvalidPodSpec, InvalidRequest
 from stackd.model import TargetPort
 from stackd.podspec import parse_target_ports
-
-from .specs import HTTP, container, reasons, with_init
+from tests.unit.podspec.specs import HTTP, container, reasons, with_init
 
 WEB = {"container_port": 80, "protocol": "TCP"}
 

@@ -1,0 +1,261 @@
+"""What happens in the cluster shows in the statuses, and what is left over is brought together again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackd.cli import main
+from stackd.embedded import EmbeddedCluster
+from tests.stand import Stand, eventually, fast_cluster, request_for, seed, stand
+
+
+async def ports_used(at: Stand) -> int:
+    used: int = (await at.call("GET", "/stats")).json["used_node_ports"]
+    return used
+
+
+@pytest.mark.parametrize(
+    ("image", "status", "reason", "words"),
+    [
+        ("registry.example/fail", "failed", "Error", "exit code 1"),
+        ("registry.example/exit0", "stopped", "Completed", ""),
+        ("registry.example/oom", "failed", "OOMKilled", "ran out of memory"),
+        ("registry.example/nostart", "failed", "StartError", "could not be started"),
+    ],
+)
+async def test_a_pod_that_has_ended_gives_service_and_ports_back_at_once_and_keeps_its_record(
+    at: Stand, image: str, status: str, reason: str, words: str
+) -> None:
+    created = await at.create(request_for(image))
+    stack = await at.until_status(created["stack_id"], status)
+    assert stack["status_reason"] == reason
+    assert words in stack["status_message"]
+    await eventually(lambda: ports_are(at, 0))
+    assert not await at.objects("services")
+    again = await at.stack(created["stack_id"])
+    assert again["ports"] == created["ports"]
+    assert again["updated_at"] == stack["updated_at"]
+    stats = (await at.call("GET", "/stats")).json
+    assert (stats["total_stacks"], stats["active_stacks"], stats["reserved_cpu_milli"]) == (1, 0, 0)
+
+
+async def ports_are(at: Stand, count: int) -> bool:
+    return await ports_used(at) == count
+
+
+@pytest.mark.parametrize(
+    ("image", "reason", "words"),
+    [
+        ("registry.example/badname", "InvalidImageName", "is not a valid image name"),
+        ("registry.example/noconfig", "CreateContainerConfigError", "cannot be started"),
+    ],
+)
+async def test_a_container_that_cannot_start_is_failed_and_keeps_service_and_ports(
+    at: Stand, image: str, reason: str, words: str
+) -> None:
+    stack = await at.until_status((await at.create(request_for(image)))["stack_id"], "failed")
+    assert stack["status_reason"] == reason
+    assert words in stack["status_message"]
+    assert await ports_used(at) == 1
+    assert stack["service_name"] in await at.objects("services")
+
+
+async def test_an_image_that_cannot_be_pulled_is_failed_after_the_grace_and_not_before(tmp_path: Path) -> None:
+    async with stand(tmp_path, {"STACKD_STACKS__IMAGE_PULL_GRACE": "600ms"}) as at:
+        began = time.monotonic()
+        created = await at.create(request_for("registry.example/nopull:1"))
+        stack = await at.until_status(created["stack_id"], "failed")
+        assert time.monotonic() - began >= 0.6
+        assert stack["status_reason"] in ("ErrImagePull", "ImagePullBackOff")
+        assert stack["status_message"].startswith("image registry.example/nopull:1 cannot be pulled: ")
+
+
+async def test_an_image_that_is_pulled_late_runs_in_the_end(tmp_path: Path) -> None:
+    async with stand(tmp_path, {"STACKD_STACKS__IMAGE_PULL_GRACE": "0s"}) as at:
+        created = await at.create(request_for("registry.example/latepull"))
+        await at.until_status(created["stack_id"], "running")
+        assert await ports_used(at) == 1
+
+
+async def test_a_crash_loop_is_failed_and_follows_the_pod_both_ways(tmp_path: Path) -> None:
+    async with stand(tmp_path, {"STACKD_STACKS__RESTART_POLICY": "Always"}) as at:
+        created = await at.create(request_for("registry.example/crashloop"))
+        stack = await at.until_status(created["stack_id"], "failed")
+        assert stack["status_reason"] == "CrashLoopBackOff"
+        assert "again and again" in stack["status_message"]
+        assert await ports_used(at) == 1
+
+
+async def test_a_pod_deleted_by_hand_is_stopped_and_its_ports_are_given_back(at: Stand) -> None:
+    created = await at.create()
+    await at.until_status(created["stack_id"], "running")
+    await at.delete_object("pods", created["pod_id"])
+    stack = await at.until_status(created["stack_id"], "stopped")
+    assert stack["status_reason"] == "PodDeleted"
+    await eventually(lambda: ports_are(at, 0))
+    assert not await at.objects("services")
+
+
+async def test_a_service_deleted_by_hand_is_put_back_with_the_same_ports(at: Stand) -> None:
+    created = await at.create()
+    await at.until_status(created["stack_id"], "running")
+    await at.delete_object("services", created["service_name"])
+
+    async def back() -> bool:
+        service = (await at.objects("services")).get(created["service_name"])
+        return service is not None and service["spec"]["ports"][0]["nodePort"] == created["ports"][0]["node_port"]
+
+    await eventually(back)
+
+
+async def test_a_deleted_node_shows_at_once_and_a_node_that_comes_back_brings_its_stacks_back(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster(pod_gc_delay=60.0)) as cluster, stand(tmp_path, cluster=cluster) as at:
+        created = await at.create()
+        node = (await at.until_status(created["stack_id"], "running"))["node_id"]
+        at.cluster.faults.remove_node(node)
+        stack = await at.until_status(created["stack_id"], "node_deleted")
+        assert stack["status_message"] == f"node {node} has been deleted"
+        assert (stack["node_id"], stack["node_public_ip"]) == (node, created["node_public_ip"])
+        assert await ports_used(at) == 1
+        at.cluster.faults.add_node(name=node, labels={"role": "stack"})
+        await at.until_status(created["stack_id"], "running")
+
+
+async def test_a_pod_collected_with_its_node_has_ended_as_node_deleted(at: Stand) -> None:
+    created = await at.create()
+    node = (await at.until_status(created["stack_id"], "running"))["node_id"]
+    at.cluster.faults.remove_node(node)
+    await at.until_status(created["stack_id"], "node_deleted")
+    await eventually(lambda: ports_are(at, 0))
+    assert (await at.stack(created["stack_id"]))["status"] == "node_deleted"
+
+
+async def test_objects_of_ours_that_no_row_knows_are_removed_after_the_grace_and_others_never(tmp_path: Path) -> None:
+    async with stand(tmp_path, {"STACKD_RECONCILE__ORPHAN_GRACE": "2s"}) as at:
+        await at.create()
+        ours = {"app.kubernetes.io/managed-by": "stackd", "stackd.io/instance": "default"}
+        other = ours | {"stackd.io/instance": "other"}
+        for name, labels in (("stack-00000000000000aa", ours), ("stack-00000000000000bb", other), ("plain", {})):
+            await by_hand(at, name, labels)
+
+        async def swept() -> bool:
+            return "stack-00000000000000aa" not in await at.objects("pods")
+
+        began = time.monotonic()
+        await eventually(swept)
+        assert time.monotonic() - began > 0.9  # creation times are whole seconds
+        await eventually(lambda: is_gone(at, "services", "svc-stack-00000000000000aa"))
+        assert {"stack-00000000000000bb", "plain"} < (await at.objects("pods")).keys()
+        assert {"svc-stack-00000000000000bb", "svc-plain"} < (await at.objects("services")).keys()
+
+
+async def is_gone(at: Stand, kind: str, name: str) -> bool:
+    return name not in await at.objects(kind)
+
+
+async def by_hand(at: Stand, name: str, labels: dict[str, str]) -> None:
+    path = "/api/v1/namespaces/stacks"
+    metadata: dict[str, Any] = {"name": name, "labels": labels}
+    container = {"name": "app", "image": "nginx", "ports": [{"containerPort": 80}]}
+    await at.kubectl(
+        "POST",
+        f"{path}/pods",
+        {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}},
+    )
+    spec = {"type": "NodePort", "selector": {"x": name}, "ports": [{"port": 80, "protocol": "TCP"}]}
+    metadata = {"name": f"svc-{name}", "labels": labels}
+    await at.kubectl("POST", f"{path}/services", {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
+
+
+async def test_a_mass_disappearance_holds_everything_until_the_operator_confirms(at: Stand) -> None:
+    ids = [(await at.create())["stack_id"] for _ in range(12)]
+    for stack_id in ids:
+        await at.until_status(stack_id, "running")
+    for stack_id in ids:
+        await at.delete_object("pods", stack_id)
+
+    async def held() -> bool:
+        return (await at.call("GET", "/readyz")).status == 503
+
+    await eventually(held)
+    readiness = (await at.call("GET", "/readyz")).json
+    assert "stackd reconcile --confirm" in readiness["error"]
+    assert readiness["held"]
+    assert await ports_used(at) > 0
+    plan = (await at.call("GET", "/reconcile")).json
+    assert {action["action"] for action in plan["actions"]} >= {"end"}
+    assert (await at.call("POST", "/reconcile/confirm")).json["released"] == len(readiness["held"])
+    await eventually(lambda: ports_are(at, 0))
+    assert (await at.call("GET", "/readyz")).status == 200
+    assert (await at.call("GET", "/stats")).json["total_stacks"] == 12
+
+
+async def test_a_file_of_another_cluster_stops_creates_and_reconciliation(tmp_path: Path) -> None:
+    async with stand(tmp_path) as first:
+        created = await first.create()
+    async with stand(tmp_path) as other:
+        reply = await other.call("POST", "/stacks", seed())
+        assert reply.status == 503
+        assert "kube-system uid" in reply.error
+        assert (await other.call("GET", "/readyz")).status == 503
+        assert (await other.call("GET", "/reconcile")).json["blocked"]
+        await other.daemon.api.reconciler.reconcile()
+        assert (await other.stack(created["stack_id"]))["status"] != "stopped"
+
+
+async def test_a_lost_file_is_rebuilt_with_every_answer_as_before(tmp_path: Path) -> None:
+    async with stand(tmp_path) as at:
+        for number in range(50):
+            await at.create(request_for("registry.example/fail") if number == 7 else None)
+        await eventually(lambda: settled(at))
+        before = (await at.call("GET", "/stacks")).json["stacks"]
+        details = [await at.stack(stack["stack_id"]) for stack in before]
+        await at.session.close()
+        await rebuilt(at, tmp_path, before, details)
+
+
+async def settled(at: Stand) -> bool:
+    stacks = (await at.call("GET", "/stacks")).json["stacks"]
+    return all(s["status"] in ("running", "failed") for s in stacks) and await ports_used(at) == 49
+
+
+async def rebuilt(at: Stand, folder: Path, before: list[dict[str, Any]], details: list[dict[str, Any]]) -> None:
+    new = folder / "new"
+    new.mkdir()
+    kubeconfig = folder / "kubeconfig"
+    arguments = ["rebuild", "--config", str(config_file(new, kubeconfig))]
+    code = await asyncio.to_thread(exit_code, arguments)
+    assert code == 0
+    async with stand(new, cluster=at.cluster) as later:
+        await eventually(lambda: settled(later))
+        ignored = {"updated_at"}
+        after = (await later.call("GET", "/stacks")).json["stacks"]
+        assert [without(s, ignored) for s in after] == [without(s, ignored) for s in before]
+        again = [await later.stack(stack["stack_id"]) for stack in before]
+        assert [without(s, ignored) for s in again] == [without(s, ignored) for s in details]
+
+
+def without(stack: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in stack.items() if name not in names}
+
+
+def config_file(folder: Path, kubeconfig: Path) -> Path:
+    path = folder / "config.toml"
+    path.write_text(
+        f'[auth]\nenabled = false\n[state]\npath = "{folder / "stackd.db"}"\n'
+        f'[cluster]\nmode = "kubeconfig"\nkubeconfig = "{kubeconfig}"\n'
+    )
+    return path
+
+
+def exit_code(arguments: list[str]) -> int:
+    try:
+        main(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
