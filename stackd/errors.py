@@ -22,6 +22,7 @@ StackdError
     ├── ShuttingDown
     ├── StoreUnavailable                 the file cannot be written now
     └── ClusterUnavailable               Kubernetes is unreachable, overloaded, or refuses stackd itself
+        ├── ClusterUnreachable           no connection could be made: the request was not sent
         └── ClusterOverloaded            it said itself when to come back
 StoreError                          (a StackdError) the file is unusable: corrupt, newer, locked by another process
 ClusterError                        (a StackdError) answers that the caller handles: they never reach a client as they are
@@ -155,6 +156,10 @@ class StoreUnavailable(Unavailable):
 
 class ClusterUnavailable(Unavailable):
     """Kubernetes is unreachable, overloaded, or refuses stackd itself."""
+
+
+class ClusterUnreachable(ClusterUnavailable):
+    """No connection to Kubernetes could be made: the request was not sent."""
 
 
 class ClusterOverloaded(ClusterUnavailable):

@@ -11,6 +11,8 @@ from pathlib import Path
 from stackd.embedded.cluster import EmbeddedCluster
 from stackd.embedded.options import EmbeddedOptions, NodeSpec
 
+_BUT_WATCHES = "(?!watch).*"
+
 
 def main() -> int:
     """Run until a signal comes."""
@@ -41,8 +43,16 @@ def _parser() -> argparse.ArgumentParser:
     for name in seconds:
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, type=float, default=getattr(defaults, name), metavar="SECONDS")
+    parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="let each request wait first")
+    parser.add_argument("--node-port-range", type=_port_range, default=defaults.node_port_range, metavar="FROM-TO")
     parser.add_argument("--watch-cache-size", type=int, default=defaults.watch_cache_size, metavar="CHANGES")
     return parser
+
+
+def _port_range(text: str) -> tuple[int, int]:
+    """``30000-32767``"""
+    first, _, last = text.partition("-")
+    return int(first), int(last)
 
 
 def _options(arguments: argparse.Namespace) -> EmbeddedOptions:
@@ -67,6 +77,7 @@ def _options(arguments: argparse.Namespace) -> EmbeddedOptions:
         bookmark_interval=arguments.bookmark_interval,
         watch_cache_size=arguments.watch_cache_size,
         serve_node_ports=not arguments.no_node_ports,
+        node_port_range=arguments.node_port_range,
     )
 
 
@@ -76,6 +87,8 @@ async def _run(arguments: argparse.Namespace) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
     async with EmbeddedCluster(_options(arguments)) as cluster:
+        if arguments.latency:
+            cluster.faults.add_fault(action="latency", verb=_BUT_WATCHES, seconds=arguments.latency)
         if arguments.kubeconfig is not None:
             cluster.write_kubeconfig(arguments.kubeconfig)
         sys.stdout.write(f"{cluster.url}\n")

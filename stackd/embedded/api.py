@@ -128,7 +128,7 @@ def _changes(target: Target, before: Record, obj: Json) -> Json:
             raise invalid(before.resource, before.key[1], [not_allowed(f"metadata.{field}", "field is immutable")])
     ordered = _like(old, in_order("ObjectMeta", metadata))
     if target.subresource == "status":
-        status = obj.get("status", before.obj.get("status", {}))
+        status: Json = obj.get("status") or before.obj.get("status") or {}
         return {"metadata": ordered, "status": pod_status(status) if before.resource is PODS else status}
     return {"metadata": ordered} | {k: v for k, v in obj.items() if k not in {"metadata", "status"}}
 
@@ -194,7 +194,9 @@ def _read_object(body: bytes, resource: Resource) -> Json:
 
 
 def _read_options(query: Mapping[str, str], body: bytes) -> Json:
-    options: Json = _read_json(body) if body.strip() else {}
+    options = _read_json(body) if body.strip() else {}
+    if not isinstance(options, dict):
+        raise bad_request("json: cannot unmarshal into Go value of type v1.DeleteOptions")
     if (grace := whole_number(query, "gracePeriodSeconds")) is not None:
         options["gracePeriodSeconds"] = grace
     if policy := query.get("propagationPolicy"):

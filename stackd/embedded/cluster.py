@@ -76,12 +76,17 @@ class EmbeddedCluster:
             self._adopt()
         else:
             self._furnish()
-        await self.server.start(options.host, options.port)
+        try:
+            await self.server.start(options.host, options.port)
+        except OSError:
+            await self.stop()
+            raise
         if self._listeners is not None:
             self._listeners.start()
 
     async def stop(self) -> None:
         """Close everything; the state file, if any, is complete."""
+        await self.faults.stop()
         await self.server.stop()
         if self._listeners is not None:
             await self._listeners.stop()
@@ -106,6 +111,11 @@ class EmbeddedCluster:
     def counts(self) -> Counts:
         """What it has been asked."""
         return self.server.counts
+
+    @property
+    def open_node_ports(self) -> frozenset[int]:
+        """The node ports that answer on this machine now."""
+        return self._listeners.numbers if self._listeners is not None else frozenset()
 
     def kubeconfig(self, *, token: str | None = None) -> str:
         """A kubeconfig that leads here."""

@@ -21,6 +21,13 @@ class Faults:
 
     def __init__(self, cluster: EmbeddedCluster) -> None:
         self._cluster = cluster
+        self._refusal: asyncio.Task[None] | None = None
+
+    async def stop(self) -> None:
+        """Let nothing happen any more."""
+        if self._refusal is not None:
+            self._refusal.cancel()
+            await asyncio.gather(self._refusal, return_exceptions=True)
 
     def add(self, fault: Fault) -> None:
         """Put a fault in force, behind those that are."""
@@ -48,8 +55,11 @@ class Faults:
         """Close all connections and accept none, until `listen` or for that long."""
         await self._cluster.server.refuse()
         if seconds is not None:
-            loop = asyncio.get_running_loop()
-            self._listening = loop.call_later(seconds, lambda: asyncio.ensure_future(self.listen()))
+            self._refusal = asyncio.create_task(self._listen_after(seconds), name="embedded refusal")
+
+    async def _listen_after(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        await self.listen()
 
     async def listen(self) -> None:
         """Accept connections again."""

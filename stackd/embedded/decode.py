@@ -17,6 +17,7 @@ _GO_TYPES = {
     "bool!": "bool",
     "map": "map[string]string",
     "intstr": "intstr.IntOrString",
+    "object": "map[string]interface {}",
 }
 _PRESENT_WHEN_EMPTY = frozenset(
     {"resources", "securityContext", "emptyDir", "podSelector", "value", "containers", "items", "spec", "status"}
@@ -28,7 +29,8 @@ def decode(resource: Resource, raw: Json, *, strict: bool = False) -> Json:
     """The object without kind and apiVersion. Raises ApiError 400 for a wrong type, and if `strict` unknown fields."""
     body = {key: value for key, value in raw.items() if key not in {"kind", "apiVersion"}}
     if resource.kind not in STRUCTS:
-        metadata = _Decoder(resource).struct(body.get("metadata") or {}, "ObjectMeta", ("metadata",), "metadata")
+        given = body.get("metadata") or {}
+        metadata = _Decoder(resource).value(given, "ObjectMeta", resource.kind, ("metadata",), "metadata")
         return {"metadata": metadata} | {key: value for key, value in body.items() if key != "metadata"}
     decoder = _Decoder(resource)
     decoded = decoder.struct(body, resource.kind, (), "")
@@ -63,7 +65,7 @@ class _Decoder:
         return {key: part for _, key, part in known}
 
     def value(self, value: Any, kind: str, owner: str, trail: tuple[str, ...], path: str) -> Any:
-        if kind == "any":
+        if kind == "object" and isinstance(value, dict):
             return value
         if kind.startswith("[]"):
             if not isinstance(value, list):

@@ -18,15 +18,18 @@ from stackd.embedded.store import Change, Record, Store
 
 _RESERVE = 10_000
 """Revisions that are taken ahead, since not every one is written down (events are not)."""
-_SLACK = 64 * 1024 * 1024
 _BY_NAME = {resource.qualified: resource for resource in ALL}
 
 
 class Journal:
-    """Keeps a store in a file. One process at a time."""
+    """Keeps a store in a file. One process at a time.
 
-    def __init__(self, path: Path, store: Store) -> None:
+    The file is written anew when it is `slack` bytes larger than four snapshots.
+    """
+
+    def __init__(self, path: Path, store: Store, *, slack: int = 64 * 1024 * 1024) -> None:
         self._path = path
+        self._slack = slack
         self._store = store
         self._reserved = 0
         self._file = -1
@@ -91,7 +94,7 @@ class Journal:
             if resource.persistent:
                 records = self._store.of(resource).records.values()
                 _write(file, b"".join(_line(record) + b"\n" for record in records))
-        self._limit = 4 * os.lseek(file, 0, os.SEEK_CUR) + _SLACK
+        self._limit = 4 * os.lseek(file, 0, os.SEEK_CUR) + self._slack
         os.replace(fresh, self._path)
         self.close()
         self._file = file

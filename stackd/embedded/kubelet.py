@@ -280,7 +280,8 @@ class Kubelet:
         status = pod.obj["status"]
         run.phase, run.sandbox, run.address = status["phase"], True, status.get("podIP", "")
         if run.phase != "Running":
-            self._after(self._options.start_delay, pod.key, run, self._launch_all)
+            run.sandbox = False
+            self._after(self._options.start_delay / 2, pod.key, run, self._make_sandbox)
             return
         known = {one["name"]: one for one in status["containerStatuses"] + status.get("initContainerStatuses", [])}
         for one in [*run.inits, *run.containers]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -34,7 +35,7 @@ class NodePortListeners:
         self._store = store
         self._host = host
         self._open: dict[tuple[int, str], tuple[Door, asyncio.BaseTransport | asyncio.Server]] = {}
-        self._stale: set[Key] = set()
+        self._stale: dict[Key, None] = {}
         self._doors: dict[Key, set[tuple[int, str]]] = {}
         self._by_selector: dict[tuple[str, str], dict[Key, None]] = {}
         self._woken = asyncio.Event()
@@ -82,7 +83,7 @@ class NodePortListeners:
             self._by_selector.setdefault(label, {})[after.key] = None
 
     def _mark(self, key: Key) -> None:
-        self._stale.add(key)
+        self._stale[key] = None
         self._woken.set()
 
     async def _work(self) -> None:
@@ -90,7 +91,9 @@ class NodePortListeners:
             await self._woken.wait()
             self._woken.clear()
             while self._stale:
-                await self._reconcile(self._stale.pop())
+                key = next(iter(self._stale))
+                del self._stale[key]
+                await self._reconcile(key)
 
     async def _reconcile(self, key: Key) -> None:
         wanted = {(door.number, door.protocol): door for door in self._wanted(key)}
@@ -98,6 +101,8 @@ class NodePortListeners:
         for place in held - wanted.keys():
             self._open.pop(place)[1].close()
         kept = held & wanted.keys()
+        for place in kept:
+            self._open[place] = (wanted[place], self._open[place][1])
         for place, door in wanted.items():
             if place not in kept and place not in self._open and await self._listen(door):
                 kept.add(place)
@@ -134,7 +139,9 @@ class NodePortListeners:
             return False
         handle: asyncio.BaseTransport | asyncio.Server
         if door.protocol == "TCP":
-            handle = await loop.create_server(lambda: _HttpAnswer(door), sock=sock, backlog=_BACKLOG)
+            handle = await loop.create_server(
+                lambda: _HttpAnswer(lambda: self._open[door.number, door.protocol][0]), sock=sock, backlog=_BACKLOG
+            )
         else:
             handle, _ = await loop.create_datagram_endpoint(_Echo, sock=sock)
         self._open[door.number, door.protocol] = (door, handle)
@@ -144,7 +151,7 @@ class NodePortListeners:
 class _HttpAnswer(asyncio.Protocol):
     """Answers whatever comes with one page, and closes."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Callable[[], Door]) -> None:
         self._door = door
         self._transport: asyncio.WriteTransport | None = None
 
@@ -154,7 +161,8 @@ class _HttpAnswer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._transport is None or b"\n" not in data:
             return
-        body = f"This is {self._door.target}, answering on node port {self._door.number}.\n".encode()
+        door = self._door()
+        body = f"This is {door.target}, answering on node port {door.number}.\n".encode()
         head = (
             f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )

@@ -55,9 +55,9 @@ class EmbeddedOptions:
     """From a Node's end to that of the pods on it."""
     serve_node_ports: bool = True
     node_port_range: tuple[int, int] = (30000, 32767)
-    watch_cache_size: int = 8192
+    watch_cache_size: int = 4096
     """Changes per resource that a watch can be resumed over."""
-    event_limit: int = 10_000
+    event_limit: int = 5_000
     """Event objects kept; the oldest go first."""
     bookmark_interval: float = 60.0
     users: tuple[User, ...] = ()

@@ -1,6 +1,6 @@
 """The fields of the typed kinds, in the order in which Kubernetes writes them. Data only; `decode` reads it.
 
-A type is `string`, `int32`, `int64`, `bool`, `intstr`, `quantity`, `any`, `map` (of strings), `quantities` (a map of
+A type is `string`, `int32`, `int64`, `bool`, `intstr`, `quantity`, `object`, `map` (of strings), `quantities` (a map of
 them), `[]X` for a list, or the name of a struct of this table. `bool!` is left out when false.
 """
 
@@ -9,10 +9,11 @@ from __future__ import annotations
 _HANDLER = "exec:ExecAction httpGet:HTTPGetAction tcpSocket:TCPSocketAction"
 _CONTAINER = (
     "name:string image:string command:[]string args:[]string workingDir:string ports:[]ContainerPort "
-    "envFrom:[]any env:[]EnvVar resources:ResourceRequirements resizePolicy:[]any restartPolicy:string "
-    "restartPolicyRules:[]any volumeMounts:[]VolumeMount volumeDevices:[]any livenessProbe:Probe readinessProbe:Probe "
-    "startupProbe:Probe lifecycle:Lifecycle terminationMessagePath:string terminationMessagePolicy:string "
-    "imagePullPolicy:string securityContext:SecurityContext stdin:bool! stdinOnce:bool! tty:bool!"
+    "envFrom:[]EnvFromSource env:[]EnvVar resources:ResourceRequirements resizePolicy:[]object restartPolicy:string "
+    "restartPolicyRules:[]object volumeMounts:[]VolumeMount volumeDevices:[]object livenessProbe:Probe "
+    "readinessProbe:Probe startupProbe:Probe lifecycle:Lifecycle terminationMessagePath:string "
+    "terminationMessagePolicy:string imagePullPolicy:string securityContext:SecurityContext "
+    "stdin:bool! stdinOnce:bool! tty:bool!"
 )
 _VOLUME_SOURCES = (
     "hostPath emptyDir gcePersistentDisk awsElasticBlockStore gitRepo secret nfs iscsi glusterfs "
@@ -27,23 +28,27 @@ _TEXT: dict[str, str] = {
         "annotations:map ownerReferences:[]OwnerReference finalizers:[]string"
     ),
     "OwnerReference": ("apiVersion:string kind:string name:string uid:string controller:bool blockOwnerDeletion:bool"),
-    "Pod": "metadata:ObjectMeta spec:PodSpec status:any",
+    "Pod": "metadata:ObjectMeta spec:PodSpec status:object",
     "PodSpec": (
-        "volumes:[]Volume initContainers:[]Container containers:[]Container ephemeralContainers:[]any "
+        "volumes:[]Volume initContainers:[]Container containers:[]Container ephemeralContainers:[]object "
         "restartPolicy:string terminationGracePeriodSeconds:int64 activeDeadlineSeconds:int64 dnsPolicy:string "
         "nodeSelector:map serviceAccountName:string serviceAccount:string automountServiceAccountToken:bool "
         "nodeName:string hostNetwork:bool! hostPID:bool! hostIPC:bool! shareProcessNamespace:bool "
-        "securityContext:PodSecurityContext imagePullSecrets:[]any hostname:string subdomain:string "
-        "affinity:any schedulerName:string tolerations:[]Toleration hostAliases:[]any priorityClassName:string "
-        "priority:int32 dnsConfig:any readinessGates:[]any runtimeClassName:string enableServiceLinks:bool "
-        "preemptionPolicy:string overhead:quantities topologySpreadConstraints:[]any setHostnameAsFQDN:bool os:any "
-        "hostUsers:bool schedulingGates:[]any resourceClaims:[]any resources:ResourceRequirements "
+        "securityContext:PodSecurityContext imagePullSecrets:[]object hostname:string subdomain:string "
+        "affinity:object schedulerName:string tolerations:[]Toleration hostAliases:[]object priorityClassName:string "
+        "priority:int32 dnsConfig:object readinessGates:[]object runtimeClassName:string enableServiceLinks:bool "
+        "preemptionPolicy:string overhead:quantities topologySpreadConstraints:[]object setHostnameAsFQDN:bool "
+        "os:object hostUsers:bool schedulingGates:[]object resourceClaims:[]object resources:ResourceRequirements "
         "hostnameOverride:string"
     ),
     "Container": _CONTAINER,
     "ContainerPort": "name:string hostPort:int32 containerPort:int32 protocol:string hostIP:string",
-    "EnvVar": "name:string value:string valueFrom:any",
-    "ResourceRequirements": "limits:quantities requests:quantities claims:[]any",
+    "EnvFromSource": "prefix:string configMapRef:object secretRef:object",
+    "EnvVarSource": (
+        "fieldRef:object resourceFieldRef:object configMapKeyRef:object secretKeyRef:object fileKeyRef:object"
+    ),
+    "EnvVar": "name:string value:string valueFrom:EnvVarSource",
+    "ResourceRequirements": "limits:quantities requests:quantities claims:[]object",
     "VolumeMount": (
         "name:string readOnly:bool! recursiveReadOnly:string mountPath:string subPath:string "
         "mountPropagation:string subPathExpr:string"
@@ -53,49 +58,49 @@ _TEXT: dict[str, str] = {
         "successThreshold:int32 failureThreshold:int32 terminationGracePeriodSeconds:int64"
     ),
     "Lifecycle": "postStart:LifecycleHandler preStop:LifecycleHandler stopSignal:string",
-    "LifecycleHandler": f"{_HANDLER} sleep:any",
+    "LifecycleHandler": f"{_HANDLER} sleep:object",
     "ExecAction": "command:[]string",
-    "HTTPGetAction": "path:string port:intstr host:string scheme:string httpHeaders:[]any",
+    "HTTPGetAction": "path:string port:intstr host:string scheme:string httpHeaders:[]object",
     "TCPSocketAction": "port:intstr host:string",
     "GRPCAction": "port:int32 service:string",
     "SecurityContext": (
-        "capabilities:Capabilities privileged:bool seLinuxOptions:any windowsOptions:any runAsUser:int64 "
+        "capabilities:Capabilities privileged:bool seLinuxOptions:object windowsOptions:object runAsUser:int64 "
         "runAsGroup:int64 runAsNonRoot:bool readOnlyRootFilesystem:bool allowPrivilegeEscalation:bool "
         "procMount:string seccompProfile:SeccompProfile appArmorProfile:SeccompProfile"
     ),
     "PodSecurityContext": (
-        "seLinuxOptions:any windowsOptions:any runAsUser:int64 runAsGroup:int64 runAsNonRoot:bool "
-        "supplementalGroups:[]int64 supplementalGroupsPolicy:string fsGroup:int64 sysctls:[]any "
+        "seLinuxOptions:object windowsOptions:object runAsUser:int64 runAsGroup:int64 runAsNonRoot:bool "
+        "supplementalGroups:[]int64 supplementalGroupsPolicy:string fsGroup:int64 sysctls:[]object "
         "fsGroupChangePolicy:string seccompProfile:SeccompProfile appArmorProfile:SeccompProfile "
         "seLinuxChangePolicy:string"
     ),
     "Capabilities": "add:[]string drop:[]string",
     "SeccompProfile": "type:string localhostProfile:string",
     "Toleration": "key:string operator:string value:string effect:string tolerationSeconds:int64",
-    "Volume": "name:string " + " ".join(f"{source}:any" for source in _VOLUME_SOURCES.split()),
-    "Service": "metadata:ObjectMeta spec:ServiceSpec status:any",
+    "Volume": "name:string " + " ".join(f"{source}:object" for source in _VOLUME_SOURCES.split()),
+    "Service": "metadata:ObjectMeta spec:ServiceSpec status:object",
     "ServiceSpec": (
         "ports:[]ServicePort selector:map clusterIP:string clusterIPs:[]string type:string externalIPs:[]string "
         "sessionAffinity:string loadBalancerIP:string loadBalancerSourceRanges:[]string externalName:string "
         "externalTrafficPolicy:string healthCheckNodePort:int32 publishNotReadyAddresses:bool! "
-        "sessionAffinityConfig:any ipFamilies:[]string ipFamilyPolicy:string allocateLoadBalancerNodePorts:bool "
+        "sessionAffinityConfig:object ipFamilies:[]string ipFamilyPolicy:string allocateLoadBalancerNodePorts:bool "
         "loadBalancerClass:string internalTrafficPolicy:string trafficDistribution:string"
     ),
     "ServicePort": ("name:string protocol:string appProtocol:string port:int32 targetPort:intstr nodePort:int32"),
-    "Namespace": "metadata:ObjectMeta spec:any status:any",
+    "Namespace": "metadata:ObjectMeta spec:object status:object",
     "Node": "metadata:ObjectMeta spec:NodeSpec status:NodeStatus",
     "NodeSpec": (
-        "podCIDR:string podCIDRs:[]string providerID:string unschedulable:bool! taints:[]Taint configSource:any "
+        "podCIDR:string podCIDRs:[]string providerID:string unschedulable:bool! taints:[]Taint configSource:object "
         "externalID:string"
     ),
     "Taint": "key:string value:string effect:string timeAdded:string",
     "NodeStatus": (
-        "capacity:quantities allocatable:quantities phase:string conditions:[]any addresses:[]any "
-        "daemonEndpoints:any nodeInfo:any images:[]any volumesInUse:[]any volumesAttached:[]any config:any "
-        "runtimeHandlers:[]any features:any declaredFeatures:[]any"
+        "capacity:quantities allocatable:quantities phase:string conditions:[]object addresses:[]object "
+        "daemonEndpoints:object nodeInfo:object images:[]object volumesInUse:[]string volumesAttached:[]object "
+        "config:object runtimeHandlers:[]object features:object declaredFeatures:[]object"
     ),
-    "ResourceQuota": "metadata:ObjectMeta spec:ResourceQuotaSpec status:any",
-    "ResourceQuotaSpec": "hard:quantities scopes:[]string scopeSelector:any",
+    "ResourceQuota": "metadata:ObjectMeta spec:ResourceQuotaSpec status:object",
+    "ResourceQuotaSpec": "hard:quantities scopes:[]string scopeSelector:object",
     "LimitRange": "metadata:ObjectMeta spec:LimitRangeSpec",
     "LimitRangeSpec": "limits:[]LimitRangeItem",
     "LimitRangeItem": (
@@ -103,7 +108,7 @@ _TEXT: dict[str, str] = {
         "maxLimitRequestRatio:quantities"
     ),
     "NetworkPolicy": "metadata:ObjectMeta spec:NetworkPolicySpec",
-    "NetworkPolicySpec": "podSelector:any ingress:[]any egress:[]any policyTypes:[]string",
+    "NetworkPolicySpec": "podSelector:object ingress:[]object egress:[]object policyTypes:[]string",
 }
 
 Struct = dict[str, tuple[int, str]]

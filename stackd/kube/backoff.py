@@ -16,6 +16,11 @@ class Deadline:
         self._at = asyncio.get_running_loop().time() + seconds
 
     @property
+    def spent(self) -> float:
+        """Seconds since its making."""
+        return self.seconds - (self._at - asyncio.get_running_loop().time())
+
+    @property
     def left(self) -> float:
         """Seconds until then; 0 when it has passed."""
         return max(0.0, self._at - asyncio.get_running_loop().time())

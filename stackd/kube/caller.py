@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
 
-from stackd.errors import ClusterUnavailable, StackdError
+from stackd.errors import ClusterUnavailable, ClusterUnreachable, StackdError
 from stackd.kube import labels
 from stackd.kube.answers import error_of, may_repeat
 from stackd.kube.backoff import Backoff, Deadline
@@ -24,6 +24,8 @@ from stackd.kube.objects import JsonObject
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
 _SHORTEST_ATTEMPT = 0.5
+# A restarting API server is waited for, one that is away is not: whoever asked is told soon.
+CONNECT_PATIENCE = 3.0
 PAGE = 500
 # A page may hold megabytes; cutting it off early would only make it be sent again.
 LIST_SECONDS = 30.0
@@ -70,6 +72,10 @@ class Caller:
             retry_after: float = 0
             try:
                 answer = await self.connection.once(call, self._attempt(call, deadline))
+            except ClusterUnreachable as exc:
+                if deadline.spent >= CONNECT_PATIENCE:
+                    raise
+                failure = exc
             except ClusterUnavailable as exc:
                 failure = exc
             else:

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from stackd.errors import ClusterUnavailable
+from stackd.errors import ClusterUnavailable, ClusterUnreachable
 from stackd.kube.answers import error_of
 from stackd.kube.calls import METHODS, Answer, Call
 from stackd.kube.credentials import Access
@@ -138,7 +138,8 @@ def unreachable(exc: BaseException) -> ClusterUnavailable:
         why = "the connection was lost"
     else:
         why = str(exc) or type(exc).__name__
-    return ClusterUnavailable(f"Kubernetes cannot be reached: {why}")
+    kind = ClusterUnreachable if isinstance(exc, aiohttp.ClientConnectorError) else ClusterUnavailable
+    return kind(f"Kubernetes cannot be reached: {why}")
 
 
 async def _answer(response: aiohttp.ClientResponse) -> Answer:

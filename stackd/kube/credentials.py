@@ -12,11 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import yaml
 from kubernetes.aio import config as loading
 from kubernetes.aio.client import ApiClient, Configuration
+from yarl import URL
 
 from stackd import __version__
 from stackd.errors import ClusterUnavailable, ConfigError
@@ -146,6 +148,7 @@ async def _load(target: ClusterTarget) -> ApiClient:
             await _kubeconfig(target, configuration)
         else:
             loading.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        _decide_proxy(configuration, mode)
         return ApiClient(configuration)  # reads the certificates
     except _UNREADABLE as exc:
         raise ConfigError([f"[cluster] {mode}: {_reason(target, mode, exc)}"]) from exc
@@ -154,10 +157,21 @@ async def _load(target: ClusterTarget) -> ApiClient:
 def _address(target: ClusterTarget, configuration: Configuration) -> None:
     configuration.host = target.url
     configuration.ssl_ca_cert = target.ca_file or None
-    # It is on this machine: a proxy from the environment has no business in between.
-    configuration.client_session_kwargs = {"trust_env": False}
     if target.token:
         configuration.api_key["BearerToken"] = f"Bearer {target.token}"
+
+
+def _decide_proxy(configuration: Configuration, mode: Mode) -> None:
+    """Look for a proxy in the environment once, not (as the client would, on another thread) for every request.
+
+    An embedded cluster is on this machine: a proxy has no business in between.
+    """
+    configuration.client_session_kwargs = {"trust_env": False, "cookie_jar": aiohttp.DummyCookieJar()}
+    if mode == "embedded" or configuration.proxy:
+        return
+    address = URL(configuration.host)
+    if address.host and not proxy_bypass(address.host):
+        configuration.proxy = getproxies().get(address.scheme)
 
 
 async def _kubeconfig(target: ClusterTarget, configuration: Configuration) -> None:

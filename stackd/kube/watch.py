@@ -44,7 +44,7 @@ class Timings:
     idle_limit: float = 75.0
     watch_seconds: int = 300
     first_pause: float = 0.05
-    longest_pause: float = 30.0
+    longest_pause: float = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -100,7 +101,7 @@ class _Reader:
     """One pass over the parser's events."""
 
     def __init__(self, text: str, reasons: Reasons) -> None:
-        self._loader = _Loader(text)
+        self._text = text
         self._reasons = reasons
         self._stack: list[_Frame] = []
         self._nodes = 0
@@ -112,19 +113,20 @@ class _Reader:
     def document(self) -> dict[str, Any]:
         """The only document of the text, as a mapping."""
         try:
-            self._consume()
+            loader = _Loader(self._text)
+            try:
+                self._consume(loader.get_event)
+            finally:
+                loader.dispose()
         except yaml.YAMLError as exc:
             raise _Refused(*_described(exc)) from exc
-        finally:
-            self._loader.dispose()
         if self._root is None:
             raise _Refused(ROOT, "the text holds no document; a Pod is expected")
         if not isinstance(self._root, dict):
             raise _Refused(ROOT, "a Pod is expected, as a mapping of fields")
         return self._root
 
-    def _consume(self) -> None:
-        next_event = self._loader.get_event
+    def _consume(self, next_event: Callable[[], Any]) -> None:
         documents = 0
         while True:
             event = next_event()

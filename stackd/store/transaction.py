@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from stackd.metrics import Histogram
 from stackd.model import Job, Stack
 from stackd.store import queries
 from stackd.store.ports import PortPool
@@ -45,6 +46,7 @@ class Counters:
     failed_commits: int = 0
     commit_seconds_total: float = 0.0
     commit_seconds_last: float = 0.0
+    commit_durations: Histogram = field(default_factory=Histogram)
 
 
 class Transaction:

@@ -257,6 +257,7 @@ class Writer:
             self.counters.commits += 1
             self.counters.commit_seconds_last = time.perf_counter() - began
             self.counters.commit_seconds_total += self.counters.commit_seconds_last
+            self.counters.commit_durations.observe(self.counters.commit_seconds_last)
 
     def _check_in_place(self) -> None:
         """What is written to a removed file is lost at the next start, so nothing of it may be acknowledged."""

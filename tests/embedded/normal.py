@@ -18,11 +18,13 @@ def normal(value: Any, *, keep_ports: bool = False) -> Any:
     """The same value with uids, versions, times, addresses, hashes and chosen ports replaced by their kind."""
     if isinstance(value, dict):
         return {
-            key: f"<{key}>" if key in _BY_KEY and not (keep_ports and key == "nodePort") else normal(part)
+            key: f"<{key}>"
+            if key in _BY_KEY and not (keep_ports and key == "nodePort")
+            else normal(part, keep_ports=keep_ports)
             for key, part in value.items()
         }
     if isinstance(value, list):
-        return [normal(part) for part in value]
+        return [normal(part, keep_ports=keep_ports) for part in value]
     if isinstance(value, str):
         return _text(value)
     return value
@@ -38,8 +40,10 @@ def _text(value: str) -> str:
         (_VERSIONS, "resource version: <versions>"),
     ):
         value = pattern.sub(name, value)
-    return value.replace("real-worker", "<node>").replace("default-scheduler-node", "<scheduler>").replace(
-        "default-scheduler-embedded", "<scheduler>"
+    return (
+        value.replace("real-worker", "<node>")
+        .replace("default-scheduler-node", "<scheduler>")
+        .replace("default-scheduler-embedded", "<scheduler>")
     )
 
 

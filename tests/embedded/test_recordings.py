@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Any
 
@@ -11,19 +10,17 @@ import pytest
 from stackd.embedded import EmbeddedOptions, ManualClock
 from tests.embedded.normal import normal, ordered, shape
 from tests.embedded.scenes import (
-    ADMIN,
     FOLDER,
     SCENES,
     SETTLED,
     compacted,
     doomed_node,
-    make,
     options,
     recording,
     replay,
     settled,
 )
-from tests.embedded.wire import Json, Wire, fast, pod, running, service
+from tests.embedded.wire import Json, Wire, fast, running
 
 COMPARED_BELOW = {
     "events-list-badimage",
@@ -164,7 +161,9 @@ async def test_pods_go_through_the_recorded_steps() -> None:
         listed = (await wire.get("/api/v1/namespaces/rec/pods")).body
         await settled(wire, *SETTLED)
         version = listed["metadata"]["resourceVersion"]
-        path = f"/api/v1/namespaces/rec/pods?watch=1&resourceVersion={version}&allowWatchBookmarks=true&timeoutSeconds=1"
+        path = (
+            f"/api/v1/namespaces/rec/pods?watch=1&resourceVersion={version}&allowWatchBookmarks=true&timeoutSeconds=1"
+        )
         events = await wire.watch_all(path)
     assert _steps(events, *SETTLED) == _steps(recorded["events"], *SETTLED)
     assert ordered(normal(events[-1])) == ordered(normal(recorded["events"][-1]))
@@ -181,9 +180,7 @@ async def test_pods_are_deleted_in_the_recorded_steps() -> None:
         await replay(wire, "pod-delete-200-grace0")
         await replay(wire, "pod-delete-200-grace")
         await wire.until_gone("/api/v1/namespaces/rec/pods/badimage")
-        events = await wire.watch_all(
-            f"/api/v1/namespaces/rec/pods?watch=1&resourceVersion={version}&timeoutSeconds=1"
-        )
+        events = await wire.watch_all(f"/api/v1/namespaces/rec/pods?watch=1&resourceVersion={version}&timeoutSeconds=1")
     assert _steps(events, "ok", "badimage") == _steps(recorded["events"], "ok", "badimage")
     assert ordered(normal(events)) == ordered(normal(recorded["events"]))
 

@@ -191,6 +191,14 @@ async def test_a_conflict_that_is_not_about_the_uid_does_not_count_as_gone(clust
     assert len(wire.asked("DELETE", f"{PODS}/p")) == 2
 
 
+async def test_a_delete_that_is_refused_is_not_asked_again(cluster: Cluster, wire: Wire) -> None:
+    refused = status(403, "Forbidden", 'pods "p" is forbidden: User "u" cannot delete resource "pods" in API group ""')
+    wire.on("DELETE", f"{PODS}/p", *[says(refused, 403)] * 9)
+    with pytest.raises(ClusterUnavailable, match="no right to delete pods"):
+        await cluster.delete_pod("p", "u1", timeout=0.5)
+    assert len(wire.seen) == 1
+
+
 async def test_a_pod_that_is_held_by_a_finalizer_is_gone_only_when_it_is_gone(cluster: Cluster, wire: Wire) -> None:
     held = with_meta(pod("p", uid="u1"), finalizers=["example.com/hold"], deletionGracePeriodSeconds=0)
     wire.on("DELETE", f"{PODS}/p", says(held))

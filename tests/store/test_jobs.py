@@ -69,7 +69,7 @@ async def test_an_outcome_is_counted_once(store: Store) -> None:
     assert counts(store.jobs.get("job-1")) == ("running", 1, 0, 0)
 
 
-async def test_a_job_goes_on_where_it_was_after_a_restart(store: Store, path: Path) -> None:
+async def test_a_job_goes_on_where_it_was_after_a_restart(store: Store, path: Path, clock: TestClock) -> None:
     for number in (1, 2, 3):
         await accepted(store, number)
     ids = [stack_id(number) for number in (1, 2, 3, 4)]
@@ -77,7 +77,8 @@ async def test_a_job_goes_on_where_it_was_after_a_restart(store: Store, path: Pa
     await store.begin_items("job-1", ids[:2])
     await store.remove([stack_id(1)])  # the cluster confirmed, and then the process died before the outcome
     await store.close()
-    store = await open_store(path)
+    clock.advance(60)
+    store = await open_store(path, clock)
     (job,) = store.jobs.unfinished()
     assert [stack.stack_id for stack in await store.begin_items(job.job_id, [stack_id(2)])] == [stack_id(2)]
     assert store.jobs.get("job-1") == job

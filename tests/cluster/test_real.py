@@ -1,0 +1,74 @@
+"""The main job on a real cluster: STACKD_TEST_KUBECONFIG=… pytest tests/cluster.
+
+The cluster needs a schedulable node with the label role=stack; nothing is assumed of its kubelet, so that a control plane
+with nodes that exist on paper only will do: pods need to be scheduled, not to run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.cluster.real import Real
+from tests.stand import request_for, seed
+
+
+async def test_a_create_makes_a_pod_and_a_service_that_the_pod_owns(real: Real) -> None:
+    status, stack = await real.call("POST", "/stacks", seed())
+    assert status == 201, stack
+    pod = (await real.objects("pods"))[stack["pod_id"]]
+    service = (await real.objects("services"))[stack["service_name"]]
+    assert pod["spec"]["nodeName"] == stack["node_id"]
+    assert pod["spec"]["nodeSelector"] == {"role": "stack"}
+    assert pod["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "stackd"
+    assert pod["metadata"]["annotations"]["stackd.io/record"]
+    assert service["metadata"]["ownerReferences"][0]["uid"] == pod["metadata"]["uid"]
+    assert service["spec"]["type"] == "NodePort"
+    assert service["spec"]["ports"][0]["nodePort"] == stack["ports"][0]["node_port"]
+
+
+async def test_a_delete_leaves_nothing(real: Real) -> None:
+    _, stack = await real.call("POST", "/stacks", seed())
+    status, answer = await real.call("DELETE", f"/stacks/{stack['stack_id']}")
+    assert (status, answer) == (200, {"deleted": True, "stack_id": stack["stack_id"]})
+    assert not await real.objects("pods")
+    assert not await real.objects("services")
+
+
+async def test_twenty_at_once_and_a_batch_delete(real: Real) -> None:
+    answers = await asyncio.gather(*(real.call("POST", "/stacks", seed()) for _ in range(20)))
+    assert {status for status, _ in answers} == {201}
+    assert len({stack["ports"][0]["node_port"] for _, stack in answers}) == 20
+    ids = [stack["stack_id"] for _, stack in answers]
+    status, accepted = await real.call("POST", "/stacks/batch-delete", {"stack_ids": [*ids, "stack-none"]})
+    assert status == 202
+    job: dict[str, object] = {}
+
+    async def finished() -> bool:
+        job.update((await real.call("GET", f"/stacks/batch-delete/{accepted['job_id']}"))[1])
+        return job["status"] == "completed"
+
+    await real.until(finished, "the job's end")
+    assert (job["total"], job["deleted"], job["not_found"], job["failed"]) == (21, 20, 1, 0)
+    assert not await real.objects("pods")
+    assert not await real.objects("services")
+
+
+async def test_what_no_node_can_take_is_a_503_and_leaves_nothing(real: Real) -> None:
+    status, answer = await real.call("POST", "/stacks", request_for("nginx:stable", cpu="900000"))
+    assert status == 503
+    assert "no node has room" in answer["error"]
+    assert not await real.objects("pods")
+    assert not await real.objects("services")
+
+
+async def test_a_pod_deleted_by_hand_is_stopped_and_gives_its_port_back(real: Real) -> None:
+    _, stack = await real.call("POST", "/stacks", seed())
+    await real.outside.delete_pod(stack["pod_id"])
+
+    async def stopped() -> bool:
+        _, now = await real.call("GET", f"/stacks/{stack['stack_id']}")
+        _, stats = await real.call("GET", "/stats")
+        return now["status"] == "stopped" and stats["used_node_ports"] == 0
+
+    await real.until(stopped, "the stack's end")
+    assert not await real.objects("services")

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import asyncio
+import time
+
+import aiohttp
+import pytest
+
+from stackd.embedded import Fault
+from tests.embedded.wire import Wire, fast, pod, running
+
+PODS = "/api/v1/namespaces/rec/pods"
+MAPS = "/api/v1/namespaces/rec/configmaps"
+
+
+async def test_a_refusal_comes_before_any_work_and_as_often_as_asked(wire: Wire) -> None:
+    wire.cluster.faults.add(Fault(action="status", code=429, seconds=3, verb="create", resource="pods", count=2))
+    for _ in range(2):
+        answer = await wire.post(PODS, pod("one"))
+        assert (answer.status, answer.headers["Retry-After"]) == (429, "3")
+        assert answer.body["reason"] == "TooManyRequests"
+    assert (await wire.get(f"{PODS}/one")).status == 404
+    await wire.make_pod("one")
+
+
+async def test_a_lost_reply_is_work_done_and_a_connection_cut(wire: Wire) -> None:
+    wire.cluster.faults.add(Fault(action="lost_reply", verb="create", name="one", count=1))
+    await wire.make_pod("other")
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await wire.post(PODS, pod("one"))
+    assert (await wire.get(f"{PODS}/one")).status == 200
+
+
+async def test_a_cut_is_no_work_and_a_connection_cut(wire: Wire) -> None:
+    wire.cluster.faults.add(Fault(action="cut", verb="create", count=1))
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await wire.post(PODS, pod("one"))
+    assert (await wire.get(f"{PODS}/one")).status == 404
+    assert wire.cluster.counts.requests["create", "pods", 0] == 1
+
+
+async def test_latency_is_waited_and_the_work_done(wire: Wire) -> None:
+    wire.cluster.faults.add(Fault(action="latency", seconds=0.05, resource="pods", verb="create"))
+    begin = time.monotonic()
+    await wire.make_pod("one")
+    assert time.monotonic() - begin >= 0.05
+
+
+async def test_a_hanging_request_is_never_answered(wire: Wire) -> None:
+    wire.cluster.faults.add(Fault(action="hang", resource="pods"))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await wire.get(PODS)
+    assert (await wire.get(MAPS)).status == 200
+
+
+async def test_chance_is_repeatable_with_a_seed(wire: Wire) -> None:
+    async def codes() -> list[int]:
+        return [(await wire.get(PODS)).status for _ in range(20)]
+
+    wire.cluster.faults.add(Fault(action="status", probability=0.5))
+    wire.cluster.faults.seed(7)
+    first = await codes()
+    wire.cluster.faults.seed(7)
+    assert await codes() == first
+    assert set(first) == {200, 503}
+    wire.cluster.faults.clear()
+    assert set(await codes()) == {200}
+
+
+async def test_a_pause_holds_requests_until_it_ends(wire: Wire) -> None:
+    wire.cluster.faults.pause()
+    held = asyncio.create_task(wire.make_pod("one"))
+    await asyncio.sleep(0.05)
+    assert not held.done()
+    wire.cluster.faults.resume()
+    await held
+
+
+async def test_a_server_that_refuses_connections_comes_back_on_the_same_port(wire: Wire) -> None:
+    url = wire.cluster.url
+    async with wire.watching(f"{MAPS}?watch=1") as watched:
+        await wire.cluster.faults.refuse()
+        with pytest.raises(aiohttp.ClientError):
+            await watched.line()
+    with pytest.raises(aiohttp.ClientConnectorError):
+        await wire.get(PODS)
+    await wire.cluster.faults.listen()
+    assert wire.cluster.url == url
+    assert (await wire.get(PODS)).status == 200
+
+
+async def test_a_watch_gap_ends_in_410(wire: Wire) -> None:
+    version = (await wire.get(MAPS)).body["metadata"]["resourceVersion"]
+    async with wire.watching(f"{MAPS}?watch=1&resourceVersion={version}") as watched:
+        wire.cluster.faults.drop_watches()
+        with pytest.raises(aiohttp.ClientError):
+            await watched.line()
+    await wire.post(MAPS, {"metadata": {"name": "missed"}})
+    wire.cluster.faults.compact()
+    events = await wire.watch_all(f"{MAPS}?watch=1&resourceVersion={version}")
+    assert events[0]["object"]["code"] == 410
+
+
+async def test_a_half_open_watch_says_nothing_not_even_bookmarks() -> None:
+    async with running(fast(bookmark_interval=0.02)) as wire:
+        async with wire.watching(f"{MAPS}?watch=1&allowWatchBookmarks=1") as watched:
+            await watched.next()
+            wire.cluster.faults.freeze_watches()
+            await wire.post(MAPS, {"metadata": {"name": "m"}})
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    while True:
+                        await watched.answer.content.readline()
+        async with wire.watching(f"{MAPS}?watch=1") as watched:
+            assert (await watched.next())["type"] == "ADDED"
+
+
+async def test_a_malformed_line_reaches_the_watchers(wire: Wire) -> None:
+    async with wire.watching(f"{MAPS}?watch=1") as watched:
+        wire.cluster.faults.malformed("}{\n")
+        assert await watched.line() == b"}{\n"
+
+
+async def test_an_expired_token_is_401_until_it_is_renewed(wire: Wire) -> None:
+    holder = wire.as_user("t")
+    wire.cluster.faults.expire_token("t")
+    assert (await holder.get(PODS)).status == 401
+    assert (await wire.get(PODS)).status == 200
+    wire.cluster.faults.renew_token("t")
+    assert (await holder.get(PODS)).status == 200
+
+
+async def test_requests_are_counted_by_verb_resource_and_code(wire: Wire) -> None:
+    wire.cluster.counts.clear()
+    await wire.make_pod("one")
+    await wire.post(PODS, pod("one"))
+    await wire.get(f"{PODS}/one")
+    await wire.get(PODS)
+    await wire.watch_all(f"{PODS}?watch=1&timeoutSeconds=1")
+    assert wire.cluster.counts.requests == {
+        ("create", "pods", 201): 1,
+        ("create", "pods", 409): 1,
+        ("get", "pods", 200): 1,
+        ("list", "pods", 200): 1,
+        ("watch", "pods", 200): 1,
+    }
+    assert wire.cluster.counts.total(verb="create") == 2
+    assert wire.cluster.counts.in_flight == 0
+
+
+async def test_the_peak_of_requests_in_flight_is_kept(wire: Wire) -> None:
+    wire.cluster.counts.clear()
+    wire.cluster.faults.add(Fault(action="latency", seconds=0.05))
+    await asyncio.gather(*(wire.get(PODS) for _ in range(5)))
+    assert (wire.cluster.counts.peak_in_flight, wire.cluster.counts.in_flight) == (5, 0)
+
+
+async def test_faults_and_counts_can_be_reached_over_http(wire: Wire) -> None:
+    fault = {"do": "add_fault", "action": "status", "code": 500, "resource": "pods", "count": 1}
+    assert (await wire.post("/__faults__", fault)).status == 200
+    assert (await wire.get(PODS)).status == 500
+    await wire.post("/__faults__", {"do": "pause"})
+    await wire.post("/__faults__", {"do": "resume"})
+    await wire.post("/__faults__", {"do": "take_port", "port": 31000})
+    await wire.post("/__faults__", {"do": "add_node", "name": "more"})
+    assert (await wire.get("/api/v1/nodes/more")).status == 200
+    assert (await wire.post("/__faults__", {"do": "remove_node", "name": "none"})).status == 404
+    assert (await wire.post("/__faults__", {"do": "explode"})).status == 400
+    stats = (await wire.get("/__stats__")).body
+    assert {"verb": "list", "resource": "pods", "code": 500, "count": 1} in stats["requests"]
+
+
+async def test_a_refusal_asked_for_over_http_ends_by_itself(wire: Wire) -> None:
+    with pytest.raises(aiohttp.ClientError):
+        await wire.post("/__faults__", {"do": "refuse", "seconds": 0.05})
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                await wire.get("/version")
+            except aiohttp.ClientError:
+                await asyncio.sleep(0.01)
+            else:
+                break
