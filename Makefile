@@ -12,6 +12,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	&& command -v $$python && break; done)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 SECONDS_TO_SOAK ?= 600
+PREFIX ?= /usr/local
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +41,13 @@ bench: $(VENV)/.dev  ## measure against the floors (benchmarks/README.md)
 soak: $(VENV)/.dev  ## fault schedules for SECONDS_TO_SOAK=600 seconds
 	@$(BIN)/python -m tests.faults --seconds $(SECONDS_TO_SOAK)
 
+install:  ## install on this machine (PREFIX=/usr/local, DESTDIR=, WHEEL=), as root
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' WHEEL='$(WHEEL)' PYTHON='$(if $(filter command line environment,$(origin PYTHON)),$(PYTHON))' \
+		systemd/install.sh install
+
+uninstall:  ## remove what install put there; keeps configuration and state
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' systemd/install.sh uninstall
+
 venv: $(VENV)/.dev  ## make .venv with everything, pinned
 
 clean:  ## remove .venv, caches and build results
@@ -63,4 +71,4 @@ $(VENV)/.dev: $(VENV)/.runtime
 	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[test,dev]'
 	@touch $@
 
-.PHONY: help demo test check lint types layers bench soak venv clean
+.PHONY: help demo test check lint types layers bench soak install uninstall venv clean

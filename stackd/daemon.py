@@ -10,18 +10,15 @@ import asyncio
 import logging
 import os
 import signal
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
-
 from stackd import __version__
 from stackd.clock import Clock, SystemClock
-from stackd.config import Config, Loaded
+from stackd.config import Config, Loaded, require_cluster
 from stackd.embedded import EmbeddedCluster, EmbeddedOptions
 from stackd.jobs.queue import BatchQueue
 from stackd.jobs.schedule import EXPIRE_SECONDS, PURGE_SECONDS, Entry, Schedule
@@ -39,18 +36,30 @@ from stackd.lifecycle.reconcile import Reconciler
 from stackd.lifecycle.replay import Replays
 from stackd.lifecycle.retire import Retirement
 from stackd.lifecycle.room import Room, Settings
+from stackd.metrics import Metrics
+from stackd.notify import Notifier
+from stackd.podspec import prepare as prepare_podspec
 from stackd.store import Store
 from stackd.tasks import Tasks
+from stackd.upkeep import lag, watchdog
+from stackd.upkeep.certificate import Certificate
+from stackd.upkeep.outside import Outside
+from stackd.upkeep.reload import Reloader, apply_keys
+from stackd.upkeep.report import report
 from stackd.web.answers import Answers
 from stackd.web.api import Api
-from stackd.web.app import application
 from stackd.web.auth import Keys
 from stackd.web.limits import Limits
+from stackd.web.serving import IDLE_SECONDS, Door, prepare
 
 log = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
 HURRIED_EXIT = 1
+DOOR_SECONDS = 5.0
+"""How long connections may queue at a handed-over socket while the cluster is being looked at."""
+
+STOP_EXTRA_SECONDS = 15.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,14 +74,19 @@ class Daemon:
     port: int = 0
 
 
-async def serve(loaded: Loaded, *, on_listening: Callable[[Daemon], None] | None = None) -> None:
-    """Run until SIGTERM or SIGINT; a second one ends the process at once.
+async def serve(
+    loaded: Loaded,
+    *,
+    again: Callable[[], Loaded] | None = None,
+    on_listening: Callable[[Daemon], None] | None = None,
+) -> None:
+    """Run until SIGTERM or SIGINT; a second one ends the process at once. SIGHUP takes over what ``again`` reads.
 
     Raises ConfigError, StoreError, OSError (the address is taken) or ServiceEnded.
     """
     stop = asyncio.Event()
     _handle_signals(stop)
-    async with running(loaded) as daemon:
+    async with running(loaded, outside=Outside.of_process(os.environ, again)) as daemon:
         if on_listening is not None:
             on_listening(daemon)
         await _until(stop, daemon.room.tasks)
@@ -80,22 +94,27 @@ async def serve(loaded: Loaded, *, on_listening: Callable[[Daemon], None] | None
 
 
 @asynccontextmanager
-async def running(loaded: Loaded, *, clock: Clock | None = None) -> AsyncIterator[Daemon]:
+async def running(
+    loaded: Loaded, *, clock: Clock | None = None, outside: Outside | None = None
+) -> AsyncIterator[Daemon]:
     """A daemon that listens; stopped in order on leaving."""
-    config = loaded.config
+    config, outside = loaded.config, outside or Outside()
+    require_cluster(config)
+    outside.notifier.status("opening the file")
     for warning in loaded.warnings:
         log.warning("%s", warning)
     crashpoints.arm(os.environ)
     async with AsyncExitStack() as stack:
         daemon = await _open(stack, config, clock or SystemClock())
-        await _start(stack, daemon)
+        await _start(stack, daemon, outside)
         yield daemon
 
 
 async def _open(stack: AsyncExitStack, config: Config, clock: Clock) -> Daemon:
     store = await _store(stack, config, clock)
     url = await _embedded(stack, config) if config.cluster.mode == EMBEDDED else ""
-    cluster = await Cluster.connect(_target(config, url))
+    metrics = Metrics()
+    cluster = await Cluster.connect(_target(config, url), observer=metrics.asked)
     stack.push_async_callback(cluster.close)
     tasks = Tasks()
     stack.push_async_callback(tasks.stop)
@@ -108,6 +127,7 @@ async def _open(stack: AsyncExitStack, config: Config, clock: Clock) -> Daemon:
         tasks=tasks,
         brake=Brake(clock),
         retirement=Retirement(),
+        metrics=metrics,
     )
     return _wire(room)
 
@@ -132,8 +152,8 @@ def _wire(room: Room) -> Daemon:
         replays=Replays(room),
         reconciler=reconciler,
     )
-    _apply_keys(keys, room.config)
-    for follower in (api.answers.row_changed, observer.row_changed, expiries.follow):
+    apply_keys(keys, room.config)
+    for follower in (api.answers.row_changed, observer.row_changed, expiries.follow, room.metrics.row_changed):
         room.store.stacks.subscribe(follower)
     for stack in room.store.stacks.ordered():
         expiries.follow(None, stack)
@@ -146,27 +166,58 @@ def _wire(room: Room) -> Daemon:
     return Daemon(room=room, api=api, observer=observer, schedule=Schedule(entries, room.tasks))
 
 
-async def _start(stack: AsyncExitStack, daemon: Daemon) -> None:
+async def _start(stack: AsyncExitStack, daemon: Daemon, outside: Outside) -> None:
     room, config = daemon.room, daemon.room.config
+    certificate = Certificate.of(config)
+    sockets, lasting = outside.sockets(config)
+    door = await prepare(daemon.api, sockets, lasting=lasting)
+    daemon.port = door.port
+    stack.push_async_callback(_drain, daemon, door, outside.notifier)
     room.tasks.serve("store", _watch_store(room.store))
-    runner = web.AppRunner(
-        application(daemon.api),
-        handler_cancellation=True,
-        access_log=None,
-        shutdown_timeout=config.server.shutdown_timeout,
-        max_line_size=config.limits.header_size,
-        max_field_size=config.limits.header_size,
-    )
-    await runner.setup()
-    stack.push_async_callback(_drain, daemon, runner)
-    site = web.TCPSite(runner, config.server.host, config.server.port, ssl_context=_tls(config), backlog=1024)
-    await site.start()
-    daemon.port = runner.addresses[0][1]
-    log.info("stackd %s: listening on %s:%d, %d stacks", __version__, config.server.host, daemon.port, len(room.store.stacks))
     room.tasks.serve("cluster", _follow_cluster(daemon))
+    room.tasks.errand("prepare", asyncio.to_thread(prepare_podspec))
+    if outside.inherited:
+        await _first_look(daemon)
+    await door.open(certificate.context if certificate else None)
+    log.info("stackd %s: listening on %s, %d stacks", __version__, door.address, len(room.store.stacks))
     room.tasks.serve("batch-delete", daemon.api.batch.run())
     daemon.schedule.start()
     stack.callback(daemon.schedule.stop)
+    _look_after(daemon, outside, certificate)
+
+
+async def _first_look(daemon: Daemon) -> None:
+    """Wait for the cluster a moment: what connects meanwhile queues at the handed-over socket, and is served then."""
+    ready = asyncio.create_task(daemon.ready.wait(), name="first look")
+    either: list[asyncio.Future[Any]] = [ready, daemon.room.tasks.failure]
+    try:
+        await asyncio.wait(either, timeout=DOOR_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        ready.cancel()
+
+
+def _look_after(daemon: Daemon, outside: Outside, certificate: Certificate | None) -> None:
+    """Start what tells the service manager, reloads and measures."""
+    room, notifier = daemon.room, outside.notifier
+    room.tasks.serve("report", report(room, daemon.ready, notifier))
+    if notifier.watchdog:
+        room.tasks.serve("watchdog", watchdog.feed(room, notifier))
+    room.tasks.serve("lag", lag.sample(room.metrics.loop_lag))
+    if certificate is not None:
+        room.tasks.serve("certificate", certificate.follow())
+    if outside.again is not None:
+        reloader = Reloader(
+            room=room,
+            keys=daemon.api.keys,
+            limits=daemon.api.limits,
+            schedule=daemon.schedule,
+            observer=daemon.observer,
+            notifier=notifier,
+            again=outside.again,
+            certificate=certificate,
+        )
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.wanted.set)
+        room.tasks.serve("reload", reloader.run())
 
 
 async def _follow_cluster(daemon: Daemon) -> None:
@@ -189,13 +240,22 @@ async def _watch_store(store: Store) -> None:
     await asyncio.shield(store.failed)
 
 
-async def _drain(daemon: Daemon, runner: web.AppRunner) -> None:
-    """Finish what is in flight within the time allowed; what is not done by then is undone now or at the next start."""
+async def _drain(daemon: Daemon, door: Door, notifier: Notifier) -> None:
+    """Finish what is in flight within the time allowed; what is not done by then is undone now or at the next start.
+
+    Where the sockets outlive the process, whoever was let in is still served, and who comes later waits for the next one.
+    """
     room = daemon.room
-    room.closing = True
     timeout = room.config.server.shutdown_timeout
     started = room.clock.monotonic()
-    await runner.cleanup()
+    notifier.stopping("finishing what is under way")
+    notifier.extend(timeout + STOP_EXTRA_SECONDS)
+    await door.stop_accepting()
+    daemon.api.draining = True
+    if door.lasting:
+        await door.last_requests(min(IDLE_SECONDS, timeout))
+    room.closing = True
+    await door.runner.cleanup()
     for abandon in list(room.creating.values()):
         abandon.set()
     late = await room.tasks.finish(max(1.0, timeout - (room.clock.monotonic() - started)))
@@ -246,19 +306,6 @@ def _target(config: Config, url: str) -> ClusterTarget:
         instance=cluster.instance,
         namespace=config.stacks.namespace,
     )
-
-
-def _apply_keys(keys: Keys, config: Config) -> None:
-    keys.replace(config.auth.keys, enabled=config.auth.enabled, failed_per_minute=config.limits.failed_auth_per_minute)
-
-
-def _tls(config: Config) -> ssl.SSLContext | None:
-    if not config.server.tls_cert:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(config.server.tls_cert, config.server.tls_key)
-    return context
 
 
 async def rebuild(loaded: Loaded) -> Rebuilt:

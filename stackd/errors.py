@@ -11,6 +11,7 @@ StackdError
 │   ├── StackNotFound
 │   └── JobNotFound
 ├── Conflict                        409
+│   └── LabelLimitReached                as many stacks as allowed have this label's value; names one
 ├── IdempotencyKeyReused            422
 ├── RequestTooLarge                 413
 ├── TooManyRequests                 429  with retry_after
@@ -94,6 +95,14 @@ class JobNotFound(NotFound):
 
 class Conflict(StackdError):
     """The request contradicts the present state."""
+
+
+class LabelLimitReached(Conflict):
+    """As many stacks as ``limits.stacks_per_label`` allows have this value of the label; ``stack_id`` is the oldest."""
+
+    def __init__(self, message: str, stack_id: str) -> None:
+        super().__init__(message)
+        self.stack_id = stack_id
 
 
 class IdempotencyKeyReused(StackdError):

@@ -19,8 +19,8 @@ Scope = Literal["admin", "read"]
 
 
 def digest(plaintext: str) -> bytes:
-    """The SHA-256 of a key's text, which is all that is compared and kept."""
-    return hashlib.sha256(plaintext.encode()).digest()
+    """The SHA-256 of a key's text, which is all that is compared and kept; any text has one, also what is no UTF-8."""
+    return hashlib.sha256(plaintext.encode(errors="surrogatepass")).digest()
 
 
 def new_key() -> tuple[str, str]:

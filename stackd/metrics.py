@@ -1,7 +1,7 @@
 """What is counted while stackd works: plain numbers, cheap enough for the hottest path.
 
-Owns: the instruments, and the few of them that no other part keeps. How they are named and written down for Prometheus is
-``web.exposition``'s. An observation costs well under a microsecond.
+Owns: the instruments, and the few of them that no other part keeps. How they are named and written down for Prometheus
+is ``web.exposition``'s. An observation costs well under a microsecond.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import perf_counter, time_ns
 from typing import Final
+
+from stackd.model import Stack, StackStatus
 
 FAST: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Bounds in seconds, for what takes from a fraction of a millisecond to some seconds."""
@@ -86,9 +88,9 @@ class Laps:
 
 @dataclass(slots=True, kw_only=True)
 class Reloads:
-    """How the latest reload went; ``at`` in seconds since the epoch, 0 before the first."""
+    """How the latest reload went: ``refused`` says why, ``at`` is in seconds since the epoch, 0 before the first."""
 
-    good: bool = True
+    refused: str = ""
     at: float = 0.0
 
 
@@ -115,6 +117,13 @@ class Metrics:
     def create_ended(self, error: BaseException | None) -> None:
         """Count a create by what became of it."""
         self.creates[CREATED if error is None else outcome(error)] += 1
+
+    def row_changed(self, before: Stack | None, after: Stack | None) -> None:
+        """A row changed (a subscriber of the store)."""
+        if before is None or after is None or before.status is after.status:
+            return
+        if before.status is StackStatus.CREATING and after.status is StackStatus.RUNNING:
+            self.time_to_running.observe((time_ns() - after.created_at) / 1e9)
 
     def asked(self, verb: str, resource: str, code: str, seconds: float) -> None:
         """A request to Kubernetes has ended; ``kube`` itself counts the codes."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
+NO_LIMITS: Mapping[str, int] = MappingProxyType({})
 
 
 class StackStatus(enum.StrEnum):
@@ -26,6 +27,13 @@ class StackStatus(enum.StrEnum):
 
 
 ACTIVE_STATUSES = frozenset({StackStatus.CREATING, StackStatus.RUNNING})
+
+
+class Desired(enum.StrEnum):
+    """What the stack's user wants of its pod: that it is there, or that it is not until it is started again."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
 
 
 class JobStatus(enum.StrEnum):
@@ -44,6 +52,29 @@ class DeleteReason(enum.StrEnum):
     BATCH = "batch"
     EXPIRED = "expired"
     UNDO = "undo"
+
+
+class Kind(enum.StrEnum):
+    """What a line of a stack's timeline is about."""
+
+    ACCEPTED = "accepted"
+    SCHEDULED = "scheduled"
+    PULLING = "pulling"
+    STARTED = "started"
+    READY = "ready"
+    NOT_READY = "not_ready"
+    RESTARTED = "restarted"
+    WAITING = "waiting"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    NODE_DELETED = "node_deleted"
+    EXTENDED = "extended"
+    STOP_REQUESTED = "stop_requested"
+    START_REQUESTED = "start_requested"
+    RESTART_REQUESTED = "restart_requested"
+    DELETE_REQUESTED = "delete_requested"
+    DELETED = "deleted"
+    WARNING = "warning"
 
 
 class Outcome(enum.StrEnum):
@@ -107,6 +138,9 @@ class Stack:
     ``accepted``        the create was completed; before that, nobody has been told that the stack exists
     ``ended``           the pod has ended for good: Service and ports are given back, the record stays until its TTL
     ``deleting_since``  a delete was asked for and is not yet confirmed by the cluster; the stack is still listed
+    ``pod_uid``         the pod that was made for it; None while there is to be one and it is not yet known to be there
+    ``desired``         what its user wants; ``stopped`` keeps the ports
+    ``generation``      how many pods it has had before this one; a pod of an earlier generation has to go
     """
 
     stack_id: str
@@ -131,6 +165,13 @@ class Stack:
     delete_reason: DeleteReason | None = None
     pod_uid: str | None = None
     service_uid: str | None = None
+    desired: Desired = Desired.RUNNING
+    generation: int = 0
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether it was stopped by its user and has no pod; its ports are kept."""
+        return self.desired is Desired.STOPPED and self.status is StackStatus.STOPPED
 
     @property
     def pod_name(self) -> str:
@@ -144,8 +185,35 @@ class Stack:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Happening:
+    """One line of a stack's timeline; ``at`` in nanoseconds, ``by`` is a key's name, ``stackd`` or ``cluster``.
+
+    ``count`` is how often the cluster said the same.
+    """
+
+    kind: Kind
+    at: int
+    reason: str = ""
+    message: str = ""
+    by: str = "stackd"
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptLog:
+    """The last that a container has written before it ended; ``at`` is when it was kept, in nanoseconds."""
+
+    container: str
+    at: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What was seen of a stack, to be written where it differs from the row."""
+    """What was seen of a stack, to be written where it differs from the row.
+
+    ``generation`` is the stack's when it was looked at; ``happenings`` are written even where nothing else differs.
+    """
 
     stack_id: str
     status: StackStatus
@@ -154,6 +222,8 @@ class Observation:
     node_id: str | None = None
     node_public_ip: str | None = None
     ended: bool = False
+    generation: int = 0
+    happenings: tuple[Happening, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

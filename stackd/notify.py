@@ -1,4 +1,4 @@
-"""What is said to the service manager, and the sockets that it hands over (sd_notify, LISTEN_FDS, the descriptor store).
+"""What is said to the service manager, and the sockets that it hands over: sd_notify, LISTEN_FDS, descriptor store.
 
 Owns: the protocol. Without a service manager every call does nothing. Knows nothing of what is told.
 """

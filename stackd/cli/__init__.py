@@ -6,6 +6,7 @@ Owns: arguments, what is printed, and the exit code. Each command's work is else
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import click
@@ -18,7 +19,9 @@ from stackd.cli.keys import key
 from stackd.cli.operator import reconcile
 from stackd.cli.rebuild import rebuild
 from stackd.cli.serve import serve
+from stackd.cli.stacks import stacks
 from stackd.errors import ConfigError, StackdError
+from stackd.logs.journal import is_journal
 
 FAILED = 1
 USAGE = 2
@@ -30,7 +33,7 @@ def stackd() -> None:
     """Hand out stacks: a hardened Pod and a NodePort Service each, with a time to live, over a REST API."""
 
 
-for _command in (serve, demo, check, backup, rebuild, reconcile, key):
+for _command in (serve, demo, check, backup, rebuild, reconcile, key, stacks):
     stackd.add_command(_command)
 
 
@@ -45,10 +48,16 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(FAILED)
     except ConfigError as error:
         for mistake in error.mistakes:
-            click.echo(f"stackd: {mistake}", err=True)
+            _complain(mistake)
         sys.exit(USAGE)
     except (StackdError, OSError) as error:
-        click.echo(f"stackd: {error}", err=True)
+        _complain(str(error))
         sys.exit(FAILED)
     finally:
         logging.shutdown()
+
+
+def _complain(sentence: str) -> None:
+    """Say on standard error what went wrong; the journal learns from ``<3>`` that it is an error."""
+    in_journal = is_journal(os.environ, sys.stderr)
+    click.echo(f"<3>{sentence}" if in_journal else f"stackd: {sentence}", err=True)

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from stackd.cli.client import Client, client_options
+from stackd.cli.address import client_options
+from stackd.cli.client import Client
 
 
 @click.command()

@@ -13,7 +13,7 @@ config_option = click.option(
     "--config",
     "-c",
     "config_path",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, readable=False),
     envvar="STACKD_CONFIG",
     metavar="FILE",
     help="The configuration file (TOML). Without one, defaults and STACKD_… variables count.",

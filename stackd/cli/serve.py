@@ -23,7 +23,7 @@ def serve(config_path: Path | None) -> None:
     """Run the daemon until SIGTERM."""
     configuration = loaded(config_path)
     logs.setup(configuration.config.log)
-    run(daemon.serve(configuration))
+    run(daemon.serve(configuration, again=lambda: loaded(config_path)))
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:

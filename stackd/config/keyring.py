@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from stackd.config.credentials import credential
 from stackd.config.environ import KEY_VARIABLE
 from stackd.config.sections import AuthSection
 from stackd.keys import ApiKey, digest
@@ -25,7 +26,8 @@ _OPEN_TO_ALL: Final = (
 )
 HOW_TO_SET_ONE: Final = (
     "no API key is configured, and auth.enabled is true; `stackd key new` prints one and its SHA-256: set it as "
-    f"{KEY_VARIABLE}, in auth.key_file, as the systemd credential {CREDENTIAL}, or its SHA-256 in [[auth.keys]]"
+    f"{KEY_VARIABLE}, in auth.key_file, as the systemd credential {CREDENTIAL} (/etc/stackd/api-key), "
+    "or its SHA-256 in [[auth.keys]]"
 )
 
 
@@ -42,7 +44,7 @@ class Keyring:
         """Accept the keys of one place, as admin keys that are called after it."""
         self.origins.append(origin)
         if not texts:
-            self.mistakes.append(("keys", f"{origin} holds no key"))
+            self.mistakes.append(("keys", f"{origin} holds no key; {_ONE_A_LINE}"))
         for number, text in enumerate(texts, 1):
             if not text.isascii() or not text.isprintable() or " " in text:
                 self.mistakes.append(("keys", _UNSENDABLE.format(origin)))
@@ -61,8 +63,8 @@ def gather(auth: AuthSection, environ: Mapping[str, str], credentials: Path | No
         ring.add("environment", f"environment {KEY_VARIABLE}", [text] if text else [])
     if auth.key_file:
         _add_file(ring, "key-file", "key_file", Path(auth.key_file), "the key file")
-    if credentials is not None and (credentials / CREDENTIAL).exists():
-        _add_file(ring, "credential", "keys", credentials / CREDENTIAL, f"credential {CREDENTIAL}")
+    if (file := credential(credentials, CREDENTIAL)) is not None:
+        _add_file(ring, "credential", "keys", file, f"credential {CREDENTIAL}")
     _check(ring)
     if required and auth.enabled and not ring.keys and not ring.mistakes:
         ring.mistakes.append(("keys", HOW_TO_SET_ONE))

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from stackd.config.credentials import credential
 from stackd.config.sections import ClusterSection, Config
 from stackd.errors import ConfigError
 
 CREDENTIAL: Final = "kubeconfig"
 NO_CLUSTER: Final = (
-    f"no cluster is configured; set cluster.kubeconfig, $KUBECONFIG or the systemd credential {CREDENTIAL}, "
-    'or cluster.mode to "in-cluster" or "embedded"'
+    f"no cluster is configured; set cluster.kubeconfig, $KUBECONFIG or the systemd credential {CREDENTIAL} "
+    '(/etc/stackd/kubeconfig), or cluster.mode to "in-cluster" or "embedded"'
 )
 
 
@@ -36,8 +37,8 @@ def choose(cluster: ClusterSection, environ: Mapping[str, str], credentials: Pat
         return Choice(cluster=cluster)
     if cluster.kubeconfig:
         return _explicit(cluster)
-    if credentials is not None and (credentials / CREDENTIAL).exists():
-        return _file(cluster, str(credentials / CREDENTIAL), f"credential {CREDENTIAL}")
+    if (file := credential(credentials, CREDENTIAL)) is not None:
+        return _file(cluster, str(file), f"credential {CREDENTIAL}")
     if cluster.mode == "auto" and environ.get("KUBERNETES_SERVICE_HOST"):
         return Choice(cluster=_decided(cluster, "in-cluster", ""), origin="environment KUBERNETES_SERVICE_HOST")
     if _readable(environ.get("KUBECONFIG", "")):

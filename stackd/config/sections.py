@@ -184,7 +184,10 @@ class LimitsSection(Section):
     )
     header_size: Size = Field(default=16 << 10, description="Longest request line or header.")
     slow_client_timeout: Period = Field(
-        default=30.0, description="A client that takes longer to send its request is cut off."
+        default=30.0, description="A client that takes longer to send a request or to read an answer is cut off."
+    )
+    connections: Count = Field(
+        default=4096, description="Open connections; above it those without a valid key go first. 0 is off."
     )
     failed_auth_per_minute: Count = Field(
         default=60, description="Wrong keys a minute and address before 429; 0 is off."

@@ -5,6 +5,8 @@ Owns reading and positions. Knows nothing of what keys mean.
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -54,7 +56,8 @@ def read(path: Path) -> TomlFile:
     try:
         text = path.read_bytes().decode()
     except OSError as error:
-        raise ConfigError([f"{name}: cannot be read: {error.strerror}"]) from error
+        who = f" (user {_user()})" if isinstance(error, PermissionError) else ""
+        raise ConfigError([f"{name}: cannot be read: {error.strerror}{who}"]) from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigError([f"{name}:{line}: this is not UTF-8 text"]) from error
@@ -64,6 +67,13 @@ def read(path: Path) -> TomlFile:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([_syntax_mistake(name, text, str(error))]) from error
     return TomlFile(name=name, data=data, lines=dict(_positions(text.replace("\r\n", "\n"))))
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _syntax_mistake(name: str, text: str, message: str) -> str:

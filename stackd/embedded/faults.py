@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
-Action = Literal["latency", "status", "lost_reply", "cut", "hang"]
+Action = Literal["latency", "status", "lost_reply", "cut", "hang", "late"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +18,7 @@ class Fault:
 
     latency: waits `seconds`, then goes on. status: answers `code` before any work, with Retry-After if `seconds`.
     lost_reply: does the work and cuts the connection. cut: cuts it before the work. hang: never answers.
+    late: cuts the connection and does the work `seconds` later all the same, as an overloaded server may.
     """
 
     action: Action

@@ -29,6 +29,10 @@ class PortLedger:
         """How many node ports nobody holds."""
         return self._high - self._low + 1 - len(self._holders)
 
+    def is_free(self, port: int) -> bool:
+        """Whether nobody holds the port."""
+        return port not in self._holders
+
     def take(self, port: int) -> None:
         """Let somebody unseen hold the port."""
         self._holders[port] = _OTHERS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -160,6 +161,9 @@ class ApiServer:
             call.body = await request.read()
         faults = self._faults.strike(*self._subject(call)) if self._faults.any else []
         if faults and await self._suffer(faults):
+            for fault in faults:
+                if fault.action == "late":
+                    asyncio.get_running_loop().call_later(fault.seconds, self._do_late, call)
             return self._cut(request, call)
         if call.target is not None and call.target.verb == "watch":
             self.counts.in_flight -= 1
@@ -168,6 +172,11 @@ class ApiServer:
         if any(fault.action == "lost_reply" for fault in faults):
             return self._cut(request, call)
         return self._counted(call, _response(*answer))
+
+    def _do_late(self, call: Call) -> None:
+        if not self._stopping.is_set() and call.target is not None and call.target.verb != "watch":
+            with contextlib.suppress(ApiError):  # there is nobody left who could be told
+                self._backend.answer(call)
 
     def _subject(self, call: Call) -> tuple[str, str, str]:
         verb, resource, name = call.subject
@@ -181,7 +190,7 @@ class ApiServer:
                     await asyncio.sleep(fault.seconds)
                 case "status":
                     raise injected(fault.code, fault.seconds)
-                case "cut":
+                case "cut" | "late":
                     return True
                 case "hang":
                     await self._stopping.wait()

@@ -37,9 +37,15 @@ class BatchQueue:
     ) -> Job:
         """Accept a job: it is in the file when this returns, and will be worked off whatever happens.
 
-        Raises StoreUnavailable.
+        Goes on if the caller leaves, so that what is in the file is in the queue as well. Raises StoreUnavailable.
         """
-        job = await self._room.store.create_job(new_id("job"), ids, claim=claim, answer=answer)
+        job_id = new_id("job")
+        return await asyncio.shield(self._room.tasks.errand(f"queue {job_id}", self._submit(job_id, ids, claim, answer)))
+
+    async def _submit(
+        self, job_id: str, ids: list[str], claim: Claim | None, answer: Callable[[Job], bytes] | None
+    ) -> Job:
+        job = await self._room.store.create_job(job_id, ids, claim=claim, answer=answer)
         reached("batch.queued")
         self._waiting.put_nowait(job.job_id)
         log.info("%s: queued, %d stacks", job.job_id, job.total, extra={"job_id": job.job_id})

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from stackd.errors import ClusterUnavailable, ObjectExists
+from stackd.errors import ClusterUnavailable, NodePortTaken, ObjectExists
 from stackd.kube import labels
 from stackd.kube.answers import error_of, names_missing_namespace
 from stackd.kube.backoff import Deadline
@@ -117,12 +117,17 @@ class Cluster(Questions):
     async def _made_before(
         self, call: Call, answer: Answer, manifest: Mapping[str, Any], deadline: Deadline
     ) -> JsonObject | None:
-        """What an earlier try of this create made; None if the name is about to be free. Raises the error otherwise."""
+        """What an earlier try of this create made; None if the name is about to be free. Raises the error otherwise.
+
+        A Service's node ports are allocated before its name is looked at: what an earlier try made is refused for them.
+        """
         error = error_of(call, answer)
-        if not isinstance(error, ObjectExists):
+        if not isinstance(error, ObjectExists | NodePortTaken):
             raise error
         found = await find(self, call.resource, manifest["metadata"]["name"], deadline)
         if found is None:
+            if isinstance(error, NodePortTaken):
+                raise error
             return None
         if not labels.is_ours(found, self.instance) or not _same(found, manifest):
             raise error

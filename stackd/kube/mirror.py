@@ -101,6 +101,11 @@ class Mirror:
         """Why a watch is not connected, for /readyz; empty when all are, or before the first attempt has ended."""
         return next((f"{p.kind}: {p.last_error}" for p in self.pulses.values() if p.last_error), "")
 
+    @property
+    def outages(self) -> int:
+        """How often one of the three lost its connection in another way than by the server's routine."""
+        return sum(pulse.outages for pulse in self.pulses.values())
+
     def staleness(self) -> float:
         """Seconds since the copy was last known to be true: the worst of the three.
 

@@ -101,7 +101,7 @@ class Pulse:
         self.last_good: float | None = None
         self.disconnected_since: float | None = self._born
         self.last_error = ""
-        self.relists = self.restarts = self.bookmarks = self.events = 0
+        self.relists = self.restarts = self.outages = self.bookmarks = self.events = 0
 
     def beat(self) -> None:
         """Something arrived that says that the connection lives."""
@@ -116,6 +116,7 @@ class Pulse:
         if self.disconnected_since is None:
             self.disconnected_since = self._clock.monotonic()
         if not self.last_error:
+            self.outages += 1
             log.warning("watch of %s is interrupted: %s", self.kind, error)
         self.last_error = str(error)
 

@@ -51,7 +51,11 @@ async def _delete_all(room: Room, job_id: str, stacks: list[Stack]) -> None:
 
     async def one(stack: Stack) -> None:
         try:
-            tally.add(await _delete_one(room, stack))
+            result = await _delete_one(room, stack)
+            tally.add(result)
+            said = {"stack_id": stack.stack_id, "job_id": job_id}
+            why = result.error and f": {result.error}"
+            log.info("%s: %s by %s%s", stack.stack_id, result.outcome, job_id, why, extra=said)
         finally:
             slots.release()
 

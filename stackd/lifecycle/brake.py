@@ -44,6 +44,7 @@ class Brake:
         self._held: dict[str, str] = {}
         self._released = False
         self.wrong_cluster: WrongCluster | None = None
+        self.identity_in_doubt = False
 
     @property
     def held(self) -> dict[str, str]:

@@ -34,9 +34,23 @@ async def bring_up(room: Room, *, check_policies: bool) -> None:
             if check_policies:
                 await _require_policy(room)
         except (ClusterUnavailable, StoreUnavailable) as error:
+            room.waiting_for = str(error)
             log.warning("the cluster is not at hand, next try in %.0f s: %s", delay, error)
             await asyncio.sleep(delay)
             delay = min(delay * 2, LONGEST_RETRY_SECONDS)
+        else:
+            room.waiting_for = ""
+            return
+
+
+async def identify(room: Room) -> None:
+    """Ask the cluster who it is, until it answers, and put the brake on if it is not the file's own."""
+    while True:
+        try:
+            await _identify(room)
+        except (ClusterUnavailable, StoreUnavailable) as error:
+            log.warning("the cluster does not say who it is, next try in %.0f s: %s", RETRY_SECONDS, error)
+            await asyncio.sleep(RETRY_SECONDS)
         else:
             return
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stackd.clock import NANOSECONDS
-from stackd.errors import ClusterUnavailable, NodePortTaken, NoRoom, StackdError, StackNotFound
+from stackd.errors import ClusterError, ClusterUnavailable, NodePortTaken, NoRoom, StackdError, StackNotFound
 from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, service_manifest
 from stackd.kube.objects import PodState, ServiceState
 from stackd.lifecycle.crashpoints import reached
@@ -54,7 +54,11 @@ async def create(room: Room, order: Order) -> Stack:
     Raises NoNodePort, QuotaExceeded, NoRoom, LimitRangeViolation, InvalidPodSpec, ClusterUnavailable, StoreUnavailable,
     Held and ShuttingDown; nothing is left in any of these cases.
     """
-    room.admit()
+    try:
+        room.admit()
+    except StackdError as error:
+        room.metrics.create_ended(error)
+        raise
     stack_id = new_id("stack")
     abandon = Abandon()
     task = room.tasks.errand(f"create {stack_id}", _create(room, stack_id, order, abandon))
@@ -69,31 +73,42 @@ async def create(room: Room, order: Order) -> Stack:
 async def _create(room: Room, stack_id: str, order: Order, abandon: Abandon) -> Stack:
     room.creating[stack_id] = abandon
     try:
-        async with room.locks.of(stack_id):
-            return await _steps(room, stack_id, order, abandon)
+        async with room.create_slots, room.locks.of(stack_id):
+            stack = await _steps(room, stack_id, order, abandon)
+        room.metrics.create_ended(None)
+        return stack
     except BaseException as error:
+        room.metrics.create_ended(error)
         reason = error if isinstance(error, StackdError) else type(error).__name__
         log.info("%s: create undone: %s", stack_id, reason, extra={"stack_id": stack_id})
         await asyncio.shield(room.tasks.errand(f"undo {stack_id}", _undo(room, stack_id)))
+        if isinstance(error, ClusterError):
+            raise ClusterUnavailable(f"{stack_id} cannot be created now: {error}") from error
         raise
     finally:
         del room.creating[stack_id]
 
 
 async def _steps(room: Room, stack_id: str, order: Order, abandon: Abandon) -> Stack:
+    laps = room.metrics.laps()
+    _check(abandon)
     reached("create.before_reserve")
     stack = await room.store.reserve(
         _new_stack(room, stack_id, order), claim=order.claim, max_stacks=room.config.limits.max_stacks or None
     )
+    laps.end("reserve")
     reached("create.reserved")
     _check(abandon)
     pod = await room.cluster.create_pod(_pod(room, stack, order))
+    laps.end("pod")
     reached("create.pod_created")
     _check(abandon)
     stack, service = await _serve(room, stack, pod)
+    laps.end("service")
     reached("create.service_created")
     _check(abandon)
     pod = await _scheduled(room, stack, abandon)
+    laps.end("schedule")
     reached("create.scheduled")
     _check(abandon)
     try:
@@ -102,6 +117,7 @@ async def _steps(room: Room, stack_id: str, order: Order, abandon: Abandon) -> S
         )
     except StackNotFound as exc:
         raise ClusterUnavailable(f"{stack_id} was deleted while it was being created") from exc
+    laps.end("accept")
     reached("create.accepted")
     log.info("%s: created on %s", stack_id, stack.node_id, extra={"stack_id": stack_id})
     return stack
@@ -145,7 +161,8 @@ async def _serve(room: Room, stack: Stack, pod: PodState) -> tuple[Stack, Servic
         try:
             service = await room.cluster.create_service(service_request(room, stack, pod.uid))
         except NodePortTaken as taken:
-            log.info("%s: node port %d: %s; trying another", stack.stack_id, taken.node_port, taken)
+            said = {"stack_id": stack.stack_id}
+            log.info("%s: node port %d: %s; trying another", stack.stack_id, taken.node_port, taken, extra=said)
             stack = await room.store.replace_port(stack.stack_id, taken.node_port)
             reached("create.port_replaced")
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from stackd.errors import ClusterUnavailable, StackNotFound, StoreUnavailable
+from stackd.errors import ClusterUnavailable, StackdError, StackNotFound
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.retire import retire
 from stackd.lifecycle.room import Room
@@ -32,7 +32,7 @@ async def _delete(room: Room, stack_id: str) -> None:
         abandon.set()
     try:
         await retire(room, stack_id)
-    except (ClusterUnavailable, StoreUnavailable) as error:
+    except StackdError as error:
         room.retirement.add(stack_id)
         log.warning("%s: the delete goes on in the background: %s", stack_id, error, extra={"stack_id": stack_id})
         raise ClusterUnavailable(f"{stack_id} cannot be deleted now, it is retried until it is done: {error}") from error

@@ -64,5 +64,6 @@ async def expire(room: Room, expiries: Expiries) -> int:
     for stack in marked:
         if (abandon := room.creating.get(stack.stack_id)) is not None:
             abandon.set()
+        log.info("%s: its time is up", stack.stack_id, extra={"stack_id": stack.stack_id})
         room.retirement.add(stack.stack_id)
     return len(marked)

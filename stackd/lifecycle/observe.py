@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from stackd.clock import NANOSECONDS
 from stackd.errors import StoreUnavailable
 from stackd.kube.mirror import Change, NodeChanged, PodChanged, Relisted, ServiceChanged
+from stackd.lifecycle.bring_up import identify
 from stackd.lifecycle.room import Room
 from stackd.lifecycle.status import Sight, judge, observation, pull_is_failing
 from stackd.model import Observation, Stack
@@ -32,6 +33,7 @@ class Observer:
         self._dirty: set[str] = set()
         self._pull_failing: dict[str, int] = {}
         self._recheck: list[tuple[int, str]] = []
+        self._listed: set[str] = set()
         self._wake = asyncio.Event()
         self.writes = 0
 
@@ -47,6 +49,24 @@ class Observer:
             self.look_at(s.stack_id for s in self._room.store.stacks.ordered() if s.node_id == change.name)
         elif isinstance(change, Relisted):
             self._room.retirement.hurry()
+            self._relisted(change.kind)
+
+    def _relisted(self, kind: str) -> None:
+        if kind in self._listed:
+            self.doubt()
+        self._listed.add(kind)  # the first list is taken just after the cluster has said who it is
+
+    def doubt(self) -> None:
+        """The cluster was away: nothing counts before it has said that it is still the same one."""
+        room = self._room
+        if not room.brake.identity_in_doubt:
+            room.brake.identity_in_doubt = True
+            room.tasks.errand("identify", self._identify())
+
+    async def _identify(self) -> None:
+        await identify(self._room)
+        self._room.brake.identity_in_doubt = False
+        self.look_at_all()
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """A row changed (a subscriber of the store): a stack that has just been accepted may have moved on meanwhile."""
@@ -81,8 +101,8 @@ class Observer:
     async def observe(self, stack_ids: set[str]) -> None:
         """Look at these now. Raises StoreUnavailable."""
         room = self._room
-        if not room.mirror.synced or room.brake.wrong_cluster is not None:
-            return
+        if not room.mirror.synced or room.brake.identity_in_doubt or room.brake.wrong_cluster is not None:
+            return  # all stacks are looked at when that is over
         looks = [look for stack_id in stack_ids if (look := self._look(stack_id)) is not None]
         looks = self._hold_back(looks)
         changed = [seen for stack, seen in looks if _differs(stack, seen)]

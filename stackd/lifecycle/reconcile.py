@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from stackd.clock import NANOSECONDS
-from stackd.errors import ClusterUnavailable, NodePortTaken, StackdError
+from stackd.errors import NodePortTaken, StackdError
 from stackd.kube.objects import PodState, ServiceState
 from stackd.lifecycle.create import service_request
 from stackd.lifecycle.expire import Expiries, expire
@@ -79,6 +79,8 @@ class Reconciler:
         self._observer = observer
         self._expiries = expiries
         self._without_service: set[str] = set()
+        self._was_away = False
+        self._outages = 0
         self._busy = asyncio.Lock()
         self.passes = 0
         self.actions: dict[Kind, int] = dict.fromkeys(Kind, 0)
@@ -95,6 +97,7 @@ class Reconciler:
     async def reconcile(self) -> Plan:
         """Make one pass. What cannot be done now is found again by the next; one bad stack never holds up the others."""
         async with self._busy:
+            self._notice_return()
             plan = self.plan()
             if plan.blocked:
                 log.debug("reconciliation is waiting: %s", plan.blocked)
@@ -103,6 +106,16 @@ class Reconciler:
             self.passes += 1
             self._room.brake.pass_done()
             return plan
+
+    def _notice_return(self) -> None:
+        """When the cluster answers again, it has to say who it is, and what was put off meanwhile is due at once."""
+        away = self._room.mirror.disconnected_since is not None
+        if self._was_away and not away:
+            self._room.retirement.hurry()
+        self._was_away = away
+        if self._outages != self._room.mirror.outages and not away:
+            self._outages = self._room.mirror.outages
+            self._observer.doubt()
 
     async def confirm(self) -> int:
         """The operator agrees with what is held back: make a pass that does it. Returns how many stacks that is."""
@@ -183,7 +196,8 @@ class Reconciler:
             results = await asyncio.gather(*(self._remove_one(a) for a in chunk), return_exceptions=True)
             for action, result in zip(chunk, results, strict=True):
                 if isinstance(result, StackdError):
-                    log.warning("%s: cannot be removed now: %s", action.name, result)
+                    said = {"stack_id": action.stack_id}
+                    log.warning("%s: cannot be removed now: %s", action.name, result, extra=said)
                 elif isinstance(result, BaseException):
                     raise result
 
@@ -200,6 +214,8 @@ class Reconciler:
 def _blocked(room: Room) -> str:
     if room.brake.wrong_cluster is not None:
         return str(room.brake.wrong_cluster)
+    if room.brake.identity_in_doubt:
+        return "the cluster was away, and it is being asked whether it is still the same"
     if not room.mirror.synced:
         return "the cluster has not been seen yet"
     stale = room.mirror.staleness()
@@ -244,8 +260,9 @@ async def _repair(room: Room, stack_id: str) -> None:
                 await room.cluster.create_service(service_request(room, stack, pod.uid))
             except NodePortTaken as taken:
                 stack = await room.store.replace_port(stack_id, taken.node_port)
-            except ClusterUnavailable as error:
-                log.warning("%s: its Service cannot be created again now: %s", stack_id, error)
+            except StackdError as error:
+                said = {"stack_id": stack_id}
+                log.warning("%s: its Service cannot be created again now: %s", stack_id, error, extra=said)
                 return
             else:
                 break

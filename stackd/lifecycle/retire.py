@@ -12,7 +12,8 @@ import heapq
 import logging
 import random
 
-from stackd.errors import ClusterUnavailable, StoreUnavailable
+from stackd.errors import StackdError
+from stackd.kube.objects import PodState, ServiceState
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.room import Room
 from stackd.model import Stack, service_name
@@ -96,9 +97,10 @@ async def _worker(room: Room) -> None:
         stack_id = await room.retirement.next()
         try:
             await settle(room, stack_id)
-        except (ClusterUnavailable, StoreUnavailable) as error:
+        except StackdError as error:
             delay = room.retirement.again(stack_id)
-            log.info("%s: not gone yet, next try in %.1f s: %s", stack_id, delay, error)
+            said = {"stack_id": stack_id, "same": "not gone"}
+            log.info("%s: not gone yet, next try in %.1f s: %s", stack_id, delay, error, extra=said)
         else:
             room.retirement.done(stack_id)
 
@@ -135,12 +137,13 @@ async def retire(room: Room, stack_id: str) -> None:
 
 async def clear(room: Room, stack: Stack) -> None:
     """Delete the stack's Service and Pod, at once and both; returns when the cluster has confirmed both gone."""
+    room.require_cluster()
     room.departed.add(stack.stack_id)
     pod = room.mirror.pods.get(stack.pod_name)
     service = room.mirror.services.get(stack.service_name)
     results = await asyncio.gather(
-        room.cluster.delete_service(stack.service_name, stack.service_uid or (service.uid if service else None)),
-        room.cluster.delete_pod(stack.pod_name, stack.pod_uid or (pod.uid if pod else None)),
+        room.cluster.delete_service(stack.service_name, _uid(stack.service_uid, service)),
+        room.cluster.delete_pod(stack.pod_name, _uid(stack.pod_uid, pod)),
         return_exceptions=True,
     )
     reached("retire.service_deleted")
@@ -150,14 +153,23 @@ async def clear(room: Room, stack: Stack) -> None:
     reached("retire.confirmed")
 
 
+def _uid(known: str | None, seen: PodState | ServiceState | None) -> str | None:
+    """The uid to delete by, or None where row and mirror do not agree: then the cluster is asked what is there now.
+
+    A uid of before (of a Service that was put back, say) would delete nothing and look like done.
+    """
+    return seen.uid if seen is not None and known in (None, seen.uid) else None
+
+
 async def _release(room: Room, stack_id: str) -> None:
     """Give back the Service and the ports of a stack that has ended for good; its record stays."""
     async with room.locks.of(stack_id):
         stack = room.store.stacks.get(stack_id)
         if stack is None or not stack.ended or stack.deleting_since is not None:
             return
+        room.require_cluster()
         service = room.mirror.services.get(stack.service_name)
-        await room.cluster.delete_service(stack.service_name, stack.service_uid or (service.uid if service else None))
+        await room.cluster.delete_service(stack.service_name, _uid(stack.service_uid, service))
         reached("release.service_deleted")
         await room.store.release_ports([stack_id])
         reached("release.released")
@@ -169,6 +181,7 @@ async def _sweep(room: Room, stack_id: str) -> None:
     async with room.locks.of(stack_id):
         if room.store.stacks.get(stack_id) is not None:
             return
+        room.require_cluster()
         name = service_name(stack_id)
         service, pod = room.mirror.services.get(name), room.mirror.pods.get(stack_id)
         await asyncio.gather(

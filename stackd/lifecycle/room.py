@@ -18,6 +18,7 @@ from stackd.config import Config, policy_of
 from stackd.errors import ClusterUnavailable, ShuttingDown
 from stackd.kube.client import Cluster
 from stackd.kube.mirror import Mirror
+from stackd.metrics import Metrics
 from stackd.podspec import Policy
 from stackd.store import Store
 from stackd.tasks import Tasks
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     from stackd.lifecycle.retire import Retirement
 
 REMEMBER_DEPARTED = 10_000
+
+AWAY_SECONDS = 2.0
+
+CREATES_AT_ONCE = 32
+"""Creates that talk to the cluster at a time; the others wait their turn, so that a burst neither runs into deadlines
+nor keeps everything else from its turn."""
 
 T = TypeVar("T")
 
@@ -101,7 +108,7 @@ class Departed:
 
 @dataclass(slots=True, kw_only=True)
 class Room:
-    """One daemon's room; ``creating`` holds the creates under way."""
+    """One daemon's room; ``creating`` holds the creates under way, ``waiting_for`` why the cluster is not at hand."""
 
     store: Store
     cluster: Cluster
@@ -114,6 +121,9 @@ class Room:
     locks: Locks = field(default_factory=Locks)
     departed: Departed = field(default_factory=Departed)
     creating: dict[str, Abandon] = field(default_factory=dict)
+    create_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CREATES_AT_ONCE))
+    metrics: Metrics = field(default_factory=Metrics)
+    waiting_for: str = ""
     closing: bool = False
 
     @property
@@ -133,6 +143,18 @@ class Room:
         self.brake.admit_creates()
         if not self.mirror.synced:
             raise ClusterUnavailable("Kubernetes has not been reached yet; no stack can be created")
+        self.require_cluster()
+
+    def require_cluster(self) -> None:
+        """Raise ClusterUnavailable on the wrong cluster, and at once where the watches have lost it for a while.
+
+        Whoever waits for an answer gets one now instead of at some deadline, and a long batch job does not hang.
+        """
+        if self.brake.wrong_cluster is not None:
+            raise ClusterUnavailable(str(self.brake.wrong_cluster))
+        since = self.mirror.disconnected_since
+        if self.mirror.synced and since is not None and self.clock.monotonic() - since > AWAY_SECONDS:
+            raise ClusterUnavailable(f"Kubernetes is away: {self.mirror.last_error}")
 
     def public_address(self, node_name: str | None) -> str | None:
         """The address at which a node's ports are reached: the operator's word first, then the node's own."""

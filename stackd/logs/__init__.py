@@ -1,7 +1,7 @@
 """What is said: one line per event, as text, as JSON, or in the journal's own form.
 
-Owns: handlers, forms and fields. A record may carry ``stack_id``, ``job_id`` and what the request log adds; the request's
-id comes by itself. Keys and bodies never come here.
+Owns: handlers, forms and fields. A record may carry ``stack_id``, ``job_id`` and what the request log adds; the id of
+the request comes by itself. Keys and bodies never come here.
 
 formats   text and JSON
 journal   the journal's native protocol

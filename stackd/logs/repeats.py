@@ -1,7 +1,7 @@
 """The same thing said again and again: a few times in full, then a count.
 
-Owns: what counts as the same. Two records are the same if they come from one place and concern one stack and job; what is
-said of different stacks is never held back, so that each stack's story stays whole.
+Owns: what counts as the same. Two records are the same if they come from one place and concern one stack and job; what
+is said of different stacks is never held back, so that each stack's story stays whole.
 """
 
 from __future__ import annotations

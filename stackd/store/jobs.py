@@ -46,13 +46,13 @@ def pending_items(tx: Transaction, job_id: str, limit: int) -> list[str]:
     return [stack_id for (stack_id,) in tx.rows(queries.OPEN_ITEMS, (job_id, limit))]
 
 
-def begin_items(tx: Transaction, job_id: str, ids: Sequence[str]) -> list[Stack]:
+def begin_items(tx: Transaction, job_id: str, ids: Sequence[str], by: str) -> list[Stack]:
     """Mark the stacks of these ids as deleting; count the ids that have none. The stacks that are to be deleted."""
     _find(tx, job_id)
     state = dict(_open_among(tx, job_id, ids))
     existing = stacks.find_all(tx, state)
     pending = [stack_id for stack_id in existing if state[stack_id] == "pending"]
-    to_delete = stacks.mark_all_deleting(tx, existing, DeleteReason.BATCH)
+    to_delete = stacks.mark_all_deleting(tx, existing, DeleteReason.BATCH, by)
     if pending:
         tx.run(queries.START_ITEMS, (job_id, rows.id_array(pending)))
     gone = [

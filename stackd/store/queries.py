@@ -9,7 +9,7 @@ from __future__ import annotations
 STACK_COLUMNS = (
     "stack_id, namespace, pod_spec, ports, status, created_at, updated_at, ttl_expires_at, requested_cpu_milli,"
     " requested_memory_bytes, node_id, node_public_ip, status_reason, status_message, labels, accepted, ended,"
-    " ports_held, deleting_since, delete_reason, pod_uid, service_uid"
+    " ports_held, deleting_since, delete_reason, pod_uid, service_uid, desired, generation"
 )
 JOB_COLUMNS = "job_id, status, total, deleted, not_found, failed, created_at, updated_at"
 CLAIM_COLUMNS = "scope, key, fingerprint, stack_id, job_id, status, answer, created_at"
@@ -19,13 +19,61 @@ ALL_STACKS = f"SELECT {STACK_COLUMNS} FROM stacks"
 FIND_STACK = f"SELECT {STACK_COLUMNS} FROM stacks WHERE stack_id = ?"
 FIND_STACKS = f"SELECT {STACK_COLUMNS} FROM stacks WHERE stack_id IN (SELECT value FROM json_each(?))"
 COUNT_STACKS = "SELECT count(*) FROM stacks"
-INSERT_STACK = f"INSERT INTO stacks ({STACK_COLUMNS}) VALUES (?{', ?' * 21})"
+INSERT_STACK = f"INSERT INTO stacks ({STACK_COLUMNS}) VALUES (?{', ?' * 23})"
 UPDATE_STACK = (
     "UPDATE stacks SET ports = ?, status = ?, updated_at = ?, ttl_expires_at = ?, node_id = ?, node_public_ip = ?,"
     " status_reason = ?, status_message = ?, accepted = ?, ended = ?, ports_held = ?, deleting_since = ?,"
-    " delete_reason = ?, pod_uid = ?, service_uid = ? WHERE stack_id = ?"
+    " delete_reason = ?, pod_uid = ?, service_uid = ?, desired = ?, generation = ? WHERE stack_id = ?"
 )
+UPDATE_POD_SPEC = "UPDATE stacks SET pod_spec = ? WHERE stack_id = ?"
 DELETE_STACKS = "DELETE FROM stacks WHERE stack_id IN (SELECT value FROM json_each(?)) RETURNING stack_id"
+
+# ---- labels (``limits.stacks_per_label``)
+INSERT_LABELS = "INSERT INTO stack_labels (key, value, stack_id) SELECT key, value, ? FROM json_each(?)"
+LABEL_HOLDERS = (
+    "SELECT s.stack_id FROM stack_labels AS l CROSS JOIN stacks AS s ON s.stack_id = l.stack_id"
+    " WHERE l.key = ? AND l.value = ? AND s.stack_id <> ? AND s.deleting_since IS NULL AND s.ended = 0"
+    " AND s.ttl_expires_at > ? ORDER BY s.created_at, s.stack_id LIMIT ?"
+)
+
+# ---- timelines and kept logs
+INSERT_HAPPENINGS = (
+    "INSERT INTO timeline (stack_id, at, kind, reason, message, by, count)"
+    " SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),"
+    " json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]')"
+    " FROM json_each(?) WHERE true"
+    " ON CONFLICT (stack_id, kind, reason, message) WHERE kind IN ('warning', 'pulling')"
+    " DO UPDATE SET at = max(at, excluded.at), count = max(count, excluded.count)"
+)
+INSERT_DELETED = (
+    "INSERT INTO timeline (stack_id, at, kind, reason, message, by, count)"
+    " SELECT stack_id, ?, 'deleted', coalesce(delete_reason, ''), '', 'stackd', 1 FROM stacks"
+    " WHERE accepted = 1 AND stack_id IN (SELECT value FROM json_each(?))"
+)
+CLOSE_TIMELINES = (
+    "INSERT INTO timeline (stack_id, at, kind, reason, message, by, count)"
+    " SELECT stack_id, max(at), 'deleted', '', '', 'stackd', 1 FROM timeline"
+    " WHERE stack_id NOT IN (SELECT stack_id FROM stacks) GROUP BY stack_id HAVING sum(kind = 'deleted') = 0"
+)
+TIMELINE = "SELECT at, kind, reason, message, by, count FROM timeline WHERE stack_id = ? ORDER BY at, seq"
+TRIM_TIMELINES = (
+    "DELETE FROM timeline WHERE seq IN (SELECT t.seq FROM json_each(?) AS wanted CROSS JOIN timeline AS t"
+    " ON t.stack_id = wanted.value AND t.seq <= (SELECT seq FROM timeline WHERE stack_id = wanted.value"
+    " ORDER BY seq DESC LIMIT 1 OFFSET ?))"
+)
+PURGE_KEPT_LOGS = (
+    "DELETE FROM kept_logs WHERE stack_id IN"
+    " (SELECT stack_id FROM timeline INDEXED BY timeline_gone WHERE kind = 'deleted' AND at < ? ORDER BY at LIMIT ?)"
+)
+PURGE_TIMELINES = (
+    "DELETE FROM timeline WHERE stack_id IN"
+    " (SELECT stack_id FROM timeline INDEXED BY timeline_gone WHERE kind = 'deleted' AND at < ? ORDER BY at LIMIT ?)"
+)
+KEEP_LOG = (
+    "INSERT INTO kept_logs (stack_id, container, at, text) VALUES (?, ?, ?, ?) ON CONFLICT (stack_id, container)"
+    " DO UPDATE SET at = excluded.at, text = excluded.text"
+)
+KEPT_LOGS = "SELECT container, at, text FROM kept_logs WHERE stack_id = ? ORDER BY at DESC, container"
 
 # ---- node ports held (invariant 2: the primary key)
 ALL_NODE_PORTS = "SELECT node_port FROM node_ports"

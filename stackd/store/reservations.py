@@ -6,13 +6,13 @@ Owns: a stack holds all of its ports or none, each by the primary key of ``node_
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from stackd.errors import NoNodePort, Unavailable
 from stackd.model import NewStack, PortMapping, Stack, StackStatus
-from stackd.store import claims, failures, queries, rows, stacks
+from stackd.store import claims, failures, queries, requests, rows, stacks
 from stackd.store.claims import Claim
 from stackd.store.transaction import ADOPTION, Transaction
 
@@ -26,8 +26,12 @@ class Adopted:
     reason: str = ""
 
 
-def reserve(tx: Transaction, new: NewStack, claim: Claim | None, max_stacks: int | None) -> Stack:
+def reserve(
+    tx: Transaction, new: NewStack, claim: Claim | None, max_stacks: int | None, label_limits: Mapping[str, int]
+) -> Stack:
     """A row ``creating`` and a random free port for each target port."""
+    if new.labels and label_limits:
+        requests.check_labels(tx, new.labels, label_limits, apart_from="")
     if max_stacks is not None:
         _check_room(tx, max_stacks)
     ports = tuple(
@@ -110,6 +114,8 @@ def _fresh(new: NewStack, ports: tuple[PortMapping, ...]) -> Stack:
 
 def _insert(tx: Transaction, stack: Stack) -> Stack:
     tx.run(queries.INSERT_STACK, rows.stack_to_row(stack))
+    if stack.labels:
+        tx.run(queries.INSERT_LABELS, (stack.stack_id, rows.labels_to_json(stack.labels)))
     return stack
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from stackd.model import (
     NO_LABELS,
     DeleteReason,
+    Desired,
     Job,
     JobError,
     JobStatus,
@@ -69,6 +70,8 @@ def stack_from_row(row: Row) -> Stack:
         delete_reason=None if row[19] is None else DeleteReason(row[19]),
         pod_uid=row[20],
         service_uid=row[21],
+        desired=Desired(row[22]),
+        generation=row[23],
     )
 
 
@@ -97,6 +100,8 @@ def stack_to_row(stack: Stack) -> Row:
         None if stack.delete_reason is None else stack.delete_reason.value,
         stack.pod_uid,
         stack.service_uid,
+        stack.desired.value,
+        stack.generation,
     )
 
 
@@ -118,6 +123,8 @@ def stack_to_update(stack: Stack) -> Row:
         None if stack.delete_reason is None else stack.delete_reason.value,
         stack.pod_uid,
         stack.service_uid,
+        stack.desired.value,
+        stack.generation,
         stack.stack_id,
     )
 

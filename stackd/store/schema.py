@@ -97,7 +97,45 @@ FIRST = Migration(
     ),
 )
 
-MIGRATIONS: tuple[Migration, ...] = (FIRST,)
+HISTORY = Migration(
+    name="stops and restarts, label limits, timelines, kept logs",
+    statements=(
+        "ALTER TABLE stacks ADD COLUMN desired TEXT NOT NULL DEFAULT 'running' CHECK (desired IN ('running', 'stopped'))",
+        "ALTER TABLE stacks ADD COLUMN generation INTEGER NOT NULL DEFAULT 0",
+        """CREATE TABLE stack_labels (
+            key TEXT NOT NULL,
+            value TEXT NOT NULL,
+            stack_id TEXT NOT NULL REFERENCES stacks (stack_id) ON DELETE CASCADE,
+            PRIMARY KEY (key, value, stack_id)
+        ) STRICT, WITHOUT ROWID""",
+        "CREATE INDEX stack_labels_stack ON stack_labels (stack_id)",
+        """INSERT INTO stack_labels (key, value, stack_id)
+            SELECT label.key, label.value, stack_id FROM stacks, json_each(stacks.labels) AS label""",
+        """CREATE TABLE timeline (
+            seq INTEGER PRIMARY KEY,
+            stack_id TEXT NOT NULL,
+            at INTEGER NOT NULL,
+            kind TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            message TEXT NOT NULL,
+            by TEXT NOT NULL,
+            count INTEGER NOT NULL
+        ) STRICT""",
+        "CREATE INDEX timeline_stack ON timeline (stack_id)",
+        "CREATE INDEX timeline_gone ON timeline (at) WHERE kind = 'deleted'",
+        """CREATE UNIQUE INDEX timeline_said ON timeline (stack_id, kind, reason, message)
+            WHERE kind IN ('warning', 'pulling')""",
+        """CREATE TABLE kept_logs (
+            stack_id TEXT NOT NULL,
+            container TEXT NOT NULL,
+            at INTEGER NOT NULL,
+            text TEXT NOT NULL,
+            PRIMARY KEY (stack_id, container)
+        ) STRICT""",
+    ),
+)
+
+MIGRATIONS: tuple[Migration, ...] = (FIRST, HISTORY)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

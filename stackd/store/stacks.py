@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from stackd.errors import StackNotFound
-from stackd.model import DeleteReason, Observation, Stack
-from stackd.store import claims, queries, rows
+from stackd.model import DeleteReason, Desired, Happening, Kind, Observation, Stack
+from stackd.store import claims, queries, rows, timeline
 from stackd.store.transaction import Transaction
 
 CREATED = 201  # the status that a create is answered with (API contract)
@@ -49,6 +49,7 @@ def accept(
     seen: Observation,
     uids: tuple[str | None, str | None],
     answer: Callable[[Stack], bytes] | None,
+    by: str,
 ) -> Stack:
     """The create is completed. The first answer shows ``updated_at`` as ``created_at`` (API contract)."""
     before = find_live(tx, seen.stack_id)
@@ -61,6 +62,10 @@ def accept(
         service_uid=service_uid,
     )
     save(tx, [stack])
+    if not before.accepted:
+        accepted = Happening(kind=Kind.ACCEPTED, at=before.created_at, by=by)
+        scheduled = Happening(kind=Kind.SCHEDULED, at=tx.now, message=f"on {stack.node_id}", by="cluster")
+        timeline.add(tx, [(stack.stack_id, accepted), (stack.stack_id, scheduled)])
     if answer is not None and claims.unanswered_for_stack(tx, stack.stack_id):
         claims.answer_for_stack(tx, stack.stack_id, CREATED, answer(stack))
     return stack
@@ -70,30 +75,44 @@ def observe(tx: Transaction, seen: Sequence[Observation]) -> list[Stack]:
     """Write what differs; rows that are gone or being deleted are skipped."""
     stacks = find_all(tx, (one.stack_id for one in seen))
     changed: dict[str, Stack] = {}
+    lines: list[tuple[str, Happening]] = []
     for one in seen:
         before = stacks.get(one.stack_id)
         if before is None or not differs(before, one):
             continue
-        stacks[one.stack_id] = changed[one.stack_id] = _observed(before, one, tx.now)
+        after = observed(before, one, tx.now)
+        lines += [(one.stack_id, line) for line in (*one.happenings, *timeline.between(before, after, tx.now))]
+        if after != before:
+            stacks[one.stack_id] = changed[one.stack_id] = after
+    timeline.add(tx, lines)
     return save(tx, list(changed.values())) if changed else []
 
 
 def differs(stack: Stack, seen: Observation) -> bool:
     """Whether an observation is news.
 
-    Not of a stack that is being deleted; and once the pod has ended for good, not what was seen of it before that.
+    Not of a stack that is being deleted or stopped, nor of a pod that it had before; and once the pod has ended for
+    good, not what was seen of it before that.
     """
     if stack.deleting_since is not None or (stack.ended and not seen.ended):
         return False
-    return stack.ended != seen.ended or _visible(stack) != _visible(seen)
+    if stack.generation != seen.generation or stack.desired is Desired.STOPPED:
+        return False
+    return stack.ended != seen.ended or _visible(stack) != _visible(seen) or bool(seen.happenings)
 
 
-def mark_deleting(tx: Transaction, ids: Iterable[str], reason: DeleteReason) -> list[Stack]:
+def mark_deleting(tx: Transaction, ids: Iterable[str], reason: DeleteReason, by: str) -> list[Stack]:
     """Keep the intent to delete; the first reason and time stay. Rows that exist, in the order of ``ids``."""
-    return mark_all_deleting(tx, find_all(tx, ids), reason)
+    return mark_all_deleting(tx, find_all(tx, ids), reason, by)
 
 
-def mark_all_deleting(tx: Transaction, stacks: dict[str, Stack], reason: DeleteReason) -> list[Stack]:
+def mark_expired(tx: Transaction, ids: Iterable[str]) -> list[Stack]:
+    """Keep the intent to delete those whose time is up, and was not put off by somebody just before."""
+    expired = {name: stack for name, stack in find_all(tx, ids).items() if stack.ttl_expires_at <= tx.now}
+    return mark_all_deleting(tx, expired, DeleteReason.EXPIRED, "stackd")
+
+
+def mark_all_deleting(tx: Transaction, stacks: dict[str, Stack], reason: DeleteReason, by: str) -> list[Stack]:
     """The same for rows that were read in this transaction."""
     fresh = [
         replace(stack, deleting_since=tx.now, delete_reason=reason)
@@ -102,6 +121,8 @@ def mark_all_deleting(tx: Transaction, stacks: dict[str, Stack], reason: DeleteR
     ]
     if fresh:
         save(tx, fresh)
+        asked = Happening(kind=Kind.DELETE_REQUESTED, at=tx.now, reason=reason.value, by=by)
+        timeline.add(tx, [(stack.stack_id, asked) for stack in fresh if stack.accepted])
     unanswered = [stack.stack_id for stack in fresh if not stack.accepted]
     if unanswered:
         claims.drop_unanswered(tx, rows.id_array(unanswered))
@@ -113,6 +134,7 @@ def remove(tx: Transaction, ids: Iterable[str]) -> int:
     array = rows.id_array(ids)
     for (port,) in tx.rows(queries.DELETE_NODE_PORTS_OF, (array,)):
         tx.ports.put(port)
+    timeline.add_deleted(tx, array)
     gone = tx.rows(queries.DELETE_STACKS, (array,))
     if gone:
         claims.drop_unanswered(tx, array)
@@ -139,7 +161,8 @@ def _as_seen(stack: Stack, seen: Observation) -> Stack:
     )
 
 
-def _observed(before: Stack, seen: Observation, now: int) -> Stack:
+def observed(before: Stack, seen: Observation, now: int) -> Stack:
+    """The row with what was seen in it."""
     after = _as_seen(before, seen)
     if _visible(before) == _visible(after):
         return after

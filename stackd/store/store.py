@@ -7,17 +7,28 @@ asked of it. All of it belongs to the event loop on which it was opened.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from stackd.clock import NANOSECONDS, Clock
-from stackd.model import DeleteReason, ItemResult, Job, NewStack, Observation, Stack
-from stackd.store import claims, jobs, meta, reservations, stacks
+from stackd.model import (
+    NO_LIMITS,
+    DeleteReason,
+    Happening,
+    ItemResult,
+    Job,
+    KeptLog,
+    NewStack,
+    Observation,
+    Stack,
+)
+from stackd.store import claims, jobs, meta, requests, reservations, stacks, timeline
 from stackd.store.backup import backup_file
 from stackd.store.claims import Claim
 from stackd.store.loading import Loaded, Options, load, unload
+from stackd.store.requests import Extension, Start
 from stackd.store.reservations import Adopted
 from stackd.store.transaction import Counters, Transaction
 from stackd.store.view import JobsView, PortsView, StacksView
@@ -25,6 +36,7 @@ from stackd.store.writer import Batch, Writer, WriterParts
 
 DAY = 24 * 3600 * NANOSECONDS
 _PURGED_AT_ONCE = 10_000
+_TIMELINES_PURGED_AT_ONCE = 1_000
 DEFAULTS = Options()
 
 
@@ -34,6 +46,7 @@ class Purged:
 
     jobs: int
     claims: int
+    happenings: int
 
 
 class Store:
@@ -53,6 +66,7 @@ class Store:
         self.jobs = JobsView(loaded.jobs)
         self.ports = PortsView(loaded.ports.counts(), clock.monotonic)
         self._lock = loaded.lock
+        self._purged = False
         self._writer = Writer(
             WriterParts(
                 path=loaded.path,
@@ -109,12 +123,22 @@ class Store:
 
     # ---- stacks
 
-    async def reserve(self, new: NewStack, *, claim: Claim | None = None, max_stacks: int | None = None) -> Stack:
+    async def reserve(
+        self,
+        new: NewStack,
+        *,
+        claim: Claim | None = None,
+        max_stacks: int | None = None,
+        label_limits: Mapping[str, int] = NO_LIMITS,
+    ) -> Stack:
         """A row ``creating``, not accepted, with a random free node port for each target port: all or nothing.
 
-        Raises ``NoNodePort``; ``Conflict`` if the claim's key is in use; ``Unavailable`` at ``max_stacks`` rows.
+        Raises ``NoNodePort``; ``Conflict`` if the claim's key is in use; ``Unavailable`` at ``max_stacks`` rows;
+        ``LabelLimitReached`` if as many living stacks as ``label_limits`` allows have the same value of a label.
         """
-        operation = partial(reservations.reserve, new=new, claim=claim, max_stacks=max_stacks)
+        operation = partial(
+            reservations.reserve, new=new, claim=claim, max_stacks=max_stacks, label_limits=label_limits
+        )
         return await self._writer.submit(operation, grows=True)
 
     async def replace_port(self, stack_id: str, taken: int) -> Stack:
@@ -133,8 +157,9 @@ class Store:
         pod_uid: str | None,
         service_uid: str | None,
         answer: Callable[[Stack], bytes] | None = None,
+        by: str = "stackd",
     ) -> Stack:
-        """The create is completed; ``updated_at`` is ``created_at`` at first.
+        """The create that ``by`` has asked for is completed; ``updated_at`` is ``created_at`` at first.
 
         ``answer(stack)`` becomes the answer (201) of the stack's claim, if it has one; it is called within the
         transaction, on the writer's thread, and must only compute. Raises ``StackNotFound`` if the row is gone or
@@ -143,7 +168,7 @@ class Store:
         if seen.stack_id != stack_id:
             raise ValueError(f"an observation of {seen.stack_id} for {stack_id}")
         uids = (pod_uid, service_uid)
-        return await self._writer.submit(partial(stacks.accept, seen=seen, uids=uids, answer=answer))
+        return await self._writer.submit(partial(stacks.accept, seen=seen, uids=uids, answer=answer, by=by))
 
     async def observe(self, seen: Sequence[Observation]) -> list[Stack]:
         """Write those that differ from their rows; the stacks that changed.
@@ -159,9 +184,13 @@ class Store:
         stack = self.stacks.get(seen.stack_id)
         return stack is not None and stacks.differs(stack, seen)
 
-    async def mark_deleting(self, ids: Iterable[str], reason: DeleteReason) -> list[Stack]:
+    async def mark_deleting(self, ids: Iterable[str], reason: DeleteReason, by: str = "stackd") -> list[Stack]:
         """Keep the intent to delete; the first reason and time stay. The rows that exist, in the order of ``ids``."""
-        return await self._writer.submit(partial(stacks.mark_deleting, ids=tuple(ids), reason=reason))
+        return await self._writer.submit(partial(stacks.mark_deleting, ids=tuple(ids), reason=reason, by=by))
+
+    async def mark_expired(self, ids: Iterable[str]) -> list[Stack]:
+        """The same for those of ``ids`` whose time is up by the file's own word, whatever was read before."""
+        return await self._writer.submit(partial(stacks.mark_expired, ids=tuple(ids)))
 
     async def remove(self, ids: Iterable[str]) -> int:
         """To be called when the cluster has confirmed: rows go and their ports are free. How many rows went."""
@@ -177,6 +206,56 @@ class Store:
     async def adopt(self, records: Sequence[Stack]) -> list[Adopted]:
         """Insert whole records as they are (``rebuild``); each is taken, or skipped with the reason."""
         return await self._writer.submit(partial(reservations.adopt, records=tuple(records)), grows=True)
+
+    # ---- what a stack's user asks for
+
+    async def extend(
+        self,
+        stack_id: str,
+        extension: Extension,
+        *,
+        claim: Claim | None = None,
+        answer: Callable[[Stack], bytes] | None = None,
+    ) -> Stack:
+        """A later end. Raises ``StackNotFound``; ``Conflict``, with the most that is possible."""
+        operation = partial(requests.extend, stack_id=stack_id, extension=extension, claim=claim, answer=answer)
+        return await self._writer.submit(operation)
+
+    async def stop(self, stack_id: str, by: str) -> Stack:
+        """Keep the intent to stop. Raises ``StackNotFound``, ``Conflict``."""
+        return await self._writer.submit(partial(requests.stop, stack_id=stack_id, by=by))
+
+    async def stopped(self, stack_id: str) -> Stack | None:
+        """To be called when pod and Service are confirmed gone. None if the stack is not to be stopped any more."""
+        return await self._writer.submit(partial(requests.stopped, stack_id=stack_id))
+
+    async def start(self, stack_id: str, wanted: Start) -> Stack:
+        """Keep the intent to have a fresh pod. Raises ``StackNotFound``, ``Conflict``, ``LabelLimitReached``."""
+        return await self._writer.submit(partial(requests.start, stack_id=stack_id, wanted=wanted))
+
+    async def started(self, seen: Observation, *, pod_uid: str, service_uid: str) -> Stack:
+        """The fresh pod and its Service are there. Raises ``StackNotFound`` if they are wanted no longer."""
+        return await self._writer.submit(partial(requests.started, seen=seen, uids=(pod_uid, service_uid)))
+
+    # ---- timelines and kept logs
+
+    async def timeline(self, stack_id: str) -> list[Happening]:
+        """What has happened to the stack, oldest first; empty where nothing is known of such a stack."""
+        return await self._writer.submit(partial(timeline.read, stack_id=stack_id), writes=False)
+
+    async def kept_logs(self, stack_id: str) -> list[KeptLog]:
+        """The last words of the stack's containers, the latest first."""
+        return await self._writer.submit(partial(timeline.kept_logs, stack_id=stack_id), writes=False)
+
+    async def keep_evidence(self, stack_id: str, said: Sequence[Happening], logs: Sequence[KeptLog]) -> None:
+        """Keep what the cluster said of a stack and what its containers wrote last. Nothing for a stack that is gone."""
+
+        def operation(tx: Transaction) -> None:
+            if stacks.find(tx, stack_id) is not None:
+                timeline.add(tx, [(stack_id, one) for one in said])
+                timeline.keep_logs(tx, stack_id, logs)
+
+        await self._writer.submit(operation, grows=True)
 
     # ---- batch-delete jobs
 
@@ -199,12 +278,12 @@ class Store:
         """The next ids that have no outcome yet, in the job's order; started ones come again."""
         return await self._writer.submit(partial(jobs.pending_items, job_id=job_id, limit=limit), writes=False)
 
-    async def begin_items(self, job_id: str, ids: Sequence[str]) -> list[Stack]:
+    async def begin_items(self, job_id: str, ids: Sequence[str], by: str = "stackd") -> list[Stack]:
         """Mark the stacks of these ids as deleting and return them; ids without a stack are counted at once.
 
         Raises ``JobNotFound``.
         """
-        return await self._writer.submit(partial(jobs.begin_items, job_id=job_id, ids=tuple(ids)))
+        return await self._writer.submit(partial(jobs.begin_items, job_id=job_id, ids=tuple(ids), by=by))
 
     async def finish_items(self, job_id: str, results: Sequence[ItemResult]) -> Job:
         """Count each id's outcome, once; ``deleted`` removes the stack's row. The job as it is then.
@@ -231,11 +310,20 @@ class Store:
         """A small write: raises ``StoreUnavailable`` if creates would be refused now."""
         await self._writer.submit(meta.probe, grows=True)
 
-    async def purge(self, now: int, *, keep_jobs_ns: int, keep_claims_ns: int = DAY) -> Purged:
-        """Remove finished jobs and claims older than that; at most ten thousand of each, to keep the writer free."""
+    async def purge(
+        self, now: int, *, keep_jobs_ns: int, keep_claims_ns: int = DAY, keep_history_ns: int = DAY
+    ) -> Purged:
+        """Remove finished jobs, claims, and timelines of stacks that are gone, where they are older than that.
+
+        At most ten thousand jobs and claims and a thousand timelines at a time, to keep the writer free.
+        """
+        first, self._purged = not self._purged, True
 
         def operation(tx: Transaction) -> Purged:
+            if first:
+                timeline.close_open(tx)
             return Purged(
+                happenings=timeline.purge(tx, now - keep_history_ns, _TIMELINES_PURGED_AT_ONCE),
                 jobs=jobs.purge(tx, now - keep_jobs_ns, _PURGED_AT_ONCE),
                 claims=claims.purge(tx, now - keep_claims_ns, _PURGED_AT_ONCE),
             )

@@ -50,13 +50,19 @@ class Counters:
 
 
 class Transaction:
-    """One transaction of the writer; ``now`` is the wall clock in nanoseconds at its beginning."""
+    """One transaction of the writer; ``now`` is the wall clock in nanoseconds at its beginning.
 
-    def __init__(self, connection: sqlite3.Connection, counters: Counters, ports: PortPool, now: int) -> None:
+    While it is ``tight`` there is hardly room on the disk: what can be done without is not written.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, counters: Counters, ports: PortPool, now: int, *, tight: bool = False
+    ) -> None:
         self._connection = connection
         self._counters = counters
         self.ports = ports
         self.now = now
+        self.tight = tight
         self.stacks: list[tuple[str, Stack | None]] = []
         self.jobs: list[tuple[str, Job | None]] = []
 

@@ -13,6 +13,7 @@ from stackd.model import Job, Stack
 from stackd.store.ports import PortCounts
 
 Subscriber = Callable[[Stack | None, Stack | None], None]
+JobSubscriber = Callable[[str, Job | None], None]
 
 
 class StacksView:
@@ -98,6 +99,7 @@ class JobsView:
     def __init__(self, jobs: Iterable[Job] = ()) -> None:
         self._by_id = {job.job_id: job for job in jobs}
         self._unfinished = {job.job_id for job in self._by_id.values() if not job.finished}
+        self._subscribers: list[JobSubscriber] = []
 
     def get(self, job_id: str) -> Job | None:
         """The job, or None."""
@@ -111,16 +113,22 @@ class JobsView:
     def __len__(self) -> int:
         return len(self._by_id)
 
+    def subscribe(self, callback: JobSubscriber) -> None:
+        """Call ``callback(job_id, job)`` after each change (None: it was purged), on the loop; it must not raise."""
+        self._subscribers.append(callback)
+
     def publish(self, changes: Iterable[tuple[str, Job | None]]) -> None:
         """Take in a committed batch."""
         for job_id, job in changes:
             self._unfinished.discard(job_id)
             if job is None:
                 self._by_id.pop(job_id, None)
-                continue
-            self._by_id[job_id] = job
-            if not job.finished:
-                self._unfinished.add(job_id)
+            else:
+                self._by_id[job_id] = job
+                if not job.finished:
+                    self._unfinished.add(job_id)
+            for callback in self._subscribers:
+                callback(job_id, job)
 
 
 class PortsView:

@@ -219,7 +219,8 @@ class Writer:
         if not calls:
             return Batch()
         writes = any(call.writes for call in calls)
-        tx = Transaction(parts.connection, self.counters, parts.ports, parts.clock.now())
+        tight = parts.ballast.spent
+        tx = Transaction(parts.connection, self.counters, parts.ports, parts.clock.now(), tight=tight)
         try:
             parts.connection.execute(queries.BEGIN_WRITE if writes else queries.BEGIN_READ)
             outcomes = [self._apply(tx, call) for call in calls]

@@ -17,9 +17,15 @@ from stackd.web.auth import Keys
 from stackd.web.limits import Limits
 
 
+STACK_ID = web.RequestKey("stack_id", str)
+"""The stack that a request made, for the request log."""
+
+JOB_ID = web.RequestKey("job_id", str)
+
+
 @dataclass(slots=True, kw_only=True)
 class Api:
-    """One daemon's door."""
+    """One daemon's door; while ``draining``, each answer ends its connection."""
 
     room: Room
     keys: Keys
@@ -28,6 +34,7 @@ class Api:
     batch: BatchQueue
     replays: Replays
     reconciler: Reconciler
+    draining: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

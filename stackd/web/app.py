@@ -9,13 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import secrets
 from collections.abc import Awaitable, Callable
+from itertools import count
 from time import perf_counter
 
 from aiohttp import hdrs, web
+from multidict import istr
 
-from stackd.web.api import Api, Call, Route
+from stackd.logs import REQUEST_ID
+from stackd.metrics import RouteMeter
+from stackd.web.api import JOB_ID, STACK_ID, Api, Call, Route
 from stackd.web.auth import ANONYMOUS, permit
+from stackd.web.connection import Connection
 from stackd.web.problems import problem, problem_of
 from stackd.web.routes import ROUTES
 
@@ -24,56 +30,104 @@ log = logging.getLogger("stackd.request")
 AiohttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CLIENT_LEFT = 499
 QUIET_METHODS = frozenset({"GET", "HEAD"})
+REQUEST_ID_HEADER = istr("X-Request-ID")
+NAME = "stackd"
+ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 def application(api: Api) -> web.Application:
     """The application for one daemon."""
     app = web.Application(client_max_size=api.room.config.server.max_body)
+    app.on_response_prepare.append(_name_request)
     for route in ROUTES:
-        app.router.add_route(route.method, route.path, _guarded(api, route))
+        _add(app, route.method, route.path, _guarded(api, route))
         if route.method == hdrs.METH_GET:
-            app.router.add_route(hdrs.METH_HEAD, route.path, _guarded(api, route))
-    app.router.add_route("*", "/{anything:.*}", _guarded(api, _elsewhere(ROUTES)))
+            _add(app, hdrs.METH_HEAD, route.path, _guarded(api, route))
+    _add(app, "*", "/{anything:.*}", _guarded(api, _elsewhere(ROUTES)))
     return app
+
+
+def _add(app: web.Application, method: str, path: str, handler: AiohttpHandler) -> None:
+    app.router.add_route(method, path, handler, expect_handler=_expect_later)
+
+
+async def _expect_later(request: web.Request) -> None:
+    """``Expect: 100-continue`` is answered by whoever reads the body, so that nobody sends one before the key is seen."""
+
+
+def _request_ids() -> Callable[[web.Request], str]:
+    """What gives each request its id: the client's own where it is acceptable, else a random start and a number."""
+    start, number = secrets.token_hex(4), count(1)
+
+    def request_id(request: web.Request) -> str:
+        given = request.headers.get(REQUEST_ID_HEADER)
+        if given is not None and ACCEPTABLE_ID.fullmatch(given):
+            return given
+        return f"{start}-{next(number):x}"
+
+    return request_id
+
+
+async def _name_request(request: web.Request, response: web.StreamResponse) -> None:
+    """Tell the client its request's id, and no versions (a signal of aiohttp's: also for answers that are streamed)."""
+    response.headers[REQUEST_ID_HEADER] = REQUEST_ID.get()
+    response.headers[hdrs.SERVER] = NAME
 
 
 def _guarded(api: Api, route: Route) -> AiohttpHandler:
     handler, public = route.handler, route.public
     keys, limits, room = api.keys, api.limits, api.room
+    request_id, meter = _request_ids(), room.metrics.route(route.method, route.path)
 
     async def guarded(request: web.Request) -> web.StreamResponse:
         started = perf_counter()
+        REQUEST_ID.set(request_id(request))
         key = ANONYMOUS
         try:
             if not public:
                 key = keys.identify(request)
+                client = request.protocol
+                if isinstance(client, Connection) and client.stranger:
+                    client.vouch()
                 limits.request(key.name)
                 permit(key, request.method)
             response = await handler(Call(api=api, request=request, key=key))
         except asyncio.CancelledError:
-            _log(request, route, CLIENT_LEFT, key.name, started)
+            _ended(request, route, meter, CLIENT_LEFT, key.name, started)
             raise
         except Exception as error:
             response = problem_of(error)
-        if room.closing:
+        if api.draining or (response.status >= 400 and not request.content.is_eof()):
             response.force_close()
-        _log(request, route, response.status, key.name, started)
+        _ended(request, route, meter, response.status, key.name, started)
         return response
 
     return guarded
 
 
-def _log(request: web.Request, route: Route, status: int, key: str, started: float) -> None:
-    """One line for what changes something or fails; plain reads are said at level debug only."""
+def _ended(request: web.Request, route: Route, meter: RouteMeter, status: int, key: str, started: float) -> None:
+    """Count the request; one line for what changes something or fails, plain reads are said at level debug only."""
+    seconds = perf_counter() - started
+    meter.record(status, seconds)
     level = logging.DEBUG if status < 400 and request.method in QUIET_METHODS else logging.INFO
     if not log.isEnabledFor(level):
         return
-    milliseconds = (perf_counter() - started) * 1000
+    failed = status >= 400
     log.log(
         level,
         "%s %s %d %.1f ms key=%s from=%s",
-        request.method, route.path, status, milliseconds, key, request.remote,
-        extra={"stack_id": request.match_info.get("stack_id", ""), "job_id": request.match_info.get("job_id", "")},
+        request.method, route.path, status, seconds * 1000, key, request.remote,
+        extra={
+            "method": request.method,
+            "route": route.path,
+            "status": status,
+            "duration_ms": round(seconds * 1000, 3),
+            "key_name": key,
+            "client": request.remote,
+            "stack_id": request.get(STACK_ID) or request.match_info.get("stack_id"),
+            "job_id": request.get(JOB_ID) or request.match_info.get("job_id"),
+            "same": (request.method, route.path, status) if failed else None,
+        },
     )  # fmt: skip
 
 

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web import RequestPayloadError
 
 from stackd.errors import InvalidRequest, RequestTooLarge
 
@@ -22,11 +24,21 @@ async def read(request: web.Request, max_body: int, timeout: float) -> bytes:
         raise RequestTooLarge(_too_large(max_body))
     try:
         async with asyncio.timeout(timeout):
+            await _go_on(request)
             return await request.read()
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
+    except (RequestPayloadError, HttpProcessingError) as exc:
+        raise InvalidRequest("the request body is not valid HTTP: its encoding or its length is wrong") from exc
     except web.HTTPRequestEntityTooLarge as exc:
         raise RequestTooLarge(_too_large(max_body)) from exc
+
+
+async def _go_on(request: web.Request) -> None:
+    """Tell a client that waits for it (``Expect: 100-continue``) to send its body."""
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and not request.content.is_eof():
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself has not begun
 
 
 def _too_large(max_body: int) -> str:
@@ -72,7 +84,7 @@ def stack_ids(fields: dict[str, Any], max_ids: int) -> list[str]:
     if not values:
         raise InvalidRequest("invalid request body: stack_ids is empty")
     if len(values) > max_ids:
-        raise InvalidRequest(f"invalid request body: {len(values)} stack_ids; {max_ids} at most (batch_delete.max_ids)")
+        raise RequestTooLarge(f"{len(values)} stack_ids; {max_ids} at most (batch_delete.max_ids)")
     ids: dict[str, None] = {}
     for index, value in enumerate(values):
         if not isinstance(value, str):

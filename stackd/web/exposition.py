@@ -1,6 +1,6 @@
 """``GET /metrics``: the daemon's numbers in Prometheus' text form.
 
-Owns: names, units and labels. Everything is computed when it is asked for, from what the parts of the daemon keep anyway.
+Owns: names, units and labels. Everything is computed when it is asked for, from what the daemon's parts keep anyway.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -69,7 +70,11 @@ class DaemonCollector(Collector):
         labels = {"version": __version__, "python": platform.python_version()}
         yield gauge("stackd_build_info", "What runs; always 1.", {tuple(labels.values()): 1}, tuple(labels))
         yield gauge("stackd_ready", "1 once the file is open and the mirror in sync.", {(): api.room.mirror.synced})
-        yield gauge("stackd_config_reload_successful", "1 unless the last reload was refused.", {(): measured.reloads.good})
+        yield gauge(
+            "stackd_config_reload_successful",
+            "1 unless the last reload was refused.",
+            {(): not measured.reloads.refused},
+        )
         yield gauge(
             "stackd_config_reload_timestamp_seconds", "When the last reload was; 0 if never.", {(): measured.reloads.at}
         )
@@ -188,7 +193,7 @@ class DaemonCollector(Collector):
         yield gauge("stackd_store_file_bytes", "Size of the file and its log.", {(): store.file_bytes()})
 
 
-def gauge(name: str, text: str, values: Mapping[Labels, float], labels: Labels = ()) -> GaugeMetricFamily:
+def gauge(name: str, text: str, values: Mapping[Any, float], labels: Labels = ()) -> GaugeMetricFamily:
     """A gauge with its samples, by label values."""
     family = GaugeMetricFamily(name, text, labels=labels)
     for key, value in values.items():
@@ -196,7 +201,7 @@ def gauge(name: str, text: str, values: Mapping[Labels, float], labels: Labels =
     return family
 
 
-def counter(name: str, text: str, values: Mapping[Labels, float], labels: Labels = ()) -> CounterMetricFamily:
+def counter(name: str, text: str, values: Mapping[Any, float], labels: Labels = ()) -> CounterMetricFamily:
     """A counter with its samples, by label values."""
     family = CounterMetricFamily(name, text, labels=labels)
     for key, value in values.items():
@@ -204,7 +209,7 @@ def counter(name: str, text: str, values: Mapping[Labels, float], labels: Labels
     return family
 
 
-def histogram(name: str, text: str, values: Mapping[Labels, Histogram], labels: Labels = ()) -> HistogramMetricFamily:
+def histogram(name: str, text: str, values: Mapping[Any, Histogram], labels: Labels = ()) -> HistogramMetricFamily:
     """A histogram with its samples, by label values."""
     family = HistogramMetricFamily(name, text, labels=labels)
     for key, value in values.items():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from stackd.web import stacks, system
+from stackd.web import exposition, stacks, system
 from stackd.web.api import Route
 
 ROUTES: tuple[Route, ...] = (
     Route(method="GET", path="/healthz", handler=system.healthz),
     Route(method="GET", path="/readyz", handler=system.readyz),
     Route(method="GET", path="/stats", handler=system.stats),
+    Route(method="GET", path="/metrics", handler=exposition.metrics, public=True),
     Route(method="GET", path="/reconcile", handler=system.reconcile_plan),
     Route(method="POST", path="/reconcile/confirm", handler=system.reconcile_confirm),
     Route(method="POST", path="/stacks", handler=stacks.create_stack),

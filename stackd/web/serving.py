@@ -13,11 +13,10 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aiohttp import web
-
 from stackd.config import Config
 from stackd.web.api import Api
 from stackd.web.app import application
+from stackd.web.connection import Connections, Runner, Site
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +31,10 @@ POLL_SECONDS = 0.02
 class Door:
     """The sockets of one daemon and what serves them; ``lasting`` if they outlive the process."""
 
-    runner: web.AppRunner
+    runner: Runner
     sockets: Sequence[socket.socket]
     lasting: bool
+    handshake: float = 30.0
 
     @property
     def port(self) -> int:
@@ -51,7 +51,7 @@ class Door:
     async def open(self, tls: ssl.SSLContext | None) -> None:
         """Accept connections from now on."""
         for listening in self.sockets:
-            await web.SockSite(self.runner, listening, ssl_context=tls, backlog=BACKLOG).start()
+            await Site(self.runner, listening, ssl_context=tls, backlog=BACKLOG, handshake=self.handshake).start()
 
     async def stop_accepting(self) -> None:
         """Accept no more; what is accepted goes on."""
@@ -66,23 +66,16 @@ class Door:
         server = self.runner.server
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        while server is not None and server.connections and loop.time() < end:
+        while server is not None and server.connections and loop.time() < end:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(POLL_SECONDS)
 
 
 async def prepare(api: Api, sockets: Sequence[socket.socket], *, lasting: bool) -> Door:
     """Everything but accepting."""
     config = api.room.config
-    runner = web.AppRunner(
-        application(api),
-        handler_cancellation=True,
-        access_log=None,
-        shutdown_timeout=config.server.shutdown_timeout,
-        max_line_size=config.limits.header_size,
-        max_field_size=config.limits.header_size,
-    )
+    runner = Runner(application(api), Connections(api.room), shutdown_timeout=config.server.shutdown_timeout)
     await runner.setup()
-    return Door(runner=runner, sockets=sockets, lasting=lasting)
+    return Door(runner=runner, sockets=sockets, lasting=lasting, handshake=config.limits.slow_client_timeout)
 
 
 def listen(config: Config) -> list[socket.socket]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from stackd.errors import JobNotFound, StackNotFound
+from stackd.errors import InvalidRequest, JobNotFound, StackNotFound
 from stackd.lifecycle.create import Order, create
 from stackd.lifecycle.delete import delete
 from stackd.lifecycle.replay import Answer, Replayable
+from stackd.metrics import INVALID
 from stackd.model import Stack
 from stackd.podspec import parse_target_ports, sanitize
 from stackd.store import Claim
 from stackd.web import answers, bodies
-from stackd.web.api import Call, json_response
+from stackd.web.api import JOB_ID, STACK_ID, Call, json_response
+from stackd.web.ready import ReadyAnswer
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 REPLAYED = {"Idempotency-Replayed": "true"}
@@ -27,10 +29,12 @@ async def create_stack(call: Call) -> web.Response:
     with call.api.limits.create(call.key.name):
         if (replayable := _replayable(call, body)) is None:
             stack = await create(call.api.room, order)
+            call.request[STACK_ID] = stack.stack_id
             return json_response(answers.created_body(stack), status=201)
 
         async def run(claim: Claim) -> Answer:
             stack = await create(call.api.room, order.under(claim, answers.created_body))
+            call.request[STACK_ID] = stack.stack_id
             return Answer(status=201, body=answers.created_body(stack))
 
         return _replayed(await call.api.replays.once(replayable, run))
@@ -55,12 +59,12 @@ async def list_stacks(call: Call) -> web.StreamResponse:
 
 async def get_stack(call: Call) -> web.Response:
     """``GET /stacks/{stack_id}``"""
-    return json_response(call.api.answers.detail(_stack(call)))
+    return ReadyAnswer(call.api.answers.detail(_stack(call)))
 
 
 async def get_status(call: Call) -> web.Response:
     """``GET /stacks/{stack_id}/status``"""
-    return json_response(call.api.answers.status(_stack(call)))
+    return ReadyAnswer(call.api.answers.status(_stack(call)))
 
 
 async def delete_stack(call: Call) -> web.Response:
@@ -77,6 +81,7 @@ async def batch_delete(call: Call) -> web.Response:
     ids = bodies.stack_ids(fields, call.api.room.config.batch_delete.max_ids)
     if (replayable := _replayable(call, body)) is None:
         job = await call.api.batch.submit(ids)
+        call.request[JOB_ID] = job.job_id
         return json_response(answers.accepted_body(job), status=202)
 
     async def run(claim: Claim) -> Answer:
@@ -109,9 +114,17 @@ async def _body(call: Call) -> bytes:
 
 
 def _order(call: Call, body: bytes) -> Order:
-    fields = bodies.parse_object(body, CREATE_FIELDS, CREATE_FIELDS)
-    ports = parse_target_ports(fields["target_port"])
-    spec = sanitize(bodies.text(fields, "pod_spec"), ports, call.api.room.policy)
+    measured = call.api.room.metrics
+    laps = measured.laps()
+    try:
+        fields = bodies.parse_object(body, CREATE_FIELDS, CREATE_FIELDS)
+        ports = parse_target_ports(fields["target_port"])
+        spec = sanitize(bodies.text(fields, "pod_spec"), ports, call.api.room.policy)
+    except InvalidRequest:
+        measured.creates[INVALID] += 1
+        raise
+    finally:
+        laps.end("validate")
     return Order(spec=spec, target_ports=ports)
 
 

@@ -111,6 +111,8 @@ async def test_a_service_deleted_by_hand_is_put_back_with_the_same_ports(at: Sta
         return service is not None and service["spec"]["ports"][0]["nodePort"] == created["ports"][0]["node_port"]
 
     await eventually(back)
+    assert (await at.call("DELETE", f"/stacks/{created['stack_id']}")).status == 200
+    assert not await at.objects("services")
 
 
 async def test_a_deleted_node_shows_at_once_and_a_node_that_comes_back_brings_its_stacks_back(tmp_path: Path) -> None:
@@ -259,3 +261,19 @@ def exit_code(arguments: list[str]) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     return 0
+
+
+async def test_another_cluster_under_the_same_address_ends_no_stack(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster()) as cluster, stand(tmp_path, cluster=cluster) as at:
+        created = await at.create()
+        await at.until_status(created["stack_id"], "running")
+        port = int(cluster.url.rpartition(":")[2])
+        await cluster.stop()
+        await eventually(lambda: at.daemon.room.mirror.outages == 3)
+        async with EmbeddedCluster(fast_cluster(port=port)) as other:
+            await eventually(lambda: at.daemon.room.brake.wrong_cluster is not None)
+            assert (await at.stack(created["stack_id"]))["status"] == "running"
+            assert (await at.call("POST", "/stacks", seed())).status == 503
+            assert (await at.call("DELETE", f"/stacks/{created['stack_id']}")).status == 503
+            assert await ports_used(at) == 1
+            assert other.counts.total("delete") == 0

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from stackd.errors import StoreError
+from stackd.errors import LabelLimitReached, StoreError
+from stackd.model import DeleteReason, Desired, Kind
 from stackd.store import schema
 from stackd.store.schema import Migration
-from tests.store.building import SMALL, accepted, open_store
+from tests.store.building import HOUR, SMALL, START, accepted, new_stack, open_store, stack_id
 
-TIMELINE = Migration(
+TABLE = Migration(
     name="a table",
     statements=(
-        "CREATE TABLE timeline (stack_id TEXT NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (stack_id, at))"
+        "CREATE TABLE later (stack_id TEXT NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (stack_id, at))"
         " STRICT, WITHOUT ROWID",
-        "ALTER TABLE stacks ADD COLUMN stopped INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE stacks ADD COLUMN later INTEGER NOT NULL DEFAULT 0",
     ),
 )
 
@@ -32,8 +33,9 @@ BROKEN = Migration(name="broken", statements=("CREATE TABLE half (x) STRICT", "S
 DANGLING = Migration(name="dangling", statements=("DELETE FROM stacks",))
 
 FIRST = replace(SMALL, migrations=schema.MIGRATIONS)
-LATER = replace(SMALL, migrations=(*schema.MIGRATIONS, TIMELINE, COUNTED))
+LATER = replace(SMALL, migrations=(*schema.MIGRATIONS, TABLE, COUNTED))
 VERSION = len(schema.MIGRATIONS)
+PORT = '[{"container_port":80,"protocol":"TCP","node_port":31001}]'
 
 
 def shape(path: Path) -> list[tuple[str, str, list[tuple[object, ...]]]]:
@@ -85,7 +87,7 @@ async def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path, bad:
     await store.close()
     before = shape(path)
     with pytest.raises(StoreError):
-        await open_store(path, options=replace(SMALL, migrations=(*schema.MIGRATIONS, TIMELINE, bad)))
+        await open_store(path, options=replace(SMALL, migrations=(*schema.MIGRATIONS, TABLE, bad)))
     assert (shape(path), version(path)) == (before, VERSION)
     store = await open_store(path, options=FIRST)
     assert store.stacks.ordered() == (stack,)
@@ -109,3 +111,26 @@ async def test_foreign_keys_are_enforced_after_a_migration(path: Path) -> None:
     await store.close()
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM job_items").fetchone() == (0,)
+
+
+async def test_a_file_of_the_first_format_keeps_its_stacks_and_learns_stops_labels_and_timelines(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        schema.create(connection, schema.MIGRATIONS[:1])
+        connection.execute(
+            "INSERT INTO stacks VALUES (?, 'stacks', 'kind: Pod', ?, 'running', 1, 2, ?, 100, 200, 'worker', NULL,"
+            " '', '', ?, 1, 0, 1, NULL, NULL, 'pod', 'service')",
+            (stack_id(1), PORT, START + HOUR, '{"player":"7"}'),
+        )
+        connection.execute("INSERT INTO node_ports VALUES (31001, ?)", (stack_id(1),))
+        connection.commit()
+    store = await open_store(path, options=FIRST)
+    (stack,) = store.stacks.ordered()
+    assert (stack.desired, stack.generation, stack.pod_uid) == (Desired.RUNNING, 0, "pod")
+    assert await store.timeline(stack.stack_id) == []
+    with pytest.raises(LabelLimitReached):
+        await store.reserve(replace(new_stack(2), labels={"player": "7"}), label_limits={"player": 1})
+    await store.mark_deleting([stack.stack_id], DeleteReason.REQUEST, "alice")
+    await store.remove([stack.stack_id])
+    assert [line.kind for line in await store.timeline(stack.stack_id)] == [Kind.DELETE_REQUESTED, Kind.DELETED]
+    await store.close()
+    assert version(path.with_name(f"stackd.db.v1-before-v{VERSION}.bak")) == 1

@@ -1,0 +1,104 @@
+"""``python -m benchmarks``: measure every row beside its floor, several times, and print the ratios."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import orjson
+from rich.console import Console
+
+from benchmarks import charts, report, wrk
+from benchmarks.arena import WIDE_PORTS, arena
+from benchmarks.figures import Results
+from benchmarks.processes import CPUS
+from benchmarks.rows import ALL, SCALE, STANDING, WRITES, Bench, Row
+from benchmarks.rows.bench import Amounts
+
+SETTINGS = {"STACKD_LIMITS__CREATES_IN_FLIGHT": "256"}
+WIDE = {
+    "STACKD_STACKS__NODE_PORT_MIN": str(WIDE_PORTS[0]),
+    "STACKD_STACKS__NODE_PORT_MAX": str(WIDE_PORTS[1]),
+}
+SLOW_MILLISECONDS = 10
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command(help=__doc__)
+@click.option("--kubeconfig", type=FILE, help="A real cluster; by default an embedded one in a process of its own.")
+@click.option("--rows", default=",".join(ALL), show_default=True, help="Which rows, separated by commas.")
+@click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="How often each row is measured.")
+@click.option("--quick", is_flag=True, help="Less of everything: to see that it works.")
+@click.option("--stacks", type=click.IntRange(1), help="How many stacks stand there; by default 1700.")
+@click.option("--latency", "latencies", default=f"0,{SLOW_MILLISECONDS}", show_default=True,
+              help="Milliseconds that the embedded cluster lets each request wait, for creates and deletes.")  # fmt: skip
+@click.option("--json", "json_file", type=FILE, help="Write everything here.")
+@click.option("--charts", "charts_folder", type=click.Path(path_type=Path, file_okay=False), help="Draw SVGs in here.")
+def main(
+    kubeconfig: Path | None,
+    rows: str,
+    runs: int,
+    quick: bool,
+    stacks: int | None,
+    latencies: str,
+    json_file: Path | None,
+    charts_folder: Path | None,
+) -> None:
+    console = Console(stderr=True)
+    wanted = rows.split(",")
+    if unknown := [name for name in wanted if name not in ALL]:
+        raise click.UsageError(f"no such rows: {', '.join(unknown)}; there are {', '.join(ALL)}")
+    amounts = Amounts.quick() if quick else Amounts()
+    if stacks is not None:
+        amounts = replace(amounts, stacks=stacks, deletes=min(stacks, amounts.deletes), scale=(*(
+            count for count in amounts.scale if count < stacks), stacks))  # fmt: skip
+    results = Results()
+    waits = [0.0] if kubeconfig else [float(text) / 1e3 for text in latencies.split(",")]
+    plan = Plan(wanted, amounts, kubeconfig, results, console)
+    for number in range(1, runs + 1):
+        for wait in waits:
+            plan.run(WRITES, f"run {number}", wait)
+        plan.run(STANDING, f"run {number}")
+    plan.run(SCALE, "scale", settings=WIDE)
+    console.print(_notes())
+    report.show(results, Console(width=None if sys.stdout.isatty() else 190))
+    if json_file is not None:
+        json_file.write_bytes(orjson.dumps(results.as_json(), option=orjson.OPT_INDENT_2))
+    if charts_folder is not None:
+        charts.draw(results, charts_folder)
+
+
+class Plan:
+    """Which rows are measured, on what, and where the results go."""
+
+    def __init__(
+        self, wanted: list[str], amounts: Amounts, kubeconfig: Path | None, results: Results, console: Console
+    ) -> None:
+        self._wanted = wanted
+        self._amounts = amounts
+        self._kubeconfig = kubeconfig
+        self._results = results
+        self._console = console
+
+    def run(self, table: dict[str, Row], label: str, latency: float = 0.0, *, settings: dict[str, str] | None = None) -> None:
+        """The wanted rows of a table, on one cluster with one daemon."""
+        names = [name for name in table if name in self._wanted]
+        if not names:
+            return
+        suffix = f", {latency * 1e3:g} ms away" if latency else ""
+        with arena(self._kubeconfig, latency=latency, settings=SETTINGS | (settings or {})) as (cluster, daemon):
+            bench = Bench(cluster=cluster, daemon=daemon, results=self._results, amounts=self._amounts, suffix=suffix)
+            for name in names:
+                self._console.print(f"{label}: {name}{suffix}")
+                table[name](bench)
+
+
+def _notes() -> str:
+    pinned = "the measured process has one CPU, cluster and load share the other" if len(CPUS) > 1 else "one CPU for all"
+    return f"{len(CPUS)} CPUs: {pinned}; reads with {'wrk' if wrk.available() else 'the own loader (wrk is not installed)'}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""The processes that a run is about: the cluster, the daemon on it, and the bare handler beside it."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import secrets
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from benchmarks import processes
+from benchmarks.orders import BODY
+from benchmarks.processes import LOADING, MEASURED, Process, Usage, python
+
+KEY = "sk-bench-" + secrets.token_hex(16)
+NAMESPACE = "stacks"
+WIDE_PORTS = (20000, 32767)
+START_SECONDS = 60.0
+
+
+class Cluster:
+    """The Kubernetes that everything is measured on: an embedded one in a process of its own, or a given one."""
+
+    def __init__(self, folder: Path, kubeconfig: Path | None, latency: float) -> None:
+        self.kubeconfig = str(kubeconfig or folder / "kubeconfig")
+        self.process: Process | None = None
+        if kubeconfig is None:
+            command = python(
+                "stackd.embedded", "--kubeconfig", self.kubeconfig, "--no-node-ports",
+                "--node-port-range", "20000-32767", "--latency", f"{latency:g}",
+            )  # fmt: skip
+            self.process = Process("cluster", command, folder, LOADING)
+            self.process.until(lambda: Path(self.kubeconfig).exists(), START_SECONDS)
+
+    def cpu(self) -> float:
+        """CPU seconds of the embedded cluster; 0 for another one."""
+        return self.process.usage().cpu if self.process is not None else 0.0
+
+    def stop(self) -> None:
+        """End it."""
+        if self.process is not None:
+            self.process.stop()
+
+
+class Daemon:
+    """stackd in a process of its own, with its file in a folder that goes with it."""
+
+    def __init__(self, folder: Path, cluster: Cluster, settings: dict[str, str] | None = None) -> None:
+        self._folder = folder
+        self._port = free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+        self.lags = folder / "lags"
+        self._environment = {
+            "STACKD_AUTH__KEY": KEY,
+            "STACKD_SERVER__PORT": str(self._port),
+            "STACKD_STATE__PATH": str(folder / "stackd.db"),
+            "STACKD_CLUSTER__MODE": "kubeconfig",
+            "STACKD_CLUSTER__KUBECONFIG": cluster.kubeconfig,
+            "STACKD_CLUSTER__INSTANCE": "bench",
+            "STACKD_STACKS__NAMESPACE": NAMESPACE,
+            "STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY": "false",
+            "STACKD_LOG__LEVEL": "info",
+            "BENCH_LAGS": str(self.lags),
+            **(settings or {}),
+        }
+        self.process = self._start()
+
+    def _start(self) -> Process:
+        process = Process("daemon", python("benchmarks.probed"), self._folder, MEASURED, self._environment)
+        process.until(self.ready, START_SECONDS, every=0.005)
+        return process
+
+    def ready(self) -> bool:
+        """Whether it says so."""
+        try:
+            return self.call("GET", "/readyz")[0] == 200
+        except OSError:
+            return False
+
+    def restart(self) -> float:
+        """Stop it and start it again; the seconds from the start to the first ready answer."""
+        self.process.stop()
+        began = time.perf_counter()
+        self.process = self._start()
+        return time.perf_counter() - began
+
+    def call(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
+        """One request."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=120)
+        try:
+            connection.request(method, path, body, {"X-API-KEY": KEY})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def json(self, method: str, path: str, body: str | None = None) -> Any:
+        """One request that must succeed."""
+        status, text = self.call(method, path, body)
+        if status >= 300:
+            raise RuntimeError(f"{method} {path}: {status} {text.decode(errors='replace')[:300]}")
+        return orjson.loads(text)
+
+    def ids(self) -> list[str]:
+        """The ids of all stacks."""
+        return [stack["stack_id"] for stack in self.json("GET", "/stacks")["stacks"]]
+
+    def fill(self, count: int) -> list[str]:
+        """Have at least so many stacks, all of them running; their ids."""
+        missing = count - self.json("GET", "/stats")["total_stacks"]
+        if missing > 0:
+            self.load("POST", ["/stacks"], body=BODY, count=missing, connections=20)
+        self.process.until(self.settled, 600.0, every=0.1)
+        return self.ids()
+
+    def settled(self) -> bool:
+        """Whether all stacks run."""
+        return all(stack["status"] != "creating" for stack in self.json("GET", "/stacks")["stacks"])
+
+    def load(self, method: str, paths: Sequence[str], **plan: Any) -> Any:
+        """Let the loader do it; what came of it."""
+        return processes.ask("benchmarks.loader", self.plan(method, paths, **plan), LOADING)
+
+    def plan(self, method: str, paths: Sequence[str], **plan: Any) -> dict[str, Any]:
+        """A plan for the loader."""
+        return {"url": self.url, "key": KEY, "method": method, "paths": list(paths), **plan}
+
+    def batch_delete(self, ids: Sequence[str]) -> tuple[float, dict[str, Any]]:
+        """Delete these in one job; the seconds until it is complete, and the job."""
+        began = time.perf_counter()
+        job_id = self.json("POST", "/stacks/batch-delete", orjson.dumps({"stack_ids": list(ids)}).decode())["job_id"]
+        while True:
+            job: dict[str, Any] = self.json("GET", f"/stacks/batch-delete/{job_id}")
+            if job["status"] in ("completed", "failed"):
+                return time.perf_counter() - began, job
+            time.sleep(0.05)
+
+    def asked(self) -> dict[tuple[str, str], int]:
+        """Requests to Kubernetes so far, by verb and resource."""
+        counts: dict[tuple[str, str], int] = {}
+        for line in self.call("GET", "/metrics")[1].decode().splitlines():
+            if line.startswith("stackd_kubernetes_requests_total{"):
+                labels = dict(pair.split("=") for pair in line.split("{")[1].split("}")[0].replace('"', "").split(","))
+                name = (labels["verb"], labels["resource"])
+                counts[name] = counts.get(name, 0) + int(float(line.rsplit(" ", 1)[1]))
+        return counts
+
+    def asked_beside_watches(self) -> int:
+        """The same without watches, in all."""
+        return sum(count for (verb, _), count in self.asked().items() if verb != "watch")
+
+    def longest_lag(self) -> float:
+        """The longest lag of the event loop since the last time this was asked, in seconds."""
+        self.lags.unlink(missing_ok=True)
+        self.process.signal(signal.SIGUSR2)
+        self.process.until(self.lags.exists, 10.0)
+        return float(self.lags.read_text())
+
+    def usage(self) -> Usage:
+        """CPU and memory."""
+        return self.process.usage()
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.stop()
+
+
+@contextmanager
+def arena(
+    kubeconfig: Path | None, *, latency: float = 0.0, settings: dict[str, str] | None = None
+) -> Iterator[tuple[Cluster, Daemon]]:
+    """A cluster and a daemon on it; everything that was made is deleted at the end."""
+    with tempfile.TemporaryDirectory(prefix="stackd-bench-", dir=os.environ.get("BENCH_FOLDER")) as name:
+        folder = Path(name)
+        cluster = Cluster(folder, kubeconfig, latency)
+        try:
+            daemon = Daemon(folder, cluster, settings)
+            try:
+                yield cluster, daemon
+                if kubeconfig is not None and (ids := daemon.ids()):
+                    daemon.batch_delete(ids)
+            finally:
+                daemon.stop()
+        finally:
+            cluster.stop()
+
+
+@contextmanager
+def bare(status: bytes, everything: bytes) -> Iterator[str]:
+    """The bare handler with these bodies; its URL."""
+    with tempfile.TemporaryDirectory(prefix="stackd-bench-") as name:
+        folder = Path(name)
+        (folder / "status").write_bytes(status)
+        (folder / "everything").write_bytes(everything)
+        port = free_port()
+        command = python("benchmarks.bare", str(port), str(folder / "status"), str(folder / "everything"))
+        process = Process("bare", command, folder, MEASURED)
+        try:
+            process.until(lambda: _answers(port), START_SECONDS)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.signal(signal.SIGKILL)
+            process.stop()
+
+
+def free_port() -> int:
+    """A TCP port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

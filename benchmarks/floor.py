@@ -1,0 +1,137 @@
+"""The floor of writes: what the API server itself takes, asked by the plainest client that does the same.
+
+Same pool, same credentials, same bodies as stackd's; no row, no retry, no status. A process of its own: a plan on
+standard input, what came of it on standard output, both JSON. ``do`` is ``create`` (POST pod, POST service, and one
+watch to see the pod scheduled) or ``delete`` (DELETE service, DELETE pod, one after the other).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import sys
+import time
+from typing import Any
+
+import aiohttp
+import orjson
+import uvloop
+
+from benchmarks.orders import floor_manifests
+from stackd.kube.credentials import Access, ClusterTarget
+
+INSTANCE = "bench-floor"
+
+
+class Raw:
+    """One raw client."""
+
+    def __init__(self, access: Access, headers: dict[str, str], namespace: str) -> None:
+        self._access = access
+        self._headers = headers
+        self._json = {**headers, "Content-Type": "application/json"}
+        self._base = f"{access.base_url}/api/v1/namespaces/{namespace}"
+        self._namespace = namespace
+        self._scheduled: dict[str, asyncio.Future[None]] = {}
+        self._ports = itertools.cycle(range(30000, 31000))
+
+    async def watch(self, ready: asyncio.Event) -> None:
+        """Follow our pods; wake whoever waits for one to be scheduled."""
+        params = {"labelSelector": f"stackd.io/instance={INSTANCE}", "watch": "true"}
+        url, timeout = f"{self._base}/pods", aiohttp.ClientTimeout(total=None)
+        async with self._access.session.get(url, params=params, headers=self._headers, timeout=timeout) as response:
+            response.raise_for_status()
+            ready.set()
+            rest = b""
+            while chunk := await response.content.readany():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    self._seen(orjson.loads(line)["object"])
+
+    def _seen(self, pod: dict[str, Any]) -> None:
+        waiting = self._scheduled.get(pod["metadata"]["name"])
+        if waiting is not None and not waiting.done() and pod["spec"].get("nodeName"):
+            waiting.set_result(None)
+
+    async def create(self) -> str:
+        """One pod, its service, and the news that a node has it."""
+        name = f"floor-{secrets.token_hex(8)}"
+        pod, service = floor_manifests(name, self._namespace, INSTANCE)
+        self._scheduled[name] = asyncio.get_running_loop().create_future()
+        made = await self._send("POST", "/pods", pod)
+        service["metadata"]["ownerReferences"][0]["uid"] = made["metadata"]["uid"]
+        for _ in range(1000):
+            service["spec"]["ports"][0]["nodePort"] = next(self._ports)
+            if (await self._send("POST", "/services", service, may_fail=True)).get("kind") == "Service":
+                break
+        await self._scheduled.pop(name)
+        return name
+
+    async def delete(self, name: str) -> None:
+        """Its service, then its pod."""
+        options = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        await self._send("DELETE", f"/services/svc-{name}", options)
+        await self._send("DELETE", f"/pods/{name}", options | {"gracePeriodSeconds": 0})
+
+    async def _send(self, method: str, path: str, body: dict[str, Any], *, may_fail: bool = False) -> dict[str, Any]:
+        session = self._access.session
+        async with session.request(method, self._base + path, data=orjson.dumps(body), headers=self._json) as response:
+            answer: dict[str, Any] = orjson.loads(await response.read())
+            if response.status >= 300 and not may_fail:
+                raise RuntimeError(f"{method} {path}: {response.status} {answer.get('message')}")
+            return answer
+
+
+async def run(plan: dict[str, Any]) -> dict[str, Any]:
+    """Do what the plan says."""
+    access = await Access.open(ClusterTarget(mode="kubeconfig", kubeconfig=plan["kubeconfig"]))
+    raw = Raw(access, await access.headers(), plan["namespace"])
+    try:
+        return await (_create(raw, plan) if plan["do"] == "create" else _delete(raw, plan))
+    finally:
+        await access.close()
+
+
+async def _create(raw: Raw, plan: dict[str, Any]) -> dict[str, Any]:
+    ready = asyncio.Event()
+    watching = asyncio.create_task(raw.watch(ready))
+    await ready.wait()
+    latencies: list[float] = []
+    names: list[str] = []
+    left = itertools.count()
+
+    async def some() -> None:
+        while (number := next(left)) < plan["count"]:
+            if rate := plan.get("rate"):
+                await asyncio.sleep(max(0.0, start + number / rate - time.perf_counter()))
+            began = time.perf_counter()
+            names.append(await raw.create())
+            latencies.append(time.perf_counter() - began)
+
+    cpu, start = time.process_time(), time.perf_counter()
+    await asyncio.gather(*(some() for _ in range(plan["concurrency"])))
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    watching.cancel()
+    return {"seconds": seconds, "cpu": cpu, "latencies": latencies, "names": names}
+
+
+async def _delete(raw: Raw, plan: dict[str, Any]) -> dict[str, Any]:
+    latencies: list[float] = []
+    cpu, began = time.process_time(), time.perf_counter()
+    for name in plan["names"]:
+        start = time.perf_counter()
+        await raw.delete(name)
+        latencies.append(time.perf_counter() - start)
+    return {"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu, "latencies": latencies}
+
+
+def main() -> None:
+    """Read the plan, do it, write the answer."""
+    plan = orjson.loads(sys.stdin.buffer.read())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        sys.stdout.buffer.write(orjson.dumps(runner.run(run(plan))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""What a row is given: the cluster, the daemon, where results go, and how much is to be done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks import processes
+from benchmarks.arena import NAMESPACE, Cluster, Daemon
+from benchmarks.figures import Results
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amounts:
+    """How much of everything; ``quick`` is for a look, not for numbers to be quoted."""
+
+    stacks: int = 1700
+    creates_alone: int = 100
+    creates_together: int = 400
+    deletes: int = 1000
+    read_seconds: float = 5.0
+    idle_seconds: float = 60.0
+    burst: int = 200
+    scale: tuple[int, ...] = (10, 100, 1000, 1700, 5000)
+
+    @classmethod
+    def quick(cls) -> Amounts:
+        """Enough to see that it works."""
+        return cls(
+            stacks=200, creates_alone=30, creates_together=100, deletes=100,
+            read_seconds=2.0, idle_seconds=10.0, scale=(10, 100, 500),
+        )  # fmt: skip
+
+
+@dataclass(slots=True, kw_only=True)
+class Bench:
+    """One run on one arena. ``suffix`` is put behind the names of its figures."""
+
+    cluster: Cluster
+    daemon: Daemon
+    results: Results
+    amounts: Amounts
+    suffix: str = ""
+
+    def floor(self, do: str, cpu: int = processes.MEASURED, **plan: Any) -> Any:
+        """Let the raw client do it; what came of it."""
+        return processes.ask("benchmarks.floor", self.floor_plan(do, **plan), cpu)
+
+    def floor_plan(self, do: str, **plan: Any) -> dict[str, Any]:
+        """A plan for the raw client."""
+        return {"do": do, "kubeconfig": self.cluster.kubeconfig, "namespace": NAMESPACE, **plan}
+
+    def bodies(self, stack_id: str) -> tuple[bytes, bytes]:
+        """The bytes that the bare handler is to answer: a status and the list."""
+        return self.daemon.call("GET", f"/stacks/{stack_id}/status")[1], self.daemon.call("GET", "/stacks")[1]

@@ -1,0 +1,75 @@
+"""One client's load is not another's wait: bursts of creates, long lists, readers that stall."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from benchmarks import processes
+from benchmarks.arena import KEY
+from benchmarks.figures import Goal, percentile
+from benchmarks.http1 import HttpConnection, request
+from benchmarks.orders import BODY
+from benchmarks.processes import LOADING
+from benchmarks.rows.bench import Bench
+from benchmarks.rows.reads import status_paths
+
+READS_PER_SECOND = 500
+STALLED = 50
+BURST = Goal(name="status reads in a burst of creates, p99", text="200 creates at once", bound=50.0, at_most=True, unit="ms")
+LAG = Goal(name="loop lag while listing, most", text="nothing rendered yet", bound=20.0, at_most=True, unit="ms")
+STALL = Goal(name="memory of stalled readers", text=f"{STALLED} of the longest list", bound=50.0, at_most=True, unit="MB")
+
+
+def burst(bench: Bench) -> None:
+    """Status reads at a fixed rate while 200 creates come at once."""
+    ids = bench.daemon.fill(bench.amounts.stacks)
+    reading = bench.daemon.plan("GET", status_paths(ids), connections=32, rate=READS_PER_SECOND, seconds=4.0)
+    reads = processes.begin("benchmarks.loader", reading, LOADING)
+    time.sleep(1.0)
+    count = bench.amounts.burst
+    done = bench.daemon.load("POST", ["/stacks"], body=BODY, count=count, connections=count)
+    latencies = reads()["latencies"]
+    if done["statuses"] != {"201": count}:
+        raise RuntimeError(f"not all were created: {done['statuses']}")
+    note = f"{READS_PER_SECOND} reads/s for 4 s; the burst took {done['seconds']:.1f} s"
+    bench.results.add(BURST, percentile(latencies, 0.99) * 1e3, note=note)
+    bench.results.distribution("status reads in a burst of 200 creates", "stackd", latencies)
+    bench.daemon.batch_delete(bench.daemon.ids()[bench.amounts.stacks :])
+
+
+def long_list(bench: Bench) -> None:
+    """The loop's longest lag while the longest list is read: right after a start, and after a change."""
+    stacks = bench.amounts.scale[-1]
+    bench.daemon.fill(stacks)
+    bench.daemon.restart()
+    bench.daemon.longest_lag()
+    time.sleep(0.5)
+    bench.daemon.longest_lag()
+    bench.daemon.call("GET", "/stacks")
+    bench.results.add(LAG, bench.daemon.longest_lag() * 1e3, note=f"{stacks} stacks, first list after a start")
+
+
+def slow_readers(bench: Bench) -> None:
+    """Readers that ask for the longest list and stop reading, each at another version of it."""
+    stacks = bench.amounts.scale[-1]
+    ids = bench.daemon.fill(stacks)
+    bench.daemon.call("GET", "/stacks")
+    before = bench.daemon.usage().rss
+    after = asyncio.run(_stall(bench, ids))
+    bench.results.add(STALL, max(0, after - before) / 1e6, note=f"{stacks} stacks; a stack goes between any two readers")
+
+
+async def _stall(bench: Bench, ids: list[str]) -> int:
+    readers = []
+    for number in range(STALLED):
+        reader = await HttpConnection.open(bench.daemon.url)
+        reader.send(request(bench.daemon.url, "GET", "/stacks", KEY))
+        reader.pause()
+        readers.append(reader)
+        await asyncio.to_thread(bench.daemon.call, "DELETE", f"/stacks/{ids[number * len(ids) // STALLED]}")
+    await asyncio.sleep(0.5)
+    memory = bench.daemon.usage().rss
+    for reader in readers:
+        reader.close()
+    return memory

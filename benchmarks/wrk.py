@@ -1,0 +1,96 @@
+"""Saturating reads: wrk where it is installed, otherwise the loader. Gives latencies by percentile and requests/s."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import processes
+from benchmarks.figures import percentile
+
+SCRIPT = """
+local paths, at = {}, 0
+wrk.headers["X-API-KEY"] = "@SECRET@"
+init = function()
+  for line in io.lines("@PATHS@") do
+    paths[#paths + 1] = wrk.format("GET", line)
+  end
+end
+request = function()
+  at = at % #paths + 1
+  return paths[at]
+end
+done = function(summary, latency, requests)
+  local bad = summary.errors.status + summary.errors.read + summary.errors.timeout + summary.errors.connect
+  io.write(string.format("# %d %d %d\\n", summary.requests, summary.duration, bad))
+  for step = 1, 999 do
+    io.write(string.format("# %d\\n", latency:percentile(step / 10)))
+  end
+end
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reads:
+    """What came of it; ``latencies`` in seconds, evenly over the percentiles."""
+
+    requests: int
+    per_second: float
+    latencies: Sequence[float]
+    failed: int
+    tool: str
+
+    def at(self, share: float) -> float:
+        """A percentile in seconds."""
+        return percentile(self.latencies, share)
+
+
+def available() -> bool:
+    """Whether wrk is installed."""
+    return shutil.which("wrk") is not None
+
+
+def read(url: str, paths: Sequence[str], key: str, *, connections: int, seconds: float) -> Reads:
+    """Read the paths in turn over so many connections for so long."""
+    if not available():
+        return _with_loader(url, paths, key, connections, seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        lines = Path(folder, "paths")
+        lines.write_text("\n".join(paths) + "\n")
+        script = Path(folder, "reads.lua")
+        script.write_text(SCRIPT.replace("@PATHS@", str(lines)).replace("@SECRET@", key))
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script), url]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, {processes.LOADING}),
+        )
+    numbers = [line[2:].split() for line in done.stdout.splitlines() if line.startswith("# ")]
+    requests, microseconds, failed = map(int, numbers[0])
+    return Reads(
+        requests=requests,
+        per_second=requests / microseconds * 1e6,
+        latencies=[int(number) / 1e6 for (number,) in numbers[1:]],
+        failed=failed,
+        tool="wrk",
+    )
+
+
+def _with_loader(url: str, paths: Sequence[str], key: str, connections: int, seconds: float) -> Reads:
+    plan = {"url": url, "paths": list(paths), "key": key, "connections": connections, "seconds": seconds}
+    done = processes.ask("benchmarks.loader", plan, processes.LOADING)
+    total = len(done["latencies"])
+    return Reads(
+        requests=total,
+        per_second=total / done["seconds"],
+        latencies=done["latencies"],
+        failed=total - done["statuses"].get("200", 0),
+        tool="loader",
+    )

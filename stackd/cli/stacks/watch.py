@@ -1,0 +1,153 @@
+"""``stacks watch``: the stacks as they change.
+
+Owns: the picture kept from one list and the events after it. The stream is opened before the list is read, so that
+nothing falls between the two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+import click
+import orjson
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from stackd.cli.address import client_options
+from stackd.cli.client import Client, Event
+from stackd.cli.stacks.options import filter_options, json_option
+from stackd.cli.stacks.shown import LISTED, cells, console, line, summary, table
+
+AGAIN_SECONDS = 1.0
+REDRAW_SECONDS = 0.5
+LIST_AGAIN = frozenset({"hello", "reset", "dropped"})
+ROOM = 4
+"""Lines of the screen that are not the table's."""
+
+Told = Callable[[str, dict[str, Any]], None]
+
+
+class Picture:
+    """The stacks as last heard of."""
+
+    def __init__(self, client: Client, chosen: list[tuple[str, str]], told: Told) -> None:
+        self._client = client
+        self._chosen = chosen
+        self._told = told
+        self._last = ""
+        self.stacks: dict[str, dict[str, Any]] = {}
+        self.trouble = ""
+
+    async def follow(self) -> None:
+        """Keep the picture up to date until cancelled; a lost connection is made again."""
+        while True:
+            try:
+                async for event in self._client.events(self._last):
+                    self.trouble = ""
+                    await self._take(event)
+            except click.ClickException as error:
+                if not self.stacks and not self._last:
+                    raise
+                self.trouble = error.message
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _take(self, event: Event) -> None:
+        self._last = event.id or self._last
+        if event.kind in LIST_AGAIN:
+            await self._list()
+        elif event.kind == "deleted":
+            gone = self.stacks.pop(event.data["stack_id"], None)
+            if gone is not None:
+                self._told("deleted", gone)
+        elif event.kind == "stack":
+            self._change(event.data)
+
+    async def _list(self) -> None:
+        answer = await self._client.call("GET", "/stacks", None, [*self._chosen, ("fields", LISTED)])
+        before, self.stacks = self.stacks, {stack["stack_id"]: stack for stack in answer["stacks"]}
+        for stack_id, gone in before.items():
+            if stack_id not in self.stacks:
+                self._told("deleted", gone)
+        for stack_id, stack in self.stacks.items():
+            if _seen(before.get(stack_id)) != _seen(stack):
+                self._told("stack", stack)
+
+    def _change(self, stack: dict[str, Any]) -> None:
+        stack_id = stack["stack_id"]
+        if matches(stack, self._chosen):
+            before = self.stacks.get(stack_id)
+            self.stacks[stack_id] = stack
+            if _seen(before) != _seen(stack):
+                self._told("stack", stack)
+        elif (gone := self.stacks.pop(stack_id, None)) is not None:
+            self._told("left", {**gone, **stack})
+
+
+@click.command(short_help="Watch the stacks change.")
+@client_options
+@filter_options
+@json_option
+def watch(client: Client, chosen: list[tuple[str, str]], as_json: bool) -> None:
+    """Watch the stacks change: a live table, or in a pipe one line for each change. Ends with Ctrl-C."""
+    with suppress(KeyboardInterrupt):
+        if as_json or not console().is_terminal:
+            asyncio.run(Picture(client, chosen, _print_json if as_json else _print_line).follow())
+        else:
+            asyncio.run(_on_screen(Picture(client, chosen, lambda kind, stack: None)))
+
+
+def matches(stack: dict[str, Any], chosen: list[tuple[str, str]]) -> bool:
+    """Whether a stack is among the chosen: every label, any of the statuses, the node."""
+    labels = stack.get("labels", {})
+    statuses = [value for name, value in chosen if name == "status"]
+    if statuses and stack["status"] not in statuses:
+        return False
+    for name, value in chosen:
+        key, equals, wanted = value.partition("=")
+        if name == "label" and (key not in labels or (equals and labels[key] != wanted)):
+            return False
+        if name == "node" and stack["node_id"] != value:
+            return False
+    return True
+
+
+def view(picture: Picture, height: int) -> RenderableType:
+    """What fits on the screen: the newest at the top, and how many there are in all."""
+    newest = sorted(picture.stacks.values(), key=lambda stack: str(stack["created_at"]), reverse=True)
+    shown = newest[: max(1, height - ROOM)]
+    more = f"  ({len(newest) - len(shown)} older ones not shown)" if len(shown) < len(newest) else ""
+    last = Text(picture.trouble, style="bold yellow") if picture.trouble else Text(summary(newest) + more, style="dim")
+    return Group(table(shown), last)
+
+
+async def _on_screen(picture: Picture) -> None:
+    out = console()
+    following = asyncio.create_task(picture.follow(), name="follow")
+    try:
+        with Live(console=out, screen=True, auto_refresh=False) as live:
+            while not following.done():
+                live.update(view(picture, out.size.height), refresh=True)
+                await asyncio.wait([following], timeout=REDRAW_SECONDS)
+        await following
+    finally:
+        following.cancel()
+
+
+def _seen(stack: dict[str, Any] | None) -> object:
+    """What of a stack is worth a line when it changes."""
+    return stack and [stack.get(name) for name in LISTED.split(",")]
+
+
+def _print_line(kind: str, stack: dict[str, Any]) -> None:
+    clock = datetime.fromtimestamp(time.time()).astimezone().strftime("%H:%M:%S")
+    click.echo(line([clock, kind, *cells(stack)]))
+
+
+def _print_json(kind: str, stack: dict[str, Any]) -> None:
+    click.echo(orjson.dumps({"event": kind, "stack": stack}))

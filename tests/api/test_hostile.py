@@ -1,0 +1,425 @@
+"""What arrives at the port and was never meant well: no trace, no leak, no growth, and everybody else is still served."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import gzip
+import json
+import logging
+import os
+import random
+import re
+import select
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from urllib.parse import quote
+
+import psutil
+import pytest
+
+from tests.stand import KEY, Stand, eventually, seed, stand
+
+CRLF = b"\r\n"
+AUTH = b"X-API-KEY: " + KEY.encode() + CRLF
+AT_ONCE = 250
+SLOW = {"STACKD_LIMITS__SLOW_CLIENT_TIMEOUT": "300ms"}
+
+
+@pytest.fixture
+async def at(tmp_path: Path) -> AsyncIterator[Stand]:
+    async with stand(tmp_path, SLOW) as ready:
+        yield ready
+
+
+@asynccontextmanager
+async def connected(at: Stand) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", at.daemon.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+async def everything(reader: asyncio.StreamReader) -> bytes:
+    """What is answered until the other side closes; cut connections count as closed."""
+    received = b""
+    try:
+        async with asyncio.timeout(10):
+            while chunk := await reader.read(65536):
+                received += chunk
+    except ConnectionResetError:
+        pass
+    return received
+
+
+async def say(at: Stand, raw: bytes) -> bytes:
+    """All answers to these bytes, after which nothing more is sent: the other side does not wait for ever."""
+    async with connected(at) as (reader, writer):
+        writer.write(raw)
+        return await everything(reader)
+
+
+def statuses(answer: bytes) -> list[int]:
+    return [int(code) for code in re.findall(rb"HTTP/1\.[01] (\d\d\d) ", answer)]
+
+
+def only_error(answer: bytes) -> tuple[int, str]:
+    """Status and sentence of the one answer, which must be an error in JSON."""
+    head, _, body = answer.partition(CRLF + CRLF)
+    assert b"application/json" in head, answer
+    document = json.loads(body)
+    assert list(document) == ["error"]
+    return int(head.split()[1]), document["error"]
+
+
+async def still_well(at: Stand) -> None:
+    assert (await at.call("GET", "/healthz")).json == {"status": "ok"}
+
+
+GARBAGE = {
+    "noise": bytes(range(256)),
+    "nothing": CRLF * 3 + b"x" + CRLF,
+    "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 50,
+    "http2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "no version": b"GET /healthz\r\n\r\n",
+    "wrong version": b"GET /healthz HTTP/9.9\r\n\r\n",
+    "unknown method": b"G@T /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
+    "no colon": b"GET /healthz HTTP/1.1\r\nHost: a\r\nnonsense\r\n\r\n",
+    "space in name": b"GET /healthz HTTP/1.1\r\nHost : a\r\n\r\n",
+    "nul in value": b"GET /healthz HTTP/1.1\r\nX-A: a\x00b\r\n\r\n",
+    "two lengths": b"POST /stacks HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    "length and chunks": b"POST /stacks HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "negative length": b"POST /stacks HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+    "huge length": b"POST /stacks HTTP/1.1\r\nContent-Length: 99999999999999999999999999\r\n\r\n",
+    "odd transfer": b"POST /stacks HTTP/1.1\r\nTransfer-Encoding: cow\r\n\r\n",
+    "folded header": b"GET /healthz HTTP/1.1\r\nX-A: a\r\n b\r\n\r\n\x00",
+    "bad target": b"GET http://[::1 HTTP/1.1\r\nHost: a\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("raw", GARBAGE.values(), ids=GARBAGE.keys())
+async def test_what_is_no_http_is_refused_in_json_without_a_trace(
+    at: Stand, raw: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await say(at, raw)
+    for status in statuses(answer):
+        assert 400 <= status < 500
+    if answer:
+        only_error(answer)
+    assert not [record for record in caplog.records if record.levelno > logging.INFO or record.exc_info]
+    await still_well(at)
+
+
+async def test_what_is_no_http_is_a_400(at: Stand) -> None:
+    assert only_error(await say(at, GARBAGE["noise"])) == (400, "this is not an HTTP request")
+    assert only_error(await say(at, GARBAGE["two lengths"])) == (400, "the request is not valid HTTP")
+    assert "does not speak TLS" in only_error(await say(at, GARBAGE["tls"]))[1]
+
+
+async def test_a_key_in_what_cannot_be_read_is_neither_answered_nor_logged(
+    at: Stand, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for raw in (
+        b"GET /stacks?api_key=" + KEY.encode() + b" HTTP/x\r\n\r\n",
+        b"GET http://[?api_key=" + KEY.encode() + b" HTTP/1.1\r\n\r\n",
+        b"G@T /stacks?api_key=" + KEY.encode() + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + AUTH.replace(b":", b"") + CRLF,
+        b"GET / HTTP/1.1\r\nX-API-KEY: " + KEY.encode() + b"\x00" + CRLF + CRLF,
+        b"GET /stacks?api_key=" + KEY.encode() + b"&" + b"a" * 20000 + b" HTTP/1.1\r\n\r\n",
+    ):
+        assert KEY.encode() not in await say(at, raw)
+    assert KEY not in caplog.text
+    assert caplog.text
+
+
+@pytest.mark.parametrize(
+    ("raw", "limit"),
+    [
+        (b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", "limits.header_size"),
+        (b"GET / HTTP/1.1\r\nX-A: " + b"a" * 20000 + b"\r\n\r\n", "limits.header_size"),
+        (b"GET / HTTP/1.1\r\n" + b"a" * 20000 + b": a\r\n\r\n", "limits.header_size"),
+        (b"GET / HTTP/1.1\r\n" + b"X-A: a\r\n" * 100 + b"\r\n", "64 headers"),
+        (b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: %s\r\n" % (i, b"a" * 9000) for i in range(50)), "limits.header_size"),
+    ],
+    ids=["line", "value", "name", "number", "sum"],
+)
+async def test_a_head_that_is_too_large_is_a_431_that_names_the_limit(at: Stand, raw: bytes, limit: str) -> None:
+    status, sentence = only_error(await say(at, raw))
+    assert status == 431
+    assert limit in sentence
+
+
+async def test_a_body_without_a_key_is_not_read(at: Stand) -> None:
+    async with connected(at) as (reader, writer):
+        writer.write(b"POST /stacks HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n{")
+        head = await reader.readuntil(CRLF + CRLF)
+        assert head.startswith(b"HTTP/1.1 401")
+        assert b"Connection: close" in head
+    await still_well(at)
+
+
+async def test_nobody_is_told_to_go_on_before_the_key_is_seen(at: Stand) -> None:
+    head = b"POST /stacks HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n"
+    async with connected(at) as (reader, writer):
+        writer.write(head + CRLF)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 401")
+    async with connected(at) as (reader, writer):
+        writer.write(head + AUTH + CRLF)
+        assert await reader.readuntil(CRLF + CRLF) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"{}")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 400")
+
+
+async def test_a_body_that_announces_too_much_is_a_413_before_it_comes(at: Stand) -> None:
+    async with connected(at) as (reader, writer):
+        writer.write(b"POST /stacks HTTP/1.1\r\nHost: a\r\nContent-Length: 999999999\r\n" + AUTH + CRLF)
+        head = await reader.readuntil(CRLF + CRLF)
+        assert head.startswith(b"HTTP/1.1 413")
+
+
+async def test_a_body_that_does_not_end_is_a_413_as_soon_as_it_is_too_long(at: Stand) -> None:
+    async with connected(at) as (reader, writer):
+        writer.write(b"POST /stacks HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n" + AUTH + CRLF)
+        chunk = b"10000\r\n" + b" " * 65536 + CRLF
+        for _ in range(20):
+            writer.write(chunk)
+        head = await reader.readuntil(CRLF + CRLF)
+        assert head.startswith(b"HTTP/1.1 413")
+
+
+async def test_a_small_body_that_unpacks_to_a_large_one_is_a_413(at: Stand) -> None:
+    bomb = gzip.compress(b" " * (50 << 20))
+    reply = await at.call("POST", "/stacks", bomb, headers={"Content-Encoding": "gzip"})
+    assert (reply.status, "server.max_body" in reply.error) == (413, True)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nabcdefgh\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
+        b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd",
+        b"Content-Encoding: deflate\r\nContent-Length: 4\r\n\r\n\xff\xff\xff\xff",
+        b"Content-Encoding: br\r\nContent-Length: 4\r\n\r\nabcd",
+    ],
+)
+async def test_a_body_in_a_broken_encoding_is_a_400(at: Stand, tail: bytes) -> None:
+    answer = await say(at, b"POST /stacks HTTP/1.1\r\nHost: a\r\n" + AUTH + tail)
+    assert statuses(answer)[:1] == [400]
+    assert all(status == 400 for status in statuses(answer))
+    await still_well(at)
+
+
+async def test_a_head_that_trickles_is_cut_off(at: Stand) -> None:
+    async with connected(at) as (reader, writer):
+        closed = asyncio.create_task(everything(reader))
+        writer.write(b"GET /healthz HTTP/1.1\r\n")
+        while not closed.done():
+            writer.write(b"X-A: a\r\n")
+            await asyncio.sleep(0.05)
+            assert not writer.is_closing() or closed.done() or await closed is not None
+        assert closed.result() == b""
+
+
+async def test_a_connection_over_which_nothing_comes_is_closed(at: Stand) -> None:
+    async with connected(at) as (reader, _):
+        assert await everything(reader) == b""
+
+
+async def test_a_connection_that_is_kept_alive_is_closed_when_it_stays_idle(at: Stand) -> None:
+    async with connected(at) as (reader, writer):
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + AUTH + CRLF)
+        answer = await everything(reader)
+        assert statuses(answer) == [200]
+
+
+async def test_a_body_that_trickles_is_a_408(at: Stand) -> None:
+    async with connected(at) as (reader, writer):
+        closed = asyncio.create_task(everything(reader))
+        writer.write(b"POST /stacks HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n" + AUTH + CRLF)
+        while not closed.done():
+            writer.write(b" ")
+            await asyncio.sleep(0.05)
+        assert only_error(closed.result())[0] == 408
+
+
+async def test_an_answer_that_is_not_read_does_not_wait_for_ever(tmp_path: Path) -> None:
+    async with stand(tmp_path, SLOW) as at:
+        await asyncio.gather(*(at.create() for _ in range(60)))
+        with socket.create_connection(("127.0.0.1", at.daemon.port)) as client:
+            client.setblocking(False)
+            request = b"GET /stacks HTTP/1.1\r\nHost: a\r\n" + AUTH + CRLF
+            wanted = request * 1000
+            async with asyncio.timeout(10):
+                with suppress(ConnectionResetError, BrokenPipeError):
+                    while True:
+                        wanted = wanted[await asyncio.get_running_loop().run_in_executor(None, push, client, wanted) :]
+                        wanted = wanted or request * 1000
+        await still_well(at)
+
+
+def push(client: socket.socket, data: bytes) -> int:
+    """Send what the other side takes now; raises once it has cut the connection."""
+    if not select.select([], [client], [], 0.05)[1]:
+        return 0
+    return client.send(data)
+
+
+async def test_half_open_connections_give_way_to_those_who_ask(tmp_path: Path) -> None:
+    async with stand(tmp_path, {"STACKD_LIMITS__CONNECTIONS": "20"}) as at:
+        await still_well(at)
+        opened = [await asyncio.open_connection("127.0.0.1", at.daemon.port) for _ in range(60)]
+        for _, writer in opened:
+            writer.write(b"GET /healthz HTTP/1.1\r\n")
+        try:
+            await still_well(at)
+            async with connected(at) as (reader, writer):
+                writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + AUTH + CRLF)
+                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            cut = [await everything(reader) for reader, _ in opened[:35]]
+            assert cut == [b""] * 35
+        finally:
+            for _, writer in opened:
+                writer.transport.abort()
+
+
+async def test_one_connection_too_many_of_known_clients_is_a_503(tmp_path: Path) -> None:
+    async with stand(tmp_path, {"STACKD_LIMITS__CONNECTIONS": "2"}) as at:
+        async with connected(at) as one, connected(at) as two:
+            for reader, writer in (one, two):
+                writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + AUTH + CRLF)
+                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            async with connected(at) as (reader, _):
+                status, sentence = only_error(await everything(reader))
+                assert (status, "limits.connections" in sentence) == (503, True)
+        await eventually(lambda: well(at))
+
+
+async def well(at: Stand) -> bool:
+    return (await at.call("GET", "/healthz")).status == 200
+
+
+async def test_junk_behind_an_answered_request_is_a_400(at: Stand) -> None:
+    good = b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + AUTH + CRLF
+    assert statuses(await say(at, good * 100)) == [200] * 100
+    async with connected(at) as (reader, writer):
+        writer.write(good)
+        await reader.readuntil(b'{"status":"ok"}')
+        writer.write(b"\x00\x01junk\r\n\r\n" + good)
+        assert only_error(await everything(reader))[0] == 400
+    upgrade = b"GET /healthz HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    for head in (upgrade, upgrade + AUTH):
+        for status in statuses(await say(at, head + b"\r\n\xff\xfe")):
+            assert status < 500
+
+
+PATHS = [
+    "/../../etc/passwd", "/stacks/../healthz", "/stacks/..%2f..%2fetc", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/stacks//",
+    "/stacks/%00", "/stacks/%00/status", "/stacks/a%00b", "/stacks/%ff%fe", "/stacks/%C3%28", "/stacks/%", "/stacks/%zz",
+    "/stacks/" + quote("ünïcödé-☃-𝕊"), "/stacks/" + "a" * 8000, "/stacks/batch-delete/%00", "/stacks/%0d%0aX-A:%20b",
+    "/stacks/'%20or%201=1--", "/stacks/;", "/stacks/{}", "/stacks/a?" + "&".join(f"k{i}=v" for i in range(1500)),
+    "/stacks?api_key=%ff%00", "/stacks?" + "&" * 5000, "/stacks?a[]=1&a[]=2&%=%", "/\\..\\windows", "/stacks/\t", "/stacks/#x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "POST", "HEAD", "OPTIONS", "PUT", "TRACE"])
+async def test_strange_paths_are_answered_with_4xx_and_nothing_of_the_machine(at: Stand, method: str) -> None:
+    stack = await at.create()
+    for path in PATHS:
+        raw = f"{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n".encode() + AUTH + CRLF
+        answer = await say(at, raw)
+        (status,) = statuses(answer)
+        assert status < 500, (path, answer)
+        assert status != 200 or path.startswith("/stacks?") or path in ("/stacks/../healthz", "/stacks/#x")
+        assert b"root:" not in answer
+        assert b"Traceback" not in answer
+    for target in ("*", "example.com:443", "http://other/healthz"):
+        for status in statuses(await say(at, f"{method} {target} HTTP/1.1\r\nHost: a\r\n".encode() + AUTH + CRLF)):
+            assert status < 500
+    assert (await at.stack(stack["stack_id"]))["stack_id"] == stack["stack_id"]
+
+
+BODIES = [
+    b"", b"null", b"[" * 100_000, b'{"a":' * 50_000, b'{"pod_spec":' * 3 + b"1" + b"}" * 3, b"\xff\xfe\x00", b"\x00" * 1000,
+    b'{"pod_spec": "\\ud800", "target_port": []}', b"1e999999", b"9" * 5000, b'{"target_port": [], "target_port": []}',
+    b'{"stack_ids": ["\\u0000", "a"]}', b'{"stack_ids": ["' + b"a" * 5000 + b'"]}', b'{"stack_ids": {"a": 1}}',
+    json.dumps({"target_port": [{"container_port": 10**30, "protocol": "TCP"}], "pod_spec": "a"}).encode(),
+    json.dumps({"target_port": [{"container_port": 80, "protocol": "\u0000"}] * 2000, "pod_spec": "a"}).encode(),
+    json.dumps({"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": "[" * 100_000}).encode(),
+    json.dumps({"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": "a: &a [*a]\nb: *a"}).encode(),
+    json.dumps({"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": "\u0000\u0007\ufffe"}).encode(),
+    json.dumps({"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": "!!python/object:os.system x"}).encode(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/stacks", "/stacks/batch-delete", "/reconcile/confirm"])
+async def test_strange_bodies_are_answered_with_4xx(at: Stand, path: str) -> None:
+    for body in BODIES:
+        reply = await at.call("POST", path, body)
+        assert reply.status in (200, 202) or 400 <= reply.status < 500, (body[:50], reply.text)
+        assert "Traceback" not in reply.text
+
+
+async def test_strange_headers_are_answered_with_4xx(at: Stand) -> None:
+    for header in (
+        b"X-API-KEY: \xff\xfe\x80",
+        b"X-API-KEY: " + "ключ".encode(),
+        b"X-API-KEY: " + b"k" * 16000,
+        AUTH.strip() + b"\r\nIdempotency-Key: \xff",
+        AUTH.strip() + b"\r\nX-Request-ID: \xff" + b"a" * 5000,
+        AUTH.strip() + b"\r\nExpect: the-unexpected",
+        AUTH.strip() + b"\r\nAccept-Encoding: \xff\r\nAccept: \xff\r\nRange: bytes=0-\r\nCookie: \xff=\xfe;;;",
+        AUTH.strip() + b"\r\nIf-None-Match: \xff,,\"\r\nIf-Modified-Since: never",
+    ):
+        raw = b"POST /stacks HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n" + header + b"\r\n\r\n{}"
+        (status,) = statuses(await say(at, raw))
+        assert 400 <= status < 500, header
+
+
+async def test_noise_leaves_nothing_behind(at: Stand, caplog: pytest.LogCaptureFixture) -> None:
+    noise = random.Random(5)
+    await flood(at, noise, 250)
+    before = measured()
+    await flood(at, noise, 500)
+    await eventually(lambda: len(asyncio.all_tasks()) <= before[0] + 2, lambda: f"tasks: {asyncio.all_tasks()}")
+    await eventually(lambda: measured()[1] <= before[1] + 3, lambda: f"descriptors: {measured()[1]} after {before[1]}")
+    assert measured()[2] < before[2] + (20 << 20)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    await still_well(at)
+
+
+async def flood(at: Stand, noise: random.Random, count: int) -> None:
+    good = b"POST /stacks HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n" + AUTH + b'\r\n{"a": [1, 2]}'
+
+    async def one(raw: bytes) -> None:
+        for status in statuses(await say(at, raw)):
+            assert status < 500
+
+    for _ in range(0, count, AT_ONCE):
+        await asyncio.gather(*(one(mangled(noise, good)) for _ in range(AT_ONCE)))
+
+
+def mangled(noise: random.Random, raw: bytes) -> bytes:
+    """The request with a few bytes changed, taken out, or put in."""
+    data = bytearray(raw)
+    for _ in range(noise.randint(1, 8)):
+        place = noise.randrange(len(data))
+        match noise.randrange(3):
+            case 0:
+                data[place] = noise.randrange(256)
+            case 1:
+                del data[place : place + noise.randint(1, 20)]
+            case _:
+                data[place:place] = noise.randbytes(noise.randint(1, 40))
+    return bytes(data)
+
+
+def measured() -> tuple[int, int, int]:
+    """Tasks, file descriptors and resident bytes."""
+    gc.collect()
+    return len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd")), psutil.Process().memory_info().rss

@@ -1,0 +1,101 @@
+"""The disk under the state file, and what can be wrong with it: full, failing, locked by somebody.
+
+Owns the small file system (where root may mount one) and whether there is, or was, trouble with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+SIZE = "16m"
+"""Room for the space that the store sets aside (8 MiB), its log (4 MiB) and some rows."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Disk:
+    """``folder`` is where the state file is; ``small``: it is a file system of its own that can be filled."""
+
+    folder: Path
+    small: bool
+    in_trouble: bool = False
+    was_in_trouble: bool = False
+    _lock: sqlite3.Connection | None = None
+
+    @classmethod
+    @contextmanager
+    def make(cls, folder: Path, *, small: bool) -> Iterator[Disk]:
+        """A folder for the state file."""
+        target = folder / "state"
+        target.mkdir()
+        mounted = small and _mount(target)
+        disk = cls(folder=target, small=mounted)
+        try:
+            yield disk
+        finally:
+            disk.unlock()
+            if mounted:
+                subprocess.run(["umount", "-l", str(target)], check=True)
+
+    def fill(self) -> None:
+        """Leave no free byte."""
+        self._trouble()
+        with (self.folder / "filler").open("ab", buffering=0) as filler:
+            for size in (256 * 1024, 4096):
+                with contextlib.suppress(OSError):
+                    while True:
+                        filler.write(b"\0" * size)
+
+    def empty(self) -> None:
+        """There is room again."""
+        (self.folder / "filler").unlink(missing_ok=True)
+        self.in_trouble = False
+
+    def fail_writes(self, pid: int) -> None:
+        """Let each write of that process to any file fail."""
+        self._trouble()
+        with contextlib.suppress(ProcessLookupError):
+            _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
+
+    def mend(self, pid: int) -> None:
+        """Writes of that process succeed again."""
+        with contextlib.suppress(ProcessLookupError):
+            _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
+        self.in_trouble = False
+
+    def lock(self, path: Path) -> None:
+        """Hold the file's write lock, as a SQLite shell with an open transaction does."""
+        if self._lock is not None or not path.exists():
+            return
+        self._trouble()
+        connection = sqlite3.connect(path, timeout=5, isolation_level=None)
+        connection.execute("BEGIN IMMEDIATE")
+        self._lock = connection
+
+    def unlock(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            self._lock.execute("ROLLBACK")
+            self._lock.close()
+            self._lock = None
+            self.in_trouble = False
+
+    def _trouble(self) -> None:
+        self.in_trouble = self.was_in_trouble = True
+
+
+def _mount(target: Path) -> bool:
+    if os.geteuid() != 0 or shutil.which("mount") is None or shutil.which("umount") is None:
+        return False
+    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(target)]
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0

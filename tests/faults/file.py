@@ -1,0 +1,118 @@
+"""The state file as somebody else reads it: what is committed, and not what the daemon says of it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What is committed of one stack; ``ports`` are those that it says, ``held`` those that the table holds for it."""
+
+    stack_id: str
+    pod_spec: str
+    status: str
+    accepted: bool
+    ended: bool
+    deleting: bool
+    ports_held: bool
+    ttl_expires_at: int
+    ports: frozenset[int]
+    held: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRow:
+    """What is committed of one job; ``items`` by stack id."""
+
+    status: str
+    total: int
+    deleted: int
+    not_found: int
+    failed: int
+    items: dict[str, str]
+
+
+class StateFile:
+    """Reads committed state. A connection for each read: what stays open would change how a crash is recovered from."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def row(self, stack_id: str) -> Row | None:
+        """The row of one stack."""
+        with self._open() as connection:
+            return next(iter(_rows(connection, "WHERE stack_id = ?", (stack_id,))), None)
+
+    def rows(self) -> dict[str, Row]:
+        """All rows, by stack id."""
+        with self._open() as connection:
+            return {row.stack_id: row for row in _rows(connection, "", ())}
+
+    def marked(self, marker: str) -> list[Row]:
+        """The rows whose pod spec holds the marker."""
+        with self._open() as connection:
+            return list(_rows(connection, "WHERE instr(pod_spec, ?) > 0", (marker,)))
+
+    def holders(self) -> dict[int, str]:
+        """Who holds which node port."""
+        with self._open() as connection:
+            return dict(connection.execute("SELECT node_port, stack_id FROM node_ports"))
+
+    def job(self, job_id: str) -> JobRow | None:
+        """One job with its items."""
+        with self._open() as connection:
+            query = "SELECT status, total, deleted, not_found, failed FROM jobs WHERE job_id = ?"
+            found = connection.execute(query, (job_id,)).fetchone()
+            if found is None:
+                return None
+            items = dict(connection.execute("SELECT stack_id, state FROM job_items WHERE job_id = ?", (job_id,)))
+            status, total, deleted, not_found, failed = found
+            return JobRow(
+                status=status, total=total, deleted=deleted, not_found=not_found, failed=failed, items=items
+            )
+
+    def damage(self) -> str:
+        """What SQLite's own check and the foreign keys say; empty if nothing is wrong."""
+        with self._open() as connection:
+            (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+            loose = connection.execute("PRAGMA foreign_key_check").fetchall()
+        return "" if verdict == "ok" and not loose else f"{verdict} {loose}"
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        connection = sqlite3.connect(self.path.absolute().as_uri() + "?mode=ro", uri=True, timeout=5)
+        try:
+            connection.execute("BEGIN")
+            yield connection
+        finally:
+            connection.close()
+
+
+def _rows(connection: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> Iterator[Row]:
+    query = (
+        "SELECT stack_id, pod_spec, status, accepted, ended, deleting_since, ports_held, ttl_expires_at, ports,"
+        " (SELECT json_group_array(node_port) FROM node_ports AS held WHERE held.stack_id = stacks.stack_id)"
+        f" FROM stacks {where}"
+    )
+    for found in connection.execute(query, values):
+        stack_id, spec, status, accepted, ended, deleting, held, ttl, ports, table = found
+        yield Row(
+            stack_id=stack_id,
+            pod_spec=spec,
+            status=status,
+            accepted=bool(accepted),
+            ended=bool(ended),
+            deleting=deleting is not None,
+            ports_held=bool(held),
+            ttl_expires_at=ttl,
+            ports=frozenset(port["node_port"] for port in json.loads(ports)),
+            held=frozenset(json.loads(table)),
+        )
+

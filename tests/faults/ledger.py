@@ -1,0 +1,86 @@
+"""What clients were told: the model that the oracle holds the daemon to.
+
+Owns: acknowledgements, refusals, and what nobody knows because no answer came. Nothing here is asked of the daemon's file
+or of the cluster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+RUNS_ON = "app/stays"
+
+
+@dataclass(slots=True, kw_only=True)
+class Create:
+    """One wish for one stack, however often it was sent; ``marker`` is in its pod spec and in no other's.
+
+    ``open``: attempts that may still take effect or whose effect is not known.
+    """
+
+    marker: str
+    image: str
+    key: str | None = None
+    attempts: int = 0
+    open: int = 0
+    refused: int = 0
+    answers: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def stays(self) -> bool:
+        """Whether its pod runs until somebody ends it."""
+        return self.image == RUNS_ON
+
+
+@dataclass(slots=True, kw_only=True)
+class Ending:
+    """What was asked and said about the end of one stack. ``promised``: it has to go; ``gone``: it is gone."""
+
+    asked: int = 0
+    promised: bool = False
+    gone: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """A wish for a batch delete; ``job_id`` once one was answered."""
+
+    ids: list[str]
+    strangers: frozenset[str]
+    key: str | None = None
+    job_id: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Ledger:
+    """All of one schedule."""
+
+    creates: list[Create] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
+    endings: dict[str, Ending] = field(default_factory=dict)
+    touched: set[str] = field(default_factory=set)
+    """Stacks whose pod somebody else ended: by hand, or with its node."""
+    expires: dict[str, int] = field(default_factory=dict)
+
+    def ending(self, stack_id: str) -> Ending:
+        """What is known about the end of a stack."""
+        return self.endings.setdefault(stack_id, Ending())
+
+    def told(self) -> dict[str, Create]:
+        """The creates that were answered with 201, by stack id."""
+        return {answer["stack_id"]: create for create in self.creates for answer in create.answers}
+
+    def known(self) -> list[str]:
+        """The ids of all stacks that a client was told of, in the order of their creation."""
+        return list(dict.fromkeys(a["stack_id"] for create in self.creates for a in create.answers))
+
+    def may_be_gone(self, stack_id: str, now: int) -> bool:
+        """Whether a stack that was acknowledged need not be there."""
+        asked = self.endings.get(stack_id)
+        return (asked is not None and asked.asked > 0) or self.expires.get(stack_id, now + 1) <= now
+
+    def must_be_gone(self, stack_id: str, now: int) -> bool:
+        """Whether nothing of the stack may be left once all is quiet."""
+        asked = self.endings.get(stack_id)
+        return (asked is not None and (asked.gone or asked.promised)) or self.expires.get(stack_id, now + 1) <= now

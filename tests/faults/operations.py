@@ -1,0 +1,292 @@
+"""What clients and passers-by do, and what is checked at the very moment in which they are answered.
+
+Owns: which answers are allowed, and what an answer promises (invariant 3) at the instant at which it arrives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from stackd.embedded.resources import PODS, SERVICES
+from tests.faults.ledger import Batch, Create
+from tests.faults.world import NAMESPACE, Outcome, World
+from tests.stand import request_for
+
+KEYED_TRIES = 6
+TRY_AGAIN_SECONDS = 0.1
+READ_SECONDS = 3.0
+ANSWERS = {"create": {201, 503}, "delete": {200, 404, 503}, "batch": {202, 503}}
+
+
+class Operations:
+    """The operations of one world, by their names in a plan."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._number = 0
+
+    async def do(self, what: str, how: dict[str, Any]) -> None:
+        """Do one."""
+        self._world.counts["operations"] += 1
+        await self._verbs()[what](**how)
+
+    @staticmethod
+    def names() -> frozenset[str]:
+        """All that can be done."""
+        return frozenset(_VERBS)
+
+    def _verbs(self) -> dict[str, Callable[..., Awaitable[None]]]:
+        return {what: getattr(self, name) for what, name in _VERBS.items()}
+
+    # ---- creates
+
+    async def create(self, image: str) -> None:
+        """A create whose client waits."""
+        await self.attempt(self.new_create(image))
+
+    async def create_and_leave(self, image: str, patience: float) -> None:
+        """A create whose client goes away."""
+        await self.attempt(self.new_create(image), patience)
+
+    async def create_with_key(self, image: str, patience: float) -> None:
+        """A create under an Idempotency-Key: the client goes away once, and then asks until it is answered."""
+        create = self.new_create(image, keyed=True)
+        await self.attempt(create, patience)
+        for _ in range(KEYED_TRIES):
+            if (await self.attempt(create)).status == 201:
+                return
+            await asyncio.sleep(TRY_AGAIN_SECONDS)
+
+    def new_create(self, image: str, *, keyed: bool = False) -> Create:
+        """A wish that nobody else has."""
+        self._number += 1
+        marker = f"op{self._number}x"
+        create = Create(marker=marker, image=image, key=f"create-{marker}" if keyed else None)
+        self._world.ledger.creates.append(create)
+        return create
+
+    async def attempt(self, create: Create, patience: float | None = None) -> Outcome:
+        """Send it (again)."""
+        world = self._world
+        create.attempts += 1
+        create.open += 1
+        body = request_for(f"{create.image}:{create.marker}")
+        outcome = await world.call("POST", "/stacks", body, key=create.key, patience=patience)
+        world.note(f"create {create.marker}{' with key' if create.key else ''}: {self._short(outcome)}")
+        if outcome.status is not None or not outcome.sent:
+            create.open -= 1
+        if outcome.status is None:
+            return outcome
+        world.checked("only documented answers", outcome.status in ANSWERS["create"], f"create: {outcome}")
+        if outcome.status == 201:
+            self._created(create, outcome.body)
+        else:
+            create.refused += 1
+            self._refused(create)
+        return outcome
+
+    def _created(self, create: Create, answer: dict[str, Any]) -> None:
+        world, stack_id = self._world, answer["stack_id"]
+        again = bool(create.answers)
+        same = all(first == answer for first in create.answers)
+        world.checked("a key has one answer", same, f"{create.marker}: {create.answers[:1]} and then {answer}")
+        create.answers.append(answer)
+        row = world.file.row(stack_id)
+        if row is not None:
+            world.ledger.expires[stack_id] = row.ttl_expires_at
+        if again or world.ledger.may_be_gone(stack_id, world.skew.now()):
+            return
+        good = row is not None and row.accepted and {port["node_port"] for port in answer["ports"]} <= row.ports
+        world.checked("3 acknowledged is durable", good, f"201 for {stack_id}, and the file has {row}")
+        if create.stays and stack_id not in world.ledger.touched and row is not None and not row.deleting:
+            there = stack_id in world.objects("pods")
+            world.checked("3 acknowledged is durable", there, f"201 for {stack_id}, and there is no pod")
+
+    def _refused(self, create: Create) -> None:
+        """A create that failed has left nothing, or the intent to remove what it has left."""
+        world = self._world
+        if create.open or create.answers or world.disk.in_trouble:
+            return
+        rows = [row.stack_id for row in world.file.marked(create.marker) if not row.deleting]
+        world.checked("a refused create leaves nothing", not rows, f"{create.marker} was refused, and {rows} remain")
+
+    # ---- deletes
+
+    async def delete(self, pick: float, patience: float | None = None) -> None:
+        """Delete one of those that are known."""
+        stack_id = self._one(pick)
+        if stack_id is not None:
+            await self.delete_one(stack_id, patience)
+
+    async def delete_one(self, stack_id: str, patience: float | None = None) -> Outcome:
+        """Delete this one."""
+        world = self._world
+        ending = world.ledger.ending(stack_id)
+        alone = not world.ledger.may_be_gone(stack_id, world.skew.now())
+        ending.asked += 1
+        outcome = await world.call("DELETE", f"/stacks/{stack_id}", patience=patience)
+        world.note(f"delete {stack_id}: {self._short(outcome)}")
+        if outcome.status is None:
+            return outcome
+        world.checked("only documented answers", outcome.status in ANSWERS["delete"], f"delete: {outcome}")
+        if outcome.status == 404:
+            lost = alone and ending.asked == 1 and not world.ledger.must_be_gone(stack_id, world.skew.now())
+            world.checked("3 acknowledged is durable", not lost, f"{stack_id} is unknown, and nobody ended it")
+        elif outcome.status == 200:
+            ending.gone = True
+            self._is_gone(stack_id)
+        elif "retried until it is done" in str(outcome):
+            ending.promised = True
+        return outcome
+
+    def _is_gone(self, stack_id: str) -> None:
+        world = self._world
+        left = [name for kind in ("pods", "services") for name in world.ours(kind) if stack_id in name]
+        world.checked("3 acknowledged is durable", not left, f"{stack_id} is said to be deleted, and {left} remain")
+        row = world.file.row(stack_id)
+        world.checked("3 acknowledged is durable", row is None, f"{stack_id} is said to be deleted, and has a row")
+
+    async def batch(
+        self, picks: list[float], strangers: int, patience: float | None = None, *, keyed: bool = False
+    ) -> None:
+        """Delete several of those that are known, and some that do not exist."""
+        world = self._world
+        self._number += 1
+        unknown = [f"stack-{self._number:08x}{number:08x}" for number in range(strangers)]
+        ids = list(dict.fromkeys([*(one for pick in picks if (one := self._one(pick))), *unknown]))
+        if not ids:
+            return
+        batch = Batch(ids=ids, strangers=frozenset(unknown), key=f"batch-{self._number}" if keyed else None)
+        world.ledger.batches.append(batch)
+        for stack_id in ids:
+            world.ledger.ending(stack_id).asked += 1
+        outcome = await self.submit(batch, patience)
+        for _ in range(KEYED_TRIES if keyed else 0):
+            if outcome.status == 202:
+                return
+            await asyncio.sleep(TRY_AGAIN_SECONDS)
+            outcome = await self.submit(batch)
+
+    async def batch_with_key(self, picks: list[float], strangers: int, patience: float | None = None) -> None:
+        """The same under an Idempotency-Key, until it is answered."""
+        await self.batch(picks, strangers, patience, keyed=True)
+
+    async def submit(self, batch: Batch, patience: float | None = None) -> Outcome:
+        """Send it (again)."""
+        world = self._world
+        body = {"stack_ids": batch.ids}
+        outcome = await world.call("POST", "/stacks/batch-delete", body, key=batch.key, patience=patience)
+        world.note(f"batch of {len(batch.ids)}{' with key' if batch.key else ''}: {self._short(outcome)}")
+        if outcome.status is None:
+            return outcome
+        world.checked("only documented answers", outcome.status in ANSWERS["batch"], f"batch: {outcome}")
+        if outcome.status == 202:
+            job_id = outcome.body["job_id"]
+            same = batch.job_id in (None, job_id)
+            world.checked("a key has one answer", same, f"{batch.key}: {batch.job_id} and then {job_id}")
+            batch.job_id = job_id
+            for stack_id in batch.ids:
+                world.ledger.ending(stack_id).promised = True
+            job = world.file.job(job_id)
+            whole = job is not None and set(job.items) == set(batch.ids)
+            world.checked("3 acknowledged is durable", whole, f"202 for {job_id}, and the file has {job}")
+        return outcome
+
+    # ---- reads
+
+    async def read(self, pick: float, route: str) -> None:
+        """A read: answered soon, whatever else is going on, unless there is no daemon."""
+        world = self._world
+        path, may_miss = self._path(pick, route)
+        process = world.process
+        outcome = await world.call("GET", path)
+        if outcome.status is None:
+            up = process.alive and process is world.process and not world.expect_stop and outcome.sent
+            await asyncio.sleep(0.05)  # a kill is noticed a moment after the connection is lost
+            world.checked("6 reads are answered", not (up and process.alive), f"GET {path}: {outcome}")
+            return
+        good = outcome.status == 200 or (outcome.status == 404 and may_miss())
+        world.checked("6 reads are answered", good, f"GET {path}: {outcome}")
+        slow = f"GET {path} took {outcome.seconds:.1f} s"
+        world.checked("6 reads are answered", outcome.seconds < READ_SECONDS, slow)
+
+    def _path(self, pick: float, route: str) -> tuple[str, Callable[[], bool]]:
+        world = self._world
+        if route == "job":
+            jobs = [batch.job_id for batch in world.ledger.batches if batch.job_id]
+            if jobs:
+                return f"/stacks/batch-delete/{jobs[int(pick * len(jobs))]}", lambda: False
+        stack_id = self._one(pick)
+        if stack_id is None or route in ("list", "stats", "job"):
+            return ("/stats" if route == "stats" else "/stacks"), lambda: False
+        tail = "/status" if route == "status" else ""
+        return f"/stacks/{stack_id}{tail}", lambda: world.ledger.may_be_gone(stack_id, world.skew.now())
+
+    # ---- others
+
+    async def delete_pod_by_hand(self, pick: float) -> None:
+        """Somebody deletes a pod of ours."""
+        stack_id = self._one(pick)
+        if stack_id is None:
+            return
+        self._world.ledger.touched.add(stack_id)
+        removed = self._remove_by_hand("pods", stack_id)
+        self._world.note(f"pod of {stack_id} deleted by hand: {removed}")
+
+    async def delete_service_by_hand(self, pick: float) -> None:
+        """Somebody deletes a Service of ours."""
+        stack_id = self._one(pick)
+        if stack_id is not None:
+            removed = self._remove_by_hand("services", f"svc-{stack_id}")
+            self._world.note(f"Service of {stack_id} deleted by hand: {removed}")
+
+    async def usurp(self, pick: float) -> None:
+        """Somebody puts a pod of his own in the place of one of ours; it is not ours to touch."""
+        stack_id = self._one(pick)
+        if stack_id is None:
+            return
+        self._world.ledger.touched.add(stack_id)
+        if self._remove_by_hand("pods", stack_id):
+            self._world.foreign.put_pod(stack_id)
+            self._world.note(f"pod of {stack_id} replaced by somebody else's")
+
+    async def confirm(self) -> None:
+        """The operator confirms what is held, whether anything is or not."""
+        outcome = await self._world.call("POST", "/reconcile/confirm")
+        if outcome.status is not None:
+            self._world.checked("only documented answers", outcome.status in (200, 503), f"confirm: {outcome}")
+
+    def _remove_by_hand(self, kind: str, name: str) -> bool:
+        store = self._world.cluster.store
+        record = store.of(PODS if kind == "pods" else SERVICES).records.get((NAMESPACE, name))
+        if record is not None and name in self._world.ours(kind):
+            store.remove(record)
+            return True
+        return False
+
+    def _one(self, pick: float) -> str | None:
+        known = self._world.ledger.known()
+        return known[int(pick * len(known))] if known else None
+
+    def _short(self, outcome: Outcome) -> str:
+        if outcome.status == 201:
+            return f"201 {outcome.body['stack_id']}"
+        return f"202 {outcome.body['job_id']}" if outcome.status == 202 else str(outcome)
+
+
+_VERBS = {
+    "create": "create",
+    "create_with_key": "create_with_key",
+    "create_and_leave": "create_and_leave",
+    "delete": "delete",
+    "delete_and_leave": "delete",
+    "batch": "batch",
+    "batch_with_key": "batch_with_key",
+    "read": "read",
+    "delete_pod_by_hand": "delete_pod_by_hand",
+    "delete_service_by_hand": "delete_service_by_hand",
+    "usurp": "usurp",
+    "confirm": "confirm",
+}

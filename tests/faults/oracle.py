@@ -1,0 +1,168 @@
+"""What has to be true when all troubles are over: rows, objects and acknowledgements compared.
+
+Owns invariants 3, 4, 5 and 7 as they are at the end. Everything is read from the cluster itself, the state file, and what
+clients were told; of the daemon only its answers are looked at, and they are compared, too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from stackd.embedded.ports import node_ports
+from tests.faults.file import Row
+from tests.faults.ledger import Create
+from tests.faults.world import World
+
+FINISHED = ("completed", "failed")
+
+
+class Oracle:
+    """Compares. ``differences`` is empty once all has converged; the other checks are made then."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def differences(self) -> list[str]:
+        """What is not as it has to be (yet): rows against objects (4), promises (3), jobs (7)."""
+        world = self._world
+        rows, pods, services = world.file.rows(), world.ours("pods"), world.ours("services")
+        found = [f"pod {name} has no row" for name in pods.keys() - rows.keys()]
+        found += [f"Service {name} has no row" for name in services if name.removeprefix("svc-") not in rows]
+        for row in rows.values():
+            found += self._row(row, pods.get(row.stack_id), services.get(f"svc-{row.stack_id}"))
+        holders = Counter(world.file.holders().values())
+        held = {row.stack_id: len(row.ports) for row in rows.values() if row.ports_held}
+        if holders != held:
+            found.append(f"ports are held by {dict(holders)}, and should be by {held}")
+        return found + self._promises(rows) + self._jobs()
+
+    def _row(self, row: Row, pod: dict[str, Any] | None, service: dict[str, Any] | None) -> list[str]:
+        name, found = row.stack_id, []
+        if row.deleting or not row.accepted:
+            return [f"{name} is {'still being deleted' if row.deleting else 'not accepted'}"]
+        over = pod is None or pod["status"]["phase"] in ("Succeeded", "Failed")
+        if over != row.ended:
+            found.append(f"{name}: ended is {row.ended}, and its pod is {_phase(pod)}")
+        if (service is None) != row.ended:
+            found.append(f"{name}: ended is {row.ended}, and its Service is {'there' if service else 'not there'}")
+        if service is not None and node_ports(service["spec"]) != row.ports:
+            found.append(f"{name}: its ports are {sorted(row.ports)}, its Service's {sorted(node_ports(service['spec']))}")
+        if row.held != (row.ports if row.ports_held else frozenset()) or row.ports_held == row.ended:
+            found.append(f"{name}: it holds {sorted(row.held)}, ended is {row.ended}, ports_held is {row.ports_held}")
+        if (expected := _status(pod)) and row.status not in expected:
+            found.append(f"{name}: it is {row.status}, and its pod is {_phase(pod)}")
+        return found
+
+    def _promises(self, rows: dict[str, Row]) -> list[str]:
+        world, now = self._world, self._world.skew.now()
+        found = [f"{stack_id} has to be gone" for stack_id in rows if world.ledger.must_be_gone(stack_id, now)]
+        for stack_id, create in world.ledger.told().items():
+            row = rows.get(stack_id)
+            if row is None:
+                if not world.ledger.may_be_gone(stack_id, now):
+                    found.append(f"{stack_id} was acknowledged, and is gone")
+            elif row.ended and create.stays and stack_id not in world.ledger.touched:
+                found.append(f"{stack_id} has ended ({row.status}), and nobody touched it")
+        return found + [text for create in world.ledger.creates if (text := self._count(create, rows))]
+
+    def _count(self, create: Create, rows: dict[str, Row]) -> str:
+        """One wish is one stack at most, the one that was told; and none if it was refused."""
+        mine = [row.stack_id for row in rows.values() if f":{create.marker}\n" in row.pod_spec]
+        told = {answer["stack_id"] for answer in create.answers}
+        if len(mine) > 1:
+            return f"{create.marker} has made {mine}"
+        if mine and told and mine[0] not in told:
+            return f"{create.marker} has made {mine}, and {told} was told"
+        if mine and not told and not create.open:
+            return f"{create.marker} was refused, and has made {mine}"
+        return ""
+
+    def _jobs(self) -> list[str]:
+        found = []
+        for batch in self._world.ledger.batches:
+            if batch.job_id is None:
+                continue
+            job = self._world.file.job(batch.job_id)
+            if job is None or job.status not in FINISHED:
+                found.append(f"{batch.job_id} has not finished: {job}")
+        return found
+
+    def final(self) -> None:
+        """The checks that are made once, after convergence."""
+        world = self._world
+        for text in world.foreign.differences():
+            world.violated("5 only ours", text)
+        world.counts["checked 5 only ours"] += 1
+        damage = world.file.damage()
+        world.checked("the file is whole", not damage, damage)
+        for batch in world.ledger.batches:
+            if batch.job_id is not None:
+                self._job(batch.job_id, batch.ids, batch.strangers)
+
+    def _job(self, job_id: str, ids: list[str], strangers: frozenset[str]) -> None:
+        world = self._world
+        job = world.file.job(job_id)
+        assert job is not None
+        counted = Counter(job.items.values())
+        same = {"deleted": job.deleted, "not_found": job.not_found, "failed": job.failed}
+        good = set(job.items) == set(ids) and job.total == len(ids) == sum(same.values())
+        good = good and all(counted[state] == number for state, number in same.items())
+        world.checked("7 each id counts once", good, f"{job_id}: {job}")
+        wrong = [name for name in strangers if job.items[name] != "not_found"]
+        world.checked("7 each id counts once", not wrong, f"{job_id}: {wrong} never existed, and are {job.items}")
+        now = world.skew.now()
+        for stack_id in set(ids) - strangers:
+            alone = world.ledger.ending(stack_id).asked == 1 and world.ledger.expires.get(stack_id, now + 1) > now
+            lost = alone and job.items[stack_id] == "not_found"
+            world.checked("7 each id counts once", not lost, f"{job_id}: {stack_id} was there, and is not_found")
+
+    async def answers(self) -> None:
+        """The daemon says what is so, and asks the cluster nothing for it (invariant 6)."""
+        world = self._world
+        before = self._asked()
+        rows = world.file.rows()
+        listed = await world.call("GET", "/stacks")
+        ids = [stack["stack_id"] for stack in listed.body["stacks"]] if listed.status == 200 else []
+        world.checked("the list is true", sorted(ids) == sorted(rows), f"listed {sorted(ids)}, there are {sorted(rows)}")
+        for stack_id, row in rows.items():
+            one = await world.call("GET", f"/stacks/{stack_id}")
+            good = one.status == 200 and {port["node_port"] for port in one.body["ports"]} == row.ports
+            good = good and one.body["status"] == row.status
+            world.checked("the list is true", good, f"{stack_id}: {one.body}, and the row is {row}")
+        for batch in world.ledger.batches:
+            if batch.job_id is not None:
+                job = await world.call("GET", f"/stacks/batch-delete/{batch.job_id}")
+                counts = [job.body.get(name, -1) for name in ("deleted", "not_found", "failed")]
+                good = job.body.get("total") == len(batch.ids) == sum(counts)
+                world.checked("7 each id counts once", good, f"{job.body}")
+        for path in ("/stats", "/healthz", "/readyz"):
+            outcome = await world.call("GET", path)
+            world.checked("6 reads are answered", outcome.status == 200, f"GET {path}: {outcome}")
+        asked = self._asked() - before
+        world.checked("6 reads ask the cluster nothing", not asked, f"while all was read, it was asked {dict(asked)}")
+
+    def _asked(self) -> Counter[tuple[str, str]]:
+        """What the cluster has been asked so far, watches left out."""
+        requests = self._world.cluster.counts.requests
+        asked: Counter[tuple[str, str]] = Counter()
+        for (verb, resource, _), count in requests.items():
+            if verb != "watch":
+                asked[verb, resource] += count
+        return asked
+
+
+def _phase(pod: dict[str, Any] | None) -> str:
+    return "gone" if pod is None else str(pod["status"]["phase"])
+
+
+def _status(pod: dict[str, Any] | None) -> tuple[str, ...]:
+    """What a stack with such a pod may be; empty where that depends on more."""
+    if pod is None:
+        return ("stopped", "failed", "node_deleted")
+    if pod["status"]["phase"] == "Succeeded":
+        return ("stopped",)
+    if pod["status"]["phase"] == "Failed":
+        return ("failed", "node_deleted")
+    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))
+    return ("running",) if pod["status"]["phase"] == "Running" and ready else ()

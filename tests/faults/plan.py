@@ -1,0 +1,237 @@
+"""What one seed means: operations and faults, each with its moment and its parameters.
+
+Owns the chances. A plan is made without looking at anything but its seed; which stack a delete means is settled when it
+is done, by ``pick``, a fraction of the list of those that are known by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from stackd.lifecycle.crashpoints import POINTS
+
+ROUND_SECONDS = 1.2
+IMAGES = ("app/stays",) * 8 + ("app/exit0", "app/fail", "app/nopull", "app/crashloop")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """Something that is done ``at`` so many seconds after the beginning of its round."""
+
+    at: float
+    what: str
+    how: dict[str, Any]
+
+    def __str__(self) -> str:
+        how = " ".join(f"{key}={value}" for key, value in self.how.items())
+        return f"{self.at:6.3f} {self.what} {how}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """``starts``: at which crash point each further start of the daemon is to end; the last ones at none.
+
+    ``late``: calls may take effect after they were given up, so that objects turn up whose row is gone already.
+    """
+
+    seed: int
+    theme: str
+    settings: dict[str, str]
+    starts: tuple[str, ...]
+    rounds: tuple[tuple[Step, ...], ...]
+    small_disk: bool = False
+    late: bool = False
+
+    def __str__(self) -> str:
+        lines = [f"seed {self.seed}: {self.theme}; crash points of the starts: {', '.join(self.starts) or 'none'}"]
+        for number, steps in enumerate(self.rounds):
+            lines += [f"round {number}:", *(f"  {step}" for step in steps)]
+        return "\n".join(lines)
+
+
+@dataclass(slots=True, kw_only=True)
+class Theme:
+    """Which troubles come, how likely each is, and how many."""
+
+    name: str
+    troubles: dict[str, int]
+    count: tuple[int, int] = (2, 5)
+    crashes: float = 0.3
+    operations: dict[str, int] = field(default_factory=dict)
+
+
+OPERATIONS = {
+    "create": 20,
+    "create_with_key": 14,
+    "create_and_leave": 6,
+    "delete": 16,
+    "delete_and_leave": 4,
+    "batch": 5,
+    "batch_with_key": 4,
+    "read": 20,
+    "delete_pod_by_hand": 2,
+    "delete_service_by_hand": 3,
+    "usurp": 1,
+    "confirm": 1,
+}
+
+THEMES = (
+    Theme(name="crashes", troubles={"kill": 6, "stop": 1, "status": 2, "latency": 2}, crashes=0.9),
+    Theme(name="lost replies", troubles={"lost_reply": 8, "cut": 3, "kill": 2, "latency": 1}, count=(3, 7)),
+    Theme(name="outages", troubles={"refuse": 4, "pause": 3, "status": 4, "hang": 1, "overload": 2, "kill": 1}),
+    Theme(name="watches", troubles={"drop_watches": 4, "compact": 4, "malformed": 3, "freeze_watches": 2, "kill": 1}),
+    Theme(name="ports", troubles={"take_ports": 6, "lost_reply": 3, "kill": 2}, operations={"create": 40}),
+    Theme(name="nodes", troubles={"remove_node": 4, "cordon": 3, "drop_watches": 1, "kill": 1}),
+    Theme(name="disk", troubles={"full_disk": 4, "write_error": 3, "lock": 3, "kill": 2}, count=(1, 3)),
+    Theme(name="clock", troubles={"clock": 5, "kill": 2, "status": 2}, count=(1, 4)),
+    Theme(name="batches", troubles={"kill": 3, "status": 3, "lost_reply": 2}, operations={"batch": 25, "create": 40}),
+    Theme(name="late", troubles={"late": 6, "kill": 2}, crashes=0.1),
+    Theme(
+        name="everything",
+        troubles={
+            "kill": 3, "stop": 1, "status": 3, "lost_reply": 3, "cut": 2, "latency": 2, "refuse": 1, "pause": 1,
+            "overload": 1, "drop_watches": 1, "compact": 1, "malformed": 1, "take_ports": 1, "remove_node": 1,
+            "cordon": 1, "lock": 1, "write_error": 1, "clock": 1, "conflict": 2,
+        },
+        count=(4, 9),
+    ),
+)  # fmt: skip
+
+
+def make_plan(seed: int) -> Plan:
+    """The plan of a seed; the same one always."""
+    random = Random(seed)
+    theme = THEMES[seed % len(THEMES)]
+    rounds = tuple(_round(random, theme) for _ in range(random.choice((1, 1, 2))))
+    starts = tuple(
+        f"{random.choice(POINTS)}:{random.choice((1, 1, 2, 3))}" if random.random() < theme.crashes else ""
+        for _ in range(random.choice((1, 2, 3)))
+    )
+    settings = {
+        "STACKD_BATCH_DELETE__CONCURRENCY": str(random.choice((1, 1, 4))),
+        "STACKD_STACKS__NODE_PORT_MIN": "31001",
+        "STACKD_STACKS__NODE_PORT_MAX": str(31000 + random.choice((12, 40, 400))),
+    }
+    return Plan(
+        seed=seed,
+        theme=theme.name,
+        settings=settings,
+        starts=starts,
+        rounds=rounds,
+        small_disk=theme.name == "disk",
+        late=theme.name == "late",
+    )
+
+
+def _round(random: Random, theme: Theme) -> tuple[Step, ...]:
+    operations = OPERATIONS | theme.operations
+    steps = [
+        _step(random, random.choices(list(operations), list(operations.values()))[0])
+        for _ in range(random.randint(15, 40))
+    ]
+    steps += [
+        _step(random, random.choices(list(theme.troubles), list(theme.troubles.values()))[0])
+        for _ in range(random.randint(*theme.count))
+    ]
+    return tuple(sorted(steps, key=lambda step: step.at))
+
+
+def _step(random: Random, what: str) -> Step:
+    at = round(random.uniform(0, ROUND_SECONDS), 3)
+    make = DETAILS.get(what)
+    return Step(at=at, what=what, how=make(random) if make is not None else {})
+
+
+def _pick(random: Random) -> dict[str, Any]:
+    return {"pick": round(random.random(), 4)}
+
+
+def _create(random: Random) -> dict[str, Any]:
+    return {"image": random.choice(IMAGES)}
+
+
+def _leaving(random: Random) -> dict[str, Any]:
+    return {"image": random.choice(IMAGES), "patience": round(random.choice((0.003, 0.01, 0.03, 0.1)), 4)}
+
+
+def _batch(random: Random) -> dict[str, Any]:
+    return {
+        "picks": [round(random.random(), 4) for _ in range(random.randint(0, 5))],
+        "strangers": random.choice((0, 1, 2, 60)),
+        "patience": random.choice((None, None, 0.01)),
+    }
+
+
+def _lasting(random: Random) -> dict[str, Any]:
+    return {"seconds": round(random.uniform(0.05, 0.9), 3)}
+
+
+def _fault(random: Random) -> dict[str, Any]:
+    return {
+        "verb": random.choice(("create", "delete", "create|delete", "get", ".*")),
+        "resource": random.choice(("pods", "services", "pods|services")),
+        "count": random.choice((1, 1, 2, 3, 6)),
+    }
+
+
+def _status(random: Random) -> dict[str, Any]:
+    return _fault(random) | {"code": random.choice((500, 500, 503, 504, 429))}
+
+
+def _conflict(random: Random) -> dict[str, Any]:
+    return {"verb": "create|delete", "resource": "pods|services", "count": random.choice((1, 2)), "code": 409}
+
+
+def _latency(random: Random) -> dict[str, Any]:
+    return _fault(random) | _lasting(random)
+
+
+def _hang(random: Random) -> dict[str, Any]:
+    return _fault(random) | {"count": 1}
+
+
+def _overload(random: Random) -> dict[str, Any]:
+    return _fault(random) | {"code": 429, "seconds": 1.0}
+
+
+def _node(random: Random) -> dict[str, Any]:
+    return {"node": random.randint(0, 1)} | _lasting(random)
+
+
+DETAILS: dict[str, Callable[[Random], dict[str, Any]]] = {
+    "create": _create,
+    "create_with_key": _leaving,
+    "create_and_leave": _leaving,
+    "delete": _pick,
+    "delete_and_leave": lambda random: _pick(random) | {"patience": random.choice((0.002, 0.01, 0.05))},
+    "batch": _batch,
+    "batch_with_key": _batch,
+    "read": lambda random: _pick(random) | {"route": random.choice(("one", "one", "status", "list", "stats", "job"))},
+    "delete_pod_by_hand": _pick,
+    "delete_service_by_hand": _pick,
+    "usurp": _pick,
+    "kill": lambda random: {"pause": random.choice((0.0, 0.0, 0.3))},
+    "stop": lambda random: {"pause": 0.0},
+    "status": _status,
+    "conflict": _conflict,
+    "lost_reply": _fault,
+    "cut": _fault,
+    "hang": _hang,
+    "late": lambda random: _fault(random) | {"verb": "create", "seconds": random.choice((0.3, 2.0))},
+    "latency": _latency,
+    "overload": _overload,
+    "refuse": _lasting,
+    "pause": _lasting,
+    "freeze_watches": _lasting,
+    "take_ports": lambda random: _lasting(random) | {"share": random.choice((0.2, 0.6, 1.0))},
+    "remove_node": _node,
+    "cordon": _node,
+    "full_disk": _lasting,
+    "write_error": _lasting,
+    "lock": lambda random: {"seconds": random.choice((0.3, 1.0, 2.6))},
+    "clock": lambda random: {"seconds": random.choice((-86400.0, -3600.0, 60.0, 1800.0, 7300.0))},
+}
+

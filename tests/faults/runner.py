@@ -1,0 +1,95 @@
+"""Many schedules, in several processes and several at a time in each: most of a schedule is waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.queues import Queue
+from queue import Empty
+
+from tests.faults.processes import Nursery
+from tests.faults.schedule import Report, run_schedule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """``schedules`` many, or as many as begin within ``seconds``; from the seed ``first`` on."""
+
+    first: int
+    schedules: int | None = None
+    seconds: float | None = None
+    workers: int = 2
+    at_once: int = 3
+
+    def seeds(self, worker: int) -> Iterator[int]:
+        """The seeds of one worker."""
+        end = None if self.seconds is None else time.monotonic() + self.seconds
+        number = worker
+        while (self.schedules is None or number < self.schedules) and (end is None or time.monotonic() < end):
+            yield self.first + number
+            number += self.workers
+
+
+def run_many(wanted: Wanted) -> Iterator[Report]:
+    """The reports, as they come."""
+    context = multiprocessing.get_context("spawn")
+    reports: Queue[Report | None] = context.Queue()
+    workers = [
+        context.Process(target=_work, args=(wanted, number, reports), daemon=True) for number in range(wanted.workers)
+    ]
+    for worker in workers:
+        worker.start()
+    left = len(workers)
+    while left:
+        try:
+            report = reports.get(timeout=5)
+        except Empty:
+            if not any(worker.is_alive() for worker in workers):
+                raise RuntimeError("the workers have ended without a word") from None
+            continue
+        if report is None:
+            left -= 1
+        else:
+            yield report
+    for worker in workers:
+        worker.join()
+
+
+def run_here(seeds: Iterator[int], at_once: int) -> list[Report]:
+    """Run the schedules in this process."""
+    reports: list[Report] = []
+    nursery = Nursery()
+    try:
+        asyncio.run(_run(seeds, at_once, nursery, reports.append))
+    finally:
+        nursery.close()
+    return reports
+
+
+def _work(wanted: Wanted, number: int, reports: Queue[Report | None]) -> None:
+    nursery = Nursery()
+    try:
+        asyncio.run(_run(wanted.seeds(number), wanted.at_once, nursery, reports.put))
+    finally:
+        nursery.close()
+        reports.put(None)
+
+
+async def _run(seeds, at_once, nursery, tell) -> None:  # type: ignore[no-untyped-def]
+    async def next_ones() -> None:
+        for seed in seeds:
+            tell(await _guarded(seed, nursery))
+
+    await asyncio.gather(*(next_ones() for _ in range(at_once)))
+
+
+async def _guarded(seed: int, nursery: Nursery) -> Report:
+    """A schedule that itself breaks is a finding, too."""
+    try:
+        return await run_schedule(seed, nursery)
+    except Exception:  # noqa: BLE001 - it is told
+        return Report(seed=seed, theme="broken", violations=[traceback.format_exc()])

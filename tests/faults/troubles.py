@@ -1,0 +1,225 @@
+"""What goes wrong: with the process, the cluster, the network, the disk and the clock; and how each of it ends.
+
+Owns: that everything it has begun can be ended at once (``lift``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Any
+
+from stackd.embedded.resources import NODES, PODS
+from stackd.embedded.status import ApiError
+from tests.faults.world import World
+
+NODE_NAMES = ("embedded-worker", "embedded-worker2")
+
+
+class Troubles:
+    """The troubles of one world, by their names in a plan."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self._world = world
+        self._faults = world.cluster.faults
+        self._random = Random(seed)
+        self._taken: set[int] = set()
+        self.ever_taken: set[int] = set()
+        self._faults.seed(seed)
+
+    async def do(self, what: str, how: dict[str, Any]) -> None:
+        """Begin one, and end it when its time is over."""
+        self._world.counts["faults"] += 1
+        self._world.counts[f"fault {what}"] += 1
+        self._world.note(f"trouble: {what} {how}")
+        await self._verbs()[what](**how)
+
+    async def lift(self) -> None:
+        """End everything."""
+        world = self._world
+        self._faults.clear()
+        await self._faults.listen()
+        for port in self._taken:
+            self._faults.give_back_port(port)
+        self._taken.clear()
+        for name in NODE_NAMES:
+            self._bring_back(name)
+            self._faults.cordon(name, on=False)
+        world.disk.unlock()
+        world.disk.empty()
+        for process in world.processes[-1:]:
+            world.disk.mend(process.pid)
+
+    def _verbs(self) -> dict[str, Callable[..., Awaitable[None]]]:
+        return {what: getattr(self, name) for what, name in _VERBS.items()}
+
+    # ---- the process
+
+    async def kill(self, pause: float) -> None:
+        """``kill -9``."""
+        self._world.kill(pause)
+
+    async def stop(self, pause: float) -> None:
+        """SIGTERM."""
+        if self._world.up.is_set():
+            self._world.stop(pause)
+
+    # ---- single requests
+
+    async def status(self, verb: str, resource: str, count: int, code: int, seconds: float = 0.0) -> None:
+        """Answer with an error instead of doing the work."""
+        self._faults.add_fault(
+            action="status", verb=verb, resource=resource, count=count, code=code, seconds=seconds
+        )
+
+    async def lost_reply(self, verb: str, resource: str, count: int) -> None:
+        """Do the work and lose the answer."""
+        self._faults.add_fault(action="lost_reply", verb=verb, resource=resource, count=count)
+
+    async def cut(self, verb: str, resource: str, count: int) -> None:
+        """Cut the connection before the work."""
+        self._faults.add_fault(action="cut", verb=verb, resource=resource, count=count)
+
+    async def hang(self, verb: str, resource: str, count: int) -> None:
+        """Never answer."""
+        self._faults.add_fault(action="hang", verb=verb, resource=resource, count=count)
+
+    async def late(self, verb: str, resource: str, count: int, seconds: float) -> None:
+        """Cut the connection, and do the work some time later all the same."""
+        self._faults.add_fault(action="late", verb=verb, resource=resource, count=count, seconds=seconds)
+
+    async def latency(self, verb: str, resource: str, count: int, seconds: float) -> None:
+        """Answer slowly."""
+        self._faults.add_fault(action="latency", verb=verb, resource=resource, count=count, seconds=seconds)
+
+    # ---- the whole API server
+
+    async def refuse(self, seconds: float) -> None:
+        """The API server is down."""
+        await self._faults.refuse()
+        await asyncio.sleep(seconds)
+        await self._faults.listen()
+
+    async def pause(self, seconds: float) -> None:
+        """The API server takes connections and answers nothing."""
+        self._faults.pause()
+        await asyncio.sleep(seconds)
+        self._faults.resume()
+
+    async def drop_watches(self) -> None:
+        """All watches end."""
+        self._faults.drop_watches()
+
+    async def compact(self) -> None:
+        """All watches end, and cannot be resumed: 410."""
+        self._faults.compact()
+        self._faults.drop_watches()
+
+    async def malformed(self) -> None:
+        """A line that is no event."""
+        self._faults.malformed()
+
+    async def freeze_watches(self, seconds: float) -> None:
+        """Watches that stay connected and say nothing; then they are cut."""
+        self._faults.freeze_watches()
+        await asyncio.sleep(seconds)
+        self._faults.drop_watches()
+
+    # ---- what is in it
+
+    async def take_ports(self, share: float, seconds: float) -> None:
+        """Others take node ports of our range that are free in the cluster at this moment."""
+        settings = self._world.settings
+        low, high = int(settings["STACKD_STACKS__NODE_PORT_MIN"]), int(settings["STACKD_STACKS__NODE_PORT_MAX"])
+        for port in range(low, high + 1):
+            if self._random.random() < share and self._world.cluster.ports.is_free(port):
+                self._faults.take_port(port)
+                self._taken.add(port)
+        self.ever_taken |= self._taken
+        await asyncio.sleep(seconds)
+        for port in self._taken:
+            self._faults.give_back_port(port)
+        self._taken.clear()
+
+    async def remove_node(self, node: int, seconds: float) -> None:
+        """A node is deleted, and comes back under its name."""
+        name = NODE_NAMES[node]
+        try:
+            self._faults.remove_node(name)
+        except ApiError:
+            return
+        for pod in self._world.cluster.store.of(PODS).records.values():
+            if pod.obj["spec"].get("nodeName") == name:
+                self._world.ledger.touched.add(pod.key[1])
+        await asyncio.sleep(seconds)
+        self._bring_back(name)
+
+    async def cordon(self, node: int, seconds: float) -> None:
+        """A node takes no new pods for a while."""
+        name = NODE_NAMES[node]
+        try:
+            self._faults.cordon(name)
+        except ApiError:
+            return
+        await asyncio.sleep(seconds)
+        if ("", name) in self._world.cluster.store.of(NODES).records:
+            self._faults.cordon(name, on=False)
+
+    def _bring_back(self, name: str) -> None:
+        if ("", name) not in self._world.cluster.store.of(NODES).records:
+            self._faults.add_node(name=name)
+
+    # ---- the machine
+
+    async def full_disk(self, seconds: float) -> None:
+        """Not a byte is free."""
+        if not self._world.disk.small:
+            return
+        self._world.disk.fill()
+        await asyncio.sleep(seconds)
+        self._world.disk.empty()
+
+    async def write_error(self, seconds: float) -> None:
+        """The daemon cannot write to any file."""
+        pid = self._world.process.pid
+        self._world.disk.fail_writes(pid)
+        await asyncio.sleep(seconds)
+        self._world.disk.mend(pid)
+
+    async def lock(self, seconds: float) -> None:
+        """Somebody else has a transaction open on the file."""
+        self._world.disk.lock(self._world.file.path)
+        await asyncio.sleep(seconds)
+        self._world.disk.unlock()
+
+    async def clock(self, seconds: float) -> None:
+        """The wall clock is set."""
+        self._world.skew.jump(seconds)
+
+
+_VERBS = {
+    "kill": "kill",
+    "stop": "stop",
+    "status": "status",
+    "overload": "status",
+    "conflict": "status",
+    "lost_reply": "lost_reply",
+    "cut": "cut",
+    "hang": "hang",
+    "late": "late",
+    "latency": "latency",
+    "refuse": "refuse",
+    "pause": "pause",
+    "drop_watches": "drop_watches",
+    "compact": "compact",
+    "malformed": "malformed",
+    "freeze_watches": "freeze_watches",
+    "take_ports": "take_ports",
+    "remove_node": "remove_node",
+    "cordon": "cordon",
+    "full_disk": "full_disk",
+    "write_error": "write_error",
+    "lock": "lock",
+    "clock": "clock",
+}

@@ -1,0 +1,104 @@
+"""Tries to get out of the service's sandbox, from inside; prints what succeeded, as JSON. Run by the unit itself."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+STATE = Path(os.environ.get("STATE_DIRECTORY", "."))
+CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
+PTRACE_ATTACH = 16
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def succeeded(code: int) -> bool:
+    if code < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+    return True
+
+
+def write(path: str) -> Callable[[], object]:
+    return lambda: Path(path).write_text("x")
+
+
+def read(path: str) -> Callable[[], object]:
+    return lambda: Path(path).read_bytes()
+
+
+def set_uid_bit() -> None:
+    program = STATE / "program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o4755)
+
+
+def run_own_program() -> None:
+    program = STATE / "own"
+    program.write_text("#!/bin/sh\nexit 0\n")
+    program.chmod(0o755)
+    subprocess.run([str(program)], check=True)
+
+
+def others() -> None:
+    seen = [entry for entry in os.listdir("/proc") if entry.isdecimal() and Path(f"/proc/{entry}").stat().st_uid != os.getuid()]
+    if not seen:
+        raise PermissionError("no other process is to be seen")
+
+
+ATTEMPTS: dict[str, Callable[[], object]] = {
+    "write /etc": write("/etc/stackd-was-here"),
+    "write /usr": write("/usr/stackd-was-here"),
+    "write the configuration": write("/etc/stackd/config.toml"),
+    "write the program": write("/usr/local/lib/stackd/pyvenv.cfg"),
+    "read the shadow file": read("/etc/shadow"),
+    "read the credential's source": read("/etc/stackd/api-key"),
+    "list home directories": lambda: os.listdir("/root"),
+    "read the journal's files": lambda: os.listdir("/var/log/journal"),
+    "see other processes": others,
+    "signal the manager": lambda: os.kill(1, 0),
+    "trace the manager": lambda: succeeded(libc.ptrace(PTRACE_ATTACH, 1, 0, 0)),
+    "unshare mounts": lambda: succeeded(libc.unshare(CLONE_NEWNS)),
+    "unshare users": lambda: succeeded(libc.unshare(CLONE_NEWUSER)),
+    "mount": lambda: succeeded(libc.mount(b"none", b"/tmp", b"tmpfs", 0, None)),
+    "become root": lambda: os.setuid(0),
+    "raise its priority": lambda: os.nice(-5),
+    "change the clock": lambda: succeeded(libc.settimeofday(b"\0" * 16, None)),
+    "change a kernel setting": write("/proc/sys/kernel/hostname"),
+    "open a raw socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1),
+    "open a netlink socket": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0),
+    "open a device": read("/dev/mem"),
+    "map writable code": lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC),
+    "set the setuid bit": set_uid_bit,
+    "run a program that it wrote": run_own_program,
+}
+ALLOWED: dict[str, Callable[[], object]] = {
+    "write its state": lambda: (STATE / "allowed").write_text("x"),
+    "read its configuration": read("/etc/stackd/config.toml"),
+    "open a TCP socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM),
+}
+
+
+def main() -> None:
+    outcome = {"broke out": _done(ATTEMPTS), "allowed": _done(ALLOWED)}
+    (STATE / "breakout.json").write_text(json.dumps(outcome))
+
+
+def _done(attempts: dict[str, Callable[[], object]]) -> list[str]:
+    done = []
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+        except (OSError, subprocess.SubprocessError):
+            continue
+        done.append(name)
+    return done
+
+
+if __name__ == "__main__":
+    sys.exit(main())

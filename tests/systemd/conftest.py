@@ -1,0 +1,69 @@
+"""One machine with stackd installed for all of these tests, and a fresh service for each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.systemd.machine import HOST_VARIABLE, Machine, box, host, install, sdbox, why_not
+from tests.systemd.service import Service, free_port
+
+pytestmark = pytest.mark.systemd
+
+
+@pytest.fixture(scope="session")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+    if os.environ.get(HOST_VARIABLE) == "1":
+        install(Path("/"))
+        yield host()
+        return
+    folder = tmp_path_factory.mktemp("systemd") / f"stackd-{os.getpid()}"
+    made = box(folder)
+    install(made.files)
+    tool = str(sdbox())
+    environment = {**os.environ, **made.environment}
+    subprocess.run([tool, "boot"], env=environment, check=True, capture_output=True, timeout=60)
+    try:
+        made.must("systemd-sysusers")
+        made.must("systemd-tmpfiles", "--create", "stackd.conf")
+        yield made
+    finally:
+        subprocess.run([tool, "stop"], env=environment, check=True, capture_output=True, timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def ports() -> tuple[int, int]:
+    return free_port(), free_port()
+
+
+@pytest.fixture
+async def bare(machine: Machine, ports: tuple[int, int], tmp_path: Path) -> AsyncIterator[Service]:
+    """Installed and configured; without credentials, and without a cluster."""
+    async with aiohttp.ClientSession() as session:
+        service = Service(
+            machine=machine, folder=tmp_path, api_port=ports[0], cluster_port=ports[1], session=session
+        )
+        await service.fresh()
+        yield service
+        await service.try_to("systemctl", "stop", "stackd.socket", "stackd.service")
+        if service.cluster is not None:
+            await service.cluster.stop()
+
+
+@pytest.fixture
+async def service(bare: Service) -> Service:
+    """Started and ready, on a cluster."""
+    await bare.credentials()
+    await bare.start_cluster()
+    await bare.start()
+    return bare

@@ -1,0 +1,117 @@
+"""A machine with a systemd of its own: a booted sdbox, or this very host where that was opted into."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+SDBOX_VARIABLE = "STACKD_TEST_SDBOX"
+HOST_VARIABLE = "STACKD_TEST_HOST_SYSTEMD"
+SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """``enter`` is put before each command; ``files`` is laid over the machine's root (the root itself on the host)."""
+
+    enter: tuple[str, ...]
+    environment: dict[str, str]
+    files: Path
+
+    def run(self, *command: str, stdin: str = "") -> Ran:
+        """Run a command to its end."""
+        done = subprocess.run(
+            [*self.enter, *command],
+            input=stdin,
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        return Ran(code=done.returncode, out=done.stdout, err=done.stderr)
+
+    def must(self, *command: str, stdin: str = "") -> str:
+        """Run a command that is to succeed; what it printed."""
+        ran = self.run(*command, stdin=stdin)
+        assert ran.code == 0, f"{command}: {ran.code}: {ran.out}{ran.err}"
+        return ran.out
+
+    def write(self, path: str, text: str, mode: str = "0644") -> None:
+        """A file of root's."""
+        self.must("install", "-D", "-m", mode, "/dev/stdin", path, stdin=text)
+
+    def show(self, unit: str, *properties: str) -> dict[str, str]:
+        """Properties of a unit."""
+        lines = self.must("systemctl", "show", unit, *(f"--property={name}" for name in properties)).splitlines()
+        return dict(line.split("=", 1) for line in lines)
+
+    def journal(self, *matches: str) -> list[dict[str, Any]]:
+        """Records of the journal, oldest first."""
+        self.must("journalctl", "--sync")
+        out = self.must("journalctl", "--no-pager", "--output=json", "--all", *matches)
+        return [json.loads(line) for line in out.splitlines()]
+
+
+def sdbox() -> Path | None:
+    """Where the tool is: named by the environment, or beside the checkout."""
+    named = os.environ.get(SDBOX_VARIABLE)
+    places = [Path(named)] if named else [parent / "shared/tools/sdbox" for parent in list(ROOT.parents)[:3]]
+    return next((place for place in places if place.is_file()), None)
+
+
+def why_not() -> str:
+    """Why there can be no machine here; empty if there can."""
+    if os.geteuid() != 0:
+        return "a systemd can only be booted, or installed into, by root"
+    if not shutil.which("systemctl") or not Path("/usr/lib/systemd/systemd").exists():
+        return "systemd is not installed"
+    if os.environ.get(HOST_VARIABLE) == "1":
+        return "" if Path("/run/systemd/system").is_dir() else f"{HOST_VARIABLE}=1, but this host does not run systemd"
+    if sdbox() is None:
+        return f"there is no sdbox: name one with {SDBOX_VARIABLE}, or opt into this host with {HOST_VARIABLE}=1"
+    return ""
+
+
+def box(folder: Path) -> Machine:
+    """A box in that folder, on this host's network, not yet booted."""
+    tool = sdbox()
+    assert tool is not None
+    environment = {"SDBOX": str(folder), "SDBOX_NET": "host"}
+    (folder / "files").mkdir(parents=True)
+    return Machine(enter=(str(tool), "exec"), environment=environment, files=folder / "files")
+
+
+def host() -> Machine:
+    """This host."""
+    return Machine(enter=(), environment={}, files=Path("/"))
+
+
+def install(destination: Path, *, wheel: Path | None = None) -> None:
+    """``make install``; into a folder unless that is ``/``."""
+    destdir = "" if destination == Path("/") else str(destination)
+    command = ["make", "-C", str(ROOT), "--no-print-directory", "install", f"DESTDIR={destdir}"]
+    done = subprocess.run(
+        command + ([f"WHEEL={wheel}"] if wheel else []),
+        env={name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "PYTHON", "VIRTUAL_ENV"))},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

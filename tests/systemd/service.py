@@ -1,0 +1,148 @@
+"""stackd as a service on a machine, with the embedded cluster beside it, and a client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from stackd.embedded import EmbeddedCluster
+from stackd.keys import new_key
+from tests.stand import Reply, eventually, fast_cluster, seed
+from tests.systemd.machine import Machine
+
+UNIT = "stackd.service"
+COMMAND = "/usr/local/bin/stackd"
+START_SECONDS = 20.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Service:
+    """One stackd; ``api_port`` and ``cluster_port`` are its own, and ``key`` the API key that was put in place."""
+
+    machine: Machine
+    folder: Path
+    api_port: int
+    cluster_port: int
+    key: str = field(default_factory=lambda: new_key()[0], repr=False)
+    cluster: EmbeddedCluster | None = None
+    session: aiohttp.ClientSession | None = None
+
+    async def do(self, *command: str, stdin: str = "") -> str:
+        """Run a command that is to succeed, without holding up the cluster that runs in this process."""
+        return await asyncio.to_thread(self.machine.must, *command, stdin=stdin)
+
+    async def try_to(self, *command: str) -> int:
+        """Run a command; its exit code."""
+        return (await asyncio.to_thread(self.machine.run, *command)).code
+
+    async def fresh(self) -> None:
+        """No state, no credentials, no drop-ins, and a configuration with the ports of this test run."""
+        await self.try_to("systemctl", "stop", "stackd.socket", UNIT)
+        await self.do("bash", "-c", "rm -rf /var/lib/stackd/* /etc/stackd/* /etc/systemd/system/stackd.*")
+        await self.do("systemctl", "daemon-reload")
+        await self.try_to("systemctl", "reset-failed", "stackd.socket", UNIT)
+        await self.configure()
+
+    async def configure(self, more: str = "", **sections: str) -> None:
+        """Write the configuration; the keyword is a section, its value lines for it."""
+        own = {
+            "server": f"port = {self.api_port}",
+            "stacks": "require_ingress_network_policy = false",
+            "reconcile": 'interval = "500ms"',
+        }
+        merged = {name: "\n".join(filter(None, (own.get(name), sections.get(name)))) for name in {*own, *sections}}
+        text = more + "".join(f"[{name}]\n{lines}\n" for name, lines in sorted(merged.items()))
+        await asyncio.to_thread(self.machine.write, "/etc/stackd/config.toml", text)
+        await self.do("bash", "-c", "chgrp stackd /etc/stackd/config.toml; chmod 640 /etc/stackd/config.toml")
+
+    async def credentials(self) -> None:
+        """Put key and kubeconfig in place, readable by root only."""
+        await asyncio.to_thread(self.machine.write, "/etc/stackd/api-key", self.key + "\n", "0600")
+        await asyncio.to_thread(self.machine.write, "/etc/stackd/kubeconfig", self.kubeconfig(), "0600")
+
+    def kubeconfig(self) -> str:
+        """How to get to the embedded cluster."""
+        server = {"server": f"http://127.0.0.1:{self.cluster_port}"}
+        context = {"name": "x", "context": {"cluster": "x", "user": "x"}}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "x", "cluster": server}],
+            "users": [{"name": "x", "user": {}}],
+            "contexts": [context],
+            "current-context": "x",
+        }
+        return json.dumps(config)
+
+    async def drop_in(self, text: str) -> None:
+        """Change the unit as an operator does."""
+        await asyncio.to_thread(self.machine.write, f"/etc/systemd/system/{UNIT}.d/test.conf", text)
+        await self.do("systemctl", "daemon-reload")
+
+    async def start_cluster(self, **options: Any) -> EmbeddedCluster:
+        """The cluster, from now on."""
+        state = self.folder / "cluster"
+        self.cluster = EmbeddedCluster(fast_cluster(port=self.cluster_port, state_path=state, **options))
+        await self.cluster.start()
+        return self.cluster
+
+    async def start(self) -> None:
+        """Start and wait until it is ready."""
+        await self.do("systemctl", "start", UNIT)
+
+    async def state(self) -> dict[str, str]:
+        """How the unit is."""
+        names = ("ActiveState", "SubState", "StatusText", "MainPID", "NRestarts", "Result", "ExecMainStatus")
+        return await asyncio.to_thread(self.machine.show, UNIT, *names)
+
+    async def until(self, condition: Callable[[dict[str, str]], bool]) -> dict[str, str]:
+        """The state as soon as the condition holds for it."""
+        found: dict[str, str] = {}
+
+        async def check() -> bool:
+            found.update(await self.state())
+            return condition(found)
+
+        await eventually(check, lambda: f"the unit is {found}", START_SECONDS)
+        return found
+
+    async def call(self, method: str, path: str, body: object = None, **options: Any) -> Reply:
+        """One request to the API, with the key."""
+        assert self.session is not None
+        headers = {"X-API-KEY": self.key, **options.pop("headers", {})}
+        url = f"http://127.0.0.1:{self.api_port}{path}"
+        async with self.session.request(method, url, json=body, headers=headers, **options) as answer:
+            return Reply(answer.status, await answer.text(), dict(answer.headers))
+
+    async def create(self) -> dict[str, Any]:
+        """A stack, created."""
+        reply = await self.call("POST", "/stacks", seed())
+        assert reply.status == 201, reply.text
+        stack: dict[str, Any] = reply.json
+        return stack
+
+    async def stacks(self) -> list[dict[str, Any]]:
+        """All stacks."""
+        reply = await self.call("GET", "/stacks")
+        assert reply.status == 200, reply.text
+        stacks: list[dict[str, Any]] = reply.json["stacks"]
+        return stacks
+
+    async def said(self, *matches: str) -> list[str]:
+        """The messages of the journal about this unit since the last ``fresh``."""
+        records = await asyncio.to_thread(self.machine.journal, *(matches or (f"--unit={UNIT}",)))
+        return [str(record["MESSAGE"]) for record in records]
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,71 @@
+"""Killed, hung, stopped in the middle: what systemd and stackd make of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from stackd.embedded import Fault
+from tests.stand import seed
+from tests.systemd.service import UNIT, Service
+
+pytestmark = pytest.mark.systemd
+
+
+async def test_a_killed_daemon_is_started_again_and_has_lost_nothing(service: Service) -> None:
+    made = [await service.create() for _ in range(5)]
+    before = await service.stacks()
+    await service.do("systemctl", "kill", "--signal=KILL", UNIT)
+    await service.until(lambda state: state["NRestarts"] == "1" and state["ActiveState"] == "active")
+    after = await service.stacks()
+    assert [stack["stack_id"] for stack in after] == [stack["stack_id"] for stack in made]
+    assert [stack["ports"] for stack in after] == [stack["ports"] for stack in before]
+
+
+async def test_a_hung_daemon_is_noticed_by_the_watchdog_and_started_again(service: Service) -> None:
+    await service.drop_in("[Service]\nWatchdogSec=2s\n")
+    await service.do("systemctl", "restart", UNIT)
+    await service.do("systemctl", "kill", "--kill-whom=main", "--signal=STOP", UNIT)
+    await service.until(lambda state: state["NRestarts"] == "1" and state["ActiveState"] == "active")
+    assert any("Watchdog timeout" in line for line in await service.said())
+
+
+async def test_an_unreachable_cluster_is_no_reason_to_be_restarted(service: Service) -> None:
+    await service.drop_in("[Service]\nWatchdogSec=2s\n")
+    await service.do("systemctl", "restart", UNIT)
+    pid = (await service.state())["MainPID"]
+    assert service.cluster is not None
+    await service.cluster.faults.refuse()
+    await service.until(lambda state: "Kubernetes away" in state["StatusText"])
+    await asyncio.sleep(3.0)  # longer than the watchdog waits
+    state = await service.state()
+    assert (state["MainPID"], state["NRestarts"], state["ActiveState"]) == (pid, "0", "active")
+    await service.cluster.faults.listen()
+    await service.until(lambda state: state["StatusText"] == "ready: 0 stacks, 2 nodes")
+
+
+async def test_a_stop_lets_a_create_in_flight_finish(service: Service) -> None:
+    assert service.cluster is not None
+    service.cluster.faults.add(Fault(action="latency", verb="create", resource="pods", seconds=1.5))
+    creating = asyncio.create_task(service.call("POST", "/stacks", seed()))
+    while not service.cluster.counts.in_flight:
+        await asyncio.sleep(0.01)
+    await service.do("systemctl", "stop", UNIT)
+    reply = await creating
+    assert reply.status == 201
+    state = await service.state()
+    assert (state["ActiveState"], state["Result"]) == ("inactive", "success")
+    service.cluster.faults.clear()
+    await service.start()
+    assert [stack["stack_id"] for stack in await service.stacks()] == [reply.json["stack_id"]]
+
+
+async def test_a_stop_closes_the_port_though_systemd_keeps_it_over_a_restart(service: Service) -> None:
+    await service.do("systemctl", "restart", UNIT)
+    assert (await service.call("GET", "/healthz")).status == 200
+    await service.do("systemctl", "stop", UNIT)
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", service.api_port)
+
+

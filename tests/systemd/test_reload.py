@@ -1,0 +1,90 @@
+"""``systemctl reload``: a whole change, or none of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from stackd.keys import new_key
+from tests.stand import eventually
+from tests.systemd.service import UNIT, Service
+
+pytestmark = pytest.mark.systemd
+
+
+async def test_a_reload_puts_live_keys_in_force_and_names_those_that_wait_for_a_restart(service: Service) -> None:
+    plaintext, sha256 = new_key()
+    keys = f'[[auth.keys]]\nname = "second"\nsha256 = "{sha256}"\nscope = "read"\n'
+    pid = (await service.state())["MainPID"]
+    await service.configure(keys, stacks='ttl = "90m"\nnamespace = "others"', log='level = "debug"')
+    await service.do("systemctl", "reload", UNIT)
+    said = await service.said()
+    assert 'reloaded: stacks.ttl: "2h" → "1h30m"' in said
+    assert 'waits for a restart: stacks.namespace: "stacks" → "others"' in said
+    assert (await service.state())["MainPID"] == pid
+    assert (await service.call("GET", "/stats", headers={"X-API-KEY": plaintext})).status == 200
+    stack = await service.create()
+    assert stack["namespace"] == "stacks"
+    assert (_hours(stack["created_at"]), _hours(stack["ttl_expires_at"])) != (0, 0)
+    assert _hours(stack["ttl_expires_at"]) - _hours(stack["created_at"]) == pytest.approx(1.5, abs=0.001)
+
+
+async def test_a_reload_with_mistakes_is_refused_whole_with_a_line_for_each_and_fails(service: Service) -> None:
+    await service.configure(stacks='ttl = "1h"\nttll = "3h"', log='level = "loud"')
+    assert await service.try_to("systemctl", "reload", UNIT) != 0
+    said = await service.said()
+    refused = [line for line in said if line.startswith("reload refused: /etc/stackd/config.toml:")]
+    assert len(refused) == 2
+    assert any('did you mean "ttl"' in line for line in refused)
+    stack = await service.create()
+    assert _hours(stack["ttl_expires_at"]) - _hours(stack["created_at"]) == pytest.approx(2.0, abs=0.001)
+    assert "the last reload was refused" in (await service.state())["StatusText"]
+    await service.configure()
+    await service.do("systemctl", "reload", UNIT)
+    await service.until(lambda state: "refused" not in state["StatusText"])
+
+
+async def test_an_api_key_that_is_taken_out_is_refused_after_the_reload(service: Service) -> None:
+    plaintext, sha256 = new_key()
+    await service.configure(f'[[auth.keys]]\nname = "second"\nsha256 = "{sha256}"\n')
+    await service.do("systemctl", "reload", UNIT)
+    assert (await service.call("GET", "/stats", headers={"X-API-KEY": plaintext})).status == 200
+    await service.configure()
+    await service.do("systemctl", "reload", UNIT)
+    assert (await service.call("GET", "/stats", headers={"X-API-KEY": plaintext})).status == 401
+
+
+async def test_a_certificate_is_read_again_when_its_files_change(bare: Service) -> None:
+    await _certificate(bare, "first.example")
+    await bare.configure(server='tls_cert = "/etc/stackd/tls.crt"\ntls_key = "/etc/stackd/tls.key"')
+    await bare.credentials()
+    await bare.start_cluster()
+    await bare.start()
+    assert "first.example" in await _subject(bare)
+    await _certificate(bare, "second.example")
+
+    async def renewed() -> bool:
+        return "second.example" in await _subject(bare)
+
+    await eventually(renewed, lambda: "the certificate is still the first", 15.0)
+    await asyncio.to_thread(bare.machine.write, "/etc/stackd/tls.key", "no key\n", "0644")
+    await bare.do("systemctl", "reload", UNIT)
+    assert any("the old one stays" in line for line in await bare.said())
+    assert "second.example" in await _subject(bare)
+
+
+async def _certificate(service: Service, name: str) -> None:
+    made = "openssl req -x509 -newkey ed25519 -nodes -days 2 -keyout /etc/stackd/tls.key -out /etc/stackd/tls.crt"
+    await service.do("bash", "-c", f"{made} -subj /CN={name} && chgrp stackd /etc/stackd/tls.* && chmod 640 /etc/stackd/tls.*")
+
+
+async def _subject(service: Service) -> str:
+    look = f"openssl s_client -connect 127.0.0.1:{service.api_port} </dev/null 2>/dev/null | grep subject"
+    return await service.do("bash", "-c", look)
+
+
+def _hours(time: str) -> float:
+    from datetime import datetime
+
+    return datetime.fromisoformat(time[:26].rstrip("Z") + "+00:00").timestamp() / 3600
