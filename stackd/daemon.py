@@ -24,7 +24,7 @@ from stackd.jobs.queue import BatchQueue
 from stackd.jobs.schedule import EXPIRE_SECONDS, PURGE_SECONDS, Entry, Schedule
 from stackd.kube.client import Cluster, ClusterTarget
 from stackd.kube.mirror import Mirror
-from stackd.lifecycle import crashpoints, retire
+from stackd.lifecycle import crashpoints, evidence, retire
 from stackd.lifecycle.brake import Brake
 from stackd.lifecycle.bring_up import bring_up
 from stackd.lifecycle.expire import Expiries, expire
@@ -43,6 +43,7 @@ from stackd.store import Store
 from stackd.tasks import Tasks
 from stackd.upkeep import lag, watchdog
 from stackd.upkeep.certificate import Certificate
+from stackd.upkeep.keyfile import KeyFile
 from stackd.upkeep.outside import Outside
 from stackd.upkeep.reload import Reloader, apply_keys
 from stackd.upkeep.report import report
@@ -153,7 +154,7 @@ def _wire(room: Room) -> Daemon:
         reconciler=reconciler,
     )
     apply_keys(keys, room.config)
-    for follower in (api.answers.row_changed, observer.row_changed, expiries.follow, room.metrics.row_changed):
+    for follower in (room.row_changed, api.answers.row_changed, observer.row_changed, expiries.follow, room.metrics.row_changed):
         room.store.stacks.subscribe(follower)
     for stack in room.store.stacks.ordered():
         expiries.follow(None, stack)
@@ -183,6 +184,7 @@ async def _start(stack: AsyncExitStack, daemon: Daemon, outside: Outside) -> Non
     room.tasks.serve("batch-delete", daemon.api.batch.run())
     daemon.schedule.start()
     stack.callback(daemon.schedule.stop)
+    room.tasks.serve("clock", daemon.schedule.follow_clock())
     _look_after(daemon, outside, certificate)
 
 
@@ -206,6 +208,7 @@ def _look_after(daemon: Daemon, outside: Outside, certificate: Certificate | Non
     if certificate is not None:
         room.tasks.serve("certificate", certificate.follow())
     if outside.again is not None:
+        room.tasks.serve("key-file", KeyFile(room, daemon.api.keys, outside.again).follow())
         reloader = Reloader(
             room=room,
             keys=daemon.api.keys,
@@ -230,6 +233,7 @@ async def _follow_cluster(daemon: Daemon) -> None:
         await room.mirror.wait_synced()
         group.create_task(daemon.observer.run(), name="observe")
         group.create_task(retire.work(room), name="retire")
+        group.create_task(evidence.work(room), name="evidence")
         daemon.observer.look_at_all()
         await daemon.schedule.now("reconcile")
         daemon.ready.set()
@@ -241,7 +245,7 @@ async def _watch_store(store: Store) -> None:
 
 
 async def _drain(daemon: Daemon, door: Door, notifier: Notifier) -> None:
-    """Finish what is in flight within the time allowed; what is not done by then is undone now or at the next start.
+    """Finish what is in flight within the time allowed; the rest is undone now or at the next start.
 
     Where the sockets outlive the process, whoever was let in is still served, and who comes later waits for the next one.
     """

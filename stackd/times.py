@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from stackd.clock import NANOSECONDS
 
@@ -24,11 +25,18 @@ def to_nanoseconds(text: str) -> int:
 def from_nanoseconds(nanoseconds: int) -> str:
     """Nanoseconds → RFC 3339 in UTC with up to nine fraction digits, trailing zeros removed."""
     seconds, fraction = divmod(nanoseconds, NANOSECONDS)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    text = _second(seconds)
     digits = f"{fraction:09d}".rstrip("0")
     return f"{text}.{digits}Z" if digits else f"{text}Z"
 
 
+@lru_cache(maxsize=4096)
+def _second(seconds: int) -> str:
+    """Stacks are created, and expire, many in the same second."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+@lru_cache(maxsize=1024)
 def _whole_seconds(text: str) -> int:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:

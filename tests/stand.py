@@ -82,6 +82,12 @@ class Stand:
     cluster: EmbeddedCluster
     session: aiohttp.ClientSession
     url: str
+    admin: str | None = None
+
+    @property
+    def as_admin(self) -> dict[str, str]:
+        """The headers of somebody who may do everything to the cluster."""
+        return {"Authorization": f"Bearer {self.admin}"} if self.admin else {}
 
     async def call(self, method: str, path: str, body: object = None, key: str | None = KEY, **options: Any) -> Reply:
         """One request; ``body`` is sent as JSON unless it is bytes."""
@@ -132,12 +138,12 @@ class Stand:
     async def objects(self, kind: str) -> dict[str, Any]:
         """What the cluster itself holds, by name: ``pods``, ``services`` (in the stacks' namespace) or ``nodes``."""
         path = "/api/v1/nodes" if kind == "nodes" else f"/api/v1/namespaces/stacks/{kind}"
-        async with self.session.get(self.cluster.url + path) as answer:
+        async with self.session.get(self.cluster.url + path, headers=self.as_admin) as answer:
             return {item["metadata"]["name"]: item for item in (await answer.json())["items"]}
 
     async def kubectl(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         """A request of somebody else to the cluster."""
-        async with self.session.request(method, self.cluster.url + path, json=body) as answer:
+        async with self.session.request(method, self.cluster.url + path, json=body, headers=self.as_admin) as answer:
             result: dict[str, Any] = await answer.json()
             return result
 
@@ -177,14 +183,24 @@ def fast_cluster(**options: Any) -> EmbeddedOptions:
 
 @asynccontextmanager
 async def stand(
-    folder: Path, settings: dict[str, str] | None = None, *, cluster: EmbeddedCluster | None = None, wait: bool = True
+    folder: Path,
+    settings: dict[str, str] | None = None,
+    *,
+    cluster: EmbeddedCluster | None = None,
+    wait: bool = True,
+    config: Path | None = None,
+    token: str | None = None,
+    admin: str | None = None,
 ) -> AsyncIterator[Stand]:
-    """A stand with its state in ``folder``; ``settings`` are ``STACKD_…`` variables; ``wait`` for the daemon's readiness."""
+    """A stand with its state in ``folder``; ``settings`` are ``STACKD_…`` variables; ``wait`` for the daemon's readiness.
+
+    ``config`` is a file beside the settings; ``token`` is who the daemon is to the cluster, ``admin`` who the test is.
+    """
     async with AsyncExitStack() as stack:
         if cluster is None:
             cluster = await stack.enter_async_context(EmbeddedCluster(fast_cluster()))
         kubeconfig = folder / "kubeconfig"
-        cluster.write_kubeconfig(kubeconfig)
+        cluster.write_kubeconfig(kubeconfig, token=token)
         environment = {
             "STACKD_AUTH__KEY": KEY,
             "STACKD_SERVER__PORT": "0",
@@ -196,9 +212,10 @@ async def stand(
             "STACKD_RECONCILE__INTERVAL": "200ms",
             **(settings or {}),
         }
-        daemon = await stack.enter_async_context(running(load(None, environment)))
+        daemon = await stack.enter_async_context(running(load(config, environment)))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         if wait:
             async with asyncio.timeout(DEADLINE):
                 await daemon.ready.wait()
-        yield Stand(daemon=daemon, cluster=cluster, session=session, url=f"http://127.0.0.1:{daemon.port}")
+        url = f"http://127.0.0.1:{daemon.port}"
+        yield Stand(daemon=daemon, cluster=cluster, session=session, url=url, admin=admin)

@@ -16,6 +16,7 @@ from stackd.cli.check import check
 from stackd.cli.demo import demo
 from stackd.cli.files import backup
 from stackd.cli.keys import key
+from stackd.cli.manifests import manifests
 from stackd.cli.operator import reconcile
 from stackd.cli.rebuild import rebuild
 from stackd.cli.serve import serve
@@ -33,7 +34,7 @@ def stackd() -> None:
     """Hand out stacks: a hardened Pod and a NodePort Service each, with a time to live, over a REST API."""
 
 
-for _command in (serve, demo, check, backup, rebuild, reconcile, key, stacks):
+for _command in (serve, demo, check, manifests, backup, rebuild, reconcile, key, stacks):
     stackd.add_command(_command)
 
 

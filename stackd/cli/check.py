@@ -38,7 +38,7 @@ def check(config_path: Path | None, effective: bool, for_reload: bool) -> None:
 
 
 def _check_for_reload(config_path: Path | None) -> None:
-    """Only the exit code counts, the daemon says the rest; and systemd gives an ExecReload= no credentials to look at."""
+    """Only the exit code counts, the daemon says the rest; and systemd gives an ExecReload= no credentials."""
     try:
         loaded(config_path)
     except ConfigError as error:

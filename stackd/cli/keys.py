@@ -22,4 +22,5 @@ def new(name: str, scope: str, plain: bool) -> None:
     if plain:
         click.echo(plaintext)
         return
-    click.echo(f"key (shown only now): {plaintext}\n\n[[auth.keys]]\nname = \"{name}\"\nsha256 = \"{sha256}\"\nscope = \"{scope}\"")
+    entry = f'[[auth.keys]]\nname = "{name}"\nsha256 = "{sha256}"\nscope = "{scope}"'
+    click.echo(f"key (shown only now): {plaintext}\n\n{entry}")

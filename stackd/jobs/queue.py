@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from stackd.errors import StoreUnavailable
 from stackd.lifecycle.batch import run_job
@@ -33,19 +34,23 @@ class BatchQueue:
         return self._waiting.qsize()
 
     async def submit(
-        self, ids: list[str], claim: Claim | None = None, answer: Callable[[Job], bytes] | None = None
+        self,
+        ids: list[str],
+        claim: Claim | None = None,
+        answer: Callable[[Job], bytes] | None = None,
+        *,
+        by: str = "stackd",
     ) -> Job:
         """Accept a job: it is in the file when this returns, and will be worked off whatever happens.
 
         Goes on if the caller leaves, so that what is in the file is in the queue as well. Raises StoreUnavailable.
         """
         job_id = new_id("job")
-        return await asyncio.shield(self._room.tasks.errand(f"queue {job_id}", self._submit(job_id, ids, claim, answer)))
+        made = self._room.store.create_job(job_id, ids, claim=claim, answer=answer, by=by)
+        return await asyncio.shield(self._room.tasks.errand(f"queue {job_id}", self._submit(made)))
 
-    async def _submit(
-        self, job_id: str, ids: list[str], claim: Claim | None, answer: Callable[[Job], bytes] | None
-    ) -> Job:
-        job = await self._room.store.create_job(job_id, ids, claim=claim, answer=answer)
+    async def _submit(self, made: Coroutine[Any, Any, Job]) -> Job:
+        job = await made
         reached("batch.queued")
         self._waiting.put_nowait(job.job_id)
         log.info("%s: queued, %d stacks", job.job_id, job.total, extra={"job_id": job.job_id})

@@ -26,6 +26,7 @@ CONNECT_SECONDS = 3.0
 WATCH_OPEN_SECONDS = 10.0
 NO_ANSWER = "none"
 _UNAUTHORIZED = 401
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
 _LONGEST_RETRY_AFTER = 300
 
 Observer = Callable[[str, str, str, float], None]
@@ -82,9 +83,8 @@ class Connection:
     async def _send(self, call: Call) -> Answer:
         began = time.perf_counter()
         code = NO_ANSWER
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
         try:
-            async with self._request(call, timeout, await self._access.headers()) as response:
+            async with self._request(call, _TIMEOUT, await self._access.headers()) as response:
                 answer = await _answer(response)
             code = str(answer.status)
             return answer
@@ -112,7 +112,7 @@ class Connection:
         return self._access.session.request(
             METHODS[call.verb],
             URL(self._access.base_url + call.path, encoded=True),
-            params=dict(call.params),
+            params=call.params or None,
             data=call.body,
             headers={**headers, **extra},
             timeout=timeout,

@@ -11,6 +11,8 @@ INSTANCE = "stackd.io/instance"
 STACK = "stackd.io/stack"
 CLIENT_LABEL_PREFIX = "label.stackd.io/"
 RECORD = "stackd.io/record"
+EXPIRES = "stackd.io/expires-at"
+GENERATION = "stackd.io/generation"
 
 
 def object_labels(instance: str, stack_id: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 from stackd.kube import labels
 from stackd.kube.record import record_annotation
 from stackd.model import PortMapping, Stack
+from stackd.times import from_nanoseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ def pod_manifest(request: PodRequest) -> dict[str, Any]:
             "name": stack.pod_name,
             "namespace": stack.namespace,
             "labels": {**_plain(metadata.get("labels")), **_client_labels(stack), **_ours(stack, request.instance)},
-            "annotations": {**_plain(metadata.get("annotations")), labels.RECORD: record_annotation(stack)},
+            "annotations": {**_plain(metadata.get("annotations")), **_our_annotations(stack)},
         },
         "spec": _placed(request.manifest["spec"], request.node_selector),
     }
@@ -93,6 +94,11 @@ def _placed(spec: Mapping[str, Any], node_selector: Mapping[str, str]) -> dict[s
 
 def _ours(stack: Stack, instance: str) -> dict[str, str]:
     return labels.object_labels(instance, stack.stack_id)
+
+
+def _our_annotations(stack: Stack) -> dict[str, str]:
+    ours = {labels.RECORD: record_annotation(stack), labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at)}
+    return ours | ({labels.GENERATION: str(stack.generation)} if stack.generation else {})
 
 
 def _client_labels(stack: Stack) -> dict[str, str]:

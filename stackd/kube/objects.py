@@ -17,6 +17,7 @@ from stackd.times import to_nanoseconds
 
 JsonObject = dict[str, Any]
 MESSAGE_LIMIT = 1024
+_LONGEST_NUMBER = 10
 
 _NONE: Mapping[str, Any] = {}
 _SUFFIXES = {
@@ -47,7 +48,10 @@ class ContainerState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodState:
-    """A pod. ``scheduled`` is the PodScheduled condition, None while there is none; times in nanoseconds."""
+    """A pod. ``scheduled`` is the PodScheduled condition, None while there is none; times in nanoseconds.
+
+    ``generation`` and ``expires_at`` are what stackd has written on it: which pod of its stack it is, and its end.
+    """
 
     name: str
     uid: str
@@ -66,6 +70,8 @@ class PodState:
     created_at: int
     started_at: int | None
     containers: tuple[ContainerState, ...]
+    generation: int = 0
+    expires_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +120,7 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled", _NONE)
     disruption = conditions.get("DisruptionTarget", _NONE)
-    names = metadata.get("labels") or _NONE
+    names, notes = metadata.get("labels") or _NONE, metadata.get("annotations") or _NONE
     node_name = spec.get("nodeName")
     return PodState(
         name=metadata["name"],
@@ -134,6 +140,8 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
         created_at=to_nanoseconds(metadata["creationTimestamp"]),
         started_at=_moment(status.get("startTime")),
         containers=tuple(_containers(status)),
+        generation=_number(notes.get(labels.GENERATION)),
+        expires_at=_written(notes.get(labels.EXPIRES)),
     )
 
 
@@ -228,6 +236,18 @@ def _quantity(text: object) -> Decimal:
 
 def _cut(message: str | None) -> str:
     return message[:MESSAGE_LIMIT] if message else ""
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < _LONGEST_NUMBER else 0
+
+
+def _written(text: str | None) -> int | None:
+    """A time that anybody with rights on the pod may have edited."""
+    try:
+        return to_nanoseconds(text) if text else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _moment(text: str | None) -> int | None:

@@ -1,7 +1,8 @@
 """A stack's whole record, as the annotation on its pod, so that a lost file can be rebuilt from the cluster.
 
 Owns the annotation's format and its version. Knows nothing of how rows are stored or how a status is decided: what is
-rebuilt says ``creating`` and is then observed like any other stack.
+rebuilt says ``creating`` and is then observed like any other stack. When the stack is extended, the new end stands in an
+annotation of its own, and the record stays as it was. A stack that its user has stopped has no pod and so no record.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def record_annotation(stack: Stack) -> str:
         "cpu_milli": stack.requested_cpu_milli,
         "memory_bytes": stack.requested_memory_bytes,
         "labels": dict(stack.labels),
+        **({"generation": stack.generation} if stack.generation else {}),
         **_pack(stack.pod_spec),
     }
     return orjson.dumps(record, option=orjson.OPT_SORT_KEYS).decode()
@@ -83,7 +85,7 @@ def _stack(pod: Mapping[str, Any], service: Mapping[str, Any] | None, record: Ma
         status=StackStatus.CREATING,
         created_at=created_at,
         updated_at=created_at,
-        ttl_expires_at=to_nanoseconds(record["ttl_expires_at"]),
+        ttl_expires_at=to_nanoseconds(metadata["annotations"].get(labels.EXPIRES) or record["ttl_expires_at"]),
         requested_cpu_milli=int(record["cpu_milli"]),
         requested_memory_bytes=int(record["memory_bytes"]),
         node_id=pod["spec"].get("nodeName"),
@@ -93,6 +95,7 @@ def _stack(pod: Mapping[str, Any], service: Mapping[str, Any] | None, record: Ma
         ports_held=service is not None or not ended,
         pod_uid=metadata["uid"],
         service_uid=service["metadata"]["uid"] if service is not None else None,
+        generation=int(record.get("generation", 0)),
     )
 
 

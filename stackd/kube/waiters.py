@@ -50,6 +50,13 @@ class Waiters(Generic[S]):
         for waiter in tuple(self._by_name.get(name, ())):
             _ask(waiter, state)
 
+    def give_up(self) -> None:
+        """Let everybody who waits have a TimeoutError now, as at a shutdown."""
+        for waiting in list(self._by_name.values()):
+            for waiter in waiting:
+                if not waiter.found.done():
+                    waiter.found.set_exception(TimeoutError())
+
     def _forget(self, name: str, waiter: _Waiter[S]) -> None:
         waiting = self._by_name[name]
         waiting.remove(waiter)

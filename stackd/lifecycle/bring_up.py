@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from typing import Any
 
 from stackd.errors import ClusterUnavailable, ConfigError, StoreUnavailable
+from stackd.kube import isolation
 from stackd.lifecycle.brake import WrongCluster
+from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.room import Room
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ async def _identify(room: Room) -> None:
     known = await room.store.get_meta(CLUSTER_UID)
     if known is None:
         await room.store.set_meta(CLUSTER_UID, found)
+        reached("bring_up.identified")
     elif known != found:
         room.brake.wrong_cluster = WrongCluster(expected=known, found=found)
         log.error("brake: %s", room.brake.wrong_cluster)
@@ -68,17 +69,11 @@ async def _identify(room: Room) -> None:
 
 
 async def _require_policy(room: Room) -> None:
-    namespace = room.config.stacks.namespace
-    if not any(_protects(policy) for policy in await room.cluster.network_policies(namespace)):
+    namespace, instance = room.config.stacks.namespace, room.config.cluster.instance
+    if not isolation.protects(await room.cluster.network_policies(namespace), instance):
         raise ConfigError(
             [
-                f"no NetworkPolicy for ingress in namespace {namespace}: without one every stack is open to every other; "
-                "apply `stackd manifests`, or set stacks.require_ingress_network_policy = false"
+                f"no NetworkPolicy in namespace {namespace} restricts ingress to the stacks: every stack is open to every "
+                "other; apply what `stackd manifests` prints, or set stacks.require_ingress_network_policy = false"
             ]
         )
-
-
-def _protects(policy: Mapping[str, Any]) -> bool:
-    """Whether the policy restricts ingress; without policyTypes it does (NetworkPolicySpec in the Kubernetes API)."""
-    spec = policy.get("spec") or {}
-    return "Ingress" in (spec.get("policyTypes") or ["Ingress"])

@@ -17,6 +17,9 @@ POINTS = (
     "create.port_replaced",
     "create.scheduled",
     "create.accepted",
+    "create.undo_marked",
+    "replay.undo_marked",
+    "replay.undone",
     "delete.marked",
     "retire.service_deleted",
     "retire.pod_deleted",
@@ -24,11 +27,26 @@ POINTS = (
     "retire.removed",
     "release.service_deleted",
     "release.released",
+    "stop.intended",
+    "stop.cleared",
+    "stop.stopped",
+    "restart.intended",
+    "restart.cleared",
+    "restart.pod_created",
+    "restart.service_created",
+    "restart.started",
+    "extend.extended",
     "expire.marked",
     "batch.queued",
     "batch.begun",
     "batch.confirmed",
     "batch.counted",
+    "reconcile.undo_marked",
+    "reconcile.removed",
+    "repair.port_replaced",
+    "repair.service_created",
+    "sweep.deleted",
+    "bring_up.identified",
 )
 
 ENVIRONMENT = "STACKD_TEST_CRASH_AT"
@@ -62,5 +80,5 @@ def arm(environ: Mapping[str, str]) -> None:
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    global hook
+    global hook  # noqa: PLW0603 - one process, one way to die
     hook = die

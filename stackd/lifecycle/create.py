@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from stackd.clock import NANOSECONDS
 from stackd.errors import ClusterError, ClusterUnavailable, NodePortTaken, NoRoom, StackdError, StackNotFound
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What is asked for; ``ttl`` in seconds, the configured default if None.
+    """What is asked for, and by whom; ``ttl`` in seconds, the configured default if None.
 
     ``claim`` is the client's Idempotency-Key, if it sent one, and ``answer`` renders what is kept under it.
     """
@@ -38,7 +38,8 @@ class Order:
     spec: SanitizedSpec
     target_ports: tuple[TargetPort, ...]
     ttl: float | None = None
-    labels: dict[str, str] | None = None
+    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    by: str = "stackd"
     claim: Claim | None = None
     answer: Callable[[Stack], bytes] | None = None
 
@@ -52,7 +53,7 @@ async def create(room: Room, order: Order) -> Stack:
 
     If the caller is cancelled the stack is undone, except under an Idempotency-Key: then the client will ask again.
     Raises NoNodePort, QuotaExceeded, NoRoom, LimitRangeViolation, InvalidPodSpec, ClusterUnavailable, StoreUnavailable,
-    Held and ShuttingDown; nothing is left in any of these cases.
+    LabelLimitReached, Held and ShuttingDown; nothing is left in any of these cases.
     """
     try:
         room.admit()
@@ -94,16 +95,19 @@ async def _steps(room: Room, stack_id: str, order: Order, abandon: Abandon) -> S
     _check(abandon)
     reached("create.before_reserve")
     stack = await room.store.reserve(
-        _new_stack(room, stack_id, order), claim=order.claim, max_stacks=room.config.limits.max_stacks or None
+        _new_stack(room, stack_id, order),
+        claim=order.claim,
+        max_stacks=room.config.limits.max_stacks or None,
+        label_limits=room.config.limits.stacks_per_label,
     )
     laps.end("reserve")
     reached("create.reserved")
     _check(abandon)
-    pod = await room.cluster.create_pod(_pod(room, stack, order))
+    pod = await room.cluster.create_pod(pod_request(room, stack, order.spec))
     laps.end("pod")
     reached("create.pod_created")
     _check(abandon)
-    stack, service = await _serve(room, stack, pod)
+    stack, service = await serve(room, stack, pod)
     laps.end("service")
     reached("create.service_created")
     _check(abandon)
@@ -113,7 +117,12 @@ async def _steps(room: Room, stack_id: str, order: Order, abandon: Abandon) -> S
     _check(abandon)
     try:
         stack = await room.store.accept(
-            stack_id, _first_sight(room, stack, pod), pod_uid=pod.uid, service_uid=service.uid, answer=order.answer
+            stack_id,
+            _first_sight(room, stack, pod),
+            pod_uid=pod.uid,
+            service_uid=service.uid,
+            answer=order.answer,
+            by=order.by,
         )
     except StackNotFound as exc:
         raise ClusterUnavailable(f"{stack_id} was deleted while it was being created") from exc
@@ -140,22 +149,23 @@ def _new_stack(room: Room, stack_id: str, order: Order) -> NewStack:
         ttl_expires_at=now + round(ttl * NANOSECONDS),
         requested_cpu_milli=order.spec.requested_cpu_milli,
         requested_memory_bytes=order.spec.requested_memory_bytes,
-        labels=order.labels or NO_LABELS,
+        labels=order.labels,
     )
 
 
-def _pod(room: Room, stack: Stack, order: Order) -> dict[str, object]:
+def pod_request(room: Room, stack: Stack, spec: SanitizedSpec) -> dict[str, object]:
+    """The manifest of a stack's pod, with the operator's additions."""
     return pod_manifest(
         PodRequest(
             stack=stack,
-            manifest=harden(order.spec.manifest, room.policy),
+            manifest=harden(spec.manifest, room.policy),
             instance=room.config.cluster.instance,
             node_selector=room.config.stacks.node_selector,
         )
     )
 
 
-async def _serve(room: Room, stack: Stack, pod: PodState) -> tuple[Stack, ServiceState]:
+async def serve(room: Room, stack: Stack, pod: PodState) -> tuple[Stack, ServiceState]:
     """Create the Service; a node port that somebody else holds is replaced until one is free or none is left."""
     while True:
         try:
@@ -192,6 +202,9 @@ async def _scheduled(room: Room, stack: Stack, abandon: Abandon) -> PodState:
         if pod.scheduled is False and room.clock.monotonic() - started >= stacks.unschedulable_grace:
             raise NoRoom(f"no node has room for the stack: {pod.unschedulable_message}")
         return None
+
+    if (known := scheduled(room.mirror.pods.get(stack.pod_name))) is not None:
+        return known  # most often, for the Service took longer to make
 
     async def wait() -> PodState:
         grace = stacks.unschedulable_grace
@@ -233,6 +246,7 @@ async def _undo(room: Room, stack_id: str) -> None:
     """Take back what was done; what cannot be taken back now stays `deleting` and is retried."""
     try:
         if await room.store.mark_deleting([stack_id], DeleteReason.UNDO):
+            reached("create.undo_marked")
             await retire(room, stack_id)
     except StackdError as error:
         log.warning("%s: the undo goes on in the background: %s", stack_id, error, extra={"stack_id": stack_id})

@@ -14,18 +14,18 @@ from stackd.model import DeleteReason
 log = logging.getLogger(__name__)
 
 
-async def delete(room: Room, stack_id: str) -> None:
-    """Delete the stack; when this returns, no pod, service, port or row of it remains (invariant 3).
+async def delete(room: Room, stack_id: str, *, by: str = "stackd") -> None:
+    """Delete the stack, as ``by`` has asked; when this returns, no pod, service, port or row of it remains (invariant 3).
 
     The intent is committed first. If the cluster does not confirm now, ClusterUnavailable is raised, the stack stays
     listed, and the delete is retried until it is done; so it is if the caller leaves. Raises StackNotFound.
     """
-    errand = room.tasks.errand(f"delete {stack_id}", _delete(room, stack_id))
+    errand = room.tasks.errand(f"delete {stack_id}", _delete(room, stack_id, by))
     await asyncio.shield(errand)
 
 
-async def _delete(room: Room, stack_id: str) -> None:
-    if not await room.store.mark_deleting([stack_id], DeleteReason.REQUEST):
+async def _delete(room: Room, stack_id: str, by: str) -> None:
+    if not await room.store.mark_deleting([stack_id], DeleteReason.REQUEST, by):
         raise StackNotFound(stack_id)
     reached("delete.marked")
     if (abandon := room.creating.get(stack_id)) is not None:

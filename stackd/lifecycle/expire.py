@@ -10,7 +10,7 @@ import logging
 
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.room import Room
-from stackd.model import DeleteReason, Stack
+from stackd.model import Stack
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +56,13 @@ async def expire(room: Room, expiries: Expiries) -> int:
     if not ids:
         return 0
     try:
-        marked = await room.store.mark_deleting(ids, DeleteReason.EXPIRED)
+        marked = await room.store.mark_expired(ids)
     except BaseException:
         expiries.put_back(due)
         raise
     reached("expire.marked")
+    ended = {stack.stack_id for stack in marked}
+    expiries.put_back([(ttl, stack_id) for ttl, stack_id in due if stack_id in stacks.ids() and stack_id not in ended])
     for stack in marked:
         if (abandon := room.creating.get(stack.stack_id)) is not None:
             abandon.set()

@@ -16,7 +16,8 @@ from stackd.clock import NANOSECONDS
 from stackd.errors import StoreUnavailable
 from stackd.kube.mirror import Change, NodeChanged, PodChanged, Relisted, ServiceChanged
 from stackd.lifecycle.bring_up import identify
-from stackd.lifecycle.room import Room
+from stackd.lifecycle.follow import Followed, follow
+from stackd.lifecycle.room import Room, current_pod
 from stackd.lifecycle.status import Sight, judge, observation, pull_is_failing
 from stackd.model import Observation, Stack
 
@@ -34,6 +35,7 @@ class Observer:
         self._pull_failing: dict[str, int] = {}
         self._recheck: list[tuple[int, str]] = []
         self._listed: set[str] = set()
+        self._followed: dict[str, Followed] = {}
         self._wake = asyncio.Event()
         self.writes = 0
 
@@ -73,6 +75,7 @@ class Observer:
         if after is None:
             if before is not None:
                 self._pull_failing.pop(before.stack_id, None)
+                self._followed.pop(before.stack_id, None)
         elif after.accepted and (before is None or not before.accepted):
             self.look_at([after.stack_id])
 
@@ -120,6 +123,8 @@ class Observer:
             )
             if stack.ended and stack.ports_held:
                 room.retirement.add(stack.stack_id)
+            if stack.ended or stack.status_reason:
+                room.evidence.add(stack.stack_id)
 
     async def _wait(self) -> None:
         if not self._dirty:
@@ -137,8 +142,10 @@ class Observer:
 
     def _object_changed(self, stack_id: str, *, present: bool) -> None:
         room = self._room
-        if room.store.stacks.get(stack_id) is not None:
-            self.look_at([stack_id])
+        stack = room.store.stacks.get(stack_id)
+        if stack is not None:
+            if stack.accepted and stack.deleting_since is None:  # of no other would anything be written
+                self.look_at([stack_id])
         elif present and stack_id in room.departed and stack_id not in room.creating:
             room.retirement.add(stack_id)
 
@@ -151,11 +158,13 @@ class Observer:
         verdict = judge(stack, sight, room.config.stacks.image_pull_grace)
         if verdict.recheck_at is not None:
             heapq.heappush(self._recheck, (verdict.recheck_at, stack_id))
-        return stack, observation(stack, sight, verdict)
+        seen = observation(stack, sight, verdict)
+        lines = follow(self._followed, stack, sight) if sight.pod is not None else ()
+        return stack, dataclasses.replace(seen, happenings=lines) if lines else seen
 
     def _sight(self, stack: Stack) -> Sight:
         room = self._room
-        pod = room.mirror.pods.get(stack.pod_name)
+        pod = current_pod(room, stack)
         now = room.clock.now()
         if pull_is_failing(pod):
             self._pull_failing.setdefault(stack.stack_id, now)
@@ -176,7 +185,7 @@ class Observer:
         gone = {
             stack.stack_id: f"end: {seen.status_message}"
             for stack, seen in looks
-            if seen.ended and not stack.ended and stack.pod_name not in room.mirror.pods
+            if seen.ended and not stack.ended and current_pod(room, stack) is None
         }
         room.brake.forget({stack.stack_id for stack, _ in looks} - gone.keys())
         alive = sum(1 for stack in room.store.stacks.ordered() if not stack.ended) if gone else 0
@@ -195,4 +204,5 @@ def _differs(stack: Stack, seen: Observation) -> bool:
         or stack.node_id != seen.node_id
         or stack.node_public_ip != seen.node_public_ip
         or (seen.ended and not stack.ended)
+        or bool(seen.happenings)
     )

@@ -1,4 +1,4 @@
-"""Forget what has been kept long enough: finished jobs and answered Idempotency-Keys."""
+"""Forget what has been kept long enough: finished jobs, answered Idempotency-Keys, timelines of stacks that are gone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ KEEP_CLAIMS = 24 * 3600 * NANOSECONDS
 
 
 async def purge(room: Room) -> None:
-    """Remove finished jobs older than ``batch_delete.keep_jobs`` and keys older than a day. Raises StoreUnavailable."""
+    """Remove jobs after ``batch_delete.keep_jobs``, timelines after ``stacks.keep_history`` and keys after a day.
+
+    Raises StoreUnavailable.
+    """
+    keep_history = round(room.config.stacks.keep_history * NANOSECONDS)
     keep_jobs = round(room.config.batch_delete.keep_jobs * NANOSECONDS)
-    await room.store.purge(room.clock.now(), keep_jobs_ns=keep_jobs, keep_claims_ns=KEEP_CLAIMS)
+    await room.store.purge(
+        room.clock.now(), keep_jobs_ns=keep_jobs, keep_claims_ns=KEEP_CLAIMS, keep_history_ns=keep_history
+    )

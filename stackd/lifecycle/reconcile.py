@@ -15,11 +15,14 @@ from dataclasses import dataclass, field
 from stackd.clock import NANOSECONDS
 from stackd.errors import NodePortTaken, StackdError
 from stackd.kube.objects import PodState, ServiceState
+from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.create import service_request
 from stackd.lifecycle.expire import Expiries, expire
+from stackd.lifecycle.extend import annotate
 from stackd.lifecycle.observe import Observer
-from stackd.lifecycle.room import Room
-from stackd.model import DeleteReason, Stack
+from stackd.lifecycle.restart import resume
+from stackd.lifecycle.room import Room, current_pod
+from stackd.model import DeleteReason, Desired, Stack
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,8 @@ STALE_SECONDS = 120.0
 """A mirror that has heard nothing for longer is not acted upon."""
 
 PARALLEL_REMOVALS = 16
+FIRST_DELAY = 0.25
+LONGEST_DELAY = 60.0
 
 
 class Kind(enum.StrEnum):
@@ -39,6 +44,8 @@ class Kind(enum.StrEnum):
     EXPIRE = "expire"
     END = "end"
     REPAIR = "repair"
+    RESUME = "resume"
+    ANNOTATE = "annotate"
     REMOVE_POD = "remove-pod"
     REMOVE_SERVICE = "remove-service"
 
@@ -62,6 +69,22 @@ class Action:
         return self.name.removeprefix(SERVICE_PREFIX) if self.kind is Kind.REMOVE_SERVICE else self.name
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutOff:
+    """What has failed and is tried again, not before a time (monotonic seconds), after ever longer delays."""
+
+    not_before: float
+    delay: float
+
+    def again(self, now: float) -> PutOff:
+        """It has failed once more."""
+        delay = min(LONGEST_DELAY, max(FIRST_DELAY, self.delay * 2))
+        return PutOff(not_before=now + delay, delay=delay)
+
+
+NEVER = PutOff(not_before=float("-inf"), delay=0.0)
+
+
 @dataclass(slots=True, kw_only=True)
 class Plan:
     """What a pass would do; ``blocked`` says why it does nothing at all, ``held`` which stacks a brake keeps."""
@@ -79,6 +102,7 @@ class Reconciler:
         self._observer = observer
         self._expiries = expiries
         self._without_service: set[str] = set()
+        self._resuming: dict[str, PutOff] = {}
         self._was_away = False
         self._outages = 0
         self._busy = asyncio.Lock()
@@ -152,14 +176,30 @@ class Reconciler:
             if stack.ports_held or stack.service_name in room.mirror.services:
                 return Action(kind=Kind.RELEASE, name=name, why="its pod has ended for good")
             return None
-        pod = room.mirror.pods.get(stack.pod_name)
+        if stack.desired is Desired.STOPPED or stack.pod_uid is None:
+            return self._unfinished(stack)
+        pod = current_pod(room, stack)
         if pod is None:
             return Action(kind=Kind.END, name=name, why="its pod is gone from the cluster")
         if stack.service_name not in room.mirror.services:
             without_service.add(name)
             if name in self._without_service:
                 return Action(kind=Kind.REPAIR, name=name, why="its Service is gone from the cluster")
+        if pod.expires_at not in (None, stack.ttl_expires_at) and not room.locks.busy(name):
+            return Action(kind=Kind.ANNOTATE, name=name, why="its pod does not tell its end")
         return None
+
+    def _unfinished(self, stack: Stack) -> Action | None:
+        """What is left to be done of a stop or a start, unless somebody is doing it, or it has just failed."""
+        room, name = self._room, stack.stack_id
+        there = name in room.mirror.pods or stack.service_name in room.mirror.services
+        if stack.at_rest and not there:
+            self._resuming.pop(name, None)
+            return None
+        if room.locks.busy(name) or self._resuming.get(name, NEVER).not_before > room.clock.monotonic():
+            return None
+        why = "it is to be stopped" if stack.desired is Desired.STOPPED else "its fresh pod is not there yet"
+        return Action(kind=Kind.RESUME, name=name, why=why)
 
     async def _apply(self, plan: Plan) -> None:
         room = self._room
@@ -182,13 +222,28 @@ class Reconciler:
             self._count(action)
         if by_kind[Kind.UNDO]:
             await room.store.mark_deleting(by_kind[Kind.UNDO], DeleteReason.UNDO)
+            reached("reconcile.undo_marked")
         for name in (*by_kind[Kind.UNDO], *by_kind[Kind.RETIRE], *by_kind[Kind.RELEASE]):
             room.retirement.add(name)
         if by_kind[Kind.EXPIRE]:
             await expire(room, self._expiries)
         self._observer.look_at(by_kind[Kind.END])
+        for name in by_kind[Kind.RESUME]:
+            room.tasks.errand(f"resume {name}", self._resume(name))
+        for name in by_kind[Kind.ANNOTATE]:
+            room.tasks.errand(f"annotate {name}", annotate(room, name))
         for name in by_kind[Kind.REPAIR]:
             room.tasks.errand(f"repair {name}", _repair(room, name))
+
+    async def _resume(self, name: str) -> None:
+        try:
+            await resume(self._room, name)
+        except StackdError as error:
+            put_off = self._resuming[name] = self._resuming.get(name, NEVER).again(self._room.clock.monotonic())
+            said = {"stack_id": name, "same": "resume"}
+            log.info("%s: next try in %.1f s: %s", name, put_off.delay, error, extra=said)
+        else:
+            self._resuming.pop(name, None)
 
     async def _remove(self, removals: list[Action]) -> None:
         for start in range(0, len(removals), PARALLEL_REMOVALS):
@@ -204,6 +259,7 @@ class Reconciler:
     async def _remove_one(self, action: Action) -> None:
         delete = self._room.cluster.delete_pod if action.kind is Kind.REMOVE_POD else self._room.cluster.delete_service
         await delete(action.name, action.uid)
+        reached("reconcile.removed")
         self._count(action)
 
     def _count(self, action: Action) -> None:
@@ -260,10 +316,12 @@ async def _repair(room: Room, stack_id: str) -> None:
                 await room.cluster.create_service(service_request(room, stack, pod.uid))
             except NodePortTaken as taken:
                 stack = await room.store.replace_port(stack_id, taken.node_port)
+                reached("repair.port_replaced")
             except StackdError as error:
                 said = {"stack_id": stack_id}
                 log.warning("%s: its Service cannot be created again now: %s", stack_id, error, extra=said)
                 return
             else:
                 break
+        reached("repair.service_created")
     log.info("%s: Service created again", stack_id, extra={"stack_id": stack_id})

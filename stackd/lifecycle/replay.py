@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from stackd.errors import IdempotencyKeyReused, InvalidRequest
+from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.purge import KEEP_CLAIMS, purge
 from stackd.lifecycle.retire import retire
 from stackd.lifecycle.room import Room
@@ -88,7 +89,9 @@ class Replays:
     async def _take_back(self, stack_id: str) -> None:
         """A create under this key was cut short by the end of the process: undo it before it is made again."""
         await self._room.store.mark_deleting([stack_id], DeleteReason.UNDO)
+        reached("replay.undo_marked")
         await retire(self._room, stack_id)
+        reached("replay.undone")
 
 
 def _check(key: str) -> None:

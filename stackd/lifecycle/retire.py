@@ -136,18 +136,26 @@ async def retire(room: Room, stack_id: str) -> None:
 
 
 async def clear(room: Room, stack: Stack) -> None:
+    """Delete the Service and Pod of a stack that goes; returns when the cluster has confirmed both gone."""
+    room.departed.add(stack.stack_id)
+    await take_down(room, stack)
+
+
+async def take_down(room: Room, stack: Stack) -> None:
     """Delete the stack's Service and Pod, at once and both; returns when the cluster has confirmed both gone."""
     room.require_cluster()
-    room.departed.add(stack.stack_id)
     pod = room.mirror.pods.get(stack.pod_name)
     service = room.mirror.services.get(stack.service_name)
-    results = await asyncio.gather(
-        room.cluster.delete_service(stack.service_name, _uid(stack.service_uid, service)),
-        room.cluster.delete_pod(stack.pod_name, _uid(stack.pod_uid, pod)),
-        return_exceptions=True,
-    )
-    reached("retire.service_deleted")
-    for result in results:
+
+    async def service_goes() -> None:
+        await room.cluster.delete_service(stack.service_name, _uid(stack.service_uid, service))
+        reached("retire.service_deleted")
+
+    async def pod_goes() -> None:
+        await room.cluster.delete_pod(stack.pod_name, _uid(stack.pod_uid, pod))
+        reached("retire.pod_deleted")
+
+    for result in await asyncio.gather(service_goes(), pod_goes(), return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
     reached("retire.confirmed")
@@ -158,7 +166,7 @@ def _uid(known: str | None, seen: PodState | ServiceState | None) -> str | None:
 
     A uid of before (of a Service that was put back, say) would delete nothing and look like done.
     """
-    return seen.uid if seen is not None and known in (None, seen.uid) else None
+    return seen.uid if seen is not None and known == seen.uid else None
 
 
 async def _release(room: Room, stack_id: str) -> None:
@@ -188,4 +196,5 @@ async def _sweep(room: Room, stack_id: str) -> None:
             room.cluster.delete_service(name, service.uid if service else None),
             room.cluster.delete_pod(stack_id, pod.uid if pod else None),
         )
+        reached("sweep.deleted")
     log.info("%s: objects without a row removed", stack_id, extra={"stack_id": stack_id})

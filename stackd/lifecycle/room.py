@@ -18,8 +18,12 @@ from stackd.config import Config, policy_of
 from stackd.errors import ClusterUnavailable, ShuttingDown
 from stackd.kube.client import Cluster
 from stackd.kube.mirror import Mirror
+from stackd.kube.objects import PodState
+from stackd.kube.waiters import Waiters
+from stackd.lifecycle.evidence_wanted import EvidenceWanted
 from stackd.metrics import Metrics
-from stackd.podspec import Policy
+from stackd.model import Stack
+from stackd.podspec import Policy, Sanitizer
 from stackd.store import Store
 from stackd.tasks import Tasks
 
@@ -48,6 +52,7 @@ class Settings:
         """Put another configuration in force."""
         self.current = config
         self.policy = policy_of(config)
+        self.sanitizer = Sanitizer(self.policy)
 
 
 class Locks:
@@ -62,6 +67,11 @@ class Locks:
         if lock is None:
             lock = self._locks[stack_id] = asyncio.Lock()
         return lock
+
+    def busy(self, stack_id: str) -> bool:
+        """Whether somebody is at work on the stack."""
+        lock = self._locks.get(stack_id)
+        return lock is not None and lock.locked()
 
 
 class Abandon:
@@ -108,7 +118,11 @@ class Departed:
 
 @dataclass(slots=True, kw_only=True)
 class Room:
-    """One daemon's room; ``creating`` holds the creates under way, ``waiting_for`` why the cluster is not at hand."""
+    """One daemon's room; ``creating`` holds the creates under way, ``waiting_for`` why the cluster is not at hand,
+    ``file_trouble`` why the file could not be written when that was last tried.
+
+    ``rows`` are those who wait for a change of some row, ``evidence`` the stacks whose events and logs are to be kept.
+    """
 
     store: Store
     cluster: Cluster
@@ -120,10 +134,13 @@ class Room:
     retirement: Retirement
     locks: Locks = field(default_factory=Locks)
     departed: Departed = field(default_factory=Departed)
+    evidence: EvidenceWanted = field(default_factory=EvidenceWanted)
+    rows: Waiters[Stack] = field(default_factory=Waiters)
     creating: dict[str, Abandon] = field(default_factory=dict)
     create_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CREATES_AT_ONCE))
     metrics: Metrics = field(default_factory=Metrics)
     waiting_for: str = ""
+    file_trouble: str = ""
     closing: bool = False
 
     @property
@@ -135,6 +152,11 @@ class Room:
     def policy(self) -> Policy:
         """The pod policy in force."""
         return self.settings.policy
+
+    @property
+    def sanitizer(self) -> Sanitizer:
+        """What checks pod specs under that policy."""
+        return self.settings.sanitizer
 
     def admit(self) -> None:
         """Raise unless new work can be taken on: not while stopping, nor without a view of the right cluster."""
@@ -156,6 +178,12 @@ class Room:
         if self.mirror.synced and since is not None and self.clock.monotonic() - since > AWAY_SECONDS:
             raise ClusterUnavailable(f"Kubernetes is away: {self.mirror.last_error}")
 
+    def row_changed(self, before: Stack | None, after: Stack | None) -> None:
+        """A row changed (a subscriber of the store): tell those who wait for it."""
+        changed = after or before
+        if changed is not None:
+            self.rows.wake(changed.stack_id, after)
+
     def public_address(self, node_name: str | None) -> str | None:
         """The address at which a node's ports are reached: the operator's word first, then the node's own."""
         if node_name is None:
@@ -171,6 +199,12 @@ class Room:
                 if kind == wanted:
                     return address
         return None
+
+
+def current_pod(room: Room, stack: Stack) -> PodState | None:
+    """The stack's pod as the mirror has it; one of an earlier generation, which is on its way out, does not count."""
+    pod = room.mirror.pods.get(stack.pod_name)
+    return None if pod is None or pod.generation < stack.generation else pod
 
 
 def new_id(prefix: str) -> str:

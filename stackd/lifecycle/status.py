@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from stackd.clock import NANOSECONDS
 from stackd.kube.objects import ContainerState, PodState
-from stackd.model import Observation, Stack, StackStatus
+from stackd.model import Desired, Observation, Stack, StackStatus
 
 PULL_ERRORS = frozenset({"ErrImagePull", "ImagePullBackOff"})
 """Waiting reasons of a pull that failed and is tried again: ``failed`` once they have lasted for the grace."""
@@ -71,17 +71,19 @@ def observation(stack: Stack, sight: Sight, verdict: Verdict) -> Observation:
         node_id=node_id,
         node_public_ip=address,
         ended=verdict.ended,
+        generation=stack.generation,
     )
 
 
 def judge(stack: Stack, sight: Sight, image_pull_grace: float) -> Verdict:
     """The status that ``sight`` means for an accepted stack; ``image_pull_grace`` in seconds.
 
-    An ended stack stays as it ended: its pod may be collected by the cluster at any later time.
+    An ended stack stays as it ended: its pod may be collected by the cluster at any later time. One that its user has
+    stopped, or whose fresh pod is yet to come, stays as whoever is at work on it says.
     """
-    if stack.ended:
-        return _as_it_is(stack)
     pod = sight.pod
+    if stack.ended or stack.desired is Desired.STOPPED or (pod is None and stack.pod_uid is None):
+        return _as_it_is(stack)
     if pod is None:
         return _pod_gone(stack, sight)
     if pod.phase == "Failed":

@@ -97,7 +97,7 @@ class JournalHandler(logging.Handler):
             "LOGGER": record.name,
             "CODE_FILE": record.pathname,
             "CODE_LINE": str(record.lineno),
-            "CODE_FUNC": record.funcName,
+            "CODE_FUNC": record.funcName or "",
             **{name.upper(): str(value) for name, value in fields_of(record).items()},
         }
 

@@ -27,10 +27,11 @@ def create(
     ids: Sequence[str],
     claim: Claim | None,
     answer: Callable[[Job], bytes] | None,
+    by: str,
 ) -> Job:
     """A job ``queued`` with all of its ids, and the answer kept with the claim."""
     status = JobStatus.QUEUED if ids else JobStatus.COMPLETED
-    tx.run(queries.INSERT_JOB, (job_id, status.value, len(ids), tx.now, tx.now))
+    tx.run(queries.INSERT_JOB, (job_id, status.value, len(ids), tx.now, tx.now, by))
     tx.run(queries.INSERT_JOB_ITEMS, (job_id, rows.id_array(ids)))
     job = _find(tx, job_id)
     if claim is not None:
@@ -46,9 +47,9 @@ def pending_items(tx: Transaction, job_id: str, limit: int) -> list[str]:
     return [stack_id for (stack_id,) in tx.rows(queries.OPEN_ITEMS, (job_id, limit))]
 
 
-def begin_items(tx: Transaction, job_id: str, ids: Sequence[str], by: str) -> list[Stack]:
+def begin_items(tx: Transaction, job_id: str, ids: Sequence[str]) -> list[Stack]:
     """Mark the stacks of these ids as deleting; count the ids that have none. The stacks that are to be deleted."""
-    _find(tx, job_id)
+    by = _asker(tx, job_id)
     state = dict(_open_among(tx, job_id, ids))
     existing = stacks.find_all(tx, state)
     pending = [stack_id for stack_id in existing if state[stack_id] == "pending"]
@@ -90,6 +91,13 @@ def _find(tx: Transaction, job_id: str) -> Job:
     if row is None:
         raise JobNotFound(job_id)
     return _with_errors(tx, row)
+
+
+def _asker(tx: Transaction, job_id: str) -> str:
+    row = tx.row(queries.JOB_ASKER, (job_id,))
+    if row is None:
+        raise JobNotFound(job_id)
+    return str(row[0])
 
 
 def _with_errors(tx: Transaction, row: rows.Row) -> Job:

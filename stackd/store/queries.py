@@ -84,7 +84,8 @@ DELETE_NODE_PORTS_OF = "DELETE FROM node_ports WHERE stack_id IN (SELECT value F
 # ---- batch-delete jobs
 ALL_JOBS = f"SELECT {JOB_COLUMNS} FROM jobs"
 FIND_JOB = f"SELECT {JOB_COLUMNS} FROM jobs WHERE job_id = ?"
-INSERT_JOB = f"INSERT INTO jobs ({JOB_COLUMNS}) VALUES (?, ?, ?, 0, 0, 0, ?, ?)"
+JOB_ASKER = "SELECT by FROM jobs WHERE job_id = ?"
+INSERT_JOB = f"INSERT INTO jobs ({JOB_COLUMNS}, by) VALUES (?, ?, ?, 0, 0, 0, ?, ?, ?)"
 INSERT_JOB_ITEMS = (
     "INSERT INTO job_items (job_id, seq, stack_id, state) SELECT ?, key, value, 'pending' FROM json_each(?)"
 )

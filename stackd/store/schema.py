@@ -121,6 +121,7 @@ HISTORY = Migration(
             by TEXT NOT NULL,
             count INTEGER NOT NULL
         ) STRICT""",
+        "ALTER TABLE jobs ADD COLUMN by TEXT NOT NULL DEFAULT 'stackd'",
         "CREATE INDEX timeline_stack ON timeline (stack_id)",
         "CREATE INDEX timeline_gone ON timeline (at) WHERE kind = 'deleted'",
         """CREATE UNIQUE INDEX timeline_said ON timeline (stack_id, kind, reason, message)

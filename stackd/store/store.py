@@ -266,24 +266,25 @@ class Store:
         *,
         claim: Claim | None = None,
         answer: Callable[[Job], bytes] | None = None,
+        by: str = "stackd",
     ) -> Job:
-        """A job ``queued``; ``ids`` without duplicates. ``answer(job)`` becomes the claim's answer (202).
+        """A job ``queued``, asked for by ``by``; ``ids`` without duplicates. ``answer(job)`` becomes the claim's answer (202).
 
         Raises ``Conflict`` if the claim's key is in use.
         """
-        operation = partial(jobs.create, job_id=job_id, ids=tuple(ids), claim=claim, answer=answer)
+        operation = partial(jobs.create, job_id=job_id, ids=tuple(ids), claim=claim, answer=answer, by=by)
         return await self._writer.submit(operation)
 
     async def pending_items(self, job_id: str, limit: int) -> list[str]:
         """The next ids that have no outcome yet, in the job's order; started ones come again."""
         return await self._writer.submit(partial(jobs.pending_items, job_id=job_id, limit=limit), writes=False)
 
-    async def begin_items(self, job_id: str, ids: Sequence[str], by: str = "stackd") -> list[Stack]:
+    async def begin_items(self, job_id: str, ids: Sequence[str]) -> list[Stack]:
         """Mark the stacks of these ids as deleting and return them; ids without a stack are counted at once.
 
         Raises ``JobNotFound``.
         """
-        return await self._writer.submit(partial(jobs.begin_items, job_id=job_id, ids=tuple(ids), by=by))
+        return await self._writer.submit(partial(jobs.begin_items, job_id=job_id, ids=tuple(ids)))
 
     async def finish_items(self, job_id: str, results: Sequence[ItemResult]) -> Job:
         """Count each id's outcome, once; ``deleted`` removes the stack's row. The job as it is then.

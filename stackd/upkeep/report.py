@@ -43,6 +43,8 @@ def working(room: Room) -> str:
     parts += [f"brake: {reason}" for reason in room.brake.reasons()]
     if refused := room.metrics.reloads.refused:
         parts.append(f"the last reload was refused: {refused}")
+    if room.file_trouble:
+        parts.append(room.file_trouble)
     since = room.mirror.disconnected_since
     if since is not None:
         away = room.clock.monotonic() - since

@@ -42,8 +42,9 @@ async def why_stuck(room: Room, seconds: float) -> str:
     try:
         async with asyncio.timeout(seconds):
             await room.store.probe()
-    except StoreUnavailable:
-        pass
+        room.file_trouble = ""
+    except StoreUnavailable as error:
+        room.file_trouble = str(error)
     except TimeoutError:
         return f"the state file has not answered within {seconds:.0f} s"
     silent = [

@@ -13,8 +13,7 @@ import orjson
 from stackd.lifecycle.room import Room
 from stackd.model import ACTIVE_STATUSES, Job, Stack
 from stackd.times import from_nanoseconds as rfc3339
-
-CHUNK_BYTES = 64 * 1024
+from stackd.web.listing import Listing, Piece
 
 
 def stack_fields(stack: Stack) -> dict[str, object]:
@@ -47,6 +46,11 @@ def port_fields(stack: Stack) -> list[dict[str, object]]:
 
 def created_body(stack: Stack) -> bytes:
     """The answer to a create."""
+    return orjson.dumps(stack_fields(stack))
+
+
+def listed_body(stack: Stack) -> bytes:
+    """The stack as it stands in the list."""
     return orjson.dumps(stack_fields(stack))
 
 
@@ -123,7 +127,6 @@ class Ready:
     """What has been rendered of one row; each form is made when it is first asked for."""
 
     stack: Stack
-    entry: bytes | None = None
     detail: bytes | None = None
     status: bytes | None = None
 
@@ -135,7 +138,7 @@ class Answers:
         self._stacks = room.store.stacks
         self._ports = room.store.ports
         self._ready: dict[str, Ready] = {}
-        self._list: tuple[int, list[bytes]] = (-1, [])
+        self._listing = Listing(listed_body)
         self._stats: tuple[int, bytes] = (-1, b"")
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
@@ -158,19 +161,9 @@ class Answers:
             ready.detail = detail_body(stack)
         return ready.detail
 
-    def entry(self, stack: Stack) -> bytes:
-        """The stack as it stands in a list."""
-        ready = self._of(stack)
-        if ready.entry is None:
-            ready.entry = orjson.dumps(stack_fields(stack))
-        return ready.entry
-
-    def everything(self) -> list[bytes]:
-        """The list of all stacks in chunks, shared by all who read it at the same version."""
-        version = self._stacks.version
-        if self._list[0] != version:
-            self._list = (version, chunks([self.entry(stack) for stack in self._stacks.ordered()]))
-        return self._list[1]
+    async def everything(self) -> list[Piece]:
+        """The list of all stacks as it is now, in pieces that all who read it share."""
+        return await self._listing.pieces(self._stacks.ordered())
 
     def stats(self) -> bytes:
         """The body of a stats read."""
@@ -184,24 +177,3 @@ class Answers:
         if ready is None or ready.stack is not stack:
             ready = self._ready[stack.stack_id] = Ready(stack)
         return ready
-
-
-def chunks(entries: list[bytes]) -> list[bytes]:
-    """``{"stacks":[…]}`` of rendered stacks, in pieces of about 64 KiB."""
-    pieces: list[bytes] = []
-    current: list[bytes] = []
-    size = 0
-    for entry in entries:
-        current.append(entry)
-        size += len(entry)
-        if size >= CHUNK_BYTES:
-            pieces.append(b",".join(current))
-            current, size = [], 0
-    if current:
-        pieces.append(b",".join(current))
-    if not pieces:
-        return [b'{"stacks":[]}']
-    pieces[0] = b'{"stacks":[' + pieces[0]
-    pieces[1:] = [b"," + piece for piece in pieces[1:]]
-    pieces[-1] += b"]}"
-    return pieces

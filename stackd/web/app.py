@@ -23,6 +23,7 @@ from stackd.web.api import JOB_ID, STACK_ID, Api, Call, Route
 from stackd.web.auth import ANONYMOUS, permit
 from stackd.web.connection import Connection
 from stackd.web.problems import problem, problem_of
+from stackd.web.ready import SERVER_NAME
 from stackd.web.routes import ROUTES
 
 log = logging.getLogger("stackd.request")
@@ -31,7 +32,6 @@ AiohttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CLIENT_LEFT = 499
 QUIET_METHODS = frozenset({"GET", "HEAD"})
 REQUEST_ID_HEADER = istr("X-Request-ID")
-NAME = "stackd"
 ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -52,7 +52,7 @@ def _add(app: web.Application, method: str, path: str, handler: AiohttpHandler) 
 
 
 async def _expect_later(request: web.Request) -> None:
-    """``Expect: 100-continue`` is answered by whoever reads the body, so that nobody sends one before the key is seen."""
+    """``Expect: 100-continue`` is answered by who reads the body, so that nobody sends one before the key is seen."""
 
 
 def _request_ids() -> Callable[[web.Request], str]:
@@ -71,7 +71,7 @@ def _request_ids() -> Callable[[web.Request], str]:
 async def _name_request(request: web.Request, response: web.StreamResponse) -> None:
     """Tell the client its request's id, and no versions (a signal of aiohttp's: also for answers that are streamed)."""
     response.headers[REQUEST_ID_HEADER] = REQUEST_ID.get()
-    response.headers[hdrs.SERVER] = NAME
+    response.headers[hdrs.SERVER] = SERVER_NAME
 
 
 def _guarded(api: Api, route: Route) -> AiohttpHandler:
@@ -95,7 +95,7 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
         except asyncio.CancelledError:
             _ended(request, route, meter, CLIENT_LEFT, key.name, started)
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the request's root: the table says what it becomes
             response = problem_of(error)
         if api.draining or (response.status >= 400 and not request.content.is_eof()):
             response.force_close()
@@ -134,10 +134,13 @@ def _ended(request: web.Request, route: Route, meter: RouteMeter, status: int, k
 def _elsewhere(routes: tuple[Route, ...]) -> Route:
     """What answers every path and method that the table does not have: 405 with ``Allow``, or 404."""
     patterns = [(re.compile(re.sub(r"\{\w+\}", "[^/]+", route.path)), route.method) for route in routes]
+    literal: dict[str, set[str]] = {}
+    for route in routes:
+        literal.setdefault(route.path, set()).add(route.method)
 
     async def elsewhere(call: Call) -> web.Response:
         path = call.request.path
-        allowed = sorted({method for pattern, method in patterns if pattern.fullmatch(path)})
+        allowed = sorted(literal.get(path) or {method for pattern, method in patterns if pattern.fullmatch(path)})
         if not allowed:
             return problem(404, f"no such route: {path}")
         if hdrs.METH_GET in allowed:

@@ -19,7 +19,9 @@ ID_LIMIT = 253
 
 
 async def read(request: web.Request, max_body: int, timeout: float) -> bytes:
-    """The whole body. Raises RequestTooLarge (``server.max_body``) or HTTPRequestTimeout (``limits.slow_client_timeout``)."""
+    """The whole body. Raises RequestTooLarge (``server.max_body``), InvalidRequest where it is not valid HTTP, or
+    HTTPRequestTimeout (``limits.slow_client_timeout``).
+    """
     if request.content_length is not None and request.content_length > max_body:
         raise RequestTooLarge(_too_large(max_body))
     try:
@@ -46,7 +48,7 @@ def _too_large(max_body: int) -> str:
 
 
 def parse_object(body: bytes, known: Iterable[str], required: Iterable[str]) -> dict[str, Any]:
-    """The body as a JSON object with no other than the known fields and all of the required ones, whatever its type said."""
+    """The body as a JSON object with only known fields and all required ones, whatever its Content-Type said."""
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as exc:

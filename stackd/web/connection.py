@@ -1,8 +1,8 @@
 """Clients' connections: how long one may take, how much it may send before it is known, and how many there may be.
 
-Owns: what aiohttp leaves open below the level of requests. A head that does not arrive, an answer that nobody reads and a
-head without end are cut off; what is no HTTP is answered in JSON and never quoted, for it may hold a key. Where there are
-too many connections, those go first that have shown no valid key. Knows nothing of routes or stacks.
+Owns: what aiohttp leaves open below the level of requests. A head that does not arrive, an answer that nobody reads and
+a head without end are cut off; what is no HTTP is answered in JSON and never quoted, for it may hold a key. Where there
+are too many connections, those go first that have shown no valid key. Knows nothing of routes or stacks.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Connection(web.RequestHandler):
             return
         self._head += len(data)
         if self._head > HEAD_SHARE * self._all.header_size:
-            self._refuse(431, f"the request's head is longer than {HEAD_SHARE} × limits.header_size")
+            self._refuse(431, f"the request's head is longer than {HEAD_SHARE} times limits.header_size")
 
     def pause_writing(self) -> None:
         """The client does not read what it was sent; not for long."""

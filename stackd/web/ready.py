@@ -13,14 +13,14 @@ from typing import Any, Final
 
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import SERVER_SOFTWARE
 
 from stackd.logs import REQUEST_ID
 
 JSON: Final = "application/json"
-_HEAD: Final = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Request-ID: %b\r\nContent-Length: %d\r\n"
-    b"Date: %b\r\nServer: " + SERVER_SOFTWARE.replace("%", "%%").encode() + b"\r\n\r\n%b"
+SERVER_NAME: Final = "stackd"
+_ANSWER: Final = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Request-ID: %b\r\nServer: stackd\r\n"
+    b"Content-Length: %d\r\nDate: %b\r\n\r\n%b"
 )
 
 
@@ -45,14 +45,15 @@ class ReadyAnswer(web.Response):
     """A 200 with ready JSON. Becomes an ordinary response at the first look at anything but its status and body."""
 
     _status = 200
+    __http_exception__ = False  # aiohttp asks every answer for it
 
     def __init__(self, body: bytes) -> None:
-        self._body = body
+        self._body = self._ready = body
 
     def __getattr__(self, name: str) -> Any:
         if "_headers" in self.__dict__:
             raise AttributeError(name)
-        super().__init__(body=self._body, content_type=JSON)
+        super().__init__(body=self._ready, content_type=JSON)
         return getattr(self, name)
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
@@ -63,8 +64,8 @@ class ReadyAnswer(web.Response):
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has left")
         self._keep_alive = self._eof_sent = True
-        body = self._body
-        transport.write(_HEAD % (REQUEST_ID.get().encode(), len(body), _DATE.now(), body))
+        body = self._ready
+        transport.write(_ANSWER % (REQUEST_ID.get().encode(), len(body), _DATE.now(), body))
         await request.writer.drain()
         return None
 

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from stackd.web import exposition, stacks, system
-from stackd.web.api import Route
+import orjson
+from aiohttp import web
+
+from stackd.web import exposition, pages, stacks, system
+from stackd.web.api import Call, Route, json_response
+from stackd.web.openapi import document
+
+
+async def openapi(call: Call) -> web.Response:
+    """``GET /openapi.json``: this table, described."""
+    return json_response(orjson.dumps(document(ROUTES, call.api.room.config)))
+
 
 ROUTES: tuple[Route, ...] = (
     Route(method="GET", path="/healthz", handler=system.healthz),
@@ -19,4 +29,8 @@ ROUTES: tuple[Route, ...] = (
     Route(method="GET", path="/stacks/batch-delete/{job_id}", handler=stacks.get_job),
     Route(method="GET", path="/stacks/{stack_id}", handler=stacks.get_stack),
     Route(method="DELETE", path="/stacks/{stack_id}", handler=stacks.delete_stack),
+    Route(method="GET", path="/openapi.json", handler=openapi, public=True),
+    Route(method="GET", path="/docs", handler=pages.docs, public=True),
+    Route(method="GET", path="/dashboard", handler=pages.dashboard, public=True),
+    Route(method="GET", path="/static/{folder}/{file}", handler=pages.static, public=True),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from stackd.errors import InvalidRequest, JobNotFound, StackNotFound
 from stackd.lifecycle.create import Order, create
@@ -10,7 +10,7 @@ from stackd.lifecycle.delete import delete
 from stackd.lifecycle.replay import Answer, Replayable
 from stackd.metrics import INVALID
 from stackd.model import Stack
-from stackd.podspec import parse_target_ports, sanitize
+from stackd.podspec import parse_target_ports
 from stackd.store import Claim
 from stackd.web import answers, bodies
 from stackd.web.api import JOB_ID, STACK_ID, Call, json_response
@@ -19,7 +19,7 @@ from stackd.web.ready import ReadyAnswer
 IDEMPOTENCY_KEY = "Idempotency-Key"
 REPLAYED = {"Idempotency-Replayed": "true"}
 CREATE_FIELDS = ("target_port", "pod_spec")
-STREAM_ABOVE = 4 * answers.CHUNK_BYTES
+STREAM_ABOVE = 256 * 1024
 
 
 async def create_stack(call: Call) -> web.Response:
@@ -42,10 +42,10 @@ async def create_stack(call: Call) -> web.Response:
 
 async def list_stacks(call: Call) -> web.StreamResponse:
     """``GET /stacks``"""
-    pieces = call.api.answers.everything()
+    pieces = await call.api.answers.everything()
     size = sum(map(len, pieces))
-    if size <= STREAM_ABOVE:
-        return json_response(b"".join(pieces))
+    if size <= STREAM_ABOVE or call.request.method == hdrs.METH_HEAD:
+        return ReadyAnswer(b"".join(pieces))
     # A long list goes out piece by piece, at the reader's pace: a slow one holds references to shared bytes, no copies.
     response = web.StreamResponse()
     response.content_type = "application/json"
@@ -119,7 +119,7 @@ def _order(call: Call, body: bytes) -> Order:
     try:
         fields = bodies.parse_object(body, CREATE_FIELDS, CREATE_FIELDS)
         ports = parse_target_ports(fields["target_port"])
-        spec = sanitize(bodies.text(fields, "pod_spec"), ports, call.api.room.policy)
+        spec = call.api.room.sanitizer.sanitize(bodies.text(fields, "pod_spec"), ports)
     except InvalidRequest:
         measured.creates[INVALID] += 1
         raise

@@ -37,13 +37,17 @@ class Foreign:
 
     def put_pod(self, name: str, labels: dict[str, str] | None = None, namespace: str = NAMESPACE) -> None:
         """Somebody else's pod."""
+        self._keep(PODS, namespace, self.new_pod(name, labels, namespace))
+
+    def new_pod(self, name: str, labels: dict[str, str] | None = None, namespace: str = NAMESPACE) -> Json:
+        """A pod that no node takes, ready to be stored."""
         pod: Json = {
             "metadata": {"name": name, "namespace": namespace, "labels": labels or {}},
             "spec": {"nodeSelector": {"for": "nobody"}, "containers": [{"name": "theirs", "image": "theirs/runs"}]},
         }
         default_pod(pod)
         pod["status"] = first_status(pod)
-        self._keep(PODS, namespace, pod)
+        return self._cluster.store.prepare(PODS, namespace, pod)
 
     def put_service(self, name: str, port: int, labels: dict[str, str]) -> None:
         """Somebody else's Service."""
@@ -54,7 +58,7 @@ class Foreign:
         default_service(service)
         self._cluster.ports.assign(service)
         self.ports.add(port)
-        self._keep(SERVICES, NAMESPACE, service)
+        self._keep(SERVICES, NAMESPACE, self._cluster.store.prepare(SERVICES, NAMESPACE, service))
 
     def differences(self) -> list[str]:
         """What is not as it was."""
@@ -69,7 +73,7 @@ class Foreign:
 
     def _keep(self, resource: Resource, namespace: str, obj: Json) -> None:
         store = self._cluster.store
-        record = store.create(resource, store.prepare(resource, namespace, obj))
+        record = store.create(resource, obj)
         known = (record.uid, record.obj["metadata"].get("labels"), _own(record.obj))
         self._put[resource.kind, namespace, record.key[1]] = known
 

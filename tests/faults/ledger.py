@@ -75,12 +75,16 @@ class Ledger:
         """The ids of all stacks that a client was told of, in the order of their creation."""
         return list(dict.fromkeys(a["stack_id"] for create in self.creates for a in create.answers))
 
+    def expired(self, stack_id: str, now: int) -> bool:
+        """Whether the stack's time was up by then."""
+        return self.expires.get(stack_id, now + 1) <= now
+
     def may_be_gone(self, stack_id: str, now: int) -> bool:
         """Whether a stack that was acknowledged need not be there."""
         asked = self.endings.get(stack_id)
-        return (asked is not None and asked.asked > 0) or self.expires.get(stack_id, now + 1) <= now
+        return (asked is not None and asked.asked > 0) or self.expired(stack_id, now)
 
     def must_be_gone(self, stack_id: str, now: int) -> bool:
         """Whether nothing of the stack may be left once all is quiet."""
         asked = self.endings.get(stack_id)
-        return (asked is not None and (asked.gone or asked.promised)) or self.expires.get(stack_id, now + 1) <= now
+        return (asked is not None and (asked.gone or asked.promised)) or self.expired(stack_id, now)

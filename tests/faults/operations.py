@@ -67,8 +67,10 @@ class Operations:
         self._world.ledger.creates.append(create)
         return create
 
-    async def attempt(self, create: Create, patience: float | None = None) -> Outcome:
-        """Send it (again)."""
+    async def attempt(
+        self, create: Create, patience: float | None = None, *, may_be_invalid: bool = False
+    ) -> Outcome:
+        """Send it (again). ``may_be_invalid``: the cluster has been told to refuse the pod."""
         world = self._world
         create.attempts += 1
         create.open += 1
@@ -79,7 +81,8 @@ class Operations:
             create.open -= 1
         if outcome.status is None:
             return outcome
-        world.checked("only documented answers", outcome.status in ANSWERS["create"], f"create: {outcome}")
+        expected = outcome.status in ANSWERS["create"] or (may_be_invalid and outcome.status == 400)
+        world.checked("only documented answers", expected, f"create: {outcome}")
         if outcome.status == 201:
             self._created(create, outcome.body)
         else:
@@ -96,7 +99,7 @@ class Operations:
         row = world.file.row(stack_id)
         if row is not None:
             world.ledger.expires[stack_id] = row.ttl_expires_at
-        if again or world.ledger.may_be_gone(stack_id, world.skew.now()):
+        if again or world.ledger.may_be_gone(stack_id, world.skew.highest()):
             return
         good = row is not None and row.accepted and {port["node_port"] for port in answer["ports"]} <= row.ports
         world.checked("3 acknowledged is durable", good, f"201 for {stack_id}, and the file has {row}")
@@ -124,7 +127,7 @@ class Operations:
         """Delete this one."""
         world = self._world
         ending = world.ledger.ending(stack_id)
-        alone = not world.ledger.may_be_gone(stack_id, world.skew.now())
+        alone = not world.ledger.may_be_gone(stack_id, world.skew.highest())
         ending.asked += 1
         outcome = await world.call("DELETE", f"/stacks/{stack_id}", patience=patience)
         world.note(f"delete {stack_id}: {self._short(outcome)}")
@@ -132,7 +135,7 @@ class Operations:
             return outcome
         world.checked("only documented answers", outcome.status in ANSWERS["delete"], f"delete: {outcome}")
         if outcome.status == 404:
-            lost = alone and ending.asked == 1 and not world.ledger.must_be_gone(stack_id, world.skew.now())
+            lost = alone and ending.asked == 1 and not world.ledger.expired(stack_id, world.skew.highest())
             world.checked("3 acknowledged is durable", not lost, f"{stack_id} is unknown, and nobody ended it")
         elif outcome.status == 200:
             ending.gone = True
@@ -222,7 +225,7 @@ class Operations:
         if stack_id is None or route in ("list", "stats", "job"):
             return ("/stats" if route == "stats" else "/stacks"), lambda: False
         tail = "/status" if route == "status" else ""
-        return f"/stacks/{stack_id}{tail}", lambda: world.ledger.may_be_gone(stack_id, world.skew.now())
+        return f"/stacks/{stack_id}{tail}", lambda: world.ledger.may_be_gone(stack_id, world.skew.highest())
 
     # ---- others
 

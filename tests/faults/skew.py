@@ -24,6 +24,7 @@ class Skew:
             path.write_bytes(_OFFSET.pack(0))
         with path.open("r+b") as file:
             self._memory = mmap.mmap(file.fileno(), _OFFSET.size)
+        self._highest = 0
 
     @property
     def offset(self) -> int:
@@ -33,11 +34,16 @@ class Skew:
 
     def jump(self, seconds: float) -> None:
         """Set the clock forward, or back."""
+        self._highest = self.highest()
         _OFFSET.pack_into(self._memory, 0, self.offset + round(seconds * _NANOSECONDS))
 
     def now(self) -> int:
         """Nanoseconds since the epoch, on this clock."""
         return _real_time_ns() + self.offset
+
+    def highest(self) -> int:
+        """The latest time that it has ever shown."""
+        return max(self._highest, self.now())
 
 
 def install(path: str) -> None:

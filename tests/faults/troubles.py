@@ -6,7 +6,7 @@ Owns: that everything it has begun can be ended at once (``lift``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from random import Random
 from typing import Any
 
@@ -25,6 +25,7 @@ class Troubles:
         self._faults = world.cluster.faults
         self._random = Random(seed)
         self._taken: set[int] = set()
+        self._late = 0.0
         self.ever_taken: set[int] = set()
         self._faults.seed(seed)
 
@@ -40,9 +41,9 @@ class Troubles:
         world = self._world
         self._faults.clear()
         await self._faults.listen()
-        for port in self._taken:
-            self._faults.give_back_port(port)
-        self._taken.clear()
+        await asyncio.sleep(self._late)  # what was given up may still take effect
+        self._late = 0.0
+        self.give_back()
         for name in NODE_NAMES:
             self._bring_back(name)
             self._faults.cordon(name, on=False)
@@ -87,6 +88,7 @@ class Troubles:
 
     async def late(self, verb: str, resource: str, count: int, seconds: float) -> None:
         """Cut the connection, and do the work some time later all the same."""
+        self._late = max(self._late, seconds)
         self._faults.add_fault(action="late", verb=verb, resource=resource, count=count, seconds=seconds)
 
     async def latency(self, verb: str, resource: str, count: int, seconds: float) -> None:
@@ -132,12 +134,20 @@ class Troubles:
         """Others take node ports of our range that are free in the cluster at this moment."""
         settings = self._world.settings
         low, high = int(settings["STACKD_STACKS__NODE_PORT_MIN"]), int(settings["STACKD_STACKS__NODE_PORT_MAX"])
-        for port in range(low, high + 1):
-            if self._random.random() < share and self._world.cluster.ports.is_free(port):
-                self._faults.take_port(port)
-                self._taken.add(port)
-        self.ever_taken |= self._taken
+        ports = [port for port in range(low, high + 1) if self._random.random() < share]
+        self.take_these(port for port in ports if self._world.cluster.ports.is_free(port))
         await asyncio.sleep(seconds)
+        self.give_back()
+
+    def take_these(self, ports: Iterable[int]) -> None:
+        """Others take these ports."""
+        for port in ports:
+            self._faults.take_port(port)
+            self._taken.add(port)
+        self.ever_taken |= self._taken
+
+    def give_back(self) -> None:
+        """Others hold none any more."""
         for port in self._taken:
             self._faults.give_back_port(port)
         self._taken.clear()

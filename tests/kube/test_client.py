@@ -10,7 +10,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from stackd.errors import ClusterUnavailable, ObjectExists, PreconditionFailed
+from stackd.errors import ClusterUnavailable, NodePortTaken, ObjectExists, PreconditionFailed
 from stackd.kube.client import Cluster, ClusterTarget
 from tests.kube.wire import NAMESPACE, Reply, Wire, items, loses, pod, says, status, waits
 
@@ -132,6 +132,25 @@ async def test_a_service_with_other_ports_or_another_owner_is_not_taken_for_ours
     wire.on("POST", SERVICES, says(EXISTS, 409))
     wire.on("GET", f"{SERVICES}/s", says(other))
     with pytest.raises(ObjectExists):
+        await cluster.create_service(service())
+
+
+async def test_a_service_whose_first_answer_was_lost_is_found_although_its_own_port_is_refused(
+    cluster: Cluster, wire: Wire
+) -> None:
+    port = {"field": "spec.ports[0].nodePort", "message": "Invalid value: 31000: provided port is already allocated"}
+    refusal = {**status(422, "Invalid", "Service is invalid"), "details": {"causes": [port]}}
+    wire.on("POST", SERVICES, loses(), says(refusal, 422))
+    wire.on("GET", f"{SERVICES}/s", says(service()))
+    assert (await cluster.create_service(service())).name == "s"
+
+
+async def test_a_port_that_is_refused_while_nothing_was_made_is_somebody_elses(cluster: Cluster, wire: Wire) -> None:
+    port = {"field": "spec.ports[0].nodePort", "message": "Invalid value: 31000: provided port is already allocated"}
+    refusal = {**status(422, "Invalid", "Service is invalid"), "details": {"causes": [port]}}
+    wire.on("POST", SERVICES, says(refusal, 422))
+    wire.on("GET", f"{SERVICES}/s", says(status(404, "NotFound", "not found"), 404))
+    with pytest.raises(NodePortTaken):
         await cluster.create_service(service())
 
 

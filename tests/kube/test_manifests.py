@@ -57,7 +57,11 @@ def test_the_pod_carries_names_labels_record_and_placement() -> None:
                 "stackd.io/instance": "blue",
                 "stackd.io/stack": "stack-716b6384dd477b0b",
             },
-            "annotations": {"note": "hello", "stackd.io/record": record_annotation(STACK)},
+            "annotations": {
+                "note": "hello",
+                "stackd.io/record": record_annotation(STACK),
+                "stackd.io/expires-at": "2026-02-10T04:02:26.535664Z",
+            },
         },
         "spec": {"containers": CONTAINERS, "nodeSelector": {"disk": "ssd", "role": "stack"}},
     }

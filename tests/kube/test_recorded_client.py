@@ -68,6 +68,7 @@ async def test_a_refused_pod_is_asked_for_once(
 
 async def test_a_node_port_that_somebody_else_holds_is_named(recorded: Cluster, player: aioresponses) -> None:
     play(player, "service-create-422-port-allocated")
+    play(player, "service-delete-404", method="GET", path=f"{SERVICES}/svc-dup")
     with pytest.raises(NodePortTaken) as caught:
         await recorded.create_service(asked_body("service-create-422-port-allocated"))
     assert caught.value.node_port == 31900

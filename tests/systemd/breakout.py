@@ -8,7 +8,6 @@ import mmap
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,7 +45,11 @@ def run_own_program() -> None:
 
 
 def others() -> None:
-    seen = [entry for entry in os.listdir("/proc") if entry.isdecimal() and Path(f"/proc/{entry}").stat().st_uid != os.getuid()]
+    seen = [
+        entry
+        for entry in os.listdir("/proc")
+        if entry.isdecimal() and Path(f"/proc/{entry}").stat().st_uid != os.getuid()
+    ]
     if not seen:
         raise PermissionError("no other process is to be seen")
 
@@ -101,4 +104,4 @@ def _done(attempts: dict[str, Callable[[], object]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -50,9 +50,7 @@ def ports() -> tuple[int, int]:
 async def bare(machine: Machine, ports: tuple[int, int], tmp_path: Path) -> AsyncIterator[Service]:
     """Installed and configured; without credentials, and without a cluster."""
     async with aiohttp.ClientSession() as session:
-        service = Service(
-            machine=machine, folder=tmp_path, api_port=ports[0], cluster_port=ports[1], session=session
-        )
+        service = Service(machine=machine, folder=tmp_path, api_port=ports[0], cluster_port=ports[1], session=session)
         await service.fresh()
         yield service
         await service.try_to("systemctl", "stop", "stackd.socket", "stackd.service")

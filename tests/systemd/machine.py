@@ -108,7 +108,9 @@ def install(destination: Path, *, wheel: Path | None = None) -> None:
     command = ["make", "-C", str(ROOT), "--no-print-directory", "install", f"DESTDIR={destdir}"]
     done = subprocess.run(
         command + ([f"WHEEL={wheel}"] if wheel else []),
-        env={name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "PYTHON", "VIRTUAL_ENV"))},
+        env={
+            name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "PYTHON", "VIRTUAL_ENV"))
+        },
         capture_output=True,
         text=True,
         timeout=300,

@@ -67,5 +67,3 @@ async def test_a_stop_closes_the_port_though_systemd_keeps_it_over_a_restart(ser
     await service.do("systemctl", "stop", UNIT)
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", service.api_port)
-
-

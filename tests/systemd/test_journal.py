@@ -53,7 +53,9 @@ async def test_the_request_log_has_fields_and_neither_bodies_nor_keys(service: S
 
 async def test_a_batch_job_is_followed_by_its_id(service: Service) -> None:
     stack_id = (await service.create())["stack_id"]
-    job_id = (await service.call("POST", "/stacks/batch-delete", {"stack_ids": [stack_id, "stack-none"]})).json["job_id"]
+    job_id = (await service.call("POST", "/stacks/batch-delete", {"stack_ids": [stack_id, "stack-none"]})).json[
+        "job_id"
+    ]
 
     async def finished() -> bool:
         return bool((await service.call("GET", f"/stacks/batch-delete/{job_id}")).json["status"] == "completed")

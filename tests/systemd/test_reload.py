@@ -76,7 +76,9 @@ async def test_a_certificate_is_read_again_when_its_files_change(bare: Service) 
 
 async def _certificate(service: Service, name: str) -> None:
     made = "openssl req -x509 -newkey ed25519 -nodes -days 2 -keyout /etc/stackd/tls.key -out /etc/stackd/tls.crt"
-    await service.do("bash", "-c", f"{made} -subj /CN={name} && chgrp stackd /etc/stackd/tls.* && chmod 640 /etc/stackd/tls.*")
+    await service.do(
+        "bash", "-c", f"{made} -subj /CN={name} && chgrp stackd /etc/stackd/tls.* && chmod 640 /etc/stackd/tls.*"
+    )
 
 
 async def _subject(service: Service) -> str:

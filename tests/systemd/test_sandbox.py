@@ -53,7 +53,21 @@ def _newer_wheel(folder: Path) -> Path:
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "stackd", source / "stackd", ignore=shutil.ignore_patterns("__pycache__"))
     for path in (source / "pyproject.toml", source / "stackd/__init__.py"):
-        path.write_text(path.read_text().replace('version = "0.1.0"', 'version = "9.9.9"').replace('__version__ = "0.1.0"', '__version__ = "9.9.9"'))
-    build = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+        path.write_text(
+            path.read_text()
+            .replace('version = "0.1.0"', 'version = "9.9.9"')
+            .replace('__version__ = "0.1.0"', '__version__ = "9.9.9"')
+        )
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--quiet",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(folder),
+    ]
     subprocess.run([*build, str(source)], check=True, capture_output=True, timeout=120)
     return next(folder.glob("stackd-9.9.9-*.whl"))

@@ -1,7 +1,7 @@
 """What goes over the wire, as JSON Schema.
 
-Owns: the schemas of bodies and answers. Numbers, words and limits are those that the code checks with; a test holds every
-answer's fields to these.
+Owns: the schemas of bodies and answers. Numbers, words and limits are those that the code checks with; a test holds
+every answer's fields to these.
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ def _system() -> dict[str, Schema]:
         "Plan": record(
             "What a pass of reconciliation would do now.",
             {
-                "blocked": nullable(text("Why it can do nothing now.")),
+                "blocked": text("Why it can do nothing now; empty when it can."),
                 "held": many(text("A stack's id."), "What a brake holds back."),
                 "actions": many(
                     record(

@@ -31,6 +31,7 @@ STACK = Stack(
     requested_memory_bytes=1,
     node_id="real-worker",
     accepted=True,
+    pod_uid="pod",
 )
 
 

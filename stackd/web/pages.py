@@ -1,0 +1,85 @@
+"""The dashboard and the API's docs: static files from the package, for browsers.
+
+Owns: what these pages may load (a strict Content-Security-Policy) and how they are cached. They hold no data: what they
+show, they ask the API for, with a key that a person types in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from aiohttp import hdrs, web
+
+from stackd.errors import NotFound
+from stackd.web.api import Call
+
+FOLDER = Path(__file__).parent / "static"
+TEXT_CHARSET = "utf-8"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
+)
+"""What the pages may load. Trusted types make the browser refuse every way from text to markup."""
+
+PROTECTION = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+MEDIA = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """A file of the pages; ``tag`` changes with its bytes."""
+
+    body: bytes
+    media: str
+    tag: str
+
+
+@cache
+def files() -> dict[str, File]:
+    """All files of the pages by their path; read once, so that an upgrade on disk does not mix two versions."""
+    found = sorted(path for path in FOLDER.rglob("*") if path.suffix in MEDIA)
+    return {path.relative_to(FOLDER).as_posix(): _file(path) for path in found}
+
+
+async def dashboard(call: Call) -> web.Response:
+    """``GET /dashboard``: 404 where ``server.dashboard`` is off."""
+    if not call.api.room.config.server.dashboard:
+        raise NotFound("the dashboard is switched off (server.dashboard)")
+    return _answer(call, "dashboard/index.html")
+
+
+async def docs(call: Call) -> web.Response:
+    """``GET /docs``"""
+    return _answer(call, "docs/index.html")
+
+
+async def static(call: Call) -> web.Response:
+    """``GET /static/{folder}/{file}``"""
+    wanted = call.request.match_info
+    return _answer(call, f"{wanted['folder']}/{wanted['file']}")
+
+
+def _answer(call: Call, path: str) -> web.Response:
+    file = files().get(path)
+    if file is None:
+        raise NotFound(f"no such file: {call.request.path}")
+    headers = {**PROTECTION, hdrs.ETAG: f'"{file.tag}"'}
+    if any(each.value in (file.tag, "*") for each in call.request.if_none_match or ()):
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=file.body, headers=headers, content_type=file.media, charset=TEXT_CHARSET)
+
+
+def _file(path: Path) -> File:
+    body = path.read_bytes()
+    return File(body=body, media=MEDIA[path.suffix], tag=hashlib.sha256(body).hexdigest()[:32])

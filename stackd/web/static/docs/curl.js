@@ -1,0 +1,29 @@
+// One curl command for a route, with its own example, fit to be pasted into a shell.
+
+/** The command for an operation at this address. */
+export function curl(operation, origin) {
+  const words = ["curl", "-s"];
+  if (operation.responses["200"]?.content?.["text/event-stream"]) words.push("-N");
+  if (operation.method !== "get") words.push("-X", operation.method.toUpperCase());
+  if (operation.security?.length !== 0) words.push("-H", '"X-API-KEY: $STACKD_API_KEY"');
+  const body = Object.values(operation.requestBody?.content?.["application/json"]?.examples ?? {})[0]?.value;
+  if (body !== undefined) words.push("-d", quoted(JSON.stringify(body)));
+  words.push(quoted(origin + address(operation)));
+  return words.join(" ");
+}
+
+function address(operation) {
+  const query = [];
+  let path = operation.path;
+  for (const parameter of operation.parameters ?? []) {
+    if (parameter.in === "path") path = path.replace(`{${parameter.name}}`, parameter.example ?? "…");
+    else if (parameter.in === "query" && parameter.example !== undefined) {
+      query.push(...[parameter.example].flat().map((value) => `${parameter.name}=${value}`));
+    }
+  }
+  return query.length ? `${path}?${query.join("&")}` : path;
+}
+
+function quoted(text) {
+  return /^[\w:/.{}?=&,-]+$/.test(text) && !text.includes("&") ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}

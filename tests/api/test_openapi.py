@@ -1,0 +1,191 @@
+"""The OpenAPI document says what the code does, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from stackd.config import Config
+from stackd.web import problems
+from stackd.web.openapi import document, examples
+from stackd.web.openapi.operations import OPERATIONS
+from stackd.web.openapi.shapes import Schema
+from stackd.web.routes import ROUTES
+from tests.stand import KEY, Stand, request_for, stand
+
+FUZZING = Path(__file__).parent / "fuzzing"
+DESCRIBED: dict[str, Any] = document(ROUTES, Config())
+METHODS = ("get", "post", "delete")
+
+
+def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in DESCRIBED["paths"].items():
+        for method, operation in methods.items():
+            yield method.upper(), path, operation
+
+
+def validator(schema: Schema) -> Any:
+    return jsonschema_rs.validator_for(schema | {"components": DESCRIBED["components"]}, validate_formats=False)
+
+
+def schema_of(name: str) -> Schema:
+    schema: Schema = DESCRIBED["components"]["schemas"][name]
+    return schema
+
+
+def matches(name: str, value: object) -> None:
+    """The value has exactly the schema's fields, in its order."""
+    validator({"$ref": f"#/components/schemas/{name}"}).validate(value)
+    schema = schema_of(name)
+    if isinstance(value, dict) and "properties" in schema:
+        known = list(schema["properties"])
+        assert list(value) == [field for field in known if field in value]
+
+
+def test_each_route_is_described_and_each_description_has_a_route() -> None:
+    routes = [(route.method, route.path) for route in ROUTES]
+    assert [(method, path) for method, path, _ in operations()] == sorted(
+        routes, key=lambda route: [path for _, path in routes].index(route[1])
+    )
+    assert set(OPERATIONS) == set(routes)
+
+
+def test_every_status_that_an_error_can_have_is_described() -> None:
+    statuses = {*problems.STATUSES.values(), *problems.SENTENCES, 405, 431}
+    assert statuses == {int(status) for status in DESCRIBED["components"]["responses"]}
+    used = {int(status) for _, _, operation in operations() for status in operation["responses"]}
+    assert statuses - used == {405}, "405 is what a path answers to a method that it does not have"
+
+
+def test_only_routes_without_a_key_say_that_they_need_none() -> None:
+    public = {(route.method, route.path) for route in ROUTES if route.public}
+    assert {(method, path) for method, path, operation in operations() if operation.get("security") == []} == public
+
+
+def test_whoever_needs_a_key_may_be_told_401_and_429() -> None:
+    for method, path, operation in operations():
+        if operation.get("security") != []:
+            assert {"401", "429"} <= set(operation["responses"]), (method, path)
+
+
+def test_ids_of_operations_are_unique_and_every_operation_has_a_known_tag() -> None:
+    ids = [operation["operationId"] for _, _, operation in operations()]
+    assert len(set(ids)) == len(ids)
+    assert {tag for _, _, operation in operations() for tag in operation["tags"]} == {
+        tag["name"] for tag in DESCRIBED["tags"]
+    }
+
+
+def test_every_example_is_valid() -> None:
+    found = 0
+    for _, _, operation in operations():
+        contents = [operation.get("requestBody", {}), *operation["responses"].values()]
+        for content in (media for each in contents for media in each.get("content", {}).values()):
+            for example in content.get("examples", {}).values():
+                validator(content["schema"]).validate(example["value"])
+                found += 1
+    assert found >= 15
+
+
+def test_every_schema_is_used_and_every_reference_leads_somewhere() -> None:
+    text = str(DESCRIBED)
+    names = set(DESCRIBED["components"]["schemas"])
+    assert set(re.findall(r"#/components/schemas/(\w+)", text)) == names
+    assert {ref.rpartition("/")[2] for ref in re.findall(r"#/components/responses/\w+", text)} <= set(
+        DESCRIBED["components"]["responses"]
+    )
+
+
+async def test_the_document_needs_no_key_and_has_the_settings_in_force(tmp_path: Path) -> None:
+    async with stand(tmp_path, {"STACKD_BATCH_DELETE__MAX_IDS": "7", "STACKD_STACKS__MAX_TTL": "3h"}) as at:
+        reply = await at.call("GET", "/openapi.json", key=None)
+    assert reply.status == 200
+    assert reply.json["openapi"] == "3.1.0"
+    schemas = reply.json["components"]["schemas"]
+    assert schemas["BatchDelete"]["properties"]["stack_ids"]["maxItems"] == 7
+    assert "10800 s" in schemas["Create"]["properties"]["ttl"]["description"]
+
+
+async def test_the_contracts_example_is_answered_as_the_document_shows(at: Stand) -> None:
+    stack = await at.create(examples.CREATE)
+    shown = examples.CREATED_STACK
+    assert list(stack) == list(shown)
+    for field in ("namespace", "pod_spec", "status", "requested_cpu_milli", "requested_memory_bytes"):
+        assert stack[field] == shown[field]
+
+
+async def test_answers_have_the_described_fields_in_the_described_order(at: Stand) -> None:
+    stack_id = (await at.create())["stack_id"]
+    job = (await at.call("POST", "/stacks/batch-delete", {"stack_ids": ["stack-none"]})).json
+    await at.finished_job(job["job_id"])
+    await at.until_status(stack_id, "running")
+    for name, path in {
+        "StackDetail": f"/stacks/{stack_id}",
+        "StackStatusAnswer": f"/stacks/{stack_id}/status",
+        "StackList": "/stacks",
+        "Job": f"/stacks/batch-delete/{job['job_id']}",
+        "Timeline": f"/stacks/{stack_id}/timeline",
+        "Stats": "/stats",
+        "Healthy": "/healthz",
+        "Ready": "/readyz",
+        "Plan": "/reconcile",
+        "Capacity": "/capacity?cpu=100m&memory=128Mi",
+    }.items():
+        reply = await at.call("GET", path)
+        assert reply.status == 200, reply.text
+        matches(name, reply.json)
+    (listed,) = (await at.call("GET", "/stacks")).json["stacks"]
+    matches("Stack", listed)
+
+
+async def test_one_that_is_not_ready_says_so_as_described(tmp_path: Path) -> None:
+    async with stand(tmp_path, wait=False) as at:
+        await at.cluster.faults.refuse()
+        at.daemon.room.closing = True
+        reply = await at.call("GET", "/readyz")
+        at.daemon.room.closing = False
+        await at.cluster.faults.listen()
+    assert reply.status == 503
+    matches("NotReady", reply.json)
+
+
+@pytest.mark.timeout(180)
+async def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
+    settings = {"STACKD_LIMITS__EVENT_STREAMS": "1000", "STACKD_STACKS__NODE_PORT_MIN": "30000"}
+    async with stand(tmp_path, settings) as at:
+        for image in ("nginx:stable", "registry.example/exit0"):
+            await at.create(request_for(image))
+        code, output = await schemathesis(at, tmp_path)
+        assert code == 0, output
+        assert "Tested: " in output
+        assert (await at.call("GET", "/healthz")).status == 200
+
+
+async def schemathesis(at: Stand, folder: Path) -> tuple[int | None, str]:
+    """Run all checks with few examples; what it finds is in the output."""
+    process = await asyncio.create_subprocess_exec(
+        Path(sys.executable).with_name("schemathesis"),
+        f"--config-file={FUZZING / 'schemathesis.toml'}",
+        "run",
+        f"{at.url}/openapi.json",
+        "--checks=all",
+        "--mode=all",
+        "--max-examples=8",
+        "--no-color",
+        "--generation-database=none",
+        f"--header=X-API-KEY: {KEY}",
+        cwd=folder,
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(FUZZING)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    return process.returncode, output.decode()

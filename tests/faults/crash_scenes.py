@@ -1,0 +1,224 @@
+"""For each crash point a scene that leads there by construction: what is done until the daemon has died at it.
+
+Owns: one scene for every name in ``crashpoints.POINTS``; a name without a scene fails a test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from stackd.embedded.resources import PODS, SERVICES
+from tests.faults.foreign import OURS
+from tests.faults.ledger import RUNS_ON
+from tests.faults.operations import Operations
+from tests.faults.troubles import Troubles
+from tests.faults.witness import Witness
+from tests.faults.world import NAMESPACE, World
+
+ENDS = "app/exit0"
+ALL_BEFORE_THE_CHUNK = 60
+"""More ids than a job begins at once, so that each of its points is reached twice."""
+
+LIFETIME = 7300.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Stage:
+    """What a scene plays on. ``point`` is the crash point at which the daemon is to die."""
+
+    world: World
+    operations: Operations
+    troubles: Troubles
+    witness: Witness
+    point: str
+
+    @property
+    def over(self) -> bool:
+        """Whether the daemon has died there."""
+        return self.world.counts[f"died at {self.point}"] > 0
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition, or for the death."""
+        while not condition() and not self.over:
+            await asyncio.sleep(0.01)
+
+    async def stack(self, image: str = RUNS_ON) -> str:
+        """A stack that was acknowledged; empty if the daemon died over it."""
+        create = self.operations.new_create(image)
+        while not self.over and (await self.operations.attempt(create)).status == 503:
+            await asyncio.sleep(0.02)
+        return create.answers[0]["stack_id"] if create.answers else ""
+
+
+Act = Callable[[Stage], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """``act`` is done again until the daemon has died. ``before``: crash points of the starts that precede.
+
+    ``times``: how often the point is reached within one life of a daemon, if asked for.
+    """
+
+    act: Act
+    before: tuple[str, ...] = ()
+    times: int = 2
+    late: bool = False
+
+
+async def create(stage: Stage) -> None:
+    """Two clients: one who will ask again under its key, and one who will not."""
+    create = stage.operations.new_create(RUNS_ON, keyed=True)
+    await asyncio.gather(stage.stack(), stage.operations.attempt(create))
+
+
+async def create_where_all_ports_are_taken(stage: Stage) -> None:
+    """Each proposed port is somebody else's."""
+    held = asyncio.create_task(stage.troubles.take_ports(share=1.0, seconds=600.0))
+    try:
+        await create(stage)
+    finally:
+        held.cancel()
+
+
+async def create_in_vain(stage: Stage) -> None:
+    """The cluster refuses the pod's Service, when the pod is made."""
+    await stage.troubles.status(verb="create", resource="services", count=1, code=403)
+    await stage.operations.create(RUNS_ON)
+
+
+async def create_again_before_all_is_seen(stage: Stage) -> None:
+    """A create was cut short by a crash, and its client asks again before the daemon has seen what is there."""
+    world = stage.world
+    first = stage.operations.new_create(RUNS_ON, keyed=True)
+    while world.counts["died at create.pod_created"] == 0:
+        await stage.operations.attempt(first)
+        world.cluster.faults.add_fault(action="latency", verb="list", resource="pods", seconds=1.5)
+    await world.listening()
+    while not stage.over:
+        await stage.operations.attempt(first)
+        await asyncio.sleep(0.02)
+
+
+async def start_after_a_create_was_cut_short(stage: Stage) -> None:
+    """The first daemon dies in a create, the second one over undoing it."""
+    while not stage.over:
+        await stage.operations.create(RUNS_ON)
+        await asyncio.sleep(0.02)
+
+
+async def delete(stage: Stage) -> None:
+    """A stack, and its end."""
+    if stack_id := await stage.stack():
+        await stage.operations.delete_one(stack_id)
+
+
+async def end(stage: Stage) -> None:
+    """A stack whose pod ends by itself."""
+    stack_id = await stage.stack(ENDS)
+    await stage.until(lambda: (row := stage.world.file.row(stack_id)) is None or not row.ports_held)
+
+
+async def expire(stage: Stage) -> None:
+    """A stack whose time is up."""
+    stack_id = await stage.stack()
+    stage.world.skew.jump(LIFETIME)
+    await stage.until(lambda: stage.world.file.row(stack_id) is None)
+
+
+async def batch(stage: Stage) -> None:
+    """A job of two chunks, with stacks in both."""
+    stacks = [await stage.stack() for _ in range(2)]
+    operations, ledger = stage.operations, stage.world.ledger
+    known = [stack_id for stack_id in stacks if stack_id]
+    if len(known) < len(stacks):
+        return
+    positions = [ledger.known().index(stack_id) / len(ledger.known()) + 0.001 for stack_id in known]
+    await operations.batch(positions[:1], ALL_BEFORE_THE_CHUNK, keyed=True)
+    await operations.batch(positions, 0)
+    await stage.until(lambda: all(stage.world.file.row(stack_id) is None for stack_id in known))
+
+
+async def lose_service(stage: Stage) -> None:
+    """Somebody deletes a Service; it is put back."""
+    stack_id = await stage.stack()
+    if stack_id:
+        _remove_service(stage, stack_id)
+        await stage.until(lambda: f"svc-{stack_id}" in stage.world.ours("services"))
+
+
+async def lose_service_and_port(stage: Stage) -> None:
+    """Somebody deletes a Service, and somebody else takes its port."""
+    stack_id = await stage.stack()
+    row = stage.world.file.row(stack_id)
+    if row is not None:
+        _remove_service(stage, stack_id)
+        stage.troubles.take_these(row.ports)
+        await stage.until(lambda: f"svc-{stack_id}" in stage.world.ours("services"))
+
+
+async def leave_behind(stage: Stage) -> None:
+    """There is a pod of ours that no row knows."""
+    number = stage.world.counts["left behind"] = stage.world.counts["left behind"] + 1
+    name = f"stack-1e{number:014x}"
+    pod = stage.world.foreign.new_pod(name, OURS | {"stackd.io/stack": name})
+    stage.witness.excuse(pod["metadata"]["uid"])
+    stage.world.cluster.store.create(PODS, pod)
+    await stage.until(lambda: name not in stage.world.objects("pods"))
+
+
+async def create_late(stage: Stage) -> None:
+    """A create that failed takes effect when its row is gone already."""
+    faults = stage.world.cluster.faults
+    faults.add_fault(action="late", verb="create", resource="pods", count=1, seconds=0.5)
+    faults.add_fault(action="status", verb="create", resource="pods", count=2, code=403)
+    create = stage.operations.new_create(RUNS_ON)
+    await stage.operations.attempt(create, may_be_invalid=True)
+    faults.clear()
+    await asyncio.sleep(0.6)
+
+
+async def start(_: Stage) -> None:
+    """It is enough to start."""
+    await asyncio.sleep(0.02)
+
+
+def _remove_service(stage: Stage, stack_id: str) -> None:
+    store = stage.world.cluster.store
+    store.remove(store.of(SERVICES).get(NAMESPACE, f"svc-{stack_id}"))
+
+
+SCENES: dict[str, Scene] = {
+    "create.before_reserve": Scene(act=create),
+    "create.reserved": Scene(act=create),
+    "create.pod_created": Scene(act=create),
+    "create.service_created": Scene(act=create),
+    "create.port_replaced": Scene(act=create_where_all_ports_are_taken),
+    "create.scheduled": Scene(act=create),
+    "create.accepted": Scene(act=create),
+    "create.undo_marked": Scene(act=create_in_vain),
+    "replay.undo_marked": Scene(act=create_again_before_all_is_seen, before=("create.pod_created",), times=1),
+    "replay.undone": Scene(act=create_again_before_all_is_seen, before=("create.pod_created",), times=1),
+    "delete.marked": Scene(act=delete),
+    "retire.service_deleted": Scene(act=delete),
+    "retire.pod_deleted": Scene(act=delete),
+    "retire.confirmed": Scene(act=delete),
+    "retire.removed": Scene(act=delete),
+    "release.service_deleted": Scene(act=end),
+    "release.released": Scene(act=end),
+    "expire.marked": Scene(act=expire),
+    "batch.queued": Scene(act=batch),
+    "batch.begun": Scene(act=batch),
+    "batch.confirmed": Scene(act=batch),
+    "batch.counted": Scene(act=batch),
+    "reconcile.undo_marked": Scene(
+        act=start_after_a_create_was_cut_short, before=("create.service_created",), times=1
+    ),
+    "reconcile.removed": Scene(act=leave_behind),
+    "repair.port_replaced": Scene(act=lose_service_and_port),
+    "repair.service_created": Scene(act=lose_service),
+    "sweep.deleted": Scene(act=create_late, late=True),
+    "bring_up.identified": Scene(act=start, times=1),
+}

@@ -1,0 +1,100 @@
+"""The daemon dies at each named point, by construction, the first and the second time it gets there; nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import stackd
+from stackd.lifecycle.crashpoints import POINTS
+from tests.faults.crash_scenes import SCENES, Scene, Stage
+from tests.faults.operations import Operations
+from tests.faults.oracle import Oracle
+from tests.faults.processes import Nursery
+from tests.faults.schedule import ask_again, check_ports, converge
+from tests.faults.troubles import Troubles
+from tests.faults.witness import Witness
+from tests.faults.world import World, world
+
+DEATH_SECONDS = 30.0
+SETTINGS = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31012"}
+FAMILIES = sorted({point.split(".")[0] for point in POINTS})
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    made = Nursery()
+    yield made
+    made.close()
+
+
+def test_every_crash_point_has_a_scene_and_is_in_the_code_once() -> None:
+    source = "".join(path.read_text() for path in Path(stackd.__file__).parent.rglob("*.py"))
+    assert sorted(re.findall(r'reached\("([^"]+)"\)', source)) == sorted(POINTS)
+    assert set(SCENES) == set(POINTS)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_a_crash_at_any_point_loses_nothing_and_leaks_nothing(
+    family: str, nursery: Nursery, tmp_path: Path
+) -> None:
+    wanted = [
+        (point, time)
+        for point, scene in SCENES.items()
+        if point.split(".")[0] == family
+        for time in range(1, scene.times + 1)
+    ]
+    worlds = await asyncio.gather(*(crash(point, time, nursery, tmp_path) for point, time in wanted))
+    failed = [
+        "\n".join([f"{point}:{time}", *one.violations, *one.trace, *one.process.lines[-40:]])
+        for (point, time), one in zip(wanted, worlds, strict=True)
+        if one.violations
+    ]
+    assert not failed, "\n\n".join(failed)
+
+
+async def crash(point: str, time: int, nursery: Nursery, folder: Path) -> World:
+    """Die at the point, the so manieth time that it is reached; come back, and be judged."""
+    scene = SCENES[point]
+    place = folder / f"{point}-{time}"
+    place.mkdir()
+    async with world(place, nursery, SETTINGS) as here:
+        here.starts.extend([f"{earlier}:1" for earlier in scene.before] + [f"{point}:{time}"])
+        witness = Witness(here, late=scene.late)
+        stage = Stage(
+            world=here,
+            operations=Operations(here),
+            troubles=Troubles(here, seed=time),
+            witness=witness,
+            point=point,
+        )
+        oracle = Oracle(here)
+        if await _die(stage, scene) and await _recover(stage, oracle):
+            oracle.final()
+            check_ports(here, stage.troubles, late=scene.late)
+            await oracle.answers()
+    return here
+
+
+async def _die(stage: Stage, scene: Scene) -> bool:
+    try:
+        async with asyncio.timeout(DEATH_SECONDS):
+            await stage.world.keep_running()
+            while not stage.over:
+                await scene.act(stage)
+    except TimeoutError:
+        stage.world.violated("the point is reached", stage.point)
+        return False
+    return True
+
+
+async def _recover(stage: Stage, oracle: Oracle) -> bool:
+    await stage.troubles.lift()
+    if not await converge(stage.world, oracle):
+        return False
+    await ask_again(stage.world, stage.operations)
+    return await converge(stage.world, oracle)

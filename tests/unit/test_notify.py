@@ -1,0 +1,103 @@
+"""The service manager's protocol, spoken to a socket that stands for it."""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stackd.notify import Notifier
+
+HANDED_OVER = """
+import os, socket, sys
+from stackd.notify import inherited
+listening = socket.socket()
+listening.bind(("127.0.0.1", 0))
+listening.listen()
+plain = socket.socket()
+os.dup2(listening.fileno(), 3)
+os.dup2(plain.fileno(), 4)
+pid = str(os.getpid() if sys.argv[1] == "ours" else 1)
+environ = {"LISTEN_PID": pid, "LISTEN_FDS": "2", "LISTEN_FDNAMES": "api:plain"}
+found = inherited(environ)
+print([(each.name, each.socket.getsockname() == listening.getsockname()) for each in found], environ)
+"""
+
+
+class Manager:
+    """Receives what a service manager would."""
+
+    def __init__(self, folder: Path) -> None:
+        self.address = str(folder / "notify")
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(self.address)
+        self.socket.settimeout(5)
+
+    def received(self) -> dict[str, str]:
+        text, _, _, _ = self.socket.recvmsg(4096)
+        return dict(line.split("=", 1) for line in text.decode().splitlines())
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    made = Manager(tmp_path)
+    yield made
+    made.socket.close()
+
+
+def test_without_a_manager_nothing_is_said_and_nothing_fails() -> None:
+    notifier = Notifier.from_environment({})
+    notifier.ready("ready")
+    assert not notifier.enabled
+    assert notifier.watchdog == 0
+
+
+def test_a_status_is_said_once_and_stays_on_one_line(manager: Manager) -> None:
+    notifier = Notifier(manager.address)
+    notifier.status("waiting\nfor Kubernetes")
+    notifier.status("waiting\nfor Kubernetes")
+    notifier.ready("ready: 1 stacks")
+    assert manager.received() == {"STATUS": "waiting for Kubernetes"}
+    assert manager.received() == {"READY": "1", "STATUS": "ready: 1 stacks"}
+
+
+def test_a_reload_carries_the_monotonic_time_at_which_it_began(manager: Manager) -> None:
+    Notifier(manager.address).reloading()
+    said = manager.received()
+    assert said["RELOADING"] == "1"
+    assert int(said["MONOTONIC_USEC"]) > 0
+
+
+def test_a_socket_to_be_kept_is_handed_over(manager: Manager) -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        Notifier(manager.address).keep(listening, "api")
+        text, rights, _, _ = manager.socket.recvmsg(4096, socket.CMSG_SPACE(4))
+        passed = array.array("i", bytes(rights[0][2]))
+        with socket.socket(fileno=passed[0]) as copy:
+            assert copy.getsockname() == listening.getsockname()
+    assert text == b"FDSTORE=1\nFDNAME=api\nFDPOLL=0"
+
+
+def test_a_manager_that_has_gone_does_not_end_the_service(tmp_path: Path) -> None:
+    Notifier(str(tmp_path / "nobody")).alive()
+
+
+@pytest.mark.parametrize(("pid", "seconds"), [("", 3.0), (str(os.getpid()), 3.0), ("1", 0.0)])
+def test_the_watchdog_counts_only_for_the_process_it_names(pid: str, seconds: float) -> None:
+    environ = {"NOTIFY_SOCKET": "/nowhere", "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": pid, "HOME": "/"}
+    assert Notifier.from_environment(environ).watchdog == seconds
+    assert environ == {"HOME": "/"}
+
+
+@pytest.mark.parametrize(("whose", "found"), [("ours", "[('api', True)] {}"), ("another's", "[] {}")])
+def test_only_listening_sockets_handed_to_this_very_process_are_taken(whose: str, found: str) -> None:
+    done = subprocess.run([sys.executable, "-c", HANDED_OVER, whose], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == found

@@ -1,0 +1,157 @@
+"""The TLS certificate: what is used, what is refused in words, and what is said of its time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from stackd.config import load
+from stackd.errors import ConfigError
+from stackd.upkeep.certificate import DAY, Certificate, timeliness
+from stackd.upkeep.validity import validity
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
+EC = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+
+
+def make(folder: Path, name: str = "one", *, days: int = 90, password: str = "") -> tuple[str, str]:
+    """A self-signed certificate for 127.0.0.1 and its key."""
+    cert, key = folder / f"{name}.crt", folder / f"{name}.key"
+    encryption = ["-passout", f"pass:{password}"] if password else ["-nodes"]
+    subject = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-days", str(days)]
+    command = ["openssl", "req", "-x509", *EC, *encryption, "-keyout", key, "-out", cert, *subject]
+    subprocess.run(command, check=True, capture_output=True)
+    return str(cert), str(key)
+
+
+def of(cert: str, key: str, folder: Path) -> Certificate | None:
+    environment = {
+        "STACKD_AUTH__KEY": "sk-0123456789abcdef0123",
+        "STACKD_CLUSTER__MODE": "embedded",
+        "STACKD_SERVER__TLS_CERT": cert,
+        "STACKD_SERVER__TLS_KEY": key,
+    }
+    return Certificate.of(load(None, environment).config)
+
+
+async def served(certificate: Certificate, client: ssl.SSLContext) -> tuple[str | None, str | None, str]:
+    """Version and protocol that a client gets, and the name in the certificate."""
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=certificate.context)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client)
+        made = writer.get_extra_info("ssl_object")
+        name = dict(pair[0] for pair in made.getpeercert()["subject"])["commonName"]
+        found = made.version(), made.selected_alpn_protocol(), name
+        writer.close()
+        return found
+
+
+def trusting(*certs: str) -> ssl.SSLContext:
+    client = ssl.create_default_context()
+    for cert in certs:
+        client.load_verify_locations(cert)
+    client.set_alpn_protocols(["h2", "http/1.1"])
+    return client
+
+
+async def test_the_pair_is_served_with_modern_defaults_only(tmp_path: Path) -> None:
+    cert, key = make(tmp_path)
+    certificate = of(cert, key, tmp_path)
+    assert certificate is not None
+    assert await served(certificate, trusting(cert)) == ("TLSv1.3", "http/1.1", "one")
+    second = trusting(cert)
+    second.maximum_version = ssl.TLSVersion.TLSv1_2
+    assert (await served(certificate, second))[0] == "TLSv1.2"
+    assert certificate.context.minimum_version is ssl.TLSVersion.TLSv1_2
+    old = [c["name"] for c in certificate.context.get_ciphers() if c["protocol"] != "TLSv1.3"]
+    assert all(name.startswith("ECDHE-") and ("GCM" in name or "CHACHA20" in name) for name in old)
+
+
+async def test_a_new_pair_is_served_as_soon_as_the_files_have_changed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    cert, key = make(tmp_path)
+    certificate = of(cert, key, tmp_path)
+    assert certificate is not None
+    new_cert, new_key = make(tmp_path, "two")
+    both = trusting(cert, new_cert)
+    os.replace(new_cert, cert)
+    certificate.renew()
+    assert (await served(certificate, both))[2] == "one"
+    assert "do not belong together" in caplog.text
+    os.replace(new_key, key)
+    certificate.renew()
+    assert (await served(certificate, both))[2] == "two"
+    assert "loaded again" in caplog.text
+
+
+def test_a_pair_that_does_not_belong_together_is_refused_in_words(tmp_path: Path) -> None:
+    cert, _ = make(tmp_path)
+    _, key = make(tmp_path, "two")
+    with pytest.raises(ConfigError, match="tls_cert, tls_key: they do not belong together"):
+        of(cert, key, tmp_path)
+
+
+def test_what_is_no_certificate_is_refused_in_words(tmp_path: Path) -> None:
+    cert, key = make(tmp_path)
+    Path(cert).write_text("nonsense")
+    with pytest.raises(ConfigError, match="a PEM certificate chain and its unencrypted key are expected"):
+        of(cert, key, tmp_path)
+
+
+def test_an_encrypted_key_is_refused_without_asking_for_its_password(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unencrypted key"):
+        of(*make(tmp_path, password="secret"), tmp_path)
+
+
+def test_the_time_of_a_certificate_is_read_as_openssl_reads_it(tmp_path: Path) -> None:
+    for days in (1, 90, 365 * 60):
+        cert, _ = make(tmp_path, days=days)
+        shown = subprocess.run(
+            ["openssl", "x509", "-in", cert, "-noout", "-enddate"], check=True, capture_output=True, text=True
+        ).stdout
+        valid = validity(Path(cert))
+        assert valid.ends == ssl.cert_time_to_seconds(shown.strip().partition("=")[2])
+        assert valid.ends - valid.begins == pytest.approx(days * DAY, abs=60)
+
+
+@pytest.mark.parametrize("text", ["", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "\0"])
+def test_what_has_no_time_is_said(tmp_path: Path, text: str) -> None:
+    (tmp_path / "cert").write_text(text)
+    finding = timeliness(tmp_path / "cert", 0.0)
+    assert finding is not None
+    assert "cannot be read" in finding.sentence
+
+
+def test_a_certificate_that_has_expired_or_soon_will_is_said_once_a_day(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cert, key = make(tmp_path, days=90)
+    begins = validity(Path(cert)).begins
+    now = begins + DAY
+    certificate = Certificate(cert, key, now=lambda: now)
+    certificate.load()
+    assert not caplog.records
+    for later, level, said in (
+        (80 * DAY, logging.WARNING, "expires in 10 days"),
+        (80.5 * DAY, None, ""),
+        (91 * DAY, logging.ERROR, "expired on"),
+        (-1 * DAY, None, ""),
+    ):
+        caplog.clear()
+        now = begins + later
+        certificate.remind()
+        assert [record.levelno for record in caplog.records] == ([level] if level else [])
+        assert said in caplog.text
+    finding = timeliness(Path(cert), begins - DAY)
+    assert finding is not None
+    assert "not valid before" in finding.sentence
