@@ -11,17 +11,16 @@ import orjson
 from rich.console import Console
 
 from benchmarks import charts, report, wrk
-from benchmarks.arena import WIDE_PORTS, arena
+from benchmarks.arena import arena
 from benchmarks.figures import Results
 from benchmarks.processes import CPUS
 from benchmarks.rows import ALL, SCALE, STANDING, WRITES, Bench, Row
 from benchmarks.rows.bench import Amounts
 
 SETTINGS = {"STACKD_LIMITS__CREATES_IN_FLIGHT": "256"}
-WIDE = {
-    "STACKD_STACKS__NODE_PORT_MIN": str(WIDE_PORTS[0]),
-    "STACKD_STACKS__NODE_PORT_MAX": str(WIDE_PORTS[1]),
-}
+MOST_ON_REAL_PORTS = 1500
+"""Of the 1,767 ports of the usual range some are for the creates that go on beside the standing stacks."""
+
 SLOW_MILLISECONDS = 10
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -36,7 +35,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
               help="Milliseconds that the embedded cluster lets each request wait, for creates and deletes.")  # fmt: skip
 @click.option("--json", "json_file", type=FILE, help="Write everything here.")
 @click.option("--charts", "charts_folder", type=click.Path(path_type=Path, file_okay=False), help="Draw SVGs in here.")
-def main(
+def main(  # noqa: PLR0913  one for each option
     kubeconfig: Path | None,
     rows: str,
     runs: int,
@@ -51,6 +50,8 @@ def main(
     if unknown := [name for name in wanted if name not in ALL]:
         raise click.UsageError(f"no such rows: {', '.join(unknown)}; there are {', '.join(ALL)}")
     amounts = Amounts.quick() if quick else Amounts()
+    if kubeconfig is not None and stacks is None:
+        stacks = min(amounts.stacks, MOST_ON_REAL_PORTS)
     if stacks is not None:
         amounts = replace(amounts, stacks=stacks, deletes=min(stacks, amounts.deletes), scale=(*(
             count for count in amounts.scale if count < stacks), stacks))  # fmt: skip
@@ -61,7 +62,7 @@ def main(
         for wait in waits:
             plan.run(WRITES, f"run {number}", wait)
         plan.run(STANDING, f"run {number}")
-    plan.run(SCALE, "scale", settings=WIDE)
+    plan.run(SCALE, "scale")
     console.print(_notes())
     report.show(results, Console(width=None if sys.stdout.isatty() else 190))
     if json_file is not None:
@@ -82,13 +83,13 @@ class Plan:
         self._results = results
         self._console = console
 
-    def run(self, table: dict[str, Row], label: str, latency: float = 0.0, *, settings: dict[str, str] | None = None) -> None:
+    def run(self, table: dict[str, Row], label: str, latency: float = 0.0) -> None:
         """The wanted rows of a table, on one cluster with one daemon."""
         names = [name for name in table if name in self._wanted]
         if not names:
             return
         suffix = f", {latency * 1e3:g} ms away" if latency else ""
-        with arena(self._kubeconfig, latency=latency, settings=SETTINGS | (settings or {})) as (cluster, daemon):
+        with arena(self._kubeconfig, latency=latency, settings=SETTINGS) as (cluster, daemon):
             bench = Bench(cluster=cluster, daemon=daemon, results=self._results, amounts=self._amounts, suffix=suffix)
             for name in names:
                 self._console.print(f"{label}: {name}{suffix}")
@@ -96,7 +97,9 @@ class Plan:
 
 
 def _notes() -> str:
-    pinned = "the measured process has one CPU, cluster and load share the other" if len(CPUS) > 1 else "one CPU for all"
+    pinned = (
+        "the measured process has one CPU, cluster and load share the other" if len(CPUS) > 1 else "one CPU for all"
+    )
     return f"{len(CPUS)} CPUs: {pinned}; reads with {'wrk' if wrk.available() else 'the own loader (wrk is not installed)'}"
 
 

@@ -22,7 +22,8 @@ from benchmarks.processes import LOADING, MEASURED, Process, Usage, python
 
 KEY = "sk-bench-" + secrets.token_hex(16)
 NAMESPACE = "stacks"
-WIDE_PORTS = (20000, 32767)
+EMBEDDED_PORTS = {"STACKD_STACKS__NODE_PORT_MIN": "20000", "STACKD_STACKS__NODE_PORT_MAX": "29999"}
+"""Room for more stacks than the usual range has; the raw client takes 30000 to 31000, as on any other cluster."""
 START_SECONDS = 60.0
 
 
@@ -53,7 +54,7 @@ class Cluster:
 class Daemon:
     """stackd in a process of its own, with its file in a folder that goes with it."""
 
-    def __init__(self, folder: Path, cluster: Cluster, settings: dict[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, cluster: Cluster, settings: dict[str, str]) -> None:
         self._folder = folder
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
@@ -69,7 +70,8 @@ class Daemon:
             "STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY": "false",
             "STACKD_LOG__LEVEL": "info",
             "BENCH_LAGS": str(self.lags),
-            **(settings or {}),
+            **(EMBEDDED_PORTS if cluster.process is not None else {}),
+            **settings,
         }
         self.process = self._start()
 
@@ -175,7 +177,7 @@ class Daemon:
 
 @contextmanager
 def arena(
-    kubeconfig: Path | None, *, latency: float = 0.0, settings: dict[str, str] | None = None
+    kubeconfig: Path | None, *, latency: float = 0.0, settings: dict[str, str]
 ) -> Iterator[tuple[Cluster, Daemon]]:
     """A cluster and a daemon on it; everything that was made is deleted at the end."""
     with tempfile.TemporaryDirectory(prefix="stackd-bench-", dir=os.environ.get("BENCH_FOLDER")) as name:

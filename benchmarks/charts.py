@@ -59,7 +59,7 @@ def _plot(title: str, across: str, up: str, lines: Mapping[str, Points], *, zero
         f'<text x="14" y="{HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 14 {HEIGHT / 2})">{escape(up)}</text>',
         *_grid(place, (low, high), most),
     ]
-    for (name, points), colour in zip(lines.items(), COLOURS, strict=False):
+    for points, colour in zip(lines.values(), COLOURS, strict=False):
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
         parts += [
@@ -71,9 +71,7 @@ def _plot(title: str, across: str, up: str, lines: Mapping[str, Points], *, zero
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _grid(
-    place: Callable[[float, float], tuple[float, float]], decades: tuple[float, float], most: float
-) -> list[str]:
+def _grid(place: Callable[[float, float], tuple[float, float]], decades: tuple[float, float], most: float) -> list[str]:
     parts = []
     for step in range(5):
         value = most * step / 4

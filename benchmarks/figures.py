@@ -114,8 +114,12 @@ class Results:
         """Everything but the single latencies."""
         return {
             "figures": [figure.as_json() for figure in self.figures.values()],
-            "costs": {name: {"median": statistics.median(values), "runs": values} for name, values in self.costs.items()},
-            "scale": {line: {str(count): value for count, value in points.items()} for line, points in self.scale.items()},
+            "costs": {
+                name: {"median": statistics.median(values), "runs": values} for name, values in self.costs.items()
+            },
+            "scale": {
+                line: {str(count): value for count, value in points.items()} for line, points in self.scale.items()
+            },
             "percentiles": {
                 chart: {
                     line: {f"p{share * 100:g}": percentile(samples, share) for share in (0.5, 0.9, 0.99, 0.999)}

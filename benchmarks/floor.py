@@ -22,19 +22,26 @@ from benchmarks.orders import floor_manifests
 from stackd.kube.credentials import Access, ClusterTarget
 
 INSTANCE = "bench-floor"
+PORTS = range(30000, 31000)
 
 
 class Raw:
     """One raw client."""
 
-    def __init__(self, access: Access, headers: dict[str, str], namespace: str) -> None:
+    def __init__(self, access: Access, headers: dict[str, str], namespace: str, first_port: int) -> None:
         self._access = access
         self._headers = headers
         self._json = {**headers, "Content-Type": "application/json"}
         self._base = f"{access.base_url}/api/v1/namespaces/{namespace}"
         self._namespace = namespace
         self._scheduled: dict[str, asyncio.Future[None]] = {}
-        self._ports = itertools.cycle(range(30000, 31000))
+        self._ports = (PORTS[number % len(PORTS)] for number in itertools.count(first_port))
+
+    async def warm_up(self) -> None:
+        """Open a connection, as stackd has them open."""
+        url, params = f"{self._base}/pods", {"limit": "1"}
+        async with self._access.session.get(url, params=params, headers=self._headers) as response:
+            await response.read()
 
     async def watch(self, ready: asyncio.Event) -> None:
         """Follow our pods; wake whoever waits for one to be scheduled."""
@@ -86,7 +93,7 @@ class Raw:
 async def run(plan: dict[str, Any]) -> dict[str, Any]:
     """Do what the plan says."""
     access = await Access.open(ClusterTarget(mode="kubeconfig", kubeconfig=plan["kubeconfig"]))
-    raw = Raw(access, await access.headers(), plan["namespace"])
+    raw = Raw(access, await access.headers(), plan["namespace"], plan["first_port"])
     try:
         return await (_create(raw, plan) if plan["do"] == "create" else _delete(raw, plan))
     finally:
@@ -94,6 +101,7 @@ async def run(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _create(raw: Raw, plan: dict[str, Any]) -> dict[str, Any]:
+    await asyncio.gather(*(raw.warm_up() for _ in range(plan["concurrency"])))
     ready = asyncio.Event()
     watching = asyncio.create_task(raw.watch(ready))
     await ready.wait()

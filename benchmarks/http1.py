@@ -27,7 +27,7 @@ class HttpConnection(asyncio.Protocol):
         """Connect. Raises OSError."""
         where = urlsplit(url)
         loop = asyncio.get_running_loop()
-        _, protocol = await loop.create_connection(cls, where.hostname, where.port)
+        _, protocol = await loop.create_connection(cls, where.hostname or "", where.port or 80)
         return protocol
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:

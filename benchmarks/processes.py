@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ MEASURED, LOADING = CPUS[0], CPUS[-1]
 """What is measured (daemon, bare handler, raw client) has one CPU; the cluster and the load share the other."""
 
 STOP_SECONDS = 20.0
+ASK_SECONDS = 900.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +42,7 @@ class Process:
         self.name = name
         self.log = folder / f"{name}.log"
         with self.log.open("ab") as out:
-            self._process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env={**_environment(), **(environment or {})},
-                stdout=out,
-                stderr=out,
-                preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
-            )
+            self._process = start(command, cpu, environment, stdout=out, stderr=out)
         self._ps = psutil.Process(self._process.pid)
 
     @property
@@ -89,45 +84,36 @@ def python(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 
-def ask(module: str, plan: Mapping[str, Any], cpu: int, seconds: float = 900.0) -> Any:
-    """Run a module with a plan as JSON on its standard input; what it answers on its standard output."""
-    done = subprocess.run(
-        python(module),
-        cwd=ROOT,
-        env=_environment(),
-        input=orjson.dumps(plan),
-        capture_output=True,
-        timeout=seconds,
-        check=False,
-        preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
-    )
-    if done.returncode:
-        raise RuntimeError(f"{module} failed:\n{done.stderr.decode(errors='replace')[-2000:]}")
-    return orjson.loads(done.stdout)
+def start(
+    command: Sequence[str], cpu: int, environment: Mapping[str, str] | None = None, **streams: Any
+) -> subprocess.Popen[bytes]:
+    """Start a process on one CPU, with the environment of this one but for settings of stackd."""
+    process = subprocess.Popen(command, cwd=ROOT, env={**_environment(), **(environment or {})}, **streams)
+    os.sched_setaffinity(process.pid, {cpu})
+    return process
+
+
+def output(command: Sequence[str], cpu: int, given: bytes = b"") -> bytes:
+    """What a process says on its standard output. Raises RuntimeError if it fails."""
+    pipe = subprocess.PIPE
+    process = start(command, cpu, stdin=pipe, stdout=pipe, stderr=pipe)
+    said, complained = process.communicate(given, timeout=ASK_SECONDS)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{complained.decode(errors='replace')[-2000:]}")
+    return said
+
+
+def ask(module: str, plan: Mapping[str, Any], cpu: int) -> Any:
+    """Run a module of ours with a plan as JSON on its standard input; what it answers on its standard output."""
+    return orjson.loads(output(python(module), cpu, orjson.dumps(plan)))
 
 
 def begin(module: str, plan: Mapping[str, Any], cpu: int) -> Callable[[], Any]:
     """The same without waiting; the returned function waits for the answer."""
-    process = subprocess.Popen(
-        python(module),
-        cwd=ROOT,
-        env=_environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
-    )
-    assert process.stdin is not None
-    process.stdin.write(orjson.dumps(plan))
-    process.stdin.close()
-
-    def answer() -> Any:
-        assert process.stdout is not None
-        text = process.stdout.read()
-        if process.wait():
-            raise RuntimeError(f"{module} failed with exit code {process.returncode}")
-        return orjson.loads(text)
-
-    return answer
+    pool = ThreadPoolExecutor(1)
+    answer = pool.submit(ask, module, plan, cpu)
+    pool.shutdown(wait=False)
+    return answer.result
 
 
 def _environment() -> dict[str, str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,6 +48,17 @@ class Reads:
         return percentile(self.latencies, share)
 
 
+def together(parts: Sequence[Reads]) -> Reads:
+    """Several of about the same length as one."""
+    return Reads(
+        requests=sum(part.requests for part in parts),
+        per_second=sum(part.per_second for part in parts) / len(parts),
+        latencies=[latency for part in parts for latency in part.latencies],
+        failed=sum(part.failed for part in parts),
+        tool=parts[0].tool,
+    )
+
+
 def available() -> bool:
     """Whether wrk is installed."""
     return shutil.which("wrk") is not None
@@ -65,14 +74,8 @@ def read(url: str, paths: Sequence[str], key: str, *, connections: int, seconds:
         script = Path(folder, "reads.lua")
         script.write_text(SCRIPT.replace("@PATHS@", str(lines)).replace("@SECRET@", key))
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script), url]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, {processes.LOADING}),
-        )
-    numbers = [line[2:].split() for line in done.stdout.splitlines() if line.startswith("# ")]
+        said = processes.output(command, processes.LOADING).decode()
+    numbers = [line[2:].split() for line in said.splitlines() if line.startswith("# ")]
     requests, microseconds, failed = map(int, numbers[0])
     return Reads(
         requests=requests,

@@ -3,6 +3,7 @@
 Where things are; calls go down, answers come back as return values or ``async for``:
 
     cli, daemon     commands; the daemon opens, starts tasks, serves, and closes in reverse
+    doctor/         looks at machine and cluster, and says what is not as it should be
     web/            door: HTTP
     jobs/           door: time (APScheduler) and the batch-delete queue
     lifecycle/      the room: one verb per file; the only place where store and cluster meet

@@ -21,7 +21,7 @@ from stackd.clock import Clock, SystemClock
 from stackd.config import Config, Loaded, require_cluster
 from stackd.embedded import EmbeddedCluster, EmbeddedOptions
 from stackd.jobs.queue import BatchQueue
-from stackd.jobs.schedule import EXPIRE_SECONDS, PURGE_SECONDS, Entry, Schedule
+from stackd.jobs.schedule import EXPIRE_SECONDS, PURGE_SECONDS, QUOTAS_SECONDS, Entry, Schedule
 from stackd.kube.client import Cluster, ClusterTarget
 from stackd.kube.mirror import Mirror
 from stackd.lifecycle import crashpoints, evidence, retire
@@ -30,6 +30,7 @@ from stackd.lifecycle.bring_up import bring_up
 from stackd.lifecycle.expire import Expiries, expire
 from stackd.lifecycle.observe import Observer
 from stackd.lifecycle.purge import purge
+from stackd.lifecycle.quotas import refresh_quotas
 from stackd.lifecycle.rebuild import Rebuilt
 from stackd.lifecycle.rebuild import rebuild as recover
 from stackd.lifecycle.reconcile import Reconciler
@@ -50,6 +51,7 @@ from stackd.upkeep.report import report
 from stackd.web.answers import Answers
 from stackd.web.api import Api
 from stackd.web.auth import Keys
+from stackd.web.hub import Hub
 from stackd.web.limits import Limits
 from stackd.web.serving import IDLE_SECONDS, Door, prepare
 
@@ -152,10 +154,13 @@ def _wire(room: Room) -> Daemon:
         batch=BatchQueue(room),
         replays=Replays(room),
         reconciler=reconciler,
+        hub=Hub(room),
     )
     apply_keys(keys, room.config)
-    for follower in (room.row_changed, api.answers.row_changed, observer.row_changed, expiries.follow, room.metrics.row_changed):
-        room.store.stacks.subscribe(follower)
+    room.store.jobs.subscribe(api.hub.job_changed)
+    for owner in (room, api.hub, api.answers, observer, room.metrics):
+        room.store.stacks.subscribe(owner.row_changed)
+    room.store.stacks.subscribe(expiries.follow)
     for stack in room.store.stacks.ordered():
         expiries.follow(None, stack)
     room.mirror.subscribe(observer.cluster_changed)
@@ -163,6 +168,7 @@ def _wire(room: Room) -> Daemon:
         Entry(name="expire", every=EXPIRE_SECONDS, verb=lambda: expire(room, expiries)),
         Entry(name="reconcile", every=room.config.reconcile.interval, verb=reconciler.reconcile),
         Entry(name="purge", every=PURGE_SECONDS, verb=lambda: purge(room)),
+        Entry(name="quotas", every=QUOTAS_SECONDS, verb=lambda: refresh_quotas(room)),
     ]
     return Daemon(room=room, api=api, observer=observer, schedule=Schedule(entries, room.tasks))
 
@@ -256,6 +262,8 @@ async def _drain(daemon: Daemon, door: Door, notifier: Notifier) -> None:
     notifier.extend(timeout + STOP_EXTRA_SECONDS)
     await door.stop_accepting()
     daemon.api.draining = True
+    daemon.api.hub.close()
+    room.rows.give_up()
     if door.lasting:
         await door.last_requests(min(IDLE_SECONDS, timeout))
     room.closing = True

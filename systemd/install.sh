@@ -86,7 +86,8 @@ install_files() {
   install -Dm 644 systemd/stackd.tmpfiles.conf "$destdir$units/tmpfiles.d/stackd.conf"
   if [[ ! -e $destdir/etc/stackd/config.toml ]]; then
     install -d -m 750 "$destdir/etc/stackd"
-    install -m 640 config.example.toml "$destdir/etc/stackd/config.toml"
+    sed 's|^path = "stackd.db"|path = "/var/lib/stackd/stackd.db"|' config.example.toml >"$destdir/etc/stackd/config.toml"
+    chmod 640 "$destdir/etc/stackd/config.toml"
   fi
 }
 

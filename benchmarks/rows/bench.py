@@ -41,6 +41,7 @@ class Bench:
     results: Results
     amounts: Amounts
     suffix: str = ""
+    _ports: int = 0
 
     def floor(self, do: str, cpu: int = processes.MEASURED, **plan: Any) -> Any:
         """Let the raw client do it; what came of it."""
@@ -48,7 +49,10 @@ class Bench:
 
     def floor_plan(self, do: str, **plan: Any) -> dict[str, Any]:
         """A plan for the raw client."""
-        return {"do": do, "kubeconfig": self.cluster.kubeconfig, "namespace": NAMESPACE, **plan}
+        first = self._ports
+        self._ports += plan.get("count", 0)
+        where = {"kubeconfig": self.cluster.kubeconfig, "namespace": NAMESPACE, "first_port": first}
+        return {"do": do, **where, **plan}
 
     def bodies(self, stack_id: str) -> tuple[bytes, bytes]:
         """The bytes that the bare handler is to answer: a status and the list."""

@@ -16,9 +16,13 @@ from benchmarks.rows.reads import status_paths
 
 READS_PER_SECOND = 500
 STALLED = 50
-BURST = Goal(name="status reads in a burst of creates, p99", text="200 creates at once", bound=50.0, at_most=True, unit="ms")
+BURST = Goal(
+    name="status reads in a burst of creates, p99", text="200 creates at once", bound=50.0, at_most=True, unit="ms"
+)
 LAG = Goal(name="loop lag while listing, most", text="nothing rendered yet", bound=20.0, at_most=True, unit="ms")
-STALL = Goal(name="memory of stalled readers", text=f"{STALLED} of the longest list", bound=50.0, at_most=True, unit="MB")
+STALL = Goal(
+    name="memory of stalled readers", text=f"{STALLED} of the longest list", bound=50.0, at_most=True, unit="MB"
+)
 
 
 def burst(bench: Bench) -> None:
@@ -57,7 +61,9 @@ def slow_readers(bench: Bench) -> None:
     bench.daemon.call("GET", "/stacks")
     before = bench.daemon.usage().rss
     after = asyncio.run(_stall(bench, ids))
-    bench.results.add(STALL, max(0, after - before) / 1e6, note=f"{stacks} stacks; a stack goes between any two readers")
+    bench.results.add(
+        STALL, max(0, after - before) / 1e6, note=f"{stacks} stacks; a stack goes between any two readers"
+    )
 
 
 async def _stall(bench: Bench, ids: list[str]) -> int:

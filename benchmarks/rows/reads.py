@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks import processes, wrk
 from benchmarks.arena import KEY, bare
-from benchmarks.figures import Goal
+from benchmarks.figures import Goal, percentile
 from benchmarks.orders import BODY
 from benchmarks.processes import LOADING
 from benchmarks.rows.bench import Bench
@@ -15,7 +15,9 @@ CONNECTIONS = 32
 CREATES_PER_SECOND = 20
 STATUS = Goal(name="status reads", text="requests/s to the bare handler's", bound=0.7, at_most=False)
 STATUS_TAIL = Goal(name="status reads, p99", text="p99 to the bare handler's", bound=5.0, at_most=True)
-BUSY = Goal(name="status reads while 20 creates/s run", text="the same, both beside 20 creates/s", bound=0.7, at_most=False)
+BUSY = Goal(
+    name="status reads while 20 creates/s run", text="the same, both beside 20 creates/s", bound=0.7, at_most=False
+)
 BUSY_TAIL = Goal(name="status reads while 20 creates/s run, p99", text="p99 to the bare one's", bound=5.0, at_most=True)
 LIST = Goal(name="list", text="time to the bare handler's for the same bytes", bound=2.0, at_most=True)
 LIST_CALLS = Goal(name="list, Kubernetes calls", text="requests while listing", bound=0.0, at_most=True)
@@ -29,15 +31,11 @@ def status_paths(ids: Sequence[str]) -> list[str]:
 def status(bench: Bench) -> None:
     """Status reads over 32 connections."""
     ids = bench.daemon.fill(bench.amounts.stacks)
-    paths, seconds = status_paths(ids), bench.amounts.read_seconds
     with bare(*bench.bodies(ids[0])) as url:
-        wrk.read(url, paths, KEY, connections=CONNECTIONS, seconds=1.0)
-        floor = wrk.read(url, paths, KEY, connections=CONNECTIONS, seconds=seconds)
-    wrk.read(bench.daemon.url, paths, KEY, connections=CONNECTIONS, seconds=1.0)
-    ours = wrk.read(bench.daemon.url, paths, KEY, connections=CONNECTIONS, seconds=seconds)
+        ours, floor = _take_turns(bench, url, status_paths(ids), CONNECTIONS)
     _add(bench, STATUS, STATUS_TAIL, ours, floor)
-    bench.results.distribution("status reads", "bare handler", floor.latencies)
-    bench.results.distribution("status reads", "stackd", ours.latencies)
+    bench.results.distribution(STATUS.name, "bare handler", floor.latencies)
+    bench.results.distribution(STATUS.name, "stackd", ours.latencies)
 
 
 def busy_status(bench: Bench) -> None:
@@ -45,13 +43,10 @@ def busy_status(bench: Bench) -> None:
     ids = bench.daemon.fill(bench.amounts.stacks)
     paths, seconds = status_paths(ids), bench.amounts.read_seconds
     count = round(CREATES_PER_SECOND * (seconds + 1))
-    creating = bench.daemon.plan(
-        "POST", ["/stacks"], body=BODY, count=count, connections=8, rate=CREATES_PER_SECOND, keep=True
-    )
+    creating = bench.daemon.plan("POST", ["/stacks"], body=BODY, count=count, connections=8, rate=CREATES_PER_SECOND)
+    raw_creating = bench.floor_plan("create", count=count, concurrency=8, rate=CREATES_PER_SECOND)
     with bare(*bench.bodies(ids[0])) as url:
-        raw = processes.begin(
-            "benchmarks.floor", bench.floor_plan("create", count=count, concurrency=8, rate=CREATES_PER_SECOND), LOADING
-        )
+        raw = processes.begin("benchmarks.floor", raw_creating, LOADING)
         floor = wrk.read(url, paths, KEY, connections=CONNECTIONS, seconds=seconds)
         bench.floor("delete", names=raw()["names"])
     creates = processes.begin("benchmarks.loader", creating, LOADING)
@@ -60,22 +55,33 @@ def busy_status(bench: Bench) -> None:
     if done["statuses"] != {"201": count}:
         raise RuntimeError(f"not all were created: {done['statuses']}")
     _add(bench, BUSY, BUSY_TAIL, ours, floor)
-    bench.results.distribution("status reads while 20 creates/s run", "bare handler", floor.latencies)
-    bench.results.distribution("status reads while 20 creates/s run", "stackd", ours.latencies)
+    bench.results.distribution(BUSY.name, "bare handler", floor.latencies)
+    bench.results.distribution(BUSY.name, "stackd", ours.latencies)
+    bench.results.cost("create beside status reads that saturate, p50 (ms)", percentile(done["latencies"], 0.5) * 1e3)
     bench.daemon.batch_delete(bench.daemon.ids()[bench.amounts.stacks :])
 
 
 def list_all(bench: Bench) -> None:
     """The list of all stacks, one reader, and that Kubernetes is not asked for it."""
     ids = bench.daemon.fill(bench.amounts.stacks)
-    seconds = bench.amounts.read_seconds
-    with bare(*bench.bodies(ids[0])) as url:
-        floor = wrk.read(url, ["/stacks"], KEY, connections=1, seconds=seconds)
     asked = bench.daemon.asked_beside_watches()
-    ours = wrk.read(bench.daemon.url, ["/stacks"], KEY, connections=1, seconds=seconds)
+    with bare(*bench.bodies(ids[0])) as url:
+        ours, floor = _take_turns(bench, url, ["/stacks"], 1)
     asked = bench.daemon.asked_beside_watches() - asked
     bench.results.add(LIST, ours.at(0.5) * 1e3, floor.at(0.5) * 1e3, of="ms", note=f"{len(ids)} stacks, p50")
     bench.results.add(LIST_CALLS, asked)
+
+
+def _take_turns(bench: Bench, url: str, paths: Sequence[str], connections: int) -> tuple[wrk.Reads, wrk.Reads]:
+    """The daemon and the bare handler at ``url``, a second or so each, again and again."""
+    rounds = max(1, round(bench.amounts.read_seconds))
+    seconds = bench.amounts.read_seconds / rounds
+    ours: list[wrk.Reads] = []
+    floor: list[wrk.Reads] = []
+    for _ in range(rounds + 1):
+        floor.append(wrk.read(url, paths, KEY, connections=connections, seconds=seconds))
+        ours.append(wrk.read(bench.daemon.url, paths, KEY, connections=connections, seconds=seconds))
+    return wrk.together(ours[1:]), wrk.together(floor[1:])  # the first round is to warm up
 
 
 def _add(bench: Bench, rate: Goal, tail: Goal, ours: wrk.Reads, floor: wrk.Reads) -> None:

@@ -1,7 +1,8 @@
-"""Creates and deletes beside the raw requests that they consist of. The floor and stackd take turns going first."""
+"""Creates and deletes beside the raw requests that they consist of."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.arena import NAMESPACE
@@ -14,59 +15,120 @@ TOGETHER = Goal(name="create, 20 at once", text="throughput to the raw one", bou
 DELETE = Goal(name="batch delete, sequential", text="deletes/s to two raw DELETEs in a row", bound=0.9, at_most=False)
 
 
+ROUNDS = 5
+"""The floor and stackd take turns, so that whatever else the machine does meets both."""
+
+
 def create_alone(bench: Bench) -> None:
     """One create at a time: p50."""
-    count = bench.amounts.creates_alone
-    floor = bench.floor("create", count=count, concurrency=1)
-    ours = _creates(bench, count, 1)
-    _add(bench, ALONE, percentile(ours["latencies"], 0.5) * 1e3, percentile(floor["latencies"], 0.5) * 1e3, of="ms")
-    bench.results.distribution("create, one at a time" + bench.suffix, "raw", floor["latencies"])
-    bench.results.distribution("create, one at a time" + bench.suffix, "stackd", ours["latencies"])
-    _forget(bench, floor["names"])
+    turns = _take_turns(bench, bench.amounts.creates_alone, 1)
+    _add(bench, ALONE, percentile(turns.ours, 0.5) * 1e3, percentile(turns.floor, 0.5) * 1e3, of="ms")
+    _draw(bench, ALONE, turns)
+    _forget(bench, turns.names)
 
 
 def create_together(bench: Bench) -> None:
     """Twenty at a time: creates a second, and what each costs in CPU."""
-    count = bench.amounts.creates_together
-    cluster = bench.cluster.cpu()
-    floor = bench.floor("create", count=count, concurrency=20)
-    cluster_floor = bench.cluster.cpu() - cluster
-    used, cluster = bench.daemon.usage().cpu, bench.cluster.cpu()
-    ours = _creates(bench, count, 20)
-    cluster_ours, used = bench.cluster.cpu() - cluster, bench.daemon.usage().cpu - used
-    _add(bench, TOGETHER, count / ours["seconds"], count / floor["seconds"], of="/s")
-    bench.results.distribution("create, 20 at once" + bench.suffix, "raw", floor["latencies"])
-    bench.results.distribution("create, 20 at once" + bench.suffix, "stackd", ours["latencies"])
-    each = 1e3 / count
-    bench.results.cost(f"CPU per create, stackd (ms){bench.suffix}", used * each)
-    bench.results.cost(f"CPU per create, raw client (ms){bench.suffix}", floor["cpu"] * each)
-    if bench.cluster.process is not None:
-        bench.results.cost(f"CPU per create, embedded cluster under stackd (ms){bench.suffix}", cluster_ours * each)
-        bench.results.cost(f"CPU per create, embedded cluster under the raw client (ms){bench.suffix}", cluster_floor * each)
-    _forget(bench, floor["names"])
+    turns = _take_turns(bench, bench.amounts.creates_together, 20)
+    ours, floor = len(turns.ours) / turns.seconds, len(turns.floor) / turns.floor_seconds
+    _add(bench, TOGETHER, ours, floor, of="/s")
+    _draw(bench, TOGETHER, turns)
+    _say_costs(bench, "create", len(turns.ours), turns.cpu)
+    _forget(bench, turns.names)
 
 
 def delete_many(bench: Bench) -> None:
-    """A batch delete, against the raw deletes of as many."""
+    """A batch delete, and raw deletes of as many: half of them before it, half after."""
     count = bench.amounts.deletes
     names = bench.floor("create", count=count, concurrency=20)["names"]
-    cluster = bench.cluster.cpu()
-    floor = bench.floor("delete", names=names)
-    cluster_floor = bench.cluster.cpu() - cluster
     bench.daemon.fill(count)
     ids = bench.daemon.ids()[:count]
-    used, cluster = bench.daemon.usage().cpu, bench.cluster.cpu()
+    meter = Meter(bench)
+    before = bench.floor("delete", names=names[: count // 2])
+    meter.lap()
     seconds, job = bench.daemon.batch_delete(ids)
-    used, cluster_ours = bench.daemon.usage().cpu - used, bench.cluster.cpu() - cluster
+    meter.lap()
+    after = bench.floor("delete", names=names[count // 2 :])
+    meter.lap()
     if job["deleted"] != len(ids):
         raise RuntimeError(f"the job did not delete all: {job}")
-    _add(bench, DELETE, count / seconds, count / floor["seconds"], of="/s")
-    each = 1e3 / count
-    bench.results.cost(f"CPU per delete, stackd (ms){bench.suffix}", used * each)
-    bench.results.cost(f"CPU per delete, raw client (ms){bench.suffix}", floor["cpu"] * each)
+    _add(bench, DELETE, count / seconds, count / (before["seconds"] + after["seconds"]), of="/s")
+    (_, first), (used, under), (_, last) = meter.laps
+    cpu = Cpu(ours=used, floor=before["cpu"] + after["cpu"], cluster=under, cluster_floor=first + last)
+    _say_costs(bench, "delete", count, cpu)
+
+
+@dataclass(slots=True, kw_only=True)
+class Cpu:
+    """CPU seconds of stackd, of the raw client, and of the embedded cluster under each of them."""
+
+    ours: float = 0.0
+    floor: float = 0.0
+    cluster: float = 0.0
+    cluster_floor: float = 0.0
+
+
+@dataclass(slots=True)
+class Turns:
+    """What came of creates in turn: latencies, seconds, CPU, and the names of what the raw client made."""
+
+    ours: list[float] = field(default_factory=list)
+    floor: list[float] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    floor_seconds: float = 0.0
+    cpu: Cpu = field(default_factory=Cpu)
+
+
+class Meter:
+    """CPU seconds of the daemon and of the cluster, from lap to lap."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._last = self._now()
+        self.laps: list[tuple[float, float]] = []
+
+    def lap(self) -> tuple[float, float]:
+        """What was used since the last one."""
+        now = self._now()
+        self.laps.append((now[0] - self._last[0], now[1] - self._last[1]))
+        self._last = now
+        return self.laps[-1]
+
+    def _now(self) -> tuple[float, float]:
+        return self._bench.daemon.usage().cpu, self._bench.cluster.cpu()
+
+
+def _take_turns(bench: Bench, count: int, concurrency: int) -> Turns:
+    turns = Turns()
+    for _ in range(ROUNDS):
+        meter = Meter(bench)
+        floor = bench.floor("create", count=count // ROUNDS, concurrency=concurrency)
+        turns.cpu.cluster_floor += meter.lap()[1]
+        ours = _creates(bench, count // ROUNDS, concurrency)
+        used, under = meter.lap()
+        turns.cpu.ours += used
+        turns.cpu.cluster += under
+        turns.cpu.floor += floor["cpu"]
+        turns.ours += ours["latencies"]
+        turns.floor += floor["latencies"]
+        turns.names += floor["names"]
+        turns.seconds += ours["seconds"]
+        turns.floor_seconds += floor["seconds"]
+    return turns
+
+
+def _draw(bench: Bench, goal: Goal, turns: Turns) -> None:
+    bench.results.distribution(goal.name + bench.suffix, "raw", turns.floor)
+    bench.results.distribution(goal.name + bench.suffix, "stackd", turns.ours)
+
+
+def _say_costs(bench: Bench, what: str, count: int, cpu: Cpu) -> None:
+    costs = {"stackd": cpu.ours, "raw client": cpu.floor}
     if bench.cluster.process is not None:
-        bench.results.cost(f"CPU per delete, embedded cluster under stackd (ms){bench.suffix}", cluster_ours * each)
-        bench.results.cost(f"CPU per delete, embedded cluster under the raw client (ms){bench.suffix}", cluster_floor * each)
+        costs |= {"embedded cluster under stackd": cpu.cluster, "embedded cluster under raw": cpu.cluster_floor}
+    for whose, seconds in costs.items():
+        bench.results.cost(f"CPU per {what}, {whose} (ms){bench.suffix}", seconds / count * 1e3)
 
 
 def _creates(bench: Bench, count: int, connections: int) -> dict[str, Any]:

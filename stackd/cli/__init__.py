@@ -14,6 +14,7 @@ import click
 from stackd import __version__
 from stackd.cli.check import check
 from stackd.cli.demo import demo
+from stackd.cli.doctor import doctor
 from stackd.cli.files import backup
 from stackd.cli.keys import key
 from stackd.cli.manifests import manifests
@@ -34,7 +35,7 @@ def stackd() -> None:
     """Hand out stacks: a hardened Pod and a NodePort Service each, with a time to live, over a REST API."""
 
 
-for _command in (serve, demo, check, manifests, backup, rebuild, reconcile, key, stacks):
+for _command in (serve, demo, check, doctor, manifests, backup, rebuild, reconcile, key, stacks):
     stackd.add_command(_command)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from stackd.cli.options import config_option, loaded
+from stackd.cli.options import as_service, config_option, loaded
 from stackd.config.keyring import HOW_TO_SET_ONE
 from stackd.config.kubeconfig import NO_CLUSTER
 from stackd.config.settings import settings
@@ -25,7 +25,7 @@ def check(config_path: Path | None, effective: bool, for_reload: bool) -> None:
     if for_reload:
         _check_for_reload(config_path)
         return
-    result = loaded(config_path)
+    result = as_service(config_path)
     for warning in result.warnings:
         click.echo(f"warning: {warning}", err=True)
     if not effective:

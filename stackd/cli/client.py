@@ -56,11 +56,11 @@ class Client:
         """``call``, from outside of an event loop."""
         return asyncio.run(self.call(method, path, body, query, seconds))
 
-    async def events(self, after: str = "") -> AsyncIterator[Event]:
-        """The event stream until it ends, resumed behind the event ``after``."""
+    async def events(self, after: str, fields: str) -> AsyncIterator[Event]:
+        """The event stream until it ends, resumed behind the event ``after``; stacks have only these ``fields``."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=SECONDS, sock_read=QUIET_SECONDS)
         resume = {"Last-Event-ID": after} if after else None
-        async with self._request("GET", "/events", None, (), timeout, resume) as response:
+        async with self._request("GET", "/events", None, [("fields", fields)], timeout, resume) as response:
             lines: list[bytes] = []
             async for line in response.content:
                 if text := line.rstrip(b"\r\n"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from stackd.cli.options import config_option, loaded
+from stackd.cli.options import config_option, without_keys
 from stackd.store import backup_file
 
 
@@ -19,6 +19,6 @@ def backup(target: Path, config_path: Path | None, force: bool) -> None:
 
     To restore: stop the daemon, put the copy in the place of state.path, start the daemon.
     """
-    source = Path(loaded(config_path).config.state.path)
+    source = Path(without_keys(config_path).config.state.path)
     backup_file(source, target, force=force)
     click.echo(f"{source} → {target} ({target.stat().st_size:,} bytes)")

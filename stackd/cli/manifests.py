@@ -36,33 +36,24 @@ WHY = {
 }
 
 
-class Cidr(click.ParamType):
-    """A network."""
-
-    name = "CIDR"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The network in its plain form."""
-        try:
-            return str(ipaddress.ip_network(value))
-        except ValueError:
-            self.fail(f"{value} is not a network such as 10.244.0.0/16", param, ctx)
+def _networks(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Networks in their plain form."""
+    try:
+        return tuple(str(ipaddress.ip_network(value)) for value in values)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}; a network such as 10.244.0.0/16 is expected", ctx, param) from error
 
 
-class Ports(click.ParamType):
-    """A port or a range of ports."""
-
-    name = "PORT[-PORT]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """The first and the last port."""
-        if isinstance(value, tuple):
-            return value
-        found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", value)
-        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+def _ranges(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    """Ports and ranges of ports, each as the first and the last."""
+    found = []
+    for value in values:
+        match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", value)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not 0 < first <= last < 65536:
-            self.fail(f"{value} is not a port or a range such as 8000-8999", param, ctx)
-        return first, last
+            raise click.BadParameter(f"{value} is not a port or a range such as 8000-8999", ctx, param)
+        found.append((first, last))
+    return tuple(found)
 
 
 @click.command()
@@ -70,7 +61,8 @@ class Ports(click.ParamType):
 @click.option(
     "--cluster-cidr",
     "cidrs",
-    type=Cidr(),
+    callback=_networks,
+    metavar="CIDR",
     multiple=True,
     help=f"Networks of pods and services.  [{', '.join(NETWORKS)}]",
 )
@@ -82,7 +74,14 @@ class Ports(click.ParamType):
     help="What stacks may reach.",
 )
 @click.option("--dns/--no-dns", help="Let stacks ask the cluster's DNS (k8s-app=kube-dns in kube-system).  [no]")
-@click.option("--target-port", "ports", type=Ports(), multiple=True, help="What is reachable of a stack.  [all ports]")
+@click.option(
+    "--target-port",
+    "ports",
+    callback=_ranges,
+    metavar="PORT[-PORT]",
+    multiple=True,
+    help="What is reachable of a stack.  [all ports]",
+)
 @click.option("--quota-cpu", default="", metavar="QUANTITY", help="CPU of all stacks together, such as 64.")
 @click.option("--quota-memory", default="", metavar="QUANTITY", help="Memory of all stacks together, such as 128Gi.")
 @click.option("--account", default="stackd", show_default=True, help="The ServiceAccount.")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from stackd import daemon, logs
-from stackd.cli.options import config_option, loaded
+from stackd.cli.options import config_option, without_keys
 from stackd.errors import StackdError
 
 
@@ -16,7 +16,7 @@ from stackd.errors import StackdError
 @config_option
 def rebuild(config_path: Path | None) -> None:
     """Recover every live stack from the cluster into an empty file; says what could not be recovered."""
-    configuration = loaded(config_path)
+    configuration = without_keys(config_path)
     logs.setup(configuration.config.log)
     report = asyncio.run(daemon.rebuild(configuration))
     for name, reason in report.lost:

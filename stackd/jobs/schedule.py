@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 EXPIRE_SECONDS = 1.0
 PURGE_SECONDS = 60.0
+QUOTAS_SECONDS = 10.0
 LOOK_AT_CLOCK_SECONDS = 1.0
 JUMP_SECONDS = 0.5
 """The wall clock and the monotonic one drift apart by less than that between two looks, unless the former is set."""

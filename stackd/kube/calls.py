@@ -37,11 +37,12 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What came back, whatever its status; ``retry_after`` in seconds where the server said so."""
+    """What came back, whatever its status; ``retry_after`` in seconds and ``date`` where the server said so."""
 
     status: int
     body: bytes
     retry_after: int | None = None
+    date: str = ""
 
     @property
     def ok(self) -> bool:

@@ -143,6 +143,6 @@ def unreachable(exc: BaseException) -> ClusterUnavailable:
 
 
 async def _answer(response: aiohttp.ClientResponse) -> Answer:
-    answer = Answer(status=response.status, body=await response.read())
+    answer = Answer(status=response.status, body=await response.read(), date=response.headers.get("Date", ""))
     after = response.headers.get("Retry-After", "")
     return replace(answer, retry_after=min(int(after), _LONGEST_RETRY_AFTER)) if after.isdecimal() else answer

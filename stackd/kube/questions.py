@@ -6,6 +6,7 @@ For start-up, ``doctor``, ``rebuild``, and the logs and events of one stack; non
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from email.utils import parsedate_to_datetime
 
 import orjson
 
@@ -15,6 +16,8 @@ from stackd.kube.answers import error_of
 from stackd.kube.caller import Caller
 from stackd.kube.calls import Call, core, grouped
 from stackd.kube.objects import JsonObject, PodEvent, pod_event
+from stackd.kube.removal import find
+from stackd.kube.rights import Ask
 
 _LOG_BYTES = 1024 * 1024
 _REVIEWS = "selfsubjectaccessreviews"
@@ -49,17 +52,31 @@ class Questions(Caller):
         elif (existing.get("status") or {}).get("phase") == "Terminating":
             raise ClusterUnavailable(f"the namespace {self.namespace_name} is being terminated")
 
+    async def time(self) -> float | None:
+        """The API server's clock, in seconds since the epoch, to the second; None where it does not tell."""
+        call = Call(verb="get", resource="version", path="/version")
+        answer = await self.ask(call, self.deadline())
+        try:
+            return parsedate_to_datetime(answer.date).timestamp()
+        except ValueError:
+            return None
+
     async def can_i(
         self, verb: str, resource: str, group: str = "", namespace: str = "", subresource: str = ""
     ) -> bool:
         """Whether the cluster lets stackd do this; an empty namespace means all of them (or none, for nodes)."""
-        attributes = {
-            "verb": verb, "resource": resource, "group": group, "namespace": namespace, "subresource": subresource,
-        }  # fmt: skip
+        ask = Ask(
+            verb=verb, resource=resource, subresource=subresource, group=group, namespace=namespace, name="", why=""
+        )
+        return await self.may(ask)
+
+    async def may(self, ask: Ask) -> bool:
+        """Whether the cluster lets stackd do what is asked about."""
+        names = ("verb", "resource", "group", "namespace", "subresource", "name")
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": {key: value for key, value in attributes.items() if value}},
+            "spec": {"resourceAttributes": {key: value for key in names if (value := getattr(ask, key))}},
         }
         path = grouped("authorization.k8s.io/v1", _REVIEWS)
         document = await self.answer(Call(verb="create", resource=_REVIEWS, path=path, body=orjson.dumps(review)))
@@ -89,6 +106,10 @@ class Questions(Caller):
         async for page in self.pages(call):
             for item in page.get("items") or ():
                 yield item
+
+    async def pod_json(self, name: str) -> JsonObject | None:
+        """The pod as JSON, None where there is none of that name."""
+        return await find(self, "pods", name, self.deadline())
 
     async def pod_log(self, name: str, *, tail: int, container: str = "") -> str:
         """The last ``tail`` lines, one MiB at most, of a pod of ours.

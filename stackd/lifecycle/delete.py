@@ -35,4 +35,6 @@ async def _delete(room: Room, stack_id: str, by: str) -> None:
     except StackdError as error:
         room.retirement.add(stack_id)
         log.warning("%s: the delete goes on in the background: %s", stack_id, error, extra={"stack_id": stack_id})
-        raise ClusterUnavailable(f"{stack_id} cannot be deleted now, it is retried until it is done: {error}") from error
+        raise ClusterUnavailable(
+            f"{stack_id} cannot be deleted now, it is retried until it is done: {error}"
+        ) from error

@@ -49,9 +49,7 @@ async def expire(room: Room, expiries: Expiries) -> int:
     ids = [
         stack_id
         for ttl, stack_id in due
-        if (stack := stacks.get(stack_id)) is not None
-        and stack.deleting_since is None
-        and stack.ttl_expires_at == ttl
+        if (stack := stacks.get(stack_id)) is not None and stack.deleting_since is None and stack.ttl_expires_at == ttl
     ]
     if not ids:
         return 0

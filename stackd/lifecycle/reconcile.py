@@ -159,6 +159,7 @@ class Reconciler:
             if action is not None:
                 yield action
         self._without_service = without_service
+        self._resuming = {name: put_off for name, put_off in self._resuming.items() if name in room.store.stacks}
 
     def _row(self, stack: Stack, now: int, without_service: set[str]) -> Action | None:
         room, name = self._room, stack.stack_id
@@ -178,6 +179,10 @@ class Reconciler:
             return None
         if stack.desired is Desired.STOPPED or stack.pod_uid is None:
             return self._unfinished(stack)
+        return self._living(stack, without_service)
+
+    def _living(self, stack: Stack, without_service: set[str]) -> Action | None:
+        room, name = self._room, stack.stack_id
         pod = current_pod(room, stack)
         if pod is None:
             return Action(kind=Kind.END, name=name, why="its pod is gone from the cluster")
@@ -309,8 +314,10 @@ async def _repair(room: Room, stack_id: str) -> None:
     async with room.locks.of(stack_id):
         stack = room.store.stacks.get(stack_id)
         pod = room.mirror.pods.get(stack_id)
-        if stack is None or pod is None or stack.ended or stack.deleting_since is not None:
+        if stack is None or stack.ended or stack.deleting_since is not None:
             return
+        if pod is None or stack.pod_uid != pod.uid or stack.desired is Desired.STOPPED:
+            return  # it has been stopped or restarted meanwhile
         while True:
             try:
                 await room.cluster.create_service(service_request(room, stack, pod.uid))

@@ -57,7 +57,7 @@ class Replays:
 
         Goes on if the caller leaves. Raises IdempotencyKeyReused for another body, and whatever ``run`` raises.
         """
-        _check(request.key)
+        check_key(request.key)
         name = (request.scope, request.key)
         running = self._running.get(name)
         if running is None:
@@ -82,9 +82,7 @@ class Replays:
                 return Answer(status=known.status, body=known.answer, replayed=True)
             if known.stack_id is not None:
                 await self._take_back(known.stack_id)
-        return await run(
-            Claim(scope=request.scope, key=request.key, fingerprint=request.fingerprint, created_at=now)
-        )
+        return await run(Claim(scope=request.scope, key=request.key, fingerprint=request.fingerprint, created_at=now))
 
     async def _take_back(self, stack_id: str) -> None:
         """A create under this key was cut short by the end of the process: undo it before it is made again."""
@@ -94,7 +92,8 @@ class Replays:
         reached("replay.undone")
 
 
-def _check(key: str) -> None:
+def check_key(key: str) -> None:
+    """Raise InvalidRequest unless this may be an Idempotency-Key."""
     if not 1 <= len(key) <= KEY_LIMIT or not key.isascii() or not key.isprintable():
         raise InvalidRequest(f"Idempotency-Key must be 1 to {KEY_LIMIT} printable ASCII characters")
 

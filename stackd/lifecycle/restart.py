@@ -26,7 +26,6 @@ from stackd.lifecycle.retire import take_down
 from stackd.lifecycle.room import Room
 from stackd.lifecycle.status import Sight, judge, observation
 from stackd.model import Desired, Kind, Observation, SanitizedSpec, Stack, StackStatus, TargetPort
-from stackd.podspec import sanitize
 from stackd.store import Start
 
 log = logging.getLogger(__name__)
@@ -46,7 +45,9 @@ async def stop(room: Room, stack_id: str, *, by: str) -> Stack:
 
 async def start(room: Room, stack_id: str, *, by: str) -> Stack:
     """The stack with a fresh pod if it was stopped or has ended; as it is if it is not. Raises as ``restart``."""
-    return await asyncio.shield(room.tasks.errand(f"start {stack_id}", _start(room, stack_id, Kind.START_REQUESTED, by)))
+    return await asyncio.shield(
+        room.tasks.errand(f"start {stack_id}", _start(room, stack_id, Kind.START_REQUESTED, by))
+    )
 
 
 async def restart(room: Room, stack_id: str, *, by: str) -> Stack:
@@ -117,7 +118,7 @@ async def _start(room: Room, stack_id: str, kind: Kind, by: str) -> Stack:
 def _spec(room: Room, stack: Stack) -> SanitizedSpec:
     ports = tuple(TargetPort(container_port=p.container_port, protocol=p.protocol) for p in stack.ports)
     try:
-        return sanitize(stack.pod_spec, ports, room.policy)
+        return room.sanitizer.sanitize(stack.pod_spec, ports)
     except InvalidPodSpec as exc:
         raise Conflict(f"{stack.stack_id} cannot be started: its pod spec is not allowed any more: {exc}") from exc
 

@@ -21,6 +21,7 @@ from stackd.kube.mirror import Mirror
 from stackd.kube.objects import PodState
 from stackd.kube.waiters import Waiters
 from stackd.lifecycle.evidence_wanted import EvidenceWanted
+from stackd.lifecycle.quota_cache import Quotas
 from stackd.metrics import Metrics
 from stackd.model import Stack
 from stackd.podspec import Policy, Sanitizer
@@ -136,6 +137,7 @@ class Room:
     departed: Departed = field(default_factory=Departed)
     evidence: EvidenceWanted = field(default_factory=EvidenceWanted)
     rows: Waiters[Stack] = field(default_factory=Waiters)
+    quotas: Quotas = field(default_factory=Quotas)
     creating: dict[str, Abandon] = field(default_factory=dict)
     create_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CREATES_AT_ONCE))
     metrics: Metrics = field(default_factory=Metrics)

@@ -93,7 +93,7 @@ def _adopt_one(tx: Transaction, record: Stack) -> Adopted:
 def _check_room(tx: Transaction, max_stacks: int) -> None:
     row = tx.row(queries.COUNT_STACKS)
     if row is not None and row[0] >= max_stacks:
-        raise Unavailable(f"the limit of {max_stacks} stacks in all is reached", retry_after=30)
+        raise Unavailable(f"the limit of {max_stacks} stacks in all is reached (limits.max_stacks)", retry_after=30)
 
 
 def _fresh(new: NewStack, ports: tuple[PortMapping, ...]) -> Stack:

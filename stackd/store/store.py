@@ -175,10 +175,13 @@ class Store:
 
         ``updated_at`` moves if status, reason, message, node or address changed. Rows that are gone or being deleted
         are skipped; of an ended stack, only observations that say so too are taken. No news costs no transaction.
+        They do not wait for the disk: what a power failure takes of them is seen in the cluster again.
         """
         if not self._writer.pending:  # nothing is under way, so the view is what the file holds
             seen = [one for one in seen if self._is_news(one)]
-        return await self._writer.submit(partial(stacks.observe, seen=tuple(seen))) if seen else []
+        if not seen:
+            return []
+        return await self._writer.submit(partial(stacks.observe, seen=tuple(seen)), relaxed=True)
 
     def _is_news(self, seen: Observation) -> bool:
         stack = self.stacks.get(seen.stack_id)
@@ -236,6 +239,11 @@ class Store:
     async def started(self, seen: Observation, *, pod_uid: str, service_uid: str) -> Stack:
         """The fresh pod and its Service are there. Raises ``StackNotFound`` if they are wanted no longer."""
         return await self._writer.submit(partial(requests.started, seen=seen, uids=(pod_uid, service_uid)))
+
+    async def check_labels(self, labels: Mapping[str, str], limits: Mapping[str, int]) -> None:
+        """Raise ``LabelLimitReached`` where ``reserve`` would now."""
+        operation = partial(requests.check_labels, labels=labels, limits=limits, apart_from="")
+        await self._writer.submit(operation, writes=False)
 
     # ---- timelines and kept logs
 

@@ -37,12 +37,14 @@ class Counters:
     """Totals since the file was opened; written by the writer thread, read by anyone.
 
     ``statements`` counts what operations execute, each row of an executemany as one; transaction control is not in it,
-    so the number does not depend on how operations happened to be grouped.
+    so the number does not depend on how operations happened to be grouped. ``disk_waits`` counts the commits that
+    returned only once the disk had them.
     """
 
     operations: int = 0
     statements: int = 0
     commits: int = 0
+    disk_waits: int = 0
     failed_commits: int = 0
     commit_seconds_total: float = 0.0
     commit_seconds_last: float = 0.0

@@ -32,12 +32,13 @@ _FULL = "the state file cannot be written now: the disk is full"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Call:
-    """An operation that waits for its turn. ``grows``: not while the disk is full."""
+    """An operation that waits for its turn. ``grows``: not while the disk is full; ``relaxed``: see ``submit``."""
 
     future: asyncio.Future[Any]
     operation: Callable[[Transaction], Any]
     writes: bool
     grows: bool
+    relaxed: bool
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,6 +74,7 @@ class Writer:
         self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._outstanding: set[Call] = set()
         self._closing = False
+        self._waits = True
         self._failed: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._main, name="stackd-store", daemon=True)
@@ -91,15 +93,25 @@ class Writer:
         """Operations without an outcome yet."""
         return len(self._outstanding)
 
-    async def submit(self, operation: Callable[[Transaction], T], *, writes: bool = True, grows: bool = False) -> T:
+    async def submit(
+        self,
+        operation: Callable[[Transaction], T],
+        *,
+        writes: bool = True,
+        grows: bool = False,
+        relaxed: bool = False,
+    ) -> T:
         """Run the operation in the next transaction; its result once that is durable and published.
+
+        What is ``relaxed`` survives the end of the process, but alone it does not wait for the disk: after a power
+        failure it may be gone (never something that was committed after it and waited for).
 
         Cancelling the call does not take the operation back once it has begun.
         """
         if self._closing or self._failed.done():
             raise StoreUnavailable("the state file is closed")
         future: asyncio.Future[T] = self._loop.create_future()
-        call = Call(future=future, operation=operation, writes=writes, grows=grows)
+        call = Call(future=future, operation=operation, writes=writes, grows=grows, relaxed=relaxed)
         self._outstanding.add(call)
         self._queue.put(call)
         return await future
@@ -220,6 +232,7 @@ class Writer:
             return Batch()
         writes = any(call.writes for call in calls)
         tight = parts.ballast.spent
+        self._wait_for_disk(any(call.writes and not call.relaxed for call in calls))
         tx = Transaction(parts.connection, self.counters, parts.ports, parts.clock.now(), tight=tight)
         try:
             parts.connection.execute(queries.BEGIN_WRITE if writes else queries.BEGIN_READ)
@@ -251,11 +264,17 @@ class Writer:
         except Exception as exc:  # noqa: BLE001  the operation's own error: it goes to the caller, the others are not touched
             return call, None, exc
 
+    def _wait_for_disk(self, wanted: bool) -> None:
+        if wanted != self._waits:
+            self._parts.connection.execute(queries.SYNC_EACH_COMMIT if wanted else queries.SYNC_LATER)
+            self._waits = wanted
+
     def _finish(self, writes: bool) -> None:
         began = time.perf_counter()
         self._parts.connection.execute(queries.COMMIT)
         if writes:
             self.counters.commits += 1
+            self.counters.disk_waits += self._waits
             self.counters.commit_seconds_last = time.perf_counter() - began
             self.counters.commit_seconds_total += self.counters.commit_seconds_last
             self.counters.commit_durations.observe(self.counters.commit_seconds_last)

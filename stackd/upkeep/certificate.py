@@ -21,7 +21,7 @@ from stackd.upkeep.validity import validity
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 10.0
+LOOK_SECONDS = 5.0
 DAY = 86400.0
 WARN_DAYS = 14
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"

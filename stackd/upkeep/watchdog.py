@@ -46,7 +46,7 @@ async def why_stuck(room: Room, seconds: float) -> str:
     except StoreUnavailable as error:
         room.file_trouble = str(error)
     except TimeoutError:
-        return f"the state file has not answered within {seconds:.0f} s"
+        return f"the state file has not answered within {seconds:g} s"
     silent = [
         p.kind for p in room.mirror.pulses.values() if p.disconnected_since is None and p.staleness() > SILENCE_SECONDS
     ]

@@ -6,12 +6,13 @@ its bytes are good for as long as the same row is the current one.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import orjson
 
 from stackd.lifecycle.room import Room
-from stackd.model import ACTIVE_STATUSES, Job, Stack
+from stackd.model import ACTIVE_STATUSES, Job, SanitizedSpec, Stack
 from stackd.times import from_nanoseconds as rfc3339
 from stackd.web.listing import Listing, Piece
 
@@ -69,8 +70,47 @@ def status_body(stack: Stack) -> bytes:
 
 def detail_body(stack: Stack) -> bytes:
     """The answer to a read of one stack: the documented fields, then why its status is what it is."""
-    why = {"status_reason": stack.status_reason, "status_message": stack.status_message}
-    return orjson.dumps({**stack_fields(stack), **why})
+    return orjson.dumps(all_fields(stack))
+
+
+def all_fields(stack: Stack) -> dict[str, object]:
+    """All that is told of a stack: the documented fields, then those beyond them."""
+    return {
+        **stack_fields(stack),
+        "status_reason": stack.status_reason,
+        "status_message": stack.status_message,
+        "labels": dict(stack.labels),
+        "ended": stack.ended,
+    }
+
+
+FIELDS: Mapping[str, Callable[[Stack], object]] = {
+    "stack_id": lambda stack: stack.stack_id,
+    "pod_id": lambda stack: stack.pod_name,
+    "namespace": lambda stack: stack.namespace,
+    "node_id": lambda stack: stack.node_id,
+    "node_public_ip": lambda stack: stack.node_public_ip,
+    "pod_spec": lambda stack: stack.pod_spec,
+    "ports": port_fields,
+    "service_name": lambda stack: stack.service_name,
+    "status": lambda stack: stack.status,
+    "ttl_expires_at": lambda stack: rfc3339(stack.ttl_expires_at),
+    "created_at": lambda stack: rfc3339(stack.created_at),
+    "updated_at": lambda stack: rfc3339(stack.updated_at),
+    "requested_cpu_milli": lambda stack: stack.requested_cpu_milli,
+    "requested_memory_bytes": lambda stack: stack.requested_memory_bytes,
+    "status_reason": lambda stack: stack.status_reason,
+    "status_message": lambda stack: stack.status_message,
+    "labels": lambda stack: dict(stack.labels),
+    "ended": lambda stack: stack.ended,
+}
+"""Each field by itself, for answers that hold a choice of them; a test holds this to ``all_fields``."""
+
+
+def chooser(names: Iterable[str]) -> Callable[[Stack], bytes]:
+    """What renders a stack with these fields only."""
+    chosen = [(name, FIELDS[name]) for name in names]
+    return lambda stack: orjson.dumps({name: field(stack) for name, field in chosen})
 
 
 def job_body(job: Job) -> bytes:
@@ -93,19 +133,31 @@ def accepted_body(job: Job) -> bytes:
     return orjson.dumps({"job_id": job.job_id})
 
 
+def dry_run_body(spec: SanitizedSpec) -> bytes:
+    """The answer to a dry run."""
+    return orjson.dumps(
+        {
+            "dry_run": True,
+            "pod_spec": spec.text,
+            "requested_cpu_milli": spec.requested_cpu_milli,
+            "requested_memory_bytes": spec.requested_memory_bytes,
+        }
+    )
+
+
 def deleted_body(stack_id: str) -> bytes:
     """The answer to a delete."""
     return orjson.dumps({"deleted": True, "stack_id": stack_id})
 
 
 def stats_body(stacks: tuple[Stack, ...] | list[Stack], used_node_ports: int) -> bytes:
-    """Counts over all stacks. Reserved CPU and memory are of the stacks that still hold resources: those not ended."""
+    """Counts over all stacks. Reserved CPU and memory are of the stacks that hold resources: not ended, not stopped."""
     nodes: dict[str, int] = {}
     active = cpu = memory = 0
     for stack in stacks:
         if stack.status in ACTIVE_STATUSES:
             active += 1
-        if not stack.ended:
+        if not stack.ended and not stack.at_rest:
             cpu += stack.requested_cpu_milli
             memory += stack.requested_memory_bytes
             if stack.node_id is not None:

@@ -14,8 +14,8 @@ from stackd.lifecycle.replay import Replays
 from stackd.lifecycle.room import Room
 from stackd.web.answers import Answers
 from stackd.web.auth import Keys
+from stackd.web.hub import Hub
 from stackd.web.limits import Limits
-
 
 STACK_ID = web.RequestKey("stack_id", str)
 """The stack that a request made, for the request log."""
@@ -34,6 +34,7 @@ class Api:
     batch: BatchQueue
     replays: Replays
     reconciler: Reconciler
+    hub: Hub
     draining: bool = False
 
 
@@ -51,12 +52,16 @@ Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """One line of the route table; ``public`` routes hold no data and need no key."""
+    """One line of the route table; ``public`` routes hold no data and need no key.
+
+    A route that ``streams`` ends when its client leaves, which is no failure.
+    """
 
     method: str
     path: str
     handler: Handler
     public: bool = False
+    streams: bool = False
 
 
 def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

@@ -93,7 +93,7 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
                 permit(key, request.method)
             response = await handler(Call(api=api, request=request, key=key))
         except asyncio.CancelledError:
-            _ended(request, route, meter, CLIENT_LEFT, key.name, started)
+            _ended(request, route, meter, 200 if route.streams else CLIENT_LEFT, key.name, started)
             raise
         except Exception as error:  # noqa: BLE001 - the request's root: the table says what it becomes
             response = problem_of(error)

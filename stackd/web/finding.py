@@ -30,6 +30,7 @@ FILTERS_MANY = ("label", "status")
 PAGING = ("limit", "cursor", "fields")
 LARGEST_PAGE = 1000
 DEFAULT_PAGE = 100
+LONGEST_NAME = 253
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,10 +86,13 @@ async def delete_found(call: Call) -> web.Response:
 
 def filter_of(parameters: Parameters) -> Filter:
     """The filter that label, status and node say. Raises InvalidRequest."""
+    node = parameters.get("node")
+    if node is not None and not 0 < len(node) <= LONGEST_NAME:
+        raise InvalidRequest(f"node must be the name of a node, of 1 to {LONGEST_NAME} characters")
     return Filter(
         labels=tuple(_label(text) for text in parameters.all("label")),
         statuses=frozenset(status_of("status", text) for text in parameters.all("status")),
-        node=parameters.get("node"),
+        node=node,
     )
 
 

@@ -79,7 +79,9 @@ def labels_of(value: object) -> Mapping[str, str]:
         raise InvalidRequest(f"invalid request body: {len(value)} labels; {MAX_LABELS} at most")
     for key, text in value.items():
         if not LABEL_KEY.fullmatch(key):
-            raise InvalidRequest(f"invalid request body: labels: {key[:64]!r} is not a label name (at most 63 of A-Za-z0-9._-)")
+            raise InvalidRequest(
+                f"invalid request body: labels: {key[:64]!r} is not a label name (at most 63 of A-Za-z0-9._-)"
+            )
         if not isinstance(text, str) or (text and not LABEL_KEY.fullmatch(text)):
             raise InvalidRequest(f"invalid request body: labels.{key} must be a string of at most 63 of A-Za-z0-9._-")
     return MappingProxyType(value) if value else NO_LABELS

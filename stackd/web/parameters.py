@@ -67,23 +67,25 @@ class Parameters:
             raise InvalidRequest(f"{name} must be a whole number from {least} to {most}, not {value[:64]!r}")
         return int(value)
 
-    def seconds(self, name: str, default: float, most: float) -> float:
+    def seconds(self, name: str, default: float) -> float:
         """A duration such as ``30s``."""
         value = self.get(name)
-        if value is None:
-            return default
-        return duration(name, value, most)
+        return default if value is None else _seconds(name, value)
 
 
 def duration(name: str, text: str, most: float) -> float:
-    """Seconds from ``text``, above zero. Raises InvalidRequest, naming ``name``."""
-    try:
-        seconds = parse_duration(text)
-    except (ValueError, OverflowError) as exc:
-        raise InvalidRequest(f'{name} must be a duration such as "30m", "1h30m" or "90s": {exc}') from exc
+    """Seconds from ``text``, above zero and at most ``most``. Raises InvalidRequest, naming ``name``."""
+    seconds = _seconds(name, text)
     if not 0 < seconds <= most:
         raise InvalidRequest(f"{name} must be above zero and at most {most:g} s, not {text[:64]}")
     return seconds
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        return parse_duration(text)
+    except (ValueError, OverflowError) as exc:
+        raise InvalidRequest(f'{name} must be a duration such as "30m", "1h30m" or "90s"') from exc
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

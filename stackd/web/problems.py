@@ -54,12 +54,19 @@ def problem_of(error: BaseException) -> web.Response:
     if status == INTERNAL:
         log.error("a request failed unexpectedly", exc_info=error)
         return problem(INTERNAL, SENTENCES[INTERNAL])
+    if isinstance(error, errors.LabelLimitReached):
+        return _with_existing(status, error)
     headers = {}
     if isinstance(error, errors.Unavailable | errors.TooManyRequests):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, errors.Unauthenticated):
         headers["WWW-Authenticate"] = "ApiKey"
     return problem(status, str(error), headers)
+
+
+def _with_existing(status: int, error: errors.LabelLimitReached) -> web.Response:
+    body = orjson.dumps({"error": str(error)[:ERROR_LIMIT], "stack_id": error.stack_id})
+    return web.Response(status=status, body=body, content_type=JSON)
 
 
 def _from_aiohttp(error: web.HTTPException) -> web.Response:

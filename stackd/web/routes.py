@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 from aiohttp import web
 
-from stackd.web import exposition, pages, stacks, system
+from stackd.web import capacity, changes, events, exposition, finding, history, pages, stacks, system
 from stackd.web.api import Call, Route, json_response
 from stackd.web.openapi import document
 
@@ -25,6 +25,17 @@ ROUTES: tuple[Route, ...] = (
     Route(method="POST", path="/stacks", handler=stacks.create_stack),
     Route(method="GET", path="/stacks", handler=stacks.list_stacks),
     Route(method="GET", path="/stacks/{stack_id}/status", handler=stacks.get_status),
+    Route(method="DELETE", path="/stacks", handler=finding.delete_found),
+    Route(method="POST", path="/stacks/{stack_id}/extend", handler=changes.extend_stack),
+    Route(method="POST", path="/stacks/{stack_id}/stop", handler=changes.stop_stack),
+    Route(method="POST", path="/stacks/{stack_id}/start", handler=changes.start_stack),
+    Route(method="POST", path="/stacks/{stack_id}/restart", handler=changes.restart_stack),
+    Route(method="GET", path="/stacks/{stack_id}/timeline", handler=history.timeline),
+    Route(method="GET", path="/stacks/{stack_id}/logs", handler=history.logs),
+    Route(method="GET", path="/stacks/{stack_id}/events", handler=events.stack_events, streams=True),
+    Route(method="GET", path="/events", handler=events.all_events, streams=True),
+    Route(method="GET", path="/capacity", handler=capacity.get_capacity),
+    Route(method="POST", path="/capacity", handler=capacity.post_capacity),
     Route(method="POST", path="/stacks/batch-delete", handler=stacks.batch_delete),
     Route(method="GET", path="/stacks/batch-delete/{job_id}", handler=stacks.get_job),
     Route(method="GET", path="/stacks/{stack_id}", handler=stacks.get_stack),

@@ -58,7 +58,7 @@ async def test_a_stack_reads_the_same_alone_and_in_the_list_but_for_why_its_stat
     await at.until_status(created["stack_id"], "running")
     alone = await at.stack(created["stack_id"])
     (listed,) = (await at.call("GET", "/stacks")).json["stacks"]
-    assert list(alone) == [*STACK_FIELDS, "status_reason", "status_message"]
+    assert list(alone) == [*STACK_FIELDS, "status_reason", "status_message", "labels", "ended"]
     assert list(listed) == STACK_FIELDS
     assert listed == {name: alone[name] for name in STACK_FIELDS}
     assert {n: listed[n] for n in STACK_FIELDS if n not in ("status", "updated_at")} == {
@@ -214,7 +214,7 @@ async def test_an_unknown_id_is_a_404_that_names_it(at: Stand, path: str) -> Non
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("PUT", "/stacks", "GET, HEAD, POST"),
+        ("PUT", "/stacks", "DELETE, GET, HEAD, POST"),
         ("POST", "/healthz", "GET, HEAD"),
         ("PATCH", "/stacks/stack-1", "DELETE, GET, HEAD"),
         ("DELETE", "/stacks/stack-1/status", "GET, HEAD"),

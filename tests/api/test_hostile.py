@@ -326,7 +326,8 @@ PATHS = [
     "/stacks/%0d%0aX-A:%20b",
     "/stacks/'%20or%201=1--", "/stacks/;", "/stacks/{}", "/stacks/a?" + "&".join(f"k{i}=v" for i in range(1500)),
     "/stacks?api_key=%ff%00", "/stacks?" + "&" * 5000, "/stacks?a[]=1&a[]=2&%=%", "/\\..\\windows",
-    "/stacks/\t", "/stacks/#x",
+    "/stacks/\t", "/stacks/#x", "/static/../../../etc/passwd", "/static/..%2f..%2f../passwd", "/static/%2e%2e/serving.py",
+    "/static/docs/..%2f..%2f..%2fserving.py", "/static/docs/%00", "/static//etc/passwd",
 ]  # fmt: skip
 
 

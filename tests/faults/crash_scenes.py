@@ -22,6 +22,8 @@ ALL_BEFORE_THE_CHUNK = 60
 """More ids than a job begins at once, so that each of its points is reached twice."""
 
 LIFETIME = 7300.0
+LAST = 0.9999
+"""Picks the newest stack."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -113,6 +115,24 @@ async def delete(stage: Stage) -> None:
     """A stack, and its end."""
     if stack_id := await stage.stack():
         await stage.operations.delete_one(stack_id)
+
+
+async def stop(stage: Stage) -> None:
+    """A stack that is stopped."""
+    if await stage.stack():
+        await stage.operations.stop(LAST)
+
+
+async def restart(stage: Stage) -> None:
+    """A stack that gets a fresh pod."""
+    if await stage.stack():
+        await stage.operations.restart(LAST)
+
+
+async def extend(stage: Stage) -> None:
+    """A stack that lives longer."""
+    if await stage.stack():
+        await stage.operations.extend(LAST, "10m", keyed=True)
 
 
 async def end(stage: Stage) -> None:
@@ -208,14 +228,21 @@ SCENES: dict[str, Scene] = {
     "retire.removed": Scene(act=delete),
     "release.service_deleted": Scene(act=end),
     "release.released": Scene(act=end),
+    "stop.intended": Scene(act=stop),
+    "stop.cleared": Scene(act=stop),
+    "stop.stopped": Scene(act=stop),
+    "restart.intended": Scene(act=restart),
+    "restart.cleared": Scene(act=restart),
+    "restart.pod_created": Scene(act=restart),
+    "restart.service_created": Scene(act=restart),
+    "restart.started": Scene(act=restart),
+    "extend.extended": Scene(act=extend),
     "expire.marked": Scene(act=expire),
     "batch.queued": Scene(act=batch),
     "batch.begun": Scene(act=batch),
     "batch.confirmed": Scene(act=batch),
     "batch.counted": Scene(act=batch),
-    "reconcile.undo_marked": Scene(
-        act=start_after_a_create_was_cut_short, before=("create.service_created",), times=1
-    ),
+    "reconcile.undo_marked": Scene(act=start_after_a_create_was_cut_short, before=("create.service_created",), times=1),
     "reconcile.removed": Scene(act=leave_behind),
     "repair.port_replaced": Scene(act=lose_service_and_port),
     "repair.service_created": Scene(act=lose_service),

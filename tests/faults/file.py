@@ -25,6 +25,13 @@ class Row:
     ttl_expires_at: int
     ports: frozenset[int]
     held: frozenset[int]
+    desired: str
+    has_pod_uid: bool
+
+    @property
+    def stopped(self) -> bool:
+        """Whether its user wants it to be stopped."""
+        return self.desired == "stopped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +81,7 @@ class StateFile:
                 return None
             items = dict(connection.execute("SELECT stack_id, state FROM job_items WHERE job_id = ?", (job_id,)))
             status, total, deleted, not_found, failed = found
-            return JobRow(
-                status=status, total=total, deleted=deleted, not_found=not_found, failed=failed, items=items
-            )
+            return JobRow(status=status, total=total, deleted=deleted, not_found=not_found, failed=failed, items=items)
 
     def damage(self) -> str:
         """What SQLite's own check and the foreign keys say; empty if nothing is wrong."""
@@ -98,11 +103,12 @@ class StateFile:
 def _rows(connection: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> Iterator[Row]:
     query = (
         "SELECT stack_id, pod_spec, status, accepted, ended, deleting_since, ports_held, ttl_expires_at, ports,"
+        " desired, pod_uid,"
         " (SELECT json_group_array(node_port) FROM node_ports AS held WHERE held.stack_id = stacks.stack_id)"
         f" FROM stacks {where}"
     )
     for found in connection.execute(query, values):
-        stack_id, spec, status, accepted, ended, deleting, held, ttl, ports, table = found
+        stack_id, spec, status, accepted, ended, deleting, held, ttl, ports, desired, pod_uid, table = found
         yield Row(
             stack_id=stack_id,
             pod_spec=spec,
@@ -114,5 +120,6 @@ def _rows(connection: sqlite3.Connection, where: str, values: tuple[Any, ...]) -
             ttl_expires_at=ttl,
             ports=frozenset(port["node_port"] for port in json.loads(ports)),
             held=frozenset(json.loads(table)),
+            desired=desired,
+            has_pod_uid=pod_uid is not None,
         )
-

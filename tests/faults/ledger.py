@@ -22,6 +22,7 @@ class Create:
     marker: str
     image: str
     key: str | None = None
+    ttl: str | None = None
     attempts: int = 0
     open: int = 0
     refused: int = 0
@@ -43,6 +44,15 @@ class Ending:
 
 
 @dataclass(slots=True, kw_only=True)
+class Wish:
+    """What a stack's user may want of it by now, as far as anybody can know; ``under_way`` requests may change it."""
+
+    possible: set[str] = field(default_factory=lambda: {"running"})
+    under_way: int = 0
+    asked: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
 class Batch:
     """A wish for a batch delete; ``job_id`` once one was answered."""
 
@@ -61,11 +71,18 @@ class Ledger:
     endings: dict[str, Ending] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
     """Stacks whose pod somebody else ended: by hand, or with its node."""
+    usurped: set[str] = field(default_factory=set)
+    """Stacks of whose pod somebody else has taken the name."""
+    wishes: dict[str, Wish] = field(default_factory=dict)
     expires: dict[str, int] = field(default_factory=dict)
 
     def ending(self, stack_id: str) -> Ending:
         """What is known about the end of a stack."""
         return self.endings.setdefault(stack_id, Ending())
+
+    def wish(self, stack_id: str) -> Wish:
+        """What is wanted of a stack."""
+        return self.wishes.setdefault(stack_id, Wish())
 
     def told(self) -> dict[str, Create]:
         """The creates that were answered with 201, by stack id."""
@@ -84,7 +101,7 @@ class Ledger:
         asked = self.endings.get(stack_id)
         return (asked is not None and asked.asked > 0) or self.expired(stack_id, now)
 
-    def must_be_gone(self, stack_id: str, now: int) -> bool:
+    def must_be_gone(self, stack_id: str) -> bool:
         """Whether nothing of the stack may be left once all is quiet."""
         asked = self.endings.get(stack_id)
-        return (asked is not None and (asked.gone or asked.promised)) or self.expired(stack_id, now)
+        return asked is not None and (asked.gone or asked.promised)

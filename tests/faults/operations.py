@@ -42,9 +42,9 @@ class Operations:
 
     # ---- creates
 
-    async def create(self, image: str) -> None:
+    async def create(self, image: str, ttl: str | None = None) -> None:
         """A create whose client waits."""
-        await self.attempt(self.new_create(image))
+        await self.attempt(self.new_create(image, ttl=ttl))
 
     async def create_and_leave(self, image: str, patience: float) -> None:
         """A create whose client goes away."""
@@ -59,22 +59,20 @@ class Operations:
                 return
             await asyncio.sleep(TRY_AGAIN_SECONDS)
 
-    def new_create(self, image: str, *, keyed: bool = False) -> Create:
+    def new_create(self, image: str, *, keyed: bool = False, ttl: str | None = None) -> Create:
         """A wish that nobody else has."""
         self._number += 1
         marker = f"op{self._number}x"
-        create = Create(marker=marker, image=image, key=f"create-{marker}" if keyed else None)
+        create = Create(marker=marker, image=image, key=f"create-{marker}" if keyed else None, ttl=ttl)
         self._world.ledger.creates.append(create)
         return create
 
-    async def attempt(
-        self, create: Create, patience: float | None = None, *, may_be_invalid: bool = False
-    ) -> Outcome:
+    async def attempt(self, create: Create, patience: float | None = None, *, may_be_invalid: bool = False) -> Outcome:
         """Send it (again). ``may_be_invalid``: the cluster has been told to refuse the pod."""
         world = self._world
         create.attempts += 1
         create.open += 1
-        body = request_for(f"{create.image}:{create.marker}")
+        body = request_for(f"{create.image}:{create.marker}") | ({"ttl": create.ttl} if create.ttl else {})
         outcome = await world.call("POST", "/stacks", body, key=create.key, patience=patience)
         world.note(f"create {create.marker}{' with key' if create.key else ''}: {self._short(outcome)}")
         if outcome.status is not None or not outcome.sent:
@@ -97,13 +95,14 @@ class Operations:
         world.checked("a key has one answer", same, f"{create.marker}: {create.answers[:1]} and then {answer}")
         create.answers.append(answer)
         row = world.file.row(stack_id)
-        if row is not None:
+        if row is not None and not again:
             world.ledger.expires[stack_id] = row.ttl_expires_at
         if again or world.ledger.may_be_gone(stack_id, world.skew.highest()):
             return
         good = row is not None and row.accepted and {port["node_port"] for port in answer["ports"]} <= row.ports
         world.checked("3 acknowledged is durable", good, f"201 for {stack_id}, and the file has {row}")
-        if create.stays and stack_id not in world.ledger.touched and row is not None and not row.deleting:
+        quiet = not world.ledger.wish(stack_id).asked and stack_id not in world.ledger.touched
+        if create.stays and quiet and row is not None and not row.deleting:
             there = stack_id in world.objects("pods")
             world.checked("3 acknowledged is durable", there, f"201 for {stack_id}, and there is no pod")
 
@@ -197,6 +196,73 @@ class Operations:
             world.checked("3 acknowledged is durable", whole, f"202 for {job_id}, and the file has {job}")
         return outcome
 
+    # ---- changes
+
+    async def stop(self, pick: float) -> None:
+        """Stop one: no pod and no Service remains, its ports stay its own."""
+        await self._change(pick, "stop", "stopped")
+
+    async def start(self, pick: float) -> None:
+        """Start one."""
+        await self._change(pick, "start", "running")
+
+    async def restart(self, pick: float) -> None:
+        """Give one a fresh pod."""
+        await self._change(pick, "restart", "running")
+
+    async def _change(self, pick: float, verb: str, desired: str) -> None:
+        stack_id = self._one(pick)
+        if stack_id is None or (desired == "running" and stack_id in self._world.ledger.usurped):
+            return
+        world, wish = self._world, self._world.ledger.wish(stack_id)
+        wish.under_way += 1
+        wish.asked += 1
+        mine = wish.asked
+        wish.possible.add(desired)
+        outcome = await world.call("POST", f"/stacks/{stack_id}/{verb}")
+        world.note(f"{verb} {stack_id}: {self._short(outcome)}")
+        if outcome.status is None:
+            return  # nobody knows, for ever
+        wish.under_way -= 1
+        world.checked("only documented answers", self._expected(stack_id, outcome), f"{verb}: {outcome}")
+        if outcome.status == 200 and not wish.under_way and wish.asked == mine:
+            wish.possible = {desired}
+            self._changed(stack_id, desired)
+
+    def _changed(self, stack_id: str, desired: str) -> None:
+        """What was answered is in the file; what was stopped is gone from the cluster at that moment."""
+        world, row = self._world, self._world.file.row(stack_id)
+        if row is None or world.ledger.may_be_gone(stack_id, world.skew.highest()):
+            return
+        world.checked("3 acknowledged is durable", row.desired == desired, f"{stack_id} is to be {desired}, not {row}")
+        left = [name for kind in ("pods", "services") for name in world.ours(kind) if stack_id in name]
+        gone = desired == "running" or not left
+        world.checked("3 acknowledged is durable", gone, f"{stack_id} is said to be stopped, and {left} remain")
+
+    async def extend(self, pick: float, ttl: str, *, keyed: bool = False) -> None:
+        """Let one live longer."""
+        stack_id = self._one(pick)
+        if stack_id is None:
+            return
+        world, before = self._world, self._world.file.row(stack_id)
+        self._number += 1
+        key = f"extend-{self._number}" if keyed else None
+        outcome = await world.call("POST", f"/stacks/{stack_id}/extend", {"ttl": ttl}, key=key)
+        world.note(f"extend {stack_id} by {ttl}: {self._short(outcome)}")
+        if outcome.status is None:
+            return
+        world.checked("only documented answers", self._expected(stack_id, outcome), f"extend: {outcome}")
+        after = world.file.row(stack_id)
+        if outcome.status == 200 and before is not None and after is not None:
+            longer = after.ttl_expires_at > before.ttl_expires_at
+            world.checked("3 acknowledged is durable", longer, f"{stack_id} was extended, and ends as before")
+            world.ledger.expires[stack_id] = max(world.ledger.expires.get(stack_id, 0), after.ttl_expires_at)
+
+    def _expected(self, stack_id: str, outcome: Outcome) -> bool:
+        """Whether a change of a stack may be answered so."""
+        gone = self._world.ledger.may_be_gone(stack_id, self._world.skew.highest())
+        return outcome.status in {200, 409, 503} or (outcome.status == 404 and gone)
+
     # ---- reads
 
     async def read(self, pick: float, route: str) -> None:
@@ -252,6 +318,7 @@ class Operations:
             return
         self._world.ledger.touched.add(stack_id)
         if self._remove_by_hand("pods", stack_id):
+            self._world.ledger.usurped.add(stack_id)
             self._world.foreign.put_pod(stack_id)
             self._world.note(f"pod of {stack_id} replaced by somebody else's")
 
@@ -287,6 +354,10 @@ _VERBS = {
     "delete_and_leave": "delete",
     "batch": "batch",
     "batch_with_key": "batch_with_key",
+    "stop": "stop",
+    "start": "start",
+    "restart": "restart",
+    "extend": "extend",
     "read": "read",
     "delete_pod_by_hand": "delete_pod_by_hand",
     "delete_service_by_hand": "delete_service_by_hand",

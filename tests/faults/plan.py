@@ -71,6 +71,10 @@ OPERATIONS = {
     "delete_and_leave": 4,
     "batch": 5,
     "batch_with_key": 4,
+    "stop": 4,
+    "start": 4,
+    "restart": 4,
+    "extend": 3,
     "read": 20,
     "delete_pod_by_hand": 2,
     "delete_service_by_hand": 3,
@@ -79,7 +83,7 @@ OPERATIONS = {
 }
 
 THEMES = (
-    Theme(name="crashes", troubles={"kill": 6, "stop": 1, "status": 2, "latency": 2}, crashes=0.9),
+    Theme(name="crashes", troubles={"kill": 6, "terminate": 1, "status": 2, "latency": 2}, crashes=0.9),
     Theme(name="lost replies", troubles={"lost_reply": 8, "cut": 3, "kill": 2, "latency": 1}, count=(3, 7)),
     Theme(name="outages", troubles={"refuse": 4, "pause": 3, "status": 4, "hang": 1, "overload": 2, "kill": 1}),
     Theme(name="watches", troubles={"drop_watches": 4, "compact": 4, "malformed": 3, "freeze_watches": 2, "kill": 1}),
@@ -88,11 +92,17 @@ THEMES = (
     Theme(name="disk", troubles={"full_disk": 4, "write_error": 3, "lock": 3, "kill": 2}, count=(1, 3)),
     Theme(name="clock", troubles={"clock": 5, "kill": 2, "status": 2}, count=(1, 4)),
     Theme(name="batches", troubles={"kill": 3, "status": 3, "lost_reply": 2}, operations={"batch": 25, "create": 40}),
+    Theme(
+        name="changes",
+        troubles={"kill": 4, "lost_reply": 3, "status": 2, "take_ports": 1},
+        operations={"stop": 14, "start": 14, "restart": 14, "extend": 8, "create": 40},
+        crashes=0.6,
+    ),
     Theme(name="late", troubles={"late": 6, "kill": 2}, crashes=0.1),
     Theme(
         name="everything",
         troubles={
-            "kill": 3, "stop": 1, "status": 3, "lost_reply": 3, "cut": 2, "latency": 2, "refuse": 1, "pause": 1,
+            "kill": 3, "terminate": 1, "status": 3, "lost_reply": 3, "cut": 2, "latency": 2, "refuse": 1, "pause": 1,
             "overload": 1, "drop_watches": 1, "compact": 1, "malformed": 1, "take_ports": 1, "remove_node": 1,
             "cordon": 1, "lock": 1, "write_error": 1, "clock": 1, "conflict": 2,
         },
@@ -107,7 +117,7 @@ def make_plan(seed: int) -> Plan:
     theme = THEMES[seed % len(THEMES)]
     rounds = tuple(_round(random, theme) for _ in range(random.choice((1, 1, 2))))
     starts = tuple(
-        f"{random.choice(POINTS)}:{random.choice((1, 1, 2, 3))}" if random.random() < theme.crashes else ""
+        f"{random.choice(POINTS)}:{random.choice((1, 1, 1, 2))}" if random.random() < theme.crashes else ""
         for _ in range(random.choice((1, 2, 3)))
     )
     settings = {
@@ -150,7 +160,7 @@ def _pick(random: Random) -> dict[str, Any]:
 
 
 def _create(random: Random) -> dict[str, Any]:
-    return {"image": random.choice(IMAGES)}
+    return {"image": random.choice(IMAGES), "ttl": random.choice((None,) * 7 + ("1s",))}
 
 
 def _leaving(random: Random) -> dict[str, Any]:
@@ -210,11 +220,17 @@ DETAILS: dict[str, Callable[[Random], dict[str, Any]]] = {
     "batch": _batch,
     "batch_with_key": _batch,
     "read": lambda random: _pick(random) | {"route": random.choice(("one", "one", "status", "list", "stats", "job"))},
+    "stop": _pick,
+    "start": _pick,
+    "restart": _pick,
+    "extend": lambda random: (
+        _pick(random) | {"ttl": random.choice(("1s", "10m", "3h")), "keyed": random.random() < 0.5}
+    ),
     "delete_pod_by_hand": _pick,
     "delete_service_by_hand": _pick,
     "usurp": _pick,
     "kill": lambda random: {"pause": random.choice((0.0, 0.0, 0.3))},
-    "stop": lambda random: {"pause": 0.0},
+    "terminate": lambda random: {"pause": 0.0},
     "status": _status,
     "conflict": _conflict,
     "lost_reply": _fault,
@@ -234,4 +250,3 @@ DETAILS: dict[str, Callable[[Random], dict[str, Any]]] = {
     "lock": lambda random: {"seconds": random.choice((0.3, 1.0, 2.6))},
     "clock": lambda random: {"seconds": random.choice((-86400.0, -3600.0, 60.0, 1800.0, 7300.0))},
 }
-

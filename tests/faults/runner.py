@@ -6,7 +6,7 @@ import asyncio
 import multiprocessing
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from queue import Empty
@@ -59,14 +59,10 @@ def run_many(wanted: Wanted) -> Iterator[Report]:
         worker.join()
 
 
-def run_here(seeds: Iterator[int], at_once: int) -> list[Report]:
-    """Run the schedules in this process."""
+async def run_here(seeds: Iterable[int], nursery: Nursery, *, at_once: int) -> list[Report]:
+    """Run the schedules in this process, on this loop."""
     reports: list[Report] = []
-    nursery = Nursery()
-    try:
-        asyncio.run(_run(seeds, at_once, nursery, reports.append))
-    finally:
-        nursery.close()
+    await _run(iter(seeds), at_once, nursery, reports.append)
     return reports
 
 
@@ -79,7 +75,7 @@ def _work(wanted: Wanted, number: int, reports: Queue[Report | None]) -> None:
         reports.put(None)
 
 
-async def _run(seeds, at_once, nursery, tell) -> None:  # type: ignore[no-untyped-def]
+async def _run(seeds: Iterator[int], at_once: int, nursery: Nursery, tell: Callable[[Report], None]) -> None:
     async def next_ones() -> None:
         for seed in seeds:
             tell(await _guarded(seed, nursery))

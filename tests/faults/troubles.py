@@ -36,6 +36,11 @@ class Troubles:
         self._world.note(f"trouble: {what} {how}")
         await self._verbs()[what](**how)
 
+    @staticmethod
+    def names() -> frozenset[str]:
+        """All that can go wrong."""
+        return frozenset(_VERBS)
+
     async def lift(self) -> None:
         """End everything."""
         world = self._world
@@ -61,7 +66,7 @@ class Troubles:
         """``kill -9``."""
         self._world.kill(pause)
 
-    async def stop(self, pause: float) -> None:
+    async def terminate(self, pause: float) -> None:
         """SIGTERM."""
         if self._world.up.is_set():
             self._world.stop(pause)
@@ -70,9 +75,7 @@ class Troubles:
 
     async def status(self, verb: str, resource: str, count: int, code: int, seconds: float = 0.0) -> None:
         """Answer with an error instead of doing the work."""
-        self._faults.add_fault(
-            action="status", verb=verb, resource=resource, count=count, code=code, seconds=seconds
-        )
+        self._faults.add_fault(action="status", verb=verb, resource=resource, count=count, code=code, seconds=seconds)
 
     async def lost_reply(self, verb: str, resource: str, count: int) -> None:
         """Do the work and lose the answer."""
@@ -210,7 +213,7 @@ class Troubles:
 
 _VERBS = {
     "kill": "kill",
-    "stop": "stop",
+    "terminate": "terminate",
     "status": "status",
     "overload": "status",
     "conflict": "status",

@@ -57,7 +57,9 @@ class Witness:
         assert row is not None
         if change.after.resource is SERVICES and uid not in self._strays:
             ports = node_ports(obj["spec"])
-            text = f"Service of {stack_id} {when} with ports {sorted(ports)}, and the file holds {sorted(row.held)} for it"
+            text = (
+                f"Service of {stack_id} {when} with ports {sorted(ports)}, and the file holds {sorted(row.held)} for it"
+            )
             if self._late and not row.held:  # its ports were given back before the call took effect
                 self._strays.add(uid)
                 return

@@ -175,7 +175,7 @@ class World:
             self.counts["crashes"] += 1
             if not process.killed:
                 self.counts["crashes at a point"] += 1
-                self.counts[f"died at {crash_at.split(':')[0]}"] += 1
+                self.counts[f"died at {crash_at.split(':', maxsplit=1)[0]}"] += 1
                 self.checked("never ends by itself", bool(crash_at), "somebody else killed it")
             return
         if self.expect_stop:
@@ -194,7 +194,9 @@ class World:
                 self.violated("no unexpected error", json.dumps(record)[:2000])
 
     def _planned(self, message: str) -> bool:
-        return message.startswith("brake:") or (self.disk.was_in_trouble and message.startswith("stackd: the state file"))
+        return message.startswith("brake:") or (
+            self.disk.was_in_trouble and message.startswith("stackd: the state file")
+        )
 
     def _environment(self, crash_at: str) -> dict[str, str]:
         environment = {

@@ -40,6 +40,14 @@ def test_a_stack_comes_back_from_the_cluster_as_it_was() -> None:
     assert parse_record(*objects_of(STACK)) == rebuilt(STACK)
 
 
+def test_a_restarted_and_extended_stack_comes_back_with_its_pod_s_number_and_its_new_end() -> None:
+    second = dataclasses.replace(STACK, generation=2)
+    pod, service = objects_of(second)
+    later = dataclasses.replace(second, ttl_expires_at=STACK.ttl_expires_at + 3600 * 10**9)
+    pod["metadata"]["annotations"]["stackd.io/expires-at"] = "2026-02-10T05:02:26.535664Z"
+    assert parse_record(pod, service) == rebuilt(later)
+
+
 def test_the_services_node_ports_win_over_the_pods_record() -> None:
     moved = dataclasses.replace(STACK, ports=(PortMapping(container_port=80, protocol="TCP", node_port=30005),))
     single = dataclasses.replace(STACK, ports=(PortMapping(container_port=80, protocol="TCP", node_port=31538),))

@@ -67,7 +67,17 @@ async def test_the_file_is_run_as_sqlite_should_be(store: Store, path: Path) -> 
         assert reader.execute("PRAGMA application_id").fetchone() == (schema.APPLICATION_ID,)
         assert reader.execute("PRAGMA user_version").fetchone() == (len(schema.MIGRATIONS),)
         strict = dict(reader.execute("SELECT name, strict FROM pragma_table_list WHERE schema = 'main'"))
-    tables = {"stacks", "node_ports", "jobs", "job_items", "idempotency", "meta", "stack_labels", "timeline", "kept_logs"}
+    tables = {
+        "stacks",
+        "node_ports",
+        "jobs",
+        "job_items",
+        "idempotency",
+        "meta",
+        "stack_labels",
+        "timeline",
+        "kept_logs",
+    }
     assert {name for name, is_strict in strict.items() if is_strict} == tables
 
 

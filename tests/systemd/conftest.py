@@ -49,7 +49,8 @@ def ports() -> tuple[int, int]:
 @pytest.fixture
 async def bare(machine: Machine, ports: tuple[int, int], tmp_path: Path) -> AsyncIterator[Service]:
     """Installed and configured; without credentials, and without a cluster."""
-    async with aiohttp.ClientSession() as session:
+    # kept-alive connections would let each stop wait a second for a last request
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
         service = Service(machine=machine, folder=tmp_path, api_port=ports[0], cluster_port=ports[1], session=session)
         await service.fresh()
         yield service

@@ -26,7 +26,6 @@ from stackd.cli.stacks.shown import LISTED, cells, console, line, summary, table
 
 AGAIN_SECONDS = 1.0
 REDRAW_SECONDS = 0.5
-LIST_AGAIN = frozenset({"hello", "reset", "dropped"})
 ROOM = 4
 """Lines of the screen that are not the table's."""
 
@@ -48,7 +47,7 @@ class Picture:
         """Keep the picture up to date until cancelled; a lost connection is made again."""
         while True:
             try:
-                async for event in self._client.events(self._last):
+                async for event in self._client.events(self._last, LISTED):
                     self.trouble = ""
                     await self._take(event)
             except click.ClickException as error:
@@ -58,8 +57,7 @@ class Picture:
             await asyncio.sleep(AGAIN_SECONDS)
 
     async def _take(self, event: Event) -> None:
-        self._last = event.id or self._last
-        if event.kind in LIST_AGAIN:
+        if event.kind == "reset" or (event.kind == "hello" and not self._last):
             await self._list()
         elif event.kind == "deleted":
             gone = self.stacks.pop(event.data["stack_id"], None)
@@ -67,6 +65,7 @@ class Picture:
                 self._told("deleted", gone)
         elif event.kind == "stack":
             self._change(event.data)
+        self._last = event.id or self._last
 
     async def _list(self) -> None:
         answer = await self._client.call("GET", "/stacks", None, [*self._chosen, ("fields", LISTED)])

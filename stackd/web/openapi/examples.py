@@ -117,6 +117,20 @@ JOB: dict[str, Any] = {
     "created_at": CREATED,
     "updated_at": "2026-02-10T02:03:10.535664Z",
 }
+CAPACITY: dict[str, Any] = {
+    "fits": 14,
+    "limited_by": "cpu",
+    "nodes": {"dev-worker": 8, "dev-worker2": 6},
+    "quota": 93,
+    "quota_limited_by": "memory",
+    "quota_seen_at": CREATED,
+    "ports": 1760,
+    "stacks": None,
+    "requested_cpu_milli": 100,
+    "requested_memory_bytes": 134217728,
+    "requested_ports": 1,
+    "assumes": "nodes run nothing but stacks, and have no taints",
+}
 EVENTS: list[dict[str, Any]] = [
     {"at": CREATED, "kind": "accepted", "reason": "", "message": "", "by": "platform"},
     {
@@ -132,7 +146,3 @@ NOT_READY: dict[str, Any] = {
     "status": "not ready",
     "reasons": ["Kubernetes has not been reached yet"],
 }
-STREAM = (
-    'event: hello\ndata: {"version":"1.0.0","now":"2026-02-10T02:02:26.5Z"}\n\n'
-    f'id: b1f2-17\nevent: deleted\ndata: {{"stack_id":"{STACK_ID}"}}\n\n'
-)

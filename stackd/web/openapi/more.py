@@ -6,15 +6,23 @@ from collections.abc import Mapping
 
 from stackd.web.openapi import examples
 from stackd.web.openapi.operation import Answer, Body, Operation
-from stackd.web.openapi.parameters import CONTAINER, JOB_LINK, LABEL, LAST_EVENT_ID, LIST_QUERY, TAIL
+from stackd.web.openapi.parameters import (
+    CAPACITY_QUERY,
+    CONTAINER,
+    DELETE_QUERY,
+    FIELDS,
+    IDEMPOTENCY_KEY,
+    JOB_LINK,
+    LAST_EVENT_ID,
+    TAIL,
+)
 from stackd.web.openapi.shapes import text
 
 STACKS, BATCH, HISTORY = "Stacks", "Batch delete", "History"
 STREAM = Answer(
     about="Events until one side ends it; a comment every 15 s shows that it is alive.",
-    schema={"type": "string"},
+    schema="StreamEvent",
     media="text/event-stream",
-    examples={"begin": examples.STREAM},
 )
 ABOUT_EVENTS = """\
 Server-sent events; `data` is JSON.
@@ -24,13 +32,14 @@ Server-sent events; `data` is JSON.
 - `deleted`: `{"stack_id": …}`
 - `job`: a batch-delete job has got on; the job.
 - `reset`: what `Last-Event-ID` names is too long ago. List again.
-- `dropped`: this client read too slowly. The stream ends; list again.
+- `dropped`: this client read too slowly. The stream ends; go on with `Last-Event-ID`, or list again.
 
 A browser's EventSource cannot send a header: read the stream with `fetch`, or give the key as `api_key`."""
 
 
-def _detail(about: str, status: str = "creating") -> Answer:
-    return Answer(about=about, schema="StackDetail", examples={status: {**examples.DETAIL, "status": status}})
+def _detail(about: str, status: str = "creating", *headers: str) -> Answer:
+    shown = {status: {**examples.DETAIL, "status": status}}
+    return Answer(about=about, schema="StackDetail", examples=shown, headers=headers)
 
 
 MORE: Mapping[tuple[str, str], Operation] = {
@@ -39,7 +48,7 @@ MORE: Mapping[tuple[str, str], Operation] = {
         tag=BATCH,
         summary="Delete all stacks with a label",
         about="A batch-delete job of all that match; at least one `label` is required.",
-        parameters=tuple(p for p in LIST_QUERY if p.name in ("label", "status", "node")),
+        parameters=DELETE_QUERY,
         answers={
             202: Answer(
                 about="The job.",
@@ -53,9 +62,10 @@ MORE: Mapping[tuple[str, str], Operation] = {
         id="extendStack",
         tag=STACKS,
         summary="Let a stack live longer",
+        parameters=(IDEMPOTENCY_KEY,),
         body=Body(schema="Extend", examples={"half an hour": {"ttl": "30m"}}),
-        answers={200: _detail("The stack.", "running")},
-        errors=(409,),
+        answers={200: _detail("The stack.", "running", "Idempotency-Replayed")},
+        errors=(409, 422),
     ),
     ("POST", "/stacks/{stack_id}/restart"): Operation(
         id="restartStack",
@@ -108,22 +118,31 @@ MORE: Mapping[tuple[str, str], Operation] = {
         tag=HISTORY,
         summary="Follow all stacks",
         about=ABOUT_EVENTS,
-        parameters=(LAST_EVENT_ID,),
+        parameters=(FIELDS, LAST_EVENT_ID),
         answers={200: STREAM},
     ),
     ("GET", "/stacks/{stack_id}/events"): Operation(
         id="streamStackEvents",
         tag=HISTORY,
         summary="Follow one stack",
-        about="As `GET /events`, for one stack.",
-        parameters=(LAST_EVENT_ID,),
+        about="As `GET /events`, for one stack: begins with the stack as it is, and ends when it is gone.",
+        parameters=(FIELDS, LAST_EVENT_ID),
         answers={200: STREAM},
     ),
     ("GET", "/capacity"): Operation(
         id="getCapacity",
         tag=STACKS,
         summary="How many more fit?",
-        parameters=(LABEL,),
-        answers={200: Answer(about="Room.", schema="Capacity")},
+        about="Quotas are as they were last seen.",
+        parameters=CAPACITY_QUERY,
+        answers={200: Answer(about="Room.", schema="Capacity", examples={"room for 14": examples.CAPACITY})},
+    ),
+    ("POST", "/capacity"): Operation(
+        id="getCapacityFor",
+        tag=STACKS,
+        summary="How many more of this stack fit?",
+        about="With the body of a create. Quotas are looked at now.",
+        body=Body(schema="Create", examples={"a web server": examples.CREATE}),
+        answers={200: Answer(about="Room.", schema="Capacity", examples={"room for 14": examples.CAPACITY})},
     ),
 }

@@ -56,6 +56,7 @@ class Parameter:
     schema: Schema
     where: str = "query"
     many: bool = False
+    required: bool = False
     example: Any = None
 
 
@@ -122,7 +123,14 @@ def _path_parameters(path: str) -> list[dict[str, Any]]:
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
     schema = {"type": "array", "items": parameter.schema} if parameter.many else parameter.schema
-    made = {"name": parameter.name, "in": parameter.where, "description": parameter.about, "schema": schema}
+    made: dict[str, Any] = {
+        "name": parameter.name,
+        "in": parameter.where,
+        "description": parameter.about,
+        "schema": schema,
+    }
+    if parameter.required:
+        made["required"] = True
     return made if parameter.example is None else made | {"example": parameter.example}
 
 

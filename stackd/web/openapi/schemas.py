@@ -26,12 +26,13 @@ from stackd.web.openapi.shapes import (
     table,
     text,
 )
+from stackd.web.orders import IF_EXISTS, LABEL_KEY, MAX_LABELS
 from stackd.web.problems import ERROR_LIMIT
 
-LABEL_NAME = r"^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
-LABEL_VALUE = r"^(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$"
-MAX_LABELS = 16
+LABEL_NAME = f"^{LABEL_KEY.pattern}$"
+LABEL_VALUE = f"^(?:{LABEL_KEY.pattern})?$"
 JOB_ERRORS = 100
+STREAM_EVENTS = ("hello", "stack", "deleted", "job", "reset", "dropped")
 JOB_ERROR_LIMIT = 512
 DURATION = r"^(?:0|(?:[0-9]+(?:\.[0-9]+)?(?:d|h|m|s|ms))+)$"
 
@@ -118,12 +119,18 @@ def _stacks() -> dict[str, Schema]:
 
 def duration(description: str) -> Schema:
     """A length of time such as ``30m``."""
-    return text(description, pattern=DURATION, format="stackd-duration", maxLength=32, examples=["30m"])
+    return text(description, pattern=DURATION, format="stackd-duration", examples=["30m"])
 
 
 def _requests(config: Config) -> dict[str, Schema]:
     create = {
-        "target_port": many(ref("TargetPort"), "The ports to publish.", minItems=1, maxItems=MAX_TARGET_PORTS),
+        "target_port": many(
+            ref("TargetPort"),
+            "The ports to publish, each once.",
+            minItems=1,
+            maxItems=MAX_TARGET_PORTS,
+            uniqueItems=True,
+        ),
         "pod_spec": text(
             "A Pod as YAML (or JSON): one document. What it may use is the operator's policy; everything that it may "
             "not is refused with its path. Each target port must be declared by a container.",
@@ -140,14 +147,16 @@ def _requests(config: Config) -> dict[str, Schema]:
         "if_exists": text(
             "Where `limits.stacks_per_label` is reached: `error` is a 409 that names the existing stack, `return` is a "
             "200 with that stack.",
-            enum=["error", "return"],
+            enum=list(IF_EXISTS),
         ),
     }
     return {
         "TargetPort": record(
             "A container port to publish.",
             {
-                "container_port": number("As a container of the pod declares it.", 1, LARGEST_PORT),
+                "container_port": number(
+                    "As a container of the pod declares it; written without a fraction.", 1, LARGEST_PORT
+                ),
                 "protocol": text("TCP or UDP, in any case of letters.", enum=list(PROTOCOLS)),
             },
         ),
@@ -227,14 +236,34 @@ def _history() -> dict[str, Schema]:
                 "reason": text("In one word."),
                 "message": text("In a sentence. It may quote the pod: treat it as the tenant's text."),
                 "by": text("The name of the API key that asked for it, `stackd`, or `cluster`."),
+                "count": number("How often, if more than once.", 2),
             },
+            optional=("count",),
+        ),
+        "StreamEvent": record(
+            "One event of a stream, as its lines say.",
+            {
+                "id": text("What `Last-Event-ID` takes."),
+                "event": text("What it is about.", enum=list(STREAM_EVENTS)),
+                "data": text("JSON, as the route says.", contentMediaType="application/json"),
+            },
+            optional=("id",),
         ),
         "Capacity": record(
             "How many more of one kind of stack fit, if the nodes run nothing but stacks.",
             {
                 "fits": number("How many more."),
-                "limited_by": nullable(text("What binds first.")),
+                "limited_by": text("What binds first."),
                 "nodes": table(number("How many more."), "By node."),
+                "quota": nullable(number("As many as the namespace's quotas allow; null while they are not known.")),
+                "quota_limited_by": text("Which of the quotas' resources binds; empty if none."),
+                "quota_seen_at": nullable(moment("When the quotas were looked at.")),
+                "ports": number("Node ports that are free."),
+                "stacks": nullable(number("As many as `limits.max_stacks` allows; null where there is no limit.")),
+                "requested_cpu_milli": number("CPU of one, in thousandths of a core.", 1),
+                "requested_memory_bytes": number("Memory of one.", 1),
+                "requested_ports": number("Ports of one.", 1, MAX_TARGET_PORTS),
+                "assumes": text("What this takes for granted."),
             },
         ),
     }

@@ -10,25 +10,24 @@ from typing import Any
 import schemathesis
 from hypothesis import strategies
 
+from stackd.web.openapi import examples
+
 STANDS_FOR_A_POD_SPEC = "a pod spec"
-FIELDS = ("stack_id", "status", "node_id", "ports", "labels", "created_at")
 
 schemathesis.openapi.format("stackd-pod-spec", strategies.just(STANDS_FOR_A_POD_SPEC))
 schemathesis.openapi.format("stackd-duration", strategies.sampled_from(("1s", "5m", "90s", "0.5h", "1m30s")))
-schemathesis.openapi.format("stackd-label", strategies.sampled_from(("team", "team=7", "player=", "a.b_c-d=E.F")))
-schemathesis.openapi.format("stackd-cursor", strategies.just(""))
-schemathesis.openapi.format(
-    "stackd-fields", strategies.lists(strategies.sampled_from(FIELDS), min_size=1).map(",".join)
-)
+schemathesis.openapi.format("stackd-quantity", strategies.sampled_from(("100m", "1", "128Mi", "0.5", "2e3")))
+schemathesis.openapi.format("stackd-cursor", strategies.just("MSBzdGFjay0w"))
 
 
 @schemathesis.hook
 def before_call(context: object, case: Any, kwargs: dict[str, Any]) -> None:
     """Put a pod in the place of the text that stands for one."""
     body = case.body
-    if isinstance(body, dict) and body.get("pod_spec") == STANDS_FOR_A_POD_SPEC:
-        ports = [port for port in _listed(body.get("target_port")) if isinstance(port, dict)]
-        case.body = {**body, "pod_spec": pod_spec(ports)}
+    if isinstance(body, dict) and body.get("pod_spec") in (STANDS_FOR_A_POD_SPEC, examples.POD_SPEC):
+        targets = [_written_whole(port) for port in _listed(body.get("target_port"))]
+        ports = [port for port in targets if isinstance(port, dict)]
+        case.body = {**body, "target_port": targets or body.get("target_port"), "pod_spec": pod_spec(ports)}
 
 
 def pod_spec(ports: list[dict[str, Any]]) -> str:
@@ -51,6 +50,12 @@ spec:
           cpu: "1m"
           memory: "1Mi"
 """
+
+
+def _written_whole(port: Any) -> Any:
+    """The port as 80 where it is 80.0: to a schema both are whole numbers, but only one of them is a port's."""
+    number = port.get("container_port") if isinstance(port, dict) else None
+    return {**port, "container_port": int(number)} if isinstance(number, float) and number.is_integer() else port
 
 
 def _listed(value: object) -> list[Any]:

@@ -26,7 +26,7 @@ def make(folder: Path, name: str = "one", *, days: int = 90, password: str = "")
     cert, key = folder / f"{name}.crt", folder / f"{name}.key"
     encryption = ["-passout", f"pass:{password}"] if password else ["-nodes"]
     subject = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-days", str(days)]
-    command = ["openssl", "req", "-x509", *EC, *encryption, "-keyout", key, "-out", cert, *subject]
+    command = ["openssl", "req", "-x509", *EC, *encryption, "-keyout", str(key), "-out", str(cert), *subject]
     subprocess.run(command, check=True, capture_output=True)
     return str(cert), str(key)
 

@@ -27,9 +27,15 @@ async def test_an_unreachable_cluster_is_said_and_is_not_stuck(tmp_path: Path) -
 async def test_a_file_that_does_not_answer_is_stuck(tmp_path: Path) -> None:
     async with stand(tmp_path) as at:
         store = at.daemon.room.store
-        hold = threading.Event()
-        holding = asyncio.create_task(store._writer.submit(lambda _: hold.wait(10.0), writes=False))
-        assert await why_stuck(at.daemon.room, 0.2) == "the state file has not answered within 0 s"
+        begun, hold = threading.Event(), threading.Event()
+
+        def operation(_: object) -> None:
+            begun.set()
+            hold.wait(10.0)
+
+        holding = asyncio.create_task(store._writer.submit(operation, writes=False))
+        await eventually(begun.is_set)
+        assert await why_stuck(at.daemon.room, 0.2) == "the state file has not answered within 0.2 s"
         hold.set()
         await holding
         assert await why_stuck(at.daemon.room, 5.0) == ""

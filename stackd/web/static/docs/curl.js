@@ -25,5 +25,5 @@ function address(operation) {
 }
 
 function quoted(text) {
-  return /^[\w:/.{}?=&,-]+$/.test(text) && !text.includes("&") ? text : `'${text.replaceAll("'", "'\\''")}'`;
+  return /^[\w:/.=,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }

@@ -1,0 +1,15 @@
+"""The doctor: looks at this machine, the cluster and a running daemon, and says what is not as it should be.
+
+    findings   what is said
+    machine    files, certificate, configuration
+    running    a daemon that answers
+    cluster    rights, namespace, policies, nodes, ports, clock
+    capacity   how many stacks fit, and what stands in the way of more
+    probe      two stacks that try to reach each other and what they must not
+
+Changes nothing, but for the probe, which removes what it made.
+"""
+
+from stackd.doctor.findings import Finding, Level
+
+__all__ = ["Finding", "Level"]

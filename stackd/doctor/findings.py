@@ -1,0 +1,39 @@
+"""What the doctor says."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Level(enum.StrEnum):
+    """How bad it is; what fails has to be mended."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at: what about, how it is, and what to do."""
+
+    level: Level
+    about: str
+    what: str
+    advice: str = ""
+
+
+def ok(about: str, what: str) -> Finding:
+    """Nothing to do."""
+    return Finding(level=Level.OK, about=about, what=what)
+
+
+def warn(about: str, what: str, advice: str = "") -> Finding:
+    """It works, and could be better."""
+    return Finding(level=Level.WARN, about=about, what=what, advice=advice)
+
+
+def fail(about: str, what: str, advice: str = "") -> Finding:
+    """It does not work, or is not safe."""
+    return Finding(level=Level.FAIL, about=about, what=what, advice=advice)

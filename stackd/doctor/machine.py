@@ -1,0 +1,83 @@
+"""This machine: who can read and write the files, and whether the certificate can be used."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from stackd.config import Config, Loaded
+from stackd.doctor.findings import Finding, fail, ok, warn
+from stackd.errors import ConfigError
+from stackd.upkeep.certificate import Certificate, timeliness
+
+FILES = "files"
+CERTIFICATE = "certificate"
+OTHERS_READ = 0o004
+OTHERS_WRITE = 0o002
+
+
+def examine(loaded: Loaded, config_path: Path | None) -> Iterator[Finding]:
+    """What the configuration warns of, the files, and the certificate."""
+    for warning in loaded.warnings:
+        yield warn("configuration", warning)
+    if not loaded.warnings:
+        yield ok("configuration", "it is right")
+    yield from _files(loaded.config, config_path)
+    yield from _certificate(loaded.config)
+
+
+def _files(config: Config, config_path: Path | None) -> Iterator[Finding]:
+    found = [*_secrets(config), *_state(Path(config.state.path))]
+    if config_path is not None:
+        found += _judged(config_path, "the configuration", OTHERS_WRITE)
+    yield from found
+    if not found:
+        yield ok(FILES, "nobody else can read the keys and the state, or write the configuration")
+
+
+def _secrets(config: Config) -> Iterator[Finding]:
+    held = (
+        (config.auth.key_file, "the key file"),
+        (config.server.tls_key, "the private key of the certificate"),
+        (config.cluster.kubeconfig if os.pathsep not in config.cluster.kubeconfig else "", "the kubeconfig"),
+    )
+    for path, what in held:
+        if path:
+            yield from _judged(Path(path), what, OTHERS_READ | OTHERS_WRITE)
+
+
+def _state(path: Path) -> Iterator[Finding]:
+    if path.exists():
+        yield from _judged(path, "the state", OTHERS_READ | OTHERS_WRITE)
+    elif not os.access(path.parent, os.W_OK):
+        yield warn(FILES, f"{path.parent} cannot be written by this user", "run the doctor as the daemon's user")
+
+
+def _judged(path: Path, what: str, forbidden: int) -> Iterator[Finding]:
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        yield warn(FILES, f"{what}, {path}: {error.strerror}", "run the doctor as the daemon's user")
+        return
+    if mode & forbidden:
+        may = "write" if mode & forbidden & OTHERS_WRITE else "read"
+        yield fail(FILES, f"{what}, {path}, has mode {mode:04o}: every user can {may} it", f"chmod o-rwx {path}")
+
+
+def _certificate(config: Config) -> Iterator[Finding]:
+    if not config.server.tls_cert:
+        return
+    try:
+        Certificate.of(config)
+    except ConfigError as error:
+        yield fail(CERTIFICATE, str(error))
+        return
+    late = timeliness(Path(config.server.tls_cert), time.time())
+    if late is None:
+        yield ok(CERTIFICATE, "it can be used, and its time is not nearly over")
+    else:
+        advice = "put a new certificate and its key into the files; the daemon takes them by itself"
+        yield fail(CERTIFICATE, late.sentence, advice) if late.unusable else warn(CERTIFICATE, late.sentence, advice)

@@ -1,0 +1,269 @@
+"""Two stacks that try what stacks must not be able to do, and one that must work: a node port that answers.
+
+Owns: the probe's pods, what they run, and that they are removed. They are made like stacks, hardened and labelled, under
+an instance of their own, so that the policies select them and no daemon touches them. Each question is a container that
+tries to connect and tells by its exit code, because nothing else of a pod can be seen with the rights of stackd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+
+from stackd.config import Config, policy_of
+from stackd.doctor.cluster import address, throwaway
+from stackd.doctor.findings import Finding, fail, ok
+from stackd.errors import NodePortTaken, StackdError
+from stackd.kube.client import Cluster
+from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, service_manifest
+from stackd.kube.objects import ContainerState, JsonObject, node_state, pod_state
+from stackd.model import Stack
+from stackd.podspec import harden
+
+ABOUT: Final = "probe"
+IMAGE: Final = "busybox:stable"
+PORT: Final = 8080
+REACHED, NOT_REACHED = 0, 1
+POLL_SECONDS = 0.25
+CONNECT_SECONDS = 3.0
+TRIES_FOR_A_PORT = 5
+NOBODY: Final = 65534
+LISTEN: Final = ("httpd", "-f", "-p", str(PORT), "-h", "/tmp")  # noqa: S108 - the pod's own, and empty
+SETTLE: Final = "sleep 3"
+"""Some networks need a moment until their policies are in force for a new pod."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a stack tries to reach: ``{peer}`` is the other stack's address. ``script`` exits with 0 if it does."""
+
+    name: str
+    what: str
+    script: str
+    mended_by: str
+
+
+def connect(host: str, port: str) -> str:
+    """A script that exits with 0 if a connection can be made, and else with 1."""
+    return f"{SETTLE}; nc -w 5 {host} {port} </dev/null >/dev/null 2>&1 && exit 0; exit 1"
+
+
+EGRESS: Final = (
+    "restrict egress: apply what `stackd manifests` prints, and see that the network enforces NetworkPolicies"
+)
+QUESTIONS: Final = (
+    Question(
+        name="stack",
+        what="another stack",
+        script=connect("{peer}", str(PORT)),
+        mended_by="restrict ingress: apply what `stackd manifests` prints, and see that the network enforces NetworkPolicies",
+    ),
+    Question(name="metadata", what="the metadata address", script=connect("169.254.169.254", "80"), mended_by=EGRESS),
+    Question(
+        name="api",
+        what="the API server",
+        script=connect('"$KUBERNETES_SERVICE_HOST"', '"$KUBERNETES_SERVICE_PORT"'),
+        mended_by=EGRESS,
+    ),
+)
+CONTROL: Final = (
+    f"n=0; until nc -w 1 127.0.0.1 {PORT} </dev/null >/dev/null 2>&1; "
+    "do n=$((n+1)); [ $n -lt 20 ] || exit 9; sleep 0.5; done; exit 0"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The image needs ``sh``, ``nc`` and ``httpd``; ``seconds`` is how long each step may take."""
+
+    image: str = IMAGE
+    seconds: float = 90.0
+    questions: tuple[Question, ...] = QUESTIONS
+
+
+def instance_for(config: Config) -> str:
+    """The instance under which a probe works."""
+    return f"{config.cluster.instance[:40].rstrip('-_.')}-probe-{secrets.token_hex(3)}"
+
+
+async def probe(cluster: Cluster, config: Config, options: Options) -> AsyncGenerator[Finding, None]:
+    """Ask, and remove what was made; ``cluster`` works under ``instance_for``."""
+    async with AsyncExitStack() as made:
+        try:
+            async for finding in _Probe(cluster, config, options, made).run():
+                yield finding
+        except StackdError as error:
+            yield fail(ABOUT, str(error))
+
+
+class _NotRunning(StackdError):
+    """A pod of the probe does not run."""
+
+
+class _Probe:
+    def __init__(self, cluster: Cluster, config: Config, options: Options, made: AsyncExitStack) -> None:
+        self._cluster, self._config, self._options, self._made = cluster, config, options, made
+
+    async def run(self) -> AsyncIterator[Finding]:
+        """The findings."""
+        stack = await self._listener()
+        pod = await self._until(stack.pod_name, _is_ready)
+        yield await self._node_port(stack, pod)
+        asking = throwaway(self._config, 0, PORT)
+        names = ("control", *(question.name for question in self._options.questions))
+        await self._pod(asking, self._askers(pod["status"].get("podIP") or "127.0.0.1"))
+        answered = await self._until(asking.pod_name, lambda raw: _have_ended(raw, names))
+        ends = {one.name: one for one in pod_state(answered).containers}
+        if ends["control"].exit_code != REACHED:
+            code = ends["control"].exit_code
+            raise _NotRunning(f"the image {self._options.image} cannot ask: its control exited with {code}; {_NEEDS}")
+        for question in self._options.questions:
+            yield _judged(question, ends[question.name])
+
+    async def _listener(self) -> Stack:
+        """A stack that listens, with its service."""
+        stack = throwaway(self._config, 0, PORT)
+        container = self._container("listen", list(LISTEN))
+        uid = await self._pod(stack, [container | {"ports": [{"containerPort": PORT}]}])
+        stacks = self._config.stacks
+        for _ in range(TRIES_FOR_A_PORT):
+            port = stacks.node_port_min + secrets.randbelow(stacks.node_port_max - stacks.node_port_min + 1)
+            stack = dataclasses.replace(stack, ports=(dataclasses.replace(stack.ports[0], node_port=port),))
+            request = ServiceRequest(stack=stack, instance=self._cluster.instance, pod_uid=uid)
+            self._made.push_async_callback(self._remove, self._cluster.delete_service, stack.service_name)
+            try:
+                await self._cluster.create_service(service_manifest(request))
+            except NodePortTaken:
+                continue
+            return stack
+        raise _NotRunning(f"{TRIES_FOR_A_PORT} node ports in a row were taken; try again")
+
+    async def _node_port(self, stack: Stack, pod: JsonObject) -> Finding:
+        node_name, port = pod["spec"]["nodeName"], stack.ports[0].node_port
+        nodes = [node_state(raw) async for raw in self._cluster.list_raw("nodes")]
+        host = next((address(self._config, node) for node in nodes if node.name == node_name), None)
+        if host is None:
+            return fail(ABOUT, f"the node {node_name} has no public address", "see stacks.public_ips and address_types")
+        try:
+            async with asyncio.timeout(self._options.seconds):
+                await _answers(host, port)
+        except TimeoutError:
+            advice = "see the firewall, stacks.public_ips, and whether the policies let clients in"
+            return fail(ABOUT, f"a stack's node port does not answer at {host}:{port}", advice)
+        return ok(ABOUT, f"a stack's node port answers at {host}:{port}")
+
+    def _askers(self, peer: str) -> list[dict[str, Any]]:
+        asked = [(one.name, one.script.replace("{peer}", peer)) for one in self._options.questions]
+        scripts = [self._container(name, ["sh", "-c", script]) for name, script in (("control", CONTROL), *asked)]
+        return [self._container("listen", list(LISTEN)), *scripts]
+
+    def _container(self, name: str, command: list[str]) -> dict[str, Any]:
+        amounts = {"cpu": "20m", "memory": "32Mi"}
+        return {
+            "name": name,
+            "image": self._options.image,
+            "command": command,
+            "resources": {"requests": amounts, "limits": amounts},
+            "securityContext": {
+                "allowPrivilegeEscalation": False,
+                "privileged": False,
+                "capabilities": {"drop": ["ALL"]},
+                "runAsNonRoot": True,
+                "runAsUser": NOBODY,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+        }
+
+    async def _pod(self, stack: Stack, containers: list[dict[str, Any]]) -> str:
+        """Create a pod, to be removed at the end; its uid."""
+        spec = {
+            "containers": containers,
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+        }
+        request = PodRequest(
+            stack=stack,
+            manifest=harden({"spec": spec}, policy_of(self._config)),
+            instance=self._cluster.instance,
+            node_selector=self._config.stacks.node_selector,
+        )
+        self._made.push_async_callback(self._remove, self._cluster.delete_pod, stack.pod_name)
+        return (await self._cluster.create_pod(pod_manifest(request))).uid
+
+    async def _remove(self, delete: Callable[[str], Awaitable[None]], name: str) -> None:
+        """Remove what was made, also when the probe is interrupted."""
+        await asyncio.shield(asyncio.ensure_future(delete(name)))
+
+    async def _until(self, name: str, wanted: Callable[[JsonObject], bool]) -> JsonObject:
+        """The pod as soon as it is as wanted. Raises _NotRunning when that will not be, or takes too long."""
+        raw: JsonObject = {}
+        why = ""
+        try:
+            async with asyncio.timeout(self._options.seconds):
+                while True:
+                    raw = await self._cluster.pod_json(name) or {}
+                    if wanted(raw):
+                        return raw
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            why = _why(raw)
+        raise _NotRunning(f"a pod of the probe does not run within {self._options.seconds:g} s{why}; {_NEEDS}")
+
+
+_NEEDS = "choose --probe-image: it needs sh, nc and httpd, as busybox has them"
+
+
+def _judged(question: Question, end: ContainerState) -> Finding:
+    if end.exit_code == REACHED:
+        return fail(ABOUT, f"a stack reaches {question.what}", question.mended_by)
+    if end.exit_code == NOT_REACHED:
+        return ok(ABOUT, f"a stack does not reach {question.what}")
+    return fail(ABOUT, f"whether a stack reaches {question.what} is not known: exit code {end.exit_code} {end.reason}")
+
+
+def _is_ready(raw: JsonObject) -> bool:
+    if not raw:
+        return False
+    state = pod_state(raw)
+    if state.phase in ("Failed", "Succeeded"):
+        raise _NotRunning(f"a pod of the probe has ended by itself{_why(raw)}; {_NEEDS}")
+    return state.ready
+
+
+def _have_ended(raw: JsonObject, names: tuple[str, ...]) -> bool:
+    ended = {one.name for one in pod_state(raw).containers if one.state == "terminated"} if raw else set()
+    return ended >= set(names)
+
+
+def _why(raw: JsonObject) -> str:
+    """What the kubelet or the scheduler says, if anything."""
+    if not raw:
+        return ""
+    state = pod_state(raw)
+    reasons = [f"{one.name}: {one.reason} {one.message}".strip() for one in state.containers if one.reason]
+    text = "; ".join(reasons) or state.unschedulable_message or state.message
+    return f" ({text[:300]})" if text else ""
+
+
+async def _answers(host: str, port: int) -> None:
+    """Return once something at the address has answered with a byte."""
+    while True:
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                reader, writer = await asyncio.open_connection(host, port)
+                try:
+                    writer.write(b"GET / HTTP/1.0\r\n\r\n")
+                    if await reader.read(1):
+                        return
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError):
+            pass
+        await asyncio.sleep(POLL_SECONDS)

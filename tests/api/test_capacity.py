@@ -1,0 +1,114 @@
+"""How many more fit, and what ends first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackd.embedded import EmbeddedCluster, NodeSpec
+from tests.stand import Stand, eventually, fast_cluster, request_for, stand
+
+NODES = (
+    NodeSpec(name="a", cpu="1", memory="1Gi", pods="20"),
+    NodeSpec(name="b", cpu="2", memory="1Gi", pods="20"),
+    NodeSpec(name="control", cpu="64", memory="64Gi", labels={}),
+    NodeSpec(name="cordoned", cpu="64", memory="64Gi", unschedulable=True),
+)
+
+
+async def capacity(at: Stand, query: str = "") -> dict[str, Any]:
+    reply = await at.call("GET", f"/capacity{query}")
+    assert reply.status == 200, reply.text
+    found: dict[str, Any] = reply.json
+    return found
+
+
+async def test_room_is_counted_on_the_nodes_that_take_stacks(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster(nodes=NODES)) as cluster, stand(tmp_path, cluster=cluster) as at:
+        found = await capacity(at, "?cpu=100m&memory=64Mi")
+        assert (found["fits"], found["limited_by"], found["nodes"]) == (26, "cpu", {"a": 10, "b": 16})
+        found = await capacity(at, "?cpu=100m&memory=256Mi")
+        assert (found["fits"], found["limited_by"], found["nodes"]) == (8, "memory", {"a": 4, "b": 4})
+        found = await capacity(at, "?cpu=1m&memory=1Mi")
+        assert (found["fits"], found["limited_by"], found["nodes"]) == (40, "pods", {"a": 20, "b": 20})
+        created = await at.create(request_for("nginx", cpu="500m", memory="512Mi"))
+        found = await capacity(at, "?cpu=100m&memory=256Mi")
+        assert found["nodes"][created["node_id"]] == 2
+        await at.until_status(created["stack_id"], "running")
+        await at.call("POST", f"/stacks/{created['stack_id']}/stop")
+        assert (await capacity(at, "?cpu=100m&memory=256Mi"))["fits"] == 8
+
+
+async def test_what_is_said_to_fit_does_fit_and_no_more(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster(nodes=NODES)) as cluster, stand(tmp_path, cluster=cluster) as at:
+        body = request_for("nginx", cpu="300m", memory="200Mi")
+        found = (await at.call("POST", "/capacity", body)).json
+        assert (found["requested_cpu_milli"], found["requested_memory_bytes"]) == (300, 200 * 1024 * 1024)
+        for _ in range(found["fits"]):
+            await at.create(body)
+        assert (await at.call("POST", "/stacks", body)).status == 503
+        assert (await at.call("POST", "/capacity", body)).json["fits"] == 0
+
+
+async def test_ports_and_the_limit_of_stacks_bind_too(tmp_path: Path) -> None:
+    settings = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31006"}
+    first, second = tmp_path / "a", tmp_path / "b"
+    for folder in (first, second):
+        folder.mkdir()
+    async with stand(first, settings) as at:
+        found = await capacity(at, "?ports=2")
+        assert (found["fits"], found["limited_by"], found["ports"], found["stacks"]) == (3, "ports", 3, None)
+        await at.create()
+        assert (await capacity(at))["fits"] == 5
+    async with stand(second, settings | {"STACKD_LIMITS__MAX_STACKS": "2"}) as at:
+        await at.create()
+        found = await capacity(at)
+        assert (found["fits"], found["limited_by"], found["stacks"]) == (1, "max_stacks", 1)
+
+
+async def test_quotas_are_looked_at_in_the_background_once_somebody_asks(at: Stand) -> None:
+    spec = {"hard": {"requests.cpu": "1", "pods": "50", "services.nodeports": "7"}}
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "tight"}, "spec": spec}
+    await at.kubectl("POST", "/api/v1/namespaces/stacks/resourcequotas", quota)
+    at.cluster.faults.reset_counts()
+    await at.daemon.schedule.now("quotas")
+    assert at.cluster.counts.total(resource="resourcequotas") == 0  # nobody has asked
+    first = await capacity(at, "?cpu=250m")
+    assert (first["quota"], first["quota_seen_at"]) == (None, None)
+    assert at.cluster.counts.total(resource="resourcequotas") == 0  # a read asks nobody
+    await at.daemon.schedule.now("quotas")
+    assert at.cluster.counts.total(resource="resourcequotas") == 1
+    found = await capacity(at, "?cpu=250m")
+    assert (found["fits"], found["limited_by"], found["quota"]) == (4, "quota", 4)
+    assert found["quota_limited_by"] == "tight: requests.cpu"
+    assert found["quota_seen_at"] is not None
+    found = await capacity(at, "?cpu=1m&ports=2")
+    assert (found["quota"], found["quota_limited_by"]) == (3, "tight: services.nodeports")
+
+
+async def test_a_post_looks_at_the_quotas_now(at: Stand) -> None:
+    spec = {"hard": {"pods": "2"}}
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "tight"}, "spec": spec}
+    await at.kubectl("POST", "/api/v1/namespaces/stacks/resourcequotas", quota)
+    await at.create()
+
+    async def counted() -> bool:
+        found = (await at.call("POST", "/capacity", request_for("nginx"))).json
+        return (found["fits"], found["limited_by"]) == (1, "quota")
+
+    await eventually(counted)
+    assert (await at.call("POST", "/capacity", {"pod_spec": "x"})).status == 400
+
+
+async def test_without_a_node_there_is_no_room(tmp_path: Path) -> None:
+    async with stand(tmp_path, {"STACKD_STACKS__NODE_SELECTOR": '{ role = "nobody" }'}) as at:
+        found = await capacity(at)
+        assert (found["fits"], found["limited_by"], found["nodes"]) == (0, "nodes", {})
+
+
+@pytest.mark.parametrize("query", ["cpu=much", "cpu=0", "memory=-1", "ports=0", "ports=25", "cpus=1", "cpu=1&cpu=2"])
+async def test_a_question_that_makes_no_sense_is_refused(at: Stand, query: str) -> None:
+    reply = await at.call("GET", f"/capacity?{query}")
+    assert (reply.status, bool(reply.error)) == (400, True)

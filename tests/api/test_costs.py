@@ -1,0 +1,173 @@
+"""What each operation costs, counted and not timed: requests to Kubernetes, SQL, waits for the disk, Python calls."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import stackd
+from tests.stand import KEY, Stand, eventually, seed, stand
+
+GETS = [
+    "/healthz", "/readyz", "/stats", "/stacks", "/stacks/{id}", "/stacks/{id}/status", "/reconcile", "/metrics",
+    "/stacks/stack-none", "/no/such/route",
+]  # fmt: skip
+QUIET = {"STACKD_RECONCILE__INTERVAL": "1h"}
+
+
+@dataclass(slots=True)
+class Cost:
+    """What was spent within a ``spent`` block."""
+
+    kubernetes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    statements: int = 0
+    commits: int = 0
+    disk_waits: int = 0
+
+
+@pytest.fixture
+async def at(tmp_path: Path) -> AsyncIterator[Stand]:
+    async with stand(tmp_path, QUIET) as ready:
+        yield ready
+
+
+@contextmanager
+def spent(at: Stand) -> Iterator[Cost]:
+    cost, counters = Cost(), at.daemon.room.store.counters
+    asked = Counter({name: count for name, count in at.cluster.counts.requests.items()})
+    before = (counters.statements, counters.commits, counters.disk_waits)
+    yield cost
+    for (verb, resource, _), count in (at.cluster.counts.requests - asked).items():
+        if verb != "watch":
+            cost.kubernetes[verb, resource] += count
+    after = (counters.statements, counters.commits, counters.disk_waits)
+    cost.statements, cost.commits, cost.disk_waits = (b - a for a, b in zip(before, after, strict=True))
+
+
+async def created(at: Stand, count: int) -> list[str]:
+    """So many stacks, all running, and nothing left to be written."""
+    ids = [(await at.create())["stack_id"] for _ in range(count)]
+    for stack_id in ids:
+        await at.until_status(stack_id, "running")
+    await settled(at)
+    return ids
+
+
+async def settled(at: Stand) -> None:
+    """Nothing is under way in the store, and nothing comes."""
+    seen = -1
+
+    def still() -> bool:
+        nonlocal seen
+        before, seen = seen, at.daemon.room.store.counters.operations
+        return before == seen and not at.daemon.room.store.pending
+
+    await eventually(still)
+
+
+async def test_a_create_asks_kubernetes_twice_and_waits_for_the_disk_twice(at: Stand) -> None:
+    await created(at, 1)
+    with spent(at) as cost:
+        await created(at, 1)
+    assert cost.kubernetes == {("create", "pods"): 1, ("create", "services"): 1}
+    assert cost.disk_waits == 2, "the intent before the cluster is asked, the answer before it is given"
+    assert cost.commits <= 4, "and one for each status that it is seen in"
+    print(cost)
+
+
+async def test_a_delete_asks_kubernetes_twice_and_waits_for_the_disk_twice(at: Stand) -> None:
+    (stack_id,) = await created(at, 1)
+    with spent(at) as cost:
+        assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
+        await settled(at)
+    assert cost.kubernetes == {("delete", "pods"): 1, ("delete", "services"): 1}
+    assert cost.disk_waits == 2
+    print(cost)
+
+
+async def test_a_batch_delete_costs_two_requests_a_stack_and_commits_by_the_chunk(at: Stand) -> None:
+    ids = await created(at, 60)
+    with spent(at) as cost:
+        job_id = (await at.call("POST", "/stacks/batch-delete", {"stack_ids": ids})).json["job_id"]
+        assert (await at.finished_job(job_id))["deleted"] == 60
+        await settled(at)
+    assert cost.kubernetes == {("delete", "pods"): 60, ("delete", "services"): 60}
+    print(cost)
+
+
+async def test_no_read_asks_kubernetes_or_writes(at: Stand) -> None:
+    (stack_id,) = await created(at, 1)
+    with spent(at) as cost:
+        for path in GETS:
+            await at.call("GET", path.replace("{id}", stack_id))
+    print(cost)
+    assert not cost.kubernetes
+
+
+async def test_fifty_creates_at_once_share_their_commits(at: Stand) -> None:
+    with spent(at) as cost:
+        replies = await asyncio.gather(*(at.call("POST", "/stacks", seed()) for _ in range(50)))
+    assert {reply.status for reply in replies} == {201}
+    print(cost)
+
+
+async def test_a_second_without_requests_costs_nothing(tmp_path: Path) -> None:
+    async with stand(tmp_path, {"STACKD_RECONCILE__INTERVAL": "100ms"}) as at:
+        await created(at, 3)
+        passes = at.daemon.api.reconciler.passes
+        with spent(at) as cost:
+            await eventually(lambda: at.daemon.api.reconciler.passes >= passes + 10)
+        assert not cost.kubernetes
+        assert (cost.statements, cost.commits) == (0, 0)
+
+
+class Calls:
+    """Counts Python calls by whether they are in stackd or elsewhere; those of this file are not counted."""
+
+    def __init__(self) -> None:
+        self.ours: Counter[str] = Counter()
+        self.others = 0
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> None:
+        if event != "call":
+            return
+        name = frame.f_code.co_filename
+        if name == __file__:
+            return
+        if name.startswith(str(Path(stackd.__file__).parent)):
+            self.ours[f"{Path(name).name}:{frame.f_code.co_name}"] += 1
+        else:
+            self.others += 1
+
+
+async def test_a_status_read_takes_few_steps(at: Stand) -> None:
+    (stack_id,) = await created(at, 1)
+    request = f"GET /stacks/{stack_id}/status HTTP/1.1\r\nHost: x\r\nX-API-KEY: {KEY}\r\n\r\n".encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", at.daemon.port)
+
+    async def read() -> None:
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b" 200 " in head
+        await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+
+    for _ in range(3):
+        await read()
+    calls, rounds = Calls(), 100
+    sys.setprofile(calls)
+    try:
+        for _ in range(rounds):
+            await read()
+    finally:
+        sys.setprofile(None)
+        writer.close()
+    print({name: count / rounds for name, count in calls.ours.items()}, sum(calls.ours.values()) / rounds, calls.others / rounds)

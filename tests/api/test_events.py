@@ -1,0 +1,273 @@
+"""Event streams: what has changed, told once, to everybody who follows, at each one's own pace."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from stackd import __version__
+from stackd.embedded import EmbeddedCluster
+from tests.stand import DEADLINE, KEY, Stand, eventually, fast_cluster, seed, stand
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One server-sent event."""
+
+    kind: str
+    data: Any
+    id: str
+
+
+class Stream:
+    """An open stream, read one event after the other; comments are counted and left out."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        self.answer = answer
+        self.comments = 0
+
+    async def next(self) -> Event | None:
+        """The next event, None at the end of the stream."""
+        fields: dict[str, str] = {}
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                line = (await self.answer.content.readline()).decode()
+                if not line:
+                    return None
+                if line == "\n":
+                    if fields:
+                        return Event(fields["event"], json.loads(fields["data"]), fields.get("id", ""))
+                    continue
+                name, _, value = line.rstrip("\n").partition(": ")
+                if name:
+                    fields[name] = value
+                else:
+                    self.comments += 1
+
+    async def expect(self, kind: str) -> Event:
+        """The next event, which is of this kind."""
+        event = await self.next()
+        assert event is not None, "the stream has ended"
+        assert event.kind == kind, event
+        return event
+
+    async def until(self, kind: str, **fields: Any) -> Event:
+        """The first event from here on of this kind and with these fields in its data."""
+        while True:
+            event = await self.next()
+            assert event is not None, "the stream has ended"
+            if event.kind == kind and fields.items() <= event.data.items():
+                return event
+
+
+@asynccontextmanager
+async def follow(at: Stand, path: str = "/events", last: str = "") -> AsyncIterator[Stream]:
+    headers = {"X-API-KEY": KEY} | ({"Last-Event-ID": last} if last else {})
+    timeout = aiohttp.ClientTimeout(total=None)
+    async with (
+        aiohttp.ClientSession(timeout=timeout, read_bufsize=1 << 20) as session,
+        session.get(at.url + path, headers=headers) as answer,
+    ):
+        assert answer.status == 200, await answer.text()
+        assert answer.content_type == "text/event-stream"
+        assert answer.headers["Cache-Control"] == "no-store"
+        yield Stream(answer)
+
+
+async def test_a_stream_says_hello_and_then_every_change_of_every_stack(at: Stand) -> None:
+    before = await at.create()
+    async with follow(at) as stream:
+        hello = await stream.expect("hello")
+        assert hello.data["version"] == __version__
+        created = await at.create(seed() | {"labels": {"team": "7"}})
+        running = await stream.until("stack", stack_id=created["stack_id"], status="running")
+        assert running.data == await at.stack(created["stack_id"])
+        await at.call("DELETE", f"/stacks/{created['stack_id']}")
+        assert (await stream.until("deleted")).data == {"stack_id": created["stack_id"]}
+        await at.call("DELETE", f"/stacks/{before['stack_id']}")
+        assert (await stream.until("deleted")).data == {"stack_id": before["stack_id"]}
+
+
+async def test_ids_grow_by_one_within_one_start_of_stackd(at: Stand) -> None:
+    async with follow(at) as stream:
+        events = [await stream.expect("hello")]
+        created = await at.create()
+        await at.call("DELETE", f"/stacks/{created['stack_id']}")
+        while events[-1].kind != "deleted":
+            event = await stream.next()
+            assert event is not None
+            events.append(event)
+        boots = {event.id.split("-")[0] for event in events}
+        numbers = [int(event.id.split("-")[1]) for event in events]
+        assert len(boots) == 1
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+async def test_jobs_are_told_as_they_get_on(at: Stand) -> None:
+    ids = [(await at.create())["stack_id"] for _ in range(3)]
+    async with follow(at) as stream:
+        await stream.expect("hello")
+        job_id = (await at.call("POST", "/stacks/batch-delete", {"stack_ids": ids})).json["job_id"]
+        done = await stream.until("job", job_id=job_id, status="completed")
+        assert done.data == (await at.call("GET", f"/stacks/batch-delete/{job_id}")).json
+
+
+async def test_chosen_fields_leave_the_bulk_out(at: Stand) -> None:
+    async with follow(at, "/events?fields=stack_id,status") as stream:
+        await stream.expect("hello")
+        created = await at.create()
+        event = await stream.until("stack", stack_id=created["stack_id"])
+        assert list(event.data) == ["stack_id", "status"]
+    assert (await at.call("GET", "/events?fields=nothing")).status == 400
+    assert (await at.call("GET", "/events?since=1")).status == 400
+
+
+async def test_a_stream_of_one_stack_begins_with_it_tells_only_of_it_and_ends_with_it(at: Stand) -> None:
+    other, mine = await at.create(), await at.create()
+    async with follow(at, f"/stacks/{mine['stack_id']}/events") as stream:
+        await stream.expect("hello")
+        first = await stream.expect("stack")
+        assert first.data["stack_id"] == mine["stack_id"]
+        await at.call("POST", f"/stacks/{other['stack_id']}/extend", {"ttl": "1m"})
+        await at.call("POST", f"/stacks/{mine['stack_id']}/extend", {"ttl": "1m"})
+        await at.call("DELETE", f"/stacks/{mine['stack_id']}")
+        seen = []
+        while (event := await stream.next()) is not None:
+            seen.append(event)
+        assert {event.data["stack_id"] for event in seen} == {mine["stack_id"]}
+        assert seen[-1].kind == "deleted"
+    assert (await at.call("GET", "/stacks/stack-none/events")).status == 404
+
+
+async def test_a_stream_that_was_cut_goes_on_with_what_changed_meanwhile_and_nothing_else(at: Stand) -> None:
+    quiet, busy, gone = [await at.create() for _ in range(3)]
+    for stack in (quiet, busy, gone):
+        await at.until_status(stack["stack_id"], "running")
+    async with follow(at) as stream:
+        last = (await stream.expect("hello")).id
+    await at.call("POST", f"/stacks/{busy['stack_id']}/extend", {"ttl": "1m"})
+    await at.call("POST", f"/stacks/{busy['stack_id']}/extend", {"ttl": "1m"})
+    await at.call("DELETE", f"/stacks/{gone['stack_id']}")
+    async with follow(at, last=last) as stream:
+        await stream.expect("hello")
+        first, second = await stream.expect("stack"), await stream.expect("deleted")
+        assert first.data == await at.stack(busy["stack_id"])
+        assert second.data == {"stack_id": gone["stack_id"]}
+        await at.call("POST", f"/stacks/{quiet['stack_id']}/extend", {"ttl": "1m"})
+        third = await stream.expect("stack")
+        assert third.data["stack_id"] == quiet["stack_id"]
+        assert int(first.id.split("-")[1]) < int(second.id.split("-")[1]) < int(third.id.split("-")[1])
+
+
+async def test_an_id_that_is_not_known_makes_the_client_list_again(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with stand(tmp_path, cluster=cluster) as at, follow(at) as stream:
+            last = (await stream.expect("hello")).id
+        async with stand(tmp_path, cluster=cluster) as later:
+            for unknown in (last, "nonsense", "a-b-c", f"{last}99999"):
+                async with follow(later, last=unknown) as stream:
+                    await stream.expect("hello")
+                    await stream.expect("reset")
+
+
+async def test_two_hundred_streams_hear_of_a_burst_and_reads_are_answered_meanwhile(tmp_path: Path) -> None:
+    async with stand(tmp_path) as at, AsyncExitStack() as exits:
+        connector = aiohttp.TCPConnector(limit=0)
+        session = await exits.enter_async_context(aiohttp.ClientSession(connector=connector))
+        answers = [
+            await exits.enter_async_context(
+                session.get(at.url + "/events?fields=stack_id,status", headers={"X-API-KEY": KEY})
+            )
+            for _ in range(200)
+        ]
+        streams = [Stream(answer) for answer in answers]
+        for stream in streams:
+            await stream.expect("hello")
+        assert at.daemon.api.hub.followers == 200
+        creates = [asyncio.create_task(at.create()) for _ in range(20)]
+        slowest = 0.0
+        while not all(task.done() for task in creates):
+            began = asyncio.get_running_loop().time()
+            assert (await at.call("GET", "/healthz")).status == 200
+            slowest = max(slowest, asyncio.get_running_loop().time() - began)
+        ids = {(await task)["stack_id"] for task in creates}
+
+        async def all_running(stream: Stream) -> None:
+            left = set(ids)
+            while left:
+                left.discard((await stream.until("stack", status="running")).data["stack_id"])
+
+        await asyncio.gather(*map(all_running, streams))
+        assert slowest < 2.0
+    assert at.daemon.api.hub.followers == 0
+
+
+async def test_a_client_that_reads_too_slowly_is_told_to_list_again(at: Stand) -> None:
+    hub = at.daemon.api.hub
+    stack = at.daemon.room.store.stacks
+    created = await at.create()
+    row = stack.get(created["stack_id"])
+    assert row is not None
+    async with follow(at) as stream:
+        await stream.expect("hello")
+        for _ in range(1_500):  # all before anybody gets a turn: more than the log holds
+            hub.row_changed(row, row)
+        while (event := await stream.next()) is not None and event.kind == "stack":
+            pass
+        assert event is not None
+        assert event.kind == "dropped"
+        assert await stream.next() is None
+
+
+async def test_changes_cost_nothing_but_their_memory_while_nobody_follows(at: Stand) -> None:
+    hub = at.daemon.api.hub
+    created = await at.create()
+    await at.until_status(created["stack_id"], "running")
+    assert hub.number > 0
+    assert hub.since(hub.number - 1) is None  # nothing is kept to be sent
+    async with follow(at) as stream:
+        await stream.expect("hello")
+        await at.call("POST", f"/stacks/{created['stack_id']}/extend", {"ttl": "1m"})
+        await stream.expect("stack")
+        assert hub.since(hub.number - 1)
+    await eventually(lambda: hub.followers == 0)
+    assert hub.since(hub.number - 1) is None
+
+
+async def test_there_are_only_so_many_streams(tmp_path: Path) -> None:
+    async with stand(tmp_path, {"STACKD_LIMITS__EVENT_STREAMS": "2"}) as at:
+        async with follow(at) as first, follow(at) as second:
+            await first.expect("hello")
+            await second.expect("hello")
+            reply = await at.call("GET", "/events")
+            assert (reply.status, "limits.event_streams" in reply.error) == (503, True)
+            assert reply.headers["Retry-After"] == "30"
+        await eventually(lambda: at.daemon.api.hub.followers == 0)
+        async with follow(at) as again:
+            await again.expect("hello")
+
+
+async def test_stopping_ends_the_streams_at_once(tmp_path: Path) -> None:
+    settings = {"STACKD_SERVER__SHUTDOWN_TIMEOUT": "8s"}
+    async with AsyncExitStack() as exits:
+        async with stand(tmp_path, settings) as at:
+            stream = await exits.enter_async_context(follow(at))
+            await stream.expect("hello")
+            began = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - began < 4.0
+        assert await stream.next() is None
+
+
+async def test_a_stream_needs_a_key_and_takes_it_from_the_query_too(at: Stand) -> None:
+    assert (await at.call("GET", "/events", key=None)).status == 401
+    async with aiohttp.ClientSession() as session, session.get(f"{at.url}/events?api_key={KEY}") as answer:
+        assert answer.status == 200
+        await Stream(answer).expect("hello")
+    assert (await at.call("HEAD", "/events")).status == 200

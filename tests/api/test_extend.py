@@ -1,0 +1,154 @@
+"""Times to live that a client asks for, and putting them off."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackd.embedded import EmbeddedCluster
+from stackd.times import to_nanoseconds
+from tests.stand import Reply, Stand, eventually, fast_cluster, seed, stand
+
+SECOND = 10**9
+
+
+def life(stack: dict[str, Any]) -> float:
+    """Seconds from the creation to the end."""
+    return (to_nanoseconds(stack["ttl_expires_at"]) - to_nanoseconds(stack["created_at"])) / SECOND
+
+
+async def extend(at: Stand, stack_id: str, ttl: str, **options: Any) -> Reply:
+    return await at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": ttl}, **options)
+
+
+async def test_a_create_can_ask_for_its_own_time_to_live(at: Stand) -> None:
+    assert life(await at.create(seed() | {"ttl": "30m"})) == 1800
+    assert life(await at.create()) == 7200
+
+
+@pytest.mark.parametrize(
+    ("ttl", "words"),
+    [
+        ("25h", "at most 86400 s"),
+        ("0s", "above zero"),
+        ("soon", "must be a duration"),
+        ("30", "must be a duration"),
+        (1800, "must be a string"),
+        (None, "must be a string"),
+    ],
+)
+async def test_a_time_to_live_that_cannot_be_is_refused_and_nothing_is_made(at: Stand, ttl: object, words: str) -> None:
+    reply = await at.call("POST", "/stacks", seed() | {"ttl": ttl})
+    assert (reply.status, reply.error.startswith("invalid request body: ttl")) == (400, True)
+    assert words in reply.error
+    assert not at.daemon.room.store.stacks.ordered()
+
+
+async def test_an_extension_adds_to_the_end_and_shows_everywhere(at: Stand) -> None:
+    created = await at.create(seed() | {"ttl": "10m"})
+    reply = await extend(at, created["stack_id"], "30m")
+    assert reply.status == 200
+    assert life(reply.json) == 2400
+    assert reply.json["updated_at"] > created["updated_at"]
+    assert (await at.stack(created["stack_id"]))["ttl_expires_at"] == reply.json["ttl_expires_at"]
+    status = await at.call("GET", f"/stacks/{created['stack_id']}/status")
+    assert status.json["ttl"] == reply.json["ttl_expires_at"]
+
+
+async def test_an_extension_beyond_the_longest_life_is_refused_with_what_is_possible(tmp_path: Path) -> None:
+    async with stand(tmp_path, {"STACKD_STACKS__MAX_TTL": "3h"}) as at:
+        created = await at.create()
+        reply = await extend(at, created["stack_id"], "2h")
+        assert reply.status == 409
+        assert "3600 s more at most" in reply.error
+        assert "stacks.max_ttl" in reply.error
+        assert (await extend(at, created["stack_id"], "1h")).status == 200
+        reply = await extend(at, created["stack_id"], "1s")
+        assert (reply.status, "no more at all" in reply.error) == (409, True)
+
+
+async def test_an_extension_of_what_is_gone_or_going_is_refused(tmp_path: Path) -> None:
+    async with stand(tmp_path) as at:
+        assert (await extend(at, "stack-none", "1m")).status == 404
+        created = await at.create()
+        at.cluster.faults.pause()
+        deleting = asyncio.create_task(at.call("DELETE", f"/stacks/{created['stack_id']}"))
+        await eventually(lambda: at.daemon.room.store.stacks.ordered()[0].deleting_since is not None)
+        reply = await extend(at, created["stack_id"], "1m")
+        assert (reply.status, "is being deleted" in reply.error) == (409, True)
+        at.cluster.faults.resume()
+        assert (await deleting).status == 200
+
+
+async def test_an_extended_stack_outlives_its_first_end_and_no_more_than_its_new_one(at: Stand) -> None:
+    created = await at.create(seed() | {"ttl": "700ms"})
+    began = time.monotonic()
+    assert (await extend(at, created["stack_id"], "1500ms")).status == 200
+
+    async def gone() -> bool:
+        return (await at.call("GET", f"/stacks/{created['stack_id']}")).status == 404
+
+    await eventually(gone)
+    assert time.monotonic() - began > 2.0
+
+
+async def test_extensions_at_the_last_moment_either_hold_or_are_refused(at: Stand) -> None:
+    """Whatever was answered is so: a 200 is a stack that lives on, a refusal one that is gone."""
+
+    async def race(delay: float) -> None:
+        created = await at.create(seed() | {"ttl": "500ms"})
+        await asyncio.sleep(delay)
+        reply = await extend(at, created["stack_id"], "1h")
+        assert reply.status in (200, 404, 409), reply.text
+        if reply.status == 200:
+            await asyncio.sleep(1.2)
+            assert (await at.stack(created["stack_id"]))["ttl_expires_at"] == reply.json["ttl_expires_at"]
+
+    await asyncio.gather(*(race(0.4 + 0.1 * number) for number in range(14)))
+
+
+async def test_an_extension_under_a_key_counts_once(at: Stand) -> None:
+    created = await at.create()
+    headers = {"Idempotency-Key": "once"}
+    first = await extend(at, created["stack_id"], "10m", headers=headers)
+    again = await extend(at, created["stack_id"], "10m", headers=headers)
+    assert (first.status, again.status, again.headers.get("Idempotency-Replayed")) == (200, 200, "true")
+    assert again.json == first.json
+    assert life(await at.stack(created["stack_id"])) == 7800
+    other = await extend(at, created["stack_id"], "20m", headers=headers)
+    assert other.status == 422
+
+
+async def noted_end(at: Stand, stack_id: str) -> str:
+    return str((await at.objects("pods"))[stack_id]["metadata"]["annotations"]["stackd.io/expires-at"])
+
+
+async def test_the_new_end_is_written_on_the_pod_from_which_a_lost_file_is_rebuilt(at: Stand) -> None:
+    created = await at.create()
+    assert await noted_end(at, created["stack_id"]) == created["ttl_expires_at"]
+    extended = str((await extend(at, created["stack_id"], "1h")).json["ttl_expires_at"])
+
+    async def noted() -> bool:
+        return await noted_end(at, created["stack_id"]) == extended
+
+    await eventually(noted)
+
+
+async def test_an_extension_survives_a_restart_and_reaches_the_pod_when_the_cluster_takes_it(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with stand(tmp_path, cluster=cluster) as at:
+            created = await at.create()
+            cluster.faults.add_fault(action="status", code=500, verb="patch", resource="pods")
+            extended = str((await extend(at, created["stack_id"], "1h")).json["ttl_expires_at"])
+        cluster.faults.clear()
+        async with stand(tmp_path, cluster=cluster) as later:
+            assert (await later.stack(created["stack_id"]))["ttl_expires_at"] == extended
+
+            async def noted() -> bool:
+                return await noted_end(later, created["stack_id"]) == extended
+
+            await eventually(noted)

@@ -1,0 +1,207 @@
+"""Labels of stacks: finding them, deleting by them, and one stack for each value of one."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.stand import Stand, eventually, request_for, seed, stand
+
+ONE_EACH = {"STACKD_LIMITS__STACKS_PER_LABEL": "{ player = 1 }"}
+
+
+def labelled(**labels: str) -> dict[str, Any]:
+    return seed() | {"labels": labels}
+
+
+async def ids(at: Stand, query: str) -> list[str]:
+    reply = await at.call("GET", f"/stacks?{query}")
+    assert reply.status == 200, reply.text
+    return [stack["stack_id"] for stack in reply.json["stacks"]]
+
+
+async def test_labels_are_kept_and_stand_on_pod_and_service_under_our_prefix(at: Stand) -> None:
+    created = await at.create(labelled(team="7", challenge="web-1"))
+    assert (await at.stack(created["stack_id"]))["labels"] == {"team": "7", "challenge": "web-1"}
+    for kind, name in (("pods", created["pod_id"]), ("services", created["service_name"])):
+        found = (await at.objects(kind))[name]["metadata"]["labels"]
+        assert found["label.stackd.io/team"] == "7"
+        assert found["label.stackd.io/challenge"] == "web-1"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["team"],
+        None,
+        {"team": 7},
+        {"team": None},
+        {"a/b": "x"},
+        {"-a": "x"},
+        {"": "x"},
+        {"team": "x" * 64},
+        {"x" * 64: "y"},
+        {"team": "two words"},
+        {f"k{number}": "v" for number in range(17)},
+    ],
+)
+async def test_labels_that_kubernetes_would_not_take_are_refused(at: Stand, labels: object) -> None:
+    reply = await at.call("POST", "/stacks", seed() | {"labels": labels})
+    assert (reply.status, reply.error.startswith("invalid request body: ")) == (400, True)
+    assert "label" in reply.error
+
+
+async def test_the_plain_list_is_the_documented_one_whatever_labels_there_are(at: Stand) -> None:
+    await at.create(labelled(team="7"))
+    for query in ("", "?"):
+        (entry,) = (await at.call("GET", "/stacks" + query)).json["stacks"]
+        assert "labels" not in entry
+
+
+async def test_stacks_are_found_by_labels_status_and_node(at: Stand) -> None:
+    first = await at.create(labelled(team="7", role="web"))
+    second = await at.create(labelled(team="7"))
+    other = await at.create(labelled(team="8"))
+    plain = await at.create()
+    a, b, c, d = (stack["stack_id"] for stack in (first, second, other, plain))
+    for stack_id in (a, b, c, d):
+        await at.until_status(stack_id, "running")
+    failed = (await at.create(request_for("registry.example/fail") | {"labels": {"team": "7"}}))["stack_id"]
+    await at.until_status(failed, "failed")
+    assert await ids(at, "label=team=7") == [a, b, failed]
+    assert await ids(at, "label=team=7&label=role=web") == [a]
+    assert await ids(at, "label=team") == [a, b, c, failed]
+    assert await ids(at, "label=team=9") == []
+    assert await ids(at, "label=team=7&status=running") == [a, b]
+    assert await ids(at, "status=failed&status=creating") == [failed]
+    node = first["node_id"]
+    there = [stack["stack_id"] for stack in (first, second, other, plain) if stack["node_id"] == node]
+    assert await ids(at, f"node={node}&status=running") == there
+    assert await ids(at, "node=nowhere") == []
+
+
+async def test_chosen_fields_come_in_the_documented_order_and_leave_the_bulk_out(at: Stand) -> None:
+    created = await at.create(labelled(team="7"))
+    reply = await at.call("GET", "/stacks?fields=labels,status,stack_id,ended")
+    assert list(reply.json["stacks"][0].items()) == [
+        ("stack_id", created["stack_id"]),
+        ("status", reply.json["stacks"][0]["status"]),
+        ("labels", {"team": "7"}),
+        ("ended", False),
+    ]
+
+
+async def test_every_field_chosen_reads_as_it_does_alone(at: Stand) -> None:
+    created = await at.create(labelled(team="7"))
+    alone = await at.until_status(created["stack_id"], "running")
+    (listed,) = (await at.call("GET", f"/stacks?fields={','.join(alone)}")).json["stacks"]
+    assert list(listed.items()) == list(alone.items())
+
+
+async def test_pages_hold_each_stack_once_although_others_come_and_go(at: Stand) -> None:
+    made = [(await at.create(labelled(team="7")))["stack_id"] for _ in range(7)]
+    first = (await at.call("GET", "/stacks?label=team=7&limit=3")).json
+    assert [stack["stack_id"] for stack in first["stacks"]] == made[:3]
+    assert list(first) == ["stacks", "next_cursor"]
+    assert (await at.call("DELETE", f"/stacks/{made[2]}")).status == 200
+    assert (await at.call("DELETE", f"/stacks/{made[3]}")).status == 200
+    late = (await at.create(labelled(team="7")))["stack_id"]
+    second = (await at.call("GET", f"/stacks?label=team=7&limit=3&cursor={first['next_cursor']}")).json
+    assert [stack["stack_id"] for stack in second["stacks"]] == made[4:7]
+    third = (await at.call("GET", f"/stacks?label=team=7&cursor={second['next_cursor']}")).json
+    assert [stack["stack_id"] for stack in third["stacks"]] == [late]
+    assert third["next_cursor"] is None
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("lable=team=7", "did you mean 'label'?"),
+        ("limit=0", "limit must be a whole number from 1 to 1000"),
+        ("limit=1001", "limit must be a whole number from 1 to 1000"),
+        ("limit=1&limit=2", "the parameter limit stands more than once"),
+        ("status=ready", "status must be one of creating, running, stopped, failed, node_deleted"),
+        ("cursor=nonsense!", "cursor is not one"),
+        ("cursor=", "cursor is not one"),
+        ("fields=stack_id,sttus", "there is no field 'sttus'"),
+        ("label==7", "label must be key=value"),
+        ("node=", "node must be the name of a node"),
+    ],
+)
+async def test_a_filter_that_cannot_be_is_refused_and_never_ignored(at: Stand, query: str, words: str) -> None:
+    reply = await at.call("GET", f"/stacks?{query}")
+    assert reply.status == 400
+    assert words in reply.error
+
+
+async def test_all_stacks_of_a_label_are_deleted_by_one_job(at: Stand) -> None:
+    mine = [(await at.create(labelled(team="7")))["stack_id"] for _ in range(3)]
+    other = (await at.create(labelled(team="8")))["stack_id"]
+    assert (await at.call("DELETE", "/stacks")).status == 400
+    assert (await at.call("DELETE", "/stacks?status=running")).status == 400
+    reply = await at.call("DELETE", "/stacks?label=team=7")
+    assert (reply.status, list(reply.json), reply.json["total"]) == (202, ["job_id", "total"], 3)
+    job = await at.finished_job(reply.json["job_id"])
+    assert (job["status"], job["deleted"]) == ("completed", 3)
+    assert await ids(at, "limit=1000") == [other]
+    assert mine[0] not in await at.objects("pods")
+    nobody = (await at.call("DELETE", "/stacks?label=team=7")).json
+    assert nobody["total"] == 0
+    assert (await at.finished_job(nobody["job_id"]))["status"] == "completed"
+
+
+async def test_a_double_click_makes_one_stack_and_names_it_to_the_other(tmp_path: Path) -> None:
+    async with stand(tmp_path, ONE_EACH) as at:
+        replies = await asyncio.gather(*(at.call("POST", "/stacks", labelled(player="7")) for _ in range(8)))
+        made = [reply for reply in replies if reply.status == 201]
+        refused = [reply for reply in replies if reply.status == 409]
+        assert (len(made), len(refused)) == (1, 7)
+        stack_id = made[0].json["stack_id"]
+        for reply in refused:
+            assert list(reply.json) == ["error", "stack_id"]
+            assert reply.json["stack_id"] == stack_id
+            assert reply.json["error"].startswith("label player=7 has 1 of 1 stacks")
+        assert list(await at.objects("pods")) == [stack_id]
+        assert (await at.call("POST", "/stacks", labelled(player="8"))).status == 201
+        assert (await at.call("POST", "/stacks", seed())).status == 201
+
+
+async def test_a_double_click_with_if_exists_return_gives_the_one_stack_to_all(tmp_path: Path) -> None:
+    async with stand(tmp_path, ONE_EACH) as at:
+        body = labelled(player="7") | {"if_exists": "return"}
+        replies = await asyncio.gather(*(at.call("POST", "/stacks", body) for _ in range(8)))
+        assert sorted(reply.status for reply in replies) == [200] * 7 + [201]
+        assert len({reply.json["stack_id"] for reply in replies}) == 1
+        assert {tuple(reply.json) for reply in replies} == {tuple(replies[0].json)}
+        assert len(await at.objects("pods")) == 1
+        wrong = await at.call("POST", "/stacks", body | {"if_exists": "maybe"})
+        assert (wrong.status, "if_exists" in wrong.error) == (400, True)
+
+
+async def test_the_place_is_free_again_once_the_stack_is_going_or_its_pod_has_ended(tmp_path: Path) -> None:
+    async with stand(tmp_path, ONE_EACH) as at:
+        first = (await at.create(labelled(player="7")))["stack_id"]
+        assert (await at.call("DELETE", f"/stacks/{first}")).status == 200
+        ended = (await at.create(request_for("registry.example/exit0") | {"labels": {"player": "7"}}))["stack_id"]
+        await at.until_status(ended, "stopped")
+        await at.create(labelled(player="7"))
+
+
+async def test_who_waits_for_a_create_that_fails_makes_the_stack_itself(tmp_path: Path) -> None:
+    async with stand(tmp_path, ONE_EACH) as at:
+        at.cluster.faults.pause()
+        first = asyncio.create_task(at.call("POST", "/stacks", labelled(player="7")))
+        await eventually(lambda: len(at.daemon.room.creating) == 1)
+        second = asyncio.create_task(at.call("POST", "/stacks", labelled(player="7") | {"if_exists": "return"}))
+        (stack_id,) = at.daemon.room.creating
+        gone = asyncio.create_task(at.call("DELETE", f"/stacks/{stack_id}"))
+        await eventually(lambda: at.daemon.room.store.stacks.ordered()[0].deleting_since is not None)
+        at.cluster.faults.resume()
+        assert (await first).status == 503
+        assert (await gone).status == 200
+        reply = await second
+        assert reply.status == 201
+        assert reply.json["stack_id"] != stack_id

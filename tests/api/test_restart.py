@@ -1,0 +1,327 @@
+"""Stopping, starting and restarting: the same ports, another pod, and nothing in between that is not found again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackd.embedded import EmbeddedCluster
+from tests.stand import Reply, Stand, eventually, fast_cluster, request_for, seed, stand
+
+SHORT = {"STACKD_SERVER__SHUTDOWN_TIMEOUT": "200ms"}
+
+
+async def do(at: Stand, verb: str, stack_id: str) -> Reply:
+    return await at.call("POST", f"/stacks/{stack_id}/{verb}")
+
+
+async def running(at: Stand, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    return await at.until_status((await at.create(body))["stack_id"], "running")
+
+
+async def uid(at: Stand, stack_id: str) -> str | None:
+    pod = (await at.objects("pods")).get(stack_id)
+    return None if pod is None else str(pod["metadata"]["uid"])
+
+
+async def node_port(at: Stand, stack: dict[str, Any]) -> int | None:
+    service = (await at.objects("services")).get(stack["service_name"])
+    return None if service is None else int(service["spec"]["ports"][0]["nodePort"])
+
+
+async def used(at: Stand) -> int:
+    return int((await at.call("GET", "/stats")).json["used_node_ports"])
+
+
+def held_ports(stack: dict[str, Any]) -> list[int]:
+    return [port["node_port"] for port in stack["ports"]]
+
+
+async def settled_with_new_pod(at: Stand, stack: dict[str, Any], old: str) -> None:
+    """The stack runs, behind its own port, in a pod that is not the old one; nothing else is left."""
+    await at.until_status(stack["stack_id"], "running")
+    assert await uid(at, stack["stack_id"]) not in (None, old)
+    assert await node_port(at, stack) == stack["ports"][0]["node_port"]
+    again = await at.stack(stack["stack_id"])
+    assert (again["ports"], again["ttl_expires_at"]) == (stack["ports"], stack["ttl_expires_at"])
+    assert len(await at.objects("pods")) == len(await at.objects("services")) == 1
+    plan = (await at.call("GET", "/reconcile")).json
+    assert plan["actions"] == []
+
+
+async def test_a_restart_gives_a_fresh_pod_behind_the_same_port_with_the_same_end(at: Stand) -> None:
+    stack = await running(at)
+    old = await uid(at, stack["stack_id"])
+    assert old is not None
+    reply = await do(at, "restart", stack["stack_id"])
+    assert (reply.status, list(reply.json)) == (200, list(stack))
+    assert reply.json["status"] == "creating"
+    assert reply.json["ports"] == stack["ports"]
+    assert reply.json["node_id"] in await at.objects("nodes")
+    assert reply.json["node_public_ip"] == "127.0.0.1"
+    await settled_with_new_pod(at, stack, old)
+
+
+async def test_a_stop_takes_the_pod_away_and_keeps_the_ports(at: Stand) -> None:
+    stack = await running(at)
+    reply = await do(at, "stop", stack["stack_id"])
+    assert (reply.status, reply.json["status"], reply.json["status_reason"]) == (200, "stopped", "StoppedByUser")
+    assert not await at.objects("pods")
+    assert not await at.objects("services")
+    stats = (await at.call("GET", "/stats")).json
+    assert (stats["total_stacks"], stats["active_stacks"], stats["used_node_ports"]) == (1, 0, 1)
+    assert (stats["reserved_cpu_milli"], stats["node_distribution"]) == (0, {})
+    again = await do(at, "stop", stack["stack_id"])
+    assert (again.status, again.json) == (200, reply.json)
+
+
+async def test_a_stopped_stack_stays_stopped_however_often_it_is_looked_at(at: Stand) -> None:
+    stack = await running(at)
+    stopped = (await do(at, "stop", stack["stack_id"])).json
+    passes = at.daemon.api.reconciler.passes
+    await eventually(lambda: at.daemon.api.reconciler.passes >= passes + 3)
+    at.daemon.observer.look_at_all()
+    await at.daemon.observer.observe({stack["stack_id"]})
+    assert await at.stack(stack["stack_id"]) == stopped
+    assert await used(at) == 1
+    assert (await at.call("GET", "/reconcile")).json["actions"] == []
+
+
+async def test_nobody_gets_the_ports_of_a_stopped_stack(tmp_path: Path) -> None:
+    async with stand(
+        tmp_path, {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31002"}
+    ) as at:
+        stack = await running(at)
+        await do(at, "stop", stack["stack_id"])
+        other = await at.create()
+        assert set(held_ports(other)).isdisjoint(held_ports(stack))
+        assert (await at.call("POST", "/stacks", seed())).status == 503
+        assert (await do(at, "start", stack["stack_id"])).status == 200
+
+
+async def test_a_start_gives_a_stopped_stack_a_fresh_pod_behind_its_ports(at: Stand) -> None:
+    stack = await running(at)
+    old = await uid(at, stack["stack_id"])
+    assert old is not None
+    await do(at, "stop", stack["stack_id"])
+    reply = await do(at, "start", stack["stack_id"])
+    assert (reply.status, reply.json["status"]) == (200, "creating")
+    await settled_with_new_pod(at, stack, old)
+
+
+async def test_a_start_of_a_running_stack_changes_nothing(at: Stand) -> None:
+    stack = await running(at)
+    old = await uid(at, stack["stack_id"])
+    reply = await do(at, "start", stack["stack_id"])
+    assert (reply.status, reply.json) == (200, stack)
+    assert await uid(at, stack["stack_id"]) == old
+
+
+async def test_a_stopped_stack_ends_at_its_time_and_can_be_deleted(at: Stand) -> None:
+    stacks = [await running(at, seed() | {"ttl": "1500ms"}), await running(at)]
+    for stack in stacks:
+        assert (await do(at, "stop", stack["stack_id"])).status == 200
+    assert (await at.call("DELETE", f"/stacks/{stacks[1]['stack_id']}")).status == 200
+
+    async def gone() -> bool:
+        return not (await at.call("GET", "/stacks")).json["stacks"]
+
+    await eventually(gone)
+    assert await used(at) == 0
+
+
+async def test_a_stack_whose_pod_has_ended_takes_its_ports_again(at: Stand) -> None:
+    stack = await at.until_status((await at.create(request_for("registry.example/exit0")))["stack_id"], "stopped")
+    old = await uid(at, stack["stack_id"])
+
+    async def given_back() -> bool:
+        return await used(at) == 0
+
+    await eventually(given_back)
+    assert (await do(at, "stop", stack["stack_id"])).status == 409
+    reply = await do(at, "restart", stack["stack_id"])
+    assert (reply.status, reply.json["ports"], reply.json["ended"]) == (200, stack["ports"], False)
+    await at.until_status(stack["stack_id"], "stopped")
+    assert await uid(at, stack["stack_id"]) != old
+
+
+async def test_a_stack_whose_old_ports_somebody_else_has_cannot_be_restarted(tmp_path: Path) -> None:
+    async with stand(
+        tmp_path, {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31001"}
+    ) as at:
+        stack = await at.until_status((await at.create(request_for("registry.example/exit0")))["stack_id"], "stopped")
+
+        async def given_back() -> bool:
+            return await used(at) == 0
+
+        await eventually(given_back)
+        await at.create()
+        reply = await do(at, "restart", stack["stack_id"])
+        assert reply.status == 409
+        assert "another stack has node port 31001 by now" in reply.error
+        assert await at.stack(stack["stack_id"]) == stack
+
+
+async def test_a_failed_stack_that_waits_for_its_image_can_be_restarted(tmp_path: Path) -> None:
+    async with stand(tmp_path, {"STACKD_STACKS__IMAGE_PULL_GRACE": "0s"}) as at:
+        stack = await at.until_status((await at.create(request_for("registry.example/nopull")))["stack_id"], "failed")
+        old = await uid(at, stack["stack_id"])
+        assert (await do(at, "restart", stack["stack_id"])).json["status"] in ("creating", "failed")
+        assert await uid(at, stack["stack_id"]) not in (None, old)
+        await at.until_status(stack["stack_id"], "failed")
+        assert await node_port(at, stack) == stack["ports"][0]["node_port"]
+
+
+async def test_verbs_on_what_is_gone_or_going_are_refused(at: Stand) -> None:
+    for verb in ("stop", "start", "restart"):
+        assert (await do(at, verb, "stack-none")).status == 404
+    stack = await running(at)
+    at.cluster.faults.pause()
+    deleting = asyncio.create_task(at.call("DELETE", f"/stacks/{stack['stack_id']}"))
+    await eventually(lambda: at.daemon.room.store.stacks.ordered()[0].deleting_since is not None)
+    late = [asyncio.create_task(do(at, verb, stack["stack_id"])) for verb in ("stop", "restart")]
+    at.cluster.faults.resume()
+    assert (await deleting).status == 200
+    assert {(await task).status for task in late} <= {404, 409}
+    assert not await at.objects("pods")
+
+
+async def test_restarts_at_once_come_one_after_the_other_and_leave_one_pod(at: Stand) -> None:
+    stack = await running(at)
+    old = await uid(at, stack["stack_id"])
+    assert old is not None
+    verbs = ("restart", "stop", "restart", "start", "restart")
+    replies = await asyncio.gather(*(do(at, verb, stack["stack_id"]) for verb in verbs))
+    assert {reply.status for reply in replies} == {200}
+    assert (await do(at, "start", stack["stack_id"])).status == 200
+    await settled_with_new_pod(at, stack, old)
+
+
+async def test_a_delete_during_a_restart_leaves_nothing(at: Stand) -> None:
+    stack = await running(at)
+    at.cluster.faults.pause()
+    restarting = asyncio.create_task(do(at, "restart", stack["stack_id"]))
+    await eventually(lambda: at.daemon.room.store.stacks.ordered()[0].generation == 1)
+    deleting = asyncio.create_task(at.call("DELETE", f"/stacks/{stack['stack_id']}"))
+    await eventually(lambda: at.daemon.room.store.stacks.ordered()[0].deleting_since is not None)
+    at.cluster.faults.resume()
+    assert (await deleting).status == 200
+    assert not await at.objects("pods")
+    assert not await at.objects("services")
+    assert (await restarting).status == 404
+    assert await used(at) == 0
+
+
+async def test_what_the_quota_refuses_is_said_and_tried_again_until_there_is_room(at: Stand) -> None:
+    stack = await running(at)
+    old = await uid(at, stack["stack_id"])
+    assert old is not None
+    path = "/api/v1/namespaces/stacks/resourcequotas"
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "tight"},
+        "spec": {"hard": {"pods": "0"}},
+    }
+    await do(at, "stop", stack["stack_id"])
+    await at.kubectl("POST", path, quota)
+    reply = await do(at, "start", stack["stack_id"])
+    assert (reply.status, "ResourceQuota tight" in reply.error) == (503, True)
+    waiting = await at.stack(stack["stack_id"])
+    assert (waiting["status"], waiting["status_reason"]) == ("creating", "QuotaExceeded")
+    assert await used(at) == 1
+    await at.kubectl("DELETE", f"{path}/tight")
+    await settled_with_new_pod(at, stack, old)
+
+
+async def test_a_pod_spec_that_is_no_longer_allowed_is_not_started_again(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with stand(tmp_path, cluster=cluster) as at:
+            stack = await running(at, request_for("registry.example/web"))
+        async with stand(tmp_path, {"STACKD_POLICY__IMAGES_DENY": '["registry.example/*"]'}, cluster=cluster) as later:
+            reply = await do(later, "restart", stack["stack_id"])
+            assert reply.status == 409
+            assert "not allowed any more" in reply.error
+            assert (await later.stack(stack["stack_id"]))["status"] == "running"
+
+
+@asynccontextmanager
+async def cut_short(
+    folder: Path, asked: str, fault: dict[str, Any]
+) -> AsyncIterator[tuple[Stand, dict[str, Any], str]]:
+    """A daemon after one that was ended within what was asked, at the first request that ``fault`` describes."""
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with stand(folder, SHORT, cluster=cluster) as at:
+            stack = await running(at)
+            old = await uid(at, stack["stack_id"])
+            assert old is not None
+            cluster.faults.add_fault(**fault)
+            task = asyncio.create_task(do(at, asked, stack["stack_id"]))
+            row = at.daemon.room.store.stacks
+            await eventually(lambda: row.ordered()[0].desired == "stopped" or row.ordered()[0].generation == 1)
+            await asyncio.wait([task], timeout=0.3)
+        await asyncio.gather(task, return_exceptions=True)
+        cluster.faults.clear()
+        async with stand(folder, cluster=cluster) as later:
+            yield later, stack, old
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"action": "hang", "verb": "delete", "resource": "pods"},
+        {"action": "hang", "verb": "create", "resource": "pods"},
+        {"action": "hang", "verb": "create", "resource": "services"},
+        {"action": "lost_reply", "verb": "create", "resource": "pods"},
+        {"action": "lost_reply", "verb": "create", "resource": "services"},
+        {"action": "status", "verb": "get", "resource": "pods"},
+    ],
+    ids=lambda fault: "-".join(fault.values()),
+)
+async def test_a_restart_that_was_cut_short_is_completed_by_the_next_start(
+    tmp_path: Path, fault: dict[str, Any]
+) -> None:
+    async with cut_short(tmp_path, "restart", fault) as (later, stack, old):
+        await settled_with_new_pod(later, stack, old)
+
+
+@pytest.mark.parametrize("resource", ["pods", "services"])
+async def test_a_stop_that_was_cut_short_is_completed_by_the_next_start(tmp_path: Path, resource: str) -> None:
+    fault = {"action": "hang", "verb": "delete", "resource": resource}
+    async with cut_short(tmp_path, "stop", fault) as (later, stack, _):
+        stopped = await later.until_status(stack["stack_id"], "stopped")
+        assert stopped["status_reason"] == "StoppedByUser"
+        assert not await later.objects("pods")
+        assert not await later.objects("services")
+        assert await used(later) == 1
+
+
+async def test_stop_and_start_survive_a_restart_of_stackd(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with stand(tmp_path, cluster=cluster) as at:
+            stack = await running(at)
+            old = await uid(at, stack["stack_id"])
+            stopped = (await do(at, "stop", stack["stack_id"])).json
+        async with stand(tmp_path, cluster=cluster) as later:
+            assert await later.stack(stack["stack_id"]) == stopped
+            assert old is not None
+            assert (await do(later, "start", stack["stack_id"])).status == 200
+            await settled_with_new_pod(later, stack, old)
+
+
+async def test_the_pod_of_a_restarted_stack_tells_which_one_it_is(tmp_path: Path) -> None:
+    """A file that is rebuilt from it knows the old pods from the new ones again."""
+    stack_pods: dict[str, Any] = {}
+    async with stand(tmp_path) as at:
+        stack = await running(at)
+        await do(at, "restart", stack["stack_id"])
+        await at.until_status(stack["stack_id"], "running")
+        stack_pods = await at.objects("pods")
+    notes = stack_pods[stack["stack_id"]]["metadata"]["annotations"]
+    assert notes["stackd.io/generation"] == "1"
+    assert '"generation":1' in notes["stackd.io/record"]

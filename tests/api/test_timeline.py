@@ -1,0 +1,222 @@
+"""Why did it die: timelines and logs, also of what is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackd.embedded import EmbeddedCluster
+from stackd.times import to_nanoseconds
+from tests.stand import READ_KEY, Reply, Stand, eventually, fast_cluster, request_for, seed, stand
+
+
+async def timeline(at: Stand, stack_id: str) -> list[dict[str, Any]]:
+    reply = await at.call("GET", f"/stacks/{stack_id}/timeline")
+    assert reply.status == 200, reply.text
+    assert list(reply.json) == ["stack_id", "events"]
+    events: list[dict[str, Any]] = reply.json["events"]
+    return events
+
+
+def kinds(events: list[dict[str, Any]]) -> list[str]:
+    return [event["kind"] for event in events]
+
+
+async def has(at: Stand, stack_id: str, kind: str) -> bool:
+    return kind in kinds(await timeline(at, stack_id))
+
+
+async def logs(at: Stand, stack_id: str, query: str = "") -> Reply:
+    return await at.call("GET", f"/stacks/{stack_id}/logs{query}")
+
+
+async def test_a_stack_tells_its_story_from_its_create_to_its_delete_and_who_asked_for_what(at: Stand) -> None:
+    stack_id = (await at.create())["stack_id"]
+    await at.until_status(stack_id, "running")
+    await at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": "1m"})
+    await at.call("POST", f"/stacks/{stack_id}/restart")
+    await at.until_status(stack_id, "running")
+    await at.call("POST", f"/stacks/{stack_id}/stop")
+    await at.call("DELETE", f"/stacks/{stack_id}")
+    events = await timeline(at, stack_id)
+    assert kinds(events) == [
+        "accepted", "scheduled", "started", "ready", "extended", "restart_requested", "started", "ready",
+        "stop_requested", "stopped", "delete_requested", "deleted",
+    ]  # fmt: skip
+    times = [to_nanoseconds(event["at"]) for event in events]
+    assert times == sorted(times)
+    by = {event["kind"]: event["by"] for event in events}
+    asked = {by[kind] for kind in ("accepted", "extended", "restart_requested", "stop_requested", "delete_requested")}
+    assert len(asked) == 1
+    assert asked.isdisjoint({"stackd", "cluster", ""})
+    assert by["ready"] == "cluster"
+    assert [list(event) for event in events] == [["at", "kind", "reason", "message", "by"]] * len(events)
+
+
+async def test_an_unknown_stack_has_no_timeline_and_no_logs(at: Stand) -> None:
+    assert (await at.call("GET", "/stacks/stack-none/timeline")).status == 404
+    assert (await logs(at, "stack-none")).status == 404
+
+
+async def test_expiry_and_batch_jobs_say_who_it_was(at: Stand) -> None:
+    short = (await at.create(seed() | {"ttl": "500ms"}))["stack_id"]
+    job = (await at.create())["stack_id"]
+    await at.finished_job((await at.call("POST", "/stacks/batch-delete", {"stack_ids": [job]})).json["job_id"])
+    await eventually(lambda: has(at, short, "deleted"))
+    asked = {stack_id: (await timeline(at, stack_id))[-2] for stack_id in (short, job)}
+    assert {event["kind"] for event in asked.values()} == {"delete_requested"}
+    assert (asked[short]["reason"], asked[short]["by"]) == ("expired", "stackd")
+    assert asked[job]["reason"] == "batch"
+    assert asked[job]["by"] not in ("stackd", "cluster")
+
+
+async def test_a_failure_is_told_with_its_reason_and_the_cluster_s_own_warnings(tmp_path: Path) -> None:
+    async with stand(tmp_path, {"STACKD_STACKS__IMAGE_PULL_GRACE": "0s"}) as at:
+        stack_id = (await at.create(request_for("registry.example/nopull")))["stack_id"]
+        failed = await at.until_status(stack_id, "failed")
+        await eventually(lambda: has(at, stack_id, "warning"))
+        events = await timeline(at, stack_id)
+        told = next(event for event in events if event["kind"] == "failed")
+        assert told["reason"] in ("ErrImagePull", "ImagePullBackOff")
+        assert told["message"].startswith("image registry.example/nopull cannot be pulled")
+        assert failed["status_message"].startswith("image registry.example/nopull cannot be pulled")
+        assert "pulling" in kinds(events)
+        warnings = [event for event in events if event["kind"] == "warning"]
+        assert {warning["by"] for warning in warnings} == {"cluster"}
+        assert any("registry.example/nopull" in warning["message"] for warning in warnings)
+        assert len({(w["reason"], w["message"]) for w in warnings}) == len(warnings)
+
+
+async def test_restarts_of_a_container_are_told_with_its_exit_code(tmp_path: Path) -> None:
+    async with stand(tmp_path, {"STACKD_STACKS__RESTART_POLICY": "Always"}) as at:
+        stack_id = (await at.create(request_for("registry.example/crashloop")))["stack_id"]
+        await eventually(lambda: has(at, stack_id, "restarted"))
+        event = next(event for event in await timeline(at, stack_id) if event["kind"] == "restarted")
+        assert event["message"].startswith("container app ended with exit code 1 and was started again")
+
+
+async def test_readiness_that_is_lost_and_comes_back_is_told(tmp_path: Path) -> None:
+    async with stand(tmp_path) as at:
+        stack_id = (await at.create(request_for("registry.example/unready")))["stack_id"]
+        await eventually(lambda: has(at, stack_id, "not_ready"))
+        events = kinds(await timeline(at, stack_id))
+        assert events.index("ready") < events.index("not_ready")
+
+
+async def test_a_timeline_outlives_its_stack_for_as_long_as_it_is_to_be_kept(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with stand(tmp_path, cluster=cluster) as at:
+            stack_id = (await at.create())["stack_id"]
+            await at.call("DELETE", f"/stacks/{stack_id}")
+        async with stand(tmp_path, cluster=cluster) as later:
+            assert kinds(await timeline(later, stack_id))[-1] == "deleted"
+            await later.daemon.schedule.now("purge")
+            assert kinds(await timeline(later, stack_id))[-1] == "deleted"
+        async with stand(tmp_path, {"STACKD_STACKS__KEEP_HISTORY": "0s"}, cluster=cluster) as last:
+            await last.daemon.schedule.now("purge")
+            assert (await last.call("GET", f"/stacks/{stack_id}/timeline")).status == 404
+
+
+async def test_a_create_that_failed_leaves_no_story(tmp_path: Path) -> None:
+    async with stand(tmp_path) as at:
+        assert (await at.call("POST", "/stacks", request_for("nginx", cpu="100000"))).status == 503
+        assert not await at.objects("pods")
+        (count,) = await lines_in(tmp_path / "stackd.db")
+        assert count == 0
+
+
+async def lines_in(path: Path) -> tuple[int]:
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        found: tuple[int] = file.execute("SELECT count(*) FROM timeline").fetchone()
+    return found
+
+
+async def test_logs_come_from_the_cluster_while_the_pod_is_there(at: Stand) -> None:
+    stack_id = (await at.create())["stack_id"]
+    await at.until_status(stack_id, "running")
+    reply = await logs(at, stack_id)
+    assert (reply.status, reply.headers["Content-Type"]) == (200, "text/plain; charset=utf-8")
+    assert reply.headers["X-Content-Type-Options"] == "nosniff"
+    assert reply.text == "starting\nready\n"
+    assert (await logs(at, stack_id, "?tail=1")).text == "ready\n"
+    assert (await logs(at, stack_id, "?tail=1&container=app")).text == "ready\n"
+    for query in ("?tail=0", "?tail=10001", "?tail=all", "?lines=3"):
+        assert (await logs(at, stack_id, query)).status == 400
+    assert (await logs(at, stack_id, "?container=other")).status == 409
+
+
+async def test_the_last_words_of_what_failed_are_kept_when_its_pod_is_gone(at: Stand) -> None:
+    stack_id = (await at.create(request_for("registry.example/fail")))["stack_id"]
+    await at.until_status(stack_id, "failed")
+
+    async def kept() -> bool:
+        return bool(await at.daemon.room.store.kept_logs(stack_id))
+
+    await eventually(kept)
+    await at.delete_object("pods", stack_id)
+    await eventually(lambda: stack_id not in at.daemon.room.mirror.pods)
+    assert (await logs(at, stack_id)).text == "starting\nboom\n"
+    assert (await logs(at, stack_id, "?tail=1")).text == "boom\n"
+    await at.call("DELETE", f"/stacks/{stack_id}")
+    assert (await logs(at, stack_id)).text == "starting\nboom\n"
+
+
+async def test_the_kept_words_answer_while_the_cluster_is_away(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster()) as cluster, stand(tmp_path, cluster=cluster) as at:
+        failed = (await at.create(request_for("registry.example/fail")))["stack_id"]
+        well = (await at.create())["stack_id"]
+        await at.until_status(failed, "failed")
+
+        async def kept() -> bool:
+            return bool(await at.daemon.room.store.kept_logs(failed))
+
+        await eventually(kept)
+        cluster.faults.add_fault(action="cut", resource="pods/log")
+        cluster.faults.add_fault(action="status", code=403, resource="pods/log")
+        await cluster.faults.refuse()
+        assert (await logs(at, failed)).text == "starting\nboom\n"
+        assert (await logs(at, well)).status == 503
+        assert kinds(await timeline(at, failed))
+
+
+async def test_a_container_that_has_not_started_has_no_log_yet_and_that_is_said(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster(start_delay=30.0)) as cluster, stand(tmp_path, cluster=cluster) as at:
+        stack_id = (await at.create())["stack_id"]
+        reply = await logs(at, stack_id)
+        assert reply.status == 409
+        assert "waiting to start" in reply.error
+
+
+async def test_a_stopped_stack_has_no_logs_but_still_its_story(at: Stand) -> None:
+    stack_id = (await at.create())["stack_id"]
+    await at.until_status(stack_id, "running")
+    await at.call("POST", f"/stacks/{stack_id}/stop")
+    reply = await logs(at, stack_id)
+    assert (reply.status, "no log" in reply.error) == (404, True)
+    assert await has(at, stack_id, "stopped")
+
+
+@pytest.mark.parametrize("path", ["timeline", "logs"])
+async def test_reading_a_story_needs_a_key(at: Stand, path: str) -> None:
+    stack_id = (await at.create())["stack_id"]
+    assert (await at.call("GET", f"/stacks/{stack_id}/{path}", key=None)).status == 401
+    assert (await at.call("GET", f"/stacks/{stack_id}/{path}", key=READ_KEY)).status == 401
+
+
+async def test_no_read_but_logs_asks_the_cluster(at: Stand) -> None:
+    stack_id = (await at.create())["stack_id"]
+    await at.until_status(stack_id, "running")
+    at.cluster.faults.reset_counts()
+    for path in ("timeline", "status?wait=running", "", "status"):
+        assert (await at.call("GET", f"/stacks/{stack_id}/{path}".rstrip("/"))).status == 200
+    for path in ("/capacity", "/stacks?label=team=7", "/stacks?limit=5"):
+        assert (await at.call("GET", path)).status == 200
+    asked = {request[:2] for request in at.cluster.counts.requests if request[0] != "watch"}
+    assert asked == set()
+    await logs(at, stack_id)
+    asked = {request[:2] for request in at.cluster.counts.requests if request[0] != "watch"}
+    assert asked == {("get", "pods/log")}

@@ -1,0 +1,51 @@
+"""The fixed set of fault schedules: a few seeds of each theme, and everything that the invariants promise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.operations import Operations
+from tests.faults.plan import DETAILS, OPERATIONS, THEMES, make_plan
+from tests.faults.processes import Nursery
+from tests.faults.runner import run_here
+from tests.faults.troubles import Troubles
+
+SEEDS_EACH = 4
+NUMBERS = range(len(THEMES))
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    made = Nursery()
+    yield made
+    made.close()
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("number", NUMBERS, ids=[theme.name.replace(" ", "-") for theme in THEMES])
+async def test_after_any_faults_rows_objects_and_acknowledgements_agree(number: int, nursery: Nursery) -> None:
+    seeds = [number + len(THEMES) * times for times in range(SEEDS_EACH)]
+    reports = await run_here(seeds, nursery, at_once=SEEDS_EACH)
+    assert {report.theme for report in reports} == {THEMES[number].name}
+    failed = [report.story() for report in reports if report.violations]
+    assert not failed, "\n\n".join(failed)
+    total = sum((report.counts for report in reports), Counter[str]())
+    assert total["schedules"] == SEEDS_EACH
+    assert total["operations"] > 10 * SEEDS_EACH
+    assert total["faults"] > 0
+
+
+def test_the_same_seed_is_the_same_plan_and_another_seed_is_another() -> None:
+    plans = [str(make_plan(seed)) for seed in range(50)]
+    assert plans == [str(make_plan(seed)) for seed in range(50)]
+    assert len(set(plans)) == len(plans)
+
+
+def test_the_plans_hold_every_operation_and_every_trouble() -> None:
+    planned = {step.what for seed in range(400) for steps in make_plan(seed).rounds for step in steps}
+    assert planned == Operations.names() | Troubles.names()
+    assert set(OPERATIONS) == Operations.names()
+    assert planned >= set(DETAILS)
