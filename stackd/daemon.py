@@ -42,7 +42,7 @@ from stackd.notify import Notifier
 from stackd.podspec import prepare as prepare_podspec
 from stackd.store import Store
 from stackd.tasks import Tasks
-from stackd.upkeep import lag, watchdog
+from stackd.upkeep import lag, memory, watchdog
 from stackd.upkeep.certificate import Certificate
 from stackd.upkeep.keyfile import KeyFile
 from stackd.upkeep.outside import Outside
@@ -92,7 +92,11 @@ async def serve(
     async with running(loaded, outside=Outside.of_process(os.environ, again)) as daemon:
         if on_listening is not None:
             on_listening(daemon)
-        await _until(stop, daemon.room.tasks)
+        settling = asyncio.create_task(memory.settle(daemon.ready), name="memory")
+        try:
+            await _until(stop, daemon.room.tasks)
+        finally:
+            settling.cancel()
         log.info("stopping")
 
 

@@ -5,6 +5,7 @@ Owns: whether a brake is on, why, and the operator's word that releases it. Know
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from dataclasses import dataclass
@@ -44,7 +45,24 @@ class Brake:
         self._held: dict[str, str] = {}
         self._released = False
         self.wrong_cluster: WrongCluster | None = None
-        self.identity_in_doubt = False
+        self._identity_known = asyncio.Event()
+
+    @property
+    def identity_in_doubt(self) -> bool:
+        """Whether the cluster has yet to say who it is: from the start on, and each time that it was away."""
+        return not self._identity_known.is_set()
+
+    @identity_in_doubt.setter
+    def identity_in_doubt(self, doubted: bool) -> None:
+        if doubted:
+            self._identity_known.clear()
+        else:
+            self._identity_known.set()
+
+    async def identity_known(self, timeout: float) -> None:
+        """Return when the cluster has said who it is. Raises TimeoutError after ``timeout`` seconds."""
+        async with asyncio.timeout(timeout):
+            await self._identity_known.wait()
 
     @property
     def held(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from stackd.errors import ClusterUnavailable, ConfigError, StoreUnavailable
+from stackd.errors import ClusterError, ClusterUnavailable, ConfigError, StoreUnavailable
 from stackd.kube import isolation
 from stackd.lifecycle.brake import WrongCluster
 from stackd.lifecycle.crashpoints import reached
@@ -33,7 +33,7 @@ async def bring_up(room: Room, *, check_policies: bool) -> None:
             await room.cluster.ensure_namespace()
             if check_policies:
                 await _require_policy(room)
-        except (ClusterUnavailable, StoreUnavailable) as error:
+        except (ClusterError, ClusterUnavailable, StoreUnavailable) as error:
             room.waiting_for = str(error)
             log.warning("the cluster is not at hand, next try in %.0f s: %s", delay, error)
             await asyncio.sleep(delay)
@@ -48,7 +48,7 @@ async def identify(room: Room) -> None:
     while True:
         try:
             await _identify(room)
-        except (ClusterUnavailable, StoreUnavailable) as error:
+        except (ClusterError, ClusterUnavailable, StoreUnavailable) as error:
             log.warning("the cluster does not say who it is, next try in %.0f s: %s", RETRY_SECONDS, error)
             await asyncio.sleep(RETRY_SECONDS)
         else:
@@ -63,9 +63,11 @@ async def _identify(room: Room) -> None:
         reached("bring_up.identified")
     elif known != found:
         room.brake.wrong_cluster = WrongCluster(expected=known, found=found)
+        room.brake.identity_in_doubt = False
         log.error("brake: %s", room.brake.wrong_cluster)
         return
     room.brake.wrong_cluster = None
+    room.brake.identity_in_doubt = False
 
 
 async def _require_policy(room: Room) -> None:

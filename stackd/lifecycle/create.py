@@ -92,6 +92,7 @@ async def _create(room: Room, stack_id: str, order: Order, abandon: Abandon) -> 
 
 async def _steps(room: Room, stack_id: str, order: Order, abandon: Abandon) -> Stack:
     laps = room.metrics.laps()
+    await room.right_cluster()
     _check(abandon)
     reached("create.before_reserve")
     stack = await room.store.reserve(

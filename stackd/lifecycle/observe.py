@@ -71,12 +71,12 @@ class Observer:
         self.look_at_all()
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
-        """A row changed (a subscriber of the store): a stack that has just been accepted may have moved on meanwhile."""
+        """A row changed (a subscriber of the store): a stack whose pod has just been made may have moved on meanwhile."""
         if after is None:
             if before is not None:
                 self._pull_failing.pop(before.stack_id, None)
                 self._followed.pop(before.stack_id, None)
-        elif after.accepted and (before is None or not before.accepted):
+        elif after.accepted and (before is None or not before.accepted or before.pod_uid != after.pod_uid):
             self.look_at([after.stack_id])
 
     def look_at(self, stack_ids: Iterable[str]) -> None:
@@ -154,6 +154,8 @@ class Observer:
         stack = room.store.stacks.get(stack_id)
         if stack is None or not stack.accepted or stack.deleting_since is not None:
             return None
+        if stack.pod_uid is None and not stack.ended:
+            return None  # it is being stopped or started, and whoever does that says how it is
         sight = self._sight(stack)
         verdict = judge(stack, sight, room.config.stacks.image_pull_grace)
         if verdict.recheck_at is not None:

@@ -313,11 +313,11 @@ async def _repair(room: Room, stack_id: str) -> None:
     """Create the Service of a living stack again, with its own node ports where nobody has taken them meanwhile."""
     async with room.locks.of(stack_id):
         stack = room.store.stacks.get(stack_id)
-        pod = room.mirror.pods.get(stack_id)
         if stack is None or stack.ended or stack.deleting_since is not None:
             return
-        if pod is None or stack.pod_uid != pod.uid or stack.desired is Desired.STOPPED:
-            return  # it has been stopped or restarted meanwhile
+        pod = current_pod(room, stack)
+        if pod is None or stack.pod_uid is None or stack.desired is Desired.STOPPED:
+            return  # it has been stopped meanwhile, or is to get another pod
         while True:
             try:
                 await room.cluster.create_service(service_request(room, stack, pod.uid))

@@ -136,7 +136,7 @@ async def _finish_start(room: Room, stack_id: str) -> Stack:
 
 async def _make(room: Room, stack: Stack) -> Stack:
     stack_id = stack.stack_id
-    room.require_cluster()
+    await room.right_cluster()
     pod = await room.cluster.get_pod(stack.pod_name)
     if pod is None or pod.deleting or pod.generation < stack.generation:
         await take_down(room, stack)
@@ -154,15 +154,25 @@ async def _make(room: Room, stack: Stack) -> Stack:
     return started
 
 
-async def _placed(room: Room, pod: PodState) -> PodState:
-    """The pod as soon as a node has it, or the scheduler says that none takes it, or patience is at its end."""
+async def _placed(room: Room, made: PodState) -> PodState:
+    """The pod as soon as a node has it, or the scheduler says that none takes it, or patience is at its end.
 
-    def placed(seen: PodState | None) -> PodState | None:
-        known = seen is not None and seen.uid == pod.uid and (seen.node_name or seen.scheduled is False)
-        return seen if known else None
+    Raises ClusterUnavailable if the mirror does not get to see it: the row may not say that it is there before that, or
+    a look at the mirror would take it for one that has been deleted.
+    """
+
+    def seen(pod: PodState | None) -> PodState | None:
+        return pod if pod is not None and pod.uid == made.uid else None
+
+    def placed(pod: PodState | None) -> PodState | None:
+        return pod if seen(pod) and pod is not None and (pod.node_name or pod.scheduled is False) else None
 
     try:
-        return await room.mirror.until(pod.name, placed, timeout=PATIENCE_SECONDS)
+        pod = await room.mirror.until(made.name, seen, timeout=room.config.stacks.scheduling_timeout)
+    except TimeoutError as exc:
+        raise ClusterUnavailable(f"the fresh pod of {made.name} has not been seen yet") from exc
+    try:
+        return await room.mirror.until(made.name, placed, timeout=PATIENCE_SECONDS)
     except TimeoutError:
         return pod
 

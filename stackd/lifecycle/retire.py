@@ -143,7 +143,7 @@ async def clear(room: Room, stack: Stack) -> None:
 
 async def take_down(room: Room, stack: Stack) -> None:
     """Delete the stack's Service and Pod, at once and both; returns when the cluster has confirmed both gone."""
-    room.require_cluster()
+    await room.right_cluster()
     pod = room.mirror.pods.get(stack.pod_name)
     service = room.mirror.services.get(stack.service_name)
 
@@ -175,7 +175,7 @@ async def _release(room: Room, stack_id: str) -> None:
         stack = room.store.stacks.get(stack_id)
         if stack is None or not stack.ended or stack.deleting_since is not None:
             return
-        room.require_cluster()
+        await room.right_cluster()
         service = room.mirror.services.get(stack.service_name)
         await room.cluster.delete_service(stack.service_name, _uid(stack.service_uid, service))
         reached("release.service_deleted")
@@ -189,7 +189,7 @@ async def _sweep(room: Room, stack_id: str) -> None:
     async with room.locks.of(stack_id):
         if room.store.stacks.get(stack_id) is not None:
             return
-        room.require_cluster()
+        await room.right_cluster()
         name = service_name(stack_id)
         service, pod = room.mirror.services.get(name), room.mirror.pods.get(stack_id)
         await asyncio.gather(

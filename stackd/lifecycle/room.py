@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 REMEMBER_DEPARTED = 10_000
 
 AWAY_SECONDS = 2.0
+IDENTITY_SECONDS = 10.0
+"""How long a change waits for the cluster to say who it is; as long as one call may take."""
 
 CREATES_AT_ONCE = 32
 """Creates that talk to the cluster at a time; the others wait their turn, so that a burst neither runs into deadlines
@@ -179,6 +181,17 @@ class Room:
         since = self.mirror.disconnected_since
         if self.mirror.synced and since is not None and self.clock.monotonic() - since > AWAY_SECONDS:
             raise ClusterUnavailable(f"Kubernetes is away: {self.mirror.last_error}")
+
+    async def right_cluster(self) -> None:
+        """Return once the cluster has said that it is the file's own: on another one nothing is to be found, which is no
+        proof that it is gone. Raises ClusterUnavailable.
+        """
+        try:
+            await self.brake.identity_known(IDENTITY_SECONDS)
+        except TimeoutError:
+            why = f": {self.waiting_for}" if self.waiting_for else ""
+            raise ClusterUnavailable(f"the cluster has not said who it is{why}") from None
+        self.require_cluster()
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """A row changed (a subscriber of the store): tell those who wait for it."""

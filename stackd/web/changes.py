@@ -1,4 +1,7 @@
-"""The routes with which a stack's user changes it while it lives: extend, stop, start, restart."""
+"""The routes with which a stack's user changes it while it lives: extend, stop, start, restart.
+
+A start asks as much of the cluster as a create does, and counts as one for the limits of a key.
+"""
 
 from __future__ import annotations
 
@@ -40,11 +43,13 @@ async def stop_stack(call: Call) -> web.Response:
 
 async def start_stack(call: Call) -> web.Response:
     """``POST /stacks/{stack_id}/start``"""
-    stack = await start(call.api.room, call.request.match_info["stack_id"], by=call.key.name)
+    with call.api.limits.create(call.key.name):
+        stack = await start(call.api.room, call.request.match_info["stack_id"], by=call.key.name)
     return json_response(answers.detail_body(stack))
 
 
 async def restart_stack(call: Call) -> web.Response:
     """``POST /stacks/{stack_id}/restart``"""
-    stack = await restart(call.api.room, call.request.match_info["stack_id"], by=call.key.name)
+    with call.api.limits.create(call.key.name):
+        stack = await restart(call.api.room, call.request.match_info["stack_id"], by=call.key.name)
     return json_response(answers.detail_body(stack))

@@ -30,6 +30,8 @@ REMEMBERED = 10_000
 PAUSE_SECONDS = 0.05
 """Changes within this time go out together: a burst wakes each follower no more often."""
 
+JOB_PREFIX = "job-"
+
 Render = Callable[[Stack | Job], bytes]
 
 
@@ -60,6 +62,7 @@ class Hub:
         self._news = asyncio.Event()
         self._waking: asyncio.TimerHandle | None = None
         self._woken = 0.0
+        self._told = 0
         self.number = 0
         self.followers = 0
         self.closed = False
@@ -109,12 +112,17 @@ class Hub:
         for name, last in reversed(self._changed.items()):
             if last <= number:
                 break
-            found.append(Change(last, name, self._now(name)))
+            record = self._now(name)
+            if record is not None or not name.startswith(JOB_PREFIX):  # a job that was only forgotten is no news
+                found.append(Change(last, name, record))
         return found[::-1]
 
     async def more(self, number: int, seconds: float) -> bool:
-        """Return True once there is a change after that number or the hub has closed, False after ``seconds``."""
-        if number < self.number or self.closed:
+        """Return True once there is a change after that number or the hub has closed, False after ``seconds``.
+
+        Changes are announced at most every ``PAUSE_SECONDS``, also to one who has only just read the ones before.
+        """
+        if number < self._told or self.closed:
             return True
         try:
             async with asyncio.timeout(seconds):
@@ -147,6 +155,7 @@ class Hub:
     def _wake(self) -> None:
         self._waking = None
         self._woken = asyncio.get_running_loop().time()
+        self._told = self.number
         news, self._news = self._news, asyncio.Event()
         news.set()
 

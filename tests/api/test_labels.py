@@ -194,9 +194,10 @@ async def test_who_waits_for_a_create_that_fails_makes_the_stack_itself(tmp_path
     async with stand(tmp_path, ONE_EACH) as at:
         at.cluster.faults.pause()
         first = asyncio.create_task(at.call("POST", "/stacks", labelled(player="7")))
-        await eventually(lambda: len(at.daemon.room.creating) == 1)
+        await eventually(lambda: len(at.daemon.room.store.stacks) == 1)
         second = asyncio.create_task(at.call("POST", "/stacks", labelled(player="7") | {"if_exists": "return"}))
-        (stack_id,) = at.daemon.room.creating
+        (stack_id,) = at.daemon.room.store.stacks.ids()
+        await eventually(lambda: len(at.daemon.room.rows) == 1)
         gone = asyncio.create_task(at.call("DELETE", f"/stacks/{stack_id}"))
         await eventually(lambda: at.daemon.room.store.stacks.ordered()[0].deleting_since is not None)
         at.cluster.faults.resume()
@@ -205,3 +206,13 @@ async def test_who_waits_for_a_create_that_fails_makes_the_stack_itself(tmp_path
         reply = await second
         assert reply.status == 201
         assert reply.json["stack_id"] != stack_id
+
+
+async def test_an_ended_stack_does_not_come_back_into_a_place_that_is_taken(tmp_path: Path) -> None:
+    async with stand(tmp_path, ONE_EACH) as at:
+        ended = (await at.create(request_for("registry.example/exit0") | {"labels": {"player": "7"}}))["stack_id"]
+        await at.until_status(ended, "stopped")
+        other = await at.create(labelled(player="7"))
+        reply = await at.call("POST", f"/stacks/{ended}/restart")
+        assert (reply.status, reply.json["stack_id"]) == (409, other["stack_id"])
+        assert (await at.stack(ended))["status"] == "stopped"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from stackd.embedded import EmbeddedCluster
+from stackd.kube.mirror import PodChanged
 from tests.stand import Reply, Stand, eventually, fast_cluster, request_for, seed, stand
 
 SHORT = {"STACKD_SERVER__SHUTDOWN_TIMEOUT": "200ms"}
@@ -325,3 +328,49 @@ async def test_the_pod_of_a_restarted_stack_tells_which_one_it_is(tmp_path: Path
     notes = stack_pods[stack["stack_id"]]["metadata"]["annotations"]
     assert notes["stackd.io/generation"] == "1"
     assert '"generation":1' in notes["stackd.io/record"]
+
+
+async def test_a_pod_that_the_watch_has_not_shown_yet_is_not_taken_for_a_lost_one(tmp_path: Path) -> None:
+    async with stand(tmp_path, {"STACKD_STACKS__SCHEDULING_TIMEOUT": "500ms"}) as at:
+        stack = await running(at)
+        old = await uid(at, stack["stack_id"])
+        assert old is not None
+        at.cluster.faults.freeze_watches()
+        reply = await do(at, "restart", stack["stack_id"])
+        assert (reply.status, "has not been seen yet" in reply.error) == (503, True)
+        passes = at.daemon.api.reconciler.passes
+        await eventually(lambda: at.daemon.api.reconciler.passes >= passes + 3)
+        assert (await at.stack(stack["stack_id"]))["status"] == "creating"
+        assert await used(at) == 1
+        at.cluster.faults.drop_watches()
+        await settled_with_new_pod(at, stack, old)
+
+
+async def test_a_pod_that_runs_before_its_restart_is_written_down_is_seen_to_run(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster(start_delay=0.2)) as cluster, stand(tmp_path, cluster=cluster) as at:
+        stack = await running(at)
+        old = await uid(at, stack["stack_id"])
+        assert old is not None
+        mirror = at.daemon.room.mirror
+        with contextlib.closing(sqlite3.connect(tmp_path / "stackd.db", isolation_level=None)) as shell:
+
+            def placed(change: object) -> None:
+                """Keep the file from being written from the moment at which a node has the new pod."""
+                pod = change.after if isinstance(change, PodChanged) else None
+                if pod is not None and pod.uid != old and pod.node_name and not shell.in_transaction and not pod.ready:
+                    shell.execute("BEGIN IMMEDIATE")
+
+            ignore = mirror.subscribe(placed)
+            restarting = asyncio.create_task(do(at, "restart", stack["stack_id"]))
+            await eventually(lambda: shell.in_transaction and mirror.pods[stack["stack_id"]].ready)
+            ignore()
+            shell.execute("ROLLBACK")
+        assert (await restarting).json["status"] == "creating"
+        await settled_with_new_pod(at, stack, old)
+
+
+async def test_starts_count_as_creates_for_the_limits(tmp_path: Path) -> None:
+    async with stand(tmp_path, {"STACKD_LIMITS__CREATES_PER_SECOND": "0.01"}) as at:
+        stack = await running(at)
+        reply = await do(at, "restart", stack["stack_id"])
+        assert (reply.status, "limits.creates_per_second" in reply.error) == (429, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 from pathlib import Path
@@ -198,6 +199,18 @@ async def test_a_stopped_stack_has_no_logs_but_still_its_story(at: Stand) -> Non
     reply = await logs(at, stack_id)
     assert (reply.status, "no log" in reply.error) == (404, True)
     assert await has(at, stack_id, "stopped")
+
+
+async def test_the_old_pod_of_a_restart_speaks_no_more(at: Stand) -> None:
+    stack_id = (await at.create())["stack_id"]
+    await at.until_status(stack_id, "running")
+    at.cluster.faults.add_fault(action="hang", verb="delete", resource="pods")
+    restarting = asyncio.create_task(at.call("POST", f"/stacks/{stack_id}/restart"))
+    await eventually(lambda: at.daemon.room.store.stacks.ordered()[0].generation == 1)
+    reply = await logs(at, stack_id)
+    assert (reply.status, reply.error) == (409, f"{stack_id} has no pod at present")
+    restarting.cancel()
+    await asyncio.gather(restarting, return_exceptions=True)
 
 
 @pytest.mark.parametrize("path", ["timeline", "logs"])

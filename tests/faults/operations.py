@@ -16,7 +16,7 @@ from tests.stand import request_for
 
 KEYED_TRIES = 6
 TRY_AGAIN_SECONDS = 0.1
-READ_SECONDS = 3.0
+READ_SECONDS = 8.0
 ANSWERS = {"create": {201, 503}, "delete": {200, 404, 503}, "batch": {202, 503}}
 
 

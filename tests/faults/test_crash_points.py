@@ -20,6 +20,9 @@ from tests.faults.troubles import Troubles
 from tests.faults.witness import Witness
 from tests.faults.world import World, world
 
+# Connections are cut at any moment here, at both ends; what asyncio says of it is no finding.
+pytestmark = pytest.mark.filterwarnings("ignore:.*_SelectorTransport:pytest.PytestUnraisableExceptionWarning")
+
 DEATH_SECONDS = 30.0
 SETTINGS = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31012"}
 FAMILIES = sorted({point.split(".")[0] for point in POINTS})

@@ -68,7 +68,7 @@ class Troubles:
 
     async def terminate(self, pause: float) -> None:
         """SIGTERM."""
-        if self._world.up.is_set():
+        if self._world.up.is_set() and not self._world.expect_stop:
             self._world.stop(pause)
 
     # ---- single requests

@@ -120,6 +120,12 @@ class World:
         async with asyncio.timeout(START_SECONDS):
             await self.up.wait()
 
+    async def ready(self) -> None:
+        """Return when a daemon has seen the cluster, too."""
+        async with asyncio.timeout(START_SECONDS):
+            while (await self.call("GET", "/readyz")).status != 200:
+                await asyncio.sleep(0.02)
+
     def kill(self, pause: float = 0.0) -> None:
         """``kill -9``; the keeper starts another one after the pause."""
         self._pause = pause

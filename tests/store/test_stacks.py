@@ -8,8 +8,8 @@ import pytest
 
 from stackd.errors import Conflict, StackNotFound, Unavailable
 from stackd.model import DeleteReason, StackStatus
-from stackd.store import Store
-from tests.store.building import START, TestClock, accepted, new_stack, open_store, seen, stack_id
+from stackd.store import Extension, Store
+from tests.store.building import HOUR, START, TestClock, accepted, new_stack, open_store, seen, stack_id
 
 
 async def test_a_reserved_stack_is_creating_and_not_yet_accepted(store: Store) -> None:
@@ -192,3 +192,14 @@ async def test_values_of_meta_survive_a_restart_until_they_are_removed(store: St
     await again.set_meta("cluster_uid", None)
     assert await again.get_meta("cluster_uid") is None
     await again.close()
+
+
+async def test_a_stack_whose_end_was_put_off_a_moment_ago_does_not_expire(store: Store, clock: TestClock) -> None:
+    await accepted(store, 1)
+    await accepted(store, 2)
+    clock.advance(2 * 3600 - 1)
+    await store.extend(stack_id(1), Extension(add=HOUR, longest=24 * HOUR, by="alice"))
+    clock.advance(1)
+    assert [stack.stack_id for stack in await store.mark_expired([stack_id(1), stack_id(2)])] == [stack_id(2)]
+    clock.advance(3600)
+    assert [stack.stack_id for stack in await store.mark_expired([stack_id(1)])] == [stack_id(1)]

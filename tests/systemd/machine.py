@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SDBOX_VARIABLE = "STACKD_TEST_SDBOX"
 HOST_VARIABLE = "STACKD_TEST_HOST_SYSTEMD"
 SECONDS = 60.0
+IN_USE = [path for path in ("/etc/stackd", "/var/lib/stackd") if Path(path).exists()]
+"""What a stackd that lives on this host has left there, looked at before any test has run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,8 @@ def why_not() -> str:
     if not shutil.which("systemctl") or not Path("/usr/lib/systemd/systemd").exists():
         return "systemd is not installed"
     if os.environ.get(HOST_VARIABLE) == "1":
+        if IN_USE:
+            return f"{HOST_VARIABLE}=1, but {IN_USE[0]} exists: the tests would wipe a stackd that is in use"
         return "" if Path("/run/systemd/system").is_dir() else f"{HOST_VARIABLE}=1, but this host does not run systemd"
     if sdbox() is None:
         return f"there is no sdbox: name one with {SDBOX_VARIABLE}, or opt into this host with {HOST_VARIABLE}=1"

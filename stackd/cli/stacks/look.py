@@ -114,7 +114,7 @@ def _facts(stack: Fields) -> Iterator[tuple[str, str]]:
     yield "status", stack["status"]
     if stack.get("status_reason") or stack.get("status_message"):
         yield "because", ": ".join(filter(None, (stack.get("status_reason"), stack.get("status_message"))))
-    for address, port in zip(addresses(stack), stack["ports"], strict=True):
+    for address, port in zip(addresses(stack), stack["ports"], strict=False):
         yield "address", f"{address} → {port['container_port']}/{port['protocol']}"
     yield "node", stack["node_id"] or "-"
     for name, value in _labels(stack).items():

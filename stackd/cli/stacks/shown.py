@@ -30,7 +30,7 @@ STYLES = {
     "node_deleted": "bold magenta",
 }
 COLUMNS = ("stack", "status", "address", "node", "age", "left", "labels")
-LISTED = "stack_id,status,status_reason,node_id,node_public_ip,ports,created_at,ttl_expires_at,labels"
+LISTED = "stack_id,status,status_reason,node_id,node_public_ip,ports,created_at,ttl_expires_at,labels,ended"
 """What a table needs of a stack: the API leaves out the rest."""
 
 OBEYED = (*range(32), *range(127, 160), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -114,7 +114,9 @@ def line(row: Iterable[str]) -> str:
 
 
 def addresses(stack: Fields) -> list[str]:
-    """Where a stack is reached: one ``address:port`` for each of its ports."""
+    """Where a stack is reached: one ``address:port`` for each of its ports; what has ended has given them back."""
+    if stack.get("ended"):
+        return []
     host = stack.get("node_public_ip")
     host = f"[{host}]" if host and ":" in host else host or ""
     suffix = {"TCP": "", "UDP": "/udp"}

@@ -49,9 +49,10 @@ HEADERS = {
 
 
 def document(routes: Iterable[Route], config: Config) -> dict[str, Any]:
-    """The description of these routes under these settings."""
+    """The description of these routes under these settings. Raises ValueError for a route of which nothing is said."""
     paths: dict[str, dict[str, Any]] = {}
-    for route in routes:
+    order = list(OPERATIONS)
+    for route in sorted(routes, key=lambda route: order.index((route.method, route.path))):
         operation = OPERATIONS[route.method, route.path]
         path = route.path
         paths.setdefault(path, {})[route.method.lower()] = rendered(operation, route.method, path, public=route.public)

@@ -6,6 +6,15 @@ import { STATUSES, WORDS } from "./stacks.js";
 
 const EVERY = 10_000;
 const TYPICAL = "cpu=100m&memory=128Mi";
+const ENDS = {
+  cpu: "CPU runs out",
+  memory: "memory runs out",
+  pods: "pods run out",
+  nodes: "nodes run out",
+  ports: "ports run out",
+  quota: "the quota ends",
+  max_stacks: "limits.max_stacks ends",
+};
 const numbers = new Intl.NumberFormat();
 
 /** A bar of parts, each `{ size, kind }`, of a whole; it is drawn, and said in words to a screen reader. */
@@ -71,7 +80,7 @@ export class Figures {
     const nodes = new Map();
     for (const stack of this.stacks.all.values()) {
       counts[stack.status] += 1;
-      if (stack.node_id && stack.status !== "stopped" && stack.status !== "node_deleted") {
+      if (stack.node_id && !stack.ended && stack.status !== "stopped") {
         nodes.set(stack.node_id, (nodes.get(stack.node_id) ?? 0) + 1);
       }
     }
@@ -94,7 +103,6 @@ export class Figures {
   #nodes(counts) {
     const room = this.#room?.nodes ?? {};
     const names = [...new Set([...Object.keys(room), ...counts.keys()])].sort();
-    const whole = Math.max(1, ...names.map((name) => (counts.get(name) ?? 0) + (room[name] ?? 0)));
     const rows = names.map((name) => {
       const used = counts.get(name) ?? 0;
       const free = room[name];
@@ -102,7 +110,7 @@ export class Figures {
       const parts = [{ size: used, kind: "used" }, { size: free ?? 0, kind: "free" }];
       return h("li", {},
         h("span", { class: "name", title: name }, name),
-        bar(parts, whole, `${name}: ${words}`),
+        bar(parts, used + (free ?? 0), `${name}: ${words}`),
         h("span", { class: "num", "aria-hidden": "true" }, numbers.format(used)),
       );
     });
@@ -126,7 +134,7 @@ export class Figures {
     const room = this.#room;
     const stats = this.#stats;
     const reserved = stats ? `${(stats.reserved_cpu_milli / 1000).toFixed(1)} cores and ${memory(stats.reserved_memory_bytes)} reserved` : "";
-    const limited = room?.limited_by ? `; ${room.limited_by.replaceAll("_", " ")} runs out first` : "";
+    const limited = room ? `; ${ENDS[room.limited_by] ?? room.limited_by} first` : "";
     fill(this.places.room,
       h("h3", {}, room ? [h("b", { class: "big" }, numbers.format(room.fits)), " more fit"] : "Room"),
       h("p", { class: "quiet" }, room ? `of 100m CPU and 128 MiB${limited}` : "not known"),

@@ -128,7 +128,7 @@ export class Stacks {
 /** Where a stack is reached: `address:port` for each of its ports. */
 export function addressesOf(stack) {
   const host = stack.node_public_ip;
-  if (!host) return [];
+  if (!host || stack.ended) return []; // what has ended has given its ports back
   const shown = host.includes(":") ? `[${host}]` : host;
   return (stack.ports ?? []).map((port) => `${shown}:${port.node_port}`);
 }

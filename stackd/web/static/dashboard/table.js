@@ -86,6 +86,10 @@ export class Table {
     const last = Math.min(this.#shown.length, first + Math.ceil(innerHeight / height) + 2 * BEYOND);
     const wanted = this.#shown.slice(first, last);
     const held = this.#focused();
+    // While rows come and go the page must not get shorter, or the browser scrolls to its new end.
+    this.table.parentElement.style.minHeight = `${this.#shown.length * height}px`;
+    this.above.firstChild.style.height = `${first * height}px`;
+    this.below.firstChild.style.height = `${(this.#shown.length - last) * height}px`;
     this.#drop(new Set(wanted.map((stack) => stack.stack_id)));
     let next = this.above.nextSibling;
     wanted.forEach((stack, offset) => {
@@ -93,8 +97,6 @@ export class Table {
       if (row.element === next) next = next.nextSibling;
       else this.body.insertBefore(row.element, next);
     });
-    this.above.firstChild.style.height = `${first * height}px`;
-    this.below.firstChild.style.height = `${(this.#shown.length - last) * height}px`;
     if (held && !held.isConnected) this.table.parentElement.focus({ preventScroll: true });
     else if (held && document.activeElement !== held) held.focus({ preventScroll: true }); // it was moved, and lost it
     this.#box();
@@ -166,7 +168,7 @@ export class Table {
   #reveal(place) {
     const height = this.#height();
     const top = this.body.getBoundingClientRect().top + place * height;
-    const covered = this.table.tHead.offsetHeight + 8;
+    const covered = this.#covered() + 8;
     const end = innerHeight - height - 72;
     if (top < covered) scrollBy(0, top - covered);
     else if (top > end) scrollBy(0, top - end);
@@ -174,7 +176,14 @@ export class Table {
 
   #firstSeen() {
     const top = this.body.getBoundingClientRect().top;
-    return Math.max(0, Math.floor((this.table.tHead.offsetHeight - top) / this.#height()));
+    return Math.max(0, Math.floor((this.#covered() - top) / this.#height()));
+  }
+
+  /** How much of the window's top is not the rows': the page's bar and the table's head stay where they are. */
+  #covered() {
+    const head = this.table.tHead;
+    const style = getComputedStyle(head);
+    return style.position === "sticky" ? head.offsetHeight + (Number.parseFloat(style.top) || 0) : 0;
   }
 
   #height() {

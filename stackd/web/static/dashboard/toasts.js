@@ -17,7 +17,7 @@ export function complain(error) {
 
 function show(text, kind, stay) {
   const close = h("button", { type: "button", class: "plain", "aria-label": "Dismiss" }, "✕");
-  const toast = h("div", { class: `toast ${kind}` }, h("span", {}, text), close);
+  const toast = h("div", { class: `toast ${kind}`, role: kind === "wrong" ? "alert" : null }, h("span", {}, text), close);
   close.addEventListener("click", () => toast.remove());
   const toasts = at("toasts");
   toasts.append(toast);

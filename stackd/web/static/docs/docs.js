@@ -2,9 +2,8 @@
 
 import { at, copy, fill, h, say } from "../shared/dom.js";
 import { curl } from "./curl.js";
-import { prose, properties, typeOf } from "./schema.js";
+import { inline, prose, properties, typeOf } from "./schema.js";
 
-const METHODS = ["get", "post", "put", "patch", "delete"];
 let spec;
 
 function resolve(value) {
@@ -17,7 +16,7 @@ function resolve(value) {
 
 function operations() {
   return Object.entries(spec.paths).flatMap(([path, item]) =>
-    METHODS.filter((method) => item[method]).map((method) => ({ path, method, ...item[method] })),
+    Object.entries(item).map(([method, operation]) => ({ path, method, ...operation })),
   );
 }
 
@@ -54,7 +53,7 @@ function parameters(operation) {
   const rows = operation.parameters.map((parameter) => [
     h("code", {}, parameter.name),
     `${parameter.in}${parameter.required ? ", required" : ""}`,
-    [h("span", { class: "type" }, typeOf(parameter.schema, resolve)), ". ", parameter.description],
+    [h("span", { class: "type" }, typeOf(parameter.schema, resolve)), ". ", inline(parameter.description)],
   ]);
   return [h("h4", {}, "Parameters"), table(["name", "in", "what"], rows)];
 }
@@ -66,7 +65,7 @@ function fields(schema, summary) {
     h("code", {}, row.name),
     [
       h("span", { class: "type" }, `${row.type}${row.required ? "" : ", optional"}`),
-      row.about ? `. ${row.about}` : "",
+      row.about ? [". ", inline(row.about)] : null,
     ],
   ]);
   return h("details", {}, h("summary", {}, summary), table(["field", "what"], cells));
@@ -83,7 +82,7 @@ function answers(operation) {
   const examples = [];
   for (const [status, given] of Object.entries(operation.responses)) {
     const answer = resolve(given);
-    rows.push([h("code", {}, status), prose(answer.description)]);
+    rows.push([h("code", {}, status), inline(answer.description)]);
     const [media, content] = Object.entries(answer.content ?? {})[0] ?? [];
     if (Number(status) < 400 && content) {
       const shown = [example(content), fields(content.schema ?? {}, "Fields of the answer")].filter(Boolean);

@@ -45,7 +45,8 @@ export function prose(text) {
   return h("div", {}, blocks);
 }
 
-function inline(text) {
+/** One line of a description. */
+export function inline(text) {
   return text.split(INLINE).map((part) => {
     if (part.startsWith("`")) return h("code", {}, part.slice(1, -1));
     if (part.length > 2 && part.startsWith("*") && part.endsWith("*")) return h("em", {}, part.slice(1, -1));

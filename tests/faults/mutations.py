@@ -1,0 +1,121 @@
+"""``python -m tests.faults.mutations``: break the product on purpose, and see whether the fixed set of tests notices.
+
+Each mutation is an exact replacement of text in a copy of the tree; one whose text is not found any more is an error. For
+each it is said which test, and which seed or crash point, noticed first. Takes some minutes; not a part of CI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.faults.breakages import BREAKAGES, Breakage
+from tests.faults.processes import ROOT
+
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "node_modules", "*.egg-info")
+DEADLINE_SECONDS = 900
+TESTS = ("test_schedules.py", "test_clients.py", "test_brakes.py", "test_crash_points.py")
+SEED = re.compile(r"replay: python -m tests\.faults --seed (\d+)")
+POINT = re.compile(r"^E?\s*(?:AssertionError: )?([a-z_]+\.[a-z_]+:\d)$", re.MULTILINE)
+FAILED = re.compile(r"^FAILED tests/faults/(\S+)", re.MULTILINE)
+FOUND = re.compile(r"^E?\s*(?:AssertionError: )?((?:\d |[a-z]).*?: .*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What became of one mutation; ``by`` is empty if nothing noticed it."""
+
+    breakage: Breakage
+    by: str
+    words: str
+    seconds: float
+
+    def __str__(self) -> str:
+        noticed = f"caught by {self.by}: {self.words}" if self.by else "NOT CAUGHT"
+        return f"{self.breakage.name}: {noticed} ({self.seconds:.0f} s)"
+
+
+def main() -> int:
+    """Exit code 1 if a mutation went unnoticed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.mutations", description=__doc__)
+    parser.add_argument("only", nargs="*", help="parts of the names of the mutations to try; default: all")
+    parser.add_argument("--at-once", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="print a table for README.md")
+    arguments = parser.parse_args()
+    wanted = [one for one in BREAKAGES if not arguments.only or any(part in one.name for part in arguments.only)]
+    for breakage in wanted:
+        breakage.check(ROOT)
+    verdicts: list[Verdict] = []
+    for verdict in try_all(wanted, arguments.at_once):
+        verdicts.append(verdict)
+        print(verdict, flush=True)
+    if arguments.table:
+        print(table(verdicts))
+    missed = [verdict.breakage.name for verdict in verdicts if not verdict.by]
+    print(f"{len(verdicts) - len(missed)} of {len(verdicts)} mutations were caught")
+    return int(bool(missed))
+
+
+def try_all(breakages: list[Breakage], at_once: int) -> Iterator[Verdict]:
+    """The verdicts, in the order of the mutations."""
+    with ThreadPoolExecutor(at_once) as pool:
+        yield from pool.map(try_one, breakages)
+
+
+def try_one(breakage: Breakage) -> Verdict:
+    """Run the tests in a copy that has the mutation, up to the first that fails."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="stackd-mutation-") as folder:
+        copy = Path(folder) / "stackd"
+        shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
+        breakage.apply(copy)
+        tests = [f"tests/faults/{name}" for name in TESTS]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
+        environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+        try:
+            done = subprocess.run(
+                command,
+                cwd=copy,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=DEADLINE_SECONDS,
+                check=False,
+            )
+            by, words = noticed(done.stdout) if done.returncode == 1 else ("", done.stdout[-400:])
+        except subprocess.TimeoutExpired:
+            by, words = "the deadline", "the tests do not end"
+    return Verdict(breakage=breakage, by=by, words=words, seconds=time.monotonic() - began)
+
+
+def noticed(output: str) -> tuple[str, str]:
+    """Which test and which seed or point, and the first thing that it found."""
+    test = FAILED.search(output)
+    seeds, points = SEED.findall(output), POINT.findall(output)
+    where = f" seed {seeds[0]}" if seeds else f" {points[0]}" if points else ""
+    found = FOUND.search(output)
+    words = found[1] if found is not None else ""
+    return (test[1].split(" ")[0] if test else "pytest") + where, words[:160]
+
+
+def table(verdicts: list[Verdict]) -> str:
+    """For README.md."""
+    rows = ["| mutation | caught by | what was found |", "|---|---|---|"]
+    for one in verdicts:
+        words = re.sub(r"stack-[0-9a-f]{16}", "stack-…", one.words).replace("|", "\\|")
+        rows.append(f"| {one.breakage.name} | {one.by or 'nothing'} | {words} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""What is seen again in the cluster does not wait for the disk; everything else does, and takes that along."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from stackd.model import DeleteReason, StackStatus
+from stackd.store import Store
+from stackd.store.transaction import Transaction
+from tests.store.building import accepted, new_stack, open_store, seen, stack_id
+
+FULL, NORMAL = 2, 1
+
+
+def synchronous(tx: Transaction) -> int:
+    row: tuple[Any, ...] | None = tx.row("PRAGMA synchronous")
+    assert row is not None
+    return int(row[0])
+
+
+async def test_an_observation_alone_does_not_wait_for_the_disk(tmp_path: Path) -> None:
+    store = await open_store(tmp_path / "state.db")
+    await accepted(store)
+    commits, waits = store.counters.commits, store.counters.disk_waits
+    assert await store.observe([seen(0, StackStatus.RUNNING)])
+    assert (store.counters.commits, store.counters.disk_waits) == (commits + 1, waits)
+    await store.close()
+
+
+async def test_every_other_write_waits_for_it(tmp_path: Path) -> None:
+    store = await open_store(tmp_path / "state.db")
+    await accepted(store)
+    await store.observe([seen(0, StackStatus.RUNNING)])
+    waits = store.counters.disk_waits
+    await store.mark_deleting([stack_id(0)], DeleteReason.REQUEST)
+    await store.remove([stack_id(0)])
+    assert store.counters.disk_waits == waits + 2
+    await store.close()
+
+
+async def test_an_observation_that_shares_a_commit_waits_with_it(tmp_path: Path) -> None:
+    store = await open_store(tmp_path / "state.db")
+    await accepted(store)
+    waits = store.counters.disk_waits
+    async with asyncio.TaskGroup() as group:
+        for number in range(1, 20):
+            group.create_task(store.reserve(new_stack(number)))
+            group.create_task(store.observe([seen(0, StackStatus.RUNNING)]))
+    assert store.stacks.get(stack_id(0)) is not None
+    assert store.counters.disk_waits > waits
+    await store.close()
+
+
+async def test_the_file_is_told_to_wait_or_not_to(tmp_path: Path) -> None:
+    store: Store = await open_store(tmp_path / "state.db")
+    submit = store._writer.submit
+    assert await submit(synchronous) == FULL
+    assert await submit(synchronous, relaxed=True) == NORMAL
+    assert await submit(synchronous) == FULL
+    await store.close()

@@ -1,0 +1,124 @@
+"""The dashboard in Debian's Chromium, on a stand. Whatever the browser complains of fails the test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, ConsoleMessage, Locator, Page, async_playwright, expect
+
+from tests.stand import KEY, Stand, stand
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+]  # fmt: skip
+DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+SECONDS = 15_000.0
+REPORT_VIOLATIONS = """
+addEventListener("securitypolicyviolation", (e) => console.error(`policy: ${e.violatedDirective} ${e.blockedURI}`));
+"""
+NOT_A_SUCCESS = "Failed to load resource: the server responded with a status of "
+
+
+@dataclass(slots=True, kw_only=True)
+class Board:
+    """The page, and what the browser complained of; ``refusals`` are the statuses that a test is about."""
+
+    page: Page
+    at: Stand
+    complaints: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    async def open(self, key: str | None = KEY, path: str = "/dashboard") -> None:
+        """Load the dashboard, and give it the key."""
+        await self.page.goto(self.at.url + path)
+        if key is not None:
+            await self.page.get_by_label("API key").fill(key)
+            await self.page.keyboard.press("Enter")
+            await expect(self.page.locator("#link")).to_have_attribute("data-state", "live")
+
+    def row(self, stack_id: str) -> Locator:
+        """The stack's row."""
+        return self.page.locator(f'tbody tr[data-id="{stack_id}"]')
+
+    @property
+    def rows(self) -> Locator:
+        """The rows that are in the page."""
+        return self.page.locator("tbody tr[data-id]")
+
+    @property
+    def dialog(self) -> Locator:
+        """The dialog that is open."""
+        return self.page.locator("dialog[open]")
+
+    @property
+    def panel(self) -> Locator:
+        """The panel of one stack."""
+        return self.page.locator("#panel")
+
+    async def open_panel(self, stack_id: str) -> None:
+        """Open the panel of a stack."""
+        await self.row(stack_id).locator(".c-id").click()
+        await expect(self.panel).to_be_visible()
+
+
+def heard(board: Board, message: ConsoleMessage) -> None:
+    """The browser's console: warnings and errors are kept."""
+    if message.type not in ("error", "warning"):
+        return
+    if message.text.startswith(NOT_A_SUCCESS):
+        board.refusals.append(message.text.removeprefix(NOT_A_SUCCESS)[:3])
+    else:
+        board.complaints.append(message.text)
+
+
+Boards = Callable[..., AbstractAsyncContextManager[Board]]
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is not installed (Debian: apt-get install chromium)")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+def boards(browser: Browser, tmp_path: Path) -> Boards:
+    """Opens a board; ``settings`` are the stand's, ``options`` the browser's."""
+
+    @asynccontextmanager
+    async def opened(settings: dict[str, str] | None = None, **options: Any) -> AsyncIterator[Board]:
+        context = await browser.new_context(**{"viewport": DESKTOP, "reduced_motion": "reduce", **options})
+        context.set_default_timeout(SECONDS)
+        expect.set_options(timeout=SECONDS)
+        async with stand(tmp_path, settings) as at:
+            page = await context.new_page()
+            board = Board(page=page, at=at)
+            page.on("console", lambda message: heard(board, message))
+            page.on("pageerror", lambda error: board.complaints.append(str(error)))
+            page.on("request", lambda request: board.requests.append(request.url.removeprefix(at.url)))
+            await page.add_init_script(REPORT_VIOLATIONS)
+            yield board
+            assert not board.complaints
+            assert all(url.startswith("/") for url in board.requests), "nothing is loaded from elsewhere"
+            await context.close()
+
+    return opened
+
+
+@pytest.fixture
+async def board(boards: Boards) -> AsyncIterator[Board]:
+    """A board of a stand with nothing on it yet."""
+    async with boards() as ready:
+        yield ready
+        assert not ready.refusals, "everything that the dashboard asked for was answered"
