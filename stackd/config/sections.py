@@ -190,7 +190,7 @@ class LimitsSection(Section):
         default=4096, description="Open connections; above it those without a valid key go first. 0 is off."
     )
     failed_auth_per_minute: Count = Field(
-        default=60, description="Wrong keys a minute and address before 429; 0 is off."
+        default=120, description="Wrong keys a minute and address before 429; 0 is off."
     )
     event_streams: Count = Field(
         default=1000, description="Open event streams before a 503; each costs a little memory."

@@ -49,7 +49,7 @@ level = "debgu"
         'environment STACKD_SERVER__HOST: [server] host: "a b" is neither an IP address nor a host name; '
         "an IP address or a host name is expected",
         "config.toml: [auth] keys: no API key is configured, and auth.enabled is true; `stackd key new` prints one and "
-        "its SHA-256: set it as STACKD_AUTH__KEY, in auth.key_file, as the systemd credential api-key, "
+        "its SHA-256: set it as STACKD_AUTH__KEY, in auth.key_file, as the systemd credential api-key (/etc/stackd/api-key), "
         "or its SHA-256 in [[auth.keys]]",
     ]
 
