@@ -195,9 +195,21 @@ def arena(
             cluster.stop()
 
 
+class Bare:
+    """The bare handler in a process of its own."""
+
+    def __init__(self, process: Process, url: str) -> None:
+        self._process = process
+        self.url = url
+
+    def usage(self) -> Usage:
+        """CPU and memory."""
+        return self._process.usage()
+
+
 @contextmanager
-def bare(status: bytes, everything: bytes) -> Iterator[str]:
-    """The bare handler with these bodies; its URL."""
+def bare(status: bytes, everything: bytes) -> Iterator[Bare]:
+    """The bare handler with these bodies."""
     with tempfile.TemporaryDirectory(prefix="stackd-bench-") as name:
         folder = Path(name)
         (folder / "status").write_bytes(status)
@@ -207,7 +219,7 @@ def bare(status: bytes, everything: bytes) -> Iterator[str]:
         process = Process("bare", command, folder, MEASURED)
         try:
             process.until(lambda: _answers(port), START_SECONDS)
-            yield f"http://127.0.0.1:{port}"
+            yield Bare(process, f"http://127.0.0.1:{port}")
         finally:
             process.signal(signal.SIGKILL)
             process.stop()

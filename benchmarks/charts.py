@@ -11,7 +11,7 @@ from benchmarks.figures import Results, percentile
 
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 40, 44
-COLOURS = ("#888888", "#c2410c", "#1d4ed8", "#15803d", "#7e22ce")
+OURS, FLOOR = "#c2410c", "#888888"
 SHARES = (0.01, 0.05, *(step / 50 for step in range(5, 46)), 0.95, 0.98, 0.99, 0.995, 0.999)
 
 Points = Sequence[tuple[float, float]]
@@ -31,7 +31,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
         charts[f"scale: {line}"] = _plot(line, "stacks", line, {"stackd": sorted(points.items())}, zero=False)
     paths = []
     for title, text in charts.items():
-        path = folder / ("".join(c if c.isalnum() else "-" for c in title).strip("-") + ".svg")
+        path = folder / ("".join(c if c.isascii() and c.isalnum() else "-" for c in title).strip("-") + ".svg")
         path.write_text(text, encoding="utf-8")
         paths.append(path)
     return paths
@@ -59,7 +59,8 @@ def _plot(title: str, across: str, up: str, lines: Mapping[str, Points], *, zero
         f'<text x="14" y="{HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 14 {HEIGHT / 2})">{escape(up)}</text>',
         *_grid(place, (low, high), most),
     ]
-    for points, colour in zip(lines.values(), COLOURS, strict=False):
+    for name, points in lines.items():
+        colour = _colour(name)
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
         parts += [
@@ -90,8 +91,12 @@ def _grid(place: Callable[[float, float], tuple[float, float]], decades: tuple[f
 
 def _legend(names: list[str]) -> list[str]:
     parts = []
-    for index, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
-        x = LEFT + index * 150
+    for index, name in enumerate(names):
+        colour, x = _colour(name), LEFT + index * 150
         parts.append(f'<rect x="{x}" y="24" width="10" height="10" fill="{colour}"/>')
         parts.append(f'<text x="{x + 14}" y="33">{escape(name)}</text>')
     return parts
+
+
+def _colour(name: str) -> str:
+    return OURS if name == "stackd" else FLOOR

@@ -16,7 +16,7 @@ class Amounts:
 
     stacks: int = 1700
     creates_alone: int = 100
-    creates_together: int = 400
+    creates_together: int = 600
     deletes: int = 1000
     read_seconds: float = 5.0
     idle_seconds: float = 60.0
@@ -27,7 +27,7 @@ class Amounts:
     def quick(cls) -> Amounts:
         """Enough to see that it works."""
         return cls(
-            stacks=200, creates_alone=30, creates_together=100, deletes=100,
+            stacks=200, creates_alone=30, creates_together=120, deletes=100,
             read_seconds=2.0, idle_seconds=10.0, scale=(10, 100, 500),
         )  # fmt: skip
 

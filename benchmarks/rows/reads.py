@@ -31,8 +31,12 @@ def status_paths(ids: Sequence[str]) -> list[str]:
 def status(bench: Bench) -> None:
     """Status reads over 32 connections."""
     ids = bench.daemon.fill(bench.amounts.stacks)
-    with bare(*bench.bodies(ids[0])) as url:
-        ours, floor = _take_turns(bench, url, status_paths(ids), CONNECTIONS)
+    with bare(*bench.bodies(ids[0])) as handler:
+        used, floor_used = bench.daemon.usage().cpu, handler.usage().cpu
+        ours, floor = _take_turns(bench, handler.url, status_paths(ids), CONNECTIONS)
+        used, floor_used = bench.daemon.usage().cpu - used, handler.usage().cpu - floor_used
+    bench.results.cost("CPU per status read, stackd (µs)", used / ours.requests * 1e6)
+    bench.results.cost("CPU per status read, bare handler (µs)", floor_used / floor.requests * 1e6)
     _add(bench, STATUS, STATUS_TAIL, ours, floor)
     bench.results.distribution(STATUS.name, "bare handler", floor.latencies)
     bench.results.distribution(STATUS.name, "stackd", ours.latencies)
@@ -45,9 +49,9 @@ def busy_status(bench: Bench) -> None:
     count = round(CREATES_PER_SECOND * (seconds + 1))
     creating = bench.daemon.plan("POST", ["/stacks"], body=BODY, count=count, connections=8, rate=CREATES_PER_SECOND)
     raw_creating = bench.floor_plan("create", count=count, concurrency=8, rate=CREATES_PER_SECOND)
-    with bare(*bench.bodies(ids[0])) as url:
+    with bare(*bench.bodies(ids[0])) as handler:
         raw = processes.begin("benchmarks.floor", raw_creating, LOADING)
-        floor = wrk.read(url, paths, KEY, connections=CONNECTIONS, seconds=seconds)
+        floor = wrk.read(handler.url, paths, KEY, connections=CONNECTIONS, seconds=seconds)
         bench.floor("delete", names=raw()["names"])
     creates = processes.begin("benchmarks.loader", creating, LOADING)
     ours = wrk.read(bench.daemon.url, paths, KEY, connections=CONNECTIONS, seconds=seconds)
@@ -65,8 +69,8 @@ def list_all(bench: Bench) -> None:
     """The list of all stacks, one reader, and that Kubernetes is not asked for it."""
     ids = bench.daemon.fill(bench.amounts.stacks)
     asked = bench.daemon.asked_beside_watches()
-    with bare(*bench.bodies(ids[0])) as url:
-        ours, floor = _take_turns(bench, url, ["/stacks"], 1)
+    with bare(*bench.bodies(ids[0])) as handler:
+        ours, floor = _take_turns(bench, handler.url, ["/stacks"], 1)
     asked = bench.daemon.asked_beside_watches() - asked
     bench.results.add(LIST, ours.at(0.5) * 1e3, floor.at(0.5) * 1e3, of="ms", note=f"{len(ids)} stacks, p50")
     bench.results.add(LIST_CALLS, asked)
@@ -78,10 +82,10 @@ def _take_turns(bench: Bench, url: str, paths: Sequence[str], connections: int) 
     seconds = bench.amounts.read_seconds / rounds
     ours: list[wrk.Reads] = []
     floor: list[wrk.Reads] = []
-    for _ in range(rounds + 1):
+    for _ in range(rounds):
         floor.append(wrk.read(url, paths, KEY, connections=connections, seconds=seconds))
         ours.append(wrk.read(bench.daemon.url, paths, KEY, connections=connections, seconds=seconds))
-    return wrk.together(ours[1:]), wrk.together(floor[1:])  # the first round is to warm up
+    return wrk.together(ours), wrk.together(floor)
 
 
 def _add(bench: Bench, rate: Goal, tail: Goal, ours: wrk.Reads, floor: wrk.Reads) -> None:

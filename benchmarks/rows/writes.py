@@ -15,13 +15,9 @@ TOGETHER = Goal(name="create, 20 at once", text="throughput to the raw one", bou
 DELETE = Goal(name="batch delete, sequential", text="deletes/s to two raw DELETEs in a row", bound=0.9, at_most=False)
 
 
-ROUNDS = 5
-"""The floor and stackd take turns, so that whatever else the machine does meets both."""
-
-
 def create_alone(bench: Bench) -> None:
     """One create at a time: p50."""
-    turns = _take_turns(bench, bench.amounts.creates_alone, 1)
+    turns = _take_turns(bench, bench.amounts.creates_alone, 1, rounds=5)
     _add(bench, ALONE, percentile(turns.ours, 0.5) * 1e3, percentile(turns.floor, 0.5) * 1e3, of="ms")
     _draw(bench, ALONE, turns)
     _forget(bench, turns.names)
@@ -29,7 +25,7 @@ def create_alone(bench: Bench) -> None:
 
 def create_together(bench: Bench) -> None:
     """Twenty at a time: creates a second, and what each costs in CPU."""
-    turns = _take_turns(bench, bench.amounts.creates_together, 20)
+    turns = _take_turns(bench, bench.amounts.creates_together, 20, rounds=3)
     ours, floor = len(turns.ours) / turns.seconds, len(turns.floor) / turns.floor_seconds
     _add(bench, TOGETHER, ours, floor, of="/s")
     _draw(bench, TOGETHER, turns)
@@ -99,13 +95,14 @@ class Meter:
         return self._bench.daemon.usage().cpu, self._bench.cluster.cpu()
 
 
-def _take_turns(bench: Bench, count: int, concurrency: int) -> Turns:
+def _take_turns(bench: Bench, count: int, concurrency: int, *, rounds: int) -> Turns:
+    """The floor and stackd, one after the other, so that whatever else the machine does meets both."""
     turns = Turns()
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         meter = Meter(bench)
-        floor = bench.floor("create", count=count // ROUNDS, concurrency=concurrency)
+        floor = bench.floor("create", count=count // rounds, concurrency=concurrency)
         turns.cpu.cluster_floor += meter.lap()[1]
-        ours = _creates(bench, count // ROUNDS, concurrency)
+        ours = _creates(bench, count // rounds, concurrency)
         used, under = meter.lap()
         turns.cpu.ours += used
         turns.cpu.cluster += under

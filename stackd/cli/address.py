@@ -38,7 +38,10 @@ def client_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def client_for(url: str | None, key: str | None) -> Client:
     """The client for what was given; what was not is the file's to say. Raises UsageError for a file that is wrong."""
-    known = {} if url and key else read(client_file(os.environ))
+    file = client_file(os.environ)
+    known = {} if url and key else read(file)
+    if not key and "key" in known and file.stat().st_mode & FOR_OTHERS:
+        click.echo(f"warning: {file} leads to a key and others may read it; chmod 600 {file}", err=True)
     url = url or known.get("url") or DEFAULT_URL
     if not url.startswith(("http://", "https://")):
         raise click.UsageError(f"the address must begin with http:// or https://, not {url!r}")
@@ -65,8 +68,6 @@ def read(path: Path) -> dict[str, str]:
             raise click.UsageError(f"{path}: unknown key {name}; known are {', '.join(FILE_KEYS)}")
         if not isinstance(value, str):
             raise click.UsageError(f"{path}: {name} must be a string")
-    if "key" in values and path.stat().st_mode & FOR_OTHERS:
-        click.echo(f"warning: {path} holds a key and others may read it; chmod 600 {path}", err=True)
     if "key_file" in values:
         values.setdefault("key", _key_of(Path(values["key_file"]).expanduser()))
     return values

@@ -83,6 +83,7 @@ stackd demo: an embedded cluster, and state that goes when you stop it
 
   address    {address}
   API key    {plaintext}
+  dashboard  {address}/dashboard   (API docs: {address}/docs)
 
   Start a stack:
     curl -s -H 'X-API-KEY: {plaintext}' -d @{body} {address}/stacks

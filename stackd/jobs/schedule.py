@@ -85,6 +85,7 @@ class Schedule:
                 log.warning("the wall clock was set by %+.1f s", ahead - before)
                 for name, every in self._every.items():
                     self.change(name, every)
+            self._scheduler.wakeup()  # set and put right again between two looks, it may have gone to sleep for long
 
     async def now(self, name: str) -> None:
         """Do what an entry does, once and at once."""

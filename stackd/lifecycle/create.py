@@ -207,23 +207,27 @@ async def _scheduled(room: Room, stack: Stack, abandon: Abandon) -> PodState:
     if (known := scheduled(room.mirror.pods.get(stack.pod_name))) is not None:
         return known  # most often, for the Service took longer to make
 
-    async def wait() -> PodState:
-        grace = stacks.unschedulable_grace
-        if grace and grace < stacks.scheduling_timeout:
-            try:
-                return await room.mirror.until(stack.pod_name, scheduled, timeout=grace)
-            except TimeoutError:
-                pass
-        return await room.mirror.until(stack.pod_name, scheduled, timeout=stacks.scheduling_timeout - grace)
-
+    waiting = room.tasks.errand(f"schedule {stack.stack_id}", _until(room, stack, scheduled))
     try:
-        return await abandon.unless_given_up(room.tasks.errand(f"schedule {stack.stack_id}", wait()))
+        return await abandon.unless_given_up(waiting)
     except TimeoutError as exc:
         raise _not_scheduled(room, stack) from exc
     except asyncio.CancelledError as exc:
         if abandon.given_up:
             raise ClusterUnavailable("the create was abandoned") from exc
         raise
+
+
+async def _until(room: Room, stack: Stack, scheduled: Callable[[PodState | None], PodState | None]) -> PodState:
+    """What ``scheduled`` says of the pod at last; it is asked again when the grace is over, for nothing may change then."""
+    stacks = room.config.stacks
+    grace = stacks.unschedulable_grace
+    if grace and grace < stacks.scheduling_timeout:
+        try:
+            return await room.mirror.until(stack.pod_name, scheduled, timeout=grace)
+        except TimeoutError:
+            pass
+    return await room.mirror.until(stack.pod_name, scheduled, timeout=stacks.scheduling_timeout - grace)
 
 
 def _not_scheduled(room: Room, stack: Stack) -> NoRoom:

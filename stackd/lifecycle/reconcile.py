@@ -176,7 +176,7 @@ class Reconciler:
         if stack.ended:
             if stack.ports_held or stack.service_name in room.mirror.services:
                 return Action(kind=Kind.RELEASE, name=name, why="its pod has ended for good")
-            return None
+            return self._belated(stack)
         if stack.desired is Desired.STOPPED or stack.pod_uid is None:
             return self._unfinished(stack)
         return self._living(stack, without_service)
@@ -193,6 +193,13 @@ class Reconciler:
         if pod.expires_at not in (None, stack.ttl_expires_at) and not room.locks.busy(name):
             return Action(kind=Kind.ANNOTATE, name=name, why="its pod does not tell its end")
         return None
+
+    def _belated(self, stack: Stack) -> Action | None:
+        """A pod that a create which was given up has made after all, when the stack's own one had ended."""
+        pod = self._room.mirror.pods.get(stack.pod_name)
+        if pod is None or stack.pod_uid in (None, pod.uid):
+            return None
+        return Action(kind=Kind.REMOVE_POD, name=pod.name, uid=pod.uid, why="its stack's own pod has ended before")
 
     def _unfinished(self, stack: Stack) -> Action | None:
         """What is left to be done of a stop or a start, unless somebody is doing it, or it has just failed."""

@@ -39,6 +39,8 @@ def main() -> int:
         totals.update(report.counts)
         if report.violations:
             failed.append(report.seed)
+        if report.theme.startswith("endurance"):
+            print(report.theme, flush=True)
         if report.violations or arguments.trace:
             print(f"==== seed {report.seed} ({report.theme})\n{report.story()}\n", flush=True)
     print(summary(totals, time.monotonic() - began))

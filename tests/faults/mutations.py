@@ -24,11 +24,11 @@ from tests.faults.processes import ROOT
 
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "node_modules", "*.egg-info")
 DEADLINE_SECONDS = 900
-TESTS = ("test_schedules.py", "test_clients.py", "test_brakes.py", "test_crash_points.py")
+TESTS = ("test_schedules.py", "test_clients.py", "test_clock.py", "test_brakes.py", "test_crash_points.py")
 SEED = re.compile(r"replay: python -m tests\.faults --seed (\d+)")
-POINT = re.compile(r"^E?\s*(?:AssertionError: )?([a-z_]+\.[a-z_]+:\d)$", re.MULTILINE)
+POINT = re.compile(r"^E\s+(?:AssertionError: )?([a-z_]+\.[a-z_]+:\d)$", re.MULTILINE)
 FAILED = re.compile(r"^FAILED tests/faults/(\S+)", re.MULTILINE)
-FOUND = re.compile(r"^E?\s*(?:AssertionError: )?((?:\d |[a-z]).*?: .*)$", re.MULTILINE)
+FOUND = re.compile(r"^E\s+(?:AssertionError: )?((?:\d |[a-z]).*?: .*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,8 +23,9 @@ ANSWERS = {"create": {201, 503}, "delete": {200, 404, 503}, "batch": {202, 503}}
 class Operations:
     """The operations of one world, by their names in a plan."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, prefix: str = "") -> None:
         self._world = world
+        self._prefix = prefix
         self._number = 0
 
     async def do(self, what: str, how: dict[str, Any]) -> None:
@@ -62,7 +63,7 @@ class Operations:
     def new_create(self, image: str, *, keyed: bool = False, ttl: str | None = None) -> Create:
         """A wish that nobody else has."""
         self._number += 1
-        marker = f"op{self._number}x"
+        marker = f"{self._prefix}op{self._number}x"
         create = Create(marker=marker, image=image, key=f"create-{marker}" if keyed else None, ttl=ttl)
         self._world.ledger.creates.append(create)
         return create
@@ -160,7 +161,9 @@ class Operations:
         ids = list(dict.fromkeys([*(one for pick in picks if (one := self._one(pick))), *unknown]))
         if not ids:
             return
-        batch = Batch(ids=ids, strangers=frozenset(unknown), key=f"batch-{self._number}" if keyed else None)
+        batch = Batch(
+            ids=ids, strangers=frozenset(unknown), key=f"batch-{self._prefix}{self._number}" if keyed else None
+        )
         world.ledger.batches.append(batch)
         for stack_id in ids:
             world.ledger.ending(stack_id).asked += 1
@@ -246,7 +249,7 @@ class Operations:
             return
         world, before = self._world, self._world.file.row(stack_id)
         self._number += 1
-        key = f"extend-{self._number}" if keyed else None
+        key = f"extend-{self._prefix}{self._number}" if keyed else None
         outcome = await world.call("POST", f"/stacks/{stack_id}/extend", {"ttl": ttl}, key=key)
         world.note(f"extend {stack_id} by {ttl}: {self._short(outcome)}")
         if outcome.status is None:

@@ -83,7 +83,7 @@ OPERATIONS = {
 }
 
 THEMES = (
-    Theme(name="crashes", troubles={"kill": 6, "terminate": 1, "status": 2, "latency": 2}, crashes=0.9),
+    Theme(name="crashes", troubles={"kill": 6, "terminate": 1, "status": 2, "forbid": 2, "latency": 2}, crashes=0.9),
     Theme(name="lost replies", troubles={"lost_reply": 8, "cut": 3, "kill": 2, "latency": 1}, count=(3, 7)),
     Theme(name="outages", troubles={"refuse": 4, "pause": 3, "status": 4, "hang": 1, "overload": 2, "kill": 1}),
     Theme(name="watches", troubles={"drop_watches": 4, "compact": 4, "malformed": 3, "freeze_watches": 2, "kill": 1}),
@@ -91,10 +91,14 @@ THEMES = (
     Theme(name="nodes", troubles={"remove_node": 4, "cordon": 3, "drop_watches": 1, "kill": 1}),
     Theme(name="disk", troubles={"full_disk": 4, "write_error": 3, "lock": 3, "kill": 2}, count=(1, 3)),
     Theme(name="clock", troubles={"clock": 5, "kill": 2, "status": 2}, count=(1, 4)),
-    Theme(name="batches", troubles={"kill": 3, "status": 3, "lost_reply": 2}, operations={"batch": 25, "create": 40}),
+    Theme(
+        name="batches",
+        troubles={"kill": 3, "status": 3, "forbid": 3, "lost_reply": 2},
+        operations={"batch": 25, "create": 40},
+    ),
     Theme(
         name="changes",
-        troubles={"kill": 4, "lost_reply": 3, "status": 2, "take_ports": 1},
+        troubles={"kill": 4, "lost_reply": 3, "status": 2, "forbid": 3, "take_ports": 1},
         operations={"stop": 14, "start": 14, "restart": 14, "extend": 8, "create": 40},
         crashes=0.6,
     ),
@@ -191,6 +195,12 @@ def _status(random: Random) -> dict[str, Any]:
     return _fault(random) | {"code": random.choice((500, 500, 503, 504, 429))}
 
 
+def _forbid(random: Random) -> dict[str, Any]:
+    """What is not asked again at once: rights are lost for a moment."""
+    resource = random.choice(("pods", "services", "pods|services"))
+    return {"verb": "delete", "resource": resource, "count": random.choice((1, 2, 4)), "code": 403}
+
+
 def _conflict(random: Random) -> dict[str, Any]:
     return {"verb": "create|delete", "resource": "pods|services", "count": random.choice((1, 2)), "code": 409}
 
@@ -233,6 +243,7 @@ DETAILS: dict[str, Callable[[Random], dict[str, Any]]] = {
     "terminate": lambda random: {"pause": 0.0},
     "status": _status,
     "conflict": _conflict,
+    "forbid": _forbid,
     "lost_reply": _fault,
     "cut": _fault,
     "hang": _hang,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from queue import Empty
 
+from tests.faults.endurance import endure
 from tests.faults.processes import Nursery
 from tests.faults.schedule import Report, run_schedule
 
@@ -69,10 +70,20 @@ async def run_here(seeds: Iterable[int], nursery: Nursery, *, at_once: int) -> l
 def _work(wanted: Wanted, number: int, reports: Queue[Report | None]) -> None:
     nursery = Nursery()
     try:
-        asyncio.run(_run(wanted.seeds(number), wanted.at_once, nursery, reports.put))
+        asyncio.run(_work_here(wanted, number, nursery, reports.put))
     finally:
         nursery.close()
         reports.put(None)
+
+
+async def _work_here(wanted: Wanted, number: int, nursery: Nursery, tell: Callable[[Report], None]) -> None:
+    """The first worker of a soak lets one daemon live all the time, beside its schedules."""
+    if number or wanted.seconds is None:
+        await _run(wanted.seeds(number), wanted.at_once, nursery, tell)
+        return
+    enduring = asyncio.create_task(endure(wanted.first, wanted.seconds, nursery))
+    await _run(wanted.seeds(number), wanted.at_once, nursery, tell)
+    tell(await enduring)
 
 
 async def _run(seeds: Iterator[int], at_once: int, nursery: Nursery, tell: Callable[[Report], None]) -> None:

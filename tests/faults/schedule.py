@@ -70,7 +70,7 @@ async def play(plan: Plan, here: World) -> None:
     await here.keep_running()
     for steps in plan.rounds:
         here.note("a round begins")
-        await _round(steps, operations, troubles)
+        await play_round(steps, operations, troubles)
         await troubles.lift()
         here.note("all troubles are over")
         if not await converge(here, oracle):
@@ -84,7 +84,8 @@ async def play(plan: Plan, here: World) -> None:
     await oracle.answers()
 
 
-async def _round(steps: tuple[Step, ...], operations: Operations, troubles: Troubles) -> None:
+async def play_round(steps: tuple[Step, ...], operations: Operations, troubles: Troubles) -> None:
+    """Do each step at its moment; return when all have ended."""
     began = time.monotonic()
     async with asyncio.TaskGroup() as group:
         for step in steps:

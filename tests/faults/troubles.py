@@ -217,6 +217,7 @@ _VERBS = {
     "status": "status",
     "overload": "status",
     "conflict": "status",
+    "forbid": "status",
     "lost_reply": "lost_reply",
     "cut": "cut",
     "hang": "hang",

@@ -21,6 +21,7 @@ import aiohttp
 
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.resources import PODS, SERVICES
+from stackd.embedded.store import Record
 from stackd.lifecycle.crashpoints import ENVIRONMENT as CRASH_AT
 from tests.faults.disk import Disk
 from tests.faults.file import StateFile
@@ -256,6 +257,10 @@ class World:
             return Outcome()
 
     # ---- the cluster, as it is
+
+    def record(self, kind: str, name: str) -> Record:
+        """One of the namespace. Raises ApiError if it is not there."""
+        return self.cluster.store.of(PODS if kind == "pods" else SERVICES).get(NAMESPACE, name)
 
     def objects(self, kind: str) -> dict[str, dict[str, Any]]:
         """All ``pods`` or ``services`` of the namespace, by name, without asking the API."""

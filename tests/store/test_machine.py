@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from stackd.errors import StackdError, StoreUnavailable
-from stackd.model import DeleteReason, ItemResult, Outcome, Stack, StackStatus
-from stackd.store import Store
-from tests.store.building import SMALL, TestClock, largest_file, new_stack, open_store, seen, stack_id
+from stackd.model import DeleteReason, ItemResult, Kind, Outcome, Stack, StackStatus
+from stackd.store import Extension, Start, Store
+from tests.store.building import HOUR, SMALL, TestClock, largest_file, new_stack, open_store, seen, stack_id
 
 T = TypeVar("T")
 
 LOWEST, HIGHEST = 31001, 31008
+START_AGAIN = Start(pod_spec="kind: Pod", kind=Kind.RESTART_REQUESTED, by="alice", label_limits={"team": 1})
 IMPATIENT = replace(SMALL, busy_timeout=0.0)
 numbers = st.integers(0, 7)
 outcomes = st.sampled_from(list(Outcome))
@@ -86,6 +87,24 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(ids=st.lists(numbers, max_size=3))
     def release(self, ids: list[int]) -> None:
         self.attempt(self.store.release_ports([stack_id(number) for number in ids]))
+
+    @rule(number=numbers, confirmed=st.booleans(), again=st.booleans())
+    def stop(self, number: int, confirmed: bool, again: bool) -> None:
+        name = stack_id(number)
+        steps: list[Coroutine[Any, Any, object]] = [self.store.stop(name, "alice")]
+        steps += [self.store.stopped(name)] if confirmed else []
+        steps += [self.store.start(name, START_AGAIN)] if again else []
+        self.attempt(*steps)
+
+    @rule(number=numbers)
+    def restart(self, number: int) -> None:
+        """An ended stack takes its ports again, or none of them."""
+        self.attempt(self.store.start(stack_id(number), START_AGAIN))
+
+    @rule(number=numbers)
+    def extend(self, number: int) -> None:
+        extension = Extension(add=HOUR, longest=6 * HOUR, by="alice")
+        self.attempt(self.store.extend(stack_id(number), extension))
 
     @rule(number=numbers, index=st.integers(0, 2))
     def replace_port(self, number: int, index: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import expect
 
-from tests.stand import request_for
+from tests.stand import eventually, request_for
 from tests.ui.conftest import DESKTOP, PHONE, Board, Boards
 
 AUDIT = """() => {
@@ -153,9 +153,14 @@ async def test_a_phone_shows_cards_and_scrolls_in_one_direction_only(boards: Boa
         assert card["height"] > 80
         assert card["width"] <= PHONE["width"]
         await board.row(ids[0]).locator(".c-id").tap()
-        panel = await board.panel.bounding_box()
-        assert panel is not None
-        assert (panel["x"], panel["width"]) == (0, PHONE["width"])
+        fills = (
+            "() => { const box = document.querySelector('#panel').getBoundingClientRect(); return [box.x, box.width]; }"
+        )
+
+        async def filled() -> bool:
+            return bool(await board.page.evaluate(fills) == [0, PHONE["width"]])
+
+        await eventually(filled)
         await board.panel.get_by_role("button", name="Close the panel").tap()
         await expect(board.panel).to_be_hidden()
 

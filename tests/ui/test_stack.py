@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.stand import request_for
 from tests.ui.conftest import Board, Boards
@@ -102,12 +102,12 @@ async def test_hostile_text_stays_text(board: Board, tab: str) -> None:
     stack_id = (await board.at.create(body))["stack_id"]
     await board.at.until_status(stack_id, "running")
 
-    async def hostile(route: object) -> None:
-        await route.fulfill(body=HOSTILE, content_type="text/plain")  # type: ignore[attr-defined]
+    async def hostile(route: Route) -> None:
+        await route.fulfill(body=HOSTILE, content_type="text/plain")
 
-    async def hostile_past(route: object) -> None:
+    async def hostile_past(route: Route) -> None:
         event = {"at": "2026-01-01T00:00:00Z", "kind": HOSTILE, "reason": HOSTILE, "message": HOSTILE, "by": HOSTILE}
-        await route.fulfill(json={"stack_id": stack_id, "events": [event]})  # type: ignore[attr-defined]
+        await route.fulfill(json={"stack_id": stack_id, "events": [event]})
 
     await board.page.route("**/logs?*", hostile)
     await board.page.route("**/timeline", hostile_past)
@@ -130,8 +130,8 @@ async def test_a_hostile_label_reason_and_message_stay_text(board: Board) -> Non
         "ended": False,
     }
 
-    async def hostile(route: object) -> None:
-        await route.fulfill(json={"stacks": [shown]})  # type: ignore[attr-defined]
+    async def hostile(route: Route) -> None:
+        await route.fulfill(json={"stacks": [shown]})
 
     await board.page.route("**/stacks?*", hostile)
     await board.open()

@@ -26,6 +26,10 @@ def stacks() -> None:
 
     The address and the key are taken from --url and --key, else from STACKD_URL and STACKD_API_KEY, else from
     ~/.config/stackd/client.toml (url = "…", and key = "…" or key_file = "…").
+
+    Completion of commands and ids, for bash (zsh and fish alike):
+
+    eval "$(_STACKD_COMPLETE=bash_source stackd)"
     """
 
 

@@ -77,9 +77,9 @@ def print_rows(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     out.print(made)
 
 
-def table(stacks: Iterable[Fields]) -> Table:
-    """The stacks as a table with colours."""
-    made = _empty(COLUMNS)
+def table(stacks: Iterable[Fields], *, one_line: bool = False) -> Table:
+    """The stacks as a table with colours; ``one_line`` cuts off what has no room."""
+    made = _empty(COLUMNS, one_line=one_line)
     for stack in stacks:
         stack_id, status, *rest = cells(stack)
         made.add_row(Text(stack_id), Text(status, style=style(stack)), *map(Text, rest))
@@ -150,8 +150,12 @@ def duration(seconds: float) -> str:
     return f"{left}s"
 
 
-def _empty(heads: Sequence[str]) -> Table:
+def _empty(heads: Sequence[str], *, one_line: bool = False) -> Table:
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold dim")
     for head in heads:
-        made.add_column(head.upper(), no_wrap=head in ("stack", "age", "left", "when"), overflow="fold")
+        made.add_column(
+            head.upper(),
+            no_wrap=one_line or head in ("stack", "age", "left", "when"),
+            overflow="ellipsis" if one_line else "fold",
+        )
     return made

@@ -122,7 +122,7 @@ def view(picture: Picture, height: int) -> RenderableType:
     shown = newest[: max(1, height - ROOM)]
     more = f"  ({len(newest) - len(shown)} older ones not shown)" if len(shown) < len(newest) else ""
     last = Text(picture.trouble, style="bold yellow") if picture.trouble else Text(summary(newest) + more, style="dim")
-    return Group(table(shown), last)
+    return Group(table(shown, one_line=True), last)
 
 
 async def _on_screen(picture: Picture) -> None:

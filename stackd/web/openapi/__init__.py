@@ -1,8 +1,13 @@
 """The API's description, OpenAPI 3.1, built from the route table.
 
-Owns: the document at ``/openapi.json``. Inside: ``shapes`` (JSON Schema in a few words), ``schemas`` (what goes
-over the wire), ``operation`` (how one route reads), ``parameters``, ``operations`` and ``more`` (what is said of each
-route), ``examples`` (the contract's own).
+Owns: the document at ``/openapi.json``. Inside:
+
+    shapes               JSON Schema in a few words
+    schemas, reports     what goes over the wire
+    parameters           queries and headers
+    operation            how one route reads
+    operations, more     what is said of each route
+    examples             the contract's own
 """
 
 from __future__ import annotations

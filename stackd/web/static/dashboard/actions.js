@@ -95,7 +95,7 @@ export class Actions {
   async #change(request, words) {
     try {
       const stack = await request();
-      this.stacks.put(stack);
+      if (this.stacks.get(stack.stack_id)) this.stacks.put(stack); // else it went meanwhile
       tell(words(stack));
       return stack;
     } catch (error) {

@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import { confirm, dialog } from "./dialogs.js";
-import { fill, h } from "../shared/dom.js";
+import { fill, h, inline } from "../shared/dom.js";
 import { complain, tell } from "./toasts.js";
 
 const EVERY = 5_000;
@@ -48,7 +48,7 @@ export class Banners {
     const state = JSON.stringify([reasons, held]);
     if (state === this.#drawn) return;
     this.#drawn = state;
-    const rows = reasons.map((reason) => h("p", {}, reason));
+    const rows = reasons.map((reason) => h("p", {}, inline(reason)));
     if (!rows.length) {
       fill(this.place);
       return;

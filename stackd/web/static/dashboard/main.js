@@ -54,6 +54,7 @@ function create() {
 }
 
 function link(state, why = "") {
+  if (feed && at("link").dataset.state !== state) banners.look();
   at("link").dataset.state = state;
   say(at("link-text"), LINKS[state] + (state === "away" && why ? ` – ${why}` : ""));
   at("link").title = why;

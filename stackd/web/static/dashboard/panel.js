@@ -123,7 +123,7 @@ export class Panel {
     const words = [stack.status_reason, stack.status_message].filter(Boolean);
     say(why, words.join(": "));
     why.hidden = !words.length;
-    this.stop.hidden = stack.status === "stopped";
+    this.stop.hidden = stack.status === "stopped" || stack.ended;
     this.start.hidden = stack.status !== "stopped";
     this.age = h("span", {});
     this.left = h("span", {});

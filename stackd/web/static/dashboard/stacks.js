@@ -46,7 +46,10 @@ export class Stacks {
     this.changed();
   }
 
+  /** A stack as it was told of; what is older than what is known comes too late. */
   put(stack) {
+    const known = this.#all.get(stack.stack_id);
+    if (known && isOlder(stack.updated_at, known.updated_at)) return;
     this.#all.set(stack.stack_id, this.#prepared(stack));
     this.changed();
   }
@@ -131,6 +134,11 @@ export function addressesOf(stack) {
   if (!host || stack.ended) return []; // what has ended has given its ports back
   const shown = host.includes(":") ? `[${host}]` : host;
   return (stack.ports ?? []).map((port) => `${shown}:${port.node_port}`);
+}
+
+/** Whether a time is before another; their fractions may differ in length. */
+function isOlder(one, other) {
+  return one.slice(0, -1) < other.slice(0, -1);
 }
 
 function split(label) {

@@ -1,8 +1,8 @@
 // Reads /openapi.json and lays it out: routes by group, with parameters, bodies, answers and a curl line each.
 
-import { at, copy, fill, h, say } from "../shared/dom.js";
+import { at, copy, fill, h, inline, say } from "../shared/dom.js";
 import { curl } from "./curl.js";
-import { inline, prose, properties, typeOf } from "./schema.js";
+import { prose, properties, typeOf } from "./schema.js";
 
 let spec;
 

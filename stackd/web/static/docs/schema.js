@@ -1,8 +1,6 @@
-// JSON Schema in words, and the little markup that descriptions use (`code`, "- " lists, *emphasis*).
+// JSON Schema in words, and descriptions as paragraphs and lists.
 
-import { h } from "../shared/dom.js";
-
-const INLINE = /(`[^`]+`|\*[^*]+\*)/;
+import { h, inline } from "../shared/dom.js";
 
 /** A schema's type in a few words. */
 export function typeOf(schema, resolve) {
@@ -43,15 +41,6 @@ export function prose(text) {
     return h("p", { class: "prose" }, inline(lines.join(" ")));
   });
   return h("div", {}, blocks);
-}
-
-/** One line of a description. */
-export function inline(text) {
-  return text.split(INLINE).map((part) => {
-    if (part.startsWith("`")) return h("code", {}, part.slice(1, -1));
-    if (part.length > 2 && part.startsWith("*") && part.endsWith("*")) return h("em", {}, part.slice(1, -1));
-    return part;
-  });
 }
 
 function limits(schema) {

@@ -16,6 +16,8 @@ export function h(name, attributes = {}, ...children) {
   return element;
 }
 
+const INLINE = /(`[^`]+`|\*[^*]+\*)/;
+
 /** Put these children in the place of all that are there. */
 export function fill(element, ...children) {
   element.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
@@ -40,12 +42,23 @@ export async function copy(text, tell) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
+    const focused = document.activeElement;
     const area = h("textarea", { class: "unseen", "aria-hidden": "true" }); // a page without TLS has no clipboard
     area.value = text;
     document.body.append(area);
     area.select();
     document.execCommand("copy");
     area.remove();
+    focused?.focus({ preventScroll: true });
   }
   tell(`copied ${text}`);
+}
+
+/** One line of text whose `code` and *emphasis* are elements. */
+export function inline(text) {
+  return text.split(INLINE).map((part) => {
+    if (part.startsWith("`")) return h("code", {}, part.slice(1, -1));
+    if (part.length > 2 && part.startsWith("*") && part.endsWith("*")) return h("em", {}, part.slice(1, -1));
+    return part;
+  });
 }

@@ -1,0 +1,88 @@
+"""The pages for browsers: open to all, strict about what they load, and gone where they are switched off."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from pathlib import Path
+
+from stackd.web import pages
+from tests.stand import Stand, stand
+
+PAGES = ("/dashboard", "/docs", "/static/dashboard/main.js", "/static/shared/base.css", "/static/shared/icon.svg")
+
+
+async def test_pages_need_no_key_and_say_what_they_may_load(at: Stand) -> None:
+    for path in PAGES:
+        reply = await at.call("GET", path, key=None)
+        assert reply.status == 200, path
+        policy = reply.headers["Content-Security-Policy"]
+        for part in (
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "connect-src 'self'",
+            "img-src 'self' data:",
+            "frame-ancestors 'none'",
+        ):
+            assert part in policy.split("; ")
+        assert reply.headers["X-Content-Type-Options"] == "nosniff"
+        assert reply.headers["Referrer-Policy"] == "no-referrer"
+        assert reply.headers["X-Frame-Options"] == "DENY"
+
+
+async def test_files_have_their_type_and_are_sent_again_only_when_they_change(at: Stand) -> None:
+    first = await at.call("GET", "/static/dashboard/main.js", key=None)
+    assert first.headers["Content-Type"] == "text/javascript; charset=utf-8"
+    tag = first.headers["Etag"]
+    again = await at.call("GET", "/static/dashboard/main.js", key=None, headers={"If-None-Match": tag})
+    assert (again.status, again.text) == (304, "")
+    other = await at.call("GET", "/static/dashboard/api.js", key=None, headers={"If-None-Match": tag})
+    assert other.status == 200
+
+
+async def test_nothing_but_the_pages_files_can_be_had(at: Stand) -> None:
+    for path in (
+        "/static/dashboard/none.js",
+        "/static/dashboard/..%2f..%2fapp.py",
+        "/static/..%2f..%2f/app.py",
+        "/static/%2e%2e/pages.py",
+        "/static/dashboard",
+        "/static/",
+    ):
+        reply = await at.call("GET", path, key=None)
+        assert reply.status in (401, 404), path
+        assert "def " not in reply.text
+
+
+async def test_the_dashboard_can_be_switched_off(tmp_path: Path) -> None:
+    async with stand(tmp_path, {"STACKD_SERVER__DASHBOARD": "false"}) as at:
+        reply = await at.call("GET", "/dashboard", key=None)
+        assert reply.status == 404
+        assert "server.dashboard" in reply.error
+        assert (await at.call("GET", "/docs", key=None)).status == 200
+
+
+def test_the_package_holds_every_file_that_a_page_names() -> None:
+    known = pages.files()
+    named = {
+        name
+        for path, file in known.items()
+        if path.endswith(".html")
+        for name in re.findall(rb'(?:src|href)="/static/([^"]+)"', file.body)
+    }
+    assert {name.decode() for name in named} <= set(known)
+    for path, file in known.items():
+        for name in re.findall(rb'(?:from|import) "(\./|\.\./)([\w./]+)"', file.body):
+            folder = path.rpartition("/")[0] if name[0] == b"./" else ""
+            assert f"{folder}/{name[1].decode()}".lstrip("/") in known, (path, name)
+    assert all(files("stackd.web").joinpath("static", path).is_file() for path in known)
+
+
+def test_scripts_never_turn_text_into_markup() -> None:
+    forbidden = re.compile(rb"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|DOMParser")
+    for path, file in pages.files().items():
+        assert not forbidden.search(file.body), path
+        if path.endswith(".html"):
+            assert b"style=" not in file.body
+            assert not re.search(rb"<script>|\son\w+=", file.body), "inline scripts are against the policy"

@@ -1,0 +1,48 @@
+"""The commands against a whole stackd; they run in a thread, as the stand's loop has to go on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from stackd.cli import stackd
+from tests.stand import KEY, Stand, stand
+
+ENVIRONMENT = {"STACKD_URL": "", "STACKD_API_KEY": "", "XDG_CONFIG_HOME": "", "COLUMNS": "200"}
+
+
+@dataclass(slots=True, kw_only=True)
+class Shell:
+    """Runs ``stackd stacks …`` as somebody with an address and a key in the environment would."""
+
+    at: Stand
+    home: Path
+
+    async def run(self, *words: str, stdin: str | None = None, **environment: str) -> Result:
+        """The command's result, whatever it was."""
+        given = ENVIRONMENT | {"STACKD_URL": self.at.url, "STACKD_API_KEY": KEY, "HOME": str(self.home)} | environment
+        runner = CliRunner(env=given)
+        return await asyncio.to_thread(runner.invoke, stackd, ["stacks", *words], input=stdin)
+
+    async def good(self, *words: str, stdin: str | None = None) -> str:
+        """What the command printed; it did what it was told."""
+        result = await self.run(*words, stdin=stdin)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    async def failing(self, code: int, *words: str, stdin: str | None = None) -> str:
+        """What the command complained of, with this exit code."""
+        result = await self.run(*words, stdin=stdin)
+        assert result.exit_code == code, result.output
+        return result.stderr
+
+
+@pytest.fixture
+async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
+    async with stand(tmp_path) as at:
+        yield Shell(at=at, home=tmp_path)

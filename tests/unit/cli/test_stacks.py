@@ -1,0 +1,191 @@
+"""``stackd stacks …`` in a pipe: lines of fields, the API's own JSON, its sentences, and exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.stand import KEY, request_for, seed
+from tests.unit.cli.conftest import Shell
+
+POD = seed()["pod_spec"]
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> str:
+    file = tmp_path / "pod.yaml"
+    file.write_text(POD)
+    return str(file)
+
+
+async def test_list_prints_a_line_for_each_stack_that_the_filters_leave(shell: Shell) -> None:
+    first = await shell.at.create(request_for("nginx:stable") | {"labels": {"team": "7"}})
+    second = await shell.at.create()
+    await shell.at.until_status(first["stack_id"], "running")
+    lines = [line.split("\t") for line in (await shell.good("list")).splitlines()]
+    assert [line[0] for line in lines] == [first["stack_id"], second["stack_id"]]
+    address = f"{first['node_public_ip']}:{first['ports'][0]['node_port']}"
+    stack_id, status, where, node, age, left, labels = lines[0]
+    assert (stack_id, status, where, labels) == (first["stack_id"], "running", address, "team=7")
+    assert node == first["node_id"]
+    assert age.endswith("s")
+    assert left.startswith("1h59m")
+    assert (await shell.good("list", "--label", "team=7")).count("\n") == 1
+    assert await shell.good("list", "--status", "failed") == ""
+    assert await shell.good("list", "--node", "nowhere") == ""
+
+
+async def test_json_is_the_apis_own(shell: Shell) -> None:
+    stack = await shell.at.create()
+    await shell.at.until_status(stack["stack_id"], "running")
+    assert json.loads(await shell.good("list", "--json")) == (await shell.at.call("GET", "/stacks")).json
+    assert json.loads(await shell.good("show", stack["stack_id"], "--json")) == await shell.at.stack(stack["stack_id"])
+
+
+async def test_show_tells_all_of_a_stack_and_its_pod_spec_alone(shell: Shell) -> None:
+    stack = await shell.at.create()
+    facts = dict(line.split("\t") for line in (await shell.good("show", stack["stack_id"])).splitlines())
+    assert facts["stack"] == stack["stack_id"]
+    assert facts["address"].endswith("→ 80/TCP")
+    assert (facts["cpu"], facts["memory"]) == ("100m", "128Mi")
+    assert await shell.good("show", stack["stack_id"], "--spec") == stack["pod_spec"]
+
+
+async def test_create_takes_a_pod_and_publishes_its_ports(shell: Shell, pod: str) -> None:
+    text = await shell.good("create", "-f", pod, "--ttl", "30m", "--label", "team=7", "--label", "player=3", "--wait")
+    stack_id, status, address = text.rstrip("\n").split("\t")
+    stack = await shell.at.stack(stack_id)
+    assert status == "running"
+    assert address == f"{stack['node_public_ip']}:{stack['ports'][0]['node_port']}"
+    assert stack["labels"] == {"team": "7", "player": "3"}
+    assert stack["ports"][0]["container_port"] == 80
+
+
+async def test_create_takes_the_ports_it_is_told_and_a_whole_request(shell: Shell) -> None:
+    made = json.loads(await shell.good("create", "-f", "-", "-p", "80/tcp", "--json", stdin=POD))
+    assert [port["container_port"] for port in made["ports"]] == [80]
+    again = json.loads(await shell.good("create", "-f", "-", "--json", stdin=json.dumps(seed())))
+    assert again["pod_spec"] == made["pod_spec"]
+
+
+async def test_a_dry_run_prints_what_would_run_and_makes_nothing(shell: Shell, pod: str) -> None:
+    assert "automountServiceAccountToken: false" in await shell.good("create", "-f", pod, "--dry-run")
+    assert (await shell.at.call("GET", "/stacks")).json == {"stacks": []}
+
+
+async def test_waiting_for_a_stack_that_fails_is_a_failure_with_the_reason(shell: Shell) -> None:
+    spec = request_for("registry.example/badname")["pod_spec"]
+    said = await shell.failing(1, "create", "-f", "-", "--wait", stdin=spec)
+    (stack,) = (await shell.at.call("GET", "/stacks?fields=stack_id,status_reason")).json["stacks"]
+    assert f"{stack['stack_id']} is failed: {stack['status_reason']}" in said
+
+
+async def test_what_the_api_refuses_is_said_in_its_words(shell: Shell, pod: str) -> None:
+    said = await shell.failing(1, "create", "-f", pod, "-p", "81/tcp")
+    reply = await shell.at.call(
+        "POST", "/stacks", seed() | {"target_port": [{"container_port": 81, "protocol": "TCP"}]}
+    )
+    assert said == f"Error: {reply.error} (400)\n"
+    assert await shell.failing(1, "show", "stack-none") == "Error: stack not found: stack-none (404)\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "said"),
+    [
+        (("create", "-f", "/nowhere/pod.yaml"), None, "cannot be read"),
+        (("create", "-f", "-"), "kind: Pod\nspec: {containers: [{name: a}]}", "declares no container port"),
+        (("create", "-f", "-", "-p", "eighty"), POD, "--port must be like 80 or 53/udp"),
+        (("create", "-f", "-", "-l", "team"), POD, "--label must be like team=7"),
+        (("create", "-f", "-", "--ttl", "soon"), POD, "write it like 30m, 2h or 1h30m"),
+        (("show", "../stats"), None, "not the id of a stack"),
+        (("delete", ".."), None, "not the id of a stack"),
+        (("list", "--status", "walking"), None, "'walking' is not one of"),
+        (("batch-delete",), None, "name stacks, or choose them"),
+        (("batch-delete", "stack-1", "--all"), None, "name stacks, or choose them"),
+    ],
+)
+async def test_usage_errors_have_code_2_and_ask_nothing(
+    shell: Shell, words: tuple[str, ...], stdin: str | None, said: str
+) -> None:
+    assert said in await shell.failing(2, *words, stdin=stdin)
+    assert (await shell.at.call("GET", "/stacks")).json == {"stacks": []}
+
+
+async def test_delete_goes_on_after_one_that_is_not_there(shell: Shell) -> None:
+    ids = [(await shell.at.create())["stack_id"] for _ in range(2)]
+    result = await shell.run("delete", ids[0], "stack-none", ids[1])
+    assert result.exit_code == 1
+    assert result.stdout == "".join(f"{stack_id}\tdeleted\n" for stack_id in ids)
+    assert "stack not found: stack-none" in result.stderr
+    assert "1 of 3 failed" in result.stderr
+    assert (await shell.at.call("GET", "/stacks")).json == {"stacks": []}
+
+
+async def test_extend_stop_start_and_restart(shell: Shell) -> None:
+    stack = await shell.at.create(seed() | {"ttl": "10m"})
+    stack_id = stack["stack_id"]
+    await shell.at.until_status(stack_id, "running")
+    assert "in 39m" in await shell.good("extend", stack_id, "30m")
+    assert "at most" in await shell.failing(1, "extend", stack_id, "200h")
+    assert (await shell.good("stop", stack_id)).split("\t")[:2] == [stack_id, "stopped"]
+    assert (await shell.good("start", stack_id)).split("\t")[:2] == [stack_id, "creating"]
+    await shell.at.until_status(stack_id, "running")
+    assert json.loads(await shell.good("restart", stack_id, "--json"))["ports"] == stack["ports"]
+
+
+async def test_timeline_and_logs(shell: Shell) -> None:
+    stack_id = (await shell.at.create(request_for("registry.example/fail")))["stack_id"]
+    await shell.at.until_status(stack_id, "failed")
+    lines = [line.split("\t") for line in (await shell.good("timeline", stack_id)).splitlines()]
+    assert {"accepted", "scheduled", "failed"} <= {line[1] for line in lines}
+    assert json.loads(await shell.good("timeline", stack_id, "--json"))["stack_id"] == stack_id
+    reply = await shell.at.call("GET", f"/stacks/{stack_id}/logs")
+    assert await shell.good("logs", stack_id) == reply.text
+    assert await shell.good("logs", stack_id, "--tail", "1") == reply.text.splitlines(keepends=True)[-1]
+    await shell.at.call("DELETE", f"/stacks/{stack_id}")
+    assert "deleted" in await shell.good("timeline", stack_id)
+
+
+async def test_a_batch_delete_reads_what_list_prints(shell: Shell) -> None:
+    for team in ("7", "7", "8"):
+        await shell.at.create(seed() | {"labels": {"team": team}})
+    listed = await shell.good("list", "--label", "team=7")
+    text = await shell.good("batch-delete", "-", stdin=listed)
+    job_id, *counts = text.rstrip("\n").split("\t")
+    assert job_id.startswith("job-")
+    assert counts == ["2 deleted", "0 not found", "0 failed"]
+    assert len((await shell.at.call("GET", "/stacks")).json["stacks"]) == 1
+
+
+async def test_a_batch_delete_by_filter_needs_a_yes_where_nobody_can_be_asked(shell: Shell) -> None:
+    for team in ("7", "8"):
+        await shell.at.create(seed() | {"labels": {"team": team}})
+    assert "1 stacks would be deleted; say --yes" in await shell.failing(2, "batch-delete", "--label", "team=7")
+    assert "1 deleted" in await shell.good("batch-delete", "--label", "team=7", "--yes")
+    job_id = (await shell.good("batch-delete", "--all", "--yes", "--no-wait")).strip()
+    assert (await shell.at.finished_job(job_id))["deleted"] == 1
+    result = await shell.run("batch-delete", "--all", "--yes")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no stack is meant\n")
+
+
+async def test_a_batch_delete_that_fails_says_which_and_why(shell: Shell) -> None:
+    stack_id = (await shell.at.create())["stack_id"]
+    await shell.at.cluster.faults.refuse()
+    result = await shell.run("batch-delete", stack_id, "stack-none", "--json")
+    await shell.at.cluster.faults.listen()
+    assert result.exit_code == 1
+    job = json.loads(result.stdout)
+    assert (job["deleted"], job["not_found"], job["failed"]) == (0, 1, 1)
+    assert "1 of 2 could not be deleted" in result.stderr
+
+
+async def test_ids_are_completed_from_the_daemon(shell: Shell) -> None:
+    stack_id = (await shell.at.create())["stack_id"]
+    result = await shell.run(
+        COMP_WORDS=f"stackd stacks show --url {shell.at.url} --key {KEY} {stack_id[:8]}",
+        COMP_CWORD="7",
+        _STACKD_COMPLETE="bash_complete",
+    )
+    assert stack_id in result.output

@@ -1,0 +1,96 @@
+"""``stacks watch`` follows the stream, and keeps its picture true over cuts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from rich.console import Console
+
+from stackd.cli.client import Client
+from stackd.cli.stacks.watch import Picture, matches, view
+from tests.stand import KEY, Stand, eventually, seed
+from tests.unit.cli.conftest import Shell
+
+
+@asynccontextmanager
+async def following(at: Stand, *chosen: tuple[str, str]) -> AsyncIterator[tuple[Picture, list[tuple[str, str]]]]:
+    told: list[tuple[str, str]] = []
+    picture = Picture(
+        Client(url=at.url, key=KEY),
+        list(chosen),
+        lambda kind, stack: told.append((kind, f"{stack['stack_id']} {stack['status']}")),
+    )
+    task = asyncio.create_task(picture.follow())
+    try:
+        await eventually(lambda: at.daemon.api.hub.followers == 1)
+        yield picture, told
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_changes_are_told_once(shell: Shell) -> None:
+    async with following(shell.at) as (picture, told):
+        stack_id = (await shell.at.create())["stack_id"]
+        await eventually(lambda: ("stack", f"{stack_id} running") in told)
+        await shell.at.call("DELETE", f"/stacks/{stack_id}")
+        await eventually(lambda: told[-1][0] == "deleted")
+        assert [told.count(each) for each in (("stack", f"{stack_id} running"), told[-1])] == [1, 1]
+        assert picture.stacks == {}
+
+
+async def test_only_what_was_chosen_is_told(shell: Shell) -> None:
+    async with following(shell.at, ("label", "team=7"), ("status", "running")) as (picture, told):
+        other = await shell.at.create(seed() | {"labels": {"team": "8"}})
+        mine = await shell.at.create(seed() | {"labels": {"team": "7"}})
+        await eventually(lambda: ("stack", f"{mine['stack_id']} running") in told)
+        await shell.at.call("POST", f"/stacks/{mine['stack_id']}/stop")
+        await eventually(lambda: told[-1] == ("left", f"{mine['stack_id']} stopped"))
+        assert not [line for _, line in told if other["stack_id"] in line]
+        assert picture.stacks == {}
+
+
+async def test_a_cut_stream_goes_on_without_a_list(shell: Shell) -> None:
+    hub = shell.at.daemon.api.hub
+    async with following(shell.at) as (picture, told):
+        first = (await shell.at.create())["stack_id"]
+        await eventually(lambda: ("stack", f"{first} running") in told)
+        hub.closed = True
+        second = (await shell.at.create())["stack_id"]
+        await eventually(lambda: hub.followers == 0)
+        hub.closed = False
+        await eventually(lambda: second in picture.stacks)
+        assert told.count(("stack", f"{first} running")) == 1
+
+
+async def test_a_screen_shows_the_newest_and_says_how_many_it_does_not(shell: Shell) -> None:
+    async with following(shell.at) as (picture, _):
+        ids = [(await shell.at.create())["stack_id"] for _ in range(4)]
+        await eventually(lambda: len(picture.stacks) == 4)
+        console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+        console.print(view(picture, height=6))
+        console.file.close()
+        text = console.export_text()
+    assert ids[3] in text
+    assert ids[0] not in text
+    assert "2 older ones not shown" in text
+
+
+async def test_watch_ends_with_a_sentence_where_there_is_no_daemon(shell: Shell) -> None:
+    result = await shell.run("watch", "--url", "http://127.0.0.1:1")
+    assert result.exit_code == 1
+    assert "cannot be reached" in result.stderr
+
+
+def test_filters_mean_what_they_mean_to_the_api() -> None:
+    stack: dict[str, Any] = {"status": "running", "node_id": "a", "labels": {"team": "7", "empty": ""}}
+    assert matches(stack, [])
+    assert matches(stack, [("label", "team"), ("label", "team=7"), ("label", "empty="), ("node", "a")])
+    assert matches(stack, [("status", "failed"), ("status", "running")])
+    assert not matches(stack, [("label", "team=77")])
+    assert not matches(stack, [("label", "player")])
+    assert not matches(stack, [("node", "b")])
