@@ -40,8 +40,12 @@ BODY = {"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": 
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(0, 65535), help=f"Default: {PREFERRED_PORT}, or any free one if it is taken.")
-@click.option("--log", "level", type=click.Choice(["debug", "info", "warning", "error"]), default="error", show_default=True)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help=f"Default: {PREFERRED_PORT}, or any free one if it is taken."
+)
+@click.option(
+    "--log", "level", type=click.Choice(["debug", "info", "warning", "error"]), default="error", show_default=True
+)
 def demo(port: int | None, level: str) -> None:
     """Try stackd here and now: an embedded cluster, a fresh key, throw-away state."""
     plaintext, _ = new_key()

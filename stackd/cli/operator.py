@@ -13,7 +13,9 @@ from stackd.cli.client import Client
 
 @click.command()
 @client_options
-@click.option("--plan", "action", flag_value="plan", default=True, help="Print what a pass would do and why (the default).")
+@click.option(
+    "--plan", "action", flag_value="plan", default=True, help="Print what a pass would do and why (the default)."
+)
 @click.option("--confirm", "action", flag_value="confirm", help="Release what a brake holds back, once.")
 def reconcile(client: Client, action: str) -> None:
     """Look at the reconciliation of a running daemon, or release its brake."""

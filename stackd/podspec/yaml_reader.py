@@ -181,11 +181,11 @@ class _Reader:
     def _scalar(self, event: Any) -> None:
         self._count(1, len(event.value), event)
         tag = event.tag
-        value: Any
-        if tag is None:
-            value = resolve(event.value) if event.implicit[0] else event.value
-        else:
+        value: Any = event.value
+        if tag is not None:
             value = self._tagged(tag, event)
+        elif event.implicit[0]:
+            value = resolve(event.value)
         if type(value) is float and not math.isfinite(value):
             raise self._refused("not a number that can be used", event)
         if event.anchor is not None:

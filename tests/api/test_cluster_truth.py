@@ -171,7 +171,9 @@ async def by_hand(at: Stand, name: str, labels: dict[str, str]) -> None:
     )
     spec = {"type": "NodePort", "selector": {"x": name}, "ports": [{"port": 80, "protocol": "TCP"}]}
     metadata = {"name": f"svc-{name}", "labels": labels}
-    await at.kubectl("POST", f"{path}/services", {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
+    await at.kubectl(
+        "POST", f"{path}/services", {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
+    )
 
 
 async def test_a_mass_disappearance_holds_everything_until_the_operator_confirms(at: Stand) -> None:

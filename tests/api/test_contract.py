@@ -183,7 +183,9 @@ async def test_a_pod_spec_is_taken_or_refused_as_the_cases_say(at: Stand, case: 
 
 
 @pytest.mark.parametrize(("method", "path"), ENDPOINTS)
-async def test_every_endpoint_needs_the_key_and_takes_it_from_header_or_query(at: Stand, method: str, path: str) -> None:
+async def test_every_endpoint_needs_the_key_and_takes_it_from_header_or_query(
+    at: Stand, method: str, path: str
+) -> None:
     assert (await at.call(method, path, key=None)).status == 401
     assert (await at.call(method, path, key="sk-wrong")).status == 401
     assert (await at.call(method, f"{path}?api_key=sk-wrong", key=None)).status == 401
@@ -197,14 +199,18 @@ async def test_healthz_says_ok(at: Stand) -> None:
     assert (reply.status, reply.json, reply.headers["Content-Type"]) == (200, {"status": "ok"}, "application/json")
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/stacks/", "/stacks/a/b", "/stacks/batch-delete/a/b", "/stacks/a/status/"])
+@pytest.mark.parametrize(
+    "path", ["/", "/nothing", "/stacks/", "/stacks/a/b", "/stacks/batch-delete/a/b", "/stacks/a/status/"]
+)
 async def test_an_unknown_route_is_a_404_in_json(at: Stand, path: str) -> None:
     reply = await at.call("GET", path)
     assert (reply.status, reply.headers["Content-Type"]) == (404, "application/json")
     assert reply.error
 
 
-@pytest.mark.parametrize("path", ["/stacks/stack-0123456789abcdef", "/stacks/stack-0/status", "/stacks/batch-delete/job-0"])
+@pytest.mark.parametrize(
+    "path", ["/stacks/stack-0123456789abcdef", "/stacks/stack-0/status", "/stacks/batch-delete/job-0"]
+)
 async def test_an_unknown_id_is_a_404_that_names_it(at: Stand, path: str) -> None:
     reply = await at.call("GET", path)
     assert reply.status == 404

@@ -142,7 +142,9 @@ async def test_an_address_that_is_taken_is_one_clear_line(tmp_path: Path) -> Non
         assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("content", [b"", b"no database, but long enough to be looked at", b"SQLite format 3\0" + b"\0" * 84])
+@pytest.mark.parametrize(
+    "content", [b"", b"no database, but long enough to be looked at", b"SQLite format 3\0" + b"\0" * 84]
+)
 async def test_a_file_that_is_not_a_good_one_is_never_replaced_by_a_new_one(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "stackd.db").write_bytes(content)
     code, said = await run(environment(tmp_path, None, STACKD_CLUSTER__MODE="embedded"), "serve")

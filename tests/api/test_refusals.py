@@ -36,7 +36,12 @@ async def test_a_limitrange_violation_is_a_400(at: Stand) -> None:
 
 @pytest.mark.parametrize("hard", [{"requests.cpu": "50m"}, {"services.nodeports": "0"}, {"pods": "0"}])
 async def test_an_exceeded_quota_is_a_503_that_names_it(at: Stand, hard: dict[str, str]) -> None:
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "stacks-resource-quota"}, "spec": {"hard": hard}}
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "stacks-resource-quota"},
+        "spec": {"hard": hard},
+    }
     await at.kubectl("POST", f"{NAMESPACE}/resourcequotas", quota)
     reply = await at.call("POST", "/stacks", seed())
     assert reply.status == 503
@@ -59,7 +64,9 @@ async def test_pod_security_of_the_namespace_is_a_400(at: Stand) -> None:
 
 
 async def test_a_port_that_somebody_else_holds_is_set_aside_and_another_is_taken(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31003"}) as at:
+    async with stand(
+        tmp_path, {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31003"}
+    ) as at:
         at.cluster.faults.take_port(31001)
         at.cluster.faults.take_port(31003)
         stack = await at.create()
@@ -75,7 +82,9 @@ async def test_a_port_that_somebody_else_holds_is_set_aside_and_another_is_taken
 
 
 async def test_every_port_of_the_range_can_be_given_out_and_not_one_more(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31006"}) as at:
+    async with stand(
+        tmp_path, {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31006"}
+    ) as at:
         ports = sorted([(await at.create())["ports"][0]["node_port"] for _ in range(6)])
         assert ports == list(range(31001, 31007))
         reply = await at.call("POST", "/stacks", seed())

@@ -68,7 +68,7 @@ async def test_a_pod_deleted_by_hand_is_stopped_and_gives_its_port_back(real: Re
     async def stopped() -> bool:
         _, now = await real.call("GET", f"/stacks/{stack['stack_id']}")
         _, stats = await real.call("GET", "/stats")
-        return now["status"] == "stopped" and stats["used_node_ports"] == 0
+        return (now["status"], stats["used_node_ports"]) == ("stopped", 0)
 
     await real.until(stopped, "the stack's end")
     assert not await real.objects("services")
