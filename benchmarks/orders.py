@@ -9,25 +9,8 @@ import orjson
 from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, service_manifest
 from stackd.model import PortMapping, Stack, StackStatus, TargetPort
 from stackd.podspec import Policy, harden, sanitize
+from stackd.web.openapi.examples import POD_SPEC
 
-POD_SPEC = """apiVersion: v1
-kind: Pod
-metadata:
-  name: challenge
-spec:
-  containers:
-    - name: app
-      image: nginx:stable
-      ports:
-        - containerPort: 80
-          protocol: TCP
-      resources:
-        requests:
-          cpu: "100m"
-          memory: "128Mi"
-        limits:
-          cpu: "100m"
-          memory: "128Mi\""""
 BODY = orjson.dumps({"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": POD_SPEC}).decode()
 NODE_SELECTOR = {"role": "stack"}
 

@@ -23,21 +23,28 @@ FOR_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def client_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command ``--url`` and ``--key``, and hand it a ``client``."""
+    """Give a command ``--url`` and ``--key-file``, and hand it a ``client``.
+
+    The key itself is no option: what stands on a command line can be read by every user of the machine.
+    """
 
     @click.option("--url", envvar="STACKD_URL", help=f"Or STACKD_URL, or url in client.toml.  [default: {DEFAULT_URL}]")
     @click.option(
-        "--key", "api_key", envvar="STACKD_API_KEY", help="Better given as STACKD_API_KEY, or by key in client.toml."
+        "--key-file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Holds the key; else STACKD_API_KEY, or key or key_file in client.toml.",
     )
     @functools.wraps(command)
-    def with_client(*args: Any, url: str | None, api_key: str | None, **kwargs: Any) -> Any:
-        return command(*args, client=client_for(url, api_key), **kwargs)
+    def with_client(*args: Any, url: str | None, key_file: Path | None, **kwargs: Any) -> Any:
+        return command(*args, client=client_for(url, key_file), **kwargs)
 
     return with_client
 
 
-def client_for(url: str | None, key: str | None) -> Client:
-    """The client for what was given; what was not is the file's to say. Raises UsageError for a file that is wrong."""
+def client_for(url: str | None, key_file: Path | None) -> Client:
+    """The client for what was given; what was not, the environment or the file says. Raises UsageError for a wrong file."""
+    key = _key_of(key_file) if key_file is not None else os.environ.get("STACKD_API_KEY")
     file = client_file(os.environ)
     known = {} if url and key else read(file)
     if not key and "key" in known and file.stat().st_mode & FOR_OTHERS:

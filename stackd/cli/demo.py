@@ -15,27 +15,9 @@ from stackd.cli.serve import run
 from stackd.config import Loaded, LogSection, load
 from stackd.daemon import Daemon
 from stackd.keys import new_key
+from stackd.web.openapi.examples import POD_SPEC
 
 PREFERRED_PORT = 8081
-POD_SPEC = """\
-apiVersion: v1
-kind: Pod
-metadata:
-  name: challenge
-spec:
-  containers:
-    - name: app
-      image: nginx:stable
-      ports:
-        - containerPort: 80
-          protocol: TCP
-      resources:
-        requests:
-          cpu: "100m"
-          memory: "128Mi"
-        limits:
-          cpu: "100m"
-          memory: "128Mi\""""
 BODY = {"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": POD_SPEC}
 
 

@@ -8,6 +8,8 @@ from playwright.async_api import expect
 from tests.stand import eventually, request_for
 from tests.ui.conftest import DESKTOP, PHONE, Board, Boards
 
+pytestmark = pytest.mark.ui
+
 AUDIT = """() => {
   const seen = (e) => e.checkVisibility({ visibilityProperty: true });
   const wrong = [];

@@ -7,7 +7,20 @@ from playwright.async_api import expect
 
 from tests.ui.conftest import Board, Boards
 
+pytestmark = pytest.mark.ui
+
 TWO = "containers:\n  - name: one\n    ports:\n    - containerPort: 1\n    - containerPort: 2\n  - name: two\n"
+PATHS = [
+    ("a:\n  b: 1\n", "a.b", 2),
+    ("a:\n- x: 1\n- y: 2\n  z: 3\n", "a[1].z", 4),
+    ("a:\n  - - 1\n    - k: v\n", "a[0][1].k", 3),
+    ("a: |\n  b: 1\n  c: 2\nb: 2\n", "b", 4),
+    ("a: {b: {c: 1}}\n", "a.b.c", 1),
+    ('# first\n\na:\n  # then\n  "x/y": 1\n', 'a["x/y"]', 5),
+    ("a:\n  b: 1\nc:\n  b: 2\n", "c.b", 4),
+    (TWO, "containers[0].ports[1]", 5),
+    (TWO, "containers[1].image", 6),
+]
 YAML = """apiVersion: v1
 kind: Pod
 metadata:
@@ -73,27 +86,14 @@ async def test_a_stack_is_checked_and_then_created_with_its_labels_and_life(boar
     await expect(board.row(stack["stack_id"])).to_contain_text("44m")
 
 
-@pytest.mark.parametrize(
-    ("text", "path", "line"),
-    [
-        ("a:\n  b: 1\n", "a.b", 2),
-        ("a:\n- x: 1\n- y: 2\n  z: 3\n", "a[1].z", 4),
-        ("a:\n  - - 1\n    - k: v\n", "a[0][1].k", 3),
-        ("a: |\n  b: 1\n  c: 2\nb: 2\n", "b", 4),
-        ("a: {b: {c: 1}}\n", "a.b.c", 1),
-        ("# first\n\na:\n  # then\n  \"x/y\": 1\n", 'a["x/y"]', 5),
-        ("a:\n  b: 1\nc:\n  b: 2\n", "c.b", 4),
-        (TWO, "containers[0].ports[1]", 5),
-        (TWO, "containers[1].image", 6),
-    ],
-)  # fmt: skip
-async def test_paths_are_found_in_yaml(board: Board, text: str, path: str, line: int) -> None:
+async def test_paths_are_found_in_yaml(board: Board) -> None:
     await board.page.goto(board.at.url + "/dashboard")
-    found = await board.page.evaluate(
-        """async ([text, path]) => {
-          const { lineOf, lines } = await import("/static/dashboard/locate.js");
-          return lineOf(path, lines(text));
-        }""",
-        [text, path],
-    )
-    assert found == line
+    for text, path, line in PATHS:
+        found = await board.page.evaluate(
+            """async ([text, path]) => {
+              const { lineOf, lines } = await import("/static/dashboard/locate.js");
+              return lineOf(path, lines(text));
+            }""",
+            [text, path],
+        )
+        assert found == line, (text, path)

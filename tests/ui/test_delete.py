@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.async_api import expect
 
 from tests.stand import request_for
 from tests.ui.conftest import Board
+
+pytestmark = pytest.mark.ui
 
 
 async def test_a_stack_is_deleted_after_a_question(board: Board) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from playwright.async_api import expect
 
 from tests.stand import KEY
 from tests.ui.conftest import Board, Boards
+
+pytestmark = pytest.mark.ui
 
 STORED = "() => [Object.values(sessionStorage), Object.values(localStorage), document.cookie, location.href]"
 

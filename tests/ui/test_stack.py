@@ -11,6 +11,8 @@ from playwright.async_api import Route, expect
 from tests.stand import request_for
 from tests.ui.conftest import Board, Boards
 
+pytestmark = pytest.mark.ui
+
 HOSTILE = """<img src=x onerror="document.title='taken'"><script>document.title='taken'</script>{{7*7}}"""
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
+
+import pytest
 from playwright.async_api import Route, expect
 
 from tests.stand import eventually, request_for
 from tests.ui.conftest import Board, Boards
+
+pytestmark = pytest.mark.ui
 
 MANY = 1_700
 LONG_TASKS = """

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.async_api import expect
 
 from stackd.lifecycle.brake import WrongCluster
 from tests.stand import KEY, eventually
 from tests.ui.conftest import Board, Boards
+
+pytestmark = pytest.mark.ui
 
 
 async def test_a_brake_shows_what_it_holds_and_can_be_released(boards: Boards) -> None:

@@ -24,7 +24,7 @@ from stackd.cli.stacks.watch import watch
 def stacks() -> None:
     """Look at stacks and change them, over the API of a running daemon.
 
-    The address and the key are taken from --url and --key, else from STACKD_URL and STACKD_API_KEY, else from
+    The address and the key are taken from --url and --key-file, else from STACKD_URL and STACKD_API_KEY, else from
     ~/.config/stackd/client.toml (url = "…", and key = "…" or key_file = "…").
 
     Completion of commands and ids, for bash (zsh and fish alike):

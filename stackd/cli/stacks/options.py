@@ -22,7 +22,7 @@ COMPLETED = "stack_id,status,node_public_ip,ports"
 def ids_of_stacks(context: click.Context, parameter: click.Parameter, begin: str) -> list[CompletionItem]:
     """What a half-typed id may become, as the daemon has it now; nothing where it does not answer at once."""
     try:
-        client = client_for(context.params.get("url"), context.params.get("api_key"))
+        client = client_for(context.params.get("url"), context.params.get("key_file"))
         answer = client.ask("GET", "/stacks", query=[("fields", COMPLETED)], seconds=COMPLETION_SECONDS)
     except click.ClickException:
         return []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 import pytest
 
@@ -21,7 +23,9 @@ async def test_the_file_gives_address_and_key(shell: Shell) -> None:
     assert "chmod 600" in (await shell.run("list", STACKD_URL="", STACKD_API_KEY="")).stderr
     wrong = await shell.run("list", STACKD_URL="", STACKD_API_KEY="wrong")
     assert (wrong.exit_code, wrong.stderr) == (1, "Error: the API key is not valid (401)\n")
-    assert (await shell.run("list", "--key", KEY, STACKD_API_KEY="wrong")).exit_code == 0
+    named = shell.home / "key"
+    named.write_text(f"{KEY}\n")
+    assert (await shell.run("list", "--key-file", str(named), STACKD_API_KEY="wrong")).exit_code == 0
 
 
 async def test_the_key_may_stand_in_a_file_of_its_own(shell: Shell) -> None:
@@ -58,10 +62,13 @@ def test_the_file_is_in_the_configuration_folder_of_the_user() -> None:
     assert read(client_file({"HOME": "/nowhere"})) == {}
 
 
-def test_an_address_without_a_scheme_is_refused_and_the_key_is_in_no_text() -> None:
+def test_an_address_without_a_scheme_is_refused_and_the_key_is_in_no_text(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("secret")
     with pytest.raises(click.UsageError, match="http://"):
-        client_for("127.0.0.1:8081", "secret")
-    assert "secret" not in repr(client_for("http://127.0.0.1:8081", "secret"))
+        client_for("127.0.0.1:8081", tmp_path / "key")
+    client = client_for("http://127.0.0.1:8081", tmp_path / "key")
+    assert client.key == "secret"
+    assert "secret" not in repr(client)
 
 
 async def test_a_daemon_that_is_not_there_is_said_with_its_address(shell: Shell) -> None:

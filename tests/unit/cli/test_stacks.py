@@ -184,8 +184,9 @@ async def test_a_batch_delete_that_fails_says_which_and_why(shell: Shell) -> Non
 async def test_ids_are_completed_from_the_daemon(shell: Shell) -> None:
     stack_id = (await shell.at.create())["stack_id"]
     result = await shell.run(
-        COMP_WORDS=f"stackd stacks show --url {shell.at.url} --key {KEY} {stack_id[:8]}",
-        COMP_CWORD="7",
+        COMP_WORDS=f"stackd stacks show --url {shell.at.url} {stack_id[:8]}",
+        COMP_CWORD="5",
+        STACKD_API_KEY=KEY,
         _STACKD_COMPLETE="bash_complete",
     )
     assert stack_id in result.output
