@@ -38,7 +38,7 @@ async def test_a_stack_whose_time_came_while_stackd_was_down_goes_at_the_next_st
 async def test_a_client_that_leaves_during_a_create_leaves_nothing_behind(at: Stand) -> None:
     at.cluster.faults.pause()
     leaving = [asyncio.create_task(at.call("POST", "/stacks", seed())) for _ in range(5)]
-    await eventually(lambda: len(at.daemon.room.creating) == 5)
+    await eventually(lambda: len(at.daemon.room.store.stacks) == 5)
     for task in leaving:
         task.cancel()
     await asyncio.gather(*leaving, return_exceptions=True)
