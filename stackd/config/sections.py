@@ -176,7 +176,7 @@ class LimitsSection(Section):
     requests_per_second: Rate = Field(default=0.0, description="Requests a second and key before a 429; 0 is off.")
     creates_per_second: Rate = Field(default=0.0, description="Creates a second and key before a 429; 0 is off.")
     creates_in_flight: Count = Field(
-        default=64, description="Creates at the same time before a 429; protects the API server."
+        default=1000, description="Creates at the same time before a 429; they take turns at the cluster."
     )
     max_stacks: Count = Field(default=0, description="Stacks in all before a 503; 0 leaves it to ports and quota.")
     stacks_per_label: LabelLimits = Field(

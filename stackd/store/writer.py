@@ -41,11 +41,14 @@ class Call:
     relaxed: bool
 
 
+Outcome = tuple[Call, Any, BaseException | None]
+
+
 @dataclass(slots=True, kw_only=True)
 class Batch:
     """What became of a batch: one outcome per call, and the records that changed (none if the commit failed)."""
 
-    outcomes: list[tuple[Call, Any, BaseException | None]] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
     stacks: list[tuple[str, Stack | None]] = field(default_factory=list)
     jobs: list[tuple[str, Job | None]] = field(default_factory=list)
     ports: PortCounts | None = None
@@ -236,7 +239,9 @@ class Writer:
         tx = Transaction(parts.connection, self.counters, parts.ports, parts.clock.now(), tight=tight)
         try:
             parts.connection.execute(queries.BEGIN_WRITE if writes else queries.BEGIN_READ)
-            outcomes = [self._apply(tx, call) for call in calls]
+            outcomes = [self._apply(tx, call, alone=len(calls) == 1) for call in calls]
+            if len(calls) == 1 and outcomes[0][2] is not None:
+                return self._without_trace(outcomes)
             if writes:
                 self._check_in_place()
             self._finish(writes)
@@ -249,12 +254,22 @@ class Writer:
         parts.ports.settle()
         return Batch(outcomes=outcomes, stacks=tx.stacks, jobs=tx.jobs, ports=parts.ports.counts())
 
-    def _apply(self, tx: Transaction, call: Call) -> tuple[Call, Any, BaseException | None]:
+    def _without_trace(self, outcomes: list[Outcome]) -> Batch:
+        """An operation that had the transaction to itself has failed: nothing of it remains."""
+        parts = self._parts
+        parts.ports.undo(0)
+        if parts.connection.in_transaction:
+            parts.connection.execute(queries.ROLLBACK)
+        return Batch(outcomes=outcomes, ports=parts.ports.counts())
+
+    def _apply(self, tx: Transaction, call: Call, *, alone: bool) -> Outcome:
+        """Each operation has a savepoint, but one that is ``alone``: then the transaction does (each statement is a turn
+        in which the event loop may take the interpreter)."""
         if call.future.cancelled():
             return call, None, None  # nobody waits for it, and nothing of it has begun
         self.counters.operations += 1
         try:
-            return call, tx.isolated(call.operation, OPERATION), None
+            return call, call.operation(tx) if alone else tx.isolated(call.operation, OPERATION), None
         except sqlite3.IntegrityError as exc:
             return call, None, failures.from_constraint(exc)
         except sqlite3.Error as exc:
