@@ -17,7 +17,6 @@ from benchmarks.processes import CPUS
 from benchmarks.rows import ALL, SCALE, STANDING, WRITES, Bench, Row
 from benchmarks.rows.bench import Amounts
 
-SETTINGS = {"STACKD_LIMITS__CREATES_IN_FLIGHT": "256"}
 MOST_ON_REAL_PORTS = 1500
 """Of the 1,767 ports of the usual range some are for the creates that go on beside the standing stacks."""
 
@@ -89,7 +88,7 @@ class Plan:
         if not names:
             return
         suffix = f", {latency * 1e3:g} ms away" if latency else ""
-        with arena(self._kubeconfig, latency=latency, settings=SETTINGS) as (cluster, daemon):
+        with arena(self._kubeconfig, latency=latency, settings={}) as (cluster, daemon):
             bench = Bench(cluster=cluster, daemon=daemon, results=self._results, amounts=self._amounts, suffix=suffix)
             for name in names:
                 self._console.print(f"{label}: {name}{suffix}")
