@@ -24,7 +24,14 @@ from tests.faults.processes import ROOT
 
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "node_modules", "*.egg-info")
 DEADLINE_SECONDS = 900
-TESTS = ("test_schedules.py", "test_clients.py", "test_clock.py", "test_brakes.py", "test_crash_points.py")
+TESTS = (
+    "test_schedules.py",
+    "test_clients.py",
+    "test_foreign.py",
+    "test_clock.py",
+    "test_brakes.py",
+    "test_crash_points.py",
+)
 SEED = re.compile(r"replay: python -m tests\.faults --seed (\d+)")
 POINT = re.compile(r"^E\s+(?:AssertionError: )?([a-z_]+\.[a-z_]+:\d)$", re.MULTILINE)
 FAILED = re.compile(r"^FAILED tests/faults/(\S+)", re.MULTILINE)
@@ -50,13 +57,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.mutations", description=__doc__)
     parser.add_argument("only", nargs="*", help="parts of the names of the mutations to try; default: all")
     parser.add_argument("--at-once", type=int, default=2)
+    parser.add_argument("--keep", type=Path, help="keep what the tests printed in this folder")
     parser.add_argument("--table", action="store_true", help="print a table for README.md")
     arguments = parser.parse_args()
     wanted = [one for one in BREAKAGES if not arguments.only or any(part in one.name for part in arguments.only)]
     for breakage in wanted:
         breakage.check(ROOT)
     verdicts: list[Verdict] = []
-    for verdict in try_all(wanted, arguments.at_once):
+    for verdict in try_all(wanted, arguments.at_once, arguments.keep):
         verdicts.append(verdict)
         print(verdict, flush=True)
     if arguments.table:
@@ -66,13 +74,13 @@ def main() -> int:
     return int(bool(missed))
 
 
-def try_all(breakages: list[Breakage], at_once: int) -> Iterator[Verdict]:
+def try_all(breakages: list[Breakage], at_once: int, keep: Path | None) -> Iterator[Verdict]:
     """The verdicts, in the order of the mutations."""
     with ThreadPoolExecutor(at_once) as pool:
-        yield from pool.map(try_one, breakages)
+        yield from pool.map(lambda breakage: try_one(breakage, keep), breakages)
 
 
-def try_one(breakage: Breakage) -> Verdict:
+def try_one(breakage: Breakage, keep: Path | None) -> Verdict:
     """Run the tests in a copy that has the mutation, up to the first that fails."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="stackd-mutation-") as folder:
@@ -92,6 +100,8 @@ def try_one(breakage: Breakage) -> Verdict:
                 timeout=DEADLINE_SECONDS,
                 check=False,
             )
+            if keep is not None:
+                (keep / f"{breakage.name}.txt").write_text(done.stdout)
             by, words = noticed(done.stdout) if done.returncode == 1 else ("", done.stdout[-400:])
         except subprocess.TimeoutExpired:
             by, words = "the deadline", "the tests do not end"

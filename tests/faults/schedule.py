@@ -22,6 +22,7 @@ from tests.faults.world import World, world
 
 CONVERGENCE_SECONDS = 45.0
 QUIET_SECONDS = 0.7
+SCHEDULE_SECONDS = 150.0
 FREE_ENDINGS = 10
 
 
@@ -48,7 +49,11 @@ async def run_schedule(seed: int, nursery: Nursery) -> Report:
     plan = make_plan(seed)
     with tempfile.TemporaryDirectory(prefix=f"stackd-faults-{seed}-") as folder:
         async with world(Path(folder), nursery, dict(plan.settings), small_disk=plan.small_disk) as here:
-            await play(plan, here)
+            try:
+                async with asyncio.timeout(SCHEDULE_SECONDS):
+                    await play(plan, here)
+            except TimeoutError:
+                here.violated("every request is answered", f"the schedule does not end in {SCHEDULE_SECONDS:.0f} s")
         counts = here.counts + Counter(schedules=1)
         said = [line for process in here.processes for line in process.lines]
         return Report(

@@ -1,0 +1,46 @@
+"""Names of ours that somebody else has taken: what is not ours is left alone, and ours goes all the same (invariant 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.ledger import RUNS_ON
+from tests.faults.operations import Operations
+from tests.faults.oracle import Oracle
+from tests.faults.processes import Nursery
+from tests.faults.schedule import converge
+from tests.faults.witness import Witness
+from tests.faults.world import world
+
+SETTINGS = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31040"}
+FIRST, LAST = 0.0, 0.999
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    made = Nursery()
+    yield made
+    made.close()
+
+
+async def test_a_delete_leaves_a_pod_of_somebody_else_that_has_the_name(nursery: Nursery, tmp_path: Path) -> None:
+    async with world(tmp_path, nursery, SETTINGS) as here:
+        Witness(here, late=False)
+        await here.keep_running()
+        await here.ready()
+        operations = Operations(here)
+        for _ in range(2):
+            await operations.create(RUNS_ON)
+        deleted, batched = here.ledger.known()
+        await operations.usurp(FIRST)
+        assert (await operations.delete_one(deleted)).status == 200
+        await operations.usurp(LAST)
+        await operations.batch([LAST], 1)
+        assert await converge(here, Oracle(here))
+        assert not here.file.rows()
+        assert {deleted, batched} <= here.objects("pods").keys()
+        Oracle(here).final()
+    assert not here.violations, "\n".join([*here.violations, *here.trace])
