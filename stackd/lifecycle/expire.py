@@ -27,14 +27,16 @@ class Expiries:
             heapq.heappush(self._heap, (after.ttl_expires_at, after.stack_id))
 
     def due(self, now: int) -> list[tuple[int, str]]:
-        """Take out all entries up to ``now`` (nanoseconds)."""
-        due = []
+        """Take out all entries up to ``now`` (nanoseconds), each once."""
+        due: list[tuple[int, str]] = []
         while self._heap and self._heap[0][0] <= now:
-            due.append(heapq.heappop(self._heap))
+            entry = heapq.heappop(self._heap)
+            if not due or due[-1] != entry:
+                due.append(entry)
         return due
 
     def put_back(self, entries: list[tuple[int, str]]) -> None:
-        """They could not be dealt with now."""
+        """They could not be dealt with now, or were found to be overdue."""
         for entry in entries:
             heapq.heappush(self._heap, entry)
 

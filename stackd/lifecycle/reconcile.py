@@ -238,6 +238,8 @@ class Reconciler:
         for name in (*by_kind[Kind.UNDO], *by_kind[Kind.RETIRE], *by_kind[Kind.RELEASE]):
             room.retirement.add(name)
         if by_kind[Kind.EXPIRE]:
+            found = [room.store.stacks.get(name) for name in by_kind[Kind.EXPIRE]]
+            self._expiries.put_back([(stack.ttl_expires_at, stack.stack_id) for stack in found if stack is not None])
             await expire(room, self._expiries)
         self._observer.look_at(by_kind[Kind.END])
         for name in by_kind[Kind.RESUME]:

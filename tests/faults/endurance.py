@@ -23,7 +23,9 @@ from tests.faults.witness import Witness
 from tests.faults.world import World, world
 
 WARM_ROUNDS = 4
-MORE_DESCRIPTORS = 24
+MORE_DESCRIPTORS = 96
+"""The pool keeps as many connections to the API server as were once in use at a time, 64 at most, and 24 for clients."""
+
 MORE_BYTES = 48 << 20
 DEADLY = frozenset({"kill", "terminate", "late", "clock", "full_disk", "write_error"})
 SETTINGS = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31400"}
@@ -66,7 +68,7 @@ async def endure(first: int, seconds: float, nursery: Nursery) -> Report:
 
 
 async def _round(here: World, seed: int, sizes: list[Size]) -> None:
-    here.ledger = Ledger()
+    here.ledger = Ledger(touched=here.ledger.touched)  # the brake adds up the endings of a whole minute
     operations, troubles, oracle = Operations(here, prefix=f"r{len(sizes)}"), Troubles(here, seed), Oracle(here)
     for steps in make_plan(seed).rounds:
         await play_round(_harmless(steps), operations, troubles)

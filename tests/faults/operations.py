@@ -289,7 +289,7 @@ class Operations:
         if route == "job":
             jobs = [batch.job_id for batch in world.ledger.batches if batch.job_id]
             if jobs:
-                return f"/stacks/batch-delete/{jobs[int(pick * len(jobs))]}", lambda: False
+                return f"/stacks/batch-delete/{jobs[min(int(pick * len(jobs)), len(jobs) - 1)]}", lambda: False
         stack_id = self._one(pick)
         if stack_id is None or route in ("list", "stats", "job"):
             return ("/stats" if route == "stats" else "/stacks"), lambda: False
@@ -341,7 +341,7 @@ class Operations:
 
     def _one(self, pick: float) -> str | None:
         known = self._world.ledger.known()
-        return known[int(pick * len(known))] if known else None
+        return known[min(int(pick * len(known)), len(known) - 1)] if known else None
 
     def _short(self, outcome: Outcome) -> str:
         if outcome.status == 201:

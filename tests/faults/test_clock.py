@@ -57,3 +57,26 @@ async def test_a_clock_that_was_decades_behind_costs_nothing_when_it_is_put_righ
     await eventually(lambda: not here.file.rows(), deadline=PROMPT_SECONDS)
     assert (await here.call("GET", "/stacks")).seconds < 1.0
     assert await converge(here, Oracle(here))
+
+
+async def test_a_stack_whose_time_is_up_while_nobody_is_there_goes_after_the_restart(here: World) -> None:
+    operations = Operations(here)
+    await operations.create(RUNS_ON)
+    starts = here.counts["starts"]
+    here.kill()
+    here.skew.jump(DAY)
+    await eventually(lambda: here.counts["starts"] > starts, deadline=PROMPT_SECONDS)
+    await eventually(lambda: not here.file.rows(), deadline=PROMPT_SECONDS)
+    assert await converge(here, Oracle(here))
+
+
+async def test_a_stack_from_before_a_restart_goes_when_its_time_is_up(here: World) -> None:
+    operations = Operations(here)
+    await operations.create(RUNS_ON)
+    starts = here.counts["starts"]
+    here.kill()
+    await eventually(lambda: here.counts["starts"] > starts and here.up.is_set(), deadline=PROMPT_SECONDS)
+    await here.ready()
+    here.skew.jump(DAY)
+    await eventually(lambda: not here.file.rows(), deadline=PROMPT_SECONDS)
+    assert await converge(here, Oracle(here))
