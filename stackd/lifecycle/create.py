@@ -222,12 +222,12 @@ async def _until(room: Room, stack: Stack, scheduled: Callable[[PodState | None]
     """What ``scheduled`` says of the pod at last; it is asked again when the grace is over, for nothing may change then."""
     stacks = room.config.stacks
     grace = stacks.unschedulable_grace
-    if grace and grace < stacks.scheduling_timeout:
+    if grace:
         try:
             return await room.mirror.until(stack.pod_name, scheduled, timeout=grace)
         except TimeoutError:
             pass
-    return await room.mirror.until(stack.pod_name, scheduled, timeout=stacks.scheduling_timeout - grace)
+    return await room.mirror.until(stack.pod_name, scheduled, timeout=max(0.0, stacks.scheduling_timeout - grace))
 
 
 def _not_scheduled(room: Room, stack: Stack) -> NoRoom:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from stackd.embedded import EmbeddedCluster
 from tests.stand import Stand, eventually, fast_cluster, request_for, seed, stand
@@ -56,8 +57,13 @@ async def test_a_client_that_leaves_while_no_node_has_room_blocks_nothing(tmp_pa
         await eventually(lambda: nothing_is_left(at), deadline=5.0)
 
 
-async def test_with_a_grace_a_create_waits_for_a_node_that_comes(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_STACKS__UNSCHEDULABLE_GRACE": "8s"}) as at:
+@pytest.mark.parametrize("scheduling_timeout", ["20s", "1ms"])
+async def test_with_a_grace_a_create_waits_for_a_node_that_comes(tmp_path: Path, scheduling_timeout: str) -> None:
+    settings = {
+        "STACKD_STACKS__UNSCHEDULABLE_GRACE": "8s",
+        "STACKD_STACKS__SCHEDULING_TIMEOUT": scheduling_timeout,
+    }
+    async with stand(tmp_path, settings) as at:
         waiting = asyncio.create_task(at.call("POST", "/stacks", request_for("nginx", cpu="2000")))
         await eventually(lambda: any(p.scheduled is False for p in at.daemon.room.mirror.pods.values()))
         at.cluster.faults.add_node(name="big", labels={"role": "stack"}, cpu="4000", external_ip="203.0.113.7")
@@ -102,3 +108,13 @@ async def test_a_create_that_is_not_done_when_stopping_is_undone_at_the_next_sta
         cluster.faults.resume()
         async with stand(tmp_path, {"STACKD_RECONCILE__ORPHAN_GRACE": "1s"}, cluster=cluster) as later:
             await eventually(lambda: nothing_is_left(later))
+
+
+async def test_when_the_grace_is_over_the_scheduler_s_word_is_the_answer(tmp_path: Path) -> None:
+    settings = {"STACKD_STACKS__UNSCHEDULABLE_GRACE": "300ms", "STACKD_STACKS__SCHEDULING_TIMEOUT": "1ms"}
+    async with stand(tmp_path, settings) as at:
+        began = time.monotonic()
+        reply = await at.call("POST", "/stacks", request_for("nginx", cpu="2000"))
+        assert (reply.status, "no node has room" in reply.error) == (503, True)
+        assert time.monotonic() - began >= 0.3
+        assert await nothing_is_left(at)
