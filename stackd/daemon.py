@@ -148,7 +148,7 @@ async def _store(stack: AsyncExitStack, config: Config, clock: Clock) -> Store:
 
 def _wire(room: Room) -> Daemon:
     observer, expiries = Observer(room), Expiries()
-    reconciler = Reconciler(room, observer, expiries)
+    reconciler = Reconciler(room, observer)
     keys = Keys(room.clock)
     api = Api(
         room=room,

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -124,11 +124,6 @@ def inherited(environ: MutableMapping[str, str]) -> list[Inherited]:
         else:
             found.append(Inherited(name=name, socket=listening))
     return found
-
-
-def in_service(environ: Mapping[str, str]) -> bool:
-    """Whether a service manager that wants to be told has started this process."""
-    return "NOTIFY_SOCKET" in environ
 
 
 def _listening(descriptor: int) -> socket.socket | None:

@@ -36,11 +36,6 @@ class Tasks:
             self._failure = asyncio.get_running_loop().create_future()
         return self._failure
 
-    @property
-    def errands(self) -> int:
-        """How many errands are under way."""
-        return len(self._errands)
-
     def serve(self, name: str, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a service."""
         task = asyncio.create_task(coro, name=name)

@@ -61,15 +61,6 @@ class Questions(Caller):
         except ValueError:
             return None
 
-    async def can_i(
-        self, verb: str, resource: str, group: str = "", namespace: str = "", subresource: str = ""
-    ) -> bool:
-        """Whether the cluster lets stackd do this; an empty namespace means all of them (or none, for nodes)."""
-        ask = Ask(
-            verb=verb, resource=resource, subresource=subresource, group=group, namespace=namespace, name="", why=""
-        )
-        return await self.may(ask)
-
     async def may(self, ask: Ask) -> bool:
         """Whether the cluster lets stackd do what is asked about."""
         names = ("verb", "resource", "group", "namespace", "subresource", "name")

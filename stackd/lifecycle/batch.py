@@ -33,8 +33,7 @@ async def run_job(room: Room, job_id: str) -> None:
         stacks = await room.store.begin_items(job_id, ids)
         reached("batch.begun")
         for stack in stacks:
-            if (abandon := room.creating.get(stack.stack_id)) is not None:
-                abandon.set()
+            room.abandon_create(stack.stack_id)
         await _delete_all(room, job_id, stacks)
     job = room.store.jobs.get(job_id)
     if job is not None:

@@ -119,7 +119,7 @@ async def _steps(room: Room, stack_id: str, order: Order, abandon: Abandon) -> S
     try:
         stack = await room.store.accept(
             stack_id,
-            _first_sight(room, stack, pod),
+            first_sight(room, stack, pod, node_exists=True),
             pod_uid=pod.uid,
             service_uid=service.uid,
             answer=order.answer,
@@ -166,21 +166,30 @@ def pod_request(room: Room, stack: Stack, spec: SanitizedSpec) -> dict[str, obje
     )
 
 
-async def serve(room: Room, stack: Stack, pod: PodState) -> tuple[Stack, ServiceState]:
-    """Create the Service; a node port that somebody else holds is replaced until one is free or none is left."""
+def _replaced() -> None:
+    reached("create.port_replaced")
+
+
+async def serve(
+    room: Room, stack: Stack, pod: PodState, *, replaced: Callable[[], None] = _replaced
+) -> tuple[Stack, ServiceState]:
+    """Create the Service; a node port that somebody else holds is replaced until one is free or none is left.
+
+    ``replaced`` is called after each (the crash points of whoever asks).
+    """
     while True:
         try:
-            service = await room.cluster.create_service(service_request(room, stack, pod.uid))
+            service = await room.cluster.create_service(_service_request(room, stack, pod.uid))
         except NodePortTaken as taken:
             said = {"stack_id": stack.stack_id}
             log.info("%s: node port %d: %s; trying another", stack.stack_id, taken.node_port, taken, extra=said)
             stack = await room.store.replace_port(stack.stack_id, taken.node_port)
-            reached("create.port_replaced")
+            replaced()
         else:
             return stack, service
 
 
-def service_request(room: Room, stack: Stack, pod_uid: str) -> dict[str, object]:
+def _service_request(room: Room, stack: Stack, pod_uid: str) -> dict[str, object]:
     """The manifest of a stack's Service, owned by its pod so that the cluster collects it with the pod."""
     return service_manifest(ServiceRequest(stack=stack, instance=room.config.cluster.instance, pod_uid=pod_uid))
 
@@ -236,10 +245,11 @@ def _not_scheduled(room: Room, stack: Stack) -> NoRoom:
     return NoRoom(f"no node has taken the stack within {room.config.stacks.scheduling_timeout:g} s{why}")
 
 
-def _first_sight(room: Room, stack: Stack, pod: PodState) -> Observation:
+def first_sight(room: Room, stack: Stack, pod: PodState, *, node_exists: bool) -> Observation:
+    """What is written of a stack together with its fresh pod."""
     sight = Sight(
         pod=pod,
-        node_exists=True,
+        node_exists=node_exists,
         node_public_ip=room.public_address(pod.node_name),
         pull_failing_since=None,
         now=room.clock.now(),

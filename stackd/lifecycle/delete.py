@@ -28,8 +28,7 @@ async def _delete(room: Room, stack_id: str, by: str) -> None:
     if not await room.store.mark_deleting([stack_id], DeleteReason.REQUEST, by):
         raise StackNotFound(stack_id)
     reached("delete.marked")
-    if (abandon := room.creating.get(stack_id)) is not None:
-        abandon.set()
+    room.abandon_create(stack_id)
     try:
         await retire(room, stack_id)
     except StackdError as error:

@@ -27,22 +27,20 @@ class Expiries:
             heapq.heappush(self._heap, (after.ttl_expires_at, after.stack_id))
 
     def due(self, now: int) -> list[tuple[int, str]]:
-        """Take out all entries up to ``now`` (nanoseconds), each once."""
+        """Take out all entries up to ``now`` (nanoseconds)."""
         due: list[tuple[int, str]] = []
         while self._heap and self._heap[0][0] <= now:
-            entry = heapq.heappop(self._heap)
-            if not due or due[-1] != entry:
-                due.append(entry)
+            due.append(heapq.heappop(self._heap))
         return due
 
     def put_back(self, entries: list[tuple[int, str]]) -> None:
-        """They could not be dealt with now, or were found to be overdue."""
+        """They could not be dealt with now."""
         for entry in entries:
             heapq.heappush(self._heap, entry)
 
 
 async def expire(room: Room, expiries: Expiries) -> int:
-    """Mark every stack whose time is up as deleting and hand it to the retirement. Returns how many.
+    """End every stack whose time has come up in ``expiries``. Returns how many.
 
     Raises StoreUnavailable; then they are due again the next time.
     """
@@ -56,16 +54,23 @@ async def expire(room: Room, expiries: Expiries) -> int:
     if not ids:
         return 0
     try:
-        marked = await room.store.mark_expired(ids)
+        ended = await end_overdue(room, ids)
     except BaseException:
         expiries.put_back(due)
         raise
-    reached("expire.marked")
-    ended = {stack.stack_id for stack in marked}
     expiries.put_back([(ttl, stack_id) for ttl, stack_id in due if stack_id in stacks.ids() and stack_id not in ended])
+    return len(ended)
+
+
+async def end_overdue(room: Room, stack_ids: list[str]) -> set[str]:
+    """Mark those of these whose time is up as deleting, and hand them to the retirement. Returns their ids.
+
+    Raises StoreUnavailable; then nothing has happened.
+    """
+    marked = await room.store.mark_expired(stack_ids)
+    reached("expire.marked")
     for stack in marked:
-        if (abandon := room.creating.get(stack.stack_id)) is not None:
-            abandon.set()
+        room.abandon_create(stack.stack_id)
         log.info("%s: its time is up", stack.stack_id, extra={"stack_id": stack.stack_id})
         room.retirement.add(stack.stack_id)
-    return len(marked)
+    return {stack.stack_id for stack in marked}

@@ -13,23 +13,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from stackd.clock import NANOSECONDS
-from stackd.errors import NodePortTaken, StackdError
+from stackd.errors import StackdError
 from stackd.kube.objects import PodState, ServiceState
 from stackd.lifecycle.crashpoints import reached
-from stackd.lifecycle.create import service_request
-from stackd.lifecycle.expire import Expiries, expire
+from stackd.lifecycle.create import serve
+from stackd.lifecycle.expire import end_overdue
 from stackd.lifecycle.extend import annotate
 from stackd.lifecycle.observe import Observer
 from stackd.lifecycle.restart import resume
-from stackd.lifecycle.room import Room, current_pod
+from stackd.lifecycle.room import STALE_SECONDS, Room, current_pod
 from stackd.model import DeleteReason, Desired, Stack
 
 log = logging.getLogger(__name__)
 
 SERVICE_PREFIX = "svc-"
-STALE_SECONDS = 120.0
-"""A mirror that has heard nothing for longer is not acted upon."""
-
 PARALLEL_REMOVALS = 16
 FIRST_DELAY = 0.25
 LONGEST_DELAY = 60.0
@@ -97,10 +94,9 @@ class Plan:
 class Reconciler:
     """The passes of one daemon, and what one pass has to remember for the next."""
 
-    def __init__(self, room: Room, observer: Observer, expiries: Expiries) -> None:
+    def __init__(self, room: Room, observer: Observer) -> None:
         self._room = room
         self._observer = observer
-        self._expiries = expiries
         self._without_service: set[str] = set()
         self._resuming: dict[str, PutOff] = {}
         self._was_away = False
@@ -238,9 +234,7 @@ class Reconciler:
         for name in (*by_kind[Kind.UNDO], *by_kind[Kind.RETIRE], *by_kind[Kind.RELEASE]):
             room.retirement.add(name)
         if by_kind[Kind.EXPIRE]:
-            found = [room.store.stacks.get(name) for name in by_kind[Kind.EXPIRE]]
-            self._expiries.put_back([(stack.ttl_expires_at, stack.stack_id) for stack in found if stack is not None])
-            await expire(room, self._expiries)
+            await end_overdue(room, by_kind[Kind.EXPIRE])
         self._observer.look_at(by_kind[Kind.END])
         for name in by_kind[Kind.RESUME]:
             room.tasks.errand(f"resume {name}", self._resume(name))
@@ -327,17 +321,11 @@ async def _repair(room: Room, stack_id: str) -> None:
         pod = current_pod(room, stack)
         if pod is None or stack.pod_uid is None or stack.desired is Desired.STOPPED:
             return  # it has been stopped meanwhile, or is to get another pod
-        while True:
-            try:
-                await room.cluster.create_service(service_request(room, stack, pod.uid))
-            except NodePortTaken as taken:
-                stack = await room.store.replace_port(stack_id, taken.node_port)
-                reached("repair.port_replaced")
-            except StackdError as error:
-                said = {"stack_id": stack_id}
-                log.warning("%s: its Service cannot be created again now: %s", stack_id, error, extra=said)
-                return
-            else:
-                break
+        try:
+            await serve(room, stack, pod, replaced=lambda: reached("repair.port_replaced"))
+        except StackdError as error:
+            said = {"stack_id": stack_id}
+            log.warning("%s: its Service cannot be created again now: %s", stack_id, error, extra=said)
+            return
         reached("repair.service_created")
     log.info("%s: Service created again", stack_id, extra={"stack_id": stack_id})

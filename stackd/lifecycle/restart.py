@@ -21,10 +21,9 @@ from stackd.errors import (
 )
 from stackd.kube.objects import PodState
 from stackd.lifecycle.crashpoints import reached
-from stackd.lifecycle.create import pod_request, serve
+from stackd.lifecycle.create import first_sight, pod_request, serve
 from stackd.lifecycle.retire import take_down
 from stackd.lifecycle.room import Room
-from stackd.lifecycle.status import Sight, judge, observation
 from stackd.model import Desired, Kind, Observation, SanitizedSpec, Stack, StackStatus, TargetPort
 from stackd.store import Start
 
@@ -148,7 +147,8 @@ async def _make(room: Room, stack: Stack) -> Stack:
     stack, service = await serve(room, stack, pod)
     reached("restart.service_created")
     pod = await _placed(room, pod)
-    started = await room.store.started(_first_sight(room, stack, pod), pod_uid=pod.uid, service_uid=service.uid)
+    seen = first_sight(room, stack, pod, node_exists=pod.node_name in room.mirror.nodes)
+    started = await room.store.started(seen, pod_uid=pod.uid, service_uid=service.uid)
     reached("restart.started")
     log.info("%s: started again, pod %d", stack_id, stack.generation, extra={"stack_id": stack_id})
     return started
@@ -175,17 +175,6 @@ async def _placed(room: Room, made: PodState) -> PodState:
         return await room.mirror.until(made.name, placed, timeout=PATIENCE_SECONDS)
     except TimeoutError:
         return pod
-
-
-def _first_sight(room: Room, stack: Stack, pod: PodState) -> Observation:
-    sight = Sight(
-        pod=pod,
-        node_exists=pod.node_name in room.mirror.nodes,
-        node_public_ip=room.public_address(pod.node_name),
-        pull_failing_since=None,
-        now=room.clock.now(),
-    )
-    return observation(stack, sight, judge(stack, sight, room.config.stacks.image_pull_grace))
 
 
 def _wanted(room: Room, stack_id: str, desired: Desired) -> Stack:

@@ -38,6 +38,9 @@ AWAY_SECONDS = 2.0
 IDENTITY_SECONDS = 10.0
 """How long a change waits for the cluster to say who it is; as long as one call may take."""
 
+STALE_SECONDS = 120.0
+"""A mirror that has heard nothing for longer is not acted upon, nor called ready."""
+
 CREATES_AT_ONCE = 32
 """Creates that talk to the cluster at a time; the others wait their turn, so that a burst neither runs into deadlines
 nor keeps everything else from its turn."""
@@ -192,6 +195,11 @@ class Room:
             why = f": {self.waiting_for}" if self.waiting_for else ""
             raise ClusterUnavailable(f"the cluster has not said who it is{why}") from None
         self.require_cluster()
+
+    def abandon_create(self, stack_id: str) -> None:
+        """Have the stack's create undo itself, if it is still under way."""
+        if (abandon := self.creating.get(stack_id)) is not None:
+            abandon.set()
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """A row changed (a subscriber of the store): tell those who wait for it."""

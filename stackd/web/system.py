@@ -7,10 +7,10 @@ from aiohttp import web
 
 from stackd.errors import StoreUnavailable
 from stackd.lifecycle.reconcile import Plan
+from stackd.lifecycle.room import STALE_SECONDS
 from stackd.web.api import Api, Call, json_response
 
 HEALTHY = orjson.dumps({"status": "ok"})
-STALE_SECONDS = 120.0
 RETRY = {"Retry-After": "5"}
 
 

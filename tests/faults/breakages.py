@@ -74,7 +74,7 @@ BREAKAGES = (
         file="stackd/lifecycle/create.py",
         text="""        stack = await room.store.accept(
             stack_id,
-            _first_sight(room, stack, pod),
+            first_sight(room, stack, pod, node_exists=True),
             pod_uid=pod.uid,
             service_uid=service.uid,
             answer=order.answer,
@@ -83,7 +83,7 @@ BREAKAGES = (
 """,
         instead="""        accepting = room.store.accept(
             stack_id,
-            _first_sight(room, stack, pod),
+            first_sight(room, stack, pod, node_exists=True),
             pod_uid=pod.uid,
             service_uid=service.uid,
             answer=order.answer,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,13 +28,6 @@ AT_ONCE = 4
 FAMILIES = sorted({point.split(".")[0] for point in POINTS})
 GROUPS = [FAMILIES[first : first + AT_ONCE] for first in range(0, len(FAMILIES), AT_ONCE)]
 """Most of it is waiting, so several are done at once."""
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    made = Nursery()
-    yield made
-    made.close()
 
 
 def test_every_crash_point_has_a_scene_and_is_in_the_code_once() -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.faults.ledger import RUNS_ON
 from tests.faults.operations import Operations
@@ -17,13 +14,6 @@ from tests.faults.world import world
 
 SETTINGS = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31040"}
 FIRST, LAST = 0.0, 0.999
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    made = Nursery()
-    yield made
-    made.close()
 
 
 async def test_a_delete_leaves_a_pod_of_somebody_else_that_has_the_name(nursery: Nursery, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
@@ -22,13 +21,6 @@ GROUPS = [range(len(THEMES))[first : first + AT_ONCE] for first in range(0, len(
 """Numbers of themes. Most of a schedule is waiting, so several are run at once."""
 
 IDS = ["-".join(THEMES[number].name.replace(" ", "-") for number in group) for group in GROUPS]
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    made = Nursery()
-    yield made
-    made.close()
 
 
 @pytest.mark.timeout(240)

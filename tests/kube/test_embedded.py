@@ -15,6 +15,7 @@ from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, serv
 from stackd.kube.mirror import Mirror, NodeChanged
 from stackd.kube.objects import PodState
 from stackd.kube.record import parse_record
+from stackd.kube.rights import Ask
 from stackd.kube.watch import Timings
 from stackd.model import PortMapping, Stack, StackStatus
 
@@ -382,7 +383,9 @@ async def test_an_expired_token_is_renewed_for_calls_and_watches(tmp_path_factor
 
 
 async def test_rights_are_answered_by_the_clusters_rules(embedded: EmbeddedCluster, cluster: Cluster) -> None:
-    assert await cluster.can_i("create", "pods", namespace=NAMESPACE)
+    assert await cluster.may(
+        Ask(verb="create", resource="pods", subresource="", group="", namespace=NAMESPACE, name="", why="")
+    )
     assert await cluster.version()
     assert await cluster.cluster_uid() == await cluster.cluster_uid() != ""
     assert await cluster.resource_quotas() == await cluster.limit_ranges() == await cluster.network_policies() == []

@@ -11,6 +11,7 @@ from yarl import URL
 
 from stackd.errors import Conflict, LimitRangeViolation, NodePortTaken, ObjectExists, QuotaExceeded
 from stackd.kube.client import Cluster
+from stackd.kube.rights import Ask
 from tests.kube.recorded import SERVER, play, recording
 
 PODS = "/api/v1/namespaces/rec/pods"
@@ -145,7 +146,12 @@ async def test_rights_are_asked_for_as_recorded(
     recorded: Cluster, player: aioresponses, name: str, *, allowed: bool
 ) -> None:
     play(player, name)
-    assert await recorded.can_i("create", "pods", namespace="rec") is allowed
+    assert (
+        await recorded.may(
+            Ask(verb="create", resource="pods", subresource="", group="", namespace="rec", name="", why="")
+        )
+        is allowed
+    )
     path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
     assert sent(player, "POST", path) == asked_body(name)
 
