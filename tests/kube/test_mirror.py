@@ -210,21 +210,28 @@ class Hands:
 async def test_staleness_is_that_of_the_worst_of_the_three(cluster: Cluster, wire: Wire) -> None:
     go_on = asyncio.Event()
 
+    async def quiet(stream: Stream) -> None:
+        await stream.bookmark("250")
+        await wire.forever()
+
     async def lively(stream: Stream) -> None:
+        await stream.bookmark("250")
         await go_on.wait()
         await stream.bookmark("300")
         await wire.forever()
 
     clock = Hands()
     wire.watch("pods", lively)
+    wire.watch("services", quiet)
+    wire.watch("nodes", quiet)
     mirror = Mirror(cluster, timings=QUICK, clock=clock)
     clock.at += 7
     assert (mirror.staleness(), mirror.disconnected_since) == (7, 1000.0)
     task = asyncio.create_task(mirror.run())
-    await until(lambda: len(wire.seen) == 6 and mirror.staleness() == 0)
+    await until(lambda: all(pulse.bookmarks for pulse in mirror.pulses.values()) and mirror.staleness() == 0)
     clock.at += 50
     go_on.set()
-    await until(lambda: mirror.pulses["pods"].bookmarks)
+    await until(lambda: mirror.pulses["pods"].bookmarks == 2)
     assert {kind: pulse.staleness() for kind, pulse in mirror.pulses.items()} == {
         "pods": 0,
         "services": 50,
