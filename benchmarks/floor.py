@@ -72,7 +72,8 @@ class Raw:
             service["spec"]["ports"][0]["nodePort"] = next(self._ports)
             if (await self._send("POST", "/services", service, may_fail=True)).get("kind") == "Service":
                 break
-        await self._scheduled.pop(name)
+        await self._scheduled[name]
+        del self._scheduled[name]
         return name
 
     async def delete(self, name: str) -> None:
@@ -118,7 +119,11 @@ async def _create(raw: Raw, plan: dict[str, Any]) -> dict[str, Any]:
             latencies.append(time.perf_counter() - began)
 
     cpu, start = time.process_time(), time.perf_counter()
-    await asyncio.gather(*(some() for _ in range(plan["concurrency"])))
+    creating = asyncio.gather(*(some() for _ in range(plan["concurrency"])))
+    await asyncio.wait({creating, watching}, return_when=asyncio.FIRST_COMPLETED)
+    if watching.done():
+        raise RuntimeError("the watch has ended") from watching.exception()
+    await creating
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     watching.cancel()
     return {"seconds": seconds, "cpu": cpu, "latencies": latencies, "names": names}
