@@ -10,7 +10,7 @@ import click
 import orjson
 from rich.console import Console
 
-from benchmarks import charts, report, wrk
+from benchmarks import charts, processes, report, wrk
 from benchmarks.arena import arena
 from benchmarks.figures import Results
 from benchmarks.processes import CPUS
@@ -49,8 +49,9 @@ def main(  # noqa: PLR0913  one for each option
     if unknown := [name for name in wanted if name not in ALL]:
         raise click.UsageError(f"no such rows: {', '.join(unknown)}; there are {', '.join(ALL)}")
     amounts = Amounts.quick() if quick else Amounts()
-    if kubeconfig is not None and stacks is None:
-        stacks = min(amounts.stacks, MOST_ON_REAL_PORTS)
+    if kubeconfig is not None:
+        processes.unpin()
+        stacks = stacks or min(amounts.stacks, MOST_ON_REAL_PORTS)
     if stacks is not None:
         amounts = replace(amounts, stacks=stacks, deletes=min(stacks, amounts.deletes), scale=(*(
             count for count in amounts.scale if count < stacks), stacks))  # fmt: skip
@@ -96,10 +97,8 @@ class Plan:
 
 
 def _notes() -> str:
-    pinned = (
-        "the measured process has one CPU, cluster and load share the other" if len(CPUS) > 1 else "one CPU for all"
-    )
-    return f"{len(CPUS)} CPUs: {pinned}; reads with {'wrk' if wrk.available() else 'the own loader (wrk is not installed)'}"
+    reader = "wrk" if wrk.available() else "the own loader (wrk is not installed)"
+    return f"{len(CPUS)} CPUs: {processes.placement()}; reads with {reader}"
 
 
 if __name__ == "__main__":

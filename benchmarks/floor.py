@@ -120,7 +120,8 @@ async def _create(raw: Raw, plan: dict[str, Any]) -> dict[str, Any]:
 
     cpu, start = time.process_time(), time.perf_counter()
     creating = asyncio.gather(*(some() for _ in range(plan["concurrency"])))
-    await asyncio.wait({creating, watching}, return_when=asyncio.FIRST_COMPLETED)
+    both: set[asyncio.Future[Any]] = {creating, watching}
+    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     if watching.done():
         raise RuntimeError("the watch has ended") from watching.exception()
     await creating

@@ -21,6 +21,8 @@ CPUS = tuple(sorted(os.sched_getaffinity(0)))
 MEASURED, LOADING = CPUS[0], CPUS[-1]
 """What is measured (daemon, bare handler, raw client) has one CPU; the cluster and the load share the other."""
 
+_unpinned = False
+
 STOP_SECONDS = 20.0
 ASK_SECONDS = 900.0
 
@@ -89,8 +91,24 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start a process on one CPU, with the environment of this one but for settings of stackd."""
     process = subprocess.Popen(command, cwd=ROOT, env={**_environment(), **(environment or {})}, **streams)
-    os.sched_setaffinity(process.pid, {cpu})
+    if not _unpinned:
+        os.sched_setaffinity(process.pid, {cpu})
     return process
+
+
+def unpin() -> None:
+    """Let the processes run wherever they like from now on: a given cluster does, and would get in the way of one CPU."""
+    global _unpinned  # noqa: PLW0603  said once, before the first process
+    _unpinned = True
+
+
+def placement() -> str:
+    """Where the processes run, in words."""
+    if _unpinned:
+        return "nothing is pinned"
+    if len(CPUS) > 1:
+        return "the measured process has one CPU, cluster and load share the other"
+    return "one CPU for all"
 
 
 def output(command: Sequence[str], cpu: int, given: bytes = b"") -> bytes:
