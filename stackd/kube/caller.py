@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
-from stackd.errors import ClusterUnavailable, ClusterUnreachable, StackdError
+from stackd.errors import ClusterUnavailable, ClusterUnreachable, StackdError, VersionExpired
 from stackd.kube import labels
 from stackd.kube.answers import error_of, may_repeat
 from stackd.kube.backoff import Backoff, Deadline
@@ -20,6 +21,8 @@ from stackd.kube.calls import Answer, Call, core
 from stackd.kube.connection import Connection
 from stackd.kube.credentials import ClusterTarget
 from stackd.kube.objects import JsonObject
+
+T = TypeVar("T")
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
@@ -94,8 +97,26 @@ class Caller:
             raise error_of(call, answer)
         return answer.json()
 
-    async def pages(self, call: Call, *, page: int = PAGE) -> AsyncGenerator[JsonObject, None]:
-        """The pages of a list, each as its JSON, ``page`` items at most. Raises VersionExpired if it took too long."""
+    async def everything(self, call: Call, read: Callable[[JsonObject], T]) -> tuple[list[T], str]:
+        """What ``read`` makes of each item of a list, and the list's version.
+
+        A list whose pages expire while it is read (the API server answers 410: etcd was compacted) is begun again, in
+        one piece. Raises ClusterUnavailable if that expires, too.
+        """
+        for page in (PAGE, 0):
+            items: list[T] = []
+            version = ""
+            try:
+                async with aclosing(self._pages(call, page)) as pages:
+                    async for document in pages:
+                        items.extend(read(raw) for raw in document.get("items") or ())
+                        version = document["metadata"]["resourceVersion"]
+            except VersionExpired:
+                continue
+            return items, version
+        raise ClusterUnavailable(f"the list of {call.resource} expired while it was read")
+
+    async def _pages(self, call: Call, page: int) -> AsyncGenerator[JsonObject, None]:
         token = ""
         while True:
             paged = {**call.params, **({"limit": str(page)} if page else {}), **({"continue": token} if token else {})}

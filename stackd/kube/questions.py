@@ -88,15 +88,14 @@ class Questions(Caller):
         return await self._all(self.on("list", "limitranges"))
 
     async def list_raw(self, resource: str) -> AsyncGenerator[JsonObject, None]:
-        """Our ``pods`` or ``services``, or all ``nodes``, one JSON object at a time, fetched in pages."""
+        """Our ``pods`` or ``services``, or all ``nodes``, one JSON object at a time, once all of them are there."""
         call = (
             self.on("list", resource, params=self.ours())
             if resource in _IN_NAMESPACE
             else Call(verb="list", resource=resource, path=core(resource))
         )
-        async for page in self.pages(call):
-            for item in page.get("items") or ():
-                yield item
+        for item in await self._all(call):
+            yield item
 
     async def pod_json(self, name: str) -> JsonObject | None:
         """The pod as JSON, None where there is none of that name."""
@@ -125,7 +124,8 @@ class Questions(Caller):
         return sorted((pod_event(item) for item in items), key=lambda event: event.at)
 
     async def _all(self, call: Call) -> list[JsonObject]:
-        return [item async for page in self.pages(call) for item in page.get("items") or ()]
+        items, _ = await self.everything(call, lambda raw: raw)
+        return items
 
     async def _create_namespace(self) -> None:
         name = self.namespace_name

@@ -25,7 +25,7 @@ from stackd.clock import Clock
 from stackd.errors import ClusterError, ClusterOverloaded, ClusterUnavailable, StackdError, VersionExpired
 from stackd.kube.answers import error_of
 from stackd.kube.backoff import Backoff
-from stackd.kube.caller import PAGE, Caller
+from stackd.kube.caller import Caller
 from stackd.kube.calls import Answer, Call
 
 log = logging.getLogger(__name__)
@@ -164,9 +164,9 @@ async def endless(
         began = loop.time()
         try:
             if not version:
-                items, version = await _everything(caller, source)
+                items, version = await caller.everything(source.call, source.read)
                 pulse.beat()
-                yield Listed(items=items)
+                yield Listed(items=tuple(items))
             async with aclosing(stream(caller, source, version, pulse, timings)) as events:
                 async for event in events:
                     version = event.resource_version
@@ -189,22 +189,6 @@ async def endless(
             pulse.lost(exc)
         pulse.restarts += 1
         await asyncio.sleep(backoff.pause(retry_after))
-
-
-async def _everything(caller: Caller, source: Source[T]) -> tuple[tuple[T, ...], str]:
-    """All objects and the version to watch from. A list whose pages expire is begun again, in one piece."""
-    for page in (PAGE, 0):
-        items: list[T] = []
-        version = ""
-        try:
-            async with aclosing(caller.pages(source.call, page=page)) as pages:
-                async for document in pages:
-                    items.extend(source.read(raw) for raw in document.get("items") or ())
-                    version = document["metadata"]["resourceVersion"]
-            return tuple(items), version
-        except VersionExpired:
-            continue
-    raise ClusterUnavailable(f"the list of {source.kind} expired while it was read")
 
 
 def _watch_call(source: Source[T], version: str, timings: Timings) -> Call:

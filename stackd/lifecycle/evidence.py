@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from stackd.errors import ClusterUnavailable, Conflict, ObjectNotFound, StoreUnavailable
+from stackd.errors import Conflict, ObjectNotFound, StackdError
 from stackd.kube.objects import PodEvent, PodState
 from stackd.lifecycle.room import Room
 from stackd.model import Happening, KeptLog, Kind
@@ -37,7 +37,7 @@ async def _worker(room: Room) -> None:
         for _ in range(TRIES):
             try:
                 await keep(room, stack_id)
-            except (ClusterUnavailable, StoreUnavailable) as error:
+            except StackdError as error:  # whatever the cluster says of one stack, the service goes on
                 said = {"stack_id": stack_id, "same": "evidence"}
                 log.info("%s: its events and logs cannot be kept now: %s", stack_id, error, extra=said)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -48,7 +48,7 @@ async def _worker(room: Room) -> None:
 async def keep(room: Room, stack_id: str) -> None:
     """Write the cluster's warnings into the stack's timeline, and keep the last of its containers' logs.
 
-    Raises ClusterUnavailable, StoreUnavailable.
+    Raises ClusterUnavailable, StoreUnavailable, ClusterError.
     """
     pod = room.mirror.pods.get(stack_id)
     if pod is None or stack_id not in room.store.stacks:

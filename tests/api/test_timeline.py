@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from stackd.embedded import EmbeddedCluster
+from stackd.embedded.faults import Fault
+from stackd.lifecycle import evidence
 from stackd.times import to_nanoseconds
 from tests.stand import READ_KEY, Reply, Stand, eventually, fast_cluster, request_for, seed, stand
 
@@ -90,6 +92,22 @@ async def test_a_failure_is_told_with_its_reason_and_the_cluster_s_own_warnings(
         assert {warning["by"] for warning in warnings} == {"cluster"}
         assert any("registry.example/nopull" in warning["message"] for warning in warnings)
         assert len({(w["reason"], w["message"]) for w in warnings}) == len(warnings)
+
+
+@pytest.mark.parametrize("code", [400, 403, 404, 405, 410, 413, 422, 500])
+async def test_whatever_the_cluster_answers_to_a_question_about_one_stack_the_next_one_is_still_told_of(
+    tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence, "RETRY_SECONDS", 0.01)
+    async with stand(tmp_path, {"STACKD_STACKS__IMAGE_PULL_GRACE": "0s"}) as at:
+        at.cluster.faults.add(Fault(action="status", verb="list", resource="events", code=code))
+        for _ in range(evidence.WORKERS + 1):
+            stack_id = (await at.create(request_for("registry.example/nopull")))["stack_id"]
+            await at.until_status(stack_id, "failed")
+        await eventually(lambda: at.cluster.counts.total("list", "events") >= (evidence.WORKERS + 1) * evidence.TRIES)
+        at.cluster.faults.clear()
+        stack_id = (await at.create(request_for("registry.example/nopull")))["stack_id"]
+        await eventually(lambda: has(at, stack_id, "warning"))
 
 
 async def test_restarts_of_a_container_are_told_with_its_exit_code(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.kube.wire import NAMESPACE, Reply, Wire, items, loses, pod, says, sta
 
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 SERVICES = f"/api/v1/namespaces/{NAMESPACE}/services"
+EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
 EXISTS = status(409, "AlreadyExists", 'pods "p" already exists', kind="pods")
 GONE = status(404, "NotFound", 'pods "p" not found', kind="pods")
 OTHER_UID = status(409, "Conflict", "Precondition failed: the UID in the precondition (a) does not match")
@@ -257,6 +258,16 @@ async def test_our_objects_are_listed_in_pages(cluster: Cluster, wire: Wire) -> 
     selector = "app.kubernetes.io/managed-by=stackd,stackd.io/instance=default"
     assert first.query == {"labelSelector": selector, "limit": "500"}
     assert second.query == {"labelSelector": selector, "limit": "500", "continue": "next"}
+
+
+async def test_a_list_that_expires_while_it_is_read_is_begun_again_in_one_piece(cluster: Cluster, wire: Wire) -> None:
+    expired = says(status(410, "Expired", "The provided continue parameter is too old"), 410)
+    wire.on("GET", EVENTS, expired, says(items()))
+    assert await cluster.pod_events("p") == []
+    assert [request.query.get("limit") for request in wire.asked("GET", EVENTS)] == ["500", None]
+    wire.on("GET", EVENTS, expired, expired)
+    with pytest.raises(ClusterUnavailable, match="the list of events expired while it was read"):
+        await cluster.pod_events("p")
 
 
 async def test_requests_in_flight_are_capped(wire: Wire) -> None:
