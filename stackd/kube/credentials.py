@@ -176,7 +176,8 @@ def _decide_proxy(configuration: Configuration, mode: Mode) -> None:
 
 async def _kubeconfig(target: ClusterTarget, configuration: Configuration) -> None:
     paths = _kubeconfig_paths(target)
-    _must_exist(paths)
+    for path in _existing(paths):
+        _must_be_mapping(path)
     await loading.load_kube_config(  # type: ignore[no-untyped-call]
         config_file=paths,
         context=target.context or None,
@@ -188,9 +189,21 @@ async def _kubeconfig(target: ClusterTarget, configuration: Configuration) -> No
         raise ValueError("the context names no server")
 
 
-def _must_exist(paths: str) -> None:
-    if not any(Path(path).expanduser().is_file() for path in paths.split(os.pathsep) if path):
+def _existing(paths: str) -> list[Path]:
+    """Those of the list (KUBECONFIG may name several) that are there. Raises OSError if none is."""
+    found = [path for text in paths.split(os.pathsep) if text and (path := Path(text).expanduser()).is_file()]
+    if not found:
         raise OSError(f"there is no file {paths}")
+    return found
+
+
+def _must_be_mapping(path: Path) -> None:
+    """The client library would say that None, or a word, does not support item assignment."""
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if document is None:
+        raise ValueError("the file is empty; a kubeconfig is expected")
+    if not isinstance(document, dict):
+        raise ValueError("it is not a kubeconfig: clusters, users and contexts are expected")
 
 
 def _kubeconfig_paths(target: ClusterTarget) -> str:
@@ -211,6 +224,9 @@ def _resolved(target: ClusterTarget) -> Mode:
 
 
 def _reason(target: ClusterTarget, mode: Mode, exc: BaseException) -> str:
-    if mode == "kubeconfig" and not isinstance(exc, OSError):
-        return f"{_kubeconfig_paths(target)}: {exc}"
-    return str(exc)
+    if mode != "kubeconfig" or isinstance(exc, OSError):
+        return str(exc)
+    paths = _kubeconfig_paths(target)
+    if isinstance(exc, KeyError | TypeError | AttributeError):
+        return f"{paths}: its parts are not those of a kubeconfig ({exc})"
+    return f"{paths}: {exc}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import aiohttp
 import pytest
@@ -19,21 +20,36 @@ from tests.cluster.real import KEY, Real
 from tests.stand import fast_cluster
 
 VARIABLE = "STACKD_TEST_KUBECONFIG"
+NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @pytest.fixture
 async def real(tmp_path: Path) -> AsyncIterator[Real]:
-    async with AsyncExitStack() as stack:
-        kubeconfig = os.environ.get(VARIABLE)
-        if not kubeconfig:
-            cluster = await stack.enter_async_context(EmbeddedCluster(fast_cluster()))
-            kubeconfig = str(tmp_path / "kubeconfig")
-            cluster.write_kubeconfig(Path(kubeconfig))
-        yield await stack.enter_async_context(_real(kubeconfig, tmp_path))
+    """A stackd as it usually is."""
+    async with _cluster(tmp_path) as kubeconfig, _real(kubeconfig, tmp_path) as at:
+        yield at
+
+
+@pytest.fixture
+async def roomless(tmp_path: Path) -> AsyncIterator[Real]:
+    """One whose stacks no node may take, whatever the cluster's quotas and limits allow."""
+    selector = {"STACKD_STACKS__NODE_SELECTOR": '{"role": "stack", "stackd.io/test": "nowhere"}'}
+    async with _cluster(tmp_path) as kubeconfig, _real(kubeconfig, tmp_path, selector) as at:
+        yield at
 
 
 @asynccontextmanager
-async def _real(kubeconfig: str, folder: Path) -> AsyncIterator[Real]:
+async def _cluster(folder: Path) -> AsyncIterator[str]:
+    if given := os.environ.get(VARIABLE):
+        yield given
+        return
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        cluster.write_kubeconfig(folder / "kubeconfig")
+        yield str(folder / "kubeconfig")
+
+
+@asynccontextmanager
+async def _real(kubeconfig: str, folder: Path, settings: Mapping[str, str] = NONE) -> AsyncIterator[Real]:
     instance = f"test-{secrets.token_hex(4)}"
     environment = {
         "STACKD_AUTH__KEY": KEY,
@@ -46,6 +62,7 @@ async def _real(kubeconfig: str, folder: Path) -> AsyncIterator[Real]:
         "STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY": "false",
         "STACKD_STACKS__ADDRESS_TYPES": '["ExternalIP", "InternalIP"]',
         "STACKD_RECONCILE__INTERVAL": "1s",
+        **settings,
     }
     loaded = load(None, environment)
     target = ClusterTarget(

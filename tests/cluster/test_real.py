@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from tests.cluster.real import Real
-from tests.stand import request_for, seed
+from tests.stand import seed
 
 
 async def test_a_create_makes_a_pod_and_a_service_that_the_pod_owns(real: Real) -> None:
@@ -53,12 +53,12 @@ async def test_twenty_at_once_and_a_batch_delete(real: Real) -> None:
     assert not await real.objects("services")
 
 
-async def test_what_no_node_can_take_is_a_503_and_leaves_nothing(real: Real) -> None:
-    status, answer = await real.call("POST", "/stacks", request_for("nginx:stable", cpu="900000"))
+async def test_what_no_node_can_take_is_a_503_and_leaves_nothing(roomless: Real) -> None:
+    status, answer = await roomless.call("POST", "/stacks", seed())
     assert status == 503
     assert "no node has room" in answer["error"]
-    assert not await real.objects("pods")
-    assert not await real.objects("services")
+    assert not await roomless.objects("pods")
+    assert not await roomless.objects("services")
 
 
 async def test_a_pod_deleted_by_hand_is_stopped_and_gives_its_port_back(real: Real) -> None:

@@ -149,13 +149,22 @@ async def test_in_cluster_outside_of_a_cluster_is_a_config_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "[]", "just text", "a: [", "current-context: x", "clusters: 7\ncurrent-context: x\ncontexts: []\nusers: []"],
+    ("text", "why"),
+    [
+        ("", "the file is empty; a kubeconfig is expected"),
+        ("[]", "it is not a kubeconfig: clusters, users and contexts are expected"),
+        ("just text", "it is not a kubeconfig: clusters, users and contexts are expected"),
+        ("a: [", "while parsing"),
+        ("current-context: x", "Expected object with name x in"),
+        ("clusters: 7\ncurrent-context: x\ncontexts: []\nusers: []", "its parts are not those of a kubeconfig"),
+    ],
 )
-async def test_a_broken_kubeconfig_is_a_config_error_that_names_the_file(tmp_path: Path, text: str) -> None:
+async def test_a_broken_kubeconfig_is_a_config_error_that_names_the_file_and_what_is_wrong(
+    tmp_path: Path, text: str, why: str
+) -> None:
     path = tmp_path / "broken"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"\[cluster\] kubeconfig: .*broken"):
+    with pytest.raises(ConfigError, match=rf"\[cluster\] kubeconfig: .*broken: .*{why}"):
         await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path)))
 
 
