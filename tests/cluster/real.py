@@ -7,11 +7,12 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import aiohttp
 
 from stackd.kube.client import Cluster
+from tests.stand import seed
 
 KEY = "sk-cluster-0123456789abcdef0123456789"
 DEADLINE = 90.0
@@ -25,11 +26,46 @@ class Real:
     url: str
     outside: Cluster
 
+    lost: ClassVar = (aiohttp.ClientError, OSError, TimeoutError)
+    """What a request raises that gets no answer."""
+
     async def call(self, method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
         """Status and JSON of one request."""
         data = None if body is None else json.dumps(body).encode()
         async with self.session.request(method, self.url + path, data=data, headers={"X-API-KEY": KEY}) as answer:
             return answer.status, await answer.json()
+
+    async def stacks(self) -> list[dict[str, Any]]:
+        """All stacks, as the list shows them."""
+        status, answer = await self.call("GET", "/stacks")
+        assert status == 200, answer
+        stacks: list[dict[str, Any]] = answer["stacks"]
+        return stacks
+
+    async def create(self, count: int, **more: object) -> list[dict[str, Any]]:
+        """So many stacks, asked for at once."""
+        answers = await asyncio.gather(*(self.call("POST", "/stacks", seed() | more) for _ in range(count)))
+        assert {status for status, _ in answers} == {201}, answers
+        return [stack for _, stack in answers]
+
+    async def finished(self, job_id: str) -> dict[str, Any]:
+        """The job, at its end."""
+        job: dict[str, Any] = {}
+
+        async def at_its_end() -> bool:
+            job.update((await self.call("GET", f"/stacks/batch-delete/{job_id}"))[1])
+            return job["status"] in ("completed", "failed")
+
+        await self.until(at_its_end, "the job's end")
+        return job
+
+    async def requests(self) -> dict[str, str]:
+        """How often the daemon has asked the cluster for what, watches aside."""
+        headers = {"X-API-KEY": KEY}
+        async with self.session.get(f"{self.url}/metrics", headers=headers) as answer:
+            lines = (await answer.text()).splitlines()
+        counted = (line.rsplit(" ", 1) for line in lines if line.startswith("stackd_kubernetes_requests_total{"))
+        return {what: count for what, count in counted if 'verb="watch"' not in what}
 
     async def objects(self, kind: str) -> dict[str, dict[str, Any]]:
         """Our objects as the API server has them."""

@@ -6,8 +6,6 @@ with nodes that exist on paper only will do: pods need to be scheduled, not to r
 
 from __future__ import annotations
 
-import asyncio
-
 from tests.cluster.real import Real
 from tests.stand import seed
 
@@ -35,19 +33,12 @@ async def test_a_delete_leaves_nothing(real: Real) -> None:
 
 
 async def test_twenty_at_once_and_a_batch_delete(real: Real) -> None:
-    answers = await asyncio.gather(*(real.call("POST", "/stacks", seed()) for _ in range(20)))
-    assert {status for status, _ in answers} == {201}
-    assert len({stack["ports"][0]["node_port"] for _, stack in answers}) == 20
-    ids = [stack["stack_id"] for _, stack in answers]
+    stacks = await real.create(20)
+    assert len({stack["ports"][0]["node_port"] for stack in stacks}) == 20
+    ids = [stack["stack_id"] for stack in stacks]
     status, accepted = await real.call("POST", "/stacks/batch-delete", {"stack_ids": [*ids, "stack-none"]})
     assert status == 202
-    job: dict[str, object] = {}
-
-    async def finished() -> bool:
-        job.update((await real.call("GET", f"/stacks/batch-delete/{accepted['job_id']}"))[1])
-        return job["status"] == "completed"
-
-    await real.until(finished, "the job's end")
+    job = await real.finished(accepted["job_id"])
     assert (job["total"], job["deleted"], job["not_found"], job["failed"]) == (21, 20, 1, 0)
     assert not await real.objects("pods")
     assert not await real.objects("services")

@@ -1,0 +1,118 @@
+"""Nothing is lost and nothing is left on a real cluster: processes that die, files that are lost, ports that others hold."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.cluster.process import Process
+from tests.cluster.real import Real
+from tests.stand import seed
+
+PASSING = ("status", "status_reason", "status_message", "updated_at")
+
+
+async def agreed(real: Real) -> bool:
+    """Whether the cluster's objects and the stacks are the same."""
+    stacks = {stack["stack_id"] for stack in await real.stacks()}
+    pods, services = await real.objects("pods"), await real.objects("services")
+    return set(pods) == stacks and set(services) == {f"svc-{name}" for name in stacks}
+
+
+def lasting(stacks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What does not change while pods start."""
+    return [{name: value for name, value in stack.items() if name not in PASSING} for stack in stacks]
+
+
+@pytest.mark.parametrize("moment", [0.02, 0.1, 0.3])
+async def test_a_daemon_killed_while_players_press_start_keeps_what_it_has_confirmed_and_leaves_nothing_else(
+    process: Process, moment: float
+) -> None:
+    real = process.real
+
+    async def press_start() -> str | None:
+        try:
+            status, answer = await real.call("POST", "/stacks", seed())
+        except real.lost:
+            return None
+        return str(answer["stack_id"]) if status == 201 else None
+
+    await process.start()
+    pressing = [asyncio.create_task(press_start()) for _ in range(20)]
+    await asyncio.sleep(moment)  # the moment itself: wherever the daemon is by then
+    process.kill()
+    confirmed = {stack_id for stack_id in await asyncio.gather(*pressing) if stack_id is not None}
+    await process.start()
+    await real.until(lambda: agreed(real), "the same stacks in the cluster and in the file")
+    assert confirmed <= {stack["stack_id"] for stack in await real.stacks()}
+
+
+async def test_a_job_goes_on_after_the_daemon_was_killed_and_counts_each_stack_once(process: Process) -> None:
+    real = process.real
+    await process.start()
+    ids = [stack["stack_id"] for stack in await real.create(20)]
+    _, accepted = await real.call("POST", "/stacks/batch-delete", {"stack_ids": ids})
+
+    async def begun() -> bool:
+        _, job = await real.call("GET", f"/stacks/batch-delete/{accepted['job_id']}")
+        return bool(job["deleted"])
+
+    await real.until(begun, "the first deletes")
+    process.kill()
+    await process.start()
+    job = await real.finished(accepted["job_id"])
+    assert (job["total"], job["deleted"] + job["not_found"], job["failed"]) == (20, 20, 0)
+    assert not await real.objects("pods")
+    assert not await real.objects("services")
+
+
+async def test_a_lost_file_is_rebuilt_from_the_cluster(process: Process) -> None:
+    real = process.real
+    await process.start()
+    await real.create(10)
+    before = lasting(await real.stacks())
+    process.kill()
+    process.lose_file()
+    assert "recovered 10 stacks" in await process.command("rebuild")
+    await process.start()
+    assert lasting(await real.stacks()) == before
+    assert await agreed(real)
+
+
+async def test_a_node_port_that_somebody_else_holds_is_never_handed_out_and_all_others_are(
+    crowded: tuple[Real, int],
+) -> None:
+    real, held = crowded
+    handed_out = {stack["ports"][0]["node_port"] for stack in await real.create(2)}
+    assert handed_out == {held + 1, held + 2}
+    status, answer = await real.call("POST", "/stacks", seed())
+    assert (status, len(await real.objects("services"))) == (503, 2)
+    assert "no node port is free" in answer["error"]
+
+
+async def test_stacks_whose_time_is_up_are_gone_from_the_cluster(real: Real) -> None:
+    await real.create(10, ttl="2s")
+
+    async def gone() -> bool:
+        return not await real.stacks() and not await real.objects("pods") and not await real.objects("services")
+
+    await real.until(gone, "the end of all stacks")
+    _, stats = await real.call("GET", "/stats")
+    assert (stats["total_stacks"], stats["used_node_ports"]) == (0, 0)
+
+
+async def test_reads_ask_the_cluster_for_nothing(real: Real) -> None:
+    (stack,) = await real.create(1)
+    before = await real.requests()
+    for path in (
+        "/stacks",
+        f"/stacks/{stack['stack_id']}",
+        f"/stacks/{stack['stack_id']}/status",
+        "/stats",
+        "/healthz",
+    ):
+        status, _ = await real.call("GET", path)
+        assert status == 200
+    assert await real.requests() == before
