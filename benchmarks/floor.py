@@ -28,26 +28,28 @@ PORTS = range(30000, 31000)
 class Raw:
     """One raw client."""
 
-    def __init__(self, access: Access, headers: dict[str, str], namespace: str, first_port: int) -> None:
-        self._access = access
+    def __init__(
+        self, session: aiohttp.ClientSession, server: str, headers: dict[str, str], plan: dict[str, Any]
+    ) -> None:
+        self._session = session
         self._headers = headers
         self._json = {**headers, "Content-Type": "application/json"}
-        self._base = f"{access.base_url}/api/v1/namespaces/{namespace}"
-        self._namespace = namespace
+        self._namespace: str = plan["namespace"]
+        self._base = f"{server}/api/v1/namespaces/{self._namespace}"
         self._scheduled: dict[str, asyncio.Future[None]] = {}
-        self._ports = (PORTS[number % len(PORTS)] for number in itertools.count(first_port))
+        self._ports = (PORTS[number % len(PORTS)] for number in itertools.count(plan["first_port"]))
 
     async def warm_up(self) -> None:
         """Open a connection, as stackd has them open."""
         url, params = f"{self._base}/pods", {"limit": "1"}
-        async with self._access.session.get(url, params=params, headers=self._headers) as response:
+        async with self._session.get(url, params=params, headers=self._headers) as response:
             await response.read()
 
     async def watch(self, ready: asyncio.Event) -> None:
         """Follow our pods; wake whoever waits for one to be scheduled."""
         params = {"labelSelector": f"stackd.io/instance={INSTANCE}", "watch": "true"}
         url, timeout = f"{self._base}/pods", aiohttp.ClientTimeout(total=None)
-        async with self._access.session.get(url, params=params, headers=self._headers, timeout=timeout) as response:
+        async with self._session.get(url, params=params, headers=self._headers, timeout=timeout) as response:
             response.raise_for_status()
             ready.set()
             rest = b""
@@ -83,7 +85,7 @@ class Raw:
         await self._send("DELETE", f"/pods/{name}", options | {"gracePeriodSeconds": 0})
 
     async def _send(self, method: str, path: str, body: dict[str, Any], *, may_fail: bool = False) -> dict[str, Any]:
-        session = self._access.session
+        session = self._session
         async with session.request(method, self._base + path, data=orjson.dumps(body), headers=self._json) as response:
             answer: dict[str, Any] = orjson.loads(await response.read())
             if response.status >= 300 and not may_fail:
@@ -94,9 +96,10 @@ class Raw:
 async def run(plan: dict[str, Any]) -> dict[str, Any]:
     """Do what the plan says."""
     access = await Access.open(ClusterTarget(mode="kubeconfig", kubeconfig=plan["kubeconfig"]))
-    raw = Raw(access, await access.headers(), plan["namespace"], plan["first_port"])
     try:
-        return await (_create(raw, plan) if plan["do"] == "create" else _delete(raw, plan))
+        with access.borrowed() as session:
+            raw = Raw(session, access.base_url, await access.headers(), plan)
+            return await (_create(raw, plan) if plan["do"] == "create" else _delete(raw, plan))
     finally:
         await access.close()
 

@@ -168,6 +168,7 @@ def _wire(room: Room) -> Daemon:
     for stack in room.store.stacks.ordered():
         expiries.follow(None, stack)
     room.mirror.subscribe(observer.cluster_changed)
+    room.cluster.connection.refused = observer.doubt
     entries = [
         Entry(name="expire", every=EXPIRE_SECONDS, verb=lambda: expire(room, expiries)),
         Entry(name="reconcile", every=room.config.reconcile.interval, verb=reconciler.reconcile),

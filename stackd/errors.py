@@ -24,6 +24,7 @@ StackdError
     ├── StoreUnavailable                 the file cannot be written now
     └── ClusterUnavailable               Kubernetes is unreachable, overloaded, or refuses stackd itself
         ├── ClusterUnreachable           no connection could be made: the request was not sent
+        ├── ClusterRefused               stackd's credentials are not accepted, or lack a right
         └── ClusterOverloaded            it said itself when to come back
 StoreError                          (a StackdError) the file is unusable: corrupt, newer, locked by another process
 ClusterError                        (a StackdError) answers that the caller handles: they never reach a client as they are
@@ -169,6 +170,10 @@ class ClusterUnavailable(Unavailable):
 
 class ClusterUnreachable(ClusterUnavailable):
     """No connection to Kubernetes could be made: the request was not sent."""
+
+
+class ClusterRefused(ClusterUnavailable):
+    """Kubernetes does not accept stackd's credentials, or does not allow it what it asked for: waiting mends nothing."""
 
 
 class ClusterOverloaded(ClusterUnavailable):

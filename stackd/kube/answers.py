@@ -12,6 +12,7 @@ from typing import Any
 
 from stackd.errors import (
     ClusterOverloaded,
+    ClusterRefused,
     ClusterUnavailable,
     Conflict,
     InvalidPodSpec,
@@ -104,8 +105,8 @@ def _forbidden(call: Call, message: str) -> StackdError:
     return _refused(call, bare)
 
 
-def _refused(call: Call, why: str) -> ClusterUnavailable:
-    return ClusterUnavailable(f"Kubernetes refuses stackd itself: {why} ({_what(call)})")
+def _refused(call: Call, why: str) -> ClusterRefused:
+    return ClusterRefused(f"Kubernetes refuses stackd itself: {why} ({_what(call)})")
 
 
 def _missing(call: Call, status: dict[str, Any], message: str) -> StackdError:

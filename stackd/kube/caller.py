@@ -13,7 +13,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from stackd.errors import ClusterUnavailable, ClusterUnreachable, StackdError, VersionExpired
+from stackd.errors import ClusterRefused, ClusterUnavailable, ClusterUnreachable, StackdError, VersionExpired
 from stackd.kube import labels
 from stackd.kube.answers import error_of, may_repeat
 from stackd.kube.backoff import Backoff, Deadline
@@ -65,7 +65,8 @@ class Caller:
         return Backoff(first=FIRST_PAUSE, most=LONGEST_PAUSE)
 
     async def ask(self, call: Call, deadline: Deadline) -> Answer:
-        """The first answer that repeating the call would not change. Raises ClusterUnavailable at the deadline.
+        """The first answer that repeating the call would not change. Raises ClusterUnavailable at the deadline, and
+        ClusterRefused at once where there are no credentials to be had that the cluster may accept.
 
         The call may have been done more than once, or done without its answer having arrived.
         """
@@ -75,6 +76,8 @@ class Caller:
             retry_after: float = 0
             try:
                 answer = await self.connection.once(call, self._attempt(call, deadline))
+            except ClusterRefused:
+                raise
             except ClusterUnreachable as exc:
                 if deadline.spent >= CONNECT_PATIENCE:
                     raise

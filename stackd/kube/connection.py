@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -34,13 +34,17 @@ _TRANSPORT_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 
 
 class Connection:
-    """The way to one API server. ``counts`` holds requests by (verb, resource, code); code ``none``: no answer."""
+    """The way to one API server. ``counts`` holds requests by (verb, resource, code); code ``none``: no answer.
+
+    ``refused`` is called when the credentials are not accepted; those that come next may lead to another cluster.
+    """
 
     def __init__(self, access: Access, *, max_in_flight: int, observer: Observer | None = None) -> None:
         self._access = access
         self._room = asyncio.Semaphore(max_in_flight)
         self._observer = observer
         self.counts: Counter[tuple[str, str, str]] = Counter()
+        self.refused: Callable[[], None] = lambda: None
 
     async def once(self, call: Call, seconds: float) -> Answer:
         """The answer, whatever its status, within ``seconds``. Raises ClusterUnavailable if there is none."""
@@ -48,7 +52,7 @@ class Connection:
             async with asyncio.timeout(seconds), self._room:
                 generation = self._access.generation
                 answer = await self._send(call)
-                if answer.status == _UNAUTHORIZED and await self._access.reload(generation):
+                if answer.status == _UNAUTHORIZED and await self._renewed(generation):
                     answer = await self._send(call)
                 return answer
         except TimeoutError as exc:
@@ -61,31 +65,35 @@ class Connection:
         Raises the error that the answer is when it is not 200, ClusterUnavailable when there is none.
         """
         generation = self._access.generation
-        response = await self._open(call, idle)
-        try:
-            if response.status == _UNAUTHORIZED and await self._access.reload(generation):
-                response.close()
-                response = await self._open(call, idle)
-            if response.status != 200:
-                async with asyncio.timeout(WATCH_OPEN_SECONDS):
-                    raise error_of(call, await _answer(response))
-            yield response
-        except _TRANSPORT_ERRORS as exc:
-            raise unreachable(exc) from exc
-        finally:
-            # Not released: a watch's connection has no end that could be waited for.
-            response.close()
+        with ExitStack() as held:
+            response = await self._open(call, idle, held)
+            if response.status == _UNAUTHORIZED and await self._renewed(generation):
+                held.close()
+                response = await self._open(call, idle, held)
+            try:
+                if response.status != 200:
+                    async with asyncio.timeout(WATCH_OPEN_SECONDS):
+                        raise error_of(call, await _answer(response))
+                yield response
+            except _TRANSPORT_ERRORS as exc:
+                raise unreachable(exc) from exc
 
     async def close(self) -> None:
         """Close all connections; calls under way fail."""
         await self._access.close()
 
+    async def _renewed(self, generation: int) -> bool:
+        self.refused()
+        return await self._access.reload(generation)
+
     async def _send(self, call: Call) -> Answer:
         began = time.perf_counter()
         code = NO_ANSWER
         try:
-            async with self._request(call, _TIMEOUT, await self._access.headers()) as response:
-                answer = await _answer(response)
+            headers = await self._access.headers()
+            with self._access.borrowed() as session:
+                async with self._request(session, call, _TIMEOUT, headers) as response:
+                    answer = await _answer(response)
             code = str(answer.status)
             return answer
         except _TRANSPORT_ERRORS as exc:
@@ -93,13 +101,18 @@ class Connection:
         finally:
             self._count(call, code, time.perf_counter() - began)
 
-    async def _open(self, call: Call, idle: float) -> aiohttp.ClientResponse:
+    async def _open(self, call: Call, idle: float, held: ExitStack) -> aiohttp.ClientResponse:
+        """The beginning of an answer; its connection is closed, and its pool given back, with ``held``."""
         began = time.perf_counter()
         code = NO_ANSWER
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=idle)
         try:
             async with asyncio.timeout(WATCH_OPEN_SECONDS):
-                response: aiohttp.ClientResponse = await self._request(call, timeout, await self._access.headers())
+                headers = await self._access.headers()
+                session = held.enter_context(self._access.borrowed())
+                response: aiohttp.ClientResponse = await self._request(session, call, timeout, headers)
+            # Not released: a watch's connection has no end that could be waited for.
+            held.callback(response.close)
             code = str(response.status)
             return response
         except _TRANSPORT_ERRORS as exc:
@@ -107,9 +120,11 @@ class Connection:
         finally:
             self._count(call, code, time.perf_counter() - began)
 
-    def _request(self, call: Call, timeout: aiohttp.ClientTimeout, headers: Mapping[str, str]) -> Any:
+    def _request(
+        self, session: aiohttp.ClientSession, call: Call, timeout: aiohttp.ClientTimeout, headers: Mapping[str, str]
+    ) -> Any:
         extra = {} if call.body is None else {"Content-Type": call.content_type}
-        return self._access.session.request(
+        return session.request(
             METHODS[call.verb],
             URL(self._access.base_url + call.path, encoded=True),
             params=call.params or None,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from yarl import URL
 
 from stackd import __version__
-from stackd.errors import ClusterUnavailable, ConfigError
+from stackd.errors import ClusterRefused, ClusterUnavailable, ConfigError
 
 Mode = Literal["auto", "kubeconfig", "in-cluster", "embedded"]
 _IN_CLUSTER_VARIABLE = "KUBERNETES_SERVICE_HOST"
@@ -49,15 +50,42 @@ class ClusterTarget:
     reload_interval: float = 2.0
 
 
+class Pool:
+    """The connections made with one set of credentials."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self.client = client
+        self.users = 0
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The connection pool itself, opened when first needed."""
+        pool: aiohttp.ClientSession | None = self.client.rest_client.pool_manager
+        if pool is None:
+            rest = self.client.rest_client
+            # What the client does itself before its first request; ours do not go through its models.
+            pool = rest.pool_manager = rest._create_pool_manager()  # noqa: SLF001
+        return pool
+
+    async def close(self) -> None:
+        """Close all connections. Whoever still reads from one of them would wait for ever."""
+        await self.client.close()  # type: ignore[no-untyped-call]
+
+
 class Access:
-    """The session to one cluster and the credentials that go with each request."""
+    """The way to one cluster and the credentials that go with each request.
+
+    Whoever sends a request borrows the pool until the answer has been read, watches too: a pool whose credentials were
+    replaced is closed when nobody uses it any more.
+    """
 
     def __init__(self, target: ClusterTarget, client: ApiClient) -> None:
         self._target = target
-        self._client = client
-        self._retired: ApiClient | None = None
+        self._pool = Pool(client)
+        self._retired: list[Pool] = []
         self._reloading = asyncio.Lock()
         self._reloaded_at: float | None = None
+        self._trouble = ""
         self.generation = 0
 
     @classmethod
@@ -68,21 +96,21 @@ class Access:
     @property
     def base_url(self) -> str:
         """The API server's address, without a slash at the end."""
-        return str(self._client.configuration.host).rstrip("/")
+        return str(self._pool.client.configuration.host).rstrip("/")
 
-    @property
-    def session(self) -> aiohttp.ClientSession:
-        """The connection pool, opened when first needed."""
-        pool: aiohttp.ClientSession | None = self._client.rest_client.pool_manager
-        if pool is None:
-            rest = self._client.rest_client
-            # What the client does itself before its first request; ours do not go through its models.
-            pool = rest.pool_manager = rest._create_pool_manager()  # noqa: SLF001
-        return pool
+    @contextmanager
+    def borrowed(self) -> Iterator[aiohttp.ClientSession]:
+        """The present connections, which stay open meanwhile."""
+        pool = self._pool
+        pool.users += 1
+        try:
+            yield pool.session
+        finally:
+            pool.users -= 1
 
     def options(self) -> dict[str, Any]:
         """What the configuration asks of each request beside headers: proxy and TLS server name."""
-        configuration = self._client.configuration
+        configuration = self._pool.client.configuration
         wanted = {
             "proxy": configuration.proxy,
             "proxy_headers": configuration.proxy_headers,
@@ -94,7 +122,7 @@ class Access:
         """The headers of a request, with a token that is fresh where the source renews it by time."""
         headers: dict[str, str] = {"User-Agent": f"stackd/{__version__}", "Accept": "application/json"}
         try:
-            await self._client.update_params_for_auth(headers, [], ["BearerToken"], None, None, None)
+            await self._pool.client.update_params_for_auth(headers, [], ["BearerToken"], None, None, None)
         except _UNREADABLE as exc:
             raise ClusterUnavailable(f"the cluster's credentials cannot be read: {exc}") from exc
         return headers
@@ -103,39 +131,49 @@ class Access:
         """Load the credentials again because those of generation ``seen`` were refused; False if that is no use.
 
         However many requests are refused at once, one of them reloads; and not more often than the target says, as a
-        source that gives bad credentials (a plugin, say) would be run for every request.
+        source that gives bad credentials (a plugin, say) would be run for every request. Raises ClusterRefused when
+        they cannot be read, or are for another server: watches and requests would go to two clusters.
         """
         async with self._reloading:
             if self.generation != seen:
                 return True
             now = asyncio.get_running_loop().time()
-            if self._reloaded_at is not None and now - self._reloaded_at < self._target.reload_interval:
-                return False
-            self._reloaded_at = now
-            try:
-                fresh = await _load(self._target)
-            except ConfigError as exc:
-                raise ClusterUnavailable(f"the cluster's credentials cannot be read: {exc}") from exc
-            await self._take(fresh)
-            self.generation += 1
-            return True
+            if self._reloaded_at is None or now - self._reloaded_at >= self._target.reload_interval:
+                self._reloaded_at = now
+                self._trouble = await self._replace()
+                if not self._trouble:
+                    return True
+            if self._trouble:
+                raise ClusterRefused(self._trouble)
+            return False
+
+    async def _replace(self) -> str:
+        """Take what the source gives now. Returns why not, if that is so."""
+        try:
+            fresh = await _load(self._target)
+        except ConfigError as exc:
+            return f"the cluster's credentials cannot be read: {exc}"
+        if fresh.configuration.host != self._pool.client.configuration.host:
+            await Pool(fresh).close()
+            named = f"the credentials are for {fresh.configuration.host} by now, and no longer for {self.base_url}"
+            return f"{named}: restart stackd if that is meant"
+        await self._take(fresh)
+        self.generation += 1
+        return ""
 
     async def close(self) -> None:
         """Close all connections."""
-        for client in (self._client, self._retired):
-            if client is not None:
-                await _close(client)
+        for pool in (self._pool, *self._retired):
+            await pool.close()
 
     async def _take(self, fresh: ApiClient) -> None:
-        # A session keeps its TLS context, so it is always replaced. The one before may still carry requests and
-        # watches: it stays open until the next replacement.
-        if self._retired is not None:
-            await _close(self._retired)
-        self._retired, self._client = self._client, fresh
-
-
-async def _close(client: ApiClient) -> None:
-    await client.close()  # type: ignore[no-untyped-call]
+        # A session keeps its TLS context, so it is always replaced. Requests and watches go on with the one before.
+        self._retired.append(self._pool)
+        self._pool = Pool(fresh)
+        unused = [pool for pool in self._retired if not pool.users]
+        self._retired = [pool for pool in self._retired if pool.users]
+        for pool in unused:
+            await pool.close()
 
 
 async def _load(target: ClusterTarget) -> ApiClient:

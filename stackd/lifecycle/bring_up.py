@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from stackd.errors import ClusterError, ClusterUnavailable, ConfigError, StoreUnavailable
+from stackd.errors import ClusterError, ClusterRefused, ClusterUnavailable, ConfigError, StoreUnavailable
 from stackd.kube import isolation
 from stackd.lifecycle.brake import WrongCluster
 from stackd.lifecycle.crashpoints import reached
@@ -49,9 +49,12 @@ async def identify(room: Room) -> None:
         try:
             await _identify(room)
         except (ClusterError, ClusterUnavailable, StoreUnavailable) as error:
+            room.waiting_for = str(error)
+            room.refused = isinstance(error, ClusterRefused)
             log.warning("the cluster does not say who it is, next try in %.0f s: %s", RETRY_SECONDS, error)
             await asyncio.sleep(RETRY_SECONDS)
         else:
+            room.waiting_for, room.refused = "", False
             return
 
 

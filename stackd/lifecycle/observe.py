@@ -59,7 +59,7 @@ class Observer:
         self._listed.add(kind)  # the first list is taken just after the cluster has said who it is
 
     def doubt(self) -> None:
-        """The cluster was away: nothing counts before it has said that it is still the same one."""
+        """The cluster was away, or did not accept us: nothing counts before it has said that it is still the same one."""
         room = self._room
         if not room.brake.identity_in_doubt:
             room.brake.identity_in_doubt = True

@@ -124,8 +124,8 @@ class Departed:
 
 @dataclass(slots=True, kw_only=True)
 class Room:
-    """One daemon's room; ``creating`` holds the creates under way, ``waiting_for`` why the cluster is not at hand,
-    ``file_trouble`` why the file could not be written when that was last tried.
+    """One daemon's room; ``creating`` holds the creates under way, ``waiting_for`` why the cluster is not at hand
+    (``refused``: it is, and does not accept stackd), ``file_trouble`` why the file could not be written when that was last tried.
 
     ``rows`` are those who wait for a change of some row, ``evidence`` the stacks whose events and logs are to be kept.
     """
@@ -147,6 +147,7 @@ class Room:
     create_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CREATES_AT_ONCE))
     metrics: Metrics = field(default_factory=Metrics)
     waiting_for: str = ""
+    refused: bool = False
     file_trouble: str = ""
     closing: bool = False
 
@@ -187,8 +188,10 @@ class Room:
 
     async def right_cluster(self) -> None:
         """Return once the cluster has said that it is the file's own: on another one nothing is to be found, which is no
-        proof that it is gone. Raises ClusterUnavailable.
+        proof that it is gone. Raises ClusterUnavailable, without waiting where the cluster does not accept stackd.
         """
+        if self.refused:
+            raise ClusterUnavailable(self.waiting_for)
         try:
             await self.brake.identity_known(IDENTITY_SECONDS)
         except TimeoutError:

@@ -55,6 +55,8 @@ async def unready(api: Api) -> list[str]:
         reasons.append("Kubernetes has not been reached yet")
     elif (stale := room.mirror.staleness()) > STALE_SECONDS:
         reasons.append(f"nothing has been heard of Kubernetes for {stale:.0f} s; reads answer what was last known")
+    elif room.brake.identity_in_doubt and room.waiting_for:
+        reasons.append(f"nothing can be created or deleted: {room.waiting_for}")
     try:
         await room.store.probe()
     except StoreUnavailable as error:

@@ -7,6 +7,7 @@ import pytest
 
 from stackd.errors import (
     ClusterOverloaded,
+    ClusterRefused,
     ClusterUnavailable,
     Conflict,
     InvalidPodSpec,
@@ -33,7 +34,7 @@ REFUSALS: dict[str, tuple[type[StackdError], str]] = {
     "namespace-get-404": (ObjectNotFound, 'namespaces "rec" not found'),
     "node-get-404": (ObjectNotFound, 'nodes "none" not found'),
     "nodes-list-403-rbac": (
-        ClusterUnavailable,
+        ClusterRefused,
         "Kubernetes refuses stackd itself: it has no right to list nodes (get nodes)",
     ),
     "pod-create-400-strict": (
@@ -71,7 +72,7 @@ REFUSALS: dict[str, tuple[type[StackdError], str]] = {
         "requests.cpu for: app; requests.memory for: app",
     ),
     "pod-create-403-rbac": (
-        ClusterUnavailable,
+        ClusterRefused,
         "Kubernetes refuses stackd itself: it has no right to create pods (create pods in namespace rec)",
     ),
     "pod-create-403-terminating": (
@@ -87,10 +88,10 @@ REFUSALS: dict[str, tuple[type[StackdError], str]] = {
     "pod-get-404": (ObjectNotFound, 'pods "none" not found'),
     "pod-log-400-not-started": (Conflict, 'container "app" in pod "badimage" is waiting to start: trying and failing'),
     "pods-list-401": (
-        ClusterUnavailable,
+        ClusterRefused,
         "Kubernetes refuses stackd itself: its credentials are not accepted (401) (get pods in namespace rec)",
     ),
-    "pods-list-403-rbac": (ClusterUnavailable, "Kubernetes refuses stackd itself: it has no right to list pods"),
+    "pods-list-403-rbac": (ClusterRefused, "Kubernetes refuses stackd itself: it has no right to list pods"),
     "service-create-403-quota-nodeports": (
         QuotaExceeded,
         "ResourceQuota stacks-resource-quota: requested: services.nodeports=1, used: services.nodeports=2, "

@@ -123,6 +123,19 @@ async def test_credentials_that_stay_refused_are_not_fetched_for_every_request(w
     await cluster.close()
 
 
+async def test_new_credentials_for_another_server_are_not_taken(wire: Wire, tmp_path: Path) -> None:
+    wire.token = "old"
+    path = kubeconfig(tmp_path / "config", wire.url, {"token": "old"})
+    cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path), timeout=0.2))
+    wire.token = "new"
+    kubeconfig(path, "http://127.0.0.1:1", {"token": "new"})
+    with pytest.raises(
+        ClusterUnavailable, match=r"for http://127.0.0.1:1 by now, and no longer for .*: restart stackd"
+    ):
+        await cluster.cluster_uid()
+    await cluster.close()
+
+
 async def test_a_kubeconfig_is_never_written(wire: Wire, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("t")

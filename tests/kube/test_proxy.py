@@ -38,7 +38,8 @@ def target(folder: Path, server: str, **cluster: str) -> ClusterTarget:
 async def proxy_of(wanted: ClusterTarget) -> str | None:
     access = await Access.open(wanted)
     try:
-        assert not access.session.trust_env
+        with access.borrowed() as session:
+            assert not session.trust_env
         proxy: str | None = access.options().get("proxy")
         return proxy
     finally:

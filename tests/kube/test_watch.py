@@ -13,7 +13,7 @@ from stackd.kube.client import Cluster, ClusterTarget
 from stackd.kube.mirror import PodChanged, Relisted
 from stackd.kube.watch import Timings
 from tests.kube.following import PODS, mirroring, seen, then, told, until
-from tests.kube.test_credentials import kubeconfig
+from tests.kube.test_credentials import SYSTEM, kubeconfig
 from tests.kube.wire import NAMESPACE, Stream, Wire, items, loses, pod, says, status
 
 
@@ -195,6 +195,31 @@ async def test_a_token_that_expired_is_renewed_and_the_watch_goes_on(wire: Wire,
     async with mirroring(cluster) as (mirror, _):
         await seen(mirror, "a", 205)
         assert mirror.last_error == ""
+    await cluster.close()
+
+
+async def test_a_watch_goes_on_however_often_the_credentials_are_replaced_meanwhile(wire: Wire, tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path / "config", wire.url, {"token": "0"})
+    wire.token = "0"
+    renewed = asyncio.Event()
+
+    async def waits_for_that(stream: Stream) -> None:
+        await renewed.wait()
+        await stream.send("ADDED", pod("a", version=205))
+
+    wire.watch("pods", waits_for_that)
+    target = ClusterTarget(mode="kubeconfig", kubeconfig=str(path), namespace=NAMESPACE, reload_interval=0)
+    cluster = await Cluster.connect(target)
+    async with mirroring(cluster) as (mirror, _):
+        await until(lambda: bool(wire.asked("GET", PODS, watch=True)))
+        for number in ("1", "2", "3"):
+            wire.token = number
+            kubeconfig(path, wire.url, {"token": number})
+            wire.on("GET", SYSTEM, says({"metadata": {"uid": "cluster-1"}}))
+            assert await cluster.cluster_uid() == "cluster-1"
+        renewed.set()
+        await seen(mirror, "a", 205)
+        assert len(wire.asked("GET", PODS, watch=True)) == 1
     await cluster.close()
 
 
