@@ -25,6 +25,7 @@ StackdError
     └── ClusterUnavailable               Kubernetes is unreachable, overloaded, or refuses stackd itself
         ├── ClusterUnreachable           no connection could be made: the request was not sent
         ├── ClusterRefused               stackd's credentials are not accepted, or lack a right
+        ├── ClusterSilent                nothing has come over an open watch for long
         └── ClusterOverloaded            it said itself when to come back
 StoreError                          (a StackdError) the file is unusable: corrupt, newer, locked by another process
 ClusterError                        (a StackdError) answers that the caller handles: they never reach a client as they are
@@ -170,6 +171,10 @@ class ClusterUnavailable(Unavailable):
 
 class ClusterUnreachable(ClusterUnavailable):
     """No connection to Kubernetes could be made: the request was not sent."""
+
+
+class ClusterSilent(ClusterUnavailable):
+    """Nothing has come over an open watch for long: it may be dead, or there is nothing to tell."""
 
 
 class ClusterRefused(ClusterUnavailable):

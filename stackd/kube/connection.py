@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from stackd.errors import ClusterUnavailable, ClusterUnreachable
+from stackd.errors import ClusterSilent, ClusterUnavailable, ClusterUnreachable
 from stackd.kube.answers import error_of
 from stackd.kube.calls import METHODS, Answer, Call
 from stackd.kube.credentials import Access
@@ -60,7 +60,7 @@ class Connection:
 
     @asynccontextmanager
     async def stream(self, call: Call, *, idle: float) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An open watch; reading from it fails with TimeoutError after ``idle`` seconds without a byte.
+        """An open watch; reading from it raises ClusterSilent after ``idle`` seconds without a byte.
 
         Raises the error that the answer is when it is not 200, ClusterUnavailable when there is none.
         """
@@ -72,9 +72,10 @@ class Connection:
                 response = await self._open(call, idle, held)
             try:
                 if response.status != 200:
-                    async with asyncio.timeout(WATCH_OPEN_SECONDS):
-                        raise error_of(call, await _answer(response))
+                    raise error_of(call, await _said(response))
                 yield response
+            except TimeoutError as exc:
+                raise ClusterSilent(f"Kubernetes has said nothing for {idle:g} s") from exc
             except _TRANSPORT_ERRORS as exc:
                 raise unreachable(exc) from exc
 
@@ -139,6 +140,15 @@ class Connection:
         self.counts[call.verb, call.resource, code] += 1
         if self._observer is not None:
             self._observer(call.verb, call.resource, code, seconds)
+
+
+async def _said(response: aiohttp.ClientResponse) -> Answer:
+    """What was answered instead of a watch. Raises ClusterUnavailable where it does not come to its end."""
+    try:
+        async with asyncio.timeout(WATCH_OPEN_SECONDS):
+            return await _answer(response)
+    except _TRANSPORT_ERRORS as exc:
+        raise unreachable(exc) from exc
 
 
 def unreachable(exc: BaseException) -> ClusterUnavailable:

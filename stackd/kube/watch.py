@@ -22,7 +22,14 @@ import aiohttp
 import orjson
 
 from stackd.clock import Clock
-from stackd.errors import ClusterError, ClusterOverloaded, ClusterUnavailable, StackdError, VersionExpired
+from stackd.errors import (
+    ClusterError,
+    ClusterOverloaded,
+    ClusterSilent,
+    ClusterUnavailable,
+    StackdError,
+    VersionExpired,
+)
 from stackd.kube.answers import error_of
 from stackd.kube.backoff import Backoff
 from stackd.kube.caller import Caller
@@ -38,8 +45,12 @@ _EVENTS = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Seconds. ``idle_limit``: no byte for so long means a dead connection (bookmarks come about once a minute);
-    ``watch_seconds``: how long the server is asked to keep a watch open, at least; up to twice that."""
+    """Seconds. ``idle_limit``: after so long without a byte the watch is asked for again, from where it was, for its
+    connection may be dead; ``watch_seconds``: how long the server is asked to keep one open, at least; up to twice that.
+
+    Bookmarks come about once a minute, but none from an API server that has seen no object of the kind change since its
+    own start (seen with 1.36): there a watch that is silent for the whole of ``idle_limit`` is nothing to warn of.
+    """
 
     idle_limit: float = 75.0
     watch_seconds: int = 300
@@ -182,6 +193,10 @@ async def endless(
             log.info("watch of %s: listing again: %s", source.kind, exc)
             version = ""
             pulse.relists += 1
+        except ClusterSilent as exc:
+            log.debug("watch of %s: %s; asking again", source.kind, exc)
+            pulse.restarts += 1
+            continue
         except ClusterOverloaded as exc:
             pulse.lost(exc)
             retry_after = exc.retry_after

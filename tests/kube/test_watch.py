@@ -143,6 +143,24 @@ async def test_a_half_open_connection_is_left_after_the_idle_limit(cluster: Clus
     assert wire.asked("GET", PODS, watch=True)[1].query["resourceVersion"] == "205"
 
 
+async def test_a_watch_with_nothing_to_tell_is_asked_for_again_and_no_outage_is_reported(
+    cluster: Cluster, wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def nothing(_: Stream) -> None:
+        await asyncio.sleep(60)
+
+    wire.watch("pods", nothing, nothing, then(("ADDED", pod("a", version=205))))
+    timings = Timings(first_pause=0.005, longest_pause=0.05, idle_limit=0.1)
+    async with mirroring(cluster, timings) as (mirror, _):
+        await seen(mirror, "a", 205)
+        pods = mirror.pulses["pods"]
+        assert pods.restarts >= 2
+        assert (pods.outages, pods.disconnected_since) == (0, None)
+    versions = [request.query["resourceVersion"] for request in wire.asked("GET", PODS, watch=True)]
+    assert versions[:3] == ["1", "1", "1"]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 async def test_bytes_of_any_kind_keep_a_quiet_connection(cluster: Cluster, wire: Wire) -> None:
     async def bookmarks(stream: Stream) -> None:
         for version in range(300, 350):
