@@ -21,7 +21,7 @@ from stackd.logs.formats import JsonFormatter, TextFormatter
 from stackd.logs.journal import JournalHandler, is_journal
 from stackd.logs.repeats import Repeats
 
-__all__ = ["REQUEST_ID", "log", "say_repeated", "set_level", "setup"]
+__all__ = ["REQUEST_ID", "collect_for", "log", "say_repeated", "set_level", "setup"]
 
 log = logging.getLogger("stackd")
 _CALLERS = logging._srcfile  # noqa: SLF001  documented under this name
@@ -31,7 +31,7 @@ NOISY = ("apscheduler", "aiohttp", "asyncio", "kubernetes")
 def setup(section: LogSection) -> None:
     """Send everything from ``level`` up to the journal or standard error, in the configured form."""
     handler = _handler(section.format)
-    _collect_only_what_is_said(handler)
+    collect_for(handler)
     handler.addFilter(Repeats())
     logging.getLogger().handlers[:] = [handler]
     set_level(section.level)
@@ -53,7 +53,7 @@ def say_repeated() -> None:
                     handler.handle(record)
 
 
-def _collect_only_what_is_said(by: logging.Handler) -> None:
+def collect_for(handler: logging.Handler) -> None:
     """No thread, process or task in the records, and callers for the journal alone: finding them out costs half a record.
 
     The switches are those of the standard library's own guide (Logging HOWTO, "Optimization").
@@ -61,7 +61,7 @@ def _collect_only_what_is_said(by: logging.Handler) -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     if sys.version_info >= (3, 12):
         logging.logAsyncioTasks = False
-    logging._srcfile = _CALLERS if isinstance(by, JournalHandler) else None  # noqa: SLF001
+    logging._srcfile = _CALLERS if isinstance(handler, JournalHandler) else None  # noqa: SLF001
 
 
 def _handler(form: str) -> logging.Handler:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stackd.logs import REQUEST_ID
+from stackd.logs import REQUEST_ID, collect_for
 from stackd.logs.journal import JournalHandler, is_journal
 
 
@@ -58,6 +58,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 @pytest.fixture
 def log(journal: Journal) -> Iterator[logging.Logger]:
     handler = JournalHandler(journal.address)
+    collect_for(handler)
     logger = logging.getLogger("test.journal")
     logger.setLevel(logging.DEBUG)
     logger.addHandler(handler)
