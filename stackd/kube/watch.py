@@ -48,8 +48,8 @@ class Timings:
     """Seconds. ``idle_limit``: after so long without a byte the watch is asked for again, from where it was, for its
     connection may be dead; ``watch_seconds``: how long the server is asked to keep one open, at least; up to twice that.
 
-    Bookmarks come about once a minute, but none from an API server that has seen no object of the kind change since its
-    own start (seen with 1.36): there a watch that is silent for the whole of ``idle_limit`` is nothing to warn of.
+    Bookmarks come about once a minute, but only with a version newer than the one that the watch was asked from
+    (Kubernetes 1.36). Where nothing happens, a watch is silent for the whole of ``idle_limit``: nothing to warn of.
     """
 
     idle_limit: float = 75.0
