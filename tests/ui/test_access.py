@@ -92,6 +92,7 @@ async def test_keys_move_open_select_and_close(board: Board) -> None:
 async def test_a_row_keeps_the_focus_while_the_table_changes_around_it(board: Board) -> None:
     ids = await some(board)
     await board.open()
+    await expect(board.rows).to_have_count(3)
     await board.page.keyboard.press("j")
     await board.page.keyboard.press("j")
     await expect(board.row(ids[1])).to_be_focused()
