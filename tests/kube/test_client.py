@@ -290,6 +290,20 @@ async def test_requests_in_flight_are_capped(wire: Wire) -> None:
     await cluster.close()
 
 
+@pytest.mark.parametrize(
+    ("pause", "same"), [(50, True), (70, False)], ids=["the next burst", "a server about to close it"]
+)
+async def test_a_connection_is_kept_for_a_minute(
+    cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch, pause: float, same: bool
+) -> None:
+    wire.on("GET", f"{PODS}/p", says(GONE, 404), says(GONE, 404))
+    await cluster.get_pod("p")
+    monkeypatch.setattr("aiohttp.connector.monotonic", lambda: time.monotonic() + pause)
+    await cluster.get_pod("p")
+    first, second = (seen.connection for seen in wire.seen)
+    assert (second is first) is same
+
+
 async def test_each_request_is_reported(wire: Wire) -> None:
     reports: list[tuple[str, str, str, float]] = []
     target = ClusterTarget(mode="embedded", url=wire.url, namespace=NAMESPACE)

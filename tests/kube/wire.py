@@ -31,6 +31,7 @@ class Seen:
     query: dict[str, str]
     body: Any
     token: str
+    connection: object
 
 
 class Stream:
@@ -120,6 +121,7 @@ class Wire:
                 query=dict(request.query),
                 body=orjson.loads(data) if data else None,
                 token=request.headers.get("Authorization", "").removeprefix("Bearer "),
+                connection=request.transport,
             )
         )
         if self.token is not None and self.seen[-1].token != self.token:
