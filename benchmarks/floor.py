@@ -23,6 +23,7 @@ from stackd.kube.credentials import Access, ClusterTarget
 
 INSTANCE = "bench-floor"
 PORTS = range(30000, 31000)
+SETTLE_SECONDS = 60.0
 
 
 class Raw:
@@ -37,6 +38,8 @@ class Raw:
         self._namespace: str = plan["namespace"]
         self._base = f"{server}/api/v1/namespaces/{self._namespace}"
         self._scheduled: dict[str, asyncio.Future[None]] = {}
+        self._starting: set[str] = set()
+        self._started = asyncio.Event()
         self._ports = (PORTS[number % len(PORTS)] for number in itertools.count(plan["first_port"]))
 
     async def warm_up(self) -> None:
@@ -59,15 +62,27 @@ class Raw:
                     self._seen(orjson.loads(line)["object"])
 
     def _seen(self, pod: dict[str, Any]) -> None:
-        waiting = self._scheduled.get(pod["metadata"]["name"])
+        name = pod["metadata"]["name"]
+        waiting = self._scheduled.get(name)
         if waiting is not None and not waiting.done() and pod["spec"].get("nodeName"):
             waiting.set_result(None)
+        if pod["status"].get("phase") == "Running":
+            self._starting.discard(name)
+            if not self._starting:
+                self._started.set()
+
+    async def settled(self) -> None:
+        """Return when all that was created runs: whoever comes next shall not have the cluster still busy with it."""
+        while self._starting:
+            self._started.clear()
+            await self._started.wait()
 
     async def create(self) -> str:
         """One pod, its service, and the news that a node has it."""
         name = f"floor-{secrets.token_hex(8)}"
         pod, service = floor_manifests(name, self._namespace, INSTANCE)
         self._scheduled[name] = asyncio.get_running_loop().create_future()
+        self._starting.add(name)
         made = await self._send("POST", "/pods", pod)
         service["metadata"]["ownerReferences"][0]["uid"] = made["metadata"]["uid"]
         for _ in range(1000):
@@ -129,6 +144,8 @@ async def _create(raw: Raw, plan: dict[str, Any]) -> dict[str, Any]:
         raise RuntimeError("the watch has ended") from watching.exception()
     await creating
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    async with asyncio.timeout(SETTLE_SECONDS):
+        await raw.settled()
     watching.cancel()
     return {"seconds": seconds, "cpu": cpu, "latencies": latencies, "names": names}
 
