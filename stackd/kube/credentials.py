@@ -19,7 +19,6 @@ import aiohttp
 import yaml
 from kubernetes.aio import config as loading
 from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.client.rest import RESTClientObject
 from yarl import URL
 
 from stackd import __version__
@@ -30,6 +29,8 @@ _IN_CLUSTER_VARIABLE = "KUBERNETES_SERVICE_HOST"
 IDLE_SECONDS = 60.0
 """How long a connection is kept for the next burst of creates: new ones cost both sides a TLS handshake each, just when
 all players press "start". The API server closes idle ones after 90 s (Kubernetes 1.36)."""
+READ_BUFFER_BYTES = 2**21
+"""As in the Kubernetes client: a watch event may be larger than aiohttp's own 64 KiB."""
 
 _UNREADABLE = (loading.ConfigException, OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError)
 
@@ -55,13 +56,6 @@ class ClusterTarget:
     reload_interval: float = 2.0
 
 
-class _Rest(RESTClientObject):
-    """The library's transport, with connections that outlast the pause between two bursts (aiohttp: 15 s)."""
-
-    def _create_connector(self) -> aiohttp.TCPConnector:
-        return aiohttp.TCPConnector(limit=self.maxsize, ssl=self.ssl_context, keepalive_timeout=IDLE_SECONDS)
-
-
 class Pool:
     """The connections made with one set of credentials."""
 
@@ -75,8 +69,15 @@ class Pool:
         pool: aiohttp.ClientSession | None = self.client.rest_client.pool_manager
         if pool is None:
             rest = self.client.rest_client
-            # What the client does itself before its first request; ours do not go through its models.
-            pool = rest.pool_manager = rest._create_pool_manager()  # noqa: SLF001
+            # Otherwise the client makes one itself before its first request; ours do not go through its models.
+            pool = rest.pool_manager = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=rest.maxsize, ssl=rest.ssl_context, keepalive_timeout=IDLE_SECONDS
+                ),
+                trust_env=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                read_bufsize=READ_BUFFER_BYTES,
+            )
         return pool
 
     async def close(self) -> None:
@@ -199,9 +200,7 @@ async def _load(target: ClusterTarget) -> ApiClient:
         else:
             loading.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         _decide_proxy(configuration, mode)
-        client = ApiClient(configuration)
-        client.rest_client = _Rest(configuration)  # reads the certificates
-        return client
+        return ApiClient(configuration)  # reads the certificates
     except _UNREADABLE as exc:
         raise ConfigError([f"[cluster] {mode}: {_reason(target, mode, exc)}"]) from exc
 
@@ -218,7 +217,6 @@ def _decide_proxy(configuration: Configuration, mode: Mode) -> None:
 
     An embedded cluster is on this machine: a proxy has no business in between.
     """
-    configuration.client_session_kwargs = {"trust_env": False, "cookie_jar": aiohttp.DummyCookieJar()}
     if mode == "embedded" or configuration.proxy:
         return
     address = URL(configuration.host)
