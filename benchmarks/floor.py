@@ -38,8 +38,7 @@ class Raw:
         self._namespace: str = plan["namespace"]
         self._base = f"{server}/api/v1/namespaces/{self._namespace}"
         self._scheduled: dict[str, asyncio.Future[None]] = {}
-        self._starting: set[str] = set()
-        self._started = asyncio.Event()
+        self._running: dict[str, asyncio.Future[None]] = {}
         self._ports = (PORTS[number % len(PORTS)] for number in itertools.count(plan["first_port"]))
 
     async def warm_up(self) -> None:
@@ -63,26 +62,21 @@ class Raw:
 
     def _seen(self, pod: dict[str, Any]) -> None:
         name = pod["metadata"]["name"]
-        waiting = self._scheduled.get(name)
-        if waiting is not None and not waiting.done() and pod["spec"].get("nodeName"):
-            waiting.set_result(None)
+        if pod["spec"].get("nodeName"):
+            _resolve(self._scheduled.get(name))
         if pod["status"].get("phase") == "Running":
-            self._starting.discard(name)
-            if not self._starting:
-                self._started.set()
+            _resolve(self._running.get(name))
 
     async def settled(self) -> None:
         """Return when all that was created runs: whoever comes next shall not have the cluster still busy with it."""
-        while self._starting:
-            self._started.clear()
-            await self._started.wait()
+        await asyncio.gather(*self._running.values())
 
     async def create(self) -> str:
         """One pod, its service, and the news that a node has it."""
         name = f"floor-{secrets.token_hex(8)}"
         pod, service = floor_manifests(name, self._namespace, INSTANCE)
-        self._scheduled[name] = asyncio.get_running_loop().create_future()
-        self._starting.add(name)
+        loop = asyncio.get_running_loop()
+        self._scheduled[name], self._running[name] = loop.create_future(), loop.create_future()
         made = await self._send("POST", "/pods", pod)
         service["metadata"]["ownerReferences"][0]["uid"] = made["metadata"]["uid"]
         for _ in range(1000):
@@ -106,6 +100,11 @@ class Raw:
             if response.status >= 300 and not may_fail:
                 raise RuntimeError(f"{method} {path}: {response.status} {answer.get('message')}")
             return answer
+
+
+def _resolve(waiting: asyncio.Future[None] | None) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(None)
 
 
 async def run(plan: dict[str, Any]) -> dict[str, Any]:
@@ -136,16 +135,20 @@ async def _create(raw: Raw, plan: dict[str, Any]) -> dict[str, Any]:
             names.append(await raw.create())
             latencies.append(time.perf_counter() - began)
 
+    async def turn() -> tuple[float, float]:
+        await asyncio.gather(*(some() for _ in range(plan["concurrency"])))
+        spent = time.perf_counter() - start, time.process_time() - cpu
+        async with asyncio.timeout(SETTLE_SECONDS):
+            await raw.settled()
+        return spent
+
     cpu, start = time.process_time(), time.perf_counter()
-    creating = asyncio.gather(*(some() for _ in range(plan["concurrency"])))
+    creating = asyncio.create_task(turn())
     both: set[asyncio.Future[Any]] = {creating, watching}
     await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     if watching.done():
         raise RuntimeError("the watch has ended") from watching.exception()
-    await creating
-    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    async with asyncio.timeout(SETTLE_SECONDS):
-        await raw.settled()
+    seconds, cpu = await creating
     watching.cancel()
     return {"seconds": seconds, "cpu": cpu, "latencies": latencies, "names": names}
 
