@@ -7,12 +7,14 @@ MAKEFLAGS += --no-builtin-rules
 
 VENV := .venv
 BIN := $(VENV)/bin
+JS := .ci/js
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys, ensurepip, venv, sqlite3, ssl; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& command -v $$python && break; done)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 SECONDS_TO_SOAK ?= 600
 PREFIX ?= /usr/local
+DIST ?= dist
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,10 +22,10 @@ help:  ## list the targets
 demo: $(VENV)/.runtime  ## run stackd on an embedded cluster with throw-away state
 	@$(BIN)/python stackd.py demo
 
-test: $(VENV)/.dev  ## run the tests
-	@$(BIN)/python -m pytest
+test: $(VENV)/.dev  ## run the tests, in three processes for two CPUs
+	@$(BIN)/python -m pytest --numprocesses logical
 
-check: lint types layers test  ## all that CI runs: format, lint, types, layers, tests
+check: lint types layers js api test  ## all that CI runs: format, lint, types, layers, the pages' JavaScript, OpenAPI, tests
 
 lint: $(VENV)/.dev  ## format and lint, without changing anything
 	$(BIN)/ruff format --check .
@@ -34,6 +36,16 @@ types: $(VENV)/.dev  ## mypy, strict, tests too
 
 layers: $(VENV)/.dev  ## who may import whom
 	$(BIN)/lint-imports --no-logo
+
+js: $(JS)/node_modules/.installed  ## format, lint and types of the pages' JavaScript and CSS
+	@npm --prefix $(JS) run --silent check
+
+api: $(VENV)/.dev $(JS)/node_modules/.installed  ## the API's description, by Redocly and Spectral
+	@$(BIN)/python .ci/openapi.py >$(JS)/node_modules/.openapi.json
+	@npm --prefix $(JS) run --silent api
+
+js-fix: $(JS)/node_modules/.installed  ## format them, and fix what can be fixed safely
+	@npm --prefix $(JS) run --silent fix
 
 bench: $(VENV)/.dev  ## measure against the floors (benchmarks/README.md)
 	@$(BIN)/python -m benchmarks
@@ -48,10 +60,19 @@ install:  ## install on this machine (PREFIX=/usr/local, DESTDIR=, WHEEL=), as r
 uninstall:  ## remove what install put there; keeps configuration and state
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' systemd/install.sh uninstall
 
+deb:  ## build dist/stackd_VERSION_ARCH.deb for this distribution (DIST=dist)
+	@DIST='$(DIST)' PYTHON='$(if $(filter command line environment,$(origin PYTHON)),$(PYTHON))' deb/build.sh
+
+release:  ## all that is published, in dist/: package, wheel, source archive and SHA256SUMS
+	@PYTHON='$(PYTHON)' .ci/release
+
+lock: $(VENV)/.dev  ## write requirements.lock anew, after a change of pyproject.toml or constraints.txt
+	@$(BIN)/python .ci/lock.py
+
 venv: $(VENV)/.dev  ## make .venv with everything, pinned
 
 clean:  ## remove .venv, caches and build results
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(JS)/node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.python:
@@ -71,4 +92,12 @@ $(VENV)/.dev: $(VENV)/.runtime
 	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[test,dev]'
 	@touch $@
 
-.PHONY: help demo test check lint types layers bench soak install uninstall venv clean
+$(JS)/node_modules/.installed: $(JS)/package.json $(JS)/package-lock.json
+	@for command in node npm; do command -v $$command >/dev/null || { \
+		echo "$$command is not installed; the checks of the pages' JavaScript need node 20 or newer and npm (Debian: apt-get install nodejs npm)" >&2; \
+		exit 1; }; done
+	@echo "installing the pinned packages for the checks of the pages" >&2
+	@npm --prefix $(JS) ci --loglevel=error
+	@touch $@
+
+.PHONY: help demo test check lint types layers js js-fix api bench soak install uninstall deb release lock venv clean

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +13,13 @@ import orjson
 from rich.console import Console
 
 from benchmarks import charts, processes, report, wrk
-from benchmarks.arena import arena
+from benchmarks.arena import Http, arena
 from benchmarks.figures import Results
 from benchmarks.processes import CPUS
-from benchmarks.rows import ALL, SCALE, STANDING, WRITES, Bench, Row
+from benchmarks.rows import ALL, BURSTS, POOLS, SCALE, STANDING, WRITES, Bench, Row
 from benchmarks.rows.bench import Amounts
+from benchmarks.rows.pools import REAL_PORTS
+from benchmarks.rows.pools import settings as pool_settings
 
 MOST_ON_REAL_PORTS = 1500
 """Of the 1,767 ports of the usual range some are for the creates that go on beside the standing stacks."""
@@ -32,6 +36,10 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--stacks", type=click.IntRange(1), help="How many stacks stand there; by default 1700.")
 @click.option("--latency", "latencies", default=f"0,{SLOW_MILLISECONDS}", show_default=True,
               help="Milliseconds that the embedded cluster lets each request wait, for creates and deletes.")  # fmt: skip
+@click.option(
+    "--peer", metavar="URL", help="Another server that speaks the API, on the same cluster: its row beside ours."
+)
+@click.option("--peer-key", envvar="BENCH_PEER_KEY", default="", help="The peer's API key, or $BENCH_PEER_KEY.")
 @click.option("--json", "json_file", type=FILE, help="Write everything here.")
 @click.option("--charts", "charts_folder", type=click.Path(path_type=Path, file_okay=False), help="Draw SVGs in here.")
 def main(  # noqa: PLR0913  one for each option
@@ -41,6 +49,8 @@ def main(  # noqa: PLR0913  one for each option
     quick: bool,
     stacks: int | None,
     latencies: str,
+    peer: str | None,
+    peer_key: str,
     json_file: Path | None,
     charts_folder: Path | None,
 ) -> None:
@@ -57,11 +67,13 @@ def main(  # noqa: PLR0913  one for each option
             count for count in amounts.scale if count < stacks), stacks))  # fmt: skip
     results = Results()
     waits = [0.0] if kubeconfig else [float(text) / 1e3 for text in latencies.split(",")]
-    plan = Plan(wanted, amounts, kubeconfig, results, console)
+    plan = Plan(wanted, amounts, kubeconfig, results, console, peer=Http(peer, peer_key) if peer else None)
     for number in range(1, runs + 1):
         for wait in waits:
             plan.run(WRITES, f"run {number}", wait)
         plan.run(STANDING, f"run {number}")
+        plan.run(POOLS, f"run {number}", bursts=amounts.bursts[:1])
+        plan.run(BURSTS, f"run {number}", bursts=amounts.bursts)
     plan.run(SCALE, "scale")
     console.print(_notes())
     report.show(results, Console(width=None if sys.stdout.isatty() else 190))
@@ -75,22 +87,46 @@ class Plan:
     """Which rows are measured, on what, and where the results go."""
 
     def __init__(
-        self, wanted: list[str], amounts: Amounts, kubeconfig: Path | None, results: Results, console: Console
+        self,
+        wanted: list[str],
+        amounts: Amounts,
+        kubeconfig: Path | None,
+        results: Results,
+        console: Console,
+        *,
+        peer: Http | None = None,
     ) -> None:
+        self._peer = peer
         self._wanted = wanted
         self._amounts = amounts
         self._kubeconfig = kubeconfig
         self._results = results
         self._console = console
 
-    def run(self, table: dict[str, Row], label: str, latency: float = 0.0) -> None:
-        """The wanted rows of a table, on one cluster with one daemon."""
+    def run(
+        self, table: dict[str, Row], label: str, latency: float = 0.0, *, bursts: tuple[int, ...] | None = None
+    ) -> None:
+        """The wanted rows of a table, on one cluster with one daemon; with pools for these ``bursts``, where there are some."""
         names = [name for name in table if name in self._wanted]
         if not names:
             return
         suffix = f", {latency * 1e3:g} ms away" if latency else ""
-        with arena(self._kubeconfig, latency=latency, settings={}) as (cluster, daemon):
-            bench = Bench(cluster=cluster, daemon=daemon, results=self._results, amounts=self._amounts, suffix=suffix)
+        with ExitStack() as stack:
+            settings: dict[str, str] = {}
+            amounts = self._amounts
+            if bursts is not None:
+                amounts = replace(amounts, bursts=bursts)
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stackd-bench-")))
+                settings = pool_settings(folder, amounts.pools) | (REAL_PORTS if self._kubeconfig else {})
+            cluster, daemon = stack.enter_context(arena(self._kubeconfig, latency=latency, settings=settings))
+            bench = Bench(
+                cluster=cluster,
+                daemon=daemon,
+                results=self._results,
+                amounts=amounts,
+                suffix=suffix,
+                peer=self._peer,
+            )
             for name in names:
                 self._console.print(f"{label}: {name}{suffix}")
                 table[name](bench)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -51,13 +52,51 @@ class Cluster:
             self.process.stop()
 
 
-class Daemon:
+class Http:
+    """What speaks the API at an address, be it stackd or a peer."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.url = url
+        self._address = urlsplit(url)
+        self._key = key
+
+    def call(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
+        """One request."""
+        connection = http.client.HTTPConnection(self._address.hostname or "", self._address.port or 80, timeout=120)
+        try:
+            connection.request(method, path, body, {"X-API-KEY": self._key})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def json(self, method: str, path: str, body: str | None = None) -> Any:
+        """One request that must succeed."""
+        status, text = self.call(method, path, body)
+        if status >= 300:
+            raise RuntimeError(f"{method} {self.url}{path}: {status} {text.decode(errors='replace')[:300]}")
+        return orjson.loads(text)
+
+    def ids(self) -> list[str]:
+        """The ids of all stacks."""
+        return [stack["stack_id"] for stack in self.json("GET", "/stacks")["stacks"]]
+
+    def load(self, method: str, paths: Sequence[str], **plan: Any) -> Any:
+        """Let the loader do it; what came of it."""
+        return processes.ask("benchmarks.loader", self.plan(method, paths, **plan), LOADING)
+
+    def plan(self, method: str, paths: Sequence[str], **plan: Any) -> dict[str, Any]:
+        """A plan for the loader."""
+        return {"url": self.url, "key": self._key, "method": method, "paths": list(paths), **plan}
+
+
+class Daemon(Http):
     """stackd in a process of its own, with its file in a folder that goes with it."""
 
     def __init__(self, folder: Path, cluster: Cluster, settings: dict[str, str]) -> None:
         self._folder = folder
         self._port = free_port()
-        self.url = f"http://127.0.0.1:{self._port}"
+        super().__init__(f"http://127.0.0.1:{self._port}", KEY)
         self.lags = folder / "lags"
         self._environment = {
             "STACKD_AUTH__KEY": KEY,
@@ -94,27 +133,6 @@ class Daemon:
         self.process = self._start()
         return time.perf_counter() - began
 
-    def call(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
-        """One request."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=120)
-        try:
-            connection.request(method, path, body, {"X-API-KEY": KEY})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
-
-    def json(self, method: str, path: str, body: str | None = None) -> Any:
-        """One request that must succeed."""
-        status, text = self.call(method, path, body)
-        if status >= 300:
-            raise RuntimeError(f"{method} {path}: {status} {text.decode(errors='replace')[:300]}")
-        return orjson.loads(text)
-
-    def ids(self) -> list[str]:
-        """The ids of all stacks."""
-        return [stack["stack_id"] for stack in self.json("GET", "/stacks")["stacks"]]
-
     def fill(self, count: int) -> list[str]:
         """Have at least so many stacks, all of them running; their ids."""
         missing = count - self.json("GET", "/stats")["total_stacks"]
@@ -125,15 +143,7 @@ class Daemon:
 
     def settled(self) -> bool:
         """Whether all stacks run."""
-        return all(stack["status"] != "creating" for stack in self.json("GET", "/stacks")["stacks"])
-
-    def load(self, method: str, paths: Sequence[str], **plan: Any) -> Any:
-        """Let the loader do it; what came of it."""
-        return processes.ask("benchmarks.loader", self.plan(method, paths, **plan), LOADING)
-
-    def plan(self, method: str, paths: Sequence[str], **plan: Any) -> dict[str, Any]:
-        """A plan for the loader."""
-        return {"url": self.url, "key": KEY, "method": method, "paths": list(paths), **plan}
+        return not self.json("GET", "/stacks?status=creating")["stacks"]
 
     def batch_delete(self, ids: Sequence[str]) -> tuple[float, dict[str, Any]]:
         """Delete these in one job; the seconds until it is complete, and the job."""
@@ -214,15 +224,40 @@ def bare(status: bytes, everything: bytes) -> Iterator[Bare]:
         folder = Path(name)
         (folder / "status").write_bytes(status)
         (folder / "everything").write_bytes(everything)
-        port = free_port()
-        command = python("benchmarks.bare", str(port), str(folder / "status"), str(folder / "everything"))
-        process = Process("bare", command, folder, MEASURED)
-        try:
-            process.until(lambda: _answers(port), START_SECONDS)
-            yield Bare(process, f"http://127.0.0.1:{port}")
-        finally:
-            process.signal(signal.SIGKILL)
-            process.stop()
+        with _handler("bare", folder, folder / "status", folder / "everything") as (process, url):
+            yield Bare(process, url)
+
+
+class Committing(Bare):
+    """The handler that commits, in a process of its own."""
+
+    def load(self, count: int) -> Any:
+        """Let the loader ask it, one request at a time."""
+        plan = {"url": self.url, "key": KEY, "method": "POST", "paths": ["/stacks"], "body": BODY}
+        return processes.ask("benchmarks.loader", {**plan, "count": count, "connections": 1}, LOADING)
+
+
+@contextmanager
+def committing(body: bytes) -> Iterator[Committing]:
+    """The handler that commits before it answers with this body; its file is where those of the daemons are."""
+    with tempfile.TemporaryDirectory(prefix="stackd-bench-", dir=os.environ.get("BENCH_FOLDER")) as name:
+        folder = Path(name)
+        (folder / "body").write_bytes(body)
+        with _handler("commit", folder, folder / "body", folder / "commits.db") as (process, url):
+            yield Committing(process, url)
+
+
+@contextmanager
+def _handler(module: str, folder: Path, *files: Path) -> Iterator[tuple[Process, str]]:
+    """A floor's handler in a process of its own, and its address."""
+    port = free_port()
+    process = Process(module, python(f"benchmarks.{module}", str(port), *map(str, files)), folder, MEASURED)
+    try:
+        process.until(lambda: _answers(port), START_SECONDS)
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        process.signal(signal.SIGKILL)
+        process.stop()
 
 
 def free_port() -> int:

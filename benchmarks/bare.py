@@ -29,7 +29,8 @@ def application(status: bytes, everything: bytes) -> web.Application:
     return app
 
 
-async def _serve(port: int, app: web.Application) -> None:
+async def serve(port: int, app: web.Application) -> None:
+    """Serve for ever."""
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, backlog=1024).start()
@@ -40,7 +41,7 @@ def main(port: str, status: str, everything: str) -> None:
     """Serve until killed."""
     app = application(Path(status).read_bytes(), Path(everything).read_bytes())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(int(port), app))
+        runner.run(serve(int(port), app))
 
 
 if __name__ == "__main__":

@@ -91,6 +91,7 @@ class Results:
         self.distributions: dict[str, dict[str, list[float]]] = {}
         self.scale: dict[str, dict[int, float]] = {}
         self.costs: dict[str, list[float]] = {}
+        self.published: dict[str, tuple[list[float], str]] = {}
 
     def add(self, goal: Goal, measured: float, floor: float | None = None, *, of: str = "", note: str = "") -> None:
         """One run's value for a goal; ``of`` is the unit of the two sides."""
@@ -110,6 +111,10 @@ class Results:
         """Something worth knowing that has no bound: CPU per operation, for instance."""
         self.costs.setdefault(name, []).append(value)
 
+    def beside(self, name: str, value: float, published: str) -> None:
+        """One run's value beside what somebody else has published for the same work."""
+        self.published.setdefault(name, ([], published))[0].append(value)
+
     def as_json(self) -> dict[str, Any]:
         """Everything but the single latencies."""
         return {
@@ -117,6 +122,7 @@ class Results:
             "costs": {
                 name: {"median": statistics.median(values), "runs": values} for name, values in self.costs.items()
             },
+            "published": {name: {"runs": values, "published": said} for name, (values, said) in self.published.items()},
             "scale": {
                 line: {str(count): value for count, value in points.items()} for line, points in self.scale.items()
             },

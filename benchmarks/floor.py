@@ -12,14 +12,17 @@ import itertools
 import secrets
 import sys
 import time
+from dataclasses import asdict
 from typing import Any
 
 import aiohttp
 import orjson
 import uvloop
 
+from benchmarks.machine import Busy
 from benchmarks.orders import floor_manifests
-from stackd.kube.credentials import Access, ClusterTarget
+from stackd.kube.access import Access
+from stackd.kube.credentials import ClusterTarget
 
 INSTANCE = "bench-floor"
 PORTS = range(30000, 31000)
@@ -135,22 +138,22 @@ async def _create(raw: Raw, plan: dict[str, Any]) -> dict[str, Any]:
             names.append(await raw.create())
             latencies.append(time.perf_counter() - began)
 
-    async def turn() -> tuple[float, float]:
+    async def turn() -> tuple[float, float, Busy]:
         await asyncio.gather(*(some() for _ in range(plan["concurrency"])))
-        spent = time.perf_counter() - start, time.process_time() - cpu
+        seconds, busy = time.perf_counter() - start, Busy.now() - before
         async with asyncio.timeout(SETTLE_SECONDS):
             await raw.settled()
-        return spent
+        return seconds, time.process_time() - cpu, busy
 
-    cpu, start = time.process_time(), time.perf_counter()
+    cpu, before, start = time.process_time(), Busy.now(), time.perf_counter()
     creating = asyncio.create_task(turn())
     both: set[asyncio.Future[Any]] = {creating, watching}
     await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     if watching.done():
         raise RuntimeError("the watch has ended") from watching.exception()
-    seconds, cpu = await creating
+    seconds, cpu, busy = await creating
     watching.cancel()
-    return {"seconds": seconds, "cpu": cpu, "latencies": latencies, "names": names}
+    return {"seconds": seconds, "cpu": cpu, "machine": asdict(busy), "latencies": latencies, "names": names}
 
 
 async def _delete(raw: Raw, plan: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 A plan: ``url``, ``key``, ``method``, ``paths`` (taken in turn), ``body``, ``connections``, and how long: ``count``
 requests, or ``seconds``; with ``rate`` requests begin at fixed times, whatever becomes of those before, and their
-latency counts from the time at which they should have begun.
+latency counts from the time at which they should have begun. With ``cpu_of``, a process id, the CPU seconds that this process
+has used between the first request and the last answer are told, too.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import itertools
 import sys
 import time
 from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import orjson
 import uvloop
 
 from benchmarks.http1 import HttpConnection, request
+from benchmarks.machine import Busy
 
 
 class Load:
@@ -37,16 +41,20 @@ class Load:
     async def run(self) -> dict[str, Any]:
         """Do it; the answer."""
         connections = [await HttpConnection.open(self._plan["url"]) for _ in range(self._plan["connections"])]
-        began = time.perf_counter()
+        pid = self._plan.get("cpu_of")
+        used, began, busy = _cpu_seconds(pid), time.perf_counter(), Busy.now()
         if rate := self._plan.get("rate"):
             await self._paced(connections, rate)
         else:
             await asyncio.gather(*(self._closed_loop(connection) for connection in connections))
-        seconds = time.perf_counter() - began
+        seconds, busy = time.perf_counter() - began, Busy.now() - busy
+        used = _cpu_seconds(pid) - used
         for connection in connections:
             connection.close()
         return {
             "seconds": seconds,
+            "cpu": used,
+            "machine": asdict(busy),
             "latencies": self._latencies,
             "statuses": {str(status): count for status, count in self._statuses.items()},
             "bodies": self._bodies,
@@ -80,6 +88,13 @@ class Load:
         self._statuses[status] += 1
         if self._plan.get("keep"):
             self._bodies.append(body.decode(errors="replace"))
+
+
+def _cpu_seconds(pid: int | None) -> float:
+    """What all threads of a process have used so far, to the nanosecond; 0 for none."""
+    if pid is None:
+        return 0.0
+    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
 
 
 def main() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+import yaml
 
 from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, service_manifest
 from stackd.model import PortMapping, Stack, StackStatus, TargetPort
 from stackd.podspec import Policy, harden, sanitize
 from stackd.web.openapi.examples import POD_SPEC
 
+POD: dict[str, Any] = yaml.safe_load(POD_SPEC)
 BODY = orjson.dumps({"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": POD_SPEC}).decode()
 NODE_SELECTOR = {"role": "stack"}
 

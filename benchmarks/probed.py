@@ -11,7 +11,7 @@ import signal
 from pathlib import Path
 
 from stackd import daemon, logs
-from stackd.cli.serve import run
+from stackd.cli.process import run
 from stackd.config import load
 
 EVERY_SECONDS = 0.002

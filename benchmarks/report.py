@@ -16,6 +16,8 @@ def show(results: Results, console: Console) -> None:
         console.print(_figures(results))
     if results.costs:
         console.print(_costs(results))
+    if results.published:
+        console.print(_published(results))
     if results.scale:
         console.print(_scale(results))
 
@@ -49,6 +51,16 @@ def _costs(results: Results) -> Table:
         table.add_column(name, justify="right" if name else "left")
     for name, values in results.costs.items():
         table.add_row(name, *(number(value) for value in (min(values), statistics.median(values), max(values))))
+    return table
+
+
+def _published(results: Results) -> Table:
+    table = Table(title="beside what agent-sandbox 1.0 publishes", title_justify="left", pad_edge=False)
+    for name in ("", "min", "median", "max", "agent-sandbox 1.0"):
+        table.add_column(name, justify="right" if name else "left")
+    for name, (values, said) in results.published.items():
+        spread = (min(values), statistics.median(values), max(values))
+        table.add_row(name, *(f"{number(value)} ms" for value in spread), said)
     return table
 
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,69 +19,85 @@ from typing import Any
 
 from stackd import __version__
 from stackd.clock import Clock, SystemClock
-from stackd.config import Config, Loaded, require_cluster
-from stackd.embedded import EmbeddedCluster, EmbeddedOptions
+from stackd.config import Config, LoadedConfig, require_cluster
+from stackd.errors import ClusterError, ClusterSilent, ClusterUnavailable, NotOwner, StoreUnavailable
 from stackd.jobs.queue import BatchQueue
 from stackd.jobs.schedule import EXPIRE_SECONDS, PURGE_SECONDS, QUOTAS_SECONDS, Entry, Schedule
-from stackd.kube.client import Cluster, ClusterTarget
+from stackd.kube.access import Renewal
+from stackd.kube.client import Cluster
+from stackd.kube.credentials import ClusterTarget
+from stackd.kube.guards import Fence, watch_over
+from stackd.kube.lease import Leases
 from stackd.kube.mirror import Mirror
-from stackd.lifecycle import crashpoints, evidence, retire
+from stackd.lifecycle import assign, crashpoints, delete, diagnostics, repair
 from stackd.lifecycle.brake import Brake
-from stackd.lifecycle.bring_up import bring_up
-from stackd.lifecycle.expire import Expiries, expire
+from stackd.lifecycle.bring_up import bring_up, follow_identity, require_own_stacks
+from stackd.lifecycle.capacity import refresh_quotas
+from stackd.lifecycle.context import Context, Settings
+from stackd.lifecycle.idempotency import Replays, purge
+from stackd.lifecycle.lease_rules import LeaseTiming
 from stackd.lifecycle.observe import Observer
-from stackd.lifecycle.purge import purge
-from stackd.lifecycle.quotas import refresh_quotas
-from stackd.lifecycle.rebuild import Rebuilt
+from stackd.lifecycle.ownership import Ownership
+from stackd.lifecycle.prepull import REFRESH_SECONDS, PrePulls
+from stackd.lifecycle.rebuild import Rebuilt, renew_rows
 from stackd.lifecycle.rebuild import rebuild as recover
 from stackd.lifecycle.reconcile import Reconciler
-from stackd.lifecycle.replay import Replays
-from stackd.lifecycle.retire import Retirement
-from stackd.lifecycle.room import Room, Settings
+from stackd.lifecycle.refill import Refill
+from stackd.lifecycle.services import ask_node_ports
+from stackd.lifecycle.template_history import SAMPLE_SECONDS, TemplateHistory
+from stackd.lifecycle.ttl import Expiries, expire, tell_given
+from stackd.lifecycle.wall_clock import WallClock
 from stackd.metrics import Metrics
 from stackd.notify import Notifier
 from stackd.podspec import prepare as prepare_podspec
 from stackd.store import Store
 from stackd.tasks import Tasks
-from stackd.upkeep import lag, memory, watchdog
-from stackd.upkeep.certificate import Certificate
-from stackd.upkeep.keyfile import KeyFile
-from stackd.upkeep.outside import Outside
-from stackd.upkeep.reload import Reloader, apply_keys
-from stackd.upkeep.report import report
-from stackd.web.answers import Answers
+from stackd.templates import TemplateSet, read_templates
+from stackd.upkeep import health
+from stackd.upkeep.reload import HandOver, KeyFile, Reloader
+from stackd.upkeep.systemd import ProcessContext
+from stackd.upkeep.tls import Certificate
 from stackd.web.api import Api
 from stackd.web.auth import Keys
-from stackd.web.hub import Hub
+from stackd.web.bodies import BodyCache
+from stackd.web.change_feed import ChangeFeed
 from stackd.web.limits import Limits
-from stackd.web.serving import IDLE_SECONDS, Door, prepare
+from stackd.web.serving import IDLE_SECONDS, HttpListener, prepare
+from stackd.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 
-EMBEDDED = "embedded"
 HURRIED_EXIT = 1
-DOOR_SECONDS = 5.0
-"""How long connections may queue at a handed-over socket while the cluster is being looked at."""
+PATIENCE_SECONDS = 5.0
+"""How long a start waits for the cluster before it is over without it: connections may queue so long at a handed-over
+socket, and so long takes the service manager's start."""
+
+TELL_SECONDS = 2.0
+"""So long a stop takes at the most to have pods tell that they were given away."""
 
 STOP_EXTRA_SECONDS = 15.0
+
+COMPLETE_SECONDS = 0.5
+"""Between two tries to take over what a new or restored file lacks."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Daemon:
     """A daemon at work."""
 
-    room: Room
+    context: Context
     api: Api
     observer: Observer
     schedule: Schedule
+    prepulls: PrePulls
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     port: int = 0
 
 
 async def serve(
-    loaded: Loaded,
+    loaded: LoadedConfig,
     *,
-    again: Callable[[], Loaded] | None = None,
+    again: Callable[[], LoadedConfig] | None = None,
     on_listening: Callable[[Daemon], None] | None = None,
 ) -> None:
     """Run until SIGTERM or SIGINT; a second one ends the process at once. SIGHUP takes over what ``again`` reads.
@@ -89,12 +106,12 @@ async def serve(
     """
     stop = asyncio.Event()
     _handle_signals(stop)
-    async with running(loaded, outside=Outside.of_process(os.environ, again)) as daemon:
+    async with running(loaded, process=ProcessContext.of_process(os.environ, again)) as daemon:
         if on_listening is not None:
             on_listening(daemon)
-        settling = asyncio.create_task(memory.settle(daemon.ready), name="memory")
+        settling = asyncio.create_task(health.settle_memory(daemon.ready), name="memory")
         try:
-            await _until(stop, daemon.room.tasks)
+            await _until(stop, daemon.context.tasks)
         finally:
             settling.cancel()
         log.info("stopping")
@@ -102,193 +119,301 @@ async def serve(
 
 @asynccontextmanager
 async def running(
-    loaded: Loaded, *, clock: Clock | None = None, outside: Outside | None = None
+    loaded: LoadedConfig, *, clock: Clock | None = None, process: ProcessContext | None = None
 ) -> AsyncIterator[Daemon]:
     """A daemon that listens; stopped in order on leaving."""
-    config, outside = loaded.config, outside or Outside()
+    config, process = loaded.config, process or ProcessContext()
     require_cluster(config)
-    outside.notifier.status("opening the file")
+    templates = await asyncio.to_thread(read_templates, config)
+    process.notifier.status("opening the file")
     for warning in loaded.warnings:
         log.warning("%s", warning)
     crashpoints.arm(os.environ)
     async with AsyncExitStack() as stack:
-        daemon = await _open(stack, config, clock or SystemClock())
-        await _start(stack, daemon, outside)
+        daemon = await _open(stack, config, templates, clock or SystemClock())
+        await _start(stack, daemon, process)
         yield daemon
 
 
-async def _open(stack: AsyncExitStack, config: Config, clock: Clock) -> Daemon:
-    store = await _store(stack, config, clock)
-    url = await _embedded(stack, config) if config.cluster.mode == EMBEDDED else ""
-    metrics = Metrics()
-    cluster = await Cluster.connect(_target(config, url), observer=metrics.asked)
+async def _open(stack: AsyncExitStack, config: Config, templates: TemplateSet, clock: Clock) -> Daemon:
+    wall_clock = WallClock(clock)
+    store = await _store(stack, config, wall_clock)
+    metrics, fence = Metrics(), Fence()
+    cluster = await Cluster.connect(ClusterTarget.of(config), observer=metrics.asked, fence=fence)
     stack.push_async_callback(cluster.close)
+    timing = LeaseTiming(duration=config.cluster.lease_duration)
+    ownership = Ownership(Leases(cluster, clock), fence, store, host=socket.gethostname(), timing=timing, clock=clock)
     tasks = Tasks()
     stack.push_async_callback(tasks.stop)
-    room = Room(
+    context = Context(
         store=store,
         cluster=cluster,
-        mirror=Mirror(cluster),
+        ownership=ownership,
+        mirror=Mirror(cluster, clock=clock),
         clock=clock,
-        settings=Settings(config),
+        wall_clock=wall_clock,
+        settings=Settings(config, templates),
         tasks=tasks,
         brake=Brake(clock),
-        retirement=Retirement(),
+        removals=WorkQueue(clock.monotonic, delete.RETRIES),
+        repairs=WorkQueue(clock.monotonic, repair.RETRIES),
+        given=WorkQueue(clock.monotonic, repair.RETRIES),
+        diagnostics=WorkQueue(clock.monotonic, diagnostics.RETRIES),
+        being_deleted=set(store.begun),
+        renewed=not (store.incomplete and len(store.stacks)),
         metrics=metrics,
     )
-    return _wire(room)
+    return _wire(context)
 
 
 async def _store(stack: AsyncExitStack, config: Config, clock: Clock) -> Store:
     ports = (config.stacks.node_port_min, config.stacks.node_port_max)
     store = await Store.open(Path(config.state.path), clock=clock, node_ports=ports)
     stack.push_async_callback(store.close)
+    require_own_stacks(store.identity, len(store.stacks), config)
+    await store.begin(config.stacks.namespace, config.cluster.instance)
     return store
 
 
-def _wire(room: Room) -> Daemon:
-    observer, expiries = Observer(room), Expiries()
-    reconciler = Reconciler(room, observer)
-    keys = Keys(room.clock)
+def _wire(context: Context) -> Daemon:
+    observer, expiries = Observer(context), Expiries(context.clock)
+    reconciler = Reconciler(context, observer)
+    prepulls, history = PrePulls(context), TemplateHistory(context)
+    keys = Keys(context.clock)
     api = Api(
-        room=room,
+        context=context,
         keys=keys,
-        limits=Limits(room.clock, room.config),
-        answers=Answers(room),
-        batch=BatchQueue(room),
-        replays=Replays(room),
+        limits=Limits(context.clock, context.config),
+        bodies=BodyCache(context),
+        batch=BatchQueue(context),
+        replays=Replays(context),
         reconciler=reconciler,
-        hub=Hub(room),
+        feed=ChangeFeed(context),
+        prepulls=prepulls,
+        history=history,
     )
-    apply_keys(keys, room.config)
-    room.store.jobs.subscribe(api.hub.job_changed)
-    for owner in (room, api.hub, api.answers, observer, room.metrics):
-        room.store.stacks.subscribe(owner.row_changed)
-    room.store.stacks.subscribe(expiries.follow)
-    for stack in room.store.stacks.ordered():
+    keys.replace(context.config)
+    context.store.jobs.subscribe(api.feed.job_changed)
+    context.pools.load(context.store.stacks.ordered())
+    for owner in (context, observer, context.pools, history):
+        context.store.stacks.subscribe(owner.row_changed)
+    for seen_by_clients in (api.feed, api.bodies, context.metrics):
+        context.store.assigned.subscribe(seen_by_clients.row_changed)
+    context.store.assigned.subscribe(expiries.follow)
+    for stack in context.store.assigned.ordered():
         expiries.follow(None, stack)
-    room.mirror.subscribe(observer.cluster_changed)
-    room.cluster.connection.refused = observer.doubt
+    context.mirror.subscribe(observer.cluster_changed)
+    context.cluster.connection.on_doubt = context.doubt
+    context.cluster.connection.on_date = context.wall_clock.told
+    context.mirror.failed = context.contact_tried.set
+    context.ownership.confirmed = context.confirmed_cluster
+    context.ownership.troubled = context.contact_tried.set
+    contact = context.cluster.connection.contact
+    contact.on_lost = lambda: context.mirror.lose(ClusterSilent(contact.sentence()))
+    contact.on_back = context.hurry
     entries = [
-        Entry(name="expire", every=EXPIRE_SECONDS, verb=lambda: expire(room, expiries)),
-        Entry(name="reconcile", every=room.config.reconcile.interval, verb=reconciler.reconcile),
-        Entry(name="purge", every=PURGE_SECONDS, verb=lambda: purge(room)),
-        Entry(name="quotas", every=QUOTAS_SECONDS, verb=lambda: refresh_quotas(room)),
+        Entry(name="expire", every=EXPIRE_SECONDS, verb=lambda: expire(context, expiries)),
+        Entry(name="reconcile", every=context.config.reconcile.interval, verb=reconciler.reconcile),
+        Entry(name="purge", every=PURGE_SECONDS, verb=lambda: purge(context)),
+        Entry(name="quotas", every=QUOTAS_SECONDS, verb=lambda: refresh_quotas(context)),
+        Entry(name="prepull", every=REFRESH_SECONDS, verb=prepulls.refresh),
+        Entry(name="history", every=SAMPLE_SECONDS, verb=history.sample),
     ]
-    return Daemon(room=room, api=api, observer=observer, schedule=Schedule(entries, room.tasks))
+    schedule = Schedule(entries, context.tasks)
+    return Daemon(context=context, api=api, observer=observer, schedule=schedule, prepulls=prepulls)
 
 
-async def _start(stack: AsyncExitStack, daemon: Daemon, outside: Outside) -> None:
-    room, config = daemon.room, daemon.room.config
+async def _start(stack: AsyncExitStack, daemon: Daemon, process: ProcessContext) -> None:
+    context, config = daemon.context, daemon.context.config
+    began = context.clock.monotonic()
     certificate = Certificate.of(config)
-    sockets, lasting = outside.sockets(config)
-    door = await prepare(daemon.api, sockets, lasting=lasting)
-    daemon.port = door.port
-    stack.push_async_callback(_drain, daemon, door, outside.notifier)
-    room.tasks.serve("store", _watch_store(room.store))
-    room.tasks.serve("cluster", _follow_cluster(daemon))
-    room.tasks.errand("prepare", asyncio.to_thread(prepare_podspec))
-    if outside.inherited:
-        await _first_look(daemon)
-    await door.open(certificate.context if certificate else None)
-    log.info("stackd %s: listening on %s, %d stacks", __version__, door.address, len(room.store.stacks))
-    room.tasks.serve("batch-delete", daemon.api.batch.run())
-    daemon.schedule.start()
+    sockets, lasting = process.sockets(config)
+    listener = await prepare(daemon.api, sockets, lasting=lasting)
+    daemon.port = listener.port
+    stack.push_async_callback(_drain, daemon, listener, process.notifier)
+    context.tasks.supervise("store", _watch_store(context.store))
+    context.tasks.supervise("cluster", _follow_cluster(daemon))
+    context.tasks.background("prepare", asyncio.to_thread(prepare_podspec))
+    if process.inherited:
+        await _wait_for_cluster(daemon)
+    await listener.open((lambda: certificate.context) if certificate else None)
+    log.info("stackd %s: listening on %s, %d stacks", __version__, listener.address, len(context.store.assigned))
     stack.callback(daemon.schedule.stop)
-    room.tasks.serve("clock", daemon.schedule.follow_clock())
-    _look_after(daemon, outside, certificate)
+    patience = max(0.0, PATIENCE_SECONDS - (context.clock.monotonic() - began))
+    context.tasks.supervise("report", health.report(context, daemon.ready, process.notifier, patience))
+    _look_after(daemon, process, certificate)
 
 
-async def _first_look(daemon: Daemon) -> None:
+async def _wait_for_cluster(daemon: Daemon) -> None:
     """Wait for the cluster a moment: what connects meanwhile queues at the handed-over socket, and is served then."""
-    ready = asyncio.create_task(daemon.ready.wait(), name="first look")
-    either: list[asyncio.Future[Any]] = [ready, daemon.room.tasks.failure]
-    try:
-        await asyncio.wait(either, timeout=DOOR_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        ready.cancel()
+    events = (daemon.ready, daemon.context.ownership.stands_by)
+    await _set_or_failed(*events, tasks=daemon.context.tasks, timeout=PATIENCE_SECONDS)
 
 
-def _look_after(daemon: Daemon, outside: Outside, certificate: Certificate | None) -> None:
+def _look_after(daemon: Daemon, process: ProcessContext, certificate: Certificate | None) -> None:
     """Start what tells the service manager, reloads and measures."""
-    room, notifier = daemon.room, outside.notifier
-    room.tasks.serve("report", report(room, daemon.ready, notifier))
+    context, notifier = daemon.context, process.notifier
     if notifier.watchdog:
-        room.tasks.serve("watchdog", watchdog.feed(room, notifier))
-    room.tasks.serve("lag", lag.sample(room.metrics.loop_lag))
+        context.tasks.supervise("watchdog", health.feed(context, notifier))
+    context.tasks.supervise("lag", health.sample_lag(context.metrics.loop_lag))
+    context.tasks.supervise(
+        "credentials", Renewal(context.cluster.connection.access, context.cluster.answer, context.clock).run()
+    )
     if certificate is not None:
-        room.tasks.serve("certificate", certificate.follow())
-    if outside.again is not None:
-        room.tasks.serve("key-file", KeyFile(room, daemon.api.keys, outside.again).follow())
+        context.tasks.supervise("certificate", certificate.follow())
+    if process.again is not None:
+        context.tasks.supervise("key-file", KeyFile(context, daemon.api.keys, process.again).follow())
         reloader = Reloader(
-            room=room,
+            context=context,
             keys=daemon.api.keys,
             limits=daemon.api.limits,
             schedule=daemon.schedule,
             observer=daemon.observer,
             notifier=notifier,
-            again=outside.again,
+            ready=daemon.ready,
+            again=process.again,
+            hand_over=HandOver(process.handed_over),
             certificate=certificate,
         )
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.wanted.set)
-        room.tasks.serve("reload", reloader.run())
+        context.tasks.supervise("reload", reloader.run())
 
 
 async def _follow_cluster(daemon: Daemon) -> None:
-    """Reach the cluster, bring rows and cluster together once, and follow it from then on."""
-    room = daemon.room
-    policies = room.config.stacks.require_ingress_network_policy and room.config.cluster.mode != EMBEDDED
-    await bring_up(room, check_policies=policies)
+    """Reach the cluster, become the owner of its stacks, bring rows and cluster together once, and follow it from then on."""
+    context, ownership = daemon.context, daemon.context.ownership
+    policies = context.config.stacks.require_ingress_network_policy
+    await bring_up(context, check_policies=policies)
     async with asyncio.TaskGroup() as group:
-        group.create_task(room.mirror.run(), name="mirror")
-        await room.mirror.wait_synced()
-        group.create_task(daemon.observer.run(), name="observe")
-        group.create_task(retire.work(room), name="retire")
-        group.create_task(evidence.work(room), name="evidence")
-        daemon.observer.look_at_all()
+        identity = follow_identity(context, check_policies=policies, known=daemon.observer.mark_all_dirty)
+        group.create_task(identity, name="identity")
+        group.create_task(watch_over(context.cluster.connection.contact, context.cluster.probe), name="contact")
+        context.tasks.supervise("ownership", _own(context))
+        context.tasks.supervise("takeover", _step_back(ownership))
+        foreign = context.brake.wrong_cluster is not None
+        if not foreign:
+            await ownership.owned.wait()
+        group.create_task(context.mirror.run(), name="mirror")
+        await context.mirror.wait_synced()
+        if foreign:  # nothing can be done there, and readiness says so
+            context.contact_tried.set()
+            daemon.ready.set()
+            await ownership.owned.wait()
+            await context.mirror.relist()
+        context.renewed = not (context.store.incomplete and len(context.store.stacks))
+        await ask_node_ports(context)
+        _begin_work(daemon)
+        await _renew_rows(context)
+        if not context.store.incomplete:
+            context.contact_tried.set()
+        _work_queues(daemon, group)
         await daemon.schedule.now("reconcile")
+        while context.store.incomplete and context.brake.wrong_cluster is None:
+            context.contact_tried.set()  # whoever waits is told what for
+            await asyncio.sleep(COMPLETE_SECONDS)
+            await daemon.schedule.now("reconcile")
+        context.contact_tried.set()
         daemon.ready.set()
-        log.info("ready: %d stacks, %d nodes", len(room.store.stacks), len(room.mirror.nodes))
+        group.create_task(daemon.prepulls.run(), name="prepull")
+        group.create_task(Refill(context).run(), name="refill")
+        log.info("ready: %d stacks, %d nodes", len(context.store.assigned), len(context.mirror.nodes))
+
+
+def _work_queues(daemon: Daemon, group: asyncio.TaskGroup) -> None:
+    """Work on what is queued, and look at every stack once."""
+    context = daemon.context
+    group.create_task(daemon.observer.run(), name="observe")
+    group.create_task(delete.work(context), name="delete")
+    group.create_task(repair.work(context), name="repair")
+    group.create_task(assign.tell(context), name="tell")
+    group.create_task(diagnostics.work(context), name="diagnostics")
+    daemon.observer.mark_all_dirty()
+
+
+async def _own(context: Context) -> None:
+    """Stand by, own the stacks, and end the process when that is over. On the wrong cluster there is nothing to own."""
+    while context.brake.wrong_cluster is not None:  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(COMPLETE_SECONDS)
+    await context.ownership.serve()
+
+
+async def _step_back(ownership: Ownership) -> None:
+    """End the process when another stackd asks for the stacks; they are handed over when what is under way is done.
+
+    The service manager starts it again, and then it stands by.
+    """
+    await ownership.asked_for.wait()
+    raise NotOwner(f"{ownership.asker} takes over; this stackd stands by when it starts again")
+
+
+def _begin_work(daemon: Daemon) -> None:
+    """Start what only an owner does at intervals, and what is left of batch jobs."""
+    daemon.context.tasks.supervise("batch-delete", daemon.api.batch.run())
+    daemon.schedule.start()
+    daemon.context.tasks.supervise("clock", daemon.schedule.follow_clock())
+
+
+async def _renew_rows(context: Context) -> None:
+    """Before anything is done to the stacks of a restored file, take over what has become of them since then."""
+    while not context.renewed:
+        try:
+            await renew_rows(context)
+        except (ClusterError, ClusterUnavailable, StoreUnavailable) as error:
+            log.warning("rows cannot be compared with the cluster now: %s", error)
+            context.contact_tried.set()
+            await asyncio.sleep(COMPLETE_SECONDS)
+        else:
+            context.renewed = True
 
 
 async def _watch_store(store: Store) -> None:
     await asyncio.shield(store.failed)
 
 
-async def _drain(daemon: Daemon, door: Door, notifier: Notifier) -> None:
+async def _drain(daemon: Daemon, listener: HttpListener, notifier: Notifier) -> None:
     """Finish what is in flight within the time allowed; the rest is undone now or at the next start.
 
     Where the sockets outlive the process, whoever was let in is still served, and who comes later waits for the next one.
     """
-    room = daemon.room
-    timeout = room.config.server.shutdown_timeout
-    started = room.clock.monotonic()
+    context = daemon.context
+    timeout = context.config.server.shutdown_timeout
+    started = context.clock.monotonic()
     notifier.stopping("finishing what is under way")
     notifier.extend(timeout + STOP_EXTRA_SECONDS)
-    await door.stop_accepting()
+    await listener.stop_accepting()
     daemon.api.draining = True
-    daemon.api.hub.close()
-    room.rows.give_up()
-    if door.lasting:
-        await door.last_requests(min(IDLE_SECONDS, timeout))
-    room.closing = True
-    await door.runner.cleanup()
-    for abandon in list(room.creating.values()):
+    daemon.api.feed.close()
+    context.rows.give_up()
+    if listener.lasting:
+        await listener.last_requests(min(IDLE_SECONDS, timeout))
+    context.closing = True
+    context.contact_tried.set()
+    await listener.runner.cleanup()
+    for abandon in list(context.creating.values()):
         abandon.set()
-    late = await room.tasks.finish(max(1.0, timeout - (room.clock.monotonic() - started)))
+    late = await context.tasks.finish(max(0.0, timeout - (context.clock.monotonic() - started)))
     if late:
-        log.warning("%d operations were not done in time; they go on at the next start", late)
+        log.warning("%d operations did not end in time; they go on at the next start", late)
+    await tell_given(context, TELL_SECONDS)
+    if context.ownership.asked_for.is_set():
+        await context.ownership.release()
 
 
 async def _until(stop: asyncio.Event, tasks: Tasks) -> None:
-    waiting = asyncio.create_task(stop.wait(), name="signal")
-    either: list[asyncio.Future[Any]] = [waiting, tasks.failure]
-    try:
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        waiting.cancel()
+    await _set_or_failed(stop, tasks=tasks)
     if tasks.failure.done() and not stop.is_set():
         tasks.failure.result()
+
+
+async def _set_or_failed(*events: asyncio.Event, tasks: Tasks, timeout: float | None = None) -> None:
+    """Return when one of the events is set, or a service has failed, or after ``timeout`` seconds."""
+    waiting = [asyncio.create_task(event.wait(), name="event") for event in events]
+    either: list[asyncio.Future[Any]] = [*waiting, tasks.failure]
+    try:
+        await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 def _handle_signals(stop: asyncio.Event) -> None:
@@ -305,32 +430,11 @@ def _handle_signals(stop: asyncio.Event) -> None:
         loop.add_signal_handler(number, received, number.name)
 
 
-async def _embedded(stack: AsyncExitStack, config: Config) -> str:
-    state = Path(config.state.path)
-    options = EmbeddedOptions(state_path=state.with_name(state.name + ".cluster"))
-    cluster = await stack.enter_async_context(EmbeddedCluster(options))
-    log.warning("the embedded cluster answers at %s; stacks on it are make-believe", cluster.url)
-    return cluster.url
-
-
-def _target(config: Config, url: str) -> ClusterTarget:
-    cluster = config.cluster
-    return ClusterTarget(
-        mode=cluster.mode,
-        kubeconfig=cluster.kubeconfig,
-        context=cluster.context,
-        url=url,
-        instance=cluster.instance,
-        namespace=config.stacks.namespace,
-    )
-
-
-async def rebuild(loaded: Loaded) -> Rebuilt:
+async def rebuild(loaded: LoadedConfig) -> Rebuilt:
     """Recover the rows from the cluster into an empty file. Raises StoreError, ClusterUnavailable, ConfigError."""
     config = loaded.config
     async with AsyncExitStack() as stack:
         store = await _store(stack, config, SystemClock())
-        url = await _embedded(stack, config) if config.cluster.mode == EMBEDDED else ""
-        cluster = await Cluster.connect(_target(config, url))
+        cluster = await Cluster.connect(ClusterTarget.of(config))
         stack.push_async_callback(cluster.close)
         return await recover(store, cluster)

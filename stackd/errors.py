@@ -3,7 +3,7 @@
 StackdError
 ├── ConfigError                     the daemon cannot start as configured
 ├── InvalidRequest                  400  the body, a parameter or a pod spec is wrong
-│   ├── InvalidPodSpec              400  with the reasons, each with its path
+│   ├── InvalidPodSpec              400  with the reasons, each with its path and line
 │   └── LimitRangeViolation         400  the namespace's LimitRange refuses the pod
 ├── Unauthenticated                 401
 ├── PermissionDenied                403  the key's scope does not allow it
@@ -14,6 +14,8 @@ StackdError
 │   └── LabelLimitReached                as many stacks as allowed have this label's value; names one
 ├── IdempotencyKeyReused            422
 ├── RequestTooLarge                 413
+├── UnsupportedCoding               415  the body is packed
+├── ExpectationFailed               417  an Expect other than 100-continue
 ├── TooManyRequests                 429  with retry_after
 └── Unavailable                     503  with retry_after
     ├── NoNodePort                       every node port of the range is held
@@ -21,11 +23,15 @@ StackdError
     ├── QuotaExceeded                    the namespace's ResourceQuota refuses
     ├── Held                             a brake is on (invariant 8)
     ├── ShuttingDown
+    ├── NotOwner                         another stackd may own the stacks now: nothing is changed
     ├── StoreUnavailable                 the file cannot be written now
     └── ClusterUnavailable               Kubernetes is unreachable, overloaded, or refuses stackd itself
         ├── ClusterUnreachable           no connection could be made: the request was not sent
-        ├── ClusterRefused               stackd's credentials are not accepted, or lack a right
+        ├── ClusterRefused               stackd's credentials or the cluster's certificate are not accepted, or a right lacks
+        ├── ClusterTimeout               no answer came in the time that one try had
+        ├── StillThere                   what was deleted is not gone: something in the cluster holds it
         ├── ClusterSilent                nothing has come over an open watch for long
+        ├── UnexpectedAnswer             what answered is not Kubernetes, or its answer was cut short
         └── ClusterOverloaded            it said itself when to come back
 StoreError                          (a StackdError) the file is unusable: corrupt, newer, locked by another process
 ClusterError                        (a StackdError) answers that the caller handles: they never reach a client as they are
@@ -33,14 +39,56 @@ ClusterError                        (a StackdError) answers that the caller hand
 ├── ObjectExists
 ├── PreconditionFailed              the object is another one by now (uid)
 ├── VersionExpired                  the resourceVersion or the page's token is too old: list again
-└── NodePortTaken                   with the port
+├── NodePortTaken                   with the port
+└── NodePortOutOfRange              with the port, and the range that the cluster has
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """One thing that is wrong with a request.
+
+    ``path`` is the field in question, empty where it is none; ``line`` is where it stands in the pod spec's text, if known.
+    """
+
+    path: str
+    text: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.text}" if self.path else self.text
+
 
 class StackdError(Exception):
-    """The root; ``str()`` of each is a sentence that may be shown to a client."""
+    """The root; ``sentence`` may be shown to any client.
+
+    ``detail`` is what a library, a socket or the cluster's scheduler said: for whoever runs stackd. ``str()`` has both.
+    """
+
+    detail = ""
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong, in stackd's own words."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return f"{self.sentence}: {self.detail}" if self.detail else self.sentence
+
+
+def told(error: StackdError) -> str:
+    """What a client is told of an error that is the reason for another one: nothing of a ClusterError, which quotes."""
+    return "the cluster refuses it" if isinstance(error, ClusterError) else error.sentence
+
+
+def detail_of(error: StackdError) -> str:
+    """What goes into the detail of an error for which this one is the reason."""
+    return str(error) if isinstance(error, ClusterError) else error.detail
 
 
 class ConfigError(StackdError):
@@ -52,15 +100,18 @@ class ConfigError(StackdError):
 
 
 class InvalidRequest(StackdError):
-    """The request itself is wrong, and will be wrong again if repeated."""
+    """The request itself is wrong, and will be wrong again if repeated; ``reasons`` holds what is known by field."""
+
+    def __init__(self, message: str, reasons: Sequence[Reason] = ()) -> None:
+        super().__init__(message)
+        self.reasons = tuple(reasons)
 
 
 class InvalidPodSpec(InvalidRequest):
-    """The pod spec is not acceptable; ``reasons`` holds all of them, each beginning with its path."""
+    """The pod spec is not acceptable; ``reasons`` holds all of them, in the order in which they were found."""
 
-    def __init__(self, reasons: list[str]) -> None:
-        super().__init__("invalid pod spec: " + "; ".join(reasons))
-        self.reasons = reasons
+    def __init__(self, reasons: Sequence[Reason]) -> None:
+        super().__init__("invalid pod spec: " + "; ".join(map(str, reasons)), reasons)
 
 
 class LimitRangeViolation(InvalidRequest):
@@ -115,6 +166,14 @@ class RequestTooLarge(StackdError):
     """The body is larger than ``server.max_body``."""
 
 
+class UnsupportedCoding(StackdError):
+    """The body has a Content-Encoding."""
+
+
+class ExpectationFailed(StackdError):
+    """The request expects what is not known."""
+
+
 class TooManyRequests(StackdError):
     """A limit per key is reached."""
 
@@ -128,9 +187,10 @@ class Unavailable(StackdError):
 
     default_retry_after = 5
 
-    def __init__(self, message: str, retry_after: int | None = None) -> None:
+    def __init__(self, message: str, retry_after: int | None = None, *, detail: str = "") -> None:
         super().__init__(message)
         self.retry_after = retry_after or self.default_retry_after
+        self.detail = detail
 
 
 class NoNodePort(Unavailable):
@@ -161,6 +221,10 @@ class ShuttingDown(Unavailable):
     """The daemon is stopping."""
 
 
+class NotOwner(Unavailable):
+    """This stackd does not own the stacks, or does not know that it still does: it changes nothing."""
+
+
 class StoreUnavailable(Unavailable):
     """The file cannot be written now (disk full, read-only, locked)."""
 
@@ -173,12 +237,32 @@ class ClusterUnreachable(ClusterUnavailable):
     """No connection to Kubernetes could be made: the request was not sent."""
 
 
+class ClusterTimeout(ClusterUnavailable):
+    """No answer came in the time that one try had; the request may have been done."""
+
+
+class StillThere(ClusterUnavailable):
+    """An object that was deleted is not gone: a finalizer holds it, or its node has not said that its containers ended."""
+
+
 class ClusterSilent(ClusterUnavailable):
     """Nothing has come over an open watch for long: it may be dead, or there is nothing to tell."""
 
 
+class UnexpectedAnswer(ClusterUnavailable):
+    """An answer that Kubernetes does not give to what was asked: it is nobody's word, for success or for failure.
+
+    ``shown`` shows what it was. It is for the log only: no client gets text of a load balancer or proxy to read.
+    """
+
+    def __init__(self, message: str, shown: str = "") -> None:
+        super().__init__(message)
+        self.shown = shown
+
+
 class ClusterRefused(ClusterUnavailable):
-    """Kubernetes does not accept stackd's credentials, or does not allow it what it asked for: waiting mends nothing."""
+    """Kubernetes does not accept stackd's credentials or does not allow it what it asked for, or its own certificate is
+    not accepted: waiting mends nothing."""
 
 
 class ClusterOverloaded(ClusterUnavailable):
@@ -210,8 +294,17 @@ class VersionExpired(ClusterError):
 
 
 class NodePortTaken(ClusterError):
-    """Somebody else holds ``node_port``, or it is outside of the cluster's range (``usable`` false)."""
+    """Somebody else holds ``node_port``."""
 
     def __init__(self, message: str, node_port: int) -> None:
         super().__init__(message)
         self.node_port = node_port
+
+
+class NodePortOutOfRange(ClusterError):
+    """``node_port`` is outside of the cluster's node port range (``first``, ``last``), and so is every other one out there."""
+
+    def __init__(self, message: str, node_port: int, cluster: tuple[int, int]) -> None:
+        super().__init__(message)
+        self.node_port = node_port
+        self.cluster = cluster

@@ -15,7 +15,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 PREFIX: Final = "sk-"
 DIGEST_BYTES: Final = 32
 
-Scope = Literal["admin", "read"]
+SHORTEST: Final = 16
+"""Characters of a key's text; a shorter one can be found by trying, however few tries there are."""
+
+Scope = Literal["admin", "read", "metrics"]
+"""``read`` reads everything; ``metrics`` reads ``/metrics`` and ``/healthz``, and so no tenant's pod spec."""
 
 
 def digest(plaintext: str) -> bytes:
@@ -49,8 +53,8 @@ class ApiKey(BaseModel):
 
     name: str = Field(
         max_length=64,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description='a name of letters, digits, "-", "_" and "."',
+        pattern=r"^[^\p{C}\p{Z}]+(?: [^\p{C}\p{Z}]+)*$",
+        description="a name of at most 64 printable characters and single spaces",
     )
     sha256: Annotated[bytes, BeforeValidator(_digest_from_hex)] = Field(
         repr=False, description="a SHA-256 in 64 hex digits"

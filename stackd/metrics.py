@@ -70,7 +70,7 @@ class RouteMeter:
         self.durations.observe(seconds)
 
 
-class Laps:
+class PhaseTimer:
     """A stopwatch for the phases of one create."""
 
     __slots__ = ("_phases", "_since")
@@ -88,9 +88,13 @@ class Laps:
 
 @dataclass(slots=True, kw_only=True)
 class Reloads:
-    """How the latest reload went: ``refused`` says why, ``at`` is in seconds since the epoch, 0 before the first."""
+    """How the latest reload went: ``refused`` says why, ``at`` is in seconds since the epoch, 0 before the first.
+
+    ``waiting`` names the keys that were changed and wait for a restart.
+    """
 
     refused: str = ""
+    waiting: tuple[str, ...] = ()
     at: float = 0.0
 
 
@@ -103,6 +107,7 @@ class Metrics:
     phases: dict[str, Histogram] = field(default_factory=lambda: {phase: Histogram() for phase in PHASES})
     time_to_running: Histogram = field(default_factory=lambda: Histogram(SLOW))
     kubernetes: dict[tuple[str, str], Histogram] = field(default_factory=dict)
+    assignments: Histogram = field(default_factory=Histogram)
     loop_lag: Histogram = field(default_factory=Histogram)
     reloads: Reloads = field(default_factory=Reloads)
 
@@ -110,18 +115,23 @@ class Metrics:
         """The meter of a route."""
         return self.routes.setdefault((method, path), RouteMeter())
 
-    def laps(self) -> Laps:
+    def phase_timer(self) -> PhaseTimer:
         """A stopwatch that starts now."""
-        return Laps(self.phases)
+        return PhaseTimer(self.phases)
 
     def create_ended(self, error: BaseException | None) -> None:
         """Count a create by what became of it."""
         self.creates[CREATED if error is None else outcome(error)] += 1
 
+    def assigned(self, seconds: float) -> None:
+        """A create was answered from a pool: that was its time to running."""
+        self.assignments.observe(seconds)
+        self.time_to_running.observe(seconds)
+
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """A row changed (a subscriber of the store)."""
-        if before is None or after is None or before.status is after.status:
-            return
+        if before is None or after is None or before.status is after.status or after.generation:
+            return  # a restarted stack was created long ago
         if before.status is StackStatus.CREATING and after.status is StackStatus.RUNNING:
             self.time_to_running.observe((time_ns() - after.created_at) / 1e9)
 

@@ -13,7 +13,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
+NO_VALUES: Mapping[str, str] = MappingProxyType({})
 NO_LIMITS: Mapping[str, int] = MappingProxyType({})
+SERVICE_PREFIX = "svc-"
+RANGE_PREFIX = "range-"
+"""Of a Service that only asks which node ports the cluster has."""
 
 
 class StackStatus(enum.StrEnum):
@@ -52,9 +56,10 @@ class DeleteReason(enum.StrEnum):
     BATCH = "batch"
     EXPIRED = "expired"
     UNDO = "undo"
+    POOL = "pool"
 
 
-class Kind(enum.StrEnum):
+class EventKind(enum.StrEnum):
     """What a line of a stack's timeline is about."""
 
     ACCEPTED = "accepted"
@@ -77,7 +82,7 @@ class Kind(enum.StrEnum):
     WARNING = "warning"
 
 
-class Outcome(enum.StrEnum):
+class DeleteOutcome(enum.StrEnum):
     """What became of one id of a batch-delete job. Each id has exactly one (invariant 7)."""
 
     DELETED = "deleted"
@@ -100,6 +105,31 @@ class PortMapping:
     container_port: int
     protocol: str
     node_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class PortRange:
+    """Node ports from ``first`` to ``last``, both included."""
+
+    first: int
+    last: int
+
+    def __contains__(self, port: int) -> bool:
+        return self.first <= port <= self.last
+
+    def __len__(self) -> int:
+        return max(0, self.last - self.first + 1)
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}"
+
+    def common(self, other: PortRange) -> PortRange:
+        """What both have; it is of length 0 where that is nothing."""
+        return PortRange(max(self.first, other.first), min(self.last, other.last))
+
+    def mismatch(self, cluster: PortRange) -> str:
+        """What is wrong with this configured range where the cluster's own one has nothing of it."""
+        return f"{self} (stacks.node_port_min to node_port_max) is outside of the cluster's own range, {cluster}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,23 +159,31 @@ class NewStack:
     requested_cpu_milli: int
     requested_memory_bytes: int
     labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    template: str | None = None
+    values: Mapping[str, str] = field(default_factory=lambda: NO_VALUES, repr=False)
+    unassigned: bool = False
+    digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
     """One row: what stackd intends and what it last saw of it.
 
+    ``pod_spec``        its text; None in memory where that is long (``Stacks.whole`` reads it from the file)
     ``accepted``        the create was completed; before that, nobody has been told that the stack exists
     ``ended``           the pod has ended for good: Service and ports are given back, the record stays until its TTL
     ``deleting_since``  a delete was asked for and is not yet confirmed by the cluster; the stack is still listed
     ``pod_uid``         the pod that was made for it; None while there is to be one and it is not yet known to be there
     ``desired``         what its user wants; ``stopped`` keeps the ports
     ``generation``      how many pods it has had before this one; a pod of an earlier generation has to go
+    ``template``        the name of the template that it was made from, and ``digest`` what that was at the time
+    ``values``          what was generated for it, by the names of environment variables; secrets, only its creator is told
+    ``unassigned``      it waits in a pool for somebody to ask for a stack; until then it is no stack to any client
     """
 
     stack_id: str
     namespace: str
-    pod_spec: str
+    pod_spec: str | None
     ports: tuple[PortMapping, ...]
     status: StackStatus
     created_at: int
@@ -167,6 +205,10 @@ class Stack:
     service_uid: str | None = None
     desired: Desired = Desired.RUNNING
     generation: int = 0
+    template: str | None = None
+    values: Mapping[str, str] = field(default_factory=lambda: NO_VALUES, repr=False)
+    unassigned: bool = False
+    digest: str | None = None
 
     @property
     def at_rest(self) -> bool:
@@ -185,13 +227,13 @@ class Stack:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Happening:
+class TimelineEvent:
     """One line of a stack's timeline; ``at`` in nanoseconds, ``by`` is a key's name, ``stackd`` or ``cluster``.
 
     ``count`` is how often the cluster said the same.
     """
 
-    kind: Kind
+    kind: EventKind
     at: int
     reason: str = ""
     message: str = ""
@@ -212,7 +254,8 @@ class KeptLog:
 class Observation:
     """What was seen of a stack, to be written where it differs from the row.
 
-    ``generation`` is the stack's when it was looked at; ``happenings`` are written even where nothing else differs.
+    ``generation`` is the stack's when it was looked at; ``events`` are written even where nothing else differs.
+    ``requested_…`` is what the cluster reserves for the pod, which an admission policy may have raised; 0 if not known.
     """
 
     stack_id: str
@@ -223,7 +266,9 @@ class Observation:
     node_public_ip: str | None = None
     ended: bool = False
     generation: int = 0
-    happenings: tuple[Happening, ...] = ()
+    requested_cpu_milli: int = 0
+    requested_memory_bytes: int = 0
+    events: tuple[TimelineEvent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,10 +304,10 @@ class ItemResult:
     """The outcome of one id of a job; ``error`` only with ``FAILED``."""
 
     stack_id: str
-    outcome: Outcome
+    outcome: DeleteOutcome
     error: str = ""
 
 
 def service_name(stack_id: str) -> str:
     """The name of a stack's Service."""
-    return f"svc-{stack_id}"
+    return SERVICE_PREFIX + stack_id

@@ -15,6 +15,8 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Final
 
+from stackd.printable import printable
+
 log = logging.getLogger(__name__)
 
 FIRST_DESCRIPTOR: Final = 3
@@ -118,7 +120,7 @@ def inherited(environ: MutableMapping[str, str]) -> list[Inherited]:
         name = names[index] if index < len(names) else ""
         listening = _listening(descriptor)
         if listening is None:
-            log.warning("descriptor %d (%s) that was handed over is no listening socket", descriptor, name)
+            log.warning("descriptor %d (%s) that was handed over is not a listening socket", descriptor, name)
             with contextlib.suppress(OSError):
                 os.close(descriptor)
         else:
@@ -140,4 +142,5 @@ def _listening(descriptor: int) -> socket.socket | None:
 
 
 def _line(text: str) -> str:
-    return text.replace("\n", " ")
+    """A line end begins another assignment, and the text may hold a stranger's words."""
+    return printable(text.replace("\n", " "))

@@ -1,7 +1,8 @@
 """Named, supervised tasks.
 
-Owns: every task of the process that outlives the call that began it. A *service* runs until it is stopped, and its
-unexpected end ends the process; an *errand* ends by itself, and stopping waits for it.
+Owns every task that outlives the call that started it. A *service* runs until it is stopped; if it ends before, the
+process ends. A *background task* ends by itself, and a graceful stop waits for it. Its exception belongs to whoever awaits
+it. Where nobody does, a StackdError is logged and anything else ends the process.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from stackd.errors import StackdError
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
 class ServiceEnded(RuntimeError):
-    """A service of the daemon ended although nobody stopped it."""
+    """A service of the daemon ended although nobody stopped it, or a task that nobody awaits failed unexpectedly."""
 
 
 class Tasks:
@@ -25,53 +28,81 @@ class Tasks:
 
     def __init__(self) -> None:
         self._services: list[asyncio.Task[None]] = []
-        self._errands: set[asyncio.Task[Any]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
+        self._unawaited: set[asyncio.Task[Any]] = set()
         self._failure: asyncio.Future[None] | None = None
         self._stopping = False
 
     @property
     def failure(self) -> asyncio.Future[None]:
-        """A future that fails with ``ServiceEnded`` as soon as one service has ended unexpectedly."""
+        """A future that fails with ``ServiceEnded`` as soon as the process is to end."""
         if self._failure is None:
             self._failure = asyncio.get_running_loop().create_future()
         return self._failure
 
-    def serve(self, name: str, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def supervise(self, name: str, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a service."""
         task = asyncio.create_task(coro, name=name)
         self._services.append(task)
         task.add_done_callback(self._service_ended)
         return task
 
-    def errand(self, name: str, coro: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start something that ends by itself; its exception belongs to whoever awaits it."""
+    def spawn(self, name: str, coro: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start a background task that the caller awaits: its exception is the caller's."""
         task = asyncio.create_task(coro, name=name)
-        self._errands.add(task)
-        task.add_done_callback(self._errand_ended)
+        self._background.add(task)
+        task.add_done_callback(self._background_ended)
         return task
 
+    def background(self, name: str, coro: Coroutine[Any, Any, object]) -> None:
+        """Start a background task that nobody awaits: an unexpected exception ends the process."""
+        self._unawaited.add(self.spawn(name, coro))
+
+    def let_go(self, task: asyncio.Task[Any]) -> None:
+        """The caller stops awaiting the task: from now on an unexpected exception of it ends the process."""
+        self._unawaited.add(task)
+        if task.done():
+            self._background_ended(task)
+
+    async def result_of(self, task: asyncio.Task[T]) -> T:
+        """The result of a background task. The task goes on when the caller is cancelled."""
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self.let_go(task)
+            raise
+
     async def finish(self, deadline_seconds: float) -> int:
-        """Wait for the errands under way; return how many were not done in time (they go on)."""
-        pending = {task for task in self._errands if task is not asyncio.current_task()}
-        if not pending:
-            return 0
-        _, late = await asyncio.wait(pending, timeout=deadline_seconds)
-        return len(late)
+        """Wait for the background tasks and those that they start; return how many still run after the deadline."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + deadline_seconds
+        while pending := {task for task in self._background if task is not asyncio.current_task()}:
+            left = end - loop.time()
+            if left <= 0:
+                return len(pending)
+            await asyncio.wait(pending, timeout=left)
+        return 0
 
     async def stop(self) -> None:
         """Cancel everything, services in reverse order of their start, and wait until all have ended."""
         self._stopping = True
-        for task in [*self._errands, *reversed(self._services)]:
+        for task in [*self._background, *reversed(self._services)]:
             task.cancel()
-        await asyncio.gather(*self._errands, *self._services, return_exceptions=True)
+        await asyncio.gather(*self._background, *self._services, return_exceptions=True)
+        while self._background:  # what those have begun at their end, such as an undo
+            for task in self._background:
+                task.cancel()
+            await asyncio.gather(*self._background, return_exceptions=True)
         self._services.clear()
         if self._failure is not None and not self._failure.done():
             self._failure.cancel()
 
     def fail(self, name: str, error: BaseException | None) -> None:
-        """Something that must not end has ended with ``error``: the process is to end."""
+        """End the process: ``name`` must not end, and ended with ``error``."""
         if self._stopping or self.failure.done():
             return
+        if error is not None and not _is_expected(error):
+            log.error("%s ended unexpectedly, and so does the process", name, exc_info=error)
         failure = ServiceEnded(f"{name} ended unexpectedly: {error!r}")
         failure.__cause__ = error
         self.failure.set_exception(failure)
@@ -79,7 +110,20 @@ class Tasks:
     def _service_ended(self, task: asyncio.Task[None]) -> None:
         self.fail(task.get_name(), None if task.cancelled() else task.exception())
 
-    def _errand_ended(self, task: asyncio.Task[Any]) -> None:
-        self._errands.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+    def _background_ended(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        unattended = task in self._unawaited
+        self._unawaited.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if unattended and not _is_expected(error):
+            self.fail(task.get_name(), error)
+        else:
             log.debug("%s: %s", task.get_name(), error)
+
+
+def _is_expected(error: BaseException) -> bool:
+    """Whether it is an error of ours, or a group of nothing else: something outside went wrong, and not the program."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(StackdError)[1] is None
+    return isinstance(error, StackdError)

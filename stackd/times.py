@@ -10,6 +10,7 @@ from stackd.clock import NANOSECONDS
 _FRACTION_DIGITS = 9
 
 
+@lru_cache(maxsize=4096)
 def to_nanoseconds(text: str) -> int:
     """``2026-02-10T02:02:26.535664123Z`` → nanoseconds; keeps all nine digits. Raises ValueError."""
     head, dot, tail = text.partition(".")
@@ -36,7 +37,6 @@ def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-@lru_cache(maxsize=1024)
 def _whole_seconds(text: str) -> int:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Called by `make install` and `make uninstall`; reads DESTDIR, PREFIX, WHEEL and PYTHON.
-# Installs a virtual environment of its own under PREFIX/lib/stackd, the command, and the units. Configuration and state
-# are never overwritten and never removed.
+# Installs a virtual environment of its own under PREFIX/lib/stackd, the command with its manual page and completions, and
+# the units. Configuration and state are never overwritten and never removed.
 set -euo pipefail
 umask 022
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -12,6 +12,12 @@ wheel=${WHEEL:-}
 lib=$prefix/lib/stackd
 # systemd looks for units below /usr and /usr/local only
 case $prefix in /usr | /usr/local) units=$prefix/lib ;; *) units=/usr/local/lib ;; esac
+# where each shell looks below PREFIX/share
+declare -A completions=(
+  [bash]=bash-completion/completions/stackd
+  [zsh]=zsh/$([[ $prefix == /usr && -e /etc/debian_version ]] && echo vendor-completions || echo site-functions)/_stackd
+  [fish]=fish/vendor_completions.d/stackd.fish
+)
 on_this_machine() { [[ -z $destdir && -d /run/systemd/system ]]; }
 complain() {
   echo "stackd: $*" >&2
@@ -54,6 +60,7 @@ install_stackd() {
   sed -i "1s|^#!.*|#!$lib/bin/python|" $(grep -rlI --include='*' -e "^#!.*$target.new" "$target.new/bin")
   sed -i "s|$target.new|$lib|g" "$target.new/pyvenv.cfg" "$target.new"/bin/activate*
   "$target.new/bin/python" -m compileall -q -f -s "$target.new" -p "$lib" "$target.new/lib"
+  install -m 755 systemd/hand-over "$target.new/bin/hand-over"
   rm -rf "$target.old"
   [[ ! -e $target ]] || mv "$target" "$target.old"
   mv "$target.new" "$target"
@@ -62,16 +69,20 @@ install_stackd() {
   if on_this_machine; then settle; fi
 }
 
+# Root runs nothing that came over the network but what the lock file names by its hash: wheels only, as a source package
+# would run its build and fetch what that needs; and nothing is asked of an index beyond that.
 install_packages() {
-  local pip=("$1" -m pip --quiet --disable-pip-version-check --no-input install --no-compile --constraint constraints.txt)
+  local pip=("$1" -m pip --quiet --disable-pip-version-check --no-input)
+  local install=("${pip[@]}" install --no-compile)
+  "${install[@]}" --require-hashes --only-binary :all: --no-deps --requirement requirements.lock
   if [[ -n $wheel ]]; then
-    "${pip[@]}" "$wheel"
-    return
+    "${install[@]}" --no-index --no-deps "$wheel"
+  else
+    # built from a copy: root leaves nothing behind in the checkout; links become what they lead to
+    cp -rL pyproject.toml README.md LICENSE stackd "$2/"
+    "${install[@]}" --no-index --no-deps --no-build-isolation "$2"
   fi
-  # built from a copy: root leaves nothing behind in the checkout
-  cp -r pyproject.toml README.md LICENSE stackd "$2/"
-  "${pip[@]}" setuptools
-  "${pip[@]}" --no-build-isolation "$2"
+  "${pip[@]}" check >/dev/null || complain "requirements.lock lacks what this version needs: $("${pip[@]}" check)"
 }
 
 install_files() {
@@ -80,25 +91,44 @@ install_files() {
   install -d "$destdir$units/systemd/system"
   local unit
   for unit in stackd.service stackd.socket; do
-    sed "s|/usr/local/bin/stackd|$prefix/bin/stackd|g" "systemd/$unit" >"$destdir$units/systemd/system/$unit"
+    sed -E "s#/usr/local/(bin|lib)/stackd#$prefix/\1/stackd#g" "systemd/$unit" >"$destdir$units/systemd/system/$unit"
   done
   install -Dm 644 systemd/stackd.sysusers.conf "$destdir$units/sysusers.d/stackd.conf"
   install -Dm 644 systemd/stackd.tmpfiles.conf "$destdir$units/tmpfiles.d/stackd.conf"
+  install -d -m 750 "$destdir/etc/stackd" "$destdir/etc/stackd/templates"
+  install_help
   if [[ ! -e $destdir/etc/stackd/config.toml ]]; then
-    install -d -m 750 "$destdir/etc/stackd"
-    sed 's|^path = "stackd.db"|path = "/var/lib/stackd/stackd.db"|' config.example.toml >"$destdir/etc/stackd/config.toml"
+    sed -e 's|^path = "stackd.db"|path = "/var/lib/stackd/stackd.db"|' \
+      -e 's|^directory = ""|directory = "/etc/stackd/templates"|' \
+      config.example.toml >"$destdir/etc/stackd/config.toml"
     chmod 640 "$destdir/etc/stackd/config.toml"
   fi
+}
+
+# A manual page and completions, from the commands' own help.
+install_help() {
+  local python=("$destdir$lib/bin/python" -I -B) shell
+  install -d "$destdir$prefix/share/man/man1"
+  "${python[@]}" deb/manpage.py >"$destdir$prefix/share/man/man1/stackd.1"
+  for shell in "${!completions[@]}"; do
+    install -d "$(dirname "$destdir$prefix/share/${completions[$shell]}")"
+    env "_STACKD_COMPLETE=${shell}_source" "${python[@]}" -c 'from stackd.cli import main; main()' \
+      >"$destdir$prefix/share/${completions[$shell]}"
+  done
 }
 
 settle() {
   systemd-sysusers "$units/sysusers.d/stackd.conf"
   systemd-tmpfiles --create "$units/tmpfiles.d/stackd.conf"
   systemctl daemon-reload
+  case :$PATH: in
+    *:$prefix/bin:*) ;;
+    *) echo "$prefix/bin is not in PATH: call the command $prefix/bin/stackd" ;;
+  esac
   if systemctl is-active --quiet stackd.service; then
     echo "installed; the new version runs after: systemctl restart stackd"
   else
-    echo "installed; next: a key in /etc/stackd/api-key, a kubeconfig in /etc/stackd/kubeconfig, systemctl enable --now stackd"
+    echo "installed; next: stackd setup, which shows what it will do and asks"
   fi
 }
 
@@ -106,13 +136,17 @@ uninstall_stackd() {
   if on_this_machine; then systemctl disable --quiet --now stackd.socket stackd.service 2>/dev/null || true; fi
   rm -rf "$destdir$lib"
   rm -f "$destdir$prefix/bin/stackd" "$destdir$units/systemd/system/stackd".{service,socket} \
-    "$destdir$units"/{sysusers,tmpfiles}.d/stackd.conf
+    "$destdir$units"/{sysusers,tmpfiles}.d/stackd.conf "$destdir$prefix/share/man/man1/stackd.1" \
+    "${completions[@]/#/$destdir$prefix/share/}"
   if on_this_machine; then systemctl daemon-reload; fi
   echo "uninstalled; kept: ${destdir}/etc/stackd, ${destdir}/var/lib/stackd and the user stackd"
+  echo "nothing in the cluster was changed; docs/operate.md, \"Leaving\", says how to remove what is there"
 }
 
-case ${1:-} in
-  install) install_stackd ;;
-  uninstall) uninstall_stackd ;;
-  *) complain "usage: systemd/install.sh install|uninstall" ;;
-esac
+if [[ ${BASH_SOURCE[0]} == "$0" ]]; then # and not where a test takes one of the functions
+  case ${1:-} in
+    install) install_stackd ;;
+    uninstall) uninstall_stackd ;;
+    *) complain "usage: systemd/install.sh install|uninstall" ;;
+  esac
+fi

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import processes
-from benchmarks.arena import NAMESPACE, Cluster, Daemon
+from benchmarks.arena import NAMESPACE, Cluster, Daemon, Http
 from benchmarks.figures import Results
 
 
@@ -22,25 +22,34 @@ class Amounts:
     idle_seconds: float = 60.0
     burst: int = 200
     scale: tuple[int, ...] = (10, 100, 1000, 1700, 5000)
+    bursts: tuple[int, ...] = (300, 600)
+    pool_rate: int = 45
+    paced_seconds: float = 60.0
+
+    @property
+    def pools(self) -> tuple[int, ...]:
+        """The sizes of the pools: as large as each burst, and a third of it."""
+        return tuple(sorted({size for burst in self.bursts for size in (burst, burst // 3)}))
 
     @classmethod
     def quick(cls) -> Amounts:
         """Enough to see that it works."""
         return cls(
             stacks=200, creates_alone=30, creates_together=120, deletes=100,
-            read_seconds=2.0, idle_seconds=10.0, scale=(10, 100, 500),
+            read_seconds=2.0, idle_seconds=10.0, scale=(10, 100, 500), bursts=(60,), paced_seconds=5.0,
         )  # fmt: skip
 
 
 @dataclass(slots=True, kw_only=True)
 class Bench:
-    """One run on one arena. ``suffix`` is put behind the names of its figures."""
+    """One run on one arena. ``suffix`` is put behind the names of its figures; ``peer`` is another one that speaks the API."""
 
     cluster: Cluster
     daemon: Daemon
     results: Results
     amounts: Amounts
     suffix: str = ""
+    peer: Http | None = None
     _ports: int = 0
 
     def floor(self, do: str, cpu: int = processes.MEASURED, **plan: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.arena import NAMESPACE
 from benchmarks.figures import Goal, percentile
+from benchmarks.machine import Busy
 from benchmarks.orders import BODY
 from benchmarks.rows.bench import Bench
 
@@ -49,19 +50,23 @@ def delete_many(bench: Bench) -> None:
     if job["deleted"] != len(ids):
         raise RuntimeError(f"the job did not delete all: {job}")
     _add(bench, DELETE, count / seconds, count / (before["seconds"] + after["seconds"]), of="/s")
-    (_, first), (used, under), (_, last) = meter.laps
+    (_, first), (used, under), (_, last) = meter.phase_timer
     cpu = Cpu(ours=used, floor=before["cpu"] + after["cpu"], cluster=under, cluster_floor=first + last)
     _say_costs(bench, "delete", count, cpu)
 
 
 @dataclass(slots=True, kw_only=True)
 class Cpu:
-    """CPU seconds of stackd, of the raw client, and of the embedded cluster under each of them."""
+    """CPU seconds of stackd, of the raw client, and of the embedded cluster under each of them; and how busy all CPUs of the
+    machine were meanwhile.
+    """
 
     ours: float = 0.0
     floor: float = 0.0
     cluster: float = 0.0
     cluster_floor: float = 0.0
+    machine: Busy = field(default_factory=Busy)
+    machine_floor: Busy = field(default_factory=Busy)
 
 
 @dataclass(slots=True)
@@ -82,14 +87,14 @@ class Meter:
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self._last = self._now()
-        self.laps: list[tuple[float, float]] = []
+        self.phase_timer: list[tuple[float, float]] = []
 
     def lap(self) -> tuple[float, float]:
         """What was used since the last one."""
         now = self._now()
-        self.laps.append((now[0] - self._last[0], now[1] - self._last[1]))
+        self.phase_timer.append((now[0] - self._last[0], now[1] - self._last[1]))
         self._last = now
-        return self.laps[-1]
+        return self.phase_timer[-1]
 
     def _now(self) -> tuple[float, float]:
         return self._bench.daemon.usage().cpu, self._bench.cluster.cpu()
@@ -109,6 +114,7 @@ def _take_turns(bench: Bench, count: int, concurrency: int, *, rounds: int) -> T
 
 def _floor_turn(bench: Bench, turns: Turns, count: int, concurrency: int, meter: Meter) -> None:
     floor = bench.floor("create", count=count, concurrency=concurrency)
+    turns.cpu.machine_floor += Busy(**floor["machine"])
     turns.cpu.cluster_floor += meter.lap()[1]
     turns.cpu.floor += floor["cpu"]
     turns.floor += floor["latencies"]
@@ -118,6 +124,7 @@ def _floor_turn(bench: Bench, turns: Turns, count: int, concurrency: int, meter:
 
 def _our_turn(bench: Bench, turns: Turns, count: int, concurrency: int, meter: Meter) -> None:
     ours = _creates(bench, count, concurrency)
+    turns.cpu.machine += Busy(**ours["machine"])
     used, under = meter.lap()
     turns.cpu.ours += used
     turns.cpu.cluster += under
@@ -136,6 +143,10 @@ def _say_costs(bench: Bench, what: str, count: int, cpu: Cpu) -> None:
         costs |= {"embedded cluster under stackd": cpu.cluster, "embedded cluster under raw": cpu.cluster_floor}
     for whose, seconds in costs.items():
         bench.results.cost(f"CPU per {what}, {whose} (ms){bench.suffix}", seconds / count * 1e3)
+    for whose, machine, own in (("stackd", cpu.machine, cpu.ours), ("the raw client", cpu.machine_floor, cpu.floor)):
+        if machine.all:
+            bench.results.cost(f"all CPUs busy, {what} by {whose} (%){bench.suffix}", machine.share * 100)
+            bench.results.cost(f"of that {whose} itself (%){bench.suffix}", own / machine.used * 100)
 
 
 def _creates(bench: Bench, count: int, connections: int) -> dict[str, Any]:

@@ -1,53 +1,75 @@
-"""The commands. Exit codes: 0 done, 1 failed, 2 usage or configuration.
+"""The commands. Exit codes: 0 done, 1 failed, 2 usage or configuration, 130 interrupted.
 
-Owns: arguments, what is printed, and the exit code. Each command's work is elsewhere.
+Owns: arguments, what is printed, and the exit code. Each command's work is elsewhere, and is loaded when it is run.
+
+serve      serve, demo, rebuild
+rehearse   rehearse; rehearsal: what is loaded when it runs
+process    the daemon in this process, the embedded cluster beside it, and the demo
+machine    check, doctor, backup, reload, key: this machine's configuration, state, service and keys
+doctor     what the doctor prints
+setup      setup
+manifests  manifests
+system     templates, stats, capacity, events, reconcile, owner, takeover: the daemon as a whole, over its API
+stacks     stacks …: over the API
+options    what commands share
+target     which daemon a client is for
+output     tables, lines and JSON
+lazy       groups that load a command when it is run
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 
 import click
 
 from stackd import __version__
-from stackd.cli.check import check
-from stackd.cli.demo import demo
-from stackd.cli.doctor import doctor
-from stackd.cli.files import backup
-from stackd.cli.keys import key
-from stackd.cli.manifests import manifests
-from stackd.cli.operator import reconcile
-from stackd.cli.rebuild import rebuild
-from stackd.cli.serve import serve
-from stackd.cli.stacks import stacks
-from stackd.errors import ConfigError, StackdError
-from stackd.logs.journal import is_journal
+from stackd.cli.lazy import lazy
 
 FAILED = 1
 USAGE = 2
+INTERRUPTED = 130
+
+COMMANDS = {
+    "setup": ("stackd.cli.setup:setup", "Set up an installed stackd, up to a first stack."),
+    "serve": ("stackd.cli.serve:serve", "Run the daemon until SIGTERM."),
+    "demo": ("stackd.cli.serve:demo", "Try stackd here and now, with an embedded cluster."),
+    "check": ("stackd.cli.machine:check", "Check the configuration; start nothing."),
+    "doctor": ("stackd.cli.machine:doctor", "Find what is wrong with machine, cluster and daemon."),
+    "manifests": ("stackd.cli.manifests:manifests", "Print what stackd needs in its cluster, as YAML."),
+    "backup": ("stackd.cli.machine:backup", "Copy the state, also while the daemon runs."),
+    "rebuild": ("stackd.cli.serve:rebuild", "Recover the state from the cluster."),
+    "reload": ("stackd.cli.machine:reload", "Make the service reload its configuration."),
+    "key": ("stackd.cli.machine:key", "Make API keys."),
+    "stacks": ("stackd.cli.stacks:stacks", "Show and change stacks."),
+    "templates": ("stackd.cli.system:templates", "List the templates."),
+    "stats": ("stackd.cli.system:stats", "Count stacks, ports and what they reserve."),
+    "capacity": ("stackd.cli.system:capacity", "Show how many more stacks fit."),
+    "rehearse": ("stackd.cli.rehearse:rehearse", "Let many players press start, and measure."),
+    "events": ("stackd.cli.system:events", "Print what changes, as it changes."),
+    "reconcile": ("stackd.cli.system:reconcile", "Show the reconciliation's plan, or release its brake."),
+    "owner": ("stackd.cli.system:owner", "Show who owns the stacks."),
+    "takeover": ("stackd.cli.system:takeover", "Make a standby take over the stacks."),
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=lazy(COMMANDS), context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="stackd")
 def stackd() -> None:
     """Hand out stacks: a hardened Pod and a NodePort Service each, with a time to live, over a REST API."""
 
 
-for _command in (serve, demo, check, doctor, manifests, backup, rebuild, reconcile, key, stacks):
-    stackd.add_command(_command)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its code."""
+    from stackd.errors import ConfigError, StackdError
+
     try:
         stackd.main(arguments, prog_name="stackd", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(USAGE if isinstance(error, click.UsageError) else FAILED)
-    except click.Abort:
-        sys.exit(FAILED)
+    except click.Abort as error:
+        sys.exit(INTERRUPTED if isinstance(error.__cause__, KeyboardInterrupt) else FAILED)
     except ConfigError as error:
         for mistake in error.mistakes:
             _complain(mistake)
@@ -56,10 +78,17 @@ def main(arguments: list[str] | None = None) -> None:
         _complain(str(error))
         sys.exit(FAILED)
     finally:
-        logging.shutdown()
+        if (logging := sys.modules.get("logging")) is not None:
+            logging.shutdown()
 
 
 def _complain(sentence: str) -> None:
     """Say on standard error what went wrong; the journal learns from ``<3>`` that it is an error."""
+    import os
+
+    from stackd.logs.journal import is_journal
+    from stackd.printable import printable
+
     in_journal = is_journal(os.environ, sys.stderr)
+    sentence = printable(sentence)
     click.echo(f"<3>{sentence}" if in_journal else f"stackd: {sentence}", err=True)

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import yaml
 
-from stackd.cli.options import config_option
-from stackd.config import Config, load
-from stackd.errors import ConfigError
-from stackd.kube.provision import Site, documents
+from stackd.cli.options import alone, config_option, quantity
+
+if TYPE_CHECKING:
+    from stackd.config import Config, PolicySection
+    from stackd.kube.provision import ManifestOptions
 
 NETWORKS = ("10.244.0.0/16", "10.96.0.0/12", "10.42.0.0/16", "10.43.0.0/16")
 """What kubeadm, kind and k3s take for pods and services unless told otherwise."""
 
 WHY = {
     "Namespace": "where the stacks are, and where stackd's account is: no stack gets near the account",
-    "Secret": "a token that does not expire; or leave this out, and use: kubectl create token --duration",
+    "Secret": "a token that does not end (--token lasting)",
     "Role": "exactly what stackd does in the stacks' namespace",
+    "own token": "a fresh token for itself, before the one it has ends",
     "ClusterRole": "what cannot be granted within a namespace",
     "ResourceQuota": "an example: as many stacks as there are node ports; see --quota-cpu and --quota-memory",
-    "LimitRange": "an example: no container is larger than this, and none fills a node's disk",
+    "LimitRange": "an example: no container is larger than this (policy.max_…), and none fills a node's disk; where nodes "
+    "report no ephemeral-storage (`stackd doctor` says so), leave that out with --no-ephemeral-storage",
     "default-deny": "policies add up: nothing is allowed in this namespace but what the others list",
     "stacks-from-outside": "who is outside of the cluster's networks (--cluster-cidr; kubectl get nodes -o yaml | grep "
     "podCIDR) reaches the stacks. Node ports lead to target ports only; --target-port closes the others to the nodes' "
@@ -34,6 +36,9 @@ WHY = {
     "stacks-to-dns": "the cluster's DNS",
     "stacks-to-internet": "the internet, but no private network, not the cluster, and no metadata address",
 }
+
+
+LASTING = "lasting"
 
 
 def _networks(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -56,91 +61,153 @@ def _ranges(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     return tuple(found)
 
 
+_SITE_OPTIONS = (
+    click.option(
+        "--cluster-cidr",
+        "cidrs",
+        callback=_networks,
+        metavar="CIDR",
+        multiple=True,
+        help=f"Networks of pods and services.  [{', '.join(NETWORKS)}]",
+    ),
+    click.option(
+        "--egress",
+        type=click.Choice(["none", "internet"]),
+        default="none",
+        show_default=True,
+        help="What stacks may reach.",
+    ),
+    click.option("--dns/--no-dns", help="Let stacks use the cluster's DNS (k8s-app=kube-dns in kube-system).  [no]"),
+    click.option(
+        "--target-port",
+        "ports",
+        callback=_ranges,
+        metavar="PORT[-PORT]",
+        multiple=True,
+        help="What is reachable of a stack.  [all ports]",
+    ),
+    click.option("--quota-cpu", callback=quantity, metavar="QUANTITY", help="CPU of all stacks together, such as 64."),
+    click.option(
+        "--quota-memory", callback=quantity, metavar="QUANTITY", help="Memory of all stacks together, such as 128Gi."
+    ),
+    click.option(
+        "--quota-ephemeral-storage",
+        callback=quantity,
+        metavar="QUANTITY",
+        help="Disk of all stacks together, such as 500Gi.",
+    ),
+    click.option(
+        "--ephemeral-storage/--no-ephemeral-storage",
+        "storage",
+        default=True,
+        help="Limit the disk of each container, or not: on nodes that report none, such stacks would not run.  [yes]",
+    ),
+    click.option(
+        "--token",
+        type=click.Choice(["renewed", "lasting"]),
+        default="renewed",
+        show_default=True,
+        help="A token that ends and that stackd renews, or one in a Secret that does not end.",
+    ),
+    click.option(
+        "--token-hours",
+        type=click.IntRange(1, 8760),
+        default=720,
+        show_default=True,
+        help="How long each token is valid, and so how long stackd may be off.",
+    ),
+    click.option("--account", default="stackd", show_default=True, help="The ServiceAccount."),
+    click.option(
+        "--account-namespace", default="stackd", show_default=True, help="Its namespace; not that of the stacks."
+    ),
+)
+
+
+def site_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say what this site's manifests are like."""
+    for option in reversed(_SITE_OPTIONS):
+        command = option(command)
+    return command
+
+
 @click.command()
 @config_option
-@click.option(
-    "--cluster-cidr",
-    "cidrs",
-    callback=_networks,
-    metavar="CIDR",
-    multiple=True,
-    help=f"Networks of pods and services.  [{', '.join(NETWORKS)}]",
-)
-@click.option(
-    "--egress",
-    type=click.Choice(["none", "internet"]),
-    default="none",
-    show_default=True,
-    help="What stacks may reach.",
-)
-@click.option("--dns/--no-dns", help="Let stacks ask the cluster's DNS (k8s-app=kube-dns in kube-system).  [no]")
-@click.option(
-    "--target-port",
-    "ports",
-    callback=_ranges,
-    metavar="PORT[-PORT]",
-    multiple=True,
-    help="What is reachable of a stack.  [all ports]",
-)
-@click.option("--quota-cpu", default="", metavar="QUANTITY", help="CPU of all stacks together, such as 64.")
-@click.option("--quota-memory", default="", metavar="QUANTITY", help="Memory of all stacks together, such as 128Gi.")
-@click.option("--account", default="stackd", show_default=True, help="The ServiceAccount.")
-@click.option("--account-namespace", default="stackd", show_default=True, help="Where it is; not with the stacks.")
+@site_options
 @click.option(
     "--kubeconfig-for", "server", metavar="URL", help="Print instead how to make a kubeconfig for that server."
 )
 def manifests(config_path: Path | None, server: str | None, **options: Any) -> None:
     """Print what stackd needs in its cluster; apply it with: stackd manifests | kubectl apply -f -"""
     if server is not None:
-        click.echo(_kubeconfig(server, options["account"], options["account_namespace"]), nl=False)
+        click.echo(_kubeconfig(server, **options), nl=False)
         return
-    click.echo(text(_site(_config(config_path), **options)), nl=False)
+    click.echo(text(site_of(alone(config_path).config, **options)), nl=False)
 
 
-def text(site: Site) -> str:
-    """The documents as YAML, each with a word on what it is for."""
+def text(site: ManifestOptions) -> str:
+    """The documents as YAML, each with a comment on what it is for."""
+    import yaml
+
+    from stackd.kube.provision import documents
+
     return "".join(f"---\n{_comment(one)}{yaml.safe_dump(one, sort_keys=False)}" for one in documents(site))
 
 
 def _comment(document: dict[str, Any]) -> str:
-    why = WHY.get(document["metadata"]["name"]) or WHY.get(document["kind"])
+    own = any(rule["resources"] == ["serviceaccounts/token"] for rule in document.get("rules", ()))
+    why = WHY["own token"] if own else WHY.get(document["metadata"]["name"]) or WHY.get(document["kind"])
     return textwrap.fill(why, 118, initial_indent="# ", subsequent_indent="# ") + "\n" if why else ""
 
 
-def _config(path: Path | None) -> Config:
-    """The configuration; without a file, the defaults, for this needs neither a key nor a cluster."""
-    try:
-        return load(path, os.environ).config
-    except ConfigError:
-        if path is not None:
-            raise
-        return Config()
+def site_of(config: Config, **options: Any) -> ManifestOptions:
+    """What the options of ``site_options`` and the configuration come to. Raises UsageError."""
+    stacks, policy = config.stacks, config.policy
+    if options["quota_ephemeral_storage"] and not options["storage"]:
+        raise click.UsageError(
+            "--quota-ephemeral-storage makes each pod ask for disk, and --no-ephemeral-storage gives it none"
+        )
+    from stackd.kube.provision import ManifestOptions
 
-
-def _site(config: Config, **options: Any) -> Site:
-    stacks = config.stacks
-    return Site(
+    return ManifestOptions(
         namespace=stacks.namespace,
-        profile=config.policy.profile,
+        instance=config.cluster.instance,
+        profile=policy.profile,
         account=options["account"],
         account_namespace=options["account_namespace"],
+        token_secret=options["token"] == LASTING,
         stacks=config.limits.max_stacks or stacks.node_port_max - stacks.node_port_min + 1,
         cluster_cidrs=options["cidrs"] or NETWORKS,
         egress=options["egress"],
         dns=options["dns"],
         target_ports=options["ports"],
-        cpu=options["quota_cpu"],
-        memory=options["quota_memory"],
+        cpu=str(options["quota_cpu"] or ""),
+        memory=str(options["quota_memory"] or ""),
+        ephemeral_storage=str(options["quota_ephemeral_storage"] or ""),
+        **_largest(policy, storage=options["storage"]),
     )
 
 
-def _kubeconfig(server: str, account: str, namespace: str) -> str:
-    secret = f"kubectl -n {namespace} get secret {account}-token -o"
+def _largest(policy: PolicySection, *, storage: bool) -> dict[str, str]:
+    """What one container may have: as much as the policy lets a whole pod have, where it says so."""
+    from stackd.quantity import parse
+
+    names = ("cpu", "memory", "ephemeral_storage")
+    said = {f"largest_{name}": str(parse(most)) for name in names if (most := getattr(policy, f"max_{name}"))}
+    return said if storage else said | {"largest_ephemeral_storage": ""}
+
+
+def _kubeconfig(server: str, **options: Any) -> str:
+    """A script that prints a kubeconfig. What kubectl refuses ends it: nothing is printed then."""
+    account, kubectl = options["account"], f"kubectl -n {options['account_namespace']}"
+    token = f"$({kubectl} create token {account} --duration={options['token_hours']}h)"
+    if options["token"] == LASTING:
+        token = f"$({kubectl} get secret {account}-token -o 'go-template={{{{.data.token | base64decode}}}}')"
     return f"""\
-# Run this where kubectl works as an administrator, and take the file to the VM as /etc/stackd/kubeconfig (mode 0600).
+# To be run where kubectl works as an administrator: prints a kubeconfig, to be /etc/stackd/kubeconfig (mode 0600) on the VM.
 set -eu
-umask 077
-cat > stackd.kubeconfig <<END
+authority=$({kubectl} get configmap kube-root-ca.crt -o 'jsonpath={{.data.ca\\.crt}}')
+token={token}
+cat <<END
 apiVersion: v1
 kind: Config
 current-context: stackd
@@ -148,11 +215,11 @@ clusters:
   - name: stacks
     cluster:
       server: {server}
-      certificate-authority-data: $({secret} 'jsonpath={{.data.ca\\.crt}}')
+      certificate-authority-data: $(printf '%s\\n' "$authority" | base64 | tr -d '\\n')
 users:
   - name: stackd
     user:
-      token: $({secret} 'jsonpath={{.data.token}}' | base64 -d)
+      token: $token
 contexts:
   - name: stackd
     context:

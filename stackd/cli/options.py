@@ -1,13 +1,63 @@
-"""Options that several commands share."""
+"""Options and arguments that several commands share, their completion, and the configuration that they lead to."""
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from stackd.config import Loaded, load
+if TYPE_CHECKING:
+    from stackd.config import LoadedConfig
+    from stackd.quantity import Quantity
+
+INSTALLED = Path("/etc/stackd/config.toml")
+"""Where `make install` puts the configuration."""
+
+COMPLETION_SECONDS = 1.5
+STATUSES = ("creating", "running", "stopped", "failed", "node_deleted")
+COMPLETED = ("stack_id", "status", "node_public_ip", "ports", "labels")
+
+
+def installed() -> Path | None:
+    """The installed configuration, where there is one that this user may read."""
+    return INSTALLED if os.access(INSTALLED, os.R_OK) else None
+
+
+def is_installed(path: Path | None) -> bool:
+    """Whether it is the configuration that the service has."""
+    return path is not None and os.path.realpath(path) == os.path.realpath(INSTALLED)
+
+
+def _given_or_installed(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    if value is not None:
+        return value
+    found = installed()
+    if found is None and hidden():
+        from stackd.config.sources import user
+
+        click.echo(
+            f"warning: {INSTALLED} cannot be read by {user()}, and does not count; "
+            "run this as root, or name a file with --config",
+            err=True,
+        )
+    return found
+
+
+def hidden() -> bool:
+    """Whether the installed configuration is there, or behind a folder that this user may not look into."""
+    try:
+        INSTALLED.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
+
 
 config_option = click.option(
     "--config",
@@ -16,21 +66,158 @@ config_option = click.option(
     type=click.Path(path_type=Path, readable=False),
     envvar="STACKD_CONFIG",
     metavar="FILE",
-    help="The configuration file (TOML). Without one, defaults and STACKD_… variables count.",
+    callback=_given_or_installed,
+    help=f"The configuration file (TOML), or STACKD_CONFIG.  [default: {INSTALLED} where it exists]",
 )
 
 
-def loaded(path: Path | None) -> Loaded:
+def quantity(ctx: click.Context, param: click.Parameter, value: str | None) -> Quantity | None:
+    """The callback of an option that is an amount above zero, as Kubernetes writes it; None where it is not given."""
+    from stackd.quantity import parse
+
+    if value is None:
+        return None
+    try:
+        amount = parse(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value} is {error}", ctx, param) from error
+    if amount.nanos <= 0:
+        raise click.BadParameter(f"{value} is not above zero", ctx, param)
+    return amount
+
+
+def loaded(path: Path | None) -> LoadedConfig:
     """The configuration in the file and the environment. Raises ConfigError with all mistakes."""
+    from stackd.config import load
+
     return load(path, os.environ)
 
 
-def as_service(path: Path | None) -> Loaded:
+def as_service(path: Path | None) -> LoadedConfig:
     """The same as the service reads it: without systemd, what it hands over is looked for beside the file."""
-    beside = path.parent if path is not None and not os.environ.get("CREDENTIALS_DIRECTORY") else None
-    return load(path, os.environ, beside)
+    from stackd.config import load
+
+    return load(path, os.environ, _beside(path))
 
 
-def without_keys(path: Path | None) -> Loaded:
-    """The same for a command that nobody calls over the network, and that may run as a user who cannot read keys."""
-    return load(path, {**os.environ, "STACKD_AUTH__ENABLED": "false"})
+def for_cluster(path: Path | None) -> LoadedConfig:
+    """The same for a command that works with the cluster, and that nobody calls over the network: it needs no keys."""
+    from stackd.config import Need, load
+
+    return load(path, os.environ, _beside(path), needs=Need.CLUSTER)
+
+
+def alone(path: Path | None) -> LoadedConfig:
+    """The same for a command that works with files or prints something, and needs neither keys nor a cluster."""
+    from stackd.config import Need, load
+
+    return load(path, os.environ, needs=Need.NOTHING)
+
+
+def _beside(path: Path | None) -> Path | None:
+    return path.parent if path is not None and not os.environ.get("CREDENTIALS_DIRECTORY") else None
+
+
+class Length(click.ParamType[str]):
+    """A length of time such as ``30m``, handed on as it was typed."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text, if it is a duration."""
+        from stackd.units import parse_duration
+
+        try:
+            parse_duration(str(value))
+        except ValueError as error:
+            self.fail(f"{error}; write it like 30m, 2h or 1h30m", param, ctx)
+        return str(value)
+
+
+def ids_of_stacks(context: click.Context, parameter: click.Parameter, begin: str) -> list[CompletionItem]:
+    """What a half-typed id may become, as the daemon has it now; nothing where it does not answer at once."""
+    from stackd.cli.output import addresses, label_text
+    from stackd.printable import printable
+
+    answer = _answered_at_once(context, "/stacks", [("fields", ",".join(COMPLETED))])
+    return [
+        CompletionItem(
+            stack["stack_id"], help=printable(" ".join([stack["status"], *addresses(stack), label_text(stack)]))
+        )
+        for stack in answer.get("stacks", ())
+        if stack["stack_id"].startswith(begin)
+    ]
+
+
+def names_of_templates(context: click.Context, parameter: click.Parameter, begin: str) -> list[CompletionItem]:
+    """The same for the name of a template."""
+    found = _answered_at_once(context, "/templates", [])
+    return [CompletionItem(one["name"]) for one in found.get("templates", ()) if one["name"].startswith(begin)]
+
+
+def _answered_at_once(context: click.Context, path: str, query: list[tuple[str, str]]) -> dict[str, Any]:
+    """What the daemon says; nothing where it does not answer at once."""
+    from stackd.cli.target import completing
+    from stackd.errors import StackdError
+
+    try:
+        client = completing(context.params.get("url"), context.params.get("key_file"), COMPLETION_SECONDS)
+        answer: dict[str, Any] = client.call("GET", path, query=query, seconds=COMPLETION_SECONDS)
+    except (StackdError, click.ClickException):
+        return {}
+    return answer
+
+
+stack_id_argument = click.argument("stack_id", metavar="STACK", shell_complete=ids_of_stacks)
+stack_ids_argument = click.argument(
+    "stack_ids", metavar="STACK…", nargs=-1, required=True, shell_complete=ids_of_stacks
+)
+
+
+def output_option(*forms: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command ``-o`` with these forms beside the table, and ``--json`` for short; hands it ``output``."""
+
+    def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
+        @click.option(
+            "--output",
+            "-o",
+            type=click.Choice(forms),
+            default=None,
+            help="Output format.  [a table on a terminal, else lines]",
+        )
+        @click.option("--json", "as_json", is_flag=True, help="The same as -o json: the API's own.")
+        @functools.wraps(command)
+        def with_output(*args: Any, output: str | None, as_json: bool, **kwargs: Any) -> Any:
+            return command(*args, output="json" if as_json else output or "", **kwargs)
+
+        return with_output
+
+    return decorated
+
+
+def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--label``, ``--status``, ``--node`` and ``--template``, and hand it them as a ``chosen`` query."""
+
+    @click.option("--label", "-l", multiple=True, metavar="KEY[=VALUE]", help="Only with this label; all, if repeated.")
+    @click.option(
+        "--status", "-s", multiple=True, type=click.Choice(STATUSES), help="Only in this status; any, if repeated."
+    )
+    @click.option("--node", help="Only on this node.")
+    @click.option(
+        "--template", "-t", metavar="NAME", help="Only made from this template.", shell_complete=names_of_templates
+    )
+    @functools.wraps(command)
+    def with_filters(
+        *args: Any,
+        label: Sequence[str],
+        status: Sequence[str],
+        node: str | None,
+        template: str | None,
+        **kwargs: Any,
+    ) -> Any:
+        chosen: list[tuple[str, str]] = [("label", each) for each in label]
+        chosen += [("status", each) for each in status]
+        chosen += [(name, value) for name, value in (("node", node), ("template", template)) if value]
+        return command(*args, chosen=chosen, **kwargs)
+
+    return with_filters

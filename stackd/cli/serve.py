@@ -1,55 +1,121 @@
-"""``stackd serve``: the daemon."""
+"""``stackd serve``, ``demo`` and ``rebuild``: the daemon's work, in this process.
+
+Owns the options that give the demo's embedded cluster a size and a pace. Loads nothing of it until the command runs.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from collections.abc import Coroutine
+import functools
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from stackd import daemon, logs
-from stackd.cli.options import config_option, loaded
-from stackd.tasks import ServiceEnded
+from stackd.cli.options import Length, config_option, for_cluster, loaded, quantity
 
-FAILED = 1
+if TYPE_CHECKING:
+    from stackd.embedded import EmbeddedOptions
+
+NODES, START_DELAY, PULL = 2, "150ms", "0s"
+"""What it has otherwise; a test holds them to ``EmbeddedOptions``."""
+
+MOST_NODES = 1000
+
+
+def size_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--nodes``, ``--node-cpu``, ``--node-memory``, ``--start-delay`` and ``--pull``, as a ``size``."""
+
+    @click.option(
+        "--nodes", type=click.IntRange(1, MOST_NODES), default=NODES, show_default=True, help="How many nodes."
+    )
+    @click.option("--node-cpu", callback=quantity, metavar="QUANTITY", help="CPU of each node, such as 8.  [plenty]")
+    @click.option(
+        "--node-memory", callback=quantity, metavar="QUANTITY", help="Memory of each node, such as 16Gi.  [plenty]"
+    )
+    @click.option(
+        "--start-delay", type=Length(), default=START_DELAY, show_default=True,
+        help="How long a pod takes to start once a node has it.",
+    )  # fmt: skip
+    @click.option(
+        "--pull", type=Length(), default=PULL, show_default=True,
+        help="How long a node takes to pull an image that it does not have.",
+    )  # fmt: skip
+    @functools.wraps(command)
+    def with_size(*args: Any, **kwargs: Any) -> Any:
+        names = ("nodes", "node_cpu", "node_memory", "start_delay", "pull")
+        return command(*args, size=_size(**{name: kwargs.pop(name) for name in names}), **kwargs)
+
+    return with_size
+
+
+def _size(*, nodes: int, node_cpu: Any, node_memory: Any, start_delay: str, pull: str) -> Any:
+    from dataclasses import replace
+
+    from stackd.embedded import WORKER, EmbeddedOptions, node_specs
+    from stackd.units import parse_duration
+
+    worker = replace(WORKER, cpu=str(node_cpu or WORKER.cpu), memory=str(node_memory or WORKER.memory))
+    return EmbeddedOptions(
+        nodes=node_specs(nodes, worker), start_delay=parse_duration(start_delay), pull=parse_duration(pull)
+    )
 
 
 @click.command()
 @config_option
 def serve(config_path: Path | None) -> None:
     """Run the daemon until SIGTERM."""
+    from stackd import logs
+    from stackd.cli import process
+
     configuration = loaded(config_path)
     logs.setup(configuration.config.log)
-    run(daemon.serve(configuration, again=lambda: loaded(config_path)))
+    process.run(process.serve(configuration, again=lambda: loaded(config_path)))
 
 
-def run(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run the daemon's coroutine on the fastest loop there is; a service that ended is the last line, and exit code 1."""
-    try:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(coroutine)
-    except ServiceEnded as error:
-        if isinstance(error.__cause__, BaseException):
-            logs.log.debug("the cause", exc_info=error.__cause__)
-        logs.log.critical("%s; exiting", _sentence(error))
-        sys.exit(FAILED)
+@click.command()
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="The port; or STACKD_SERVER__PORT.  [default: 8081, or any free one if that is taken]",
+)
+@click.option(
+    "--log", "level", type=click.Choice(["debug", "info", "warning", "error"]), default="error", show_default=True
+)
+@size_options
+def demo(port: int | None, level: str, size: EmbeddedOptions) -> None:
+    """Try stackd here and now: an embedded cluster, a fresh key, throw-away state.
+
+    Every key but those of [cluster] can be set from the environment, as for serve: STACKD_STACKS__TTL=5m.
+    """
+    from stackd import logs
+    from stackd.cli import process
+    from stackd.config import LogSection
+
+    with tempfile.TemporaryDirectory(prefix="stackd-demo-") as folder:
+        logs.setup(LogSection.model_validate({"level": level, "format": "text"}))
+        shown = process.Demo.prepared(Path(folder), port)
+        process.run(process.serve(shown.configuration, size=size, on_listening=shown.welcome))
+        click.echo(shown.farewell())
 
 
-def loop_factory() -> Any:
-    """uvloop's, except where it does not exist."""
-    if sys.platform == "win32":
-        return None
-    import uvloop
+@click.command()
+@config_option
+def rebuild(config_path: Path | None) -> None:
+    """Recover every live stack from the cluster into an empty file; says what could not be recovered."""
+    import asyncio
 
-    return uvloop.new_event_loop
+    from stackd import logs
+    from stackd.cli import process
+    from stackd.errors import StackdError
+    from stackd.printable import printable
 
-
-def _sentence(error: ServiceEnded) -> str:
-    """The cause's own sentence where it has one; groups of one are looked into."""
-    cause: BaseException | None = error.__cause__
-    while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
-        cause = cause.exceptions[0]
-    return str(cause) if cause is not None and str(cause) else str(error)
+    configuration = for_cluster(config_path)
+    logs.setup(configuration.config.log)
+    report = asyncio.run(process.rebuild(configuration))
+    for name, reason in report.lost:
+        click.echo(printable(f"not recovered: {name}: {reason}"), err=True)
+    click.echo(f"recovered {len(report.recovered)} stacks into {configuration.config.state.path}")
+    if report.lost:
+        raise StackdError(f"{len(report.lost)} objects could not be recovered; they are left as they are")

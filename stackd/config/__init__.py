@@ -1,18 +1,15 @@
 """The configuration: read once at the edge, checked as a whole, frozen from there on.
 
-sections, policy    every key, with its kind, default and reason
-kinds, units        kinds of value; durations (seconds) and sizes (bytes)
-tomlfile, environ   the two places where keys stand
-keyring, kubeconfig credentials: API keys, and which cluster
-load, checks        from all places to a ``Config``, or to all mistakes at once
-wording             what a mistake is called
-settings, reload, reference    the keys as a list: what a reload may change, the example file, the README's table
+sections      every key, with its kind, default and reason; [policy] is ``podspec``'s
+sources       the two places where keys stand: a TOML file, and the environment
+credentials   API keys, systemd's credentials, and which cluster
+load          from all places to a ``Config``, or to all mistakes at once
+wording       what a mistake is called
+settings      the keys as a list: what a reload may change, the example file, the table of the docs
 """
 
-from stackd.config.kubeconfig import require_cluster
-from stackd.config.load import Loaded, load
-from stackd.config.policy import PolicySection, policy_of
-from stackd.config.reload import LIVE_KEYS, Change, Changes, diff, merge_live
+from stackd.config.credentials import require_cluster
+from stackd.config.load import LoadedConfig, Need, load
 from stackd.config.sections import (
     AuthSection,
     BatchDeleteSection,
@@ -25,27 +22,33 @@ from stackd.config.sections import (
     ServerSection,
     StacksSection,
     StateSection,
+    TemplatesSection,
+    policy_of,
 )
+from stackd.config.settings import LIVE_KEYS, Changes, SettingChange, diff, merge_live
 from stackd.keys import ApiKey
+from stackd.podspec.policy import PolicySection
 
 __all__ = [
     "LIVE_KEYS",
     "ApiKey",
     "AuthSection",
     "BatchDeleteSection",
-    "Change",
     "Changes",
     "ClusterSection",
     "Config",
     "LimitsSection",
-    "Loaded",
+    "LoadedConfig",
     "LogSection",
     "MetricsSection",
+    "Need",
     "PolicySection",
     "ReconcileSection",
     "ServerSection",
+    "SettingChange",
     "StacksSection",
     "StateSection",
+    "TemplatesSection",
     "diff",
     "load",
     "merge_live",

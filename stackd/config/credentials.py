@@ -1,15 +1,48 @@
-"""systemd's credentials: files in a folder of the service's own.
+"""What the daemon is given to prove itself and to tell who calls: systemd's credentials, API keys, and the kubeconfig.
 
 Owns the word for "none": a unit that makes a credential optional (``LoadCredential=`` with ``SetCredential=`` as the
-fallback) has to give the fallback some text, and stackd's unit gives it this one.
+fallback) has to give the fallback some text, and stackd's unit gives it this one. Owns the four places of API keys:
+``[[auth.keys]]``, ``STACKD_AUTH__KEY``, ``auth.key_file`` and the systemd credential ``api-key``; a key's text is hashed
+as soon as it is read, and never repeated in a mistake. Owns the places of the kubeconfig, and so turns
+``mode = "auto"`` into a decision; what stands in a kubeconfig is ``kube``'s to read.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
+
+from stackd.config.sections import AuthSection, ClusterSection, Config
+from stackd.config.sources import KEY_VARIABLE
+from stackd.errors import ConfigError
+from stackd.keys import SHORTEST, ApiKey, digest
 
 UNSET: Final = b"#unset"
+STAMP: Final = "handed-over"
+"""Is written last, each time."""
+
+_RUN: Final = Path("/run/stackd")
+
+
+def handed_over(environ: Mapping[str, str]) -> Path | None:
+    """The folder with what systemd hands over to this run of the service; None outside systemd."""
+    invocation = environ.get("INVOCATION_ID", "")
+    return _RUN / invocation if invocation.isalnum() else None
+
+
+def current(path: Path, environ: Mapping[str, str] = os.environ) -> Path:
+    """The file that counts for a credential: the one handed over since the start, if there is one.
+
+    The credential keeps its name, so that nothing that is configured has changed.
+    """
+    folder = handed_over(environ)
+    if folder is None or str(path.parent) != environ.get("CREDENTIALS_DIRECTORY"):
+        return path
+    later = folder / path.name
+    return later if os.access(later, os.R_OK) else path
 
 
 def credential(folder: Path | None, name: str) -> Path | None:
@@ -17,8 +50,164 @@ def credential(folder: Path | None, name: str) -> Path | None:
     if folder is None or not (folder / name).exists():
         return None
     try:
-        with (folder / name).open("rb") as file:
+        with current(folder / name).open("rb") as file:
             given = file.read(len(UNSET) + 2).strip() != UNSET
     except OSError:
         given = True
     return folder / name if given else None
+
+
+API_KEY: Final = "api-key"
+_LARGEST_FILE: Final = 64 << 10
+_ONE_A_LINE: Final = "a file with one key a line is expected"
+_SHORT: Final = (
+    "{} holds a key of fewer than "
+    f"{SHORTEST} characters, which can be guessed; `stackd key new` prints one that cannot"
+)
+_UNSENDABLE: Final = "{} holds a key that no header can carry; letters and digits are expected"
+_OPEN_TO_ALL: Final = (
+    "the file of auth.key_file can be read by every user of this machine; chmod 600 keeps it to its owner"
+)
+HOW_TO_SET_ONE: Final = (
+    "no API key is configured, and auth.enabled is true; `stackd key new` prints one and its SHA-256: set it as "
+    f"{KEY_VARIABLE}, in auth.key_file, as the systemd credential {API_KEY} (/etc/stackd/api-key), "
+    "or its SHA-256 in [[auth.keys]]"
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Keyring:
+    """The keys gathered so far, with the places they came from and what was wrong (key of [auth], sentence)."""
+
+    keys: list[ApiKey]
+    origins: list[str] = field(default_factory=list)
+    mistakes: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def add(self, name: str, origin: str, texts: list[str]) -> None:
+        """Accept the keys of one place, as admin keys that are called after it."""
+        self.origins.append(origin)
+        if not texts:
+            self.mistakes.append(("keys", f"{origin} holds no key; {_ONE_A_LINE}"))
+        for number, text in enumerate(texts, 1):
+            if not text.isascii() or not text.isprintable() or " " in text:
+                self.mistakes.append(("keys", _UNSENDABLE.format(origin)))
+                continue
+            if len(text) < SHORTEST:
+                self.mistakes.append(("keys", _SHORT.format(origin)))
+                continue
+            unique = name if number == 1 else f"{name}-{number}"
+            self.keys.append(ApiKey(name=unique, sha256=digest(text), scope="admin"))
+
+
+def gather_keys(auth: AuthSection, environ: Mapping[str, str], credentials: Path | None, *, required: bool) -> Keyring:
+    """All configured keys, each hash once; none at all is a mistake where one is ``required``."""
+    ring = Keyring(keys=list(auth.keys))
+    if KEY_VARIABLE in environ:
+        text = environ[KEY_VARIABLE].strip()
+        ring.add("environment", f"environment {KEY_VARIABLE}", [text] if text else [])
+    if auth.key_file:
+        _add_file(ring, "key-file", "key_file", Path(auth.key_file), "the key file")
+    if (file := credential(credentials, API_KEY)) is not None:
+        _add_file(ring, "credential", "keys", file, f"credential {API_KEY}")
+    _check_keys(ring)
+    if required and auth.enabled and not ring.keys and not ring.mistakes:
+        ring.mistakes.append(("keys", HOW_TO_SET_ONE))
+    return ring
+
+
+def _add_file(ring: Keyring, name: str, key: str, path: Path, origin: str) -> None:
+    try:
+        mode = path.stat().st_mode
+        with current(path).open("rb") as file:
+            given = file.read(_LARGEST_FILE + 1)
+        if len(given) > _LARGEST_FILE:  # what would be left of the last key is a key, too
+            ring.mistakes.append((key, f"{origin} is larger than {_LARGEST_FILE >> 10} KiB; {_ONE_A_LINE}"))
+            return
+        text = given.decode()
+    except OSError as error:
+        ring.mistakes.append((key, f"{origin} cannot be read: {error.strerror}; {_ONE_A_LINE}"))
+        return
+    except UnicodeDecodeError:
+        ring.mistakes.append((key, f"{origin} is not text; {_ONE_A_LINE}"))
+        return
+    if mode & 0o007 and key == "key_file":
+        ring.warnings.append(_OPEN_TO_ALL)
+    lines = [line.strip() for line in text.splitlines()]
+    ring.add(name, origin, [line for line in lines if line and not line.startswith("#")])
+
+
+def _check_keys(ring: Keyring) -> None:
+    """Refuse names and hashes that stand for two different keys; drop exact repetitions."""
+    by_hash: dict[bytes, ApiKey] = {}
+    names: set[str] = set()
+    for key in ring.keys:
+        known = by_hash.get(key.sha256)
+        if known is not None and known.scope != key.scope:
+            ring.mistakes.append(("keys", f'"{known.name}" and "{key.name}" are one key with two scopes'))
+        if known is not None:
+            continue
+        if key.name in names:
+            ring.mistakes.append(("keys", f'two keys are named "{key.name}"; each key needs a name of its own'))
+        by_hash[key.sha256] = key
+        names.add(key.name)
+    ring.keys = list(by_hash.values())
+
+
+KUBECONFIG: Final = "kubeconfig"
+NO_CLUSTER: Final = (
+    f"no cluster is configured; set cluster.kubeconfig, $KUBECONFIG or the systemd credential {KUBECONFIG} "
+    '(/etc/stackd/kubeconfig), or cluster.mode to "in-cluster" or "embedded"'
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The section with the decision in it, and where that came from; ``mistake`` if there is none to make."""
+
+    cluster: ClusterSection
+    origin: str = ""
+    mistake: str = ""
+
+
+def choose_cluster(cluster: ClusterSection, environ: Mapping[str, str], credentials: Path | None) -> Choice:
+    """Decide. In mode auto without a cluster the section stays as it is."""
+    if cluster.mode not in ("auto", "kubeconfig"):
+        return Choice(cluster=cluster)
+    if cluster.kubeconfig:
+        return _explicit(cluster)
+    if (file := credential(credentials, KUBECONFIG)) is not None:
+        return _file(cluster, str(file), f"credential {KUBECONFIG}")
+    if cluster.mode == "auto" and environ.get("KUBERNETES_SERVICE_HOST"):
+        return Choice(cluster=_decided(cluster, "in-cluster", ""), origin="environment KUBERNETES_SERVICE_HOST")
+    if _readable(environ.get("KUBECONFIG", "")):
+        return _file(cluster, environ["KUBECONFIG"], "environment KUBECONFIG")
+    home = os.path.join(environ["HOME"], ".kube", "config") if environ.get("HOME") else ""
+    if _readable(home):
+        return _file(cluster, home, "~/.kube/config")
+    return Choice(cluster=cluster, mistake=NO_CLUSTER if cluster.mode == "kubeconfig" else "")
+
+
+def require_cluster(config: Config) -> None:
+    """Raise ConfigError unless it is decided which cluster is meant; for commands that talk to one."""
+    if config.cluster.mode not in ("kubeconfig", "in-cluster"):
+        raise ConfigError([f"[cluster] kubeconfig: {NO_CLUSTER}"])
+
+
+def _explicit(cluster: ClusterSection) -> Choice:
+    if not _readable(cluster.kubeconfig):
+        return Choice(cluster=cluster, mistake="there is no such file, or it cannot be read; a kubeconfig is expected")
+    return Choice(cluster=_decided(cluster, "kubeconfig", cluster.kubeconfig))
+
+
+def _file(cluster: ClusterSection, path: str, origin: str) -> Choice:
+    return Choice(cluster=_decided(cluster, "kubeconfig", path), origin=origin)
+
+
+def _decided(cluster: ClusterSection, mode: Literal["kubeconfig", "in-cluster"], path: str) -> ClusterSection:
+    return cluster.model_copy(update={"mode": mode, "kubeconfig": path})
+
+
+def _readable(paths: str) -> bool:
+    """Whether one of the files, which stand in a row as in $KUBECONFIG, can be read."""
+    return any(os.path.isfile(path) and os.access(path, os.R_OK) for path in paths.split(os.pathsep) if path)

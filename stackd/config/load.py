@@ -1,29 +1,50 @@
 """From a file, the environment and credentials to one ``Config``, or to all the mistakes at once.
 
-Later places win: default, file, environment; credentials fill what is left empty.
+Later places win: default, file, environment; credentials fill what is left empty. Owns, too, the rules that join several
+keys, or a key and the machine.
 """
 
 from __future__ import annotations
 
+import enum
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
-from stackd.config import checks, environ, keyring, kubeconfig, tomlfile, wording
-from stackd.config.sections import AuthSection, Config
-from stackd.config.tomlfile import KeyPath, TomlFile
+from stackd.config import wording
+from stackd.config.credentials import NO_CLUSTER, choose_cluster, gather_keys
+from stackd.config.sections import AuthSection, ClusterSection, Config, policy_of
+from stackd.config.sources import KEY_VARIABLE, KeyPath, TomlFile, is_ours, read_toml, value_of, variable
 from stackd.errors import ConfigError
+from stackd.names import is_loopback
+from stackd.podspec.pod import is_reserved
+from stackd.units import format_duration
 
 DEFAULT: Final = "default"
+
+
+class Need(enum.Flag):
+    """What of a configuration has to be complete, and readable for whoever loads it.
+
+    ``SERVING``   the API keys, and the files of the certificate
+    ``CLUSTER``   which cluster is meant, and how it is reached
+    """
+
+    NOTHING = 0
+    SERVING = enum.auto()
+    CLUSTER = enum.auto()
+
+
+EVERYTHING: Final = Need.SERVING | Need.CLUSTER
 _IN_NO_FILE: Final = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
+class LoadedConfig:
     """A configuration that can be run.
 
     ``origins``   for each ``section.key``: ``default``, ``FILE:LINE``, ``environment NAME`` or ``credential NAME``
@@ -58,14 +79,21 @@ class _Draft:
         self.mistakes.append((line or _IN_NO_FILE, f"{place}: {wording.name(path)}: {text}"))
 
 
-def load(path: Path | None, environment: Mapping[str, str], credentials_dir: Path | None = None) -> Loaded:
+def load(
+    path: Path | None,
+    environment: Mapping[str, str],
+    credentials_dir: Path | None = None,
+    *,
+    needs: Need = EVERYTHING,
+) -> LoadedConfig:
     """Read the configuration; ConfigError with all mistakes, in the order of the file, where there are any.
 
     Without ``path`` there is no file; without ``credentials_dir``, systemd's ``$CREDENTIALS_DIRECTORY`` is used if set.
+    What is not needed is not looked for: no keys are gathered, no cluster is decided on.
     """
     unreadable: list[str] = []
     try:
-        draft = _Draft(file=tomlfile.read(path) if path is not None else None)
+        draft = _Draft(file=read_toml(path) if path is not None else None)
     except ConfigError as error:
         draft, unreadable = _Draft(file=None), error.mistakes
     _take_file(draft)
@@ -75,11 +103,19 @@ def load(path: Path | None, environment: Mapping[str, str], credentials_dir: Pat
         raise ConfigError(unreadable + _in_order(draft.mistakes))
     if credentials_dir is None and environment.get("CREDENTIALS_DIRECTORY"):
         credentials_dir = Path(environment["CREDENTIALS_DIRECTORY"])
-    config, warnings = _completed(draft, config, environment, credentials_dir)
-    _check(draft, config)
+    warnings: list[str] = []
+    if Need.SERVING in needs:
+        auth, warnings = _with_keys(draft, config.auth, environment, credentials_dir)
+        config = config.model_copy(update={"auth": auth})
+    if Need.CLUSTER in needs:
+        cluster, more = _with_cluster(draft, config.cluster, environment, credentials_dir)
+        config, warnings = config.model_copy(update={"cluster": cluster}), warnings + more
+    _check(draft, config, serving=Need.SERVING in needs)
     if draft.mistakes:
         raise ConfigError(_in_order(draft.mistakes))
-    return Loaded(config=config, origins=_all_origins(draft.origins), warnings=(*checks.warnings(config), *warnings))
+    if Need.SERVING in needs:
+        warnings = [*cautions(config), *warnings]
+    return LoadedConfig(config=config, origins=_all_origins(draft.origins), warnings=tuple(warnings))
 
 
 def _in_order(found: list[tuple[int, str]]) -> list[str]:
@@ -118,17 +154,17 @@ def _take_table(draft: _Draft, file: TomlFile, section: str, table: Mapping[str,
 
 def _take_environment(draft: _Draft, environment: Mapping[str, str]) -> None:
     fields = {
-        environ.variable(section, key): (section, key, info)
+        variable(section, key): (section, key, info)
         for section, model in wording.sections().items()
         for key, info in model.model_fields.items()
     }
-    for name in sorted(filter(environ.is_ours, environment)):
+    for name in sorted(filter(is_ours, environment)):
         if name not in fields:
-            suggestion = wording.did_you_mean(name, [*fields, environ.KEY_VARIABLE])
+            suggestion = wording.did_you_mean(name, [*fields, KEY_VARIABLE])
             draft.mistakes.append((_IN_NO_FILE, f"environment {name}: there is no such key{suggestion}"))
             continue
         section, key, info = fields[name]
-        draft.raw[section][key] = environ.value_of(environment[name], info)
+        draft.raw[section][key] = value_of(environment[name], info)
         draft.origins[f"{section}.{key}"] = f"environment {name}"
 
 
@@ -158,20 +194,19 @@ def _at_home(value: Any, home: str) -> Any:
     return os.path.join(home, value[2:]) if home and isinstance(value, str) and value.startswith("~/") else value
 
 
-def _completed(
-    draft: _Draft, config: Config, environment: Mapping[str, str], credentials: Path | None
-) -> tuple[Config, list[str]]:
-    """The configuration with its keys gathered and its cluster decided, and the warnings that came of it."""
-    auth, warnings = _with_keys(draft, config.auth, environment, credentials)
-    choice = kubeconfig.choose(config.cluster, environment, credentials)
+def _with_cluster(
+    draft: _Draft, cluster: ClusterSection, environment: Mapping[str, str], credentials: Path | None
+) -> tuple[ClusterSection, list[str]]:
+    """The section with its cluster decided; its mistakes are noted, its warnings returned."""
+    choice = choose_cluster(cluster, environment, credentials)
     if draft.bad.isdisjoint(("cluster.mode", "cluster.kubeconfig")):
         if choice.mistake:
             draft.mistake(("cluster", "kubeconfig"), choice.mistake)
         if choice.origin:
             draft.origins["cluster.mode"] = draft.origins["cluster.kubeconfig"] = choice.origin
         if choice.cluster.mode == "auto":
-            warnings.append(kubeconfig.NO_CLUSTER)
-    return config.model_copy(update={"auth": auth, "cluster": choice.cluster}), warnings
+            return choice.cluster, [NO_CLUSTER]
+    return choice.cluster, []
 
 
 def _with_keys(
@@ -179,7 +214,7 @@ def _with_keys(
 ) -> tuple[AuthSection, list[str]]:
     """The section with the keys of all places; their mistakes are noted, their warnings returned."""
     required = not any(key.startswith("auth.") for key in draft.bad)
-    ring = keyring.gather(auth, environment, credentials, required=required)
+    ring = gather_keys(auth, environment, credentials, required=required)
     for key, text in ring.mistakes:
         draft.mistake(("auth", key), text)
     places = [draft.origins["auth.keys"]] if "auth.keys" in draft.origins else []
@@ -188,10 +223,82 @@ def _with_keys(
     return auth.model_copy(update={"keys": tuple(ring.keys)}), ring.warnings
 
 
-def _check(draft: _Draft, config: Config) -> None:
+def _check(draft: _Draft, config: Config, *, serving: bool) -> None:
     """Apply the rules that join several keys, to those that are right in themselves."""
-    for keys, text in checks.mistakes(config):
+    for keys, text in contradictions(config, serving=serving):
         if not draft.bad.isdisjoint(keys):
             continue
         blamed = next((key for key in keys if key in draft.origins), keys[0])
         draft.mistake(tuple(blamed.split(".")), text)
+
+
+Finding = tuple[tuple[str, ...], str]
+
+
+def contradictions(config: Config, *, serving: bool = True) -> Iterator[Finding]:
+    """(the keys as ``section.key``, the one to blame first; a sentence) of each rule that is broken.
+
+    Whether files can be read counts only for who serves with them.
+    """
+    stacks = config.stacks
+    if stacks.node_port_min > stacks.node_port_max:
+        yield (
+            ("stacks.node_port_min", "stacks.node_port_max"),
+            f"node_port_min {stacks.node_port_min} is above node_port_max {stacks.node_port_max}; "
+            "a range with a port in it is expected",
+        )
+    if stacks.ttl > stacks.max_ttl:
+        yield (
+            ("stacks.ttl", "stacks.max_ttl"),
+            f'ttl "{format_duration(stacks.ttl)}" is longer than max_ttl "{format_duration(stacks.max_ttl)}"; '
+            "at most that is expected",
+        )
+    if not stacks.address_types:
+        yield ("stacks.address_types",), 'this is empty; a list such as ["ExternalIP", "InternalIP"] is expected'
+    yield from _tls(config, serving=serving)
+    yield from _policy(config)
+
+
+def _tls(config: Config, *, serving: bool) -> Iterator[Finding]:
+    server = config.server
+    if bool(server.tls_cert) != bool(server.tls_key):
+        given, other = ("tls_cert", "tls_key") if server.tls_cert else ("tls_key", "tls_cert")
+        yield (f"server.{given}", f"server.{other}"), f"{given} is set and {other} is not; both or neither are expected"
+    for key, path in (("tls_cert", server.tls_cert), ("tls_key", server.tls_key)):
+        if serving and path and not (os.path.isfile(path) and os.access(path, os.R_OK)):
+            yield (f"server.{key}",), "there is no such file, or it cannot be read; a PEM file is expected"
+
+
+def _policy(config: Config) -> Iterator[Finding]:
+    policy = config.policy
+    try:
+        policy_of(config)
+    except ConfigError as error:
+        for mistake in error.mistakes:
+            key, _, text = mistake.partition(": ")
+            yield (key, "policy.profile"), text
+    for key, names in (("labels", policy.labels), ("annotations", policy.annotations)):
+        ours = [name for name in names if is_reserved(name)]
+        if ours:
+            yield (f"policy.{key}",), f'"{ours[0]}" is stackd\'s own; another key is expected'
+
+
+def cautions(config: Config) -> Iterator[str]:
+    """What is allowed and yet worth a line at every start."""
+    if not config.auth.enabled:
+        yield "auth.enabled is false: anyone who reaches the port can create and delete stacks"
+    if not config.server.tls_cert and not is_loopback(config.server.host):
+        host = config.server.host
+        yield f"server.host {host} is not loopback and there is no TLS: keys cross the network unencrypted"
+    yield from _uncounted(config)
+
+
+def _uncounted(config: Config) -> Iterator[str]:
+    """Limits that a create passes by leaving their label out."""
+    limits = config.limits
+    for key in ("stacks_per_label", "creates_per_label"):
+        if loose := [label for label in getattr(limits, key) if label not in limits.required_labels]:
+            yield (
+                f"limits.{key} counts {', '.join(loose)}, and a create without that label is not counted; "
+                "limits.required_labels would refuse it"
+            )

@@ -1,7 +1,7 @@
 """The sections of the configuration file and their keys.
 
 Owns every key: its name, kind, default, and one line of why. Knows nothing of files or the environment. All sections
-are frozen; durations are seconds, sizes bytes. Tests hold the example file and the README's table to these models.
+are frozen; durations are seconds, sizes bytes. Tests hold the example file and the table in docs/configure.md to these models.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le, MinLen
 from pydantic import BaseModel, ConfigDict, Field
 
-from stackd.config.kinds import (
+from stackd.keys import ApiKey
+from stackd.kinds import (
     Address,
     Addresses,
+    ClientLabels,
     Count,
     DnsLabel,
     Duration,
@@ -24,7 +26,10 @@ from stackd.config.kinds import (
     Flag,
     LabelLimits,
     LabelName,
+    LabelRates,
     Labels,
+    LeaseDuration,
+    Networks,
     NodePort,
     Period,
     Port,
@@ -32,14 +37,15 @@ from stackd.config.kinds import (
     Share,
     Size,
     Text,
+    TextSize,
     as_tuple,
 )
-from stackd.config.policy import PolicySection
-from stackd.keys import ApiKey
+from stackd.podspec.policy import Policy, PolicySection, RestartPolicy
 
 AddressType = Literal["ExternalIP", "InternalIP", "Hostname", "ExternalDNS", "InternalDNS"]
 NO_ADDRESSES: Mapping[str, str] = MappingProxyType({})
 NO_LIMITS: Mapping[str, int] = MappingProxyType({})
+NO_RATES: Mapping[str, str] = MappingProxyType({})
 
 
 def _stack_nodes() -> Mapping[str, str]:
@@ -65,6 +71,9 @@ class ServerSection(Section):
     max_body: Size = Field(default=1 << 20, description="Larger request bodies are refused with 413.")
     tls_cert: FilePath = Field(default="", description="PEM certificate chain; read again when the file changes.")
     tls_key: FilePath = Field(default="", description="PEM private key of tls_cert.")
+    trusted_proxies: Networks = Field(
+        default=(), description="Addresses and networks of proxies whose X-Forwarded-For names the caller."
+    )
     dashboard: Flag = Field(
         default=True, description="Serve the dashboard at /dashboard; it holds no data without a key."
     )
@@ -96,7 +105,7 @@ class ClusterSection(Section):
 
     mode: Annotated[Literal["auto", "kubeconfig", "in-cluster", "embedded"], Expects(what="a mode")] = Field(
         default="auto",
-        description="auto takes the kubeconfig that is given, else the pod's service account, else $KUBECONFIG.",
+        description="auto takes the configured kubeconfig, else the pod's service account, else $KUBECONFIG.",
     )
     kubeconfig: FilePath = Field(
         default="", description='Empty means the credential "kubeconfig", $KUBECONFIG or ~/.kube/config.'
@@ -105,27 +114,36 @@ class ClusterSection(Section):
     instance: LabelName = Field(
         default="default", description="Keeps stackds that share a namespace apart; written on every object."
     )
+    lease_duration: LeaseDuration = Field(
+        default=30.0,
+        description="How long the owner may be silent before a standby takes over; it renews three times as often.",
+    )
 
 
 class StacksSection(Section):
     """What a stack gets."""
 
-    namespace: DnsLabel = Field(default="stacks", description="Where pods and services are put.")
+    namespace: DnsLabel = Field(default="stacks", description="The namespace of the pods and services.")
     ttl: Period = Field(default=7200.0, description="How long a stack lives unless its create says otherwise.")
     max_ttl: Period = Field(default=86400.0, description="The longest life, extensions included.")
     node_selector: Labels = Field(
         default_factory=_stack_nodes, description="Stacks run on nodes with these labels only."
     )
-    node_port_min: NodePort = Field(default=31001, description="First node port handed out.")
+    node_port_min: NodePort = Field(
+        default=31001, description="First node port handed out; the cluster's own range is the limit."
+    )
     node_port_max: NodePort = Field(default=32767, description="Last node port handed out.")
     scheduling_timeout: Period = Field(
         default=20.0, description="How long a create waits for a node before it is a 503."
     )
     unschedulable_grace: Duration = Field(
-        default=0.0, description="Wait so long after the scheduler says no; for clusters that grow."
+        default=0.0, description="How long to wait after the scheduler says no; for clusters that scale up."
     )
-    restart_policy: Annotated[Literal["Never", "OnFailure", "Always"], Expects(what="a restart policy")] = Field(
+    restart_policy: Annotated[RestartPolicy, Expects(what="a restart policy")] = Field(
         default="Never", description="What the kubelet does when a container ends."
+    )
+    readiness: Annotated[Literal["", "tcp"], Expects(what="a kind of probe")] = Field(
+        default="", description='"tcp": running means that the published port answers, where a container has no probe.'
     )
     image_pull_grace: Duration = Field(
         default=60.0, description="How long an image may fail to be pulled before the stack is failed."
@@ -138,6 +156,9 @@ class StacksSection(Section):
         as_tuple,
         Expects(what='a list such as ["ExternalIP", "InternalIP"]'),
     ] = Field(default=("ExternalIP",), description="Node address types that count as public, in order of preference.")
+    address_family: Annotated[Literal["auto", "ipv4", "ipv6"], Expects(what="an address family")] = Field(
+        default="auto", description="Which of a node's addresses to report; auto: those of the Services' own family."
+    )
     require_ingress_network_policy: Flag = Field(
         default=True, description="Refuse to start while no ingress NetworkPolicy protects the stacks' namespace."
     )
@@ -146,15 +167,31 @@ class StacksSection(Section):
     )
 
 
+class TemplatesSection(Section):
+    """Stacks that are described beforehand."""
+
+    directory: FilePath = Field(
+        default="", description="Folder with NAME.yaml for each template; read at the start and at a reload."
+    )
+    refill_per_second: float = Field(
+        default=10.0,
+        ge=0.1,
+        le=1000.0,
+        description="Stacks that pools make, or replace, per second at the most; creates of clients come first.",
+    )
+
+
 class ReconcileSection(Section):
     """How rows and cluster are kept together."""
 
     interval: Period = Field(default=10.0, description="Time between passes; a pass reads the local mirror only.")
     orphan_grace: Duration = Field(
-        default=120.0, description="Objects of ours that no row knows are removed at this age."
+        default=120.0,
+        description="Objects without a row are left alone until this age, then taken over or reported as unknown.",
     )
     max_delete_share: Share = Field(
-        default=0.2, description="A pass that would end more than ten stacks and this share waits for you."
+        default=0.2,
+        description="A pass that would end more than ten stacks, and more than this share of them, waits for you.",
     )
 
 
@@ -173,8 +210,8 @@ class BatchDeleteSection(Section):
 class LimitsSection(Section):
     """How much is too much."""
 
-    requests_per_second: Rate = Field(default=0.0, description="Requests a second and key before a 429; 0 is off.")
-    creates_per_second: Rate = Field(default=0.0, description="Creates a second and key before a 429; 0 is off.")
+    requests_per_second: Rate = Field(default=0.0, description="Requests per second and key before a 429; 0 is off.")
+    creates_per_second: Rate = Field(default=0.0, description="Creates per second and key before a 429; 0 is off.")
     creates_in_flight: Count = Field(
         default=1000, description="Creates at the same time before a 429; they take turns at the cluster."
     )
@@ -182,18 +219,36 @@ class LimitsSection(Section):
     stacks_per_label: LabelLimits = Field(
         default_factory=lambda: NO_LIMITS, description="Stacks per value of a label, such as { player = 1 }."
     )
+    pod_spec: TextSize = Field(
+        default=64 << 10, description="Longest text of a pod spec, as it comes and with its aliases written out."
+    )
+    required_labels: ClientLabels = Field(
+        default=(), description="Labels that each create must give, so that nobody evades a limit by leaving one out."
+    )
+    creates_per_label: LabelRates = Field(
+        default_factory=lambda: NO_RATES,
+        description='Creates and starts per value of a label before a 429, such as { player = "6/min" }.',
+    )
     header_size: Size = Field(default=16 << 10, description="Longest request line or header.")
     slow_client_timeout: Period = Field(
         default=30.0, description="A client that takes longer to send a request or to read an answer is cut off."
     )
     connections: Count = Field(
-        default=4096, description="Open connections; above it those without a valid key go first. 0 is off."
+        default=4096, description="Open connections; above that, those without a valid key are closed first. 0 is off."
+    )
+    connections_per_key: Count = Field(
+        default=0,
+        description="Open connections of one key before a 429; 0 is half of connections while there are other keys.",
     )
     failed_auth_per_minute: Count = Field(
-        default=120, description="Wrong keys a minute and address before 429; 0 is off."
+        default=120, description="Wrong keys per minute and address before a 429; 0 is off."
     )
     event_streams: Count = Field(
         default=1000, description="Open event streams before a 503; each costs a little memory."
+    )
+    event_streams_per_key: Count = Field(
+        default=0,
+        description="Open event streams of one key before a 429; 0 is half of event_streams while there are other keys.",
     )
 
 
@@ -223,8 +278,14 @@ class Config(Section):
     cluster: ClusterSection = Field(default_factory=ClusterSection)
     stacks: StacksSection = Field(default_factory=StacksSection)
     policy: PolicySection = Field(default_factory=PolicySection)
+    templates: TemplatesSection = Field(default_factory=TemplatesSection)
     reconcile: ReconcileSection = Field(default_factory=ReconcileSection)
     batch_delete: BatchDeleteSection = Field(default_factory=BatchDeleteSection)
     limits: LimitsSection = Field(default_factory=LimitsSection)
     log: LogSection = Field(default_factory=LogSection)
     metrics: MetricsSection = Field(default_factory=MetricsSection)
+
+
+def policy_of(config: Config) -> Policy:
+    """The pod policy that this configuration asks for; ConfigError where its keys contradict each other."""
+    return Policy(**dict(config.policy), restart_policy=config.stacks.restart_policy, max_text=config.limits.pod_spec)

@@ -1,6 +1,8 @@
-"""The keys as a flat list, and their values as TOML text.
+"""The keys as a flat list: their values as TOML text, what a reload may change, and what is written from them.
 
-What the example file, the README's table, ``stackd check --effective`` and reloads are written from.
+``stackd check --effective``, the example file and the table of docs/configure.md are made here. Tests hold both
+to it; after adding a key, print them anew with
+``python -c "from stackd.config.settings import example; print(example(), end='')"`` (or ``table``).
 """
 
 from __future__ import annotations
@@ -14,13 +16,15 @@ from typing import Final
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from stackd.config import environ, wording
-from stackd.config.policy import Toleration
+from stackd.config import wording
 from stackd.config.sections import Config
-from stackd.config.units import format_duration, format_size
+from stackd.config.sources import variable
 from stackd.keys import ApiKey
+from stackd.podspec.policy import Toleration
+from stackd.units import format_duration, format_size
 
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +45,7 @@ class Setting:
     @property
     def variable(self) -> str:
         """The environment variable that sets it."""
-        return environ.variable(self.section, self.key)
+        return variable(self.section, self.key)
 
     def text(self, config: Config) -> str:
         """Its value in ``config``, as TOML."""
@@ -82,14 +86,128 @@ def toml(value: object, unit: str = "") -> str:
     if isinstance(value, Mapping):
         pairs = ", ".join(f"{_key(str(key))} = {toml(item)}" for key, item in value.items())
         return f"{{ {pairs} }}" if pairs else "{}"
-    return json.dumps(value, ensure_ascii=False)
+    return _string(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _string(text: str) -> str:
+    """A basic string. JSON's is one too, but for DEL; half of a surrogate pair is no character and has no place in TOML."""
+    whole = _SURROGATE.sub("\ufffd", text)
+    return json.dumps(whole, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _key(key: str) -> str:
-    return key if _BARE.fullmatch(key) else json.dumps(key)
+    return key if _BARE.fullmatch(key) else _string(key)
 
 
 def section_docs() -> dict[str, str]:
-    """What each section is about, in a few words."""
+    """A short description of each section."""
     models: dict[str, type[BaseModel]] = wording.sections()
     return {name: (model.__doc__ or "").strip() for name, model in models.items()}
+
+
+_LIVE_SECTIONS: Final = ("limits", "policy", "templates", "log", "batch_delete", "reconcile")
+_RESTART_IN_THEM: Final = frozenset({"limits.header_size"})
+_LIVE_SINGLE: Final = frozenset(
+    {
+        "server.trusted_proxies",
+        "auth.keys",
+        "auth.key_file",
+        "stacks.ttl",
+        "stacks.max_ttl",
+        "stacks.readiness",
+        "stacks.scheduling_timeout",
+        "stacks.unschedulable_grace",
+        "stacks.image_pull_grace",
+        "stacks.public_ips",
+        "stacks.address_types",
+        "stacks.address_family",
+        "stacks.keep_history",
+        "metrics.public",
+    }
+)
+LIVE_KEYS: Final = _LIVE_SINGLE | {
+    setting.name for setting in settings() if setting.section in _LIVE_SECTIONS and setting.name not in _RESTART_IN_THEM
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingChange:
+    """A key (``section.key``) and its values as TOML; API keys show their names only."""
+
+    key: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What differs between two configurations, by when it can take effect."""
+
+    live: tuple[SettingChange, ...]
+    restart: tuple[SettingChange, ...]
+
+
+def diff(old: Config, new: Config) -> Changes:
+    """The keys that differ, in the order of the file."""
+    changed = [setting for setting in settings() if _value(old, setting) != _value(new, setting)]
+    found = [SettingChange(key=setting.name, old=setting.text(old), new=setting.text(new)) for setting in changed]
+    return Changes(
+        live=tuple(change for change in found if change.key in LIVE_KEYS),
+        restart=tuple(change for change in found if change.key not in LIVE_KEYS),
+    )
+
+
+def merge_live(old: Config, new: Config) -> Config:
+    """``old`` with the live keys of ``new``: what is in force after a reload, until the restart."""
+    parts = {}
+    for section in {name.partition(".")[0] for name in LIVE_KEYS}:
+        live = [setting for setting in settings() if setting.section == section and setting.name in LIVE_KEYS]
+        update = {setting.key: _value(new, setting) for setting in live}
+        parts[section] = getattr(old, section).model_copy(update=update)
+    return old.model_copy(update=parts)
+
+
+def _value(config: Config, setting: Setting) -> object:
+    return getattr(getattr(config, setting.section), setting.key)
+
+
+TABLE_BEGIN: Final = "<!-- configuration table: begin -->"
+TABLE_END: Final = "<!-- configuration table: end -->"
+_HEADER: Final = """\
+# stackd's configuration: every key with its default. Delete what you do not change.
+#
+# Each key can be set from the environment, which wins over this file: STACKD_<SECTION>__<KEY>, such as
+# STACKD_STACKS__TTL=30m or STACKD_STACKS__NODE_SELECTOR=role=stack,zone=a. Durations are written "1h30m", sizes "1MiB".
+# `stackd check` tells all mistakes at once; keys marked (live) take effect at a reload, the others at a restart.
+"""
+_KEYS: Final = """\
+# [[auth.keys]]
+# name = "platform"
+# sha256 = "<64 hex digits>"
+# scope = "admin"  # or "read", or "metrics": /metrics and /healthz only
+"""
+
+
+def example() -> str:
+    """The text of ``config.example.toml``."""
+    return _HEADER + "".join(_example_section(section, doc) for section, doc in section_docs().items())
+
+
+def _example_section(section: str, doc: str) -> str:
+    text = f"\n# {doc}\n[{section}]\n"
+    for setting in settings():
+        if setting.section != section:
+            continue
+        live = " (live)" if setting.name in LIVE_KEYS else ""
+        body = _KEYS if setting.name == "auth.keys" else f"{setting.key} = {setting.default}\n"
+        text += f"# {setting.why}{live}\n{body}"
+    return text
+
+
+def table() -> str:
+    """The table of keys in docs/configure.md, to stand between ``TABLE_BEGIN`` and ``TABLE_END``."""
+    rows = ["| key | default | at | what for |", "|---|---|---|---|"]
+    for setting in settings():
+        when = "reload" if setting.name in LIVE_KEYS else "restart"
+        rows.append(f"| `{setting.name}` | `{setting.default}` | {when} | {setting.why.replace('|', chr(92) + '|')} |")
+    return "\n".join(rows) + "\n"

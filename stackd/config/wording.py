@@ -5,7 +5,6 @@ A value is repeated only where its key cannot hold a secret.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable
 from typing import Final
@@ -14,11 +13,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from stackd.config.kinds import Expects
-from stackd.config.policy import Toleration
 from stackd.config.sections import Config
-from stackd.config.tomlfile import KeyPath
+from stackd.config.sources import KeyPath
 from stackd.keys import ApiKey
+from stackd.kinds import Expects
+from stackd.names import nearest
+from stackd.podspec.policy import Toleration
 
 _NESTED: Final[dict[str, type[BaseModel]]] = {"keys": ApiKey, "tolerations": Toleration}
 _TYPES: Final[dict[type, str]] = {
@@ -30,6 +30,7 @@ _TYPES: Final[dict[type, str]] = {
     tuple: "a list",
     dict: "a table",
 }
+
 _NO_KEY_TEXT: Final = (
     "the text of a key does not belong in a file that others read; use STACKD_AUTH__KEY, key_file, "
     "or its SHA-256 in [[auth.keys]]"
@@ -116,9 +117,8 @@ def _shown(value: object) -> str:
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """`` (did you mean "…"?)`` with the nearest known name, or nothing."""
-    lowered = {candidate.lower(): candidate for candidate in known}
-    nearest = difflib.get_close_matches(wrong.lower(), lowered, n=1, cutoff=0.6)
-    return f' (did you mean "{lowered[nearest[0]]}"?)' if nearest else ""
+    close = nearest(wrong, known)
+    return f' (did you mean "{close}"?)' if close else ""
 
 
 def unknown_key(section: str, key: str) -> str:

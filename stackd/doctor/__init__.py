@@ -2,9 +2,10 @@
 
     findings   what is said
     machine    files, certificate, configuration
+    unit       the service as systemd knows it
+    service    what is wrong with that, and with its files
     running    a daemon that answers
-    cluster    rights, namespace, policies, nodes, ports, clock
-    capacity   how many stacks fit, and what stands in the way of more
+    cluster    rights, namespace, policies, nodes, ports, clock, and how many stacks fit
     probe      two stacks that try to reach each other and what they must not
 
 Changes nothing, but for the probe, which removes what it made.

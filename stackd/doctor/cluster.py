@@ -6,25 +6,65 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from stackd.config import Config
-from stackd.doctor.capacity import Bound, Size, by_nodes, by_quotas
 from stackd.doctor.findings import Finding, fail, ok, warn
-from stackd.errors import NodePortTaken, QuotaExceeded, StackdError
+from stackd.errors import ClusterRefused, QuotaExceeded, StackdError
+from stackd.kube.access import REMEDY, date, expiry_remark
 from stackd.kube.client import Cluster
-from stackd.kube.isolation import EGRESS, INGRESS, protects
-from stackd.kube.manifests import ServiceRequest, service_manifest
-from stackd.kube.objects import NodeState, node_state
-from stackd.kube.rights import Ask, asks
-from stackd.model import PortMapping, Stack, StackStatus
+from stackd.kube.objects import NodeState, pod_state
+from stackd.kube.provision import EGRESS, INGRESS, lets_through, protects
+from stackd.kube.rights import AccessReview, asks, asks_of_account
+from stackd.lifecycle import nodes
+from stackd.lifecycle.needs import (
+    NODES,
+    Bound,
+    StackResources,
+    Storage,
+    by_nodes,
+    by_quotas,
+    fits,
+    free_of,
+    most_storage,
+    storage_given,
+)
+from stackd.lifecycle.wall_clock import SKEW_SECONDS
+from stackd.model import PortMapping, PortRange, Stack, StackStatus
+from stackd.quantity import of_bytes, of_milli, parse
 
 APPLY = "apply what `stackd manifests` prints"
-SKEW_WARN, SKEW_FAIL = 5.0, 60.0
+STRANGE_SECONDS = 30.0
+SKEW_WARN = 5.0
 ENFORCE = "pod-security.kubernetes.io/enforce"
 LEVELS = {"": 0, "privileged": 0, "baseline": 1, "restricted": 2}
+RESTRICTED = "restricted"
 SPECIAL = (("secrets", "get"), ("pods/exec", "create"))
-_OUT_OF_RANGE = "range of valid ports"
+SHOWN = 3
+"""Names in a sentence; of more, their number is said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """What one stack asks for; a disk of None is what the policy or the LimitRange gives."""
+
+    cpu_milli: int = 100
+    memory_bytes: int = 128 << 20
+    ephemeral_bytes: int | None = None
+
+    def __str__(self) -> str:
+        return f"{of_milli(self.cpu_milli)} CPU and {of_bytes(self.memory_bytes)}"
+
+    def need(self, given: Storage) -> StackResources:
+        """What one stack takes, where this is given to containers that ask for no disk."""
+        asked = self.ephemeral_bytes
+        return StackResources(
+            cpu_milli=self.cpu_milli,
+            memory_bytes=self.memory_bytes,
+            ephemeral_bytes=given.request_bytes if asked is None else asked,
+            ephemeral_limit_bytes=given.limit_bytes if asked is None else asked,
+        )
 
 
 async def examine(cluster: Cluster, config: Config, size: Size) -> AsyncIterator[Finding]:
@@ -32,9 +72,13 @@ async def examine(cluster: Cluster, config: Config, size: Size) -> AsyncIterator
     try:
         yield ok("cluster", f"Kubernetes {await cluster.version()} answers")
     except StackdError as error:
-        yield fail("cluster", str(error), "see whether cluster.kubeconfig leads to it, and whether it may be reached")
+        why = expiry_remark(cluster.connection.access, time.time())
+        refused = f"{REMEDY}; `stackd manifests --kubeconfig-for URL` makes one"
+        away = "check that cluster.kubeconfig names it, and that this machine can reach it"
+        advice = why or (refused if isinstance(error, ClusterRefused) else away)
+        yield fail("cluster", str(error), advice)
         return
-    for check in (_clock, _namespace, _rights, _policies, _nodes, _ports, _room):
+    for check in (_clock, _credentials, _namespace, _rights, _policies, _nodes, _ports, _room):
         about = check.__name__.strip("_")
         try:
             for finding in await check(cluster, config, size):
@@ -43,16 +87,48 @@ async def examine(cluster: Cluster, config: Config, size: Size) -> AsyncIterator
             yield fail(about, str(error), f"{APPLY}, if it is about a right")
 
 
+async def strangers(cluster: Cluster, config: Config, known: set[str]) -> Finding | None:
+    """Pods of our instance that the daemon here knows nothing of, though they are not new: another one's, as a rule."""
+    pods = [pod_state(raw) async for raw in cluster.list_raw("pods")]
+    old = time.time_ns() - round(STRANGE_SECONDS * 1e9)
+    names = sorted(pod.name for pod in pods if pod.name not in known and not pod.deleting and pod.created_at < old)
+    if not names:
+        return None
+    text = f"{len(names)} pods with cluster.instance {config.cluster.instance} are no stacks of the daemon here: {names[0]}"
+    return fail(
+        "instance",
+        f"{text}{', …' if len(names) > 1 else ''}; another stackd works in {config.stacks.namespace} under the same name",
+        "give each its own cluster.instance; `stackd reconcile --plan` shows what would be taken over here",
+    )
+
+
 async def _clock(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     told = await cluster.time()
     if told is None:
-        return [warn("clock", "the API server does not tell the time")]
+        return [warn("clock", "the API server's time is not known")]
     skew = abs(time.time() - told)
     text = f"this machine's and the API server's differ by {'about a second' if skew < 2 else f'{skew:.0f} s'}"
     if skew < SKEW_WARN:
         return [ok("clock", text)]
-    advice = "keep both with NTP: stacks would live too long or too short"
-    return [fail("clock", text, advice) if skew > SKEW_FAIL else warn("clock", text, advice)]
+    if skew > SKEW_SECONDS:
+        return [fail("clock", text, "correct both, and keep them so with NTP: no stack expires until they agree")]
+    return [warn("clock", text, "keep both with NTP: stacks would live too long or too short")]
+
+
+async def _credentials(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
+    access, about = cluster.connection.access, "credentials"
+    expiry, token, now = access.expiry, access.token, time.time()
+    if expiry is None:
+        return [ok(about, "they do not end, or are renewed by others")]
+    if remark := expiry_remark(access, now):
+        advice = "`stackd manifests --kubeconfig-for URL` makes one"
+        return [fail(about, remark, advice) if now >= expiry.at else warn(about, remark, advice)]
+    if token is None:
+        return [ok(about, f"{expiry.what} is good until {date(expiry.at)}")]
+    if not all([await cluster.may(ask) for ask in asks_of_account(token.account, token.namespace)]):
+        text = f"{expiry.what} ends on {date(expiry.at)}, and it may not create a fresh one for itself"
+        return [warn(about, text, APPLY)]
+    return [ok(about, f"{expiry.what} is good until {date(expiry.at)}, and is renewed before")]
 
 
 async def _namespace(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
@@ -63,14 +139,28 @@ async def _namespace(cluster: Cluster, config: Config, size: Size) -> list[Findi
     if (document.get("status") or {}).get("phase") == "Terminating":
         return [fail("namespace", f"{name} is being terminated", "wait, or see what holds it")]
     level = (document["metadata"].get("labels") or {}).get(ENFORCE, "")
+    if level == RESTRICTED and not _can_be_restricted(config):
+        pods = f"pods of policy.profile {config.policy.profile} are refused"
+        text = f"{name} enforces the Pod Security Standard restricted, and {pods}"
+        return [fail("namespace", text, f'set policy.profile = "{RESTRICTED}", or {_relabel(config)}')]
     if LEVELS.get(level, 0) < LEVELS[config.policy.profile]:
         text = f"{name} enforces the Pod Security Standard {level or 'none'}, and policy.profile is {config.policy.profile}"
-        return [warn("namespace", text, f"kubectl label namespace {name} {ENFORCE}={config.policy.profile}")]
+        return [warn("namespace", text, _relabel(config))]
     return [ok("namespace", f"{name} is there, and enforces the Pod Security Standard {level}")]
 
 
+def _relabel(config: Config) -> str:
+    return f"kubectl label --overwrite namespace {config.stacks.namespace} {ENFORCE}={config.policy.profile}"
+
+
+def _can_be_restricted(config: Config) -> bool:
+    """Whether every pod that the policy lets through meets the restricted standard."""
+    policy = config.policy
+    return policy.profile == RESTRICTED or (not policy.run_as_root and "ALL" in policy.drop_capabilities)
+
+
 async def _rights(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
-    wanted = list(asks(config.stacks.namespace))
+    wanted = list(asks(config.stacks.namespace, config.cluster.instance))
     allowed = await asyncio.gather(*(cluster.may(ask) for ask in wanted))
     found = [
         fail("rights", f"it may not {_words(ask)}: {ask.why}", APPLY)
@@ -83,16 +173,18 @@ async def _rights(cluster: Cluster, config: Config, size: Size) -> list[Finding]
         found.append(
             warn("rights", text, "give it an account of its own, with the rights that `stackd manifests` prints")
         )
-    return found or [ok("rights", f"all {len(wanted)} that are needed, and no others that were looked for")]
+    return found or [ok("rights", f"all {len(wanted)} that stackd needs, and none of the others that were checked")]
 
 
-def _too_much(namespace: str) -> Iterator[Ask]:
+def _too_much(namespace: str) -> Iterator[AccessReview]:
     for resource, verb in SPECIAL:
         name, _, subresource = resource.partition("/")
-        yield Ask(verb=verb, resource=name, subresource=subresource, group="", namespace=namespace, name="", why="")
+        yield AccessReview(
+            verb=verb, resource=name, subresource=subresource, group="", namespace=namespace, name="", why=""
+        )
 
 
-def _words(ask: Ask) -> str:
+def _words(ask: AccessReview) -> str:
     resource = f"{ask.resource}/{ask.subresource}" if ask.subresource else ask.resource
     where = f" in {ask.namespace}" if ask.namespace else f" {ask.name}" if ask.name else ""
     return f"{ask.verb} {resource}{where}"
@@ -116,91 +208,127 @@ async def _policies(cluster: Cluster, config: Config, size: Size) -> list[Findin
         found.append(
             warn(about, "no NetworkPolicy restricts what the stacks reach: cluster, metadata, the internet", APPLY)
         )
-    return found
+    return [*found, *_networks(policies, await cluster.list_nodes(), instance)]
+
+
+def _networks(policies: list[dict[str, Any]], nodes: list[NodeState], instance: str) -> Iterator[Finding]:
+    """Whether a policy that means the outside lets the cluster's own pods through: the networks that the nodes name."""
+    pods = sorted({cidr for node in nodes for cidr in node.pod_cidrs})
+    for direction, say, what in ((INGRESS, fail, "lets in"), (EGRESS, warn, "lets out to")):
+        for name, cidrs in lets_through(policies, instance, pods, direction):
+            shown = ", ".join(cidrs[:SHOWN]) + (f" and {len(cidrs) - SHOWN} more" if cidrs[SHOWN:] else "")
+            advice = (
+                "apply what `stackd manifests --cluster-cidr NETWORK` prints, with the networks of pods and of services"
+            )
+            yield say("policies", f"NetworkPolicy {name} {what} the cluster's own pods (podCIDR {shown})", advice)
 
 
 async def _nodes(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
-    nodes = await _ours(cluster, config)
-    selector = ",".join(f"{key}={value}" for key, value in config.stacks.node_selector.items())
-    if not nodes:
-        return [fail("nodes", f"none has {selector}", f"kubectl label node NAME {selector.replace(',', ' ')}")]
-    usable = [node for node in nodes if _usable(node)]
-    if not usable:
-        return [fail("nodes", f"{len(nodes)} have {selector}, and none of them is ready and takes pods")]
-    mute = [node.name for node in usable if not address(config, node)]
-    if mute:
+    found, about = await cluster.list_nodes(), "nodes"
+    selector = nodes.selector(config)
+    if why := nodes.none_eligible(config, found):
+        labelled = nodes.selected(config, found) or not selector
+        return [fail(about, why, "" if labelled else f"kubectl label node NAME {selector.replace(',', ' ')}")]
+    usable = nodes.eligible(config, found)
+    if mute := nodes.without_address(config, found):
         types = ", ".join(config.stacks.address_types)
-        text = f"no public address ({types}): {', '.join(mute)}; their stacks answer node_public_ip: null"
-        return [warn("nodes", text, "name them in stacks.public_ips, or add their kind to stacks.address_types")]
-    away = f"; {len(nodes) - len(usable)} more do not" if len(usable) < len(nodes) else ""
-    return [ok("nodes", f"{len(usable)} with {selector or 'any label'} take pods, each with a public address{away}")]
+        text = f"no public address ({types}): {mute}; their stacks answer node_public_ip: null"
+        return [
+            warn(about, text, "name them in stacks.public_ips, or add a kind that they have to stacks.address_types")
+        ]
+    away = len(nodes.selected(config, found)) - len(usable)
+    more = f"; {away} more do not" if away else ""
+    return [ok(about, f"{len(usable)} with {selector or 'any label'} take pods, each with a public address{more}")]
 
 
 async def _ports(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
-    stacks, about = config.stacks, "ports"
-    if stacks.namespace and await cluster.namespace() is None:
+    about, wanted = "ports", PortRange(config.stacks.node_port_min, config.stacks.node_port_max)
+    if await cluster.namespace() is None:
         return []
-    for port in {stacks.node_port_min: None, stacks.node_port_max: None}:
-        try:
-            await cluster.create_service(_service(config, port), dry_run=True)
-        except NodePortTaken as taken:
-            if _OUT_OF_RANGE in str(taken):
-                advice = "choose stacks.node_port_min and node_port_max within the cluster's service-node-port-range"
-                return [fail(about, f"{port} is not a node port of this cluster: {taken}", advice)]
-        except QuotaExceeded as full:
-            return [warn(about, f"the range cannot be looked at while the quota is used up: {full}")]
-    return [ok(about, f"{stacks.node_port_min} to {stacks.node_port_max} are node ports of this cluster")]
+    try:
+        told = await cluster.node_port_range()
+    except QuotaExceeded as full:
+        return [warn(about, f"the range cannot be looked at while the quota is used up: {full}")]
+    if told is None:
+        return [warn(about, "the cluster does not tell its node port range")]
+    advice = (
+        "choose stacks.node_port_min and node_port_max within it, or change the API server's --service-node-port-range"
+    )
+    usable = wanted.common(told)
+    if not usable:
+        return [fail(about, f"no stack can be created: {wanted.mismatch(told)}", advice)]
+    if usable != wanted:
+        text = f"only {usable} of {wanted} are used: the cluster's own range is {told}"
+        return [warn(about, text, advice)]
+    return [ok(about, f"{wanted.first} to {wanted.last} are node ports of this cluster, whose range is {told}")]
 
 
 async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
-    nodes = [node for node in await _ours(cluster, config) if _usable(node)]
-    quotas = await cluster.resource_quotas()
+    usable = nodes.eligible(config, await cluster.list_nodes())
+    quotas, limit_ranges = await cluster.resource_quotas(), await cluster.limit_ranges()
     stacks, limit = config.stacks, config.limits.max_stacks
+    given = storage_given(config.policy.max_ephemeral_storage, limit_ranges)
+    need = size.need(given)
     bounds = [
-        by_nodes(nodes, size),
-        *by_quotas(quotas, size),
+        _of_nodes(by_nodes([fits(free_of(node), need) for node in usable])),
+        *(
+            Bound(stacks=one.stacks, why=f"quota {one.why.replace(': ', ', ')}")
+            for one in by_quotas(quotas, need, left=False)
+        ),
         Bound(stacks=stacks.node_port_max - stacks.node_port_min + 1, why="node ports"),
         *([Bound(stacks=limit, why="limits.max_stacks")] if limit else []),
     ]
     least = min(bounds, key=lambda bound: bound.stacks)
     others = ", ".join(f"{bound.why}: {bound.stacks}" for bound in bounds if bound is not least)
     text = f"for {least.stacks} stacks of {size} ({least.why}); {others}"
+    found = [*_without_disk(usable, need, given), *_refused_disk(config, limit_ranges)]
     if not least.stacks:
-        return [fail("room", text, "there is no room for a single one")]
-    found = [ok("room", text)]
+        return [fail("room", text, "there is not room for one"), *found]
+    found.insert(0, ok("room", text))
     if not quotas:
         found.append(
             warn("room", f"no ResourceQuota in {stacks.namespace} keeps the stacks from taking everything", APPLY)
         )
-    if not await cluster.limit_ranges():
+    if not limit_ranges:
         found.append(
             warn("room", f"no LimitRange in {stacks.namespace} keeps one stack from filling a node's disk", APPLY)
         )
     return found
 
 
-async def _ours(cluster: Cluster, config: Config) -> list[NodeState]:
-    nodes = [node_state(raw) async for raw in cluster.list_raw("nodes")]
-    wanted = config.stacks.node_selector.items()
-    return [node for node in nodes if all(node.labels.get(key) == value for key, value in wanted)]
+def _of_nodes(bound: Bound) -> Bound:
+    why = NODES if bound.why == NODES else f"{NODES}, {bound.why.replace('_', '-')}"
+    return Bound(stacks=bound.stacks, why=why)
 
 
-def _usable(node: NodeState) -> bool:
-    return node.ready and not node.unschedulable
-
-
-def address(config: Config, node: NodeState) -> str | None:
-    """The address that a stack on this node is reached at, as the daemon would tell it."""
-    if node.name in config.stacks.public_ips:
-        return config.stacks.public_ips[node.name]
-    found = dict(reversed(node.addresses))
-    return next((found[kind] for kind in config.stacks.address_types if kind in found), None)
-
-
-def _service(config: Config, port: int) -> dict[str, Any]:
-    return service_manifest(
-        ServiceRequest(stack=throwaway(config, port), instance=f"doctor-{secrets.token_hex(4)}", pod_uid="none")
+def _without_disk(usable: list[NodeState], need: StackResources, given: Storage) -> list[Finding]:
+    """Whether there are nodes that no stack gets to because they report no disk, or less than one stack takes."""
+    short = [node for node in usable if node.ephemeral_bytes < need.ephemeral_bytes]
+    if not short:
+        return []
+    names = ", ".join(node.name for node in short[:SHOWN]) + (
+        f" and {len(short) - SHOWN} more" if short[SHOWN:] else ""
     )
+    has = f"report{'s' if len(short) == 1 else ''} {'less' if any(node.ephemeral_bytes for node in short) else 'none'}"
+    advice = "let the kubelets report it (localStorageCapacityIsolation)"
+    if given.limit_range:
+        who = f"LimitRange {given.limit_range} gives each container"
+        advice += ", or apply what `stackd manifests --no-ephemeral-storage` prints"
+    elif given.request_bytes:
+        who = "policy.max_ephemeral_storage gives each pod"
+        advice += ", or set policy.max_ephemeral_storage to what the nodes have"
+    else:
+        who = "one stack takes"
+    text = f"{who} {of_bytes(need.ephemeral_bytes)} of ephemeral-storage, and {names} {has}: no stack runs there"
+    return [fail("room", text, advice) if len(short) == len(usable) else warn("room", text, advice)]
+
+
+def _refused_disk(config: Config, limit_ranges: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Whether the policy gives more disk than a LimitRange lets a container have."""
+    most, given = most_storage(limit_ranges), config.policy.max_ephemeral_storage
+    if given and 0 < most.limit_bytes < parse(given).whole:
+        text = f"policy.max_ephemeral_storage gives a pod {given}, and LimitRange {most.limit_range} refuses a container more"
+        yield fail("room", f"{text} than {most.limit}: a stack that names none is a 400", APPLY)
 
 
 def throwaway(config: Config, port: int, container_port: int = 8080) -> Stack:

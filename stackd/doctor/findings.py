@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class Level(enum.StrEnum):
-    """How bad it is; what fails has to be mended."""
+    """How bad it is; a failure has to be fixed."""
 
     OK = "ok"
     WARN = "warn"

@@ -8,29 +8,45 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from stackd.config import Config, Loaded
+from stackd.config import Config, LoadedConfig
+from stackd.config.credentials import API_KEY, credential
 from stackd.doctor.findings import Finding, fail, ok, warn
 from stackd.errors import ConfigError
-from stackd.upkeep.certificate import Certificate, timeliness
+from stackd.kube.credentials import token_file_of
+from stackd.templates import read_templates
+from stackd.upkeep.tls import Certificate, timeliness
 
 FILES = "files"
+TEMPLATES = "templates"
 CERTIFICATE = "certificate"
 OTHERS_READ = 0o004
 OTHERS_WRITE = 0o002
 
 
-def examine(loaded: Loaded, config_path: Path | None) -> Iterator[Finding]:
+def examine(loaded: LoadedConfig, config_path: Path | None) -> Iterator[Finding]:
     """What the configuration warns of, the files, and the certificate."""
     for warning in loaded.warnings:
         yield warn("configuration", warning)
     if not loaded.warnings:
         yield ok("configuration", "it is right")
+    yield from _templates(loaded.config)
     yield from _files(loaded.config, config_path)
     yield from _certificate(loaded.config)
 
 
+def _templates(config: Config) -> Iterator[Finding]:
+    try:
+        known = read_templates(config)
+    except ConfigError as error:
+        for mistake in error.mistakes:
+            yield fail(TEMPLATES, mistake, "correct it, then: stackd reload")
+    else:
+        if known:
+            yield ok(TEMPLATES, f"{', '.join(known)}: each is right")
+
+
 def _files(config: Config, config_path: Path | None) -> Iterator[Finding]:
-    found = [*_secrets(config), *_state(Path(config.state.path))]
+    found = [*_secrets(config, config_path), *_state(Path(config.state.path))]
     if config_path is not None:
         found += _judged(config_path, "the configuration", OTHERS_WRITE)
     yield from found
@@ -38,8 +54,10 @@ def _files(config: Config, config_path: Path | None) -> Iterator[Finding]:
         yield ok(FILES, "nobody else can read the keys and the state, or write the configuration")
 
 
-def _secrets(config: Config) -> Iterator[Finding]:
+def _secrets(config: Config, config_path: Path | None) -> Iterator[Finding]:
+    beside = credential(config_path.parent, API_KEY) if config_path is not None else None
     held = (
+        (str(beside or ""), "the API key"),
         (config.auth.key_file, "the key file"),
         (config.server.tls_key, "the private key of the certificate"),
         (config.cluster.kubeconfig if os.pathsep not in config.cluster.kubeconfig else "", "the kubeconfig"),
@@ -50,6 +68,9 @@ def _secrets(config: Config) -> Iterator[Finding]:
 
 
 def _state(path: Path) -> Iterator[Finding]:
+    token = Path(token_file_of(str(path)))
+    if token.exists():
+        yield from _judged(token, "the renewed token for the cluster", OTHERS_READ | OTHERS_WRITE)
     if path.exists():
         yield from _judged(path, "the state", OTHERS_READ | OTHERS_WRITE)
     elif not os.access(path.parent, os.W_OK):
@@ -77,7 +98,7 @@ def _certificate(config: Config) -> Iterator[Finding]:
         return
     late = timeliness(Path(config.server.tls_cert), time.time())
     if late is None:
-        yield ok(CERTIFICATE, "it can be used, and its time is not nearly over")
+        yield ok(CERTIFICATE, "it is valid, and does not expire soon")
     else:
         advice = "put a new certificate and its key into the files; the daemon takes them by itself"
         yield fail(CERTIFICATE, late.sentence, advice) if late.unusable else warn(CERTIFICATE, late.sentence, advice)

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from stackd.config import Config, policy_of
-from stackd.doctor.cluster import address, throwaway
+from stackd.doctor.cluster import throwaway
 from stackd.doctor.findings import Finding, fail, ok
-from stackd.errors import NodePortTaken, StackdError
+from stackd.errors import NodePortOutOfRange, NodePortTaken, StackdError
 from stackd.kube.client import Cluster
 from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, service_manifest
-from stackd.kube.objects import ContainerState, JsonObject, node_state, pod_state
-from stackd.model import Stack
+from stackd.kube.objects import ContainerState, pod_state
+from stackd.kube.wire import JsonObject
+from stackd.lifecycle.nodes import address
+from stackd.model import PortRange, Stack
 from stackd.podspec import harden
 
 ABOUT: Final = "probe"
@@ -45,7 +47,7 @@ class Question:
     name: str
     what: str
     script: str
-    mended_by: str
+    remedy: str
 
 
 def connect(host: str, port: str) -> str:
@@ -61,14 +63,14 @@ QUESTIONS: Final = (
         name="stack",
         what="another stack",
         script=connect("{peer}", str(PORT)),
-        mended_by="restrict ingress: apply what `stackd manifests` prints, and see that the network enforces NetworkPolicies",
+        remedy="restrict ingress: apply what `stackd manifests` prints, and see that the network enforces NetworkPolicies",
     ),
-    Question(name="metadata", what="the metadata address", script=connect("169.254.169.254", "80"), mended_by=EGRESS),
+    Question(name="metadata", what="the metadata address", script=connect("169.254.169.254", "80"), remedy=EGRESS),
     Question(
         name="api",
         what="the API server",
         script=connect('"$KUBERNETES_SERVICE_HOST"', '"$KUBERNETES_SERVICE_PORT"'),
-        mended_by=EGRESS,
+        remedy=EGRESS,
     ),
 )
 CONTROL: Final = (
@@ -78,7 +80,7 @@ CONTROL: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class ProbeOptions:
     """The image needs ``sh``, ``nc`` and ``httpd``; ``seconds`` is how long each step may take."""
 
     image: str = IMAGE
@@ -91,7 +93,7 @@ def instance_for(config: Config) -> str:
     return f"{config.cluster.instance[:40].rstrip('-_.')}-probe-{secrets.token_hex(3)}"
 
 
-async def probe(cluster: Cluster, config: Config, options: Options) -> AsyncGenerator[Finding, None]:
+async def probe(cluster: Cluster, config: Config, options: ProbeOptions) -> AsyncGenerator[Finding, None]:
     """Ask, and remove what was made; ``cluster`` works under ``instance_for``."""
     async with AsyncExitStack() as made:
         try:
@@ -106,7 +108,7 @@ class _NotRunning(StackdError):
 
 
 class _Probe:
-    def __init__(self, cluster: Cluster, config: Config, options: Options, made: AsyncExitStack) -> None:
+    def __init__(self, cluster: Cluster, config: Config, options: ProbeOptions, made: AsyncExitStack) -> None:
         self._cluster, self._config, self._options, self._made = cluster, config, options, made
 
     async def run(self) -> AsyncIterator[Finding]:
@@ -130,9 +132,9 @@ class _Probe:
         stack = throwaway(self._config, 0, PORT)
         container = self._container("listen", list(LISTEN))
         uid = await self._pod(stack, [container | {"ports": [{"containerPort": PORT}]}])
-        stacks = self._config.stacks
+        wanted = usable = PortRange(self._config.stacks.node_port_min, self._config.stacks.node_port_max)
         for _ in range(TRIES_FOR_A_PORT):
-            port = stacks.node_port_min + secrets.randbelow(stacks.node_port_max - stacks.node_port_min + 1)
+            port = usable.first + secrets.randbelow(len(usable))
             stack = dataclasses.replace(stack, ports=(dataclasses.replace(stack.ports[0], node_port=port),))
             request = ServiceRequest(stack=stack, instance=self._cluster.instance, pod_uid=uid)
             self._made.push_async_callback(self._remove, self._cluster.delete_service, stack.service_name)
@@ -140,12 +142,18 @@ class _Probe:
                 await self._cluster.create_service(service_manifest(request))
             except NodePortTaken:
                 continue
+            except NodePortOutOfRange as refused:
+                cluster = PortRange(*refused.cluster)
+                usable = wanted.common(cluster)
+                if not usable:
+                    raise _NotRunning(wanted.mismatch(cluster)) from refused
+                continue
             return stack
         raise _NotRunning(f"{TRIES_FOR_A_PORT} node ports in a row were taken; try again")
 
     async def _node_port(self, stack: Stack, pod: JsonObject) -> Finding:
         node_name, port = pod["spec"]["nodeName"], stack.ports[0].node_port
-        nodes = [node_state(raw) async for raw in self._cluster.list_raw("nodes")]
+        nodes = await self._cluster.list_nodes()
         host = next((address(self._config, node) for node in nodes if node.name == node_name), None)
         if host is None:
             return fail(ABOUT, f"the node {node_name} has no public address", "see stacks.public_ips and address_types")
@@ -153,7 +161,7 @@ class _Probe:
             async with asyncio.timeout(self._options.seconds):
                 await _answers(host, port)
         except TimeoutError:
-            advice = "see the firewall, stacks.public_ips, and whether the policies let clients in"
+            advice = "check the firewall, stacks.public_ips, and that the policies let clients in"
             return fail(ABOUT, f"a stack's node port does not answer at {host}:{port}", advice)
         return ok(ABOUT, f"a stack's node port answers at {host}:{port}")
 
@@ -205,24 +213,28 @@ class _Probe:
         """The pod as soon as it is as wanted. Raises _NotRunning when that will not be, or takes too long."""
         raw: JsonObject = {}
         why = ""
+        patience = asyncio.get_running_loop().time() + self._config.stacks.unschedulable_grace
         try:
             async with asyncio.timeout(self._options.seconds):
                 while True:
                     raw = await self._cluster.pod_json(name) or {}
                     if wanted(raw):
                         return raw
+                    if raw and pod_state(raw).scheduled is False and asyncio.get_running_loop().time() >= patience:
+                        raise _NotRunning(f"no node has room for the probe{_why(raw)}; {_MAKE_ROOM}")
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
             why = _why(raw)
         raise _NotRunning(f"a pod of the probe does not run within {self._options.seconds:g} s{why}; {_NEEDS}")
 
 
+_MAKE_ROOM = "end some stacks, or see `stackd doctor` on nodes and room"
 _NEEDS = "choose --probe-image: it needs sh, nc and httpd, as busybox has them"
 
 
 def _judged(question: Question, end: ContainerState) -> Finding:
     if end.exit_code == REACHED:
-        return fail(ABOUT, f"a stack reaches {question.what}", question.mended_by)
+        return fail(ABOUT, f"a stack reaches {question.what}", question.remedy)
     if end.exit_code == NOT_REACHED:
         return ok(ABOUT, f"a stack does not reach {question.what}")
     return fail(ABOUT, f"whether a stack reaches {question.what} is not known: exit code {end.exit_code} {end.reason}")

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import ipaddress
+import json
 from typing import Any
 
 import aiohttp
 
-from stackd.config import Config
 from stackd.doctor.findings import Finding, fail, ok, warn
 
 ABOUT = "daemon"
+TEMPLATES = "templates"
 SECONDS = 5.0
+RELOADED = "stackd_config_reload_timestamp_seconds"
+SHOWN = 3
 
 
-async def examine(config: Config, key: str) -> Finding:
-    """Ask it for its readiness; ``key`` may be empty."""
-    url = f"{'https' if config.server.tls_cert else 'http'}://{_host(config)}:{config.server.port}"
+async def examine(url: str, key: str, *, expected: bool = False) -> Finding:
+    """Ask it for its readiness; ``key`` may be empty, and ``expected`` says that one is there."""
     timeout = aiohttp.ClientTimeout(total=SECONDS)
     headers = {"X-API-KEY": key} if key else {}
     try:
@@ -27,29 +28,109 @@ async def examine(config: Config, key: str) -> Finding:
         ):
             status, body = answer.status, await answer.json(content_type=None)
     except (aiohttp.ClientConnectorError, TimeoutError):
-        return ok(ABOUT, f"none is running here: nothing answers at {url}")
+        text = f"nothing answers at {url}"
+        if expected:
+            return fail(
+                ABOUT, f"the service runs, and {text}", "check that server.host and server.port are those in force"
+            )
+        return ok(ABOUT, f"none is running here: {text}")
     except (aiohttp.ClientError, ValueError):
         return fail(ABOUT, f"what answers at {url} is not stackd", "choose another server.port, or stop the other one")
+    if status == 503 and (owner := await _owner_it_stands_by_for(url, key)):
+        return ok(ABOUT, f"it stands by at {url}: {owner} owns the stacks")
     return _judged(url, status, body if isinstance(body, dict) else {})
+
+
+async def _owner_it_stands_by_for(url: str, key: str) -> str:
+    """Which machine's stackd owns the stacks while this one stands by; empty where it does not."""
+    try:
+        told = json.loads(await _asked(f"{url}/owner", key))
+        return str(told["owner"]) if told["role"] == "standby" else ""
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _judged(url: str, status: int, body: dict[str, Any]) -> Finding:
     if status == 200:
         return ok(ABOUT, f"it is ready at {url}")
     if status in (401, 403, 429):
-        return warn(ABOUT, f"it answers at {url}, and wants a key", "set STACKD_API_KEY to ask it how it is")
+        return warn(ABOUT, f"it answers at {url}, and asks for a key", "set STACKD_API_KEY to ask it how it is")
     reasons = str(body.get("error", f"it answers {status}"))
     if body.get("held"):
         return fail(ABOUT, f"a brake is on: {reasons}", "look at `stackd reconcile --plan`, then `--confirm`")
     return fail(ABOUT, f"it is not ready: {reasons}")
 
 
-def _host(config: Config) -> str:
-    """The address to reach it at from here."""
+async def loaded_at(url: str, key: str) -> float:
+    """When the daemon last took a changed configuration over, in seconds since the epoch; 0 if never, or it does not tell."""
+    for line in (await _asked(f"{url}/metrics", key)).splitlines():
+        name, _, value = line.rpartition(" ")
+        if name == RELOADED:
+            return float(value)
+    return 0.0
+
+
+async def unknown_objects(url: str, key: str) -> list[Finding]:
+    """What carries stackd's labels and belongs to no stack that the daemon knows; nothing where it does not tell."""
     try:
-        address = ipaddress.ip_address(config.server.host)
-    except ValueError:
-        return config.server.host
-    if address.is_unspecified:
-        return "127.0.0.1" if address.version == 4 else "[::1]"
-    return str(address) if address.version == 4 else f"[{address}]"
+        unknown = [
+            f"{one['kind']} {one['name']}" for one in json.loads(await _asked(f"{url}/reconcile", key))["unknown"]
+        ]
+    except (ValueError, KeyError, TypeError):
+        return []
+    if not unknown:
+        return []
+    text = f"{len(unknown)} objects belong to no known stack and are left alone: {', '.join(unknown[:SHOWN])}"
+    text += _more(unknown)
+    return [warn(ABOUT, text, "look at `stackd reconcile --plan`; `stackd reconcile --confirm` removes them")]
+
+
+async def templates(url: str, key: str) -> list[Finding]:
+    """Templates whose pool is not filled or whose images are not on a node; nothing where the daemon does not tell."""
+    try:
+        known = json.loads(await _asked(f"{url}/templates", key))["templates"]
+        failing = [
+            f"{one['name']}: {node}: {pull['reason']}"
+            for one in known
+            for node, pull in (one["prepull"] or {}).items()
+            if pull["state"] == "failing"
+        ]
+        unfilled = [f"{one['name']}: {one['reason']}" for one in known if one["reason"]]
+    except (ValueError, KeyError, TypeError):
+        return []
+    return [
+        warn(TEMPLATES, f"{what}: {'; '.join(found[:SHOWN])}" + _more(found), remedy)
+        for what, found, remedy in (
+            (
+                "images cannot be pulled ahead",
+                failing,
+                "check the image's name, its registry and policy.add_pull_secrets",
+            ),
+            ("pools are not filled", unfilled, "fix the reason, or set the template's pool to 0"),
+        )
+        if found
+    ]
+
+
+def _more(found: list[str]) -> str:
+    return f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+
+
+async def stacks(url: str, key: str) -> set[str] | None:
+    """The ids of all its stacks; None where it does not tell."""
+    try:
+        return {stack["stack_id"] for stack in json.loads(await _asked(f"{url}/stacks?fields=stack_id", key))["stacks"]}
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+async def _asked(url: str, key: str) -> str:
+    timeout = aiohttp.ClientTimeout(total=SECONDS)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout, headers={"X-API-KEY": key}) as session,
+            session.get(url, ssl=False) as answer,
+        ):
+            return await answer.text() if answer.status == 200 else ""
+    except (aiohttp.ClientError, TimeoutError, ValueError):
+        return ""

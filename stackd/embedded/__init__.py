@@ -4,21 +4,22 @@ For the demo, the tests and the benchmarks. Stands alone: it knows nothing of st
 
     cluster     puts together and starts        server      HTTP            control, faults   trouble on demand
     api         the verbs                       listing, watch, logs        reads
-    admission   namespace → limitrange → ports → validation → podsecurity → quota
+    admission   namespace → limit ranges → ports → validation → podsecurity → quota
     store       objects, versions, changes      journal     the state file
-    scheduler, kubelet, nodes, deletion, gc, nodeports      what happens by itself
+    rbac, accounts      who may do what, and tokens that end
+    scheduler, kubelet, nodes, deletion, nodeports      what happens by itself
 """
 
 from stackd.embedded.cluster import EmbeddedCluster
 from stackd.embedded.faults import Counts, Fault
-from stackd.embedded.options import DEFAULT_NODES, EmbeddedOptions, NodeSpec
+from stackd.embedded.options import DEFAULT_NODES, WORKER, EmbeddedOptions, NodeSpec, node_specs
 from stackd.embedded.rbac import Rule, User, everything, rules_from_manifests
-from stackd.embedded.status import ApiError
+from stackd.embedded.status import StatusError
 from stackd.embedded.timing import ManualClock
 
 __all__ = [
     "DEFAULT_NODES",
-    "ApiError",
+    "WORKER",
     "Counts",
     "EmbeddedCluster",
     "EmbeddedOptions",
@@ -26,7 +27,9 @@ __all__ = [
     "ManualClock",
     "NodeSpec",
     "Rule",
+    "StatusError",
     "User",
     "everything",
+    "node_specs",
     "rules_from_manifests",
 ]

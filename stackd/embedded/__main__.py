@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from stackd.embedded.cluster import EmbeddedCluster
-from stackd.embedded.options import EmbeddedOptions, NodeSpec
+from stackd.embedded.options import EmbeddedOptions, node_specs
 
 _BUT_WATCHES = "(?!watch).*"
 
@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         "gc_delay",
         "pod_gc_delay",
         "bookmark_interval",
+        "pull",
         "slow_pull",
     ]
     for name in seconds:
@@ -56,21 +57,16 @@ def _port_range(text: str) -> tuple[int, int]:
 
 
 def _options(arguments: argparse.Namespace) -> EmbeddedOptions:
-    nodes = tuple(
-        NodeSpec(
-            name=f"embedded-worker{number if number > 1 else ''}", internal_ip=f"10.200.{number >> 8}.{number & 255}"
-        )
-        for number in range(1, arguments.nodes + 1)
-    )
     return EmbeddedOptions(
         host=arguments.host,
         port=arguments.port,
         state_path=arguments.state,
-        nodes=nodes,
+        nodes=node_specs(arguments.nodes),
         start_delay=arguments.start_delay,
         run_time=arguments.run_time,
         stop_delay=arguments.stop_delay,
         backoff=arguments.backoff,
+        pull=arguments.pull,
         slow_pull=arguments.slow_pull,
         gc_delay=arguments.gc_delay,
         pod_gc_delay=arguments.pod_gc_delay,

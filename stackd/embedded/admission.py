@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import secrets
 
-from stackd.embedded import defaults, limitrange, podsecurity
+from stackd.embedded import defaults, podsecurity
 from stackd.embedded.ports import PortLedger, node_ports
-from stackd.embedded.quota import QuotaLedger
+from stackd.embedded.quota import QuotaLedger, apply_limit_ranges, described, limit_violations
 from stackd.embedded.resources import (
     EVENTS,
+    LEASES,
     LIMIT_RANGES,
     NAMESPACES,
     NETWORK_POLICIES,
@@ -24,9 +25,9 @@ from stackd.embedded.resources import (
     Resource,
 )
 from stackd.embedded.status import bad_request, forbidden, invalid, not_allowed, not_found
-from stackd.embedded.store import Record, Store
+from stackd.embedded.store import ObjectStore, Record
 from stackd.embedded.timing import timestamp
-from stackd.embedded.validation import validate
+from stackd.embedded.validation import validate, validate_change
 
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
 _DEFAULTS = {
@@ -36,18 +37,19 @@ _DEFAULTS = {
     NODES: defaults.default_node,
     LIMIT_RANGES: defaults.default_limit_range,
     NETWORK_POLICIES: defaults.default_network_policy,
+    LEASES: defaults.default_lease,
 }
 
 
 class Admission:
     """Decides about objects; stores none."""
 
-    def __init__(self, store: Store, ports: PortLedger, quotas: QuotaLedger) -> None:
+    def __init__(self, store: ObjectStore, ports: PortLedger, quotas: QuotaLedger) -> None:
         self._store = store
         self._ports = ports
         self._quotas = quotas
 
-    def for_create(self, resource: Resource, namespace: str, obj: Json) -> Json:
+    def for_create(self, resource: Resource, namespace: str, obj: Json, *, dry_run: bool = False) -> Json:
         """The object as it is to be stored. Raises ApiError."""
         metadata = obj["metadata"]
         if not metadata.get("name") and metadata.get("generateName"):
@@ -57,10 +59,10 @@ class Admission:
             _DEFAULTS[resource](obj)
         limits = self._limit_ranges(namespace) if resource is PODS else []
         if resource is PODS:
-            limitrange.apply_defaults(obj, limits)
+            apply_limit_ranges(obj, limits)
             obj["status"] = defaults.first_status(obj)
         elif resource is SERVICES:
-            self._ports.assign(obj)
+            self._ports.assign(obj, dry_run=dry_run)
             obj["spec"] = defaults.in_order("ServiceSpec", obj["spec"])
         elif resource is RESOURCE_QUOTAS:
             obj["status"] = {}
@@ -85,9 +87,9 @@ class Admission:
             defaults.default_service(obj)
             self._ports.assign(obj, held=node_ports(before.obj["spec"]))
             obj["spec"] = defaults.in_order("ServiceSpec", obj["spec"])
-        elif resource is LIMIT_RANGES:
-            defaults.default_limit_range(obj)
-        if causes := validate(resource, obj):
+        elif resource in (LIMIT_RANGES, LEASES):
+            _DEFAULTS[resource](obj)
+        if causes := validate_change(resource, before.obj, obj):
             raise invalid(resource, name, causes)
         if resource is SERVICES:
             self._quotas.check(resource, obj, before.key[0], before=before.obj)
@@ -116,8 +118,8 @@ class Admission:
 
     def _check_pod(self, pod: Json, namespace: str, limits: list[Json]) -> None:
         name = pod["metadata"]["name"]
-        if problems := limitrange.violations(pod, limits):
-            raise forbidden(PODS, name, limitrange.describe(problems))
+        if problems := limit_violations(pod, limits):
+            raise forbidden(PODS, name, described(problems))
         labels = self._store.of(NAMESPACES).get("", namespace).obj["metadata"].get("labels", {})
         if problem := podsecurity.violation(pod, labels):
             raise forbidden(PODS, name, problem)

@@ -7,29 +7,37 @@ from typing import Any
 
 import orjson
 
-from stackd.embedded import patch as patching
 from stackd.embedded.admission import Admission
 from stackd.embedded.decode import decode
 from stackd.embedded.defaults import in_order, pod_status
-from stackd.embedded.deletion import Deletion
-from stackd.embedded.gc import GarbageCollector
+from stackd.embedded.deletion import Deletion, GarbageCollector
 from stackd.embedded.quota import QuotaLedger
-from stackd.embedded.request import Target, is_true, whole_number
-from stackd.embedded.resources import PODS, RESOURCE_QUOTAS, Json, Resource
+from stackd.embedded.request import RequestInfo, is_true, whole_number
+from stackd.embedded.resources import LEASES, PODS, RESOURCE_QUOTAS, Json, Resource
 from stackd.embedded.selectors import parse
-from stackd.embedded.status import already_exists, bad_request, conflict, invalid, not_allowed
-from stackd.embedded.store import Record, Store
+from stackd.embedded.status import (
+    StatusError,
+    already_exists,
+    bad_request,
+    conflict,
+    invalid,
+    not_allowed,
+    unsupported_media_type,
+    wrong,
+)
+from stackd.embedded.store import ObjectStore, Record
 
+MERGE_PATCH = "application/merge-patch+json"
 _FIXED = ("name", "namespace", "uid", "creationTimestamp", "generation", "deletionTimestamp")
 _OBJECT_MODIFIED = "the object has been modified; please apply your changes to the latest version and try again"
 
 
-class Api:
+class Registry:
     """Creates, changes and deletes."""
 
     def __init__(
         self,
-        store: Store,
+        store: ObjectStore,
         admission: Admission,
         deletion: Deletion,
         collector: GarbageCollector,
@@ -41,18 +49,23 @@ class Api:
         self._collector = collector
         self._quotas = quotas
 
-    def get(self, target: Target) -> bytes:
+    def get(self, target: RequestInfo) -> bytes:
         """The object. Raises ApiError 404."""
         if target.resource is RESOURCE_QUOTAS:
             self._quotas.refresh()
         return self._store.of(target.resource).get(target.namespace, target.name).alone()
 
-    def create(self, target: Target, query: Mapping[str, str], body: bytes) -> bytes:
+    def create(self, target: RequestInfo, query: Mapping[str, str], body: bytes) -> bytes:
         """The object as it was stored, or would be. Raises ApiError."""
+        raw = _read_object(body, target.resource)
+        if _metadata(raw).get("resourceVersion"):
+            raise StatusError(500, "", "resourceVersion should not be set on objects to be created")
+        return self._add(target, query, raw)
+
+    def _add(self, target: RequestInfo, query: Mapping[str, str], raw: Json) -> bytes:
         resource = target.resource
-        strict = query.get("fieldValidation") == "Strict"
-        obj = decode(resource, _read_object(body, resource), strict=strict)
-        obj = self._admission.for_create(resource, target.namespace, obj)
+        obj = decode(resource, raw, strict=query.get("fieldValidation") == "Strict")
+        obj = self._admission.for_create(resource, target.namespace, obj, dry_run="dryRun" in query)
         prepared = self._store.prepare(resource, target.namespace, obj)
         if "dryRun" in query:
             name = prepared["metadata"]["name"]
@@ -61,30 +74,38 @@ class Api:
             return Record(resource, ("", ""), prepared, 0).alone()
         return self._store.create(resource, prepared).alone()
 
-    def patch(self, target: Target, query: Mapping[str, str], content_type: str, body: bytes) -> bytes:
+    def patch(self, target: RequestInfo, query: Mapping[str, str], content_type: str, body: bytes) -> bytes:
         """The object as it is afterwards. Raises ApiError."""
         before = self._store.of(target.resource).get(target.namespace, target.name)
         whole = {"kind": target.resource.kind, "apiVersion": target.resource.api_version} | before.obj
-        patched = patching.apply(content_type.partition(";")[0].strip(), whole, _read_json(body))
-        return self._replace(target, query, before, patched)
+        return self._replace(target, query, before, _merged(whole, _read_patch(content_type, body)))
 
-    def update(self, target: Target, query: Mapping[str, str], body: bytes) -> bytes:
-        """The object as it is afterwards. Raises ApiError."""
-        before = self._store.of(target.resource).get(target.namespace, target.name)
-        return self._replace(target, query, before, _read_object(body, target.resource))
+    def update(self, target: RequestInfo, query: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+        """200 and the object as it is afterwards; 201 where it was made. Raises ApiError."""
+        raw = _read_object(body, target.resource)
+        _check_name(target, raw)
+        collection = self._store.of(target.resource)
+        if target.resource.create_on_update and (target.namespace, target.name) not in collection.records:
+            _check_uid(target, raw, "")
+            return 201, self._add(target, query, raw)
+        before = collection.get(target.namespace, target.name)
+        _check_uid(target, raw, before.uid)
+        if not target.resource.unconditional_update and not _metadata(raw).get("resourceVersion"):
+            raise _version_required(before)
+        return 200, self._replace(target, query, before, raw)
 
-    def delete(self, target: Target, query: Mapping[str, str], body: bytes) -> bytes:
+    def delete(self, target: RequestInfo, query: Mapping[str, str], body: bytes) -> bytes:
         """The object, or a Status, as Kubernetes answers for the kind. Raises ApiError 404 or 409."""
         record = self._store.of(target.resource).get(target.namespace, target.name)
         options = _read_options(query, body)
         _check_preconditions(record, options.get("preconditions") or {})
+        held = False
         if "dryRun" not in query and not options.get("dryRun"):
-            if options.get("propagationPolicy") == "Orphan":
-                self._collector.orphan(record.uid)
             record = self._deletion.delete(record, options.get("gracePeriodSeconds"))
-        return record.alone() if record.resource.returns_deleted else _deleted_status(record)
+            held = record.key in self._store.of(record.resource).records
+        return record.alone() if held or record.resource.returns_deleted else _deleted_status(record)
 
-    def delete_collection(self, target: Target, query: Mapping[str, str], body: bytes) -> bytes:
+    def delete_collection(self, target: RequestInfo, query: Mapping[str, str], body: bytes) -> bytes:
         """The list of what went. Raises ApiError."""
         selector = parse(target.resource, query.get("labelSelector", ""), query.get("fieldSelector", ""))
         options = _read_options(query, body)
@@ -99,25 +120,28 @@ class Api:
         }
         return orjson.dumps(head)[:-1] + b',"items":[' + b",".join(record.body() for record in records) + b"]}"
 
-    def _replace(self, target: Target, query: Mapping[str, str], before: Record, raw: Json) -> bytes:
+    def _replace(self, target: RequestInfo, query: Mapping[str, str], before: Record, raw: Json) -> bytes:
         resource = target.resource
         obj = decode(resource, raw, strict=query.get("fieldValidation") == "Strict")
         _check_version(before, obj["metadata"])
-        parts = _changes(target, before, obj)
+        parts, gone = _changes(target, before, obj), _left_out(target, before, obj)
         if not target.subresource:
-            parts = self._admission.for_update(before, before.obj | parts)
+            whole = {key: value for key, value in (before.obj | parts).items() if key not in gone}
+            parts = self._admission.for_update(before, whole)
+            gone -= parts.keys()  # a default has taken its place
         if resource.generation and parts.get("spec", before.obj.get("spec")) != before.obj.get("spec"):
             generation = before.obj["metadata"].get("generation", 0) + 1
             parts["metadata"] = in_order("ObjectMeta", parts["metadata"] | {"generation": generation})
         if "dryRun" in query:
-            return Record(resource, before.key, before.obj | parts, before.revision).alone()
-        record = self._store.update(before, **{key: parts[key] for key in parts})
+            kept = {key: value for key, value in before.obj.items() if key not in gone}
+            return Record(resource, before.key, kept | parts, before.revision).alone()
+        record = self._store.update(before, gone=gone, **parts)
         if record is not before and record.obj["metadata"].get("deletionGracePeriodSeconds") == 0:
             record = self._deletion.finish(record)
         return record.alone()
 
 
-def _changes(target: Target, before: Record, obj: Json) -> Json:
+def _changes(target: RequestInfo, before: Record, obj: Json) -> Json:
     """The parts of the object that the request may change."""
     old = before.obj["metadata"]
     metadata = {key: value for key, value in obj["metadata"].items() if key not in _FIXED}
@@ -133,6 +157,12 @@ def _changes(target: Target, before: Record, obj: Json) -> Json:
     return {"metadata": ordered} | {k: v for k, v in obj.items() if k not in {"metadata", "status"}}
 
 
+def _left_out(target: RequestInfo, before: Record, obj: Json) -> set[str]:
+    """The parts that the object has and is not to have any more: what a PUT leaves out goes."""
+    kept = {"metadata", "status"} | (set() if target.resource is LEASES else {"spec"})
+    return set() if target.subresource else before.obj.keys() - obj.keys() - kept
+
+
 def _like(old: Json, new: Json) -> Json:
     """The new metadata, with the very labels of the old if they are equal (indexes compare by identity)."""
     if new.get("labels") == old.get("labels") and "labels" in old:
@@ -140,14 +170,48 @@ def _like(old: Json, new: Json) -> Json:
     return new
 
 
+def _metadata(raw: Json) -> Json:
+    metadata = raw.get("metadata")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _check_name(target: RequestInfo, raw: Json) -> None:
+    name = _metadata(raw).get("name", "")
+    if name != target.name:
+        raise bad_request(f"the name of the object ({name}) does not match the name on the URL ({target.name})")
+
+
+def _check_uid(target: RequestInfo, raw: Json, uid: str) -> None:
+    """An update is about the very object whose uid it has, if it has one; of one that is gone the uid is empty."""
+    given = _metadata(raw).get("uid")
+    if given and given != uid:
+        resource = target.resource
+        key = "/".join(part for part in ("/registry", resource.plural, target.namespace, target.name) if part)
+        problem = f"Precondition failed: UID in precondition: {given}, UID in object meta: {uid}"
+        message = (
+            f"StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {problem}"
+        )
+        raise conflict(resource, target.name, message)
+
+
+def _version_required(before: Record) -> StatusError:
+    resource, name = before.resource, before.key[1]
+    cause = wrong("metadata.resourceVersion", 0, "must be specified for an update")
+    error = invalid(resource, name, [cause])
+    # The one refusal of this kind that names the resource, not the kind.
+    error.message = f'{resource.qualified} "{name}" is invalid: {cause.field}: {cause.message}'
+    if error.details is not None:
+        error.details["kind"] = resource.plural
+    return error
+
+
 def _check_version(before: Record, metadata: Json) -> None:
     given = metadata.get("resourceVersion")
     if given and given != str(before.revision):
         raise conflict(before.resource, before.key[1], _OBJECT_MODIFIED)
     uid = metadata.get("uid")
-    if uid and uid != before.uid:
-        problem = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {before.uid}"
-        raise conflict(before.resource, before.key[1], problem)
+    if uid and uid != before.uid:  # of a patch; a PUT has its uid as a precondition
+        raise invalid(before.resource, before.key[1], 2 * [wrong("metadata.uid", uid, "field is immutable")])
 
 
 def _check_preconditions(record: Record, conditions: Json) -> None:
@@ -180,6 +244,32 @@ def _read_json(body: bytes) -> Any:
         raise bad_request(f"the object provided is unrecognized (must be of type JSON): {exc}") from exc
 
 
+def _read_patch(content_type: str, body: bytes) -> Json:
+    kind = content_type.partition(";")[0].strip()
+    if kind != MERGE_PATCH:
+        raise unsupported_media_type(
+            f"the body of the request was in an unknown format - accepted media types include: {MERGE_PATCH}"
+        )
+    patch = _read_json(body)
+    if not isinstance(patch, dict):
+        raise bad_request("json: cannot unmarshal array into Go value of type map[string]interface {}")
+    return patch
+
+
+def _merged(original: Json, patch: Json) -> Json:
+    """The object with a merge patch (RFC 7386) applied; the original is left alone."""
+    merged = dict(original)
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict):
+            old = merged.get(key)
+            merged[key] = _merged(old if isinstance(old, dict) else {}, value)
+        else:
+            merged[key] = value
+    return merged
+
+
 def _read_object(body: bytes, resource: Resource) -> Json:
     raw = _read_json(body)
     if not isinstance(raw, dict):
@@ -199,8 +289,7 @@ def _read_options(query: Mapping[str, str], body: bytes) -> Json:
         raise bad_request("json: cannot unmarshal into Go value of type v1.DeleteOptions")
     if (grace := whole_number(query, "gracePeriodSeconds")) is not None:
         options["gracePeriodSeconds"] = grace
-    if policy := query.get("propagationPolicy"):
-        options["propagationPolicy"] = policy
-    if is_true(query.get("orphanDependents")):
-        options["propagationPolicy"] = "Orphan"
+    policy = query.get("propagationPolicy") or options.get("propagationPolicy")
+    if policy == "Orphan" or is_true(query.get("orphanDependents")):
+        raise bad_request("dependents cannot be orphaned here: the garbage collector takes them all")
     return options

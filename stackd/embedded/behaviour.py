@@ -8,7 +8,7 @@ Images of a registry under `.invalid` cannot be pulled, as in the real world.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from stackd.embedded.resources import Json
@@ -19,6 +19,9 @@ _REFERENCE = re.compile(rf"{_DOMAIN}{_PATH}(?:/{_PATH})*(?::\w[\w.-]{{0,127}})?(
 _ECHO = re.compile(r"echo ([^;&|>]*?)\s*(?:>&2\s*)?(?:;|&&|$)")
 _EXIT = re.compile(r"exit ([0-9]+)\s*$")
 _DOUBLING = re.compile(r"(\w+)=\$\1\$\1")
+
+IN_NO_IMAGE = ("/does/not/exist", "/stackd-prepull")
+"""Programs that no image has: a container whose image was pulled does not start."""
 
 Pull = Literal["ok", "never", "slow", "late", "invalid"]
 Run = Literal["on", "exit", "start_error", "config_error", "not_ready", "unready"]
@@ -46,7 +49,11 @@ def behaviour(container: Json) -> Behaviour:
         return Behaviour(pull="invalid", message=_invalid_name(image))
     if _registry(image).endswith(".invalid"):
         return Behaviour(pull="never")
-    if scripted := _by_image(last, container):
+    program = (container.get("command") or [""])[0]
+    scripted = _by_image(last, container)
+    if program.startswith(IN_NO_IMAGE) and (scripted is None or scripted.pull != "never"):
+        return replace(_no_start(program), pull=scripted.pull if scripted else "ok")
+    if scripted:
         return scripted
     return _by_command([*container.get("command", ()), *container.get("args", ())], container)
 
@@ -83,8 +90,6 @@ def _by_command(command: list[str], container: Json) -> Behaviour:
         return Behaviour(output="starting\nready\n")
     program, script = command[0], command[-1]
     output = "".join(f"{text}\n" for text in _ECHO.findall(script)) if len(command) > 2 else ""
-    if program.startswith("/does/not/exist"):
-        return _no_start(program)
     if program in {"/bin/true", "true", "/bin/false", "false"}:
         return _ends(int(program.endswith("false")), output)
     if len(command) > 2 and _DOUBLING.search(script):

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import TracebackType
 
 import orjson
 
+from stackd.embedded.accounts import Accounts
 from stackd.embedded.admission import Admission
-from stackd.embedded.api import Api
+from stackd.embedded.api import MERGE_PATCH, Registry
 from stackd.embedded.control import Faults
 from stackd.embedded.defaults import default_namespace
-from stackd.embedded.deletion import Deletion
+from stackd.embedded.deletion import Deletion, GarbageCollector
 from stackd.embedded.discovery import discover
 from stackd.embedded.events import EventRecorder
-from stackd.embedded.faults import Counts, FaultRules
-from stackd.embedded.gc import GarbageCollector
+from stackd.embedded.faults import Answer, Counts, FaultRules
 from stackd.embedded.journal import Journal
-from stackd.embedded.kubeconfig import render_kubeconfig
 from stackd.embedded.kubelet import Kubelet
 from stackd.embedded.listing import list_objects
 from stackd.embedded.logs import read_log
@@ -26,15 +26,14 @@ from stackd.embedded.nodes import NodeController
 from stackd.embedded.options import EmbeddedOptions
 from stackd.embedded.ports import PortLedger
 from stackd.embedded.quota import QuotaLedger
-from stackd.embedded.rbac import Ask, User, denied
+from stackd.embedded.rbac import REVIEWS, AccessAttributes, User, denied, review
 from stackd.embedded.request import is_true, read_target, whole_number
-from stackd.embedded.resources import NAMESPACES, RESOURCE_QUOTAS, Json
-from stackd.embedded.reviews import REVIEWS, review
+from stackd.embedded.resources import ALL, NAMESPACES, RESOURCE_QUOTAS, Json
 from stackd.embedded.scheduler import Scheduler
-from stackd.embedded.selectors import parse
-from stackd.embedded.server import Answer, ApiServer, Backend, Call
-from stackd.embedded.status import Cause, invalid, method_not_allowed, no_such_path, unauthorized
-from stackd.embedded.store import Store
+from stackd.embedded.selectors import parse, selected_name
+from stackd.embedded.server import ApiServer, Backend, Exchange
+from stackd.embedded.status import StatusCause, invalid, method_not_allowed, no_such_path, unauthorized
+from stackd.embedded.store import Collection, ObjectStore
 from stackd.embedded.timing import LoopClock
 from stackd.embedded.watch import Watch
 
@@ -51,21 +50,24 @@ class EmbeddedCluster:
         self.faults = Faults(self)
         self._journal: Journal | None = None
         self._listeners: NodePortListeners | None = None
+        self._past: dict[str, tuple[Collection, int]] = {}
         self._users = {user.token: user for user in self.options.users}
         backend = Backend(
             identify=self._identify,
             route=self._route,
             answer=self._answer,
+            answer_as_of_old=self._answer_as_of_old,
             watch=self._watch,
             control=self._control_call,
             revision=lambda: self.store.revision,
+            now=self._now,
         )
         self.server = ApiServer(backend, self.rules, bookmark_interval=self.options.bookmark_interval)
 
     async def start(self) -> None:
         """Load the state, if any, and listen. Raises OSError if the port is taken."""
         options = self.options
-        self.store = Store(options.clock or LoopClock(), history=options.watch_cache_size)
+        self.store = ObjectStore(options.clock or LoopClock(), history=options.watch_cache_size)
         journal = Journal(options.state_path, self.store) if options.state_path is not None else None
         known = journal.load() if journal is not None else False
         self._assemble()
@@ -126,6 +128,14 @@ class EmbeddedCluster:
         path.touch(mode=0o600)
         path.write_text(self.kubeconfig(token=token), encoding="utf-8")
 
+    def remember(self) -> None:
+        """Keep all lists as they are now, for answers that come from a cache."""
+        self._past = {one.qualified: (self.store.of(one).as_it_is(), self.store.revision) for one in ALL}
+
+    def change(self, path: str, patch: Json) -> None:
+        """Have somebody change the object of that path by a merge patch. Raises StatusError."""
+        self._api.patch(read_target("PATCH", path, {}), {}, MERGE_PATCH, orjson.dumps(patch))
+
     def _assemble(self) -> None:
         options, store = self.options, self.store
         events = EventRecorder(store, options.event_limit)
@@ -135,17 +145,26 @@ class EmbeddedCluster:
         self._scheduler = Scheduler(store, events)
         self._deletion = Deletion(store, pod_gc_delay=options.pod_gc_delay)
         self._collector = GarbageCollector(store, self._deletion, delay=options.gc_delay)
-        self._kubelet = Kubelet(store, events, self._deletion, options)
+        self.kubelet = Kubelet(store, events, self._deletion, options)
         if options.serve_node_ports:
             self._listeners = NodePortListeners(store, options.host)
+        self.accounts = Accounts(
+            users=options.users,
+            clock=store.clock,
+            identity=lambda: store.of(NAMESPACES).get("", "kube-system").uid,
+            store=store,
+        )
         admission = Admission(store, self.ports, self.quotas)
-        self._api = Api(store, admission, self._deletion, self._collector, self.quotas)
+        self._api = Registry(store, admission, self._deletion, self._collector, self.quotas)
+
+    def _now(self) -> float:
+        return self.store.clock.now()
 
     def _adopt(self) -> None:
         self._scheduler.adopt()
         self._deletion.adopt()
         self._collector.adopt()
-        self._kubelet.adopt()
+        self.kubelet.adopt()
 
     def _furnish(self) -> None:
         for name in _OWN_NAMESPACES:
@@ -158,33 +177,35 @@ class EmbeddedCluster:
     def _identify(self, token: str | None) -> User | None:
         if not self._users:
             return None
-        user = self._users.get(token or "")
+        user = self._users.get(token or "") or self.accounts.who(token or "")
         if user is None:
             raise unauthorized()
         return user
 
-    def _route(self, call: Call) -> None:
+    def _route(self, call: Exchange) -> None:
         if call.path in REVIEWS or discover(call.path, call.method) is not None:
             return
         target = read_target(call.method, call.path, call.query)
         call.target = target
-        ask = Ask(
+        ask = AccessAttributes(
             verb=target.verb,
             resource=target.full_resource,
             group=target.resource.group,
             namespace=target.namespace,
-            name=target.name,
+            name=target.name or selected_name(target.verb, call.query),
         )
         if call.user is not None and not call.user.may(ask):
             raise denied(call.user.name, ask)
 
-    def _answer(self, call: Call) -> Answer:
+    def _answer(self, call: Exchange) -> Answer:
         target = call.target
         if target is None:
             return self._answer_without_target(call)
         if target.subresource == "log":
-            text = read_log(self.store, self._kubelet, target.namespace, target.name, call.query)
+            text = read_log(self.store, self.kubelet, target.namespace, target.name, call.query)
             return 200, text, "text/plain"
+        if target.subresource == "token":
+            return _CREATED, self.accounts.request(target.namespace, target.name, call.body), "application/json"
         if target.resource is RESOURCE_QUOTAS:
             self.quotas.refresh()
         code, body = 200, b""
@@ -192,20 +213,27 @@ class EmbeddedCluster:
             case "get":
                 body = self._api.get(target)
             case "list":
-                body = list_objects(self.store, target, call.query)
+                body = list_objects(self.store.of(target.resource), self.store.revision, target, call.query)
             case "create":
                 code, body = _CREATED, self._api.create(target, call.query, call.body)
             case "patch":
                 body = self._api.patch(target, call.query, call.content_type, call.body)
             case "update":
-                body = self._api.update(target, call.query, call.body)
+                code, body = self._api.update(target, call.query, call.body)
             case "delete":
                 body = self._api.delete(target, call.query, call.body)
             case "deletecollection":
                 body = self._api.delete_collection(target, call.query, call.body)
         return code, body, "application/json"
 
-    def _answer_without_target(self, call: Call) -> Answer:
+    def _answer_as_of_old(self, call: Exchange) -> Answer:
+        target = call.target
+        if target is None or target.resource.qualified not in self._past:
+            return self._answer(call)
+        collection, revision = self._past[target.resource.qualified]
+        return 200, list_objects(collection, revision, target, call.query), "application/json"
+
+    def _answer_without_target(self, call: Exchange) -> Answer:
         if call.path in REVIEWS:
             if call.method != "POST":
                 raise method_not_allowed()
@@ -215,11 +243,13 @@ class EmbeddedCluster:
             raise no_such_path()
         return found
 
-    def _watch(self, call: Call) -> Watch:
+    def _watch(self, call: Exchange) -> Watch:
         target, query = call.target, call.query
         assert target is not None
         if is_true(query.get("sendInitialEvents")):
-            cause = Cause("sendInitialEvents", "FieldValueForbidden", "Forbidden: sendInitialEvents is not served")
+            cause = StatusCause(
+                "sendInitialEvents", "FieldValueForbidden", "Forbidden: sendInitialEvents is not served"
+            )
             raise invalid(target.resource, "", [cause])
         selector = parse(target.resource, query.get("labelSelector", ""), query.get("fieldSelector", ""))
         revision = whole_number(query, "resourceVersion") or None
@@ -228,9 +258,23 @@ class EmbeddedCluster:
         watch.open(revision)
         return watch
 
-    async def _control_call(self, call: Call) -> Answer:
+    async def _control_call(self, call: Exchange) -> Answer:
         if call.path == "/__stats__":
             return 200, orjson.dumps(self.faults.stats()), "application/json"
         if call.path == "/__faults__" and call.method == "POST":
             return await self.faults.call(call.body)
         return 404, b"404 page not found\n", "text/plain"
+
+
+def render_kubeconfig(url: str, token: str | None) -> str:
+    """One cluster, one user, one context. (JSON is YAML.)"""
+    name = "embedded"
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": name, "cluster": {"server": url}}],
+        "users": [{"name": name, "user": {"token": token} if token else {}}],
+        "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
+        "current-context": name,
+    }
+    return json.dumps(config, indent=2) + "\n"

@@ -10,7 +10,8 @@ import orjson
 from stackd.embedded.faults import Fault
 from stackd.embedded.options import NodeSpec
 from stackd.embedded.resources import NODES, PODS, SERVICES, Json
-from stackd.embedded.status import ApiError
+from stackd.embedded.status import StatusError
+from stackd.embedded.store import stamped, watch_line
 
 if TYPE_CHECKING:
     from stackd.embedded.cluster import EmbeddedCluster
@@ -38,10 +39,20 @@ class Faults:
         self.add(Fault(**fault))
 
     def clear(self) -> None:
-        """End all faults, pauses, expired tokens and half-open watches."""
+        """End all faults, pauses, held starts, expired tokens and half-open watches."""
         self._cluster.rules.clear()
+        self._cluster.kubelet.let_start()
+        self._let_watches_speak()
+
+    def end(self, action: str) -> None:
+        """End the faults of this kind, and half-open watches where they were mute."""
+        self._cluster.rules.end(action)
+        if action == "mute":
+            self._let_watches_speak()
+
+    def _let_watches_speak(self) -> None:
         for watch in self._cluster.server.watches:
-            watch.frozen = False
+            watch.thaw()
 
     def pause(self) -> None:
         """Let every request wait."""
@@ -74,6 +85,35 @@ class Faults:
         for watch in self._cluster.server.watches:
             watch.frozen = True
 
+    def silence(self) -> None:
+        """Let the connections that there are be silent for good, requests over them, too; new ones work."""
+        self._cluster.server.silence()
+
+    def replay(self, resource: str, kind: str, obj: Json) -> None:
+        """Send an event of that kind about an object as it once was to the watches of the resource."""
+        for watch in self._cluster.server.watches:
+            if watch.collection.resource.qualified == resource:
+                watch.inject(watch_line(kind, orjson.dumps(obj)))
+
+    def replay_deletion(self, resource: str, name: str) -> None:
+        """Tell the watches of the resource that the object has just been deleted, which is there."""
+        now = self._cluster.store.revision
+        for watch in self._cluster.server.watches:
+            collection = watch.collection
+            if collection.resource.qualified == resource:
+                for record in collection.records.values():
+                    if record.key[1] == name:
+                        obj = {"kind": record.resource.kind, "apiVersion": record.resource.api_version}
+                        watch.inject(watch_line("DELETED", orjson.dumps(obj | stamped(record.obj, now))))
+
+    def remember(self) -> None:
+        """Keep all lists as they are now: the fault `stale` answers with them."""
+        self._cluster.remember()
+
+    def change(self, path: str, patch: Json) -> None:
+        """Have somebody change the object of that path by a merge patch, past all faults. Raises StatusError."""
+        self._cluster.change(path, patch)
+
     def malformed(self, line: str = '{"type":"MODIFIED","object":{"kind":\n') -> None:
         """Send a line that is no event to all open watches."""
         for watch in self._cluster.server.watches:
@@ -103,6 +143,14 @@ class Faults:
     def cordon(self, name: str, *, on: bool = True) -> None:
         """Mark the node unschedulable, or schedulable again. Raises ApiError 404."""
         self._cluster.nodes.cordon(name, on=on)
+
+    def hold_starts(self) -> None:
+        """Let no pod that does not run yet start, until `let_start`."""
+        self._cluster.kubelet.hold_starts()
+
+    def let_start(self) -> None:
+        """Start the pods that `hold_starts` keeps."""
+        self._cluster.kubelet.let_start()
 
     def expire_token(self, token: str | None = None) -> None:
         """Answer requests with this bearer token (None: with none) with 401."""
@@ -147,7 +195,7 @@ class Faults:
             result = getattr(self, name)(**order)
             if asyncio.iscoroutine(result):
                 await result
-        except ApiError as exc:
+        except StatusError as exc:
             return exc.code, exc.body(), "application/json"
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as exc:
             return 400, orjson.dumps({"error": f"not an order: {exc!r}"}), "application/json"
@@ -158,12 +206,18 @@ _ORDERS = frozenset(
     [
         "add_fault",
         "clear",
+        "end",
         "pause",
         "resume",
         "refuse",
         "listen",
         "drop_watches",
         "freeze_watches",
+        "silence",
+        "replay",
+        "replay_deletion",
+        "remember",
+        "change",
         "malformed",
         "compact",
         "take_port",
@@ -171,6 +225,8 @@ _ORDERS = frozenset(
         "add_node",
         "remove_node",
         "cordon",
+        "hold_starts",
+        "let_start",
         "expire_token",
         "renew_token",
         "seed",

@@ -5,12 +5,16 @@ Knows the field tables of `schema`, not what the fields are good for.
 
 from __future__ import annotations
 
+import base64
+import binascii
+import re
+from datetime import UTC, datetime
 from typing import Any
 
-from stackd.embedded import quantity
 from stackd.embedded.resources import Json, Resource
 from stackd.embedded.schema import STRUCTS
 from stackd.embedded.status import bad_request
+from stackd.quantity import parse
 
 _GO_TYPES = {
     "quantity": "resource.Quantity",
@@ -18,11 +22,19 @@ _GO_TYPES = {
     "map": "map[string]string",
     "intstr": "intstr.IntOrString",
     "object": "map[string]interface {}",
+    "microtime": "v1.MicroTime",
+    "bytes": "map[string][]uint8",
 }
 _PRESENT_WHEN_EMPTY = frozenset(
     {"resources", "securityContext", "emptyDir", "podSelector", "value", "containers", "items", "spec", "status"}
+    | {"holderIdentity"}
 )
+_QUANTITY = re.compile(r"([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)")
+_QUANTITY_RULE = f"the regular expression '^{_QUANTITY.pattern}$'"
 _RANGES = {"int32": 2**31, "int64": 2**63}
+_MICRO = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(.*)")
+_MICRO_LAYOUT = "2006-01-02T15:04:05.000000Z07:00"
+_BASE64 = re.compile(r"[A-Za-z0-9+/]*")
 
 
 def decode(resource: Resource, raw: Json, *, strict: bool = False) -> Json:
@@ -82,6 +94,8 @@ class _Decoder:
             return value
         if kind in {"bool", "bool!"} and isinstance(value, bool):
             return value
+        if kind == "microtime" and isinstance(value, str):
+            return self.microtime(value)
         if kind in _RANGES and isinstance(value, int) and not isinstance(value, bool):
             if -_RANGES[kind] <= value < _RANGES[kind]:
                 return value
@@ -94,15 +108,46 @@ class _Decoder:
             raise self.mismatch(value, "string", owner, trail)
         elif kind == "quantities" and isinstance(value, dict):
             return {key: self.quantity(part) for key, part in sorted(value.items())}
+        elif kind == "bytes" and isinstance(value, dict):
+            return {key: self.bytes(part, owner, trail) for key, part in sorted(value.items())}
         raise self.mismatch(value, _go(kind), owner, trail)
 
     def quantity(self, value: Any) -> str:
         if not isinstance(value, (str, int, float)) or isinstance(value, bool):
             raise bad_request(f"{self.refusal}: json: cannot unmarshal {_kind(value)} into Go value of type string")
         try:
-            return quantity.canonical(str(value))
-        except quantity.QuantityError as exc:
-            raise bad_request(f"{self.refusal}: {exc}") from exc
+            return str(parse(value).in_milli())
+        except ValueError as exc:
+            known = _QUANTITY.fullmatch(str(value))
+            wrong = "unable to parse quantity's suffix" if known else f"quantities must match {_QUANTITY_RULE}"
+            raise bad_request(f"{self.refusal}: {wrong}") from exc
+
+    def microtime(self, text: str) -> str:
+        """In UTC. Six fraction digits, no more and no fewer: the layout that Go parses it by has six."""
+        found = _MICRO.fullmatch(text)
+        fraction, zone = (found[2] or "", found[3]) if found else ("", "")
+        try:
+            if found and len(fraction) == 7:
+                return datetime.fromisoformat(text).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        except (ValueError, OverflowError):
+            zone = ""
+        rest, wanted = (text, "2006")
+        if found and len(fraction) < 7:
+            rest, wanted = fraction + zone, ".000000"
+        elif found and zone:
+            rest, wanted = fraction[7:] + zone, "Z07:00"
+        problem = f'parsing time "{text}" as "{_MICRO_LAYOUT}": cannot parse "{rest}" as "{wanted}"'
+        raise bad_request(f"{self.refusal}: {problem}")
+
+    def bytes(self, value: Any, owner: str, trail: tuple[str, ...]) -> str:
+        if not isinstance(value, str):
+            raise self.mismatch(value, "[]uint8", owner, trail)
+        try:
+            return base64.b64encode(base64.b64decode(value, validate=True)).decode()
+        except binascii.Error as exc:
+            good = _BASE64.match(value)
+            place = good.end() if good else 0
+            raise bad_request(f"{self.refusal}: illegal base64 data at input byte {place}") from exc
 
     def mismatch(self, value: Any, wanted: str, owner: str, trail: tuple[str, ...]) -> Exception:
         found = _kind(value)

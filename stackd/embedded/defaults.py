@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stackd.embedded import quantity
 from stackd.embedded.resources import Json
 from stackd.embedded.schema import STRUCTS
+from stackd.quantity import parse
 
 _NOT_READY = "node.kubernetes.io/not-ready"
 _UNREACHABLE = "node.kubernetes.io/unreachable"
@@ -126,7 +126,7 @@ def qos_class(spec: Json) -> str:
         resources = container.get("resources", {})
         limits, requests = resources.get("limits", {}), resources.get("requests", {})
         for name in ("cpu", "memory"):
-            limit, request = quantity.milli(limits.get(name, "0")), quantity.milli(requests.get(name, "0"))
+            limit, request = parse(limits.get(name, "0")).milli, parse(requests.get(name, "0")).milli
             any_set = any_set or bool(limit or request)
             guaranteed = guaranteed and bool(limit) and request == limit
     if not any_set:
@@ -201,3 +201,9 @@ def default_network_policy(policy: Json) -> None:
     spec.setdefault("podSelector", {})
     spec.setdefault("policyTypes", ["Ingress", "Egress"] if "egress" in spec else ["Ingress"])
     policy["spec"] = in_order("NetworkPolicySpec", spec)
+
+
+def default_lease(lease: Json) -> None:
+    """A spec, if only an empty one; what belongs to an alpha feature (coordinated leader election) is dropped."""
+    spec = lease.get("spec", {})
+    lease["spec"] = {key: value for key, value in spec.items() if key not in {"strategy", "preferredHolder"}}

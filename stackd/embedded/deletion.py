@@ -1,12 +1,14 @@
-"""How objects go: pods with grace, namespaces with everything in them, the rest at once."""
+"""How objects go: pods with grace, namespaces with everything in them, the rest at once; and, a moment after an owner, what
+it owned.
+"""
 
 from __future__ import annotations
 
 from stackd.embedded.defaults import in_order
 from stackd.embedded.needs import is_terminal
-from stackd.embedded.resources import ALL, EVENTS, NAMESPACES, NODES, PODS, Json
+from stackd.embedded.resources import ALL, BY_KIND, EVENTS, NAMESPACES, NODES, PODS, Json, Resource
 from stackd.embedded.status import conflict
-from stackd.embedded.store import Change, Record, Store
+from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record
 from stackd.embedded.timing import timestamp
 
 _PURGING = (
@@ -18,7 +20,7 @@ _PURGING = (
 class Deletion:
     """Deletes on request, and finishes what a request began."""
 
-    def __init__(self, store: Store, *, pod_gc_delay: float) -> None:
+    def __init__(self, store: ObjectStore, *, pod_gc_delay: float) -> None:
         self._store = store
         self._pod_gc_delay = pod_gc_delay
         store.observe(self._follow)
@@ -103,7 +105,7 @@ class Deletion:
                 self._store.remove(event)
             self._store.remove(record)
 
-    def _follow(self, change: Change) -> None:
+    def _follow(self, change: ObjectChange) -> None:
         if change.type != "DELETED":
             return
         if change.after.resource is NODES:
@@ -140,3 +142,76 @@ class Deletion:
         status = {"observedGeneration": generation} | pod.obj["status"] | {"phase": "Failed"}
         status["conditions"] = [*status.get("conditions", []), condition]
         return self._store.update(pod, status=status)
+
+
+Dependent = tuple[Resource, Key]
+
+
+class GarbageCollector:
+    """Follows ownerReferences; an owner is known by its uid, not by its name."""
+
+    def __init__(self, store: ObjectStore, deletion: Deletion, *, delay: float) -> None:
+        self._store = store
+        self._deletion = deletion
+        self._delay = delay
+        self._dependents: dict[str, dict[Dependent, None]] = {}
+        store.observe(self._follow)
+
+    def adopt(self) -> None:
+        """Take up what the store holds already."""
+        for resource in ALL:
+            for record in self._store.of(resource).records.values():
+                self._see(record, None)
+
+    def _follow(self, change: ObjectChange) -> None:
+        if change.type == "DELETED":
+            self._unlink(change.after, _owners(change.after.obj))
+            for dependent in self._dependents.get(change.after.obj["metadata"]["uid"], ()):
+                self._plan(dependent)
+        elif change.before is None or change.before.obj["metadata"] is not change.after.obj["metadata"]:
+            self._see(change.after, change.before)
+
+    def _see(self, record: Record, before: Record | None) -> None:
+        owners = _owners(record.obj)
+        old = _owners(before.obj) if before else []
+        if owners == old:
+            return
+        if before is not None:
+            self._unlink(before, old)
+        dependent = (record.resource, record.key)
+        for owner in owners:
+            self._dependents.setdefault(owner["uid"], {})[dependent] = None
+        if owners and not any(self._is_there(record, owner) for owner in owners):
+            self._plan(dependent)
+
+    def _unlink(self, record: Record, owners: list[Json]) -> None:
+        for owner in owners:
+            dependents = self._dependents.get(owner["uid"], {})
+            dependents.pop((record.resource, record.key), None)
+            if not dependents:
+                self._dependents.pop(owner["uid"], None)
+
+    def _plan(self, dependent: Dependent) -> None:
+        uid = self._store.of(dependent[0]).records[dependent[1]].uid
+        self._store.clock.later(self._delay, lambda: self._collect(dependent, uid))
+
+    def _collect(self, dependent: Dependent, uid: str) -> None:
+        record = self._store.of(dependent[0]).records.get(dependent[1])
+        if record is None or record.uid != uid or "deletionTimestamp" in record.obj["metadata"]:
+            return
+        owners = _owners(record.obj)
+        if owners and not any(self._is_there(record, owner) for owner in owners):
+            self._deletion.delete(record)
+
+    def _is_there(self, record: Record, owner: Json) -> bool:
+        resource = BY_KIND.get((owner["apiVersion"], owner["kind"]))
+        if resource is None or resource is EVENTS:
+            return True
+        namespace = record.key[0] if resource.namespaced else ""
+        found = self._store.of(resource).records.get((namespace, owner["name"]))
+        return found is not None and found.uid == owner["uid"]
+
+
+def _owners(obj: Json) -> list[Json]:
+    owners: list[Json] = obj["metadata"].get("ownerReferences") or []
+    return owners

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from stackd.embedded.resources import EVENTS, Json
-from stackd.embedded.store import Key, Record, Store
+from stackd.embedded.store import Key, ObjectStore, Record
 from stackd.embedded.timing import micro_timestamp, timestamp
 
 _SCHEDULER = "default-scheduler"
@@ -15,7 +15,7 @@ _KUBELET = "kubelet"
 class EventRecorder:
     """Writes events; the same one again only counts up."""
 
-    def __init__(self, store: Store, limit: int) -> None:
+    def __init__(self, store: ObjectStore, limit: int) -> None:
         self._store = store
         self._limit = limit
         self._known: OrderedDict[tuple[str, str, str], Key] = OrderedDict()

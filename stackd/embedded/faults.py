@@ -1,4 +1,6 @@
-"""Troubles on demand: what goes wrong with which requests, and the server as a whole. Knows no HTTP library."""
+"""Faults on demand: what goes wrong with which requests, with the server as a whole, and with a response on its way through
+a load balancer. Knows no HTTP library.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,25 @@ import asyncio
 import random
 import re
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-Action = Literal["latency", "status", "lost_reply", "cut", "hang", "late"]
+import orjson
+
+from stackd.embedded.status import StatusError
+
+Action = Literal[
+    "latency", "status", "lost_reply", "cut", "hang", "late", "page", "reply", "truncate", "empty", "strip", "stale",
+    "trickle", "mute", "admit", "deny",
+]  # fmt: skip
+Answer = tuple[int, bytes, str]
+"""Code, body, content type."""
+HTML = "text/html"
+JSON = "application/json"
+_INSTEAD = frozenset({"page", "reply"})
+_SPOILING = frozenset({"truncate", "empty", "strip"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +36,17 @@ class Fault:
     latency: waits `seconds`, then goes on. status: answers `code` before any work, with Retry-After if `seconds`.
     lost_reply: does the work and cuts the connection. cut: cuts it before the work. hang: never answers.
     late: cuts the connection and does the work `seconds` later all the same, as an overloaded server may.
+
+    What stands between a client and an API server answers in its stead, or spoils what it answers:
+    page: answers `code` with a page of HTML. reply: answers `code` with `body`, called JSON. Both come instead of the
+    work, or after it if it is to be `done`. truncate: does the work, and answers the first half of the body as if that were
+    all. empty: does the work, and answers without a body. strip: does the work, and answers without `fields` (their
+    paths, such as `metadata.uid` or `items.metadata.uid`). A watch that is spoiled ends with its first byte.
+    stale: answers a list as it was when the cluster was last told to `remember`. trickle: does the work, and sends the
+    answer, or each event of a watch, a few bytes at a time, over `seconds` in all. mute: opens a watch that says nothing.
+
+    admit: an admission policy changes what is created, updated or patched by the merge patch `body` before it is stored.
+    deny: an admission webhook refuses it, and quotes the environment that was sent.
     """
 
     action: Action
@@ -30,6 +58,9 @@ class Fault:
     probability: float = 1.0
     code: int = 503
     seconds: float = 0.0
+    body: str = ""
+    fields: tuple[str, ...] = ()
+    done: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,6 +115,10 @@ class FaultRules:
         self.unauthorized_tokens.clear()
         self.resume()
 
+    def end(self, action: str) -> None:
+        """End the faults of one kind."""
+        self._active = [one for one in self._active if one.fault.action != action]
+
     def seed(self, number: int) -> None:
         """Make what is left to chance repeatable from here on."""
         self._random.seed(number)
@@ -132,3 +167,88 @@ class FaultRules:
     def renew_token(self, token: str | None = None) -> None:
         """End what `expire_token` began."""
         self.unauthorized_tokens.discard(token)
+
+
+def instead(faults: Iterable[Fault], *, done: bool) -> Answer | None:
+    """The answer that is given in the server's stead, if one is: before the work, or when it is ``done``."""
+    for fault in faults:
+        if fault.action in _INSTEAD and fault.done is done:
+            return _page(fault.code) if fault.action == "page" else (fault.code, fault.body.encode(), JSON)
+    return None
+
+
+def admitted(body: bytes, faults: Iterable[Fault], *, patch: bool) -> bytes:
+    """What an admission policy makes of a request's body. What it takes away is null in a ``patch``. Raises StatusError."""
+    for fault in faults:
+        if fault.action == "deny":
+            raise StatusError(
+                403, "Forbidden", f'admission webhook "policy.example.com" denied the request: {_quoted(body)}'
+            )
+        if fault.action == "admit":
+            with suppress(orjson.JSONDecodeError):  # then it is refused for that
+                body = orjson.dumps(_over(orjson.loads(body), orjson.loads(fault.body), nulls=patch))
+    return body
+
+
+def _quoted(body: bytes) -> str:
+    """The environment of a pod's containers, or all of another body."""
+    with suppress(orjson.JSONDecodeError, LookupError, TypeError):
+        return orjson.dumps([one["env"] for one in orjson.loads(body)["spec"]["containers"]]).decode()
+    return body.decode(errors="replace")
+
+
+def _over(one: Any, other: Any, *, nulls: bool) -> Any:
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return other
+    changed = one | {key: _over(one.get(key), value, nulls=nulls) for key, value in other.items()}
+    return {key: value for key, value in changed.items() if nulls or value is not None}
+
+
+def spoils(faults: Iterable[Fault]) -> bool:
+    """Whether the server's own answer does not arrive as it is."""
+    return any(fault.action in _SPOILING or (fault.action in _INSTEAD and fault.done) for fault in faults)
+
+
+def spoiled(answer: Answer, faults: Iterable[Fault]) -> Answer:
+    """What is left of the server's answer."""
+    faults = list(faults)
+    if (other := instead(faults, done=True)) is not None:
+        return other
+    code, body, kind = answer
+    for fault in faults:
+        match fault.action:
+            case "truncate":
+                body = body[: len(body) // 2]
+            case "empty":
+                body = b""
+            case "strip" if kind == JSON:
+                body = _without(body, fault.fields)
+            case _:
+                continue
+    return code, body, kind
+
+
+def _page(code: int) -> Answer:
+    text = f"<html><head><title>{code}</title></head><body><h1>{code}</h1><hr>balancer/1.2</body></html>\n"
+    return code, text.encode(), HTML
+
+
+def _without(body: bytes, fields: Iterable[str]) -> bytes:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return body  # another fault has spoiled it before
+    for path in fields:
+        _drop(document, path.split("."))
+    return orjson.dumps(document)
+
+
+def _drop(node: Any, path: list[str]) -> None:
+    if isinstance(node, list):
+        for one in node:
+            _drop(one, path)
+    elif isinstance(node, dict) and path[0] in node:
+        if len(path) == 1:
+            del node[path[0]]
+        else:
+            _drop(node[path[0]], path[1:])

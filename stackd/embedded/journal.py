@@ -1,23 +1,28 @@
 """The file in which a cluster remembers itself: a snapshot, and behind it every change, one line each.
 
 A line that a kill cut short is dropped on reading. Written without fsync: it survives the end of the process at any
-moment, not that of the machine. Knows no behaviour.
+moment, not that of the machine. While the disk is full, the cluster goes on from memory; the file ends at the last whole
+change, and is written anew as soon as there is room. Knows no behaviour.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from stackd.embedded.resources import ALL
-from stackd.embedded.store import Change, Record, Store
+from stackd.embedded.store import ObjectChange, ObjectStore, Record
 
 _RESERVE = 10_000
 """Revisions that are taken ahead, since not every one is written down (events are not)."""
+log = logging.getLogger(__name__)
+
 _BY_NAME = {resource.qualified: resource for resource in ALL}
 
 
@@ -27,13 +32,15 @@ class Journal:
     The file is written anew when it is `slack` bytes larger than four snapshots.
     """
 
-    def __init__(self, path: Path, store: Store, *, slack: int = 64 * 1024 * 1024) -> None:
+    def __init__(self, path: Path, store: ObjectStore, *, slack: int = 64 * 1024 * 1024) -> None:
         self._path = path
         self._slack = slack
         self._store = store
         self._reserved = 0
         self._file = -1
         self._limit = 0
+        self._end = 0
+        self._behind = False
 
     def load(self) -> bool:
         """Fill the empty store from the file; False if there was none. No observer is told."""
@@ -52,8 +59,23 @@ class Journal:
         self._rewrite()
         self._store.observe(self.note)
 
-    def note(self, change: Change) -> None:
-        """Write a change down."""
+    def note(self, change: ObjectChange) -> None:
+        """Write a change down; where that cannot be done, all of them once it can."""
+        if self._behind:
+            with suppress(OSError):
+                self._rewrite()
+                self._behind = False
+                log.warning("%s is whole again", self._path)
+            return
+        try:
+            self._append(change)
+        except OSError as error:
+            self._behind = True
+            log.error("%s cannot be written, and is behind until it can be: %s", self._path, error.strerror)
+            with suppress(OSError):
+                os.ftruncate(self._file, self._end)
+
+    def _append(self, change: ObjectChange) -> None:
         lines = []
         if change.after.revision > self._reserved:
             self._reserved = change.after.revision + _RESERVE
@@ -61,8 +83,8 @@ class Journal:
         if change.after.resource.persistent:
             lines.append(_line(change.after, deleted=change.type == "DELETED"))
         if lines:
-            _write(self._file, b"\n".join(lines) + b"\n")
-            if os.lseek(self._file, 0, os.SEEK_CUR) > self._limit:
+            self._end += _write(self._file, b"\n".join(lines) + b"\n")
+            if self._end > self._limit:
                 self._rewrite()
 
     def close(self) -> None:
@@ -89,15 +111,19 @@ class Journal:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._reserved = max(self._reserved, self._store.revision + _RESERVE)
         file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        _write(file, orjson.dumps({"reserved": self._reserved}) + b"\n")
-        for resource in ALL:
-            if resource.persistent:
-                records = self._store.of(resource).records.values()
-                _write(file, b"".join(_line(record) + b"\n" for record in records))
-        self._limit = 4 * os.lseek(file, 0, os.SEEK_CUR) + self._slack
-        os.replace(fresh, self._path)
+        try:
+            end = _write(file, orjson.dumps({"reserved": self._reserved}) + b"\n")
+            for resource in ALL:
+                if resource.persistent:
+                    records = self._store.of(resource).records.values()
+                    end += _write(file, b"".join(_line(record) + b"\n" for record in records))
+            os.replace(fresh, self._path)
+        except OSError:
+            os.close(file)
+            fresh.unlink(missing_ok=True)  # it takes room itself
+            raise
         self.close()
-        self._file = file
+        self._file, self._end, self._limit = file, end, 4 * end + self._slack
 
 
 def _line(record: Record, *, deleted: bool = False) -> bytes:
@@ -110,10 +136,12 @@ def _line(record: Record, *, deleted: bool = False) -> bytes:
     return orjson.dumps(head)[:-1] + b',"object":' + (b"null" if deleted else record.body()) + b"}"
 
 
-def _write(file: int, data: bytes) -> None:
+def _write(file: int, data: bytes) -> int:
+    """Write all of it; how much that was."""
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
+    return len(data)
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:

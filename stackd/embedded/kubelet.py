@@ -1,6 +1,7 @@
 """Runs the pods that are bound to nodes: containers start, fail, end and stop as their images' names say.
 
 One kubelet serves all nodes that are Ready and have something to allocate; a node without either runs nothing.
+A kubelet pulls the images that its node does not have one after the other.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from stackd.embedded.options import EmbeddedOptions
 from stackd.embedded.podstatus import CREATING, INITIALIZING, UNKNOWN, ContainerRun, PodRun, report
 from stackd.embedded.references import missing_mount, missing_reference
 from stackd.embedded.resources import NODES, PODS, Json
-from stackd.embedded.store import Change, Key, Record, Store
-from stackd.embedded.timing import timestamp
+from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record
+from stackd.embedded.timing import DelayingClock, timestamp
 
 _NO_TIME = "1970-01-01T00:00:00Z"
 _SHIFT_LIMIT = 5
@@ -28,13 +29,16 @@ _SHIFT_LIMIT = 5
 class Kubelet:
     """Follows pods and nodes, and writes pod status."""
 
-    def __init__(self, store: Store, events: EventRecorder, deletion: Deletion, options: EmbeddedOptions) -> None:
+    def __init__(self, store: ObjectStore, events: EventRecorder, deletion: Deletion, options: EmbeddedOptions) -> None:
         self._store = store
         self._events = events
         self._deletion = deletion
         self._options = options
         self._runs: dict[Key, PodRun] = {}
         self._addresses = 1
+        self._pulled: set[tuple[str, str]] = set()
+        self._images = Images(store.clock)
+        self._held: list[Callable[[], None]] | None = None
         store.observe(self._follow)
 
     def adopt(self) -> None:
@@ -43,12 +47,23 @@ class Kubelet:
             self._addresses += 1
             self._see(pod)
 
+    def hold_starts(self) -> None:
+        """Start no container of a pod that is not running yet, until `let_start`."""
+        if self._held is None:
+            self._held = []
+
+    def let_start(self) -> None:
+        """Go on with the pods that `hold_starts` has kept."""
+        held, self._held = self._held or (), None
+        for launch in held:
+            launch()
+
     def output(self, pod: Json, container: str) -> str:
         """What a container that was started has written."""
         specs = [*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"]]
         return behaviour(next(spec for spec in specs if spec["name"] == container)).output
 
-    def _follow(self, change: Change) -> None:
+    def _follow(self, change: ObjectChange) -> None:
         resource = change.after.resource
         if resource is PODS:
             if change.type == "DELETED":
@@ -130,6 +145,9 @@ class Kubelet:
     def _launch_all(self, pod: Record, run: PodRun) -> None:
         if run.stopping:
             return
+        if self._held is not None:
+            self._held.append(lambda: self._after(0, pod.key, run, self._launch_all))
+            return
         self._addresses = self._addresses % 65_000 + 1
         run.address = f"10.244.{self._addresses >> 8}.{self._addresses & 255}"
         for one in [*run.inits, *run.containers]:
@@ -142,15 +160,27 @@ class Kubelet:
             one.state = {"waiting": {"reason": "InvalidImageName", "message": script.message}}
             self._events.kubelet(pod, "Warning", "Failed", "Error: InvalidImageName", name)
             return
-        if script.pull != "ok" or one.spec["imagePullPolicy"] == "Always":
+        wait = self._images.wait(pod.obj["spec"]["nodeName"], image, self._options.pull) if script.pull == "ok" else 0.0
+        present = not wait and self._is_present(pod, one)
+        told = script.pull == "ok" and one.pulls
+        if not told and (not present or one.spec["imagePullPolicy"] == "Always"):
             self._events.kubelet(pod, "Normal", "Pulling", f'Pulling image "{image}"', name)
-        if script.pull == "slow" and not one.pulls:
+        if present:
+            self._create(pod, run, one)
+        elif script.pull == "slow" and not one.pulls:
             one.state, one.pulls = CREATING, 1
             self._after_for(self._options.slow_pull, pod, run, one, self._relaunch)
+        elif wait:
+            one.state, one.pulls = CREATING, 1
+            self._after_for(wait, pod, run, one, self._relaunch)
         elif script.pull == "never" or (script.pull == "late" and one.pulls < 2):
             self._fail_pull(pod, run, one)
         else:
             self._create(pod, run, one)
+
+    def _is_present(self, pod: Record, one: ContainerRun) -> bool:
+        """Whether the image is on the node: all are but those whose script says otherwise, until they were pulled there."""
+        return one.script.pull == "ok" or (pod.obj["spec"]["nodeName"], one.spec["image"]) in self._pulled
 
     def _relaunch(self, pod: Record, run: PodRun, one: ContainerRun) -> None:
         self._launch(pod, run, one)
@@ -178,7 +208,9 @@ class Kubelet:
 
     def _create(self, pod: Record, run: PodRun, one: ContainerRun) -> None:
         name, image, script = one.name, one.spec["image"], one.script
-        present = script.pull == "ok" and one.spec["imagePullPolicy"] != "Always"
+        fresh = one.spec["imagePullPolicy"] == "Always" or (script.pull == "ok" and one.pulls)
+        present = self._is_present(pod, one) and not fresh
+        self._pulled.add((pod.obj["spec"]["nodeName"], image))
         pulled = f'Container image "{image}" already present on machine' if present else f'Pulled image "{image}"'
         self._events.kubelet(pod, "Normal", "Pulled", pulled, name)
         missing = missing_reference(self._store, pod.key[0], one.spec)
@@ -335,6 +367,24 @@ def _new_run(pod: Record) -> PodRun:
     return PodRun(pod.uid, containers, inits)
 
 
-def _newly(change: Change) -> bool:
+def _newly(change: ObjectChange) -> bool:
     """Whether the change binds the pod to a node."""
     return change.before is not None and "nodeName" not in change.before.obj["spec"]
+
+
+class Images:
+    """The images of all nodes, with the moment from which each is there."""
+
+    def __init__(self, clock: DelayingClock) -> None:
+        self._clock = clock
+        self._there: dict[tuple[str, str], float] = {}
+        self._free: dict[str, float] = {}
+
+    def wait(self, node: str, image: str, pull: float) -> float:
+        """Seconds until the node has the image; a pull of so many seconds begins where none has. 0 if it is there."""
+        if not pull:
+            return 0.0
+        now = self._clock.now()
+        if (node, image) not in self._there:
+            self._free[node] = self._there[node, image] = max(now, self._free.get(node, now)) + pull
+        return max(0.0, self._there[node, image] - now)

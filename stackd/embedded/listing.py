@@ -9,11 +9,11 @@ from itertools import islice
 
 import orjson
 
-from stackd.embedded.request import Target, whole_number
+from stackd.embedded.request import RequestInfo, whole_number
 from stackd.embedded.resources import Json
 from stackd.embedded.selectors import EVERYTHING, parse
-from stackd.embedded.status import ApiError, bad_request, expired
-from stackd.embedded.store import Collection, Key, Record, Store
+from stackd.embedded.status import StatusError, bad_request, expired
+from stackd.embedded.store import Collection, Key, Record
 
 _TOKEN_VERSION = "meta.k8s.io/v1"
 _TOO_OLD = (
@@ -24,12 +24,11 @@ _TOO_OLD = (
 )
 
 
-def list_objects(store: Store, target: Target, query: Mapping[str, str]) -> bytes:
-    """The body of the answer. Raises ApiError 400 or 410."""
-    collection = store.of(target.resource)
+def list_objects(collection: Collection, now: int, target: RequestInfo, query: Mapping[str, str]) -> bytes:
+    """The body of the answer at the revision ``now``. Raises ApiError 400 or 410."""
     selector = parse(target.resource, query.get("labelSelector", ""), query.get("fieldSelector", ""))
     limit = whole_number(query, "limit") or 0
-    after, revision = _read_token(query.get("continue", ""), collection, store.revision)
+    after, revision = _read_token(query.get("continue", ""), collection, now)
     found: Iterable[Record] = collection.select(target.namespace, selector, after)
     page = list(islice(found, limit)) if limit else list(found)
     more = sum(1 for _ in found) if limit else 0
@@ -64,7 +63,7 @@ def _read_token(text: str, collection: Collection, now: int) -> tuple[Key | None
     return (namespace, name), revision
 
 
-def _too_old(namespace: str, name: str) -> ApiError:
+def _too_old(namespace: str, name: str) -> StatusError:
     error = expired(_TOO_OLD)
     error.metadata = {"continue": _token(-1, (namespace, name))}
     return error

@@ -9,12 +9,12 @@ from stackd.embedded.kubelet import Kubelet
 from stackd.embedded.request import whole_number
 from stackd.embedded.resources import PODS, Json
 from stackd.embedded.status import bad_request
-from stackd.embedded.store import Record, Store
+from stackd.embedded.store import ObjectStore, Record
 
 _PULL_FAILURES = {"ErrImagePull", "ImagePullBackOff"}
 
 
-def read_log(store: Store, kubelet: Kubelet, namespace: str, name: str, query: Mapping[str, str]) -> bytes:
+def read_log(store: ObjectStore, kubelet: Kubelet, namespace: str, name: str, query: Mapping[str, str]) -> bytes:
     """The text. Raises ApiError 400 or 404."""
     pod = store.of(PODS).get(namespace, name)
     container = _choose(pod, query.get("container", ""))

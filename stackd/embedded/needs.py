@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from stackd.embedded import quantity
 from stackd.embedded.defaults import is_sidecar
 from stackd.embedded.resources import Json
+from stackd.quantity import Notation, Quantity, parse
 
 Amounts = dict[str, int]
 Part = Literal["requests", "limits"]
@@ -29,18 +29,24 @@ def pod_amounts(spec: Json, part: Part) -> Amounts:
     for container in spec["containers"]:
         _join(running, amounts(container["resources"], part), int.__add__)
     _join(peak, running, max)
-    _join(peak, {key: quantity.milli(value) for key, value in spec.get("overhead", {}).items()}, int.__add__)
+    _join(peak, {key: parse(value).milli for key, value in spec.get("overhead", {}).items()}, int.__add__)
     return peak
 
 
 def amounts(resources: Json, part: Part) -> Amounts:
     """Of one container."""
-    return {name: quantity.milli(value) for name, value in resources.get(part, {}).items()}
+    return {name: parse(value).milli for name, value in resources.get(part, {}).items()}
 
 
 def rendered(needs: Amounts) -> dict[str, str]:
-    """As quantities: bytes in binary, the rest in decimal."""
-    return {name: quantity.render(value, is_bytes(name)) for name, value in sorted(needs.items())}
+    """As quantities."""
+    return {name: shown(name, value) for name, value in sorted(needs.items())}
+
+
+def shown(name: str, thousandths: int) -> str:
+    """So much of a resource as a quantity: bytes in binary, the rest in decimal."""
+    notation = Notation.BINARY if is_bytes(name) else Notation.DECIMAL
+    return str(Quantity(nanos=thousandths * 10**6, notation=notation))
 
 
 def is_bytes(name: str) -> bool:

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import cast
 
 from stackd.embedded.resources import PODS, SERVICES, Json
-from stackd.embedded.store import Change, Key, Record, Store
+from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record
 
 _LOG = logging.getLogger(__name__)
 _BACKLOG = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class NodePortListener:
     """A number and a protocol that must answer, and what stands behind it."""
 
     number: int
@@ -31,10 +31,10 @@ class Door:
 class NodePortListeners:
     """Keeps the open sockets in step with services and pods."""
 
-    def __init__(self, store: Store, host: str) -> None:
+    def __init__(self, store: ObjectStore, host: str) -> None:
         self._store = store
         self._host = host
-        self._open: dict[tuple[int, str], tuple[Door, asyncio.BaseTransport | asyncio.Server]] = {}
+        self._open: dict[tuple[int, str], tuple[NodePortListener, asyncio.BaseTransport | asyncio.Server]] = {}
         self._stale: dict[Key, None] = {}
         self._doors: dict[Key, set[tuple[int, str]]] = {}
         self._by_selector: dict[tuple[str, str], dict[Key, None]] = {}
@@ -63,7 +63,7 @@ class NodePortListeners:
         """The ports that answer now."""
         return frozenset(number for number, _ in self._open)
 
-    def _follow(self, change: Change) -> None:
+    def _follow(self, change: ObjectChange) -> None:
         if change.after.resource is SERVICES:
             self._index(None if change.type == "DELETED" else change.after, change.before)
             self._mark(change.after.key)
@@ -96,21 +96,21 @@ class NodePortListeners:
                 await self._reconcile(key)
 
     async def _reconcile(self, key: Key) -> None:
-        wanted = {(door.number, door.protocol): door for door in self._wanted(key)}
+        wanted = {(listener.number, listener.protocol): listener for listener in self._wanted(key)}
         held = self._doors.get(key, set())
         for place in held - wanted.keys():
             self._open.pop(place)[1].close()
         kept = held & wanted.keys()
         for place in kept:
             self._open[place] = (wanted[place], self._open[place][1])
-        for place, door in wanted.items():
-            if place not in kept and place not in self._open and await self._listen(door):
+        for place, listener in wanted.items():
+            if place not in kept and place not in self._open and await self._listen(listener):
                 kept.add(place)
         self._doors[key] = kept
         if not kept:
             del self._doors[key]
 
-    def _wanted(self, key: Key) -> list[Door]:
+    def _wanted(self, key: Key) -> list[NodePortListener]:
         service = self._store.of(SERVICES).records.get(key)
         if service is None or not (selector := service.obj["spec"].get("selector")):
             return []
@@ -119,40 +119,44 @@ class NodePortListeners:
         if pod is None:
             return []
         return [
-            Door(port["nodePort"], port["protocol"], f"{pod.key[1]} (service {key[1]}, port {port['port']})")
+            NodePortListener(
+                port["nodePort"], port["protocol"], f"{pod.key[1]} (service {key[1]}, port {port['port']})"
+            )
             for port in service.obj["spec"].get("ports", ())
             if port.get("nodePort") and port["protocol"] in {"TCP", "UDP"}
         ]
 
-    async def _listen(self, door: Door) -> bool:
+    async def _listen(self, listener: NodePortListener) -> bool:
         loop = asyncio.get_running_loop()
-        kind = socket.SOCK_STREAM if door.protocol == "TCP" else socket.SOCK_DGRAM
+        kind = socket.SOCK_STREAM if listener.protocol == "TCP" else socket.SOCK_DGRAM
         sock = socket.socket(socket.AF_INET, kind)
         try:
             sock.setblocking(False)
-            if door.protocol == "TCP":
+            if listener.protocol == "TCP":
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((self._host, door.number))
+            sock.bind((self._host, listener.number))
         except OSError as exc:
             sock.close()
-            _LOG.warning("node port %d/%s does not answer: %s", door.number, door.protocol, exc.strerror)
+            _LOG.warning("node port %d/%s does not answer: %s", listener.number, listener.protocol, exc.strerror)
             return False
         handle: asyncio.BaseTransport | asyncio.Server
-        if door.protocol == "TCP":
+        if listener.protocol == "TCP":
             handle = await loop.create_server(
-                lambda: _HttpAnswer(lambda: self._open[door.number, door.protocol][0]), sock=sock, backlog=_BACKLOG
+                lambda: _HttpAnswer(lambda: self._open[listener.number, listener.protocol][0]),
+                sock=sock,
+                backlog=_BACKLOG,
             )
         else:
             handle, _ = await loop.create_datagram_endpoint(_Echo, sock=sock)
-        self._open[door.number, door.protocol] = (door, handle)
+        self._open[listener.number, listener.protocol] = (listener, handle)
         return True
 
 
 class _HttpAnswer(asyncio.Protocol):
     """Answers whatever comes with one page, and closes."""
 
-    def __init__(self, door: Callable[[], Door]) -> None:
-        self._door = door
+    def __init__(self, listener: Callable[[], NodePortListener]) -> None:
+        self._door = listener
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -161,8 +165,8 @@ class _HttpAnswer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._transport is None or b"\n" not in data:
             return
-        door = self._door()
-        body = f"This is {door.target}, answering on node port {door.number}.\n".encode()
+        listener = self._door()
+        body = f"This is {listener.target}, answering on node port {listener.number}.\n".encode()
         head = (
             f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )

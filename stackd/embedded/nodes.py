@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
-from stackd.embedded import quantity
+from collections.abc import Iterator
+
 from stackd.embedded.defaults import default_node, in_order
+from stackd.embedded.discovery import VERSION
 from stackd.embedded.options import NodeSpec
 from stackd.embedded.resources import NODES, Json
-from stackd.embedded.store import Change, Record, Store
+from stackd.embedded.store import ObjectChange, ObjectStore, Record
 from stackd.embedded.timing import timestamp
+from stackd.quantity import of_bytes, of_milli, parse
 
 _NOT_READY = "node.kubernetes.io/not-ready"
 _UNSCHEDULABLE = "node.kubernetes.io/unschedulable"
 _TTL = {"node.alpha.kubernetes.io/ttl": "0"}
+_ATTACH = {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}
+_ARCH, _OS = "amd64", "linux"
+_PLATFORM = {
+    f"{prefix}kubernetes.io/{key}": value for prefix in ("", "beta.") for key, value in (("arch", _ARCH), ("os", _OS))
+}
+_ZEROS = "00000000-0000-0000-0000-000000000000"
+_INFO = {
+    "machineID": _ZEROS,
+    "systemUUID": _ZEROS,
+    "bootID": _ZEROS,
+    "kernelVersion": "6.12.0",
+    "osImage": "Debian GNU/Linux 13 (trixie)",
+    "containerRuntimeVersion": "embedded://1",
+    "kubeletVersion": VERSION["gitVersion"],
+    "kubeProxyVersion": "",
+    "operatingSystem": _OS,
+    "architecture": _ARCH,
+}
+_RESERVED_MEMORY = 100 << 20
+_ODD = 4 << 10
+_CONDITIONS = (
+    ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+    ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+    ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+    ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+)
 
 
 def is_ready(node: Json) -> bool:
@@ -21,30 +50,23 @@ def is_ready(node: Json) -> bool:
 
 
 def new_node(spec: NodeSpec, now: float) -> Json:
-    """A node with a kubelet, ready from the start."""
-    capacity = {
-        "cpu": quantity.canonical(spec.cpu),
-        "ephemeral-storage": quantity.canonical(spec.ephemeral_storage),
-        "memory": quantity.canonical(spec.memory),
-        "pods": quantity.canonical(spec.pods),
+    """A node, ready from the start."""
+    capacity, allocatable = _reported(spec) if spec.kubelet else (_by_hand(spec), _by_hand(spec))
+    labels = {"kubernetes.io/hostname": spec.name} | (_PLATFORM if spec.kubelet else {}) | dict(spec.labels)
+    annotations = _TTL | (_ATTACH if spec.kubelet else {})
+    status: Json = {
+        "capacity": capacity,
+        "allocatable": allocatable,
+        "conditions": list(_conditions(spec, timestamp(now))),
+        "addresses": list(_addresses(spec)),
     }
-    addresses = [{"type": "InternalIP", "address": spec.internal_ip}]
-    if spec.external_ip is not None:
-        addresses.append({"type": "ExternalIP", "address": spec.external_ip})
-    labels = dict(sorted(({"kubernetes.io/hostname": spec.name} | dict(spec.labels)).items()))
-    heartbeat = timestamp(now)
-    ready = {
-        "type": "Ready",
-        "status": "True",
-        "lastHeartbeatTime": heartbeat,
-        "lastTransitionTime": heartbeat,
-        "reason": "KubeletReady",
-        "message": "kubelet is posting ready status",
+    if spec.kubelet:
+        status["nodeInfo"] = _INFO
+    node: Json = {
+        "metadata": {"name": spec.name, "labels": dict(sorted(labels.items())), "annotations": annotations},
+        "spec": _spec(spec),
+        "status": status,
     }
-    status: Json = {"capacity": capacity, "allocatable": capacity, "conditions": [ready], "addresses": addresses}
-    node: Json = {"metadata": {"name": spec.name, "labels": labels, "annotations": _TTL}, "status": status}
-    if spec.unschedulable:
-        node["spec"] = {"unschedulable": True}
     default_node(node)
     node["spec"]["taints"] = [taint for taint in node["spec"]["taints"] if taint["key"] != _NOT_READY]
     if not node["spec"]["taints"]:
@@ -52,10 +74,58 @@ def new_node(spec: NodeSpec, now: float) -> Json:
     return node
 
 
+def _by_hand(spec: NodeSpec) -> dict[str, str]:
+    """The amounts as they were given."""
+    amounts = {
+        "cpu": spec.cpu,
+        "ephemeral-storage": spec.ephemeral_storage,
+        "memory": spec.memory,
+        "pods": spec.pods,
+    }
+    return {name: str(parse(amount)) for name, amount in amounts.items() if amount}
+
+
+def _reported(spec: NodeSpec) -> tuple[dict[str, str], dict[str, str]]:
+    """Capacity, and what of it a kubelet leaves to pods: less memory and disk, by its thresholds for evictions.
+
+    A machine's memory is no round number, and so is written in ``Ki``; what is left of a disk is written in bytes.
+    """
+    huge = {"hugepages-1Gi": "0", "hugepages-2Mi": "0"}
+    cpu, memory = parse(spec.cpu), parse(spec.memory).whole
+    memory += 0 if memory % (1 << 20) else _ODD
+    more = huge | {"pods": str(parse(spec.pods))}
+    allocatable = more | {"cpu": str(cpu), "memory": str(of_bytes(memory))}
+    capacity = more | {"cpu": str(of_milli(cpu.whole * 1000)), "memory": str(of_bytes(memory + _RESERVED_MEMORY))}
+    if spec.ephemeral_storage:
+        disk = parse(spec.ephemeral_storage).whole | 1
+        allocatable["ephemeral-storage"] = str(of_bytes(disk))
+        capacity["ephemeral-storage"] = str(of_bytes((disk * 10 // 9 // _ODD + 1) * _ODD))
+    return dict(sorted(capacity.items())), dict(sorted(allocatable.items()))
+
+
+def _conditions(spec: NodeSpec, now: str) -> Iterator[Json]:
+    times = {"lastHeartbeatTime": now, "lastTransitionTime": now}
+    for name, status, reason, message in _CONDITIONS if spec.kubelet else _CONDITIONS[-1:]:
+        yield {"type": name, "status": status} | times | {"reason": reason, "message": message}
+
+
+def _addresses(spec: NodeSpec) -> Iterator[Json]:
+    yield {"type": "InternalIP", "address": spec.internal_ip}
+    if spec.external_ip is not None:
+        yield {"type": "ExternalIP", "address": spec.external_ip}
+    if spec.kubelet:
+        yield {"type": "Hostname", "address": spec.name}
+
+
+def _spec(spec: NodeSpec) -> Json:
+    fields: Json = {"podCIDR": spec.pod_cidr, "podCIDRs": [spec.pod_cidr]} if spec.pod_cidr else {}
+    return fields | ({"unschedulable": True} if spec.unschedulable else {})
+
+
 class NodeController:
     """Keeps the taints of nodes in step with their readiness and their being cordoned."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: ObjectStore) -> None:
         self._store = store
         store.observe(self._follow)
 
@@ -72,7 +142,7 @@ class NodeController:
             spec["unschedulable"] = True
         return self._store.update(record, spec=in_order("NodeSpec", spec))
 
-    def _follow(self, change: Change) -> None:
+    def _follow(self, change: ObjectChange) -> None:
         if change.after.resource is NODES and change.type != "DELETED":
             name = change.after.key[1]
             self._store.clock.later(0, lambda: self._reconcile(name))

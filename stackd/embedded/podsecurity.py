@@ -26,22 +26,6 @@ _BASELINE_CAPABILITIES = frozenset(
         "SYS_CHROOT",
     ]
 )
-_SAFE_SYSCTLS = frozenset(
-    [
-        "kernel.shm_rmid_forced",
-        "net.ipv4.ip_local_port_range",
-        "net.ipv4.ip_unprivileged_port_start",
-        "net.ipv4.tcp_syncookies",
-        "net.ipv4.ping_group_range",
-        "net.ipv4.ip_local_reserved_ports",
-        "net.ipv4.tcp_keepalive_time",
-        "net.ipv4.tcp_fin_timeout",
-        "net.ipv4.tcp_keepalive_intvl",
-        "net.ipv4.tcp_keepalive_probes",
-        "net.ipv4.tcp_rmem",
-        "net.ipv4.tcp_wmem",
-    ]
-)
 _RESTRICTED_VOLUMES = frozenset(
     [
         "configMap",
@@ -55,8 +39,6 @@ _RESTRICTED_VOLUMES = frozenset(
         "secret",
     ]
 )
-_SELINUX_TYPES = frozenset({"", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"})
-
 Check = Callable[[Json], str | None]
 
 
@@ -88,12 +70,6 @@ def _escalation(spec: Json) -> str | None:
     bad = [name for name, context in _contexts(spec) if context.get("allowPrivilegeEscalation") is not False]
     must = "must set securityContext.allowPrivilegeEscalation=false"
     return f"allowPrivilegeEscalation != false ({_containers(bad)} {must})" if bad else None
-
-
-def _app_armor(spec: Json) -> str | None:
-    profiles = [spec["securityContext"], *(context for _, context in _contexts(spec))]
-    types = {context.get("appArmorProfile", {}).get("type") for context in profiles}
-    return 'forbidden AppArmor profile ("unconfined")' if "Unconfined" in types else None
 
 
 def _capabilities(spec: Json) -> str | None:
@@ -196,15 +172,6 @@ def _root_user(spec: Json) -> str | None:
     return f"runAsUser=0 ({' and '.join(who)} must not set runAsUser=0)" if who else None
 
 
-def _selinux(spec: Json) -> str | None:
-    contexts = [spec["securityContext"], *(context for _, context in _contexts(spec))]
-    for context in contexts:
-        options = context.get("seLinuxOptions") or {}
-        if options.get("type", "") not in _SELINUX_TYPES or options.get("user") or options.get("role"):
-            return "seLinuxOptions (forbidden seLinuxOptions)"
-    return None
-
-
 def _seccomp(spec: Json) -> str | None:
     who = ["pod"] if _profile(spec["securityContext"]) == "Unconfined" else []
     bad = [name for name, context in _contexts(spec) if _profile(context) == "Unconfined"]
@@ -226,12 +193,6 @@ def _profile(context: Json) -> str | None:
     return kind
 
 
-def _sysctls(spec: Json) -> str | None:
-    names = [entry.get("name", "") for entry in spec["securityContext"].get("sysctls", ())]
-    bad = [name for name in names if name not in _SAFE_SYSCTLS]
-    return f"forbidden sysctls ({', '.join(bad)})" if bad else None
-
-
 def _host_process(spec: Json) -> str | None:
     contexts = [spec["securityContext"], *(context for _, context in _contexts(spec))]
     bad = any((context.get("windowsOptions") or {}).get("hostProcess") for context in contexts)
@@ -239,7 +200,6 @@ def _host_process(spec: Json) -> str | None:
 
 
 _BASELINE: tuple[Check, ...] = (
-    _app_armor,
     _capabilities,
     _host_namespaces,
     _host_path,
@@ -247,14 +207,11 @@ _BASELINE: tuple[Check, ...] = (
     _host_probes,
     _privileged,
     _proc_mount,
-    _selinux,
     _seccomp,
-    _sysctls,
     _host_process,
 )
 _RESTRICTED: tuple[Check, ...] = (
     _escalation,
-    _app_armor,
     _capabilities_restricted,
     _host_namespaces,
     _host_ports,
@@ -264,8 +221,6 @@ _RESTRICTED: tuple[Check, ...] = (
     _volume_types,
     _non_root,
     _root_user,
-    _selinux,
     _seccomp_restricted,
-    _sysctls,
     _host_process,
 )

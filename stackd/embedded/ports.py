@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 from stackd.embedded.resources import SERVICES, Json
-from stackd.embedded.status import ApiError, Cause, invalid, wrong
-from stackd.embedded.store import Change, Store
+from stackd.embedded.status import StatusCause, StatusError, invalid, wrong
+from stackd.embedded.store import ObjectChange, ObjectStore
 
 _OTHERS = "(others)"
 _HEADLESS = "None"
@@ -15,7 +15,7 @@ _HEADLESS = "None"
 class PortLedger:
     """The node ports and cluster IPs of a cluster. Follows the store's services."""
 
-    def __init__(self, store: Store, port_range: tuple[int, int]) -> None:
+    def __init__(self, store: ObjectStore, port_range: tuple[int, int]) -> None:
         self._low, self._high = port_range
         self._holders: dict[int, str] = {}
         self._addresses: set[str] = set()
@@ -42,27 +42,28 @@ class PortLedger:
         if self._holders.get(port) == _OTHERS:
             del self._holders[port]
 
-    def assign(self, service: Json, *, held: frozenset[int] = frozenset()) -> None:
+    def assign(self, service: Json, *, held: frozenset[int] = frozenset(), dry_run: bool = False) -> None:
         """Fill in ports and addresses; nothing is held until the service is stored. Raises ApiError 422 or 500.
 
-        `held` are the ports that this service has already.
+        `held` are the ports that this service has already. A dry run does not look at the range, nor does Kubernetes 1.36.
         """
         spec = service["spec"]
         if spec["type"] in {"NodePort", "LoadBalancer"}:
-            self._assign_ports(service["metadata"].get("name", ""), spec, held)
+            self._assign_ports(service["metadata"].get("name", ""), spec, held, dry_run=dry_run)
         if spec["type"] != "ExternalName" and not spec.get("clusterIP"):
             address = self._free_address()
             spec |= {"clusterIP": address, "clusterIPs": [address]}
         elif spec.get("clusterIP"):
             spec["clusterIPs"] = [spec["clusterIP"]]
 
-    def _assign_ports(self, name: str, spec: Json, held: frozenset[int]) -> None:
+    def _assign_ports(self, name: str, spec: Json, held: frozenset[int], *, dry_run: bool) -> None:
         chosen: set[int] = set()
         by_port: dict[int, int] = {}
         for position, port in enumerate(spec.get("ports", ())):
             number = port.get("nodePort", 0) or by_port.get(port.get("port", 0), 0)
             number = number or _asked_for(port, spec["ports"])
-            if number and number != by_port.get(port.get("port", 0)):
+            unchecked = dry_run and not self._low <= number <= self._high
+            if number and number != by_port.get(port.get("port", 0)) and not unchecked:
                 self._check(name, position, number, chosen, held)
             number = number or self._free_port(chosen)
             port["nodePort"] = by_port[port.get("port", 0)] = number
@@ -76,13 +77,13 @@ class PortLedger:
         elif number in chosen or (number in self._holders and number not in held):
             problem = "provided port is already allocated"
         if problem:
-            cause: Cause = wrong(f"spec.ports[{position}].nodePort", number, problem)
+            cause: StatusCause = wrong(f"spec.ports[{position}].nodePort", number, problem)
             raise invalid(SERVICES, name, [cause])
 
     def _free_port(self, chosen: set[int]) -> int:
         if self.free <= len(chosen):
             message = "Internal error occurred: failed to allocate a nodePort: range is full"
-            raise ApiError(500, "InternalError", message)
+            raise StatusError(500, "InternalError", message)
         while True:
             port = self._random.randint(self._low, self._high)
             if port not in self._holders and port not in chosen:
@@ -94,7 +95,7 @@ class PortLedger:
             if address not in self._addresses:
                 return address
 
-    def _follow(self, change: Change) -> None:
+    def _follow(self, change: ObjectChange) -> None:
         if change.after.resource is SERVICES:
             if change.before is not None:
                 self._release(change.before.obj["spec"], change.before.uid)

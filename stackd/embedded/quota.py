@@ -1,27 +1,31 @@
-"""ResourceQuotas: what a namespace uses, kept up to date step by step, and what would be too much."""
+"""ResourceQuotas: what a namespace uses, kept up to date step by step, and what would be too much. LimitRanges: the defaults
+that they give containers, and what they forbid.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from stackd.embedded import quantity
-from stackd.embedded.needs import Amounts, is_bytes, is_terminal, pod_amounts
+from stackd.embedded.defaults import containers, in_order
+from stackd.embedded.needs import Amounts, amounts, is_terminal, pod_amounts, shown
 from stackd.embedded.ports import node_ports
 from stackd.embedded.resources import ALL, EVENTS, PODS, RESOURCE_QUOTAS, SERVICES, Json, Resource
-from stackd.embedded.status import ApiError, forbidden
-from stackd.embedded.store import Change, Key, Record, Store
+from stackd.embedded.status import StatusError, forbidden
+from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record
+from stackd.quantity import parse
 
 _COMPUTE = ("cpu", "memory", "ephemeral-storage")
 _MUST_SPECIFY = frozenset(
     [*_COMPUTE, *(f"requests.{name}" for name in _COMPUTE), *(f"limits.{name}" for name in _COMPUTE)]
 )
 _REFRESH_SECONDS = 0.02
+_ANNOTATION = "kubernetes.io/limit-ranger"
 
 
 class QuotaLedger:
     """The usage under each quota. `status.used` of the objects follows shortly after."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._used: dict[Key, Amounts] = {}
         self._stale: set[Key] = set()
@@ -48,12 +52,12 @@ class QuotaLedger:
             record = self._store.of(RESOURCE_QUOTAS).records.get(key)
             if record is not None:
                 hard = record.obj.get("spec", {}).get("hard", {})
-                used = {name: _show(name, self._used[key].get(name, 0)) for name in hard}
+                used = {name: shown(name, self._used[key].get(name, 0)) for name in hard}
                 self._store.update(record, status={"hard": hard, "used": used})
 
     def _check_one(self, record: Record, resource: Resource, obj: Json, delta: Amounts) -> None:
         name = record.key[1]
-        hard = {k: quantity.milli(v) for k, v in record.obj.get("spec", {}).get("hard", {}).items()}
+        hard = {k: parse(v).milli for k, v in record.obj.get("spec", {}).get("hard", {}).items()}
         subject = obj["metadata"].get("name", "")
         if resource is PODS and (missing := _unspecified(obj, hard)):
             raise forbidden(resource, subject, f"failed quota: {name}: must specify {'; '.join(missing)}")
@@ -73,7 +77,7 @@ class QuotaLedger:
                     _add(used, object_usage(resource, record.obj), 1)
         return used
 
-    def _follow(self, change: Change) -> None:
+    def _follow(self, change: ObjectChange) -> None:
         resource, key = change.after.resource, change.after.key
         if resource is RESOURCE_QUOTAS:
             if change.type == "DELETED":
@@ -146,16 +150,16 @@ def _unspecified(pod: Json, hard: Amounts) -> list[str]:
 
 def _exceeded(
     resource: Resource, subject: str, quota: str, over: list[str], amounts: tuple[Amounts, Amounts, Amounts]
-) -> ApiError:
+) -> StatusError:
     def listed(values: Amounts) -> str:
-        return ",".join(f"{name}={_show(name, values.get(name, 0))}" for name in over)
+        return ",".join(f"{name}={shown(name, values.get(name, 0))}" for name in over)
 
     requested, used, limited = (listed(values) for values in amounts)
     message = f"exceeded quota: {quota}, requested: {requested}, used: {used}, limited: {limited}"
     return forbidden(resource, subject, message)
 
 
-def _usage_changed(resource: Resource, change: Change) -> bool:
+def _usage_changed(resource: Resource, change: ObjectChange) -> bool:
     if change.before is None:
         return True
     before, after = change.before.obj, change.after.obj
@@ -169,5 +173,68 @@ def _add(into: Amounts, usage: Amounts, sign: int) -> None:
         into[name] = into.get(name, 0) + sign * value
 
 
-def _show(name: str, value: int) -> str:
-    return quantity.render(value, is_bytes(name))
+def apply_limit_ranges(pod: Json, limit_ranges: Iterable[Json]) -> None:
+    """Give containers the requests and limits that they left out."""
+    notes: list[str] = []
+    for item in _items(limit_ranges, "Container"):
+        for container in containers(pod["spec"]):
+            kind = "init container" if container in pod["spec"].get("initContainers", ()) else "container"
+            resources = container["resources"]
+            for part, defaults in (("requests", "defaultRequest"), ("limits", "default")):
+                missing = {k: v for k, v in item.get(defaults, {}).items() if k not in resources.get(part, {})}
+                if missing:
+                    resources[part] = dict(sorted((resources.get(part, {}) | missing).items()))
+                    notes.append(f"{', '.join(missing)} {part[:-1]} for {kind} {container.get('name', '')}")
+            container["resources"] = in_order("ResourceRequirements", resources)
+    if notes:
+        metadata = pod["metadata"]
+        annotations = metadata.get("annotations", {}) | {_ANNOTATION: f"LimitRanger plugin set: {'; '.join(notes)}"}
+        pod["metadata"] = in_order("ObjectMeta", metadata | {"annotations": dict(sorted(annotations.items()))})
+
+
+def limit_violations(pod: Json, limit_ranges: Iterable[Json]) -> list[str]:
+    """Why the pod may not be; empty when it may."""
+    found: list[str] = []
+    given = list(limit_ranges)
+    for item in _items(given, "Container"):
+        for container in containers(pod["spec"]):
+            requests = amounts(container["resources"], "requests")
+            limits = amounts(container["resources"], "limits")
+            found.extend(_check(item, "Container", requests, limits))
+    for item in _items(given, "Pod"):
+        spec = pod["spec"]
+        found.extend(_check(item, "Pod", pod_amounts(spec, "requests"), pod_amounts(spec, "limits")))
+    return found
+
+
+def described(problems: list[str]) -> str:
+    """One message for all, in brackets if there are several."""
+    return problems[0] if len(problems) == 1 else f"[{', '.join(problems)}]"
+
+
+def _items(limit_ranges: Iterable[Json], kind: str) -> Iterator[Json]:
+    for limit_range in limit_ranges:
+        for item in limit_range.get("spec", {}).get("limits", ()):
+            if item.get("type") == kind:
+                yield item
+
+
+def _check(item: Json, kind: str, requests: Amounts, limits: Amounts) -> Iterator[str]:
+    for name, bound in item.get("min", {}).items():
+        text = f"minimum {name} usage per {kind} is {bound}"
+        if name not in requests:
+            yield f"{text}.  No request is specified"
+        elif requests[name] < parse(bound).milli:
+            yield f"{text}, but request is {shown(name, requests[name])}"
+    for name, bound in sorted(item.get("max", {}).items(), reverse=True):
+        text = f"maximum {name} usage per {kind} is {bound}"
+        if name not in limits:
+            yield f"{text}.  No limit is specified"
+        elif limits[name] > parse(bound).milli:
+            yield f"{text}, but limit is {shown(name, limits[name])}"
+    for name, ratio in item.get("maxLimitRequestRatio", {}).items():
+        text = f"{name} max limit to request ratio per {kind} is {ratio}"
+        if not requests.get(name) or name not in limits:
+            yield f"{text}, but no request is specified or request is 0."
+        elif limits[name] / requests[name] > parse(ratio).milli / 1000:
+            yield f"{text}, but provided ratio is {limits[name] / requests[name]:f}"

@@ -1,4 +1,4 @@
-"""Who may do what: users by token, rules as in RBAC. Knows no objects."""
+"""Who may do what: users by token, rules as in RBAC; and reviews, which ask that. Knows no objects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stackd.embedded.status import ApiError
+import orjson
+
+from stackd.embedded.resources import Json
+from stackd.embedded.status import StatusError, bad_request
+
+REVIEWS = frozenset({"/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +24,7 @@ class Rule:
     names: frozenset[str] = frozenset()
     namespace: str | None = None
 
-    def allows(self, ask: Ask) -> bool:
+    def allows(self, ask: AccessAttributes) -> bool:
         """Whether this rule alone is enough."""
         return (
             _has(self.verbs, ask.verb)
@@ -31,7 +36,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class AccessAttributes:
     """What a request wants to do. `resource` includes the subresource (`pods/log`)."""
 
     verb: str
@@ -49,7 +54,7 @@ class User:
     name: str
     rules: tuple[Rule, ...] = ()
 
-    def may(self, ask: Ask) -> bool:
+    def may(self, ask: AccessAttributes) -> bool:
         """Whether any rule allows it."""
         return any(rule.allows(ask) for rule in self.rules)
 
@@ -60,17 +65,18 @@ def everything() -> Rule:
     return Rule(verbs=star, resources=star, groups=star)
 
 
-def denied(user: str, ask: Ask) -> ApiError:
+def denied(user: str, ask: AccessAttributes) -> StatusError:
     """403 as the authorizer words it."""
     where = f'in the namespace "{ask.namespace}"' if ask.namespace else "at the cluster scope"
-    qualified = f"{ask.resource}.{ask.group}" if ask.group else ask.resource
+    resource = ask.resource.partition("/")[0]
+    qualified = f"{resource}.{ask.group}" if ask.group else resource
     subject = f'{qualified} "{ask.name}"' if ask.name else qualified
     message = (
         f'{subject} is forbidden: User "{user}" cannot {ask.verb} resource "{ask.resource}" '
         f'in API group "{ask.group}" {where}'
     )
-    details = {"name": ask.name, "group": ask.group, "kind": ask.resource}
-    return ApiError(403, "Forbidden", message, {key: value for key, value in details.items() if value})
+    details = {"name": ask.name, "group": ask.group, "kind": resource}
+    return StatusError(403, "Forbidden", message, {key: value for key, value in details.items() if value})
 
 
 def rules_from_manifests(manifests: Iterable[Mapping[str, Any]], *, account: str, namespace: str) -> tuple[Rule, ...]:
@@ -115,3 +121,31 @@ def _rule(rule: Mapping[str, Any], namespace: str | None) -> Rule:
 
 def _has(allowed: frozenset[str], wanted: str) -> bool:
     return wanted in allowed or "*" in allowed
+
+
+def review(user: User | None, body: bytes) -> bytes:
+    """The review with its verdict; a cluster without users allows everything. Raises ApiError 400."""
+    try:
+        spec: Json = orjson.loads(body)["spec"]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as exc:
+        raise bad_request("the object provided is unrecognized") from exc
+    asked = spec.get("resourceAttributes") or {}
+    resource = asked.get("resource", "")
+    if asked.get("subresource"):
+        resource += f"/{asked['subresource']}"
+    ask = AccessAttributes(
+        verb=asked.get("verb", ""),
+        resource=resource,
+        group=asked.get("group", ""),
+        namespace=asked.get("namespace", ""),
+        name=asked.get("name", ""),
+    )
+    allowed = user is None or user.may(ask)
+    answer = {
+        "kind": "SelfSubjectAccessReview",
+        "apiVersion": "authorization.k8s.io/v1",
+        "metadata": {},
+        "spec": spec,
+        "status": {"allowed": allowed},
+    }
+    return orjson.dumps(answer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stackd.embedded.resources import CONFIG_MAPS, SECRETS, Json, Resource
-from stackd.embedded.store import Store
+from stackd.embedded.store import ObjectStore
 
 _KINDS: dict[str, tuple[Resource, str]] = {
     "secretKeyRef": (SECRETS, "secret"),
@@ -15,7 +15,7 @@ _KINDS: dict[str, tuple[Resource, str]] = {
 }
 
 
-def missing_reference(store: Store, namespace: str, container: Json) -> str:
+def missing_reference(store: ObjectStore, namespace: str, container: Json) -> str:
     """What the container's environment lacks, in the kubelet's words; empty if nothing."""
     for kind, reference in _environment(container):
         resource, word = _KINDS[kind]
@@ -30,7 +30,7 @@ def missing_reference(store: Store, namespace: str, container: Json) -> str:
     return ""
 
 
-def missing_mount(store: Store, pod: Json) -> str:
+def missing_mount(store: ObjectStore, pod: Json) -> str:
     """The first volume that cannot be mounted, in the kubelet's words; empty if all can."""
     namespace = pod["metadata"]["namespace"]
     for volume in pod["spec"].get("volumes", ()):

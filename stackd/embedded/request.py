@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from stackd.embedded.resources import BY_PATH, NAMESPACES, Resource
 from stackd.embedded.status import bad_request, method_not_allowed, no_such_path
 
-_SUBRESOURCES = {"pods": {"log", "status"}, "nodes": {"status"}, "services": {"status"}, "resourcequotas": {"status"}}
+_SUBRESOURCES = {
+    "pods": {"log", "status"},
+    "nodes": {"status"},
+    "services": {"status"},
+    "resourcequotas": {"status"},
+    "serviceaccounts": {"token"},
+}
 _VERBS = {
     ("GET", False): "list",
     ("GET", True): "get",
@@ -21,7 +27,7 @@ _VERBS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RequestInfo:
     """An object or a collection, and what is to be done with it."""
 
     resource: Resource
@@ -36,7 +42,7 @@ class Target:
         return f"{self.resource.plural}/{self.subresource}" if self.subresource else self.resource.plural
 
 
-def read_target(method: str, path: str, query: Mapping[str, str]) -> Target:
+def read_target(method: str, path: str, query: Mapping[str, str]) -> RequestInfo:
     """What the request wants. Raises ApiError 404 or 405."""
     parts = path.strip("/").split("/")
     if parts[:2] == ["api", "v1"]:
@@ -56,11 +62,13 @@ def read_target(method: str, path: str, query: Mapping[str, str]) -> Target:
     if resource is not NAMESPACES and bool(namespace) != resource.namespaced and (name or namespace or method != "GET"):
         raise method_not_allowed() if resource.namespaced and not name else no_such_path()
     verb = _VERBS.get((method, bool(name)))
+    if subresource == "token":
+        verb = "create" if method == "POST" else None
     if verb is None or (subresource == "log" and method != "GET"):
         raise method_not_allowed()
     if verb == "list" and is_true(query.get("watch")):
         verb = "watch"
-    return Target(resource, verb, namespace, name, subresource)
+    return RequestInfo(resource, verb, namespace, name, subresource)
 
 
 def is_true(text: str | None) -> bool:

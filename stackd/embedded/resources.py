@@ -24,6 +24,10 @@ class Resource:
     """Whether DELETE answers with the object instead of a Status."""
     persistent: bool = True
     """Whether the state file keeps them."""
+    unconditional_update: bool = True
+    """Whether PUT takes an object without a resourceVersion, whatever is stored."""
+    create_on_update: bool = False
+    """Whether PUT makes an object that is not there."""
     short_names: tuple[str, ...] = ()
     api_version: str = field(init=False)
     """As written in `apiVersion`."""
@@ -50,6 +54,7 @@ RESOURCE_QUOTAS = Resource(plural="resourcequotas", kind="ResourceQuota", return
 LIMIT_RANGES = Resource(plural="limitranges", kind="LimitRange", short_names=("limits",))
 CONFIG_MAPS = Resource(plural="configmaps", kind="ConfigMap", short_names=("cm",))
 SECRETS = Resource(plural="secrets", kind="Secret")
+SERVICE_ACCOUNTS = Resource(plural="serviceaccounts", kind="ServiceAccount", returns_deleted=True, short_names=("sa",))
 NETWORK_POLICIES = Resource(
     plural="networkpolicies",
     kind="NetworkPolicy",
@@ -57,6 +62,18 @@ NETWORK_POLICIES = Resource(
     generation=True,
     short_names=("netpol",),
 )
+LEASES = Resource(
+    plural="leases",
+    kind="Lease",
+    group="coordination.k8s.io",
+    unconditional_update=False,
+    create_on_update=True,
+)
+_RBAC = "rbac.authorization.k8s.io"
+ROLES = Resource(plural="roles", kind="Role", group=_RBAC)
+ROLE_BINDINGS = Resource(plural="rolebindings", kind="RoleBinding", group=_RBAC)
+CLUSTER_ROLES = Resource(plural="clusterroles", kind="ClusterRole", group=_RBAC, namespaced=False)
+CLUSTER_ROLE_BINDINGS = Resource(plural="clusterrolebindings", kind="ClusterRoleBinding", group=_RBAC, namespaced=False)
 
 ALL = (
     NAMESPACES,
@@ -68,7 +85,13 @@ ALL = (
     LIMIT_RANGES,
     CONFIG_MAPS,
     SECRETS,
+    SERVICE_ACCOUNTS,
     NETWORK_POLICIES,
+    LEASES,
+    ROLES,
+    ROLE_BINDINGS,
+    CLUSTER_ROLES,
+    CLUSTER_ROLE_BINDINGS,
 )
 BY_PATH = {(resource.group, resource.version, resource.plural): resource for resource in ALL}
 BY_KIND = {(resource.api_version, resource.kind): resource for resource in ALL}

@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from stackd.embedded import placement
 from stackd.embedded.events import EventRecorder
 from stackd.embedded.needs import Amounts, is_terminal, pod_amounts
-from stackd.embedded.placement import NodeState
 from stackd.embedded.resources import NODES, PODS, Json
-from stackd.embedded.store import Change, Key, Record, Store
+from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record
 from stackd.embedded.timing import timestamp
+from stackd.quantity import parse
 
 _NO_NODES = "no nodes available to schedule pods"
+UNSCHEDULABLE = "node(s) were unschedulable"
+NO_AFFINITY = "node(s) didn't match Pod's node affinity/selector"
+TOO_MANY = "Too many pods"
+_DEFAULT_PODS = 110_000
 
 
 class Scheduler:
     """Follows pods and nodes; decides from the event loop, never inside a request."""
 
-    def __init__(self, store: Store, events: EventRecorder) -> None:
+    def __init__(self, store: ObjectStore, events: EventRecorder) -> None:
         self._store = store
         self._events = events
-        self._nodes: dict[str, NodeState] = {}
+        self._nodes: dict[str, NodeInfo] = {}
         self._queue: dict[Key, None] = {}
         self._unschedulable: dict[Key, None] = {}
         self._awake = False
@@ -36,7 +39,7 @@ class Scheduler:
         for pod in self._store.of(PODS).records.values():
             self._see_pod(pod, None)
 
-    def _follow(self, change: Change) -> None:
+    def _follow(self, change: ObjectChange) -> None:
         if change.after.resource is PODS:
             if change.type == "DELETED":
                 self._queue.pop(change.after.key, None)
@@ -55,7 +58,7 @@ class Scheduler:
         name = node["metadata"]["name"]
         state = self._nodes.get(name)
         if state is None:
-            state = self._nodes[name] = NodeState(name)
+            state = self._nodes[name] = NodeInfo(name)
             for pod in self._store.of(PODS).records.values():
                 if pod.obj["spec"].get("nodeName") == name and not is_terminal(pod.obj):
                     state.add(pod.uid, _needs(pod.obj))
@@ -99,29 +102,29 @@ class Scheduler:
 
     def _place(self, pod: Record) -> None:
         spec, needs = pod.obj["spec"], _needs(pod.obj)
-        fitting: list[NodeState] = []
-        refusals: Counter[str] = Counter()
+        fitting: list[NodeInfo] = []
+        counted: Counter[str] = Counter()
         helpless = 0
         for node in self._nodes.values():
-            reasons = placement.refusals(node, spec, needs)
+            reasons = refusals(node, spec, needs)
             if not reasons:
                 fitting.append(node)
-            refusals.update(reasons)
-            helpless += placement.beyond_preemption(node, reasons, needs)
+            counted.update(reasons)
+            helpless += beyond_preemption(node, reasons, needs)
         if fitting:
             self._bind(pod, self._choose(fitting, needs))
         else:
-            self._give_up(pod, _explain(len(self._nodes), refusals, helpless))
+            self._give_up(pod, _explain(len(self._nodes), counted, helpless))
 
-    def _choose(self, fitting: list[NodeState], needs: Amounts) -> NodeState:
+    def _choose(self, fitting: list[NodeInfo], needs: Amounts) -> NodeInfo:
         self._turn += 1
         start = self._turn % len(fitting)
         return max(fitting[start:] + fitting[:start], key=lambda node: node.room_after(needs))
 
-    def _bind(self, pod: Record, node: NodeState) -> None:
+    def _bind(self, pod: Record, node: NodeInfo) -> None:
         now = timestamp(self._store.clock.now())
         condition = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": now}
-        status = placement.with_condition(pod.obj["status"], condition)
+        status = with_condition(pod.obj["status"], condition)
         bound = self._store.update(pod, spec=_with_node(pod.obj["spec"], node.name), status=status)
         message = f"Successfully assigned {pod.key[0]}/{pod.key[1]} to {node.name}"
         self._events.scheduling(bound, "Normal", "Scheduled", message, "Binding")
@@ -139,7 +142,7 @@ class Scheduler:
             "reason": "Unschedulable",
             "message": message,
         }
-        status = placement.with_condition(pod.obj["status"], condition)
+        status = with_condition(pod.obj["status"], condition)
         self._events.scheduling(pod, "Warning", "FailedScheduling", message, "Scheduling")
         self._store.update(pod, status=status)
 
@@ -169,3 +172,132 @@ def _explain(nodes: int, refusals: Counter[str], helpless: int) -> str:
     preemption = ", ".join(sorted(f"{count} {reason}" for reason, count in hopeless.items() if count))
     available = f"0/{nodes} nodes are available"
     return f"{available}: {reasons}. no new claims to deallocate, preemption: {available}: {preemption}."
+
+
+class NodeInfo:
+    """What the scheduler knows of one node: its room and who is using it. Thousandths."""
+
+    __slots__ = ("labels", "name", "pods", "room", "taints", "unschedulable", "used")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.labels: Json = {}
+        self.taints: list[Json] = []
+        self.unschedulable = False
+        self.room: Amounts = {}
+        self.used: Amounts = {}
+        self.pods: dict[str, Amounts] = {}
+
+    def read(self, node: Json) -> None:
+        """Take over what the Node object says."""
+        spec, status = node.get("spec", {}), node.get("status", {})
+        self.labels = node["metadata"].get("labels", {})
+        self.unschedulable = spec.get("unschedulable", False)
+        self.taints = [t for t in spec.get("taints", ()) if t.get("effect") in {"NoSchedule", "NoExecute"}]
+        self.room = {key: parse(value).milli for key, value in status.get("allocatable", {}).items()}
+
+    def add(self, uid: str, needs: Amounts) -> None:
+        """A pod uses the node from now on."""
+        self.pods[uid] = needs
+        for name, value in needs.items():
+            self.used[name] = self.used.get(name, 0) + value
+
+    def remove(self, uid: str) -> bool:
+        """The pod uses it no more; whether it did."""
+        needs = self.pods.pop(uid, None)
+        for name, value in (needs or {}).items():
+            self.used[name] -= value
+        return needs is not None
+
+    def room_after(self, needs: Amounts) -> float:
+        """The share of cpu, memory and pods left free with this pod on it, averaged; more is better."""
+        shares = []
+        for name in ("cpu", "memory"):
+            room = self.room.get(name, 0)
+            if room:
+                shares.append(1 - (self.used.get(name, 0) + needs.get(name, 0)) / room)
+        shares.append(1 - len(self.pods) * 1000 / self.room.get("pods", _DEFAULT_PODS))
+        return sum(shares) / len(shares)
+
+
+def refusals(node: NodeInfo, spec: Json, needs: Amounts) -> list[str]:
+    """Why the node does not take the pod, in the words of the first filter that refuses; empty if it does."""
+    tolerations = spec.get("tolerations", ())
+    if node.unschedulable and not _tolerated(
+        {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}, tolerations
+    ):
+        return [UNSCHEDULABLE]
+    for taint in node.taints:
+        if not _tolerated(taint, tolerations):
+            return [f"node(s) had untolerated taint {{{taint['key']}: {taint.get('value', '')}}}"]
+    if not _selected(node, spec):
+        return [NO_AFFINITY]
+    short = [TOO_MANY] if (len(node.pods) + 1) * 1000 > node.room.get("pods", _DEFAULT_PODS) else []
+    for name, value in needs.items():
+        if value and node.used.get(name, 0) + value > node.room.get(name, 0):
+            short.append(f"Insufficient {name}")
+    return short
+
+
+def beyond_preemption(node: NodeInfo, reasons: list[str], needs: Amounts) -> bool:
+    """Whether the node would refuse the pod even if it were empty."""
+    if not reasons or not all(reason == TOO_MANY or reason.startswith("Insufficient ") for reason in reasons):
+        return bool(reasons)
+    return any(value > node.room.get(name, 0) for name, value in needs.items())
+
+
+def with_condition(status: Json, condition: Json) -> Json:
+    """The status with the condition in place of an older one of its type."""
+    others = [one for one in status.get("conditions", ()) if one["type"] != condition["type"]]
+    changed = dict(status) | {"conditions": [*others, condition]}
+    order = ("observedGeneration", "phase", "conditions")
+    first = {key: changed[key] for key in order if key in changed}
+    return first | {key: value for key, value in changed.items() if key not in first}
+
+
+def _tolerated(taint: Json, tolerations: list[Json] | tuple[()]) -> bool:
+    return any(_tolerates(toleration, taint) for toleration in tolerations)
+
+
+def _tolerates(toleration: Json, taint: Json) -> bool:
+    if toleration.get("effect") not in {None, "", taint.get("effect")}:
+        return False
+    if toleration.get("key") not in {None, "", taint["key"]}:
+        return False
+    if toleration.get("operator", "Equal") == "Exists":
+        return True
+    return bool(toleration.get("key")) and toleration.get("value", "") == taint.get("value", "")
+
+
+def _selected(node: NodeInfo, spec: Json) -> bool:
+    if any(node.labels.get(key) != value for key, value in spec.get("nodeSelector", {}).items()):
+        return False
+    affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
+    needed = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
+    if not needed:
+        return True
+    return any(_term(node, term) for term in needed.get("nodeSelectorTerms", ()))
+
+
+def _term(node: NodeInfo, term: Json) -> bool:
+    labels = all(_expression(node.labels, part) for part in term.get("matchExpressions") or ())
+    fields = all(_expression({"metadata.name": node.name}, part) for part in term.get("matchFields") or ())
+    return labels and fields and bool(term)
+
+
+def _expression(labels: Json, part: Json) -> bool:
+    value, values = labels.get(part["key"]), part.get("values") or []
+    match part["operator"]:
+        case "In":
+            return value in values
+        case "NotIn":
+            return value not in values
+        case "Exists":
+            return value is not None
+        case "DoesNotExist":
+            return value is None
+        case "Gt":
+            return value is not None and int(value) > int(values[0])
+        case "Lt":
+            return value is not None and int(value) < int(values[0])
+    return False

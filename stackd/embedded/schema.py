@@ -1,7 +1,7 @@
 """The fields of the typed kinds, in the order in which Kubernetes writes them. Data only; `decode` reads it.
 
-A type is `string`, `int32`, `int64`, `bool`, `intstr`, `quantity`, `object`, `map` (of strings), `quantities` (a map of
-them), `[]X` for a list, or the name of a struct of this table. `bool!` is left out when false.
+A type is `string`, `int32`, `int64`, `bool`, `intstr`, `quantity`, `microtime`, `object`, `map` (of strings), `quantities`
+and `bytes` (maps of those), `[]X` for a list, or the name of a struct of this table. `bool!` is left out when false.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ _TEXT: dict[str, str] = {
     "NodeStatus": (
         "capacity:quantities allocatable:quantities phase:string conditions:[]object addresses:[]object "
         "daemonEndpoints:object nodeInfo:object images:[]object volumesInUse:[]string volumesAttached:[]object "
-        "config:object runtimeHandlers:[]object features:object declaredFeatures:[]object"
+        "config:object runtimeHandlers:[]object features:object declaredFeatures:[]string"
     ),
     "ResourceQuota": "metadata:ObjectMeta spec:ResourceQuotaSpec status:object",
     "ResourceQuotaSpec": "hard:quantities scopes:[]string scopeSelector:object",
@@ -109,6 +109,12 @@ _TEXT: dict[str, str] = {
     ),
     "NetworkPolicy": "metadata:ObjectMeta spec:NetworkPolicySpec",
     "NetworkPolicySpec": "podSelector:object ingress:[]object egress:[]object policyTypes:[]string",
+    "ConfigMap": "metadata:ObjectMeta immutable:bool data:map binaryData:bytes",
+    "Lease": "metadata:ObjectMeta spec:LeaseSpec",
+    "LeaseSpec": (
+        "holderIdentity:string leaseDurationSeconds:int32 acquireTime:microtime renewTime:microtime "
+        "leaseTransitions:int32 strategy:string preferredHolder:string"
+    ),
 }
 
 Struct = dict[str, tuple[int, str]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from stackd.embedded.resources import EVENTS, NODES, PODS, Json, Resource
@@ -81,6 +81,16 @@ def parse(resource: Resource, label_text: str, field_text: str) -> Selector:
             if field == "metadata.name" and equal:
                 name = value
     return Selector(tests=tuple(tests), labels=tuple(equalities), name=name)
+
+
+def selected_name(verb: str, query: Mapping[str, str]) -> str:
+    """The one name that a list or a watch is narrowed down to, by which RBAC knows it; empty if there is none."""
+    if verb not in {"list", "watch", "deletecollection"}:
+        return ""
+    for part in query.get("fieldSelector", "").split(","):
+        if (match := _FIELD.fullmatch(part)) and match[1] == "metadata.name" and match[2] != "!=":
+            return match[3]
+    return ""
 
 
 def _labels(obj: Json) -> Json:

@@ -6,29 +6,31 @@ import asyncio
 import contextlib
 import random
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 from aiohttp import web
 
-from stackd.embedded.faults import Counts, Fault, FaultRules
+from stackd.embedded.faults import JSON, Answer, Counts, Fault, FaultRules, admitted, instead, spoiled, spoils
 from stackd.embedded.rbac import User
-from stackd.embedded.request import Target
-from stackd.embedded.status import ApiError, injected
+from stackd.embedded.request import RequestInfo
+from stackd.embedded.status import StatusError, injected
+from stackd.embedded.timing import http_date
 from stackd.embedded.watch import Watch
 
 _MAX_BODY = 3 * 1024 * 1024
-_JSON = {"Content-Type": "application/json"}
+_JSON = {"Content-Type": JSON}
 _SHORTEST_WATCH, _LONGEST_WATCH = 1800, 3600
+_TRICKLES = 40
+"""An answer that trickles comes in about so many pieces."""
 
-Answer = tuple[int, bytes, str]
-"""Code, body, content type."""
 
-
-class Call:
+class Exchange:
     """One request, as far as the backend needs it."""
 
-    __slots__ = ("body", "content_type", "method", "path", "query", "target", "user")
+    __slots__ = ("body", "content_type", "method", "path", "query", "streams", "target", "user")
 
     def __init__(self, request: web.BaseRequest) -> None:
         self.method = request.method
@@ -37,7 +39,8 @@ class Call:
         self.content_type = request.headers.get("Content-Type", "")
         self.body = b""
         self.user: User | None = None
-        self.target: Target | None = None
+        self.target: RequestInfo | None = None
+        self.streams = False
 
     @property
     def subject(self) -> tuple[str, str, str]:
@@ -47,25 +50,18 @@ class Call:
         return self.target.verb, self.target.full_resource, self.target.name
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """What the server needs to be given; raises ApiError."""
+    """What the server needs to be given; raises StatusError."""
 
-    def __init__(
-        self,
-        *,
-        identify: Callable[[str | None], User | None],
-        route: Callable[[Call], None],
-        answer: Callable[[Call], Answer],
-        watch: Callable[[Call], Watch],
-        control: Callable[[Call], Awaitable[Answer]],
-        revision: Callable[[], int],
-    ) -> None:
-        self.identify = identify
-        self.route = route
-        self.answer = answer
-        self.watch = watch
-        self.control = control
-        self.revision = revision
+    identify: Callable[[str | None], User | None]
+    route: Callable[[Exchange], None]
+    answer: Callable[[Exchange], Answer]
+    answer_as_of_old: Callable[[Exchange], Answer]
+    watch: Callable[[Exchange], Watch]
+    control: Callable[[Exchange], Awaitable[Answer]]
+    revision: Callable[[], int]
+    now: Callable[[], float]
 
 
 class ApiServer:
@@ -76,11 +72,15 @@ class ApiServer:
         self._faults = faults
         self._bookmark_interval = bookmark_interval
         self.counts = Counts()
+        self.audit: Callable[[Exchange], None] = lambda call: None
+        """Told of each request when it has arrived whole, with whoever sent it, before anything goes wrong with it."""
         self.watches: set[Watch] = set()
         self._watch_requests: dict[Watch, web.BaseRequest] = {}
         self._runner: web.ServerRunner | None = None
         self._site: web.SockSite | None = None
+        self._kept: socket.socket | None = None  # nobody else gets the port while nothing listens
         self._stopping = asyncio.Event()
+        self._silent: WeakSet[asyncio.Transport] = WeakSet()
         self.host = ""
         self.port = 0
 
@@ -102,9 +102,7 @@ class ApiServer:
         """Accept connections (again)."""
         if self._site is not None or self._runner is None:
             return
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((self.host, self.port))
+        sock, self._kept = self._kept or _bound(self.host, self.port), None
         self.port = sock.getsockname()[1]
         self._site = web.SockSite(self._runner, sock, backlog=1024)
         await self._site.start()
@@ -114,6 +112,7 @@ class ApiServer:
         if self._site is not None:
             site, self._site = self._site, None
             await site.stop()
+            self._kept = _bound(self.host, self.port)
         if self._runner is not None and self._runner.server is not None:
             for connection in self._runner.server.connections:
                 if connection.transport is not None:
@@ -124,8 +123,18 @@ class ApiServer:
         self._stopping.set()
         for watch in list(self.watches):
             watch.close()
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
         if self._runner is not None:
             await self._runner.cleanup()
+
+    def silence(self) -> None:
+        """Say nothing any more over the connections that there are, as if a load balancer had forgotten them; new ones work."""
+        if self._runner is not None and self._runner.server is not None:
+            self._silent.update(one.transport for one in self._runner.server.connections if one.transport is not None)
+        for watch in self.watches:
+            watch.frozen = True
 
     def drop_watches(self) -> None:
         """Cut the connection of every open watch."""
@@ -134,7 +143,7 @@ class ApiServer:
             watch.close()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        call = Call(request)
+        call = Exchange(request)
         if call.path.startswith("/__"):
             call.body = await request.read()
             return _response(*await self._backend.control(call))
@@ -143,42 +152,80 @@ class ApiServer:
         counts.peak_in_flight = max(counts.peak_in_flight, counts.in_flight)
         try:
             return await self._serve(request, call)
-        except ApiError as exc:
-            return self._counted(call, _response(exc.code, exc.body(), "application/json", exc.headers))
+        except StatusError as exc:
+            return self._counted(call, _response(exc.code, exc.body(), JSON, exc.headers))
         finally:
-            if call.target is None or call.target.verb != "watch":
+            if not call.streams:
                 counts.in_flight -= 1
 
-    async def _serve(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
+    async def _serve(self, request: web.BaseRequest, call: Exchange) -> web.StreamResponse:
         if self._faults.paused:
             await self._faults.running()
+        if request.transport in self._silent:
+            await self._stopping.wait()
         token = _token(request)
         if self._faults.unauthorized_tokens and token in self._faults.unauthorized_tokens:
-            raise ApiError(401, "Unauthorized", "Unauthorized")
+            raise StatusError(401, "Unauthorized", "Unauthorized")
         call.user = self._backend.identify(token)
         self._backend.route(call)
         if request.can_read_body:
             call.body = await request.read()
+        self.audit(call)
         faults = self._faults.strike(*self._subject(call)) if self._faults.any else []
         if faults and await self._suffer(faults):
             for fault in faults:
                 if fault.action == "late":
                     asyncio.get_running_loop().call_later(fault.seconds, self._do_late, call)
             return self._cut(request, call)
-        if call.target is not None and call.target.verb == "watch":
+        if faults:
+            call.body = admitted(call.body, faults, patch=call.method == "PATCH")
+        if (other := instead(faults, done=False)) is not None:
+            return self._counted(call, _response(*other))
+        if call.target is not None and call.target.verb == "watch" and not spoils(faults):
+            call.streams = True
             self.counts.in_flight -= 1
-            return await self._stream(request, call)
-        answer = self._backend.answer(call)
+            return await self._stream(request, call, faults)
+        return await self._reply(request, call, faults)
+
+    async def _reply(self, request: web.BaseRequest, call: Exchange, faults: list[Fault]) -> web.StreamResponse:
+        answer = self._spoiled(call, faults) if spoils(faults) else self._answer(call, faults)
         if any(fault.action == "lost_reply" for fault in faults):
             return self._cut(request, call)
+        if (seconds := _slowness(faults)) is not None:
+            return await self._trickled(request, call, answer, seconds)
         return self._counted(call, _response(*answer))
 
-    def _do_late(self, call: Call) -> None:
+    def _answer(self, call: Exchange, faults: list[Fault]) -> Answer:
+        if any(fault.action == "stale" for fault in faults) and call.target is not None and call.target.verb == "list":
+            return self._backend.answer_as_of_old(call)
+        return self._backend.answer(call)
+
+    async def _trickled(
+        self, request: web.BaseRequest, call: Exchange, answer: Answer, seconds: float
+    ) -> web.StreamResponse:
+        code, body, kind = answer
+        response = web.StreamResponse(status=code, headers={"Content-Type": kind, "Content-Length": str(len(body))})
+        self._counted(call, response)
+        with contextlib.suppress(ConnectionError):
+            await response.prepare(request)
+            await _write_slowly(response, body, lambda: seconds)
+        return response
+
+    def _spoiled(self, call: Exchange, faults: list[Fault]) -> Answer:
+        if call.target is not None and call.target.verb == "watch":
+            return spoiled((200, b"", JSON), faults)
+        try:
+            answer = self._answer(call, faults)
+        except StatusError as exc:
+            answer = exc.code, exc.body(), JSON
+        return spoiled(answer, faults)
+
+    def _do_late(self, call: Exchange) -> None:
         if not self._stopping.is_set() and call.target is not None and call.target.verb != "watch":
-            with contextlib.suppress(ApiError):  # there is nobody left who could be told
+            with contextlib.suppress(StatusError):  # there is nobody left who could be told
                 self._backend.answer(call)
 
-    def _subject(self, call: Call) -> tuple[str, str, str]:
+    def _subject(self, call: Exchange) -> tuple[str, str, str]:
         verb, resource, name = call.subject
         return verb, resource, name or _name_of(call.body)
 
@@ -195,12 +242,14 @@ class ApiServer:
                 case "hang":
                     await self._stopping.wait()
                     return True
-                case "lost_reply":
+                case _:  # what happens to the answer
                     continue
         return False
 
-    async def _stream(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
+    async def _stream(self, request: web.BaseRequest, call: Exchange, faults: list[Fault]) -> web.StreamResponse:
         watch = self._backend.watch(call)
+        watch.frozen = any(fault.action == "mute" for fault in faults)
+        watch.slowness = _slowness(faults) or 0.0
         timeout = float(call.query.get("timeoutSeconds") or random.randint(_SHORTEST_WATCH, _LONGEST_WATCH))
         response = web.StreamResponse(headers=_JSON)
         response.enable_chunked_encoding()
@@ -212,7 +261,7 @@ class ApiServer:
             async for chunk in watch.chunks(self._bookmark_interval, timeout, self._backend.revision):
                 if self._faults.paused:
                     await self._faults.running()
-                await response.write(chunk)
+                await _write_slowly(response, chunk, lambda: watch.slowness)
         except ConnectionError:
             return response
         finally:
@@ -221,12 +270,13 @@ class ApiServer:
             del self._watch_requests[watch]
         return response
 
-    def _counted(self, call: Call, response: web.StreamResponse) -> web.StreamResponse:
+    def _counted(self, call: Exchange, response: web.StreamResponse) -> web.StreamResponse:
         verb, resource, _ = call.subject
         self.counts.requests[verb, resource, response.status] += 1
+        response.headers["Date"] = http_date(self._backend.now())
         return response
 
-    def _cut(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
+    def _cut(self, request: web.BaseRequest, call: Exchange) -> web.StreamResponse:
         verb, resource, _ = call.subject
         self.counts.requests[verb, resource, 0] += 1
         _cut(request)
@@ -238,8 +288,35 @@ def _make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: 
     return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=_MAX_BODY)
 
 
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that has the port; whoever connects is refused as long as it does not listen."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
 def _response(code: int, body: bytes, kind: str, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(status=code, body=body, headers={"Content-Type": kind, **(headers or {})})
+
+
+def _slowness(faults: Iterable[Fault]) -> float | None:
+    return next((fault.seconds for fault in faults if fault.action == "trickle"), None)
+
+
+async def _write_slowly(response: web.StreamResponse, data: bytes, seconds: Callable[[], float]) -> None:
+    """Send the data over so many seconds, which may become 0 meanwhile: then what is left is sent at once."""
+    size = max(1, len(data) // _TRICKLES)
+    while data and (slowness := seconds()):
+        await response.write(data[:size])
+        data = data[size:]
+        await asyncio.sleep(slowness / _TRICKLES)
+    if data:
+        await response.write(data)
 
 
 def _cut(request: web.BaseRequest) -> None:

@@ -13,7 +13,7 @@ import orjson
 from stackd.embedded.resources import Json, Resource
 
 
-class ApiError(Exception):
+class StatusError(Exception):
     """An answer other than success: an HTTP code and the Status that goes with it."""
 
     def __init__(self, code: int, reason: str, message: str, details: Json | None = None) -> None:
@@ -47,7 +47,7 @@ class ApiError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
+class StatusCause:
     """One thing that is wrong with a field of an object."""
 
     field: str
@@ -55,104 +55,104 @@ class Cause:
     message: str
 
 
-def required(field: str, detail: str = "") -> Cause:
+def required(field: str, detail: str = "") -> StatusCause:
     """The field must be given."""
-    return Cause(field, "FieldValueRequired", "Required value" + (f": {detail}" if detail else ""))
+    return StatusCause(field, "FieldValueRequired", "Required value" + (f": {detail}" if detail else ""))
 
 
-def wrong(field: str, value: object, detail: str) -> Cause:
+def wrong(field: str, value: object, detail: str) -> StatusCause:
     """The field's value will not do."""
     shown = orjson.dumps(value).decode()
-    return Cause(field, "FieldValueInvalid", f"Invalid value: {shown}: {detail}")
+    return StatusCause(field, "FieldValueInvalid", f"Invalid value: {shown}: {detail}")
 
 
-def duplicate(field: str, value: object) -> Cause:
+def duplicate(field: str, value: object) -> StatusCause:
     """The value was given before."""
-    return Cause(field, "FieldValueDuplicate", f"Duplicate value: {orjson.dumps(value).decode()}")
+    return StatusCause(field, "FieldValueDuplicate", f"Duplicate value: {orjson.dumps(value).decode()}")
 
 
-def unsupported(field: str, value: object, supported: tuple[str, ...]) -> Cause:
+def unsupported(field: str, value: object, supported: tuple[str, ...]) -> StatusCause:
     """The value is none of those there are."""
     choices = ", ".join(f'"{choice}"' for choice in sorted(supported))
     message = f"Unsupported value: {orjson.dumps(value).decode()}: supported values: {choices}"
-    return Cause(field, "FieldValueNotSupported", message)
+    return StatusCause(field, "FieldValueNotSupported", message)
 
 
-def not_allowed(field: str, detail: str) -> Cause:
+def not_allowed(field: str, detail: str) -> StatusCause:
     """The field may not be set (so)."""
-    return Cause(field, "FieldValueForbidden", f"Forbidden: {detail}")
+    return StatusCause(field, "FieldValueForbidden", f"Forbidden: {detail}")
 
 
-def invalid(resource: Resource, name: str, causes: list[Cause]) -> ApiError:
+def invalid(resource: Resource, name: str, causes: list[StatusCause]) -> StatusError:
     """422: what is wrong, field by field."""
-    texts = [f"{cause.field}: {cause.message}" for cause in causes]
+    texts = list(dict.fromkeys(f"{cause.field}: {cause.message}" for cause in causes))
     listed = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
     details: Json = {"name": name, "group": resource.group, "kind": resource.kind}
     details["causes"] = [{"reason": cause.reason, "message": cause.message, "field": cause.field} for cause in causes]
     kind = f"{resource.kind}.{resource.group}" if resource.group else resource.kind
-    return ApiError(422, "Invalid", f'{kind} "{name}" is invalid: {listed}', _without_blanks(details))
+    return StatusError(422, "Invalid", f'{kind} "{name}" is invalid: {listed}', _without_blanks(details))
 
 
-def bad_request(message: str) -> ApiError:
+def bad_request(message: str) -> StatusError:
     """400."""
-    return ApiError(400, "BadRequest", message)
+    return StatusError(400, "BadRequest", message)
 
 
-def unauthorized() -> ApiError:
+def unauthorized() -> StatusError:
     """401."""
-    return ApiError(401, "Unauthorized", "Unauthorized")
+    return StatusError(401, "Unauthorized", "Unauthorized")
 
 
-def forbidden(resource: Resource, name: str, message: str, causes: list[Json] | None = None) -> ApiError:
+def forbidden(resource: Resource, name: str, message: str, causes: list[Json] | None = None) -> StatusError:
     """403: admission does not let the object in."""
     details: Json = _without_blanks({"name": name, "group": resource.group, "kind": resource.plural})
     if causes:
         details["causes"] = causes
     subject = f'{resource.qualified} "{name}"' if name else resource.qualified
-    return ApiError(403, "Forbidden", f"{subject} is forbidden: {message}", details)
+    return StatusError(403, "Forbidden", f"{subject} is forbidden: {message}", details)
 
 
-def not_found(resource: Resource, name: str) -> ApiError:
+def not_found(resource: Resource, name: str) -> StatusError:
     """404 for an object."""
     details = _without_blanks({"name": name, "group": resource.group, "kind": resource.plural})
-    return ApiError(404, "NotFound", f'{resource.qualified} "{name}" not found', details)
+    return StatusError(404, "NotFound", f'{resource.qualified} "{name}" not found', details)
 
 
-def no_such_path() -> ApiError:
+def no_such_path() -> StatusError:
     """404 for a resource that is not served."""
-    return ApiError(404, "NotFound", "the server could not find the requested resource", {})
+    return StatusError(404, "NotFound", "the server could not find the requested resource", {})
 
 
-def method_not_allowed() -> ApiError:
+def method_not_allowed() -> StatusError:
     """405."""
     message = "the server does not allow this method on the requested resource"
-    return ApiError(405, "MethodNotAllowed", message, {})
+    return StatusError(405, "MethodNotAllowed", message, {})
 
 
-def already_exists(resource: Resource, name: str) -> ApiError:
+def already_exists(resource: Resource, name: str) -> StatusError:
     """409: the name is taken."""
     details = _without_blanks({"name": name, "group": resource.group, "kind": resource.plural})
-    return ApiError(409, "AlreadyExists", f'{resource.qualified} "{name}" already exists', details)
+    return StatusError(409, "AlreadyExists", f'{resource.qualified} "{name}" already exists', details)
 
 
-def conflict(resource: Resource, name: str, message: str, *, kind: str | None = None) -> ApiError:
+def conflict(resource: Resource, name: str, message: str, *, kind: str | None = None) -> StatusError:
     """409: a precondition does not hold."""
-    subject = kind or resource.qualified
+    subject = f"{kind}.{resource.group}" if kind and resource.group else kind or resource.qualified
     details = _without_blanks({"name": name, "group": resource.group, "kind": kind or resource.plural})
-    return ApiError(409, "Conflict", f'Operation cannot be fulfilled on {subject} "{name}": {message}', details)
+    return StatusError(409, "Conflict", f'Operation cannot be fulfilled on {subject} "{name}": {message}', details)
 
 
-def expired(message: str) -> ApiError:
+def expired(message: str) -> StatusError:
     """410: what was asked for has been forgotten."""
-    return ApiError(410, "Expired", message)
+    return StatusError(410, "Expired", message)
 
 
-def unsupported_media_type(message: str) -> ApiError:
+def unsupported_media_type(message: str) -> StatusError:
     """415."""
-    return ApiError(415, "UnsupportedMediaType", message)
+    return StatusError(415, "UnsupportedMediaType", message)
 
 
-def injected(code: int, retry_after: float) -> ApiError:
+def injected(code: int, retry_after: float) -> StatusError:
     """The answer of a server in trouble."""
     reasons = {429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable", 504: "Timeout"}
     messages = {
@@ -162,7 +162,7 @@ def injected(code: int, retry_after: float) -> ApiError:
     }
     message = messages.get(code, "injected failure")
     details = {"retryAfterSeconds": int(retry_after)} if retry_after else None
-    error = ApiError(code, reasons.get(code, ""), message, details)
+    error = StatusError(code, reasons.get(code, ""), message, details)
     if retry_after:
         error.headers["Retry-After"] = str(int(retry_after))
     return error

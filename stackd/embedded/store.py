@@ -18,7 +18,7 @@ from stackd.embedded.defaults import in_order
 from stackd.embedded.resources import ALL, Json, Resource
 from stackd.embedded.selectors import Selector
 from stackd.embedded.status import already_exists, not_found
-from stackd.embedded.timing import Clock, timestamp
+from stackd.embedded.timing import DelayingClock, timestamp
 
 Key = tuple[str, str]
 """Namespace (empty for cluster-wide kinds) and name."""
@@ -54,7 +54,7 @@ class Record:
         return self.resource.head + self.body()[1:]
 
 
-class Change:
+class ObjectChange:
     """One step in the life of an object; `before` is None for a new one. For a deletion `after` is the last state."""
 
     __slots__ = ("_lines", "after", "before", "type")
@@ -86,10 +86,10 @@ def stamped(obj: Json, revision: int) -> Json:
     return obj | {"metadata": obj["metadata"] | {"resourceVersion": str(revision)}}
 
 
-class Listener(Protocol):
+class Watcher(Protocol):
     """Something that is told of the changes of a kind, such as a watch."""
 
-    def offer(self, change: Change) -> None:
+    def offer(self, change: ObjectChange) -> None:
         """Take note; must not change the store."""
 
 
@@ -101,8 +101,8 @@ class Collection:
         self.records: dict[Key, Record] = {}
         self.floor = 0
         """A watch can be resumed from this revision or a later one."""
-        self.listeners: set[Listener] = set()
-        self.changes: deque[Change] = deque()
+        self.listeners: set[Watcher] = set()
+        self.changes: deque[ObjectChange] = deque()
         self._history = history
         self._sorted: list[Key] = []
         self._by_label: dict[tuple[str, str], dict[Key, None]] = {}
@@ -162,7 +162,7 @@ class Collection:
         del self._sorted[bisect_left(self._sorted, record.key)]
         self._index(before, None)
 
-    def publish(self, change: Change) -> None:
+    def publish(self, change: ObjectChange) -> None:
         """Remember the change and tell the listeners."""
         self.changes.append(change)
         if len(self.changes) > self._history:
@@ -170,9 +170,9 @@ class Collection:
         for listener in self.listeners:
             listener.offer(change)
 
-    def since(self, revision: int) -> list[Change]:
+    def since(self, revision: int) -> list[ObjectChange]:
         """The changes after it, oldest first; complete only if `revision` is not below the floor."""
-        found: list[Change] = []
+        found: list[ObjectChange] = []
         for change in reversed(self.changes):
             if change.after.revision <= revision:
                 break
@@ -183,6 +183,14 @@ class Collection:
         """Compact: changes up to now can no longer be watched from."""
         self.changes.clear()
         self.floor = revision
+
+    def as_it_is(self) -> Collection:
+        """A copy that stays so: the same objects, without history or listeners."""
+        copy = Collection(self.resource, 0)
+        copy.floor = self.floor
+        for record in self.records.values():
+            copy.put(record)
+        return copy
 
     def _index(self, before: Record | None, after: Record | None) -> None:
         old = before.obj["metadata"].get("labels") if before else None
@@ -200,20 +208,20 @@ class Collection:
                 self._by_label.setdefault(label, {})[after.key] = None
 
 
-class Store:
+class ObjectStore:
     """All collections under one counter of revisions."""
 
-    def __init__(self, clock: Clock, *, history: int) -> None:
+    def __init__(self, clock: DelayingClock, *, history: int) -> None:
         self.clock = clock
         self.revision = 0
         self._collections = {resource.qualified: Collection(resource, history) for resource in ALL}
-        self._observers: list[Callable[[Change], None]] = []
+        self._observers: list[Callable[[ObjectChange], None]] = []
 
     def of(self, resource: Resource) -> Collection:
         """The objects of a kind."""
         return self._collections[resource.qualified]
 
-    def observe(self, observer: Callable[[Change], None]) -> None:
+    def observe(self, observer: Callable[[ObjectChange], None]) -> None:
         """Call it after each change, in order; it may not change the store before it has returned."""
         self._observers.append(observer)
 
@@ -242,18 +250,20 @@ class Store:
         stored = obj | {"metadata": in_order("ObjectMeta", metadata | {"resourceVersion": str(self.revision)})}
         record = Record(resource, key, stored, self.revision)
         self.of(resource).put(record)
-        self._announce(Change("ADDED", record, None))
+        self._announce(ObjectChange("ADDED", record, None))
         return record
 
-    def update(self, before: Record, **parts: Any) -> Record:
-        """A new version in which these top-level parts are replaced; the same version if nothing differs."""
-        if all(before.obj.get(part) == value for part, value in parts.items()):
+    def update(self, before: Record, *, gone: Iterable[str] = (), **parts: Any) -> Record:
+        """A new version in which these top-level parts are replaced or gone; the same version if nothing differs."""
+        gone = set(gone)
+        if not gone and all(before.obj.get(part) == value for part, value in parts.items()):
             return before
         self.revision += 1
-        obj = stamped(before.obj | parts, self.revision)
+        whole = {part: value for part, value in (before.obj | parts).items() if part not in gone}
+        obj = stamped(whole, self.revision)
         record = Record(before.resource, before.key, obj, self.revision)
         self.of(before.resource).put(record)
-        self._announce(Change("MODIFIED", record, before))
+        self._announce(ObjectChange("MODIFIED", record, before))
         return record
 
     def remove(self, before: Record) -> Record:
@@ -261,7 +271,7 @@ class Store:
         self.revision += 1
         record = Record(before.resource, before.key, stamped(before.obj, self.revision), self.revision)
         self.of(before.resource).drop(before)
-        self._announce(Change("DELETED", record, before))
+        self._announce(ObjectChange("DELETED", record, before))
         return record
 
     def forget_history(self) -> None:
@@ -269,7 +279,7 @@ class Store:
         for collection in self._collections.values():
             collection.forget(self.revision)
 
-    def _announce(self, change: Change) -> None:
+    def _announce(self, change: ObjectChange) -> None:
         self.of(change.after.resource).publish(change)
         for observer in self._observers:
             observer(change)

@@ -7,6 +7,7 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable
+from email.utils import formatdate
 from functools import lru_cache
 from typing import Protocol
 
@@ -18,7 +19,7 @@ class Timer(Protocol):
         """Never make the call; harmless once it was made."""
 
 
-class Clock(Protocol):
+class DelayingClock(Protocol):
     """Wall-clock time and delays."""
 
     def now(self) -> float:
@@ -87,6 +88,16 @@ def timestamp(seconds: float) -> str:
 @lru_cache(maxsize=64)
 def _timestamp(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def http_date(seconds: float) -> str:
+    """The time as the header `Date` tells it."""
+    return _http_date(int(seconds))
+
+
+@lru_cache(maxsize=64)
+def _http_date(seconds: int) -> str:
+    return formatdate(seconds, usegmt=True)
 
 
 def micro_timestamp(seconds: float) -> str:

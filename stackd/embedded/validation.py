@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Iterator
 from typing import Any
 
-from stackd.embedded import quantity
 from stackd.embedded.defaults import containers
 from stackd.embedded.resources import (
+    CONFIG_MAPS,
+    LEASES,
     NAMESPACES,
     PODS,
     SERVICES,
     Json,
     Resource,
 )
-from stackd.embedded.status import Cause, duplicate, not_allowed, required, unsupported, wrong
+from stackd.embedded.status import StatusCause, duplicate, not_allowed, required, unsupported, wrong
+from stackd.quantity import parse
 
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
@@ -58,17 +61,27 @@ _POLICIES = ("Always", "OnFailure", "Never")
 _PROTOCOLS = ("TCP", "UDP", "SCTP")
 
 
-def validate(resource: Resource, obj: Json) -> list[Cause]:
+def validate(resource: Resource, obj: Json) -> list[StatusCause]:
     """All that is wrong with the object; empty when it is fine."""
     causes = list(_metadata(resource, obj["metadata"]))
     if resource is PODS:
         causes.extend(_pod(obj["spec"]))
     elif resource is SERVICES:
         causes.extend(_service(obj["spec"]))
+    elif resource is CONFIG_MAPS:
+        causes.extend(_config_map(obj))
+    elif resource is LEASES:
+        causes.extend(_lease(obj["spec"]))
     return causes
 
 
-def _metadata(resource: Resource, metadata: Json) -> Iterator[Cause]:
+def validate_change(resource: Resource, before: Json, after: Json) -> list[StatusCause]:
+    """All that is wrong with the object as it is to be, given what it was."""
+    causes = list(_frozen(before, after)) if resource is CONFIG_MAPS and before.get("immutable") else []
+    return causes + validate(resource, after)
+
+
+def _metadata(resource: Resource, metadata: Json) -> Iterator[StatusCause]:
     yield from _name(resource, metadata.get("name", ""))
     yield from _labels(metadata.get("labels", {}), "metadata.labels")
     annotations = metadata.get("annotations", {})
@@ -77,7 +90,7 @@ def _metadata(resource: Resource, metadata: Json) -> Iterator[Cause]:
             yield wrong("metadata.annotations", key, QUALIFIED_DETAIL)
     if sum(len(key) + len(value) for key, value in annotations.items()) > _ANNOTATIONS_LIMIT:
         message = f"Too long: may not be more than {_ANNOTATIONS_LIMIT} bytes"
-        yield Cause("metadata.annotations", "FieldValueTooLong", message)
+        yield StatusCause("metadata.annotations", "FieldValueTooLong", message)
     for position, owner in enumerate(metadata.get("ownerReferences", ())):
         for field in ("apiVersion", "kind", "name", "uid"):
             if not owner.get(field):
@@ -87,7 +100,7 @@ def _metadata(resource: Resource, metadata: Json) -> Iterator[Cause]:
 _ANNOTATIONS_LIMIT = 256 * 1024
 
 
-def _name(resource: Resource, name: str) -> Iterator[Cause]:
+def _name(resource: Resource, name: str) -> Iterator[StatusCause]:
     if resource is SERVICES:
         form, detail, longest = _IS_SERVICE, SERVICE_DETAIL, 63
     elif resource is NAMESPACES:
@@ -102,7 +115,7 @@ def _name(resource: Resource, name: str) -> Iterator[Cause]:
         yield wrong("metadata.name", name, f"must be no more than {longest} characters")
 
 
-def _labels(labels: Json, path: str) -> Iterator[Cause]:
+def _labels(labels: Json, path: str) -> Iterator[StatusCause]:
     for key, value in labels.items():
         if not _is_qualified(key):
             yield wrong(path, key, QUALIFIED_DETAIL)
@@ -116,7 +129,7 @@ def _is_qualified(key: str) -> bool:
     return fits and (not slash or bool(_IS_SUBDOMAIN.fullmatch(prefix)))
 
 
-def _pod(spec: Json) -> Iterator[Cause]:
+def _pod(spec: Json) -> Iterator[StatusCause]:
     if not spec.get("containers"):
         yield required("spec.containers")
     volumes: set[str] = set()
@@ -140,7 +153,7 @@ def _pod(spec: Json) -> Iterator[Cause]:
 _NOT_NEGATIVE = "must be greater than or equal to 0"
 
 
-def _volume(volume: Json, path: str, seen: set[str]) -> Iterator[Cause]:
+def _volume(volume: Json, path: str, seen: set[str]) -> Iterator[StatusCause]:
     name = volume.get("name", "")
     if not name:
         yield required(f"{path}.name")
@@ -153,7 +166,7 @@ def _volume(volume: Json, path: str, seen: set[str]) -> Iterator[Cause]:
         yield not_allowed(f"{path}.{list(volume)[2]}", "may not specify more than 1 volume type")
 
 
-def _container(container: Json, path: str, names: set[str], volumes: set[str]) -> Iterator[Cause]:
+def _container(container: Json, path: str, names: set[str], volumes: set[str]) -> Iterator[StatusCause]:
     name = container.get("name", "")
     if not name:
         yield required(f"{path}.name")
@@ -180,7 +193,7 @@ def _container(container: Json, path: str, names: set[str], volumes: set[str]) -
         yield unsupported(f"{path}.imagePullPolicy", container["imagePullPolicy"], choices)
 
 
-def _ports(container: Json, path: str) -> Iterator[Cause]:
+def _ports(container: Json, path: str) -> Iterator[StatusCause]:
     seen: set[str] = set()
     for position, port in enumerate(container.get("ports", ())):
         here = f"{path}.ports[{position}]"
@@ -200,7 +213,7 @@ def _ports(container: Json, path: str) -> Iterator[Cause]:
             yield wrong(f"{here}.hostPort", port["hostPort"], _PORT_RANGE)
 
 
-def _host_ports(spec: Json) -> Iterator[Cause]:
+def _host_ports(spec: Json) -> Iterator[StatusCause]:
     seen: set[Any] = set()
     for container in containers(spec):
         for position, port in enumerate(container.get("ports", ())):
@@ -211,12 +224,12 @@ def _host_ports(spec: Json) -> Iterator[Cause]:
                 seen.add(key)
 
 
-def _mounts(container: Json, path: str, volumes: set[str]) -> Iterator[Cause]:
+def _mounts(container: Json, path: str, volumes: set[str]) -> Iterator[StatusCause]:
     seen: set[str] = set()
     for position, mount in enumerate(container.get("volumeMounts", ())):
         here = f"{path}.volumeMounts[{position}]"
         if mount.get("name", "") not in volumes:
-            yield Cause(f"{here}.name", "FieldValueNotFound", f'Not found: "{mount.get("name", "")}"')
+            yield StatusCause(f"{here}.name", "FieldValueNotFound", f'Not found: "{mount.get("name", "")}"')
         where = mount.get("mountPath", "")
         if not where:
             yield required(f"{here}.mountPath")
@@ -225,23 +238,23 @@ def _mounts(container: Json, path: str, volumes: set[str]) -> Iterator[Cause]:
         seen.add(where)
 
 
-def _resources(resources: Json, path: str) -> Iterator[Cause]:
+def _resources(resources: Json, path: str) -> Iterator[StatusCause]:
     limits, requests = resources.get("limits", {}), resources.get("requests", {})
     for kind, given in (("limits", limits), ("requests", requests)):
         for name, value in given.items():
-            if quantity.milli(value) < 0:
+            if parse(value).milli < 0:
                 yield wrong(f"{path}.{kind}[{name}]", value, _NOT_NEGATIVE)
             if "/" not in name and name not in _RESOURCES and not name.startswith("hugepages-"):
                 yield wrong(f"{path}.{kind}[{name}]", name, "must be a standard resource for containers")
     for name, value in requests.items():
-        if name in limits and quantity.milli(value) > quantity.milli(limits[name]):
+        if name in limits and parse(value).milli > parse(limits[name]).milli:
             yield wrong(f"{path}.requests", value, f"must be less than or equal to {name} limit of {limits[name]}")
 
 
 _RESOURCES = {"cpu", "memory", "ephemeral-storage"}
 
 
-def _service(spec: Json) -> Iterator[Cause]:
+def _service(spec: Json) -> Iterator[StatusCause]:
     if spec["type"] not in _SERVICE_TYPES:
         yield unsupported("spec.type", spec["type"], _SERVICE_TYPES)
     ports = spec.get("ports", [])
@@ -265,11 +278,59 @@ def _service(spec: Json) -> Iterator[Cause]:
             yield unsupported(f"{here}.protocol", port["protocol"], _PROTOCOLS)
         key = (port["protocol"], port.get("port"))
         if key in numbers:
-            yield Cause(here, "FieldValueDuplicate", f"Duplicate value: {{{port['protocol']} {port.get('port')}}}")
+            yield StatusCause(
+                here, "FieldValueDuplicate", f"Duplicate value: {{{port['protocol']} {port.get('port')}}}"
+            )
         numbers.add(key)
         if port.get("nodePort") and spec["type"] == "ClusterIP":
             yield not_allowed(f"{here}.nodePort", "may not be used when `type` is 'ClusterIP'")
     yield from _labels(spec.get("selector", {}), "spec.selector")
+
+
+def _config_map(obj: Json) -> Iterator[StatusCause]:
+    data, binary = obj.get("data", {}), obj.get("binaryData", {})
+    for field, values in (("data", data), ("binaryData", binary)):
+        for key in values:
+            path = f"{field}[{key}]"
+            yield from (wrong(path, key, detail) for detail in _config_key(key))
+            if field == "data" and key in binary:
+                yield wrong(path, key, "duplicate of key present in binaryData")
+    size = sum(len(value.encode()) for value in data.values()) + sum(len(b64decode(value)) for value in binary.values())
+    if size > _CONFIG_LIMIT:
+        yield StatusCause("[]", "FieldValueTooLong", f"Too long: may not be more than {_CONFIG_LIMIT} bytes")
+
+
+def _config_key(key: str) -> Iterator[str]:
+    if len(key) > 253:
+        yield "must be no more than 253 characters"
+    if not _IS_CONFIG_KEY.fullmatch(key):
+        yield _CONFIG_KEY_DETAIL
+    elif key in {".", ".."}:
+        yield f"must not be '{key}'"
+    elif key.startswith(".."):
+        yield "must not start with '..'"
+
+
+_CONFIG_LIMIT = 1024 * 1024
+_IS_CONFIG_KEY = re.compile("[-._a-zA-Z0-9]+")
+_CONFIG_KEY_DETAIL = (
+    "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  "
+    "or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
+)
+
+
+def _frozen(before: Json, after: Json) -> Iterator[StatusCause]:
+    detail = "field is immutable when `immutable` is set"
+    for field in ("immutable", "data", "binaryData"):
+        if before.get(field) != after.get(field):
+            yield not_allowed(field, detail)
+
+
+def _lease(spec: Json) -> Iterator[StatusCause]:
+    if spec.get("leaseDurationSeconds", 1) <= 0:
+        yield wrong("spec.leaseDurationSeconds", spec["leaseDurationSeconds"], "must be greater than 0")
+    if spec.get("leaseTransitions", 0) < 0:
+        yield wrong("spec.leaseTransitions", spec["leaseTransitions"], _NOT_NEGATIVE)
 
 
 _SERVICE_TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")

@@ -10,7 +10,7 @@ import orjson
 from stackd.embedded.resources import PODS, Json, Resource
 from stackd.embedded.selectors import Selector
 from stackd.embedded.status import expired
-from stackd.embedded.store import Change, ChangeType, Collection, watch_line
+from stackd.embedded.store import ChangeType, Collection, ObjectChange, watch_line
 
 
 class Watch:
@@ -23,6 +23,8 @@ class Watch:
         self.bookmarks = bookmarks
         self.frozen = False
         """Half-open: says nothing any more, and stays connected."""
+        self.slowness = 0.0
+        """Seconds over which each chunk is sent, a few bytes at a time."""
         self.closed = False
         self._lines: list[bytes] = []
         self._woken = asyncio.Event()
@@ -48,12 +50,17 @@ class Watch:
         self.closed = True
         self._woken.set()
 
-    def offer(self, change: Change) -> None:
+    def offer(self, change: ObjectChange) -> None:
         """Keep the line if the change concerns this client."""
         kind = self._seen_as(change)
         if kind is not None:
             self._lines.append(change.line(kind))
             self._woken.set()
+
+    def thaw(self) -> None:
+        """Be half-open or slow no more, and say what was kept back."""
+        self.frozen, self.slowness = False, 0.0
+        self._woken.set()
 
     def inject(self, line: bytes) -> None:
         """Send these bytes as if they were an event."""
@@ -74,7 +81,7 @@ class Watch:
             now = loop.time()
             if now >= end or (self.bookmarks and now >= due):
                 due = now + interval
-                if self.bookmarks and not self.frozen:
+                if self.bookmarks and not self.frozen and not self._lines:  # a bookmark never overtakes an event
                     yield bookmark(self.collection.resource, revision())
                 if now >= end:
                     return
@@ -90,7 +97,7 @@ class Watch:
         except TimeoutError:
             return
 
-    def _seen_as(self, change: Change) -> ChangeType | None:
+    def _seen_as(self, change: ObjectChange) -> ChangeType | None:
         after, before = change.after, change.before
         if self.namespace and after.key[0] != self.namespace:
             return None

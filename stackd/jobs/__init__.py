@@ -1,4 +1,4 @@
-"""The door for time: what happens at intervals (APScheduler) and the queue of batch-delete jobs.
+"""The work that time starts: the APScheduler table, and the worker that drains the batch-delete queue.
 
-Owns: when. What is done is a verb of ``lifecycle``.
+Owns when something runs. What runs is a verb of ``lifecycle``.
 """

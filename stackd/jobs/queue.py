@@ -13,8 +13,8 @@ from typing import Any
 
 from stackd.errors import StoreUnavailable
 from stackd.lifecycle.batch import run_job
+from stackd.lifecycle.context import Context, new_id
 from stackd.lifecycle.crashpoints import reached
-from stackd.lifecycle.room import Room, new_id
 from stackd.model import Job
 from stackd.store import Claim
 
@@ -26,8 +26,8 @@ RETRY_SECONDS = 1.0
 class BatchQueue:
     """The jobs that wait for the worker, oldest first."""
 
-    def __init__(self, room: Room) -> None:
-        self._room = room
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._waiting: asyncio.Queue[str] = asyncio.Queue()
 
     def __len__(self) -> int:
@@ -43,14 +43,15 @@ class BatchQueue:
     ) -> Job:
         """Accept a job: it is in the file when this returns, and will be worked off whatever happens.
 
-        Goes on if the caller leaves, so that what is in the file is in the queue as well. Raises StoreUnavailable.
+        Goes on if the caller leaves, so that what is in the file is in the queue as well. Raises StoreUnavailable, NotOwner.
         """
+        self._context.fence.require()
         job_id = new_id("job")
-        made = self._room.store.create_job(job_id, ids, claim=claim, answer=answer, by=by)
-        return await asyncio.shield(self._room.tasks.errand(f"queue {job_id}", self._submit(made)))
+        writing = self._context.store.jobs.create(job_id, ids, claim=claim, answer=answer, by=by)
+        return await self._context.tasks.result_of(self._context.tasks.spawn(f"queue {job_id}", self._submit(writing)))
 
-    async def _submit(self, made: Coroutine[Any, Any, Job]) -> Job:
-        job = await made
+    async def _submit(self, writing: Coroutine[Any, Any, Job]) -> Job:
+        job = await writing
         reached("batch.queued")
         self._waiting.put_nowait(job.job_id)
         log.info("%s: queued, %d stacks", job.job_id, job.total, extra={"job_id": job.job_id})
@@ -58,7 +59,7 @@ class BatchQueue:
 
     async def run(self) -> None:
         """The worker service: first the jobs that an earlier process left unfinished, then what comes, for ever."""
-        for job in self._room.store.jobs.unfinished():
+        for job in self._context.store.jobs.unfinished():
             self._waiting.put_nowait(job.job_id)
         while True:
             job_id = await self._waiting.get()
@@ -67,7 +68,7 @@ class BatchQueue:
     async def _work(self, job_id: str) -> None:
         while True:
             try:
-                await run_job(self._room, job_id)
+                await run_job(self._context, job_id)
             except StoreUnavailable as error:
                 log.warning("%s: cannot go on now: %s", job_id, error, extra={"job_id": job_id})
                 await asyncio.sleep(RETRY_SECONDS)

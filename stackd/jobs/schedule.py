@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 
 EXPIRE_SECONDS = 1.0
 PURGE_SECONDS = 60.0
-QUOTAS_SECONDS = 10.0
-LOOK_AT_CLOCK_SECONDS = 1.0
+QUOTAS_SECONDS = 20.0
+CHECK_CLOCK_SECONDS = 1.0
 JUMP_SECONDS = 0.5
-"""The wall clock and the monotonic one drift apart by less than that between two looks, unless the former is set."""
+"""The wall clock and the monotonic one drift apart by less than that between two checks, unless the former is set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +59,9 @@ class Schedule:
         self._entries = {entry.name: entry for entry in entries}
         self._every = {entry.name: entry.every for entry in entries}
         self._tasks = tasks
+        # In UTC: the machine's time zone would be looked up, and not every one that TZ may name is found.
         self._scheduler = AsyncIOScheduler(
-            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+            timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         )
 
     def start(self) -> None:
@@ -73,19 +74,20 @@ class Schedule:
     def change(self, name: str, every: float) -> None:
         """Change an interval, in seconds, from now on."""
         self._every[name] = every
-        self._scheduler.reschedule_job(name, trigger=Every(every))
+        if self._scheduler.running:
+            self._scheduler.reschedule_job(name, trigger=Every(every))
 
     async def follow_clock(self) -> None:
         """The service that notices when the wall clock is set, and reckons all times anew."""
         ahead = _ahead()
         while True:
-            await asyncio.sleep(LOOK_AT_CLOCK_SECONDS)
+            await asyncio.sleep(CHECK_CLOCK_SECONDS)
             before, ahead = ahead, _ahead()
             if abs(ahead - before) >= JUMP_SECONDS:
                 log.warning("the wall clock was set by %+.1f s", ahead - before)
                 for name, every in self._every.items():
                     self.change(name, every)
-            self._scheduler.wakeup()  # set and put right again between two looks, it may have gone to sleep for long
+            self._scheduler.wakeup()  # set and put right again between two checks, it may have gone to sleep for long
 
     async def now(self, name: str) -> None:
         """Do what an entry does, once and at once."""
@@ -97,9 +99,9 @@ class Schedule:
             self._scheduler.pause()
 
     async def _due(self, entry: Entry) -> None:
-        """An errand, so that whoever stops the daemon can wait for it."""
+        """A background task, so that a graceful stop can wait for it."""
         try:
-            await self._tasks.errand(entry.name, self._run(entry))
+            await self._tasks.spawn(entry.name, self._run(entry))
         except asyncio.CancelledError:
             log.debug("%s: cut short by the stop", entry.name)
 
@@ -113,5 +115,5 @@ class Schedule:
 
 
 def _ahead() -> float:
-    """How far the wall clock is ahead of the one that nobody can set."""
+    """How far the wall clock is ahead of the monotonic one."""
     return time.time() - time.monotonic()

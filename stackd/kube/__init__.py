@@ -1,14 +1,24 @@
-"""The cupboard of what exists: Kubernetes, asked and watched.
+"""Everything that talks to Kubernetes: requests, watches, and the objects as plain data.
 
-    client      ``Cluster``: what stackd does to a cluster, each call with its deadline and its retries
-    mirror      ``Mirror``: a local copy of our pods, our services and all nodes, kept by three watches
-    manifests   pure: the Pod and the Service of a stack
-    record      pure: the stack's whole row as an annotation, and back
-    objects     what is kept of Kubernetes' objects
-    rights      what stackd may do to a cluster, as a table
-    provision   pure: what has to be in a cluster before: namespace, rights, quota, network policies
-    isolation   pure: what a NetworkPolicy does for the stacks
-    answers     what an answer means: one table from status and message to the error tree
+    client       ``Cluster``: what stackd does to a cluster, each request with its deadline and its retries
+    reader       what stackd reads of a cluster beside its own stacks
+    caller       requests that are repeated until they are answered
+    connection   one request at a time over one connection pool
+    guards       what may stop a request before it is sent: the fence, and a Kubernetes that does not answer
+    wire         pure: a request, its response, and Kubernetes' Status
+    responses    pure: whether a response is Kubernetes' answer to the request; what a refusal means
+    access       the way to one API server: connections with the credentials in force, and the renewal of a token
+    credentials  pure but for files: which cluster, as whom; kubeconfig, certificates, the token that is kept
+    watch        lists and watches that go on for ever
+    mirror       ``Mirror``: a local copy of our pods, services and records of stopped stacks, and of all nodes
+    lease        the Lease that says which stackd owns the stacks
+    objects      pure: what is kept of Kubernetes' objects
+    labels       pure: the names that stackd writes on its objects
+    manifests    pure: the Pod and the Service of a stack, and the pod that pulls an image
+    records      pure: a stack's record, on its pod or in a ConfigMap, from which a lost state file can be rebuilt
+    provision    pure: what has to be in a cluster before, and what its NetworkPolicies do
+    administrator  what ``stackd setup`` does with an administrator's credentials, and the daemon never
+    rights       pure: what stackd may do to a cluster, as a table
 
 Only this package (and ``podspec``, for the typed models) imports ``kubernetes``. It knows nothing of rows, of HTTP as
 clients of stackd see it, or of why something is created or deleted.

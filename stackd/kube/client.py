@@ -1,42 +1,61 @@
-"""``Cluster``: what stackd does to a cluster. Each call is safe to repeat, ends by its deadline, touches only ours.
+"""``Cluster``: what stackd does to a cluster. Each request is safe to repeat, ends by its deadline, touches only ours.
 
-Owns creating and deleting the objects of a stack. Names are fixed by the stack, which makes a create idempotent: one
-whose answer was lost is sent again, and finds what the first one made. Does not know when or why to do any of it.
+Owns creating and deleting the objects of a stack, and knowing that they are gone (invariants 3 and 5). Names are fixed by
+the stack, which makes a create idempotent: one whose answer was lost is sent again, and finds what the first one made. Does
+not know when or why to do any of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import secrets
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from stackd.errors import ClusterUnavailable, NodePortTaken, ObjectExists
+from stackd.errors import (
+    ClusterRefused,
+    ClusterUnavailable,
+    NodePortOutOfRange,
+    NodePortTaken,
+    ObjectExists,
+    ObjectNotFound,
+    PreconditionFailed,
+    StillThere,
+)
 from stackd.kube import labels
-from stackd.kube.answers import error_of, names_missing_namespace
-from stackd.kube.backoff import Deadline
-from stackd.kube.calls import MERGE_PATCH, Answer, Call
-from stackd.kube.connection import Connection, Observer
-from stackd.kube.credentials import Access, ClusterTarget
-from stackd.kube.objects import JsonObject, PodState, ServiceState, pod_state, service_state
-from stackd.kube.questions import Questions
-from stackd.kube.removal import find, remove
+from stackd.kube.access import Access
+from stackd.kube.caller import Caller, Deadline, document_of
+from stackd.kube.connection import KubeConnection, OnRequest
+from stackd.kube.credentials import ClusterTarget
+from stackd.kube.guards import Fence
+from stackd.kube.manifests import FIRST_PORT, LAST_PORT, range_question
+from stackd.kube.objects import PodState, ServiceState, pod_state, service_state
+from stackd.kube.reader import ClusterReader
+from stackd.kube.records import StoppedRecord, stopped_record
+from stackd.kube.responses import NOT_FOUND, error_of, is_other_uid, names_missing_namespace, readable
+from stackd.kube.wire import CONFIG_MAPS, MERGE_PATCH, JsonObject, KubeRequest, KubeResponse, read_status
+from stackd.model import RANGE_PREFIX, PortRange
 
-__all__ = ["Cluster", "ClusterTarget"]
+_CONFLICT = 409
 
 
-class Cluster(Questions):
+class Cluster(ClusterReader):
     """One cluster, as one instance of stackd, in one namespace."""
 
     @classmethod
-    async def connect(cls, target: ClusterTarget, *, observer: Observer | None = None) -> Cluster:
+    async def connect(
+        cls, target: ClusterTarget, *, observer: OnRequest | None = None, fence: Fence | None = None
+    ) -> Cluster:
         """Load the credentials; nothing is sent, so that an absent cluster does not matter here.
 
-        ``observer(verb, resource, code, seconds)`` is called after each request. Raises ConfigError.
+        ``observer(verb, resource, code, seconds)`` is called after each request; ``fence`` says until when changes are
+        allowed, without one they always are. Raises ConfigError.
         """
         access = await Access.open(target)
-        return cls(target, Connection(access, max_in_flight=target.max_in_flight, observer=observer))
+        return cls(target, KubeConnection(access, max_in_flight=target.max_in_flight, observer=observer, fence=fence))
 
     async def close(self) -> None:
         """Close all connections; calls and watches under way fail."""
@@ -50,35 +69,71 @@ class Cluster(Questions):
         Raises LimitRangeViolation, InvalidPodSpec, QuotaExceeded, ClusterUnavailable; ObjectExists if the name is
         taken by an object that this very manifest did not make.
         """
-        return pod_state(await self._create("pods", manifest, self.deadline(timeout), dry_run=dry_run))
+        raw = await self._create("pods", manifest, self.deadline(timeout), dry_run=dry_run)
+        return readable("pods", pod_state, raw)
 
     async def create_service(
         self, manifest: Mapping[str, Any], *, dry_run: bool = False, timeout: float | None = None
     ) -> ServiceState:
-        """Create the service once. Raises as ``create_pod`` does, and NodePortTaken."""
-        return service_state(await self._create("services", manifest, self.deadline(timeout), dry_run=dry_run))
+        """Create the service once. Raises as ``create_pod`` does, and NodePortTaken or NodePortOutOfRange."""
+        raw = await self._create("services", manifest, self.deadline(timeout), dry_run=dry_run)
+        return readable("services", service_state, raw)
+
+    async def node_port_range(self) -> PortRange | None:
+        """The node ports that the cluster has, as its refusal of two impossible ones says; None where it does not say.
+
+        It is no dry run: Kubernetes 1.36 does not look at the range in one. Where the range is the widest that there can be,
+        the Service is made, and deleted again at once.
+
+        Raises QuotaExceeded, ClusterUnavailable and ClusterError where it cannot be asked.
+        """
+        name = f"{RANGE_PREFIX}{secrets.token_hex(8)}"
+        try:
+            made = await self.create_service(range_question(self.namespace_name, self.instance, name))
+        except NodePortOutOfRange as told:
+            return PortRange(*told.cluster)
+        except NodePortTaken:
+            return None
+        await self.delete_service(made.name, made.uid)
+        # Where a policy of the cluster has changed what was asked, this says nothing of the range.
+        asked = set(made.node_ports) == {FIRST_PORT, LAST_PORT}
+        return PortRange(FIRST_PORT, LAST_PORT) if asked else None
 
     async def get_pod(self, name: str, *, timeout: float | None = None) -> PodState | None:
         """The pod as the API server has it now (not from the mirror), whoever made it; None if there is none."""
-        raw = await find(self, "pods", name, self.deadline(timeout))
-        return None if raw is None else pod_state(raw)
+        raw = await self.find("pods", name, self.deadline(timeout))
+        return None if raw is None else readable("pods", pod_state, raw)
 
     async def get_service(self, name: str, *, timeout: float | None = None) -> ServiceState | None:
         """The service as the API server has it now, whoever made it; None if there is none."""
-        raw = await find(self, "services", name, self.deadline(timeout))
-        return None if raw is None else service_state(raw)
+        raw = await self.find("services", name, self.deadline(timeout))
+        return None if raw is None else readable("services", service_state, raw)
 
-    async def delete_pod(self, name: str, uid: str | None = None, *, timeout: float | None = None) -> None:
+    async def delete_pod(
+        self, name: str, uid: str | None = None, *, known: Collection[str | None] = (), timeout: float | None = None
+    ) -> None:
         """Delete our pod at once, without a grace period, and return when it is confirmed gone.
 
-        With a uid only that very pod is touched; without one only a pod with our labels and instance. What is not
-        ours counts as gone. Raises ClusterUnavailable when it is not known to be gone.
+        With a uid only that very pod is touched; without one only a pod with our labels and instance, or one of the ``known``
+        uids. What is not ours counts as gone. Raises ClusterUnavailable when it is not known to be gone.
         """
-        await remove(self, "pods", name, uid, self.deadline(timeout))
+        await remove(self, "pods", name, uid, self.deadline(timeout), known)
 
-    async def delete_service(self, name: str, uid: str | None = None, *, timeout: float | None = None) -> None:
-        """Delete our service and return when it is confirmed gone, so that its node ports are free; as for pods."""
-        await remove(self, "services", name, uid, self.deadline(timeout))
+    async def delete_service(
+        self, name: str, uid: str | None = None, *, known: Collection[str | None] = (), timeout: float | None = None
+    ) -> None:
+        """Delete our service and return when it is confirmed gone, so that its node ports are free; as for pods, and a service
+        that belongs to a pod of a ``known`` uid is ours, too.
+        """
+        await remove(self, "services", name, uid, self.deadline(timeout), known)
+
+    async def put_labels_on_pod(
+        self, name: str, uid: str, wanted: Mapping[str, str], *, timeout: float | None = None
+    ) -> PodState:
+        """Set labels of the pod of that uid; the pod as it is then. Raises as ``patch_pod_annotations``."""
+        patch = orjson.dumps({"metadata": {"uid": uid, "labels": dict(wanted)}})
+        call = self.on("patch", "pods", name, uid=uid, body=patch, content_type=MERGE_PATCH)
+        return readable("pods", pod_state, await self.answer(call, self.deadline(timeout)))
 
     async def patch_pod_annotations(
         self, name: str, uid: str, annotations: Mapping[str, str | None], *, timeout: float | None = None
@@ -87,35 +142,123 @@ class Cluster(Questions):
 
         Raises ObjectNotFound; PreconditionFailed if the name belongs to another pod by now.
         """
-        patch = orjson.dumps({"metadata": {"uid": uid, "annotations": dict(annotations)}})
-        call = self.on("patch", "pods", name, body=patch, content_type=MERGE_PATCH)
+        await self._annotate("pods", name, uid, annotations, self.deadline(timeout))
+
+    async def put_stopped(self, manifest: Mapping[str, Any], *, timeout: float | None = None) -> StoppedRecord:
+        """Have the cluster hold this record of a stack without a pod, whatever record of that stack it has. Raises as
+        ``create_pod`` does; ObjectExists where a ConfigMap of somebody else has the name.
+        """
+        deadline = self.deadline(timeout)
+        while True:
+            try:
+                return await self.create_stopped(manifest, timeout=deadline.left)
+            except ObjectExists:
+                name = manifest["metadata"]["name"]
+                found = await self.find(CONFIG_MAPS, name, deadline)
+                if found is None:
+                    continue
+                if not labels.is_ours(found, self.instance):
+                    raise
+                patch = {
+                    "metadata": {"uid": found["metadata"]["uid"], "annotations": manifest["metadata"]["annotations"]}
+                }
+                call = self.on(
+                    "patch",
+                    CONFIG_MAPS,
+                    name,
+                    uid=patch["metadata"]["uid"],
+                    body=orjson.dumps(patch),
+                    content_type=MERGE_PATCH,
+                )
+                try:
+                    return readable(CONFIG_MAPS, stopped_record, await self.answer(call, deadline))
+                except (ObjectNotFound, PreconditionFailed):
+                    continue  # it is gone, or another one by now
+
+    async def has_stopped(self, name: str, *, timeout: float | None = None) -> bool:
+        """Whether the API server has a ConfigMap of that name now, whoever made it."""
+        return await self.find(CONFIG_MAPS, name, self.deadline(timeout)) is not None
+
+    async def patch_pod_metadata(
+        self,
+        name: str,
+        uid: str,
+        *,
+        labels: Mapping[str, str | None],
+        annotations: Mapping[str, str | None],
+        timeout: float | None = None,
+    ) -> None:
+        """Set (or, with None, remove) labels and annotations of the pod of that uid. Raises as ``patch_pod_annotations``."""
+        patch = orjson.dumps({"metadata": {"uid": uid, "labels": dict(labels), "annotations": dict(annotations)}})
+        call = self.on("patch", "pods", name, uid=uid, body=patch, content_type=MERGE_PATCH)
         await self.answer(call, self.deadline(timeout))
+
+    async def create_stopped(self, manifest: Mapping[str, Any], *, timeout: float | None = None) -> StoppedRecord:
+        """Create the record of a stopped stack once. Raises as ``create_pod`` does."""
+        raw = await self._create(CONFIG_MAPS, manifest, self.deadline(timeout), dry_run=False)
+        return readable(CONFIG_MAPS, stopped_record, raw)
+
+    async def patch_stopped_annotations(
+        self, name: str, uid: str, annotations: Mapping[str, str | None], *, timeout: float | None = None
+    ) -> None:
+        """As ``patch_pod_annotations``, of the record of a stopped stack."""
+        await self._annotate(CONFIG_MAPS, name, uid, annotations, self.deadline(timeout))
+
+    async def delete_stopped(self, name: str, uid: str | None = None, *, timeout: float | None = None) -> None:
+        """Delete the record of a stopped stack and return when it is confirmed gone; as for pods."""
+        await remove(self, CONFIG_MAPS, name, uid, self.deadline(timeout))
+
+    async def _annotate(
+        self, resource: str, name: str, uid: str, annotations: Mapping[str, str | None], deadline: Deadline
+    ) -> None:
+        patch = orjson.dumps({"metadata": {"uid": uid, "annotations": dict(annotations)}})
+        call = self.on("patch", resource, name, uid=uid, body=patch, content_type=MERGE_PATCH)
+        await self.answer(call, deadline)
 
     async def _create(
         self, resource: str, manifest: Mapping[str, Any], deadline: Deadline, *, dry_run: bool
     ) -> JsonObject:
         params = {"dryRun": "All"} if dry_run else {}
-        call = self.on("create", resource, body=orjson.dumps(manifest), params=params)
+        name = manifest["metadata"]["name"]
+        call = replace(self.on("create", resource, body=orjson.dumps(manifest), params=params), name=name)
         backoff = self.backoff()
         namespace_ensured = False
         while True:
             answer = await self.ask(call, deadline)
             if answer.ok:
-                return answer.json()
-            if names_missing_namespace(call, answer) and not namespace_ensured:
+                return await self._as_asked(call, document_of(call, answer), manifest, deadline, dry_run=dry_run)
+            if names_missing_namespace(call, answer) and not namespace_ensured and not dry_run:
                 namespace_ensured = True
                 await self.ensure_namespace()
                 continue
             made = await self._made_before(call, answer, manifest, deadline)
             if made is not None:
-                return made
+                return await self._as_asked(call, made, manifest, deadline, dry_run=dry_run)
             pause = backoff.pause()
             if pause >= deadline.left:
-                raise ClusterUnavailable(f"{resource} {manifest['metadata']['name']} is still being deleted")
+                raise ClusterUnavailable(f"{resource} {name} is still being deleted")
             await asyncio.sleep(pause)
 
+    async def _as_asked(
+        self, call: KubeRequest, made: JsonObject, manifest: Mapping[str, Any], deadline: Deadline, *, dry_run: bool
+    ) -> JsonObject:
+        """What was made, if it carries our labels. One that does not would be seen by nobody: it is removed.
+
+        Raises ClusterRefused, and ClusterUnavailable where it could not be removed.
+        """
+        wanted, given = labels_of(manifest), labels_of(made)
+        missing = sorted(key for key, value in wanted.items() if key in labels.OURS and given.get(key) != value)
+        if not missing:
+            return made
+        if not dry_run:
+            await remove(self, call.resource, call.name, made["metadata"]["uid"], deadline)
+        raise ClusterRefused(
+            f"an admission policy of the cluster removes stackd's labels from {call.resource} ({', '.join(missing)}); "
+            "it must leave them there"
+        )
+
     async def _made_before(
-        self, call: Call, answer: Answer, manifest: Mapping[str, Any], deadline: Deadline
+        self, call: KubeRequest, answer: KubeResponse, manifest: Mapping[str, Any], deadline: Deadline
     ) -> JsonObject | None:
         """What an earlier try of this create made; None if the name is about to be free. Raises the error otherwise.
 
@@ -124,7 +267,7 @@ class Cluster(Questions):
         error = error_of(call, answer)
         if not isinstance(error, ObjectExists | NodePortTaken):
             raise error
-        found = await find(self, call.resource, manifest["metadata"]["name"], deadline)
+        found = await self.find(call.resource, call.name, deadline)
         if found is None:
             if isinstance(error, NodePortTaken):
                 raise error
@@ -132,6 +275,12 @@ class Cluster(Questions):
         if not labels.is_ours(found, self.instance) or not _same(found, manifest):
             raise error
         return None if found["metadata"].get("deletionTimestamp") else found
+
+
+def labels_of(raw: Mapping[str, Any]) -> Mapping[str, str]:
+    """The labels of an object as JSON."""
+    found: Mapping[str, str] = raw["metadata"].get("labels") or {}
+    return found
 
 
 def _same(found: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
@@ -142,8 +291,98 @@ def _same(found: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
 def _traits(raw: Mapping[str, Any]) -> tuple[object, ...]:
     metadata = raw["metadata"]
     return (
-        metadata["labels"].get(labels.STACK),
+        (metadata.get("labels") or {}).get(labels.STACK),
         (metadata.get("annotations") or {}).get(labels.RECORD),
-        [owner["uid"] for owner in metadata.get("ownerReferences") or ()],
-        [(port["port"], port.get("protocol"), port.get("nodePort")) for port in raw["spec"].get("ports") or ()],
+        [owner.get("uid") for owner in metadata.get("ownerReferences") or ()],
+        [tuple(map(port.get, ("port", "protocol", "nodePort"))) for port in (raw.get("spec") or {}).get("ports") or ()],
     )
+
+
+async def remove(
+    caller: Caller, resource: str, name: str, uid: str | None, deadline: Deadline, known: Collection[str | None] = ()
+) -> None:
+    """Return once the object is confirmed gone; raise ClusterUnavailable if that is not known at the deadline.
+
+    With a uid, only the object that has it is touched. Without one, only an object that carries our labels and our
+    instance, or that is one of the ``known`` uids, or belongs to one, whatever labels it has by now; anything else of that
+    name counts as gone and is left alone.
+    """
+    if uid is None:
+        found = await caller.find(resource, name, deadline)
+        if found is None or not _is_ours(found, caller.instance, known):
+            return
+        uid = found["metadata"]["uid"]
+    left = await _delete(caller, resource, name, uid, deadline)
+    if left is not None:
+        await _until_gone(caller, resource, name, uid, left, deadline)
+
+
+def _is_ours(found: JsonObject, instance: str, known: Collection[str | None]) -> bool:
+    """Labels can be taken off, by hand or by an admission policy; a uid cannot, nor does anybody else write our record."""
+    if labels.is_ours(found, instance):
+        return True
+    metadata = found["metadata"]
+    owners = [owner.get("uid") for owner in metadata.get("ownerReferences") or ()]
+    if any(uid in known for uid in (metadata["uid"], *owners)):
+        return True
+    other = labels.instance_of(metadata.get("labels") or {})
+    return not other and labels.RECORD in (metadata.get("annotations") or {})
+
+
+async def _delete(caller: Caller, resource: str, name: str, uid: str, deadline: Deadline) -> JsonObject | None:
+    """Ask for the deletion; the object if it is still there afterwards."""
+    call = caller.on("delete", resource, name, uid=uid, body=orjson.dumps(_options(resource, uid)))
+    backoff = caller.backoff()
+    while True:
+        answer = await caller.ask(call, deadline)
+        if answer.status == NOT_FOUND or is_other_uid(answer):
+            return None
+        if answer.ok:
+            left = document_of(call, answer)
+            return None if _is_gone(resource, left) else left
+        pause = backoff.pause()
+        # Any other conflict is between writers of the object, and passes.
+        if answer.status != _CONFLICT or pause >= deadline.left:
+            raise error_of(call, answer)
+        await asyncio.sleep(pause)
+
+
+async def _until_gone(
+    caller: Caller, resource: str, name: str, uid: str, left: JsonObject | None, deadline: Deadline
+) -> None:
+    backoff = caller.backoff()
+    while left is not None and left["metadata"]["uid"] == uid:
+        pause = backoff.pause()
+        if pause >= deadline.left:
+            raise StillThere(f"{resource} {name} is still being deleted{_held_by(left)}")
+        await asyncio.sleep(pause)
+        left = await caller.find(resource, name, deadline)
+
+
+def _options(resource: str, uid: str) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "DeleteOptions",
+        "preconditions": {"uid": uid},
+        "propagationPolicy": "Background",
+    }
+    return options | ({"gracePeriodSeconds": 0} if resource == "pods" else {})
+
+
+def _is_gone(resource: str, answered: Mapping[str, Any]) -> bool:
+    """Whether the object that a delete answered with is gone: nothing holds it and no grace period runs.
+
+    A Status instead of the object says that it was removed. A pod that is gone tells when it was to go (Kubernetes 1.36);
+    one that does not has not been deleted by this answer, whatever it is, and is looked for.
+    """
+    if read_status(answered) is not None:
+        return True
+    metadata = answered["metadata"]
+    if resource == "pods" and not metadata.get("deletionTimestamp"):
+        return False
+    return not metadata.get("finalizers") and not metadata.get("deletionGracePeriodSeconds")
+
+
+def _held_by(left: Mapping[str, Any]) -> str:
+    finalizers = left["metadata"].get("finalizers")
+    return f" (finalizers {', '.join(finalizers)})" if finalizers else ""

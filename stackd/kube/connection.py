@@ -9,60 +9,121 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import ExitStack, asynccontextmanager
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 import aiohttp
 from yarl import URL
 
-from stackd.errors import ClusterSilent, ClusterUnavailable, ClusterUnreachable
-from stackd.kube.answers import error_of
-from stackd.kube.calls import METHODS, Answer, Call
-from stackd.kube.credentials import Access
+from stackd.errors import (
+    ClusterRefused,
+    ClusterSilent,
+    ClusterTimeout,
+    ClusterUnavailable,
+    ClusterUnreachable,
+    UnexpectedAnswer,
+)
+from stackd.kube.access import Access
+from stackd.kube.guards import Contact, Fence, FencedBody, is_fenced
+from stackd.kube.responses import check, error_of, unexpected
+from stackd.kube.wire import FAILING, JSON, LEASES, METHODS, KubeRequest, KubeResponse
 
 CONNECT_SECONDS = 3.0
-WATCH_OPEN_SECONDS = 10.0
+WATCH_OPEN_SECONDS = 5.0
 NO_ANSWER = "none"
-_UNAUTHORIZED = 401
+_OK, _UNAUTHORIZED = 200, 401
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
 _LONGEST_RETRY_AFTER = 300
 
-Observer = Callable[[str, str, str, float], None]
+OnRequest = Callable[[str, str, str, float], None]
+_TIME_CODES = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+_NAME_CODES = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 _TRANSPORT_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 
 
-class Connection:
+class KubeConnection:
     """The way to one API server. ``counts`` holds requests by (verb, resource, code); code ``none``: no answer.
 
-    ``refused`` is called when the credentials are not accepted; those that come next may lead to another cluster.
+    ``fence`` is asked before each request that changes something, as the request is written; none outlasts it.
+    ``on_doubt`` is called where this may be another cluster than before: when the credentials are not accepted (those that
+    come next may lead elsewhere), and when the namespace of the stacks is gone. ``on_date`` is called with the ``Date`` of each
+    answer that is an API server's, and with the seconds that it took.
     """
 
-    def __init__(self, access: Access, *, max_in_flight: int, observer: Observer | None = None) -> None:
+    def __init__(
+        self, access: Access, *, max_in_flight: int, observer: OnRequest | None = None, fence: Fence | None = None
+    ) -> None:
         self._access = access
-        self._room = asyncio.Semaphore(max_in_flight)
+        self.fence = fence or Fence()
+        self._in_flight = asyncio.Semaphore(max_in_flight)
         self._observer = observer
         self.counts: Counter[tuple[str, str, str]] = Counter()
-        self.refused: Callable[[], None] = lambda: None
+        self.on_doubt: Callable[[], None] = lambda: None
+        self.contact = Contact()
+        self.on_date: Callable[[str, float], None] = lambda date, seconds: None
 
-    async def once(self, call: Call, seconds: float) -> Answer:
-        """The answer, whatever its status, within ``seconds``. Raises ClusterUnavailable if there is none."""
+    @property
+    def access(self) -> Access:
+        """The credentials, and when they end."""
+        return self._access
+
+    async def once(self, call: KubeRequest, seconds: float) -> KubeResponse:
+        """The answer, whatever its status, within ``seconds``. Raises ClusterUnavailable if there is none, and NotOwner
+        where the fence does not allow the request, or has cut it off: then it may have been done.
+        """
+        session = self._access.session
         try:
-            async with asyncio.timeout(seconds), self._room:
-                generation = self._access.generation
-                answer = await self._send(call)
-                if answer.status == _UNAUTHORIZED and await self._renewed(generation):
-                    answer = await self._send(call)
-                return answer
+            async with asyncio.timeout(seconds) as limit:
+                with self.fence.change() if is_fenced(call) else nullcontext():
+                    return await self._within(limit, call)
         except TimeoutError as exc:
-            raise ClusterUnavailable(f"Kubernetes did not answer within {seconds:.1f} s") from exc
+            if is_fenced(call):
+                self.fence.require()
+            await self._access.leave(session)
+            if self.contact.lost:
+                raise self.contact.error() from exc
+            raise ClusterTimeout(f"Kubernetes did not answer within {seconds:.1f} s") from exc
+
+    async def _within(self, limit: asyncio.Timeout, call: KubeRequest) -> KubeResponse:
+        if is_fenced(call):
+            _end_by(limit, self.fence.left)
+        async with self._turn(call):
+            # The Lease's request is not cut off: it has its own time, and is a sign of life itself.
+            with nullcontext() if call.resource == LEASES else self.contact.waiting(limit):
+                return await self._authenticated(call)
+
+    async def probe(self, call: KubeRequest, seconds: float) -> None:
+        """Return if Kubernetes answers, whatever it says, within ``seconds`` and over a new connection.
+
+        Raises ClusterUnavailable if it does not, or says that it cannot.
+        """
+        try:
+            async with asyncio.timeout(seconds), self._access.new_session() as session:
+                answer = await self._send(call, session)
+        except TimeoutError as exc:
+            raise ClusterUnavailable(f"it did not answer within {seconds:g} s over a new connection") from exc
+        check(call, answer)
+        if answer.status in FAILING:
+            raise error_of(call, answer)
+        self.contact.heard(answer=True)
+
+    async def _authenticated(self, call: KubeRequest) -> KubeResponse:
+        generation = self._access.generation
+        answer = await self._send(call)
+        if answer.status == _UNAUTHORIZED and await self._renewed(generation):
+            answer = await self._send(call)
+        return answer
+
+    def _turn(self, call: KubeRequest) -> AbstractAsyncContextManager[object]:
+        """A slot among the requests in flight. The Lease has its own: it must not wait behind those that hang."""
+        return nullcontext() if call.resource == LEASES else self._in_flight
 
     @asynccontextmanager
-    async def stream(self, call: Call, *, idle: float) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def stream(self, call: KubeRequest, *, idle: float) -> AsyncIterator[aiohttp.ClientResponse]:
         """An open watch; reading from it raises ClusterSilent after ``idle`` seconds without a byte.
 
-        Raises the error that the answer is when it is not 200, ClusterUnavailable when there is none.
+        Raises the error that the answer is when it is no watch, ClusterUnavailable when there is none.
         """
         generation = self._access.generation
         with ExitStack() as held:
@@ -71,8 +132,10 @@ class Connection:
                 held.close()
                 response = await self._open(call, idle, held)
             try:
-                if response.status != 200:
+                if response.status != _OK:
                     raise error_of(call, await _said(response))
+                if response.content_type != JSON:
+                    raise unexpected(call, await _said(response), "not a watch")
                 yield response
             except TimeoutError as exc:
                 raise ClusterSilent(f"Kubernetes has said nothing for {idle:g} s") from exc
@@ -84,29 +147,38 @@ class Connection:
         await self._access.close()
 
     async def _renewed(self, generation: int) -> bool:
-        self.refused()
+        self.on_doubt()
         return await self._access.reload(generation)
 
-    async def _send(self, call: Call) -> Answer:
+    async def _send(self, call: KubeRequest, session: aiohttp.ClientSession | None = None) -> KubeResponse:
+        """The answer, over this session or the present one."""
         began = time.perf_counter()
         code = NO_ANSWER
+        body = self._body(call)
         try:
             headers = await self._access.headers()
-            with self._access.borrowed() as session:
-                async with self._request(session, call, _TIMEOUT, headers) as response:
+            if is_fenced(call):
+                self.fence.require()
+            with self._access.borrowed() if session is None else nullcontext(session) as connections, _cut_off(body):
+                async with self._request(connections, call, _TIMEOUT, headers, body) as response:
                     answer = await _answer(response)
             code = str(answer.status)
+            if answer.ok and answer.document is not None:
+                self.on_date(answer.date, time.perf_counter() - began)
             return answer
         except _TRANSPORT_ERRORS as exc:
+            if is_fenced(call):
+                self.fence.require()
             raise unreachable(exc) from exc
         finally:
             self._count(call, code, time.perf_counter() - began)
 
-    async def _open(self, call: Call, idle: float, held: ExitStack) -> aiohttp.ClientResponse:
+    async def _open(self, call: KubeRequest, idle: float, held: ExitStack) -> aiohttp.ClientResponse:
         """The beginning of an answer; its connection is closed, and its pool given back, with ``held``."""
         began = time.perf_counter()
         code = NO_ANSWER
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=idle)
+        before = self._access.session
         try:
             async with asyncio.timeout(WATCH_OPEN_SECONDS):
                 headers = await self._access.headers()
@@ -116,34 +188,66 @@ class Connection:
             held.callback(response.close)
             code = str(response.status)
             return response
+        except TimeoutError as exc:
+            await self._access.leave(before)
+            raise unreachable(exc) from exc
         except _TRANSPORT_ERRORS as exc:
             raise unreachable(exc) from exc
         finally:
             self._count(call, code, time.perf_counter() - began)
 
     def _request(
-        self, session: aiohttp.ClientSession, call: Call, timeout: aiohttp.ClientTimeout, headers: Mapping[str, str]
+        self,
+        session: aiohttp.ClientSession,
+        call: KubeRequest,
+        timeout: aiohttp.ClientTimeout,
+        headers: Mapping[str, str],
+        body: bytes | FencedBody | None = None,
     ) -> Any:
         extra = {} if call.body is None else {"Content-Type": call.content_type}
         return session.request(
             METHODS[call.verb],
             URL(self._access.base_url + call.path, encoded=True),
             params=call.params or None,
-            data=call.body,
+            data=body,
             headers={**headers, **extra},
             timeout=timeout,
             allow_redirects=False,
             **self._access.options(),
         )
 
-    def _count(self, call: Call, code: str, seconds: float) -> None:
+    def _body(self, call: KubeRequest) -> bytes | FencedBody | None:
+        return FencedBody(call.body, self.fence) if call.body is not None and is_fenced(call) else call.body
+
+    def _count(self, call: KubeRequest, code: str, seconds: float) -> None:
         self.counts[call.verb, call.resource, code] += 1
         if self._observer is not None:
             self._observer(call.verb, call.resource, code, seconds)
 
 
-async def _said(response: aiohttp.ClientResponse) -> Answer:
-    """What was answered instead of a watch. Raises ClusterUnavailable where it does not come to its end."""
+@contextmanager
+def _cut_off(body: bytes | FencedBody | None) -> Iterator[None]:
+    """If it gets no answer, keep the request from arriving later."""
+    try:
+        yield
+    except BaseException:
+        if isinstance(body, FencedBody):
+            body.cut()
+        raise
+
+
+_UNREACHABLE = "Kubernetes cannot be reached"
+
+
+def _end_by(limit: asyncio.Timeout, seconds: float) -> None:
+    """Have the time limit end in so many seconds, unless it does before."""
+    end, now = limit.when(), asyncio.get_running_loop().time()
+    if end is not None and now + seconds < end:
+        limit.reschedule(now + seconds)
+
+
+async def _said(response: aiohttp.ClientResponse) -> KubeResponse:
+    """The response that came instead of a watch. Raises ClusterUnavailable if it is cut short."""
     try:
         async with asyncio.timeout(WATCH_OPEN_SECONDS):
             return await _answer(response)
@@ -153,21 +257,43 @@ async def _said(response: aiohttp.ClientResponse) -> Answer:
 
 def unreachable(exc: BaseException) -> ClusterUnavailable:
     """The error for a request that got no answer, in words that name the cause."""
+    if isinstance(exc, aiohttp.ClientHttpProxyError):
+        return ClusterUnavailable(_UNREACHABLE, detail=f"the proxy answered {exc.status}")
+    if isinstance(exc, aiohttp.ClientResponseError):
+        return UnexpectedAnswer("Kubernetes cannot be reached: what answers does not speak HTTP", str(exc))
     if isinstance(exc, aiohttp.ClientConnectorCertificateError):
-        why = f"its certificate is not accepted ({exc.certificate_error})"
-    elif isinstance(exc, aiohttp.ClientConnectorError):
-        why = exc.os_error.strerror or str(exc.os_error)
-    elif isinstance(exc, TimeoutError):
+        return ClusterRefused("Kubernetes' certificate is not accepted", detail=_mistrust(exc.certificate_error))
+    if isinstance(exc, aiohttp.ClientConnectorError):
+        why = exc.os_error.strerror or str(exc.os_error) or "the connection was closed during the TLS handshake"
+        if "WRONG_VERSION_NUMBER" in why:
+            why = "what answers does not speak TLS"
+        return ClusterUnreachable(_UNREACHABLE, detail=why)
+    if isinstance(exc, TimeoutError):
         why = "it did not answer in time"
     elif isinstance(exc, (aiohttp.ServerDisconnectedError, ConnectionResetError, aiohttp.ClientPayloadError)):
         why = "the connection was lost"
     else:
         why = str(exc) or type(exc).__name__
-    kind = ClusterUnreachable if isinstance(exc, aiohttp.ClientConnectorError) else ClusterUnavailable
-    return kind(f"Kubernetes cannot be reached: {why}")
+    return ClusterUnavailable(_UNREACHABLE, detail=why)
 
 
-async def _answer(response: aiohttp.ClientResponse) -> Answer:
-    answer = Answer(status=response.status, body=await response.read(), date=response.headers.get("Date", ""))
+def _mistrust(exc: Exception) -> str:
+    """What is wrong with the certificate, and what to change in the kubeconfig."""
+    what = getattr(exc, "verify_message", "") or str(exc)
+    code = getattr(exc, "verify_code", 0)
+    if code in _TIME_CODES:
+        return f"{what}; renew it, or correct the clock of this machine"
+    if code in _NAME_CODES:
+        return f"{what}; the kubeconfig's server, or its tls-server-name, must be one of the names in it"
+    return f"{what}; the kubeconfig's certificate-authority-data must be that of the authority that issued it"
+
+
+async def _answer(response: aiohttp.ClientResponse) -> KubeResponse:
     after = response.headers.get("Retry-After", "")
-    return replace(answer, retry_after=min(int(after), _LONGEST_RETRY_AFTER)) if after.isdecimal() else answer
+    return KubeResponse(
+        status=response.status,
+        body=await response.read(),
+        content_type=response.content_type,
+        retry_after=min(int(after), _LONGEST_RETRY_AFTER) if after.isdecimal() else None,
+        date=response.headers.get("Date", ""),
+    )

@@ -1,53 +1,129 @@
-"""How stackd gets to a cluster and who it is there: kubeconfig, in-cluster service account, or a bare address.
+"""Which cluster stackd works with and as whom: a kubeconfig, the service account of a pod, a token that stackd renews.
 
-Owns the Kubernetes client library: its configuration loading (contexts, exec plugins, client certificates, token
-files) and its connection pool. Everything else asks this module for a session and for request headers.
+Owns the Kubernetes client library's configuration loading (contexts, exec plugins, client certificates, token files); the
+claims of a service account's token that ends (a JWT; nothing here judges its signature); and the file in which the latest
+one is kept over a restart. ``access`` uses what is loaded here.
 """
 
 from __future__ import annotations
 
-import asyncio
+import base64
+import hashlib
+import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import ssl
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Final, Literal
 from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
 import yaml
 from kubernetes.aio import config as loading
 from kubernetes.aio.client import ApiClient, Configuration
 from yarl import URL
 
-from stackd import __version__
-from stackd.errors import ClusterRefused, ClusterUnavailable, ConfigError
+from stackd.config import Config, require_cluster
+from stackd.config.credentials import current
+from stackd.errors import ConfigError
+from stackd.names import is_loopback
+from stackd.validity import validity
 
-Mode = Literal["auto", "kubeconfig", "in-cluster", "embedded"]
+Mode = Literal["auto", "kubeconfig", "in-cluster"]
 _IN_CLUSTER_VARIABLE = "KUBERNETES_SERVICE_HOST"
-IDLE_SECONDS = 60.0
-"""How long a connection is kept for the next burst of creates: new ones cost both sides a TLS handshake each, just when
-all players press "start". The API server closes idle ones after 90 s (Kubernetes 1.36)."""
-READ_BUFFER_BYTES = 2**21
-"""As in the Kubernetes client: a watch event may be larger than aiohttp's own 64 KiB."""
+UNREADABLE = (loading.ConfigException, OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError)
+LONGEST_AGE: Final = 86400.0
+"""Seconds after which a token is renewed, however long it is good for: a stackd that was off for weeks has a fresh one."""
 
-_UNREADABLE = (loading.ConfigException, OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """Whose it is, and from when to when it is good, in seconds since the epoch."""
+
+    text: str = field(repr=False)
+    issuer: str
+    namespace: str
+    account: str
+    uid: str
+    begins: float
+    ends: float
+
+    @property
+    def lifetime(self) -> float:
+        """For how many seconds it was issued."""
+        return self.ends - self.begins
+
+    @property
+    def due(self) -> float:
+        """When it is to be renewed: with half of its time left, and at least once a day."""
+        return self.begins + min(self.lifetime / 2, LONGEST_AGE)
+
+    def is_of_the_same(self, other: Token) -> bool:
+        """Whether both are of one account of one cluster."""
+        return (self.issuer, self.namespace, self.account, self.uid) == (
+            other.issuer,
+            other.namespace,
+            other.account,
+            other.uid,
+        )
+
+
+def read_token(text: str) -> Token | None:
+    """The token; None where the text is not one of a service account, or is one that does not end."""
+    try:
+        _, claims, _ = text.strip().split(".")
+        found = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
+        about = found["kubernetes.io"]
+        return Token(
+            text=text.strip(),
+            issuer=str(found["iss"]),
+            namespace=str(about["namespace"]),
+            account=str(about["serviceaccount"]["name"]),
+            uid=str(about["serviceaccount"]["uid"]),
+            begins=float(found["iat"]),
+            ends=float(found["exp"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def token_file_of(state_path: str) -> str:
+    """The file of a stackd with its state at ``state_path``: in the one folder that the service may write to."""
+    return f"{state_path}.token"
+
+
+def kept_token(path: str) -> Token | None:
+    """The token in the file; None where there is none, or it cannot be read."""
+    try:
+        return read_token(Path(path).read_text(encoding="ascii")) if path else None
+    except (OSError, ValueError):
+        return None
+
+
+def keep_token(path: str, token: Token) -> None:
+    """Put the token into the file, whole or not at all, for its owner's eyes only. Raises OSError."""
+    fresh = Path(f"{path}.new")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(token.text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterTarget:
-    """Which cluster, as whom, and where in it. ``url`` (with ``token``, ``ca_file``) is for mode ``embedded``.
+    """Which cluster, as whom, and where in it.
 
+    ``token_file``, if any, is where a token that stackd has renewed is kept over a restart.
     ``timeout`` bounds one call with all its repetitions, ``attempt_timeout`` one repetition, in seconds.
     """
 
     mode: Mode = "auto"
     kubeconfig: str = ""
     context: str = ""
-    url: str = ""
-    token: str = field(default="", repr=False)
-    ca_file: str = ""
+    token_file: str = ""
     instance: str = "default"
     namespace: str = "stacks"
     timeout: float = 10.0
@@ -55,180 +131,84 @@ class ClusterTarget:
     max_in_flight: int = 64
     reload_interval: float = 2.0
 
-
-class Pool:
-    """The connections made with one set of credentials."""
-
-    def __init__(self, client: ApiClient) -> None:
-        self.client = client
-        self.users = 0
-
-    @property
-    def session(self) -> aiohttp.ClientSession:
-        """The connection pool itself, opened when first needed."""
-        pool: aiohttp.ClientSession | None = self.client.rest_client.pool_manager
-        if pool is None:
-            rest = self.client.rest_client
-            # Otherwise the client makes one itself before its first request; ours do not go through its models.
-            pool = rest.pool_manager = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=rest.maxsize, ssl=rest.ssl_context, keepalive_timeout=IDLE_SECONDS
-                ),
-                trust_env=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                read_bufsize=READ_BUFFER_BYTES,
-            )
-        return pool
-
-    async def close(self) -> None:
-        """Close all connections. Whoever still reads from one of them would wait for ever."""
-        await self.client.close()  # type: ignore[no-untyped-call]
+    @classmethod
+    def of(cls, config: Config, *, instance: str = "") -> ClusterTarget:
+        """The configured one, as that ``instance`` or the configured one. Raises ConfigError where it is undecided."""
+        require_cluster(config)
+        chosen = config.cluster
+        return cls(
+            mode="in-cluster" if chosen.mode == "in-cluster" else "kubeconfig",
+            kubeconfig=chosen.kubeconfig,
+            context=chosen.context,
+            token_file=token_file_of(config.state.path),
+            instance=instance or chosen.instance,
+            namespace=config.stacks.namespace,
+        )
 
 
-class Access:
-    """The way to one cluster and the credentials that go with each request.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """What was loaded: the client library's objects, and whether nobody but stackd and the operator renews them (``lasting``).
 
-    Whoever sends a request borrows the pool until the answer has been read, watches too: a pool whose credentials were
-    replaced is closed when nobody uses it any more.
+    ``traits`` is a digest that tells one set from another; ``certificate_ends`` is in seconds since the epoch.
     """
 
-    def __init__(self, target: ClusterTarget, client: ApiClient) -> None:
-        self._target = target
-        self._pool = Pool(client)
-        self._retired: list[Pool] = []
-        self._reloading = asyncio.Lock()
-        self._reloaded_at: float | None = None
-        self._trouble = ""
-        self.generation = 0
-
-    @classmethod
-    async def open(cls, target: ClusterTarget) -> Access:
-        """Load the credentials; nothing is sent. Raises ConfigError."""
-        return cls(target, await _load(target))
-
-    @property
-    def base_url(self) -> str:
-        """The API server's address, without a slash at the end."""
-        return str(self._pool.client.configuration.host).rstrip("/")
-
-    @contextmanager
-    def borrowed(self) -> Iterator[aiohttp.ClientSession]:
-        """The present connections, which stay open meanwhile."""
-        pool = self._pool
-        pool.users += 1
-        try:
-            yield pool.session
-        finally:
-            pool.users -= 1
-
-    def options(self) -> dict[str, Any]:
-        """What the configuration asks of each request beside headers: proxy and TLS server name."""
-        configuration = self._pool.client.configuration
-        wanted = {
-            "proxy": configuration.proxy,
-            "proxy_headers": configuration.proxy_headers,
-            "server_hostname": configuration.tls_server_name,
-        }
-        return {key: value for key, value in wanted.items() if value}
-
-    async def headers(self) -> dict[str, str]:
-        """The headers of a request, with a token that is fresh where the source renews it by time."""
-        headers: dict[str, str] = {"User-Agent": f"stackd/{__version__}", "Accept": "application/json"}
-        try:
-            await self._pool.client.update_params_for_auth(headers, [], ["BearerToken"], None, None, None)
-        except _UNREADABLE as exc:
-            raise ClusterUnavailable(f"the cluster's credentials cannot be read: {exc}") from exc
-        return headers
-
-    async def reload(self, seen: int) -> bool:
-        """Load the credentials again because those of generation ``seen`` were refused; False if that is no use.
-
-        However many requests are refused at once, one of them reloads; and not more often than the target says, as a
-        source that gives bad credentials (a plugin, say) would be run for every request. Raises ClusterRefused when
-        they cannot be read, or are for another server: watches and requests would go to two clusters.
-        """
-        async with self._reloading:
-            if self.generation != seen:
-                return True
-            now = asyncio.get_running_loop().time()
-            if self._reloaded_at is None or now - self._reloaded_at >= self._target.reload_interval:
-                self._reloaded_at = now
-                self._trouble = await self._replace()
-                if not self._trouble:
-                    return True
-            if self._trouble:
-                raise ClusterRefused(self._trouble)
-            return False
-
-    async def _replace(self) -> str:
-        """Take what the source gives now. Returns why not, if that is so."""
-        try:
-            fresh = await _load(self._target)
-        except ConfigError as exc:
-            return f"the cluster's credentials cannot be read: {exc}"
-        if fresh.configuration.host != self._pool.client.configuration.host:
-            await Pool(fresh).close()
-            named = f"the credentials are for {fresh.configuration.host} by now, and no longer for {self.base_url}"
-            return f"{named}: restart stackd if that is meant"
-        await self._take(fresh)
-        self.generation += 1
-        return ""
-
-    async def close(self) -> None:
-        """Close all connections."""
-        for pool in (self._pool, *self._retired):
-            await pool.close()
-
-    async def _take(self, fresh: ApiClient) -> None:
-        # A session keeps its TLS context, so it is always replaced. Requests and watches go on with the one before.
-        self._retired.append(self._pool)
-        self._pool = Pool(fresh)
-        unused = [pool for pool in self._retired if not pool.users]
-        self._retired = [pool for pool in self._retired if pool.users]
-        for pool in unused:
-            await pool.close()
+    client: ApiClient
+    lasting: bool
+    traits: bytes
+    certificate_ends: float | None
 
 
-async def _load(target: ClusterTarget) -> ApiClient:
+async def load_credentials(target: ClusterTarget) -> Credentials:
+    """Load them; nothing is sent. Raises ConfigError."""
     configuration = Configuration(connection_pool_maxsize=target.max_in_flight + 8)
     mode = _resolved(target)
+    lasting = False
     try:
-        if mode == "embedded":
-            _address(target, configuration)
-        elif mode == "kubeconfig":
-            await _kubeconfig(target, configuration)
+        if mode == "kubeconfig":
+            lasting = await _kubeconfig(target, configuration)
         else:
             loading.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-        _decide_proxy(configuration, mode)
-        return ApiClient(configuration)  # reads the certificates
-    except _UNREADABLE as exc:
+        _decide_proxy(configuration)
+        client = ApiClient(configuration)  # reads the certificates
+        _trust_as_kubectl_does(client.rest_client.ssl_context)
+        return Credentials(
+            client=client,
+            lasting=lasting,
+            traits=_traits(configuration),
+            certificate_ends=_end_of(configuration.cert_file),
+        )
+    except UNREADABLE as exc:
         raise ConfigError([f"[cluster] {mode}: {_reason(target, mode, exc)}"]) from exc
 
 
-def _address(target: ClusterTarget, configuration: Configuration) -> None:
-    configuration.host = target.url
-    configuration.ssl_ca_cert = target.ca_file or None
-    if target.token:
-        configuration.api_key["BearerToken"] = f"Bearer {target.token}"
+def _trust_as_kubectl_does(context: ssl.SSLContext) -> None:
+    """Check chain, time and name, on each Python in the same way, and not how the authority's certificate was made.
+
+    Since 3.13 Python wants each extension of RFC 5280 in it, which those of many clusters do not have, and takes an
+    intermediate authority for a root where it is the one that was given. Go, and so kubectl, does only the latter.
+    """
+    context.verify_flags = (context.verify_flags & ~ssl.VERIFY_X509_STRICT) | ssl.VERIFY_X509_PARTIAL_CHAIN
 
 
-def _decide_proxy(configuration: Configuration, mode: Mode) -> None:
+def _decide_proxy(configuration: Configuration) -> None:
     """Look for a proxy in the environment once, not (as the client would, on another thread) for every request.
 
-    An embedded cluster is on this machine: a proxy has no business in between.
+    As with kubectl, the environment's proxy is not asked for an address of this machine.
     """
-    if mode == "embedded" or configuration.proxy:
+    if configuration.proxy:
         return
     address = URL(configuration.host)
-    if address.host and not proxy_bypass(address.host):
+    if address.host and not is_loopback(address.host) and not proxy_bypass(address.host):
         configuration.proxy = getproxies().get(address.scheme)
 
 
-async def _kubeconfig(target: ClusterTarget, configuration: Configuration) -> None:
+async def _kubeconfig(target: ClusterTarget, configuration: Configuration) -> bool:
+    """Whether the credentials stand in the file themselves, so that no plugin and no other file renews them."""
     paths = _kubeconfig_paths(target)
     for path in _existing(paths):
         _must_be_mapping(path)
-    await loading.load_kube_config(  # type: ignore[no-untyped-call]
+    loader = await loading.load_kube_config(  # type: ignore[no-untyped-call]
         config_file=paths,
         context=target.context or None,
         client_configuration=configuration,
@@ -237,6 +217,23 @@ async def _kubeconfig(target: ClusterTarget, configuration: Configuration) -> No
     )
     if configuration.host == "http://localhost":
         raise ValueError("the context names no server")
+    user = loader._user  # noqa: SLF001 - the only place where it is to be had
+    return not any(user is not None and key in user for key in ("exec", "auth-provider", "tokenFile"))
+
+
+def _traits(one: Configuration) -> bytes:
+    """A digest that tells one set of credentials from another."""
+    told = repr((one.host, sorted(one.api_key.items()), one.verify_ssl, one.tls_server_name, one.proxy)).encode()
+    files = [Path(path).read_bytes() for path in (one.ssl_ca_cert, one.cert_file, one.key_file) if path]
+    return hashlib.sha256(b"\0".join([told, *files])).digest()
+
+
+def _end_of(cert_file: str | None) -> float | None:
+    """When a client certificate ends, None where there is none or its time cannot be read."""
+    try:
+        return validity(Path(cert_file)).ends if cert_file else None
+    except (OSError, ValueError):
+        return None
 
 
 def _existing(paths: str) -> list[Path]:
@@ -248,7 +245,7 @@ def _existing(paths: str) -> list[Path]:
 
 
 def _must_be_mapping(path: Path) -> None:
-    """The client library would say that None, or a word, does not support item assignment."""
+    """Otherwise the client library complains that None, or a string, does not support item assignment."""
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
     if document is None:
         raise ValueError("the file is empty; a kubeconfig is expected")
@@ -257,14 +254,13 @@ def _must_be_mapping(path: Path) -> None:
 
 
 def _kubeconfig_paths(target: ClusterTarget) -> str:
-    return target.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    paths = target.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    return os.pathsep.join(str(current(Path(path))) if path else "" for path in paths.split(os.pathsep))
 
 
 def _resolved(target: ClusterTarget) -> Mode:
     if target.mode != "auto":
         return target.mode
-    if target.url:
-        return "embedded"
     if target.kubeconfig or os.environ.get("KUBECONFIG"):
         return "kubeconfig"
     with suppress(RuntimeError):
@@ -277,6 +273,15 @@ def _reason(target: ClusterTarget, mode: Mode, exc: BaseException) -> str:
     if mode != "kubeconfig" or isinstance(exc, OSError):
         return str(exc)
     paths = _kubeconfig_paths(target)
+    if isinstance(exc, yaml.YAMLError):
+        return f"{paths}: it is not YAML: {_in_one_line(exc)}"
     if isinstance(exc, KeyError | TypeError | AttributeError):
         return f"{paths}: its parts are not those of a kubeconfig ({exc})"
-    return f"{paths}: {exc}"
+    return f"{paths}: {' '.join(str(exc).split())}"
+
+
+def _in_one_line(exc: yaml.YAMLError) -> str:
+    """What is wrong and where, without the piece of the file: that may be a secret."""
+    mark = getattr(exc, "problem_mark", None)
+    place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
+    return f"{getattr(exc, 'problem', None) or 'it cannot be read'}{place}"

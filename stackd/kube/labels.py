@@ -9,8 +9,16 @@ MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "stackd"
 INSTANCE = "stackd.io/instance"
 STACK = "stackd.io/stack"
+OURS = frozenset({MANAGED_BY, INSTANCE, STACK})
+"""The labels by which an object is known to be ours, and whose."""
+ROLE = "stackd.io/role"
+PREPULL = "prepull"
+"""The role of a pod that only has an image pulled. It lacks the labels of stacks, so that nothing takes it for one."""
 CLIENT_LABEL_PREFIX = "label.stackd.io/"
 RECORD = "stackd.io/record"
+POOL = "stackd.io/pool"
+"""On a pod that waits in the pool of this template; taken off when it is given away."""
+
 EXPIRES = "stackd.io/expires-at"
 GENERATION = "stackd.io/generation"
 
@@ -23,6 +31,11 @@ def object_labels(instance: str, stack_id: str) -> dict[str, str]:
 def selector(instance: str) -> str:
     """The label selector for all objects of this instance of stackd."""
     return f"{MANAGED_BY}={MANAGER},{INSTANCE}={instance}"
+
+
+def prepull_labels(instance: str) -> dict[str, str]:
+    """The labels of a pod that only has an image pulled."""
+    return {ROLE: PREPULL, INSTANCE: instance}
 
 
 def instance_of(labels: Mapping[str, str]) -> str:

@@ -1,19 +1,42 @@
-"""The Pod and the Service of a stack, as Kubernetes' JSON. Pure functions; nothing is asked, nothing is decided here.
+"""The manifests of a stack's Pod and Service, and of the pod that pulls an image, as Kubernetes' JSON. Pure.
 
-What a tenant may ask for was decided by ``podspec``, what the operator adds to the spec by the caller; this module
-puts the names, the labels, the record and the placement on it.
+What a tenant may ask for was decided by ``podspec``, what the operator adds to the spec by the caller; this module puts the
+names, the labels, the record (``records``) and the placement on it.
+
+The pod that pulls an image on one node runs nothing of it: its only container has a command that no image has. A kubelet
+pulls the image first, so the container fails to start once that is done, and the tenant's program was not run.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from stackd.kube import labels
-from stackd.kube.record import record_annotation
+from stackd.kube.records import our_annotations
+from stackd.kube.wire import JsonObject
 from stackd.model import PortMapping, Stack
-from stackd.times import from_nanoseconds
+from stackd.podspec.pod import is_reserved
+
+FIRST_PORT, LAST_PORT = 1, 65535
+COMMAND: Final = "/stackd-prepull"
+DEADLINE_SECONDS: Final = 1800
+"""A pull that takes longer is given up, by the kubelet too if stackd is gone."""
+_NOBODY: Final = 65534
+_RESOURCES: Final = {"cpu": "10m", "memory": "16Mi"}
+_NOT_YET: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
+_PULL_FAILED: Final = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+        "RegistryUnavailable",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +68,13 @@ def pod_manifest(request: PodRequest) -> dict[str, Any]:
         "metadata": {
             "name": stack.pod_name,
             "namespace": stack.namespace,
-            "labels": {**_plain(metadata.get("labels")), **_client_labels(stack), **_ours(stack, request.instance)},
-            "annotations": {**_plain(metadata.get("annotations")), **_our_annotations(stack)},
+            "labels": {
+                **_others(metadata.get("labels")),
+                **client_labels(stack),
+                **_ours(stack, request.instance),
+                **({labels.POOL: stack.template or ""} if stack.unassigned else {}),
+            },
+            "annotations": {**_others(metadata.get("annotations")), **our_annotations(stack)},
         },
         "spec": _placed(request.manifest["spec"], request.node_selector),
     }
@@ -61,7 +89,7 @@ def service_manifest(request: ServiceRequest) -> dict[str, Any]:
         "metadata": {
             "name": stack.service_name,
             "namespace": stack.namespace,
-            "labels": {**_client_labels(stack), **_ours(stack, request.instance)},
+            "labels": {**client_labels(stack), **_ours(stack, request.instance)},
             "ownerReferences": [
                 {"apiVersion": "v1", "kind": "Pod", "name": stack.pod_name, "uid": request.pod_uid},
             ],
@@ -72,6 +100,20 @@ def service_manifest(request: ServiceRequest) -> dict[str, Any]:
             "ports": [_service_port(port) for port in stack.ports],
         },
     }
+
+
+def range_question(namespace: str, instance: str, name: str) -> dict[str, Any]:
+    """A Service that only asks which node ports there are: it wants the first and the last number that a port has.
+
+    One of the two is outside of every range but the widest, and whoever refuses it names the range.
+    """
+    ports = [
+        {"name": f"p-{number}", "protocol": "TCP", "port": number, "targetPort": number, "nodePort": number}
+        for number in (FIRST_PORT, LAST_PORT)
+    ]
+    metadata = {"name": name, "namespace": namespace, "labels": labels.object_labels(instance, name)}
+    spec = {"type": "NodePort", "selector": {labels.STACK: name}, "ports": ports}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
 
 
 def _service_port(port: PortMapping) -> dict[str, Any]:
@@ -96,15 +138,99 @@ def _ours(stack: Stack, instance: str) -> dict[str, str]:
     return labels.object_labels(instance, stack.stack_id)
 
 
-def _our_annotations(stack: Stack) -> dict[str, str]:
-    ours = {labels.RECORD: record_annotation(stack), labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at)}
-    return ours | ({labels.GENERATION: str(stack.generation)} if stack.generation else {})
-
-
-def _client_labels(stack: Stack) -> dict[str, str]:
+def client_labels(stack: Stack) -> dict[str, str]:
+    """The labels that the stack's client has given it, as they stand on its objects."""
     return {labels.CLIENT_LABEL_PREFIX + key: value for key, value in stack.labels.items()}
 
 
-def _plain(names: Mapping[str, str] | None) -> dict[str, str]:
-    # A prefixed name has a meaning to somebody (AppArmor, CNI, us); a tenant has no say in those.
-    return {key: value for key, value in (names or {}).items() if "/" not in key}
+def _others(names: Mapping[str, str] | None) -> dict[str, str]:
+    # Even a name of ours that is not set on this pod has a meaning, such as the generation of a restarted one.
+    return {key: value for key, value in (names or {}).items() if not is_reserved(key)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullStatus:
+    """What a pod's status says of the pull: it is ``done``, or has failed for a ``reason``, or neither yet."""
+
+    done: bool = False
+    reason: str = ""
+
+
+def prepull_spec(image: str, pod: Mapping[str, Any]) -> JsonObject:
+    """The manifest, before the operator's additions; pull secrets are those of ``pod``, the manifest that has the image."""
+    container = {
+        "name": "prepull",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": [COMMAND],
+        "resources": {"requests": dict(_RESOURCES), "limits": dict(_RESOURCES)},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "privileged": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+    spec: JsonObject = {
+        "containers": [container],
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 0,
+        "activeDeadlineSeconds": DEADLINE_SECONDS,
+        # Every Pod Security level takes it, and it is nobody who would do nothing.
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _NOBODY,
+            "runAsGroup": _NOBODY,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+    if secrets := pod["spec"].get("imagePullSecrets"):
+        spec["imagePullSecrets"] = secrets
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": spec}
+
+
+def prepull_pod(manifest: Mapping[str, Any], namespace: str, instance: str, node: str) -> JsonObject:
+    """The pod for one node, which the scheduler puts there: it is no way around taints, cordons and a full node."""
+    (container,) = manifest["spec"]["containers"]
+    metadata = manifest.get("metadata") or {}
+    here = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [here]}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": prepull_name(instance, node, container["image"]),
+            "namespace": namespace,
+            "labels": {**metadata.get("labels", {}), **labels.prepull_labels(instance)},
+            **({"annotations": metadata["annotations"]} if metadata.get("annotations") else {}),
+        },
+        "spec": {**manifest["spec"], "affinity": {"nodeAffinity": required}},
+    }
+
+
+def prepull_name(instance: str, node: str, image: str) -> str:
+    """The pod's name, the same for the same image on the same node."""
+    return "prepull-" + hashlib.sha256(f"{instance}\0{node}\0{image}".encode()).hexdigest()[:16]
+
+
+def pull_status(pod: Mapping[str, Any]) -> PullStatus:
+    """What the status of such a pod says."""
+    status = pod.get("status") or {}
+    for container in status.get("containerStatuses") or ():
+        state = container.get("state") or {}
+        detail = state.get("waiting") or state.get("terminated") or {}
+        reason = detail.get("reason", "")
+        if container.get("imageID") or (reason not in _NOT_YET and reason not in _PULL_FAILED):
+            return PullStatus(done=True)
+        if reason in _PULL_FAILED:
+            return PullStatus(reason=f"{reason}: {detail.get('message', '')}".rstrip(": "))
+    if status.get("phase") == "Failed":
+        return PullStatus(
+            reason=": ".join(filter(None, (status.get("reason"), status.get("message")))) or "it has failed"
+        )
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return PullStatus(reason=f"not scheduled: {condition.get('message', '')}".rstrip(": "))
+    return PullStatus()

@@ -1,4 +1,4 @@
-"""``Mirror``: a local copy of our pods, our services and all nodes, kept true by three watches.
+"""``Mirror``: a local copy of our pods, services and records of stopped stacks, and of all nodes, kept true by four watches.
 
 Owns the copy, who is told of changes, and who waits for one. All reads of stackd are served from here or from the
 store, never by asking (invariant 6). Does not decide what a state means, nor change anything in the cluster.
@@ -7,22 +7,80 @@ store, never by asking (invariant 6). Does not decide what a state means, nor ch
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from stackd.clock import Clock, SystemClock
+from stackd.errors import StackdError
 from stackd.kube.caller import Caller
-from stackd.kube.calls import Call, core
 from stackd.kube.objects import NodeState, PodState, ServiceState, node_state, pod_state, service_state
-from stackd.kube.table import Named, Table
-from stackd.kube.waiters import Waiters
-from stackd.kube.watch import Listed, Pulse, Source, Timings, endless
+from stackd.kube.records import StoppedRecord, stopped_record
+from stackd.kube.watch import Listed, Source, Timings, WatchHealth, endless
+from stackd.kube.wire import CONFIG_MAPS, KubeRequest, core
+from stackd.waiters import Waiters
 
 T = TypeVar("T")
+
+
+class Named(Protocol):
+    """What a table can hold: a name that may be used again, and a uid that never is."""
+
+    @property
+    def name(self) -> str:
+        """Unique among the objects that are there."""
+
+    @property
+    def uid(self) -> str:
+        """Unique for ever."""
+
+
 S = TypeVar("S", bound=Named)
+Difference = tuple[S | None, S | None]
+
+
+class ObjectTable(Generic[S]):
+    """The objects. Each update returns its differences as (before, after).
+
+    An object that took over another one's name is two differences: the old one went, then the new one came.
+    """
+
+    def __init__(self) -> None:
+        self.current: dict[str, S] = {}
+
+    def put(self, state: S) -> list[Difference[S]]:
+        """Take over the state of one object."""
+        before = self.current.get(state.name)
+        self.current[state.name] = state
+        return _difference(before, state)
+
+    def drop(self, state: S) -> list[Difference[S]]:
+        """Forget the object, unless the name belongs to another one by now."""
+        before = self.current.get(state.name)
+        if before is None or before.uid != state.uid:
+            return []
+        del self.current[state.name]
+        return [(before, None)]
+
+    def replace(self, states: Iterable[S]) -> list[Difference[S]]:
+        """Take over a complete list: the table is that list before any difference is looked at."""
+        old = dict(self.current)
+        self.current.clear()
+        self.current.update((state.name, state) for state in states)
+        changes: list[Difference[S]] = [(before, None) for name, before in old.items() if name not in self.current]
+        for name, state in self.current.items():
+            changes.extend(_difference(old.get(name), state))
+        return changes
+
+
+def _difference(before: S | None, after: S) -> list[Difference[S]]:
+    if before == after:
+        return []
+    if before is not None and before.uid != after.uid:
+        return [(before, None), (None, after)]
+    return [(before, after)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +102,15 @@ class ServiceChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordChanged:
+    """A record of a stopped stack appeared, changed, or went."""
+
+    name: str
+    before: StoppedRecord | None
+    after: StoppedRecord | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeChanged:
     """A node appeared, changed in what is kept of it, or went."""
 
@@ -61,59 +128,69 @@ class Relisted:
     removed: int
 
 
-Change = PodChanged | ServiceChanged | NodeChanged | Relisted
+MirrorChange = PodChanged | ServiceChanged | RecordChanged | NodeChanged | Relisted
 _Told = Callable[[str, S | None, S | None], None]
 
 
 class Mirror:
-    """The copy. ``pods``, ``services`` and ``nodes`` are live views by name, which only ``run`` changes."""
+    """The copy. ``pods``, ``services``, ``stopped`` and ``nodes`` are live views by name, which only ``run`` changes."""
 
     def __init__(self, cluster: Caller, *, clock: Clock | None = None, timings: Timings | None = None) -> None:
         self._cluster = cluster
         self._timings = timings or Timings()
         clock = clock or SystemClock()
-        self._pods: Table[PodState] = Table()
-        self._services: Table[ServiceState] = Table()
-        self._nodes: Table[NodeState] = Table()
+        self._pods: ObjectTable[PodState] = ObjectTable()
+        self._services: ObjectTable[ServiceState] = ObjectTable()
+        self._stopped: ObjectTable[StoppedRecord] = ObjectTable()
+        self._nodes: ObjectTable[NodeState] = ObjectTable()
         self.pods: Mapping[str, PodState] = MappingProxyType(self._pods.current)
         self.services: Mapping[str, ServiceState] = MappingProxyType(self._services.current)
+        self.stopped: Mapping[str, StoppedRecord] = MappingProxyType(self._stopped.current)
         self.nodes: Mapping[str, NodeState] = MappingProxyType(self._nodes.current)
-        self.pulses: Mapping[str, Pulse] = {kind: Pulse(kind, clock) for kind in ("pods", "services", "nodes")}
+        self.failed: Callable[[], None] = lambda: None
+        """Called when one of the four has no connection any more, or does not get one."""
+        self.health_by_kind: Mapping[str, WatchHealth] = {
+            kind: WatchHealth(kind, clock, self._lost) for kind in ("pods", "services", CONFIG_MAPS, "nodes")
+        }
         self._waiters: Waiters[PodState] = Waiters()
-        self._subscribers: list[Callable[[Change], None]] = []
-        self._unlisted = set(self.pulses)
+        self._subscribers: list[Callable[[MirrorChange], None]] = []
+        self._unlisted = set(self.health_by_kind)
         self._synced = asyncio.Event()
+        self._again = asyncio.Event()
 
     @property
     def synced(self) -> bool:
-        """Whether all three were listed since the start; stays so when a watch is lost (see ``staleness``)."""
+        """Whether all four were listed since the start; stays so when a watch is lost (see ``staleness``), and not while
+        they are listed anew (``relist``).
+        """
         return self._synced.is_set()
 
     @property
     def disconnected_since(self) -> float | None:
-        """Since when (monotonic seconds) at least one of the three has no connection; None while all have one."""
+        """Since when (monotonic seconds) at least one of the four has no connection; None while all have one."""
         return min(
-            (p.disconnected_since for p in self.pulses.values() if p.disconnected_since is not None), default=None
+            (p.disconnected_since for p in self.health_by_kind.values() if p.disconnected_since is not None),
+            default=None,
         )
 
     @property
     def last_error(self) -> str:
         """Why a watch is not connected, for /readyz; empty when all are, or before the first attempt has ended."""
-        return next((f"{p.kind}: {p.last_error}" for p in self.pulses.values() if p.last_error), "")
+        return next((f"{p.kind}: {p.last_error}" for p in self.health_by_kind.values() if p.last_error), "")
 
     @property
     def outages(self) -> int:
-        """How often one of the three lost its connection in another way than by the server's routine."""
-        return sum(pulse.outages for pulse in self.pulses.values())
+        """How often one of the four lost its connection in another way than by the server's routine."""
+        return sum(health.outages for health in self.health_by_kind.values())
 
     def staleness(self) -> float:
-        """Seconds since the copy was last known to be true: the worst of the three.
+        """Seconds since the copy was last known to be true: the worst of the four.
 
         On a quiet cluster it swings up to the interval of bookmarks, which is about a minute.
         """
-        return max(pulse.staleness() for pulse in self.pulses.values())
+        return max(health.staleness() for health in self.health_by_kind.values())
 
-    def subscribe(self, callback: Callable[[Change], None]) -> Callable[[], None]:
+    def subscribe(self, callback: Callable[[MirrorChange], None]) -> Callable[[], None]:
         """Have each change told, in order, after the copy has it; returns what ends that.
 
         The callback runs on the loop within the watch: it must not block. What it raises ends ``run``.
@@ -122,7 +199,7 @@ class Mirror:
         return lambda: self._subscribers.remove(callback)
 
     async def wait_synced(self, timeout: float | None = None) -> None:
-        """Return when all three were listed. Raises TimeoutError after ``timeout`` seconds."""
+        """Return when all four were listed. Raises TimeoutError after ``timeout`` seconds."""
         async with asyncio.timeout(timeout):
             await self._synced.wait()
 
@@ -134,32 +211,73 @@ class Mirror:
         """
         return await self._waiters.until(name, predicate, lambda: self.pods.get(name), timeout)
 
+    def reopen(self, kind: str | None = None) -> None:
+        """The connections of one watch, or of all, may be dead: ask for it again over new ones, from where it is."""
+        for one in self.health_by_kind.values():
+            if kind in (None, one.kind):
+                one.reopen()
+
+    def lose(self, error: StackdError) -> None:
+        """Kubernetes does not answer: the copy is not kept true, whatever the connections of the watches look like."""
+        for one in self.health_by_kind.values():
+            one.lost(error)
+        self.reopen()
+
+    async def relist(self) -> None:
+        """Take all four lists anew, over new watches; return when that is done. Until then the copy is not in sync."""
+        self._unlisted = set(self.health_by_kind)
+        self._synced.clear()
+        self._again.set()
+        await self._synced.wait()
+
     async def run(self) -> None:
         """Keep the copy, until cancelled."""
+        while True:
+            self._again.clear()
+            keeping = asyncio.create_task(self._run(), name="mirror-watches")
+            again = asyncio.create_task(self._again.wait(), name="mirror-again")
+            try:
+                await asyncio.wait((keeping, again), return_when=asyncio.FIRST_COMPLETED)
+                if keeping.done():
+                    return keeping.result()
+            finally:
+                keeping.cancel()
+                again.cancel()
+                await asyncio.gather(keeping, again, return_exceptions=True)
+
+    async def _run(self) -> None:
         call, ours = self._cluster.on, self._cluster.ours()
         pods = Source(kind="pods", call=call("list", "pods", params=ours), parse=pod_state)
         services = Source(kind="services", call=call("list", "services", params=ours), parse=service_state)
-        nodes = Source(kind="nodes", call=Call(verb="list", resource="nodes", path=core("nodes")), parse=node_state)
+        stopped = Source(kind=CONFIG_MAPS, call=call("list", CONFIG_MAPS, params=ours), parse=stopped_record)
+        nodes = Source(
+            kind="nodes", call=KubeRequest(verb="list", resource="nodes", path=core("nodes")), parse=node_state
+        )
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep(pods, self._pods, self._is_ours, self._pod_changed), name="mirror-pods")
             group.create_task(
                 self._keep(services, self._services, self._is_ours, self._service_changed), name="mirror-services"
             )
+            group.create_task(
+                self._keep(stopped, self._stopped, self._is_ours, self._record_changed), name="mirror-records"
+            )
             group.create_task(self._keep(nodes, self._nodes, lambda _: True, self._node_changed), name="mirror-nodes")
 
-    async def _keep(self, source: Source[S], table: Table[S], wanted: Callable[[S], bool], told: _Told[S]) -> None:
-        pulse = self.pulses[source.kind]
-        async with aclosing(endless(self._cluster, source, pulse, self._timings)) as happenings:
-            async for happening in happenings:
-                if isinstance(happening, Listed):
-                    changes = table.replace(filter(wanted, happening.items))
-                elif happening.gone or not wanted(happening.item):
-                    changes = table.drop(happening.item)
+    async def _keep(
+        self, source: Source[S], table: ObjectTable[S], wanted: Callable[[S], bool], told: _Told[S]
+    ) -> None:
+        health = self.health_by_kind[source.kind]
+        async with aclosing(endless(self._cluster, source, health, self._timings)) as events:
+            async for event in events:
+                if isinstance(event, Listed):
+                    changes = table.replace(filter(wanted, event.items))
+                elif event.gone or not wanted(event.item):
+                    changes = table.drop(event.item)
                 else:
-                    changes = table.put(happening.item)
+                    changes = table.put(event.item)
                 for before, after in changes:
                     told(_name(before, after), before, after)
-                if isinstance(happening, Listed):
+                if isinstance(event, Listed):
                     self._listed(source.kind, changes)
 
     def _listed(self, kind: str, changes: list[tuple[S | None, S | None]]) -> None:
@@ -170,7 +288,10 @@ class Mirror:
             self._synced.set()
         self._tell(Relisted(kind=kind, added=added, removed=removed))
 
-    def _is_ours(self, state: PodState | ServiceState) -> bool:
+    def _lost(self) -> None:
+        self.failed()
+
+    def _is_ours(self, state: PodState | ServiceState | StoppedRecord) -> bool:
         # The selector asks for no others; this holds even if it were wrong (invariant 5).
         return state.instance == self._cluster.instance
 
@@ -181,10 +302,13 @@ class Mirror:
     def _service_changed(self, name: str, before: ServiceState | None, after: ServiceState | None) -> None:
         self._tell(ServiceChanged(name=name, before=before, after=after))
 
+    def _record_changed(self, name: str, before: StoppedRecord | None, after: StoppedRecord | None) -> None:
+        self._tell(RecordChanged(name=name, before=before, after=after))
+
     def _node_changed(self, name: str, before: NodeState | None, after: NodeState | None) -> None:
         self._tell(NodeChanged(name=name, before=before, after=after))
 
-    def _tell(self, change: Change) -> None:
+    def _tell(self, change: MirrorChange) -> None:
         for callback in tuple(self._subscribers):
             callback(change)
 

@@ -8,25 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from sys import intern
 from typing import Any
 
 from stackd.kube import labels
+from stackd.quantity import NANO, reported
 from stackd.times import to_nanoseconds
 
-JsonObject = dict[str, Any]
 MESSAGE_LIMIT = 1024
+EPHEMERAL_STORAGE = "ephemeral-storage"
 _LONGEST_NUMBER = 10
 
 _NONE: Mapping[str, Any] = {}
-_SUFFIXES = {
-    "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1),
-    "k": Decimal(10) ** 3, "M": Decimal(10) ** 6, "G": Decimal(10) ** 9,
-    "T": Decimal(10) ** 12, "P": Decimal(10) ** 15, "E": Decimal(10) ** 18,
-    "Ki": Decimal(2) ** 10, "Mi": Decimal(2) ** 20, "Gi": Decimal(2) ** 30,
-    "Ti": Decimal(2) ** 40, "Pi": Decimal(2) ** 50, "Ei": Decimal(2) ** 60,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +43,10 @@ class ContainerState:
 class PodState:
     """A pod. ``scheduled`` is the PodScheduled condition, None while there is none; times in nanoseconds.
 
-    ``generation`` and ``expires_at`` are what stackd has written on it: which pod of its stack it is, and its end.
+    ``generation`` and ``expires_at`` are what stackd has written on it: which pod of its stack it is, and its end;
+    ``pool`` is the template in whose pool it waits, empty where it does not;
+    ``cpu_milli``, ``memory_bytes`` and ``ephemeral_bytes`` are what the scheduler reserves for it: what an admission policy
+    or a LimitRange has made of its requests.
     """
 
     name: str
@@ -72,25 +68,37 @@ class PodState:
     containers: tuple[ContainerState, ...]
     generation: int = 0
     expires_at: int | None = None
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    ephemeral_bytes: int = 0
+    pool: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceState:
-    """A service; ``owner_uid`` is the pod that takes it along when it goes."""
+    """A service; ``selects`` is the stack to which it leads.
+
+    ``families`` are ``IPv4`` and ``IPv6``, the first one first.
+    """
 
     name: str
     uid: str
     instance: str
     stack_id: str
     node_ports: tuple[int, ...]
-    owner_uid: str
     deleting: bool
     created_at: int
+    type: str = "NodePort"
+    selects: str = ""
+    families: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeState:
-    """A node; CPU in thousandths, memory in bytes and number of pods as allocatable."""
+    """A node; CPU in thousandths, memory and disk in bytes and number of pods as allocatable, as the scheduler counts.
+
+    A node that reports no ephemeral storage has none: no pod that asks for some is put there.
+    """
 
     name: str
     uid: str
@@ -101,6 +109,8 @@ class NodeState:
     cpu_milli: int
     memory_bytes: int
     pods: int
+    ephemeral_bytes: int = 0
+    pod_cidrs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +152,10 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
         containers=tuple(_containers(status)),
         generation=_number(notes.get(labels.GENERATION)),
         expires_at=_written(notes.get(labels.EXPIRES)),
+        cpu_milli=-(-reserved_nanos(spec, "cpu") // (NANO // 1000)),
+        memory_bytes=reserved(spec, "memory"),
+        ephemeral_bytes=reserved(spec, EPHEMERAL_STORAGE),
+        pool=intern(names.get(labels.POOL, "")),
     )
 
 
@@ -149,23 +163,25 @@ def service_state(raw: Mapping[str, Any]) -> ServiceState:
     """The view of a Service's JSON."""
     metadata = raw["metadata"]
     names = metadata.get("labels") or _NONE
-    owners = [owner["uid"] for owner in metadata.get("ownerReferences") or () if owner.get("kind") == "Pod"]
-    ports = (raw.get("spec") or _NONE).get("ports") or ()
+    spec = raw.get("spec") or _NONE
+    ports, selector = spec.get("ports") or (), spec.get("selector") or _NONE
     return ServiceState(
         name=metadata["name"],
         uid=metadata["uid"],
         instance=intern(labels.instance_of(names)),
         stack_id=names.get(labels.STACK, ""),
         node_ports=tuple(port["nodePort"] for port in ports if port.get("nodePort")),
-        owner_uid=owners[0] if owners else "",
         deleting="deletionTimestamp" in metadata,
         created_at=to_nanoseconds(metadata["creationTimestamp"]),
+        type=intern(spec.get("type") or "ClusterIP"),
+        selects=selector.get(labels.STACK, "") if len(selector) == 1 else "",
+        families=tuple(map(intern, spec.get("ipFamilies") or ())),
     )
 
 
 def node_state(raw: Mapping[str, Any]) -> NodeState:
     """The view of a Node's JSON."""
-    metadata, status = raw["metadata"], raw.get("status") or _NONE
+    metadata, spec, status = raw["metadata"], raw.get("spec") or _NONE, raw.get("status") or _NONE
     allocatable = status.get("allocatable") or status.get("capacity") or _NONE
     conditions = {condition["type"]: condition["status"] for condition in status.get("conditions") or ()}
     return NodeState(
@@ -174,10 +190,12 @@ def node_state(raw: Mapping[str, Any]) -> NodeState:
         labels=dict(metadata.get("labels") or _NONE),
         addresses=tuple((entry["type"], entry["address"]) for entry in status.get("addresses") or ()),
         ready=conditions.get("Ready") == "True",
-        unschedulable=bool((raw.get("spec") or _NONE).get("unschedulable", False)),
-        cpu_milli=int(_quantity(allocatable.get("cpu")) * 1000),
-        memory_bytes=int(_quantity(allocatable.get("memory"))),
-        pods=int(_quantity(allocatable.get("pods"))),
+        unschedulable=bool(spec.get("unschedulable", False)),
+        cpu_milli=reported(allocatable.get("cpu")).milli,
+        memory_bytes=reported(allocatable.get("memory")).whole,
+        pods=reported(allocatable.get("pods")).whole,
+        ephemeral_bytes=reported(allocatable.get(EPHEMERAL_STORAGE)).whole,
+        pod_cidrs=tuple(spec.get("podCIDRs") or filter(None, (spec.get("podCIDR"),))),
     )
 
 
@@ -192,6 +210,30 @@ def pod_event(raw: Mapping[str, Any]) -> PodEvent:
         count=series.get("count") or raw.get("count") or 1,
         at=to_nanoseconds(at or raw["metadata"]["creationTimestamp"]),
     )
+
+
+def reserved(spec: Mapping[str, Any], resource: str, part: str = "requests") -> int:
+    """The pod's effective request (or limit) in whole units: sidecars run beside what follows them, other init containers
+    in turn.
+    """
+    return -(-reserved_nanos(spec, resource, part) // NANO)
+
+
+def reserved_nanos(spec: Mapping[str, Any], resource: str, part: str = "requests") -> int:
+    """The same in billionths of a unit."""
+    together, peak = 0, 0
+    for container in spec.get("initContainers") or ():
+        amount = _amount(container, resource, part)
+        peak = max(peak, together + amount)
+        if container.get("restartPolicy") == "Always":
+            together += amount
+    together += sum(_amount(container, resource, part) for container in spec.get("containers") or ())
+    return max(together, peak)
+
+
+def _amount(container: Mapping[str, Any], resource: str, part: str) -> int:
+    amounts = (container.get("resources") or _NONE).get(part) or _NONE
+    return reported(amounts[resource]).nanos if resource in amounts else 0
 
 
 def _containers(status: Mapping[str, Any]) -> Iterator[ContainerState]:
@@ -223,15 +265,6 @@ def _one_of(state: Mapping[str, Any] | None) -> tuple[str, Mapping[str, Any]]:
         if state and state.get(kind) is not None:
             return kind, state[kind]
     return "", _NONE
-
-
-def _quantity(text: object) -> Decimal:
-    digits = str(text or "0")
-    number = digits.rstrip("numkMGTPEi")
-    try:
-        return Decimal(number) * _SUFFIXES[digits[len(number) :]]
-    except (InvalidOperation, KeyError):
-        return Decimal(0)
 
 
 def _cut(message: str | None) -> str:

@@ -1,16 +1,20 @@
 """What has to be in a cluster before stackd works with it: namespaces, rights, quota and network policies. Pure.
 
-Owns these objects, as Kubernetes' JSON in the order in which they are to be applied. Asks and applies nothing.
+Owns these objects, as Kubernetes' JSON in the order in which they are to be applied, and the reading of the NetworkPolicies
+that are there. Policies add up: one that lets everything in undoes all others. Asks and applies nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from typing import Any, Literal
 
 from stackd.kube import labels
-from stackd.kube.rights import IN_NAMESPACE, NETWORKING, in_cluster
+from stackd.kube.objects import EPHEMERAL_STORAGE
+from stackd.kube.rights import NETWORKING, in_cluster, in_namespace, of_account
+from stackd.quantity import parse
 
 Manifest = dict[str, Any]
 
@@ -25,17 +29,35 @@ SPECIAL_V4 = (
     "240.0.0.0/4",
 )
 PRIVATE_V6 = ("fc00::/7", "fe80::/10", "::1/128", "64:ff9b::/96", "ff00::/8")
+DEFAULT_STORAGE, REQUESTED_STORAGE = "1Gi", "64Mi"
+"""The disk of a container that asks for none: its limit, and what the scheduler reserves."""
 _DNS_PORTS = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
 _RBAC = "rbac.authorization.k8s.io"
+_DNS = {
+    "to": [
+        {
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+            "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+        }
+    ],
+    "ports": _DNS_PORTS,
+}
+INGRESS = "Ingress"
+EGRESS = "Egress"
+Network = IPv4Network | IPv6Network
+_SOURCES = {INGRESS: ("ingress", "from"), EGRESS: ("egress", "to")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
+class ManifestOptions:
     """What differs from site to site.
 
     ``cluster_cidrs``  the networks of the cluster's own pods, services and nodes: no stack talks to them
     ``target_ports``   what may be reached from outside, as (first, last); empty leaves it to the Services' target ports
-    ``stacks``         how many there may be; CPU and memory are for all of them together, empty for no limit
+    ``token_secret``   whether the account has a token that does not end, instead of one that stackd renews
+    ``stacks``         how many there may be; CPU, memory and disk are for all of them together, empty for no limit
+    ``instance``       whose Lease may be read and renewed
+    ``largest_…``      what one container may have; an empty disk leaves disk out, for nodes that report none
     """
 
     namespace: str
@@ -43,17 +65,21 @@ class Site:
     account: str
     account_namespace: str
     stacks: int
+    token_secret: bool = False
     cluster_cidrs: tuple[str, ...] = ()
     egress: Literal["none", "internet"] = "none"
     dns: bool = False
     target_ports: tuple[tuple[int, int], ...] = ()
     cpu: str = ""
     memory: str = ""
+    ephemeral_storage: str = ""
     largest_cpu: str = "2"
     largest_memory: str = "2Gi"
+    largest_ephemeral_storage: str = "2Gi"
+    instance: str = "default"
 
 
-def documents(site: Site) -> list[Manifest]:
+def documents(site: ManifestOptions) -> list[Manifest]:
     """Everything, in order."""
     return [*_namespaces(site), *_account(site), *_rights(site), _quota(site), _limits(site), *_networks(site)]
 
@@ -63,7 +89,7 @@ def _object(kind: str, name: str, *, api: str = "v1", namespace: str = "", **fie
     return {"apiVersion": api, "kind": kind, "metadata": metadata, **fields}
 
 
-def _namespaces(site: Site) -> list[Manifest]:
+def _namespaces(site: ManifestOptions) -> list[Manifest]:
     stacks = _object("Namespace", site.namespace)
     levels = {"enforce": site.profile, "warn": "restricted", "audit": "restricted"}
     stacks["metadata"]["labels"] = {f"pod-security.kubernetes.io/{mode}": level for mode, level in levels.items()}
@@ -72,7 +98,12 @@ def _namespaces(site: Site) -> list[Manifest]:
     return [stacks, _object("Namespace", site.account_namespace)]
 
 
-def _account(site: Site) -> list[Manifest]:
+def _account(site: ManifestOptions) -> list[Manifest]:
+    account = _object(
+        "ServiceAccount", site.account, namespace=site.account_namespace, automountServiceAccountToken=False
+    )
+    if not site.token_secret:
+        return [account]
     token = _object(
         "Secret",
         f"{site.account}-token",
@@ -80,22 +111,28 @@ def _account(site: Site) -> list[Manifest]:
         type="kubernetes.io/service-account-token",
     )
     token["metadata"]["annotations"] = {"kubernetes.io/service-account.name": site.account}
-    account = _object(
-        "ServiceAccount", site.account, namespace=site.account_namespace, automountServiceAccountToken=False
-    )
     return [account, token]
 
 
-def _rights(site: Site) -> list[Manifest]:
+def _rights(site: ManifestOptions) -> list[Manifest]:
     wide = f"{site.account}-{site.namespace}"
     subjects = [{"kind": "ServiceAccount", "name": site.account, "namespace": site.account_namespace}]
     role = _object(
-        "Role", site.account, api=f"{_RBAC}/v1", namespace=site.namespace, rules=[one.rule() for one in IN_NAMESPACE]
+        "Role",
+        site.account,
+        api=f"{_RBAC}/v1",
+        namespace=site.namespace,
+        rules=[one.rule() for one in in_namespace(site.instance)],
     )
     cluster_role = _object(
         "ClusterRole", wide, api=f"{_RBAC}/v1", rules=[one.rule() for one in in_cluster(site.namespace)]
     )
-    return [role, _binding(role, subjects), cluster_role, _binding(cluster_role, subjects)]
+    roles = [role, cluster_role]
+    if not site.token_secret:
+        rules = [one.rule() for one in of_account(site.account)]
+        name = f"{site.account}-token"
+        roles.insert(1, _object("Role", name, api=f"{_RBAC}/v1", namespace=site.account_namespace, rules=rules))
+    return [document for one in roles for document in (one, _binding(one, subjects))]
 
 
 def _binding(role: Manifest, subjects: list[dict[str, str]]) -> Manifest:
@@ -111,9 +148,9 @@ def _binding(role: Manifest, subjects: list[dict[str, str]]) -> Manifest:
     )
 
 
-def _quota(site: Site) -> Manifest:
+def _quota(site: ManifestOptions) -> Manifest:
     """An example: as many stacks as there are node ports, and none of what stacks do not use."""
-    count = str(site.stacks)
+    count = str(parse(site.stacks))
     hard = {
         "pods": count,
         "services": count,
@@ -121,24 +158,35 @@ def _quota(site: Site) -> Manifest:
         "services.loadbalancers": "0",
         "persistentvolumeclaims": "0",
     }
-    for name, amount in (("cpu", site.cpu), ("memory", site.memory)):
+    for name, amount in (("cpu", site.cpu), ("memory", site.memory), (EPHEMERAL_STORAGE, site.ephemeral_storage)):
         if amount:
             hard |= {f"requests.{name}": amount, f"limits.{name}": amount}
     return _object("ResourceQuota", "stacks", namespace=site.namespace, spec={"hard": hard})
 
 
-def _limits(site: Site) -> Manifest:
-    """An example: no container is larger than this, and none fills a node's disk."""
+def _limits(site: ManifestOptions) -> Manifest:
+    """An example: no container is larger than this, and none fills a node's disk.
+
+    Written out is all that an API server would fill in by itself, so that to apply it again changes nothing.
+    """
+    largest = {"cpu": site.largest_cpu, "memory": site.largest_memory}
+    disk, default, request = site.largest_ephemeral_storage, DEFAULT_STORAGE, REQUESTED_STORAGE
+    if disk:
+        default, request = _smaller(default, disk), _smaller(request, disk)
     limit = {
         "type": "Container",
-        "max": {"cpu": site.largest_cpu, "memory": site.largest_memory, "ephemeral-storage": "2Gi"},
-        "default": {"ephemeral-storage": "1Gi"},
-        "defaultRequest": {"ephemeral-storage": "64Mi"},
+        "max": largest | ({EPHEMERAL_STORAGE: disk} if disk else {}),
+        "default": largest | ({EPHEMERAL_STORAGE: default} if disk else {}),
+        "defaultRequest": largest | ({EPHEMERAL_STORAGE: request} if disk else {}),
     }
     return _object("LimitRange", "stacks", namespace=site.namespace, spec={"limits": [limit]})
 
 
-def _networks(site: Site) -> list[Manifest]:
+def _smaller(one: str, other: str) -> str:
+    return min(one, other, key=lambda text: parse(text).nanos)
+
+
+def _networks(site: ManifestOptions) -> list[Manifest]:
     """Policies add up: nothing for anybody in the namespace, and for the stacks what is listed."""
     nothing = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     found = [_policy(site, "default-deny", nothing), _policy(site, "stacks-from-outside", _ingress(site))]
@@ -149,7 +197,7 @@ def _networks(site: Site) -> list[Manifest]:
     return found
 
 
-def _policy(site: Site, name: str, spec: dict[str, Any]) -> Manifest:
+def _policy(site: ManifestOptions, name: str, spec: dict[str, Any]) -> Manifest:
     return _object("NetworkPolicy", name, api=f"{NETWORKING}/v1", namespace=site.namespace, spec=spec)
 
 
@@ -158,7 +206,7 @@ def _stacks(**rules: Any) -> dict[str, Any]:
     return {"podSelector": selector, "policyTypes": [name.capitalize() for name in rules], **rules}
 
 
-def _ingress(site: Site) -> dict[str, Any]:
+def _ingress(site: ManifestOptions) -> dict[str, Any]:
     """From everywhere but the cluster's own networks: what comes to a node port comes from outside, or from a node."""
     rule: dict[str, Any] = {"from": [_block("0.0.0.0/0", _of(site, 4)), _block("::/0", _of(site, 6))]}
     if site.target_ports:
@@ -170,14 +218,14 @@ def _ingress(site: Site) -> dict[str, Any]:
     return _stacks(ingress=[rule])
 
 
-def _internet(site: Site) -> list[dict[str, Any]]:
+def _internet(site: ManifestOptions) -> list[dict[str, Any]]:
     return [
         _block("0.0.0.0/0", (*PRIVATE_V4, *SPECIAL_V4, *_of(site, 4))),
         _block("::/0", (*PRIVATE_V6, *_of(site, 6))),
     ]
 
 
-def _of(site: Site, version: int) -> tuple[str, ...]:
+def _of(site: ManifestOptions, version: int) -> tuple[str, ...]:
     return tuple(cidr for cidr in site.cluster_cidrs if (":" in cidr) == (version == 6))
 
 
@@ -189,12 +237,89 @@ def _block(cidr: str, but: tuple[str, ...]) -> dict[str, Any]:
     return {"ipBlock": {"cidr": cidr} | ({"except": left} if left else {})}
 
 
-_DNS = {
-    "to": [
-        {
-            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
-            "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
-        }
-    ],
-    "ports": _DNS_PORTS,
-}
+def protects(policies: Iterable[Mapping[str, Any]], instance: str, direction: str = INGRESS) -> bool:
+    """Whether traffic to (or from) the pods of this instance is refused unless a rule allows it; none may allow all."""
+    selecting = [policy for policy in policies if restricts(policy, instance, direction)]
+    return bool(selecting) and not any(opens(policy, direction) for policy in selecting)
+
+
+def restricts(policy: Mapping[str, Any], instance: str, direction: str = INGRESS) -> bool:
+    """Whether the policy selects the pods of this instance, each of them, and is about this direction."""
+    spec = policy.get("spec") or {}
+    return direction in _types(spec) and _selects(spec.get("podSelector") or {}, instance)
+
+
+def opens(policy: Mapping[str, Any], direction: str = INGRESS) -> bool:
+    """Whether a rule of the policy allows the traffic of anybody."""
+    rules, peers = _SOURCES[direction]
+    return any(not rule.get(peers) and not rule.get("ports") for rule in (policy.get("spec") or {}).get(rules) or ())
+
+
+def lets_through(
+    policies: Iterable[Mapping[str, Any]], instance: str, networks: Sequence[str], direction: str = INGRESS
+) -> Iterator[tuple[str, list[str]]]:
+    """(policy, networks) of each policy that lets these networks, or a part of them, reach (or be reached by) our pods.
+
+    Looked at are addresses only: who is let through by the labels of pods is meant.
+    """
+    known = [(text, ip_network(text, strict=False)) for text in networks]
+    rules, peers = _SOURCES[direction]
+    for policy in policies:
+        if not restricts(policy, instance, direction):
+            continue
+        blocks = [block for rule in (policy.get("spec") or {}).get(rules) or () for block in _blocks(rule.get(peers))]
+        open_to = [text for text, network in known if any(_left(network, *block) for block in blocks)]
+        if open_to:
+            yield policy["metadata"]["name"], open_to
+
+
+def _blocks(peers: Sequence[Mapping[str, Any]] | None) -> Iterator[tuple[Network, list[Network]]]:
+    """Each network that a rule lets through, with what is taken out of it; no peers at all are everybody."""
+    if not peers:
+        yield from ((ip_network(everything), []) for everything in ("0.0.0.0/0", "::/0"))
+    for peer in peers or ():
+        if block := peer.get("ipBlock"):
+            excepted = [ip_network(one, strict=False) for one in block.get("except") or ()]
+            yield ip_network(block["cidr"], strict=False), excepted
+
+
+def _left(network: Network, block: Network, excepted: Iterable[Network]) -> bool:
+    """Whether a part of the network is in the block and in nothing that is taken out of it."""
+    parts = [network] if _within(network, block) else [block] if _within(block, network) else []
+    for hole in excepted:
+        kept: list[Network] = []
+        for part in parts:
+            if _within(hole, part) and hole != part:
+                kept += part.address_exclude(hole)  # type: ignore[arg-type]
+            elif not _within(part, hole):
+                kept.append(part)
+        parts = kept
+    return bool(parts)
+
+
+def _within(inner: Network, outer: Network) -> bool:
+    return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]
+
+
+def _types(spec: Mapping[str, Any]) -> list[str]:
+    """Without policyTypes it is about ingress, and about egress if it has rules for that (NetworkPolicySpec)."""
+    return spec.get("policyTypes") or [INGRESS, *([EGRESS] if spec.get("egress") else [])]
+
+
+def _selects(selector: Mapping[str, Any], instance: str) -> bool:
+    ours: dict[str, str | None] = {**labels.object_labels(instance, ""), labels.STACK: None}
+    wanted = (selector.get("matchLabels") or {}).items()
+    expressions = selector.get("matchExpressions") or ()
+    return all(ours.get(key) == value for key, value in wanted) and all(_holds(one, ours) for one in expressions)
+
+
+def _holds(expression: Mapping[str, Any], ours: Mapping[str, str | None]) -> bool:
+    """Whether the expression is true of every pod of ours; a stack's id is one that no policy knows."""
+    key, values = expression["key"], expression.get("values") or ()
+    rules: dict[str, Callable[[], bool]] = {
+        "Exists": lambda: key in ours,
+        "DoesNotExist": lambda: False,
+        "In": lambda: ours.get(key) in values,
+        "NotIn": lambda: key in ours and ours[key] is not None and ours[key] not in values,
+    }
+    return expression["operator"] in rules and rules[expression["operator"]]()

@@ -10,7 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from stackd.kube.lease import lease_name
+from stackd.kube.wire import LEASES, TOKENS
+
 NETWORKING = "networking.k8s.io"
+COORDINATION = "coordination.k8s.io"
 CLUSTER_IDENTITY = "kube-system"
 
 
@@ -31,7 +35,7 @@ class Right:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class AccessReview:
     """One verb of one right, for an access review; an empty namespace is the cluster's scope."""
 
     verb: str
@@ -54,6 +58,11 @@ IN_NAMESPACE: tuple[Right, ...] = (
         verbs=("create", "get", "list", "watch", "delete"),
         why="the stacks' services",
     ),
+    Right(
+        resource="configmaps",
+        verbs=("create", "get", "list", "watch", "patch", "delete"),
+        why="the records of stacks that their users have stopped",
+    ),
     Right(resource="pods/log", verbs=("get",), why="the logs of a stack"),
     Right(resource="events", verbs=("list",), why="the events of a stack"),
     Right(
@@ -62,9 +71,29 @@ IN_NAMESPACE: tuple[Right, ...] = (
         verbs=("list",),
         why="require_ingress_network_policy, and the doctor",
     ),
-    Right(resource="resourcequotas", verbs=("list",), why="the doctor compares the quota with the nodes"),
-    Right(resource="limitranges", verbs=("list",), why="the doctor tells what a stack is limited to"),
+    Right(resource="resourcequotas", verbs=("list",), why="how many stacks fit, for /capacity and the doctor"),
+    Right(
+        resource="limitranges",
+        verbs=("list",),
+        why="what a LimitRange gives to each container, for /capacity and the doctor",
+    ),
 )
+
+
+def in_namespace(instance: str) -> tuple[Right, ...]:
+    """What is granted within the namespace of the stacks. A create has no name that it could be bound to."""
+    name = lease_name(instance)
+    return (
+        *IN_NAMESPACE,
+        Right(resource=LEASES, group=COORDINATION, verbs=("create",), why=f"the Lease {name}, where there is none"),
+        Right(
+            resource=LEASES,
+            group=COORDINATION,
+            names=(name,),
+            verbs=("get", "list", "watch", "update"),
+            why="one stackd at a time owns the stacks, and renews this Lease",
+        ),
+    )
 
 
 def in_cluster(namespace: str) -> tuple[Right, ...]:
@@ -80,15 +109,35 @@ def in_cluster(namespace: str) -> tuple[Right, ...]:
     )
 
 
-def asks(namespace: str) -> Iterator[Ask]:
-    """Each verb of the table as a question."""
-    scoped = ((right, namespace) for right in IN_NAMESPACE)
-    wide = ((right, "") for right in in_cluster(namespace))
-    for right, where in (*scoped, *wide):
+def of_account(account: str) -> tuple[Right, ...]:
+    """What is granted in the namespace of stackd's own account."""
+    return (
+        Right(
+            resource=TOKENS,
+            names=(account,),
+            verbs=("create",),
+            why="its own token, which ends, is renewed in time",
+        ),
+    )
+
+
+def asks(namespace: str, instance: str) -> Iterator[AccessReview]:
+    """Each verb of what is done to the stacks and to the cluster as a question."""
+    yield from _questions(in_namespace(instance), namespace)
+    yield from _questions(in_cluster(namespace), "")
+
+
+def asks_of_account(account: str, namespace: str) -> Iterator[AccessReview]:
+    """The same of what is done to stackd's own account in its namespace."""
+    yield from _questions(of_account(account), namespace)
+
+
+def _questions(rights: tuple[Right, ...], where: str) -> Iterator[AccessReview]:
+    for right in rights:
         resource, _, subresource = right.resource.partition("/")
         for verb in right.verbs:
             for name in right.names or ("",):
-                yield Ask(
+                yield AccessReview(
                     verb=verb,
                     resource=resource,
                     subresource=subresource,

@@ -1,8 +1,9 @@
 """List and watch of one kind of object, without end: three generators, one inside the other.
 
-    lines     the lines of one watch connection, and the sign of life that each byte is
-    stream    the events of one connection, from a resourceVersion on
-    endless   list → watch → pause → watch …, from where the last one ended; a new list when that is too old
+    lines     the lines of one watch connection
+    stream    the events of one connection, from a resourceVersion on, and the sign of life that each of them is
+    endless   list → watch → pause → watch …, from where the last one ended; a new list when that is too old (``_once`` is
+              one turn of it)
 
 Owns when to list again, when to reconnect and how long to wait before; and ``Pulse``, which says how it goes. Knows
 nothing of what is kept of the objects or who waits for them.
@@ -13,10 +14,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import aiohttp
 import orjson
@@ -28,18 +29,23 @@ from stackd.errors import (
     ClusterSilent,
     ClusterUnavailable,
     StackdError,
+    UnexpectedAnswer,
     VersionExpired,
 )
-from stackd.kube.answers import error_of
-from stackd.kube.backoff import Backoff
-from stackd.kube.caller import Caller
-from stackd.kube.calls import Answer, Call
+from stackd.kube.caller import Backoff, Caller
+from stackd.kube.responses import SHOWN_BYTES, error_of, is_older, is_version, item_trouble, readable
+from stackd.kube.wire import KINDS, JsonObject, KubeRequest, KubeResponse, read_status
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # A watch that lived so long was a good one: its end is the server's routine, no reason to wait longer each time.
 _GOOD_SECONDS = 1.0
+# A watch that has stood so long without a word is one on which nothing happens.
+_STANDING_SECONDS = 0.25
+OLDER_SECONDS = 10.0
+"""When all lists have been older than what was known before for so long, it is the cluster that was set back."""
+_INTERNAL = 500
 _EVENTS = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK"})
 
 
@@ -50,9 +56,11 @@ class Timings:
 
     Bookmarks come about once a minute, but only with a version newer than the one that the watch was asked from
     (Kubernetes 1.36). Where nothing happens, a watch is silent for the whole of ``idle_limit``: nothing to warn of.
+
+    ``longest_pause`` also bounds what a Retry-After asks for: nothing is seen meanwhile, and a watch costs one request.
     """
 
-    idle_limit: float = 75.0
+    idle_limit: float = 30.0
     watch_seconds: int = 300
     first_pause: float = 0.05
     longest_pause: float = 5.0
@@ -63,15 +71,12 @@ class Source(Generic[T]):
     """What is watched, and how one object of it is read; ``call`` is the list."""
 
     kind: str
-    call: Call
-    parse: Callable[[dict[str, Any]], T]
+    call: KubeRequest
+    parse: Callable[[JsonObject], T]
 
-    def read(self, raw: dict[str, Any]) -> T:
-        """The object. Raises ClusterUnavailable where the JSON is not one of this kind."""
-        try:
-            return self.parse(raw)
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
-            raise ClusterUnavailable(f"one of {self.kind} cannot be read: {type(exc).__name__}: {exc}") from exc
+    def read(self, raw: JsonObject) -> T:
+        """The object. Raises UnexpectedAnswer where the JSON is not one of this kind."""
+        return readable(self.kind, self.parse, raw)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +95,11 @@ class Changed(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class WatchEvent:
     """One line of a watch; ``raw`` is the object (of a bookmark, only its resourceVersion)."""
 
     type: str
-    raw: dict[str, Any]
+    raw: JsonObject
 
     @property
     def resource_version(self) -> str:
@@ -102,20 +107,25 @@ class Event:
         return str(self.raw["metadata"]["resourceVersion"])
 
 
-class Pulse:
-    """How it goes with one watch. ``disconnected_since`` is on the monotonic clock, None while connected."""
+class WatchHealth:
+    """How it goes with one watch. ``disconnected_since`` is on the monotonic clock, None while connected.
 
-    def __init__(self, kind: str, clock: Clock) -> None:
+    ``failed`` is called each time that the connection is lost, or not to be had.
+    """
+
+    def __init__(self, kind: str, clock: Clock, failed: Callable[[], None] = lambda: None) -> None:
         self.kind = kind
         self._clock = clock
+        self._failed = failed
         self._born = clock.monotonic()
         self.last_good: float | None = None
         self.disconnected_since: float | None = self._born
         self.last_error = ""
-        self.relists = self.restarts = self.outages = self.bookmarks = self.events = 0
+        self._content: aiohttp.StreamReader | None = None
+        self.relists = self.restarts = self.outages = self.bookmarks = self.events = self.refused = 0
 
     def beat(self) -> None:
-        """Something arrived that says that the connection lives."""
+        """Kubernetes has said something, or a watch of it stands."""
         self.last_good = self._clock.monotonic()
         if self.disconnected_since is not None:
             if self.last_error:
@@ -128,8 +138,24 @@ class Pulse:
             self.disconnected_since = self._clock.monotonic()
         if not self.last_error:
             self.outages += 1
-            log.warning("watch of %s is interrupted: %s", self.kind, error)
+            detail = f" ({error.shown})" if isinstance(error, UnexpectedAnswer) and error.shown else ""
+            log.warning("watch of %s is interrupted: %s%s", self.kind, error, detail)
         self.last_error = str(error)
+        self._failed()
+
+    @contextmanager
+    def reading(self, response: aiohttp.ClientResponse) -> Iterator[None]:
+        """The watch is read from this answer meanwhile."""
+        self._content = response.content
+        try:
+            yield
+        finally:
+            self._content = None
+
+    def reopen(self) -> None:
+        """The connection may be dead: have the watch asked for again over another one, from where it is."""
+        if self._content is not None:
+            self._content.set_exception(TimeoutError())
 
     def staleness(self) -> float:
         """Seconds since what is known was last known to be true."""
@@ -137,76 +163,140 @@ class Pulse:
         return self._clock.monotonic() - since
 
 
-async def lines(response: aiohttp.ClientResponse, pulse: Pulse) -> AsyncGenerator[bytes, None]:
-    """The lines until the server ends the answer; a last one that is not complete is left out."""
+async def lines(call: KubeRequest, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+    """The lines until the server ends the answer. Raises UnexpectedAnswer where the last one is not complete: the server
+    ends a watch between two events, and never in one.
+    """
     rest = b""
     while chunk := await response.content.readany():
-        pulse.beat()
         *whole, rest = (rest + chunk).split(b"\n")
         for line in whole:
             if line.strip():
                 yield line
+    if rest.strip():
+        raise _unreadable(call.resource, "it ends in the middle of an event", rest)
 
 
 async def stream(
-    caller: Caller, source: Source[T], version: str, pulse: Pulse, timings: Timings
-) -> AsyncGenerator[Event, None]:
+    caller: Caller, source: Source[T], version: str, health: WatchHealth, timings: Timings
+) -> AsyncGenerator[WatchEvent, None]:
     """The events of one connection after ``version``, until the server ends it.
 
-    Raises VersionExpired when the version is too old, ClusterUnavailable for everything that a reconnect may mend.
+    Raises VersionExpired when the version is too old, ClusterUnavailable for everything that a reconnect may fix.
     """
     call = _watch_call(source, version, timings)
     async with caller.connection.stream(call, idle=timings.idle_limit) as response:
-        pulse.beat()
-        async with aclosing(lines(response, pulse)) as received:
-            async for line in received:
-                yield _event(call, line)
+        # That it was opened says little: what is not Kubernetes can do that, too. It ends at once then, or talks nonsense.
+        standing = asyncio.get_running_loop().call_later(_STANDING_SECONDS, health.beat)
+        try:
+            with health.reading(response):
+                async with aclosing(lines(call, response)) as received:
+                    async for line in received:
+                        event = _event(call, line)
+                        standing.cancel()
+                        health.beat()
+                        caller.connection.contact.heard(answer=False)
+                        yield event
+        finally:
+            standing.cancel()
 
 
 async def endless(
-    caller: Caller, source: Source[T], pulse: Pulse, timings: Timings
+    caller: Caller, source: Source[T], health: WatchHealth, timings: Timings
 ) -> AsyncGenerator[Listed[T] | Changed[T], None]:
     """A list and every change after it, for as long as it is read; after a gap, the list again."""
-    backoff = Backoff(first=timings.first_pause, most=timings.longest_pause)
-    version = ""
-    loop = asyncio.get_running_loop()
+    place = _Place(Backoff(first=timings.first_pause, most=timings.longest_pause))
     while True:
         retry_after = 0
-        began = loop.time()
         try:
-            if not version:
-                items, version = await caller.everything(source.call, source.read)
-                pulse.beat()
-                yield Listed(items=tuple(items))
-            async with aclosing(stream(caller, source, version, pulse, timings)) as events:
-                async for event in events:
-                    version = event.resource_version
-                    backoff.reset()
-                    if event.type == "BOOKMARK":
-                        pulse.bookmarks += 1
-                        continue
-                    pulse.events += 1
-                    yield Changed(item=source.read(event.raw), gone=event.type == "DELETED")
-            if loop.time() - began >= _GOOD_SECONDS:
-                backoff.reset()
+            async with aclosing(_once(caller, source, place, health, timings)) as news:
+                async for one in news:
+                    yield one
         except VersionExpired as exc:
             log.info("watch of %s: listing again: %s", source.kind, exc)
-            version = ""
-            pulse.relists += 1
+            place.version = ""
+            health.relists += 1
         except ClusterSilent as exc:
             log.debug("watch of %s: %s; asking again", source.kind, exc)
-            pulse.restarts += 1
+            health.restarts += 1
             continue
         except ClusterOverloaded as exc:
-            pulse.lost(exc)
+            health.lost(exc)
             retry_after = exc.retry_after
         except (ClusterError, ClusterUnavailable) as exc:
-            pulse.lost(exc)
-        pulse.restarts += 1
-        await asyncio.sleep(backoff.pause(retry_after))
+            health.lost(exc)
+        health.restarts += 1
+        await asyncio.sleep(place.backoff.pause(min(retry_after, timings.longest_pause)))
 
 
-def _watch_call(source: Source[T], version: str, timings: Timings) -> Call:
+class _Place:
+    """From where the watch goes on (nowhere: from a list), and how long it waits before that."""
+
+    def __init__(self, backoff: Backoff) -> None:
+        self.version = ""
+        self.newest = ""
+        self.older_since: float | None = None
+        self.backoff = backoff
+
+    def advance(self, version: str) -> None:
+        """The watch goes on from there."""
+        self.version = self.newest = version
+        self.older_since = None
+
+    def listed(self, health: WatchHealth, version: str) -> None:
+        """A list of that version was taken. Raises UnexpectedAnswer if it is older than what was told before.
+
+        It is a cache's or a proxy's then; or, where each list says so for a while, the cluster was set back by its operator.
+        """
+        if is_older(version, self.newest):
+            now = asyncio.get_running_loop().time()
+            self.older_since = now if self.older_since is None else self.older_since
+            if now - self.older_since < OLDER_SECONDS:
+                health.refused += 1
+                detail = f"resourceVersion {version}, after {self.newest}"
+                raise UnexpectedAnswer(f"a list of {health.kind} is older than what was known before", detail)
+            log.warning(
+                "the cluster's %s were set back from resourceVersion %s to %s", health.kind, self.newest, version
+            )
+        self.advance(version)
+
+
+async def _once(
+    caller: Caller, source: Source[T], place: _Place, health: WatchHealth, timings: Timings
+) -> AsyncGenerator[Listed[T] | Changed[T], None]:
+    """The list, if there is no place yet, and the changes of one connection."""
+    loop = asyncio.get_running_loop()
+    began, said = loop.time(), health.events + health.bookmarks
+    if not place.version:
+        items, version = await caller.everything(source.call, source.read)
+        place.listed(health, version)
+        health.beat()
+        yield Listed(items=tuple(items))
+    async with aclosing(stream(caller, source, place.version, health, timings)) as events:
+        async for event in events:
+            if is_older(event.resource_version, place.version):
+                health.refused += 1
+                log.warning(
+                    "watch of %s: an event is older than what was known, and does not count (resourceVersion %s, after %s)",
+                    source.kind, event.resource_version, place.version, extra={"same": f"older {source.kind}"},
+                )  # fmt: skip
+                continue
+            if event.type == "BOOKMARK":
+                health.bookmarks += 1
+            else:
+                item = source.read(event.raw)
+                health.events += 1
+                yield Changed(item=item, gone=event.type == "DELETED")
+            # Not before it was read and told: what could not be read is asked for again.
+            place.advance(event.resource_version)
+            place.backoff.reset()
+    if loop.time() - began >= _GOOD_SECONDS:
+        place.backoff.reset()
+    elif health.events + health.bookmarks == said:
+        raise UnexpectedAnswer(f"the watch of {source.kind} ended as soon as it was opened")
+
+
+def _watch_call(source: Source[T], version: str, timings: Timings) -> KubeRequest:
     listed = source.call
     params = {
         **listed.params,
@@ -216,19 +306,36 @@ def _watch_call(source: Source[T], version: str, timings: Timings) -> Call:
         # Not all at the same moment, and not all watches of all clients.
         "timeoutSeconds": str(round(timings.watch_seconds * random.uniform(1.0, 2.0))),
     }
-    return Call(verb="watch", resource=listed.resource, path=listed.path, namespace=listed.namespace, params=params)
+    return KubeRequest(
+        verb="watch", resource=listed.resource, path=listed.path, namespace=listed.namespace, params=params
+    )
 
 
-def _event(call: Call, line: bytes) -> Event:
+def _event(call: KubeRequest, line: bytes) -> WatchEvent:
+    """The event that the line is. Raises what an error event means, and UnexpectedAnswer for all that is no event."""
     try:
         document = orjson.loads(line)
-        kind, raw = document["type"], document["object"]
-        if kind == "ERROR":
-            raise error_of(call, Answer(status=int(raw.get("code") or 500), body=orjson.dumps(raw)))
-        if kind not in _EVENTS:
-            raise ValueError(f"an event of type {kind!r}")
-        event = Event(type=kind, raw=raw)
-        _ = event.resource_version
-        return event
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise ClusterUnavailable(f"a watch event of {call.resource} cannot be read: {exc}") from exc
+    except orjson.JSONDecodeError as exc:
+        raise _unreadable(call.resource, "a line is no JSON", line) from exc
+    kind, raw = (document.get("type"), document.get("object")) if isinstance(document, dict) else (None, None)
+    if kind == "ERROR" and isinstance(raw, dict) and (status := read_status(raw)) is not None:
+        raise error_of(call, KubeResponse(status=status.code or _INTERNAL, body=orjson.dumps(raw)))
+    if kind not in _EVENTS or not isinstance(raw, dict):
+        raise _unreadable(call.resource, "a line is no event", line)
+    if trouble := _trouble(call, kind, raw):
+        raise _unreadable(call.resource, trouble, line)
+    return WatchEvent(type=kind, raw=raw)
+
+
+def _trouble(call: KubeRequest, kind: str, raw: JsonObject) -> str:
+    expected, metadata = KINDS[call.resource], raw.get("metadata")
+    if (raw.get("kind"), raw.get("apiVersion")) != (expected.name, expected.api_version):
+        return f"an event is not about a {expected.name}"
+    if not isinstance(metadata, dict) or not is_version(metadata.get("resourceVersion")):
+        return "an event has no resourceVersion"
+    trouble = "" if kind == "BOOKMARK" else item_trouble(call, raw)
+    return trouble and f"an event is about {trouble}"
+
+
+def _unreadable(kind: str, trouble: str, line: bytes) -> UnexpectedAnswer:
+    return UnexpectedAnswer(f"the watch of {kind} cannot be read: {trouble}", repr(line[:SHOWN_BYTES]))

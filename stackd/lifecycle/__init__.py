@@ -1,10 +1,18 @@
-"""The room: what stackd does with a stack, one verb per file, and the only place where store and cluster meet.
+"""What stackd does with a stack, and the only place where store and cluster meet.
 
-create, delete, expire, batch    what is asked for
-extend, restart                  … of a stack that lives: a later end; stop, start, another pod
-create_once, dry_run, capacity, quotas, waiting, logs      what is asked about it, before and after
-observe, status, follow, evidence                          what is seen, and why it is so
-retire, reconcile, brake         what must go, what was missed, and when to stop and wait for the operator
-bring_up, rebuild, replay, purge
-room, crashpoints                what every verb is given; where the fault tests let the process die
+create, delete, batch, ttl, restart   what is asked for: one verb per file (ttl: expire and extend; restart: stop and start, too)
+capacity, needs                       how many more would fit
+idempotency                           the same request twice; and what is forgotten after a while
+pods, services         a stack's pod with all that is added to it; its Service and its node ports
+repair                                what living stacks lack is put back
+observe, status, diagnostics          what is seen, what it means, and why it is so
+plan, reconcile, brake                what was missed, and when to stop and wait for the operator
+bring_up, rebuild, readiness          the cluster: is it the right one; rows from its objects; what keeps stackd from being ready
+ownership, lease_rules                which of two stackd may change anything
+prepull                               images that are on the nodes before they are asked for
+pools, assign, refill, pace           stacks that wait: which may be given; given away; made anew; what comes first
+pool_figures, template_history        how the pool of each template is doing; the last hour of each template
+hiding                                generated values are kept out of what others say of a stack
+wall_clock, nodes                     whether the clock can be believed; which nodes take stacks
+context, crashpoints                  what every verb is given; where the fault tests let the process die
 """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from stackd.clock import Clock
@@ -21,10 +21,13 @@ FREE_ENDINGS = 10
 WINDOW_SECONDS = 60.0
 """Endings that trickle in one by one within this time count as one."""
 
+CONFIRMED_SECONDS = 60.0
+"""A confirmation that no pass could use by then is void: the operator has not seen what is held later."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrongCluster:
-    """The uid of kube-system that the file remembers, and the one that answered."""
+    """The file belongs to another cluster: the uid of kube-system that it remembers, and the one that answered."""
 
     expected: str
     found: str
@@ -41,15 +44,16 @@ class Brake:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._endings: deque[float] = deque()
+        self._endings: dict[str, float] = {}
         self._held: dict[str, str] = {}
-        self._released = False
+        self._confirmed: frozenset[str] = frozenset()
+        self._confirmed_until = 0.0
         self.wrong_cluster: WrongCluster | None = None
         self._identity_known = asyncio.Event()
 
     @property
     def identity_in_doubt(self) -> bool:
-        """Whether the cluster has yet to say who it is: from the start on, and each time that it was away."""
+        """Whether the cluster has yet to confirm its identity: after a start, and each time it was away."""
         return not self._identity_known.is_set()
 
     @identity_in_doubt.setter
@@ -60,9 +64,10 @@ class Brake:
             self._identity_known.set()
 
     async def identity_known(self, timeout: float) -> None:
-        """Return when the cluster has said who it is. Raises TimeoutError after ``timeout`` seconds."""
-        async with asyncio.timeout(timeout):
-            await self._identity_known.wait()
+        """Return when the cluster has confirmed its identity. Raises TimeoutError after ``timeout`` seconds."""
+        if not self._identity_known.is_set():
+            async with asyncio.timeout(timeout):
+                await self._identity_known.wait()
 
     @property
     def held(self) -> dict[str, str]:
@@ -89,41 +94,56 @@ class Brake:
         if self.wrong_cluster is not None:
             raise Held(f"no stack can be created: {self.wrong_cluster}")
 
-    def allow(self, endings: dict[str, str], total: int, max_share: float) -> bool:
-        """Whether ``endings`` (id → what would be done, none of it asked for) of ``total`` stacks may go ahead.
+    def hold_back(self, endings: Mapping[str, str], among: Collection[str], max_share: float) -> frozenset[str]:
+        """Which of ``endings`` (id → what would be done, none of it asked for) may not go ahead; ``among`` are all ids.
 
-        Those of the last minute count with them. If not, they are held until they stop being true or are confirmed.
+        Those of the last minute count with them, each id once however often its ending is tried. What is held stays so
+        until it stops being true (``forget``) or is confirmed.
         """
         if self.wrong_cluster is not None:
-            return False
-        if not endings:
-            return True
+            return frozenset(endings)
         now = self._clock.monotonic()
-        while self._endings and self._endings[0] < now - WINDOW_SECONDS:
-            self._endings.popleft()
-        count = len(self._endings) + len(endings.keys() | self._held.keys())
-        of = total + len(self._endings)
-        if self._released or count <= FREE_ENDINGS or count <= max_share * of:
-            self._endings.extend([now] * len(endings))
-            self.forget(endings)
-            return True
+        self._endings = {name: at for name, at in self._endings.items() if at >= now - WINDOW_SECONDS}
+        confirmed = self.confirmed
+        self.forget(endings.keys() & confirmed)
+        unconfirmed = {name: what for name, what in endings.items() if name not in confirmed}
+        if not unconfirmed:
+            return frozenset()
+        counted = self._endings.keys() | self._held.keys() | unconfirmed.keys()
+        if len(counted) <= FREE_ENDINGS or len(counted) <= max_share * len(counted | set(among)):
+            self._endings = dict.fromkeys(unconfirmed, now) | self._endings
+            self.forget(unconfirmed)
+            return frozenset()
         if not self._held:
-            log.error("brake: %d of %d stacks would be ended or removed although nobody asked for it", count, of)
-        self._held.update(endings)
-        return False
+            log.error(
+                "brake: %d of %d stacks would be ended or removed although nobody asked for it",
+                len(counted),
+                len(counted | set(among)),
+            )
+        self._held.update(unconfirmed)
+        return frozenset(unconfirmed)
 
-    def forget(self, stack_ids: dict[str, str] | set[str]) -> None:
-        """These need no holding any more: they were done, or are true no longer."""
+    def forget(self, stack_ids: Iterable[str]) -> None:
+        """Stop holding these: they were carried out, or no longer apply."""
         for stack_id in stack_ids:
             self._held.pop(stack_id, None)
 
-    def confirm(self) -> int:
-        """The operator agrees: the next pass may do what is held. Returns how many that is."""
-        self._released = True
-        return len(self._held)
+    @property
+    def confirmed(self) -> frozenset[str]:
+        """The ids whose endings the operator has released, while that release counts."""
+        return self._confirmed if self._clock.monotonic() < self._confirmed_until else frozenset()
+
+    def confirm(self) -> frozenset[str]:
+        """The operator releases what is held now, and nothing else. Returns the ids.
+
+        It counts for the next pass that can be made, or for a minute.
+        """
+        self._confirmed = frozenset(self._held)
+        self._confirmed_until = self._clock.monotonic() + CONFIRMED_SECONDS
+        return self._confirmed
 
     def pass_done(self) -> None:
-        """A whole pass has been made; a confirmation counts for one only."""
-        if self._released:
+        """A whole pass has been made: a confirmation is used up, and the operator has seen what led to it."""
+        if self.confirmed:
             self._endings.clear()
-        self._released = False
+        self._confirmed = frozenset()

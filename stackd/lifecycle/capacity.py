@@ -1,43 +1,47 @@
-"""How many more stacks of a kind would fit, and what ends first: nodes, quota, node ports or stackd's own limit.
+"""How many more stacks of a kind would fit, and what runs out first: nodes, quota, node ports or stackd's own limit.
 
-Owns: the arithmetic, from the mirror and the rows alone. It assumes that the nodes run nothing but stacks, as what else
-runs on them is not known here, nor are their taints.
+Owns: the arithmetic, from the mirror, the rows and the quotas as they were last seen, and the background refresh of the
+latter, which runs only while somebody asks. It assumes that the nodes run nothing but stacks, as what else runs on them is
+not known here, nor are their taints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-from stackd.kube.objects import NodeState
-from stackd.lifecycle.room import Room
+from stackd.errors import ClusterError, ClusterUnavailable
+from stackd.lifecycle.context import Context
+from stackd.lifecycle.needs import (
+    CPU,
+    EPHEMERAL,
+    MEMORY,
+    PODS,
+    PORTS,
+    Bound,
+    StackResources,
+    Storage,
+    by_nodes,
+    by_quotas,
+    fits,
+    free_of,
+    storage_given,
+)
 from stackd.model import Stack
-from stackd.podspec.quantity import parse
 
-CPU, MEMORY, PODS, QUOTA, PORTS, MAX_STACKS, NODES = "cpu", "memory", "pods", "quota", "ports", "max_stacks", "nodes"
-ENOUGH = 10**9
-_NEEDS_OF = {
-    "cpu": CPU, "requests.cpu": CPU, "limits.cpu": CPU,
-    "memory": MEMORY, "requests.memory": MEMORY, "limits.memory": MEMORY,
-    "pods": PODS, "count/pods": PODS, "services": PODS, "count/services": PODS,
-    "services.nodeports": PORTS,
-}  # fmt: skip
-_OTHER_SCOPES = frozenset({"Terminating", "BestEffort", "PriorityClass", "CrossNamespacePodAffinity"})
+log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
-    """What one more stack takes."""
-
-    cpu_milli: int
-    memory_bytes: int
-    ports: int = 1
+QUOTA, MAX_STACKS = "quota", "max_stacks"
 
 
 @dataclass(slots=True, kw_only=True)
 class Capacity:
-    """How many fit in all and per node; ``quota`` is None while it is not known, ``stacks`` where there is no limit."""
+    """How many fit in all and per node; ``quota`` is None while it is not known, ``stacks`` where there is no limit.
+
+    ``unassigned`` wait in pools. They give way to creates, so what they take counts as free.
+    """
 
     fits: int
     limited_by: str
@@ -46,19 +50,27 @@ class Capacity:
     quota: int | None = None
     quota_limited_by: str = ""
     stacks: int | None = None
+    unassigned: int = 0
 
 
-def capacity(room: Room, need: Need) -> Capacity:
-    """The room that is left for stacks with this need. Makes no request; says to the quota cache that somebody asks."""
-    room.quotas.wanted_at = room.clock.monotonic()
-    free = {node.name: left for node, left in _nodes(room)}
-    per_node = {name: max(0, min(_fit(left, need).values())) for name, left in free.items()}
-    bounds = {_tightest(free, need): sum(per_node.values()), PORTS: room.store.ports.free // max(1, need.ports)}
-    quota, quota_limited_by = _quota(room, need)
+def storage(context: Context) -> Storage:
+    """The disk of a container that asks for none; LimitRanges as they were last seen."""
+    return storage_given(context.policy.max_ephemeral_storage, context.quotas.limit_ranges)
+
+
+def capacity(context: Context, need: StackResources) -> Capacity:
+    """How many more stacks that take this much fit. Makes no request; tells the quota cache that somebody asks."""
+    context.quotas.wanted_at = context.clock.monotonic()
+    pooled = [stack for stack in context.store.stacks.ordered() if stack.unassigned and stack.deleting_since is None]
+    fitting = {name: fits(left, need) for name, left in free_on_nodes(context, apart_from=pooled)}
+    per_node = {name: min(by_resource.values()) for name, by_resource in fitting.items()}
+    nodes = by_nodes(fitting.values())
+    bounds = {nodes.why: nodes.stacks, PORTS: _free_ports(context, pooled) // max(1, need.ports)}
+    quota = _quota(context, need, pooled)
     if quota is not None:
-        bounds[QUOTA] = quota
-    limit = room.config.limits.max_stacks
-    stacks = max(0, limit - len(room.store.stacks)) if limit else None
+        bounds[QUOTA] = quota.stacks
+    limit = context.config.limits.max_stacks
+    stacks = max(0, limit - len(context.store.assigned)) if limit else None
     if stacks is not None:
         bounds[MAX_STACKS] = stacks
     limited_by = min(bounds, key=lambda name: bounds[name])
@@ -67,74 +79,76 @@ def capacity(room: Room, need: Need) -> Capacity:
         limited_by=limited_by,
         nodes=dict(sorted(per_node.items())),
         ports=bounds[PORTS],
-        quota=quota,
-        quota_limited_by=quota_limited_by,
+        quota=None if quota is None else quota.stacks,
+        quota_limited_by="" if quota is None else quota.why,
         stacks=stacks,
+        unassigned=len(pooled),
     )
 
 
-def _nodes(room: Room) -> Iterator[tuple[NodeState, dict[str, int]]]:
-    """The nodes that take stacks, with what is left on each."""
+def free_on_nodes(context: Context, *, apart_from: Collection[Stack] = ()) -> Iterator[tuple[str, dict[str, int]]]:
+    """The nodes that take stacks, with what is left on each, and with what these take."""
     used: dict[str, list[Stack]] = {}
-    for stack in room.store.stacks.ordered():
-        if stack.node_id is not None and not stack.ended and not stack.at_rest:
+    ids = {stack.stack_id for stack in apart_from}
+    for stack in context.store.stacks.ordered():
+        if stack.node_id is not None and not stack.ended and not stack.at_rest and stack.stack_id not in ids:
             used.setdefault(stack.node_id, []).append(stack)
-    selector = room.config.stacks.node_selector
-    for node in room.mirror.nodes.values():
+    selector = context.config.stacks.node_selector
+    for node in context.mirror.nodes.values():
         if not node.ready or node.unschedulable or not selector.items() <= node.labels.items():
             continue
-        there = used.get(node.name, [])
-        yield (
-            node,
-            {
-                CPU: node.cpu_milli - sum(stack.requested_cpu_milli for stack in there),
-                MEMORY: node.memory_bytes - sum(stack.requested_memory_bytes for stack in there),
-                PODS: node.pods - len(there),
-            },
-        )
+        left = free_of(node)
+        for stack in used.get(node.name, ()):
+            pod = context.mirror.pods.get(stack.pod_name)
+            left[CPU] -= stack.requested_cpu_milli
+            left[MEMORY] -= stack.requested_memory_bytes
+            left[EPHEMERAL] -= pod.ephemeral_bytes if pod is not None else 0
+            left[PODS] -= 1
+        yield node.name, left
 
 
-def _fit(left: Mapping[str, int], need: Need) -> dict[str, int]:
-    takes = {CPU: need.cpu_milli, MEMORY: need.memory_bytes, PODS: 1}
-    return {name: left[name] // takes[name] if takes[name] else ENOUGH for name in takes}
+def _free_ports(context: Context, pooled: Collection[Stack]) -> int:
+    return context.store.ports.free + sum(len(stack.ports) for stack in pooled if stack.ports_held)
 
 
-def _tightest(free: Mapping[str, Mapping[str, int]], need: Need) -> str:
-    """Which of a node's resources ends first, over all nodes; ``nodes`` where there is none to take a stack."""
-    if not free:
-        return NODES
-    fits = [_fit(left, need) for left in free.values()]
-    return min((CPU, MEMORY, PODS), key=lambda name: sum(max(0, fit[name]) for fit in fits))
+def _quota(context: Context, need: StackResources, pooled: Collection[Stack]) -> Bound | None:
+    """The tightest line of all quotas; None while they were never seen, or where none counts what stacks use."""
+    if context.quotas.seen_at is None:
+        return None
+    bounds = by_quotas(context.quotas.objects, need, left=True, given_back=_given_back(context, pooled))
+    return min(bounds, key=lambda bound: bound.stacks, default=None)
 
 
-def _quota(room: Room, need: Need) -> tuple[int | None, str]:
-    if room.quotas.seen_at is None:
-        return None, ""
-    takes = {CPU: need.cpu_milli * 10**6, MEMORY: need.memory_bytes * 10**9, PODS: 10**9, PORTS: need.ports * 10**9}
-    bounds = {
-        f"{quota['metadata']['name']}: {name}": left // takes[_NEEDS_OF[name]]
-        for quota in room.quotas.objects
-        if not _is_for_others(quota)
-        for name, left in _left(quota)
-        if takes[_NEEDS_OF[name]]
-    }
-    if not bounds:
-        return None, ""
-    name = min(bounds, key=lambda one: bounds[one])
-    return max(0, bounds[name]), name
+def _given_back(context: Context, pooled: Collection[Stack]) -> Counter[str]:
+    """What of each resource of a quota is free again where these are ended."""
+    back: Counter[str] = Counter()
+    disk = storage(context)
+    for stack in pooled:
+        if not stack.ended and not stack.at_rest:
+            pod = context.mirror.pods.get(stack.pod_name)
+            need = StackResources(
+                cpu_milli=stack.requested_cpu_milli,
+                memory_bytes=stack.requested_memory_bytes,
+                ephemeral_bytes=pod.ephemeral_bytes if pod is not None else 0,
+                ephemeral_limit_bytes=disk.limit_bytes,
+                ports=len(stack.ports),
+            )
+            back.update(need.of_quota())
+    return back
 
 
-def _left(quota: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """What is left of each resource that a stack takes, in 10⁻⁹."""
-    status = quota.get("status") or {}
-    used = status.get("used") or {}
-    for name, hard in (status.get("hard") or quota["spec"].get("hard") or {}).items():
-        if name in _NEEDS_OF:
-            yield name, parse(hard).nanos - parse(used.get(name, "0")).nanos
-
-
-def _is_for_others(quota: Mapping[str, Any]) -> bool:
-    """Whether the quota's scopes leave the pods of stacks out; they have requests and no deadline."""
-    spec = quota["spec"]
-    selected = [term.get("scopeName") for term in (spec.get("scopeSelector") or {}).get("matchExpressions") or ()]
-    return bool(_OTHER_SCOPES.intersection([*(spec.get("scopes") or ()), *selected]))
+async def refresh_quotas(context: Context, *, asked: bool = False) -> None:
+    """Read the quotas from the cluster if somebody asked lately, or asks now. An error is kept, not raised."""
+    quotas, now = context.quotas, context.clock.monotonic()
+    if not asked and not quotas.wanted(now):
+        return
+    try:
+        context.require_cluster()
+        objects, limit_ranges = await context.cluster.resource_quotas(), await context.cluster.limit_ranges()
+    except (ClusterUnavailable, ClusterError) as error:
+        quotas.error = str(error)
+        log.debug("quotas: %s", error)
+    else:
+        quotas.error = ""
+        quotas.objects, quotas.limit_ranges = objects, limit_ranges
+        quotas.seen_at = context.clock.now()

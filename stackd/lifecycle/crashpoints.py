@@ -1,4 +1,4 @@
-"""Named points between every two writes and calls, where the fault tests let the process die.
+"""Named points between every two writes and calls, at which the fault tests kill the process.
 
 Owns: the names. In production the hook is unset and a point costs one comparison.
 """
@@ -21,31 +21,43 @@ POINTS = (
     "replay.undo_marked",
     "replay.undone",
     "delete.marked",
-    "retire.service_deleted",
-    "retire.pod_deleted",
-    "retire.confirmed",
-    "retire.removed",
+    "delete.service_deleted",
+    "delete.pod_deleted",
+    "delete.record_deleted",
+    "delete.confirmed",
+    "delete.removed",
     "release.service_deleted",
     "release.released",
     "stop.intended",
+    "stop.recorded",
     "stop.cleared",
     "stop.stopped",
     "restart.intended",
+    "restart.recorded",
     "restart.cleared",
     "restart.pod_created",
+    "restart.record_deleted",
     "restart.service_created",
     "restart.started",
     "extend.extended",
+    "assign.picked",
+    "assign.assigned",
+    "assign.annotated",
+    "pool.ended",
+    "pool.gave_way",
     "expire.marked",
     "batch.queued",
     "batch.begun",
     "batch.confirmed",
     "batch.counted",
     "reconcile.undo_marked",
-    "reconcile.removed",
     "repair.port_replaced",
     "repair.service_created",
-    "sweep.deleted",
+    "repair.service_removed",
+    "repair.labels_put_back",
+    "repair.record_put_right",
+    "late.noticed",
+    "orphan.removed",
     "bring_up.identified",
 )
 
@@ -55,7 +67,7 @@ hook: Callable[[str], None] | None = None
 
 
 def reached(name: str) -> None:
-    """The process has come to the point ``name``."""
+    """The process has reached the point ``name``."""
     if hook is not None:
         hook(name)
 

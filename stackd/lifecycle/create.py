@@ -1,4 +1,4 @@
-"""Create a stack: row, pod, service, node, in this order, and undone in whole if any of it fails.
+"""Create a stack: row, pod, service, node, in this request, and undone in whole if any of it fails.
 
 Owns: the order (invariant 1: the row is committed before the cluster is asked for anything) and the undo. The body runs
 in a task of its own and is never cut short in the middle of a call: a client that leaves only makes it undo itself at
@@ -10,29 +10,73 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from stackd.clock import NANOSECONDS
-from stackd.errors import ClusterError, ClusterUnavailable, NodePortTaken, NoRoom, StackdError, StackNotFound
-from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, service_manifest
+from stackd.errors import (
+    ClusterError,
+    ClusterUnavailable,
+    LabelLimitReached,
+    NoNodePort,
+    NoRoom,
+    QuotaExceeded,
+    StackdError,
+    StackNotFound,
+)
 from stackd.kube.objects import PodState, ServiceState
+from stackd.lifecycle.assign import assign, assign_when_made, make_way
+from stackd.lifecycle.context import Abandon, Context, new_id
 from stackd.lifecycle.crashpoints import reached
-from stackd.lifecycle.retire import retire
-from stackd.lifecycle.room import Abandon, Room, new_id
-from stackd.lifecycle.status import Sight, judge, observation
-from stackd.model import NO_LABELS, DeleteReason, NewStack, Observation, SanitizedSpec, Stack, TargetPort
-from stackd.podspec import harden
+from stackd.lifecycle.delete import finish_delete
+from stackd.lifecycle.hiding import hide_in
+from stackd.lifecycle.observe import pod_progress
+from stackd.lifecycle.pods import pod_request
+from stackd.lifecycle.services import serve
+from stackd.lifecycle.status import PodSnapshot, judge, observation
+from stackd.model import (
+    NO_LABELS,
+    NO_VALUES,
+    DeleteReason,
+    NewStack,
+    Observation,
+    PortMapping,
+    SanitizedSpec,
+    Stack,
+    StackStatus,
+    TargetPort,
+)
 from stackd.store import Claim
+from stackd.templates import Template
+from stackd.units import format_duration
 
 log = logging.getLogger(__name__)
 
+ONCE_TRIES = 5
+ONCE_SECONDS = 60.0
+"""How long one of several equal creates waits for the first of them."""
+
+ASK_SECONDS = 5.0
+"""How long the last question for the pod may take."""
+
+SUSPECT_SECONDS = 2.0
+"""A watch that tells nothing of a fresh pod within that time is asked for again over another connection."""
+
+WAYS = 3
+"""So often pools give way to one create: for a node port, for the quota, for a node's room."""
+
+UNDO_SECONDS = 2.0
+"""How long a failed create waits for its undo, which goes on behind its answer."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class CreateRequest:
     """What is asked for, and by whom; ``ttl`` in seconds, the configured default if None.
 
+    ``template`` is where ``spec`` and ``target_ports`` come from, None where the client has sent them.
     ``claim`` is the client's Idempotency-Key, if it sent one, and ``answer`` renders what is kept under it.
+    ``unassigned``: it is for the pool of its template, and nobody's as yet.
     """
 
     spec: SanitizedSpec
@@ -42,162 +86,178 @@ class Order:
     by: str = "stackd"
     claim: Claim | None = None
     answer: Callable[[Stack], bytes] | None = None
+    template: Template | None = None
+    unassigned: bool = False
 
-    def under(self, claim: Claim, answer: Callable[[Stack], bytes]) -> Order:
-        """The same order under an Idempotency-Key."""
+    def under(self, claim: Claim, answer: Callable[[Stack], bytes]) -> CreateRequest:
+        """The same request under an Idempotency-Key."""
         return dataclasses.replace(self, claim=claim, answer=answer)
 
 
-async def create(room: Room, order: Order) -> Stack:
-    """Create a stack and return it as soon as a node has it; what is returned survives ``kill -9``.
+async def create(context: Context, request: CreateRequest) -> Stack:
+    """Create a stack and return it as soon as a node has it, or one that waits in a pool; what is returned survives
+    ``kill -9``. Where there is no room for it, pools give way.
 
     If the caller is cancelled the stack is undone, except under an Idempotency-Key: then the client will ask again.
     Raises NoNodePort, QuotaExceeded, NoRoom, LimitRangeViolation, InvalidPodSpec, ClusterUnavailable, StoreUnavailable,
     LabelLimitReached, Held and ShuttingDown; nothing is left in any of these cases.
     """
     try:
-        room.admit()
+        await context.admitted()
     except StackdError as error:
-        room.metrics.create_ended(error)
+        context.metrics.create_ended(error)
         raise
     stack_id = new_id("stack")
     abandon = Abandon()
-    task = room.tasks.errand(f"create {stack_id}", _create(room, stack_id, order, abandon))
+    task = context.tasks.spawn(f"create {stack_id}", _create(context, stack_id, request, abandon))
     try:
-        return await asyncio.shield(task)
+        return await context.tasks.result_of(task)
     except asyncio.CancelledError:
-        if order.claim is None:
+        if request.claim is None:
             abandon.set()
         raise
 
 
-async def _create(room: Room, stack_id: str, order: Order, abandon: Abandon) -> Stack:
-    room.creating[stack_id] = abandon
+async def make_unassigned(context: Context, request: CreateRequest) -> Stack:
+    """A stack for a pool. Only what is held gives way to it, one after the other, so that clients' creates find some, too.
+
+    Raises as ``create`` does, and leaves nothing then.
+    """
     try:
-        async with room.create_slots, room.locks.of(stack_id):
-            stack = await _steps(room, stack_id, order, abandon)
-        room.metrics.create_ended(None)
-        return stack
+        return await _made(context, new_id("stack"), request, Abandon())
+    except (NoNodePort, NoRoom, QuotaExceeded) as error:
+        if context.pools.exchange.locked():
+            raise
+        async with context.pools.exchange:
+            if not await make_way(context, request, error):
+                raise
+            return await _made(context, new_id("stack"), request, Abandon())
+
+
+async def _create(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
+    try:
+        stack = await _given_or_made(context, stack_id, request, abandon)
     except BaseException as error:
-        room.metrics.create_ended(error)
+        context.metrics.create_ended(error)
+        raise
+    context.metrics.create_ended(None)
+    return stack
+
+
+async def _given_or_made(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
+    if (given := await assign(context, request)) is not None:
+        return await _unless_given_up(context, given, abandon)
+    ways = WAYS
+    while True:
+        try:
+            return await _made(context, stack_id, request, abandon)
+        except (NoNodePort, NoRoom, QuotaExceeded) as error:
+            if abandon.given_up:
+                raise
+            if not ways or not await make_way(context, request, error):
+                given = await assign_when_made(context, request, abandon)
+                if given is None:
+                    raise
+                return await _unless_given_up(context, given, abandon)
+        log.info("%s: pools have made room; the create is tried again", stack_id, extra={"stack_id": stack_id})
+        stack_id = new_id("stack")
+        ways -= 1
+
+
+async def _unless_given_up(context: Context, given: Stack, abandon: Abandon) -> Stack:
+    if abandon.given_up:
+        await _undone(context, given.stack_id)
+        abandon.check()
+    return given
+
+
+async def _made(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
+    context.creating[stack_id] = abandon
+    waits = context.create_slots.locked() and not request.unassigned
+    try:
+        async with context.locks.of(stack_id), context.create_slots:  # in this order everywhere
+            if waits and (given := await assign(context, request, once_more=True)) is not None:
+                return given  # a pool has had one meanwhile
+            return await _steps(context, stack_id, request, abandon)
+    except BaseException as error:
+        if (row := context.store.stacks.get(stack_id)) is not None:
+            hide_in(error, row.values)
         reason = error if isinstance(error, StackdError) else type(error).__name__
         log.info("%s: create undone: %s", stack_id, reason, extra={"stack_id": stack_id})
-        await asyncio.shield(room.tasks.errand(f"undo {stack_id}", _undo(room, stack_id)))
+        await _undone(context, stack_id)
         if isinstance(error, ClusterError):
-            raise ClusterUnavailable(f"{stack_id} cannot be created now: {error}") from error
+            raise ClusterUnavailable(f"{stack_id} cannot be created now", detail=str(error)) from error
         raise
     finally:
-        del room.creating[stack_id]
+        del context.creating[stack_id]
 
 
-async def _steps(room: Room, stack_id: str, order: Order, abandon: Abandon) -> Stack:
-    laps = room.metrics.laps()
-    await room.right_cluster()
-    _check(abandon)
+async def _steps(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
+    phase_timer = context.metrics.phase_timer()
+    await context.right_cluster()
+    abandon.check()
     reached("create.before_reserve")
-    stack = await room.store.reserve(
-        _new_stack(room, stack_id, order),
-        claim=order.claim,
-        max_stacks=room.config.limits.max_stacks or None,
-        label_limits=room.config.limits.stacks_per_label,
+    stack = await context.store.stacks.reserve(
+        _new_stack(context, stack_id, request),
+        claim=request.claim,
+        max_stacks=None if request.unassigned else context.config.limits.max_stacks or None,
+        label_limits=context.config.limits.stacks_per_label,
     )
-    laps.end("reserve")
+    phase_timer.end("reserve")
     reached("create.reserved")
-    _check(abandon)
-    pod = await room.cluster.create_pod(pod_request(room, stack, order.spec))
-    laps.end("pod")
+    abandon.check()
+    pod = await context.cluster.create_pod(pod_request(context, stack, request.spec))
+    phase_timer.end("pod")
     reached("create.pod_created")
-    _check(abandon)
-    stack, service = await serve(room, stack, pod)
-    laps.end("service")
+    abandon.check()
+    stack, service = await serve(context, stack, pod, abandon=abandon)
+    phase_timer.end("service")
     reached("create.service_created")
-    _check(abandon)
-    pod = await _scheduled(room, stack, abandon)
-    laps.end("schedule")
+    abandon.check()
+    pod = await _scheduled(context, stack, pod, abandon)
+    phase_timer.end("schedule")
     reached("create.scheduled")
-    _check(abandon)
+    abandon.check()
     try:
-        stack = await room.store.accept(
-            stack_id,
-            first_sight(room, stack, pod, node_exists=True),
+        stack = await context.store.stacks.accept(
+            first_observation(context, stack, pod, service, node_exists=True),
             pod_uid=pod.uid,
             service_uid=service.uid,
-            answer=order.answer,
-            by=order.by,
+            answer=request.answer,
+            by=request.by,
         )
     except StackNotFound as exc:
         raise ClusterUnavailable(f"{stack_id} was deleted while it was being created") from exc
-    laps.end("accept")
+    phase_timer.end("accept")
     reached("create.accepted")
     log.info("%s: created on %s", stack_id, stack.node_id, extra={"stack_id": stack_id})
     return stack
 
 
-def _check(abandon: Abandon) -> None:
-    if abandon.given_up:
-        raise ClusterUnavailable("the create was abandoned")
-
-
-def _new_stack(room: Room, stack_id: str, order: Order) -> NewStack:
-    now = room.clock.now()
-    ttl = room.config.stacks.ttl if order.ttl is None else order.ttl
+def _new_stack(context: Context, stack_id: str, request: CreateRequest) -> NewStack:
+    now, template = context.wall_clock.now(), request.template
+    ttl = context.config.stacks.ttl if request.ttl is None else request.ttl
     return NewStack(
         stack_id=stack_id,
-        namespace=room.config.stacks.namespace,
-        pod_spec=order.spec.text,
-        target_ports=order.target_ports,
+        namespace=context.config.stacks.namespace,
+        pod_spec=request.spec.text,
+        target_ports=request.target_ports,
         created_at=now,
         ttl_expires_at=now + round(ttl * NANOSECONDS),
-        requested_cpu_milli=order.spec.requested_cpu_milli,
-        requested_memory_bytes=order.spec.requested_memory_bytes,
-        labels=order.labels,
+        requested_cpu_milli=request.spec.requested_cpu_milli,
+        requested_memory_bytes=request.spec.requested_memory_bytes,
+        labels=request.labels,
+        unassigned=request.unassigned,
+        template=template.name if template is not None else None,
+        values=template.generate() if template is not None else NO_VALUES,
+        digest=template.digest if template is not None else None,
     )
 
 
-def pod_request(room: Room, stack: Stack, spec: SanitizedSpec) -> dict[str, object]:
-    """The manifest of a stack's pod, with the operator's additions."""
-    return pod_manifest(
-        PodRequest(
-            stack=stack,
-            manifest=harden(spec.manifest, room.policy),
-            instance=room.config.cluster.instance,
-            node_selector=room.config.stacks.node_selector,
-        )
-    )
-
-
-def _replaced() -> None:
-    reached("create.port_replaced")
-
-
-async def serve(
-    room: Room, stack: Stack, pod: PodState, *, replaced: Callable[[], None] = _replaced
-) -> tuple[Stack, ServiceState]:
-    """Create the Service; a node port that somebody else holds is replaced until one is free or none is left.
-
-    ``replaced`` is called after each (the crash points of whoever asks).
-    """
-    while True:
-        try:
-            service = await room.cluster.create_service(_service_request(room, stack, pod.uid))
-        except NodePortTaken as taken:
-            said = {"stack_id": stack.stack_id}
-            log.info("%s: node port %d: %s; trying another", stack.stack_id, taken.node_port, taken, extra=said)
-            stack = await room.store.replace_port(stack.stack_id, taken.node_port)
-            replaced()
-        else:
-            return stack, service
-
-
-def _service_request(room: Room, stack: Stack, pod_uid: str) -> dict[str, object]:
-    """The manifest of a stack's Service, owned by its pod so that the cluster collects it with the pod."""
-    return service_manifest(ServiceRequest(stack=stack, instance=room.config.cluster.instance, pod_uid=pod_uid))
-
-
-async def _scheduled(room: Room, stack: Stack, abandon: Abandon) -> PodState:
+async def _scheduled(context: Context, stack: Stack, made: PodState, abandon: Abandon) -> PodState:
     """The pod once a node has it. Raises NoRoom as soon as the scheduler says that no node takes it (after the grace)."""
-    stacks = room.config.stacks
-    started = room.clock.monotonic()
+    stacks = context.config.stacks
+    started = context.clock.monotonic()
     seen = False
 
     def scheduled(pod: PodState | None) -> PodState | None:
@@ -209,60 +269,192 @@ async def _scheduled(room: Room, stack: Stack, abandon: Abandon) -> PodState:
         seen = True
         if pod.scheduled and pod.node_name:
             return pod
-        if pod.scheduled is False and room.clock.monotonic() - started >= stacks.unschedulable_grace:
-            raise NoRoom(f"no node has room for the stack: {pod.unschedulable_message}")
+        if pod.scheduled is False and context.clock.monotonic() - started >= stacks.unschedulable_grace:
+            raise NoRoom("no node has room for the stack", detail=pod.unschedulable_message)
         return None
 
-    if (known := scheduled(room.mirror.pods.get(stack.pod_name))) is not None:
-        return known  # most often, for the Service took longer to make
+    if (known := scheduled(context.mirror.pods.get(stack.pod_name))) is not None:
+        return known  # usual: creating the Service takes longer than scheduling
 
-    waiting = room.tasks.errand(f"schedule {stack.stack_id}", _until(room, stack, scheduled))
+    waiting = context.tasks.spawn(f"schedule {stack.stack_id}", _until(context, stack, scheduled))
     try:
-        return await abandon.unless_given_up(waiting)
+        with suspecting(context, made):
+            return await abandon.unless_given_up(waiting)
     except TimeoutError as exc:
-        raise _not_scheduled(room, stack) from exc
+        return await _asked_for(context, stack, exc)
     except asyncio.CancelledError as exc:
         if abandon.given_up:
             raise ClusterUnavailable("the create was abandoned") from exc
         raise
 
 
-async def _until(room: Room, stack: Stack, scheduled: Callable[[PodState | None], PodState | None]) -> PodState:
+@contextmanager
+def suspecting(context: Context, made: PodState) -> Iterator[None]:
+    """While this pod is waited for: if the watch tells nothing of it for a while, its connection may be dead."""
+    loop, health = asyncio.get_running_loop(), context.mirror.health_by_kind["pods"]
+    timer: asyncio.TimerHandle | None = None
+
+    def check(after: float) -> None:
+        nonlocal timer
+        if health.staleness() >= SUSPECT_SECONDS:
+            log.debug("the watch of pods has not reported %s; it is opened again", made.name)
+            health.reopen()
+        timer = loop.call_later(after, check, 2 * after)
+
+    timer = loop.call_later(SUSPECT_SECONDS, check, SUSPECT_SECONDS)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+async def _asked_for(context: Context, stack: Stack, late: TimeoutError) -> PodState:
+    """The pod as Kubernetes itself has it, where the watch has told of no node in time: the watch may be what is late.
+
+    Raises NoRoom if there is no node, and ClusterUnavailable.
+    """
+    pod = await context.cluster.get_pod(stack.pod_name, timeout=ASK_SECONDS)
+    if pod is None:
+        raise ClusterUnavailable("the pod was deleted from the cluster while it was being created") from late
+    if not (pod.scheduled and pod.node_name):
+        raise _not_scheduled(context, pod) from late
+    log.warning("%s: the watch has not reported that it is on %s", stack.stack_id, pod.node_name)
+    context.mirror.reopen("pods")
+    return pod
+
+
+async def _until(context: Context, stack: Stack, scheduled: Callable[[PodState | None], PodState | None]) -> PodState:
     """What ``scheduled`` says of the pod at last; it is asked again when the grace is over, for nothing may change then."""
-    stacks = room.config.stacks
+    stacks = context.config.stacks
     grace = stacks.unschedulable_grace
     if grace:
         try:
-            return await room.mirror.until(stack.pod_name, scheduled, timeout=grace)
+            return await context.mirror.until(stack.pod_name, scheduled, timeout=grace)
         except TimeoutError:
             pass
-    return await room.mirror.until(stack.pod_name, scheduled, timeout=max(0.0, stacks.scheduling_timeout - grace))
+    return await context.mirror.until(stack.pod_name, scheduled, timeout=max(0.0, stacks.scheduling_timeout - grace))
 
 
-def _not_scheduled(room: Room, stack: Stack) -> NoRoom:
-    pod = room.mirror.pods.get(stack.pod_name)
-    why = f": {pod.unschedulable_message}" if pod is not None and pod.unschedulable_message else ""
-    return NoRoom(f"no node has taken the stack within {room.config.stacks.scheduling_timeout:g} s{why}")
+def _not_scheduled(context: Context, pod: PodState) -> NoRoom:
+    sentence = f"no node has taken the stack within {format_duration(context.config.stacks.scheduling_timeout)}"
+    return NoRoom(sentence, detail=pod.unschedulable_message)
 
 
-def first_sight(room: Room, stack: Stack, pod: PodState, *, node_exists: bool) -> Observation:
-    """What is written of a stack together with its fresh pod."""
-    sight = Sight(
+def first_observation(
+    context: Context, stack: Stack, pod: PodState, service: ServiceState, *, node_exists: bool
+) -> Observation:
+    """What is written of a stack together with its fresh pod and Service; the pod may be further than that by then."""
+    snapshot = PodSnapshot(
         pod=pod,
         node_exists=node_exists,
-        node_public_ip=room.public_address(pod.node_name),
+        node_public_ip=context.public_address(pod.node_name, service),
         pull_failing_since=None,
-        now=room.clock.now(),
+        now=context.clock.now(),
     )
-    return observation(stack, sight, judge(stack, sight, room.config.stacks.image_pull_grace))
+    verdict = judge(stack, snapshot, context.config.stacks.image_pull_grace)
+    seen = observation(stack, snapshot, verdict)
+    if verdict.status is StackStatus.CREATING:
+        return seen  # whoever observes it tells when it starts
+    _, events = pod_progress(None, stack, snapshot)
+    return dataclasses.replace(seen, events=events)
 
 
-async def _undo(room: Room, stack_id: str) -> None:
+async def _undone(context: Context, stack_id: str) -> None:
+    """Have the create undone, and wait for that a moment. The row keeps the intent, so that nobody has to wait for more than
+    that while Kubernetes does not answer, nor at a stop.
+    """
+    marked = asyncio.Event()
+    undo = context.tasks.spawn(f"undo {stack_id}", _undo(context, stack_id, marked))
+    intended = asyncio.create_task(marked.wait(), name=f"intend to undo {stack_id}")
+    contact = context.cluster.connection.contact
+    waits = not (contact.lost or contact.failures or context.closing)
+    try:
+        await asyncio.wait({undo, intended}, timeout=UNDO_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({undo}, timeout=UNDO_SECONDS if waits else 0)
+    finally:
+        intended.cancel()
+        context.tasks.let_go(undo)
+
+
+async def _undo(context: Context, stack_id: str, marked: asyncio.Event) -> None:
     """Take back what was done; what cannot be taken back now stays `deleting` and is retried."""
     try:
-        if await room.store.mark_deleting([stack_id], DeleteReason.UNDO):
+        if await context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO):
             reached("create.undo_marked")
-            await retire(room, stack_id)
+            marked.set()
+            await finish_delete(context, stack_id)
     except StackdError as error:
         log.warning("%s: the undo goes on in the background: %s", stack_id, error, extra={"stack_id": stack_id})
-        room.retirement.add(stack_id)
+        context.removals.retry(stack_id)
+
+
+async def create_once(context: Context, request: CreateRequest) -> tuple[Stack, bool]:
+    """The new stack and True, or the existing one and False; a create under way is waited for.
+
+    Of any number of requests at once, one makes the stack. Raises as ``create`` does.
+    """
+    for _ in range(ONCE_TRIES):
+        try:
+            return await create(context, request), True
+        except LabelLimitReached as error:
+            try:
+                existing = await _until_accepted(context, error.stack_id, ONCE_SECONDS)
+            except TimeoutError:
+                raise error from None
+            if existing is not None:
+                return existing, False
+    return await create(context, request), True
+
+
+async def _until_accepted(context: Context, stack_id: str, timeout: float) -> Stack | None:
+    """The stack when its create is completed; None if it was undone or is going. Raises TimeoutError."""
+    gone = object()
+
+    def decided(stack: Stack | None) -> Stack | object | None:
+        if stack is None or stack.deleting_since is not None:
+            return gone
+        return stack if stack.accepted else None
+
+    found = await context.rows.until(stack_id, decided, lambda: context.store.stacks.get(stack_id), timeout)
+    return found if isinstance(found, Stack) else None
+
+
+async def dry_run(context: Context, request: CreateRequest) -> None:
+    """Let the cluster check the pod (Pod Security, LimitRange, ResourceQuota) and the file the label limits.
+
+    Returns if a create would get past them now; raises what it would raise. Whether a node has room is not asked.
+    """
+    await context.admitted()
+    limits = context.config.limits.stacks_per_label
+    if limits and request.labels:
+        await context.store.stacks.check_labels(request.labels, limits)
+    imagined = _imagined(context, request)
+    manifest = pod_request(context, imagined, request.spec)
+    try:
+        await context.cluster.create_pod(manifest, dry_run=True)
+    except StackdError as error:
+        hide_in(error, imagined.values)
+        if isinstance(error, ClusterError):
+            raise ClusterUnavailable("the cluster cannot check the pod now", detail=str(error)) from error
+        raise
+
+
+def _imagined(context: Context, request: CreateRequest) -> Stack:
+    now, template = context.wall_clock.now(), request.template
+    return Stack(
+        stack_id=new_id("stack"),
+        namespace=context.config.stacks.namespace,
+        pod_spec=request.spec.text,
+        ports=tuple(
+            PortMapping(container_port=p.container_port, protocol=p.protocol, node_port=0) for p in request.target_ports
+        ),
+        status=StackStatus.CREATING,
+        created_at=now,
+        updated_at=now,
+        ttl_expires_at=now,
+        requested_cpu_milli=request.spec.requested_cpu_milli,
+        requested_memory_bytes=request.spec.requested_memory_bytes,
+        labels=request.labels,
+        template=template.name if template is not None else None,
+        values=template.generate() if template is not None else NO_VALUES,
+    )

@@ -1,39 +1,224 @@
-"""Delete one stack because somebody asked for it."""
+"""Delete stacks: one that somebody asks for, and in the background what is left to delete.
+
+Owns: the order of it (Service and Pod confirmed gone, and only then ports and row: invariants 2 and 3), and the workers
+that delete in the background. Nothing else deletes. Does not decide what is to go: a row that is `deleting`, an ended
+stack that gives back its Service, or an object that no row knows.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
+from collections.abc import Mapping
+from functools import partial
 
-from stackd.errors import ClusterUnavailable, StackdError, StackNotFound
+from stackd.errors import ClusterUnavailable, NotOwner, StackdError, StackNotFound, StillThere, detail_of, told
+from stackd.kube.mirror import Named
+from stackd.kube.objects import PodState, ServiceState
+from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import reached
-from stackd.lifecycle.retire import retire
-from stackd.lifecycle.room import Room
-from stackd.model import DeleteReason
+from stackd.lifecycle.diagnostics import capture_logs, capture_logs_of_expired
+from stackd.lifecycle.hiding import hiding
+from stackd.lifecycle.plan import PODS, RECORDS, SERVICES, Orphan, Removal, is_claimed
+from stackd.model import DeleteReason, Desired, Stack
+from stackd.workqueue import RetryPolicy
 
 log = logging.getLogger(__name__)
 
+WORKERS = 16
+RETRIES = RetryPolicy(first=0.5, longest=30.0)
+DELETE_PENDING = "DeletePending"
+"""The ``status_reason`` of a stack that something in the cluster keeps from being deleted."""
 
-async def delete(room: Room, stack_id: str, *, by: str = "stackd") -> None:
+
+async def delete(context: Context, stack_id: str, *, by: str = "stackd") -> None:
     """Delete the stack, as ``by`` has asked; when this returns, no pod, service, port or row of it remains (invariant 3).
 
     The intent is committed first. If the cluster does not confirm now, ClusterUnavailable is raised, the stack stays
-    listed, and the delete is retried until it is done; so it is if the caller leaves. Raises StackNotFound.
+    listed, and the delete is retried until it is done; so it is if the caller leaves. Raises StackNotFound; NotOwner where
+    nobody can promise that.
     """
-    errand = room.tasks.errand(f"delete {stack_id}", _delete(room, stack_id, by))
-    await asyncio.shield(errand)
+    spawn = context.tasks.spawn(f"delete {stack_id}", _delete(context, stack_id, by))
+    await context.tasks.result_of(spawn)
 
 
-async def _delete(room: Room, stack_id: str, by: str) -> None:
-    if not await room.store.mark_deleting([stack_id], DeleteReason.REQUEST, by):
+async def _delete(context: Context, stack_id: str, by: str) -> None:
+    if context.store.stacks.waits_in_pool(stack_id):
         raise StackNotFound(stack_id)
-    reached("delete.marked")
-    room.abandon_create(stack_id)
+    capture_logs(context, stack_id)
+    with context.deleting(stack_id):
+        if not await context.store.stacks.mark_deleting([stack_id], DeleteReason.REQUEST, by):
+            raise StackNotFound(stack_id)
+        reached("delete.marked")
+        context.abandon_create(stack_id)
+        try:
+            await finish_delete(context, stack_id)
+        except NotOwner:
+            context.removals.retry(stack_id)
+            raise  # without a promise: another stackd may own the stacks, and know nothing of it
+        except StackdError as error:
+            context.removals.retry(stack_id)
+            log.warning("%s: the delete goes on in the background: %s", stack_id, error, extra={"stack_id": stack_id})
+            raise ClusterUnavailable(
+                f"{stack_id} cannot be deleted now; it is retried until it is done: {told(error)}",
+                detail=detail_of(error),
+            ) from error
+
+
+class DeleteStep(enum.StrEnum):
+    """What is left to be done about a stack's objects."""
+
+    NOTHING = "nothing"
+    REMOVE = "remove"
+    RELEASE = "release"
+
+
+async def work(context: Context) -> None:
+    """The deleting service: carry out the removals that are due, several at a time, for ever."""
+
+    def failed(removal: Removal, error: StackdError, delay: float | None) -> None:
+        stack_id = removal.stack_id if isinstance(removal, Orphan) else removal
+        extra = {"stack_id": stack_id, "same": "not gone"}
+        log.info("%s: not gone yet, next try in %.1f s: %s", removal, delay or 0.0, error, extra=extra)
+
+    await context.removals.run(partial(carry_out, context), workers=WORKERS, failed=failed)
+
+
+async def carry_out(context: Context, removal: Removal) -> None:
+    """Do whatever is left to be done about a stack's objects, or an object without a row.
+
+    Nothing for a stack that is to live, nor for one that a request or a batch job sees to. Raises
+    ClusterUnavailable or StoreUnavailable: then it is still to be done.
+    """
+    if isinstance(removal, Orphan):
+        await _sweep(context, removal)
+        return
+    if removal in context.being_deleted:
+        return
+    step = next_step(context.store.stacks.get(removal))
+    if step is DeleteStep.REMOVE:
+        await finish_delete(context, removal)
+    elif step is DeleteStep.RELEASE:
+        await _release(context, removal)
+
+
+def next_step(stack: Stack | None) -> DeleteStep:
+    """What is left to be done about the objects of a stack with this row."""
+    if stack is None:
+        return DeleteStep.NOTHING
+    if stack.deleting_since is not None:
+        return DeleteStep.REMOVE
+    return DeleteStep.RELEASE if stack.ended else DeleteStep.NOTHING
+
+
+async def finish_delete(context: Context, stack_id: str) -> None:
+    """Remove the stack for which a delete is intended. When this returns, nothing of it is left anywhere.
+
+    Raises ClusterUnavailable or StoreUnavailable; the row stays `deleting` then.
+    """
+    async with context.locks.of(stack_id):
+        stack = context.store.stacks.get(stack_id)
+        if stack is None or stack.deleting_since is None:
+            return
+        if stack.delete_reason is DeleteReason.EXPIRED:
+            await capture_logs_of_expired(context, stack_id)
+        await _delete_or_tell(context, stack)
+        await context.store.stacks.remove([stack_id])
+        reached("delete.removed")
+    log.info("%s: removed (%s)", stack_id, stack.delete_reason, extra={"stack_id": stack_id})
+
+
+async def _delete_or_tell(context: Context, stack: Stack) -> None:
+    """Delete the stack's objects; where the cluster holds one, the stack's status says which, and what holds it."""
     try:
-        await retire(room, stack_id)
-    except StackdError as error:
-        room.retirement.add(stack_id)
-        log.warning("%s: the delete goes on in the background: %s", stack_id, error, extra={"stack_id": stack_id})
-        raise ClusterUnavailable(
-            f"{stack_id} cannot be deleted now, it is retried until it is done: {error}"
-        ) from error
+        with hiding(context, stack.stack_id):
+            await delete_objects(context, stack)
+    except StillThere as error:
+        await context.store.stacks.tell_held(stack.stack_id, DELETE_PENDING, str(error))
+        raise
+
+
+async def delete_objects(context: Context, stack: Stack, *, for_good: bool = True) -> None:
+    """Delete the stack's Service and Pod, both at once; returns when the cluster has confirmed both gone.
+
+    ``for_good``: the stack goes, too, with the record that it may have in the cluster, and whatever turns up of it later is
+    deleted.
+    """
+    if for_good:
+        context.recently_deleted.add(stack.stack_id)
+    await context.right_cluster()
+    pod = context.mirror.pods.get(stack.pod_name)
+    service = context.mirror.services.get(stack.service_name)
+
+    async def service_goes() -> None:
+        uid, known = _uid(stack.service_uid, service), (stack.service_uid, stack.pod_uid)
+        await context.cluster.delete_service(stack.service_name, uid, known=known)
+        reached("delete.service_deleted")
+
+    async def pod_goes() -> None:
+        await context.cluster.delete_pod(stack.pod_name, _uid(stack.pod_uid, pod), known=(stack.pod_uid,))
+        reached("delete.pod_deleted")
+
+    async def record_goes() -> None:
+        if for_good and _may_have_record(context, stack):
+            await context.cluster.delete_stopped(stack.stack_id)
+            reached("delete.record_deleted")
+
+    for result in await asyncio.gather(service_goes(), pod_goes(), record_goes(), return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+    reached("delete.confirmed")
+
+
+def _may_have_record(context: Context, stack: Stack) -> bool:
+    """Whether a ConfigMap may hold its record: it is stopped, or has been restarted, and the mirror may not have it yet."""
+    stopped = stack.desired is Desired.STOPPED or stack.generation > 0
+    return stopped or stack.stack_id in context.mirror.stopped
+
+
+def _uid(known: str | None, seen: PodState | ServiceState | None) -> str | None:
+    """The uid to delete by, or None where row and mirror do not agree: then the cluster is asked what is there now.
+
+    A uid of before (of a Service that was put back, say) would delete nothing, and that would look like success.
+    """
+    return seen.uid if seen is not None and known == seen.uid else None
+
+
+async def _release(context: Context, stack_id: str) -> None:
+    """Give back the Service and the ports of a stack that has ended for good; its record stays."""
+    async with context.locks.of(stack_id):
+        stack = context.store.stacks.get(stack_id)
+        if stack is None or next_step(stack) is not DeleteStep.RELEASE:
+            return
+        await context.right_cluster()
+        service = context.mirror.services.get(stack.service_name)
+        uid, known = _uid(stack.service_uid, service), (stack.service_uid, stack.pod_uid)
+        await context.cluster.delete_service(stack.service_name, uid, known=known)
+        reached("release.service_deleted")
+        await context.store.ports.release([stack_id])
+        reached("release.released")
+    log.info("%s: Service and ports given back (%s)", stack_id, stack.status_reason, extra={"stack_id": stack_id})
+
+
+async def _sweep(context: Context, orphan: Orphan) -> None:
+    """Delete an object that carries our labels and that no row knows, unless a row has come to claim it."""
+    stack_id = orphan.stack_id
+    async with context.locks.of(stack_id):
+        if stack_id in context.creating or is_claimed(orphan, context.store.stacks.get(stack_id)):
+            return
+        await context.right_cluster()
+        if not _is_there(context, orphan):
+            return
+        cluster = context.cluster
+        delete = {PODS: cluster.delete_pod, SERVICES: cluster.delete_service, RECORDS: cluster.delete_stopped}
+        await delete[orphan.resource](orphan.name, orphan.uid)
+        reached("orphan.removed")
+    log.info("%s: %s removed, which no row knows", stack_id, orphan, extra={"stack_id": stack_id})
+
+
+def _is_there(context: Context, orphan: Orphan) -> bool:
+    mirror = context.mirror
+    views: dict[str, Mapping[str, Named]] = {PODS: mirror.pods, SERVICES: mirror.services, RECORDS: mirror.stopped}
+    seen = views[orphan.resource].get(orphan.name)
+    return seen is not None and seen.uid == orphan.uid

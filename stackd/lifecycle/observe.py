@@ -1,57 +1,86 @@
-"""Follow the cluster: what the mirror sees of a stack becomes the stack's status, written only where it differs.
+"""Follow the cluster: derive each stack's status from the mirror, and write it only where it differs.
 
-Owns: which stacks have to be looked at, since when a pull has been failing, and when to look again. The mapping itself is
-``status.judge``; what has ended for good goes to the retirement, unless a brake holds it.
+Owns: which stacks have to be checked, since when a pull has been failing, when to check again, and what a pod's containers
+did between two snapshots, for the timeline; and waiting for a status. The mapping to a status is ``status.judge``; what has
+ended for good goes to the deleter, unless a brake holds it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import heapq
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from stackd.clock import NANOSECONDS
-from stackd.errors import StoreUnavailable
-from stackd.kube.mirror import Change, NodeChanged, PodChanged, Relisted, ServiceChanged
-from stackd.lifecycle.bring_up import identify
-from stackd.lifecycle.follow import Followed, follow
-from stackd.lifecycle.room import Room, current_pod
-from stackd.lifecycle.status import Sight, judge, observation, pull_is_failing
-from stackd.model import Observation, Stack
+from stackd.errors import ClusterError, ClusterUnavailable, StackNotFound, StoreUnavailable
+from stackd.kube.mirror import MirrorChange, NodeChanged, PodChanged, Relisted, ServiceChanged
+from stackd.kube.objects import ContainerState, PodState
+from stackd.lifecycle.context import Context, current_pod
+from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.plan import PODS, SERVICES, Orphan, Repair, RepairKind, is_served, service_trouble
+from stackd.lifecycle.status import PodSnapshot, judge, observation, pull_is_failing
+from stackd.model import EventKind, Observation, Stack, StackStatus, TimelineEvent
+from stackd.store import differs
+from stackd.workqueue import RetryPolicy, WorkQueue
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 1.0
+ENDS = frozenset({StackStatus.FAILED, StackStatus.STOPPED, StackStatus.NODE_DELETED})
+"""From these a stack does not come to run without somebody doing something about it."""
+
+RETRIES = RetryPolicy(first=0.5, longest=1.0)
+ASK_AGAIN_SECONDS = 2.0
+"""When a pod that is not seen is asked for again, where there was no answer."""
+
+UNSEEN_SECONDS = 10.0
+"""How often a pod that is there, and that the watch does not tell of, is asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assessment:
+    """A stack, what is to be written about it, and what is known of its pod once that is written."""
+
+    stack: Stack
+    observation: Observation
+    progress: PodProgress | None
 
 
 class Observer:
-    """The stacks that have to be looked at."""
+    """The stacks whose status has to be determined anew, and the service that does so."""
 
-    def __init__(self, room: Room) -> None:
-        self._room = room
-        self._dirty: set[str] = set()
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._due: WorkQueue[str] = WorkQueue(context.clock.monotonic, RETRIES)
         self._pull_failing: dict[str, int] = {}
-        self._recheck: list[tuple[int, str]] = []
         self._listed: set[str] = set()
-        self._followed: dict[str, Followed] = {}
-        self._wake = asyncio.Event()
-        self.writes = 0
+        self._progress: dict[str, PodProgress] = {}
+        self._unseen: dict[str, PodState] = {}
+        self._observing = asyncio.Lock()
 
-    def cluster_changed(self, change: Change) -> None:
+    def cluster_changed(self, change: MirrorChange) -> None:
         """Something changed in the cluster (a subscriber of the mirror)."""
         if isinstance(change, PodChanged):
-            self._object_changed(change.name, present=change.after is not None)
+            self._unseen.pop(change.name, None)
+            self._object_changed(change.name, PODS, change)
         elif isinstance(change, ServiceChanged):
             seen = change.after or change.before
             if seen is not None and seen.stack_id:
-                self._object_changed(seen.stack_id, present=change.after is not None)
+                self._object_changed(seen.stack_id, SERVICES, change)
+                if change.after is None:
+                    self._service_gone(seen.stack_id)
         elif isinstance(change, NodeChanged):
-            self.look_at(s.stack_id for s in self._room.store.stacks.ordered() if s.node_id == change.name)
+            self.mark_dirty(s.stack_id for s in self._context.store.stacks.ordered() if s.node_id == change.name)
         elif isinstance(change, Relisted):
-            self._room.retirement.hurry()
+            self._context.hurry()
             self._relisted(change.kind)
+
+    def _service_gone(self, stack_id: str) -> None:
+        """A living stack gets its Service back at once; the worker checks that it still is to live."""
+        stack = self._context.store.stacks.get(stack_id)
+        if stack is not None and is_served(stack):
+            self._context.repairs.add(Repair(kind=RepairKind.SERVICE, stack_id=stack_id))
 
     def _relisted(self, kind: str) -> None:
         if kind in self._listed:
@@ -59,60 +88,58 @@ class Observer:
         self._listed.add(kind)  # the first list is taken just after the cluster has said who it is
 
     def doubt(self) -> None:
-        """The cluster was away, or did not accept us: nothing counts before it has said that it is still the same one."""
-        room = self._room
-        if not room.brake.identity_in_doubt:
-            room.brake.identity_in_doubt = True
-            room.tasks.errand("identify", self._identify())
-
-    async def _identify(self) -> None:
-        await identify(self._room)
-        self._room.brake.identity_in_doubt = False
-        self.look_at_all()
+        """The cluster was away, or refused us: trust nothing before it has confirmed that it is still the same one."""
+        self._context.doubt()
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """A row changed (a subscriber of the store): a stack whose pod has just been made may have moved on meanwhile."""
         if after is None:
             if before is not None:
                 self._pull_failing.pop(before.stack_id, None)
-                self._followed.pop(before.stack_id, None)
+                self._progress.pop(before.stack_id, None)
+                self._unseen.pop(before.stack_id, None)
         elif after.accepted and (before is None or not before.accepted or before.pod_uid != after.pod_uid):
-            self.look_at([after.stack_id])
+            self.mark_dirty([after.stack_id])
 
-    def look_at(self, stack_ids: Iterable[str]) -> None:
-        """Have these looked at."""
-        self._dirty.update(stack_ids)
-        if self._dirty:
-            self._wake.set()
+    def mark_dirty(self, stack_ids: Iterable[str]) -> None:
+        """Have the status of these determined anew."""
+        for stack_id in stack_ids:
+            self._due.add(stack_id)
 
-    def look_at_all(self) -> None:
-        """Have every stack looked at, as after a start or a confirmation."""
-        self.look_at(stack.stack_id for stack in self._room.store.stacks.ordered())
+    def mark_all_dirty(self) -> None:
+        """The same for every stack, as after a start or a confirmation."""
+        self.mark_dirty(stack.stack_id for stack in self._context.store.stacks.ordered())
 
     async def run(self) -> None:
         """The observing service: for ever."""
         while True:
-            await self._wait()
-            ids, self._dirty = self._dirty, set()
+            await self._due.wait()
+            ids = self._due.take()
             try:
-                await self.observe(ids)
+                await self.observe(set(ids))
             except StoreUnavailable as error:
-                log.warning("statuses cannot be written now: %s", error)
-                self._dirty |= ids
-                await asyncio.sleep(RETRY_SECONDS)
+                log.warning("statuses cannot be written now: %s", error, extra={"same": "observe"})
+                for stack_id in ids:
+                    self._due.retry(stack_id)
+            else:
+                for stack_id in ids:
+                    self._due.done(stack_id)
 
     async def observe(self, stack_ids: set[str]) -> None:
-        """Look at these now. Raises StoreUnavailable."""
-        room = self._room
-        if not room.mirror.synced or room.brake.identity_in_doubt or room.brake.wrong_cluster is not None:
-            return  # all stacks are looked at when that is over
-        looks = [look for stack_id in stack_ids if (look := self._look(stack_id)) is not None]
-        looks = self._hold_back(looks)
-        changed = [seen for stack, seen in looks if _differs(stack, seen)]
-        if not changed:
-            return
-        self.writes += len(changed)
-        for stack in await room.store.observe(changed):
+        """Determine the status of these now. Raises StoreUnavailable; then nothing that was seen is remembered."""
+        async with self._observing:
+            await self._observe(stack_ids)
+
+    async def _observe(self, stack_ids: set[str]) -> None:
+        context = self._context
+        if not context.mirror.synced or context.brake.identity_in_doubt or context.brake.wrong_cluster is not None:
+            return  # all stacks come up again when that is over
+        assessed = [one for stack_id in stack_ids if (one := self._assess(stack_id)) is not None]
+        assessed = await self._proven(self._hold_back(assessed))
+        news = [one.observation for one in assessed if differs(one.stack, one.observation)]
+        changed = await context.store.stacks.observe(news) if news else []
+        self._remember(assessed)
+        for stack in changed:
             log.info(
                 "%s: %s%s%s",
                 stack.stack_id,
@@ -122,89 +149,219 @@ class Observer:
                 extra={"stack_id": stack.stack_id},
             )
             if stack.ended and stack.ports_held:
-                room.retirement.add(stack.stack_id)
+                context.removals.add(stack.stack_id)
             if stack.ended or stack.status_reason:
-                room.evidence.add(stack.stack_id)
+                context.diagnostics.add(stack.stack_id)
 
-    async def _wait(self) -> None:
-        if not self._dirty:
-            self._wake.clear()
-            now = self._room.clock.now()
-            wait = (self._recheck[0][0] - now) / NANOSECONDS if self._recheck else None
-            try:
-                async with asyncio.timeout(None if wait is None else max(0.0, wait)):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-        now = self._room.clock.now()
-        while self._recheck and self._recheck[0][0] <= now:
-            self._dirty.add(heapq.heappop(self._recheck)[1])
+    def _remember(self, assessed: list[Assessment]) -> None:
+        for one in assessed:
+            stack_id = one.stack.stack_id
+            if one.progress is not None and stack_id in self._context.store.stacks:
+                self._progress[stack_id] = one.progress
 
-    def _object_changed(self, stack_id: str, *, present: bool) -> None:
-        room = self._room
-        stack = room.store.stacks.get(stack_id)
+    def _object_changed(self, stack_id: str, resource: str, change: PodChanged | ServiceChanged) -> None:
+        context = self._context
+        stack = context.store.stacks.get(stack_id)
         if stack is not None:
             if stack.accepted and stack.deleting_since is None:  # of no other would anything be written
-                self.look_at([stack_id])
-        elif present and stack_id in room.departed and stack_id not in room.creating:
-            room.retirement.add(stack_id)
+                self.mark_dirty([stack_id])
+        elif change.after is not None and stack_id in context.recently_deleted and stack_id not in context.creating:
+            context.removals.add(Orphan(resource=resource, name=change.name, uid=change.after.uid))
+            reached("late.noticed")
 
-    def _look(self, stack_id: str) -> tuple[Stack, Observation] | None:
-        room = self._room
-        stack = room.store.stacks.get(stack_id)
+    def _assess(self, stack_id: str) -> Assessment | None:
+        context = self._context
+        stack = context.store.stacks.get(stack_id)
         if stack is None or not stack.accepted or stack.deleting_since is not None:
             return None
         if stack.pod_uid is None and not stack.ended:
             return None  # it is being stopped or started, and whoever does that says how it is
-        sight = self._sight(stack)
-        verdict = judge(stack, sight, room.config.stacks.image_pull_grace)
+        snapshot = self._snapshot(stack)
+        verdict = judge(stack, snapshot, context.config.stacks.image_pull_grace)
         if verdict.recheck_at is not None:
-            heapq.heappush(self._recheck, (verdict.recheck_at, stack_id))
-        seen = observation(stack, sight, verdict)
-        lines = follow(self._followed, stack, sight) if sight.pod is not None else ()
-        return stack, dataclasses.replace(seen, happenings=lines) if lines else seen
+            self._due.add(stack_id, at=context.clock.monotonic() + (verdict.recheck_at - snapshot.now) / NANOSECONDS)
+        seen = observation(stack, snapshot, verdict)
+        progress, events = pod_progress(self._progress.get(stack_id), stack, snapshot)
+        if events:
+            seen = dataclasses.replace(seen, events=events)
+        return Assessment(stack=stack, observation=seen, progress=progress)
 
-    def _sight(self, stack: Stack) -> Sight:
-        room = self._room
-        pod = current_pod(room, stack)
-        now = room.clock.now()
+    def _snapshot(self, stack: Stack) -> PodSnapshot:
+        context = self._context
+        pod = self._pod(stack)
+        now = context.clock.now()
         if pull_is_failing(pod):
             self._pull_failing.setdefault(stack.stack_id, now)
         else:
             self._pull_failing.pop(stack.stack_id, None)
         node = pod.node_name if pod is not None and pod.node_name else stack.node_id
-        return Sight(
+        return PodSnapshot(
             pod=pod,
-            node_exists=node in room.mirror.nodes,
-            node_public_ip=room.public_address(node),
+            node_exists=node in context.mirror.nodes,
+            node_public_ip=context.public_address(node, context.mirror.services.get(stack.service_name)),
             pull_failing_since=self._pull_failing.get(stack.stack_id),
             now=now,
+            trouble=self._trouble(stack, pod),
         )
 
-    def _hold_back(self, looks: list[tuple[Stack, Observation]]) -> list[tuple[Stack, Observation]]:
-        """Where too many stacks' pods are just gone, say so in their status but give nothing back (invariant 8)."""
-        room = self._room
-        gone = {
-            stack.stack_id: f"end: {seen.status_message}"
-            for stack, seen in looks
-            if seen.ended and not stack.ended and current_pod(room, stack) is None
-        }
-        room.brake.forget({stack.stack_id for stack, _ in looks} - gone.keys())
-        alive = sum(1 for stack in room.store.stacks.ordered() if not stack.ended) if gone else 0
-        if room.brake.allow(gone, alive, room.config.reconcile.max_delete_share):
-            return looks
-        return [
-            (stack, dataclasses.replace(seen, ended=False) if stack.stack_id in gone else seen) for stack, seen in looks
+    async def _proven(self, assessed: list[Assessment]) -> list[Assessment]:
+        """End no stack because its pod is not seen before Kubernetes itself has said that it is not there (invariant 10)."""
+        absent = [
+            one for one in assessed if one.observation.ended and not one.stack.ended and self._pod(one.stack) is None
         ]
+        if not absent:
+            return assessed
+        asked = await asyncio.gather(*(self._ask_for(one) for one in absent))
+        answers = {one.stack.stack_id: answer for one, answer in zip(absent, asked, strict=True)}
+        proven = [answers.get(one.stack.stack_id, one) for one in assessed]
+        return [one for one in proven if one is not None]
+
+    async def _ask_for(self, one: Assessment) -> Assessment | None:
+        """The same, if Kubernetes says that the pod is not there; otherwise what it says of it. None: it comes up again."""
+        context, stack = self._context, one.stack
+        try:
+            pod = await context.cluster.get_pod(stack.pod_name)
+        except (ClusterError, ClusterUnavailable) as error:
+            log.info(
+                "%s: its pod is missing from the watch, and asking for it failed: %s",
+                stack.stack_id,
+                error,
+                extra={"same": "absent"},
+            )
+            self._due.add(stack.stack_id, at=context.clock.monotonic() + ASK_AGAIN_SECONDS)
+            return None
+        if pod is None or pod.uid != stack.pod_uid:
+            self._unseen.pop(stack.stack_id, None)
+            return one
+        self._unseen[stack.stack_id] = pod
+        if pod.instance != context.config.cluster.instance or pod.stack_id != stack.stack_id:
+            context.repairs.add(Repair(kind=RepairKind.LABELS, stack_id=stack.stack_id))
+        else:
+            log.warning("%s: the watch does not report its pod, although the pod exists", stack.stack_id)
+            context.mirror.reopen("pods")
+        self._due.add(stack.stack_id, at=context.clock.monotonic() + UNSEEN_SECONDS)
+        return self._assess(stack.stack_id)
+
+    def _pod(self, stack: Stack) -> PodState | None:
+        """The stack's pod as the mirror has it, or as Kubernetes answered when asked for it."""
+        return current_pod(self._context, stack) or self._unseen.get(stack.stack_id)
+
+    def _trouble(self, stack: Stack, pod: PodState | None) -> tuple[str, str]:
+        """What somebody else has changed, and is being repaired."""
+        if pod is None or stack.ended:
+            return "", ""
+        if stack.stack_id in self._unseen and pod.instance != self._context.config.cluster.instance:
+            return "LabelsMissing", "stackd's labels were removed from the pod; stackd restores them"
+        service = self._context.mirror.services.get(stack.service_name)
+        if service is None or not (trouble := service_trouble(stack, service)):
+            return "", ""
+        self._context.repairs.add(Repair(kind=RepairKind.SERVICE, stack_id=stack.stack_id))
+        return "ServiceChanged", f"{trouble}; stackd repairs it"
+
+    def _hold_back(self, assessed: list[Assessment]) -> list[Assessment]:
+        """Where too many stacks' pods are just gone, say so in their status but give nothing back (invariant 8)."""
+        context = self._context
+        gone = {
+            one.stack.stack_id: f"end: {one.observation.status_message}"
+            for one in assessed
+            if one.observation.ended and not one.stack.ended and self._pod(one.stack) is None
+        }
+        context.brake.forget({one.stack.stack_id for one in assessed} - gone.keys())
+        if not gone:
+            return assessed
+        alive = [stack.stack_id for stack in context.store.stacks.ordered() if not stack.ended]
+        held = context.brake.hold_back(gone, alive, context.config.reconcile.max_delete_share)
+        return [_without_end(one) if one.stack.stack_id in held else one for one in assessed]
 
 
-def _differs(stack: Stack, seen: Observation) -> bool:
-    return (
-        stack.status is not seen.status
-        or stack.status_reason != seen.status_reason
-        or stack.status_message != seen.status_message
-        or stack.node_id != seen.node_id
-        or stack.node_public_ip != seen.node_public_ip
-        or (seen.ended and not stack.ended)
-        or bool(seen.happenings)
+def _without_end(one: Assessment) -> Assessment:
+    return dataclasses.replace(one, observation=dataclasses.replace(one.observation, ended=False))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodProgress:
+    """What the last snapshot of a pod showed: whether a container has run, and how often each was restarted."""
+
+    uid: str
+    started: bool
+    restarts: tuple[int, ...]
+
+
+def pod_progress(
+    before: PodProgress | None, stack: Stack, snapshot: PodSnapshot
+) -> tuple[PodProgress | None, tuple[TimelineEvent, ...]]:
+    """What is known of the pod once this is written, and what has happened in it since ``before``.
+
+    What happened between two snapshots is not made up. What was seen and could not be written is seen again by the next one.
+    """
+    pod = snapshot.pod
+    if pod is None:
+        return before, ()
+    now = PodProgress(
+        uid=pod.uid,
+        started=any(c.state in ("running", "terminated") for c in pod.containers),
+        restarts=tuple(c.restart_count for c in pod.containers),
     )
+    if before == now:
+        return before, ()
+    fresh = before is None or before.uid != pod.uid
+    return now, tuple(_since(None if fresh else before, now, pod, stack, snapshot.now))
+
+
+def _since(
+    before: PodProgress | None, now: PodProgress, pod: PodState, stack: Stack, at: int
+) -> Iterator[TimelineEvent]:
+    was_started = before.started if before is not None else stack.status is not StackStatus.CREATING
+    if now.started and not was_started:
+        yield TimelineEvent(kind=EventKind.STARTED, at=at, by="cluster")
+    earlier = before.restarts if before is not None else now.restarts
+    for container, then in zip(pod.containers, earlier, strict=False):
+        if container.restart_count > then:
+            yield TimelineEvent(
+                kind=EventKind.RESTARTED, at=at, reason=container.last_reason, message=_again(container), by="cluster"
+            )
+
+
+def _again(container: ContainerState) -> str:
+    code = "" if container.last_exit_code is None else f" ended with exit code {container.last_exit_code} and"
+    times = "once" if container.restart_count == 1 else f"{container.restart_count} times in all"
+    return f"container {container.name}{code} was started again ({times})"
+
+
+async def until_status(context: Context, stack_id: str, wanted: StackStatus, timeout: float) -> Stack:
+    """The stack as soon as it has that status, or cannot be expected to get it, or after ``timeout`` seconds as it is.
+
+    Raises StackNotFound, also when it goes meanwhile.
+    """
+
+    def settled(stack: Stack | None) -> Stack | None:
+        if stack is None:
+            raise StackNotFound(stack_id)
+        return stack if stack.status is wanted or _is_final(stack, wanted) else None
+
+    try:
+        return await context.rows.until(stack_id, settled, lambda: context.store.stacks.get(stack_id), timeout)
+    except TimeoutError:
+        stack = context.store.stacks.get(stack_id)
+        if stack is None:
+            raise StackNotFound(stack_id) from None
+        return stack
+
+
+async def until_gone(context: Context, stack_id: str, timeout: float) -> Stack | None:
+    """None as soon as there is no such stack; the stack as it is if it is still there after ``timeout`` seconds."""
+
+    def gone(stack: Stack | None) -> bool | None:
+        return True if stack is None else None
+
+    try:
+        await context.rows.until(stack_id, gone, lambda: context.store.stacks.get(stack_id), timeout)
+    except TimeoutError:
+        return context.store.stacks.get(stack_id)
+    return None
+
+
+def _is_final(stack: Stack, wanted: StackStatus) -> bool:
+    if stack.ended or stack.deleting_since is not None:
+        return True
+    return stack.status in ENDS and wanted not in ENDS

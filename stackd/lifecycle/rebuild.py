@@ -1,4 +1,4 @@
-"""Recover the rows of a lost file from what the cluster's objects carry.
+"""Recover the rows of a lost file from what the cluster's objects carry: all of them by hand, or those that turn up without one.
 
 Owns: which objects make a stack again. The statuses of the living are observed once the daemon runs; how the others ended
 is read from their pods here, as what has ended is not looked at again.
@@ -6,17 +6,24 @@ is read from their pods here, as what has ended is not looked at again.
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from stackd.errors import StoreError
 from stackd.kube import labels
 from stackd.kube.client import Cluster
 from stackd.kube.objects import PodState, pod_state
-from stackd.kube.record import Unrecoverable, parse_record
+from stackd.kube.records import Unrecoverable, parse_record, parse_stopped, supersedes
+from stackd.kube.wire import CONFIG_MAPS, JsonObject
 from stackd.lifecycle.bring_up import CLUSTER_UID
-from stackd.lifecycle.status import Sight, judge
-from stackd.model import Stack, service_name
-from stackd.store import Store
+from stackd.lifecycle.context import Context
+from stackd.lifecycle.status import PodSnapshot, judge
+from stackd.model import Desired, Stack, service_name
+from stackd.store import REMOVED, STOPPED_BY_USER, STOPPED_MESSAGE, Store
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,29 +39,155 @@ async def rebuild(store: Store, cluster: Cluster) -> Rebuilt:
     if len(store.stacks):
         raise StoreError(f"the file already holds {len(store.stacks)} stacks; rebuild needs an empty one")
     uid = await cluster.cluster_uid()
-    services = {raw["metadata"]["name"]: raw async for raw in cluster.list_raw("services")}
-    report, stacks, seen = Rebuilt(), [], set()
-    async for pod in cluster.list_raw("pods"):
-        stack_id = pod["metadata"]["labels"].get(labels.STACK, "")
-        seen.add(service_name(stack_id))
-        found = parse_record(pod, services.get(service_name(stack_id)))
-        if isinstance(found, Unrecoverable):
-            report.lost.append((found.name, found.reason))
+    report, stacks = Rebuilt(), []
+    for one in await _found(cluster):
+        if isinstance(one.stack, Unrecoverable):
+            report.lost.append((one.stack.name, one.stack.reason))
         else:
-            stacks.append(_as_it_ended(found, pod_state(pod)) if found.ended else found)
-    report.lost += [(name, "its pod is gone") for name in services if name not in seen]
-    for adopted in await store.adopt(stacks):
+            stacks.append(one.stack)
+    for adopted in await store.stacks.adopt(stacks):
         if adopted.stack is None:
             report.lost.append((adopted.stack_id, adopted.reason))
         else:
             report.recovered.append(adopted.stack_id)
-    await store.set_meta(CLUSTER_UID, uid)
+    await store.meta.put(CLUSTER_UID, uid)
     return report
 
 
+@dataclass(slots=True, kw_only=True)
+class TakenOver:
+    """The ids of stacks that have rows now, and by their uid the objects that no row could be made from, with the reason.
+
+    ``contested`` are those whose ports, say, another row has: it may give them back.
+    """
+
+    stacks: list[str] = field(default_factory=list)
+    unadoptable: dict[str, str] = field(default_factory=dict)
+    contested: set[str] = field(default_factory=set)
+
+
+async def take_over(context: Context, names: Collection[str]) -> TakenOver:
+    """Make rows for those pods and records. One that is gone, or going, by now is left out.
+
+    Raises ClusterUnavailable or ClusterError; StoreUnavailable: then no row was made.
+    """
+    await context.right_cluster()
+    report, stacks, uids = TakenOver(), [], {}
+    for one in await _found(context.cluster):
+        if one.name not in names or one.going:
+            continue
+        if isinstance(one.stack, Unrecoverable):
+            report.unadoptable[one.uid] = one.stack.reason
+        else:
+            stacks.append(one.stack)
+            uids[one.name] = one.uid
+    await context.right_cluster()  # what was listed is this cluster's, and not of another that was there meanwhile
+    for adopted in await context.store.stacks.adopt(stacks):
+        if adopted.stack is None:
+            report.unadoptable[uids[adopted.stack_id]] = adopted.reason
+            if adopted.reason != REMOVED:
+                report.contested.add(uids[adopted.stack_id])
+        else:
+            report.stacks.append(adopted.stack_id)
+    return report
+
+
+async def renew_rows(context: Context) -> None:
+    """Bring the rows of a restored file up to date: stacks that were extended, stopped or started since then, or accepted; and
+    those of which the cluster has nothing any more, since whoever owned the stacks meanwhile has deleted them.
+
+    Raises ClusterUnavailable or ClusterError; StoreUnavailable: then nothing was changed.
+    """
+    await context.right_cluster()
+    found = [one for one in await _found(context.cluster) if one.name in context.store.stacks]
+    gone = await _gone(context, {one.name for one in found})
+    await context.right_cluster()
+    for stack_id in gone:
+        log.info("%s: deleted while another stackd owned the stacks", stack_id, extra={"stack_id": stack_id})
+    await context.store.stacks.remove(gone)  # first: others may have got their ports
+    records = [one.stack for one in found if not isinstance(one.stack, Unrecoverable)]
+    for stack_id, why in await context.store.stacks.renew(records):
+        log.warning("%s: its row cannot be brought up to date: %s", stack_id, why, extra={"stack_id": stack_id})
+
+
+async def _gone(context: Context, there: Collection[str]) -> list[str]:
+    """The stacks of which the cluster has neither pod nor record, as it says when it is asked for each of them.
+
+    None of them where no stackd has held a Lease before: one that knew none kept no records of stopped stacks.
+    """
+    succession = context.ownership.succession
+    if succession is None or not succession.after_lease:
+        return []
+    missing = [stack for stack in context.store.stacks.ordered() if stack.stack_id not in there]
+    held = await asyncio.gather(*(_is_there(context.cluster, stack.stack_id) for stack in missing))
+    return [stack.stack_id for stack, is_there in zip(missing, held, strict=True) if not is_there]
+
+
+async def _is_there(cluster: Cluster, stack_id: str) -> bool:
+    return await cluster.get_pod(stack_id) is not None or await cluster.has_stopped(stack_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A pod, or a record of a stack without one, and the stack that it makes; ``going`` while it is being deleted."""
+
+    name: str
+    uid: str
+    going: bool
+    stack: Stack | Unrecoverable
+
+
+async def _found(cluster: Cluster) -> list[Found]:
+    """What the cluster has of each stack: its pod or its record, whichever is of a later time."""
+    services = {raw["metadata"]["name"]: raw async for raw in cluster.list_raw("services")}
+    records = {raw["metadata"]["name"]: raw async for raw in cluster.list_raw(CONFIG_MAPS)}
+    found = []
+    async for pod in cluster.list_raw("pods"):
+        record = records.get(pod["metadata"]["name"])
+        if record is None or not supersedes(record, pod):
+            records.pop(pod["metadata"]["name"], None)
+            found.append(_one(pod, _recovered(pod, services)))
+    return found + [_one(record, _stopped(record)) for record in records.values()]
+
+
+def _one(raw: JsonObject, stack: Stack | Unrecoverable) -> Found:
+    metadata = raw["metadata"]
+    return Found(name=metadata["name"], uid=metadata["uid"], going=bool(metadata.get("deletionTimestamp")), stack=stack)
+
+
+def _stopped(record: JsonObject) -> Stack | Unrecoverable:
+    found, name = parse_stopped(record), record["metadata"]["name"]
+    if isinstance(found, Unrecoverable):
+        return found
+    if found.stack_id != name:
+        return Unrecoverable(name=name, reason=f"its label {labels.STACK} names another stack: {found.stack_id!r}")
+    if found.desired is Desired.RUNNING:
+        return found
+    return replace(found, status_reason=STOPPED_BY_USER, status_message=STOPPED_MESSAGE)
+
+
+def _stack_of(pod: JsonObject) -> str:
+    stack_id: str = (pod["metadata"].get("labels") or {}).get(labels.STACK, "")
+    return stack_id
+
+
+def _recovered(pod: JsonObject, services: Mapping[str, JsonObject]) -> Stack | Unrecoverable:
+    name, stack_id = pod["metadata"]["name"], _stack_of(pod)
+    found = parse_record(pod, services.get(service_name(stack_id)))
+    if isinstance(found, Unrecoverable):
+        return found
+    if name != stack_id:
+        return Unrecoverable(name=name, reason=f"its label {labels.STACK} names another stack: {stack_id!r}")
+    if not found.ended:
+        return found
+    return _as_it_ended(found, pod_state(pod))
+
+
 def _as_it_ended(stack: Stack, pod: PodState) -> Stack:
-    sight = Sight(pod=pod, node_exists=True, node_public_ip=None, pull_failing_since=None, now=stack.created_at)
-    verdict = judge(replace(stack, ended=False), sight, image_pull_grace=0.0)
+    snapshot = PodSnapshot(
+        pod=pod, node_exists=True, node_public_ip=None, pull_failing_since=None, now=stack.created_at
+    )
+    verdict = judge(replace(stack, ended=False), snapshot, image_pull_grace=0.0)
     return replace(
         stack, status=verdict.status, status_reason=verdict.reason, status_message=verdict.message, ended=verdict.ended
     )

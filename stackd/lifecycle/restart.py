@@ -2,12 +2,14 @@
 
 Owns: the order. The intent is in the file first (``desired``, and a ``generation`` that is written on the pod, which tells
 the old pod from the new one); the old pod and its Service are confirmed gone before the new ones are made, as they have the
-same names. Whatever is cut short is found by the reconciler, and done by ``resume``.
+same names. While there is no pod that could carry the stack's record, a ConfigMap does, so that a lost file loses no stack: it
+is there before the old pod goes, and goes when the new one is there. What fails is tried again, and what is cut short is found
+by the reconciler; both by ``resume``.
 """
 
 from __future__ import annotations
 
-import asyncio
+import dataclasses
 import logging
 
 from stackd.errors import (
@@ -15,17 +17,26 @@ from stackd.errors import (
     ClusterUnavailable,
     Conflict,
     InvalidPodSpec,
+    NotOwner,
     StackdError,
     StackNotFound,
     StoreUnavailable,
+    Unavailable,
+    detail_of,
+    told,
 )
 from stackd.kube.objects import PodState
+from stackd.kube.records import stopped_manifest
+from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.crashpoints import reached
-from stackd.lifecycle.create import first_sight, pod_request, serve
-from stackd.lifecycle.retire import take_down
-from stackd.lifecycle.room import Room
-from stackd.model import Desired, Kind, Observation, SanitizedSpec, Stack, StackStatus, TargetPort
-from stackd.store import Start
+from stackd.lifecycle.create import first_observation, suspecting
+from stackd.lifecycle.delete import delete_objects
+from stackd.lifecycle.hiding import hiding
+from stackd.lifecycle.plan import Repair, RepairKind
+from stackd.lifecycle.pods import pod_request, spec_of
+from stackd.lifecycle.services import serve
+from stackd.model import Desired, EventKind, Observation, SanitizedSpec, Stack, StackStatus
+from stackd.store import PORT_REPLACED, Start, ports_replaced
 
 log = logging.getLogger(__name__)
 
@@ -33,62 +44,65 @@ PATIENCE_SECONDS = 2.0
 """How long an answer waits for a node to take the fresh pod, so that it can tell the address; no node is no failure."""
 
 
-async def stop(room: Room, stack_id: str, *, by: str) -> Stack:
+async def stop(context: Context, stack_id: str, *, by: str) -> Stack:
     """The stack, stopped: no pod and no Service remains, its ports stay its own until it is started or its time is up.
 
     If the cluster does not confirm now, ClusterUnavailable is raised and the stop is retried until it is done; so it is
     if the caller leaves. Raises StackNotFound, Conflict, StoreUnavailable.
     """
-    return await asyncio.shield(room.tasks.errand(f"stop {stack_id}", _stop(room, stack_id, by)))
+    return await context.tasks.result_of(context.tasks.spawn(f"stop {stack_id}", _stop(context, stack_id, by)))
 
 
-async def start(room: Room, stack_id: str, *, by: str) -> Stack:
+async def start(context: Context, stack_id: str, *, by: str) -> Stack:
     """The stack with a fresh pod if it was stopped or has ended; as it is if it is not. Raises as ``restart``."""
-    return await asyncio.shield(
-        room.tasks.errand(f"start {stack_id}", _start(room, stack_id, Kind.START_REQUESTED, by))
+    return await context.tasks.result_of(
+        context.tasks.spawn(f"start {stack_id}", _start(context, stack_id, EventKind.START_REQUESTED, by))
     )
 
 
-async def restart(room: Room, stack_id: str, *, by: str) -> Stack:
+async def restart(context: Context, stack_id: str, *, by: str) -> Stack:
     """The stack, ``creating``, with a fresh pod behind the same ports and with the same end; the node may be another.
 
     What the cluster refuses now (a quota, say) is raised, and tried again until it is done. Raises StackNotFound,
     Conflict (also where the ports were given back and are no longer free), LabelLimitReached, Held, ShuttingDown,
     StoreUnavailable, and all that a create raises.
     """
-    task = room.tasks.errand(f"restart {stack_id}", _start(room, stack_id, Kind.RESTART_REQUESTED, by))
-    return await asyncio.shield(task)
+    task = context.tasks.spawn(f"restart {stack_id}", _start(context, stack_id, EventKind.RESTART_REQUESTED, by))
+    return await context.tasks.result_of(task)
 
 
-async def resume(room: Room, stack_id: str) -> None:
+async def resume(context: Context, stack_id: str) -> None:
     """Do what is left of a stop, start or restart. Raises what keeps it from being done now."""
-    async with room.locks.of(stack_id):
-        stack = room.store.stacks.get(stack_id)
+    async with context.locks.of(stack_id):
+        stack = context.store.stacks.get(stack_id)
         if stack is None or stack.deleting_since is not None or stack.ended or not stack.accepted:
             return
         if stack.desired is Desired.STOPPED:
-            await _finish_stop(room, stack_id)
+            await _finish_stop(context, stack_id)
         elif stack.pod_uid is None:
-            await _finish_start(room, stack_id)
+            await _finish_start(context, stack_id)
 
 
-async def _stop(room: Room, stack_id: str, by: str) -> Stack:
-    async with room.locks.of(stack_id):
-        await room.store.stop(stack_id, by)
+async def _stop(context: Context, stack_id: str, by: str) -> Stack:
+    async with context.locks.of(stack_id):
+        await context.store.stacks.stop(stack_id, by)
         reached("stop.intended")
         try:
-            return await _finish_stop(room, stack_id)
-        except (ClusterError, ClusterUnavailable, StoreUnavailable) as error:
-            sentence = f"{stack_id} cannot be stopped now, it is retried until it is done: {error}"
-            raise ClusterUnavailable(sentence) from error
+            return await _finish_stop(context, stack_id)
+        except NotOwner:
+            context.repairs.retry(Repair(kind=RepairKind.RESUME, stack_id=stack_id))
+            raise  # without a promise: another stackd may own the stacks, and know nothing of it
+        except (ClusterError, Unavailable) as error:
+            context.repairs.retry(Repair(kind=RepairKind.RESUME, stack_id=stack_id))
+            sentence = f"{stack_id} cannot be stopped now; it is retried until it is done: {told(error)}"
+            raise ClusterUnavailable(sentence, detail=detail_of(error)) from error
 
 
-async def _finish_stop(room: Room, stack_id: str) -> Stack:
-    stack = _wanted(room, stack_id, Desired.STOPPED)
-    if not stack.at_rest or stack_id in room.mirror.pods or stack.service_name in room.mirror.services:
-        await take_down(room, stack)
-        reached("stop.cleared")
-    stopped = await room.store.stopped(stack_id)
+async def _finish_stop(context: Context, stack_id: str) -> Stack:
+    stack = _wanted(context, stack_id, Desired.STOPPED)
+    with hiding(context, stack_id):
+        await _clear(context, stack)
+    stopped = await context.store.stacks.stopped(stack_id)
     if stopped is None:
         raise StackNotFound(stack_id)
     reached("stop.stopped")
@@ -96,65 +110,123 @@ async def _finish_stop(room: Room, stack_id: str) -> Stack:
     return stopped
 
 
-async def _start(room: Room, stack_id: str, kind: Kind, by: str) -> Stack:
-    async with room.create_slots, room.locks.of(stack_id):
-        stack = room.store.stacks.get(stack_id)
+async def _clear(context: Context, stack: Stack) -> None:
+    """Have nothing left of the stack in the cluster but its record."""
+    stack_id = stack.stack_id
+    if not stack.at_rest or stack_id in context.mirror.pods or stack.service_name in context.mirror.services:
+        await _put_record(context, stack)
+        reached("stop.recorded")
+        await delete_objects(context, stack, for_good=False)
+        reached("stop.cleared")
+
+
+async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> Stack:
+    async with context.locks.of(stack_id), context.create_slots:  # whoever waits for the stack keeps nobody from a slot
+        stack = context.store.stacks.get(stack_id)
         if stack is None:
             raise StackNotFound(stack_id)
-        if kind is Kind.START_REQUESTED and stack.desired is Desired.RUNNING and not stack.ended and stack.accepted:
+        if (
+            kind is EventKind.START_REQUESTED
+            and stack.desired is Desired.RUNNING
+            and not stack.ended
+            and stack.accepted
+        ):
             return stack
-        room.admit()
-        spec = _spec(room, stack)
-        limits = room.config.limits.stacks_per_label
-        await room.store.start(stack_id, Start(pod_spec=spec.text, kind=kind, by=by, label_limits=limits))
+        await context.admitted()
+        spec = _spec(context, await context.store.stacks.whole(stack))
+        limits = context.config.limits.stacks_per_label
+        await context.store.stacks.start(stack_id, Start(pod_spec=spec.text, kind=kind, by=by, label_limits=limits))
         reached("restart.intended")
         try:
-            return await _finish_start(room, stack_id)
-        except ClusterError as error:
-            raise ClusterUnavailable(f"{stack_id} cannot be started now, it is retried: {error}") from error
+            return await _finish_start(context, stack_id)
+        except StackdError as error:
+            context.repairs.retry(Repair(kind=RepairKind.RESUME, stack_id=stack_id))
+            if isinstance(error, ClusterError | Unavailable) and not isinstance(error, NotOwner):
+                raise _retried(context, stack_id, error) from error
+            raise
 
 
-def _spec(room: Room, stack: Stack) -> SanitizedSpec:
-    ports = tuple(TargetPort(container_port=p.container_port, protocol=p.protocol) for p in stack.ports)
+def _retried(context: Context, stack_id: str, error: ClusterError | Unavailable) -> Unavailable:
+    """The error for a start that failed now: that it is retried, and whether the stack has a pod until then."""
+    stack = context.store.stacks.get(stack_id)
+    without = "" if stack is None or current_pod(context, stack) is not None else ", and has no pod until then"
+    sentence = f"{stack_id} cannot be started now; it is retried until it is done{without}: {told(error)}"
+    retry_after = error.retry_after if isinstance(error, Unavailable) else None
+    return Unavailable(sentence, retry_after, detail=detail_of(error))
+
+
+def _spec(context: Context, stack: Stack) -> SanitizedSpec:
     try:
-        return room.sanitizer.sanitize(stack.pod_spec, ports)
+        return spec_of(context, stack)
     except InvalidPodSpec as exc:
         raise Conflict(f"{stack.stack_id} cannot be started: its pod spec is not allowed any more: {exc}") from exc
 
 
-async def _finish_start(room: Room, stack_id: str) -> Stack:
-    stack = _wanted(room, stack_id, Desired.RUNNING)
+async def _finish_start(context: Context, stack_id: str) -> Stack:
+    stack = _wanted(context, stack_id, Desired.RUNNING)
     try:
-        return await _make(room, stack)
+        with hiding(context, stack_id):
+            return await _make(context, stack)
     except StackNotFound:
         raise
     except StackdError as error:
-        await _say_why(room, stack, error)
+        await _say_why(context, stack, error)
         raise
 
 
-async def _make(room: Room, stack: Stack) -> Stack:
+async def _make(context: Context, stack: Stack) -> Stack:
     stack_id = stack.stack_id
-    await room.right_cluster()
-    pod = await room.cluster.get_pod(stack.pod_name)
+    await context.right_cluster()
+    pod = await context.cluster.get_pod(stack.pod_name)
     if pod is None or pod.deleting or pod.generation < stack.generation:
-        await take_down(room, stack)
+        if stack_id not in context.mirror.stopped:
+            await _put_record(context, stack)
+            reached("restart.recorded")
+        await delete_objects(context, stack, for_good=False)
         reached("restart.cleared")
-        _wanted(room, stack_id, Desired.RUNNING)
-        pod = await room.cluster.create_pod(pod_request(room, stack, _spec(room, stack)))
+        whole = await context.store.stacks.whole(_wanted(context, stack_id, Desired.RUNNING))
+        pod = await context.cluster.create_pod(pod_request(context, whole, _spec(context, whole)))
     reached("restart.pod_created")
-    _wanted(room, stack_id, Desired.RUNNING)
-    stack, service = await serve(room, stack, pod)
+    await context.cluster.delete_stopped(stack_id)
+    reached("restart.record_deleted")
+    _wanted(context, stack_id, Desired.RUNNING)
+    kept = stack.ports
+    stack, service = await serve(context, stack, pod)
     reached("restart.service_created")
-    pod = await _placed(room, pod)
-    seen = first_sight(room, stack, pod, node_exists=pod.node_name in room.mirror.nodes)
-    started = await room.store.started(seen, pod_uid=pod.uid, service_uid=service.uid)
+    pod = await _placed(context, pod)
+    seen = first_observation(context, stack, pod, service, node_exists=pod.node_name in context.mirror.nodes)
+    if replaced := ports_replaced(kept, stack.ports):
+        seen = dataclasses.replace(seen, status_reason=PORT_REPLACED, status_message=replaced)
+    started = await context.store.stacks.started(seen, pod_uid=pod.uid, service_uid=service.uid)
     reached("restart.started")
     log.info("%s: started again, pod %d", stack_id, stack.generation, extra={"stack_id": stack_id})
     return started
 
 
-async def _placed(room: Room, made: PodState) -> PodState:
+async def put_record_right(context: Context, stack_id: str) -> None:
+    """Have the cluster hold the stack's record in a ConfigMap if it is stopped, and not if it has a pod.
+
+    Raises ClusterUnavailable, ClusterError, StoreUnavailable.
+    """
+    async with context.locks.of(stack_id):
+        stack = context.store.stacks.get(stack_id)
+        if stack is None or stack.deleting_since is not None:
+            return
+        if stack.desired is Desired.STOPPED and stack.at_rest:
+            await _put_record(context, stack)
+        elif stack.pod_uid is not None:
+            await context.right_cluster()
+            await context.cluster.delete_stopped(stack_id)
+        reached("repair.record_put_right")
+
+
+async def _put_record(context: Context, stack: Stack) -> None:
+    await context.right_cluster()
+    whole = await context.store.stacks.whole(stack)
+    await context.cluster.put_stopped(stopped_manifest(whole, context.config.cluster.instance))
+
+
+async def _placed(context: Context, made: PodState) -> PodState:
     """The pod as soon as a node has it, or the scheduler says that none takes it, or patience is at its end.
 
     Raises ClusterUnavailable if the mirror does not get to see it: the row may not say that it is there before that, or
@@ -167,35 +239,36 @@ async def _placed(room: Room, made: PodState) -> PodState:
     def placed(pod: PodState | None) -> PodState | None:
         return pod if seen(pod) and pod is not None and (pod.node_name or pod.scheduled is False) else None
 
+    with suspecting(context, made):
+        try:
+            pod = await context.mirror.until(made.name, seen, timeout=context.config.stacks.scheduling_timeout)
+        except TimeoutError as exc:
+            raise ClusterUnavailable(f"the fresh pod of {made.name} has not been seen yet") from exc
     try:
-        pod = await room.mirror.until(made.name, seen, timeout=room.config.stacks.scheduling_timeout)
-    except TimeoutError as exc:
-        raise ClusterUnavailable(f"the fresh pod of {made.name} has not been seen yet") from exc
-    try:
-        return await room.mirror.until(made.name, placed, timeout=PATIENCE_SECONDS)
+        return await context.mirror.until(made.name, placed, timeout=PATIENCE_SECONDS)
     except TimeoutError:
         return pod
 
 
-def _wanted(room: Room, stack_id: str, desired: Desired) -> Stack:
-    """The stack, if it still is to be so. Raises StackNotFound if it is gone or going."""
-    stack = room.store.stacks.get(stack_id)
+def _wanted(context: Context, stack_id: str, desired: Desired) -> Stack:
+    """The stack, if that is still what it is to be. Raises StackNotFound if it is gone or being deleted."""
+    stack = context.store.stacks.get(stack_id)
     if stack is None or stack.deleting_since is not None or stack.desired is not desired:
         raise StackNotFound(stack_id)
     return stack
 
 
-async def _say_why(room: Room, stack: Stack, error: StackdError) -> None:
-    """Let the stack's status tell what its start is waiting for."""
+async def _say_why(context: Context, stack: Stack, error: StackdError) -> None:
+    """Write into the stack's status what its start is waiting for."""
     reason = "ClusterUnavailable" if isinstance(error, ClusterError) else type(error).__name__
     seen = Observation(
         stack_id=stack.stack_id,
         status=StackStatus.CREATING,
         status_reason=reason,
-        status_message=f"its pod cannot be made now, and is tried again: {error}"[:1024],
+        status_message=f"its pod cannot be made now, and is tried again: {told(error)}"[:1024],
         generation=stack.generation,
     )
     try:
-        await room.store.observe([seen])
+        await context.store.stacks.observe([seen])
     except StoreUnavailable as unavailable:
         log.debug("%s: %s", stack.stack_id, unavailable)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from stackd.clock import NANOSECONDS
 from stackd.kube.objects import ContainerState, PodState
+from stackd.lifecycle.hiding import hide
 from stackd.model import Desired, Observation, Stack, StackStatus
 
 PULL_ERRORS = frozenset({"ErrImagePull", "ImagePullBackOff"})
@@ -32,18 +33,22 @@ MESSAGE_LIMIT = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sight:
-    """What is seen of one stack at one moment; ``pull_failing_since`` and ``now`` in nanoseconds."""
+class PodSnapshot:
+    """What is seen of one stack at one moment; ``pull_failing_since`` and ``now`` in nanoseconds.
+
+    ``trouble`` is what somebody else has changed and is being repaired: a reason and a sentence; empty where nothing was.
+    """
 
     pod: PodState | None
     node_exists: bool
     node_public_ip: str | None
     pull_failing_since: int | None
     now: int
+    trouble: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class DerivedStatus:
     """The status, in words; ``recheck_at`` (nanoseconds) is when it changes if nothing else happens."""
 
     status: StackStatus
@@ -58,54 +63,60 @@ def pull_is_failing(pod: PodState | None) -> bool:
     return pod is not None and any(c.reason in PULL_ERRORS for c in pod.containers if c.state == "waiting")
 
 
-def observation(stack: Stack, sight: Sight, verdict: Verdict) -> Observation:
+def observation(stack: Stack, snapshot: PodSnapshot, verdict: DerivedStatus) -> Observation:
     """What is to be written about the stack. The node and its address stay known after they are gone."""
-    pod = sight.pod
+    pod = snapshot.pod
     node_id = pod.node_name if pod is not None and pod.node_name else stack.node_id
-    address = sight.node_public_ip if sight.node_exists else stack.node_public_ip
+    address = snapshot.node_public_ip if snapshot.node_exists else stack.node_public_ip
     return Observation(
         stack_id=stack.stack_id,
         status=verdict.status,
         status_reason=verdict.reason,
-        status_message=verdict.message[:MESSAGE_LIMIT],
+        status_message=hide(verdict.message, stack.values)[:MESSAGE_LIMIT],
         node_id=node_id,
         node_public_ip=address,
         ended=verdict.ended,
         generation=stack.generation,
+        requested_cpu_milli=pod.cpu_milli if pod is not None else 0,
+        requested_memory_bytes=pod.memory_bytes if pod is not None else 0,
     )
 
 
-def judge(stack: Stack, sight: Sight, image_pull_grace: float) -> Verdict:
-    """The status that ``sight`` means for an accepted stack; ``image_pull_grace`` in seconds.
+def judge(stack: Stack, snapshot: PodSnapshot, image_pull_grace: float) -> DerivedStatus:
+    """The status that ``snapshot`` means for an accepted stack; ``image_pull_grace`` in seconds.
 
     An ended stack stays as it ended: its pod may be collected by the cluster at any later time. One that its user has
     stopped, or whose fresh pod is yet to come, stays as whoever is at work on it says.
     """
-    pod = sight.pod
+    pod = snapshot.pod
     if stack.ended or stack.desired is Desired.STOPPED or (pod is None and stack.pod_uid is None):
         return _as_it_is(stack)
     if pod is None:
-        return _pod_gone(stack, sight)
+        return _pod_gone(stack, snapshot)
     if pod.phase == "Failed":
-        return _pod_failed(stack, pod, sight)
+        return _pod_failed(stack, pod, snapshot)
     if pod.phase == "Succeeded":
-        return Verdict(status=StackStatus.STOPPED, reason="Completed", message="all containers have ended", ended=True)
-    if not sight.node_exists and pod.node_name:
+        return DerivedStatus(
+            status=StackStatus.STOPPED, reason="Completed", message="all containers have ended", ended=True
+        )
+    if not snapshot.node_exists and pod.node_name:
         return _node_gone(stack, ended=False)
-    waiting = _waiting_failure(pod, sight, image_pull_grace)
+    waiting = _waiting_failure(pod, snapshot, image_pull_grace)
     if waiting is not None:
         return waiting
-    return _alive(stack, pod, sight, image_pull_grace)
+    return _alive(stack, pod, snapshot, image_pull_grace)
 
 
-def _as_it_is(stack: Stack) -> Verdict:
-    return Verdict(status=stack.status, reason=stack.status_reason, message=stack.status_message, ended=stack.ended)
+def _as_it_is(stack: Stack) -> DerivedStatus:
+    return DerivedStatus(
+        status=stack.status, reason=stack.status_reason, message=stack.status_message, ended=stack.ended
+    )
 
 
-def _pod_gone(stack: Stack, sight: Sight) -> Verdict:
-    if stack.status is StackStatus.NODE_DELETED or (stack.node_id and not sight.node_exists):
+def _pod_gone(stack: Stack, snapshot: PodSnapshot) -> DerivedStatus:
+    if stack.status is StackStatus.NODE_DELETED or (stack.node_id and not snapshot.node_exists):
         return _node_gone(stack, ended=True)
-    return Verdict(
+    return DerivedStatus(
         status=StackStatus.STOPPED,
         reason="PodDeleted",
         message="the pod is gone from the cluster and stackd did not delete it",
@@ -113,8 +124,8 @@ def _pod_gone(stack: Stack, sight: Sight) -> Verdict:
     )
 
 
-def _node_gone(stack: Stack, *, ended: bool) -> Verdict:
-    return Verdict(
+def _node_gone(stack: Stack, *, ended: bool) -> DerivedStatus:
+    return DerivedStatus(
         status=StackStatus.NODE_DELETED,
         reason="NodeDeleted",
         message=f"node {stack.node_id} has been deleted",
@@ -122,11 +133,11 @@ def _node_gone(stack: Stack, *, ended: bool) -> Verdict:
     )
 
 
-def _pod_failed(stack: Stack, pod: PodState, sight: Sight) -> Verdict:
-    if pod.disruption == POD_GARBAGE_COLLECTED or (pod.node_name and not sight.node_exists):
+def _pod_failed(stack: Stack, pod: PodState, snapshot: PodSnapshot) -> DerivedStatus:
+    if pod.disruption == POD_GARBAGE_COLLECTED or (pod.node_name and not snapshot.node_exists):
         return _node_gone(stack, ended=True)
     reason, message = _why_failed(pod)
-    return Verdict(status=StackStatus.FAILED, reason=reason, message=message, ended=True)
+    return DerivedStatus(status=StackStatus.FAILED, reason=reason, message=message, ended=True)
 
 
 def _why_failed(pod: PodState) -> tuple[str, str]:
@@ -145,19 +156,19 @@ def _terminated(container: ContainerState) -> str:
     return f"{text}: {container.message}" if container.message else text
 
 
-def _waiting_failure(pod: PodState, sight: Sight, image_pull_grace: float) -> Verdict | None:
+def _waiting_failure(pod: PodState, snapshot: PodSnapshot, image_pull_grace: float) -> DerivedStatus | None:
     for container in pod.containers:
         if container.state != "waiting":
             continue
         if container.reason in STUCK_REASONS:
-            return Verdict(status=StackStatus.FAILED, reason=container.reason, message=_waiting(container))
-        if container.reason in PULL_ERRORS and sight.now >= _pull_deadline(sight, image_pull_grace):
-            return Verdict(status=StackStatus.FAILED, reason=container.reason, message=_waiting(container))
+            return DerivedStatus(status=StackStatus.FAILED, reason=container.reason, message=_waiting(container))
+        if container.reason in PULL_ERRORS and snapshot.now >= _pull_deadline(snapshot, image_pull_grace):
+            return DerivedStatus(status=StackStatus.FAILED, reason=container.reason, message=_waiting(container))
     return None
 
 
-def _pull_deadline(sight: Sight, image_pull_grace: float) -> int:
-    since = sight.now if sight.pull_failing_since is None else sight.pull_failing_since
+def _pull_deadline(snapshot: PodSnapshot, image_pull_grace: float) -> int:
+    since = snapshot.now if snapshot.pull_failing_since is None else snapshot.pull_failing_since
     return since + round(image_pull_grace * NANOSECONDS)
 
 
@@ -180,27 +191,28 @@ def _last(container: ContainerState) -> str:
     return f", last exit code {container.last_exit_code}{reason}"
 
 
-def _alive(stack: Stack, pod: PodState, sight: Sight, image_pull_grace: float) -> Verdict:
+def _alive(stack: Stack, pod: PodState, snapshot: PodSnapshot, image_pull_grace: float) -> DerivedStatus:
     """Pending or Running, with nothing that counts as failed (yet)."""
     if pod.phase == "Running" and pod.ready:
-        return _unhindered(StackStatus.RUNNING, pod)
+        return _unhindered(StackStatus.RUNNING, pod, snapshot)
     if pod.phase == "Running" and stack.status is StackStatus.RUNNING:
-        return Verdict(status=StackStatus.RUNNING, reason="NotReady", message=_not_ready(pod))
+        return DerivedStatus(status=StackStatus.RUNNING, reason="NotReady", message=_not_ready(pod))
     pulling = next((c for c in pod.containers if c.state == "waiting" and c.reason in PULL_ERRORS), None)
     if pulling is None:
-        return _unhindered(StackStatus.CREATING, pod)
-    return Verdict(
+        return _unhindered(StackStatus.CREATING, pod, snapshot)
+    return DerivedStatus(
         status=StackStatus.CREATING,
         reason=pulling.reason,
         message=_waiting(pulling),
-        recheck_at=_pull_deadline(sight, image_pull_grace),
+        recheck_at=_pull_deadline(snapshot, image_pull_grace),
     )
 
 
-def _unhindered(status: StackStatus, pod: PodState) -> Verdict:
+def _unhindered(status: StackStatus, pod: PodState, snapshot: PodSnapshot) -> DerivedStatus:
     if pod.deleting:
-        return Verdict(status=status, reason="Terminating", message="the pod is being deleted, and not by stackd")
-    return Verdict(status=status)
+        return DerivedStatus(status=status, reason="Terminating", message="the pod is being deleted, and not by stackd")
+    reason, message = snapshot.trouble
+    return DerivedStatus(status=status, reason=reason, message=message)
 
 
 def _not_ready(pod: PodState) -> str:

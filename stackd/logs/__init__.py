@@ -3,9 +3,8 @@
 Owns: handlers, forms and fields. A record may carry ``stack_id``, ``job_id`` and what the request log adds; the id of
 the request comes by itself. Keys and bodies never come here.
 
-formats   text and JSON
+formats   text and JSON, and the fields of a record
 journal   the journal's native protocol
-fields    which fields a record may carry, and the id of the request at hand
 repeats   the same thing said again and again is said a few times, and then counted
 """
 
@@ -16,8 +15,7 @@ import os
 import sys
 
 from stackd.config import LogSection
-from stackd.logs.fields import REQUEST_ID
-from stackd.logs.formats import JsonFormatter, TextFormatter
+from stackd.logs.formats import REQUEST_ID, JsonFormatter, TextFormatter
 from stackd.logs.journal import JournalHandler, is_journal
 from stackd.logs.repeats import Repeats
 
@@ -38,10 +36,13 @@ def setup(section: LogSection) -> None:
 
 
 def set_level(level: str) -> None:
-    """Change the level; libraries say warnings only."""
+    """Change the level; libraries say warnings only, and the scheduler not even those: that a job is still under way is no
+    news, and who waits for what is said where it waits.
+    """
     logging.getLogger().setLevel(level.upper())
     for name in NOISY:
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+        least = logging.ERROR if name == "apscheduler" else logging.WARNING
+        logging.getLogger(name).setLevel(max(least, logging.getLogger().level))
 
 
 def say_repeated() -> None:

@@ -1,24 +1,34 @@
-"""Records as text for people at a terminal, and as JSON for collectors."""
+"""Records as text for people at a terminal, and as JSON for collectors; and which fields a record may carry.
+
+A record is one line, and so are the lines of a trace below it, which are indented: whatever a tenant's text holds, it
+begins no line that could be taken for a record.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import time
+from contextvars import ContextVar
+from typing import Final
 
 import orjson
 
-from stackd.logs.fields import fields_of
+from stackd.printable import printable, printable_json
+
+INDENT = "    "
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+"""The id of the request for which the present task works; empty outside of requests."""
+FIELDS: Final = ("stack_id", "job_id", "request_id", "key_name", "method", "route", "status", "duration_ms", "client")
 
 
 class TextFormatter(logging.Formatter):
     """``2026-02-10T02:02:26.535Z INFO message``."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(message)s")
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
-        """When, in UTC."""
-        return utc(record.created)
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as a line, and an indented line for each of its trace."""
+        first, *trace = lines_of(record)
+        return "\n".join([f"{utc(record.created)} {record.levelname:<7} {first}", *trace])
 
 
 class JsonFormatter(logging.Formatter):
@@ -35,9 +45,29 @@ class JsonFormatter(logging.Formatter):
         fields |= fields_of(record)
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(fields, default=str).decode()
+        try:
+            return printable_json(orjson.dumps(fields, default=str).decode())
+        except TypeError:  # half of a character, as in the name of a file: orjson refuses it, JSON can say it
+            return json.dumps(fields, default=str)
+
+
+def lines_of(record: logging.LogRecord) -> list[str]:
+    """The message on one line, and the indented lines of the trace."""
+    lines = [printable(record.getMessage())]
+    if record.exc_info:
+        trace = logging.Formatter().formatException(record.exc_info)
+        lines += [INDENT + printable(line) for line in trace.split("\n")]
+    return lines
 
 
 def utc(seconds: float) -> str:
     """``2026-02-10T02:02:26.535Z``."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds * 1000) % 1000:03d}Z"
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, object]:
+    """The fields of a record that are set, by name."""
+    found = {name: value for name in FIELDS if (value := getattr(record, name, None)) not in (None, "")}
+    if "request_id" not in found and (request_id := REQUEST_ID.get()):
+        found["request_id"] = request_id
+    return found

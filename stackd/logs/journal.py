@@ -7,6 +7,7 @@ standard error instead, which the journal reads too.
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import fcntl
 import logging
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Final, TextIO
 
-from stackd.logs.fields import fields_of
+from stackd.logs.formats import fields_of, lines_of
 
 SOCKET: Final = "/run/systemd/journal/socket"
 IDENTIFIER: Final = "stackd"
@@ -60,6 +61,13 @@ def _encoded(fields: Mapping[str, str]) -> Iterator[bytes]:
             yield name.encode() + b"=" + raw + b"\n"
 
 
+def _say(record: logging.LogRecord) -> None:
+    """On standard error, where ``<N>`` at the beginning of a line is its priority: no text may begin one of its own."""
+    text = "".join(f"<{priority(record.levelno)}>{line}\n" for line in lines_of(record))
+    with contextlib.suppress(OSError, ValueError):  # there is nowhere left to complain
+        sys.stderr.write(text)
+
+
 class JournalHandler(logging.Handler):
     """Sends records to the journal at ``address``."""
 
@@ -79,7 +87,7 @@ class JournalHandler(logging.Handler):
         try:
             self._send(encode(fields))
         except OSError:
-            sys.stderr.write(f"<{fields['PRIORITY']}>{fields['MESSAGE']}\n")
+            _say(record)
 
     def close(self) -> None:
         """Close the socket."""

@@ -1,23 +1,34 @@
 """What a tenant may ask for: from raw YAML to a sanitized pod, or every reason why not. Pure.
 
+    located              a refusal with the lines of what it names
+    by_line              reasons in the order of the text
     parse_target_ports   the request's target_port
     sanitize             text → SanitizedSpec, or InvalidPodSpec
-    Sanitizer            the same under one policy; knows again what it has checked lately
+    Sanitizer            the same under one policy; remembers what it has checked lately
     harden               a manifest with the operator's additions
     Policy               the operator's choices; DEFAULT_POLICY
     prepare              load the typed models ahead of the first spec
 
-Inside, in the order of use: yaml_reader (with scalars) → decode (with allow, schema) → pod, containers, probes,
-volumes, fieldrefs, images, target_ports, security, resources (with quantity) → emit.
+Inside, in the order of use: yaml_reader → decode (with allow) → pod, containers, sources, images, target_ports, resources
+→ yaml_writer. ``sanitize`` calls them in turn; ``reasons`` collects what is wrong.
 """
 
 from __future__ import annotations
 
 from stackd.podspec.decode import prepare
-from stackd.podspec.harden import harden
-from stackd.podspec.policy import DEFAULT_POLICY, Policy
-from stackd.podspec.recent import Sanitizer
-from stackd.podspec.sanitize import sanitize
+from stackd.podspec.locate import by_line, located
+from stackd.podspec.policy import DEFAULT_POLICY, Policy, harden
+from stackd.podspec.sanitize import Sanitizer, sanitize
 from stackd.podspec.target_ports import parse_target_ports
 
-__all__ = ["DEFAULT_POLICY", "Policy", "Sanitizer", "harden", "parse_target_ports", "prepare", "sanitize"]
+__all__ = [
+    "DEFAULT_POLICY",
+    "Policy",
+    "Sanitizer",
+    "by_line",
+    "harden",
+    "located",
+    "parse_target_ports",
+    "prepare",
+    "sanitize",
+]

@@ -1,8 +1,8 @@
 """The allowlist: which of a Pod's fields a tenant may use at all.
 
 Owns: one table per kind of object. A field that is not in its table is refused by path, whatever its value; one with a
-``Refused`` says why. Whether an allowed field's value is acceptable is decided in ``rules``. Names no types: these come
-from the Kubernetes client's models.
+``Refused`` says why. Other modules check the values of allowed fields. This one names no types: ``decode`` takes
+them from the Kubernetes client's models.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ CONTAINER: Table = {
         "containerPort": KEPT,
         "name": PLAIN,
         "protocol": PLAIN,
-        "hostPort": Refused("ports of the node are not available; a stack gets node ports through target_port"),
-        "hostIP": Refused("ports of the node are not available; a stack gets node ports through target_port"),
+        "hostPort": Refused("ports of the node are not available; publish ports with target_port"),
+        "hostIP": Refused("ports of the node are not available; publish ports with target_port"),
     },
     "resources": {
         "limits": QUANTITY,
@@ -147,12 +147,12 @@ VOLUME: Table = {
         "nodePublishSecretRef": Refused("a stack gets no credentials of the cluster"),
     },
     "hostPath": _HOST_VOLUME,
-    "ephemeral": Refused("a claim must exist already; policy.volume_claims names those that may be used"),
+    "ephemeral": Refused("the claim must exist already; use one that policy.volume_claims allows"),
 }
 
-_NO_HOST_NAMESPACES = Refused("the node's namespaces are not shared with a stack, so this field must be left out")
+_NO_HOST_NAMESPACES = Refused("a stack may not share the node's namespaces; leave this field out")
 _NO_ACCOUNT = Refused("a stack has no service account")
-_NO_PLACEMENT = Refused("the operator decides on which nodes stacks run; use nodeSelector to narrow that down")
+_NO_PLACEMENT = Refused("the operator decides on which nodes stacks run; use nodeSelector to choose among these")
 SPEC: Table = {
     "containers": CONTAINER,
     "initContainers": INIT_CONTAINER,
@@ -182,10 +182,10 @@ SPEC: Table = {
     "affinity": _NO_PLACEMENT,
     "topologySpreadConstraints": _NO_PLACEMENT,
     "schedulerName": _NO_PLACEMENT,
-    "tolerations": Refused("tolerations are the operator's (policy.tolerations)"),
-    "runtimeClassName": Refused("the runtime class is the operator's (policy.runtime_class)"),
-    "ephemeralContainers": Refused("only to be added to a running pod, which is not offered"),
-    "resources": Refused("resources are given per container"),
+    "tolerations": Refused("the operator sets tolerations (policy.tolerations)"),
+    "runtimeClassName": Refused("the operator sets the runtime class (policy.runtime_class)"),
+    "ephemeralContainers": Refused("can only be added to a running pod, which stackd does not offer"),
+    "resources": Refused("set the resources of each container instead"),
 }
 
 METADATA: Table = {

@@ -1,7 +1,7 @@
-"""What a container must look like, as the API server would check it and as the policy wants it.
+"""What a container must look like: the API server's rules and the operator's policy.
 
-Owns: names, images, ports, environment, mounts, and the few fields with a fixed set of values. Probes and hooks are in
-``probes``, resources in ``resources``, the security context in ``security``.
+Owns: names, images, ports, environment, mounts, probes and hooks, and the few fields with a fixed set of values. The
+allowlist refuses probes that name a host. Resources are in ``resources``, the security context in ``pod``.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stackd.podspec.fieldrefs import check_env_source
-from stackd.podspec.grants import check_choice, check_granted
+from stackd.names import is_env_name, is_header_name, is_inner_path, is_label, is_port_name
 from stackd.podspec.images import check_image
-from stackd.podspec.names import is_env_name, is_inner_path, is_label, is_port_name
 from stackd.podspec.policy import Policy
-from stackd.podspec.probes import check_lifecycle, check_probes
-from stackd.podspec.reasons import Reasons
+from stackd.podspec.reasons import Reasons, check_choice
+from stackd.podspec.sources import check_env_source, check_granted
 from stackd.podspec.target_ports import LARGEST_PORT
 
 _CHOICES = {
@@ -24,6 +22,12 @@ _CHOICES = {
 }
 _PORT_PROTOCOLS = ("TCP", "UDP", "SCTP")
 _LONG_RUNNING_ONLY = ("livenessProbe", "readinessProbe", "startupProbe", "lifecycle")
+LARGEST_INT32 = 2**31 - 1
+_PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
+_PROBE_HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc")
+_HOOK_HANDLERS = ("exec", "httpGet", "tcpSocket", "sleep")
+_NUMBERS = ("failureThreshold", "initialDelaySeconds", "periodSeconds", "successThreshold", "timeoutSeconds")
+_LONGEST_SLEEP = 3600
 
 
 def by_path(spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -41,13 +45,14 @@ def keeps_running(path: str, container: Mapping[str, Any]) -> bool:
 
 
 def check_containers(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) -> None:
-    """Note what is wrong with each container and with all of them together."""
+    """Report what is wrong with each container and with all of them together."""
     containers = by_path(spec)
     if not spec.get("containers"):
         reasons.missing("spec.containers", "at least one container is required", "spec.containers")
     if len(containers) > policy.max_containers:
         reasons.add(
-            "spec.containers", f"{len(containers)} containers, of {policy.max_containers} (policy.max_containers)"
+            "spec.containers",
+            f"{len(containers)} containers; at most {policy.max_containers} allowed (policy.max_containers)",
         )
     volumes = {volume.get("name") for volume in spec.get("volumes", ())}
     first_use: dict[str, str] = {}
@@ -58,12 +63,12 @@ def check_containers(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) 
 
 
 def check_mounts(mounts: Any, path: str, volumes: set[Any], reasons: Reasons) -> None:
-    """Note mounts of unknown volumes, and mount paths that are relative or used twice."""
+    """Report mounts of unknown volumes, and mount paths that are relative or used twice."""
     seen = set()
     for index, mount in enumerate(mounts):
         here = f"{path}[{index}]"
         if mount.get("name") not in volumes:
-            reasons.missing(f"{here}.name", "there is no volume of that name", f"{here}.name", "spec.volumes")
+            reasons.missing(f"{here}.name", "no volume has this name", f"{here}.name", "spec.volumes")
         target = mount.get("mountPath")
         if target is None:
             reasons.missing(f"{here}.mountPath", "is required", f"{here}.mountPath")
@@ -112,7 +117,7 @@ def _check_init(container: Mapping[str, Any], path: str, reasons: Reasons) -> No
     if container.get("restartPolicy") != "Always":
         for field in _LONG_RUNNING_ONLY:
             if field in container:
-                reasons.add(f"{path}.{field}", "an init container may have it only with restartPolicy: Always")
+                reasons.add(f"{path}.{field}", "requires restartPolicy: Always in an init container")
 
 
 def _check_ports(ports: Any, path: str, reasons: Reasons) -> None:
@@ -162,4 +167,72 @@ def _check_env_from(sources: Any, path: str, policy: Policy, reasons: Reasons) -
             key, patterns = references[kind]
             check_granted(source[kind].get("name", ""), patterns, f"{here}.{kind}", key, reasons)
         if not is_env_name(source.get("prefix", "_")):
-            reasons.add(f"{here}.prefix", "must be the beginning of a variable's name")
+            reasons.add(f"{here}.prefix", "must be a valid start of a variable's name")
+
+
+def check_probes(container: Mapping[str, Any], path: str, reasons: Reasons) -> None:
+    """Report what is wrong with the container's probes."""
+    for kind in _PROBES:
+        if kind in container:
+            _check_probe(container[kind], kind, f"{path}.{kind}", reasons)
+
+
+def check_lifecycle(container: Mapping[str, Any], path: str, reasons: Reasons) -> None:
+    """Report what is wrong with the container's hooks."""
+    for name, hook in container.get("lifecycle", {}).items():
+        here = f"{path}.lifecycle.{name}"
+        _check_handler(hook, _HOOK_HANDLERS, here, reasons)
+        seconds = hook.get("sleep", {}).get("seconds")
+        if "sleep" in hook and seconds is None:
+            reasons.missing(f"{here}.sleep.seconds", "is required", f"{here}.sleep")
+        elif seconds is not None and not 0 <= seconds <= _LONGEST_SLEEP:
+            reasons.add(f"{here}.sleep.seconds", f"must be from 0 to {_LONGEST_SLEEP}")
+
+
+def _check_probe(probe: Mapping[str, Any], kind: str, path: str, reasons: Reasons) -> None:
+    _check_handler(probe, _PROBE_HANDLERS, path, reasons)
+    for field in _NUMBERS:
+        if not 0 <= probe.get(field, 0) <= LARGEST_INT32:
+            reasons.add(f"{path}.{field}", f"must be from 0 to {LARGEST_INT32}")
+    if kind != "readinessProbe" and probe.get("successThreshold", 1) != 1:
+        reasons.add(f"{path}.successThreshold", f"must be 1 in a {kind}")
+    grace = probe.get("terminationGracePeriodSeconds")
+    if grace is not None and kind == "readinessProbe":
+        reasons.add(f"{path}.terminationGracePeriodSeconds", "is not possible in a readinessProbe")
+    elif grace is not None and not 1 <= grace <= LARGEST_INT32:
+        reasons.add(f"{path}.terminationGracePeriodSeconds", f"must be from 1 to {LARGEST_INT32}")
+    if "grpc" in probe:
+        _check_port(probe["grpc"].get("port"), f"{path}.grpc.port", reasons)
+
+
+def _check_handler(owner: Mapping[str, Any], handlers: tuple[str, ...], path: str, reasons: Reasons) -> None:
+    if sum(handler in owner for handler in handlers) != 1:
+        reasons.missing(path, f"must have exactly one of {', '.join(handlers)}", path)
+    if "exec" in owner and not owner["exec"].get("command"):
+        reasons.missing(f"{path}.exec.command", "is required", f"{path}.exec")
+    if "tcpSocket" in owner:
+        _check_port(owner["tcpSocket"].get("port"), f"{path}.tcpSocket.port", reasons)
+    if "httpGet" in owner:
+        _check_http_get(owner["httpGet"], f"{path}.httpGet", reasons)
+
+
+def _check_http_get(action: Mapping[str, Any], path: str, reasons: Reasons) -> None:
+    _check_port(action.get("port"), f"{path}.port", reasons)
+    check_choice(action.get("scheme"), ("HTTP", "HTTPS"), f"{path}.scheme", reasons)
+    for index, header in enumerate(action.get("httpHeaders", ())):
+        if not is_header_name(header.get("name", "")):
+            here = f"{path}.httpHeaders[{index}].name"
+            reasons.missing(here, 'must be letters, digits, "-" and "_"', here)
+        if "value" not in header:
+            here = f"{path}.httpHeaders[{index}].value"
+            reasons.missing(here, "is required", here)
+
+
+def _check_port(port: int | str | None, path: str, reasons: Reasons) -> None:
+    if port is None:
+        reasons.missing(path, "is required", path)
+    elif isinstance(port, str):
+        if not is_port_name(port):
+            reasons.add(path, "must be a number, or a port's name (lower-case letters, digits and single hyphens)")
+    elif not 1 <= port <= LARGEST_PORT:
+        reasons.add(path, f"must be from 1 to {LARGEST_PORT}")

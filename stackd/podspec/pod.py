@@ -1,6 +1,14 @@
-"""The pod around its containers: its identity, its labels, and the few settings that a tenant has.
+"""The pod around its containers: identity, settings, labels and annotations, security contexts.
 
-Owns: the checks of apiVersion, kind, metadata and the pod's own fields, and what is set whatever the tenant wrote.
+Owns: the checks of apiVersion, kind, name and the pod's own fields; which labels and annotations a tenant may set; the
+security contexts that the profile prescribes; and what stackd sets whatever the tenant wrote.
+
+Annotations are instructions to runtimes, networks and controllers, so the operator allows them. An annotation needs no
+prefix to have an effect: ``io.katacontainers.config_path`` and ``cpu-quota.crio.io`` have none. Labels are the tenant's
+own, except those that something in the cluster acts on.
+
+A tenant's security context is refused, even an empty one, unless it asks only for what the policy grants. The block
+that stackd itself writes is accepted, so that a client can send a sanitized spec again.
 """
 
 from __future__ import annotations
@@ -8,19 +16,41 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stackd.podspec.grants import check_choice, check_granted
-from stackd.podspec.names import is_bare_key, is_key, is_label, is_label_value, is_subdomain
+from stackd.names import is_bare_key, is_key, is_label, is_label_value, is_subdomain, matches_any
+from stackd.podspec.containers import LARGEST_INT32
 from stackd.podspec.policy import RESTART_POLICIES, Policy
-from stackd.podspec.probes import LARGEST_INT32
-from stackd.podspec.reasons import Reasons, below
+from stackd.podspec.reasons import Reasons, below, check_choice
+from stackd.podspec.sources import check_granted
 
 LONGEST_GRACE = 3600
 _MOST_ANNOTATION_BYTES = 64 * 1024
 _MOST_LABELS = 32
+_OURS = "stackd.io"
+_MANAGED_BY = "app.kubernetes.io/managed-by"
+_CONFINING = (
+    "container.apparmor.security.beta.kubernetes.io/",
+    "container.seccomp.security.alpha.kubernetes.io/",
+    "seccomp.security.alpha.kubernetes.io/",
+)
+_ACTED_ON = frozenset(
+    {
+        "controller-revision-hash",
+        "controller-uid",
+        "job-name",
+        "pod-template-generation",
+        "pod-template-hash",
+    }
+)
+_ACTED_ON_FAMILIES = ("io.kubernetes.", "io.cilium.")
+"""Names without a prefix that kubelets use towards runtimes, and networks towards their agents."""
+_OWN = "not accepted; stackd sets the security context"
+_USER = "not accepted, unless policy.run_as_user allows it"
+_LARGEST_ID = 2**31 - 1
+_IDS = frozenset({"runAsUser", "runAsGroup", "fsGroup"})
 
 
-def check_head(pod: Mapping[str, Any], reasons: Reasons) -> None:
-    """Note what is wrong with apiVersion, kind and metadata."""
+def check_head(pod: Mapping[str, Any], policy: Policy, reasons: Reasons) -> None:
+    """Report what is wrong with apiVersion, kind and metadata."""
     if pod.get("apiVersion") != "v1":
         reasons.missing("apiVersion", "must be v1", "apiVersion")
     if pod.get("kind", "").lower() != "pod":
@@ -30,12 +60,11 @@ def check_head(pod: Mapping[str, Any], reasons: Reasons) -> None:
     metadata = pod.get("metadata", {})
     if not is_subdomain(metadata.get("name", "pod")):
         reasons.add("metadata.name", "must be lower-case letters, digits, hyphens and dots, at most 253")
-    _check_labels(metadata.get("labels", {}), reasons)
-    _check_annotations(metadata.get("annotations", {}), reasons)
+    check_meta(metadata, policy, reasons)
 
 
 def check_settings(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) -> None:
-    """Note what is wrong with the pod's own fields."""
+    """Report what is wrong with the pod's own fields."""
     if not is_label(spec.get("hostname", "pod")):
         reasons.add("spec.hostname", "must be at most 63 lower-case letters, digits and inner hyphens")
     grace = spec.get("terminationGracePeriodSeconds", 0)
@@ -58,38 +87,130 @@ def check_settings(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) ->
 
 
 def settle_settings(spec: dict[str, Any], policy: Policy) -> None:
-    """Set what is not the tenant's to choose."""
+    """Set what the tenant does not choose."""
     spec["automountServiceAccountToken"] = False
     spec["enableServiceLinks"] = False
     spec["restartPolicy"] = policy.restart_policy
+
+
+def is_reserved(key: str) -> bool:
+    """Whether a label or annotation of this name is stackd's own."""
+    prefix = key.rpartition("/")[0]
+    return key == _MANAGED_BY or prefix == _OURS or prefix.endswith("." + _OURS)
+
+
+def check_meta(metadata: Mapping[str, Any], policy: Policy, reasons: Reasons) -> None:
+    """Report labels and annotations that are not accepted."""
+    _check_labels(metadata.get("labels", {}), reasons)
+    _check_annotations(metadata.get("annotations", {}), policy, reasons)
 
 
 def _check_labels(labels: Mapping[str, str | None], reasons: Reasons) -> None:
     if len(labels) > _MOST_LABELS:
         reasons.add("metadata.labels", f"at most {_MOST_LABELS} labels are accepted")
     for key, value in labels.items():
-        _check_key(key, "metadata.labels", reasons)
+        path = below("metadata.labels", key)
+        if "/" in key:
+            reasons.add(path, "keys with a prefix belong to the cluster and the operator; use a key without one")
+        elif not is_bare_key(key):
+            reasons.add(path, "is not a valid key: at most 63 letters, digits, and inner hyphens, dots, underscores")
+        elif key in _ACTED_ON or key.startswith(_ACTED_ON_FAMILIES):
+            reasons.add(path, "controllers in the cluster act on this label; use another key")
         if value is not None and not is_label_value(value):
-            reasons.add(
-                below("metadata.labels", key),
-                "must be at most 63 letters, digits, and inner hyphens, dots, underscores",
-            )
+            reasons.add(path, "must be at most 63 letters, digits, and inner hyphens, dots, underscores")
 
 
-def _check_annotations(annotations: Mapping[str, str | None], reasons: Reasons) -> None:
+def _check_annotations(annotations: Mapping[str, str | None], policy: Policy, reasons: Reasons) -> None:
     for key in annotations:
-        _check_key(key, "metadata.annotations", reasons)
-    if (
-        sum(len(key.encode()) + len((value or "").encode()) for key, value in annotations.items())
-        > _MOST_ANNOTATION_BYTES
-    ):
-        reasons.add("metadata.annotations", f"more than {_MOST_ANNOTATION_BYTES} bytes together")
+        if why := _refusal(key, policy):
+            reasons.add(below("metadata.annotations", key), why)
+    size = sum(len(key.encode()) + len((value or "").encode()) for key, value in annotations.items())
+    if size > _MOST_ANNOTATION_BYTES:
+        reasons.add("metadata.annotations", f"must be at most {_MOST_ANNOTATION_BYTES} bytes in all")
 
 
-def _check_key(key: str, path: str, reasons: Reasons) -> None:
-    if "/" in key:
-        reasons.add(below(path, key), "keys with a prefix are the cluster's and the operator's; use one without")
-    elif not is_bare_key(key):
-        reasons.add(
-            below(path, key), "is not a valid key: at most 63 letters, digits, and inner hyphens, dots, underscores"
-        )
+def _refusal(key: str, policy: Policy) -> str:
+    if not is_key(key):
+        return "is not a valid key: at most 63 letters, digits, and inner hyphens, dots, underscores"
+    if is_reserved(key):
+        return "is reserved for stackd"
+    if key.startswith(_CONFINING):
+        return "stackd sets how a pod is confined; leave it out"
+    if matches_any(policy.allow_annotations, key):
+        return ""
+    if policy.allow_annotations:
+        return "only what policy.allow_annotations names may be used"
+    return "not accepted, unless policy.allow_annotations allows it"
+
+
+def container_context(policy: Policy) -> dict[str, Any]:
+    """The block that every container gets."""
+    context: dict[str, Any] = {
+        "allowPrivilegeEscalation": False,
+        "privileged": False,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    if policy.restricted:
+        context["capabilities"] = {"drop": ["ALL"]}
+    if policy.non_root:
+        context["runAsNonRoot"] = True
+    return context
+
+
+def pod_context(policy: Policy) -> dict[str, Any]:
+    """The block that every pod gets."""
+    context: dict[str, Any] = {"seccompProfile": {"type": "RuntimeDefault"}}
+    if policy.non_root:
+        context["runAsNonRoot"] = True
+    return context
+
+
+def settle_context(owner: dict[str, Any], path: str, profile: dict[str, Any], policy: Policy, reasons: Reasons) -> None:
+    """Replace the owner's security context by the profile's block and whatever of the tenant's the policy grants."""
+    given = owner.get("securityContext")
+    owner["securityContext"] = profile
+    if given is None:
+        return
+    here = f"{path}.securityContext"
+    _check_whole(given, profile, here, reasons)
+    for field, value in given.items():
+        if field == "capabilities":
+            _settle_capabilities(value, profile, f"{here}.{field}", policy, reasons)
+        elif value != profile.get(field):
+            _settle_field(field, value, profile, f"{here}.{field}", policy, reasons)
+
+
+def _check_whole(given: Mapping[str, Any], profile: Mapping[str, Any], path: str, reasons: Reasons) -> None:
+    """A context that asks for nothing is refused, unless it is the profile's block as a whole."""
+    asks = any(value != profile.get(field) for field, value in given.items())
+    if not asks and given.keys() != profile.keys():
+        reasons.missing(path, _OWN, path)
+
+
+def _settle_field(field: str, value: Any, profile: dict[str, Any], path: str, policy: Policy, reasons: Reasons) -> None:
+    if field not in _IDS and field != "runAsNonRoot":
+        reasons.add(path, _OWN)
+    elif not policy.run_as_user:
+        reasons.add(path, _USER)
+    elif field in _IDS and not 0 <= value <= _LARGEST_ID:
+        reasons.add(path, f"must be from 0 to {_LARGEST_ID}")
+    elif policy.non_root and (value is False or (field == "runAsUser" and value == 0)):
+        reasons.add(path, "containers may not run as root (policy.run_as_root, or the restricted profile)")
+    else:
+        profile[field] = value
+
+
+def _settle_capabilities(
+    value: Mapping[str, Any], profile: dict[str, Any], path: str, policy: Policy, reasons: Reasons
+) -> None:
+    if value == profile.get("capabilities"):
+        return
+    if not policy.add_capabilities:
+        reasons.add(path, "not accepted, unless policy.add_capabilities allows it")
+        return
+    for index, name in enumerate(value.get("add", ())):
+        if name not in policy.add_capabilities:
+            reasons.add(f"{path}.add[{index}]", "only what policy.add_capabilities names may be added")
+    settled = {**value, **profile.get("capabilities", {})}
+    if settled:
+        profile["capabilities"] = settled

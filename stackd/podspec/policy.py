@@ -1,21 +1,27 @@
-"""The operator's choices: section ``[policy]`` of the configuration.
+"""The operator's choices: section ``[policy]`` of the configuration, and what it adds to every pod.
 
-Owns: the keys, their defaults, one line about each, and what is wrong with them. Does not apply them.
+Owns: the keys, their defaults, one line about each, and their validation, also of those that contradict each other; and
+``harden``, which adds runtime class, tolerations, pull secrets, dropped capabilities, labels and annotations on the way to
+the cluster. The text that the API returns does not show these additions. What a tenant may ask for is checked elsewhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Final, Literal, get_args
 
+from annotated_types import Ge, Le
+from pydantic import BaseModel, ConfigDict, Field
+
+from stackd import quantity
 from stackd.errors import ConfigError
-from stackd.podspec import quantity
-from stackd.podspec.names import is_key, is_label_value, is_subdomain
+from stackd.kinds import Annotations, Expects, Flag, Labels, OptionalDnsLabel, Quantity, Strings, as_tuple
+from stackd.names import is_subdomain
 
-PROFILES = ("baseline", "restricted")
-RESTART_POLICIES = ("Never", "OnFailure", "Always")
+RestartPolicy = Literal["Never", "OnFailure", "Always"]
+RESTART_POLICIES: Final[tuple[str, ...]] = get_args(RestartPolicy)
 BASELINE_CAPABILITIES = frozenset(
     {
         "AUDIT_WRITE",
@@ -37,83 +43,98 @@ RESTRICTED_CAPABILITIES = frozenset({"NET_BIND_SERVICE"})
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """What a pod spec may ask for beyond the default, and what is added to every pod. Raises ``ConfigError``."""
+class Toleration(BaseModel):
+    """A taint that stacks tolerate, in Kubernetes' own words."""
 
-    profile: str = "baseline"
-    """Pod Security Standard that every pod meets: "baseline", or "restricted"."""
-    secrets: tuple[str, ...] = ()
-    """Name patterns of the Secrets that pods may read."""
-    config_maps: tuple[str, ...] = ()
-    """Name patterns of the ConfigMaps that pods may read."""
-    volume_claims: tuple[str, ...] = ()
-    """Name patterns of the PersistentVolumeClaims that pods may mount."""
-    csi_drivers: tuple[str, ...] = ()
-    """Name patterns of the CSI drivers whose inline volumes pods may mount."""
-    extended_resources: tuple[str, ...] = ()
-    """Patterns of further resources, such as "nvidia.com/gpu"."""
-    pull_secrets: tuple[str, ...] = ()
-    """Name patterns of the image pull secrets that pods may name."""
-    images_allow: tuple[str, ...] = ()
-    """Image patterns ("ghcr.io/acme/**") to which pods are limited; none: any."""
-    images_deny: tuple[str, ...] = ()
-    """Image patterns that are refused even if allowed above."""
-    require_digest: bool = False
-    """Whether each image must be pinned by its digest."""
-    add_capabilities: tuple[str, ...] = ()
-    """Capabilities that containers may ask for, of those the profile allows."""
-    max_containers: int = 16
-    """Most containers in one pod, init containers included."""
-    max_cpu: str = ""
-    """Most CPU for one pod, such as "2"; empty: no limit."""
-    max_memory: str = ""
-    """Most memory for one pod, such as "4Gi"; empty: no limit."""
-    max_ephemeral_storage: str = ""
-    """Most ephemeral storage for one pod, such as "8Gi"; empty: no limit."""
-    run_as_root: bool = True
-    """Whether containers may run as root; false adds runAsNonRoot to every pod."""
-    run_as_user: bool = False
-    """Whether a pod spec may choose user and groups (runAsUser, runAsGroup, fsGroup)."""
-    empty_dir_size: str = "1Gi"
-    """Size limit of an emptyDir: the largest allowed, and the default; empty: none."""
-    empty_dir_memory: bool = False
-    """Whether an emptyDir may be in memory (medium: Memory)."""
-    runtime_class: str = ""
-    """Runtime class of every pod, such as "gvisor" or "kata"."""
-    tolerations: tuple[Mapping[str, Any], ...] = ()
-    """Tolerations added to every pod."""
-    add_pull_secrets: tuple[str, ...] = ()
-    """Image pull secrets added to every pod."""
-    drop_capabilities: tuple[str, ...] = ()
-    """Capabilities dropped from every container, such as "ALL"."""
-    labels: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
-    """Labels added to every pod."""
-    annotations: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
-    """Annotations added to every pod."""
-    restart_policy: str = "Never"
-    """Restart policy of every pod (set by stacks.restart_policy)."""
-    max_cpu_milli: int | None = field(init=False, repr=False)
-    max_memory_bytes: int | None = field(init=False, repr=False)
-    max_ephemeral_bytes: int | None = field(init=False, repr=False)
-    empty_dir_quantity: quantity.Quantity | None = field(init=False, repr=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    def __post_init__(self) -> None:
-        mistakes = [*_choices(self), *_capabilities(self), *_additions(self)]
-        amounts = {}
-        for key in ("max_cpu", "max_memory", "max_ephemeral_storage", "empty_dir_size"):
-            try:
-                amounts[key] = _amount(getattr(self, key))
-            except ValueError as exc:
-                mistakes.append(f"policy.{key}: {exc}")
-        if mistakes:
+    key: Annotated[str, Expects(what="a taint's key")] = ""
+    operator: Annotated[Literal["Equal", "Exists"], Expects(what="an operator")] = "Equal"
+    value: Annotated[str, Expects(what="a taint's value")] = ""
+    effect: Annotated[Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"], Expects(what="an effect")] = ""
+    tolerationSeconds: int | None = Field(default=None, description="a whole number of seconds")  # noqa: N815 - Kubernetes' name
+
+    def manifest(self) -> dict[str, object]:
+        """The toleration as it stands in a pod, without what is empty."""
+        return {name: value for name, value in self.model_dump().items() if value not in ("", None)}
+
+
+class PolicySection(BaseModel):
+    """What pod specs may use beyond the default, and what is added to every pod."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    profile: Annotated[Literal["baseline", "restricted"], Expects(what="a Pod Security Standard")] = Field(
+        default="baseline", description="restricted also drops all capabilities and refuses to run as root."
+    )
+    secrets: Strings = Field(default=(), description="Name patterns of Secrets that pods may use.")
+    config_maps: Strings = Field(default=(), description="Name patterns of ConfigMaps that pods may use.")
+    volume_claims: Strings = Field(
+        default=(), description="Name patterns of PersistentVolumeClaims that pods may mount."
+    )
+    csi_drivers: Strings = Field(default=(), description="CSI drivers that pods may use for inline volumes.")
+    extended_resources: Strings = Field(
+        default=(), description='Resources beyond CPU and memory, as patterns: "nvidia.com/gpu".'
+    )
+    pull_secrets: Strings = Field(default=(), description="Name patterns of image pull secrets that pods may name.")
+    allow_annotations: Strings = Field(
+        default=(), description="Annotations that pods may have, as patterns; runtimes and networks obey some."
+    )
+    images_allow: Strings = Field(default=(), description="Image patterns that may run; empty allows all.")
+    images_deny: Strings = Field(default=(), description="Image patterns that may not run, whatever images_allow says.")
+    require_digest: Flag = Field(
+        default=False, description="Images must be named by digest, which cannot change as a tag can."
+    )
+    add_capabilities: Strings = Field(default=(), description="Capabilities that containers may add.")
+    max_containers: Annotated[int, Ge(1), Le(100), Expects(what="a whole number from 1 to 100")] = Field(
+        default=16, description="Containers of a pod, init containers included."
+    )
+    max_cpu: Quantity = Field(
+        default="", description="Largest sum of CPU of a pod; empty leaves it to LimitRange and quota."
+    )
+    max_memory: Quantity = Field(
+        default="", description="Largest sum of memory of a pod, emptyDirs in memory included."
+    )
+    max_ephemeral_storage: Quantity = Field(
+        default="", description="Largest sum of disk of a pod, emptyDirs included, and what it gets if it names none."
+    )
+    max_volumes: Annotated[int, Ge(0), Le(1000), Expects(what="a whole number from 0 to 1000")] = Field(
+        default=16, description="Volumes of a pod."
+    )
+    run_as_root: Flag = Field(default=True, description="Containers may run as user 0, as most challenge images do.")
+    run_as_user: Flag = Field(default=False, description="Pod specs may choose runAsUser, runAsGroup and fsGroup.")
+    empty_dir_size: Quantity = Field(
+        default="1Gi", description="Size limit of an emptyDir that names none, and the largest."
+    )
+    empty_dir_memory: Flag = Field(default=False, description="emptyDirs may live in memory.")
+    runtime_class: OptionalDnsLabel = Field(
+        default="", description="Put on every pod: a sandbox such as gvisor or kata."
+    )
+    tolerations: Annotated[
+        tuple[Toleration, ...],
+        as_tuple,
+        Expects(what='a list of tables such as [{ key = "stacks", operator = "Exists" }]'),
+    ] = Field(default=(), description="Put on every pod: the taints of your stack nodes.")
+    add_pull_secrets: Strings = Field(default=(), description="Put on every pod: secrets for your own registry.")
+    drop_capabilities: Strings = Field(
+        default=(), description='Put on every container: ["ALL"] unless challenges need some.'
+    )
+    labels: Labels = Field(default_factory=lambda: _NOTHING, description="Put on every pod, for your own tools.")
+    annotations: Annotations = Field(default_factory=lambda: _NOTHING, description="Put on every pod, as labels are.")
+
+
+class Policy(PolicySection):
+    """The section with what other sections say of pod specs. Raises ConfigError where keys contradict each other."""
+
+    restart_policy: RestartPolicy = "Never"
+    """Restart policy of every pod (stacks.restart_policy)."""
+    max_text: int = 64 << 10
+    """Most bytes of a pod spec's text, as it comes and as it is kept (limits.pod_spec)."""
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Refuse what cannot be."""
+        if mistakes := [*_amounts(self), *_capabilities(self), *_names(self)]:
             raise ConfigError(mistakes)
-        cpu, memory = amounts["max_cpu"], amounts["max_memory"]
-        storage, directory = amounts["max_ephemeral_storage"], amounts["empty_dir_size"]
-        object.__setattr__(self, "max_cpu_milli", cpu.milli if cpu else None)
-        object.__setattr__(self, "max_memory_bytes", memory.whole if memory else None)
-        object.__setattr__(self, "max_ephemeral_bytes", storage.whole if storage else None)
-        object.__setattr__(self, "empty_dir_quantity", directory.in_whole() if directory else None)
 
     @property
     def restricted(self) -> bool:
@@ -125,25 +146,39 @@ class Policy:
         """Whether no container may run as root."""
         return self.restricted or not self.run_as_root
 
+    @cached_property
+    def max_cpu_milli(self) -> int | None:
+        """``max_cpu`` in thousandths."""
+        return quantity.parse(self.max_cpu).milli if self.max_cpu else None
 
-def _amount(text: str) -> quantity.Quantity | None:
-    if not text:
-        return None
-    amount = quantity.parse(text)
-    if amount.nanos <= 0:
-        raise ValueError("must be more than zero, or empty")
-    return amount
+    @cached_property
+    def max_memory_quantity(self) -> quantity.Quantity | None:
+        """``max_memory`` in whole bytes."""
+        return _whole(self.max_memory)
+
+    @cached_property
+    def max_ephemeral_quantity(self) -> quantity.Quantity | None:
+        """``max_ephemeral_storage`` in whole bytes."""
+        return _whole(self.max_ephemeral_storage)
+
+    @cached_property
+    def empty_dir_quantity(self) -> quantity.Quantity | None:
+        """``empty_dir_size`` in whole bytes."""
+        return _whole(self.empty_dir_size)
 
 
-def _choices(policy: Policy) -> list[str]:
-    mistakes = []
-    if policy.profile not in PROFILES:
-        mistakes.append(f"policy.profile: must be one of {', '.join(PROFILES)}")
-    if policy.restart_policy not in RESTART_POLICIES:
-        mistakes.append(f"stacks.restart_policy: must be one of {', '.join(RESTART_POLICIES)}")
-    if policy.max_containers < 1:
-        mistakes.append("policy.max_containers: must be at least 1")
-    return mistakes
+def _whole(text: str) -> quantity.Quantity | None:
+    return quantity.parse(text).in_whole() if text else None
+
+
+def _amounts(policy: Policy) -> list[str]:
+    keys = ("max_cpu", "max_memory", "max_ephemeral_storage", "empty_dir_size")
+    given = {key: text for key in keys if (text := getattr(policy, key))}
+    return [
+        f"policy.{key}: must be more than zero, or empty"
+        for key, text in given.items()
+        if quantity.parse(text).nanos <= 0
+    ]
 
 
 def _capabilities(policy: Policy) -> list[str]:
@@ -155,20 +190,49 @@ def _capabilities(policy: Policy) -> list[str]:
     ]
 
 
-def _additions(policy: Policy) -> list[str]:
-    mistakes = []
-    if policy.runtime_class and not is_subdomain(policy.runtime_class):
-        mistakes.append("policy.runtime_class: not the name of a RuntimeClass")
-    mistakes += [
-        f"policy.add_pull_secrets: {name} is not a name" for name in policy.add_pull_secrets if not is_subdomain(name)
+def _names(policy: Policy) -> list[str]:
+    return [
+        f"policy.add_pull_secrets: {name} is not a valid name of a Secret"
+        for name in policy.add_pull_secrets
+        if not is_subdomain(name)
     ]
-    for section, entries in (("labels", policy.labels), ("annotations", policy.annotations)):
-        mistakes += [f"policy.{section}: {key} is not a valid key" for key in entries if not is_key(key)]
-    mistakes += [
-        f"policy.labels: {key} has no valid value" for key, value in policy.labels.items() if not is_label_value(value)
-    ]
-    return mistakes
 
 
 DEFAULT_POLICY = Policy()
-"""What the design promises with an empty ``[policy]``."""
+"""The policy of an empty ``[policy]`` section."""
+
+
+def harden(manifest: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
+    """``manifest`` with the operator's additions, which win over what the tenant wrote.
+
+    The result shares unchanged parts with ``manifest``. Change neither of them.
+    """
+    pod = dict(manifest)
+    spec = pod["spec"] = dict(pod["spec"])
+    if policy.runtime_class:
+        spec["runtimeClassName"] = policy.runtime_class
+    if policy.tolerations:
+        spec["tolerations"] = [toleration.manifest() for toleration in policy.tolerations]
+    if policy.add_pull_secrets:
+        named = [reference["name"] for reference in spec.get("imagePullSecrets", ())]
+        spec["imagePullSecrets"] = [{"name": name} for name in dict.fromkeys((*named, *policy.add_pull_secrets))]
+    if policy.drop_capabilities:
+        for field in ("containers", "initContainers"):
+            if field in spec:
+                spec[field] = [_dropped(container, policy.drop_capabilities) for container in spec[field]]
+    _label(pod, "labels", policy.labels)
+    _label(pod, "annotations", policy.annotations)
+    return pod
+
+
+def _dropped(container: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    context = container["securityContext"]
+    capabilities = context.get("capabilities", {})
+    drop = list(dict.fromkeys((*capabilities.get("drop", ()), *names)))
+    return {**container, "securityContext": {**context, "capabilities": {**capabilities, "drop": drop}}}
+
+
+def _label(pod: dict[str, Any], field: str, additions: Mapping[str, str]) -> None:
+    if additions:
+        metadata = pod.get("metadata", {})
+        pod["metadata"] = {**metadata, field: {**metadata.get(field, {}), **additions}}

@@ -6,6 +6,13 @@ Owns: how a reason reads and how many are kept. Knows no rule.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+
+from stackd.errors import Reason
+from stackd.names import nearest
+
+ROOT = "(root)"
+"""The path of the text as a whole."""
 
 MAX_REASONS = 100
 _LONGEST_SHOWN = 80
@@ -14,35 +21,41 @@ _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
 class Enough(Exception):
-    """So many reasons were found that looking for more is a waste of time."""
+    """The list of reasons is full; stop looking for more."""
 
 
 class Reasons:
     """Collects reasons; each reads ``path: text``, and a path has one reason only."""
 
     def __init__(self) -> None:
-        self._by_path: dict[str, str] = {}
+        self._by_path: dict[str, Reason] = {}
 
-    def add(self, path: str, text: str) -> None:
-        """Note a reason. Raises ``Enough`` when there are too many to be worth listing."""
-        self._by_path.setdefault(path, text)
+    def add(self, path: str, text: str, line: int | None = None) -> None:
+        """Add a reason. Raises ``Enough`` when the list is full."""
+        self._by_path.setdefault(path, Reason(path=path, text=text, line=line))
         if len(self._by_path) >= MAX_REASONS:
             raise Enough
 
     def missing(self, path: str, text: str, *scopes: str) -> None:
-        """Note what is missing, unless a reason at, above or below one of ``scopes`` already explains that."""
+        """Report what is missing, unless a reason at, above or below one of ``scopes`` already explains it."""
         if not any(_related(scope, known) for scope in scopes for known in self._by_path):
             self.add(path, text)
 
-    def as_list(self) -> list[str]:
+    def as_list(self) -> list[Reason]:
         """All reasons, in the order in which they were found."""
-        lines = [f"{path}: {text}" for path, text in self._by_path.items()]
-        if len(lines) >= MAX_REASONS:
-            lines.append(f"(root): there may be more, only the first {MAX_REASONS} problems are listed")
-        return lines
+        found = list(self._by_path.values())
+        if len(found) >= MAX_REASONS:
+            found.append(Reason(path=ROOT, text=f"there may be more, only the first {MAX_REASONS} problems are listed"))
+        return found
 
     def __bool__(self) -> bool:
         return bool(self._by_path)
+
+
+def check_choice(value: str | None, allowed: tuple[str, ...], path: str, reasons: Reasons) -> None:
+    """Report a value that is not one of ``allowed``; ``None`` is fine."""
+    if value is not None and value not in allowed:
+        reasons.add(path, f"must be one of {', '.join(allowed)}")
 
 
 def below(path: str, key: str) -> str:
@@ -50,6 +63,12 @@ def below(path: str, key: str) -> str:
     if _NAME.match(key) and len(key) <= _LONGEST_SHOWN:
         return f"{path}.{key}" if path else key
     return f"{path}[{shown(key)}]"
+
+
+def unknown_field(name: str, known: Iterable[str]) -> str:
+    """That there is no such field, with the nearest known one."""
+    guess = nearest(name, known)
+    return f'unknown field; did you mean "{guess}"?' if guess else "unknown field"
 
 
 def shown(text: str) -> str:

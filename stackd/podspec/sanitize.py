@@ -1,26 +1,38 @@
 """The one way from a tenant's text to a pod that may run.
 
-Owns: the order of the steps (read, decode, check, settle, write). Each rule lives in its own module.
+Owns: the order of the steps (read, decode, check, settle, write), and the memory of recently sanitized specs: clients
+that hand out the same challenge again and again pay for its check once. Each rule lives in its own module.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections import OrderedDict
+from typing import Any, Final
 
-from stackd.errors import InvalidPodSpec
+from stackd.errors import InvalidPodSpec, Reason
 from stackd.model import SanitizedSpec, TargetPort
 from stackd.podspec.containers import by_path, check_containers, keeps_running
 from stackd.podspec.decode import decode
-from stackd.podspec.emit import emit
-from stackd.podspec.fieldrefs import settle_divisors
-from stackd.podspec.pod import check_head, check_settings, settle_settings
+from stackd.podspec.locate import located
+from stackd.podspec.pod import (
+    check_head,
+    check_settings,
+    container_context,
+    pod_context,
+    settle_context,
+    settle_settings,
+)
 from stackd.podspec.policy import Policy
-from stackd.podspec.reasons import Enough, Reasons
-from stackd.podspec.resources import Effective, settle_resources
-from stackd.podspec.security import container_context, pod_context, settle_context
+from stackd.podspec.reasons import ROOT, Enough, Reasons
+from stackd.podspec.resources import Effective, settle_resources, settle_sums
+from stackd.podspec.sources import check_volumes, settle_divisors
 from stackd.podspec.target_ports import check_target_ports
-from stackd.podspec.volumes import check_volumes, limit_empty_dirs
 from stackd.podspec.yaml_reader import read
+from stackd.podspec.yaml_writer import TooLong, emit
+
+KEPT: Final = 64
+LONGEST: Final = 16 * 1024
+"""In characters. Longer texts are checked each time, so that the memory stays small."""
 
 
 def sanitize(text: str, target_ports: tuple[TargetPort, ...], policy: Policy) -> SanitizedSpec:
@@ -28,6 +40,7 @@ def sanitize(text: str, target_ports: tuple[TargetPort, ...], policy: Policy) ->
 
     Sanitizing the text of the result again gives the same result.
     """
+    _check_length(text, policy.max_text)
     document = read(text)
     reasons = Reasons()
     pod: dict[str, Any] = {}
@@ -38,12 +51,17 @@ def sanitize(text: str, target_ports: tuple[TargetPort, ...], policy: Policy) ->
     except Enough:
         pass
     if reasons:
-        raise InvalidPodSpec(reasons.as_list())
-    return _written(pod, effective)
+        raise located(InvalidPodSpec(reasons.as_list()), text)
+    return _written(pod, effective, policy.max_text)
+
+
+def _check_length(text: str, most: int) -> None:
+    if len(text) > most or len(text.encode(errors="surrogatepass")) > most:
+        raise InvalidPodSpec([Reason(path=ROOT, text=f"the text is longer than {most} bytes (limits.pod_spec)")])
 
 
 def _checked(pod: dict[str, Any], target_ports: tuple[TargetPort, ...], policy: Policy, reasons: Reasons) -> Effective:
-    check_head(pod, reasons)
+    check_head(pod, policy, reasons)
     spec = pod.setdefault("spec", {})
     containers = by_path(spec)
     check_settings(spec, policy, reasons)
@@ -55,21 +73,53 @@ def _checked(pod: dict[str, Any], target_ports: tuple[TargetPort, ...], policy: 
         settle_context(container, path, container_context(policy), policy, reasons)
     settle_context(spec, "spec", pod_context(policy), policy, reasons)
     settle_settings(spec, policy)
-    effective = settle_resources(containers, policy, reasons)
+    effective = settle_sums(spec, containers, settle_resources(containers, policy, reasons), policy, reasons)
     if not reasons:
-        limit_empty_dirs(spec, policy)
         settle_divisors(spec)
     return effective
 
 
-def _written(pod: dict[str, Any], effective: Effective) -> SanitizedSpec:
+def _written(pod: dict[str, Any], effective: Effective, most: int) -> SanitizedSpec:
     metadata = pod.setdefault("metadata", {})
     metadata.pop("namespace", None)
     pod["status"] = {}
     manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod["spec"]}
     return SanitizedSpec(
-        text=emit(pod),
+        text=_text(pod, most),
         manifest=manifest,
         requested_cpu_milli=effective.cpu_milli,
         requested_memory_bytes=effective.memory_bytes,
     )
+
+
+def _text(pod: dict[str, Any], most: int) -> str:
+    try:
+        text = emit(pod, most)
+    except TooLong:
+        text = ""
+    if not text or len(text.encode()) > most:
+        why = f"the text is longer than {most} bytes (limits.pod_spec) once sanitized and with aliases written out"
+        raise InvalidPodSpec([Reason(path=ROOT, text=why)])
+    return text
+
+
+class Sanitizer:
+    """``sanitize`` under one policy. Callers share the results and must not change their manifests."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._known: OrderedDict[tuple[str, tuple[TargetPort, ...]], SanitizedSpec] = OrderedDict()
+
+    def sanitize(self, text: str, target_ports: tuple[TargetPort, ...]) -> SanitizedSpec:
+        """The pod that ``text`` describes. Raises InvalidPodSpec; refusals are not remembered."""
+        name = (text, target_ports)
+        spec = self._known.get(name)
+        if spec is not None:
+            self._known.move_to_end(name)
+            return spec
+        spec = sanitize(text, target_ports, self._policy)
+        if len(text) <= LONGEST:
+            self._known[name] = spec
+            if len(self._known) > KEPT:
+                self._known.popitem(last=False)
+        return spec

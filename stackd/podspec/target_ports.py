@@ -11,8 +11,7 @@ from typing import Any
 
 from stackd.errors import InvalidRequest
 from stackd.model import TargetPort
-from stackd.podspec.reasons import Enough, Reasons, below, shown
-from stackd.podspec.schema import nearest
+from stackd.podspec.reasons import Enough, Reasons, below, shown, unknown_field
 
 MAX_TARGET_PORTS = 24
 LARGEST_PORT = 65535
@@ -27,12 +26,13 @@ def parse_target_ports(value: object) -> tuple[TargetPort, ...]:
     with contextlib.suppress(Enough):
         ports = _parse(value, reasons)
     if reasons:
-        raise InvalidRequest("; ".join(reasons.as_list()))
+        found = reasons.as_list()
+        raise InvalidRequest("; ".join(map(str, found)), found)
     return ports
 
 
 def check_target_ports(targets: Iterable[TargetPort], running: Mapping[str, Any], reasons: Reasons) -> None:
-    """Note each target port that none of the ``running`` containers (by their paths) declares."""
+    """Report each target port that none of the ``running`` containers (by their paths) declares."""
     declared = {
         (port.get("containerPort"), port.get("protocol", "TCP"))
         for container in running.values()
@@ -81,8 +81,7 @@ def _parse_entry(entry: object, path: str, reasons: Reasons) -> TargetPort | Non
         return None
     for name in entry:
         if name not in _FIELDS:
-            guess = nearest(str(name), _FIELDS)
-            reasons.add(below(path, str(name)), f'unknown field; did you mean "{guess}"?' if guess else "unknown field")
+            reasons.add(below(path, str(name)), unknown_field(str(name), _FIELDS))
     number = _container_port(entry.get("container_port"), f"{path}.container_port", reasons)
     protocol = _protocol(entry.get("protocol"), f"{path}.protocol", reasons)
     if number is None or protocol is None:

@@ -1,7 +1,9 @@
 """Reads a tenant's YAML (or JSON) into plain data, strictly and within bounds.
 
 Owns: one document, no duplicate keys, core types only, and limits on nesting, nodes and alias expansion, so that no
-text can cost much time or memory. Works on parser events with its own stack: nothing recurses. Knows nothing of pods.
+text can cost much time or memory; and what a plain (unquoted) scalar means, as Kubernetes' own tools read it (YAML 1.1
+words for booleans, octal and hexadecimal integers). The writer uses the same rules, so that what it leaves unquoted is
+read back as the same string. Works on parser events with its own stack: nothing recurses. Knows nothing of pods.
 """
 
 from __future__ import annotations
@@ -14,13 +16,30 @@ from typing import Any
 import yaml
 
 from stackd.errors import InvalidPodSpec
-from stackd.podspec.reasons import Enough, Reasons, below, shown
-from stackd.podspec.scalars import MERGE_KEY, resolve
+from stackd.podspec.reasons import ROOT, Enough, Reasons, below, shown
 
+_WORDS: dict[str, bool | None] = {
+    **dict.fromkeys(("y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"), True),
+    **dict.fromkeys(("n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"), False),
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+}
+_SPECIAL_FLOATS = {
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
+    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), math.inf),
+    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), -math.inf),
+}
+_INTEGER = re.compile(r"([-+]?)(?:0[xX]([0-9a-fA-F]+)|0[bB]([01]+)|0[oO]?([0-7]+)|(0|[1-9][0-9]*))\Z")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
+_TIMESTAMP = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:\Z|[Tt ])")
+_SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?\Z")
+_NUMERIC_STARTS = frozenset("+-.0123456789")
+_LONGEST_NUMBER = 400
+
+MERGE_KEY = "<<"
+_OTHER_WORDS = frozenset({MERGE_KEY, "="})
 MAX_DEPTH = 64
 MAX_NODES = 20_000
 MAX_REPEATED = 2**20
-ROOT = "(root)"
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CORE = "tag:yaml.org,2002:"
@@ -35,13 +54,60 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-class _Refused(Exception):
-    """Reading cannot go on; ``path`` and ``text`` say why."""
+def resolve(plain: str) -> str | int | float | bool | None:
+    """The value of a plain scalar. Timestamps stay strings; numbers that fit no 64-bit type become floats."""
+    if plain[:1] not in _NUMERIC_STARTS:
+        return _WORDS.get(plain, plain)
+    return _number(plain)
 
-    def __init__(self, path: str, text: str) -> None:
+
+def is_plain_string(text: str) -> bool:
+    """Whether ``text``, written without quotes, would be read as that very string by this and other YAML readers."""
+    if text[:1] not in _NUMERIC_STARTS:
+        return text not in _WORDS and text not in _OTHER_WORDS
+    if isinstance(_number(text), str) and not _FLOAT.match(text.replace("_", "")):
+        return not (_TIMESTAMP.match(text) or _SEXAGESIMAL.match(text))
+    return False
+
+
+def _number(plain: str) -> str | int | float:
+    special = _SPECIAL_FLOATS.get(plain)
+    if special is not None:
+        return special
+    if len(plain) > _LONGEST_NUMBER:
+        return plain
+    digits = plain if plain[0] == "." else plain.replace("_", "")
+    match = _INTEGER.match(digits)
+    if match:
+        value = _integer(match)
+        return value if -(2**63) <= value < 2**64 else float(value)
+    if _FLOAT.match(digits):
+        number = float(digits)
+        return number if math.isfinite(number) else plain
+    return plain
+
+
+def _integer(match: re.Match[str]) -> int:
+    sign, hexadecimal, binary, octal, decimal = match.groups()
+    if decimal is not None:
+        value = int(decimal)
+    elif hexadecimal is not None:
+        value = int(hexadecimal, 16)
+    elif binary is not None:
+        value = int(binary, 2)
+    else:
+        value = int(octal, 8)
+    return -value if sign == "-" else value
+
+
+class _Refused(Exception):
+    """The text cannot be read; ``path``, ``text`` and ``line`` say why."""
+
+    def __init__(self, path: str, text: str, line: int | None = None) -> None:
         super().__init__(text)
         self.path = path
         self.text = text
+        self.line = line
 
 
 class _Frame:
@@ -62,14 +128,14 @@ class _Frame:
 def read(text: str) -> dict[str, Any]:
     """The document's mapping: dicts with string keys, lists, strings, ints, finite floats, bools and None.
 
-    Raises ``InvalidPodSpec``, within milliseconds, for anything else. What an alias repeats is shared.
+    Raises ``InvalidPodSpec``, within milliseconds, for anything else. Aliases of one anchor share one value.
     """
     reasons = Reasons()
     document: dict[str, Any] = {}
     try:
         document = _Reader(_prepared(text), reasons).document()
     except _Refused as refused:
-        reasons.add(refused.path, refused.text)
+        reasons.add(refused.path, refused.text, refused.line)
     except Enough:
         pass
     if reasons:
@@ -77,15 +143,28 @@ def read(text: str) -> dict[str, Any]:
     return document
 
 
+Lines = dict[int, dict[str, int] | list[int]]
+"""Of each collection, by its ``id``: the line of each field, or of each item."""
+
+
+def read_lines(text: str) -> tuple[dict[str, Any], Lines]:
+    """The same document, and where its fields stand; empty where ``read`` refuses the text."""
+    lines: Lines = {}
+    try:
+        return _Reader(_prepared(text), Reasons(), lines).document(), lines
+    except (_Refused, Enough):
+        return {}, {}
+
+
 def _prepared(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as exc:
-        raise _Refused(ROOT, "the text holds half of a surrogate pair, which is not a character") from exc
+        raise _Refused(ROOT, "the text contains half of a surrogate pair, which is not a character") from exc
     if _DIRECTIVE.search(text):
         raise _Refused(ROOT, "YAML directives (lines that begin with %) are not accepted")
     if "\\ud" in text.lower() and text.lstrip()[:1] == "{":
-        # JSON writes characters beyond U+FFFF as two escapes, which YAML does not know.
+        # JSON writes characters beyond U+FFFF as two escapes, which YAML does not join.
         return _ESCAPE.sub(_joined, text)
     return text
 
@@ -100,8 +179,9 @@ def _joined(match: re.Match[str]) -> str:
 class _Reader:
     """One pass over the parser's events."""
 
-    def __init__(self, text: str, reasons: Reasons) -> None:
+    def __init__(self, text: str, reasons: Reasons, lines: Lines | None = None) -> None:
         self._text = text
+        self._lines = lines
         self._reasons = reasons
         self._stack: list[_Frame] = []
         self._nodes = 0
@@ -119,11 +199,11 @@ class _Reader:
             finally:
                 loader.dispose()
         except yaml.YAMLError as exc:
-            raise _Refused(*_described(exc)) from exc
+            raise _described(exc, self._text) from exc
         if self._root is None:
-            raise _Refused(ROOT, "the text holds no document; a Pod is expected")
+            raise _Refused(ROOT, "the text contains no document; a Pod is expected")
         if not isinstance(self._root, dict):
-            raise _Refused(ROOT, "a Pod is expected, as a mapping of fields")
+            raise _Refused(ROOT, "the text must be a Pod: a mapping of fields")
         return self._root
 
     def _consume(self, next_event: Callable[[], Any]) -> None:
@@ -144,7 +224,8 @@ class _Reader:
             elif kind is yaml.DocumentStartEvent:
                 documents += 1
                 if documents > 1:
-                    raise _Refused(ROOT, f"more than one YAML document ({_where(event)}); a single Pod is expected")
+                    text = f"more than one YAML document ({_where(event)}); a single Pod is expected"
+                    raise _Refused(ROOT, text, _line(event))
             elif kind is yaml.StreamEndEvent:
                 return
 
@@ -156,6 +237,8 @@ class _Reader:
             raise self._refused("a key must be a string", event)
         if len(stack) >= MAX_DEPTH:
             raise self._refused(f"nested deeper than {MAX_DEPTH} levels", event)
+        if self._lines is not None:
+            self._note_line(event)
         before = (self._nodes, self._characters)
         self._count(1, 0, event)
         stack.append(_Frame(value, event.anchor, before))
@@ -166,6 +249,8 @@ class _Reader:
             nodes, characters = frame.before
             size = (self._nodes - nodes, self._characters - characters)
             self._anchors[frame.anchor] = (frame.value, *size, frame.height)
+        if self._lines is not None and frame.items is None:
+            self._lines[id(frame.value)] = frame.lines
         self._place(frame.value, frame.height)
 
     def _alias(self, event: Any) -> None:
@@ -187,7 +272,7 @@ class _Reader:
         elif event.implicit[0]:
             value = resolve(event.value)
         if type(value) is float and not math.isfinite(value):
-            raise self._refused("not a number that can be used", event)
+            raise self._refused("infinity and NaN are not accepted", event)
         if event.anchor is not None:
             self._anchors[event.anchor] = (value, 1, len(event.value), 0)
         self._add(value, 0, event)
@@ -207,17 +292,26 @@ class _Reader:
         if self._stack and self._stack[-1].items is None and self._stack[-1].key is _NO_KEY:
             self._set_key(self._stack[-1], value, event)
         else:
+            if self._lines is not None:
+                self._note_line(event)
             self._place(value, height)
+
+    def _note_line(self, event: Any) -> None:
+        """Keep the line of an item; a field's is known from its key."""
+        if self._lines is not None and self._stack and (items := self._stack[-1].items) is not None:
+            known = self._lines.setdefault(id(items), [])
+            assert isinstance(known, list), "made here only"
+            known.append(_line(event))
 
     def _set_key(self, frame: _Frame, key: Any, event: Any) -> None:
         if type(key) is not str:
             raise self._refused("a key must be a string; put it in quotes", event)
         if key == MERGE_KEY and event.implicit[0]:
             raise self._refused("merge keys (<<) are not accepted", event)
-        line = event.start_mark.line + 1
+        line = _line(event)
         first = frame.lines.setdefault(key, line)
         if key in frame.value:
-            self._reasons.add(below(self._path(), key), f"given twice (lines {first} and {line})")
+            self._reasons.add(below(self._path(), key), f"given twice (lines {first} and {line})", line)
         frame.value[key] = None
         frame.key = key
 
@@ -238,11 +332,10 @@ class _Reader:
         self._nodes += nodes
         self._characters += characters
         if self._characters > self._most_characters:
-            raise _Refused(ROOT, f"aliases repeat more than {MAX_REPEATED} characters ({_where(event)})")
+            raise _Refused(ROOT, f"aliases repeat more than {MAX_REPEATED} characters ({_where(event)})", _line(event))
         if self._nodes > MAX_NODES:
-            raise _Refused(
-                ROOT, f"more than {MAX_NODES} values, aliases counted as what they stand for ({_where(event)})"
-            )
+            text = f"more than {MAX_NODES} values, each alias counted in full ({_where(event)})"
+            raise _Refused(ROOT, text, _line(event))
 
     def _path(self) -> str:
         path = ""
@@ -255,19 +348,26 @@ class _Reader:
 
     def _refused(self, text: str, event: Any) -> _Refused:
         path = self._path() if len(self._stack) < MAX_DEPTH else ROOT
-        return _Refused(path or ROOT, f"{text} ({_where(event)})")
+        return _Refused(path or ROOT, f"{text} ({_where(event)})", _line(event))
+
+
+def _line(event: Any) -> int:
+    line: int = event.start_mark.line + 1
+    return line
 
 
 def _where(event: Any) -> str:
-    return f"line {event.start_mark.line + 1}, column {event.start_mark.column + 1}"
+    return f"line {_line(event)}, column {event.start_mark.column + 1}"
 
 
-def _described(exc: yaml.YAMLError) -> tuple[str, str]:
+def _described(exc: yaml.YAMLError, text: str) -> _Refused:
     """Where and why the text is not YAML; the text itself is not quoted."""
     if isinstance(exc, yaml.MarkedYAMLError):
         mark = exc.problem_mark or exc.context_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ROOT
-        problem = ", ".join(part for part in (exc.context, exc.problem) if part)
-        return place, f"not valid YAML: {problem}"
-    reason = getattr(exc, "reason", None) or "unreadable"
-    return f"character {getattr(exc, 'position', 0)}", f"not valid YAML: {reason}"
+        problem = "not valid YAML: " + ", ".join(part for part in (exc.context, exc.problem) if part)
+        if mark is None:
+            return _Refused(ROOT, problem)
+        return _Refused("", f"line {mark.line + 1}, column {mark.column + 1}: {problem}", mark.line + 1)
+    reason, position = getattr(exc, "reason", None) or "unreadable", getattr(exc, "position", 0)
+    line = text.encode()[:position].count(b"\n") + 1
+    return _Refused("", f"character {position}: not valid YAML: {reason}", line)

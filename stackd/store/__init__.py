@@ -1,34 +1,53 @@
-"""The cupboard for what we intend: SQLite, one file, one writer. Nothing outside of this package imports ``sqlite3``.
+"""What we intend, in one SQLite file with one writer. Nothing outside of this package imports ``sqlite3``.
 
-store           the door: ``Store.open``, the operations, the memory view
-view            what is committed, for reads on the event loop
-writer          the thread that commits what waits in one go
-transaction     what an operation works with
-stacks, reservations, requests, jobs, claims, timeline, meta     the operations, one noun each
-ports, ballast  what the writer keeps beside the file: free node ports, room for deletes on a full disk
-loading, opening, lock, schema, backup       from a path to an open, checked, migrated file; and copies of it
-queries, rows, failures                      SQL text; records from rows; errors from result codes
+Each noun holds its SQL, its rows and its operations. An operation is a function that takes a ``Transaction``; ``store.stacks``,
+``store.jobs`` and the others have it as a method, which hands it to the writer.
+
+store         ``Store.open``; what there is in the open file, and its upkeep
+stacks        ``store.stacks``: the memory view, and all operations on stacks
+rows          the rows of stacks and their node ports, and what every operation on them is made of
+reservations  ``store.ports``; the operations that give and take node ports
+changes       the operations on a stack that lives
+pools         the operation that gives a stack away which waits in a pool
+jobs, timeline, claims    batch-delete jobs, what happened to each stack, Idempotency-Keys
+identity      ``store.meta``; whose stacks the file holds, and how far its history goes
+ports         the pool of free node ports that the writer keeps beside the file
+transaction   what an operation works with, and how it becomes a method
+writer        the thread that commits what waits in one go
+file, companions, schema  the file opened, checked, migrated and copied; what stands beside it; its format
+failures      errors from SQLite's result codes
 """
 
 from __future__ import annotations
 
-from stackd.store.backup import backup_file
+from stackd.store.changes import STOPPED_BY_USER, STOPPED_MESSAGE, Extension, Start, differs
 from stackd.store.claims import Claim
-from stackd.store.loading import Options
-from stackd.store.requests import STOPPED_BY_USER, Extension, Start
-from stackd.store.reservations import Adopted
+from stackd.store.file import StoreOptions, backup_file
+from stackd.store.identity import FileIdentity, FileSummary, read_summary
+from stackd.store.pools import FROM_POOL, Assignment
+from stackd.store.reservations import PORT_REPLACED, REMOVED, Adopted, ports_replaced
 from stackd.store.store import Purged, Store
 from stackd.store.transaction import Counters
 
 __all__ = [
+    "FROM_POOL",
+    "PORT_REPLACED",
+    "REMOVED",
     "STOPPED_BY_USER",
+    "STOPPED_MESSAGE",
     "Adopted",
+    "Assignment",
     "Claim",
     "Counters",
     "Extension",
-    "Options",
+    "FileIdentity",
+    "FileSummary",
     "Purged",
     "Start",
     "Store",
+    "StoreOptions",
     "backup_file",
+    "differs",
+    "ports_replaced",
+    "read_summary",
 ]

@@ -5,11 +5,9 @@ Owns: the ``Claim`` record and the operations on its table. Does not know HTTP: 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
 
-from stackd.store import queries
-from stackd.store.transaction import Transaction
+from stackd.store.transaction import Table, Transaction, operation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,53 +27,52 @@ class Claim:
     status: int | None = None
     answer: bytes | None = None
 
-    @classmethod
-    def from_row(cls, row: tuple[Any, ...]) -> Claim:
-        """A claim from a row of ``queries.CLAIM_COLUMNS``."""
-        scope, key, fingerprint, stack_id, job_id, status, answer, created_at = row
-        return cls(
-            scope=scope,
-            key=key,
-            fingerprint=fingerprint,
-            stack_id=stack_id,
-            job_id=job_id,
-            status=status,
-            answer=answer,
-            created_at=created_at,
-        )
 
-    def to_row(self) -> tuple[Any, ...]:
-        """The values of ``queries.CLAIM_COLUMNS``."""
-        made = (self.stack_id, self.job_id)
-        return (self.scope, self.key, self.fingerprint, *made, self.status, self.answer, self.created_at)
+_NAMES = tuple(field.name for field in fields(Claim))
+_COLUMNS = ", ".join(_NAMES)
+INSERT_CLAIM = f"INSERT INTO idempotency ({_COLUMNS}) VALUES (?{', ?' * (len(_NAMES) - 1)})"
+FIND_CLAIM = f"SELECT {_COLUMNS} FROM idempotency WHERE scope = ? AND key = ?"
+UNANSWERED_CLAIM = "SELECT 1 FROM idempotency WHERE stack_id = ? AND answer IS NULL"
+ANSWER_CLAIM = "UPDATE idempotency SET status = ?, answer = ? WHERE stack_id = ? AND answer IS NULL"
+DROP_UNANSWERED_CLAIMS = "DELETE FROM idempotency WHERE stack_id IN (SELECT value FROM json_each(?)) AND answer IS NULL"
+PURGE_CLAIMS = (
+    "DELETE FROM idempotency WHERE rowid IN (SELECT rowid FROM idempotency WHERE created_at < ? LIMIT ?)"
+    " RETURNING rowid"
+)
 
 
 def insert(tx: Transaction, claim: Claim) -> None:
     """Write a claim; the primary key decides between two of the same (``Conflict``)."""
-    tx.run(queries.INSERT_CLAIM, claim.to_row())
+    tx.run(INSERT_CLAIM, tuple(getattr(claim, name) for name in _NAMES))
 
 
 def find(tx: Transaction, scope: str, key: str) -> Claim | None:
-    """The claim on ``key`` within ``scope``, or None."""
-    row = tx.row(queries.FIND_CLAIM, (scope, key))
-    return None if row is None else Claim.from_row(row)
+    """The claim on an Idempotency-Key within ``scope``, or None."""
+    row = tx.row(FIND_CLAIM, (scope, key))
+    return None if row is None else Claim(**dict(zip(_NAMES, row, strict=True)))
 
 
 def unanswered_for_stack(tx: Transaction, stack_id: str) -> bool:
     """Whether a claim waits for the answer about this stack."""
-    return tx.row(queries.UNANSWERED_CLAIM, (stack_id,)) is not None
+    return tx.row(UNANSWERED_CLAIM, (stack_id,)) is not None
 
 
 def answer_for_stack(tx: Transaction, stack_id: str, status: int, answer: bytes) -> None:
     """Keep the answer of the request that made this stack."""
-    tx.run(queries.ANSWER_CLAIM, (status, answer, stack_id))
+    tx.run(ANSWER_CLAIM, (status, answer, stack_id))
 
 
 def drop_unanswered(tx: Transaction, ids: str) -> None:
     """Free the keys whose stacks (a JSON array of ids) will never be answered, so that a client may try again."""
-    tx.run(queries.DROP_UNANSWERED_CLAIMS, (ids,))
+    tx.run(DROP_UNANSWERED_CLAIMS, (ids,))
 
 
 def purge(tx: Transaction, before: int, limit: int) -> int:
     """Remove at most ``limit`` claims made before that time; how many went."""
-    return len(tx.rows(queries.PURGE_CLAIMS, (before, limit)))
+    return len(tx.rows(PURGE_CLAIMS, (before, limit)))
+
+
+class Claims(Table):
+    """All claims that are kept."""
+
+    find = operation(find, writes=False)

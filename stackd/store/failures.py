@@ -55,7 +55,7 @@ def is_damage(exc: sqlite3.Error) -> bool:
 
 
 def sentence(exc: sqlite3.Error) -> str:
-    """Why, in plain words."""
+    """The reason, in plain words."""
     return _SENTENCES.get(_code(exc) & 0xFF, str(exc))
 
 

@@ -1,8 +1,9 @@
 """The pool of node ports on the writer's side: it proposes, the table's primary key decides.
 
-Owns: which ports of the range are free in memory, and which are set aside because the cluster says that somebody else
-has them. Knows nothing of SQL. Every change of what is held is journalled, so that a rolled back operation or a failed
-commit takes it back. What is set aside is knowledge about the cluster and is not taken back.
+Owns: which ports of the range are free in memory, which are set aside because the cluster says that somebody else has
+them, and which are never proposed as the cluster's own range does not have them. Knows nothing of SQL. Every change of what
+is held is journalled, so that a rolled back operation or a failed commit takes it back. What is set aside, or out of the
+cluster's range, is knowledge about the cluster and is not taken back.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+from stackd.model import PortRange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,14 +25,22 @@ class PortCounts:
 
 
 class PortPool:
-    """Free, held and set-aside ports of ``minimum``..``maximum``; O(1) random choice."""
+    """Free, held and set-aside ports of ``minimum``..``maximum``; ``choose`` picks one by its place, in O(1)."""
 
-    def __init__(self, minimum: int, maximum: int, *, quarantine: float, monotonic: Callable[[], float]) -> None:
-        self.minimum = minimum
-        self.maximum = maximum
+    def __init__(
+        self,
+        minimum: int,
+        maximum: int,
+        *,
+        quarantine: float,
+        monotonic: Callable[[], float],
+        choose: Callable[[int], int] = random.randrange,
+    ) -> None:
+        self._configured = PortRange(minimum, maximum)
+        self._cluster: PortRange | None = None
         self._quarantine = quarantine
         self._monotonic = monotonic
-        self._random = random.Random()
+        self._choose = choose
         self._free: list[int] = []
         self._index: dict[int, int] = {}
         self._held: set[int] = set()
@@ -39,31 +50,41 @@ class PortPool:
     def load(self, held: Iterable[int]) -> None:
         """Begin with the ports that the table holds, also those outside of the range."""
         self._held = set(held)
-        for port in range(self.minimum, self.maximum + 1):
-            if port not in self._held:
-                self._add_free(port)
+        self._fill()
 
-    @property
-    def size(self) -> int:
-        """How many ports the range has."""
-        return self.maximum - self.minimum + 1
+    def limit(self, cluster: PortRange) -> None:
+        """The cluster has these node ports only: none but those are proposed from now on."""
+        self._cluster = cluster
+        self._free.clear()
+        self._index.clear()
+        self._fill()
+
+    def why_none(self) -> str:
+        """The message for when no port is left."""
+        usable, configured, cluster = self._usable(), self._configured, self._cluster
+        if cluster is not None and not usable:
+            return f"no node port is available: {configured.mismatch(cluster)}"
+        held = f"no node port is free: all {len(usable)} of {usable} are held"
+        if usable == configured:
+            return held
+        return f"{held}, and the rest of {configured} is outside the cluster's own range, {cluster}"
 
     def take(self) -> int | None:
         """Hold a random free port, or None if there is none."""
         self._bring_back()
         if not self._free:
             return None
-        port = self._free[self._random.randrange(len(self._free))]
+        port = self._free[self._choose(len(self._free))]
         self.hold(port)
         return port
 
     def hold(self, port: int) -> None:
-        """Hold this very port, in the range or not."""
+        """Hold exactly this port, in the range or not."""
         self._journal.append((True, port))
         self._hold(port)
 
     def put(self, port: int) -> None:
-        """A port is held no longer."""
+        """Free a port."""
         self._journal.append((False, port))
         self._put(port)
 
@@ -97,8 +118,17 @@ class PortPool:
         due = tuple(at for port, at in self._aside.items() if port not in self._held and self._in_range(port))
         return PortCounts(used=len(self._held), free=len(self._free), due=due)
 
+    def _usable(self) -> PortRange:
+        return self._configured if self._cluster is None else self._configured.common(self._cluster)
+
     def _in_range(self, port: int) -> bool:
-        return self.minimum <= port <= self.maximum
+        return port in self._usable()
+
+    def _fill(self) -> None:
+        usable = self._usable()
+        for port in range(usable.first, usable.last + 1):
+            if port not in self._held and port not in self._aside:
+                self._add_free(port)
 
     def _hold(self, port: int) -> None:
         self._held.add(port)
@@ -132,3 +162,31 @@ class PortPool:
         if last != port:
             self._free[index] = last
             self._index[last] = index
+
+
+class PortsView:
+    """How many node ports are held, free, and set aside for a while."""
+
+    def __init__(self, counts: PortCounts, monotonic: Callable[[], float]) -> None:
+        self._counts = counts
+        self._monotonic = monotonic
+
+    @property
+    def used(self) -> int:
+        """Held by a stack, in the range or not."""
+        return self._counts.used
+
+    @property
+    def free(self) -> int:
+        """Ready to be handed out."""
+        return self._counts.free + len(self._counts.due) - self.quarantined
+
+    @property
+    def quarantined(self) -> int:
+        """Set aside because somebody else has them in the cluster."""
+        now = self._monotonic()
+        return sum(1 for due in self._counts.due if due > now)
+
+    def publish(self, counts: PortCounts) -> None:
+        """Take in a committed batch."""
+        self._counts = counts

@@ -1,144 +1,310 @@
-"""Records from rows and rows from records, for stacks and jobs. Owns the column formats (JSON of ports and labels)."""
+"""The rows of stacks, of the node ports that they hold, and the ids of stacks that were removed.
+
+Owns their SQL, the formats of their columns (JSON of ports and labels), and what every operation on a stack is made of: find,
+save, mark as deleting, remove. An intent to delete never goes back, and an id is never given again. Does not know why
+anything is changed.
+
+Lists of ids travel as one JSON array (``json_each``), so that a query costs the same number of statements for one id as for
+ten thousand.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import NamedTuple
 
+import orjson
+
+from stackd.errors import StackNotFound
 from stackd.model import (
     NO_LABELS,
+    NO_VALUES,
     DeleteReason,
     Desired,
-    Job,
-    JobError,
-    JobStatus,
+    EventKind,
     PortMapping,
     Stack,
     StackStatus,
+    TimelineEvent,
+)
+from stackd.store import claims, timeline
+from stackd.store.transaction import Transaction, id_array
+
+
+class StackRow(NamedTuple):
+    """A row of ``stacks``: the order of its columns is that of all queries."""
+
+    stack_id: str
+    namespace: str
+    pod_spec: str | None
+    ports: str
+    status: str
+    created_at: int
+    updated_at: int
+    ttl_expires_at: int
+    requested_cpu_milli: int
+    requested_memory_bytes: int
+    node_id: str | None
+    node_public_ip: str | None
+    status_reason: str
+    status_message: str
+    labels: str
+    accepted: int
+    ended: int
+    ports_held: int
+    deleting_since: int | None
+    delete_reason: str | None
+    pod_uid: str | None
+    service_uid: str | None
+    desired: str
+    generation: int
+    template: str | None
+    generated: str | None
+    unassigned: int
+    digest: str | None
+
+
+LONGEST_KEPT = 8 * 1024
+"""Characters of a pod spec that is kept in memory with its stack; a longer one is read from the file when it is wanted."""
+
+_COLUMNS = ", ".join(StackRow._fields)
+_SHORT_COLUMNS = _COLUMNS.replace(
+    "pod_spec", f"CASE WHEN length(pod_spec) > {LONGEST_KEPT} THEN NULL ELSE pod_spec END", 1
+)
+_FIXED = {"stack_id", "namespace", "pod_spec", "created_at", "labels"}
+_CHANGING = ", ".join(f"{name} = :{name}" for name in StackRow._fields if name not in _FIXED)
+
+ALL_STACKS = f"SELECT {_SHORT_COLUMNS} FROM stacks"
+FIND_STACK = f"SELECT {_COLUMNS} FROM stacks WHERE stack_id = ?"
+FIND_STACKS = f"SELECT {_SHORT_COLUMNS} FROM stacks WHERE stack_id IN (SELECT value FROM json_each(?))"
+POD_SPECS = "SELECT stack_id, pod_spec FROM stacks WHERE stack_id IN (SELECT value FROM json_each(?))"
+COUNT_STACKS = "SELECT count(*) FROM stacks"
+COUNT_ASSIGNED = "SELECT (SELECT count(*) FROM stacks) - (SELECT count(*) FROM stacks WHERE unassigned = 1)"
+NAMESPACES = "SELECT DISTINCT namespace FROM stacks LIMIT 2"
+INSERT_STACK = f"INSERT INTO stacks ({_COLUMNS}) VALUES (?{', ?' * (len(StackRow._fields) - 1)})"
+INSERT_LABELS = "INSERT INTO stack_labels (key, value, stack_id) SELECT key, value, ? FROM json_each(?)"
+UPDATE_STACK = f"UPDATE stacks SET {_CHANGING} WHERE stack_id = :stack_id"
+UPDATE_GIVEN = "UPDATE stacks SET labels = :labels, created_at = :created_at WHERE stack_id = :stack_id"
+UPDATE_POD_SPEC = "UPDATE stacks SET pod_spec = ? WHERE stack_id = ?"
+DELETE_STACKS = "DELETE FROM stacks WHERE stack_id IN (SELECT value FROM json_each(?)) RETURNING stack_id, unassigned"
+
+# Which stack holds a node port is decided by the primary key (invariant 2).
+ALL_NODE_PORTS = "SELECT node_port FROM node_ports"
+INSERT_NODE_PORT = "INSERT INTO node_ports (node_port, stack_id) VALUES (?, ?)"
+DELETE_NODE_PORT = "DELETE FROM node_ports WHERE node_port = ? AND stack_id = ?"
+DELETE_NODE_PORTS_OF = "DELETE FROM node_ports WHERE stack_id IN (SELECT value FROM json_each(?)) RETURNING node_port"
+
+INSERT_REMOVED = (
+    "INSERT OR IGNORE INTO removed_stacks (stack_id, removed_at)"
+    " SELECT stack_id, ? FROM stacks WHERE stack_id IN (SELECT value FROM json_each(?))"
+)
+REMOVED_AMONG = "SELECT stack_id FROM removed_stacks WHERE stack_id IN (SELECT value FROM json_each(?))"
+PURGE_REMOVED = (
+    "DELETE FROM removed_stacks WHERE stack_id IN"
+    " (SELECT stack_id FROM removed_stacks WHERE removed_at < ? ORDER BY removed_at LIMIT ?)"
 )
 
-Row = tuple[Any, ...]
 
-
-def id_array(ids: Iterable[str]) -> str:
-    """Ids as the JSON array that the queries take."""
-    return json.dumps(list(ids))
-
-
-def ports_to_json(ports: Sequence[PortMapping]) -> str:
-    """The ``ports`` column."""
-    return json.dumps(
-        [{"container_port": p.container_port, "protocol": p.protocol, "node_port": p.node_port} for p in ports],
-        separators=(",", ":"),
-    )
-
-
-def labels_to_json(labels: Mapping[str, str]) -> str:
-    """The ``labels`` column."""
-    return json.dumps(dict(labels), separators=(",", ":"), sort_keys=True)
-
-
-def labels_from_json(text: str) -> Mapping[str, str]:
-    """The labels, read-only."""
-    return NO_LABELS if text == "{}" else MappingProxyType(json.loads(text))
-
-
-def stack_from_row(row: Row) -> Stack:
-    """A stack from a row of ``queries.STACK_COLUMNS``."""
+def from_row(row: Iterable[object]) -> Stack:
+    """The stack of a row of ``StackRow``'s columns."""
+    found = StackRow._make(row)
     return Stack(
-        stack_id=row[0],
-        namespace=row[1],
-        pod_spec=row[2],
-        ports=tuple(PortMapping(**port) for port in json.loads(row[3])),
-        status=StackStatus(row[4]),
-        created_at=row[5],
-        updated_at=row[6],
-        ttl_expires_at=row[7],
-        requested_cpu_milli=row[8],
-        requested_memory_bytes=row[9],
-        node_id=row[10],
-        node_public_ip=row[11],
-        status_reason=row[12],
-        status_message=row[13],
-        labels=labels_from_json(row[14]),
-        accepted=bool(row[15]),
-        ended=bool(row[16]),
-        ports_held=bool(row[17]),
-        deleting_since=row[18],
-        delete_reason=None if row[19] is None else DeleteReason(row[19]),
-        pod_uid=row[20],
-        service_uid=row[21],
-        desired=Desired(row[22]),
-        generation=row[23],
+        stack_id=found.stack_id,
+        namespace=found.namespace,
+        pod_spec=found.pod_spec,
+        ports=tuple(PortMapping(**port) for port in orjson.loads(found.ports)),
+        status=StackStatus(found.status),
+        created_at=found.created_at,
+        updated_at=found.updated_at,
+        ttl_expires_at=found.ttl_expires_at,
+        requested_cpu_milli=found.requested_cpu_milli,
+        requested_memory_bytes=found.requested_memory_bytes,
+        node_id=found.node_id,
+        node_public_ip=found.node_public_ip,
+        status_reason=found.status_reason,
+        status_message=found.status_message,
+        labels=NO_LABELS if found.labels == "{}" else MappingProxyType(orjson.loads(found.labels)),
+        accepted=bool(found.accepted),
+        ended=bool(found.ended),
+        ports_held=bool(found.ports_held),
+        deleting_since=found.deleting_since,
+        delete_reason=None if found.delete_reason is None else DeleteReason(found.delete_reason),
+        pod_uid=found.pod_uid,
+        service_uid=found.service_uid,
+        desired=Desired(found.desired),
+        generation=found.generation,
+        template=found.template,
+        values=NO_VALUES if found.generated is None else MappingProxyType(orjson.loads(found.generated)),
+        unassigned=bool(found.unassigned),
+        digest=found.digest,
     )
 
 
-def stack_to_row(stack: Stack) -> Row:
-    """The values of ``queries.STACK_COLUMNS``."""
-    return (
-        stack.stack_id,
-        stack.namespace,
-        stack.pod_spec,
-        ports_to_json(stack.ports),
-        stack.status.value,
-        stack.created_at,
-        stack.updated_at,
-        stack.ttl_expires_at,
-        stack.requested_cpu_milli,
-        stack.requested_memory_bytes,
-        stack.node_id,
-        stack.node_public_ip,
-        stack.status_reason,
-        stack.status_message,
-        labels_to_json(stack.labels),
-        int(stack.accepted),
-        int(stack.ended),
-        int(stack.ports_held),
-        stack.deleting_since,
-        None if stack.delete_reason is None else stack.delete_reason.value,
-        stack.pod_uid,
-        stack.service_uid,
-        stack.desired.value,
-        stack.generation,
+def to_row(stack: Stack) -> StackRow:
+    """The stack's row."""
+    return StackRow(
+        stack_id=stack.stack_id,
+        namespace=stack.namespace,
+        pod_spec=stack.pod_spec,
+        ports=_ports_to_json(stack.ports),
+        status=stack.status.value,
+        created_at=stack.created_at,
+        updated_at=stack.updated_at,
+        ttl_expires_at=stack.ttl_expires_at,
+        requested_cpu_milli=stack.requested_cpu_milli,
+        requested_memory_bytes=stack.requested_memory_bytes,
+        node_id=stack.node_id,
+        node_public_ip=stack.node_public_ip,
+        status_reason=stack.status_reason,
+        status_message=stack.status_message,
+        labels=orjson.dumps(dict(stack.labels), option=orjson.OPT_SORT_KEYS).decode(),
+        accepted=int(stack.accepted),
+        ended=int(stack.ended),
+        ports_held=int(stack.ports_held),
+        deleting_since=stack.deleting_since,
+        delete_reason=None if stack.delete_reason is None else stack.delete_reason.value,
+        pod_uid=stack.pod_uid,
+        service_uid=stack.service_uid,
+        desired=stack.desired.value,
+        generation=stack.generation,
+        template=stack.template,
+        generated=orjson.dumps(dict(stack.values)).decode() if stack.values else None,
+        unassigned=int(stack.unassigned),
+        digest=stack.digest,
     )
 
 
-def stack_to_update(stack: Stack) -> Row:
-    """The values of ``queries.UPDATE_STACK``."""
-    return (
-        ports_to_json(stack.ports),
-        stack.status.value,
-        stack.updated_at,
-        stack.ttl_expires_at,
-        stack.node_id,
-        stack.node_public_ip,
-        stack.status_reason,
-        stack.status_message,
-        int(stack.accepted),
-        int(stack.ended),
-        int(stack.ports_held),
-        stack.deleting_since,
-        None if stack.delete_reason is None else stack.delete_reason.value,
-        stack.pod_uid,
-        stack.service_uid,
-        stack.desired.value,
-        stack.generation,
-        stack.stack_id,
-    )
+def _ports_to_json(ports: Sequence[PortMapping]) -> str:
+    return orjson.dumps(
+        [{"container_port": p.container_port, "protocol": p.protocol, "node_port": p.node_port} for p in ports]
+    ).decode()
 
 
-def job_from_row(row: Row, errors: Iterable[Row]) -> Job:
-    """A job from a row of ``queries.JOB_COLUMNS`` and rows of (stack_id, error)."""
-    return Job(
-        job_id=row[0],
-        status=JobStatus(row[1]),
-        total=row[2],
-        deleted=row[3],
-        not_found=row[4],
-        failed=row[5],
-        errors=tuple(JobError(stack_id=stack_id, error=error) for stack_id, error in errors),
-        created_at=row[6],
-        updated_at=row[7],
-    )
+def find(tx: Transaction, stack_id: str) -> Stack | None:
+    """The row as it is within this transaction."""
+    row = tx.row(FIND_STACK, (stack_id,))
+    return None if row is None else from_row(row)
+
+
+def find_all(tx: Transaction, ids: Iterable[str]) -> dict[str, Stack]:
+    """The rows that exist, by id, in the order of ``ids``; without the pod specs that are long."""
+    wanted = list(dict.fromkeys(ids))
+    found = {stack.stack_id: stack for stack in map(from_row, tx.rows(FIND_STACKS, (id_array(wanted),)))}
+    return {stack_id: found[stack_id] for stack_id in wanted if stack_id in found}
+
+
+def find_live(tx: Transaction, stack_id: str) -> Stack:
+    """The row; ``StackNotFound`` if it is gone or being deleted."""
+    stack = find(tx, stack_id)
+    if stack is None or stack.deleting_since is not None:
+        raise StackNotFound(stack_id)
+    return stack
+
+
+def pod_specs(tx: Transaction, ids: Iterable[str]) -> dict[str, str]:
+    """The pod specs of those stacks that are there, by id: for a few at a time, as they may be long."""
+    return dict(tx.rows(POD_SPECS, (id_array(ids),)))
+
+
+def count(tx: Transaction) -> int:
+    """How many rows there are."""
+    return int(tx.rows(COUNT_STACKS)[0][0])
+
+
+def count_assigned(tx: Transaction) -> int:
+    """How many stacks there are that somebody has asked for."""
+    return int(tx.rows(COUNT_ASSIGNED)[0][0])
+
+
+def insert(tx: Transaction, stack: Stack) -> Stack:
+    """Write a new row and its labels; ``Conflict`` if the id is taken."""
+    row = to_row(stack)
+    tx.run(INSERT_STACK, row)
+    if stack.labels:
+        tx.run(INSERT_LABELS, (stack.stack_id, row.labels))
+    return stack
+
+
+def save(tx: Transaction, stacks: Sequence[Stack]) -> list[Stack]:
+    """Write what may change of each."""
+    tx.many(UPDATE_STACK, [to_row(stack)._asdict() for stack in stacks])
+    return [tx.put_stack(stack) for stack in stacks]
+
+
+def give(tx: Transaction, stack: Stack) -> None:
+    """Write what changes of a stack of a pool only when it is given away; the rest is ``save``'s."""
+    row = to_row(stack)
+    tx.run(UPDATE_GIVEN, row._asdict())
+    if stack.labels:
+        tx.run(INSERT_LABELS, (stack.stack_id, row.labels))
+
+
+def mark_deleting(tx: Transaction, ids: Iterable[str], reason: DeleteReason, by: str = "stackd") -> list[Stack]:
+    """Keep the intent to delete; the first reason and time stay. The rows that exist, in the order of ``ids``.
+
+    What waits in a pool does not exist for who asks for a delete, and ``DeleteReason.POOL`` ends nothing else.
+    """
+    found = find_all(tx, ids)
+    if reason is not DeleteReason.UNDO:
+        found = {name: stack for name, stack in found.items() if stack.unassigned == (reason is DeleteReason.POOL)}
+    return mark_all_deleting(tx, found, reason, by)
+
+
+def mark_all_deleting(tx: Transaction, stacks: dict[str, Stack], reason: DeleteReason, by: str) -> list[Stack]:
+    """The same for rows that were read in this transaction."""
+    fresh = [
+        replace(stack, deleting_since=tx.now, delete_reason=reason)
+        for stack in stacks.values()
+        if stack.deleting_since is None
+    ]
+    if fresh:
+        save(tx, fresh)
+        asked = TimelineEvent(kind=EventKind.DELETE_REQUESTED, at=tx.now, reason=reason.value, by=by)
+        timeline.add(tx, [(stack.stack_id, asked) for stack in fresh if stack.accepted])
+    unanswered = [stack.stack_id for stack in fresh if not stack.accepted]
+    if unanswered:
+        claims.drop_unanswered(tx, id_array(unanswered))
+    return list((stacks | {stack.stack_id: stack for stack in fresh}).values())
+
+
+def remove(tx: Transaction, ids: Iterable[str]) -> int:
+    """To be called when the cluster has confirmed: rows go, their ports are free, and keys that were never answered, too.
+
+    How many rows went. Their ids are noted in the same transaction.
+    """
+    array = id_array(ids)
+    give_back_ports(tx, array)
+    timeline.add_deleted(tx, array)
+    tx.run(INSERT_REMOVED, (tx.now, array))
+    gone = tx.rows(DELETE_STACKS, (array,))
+    if gone:
+        claims.drop_unanswered(tx, array)
+    if nobodys := [stack_id for stack_id, unassigned in gone if unassigned]:
+        timeline.forget(tx, id_array(nobodys))
+    tx.stacks.extend((stack_id, None) for stack_id, _ in gone)
+    return len(gone)
+
+
+def removed_among(tx: Transaction, ids: Iterable[str]) -> frozenset[str]:
+    """Those of ``ids`` whose stacks this file has removed, undone creates among them, in the last thirty days."""
+    return frozenset(stack_id for (stack_id,) in tx.rows(REMOVED_AMONG, (id_array(ids),)))
+
+
+def purge_removed(tx: Transaction, before: int, limit: int) -> int:
+    """Forget at most ``limit`` ids of stacks that were removed before that time; how many."""
+    return tx.run(PURGE_REMOVED, (before, limit))
+
+
+def give_back_ports(tx: Transaction, array: str) -> None:
+    """The node ports of these stacks, an array of ids as ``id_array`` makes it, are held no more."""
+    for (port,) in tx.rows(DELETE_NODE_PORTS_OF, (array,)):
+        tx.ports.put(port)
+
+
+def hold_ports(tx: Transaction, stack: Stack) -> None:
+    """Hold the node ports that the stack's record names, if it holds any. Raises IntegrityError where another has one."""
+    for port in stack.ports if stack.ports_held else ():
+        tx.run(INSERT_NODE_PORT, (port.node_port, stack.stack_id))
+        tx.ports.hold(port.node_port)

@@ -136,7 +136,32 @@ HISTORY = Migration(
     ),
 )
 
-MIGRATIONS: tuple[Migration, ...] = (FIRST, HISTORY)
+OWNERSHIP = Migration(
+    name="removed stacks, the namespace of the file",
+    statements=(
+        """CREATE TABLE removed_stacks (
+            stack_id TEXT NOT NULL PRIMARY KEY,
+            removed_at INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID""",
+        "CREATE INDEX removed_stacks_age ON removed_stacks (removed_at)",
+        """INSERT INTO meta (key, value)
+            SELECT 'namespace', low FROM (SELECT min(namespace) AS low, max(namespace) AS high FROM stacks)
+            WHERE low = high""",
+    ),
+)
+
+TEMPLATES = Migration(
+    name="the template of a stack, its generated values, pools",
+    statements=(
+        "ALTER TABLE stacks ADD COLUMN template TEXT",
+        "ALTER TABLE stacks ADD COLUMN generated TEXT",
+        "ALTER TABLE stacks ADD COLUMN unassigned INTEGER NOT NULL DEFAULT 0 CHECK (unassigned IN (0, 1))",
+        "ALTER TABLE stacks ADD COLUMN digest TEXT",
+        "CREATE INDEX stacks_unassigned ON stacks (unassigned) WHERE unassigned = 1",
+    ),
+)
+
+MIGRATIONS: tuple[Migration, ...] = (FIRST, HISTORY, OWNERSHIP, TEMPLATES)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

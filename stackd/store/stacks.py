@@ -1,169 +1,172 @@
-"""The operations on stacks after their reservation: accept, observe, mark deleting, remove.
+"""All stacks: in memory for reads on the event loop, and the operations on them.
 
-Owns: when ``updated_at`` moves (something that a client sees has changed), and that an intent to delete never goes
-back. Does not know why the cluster is as it was seen.
+Nothing in the view waits, and nothing uncommitted is seen. Long pod specs are not in it, so that what a thousand stacks take
+is bounded. Owns the order of the list (``created_at``, then id), the version that tells whether anything changed, and the
+subscribers. It is changed only by ``publish``, on the loop, once per committed batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence
 from dataclasses import replace
 
 from stackd.errors import StackNotFound
-from stackd.model import DeleteReason, Desired, Happening, Kind, Observation, Stack
-from stackd.store import claims, queries, rows, timeline
-from stackd.store.transaction import Transaction
+from stackd.model import Observation, Stack
+from stackd.store import changes, pools, reservations, rows
+from stackd.store.transaction import Submit, Table, operation
 
-CREATED = 201  # the status that a create is answered with (API contract)
-
-
-def find(tx: Transaction, stack_id: str) -> Stack | None:
-    """The row as it is within this transaction."""
-    row = tx.row(queries.FIND_STACK, (stack_id,))
-    return None if row is None else rows.stack_from_row(row)
+Subscriber = Callable[[Stack | None, Stack | None], None]
 
 
-def find_all(tx: Transaction, ids: Iterable[str]) -> dict[str, Stack]:
-    """The rows that exist, by id, in the order of ``ids``."""
-    wanted = list(dict.fromkeys(ids))
-    found = {row[0]: rows.stack_from_row(row) for row in tx.rows(queries.FIND_STACKS, (rows.id_array(wanted),))}
-    return {stack_id: found[stack_id] for stack_id in wanted if stack_id in found}
+class StacksView:
+    """All stacks as they are committed. ``version`` grows by one with each published batch that changed any."""
+
+    def __init__(self, stacks: Iterable[Stack] = ()) -> None:
+        ordered = sorted(map(_kept, stacks), key=_key)
+        self._by_id = {stack.stack_id: stack for stack in ordered}
+        self._keys = [_key(stack) for stack in ordered]
+        self._records = ordered
+        self._ordered: tuple[Stack, ...] | None = None
+        self._subscribers: list[Subscriber] = []
+        self.version = 0
+
+    def get(self, stack_id: str) -> Stack | None:
+        """The stack, or None."""
+        return self._by_id.get(stack_id)
+
+    def ids(self) -> KeysView[str]:
+        """The ids of all stacks, as a live set."""
+        return self._by_id.keys()
+
+    def ordered(self) -> tuple[Stack, ...]:
+        """All stacks by ``created_at``, then id; the same tuple until something changes."""
+        if self._ordered is None:
+            self._ordered = tuple(self._records)
+        return self._ordered
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Stack]:
+        return iter(self.ordered())
+
+    def __contains__(self, stack_id: object) -> bool:
+        return stack_id in self._by_id
+
+    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
+        """Call ``callback(before, after)`` after each change, on the loop; it must not raise. Returns the undo."""
+        self._subscribers.append(callback)
+
+        def unsubscribe() -> None:
+            if callback in self._subscribers:
+                self._subscribers.remove(callback)
+
+        return unsubscribe
+
+    def publish(self, changes: Iterable[tuple[str, Stack | None]]) -> None:
+        """Take in a committed batch, then tell the subscribers of each change in its order."""
+        news: list[tuple[Stack | None, Stack | None]] = []
+        for stack_id, changed in changes:
+            before, after = self._by_id.get(stack_id), changed and _kept(changed)
+            if before is not None or after is not None:
+                self._place(before, after)
+                news.append((before, after))
+        if not news:
+            return
+        self._ordered = None
+        self.version += 1
+        for before, after in news:
+            for callback in tuple(self._subscribers):
+                callback(before, after)
+
+    def _place(self, before: Stack | None, after: Stack | None) -> None:
+        if before is not None and (after is None or _key(before) != _key(after)):
+            index = bisect_left(self._keys, _key(before))
+            del self._keys[index], self._records[index], self._by_id[before.stack_id]
+            before = None
+        if after is None:
+            return
+        index = bisect_left(self._keys, _key(after))
+        if before is None:
+            self._keys.insert(index, _key(after))
+            self._records.insert(index, after)
+        else:
+            self._records[index] = after
+        self._by_id[after.stack_id] = after
 
 
-def find_live(tx: Transaction, stack_id: str) -> Stack:
-    """The row; ``StackNotFound`` if it is gone or being deleted."""
-    stack = find(tx, stack_id)
-    if stack is None or stack.deleting_since is not None:
-        raise StackNotFound(stack_id)
-    return stack
+class Stacks(StacksView, Table):
+    """The view, and the operations: each is one transaction, and what it returns is durable and visible in the view."""
+
+    def __init__(self, stacks: Iterable[Stack], submit: Submit, pending: Callable[[], int]) -> None:
+        StacksView.__init__(self, stacks)
+        Table.__init__(self, submit)
+        self._pending = pending
+
+    reserve = operation(reservations.reserve, grows=True)
+    accept = operation(changes.accept)
+    check_labels = operation(reservations.check_labels, writes=False)
+
+    async def observe(self, seen: Sequence[Observation]) -> list[Stack]:
+        """``changes.observe``. No news costs no transaction.
+
+        They do not wait for the disk: what a power failure takes of them is seen in the cluster again.
+        """
+        if not self._pending():  # nothing is under way, so the view is what the file holds
+            seen = [one for one in seen if self._is_news(one)]
+        return await self._observe(seen) if seen else []
+
+    def _is_news(self, seen: Observation) -> bool:
+        stack = self.get(seen.stack_id)
+        return stack is not None and changes.differs(stack, seen)
+
+    _observe = operation(changes.observe, relaxed=True)
+
+    assign = operation(pools.assign, grows=True)
+
+    def waits_in_pool(self, stack_id: str) -> bool:
+        """Whether this is a stack that nobody has been given: it does not exist for any client."""
+        stack = self.get(stack_id)
+        return stack is not None and stack.unassigned
+
+    extend = operation(changes.extend)
+    stop = operation(changes.stop)
+    stopped = operation(changes.stopped)
+    start = operation(changes.start)
+    started = operation(changes.started)
+
+    mark_deleting = operation(rows.mark_deleting)
+    mark_expired = operation(changes.mark_expired)
+    tell_held = operation(changes.tell_held)
+    end_in_time = operation(changes.end_in_time)
+    remove = operation(rows.remove)
+    removed_among = operation(rows.removed_among, writes=False)
+
+    adopt = operation(reservations.adopt, grows=True)
+    renew = operation(reservations.renew, grows=True)
+
+    pod_specs = operation(rows.pod_specs, writes=False)
+
+    async def whole(self, stack: Stack) -> Stack:
+        """The stack with its pod spec, which is read where it is too long to be kept in memory.
+
+        Raises ``StackNotFound`` if its row is gone by now.
+        """
+        if stack.pod_spec is not None:
+            return stack
+        found = await self.pod_specs([stack.stack_id])
+        if stack.stack_id not in found:
+            raise StackNotFound(stack.stack_id)
+        return replace(stack, pod_spec=found[stack.stack_id])
 
 
-def save(tx: Transaction, stacks: Sequence[Stack]) -> list[Stack]:
-    """Write what may change of each."""
-    tx.many(queries.UPDATE_STACK, [rows.stack_to_update(stack) for stack in stacks])
-    return [tx.put_stack(stack) for stack in stacks]
+def _kept(stack: Stack) -> Stack:
+    """What is kept of a stack in memory."""
+    if stack.pod_spec is None or len(stack.pod_spec) <= rows.LONGEST_KEPT:
+        return stack
+    return replace(stack, pod_spec=None)
 
 
-def accept(
-    tx: Transaction,
-    seen: Observation,
-    uids: tuple[str | None, str | None],
-    answer: Callable[[Stack], bytes] | None,
-    by: str,
-) -> Stack:
-    """The create is completed. The first answer shows ``updated_at`` as ``created_at`` (API contract)."""
-    before = find_live(tx, seen.stack_id)
-    pod_uid, service_uid = uids
-    stack = replace(
-        _as_seen(before, seen),
-        accepted=True,
-        updated_at=before.updated_at if before.accepted else before.created_at,
-        pod_uid=pod_uid,
-        service_uid=service_uid,
-    )
-    save(tx, [stack])
-    if not before.accepted:
-        accepted = Happening(kind=Kind.ACCEPTED, at=before.created_at, by=by)
-        scheduled = Happening(kind=Kind.SCHEDULED, at=tx.now, message=f"on {stack.node_id}", by="cluster")
-        timeline.add(tx, [(stack.stack_id, accepted), (stack.stack_id, scheduled)])
-    if answer is not None and claims.unanswered_for_stack(tx, stack.stack_id):
-        claims.answer_for_stack(tx, stack.stack_id, CREATED, answer(stack))
-    return stack
-
-
-def observe(tx: Transaction, seen: Sequence[Observation]) -> list[Stack]:
-    """Write what differs; rows that are gone or being deleted are skipped."""
-    stacks = find_all(tx, (one.stack_id for one in seen))
-    changed: dict[str, Stack] = {}
-    lines: list[tuple[str, Happening]] = []
-    for one in seen:
-        before = stacks.get(one.stack_id)
-        if before is None or not differs(before, one):
-            continue
-        after = observed(before, one, tx.now)
-        lines += [(one.stack_id, line) for line in (*one.happenings, *timeline.between(before, after, tx.now))]
-        if after != before:
-            stacks[one.stack_id] = changed[one.stack_id] = after
-    timeline.add(tx, lines)
-    return save(tx, list(changed.values())) if changed else []
-
-
-def differs(stack: Stack, seen: Observation) -> bool:
-    """Whether an observation is news.
-
-    Not of a stack that is being deleted or stopped, nor of a pod that it had before; and once the pod has ended for
-    good, not what was seen of it before that.
-    """
-    if stack.deleting_since is not None or (stack.ended and not seen.ended):
-        return False
-    if stack.generation != seen.generation or stack.desired is Desired.STOPPED:
-        return False
-    return stack.ended != seen.ended or _visible(stack) != _visible(seen) or bool(seen.happenings)
-
-
-def mark_deleting(tx: Transaction, ids: Iterable[str], reason: DeleteReason, by: str) -> list[Stack]:
-    """Keep the intent to delete; the first reason and time stay. Rows that exist, in the order of ``ids``."""
-    return mark_all_deleting(tx, find_all(tx, ids), reason, by)
-
-
-def mark_expired(tx: Transaction, ids: Iterable[str]) -> list[Stack]:
-    """Keep the intent to delete those whose time is up, and was not put off by somebody just before."""
-    expired = {name: stack for name, stack in find_all(tx, ids).items() if stack.ttl_expires_at <= tx.now}
-    return mark_all_deleting(tx, expired, DeleteReason.EXPIRED, "stackd")
-
-
-def mark_all_deleting(tx: Transaction, stacks: dict[str, Stack], reason: DeleteReason, by: str) -> list[Stack]:
-    """The same for rows that were read in this transaction."""
-    fresh = [
-        replace(stack, deleting_since=tx.now, delete_reason=reason)
-        for stack in stacks.values()
-        if stack.deleting_since is None
-    ]
-    if fresh:
-        save(tx, fresh)
-        asked = Happening(kind=Kind.DELETE_REQUESTED, at=tx.now, reason=reason.value, by=by)
-        timeline.add(tx, [(stack.stack_id, asked) for stack in fresh if stack.accepted])
-    unanswered = [stack.stack_id for stack in fresh if not stack.accepted]
-    if unanswered:
-        claims.drop_unanswered(tx, rows.id_array(unanswered))
-    return list((stacks | {stack.stack_id: stack for stack in fresh}).values())
-
-
-def remove(tx: Transaction, ids: Iterable[str]) -> int:
-    """The cluster has confirmed: rows go, ports are free, keys that were never answered too. How many rows went."""
-    array = rows.id_array(ids)
-    for (port,) in tx.rows(queries.DELETE_NODE_PORTS_OF, (array,)):
-        tx.ports.put(port)
-    timeline.add_deleted(tx, array)
-    gone = tx.rows(queries.DELETE_STACKS, (array,))
-    if gone:
-        claims.drop_unanswered(tx, array)
-    tx.stacks.extend((stack_id, None) for (stack_id,) in gone)
-    return len(gone)
-
-
-def _visible(stack: Stack | Observation) -> tuple[object, ...]:
-    address = (stack.node_id, stack.node_public_ip)
-    return (stack.status, stack.status_reason, stack.status_message, *address)
-
-
-def _as_seen(stack: Stack, seen: Observation) -> Stack:
-    if stack.ended and not seen.ended:
-        return stack  # it was seen before the end, and is written after it
-    return replace(
-        stack,
-        status=seen.status,
-        status_reason=seen.status_reason,
-        status_message=seen.status_message,
-        node_id=seen.node_id,
-        node_public_ip=seen.node_public_ip,
-        ended=seen.ended,
-    )
-
-
-def observed(before: Stack, seen: Observation, now: int) -> Stack:
-    """The row with what was seen in it."""
-    after = _as_seen(before, seen)
-    if _visible(before) == _visible(after):
-        return after
-    return replace(after, updated_at=max(now, before.updated_at))  # the wall clock may have been set back
+def _key(stack: Stack) -> tuple[int, str]:
+    return (stack.created_at, stack.stack_id)

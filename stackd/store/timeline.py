@@ -1,4 +1,4 @@
-"""What has happened to each stack, and the last words of its containers; kept for a while after the stack is gone.
+"""What has happened to each stack, and its containers' last log lines; kept for a while after the stack is gone.
 
 Owns: the lines that follow from a change of a row, how many are kept of each stack, and their removal. A line is written
 in the transaction of what it tells of; on a full disk it is left out, so that deletes never fail because of it.
@@ -9,88 +9,166 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 
-from stackd.model import Happening, KeptLog, Kind, Stack, StackStatus
-from stackd.store import queries, rows
-from stackd.store.transaction import Transaction
+from stackd.model import EventKind, KeptLog, Stack, StackStatus, TimelineEvent
+from stackd.store.transaction import Table, Transaction, id_array, operation
 
 LINES_PER_STACK = 300
 """The oldest lines of a stack that flaps for days go first."""
 
-_REPEATING = frozenset({Kind.NOT_READY, Kind.RESTARTED, Kind.EXTENDED, Kind.START_REQUESTED, Kind.RESTART_REQUESTED})
+INSERT_TIMELINE = (
+    "INSERT INTO timeline (stack_id, at, kind, reason, message, by, count)"
+    " SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),"
+    " json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]')"
+    " FROM json_each(?) WHERE true"
+    " ON CONFLICT (stack_id, kind, reason, message) WHERE kind IN ('warning', 'pulling')"
+    " DO UPDATE SET at = max(at, excluded.at), count = max(count, excluded.count)"
+)
+INSERT_DELETED = (
+    "INSERT INTO timeline (stack_id, at, kind, reason, message, by, count)"
+    " SELECT stack_id, ?, 'deleted', coalesce(delete_reason, ''), '', 'stackd', 1 FROM stacks"
+    " WHERE accepted = 1 AND unassigned = 0 AND stack_id IN (SELECT value FROM json_each(?))"
+)
+CLOSE_TIMELINES = (
+    "INSERT INTO timeline (stack_id, at, kind, reason, message, by, count)"
+    " SELECT stack_id, max(at), 'deleted', '', '', 'stackd', 1 FROM timeline"
+    " WHERE stack_id NOT IN (SELECT stack_id FROM stacks) GROUP BY stack_id HAVING sum(kind = 'deleted') = 0"
+)
+TIMELINE = "SELECT at, kind, reason, message, by, count FROM timeline WHERE stack_id = ? ORDER BY at, seq"
+IN_TIMELINE = "SELECT 1 FROM timeline WHERE stack_id = ? LIMIT 1"
+TRIM_TIMELINES = (
+    "DELETE FROM timeline WHERE seq IN (SELECT t.seq FROM json_each(?) AS wanted CROSS JOIN timeline AS t"
+    " ON t.stack_id = wanted.value AND t.seq <= (SELECT seq FROM timeline WHERE stack_id = wanted.value"
+    " ORDER BY seq DESC LIMIT 1 OFFSET ?))"
+)
+PURGE_KEPT_LOGS = (
+    "DELETE FROM kept_logs WHERE stack_id IN"
+    " (SELECT stack_id FROM timeline INDEXED BY timeline_gone WHERE kind = 'deleted' AND at < ? ORDER BY at LIMIT ?)"
+)
+PURGE_TIMELINES = (
+    "DELETE FROM timeline WHERE stack_id IN"
+    " (SELECT stack_id FROM timeline INDEXED BY timeline_gone WHERE kind = 'deleted' AND at < ? ORDER BY at LIMIT ?)"
+)
+KEEP_LOG = (
+    "INSERT INTO kept_logs (stack_id, container, at, text) VALUES (?, ?, ?, ?) ON CONFLICT (stack_id, container)"
+    " DO UPDATE SET at = excluded.at, text = excluded.text"
+)
+KEPT_LOGS = "SELECT container, at, text FROM kept_logs WHERE stack_id = ? ORDER BY at DESC, container"
+FORGET_TIMELINES = "DELETE FROM timeline WHERE stack_id IN (SELECT value FROM json_each(?))"
+FORGET_KEPT_LOGS = "DELETE FROM kept_logs WHERE stack_id IN (SELECT value FROM json_each(?))"
+STACK_EXISTS = "SELECT 1 FROM stacks WHERE stack_id = ?"
+
+_REPEATING = frozenset(
+    {
+        EventKind.NOT_READY,
+        EventKind.RESTARTED,
+        EventKind.EXTENDED,
+        EventKind.START_REQUESTED,
+        EventKind.RESTART_REQUESTED,
+    }
+)
 
 
-def add(tx: Transaction, lines: Sequence[tuple[str, Happening]]) -> None:
+def add(tx: Transaction, lines: Sequence[tuple[str, TimelineEvent]]) -> None:
     """Write lines, each with its stack's id; what the cluster said before is counted instead."""
     if not lines or tx.tight:
         return
-    tx.run(queries.INSERT_HAPPENINGS, (json.dumps([_line(stack_id, one) for stack_id, one in lines]),))
+    tx.run(INSERT_TIMELINE, (json.dumps([_line(stack_id, one) for stack_id, one in lines]),))
     noisy = {stack_id for stack_id, one in lines if one.kind in _REPEATING}
     if noisy:
-        tx.run(queries.TRIM_TIMELINES, (rows.id_array(noisy), LINES_PER_STACK))
+        tx.run(TRIM_TIMELINES, (id_array(noisy), LINES_PER_STACK))
 
 
 def add_deleted(tx: Transaction, ids: str) -> None:
     """The stacks of these ids (a JSON array) are about to go; those that nobody was told of leave no trace."""
     if not tx.tight:
-        tx.run(queries.INSERT_DELETED, (tx.now, ids))
+        tx.run(INSERT_DELETED, (tx.now, ids))
 
 
-def between(before: Stack, after: Stack, now: int) -> Iterator[Happening]:
+def between(before: Stack, after: Stack, now: int) -> Iterator[TimelineEvent]:
     """The lines that tell how a stack's status, or the reason for it, has changed."""
     if (before.status, before.status_reason) == (after.status, after.status_reason):
         return
     kind = _kind(before, after)
     if kind is not None:
-        yield Happening(kind=kind, at=now, reason=after.status_reason, message=after.status_message, by="cluster")
+        yield TimelineEvent(kind=kind, at=now, reason=after.status_reason, message=after.status_message, by="cluster")
 
 
-def read(tx: Transaction, stack_id: str) -> list[Happening]:
-    """All lines of a stack, oldest first."""
+def read(tx: Transaction, stack_id: str) -> list[TimelineEvent]:
+    """What has happened to the stack, oldest first; empty where nothing is known of such a stack."""
     return [
-        Happening(kind=Kind(kind), at=at, reason=reason, message=message, by=by, count=count)
-        for at, kind, reason, message, by, count in tx.rows(queries.TIMELINE, (stack_id,))
+        TimelineEvent(kind=EventKind(kind), at=at, reason=reason, message=message, by=by, count=count)
+        for at, kind, reason, message, by, count in tx.rows(TIMELINE, (stack_id,))
     ]
-
-
-def keep_logs(tx: Transaction, stack_id: str, logs: Iterable[KeptLog]) -> None:
-    """Keep the last words of containers, in the place of earlier ones."""
-    if not tx.tight:
-        tx.many(queries.KEEP_LOG, [(stack_id, log.container, log.at, log.text) for log in logs])
 
 
 def kept_logs(tx: Transaction, stack_id: str) -> list[KeptLog]:
-    """What is kept, the latest first."""
-    return [
-        KeptLog(container=container, at=at, text=text)
-        for container, at, text in tx.rows(queries.KEPT_LOGS, (stack_id,))
-    ]
+    """The last log lines of the stack's containers, the latest first."""
+    return [KeptLog(container=container, at=at, text=text) for container, at, text in tx.rows(KEPT_LOGS, (stack_id,))]
+
+
+def keep_diagnostics(tx: Transaction, stack_id: str, events: Sequence[TimelineEvent], logs: Sequence[KeptLog]) -> None:
+    """Keep what the cluster said of a stack and what its containers wrote last. Nothing for a stack that is gone."""
+    if tx.row(STACK_EXISTS, (stack_id,)) is not None:
+        add(tx, [(stack_id, one) for one in events])
+        _keep_logs(tx, stack_id, logs)
+
+
+def keep_final_logs(tx: Transaction, stack_id: str, logs: Sequence[KeptLog]) -> None:
+    """Keep what containers wrote before their pod was deleted; nothing where nothing is known of such a stack.
+
+    The stack may be gone by then.
+    """
+    if tx.row(IN_TIMELINE, (stack_id,)) is not None:
+        _keep_logs(tx, stack_id, logs)
+
+
+def forget(tx: Transaction, ids: str) -> None:
+    """Nobody was ever told of the stacks of these ids (a JSON array), which have gone."""
+    tx.run(FORGET_TIMELINES, (ids,))
+    tx.run(FORGET_KEPT_LOGS, (ids,))
 
 
 def close_open(tx: Transaction) -> None:
-    """Let every stack that is gone have its last line, so that it can be purged (one may have been left out)."""
-    tx.run(queries.CLOSE_TIMELINES)
+    """Give every stack that is gone its last line, so that it can be purged (one may have been left out)."""
+    tx.run(CLOSE_TIMELINES)
 
 
 def purge(tx: Transaction, before: int, limit: int) -> int:
     """Remove lines and logs of at most ``limit`` stacks that went before that time; how many lines went."""
-    tx.run(queries.PURGE_KEPT_LOGS, (before, limit))
-    return tx.run(queries.PURGE_TIMELINES, (before, limit))
+    tx.run(PURGE_KEPT_LOGS, (before, limit))
+    return tx.run(PURGE_TIMELINES, (before, limit))
 
 
-def _line(stack_id: str, one: Happening) -> list[object]:
+def _keep_logs(tx: Transaction, stack_id: str, logs: Iterable[KeptLog]) -> None:
+    """Replace earlier ones."""
+    if not tx.tight:
+        tx.many(KEEP_LOG, [(stack_id, log.container, log.at, log.text) for log in logs])
+
+
+def _line(stack_id: str, one: TimelineEvent) -> list[object]:
     return [stack_id, one.at, one.kind.value, one.reason, one.message, one.by, one.count]
 
 
-def _kind(before: Stack, after: Stack) -> Kind | None:
+def _kind(before: Stack, after: Stack) -> EventKind | None:
     if after.status is StackStatus.RUNNING:
         unready, was_unready = after.status_reason == "NotReady", before.status_reason == "NotReady"
         if before.status is not StackStatus.RUNNING or (was_unready and not unready):
-            return Kind.READY
-        return Kind.NOT_READY if unready else None
+            return EventKind.READY
+        return EventKind.NOT_READY if unready else None
     if after.status is StackStatus.CREATING:
-        return Kind.WAITING if after.status_reason else None
+        return EventKind.WAITING if after.status_reason else None
     return {
-        StackStatus.FAILED: Kind.FAILED,
-        StackStatus.STOPPED: Kind.STOPPED,
-        StackStatus.NODE_DELETED: Kind.NODE_DELETED,
+        StackStatus.FAILED: EventKind.FAILED,
+        StackStatus.STOPPED: EventKind.STOPPED,
+        StackStatus.NODE_DELETED: EventKind.NODE_DELETED,
     }[after.status]
+
+
+class Timeline(Table):
+    """The timelines and the last log lines of all stacks."""
+
+    read = operation(read, writes=False)
+    kept_logs = operation(kept_logs, writes=False)
+    keep_diagnostics = operation(keep_diagnostics, grows=True)
+    # It does not wait for the disk: a power failure may take what was kept.
+    keep_final_logs = operation(keep_final_logs, grows=True, relaxed=True)

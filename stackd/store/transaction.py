@@ -6,30 +6,36 @@ functions ``(Transaction, …) -> result``; they may run twice (after a full dis
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from stackd.metrics import Histogram
 from stackd.model import Job, Stack
-from stackd.store import queries
 from stackd.store.ports import PortPool
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Savepoint:
-    """The three statements of a named savepoint."""
+BEGIN_READ = "BEGIN"
+BEGIN_WRITE = "BEGIN IMMEDIATE"
+COMMIT = "COMMIT"
+ROLLBACK = "ROLLBACK"
+SYNC_EACH_COMMIT = "PRAGMA synchronous = FULL"
+SYNC_LATER = "PRAGMA synchronous = NORMAL"
+CHECKPOINT = "PRAGMA wal_checkpoint(TRUNCATE)"
+BEGIN_LOG_ANEW = "PRAGMA wal_checkpoint(RESTART)"
+OPERATION, ADOPTION = "operation", "adoption"
+"""Names of savepoints."""
 
-    begin: str
-    back: str
-    release: str
 
-
-OPERATION = Savepoint(begin=queries.SAVEPOINT, back=queries.ROLLBACK_TO, release=queries.RELEASE)
-ADOPTION = Savepoint(begin=queries.SAVEPOINT_ADOPT, back=queries.ROLLBACK_TO_ADOPT, release=queries.RELEASE_ADOPT)
+def id_array(ids: Iterable[str]) -> str:
+    """Ids as the JSON array that the queries take."""
+    return json.dumps(list(ids))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,7 +89,7 @@ class Transaction:
         self._counters.statements += 1
         return self._connection.execute(sql, parameters).fetchall()
 
-    def many(self, sql: str, parameters: Iterable[Sequence[Any]]) -> None:
+    def many(self, sql: str, parameters: Iterable[Sequence[Any] | Mapping[str, Any]]) -> None:
         """Execute once for each."""
         batch = list(parameters)
         self._counters.statements += len(batch)
@@ -99,10 +105,10 @@ class Transaction:
         self.jobs.append((job.job_id, job))
         return job
 
-    def isolated(self, operation: Callable[[Transaction], T], savepoint: Savepoint) -> T:
+    def isolated(self, operation: Callable[[Transaction], T], savepoint: str) -> T:
         """Run within a savepoint: if it raises, nothing of it remains, not in the port pool either."""
         stacks, jobs, ports = len(self.stacks), len(self.jobs), self.ports.mark()
-        self._connection.execute(savepoint.begin)
+        self._connection.execute(f"SAVEPOINT {savepoint}")
         try:
             result = operation(self)
         except BaseException:
@@ -110,8 +116,57 @@ class Transaction:
             del self.jobs[jobs:]
             self.ports.undo(ports)
             if self._connection.in_transaction:  # a full disk may have ended the transaction already
-                self._connection.execute(savepoint.back)
-                self._connection.execute(savepoint.release)
+                self._connection.execute(f"ROLLBACK TO {savepoint}")
+                self._connection.execute(f"RELEASE {savepoint}")
             raise
-        self._connection.execute(savepoint.release)
+        self._connection.execute(f"RELEASE {savepoint}")
         return result
+
+
+class Submit(Protocol):
+    """``Writer.submit``."""
+
+    async def __call__(
+        self,
+        operation: Callable[[Transaction], T],
+        /,
+        *,
+        writes: bool = True,
+        grows: bool = False,
+        relaxed: bool = False,
+    ) -> T:
+        """Run the operation in the next transaction; its result once that is durable and published."""
+
+
+class Table:
+    """Something in the file with operations of its own, which ``submit`` takes to the writer's thread."""
+
+    def __init__(self, submit: Submit) -> None:
+        self._submit = submit
+
+
+def operation(
+    function: Callable[Concatenate[Transaction, P], T],
+    *,
+    writes: bool = True,
+    grows: bool = False,
+    relaxed: bool = False,
+) -> Callable[Concatenate[Table, P], Coroutine[Any, Any, T]]:
+    """The function as a method of a ``Table``: one transaction (see ``Writer.submit``).
+
+    Lists and other iterables are copied at the call, as the function runs later, and twice where the disk was full.
+    """
+
+    @wraps(function)
+    async def method(self: Table, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        given: Any = [_as_it_is_now(argument) for argument in args]
+        named: Any = {name: _as_it_is_now(argument) for name, argument in kwargs.items()}
+        return await self._submit(lambda tx: function(tx, *given, **named), writes=writes, grows=grows, relaxed=relaxed)
+
+    return method
+
+
+def _as_it_is_now(argument: object) -> object:
+    if isinstance(argument, Iterable) and not isinstance(argument, str | bytes | Mapping):
+        return tuple(argument)
+    return argument

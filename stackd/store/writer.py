@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 from stackd.clock import Clock
 from stackd.errors import StoreError, StoreUnavailable
 from stackd.model import Job, Stack
-from stackd.store import failures, queries
-from stackd.store.ballast import Ballast
+from stackd.store import failures, identity, transaction
+from stackd.store.companions import Ballast, OpenFiles, ReplacedError
 from stackd.store.ports import PortCounts, PortPool
 from stackd.store.transaction import OPERATION, Counters, Transaction
 
@@ -31,7 +31,7 @@ _FULL = "the state file cannot be written now: the disk is full"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Call:
+class Submission:
     """An operation that waits for its turn. ``grows``: not while the disk is full; ``relaxed``: see ``submit``."""
 
     future: asyncio.Future[Any]
@@ -41,17 +41,21 @@ class Call:
     relaxed: bool
 
 
-Outcome = tuple[Call, Any, BaseException | None]
+Outcome = tuple[Submission, Any, BaseException | None]
 
 
 @dataclass(slots=True, kw_only=True)
 class Batch:
-    """What became of a batch: one outcome per call, and the records that changed (none if the commit failed)."""
+    """What became of a batch: one outcome per call, and the records that changed (none if the commit failed).
+
+    ``sequence`` counts the commits that changed what stacks there are to be (0: this one did not).
+    """
 
     outcomes: list[Outcome] = field(default_factory=list)
     stacks: list[tuple[str, Stack | None]] = field(default_factory=list)
     jobs: list[tuple[str, Job | None]] = field(default_factory=list)
     ports: PortCounts | None = None
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,7 @@ class WriterParts:
     ports: PortPool
     ballast: Ballast
     clock: Clock
+    sequence: int = 0
 
 
 class Writer:
@@ -72,10 +77,12 @@ class Writer:
         self.counters = Counters()
         self._parts = parts
         self._publish = publish
-        self._inode = parts.path.stat().st_ino
+        self._sequence = parts.sequence
+        self._files = OpenFiles(parts.path)
+        self._guard = _guard(parts.path)
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
-        self._outstanding: set[Call] = set()
+        self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
+        self._outstanding: set[Submission] = set()
         self._closing = False
         self._waits = True
         self._failed: asyncio.Future[None] = self._loop.create_future()
@@ -114,7 +121,7 @@ class Writer:
         if self._closing or self._failed.done():
             raise StoreUnavailable("the state file is closed")
         future: asyncio.Future[T] = self._loop.create_future()
-        call = Call(future=future, operation=operation, writes=writes, grows=grows, relaxed=relaxed)
+        call = Submission(future=future, operation=operation, writes=writes, grows=grows, relaxed=relaxed)
         self._outstanding.add(call)
         self._queue.put(call)
         return await future
@@ -139,7 +146,7 @@ class Writer:
             for call, result, error in batch.outcomes:
                 self._resolve(call, result, error)
 
-    def _resolve(self, call: Call, result: Any, error: BaseException | None) -> None:
+    def _resolve(self, call: Submission, result: Any, error: BaseException | None) -> None:
         self._outstanding.discard(call)
         if call.future.done():
             return
@@ -189,8 +196,8 @@ class Writer:
                 raise fatal
         return not last
 
-    def _drain(self) -> tuple[list[Call], bool]:
-        calls: list[Call] = []
+    def _drain(self) -> tuple[list[Submission], bool]:
+        calls: list[Submission] = []
         item = self._queue.get()
         while item is not None:
             calls.append(item)
@@ -202,9 +209,9 @@ class Writer:
                 return calls, False
         return calls, True
 
-    def _commit(self, calls: list[Call]) -> tuple[Batch, BaseException | None]:
+    def _commit(self, calls: list[Submission]) -> tuple[Batch, BaseException | None]:
         """Never raises for what the file or the disk do: their error is the outcome of each call."""
-        refused: list[Call] = []
+        refused: list[Submission] = []
         if self._parts.ballast.spent and any(call.grows for call in calls) and not self._parts.ballast.fill():
             calls, refused = _split(calls)
         try:
@@ -214,12 +221,12 @@ class Writer:
                 return _all_failed(calls + refused, failures.unavailable(exc)), exc if failures.is_damage(exc) else None
             batch, more = self._make_room(calls)
             refused += more
-        except _ReplacedError as exc:
+        except ReplacedError as exc:
             return _all_failed(calls + refused, StoreUnavailable(str(exc))), exc
         batch.outcomes += [(call, None, StoreUnavailable(_FULL)) for call in refused]
         return batch, None
 
-    def _make_room(self, calls: list[Call]) -> tuple[Batch, list[Call]]:
+    def _make_room(self, calls: list[Submission]) -> tuple[Batch, list[Submission]]:
         """The disk is full: use the space set aside for what does not grow, and refuse the rest."""
         self._parts.ballast.release()
         shrinking, refused = _split(calls)
@@ -228,7 +235,7 @@ class Writer:
         except sqlite3.Error as exc:
             return _all_failed(shrinking, failures.unavailable(exc)), refused
 
-    def _attempt(self, calls: list[Call]) -> Batch:
+    def _attempt(self, calls: list[Submission]) -> Batch:
         """One transaction. If it cannot be committed, nothing of it remains, and the error passes."""
         parts = self._parts
         if not calls:
@@ -236,33 +243,45 @@ class Writer:
         writes = any(call.writes for call in calls)
         tight = parts.ballast.spent
         self._wait_for_disk(any(call.writes and not call.relaxed for call in calls))
+        if writes:
+            self._files.require_untouched()
         tx = Transaction(parts.connection, self.counters, parts.ports, parts.clock.now(), tight=tight)
         try:
-            parts.connection.execute(queries.BEGIN_WRITE if writes else queries.BEGIN_READ)
+            parts.connection.execute(transaction.BEGIN_WRITE if writes else transaction.BEGIN_READ)
             outcomes = [self._apply(tx, call, alone=len(calls) == 1) for call in calls]
             if len(calls) == 1 and outcomes[0][2] is not None:
                 return self._without_trace(outcomes)
-            if writes:
-                self._check_in_place()
+            # What was merely observed is not waited for, and changes nothing of what there is to be.
+            decided = bool(tx.stacks) and any(call.writes and not call.relaxed for call in calls)
+            if decided:
+                parts.connection.execute(identity.SET_META, (identity.SEQUENCE, str(self._sequence + 1)))
             self._finish(writes)
         except BaseException:
             parts.ports.undo(0)
             self.counters.failed_commits += 1
             if parts.connection.in_transaction:
-                parts.connection.execute(queries.ROLLBACK)
+                parts.connection.execute(transaction.ROLLBACK)
             raise
+        finally:
+            if writes:
+                self._files.remember()
+        if tight and writes:
+            self._begin_log_anew()
+            self._files.remember()
         parts.ports.settle()
-        return Batch(outcomes=outcomes, stacks=tx.stacks, jobs=tx.jobs, ports=parts.ports.counts())
+        self._sequence += decided
+        sequence = self._sequence if decided else 0
+        return Batch(outcomes=outcomes, stacks=tx.stacks, jobs=tx.jobs, ports=parts.ports.counts(), sequence=sequence)
 
     def _without_trace(self, outcomes: list[Outcome]) -> Batch:
         """An operation that had the transaction to itself has failed: nothing of it remains."""
         parts = self._parts
         parts.ports.undo(0)
         if parts.connection.in_transaction:
-            parts.connection.execute(queries.ROLLBACK)
+            parts.connection.execute(transaction.ROLLBACK)
         return Batch(outcomes=outcomes, ports=parts.ports.counts())
 
-    def _apply(self, tx: Transaction, call: Call, *, alone: bool) -> Outcome:
+    def _apply(self, tx: Transaction, call: Submission, *, alone: bool) -> Outcome:
         """Each operation has a savepoint, but one that is ``alone``: then the transaction does (each statement is a turn
         in which the event loop may take the interpreter)."""
         if call.future.cancelled():
@@ -281,37 +300,41 @@ class Writer:
 
     def _wait_for_disk(self, wanted: bool) -> None:
         if wanted != self._waits:
-            self._parts.connection.execute(queries.SYNC_EACH_COMMIT if wanted else queries.SYNC_LATER)
+            self._parts.connection.execute(transaction.SYNC_EACH_COMMIT if wanted else transaction.SYNC_LATER)
             self._waits = wanted
 
     def _finish(self, writes: bool) -> None:
         began = time.perf_counter()
-        self._parts.connection.execute(queries.COMMIT)
+        self._parts.connection.execute(transaction.COMMIT)
         if writes:
+            self._files.require_in_place()  # it may have gone since the transaction began
             self.counters.commits += 1
             self.counters.disk_waits += self._waits
             self.counters.commit_seconds_last = time.perf_counter() - began
             self.counters.commit_seconds_total += self.counters.commit_seconds_last
             self.counters.commit_durations.observe(self.counters.commit_seconds_last)
 
-    def _check_in_place(self) -> None:
-        """What is written to a removed file is lost at the next start, so nothing of it may be acknowledged."""
+    def _begin_log_anew(self) -> None:
+        """There is hardly room on the disk: what comes next is written where this was in the log, not behind it."""
         try:
-            inode = self._parts.path.stat().st_ino
-        except FileNotFoundError:
-            inode = None
-        if inode != self._inode:
-            raise _ReplacedError(f"the state file {self._parts.path} was removed or replaced while stackd was running")
+            self._parts.connection.execute(transaction.BEGIN_LOG_ANEW)
+        except sqlite3.OperationalError as exc:
+            if not failures.is_environment(exc):
+                raise
 
     def _close_connection(self) -> None:
+        """Write the log back into the file, unless somebody else has written to that: the log stays beside it then."""
         connection = self._parts.connection
         try:
-            connection.execute(queries.CHECKPOINT)
+            if self._files.untouched:
+                self._guard.close()
+                connection.execute(transaction.CHECKPOINT)
         except sqlite3.OperationalError as exc:
             if not failures.is_environment(exc):
                 raise  # otherwise the log simply stays, and the next start plays it in
         finally:
             connection.close()
+            self._guard.close()
 
     def _post(self, callback: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -321,15 +344,20 @@ class Writer:
                 raise
 
 
-class _ReplacedError(Exception):
-    """The path leads to another file than the open one."""
+def _guard(path: Path) -> sqlite3.Connection:
+    """A connection that only reads; as long as it is open, the writer's end does not write the log back into the file."""
+    guard = sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True, check_same_thread=False)
+    guard.execute(transaction.BEGIN_READ)
+    guard.execute(identity.ALL_META).fetchone()
+    guard.execute(transaction.ROLLBACK)
+    return guard
 
 
-def _split(calls: list[Call]) -> tuple[list[Call], list[Call]]:
+def _split(calls: list[Submission]) -> tuple[list[Submission], list[Submission]]:
     """Those that may go on while the disk is full, and those that may not."""
     return [call for call in calls if not call.grows], [call for call in calls if call.grows]
 
 
-def _all_failed(calls: list[Call], error: StoreUnavailable) -> Batch:
+def _all_failed(calls: list[Submission], error: StoreUnavailable) -> Batch:
     """The same words for each, but an exception of its own: it collects the traceback of whoever awaits it."""
     return Batch(outcomes=[(call, None, StoreUnavailable(str(error))) for call in calls])

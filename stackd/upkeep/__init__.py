@@ -1,11 +1,7 @@
-"""What a running daemon does for those who look after it: says how it is, proves that it works, takes changes over.
+"""What a running daemon does for those who look after it.
 
-report        the status line, and when it is ready
-watchdog      the proof that loop, file and mirror are at work
-reload        a changed configuration, whole or not at all
-certificate   the TLS certificate, read again when its files change
-validity      from when to when a certificate is valid
-keyfile       the file of API keys, read again when it changes
-memory        what the garbage collector need not search again
-lag           how late the event loop is
+health    the status line, the watchdog, and how late the event loop is
+reload    a changed configuration or key file, whole or not at all
+tls       the TLS certificate, read again when its files change
+systemd   the service manager: its sockets, its credentials, its notifications
 """

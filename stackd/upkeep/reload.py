@@ -1,41 +1,133 @@
-"""A changed configuration, taken over while the daemon runs: whole, or not at all.
+"""Changes that are taken over while the daemon runs: a reload, whole or not at all, and the file of API keys.
 
-Owns: what has to be told that the settings in force are others. Which keys may change is ``config.reload``'s.
+Owns: who has to be told that other settings are in force; waiting for the credentials that come with a reload, as its
+signal comes before they do; following the key file, so that a key is rotated by writing the file. Which keys may change
+is the configuration's to say.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
 
 from stackd import logs
-from stackd.config import Change, Config, Loaded, diff, merge_live
+from stackd.config import Config, LoadedConfig, SettingChange, diff, merge_live
+from stackd.config.credentials import STAMP
 from stackd.errors import ConfigError
 from stackd.jobs.schedule import Schedule
+from stackd.lifecycle.bring_up import require_own_stacks
+from stackd.lifecycle.context import Context
 from stackd.lifecycle.observe import Observer
-from stackd.lifecycle.room import Room
 from stackd.notify import Notifier
-from stackd.upkeep.certificate import Certificate
-from stackd.upkeep.report import working
+from stackd.templates import TemplateSet, read_templates
+from stackd.upkeep.health import line
+from stackd.upkeep.tls import Certificate
 from stackd.web.auth import Keys
 from stackd.web.limits import Limits
 
 log = logging.getLogger(__name__)
+
+HAND_OVER_SECONDS: Final = 5.0
+"""A reload by a signal of somebody else's comes without any; it is late by this."""
+
+HAND_OVER_LOOK_SECONDS: Final = 0.02
+
+
+class HandOver:
+    """What systemd puts into ``folder``; None where nothing is handed over."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._stamp = folder / STAMP if folder is not None else None
+        self._seen = self._look()
+
+    async def arrived(self) -> None:
+        """Return when the credentials that belong to this reload are there, or none have come for a while."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + HAND_OVER_SECONDS
+        while self._stamp is not None and self._look() == self._seen and loop.time() < end:  # noqa: ASYNC110 - a file
+            await asyncio.sleep(HAND_OVER_LOOK_SECONDS)
+        self._seen = self._look()
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._stamp) if self._stamp is not None else None
+        except OSError:
+            return None
+        return None if found is None else (found.st_ino, found.st_mtime_ns)
+
+
+KEY_FILE_SECONDS = 2.0
+
+Stamp = tuple[str, int, int, int] | None
+
+
+class KeyFile:
+    """Follows the key file that is in force."""
+
+    def __init__(self, context: Context, keys: Keys, again: Callable[[], LoadedConfig]) -> None:
+        self._context = context
+        self._keys = keys
+        self._again = again
+        self._stamp = self._look()
+        self._refused = ""
+
+    async def follow(self, every: float = KEY_FILE_SECONDS) -> None:
+        """The service that follows the file, by a poll every few seconds."""
+        while True:
+            await asyncio.sleep(every)
+            await self.look()
+
+    async def look(self) -> None:
+        """Take the keys over if the file has changed."""
+        stamp = self._look()
+        if stamp is None or stamp == self._stamp:
+            return
+        try:
+            loaded = await asyncio.to_thread(self._again)
+        except ConfigError as error:
+            self._refuse(error.mistakes[0])
+            return
+        self._stamp, self._refused = stamp, ""
+        context = self._context
+        auth = context.config.auth.model_copy(update={"keys": loaded.config.auth.keys})
+        if auth.keys == context.config.auth.keys:
+            return
+        context.settings.replace(context.config.model_copy(update={"auth": auth}))
+        self._keys.replace(context.config)
+        log.info("the key file has changed; keys in force: %s", ", ".join(key.name for key in auth.keys))
+
+    def _refuse(self, mistake: str) -> None:
+        if mistake != self._refused:
+            log.error("the key file has changed and is not used, the keys stay as they were: %s", mistake)
+        self._refused = mistake
+
+    def _look(self) -> Stamp:
+        path = self._context.config.auth.key_file
+        try:
+            stat = os.stat(path)
+        except (OSError, ValueError):
+            return None
+        return path, stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 @dataclass(slots=True, kw_only=True)
 class Reloader:
     """Takes over what ``again`` reads, each time that ``wanted`` is set."""
 
-    room: Room
+    context: Context
     keys: Keys
     limits: Limits
     schedule: Schedule
     observer: Observer
     notifier: Notifier
-    again: Callable[[], Loaded]
+    ready: asyncio.Event
+    again: Callable[[], LoadedConfig]
+    hand_over: HandOver
     certificate: Certificate | None = None
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -49,59 +141,75 @@ class Reloader:
     async def reload(self) -> bool:
         """Read the configuration again and put its live keys in force; False if it was refused."""
         self.notifier.reloading()
-        reloads = self.room.metrics.reloads
-        reloads.at = self.room.clock.now() / 1e9
+        reloads = self.context.metrics.reloads
+        reloads.at = self.context.clock.now() / 1e9
+        await self.hand_over.arrived()
         try:
             loaded = await asyncio.to_thread(self.again)
+            store = self.context.store
+            require_own_stacks(store.identity, len(store.stacks), loaded.config)
+            merged = merge_live(self.context.config, loaded.config)
+            templates = await asyncio.to_thread(read_templates, merged)
+            fresh = await self.context.cluster.connection.access.look_again()
         except ConfigError as error:
             self._refuse(error.mistakes)
         else:
             reloads.refused = ""
-            self._take(loaded)
-        self.notifier.ready(working(self.room))
+            if fresh:
+                log.info("reloaded: the credentials for the cluster")
+                self.observer.doubt()
+            self._take(loaded, templates, anything=fresh)
+        self.notifier.ready(line(self.context, self.ready))
         return not reloads.refused
 
     def _refuse(self, mistakes: list[str]) -> None:
         for mistake in mistakes:
             log.error("reload refused: %s", mistake)
-        log.error("reload refused: everything stays as it was; %d to be mended", len(mistakes))
+        log.error("reload refused, the configuration in force stays; mistakes: %d", len(mistakes))
         more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
-        self.room.metrics.reloads.refused = mistakes[0] + more
+        self.context.metrics.reloads.refused = mistakes[0] + more
 
-    def _take(self, loaded: Loaded) -> None:
-        old = self.room.config
+    def _take(self, loaded: LoadedConfig, templates: TemplateSet, *, anything: bool) -> None:
+        """Put what was loaded in force; ``anything`` else has changed before."""
+        old = self.context.config
+        edited = _edited(self.context.settings.templates, templates)
         changes = diff(old, loaded.config)
         new = merge_live(old, loaded.config)
-        self._put_in_force(old, new)
+        self._put_in_force(old, new, templates)
         for warning in loaded.warnings:
             log.warning("%s", warning)
         _say("reloaded", changes.live)
-        if not changes.live and not changes.restart:
+        if edited:
+            log.info("reloaded: templates: %s", ", ".join(edited))
+        if not (edited or changes.live or changes.restart or anything):
             log.info("reloaded: nothing has changed")
+        self.context.metrics.reloads.waiting = tuple(change.key for change in changes.restart)
         for change in changes.restart:
             log.warning("waits for a restart: %s: %s → %s", change.key, change.old, change.new)
 
-    def _put_in_force(self, old: Config, new: Config) -> None:
-        self.room.settings.replace(new)
-        apply_keys(self.keys, new)
+    def _put_in_force(self, old: Config, new: Config, templates: TemplateSet) -> None:
+        self.context.settings.replace(new, templates)
+        self.keys.replace(new)
         self.limits.replace(new)
         if new.reconcile.interval != old.reconcile.interval:
             self.schedule.change("reconcile", new.reconcile.interval)
         if new.log.format != old.log.format:
             logs.setup(new.log)
         logs.set_level(new.log.level)
-        if new.stacks != old.stacks and self.room.mirror.synced:
-            self.observer.look_at_all()
+        if new.stacks != old.stacks and self.context.mirror.synced:
+            self.observer.mark_all_dirty()
         if self.certificate is not None:
             self.certificate.renew()
 
 
-def apply_keys(keys: Keys, config: Config) -> None:
-    """Put the configured keys in force."""
-    keys.replace(config.auth.keys, enabled=config.auth.enabled, failed_per_minute=config.limits.failed_auth_per_minute)
+def _edited(old: TemplateSet, new: TemplateSet) -> list[str]:
+    """The names of the templates that are new, others, or gone."""
+    words = [f"{name} is new" for name in new if name not in old]
+    words += [f"{name} has changed" for name in new if name in old and new[name] != old[name]]
+    return words + [f"{name} is gone" for name in old if name not in new]
 
 
-def _say(what: str, changes: tuple[Change, ...]) -> None:
+def _say(what: str, changes: tuple[SettingChange, ...]) -> None:
     for change in changes:
         if change.old == change.new:
             log.info("%s: %s", what, change.key)

@@ -1,4 +1,4 @@
-"""The door for people and platforms: HTTP.
+"""HTTP: the API, the dashboard and the API documentation.
 
-Owns: routes (one table), keys, JSON in and out, and which error has which status. Decides nothing about stacks.
+Owns the route table, the keys, JSON in and out, and which error has which status. Decides nothing about stacks.
 """

@@ -1,4 +1,4 @@
-"""What the handlers are given, and the type of a handler."""
+"""What handlers are given, the type of a handler, and the checks that a request passes before its handler."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from stackd.errors import TooManyRequests
 from stackd.jobs.queue import BatchQueue
 from stackd.keys import ApiKey
+from stackd.lifecycle.context import Context
+from stackd.lifecycle.idempotency import Replays
+from stackd.lifecycle.prepull import PrePulls
 from stackd.lifecycle.reconcile import Reconciler
-from stackd.lifecycle.replay import Replays
-from stackd.lifecycle.room import Room
-from stackd.web.answers import Answers
-from stackd.web.auth import Keys
-from stackd.web.hub import Hub
+from stackd.lifecycle.template_history import TemplateHistory
+from stackd.web.auth import Keys, permit
+from stackd.web.bodies import BodyCache
+from stackd.web.change_feed import ChangeFeed
+from stackd.web.connection import HttpConnection
 from stackd.web.limits import Limits
 
 STACK_ID = web.RequestKey("stack_id", str)
@@ -22,39 +26,57 @@ STACK_ID = web.RequestKey("stack_id", str)
 
 JOB_ID = web.RequestKey("job_id", str)
 
+QUIET_METHODS = frozenset({"GET", "HEAD"})
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
+
 
 @dataclass(slots=True, kw_only=True)
 class Api:
-    """One daemon's door; while ``draining``, each answer ends its connection."""
+    """What the handlers of one daemon share; while ``draining``, each answer ends its connection."""
 
-    room: Room
+    context: Context
     keys: Keys
     limits: Limits
-    answers: Answers
+    bodies: BodyCache
     batch: BatchQueue
     replays: Replays
     reconciler: Reconciler
-    hub: Hub
+    feed: ChangeFeed
+    prepulls: PrePulls
+    history: TemplateHistory
     draining: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One request and whose it is."""
+class ApiCall:
+    """One request and whose it is.
+
+    ``over`` is set where the key has asked too often and yet may have had its answer before (``Route.replays``).
+    """
 
     api: Api
     request: web.Request
     key: ApiKey
+    over: TooManyRequests | None = None
+
+    def within_limits(self) -> None:
+        """To be called where there was no answer before. Raises TooManyRequests."""
+        if self.over is not None:
+            raise self.over
 
 
-Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+Handler = Callable[[ApiCall], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """One line of the route table; ``public`` routes hold no data and need no key.
 
-    A route that ``streams`` ends when its client leaves, which is no failure.
+    A route that ``streams`` ends when its client leaves, which is no failure. One that ``replays`` gives the first answer
+    again to a request with the same Idempotency-Key. One for ``standby`` is served by a stackd that does not own the stacks,
+    too, and one that only ``asks`` changes nothing although it is no GET. One that is ``early`` is served also while the file may
+    lack stacks that the cluster has.
     """
 
     method: str
@@ -62,8 +84,33 @@ class Route:
     handler: Handler
     public: bool = False
     streams: bool = False
+    replays: bool = False
+    standby: bool = False
+    asks: bool = False
+    early: bool = False
+
+    @property
+    def changes(self) -> bool:
+        """Whether an answer says that something was changed, which only the stacks' owner may say."""
+        return self.method not in QUIET_METHODS and not (self.standby or self.asks)
 
 
-def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """Ready-made JSON as an answer."""
-    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
+def admit(api: Api, request: web.Request, path: str, *, replays: bool = False) -> tuple[ApiKey, TooManyRequests | None]:
+    """The request's key, and the rate limit that it is over where its Idempotency-Key may have an answer all the same.
+
+    ``path`` and ``replays`` are the route's.
+    Raises Unauthenticated, PermissionDenied or TooManyRequests.
+    """
+    key = api.keys.identify(request)
+    connection = request.protocol
+    if isinstance(connection, HttpConnection) and connection.key_name != key.name:
+        connection.authenticate(key.name)
+    over = None
+    try:
+        api.limits.request(key.name)
+    except TooManyRequests as error:
+        if not replays or IDEMPOTENCY_KEY not in request.headers:
+            raise
+        over = error
+    permit(key, request.method, path)
+    return key, over

@@ -11,48 +11,74 @@ import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from itertools import count
 from time import perf_counter
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 from multidict import istr
 
+from stackd.errors import ExpectationFailed, NotOwner, TooManyRequests
+from stackd.keys import ApiKey
+from stackd.kube.guards import Fence
+from stackd.lifecycle.ownership import Role
 from stackd.logs import REQUEST_ID
 from stackd.metrics import RouteMeter
-from stackd.web.api import JOB_ID, STACK_ID, Api, Call, Route
-from stackd.web.auth import ANONYMOUS, permit
-from stackd.web.connection import Connection
-from stackd.web.problems import problem, problem_of
-from stackd.web.ready import SERVER_NAME
+from stackd.web.api import JOB_ID, QUIET_METHODS, STACK_ID, Api, ApiCall, Route, admit
+from stackd.web.auth import ANONYMOUS, Keys
+from stackd.web.requests import CONTINUE, check_coding
+from stackd.web.responses import NOT_KEPT, SERVER_NAME, problem, problem_of
 from stackd.web.routes import ROUTES
 
 log = logging.getLogger("stackd.request")
 
 AiohttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CLIENT_LEFT = 499
-QUIET_METHODS = frozenset({"GET", "HEAD"})
 REQUEST_ID_HEADER = istr("X-Request-ID")
 ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+OWNER_SECONDS = 1.0
+"""So long a read waits, just after a start, until it is known who owns the stacks: if it is another stackd, this file is old."""
+
+ACKNOWLEDGES = web.RequestKey("acknowledges", bool)
+"""The answer says that something was changed."""
+
+ANY_PATH = r"/{anything:[\s\S]*}"
 
 
 def application(api: Api) -> web.Application:
     """The application for one daemon."""
-    app = web.Application(client_max_size=api.room.config.server.max_body)
+    app = web.Application(client_max_size=api.context.config.server.max_body)
     app.on_response_prepare.append(_name_request)
+    app.on_response_prepare.append(_last_look(api.context.fence))
     for route in ROUTES:
-        _add(app, route.method, route.path, _guarded(api, route))
+        handler, refusal = _guarded(api, route), _refusal(api, route)
+        app.router.add_route(route.method, route.path, handler, expect_handler=refusal)
         if route.method == hdrs.METH_GET:
-            _add(app, hdrs.METH_HEAD, route.path, _guarded(api, route))
-    _add(app, "*", "/{anything:.*}", _guarded(api, _elsewhere(ROUTES)))
+            app.router.add_route(hdrs.METH_HEAD, route.path, handler, expect_handler=refusal)
+    elsewhere = _elsewhere(ROUTES)
+    app.router.add_route("*", ANY_PATH, _guarded(api, elsewhere), expect_handler=_refusal(api, elsewhere))
     return app
 
 
-def _add(app: web.Application, method: str, path: str, handler: AiohttpHandler) -> None:
-    app.router.add_route(method, path, handler, expect_handler=_expect_later)
+def unrouted(api: Api) -> AiohttpHandler:
+    """What answers a request for which aiohttp finds no route at all: its target is no path (``*``, or a host)."""
+    return _guarded(api, _elsewhere(ROUTES))
 
 
-async def _expect_later(request: web.Request) -> None:
-    """``Expect: 100-continue`` is answered by who reads the body, so that nobody sends one before the key is seen."""
+def _refusal(api: Api, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:
+    """What looks at an Expect header, before the route's own handler, and answers one that cannot be met."""
+    unexpected = _guarded(api, replace(route, handler=_unexpected))
+
+    async def expected(request: web.Request) -> web.StreamResponse | None:
+        """``Expect: 100-continue`` is answered by who reads the body, so that nobody sends one before the key is seen."""
+        known = request.version < HttpVersion11 or request.headers.get(hdrs.EXPECT, "").lower() == CONTINUE
+        return None if known else await unexpected(request)
+
+    return expected
+
+
+async def _unexpected(call: ApiCall) -> web.Response:
+    raise ExpectationFailed(f"Expect may only be {CONTINUE}")
 
 
 def _request_ids() -> Callable[[web.Request], str]:
@@ -69,66 +95,106 @@ def _request_ids() -> Callable[[web.Request], str]:
 
 
 async def _name_request(request: web.Request, response: web.StreamResponse) -> None:
-    """Tell the client its request's id, and no versions (a signal of aiohttp's: also for answers that are streamed)."""
+    """Add the request's id, remove version numbers, and forbid caching unless the response says otherwise.
+
+    A signal of aiohttp's: also for answers that are streamed.
+    """
     response.headers[REQUEST_ID_HEADER] = REQUEST_ID.get()
     response.headers[hdrs.SERVER] = SERVER_NAME
+    response.headers.setdefault(hdrs.CACHE_CONTROL, NOT_KEPT)
+
+
+def _last_look(fence: Fence) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """What asks the fence once more as an acknowledgement is about to be written: the process may have been stopped meanwhile.
+
+    Its client gets no answer then, as if the process had died.
+    """
+
+    async def last_look(request: web.Request, response: web.StreamResponse) -> None:
+        if ACKNOWLEDGES in request and not fence.open and request.transport is not None:
+            request.transport.abort()
+
+    return last_look
 
 
 def _guarded(api: Api, route: Route) -> AiohttpHandler:
-    handler, public = route.handler, route.public
-    keys, limits, room = api.keys, api.limits, api.room
-    request_id, meter = _request_ids(), room.metrics.route(route.method, route.path)
+    handler, public, anywhere, changes = route.handler, route.public, route.standby, route.changes
+    early, store = route.early or route.standby, api.context.store
+    ownership, fence = api.context.ownership, api.context.fence
+    request_id, ended = _request_ids(), _Ended(route, api.context.metrics.route(route.method, route.path), api.keys)
 
     async def guarded(request: web.Request) -> web.StreamResponse:
         started = perf_counter()
         REQUEST_ID.set(request_id(request))
-        key = ANONYMOUS
+        key: ApiKey = ANONYMOUS
+        over: TooManyRequests | None = None
         try:
             if not public:
-                key = keys.identify(request)
-                client = request.protocol
-                if isinstance(client, Connection) and client.stranger:
-                    client.vouch()
-                limits.request(key.name)
-                permit(key, request.method)
-            response = await handler(Call(api=api, request=request, key=key))
+                key, over = admit(api, request, route.path, replays=route.replays)
+            if hdrs.CONTENT_ENCODING in request.headers or hdrs.TRANSFER_ENCODING in request.headers:
+                check_coding(request)
+            if changes and not fence.open:
+                await api.context.owner_known()
+            elif ownership.role is Role.STANDBY and not early:
+                await api.context.owner_known(OWNER_SECONDS)
+            if ownership.standby and not anywhere:
+                raise NotOwner(ownership.standby)
+            if store.incomplete and not early:
+                await api.context.stacks_known()
+            response = await handler(ApiCall(api=api, request=request, key=key, over=over))
+            if changes and response.status < 400:
+                fence.require()  # or another stackd has taken over meanwhile, which may not know of it
+                request[ACKNOWLEDGES] = True
         except asyncio.CancelledError:
-            _ended(request, route, meter, 200 if route.streams else CLIENT_LEFT, key.name, started)
+            ended(request, 200 if route.streams else CLIENT_LEFT, key.name, started)
             raise
         except Exception as error:  # noqa: BLE001 - the request's root: the table says what it becomes
             response = problem_of(error)
         if api.draining or (response.status >= 400 and not request.content.is_eof()):
             response.force_close()
-        _ended(request, route, meter, response.status, key.name, started)
+        ended(request, response.status, key.name, started)
         return response
 
     return guarded
 
 
-def _ended(request: web.Request, route: Route, meter: RouteMeter, status: int, key: str, started: float) -> None:
-    """Count the request; one line for what changes something or fails, plain reads are said at level debug only."""
-    seconds = perf_counter() - started
-    meter.record(status, seconds)
-    level = logging.DEBUG if status < 400 and request.method in QUIET_METHODS else logging.INFO
-    if not log.isEnabledFor(level):
-        return
-    failed = status >= 400
-    log.log(
-        level,
-        "%s %s %d %.1f ms key=%s from=%s",
-        request.method, route.path, status, seconds * 1000, key, request.remote,
-        extra={
-            "method": request.method,
-            "route": route.path,
-            "status": status,
-            "duration_ms": round(seconds * 1000, 3),
-            "key_name": key,
-            "client": request.remote,
-            "stack_id": request.get(STACK_ID) or request.match_info.get("stack_id"),
-            "job_id": request.get(JOB_ID) or request.match_info.get("job_id"),
-            "same": (request.method, route.path, status) if failed else None,
-        },
-    )  # fmt: skip
+class _Ended:
+    """Counts the requests of a route; one line for what changes something or fails, plain reads at level debug only."""
+
+    def __init__(self, route: Route, meter: RouteMeter, keys: Keys) -> None:
+        self._route = route
+        self._meter = meter
+        self._keys = keys
+
+    def __call__(self, request: web.Request, status: int, key: str, started: float) -> None:
+        """A request has ended."""
+        seconds = perf_counter() - started
+        self._meter.record(status, seconds)
+        failed = status >= 400
+        level = logging.DEBUG if not failed and request.method in QUIET_METHODS else logging.INFO
+        if not log.isEnabledFor(level):
+            return
+        # The line is written when the answer is: of a burst, no client waits for the lines of the others.
+        asyncio.get_running_loop().call_soon(self._tell, level, request, status, key, seconds)
+
+    def _tell(self, level: int, request: web.Request, status: int, key: str, seconds: float) -> None:
+        path, client = self._route.path, self._keys.caller(request)
+        log.log(
+            level,
+            "%s %s %d %.1f ms key=%s from=%s",
+            request.method, path, status, seconds * 1000, key, client,
+            extra={
+                "method": request.method,
+                "route": path,
+                "status": status,
+                "duration_ms": round(seconds * 1000, 3),
+                "key_name": key,
+                "client": client,
+                "stack_id": request.get(STACK_ID) or request.match_info.get("stack_id"),
+                "job_id": request.get(JOB_ID) or request.match_info.get("job_id"),
+                "same": (request.method, path, status) if status >= 400 else None,
+            },
+        )  # fmt: skip
 
 
 def _elsewhere(routes: tuple[Route, ...]) -> Route:
@@ -138,9 +204,11 @@ def _elsewhere(routes: tuple[Route, ...]) -> Route:
     for route in routes:
         literal.setdefault(route.path, set()).add(route.method)
 
-    async def elsewhere(call: Call) -> web.Response:
+    async def elsewhere(call: ApiCall) -> web.Response:
         path = call.request.path
         allowed = sorted(literal.get(path) or {method for pattern, method in patterns if pattern.fullmatch(path)})
+        if not path.startswith("/"):  # the server as a whole is meant, or another one
+            allowed = sorted({route.method for route in routes})
         if not allowed:
             return problem(404, f"no such route: {path}")
         if hdrs.METH_GET in allowed:
@@ -148,4 +216,4 @@ def _elsewhere(routes: tuple[Route, ...]) -> Route:
         sentence = f"{call.request.method} is not allowed here; allowed: {', '.join(allowed)}"
         return problem(405, sentence, {hdrs.ALLOW: ", ".join(allowed)})
 
-    return Route(method="*", path="(elsewhere)", handler=elsewhere)
+    return Route(method="*", path="(elsewhere)", handler=elsewhere, early=True)

@@ -1,25 +1,35 @@
-"""Who is calling: keys from header or query, compared by hash and in constant time.
+"""Authentication: API keys from header or query, compared by hash and in constant time.
 
-Owns: the keys in force and the count of failed attempts per address. Nothing of a request's body is read before this.
+Owns: the keys in force, the proxies that are trusted, and the count of failed attempts per address. Nothing of a
+request's body is read before this. Each proxy appends the address of its client to ``X-Forwarded-For``, so only what
+trusted proxies have written may be believed: the list is read from its right end, up to the first address that is no
+proxy of ours. Whatever stands left of that is the client's own invention.
 """
 
 from __future__ import annotations
 
 import hmac
 from collections import OrderedDict
-from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv6Network, ip_address
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from math import ceil
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from stackd.clock import Clock
+from stackd.config import Config
 from stackd.errors import PermissionDenied, TooManyRequests, Unauthenticated
 from stackd.keys import ApiKey, digest
+from stackd.tokenbucket import A_MINUTE, TokenBucket
+
+Network = IPv4Network | IPv6Network
 
 HEADER = "X-API-KEY"
 PARAMETER = "api_key"
-ADMIN = "admin"
+ADMIN, METRICS = "admin", "metrics"
+METRICS_PATHS = frozenset({"/metrics", "/healthz"})
+"""What a key of scope ``metrics`` may read."""
+
 ANONYMOUS = ApiKey.model_construct(name="anonymous", sha256=b"", scope="admin")
 REMEMBERED_ADDRESSES = 10_000
 LONGEST_KEY = 512
@@ -33,17 +43,24 @@ class Keys:
         self._keys: tuple[ApiKey, ...] = ()
         self._enabled = True
         self._failures = Failures(clock)
+        self._trusted: tuple[Network, ...] = ()
 
-    def replace(self, keys: Sequence[ApiKey], *, enabled: bool, failed_per_minute: int) -> None:
-        """Put these keys in force."""
-        self._keys = tuple(keys)
-        self._enabled = enabled
-        self._failures.per_minute = failed_per_minute
+    def replace(self, config: Config) -> None:
+        """Put the configured keys in force."""
+        self._keys = config.auth.keys
+        self._enabled = config.auth.enabled
+        self._failures.per_minute = config.limits.failed_auth_per_minute
+        self._trusted = tuple(ip_network(each) for each in config.server.trusted_proxies)
+
+    def caller(self, request: web.BaseRequest) -> str:
+        """The address that the request comes from, or that a trusted proxy says it comes from."""
+        return caller(request, self._trusted)
 
     def identify(self, request: web.BaseRequest) -> ApiKey:
         """The key that the request carries. Raises Unauthenticated, or TooManyRequests for an address that guesses.
 
-        Whoever shares an address with somebody who guesses still gets in with a valid key.
+        Whoever shares an address with somebody who guesses still gets in with a valid key, however many guesses there
+        are: behind a proxy all share one. What makes guessing hopeless is the key (``keys.SHORTEST``).
         """
         if not self._enabled:
             return ANONYMOUS
@@ -51,7 +68,7 @@ class Keys:
         found = self._find(text) if text and len(text) <= LONGEST_KEY else None
         if found is not None:
             return found
-        wait = self._failures.wait(request.remote or "", attempt=bool(text))
+        wait = self._failures.wait(self.caller(request), attempt=bool(text))
         if wait:
             raise TooManyRequests("too many wrong API keys from this address (limits.failed_auth_per_minute)", wait)
         if not text:
@@ -72,26 +89,26 @@ class Failures:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
         self.per_minute = 0
 
     def wait(self, address: str, *, attempt: bool) -> int:
-        """Count an attempt; 0, or the seconds until the address may try again."""
+        """Count an attempt. Returns 0, or the seconds until the address may try again."""
         limit = self.per_minute
         if not limit:
             return 0
         address = neighbourhood(address)
         now = self._clock.monotonic()
-        left, since = self._left.get(address, (float(limit), now))
-        left = min(float(limit), left + (now - since) * limit / 60.0)
-        if left < 1.0:
-            return ceil((1.0 - left) * 60.0 / limit)
-        if attempt:
-            self._left[address] = (left - 1.0, now)
-            self._left.move_to_end(address)
-            if len(self._left) > REMEMBERED_ADDRESSES:
-                self._left.popitem(last=False)
-        return 0
+        bucket = self._buckets.get(address) or TokenBucket(now, limit)
+        if not attempt:
+            return ceil(bucket.wait(now, limit, A_MINUTE))
+        wait = bucket.take(now, limit, A_MINUTE)
+        if not wait:
+            self._buckets[address] = bucket
+            self._buckets.move_to_end(address)
+            if len(self._buckets) > REMEMBERED_ADDRESSES:
+                self._buckets.popitem(last=False)
+        return ceil(wait)
 
 
 def neighbourhood(address: str) -> str:
@@ -107,7 +124,52 @@ def neighbourhood(address: str) -> str:
     return str(IPv6Network((parsed, 64), strict=False))
 
 
-def permit(key: ApiKey, method: str) -> None:
-    """Raise PermissionDenied where the key's scope does not cover the method: ``read`` keys only read."""
-    if key.scope != ADMIN and method not in SAFE_METHODS:
+def permit(key: ApiKey, method: str, path: str) -> None:
+    """Raise PermissionDenied where the key's scope does not cover the method or the route's path."""
+    if key.scope == ADMIN:
+        return
+    if key.scope == METRICS and not (path in METRICS_PATHS and method in SAFE_METHODS):
+        raise PermissionDenied(f"the API key {key.name!r} may only read {' and '.join(sorted(METRICS_PATHS))}")
+    if method not in SAFE_METHODS:
         raise PermissionDenied(f"the API key {key.name!r} may only read")
+
+
+def caller(request: web.BaseRequest, trusted: Sequence[Network]) -> str:
+    """The address that counts as the caller's; empty where the connection has none (a Unix socket)."""
+    peer = request.remote or ""
+    if not trusted:
+        return peer
+    return nearest_stranger(peer, request.headers.getall(hdrs.X_FORWARDED_FOR, ()), trusted)
+
+
+def nearest_stranger(peer: str, forwarded: Iterable[str], trusted: Sequence[Network]) -> str:
+    """The first address outside of ``trusted`` on the way back from the connection; the last known if there is none."""
+    here = peer
+    hops = _from_the_right(list(forwarded))
+    while (address := _address(here)) is not None and any(address in network for network in trusted):
+        before = _address(next(hops, ""))
+        if before is None:
+            break
+        here = str(before)
+    return here
+
+
+def _from_the_right(lines: list[str]) -> Iterator[str]:
+    for line in reversed(lines):
+        for entry in reversed(line.split(",")):
+            yield entry.strip()
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """An address, also with a port (some proxies append it), and an IPv4 address in IPv6 clothes as what it is."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address

@@ -1,100 +1,262 @@
-"""Request bodies: bytes to checked values, with a sentence for each thing that can be wrong."""
+"""Stacks and jobs as the contract's JSON, ready-made.
+
+Owns: the bytes kept for each row so that a read renders nothing, and the list of all stacks as ready pieces. A row is
+immutable, so its bytes are good for as long as the same row is the current one. Of a row whose pod spec is long, neither
+that nor what it was rendered to is kept: it is read and rendered each time.
+
+The pieces of the list are shared by all who read it and, where nothing changed, by all its versions. A piece ends at a
+stack whose id says so, not at a number: a stack that comes or goes changes one piece, and a reader that stalls over an old
+version holds little that the present one does not. Stacks whose pod specs are not in memory are a piece of their own,
+which is read when it is sent.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import difflib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from time import perf_counter
+from typing import Final
 
 import orjson
-from aiohttp import hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web import RequestPayloadError
 
-from stackd.errors import InvalidRequest, RequestTooLarge
+from stackd.lifecycle.context import Context
+from stackd.model import ACTIVE_STATUSES, Job, SanitizedSpec, Stack
+from stackd.store import Store
+from stackd.times import from_nanoseconds as rfc3339
+from stackd.web.stack_fields import CONTRACT, FIELDS, STATUS_READ, renderer
 
-SENTENCE_IDS = "stack_ids must be a list of stack ids"
-ID_LIMIT = 253
+detail_body = renderer(tuple(FIELDS))
+"""The answer to a read of one stack: the documented fields, then those beyond them."""
+
+listed_body = renderer(CONTRACT)
+"""The stack as it stands in the list."""
+
+status_body = renderer(STATUS_READ)
+"""The answer to a status read."""
 
 
-async def read(request: web.Request, max_body: int, timeout: float) -> bytes:
-    """The whole body. Raises RequestTooLarge (``server.max_body``), InvalidRequest where it is not valid HTTP, or
-    HTTPRequestTimeout (``limits.slow_client_timeout``).
+def created_body(stack: Stack) -> bytes:
+    """The answer to a create: as a read's, and with the values that were generated for the stack, which nobody else is told."""
+    if not stack.values:
+        return detail_body(stack)
+    return detail_body(stack)[:-1] + b',"values":' + orjson.dumps(dict(stack.values)) + b"}"
+
+
+def job_body(job: Job) -> bytes:
+    """A batch-delete job; ``errors`` is omitted when empty (API contract)."""
+    fields: dict[str, object] = {
+        "job_id": job.job_id,
+        "status": job.status,
+        "total": job.total,
+        "deleted": job.deleted,
+        "not_found": job.not_found,
+        "failed": job.failed,
+    }
+    if job.errors:
+        fields["errors"] = [{"stack_id": e.stack_id, "error": e.error} for e in job.errors]
+    return orjson.dumps(fields | {"created_at": rfc3339(job.created_at), "updated_at": rfc3339(job.updated_at)})
+
+
+def accepted_body(job: Job) -> bytes:
+    """The answer to a batch delete."""
+    return orjson.dumps({"job_id": job.job_id})
+
+
+def dry_run_body(spec: SanitizedSpec) -> bytes:
+    """The answer to a dry run."""
+    return orjson.dumps(
+        {
+            "dry_run": True,
+            "pod_spec": spec.text,
+            "requested_cpu_milli": spec.requested_cpu_milli,
+            "requested_memory_bytes": spec.requested_memory_bytes,
+        }
+    )
+
+
+def deleted_body(stack_id: str) -> bytes:
+    """The answer to a delete."""
+    return orjson.dumps({"deleted": True, "stack_id": stack_id})
+
+
+def stats_body(stacks: tuple[Stack, ...] | list[Stack], used_node_ports: int) -> bytes:
+    """Counts over all stacks. Reserved CPU and memory are of the stacks that hold resources: not ended, not stopped.
+
+    What waits in a pool holds resources and ports, and is no stack otherwise.
     """
-    if request.content_length is not None and request.content_length > max_body:
-        raise RequestTooLarge(_too_large(max_body))
-    try:
-        async with asyncio.timeout(timeout):
-            await _go_on(request)
-            return await request.read()
-    except TimeoutError:
-        raise web.HTTPRequestTimeout from None
-    except (RequestPayloadError, HttpProcessingError) as exc:
-        raise InvalidRequest("the request body is not valid HTTP: its encoding or its length is wrong") from exc
-    except web.HTTPRequestEntityTooLarge as exc:
-        raise RequestTooLarge(_too_large(max_body)) from exc
+    nodes: dict[str, int] = {}
+    total = active = cpu = memory = 0
+    for stack in stacks:
+        assigned = not stack.unassigned
+        total += assigned
+        if assigned and stack.status in ACTIVE_STATUSES:
+            active += 1
+        if not stack.ended and not stack.at_rest:
+            cpu += stack.requested_cpu_milli
+            memory += stack.requested_memory_bytes
+            if assigned and stack.node_id is not None:
+                nodes[stack.node_id] = nodes.get(stack.node_id, 0) + 1
+    return orjson.dumps(
+        {
+            "total_stacks": total,
+            "active_stacks": active,
+            "node_distribution": dict(sorted(nodes.items())),
+            "used_node_ports": used_node_ports,
+            "reserved_cpu_milli": cpu,
+            "reserved_memory_bytes": memory,
+        }
+    )
 
 
-async def _go_on(request: web.Request) -> None:
-    """Tell a client that waits for it (``Expect: 100-continue``) to send its body."""
-    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and not request.content.is_eof():
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the answer itself has not begun
+@dataclass(slots=True)
+class ReadyBodies:
+    """What has been rendered of one row; each form is made when it is first asked for."""
+
+    stack: Stack
+    detail: bytes | None = None
+    status: bytes | None = None
 
 
-def _too_large(max_body: int) -> str:
-    return f"the request body is larger than {max_body} bytes (server.max_body)"
+class BodyCache:
+    """The ready-made answers of one daemon."""
+
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._stacks = context.store.assigned
+        self._ports = context.store.ports
+        self._ready: dict[str, ReadyBodies] = {}
+        self._listing = Listing(listed_body)
+        self._stats: tuple[int, bytes] = (-1, b"")
+
+    def row_changed(self, before: Stack | None, after: Stack | None) -> None:
+        """A row changed (a subscriber of the store): what was rendered of it is worth nothing any more."""
+        gone = after or before
+        if gone is not None:
+            self._ready.pop(gone.stack_id, None)
+
+    def status(self, stack: Stack) -> bytes:
+        """The body of a status read."""
+        ready = self._of(stack)
+        if ready.status is None:
+            ready.status = status_body(stack)
+        return ready.status
+
+    async def detail(self, stack: Stack) -> bytes:
+        """The body of a read of one stack. Raises StackNotFound if its text has to be read, and it is gone by now."""
+        if stack.pod_spec is None:
+            return detail_body(await self._store.stacks.whole(stack))
+        ready = self._of(stack)
+        if ready.detail is None:
+            ready.detail = detail_body(stack)
+        return ready.detail
+
+    async def everything(self) -> list[Piece | Late]:
+        """The list of all stacks as it is now, in pieces that all who read it share; the late ones are to be read."""
+        return await self._listing.pieces(self._stacks.ordered())
+
+    def stats(self) -> bytes:
+        """The body of a stats read."""
+        version = self._store.stacks.version
+        if self._stats[0] != version:
+            self._stats = (version, stats_body(self._store.stacks.ordered(), self._ports.used))
+        return self._stats[1]
+
+    def _of(self, stack: Stack) -> ReadyBodies:
+        ready = self._ready.get(stack.stack_id)
+        if ready is None or ready.stack is not stack:
+            ready = self._ready[stack.stack_id] = ReadyBodies(stack)
+        return ready
 
 
-def parse_object(body: bytes, known: Iterable[str], required: Iterable[str]) -> dict[str, Any]:
-    """The body as a JSON object with only known fields and all required ones, whatever its Content-Type said."""
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as exc:
-        raise InvalidRequest(f"invalid request body: not JSON: {exc}") from exc
-    if not isinstance(value, dict):
-        raise InvalidRequest("invalid request body: a JSON object is expected")
-    known = list(known)
-    for name in value:
-        if name not in known:
-            raise InvalidRequest(f"invalid request body: unknown field {name!r}{_nearest(name, known)}")
-    for name in required:
-        if value.get(name) is None:
-            raise InvalidRequest(f"invalid request body: {name} is required")
-    return value
+OPEN: Final = b'{"stacks":['
+CLOSE: Final = b"]}"
+HOLD_SECONDS: Final = 0.004
+"""After so much rendering everybody else gets a turn."""
+
+_LAST_OF_PIECE: Final = ("00", "40", "80", "c0")  # the end of one id in 64
+_LONGEST_PIECE: Final = 256
+_READ_AT_ONCE: Final = 16
+"""So many pod specs are in memory for each reader of a list, and keep the store's writer from its turn."""
+
+Piece = bytes | memoryview
+Late = tuple[Stack, ...]
+_Block = tuple[tuple[Stack, ...], list[bytes | Late]]
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+class Listing:
+    """Renders the list; ``entry`` gives one stack as it stands in it."""
+
+    def __init__(self, entry: Callable[[Stack], bytes]) -> None:
+        self._entry = entry
+        self._blocks: dict[str, _Block] = {}
+        self._stacks: tuple[Stack, ...] | None = None
+        self._pieces: list[Piece | Late] = []
+
+    async def pieces(self, stacks: tuple[Stack, ...]) -> list[Piece | Late]:
+        """``{"stacks":[…]}`` of exactly these, in pieces; the same ones again for the same tuple."""
+        if stacks is self._stacks:
+            return self._pieces
+        blocks: dict[str, _Block] = {}
+        began = perf_counter()
+        for group in _groups(stacks):
+            first = group[0].stack_id
+            known = self._blocks.get(first)
+            if known is None or known[0] != group:
+                known = self._blocks[first] = (group, list(rendered(group, self._entry)))
+            blocks[first] = known
+            if perf_counter() - began >= HOLD_SECONDS:
+                await asyncio.sleep(0)
+                began = perf_counter()
+        self._blocks, self._stacks, self._pieces = blocks, stacks, _joined(blocks)
+        return self._pieces
 
 
-def text(fields: dict[str, Any], name: str) -> str:
-    """A field that must be a string."""
-    value = fields[name]
-    if not isinstance(value, str):
-        raise InvalidRequest(f"invalid request body: {name} must be a string")
-    return value
+def _groups(stacks: tuple[Stack, ...]) -> Iterator[tuple[Stack, ...]]:
+    start = 0
+    for index, stack in enumerate(stacks, 1):
+        if stack.stack_id.endswith(_LAST_OF_PIECE) or index - start == _LONGEST_PIECE:
+            yield stacks[start:index]
+            start = index
+    if start < len(stacks):
+        yield stacks[start:]
 
 
-def stack_ids(fields: dict[str, Any], max_ids: int) -> list[str]:
-    """The ids of a batch delete: trimmed, each once, in the order given; at least one, none of them blank."""
-    values = fields["stack_ids"]
-    if not isinstance(values, list):
-        raise InvalidRequest(f"invalid request body: {SENTENCE_IDS}")
-    if not values:
-        raise InvalidRequest("invalid request body: stack_ids is empty")
-    if len(values) > max_ids:
-        raise RequestTooLarge(f"{len(values)} stack_ids; {max_ids} at most (batch_delete.max_ids)")
-    ids: dict[str, None] = {}
-    for index, value in enumerate(values):
-        if not isinstance(value, str):
-            raise InvalidRequest(f"invalid request body: stack_ids[{index}] must be a string")
-        trimmed = value.strip()
-        if not trimmed:
-            raise InvalidRequest(f"invalid request body: stack_ids[{index}] is blank")
-        if len(trimmed) > ID_LIMIT:
-            raise InvalidRequest(f"invalid request body: stack_ids[{index}] is longer than {ID_LIMIT} characters")
-        ids[trimmed] = None
-    return list(ids)
+def rendered(stacks: Iterable[Stack], entry: Callable[[Stack], bytes]) -> Iterator[bytes | Late]:
+    """``,entry,entry`` for each run of stacks of which all is in memory, and the others as they are."""
+    for late, run in groupby(stacks, key=is_late):
+        together = tuple(run)
+        yield together if late else b"," + b",".join(map(entry, together))
+
+
+def _joined(blocks: dict[str, _Block]) -> list[Piece | Late]:
+    pieces: list[Piece | Late] = [OPEN, *(piece for _, rendered in blocks.values() for piece in rendered), CLOSE]
+    if isinstance(first := pieces[1], bytes) and first.startswith(b","):
+        pieces[1] = memoryview(first)[1:]  # no comma before the first
+    return pieces
+
+
+def is_late(stack: Stack) -> bool:
+    """Whether the stack's pod spec has to be read."""
+    return stack.pod_spec is None
+
+
+async def read_late(
+    pieces: Sequence[Piece | Late], store: Store, entry: Callable[[Stack], bytes]
+) -> AsyncGenerator[Piece, None]:
+    """The pieces, with long pod specs read from the file and rendered in their place; stacks gone since are left out."""
+    first = True
+    for piece in pieces:
+        if not isinstance(piece, tuple):
+            yield piece[1:] if first and piece[:1] == b"," else piece
+            first = first and piece is OPEN
+            continue
+        for start in range(0, len(piece), _READ_AT_ONCE):
+            some = piece[start : start + _READ_AT_ONCE]
+            texts = await store.stacks.pod_specs(stack.stack_id for stack in some)
+            for stack in some:
+                if (text := texts.get(stack.stack_id)) is not None:
+                    rendered = entry(replace(stack, pod_spec=text))
+                    yield rendered if first else b"," + rendered
+                    first = False

@@ -1,23 +1,30 @@
-"""Clients' connections: how long one may take, how much it may send before it is known, and how many there may be.
+"""Clients' connections: their time limits, what they may send before authentication, and how many there may be.
 
 Owns: what aiohttp leaves open below the level of requests. A head that does not arrive, an answer that nobody reads and
 a head without end are cut off; what is no HTTP is answered in JSON and never quoted, for it may hold a key. Where there
-are too many connections, those go first that have shown no valid key. Knows nothing of routes or stacks.
+are too many connections, those go first that have shown no valid key; one key never has them all. Knows nothing of
+routes or stacks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import resource
-from collections import OrderedDict
+import socket
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, cast
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 
-from stackd.lifecycle.room import Room
-from stackd.web.problems import problem
+from stackd.errors import TooManyRequests
+from stackd.lifecycle.context import Context
+from stackd.web.handshake import Acceptor, ContextFactory, Handshake
+from stackd.web.limits import share_of_a_key
+from stackd.web.responses import JSON, NOT_KEPT, SERVER_NAME, problem
 
 log = logging.getLogger("stackd.request")
 
@@ -34,63 +41,99 @@ RESERVED_DESCRIPTORS: Final = 200
 UNREADABLE: Final = "(unreadable)"
 _TOO_MANY_HEADERS: Final = "Too many headers"
 _TLS_HELLO: Final = "Received HTTPS traffic"
+_REQUEST_LINE: Final = re.compile(r"b'[A-Za-z0-9!#$%&*+.^_`|~-]+ [^ ]+ HTTP/\d")
 
 
 class Connections:
-    """All open connections; ``strangers`` are those that have shown no valid key, the oldest first."""
+    """All open connections, from the moment they are accepted; ``strangers`` are those that have shown no valid key, the
+    oldest first.
+    """
 
-    def __init__(self, room: Room) -> None:
-        self._room = room
-        self._meter = room.metrics.route("*", UNREADABLE)
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._meter = context.metrics.route("*", UNREADABLE)
         self._count = 0
-        self._strangers: OrderedDict[Connection, None] = OrderedDict()
+        self._by_key: Counter[str] = Counter()
+        self._anonymous: OrderedDict[HttpConnection | Handshake, None] = OrderedDict()
         self._possible = max(RESERVED_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS)
 
     @property
     def slow(self) -> float:
         """How long a client may take (``limits.slow_client_timeout``)."""
-        return self._room.config.limits.slow_client_timeout
+        return self._context.config.limits.slow_client_timeout
 
     @property
     def header_size(self) -> int:
         """The longest request line or header."""
-        return self._room.config.limits.header_size
+        return self._context.config.limits.header_size
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: HttpConnection | Handshake) -> None:
         """One more; if that is one too many, the oldest stranger goes, or else the new one."""
         self._count += 1
-        limit = self._room.config.limits.connections
-        most = min(limit, self._possible) if limit else self._possible
-        self._strangers[connection] = None
+        most = self._most()
+        self._anonymous[connection] = None
         if self._count <= most:
             return
-        oldest, _ = self._strangers.popitem(last=False)
+        oldest, _ = self._anonymous.popitem(last=False)
         if oldest is connection:
             connection.answer(503, f"{most} connections are open (limits.connections)")
         else:
             oldest.abort()
 
-    def vouched(self, connection: Connection) -> None:
-        """A valid key came over this one."""
-        self._strangers.pop(connection, None)
+    def secured(self, handshake: Handshake, connection: HttpConnection) -> None:
+        """A handshake is done: the client is a connection now, still unauthenticated."""
+        handshake.done = True
+        if handshake in self._anonymous:
+            del self._anonymous[handshake]
+            self._anonymous[connection] = None
+        else:
+            connection.abort()
 
-    def closed(self, connection: Connection) -> None:
+    def authenticated(self, connection: HttpConnection, key_name: str) -> None:
+        """A valid key came over this one. Raises TooManyRequests where the key has as many as it may have."""
+        config = self._context.config
+        most = share_of_a_key(config, config.limits.connections_per_key, self._most())
+        open_now = self._by_key[key_name]
+        if open_now >= most:
+            raise TooManyRequests(f"{open_now} connections of this key are open (limits.connections_per_key)")
+        self._anonymous.pop(connection, None)
+        self._let_go(connection.key_name)
+        self._by_key[key_name] += 1
+
+    def closed(self, connection: HttpConnection | Handshake) -> None:
         """One less."""
         self._count -= 1
-        self._strangers.pop(connection, None)
+        self._anonymous.pop(connection, None)
+        if isinstance(connection, HttpConnection):
+            self._let_go(connection.key_name)
+
+    def _most(self) -> int:
+        limit = self._context.config.limits.connections
+        return min(limit, self._possible) if limit else self._possible
+
+    def _let_go(self, key_name: str) -> None:
+        if key_name:
+            self._by_key[key_name] -= 1
+            if not self._by_key[key_name]:
+                del self._by_key[key_name]
 
     def unreadable(self, client: str | None, status: int, why: str) -> None:
-        """Count and say that something came that is no request; what came is not shown."""
+        """Count and log bytes that are not a request. The bytes are not logged: they may hold a key."""
         self._meter.record(status, 0.0)
         log.info("%s from %s: %s", UNREADABLE, client, why, extra={"client": client, "same": (UNREADABLE, status)})
 
 
-class Connection(web.RequestHandler):
-    """One client's connection. Its first head, and each one after an answer, has to arrive within ``slow`` seconds."""
+class HttpConnection(web.RequestHandler):
+    """One client's connection. Its first head, and each one after an answer, has to arrive within ``slow`` seconds.
 
-    __slots__ = ("_all", "_ending", "_head", "_stuck", "stranger")
+    ``handshake`` is what it was before it was secure.
+    """
 
-    def __init__(self, server: web.Server, connections: Connections, **options: Any) -> None:
+    __slots__ = ("_all", "_ending", "_handshake", "_head", "_stuck", "_wire", "key_name")
+
+    def __init__(
+        self, server: web.Server, connections: Connections, handshake: Handshake | None = None, **options: Any
+    ) -> None:
         super().__init__(
             server,
             keepalive_timeout=connections.slow,
@@ -98,44 +141,53 @@ class Connection(web.RequestHandler):
             max_line_size=connections.header_size,
             max_field_size=connections.header_size,
             max_headers=HEADERS,
+            auto_decompress=False,
             **options,
         )
         self._all = connections
+        self._handshake = handshake
         self._head = 0
+        self._wire: asyncio.Transport | None = None
         self._stuck: asyncio.TimerHandle | None = None
         self._ending: asyncio.TimerHandle | None = None
-        self.stranger = True
+        self.key_name = ""
 
-    def vouch(self) -> None:
-        """A valid key came over this connection."""
-        self.stranger = False
-        self._all.vouched(self)
+    def authenticate(self, key_name: str) -> None:
+        """A valid key came over this connection. Raises TooManyRequests where that key has too many."""
+        self._all.authenticated(self, key_name)
+        self.key_name = key_name
 
     def abort(self) -> None:
-        """End it at once, whatever is under way."""
-        if self.transport is not None:
-            self.transport.abort()
+        """End it at once, whatever is under way, also where it is being closed already and its client takes its time."""
+        if self._wire is not None:
+            self._wire.abort()
 
     def answer(self, status: int, sentence: str) -> None:
-        """Answer what is no whole request, and end the connection."""
+        """Answer a request that is incomplete, and close the connection."""
         if self.transport is None:
             return
         made = problem(status, sentence)
         body = cast(bytes, made.body)
-        head = f"HTTP/1.1 {status} {made.reason}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        self.transport.write(head.encode() + b"Connection: close\r\n\r\n" + body)
+        head = f"HTTP/1.1 {status} {made.reason}\r\nContent-Type: {JSON}\r\nContent-Length: {len(body)}\r\n"
+        more = f"Server: {SERVER_NAME}\r\nCache-Control: {NOT_KEPT}\r\nConnection: close\r\n\r\n"
+        self.transport.write((head + more).encode() + body)
         self.force_close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is open."""
         super().connection_made(transport)
-        self._all.opened(self)
+        self._wire = cast(asyncio.Transport, transport)
+        if self._handshake is None:
+            self._all.opened(self)
+        else:
+            self._all.secured(self._handshake, self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """It has ended."""
         for timer in (self._stuck, self._ending):
             if timer is not None:
                 timer.cancel()
+        self._wire = None
         self._all.closed(self)
         super().connection_lost(exc)
 
@@ -163,7 +215,7 @@ class Connection(web.RequestHandler):
         super().resume_writing()
 
     async def start(self) -> None:
-        """Serve its requests; what is unsent at the end waits for the client no longer than anything else does."""
+        """Serve its requests; unsent data at the end waits for the client no longer than anything else does."""
         transport = self.transport
         try:
             await super().start()
@@ -174,7 +226,7 @@ class Connection(web.RequestHandler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """The answer to what is no HTTP (aiohttp calls this; ``message`` quotes the request and is left out)."""
+        """The answer to a request that is not HTTP (aiohttp calls this; ``message`` quotes the request and is left out)."""
         status, sentence = self._words(status, exc)
         if status >= 500:
             log.error("a request failed unexpectedly before it was routed: %s", type(exc).__name__)
@@ -182,7 +234,7 @@ class Connection(web.RequestHandler):
             self._all.unreadable(request.remote, status, sentence)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer is under way already")
-        response = problem(status, sentence, {hdrs.SERVER: "stackd"})
+        response = problem(status, sentence, {hdrs.SERVER: SERVER_NAME, hdrs.CACHE_CONTROL: NOT_KEPT})
         response.force_close()
         return response
 
@@ -203,60 +255,134 @@ class Connection(web.RequestHandler):
             return 431, f"the request has more than {HEADERS} headers"
         if isinstance(exc, BadHttpMethod):
             hint = "; this port does not speak TLS" if _TLS_HELLO in str(exc) else ""
-            return 400, "this is not an HTTP request" + hint
+            known = (
+                "the request's method is not known" if _REQUEST_LINE.search(str(exc)) else "this is not an HTTP request"
+            )
+            return 400, known + hint
         if status >= 500:
             return 500, "internal server error"
         return 400, "the request is not valid HTTP"
 
 
-class Entrance(web.Server):
-    """Makes a ``Connection`` of each client that comes."""
+Handler = Callable[[Any], Awaitable[web.StreamResponse]]
 
-    def __init__(self, made: web.Server, connections: Connections) -> None:
+
+def _routed(handler: Handler, unrouted: Handler) -> Handler:
+    async def routed(request: Any) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException:  # the routes' own handlers let none through: this one is the router's
+            return await unrouted(request)
+
+    return routed
+
+
+class HttpServer(web.Server):
+    """Makes a ``Connection`` of each client that comes; ``unrouted`` answers what no route was found for."""
+
+    def __init__(self, made: web.Server, connections: Connections, unrouted: Handler) -> None:
         super().__init__(
-            made.request_handler,
+            _routed(made.request_handler, unrouted),
             request_factory=made.request_factory,
             handler_cancellation=True,
             loop=asyncio.get_running_loop(),
         )
         self._made_for = connections
+        self._handshakes: dict[Handshake, asyncio.Task[None]] = {}
 
-    def __call__(self) -> Connection:
+    @property
+    def handshakes(self) -> Collection[Handshake]:
+        """Those that are under way."""
+        return self._handshakes.keys()
+
+    def __call__(self, handshake: Handshake | None = None) -> HttpConnection:
         """A connection, with the limits in force."""
-        return Connection(self, self._made_for, loop=asyncio.get_running_loop(), access_log=None)
+        return HttpConnection(self, self._made_for, handshake, loop=asyncio.get_running_loop(), access_log=None)
+
+    def secure(self, client: socket.socket, context: ContextFactory) -> None:
+        """Begin the handshake with a client that was accepted; it counts as a connection from now on."""
+        handshake = Handshake(client)
+        task = asyncio.create_task(self._secure(handshake, client, context), name="TLS handshake")
+        self._handshakes[handshake] = task
+        self._made_for.opened(handshake)
+
+    async def _secure(self, handshake: Handshake, client: socket.socket, context: ContextFactory) -> None:
+        slow = self._made_for.slow
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: self(handshake),
+                client,
+                ssl=context(),
+                ssl_handshake_timeout=slow,
+                ssl_shutdown_timeout=slow,
+            )
+        except OSError as error:  # what TLS refuses is one, too
+            log.debug("a TLS handshake has failed: %s", error)
+        finally:
+            del self._handshakes[handshake]
+            if not handshake.done:
+                handshake.abort()
+                self._made_for.closed(handshake)
+
+    def pre_shutdown(self) -> None:
+        """Nobody is served any more who comes now: a handshake that is not done will not be."""
+        for handshake in self._handshakes:
+            handshake.abort()
+        super().pre_shutdown()
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """End all connections."""
+        await asyncio.gather(*self._handshakes.values())
+        await super().shutdown(timeout)
 
 
 class Runner(web.AppRunner):
     """aiohttp's runner, with our connections."""
 
-    __slots__ = ("_connections",)
+    __slots__ = ("_connections", "_unrouted")
 
-    def __init__(self, app: web.Application, connections: Connections, *, shutdown_timeout: float) -> None:
+    def __init__(
+        self, app: web.Application, connections: Connections, unrouted: Handler, *, shutdown_timeout: float
+    ) -> None:
         super().__init__(app, shutdown_timeout=shutdown_timeout)
         self._connections = connections
+        self._unrouted = unrouted
+
+    @property
+    def busy(self) -> bool:
+        """Whether anybody is connected, or about to be."""
+        server = self.server
+        return isinstance(server, HttpServer) and bool(server.connections or server.handshakes)
 
     async def _make_server(self) -> web.Server:
-        return Entrance(await super()._make_server(), self._connections)
+        return HttpServer(await super()._make_server(), self._connections, self._unrouted)
 
 
-class Site(web.SockSite):
-    """A listening socket; a TLS handshake has to be done within ``handshake`` seconds."""
+class HttpSite(web.SockSite):
+    """A listening socket; with a ``context``, of TLS connections."""
 
-    __slots__ = ("_handshake",)
+    __slots__ = ("_context", "_listener")
 
-    def __init__(self, runner: Runner, *args: Any, handshake: float, **options: Any) -> None:
-        super().__init__(runner, *args, **options)
-        self._handshake = handshake
+    def __init__(
+        self, runner: Runner, listening: socket.socket, *, context: ContextFactory | None, backlog: int
+    ) -> None:
+        super().__init__(runner, listening, backlog=backlog)
+        self._context = context
+        self._listener: Acceptor | None = None
 
     async def start(self) -> None:
         """Accept connections."""
+        context = self._context
+        if context is None:
+            await super().start()
+            return
         await web.BaseSite.start(self)
-        server = self._runner.server
-        assert server is not None
-        self._server = await asyncio.get_running_loop().create_server(
-            server,
-            sock=self._sock,
-            ssl=self._ssl_context,
-            backlog=self._backlog,
-            ssl_handshake_timeout=self._handshake if self._ssl_context else None,
-        )
+        entrance = cast(HttpServer, self._runner.server)
+        self._listener = Acceptor(self._sock, self._backlog, lambda client: entrance.secure(client, context))
+        self._listener.start()
+
+    async def stop(self) -> None:
+        """Accept no more."""
+        if self._listener is not None:
+            self._listener.close()
+        await super().stop()

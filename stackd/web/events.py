@@ -1,23 +1,26 @@
 """The event streams: server-sent events of all stacks and jobs, or of one stack.
 
-Owns: what a stream says at its beginning, when it is silent, and at its end. What has changed is the hub's.
+Owns: what a stream says at its beginning, when it is silent, and at its end. What has changed is the change feed's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from functools import lru_cache
 
 import orjson
 from aiohttp import hdrs, web
 
 from stackd import __version__
+from stackd.errors import StackNotFound, StoreUnavailable
 from stackd.model import Job, Stack
 from stackd.times import from_nanoseconds
-from stackd.web import answers, finding
-from stackd.web.api import Call
-from stackd.web.hub import Change, Hub, Render, event, frame
-from stackd.web.parameters import Parameters
+from stackd.web import bodies
+from stackd.web.api import Api, ApiCall
+from stackd.web.change_feed import ChangeKind, FeedChange, Renderer, event, frame
+from stackd.web.requests import Parameters
+from stackd.web.stack_fields import FILTERS_MANY, FILTERS_ONCE, POD_SPEC, StackSelection, chosen_fields, renderer
 from stackd.web.stacks import stack_of
 
 LAST_EVENT_ID = "Last-Event-ID"
@@ -32,90 +35,123 @@ HEADERS = {
 KNOWN_CHOICES = 64
 
 
-async def all_events(call: Call) -> web.StreamResponse:
-    """``GET /events``"""
-    return await _stream(call, _render_of(call), lambda _: True)
+async def all_events(call: ApiCall) -> web.StreamResponse:
+    """``GET /events``: of all stacks and jobs, or of the stacks that the filters of the list choose."""
+    parameters = Parameters(call.request, ("fields", *FILTERS_ONCE), FILTERS_MANY)
+    selection, render = StackSelection(parameters), _render(chosen_fields(parameters))
+    return await _stream(call, _Subscriber(render, _selected(selection) if selection else lambda change: change.kind))
 
 
-async def stack_events(call: Call) -> web.StreamResponse:
+async def stack_events(call: ApiCall) -> web.StreamResponse:
     """``GET /stacks/{stack_id}/events``: begins with the stack as it is, ends after it has gone."""
-    stack = stack_of(call)
+    stack, render = stack_of(call), _render(chosen_fields(Parameters(call.request, ("fields",))))
     name = stack.stack_id
-    return await _stream(call, _render_of(call), lambda change: change.name == name, present=stack)
+    return await _stream(call, _Subscriber(render, lambda change: change.kind if change.name == name else None, stack))
 
 
-async def _stream(
-    call: Call, render: Render, wanted: Callable[[Change], bool], present: Stack | None = None
-) -> web.StreamResponse:
-    hub = call.api.hub
-    with hub.follow():
-        position = hub.number
-        beginning, changes = _beginning(call, present)
+def _selected(selection: StackSelection) -> Callable[[FeedChange], ChangeKind | None]:
+    """What a change means to a client that follows selected stacks; a stack that is no longer selected has left."""
+
+    def kind_of(change: FeedChange) -> ChangeKind | None:
+        record, before = change.record, change.before
+        if isinstance(record, Job):
+            return None
+        if record is not None and selection.matches(record):
+            return ChangeKind.STACK
+        if change.exact:
+            was_selected = before is not None and selection.matches(before)
+        else:
+            was_selected = record is None or selection.may_have_matched(record)
+        if not was_selected:
+            return None
+        return ChangeKind.DELETED if record is None else ChangeKind.LEFT
+
+    return kind_of
+
+
+class _Subscriber:
+    """What one client is sent; ``only`` is the stack that it follows, if it follows a single one."""
+
+    def __init__(
+        self, render: Renderer, kind_of: Callable[[FeedChange], ChangeKind | None], only: Stack | None = None
+    ) -> None:
+        self.render = render
+        self.kind_of = kind_of
+        self.only = only
+
+
+async def _stream(call: ApiCall, subscriber: _Subscriber) -> web.StreamResponse:
+    feed = call.api.feed
+    with feed.follow(call.key.name):
+        position = feed.number
+        opening, missed = _opening(call, subscriber.only)
         response = web.StreamResponse(headers=HEADERS)
         try:
             await response.prepare(call.request)
             if call.request.method == hdrs.METH_HEAD:
                 return response
-            await response.write(beginning)
-            await _follow(hub, response, _Reader(render, wanted, position, changes, bool(present)))
+            await response.write(opening)
+            await _follow(call.api, response, subscriber, missed, position)
         except ConnectionError:
             pass  # the client has left
         return response
 
 
-class _Reader:
-    """What one client is sent: the changes it missed, then those after ``position``."""
-
-    def __init__(
-        self, render: Render, wanted: Callable[[Change], bool], position: int, missed: list[Change], one: bool
-    ) -> None:
-        self.render = render
-        self.wanted = wanted
-        self.position = position
-        self.missed = missed
-        self.one = one
-
-
-async def _follow(hub: Hub, response: web.StreamResponse, reader: _Reader) -> None:
-    changes: list[Change] | None = reader.missed
-    while not hub.closed:
-        shown = [change for change in changes or () if reader.wanted(change)]
-        for piece in _pieces(frame(hub, change, reader.render) for change in shown):
-            await response.write(piece)
-        if reader.one and any(change.is_end for change in shown):
+async def _follow(
+    api: Api, response: web.StreamResponse, subscriber: _Subscriber, missed: list[FeedChange], position: int
+) -> None:
+    feed = api.feed
+    changes: list[FeedChange] | None = missed
+    while not feed.closed:
+        selected = [(change, kind) for change in changes or () if (kind := subscriber.kind_of(change)) is not None]
+        try:
+            async with aclosing(_frames(api, selected, subscriber.render)) as frames:
+                async for piece in frames:
+                    await response.write(piece)
+        except StoreUnavailable:
+            await response.write(event(b"dropped", b"{}"))
             return
-        if not await hub.more(reader.position, HEARTBEAT_SECONDS):
+        if subscriber.only is not None and any(kind is ChangeKind.DELETED for _, kind in selected):
+            return
+        if not await feed.more(position, HEARTBEAT_SECONDS):
             await response.write(HEARTBEAT)
-        changes = hub.since(reader.position)
+        changes = feed.since(position)
         if changes is None:
             await response.write(event(b"dropped", b"{}"))
             return
         if changes:
-            reader.position = changes[-1].number
+            position = changes[-1].number
 
 
-def _beginning(call: Call, present: Stack | None) -> tuple[bytes, list[Change]]:
+def _opening(call: ApiCall, present: Stack | None) -> tuple[bytes, list[FeedChange]]:
     """What every stream begins with, and what this one has missed since the event that its client saw last."""
     api = call.api
-    now = from_nanoseconds(api.room.clock.now())
-    hub, first = api.hub, orjson.dumps({"version": __version__, "now": now})
-    hello = event(b"hello", first, hub.id_of(hub.number))
+    now = from_nanoseconds(api.context.clock.now())
+    feed, first = api.feed, orjson.dumps({"version": __version__, "now": now})
+    hello = event(b"hello", first, feed.id_of(feed.number))
     seen = call.request.headers.get(LAST_EVENT_ID)
     if seen is None:
-        return hello, [] if present is None else [Change(hub.number, present.stack_id, present)]
-    missed = hub.resumed(seen)
+        return hello, _present_state(call, present)
+    missed = feed.resumed(seen)
     if missed is None:
-        again = [] if present is None else [Change(hub.number, present.stack_id, present)]
-        return hello + event(b"reset", b"{}"), again
+        return hello + event(b"reset", b"{}"), _present_state(call, present)
     # The hello's id is the present one: it may not come before what was missed, or a second cut would lose that.
-    return event(b"hello", first), missed
+    hello = event(b"hello", first)
+    return (hello if missed.whole else hello + event(b"skipped", b"{}")), missed.changes
 
 
-def _pieces(frames: Iterable[bytes]) -> Iterator[bytes]:
-    """Frames joined to pieces that a connection takes at a time."""
+def _present_state(call: ApiCall, present: Stack | None) -> list[FeedChange]:
+    return [] if present is None else [FeedChange(call.api.feed.number, present.stack_id, present)]
+
+
+async def _frames(
+    api: Api, changes: list[tuple[FeedChange, ChangeKind]], render: Renderer
+) -> AsyncGenerator[bytes, None]:
+    """The changes as events, joined to pieces that a connection takes at a time. Raises StoreUnavailable."""
     waiting: list[bytes] = []
     size = 0
-    for one in frames:
+    for change, kind in changes:
+        one = await _frame(api, change, kind, render)
         waiting.append(one)
         size += len(one)
         if size >= PIECE_BYTES:
@@ -125,17 +161,24 @@ def _pieces(frames: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(waiting)
 
 
-def _render_of(call: Call) -> Render:
-    parameters = Parameters(call.request, ("fields",))
-    return _render(finding.fields_of(parameters))
+async def _frame(api: Api, change: FeedChange, kind: ChangeKind, render: Renderer) -> bytes:
+    """One event; empty for a stack whose pod spec has to be read and that has gone meanwhile: its end follows."""
+    record = change.record
+    if kind is not ChangeKind.STACK or record is None or isinstance(record, Job) or not _is_late(record, render):
+        return frame(api.feed, change, kind, render)
+    try:
+        whole = await api.context.store.stacks.whole(record)
+    except StackNotFound:
+        return b""
+    return event(b"stack", render(whole), api.feed.id_of(change.number))
+
+
+def _is_late(stack: Stack, render: Renderer) -> bool:
+    return render.tells_pod_spec and bodies.is_late(stack)
 
 
 @lru_cache(maxsize=KNOWN_CHOICES)
-def _render(fields: tuple[str, ...]) -> Render:
-    """One function for each choice of fields, so that those who chose alike share what is rendered."""
-    stack_bytes = answers.chooser(fields) if fields else answers.detail_body
-
-    def render(record: Stack | Job) -> bytes:
-        return answers.job_body(record) if isinstance(record, Job) else stack_bytes(record)
-
-    return render
+def _render(fields: tuple[str, ...]) -> Renderer:
+    """One renderer for each choice of fields, so that clients with the same choice share what is rendered."""
+    stack_bytes = renderer(fields) if fields else bodies.detail_body
+    return Renderer(stack=stack_bytes, job=bodies.job_body, tells_pod_spec=not fields or POD_SPEC in fields)

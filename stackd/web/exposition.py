@@ -1,13 +1,18 @@
 """``GET /metrics``: the daemon's numbers in Prometheus' text form.
 
-Owns: names, units and labels. Everything is computed when it is asked for, from what the daemon's parts keep anyway.
+Owns: names, units and labels. Everything is computed when it is asked for, from what the daemon's parts keep anyway, and
+from the process' own files, for the unit's sandbox hides the rest of ``/proc``.
 """
 
 from __future__ import annotations
 
+import os
 import platform
+import resource
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -17,22 +22,27 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from stackd import __version__
+from stackd.kube.access import expiry_remark
+from stackd.lifecycle.ownership import Role
+from stackd.lifecycle.pool_figures import PoolFigures, figures_of
 from stackd.metrics import CREATED, INVALID, PHASES, Histogram
 from stackd.model import StackStatus
-from stackd.web import process
-from stackd.web.api import Api, Call
-from stackd.web.auth import permit
+from stackd.web.api import Api, ApiCall, admit
 
 Labels = tuple[str, ...]
 
+UNEXPECTED = {500: 0}
+"""Told before it has ever happened: Prometheus sees no increase in a number that it has not seen before."""
 
-async def metrics(call: Call) -> web.Response:
+PROC = Path("/proc/self")
+STARTED = time.time()
+
+
+async def metrics(call: ApiCall) -> web.Response:
     """``GET /metrics``: with a key, unless ``metrics.public`` is set."""
-    api, request = call.api, call.request
-    if not api.room.config.metrics.public:
-        key = api.keys.identify(request)
-        api.limits.request(key.name)
-        permit(key, request.method)
+    api = call.api
+    if not api.context.config.metrics.public:
+        admit(api, call.request, "/metrics")
     return web.Response(body=exposition(api), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
 
@@ -54,22 +64,42 @@ class DaemonCollector(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Everything."""
+        """All metrics; for a standby only those about itself, as its file does not show the present stacks."""
         yield from self._about()
         yield from self._requests()
-        yield from self._creates()
-        yield from self._stacks()
-        yield from self._work()
-        yield from self._mirror()
+        if not self._api.context.ownership.stands_by.is_set():
+            yield from self._creates()
+            yield from self._stacks()
+            yield from self._pools()
+            yield from self._work()
+            yield from self._mirror()
+            yield from self._templates()
+            yield from self._store()
         yield from self._kubernetes()
-        yield from self._store()
-        yield from process.collect()
+        yield from self._credentials()
+        yield from process_metrics()
 
     def _about(self) -> Iterator[Metric]:
-        api, measured = self._api, self._api.room.metrics
+        api, measured = self._api, self._api.context.metrics
         labels = {"version": __version__, "python": platform.python_version()}
         yield gauge("stackd_build_info", "What runs; always 1.", {tuple(labels.values()): 1}, tuple(labels))
-        yield gauge("stackd_ready", "1 once the file is open and the mirror in sync.", {(): api.room.mirror.synced})
+        yield gauge("stackd_ready", "1 once the file is open and the mirror in sync.", {(): api.context.mirror.synced})
+        ownership = api.context.ownership
+        yield gauge(
+            "stackd_owner",
+            "1 while this stackd owns the stacks and may change them.",
+            {(): ownership.role is Role.OWNER and api.context.fence.open},
+        )
+        yield gauge(
+            "stackd_standby",
+            "1 while this stackd stands by: another one owns the stacks.",
+            {(): ownership.stands_by.is_set()},
+        )
+        yield counter(
+            "stackd_lease_transitions_total",
+            "How often the Lease went from one stackd to another.",
+            {(): ownership.lease.transitions if ownership.lease is not None else 0},
+        )
         yield gauge(
             "stackd_config_reload_successful",
             "1 unless the last reload was refused.",
@@ -83,11 +113,15 @@ class DaemonCollector(Collector):
         )
 
     def _requests(self) -> Iterator[Metric]:
-        routes = self._api.room.metrics.routes
+        routes = self._api.context.metrics.routes
         yield counter(
             "stackd_http_requests_total",
             "Requests by route and status code.",
-            {(*route, str(code)): count for route, meter in routes.items() for code, count in meter.codes.items()},
+            {
+                (*route, str(code)): count
+                for route, meter in routes.items()
+                for code, count in (UNEXPECTED | meter.codes).items()
+            },
             ("method", "route", "code"),
         )
         durations = {route: meter.durations for route, meter in routes.items() if meter.codes}
@@ -96,7 +130,7 @@ class DaemonCollector(Collector):
         )
 
     def _creates(self) -> Iterator[Metric]:
-        measured = self._api.room.metrics
+        measured = self._api.context.metrics
         creates = dict.fromkeys((CREATED, INVALID), 0) | measured.creates
         yield counter(
             "stackd_creates_total",
@@ -110,7 +144,7 @@ class DaemonCollector(Collector):
             {(phase,): measured.phases[phase] for phase in PHASES},
             ("phase",),
         )
-        in_flight = len(self._api.room.creating)
+        in_flight = len(self._api.context.creating)
         yield gauge("stackd_creates_in_flight", "Creates under way.", {(): in_flight})
         yield histogram(
             "stackd_time_to_running_seconds",
@@ -119,24 +153,49 @@ class DaemonCollector(Collector):
         )
 
     def _stacks(self) -> Iterator[Metric]:
-        room = self._api.room
+        context = self._api.context
         counts: Counter[Labels] = Counter({(str(status), ""): 0 for status in StackStatus})
-        counts.update((str(stack.status), stack.node_id or "") for stack in room.store.stacks.ordered())
+        counts.update((str(stack.status), stack.node_id or "") for stack in context.store.assigned.ordered())
         yield gauge("stackd_stacks", "Stacks by status and node.", counts, ("status", "node"))
-        yield gauge("stackd_nodes", "Nodes in the cluster.", {(): len(room.mirror.nodes)})
-        ports = room.store.ports
+        yield gauge("stackd_nodes", "Nodes in the cluster.", {(): len(context.mirror.nodes)})
+        ports = context.store.ports
         by_state = {"used": ports.used, "free": ports.free, "quarantined": ports.quarantined}
         yield gauge(
             "stackd_node_ports", "Node ports by state.", {(name,): n for name, n in by_state.items()}, ("state",)
         )
 
+    def _pools(self) -> Iterator[Metric]:
+        context = self._api.context
+        templates = context.settings.templates.values()
+        figures = {template.name: figures_of(context, template.name) for template in templates}
+        by_state = {(name, state): count for name, one in figures.items() for state, count in _pool_states(one).items()}
+        about = (
+            "Unassigned stacks of a template's pool: ready, starting, failing, or held since the state file was lost."
+        )
+        yield gauge("stackd_pool_stacks", about, by_state, ("template", "state"))
+        wanted = {(template.name,): template.pool for template in templates}
+        yield gauge("stackd_pool_wanted_stacks", "How many there are to be.", wanted, ("template",))
+        hits = {(name,): one.hits for name, one in figures.items()}
+        yield counter("stackd_pool_hits_total", "Creates that were answered from a pool.", hits, ("template",))
+        misses = {(name,): one.misses for name, one in figures.items()}
+        yield counter("stackd_pool_misses_total", "Creates that found the pool empty.", misses, ("template",))
+        yield histogram(
+            "stackd_pool_assign_duration_seconds",
+            "Time to give a stack from a pool, disk included.",
+            {(): context.metrics.assignments},
+        )
+
     def _work(self) -> Iterator[Metric]:
-        room, reconciler = self._api.room, self._api.reconciler
-        since = [stack.deleting_since for stack in room.store.stacks.ordered() if stack.deleting_since is not None]
-        oldest = (room.clock.now() - min(since)) / 1e9 if since else 0.0
+        context, reconciler = self._api.context, self._api.reconciler
+        since = [stack.deleting_since for stack in context.store.stacks.ordered() if stack.deleting_since is not None]
+        oldest = (context.clock.now() - min(since)) / 1e9 if since else 0.0
         yield gauge("stackd_deletes_pending", "Stacks whose delete is not yet confirmed.", {(): len(since)})
         yield gauge("stackd_delete_oldest_age_seconds", "Age of the oldest of them.", {(): max(0.0, oldest)})
-        yield gauge("stackd_retirements_pending", "Stacks whose objects are to be removed.", {(): len(room.retirement)})
+        yield gauge(
+            "stackd_removals_pending",
+            "Stacks whose objects are to be removed, and objects without a row.",
+            {(): len(context.removals)},
+        )
         yield counter("stackd_reconcile_passes_total", "Passes of the reconciliation.", {(): reconciler.passes})
         yield counter(
             "stackd_reconcile_actions_total",
@@ -144,42 +203,102 @@ class DaemonCollector(Collector):
             {(str(kind),): count for kind, count in reconciler.actions.items()},
             ("action",),
         )
-        yield gauge("stackd_brake_on", "1 while a brake holds the reconciliation back.", {(): room.brake.on})
-        yield gauge("stackd_brake_held_stacks", "Stacks that a brake holds back.", {(): len(room.brake.held)})
+        yield gauge("stackd_brake_on", "1 while a brake holds the reconciliation back.", {(): context.brake.on})
+        yield gauge("stackd_brake_held_stacks", "Stacks that a brake holds back.", {(): len(context.brake.held)})
+        yield counter("stackd_adoptions_total", "Stacks taken over from their pods.", {(): reconciler.adoptions})
+        yield gauge(
+            "stackd_unknown_objects",
+            "Objects with stackd's labels that belong to no known stack, and are left alone.",
+            {(): len(reconciler.unknown)},
+        )
         yield gauge("stackd_jobs_waiting", "Batch-delete jobs that wait for the worker.", {(): len(self._api.batch)})
-        unfinished = len(room.store.jobs.unfinished())
+        yield gauge("stackd_event_streams", "Event streams that are open.", {(): self._api.feed.followers})
+        yield gauge("stackd_waiting_requests", "Requests that wait for a stack's status.", {(): len(context.rows)})
+        unfinished = len(context.store.jobs.unfinished())
         yield gauge("stackd_jobs_unfinished", "Batch-delete jobs that have not finished.", {(): unfinished})
 
     def _mirror(self) -> Iterator[Metric]:
-        pulses = self._api.room.mirror.pulses
+        health_by_kind = self._api.context.mirror.health_by_kind
         kind = ("kind",)
-        staleness = {(name,): pulse.staleness() for name, pulse in pulses.items()}
+        mirror = self._api.context.mirror
+        objects = {"pods": mirror.pods, "services": mirror.services}
+        yield gauge(
+            "stackd_mirror_objects",
+            "Objects of ours that the mirror has.",
+            {(name,): len(held) for name, held in objects.items()},
+            kind,
+        )
+        staleness = {(name,): health.staleness() for name, health in health_by_kind.items()}
         yield gauge("stackd_mirror_staleness_seconds", "Since the cluster was last heard of.", staleness, kind)
-        connected = {(name,): pulse.disconnected_since is None for name, pulse in pulses.items()}
+        connected = {(name,): health.disconnected_since is None for name, health in health_by_kind.items()}
         yield gauge("stackd_mirror_connected", "1 while the watch has a connection.", connected, kind)
-        relists = {(name,): pulse.relists for name, pulse in pulses.items()}
+        relists = {(name,): health.relists for name, health in health_by_kind.items()}
         yield counter("stackd_mirror_relists_total", "Lists taken again because a watch was too old.", relists, kind)
-        restarts = {(name,): pulse.restarts for name, pulse in pulses.items()}
+        restarts = {(name,): health.restarts for name, health in health_by_kind.items()}
         yield counter("stackd_mirror_watch_restarts_total", "Watches that ended and were begun again.", restarts, kind)
-        events = {(name,): pulse.events for name, pulse in pulses.items()}
+        refused = {(name,): health.refused for name, health in health_by_kind.items()}
+        yield counter(
+            "stackd_mirror_old_answers_total",
+            "Lists and events older than what was known, which do not count.",
+            refused,
+            kind,
+        )
+        events = {(name,): health.events for name, health in health_by_kind.items()}
         yield counter("stackd_mirror_events_total", "Changes that the watches told.", events, kind)
 
     def _kubernetes(self) -> Iterator[Metric]:
         yield counter(
             "stackd_kubernetes_requests_total",
             "Requests to Kubernetes; code none where no answer came.",
-            dict(self._api.room.cluster.counts),
+            dict(self._api.context.cluster.counts),
             ("verb", "resource", "code"),
+        )
+        contact = self._api.context.cluster.connection.contact
+        yield gauge(
+            "stackd_kubernetes_answers",
+            "0 while Kubernetes is known not to answer: creates are refused.",
+            {(): not contact.lost},
+        )
+        yield gauge(
+            "stackd_kubernetes_silence_seconds", "Since anything was heard of Kubernetes.", {(): contact.silence}
+        )
+        yield gauge(
+            "stackd_kubernetes_failures_in_a_row",
+            "Requests without an answer since the last one.",
+            {(): contact.failures},
         )
         yield histogram(
             "stackd_kubernetes_request_duration_seconds",
             "Time to Kubernetes' answer; of a watch, until it is open.",
-            self._api.room.metrics.kubernetes,
+            self._api.context.metrics.kubernetes,
             ("verb", "resource"),
         )
 
+    def _templates(self) -> Iterator[Metric]:
+        yield gauge(
+            "stackd_prepull_images",
+            "Images of templates that are to be on nodes, by how far they are.",
+            {(str(state),): count for state, count in self._api.prepulls.counts().items()},
+            ("state",),
+        )
+
+    def _credentials(self) -> Iterator[Metric]:
+        context = self._api.context
+        access = context.cluster.connection.access
+        expiry = access.expiry
+        yield gauge(
+            "stackd_kubernetes_credentials_expiry_timestamp_seconds",
+            "When the credentials for Kubernetes end; 0 if they do not, or are renewed by others.",
+            {(): expiry.at if expiry is not None else 0},
+        )
+        yield gauge(
+            "stackd_kubernetes_credentials_expiring",
+            "1 when they have ended, or end within two weeks and are not renewed.",
+            {(): bool(expiry_remark(access, context.clock.now() / 1e9))},
+        )
+
     def _store(self) -> Iterator[Metric]:
-        store = self._api.room.store
+        store = self._api.context.store
         counters = store.counters
         yield counter("stackd_store_commits_total", "Transactions committed.", {(): counters.commits})
         failed = counters.failed_commits
@@ -215,3 +334,30 @@ def histogram(name: str, text: str, values: Mapping[Any, Histogram], labels: Lab
     for key, value in values.items():
         family.add_metric(key, value.buckets(), value.total)
     return family
+
+
+def process_metrics() -> Iterator[Metric]:
+    """CPU, memory, descriptors and start time."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = used.ru_utime + used.ru_stime
+    yield CounterMetricFamily("process_cpu_seconds_total", "User and system CPU time.", value=cpu)
+    yield GaugeMetricFamily("process_start_time_seconds", "When the process started, since the epoch.", value=STARTED)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield GaugeMetricFamily("process_max_fds", "Most descriptors that may be open.", value=soft)
+    try:
+        pages = int((PROC / "statm").read_text().split()[1])
+        descriptors = len(os.listdir(PROC / "fd"))
+    except OSError:
+        return
+    memory = pages * resource.getpagesize()
+    yield GaugeMetricFamily("process_resident_memory_bytes", "Resident memory.", value=memory)
+    yield GaugeMetricFamily("process_open_fds", "Open descriptors.", value=descriptors)
+
+
+def _pool_states(figures: PoolFigures) -> dict[str, int]:
+    return {
+        "ready": figures.ready,
+        "starting": figures.starting,
+        "failing": figures.failing,
+        "held": figures.held,
+    }

@@ -1,37 +1,36 @@
-"""How much a key may ask for at a time: token buckets, and the number of creates under way."""
+"""Rate limits: how many requests a key may send, and how often stacks of one label value may be created.
+
+Owns: token buckets per key, the number of creates under way, and a window that slides for each label value that has been
+seen lately (``limits.creates_per_label``: the player who hammers "start"). Names and values of labels are compared without
+regard to letter case, so that another spelling of a player is no other player. What is counted ends with the process.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil
 
 from stackd.clock import Clock
 from stackd.config import Config
-from stackd.errors import TooManyRequests
+from stackd.errors import Conflict, TooManyRequests
+from stackd.tokenbucket import A_SECOND, TokenBucket
+from stackd.units import Frequency, parse_frequency
 
-BURST_SECONDS = 1.0
-"""A bucket holds what its rate gives in this time, and at least one."""
 
+def share_of_a_key(config: Config, one: int, all_: int) -> int:
+    """How much of what ``all_`` keys share one key may have: ``one`` where it is set.
 
-class Bucket:
-    """An allowance that refills evenly; ``rate`` per second."""
-
-    __slots__ = ("_left", "_since")
-
-    def __init__(self, now: float, rate: float) -> None:
-        self._left = max(1.0, rate * BURST_SECONDS)
-        self._since = now
-
-    def take(self, now: float, rate: float) -> float:
-        """Take one; returns 0, or the seconds until there is one again."""
-        full = max(1.0, rate * BURST_SECONDS)
-        self._left = min(full, self._left + (now - self._since) * rate)
-        self._since = now
-        if self._left < 1.0:
-            return (1.0 - self._left) / rate
-        self._left -= 1.0
-        return 0.0
+    Otherwise half of it while there are other keys, for which the rest stays; 0 for ``all_`` is no bound.
+    """
+    if one:
+        return one
+    if not all_:
+        return sys.maxsize
+    others = config.auth.enabled and len(config.auth.keys) > 1
+    return (all_ + 1) // 2 if others else all_
 
 
 class Limits:
@@ -39,14 +38,16 @@ class Limits:
 
     def __init__(self, clock: Clock, config: Config) -> None:
         self._clock = clock
-        self._buckets: dict[tuple[str, str], Bucket] = {}
+        self._buckets: dict[tuple[str, str], TokenBucket] = {}
         self._creates = 0
+        self.per_label = LabelRates(clock)
         self.replace(config)
 
     def replace(self, config: Config) -> None:
         """Put other limits in force."""
         self._limits = config.limits
         self._buckets.clear()
+        self.per_label.replace(config.limits.creates_per_label)
 
     def request(self, key_name: str) -> None:
         """Count one request of this key. Raises TooManyRequests (``limits.requests_per_second``)."""
@@ -70,7 +71,90 @@ class Limits:
         now = self._clock.monotonic()
         bucket = self._buckets.get((key_name, limit))
         if bucket is None:
-            bucket = self._buckets[key_name, limit] = Bucket(now, rate)
-        wait = bucket.take(now, rate)
+            bucket = self._buckets[key_name, limit] = TokenBucket(now, rate)
+        wait = bucket.take(now, rate, A_SECOND)
         if wait:
             raise TooManyRequests(f"more than {rate:g} a second with this key (limits.{limit})", ceil(wait))
+
+
+Place = tuple[str, str]
+"""A label of the configuration, and a value of it."""
+
+SWEEP_ABOVE = 1024
+
+
+class LabelRates:
+    """The rates in force, and when what was made."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._rates: dict[str, tuple[str, Frequency]] = {}
+        self._made: dict[Place, deque[float]] = {}
+        self._sweep_above = SWEEP_ABOVE
+
+    def replace(self, rates: Mapping[str, str]) -> None:
+        """Put other rates in force; what was counted under a rate that stays is kept."""
+        fresh = {label.lower(): (label, parse_frequency(rate)) for label, rate in rates.items()}
+        stay = {label for label, rate in fresh.items() if self._rates.get(label) == rate}
+        self._made = {place: made for place, made in self._made.items() if place[0] in stay}
+        self._rates = fresh
+
+    def check(self, labels: Mapping[str, str]) -> None:
+        """Raise TooManyRequests if a create with these labels would be one too many now; nothing is counted."""
+        now = self._clock.monotonic()
+        for place, value in self._places(labels).items():
+            self._check(place, value, now)
+
+    @contextmanager
+    def create(self, labels: Mapping[str, str]) -> Iterator[Callable[[], None]]:
+        """Count a create with these labels. Raises TooManyRequests, which counts nothing.
+
+        What is given is to be called when nothing was made after all; a Conflict is taken for that.
+        """
+        now = self._clock.monotonic()
+        places = self._places(labels)
+        for place, value in places.items():
+            self._check(place, value, now)
+        for place in places:
+            self._made.setdefault(place, deque()).append(now)
+        self._sweep(now)
+
+        def not_made() -> None:
+            for place in places:
+                made = self._made.get(place)
+                if made is not None and now in made:
+                    made.remove(now)
+
+        try:
+            yield not_made
+        except Conflict:
+            not_made()
+            raise
+
+    def _places(self, labels: Mapping[str, str]) -> dict[Place, str]:
+        """The places that these labels have, each with its value as it was given."""
+        if not self._rates:
+            return {}
+        return {(key.lower(), value.lower()): value for key, value in labels.items() if key.lower() in self._rates}
+
+    def _check(self, place: Place, value: str, now: float) -> None:
+        label, rate = self._rates[place[0]]
+        made = self._made.get(place)
+        if made is None:
+            return
+        while made and made[0] <= now - rate.seconds:
+            made.popleft()
+        if len(made) >= rate.count:
+            wait = made[0] + rate.seconds - now
+            raise TooManyRequests(
+                f"more than {rate} creates with the label {label}={value} (limits.creates_per_label)",
+                max(1, ceil(wait)),
+            )
+
+    def _sweep(self, now: float) -> None:
+        """Forget the values of which nothing has been made for as long as their rate looks back, now and then."""
+        if len(self._made) <= self._sweep_above:
+            return
+        seconds = {label: rate.seconds for label, (_, rate) in self._rates.items()}
+        self._made = {place: made for place, made in self._made.items() if made and made[-1] > now - seconds[place[0]]}
+        self._sweep_above = max(SWEEP_ABOVE, 2 * len(self._made))

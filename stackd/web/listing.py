@@ -1,71 +1,93 @@
-"""The list of all stacks as ready pieces, shared by all who read it and, where nothing changed, by all its versions.
+"""Lists of stacks by filter: pages of the list, and a delete by label.
 
-Owns: which stacks stand in one piece, and how long the rendering of a long list may hold the event loop. A piece ends at
-a stack whose id says so, not at a number: a stack that comes or goes changes one piece, and a reader that stalls over an
-old version holds little that the present one does not. Knows nothing of fields.
+Owns: the parameters of ``GET /stacks`` and the form of a cursor, which names the last stack of a page, so that pages stay
+true to each other while stacks come and go.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import base64
+import binascii
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import islice
 from time import perf_counter
-from typing import Final
 
+import orjson
+from aiohttp import web
+
+from stackd.errors import InvalidRequest
 from stackd.model import Stack
+from stackd.web.api import JOB_ID, ApiCall
+from stackd.web.bodies import HOLD_SECONDS, OPEN, is_late, listed_body, read_late, rendered
+from stackd.web.requests import Parameters
+from stackd.web.responses import json_response, streamed_json
+from stackd.web.stack_fields import FILTERS_MANY, FILTERS_ONCE, POD_SPEC, StackSelection, chosen_fields, renderer
 
-OPEN: Final = b'{"stacks":['
-CLOSE: Final = b"]}"
-HOLD_SECONDS: Final = 0.004
-"""After so much rendering everybody else gets a turn."""
-
-_LAST_OF_PIECE: Final = ("00", "40", "80", "c0")  # the end of one id in 64
-_LONGEST_PIECE: Final = 256
-
-Piece = bytes | memoryview
-_Block = tuple[tuple[Stack, ...], bytes]
+PAGING = ("limit", "cursor", "fields")
+LARGEST_PAGE = 1000
+DEFAULT_PAGE = 100
 
 
-class Listing:
-    """Renders the list; ``entry`` gives one stack as it stands in it."""
-
-    def __init__(self, entry: Callable[[Stack], bytes]) -> None:
-        self._entry = entry
-        self._blocks: dict[str, _Block] = {}
-        self._stacks: tuple[Stack, ...] | None = None
-        self._pieces: list[Piece] = []
-
-    async def pieces(self, stacks: tuple[Stack, ...]) -> list[Piece]:
-        """``{"stacks":[…]}`` of exactly these, in pieces; the same ones again for the same tuple."""
-        if stacks is self._stacks:
-            return self._pieces
-        blocks: dict[str, _Block] = {}
-        began = perf_counter()
-        for group in _groups(stacks):
-            first = group[0].stack_id
-            known = self._blocks.get(first)
-            if known is None or known[0] != group:
-                known = self._blocks[first] = (group, b"," + b",".join(map(self._entry, group)))
-            blocks[first] = known
-            if perf_counter() - began >= HOLD_SECONDS:
-                await asyncio.sleep(0)
-                began = perf_counter()
-        self._blocks, self._stacks, self._pieces = blocks, stacks, _joined(blocks)
-        return self._pieces
+async def list_matching(call: ApiCall) -> web.StreamResponse:
+    """``GET /stacks`` with parameters."""
+    parameters = Parameters(call.request, (*FILTERS_ONCE, *PAGING), FILTERS_MANY)
+    selection, fields = StackSelection(parameters), chosen_fields(parameters)
+    limit = parameters.number("limit", 1, LARGEST_PAGE)
+    cursor = parameters.get("cursor")
+    if cursor is not None and limit is None:
+        limit = DEFAULT_PAGE
+    stacks = call.api.context.store.assigned.ordered()
+    start = 0 if cursor is None else bisect_right(stacks, _position(cursor), key=_key)
+    matching = (stack for stack in islice(stacks, start, None) if selection.matches(stack))
+    page = list(matching) if limit is None else list(islice(matching, limit + 1))
+    more = limit is not None and len(page) > limit
+    shown = page[:limit] if more else page
+    end = b"]}" if limit is None else b'],"next_cursor":%b}' % orjson.dumps(_cursor(shown[-1]) if more else None)
+    render = renderer(fields) if fields else listed_body
+    if (not fields or POD_SPEC in fields) and any(map(is_late, shown)):
+        pieces = [OPEN, *rendered(shown, render), end]
+        return await streamed_json(call.request, read_late(pieces, call.api.context.store, render))
+    return json_response(OPEN + b",".join(await _rendered(shown, render)) + end)
 
 
-def _groups(stacks: tuple[Stack, ...]) -> Iterator[tuple[Stack, ...]]:
-    start = 0
-    for index, stack in enumerate(stacks, 1):
-        if stack.stack_id.endswith(_LAST_OF_PIECE) or index - start == _LONGEST_PIECE:
-            yield stacks[start:index]
-            start = index
-    if start < len(stacks):
-        yield stacks[start:]
+async def delete_matching(call: ApiCall) -> web.Response:
+    """``DELETE /stacks?label=…``: a batch-delete job of all that match."""
+    parameters = Parameters(call.request, FILTERS_ONCE, FILTERS_MANY)
+    selection = StackSelection(parameters)
+    if not parameters.all("label"):
+        raise InvalidRequest("a label is required to delete by, such as DELETE /stacks?label=team=7")
+    ids = [stack.stack_id for stack in call.api.context.store.assigned.ordered() if selection.matches(stack)]
+    job = await call.api.batch.submit(ids, by=call.key.name)
+    call.request[JOB_ID] = job.job_id
+    return json_response(orjson.dumps({"job_id": job.job_id, "total": job.total}), status=202)
 
 
-def _joined(blocks: dict[str, _Block]) -> list[Piece]:
-    pieces: list[Piece] = [OPEN, *(rendered for _, rendered in blocks.values()), CLOSE]
-    if blocks:
-        pieces[1] = memoryview(pieces[1])[1:]  # no comma before the first
-    return pieces
+async def _rendered(stacks: Sequence[Stack], render: Callable[[Stack], bytes]) -> list[bytes]:
+    """Each stack as JSON; everybody else gets a turn in between."""
+    made: list[bytes] = []
+    began = perf_counter()
+    for stack in stacks:
+        made.append(render(stack))
+        if perf_counter() - began >= HOLD_SECONDS:
+            await asyncio.sleep(0)
+            began = perf_counter()
+    return made
+
+
+def _key(stack: Stack) -> tuple[int, str]:
+    return stack.created_at, stack.stack_id
+
+
+def _cursor(stack: Stack) -> str:
+    return base64.urlsafe_b64encode(f"{stack.created_at} {stack.stack_id}".encode()).decode().rstrip("=")
+
+
+def _position(cursor: str) -> tuple[int, str]:
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        created_at, stack_id = text.split(" ")
+        return int(created_at), stack_id
+    except (ValueError, binascii.Error):
+        raise InvalidRequest("cursor is not one that an answer of GET /stacks has given") from None

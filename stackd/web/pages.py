@@ -14,7 +14,7 @@ from pathlib import Path
 from aiohttp import hdrs, web
 
 from stackd.errors import NotFound
-from stackd.web.api import Call
+from stackd.web.api import ApiCall
 
 FOLDER = Path(__file__).parent / "static"
 TEXT_CHARSET = "utf-8"
@@ -33,7 +33,13 @@ PROTECTION = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
-MEDIA = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
+MEDIA = {
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".html": "text/html",
+    ".svg": "image/svg+xml",
+    ".md": "text/markdown",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,25 +58,57 @@ def files() -> dict[str, File]:
     return {path.relative_to(FOLDER).as_posix(): _file(path) for path in found}
 
 
-async def dashboard(call: Call) -> web.Response:
+async def dashboard(call: ApiCall) -> web.Response:
     """``GET /dashboard``: 404 where ``server.dashboard`` is off."""
-    if not call.api.room.config.server.dashboard:
+    if not call.api.context.config.server.dashboard:
         raise NotFound("the dashboard is switched off (server.dashboard)")
     return _answer(call, "dashboard/index.html")
 
 
-async def docs(call: Call) -> web.Response:
+async def docs(call: ApiCall) -> web.Response:
     """``GET /docs``"""
     return _answer(call, "docs/index.html")
 
 
-async def static(call: Call) -> web.Response:
+async def guide(call: ApiCall) -> web.Response:
+    """``GET /docs/{page}``: one of the guides; the page reads its Markdown from ``/static/guide``."""
+    if f"guide/{call.request.match_info['page']}.md" not in files():
+        raise NotFound(f"no such page: {call.request.path}")
+    return _answer(call, "docs/guide.html")
+
+
+async def home(call: ApiCall) -> web.Response:
+    """``GET /``: to the dashboard; to the docs where ``server.dashboard`` is off."""
+    return _to("/dashboard" if call.api.context.config.server.dashboard else "/docs")
+
+
+async def dashboard_below(_: ApiCall) -> web.Response:
+    """``GET /dashboard/``, as bookmarks may have it"""
+    return _to("/dashboard")
+
+
+async def docs_below(_: ApiCall) -> web.Response:
+    """``GET /docs/``"""
+    return _to("/docs")
+
+
+async def favicon(call: ApiCall) -> web.Response:
+    """``GET /favicon.ico``: what browsers ask for unasked."""
+    return _answer(call, "shared/icon.svg")
+
+
+async def static(call: ApiCall) -> web.Response:
     """``GET /static/{folder}/{file}``"""
     wanted = call.request.match_info
     return _answer(call, f"{wanted['folder']}/{wanted['file']}")
 
 
-def _answer(call: Call, path: str) -> web.Response:
+def _to(path: str) -> web.Response:
+    """A redirection to a page; the query, which may hold a key, is left behind."""
+    return web.Response(status=302, headers={hdrs.LOCATION: path})
+
+
+def _answer(call: ApiCall, path: str) -> web.Response:
     file = files().get(path)
     if file is None:
         raise NotFound(f"no such file: {call.request.path}")

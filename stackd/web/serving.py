@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stackd.config import Config
 from stackd.web.api import Api
-from stackd.web.app import application
-from stackd.web.connection import Connections, Runner, Site
+from stackd.web.app import application, unrouted
+from stackd.web.connection import Connections, HttpSite, Runner
+from stackd.web.handshake import ContextFactory
 
 log = logging.getLogger(__name__)
 
@@ -25,16 +25,17 @@ IDLE_SECONDS = 1.0
 """How long a kept-alive connection may stay idle in a drain: a request that is on its way over it is still served."""
 
 POLL_SECONDS = 0.02
+SHARE_OF_REQUESTS = 0.7
+"""Of the time that a stop may take, for the requests under way; what is left is for undoing those that were not done."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Door:
+class HttpListener:
     """The sockets of one daemon and what serves them; ``lasting`` if they outlive the process."""
 
     runner: Runner
     sockets: Sequence[socket.socket]
     lasting: bool
-    handshake: float = 30.0
 
     @property
     def port(self) -> int:
@@ -46,12 +47,12 @@ class Door:
     def address(self) -> str:
         """Where the first socket listens, for the log."""
         name = self.sockets[0].getsockname()
-        return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)
+        return host_and_port(name[0], name[1]) if isinstance(name, tuple) else str(name)
 
-    async def open(self, tls: ssl.SSLContext | None) -> None:
-        """Accept connections from now on."""
+    async def open(self, context: ContextFactory | None) -> None:
+        """Accept connections from now on; with a ``context``, over TLS."""
         for listening in self.sockets:
-            await Site(self.runner, listening, ssl_context=tls, backlog=BACKLOG, handshake=self.handshake).start()
+            await HttpSite(self.runner, listening, context=context, backlog=BACKLOG).start()
 
     async def stop_accepting(self) -> None:
         """Accept no more; what is accepted goes on."""
@@ -63,19 +64,19 @@ class Door:
 
         The answers say ``Connection: close`` meanwhile, so that those in use end with their next request.
         """
-        server = self.runner.server
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        while server is not None and server.connections and loop.time() < end:  # noqa: ASYNC110 - nothing tells
+        while self.runner.busy and loop.time() < end:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(POLL_SECONDS)
 
 
-async def prepare(api: Api, sockets: Sequence[socket.socket], *, lasting: bool) -> Door:
+async def prepare(api: Api, sockets: Sequence[socket.socket], *, lasting: bool) -> HttpListener:
     """Everything but accepting."""
-    config = api.room.config
-    runner = Runner(application(api), Connections(api.room), shutdown_timeout=config.server.shutdown_timeout)
+    config = api.context.config
+    connections, patience = Connections(api.context), SHARE_OF_REQUESTS * config.server.shutdown_timeout
+    runner = Runner(application(api), connections, unrouted(api), shutdown_timeout=patience)
     await runner.setup()
-    return Door(runner=runner, sockets=sockets, lasting=lasting, handshake=config.limits.slow_client_timeout)
+    return HttpListener(runner=runner, sockets=sockets, lasting=lasting)
 
 
 def listen(config: Config) -> list[socket.socket]:
@@ -90,8 +91,13 @@ def listen(config: Config) -> list[socket.socket]:
     except OSError as error:
         for each in sockets:
             each.close()
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
+        raise OSError(error.errno, f"cannot listen on {host_and_port(host, port)}: {error.strerror}") from error
     return sockets
+
+
+def host_and_port(host: str, port: int) -> str:
+    """As one text; an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_at(listening: socket.socket, config: Config) -> bool:

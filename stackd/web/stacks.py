@@ -1,66 +1,126 @@
-"""The stack routes of the contract."""
+"""The routes of stacks: create, read, change and delete them; their timeline and logs.
+
+A start asks as much of the cluster as a create does, and counts as one for the limits of a key and of a label.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+from urllib.parse import quote
+
+import orjson
 from aiohttp import hdrs, web
 
-from stackd.errors import JobNotFound, StackNotFound
-from stackd.lifecycle.create import Order, create
-from stackd.lifecycle.create_once import create_once
+from stackd.errors import ClusterUnavailable, InvalidRequest, JobNotFound, StackNotFound
+from stackd.lifecycle.context import Context
+from stackd.lifecycle.create import CreateRequest, create, create_once, dry_run
 from stackd.lifecycle.delete import delete
-from stackd.lifecycle.dry_run import dry_run
-from stackd.lifecycle.replay import Answer, Replayable, check_key
-from stackd.lifecycle.waiting import until_status
-from stackd.model import Stack
-from stackd.store import Claim
-from stackd.web import answers, bodies, finding, orders
-from stackd.web.api import JOB_ID, STACK_ID, Call, json_response
-from stackd.web.parameters import Parameters
-from stackd.web.ready import ReadyAnswer
+from stackd.lifecycle.diagnostics import read_logs
+from stackd.lifecycle.idempotency import Replayable, StoredResponse, check_key
+from stackd.lifecycle.observe import until_gone, until_status
+from stackd.lifecycle.restart import restart, start, stop
+from stackd.lifecycle.ttl import extend
+from stackd.model import Stack, TimelineEvent
+from stackd.store import Claim, Store
+from stackd.times import from_nanoseconds
+from stackd.web import bodies, listing, requests
+from stackd.web.api import IDEMPOTENCY_KEY, JOB_ID, STACK_ID, ApiCall
+from stackd.web.requests import CreateBody, Parameters
+from stackd.web.responses import ReadyAnswer, json_response, streamed_json
+from stackd.web.stack_fields import FILTERS_MANY, FILTERS_ONCE, status_named
 
-IDEMPOTENCY_KEY = "Idempotency-Key"
 REPLAYED = {"Idempotency-Replayed": "true"}
 DRY_RUN = "dry_run"
-ALL_ONCE = (*finding.FILTERS_ONCE, *finding.PAGING)
+ALL_ONCE = (*FILTERS_ONCE, *listing.PAGING)
+DELETED = "deleted"
+"""What can be waited for beside the statuses."""
+
 DEFAULT_WAIT = 30.0
 LONGEST_WAIT = 60.0
 STREAM_ABOVE = 256 * 1024
+EXTEND_FIELDS = ("ttl",)
+DEFAULT_TAIL = 200
+LONGEST_TAIL = 10_000
 
 
-async def create_stack(call: Call) -> web.Response:
+async def create_stack(call: ApiCall) -> web.Response:
     """``POST /stacks``"""
     dry = bool(call.request.query_string) and Parameters(call.request, (DRY_RUN,)).flag(DRY_RUN)
     body = await read_body(call)
+    if dry:
+        return await _tried(call, body)
+
+    async def run(claim: Claim | None) -> StoredResponse:
+        with call.api.limits.create(call.key.name):
+            parsed = requests.create_body(call.api.context, call.key.name, body)
+            rendered = CreatedBody(bodies.created_body)
+            create_request = parsed.create_request
+            if claim is not None:
+                create_request = create_request.under(claim, rendered)
+            with requests.refusals_located(parsed):
+                return await _created(call, parsed, create_request, rendered)
+
+    return await first_answer(call, body, run)
+
+
+async def _tried(call: ApiCall, body: bytes) -> web.Response:
+    idempotency_key(call)
+    call.within_limits()
     with call.api.limits.create(call.key.name):
-        asked = orders.parse(call, body)
-        again = replayable(call, body)
-        if dry:
-            await dry_run(call.api.room, asked.order)
-            return json_response(answers.dry_run_body(asked.order.spec))
-        if again is None:
-            answer = await _created(call, asked, asked.order)
-            return json_response(answer.body, answer.status)
-
-        async def run(claim: Claim) -> Answer:
-            return await _created(call, asked, asked.order.under(claim, answers.created_body))
-
-        return replayed(await call.api.replays.once(again, run))
+        parsed = requests.create_body(call.api.context, call.key.name, body)
+        create_request = parsed.create_request
+        call.api.limits.per_label.check(create_request.labels)
+        with requests.refusals_located(parsed):
+            await dry_run(call.api.context, create_request)
+    return json_response(bodies.dry_run_body(create_request.spec))
 
 
-async def _created(call: Call, asked: orders.Asked, order: Order) -> Answer:
-    if asked.return_existing:
-        stack, is_new = await create_once(call.api.room, order)
-    else:
-        stack, is_new = await create(call.api.room, order), True
+class CreatedBody:
+    """Renders the answer to a create, once: what is kept under its Idempotency-Key is what is sent."""
+
+    def __init__(self, render: Callable[[Stack], bytes]) -> None:
+        self._render = render
+        self._kept: tuple[str, bytes] | None = None
+
+    def __call__(self, stack: Stack) -> bytes:
+        """Render the answer that is kept under the key (on the store's thread)."""
+        body = self._render(stack)
+        self._kept = (stack.stack_id, body)
+        return body
+
+    async def of(self, store: Store, stack: Stack) -> bytes:
+        """The answer about the new stack."""
+        if self._kept is not None and self._kept[0] == stack.stack_id:
+            return self._kept[1]
+        return self._render(await store.stacks.whole(stack))
+
+
+async def _created(
+    call: ApiCall, parsed: CreateBody, create_request: CreateRequest, rendered: CreatedBody
+) -> StoredResponse:
+    with call.api.limits.per_label.create(create_request.labels) as not_made:
+        if parsed.return_existing:
+            stack, is_new = await create_once(call.api.context, create_request)
+        else:
+            stack, is_new = await create(call.api.context, create_request), True
+        if not is_new:
+            not_made()
     call.request[STACK_ID] = stack.stack_id
-    return Answer(status=201 if is_new else 200, body=answers.created_body(stack))
+    if is_new:
+        return StoredResponse(status=201, body=await rendered.of(call.api.context.store, stack))
+    # What was generated for a stack is told to nobody but who has created it.
+    return StoredResponse(status=200, body=await _detail(call.api.context, stack))
 
 
-async def list_stacks(call: Call) -> web.StreamResponse:
+async def list_stacks(call: ApiCall) -> web.StreamResponse:
     """``GET /stacks``"""
-    if call.request.query_string and Parameters(call.request, ALL_ONCE, finding.FILTERS_MANY):
-        return await finding.found(call)
-    pieces = await call.api.answers.everything()
+    if call.request.query_string and Parameters(call.request, ALL_ONCE, FILTERS_MANY):
+        return await listing.list_matching(call)
+    parts = await call.api.bodies.everything()
+    pieces = [part for part in parts if not isinstance(part, tuple)]
+    if len(pieces) < len(parts):
+        return await streamed_json(call.request, bodies.read_late(parts, call.api.context.store, bodies.listed_body))
     size = sum(map(len, pieces))
     if size <= STREAM_ABOVE or call.request.method == hdrs.METH_HEAD:
         return ReadyAnswer(b"".join(pieces))
@@ -75,84 +135,200 @@ async def list_stacks(call: Call) -> web.StreamResponse:
     return response
 
 
-async def get_stack(call: Call) -> web.Response:
+async def get_stack(call: ApiCall) -> web.Response:
     """``GET /stacks/{stack_id}``"""
-    return ReadyAnswer(call.api.answers.detail(stack_of(call)))
+    return ReadyAnswer(await call.api.bodies.detail(stack_of(call)))
 
 
-async def get_status(call: Call) -> web.Response:
+async def get_status(call: ApiCall) -> web.Response:
     """``GET /stacks/{stack_id}/status``"""
     if call.request.query_string and (query := Parameters(call.request, ("wait", "timeout"))):
         return await _awaited_status(call, query)
-    return ReadyAnswer(call.api.answers.status(stack_of(call)))
+    return ReadyAnswer(call.api.bodies.status(stack_of(call)))
 
 
-async def _awaited_status(call: Call, query: Parameters) -> web.Response:
+async def _awaited_status(call: ApiCall, query: Parameters) -> web.Response:
     stack = stack_of(call)
+    seconds, wait = _patience(call, query), query.get("wait")
+    if wait == DELETED:
+        left = await until_gone(call.api.context, stack.stack_id, seconds)
+        if left is None:
+            return json_response(bodies.deleted_body(stack.stack_id))
+        stack = left
+    elif wait is not None:
+        status = status_named("wait", wait, DELETED)
+        stack = await until_status(call.api.context, stack.stack_id, status, seconds)
+    return ReadyAnswer(call.api.bodies.status(stack))
+
+
+def _patience(call: ApiCall, query: Parameters) -> float:
+    """How long this request may wait; 0 during a stop."""
     seconds = min(query.seconds("timeout", DEFAULT_WAIT), LONGEST_WAIT)
-    if (wait := query.get("wait")) is not None:
-        status = finding.status_of("wait", wait)
-        stack = await until_status(call.api.room, stack.stack_id, status, 0.0 if call.api.draining else seconds)
-    return ReadyAnswer(call.api.answers.status(stack))
+    return 0.0 if call.api.draining else seconds
 
 
-async def delete_stack(call: Call) -> web.Response:
-    """``DELETE /stacks/{stack_id}``"""
-    stack_id = call.request.match_info["stack_id"]
-    await delete(call.api.room, stack_id, by=call.key.name)
-    return json_response(answers.deleted_body(stack_id))
+async def delete_stack(call: ApiCall) -> web.Response:
+    """``DELETE /stacks/{stack_id}``; with ``wait=deleted`` also where the cluster needs a while to do it."""
+    stack_id, context = call.request.match_info["stack_id"], call.api.context
+    query = Parameters(call.request, ("wait", "timeout"))
+    if query.get("wait") not in (None, DELETED):
+        raise InvalidRequest(f"wait must be {DELETED}, not {query.get('wait')!r}")
+    end = context.clock.monotonic() + _patience(call, query)
+    try:
+        await delete(context, stack_id, by=call.key.name)
+    except ClusterUnavailable:
+        left = end - context.clock.monotonic() if "wait" in query else 0.0
+        if left <= 0 or await until_gone(context, stack_id, left) is not None:
+            raise
+    return json_response(bodies.deleted_body(stack_id))
 
 
-async def batch_delete(call: Call) -> web.Response:
+async def batch_delete(call: ApiCall) -> web.Response:
     """``POST /stacks/batch-delete``"""
     body = await read_body(call)
-    fields = bodies.parse_object(body, ("stack_ids",), ("stack_ids",))
-    ids = bodies.stack_ids(fields, call.api.room.config.batch_delete.max_ids)
-    if (again := replayable(call, body)) is None:
-        job = await call.api.batch.submit(ids, by=call.key.name)
+
+    async def run(claim: Claim | None) -> StoredResponse:
+        fields = requests.parse_object(body, ("stack_ids",), ("stack_ids",))
+        ids = requests.stack_ids(fields, call.api.context.config.batch_delete.max_ids)
+        job = await call.api.batch.submit(ids, claim, bodies.accepted_body, by=call.key.name)
         call.request[JOB_ID] = job.job_id
-        return json_response(answers.accepted_body(job), status=202)
+        return StoredResponse(status=202, body=bodies.accepted_body(job))
 
-    async def run(claim: Claim) -> Answer:
-        job = await call.api.batch.submit(ids, claim, answers.accepted_body, by=call.key.name)
-        return Answer(status=202, body=answers.accepted_body(job))
-
-    return replayed(await call.api.replays.once(again, run))
+    return await first_answer(call, body, run)
 
 
-async def get_job(call: Call) -> web.Response:
+async def get_job(call: ApiCall) -> web.Response:
     """``GET /stacks/batch-delete/{job_id}``"""
     job_id = call.request.match_info["job_id"]
-    job = call.api.room.store.jobs.get(job_id)
+    job = call.api.context.store.jobs.get(job_id)
     if job is None:
         raise JobNotFound(job_id)
-    return json_response(answers.job_body(job))
+    return json_response(bodies.job_body(job))
 
 
-def stack_of(call: Call) -> Stack:
+def stack_of(call: ApiCall) -> Stack:
     """The stack that the path names. Raises StackNotFound."""
     stack_id = call.request.match_info["stack_id"]
-    stack = call.api.room.store.stacks.get(stack_id)
+    stack = call.api.context.store.assigned.get(stack_id)
     if stack is None:
         raise StackNotFound(stack_id)
     return stack
 
 
-async def read_body(call: Call) -> bytes:
+async def read_body(call: ApiCall) -> bytes:
     """The request's body, within the limits in force. Raises RequestTooLarge, InvalidRequest."""
-    config = call.api.room.config
-    return await bodies.read(call.request, config.server.max_body, config.limits.slow_client_timeout)
+    config = call.api.context.config
+    return await requests.read(call.request, config.server.max_body, config.limits.slow_client_timeout)
 
 
-def replayable(call: Call, body: bytes) -> Replayable | None:
-    """The request under its Idempotency-Key, None where it has none."""
-    key = call.request.headers.get(IDEMPOTENCY_KEY)
+async def first_answer(
+    call: ApiCall, body: bytes, run: Callable[[Claim | None], Awaitable[StoredResponse]]
+) -> web.Response:
+    """The answer that ``run`` makes; under an Idempotency-Key, the one that it made the first time.
+
+    That is looked for before anything is parsed of the request but its key: what has changed since then, be it a policy,
+    a limit or the caller's pace, does not undo what was answered.
+    """
+    key = idempotency_key(call)
     if key is None:
-        return None
-    check_key(key)
-    return Replayable(scope=f"{call.key.name} {call.request.method} {call.request.path}", key=key, body=body)
+        answer = await run(None)
+        return json_response(answer.body, answer.status)
 
+    async def first(claim: Claim) -> StoredResponse:
+        call.within_limits()
+        return await run(claim)
 
-def replayed(answer: Answer) -> web.Response:
-    """The answer to a request under a key, saying whether it was given before."""
+    # A caller's name is quoted, or one with blanks in it could pass for another one's route.
+    scope = f"{quote(call.key.name, safe='')} {call.request.method} {call.request.path}"
+    answer = await call.api.replays.once(Replayable(scope=scope, key=key, body=body), first)
     return json_response(answer.body, answer.status, REPLAYED if answer.replayed else None)
+
+
+def idempotency_key(call: ApiCall) -> str | None:
+    """The request's Idempotency-Key, None where it has none. Raises InvalidRequest."""
+    key = call.request.headers.get(IDEMPOTENCY_KEY)
+    if key is not None:
+        check_key(key)
+    return key
+
+
+class Beginning(Protocol):
+    """Start or restart."""
+
+    def __call__(self, context: Context, stack_id: str, *, by: str) -> Awaitable[Stack]:
+        """The stack, as soon as its fresh pod is on its way."""
+
+
+async def extend_stack(call: ApiCall) -> web.Response:
+    """``POST /stacks/{stack_id}/extend``"""
+    body = await read_body(call)
+    context, stack_id, by = call.api.context, call.request.match_info["stack_id"], call.key.name
+
+    async def run(claim: Claim | None) -> StoredResponse:
+        fields = requests.parse_object(body, EXTEND_FIELDS, EXTEND_FIELDS)
+        seconds = requests.ttl_of(fields, context.config.stacks.max_ttl)
+        stack = await extend(context, stack_id, seconds, by=by, claim=claim, answer=bodies.detail_body)
+        return StoredResponse(status=200, body=await _detail(context, stack))
+
+    return await first_answer(call, body, run)
+
+
+async def stop_stack(call: ApiCall) -> web.Response:
+    """``POST /stacks/{stack_id}/stop``"""
+    stack = await stop(call.api.context, call.request.match_info["stack_id"], by=call.key.name)
+    return json_response(await _detail(call.api.context, stack))
+
+
+async def start_stack(call: ApiCall) -> web.Response:
+    """``POST /stacks/{stack_id}/start``"""
+    return await _fresh(call, start)
+
+
+async def restart_stack(call: ApiCall) -> web.Response:
+    """``POST /stacks/{stack_id}/restart``"""
+    return await _fresh(call, restart)
+
+
+async def _fresh(call: ApiCall, begin: Beginning) -> web.Response:
+    limits = call.api.limits
+    with limits.create(call.key.name):
+        before = stack_of(call)
+        with limits.per_label.create(before.labels) as not_made:
+            stack = await begin(call.api.context, before.stack_id, by=call.key.name)
+            if stack.generation == before.generation:
+                not_made()
+    return json_response(await _detail(call.api.context, stack))
+
+
+async def _detail(context: Context, stack: Stack) -> bytes:
+    return bodies.detail_body(await context.store.stacks.whole(stack))
+
+
+async def timeline(call: ApiCall) -> web.Response:
+    """``GET /stacks/{stack_id}/timeline``: also of a stack that is gone, for ``stacks.keep_history``."""
+    stack_id = call.request.match_info["stack_id"]
+    store = call.api.context.store
+    events = [] if store.stacks.waits_in_pool(stack_id) else await store.timeline.read(stack_id)
+    if not events and stack_id not in store.assigned:
+        raise StackNotFound(stack_id)
+    return json_response(orjson.dumps({"stack_id": stack_id, "events": [_event_fields(one) for one in events]}))
+
+
+async def logs(call: ApiCall) -> web.Response:
+    """``GET /stacks/{stack_id}/logs``: from the cluster while the pod is there, else what was kept of its end."""
+    parameters = Parameters(call.request, ("tail", "container"))
+    tail = parameters.number("tail", 1, LONGEST_TAIL) or DEFAULT_TAIL
+    stack_id = call.request.match_info["stack_id"]
+    text = await read_logs(call.api.context, stack_id, tail=tail, container=parameters.get("container") or "")
+    return web.Response(text=text, content_type="text/plain", headers={"X-Content-Type-Options": "nosniff"})
+
+
+def _event_fields(one: TimelineEvent) -> dict[str, object]:
+    fields = {
+        "at": from_nanoseconds(one.at),
+        "kind": one.kind,
+        "reason": one.reason,
+        "message": one.message,
+        "by": one.by,
+    }
+    return fields | ({"count": one.count} if one.count > 1 else {})

@@ -1,73 +1,179 @@
-"""The routes about stackd itself: health, readiness, counts, and the operator's word on a brake."""
+"""The routes about stackd itself: health, readiness, counts, capacity, and the release of a brake."""
 
 from __future__ import annotations
 
 import orjson
 from aiohttp import web
 
-from stackd.errors import StoreUnavailable
-from stackd.lifecycle.reconcile import Plan
-from stackd.lifecycle.room import STALE_SECONDS
-from stackd.web.api import Api, Call, json_response
+from stackd.errors import InvalidRequest, StoreUnavailable
+from stackd.lifecycle import readiness
+from stackd.lifecycle.capacity import Capacity, capacity, refresh_quotas, storage
+from stackd.lifecycle.context import Context
+from stackd.lifecycle.needs import StackResources
+from stackd.lifecycle.plan import ReconcilePlan
+from stackd.podspec.target_ports import MAX_TARGET_PORTS
+from stackd.quantity import Quantity, parse
+from stackd.times import from_nanoseconds
+from stackd.web import requests
+from stackd.web.api import Api, ApiCall
+from stackd.web.requests import Parameters
+from stackd.web.responses import json_response
+from stackd.web.stacks import read_body
 
 HEALTHY = orjson.dumps({"status": "ok"})
 RETRY = {"Retry-After": "5"}
+ASSUMES = "nodes run nothing but stacks, and have no taints"
+DEFAULT_CPU = "100m"
+DEFAULT_MEMORY = "128Mi"
 
 
-async def healthz(call: Call) -> web.Response:
+async def healthz(call: ApiCall) -> web.Response:
     """``GET /healthz``: the process answers."""
     return json_response(HEALTHY)
 
 
-async def readyz(call: Call) -> web.Response:
+async def readyz(call: ApiCall) -> web.Response:
     """``GET /readyz``: 503 with reasons while the mirror is stale, the file cannot be written, or a brake is on."""
     reasons = await unready(call.api)
     if not reasons:
         return json_response(orjson.dumps({"status": "ready"}))
-    held = sorted(call.api.room.brake.held)
+    held = sorted(call.api.context.brake.held)
     body = {"error": "; ".join(reasons), "status": "not ready", "reasons": reasons}
     return json_response(orjson.dumps(body | ({"held": held} if held else {})), status=503, headers=RETRY)
 
 
-async def stats(call: Call) -> web.Response:
+async def owner(call: ApiCall) -> web.Response:
+    """``GET /owner``: who owns the stacks, by the Lease as it was last seen, and what this process is to them."""
+    return json_response(orjson.dumps(owner_fields(call.api.context)))
+
+
+async def takeover(call: ApiCall) -> web.Response:
+    """``POST /takeover``: ask the owner to hand the stacks over to this standby; 409 where there is none to be asked."""
+    return json_response(orjson.dumps({"asked": await call.api.context.ownership.ask_for()}), status=202)
+
+
+async def stats(call: ApiCall) -> web.Response:
     """``GET /stats``"""
-    return json_response(call.api.answers.stats())
+    return json_response(call.api.bodies.stats())
 
 
-async def reconcile_plan(call: Call) -> web.Response:
+async def reconcile_plan(call: ApiCall) -> web.Response:
     """``GET /reconcile``: what a pass would do now, and why."""
-    return json_response(orjson.dumps(plan_fields(call.api.reconciler.plan())))
+    return json_response(orjson.dumps(plan_fields(await call.api.reconciler.plan())))
 
 
-async def reconcile_confirm(call: Call) -> web.Response:
-    """``POST /reconcile/confirm``: release what a brake holds back, once."""
+async def reconcile_confirm(call: ApiCall) -> web.Response:
+    """``POST /reconcile/confirm``: release what a brake holds back now, once; 503 where no pass can be made."""
     released = await call.api.reconciler.confirm()
-    return json_response(orjson.dumps({"released": released}))
+    held = {"held": sorted(released.held)} if released.held else {}
+    removed = {"removed": sorted(released.removed)} if released.removed else {}
+    return json_response(orjson.dumps({"released": released.count} | held | removed))
+
+
+def owner_fields(context: Context) -> dict[str, object]:
+    """Whose the stacks are, as JSON; times are the owner's own."""
+    ownership, lease = context.ownership, context.ownership.lease
+    return {
+        "role": ownership.role,
+        "host": ownership.host,
+        "may_change": context.fence.open,
+        "trouble": ownership.trouble,
+        "owner": ownership.owner,
+        "lease": ownership.lease_name,
+        "holder": lease.holder if lease else "",
+        "lease_duration_seconds": lease.duration if lease else 0,
+        "acquired_at": _time(lease.acquired_at) if lease else None,
+        "renewed_at": _time(lease.renewed_at) if lease else None,
+        "transitions": lease.transitions if lease else 0,
+        "asked_for_by": lease.takeover.partition("/")[0] if lease else "",
+    }
+
+
+def _time(nanoseconds: int | None) -> str | None:
+    return None if nanoseconds is None else from_nanoseconds(nanoseconds)
 
 
 async def unready(api: Api) -> list[str]:
     """Why the daemon is not ready; empty when it is."""
-    room = api.room
-    reasons = room.brake.reasons()
-    if room.closing:
-        reasons.append("stackd is shutting down")
-    if not room.mirror.synced:
-        reasons.append("Kubernetes has not been reached yet")
-    elif (stale := room.mirror.staleness()) > STALE_SECONDS:
-        reasons.append(f"nothing has been heard of Kubernetes for {stale:.0f} s; reads answer what was last known")
-    elif room.brake.identity_in_doubt and room.waiting_for:
-        reasons.append(f"nothing can be created or deleted: {room.waiting_for}")
+    context = api.context
     try:
-        await room.store.probe()
+        await context.store.probe()
+        context.file_trouble = ""
     except StoreUnavailable as error:
-        reasons.append(str(error))
-    return reasons
+        context.file_trouble = str(error)
+    return readiness.reasons(context)
 
 
-def plan_fields(plan: Plan) -> dict[str, object]:
+def plan_fields(plan: ReconcilePlan) -> dict[str, object]:
     """A plan as JSON."""
     return {
         "blocked": plan.blocked,
         "held": sorted(plan.held),
         "actions": [{"action": a.kind, "name": a.name, "why": a.why} for a in plan.actions],
+        "unknown": [{"kind": u.object.resource, "name": u.object.name, "why": u.why} for u in plan.unknown],
     }
+
+
+async def get_capacity(call: ApiCall) -> web.Response:
+    """``GET /capacity?cpu=100m&memory=128Mi&ports=1``; quotas as they were last seen, in the background."""
+    parameters = Parameters(call.request, ("cpu", "memory", "ephemeral_storage", "ports"))
+    given = storage(call.api.context)
+    asked = parameters.get("ephemeral_storage")
+    disk = None if asked is None else _quantity(parameters, "ephemeral_storage", asked).whole
+    need = StackResources(
+        cpu_milli=_quantity(parameters, "cpu", DEFAULT_CPU).milli,
+        memory_bytes=_quantity(parameters, "memory", DEFAULT_MEMORY).whole,
+        ephemeral_bytes=given.request_bytes if disk is None else disk,
+        ephemeral_limit_bytes=given.limit_bytes if disk is None else disk,
+        ports=parameters.number("ports", 1, MAX_TARGET_PORTS) or 1,
+    )
+    return _capacity_response(call.api.context, need)
+
+
+async def post_capacity(call: ApiCall) -> web.Response:
+    """``POST /capacity`` with the body of a create; quotas are read now."""
+    parsed = requests.create_body(call.api.context, call.key.name, await read_body(call), labelled=False)
+    await refresh_quotas(call.api.context, asked=True)
+    create_request = parsed.create_request
+    spec = create_request.spec
+    need = StackResources(
+        cpu_milli=spec.requested_cpu_milli,
+        memory_bytes=spec.requested_memory_bytes,
+        ports=len(create_request.target_ports),
+    )
+    return _capacity_response(call.api.context, need.with_storage(spec.manifest, storage(call.api.context)))
+
+
+def _capacity_response(context: Context, need: StackResources) -> web.Response:
+    return json_response(orjson.dumps(_capacity_fields(context, need, capacity(context, need))))
+
+
+def _capacity_fields(context: Context, need: StackResources, found: Capacity) -> dict[str, object]:
+    seen_at = context.quotas.seen_at
+    return {
+        "fits": found.fits,
+        "limited_by": found.limited_by,
+        "nodes": found.nodes,
+        "quota": found.quota,
+        "quota_limited_by": found.quota_limited_by,
+        "quota_seen_at": None if seen_at is None else from_nanoseconds(seen_at),
+        "ports": found.ports,
+        "stacks": found.stacks,
+        "unassigned": found.unassigned,
+        "requested_cpu_milli": need.cpu_milli,
+        "requested_memory_bytes": need.memory_bytes,
+        "requested_ephemeral_storage_bytes": need.ephemeral_bytes,
+        "requested_ports": need.ports,
+        "assumes": ASSUMES,
+    }
+
+
+def _quantity(parameters: Parameters, name: str, default: str) -> Quantity:
+    text = parameters.get(name)
+    try:
+        quantity = parse(default if text is None else text)
+    except ValueError as exc:
+        raise InvalidRequest(f"{name}: {exc}") from exc
+    if quantity.nanos <= 0:
+        raise InvalidRequest(f"{name} must be above zero")
+    return quantity

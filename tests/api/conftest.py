@@ -1,4 +1,4 @@
-"""A stand for each test."""
+"""A stackd for each test."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.stand import Stand, stand
+from tests.harness import Harness, harness
 
 
 @pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[Stand]:
-    async with stand(tmp_path) as ready:
+async def at(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with harness(tmp_path) as ready:
         yield ready

@@ -1,4 +1,4 @@
-"""How many more fit, and what ends first."""
+"""How many more fit, and what runs out first."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Any
 import pytest
 
 from stackd.embedded import EmbeddedCluster, NodeSpec
-from tests.stand import Stand, eventually, fast_cluster, request_for, stand
+from stackd.lifecycle.needs import ENOUGH
+from tests.harness import Harness, eventually, fast_cluster, harness, request_for
 
 NODES = (
-    NodeSpec(name="a", cpu="1", memory="1Gi", pods="20"),
+    NodeSpec(name="a", cpu="1070m", memory="1048980Ki", pods="20"),
     NodeSpec(name="b", cpu="2", memory="1Gi", pods="20"),
     NodeSpec(name="control", cpu="64", memory="64Gi", labels={}),
     NodeSpec(name="cordoned", cpu="64", memory="64Gi", unschedulable=True),
 )
 
 
-async def capacity(at: Stand, query: str = "") -> dict[str, Any]:
+async def capacity(at: Harness, query: str = "") -> dict[str, Any]:
     reply = await at.call("GET", f"/capacity{query}")
     assert reply.status == 200, reply.text
     found: dict[str, Any] = reply.json
@@ -26,7 +27,7 @@ async def capacity(at: Stand, query: str = "") -> dict[str, Any]:
 
 
 async def test_room_is_counted_on_the_nodes_that_take_stacks(tmp_path: Path) -> None:
-    async with EmbeddedCluster(fast_cluster(nodes=NODES)) as cluster, stand(tmp_path, cluster=cluster) as at:
+    async with EmbeddedCluster(fast_cluster(nodes=NODES)) as cluster, harness(tmp_path, cluster=cluster) as at:
         found = await capacity(at, "?cpu=100m&memory=64Mi")
         assert (found["fits"], found["limited_by"], found["nodes"]) == (26, "cpu", {"a": 10, "b": 16})
         found = await capacity(at, "?cpu=100m&memory=256Mi")
@@ -42,7 +43,7 @@ async def test_room_is_counted_on_the_nodes_that_take_stacks(tmp_path: Path) -> 
 
 
 async def test_what_is_said_to_fit_does_fit_and_no_more(tmp_path: Path) -> None:
-    async with EmbeddedCluster(fast_cluster(nodes=NODES)) as cluster, stand(tmp_path, cluster=cluster) as at:
+    async with EmbeddedCluster(fast_cluster(nodes=NODES)) as cluster, harness(tmp_path, cluster=cluster) as at:
         body = request_for("nginx", cpu="300m", memory="200Mi")
         found = (await at.call("POST", "/capacity", body)).json
         assert (found["requested_cpu_milli"], found["requested_memory_bytes"]) == (300, 200 * 1024 * 1024)
@@ -52,34 +53,85 @@ async def test_what_is_said_to_fit_does_fit_and_no_more(tmp_path: Path) -> None:
         assert (await at.call("POST", "/capacity", body)).json["fits"] == 0
 
 
+LIMITS = {"type": "Container", "max": {"ephemeral-storage": "2Gi"}, "default": {"ephemeral-storage": "1Gi"}}
+
+
+async def limit_range(at: Harness, request: str = "256Mi") -> None:
+    limit = LIMITS | {"defaultRequest": {"ephemeral-storage": request}}
+    body = {"kind": "LimitRange", "metadata": {"name": "disk"}, "spec": {"limits": [limit]}}
+    await at.kubectl("POST", "/api/v1/namespaces/stacks/limitranges", body)
+
+
+async def test_disk_counts_as_the_limit_range_gives_it_and_as_a_pod_asks_for_it(tmp_path: Path) -> None:
+    nodes = (NodeSpec(name="a", ephemeral_storage="1Gi"), NodeSpec(name="none", ephemeral_storage=""))
+    async with EmbeddedCluster(fast_cluster(nodes=nodes)) as cluster, harness(tmp_path, cluster=cluster) as at:
+        body = request_for("nginx")
+        found = (await at.call("POST", "/capacity", body)).json
+        assert (found["limited_by"], found["requested_ephemeral_storage_bytes"]) == ("ports", 0)
+        await limit_range(at)
+        found = (await at.call("POST", "/capacity", body)).json
+        assert (found["fits"], found["limited_by"]) == (4, "ephemeral_storage")
+        assert (found["nodes"], found["requested_ephemeral_storage_bytes"]) == ({"a": 4, "none": 0}, 256 << 20)
+        await at.create(body)  # its pod has what the LimitRange gave it
+        larger = body | {
+            "pod_spec": body["pod_spec"].replace(
+                'memory: "128Mi"', 'memory: "128Mi"\n          ephemeral-storage: "300Mi"'
+            )
+        }
+        found = (await at.call("POST", "/capacity", larger)).json
+        assert (found["fits"], found["requested_ephemeral_storage_bytes"]) == (2, 300 << 20)
+        for _ in range(2):
+            await at.create(larger)
+        assert (await at.call("POST", "/stacks", body)).status == 503
+        assert (await at.call("POST", "/capacity", body)).json["fits"] == 0
+        found = await capacity(at, "?ephemeral_storage=1Mi")
+        assert (found["fits"], found["requested_ephemeral_storage_bytes"]) == (168, 1 << 20)
+
+
+async def test_disk_counts_in_quotas_as_request_and_as_limit(at: Harness) -> None:
+    await limit_range(at, "64Mi")
+    for name, line in (("asked", "requests.ephemeral-storage"), ("limit", "limits.ephemeral-storage")):
+        quota = {"kind": "ResourceQuota", "metadata": {"name": name}, "spec": {"hard": {line: "10Gi"}}}
+        await at.kubectl("POST", "/api/v1/namespaces/stacks/resourcequotas", quota)
+    found = (await at.call("POST", "/capacity", request_for("nginx"))).json
+    assert (found["quota"], found["quota_limited_by"]) == (10, "limit: limits.ephemeral-storage")
+
+
+async def test_a_quota_that_is_larger_than_anything_binds_nothing(at: Harness) -> None:
+    at.see_quotas({"metadata": {"name": "q"}, "spec": {"hard": {"requests.cpu": "1e30"}}})
+    found = await capacity(at)
+    assert found["limited_by"] != "quota"
+    assert found["quota"] == ENOUGH
+
+
 async def test_ports_and_the_limit_of_stacks_bind_too(tmp_path: Path) -> None:
     settings = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31006"}
     first, second = tmp_path / "a", tmp_path / "b"
     for folder in (first, second):
         folder.mkdir()
-    async with stand(first, settings) as at:
+    async with harness(first, settings) as at:
         found = await capacity(at, "?ports=2")
         assert (found["fits"], found["limited_by"], found["ports"], found["stacks"]) == (3, "ports", 3, None)
         await at.create()
         assert (await capacity(at))["fits"] == 5
-    async with stand(second, settings | {"STACKD_LIMITS__MAX_STACKS": "2"}) as at:
+    async with harness(second, settings | {"STACKD_LIMITS__MAX_STACKS": "2"}) as at:
         await at.create()
         found = await capacity(at)
         assert (found["fits"], found["limited_by"], found["stacks"]) == (1, "max_stacks", 1)
 
 
-async def test_quotas_are_looked_at_in_the_background_once_somebody_asks(at: Stand) -> None:
+async def test_quotas_are_looked_at_in_the_background_once_somebody_asks(at: Harness) -> None:
     spec = {"hard": {"requests.cpu": "1", "pods": "50", "services.nodeports": "7"}}
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "tight"}, "spec": spec}
     await at.kubectl("POST", "/api/v1/namespaces/stacks/resourcequotas", quota)
     at.cluster.faults.reset_counts()
-    await at.daemon.schedule.now("quotas")
-    assert at.cluster.counts.total(resource="resourcequotas") == 0  # nobody has asked
+    await at.run_now("quotas")
+    assert at.cluster.counts.total(resource="resourcequotas") == 0, "an idle stackd reads no quota"
     first = await capacity(at, "?cpu=250m")
     assert (first["quota"], first["quota_seen_at"]) == (None, None)
-    assert at.cluster.counts.total(resource="resourcequotas") == 0  # a read asks nobody
-    await at.daemon.schedule.now("quotas")
-    assert at.cluster.counts.total(resource="resourcequotas") == 1
+    assert at.cluster.counts.total(resource="resourcequotas") == 0, "a GET asks the cluster nothing"
+    await at.run_now("quotas")
+    assert at.cluster.counts.total(resource="resourcequotas") == 1, "one list for all who asked"
     found = await capacity(at, "?cpu=250m")
     assert (found["fits"], found["limited_by"], found["quota"]) == (4, "quota", 4)
     assert found["quota_limited_by"] == "tight: requests.cpu"
@@ -88,7 +140,7 @@ async def test_quotas_are_looked_at_in_the_background_once_somebody_asks(at: Sta
     assert (found["quota"], found["quota_limited_by"]) == (3, "tight: services.nodeports")
 
 
-async def test_a_post_looks_at_the_quotas_now(at: Stand) -> None:
+async def test_a_post_looks_at_the_quotas_now(at: Harness) -> None:
     spec = {"hard": {"pods": "2"}}
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "tight"}, "spec": spec}
     await at.kubectl("POST", "/api/v1/namespaces/stacks/resourcequotas", quota)
@@ -103,12 +155,12 @@ async def test_a_post_looks_at_the_quotas_now(at: Stand) -> None:
 
 
 async def test_without_a_node_there_is_no_room(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_STACKS__NODE_SELECTOR": '{ role = "nobody" }'}) as at:
+    async with harness(tmp_path, {"STACKD_STACKS__NODE_SELECTOR": '{ role = "nobody" }'}) as at:
         found = await capacity(at)
         assert (found["fits"], found["limited_by"], found["nodes"]) == (0, "nodes", {})
 
 
 @pytest.mark.parametrize("query", ["cpu=much", "cpu=0", "memory=-1", "ports=0", "ports=25", "cpus=1", "cpu=1&cpu=2"])
-async def test_a_question_that_makes_no_sense_is_refused(at: Stand, query: str) -> None:
+async def test_a_question_that_makes_no_sense_is_refused(at: Harness, query: str) -> None:
     reply = await at.call("GET", f"/capacity?{query}")
     assert (reply.status, bool(reply.error)) == (400, True)

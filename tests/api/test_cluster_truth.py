@@ -11,10 +11,13 @@ import pytest
 
 from stackd.cli import main
 from stackd.embedded import EmbeddedCluster
-from tests.stand import Stand, eventually, fast_cluster, request_for, seed, stand
+from tests.api.test_reconcile import remember_as_removed
+from tests.harness import Harness, eventually, fast_cluster, harness, request_for, seed
+
+SHORT_LEASE = {"STACKD_CLUSTER__LEASE_DURATION": "1s"}
 
 
-async def ports_used(at: Stand) -> int:
+async def ports_used(at: Harness) -> int:
     used: int = (await at.call("GET", "/stats")).json["used_node_ports"]
     return used
 
@@ -29,7 +32,7 @@ async def ports_used(at: Stand) -> int:
     ],
 )
 async def test_a_pod_that_has_ended_gives_service_and_ports_back_at_once_and_keeps_its_record(
-    at: Stand, image: str, status: str, reason: str, words: str
+    at: Harness, image: str, status: str, reason: str, words: str
 ) -> None:
     created = await at.create(request_for(image))
     stack = await at.until_status(created["stack_id"], status)
@@ -44,7 +47,7 @@ async def test_a_pod_that_has_ended_gives_service_and_ports_back_at_once_and_kee
     assert (stats["total_stacks"], stats["active_stacks"], stats["reserved_cpu_milli"]) == (1, 0, 0)
 
 
-async def ports_are(at: Stand, count: int) -> bool:
+async def ports_are(at: Harness, count: int) -> bool:
     return await ports_used(at) == count
 
 
@@ -56,7 +59,7 @@ async def ports_are(at: Stand, count: int) -> bool:
     ],
 )
 async def test_a_container_that_cannot_start_is_failed_and_keeps_service_and_ports(
-    at: Stand, image: str, reason: str, words: str
+    at: Harness, image: str, reason: str, words: str
 ) -> None:
     stack = await at.until_status((await at.create(request_for(image)))["stack_id"], "failed")
     assert stack["status_reason"] == reason
@@ -66,7 +69,7 @@ async def test_a_container_that_cannot_start_is_failed_and_keeps_service_and_por
 
 
 async def test_an_image_that_cannot_be_pulled_is_failed_after_the_grace_and_not_before(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_STACKS__IMAGE_PULL_GRACE": "600ms"}) as at:
+    async with harness(tmp_path, {"STACKD_STACKS__IMAGE_PULL_GRACE": "600ms"}) as at:
         began = time.monotonic()
         created = await at.create(request_for("registry.example/nopull:1"))
         stack = await at.until_status(created["stack_id"], "failed")
@@ -76,14 +79,14 @@ async def test_an_image_that_cannot_be_pulled_is_failed_after_the_grace_and_not_
 
 
 async def test_an_image_that_is_pulled_late_runs_in_the_end(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_STACKS__IMAGE_PULL_GRACE": "0s"}) as at:
+    async with harness(tmp_path, {"STACKD_STACKS__IMAGE_PULL_GRACE": "0s"}) as at:
         created = await at.create(request_for("registry.example/latepull"))
         await at.until_status(created["stack_id"], "running")
         assert await ports_used(at) == 1
 
 
 async def test_a_crash_loop_is_failed_and_follows_the_pod_both_ways(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_STACKS__RESTART_POLICY": "Always"}) as at:
+    async with harness(tmp_path, {"STACKD_STACKS__RESTART_POLICY": "Always"}) as at:
         created = await at.create(request_for("registry.example/crashloop"))
         stack = await at.until_status(created["stack_id"], "failed")
         assert stack["status_reason"] == "CrashLoopBackOff"
@@ -91,7 +94,7 @@ async def test_a_crash_loop_is_failed_and_follows_the_pod_both_ways(tmp_path: Pa
         assert await ports_used(at) == 1
 
 
-async def test_a_pod_deleted_by_hand_is_stopped_and_its_ports_are_given_back(at: Stand) -> None:
+async def test_a_pod_deleted_by_hand_is_stopped_and_its_ports_are_given_back(at: Harness) -> None:
     created = await at.create()
     await at.until_status(created["stack_id"], "running")
     await at.delete_object("pods", created["pod_id"])
@@ -101,7 +104,7 @@ async def test_a_pod_deleted_by_hand_is_stopped_and_its_ports_are_given_back(at:
     assert not await at.objects("services")
 
 
-async def test_a_service_deleted_by_hand_is_put_back_with_the_same_ports(at: Stand) -> None:
+async def test_a_service_deleted_by_hand_is_put_back_with_the_same_ports(at: Harness) -> None:
     created = await at.create()
     await at.until_status(created["stack_id"], "running")
     await at.delete_object("services", created["service_name"])
@@ -116,7 +119,7 @@ async def test_a_service_deleted_by_hand_is_put_back_with_the_same_ports(at: Sta
 
 
 async def test_a_deleted_node_shows_at_once_and_a_node_that_comes_back_brings_its_stacks_back(tmp_path: Path) -> None:
-    async with EmbeddedCluster(fast_cluster(pod_gc_delay=60.0)) as cluster, stand(tmp_path, cluster=cluster) as at:
+    async with EmbeddedCluster(fast_cluster(pod_gc_delay=60.0)) as cluster, harness(tmp_path, cluster=cluster) as at:
         created = await at.create()
         node = (await at.until_status(created["stack_id"], "running"))["node_id"]
         at.cluster.faults.remove_node(node)
@@ -128,7 +131,7 @@ async def test_a_deleted_node_shows_at_once_and_a_node_that_comes_back_brings_it
         await at.until_status(created["stack_id"], "running")
 
 
-async def test_a_pod_collected_with_its_node_has_ended_as_node_deleted(at: Stand) -> None:
+async def test_a_pod_collected_with_its_node_has_ended_as_node_deleted(at: Harness) -> None:
     created = await at.create()
     node = (await at.until_status(created["stack_id"], "running"))["node_id"]
     at.cluster.faults.remove_node(node)
@@ -137,30 +140,31 @@ async def test_a_pod_collected_with_its_node_has_ended_as_node_deleted(at: Stand
     assert (await at.stack(created["stack_id"]))["status"] == "node_deleted"
 
 
-async def test_objects_of_ours_that_no_row_knows_are_removed_after_the_grace_and_others_never(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_RECONCILE__ORPHAN_GRACE": "2s"}) as at:
+async def test_what_is_left_of_a_removed_stack_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    removed, unknown, elsewhere = (f"stack-00000000000000{end}" for end in ("aa", "cc", "bb"))
+    async with harness(tmp_path, {"STACKD_RECONCILE__ORPHAN_GRACE": "2s"}) as at:
         await at.create()
+        remember_as_removed(tmp_path, [removed])
         ours = {"app.kubernetes.io/managed-by": "stackd", "stackd.io/instance": "default"}
         other = ours | {"stackd.io/instance": "other"}
-        for name, labels in (("stack-00000000000000aa", ours), ("stack-00000000000000bb", other), ("plain", {})):
+        for name, labels in ((removed, ours), (unknown, ours), (elsewhere, other), ("plain", {})):
             await by_hand(at, name, labels)
-
-        async def swept() -> bool:
-            return "stack-00000000000000aa" not in await at.objects("pods")
-
         began = time.monotonic()
-        await eventually(swept)
+        await eventually(lambda: is_gone(at, "pods", removed))
+        await eventually(lambda: is_gone(at, "services", f"svc-{removed}"))
+        await at.until_metric("stackd_unknown_objects", 2)
         assert time.monotonic() - began > 0.9  # creation times are whole seconds
-        await eventually(lambda: is_gone(at, "services", "svc-stack-00000000000000aa"))
-        assert {"stack-00000000000000bb", "plain"} < (await at.objects("pods")).keys()
-        assert {"svc-stack-00000000000000bb", "svc-plain"} < (await at.objects("services")).keys()
+        plan = (await at.call("GET", "/reconcile")).json
+        assert {one["name"] for one in plan["unknown"]} == {unknown, f"svc-{unknown}"}
+        assert {unknown, elsewhere, "plain"} < (await at.objects("pods")).keys()
+        assert {f"svc-{unknown}", f"svc-{elsewhere}", "svc-plain"} < (await at.objects("services")).keys()
 
 
-async def is_gone(at: Stand, kind: str, name: str) -> bool:
+async def is_gone(at: Harness, kind: str, name: str) -> bool:
     return name not in await at.objects(kind)
 
 
-async def by_hand(at: Stand, name: str, labels: dict[str, str]) -> None:
+async def by_hand(at: Harness, name: str, labels: dict[str, str]) -> None:
     path = "/api/v1/namespaces/stacks"
     metadata: dict[str, Any] = {"name": name, "labels": labels}
     container = {"name": "app", "image": "nginx", "ports": [{"containerPort": 80}]}
@@ -176,7 +180,7 @@ async def by_hand(at: Stand, name: str, labels: dict[str, str]) -> None:
     )
 
 
-async def test_a_mass_disappearance_holds_everything_until_the_operator_confirms(at: Stand) -> None:
+async def test_a_mass_disappearance_holds_everything_until_the_operator_confirms(at: Harness) -> None:
     ids = [(await at.create())["stack_id"] for _ in range(12)]
     for stack_id in ids:
         await at.until_status(stack_id, "running")
@@ -200,42 +204,44 @@ async def test_a_mass_disappearance_holds_everything_until_the_operator_confirms
 
 
 async def test_a_file_of_another_cluster_stops_creates_and_reconciliation(tmp_path: Path) -> None:
-    async with stand(tmp_path) as first:
+    async with harness(tmp_path) as first:
         created = await first.create()
-    async with stand(tmp_path) as other:
+    async with harness(tmp_path) as other:
         reply = await other.call("POST", "/stacks", seed())
         assert reply.status == 503
         assert "kube-system uid" in reply.error
         assert (await other.call("GET", "/readyz")).status == 503
         assert (await other.call("GET", "/reconcile")).json["blocked"]
-        await other.daemon.api.reconciler.reconcile()
+        await other.run_now("reconcile")
         assert (await other.stack(created["stack_id"]))["status"] != "stopped"
 
 
 async def test_a_lost_file_is_rebuilt_with_every_answer_as_before(tmp_path: Path) -> None:
-    async with stand(tmp_path) as at:
-        for number in range(50):
-            await at.create(request_for("registry.example/fail") if number == 7 else None)
-        await eventually(lambda: settled(at))
-        before = (await at.call("GET", "/stacks")).json["stacks"]
-        details = [await at.stack(stack["stack_id"]) for stack in before]
-        await at.session.close()
-        await rebuilt(at, tmp_path, before, details)
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, SHORT_LEASE, cluster=cluster) as at:
+            for number in range(50):
+                await at.create(request_for("registry.example/fail") if number == 7 else None)
+            await eventually(lambda: settled(at))
+            before = (await at.call("GET", "/stacks")).json["stacks"]
+            details = [await at.stack(stack["stack_id"]) for stack in before]
+        await rebuilt(cluster, tmp_path, before, details)
 
 
-async def settled(at: Stand) -> bool:
+async def settled(at: Harness) -> bool:
     stacks = (await at.call("GET", "/stacks")).json["stacks"]
     return all(s["status"] in ("running", "failed") for s in stacks) and await ports_used(at) == 49
 
 
-async def rebuilt(at: Stand, folder: Path, before: list[dict[str, Any]], details: list[dict[str, Any]]) -> None:
+async def rebuilt(
+    cluster: EmbeddedCluster, folder: Path, before: list[dict[str, Any]], details: list[dict[str, Any]]
+) -> None:
     new = folder / "new"
     new.mkdir()
     kubeconfig = folder / "kubeconfig"
     arguments = ["rebuild", "--config", str(config_file(new, kubeconfig))]
     code = await asyncio.to_thread(exit_code, arguments)
     assert code == 0
-    async with stand(new, cluster=at.cluster) as later:
+    async with harness(new, SHORT_LEASE, cluster=cluster) as later:
         await eventually(lambda: settled(later))
         ignored = {"updated_at"}
         after = (await later.call("GET", "/stacks")).json["stacks"]
@@ -266,14 +272,14 @@ def exit_code(arguments: list[str]) -> int:
 
 
 async def test_another_cluster_under_the_same_address_ends_no_stack(tmp_path: Path) -> None:
-    async with EmbeddedCluster(fast_cluster()) as cluster, stand(tmp_path, cluster=cluster) as at:
+    async with EmbeddedCluster(fast_cluster()) as cluster, harness(tmp_path, cluster=cluster) as at:
         created = await at.create()
         await at.until_status(created["stack_id"], "running")
         port = int(cluster.url.rpartition(":")[2])
         await cluster.stop()
-        await eventually(lambda: at.daemon.room.mirror.outages == 3)
+        await at.until_metric("stackd_mirror_connected", 0)
         async with EmbeddedCluster(fast_cluster(port=port)) as other:
-            await eventually(lambda: at.daemon.room.brake.wrong_cluster is not None)
+            await at.until_unready("belongs to the cluster")
             assert (await at.stack(created["stack_id"]))["status"] == "running"
             assert (await at.call("POST", "/stacks", seed())).status == 503
             assert (await at.call("DELETE", f"/stacks/{created['stack_id']}")).status == 503

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stand import KEY, Stand, request_for, seed
+from tests.harness import KEY, Harness, request_for, seed
 
 CASES = json.loads((Path(__file__).parents[1] / "unit" / "podspec" / "cases.json").read_text())
 SEED = next(case for case in CASES if case["name"] == "seed")
@@ -17,6 +17,7 @@ STACK_FIELDS = [
     "stack_id", "pod_id", "namespace", "node_id", "node_public_ip", "pod_spec", "ports", "service_name", "status",
     "ttl_expires_at", "created_at", "updated_at", "requested_cpu_milli", "requested_memory_bytes",
 ]  # fmt: skip
+MORE_FIELDS = ["status_reason", "status_message", "labels", "ended"]
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{0,8}[1-9])?Z")
 
 ENDPOINTS = [
@@ -32,11 +33,12 @@ ENDPOINTS = [
 ]
 
 
-async def test_a_create_answers_the_documented_fields_in_the_documented_order(at: Stand) -> None:
-    reply = await at.call("POST", "/stacks", seed())
+async def test_a_create_answers_the_documented_fields_in_the_documented_order(at: Harness) -> None:
+    with at.no_pod_starting():
+        reply = await at.call("POST", "/stacks", seed())
     assert reply.status == 201
     stack = reply.json
-    assert list(stack) == STACK_FIELDS
+    assert list(stack) == [*STACK_FIELDS, *MORE_FIELDS]
     assert re.fullmatch(r"stack-[0-9a-f]{16}", stack["stack_id"])
     assert stack["pod_id"] == stack["stack_id"]
     assert stack["service_name"] == f"svc-{stack['stack_id']}"
@@ -53,12 +55,12 @@ async def test_a_create_answers_the_documented_fields_in_the_documented_order(at
     assert stack["created_at"] == stack["updated_at"]
 
 
-async def test_a_stack_reads_the_same_alone_and_in_the_list_but_for_why_its_status_is_so(at: Stand) -> None:
+async def test_a_stack_reads_the_same_alone_and_in_the_list_but_for_why_its_status_is_so(at: Harness) -> None:
     created = await at.create()
     await at.until_status(created["stack_id"], "running")
     alone = await at.stack(created["stack_id"])
     (listed,) = (await at.call("GET", "/stacks")).json["stacks"]
-    assert list(alone) == [*STACK_FIELDS, "status_reason", "status_message", "labels", "ended"]
+    assert list(alone) == [*STACK_FIELDS, *MORE_FIELDS]
     assert list(listed) == STACK_FIELDS
     assert listed == {name: alone[name] for name in STACK_FIELDS}
     assert {n: listed[n] for n in STACK_FIELDS if n not in ("status", "updated_at")} == {
@@ -67,12 +69,12 @@ async def test_a_stack_reads_the_same_alone_and_in_the_list_but_for_why_its_stat
     assert alone["updated_at"] > alone["created_at"]
 
 
-async def test_the_list_is_ordered_by_creation(at: Stand) -> None:
+async def test_the_list_is_ordered_by_creation(at: Harness) -> None:
     ids = [(await at.create())["stack_id"] for _ in range(5)]
     assert [stack["stack_id"] for stack in (await at.call("GET", "/stacks")).json["stacks"]] == ids
 
 
-async def test_the_status_read_has_its_five_fields(at: Stand) -> None:
+async def test_the_status_read_has_its_five_fields(at: Harness) -> None:
     created = await at.create()
     await at.until_status(created["stack_id"], "running")
     reply = await at.call("GET", f"/stacks/{created['stack_id']}/status")
@@ -86,7 +88,7 @@ async def test_the_status_read_has_its_five_fields(at: Stand) -> None:
     ]
 
 
-async def test_stats_count_stacks_nodes_ports_and_reservations(at: Stand) -> None:
+async def test_stats_count_stacks_nodes_ports_and_reservations(at: Harness) -> None:
     stacks = [await at.create() for _ in range(3)]
     reply = await at.call("GET", "/stats")
     nodes: dict[str, int] = {}
@@ -102,7 +104,7 @@ async def test_stats_count_stacks_nodes_ports_and_reservations(at: Stand) -> Non
     ]
 
 
-async def test_a_deleted_stack_is_gone_from_the_api_and_from_the_cluster(at: Stand) -> None:
+async def test_a_deleted_stack_is_gone_from_the_api_and_from_the_cluster(at: Harness) -> None:
     stack_id = (await at.create())["stack_id"]
     reply = await at.call("DELETE", f"/stacks/{stack_id}")
     assert (reply.status, list(reply.json.items())) == (200, [("deleted", True), ("stack_id", stack_id)])
@@ -114,7 +116,7 @@ async def test_a_deleted_stack_is_gone_from_the_api_and_from_the_cluster(at: Sta
     assert (again.status, again.error) == (404, f"stack not found: {stack_id}")
 
 
-async def test_a_batch_delete_counts_each_id_once(at: Stand) -> None:
+async def test_a_batch_delete_counts_each_id_once(at: Harness) -> None:
     ids = [(await at.create())["stack_id"] for _ in range(2)]
     reply = await at.call("POST", "/stacks/batch-delete", {"stack_ids": [f" {ids[0]} ", ids[1], ids[0], "stack-none"]})
     assert reply.status == 202
@@ -141,7 +143,7 @@ async def test_a_batch_delete_counts_each_id_once(at: Stand) -> None:
         (b'{"stack_id": ["a"]}', "did you mean 'stack_ids'?"),
     ],
 )
-async def test_a_wrong_batch_delete_says_what_is_wrong(at: Stand, body: bytes, sentence: str) -> None:
+async def test_a_wrong_batch_delete_says_what_is_wrong(at: Harness, body: bytes, sentence: str) -> None:
     reply = await at.call("POST", "/stacks/batch-delete", body)
     assert reply.status == 400
     assert sentence in reply.error
@@ -159,15 +161,60 @@ async def test_a_wrong_batch_delete_says_what_is_wrong(at: Stand, body: bytes, s
         (b'{"target_ports": [], "pod_spec": ""}', "did you mean 'target_port'?"),
     ],
 )
-async def test_a_wrong_create_says_what_is_wrong(at: Stand, body: bytes, sentence: str) -> None:
+async def test_a_wrong_create_says_what_is_wrong(at: Harness, body: bytes, sentence: str) -> None:
     reply = await at.call("POST", "/stacks", body)
     assert reply.status == 400
     assert sentence in reply.error
-    assert len(at.daemon.room.store.stacks) == 0
+    assert await at.listed() == []
+
+
+async def test_a_refused_pod_spec_has_a_reason_for_each_mistake_in_the_order_of_the_lines(at: Harness) -> None:
+    text = str(seed()["pod_spec"]).replace(
+        "spec:\n  containers:", "spec:\n  colour: red\n  hostPID: true\n  containers:"
+    )
+    text = text.replace("kind: Pod", "kind: Job")
+    reply = await at.call("POST", "/stacks", seed() | {"pod_spec": text})
+    assert (reply.status, list(reply.json)) == (400, ["error", "reasons"])
+    assert [list(reason) for reason in reply.json["reasons"]] == [["path", "line", "text"]] * 3
+    assert [(path, line) for path, line, _ in reply.reasons] == [("kind", 2), ("spec.colour", 6), ("spec.hostPID", 7)]
+    kind, *others = [f"{path}: {text}" for path, _, text in reply.reasons]
+    assert reply.error == f"invalid pod spec: {'; '.join([*others, kind])}", "in the order in which they were found"
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"target_port": [{"container_port": 0, "protocol": "TCP"}]}, ("target_port[0].container_port", None)),
+        ({"target_port": [{"container_port": 81, "protocol": "TCP"}]}, ("target_port[0]", None)),
+        ({"ttl": 5}, ("ttl", None)),
+        ({"ttl": "never"}, ("ttl", None)),
+        ({"labels": {"team": "a b"}}, ("labels", None)),
+        ({"pod_spec": "kind: Pod\nmetadata:\n  name: [a\n"}, ("", 4)),
+    ],
+)
+async def test_the_reason_names_the_field_that_is_wrong(
+    at: Harness, more: dict[str, object], reason: tuple[str, int | None]
+) -> None:
+    reply = await at.call("POST", "/stacks", seed() | more)
+    assert reply.status == 400
+    ((path, line, text),) = reply.reasons
+    assert (path, line) == reason
+    assert text in reply.error
+
+
+async def test_what_only_the_cluster_refuses_has_its_line_too(at: Harness) -> None:
+    cause = {"reason": "FieldValueInvalid", "message": "Invalid value", "field": "spec.containers[0].ports[0].name"}
+    details = {"kind": "Pod", "name": "x", "causes": [cause]}
+    status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Invalid", "code": 422}
+    body = json.dumps(status | {"metadata": {}, "message": 'Pod "x" is invalid', "details": details})
+    for path in ("/stacks", "/stacks?dry_run=true"):
+        at.cluster.faults.add_fault(action="reply", verb="create", resource="pods", code=422, body=body, count=1)
+        reply = await at.call("POST", path, seed())
+        assert (reply.status, reply.reasons) == (400, [("spec.containers[0].ports[0].name", 10, "Invalid value")])
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
-async def test_a_pod_spec_is_taken_or_refused_as_the_cases_say(at: Stand, case: dict[str, object]) -> None:
+async def test_a_pod_spec_is_taken_or_refused_as_the_cases_say(at: Harness, case: dict[str, object]) -> None:
     reply = await at.call("POST", "/stacks", {"target_port": case["target_port"], "pod_spec": case["pod_spec"]})
     if case["expect"] == "reject":
         assert reply.status == 400, reply.text
@@ -184,7 +231,7 @@ async def test_a_pod_spec_is_taken_or_refused_as_the_cases_say(at: Stand, case: 
 
 @pytest.mark.parametrize(("method", "path"), ENDPOINTS)
 async def test_every_endpoint_needs_the_key_and_takes_it_from_header_or_query(
-    at: Stand, method: str, path: str
+    at: Harness, method: str, path: str
 ) -> None:
     assert (await at.call(method, path, key=None)).status == 401
     assert (await at.call(method, path, key="sk-wrong")).status == 401
@@ -194,15 +241,15 @@ async def test_every_endpoint_needs_the_key_and_takes_it_from_header_or_query(
     assert (await at.call(method, f"{path}?api_key={KEY}", b"{}", key=None)).status != 401
 
 
-async def test_healthz_says_ok(at: Stand) -> None:
+async def test_healthz_says_ok(at: Harness) -> None:
     reply = await at.call("GET", "/healthz")
     assert (reply.status, reply.json, reply.headers["Content-Type"]) == (200, {"status": "ok"}, "application/json")
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/nothing", "/stacks/", "/stacks/a/b", "/stacks/batch-delete/a/b", "/stacks/a/status/"]
+    "path", ["/nothing", "/stacks/", "/stacks/a/b", "/stacks/batch-delete/a/b", "/stacks/a/status/"]
 )
-async def test_an_unknown_route_is_a_404_in_json(at: Stand, path: str) -> None:
+async def test_an_unknown_route_is_a_404_in_json(at: Harness, path: str) -> None:
     reply = await at.call("GET", path)
     assert (reply.status, reply.headers["Content-Type"]) == (404, "application/json")
     assert reply.error
@@ -211,7 +258,7 @@ async def test_an_unknown_route_is_a_404_in_json(at: Stand, path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/stacks/stack-0123456789abcdef", "/stacks/stack-0/status", "/stacks/batch-delete/job-0"]
 )
-async def test_an_unknown_id_is_a_404_that_names_it(at: Stand, path: str) -> None:
+async def test_an_unknown_id_is_a_404_that_names_it(at: Harness, path: str) -> None:
     reply = await at.call("GET", path)
     assert reply.status == 404
     assert re.fullmatch(r"(stack|job) not found: (stack|job)-\w+", reply.error)
@@ -227,13 +274,13 @@ async def test_an_unknown_id_is_a_404_that_names_it(at: Stand, path: str) -> Non
         ("DELETE", "/stacks/batch-delete/job-1", "GET, HEAD"),
     ],
 )
-async def test_a_wrong_method_is_a_405_with_allow(at: Stand, method: str, path: str, allowed: str) -> None:
+async def test_a_wrong_method_is_a_405_with_allow(at: Harness, method: str, path: str, allowed: str) -> None:
     reply = await at.call(method, path)
     assert (reply.status, reply.headers["Allow"]) == (405, allowed)
     assert method in reply.error
 
 
-async def test_a_body_over_the_limit_is_a_413_that_names_the_limit(at: Stand) -> None:
+async def test_a_body_over_the_limit_is_a_413_that_names_the_limit(at: Harness) -> None:
     body = seed()
     body["pod_spec"] += " " * (1 << 20)
     reply = await at.call("POST", "/stacks", body)
@@ -241,17 +288,18 @@ async def test_a_body_over_the_limit_is_a_413_that_names_the_limit(at: Stand) ->
     assert "server.max_body" in reply.error
 
 
-async def test_any_content_type_is_read_as_json(at: Stand) -> None:
+async def test_any_content_type_is_read_as_json(at: Harness) -> None:
     reply = await at.call("POST", "/stacks", seed(), headers={"Content-Type": "text/plain"})
     assert reply.status == 201
 
 
-async def test_what_no_node_can_take_is_a_503_that_says_so_and_leaves_nothing(at: Stand) -> None:
+async def test_what_no_node_can_take_is_a_503_that_says_so_and_leaves_nothing(at: Harness) -> None:
     reply = await at.call("POST", "/stacks", request_for("nginx:stable", cpu="100000"))
     assert reply.status == 503
     assert int(reply.headers["Retry-After"]) > 0
     assert "no node has room" in reply.error
-    assert "Insufficient cpu" in reply.error
+    assert "Insufficient cpu" in reply.detail
+    assert "nodes are available" not in reply.error, "the scheduler's words are not for players"
     assert not await at.objects("pods")
     assert not await at.objects("services")
     assert (await at.call("GET", "/stacks")).json == {"stacks": []}

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import stackd
-from tests.stand import KEY, Stand, eventually, seed, stand
+from tests.harness import KEY, Harness, eventually, harness, seed
 
 GETS = [
     "/healthz", "/stats", "/stacks", "/stacks/{id}", "/stacks/{id}/status", "/reconcile", "/metrics",
@@ -39,14 +39,14 @@ class Cost:
 
 
 @pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[Stand]:
-    async with stand(tmp_path, QUIET) as ready:
+async def at(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with harness(tmp_path, QUIET) as ready:
         yield ready
 
 
 @contextmanager
-def spent(at: Stand) -> Iterator[Cost]:
-    cost, counters = Cost(), at.daemon.room.store.counters
+def spent(at: Harness) -> Iterator[Cost]:
+    cost, counters = Cost(), at.store_counters
     asked = Counter(at.cluster.counts.requests)
     before = (counters.statements, counters.commits, counters.disk_waits)
     yield cost
@@ -57,7 +57,7 @@ def spent(at: Stand) -> Iterator[Cost]:
     cost.statements, cost.commits, cost.disk_waits = (b - a for a, b in zip(before, after, strict=True))
 
 
-async def created(at: Stand, count: int) -> list[str]:
+async def created(at: Harness, count: int) -> list[str]:
     """So many stacks, all running, and nothing left to be written."""
     ids = [(await at.create())["stack_id"] for _ in range(count)]
     for stack_id in ids:
@@ -66,19 +66,20 @@ async def created(at: Stand, count: int) -> list[str]:
     return ids
 
 
-async def settled(at: Stand) -> None:
-    """Nothing is under way in the store, and nothing comes."""
+async def settled(at: Harness) -> None:
+    """Nothing is under way in the store, and nothing comes; what a start does once, when the clock is believed, is done."""
     seen = -1
 
     def still() -> bool:
         nonlocal seen
-        before, seen = seen, at.daemon.room.store.counters.operations
-        return before == seen and not at.daemon.room.store.pending
+        before, seen = seen, at.store_counters.operations
+        return before == seen and not at.is_writing
 
     await eventually(still)
 
 
-async def test_a_create_costs_two_requests_and_two_waits_for_the_disk(at: Stand) -> None:
+async def test_a_create_costs_two_requests_and_two_waits_for_the_disk(at: Harness) -> None:
+    """Guards the time of a create (p50 at most 1.3 times the floor): each request or wait more is a round trip."""
     await created(at, 1)
     with spent(at) as cost:
         await created(at, 1)
@@ -88,17 +89,20 @@ async def test_a_create_costs_two_requests_and_two_waits_for_the_disk(at: Stand)
     assert cost.statements <= 10
 
 
-async def test_a_delete_costs_two_requests_and_two_waits_for_the_disk(at: Stand) -> None:
+async def test_a_delete_costs_two_requests_two_waits_for_the_disk_and_its_last_words(at: Harness) -> None:
+    """Guards the rate of deletes (0.9 of two DELETEs in a row), and that nobody waits for the last words."""
     (stack_id,) = await created(at, 1)
     with spent(at) as cost:
         assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
         await settled(at)
-    assert cost.kubernetes == {("delete", "pods"): 1, ("delete", "services"): 1}
-    assert cost.commits == cost.disk_waits == 2
-    assert cost.statements <= 8
+    assert cost.kubernetes == {("delete", "pods"): 1, ("delete", "services"): 1, ("get", "pods/log"): 1}
+    assert cost.disk_waits == 2, "the intent, and that it is done; nothing waits for the last words"
+    assert cost.commits <= 3
+    assert cost.statements <= 8 + 2
 
 
-async def test_a_batch_delete_costs_two_requests_a_stack_and_commits_by_the_chunk(at: Stand) -> None:
+async def test_a_batch_delete_costs_two_requests_a_stack_and_commits_by_the_chunk(at: Harness) -> None:
+    """Guards the rate of a job of a thousand: a commit for each stack would halve it on a slow disk."""
     ids = await created(at, 60)
     with spent(at) as cost:
         job_id = (await at.call("POST", "/stacks/batch-delete", {"stack_ids": ids})).json["job_id"]
@@ -109,16 +113,21 @@ async def test_a_batch_delete_costs_two_requests_a_stack_and_commits_by_the_chun
     assert cost.statements <= 3 * 60
 
 
-async def test_fifty_creates_at_once_share_their_commits(at: Stand) -> None:
+async def test_fifty_creates_at_once_share_their_commits(at: Harness) -> None:
+    """Guards the group commit: without it a class that starts at once waits for a hundred disk writes in a row."""
     with spent(at) as cost:
         replies = await asyncio.gather(*(at.call("POST", "/stacks", seed()) for _ in range(50)))
         assert {reply.status for reply in replies} == {201}
         await settled(at)
+    cost.kubernetes.pop(
+        ("get", "namespaces"), None
+    )  # where an answer takes seconds, it is asked whether there is a connection
     assert cost.kubernetes == {("create", "pods"): 50, ("create", "services"): 50}
     assert cost.disk_waits < 50, "one by one they would be a hundred"
 
 
-async def test_no_read_asks_kubernetes_or_writes(at: Stand) -> None:
+async def test_no_read_asks_kubernetes_or_writes(at: Harness) -> None:
+    """Guards that reads are reads (invariant 6): they answer while Kubernetes is away; polling loads neither it nor the disk."""
     (stack_id,) = await created(at, 1)
     with spent(at) as cost:
         for path in GETS:
@@ -127,7 +136,8 @@ async def test_no_read_asks_kubernetes_or_writes(at: Stand) -> None:
     assert (cost.statements, cost.commits) == (0, 0)
 
 
-async def test_readiness_is_one_small_write_and_no_request(at: Stand) -> None:
+async def test_readiness_is_one_small_write_and_no_request(at: Harness) -> None:
+    """Guards that /readyz has tried the disk each time, and that probes every few seconds cost the API server nothing."""
     with spent(at) as cost:
         assert (await at.call("GET", "/readyz")).status == 200
     assert not cost.kubernetes
@@ -135,18 +145,19 @@ async def test_readiness_is_one_small_write_and_no_request(at: Stand) -> None:
 
 
 async def test_ten_reconcile_passes_with_nothing_to_do_cost_nothing(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_RECONCILE__INTERVAL": "100ms"}) as at:
+    """Guards the idle daemon (12 requests a minute whatever the number of stacks, less than 1 % of a core)."""
+    async with harness(tmp_path, {"STACKD_RECONCILE__INTERVAL": "100ms"}) as at:
         await created(at, 3)
-        passes = at.daemon.api.reconciler.passes
         with spent(at) as cost:
-            await eventually(lambda: at.daemon.api.reconciler.passes >= passes + 10)
+            await at.passes(10)
         assert not cost.kubernetes
         assert (cost.statements, cost.commits) == (0, 0)
 
 
-async def test_a_status_read_takes_few_steps(at: Stand) -> None:
+async def test_a_status_read_takes_few_steps(at: Harness) -> None:
+    """Guards the rate of status reads (0.7 of a bare handler) where a timing would depend on the machine."""
     (stack_id,) = await created(at, 1)
-    client = socket.create_connection(("127.0.0.1", at.daemon.port))
+    client = socket.create_connection(("127.0.0.1", at.port))
     request = f"GET /stacks/{stack_id}/status HTTP/1.1\r\nHost: x\r\nX-API-KEY: {KEY}\r\n\r\n".encode()
     size = len(await asyncio.to_thread(read, client, request))
     calls, rounds = Calls(), 200
@@ -158,7 +169,7 @@ async def test_a_status_read_takes_few_steps(at: Stand) -> None:
         client.close()
     assert all(abs(length - size) <= 4 for length in received)
     each = {name: round(count / rounds, 1) for name, count in sorted(calls.ours.items())}
-    assert sum(each.values()) <= 24, each
+    assert sum(each.values()) <= 25, each
     assert calls.others / rounds <= MOST_OF_AIOHTTP
 
 

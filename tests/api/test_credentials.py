@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from stackd.embedded import EmbeddedCluster, User, everything
-from tests.stand import Stand, eventually, fast_cluster, seed, stand
+from tests.harness import Harness, eventually, fast_cluster, harness, seed
 
 OLD, NEW = (User(token=name, name="stackd", rules=(everything(),)) for name in ("old", "new"))
 
 
-async def not_ready(at: Stand) -> str:
+async def not_ready(at: Harness) -> str:
     reply = await at.call("GET", "/readyz")
     return str(reply.json["error"]) if reply.status == 503 else ""
 
@@ -20,16 +20,16 @@ async def test_refused_credentials_are_said_until_new_ones_are_there_and_nothing
 ) -> None:
     async with (
         EmbeddedCluster(fast_cluster(users=(OLD, NEW))) as cluster,
-        stand(tmp_path, cluster=cluster, token=OLD.token, admin=NEW.token) as at,
+        harness(tmp_path, cluster=cluster, token=OLD.token, admin=NEW.token) as at,
     ):
         stack_id = (await at.create())["stack_id"]
         await at.until_status(stack_id, "running")
         cluster.faults.expire_token(OLD.token)
         reply = await at.call("POST", "/stacks", seed())
         assert reply.status == 503
-        assert "its credentials are not accepted" in reply.json["error"]
+        assert "its credentials are not accepted" in reply.detail
         # Often enough for the credentials to be read again more than once: watches go on with the connections they have.
-        await eventually(lambda: at.daemon.room.cluster.counts["get", "namespaces", "401"] >= 5)
+        await at.until_at_least("stackd_kubernetes_requests_total", 5, verb="get", resource="namespaces", code="401")
         assert "its credentials are not accepted" in await not_ready(at)
         assert (await at.call("GET", f"/stacks/{stack_id}/status")).json["status"] == "running"
         cluster.write_kubeconfig(tmp_path / "kubeconfig", token=NEW.token)
@@ -48,7 +48,7 @@ async def test_refused_credentials_are_said_until_new_ones_are_there_and_nothing
 async def test_new_credentials_are_asked_whose_cluster_it_is(tmp_path: Path) -> None:
     async with (
         EmbeddedCluster(fast_cluster(users=(OLD, NEW))) as cluster,
-        stand(tmp_path, cluster=cluster, token=OLD.token, admin=NEW.token) as at,
+        harness(tmp_path, cluster=cluster, token=OLD.token, admin=NEW.token) as at,
     ):
         await at.create()
         asked = cluster.counts.total("get", "namespaces")
@@ -56,4 +56,4 @@ async def test_new_credentials_are_asked_whose_cluster_it_is(tmp_path: Path) -> 
         cluster.write_kubeconfig(tmp_path / "kubeconfig", token=NEW.token)
         await at.create()
         await eventually(lambda: cluster.counts.total("get", "namespaces") > asked)
-        await eventually(lambda: not at.daemon.room.brake.identity_in_doubt)
+        await at.until_unblocked()

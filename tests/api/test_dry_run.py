@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 
 from tests.api.test_contract import SEED
-from tests.stand import Stand, request_for, seed, stand
+from tests.harness import Harness, harness, request_for, seed
 
 
-async def dry(at: Stand, body: dict[str, Any] | None = None, value: str = "true") -> Any:
+async def dry(at: Harness, body: dict[str, Any] | None = None, value: str = "true") -> Any:
     return await at.call("POST", f"/stacks?dry_run={value}", body or seed())
 
 
-async def nothing_is_left(at: Stand) -> None:
-    assert not at.daemon.room.store.stacks.ordered()
+async def nothing_is_left(at: Harness) -> None:
+    assert await at.listed() == []
     assert not await at.objects("pods")
     assert (await at.call("GET", "/stats")).json["used_node_ports"] == 0
 
 
-async def test_a_dry_run_answers_the_sanitized_spec_and_makes_nothing(at: Stand) -> None:
+async def test_a_dry_run_answers_the_sanitized_spec_and_makes_nothing(at: Harness) -> None:
     reply = await dry(at)
     assert reply.status == 200
     assert list(reply.json.items()) == [
@@ -30,13 +30,13 @@ async def test_a_dry_run_answers_the_sanitized_spec_and_makes_nothing(at: Stand)
         ("requested_cpu_milli", 100),
         ("requested_memory_bytes", 134217728),
     ]
-    commits = at.daemon.room.store.counters.commits
+    commits = await at.metric("stackd_store_commits_total")
     await dry(at)
-    assert at.daemon.room.store.counters.commits == commits
+    assert await at.metric("stackd_store_commits_total") == commits
     await nothing_is_left(at)
 
 
-async def test_a_dry_run_says_what_is_wrong_with_the_spec(at: Stand) -> None:
+async def test_a_dry_run_says_what_is_wrong_with_the_spec(at: Harness) -> None:
     body = seed()
     body["pod_spec"] = body["pod_spec"].replace("containers:", "hostNetwork: true\n  containers:")
     reply = await dry(at, body)
@@ -51,7 +51,7 @@ async def test_a_dry_run_says_what_is_wrong_with_the_spec(at: Stand) -> None:
     ],
 )
 async def test_a_dry_run_asks_the_cluster_s_own_limits(
-    at: Stand, kind: str, spec: dict[str, Any], status: int, words: str
+    at: Harness, kind: str, spec: dict[str, Any], status: int, words: str
 ) -> None:
     path = f"/api/v1/namespaces/stacks/{kind.lower()}s"
     await at.kubectl("POST", path, {"apiVersion": "v1", "kind": kind, "metadata": {"name": "tight"}, "spec": spec})
@@ -61,7 +61,7 @@ async def test_a_dry_run_asks_the_cluster_s_own_limits(
 
 
 async def test_a_dry_run_knows_the_limits_of_labels(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_LIMITS__STACKS_PER_LABEL": "{ player = 1 }"}) as at:
+    async with harness(tmp_path, {"STACKD_LIMITS__STACKS_PER_LABEL": "{ player = 1 }"}) as at:
         body = seed() | {"labels": {"player": "7"}}
         assert (await dry(at, body)).status == 200
         created = await at.create(body)
@@ -70,7 +70,7 @@ async def test_a_dry_run_knows_the_limits_of_labels(tmp_path: Path) -> None:
         assert (await dry(at, seed() | {"labels": {"player": "8"}})).status == 200
 
 
-async def test_a_dry_run_is_asked_for_in_so_many_words(at: Stand) -> None:
+async def test_a_dry_run_is_asked_for_in_so_many_words(at: Harness) -> None:
     assert (await dry(at, value="perhaps")).status == 400
     wrong = await at.call("POST", "/stacks?dryrun=true", seed())
     assert (wrong.status, "did you mean 'dry_run'?" in wrong.error) == (400, True)
@@ -78,7 +78,7 @@ async def test_a_dry_run_is_asked_for_in_so_many_words(at: Stand) -> None:
     assert (await dry(at, request_for("nginx"), value="false")).status == 201
 
 
-async def test_a_dry_run_under_a_key_leaves_the_key_free(at: Stand) -> None:
+async def test_a_dry_run_under_a_key_leaves_the_key_free(at: Harness) -> None:
     headers = {"Idempotency-Key": "k"}
     assert (await at.call("POST", "/stacks?dry_run=1", seed(), headers=headers)).status == 200
     assert (await at.call("POST", "/stacks", seed(), headers=headers)).status == 201

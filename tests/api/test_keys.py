@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-import os
 from collections.abc import AsyncIterator
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
-from stackd.config import load
 from stackd.keys import digest
-from stackd.upkeep.keyfile import KeyFile
-from stackd.web.auth import neighbourhood
-from tests.stand import KEY, READ_KEY, Stand, seed, stand
+from stackd.web.auth import nearest_stranger, neighbourhood
+from stackd.web.routes import ROUTES
+from tests.harness import KEY, READ_KEY, Harness, harness, seed
 
 NEW_KEY = "sk-new-0123456789abcdef0123456789"
 FLAG = "FLAG{not-for-the-log}"
 
 
 @pytest.fixture
-async def two(tmp_path: Path) -> AsyncIterator[Stand]:
-    """A stand with a key that may only read beside the one that may do everything."""
+async def two(tmp_path: Path) -> AsyncIterator[Harness]:
+    """A stackd with a key that may only read beside the one that may do everything."""
     config = tmp_path / "config.toml"
     config.write_text(f'[[auth.keys]]\nname = "reader"\nsha256 = "{digest(READ_KEY).hex()}"\nscope = "read"\n')
-    async with stand(tmp_path, config=config) as ready:
+    async with harness(tmp_path, config=config) as ready:
         yield ready
 
 
-async def test_a_key_that_may_only_read_reads_and_changes_nothing(two: Stand) -> None:
+async def test_a_key_that_may_only_read_reads_and_changes_nothing(two: Harness) -> None:
     stack_id = (await two.create())["stack_id"]
     for path in ("/healthz", "/stats", "/stacks", f"/stacks/{stack_id}", f"/stacks/{stack_id}/status"):
         assert (await two.call("GET", path, key=READ_KEY)).status == 200
@@ -45,41 +45,29 @@ async def test_a_key_that_may_only_read_reads_and_changes_nothing(two: Stand) ->
     assert len(await two.objects("pods")) == 1
 
 
-async def test_a_key_is_rotated_by_writing_the_key_file(tmp_path: Path) -> None:
-    file = tmp_path / "keys"
-    file.write_text(KEY)
-    file.chmod(0o600)
+async def test_a_key_for_metrics_reads_those_and_nothing_of_any_tenant(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
-    config.write_text(f'[auth]\nkey_file = "{file}"\n')
-    async with stand(tmp_path, {"STACKD_AUTH__KEY": READ_KEY}, config=config) as at:
-        room = at.daemon.room
-        environment = {"STACKD_AUTH__KEY": READ_KEY, "STACKD_CLUSTER__MODE": "embedded"}
-        follower = KeyFile(room, at.daemon.api.keys, lambda: load(config, environment))
-
-        async def valid(key: str) -> bool:
-            return (await at.call("GET", "/healthz", key=key)).status == 200
-
-        file.write_text(f"{KEY}\n{NEW_KEY}\n")
-        assert not await valid(NEW_KEY)
-        await follower.look()
-        assert await valid(KEY)
-        assert await valid(NEW_KEY)
-        file.write_text("")
-        await follower.look()
-        assert await valid(NEW_KEY)
-        (tmp_path / "next").write_text(NEW_KEY)
-        os.replace(tmp_path / "next", file)
-        await follower.look()
-        assert not await valid(KEY)
-        assert await valid(NEW_KEY)
-        assert await valid(READ_KEY)
-        file.unlink()
-        await follower.look()
-        assert await valid(NEW_KEY)
+    config.write_text(f'[[auth.keys]]\nname = "scraper"\nsha256 = "{digest(READ_KEY).hex()}"\nscope = "metrics"\n')
+    async with harness(tmp_path, config=config) as at:
+        stack_id = (await at.create())["stack_id"]
+        for path in ("/metrics", "/healthz"):
+            for method in ("GET", "HEAD"):
+                assert (await at.call(method, path, key=READ_KEY)).status == 200
+        refused = "the API key 'scraper' may only read /healthz and /metrics"
+        for route in ROUTES:
+            if route.public or route.path == "/healthz":
+                continue
+            path = route.path.format(stack_id=stack_id, job_id="job-1")
+            reply = await at.call(route.method, path, seed(), key=READ_KEY)
+            assert (reply.status, reply.error) == (403, refused), route
+        for method, path in (("POST", "/healthz"), ("GET", "/nothing"), ("POST", "/metrics")):
+            assert (await at.call(method, path, key=READ_KEY)).status == 403
+        assert (await at.call("GET", "/docs", key=READ_KEY)).status == 200
+        assert len(await at.objects("pods")) == 1
 
 
 async def test_whoever_guesses_is_slowed_down_and_the_others_at_the_address_are_not(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_LIMITS__FAILED_AUTH_PER_MINUTE": "5"}) as at:
+    async with harness(tmp_path, {"STACKD_LIMITS__FAILED_AUTH_PER_MINUTE": "5"}) as at:
         for _ in range(5):
             assert (await at.call("GET", "/stacks", key="sk-wrong")).status == 401
         for key in ("sk-wrong", "sk-other", None):
@@ -90,8 +78,95 @@ async def test_whoever_guesses_is_slowed_down_and_the_others_at_the_address_are_
         assert (await at.call("GET", "/stacks")).status == 200
 
 
+async def test_thousands_of_wrong_guesses_from_an_address_do_not_lock_out_the_right_key(tmp_path: Path) -> None:
+    async with harness(tmp_path) as at:
+        guessing = True
+
+        async def guess(number: int) -> int:
+            count = 0
+            while guessing:
+                reply = await at.call("GET", "/stacks", key=f"sk-wrong-{number}-{count:016x}")
+                assert reply.status in (401, 429)
+                count += 1
+            return count
+
+        guesses = [asyncio.create_task(guess(number)) for number in range(8)]
+        for _ in range(100):
+            assert (await at.call("GET", "/stacks")).status == 200
+        guessing = False
+        assert sum(await asyncio.gather(*guesses)) > 200
+
+
+async def test_behind_a_trusted_proxy_each_caller_is_limited_and_logged_by_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    settings = {
+        "STACKD_LIMITS__FAILED_AUTH_PER_MINUTE": "2",
+        "STACKD_SERVER__TRUSTED_PROXIES": "127.0.0.1, 198.51.100.0/24",
+    }
+    async with harness(tmp_path, settings) as at:
+
+        async def guess(forwarded: str) -> int:
+            return (await at.call("GET", "/stacks", key="sk-wrong", headers={"X-Forwarded-For": forwarded})).status
+
+        assert [await guess("203.0.113.5") for _ in range(3)] == [401, 401, 429]
+        assert await guess("203.0.113.6") == 401
+        assert await guess("203.0.113.77, 203.0.113.5") == 429, "what the caller itself has invented stands on the left"
+        assert await guess("203.0.113.5, 198.51.100.9") == 429, "through two proxies"
+        assert (await at.call("GET", "/stacks", headers={"X-Forwarded-For": "203.0.113.5"})).status == 200
+    clients = {vars(record).get("client") for record in caplog.records if record.name == "stackd.request"}
+    assert clients == {"203.0.113.5", "203.0.113.6"}
+    assert "from=203.0.113.5" in caplog.text
+
+
+async def test_without_trusted_proxies_nobody_chooses_the_own_address(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with harness(tmp_path, {"STACKD_LIMITS__FAILED_AUTH_PER_MINUTE": "2"}) as at:
+        found = [
+            (await at.call("GET", "/stacks", key="sk-wrong", headers={"X-Forwarded-For": f"203.0.113.{number}"})).status
+            for number in range(3)
+        ]
+        assert found == [401, 401, 429]
+    assert "203.0.113" not in caplog.text
+
+
+TRUSTED = [ip_network(text) for text in ("10.0.0.0/8", "2001:db8:aaaa::/48", "127.0.0.1/32")]
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "expected"),
+    [
+        ("203.0.113.1", ["192.0.2.1"], "203.0.113.1"),
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", ["192.0.2.1"], "192.0.2.1"),
+        ("10.0.0.1", ["192.0.2.9, 192.0.2.1"], "192.0.2.1"),
+        ("10.0.0.1", ["192.0.2.9", "192.0.2.1"], "192.0.2.1"),
+        ("10.0.0.1", ["192.0.2.9, 192.0.2.1", "10.0.0.2,10.0.0.3"], "192.0.2.1"),
+        ("10.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+        ("10.0.0.1", ["192.0.2.1:4711"], "192.0.2.1"),
+        ("10.0.0.1", ["[2001:db8::7]:4711"], "2001:db8::7"),
+        ("10.0.0.1", ["2001:db8::7"], "2001:db8::7"),
+        ("2001:db8:aaaa::1", ["192.0.2.1"], "192.0.2.1"),
+        ("::ffff:10.0.0.1", ["192.0.2.1"], "192.0.2.1"),
+        ("10.0.0.1", ["::ffff:10.0.0.2", "::ffff:192.0.2.1"], "192.0.2.1"),
+        ("10.0.0.1", ["192.0.2.1, unknown"], "10.0.0.1"),
+        ("10.0.0.1", ["192.0.2.1, 10.0.0.2, evil\x1b[31m"], "10.0.0.1"),
+        ("10.0.0.1", ["192.0.2.1,,"], "10.0.0.1"),
+        ("10.0.0.1", [""], "10.0.0.1"),
+        ("", ["192.0.2.1"], ""),
+    ],
+)
+def test_the_caller_is_the_nearest_address_that_is_no_proxy_of_ours(
+    peer: str, forwarded: list[str], expected: str
+) -> None:
+    assert nearest_stranger(peer, forwarded, TRUSTED) == expected
+
+
 async def test_a_request_without_a_key_is_no_guess(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_LIMITS__FAILED_AUTH_PER_MINUTE": "2"}) as at:
+    async with harness(tmp_path, {"STACKD_LIMITS__FAILED_AUTH_PER_MINUTE": "2"}) as at:
         for _ in range(5):
             assert (await at.call("GET", "/stacks", key=None)).status == 401
 
@@ -111,7 +186,7 @@ def test_addresses_that_one_host_may_choose_freely_count_as_one(address: str, co
     assert neighbourhood(address) == counted_as
 
 
-async def test_no_output_shows_a_key_or_a_flag(two: Stand, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_output_shows_a_key_or_a_flag(two: Harness, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     body = seed()
     body["pod_spec"] += f"\n      env:\n        - name: FLAG\n          value: {json.dumps(FLAG)}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.stand import Stand, eventually, request_for, seed, stand
+from tests.harness import Harness, harness, request_for, seed
 
 ONE_EACH = {"STACKD_LIMITS__STACKS_PER_LABEL": "{ player = 1 }"}
 
@@ -17,13 +17,13 @@ def labelled(**labels: str) -> dict[str, Any]:
     return seed() | {"labels": labels}
 
 
-async def ids(at: Stand, query: str) -> list[str]:
+async def ids(at: Harness, query: str) -> list[str]:
     reply = await at.call("GET", f"/stacks?{query}")
     assert reply.status == 200, reply.text
     return [stack["stack_id"] for stack in reply.json["stacks"]]
 
 
-async def test_labels_are_kept_and_stand_on_pod_and_service_under_our_prefix(at: Stand) -> None:
+async def test_labels_are_kept_and_stand_on_pod_and_service_under_our_prefix(at: Harness) -> None:
     created = await at.create(labelled(team="7", challenge="web-1"))
     assert (await at.stack(created["stack_id"]))["labels"] == {"team": "7", "challenge": "web-1"}
     for kind, name in (("pods", created["pod_id"]), ("services", created["service_name"])):
@@ -48,20 +48,20 @@ async def test_labels_are_kept_and_stand_on_pod_and_service_under_our_prefix(at:
         {f"k{number}": "v" for number in range(17)},
     ],
 )
-async def test_labels_that_kubernetes_would_not_take_are_refused(at: Stand, labels: object) -> None:
+async def test_labels_that_kubernetes_would_not_take_are_refused(at: Harness, labels: object) -> None:
     reply = await at.call("POST", "/stacks", seed() | {"labels": labels})
     assert (reply.status, reply.error.startswith("invalid request body: ")) == (400, True)
     assert "label" in reply.error
 
 
-async def test_the_plain_list_is_the_documented_one_whatever_labels_there_are(at: Stand) -> None:
+async def test_the_plain_list_is_the_documented_one_whatever_labels_there_are(at: Harness) -> None:
     await at.create(labelled(team="7"))
     for query in ("", "?"):
         (entry,) = (await at.call("GET", "/stacks" + query)).json["stacks"]
         assert "labels" not in entry
 
 
-async def test_stacks_are_found_by_labels_status_and_node(at: Stand) -> None:
+async def test_stacks_are_found_by_labels_status_and_node(at: Harness) -> None:
     first = await at.create(labelled(team="7", role="web"))
     second = await at.create(labelled(team="7"))
     other = await at.create(labelled(team="8"))
@@ -83,7 +83,7 @@ async def test_stacks_are_found_by_labels_status_and_node(at: Stand) -> None:
     assert await ids(at, "node=nowhere") == []
 
 
-async def test_chosen_fields_come_in_the_documented_order_and_leave_the_bulk_out(at: Stand) -> None:
+async def test_chosen_fields_come_in_the_documented_order_and_leave_the_bulk_out(at: Harness) -> None:
     created = await at.create(labelled(team="7"))
     reply = await at.call("GET", "/stacks?fields=labels,status,stack_id,ended")
     assert list(reply.json["stacks"][0].items()) == [
@@ -94,14 +94,14 @@ async def test_chosen_fields_come_in_the_documented_order_and_leave_the_bulk_out
     ]
 
 
-async def test_every_field_chosen_reads_as_it_does_alone(at: Stand) -> None:
+async def test_every_field_chosen_reads_as_it_does_alone(at: Harness) -> None:
     created = await at.create(labelled(team="7"))
     alone = await at.until_status(created["stack_id"], "running")
     (listed,) = (await at.call("GET", f"/stacks?fields={','.join(alone)}")).json["stacks"]
     assert list(listed.items()) == list(alone.items())
 
 
-async def test_pages_hold_each_stack_once_although_others_come_and_go(at: Stand) -> None:
+async def test_pages_hold_each_stack_once_although_others_come_and_go(at: Harness) -> None:
     made = [(await at.create(labelled(team="7")))["stack_id"] for _ in range(7)]
     first = (await at.call("GET", "/stacks?label=team=7&limit=3")).json
     assert [stack["stack_id"] for stack in first["stacks"]] == made[:3]
@@ -131,13 +131,13 @@ async def test_pages_hold_each_stack_once_although_others_come_and_go(at: Stand)
         ("node=", "node must be the name of a node"),
     ],
 )
-async def test_a_filter_that_cannot_be_is_refused_and_never_ignored(at: Stand, query: str, words: str) -> None:
+async def test_a_filter_that_cannot_be_is_refused_and_never_ignored(at: Harness, query: str, words: str) -> None:
     reply = await at.call("GET", f"/stacks?{query}")
     assert reply.status == 400
     assert words in reply.error
 
 
-async def test_all_stacks_of_a_label_are_deleted_by_one_job(at: Stand) -> None:
+async def test_all_stacks_of_a_label_are_deleted_by_one_job(at: Harness) -> None:
     mine = [(await at.create(labelled(team="7")))["stack_id"] for _ in range(3)]
     other = (await at.create(labelled(team="8")))["stack_id"]
     assert (await at.call("DELETE", "/stacks")).status == 400
@@ -154,7 +154,7 @@ async def test_all_stacks_of_a_label_are_deleted_by_one_job(at: Stand) -> None:
 
 
 async def test_a_double_click_makes_one_stack_and_names_it_to_the_other(tmp_path: Path) -> None:
-    async with stand(tmp_path, ONE_EACH) as at:
+    async with harness(tmp_path, ONE_EACH) as at:
         replies = await asyncio.gather(*(at.call("POST", "/stacks", labelled(player="7")) for _ in range(8)))
         made = [reply for reply in replies if reply.status == 201]
         refused = [reply for reply in replies if reply.status == 409]
@@ -170,7 +170,7 @@ async def test_a_double_click_makes_one_stack_and_names_it_to_the_other(tmp_path
 
 
 async def test_a_double_click_with_if_exists_return_gives_the_one_stack_to_all(tmp_path: Path) -> None:
-    async with stand(tmp_path, ONE_EACH) as at:
+    async with harness(tmp_path, ONE_EACH) as at:
         body = labelled(player="7") | {"if_exists": "return"}
         replies = await asyncio.gather(*(at.call("POST", "/stacks", body) for _ in range(8)))
         assert sorted(reply.status for reply in replies) == [200] * 7 + [201]
@@ -182,7 +182,7 @@ async def test_a_double_click_with_if_exists_return_gives_the_one_stack_to_all(t
 
 
 async def test_the_place_is_free_again_once_the_stack_is_going_or_its_pod_has_ended(tmp_path: Path) -> None:
-    async with stand(tmp_path, ONE_EACH) as at:
+    async with harness(tmp_path, ONE_EACH) as at:
         first = (await at.create(labelled(player="7")))["stack_id"]
         assert (await at.call("DELETE", f"/stacks/{first}")).status == 200
         ended = (await at.create(request_for("registry.example/exit0") | {"labels": {"player": "7"}}))["stack_id"]
@@ -191,15 +191,14 @@ async def test_the_place_is_free_again_once_the_stack_is_going_or_its_pod_has_en
 
 
 async def test_who_waits_for_a_create_that_fails_makes_the_stack_itself(tmp_path: Path) -> None:
-    async with stand(tmp_path, ONE_EACH) as at:
+    async with harness(tmp_path, ONE_EACH) as at:
         at.cluster.faults.pause()
         first = asyncio.create_task(at.call("POST", "/stacks", labelled(player="7")))
-        await eventually(lambda: len(at.daemon.room.store.stacks) == 1)
+        (stack_id,) = await at.until_listed(1)
         second = asyncio.create_task(at.call("POST", "/stacks", labelled(player="7") | {"if_exists": "return"}))
-        (stack_id,) = at.daemon.room.store.stacks.ids()
-        await eventually(lambda: len(at.daemon.room.rows) == 1)
+        await at.until_metric("stackd_waiting_requests", 1)
         gone = asyncio.create_task(at.call("DELETE", f"/stacks/{stack_id}"))
-        await eventually(lambda: at.daemon.room.store.stacks.ordered()[0].deleting_since is not None)
+        await at.until_metric("stackd_deletes_pending", 1)
         at.cluster.faults.resume()
         assert (await first).status == 503
         assert (await gone).status == 200
@@ -209,10 +208,26 @@ async def test_who_waits_for_a_create_that_fails_makes_the_stack_itself(tmp_path
 
 
 async def test_an_ended_stack_does_not_come_back_into_a_place_that_is_taken(tmp_path: Path) -> None:
-    async with stand(tmp_path, ONE_EACH) as at:
+    async with harness(tmp_path, ONE_EACH) as at:
         ended = (await at.create(request_for("registry.example/exit0") | {"labels": {"player": "7"}}))["stack_id"]
         await at.until_status(ended, "stopped")
         other = await at.create(labelled(player="7"))
         reply = await at.call("POST", f"/stacks/{ended}/restart")
         assert (reply.status, reply.json["stack_id"]) == (409, other["stack_id"])
         assert (await at.stack(ended))["status"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("query", "instead"),
+    [
+        ("sort=status", "'sort'; stacks come by created_at, then stack_id"),
+        ("page=2", "'page'; pages go by limit and cursor"),
+        ("q=x", "'q'; stacks are found by label, status, node and template"),
+        ("lable=team", "did you mean 'label'?"),
+    ],
+)
+async def test_a_parameter_of_other_apis_is_refused_with_what_there_is_instead(
+    at: Harness, query: str, instead: str
+) -> None:
+    reply = await at.call("GET", f"/stacks?{query}")
+    assert (reply.status, instead in reply.error) == (400, True), reply.error

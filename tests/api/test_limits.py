@@ -12,7 +12,7 @@ from stackd.config import load
 from stackd.errors import TooManyRequests
 from stackd.keys import digest
 from stackd.web.limits import Limits
-from tests.stand import READ_KEY, Stand, eventually, seed, stand
+from tests.harness import READ_KEY, Harness, harness, seed
 
 
 class Hands(SystemClock):
@@ -52,7 +52,7 @@ def test_requests_of_each_key_refill_evenly_and_do_not_pile_up() -> None:
 async def test_too_many_requests_of_one_key_are_a_429_and_other_keys_go_on(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(f'[[auth.keys]]\nname = "reader"\nsha256 = "{digest(READ_KEY).hex()}"\nscope = "read"\n')
-    async with stand(tmp_path, {"STACKD_LIMITS__REQUESTS_PER_SECOND": "0.01"}, config=config) as at:
+    async with harness(tmp_path, {"STACKD_LIMITS__REQUESTS_PER_SECOND": "0.01"}, config=config) as at:
         assert (await at.call("GET", "/healthz")).status == 200
         reply = await at.call("GET", "/healthz")
         assert (reply.status, "limits.requests_per_second" in reply.error) == (429, True)
@@ -61,7 +61,7 @@ async def test_too_many_requests_of_one_key_are_a_429_and_other_keys_go_on(tmp_p
 
 
 async def test_too_many_creates_a_second_are_a_429_and_reads_go_on(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_LIMITS__CREATES_PER_SECOND": "0.01"}) as at:
+    async with harness(tmp_path, {"STACKD_LIMITS__CREATES_PER_SECOND": "0.01"}) as at:
         await at.create()
         reply = await at.call("POST", "/stacks", seed())
         assert (reply.status, "limits.creates_per_second" in reply.error) == (429, True)
@@ -70,10 +70,10 @@ async def test_too_many_creates_a_second_are_a_429_and_reads_go_on(tmp_path: Pat
 
 
 async def test_too_many_creates_at_the_same_time_are_a_429(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_LIMITS__CREATES_IN_FLIGHT": "2"}) as at:
+    async with harness(tmp_path, {"STACKD_LIMITS__CREATES_IN_FLIGHT": "2"}) as at:
         at.cluster.faults.pause()
         creates = [asyncio.create_task(at.call("POST", "/stacks", seed())) for _ in range(2)]
-        await eventually(lambda: len(at.daemon.room.creating) == 2)
+        await at.until_metric("stackd_creates_in_flight", 2)
         reply = await at.call("POST", "/stacks", seed())
         assert (reply.status, "limits.creates_in_flight" in reply.error) == (429, True)
         assert int(reply.headers["Retry-After"]) > 0
@@ -83,7 +83,7 @@ async def test_too_many_creates_at_the_same_time_are_a_429(tmp_path: Path) -> No
 
 
 async def test_one_stack_too_many_is_a_503(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_LIMITS__MAX_STACKS": "2"}) as at:
+    async with harness(tmp_path, {"STACKD_LIMITS__MAX_STACKS": "2"}) as at:
         first = await at.create()
         await at.create()
         reply = await at.call("POST", "/stacks", seed())
@@ -95,12 +95,12 @@ async def test_one_stack_too_many_is_a_503(tmp_path: Path) -> None:
 
 
 async def test_one_id_too_many_in_a_batch_is_a_413(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_BATCH_DELETE__MAX_IDS": "3"}) as at:
+    async with harness(tmp_path, {"STACKD_BATCH_DELETE__MAX_IDS": "3"}) as at:
         assert await accepted(at, 3)
         reply = await at.call("POST", "/stacks/batch-delete", {"stack_ids": [f"stack-{n}" for n in range(4)]})
         assert (reply.status, "batch_delete.max_ids" in reply.error) == (413, True)
 
 
-async def accepted(at: Stand, count: int) -> bool:
+async def accepted(at: Harness, count: int) -> bool:
     ids = [f"stack-{number}" for number in range(count)]
     return (await at.call("POST", "/stacks/batch-delete", {"stack_ids": ids})).status == 202

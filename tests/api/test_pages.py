@@ -7,12 +7,20 @@ from importlib.resources import files
 from pathlib import Path
 
 from stackd.web import pages
-from tests.stand import Stand, stand
+from tests.harness import Harness, harness
 
-PAGES = ("/dashboard", "/docs", "/static/dashboard/main.js", "/static/shared/base.css", "/static/shared/icon.svg")
+ROOT = Path(__file__).parents[2]
+PAGES = (
+    "/docs/integrate",
+    "/dashboard",
+    "/docs",
+    "/static/dashboard/main.js",
+    "/static/shared/base.css",
+    "/static/shared/icon.svg",
+)
 
 
-async def test_pages_need_no_key_and_say_what_they_may_load(at: Stand) -> None:
+async def test_pages_need_no_key_and_say_what_they_may_load(at: Harness) -> None:
     for path in PAGES:
         reply = await at.call("GET", path, key=None)
         assert reply.status == 200, path
@@ -31,7 +39,7 @@ async def test_pages_need_no_key_and_say_what_they_may_load(at: Stand) -> None:
         assert reply.headers["X-Frame-Options"] == "DENY"
 
 
-async def test_files_have_their_type_and_are_sent_again_only_when_they_change(at: Stand) -> None:
+async def test_files_have_their_type_and_are_sent_again_only_when_they_change(at: Harness) -> None:
     first = await at.call("GET", "/static/dashboard/main.js", key=None)
     assert first.headers["Content-Type"] == "text/javascript; charset=utf-8"
     tag = first.headers["Etag"]
@@ -41,7 +49,7 @@ async def test_files_have_their_type_and_are_sent_again_only_when_they_change(at
     assert other.status == 200
 
 
-async def test_nothing_but_the_pages_files_can_be_had(at: Stand) -> None:
+async def test_nothing_but_the_pages_files_can_be_had(at: Harness) -> None:
     for path in (
         "/static/dashboard/none.js",
         "/static/dashboard/..%2f..%2fapp.py",
@@ -56,11 +64,51 @@ async def test_nothing_but_the_pages_files_can_be_had(at: Stand) -> None:
 
 
 async def test_the_dashboard_can_be_switched_off(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_SERVER__DASHBOARD": "false"}) as at:
+    async with harness(tmp_path, {"STACKD_SERVER__DASHBOARD": "false"}) as at:
         reply = await at.call("GET", "/dashboard", key=None)
         assert reply.status == 404
         assert "server.dashboard" in reply.error
         assert (await at.call("GET", "/docs", key=None)).status == 200
+
+
+async def test_bookmarks_lead_to_the_pages_without_a_key(at: Harness) -> None:
+    for path, page in (("/", "/dashboard"), ("/dashboard/", "/dashboard"), ("/docs/", "/docs")):
+        for method in ("GET", "HEAD"):
+            reply = await at.call(method, path, key=None, allow_redirects=False)
+            assert (reply.status, reply.headers["Location"], reply.text) == (302, page, "")
+        followed = await at.call("GET", path, key=None)
+        assert followed.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert followed.text == (await at.call("GET", page, key=None)).text
+
+
+async def test_a_key_in_a_bookmark_is_not_handed_on(at: Harness) -> None:
+    reply = await at.call("GET", "/dashboard/?api_key=sk-secret", key=None, allow_redirects=False)
+    assert reply.headers["Location"] == "/dashboard"
+
+
+async def test_where_the_dashboard_is_off_the_front_is_the_docs(tmp_path: Path) -> None:
+    async with harness(tmp_path, {"STACKD_SERVER__DASHBOARD": "false"}) as at:
+        reply = await at.call("GET", "/", key=None, allow_redirects=False)
+        assert (reply.status, reply.headers["Location"]) == (302, "/docs")
+        assert (await at.call("GET", "/dashboard/", key=None)).status == 404
+
+
+async def test_guides_are_pages_whose_text_is_in_the_package(at: Harness) -> None:
+    for name in ("integrate", "api-guide", "troubleshooting"):
+        page = await at.call("GET", f"/docs/{name}", key=None)
+        assert (page.status, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+        text = await at.call("GET", f"/static/guide/{name}.md", key=None)
+        assert (text.status, text.headers["Content-Type"]) == (200, "text/markdown; charset=utf-8")
+        assert text.text == (ROOT / "docs" / f"{name}.md").read_text()
+    for path in ("/docs/none", "/docs/integrate.md", "/docs/..%2fintegrate"):
+        assert (await at.call("GET", path, key=None)).status in (401, 404), path
+
+
+async def test_browsers_find_the_icon_where_they_look_for_one(at: Harness) -> None:
+    reply = await at.call("GET", "/favicon.ico", key=None)
+    assert (reply.status, reply.headers["Content-Type"]) == (200, "image/svg+xml; charset=utf-8")
+    assert reply.text.startswith("<svg ")
+    assert len(reply.text) < 1024
 
 
 def test_the_package_holds_every_file_that_a_page_names() -> None:

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from stackd.embedded import EmbeddedCluster
-from tests.stand import KEY, eventually, fast_cluster, seed
+from tests.harness import KEY, eventually, fast_cluster, seed
 
 SCRIPT = Path(__file__).parents[2] / "stackd.py"
 
@@ -41,7 +41,7 @@ async def daemon(env: dict[str, str]) -> AsyncIterator[tuple[Process, str]]:
     assert process.stderr is not None
     try:
         url = ""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             async for line in process.stderr:
                 if found := re.search(r"listening on (127\.0\.0\.1:\d+)", line.decode()):
                     url = f"http://{found[1]}"
@@ -73,7 +73,7 @@ async def test_sigterm_finishes_the_create_in_flight_and_exits_with_zero(tmp_pat
         await eventually(lambda: refuses(url))
         cluster.faults.resume()
         assert await create == 201
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert await process.wait() == 0
         assert not list(tmp_path.glob("stackd.db-wal"))
 
@@ -99,7 +99,7 @@ async def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         await eventually(lambda: refuses(url))
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert await process.wait() == 1
         await asyncio.gather(create, return_exceptions=True)
         cluster.faults.resume()
@@ -111,6 +111,33 @@ async def run(env: dict[str, str], *arguments: str) -> tuple[int, str]:
     )
     out, err = await process.communicate()
     return process.returncode or 0, out.decode() + err.decode()
+
+
+DEFECT = """
+import os
+from stackd import daemon, logs
+from stackd.cli.process import run
+from stackd.config import load
+
+async def work() -> None:
+    raise KeyError("uid")
+
+configuration = load(None, os.environ)
+logs.setup(configuration.config.log)
+run(daemon.serve(configuration, on_listening=lambda at: at.context.tasks.background("count the stars", work())))
+"""
+
+
+async def test_a_defect_in_a_background_task_ends_the_process_with_its_trace_in_the_log(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        env = environment(tmp_path, cluster, STACKD_LOG__FORMAT="text", PYTHONPATH=str(SCRIPT.parent))
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", DEFECT, stdout=PIPE, stderr=PIPE, env=env)
+        async with asyncio.timeout(60):
+            _, said = await process.communicate()
+        assert process.returncode == 1
+        assert "count the stars ended unexpectedly" in said.decode()
+        assert "Traceback" in said.decode()
+        assert "KeyError: 'uid'" in said.decode()
 
 
 async def test_without_a_key_it_refuses_to_start_and_says_how_to_set_one(tmp_path: Path) -> None:
@@ -132,13 +159,14 @@ async def test_a_second_daemon_on_the_same_file_says_who_holds_it(tmp_path: Path
 
 
 async def test_an_address_that_is_taken_is_one_clear_line(tmp_path: Path) -> None:
-    async with EmbeddedCluster(fast_cluster()) as cluster, daemon(environment(tmp_path, cluster)) as (_, url):
+    async with EmbeddedCluster(fast_cluster()) as cluster, daemon(environment(tmp_path, cluster)) as (process, url):
         other = tmp_path / "other"
         other.mkdir()
         env = environment(other, cluster, STACKD_SERVER__PORT=url.rpartition(":")[2])
         code, said = await run(env, "serve")
         assert code == 1
-        assert "address already in use" in said.lower()
+        assert f"address already in use by process {process.pid}" in said
+        assert "choose another port with server.port or STACKD_SERVER__PORT" in said
         assert "Traceback" not in said
 
 

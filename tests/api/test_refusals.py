@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.stand import Stand, eventually, request_for, seed, stand
+from tests.harness import Harness, eventually, harness, request_for, seed
 
 NAMESPACE = "/api/v1/namespaces/stacks"
 
 
-async def nothing_is_left(at: Stand) -> None:
+async def nothing_is_left(at: Harness) -> None:
     assert not await at.objects("pods")
     assert not await at.objects("services")
     assert (await at.call("GET", "/stacks")).json == {"stacks": []}
     assert (await at.call("GET", "/stats")).json["used_node_ports"] == 0
 
 
-async def test_a_limitrange_violation_is_a_400(at: Stand) -> None:
+async def test_a_limitrange_violation_is_a_400(at: Harness) -> None:
     await at.kubectl(
         "POST",
         f"{NAMESPACE}/limitranges",
@@ -35,7 +35,7 @@ async def test_a_limitrange_violation_is_a_400(at: Stand) -> None:
 
 
 @pytest.mark.parametrize("hard", [{"requests.cpu": "50m"}, {"services.nodeports": "0"}, {"pods": "0"}])
-async def test_an_exceeded_quota_is_a_503_that_names_it(at: Stand, hard: dict[str, str]) -> None:
+async def test_an_exceeded_quota_is_a_503_that_names_it(at: Harness, hard: dict[str, str]) -> None:
     quota = {
         "apiVersion": "v1",
         "kind": "ResourceQuota",
@@ -51,7 +51,7 @@ async def test_an_exceeded_quota_is_a_503_that_names_it(at: Stand, hard: dict[st
     await nothing_is_left(at)
 
 
-async def test_pod_security_of_the_namespace_is_a_400(at: Stand) -> None:
+async def test_pod_security_of_the_namespace_is_a_400(at: Harness) -> None:
     labels = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
     async with at.session.patch(
         at.cluster.url + NAMESPACE, json=labels, headers={"Content-Type": "application/merge-patch+json"}
@@ -64,7 +64,7 @@ async def test_pod_security_of_the_namespace_is_a_400(at: Stand) -> None:
 
 
 async def test_a_port_that_somebody_else_holds_is_set_aside_and_another_is_taken(tmp_path: Path) -> None:
-    async with stand(
+    async with harness(
         tmp_path, {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31003"}
     ) as at:
         at.cluster.faults.take_port(31001)
@@ -82,7 +82,7 @@ async def test_a_port_that_somebody_else_holds_is_set_aside_and_another_is_taken
 
 
 async def test_every_port_of_the_range_can_be_given_out_and_not_one_more(tmp_path: Path) -> None:
-    async with stand(
+    async with harness(
         tmp_path, {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31006"}
     ) as at:
         ports = sorted([(await at.create())["ports"][0]["node_port"] for _ in range(6)])
@@ -93,7 +93,7 @@ async def test_every_port_of_the_range_can_be_given_out_and_not_one_more(tmp_pat
         assert len((await at.call("GET", "/stacks")).json["stacks"]) == 6
 
 
-async def test_an_unreachable_cluster_is_a_503_with_retry_after_and_reads_go_on(at: Stand) -> None:
+async def test_an_unreachable_cluster_is_a_503_with_retry_after_and_reads_go_on(at: Harness) -> None:
     stack = await at.create()
     await at.until_status(stack["stack_id"], "running")
     await at.cluster.faults.refuse()

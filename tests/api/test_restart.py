@@ -14,30 +14,30 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster
 from stackd.kube.mirror import PodChanged
-from tests.stand import Reply, Stand, eventually, fast_cluster, request_for, seed, stand
+from tests.harness import Harness, Reply, eventually, fast_cluster, harness, request_for, seed
 
 SHORT = {"STACKD_SERVER__SHUTDOWN_TIMEOUT": "200ms"}
 
 
-async def do(at: Stand, verb: str, stack_id: str) -> Reply:
+async def do(at: Harness, verb: str, stack_id: str) -> Reply:
     return await at.call("POST", f"/stacks/{stack_id}/{verb}")
 
 
-async def running(at: Stand, body: dict[str, Any] | None = None) -> dict[str, Any]:
+async def running(at: Harness, body: dict[str, Any] | None = None) -> dict[str, Any]:
     return await at.until_status((await at.create(body))["stack_id"], "running")
 
 
-async def uid(at: Stand, stack_id: str) -> str | None:
+async def uid(at: Harness, stack_id: str) -> str | None:
     pod = (await at.objects("pods")).get(stack_id)
     return None if pod is None else str(pod["metadata"]["uid"])
 
 
-async def node_port(at: Stand, stack: dict[str, Any]) -> int | None:
+async def node_port(at: Harness, stack: dict[str, Any]) -> int | None:
     service = (await at.objects("services")).get(stack["service_name"])
     return None if service is None else int(service["spec"]["ports"][0]["nodePort"])
 
 
-async def used(at: Stand) -> int:
+async def used(at: Harness) -> int:
     return int((await at.call("GET", "/stats")).json["used_node_ports"])
 
 
@@ -45,7 +45,7 @@ def held_ports(stack: dict[str, Any]) -> list[int]:
     return [port["node_port"] for port in stack["ports"]]
 
 
-async def settled_with_new_pod(at: Stand, stack: dict[str, Any], old: str) -> None:
+async def settled_with_new_pod(at: Harness, stack: dict[str, Any], old: str) -> None:
     """The stack runs, behind its own port, in a pod that is not the old one; nothing else is left."""
     await at.until_status(stack["stack_id"], "running")
     assert await uid(at, stack["stack_id"]) not in (None, old)
@@ -57,11 +57,12 @@ async def settled_with_new_pod(at: Stand, stack: dict[str, Any], old: str) -> No
     assert plan["actions"] == []
 
 
-async def test_a_restart_gives_a_fresh_pod_behind_the_same_port_with_the_same_end(at: Stand) -> None:
+async def test_a_restart_gives_a_fresh_pod_behind_the_same_port_with_the_same_end(at: Harness) -> None:
     stack = await running(at)
     old = await uid(at, stack["stack_id"])
     assert old is not None
-    reply = await do(at, "restart", stack["stack_id"])
+    with at.no_pod_starting():
+        reply = await do(at, "restart", stack["stack_id"])
     assert (reply.status, list(reply.json)) == (200, list(stack))
     assert reply.json["status"] == "creating"
     assert reply.json["ports"] == stack["ports"]
@@ -70,7 +71,7 @@ async def test_a_restart_gives_a_fresh_pod_behind_the_same_port_with_the_same_en
     await settled_with_new_pod(at, stack, old)
 
 
-async def test_a_stop_takes_the_pod_away_and_keeps_the_ports(at: Stand) -> None:
+async def test_a_stop_takes_the_pod_away_and_keeps_the_ports(at: Harness) -> None:
     stack = await running(at)
     reply = await do(at, "stop", stack["stack_id"])
     assert (reply.status, reply.json["status"], reply.json["status_reason"]) == (200, "stopped", "StoppedByUser")
@@ -83,20 +84,19 @@ async def test_a_stop_takes_the_pod_away_and_keeps_the_ports(at: Stand) -> None:
     assert (again.status, again.json) == (200, reply.json)
 
 
-async def test_a_stopped_stack_stays_stopped_however_often_it_is_looked_at(at: Stand) -> None:
+async def test_a_stopped_stack_stays_stopped_however_often_it_is_looked_at(at: Harness) -> None:
     stack = await running(at)
     stopped = (await do(at, "stop", stack["stack_id"])).json
-    passes = at.daemon.api.reconciler.passes
-    await eventually(lambda: at.daemon.api.reconciler.passes >= passes + 3)
-    at.daemon.observer.look_at_all()
-    await at.daemon.observer.observe({stack["stack_id"]})
+    await at.passes(3)
+    at.look_again()
+    await at.passes(3)
     assert await at.stack(stack["stack_id"]) == stopped
     assert await used(at) == 1
     assert (await at.call("GET", "/reconcile")).json["actions"] == []
 
 
 async def test_nobody_gets_the_ports_of_a_stopped_stack(tmp_path: Path) -> None:
-    async with stand(
+    async with harness(
         tmp_path, {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31002"}
     ) as at:
         stack = await running(at)
@@ -107,17 +107,18 @@ async def test_nobody_gets_the_ports_of_a_stopped_stack(tmp_path: Path) -> None:
         assert (await do(at, "start", stack["stack_id"])).status == 200
 
 
-async def test_a_start_gives_a_stopped_stack_a_fresh_pod_behind_its_ports(at: Stand) -> None:
+async def test_a_start_gives_a_stopped_stack_a_fresh_pod_behind_its_ports(at: Harness) -> None:
     stack = await running(at)
     old = await uid(at, stack["stack_id"])
     assert old is not None
     await do(at, "stop", stack["stack_id"])
-    reply = await do(at, "start", stack["stack_id"])
+    with at.no_pod_starting():
+        reply = await do(at, "start", stack["stack_id"])
     assert (reply.status, reply.json["status"]) == (200, "creating")
     await settled_with_new_pod(at, stack, old)
 
 
-async def test_a_start_of_a_running_stack_changes_nothing(at: Stand) -> None:
+async def test_a_start_of_a_running_stack_changes_nothing(at: Harness) -> None:
     stack = await running(at)
     old = await uid(at, stack["stack_id"])
     reply = await do(at, "start", stack["stack_id"])
@@ -125,7 +126,7 @@ async def test_a_start_of_a_running_stack_changes_nothing(at: Stand) -> None:
     assert await uid(at, stack["stack_id"]) == old
 
 
-async def test_a_stopped_stack_ends_at_its_time_and_can_be_deleted(at: Stand) -> None:
+async def test_a_stopped_stack_ends_at_its_time_and_can_be_deleted(at: Harness) -> None:
     stacks = [await running(at, seed() | {"ttl": "1500ms"}), await running(at)]
     for stack in stacks:
         assert (await do(at, "stop", stack["stack_id"])).status == 200
@@ -138,7 +139,7 @@ async def test_a_stopped_stack_ends_at_its_time_and_can_be_deleted(at: Stand) ->
     assert await used(at) == 0
 
 
-async def test_a_stack_whose_pod_has_ended_takes_its_ports_again(at: Stand) -> None:
+async def test_a_stack_whose_pod_has_ended_takes_its_ports_again(at: Harness) -> None:
     stack = await at.until_status((await at.create(request_for("registry.example/exit0")))["stack_id"], "stopped")
     old = await uid(at, stack["stack_id"])
 
@@ -147,14 +148,15 @@ async def test_a_stack_whose_pod_has_ended_takes_its_ports_again(at: Stand) -> N
 
     await eventually(given_back)
     assert (await do(at, "stop", stack["stack_id"])).status == 409
-    reply = await do(at, "restart", stack["stack_id"])
+    with at.no_pod_starting():
+        reply = await do(at, "restart", stack["stack_id"])
     assert (reply.status, reply.json["ports"], reply.json["ended"]) == (200, stack["ports"], False)
     await at.until_status(stack["stack_id"], "stopped")
     assert await uid(at, stack["stack_id"]) != old
 
 
 async def test_a_stack_whose_old_ports_somebody_else_has_cannot_be_restarted(tmp_path: Path) -> None:
-    async with stand(
+    async with harness(
         tmp_path, {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31001"}
     ) as at:
         stack = await at.until_status((await at.create(request_for("registry.example/exit0")))["stack_id"], "stopped")
@@ -171,7 +173,7 @@ async def test_a_stack_whose_old_ports_somebody_else_has_cannot_be_restarted(tmp
 
 
 async def test_a_failed_stack_that_waits_for_its_image_can_be_restarted(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_STACKS__IMAGE_PULL_GRACE": "0s"}) as at:
+    async with harness(tmp_path, {"STACKD_STACKS__IMAGE_PULL_GRACE": "0s"}) as at:
         stack = await at.until_status((await at.create(request_for("registry.example/nopull")))["stack_id"], "failed")
         old = await uid(at, stack["stack_id"])
         assert (await do(at, "restart", stack["stack_id"])).json["status"] in ("creating", "failed")
@@ -180,13 +182,13 @@ async def test_a_failed_stack_that_waits_for_its_image_can_be_restarted(tmp_path
         assert await node_port(at, stack) == stack["ports"][0]["node_port"]
 
 
-async def test_verbs_on_what_is_gone_or_going_are_refused(at: Stand) -> None:
+async def test_verbs_on_what_is_gone_or_going_are_refused(at: Harness) -> None:
     for verb in ("stop", "start", "restart"):
         assert (await do(at, verb, "stack-none")).status == 404
     stack = await running(at)
     at.cluster.faults.pause()
     deleting = asyncio.create_task(at.call("DELETE", f"/stacks/{stack['stack_id']}"))
-    await eventually(lambda: at.daemon.room.store.stacks.ordered()[0].deleting_since is not None)
+    await at.until_metric("stackd_deletes_pending", 1)
     late = [asyncio.create_task(do(at, verb, stack["stack_id"])) for verb in ("stop", "restart")]
     at.cluster.faults.resume()
     assert (await deleting).status == 200
@@ -194,7 +196,7 @@ async def test_verbs_on_what_is_gone_or_going_are_refused(at: Stand) -> None:
     assert not await at.objects("pods")
 
 
-async def test_restarts_at_once_come_one_after_the_other_and_leave_one_pod(at: Stand) -> None:
+async def test_restarts_at_once_come_one_after_the_other_and_leave_one_pod(at: Harness) -> None:
     stack = await running(at)
     old = await uid(at, stack["stack_id"])
     assert old is not None
@@ -205,13 +207,31 @@ async def test_restarts_at_once_come_one_after_the_other_and_leave_one_pod(at: S
     await settled_with_new_pod(at, stack, old)
 
 
-async def test_a_delete_during_a_restart_leaves_nothing(at: Stand) -> None:
+async def test_restarts_that_wait_for_their_turn_keep_no_create_waiting(at: Harness) -> None:
+    stack_id = (await running(at))["stack_id"]
+    at.cluster.faults.add_fault(action="hang", verb="delete", resource="pods", name=stack_id)
+    restarts = [asyncio.create_task(do(at, "restart", stack_id)) for _ in range(60)]
+
+    def under_way() -> int:
+        return sum(task.get_name() == f"restart {stack_id}" for task in asyncio.all_tasks())
+
+    await eventually(lambda: under_way() == len(restarts))
+    creating = asyncio.create_task(at.call("POST", "/stacks", seed()))
+    await asyncio.wait([creating, *restarts], return_when=asyncio.FIRST_COMPLETED)
+    for task in restarts:
+        task.cancel()
+    at.cluster.faults.clear()
+    assert creating.done(), "it had to wait for restarts of another stack"
+    assert creating.result().status == 201
+
+
+async def test_a_delete_during_a_restart_leaves_nothing(at: Harness) -> None:
     stack = await running(at)
     at.cluster.faults.pause()
     restarting = asyncio.create_task(do(at, "restart", stack["stack_id"]))
-    await eventually(lambda: at.daemon.room.store.stacks.ordered()[0].generation == 1)
+    await eventually(lambda: at.rows("SELECT generation FROM stacks") == [(1,)])
     deleting = asyncio.create_task(at.call("DELETE", f"/stacks/{stack['stack_id']}"))
-    await eventually(lambda: at.daemon.room.store.stacks.ordered()[0].deleting_since is not None)
+    await at.until_metric("stackd_deletes_pending", 1)
     at.cluster.faults.resume()
     assert (await deleting).status == 200
     assert not await at.objects("pods")
@@ -220,7 +240,7 @@ async def test_a_delete_during_a_restart_leaves_nothing(at: Stand) -> None:
     assert await used(at) == 0
 
 
-async def test_what_the_quota_refuses_is_said_and_tried_again_until_there_is_room(at: Stand) -> None:
+async def test_what_the_quota_refuses_is_said_and_tried_again_until_there_is_room(at: Harness) -> None:
     stack = await running(at)
     old = await uid(at, stack["stack_id"])
     assert old is not None
@@ -235,6 +255,8 @@ async def test_what_the_quota_refuses_is_said_and_tried_again_until_there_is_roo
     await at.kubectl("POST", path, quota)
     reply = await do(at, "start", stack["stack_id"])
     assert (reply.status, "ResourceQuota tight" in reply.error) == (503, True)
+    assert "cannot be started now; it is retried until it is done, and has no pod until then: " in reply.error
+    assert reply.headers["Retry-After"] == "30"
     waiting = await at.stack(stack["stack_id"])
     assert (waiting["status"], waiting["status_reason"]) == ("creating", "QuotaExceeded")
     assert await used(at) == 1
@@ -242,11 +264,27 @@ async def test_what_the_quota_refuses_is_said_and_tried_again_until_there_is_roo
     await settled_with_new_pod(at, stack, old)
 
 
+@pytest.mark.parametrize(("verb", "settled"), [("restart", "running"), ("stop", "stopped")])
+async def test_what_the_cluster_refused_is_tried_again_without_waiting_for_a_pass(
+    tmp_path: Path, verb: str, settled: str
+) -> None:
+    async with harness(tmp_path, {"STACKD_RECONCILE__INTERVAL": "1h"}) as at:
+        stack_id = (await running(at))["stack_id"]
+        at.cluster.faults.add_fault(action="status", verb="delete", resource="pods", code=422, count=2)
+        passes = await at.metric("stackd_reconcile_passes_total")
+        assert (await do(at, verb, stack_id)).status == 503
+        await at.until_status(stack_id, settled)
+        assert at.cluster.counts.requests["delete", "pods", 422] == 2, "both refusals were met, and a third try came"
+        assert await at.metric("stackd_reconcile_passes_total") == passes
+
+
 async def test_a_pod_spec_that_is_no_longer_allowed_is_not_started_again(tmp_path: Path) -> None:
     async with EmbeddedCluster(fast_cluster()) as cluster:
-        async with stand(tmp_path, cluster=cluster) as at:
+        async with harness(tmp_path, cluster=cluster) as at:
             stack = await running(at, request_for("registry.example/web"))
-        async with stand(tmp_path, {"STACKD_POLICY__IMAGES_DENY": '["registry.example/*"]'}, cluster=cluster) as later:
+        async with harness(
+            tmp_path, {"STACKD_POLICY__IMAGES_DENY": '["registry.example/*"]'}, cluster=cluster
+        ) as later:
             reply = await do(later, "restart", stack["stack_id"])
             assert reply.status == 409
             assert "not allowed any more" in reply.error
@@ -256,21 +294,21 @@ async def test_a_pod_spec_that_is_no_longer_allowed_is_not_started_again(tmp_pat
 @asynccontextmanager
 async def cut_short(
     folder: Path, asked: str, fault: dict[str, Any]
-) -> AsyncIterator[tuple[Stand, dict[str, Any], str]]:
+) -> AsyncIterator[tuple[Harness, dict[str, Any], str]]:
     """A daemon after one that was ended within what was asked, at the first request that ``fault`` describes."""
     async with EmbeddedCluster(fast_cluster()) as cluster:
-        async with stand(folder, SHORT, cluster=cluster) as at:
+        async with harness(folder, SHORT, cluster=cluster) as at:
             stack = await running(at)
             old = await uid(at, stack["stack_id"])
             assert old is not None
             cluster.faults.add_fault(**fault)
             task = asyncio.create_task(do(at, asked, stack["stack_id"]))
-            row = at.daemon.room.store.stacks
-            await eventually(lambda: row.ordered()[0].desired == "stopped" or row.ordered()[0].generation == 1)
+            begun = [("stopped", 0)], [("running", 1)], [("stopped", 1)]
+            await eventually(lambda: at.rows("SELECT desired, generation FROM stacks") in begun)
             await asyncio.wait([task], timeout=0.3)
         await asyncio.gather(task, return_exceptions=True)
         cluster.faults.clear()
-        async with stand(folder, cluster=cluster) as later:
+        async with harness(folder, cluster=cluster) as later:
             yield later, stack, old
 
 
@@ -306,11 +344,11 @@ async def test_a_stop_that_was_cut_short_is_completed_by_the_next_start(tmp_path
 
 async def test_stop_and_start_survive_a_restart_of_stackd(tmp_path: Path) -> None:
     async with EmbeddedCluster(fast_cluster()) as cluster:
-        async with stand(tmp_path, cluster=cluster) as at:
+        async with harness(tmp_path, cluster=cluster) as at:
             stack = await running(at)
             old = await uid(at, stack["stack_id"])
             stopped = (await do(at, "stop", stack["stack_id"])).json
-        async with stand(tmp_path, cluster=cluster) as later:
+        async with harness(tmp_path, cluster=cluster) as later:
             assert await later.stack(stack["stack_id"]) == stopped
             assert old is not None
             assert (await do(later, "start", stack["stack_id"])).status == 200
@@ -320,7 +358,7 @@ async def test_stop_and_start_survive_a_restart_of_stackd(tmp_path: Path) -> Non
 async def test_the_pod_of_a_restarted_stack_tells_which_one_it_is(tmp_path: Path) -> None:
     """A file that is rebuilt from it knows the old pods from the new ones again."""
     stack_pods: dict[str, Any] = {}
-    async with stand(tmp_path) as at:
+    async with harness(tmp_path) as at:
         stack = await running(at)
         await do(at, "restart", stack["stack_id"])
         await at.until_status(stack["stack_id"], "running")
@@ -331,15 +369,14 @@ async def test_the_pod_of_a_restarted_stack_tells_which_one_it_is(tmp_path: Path
 
 
 async def test_a_pod_that_the_watch_has_not_shown_yet_is_not_taken_for_a_lost_one(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_STACKS__SCHEDULING_TIMEOUT": "500ms"}) as at:
+    async with harness(tmp_path, {"STACKD_STACKS__SCHEDULING_TIMEOUT": "500ms"}) as at:
         stack = await running(at)
         old = await uid(at, stack["stack_id"])
         assert old is not None
         at.cluster.faults.freeze_watches()
         reply = await do(at, "restart", stack["stack_id"])
         assert (reply.status, "has not been seen yet" in reply.error) == (503, True)
-        passes = at.daemon.api.reconciler.passes
-        await eventually(lambda: at.daemon.api.reconciler.passes >= passes + 3)
+        await at.passes(3)
         assert (await at.stack(stack["stack_id"]))["status"] == "creating"
         assert await used(at) == 1
         at.cluster.faults.drop_watches()
@@ -347,11 +384,16 @@ async def test_a_pod_that_the_watch_has_not_shown_yet_is_not_taken_for_a_lost_on
 
 
 async def test_a_pod_that_runs_before_its_restart_is_written_down_is_seen_to_run(tmp_path: Path) -> None:
-    async with EmbeddedCluster(fast_cluster(start_delay=0.2)) as cluster, stand(tmp_path, cluster=cluster) as at:
+    async with harness(tmp_path) as at:
         stack = await running(at)
         old = await uid(at, stack["stack_id"])
         assert old is not None
-        mirror = at.daemon.room.mirror
+        mirror, services = at.daemon.context.mirror, at.cluster.counts.total("create", "services")
+
+        def is_to_be_written() -> bool:
+            made = at.cluster.counts.total("create", "services") > services
+            return shell.in_transaction and made and at.is_writing
+
         with contextlib.closing(sqlite3.connect(tmp_path / "stackd.db", isolation_level=None)) as shell:
 
             def placed(change: object) -> None:
@@ -361,16 +403,42 @@ async def test_a_pod_that_runs_before_its_restart_is_written_down_is_seen_to_run
                     shell.execute("BEGIN IMMEDIATE")
 
             ignore = mirror.subscribe(placed)
-            restarting = asyncio.create_task(do(at, "restart", stack["stack_id"]))
-            await eventually(lambda: shell.in_transaction and mirror.pods[stack["stack_id"]].ready)
+            with at.no_pod_starting():
+                restarting = asyncio.create_task(do(at, "restart", stack["stack_id"]))
+                await eventually(is_to_be_written)
+            await eventually(lambda: mirror.pods[stack["stack_id"]].ready)
             ignore()
             shell.execute("ROLLBACK")
         assert (await restarting).json["status"] == "creating"
         await settled_with_new_pod(at, stack, old)
 
 
+async def test_a_start_that_gets_another_port_says_so(at: Harness) -> None:
+    stack = await running(at)
+    (kept,) = held_ports(stack)
+    assert (await do(at, "stop", stack["stack_id"])).status == 200
+    ports = [{"port": 80, "protocol": "TCP", "nodePort": kept}]
+    service = {"metadata": {"name": "theirs"}, "spec": {"type": "NodePort", "ports": ports, "selector": {}}}
+    made = await at.kubectl("POST", "/api/v1/namespaces/default/services", service)
+    assert made["metadata"]["uid"], made
+    answer = (await do(at, "start", stack["stack_id"])).json
+    (port,) = held_ports(answer)
+    words = f"another Service has node port {kept} now; {port} replaces it"
+    assert port != kept
+    assert (answer["status_reason"], answer["status_message"]) == ("NodePortReplaced", words)
+    events = (await at.call("GET", f"/stacks/{stack['stack_id']}/timeline")).json["events"]
+    assert [event["message"] for event in events if event["reason"] == "NodePortReplaced"] == [words]
+
+
+async def test_a_start_with_the_kept_port_says_nothing_of_ports(at: Harness) -> None:
+    stack = await running(at)
+    assert (await do(at, "stop", stack["stack_id"])).status == 200
+    answer = (await do(at, "start", stack["stack_id"])).json
+    assert (held_ports(answer), "NodePortReplaced" in answer["status_reason"]) == (held_ports(stack), False)
+
+
 async def test_starts_count_as_creates_for_the_limits(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_LIMITS__CREATES_PER_SECOND": "0.01"}) as at:
+    async with harness(tmp_path, {"STACKD_LIMITS__CREATES_PER_SECOND": "0.01"}) as at:
         stack = await running(at)
         reply = await do(at, "restart", stack["stack_id"])
         assert (reply.status, "limits.creates_per_second" in reply.error) == (429, True)

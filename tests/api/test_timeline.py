@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.faults import Fault
-from stackd.lifecycle import evidence
+from stackd.lifecycle import diagnostics
 from stackd.times import to_nanoseconds
-from tests.stand import READ_KEY, Reply, Stand, eventually, fast_cluster, request_for, seed, stand
+from tests.harness import READ_KEY, Harness, Reply, eventually, fast_cluster, harness, request_for, seed
 
 
-async def timeline(at: Stand, stack_id: str) -> list[dict[str, Any]]:
+async def timeline(at: Harness, stack_id: str) -> list[dict[str, Any]]:
     reply = await at.call("GET", f"/stacks/{stack_id}/timeline")
     assert reply.status == 200, reply.text
     assert list(reply.json) == ["stack_id", "events"]
@@ -29,15 +30,15 @@ def kinds(events: list[dict[str, Any]]) -> list[str]:
     return [event["kind"] for event in events]
 
 
-async def has(at: Stand, stack_id: str, kind: str) -> bool:
+async def has(at: Harness, stack_id: str, kind: str) -> bool:
     return kind in kinds(await timeline(at, stack_id))
 
 
-async def logs(at: Stand, stack_id: str, query: str = "") -> Reply:
+async def logs(at: Harness, stack_id: str, query: str = "") -> Reply:
     return await at.call("GET", f"/stacks/{stack_id}/logs{query}")
 
 
-async def test_a_stack_tells_its_story_from_its_create_to_its_delete_and_who_asked_for_what(at: Stand) -> None:
+async def test_a_stack_tells_its_story_from_its_create_to_its_delete_and_who_asked_for_what(at: Harness) -> None:
     stack_id = (await at.create())["stack_id"]
     await at.until_status(stack_id, "running")
     await at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": "1m"})
@@ -60,12 +61,26 @@ async def test_a_stack_tells_its_story_from_its_create_to_its_delete_and_who_ask
     assert [list(event) for event in events] == [["at", "kind", "reason", "message", "by"]] * len(events)
 
 
-async def test_an_unknown_stack_has_no_timeline_and_no_logs(at: Stand) -> None:
+async def test_a_pod_that_runs_before_the_stack_is_written_down_has_started(at: Harness) -> None:
+    lost = {"action": "lost_reply", "verb": "create", "resource": "pods", "count": 1}
+    at.cluster.faults.add_fault(**lost)
+    created = await at.create()
+    assert created["status"] == "running", "its pod ran when the answer to the second try came"
+    stack_id = created["stack_id"]
+    assert kinds(await timeline(at, stack_id)) == ["accepted", "scheduled", "started", "ready"]
+    at.cluster.faults.add_fault(**lost)
+    restarted = await at.call("POST", f"/stacks/{stack_id}/restart")
+    assert restarted.json["status"] == "running"
+    await at.run_now("reconcile")
+    assert kinds(await timeline(at, stack_id))[4:] == ["restart_requested", "started", "ready"]
+
+
+async def test_an_unknown_stack_has_no_timeline_and_no_logs(at: Harness) -> None:
     assert (await at.call("GET", "/stacks/stack-none/timeline")).status == 404
     assert (await logs(at, "stack-none")).status == 404
 
 
-async def test_expiry_and_batch_jobs_say_who_it_was(at: Stand) -> None:
+async def test_expiry_and_batch_jobs_say_who_it_was(at: Harness) -> None:
     short = (await at.create(seed() | {"ttl": "500ms"}))["stack_id"]
     job = (await at.create())["stack_id"]
     await at.finished_job((await at.call("POST", "/stacks/batch-delete", {"stack_ids": [job]})).json["job_id"])
@@ -78,7 +93,7 @@ async def test_expiry_and_batch_jobs_say_who_it_was(at: Stand) -> None:
 
 
 async def test_a_failure_is_told_with_its_reason_and_the_cluster_s_own_warnings(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_STACKS__IMAGE_PULL_GRACE": "0s"}) as at:
+    async with harness(tmp_path, {"STACKD_STACKS__IMAGE_PULL_GRACE": "0s"}) as at:
         stack_id = (await at.create(request_for("registry.example/nopull")))["stack_id"]
         failed = await at.until_status(stack_id, "failed")
         await eventually(lambda: has(at, stack_id, "warning"))
@@ -98,20 +113,22 @@ async def test_a_failure_is_told_with_its_reason_and_the_cluster_s_own_warnings(
 async def test_whatever_the_cluster_answers_to_a_question_about_one_stack_the_next_one_is_still_told_of(
     tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evidence, "RETRY_SECONDS", 0.01)
-    async with stand(tmp_path, {"STACKD_STACKS__IMAGE_PULL_GRACE": "0s"}) as at:
+    monkeypatch.setattr(diagnostics, "RETRIES", replace(diagnostics.RETRIES, first=0.01, longest=0.01))
+    tries = diagnostics.RETRIES.most
+    assert tries is not None
+    async with harness(tmp_path, {"STACKD_STACKS__IMAGE_PULL_GRACE": "0s"}) as at:
         at.cluster.faults.add(Fault(action="status", verb="list", resource="events", code=code))
-        for _ in range(evidence.WORKERS + 1):
+        for _ in range(diagnostics.WORKERS + 1):
             stack_id = (await at.create(request_for("registry.example/nopull")))["stack_id"]
             await at.until_status(stack_id, "failed")
-        await eventually(lambda: at.cluster.counts.total("list", "events") >= (evidence.WORKERS + 1) * evidence.TRIES)
+        await eventually(lambda: at.cluster.counts.total("list", "events") >= (diagnostics.WORKERS + 1) * tries)
         at.cluster.faults.clear()
         stack_id = (await at.create(request_for("registry.example/nopull")))["stack_id"]
         await eventually(lambda: has(at, stack_id, "warning"))
 
 
 async def test_restarts_of_a_container_are_told_with_its_exit_code(tmp_path: Path) -> None:
-    async with stand(tmp_path, {"STACKD_STACKS__RESTART_POLICY": "Always"}) as at:
+    async with harness(tmp_path, {"STACKD_STACKS__RESTART_POLICY": "Always"}) as at:
         stack_id = (await at.create(request_for("registry.example/crashloop")))["stack_id"]
         await eventually(lambda: has(at, stack_id, "restarted"))
         event = next(event for event in await timeline(at, stack_id) if event["kind"] == "restarted")
@@ -119,29 +136,43 @@ async def test_restarts_of_a_container_are_told_with_its_exit_code(tmp_path: Pat
 
 
 async def test_readiness_that_is_lost_and_comes_back_is_told(tmp_path: Path) -> None:
-    async with stand(tmp_path) as at:
+    async with EmbeddedCluster(fast_cluster(run_time=2.0)) as cluster, harness(tmp_path, cluster=cluster) as at:
         stack_id = (await at.create(request_for("registry.example/unready")))["stack_id"]
         await eventually(lambda: has(at, stack_id, "not_ready"))
         events = kinds(await timeline(at, stack_id))
         assert events.index("ready") < events.index("not_ready")
 
 
+async def test_a_start_that_could_not_be_written_down_at_first_is_told_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with EmbeddedCluster(fast_cluster(start_delay=0.5)) as cluster, harness(tmp_path, cluster=cluster) as at:
+        stack_id = (await at.create())["stack_id"]
+        with contextlib.closing(sqlite3.connect(tmp_path / "stackd.db", isolation_level=None)) as shell:
+            shell.execute("BEGIN IMMEDIATE")
+            assert (await at.stack(stack_id))["status"] == "creating"
+            await eventually(lambda: "statuses cannot be written now" in caplog.text)
+            shell.execute("ROLLBACK")
+        await at.until_status(stack_id, "running")
+        assert kinds(await timeline(at, stack_id)) == ["accepted", "scheduled", "started", "ready"]
+
+
 async def test_a_timeline_outlives_its_stack_for_as_long_as_it_is_to_be_kept(tmp_path: Path) -> None:
     async with EmbeddedCluster(fast_cluster()) as cluster:
-        async with stand(tmp_path, cluster=cluster) as at:
+        async with harness(tmp_path, cluster=cluster) as at:
             stack_id = (await at.create())["stack_id"]
             await at.call("DELETE", f"/stacks/{stack_id}")
-        async with stand(tmp_path, cluster=cluster) as later:
+        async with harness(tmp_path, cluster=cluster) as later:
             assert kinds(await timeline(later, stack_id))[-1] == "deleted"
-            await later.daemon.schedule.now("purge")
+            await later.run_now("purge")
             assert kinds(await timeline(later, stack_id))[-1] == "deleted"
-        async with stand(tmp_path, {"STACKD_STACKS__KEEP_HISTORY": "0s"}, cluster=cluster) as last:
-            await last.daemon.schedule.now("purge")
+        async with harness(tmp_path, {"STACKD_STACKS__KEEP_HISTORY": "0s"}, cluster=cluster) as last:
+            await last.run_now("purge")
             assert (await last.call("GET", f"/stacks/{stack_id}/timeline")).status == 404
 
 
 async def test_a_create_that_failed_leaves_no_story(tmp_path: Path) -> None:
-    async with stand(tmp_path) as at:
+    async with harness(tmp_path) as at:
         assert (await at.call("POST", "/stacks", request_for("nginx", cpu="100000"))).status == 503
         assert not await at.objects("pods")
         (count,) = await lines_in(tmp_path / "stackd.db")
@@ -154,7 +185,7 @@ async def lines_in(path: Path) -> tuple[int]:
     return found
 
 
-async def test_logs_come_from_the_cluster_while_the_pod_is_there(at: Stand) -> None:
+async def test_logs_come_from_the_cluster_while_the_pod_is_there(at: Harness) -> None:
     stack_id = (await at.create())["stack_id"]
     await at.until_status(stack_id, "running")
     reply = await logs(at, stack_id)
@@ -168,30 +199,95 @@ async def test_logs_come_from_the_cluster_while_the_pod_is_there(at: Stand) -> N
     assert (await logs(at, stack_id, "?container=other")).status == 409
 
 
-async def test_the_last_words_of_what_failed_are_kept_when_its_pod_is_gone(at: Stand) -> None:
+async def test_the_last_words_of_what_failed_are_kept_when_its_pod_is_gone(at: Harness) -> None:
     stack_id = (await at.create(request_for("registry.example/fail")))["stack_id"]
     await at.until_status(stack_id, "failed")
 
     async def kept() -> bool:
-        return bool(await at.daemon.room.store.kept_logs(stack_id))
+        return bool(at.rows("SELECT 1 FROM kept_logs"))
 
     await eventually(kept)
     await at.delete_object("pods", stack_id)
-    await eventually(lambda: stack_id not in at.daemon.room.mirror.pods)
+    await at.until_metric("stackd_mirror_objects", 0, kind="pods")
     assert (await logs(at, stack_id)).text == "starting\nboom\n"
     assert (await logs(at, stack_id, "?tail=1")).text == "boom\n"
     await at.call("DELETE", f"/stacks/{stack_id}")
     assert (await logs(at, stack_id)).text == "starting\nboom\n"
 
 
+async def test_the_last_words_of_a_healthy_stack_are_kept_when_it_is_deleted(at: Harness) -> None:
+    stack_id = (await at.create())["stack_id"]
+    await at.until_status(stack_id, "running")
+    at.cluster.faults.add_fault(action="latency", verb="delete", seconds=0.1)
+    assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
+    assert (await logs(at, stack_id)).text == "starting\nready\n"
+    assert (await logs(at, stack_id, "?tail=1")).text == "ready\n"
+
+
+async def test_the_last_words_of_a_stack_whose_time_is_up_are_kept(tmp_path: Path) -> None:
+    async with harness(tmp_path, {"STACKD_STACKS__TTL": "1s"}) as at:
+        stack_id = (await at.create())["stack_id"]
+        await at.until_status(stack_id, "running")
+        await at.until_listed(0)
+        assert (await logs(at, stack_id)).text == "starting\nready\n"
+
+
+async def test_a_stack_whose_time_is_up_goes_also_where_nobody_tells_its_last_words(tmp_path: Path) -> None:
+    async with harness(tmp_path, {"STACKD_STACKS__TTL": "1s"}) as at:
+        at.cluster.faults.add_fault(action="hang", resource="pods/log")
+        stack_id = (await at.create())["stack_id"]
+        await at.until_status(stack_id, "running")
+        await at.until_listed(0)
+        assert at.cluster.counts.total("get", "pods/log") == 0, "it was not waited for"
+
+
+async def test_a_delete_does_not_wait_for_the_last_words(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnostics, "CAPTURE_SECONDS", 0.5)
+    stack_id = (await at.create())["stack_id"]
+    await at.until_status(stack_id, "running")
+    at.cluster.faults.add_fault(action="hang", resource="pods/log")
+    assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
+    assert at.cluster.counts.in_flight > 0, "it is still being asked for, and will be given up"
+    await eventually(lambda: at.cluster.counts.in_flight == 0)
+    reply = await logs(at, stack_id)
+    assert (reply.status, "no log was kept" in reply.error) == (404, True)
+
+
+async def test_a_cluster_that_does_not_tell_the_last_words_is_not_asked_for_long(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnostics, "CAPTURE_SECONDS", 0.05)
+    monkeypatch.setattr(diagnostics, "CAPTURES_AT_ONCE", 1)
+    ids = [(await at.create())["stack_id"] for _ in range(2)]
+    for stack_id in ids:
+        await at.until_status(stack_id, "running")
+    at.cluster.faults.add_fault(action="hang", resource="pods/log")
+    replies = await asyncio.gather(*(at.call("DELETE", f"/stacks/{stack_id}") for stack_id in ids))
+    assert [reply.status for reply in replies] == [200, 200]
+    unanswered = {"verb": "get", "resource": "pods/log", "code": "none"}
+    await at.until_metric("stackd_kubernetes_requests_total", 1, **unanswered)
+    await eventually(lambda: at.cluster.counts.in_flight == 0)
+    assert await at.metric("stackd_kubernetes_requests_total", **unanswered) == 1
+    for stack_id in ids:
+        assert (await logs(at, stack_id)).status == 404
+
+
+async def test_a_batch_delete_keeps_no_last_words_of_healthy_stacks(at: Harness) -> None:
+    stack_id = (await at.create())["stack_id"]
+    await at.until_status(stack_id, "running")
+    job_id = (await at.call("POST", "/stacks/batch-delete", {"stack_ids": [stack_id]})).json["job_id"]
+    assert (await at.finished_job(job_id))["deleted"] == 1
+    assert (await logs(at, stack_id)).status == 404
+
+
 async def test_the_kept_words_answer_while_the_cluster_is_away(tmp_path: Path) -> None:
-    async with EmbeddedCluster(fast_cluster()) as cluster, stand(tmp_path, cluster=cluster) as at:
+    async with EmbeddedCluster(fast_cluster()) as cluster, harness(tmp_path, cluster=cluster) as at:
         failed = (await at.create(request_for("registry.example/fail")))["stack_id"]
         well = (await at.create())["stack_id"]
         await at.until_status(failed, "failed")
 
         async def kept() -> bool:
-            return bool(await at.daemon.room.store.kept_logs(failed))
+            return bool(at.rows("SELECT 1 FROM kept_logs"))
 
         await eventually(kept)
         cluster.faults.add_fault(action="cut", resource="pods/log")
@@ -203,14 +299,14 @@ async def test_the_kept_words_answer_while_the_cluster_is_away(tmp_path: Path) -
 
 
 async def test_a_container_that_has_not_started_has_no_log_yet_and_that_is_said(tmp_path: Path) -> None:
-    async with EmbeddedCluster(fast_cluster(start_delay=30.0)) as cluster, stand(tmp_path, cluster=cluster) as at:
+    async with EmbeddedCluster(fast_cluster(start_delay=30.0)) as cluster, harness(tmp_path, cluster=cluster) as at:
         stack_id = (await at.create())["stack_id"]
         reply = await logs(at, stack_id)
         assert reply.status == 409
         assert "waiting to start" in reply.error
 
 
-async def test_a_stopped_stack_has_no_logs_but_still_its_story(at: Stand) -> None:
+async def test_a_stopped_stack_has_no_logs_but_still_its_story(at: Harness) -> None:
     stack_id = (await at.create())["stack_id"]
     await at.until_status(stack_id, "running")
     await at.call("POST", f"/stacks/{stack_id}/stop")
@@ -219,12 +315,12 @@ async def test_a_stopped_stack_has_no_logs_but_still_its_story(at: Stand) -> Non
     assert await has(at, stack_id, "stopped")
 
 
-async def test_the_old_pod_of_a_restart_speaks_no_more(at: Stand) -> None:
+async def test_the_old_pod_of_a_restart_speaks_no_more(at: Harness) -> None:
     stack_id = (await at.create())["stack_id"]
     await at.until_status(stack_id, "running")
     at.cluster.faults.add_fault(action="hang", verb="delete", resource="pods")
     restarting = asyncio.create_task(at.call("POST", f"/stacks/{stack_id}/restart"))
-    await eventually(lambda: at.daemon.room.store.stacks.ordered()[0].generation == 1)
+    await at.until_status(stack_id, "creating")
     reply = await logs(at, stack_id)
     assert (reply.status, reply.error) == (409, f"{stack_id} has no pod at present")
     restarting.cancel()
@@ -232,13 +328,13 @@ async def test_the_old_pod_of_a_restart_speaks_no_more(at: Stand) -> None:
 
 
 @pytest.mark.parametrize("path", ["timeline", "logs"])
-async def test_reading_a_story_needs_a_key(at: Stand, path: str) -> None:
+async def test_reading_a_story_needs_a_key(at: Harness, path: str) -> None:
     stack_id = (await at.create())["stack_id"]
     assert (await at.call("GET", f"/stacks/{stack_id}/{path}", key=None)).status == 401
     assert (await at.call("GET", f"/stacks/{stack_id}/{path}", key=READ_KEY)).status == 401
 
 
-async def test_no_read_but_logs_asks_the_cluster(at: Stand) -> None:
+async def test_no_read_but_logs_asks_the_cluster(at: Harness) -> None:
     stack_id = (await at.create())["stack_id"]
     await at.until_status(stack_id, "running")
     at.cluster.faults.reset_counts()

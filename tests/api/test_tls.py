@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from stackd.config import load
-from tests.stand import KEY, Stand, stand
-from tests.unit.upkeep.test_certificate import make, trusting
+from stackd.upkeep import tls
+from tests.harness import KEY, Harness, eventually, harness
+from tests.unit.upkeep.test_certificate import EC, RSA, make, trusting
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
 
@@ -23,9 +25,27 @@ def settings(cert: str, key: str) -> dict[str, str]:
     }
 
 
-async def name_served(at: Stand, *certs: str) -> str:
+async def silent(at: Harness, count: int) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Clients that connect and say nothing, not even a TLS hello."""
+    return [await asyncio.open_connection("127.0.0.1", at.port) for _ in range(count)]
+
+
+def descriptors() -> int:
+    """How many this process has open; the test's own end of each connection is one of them."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def ended(reader: asyncio.StreamReader) -> bool:
+    """Whether the other side has closed the connection without a word; waits for it."""
+    try:
+        return await reader.read() == b""
+    except ConnectionResetError:
+        return True
+
+
+async def name_served(at: Harness, *certs: str) -> str:
     """The name in the certificate that a new connection gets, after a request was answered over it."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", at.daemon.port, ssl=trusting(*certs))
+    reader, writer = await asyncio.open_connection("127.0.0.1", at.port, ssl=trusting(*certs))
     writer.write(f"GET /healthz HTTP/1.1\r\nHost: a\r\nX-API-KEY: {KEY}\r\nConnection: close\r\n\r\n".encode())
     assert b'{"status":"ok"}' in await reader.read()
     name: str = dict(pair[0] for pair in writer.get_extra_info("peercert")["subject"])["commonName"]
@@ -35,25 +55,103 @@ async def name_served(at: Stand, *certs: str) -> str:
 
 async def test_requests_are_answered_over_tls_with_the_certificate_in_the_file(tmp_path: Path) -> None:
     cert, key = make(tmp_path)
-    async with stand(tmp_path, settings(cert, key)) as at:
+    async with harness(tmp_path, settings(cert, key)) as at:
         assert await name_served(at, cert) == "one"
 
 
 async def test_a_handshake_that_does_not_come_is_cut_off_and_others_go_on(tmp_path: Path) -> None:
     cert, key = make(tmp_path)
-    async with stand(tmp_path, settings(cert, key)) as at:
-        silent = [await asyncio.open_connection("127.0.0.1", at.daemon.port) for _ in range(50)]
+    async with harness(tmp_path, settings(cert, key)) as at:
+        clients = await silent(at, 50)
         assert await name_served(at, cert) == "one"
-        async with asyncio.timeout(5):
-            for reader, writer in silent:
-                assert await reader.read() == b""
+        async with asyncio.timeout(30):
+            for reader, writer in clients:
+                assert await ended(reader)
                 writer.close()
+
+
+async def test_a_handshake_without_a_request_after_it_is_cut_off(tmp_path: Path) -> None:
+    cert, key = make(tmp_path)
+    async with harness(tmp_path, settings(cert, key)) as at:
+        reader, writer = await asyncio.open_connection("127.0.0.1", at.port, ssl=trusting(cert))
+        async with asyncio.timeout(30):
+            assert await ended(reader)
+        writer.close()
+
+
+async def test_silent_clients_count_as_connections_and_give_way_to_those_who_ask(tmp_path: Path) -> None:
+    cert, key = make(tmp_path)
+    patient = settings(cert, key) | {"STACKD_LIMITS__SLOW_CLIENT_TIMEOUT": "1h", "STACKD_LIMITS__CONNECTIONS": "20"}
+    async with harness(tmp_path, patient) as at:
+        before = descriptors()
+        hello = [await asyncio.open_connection("127.0.0.1", at.port, ssl=trusting(cert)) for _ in range(10)]
+        clients = hello + await silent(at, 100)
+        async with asyncio.timeout(30):
+            assert all([await ended(reader) for reader, _ in clients[:90]]), "the oldest go first"
+            assert await name_served(at, cert) == "one"
+        await eventually(lambda: descriptors() <= before + len(clients) + 21, lambda: f"{descriptors()} after {before}")
+        for _, writer in clients:
+            writer.transport.abort()
+        await eventually(lambda: descriptors() <= before + 1, lambda: f"{descriptors()} after {before}")
+        assert await name_served(at, cert) == "one"
+
+
+async def test_where_all_are_known_clients_a_silent_one_more_is_cut_off(tmp_path: Path) -> None:
+    cert, key = make(tmp_path)
+    patient = settings(cert, key) | {"STACKD_LIMITS__SLOW_CLIENT_TIMEOUT": "1h", "STACKD_LIMITS__CONNECTIONS": "1"}
+    async with harness(tmp_path, patient) as at:
+        reader, writer = await asyncio.open_connection("127.0.0.1", at.port, ssl=trusting(cert))
+        request = f"GET /healthz HTTP/1.1\r\nHost: a\r\nX-API-KEY: {KEY}\r\n\r\n".encode()
+        for _ in range(3):
+            writer.write(request)
+            await reader.readuntil(b'{"status":"ok"}')
+            ((other, its),) = await silent(at, 1)
+            async with asyncio.timeout(30):
+                assert await ended(other)
+            its.close()
+        writer.transport.abort()
+
+
+async def test_a_stop_does_not_wait_for_silent_clients(tmp_path: Path) -> None:
+    cert, key = make(tmp_path)
+    patient = settings(cert, key) | {"STACKD_LIMITS__SLOW_CLIENT_TIMEOUT": "1h"}
+    async with asyncio.timeout(30):
+        async with harness(tmp_path, patient) as at:
+            clients = await silent(at, 5)
+            assert await name_served(at, cert) == "one"
+    for reader, writer in clients:
+        assert await ended(reader)
+        writer.close()
+
+
+@pytest.mark.parametrize(("before", "after"), [(EC, RSA), (RSA, EC)], ids=["EC to RSA", "RSA to EC"])
+async def test_new_connections_get_the_new_certificate_and_open_ones_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: tuple[str, ...], after: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(tls, "LOOK_SECONDS", 0.02)
+    cert, key = make(tmp_path, kind=before)
+    patient = settings(cert, key) | {"STACKD_LIMITS__SLOW_CLIENT_TIMEOUT": "1m"}
+    async with harness(tmp_path, patient) as at:
+        reader, writer = await asyncio.open_connection("127.0.0.1", at.port, ssl=trusting(cert))
+        new_cert, new_key = make(tmp_path, "two", kind=after)
+        both = (str(shutil.copy(cert, tmp_path / "old")), str(shutil.copy(new_cert, tmp_path / "new")))
+        shutil.move(new_cert, cert)
+        shutil.move(new_key, key)
+
+        async def renewed() -> bool:
+            return await name_served(at, *both) == "two"
+
+        await eventually(renewed)
+        assert {await name_served(at, *both) for _ in range(5)} == {"two"}
+        writer.write(f"GET /healthz HTTP/1.1\r\nHost: a\r\nX-API-KEY: {KEY}\r\n\r\n".encode())
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.close()
 
 
 async def test_plain_http_at_a_tls_port_is_refused_and_harms_nobody(tmp_path: Path) -> None:
     cert, key = make(tmp_path)
-    async with stand(tmp_path, settings(cert, key)) as at:
-        reader, writer = await asyncio.open_connection("127.0.0.1", at.daemon.port)
+    async with harness(tmp_path, settings(cert, key)) as at:
+        reader, writer = await asyncio.open_connection("127.0.0.1", at.port)
         writer.write(b"GET /healthz HTTP/1.1\r\n\r\n")
         assert b"HTTP" not in await reader.read()
         writer.close()

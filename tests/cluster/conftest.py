@@ -5,30 +5,37 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
 
 import aiohttp
 import pytest
+import yaml
 
 from stackd.config import load
 from stackd.daemon import running
 from stackd.embedded import EmbeddedCluster
-from stackd.kube.client import Cluster, ClusterTarget
+from stackd.kube.client import Cluster
+from stackd.kube.credentials import ClusterTarget
 from tests.cluster.holder import held_port
-from tests.cluster.process import Process, free_port
+from tests.cluster.process import Process
 from tests.cluster.real import KEY, Real
-from tests.stand import fast_cluster
+from tests.cluster.site import LEASE_SECONDS, Site, Wire
+from tests.harness import fast_cluster
+from tests.ports import free_port
 
 VARIABLE = "STACKD_TEST_KUBECONFIG"
+STANDBY_KUBECONFIG = "STACKD_TEST_STANDBY_KUBECONFIG"
+"""Other credentials for all but the owner, so that the API server's audit log tells the two apart."""
+
 NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @pytest.fixture
 async def real(tmp_path: Path) -> AsyncIterator[Real]:
     """A stackd as it usually is."""
-    async with _cluster(tmp_path) as kubeconfig, _real(kubeconfig, tmp_path) as at:
+    async with cluster_for(tmp_path) as kubeconfig, _real(kubeconfig, tmp_path) as at:
         yield at
 
 
@@ -36,12 +43,12 @@ async def real(tmp_path: Path) -> AsyncIterator[Real]:
 async def roomless(tmp_path: Path) -> AsyncIterator[Real]:
     """One whose stacks no node may take, whatever the cluster's quotas and limits allow."""
     selector = {"STACKD_STACKS__NODE_SELECTOR": '{"role": "stack", "stackd.io/test": "nowhere"}'}
-    async with _cluster(tmp_path) as kubeconfig, _real(kubeconfig, tmp_path, selector) as at:
+    async with cluster_for(tmp_path) as kubeconfig, _real(kubeconfig, tmp_path, selector) as at:
         yield at
 
 
 @asynccontextmanager
-async def _cluster(folder: Path) -> AsyncIterator[str]:
+async def cluster_for(folder: Path) -> AsyncIterator[str]:
     if given := os.environ.get(VARIABLE):
         yield given
         return
@@ -53,9 +60,9 @@ async def _cluster(folder: Path) -> AsyncIterator[str]:
 @asynccontextmanager
 async def _real(kubeconfig: str, folder: Path, settings: Mapping[str, str] = NONE) -> AsyncIterator[Real]:
     """A daemon in this process."""
-    environment = {**_environment(kubeconfig, folder), **settings}
-    async with _outside(environment) as outside, running(load(None, environment)) as daemon:
-        await daemon.room.mirror.wait_synced(30)
+    environment = {**environment_of(kubeconfig, folder), **settings}
+    async with outside_of(environment) as outside, running(load(None, environment)) as daemon:
+        await daemon.context.mirror.wait_synced(30)
         await daemon.ready.wait()
         async with aiohttp.ClientSession() as session:
             at = Real(session=session, url=f"http://127.0.0.1:{daemon.port}", outside=outside)
@@ -69,9 +76,9 @@ async def _real(kubeconfig: str, folder: Path, settings: Mapping[str, str] = NON
 async def process(tmp_path: Path) -> AsyncIterator[Process]:
     """One that can be killed; it is not started yet."""
     port = free_port()
-    async with _cluster(tmp_path) as kubeconfig:
-        environment = _environment(kubeconfig, tmp_path) | {"STACKD_SERVER__PORT": str(port)}
-        async with _outside(environment) as outside, aiohttp.ClientSession() as session:
+    async with cluster_for(tmp_path) as kubeconfig:
+        environment = environment_of(kubeconfig, tmp_path) | {"STACKD_SERVER__PORT": str(port)}
+        async with outside_of(environment) as outside, aiohttp.ClientSession() as session:
             at = Real(session=session, url=f"http://127.0.0.1:{port}", outside=outside)
             process = Process(at, environment, tmp_path)
             try:
@@ -84,14 +91,14 @@ async def process(tmp_path: Path) -> AsyncIterator[Process]:
 @pytest.fixture
 async def crowded(tmp_path: Path) -> AsyncIterator[tuple[Real, int]]:
     """One with three node ports, of which somebody else holds the first; and that one."""
-    async with _cluster(tmp_path) as kubeconfig, held_port(_target(_environment(kubeconfig, tmp_path))) as port:
+    async with cluster_for(tmp_path) as kubeconfig, held_port(_target(environment_of(kubeconfig, tmp_path))) as port:
         ports = {"STACKD_STACKS__NODE_PORT_MIN": str(port), "STACKD_STACKS__NODE_PORT_MAX": str(port + 2)}
         async with _real(kubeconfig, tmp_path, ports) as at:
             yield at, port
 
 
 @asynccontextmanager
-async def _outside(environment: Mapping[str, str]) -> AsyncIterator[Cluster]:
+async def outside_of(environment: Mapping[str, str]) -> AsyncIterator[Cluster]:
     cluster = await Cluster.connect(_target(environment))
     try:
         yield cluster
@@ -108,7 +115,7 @@ def _target(environment: Mapping[str, str]) -> ClusterTarget:
     )
 
 
-def _environment(kubeconfig: str, folder: Path) -> dict[str, str]:
+def environment_of(kubeconfig: str, folder: Path) -> dict[str, str]:
     return {
         "STACKD_AUTH__KEY": KEY,
         "STACKD_SERVER__PORT": "0",
@@ -119,6 +126,48 @@ def _environment(kubeconfig: str, folder: Path) -> dict[str, str]:
         "STACKD_STACKS__NAMESPACE": os.environ.get("STACKD_TEST_NAMESPACE", "stackd-test"),
         "STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY": "false",
         "STACKD_STACKS__ADDRESS_TYPES": '["ExternalIP", "InternalIP"]',
+        "STACKD_CLUSTER__LEASE_DURATION": "3s",
         "STACKD_RECONCILE__INTERVAL": "1s",
         "STACKD_RECONCILE__ORPHAN_GRACE": "1s",
     }
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    """Two that can be killed, each with a file of its own; neither is started yet."""
+    async with AsyncExitStack() as stack:
+        kubeconfig = await stack.enter_async_context(cluster_for(tmp_path))
+        common = environment_of(kubeconfig, tmp_path) | {"STACKD_CLUSTER__LEASE_DURATION": f"{LEASE_SECONDS:g}s"}
+        session = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)))
+        others = os.environ.get(STANDBY_KUBECONFIG, kubeconfig)
+        outside = await stack.enter_async_context(outside_of(common | {"STACKD_CLUSTER__KUBECONFIG": others}))
+        document = yaml.safe_load(Path(kubeconfig).read_text())
+        scheme, _, address = document["clusters"][0]["cluster"]["server"].partition("://")
+        host, _, port = address.partition(":")
+        wire = Wire(host, int(port))
+        document["clusters"][0]["cluster"]["server"] = f"{scheme}://127.0.0.1:{await wire.listen()}"
+        (tmp_path / "through-wire").write_text(yaml.safe_dump(document))
+        processes = []
+        for name, config in (
+            ("owner", str(tmp_path / "through-wire")),
+            ("standby", others),
+        ):
+            folder = tmp_path / name
+            folder.mkdir()
+            at = free_port()
+            environment = common | {
+                "STACKD_SERVER__PORT": str(at),
+                "STACKD_STATE__PATH": str(folder / "stackd.db"),
+                "STACKD_CLUSTER__KUBECONFIG": config,
+            }
+            processes.append(
+                Process(Real(session=session, url=f"http://127.0.0.1:{at}", outside=outside), environment, folder)
+            )
+        made = Site(owner=processes[0], standby=processes[1], wire=wire)
+        try:
+            yield made
+        finally:
+            for process in processes:
+                process.kill()
+            await wire.close()
+            await made.standby.real.remove_everything()

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from stackd.errors import NodePortTaken
-from stackd.kube.client import Cluster, ClusterTarget
+from stackd.kube.client import Cluster
+from stackd.kube.credentials import ClusterTarget
 from stackd.kube.manifests import ServiceRequest, service_manifest
 from stackd.model import PortMapping, Stack, StackStatus
 

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from tests.cluster.real import Real
+from tests.harness import lose_file
 
 ROOT = Path(__file__).parents[2]
 STACKD = [sys.executable, str(ROOT / "stackd.py")]
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Process:
@@ -30,18 +24,38 @@ class Process:
     def __init__(self, real: Real, environment: Mapping[str, str], folder: Path) -> None:
         self.real = real
         self._environment = {**os.environ, **environment}
-        self._folder = folder
+        self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
-    async def start(self) -> None:
-        """Return when it is ready."""
-        with (self._folder / "daemon.log").open("ab") as log:
+    def configure(self, **settings: str) -> None:
+        """Have these hold from the next start on."""
+        self._environment.update(settings)
+
+    async def start(self, *, standing_by: bool = False) -> None:
+        """Return when it is ready, or stands by."""
+        with (self.folder / "daemon.log").open("ab") as log:
             self._process = subprocess.Popen([*STACKD, "serve"], env=self._environment, stdout=log, stderr=log)
+        await (self.real.until(self._stands_by, "standing by") if standing_by else self.until_ready())
+
+    async def until_ready(self) -> None:
+        """Return when it is ready."""
         await self.real.until(self._ready, "readiness")
+
+    async def _stands_by(self) -> bool:
+        try:
+            status, answer = await self.real.call("GET", "/owner")
+        except self.real.lost:
+            return False
+        return status == 200 and answer["role"] == "standby" and bool(answer["owner"])
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     async def _ready(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, (self._folder / "daemon.log").read_text()[-2000:]
+        assert self._process.poll() is None, (self.folder / "daemon.log").read_text()[-2000:]
         try:
             status, _ = await self.real.call("GET", "/readyz")
         except self.real.lost:
@@ -56,14 +70,24 @@ class Process:
 
     def lose_file(self) -> None:
         """Nothing is left of the state."""
-        for file in self._folder.glob("stackd.db*"):
-            file.unlink()
+        lose_file(self.folder)
 
-    async def command(self, name: str) -> str:
+    def restore(self, copy: Path) -> None:
+        """As an operator does: the copy in the file's place, and nothing beside it."""
+        for suffix in ("-wal", "-shm"):
+            (self.folder / f"stackd.db{suffix}").unlink(missing_ok=True)
+        shutil.copy(copy, self.folder / "stackd.db")
+
+    async def command(self, *words: str) -> str:
         """Run a command of ``stackd`` with the same configuration; what it said."""
+        code, said = await self.run(*words)
+        assert code == 0, said
+        return said
+
+    async def run(self, *words: str, **settings: str) -> tuple[int, str]:
+        """The exit code of a command and all that it said; ``settings`` differ from the daemon's."""
         run = await asyncio.create_subprocess_exec(
-            *STACKD, name, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            *STACKD, *words, env=self._environment | settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        said, complained = await run.communicate()
-        assert run.returncode == 0, complained.decode()
-        return said.decode()
+        said, _ = await run.communicate()
+        return run.returncode or 0, said.decode()

@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 import aiohttp
 
 from stackd.kube.client import Cluster
-from tests.stand import seed
+from tests.harness import seed
 
 KEY = "sk-cluster-0123456789abcdef0123456789"
-DEADLINE = 90.0
+DEADLINE = 120.0
+AT_ONCE = 20
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,10 +44,14 @@ class Real:
         return stacks
 
     async def create(self, count: int, **more: object) -> list[dict[str, Any]]:
-        """So many stacks, asked for at once."""
-        answers = await asyncio.gather(*(self.call("POST", "/stacks", seed() | more) for _ in range(count)))
-        assert {status for status, _ in answers} == {201}, answers
-        return [stack for _, stack in answers]
+        """So many stacks, of which up to twenty are asked for at once."""
+        stacks: list[dict[str, Any]] = []
+        while (left := count - len(stacks)) > 0:
+            asked = (self.call("POST", "/stacks", seed() | more) for _ in range(min(AT_ONCE, left)))
+            answers = await asyncio.gather(*asked)
+            assert {status for status, _ in answers} == {201}, answers
+            stacks += [stack for _, stack in answers]
+        return stacks
 
     async def finished(self, job_id: str) -> dict[str, Any]:
         """The job, at its end."""
@@ -59,13 +64,22 @@ class Real:
         await self.until(at_its_end, "the job's end")
         return job
 
+    async def metric(self, name: str) -> float:
+        """The value of a metric without labels."""
+        (value,) = (line.rsplit(" ", 1)[1] for line in await self._metrics() if line.startswith(f"{name} "))
+        return float(value)
+
     async def requests(self) -> dict[str, str]:
-        """How often the daemon has asked the cluster for what, watches aside."""
-        headers = {"X-API-KEY": KEY}
-        async with self.session.get(f"{self.url}/metrics", headers=headers) as answer:
-            lines = (await answer.text()).splitlines()
+        """How often the daemon has asked the cluster for what, watches and the Lease aside."""
+        lines = await self._metrics()
         counted = (line.rsplit(" ", 1) for line in lines if line.startswith("stackd_kubernetes_requests_total{"))
-        return {what: count for what, count in counted if 'verb="watch"' not in what}
+        return {
+            what: count for what, count in counted if 'verb="watch"' not in what and 'resource="leases"' not in what
+        }
+
+    async def _metrics(self) -> list[str]:
+        async with self.session.get(f"{self.url}/metrics", headers={"X-API-KEY": KEY}) as answer:
+            return (await answer.text()).splitlines()
 
     async def objects(self, kind: str) -> dict[str, dict[str, Any]]:
         """Our objects as the API server has them."""
@@ -84,3 +98,5 @@ class Real:
             await self.outside.delete_pod(name)
         for name in await self.objects("services"):
             await self.outside.delete_service(name)
+        for name in await self.objects("configmaps"):
+            await self.outside.delete_stopped(name)

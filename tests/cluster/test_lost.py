@@ -9,7 +9,7 @@ import pytest
 
 from tests.cluster.process import Process
 from tests.cluster.real import Real
-from tests.stand import seed
+from tests.harness import seed
 
 PASSING = ("status", "status_reason", "status_message", "updated_at")
 

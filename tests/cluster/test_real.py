@@ -7,7 +7,7 @@ with nodes that exist on paper only will do: pods need to be scheduled, not to r
 from __future__ import annotations
 
 from tests.cluster.real import Real
-from tests.stand import seed
+from tests.harness import seed
 
 
 async def test_a_create_makes_a_pod_and_a_service_that_the_pod_owns(real: Real) -> None:

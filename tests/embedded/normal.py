@@ -11,7 +11,7 @@ _ADDRESS = re.compile(r"\b10\.\d+\.\d+\.\d+\b")
 _HASH = re.compile(r"(containerd|sha256):(//)?[0-9a-f]{64}")
 _EVENT = re.compile(r"\.[0-9a-f]{14,16}$")
 _VERSIONS = re.compile(r"resource version: \d+ \(\d+\)")
-_BY_KEY = {"resourceVersion", "continue", "nodePort"}
+_BY_KEY = {"resourceVersion", "continue", "nodePort", "token"}
 
 
 def normal(value: Any, *, keep_ports: bool = False) -> Any:

@@ -15,11 +15,11 @@ FOLDER = Path(__file__).parent.parent / "recordings"
 ADMIN, WEAK, BAD = "admin-token", "weak-token", "bad-token"
 READY = {"status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z"}
 _FAKE = {"fake": "true", "role": "stack"}
-_BIG = {"cpu": "1000", "memory": "1000Gi", "pods": "5000"}
+_BIG = {"cpu": "1000", "memory": "1000Gi", "pods": "5000", "ephemeral_storage": ""}
 _NODES = (
-    NodeSpec(name="dev-worker", labels=_FAKE, external_ip="203.0.113.1", unschedulable=True, **_BIG),
-    NodeSpec(name="dev-worker2", labels=_FAKE, external_ip="203.0.113.2", unschedulable=True, **_BIG),
-    NodeSpec(name="real-worker", cpu="2", memory="24581684Ki", pods="110", external_ip=None),
+    NodeSpec(name="dev-worker", labels=_FAKE, external_ip="203.0.113.1", unschedulable=True, kubelet=False, **_BIG),
+    NodeSpec(name="dev-worker2", labels=_FAKE, external_ip="203.0.113.2", unschedulable=True, kubelet=False, **_BIG),
+    NodeSpec(name="real-worker", cpu="2", memory="24581684Ki", ephemeral_storage="", pods="110", external_ip=None),
 )
 
 
@@ -125,6 +125,11 @@ def pods(*names: str) -> Prepare:
     return prepare
 
 
+async def waiting(wire: Wire) -> None:
+    """A pod for which there is no node."""
+    await wire.make_pod("p", nodeSelector={"no": "where"})
+
+
 async def owner(wire: Wire) -> None:
     """The pod that owns a service."""
     await wire.make_pod("owner")
@@ -207,6 +212,7 @@ SCENES: dict[str, Scene] = {
     "pod-get-toobig": Scene(prepare=(pods("toobig"),)),
     "pod-log-200": Scene(prepare=(pods("exit1"),)),
     "pod-log-400-not-started": Scene(prepare=(pods("badimage"),)),
+    "pod-patch-422-uid": Scene(prepare=(waiting,)),
     "pods-list-401": Scene(token=BAD),
     "pods-list-403-rbac": Scene(token=WEAK),
     "pods-list-empty": Scene(),
@@ -223,4 +229,8 @@ SCENES: dict[str, Scene] = {
     "service-create-udp-same-port": Scene(prepare=(_SERVICES,)),
     "service-delete-200": Scene(prepare=(_SERVICES,)),
     "service-delete-404": Scene(),
+    "token-request-201": Scene(),
+    "token-request-403-rbac": Scene(token=WEAK),
+    "token-request-404": Scene(),
+    "token-request-422": Scene(),
 }

@@ -32,15 +32,11 @@ async def test_an_owner_of_the_same_name_is_another_owner(wire: Wire) -> None:
     await wire.until_gone(f"{SERVICES}/svc-a")
 
 
-async def test_orphans_stay_when_the_deletion_says_so() -> None:
-    clock = ManualClock()
-    async with running(fast(clock=clock)) as wire:
-        owner = await wire.make_pod("owner")
-        await wire.make_service("svc-a", owner=owner)
-        await wire.delete(f"{PODS}/owner", {"gracePeriodSeconds": 0, "propagationPolicy": "Orphan"})
-        clock.advance(60)
-        body = (await wire.get(f"{SERVICES}/svc-a")).body
-        assert "ownerReferences" not in body["metadata"]
+async def test_a_deletion_that_would_leave_orphans_is_refused(wire: Wire) -> None:
+    await wire.make_pod("owner")
+    answer = await wire.delete(f"{PODS}/owner", {"gracePeriodSeconds": 0, "propagationPolicy": "Orphan"})
+    assert answer.status == 400
+    assert (await wire.get(f"{PODS}/owner")).status == 200
 
 
 async def test_one_owner_left_is_enough() -> None:

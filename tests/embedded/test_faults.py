@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 
 import aiohttp
@@ -52,6 +53,64 @@ async def test_a_hanging_request_is_never_answered(wire: Wire) -> None:
         async with asyncio.timeout(0.1):
             await wire.get(PODS)
     assert (await wire.get(MAPS)).status == 200
+
+
+PAGE = "<html>"
+
+
+async def text(wire: Wire, path: str) -> tuple[int, str, str]:
+    async with wire.session.get(wire.cluster.url + path) as answer:
+        return answer.status, answer.content_type, await answer.text()
+
+
+@pytest.mark.parametrize("code", [200, 302, 404, 502])
+async def test_a_page_is_answered_in_the_servers_stead(wire: Wire, code: int) -> None:
+    await wire.make_pod("one")
+    wire.cluster.faults.add_fault(action="page", code=code, verb="get", resource="pods", count=1)
+    status, kind, body = await text(wire, f"{PODS}/one")
+    assert (status, kind, body[:6]) == (code, "text/html", PAGE)
+    assert (await wire.get(f"{PODS}/one")).status == 200
+
+
+@pytest.mark.parametrize(("done", "there"), [(False, 404), (True, 200)])
+async def test_the_work_is_done_behind_a_page_only_if_that_is_asked_for(wire: Wire, *, done: bool, there: int) -> None:
+    wire.cluster.faults.add_fault(action="page", code=201, verb="create", name="one", count=1, done=done)
+    async with wire.session.post(wire.cluster.url + PODS, json=pod("one")) as answer:
+        assert (answer.status, answer.content_type) == (201, "text/html")
+    assert (await wire.get(f"{PODS}/one")).status == there
+
+
+async def test_any_body_can_be_answered_in_the_servers_stead(wire: Wire) -> None:
+    wire.cluster.faults.add_fault(action="reply", code=200, body='{"ok":true}', resource="pods", count=1)
+    assert await text(wire, PODS) == (200, "application/json", '{"ok":true}')
+
+
+async def test_an_answer_can_be_cut_or_emptied_and_says_nothing_of_it(wire: Wire) -> None:
+    await wire.make_pod("one")
+    whole = (await text(wire, f"{PODS}/one"))[2]
+    wire.cluster.faults.add_fault(action="truncate", verb="get", resource="pods", count=1)
+    wire.cluster.faults.add_fault(action="empty", verb="list", resource="pods", count=1)
+    wire.cluster.faults.add_fault(action="empty", verb="get", name="none", count=1)
+    assert await text(wire, f"{PODS}/one") == (200, "application/json", whole[: len(whole) // 2])
+    assert await text(wire, PODS) == (200, "application/json", "")
+    assert await text(wire, f"{PODS}/none") == (404, "application/json", "")
+
+
+async def test_fields_can_be_left_out_of_an_answer(wire: Wire) -> None:
+    await wire.make_pod("one")
+    wire.cluster.faults.add_fault(action="strip", resource="pods", fields=("items.metadata.uid", "metadata"), count=1)
+    document = (await wire.get(PODS)).body
+    assert [item["metadata"].get("uid") for item in document["items"]] == [None]
+    assert "metadata" not in document
+    assert (await wire.get(PODS)).body["metadata"]["resourceVersion"]
+
+
+@pytest.mark.parametrize("action", ["page", "reply", "empty", "truncate"])
+async def test_a_spoiled_watch_ends_at_once_and_is_not_counted_as_open(wire: Wire, action: str) -> None:
+    wire.cluster.faults.add_fault(action=action, code=200, verb="watch", count=1)
+    status, _, body = await text(wire, f"{PODS}?watch=1")
+    assert (status, body[:6]) == (200, PAGE if action == "page" else "")
+    assert (wire.cluster.counts.in_flight, len(wire.cluster.server.watches)) == (0, 0)
 
 
 async def test_chance_is_repeatable_with_a_seed(wire: Wire) -> None:
@@ -174,7 +233,7 @@ async def test_faults_and_counts_can_be_reached_over_http(wire: Wire) -> None:
 async def test_a_refusal_asked_for_over_http_ends_by_itself(wire: Wire) -> None:
     with pytest.raises(aiohttp.ClientError):
         await wire.post("/__faults__", {"do": "refuse", "seconds": 0.05})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             try:
                 await wire.get("/version")
@@ -182,3 +241,95 @@ async def test_a_refusal_asked_for_over_http_ends_by_itself(wire: Wire) -> None:
                 await asyncio.sleep(0.01)
             else:
                 break
+
+
+async def test_an_admission_policy_changes_what_is_stored(wire: Wire) -> None:
+    off = '{"metadata": {"labels": {"one": null}}}'
+    wire.cluster.faults.add(Fault(action="admit", verb="create|patch", resource="configmaps", body=off))
+    made = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "a", "labels": {"one": "1", "two": "2"}}}
+    assert (await wire.post(MAPS, made)).body["metadata"]["labels"] == {"two": "2"}
+    assert (await wire.get(f"{MAPS}/a")).body["metadata"]["labels"] == {"two": "2"}
+
+
+async def test_connections_that_are_silenced_stay_so_and_new_ones_work(wire: Wire) -> None:
+    await wire.make_pod("one")
+    wire.cluster.faults.silence()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await wire.get(PODS)
+    assert (await wire.get(PODS)).status == 200
+
+
+async def test_an_answer_that_trickles_is_whole_and_takes_its_time(wire: Wire) -> None:
+    made = await wire.make_pod("one")
+    wire.cluster.faults.add(Fault(action="trickle", seconds=0.2, verb="get", resource="pods", count=1))
+    begin, pieces, whole = time.monotonic(), 0, b""
+    async with wire.session.get(f"{wire.cluster.url}{PODS}/one") as answer:
+        while piece := await answer.content.readany():
+            pieces, whole = pieces + 1, whole + piece
+    assert pieces > 10
+    assert time.monotonic() - begin >= 0.2
+    assert json.loads(whole)["metadata"]["uid"] == made["metadata"]["uid"]
+
+
+async def test_the_events_of_a_watch_can_trickle(wire: Wire) -> None:
+    wire.cluster.faults.add(Fault(action="trickle", seconds=0.1, verb="watch"))
+    async with wire.watching(f"{PODS}?watch=true&resourceVersion=1") as watched:
+        begin = time.monotonic()
+        await wire.make_pod("one")
+        assert (await watched.next())["object"]["metadata"]["name"] == "one"
+        assert time.monotonic() - begin >= 0.08
+        wire.cluster.faults.clear()
+        assert not any(watch.slowness for watch in wire.cluster.server.watches)
+
+
+async def test_a_mute_watch_is_open_and_says_nothing_until_the_faults_are_cleared() -> None:
+    async with running(fast(bookmark_interval=0.01)) as wire:
+        wire.cluster.faults.add(Fault(action="mute", verb="watch"))
+        async with wire.watching(f"{MAPS}?watch=true&allowWatchBookmarks=true") as watched:
+            assert len(wire.cluster.server.watches) == 1
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await watched.line()
+            wire.cluster.faults.clear()
+            assert (await watched.next())["type"] == "BOOKMARK"
+
+
+async def test_a_stale_list_is_that_of_the_moment_that_was_remembered(wire: Wire) -> None:
+    def named(name: str) -> dict[str, object]:
+        return {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": name}}
+
+    await wire.post(MAPS, named("one"))
+    wire.cluster.faults.remember()
+    then = (await wire.get(MAPS)).body
+    await wire.post(MAPS, named("two"))
+    await wire.delete(f"{MAPS}/one")
+    wire.cluster.faults.add(Fault(action="stale", resource="configmaps", count=2))
+    assert (await wire.get(MAPS)).body == then
+    assert (await wire.get(f"{MAPS}/two")).status == 200, "only lists are"
+    assert [item["metadata"]["name"] for item in (await wire.get(MAPS)).body["items"]] == ["two"]
+
+
+async def test_a_deletion_that_did_not_happen_can_be_told(wire: Wire) -> None:
+    made = await wire.make_pod("one")
+    since = made["metadata"]["resourceVersion"]
+    async with wire.watching(f"{PODS}?watch=true&resourceVersion={since}&fieldSelector=metadata.name%3Done") as watched:
+        running_now = await wire.until_pod("one", lambda body: body["status"]["phase"] == "Running")
+        while (event := await watched.next())["object"] != running_now:
+            assert event["type"] == "MODIFIED"
+        wire.cluster.faults.replay_deletion("pods", "one")
+        event = await watched.next()
+        assert (event["type"], event["object"]["metadata"]["uid"]) == ("DELETED", made["metadata"]["uid"])
+        assert int(event["object"]["metadata"]["resourceVersion"]) == wire.cluster.store.revision
+    assert await wire.pod() == running_now
+
+
+async def test_somebody_can_change_an_object_past_all_faults(wire: Wire) -> None:
+    await wire.make_service("svc-one")
+    wire.cluster.faults.add(Fault(action="status", resource="services"))
+    path = "/api/v1/namespaces/rec/services/svc-one"
+    order = {"do": "change", "path": path, "patch": {"spec": {"selector": {"stack": "nobody"}}}}
+    assert (await wire.post("/__faults__", order)).status == 200
+    wire.cluster.faults.clear()
+    assert (await wire.get(path)).body["spec"]["selector"]["stack"] == "nobody"
+    assert (await wire.post("/__faults__", order | {"path": "/api/v1/namespaces/rec/pods/none"})).status == 404

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from stackd.embedded import ManualClock
+from stackd.embedded import ManualClock, node_specs
 from tests.embedded.wire import Json, Wire, condition, fast, running, waiting
 
 
@@ -54,6 +54,42 @@ async def test_a_slow_pull_keeps_a_pod_creating_for_as_long_as_it_takes() -> Non
         await wire.until_pod("one", lambda body: condition(body, "PodReadyToStartContainers").get("status") == "True")
         assert waiting(await wire.pod()) == "ContainerCreating"
         await wire.until_pod("one", ready)
+
+
+async def test_a_start_that_is_held_comes_when_it_is_let(wire: Wire) -> None:
+    await wire.make_pod("before")
+    await wire.until_pod("before", ready)
+    wire.cluster.faults.hold_starts()
+    for name in ("one", "other"):
+        await wire.make_pod(name)
+        await wire.until_pod(name, lambda body: condition(body, "PodReadyToStartContainers").get("status") == "True")
+    assert ready(await wire.pod("before"))
+    await wire.delete("/api/v1/namespaces/rec/pods/other")
+    await wire.until_gone("/api/v1/namespaces/rec/pods/other")
+    assert waiting(await wire.pod()) == "ContainerCreating"
+    wire.cluster.faults.let_start()
+    await wire.until_pod("one", ready)
+
+
+async def test_a_node_pulls_what_it_does_not_have_one_image_after_the_other() -> None:
+    clock = ManualClock()
+    async with running(fast(nodes=node_specs(1), start_delay=0.0, pull=30.0, clock=clock)) as wire:
+        for name, image in (("one", "x/first"), ("two", "x/second"), ("three", "x/first")):
+            await wire.make_pod(name, image)
+            await wire.until_pod(name, lambda body: waiting(body) == "ContainerCreating")
+            await wire.until_pod(
+                name, lambda body: condition(body, "PodReadyToStartContainers").get("status") == "True"
+            )
+        clock.advance(30)
+        await wire.until_pod("one", ready)
+        await wire.until_pod("three", ready)
+        assert waiting(await wire.pod("two")) == "ContainerCreating"
+        clock.advance(30)
+        await wire.until_pod("two", ready)
+        await wire.make_pod("four", "x/second")
+        await wire.until_pod("four", ready)  # the node has it by now
+        events = (await wire.get("/api/v1/namespaces/rec/events?fieldSelector=involvedObject.name=two")).body["items"]
+        assert [event["reason"] for event in events] == ["Scheduled", "Pulling", "Pulled", "Created", "Started"]
 
 
 async def test_a_pod_that_crashes_is_restarted_with_growing_pauses(wire: Wire) -> None:

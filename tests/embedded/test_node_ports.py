@@ -8,16 +8,10 @@ import pytest
 
 from stackd.embedded import EmbeddedOptions
 from tests.embedded.wire import Wire, fast, pod, running, service, until
+from tests.ports import free_port
 
 SERVICES = "/api/v1/namespaces/rec/services"
 PODS = "/api/v1/namespaces/rec/pods"
-
-
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def around(port: int) -> EmbeddedOptions:
@@ -75,7 +69,7 @@ async def test_a_udp_node_port_sends_back_what_it_gets() -> None:
             sock.setblocking(False)
             await loop.sock_connect(sock, ("127.0.0.1", port))
             await loop.sock_sendall(sock, b"ping")
-            assert await asyncio.wait_for(loop.sock_recv(sock, 100), 5) == b"ping"
+            assert await asyncio.wait_for(loop.sock_recv(sock, 100), 30) == b"ping"
 
 
 async def _is_open(wire: Wire, port: int) -> bool:
@@ -118,6 +112,14 @@ async def test_a_port_that_others_took_is_allocated(wire: Wire) -> None:
     assert (answer.status, answer.message.rpartition(": ")[2]) == (422, "provided port is already allocated")
     wire.cluster.faults.give_back_port(31000)
     await wire.make_service("svc-a", node_port=31000)
+
+
+async def test_a_dry_run_does_not_look_at_the_range_as_seen_of_kubernetes_1_36(wire: Wire) -> None:
+    outside = service("svc-a", node_port=1)
+    assert (await wire.post(f"{SERVICES}?dryRun=All", outside)).status == 201
+    answer = await wire.post(SERVICES, outside)
+    assert answer.status == 422
+    assert answer.message.endswith("The range of valid ports is 30000-32767")
 
 
 async def test_two_protocols_of_one_service_may_share_a_number(wire: Wire) -> None:

@@ -12,9 +12,10 @@ import aiohttp
 
 from stackd.embedded.journal import Journal
 from stackd.embedded.resources import CONFIG_MAPS
-from stackd.embedded.store import Store
+from stackd.embedded.store import ObjectStore
 from stackd.embedded.timing import LoopClock
 from tests.embedded.wire import Wire, fast, running, service, until
+from tests.store.building import largest_file
 
 PODS = "/api/v1/namespaces/rec/pods"
 SERVICES = "/api/v1/namespaces/rec/services"
@@ -35,7 +36,7 @@ async def process(*arguments: str) -> AsyncIterator[tuple[Wire, asyncio.subproce
     )
     try:
         assert child.stdout is not None
-        url = (await asyncio.wait_for(child.stdout.readline(), 20)).decode().strip()
+        url = (await asyncio.wait_for(child.stdout.readline(), 60)).decode().strip()
         async with aiohttp.ClientSession() as session:
             yield Wire(Remote(url), session), child  # type: ignore[arg-type]
     finally:
@@ -119,7 +120,7 @@ async def test_a_line_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
 
 def test_the_state_file_does_not_grow_with_what_has_gone(tmp_path: Path) -> None:
     state = tmp_path / "cluster"
-    store = Store(LoopClock(), history=10)
+    store = ObjectStore(LoopClock(), history=10)
     journal = Journal(state, store, slack=10_000)
     journal.open()
     for number in range(200):
@@ -128,7 +129,7 @@ def test_the_state_file_does_not_grow_with_what_has_gone(tmp_path: Path) -> None
     kept = store.create(CONFIG_MAPS, store.prepare(CONFIG_MAPS, "rec", {"metadata": {"name": "kept"}}))
     journal.close()
     assert state.stat().st_size < 20_000
-    again = Store(LoopClock(), history=10)
+    again = ObjectStore(LoopClock(), history=10)
     assert Journal(state, again).load()
     assert again.of(CONFIG_MAPS).get("rec", "kept").body() == kept.body()
     assert again.revision >= store.revision
@@ -150,3 +151,31 @@ async def _has_more_restarts(wire: Wire, before: int) -> bool:
 
 def _restarts(status: dict[str, list[dict[str, int]]]) -> int:
     return status.get("containerStatuses", [{"restartCount": 0}])[0]["restartCount"]
+
+
+def test_a_full_disk_leaves_the_file_whole_and_it_catches_up_once_there_is_room(tmp_path: Path) -> None:
+    state, store = tmp_path / "cluster", ObjectStore(LoopClock(), history=10)
+
+    def make(name: str) -> None:
+        obj = {"metadata": {"name": name}, "data": {"k": "v" * 200}}
+        store.create(CONFIG_MAPS, store.prepare(CONFIG_MAPS, "rec", obj))
+
+    journal = Journal(state, store)
+    journal.open()
+    make("before")
+    with largest_file(state.stat().st_size + 100):
+        make("while-it-is-full")
+        make("still-full")
+        assert names_in(state) == {"before"}, "what is in the file can be read, and nothing of it is half"
+    make("after")
+    assert names_in(state) == {"before", "while-it-is-full", "still-full", "after"}
+    make("later")
+    journal.close()
+    assert "later" in names_in(state)
+    assert [path.name for path in tmp_path.iterdir()] == ["cluster"]
+
+
+def names_in(state: Path) -> set[str]:
+    again = ObjectStore(LoopClock(), history=10)
+    assert Journal(state, again).load()
+    return {name for _, name in again.of(CONFIG_MAPS).records}

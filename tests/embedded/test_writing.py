@@ -2,20 +2,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.embedded.wire import Wire, fast, pod, running
 
 PODS = "/api/v1/namespaces/rec/pods"
 SERVICES = "/api/v1/namespaces/rec/services"
 MERGE = "application/merge-patch+json"
-JSON_PATCH = "application/json-patch+json"
 
 
 async def test_a_patch_changes_labels_and_annotations_of_a_pod(wire: Wire) -> None:
     await wire.make_pod(labels={"a": "1", "b": "2"})
     answer = await wire.call("PATCH", f"{PODS}/one", {"metadata": {"labels": {"a": None, "c": "3"}}}, kind=MERGE)
     assert answer.body["metadata"]["labels"] == {"b": "2", "c": "3"}
-    step = {"op": "add", "path": "/metadata/annotations", "value": {"x": "y"}}
-    answer = await wire.call("PATCH", f"{PODS}/one", [step], kind=JSON_PATCH)
+    answer = await wire.call("PATCH", f"{PODS}/one", {"metadata": {"annotations": {"x": "y"}}}, kind=MERGE)
     assert answer.body["metadata"]["annotations"] == {"x": "y"}
     listed = await wire.get(f"{PODS}?labelSelector=c%3D3")
     assert len(listed.body["items"]) == 1
@@ -42,9 +42,10 @@ async def test_an_update_of_an_old_version_is_a_conflict(wire: Wire) -> None:
     assert (answer.status, answer.body["reason"]) == (409, "Conflict")
 
 
-async def test_a_patch_of_an_unknown_kind_is_refused(wire: Wire) -> None:
+@pytest.mark.parametrize("kind", ["application/json", "application/json-patch+json"])
+async def test_a_patch_of_another_kind_is_refused(wire: Wire, kind: str) -> None:
     await wire.make_pod()
-    assert (await wire.call("PATCH", f"{PODS}/one", {}, kind="application/json")).status == 415
+    assert (await wire.call("PATCH", f"{PODS}/one", {}, kind=kind)).status == 415
 
 
 async def test_bodies_that_are_no_objects_are_refused(wire: Wire) -> None:
@@ -110,9 +111,10 @@ async def test_a_collection_is_deleted_by_selector(wire: Wire) -> None:
 async def test_a_finalizer_holds_an_object_back(wire: Wire) -> None:
     path = "/api/v1/namespaces/rec/configmaps"
     await wire.post(path, {"metadata": {"name": "m", "finalizers": ["x/y"]}})
-    await wire.delete(f"{path}/m")
+    deleted = await wire.delete(f"{path}/m")
     held = await wire.get(f"{path}/m")
     assert "deletionTimestamp" in held.body["metadata"]
+    assert deleted.body == held.body, "a Status would say that it is gone"
     await wire.call("PATCH", f"{path}/m", {"metadata": {"finalizers": None}}, kind=MERGE)
     assert (await wire.get(f"{path}/m")).status == 404
 

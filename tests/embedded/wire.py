@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ import aiohttp
 
 from stackd.embedded import EmbeddedCluster, EmbeddedOptions
 
-DEADLINE = 5.0
+DEADLINE = 30.0
 Json = dict[str, Any]
 
 
@@ -44,7 +45,7 @@ class Wire:
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
     async def call(self, method: str, path: str, body: Any = None, *, kind: str = "application/json") -> Answer:
-        data = None if body is None else json.dumps(body)
+        data = None if body is None else io.BytesIO(json.dumps(body).encode())
         headers = self.headers() | ({"Content-Type": kind} if data else {})
         async with self.session.request(method, self.cluster.url + path, data=data, headers=headers) as answer:
             raw = await answer.read()
@@ -61,7 +62,7 @@ class Wire:
         return await self.call("DELETE", path, body)
 
     async def patch(self, path: str, body: Any) -> Answer:
-        return await self.call("PATCH", path, body, kind="application/strategic-merge-patch+json")
+        return await self.call("PATCH", path, body, kind="application/merge-patch+json")
 
     async def watch_all(self, path: str) -> list[Json]:
         """Every event of a watch that ends by itself."""

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from stackd.embedded.resources import PODS, SERVICES
+from stackd.embedded.resources import CONFIG_MAPS, PODS, SERVICES
 from tests.faults.foreign import OURS
 from tests.faults.ledger import RUNS_ON
 from tests.faults.operations import Operations
@@ -68,6 +68,9 @@ class Scene:
     before: tuple[str, ...] = ()
     times: int = 2
     late: bool = False
+    pool: int = 0
+    pooled: str = RUNS_ON
+    """So many stacks of that image are kept in a pool."""
 
 
 async def create(stage: Stage) -> None:
@@ -123,6 +126,24 @@ async def stop(stage: Stage) -> None:
         await stage.operations.stop(LAST)
 
 
+async def delete_stopped(stage: Stage) -> None:
+    """A stack that is stopped, and then deleted."""
+    if stack_id := await stage.stack():
+        await stage.operations.stop(LAST)
+        await stage.operations.delete_one(stack_id)
+
+
+async def lose_record(stage: Stage) -> None:
+    """Somebody deletes the record of a stopped stack; it is put back."""
+    stack_id = await stage.stack()
+    if stack_id:
+        await stage.operations.stop(LAST)
+        store = stage.world.cluster.store
+        if (record := store.of(CONFIG_MAPS).records.get((NAMESPACE, stack_id))) is not None:
+            store.remove(record)
+            await stage.until(lambda: (NAMESPACE, stack_id) in store.of(CONFIG_MAPS).records)
+
+
 async def restart(stage: Stage) -> None:
     """A stack that gets a fresh pod."""
     if await stage.stack():
@@ -169,6 +190,32 @@ async def lose_service(stage: Stage) -> None:
         await stage.until(lambda: f"svc-{stack_id}" in stage.world.ours("services"))
 
 
+async def change_service(stage: Stage) -> None:
+    """Somebody makes a Service lead nowhere; it is made anew."""
+    stack_id = await stage.stack()
+    if stack_id:
+        store = stage.world.cluster.store
+        before = store.of(SERVICES).get(NAMESPACE, f"svc-{stack_id}")
+        store.update(before, spec=before.obj["spec"] | {"selector": {"stackd.io/stack": "nobody"}})
+
+        def anew() -> bool:
+            now = store.of(SERVICES).records.get((NAMESPACE, f"svc-{stack_id}"))
+            return now is not None and now.uid != before.uid
+
+        await stage.until(anew)
+
+
+async def take_labels_off(stage: Stage) -> None:
+    """Somebody takes the labels off a pod; they are put back."""
+    stack_id = await stage.stack()
+    if stack_id:
+        store = stage.world.cluster.store
+        before = store.of(PODS).get(NAMESPACE, stack_id)
+        metadata = before.obj["metadata"]
+        store.update(before, metadata={key: value for key, value in metadata.items() if key != "labels"})
+        await stage.until(lambda: stack_id in stage.world.ours("pods"))
+
+
 async def lose_service_and_port(stage: Stage) -> None:
     """Somebody deletes a Service, and somebody else takes its port."""
     stack_id = await stage.stack()
@@ -180,9 +227,10 @@ async def lose_service_and_port(stage: Stage) -> None:
 
 
 async def leave_behind(stage: Stage) -> None:
-    """There is a pod of ours that no row knows."""
+    """There is a pod of ours whose stack the file has removed long ago."""
     number = stage.world.counts["left behind"] = stage.world.counts["left behind"] + 1
     name = f"stack-1e{number:014x}"
+    stage.world.file.remember_as_removed(name)
     pod = stage.world.foreign.new_pod(name, OURS | {"stackd.io/stack": name})
     stage.witness.excuse(pod["metadata"]["uid"])
     stage.world.cluster.store.create(PODS, pod)
@@ -198,6 +246,21 @@ async def create_late(stage: Stage) -> None:
     await stage.operations.attempt(create, may_be_invalid=True)
     faults.clear()
     await asyncio.sleep(0.6)
+
+
+async def press(stage: Stage) -> None:
+    """Two clients take from the pool, as soon as there is something in it: one under a key, and one who asks once."""
+    rows = stage.world.file.rows
+    await stage.until(lambda: sum(row.unassigned and row.status == "running" for row in rows().values()) > 1)
+    operations = stage.operations
+    await asyncio.gather(operations.create_of_template(), operations.create_of_template(keyed=True))
+
+
+async def need_a_port(stage: Stage) -> None:
+    """The pool holds all node ports, and somebody wants a stack of another kind."""
+    rows = stage.world.file.rows
+    await stage.until(lambda: any(row.unassigned and row.status == "running" for row in rows().values()))
+    await stage.operations.create(RUNS_ON)
 
 
 async def start(_: Stage) -> None:
@@ -222,30 +285,42 @@ SCENES: dict[str, Scene] = {
     "replay.undo_marked": Scene(act=create_again_before_all_is_seen, before=("create.pod_created",), times=1),
     "replay.undone": Scene(act=create_again_before_all_is_seen, before=("create.pod_created",), times=1),
     "delete.marked": Scene(act=delete),
-    "retire.service_deleted": Scene(act=delete),
-    "retire.pod_deleted": Scene(act=delete),
-    "retire.confirmed": Scene(act=delete),
-    "retire.removed": Scene(act=delete),
+    "delete.service_deleted": Scene(act=delete),
+    "delete.pod_deleted": Scene(act=delete),
+    "delete.record_deleted": Scene(act=delete_stopped),
+    "delete.confirmed": Scene(act=delete),
+    "delete.removed": Scene(act=delete),
     "release.service_deleted": Scene(act=end),
     "release.released": Scene(act=end),
     "stop.intended": Scene(act=stop),
+    "stop.recorded": Scene(act=stop),
     "stop.cleared": Scene(act=stop),
     "stop.stopped": Scene(act=stop),
     "restart.intended": Scene(act=restart),
+    "restart.recorded": Scene(act=restart),
     "restart.cleared": Scene(act=restart),
     "restart.pod_created": Scene(act=restart),
+    "restart.record_deleted": Scene(act=restart),
     "restart.service_created": Scene(act=restart),
     "restart.started": Scene(act=restart),
     "extend.extended": Scene(act=extend),
+    "assign.picked": Scene(act=press, pool=3),
+    "assign.assigned": Scene(act=press, pool=3),
+    "assign.annotated": Scene(act=press, pool=3),
+    "pool.ended": Scene(act=start, pool=2, pooled=ENDS),
+    "pool.gave_way": Scene(act=need_a_port, pool=12),
     "expire.marked": Scene(act=expire),
     "batch.queued": Scene(act=batch),
     "batch.begun": Scene(act=batch),
     "batch.confirmed": Scene(act=batch),
     "batch.counted": Scene(act=batch),
     "reconcile.undo_marked": Scene(act=start_after_a_create_was_cut_short, before=("create.service_created",), times=1),
-    "reconcile.removed": Scene(act=leave_behind),
     "repair.port_replaced": Scene(act=lose_service_and_port),
     "repair.service_created": Scene(act=lose_service),
-    "sweep.deleted": Scene(act=create_late, late=True),
+    "repair.service_removed": Scene(act=change_service),
+    "repair.record_put_right": Scene(act=lose_record),
+    "repair.labels_put_back": Scene(act=take_labels_off),
+    "late.noticed": Scene(act=create_late, late=True),
+    "orphan.removed": Scene(act=leave_behind),
     "bring_up.identified": Scene(act=start, times=1),
 }

@@ -28,6 +28,7 @@ class Disk:
     small: bool
     in_trouble: bool = False
     was_in_trouble: bool = False
+    trouble_seen: bool = False
     _lock: sqlite3.Connection | None = None
 
     @classmethod
@@ -90,8 +91,12 @@ class Disk:
             self._lock = None
             self.in_trouble = False
 
+    def watch_from_now_on(self) -> None:
+        """Have ``trouble_seen`` tell whether there is trouble now, or will have been, even if it is over by then."""
+        self.trouble_seen = self.in_trouble
+
     def _trouble(self) -> None:
-        self.in_trouble = self.was_in_trouble = True
+        self.in_trouble = self.was_in_trouble = self.trouble_seen = True
 
 
 def _mount(target: Path) -> bool:

@@ -27,7 +27,9 @@ MORE_DESCRIPTORS = 96
 """The pool keeps as many connections to the API server as were once in use at a time, 64 at most, and 24 for clients."""
 
 MORE_BYTES = 48 << 20
-DEADLY = frozenset({"kill", "terminate", "late", "clock", "full_disk", "write_error"})
+DEADLY = frozenset(
+    {"kill", "terminate", "late", "clock", "full_disk", "write_error", "wrong_start", "wrong_clock", "clock_step"}
+)
 SETTINGS = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31400"}
 
 
@@ -69,9 +71,9 @@ async def endure(first: int, seconds: float, nursery: Nursery) -> Report:
 
 async def _round(here: World, seed: int, sizes: list[Size]) -> None:
     here.ledger = Ledger(touched=here.ledger.touched)  # the brake adds up the endings of a whole minute
-    operations, troubles, oracle = Operations(here, prefix=f"r{len(sizes)}"), Troubles(here, seed), Oracle(here)
+    operations, troubles, oracle = operations_of(here, len(sizes)), Troubles(here, seed), Oracle(here)
     for steps in make_plan(seed).rounds:
-        await play_round(_harmless(steps), operations, troubles)
+        await play_round(_harmless(steps), operations, troubles, None)
         await troubles.lift()
     if not await converge(here, oracle):
         return
@@ -88,6 +90,11 @@ async def _round(here: World, seed: int, sizes: list[Size]) -> None:
         warm, now = sizes[WARM_ROUNDS - 1], sizes[-1]
         good = now.descriptors <= warm.descriptors + MORE_DESCRIPTORS and now.resident <= warm.resident + MORE_BYTES
         here.checked("it does not grow", good, f"from {warm} to {now} in {len(sizes)} rounds")
+
+
+def operations_of(here: World, number: int) -> Operations:
+    """The operations of a round; their names and keys are not those of any other round against the same daemon."""
+    return Operations(here, prefix=f"r{number}")
 
 
 def _harmless(steps: tuple[Step, ...]) -> tuple[Step, ...]:

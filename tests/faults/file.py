@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ class Row:
     held: frozenset[int]
     desired: str
     has_pod_uid: bool
+    unassigned: bool
+    template: str
+    digest: str
 
     @property
     def stopped(self) -> bool:
@@ -52,8 +55,15 @@ class StateFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def remember_as_removed(self, stack_id: str) -> None:
+        """Have the file say that it has once removed this stack."""
+        with closing(sqlite3.connect(self.path, timeout=5.0)) as connection, connection:
+            connection.execute("INSERT INTO removed_stacks VALUES (?, 1)", (stack_id,))
+
     def row(self, stack_id: str) -> Row | None:
-        """The row of one stack."""
+        """The row of one stack; None also while there is no file."""
+        if not self.path.exists():
+            return None
         with self._open() as connection:
             return next(iter(_rows(connection, "WHERE stack_id = ?", (stack_id,))), None)
 
@@ -83,6 +93,20 @@ class StateFile:
             status, total, deleted, not_found, failed = found
             return JobRow(status=status, total=total, deleted=deleted, not_found=not_found, failed=failed, items=items)
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether it may lack what the cluster has: it is new, or not there yet."""
+        if not self.path.exists():
+            return True
+        with self._open() as connection:
+            return connection.execute("SELECT 1 FROM meta WHERE key = 'incomplete'").fetchone() is not None
+
+    def sequence(self) -> int:
+        """How many commits have changed what stacks there are to be."""
+        with self._open() as connection:
+            found = connection.execute("SELECT value FROM meta WHERE key = 'sequence'").fetchone()
+            return int(found[0]) if found is not None else 0
+
     def damage(self) -> str:
         """What SQLite's own check and the foreign keys say; empty if nothing is wrong."""
         with self._open() as connection:
@@ -103,12 +127,13 @@ class StateFile:
 def _rows(connection: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> Iterator[Row]:
     query = (
         "SELECT stack_id, pod_spec, status, accepted, ended, deleting_since, ports_held, ttl_expires_at, ports,"
-        " desired, pod_uid,"
+        " desired, pod_uid, unassigned, template, digest,"
         " (SELECT json_group_array(node_port) FROM node_ports AS held WHERE held.stack_id = stacks.stack_id)"
         f" FROM stacks {where}"
     )
     for found in connection.execute(query, values):
-        stack_id, spec, status, accepted, ended, deleting, held, ttl, ports, desired, pod_uid, table = found
+        stack_id, spec, status, accepted, ended, deleting, held, ttl, ports, *others = found
+        desired, pod_uid, free, template, digest, table = others
         yield Row(
             stack_id=stack_id,
             pod_spec=spec,
@@ -122,4 +147,7 @@ def _rows(connection: sqlite3.Connection, where: str, values: tuple[Any, ...]) -
             held=frozenset(json.loads(table)),
             desired=desired,
             has_pod_uid=pod_uid is not None,
+            unassigned=bool(free),
+            template=template or "",
+            digest=digest or "",
         )

@@ -19,6 +19,7 @@ class Foreign:
     def __init__(self, cluster: EmbeddedCluster) -> None:
         self._cluster = cluster
         self._put: dict[tuple[str, str, str], tuple[str, Json, Json]] = {}
+        self._uids: set[str] = set()
         self.ports: set[int] = set()
 
     def settle(self) -> None:
@@ -60,6 +61,10 @@ class Foreign:
         self.ports.add(port)
         self._keep(SERVICES, NAMESPACE, self._cluster.store.prepare(SERVICES, NAMESPACE, service))
 
+    def is_theirs(self, obj: Json) -> bool:
+        """Whether the object is somebody else's, whatever its name is."""
+        return obj["metadata"]["uid"] in self._uids
+
     def differences(self) -> list[str]:
         """What is not as it was."""
         found = []
@@ -72,8 +77,8 @@ class Foreign:
         return found
 
     def _keep(self, resource: Resource, namespace: str, obj: Json) -> None:
-        store = self._cluster.store
-        record = store.create(resource, obj)
+        self._uids.add(obj["metadata"]["uid"])
+        record = self._cluster.store.create(resource, obj)
         known = (record.uid, record.obj["metadata"].get("labels"), _own(record.obj))
         self._put[resource.kind, namespace, record.key[1]] = known
 

@@ -10,23 +10,36 @@ from dataclasses import dataclass, field
 from typing import Any
 
 RUNS_ON = "app/stays"
+EARLY = 61 * 10**9
+"""By so much a stack may end too early: a clock that differs from the API server's by no more than that is believed."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Create:
-    """One wish for one stack, however often it was sent; ``marker`` is in its pod spec and in no other's.
+    """One wish for one stack, however often it was sent; ``marker`` is in its pod spec and in no other's, unless it is
+    one for a stack of a ``template``.
 
-    ``open``: attempts that may still take effect or whose effect is not known.
+    ``open``: attempts that may still take effect or whose effect is not known. ``since``: so many answers are of a file that is
+    another one by now, which has forgotten them; ``loose``: what became of an attempt may have been forgotten with it.
     """
 
     marker: str
     image: str
+    template: str = ""
     key: str | None = None
     ttl: str | None = None
     attempts: int = 0
+    asked_at: int = 0
     open: int = 0
     refused: int = 0
+    since: int = 0
+    loose: bool = False
     answers: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def told(self) -> set[str]:
+        """The stacks that its answers named: one, if all is well."""
+        return {answer["stack_id"] for answer in self.answers}
 
     @property
     def stays(self) -> bool:
@@ -54,12 +67,13 @@ class Wish:
 
 @dataclass(slots=True, kw_only=True)
 class Batch:
-    """A wish for a batch delete; ``job_id`` once one was answered."""
+    """A wish for a batch delete; ``job_id`` once one was answered. ``forgotten``: of a file that is another one by now."""
 
     ids: list[str]
-    strangers: frozenset[str]
+    unknown: frozenset[str]
     key: str | None = None
     job_id: str | None = None
+    forgotten: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,6 +89,43 @@ class Ledger:
     """Stacks of whose pod somebody else has taken the name."""
     wishes: dict[str, Wish] = field(default_factory=dict)
     expires: dict[str, int] = field(default_factory=dict)
+    """No stack may end before that, in nanoseconds; the clock of the daemon may be wrong, this is not."""
+    lives: dict[str, int] = field(default_factory=dict)
+    """For how many nanoseconds each is to live."""
+    fleeting: set[str] = field(default_factory=set)
+    """Stacks of which the cluster may have had nothing any more when the file became another one."""
+    files: int = 1
+    """So many files have been the owner's, one after the other."""
+
+    def forget(self) -> None:
+        """The owner's file is another one, which knows of earlier promises only what stands in the cluster.
+
+        What that is not: jobs, answers under a key, deletes that were not done, and stacks without a pod (docs/operate.md).
+        """
+        self.files += 1
+        self.fleeting |= self.touched | self.usurped
+        for create in self.creates:
+            create.since = len(create.answers)
+            create.loose = create.loose or create.attempts > len(create.answers)
+        for batch in self.batches:
+            batch.forgotten = True
+        for ending in self.endings.values():
+            ending.promised = False
+
+    def accepted(self, stack_id: str, asked_at: int, lives: int) -> None:
+        """A create that was asked for then was answered."""
+        self.expires[stack_id], self.lives[stack_id] = asked_at + lives - EARLY, lives
+
+    def extended(self, stack_id: str, by: int) -> None:
+        """It lives longer."""
+        if stack_id in self.expires:
+            self.expires[stack_id] += by
+            self.lives[stack_id] += by
+
+    def set_back(self, now: int) -> None:
+        """It is earlier for everybody: each lives on for no longer than it was to live in all."""
+        for stack_id, ends in self.expires.items():
+            self.expires[stack_id] = min(ends, now + self.lives[stack_id] - EARLY)
 
     def ending(self, stack_id: str) -> Ending:
         """What is known about the end of a stack."""
@@ -99,7 +150,7 @@ class Ledger:
     def may_be_gone(self, stack_id: str, now: int) -> bool:
         """Whether a stack that was acknowledged need not be there."""
         asked = self.endings.get(stack_id)
-        return (asked is not None and asked.asked > 0) or self.expired(stack_id, now)
+        return (asked is not None and asked.asked > 0) or stack_id in self.fleeting or self.expired(stack_id, now)
 
     def must_be_gone(self, stack_id: str) -> bool:
         """Whether nothing of the stack may be left once all is quiet."""

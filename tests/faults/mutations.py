@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +26,13 @@ LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "n
 DEADLINE_SECONDS = 900
 TESTS = (
     "test_schedules.py",
+    "test_owners.py",
+    "test_wire.py",
     "test_clients.py",
     "test_foreign.py",
     "test_clock.py",
     "test_brakes.py",
+    "test_pools.py",
     "test_crash_points.py",
 )
 SEED = re.compile(r"replay: python -m tests\.faults --seed (\d+)")
@@ -56,6 +59,7 @@ def main() -> int:
     """Exit code 1 if a mutation went unnoticed."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.mutations", description=__doc__)
     parser.add_argument("only", nargs="*", help="parts of the names of the mutations to try; default: all")
+    parser.add_argument("--test", nargs="+", default=TESTS, help="only these files of tests")
     parser.add_argument("--at-once", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="keep what the tests printed in this folder")
     parser.add_argument("--table", action="store_true", help="print a table for README.md")
@@ -64,7 +68,7 @@ def main() -> int:
     for breakage in wanted:
         breakage.check(ROOT)
     verdicts: list[Verdict] = []
-    for verdict in try_all(wanted, arguments.at_once, arguments.keep):
+    for verdict in try_all(wanted, arguments.test, arguments.at_once, arguments.keep):
         verdicts.append(verdict)
         print(verdict, flush=True)
     if arguments.table:
@@ -74,21 +78,22 @@ def main() -> int:
     return int(bool(missed))
 
 
-def try_all(breakages: list[Breakage], at_once: int, keep: Path | None) -> Iterator[Verdict]:
+def try_all(breakages: list[Breakage], tests: Sequence[str], at_once: int, keep: Path | None) -> Iterator[Verdict]:
     """The verdicts, in the order of the mutations."""
     with ThreadPoolExecutor(at_once) as pool:
-        yield from pool.map(lambda breakage: try_one(breakage, keep), breakages)
+        yield from pool.map(lambda breakage: try_one(breakage, tests, keep), breakages)
 
 
-def try_one(breakage: Breakage, keep: Path | None) -> Verdict:
+def try_one(breakage: Breakage, tests: Sequence[str], keep: Path | None) -> Verdict:
     """Run the tests in a copy that has the mutation, up to the first that fails."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="stackd-mutation-") as folder:
         copy = Path(folder) / "stackd"
         shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
         breakage.apply(copy)
-        tests = [f"tests/faults/{name}" for name in TESTS]
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
+        first = [breakage.first] if breakage.first in tests else []
+        files = [f"tests/faults/{name}" for name in [*first, *(name for name in tests if name not in first)]]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *files]
         environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
         try:
             done = subprocess.run(

@@ -18,6 +18,7 @@ from typing import Any
 
 ORDER_BYTES = 1 << 16
 CLOCK = "STACKD_FAULTS_CLOCK"
+HOST = "STACKD_FAULTS_HOST"
 
 
 def main() -> None:
@@ -47,7 +48,8 @@ def main() -> None:
 def _import_everything() -> None:
     import uvloop  # noqa: F401
 
-    import stackd.cli
+    import stackd.cli.process
+    import stackd.cli.serve
     import stackd.daemon  # noqa: F401
 
 
@@ -78,6 +80,8 @@ def _serve() -> int:
 
     if path := os.environ.pop(CLOCK, ""):
         skew.install(path)
+    if name := os.environ.pop(HOST, ""):
+        socket.gethostname = lambda: name
     try:
         command(["serve"])
     except SystemExit as end:

@@ -9,14 +9,19 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from stackd.embedded.ports import node_ports
 from stackd.embedded.resources import PODS, SERVICES
-from tests.faults.ledger import Batch, Create
-from tests.faults.world import NAMESPACE, Outcome, World
-from tests.stand import request_for
+from tests.faults.file import StateFile
+from tests.faults.ledger import RUNS_ON, Batch, Create
+from tests.faults.machine import Machine
+from tests.faults.world import NAMESPACE, TEMPLATE, Outcome, World, is_ours
+from tests.harness import request_for
 
 KEYED_TRIES = 6
 TRY_AGAIN_SECONDS = 0.1
 READ_SECONDS = 8.0
+TTLS = {None: 7200 * 10**9, "1s": 10**9, "10m": 600 * 10**9, "3h": 10_800 * 10**9}
+"""What a create or an extension may ask for, in nanoseconds; None is the default of the configuration."""
 ANSWERS = {"create": {201, 503}, "delete": {200, 404, 503}, "batch": {202, 503}}
 
 
@@ -60,21 +65,54 @@ class Operations:
                 return
             await asyncio.sleep(TRY_AGAIN_SECONDS)
 
-    def new_create(self, image: str, *, keyed: bool = False, ttl: str | None = None) -> Create:
+    async def create_of_template(self, patience: float | None = None, *, keyed: bool = False) -> None:
+        """A create by the name of the template, which may be answered from its pool; with a key, until it is answered."""
+        create = self.new_create(RUNS_ON, keyed=keyed, template=TEMPLATE)
+        await self.attempt(create, patience)
+        for _ in range(KEYED_TRIES if keyed else 0):
+            if (await self.attempt(create)).status == 201:
+                return
+            await asyncio.sleep(TRY_AGAIN_SECONDS)
+
+    async def create_elsewhere(self, image: str) -> None:
+        """A create at a machine that does not own the stacks, if there is one."""
+        owners = self._world.owners
+        if owners is not None and (standby := owners.standby()) is not None:
+            await self.attempt(self.new_create(image), machine=standby)
+
+    def new_create(self, image: str, *, keyed: bool = False, ttl: str | None = None, template: str = "") -> Create:
         """A wish that nobody else has."""
         self._number += 1
-        marker = f"{self._prefix}op{self._number}x"
-        create = Create(marker=marker, image=image, key=f"create-{marker}" if keyed else None, ttl=ttl)
+        marker = self._marker()
+        key = self.key("create") if keyed else None
+        create = Create(marker=marker, image=image, key=key, ttl=ttl, template=template)
         self._world.ledger.creates.append(create)
         return create
 
-    async def attempt(self, create: Create, patience: float | None = None, *, may_be_invalid: bool = False) -> Outcome:
-        """Send it (again). ``may_be_invalid``: the cluster has been told to refuse the pod."""
+    def _marker(self) -> str:
+        """The present operation's own, as a word that is in no other's."""
+        return f"{self._prefix}op{self._number}x"
+
+    def key(self, what: str) -> str:
+        """An Idempotency-Key that no other operation of any round has."""
+        return f"{what}-{self._marker()}"
+
+    async def attempt(
+        self,
+        create: Create,
+        patience: float | None = None,
+        *,
+        may_be_invalid: bool = False,
+        machine: Machine | None = None,
+    ) -> Outcome:
+        """Send it (again), to the owner or to ``machine``. ``may_be_invalid``: the cluster has been told to refuse the pod."""
         world = self._world
         create.attempts += 1
+        create.asked_at = create.asked_at or world.skew.now()
         create.open += 1
-        body = request_for(f"{create.image}:{create.marker}") | ({"ttl": create.ttl} if create.ttl else {})
-        outcome = await world.call("POST", "/stacks", body, key=create.key, patience=patience)
+        what = {"template": create.template} if create.template else request_for(f"{create.image}:{create.marker}")
+        body = what | {"labels": {"op": create.marker}} | ({"ttl": create.ttl} if create.ttl else {})
+        outcome = await world.call("POST", "/stacks", body, key=create.key, patience=patience, machine=machine)
         world.note(f"create {create.marker}{' with key' if create.key else ''}: {self._short(outcome)}")
         if outcome.status is not None or not outcome.sent:
             create.open -= 1
@@ -83,36 +121,55 @@ class Operations:
         expected = outcome.status in ANSWERS["create"] or (may_be_invalid and outcome.status == 400)
         world.checked("only documented answers", expected, f"create: {outcome}")
         if outcome.status == 201:
-            self._created(create, outcome.body)
+            self._created(create, outcome.body, outcome.file)
         else:
             create.refused += 1
-            self._refused(create)
+            self._refused(create, outcome.file)
+            room = self._moved_nodes() or "no node has" not in str(outcome)
+            world.checked("a reason is a true one", room, f"{create.marker}: {outcome}, and all nodes are there")
         return outcome
 
-    def _created(self, create: Create, answer: dict[str, Any]) -> None:
+    def _created(self, create: Create, answer: dict[str, Any], file: StateFile) -> None:
         world, stack_id = self._world, answer["stack_id"]
-        again = bool(create.answers)
-        same = all(first == answer for first in create.answers)
+        again = stack_id in create.told
+        same = all(first == answer for first in create.answers[create.since :])
         world.checked("a key has one answer", same, f"{create.marker}: {create.answers[:1]} and then {answer}")
+        others = [other.marker for other in world.ledger.creates if other is not create and stack_id in other.told]
+        world.checked("11 given once", not others, f"{stack_id} is {create.marker}'s, and was given to {others}")
         create.answers.append(answer)
-        row = world.file.row(stack_id)
-        if row is not None and not again:
-            world.ledger.expires[stack_id] = row.ttl_expires_at
+        row = file.row(stack_id)
+        if not again:
+            # by a daemon that may not have noticed yet that it is later
+            began = min(create.asked_at, world.skew.now())  # the clock may have been set back meanwhile
+            world.ledger.accepted(stack_id, began - world.skew.leaps, TTLS[create.ttl])
         if again or world.ledger.may_be_gone(stack_id, world.skew.highest()):
             return
         good = row is not None and row.accepted and {port["node_port"] for port in answer["ports"]} <= row.ports
         world.checked("3 acknowledged is durable", good, f"201 for {stack_id}, and the file has {row}")
         quiet = not world.ledger.wish(stack_id).asked and stack_id not in world.ledger.touched
         if create.stays and quiet and row is not None and not row.deleting:
-            there = stack_id in world.objects("pods")
-            world.checked("3 acknowledged is durable", there, f"201 for {stack_id}, and there is no pod")
+            pod = world.objects("pods").get(stack_id)
+            world.checked("3 acknowledged is durable", pod is not None, f"201 for {stack_id}, and there is no pod")
+            service = world.objects("services").get(f"svc-{stack_id}")
+            ports = node_ports(service["spec"]) if service is not None else frozenset()
+            told = {port["node_port"] for port in answer["ports"]}
+            world.checked("ports are the Service's", ports == told, f"201 for {stack_id} at {told}, it has {ports}")
+            marked = [obj["metadata"]["name"] for obj in (pod, service) if obj is not None and not is_ours(obj)]
+            world.checked("5 only ours", not marked, f"201 for {stack_id}, and {marked} lack our labels")
+            if create.template and pod is not None:
+                env = {one["name"]: one["value"] for one in pod["spec"]["containers"][0]["env"]}
+                world.checked("11 given whole", env == answer["values"], f"{stack_id}: {answer['values']}, not {env}")
+                world.checked("11 given once", not row.unassigned, f"201 for {stack_id}, and it waits in the pool")
 
-    def _refused(self, create: Create) -> None:
+    def _moved_nodes(self) -> bool:
+        return any(self._world.counts[f"fault {what}"] for what in ("remove_node", "cordon"))
+
+    def _refused(self, create: Create, file: StateFile) -> None:
         """A create that failed has left nothing, or the intent to remove what it has left."""
         world = self._world
-        if create.open or create.answers or world.disk.in_trouble:
+        if create.open or create.loose or create.answers or world.disk.in_trouble:
             return
-        rows = [row.stack_id for row in world.file.marked(create.marker) if not row.deleting]
+        rows = [row.stack_id for row in file.marked(create.marker) if not row.deleting]
         world.checked("a refused create leaves nothing", not rows, f"{create.marker} was refused, and {rows} remain")
 
     # ---- deletes
@@ -139,31 +196,29 @@ class Operations:
             world.checked("3 acknowledged is durable", not lost, f"{stack_id} is unknown, and nobody ended it")
         elif outcome.status == 200:
             ending.gone = True
-            self._is_gone(stack_id)
+            self._is_gone(stack_id, outcome.file)
         elif "retried until it is done" in str(outcome):
             ending.promised = True
         return outcome
 
-    def _is_gone(self, stack_id: str) -> None:
+    def _is_gone(self, stack_id: str, file: StateFile) -> None:
         world = self._world
         left = [name for kind in ("pods", "services") for name in world.ours(kind) if stack_id in name]
         world.checked("3 acknowledged is durable", not left, f"{stack_id} is said to be deleted, and {left} remain")
-        row = world.file.row(stack_id)
+        row = file.row(stack_id)
         world.checked("3 acknowledged is durable", row is None, f"{stack_id} is said to be deleted, and has a row")
 
     async def batch(
-        self, picks: list[float], strangers: int, patience: float | None = None, *, keyed: bool = False
+        self, picks: list[float], unknown: int, patience: float | None = None, *, keyed: bool = False
     ) -> None:
         """Delete several of those that are known, and some that do not exist."""
         world = self._world
         self._number += 1
-        unknown = [f"stack-{self._number:08x}{number:08x}" for number in range(strangers)]
-        ids = list(dict.fromkeys([*(one for pick in picks if (one := self._one(pick))), *unknown]))
+        nobodys = [f"stack-{self._number:08x}{number:08x}" for number in range(unknown)]
+        ids = list(dict.fromkeys([*(one for pick in picks if (one := self._one(pick))), *nobodys]))
         if not ids:
             return
-        batch = Batch(
-            ids=ids, strangers=frozenset(unknown), key=f"batch-{self._prefix}{self._number}" if keyed else None
-        )
+        batch = Batch(ids=ids, unknown=frozenset(nobodys), key=self.key("batch") if keyed else None)
         world.ledger.batches.append(batch)
         for stack_id in ids:
             world.ledger.ending(stack_id).asked += 1
@@ -174,9 +229,9 @@ class Operations:
             await asyncio.sleep(TRY_AGAIN_SECONDS)
             outcome = await self.submit(batch)
 
-    async def batch_with_key(self, picks: list[float], strangers: int, patience: float | None = None) -> None:
+    async def batch_with_key(self, picks: list[float], unknown: int, patience: float | None = None) -> None:
         """The same under an Idempotency-Key, until it is answered."""
-        await self.batch(picks, strangers, patience, keyed=True)
+        await self.batch(picks, unknown, patience, keyed=True)
 
     async def submit(self, batch: Batch, patience: float | None = None) -> Outcome:
         """Send it (again)."""
@@ -189,12 +244,14 @@ class Operations:
         world.checked("only documented answers", outcome.status in ANSWERS["batch"], f"batch: {outcome}")
         if outcome.status == 202:
             job_id = outcome.body["job_id"]
-            same = batch.job_id in (None, job_id)
+            same = batch.job_id in (None, job_id) or batch.forgotten
             world.checked("a key has one answer", same, f"{batch.key}: {batch.job_id} and then {job_id}")
             batch.job_id = job_id
             for stack_id in batch.ids:
                 world.ledger.ending(stack_id).promised = True
-            job = world.file.job(job_id)
+                world.ledger.ending(stack_id).asked += batch.forgotten  # an earlier job may have deleted it
+            batch.forgotten = False
+            job = outcome.file.job(job_id)
             whole = job is not None and set(job.items) == set(batch.ids)
             world.checked("3 acknowledged is durable", whole, f"202 for {job_id}, and the file has {job}")
         return outcome
@@ -230,11 +287,11 @@ class Operations:
         world.checked("only documented answers", self._expected(stack_id, outcome), f"{verb}: {outcome}")
         if outcome.status == 200 and not wish.under_way and wish.asked == mine:
             wish.possible = {desired}
-            self._changed(stack_id, desired)
+            self._changed(stack_id, desired, outcome.file)
 
-    def _changed(self, stack_id: str, desired: str) -> None:
+    def _changed(self, stack_id: str, desired: str, file: StateFile) -> None:
         """What was answered is in the file; what was stopped is gone from the cluster at that moment."""
-        world, row = self._world, self._world.file.row(stack_id)
+        world, row = self._world, file.row(stack_id)
         if row is None or world.ledger.may_be_gone(stack_id, world.skew.highest()):
             return
         world.checked("3 acknowledged is durable", row.desired == desired, f"{stack_id} is to be {desired}, not {row}")
@@ -249,17 +306,18 @@ class Operations:
             return
         world, before = self._world, self._world.file.row(stack_id)
         self._number += 1
-        key = f"extend-{self._prefix}{self._number}" if keyed else None
+        key = self.key("extend") if keyed else None
         outcome = await world.call("POST", f"/stacks/{stack_id}/extend", {"ttl": ttl}, key=key)
         world.note(f"extend {stack_id} by {ttl}: {self._short(outcome)}")
         if outcome.status is None:
             return
         world.checked("only documented answers", self._expected(stack_id, outcome), f"extend: {outcome}")
-        after = world.file.row(stack_id)
+        after = outcome.file.row(stack_id)
         if outcome.status == 200 and before is not None and after is not None:
-            longer = after.ttl_expires_at > before.ttl_expires_at
+            # one that was made while the clock was ahead is made to end in time when it is set back
+            longer = world.skew.changes > 0 or after.ttl_expires_at > before.ttl_expires_at
             world.checked("3 acknowledged is durable", longer, f"{stack_id} was extended, and ends as before")
-            world.ledger.expires[stack_id] = max(world.ledger.expires.get(stack_id, 0), after.ttl_expires_at)
+            world.ledger.extended(stack_id, TTLS[ttl])
 
     def _expected(self, stack_id: str, outcome: Outcome) -> bool:
         """Whether a change of a stack may be answered so."""
@@ -273,23 +331,27 @@ class Operations:
         world = self._world
         path, may_miss = self._path(pick, route)
         process = world.process
+        starved, incomplete = process.starved(), world.file.incomplete
         outcome = await world.call("GET", path)
+        starved = max(0.0, process.starved() - starved)
         if outcome.status is None:
             up = process.alive and process is world.process and not world.expect_stop and outcome.sent
             await asyncio.sleep(0.05)  # a kill is noticed a moment after the connection is lost
             world.checked("6 reads are answered", not (up and process.alive), f"GET {path}: {outcome}")
             return
-        good = outcome.status == 200 or (outcome.status == 404 and may_miss())
+        away = outcome.status == 503 and (outcome.unsettled or incomplete)
+        good = outcome.status == 200 or away or (outcome.status == 404 and may_miss())
         world.checked("6 reads are answered", good, f"GET {path}: {outcome}")
-        slow = f"GET {path} took {outcome.seconds:.1f} s"
-        world.checked("6 reads are answered", outcome.seconds < READ_SECONDS, slow)
+        slow = f"GET {path} took {outcome.seconds:.1f} s, {starved:.1f} s of it without a CPU"
+        world.checked("6 reads are answered", outcome.seconds - starved < READ_SECONDS, slow)
 
     def _path(self, pick: float, route: str) -> tuple[str, Callable[[], bool]]:
         world = self._world
         if route == "job":
-            jobs = [batch.job_id for batch in world.ledger.batches if batch.job_id]
+            jobs = [batch for batch in world.ledger.batches if batch.job_id]
             if jobs:
-                return f"/stacks/batch-delete/{jobs[min(int(pick * len(jobs)), len(jobs) - 1)]}", lambda: False
+                batch = jobs[min(int(pick * len(jobs)), len(jobs) - 1)]
+                return f"/stacks/batch-delete/{batch.job_id}", lambda: batch.forgotten
         stack_id = self._one(pick)
         if stack_id is None or route in ("list", "stats", "job"):
             return ("/stats" if route == "stats" else "/stacks"), lambda: False
@@ -353,6 +415,8 @@ _VERBS = {
     "create": "create",
     "create_with_key": "create_with_key",
     "create_and_leave": "create_and_leave",
+    "create_of_template": "create_of_template",
+    "create_elsewhere": "create_elsewhere",
     "delete": "delete",
     "delete_and_leave": "delete",
     "batch": "batch",

@@ -7,17 +7,21 @@ clients were told; of the daemon only its answers are looked at, and they are co
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from typing import Any
 
 from stackd.embedded.ports import node_ports
 from tests.faults.file import Row
-from tests.faults.ledger import Create
-from tests.faults.world import World
+from tests.faults.ledger import Batch, Create
+from tests.faults.world import TEMPLATE, World, is_ours
 
-WATCHES = 3
+WATCHES = 5
 TRIES = 4
 SETTLE_SECONDS = 0.5
+SAME_SECONDS = 5.0
+LONGEST = 86_460 * 10**9
+"""Nothing may live for longer than a day (``stacks.max_ttl``), in nanoseconds."""
 FINISHED = ("completed", "failed")
 
 
@@ -33,6 +37,9 @@ class Oracle:
         rows, pods, services = world.file.rows(), world.ours("pods"), world.ours("services")
         found = [f"pod {name} has no row" for name in pods.keys() - rows.keys()]
         found += [f"Service {name} has no row" for name in services if name.removeprefix("svc-") not in rows]
+        stopped = {row.stack_id for row in rows.values() if row.stopped}
+        if (records := set(world.ours("configmaps"))) != stopped:
+            found.append(f"the cluster has records of {sorted(records)}, and stopped are {sorted(stopped)}")
         for row in rows.values():
             found += self._row(row, pods.get(row.stack_id), services.get(f"svc-{row.stack_id}"))
         if len(world.cluster.server.watches) < WATCHES:
@@ -41,13 +48,34 @@ class Oracle:
         held = {row.stack_id: len(row.ports) for row in rows.values() if row.ports_held}
         if holders != held:
             found.append(f"ports are held by {dict(holders)}, and should be by {held}")
-        return found + self._promises(rows) + self._jobs()
+        return found + self._promises(rows) + self._jobs() + self._pool(rows, pods)
+
+    def _pool(self, rows: dict[str, Row], pods: dict[str, dict[str, Any]]) -> list[str]:
+        """The pool is as large as it is to be; whatever was given was asked for, and its pod tells so (11)."""
+        world, found = self._world, []
+        of_template = [row for row in rows.values() if row.template == TEMPLATE]
+        waiting = [row for row in of_template if row.unassigned and row.digest]  # others are held, and given to nobody
+        if world.pool and [row.status for row in waiting] != ["running"] * world.pool:
+            found.append(
+                f"in the pool are {[(row.stack_id, row.status) for row in waiting]}, not {world.pool} that run"
+            )
+        asked = [create for create in world.ledger.creates if create.template]
+        told = {stack_id for create in asked for stack_id in create.told}
+        nobodys = [row.stack_id for row in of_template if not row.unassigned and row.stack_id not in told]
+        unknown = sum(create.open for create in asked)
+        if len(nobodys) > unknown:
+            found.append(f"{nobodys} were given to nobody; of {unknown} creates nobody knows what became of them")
+        for row in of_template:
+            pod = pods.get(row.stack_id)
+            if pod is not None and ("stackd.io/pool" in pod["metadata"]["labels"]) != row.unassigned:
+                found.append(f"{row.stack_id}: unassigned is {row.unassigned}, and its pod says otherwise")
+        return found
 
     def _row(self, row: Row, pod: dict[str, Any] | None, service: dict[str, Any] | None) -> list[str]:
         name, found = row.stack_id, []
         if row.deleting or not row.accepted:
             return [f"{name} is {'still being deleted' if row.deleting else 'not accepted'}"]
-        if row.ttl_expires_at <= self._world.skew.now():
+        if row.ttl_expires_at <= self._world.skew.now() and not row.unassigned:
             return [f"{name} has expired"]
         wish = self._world.ledger.wish(name)
         if row.desired not in wish.possible:
@@ -57,6 +85,10 @@ class Oracle:
         if not row.has_pod_uid:
             stuck = name in self._world.ledger.usurped  # its pod's name is somebody else's now: it has to wait
             return found if stuck else [*found, f"{name}: it has not been started yet"]
+        if not row.ended:
+            there = [obj for obj in (pod, service) if obj is not None]
+            bare = [obj["metadata"]["name"] for obj in there if not is_ours(obj)]
+            found += [f"{name}: labels are missing on {one}" for one in bare]
         over = pod is None or pod["status"]["phase"] in ("Succeeded", "Failed")
         if over != row.ended:
             found.append(f"{name}: ended is {row.ended}, and its pod is {_phase(pod)}")
@@ -88,14 +120,29 @@ class Oracle:
             if row is None:
                 if not world.ledger.may_be_gone(stack_id, world.skew.highest()):
                     found.append(f"{stack_id} was acknowledged, and is gone")
+            elif text := self._end(row):
+                found.append(text)
             elif row.ended and create.stays and stack_id not in world.ledger.touched:
                 found.append(f"{stack_id} has ended ({row.status}), and nobody touched it")
         return found + [text for create in world.ledger.creates if (text := self._count(create, rows))]
+
+    def _end(self, row: Row) -> str:
+        """A stack ends when it was told to, by the time of the API server."""
+        world = self._world
+        if row.stack_id in world.ledger.fleeting:
+            return ""  # it had no pod any more on which its end could have been written
+        early = world.ledger.expires.get(row.stack_id, 0) - row.ttl_expires_at
+        late = row.ttl_expires_at - world.skew.now() - LONGEST
+        if early <= 0 and late <= 0:
+            return ""
+        return f"{row.stack_id} is to end {max(early, late) / 1e9:.0f} s too {'early' if early > 0 else 'late'}"
 
     def _count(self, create: Create, rows: dict[str, Row]) -> str:
         """One wish is one stack at most, the one that was told; and none if it was refused."""
         mine = [row.stack_id for row in rows.values() if f":{create.marker}\n" in row.pod_spec]
         told = {answer["stack_id"] for answer in create.answers}
+        if create.loose or (create.since and create.key):
+            return ""  # an earlier file may have known of others
         if len(mine) > 1:
             return f"{create.marker} has made {mine}"
         if mine and told and mine[0] not in told:
@@ -110,6 +157,8 @@ class Oracle:
             if batch.job_id is None:
                 continue
             job = self._world.file.job(batch.job_id)
+            if job is None and batch.forgotten:
+                continue
             if job is None or job.status not in FINISHED:
                 found.append(f"{batch.job_id} has not finished: {job}")
         return found
@@ -124,28 +173,74 @@ class Oracle:
         world.checked("the file is whole", not damage, damage)
         for batch in world.ledger.batches:
             if batch.job_id is not None:
-                self._job(batch.job_id, batch.ids, batch.strangers)
+                self._job(batch, batch.job_id)
 
-    def _job(self, job_id: str, ids: list[str], strangers: frozenset[str]) -> None:
-        world = self._world
+    def _job(self, batch: Batch, job_id: str) -> None:
+        world, ids, unknown, forgotten = self._world, batch.ids, batch.unknown, batch.forgotten
         job = world.file.job(job_id)
-        assert job is not None
+        if job is None:
+            return
         counted = Counter(job.items.values())
         same = {"deleted": job.deleted, "not_found": job.not_found, "failed": job.failed}
         good = set(job.items) == set(ids) and job.total == len(ids) == sum(same.values())
         good = good and all(counted[state] == number for state, number in same.items())
         world.checked("7 each id counts once", good, f"{job_id}: {job}")
-        wrong = [name for name in strangers if job.items[name] != "not_found"]
+        wrong = [name for name in unknown if job.items[name] != "not_found"]
         world.checked("7 each id counts once", not wrong, f"{job_id}: {wrong} never existed, and are {job.items}")
         latest = world.skew.highest()
-        for stack_id in set(ids) - strangers:
+        for stack_id in set(ids) - unknown:
             alone = world.ledger.ending(stack_id).asked == 1 and not world.ledger.expired(stack_id, latest)
-            lost = alone and job.items[stack_id] == "not_found"
+            lost = alone and job.items[stack_id] == "not_found" and not forgotten
             world.checked("7 each id counts once", not lost, f"{job_id}: {stack_id} was there, and is not_found")
+
+    async def stacks(self) -> dict[str, Any]:
+        """All stacks as the API tells of them."""
+        listed = await self._world.call("GET", "/stacks")
+        if listed.status != 200:
+            return {}
+        ones = [await self._world.call("GET", f"/stacks/{stack['stack_id']}") for stack in listed.body["stacks"]]
+        return {one.body["stack_id"]: one.body for one in ones if one.status == 200}
+
+    async def same(self, before: dict[str, Any]) -> None:
+        """The API tells the same as before, but for when things last changed."""
+        world, end = self._world, time.monotonic() + SAME_SECONDS
+        while (found := self._differ(before, await self.stacks())) and time.monotonic() < end:
+            await asyncio.sleep(SETTLE_SECONDS)
+        for text in found:
+            world.violated("9 nobody notices", text)
+        world.counts["checked 9 nobody notices"] += 1
+
+    def _differ(self, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+        ledger, now = self._world.ledger, self._world.skew.now()
+        found = []
+        for stack_id in before.keys() | after.keys():
+            if stack_id in ledger.fleeting or ledger.expired(stack_id, now):
+                continue
+            one, other = before.get(stack_id), after.get(stack_id)
+            create = ledger.told().get(stack_id)
+            if other is None and (create is None or ledger.may_be_gone(stack_id, now)):
+                continue  # what was refused is undone, and what was to go is gone
+            if one is None or other is None:
+                found.append(f"{stack_id} was {one and one['status']}, and is {other and other['status']}")
+                continue
+            wish = ledger.wish(stack_id)
+            open_ = create is None or not create.stays or len(wish.possible) > 1
+            found += [
+                f"{stack_id}: {key} was {one.get(key)!r}, and is {other.get(key)!r}"
+                for key in one.keys() | other.keys()
+                if key != "updated_at"
+                and one.get(key) != other.get(key)
+                # how a pod that does not stay came to its end may have been seen meanwhile, a stop that was not
+                # acknowledged may have been done, and so may an extension
+                and not (open_ and key.startswith("status"))
+                and not (key == "ttl_expires_at" and one[key] < other[key])
+            ]
+        return found
 
     async def answers(self) -> None:
         """The daemon says what is so, and asks the cluster nothing for it (invariant 6)."""
         world = self._world
+        await world.ready()  # after a leap of the clock only once the API server's time agrees
         asked: Counter[tuple[str, str]] = Counter()
         for _ in range(TRIES):  # something of its own may have been on its way
             before = self._asked()
@@ -158,7 +253,7 @@ class Oracle:
 
     async def _read_all(self) -> None:
         world = self._world
-        rows = world.file.rows()
+        rows = {stack_id: row for stack_id, row in world.file.rows().items() if not row.unassigned}
         listed = await world.call("GET", "/stacks")
         ids = [stack["stack_id"] for stack in listed.body["stacks"]] if listed.status == 200 else []
         world.checked(
@@ -173,19 +268,23 @@ class Oracle:
         for batch in world.ledger.batches:
             if batch.job_id is not None:
                 job = await world.call("GET", f"/stacks/batch-delete/{batch.job_id}")
+                if job.status == 404 and batch.forgotten:
+                    continue
                 counts = [job.body.get(name, -1) for name in ("deleted", "not_found", "failed")]
                 good = job.body.get("total") == len(batch.ids) == sum(counts)
                 world.checked("7 each id counts once", good, f"{job.body}")
         for path in ("/stats", "/healthz", "/readyz"):
+            if world.owners is not None:
+                await world.ready()  # a busy machine may be late with its Lease of one second
             outcome = await world.call("GET", path)
             world.checked("6 reads are answered", outcome.status == 200, f"GET {path}: {outcome}")
 
     def _asked(self) -> Counter[tuple[str, str]]:
-        """What the cluster has been asked so far, watches left out."""
+        """What the cluster has been asked so far, watches and the Lease left out."""
         requests = self._world.cluster.counts.requests
         asked: Counter[tuple[str, str]] = Counter()
         for (verb, resource, _), count in requests.items():
-            if verb != "watch":
+            if verb != "watch" and resource != "leases":
                 asked[verb, resource] += count
         return asked
 

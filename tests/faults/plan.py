@@ -7,11 +7,14 @@ is done, by ``pick``, a fraction of the list of those that are known by then.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 from stackd.lifecycle.crashpoints import POINTS
+from tests.faults.owner_plan import LEASE_SECONDS, OWNER_DETAILS, OWNER_THEMES
+from tests.faults.theme import Theme, lasting, pick
+from tests.faults.wire_plan import WIRE_DETAILS, WIRE_THEMES
 
 ROUND_SECONDS = 1.2
 IMAGES = ("app/stays",) * 8 + ("app/exit0", "app/fail", "app/nopull", "app/crashloop")
@@ -35,6 +38,7 @@ class Plan:
     """``starts``: at which crash point each further start of the daemon is to end; the last ones at none.
 
     ``late``: calls may take effect after they were given up, so that objects turn up whose row is gone already.
+    ``machines``: so many run a daemon; ``turns``: what happens to the owner after each round, when all is quiet.
     """
 
     seed: int
@@ -44,29 +48,24 @@ class Plan:
     rounds: tuple[tuple[Step, ...], ...]
     small_disk: bool = False
     late: bool = False
+    pool: int = 0
+    machines: int = 1
+    turns: tuple[Step, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"seed {self.seed}: {self.theme}; crash points of the starts: {', '.join(self.starts) or 'none'}"]
         for number, steps in enumerate(self.rounds):
             lines += [f"round {number}:", *(f"  {step}" for step in steps)]
+            lines += [f"and then {turn}" for turn in self.turns[number : number + 1]]
         return "\n".join(lines)
-
-
-@dataclass(slots=True, kw_only=True)
-class Theme:
-    """Which troubles come, how likely each is, and how many."""
-
-    name: str
-    troubles: dict[str, int]
-    count: tuple[int, int] = (2, 5)
-    crashes: float = 0.3
-    operations: dict[str, int] = field(default_factory=dict)
 
 
 OPERATIONS = {
     "create": 20,
     "create_with_key": 14,
     "create_and_leave": 6,
+    "create_of_template": 0,
+    "create_elsewhere": 0,
     "delete": 16,
     "delete_and_leave": 4,
     "batch": 5,
@@ -84,7 +83,11 @@ OPERATIONS = {
 
 THEMES = (
     Theme(name="crashes", troubles={"kill": 6, "terminate": 1, "status": 2, "forbid": 2, "latency": 2}, crashes=0.9),
-    Theme(name="lost replies", troubles={"lost_reply": 8, "cut": 3, "kill": 2, "latency": 1}, count=(3, 7)),
+    Theme(
+        name="lost replies",
+        troubles={"lost_reply": 8, "cut": 3, "page": 6, "spoil": 6, "drop_watches": 2, "compact": 2, "kill": 2, "latency": 1},
+        count=(5, 10),
+    ),
     Theme(name="outages", troubles={"refuse": 4, "pause": 3, "status": 4, "hang": 1, "overload": 2, "kill": 1}),
     Theme(name="watches", troubles={"drop_watches": 4, "compact": 4, "malformed": 3, "freeze_watches": 2, "kill": 1}),
     Theme(name="ports", troubles={"take_ports": 6, "lost_reply": 3, "kill": 2}, operations={"create": 40}),
@@ -102,6 +105,16 @@ THEMES = (
         operations={"stop": 14, "start": 14, "restart": 14, "extend": 8, "create": 40},
         crashes=0.6,
     ),
+    Theme(
+        name="pools",
+        troubles={
+            "kill": 5, "terminate": 1, "lost_reply": 4, "status": 2, "cut": 1, "drop_watches": 1, "remove_node": 2,
+            "clock": 1, "take_ports": 1, "write_error": 1,
+        },
+        operations={"create_of_template": 60},
+        count=(2, 6),
+        crashes=0.6,
+    ),
     Theme(name="late", troubles={"late": 6, "kill": 2}, crashes=0.1),
     Theme(
         name="everything",
@@ -115,11 +128,25 @@ THEMES = (
 )  # fmt: skip
 
 
+SEEDS_APART = 1000
+CATALOGUES = (THEMES, WIRE_THEMES, OWNER_THEMES)
+"""The first thousand seeds are of the first of them, and so on, so that a seed keeps its theme when others come to be."""
+
+OWNERS_FROM = 2 * SEEDS_APART
+
+
+def theme_of(seed: int) -> Theme:
+    """The theme of a seed: beyond those that belong to a catalogue, of all."""
+    number, place = divmod(seed, SEEDS_APART)
+    themes = CATALOGUES[number] if number < len(CATALOGUES) else [one for themes in CATALOGUES for one in themes]
+    return themes[place % len(themes)]
+
+
 def make_plan(seed: int) -> Plan:
     """The plan of a seed; the same one always."""
     random = Random(seed)
-    theme = THEMES[seed % len(THEMES)]
-    rounds = tuple(_round(random, theme) for _ in range(random.choice((1, 1, 2))))
+    theme = theme_of(seed)
+    rounds = tuple(_round(random, theme) for _ in range(random.choice(theme.rounds)))
     starts = tuple(
         f"{random.choice(POINTS)}:{random.choice((1, 1, 1, 2))}" if random.random() < theme.crashes else ""
         for _ in range(random.choice((1, 2, 3)))
@@ -127,8 +154,14 @@ def make_plan(seed: int) -> Plan:
     settings = {
         "STACKD_BATCH_DELETE__CONCURRENCY": str(random.choice((1, 1, 4))),
         "STACKD_STACKS__NODE_PORT_MIN": "31001",
-        "STACKD_STACKS__NODE_PORT_MAX": str(31000 + random.choice((12, 40, 400))),
+        "STACKD_STACKS__NODE_PORT_MAX": str(31000 + (400 if theme.name == "pools" else random.choice((12, 40, 400)))),
     }
+    turns: tuple[Step, ...] = ()
+    if theme.turns:
+        settings["STACKD_CLUSTER__LEASE_DURATION"] = f"{LEASE_SECONDS:.0f}s"
+        settings["STACKD_RECONCILE__ORPHAN_GRACE"] = "15s"  # what is to be taken over is so at once, or is missed
+        names, chances = list(theme.turns), list(theme.turns.values())
+        turns = tuple(_step(random, random.choices(names, chances)[0]) for _ in rounds)
     return Plan(
         seed=seed,
         theme=theme.name,
@@ -137,6 +170,9 @@ def make_plan(seed: int) -> Plan:
         rounds=rounds,
         small_disk=theme.name == "disk",
         late=theme.name == "late",
+        pool=3 if theme.name == "pools" else 0,
+        machines=theme.machines,
+        turns=turns,
     )
 
 
@@ -159,10 +195,6 @@ def _step(random: Random, what: str) -> Step:
     return Step(at=at, what=what, how=make(random) if make is not None else {})
 
 
-def _pick(random: Random) -> dict[str, Any]:
-    return {"pick": round(random.random(), 4)}
-
-
 def _create(random: Random) -> dict[str, Any]:
     return {"image": random.choice(IMAGES), "ttl": random.choice((None,) * 7 + ("1s",))}
 
@@ -174,13 +206,9 @@ def _leaving(random: Random) -> dict[str, Any]:
 def _batch(random: Random) -> dict[str, Any]:
     return {
         "picks": [round(random.random(), 4) for _ in range(random.randint(0, 5))],
-        "strangers": random.choice((0, 1, 2, 60)),
+        "unknown": random.choice((0, 1, 2, 60)),
         "patience": random.choice((None, None, 0.01)),
     }
-
-
-def _lasting(random: Random) -> dict[str, Any]:
-    return {"seconds": round(random.uniform(0.05, 0.9), 3)}
 
 
 def _fault(random: Random) -> dict[str, Any]:
@@ -206,7 +234,24 @@ def _conflict(random: Random) -> dict[str, Any]:
 
 
 def _latency(random: Random) -> dict[str, Any]:
-    return _fault(random) | _lasting(random)
+    return _fault(random) | lasting(random)
+
+
+def _odd(random: Random) -> dict[str, Any]:
+    """For what answers in the API server's stead: it does so to all that is asked, of whatever kind."""
+    return {
+        "verb": random.choice(("create", "delete", "delete", "create|delete", "get", "list", "watch", ".*")),
+        "resource": random.choice(("pods", "services", "pods|services", "namespaces", ".*")),
+        "count": random.choice((1, 2, 3, 6)),
+    }
+
+
+def _page(random: Random) -> dict[str, Any]:
+    return _odd(random) | {"code": random.choice((200, 200, 404, 404, 403, 502)), "done": random.random() < 0.3}
+
+
+def _spoil(random: Random) -> dict[str, Any]:
+    return _odd(random) | {"how": random.choice(("truncate", "empty", "strip"))}
 
 
 def _hang(random: Random) -> dict[str, Any]:
@@ -218,46 +263,59 @@ def _overload(random: Random) -> dict[str, Any]:
 
 
 def _node(random: Random) -> dict[str, Any]:
-    return {"node": random.randint(0, 1)} | _lasting(random)
+    return {"node": random.randint(0, 1)} | lasting(random)
 
 
-DETAILS: dict[str, Callable[[Random], dict[str, Any]]] = {
-    "create": _create,
-    "create_with_key": _leaving,
-    "create_and_leave": _leaving,
-    "delete": _pick,
-    "delete_and_leave": lambda random: _pick(random) | {"patience": random.choice((0.002, 0.01, 0.05))},
-    "batch": _batch,
-    "batch_with_key": _batch,
-    "read": lambda random: _pick(random) | {"route": random.choice(("one", "one", "status", "list", "stats", "job"))},
-    "stop": _pick,
-    "start": _pick,
-    "restart": _pick,
-    "extend": lambda random: (
-        _pick(random) | {"ttl": random.choice(("1s", "10m", "3h")), "keyed": random.random() < 0.5}
-    ),
-    "delete_pod_by_hand": _pick,
-    "delete_service_by_hand": _pick,
-    "usurp": _pick,
-    "kill": lambda random: {"pause": random.choice((0.0, 0.0, 0.3))},
-    "terminate": lambda random: {"pause": 0.0},
-    "status": _status,
-    "conflict": _conflict,
-    "forbid": _forbid,
-    "lost_reply": _fault,
-    "cut": _fault,
-    "hang": _hang,
-    "late": lambda random: _fault(random) | {"verb": "create", "seconds": random.choice((0.3, 2.0))},
-    "latency": _latency,
-    "overload": _overload,
-    "refuse": _lasting,
-    "pause": _lasting,
-    "freeze_watches": _lasting,
-    "take_ports": lambda random: _lasting(random) | {"share": random.choice((0.2, 0.6, 1.0))},
-    "remove_node": _node,
-    "cordon": _node,
-    "full_disk": _lasting,
-    "write_error": _lasting,
-    "lock": lambda random: {"seconds": random.choice((0.3, 1.0, 2.6))},
-    "clock": lambda random: {"seconds": random.choice((-86400.0, -3600.0, 60.0, 1800.0, 7300.0))},
-}
+DETAILS: dict[str, Callable[[Random], dict[str, Any]]] = (
+    {
+        "create": _create,
+        "create_with_key": _leaving,
+        "create_of_template": lambda random: {
+            "patience": random.choice((None, None, None, 0.002, 0.01)),
+            "keyed": random.random() < 0.4,
+        },
+        "create_elsewhere": lambda random: {"image": random.choice(IMAGES)},
+        "create_and_leave": _leaving,
+        "delete": pick,
+        "delete_and_leave": lambda random: pick(random) | {"patience": random.choice((0.002, 0.01, 0.05))},
+        "batch": _batch,
+        "batch_with_key": _batch,
+        "read": lambda random: (
+            pick(random) | {"route": random.choice(("one", "one", "status", "list", "stats", "job"))}
+        ),
+        "stop": pick,
+        "start": pick,
+        "restart": pick,
+        "extend": lambda random: (
+            pick(random) | {"ttl": random.choice(("1s", "10m", "3h")), "keyed": random.random() < 0.5}
+        ),
+        "delete_pod_by_hand": pick,
+        "delete_service_by_hand": pick,
+        "usurp": pick,
+        "kill": lambda random: {"pause": random.choice((0.0, 0.0, 0.3))},
+        "terminate": lambda random: {"pause": 0.0},
+        "status": _status,
+        "conflict": _conflict,
+        "forbid": _forbid,
+        "lost_reply": _fault,
+        "cut": _fault,
+        "hang": _hang,
+        "late": lambda random: _fault(random) | {"verb": "create", "seconds": random.choice((0.3, 2.0))},
+        "latency": _latency,
+        "page": _page,
+        "spoil": _spoil,
+        "overload": _overload,
+        "refuse": lasting,
+        "pause": lasting,
+        "freeze_watches": lasting,
+        "take_ports": lambda random: lasting(random) | {"share": random.choice((0.2, 0.6, 1.0))},
+        "remove_node": _node,
+        "cordon": _node,
+        "full_disk": lasting,
+        "write_error": lasting,
+        "lock": lambda random: {"seconds": random.choice((0.3, 1.0, 2.6))},
+        "clock": lambda random: {"seconds": random.choice((-86400.0, -3600.0, 60.0, 1800.0, 7300.0))},
+    }
+    | WIRE_DETAILS
+    | OWNER_DETAILS
+)

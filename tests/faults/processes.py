@@ -72,6 +72,13 @@ class Process:
         """Whether it has not been seen to end."""
         return not self.exited.done()
 
+    def starved(self) -> float:
+        """Seconds for which its event loop, or ours, was ready to run and had no CPU; 0 where the kernel does not say.
+
+        What a busy machine takes from a daemon is no fault of the daemon's.
+        """
+        return sum(_waited_for_cpu(pid) for pid in (self.pid, os.getpid()))
+
     def send(self, number: signal.Signals) -> None:
         """Send a signal, if it is still there."""
         if self.alive:
@@ -107,6 +114,13 @@ class Process:
             address = line.split(LISTENING, 1)[1].split(",", 1)[0]
             self.url = f"http://{address}"
             self.listening.set_result(self.url)
+
+
+def _waited_for_cpu(pid: int) -> float:
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def _record(line: str) -> dict[str, Any]:

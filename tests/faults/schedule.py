@@ -12,8 +12,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.faults.ledger import RUNS_ON
 from tests.faults.operations import Operations
 from tests.faults.oracle import Oracle
+from tests.faults.owner_plan import LEASE_SECONDS
+from tests.faults.owners import Owners
 from tests.faults.plan import Plan, Step, make_plan
 from tests.faults.processes import Nursery
 from tests.faults.troubles import Troubles
@@ -21,6 +24,7 @@ from tests.faults.witness import Witness
 from tests.faults.world import World, world
 
 CONVERGENCE_SECONDS = 45.0
+LATE_WATCH_SECONDS = 8.0
 QUIET_SECONDS = 0.7
 SCHEDULE_SECONDS = 150.0
 FREE_ENDINGS = 10
@@ -48,14 +52,18 @@ async def run_schedule(seed: int, nursery: Nursery) -> Report:
     """Play the plan of a seed."""
     plan = make_plan(seed)
     with tempfile.TemporaryDirectory(prefix=f"stackd-faults-{seed}-") as folder:
-        async with world(Path(folder), nursery, dict(plan.settings), small_disk=plan.small_disk) as here:
+        settings, machines = dict(plan.settings), plan.machines
+        async with world(Path(folder), nursery, settings, small_disk=plan.small_disk, machines=machines) as here:
             try:
                 async with asyncio.timeout(SCHEDULE_SECONDS):
                     await play(plan, here)
             except TimeoutError:
                 here.violated("every request is answered", f"the schedule does not end in {SCHEDULE_SECONDS:.0f} s")
+            finally:
+                if here.owners is not None:
+                    await here.owners.close()
         counts = here.counts + Counter(schedules=1)
-        said = [line for process in here.processes for line in process.lines]
+        said = sorted((line for process in here.processes for line in process.lines), key=_when)
         return Report(
             seed=seed,
             theme=plan.theme,
@@ -70,15 +78,21 @@ async def run_schedule(seed: int, nursery: Nursery) -> Report:
 async def play(plan: Plan, here: World) -> None:
     """Everything but the setting up and clearing away."""
     here.starts.extend(plan.starts)
-    Witness(here, late=plan.late)
+    if plan.pool:
+        here.pool = plan.pool
+        here.put_template(plan.pool, RUNS_ON)
+    witness = Witness(here, late=plan.late)
     operations, troubles, oracle = Operations(here), Troubles(here, plan.seed), Oracle(here)
+    owners = Owners(here, witness, LEASE_SECONDS) if plan.turns else None
     await here.keep_running()
-    for steps in plan.rounds:
+    for number, steps in enumerate(plan.rounds):
         here.note("a round begins")
-        await play_round(steps, operations, troubles)
+        await play_round(steps, operations, troubles, owners)
         await troubles.lift()
         here.note("all troubles are over")
         if not await converge(here, oracle):
+            return
+        if owners is not None and not await turn(plan.turns[number], here, owners, (operations, oracle)):
             return
     here.starts.clear()
     await ask_again(here, operations)
@@ -89,13 +103,33 @@ async def play(plan: Plan, here: World) -> None:
     await oracle.answers()
 
 
-async def play_round(steps: tuple[Step, ...], operations: Operations, troubles: Troubles) -> None:
+async def turn(step: Step, here: World, owners: Owners, judges: tuple[Operations, Oracle]) -> bool:
+    """Have something happen to the owner while all is quiet, and there is at least one stack: nobody notices."""
+    operations, oracle = judges
+    if not here.file.rows():
+        await operations.create(RUNS_ON)
+        if not await converge(here, oracle):
+            return False
+    before = await oracle.stacks()
+    await owners.do(step.what, step.how)
+    if not await converge(here, oracle):
+        return False
+    await oracle.same(before)
+    await owners.at_rest()
+    return True
+
+
+async def play_round(
+    steps: tuple[Step, ...], operations: Operations, troubles: Troubles, owners: Owners | None
+) -> None:
     """Do each step at its moment; return when all have ended."""
     began = time.monotonic()
     async with asyncio.TaskGroup() as group:
         for step in steps:
             await asyncio.sleep(max(0.0, began + step.at - time.monotonic()))
-            doer = operations if step.what in Operations.names() else troubles
+            doer: Operations | Troubles | Owners = operations if step.what in Operations.names() else troubles
+            if owners is not None and step.what in Owners.names():
+                doer = owners
             group.create_task(doer.do(step.what, step.how), name=str(step))
 
 
@@ -117,8 +151,8 @@ async def converge(here: World, oracle: Oracle) -> bool:
     differences: list[str] = []
     while time.monotonic() < end:
         await asyncio.sleep(0.03)
-        if not here.up.is_set():
-            quiet_since = None
+        if not here.up.is_set() or here.unsettled:
+            differences, quiet_since = [], None
             continue
         differences = oracle.differences()
         if differences:
@@ -136,14 +170,30 @@ async def converge(here: World, oracle: Oracle) -> bool:
 
 async def _release_brake(here: World) -> None:
     """Confirm what is held, where so many stacks ended by other hands that a brake is what we want."""
-    outcome = await here.call("GET", "/readyz")
-    held = outcome.body.get("held", []) if isinstance(outcome.body, dict) else []
+    unasked = len(here.ledger.touched)
+    right = unasked > FREE_ENDINGS or here.skew.leaps > 0
+    held = await _held(here)
+    # A watch that is late shows pods too late that were asked for: they are held until it has told of them.
+    end = time.monotonic() + LATE_WATCH_SECONDS
+    while held and not right and time.monotonic() < end:
+        await asyncio.sleep(0.1)
+        held = await _held(here)
     if not held:
         return
-    unasked = len(here.ledger.touched)
-    here.checked("8 brakes", unasked > FREE_ENDINGS, f"{held} are held, and only {unasked} stacks were touched")
+    here.checked("8 brakes", right, f"{held} are held, and only {unasked} stacks were touched")
     here.note(f"confirming {held}")
     await here.call("POST", "/reconcile/confirm")
+
+
+async def _held(here: World) -> list[str]:
+    outcome = await here.call("GET", "/readyz")
+    held: list[str] = outcome.body.get("held", []) if isinstance(outcome.body, dict) else []
+    return held
+
+
+def _when(line: str) -> str:
+    """What puts the lines of several daemons in order; each begins with its time."""
+    return line.partition(",")[0]
 
 
 def check_ports(here: World, troubles: Troubles, *, late: bool) -> None:
@@ -153,5 +203,5 @@ def check_ports(here: World, troubles: Troubles, *, late: bool) -> None:
             words = str(record.get("message", "")).split("node port ")
             if len(words) > 1 and "trying another" in words[-1]:
                 port = int(words[1].split(":")[0])
-                theirs = port in troubles.ever_taken or port in here.foreign.ports or late
+                theirs = troubles.is_others(port) or port in here.foreign.ports or late
                 here.checked("2 one holder per port", theirs, f"port {port} was refused, and nobody else had it")

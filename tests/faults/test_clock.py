@@ -13,7 +13,7 @@ from tests.faults.oracle import Oracle
 from tests.faults.processes import Nursery
 from tests.faults.schedule import converge
 from tests.faults.world import World, world
-from tests.stand import eventually
+from tests.harness import eventually
 
 DAY = 86_400.0
 YEAR = 365 * DAY
@@ -34,6 +34,8 @@ async def test_a_clock_that_was_set_back_by_a_day_puts_nothing_off(here: World) 
     operations = Operations(here)
     await operations.create(RUNS_ON)
     here.skew.jump(-DAY)
+    here.ledger.set_back(here.skew.now())
+    await here.ready()  # it has seen that the API server was set back, too
     await operations.create(RUNS_ON, ttl="1s")
     first, second = here.ledger.known()
     await eventually(lambda: here.file.row(second) is None, deadline=PROMPT_SECONDS)
@@ -44,6 +46,7 @@ async def test_a_clock_that_was_set_back_by_a_day_puts_nothing_off(here: World) 
 
 async def test_a_clock_that_was_decades_behind_costs_nothing_when_it_is_put_right(here: World) -> None:
     here.skew.jump(-30 * YEAR)
+    await here.ready()
     operations = Operations(here)
     await operations.create(RUNS_ON)
     here.skew.jump(30 * YEAR)

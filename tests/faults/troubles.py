@@ -11,7 +11,9 @@ from random import Random
 from typing import Any
 
 from stackd.embedded.resources import NODES, PODS
-from stackd.embedded.status import ApiError
+from stackd.embedded.status import StatusError
+from tests.faults.wire import VERBS as OF_THE_WIRE
+from tests.faults.wire import Wire
 from tests.faults.world import World
 
 NODE_NAMES = ("embedded-worker", "embedded-worker2")
@@ -27,6 +29,7 @@ class Troubles:
         self._taken: set[int] = set()
         self._late = 0.0
         self.ever_taken: set[int] = set()
+        self._wire = Wire(world, self._faults)
         self._faults.seed(seed)
 
     async def do(self, what: str, how: dict[str, Any]) -> None:
@@ -39,11 +42,12 @@ class Troubles:
     @staticmethod
     def names() -> frozenset[str]:
         """All that can go wrong."""
-        return frozenset(_VERBS)
+        return frozenset(_VERBS) | frozenset(OF_THE_WIRE)
 
     async def lift(self) -> None:
         """End everything."""
         world = self._world
+        self._wire.lift()
         self._faults.clear()
         await self._faults.listen()
         await asyncio.sleep(self._late)  # what was given up may still take effect
@@ -54,11 +58,18 @@ class Troubles:
             self._faults.cordon(name, on=False)
         world.disk.unlock()
         world.disk.empty()
-        for process in world.processes[-1:]:
-            world.disk.mend(process.pid)
+        for machine in world.machines:
+            if machine.processes:
+                machine.disk.mend(machine.process.pid)
 
     def _verbs(self) -> dict[str, Callable[..., Awaitable[None]]]:
-        return {what: getattr(self, name) for what, name in _VERBS.items()}
+        return {what: getattr(self, name) for what, name in _VERBS.items()} | {
+            what: getattr(self._wire, what) for what in OF_THE_WIRE
+        }
+
+    def is_others(self, port: int) -> bool:
+        """Whether somebody else has ever held the port."""
+        return port in self.ever_taken or port in self._wire.ever_taken
 
     # ---- the process
 
@@ -93,6 +104,16 @@ class Troubles:
         """Cut the connection, and do the work some time later all the same."""
         self._late = max(self._late, seconds)
         self._faults.add_fault(action="late", verb=verb, resource=resource, count=count, seconds=seconds)
+
+    async def page(self, verb: str, resource: str, count: int, code: int, done: bool) -> None:
+        """A load balancer answers with a page instead of the work, or after it."""
+        fault = {"action": "page", "verb": verb, "resource": resource, "count": count, "code": code, "done": done}
+        self._faults.add_fault(**fault)
+
+    async def spoil(self, verb: str, resource: str, count: int, how: str) -> None:
+        """Do the work; half of the answer arrives, or nothing of it, or not the fields that matter most."""
+        fields = ("metadata", "items", "kind") if how == "strip" else ()
+        self._faults.add_fault(action=how, verb=verb, resource=resource, count=count, fields=fields)
 
     async def latency(self, verb: str, resource: str, count: int, seconds: float) -> None:
         """Answer slowly."""
@@ -160,7 +181,7 @@ class Troubles:
         name = NODE_NAMES[node]
         try:
             self._faults.remove_node(name)
-        except ApiError:
+        except StatusError:
             return
         for pod in self._world.cluster.store.of(PODS).records.values():
             if pod.obj["spec"].get("nodeName") == name:
@@ -173,7 +194,7 @@ class Troubles:
         name = NODE_NAMES[node]
         try:
             self._faults.cordon(name)
-        except ApiError:
+        except StatusError:
             return
         await asyncio.sleep(seconds)
         if ("", name) in self._world.cluster.store.of(NODES).records:
@@ -207,8 +228,10 @@ class Troubles:
         self._world.disk.unlock()
 
     async def clock(self, seconds: float) -> None:
-        """The wall clock is set."""
+        """It is another time at once, for all."""
         self._world.skew.jump(seconds)
+        if seconds < 0:
+            self._world.ledger.set_back(self._world.skew.now())
 
 
 _VERBS = {
@@ -223,6 +246,8 @@ _VERBS = {
     "hang": "hang",
     "late": "late",
     "latency": "latency",
+    "page": "page",
+    "spoil": "spoil",
     "refuse": "refuse",
     "pause": "pause",
     "drop_watches": "drop_watches",

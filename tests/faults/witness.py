@@ -11,14 +11,15 @@ from typing import Any
 
 from stackd.embedded.ports import node_ports
 from stackd.embedded.resources import PODS, SERVICES
-from stackd.embedded.store import Change
-from tests.faults.world import NAMESPACE, World, is_ours
+from stackd.embedded.store import ObjectChange
+from stackd.model import RANGE_PREFIX
+from tests.faults.world import NAMESPACE, OUR_NAME, World
 
 STACK = "stackd.io/stack"
 
 
 class Witness:
-    """Sees every change of pods and services. With ``late``, a call may take effect after its row was removed."""
+    """Sees every change of pods and services. With ``late``, a call may take effect while its row goes, or after that."""
 
     def __init__(self, world: World, *, late: bool) -> None:
         self._world = world
@@ -30,23 +31,42 @@ class Witness:
         """This object has no row, and is not to have one: it was left behind by an earlier daemon, say."""
         self._strays.add(uid)
 
-    def _see(self, change: Change) -> None:
+    def forget(self) -> None:
+        """The owner's file is another one, which may not have what the cluster has."""
+        for kind in ("pods", "services"):
+            self._strays |= {obj["metadata"]["uid"] for obj in self._world.ours(kind).values()}
+
+    def settle(self) -> None:
+        """By now it has."""
+        rows = self._world.file.rows()
+        for kind in ("pods", "services"):
+            for obj in self._world.ours(kind).values():
+                if obj["metadata"]["labels"][STACK] in rows and not obj["metadata"].get("deletionTimestamp"):
+                    self._strays.discard(obj["metadata"]["uid"])
+
+    def _see(self, change: ObjectChange) -> None:
         obj = change.after.obj
-        if change.after.resource not in (PODS, SERVICES) or change.after.key[0] != NAMESPACE or not is_ours(obj):
+        if (
+            change.after.resource not in (PODS, SERVICES)
+            or change.after.key[0] != NAMESPACE
+            or not self._world.made_by_us(obj)
+        ):
             return
         if change.type == "MODIFIED":
             return
-        stack_id = obj["metadata"]["labels"][STACK]
+        stack_id = _stack_of(obj)
+        if stack_id.startswith(RANGE_PREFIX):
+            return  # it is no stack's, and only asks
         try:
             self._check(change, stack_id, obj)
         except sqlite3.Error as error:
             self._world.violated("1 intent first", f"{stack_id}: the file cannot be read: {error}")
 
-    def _check(self, change: Change, stack_id: str, obj: dict[str, Any]) -> None:
+    def _check(self, change: ObjectChange, stack_id: str, obj: dict[str, Any]) -> None:
         world, uid, kind = self._world, obj["metadata"]["uid"], change.after.resource.kind
         row = world.file.row(stack_id)
         born = change.type == "ADDED"
-        if row is None and born and self._late and self._was_known(stack_id):
+        if born and self._late and (row.deleting if row is not None else self._was_known(stack_id)):
             self._strays.add(uid)
         if row is None and uid in self._strays:
             return
@@ -63,7 +83,15 @@ class Witness:
             if self._late and not row.held:  # its ports were given back before the call took effect
                 self._strays.add(uid)
                 return
+            if uid in world.drifted or (born and world.drifting):
+                world.drifted.add(uid)
+                return
             world.checked("2 one holder per port", ports <= row.held, text)
 
     def _was_known(self, stack_id: str) -> bool:
         return any(stack_id in line for process in self._world.processes for line in process.lines)
+
+
+def _stack_of(obj: dict[str, Any]) -> str:
+    named = OUR_NAME.fullmatch(obj["metadata"]["name"])
+    return named[1] if named is not None else str(obj["metadata"]["labels"][STACK])

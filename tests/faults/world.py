@@ -1,51 +1,80 @@
-"""Everything around one schedule: the cluster, the disk, the clock, the daemon and whoever keeps it running.
+"""Everything around one schedule: the cluster, the clock, the machines with their daemons, and the clients.
 
-Owns: starting the daemon again when it has died, as a service manager would, and what counts as a death that is allowed.
+Owns: which of the machines clients turn to, and what has been noted, counted and found.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import signal
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
 from stackd.embedded import EmbeddedCluster
-from stackd.embedded.resources import PODS, SERVICES
+from stackd.embedded.rbac import User, everything
+from stackd.embedded.resources import CONFIG_MAPS, PODS, SERVICES
 from stackd.embedded.store import Record
-from stackd.lifecycle.crashpoints import ENVIRONMENT as CRASH_AT
+from stackd.embedded.timing import LoopClock
 from tests.faults.disk import Disk
 from tests.faults.file import StateFile
 from tests.faults.foreign import Foreign
 from tests.faults.ledger import Ledger
-from tests.faults.nursery import CLOCK
+from tests.faults.machine import Machine
 from tests.faults.processes import Nursery, Process
 from tests.faults.skew import Skew
-from tests.stand import KEY, fast_cluster
+from tests.harness import KEY, fast_cluster
+
+if TYPE_CHECKING:
+    from tests.faults.owners import Owners
 
 START_SECONDS = 30.0
 REPLY_SECONDS = 40.0
-STOP_SECONDS = 40.0
-RESTART_PAUSE = 0.2
 NAMESPACE = "stacks"
+OUR_NAME = re.compile("(?:svc-)?(stack-[0-9a-f]{16})")
+TEMPLATE = "pooled"
+_TEMPLATE_FILE = """\
+target_port: [{{container_port: 80, protocol: TCP}}]
+pool: {pool}
+values: {{FLAG: "flag{{<hex:32>}}"}}
+pod:
+  apiVersion: v1
+  kind: Pod
+  metadata: {{name: pooled}}
+  spec:
+    containers:
+    - name: app
+      image: {image}
+      ports: [{{containerPort: 80, protocol: TCP}}]
+      resources: {{limits: {{cpu: 100m, memory: 64Mi}}}}
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a request. ``status`` None: no answer came; then ``sent`` says whether it may have been taken."""
+    """What became of a request. ``status`` None: no answer came; then ``sent`` says whether it may have been taken.
+
+    ``at`` is the machine that was asked; ``unsettled``: meanwhile it was not known to have all that the cluster has.
+    """
 
     status: int | None = None
     body: Any = None
     sent: bool = True
     seconds: float = 0.0
+    at: Machine = field(repr=False)
+    unsettled: bool = False
+
+    @property
+    def file(self) -> StateFile:
+        """The state file there."""
+        return self.at.file
 
     def __str__(self) -> str:
         if self.status is None:
@@ -56,14 +85,16 @@ class Outcome:
 
 @dataclass(slots=True, kw_only=True)
 class World:
-    """``starts`` holds the crash points of the next starts of the daemon, one each; empty strings are none."""
+    """``starts`` holds the crash points of the next starts of a daemon, one each; empty strings are none.
+
+    ``owners`` knows which machine's daemon owns the stacks, where that may change.
+    """
 
     folder: Path
     cluster: EmbeddedCluster
     foreign: Foreign
     nursery: Nursery
     session: aiohttp.ClientSession
-    disk: Disk
     skew: Skew
     settings: dict[str, str]
     starts: list[str] = field(default_factory=list)
@@ -71,26 +102,60 @@ class World:
     violations: list[str] = field(default_factory=list)
     trace: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    processes: list[Process] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
-    file: StateFile = field(init=False)
-    up: asyncio.Event = field(default_factory=asyncio.Event)
-    expect_stop: bool = False
-    _pause: float = 0.0
-    _keeper: asyncio.Task[None] | None = None
+    machines: list[Machine] = field(default_factory=list)
+    owners: Owners | None = None
+    drifted: set[str] = field(default_factory=set)
+    """The uids of Services that somebody else has changed: their ports are not those of their rows."""
+    drifting: bool = False
+    """Whether an admission policy has changed Services as they were made."""
+    pool: int = 0
+    """So many stacks are to wait in the pool of ``TEMPLATE`` when all is quiet; 0: it is not looked at."""
 
-    def __post_init__(self) -> None:
-        self.file = StateFile(self.disk.folder / "stackd.db")
+    @property
+    def machine(self) -> Machine:
+        """The one whose daemon owns the stacks, or did last."""
+        return self.machines[0] if self.owners is None else self.owners.machine
+
+    @property
+    def disk(self) -> Disk:
+        """Under the owner's state file."""
+        return self.machine.disk
+
+    @property
+    def file(self) -> StateFile:
+        """The owner's."""
+        return self.machine.file
+
+    @property
+    def processes(self) -> list[Process]:
+        """All daemons that have ever run, by machine."""
+        return [process for machine in self.machines for process in machine.processes]
 
     @property
     def process(self) -> Process:
         """The daemon of now, or the last one."""
-        return self.processes[-1]
+        return self.machine.process
 
     @property
     def url(self) -> str:
         """Where it listens; empty before it does."""
-        return self.process.url if self.processes else ""
+        return self.machine.url
+
+    @property
+    def up(self) -> asyncio.Event:
+        """Set while it listens."""
+        return self.machine.up
+
+    @property
+    def expect_stop(self) -> bool:
+        """Whether it has been told to stop."""
+        return self.machine.expect_stop
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether another file has become the owner's that is not known to have all that the cluster has."""
+        return self.owners is not None and not self.owners.settled
 
     def note(self, text: str) -> None:
         """Remember what happened, for the trace."""
@@ -108,15 +173,24 @@ class World:
             self.violated(invariant, text)
         return holds
 
+    def put_template(self, pool: int, image: str) -> None:
+        """Have the next daemon keep a pool of that size."""
+        folder = self.folder / "templates"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{TEMPLATE}.yaml").write_text(_TEMPLATE_FILE.format(pool=pool, image=image))
+        self.settings["STACKD_TEMPLATES__DIRECTORY"] = str(folder)
+
     # ---- the daemon
 
     async def keep_running(self) -> None:
-        """Start the daemon, and again whenever it dies; return when it listens."""
-        self._keeper = asyncio.create_task(self._keep(), name="keeper")
+        """Start the daemons, and again whenever one dies; return when the first one listens."""
+        self.machines[0].keep()
         await self.listening()
+        for machine in self.machines[1:]:
+            machine.keep()
 
     async def listening(self) -> None:
-        """Return when a daemon listens."""
+        """Return when the owner's daemon listens."""
         async with asyncio.timeout(START_SECONDS):
             await self.up.wait()
 
@@ -127,102 +201,17 @@ class World:
                 await asyncio.sleep(0.02)
 
     def kill(self, pause: float = 0.0) -> None:
-        """``kill -9``; the keeper starts another one after the pause."""
-        self._pause = pause
-        self.process.killed = True
-        self.up.clear()
-        self.process.send(signal.SIGKILL)
+        """``kill -9``; another one is started after the pause."""
+        self.machine.kill(pause)
 
     def stop(self, pause: float = 0.0) -> None:
-        """SIGTERM; the keeper starts another one when it has stopped."""
-        self._pause = pause
-        self.expect_stop = True
-        self.counts["stopped"] += 1
-        self.process.send(signal.SIGTERM)
+        """SIGTERM; another one is started when it has stopped."""
+        self.machine.stop(pause)
 
     async def shut(self) -> None:
-        """Stop the daemon for good; what it holds must be given back in time."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
-        if not self.processes or not self.process.alive:
-            return
-        self.process.send(signal.SIGTERM)
-        try:
-            async with asyncio.timeout(STOP_SECONDS):
-                code = await asyncio.shield(self.process.exited)
-            self.checked("stops when told", code == 0, f"SIGTERM ended it with {code}")
-        except TimeoutError:
-            self.violated("stops when told", "it does not stop on SIGTERM")
-            self.process.send(signal.SIGKILL)
-            await self.process.exited
-        self._listen_to(self.process)
-
-    async def _keep(self) -> None:
-        while True:
-            crash_at = self.starts.pop(0) if self.starts else ""
-            process = self.nursery.start(self._environment(crash_at), self.folder)
-            self.processes.append(process)
-            self.counts["starts"] += 1
-            self.note(f"daemon {process.pid} starts" + (f", to die at {crash_at}" if crash_at else ""))
-            await asyncio.wait([process.listening])
-            if process.url:
-                self.up.set()
-            code = await asyncio.shield(process.exited)
-            self.up.clear()
-            self._judge_death(process, code, crash_at)
-            await asyncio.sleep(self._pause or RESTART_PAUSE * (code != -signal.SIGKILL))
-            self._pause = 0.0
-
-    def _judge_death(self, process: Process, code: int, crash_at: str) -> None:
-        self.note(f"daemon {process.pid} ended with {code}")
-        self._listen_to(process)
-        if code == -signal.SIGKILL:
-            self.counts["crashes"] += 1
-            if not process.killed:
-                self.counts["crashes at a point"] += 1
-                self.counts[f"died at {crash_at.split(':', maxsplit=1)[0]}"] += 1
-                self.checked("never ends by itself", bool(crash_at), "somebody else killed it")
-            return
-        if self.expect_stop:
-            self.expect_stop = False
-            self.checked("stops when told", code == 0, f"SIGTERM ended it with {code}: {process.lines[-3:]}")
-            return
-        excused = not process.url and self.disk.in_trouble
-        self.checked("never ends by itself", excused, f"it ended with {code}: {process.lines[-5:]}")
-
-    def _listen_to(self, process: Process) -> None:
-        """Nothing that it says may be an error that nobody planned."""
-        for record in process.said():
-            message = str(record.get("message", ""))
-            loud = record.get("level") in ("error", "critical", "raw") or "exception" in record
-            if loud and not self._planned(message):
-                self.violated("no unexpected error", json.dumps(record)[:2000])
-
-    def _planned(self, message: str) -> bool:
-        return message.startswith("brake:") or (
-            self.disk.was_in_trouble and message.startswith("stackd: the state file")
-        )
-
-    def _environment(self, crash_at: str) -> dict[str, str]:
-        environment = {
-            "PATH": "/usr/bin:/bin",
-            "STACKD_AUTH__KEY": KEY,
-            "STACKD_SERVER__PORT": "0",
-            "STACKD_SERVER__SHUTDOWN_TIMEOUT": "2s",
-            "STACKD_STATE__PATH": str(self.file.path),
-            "STACKD_CLUSTER__MODE": "kubeconfig",
-            "STACKD_CLUSTER__KUBECONFIG": str(self.folder / "kubeconfig"),
-            "STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY": "false",
-            "STACKD_STACKS__SCHEDULING_TIMEOUT": "4s",
-            "STACKD_STACKS__IMAGE_PULL_GRACE": "1s",
-            "STACKD_RECONCILE__INTERVAL": "250ms",
-            "STACKD_RECONCILE__ORPHAN_GRACE": "1s",
-            "STACKD_LOG__FORMAT": "json",
-            CLOCK: str(self.folder / "clock"),
-        }
-        environment |= self.settings
-        return environment | ({CRASH_AT: crash_at} if crash_at else {})
+        """Stop the daemons for good; what they hold must be given back in time."""
+        for machine in self.machines:
+            await machine.shut()
 
     # ---- clients
 
@@ -234,26 +223,41 @@ class World:
         *,
         key: str | None = None,
         patience: float | None = None,
+        machine: Machine | None = None,
     ) -> Outcome:
-        """One request on a connection of its own; a client whose ``patience`` (seconds) is over goes away."""
-        if not self.url:
-            return Outcome(sent=False)
-        headers = {"X-API-KEY": KEY} | ({"Idempotency-Key": key} if key else {})
-        began = time.monotonic()
+        """One request on a connection of its own, to the owner; a client whose ``patience`` (seconds) is over goes away."""
+        asked, unsettled, files = machine or self.machine, self.unsettled, self.ledger.files
+        asked.in_flight += 1
         self.counts["requests"] += 1
         try:
+            outcome = await self._call(asked, method, path, body, key, patience)
+        finally:
+            asked.in_flight -= 1
+        if self.owners is not None:
+            self.owners.answered(asked, method, path, outcome)
+        return replace(outcome, unsettled=unsettled or self.unsettled or files != self.ledger.files)
+
+    async def _call(
+        self, machine: Machine, method: str, path: str, body: object, key: str | None, patience: float | None
+    ) -> Outcome:
+        url = machine.url
+        if not url:
+            return Outcome(at=machine, sent=False)
+        headers = {"X-API-KEY": KEY} | ({"Idempotency-Key": key} if key else {})
+        began = time.monotonic()
+        try:
             async with asyncio.timeout(patience if patience is not None else REPLY_SECONDS):
-                async with self.session.request(method, self.url + path, json=body, headers=headers) as answer:
+                async with self.session.request(method, url + path, json=body, headers=headers) as answer:
                     text = await answer.text()
-            return Outcome(status=answer.status, body=json.loads(text), seconds=time.monotonic() - began)
+            return Outcome(at=machine, status=answer.status, body=json.loads(text), seconds=time.monotonic() - began)
         except aiohttp.ClientConnectorError:
-            return Outcome(sent=False)
+            return Outcome(at=machine, sent=False)
         except TimeoutError:
             if patience is None:
                 self.violated("every request is answered", f"{method} {path}: nothing within {REPLY_SECONDS:.0f} s")
-            return Outcome()
+            return Outcome(at=machine)
         except (aiohttp.ClientError, OSError):
-            return Outcome()
+            return Outcome(at=machine)
 
     # ---- the cluster, as it is
 
@@ -262,13 +266,18 @@ class World:
         return self.cluster.store.of(PODS if kind == "pods" else SERVICES).get(NAMESPACE, name)
 
     def objects(self, kind: str) -> dict[str, dict[str, Any]]:
-        """All ``pods`` or ``services`` of the namespace, by name, without asking the API."""
-        resource = PODS if kind == "pods" else SERVICES
+        """All ``pods``, ``services`` or ``configmaps`` of the namespace, by name, without asking the API."""
+        resource = {"pods": PODS, "services": SERVICES, "configmaps": CONFIG_MAPS}[kind]
         return {record.key[1]: record.obj for record in self.cluster.store.of(resource).in_namespace(NAMESPACE)}
 
     def ours(self, kind: str) -> dict[str, dict[str, Any]]:
-        """Those that carry our labels and our instance."""
-        return {name: obj for name, obj in self.objects(kind).items() if is_ours(obj)}
+        """Those that the daemon has made: they carry our labels and our instance, or did before somebody took them off."""
+        return {name: obj for name, obj in self.objects(kind).items() if self.made_by_us(obj)}
+
+    def made_by_us(self, obj: dict[str, Any]) -> bool:
+        """Whether the daemon has made the object."""
+        named = OUR_NAME.fullmatch(obj["metadata"]["name"]) is not None
+        return is_ours(obj) or (named and not self.foreign.is_theirs(obj))
 
 
 def is_ours(obj: dict[str, Any]) -> bool:
@@ -277,15 +286,28 @@ def is_ours(obj: dict[str, Any]) -> bool:
     return labels.get("app.kubernetes.io/managed-by") == "stackd" and labels.get("stackd.io/instance") == "default"
 
 
+class Skewed(LoopClock):
+    """The cluster's clock: when time moves on, it does for all; a daemon alone would not be believed to be right."""
+
+    def __init__(self, skew: Skew) -> None:
+        self._skew = skew
+
+    def now(self) -> float:
+        return self._skew.now() / 1e9
+
+
 @asynccontextmanager
 async def world(
-    folder: Path, nursery: Nursery, settings: dict[str, str], *, small_disk: bool = False
+    folder: Path, nursery: Nursery, settings: dict[str, str], *, small_disk: bool = False, machines: int = 1
 ) -> AsyncIterator[World]:
-    """A cluster and an empty folder; no daemon yet."""
+    """A cluster and so many machines with an empty folder; no daemon yet."""
+    names = [f"vm{number}" for number in range(1, machines + 1)]
     async with AsyncExitStack() as stack:
-        cluster = await stack.enter_async_context(EmbeddedCluster(fast_cluster(pod_gc_delay=0.4)))
-        cluster.write_kubeconfig(folder / "kubeconfig")
-        disk = stack.enter_context(Disk.make(folder, small=small_disk))
+        skew = Skew(folder / "clock")
+        # One machine needs no name to be told from others.
+        users = tuple(User(token=name, name=name, rules=(everything(),)) for name in names if machines > 1)
+        options = fast_cluster(pod_gc_delay=0.4, clock=Skewed(skew), users=users)
+        cluster = await stack.enter_async_context(EmbeddedCluster(options))
         connector = aiohttp.TCPConnector(force_close=True, limit=0)
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         made = World(
@@ -294,10 +316,16 @@ async def world(
             foreign=Foreign(cluster),
             nursery=nursery,
             session=session,
-            disk=disk,
-            skew=Skew(folder / "clock"),
+            skew=skew,
             settings=settings,
         )
+        for name in names:
+            home = folder if machines == 1 else folder / name
+            home.mkdir(exist_ok=True)
+            disk = stack.enter_context(Disk.make(home, small=small_disk))
+            kubeconfig = home / "kubeconfig"
+            cluster.write_kubeconfig(kubeconfig, token=name if users else None)
+            made.machines.append(Machine(name=name, world=made, disk=disk, kubeconfig=kubeconfig))
         made.foreign.settle()
         stack.push_async_callback(made.shut)
         yield made

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from aioresponses import aioresponses
 
-from stackd.kube.client import Cluster, ClusterTarget
+from stackd.kube.client import Cluster
 from tests.kube.recorded import SERVER
 from tests.kube.wire import NAMESPACE, Wire, wired
+from tests.target import target_at
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def player() -> Iterator[aioresponses]:
 @pytest.fixture
 async def recorded(player: aioresponses) -> AsyncIterator[Cluster]:
     """A cluster that is played from recordings."""
-    cluster = await Cluster.connect(ClusterTarget(mode="embedded", url=SERVER, namespace=NAMESPACE, timeout=0.3))
+    cluster = await Cluster.connect(target_at(SERVER, namespace=NAMESPACE, timeout=1.0))
     yield cluster
     await cluster.close()
 
@@ -35,7 +36,7 @@ async def wire() -> AsyncIterator[Wire]:
 @pytest.fixture
 async def cluster(wire: Wire) -> AsyncIterator[Cluster]:
     """A client of the scripted API server."""
-    target = ClusterTarget(mode="embedded", url=wire.url, namespace=NAMESPACE, timeout=3.0, attempt_timeout=1.0)
+    target = target_at(wire.url, namespace=NAMESPACE, timeout=3.0, attempt_timeout=1.0)
     connected = await Cluster.connect(target)
     yield connected
     await connected.close()

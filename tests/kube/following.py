@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from stackd.kube.client import Cluster
-from stackd.kube.mirror import Change, Mirror, PodChanged
+from stackd.kube.mirror import Mirror, MirrorChange, PodChanged
 from stackd.kube.objects import PodState
 from stackd.kube.watch import Timings
 from tests.kube.wire import NAMESPACE, Stream
@@ -20,9 +20,9 @@ QUICK = Timings(first_pause=0.005, longest_pause=0.05, idle_limit=5.0)
 
 
 @asynccontextmanager
-async def mirroring(cluster: Cluster, timings: Timings = QUICK) -> AsyncIterator[tuple[Mirror, list[Change]]]:
+async def mirroring(cluster: Cluster, timings: Timings = QUICK) -> AsyncIterator[tuple[Mirror, list[MirrorChange]]]:
     mirror = Mirror(cluster, timings=timings)
-    changes: list[Change] = []
+    changes: list[MirrorChange] = []
     mirror.subscribe(changes.append)
     task = asyncio.create_task(mirror.run())
     try:
@@ -34,7 +34,7 @@ async def mirroring(cluster: Cluster, timings: Timings = QUICK) -> AsyncIterator
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.002)
 
@@ -42,11 +42,11 @@ async def until(condition: Callable[[], object]) -> None:
 async def seen(mirror: Mirror, name: str, version: int) -> PodState:
     wanted = str(version)
     return await mirror.until(
-        name, lambda state: state if state and state.resource_version == wanted else None, timeout=3
+        name, lambda state: state if state and state.resource_version == wanted else None, timeout=30
     )
 
 
-def told(changes: list[Change]) -> list[tuple[str, str]]:
+def told(changes: list[MirrorChange]) -> list[tuple[str, str]]:
     """What was told of pods."""
     pods = [change for change in changes if isinstance(change, PodChanged)]
     return [(c.name, "came" if c.before is None else "went" if c.after is None else "changed") for c in pods]

@@ -10,6 +10,8 @@ from aiohttp import ClientResponse
 from aioresponses import aioresponses
 from yarl import URL
 
+from stackd.kube.wire import KINDS, KubeRequest, KubeResponse
+
 FOLDER = Path(__file__).parent.parent / "recordings"
 SERVER = "http://kubernetes.test"
 
@@ -38,10 +40,51 @@ def play(player: aioresponses, name: str, *, path: str = "", method: str = "") -
     """Have the next request that matches the recording answered by it."""
     document = recording(name)
     body = document["response"]["body"]
+    log = isinstance(body, str)
     player.add(
         SERVER + (path or document["request"]["path"]),
         method=method or document["request"]["method"],
         status=document["response"]["status"],
-        body=body if isinstance(body, str) else json.dumps(body),
+        body=body if log else json.dumps(body),
+        content_type="text/plain" if log else "application/json",
         response_class=PlayedResponse,
     )
+
+
+def asked(document: dict[str, Any]) -> KubeRequest:
+    """The call that was recorded."""
+    method, path = document["request"]["method"], document["request"]["path"].partition("?")[0]
+    if path == "/version":
+        return KubeRequest(verb="get", resource="version", path=path)
+    parts = path.strip("/").split("/")
+    rest = parts[2:] if parts[0] == "api" else parts[3:]
+    namespace = rest[1] if rest[0] == "namespaces" and len(rest) > 2 else ""
+    resource, *more = rest[2:] if namespace else rest
+    body = document["request"].get("body") or {}
+    name = more[0] if more else (body.get("metadata") or {}).get("name", "")
+    reading = "get" if more else "list"
+    verb = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete", "GET": reading}[method]
+    return KubeRequest(
+        verb=verb,
+        resource="/".join([resource, *more[1:]]),
+        path=path,
+        namespace=namespace,
+        name=name,
+        uid=(body.get("preconditions") or {}).get("uid", "") if verb == "delete" else "",
+    )
+
+
+def answered(document: dict[str, Any]) -> KubeResponse:
+    """The answer that was recorded."""
+    body, code = document["response"]["body"], document["response"]["status"]
+    if isinstance(body, str):
+        return KubeResponse(status=code, body=body.encode(), content_type="text/plain")
+    return KubeResponse(status=code, body=json.dumps(body).encode(), content_type="application/json")
+
+
+def is_ours(document: dict[str, Any]) -> bool:
+    """Whether it is an exchange of a kind that stackd has."""
+    if "response" not in document:
+        return False
+    call = asked(document)
+    return call.resource in KINDS or call.resource in ("version", "pods/log")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from stackd.kube.backoff import Backoff, Deadline
+from stackd.kube.caller import Backoff, Deadline
 
 
 def test_pauses_double_up_to_the_longest_and_begin_again() -> None:

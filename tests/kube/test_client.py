@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import Any
 
@@ -10,15 +11,24 @@ import orjson
 import pytest
 from aiohttp import web
 
-from stackd.errors import ClusterUnavailable, NodePortTaken, ObjectExists, PreconditionFailed
-from stackd.kube.client import Cluster, ClusterTarget
-from tests.kube.wire import NAMESPACE, Reply, Wire, items, loses, pod, says, status, waits
+from stackd.errors import (
+    ClusterUnavailable,
+    InvalidPodSpec,
+    NodePortTaken,
+    ObjectExists,
+    PreconditionFailed,
+    UnexpectedAnswer,
+)
+from stackd.kube.client import Cluster
+from tests.kube.recorded import recording
+from tests.kube.wire import NAMESPACE, Reply, Wire, going, items, loses, namespace, page, pod, says, status, waits
+from tests.target import target_at
 
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 SERVICES = f"/api/v1/namespaces/{NAMESPACE}/services"
 EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
 EXISTS = status(409, "AlreadyExists", 'pods "p" already exists', kind="pods")
-GONE = status(404, "NotFound", 'pods "p" not found', kind="pods")
+GONE = status(404, "NotFound", 'pods "p" not found', kind="pods", name="p")
 OTHER_UID = status(409, "Conflict", "Precondition failed: the UID in the precondition (a) does not match")
 
 
@@ -68,7 +78,7 @@ async def test_a_lost_answer_to_a_create_makes_exactly_one_pod(cluster: Cluster,
     ],
 )
 async def test_a_create_outlasts_a_passing_failure(wire: Wire, refusal: Reply) -> None:
-    target = ClusterTarget(mode="embedded", url=wire.url, namespace=NAMESPACE, timeout=5, attempt_timeout=0.5)
+    target = target_at(wire.url, namespace=NAMESPACE, timeout=5, attempt_timeout=0.5)
     cluster = await Cluster.connect(target)
     wire.on("POST", PODS, refusal, says(pod("p"), 201))
     assert (await cluster.create_pod(pod("p"))).name == "p"
@@ -84,24 +94,26 @@ async def test_retry_after_is_waited_for(cluster: Cluster, wire: Wire) -> None:
 
 
 async def test_retry_after_beyond_the_deadline_is_passed_on_at_once(cluster: Cluster, wire: Wire) -> None:
-    wire.on("POST", PODS, says(status(429, "TooManyRequests", "slow"), 429, Retry_After="60"))
+    wire.on("POST", PODS, says(status(429, "TooManyRequests", "slow"), 429, Retry_After="61"))
     began = time.monotonic()
     with pytest.raises(ClusterUnavailable) as caught:
-        await cluster.create_pod(pod("p"))
-    assert caught.value.retry_after == 60
-    assert time.monotonic() - began < 1.0
+        await cluster.create_pod(pod("p"), timeout=60)
+    assert caught.value.retry_after == 61
+    assert time.monotonic() - began < 30, "it has waited for the deadline"
 
 
-async def test_a_call_ends_by_its_deadline(cluster: Cluster, wire: Wire) -> None:
+async def test_a_call_ends_by_its_deadline(wire: Wire) -> None:
     wire.on("POST", PODS, *[says(status(500, "InternalError", "oops"), 500)] * 100)
+    cluster = await Cluster.connect(target_at(wire.url, namespace=NAMESPACE, timeout=60.0, attempt_timeout=1.0))
     began = time.monotonic()
     with pytest.raises(ClusterUnavailable, match="oops"):
         await cluster.create_pod(pod("p"), timeout=0.4)
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 30, "it has waited for another deadline than its own"
+    await cluster.close()
 
 
 async def test_a_server_that_is_not_there_is_unavailable(wire: Wire) -> None:
-    cluster = await Cluster.connect(ClusterTarget(mode="embedded", url=wire.url, namespace=NAMESPACE, timeout=0.2))
+    cluster = await Cluster.connect(target_at(wire.url, namespace=NAMESPACE, timeout=0.2))
     await wire.stop()
     with pytest.raises(ClusterUnavailable, match=r"cannot be reached: Connect"):
         await cluster.cluster_uid()
@@ -150,43 +162,42 @@ async def test_a_port_that_is_refused_while_nothing_was_made_is_somebody_elses(c
     port = {"field": "spec.ports[0].nodePort", "message": "Invalid value: 31000: provided port is already allocated"}
     refusal = {**status(422, "Invalid", "Service is invalid"), "details": {"causes": [port]}}
     wire.on("POST", SERVICES, says(refusal, 422))
-    wire.on("GET", f"{SERVICES}/s", says(status(404, "NotFound", "not found"), 404))
+    wire.on("GET", f"{SERVICES}/s", says(status(404, "NotFound", "not found", kind="services", name="s"), 404))
     with pytest.raises(NodePortTaken):
         await cluster.create_service(service())
 
 
 async def test_a_create_waits_for_an_older_pod_of_ours_to_go(cluster: Cluster, wire: Wire) -> None:
-    going = with_meta(pod("p"), deletionTimestamp="2026-11-24T22:56:24Z")
     wire.on("POST", PODS, says(EXISTS, 409), says(pod("p", uid="new"), 201))
-    wire.on("GET", f"{PODS}/p", says(going))
+    wire.on("GET", f"{PODS}/p", says(going(pod("p"))))
     assert (await cluster.create_pod(pod("p"))).uid == "new"
 
 
 async def test_a_missing_namespace_is_made_once_and_the_create_goes_on(cluster: Cluster, wire: Wire) -> None:
-    missing = says(status(404, "NotFound", 'namespaces "rec" not found', kind="namespaces"), 404)
+    missing = says(status(404, "NotFound", 'namespaces "rec" not found', kind="namespaces", name="rec"), 404)
     wire.on("POST", PODS, missing, says(pod("p"), 201))
     wire.on("GET", "/api/v1/namespaces/rec", missing)
-    wire.on("POST", "/api/v1/namespaces", says({"metadata": {}}, 201))
+    wire.on("POST", "/api/v1/namespaces", says(namespace(), 201))
     assert (await cluster.create_pod(pod("p"))).name == "p"
 
 
 async def test_a_namespace_that_stays_away_is_an_error(cluster: Cluster, wire: Wire) -> None:
-    missing = says(status(404, "NotFound", 'namespaces "rec" not found', kind="namespaces"), 404)
+    missing = says(status(404, "NotFound", 'namespaces "rec" not found', kind="namespaces", name="rec"), 404)
     wire.on("POST", PODS, missing, missing)
-    wire.on("GET", "/api/v1/namespaces/rec", says({"metadata": {}, "status": {"phase": "Active"}}))
+    wire.on("GET", "/api/v1/namespaces/rec", says(namespace()))
     with pytest.raises(ClusterUnavailable, match="the namespace rec does not exist"):
         await cluster.create_pod(pod("p"))
 
 
 async def test_a_namespace_that_is_being_terminated_is_an_error(cluster: Cluster, wire: Wire) -> None:
-    wire.on("GET", "/api/v1/namespaces/rec", says({"metadata": {}, "status": {"phase": "Terminating"}}))
+    wire.on("GET", "/api/v1/namespaces/rec", says(namespace(phase="Terminating")))
     with pytest.raises(ClusterUnavailable, match="is being terminated"):
         await cluster.ensure_namespace()
 
 
 async def test_a_delete_without_a_uid_names_the_uid_of_what_it_found(cluster: Cluster, wire: Wire) -> None:
     wire.on("GET", f"{PODS}/p", says(pod("p", uid="u1")))
-    wire.on("DELETE", f"{PODS}/p", says(pod("p", uid="u1")))
+    wire.on("DELETE", f"{PODS}/p", says(going(pod("p", uid="u1"))))
     await cluster.delete_pod("p")
     assert wire.asked("DELETE", f"{PODS}/p")[0].body["preconditions"] == {"uid": "u1"}
 
@@ -206,7 +217,7 @@ async def test_a_delete_whose_answer_was_lost_is_asked_again(cluster: Cluster, w
 
 async def test_a_conflict_that_is_not_about_the_uid_does_not_count_as_gone(cluster: Cluster, wire: Wire) -> None:
     modified = status(409, "Conflict", "the object has been modified")
-    wire.on("DELETE", f"{PODS}/p", says(modified, 409), says(pod("p")))
+    wire.on("DELETE", f"{PODS}/p", says(modified, 409), says(going(pod("p", uid="u1"))))
     await cluster.delete_pod("p", "u1")
     assert len(wire.asked("DELETE", f"{PODS}/p")) == 2
 
@@ -220,7 +231,7 @@ async def test_a_delete_that_is_refused_is_not_asked_again(cluster: Cluster, wir
 
 
 async def test_a_pod_that_is_held_by_a_finalizer_is_gone_only_when_it_is_gone(cluster: Cluster, wire: Wire) -> None:
-    held = with_meta(pod("p", uid="u1"), finalizers=["example.com/hold"], deletionGracePeriodSeconds=0)
+    held = going(pod("p", uid="u1"), finalizers=["example.com/hold"])
     wire.on("DELETE", f"{PODS}/p", says(held))
     wire.on("GET", f"{PODS}/p", says(held), says(held), says(GONE, 404))
     await cluster.delete_pod("p", "u1")
@@ -228,15 +239,15 @@ async def test_a_pod_that_is_held_by_a_finalizer_is_gone_only_when_it_is_gone(cl
 
 
 async def test_a_new_pod_of_the_same_name_means_that_the_old_one_is_gone(cluster: Cluster, wire: Wire) -> None:
-    going = with_meta(pod("p", uid="u1"), deletionGracePeriodSeconds=30)
-    wire.on("DELETE", f"{PODS}/p", says(going))
+    old = going(pod("p", uid="u1"), deletionGracePeriodSeconds=30)
+    wire.on("DELETE", f"{PODS}/p", says(old))
     wire.on("GET", f"{PODS}/p", says(pod("p", uid="u2")))
     await cluster.delete_pod("p", "u1")
     assert len(wire.asked("DELETE", f"{PODS}/p")) == 1
 
 
 async def test_a_pod_that_does_not_go_is_said_to_be_still_there_and_why(cluster: Cluster, wire: Wire) -> None:
-    held = with_meta(pod("p", uid="u1"), finalizers=["example.com/hold"])
+    held = going(pod("p", uid="u1"), finalizers=["example.com/hold"])
     wire.on("DELETE", f"{PODS}/p", says(held))
     wire.on("GET", f"{PODS}/p", *[says(held)] * 50)
     with pytest.raises(ClusterUnavailable, match=r"still being deleted \(finalizers example.com/hold\)"):
@@ -244,7 +255,8 @@ async def test_a_pod_that_does_not_go_is_said_to_be_still_there_and_why(cluster:
 
 
 async def test_annotations_are_patched_on_that_very_pod(cluster: Cluster, wire: Wire) -> None:
-    wire.on("PATCH", f"{PODS}/p", says(pod("p")), says(OTHER_UID, 409))
+    other = recording("pod-patch-422-uid")["response"]["body"]
+    wire.on("PATCH", f"{PODS}/p", says(pod("p", uid="u1")), says(other, 422))
     await cluster.patch_pod_annotations("p", "u1", {"stackd.io/record": "{}"})
     assert wire.seen[0].body == {"metadata": {"uid": "u1", "annotations": {"stackd.io/record": "{}"}}}
     with pytest.raises(PreconditionFailed):
@@ -262,7 +274,7 @@ async def test_our_objects_are_listed_in_pages(cluster: Cluster, wire: Wire) -> 
 
 async def test_a_list_that_expires_while_it_is_read_is_begun_again_in_one_piece(cluster: Cluster, wire: Wire) -> None:
     expired = says(status(410, "Expired", "The provided continue parameter is too old"), 410)
-    wire.on("GET", EVENTS, expired, says(items()))
+    wire.on("GET", EVENTS, expired, says(items(kind="Event")))
     assert await cluster.pod_events("p") == []
     assert [request.query.get("limit") for request in wire.asked("GET", EVENTS)] == ["500", None]
     wire.on("GET", EVENTS, expired, expired)
@@ -282,7 +294,7 @@ async def test_requests_in_flight_are_capped(wire: Wire) -> None:
         return web.json_response(pod(orjson.loads(await request.read())["metadata"]["name"]), status=201)
 
     wire.on("POST", PODS, *[busy] * 20)
-    target = ClusterTarget(mode="embedded", url=wire.url, namespace=NAMESPACE, max_in_flight=3)
+    target = target_at(wire.url, namespace=NAMESPACE, max_in_flight=3)
     cluster = await Cluster.connect(target)
     pods = await asyncio.gather(*[cluster.create_pod(pod(f"p{number}")) for number in range(20)])
     assert [state.name for state in pods] == [f"p{number}" for number in range(20)]
@@ -306,7 +318,7 @@ async def test_a_connection_is_kept_for_a_minute(
 
 async def test_each_request_is_reported(wire: Wire) -> None:
     reports: list[tuple[str, str, str, float]] = []
-    target = ClusterTarget(mode="embedded", url=wire.url, namespace=NAMESPACE)
+    target = target_at(wire.url, namespace=NAMESPACE)
     cluster = await Cluster.connect(target, observer=lambda *report: reports.append(report))
     wire.on("GET", f"{PODS}/p", says(GONE, 404))
     assert await cluster.get_pod("p") is None
@@ -318,9 +330,9 @@ async def test_each_request_is_reported(wire: Wire) -> None:
 async def test_a_caller_that_leaves_frees_its_place(wire: Wire) -> None:
     wire.on("GET", f"{PODS}/slow", waits(30))
     wire.on("GET", f"{PODS}/p", says(pod("p")))
-    cluster = await Cluster.connect(ClusterTarget(mode="embedded", url=wire.url, namespace=NAMESPACE, max_in_flight=1))
+    cluster = await Cluster.connect(target_at(wire.url, namespace=NAMESPACE, max_in_flight=1))
     leaving = asyncio.create_task(cluster.get_pod("slow"))
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(15):
         while not wire.seen:
             await asyncio.sleep(0.001)
         leaving.cancel()
@@ -328,3 +340,145 @@ async def test_a_caller_that_leaves_frees_its_place(wire: Wire) -> None:
             await leaving
         assert (await cluster.get_pod("p")) is not None
     await cluster.close()
+
+
+PAGE = "<html><body><h1>404</h1>balancer/1.2</body></html>"
+ODD: dict[str, Reply] = {
+    "a page with 404": page(PAGE, 404),
+    "a page with 200": page(PAGE, 200),
+    "nothing with 200": page("", 200, "application/json"),
+    "no content": page("", 204, "application/json"),
+    "half an object": page('{"kind":"Pod","apiVersion":"v1","metada', 200, "application/json"),
+    "junk with 200": says({}),
+    "a status of another path": says(status(404, "NotFound", "the server could not find the requested resource"), 404),
+    "the absence of another pod": says(status(404, "NotFound", "no", kind="pods", name="q"), 404),
+    "another pod": says(going(pod("q", uid="u1"))),
+    "a younger pod": says(going(pod("p", uid="u2"))),
+    "a pod that is not going": says(pod("p", uid="u1")),
+    "a failure with 200": says(status(500, "InternalError", "oops"), 200),
+    "another kind": says({**going(pod("p", uid="u1")), "kind": "Service"}),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+async def test_a_delete_is_done_when_kubernetes_says_so_and_on_no_other_answer(
+    cluster: Cluster, wire: Wire, odd: str
+) -> None:
+    wire.on("DELETE", f"{PODS}/p", *[ODD[odd]] * 100)
+    wire.on("GET", f"{PODS}/p", *[says(pod("p", uid="u1"))] * 100)
+    with pytest.raises(ClusterUnavailable) as caught:
+        await cluster.delete_pod("p", "u1", timeout=0.3)
+    assert "html" not in str(caught.value)
+
+
+@pytest.mark.parametrize("odd", ODD)
+async def test_an_odd_answer_to_a_delete_is_asked_again(cluster: Cluster, wire: Wire, odd: str) -> None:
+    wire.on("DELETE", f"{PODS}/p", ODD[odd], says(going(pod("p", uid="u1"))))
+    wire.on("GET", f"{PODS}/p", says(GONE, 404))
+    await cluster.delete_pod("p", "u1")
+
+
+@pytest.mark.parametrize("odd", [name for name in ODD if name not in ("a younger pod", "a pod that is not going")])
+async def test_a_pod_is_there_or_not_when_kubernetes_says_so(cluster: Cluster, wire: Wire, odd: str) -> None:
+    wire.on("GET", f"{PODS}/p", ODD[odd], says(pod("p")))
+    found = await cluster.get_pod("p")
+    assert found is not None
+    assert found.name == "p"
+
+
+@pytest.mark.parametrize(
+    "odd", ["a page with 200", "nothing with 200", "half an object", "junk with 200", "another pod", "a page with 404"]
+)
+async def test_a_create_whose_answer_was_spoiled_finds_what_it_made(cluster: Cluster, wire: Wire, odd: str) -> None:
+    wire.on("POST", PODS, ODD[odd], says(EXISTS, 409))
+    wire.on("GET", f"{PODS}/p", says(pod("p")))
+    assert (await cluster.create_pod(pod("p"))).uid == "uid-of-p"
+
+
+async def test_a_created_pod_without_what_every_pod_has_is_no_pod(cluster: Cluster, wire: Wire) -> None:
+    odd = {**pod("p"), "metadata": {k: v for k, v in pod("p")["metadata"].items() if k != "creationTimestamp"}}
+    wire.on("POST", PODS, says(odd, 201))
+    with pytest.raises(UnexpectedAnswer, match="one of pods cannot be read"):
+        await cluster.create_pod(pod("p"))
+
+
+@pytest.mark.parametrize("causes", [[{"field": "spec.x"}], [{"reason": "FieldValueInvalid"}], [None, "x"], {}, "x"])
+async def test_a_refusal_whose_causes_say_little_is_still_about_the_pod_spec(
+    cluster: Cluster, wire: Wire, causes: object
+) -> None:
+    refusal = {**status(422, "Invalid", 'Pod "p" is invalid: it is not good'), "details": {"causes": causes}}
+    wire.on("POST", PODS, says(refusal, 422))
+    with pytest.raises(InvalidPodSpec):
+        await cluster.create_pod(pod("p"))
+
+
+async def test_the_cluster_has_said_who_it_is_only_with_its_own_uid(cluster: Cluster, wire: Wire) -> None:
+    system = "/api/v1/namespaces/kube-system"
+    odd = [namespace("kube-system"), namespace("default"), {"kind": "Namespace"}, {}]
+    odd[0]["metadata"].pop("uid")
+    wire.on("GET", system, *map(says, odd), page(PAGE, 200), says(namespace("kube-system", uid="c-1")))
+    assert await cluster.cluster_uid() == "c-1"
+
+
+async def test_a_namespace_is_not_made_on_another_cluster(cluster: Cluster, wire: Wire) -> None:
+    doubts: list[None] = []
+    cluster.connection.on_doubt = lambda: doubts.append(None)
+    cluster.belongs_to = "c-1"
+    missing = says(status(404, "NotFound", 'namespaces "rec" not found', kind="namespaces", name="rec"), 404)
+    wire.on("POST", PODS, missing)
+    wire.on("GET", "/api/v1/namespaces/rec", missing)
+    wire.on("GET", "/api/v1/namespaces/kube-system", says(namespace("kube-system", uid="c-2")))
+    with pytest.raises(ClusterUnavailable, match="another cluster answers"):
+        await cluster.create_pod(pod("p"))
+    assert not wire.asked("POST", "/api/v1/namespaces")
+    assert doubts
+
+
+async def test_a_dry_run_does_not_make_the_namespace(cluster: Cluster, wire: Wire) -> None:
+    wire.on("POST", PODS, says(status(404, "NotFound", "not found", kind="namespaces", name="rec"), 404))
+    with pytest.raises(ClusterUnavailable, match="the namespace rec does not exist"):
+        await cluster.create_pod(pod("p"), dry_run=True)
+    assert [seen.method for seen in wire.seen] == ["POST"]
+
+
+async def test_what_was_answered_instead_is_in_the_log(
+    cluster: Cluster, wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    wire.on("GET", f"{PODS}/p", page(PAGE + "\n\x1b[31mforged", 404), says(GONE, 404))
+    assert await cluster.get_pod("p") is None
+    (said,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "404 text/html" in said
+    assert "balancer/1.2" in said
+    assert "\n" not in said
+    assert "\x1b" not in said
+
+
+async def test_what_does_not_speak_http_is_not_quoted() -> None:
+    async def garbled(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-OpenSSH_9.9 secret banner\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(garbled, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    cluster = await Cluster.connect(target_at(url, namespace=NAMESPACE, timeout=0.2))
+    with pytest.raises(ClusterUnavailable) as caught:
+        await cluster.get_pod("p")
+    assert "SSH" not in str(caught.value)
+    assert "127.0.0.1" not in str(caught.value)
+    await cluster.close()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_deadline_tells_how_long_was_waited_in_all(wire: Wire) -> None:
+    cluster = await Cluster.connect(target_at(wire.url, namespace=NAMESPACE, timeout=1.5))
+    try:
+        wire.on("GET", "/version", *[says(status(500, "InternalError", "oops"), 500)] * 2, waits(30))
+        began = time.monotonic()
+        with pytest.raises(ClusterUnavailable) as caught:
+            await cluster.version()
+        told = float(re.findall(r"within (\d+\.\d) s", str(caught.value))[0])
+        assert 1.5 <= told <= time.monotonic() - began + 0.05, "not what the last of three tries had left"
+    finally:
+        await cluster.close()

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
+from stackd.config import credentials
 from stackd.errors import ClusterUnavailable, ConfigError
-from stackd.kube.client import Cluster, ClusterTarget
-from tests.kube.wire import Wire, says
+from stackd.kube.client import Cluster
+from stackd.kube.credentials import ClusterTarget
+from tests.kube.wire import Wire, namespace, says
 
 SYSTEM = "/api/v1/namespaces/kube-system"
-UID = says({"metadata": {"uid": "cluster-1"}})
+UID = says(namespace("kube-system", uid="cluster-1"))
 NAMES = ("HOME", "KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT")
 
 
@@ -129,9 +131,7 @@ async def test_new_credentials_for_another_server_are_not_taken(wire: Wire, tmp_
     cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path), timeout=0.2))
     wire.token = "new"
     kubeconfig(path, "http://127.0.0.1:1", {"token": "new"})
-    with pytest.raises(
-        ClusterUnavailable, match=r"for http://127.0.0.1:1 by now, and no longer for .*: restart stackd"
-    ):
+    with pytest.raises(ClusterUnavailable, match=r"now for http://127.0.0.1:1, and no longer for .*: restart stackd"):
         await cluster.cluster_uid()
     await cluster.close()
 
@@ -167,7 +167,9 @@ async def test_in_cluster_outside_of_a_cluster_is_a_config_error() -> None:
         ("", "the file is empty; a kubeconfig is expected"),
         ("[]", "it is not a kubeconfig: clusters, users and contexts are expected"),
         ("just text", "it is not a kubeconfig: clusters, users and contexts are expected"),
-        ("a: [", "while parsing"),
+        ("a: [", r"it is not YAML: expected the node content, but found '<stream end>' \(line 1, column 5\)"),
+        ("token: 'sk-secret\n: x", "it is not YAML: "),
+        ("\0", "it is not YAML: "),
         ("current-context: x", "Expected object with name x in"),
         ("clusters: 7\ncurrent-context: x\ncontexts: []\nusers: []", "its parts are not those of a kubeconfig"),
     ],
@@ -177,8 +179,11 @@ async def test_a_broken_kubeconfig_is_a_config_error_that_names_the_file_and_wha
 ) -> None:
     path = tmp_path / "broken"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=rf"\[cluster\] kubeconfig: .*broken: .*{why}"):
+    with pytest.raises(ConfigError, match=rf"\[cluster\] kubeconfig: .*broken: .*{why}") as caught:
         await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path)))
+    (mistake,) = caught.value.mistakes
+    assert "\n" not in mistake
+    assert "sk-secret" not in mistake
 
 
 async def test_an_unknown_context_is_named(tmp_path: Path) -> None:
@@ -193,5 +198,62 @@ async def test_a_certificate_that_cannot_be_read_is_a_config_error(tmp_path: Pat
         await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path)))
 
 
-def test_a_token_does_not_show_in_the_targets_repr() -> None:
-    assert "secret" not in repr(ClusterTarget(mode="embedded", token="secret"))
+async def test_changed_credentials_are_taken_when_it_is_asked_for_and_others_are_left(
+    wire: Wire, tmp_path: Path
+) -> None:
+    path = kubeconfig(tmp_path / "config", wire.url, {"token": "first"})
+    cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path)))
+    access = cluster.connection.access
+    assert not await access.look_again()
+    kubeconfig(path, wire.url, {"token": "second"})
+    assert await access.look_again()
+    assert not await access.look_again()
+    wire.on("GET", SYSTEM, UID)
+    await cluster.cluster_uid()
+    assert [seen.token for seen in wire.seen] == ["second"]
+    await cluster.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a: [", "it is not YAML"),
+        ("{current-context: x}", "Expected object with name x"),
+        (None, "are now for http://127.0.0.1:1, and no longer for .*: restart stackd"),
+    ],
+)
+async def test_credentials_that_cannot_be_used_leave_those_in_force(
+    wire: Wire, tmp_path: Path, text: str | None, why: str
+) -> None:
+    path = kubeconfig(tmp_path / "config", wire.url, {"token": "first"})
+    cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path)))
+    if text is None:
+        kubeconfig(path, "http://127.0.0.1:1", {"token": "second"})
+    else:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=why):
+        await cluster.connection.access.look_again()
+    wire.on("GET", SYSTEM, UID)
+    await cluster.cluster_uid()
+    assert [seen.token for seen in wire.seen] == ["first"]
+    await cluster.close()
+
+
+async def test_a_credential_that_was_handed_over_since_the_start_is_the_one_that_counts(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, run = tmp_path / "credentials", tmp_path / "run"
+    later = run / "invocation1"
+    started.mkdir()
+    later.mkdir(parents=True)
+    monkeypatch.setattr(credentials, "_RUN", run)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(started))
+    path = kubeconfig(started / "kubeconfig", wire.url, {"token": "first"})
+    kubeconfig(later / "kubeconfig", wire.url, {"token": "second"})
+    for invocation, token in (("", "first"), ("invocation2", "first"), ("invocation1", "second")):
+        monkeypatch.setenv("INVOCATION_ID", invocation)
+        wire.on("GET", SYSTEM, UID)
+        cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path)))
+        await cluster.cluster_uid()
+        await cluster.close()
+        assert wire.seen[-1].token == token

@@ -10,14 +10,16 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster, EmbeddedOptions, Fault, User, everything
 from stackd.errors import ClusterUnavailable, NodePortTaken
-from stackd.kube.client import Cluster, ClusterTarget
+from stackd.kube.client import Cluster
+from stackd.kube.credentials import ClusterTarget
 from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, service_manifest
 from stackd.kube.mirror import Mirror, NodeChanged
 from stackd.kube.objects import PodState
-from stackd.kube.record import parse_record
-from stackd.kube.rights import Ask
+from stackd.kube.records import parse_record
+from stackd.kube.rights import AccessReview
 from stackd.kube.watch import Timings
 from stackd.model import PortMapping, Stack, StackStatus
+from tests.target import target_at
 
 QUICK = Timings(first_pause=0.005, longest_pause=0.05, idle_limit=3.0)
 IMPATIENT = Timings(first_pause=0.005, longest_pause=0.05, idle_limit=0.4)
@@ -36,7 +38,7 @@ async def embedded() -> AsyncIterator[EmbeddedCluster]:
 @pytest.fixture
 async def cluster(embedded: EmbeddedCluster) -> AsyncIterator[Cluster]:
     """A client of it, with the namespace made."""
-    target = ClusterTarget(mode="embedded", url=embedded.url, namespace=NAMESPACE, timeout=5, attempt_timeout=0.5)
+    target = target_at(embedded.url, namespace=NAMESPACE, timeout=5, attempt_timeout=0.5)
     connected = await Cluster.connect(target)
     await connected.ensure_namespace()
     yield connected
@@ -94,7 +96,7 @@ def gone(pod: PodState | None) -> bool | None:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.002)
 
@@ -105,7 +107,7 @@ async def test_a_stack_is_created_seen_running_and_deleted(
     row = stack(1)
     pod = await cluster.create_pod(pod_of(row))
     service = await cluster.create_service(service_of(row, pod.uid))
-    seen = await mirror.until(row.pod_name, running, timeout=10)
+    seen = await mirror.until(row.pod_name, running, timeout=30)
     assert (seen.uid, seen.scheduled, seen.stack_id, seen.instance) == (pod.uid, True, row.stack_id, "default")
     assert seen.node_name in mirror.nodes
     await until(lambda: row.service_name in mirror.services)
@@ -115,19 +117,19 @@ async def test_a_stack_is_created_seen_running_and_deleted(
     )
     assert await cluster.get_pod(row.pod_name) is None
     assert await cluster.get_service(row.service_name) is None
-    await mirror.until(row.pod_name, gone, timeout=10)
+    await mirror.until(row.pod_name, gone, timeout=30)
     await until(lambda: row.service_name not in mirror.services)
 
 
 async def test_a_stack_costs_four_writes_and_no_reads(
     embedded: EmbeddedCluster, cluster: Cluster, mirror: Mirror
 ) -> None:
-    await until(lambda: embedded.counts.total("watch") == 3)
+    await until(lambda: embedded.counts.total("watch") == 4)
     embedded.counts.clear()
     row = stack(1)
     pod = await cluster.create_pod(pod_of(row))
     service = await cluster.create_service(service_of(row, pod.uid))
-    await mirror.until(row.pod_name, running, timeout=10)
+    await mirror.until(row.pod_name, running, timeout=30)
     await cluster.delete_service(row.service_name, service.uid)
     await cluster.delete_pod(row.pod_name, pod.uid)
     assert embedded.counts.requests == {
@@ -185,7 +187,7 @@ async def test_another_instances_pod_of_that_name_is_neither_taken_over_nor_dele
     assert (await theirs.get_pod(row.pod_name)) is not None
     mine = stack(2)
     await cluster.create_pod(pod_of(mine))
-    await mirror.until(mine.pod_name, running, timeout=10)
+    await mirror.until(mine.pod_name, running, timeout=30)
     assert set(mirror.pods) == {mine.pod_name}
     await theirs.delete_pod(row.pod_name, pod.uid)
     assert (await theirs.get_pod(row.pod_name)) is None
@@ -198,7 +200,7 @@ async def test_a_delete_of_the_old_pod_leaves_the_new_one_of_that_name_alone(clu
     await cluster.delete_pod(row.pod_name, old.uid)
     new = await cluster.create_pod(pod_of(row))
     await cluster.delete_pod(row.pod_name, old.uid)
-    seen = await mirror.until(row.pod_name, lambda p: p if p and p.uid == new.uid else None, timeout=10)
+    seen = await mirror.until(row.pod_name, lambda p: p if p and p.uid == new.uid else None, timeout=30)
     assert seen.uid == new.uid
     assert (await cluster.get_pod(row.pod_name)) is not None
 
@@ -216,16 +218,16 @@ async def test_a_watch_gap_is_closed_by_a_new_list(embedded: EmbeddedCluster, cl
     old, kept, new = stack(1), stack(2), stack(3)
     for row in (old, kept):
         await cluster.create_pod(pod_of(row))
-    await mirror.until(kept.pod_name, running, timeout=10)
+    await mirror.until(kept.pod_name, running, timeout=30)
     embedded.faults.add_fault(action="status", verb="watch", code=503)
     embedded.faults.drop_watches()
     await cluster.delete_pod(old.pod_name)
     await cluster.create_pod(pod_of(new))
     embedded.faults.compact()
     embedded.faults.clear()
-    await mirror.until(new.pod_name, running, timeout=10)
+    await mirror.until(new.pod_name, running, timeout=30)
     assert set(mirror.pods) == {kept.pod_name, new.pod_name}
-    assert mirror.pulses["pods"].relists == 1
+    assert mirror.health_by_kind["pods"].relists == 1
 
 
 async def test_a_dropped_watch_goes_on_without_a_new_list(
@@ -234,30 +236,30 @@ async def test_a_dropped_watch_goes_on_without_a_new_list(
     embedded.faults.drop_watches()
     row = stack(1)
     await cluster.create_pod(pod_of(row))
-    await mirror.until(row.pod_name, running, timeout=10)
-    assert mirror.pulses["pods"].relists == 0
+    await mirror.until(row.pod_name, running, timeout=30)
+    assert mirror.health_by_kind["pods"].relists == 0
 
 
 async def test_a_silent_watch_is_left_for_a_new_one(embedded: EmbeddedCluster, cluster: Cluster) -> None:
     mirror = Mirror(cluster, timings=IMPATIENT)
     task = asyncio.create_task(mirror.run())
     await mirror.wait_synced(10)
-    await until(lambda: len(embedded.server.watches) == 3)
+    await until(lambda: len(embedded.server.watches) == 4)
     embedded.faults.freeze_watches()
     row = stack(1)
     await cluster.create_pod(pod_of(row))
-    await mirror.until(row.pod_name, running, timeout=10)
+    await mirror.until(row.pod_name, running, timeout=30)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_malformed_line_loses_nothing(embedded: EmbeddedCluster, cluster: Cluster, mirror: Mirror) -> None:
-    await until(lambda: len(embedded.server.watches) == 3)
+    await until(lambda: len(embedded.server.watches) == 4)
     embedded.faults.malformed()
     row = stack(1)
     await cluster.create_pod(pod_of(row))
-    await mirror.until(row.pod_name, running, timeout=10)
-    assert mirror.pulses["pods"].restarts >= 1
+    await mirror.until(row.pod_name, running, timeout=30)
+    assert mirror.health_by_kind["pods"].restarts >= 1
 
 
 async def test_an_api_server_that_restarts_is_followed_on(
@@ -265,7 +267,7 @@ async def test_an_api_server_that_restarts_is_followed_on(
 ) -> None:
     row = stack(1)
     await cluster.create_pod(pod_of(row))
-    await mirror.until(row.pod_name, running, timeout=10)
+    await mirror.until(row.pod_name, running, timeout=30)
     await embedded.faults.refuse()
     await until(lambda: mirror.disconnected_since is not None)
     with pytest.raises(ClusterUnavailable):
@@ -274,14 +276,14 @@ async def test_an_api_server_that_restarts_is_followed_on(
     creating = asyncio.create_task(cluster.create_pod(pod_of(stack(2))))
     await embedded.faults.listen()
     await creating
-    await mirror.until(stack(2).pod_name, running, timeout=10)
+    await mirror.until(stack(2).pod_name, running, timeout=30)
     await until(lambda: mirror.disconnected_since is None)
 
 
 async def test_bookmarks_keep_a_quiet_mirror_fresh(mirror: Mirror) -> None:
-    await until(lambda: all(pulse.bookmarks >= 3 for pulse in mirror.pulses.values()))
+    await until(lambda: all(health.bookmarks >= 3 for health in mirror.health_by_kind.values()))
     assert mirror.staleness() < QUICK.idle_limit
-    assert mirror.pulses["pods"].restarts == 0
+    assert mirror.health_by_kind["pods"].restarts == 0
 
 
 async def test_a_paused_api_server_makes_the_mirror_stale_and_it_recovers(
@@ -311,7 +313,7 @@ async def test_an_unschedulable_pod_says_why(embedded: EmbeddedCluster, cluster:
         embedded.faults.cordon(name)
     row = stack(1)
     await cluster.create_pod(pod_of(row))
-    pod = await mirror.until(row.pod_name, lambda p: p if p and p.scheduled is False else None, timeout=10)
+    pod = await mirror.until(row.pod_name, lambda p: p if p and p.scheduled is False else None, timeout=30)
     assert "unschedulable" in pod.unschedulable_message
 
 
@@ -336,7 +338,7 @@ async def test_rows_can_be_rebuilt_from_what_is_listed(cluster: Cluster) -> None
 async def test_events_and_logs_of_a_pod_are_read(cluster: Cluster, mirror: Mirror) -> None:
     row = stack(1)
     pod = await cluster.create_pod(pod_of(row))
-    await mirror.until(row.pod_name, running, timeout=10)
+    await mirror.until(row.pod_name, running, timeout=30)
     events = await cluster.pod_events(row.pod_name, pod.uid)
     assert "Scheduled" in [event.reason for event in events]
     assert isinstance(await cluster.pod_log(row.pod_name, tail=5), str)
@@ -351,7 +353,7 @@ async def test_annotations_are_patched_and_listed(cluster: Cluster) -> None:
 
 
 async def test_a_namespace_deleted_under_the_client_is_made_again(embedded: EmbeddedCluster) -> None:
-    target = ClusterTarget(mode="embedded", url=embedded.url, namespace="fresh")
+    target = target_at(embedded.url, namespace="fresh")
     cluster = await Cluster.connect(target)
     row = dataclasses.replace(stack(1), namespace="fresh")
     assert (await cluster.create_pod(pod_of(row))).name == row.pod_name
@@ -376,7 +378,7 @@ async def test_an_expired_token_is_renewed_for_calls_and_watches(tmp_path_factor
         embedded.faults.drop_watches()
         row = stack(1)
         await cluster.create_pod(pod_of(row))
-        await mirror.until(row.pod_name, running, timeout=10)
+        await mirror.until(row.pod_name, running, timeout=30)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await cluster.close()
@@ -384,7 +386,7 @@ async def test_an_expired_token_is_renewed_for_calls_and_watches(tmp_path_factor
 
 async def test_rights_are_answered_by_the_clusters_rules(embedded: EmbeddedCluster, cluster: Cluster) -> None:
     assert await cluster.may(
-        Ask(verb="create", resource="pods", subresource="", group="", namespace=NAMESPACE, name="", why="")
+        AccessReview(verb="create", resource="pods", subresource="", group="", namespace=NAMESPACE, name="", why="")
     )
     assert await cluster.version()
     assert await cluster.cluster_uid() == await cluster.cluster_uid() != ""

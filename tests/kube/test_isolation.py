@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stackd.kube.isolation import EGRESS, protects
+from stackd.kube.provision import EGRESS, INGRESS, lets_through, protects
 
 MANAGED = {"app.kubernetes.io/managed-by": "stackd"}
 WORLD = {"from": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}]}
@@ -70,3 +70,38 @@ def test_egress_is_restricted_only_by_a_policy_that_says_so() -> None:
     assert protects([policy(types=["Ingress", "Egress"])], "default", EGRESS)
     assert protects([policy(egress=[{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}])], "default", EGRESS)
     assert not protects([policy(types=["Egress"], egress=[{}])], "default", EGRESS)
+
+
+def named(*rules: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return policy({"matchLabels": MANAGED}, ingress=list(rules), **more) | {"metadata": {"name": "outside"}}
+
+
+def block(cidr: str, *but: str) -> dict[str, Any]:
+    return {"ipBlock": {"cidr": cidr} | ({"except": list(but)} if but else {})}
+
+
+@pytest.mark.parametrize(
+    ("peers", "networks", "through"),
+    [
+        ([block("0.0.0.0/0", "10.244.0.0/16")], ["10.244.0.0/24", "10.244.255.0/24"], []),
+        ([block("0.0.0.0/0", "10.244.0.0/16")], ["10.245.0.0/24", "10.244.0.0/24"], ["10.245.0.0/24"]),
+        ([block("0.0.0.0/0", "10.244.0.0/25")], ["10.244.0.0/24"], ["10.244.0.0/24"]),
+        ([block("0.0.0.0/0", "10.244.0.0/25", "10.244.0.128/25")], ["10.244.0.0/24"], []),
+        ([block("0.0.0.0/0", "10.244.0.0/24"), block("10.244.0.7/32")], ["10.244.0.0/24"], ["10.244.0.0/24"]),
+        ([block("203.0.113.0/24")], ["10.244.0.0/24"], []),
+        ([block("0.0.0.0/0")], ["fd00::/64"], []),
+        ([block("::/0", "fd00::/48")], ["fd00::/64", "fd00:0:1::/64"], ["fd00:0:1::/64"]),
+        ([{"podSelector": {}}], ["10.244.0.0/24"], []),
+    ],
+)
+def test_the_networks_that_a_policy_lets_in_are_told(peers: Any, networks: list[str], through: list[str]) -> None:
+    found = dict(lets_through([named({"from": peers})], "default", networks, INGRESS))
+    assert found.get("outside", []) == through
+
+
+def test_a_rule_without_peers_lets_everybody_in_and_another_direction_or_namespace_does_not_count() -> None:
+    networks = ["10.244.0.0/24"]
+    assert dict(lets_through([named({"ports": [{"port": 80}]})], "default", networks)) == {"outside": networks}
+    assert not list(lets_through([named({"ports": [{"port": 80}]})], "default", networks, EGRESS))
+    other = policy({"matchLabels": {"app": "web"}}, ingress=[{}]) | {"metadata": {"name": "other"}}
+    assert not list(lets_through([other], "default", networks))

@@ -2,9 +2,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
+from typing import Any
 
-from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, service_manifest
-from stackd.kube.record import record_annotation
+import pytest
+
+from stackd.kube.manifests import (
+    PodRequest,
+    ServiceRequest,
+    pod_manifest,
+    prepull_name,
+    prepull_pod,
+    prepull_spec,
+    pull_status,
+    service_manifest,
+)
+from stackd.kube.records import record_annotation
 from stackd.model import PortMapping, Stack, StackStatus
 
 STACK = Stack(
@@ -34,8 +47,8 @@ def test_the_pod_carries_names_labels_record_and_placement() -> None:
             "kind": "Pod",
             "metadata": {
                 "name": "challenge",
-                "labels": {"app": "web", "stackd.io/stack": "stack-0", "team": "x"},
-                "annotations": {"note": "hello", "stackd.io/record": "{}", "k8s.v1.cni.cncf.io/networks": "host"},
+                "labels": {"app": "web", "stackd.io/stack": "stack-0", "team": "x", "label.stackd.io/seat": "1"},
+                "annotations": {"example.org/note": "hello", "stackd.io/record": "{}", "stackd.io/generation": "9"},
             },
             "spec": {"containers": CONTAINERS, "nodeSelector": {"disk": "ssd", "role": "control-plane"}},
             "status": {},
@@ -58,7 +71,7 @@ def test_the_pod_carries_names_labels_record_and_placement() -> None:
                 "stackd.io/stack": "stack-716b6384dd477b0b",
             },
             "annotations": {
-                "note": "hello",
+                "example.org/note": "hello",
                 "stackd.io/record": record_annotation(STACK),
                 "stackd.io/expires-at": "2026-02-10T04:02:26.535664Z",
             },
@@ -117,3 +130,58 @@ def test_the_service_publishes_the_ports_and_belongs_to_the_pod() -> None:
             ],
         },
     }
+
+
+RECORDINGS = Path(__file__).parents[1] / "recordings"
+
+
+def recorded(name: str) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads((RECORDINGS / f"{name}.json").read_text())["response"]["body"]
+    return body
+
+
+@pytest.mark.parametrize(
+    ("recording", "done", "reason"),
+    [
+        ("pod-get-nocmd", True, ""),
+        ("pod-get-ok", True, ""),
+        ("pod-get-exit0", True, ""),
+        ("pod-get-badimage", False, "ImagePullBackOff: "),
+        ("pod-get-invalidimage", False, "InvalidImageName: "),
+        ("pod-get-toobig", False, "not scheduled: 0/"),
+        ("pod-get-nosecret", True, ""),
+    ],
+)
+def test_the_image_is_there_once_the_kubelet_has_it_or_has_failed_for_another_reason(
+    recording: str, done: bool, reason: str
+) -> None:
+    status = pull_status(recorded(recording))
+    assert status.done == done
+    assert status.reason.startswith(reason)
+    assert bool(status.reason) == bool(reason)
+
+
+@pytest.mark.parametrize("reason", ["ContainerCreating", "PodInitializing"])
+def test_a_pull_that_goes_on_is_neither(reason: str) -> None:
+    container = {"imageID": "", "state": {"waiting": {"reason": reason}}}
+    pod = {"status": {"phase": "Pending", "containerStatuses": [container]}}
+    assert (pull_status(pod).done, pull_status(pod).reason) == (False, "")
+    assert (pull_status({}).done, pull_status({}).reason) == (False, "")
+
+
+def test_a_pod_that_the_kubelet_gave_up_has_failed() -> None:
+    status = pull_status({"status": {"phase": "Failed", "reason": "DeadlineExceeded", "message": "too long"}})
+    assert (status.done, status.reason) == (False, "DeadlineExceeded: too long")
+
+
+def test_the_pod_is_bound_to_its_node_by_the_scheduler_and_has_nothing_of_the_tenants() -> None:
+    tenant = {"spec": {"containers": [{"name": "a", "env": [{"name": "FLAG", "value": "x"}]}], "volumes": [{}]}}
+    pod = prepull_pod(prepull_spec("nginx:stable", tenant), "stacks", "default", "worker-1")
+    spec = pod["spec"]
+    terms = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert terms == [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["worker-1"]}]}]
+    assert "nodeName" not in spec
+    assert "volumes" not in spec
+    assert (spec["restartPolicy"], spec["activeDeadlineSeconds"]) == ("Never", 1800)
+    assert pod["metadata"]["name"] == prepull_name("default", "worker-1", "nginx:stable")
+    assert len({prepull_name(*names) for names in (("a", "b", "c"), ("a", "c", "b"), ("ab", "", "c"))}) == 3

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from stackd.kube.client import Cluster
-from stackd.kube.mirror import Change, Mirror, NodeChanged, PodChanged, Relisted, ServiceChanged
+from stackd.kube.mirror import Mirror, MirrorChange, NodeChanged, PodChanged, Relisted, ServiceChanged
 from stackd.kube.objects import PodState
 from tests.kube.following import NODES, PODS, QUICK, SERVICES, mirroring, seen, then, told, until
 from tests.kube.wire import Stream, Wire, items, pod, says, status
@@ -45,7 +45,7 @@ async def test_only_our_objects_are_asked_for_and_the_watch_begins_where_the_lis
     assert "labelSelector" not in wire.asked("GET", NODES, watch=False)[0].query
 
 
-async def test_the_copy_is_in_sync_only_when_all_three_are_listed(cluster: Cluster, wire: Wire) -> None:
+async def test_the_copy_is_in_sync_only_when_all_four_are_listed(cluster: Cluster, wire: Wire) -> None:
     refused = says(status(500, "InternalError", "not yet"), 500)
     wire.on("GET", NODES, *[refused] * 2)
     mirror = Mirror(cluster, timings=QUICK)
@@ -54,17 +54,18 @@ async def test_the_copy_is_in_sync_only_when_all_three_are_listed(cluster: Clust
     task = asyncio.create_task(mirror.run())
     with pytest.raises(TimeoutError):
         await mirror.wait_synced(0.03)
-    await until(lambda: len(relisted) == 2)
+    await until(lambda: len(relisted) == 3)
     assert not mirror.synced
     await mirror.wait_synced(10)
-    assert set(relisted) == {"pods", "services", "nodes"}
+    assert set(relisted) == {"pods", "services", "configmaps", "nodes"}
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_services_and_nodes_are_kept_too(cluster: Cluster, wire: Wire) -> None:
     service = {**pod("s"), "kind": "Service", "spec": {"ports": [{"port": 80, "nodePort": 31000}]}}
-    node = {"metadata": {"name": "n", "uid": "n-1", "resourceVersion": "5"}, "status": {"allocatable": {"cpu": "2"}}}
+    metadata = {"name": "n", "uid": "n-1", "resourceVersion": "5"}
+    node = {"kind": "Node", "apiVersion": "v1", "metadata": metadata, "status": {"allocatable": {"cpu": "2"}}}
     wire.on("GET", SERVICES, says(items(service)))
     wire.watch("nodes", then(("ADDED", node), ("MODIFIED", {**node, "status": {"allocatable": {"cpu": "4"}}})))
     async with mirroring(cluster) as (mirror, changes):
@@ -159,7 +160,7 @@ async def test_an_unsubscribed_callback_is_told_no_more(cluster: Cluster, wire: 
 
     wire.watch("pods", gated)
     async with mirroring(cluster) as (mirror, changes):
-        heard: list[Change] = []
+        heard: list[MirrorChange] = []
         mirror.subscribe(heard.append)()
         gate.set()
         await seen(mirror, "a", 205)
@@ -170,23 +171,23 @@ async def test_an_unsubscribed_callback_is_told_no_more(cluster: Cluster, wire: 
 async def test_a_subscriber_that_fails_ends_the_mirror_instead_of_being_ignored(cluster: Cluster, wire: Wire) -> None:
     mirror = Mirror(cluster, timings=QUICK)
 
-    def fail(_: Change) -> None:
+    def fail(_: MirrorChange) -> None:
         raise RuntimeError("cannot cope")
 
     mirror.subscribe(fail)
     with pytest.raises(ExceptionGroup) as caught:
-        await asyncio.wait_for(mirror.run(), 10)
+        await asyncio.wait_for(mirror.run(), 30)
     assert caught.group_contains(RuntimeError, match="cannot cope")
 
 
 async def test_reading_the_copy_asks_the_cluster_nothing(cluster: Cluster, wire: Wire) -> None:
     wire.on("GET", PODS, says(items(pod("a"))))
     async with mirroring(cluster) as (mirror, _):
-        await until(lambda: len(wire.seen) == 6)
+        await until(lambda: len(wire.seen) == 8)
         for _ in range(100):
             assert mirror.pods["a"].name == "a"
             assert await mirror.until("a", lambda state: state, timeout=1) is mirror.pods["a"]
-        assert len(wire.seen) == 6
+        assert len(wire.seen) == 8
 
 
 async def test_the_view_cannot_be_changed_from_outside(cluster: Cluster) -> None:
@@ -207,7 +208,7 @@ class Hands:
         return self.at
 
 
-async def test_staleness_is_that_of_the_worst_of_the_three(cluster: Cluster, wire: Wire) -> None:
+async def test_staleness_is_that_of_the_worst_of_the_four(cluster: Cluster, wire: Wire) -> None:
     go_on = asyncio.Event()
 
     async def quiet(stream: Stream) -> None:
@@ -223,18 +224,20 @@ async def test_staleness_is_that_of_the_worst_of_the_three(cluster: Cluster, wir
     clock = Hands()
     wire.watch("pods", lively)
     wire.watch("services", quiet)
+    wire.watch("configmaps", quiet)
     wire.watch("nodes", quiet)
     mirror = Mirror(cluster, timings=QUICK, clock=clock)
     clock.at += 7
     assert (mirror.staleness(), mirror.disconnected_since) == (7, 1000.0)
     task = asyncio.create_task(mirror.run())
-    await until(lambda: all(pulse.bookmarks for pulse in mirror.pulses.values()) and mirror.staleness() == 0)
+    await until(lambda: all(health.bookmarks for health in mirror.health_by_kind.values()) and mirror.staleness() == 0)
     clock.at += 50
     go_on.set()
-    await until(lambda: mirror.pulses["pods"].bookmarks == 2)
-    assert {kind: pulse.staleness() for kind, pulse in mirror.pulses.items()} == {
+    await until(lambda: mirror.health_by_kind["pods"].bookmarks == 2)
+    assert {kind: health.staleness() for kind, health in mirror.health_by_kind.items()} == {
         "pods": 0,
         "services": 50,
+        "configmaps": 50,
         "nodes": 50,
     }
     assert mirror.staleness() == 50

@@ -58,6 +58,8 @@ def test_a_running_pod_as_recorded() -> None:
                 last_exit_code=None,
             ),
         ),
+        cpu_milli=100,
+        memory_bytes=64 << 20,
     )
 
 
@@ -141,9 +143,10 @@ def test_a_service_as_recorded() -> None:
         instance="",
         stack_id="",
         node_ports=(30513,),
-        owner_uid="4cbc4a7f-f29d-466c-bde1-e9addda6b0e5",
         deleting=False,
         created_at=1_795_560_992 * SECOND,
+        type="NodePort",
+        families=("IPv4",),
     )
 
 
@@ -162,6 +165,48 @@ def test_nodes_as_recorded() -> None:
         memory_bytes=1000 * 2**30,
         pods=5000,
     )
+
+
+def test_a_real_kubelets_node_as_recorded() -> None:
+    items = recording("nodes-list")["response"]["body"]["items"]
+    node = {state.name: state for state in map(node_state, items)}["real-worker"]
+    assert (node.cpu_milli, node.memory_bytes, node.pods) == (2000, 24_581_684 * 1024, 110)
+    assert (node.ephemeral_bytes, node.pod_cidrs, node.ready) == (0, (), True)
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [("24581684Ki", 24_581_684 * 1024), ("18242267924", 18_242_267_924), ("7833477939200m", 7_833_477_940), (None, 0)],
+)
+def test_a_nodes_memory_and_disk_are_read_as_kubelets_write_them(text: str | None, whole: int) -> None:
+    amounts = {"memory": text, "ephemeral-storage": text}
+    node = node_state({"metadata": {"name": "n", "uid": "u"}, "status": {"allocatable": amounts}})
+    assert (node.memory_bytes, node.ephemeral_bytes) == (whole, whole)
+
+
+@pytest.mark.parametrize(
+    ("spec", "cidrs"),
+    [
+        ({"podCIDR": "10.244.1.0/24"}, ("10.244.1.0/24",)),
+        ({"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00::/64"]}, ("10.244.1.0/24", "fd00::/64")),
+        ({}, ()),
+    ],
+)
+def test_the_networks_of_a_nodes_pods_are_kept(spec: dict[str, object], cidrs: tuple[str, ...]) -> None:
+    assert node_state({"metadata": {"name": "n", "uid": "u"}, "spec": spec}).pod_cidrs == cidrs
+
+
+def test_a_pods_disk_is_what_the_scheduler_reserves_for_it() -> None:
+    def taking(name: str, storage: str, **more: object) -> dict[str, object]:
+        return {"name": name, "resources": {"requests": {"ephemeral-storage": storage}}, **more}
+
+    raw = pod("p")
+    raw["spec"]["initContainers"] = [taking("side", "1Gi", restartPolicy="Always"), taking("init", "4Gi")]
+    raw["spec"]["containers"] = [taking("a", "1Gi"), taking("b", "2Gi"), {"name": "c"}]
+    assert pod_state(raw).ephemeral_bytes == 5 << 30
+    raw["spec"]["initContainers"].pop()
+    assert pod_state(raw).ephemeral_bytes == 4 << 30
+    assert pod_state(pod("q")).ephemeral_bytes == 0
 
 
 @pytest.mark.parametrize(

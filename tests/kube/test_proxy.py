@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stackd.kube.credentials import Access, ClusterTarget
+from stackd.kube.access import Access
+from stackd.kube.credentials import ClusterTarget
 
 NAMES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
 PROXY = "http://proxy.test:3128"
@@ -67,6 +68,9 @@ async def test_the_kubeconfigs_own_proxy_wins(tmp_path: Path, monkeypatch: pytes
     assert await proxy_of(target(tmp_path, "http://api.test:6443", **{"proxy-url": PROXY})) == PROXY
 
 
-async def test_an_embedded_cluster_is_asked_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("server", ["http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1"])
+async def test_an_address_of_this_machine_is_asked_directly_as_by_kubectl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str
+) -> None:
     monkeypatch.setenv("http_proxy", PROXY)
-    assert await proxy_of(ClusterTarget(mode="embedded", url="http://127.0.0.1:1")) is None
+    assert await proxy_of(target(tmp_path, server)) is None

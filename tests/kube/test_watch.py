@@ -9,12 +9,14 @@ from pathlib import Path
 import orjson
 import pytest
 
-from stackd.kube.client import Cluster, ClusterTarget
+from stackd.kube.client import Cluster
+from stackd.kube.credentials import ClusterTarget
 from stackd.kube.mirror import PodChanged, Relisted
 from stackd.kube.watch import Timings
 from tests.kube.following import PODS, mirroring, seen, then, told, until
 from tests.kube.test_credentials import SYSTEM, kubeconfig
-from tests.kube.wire import NAMESPACE, Stream, Wire, items, loses, pod, says, status
+from tests.kube.wire import NAMESPACE, Reply, Stream, Wire, items, loses, namespace, page, pod, says, status
+from tests.target import target_at
 
 
 async def test_a_list_whose_next_page_has_expired_is_read_again_in_one_piece(cluster: Cluster, wire: Wire) -> None:
@@ -33,7 +35,7 @@ async def test_a_watch_that_ends_goes_on_where_it_was_without_a_new_list(cluster
     )
     async with mirroring(cluster) as (mirror, _):
         await seen(mirror, "a", 209)
-        assert mirror.pulses["pods"].relists == 0
+        assert mirror.health_by_kind["pods"].relists == 0
         assert mirror.disconnected_since is None
     versions = [request.query["resourceVersion"] for request in wire.asked("GET", PODS, watch=True)]
     assert versions == ["1", "205"]
@@ -47,7 +49,7 @@ async def test_a_bookmark_moves_the_point_from_which_the_watch_goes_on(cluster: 
     wire.watch("pods", bookmark, then(("ADDED", pod("a", version=901))))
     async with mirroring(cluster) as (mirror, changes):
         await seen(mirror, "a", 901)
-        assert mirror.pulses["pods"].bookmarks == 1
+        assert mirror.health_by_kind["pods"].bookmarks == 1
         assert [change.name for change in changes if isinstance(change, PodChanged)] == ["a"]
     assert [request.query["resourceVersion"] for request in wire.asked("GET", PODS, watch=True)] == ["1", "900"]
 
@@ -66,7 +68,7 @@ async def test_after_a_gap_the_differences_of_a_new_list_are_told(cluster: Clust
         relisted = [c for c in changes if isinstance(c, Relisted) and c.kind == "pods"]
         assert relisted == [Relisted(kind="pods", added=1, removed=1)]
         assert changes.index(relisted[0]) == len([c for c in changes if isinstance(c, PodChanged)])
-        assert mirror.pulses["pods"].relists == 1
+        assert mirror.health_by_kind["pods"].relists == 1
         await until(lambda: len(wire.asked("GET", PODS, watch=True)) == 2)
     assert wire.asked("GET", PODS, watch=True)[1].query["resourceVersion"] == "300"
 
@@ -86,6 +88,11 @@ async def test_a_watch_that_is_refused_as_too_old_is_listed_again(cluster: Clust
         b"[]\n",
         b'{"type":"ADDED"}\n',
         b'{"type":"ADDED","object":{}}\n',
+        b'{"type":"DELETED","object":{"metadata":{"name":"a","uid":"uid-of-a","resourceVersion":"9"}}}\n',
+        b'{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"9"}}}\n',
+        b'{"type":"BOOKMARK","object":{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":""}}}\n',
+        b'{"type":"BOOKMARK","object":{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"0"}}}\n',
+        b'{"type":"ERROR","object":{"code":410}}\n',
         b'{"type":"SURPRISE","object":{"metadata":{"resourceVersion":"9"}}}\n',
         b'{"type":"ERROR","object":{"kind":"Status","code":500,"message":"etcd leader changed"}}\n',
         b'{"type":"ERROR","object":"x"}\n',
@@ -105,6 +112,64 @@ async def test_a_line_that_cannot_be_read_costs_nothing_but_a_reconnect(
         await seen(mirror, "b", 206)
         assert set(mirror.pods) == {"a", "b"}
     assert [request.query["resourceVersion"] for request in wire.asked("GET", PODS, watch=True)] == ["1", "205"]
+
+
+def unreadable(version: int) -> dict[str, object]:
+    odd = pod("b", version=version)
+    del odd["metadata"]["creationTimestamp"]
+    return odd
+
+
+async def test_an_event_that_cannot_be_read_is_asked_for_again(cluster: Cluster, wire: Wire) -> None:
+    first = then(("ADDED", pod("a", version=205)), ("ADDED", unreadable(206)))
+    wire.watch("pods", first, then(("ADDED", pod("b", version=206))))
+    async with mirroring(cluster) as (mirror, _):
+        await seen(mirror, "b", 206)
+    assert [request.query["resourceVersion"] for request in wire.asked("GET", PODS, watch=True)] == ["1", "205"]
+
+
+async def test_a_list_with_an_object_that_cannot_be_read_is_taken_again(cluster: Cluster, wire: Wire) -> None:
+    wire.on("GET", PODS, says(items(pod("a"), unreadable(9))), says(items(pod("a"), pod("b"))))
+    async with mirroring(cluster) as (mirror, _):
+        assert set(mirror.pods) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        page("<html>It works!</html>"),
+        page("<html>It works!</html>", kind="application/json"),
+        page("", kind="application/json"),
+        page('{"type":"ADDED","object":{"kind":"Pod"', kind="application/json"),
+        page("<html>not found</html>", 404),
+        says(status(404, "NotFound", "the server could not find the requested resource"), 404),
+    ],
+    ids=["a page", "a page called JSON", "nothing", "half an event", "a page with 404", "no such path"],
+)
+async def test_what_is_no_watch_is_an_outage_however_often_it_is_opened(
+    cluster: Cluster, wire: Wire, odd: Reply
+) -> None:
+    wire.on("WATCH", PODS, *[odd] * 20)
+    wire.watch("pods", then(("ADDED", pod("a", version=205))))
+    async with mirroring(cluster) as (mirror, _):
+        pods = mirror.health_by_kind["pods"]
+        await until(lambda: pods.last_error)
+        since = pods.disconnected_since
+        assert since is not None
+        assert "html" not in mirror.last_error
+        await until(lambda: len(wire.asked("GET", PODS, watch=True)) >= 20)
+        assert (pods.disconnected_since, pods.outages) == (since, 1)
+        await seen(mirror, "a", 205)
+        assert (pods.disconnected_since, pods.last_error) == (None, "")
+    assert len(wire.asked("GET", PODS, watch=False)) == 1
+
+
+async def test_a_watch_that_stands_without_a_word_is_connected_again(cluster: Cluster, wire: Wire) -> None:
+    wire.on("WATCH", PODS, says(status(503, "ServiceUnavailable", "not now"), 503))
+    async with mirroring(cluster) as (mirror, _):
+        await until(lambda: mirror.outages == 1)
+        await until(lambda: mirror.disconnected_since is None)
+    assert len(wire.asked("GET", PODS, watch=True)) == 2
 
 
 async def test_a_line_may_come_in_any_pieces(cluster: Cluster, wire: Wire) -> None:
@@ -153,7 +218,7 @@ async def test_a_watch_with_nothing_to_tell_is_asked_for_again_and_no_outage_is_
     timings = Timings(first_pause=0.005, longest_pause=0.05, idle_limit=0.1)
     async with mirroring(cluster, timings) as (mirror, _):
         await seen(mirror, "a", 205)
-        pods = mirror.pulses["pods"]
+        pods = mirror.health_by_kind["pods"]
         assert pods.restarts >= 2
         assert (pods.outages, pods.disconnected_since) == (0, None)
     versions = [request.query["resourceVersion"] for request in wire.asked("GET", PODS, watch=True)]
@@ -176,14 +241,18 @@ async def test_bytes_of_any_kind_keep_a_quiet_connection(cluster: Cluster, wire:
     assert len(wire.asked("GET", PODS, watch=True)) == 1
 
 
-async def test_an_overloaded_servers_retry_after_is_waited_for(cluster: Cluster, wire: Wire) -> None:
-    wire.on("WATCH", PODS, says(status(429, "TooManyRequests", "slow down"), 429, Retry_After="1"))
+@pytest.mark.parametrize("told", ["1", "90"])
+async def test_an_overloaded_servers_retry_after_is_waited_for_up_to_the_longest_pause(
+    cluster: Cluster, wire: Wire, told: str
+) -> None:
+    wire.on("WATCH", PODS, says(status(429, "TooManyRequests", "slow down"), 429, Retry_After=told))
     wire.watch("pods", then(("ADDED", pod("a", version=205))))
     loop = asyncio.get_running_loop()
     began = loop.time()
-    async with mirroring(cluster) as (mirror, _):
+    timings = Timings(first_pause=0.005, longest_pause=1.0, idle_limit=5.0)
+    async with mirroring(cluster, timings) as (mirror, _):
         await until(lambda: "429" in mirror.last_error)
-        assert mirror.pulses["pods"].disconnected_since is not None
+        assert mirror.health_by_kind["pods"].disconnected_since is not None
         await seen(mirror, "a", 205)
         assert loop.time() - began >= 1.0
         assert (mirror.disconnected_since, mirror.last_error) == (None, "")
@@ -233,7 +302,7 @@ async def test_a_watch_goes_on_however_often_the_credentials_are_replaced_meanwh
         for number in ("1", "2", "3"):
             wire.token = number
             kubeconfig(path, wire.url, {"token": number})
-            wire.on("GET", SYSTEM, says({"metadata": {"uid": "cluster-1"}}))
+            wire.on("GET", SYSTEM, says(namespace("kube-system", uid="cluster-1")))
             assert await cluster.cluster_uid() == "cluster-1"
         renewed.set()
         await seen(mirror, "a", 205)
@@ -244,7 +313,7 @@ async def test_a_watch_goes_on_however_often_the_credentials_are_replaced_meanwh
 async def test_a_server_that_goes_away_and_comes_back_is_found_again(
     wire: Wire, caplog: pytest.LogCaptureFixture
 ) -> None:
-    target = ClusterTarget(mode="embedded", url=wire.url, namespace=NAMESPACE)
+    target = target_at(wire.url, namespace=NAMESPACE)
     cluster = await Cluster.connect(target)
     port = wire.port
     wire.on("GET", PODS, says(items(pod("a"))))
@@ -252,7 +321,7 @@ async def test_a_server_that_goes_away_and_comes_back_is_found_again(
         async with mirroring(cluster) as (mirror, changes):
             changes.clear()
             await wire.stop()
-            await until(lambda: all(pulse.disconnected_since is not None for pulse in mirror.pulses.values()))
+            await until(lambda: all(health.disconnected_since is not None for health in mirror.health_by_kind.values()))
             assert set(mirror.pods) == {"a"}
             assert mirror.synced
             await until(lambda: mirror.staleness() >= 0.1)

@@ -6,6 +6,7 @@ For what the embedded cluster would never say: malformed lines, silence, an answ
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +16,8 @@ from typing import Any
 import orjson
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+
+from stackd.kube.wire import KINDS
 
 NAMESPACE = "rec"
 INSTANCE = "default"
@@ -46,10 +49,11 @@ class Stream:
         await self.raw(orjson.dumps({"type": kind, "object": obj}) + b"\n")
 
     async def bookmark(self, version: str) -> None:
-        await self.send("BOOKMARK", {"kind": "Pod", "apiVersion": "v1", "metadata": {"resourceVersion": version}})
+        kind = KINDS[self._request.path.rpartition("/")[2]].name
+        await self.send("BOOKMARK", {"kind": kind, "apiVersion": "v1", "metadata": {"resourceVersion": version}})
 
     async def error(self, code: int, message: str) -> None:
-        await self.send("ERROR", {"kind": "Status", "status": "Failure", "message": message, "code": code})
+        await self.send("ERROR", status(code, "Expired" if code == 410 else "InternalError", message))
 
     async def raw(self, data: bytes) -> None:
         await self._response.write(data)
@@ -97,12 +101,12 @@ class Wire:
             if (seen.method, seen.path) == (method, path) and watch in (None, "watch" in seen.query)
         ]
 
-    async def start(self, port: int | None = None) -> None:
+    async def start(self, port: int | None = None, *, tls: ssl.SSLContext | None = None) -> None:
         app = web.Application()
         app.router.add_route("*", "/{tail:.*}", self._handle)
         self._over = asyncio.Event()
-        self._server = TestServer(app, port=port, shutdown_timeout=0.1)
-        await self._server.start_server()
+        self._server = TestServer(app, port=port, scheme="https" if tls else "http", shutdown_timeout=0.1)
+        await self._server.start_server(ssl=tls)
 
     async def stop(self) -> None:
         self._over.set()
@@ -132,7 +136,7 @@ class Wire:
         if replies:
             return await replies.popleft()(request)
         if request.method == "GET":
-            return web.json_response({"metadata": {"resourceVersion": "1"}, "items": []})
+            return web.json_response(empty_list(request.path.rpartition("/")[2]))
         return web.json_response(status(599, "Unscripted", f"{request.method} {request.path}"), status=599)
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
@@ -162,6 +166,15 @@ async def wired() -> AsyncIterator[Wire]:
 def says(body: Any, code: int = 200, **headers: str) -> Reply:
     async def reply(_: web.Request) -> web.StreamResponse:
         return web.json_response(body, status=code, headers={key.replace("_", "-"): v for key, v in headers.items()})
+
+    return reply
+
+
+def page(text: str, code: int = 200, kind: str = "text/html") -> Reply:
+    """What a load balancer says."""
+
+    async def reply(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=code, text=text, content_type=kind)
 
     return reply
 
@@ -216,5 +229,26 @@ def pod(name: str, *, version: int = 10, uid: str = "", instance: str = INSTANCE
     }
 
 
-def items(*objects: dict[str, Any], version: int = 100, more: str = "") -> dict[str, Any]:
-    return {"metadata": {"resourceVersion": str(version), "continue": more}, "items": list(objects)}
+def items(*objects: dict[str, Any], version: int = 100, more: str = "", kind: str = "Pod") -> dict[str, Any]:
+    """A list of them; of the kind of the first, if there is one."""
+    listed = f"{objects[0]['kind'] if objects else kind}List"
+    metadata = {"resourceVersion": str(version), "continue": more}
+    return {"kind": listed, "apiVersion": "v1", "metadata": metadata, "items": list(objects)}
+
+
+def empty_list(resource: str) -> dict[str, Any]:
+    """The list of a resource of which there is nothing."""
+    kind = KINDS[resource]
+    metadata = {"resourceVersion": "1"}
+    return {"kind": f"{kind.name}List", "apiVersion": kind.api_version, "metadata": metadata, "items": []}
+
+
+def namespace(name: str = NAMESPACE, *, uid: str = "", phase: str = "Active") -> dict[str, Any]:
+    metadata = {"name": name, "uid": uid or f"uid-of-{name}", "resourceVersion": "3"}
+    return {"kind": "Namespace", "apiVersion": "v1", "metadata": metadata, "status": {"phase": phase}}
+
+
+def going(obj: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    """The object as a delete answers it."""
+    when = {"deletionTimestamp": "2026-11-24T22:56:24Z", "deletionGracePeriodSeconds": 0}
+    return {**obj, "metadata": {**obj["metadata"], **when, **metadata}}

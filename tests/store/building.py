@@ -9,11 +9,11 @@ from pathlib import Path
 
 from stackd.clock import NANOSECONDS
 from stackd.model import NewStack, Observation, Stack, StackStatus, TargetPort
-from stackd.store import Claim, Options, Store
+from stackd.store import Claim, Store, StoreOptions
 
 START = 1_770_000_000 * NANOSECONDS
 HOUR = 3600 * NANOSECONDS
-SMALL = Options(ballast_bytes=64 * 1024, busy_timeout=0.05)
+SMALL = StoreOptions(ballast_bytes=64 * 1024, busy_timeout=0.05)
 PORTS = (31001, 31100)
 
 
@@ -66,15 +66,15 @@ def seen(number: int = 0, status: StackStatus = StackStatus.RUNNING, *, ended: b
 
 
 async def open_store(
-    path: Path, clock: TestClock | None = None, *, ports: tuple[int, int] = PORTS, options: Options = SMALL
+    path: Path, clock: TestClock | None = None, *, ports: tuple[int, int] = PORTS, options: StoreOptions = SMALL
 ) -> Store:
     return await Store.open(path, clock=clock or TestClock(), node_ports=ports, options=options)
 
 
 async def accepted(store: Store, number: int = 0, *, ports: int = 1) -> Stack:
-    await store.reserve(new_stack(number, ports=ports))
-    return await store.accept(
-        stack_id(number), seen(number, StackStatus.CREATING), pod_uid=f"pod-{number}", service_uid=f"service-{number}"
+    await store.stacks.reserve(new_stack(number, ports=ports))
+    return await store.stacks.accept(
+        seen(number, StackStatus.CREATING), pod_uid=f"pod-{number}", service_uid=f"service-{number}"
     )
 
 

@@ -23,8 +23,8 @@ async def test_a_backup_taken_while_stacks_come_and_go_is_consistent(path: Path,
 
     async def churn() -> None:
         for number in range(0, 300, 3):
-            await asyncio.gather(*(store.reserve(new_stack(number + k, ports=2)) for k in range(3)))
-            await store.remove([stack_id(number)])
+            await asyncio.gather(*(store.stacks.reserve(new_stack(number + k, ports=2)) for k in range(3)))
+            await store.stacks.remove([stack_id(number)])
 
     async def copies() -> list[Path]:
         targets = [tmp_path / f"copy-{number}.db" for number in range(4)]
@@ -64,12 +64,40 @@ async def test_another_process_can_take_a_backup_while_the_daemon_runs(store: St
     await accepted(store, 2)
 
 
-async def test_a_backup_overwrites_only_when_told_to(store: Store, tmp_path: Path) -> None:
+async def test_a_backup_replaces_an_earlier_one_in_one_step(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "copies" / "copy.db"
+    target.parent.mkdir()
+    await store.backup(target)
+    first = target.read_bytes()
+    await accepted(store, 1)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killing:
+        killing.setattr("stackd.store.file._put_in_place", killed)
+        with pytest.raises(KeyboardInterrupt):
+            backup_file(store.path, target)
+    assert target.read_bytes() == first
+    await store.backup(target)
+    assert [file.name for file in target.parent.iterdir()] == ["copy.db"]
+    copy = await open_store(target)
+    assert len(copy.stacks) == 1
+    await copy.close()
+
+
+async def test_a_backup_overwrites_what_is_none_only_when_told_to(store: Store, tmp_path: Path) -> None:
     target = tmp_path / "copy.db"
+    used = await open_store(tmp_path / "used.db")
+    await used.close()
     target.write_text("precious")
-    with pytest.raises(StoreError, match="exists already"):
-        await store.backup(target)
-    assert target.read_text() == "precious"
+    for precious in (target, tmp_path / "used.db"):
+        before = precious.read_bytes()
+        with pytest.raises(StoreError, match=r"exists already, and is no backup of stackd.*--force"):
+            await store.backup(precious)
+        assert precious.read_bytes() == before
     await store.backup(target, force=True)
     assert target.read_bytes().startswith(b"SQLite format 3")
 

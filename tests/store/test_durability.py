@@ -22,12 +22,12 @@ from tests.store.building import new_stack, stack_id
 
 async def one(store, number):
     while True:
-        await store.reserve(new_stack(number, ports=2))
+        await store.stacks.reserve(new_stack(number, ports=2))
         print("+", number, flush=True)
         if number % 3 == 0:
-            await store.mark_deleting([stack_id(number)], DeleteReason.REQUEST)
+            await store.stacks.mark_deleting([stack_id(number)], DeleteReason.REQUEST)
             print("?", number, flush=True)
-            await store.remove([stack_id(number)])
+            await store.stacks.remove([stack_id(number)])
             print("-", number, flush=True)
         number += 8
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 async def prepared(path: Path) -> None:
     """A file with ten stacks in it, closed."""
     store = await open_store(path)
-    await asyncio.gather(*(store.reserve(new_stack(number, pod_spec="x" * 3000)) for number in range(10)))
+    await asyncio.gather(*(store.stacks.reserve(new_stack(number, pod_spec="x" * 3000)) for number in range(10)))
     await store.close()
 
 
@@ -41,7 +41,7 @@ async def refusal(path: Path) -> str:
 async def test_a_new_file_and_its_folder_are_for_their_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "state" / "deep" / "stackd.db"
     store = await open_store(path)
-    await store.reserve(new_stack(1))
+    await store.stacks.reserve(new_stack(1))
     assert store.fresh
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     for suffix in ("", "-wal", "-shm", ".lock", ".reserve"):
@@ -77,6 +77,7 @@ async def test_the_file_is_run_as_sqlite_should_be(store: Store, path: Path) -> 
         "stack_labels",
         "timeline",
         "kept_logs",
+        "removed_stacks",
     }
     assert {name for name, is_strict in strict.items() if is_strict} == tables
 
@@ -179,7 +180,7 @@ async def test_a_lost_file_whose_log_is_still_there_is_not_replaced_by_a_new_one
 async def test_a_creation_that_was_cut_short_is_begun_again(path: Path) -> None:
     path.with_name("stackd.db.new").write_bytes(b"half of a file")
     store = await open_store(path)
-    await store.reserve(new_stack(1))
+    await store.stacks.reserve(new_stack(1))
     await store.close()
     assert not path.with_name("stackd.db.new").exists()
 
@@ -223,3 +224,58 @@ async def test_an_opening_that_is_cancelled_gives_the_file_back(path: Path) -> N
     store = await open_store(path, TestClock(), options=SMALL)
     assert store.stacks.get(stack_id(1)) is None
     await store.close()
+
+
+async def test_a_link_and_the_file_itself_share_one_lock(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    real, link = tmp_path / "disk" / "stackd.db", tmp_path / "stackd.db"
+    await prepared(real)
+    link.symlink_to(real)
+    store = await open_store(link)
+    assert store.path == real
+    for other in (real, link):
+        with pytest.raises(StoreError, match="is held by process"):
+            await open_store(other)
+    await store.close()
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith("stackd.db")] == ["stackd.db"]
+
+
+async def test_a_file_whose_folder_is_a_link_is_found(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "state").symlink_to("disk")
+    await prepared(tmp_path / "state" / "stackd.db")
+    assert (tmp_path / "disk" / "stackd.db").exists()
+
+
+async def test_a_link_that_leads_nowhere_is_not_replaced_by_an_empty_file(tmp_path: Path) -> None:
+    link = tmp_path / "stackd.db"
+    link.symlink_to(tmp_path / "volume" / "stackd.db")
+    with pytest.raises(StoreError, match=r"is a link to .*/volume/stackd\.db, which is not there: mount what it is on"):
+        await open_store(link)
+    (tmp_path / "state").symlink_to("unmounted")
+    with pytest.raises(
+        StoreError, match=r"state, above the state file stackd\.db, is a link to unmounted, which is not"
+    ):
+        await open_store(tmp_path / "state" / "stackd.db")
+    assert link.is_symlink()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["stackd.db", "state"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE stacks SET ports = '[{]'",
+        "UPDATE stacks SET ports = '[{\"port\": 1}]'",
+        "UPDATE stacks SET ports = '7'",
+        "UPDATE stacks SET labels = '[1]'",
+        "UPDATE stacks SET desired = CAST(x'ff' AS TEXT)",
+        "UPDATE stacks SET namespace = CAST(x'ff' AS TEXT)",
+        "UPDATE meta SET value = 'many' WHERE key = 'sequence'",
+    ],
+)
+async def test_a_row_that_cannot_be_read_is_damage_with_its_remedy(path: Path, change: str) -> None:
+    await prepared(path)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as shell:
+        shell.execute("PRAGMA ignore_check_constraints = ON")
+        assert shell.execute(change).rowcount
+    assert re.search(r"is damaged \(.*\): restore a copy made by `stackd.py backup`", await refusal(path))

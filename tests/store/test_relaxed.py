@@ -24,7 +24,7 @@ async def test_an_observation_alone_does_not_wait_for_the_disk(tmp_path: Path) -
     store = await open_store(tmp_path / "state.db")
     await accepted(store)
     commits, waits = store.counters.commits, store.counters.disk_waits
-    assert await store.observe([seen(0, StackStatus.RUNNING)])
+    assert await store.stacks.observe([seen(0, StackStatus.RUNNING)])
     assert (store.counters.commits, store.counters.disk_waits) == (commits + 1, waits)
     await store.close()
 
@@ -32,10 +32,10 @@ async def test_an_observation_alone_does_not_wait_for_the_disk(tmp_path: Path) -
 async def test_every_other_write_waits_for_it(tmp_path: Path) -> None:
     store = await open_store(tmp_path / "state.db")
     await accepted(store)
-    await store.observe([seen(0, StackStatus.RUNNING)])
+    await store.stacks.observe([seen(0, StackStatus.RUNNING)])
     waits = store.counters.disk_waits
-    await store.mark_deleting([stack_id(0)], DeleteReason.REQUEST)
-    await store.remove([stack_id(0)])
+    await store.stacks.mark_deleting([stack_id(0)], DeleteReason.REQUEST)
+    await store.stacks.remove([stack_id(0)])
     assert store.counters.disk_waits == waits + 2
     await store.close()
 
@@ -46,8 +46,8 @@ async def test_an_observation_that_shares_a_commit_waits_with_it(tmp_path: Path)
     waits = store.counters.disk_waits
     async with asyncio.TaskGroup() as group:
         for number in range(1, 20):
-            group.create_task(store.reserve(new_stack(number)))
-            group.create_task(store.observe([seen(0, StackStatus.RUNNING)]))
+            group.create_task(store.stacks.reserve(new_stack(number)))
+            group.create_task(store.stacks.observe([seen(0, StackStatus.RUNNING)]))
     assert store.stacks.get(stack_id(0)) is not None
     assert store.counters.disk_waits > waits
     await store.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stackd.errors import LabelLimitReached, StoreError
-from stackd.model import DeleteReason, Desired, Kind
+from stackd.model import DeleteReason, Desired, EventKind
 from stackd.store import schema
 from stackd.store.schema import Migration
 from tests.store.building import HOUR, SMALL, START, accepted, new_stack, open_store, stack_id
@@ -55,7 +55,7 @@ async def test_an_older_file_is_migrated_with_its_rows_and_a_copy_is_kept(path: 
     await store.close()
     store = await open_store(path, options=LATER)
     assert store.stacks.ordered() == (stack,)
-    assert await store.get_meta("counted") == "1"
+    assert await store.meta.get("counted") == "1"
     await store.close()
     assert version(path) == VERSION + 2
     copy = path.with_name(f"stackd.db.v{VERSION}-before-v{VERSION + 2}.bak")
@@ -103,8 +103,8 @@ async def test_a_file_of_a_later_stackd_is_refused_by_the_earlier_one(path: Path
 
 async def test_foreign_keys_are_enforced_after_a_migration(path: Path) -> None:
     store = await open_store(path, options=FIRST)
-    await store.create_job("job-1", ["a", "b"])
-    await store.begin_items("job-1", ["a", "b"])
+    await store.jobs.create("job-1", ["a", "b"])
+    await store.jobs.begin_items("job-1", ["a", "b"])
     await store.close()
     store = await open_store(path, options=LATER)
     assert (await store.purge(2**62, keep_jobs_ns=0)).jobs == 1
@@ -126,11 +126,14 @@ async def test_a_file_of_the_first_format_keeps_its_stacks_and_learns_stops_labe
     store = await open_store(path, options=FIRST)
     (stack,) = store.stacks.ordered()
     assert (stack.desired, stack.generation, stack.pod_uid) == (Desired.RUNNING, 0, "pod")
-    assert await store.timeline(stack.stack_id) == []
+    assert await store.timeline.read(stack.stack_id) == []
     with pytest.raises(LabelLimitReached):
-        await store.reserve(replace(new_stack(2), labels={"player": "7"}), label_limits={"player": 1})
-    await store.mark_deleting([stack.stack_id], DeleteReason.REQUEST, "alice")
-    await store.remove([stack.stack_id])
-    assert [line.kind for line in await store.timeline(stack.stack_id)] == [Kind.DELETE_REQUESTED, Kind.DELETED]
+        await store.stacks.reserve(replace(new_stack(2), labels={"player": "7"}), label_limits={"player": 1})
+    await store.stacks.mark_deleting([stack.stack_id], DeleteReason.REQUEST, "alice")
+    await store.stacks.remove([stack.stack_id])
+    assert [line.kind for line in await store.timeline.read(stack.stack_id)] == [
+        EventKind.DELETE_REQUESTED,
+        EventKind.DELETED,
+    ]
     await store.close()
     assert version(path.with_name(f"stackd.db.v1-before-v{VERSION}.bak")) == 1

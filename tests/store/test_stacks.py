@@ -13,7 +13,7 @@ from tests.store.building import HOUR, START, TestClock, accepted, new_stack, op
 
 
 async def test_a_reserved_stack_is_creating_and_not_yet_accepted(store: Store) -> None:
-    stack = await store.reserve(new_stack(1, ports=2))
+    stack = await store.stacks.reserve(new_stack(1, ports=2))
     assert (stack.status, stack.accepted, stack.updated_at) == (StackStatus.CREATING, False, stack.created_at)
     assert [(p.container_port, p.protocol) for p in stack.ports] == [(80, "TCP"), (81, "TCP")]
     assert store.stacks.get(stack.stack_id) == stack
@@ -22,8 +22,10 @@ async def test_a_reserved_stack_is_creating_and_not_yet_accepted(store: Store) -
 async def test_every_field_survives_a_restart(store: Store, path: Path, clock: TestClock) -> None:
     await accepted(store, 1, ports=2)
     clock.advance(5)
-    await store.observe([replace(seen(1, StackStatus.FAILED), status_reason="OOMKilled", status_message="too big")])
-    await store.mark_deleting([stack_id(1)], DeleteReason.EXPIRED)
+    await store.stacks.observe(
+        [replace(seen(1, StackStatus.FAILED), status_reason="OOMKilled", status_message="too big")]
+    )
+    await store.stacks.mark_deleting([stack_id(1)], DeleteReason.EXPIRED)
     before = store.stacks.ordered()
     await store.close()
     again = await open_store(path, clock)
@@ -33,54 +35,54 @@ async def test_every_field_survives_a_restart(store: Store, path: Path, clock: T
 
 
 async def test_a_second_stack_of_the_same_id_is_a_conflict(store: Store) -> None:
-    first = await store.reserve(new_stack(1))
+    first = await store.stacks.reserve(new_stack(1))
     with pytest.raises(Conflict, match="a stack of this id"):
-        await store.reserve(new_stack(1))
+        await store.stacks.reserve(new_stack(1))
     assert store.stacks.ordered() == (first,)
     assert store.ports.used == 1
 
 
 async def test_the_limit_of_stacks_is_decided_in_the_transaction(store: Store) -> None:
-    await store.reserve(new_stack(1), max_stacks=2)
-    await store.reserve(new_stack(2), max_stacks=2)
+    await store.stacks.reserve(new_stack(1), max_stacks=2)
+    await store.stacks.reserve(new_stack(2), max_stacks=2)
     with pytest.raises(Unavailable, match="limit of 2 stacks"):
-        await store.reserve(new_stack(3), max_stacks=2)
+        await store.stacks.reserve(new_stack(3), max_stacks=2)
     assert len(store.stacks) == 2
 
 
 async def test_an_accepted_stack_shows_updated_at_as_created_at(store: Store, clock: TestClock) -> None:
-    await store.reserve(new_stack(1))
+    await store.stacks.reserve(new_stack(1))
     clock.advance(3)
-    stack = await store.accept(stack_id(1), seen(1, StackStatus.CREATING), pod_uid="p", service_uid="s")
+    stack = await store.stacks.accept(seen(1, StackStatus.CREATING), pod_uid="p", service_uid="s")
     assert (stack.accepted, stack.node_id, stack.node_public_ip) == (True, "worker-1", "192.0.2.7")
     assert stack.updated_at == stack.created_at == START
     assert (stack.pod_uid, stack.service_uid) == ("p", "s")
 
 
 async def test_a_stack_that_ended_before_it_was_accepted_stays_ended(store: Store) -> None:
-    await store.reserve(new_stack(1))
-    await store.observe([seen(1, StackStatus.FAILED, ended=True)])
-    stack = await store.accept(stack_id(1), seen(1, StackStatus.CREATING), pod_uid="p", service_uid="s")
+    await store.stacks.reserve(new_stack(1))
+    await store.stacks.observe([seen(1, StackStatus.FAILED, ended=True)])
+    stack = await store.stacks.accept(seen(1, StackStatus.CREATING), pod_uid="p", service_uid="s")
     assert (stack.status, stack.ended, stack.accepted) == (StackStatus.FAILED, True, True)
 
 
 async def test_a_stack_that_is_being_deleted_cannot_be_accepted(store: Store) -> None:
-    await store.reserve(new_stack(1))
-    await store.mark_deleting([stack_id(1)], DeleteReason.REQUEST)
+    await store.stacks.reserve(new_stack(1))
+    await store.stacks.mark_deleting([stack_id(1)], DeleteReason.REQUEST)
     with pytest.raises(StackNotFound):
-        await store.accept(stack_id(1), seen(1), pod_uid="p", service_uid="s")
+        await store.stacks.accept(seen(1), pod_uid="p", service_uid="s")
     with pytest.raises(StackNotFound):
-        await store.accept(stack_id(2), seen(2), pod_uid="p", service_uid="s")
+        await store.stacks.accept(seen(2), pod_uid="p", service_uid="s")
 
 
 async def test_updated_at_moves_with_what_a_client_sees_and_not_otherwise(store: Store, clock: TestClock) -> None:
     await accepted(store, 1)
     clock.advance(1)
-    assert await store.observe([seen(1, StackStatus.CREATING)]) == []
-    (running,) = await store.observe([seen(1, StackStatus.RUNNING)])
+    assert await store.stacks.observe([seen(1, StackStatus.CREATING)]) == []
+    (running,) = await store.stacks.observe([seen(1, StackStatus.RUNNING)])
     assert running.updated_at == clock.now()
     clock.advance(1)
-    (ended,) = await store.observe([seen(1, StackStatus.RUNNING, ended=True)])
+    (ended,) = await store.stacks.observe([seen(1, StackStatus.RUNNING, ended=True)])
     assert ended.ended
     assert ended.updated_at == running.updated_at
 
@@ -88,40 +90,40 @@ async def test_updated_at_moves_with_what_a_client_sees_and_not_otherwise(store:
 async def test_updated_at_never_goes_back_when_the_clock_is_set_back(store: Store, clock: TestClock) -> None:
     await accepted(store, 1)
     clock.advance(10)
-    (running,) = await store.observe([seen(1, StackStatus.RUNNING)])
+    (running,) = await store.stacks.observe([seen(1, StackStatus.RUNNING)])
     clock.advance(-3600)
-    (failed,) = await store.observe([seen(1, StackStatus.FAILED)])
+    (failed,) = await store.stacks.observe([seen(1, StackStatus.FAILED)])
     assert failed.updated_at == running.updated_at
 
 
 async def test_an_observation_without_news_costs_no_transaction(store: Store) -> None:
     await accepted(store, 1)
     before = store.counters.commits, store.counters.statements
-    assert await store.observe([seen(1, StackStatus.CREATING), seen(2)]) == []
+    assert await store.stacks.observe([seen(1, StackStatus.CREATING), seen(2)]) == []
     assert (store.counters.commits, store.counters.statements) == before
 
 
 async def test_what_was_seen_of_a_stack_before_its_end_does_not_bring_it_back(store: Store) -> None:
     await accepted(store, 1)
-    (ended,) = await store.observe([seen(1, StackStatus.FAILED, ended=True)])
-    assert await store.observe([seen(1, StackStatus.RUNNING)]) == []
+    (ended,) = await store.stacks.observe([seen(1, StackStatus.FAILED, ended=True)])
+    assert await store.stacks.observe([seen(1, StackStatus.RUNNING)]) == []
     assert store.stacks.get(stack_id(1)) == ended
-    (later,) = await store.observe([seen(1, StackStatus.NODE_DELETED, ended=True)])
+    (later,) = await store.stacks.observe([seen(1, StackStatus.NODE_DELETED, ended=True)])
     assert (later.status, later.ended) == (StackStatus.NODE_DELETED, True)
 
 
 async def test_observations_of_stacks_that_are_gone_or_being_deleted_are_skipped(store: Store) -> None:
     await accepted(store, 1)
-    (marked,) = await store.mark_deleting([stack_id(1)], DeleteReason.REQUEST)
-    assert await store.observe([seen(1), seen(9)]) == []
+    (marked,) = await store.stacks.mark_deleting([stack_id(1)], DeleteReason.REQUEST)
+    assert await store.stacks.observe([seen(1), seen(9)]) == []
     assert store.stacks.ordered() == (marked,)
 
 
 async def test_an_observation_behind_another_one_is_compared_with_it_not_with_the_view(store: Store) -> None:
     await accepted(store, 1)
     await asyncio.gather(
-        store.observe([seen(1, StackStatus.RUNNING)]),
-        store.observe([seen(1, StackStatus.CREATING)]),  # equal to the view, but no longer when its turn comes
+        store.stacks.observe([seen(1, StackStatus.RUNNING)]),
+        store.stacks.observe([seen(1, StackStatus.CREATING)]),  # equal to the view, but no longer when its turn comes
     )
     last = store.stacks.get(stack_id(1))
     assert last is not None
@@ -130,9 +132,9 @@ async def test_an_observation_behind_another_one_is_compared_with_it_not_with_th
 
 async def test_the_first_reason_and_time_of_a_delete_stay(store: Store, clock: TestClock) -> None:
     await accepted(store, 1)
-    (first,) = await store.mark_deleting([stack_id(1)], DeleteReason.EXPIRED)
+    (first,) = await store.stacks.mark_deleting([stack_id(1)], DeleteReason.EXPIRED)
     clock.advance(60)
-    again = await store.mark_deleting([stack_id(2), stack_id(1)], DeleteReason.REQUEST)
+    again = await store.stacks.mark_deleting([stack_id(2), stack_id(1)], DeleteReason.REQUEST)
     assert again == [first]
     assert (first.delete_reason, first.deleting_since) == (DeleteReason.EXPIRED, START)
     assert first.updated_at == first.created_at
@@ -140,28 +142,28 @@ async def test_the_first_reason_and_time_of_a_delete_stay(store: Store, clock: T
 
 async def test_a_removed_stack_is_gone_and_its_port_is_free_again(store: Store) -> None:
     await accepted(store, 1, ports=3)
-    await store.mark_deleting([stack_id(1)], DeleteReason.REQUEST)
+    await store.stacks.mark_deleting([stack_id(1)], DeleteReason.REQUEST)
     assert store.ports.used == 3
-    assert await store.remove([stack_id(1), stack_id(2)]) == 1
+    assert await store.stacks.remove([stack_id(1), stack_id(2)]) == 1
     assert (store.ports.used, store.ports.free, len(store.stacks)) == (0, 100, 0)
-    assert await store.remove([stack_id(1)]) == 0
+    assert await store.stacks.remove([stack_id(1)]) == 0
 
 
 async def test_only_an_ended_stack_gives_its_ports_back_and_its_answer_still_shows_them(store: Store) -> None:
     await accepted(store, 1)
-    assert await store.release_ports([stack_id(1)]) == []
+    assert await store.ports.release([stack_id(1)]) == []
     assert store.ports.used == 1
-    (ended,) = await store.observe([seen(1, StackStatus.STOPPED, ended=True)])
-    (released,) = await store.release_ports([stack_id(1)])
+    (ended,) = await store.stacks.observe([seen(1, StackStatus.STOPPED, ended=True)])
+    (released,) = await store.ports.release([stack_id(1)])
     assert (released.ports_held, released.ports) == (False, ended.ports)
     assert (store.ports.used, store.ports.free) == (0, 100)
-    assert await store.release_ports([stack_id(1)]) == []
+    assert await store.ports.release([stack_id(1)]) == []
 
 
 async def test_adopted_records_come_back_as_they_were(store: Store, path: Path, tmp_path: Path) -> None:
     lost = [await accepted(store, number, ports=2) for number in range(3)]
     other = await open_store(tmp_path / "rebuilt.db")
-    results = await other.adopt(lost)
+    results = await other.stacks.adopt(lost)
     assert [result.stack for result in results] == lost
     assert other.stacks.ordered() == store.stacks.ordered()
     assert other.ports.used == 6
@@ -173,7 +175,7 @@ async def test_a_record_that_contradicts_the_file_is_skipped_with_the_reason(sto
     same_port = replace(here, stack_id=stack_id(2))
     elsewhere = replace(here.ports[0], node_port=here.ports[0].node_port % 31100 + 1)
     fine = replace(here, stack_id=stack_id(3), ports=(elsewhere,))
-    results = await store.adopt([same_port, here, fine])
+    results = await store.stacks.adopt([same_port, here, fine])
     assert [result.reason for result in results] == [
         "the node port is held by another stack",
         "there is a stack of this id already",
@@ -184,13 +186,13 @@ async def test_a_record_that_contradicts_the_file_is_skipped_with_the_reason(sto
 
 
 async def test_values_of_meta_survive_a_restart_until_they_are_removed(store: Store, path: Path) -> None:
-    await store.set_meta("cluster_uid", "a")
-    await store.set_meta("cluster_uid", "b")
+    await store.meta.put("cluster_uid", "a")
+    await store.meta.put("cluster_uid", "b")
     await store.close()
     again = await open_store(path)
-    assert await again.get_meta("cluster_uid") == "b"
-    await again.set_meta("cluster_uid", None)
-    assert await again.get_meta("cluster_uid") is None
+    assert await again.meta.get("cluster_uid") == "b"
+    await again.meta.put("cluster_uid", None)
+    assert await again.meta.get("cluster_uid") is None
     await again.close()
 
 
@@ -198,8 +200,26 @@ async def test_a_stack_whose_end_was_put_off_a_moment_ago_does_not_expire(store:
     await accepted(store, 1)
     await accepted(store, 2)
     clock.advance(2 * 3600 - 1)
-    await store.extend(stack_id(1), Extension(add=HOUR, longest=24 * HOUR, by="alice"))
+    await store.stacks.extend(stack_id(1), Extension(add=HOUR, longest=24 * HOUR, by="alice"))
     clock.advance(1)
-    assert [stack.stack_id for stack in await store.mark_expired([stack_id(1), stack_id(2)])] == [stack_id(2)]
+    assert [stack.stack_id for stack in await store.stacks.mark_expired([stack_id(1), stack_id(2)])] == [stack_id(2)]
     clock.advance(3600)
-    assert [stack.stack_id for stack in await store.mark_expired([stack_id(1)])] == [stack_id(1)]
+    assert [stack.stack_id for stack in await store.stacks.mark_expired([stack_id(1)])] == [stack_id(1)]
+
+
+async def test_stacks_that_were_made_in_the_future_end_as_if_they_were_made_now(store: Store, clock: TestClock) -> None:
+    await accepted(store, 1)
+    year = 365 * 24 * HOUR
+    clock.wall += year
+    for number in (2, 3, 4):
+        await store.stacks.reserve(new_stack(number, created_at=clock.wall))
+    clock.wall -= year
+    changed = await store.stacks.end_in_time(HOUR)
+    assert {stack.stack_id: stack.ttl_expires_at for stack in changed} == {
+        stack_id(number): clock.wall + HOUR for number in (2, 3, 4)
+    }
+    clock.advance(600)
+    assert await store.stacks.end_in_time(HOUR) == []
+    kept = store.stacks.get(stack_id(1))
+    assert kept is not None
+    assert kept.ttl_expires_at == START + 2 * HOUR

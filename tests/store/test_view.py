@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stackd.model import DeleteReason, Stack, StackStatus
 from stackd.store import Store
-from stackd.store.view import StacksView
+from stackd.store.stacks import StacksView
 from tests.store.building import START, accepted, new_stack, seen, stack_id
 
 Change = tuple[Stack | None, Stack | None]
@@ -16,7 +16,7 @@ Change = tuple[Stack | None, Stack | None]
 
 async def test_the_list_is_ordered_by_creation_then_id(store: Store) -> None:
     for number, created_at in ((3, START), (1, START + 5), (2, START), (4, START - 1)):
-        await store.reserve(new_stack(number, created_at=created_at))
+        await store.stacks.reserve(new_stack(number, created_at=created_at))
     assert [stack.stack_id for stack in store.stacks.ordered()] == [stack_id(number) for number in (4, 2, 3, 1)]
 
 
@@ -24,36 +24,36 @@ async def test_the_list_is_the_same_object_until_something_changes(store: Store)
     await accepted(store, 1)
     first = store.stacks.ordered()
     assert store.stacks.ordered() is first
-    await store.observe([seen(1)])
+    await store.stacks.observe([seen(1)])
     assert store.stacks.ordered() is not first
 
 
 async def test_the_version_moves_once_per_published_batch(store: Store) -> None:
-    await asyncio.gather(*(store.reserve(new_stack(number)) for number in range(20)))
+    await asyncio.gather(*(store.stacks.reserve(new_stack(number)) for number in range(20)))
     assert 1 <= store.stacks.version <= 3
     before = store.stacks.version
-    await store.set_meta("key", "value")
+    await store.meta.put("key", "value")
     assert store.stacks.version == before
 
 
 async def test_subscribers_hear_of_each_change_in_its_order_before_the_caller_does(store: Store) -> None:
     heard: list[Change] = []
     unsubscribe = store.stacks.subscribe(lambda before, after: heard.append((before, after)))
-    reserved = await store.reserve(new_stack(1))
+    reserved = await store.stacks.reserve(new_stack(1))
     assert heard == [(None, reserved)]
-    (running,) = await store.observe([seen(1)])
-    (marked,) = await store.mark_deleting([stack_id(1)], DeleteReason.REQUEST)
-    await store.remove([stack_id(1)])
+    (running,) = await store.stacks.observe([seen(1)])
+    (marked,) = await store.stacks.mark_deleting([stack_id(1)], DeleteReason.REQUEST)
+    await store.stacks.remove([stack_id(1)])
     assert heard[1:] == [(reserved, running), (running, marked), (marked, None)]
     unsubscribe()
-    await store.reserve(new_stack(2))
+    await store.stacks.reserve(new_stack(2))
     assert len(heard) == 4
 
 
 async def test_a_row_that_came_and_went_within_one_batch_is_heard_of_twice(store: Store) -> None:
     heard: list[Change] = []
     store.stacks.subscribe(lambda before, after: heard.append((before, after)))
-    await asyncio.gather(store.reserve(new_stack(1)), store.remove([stack_id(1)]))
+    await asyncio.gather(store.stacks.reserve(new_stack(1)), store.stacks.remove([stack_id(1)]))
     assert [(before is None, after is None) for before, after in heard] == [(True, False), (False, True)]
     assert len(store.stacks) == 0
 

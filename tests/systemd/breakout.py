@@ -11,6 +11,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from stackd.clock import boot_id
+
 STATE = Path(os.environ.get("STATE_DIRECTORY", "."))
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 PTRACE_ATTACH = 16
@@ -80,10 +82,19 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "set the setuid bit": set_uid_bit,
     "run a program that it wrote": run_own_program,
 }
+
+
+def know_this_start_of_the_machine() -> None:
+    """By the package's own means, since the file in which the kernel tells it is hidden here."""
+    if len(boot_id()) != 32:
+        raise OSError("the start of the machine is not known")
+
+
 ALLOWED: dict[str, Callable[[], object]] = {
     "write its state": lambda: (STATE / "allowed").write_text("x"),
     "read its configuration": read("/etc/stackd/config.toml"),
     "open a TCP socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM),
+    "know this start of the machine": know_this_start_of_the_machine,
 }
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from tests.systemd.machine import HOST_VARIABLE, Machine, box, host, install, sdbox, why_not
-from tests.systemd.service import Service, free_port
+from tests.ports import free_port
+from tests.systemd.machine import HOST_VARIABLE, Machine, boot, box, host, install, power_off, why_not
+from tests.systemd.service import Service
 
+SECONDS = 300
 pytestmark = pytest.mark.systemd
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """The first of them installs stackd, which takes a while beside other tests."""
+    item.add_marker(pytest.mark.timeout(SECONDS))
 
 
 @pytest.fixture(scope="session")
@@ -29,16 +34,13 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     folder = tmp_path_factory.mktemp("systemd") / f"stackd-{os.getpid()}"
     made = box(folder)
     install(made.files)
-    tool = str(sdbox())
-    environment = {**os.environ, **made.environment}
-    subprocess.run([tool, "boot"], env=environment, check=True, capture_output=True, timeout=60)
+    boot(made)
     try:
         made.must("systemd-sysusers")
         made.must("systemd-tmpfiles", "--create", "stackd.conf")
         yield made
     finally:
-        subprocess.run([tool, "stop"], env=environment, check=True, capture_output=True, timeout=60)
-        shutil.rmtree(folder, ignore_errors=True)
+        power_off(made)
 
 
 @pytest.fixture(scope="session")

@@ -106,6 +106,19 @@ def host() -> Machine:
     return Machine(enter=(), environment={}, files=Path("/"))
 
 
+def boot(machine: Machine) -> None:
+    """Start a box."""
+    environment = {**os.environ, **machine.environment}
+    subprocess.run([machine.enter[0], "boot"], env=environment, check=True, capture_output=True, timeout=60)
+
+
+def power_off(machine: Machine) -> None:
+    """Stop a box, and remove what it left."""
+    environment = {**os.environ, **machine.environment}
+    subprocess.run([machine.enter[0], "stop"], env=environment, check=True, capture_output=True, timeout=60)
+    shutil.rmtree(machine.files.parent, ignore_errors=True)
+
+
 def install(destination: Path, *, wheel: Path | None = None) -> None:
     """``make install``; into a folder unless that is ``/``."""
     destdir = "" if destination == Path("/") else str(destination)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +13,12 @@ import aiohttp
 
 from stackd.embedded import EmbeddedCluster
 from stackd.keys import new_key
-from tests.stand import Reply, eventually, fast_cluster, seed
+from tests.harness import Reply, eventually, fast_cluster, seed
 from tests.systemd.machine import Machine
 
 UNIT = "stackd.service"
 COMMAND = "/usr/local/bin/stackd"
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,20 +61,20 @@ class Service:
         await asyncio.to_thread(self.machine.write, "/etc/stackd/config.toml", text)
         await self.do("bash", "-c", "chgrp stackd /etc/stackd/config.toml; chmod 640 /etc/stackd/config.toml")
 
-    async def credentials(self) -> None:
+    async def credentials(self, **cluster: str) -> None:
         """Put key and kubeconfig in place, readable by root only."""
         await asyncio.to_thread(self.machine.write, "/etc/stackd/api-key", self.key + "\n", "0600")
-        await asyncio.to_thread(self.machine.write, "/etc/stackd/kubeconfig", self.kubeconfig(), "0600")
+        await asyncio.to_thread(self.machine.write, "/etc/stackd/kubeconfig", self.kubeconfig(**cluster), "0600")
 
-    def kubeconfig(self) -> str:
-        """How to get to the embedded cluster."""
-        server = {"server": f"http://127.0.0.1:{self.cluster_port}"}
+    def kubeconfig(self, *, token: str = "", **cluster: str) -> str:
+        """How to get to the embedded cluster; more is said of it, or instead, with ``cluster``."""
+        server = {"server": f"http://127.0.0.1:{self.cluster_port}", **cluster}
         context = {"name": "x", "context": {"cluster": "x", "user": "x"}}
         config = {
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "x", "cluster": server}],
-            "users": [{"name": "x", "user": {}}],
+            "users": [{"name": "x", "user": {"token": token} if token else {}}],
             "contexts": [context],
             "current-context": "x",
         }
@@ -139,10 +138,3 @@ class Service:
         """The messages of the journal about this unit since the last ``fresh``."""
         records = await asyncio.to_thread(self.machine.journal, *(matches or (f"--unit={UNIT}",)))
         return [str(record["MESSAGE"]) for record in records]
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
 from stackd.embedded import Fault
-from tests.stand import seed
+from tests.harness import seed
 from tests.systemd.service import UNIT, Service
 
 pytestmark = pytest.mark.systemd
@@ -21,6 +22,20 @@ async def test_a_killed_daemon_is_started_again_and_has_lost_nothing(service: Se
     after = await service.stacks()
     assert [stack["stack_id"] for stack in after] == [stack["stack_id"] for stack in made]
     assert [stack["ports"] for stack in after] == [stack["ports"] for stack in before]
+
+
+async def test_a_daemon_that_was_killed_often_is_started_again_as_soon_as_after_the_first_time(
+    service: Service,
+) -> None:
+    for count in range(1, 4):
+        await service.do("systemctl", "kill", "--signal=KILL", UNIT)
+        await service.until(partial(_is_back, count))
+        delay = await service.do("systemctl", "show", "--value", "--property=RestartUSecNext", UNIT)
+        assert delay.strip() == "2s"
+
+
+def _is_back(count: int, state: dict[str, str]) -> bool:
+    return (state["NRestarts"], state["ActiveState"]) == (str(count), "active")
 
 
 async def test_a_hung_daemon_is_noticed_by_the_watchdog_and_started_again(service: Service) -> None:

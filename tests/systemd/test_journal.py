@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stackd.embedded import Fault
-from tests.stand import eventually, request_for
+from tests.harness import eventually, request_for
 from tests.systemd.service import UNIT, Service
 
 pytestmark = pytest.mark.systemd

@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
+from stackd.embedded import User, everything
 from stackd.keys import new_key
-from tests.stand import eventually
-from tests.systemd.service import UNIT, Service
+from tests.harness import eventually, seed
+from tests.systemd.service import COMMAND, UNIT, Service
 
 pytestmark = pytest.mark.systemd
 
@@ -90,3 +91,62 @@ def _hours(time: str) -> float:
     from datetime import datetime
 
     return datetime.fromisoformat(time[:26].rstrip("Z") + "+00:00").timestamp() / 3600
+
+
+async def test_a_changed_kubeconfig_and_key_are_taken_at_a_reload(bare: Service) -> None:
+    users = tuple(User(token=name, name=name, rules=(everything(),)) for name in ("old", "new"))
+    await bare.credentials(token="old")
+    cluster = await bare.start_cluster(users=users)
+    await bare.start()
+    pid = (await bare.state())["MainPID"]
+    cluster.faults.expire_token("old")
+    assert (await bare.call("POST", "/stacks", seed())).status == 503
+    old, bare.key = bare.key, new_key()[0]
+    await bare.credentials(token="new")
+    said = await bare.do(COMMAND, "reload")
+    assert said.splitlines() == ["reloaded: the credentials for the cluster", "reloaded: auth.keys"]
+    assert (await bare.call("GET", "/healthz")).status == 200
+    assert (await bare.call("GET", "/healthz", headers={"X-API-KEY": old})).status == 401
+
+    async def creates() -> bool:
+        return (await bare.call("POST", "/stacks", seed())).status == 201
+
+    await eventually(creates)
+    assert (await bare.state())["MainPID"] == pid
+    assert (await bare.do(COMMAND, "reload")).splitlines() == ["reloaded: nothing has changed"]
+    seen = await bare.do("bash", "-c", "stat --format='%a %U %G' /run/stackd/* /run/stackd/*/*")
+    assert seen.splitlines() == ["750 root stackd"] + ["440 root stackd"] * 3
+    assert await bare.try_to("runuser", "-u", "nobody", "--", "bash", "-c", "cat /run/stackd/*/*") != 0
+
+
+async def test_a_restart_forgets_what_was_handed_over(service: Service) -> None:
+    await service.do(COMMAND, "reload")
+    service.key = new_key()[0]
+    await service.credentials()
+    await service.do("systemctl", "restart", UNIT)
+    assert (await service.call("GET", "/healthz")).status == 200
+    await service.do(COMMAND, "reload")
+    await service.do("systemctl", "stop", UNIT)
+    assert await service.try_to("test", "-e", "/run/stackd") != 0
+
+
+async def test_a_kubeconfig_that_cannot_be_used_is_refused_with_the_whole_reload(service: Service) -> None:
+    await asyncio.to_thread(service.machine.write, "/etc/stackd/kubeconfig", "a: [\n", "0600")
+    await service.configure(stacks='ttl = "90m"')
+    ran = await asyncio.to_thread(service.machine.run, COMMAND, "reload")
+    assert ran.code == 1
+    (first, second) = ran.out.splitlines()
+    assert first.startswith("reload refused: [cluster] kubeconfig: ")
+    assert second.startswith("reload refused, the configuration in force stays")
+    stack = await service.create()
+    assert _hours(stack["ttl_expires_at"]) - _hours(stack["created_at"]) == pytest.approx(2.0, abs=0.001)
+
+
+async def test_what_waits_for_a_restart_is_said_by_the_reload_and_stays_in_the_status(service: Service) -> None:
+    await service.configure(stacks='namespace = "others"')
+    said = await service.do(COMMAND, "reload")
+    assert said.splitlines() == ['waits for a restart: stacks.namespace: "stacks" → "others"']
+    await service.until(lambda state: state["StatusText"].endswith("; waits for a restart: stacks.namespace"))
+    await service.configure()
+    await service.do(COMMAND, "reload")
+    await service.until(lambda state: state["StatusText"] == "ready: 0 stacks, 2 nodes")

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import time
+from pathlib import Path
+
 import pytest
 
+from stackd.embedded import Rule, User, everything
+from tests.certificates import BARE, HAVE_OPENSSL, authority, issued, tls_in_front
 from tests.systemd.service import UNIT, Service
 
 pytestmark = pytest.mark.systemd
+SOON = 15.0
+"""Seconds; the daemon takes 5 of them to look for the cluster."""
 
 
 async def test_it_is_ready_when_it_serves_and_says_so_in_its_status(service: Service) -> None:
@@ -14,7 +22,7 @@ async def test_it_is_ready_when_it_serves_and_says_so_in_its_status(service: Ser
     assert (state["ActiveState"], state["StatusText"]) == ("active", "ready: 0 stacks, 2 nodes")
     assert (await service.call("GET", "/readyz")).status == 200
     await service.create()
-    await service.until(lambda state: state["StatusText"] == "ready: 1 stacks, 2 nodes")
+    await service.until(lambda state: state["StatusText"] == "ready: 1 stack, 2 nodes")
 
 
 @pytest.mark.parametrize(
@@ -43,16 +51,61 @@ async def test_a_configuration_with_wrong_modes_is_named(bare: Service) -> None:
     assert "/etc/stackd/config.toml: cannot be read: Permission denied (user stackd)" in await bare.said()
 
 
-async def test_a_start_without_the_cluster_waits_says_for_what_and_serves_reads(bare: Service) -> None:
+async def started_without_the_cluster(bare: Service, why: str) -> None:
+    """``systemctl start`` has returned, and everywhere it is said what is waited for; a new file may lack stacks until then."""
+    before = len(await bare.said())
+    began = time.monotonic()
+    await bare.do("systemctl", "start", UNIT)
+    assert time.monotonic() - began < SOON
+    state = await bare.until(lambda state: why in state["StatusText"])
+    assert (state["ActiveState"], state["NRestarts"]) == ("active", "0")
+    assert state["StatusText"].startswith("waiting for the cluster: ")
+    assert (await bare.call("GET", "/readyz")).json["reasons"] == [state["StatusText"]]
+    reply = await bare.call("GET", "/stacks")
+    assert (reply.status, why in reply.json["detail"]) == (503, True), reply.text
+    said = (await bare.said())[before:]
+    assert len([line for line in said if line.startswith("waiting for the cluster: ")]) == 1
+
+
+async def test_a_start_without_the_cluster_returns_and_says_what_it_waits_for(bare: Service) -> None:
     await bare.credentials()
-    await bare.do("systemctl", "start", "--no-block", UNIT)
-    state = await bare.until(lambda state: "cannot be reached" in state["StatusText"])
-    assert state["ActiveState"] == "activating"
-    assert state["StatusText"].startswith("waiting for Kubernetes: ")
-    assert await bare.stacks() == []
+    await started_without_the_cluster(bare, "cannot be reached")
     await bare.start_cluster()
-    state = await bare.until(lambda state: state["ActiveState"] == "active")
+    state = await bare.until(lambda state: state["StatusText"] == "ready: 0 stacks, 2 nodes")
     assert state["NRestarts"] == "0"
+
+
+async def test_a_start_with_refused_credentials_returns_and_says_so(bare: Service) -> None:
+    await bare.credentials()
+    await bare.start_cluster(users=(User(token="other", name="other", rules=(everything(),)),))
+    await started_without_the_cluster(bare, "its credentials are not accepted (401)")
+
+
+async def test_a_start_without_a_right_returns_and_names_it(bare: Service) -> None:
+    await bare.credentials(token="some")
+    rights = Rule(verbs=frozenset({"*"}), resources=frozenset({"pods", "services", "nodes"}))
+    await bare.start_cluster(users=(User(token="some", name="stackd", rules=(rights,)),))
+    await started_without_the_cluster(bare, "no right to get namespaces")
+
+
+@pytest.mark.skipif(not HAVE_OPENSSL, reason="certificates are made with openssl")
+async def test_an_authority_without_extensions_is_accepted_and_another_one_is_not(
+    bare: Service, tmp_path: Path
+) -> None:
+    root = authority(tmp_path, extensions=BARE)
+    await bare.start_cluster()
+    async with tls_in_front(bare.cluster_port, issued(tmp_path, root, plain=True)) as port:
+        server = f"https://127.0.0.1:{port}"
+        other = authority(tmp_path, "other")
+        for trusted in (other, root):
+            data = base64.b64encode(trusted.cert.read_bytes()).decode()
+            await bare.credentials(server=server, **{"certificate-authority-data": data})
+            if trusted is other:
+                await started_without_the_cluster(bare, "certificate is not accepted: ")
+            else:
+                await bare.do("systemctl", "restart", UNIT)
+        await bare.until(lambda state: state["StatusText"] == "ready: 0 stacks, 2 nodes")
+        await bare.do("systemctl", "stop", UNIT)
 
 
 async def test_the_units_are_verified_without_a_word_and_exposed_to_little(service: Service) -> None:

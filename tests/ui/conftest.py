@@ -1,4 +1,4 @@
-"""The dashboard in Debian's Chromium, on a stand. Whatever the browser complains of fails the test."""
+"""The dashboard in Debian's Chromium, on a whole stackd. Whatever the browser complains of fails the test."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, ConsoleMessage, Locator, Page, async_playwright, expect
+from pytest_asyncio import is_async_test
 
-from tests.stand import KEY, Stand, stand
+from tests.harness import KEY, Harness, harness
 
+HERE = Path(__file__).parent
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -28,17 +31,21 @@ NOT_A_SUCCESS = "Failed to load resource: the server responded with a status of 
 
 @dataclass(slots=True, kw_only=True)
 class Board:
-    """The page, and what the browser complained of; ``refusals`` are the statuses that a test is about."""
+    """The page, and what the browser complained of; ``refusals`` are the statuses that a test is about.
+
+    ``url`` is where the browser finds the daemon: directly, unless a test puts something between.
+    """
 
     page: Page
-    at: Stand
+    at: Harness
+    url: str
     complaints: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
     async def open(self, key: str | None = KEY, path: str = "/dashboard") -> None:
         """Load the dashboard, and give it the key."""
-        await self.page.goto(self.at.url + path)
+        await self.page.goto(self.url + path)
         if key is not None:
             await self.page.get_by_label("API key").fill(key)
             await self.page.keyboard.press("Enter")
@@ -65,7 +72,7 @@ class Board:
 
     async def open_panel(self, stack_id: str) -> None:
         """Open the panel of a stack."""
-        await self.row(stack_id).locator(".c-id").click()
+        await self.row(stack_id).locator(".c-status").click()
         await expect(self.panel).to_be_visible()
 
 
@@ -82,7 +89,14 @@ def heard(board: Board, message: ConsoleMessage) -> None:
 Boards = Callable[..., AbstractAsyncContextManager[Board]]
 
 
-@pytest.fixture
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of the pages share one loop, and with it one browser: to start one takes longer than most of them."""
+    for item in items:
+        if item.path.is_relative_to(HERE) and is_async_test(item):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is not installed (Debian: apt-get install chromium)")
@@ -94,19 +108,19 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest.fixture
 def boards(browser: Browser, tmp_path: Path) -> Boards:
-    """Opens a board; ``settings`` are the stand's, ``options`` the browser's."""
+    """Opens a board; ``settings`` are the daemon's, ``options`` the browser's."""
 
     @asynccontextmanager
     async def opened(settings: dict[str, str] | None = None, **options: Any) -> AsyncIterator[Board]:
         context = await browser.new_context(**{"viewport": DESKTOP, "reduced_motion": "reduce", **options})
         context.set_default_timeout(SECONDS)
         expect.set_options(timeout=SECONDS)
-        async with stand(tmp_path, settings) as at:
+        async with harness(tmp_path, settings) as at:
             page = await context.new_page()
-            board = Board(page=page, at=at)
+            board = Board(page=page, at=at, url=at.url)
             page.on("console", lambda message: heard(board, message))
             page.on("pageerror", lambda error: board.complaints.append(str(error)))
-            page.on("request", lambda request: board.requests.append(request.url.removeprefix(at.url)))
+            page.on("request", lambda request: board.requests.append(request.url.removeprefix(board.url)))
             await page.add_init_script(REPORT_VIOLATIONS)
             yield board
             assert not board.complaints
@@ -116,9 +130,9 @@ def boards(browser: Browser, tmp_path: Path) -> Boards:
     return opened
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def board(boards: Boards) -> AsyncIterator[Board]:
-    """A board of a stand with nothing on it yet."""
+    """A board of a stackd with nothing on it yet."""
     async with boards() as ready:
         yield ready
         assert not ready.refusals, "everything that the dashboard asked for was answered"

@@ -9,18 +9,6 @@ from tests.ui.conftest import Board, Boards
 
 pytestmark = pytest.mark.ui
 
-TWO = "containers:\n  - name: one\n    ports:\n    - containerPort: 1\n    - containerPort: 2\n  - name: two\n"
-PATHS = [
-    ("a:\n  b: 1\n", "a.b", 2),
-    ("a:\n- x: 1\n- y: 2\n  z: 3\n", "a[1].z", 4),
-    ("a:\n  - - 1\n    - k: v\n", "a[0][1].k", 3),
-    ("a: |\n  b: 1\n  c: 2\nb: 2\n", "b", 4),
-    ("a: {b: {c: 1}}\n", "a.b.c", 1),
-    ('# first\n\na:\n  # then\n  "x/y": 1\n', 'a["x/y"]', 5),
-    ("a:\n  b: 1\nc:\n  b: 2\n", "c.b", 4),
-    (TWO, "containers[0].ports[1]", 5),
-    (TWO, "containers[1].image", 6),
-]
 YAML = """apiVersion: v1
 kind: Pod
 metadata:
@@ -58,13 +46,70 @@ async def test_each_mistake_is_shown_at_its_line(boards: Boards) -> None:
         assert board.refusals == ["400"]
 
 
-async def test_text_that_is_no_yaml_is_shown_at_its_line(boards: Boards) -> None:
+async def test_mistakes_come_by_line_and_each_can_be_reached(boards: Boards) -> None:
+    """The API tells of unknown fields and volumes in an order of its own."""
+    async with boards(viewport={"width": 1024, "height": 640}) as board:
+        await board.open()
+        await board.page.keyboard.press("n")
+        wrong = "".join(f"  wrong{number}: 1\n" for number in range(12))
+        await board.dialog.get_by_label("Pod, as YAML").fill(YAML + wrong)
+        await board.dialog.get_by_role("button", name="Check").click()
+        rows = board.dialog.locator(".mistakes li")
+        await expect(rows).to_have_count(14)
+        await expect(board.dialog.locator(".mistakes")).to_contain_text("14 problems")
+        lines = [int(await row.get_attribute("data-line") or 0) for row in await rows.all()]
+        assert lines == sorted(lines)
+        assert lines[:3] == [6, 11, 15]
+        last = rows.last.get_by_role("button")
+        await last.click()
+        await expect(board.dialog.get_by_label("Pod, as YAML")).to_be_focused()
+        selected = "() => { const t = document.querySelector('#yaml'); return t.value.slice(t.selectionStart, t.selectionEnd); }"
+        assert await board.page.evaluate(selected) == "  wrong11: 1"
+        await rows.last.scroll_into_view_if_needed()
+        for place in (rows.last, board.dialog.get_by_role("button", name="Create")):
+            await expect(place).to_be_in_viewport(ratio=0.9)  # whatever is scrolled, the buttons stay in sight
+        assert board.refusals == ["400"]
+
+
+BROKEN = [
+    ("spec:\n  a:\n    - containerPort: 80\n  b: [1\n  c: 2\n", 5),
+    ("spec:\n  a: [1\nb: 2\n", 3),  # no port can be read from it, which the API says before it looks at the YAML
+    ("apiVersion: v1\n\tkind: Pod\n", 2),
+    ("kind: Pod\nkind: Pod\nspec:\n  ports:\n  - containerPort: 1\n", 2),
+    ("kind: Pod\nmetadata:\n  name: a: b\n", 3),
+    ("kind: Pod\nmetadata:\n  name: *nobody\n", 3),
+    ("kind: Pod\nmetadata:\n  name: a\x07b\n", 3),
+]
+
+
+async def test_broken_yaml_is_shown_at_its_own_line(boards: Boards) -> None:
     async with boards() as board:
         await board.open()
         await board.page.keyboard.press("n")
-        await board.dialog.get_by_label("Pod, as YAML").fill("spec:\n  a:\n    - containerPort: 80\n  b: [1\n  c: 2\n")
+        for text, line in BROKEN:
+            await board.dialog.get_by_label("Pod, as YAML").fill(text)
+            await expect(board.dialog.locator(".gutter .wrong")).to_have_count(0)
+            await board.dialog.get_by_role("button", name="Check").click()
+            await expect(board.dialog.locator(".gutter .wrong").first).to_have_text(str(line))
+        assert set(board.refusals) == {"400"}
+
+
+async def test_what_is_wrong_beside_the_yaml_leads_to_its_field(boards: Boards) -> None:
+    async with boards() as board:
+        await board.open()
+        await board.page.keyboard.press("n")
+        await board.dialog.get_by_label("Pod, as YAML").fill(YAML)
+        await board.dialog.get_by_label("Ports").fill("80/sctp")
         await board.dialog.get_by_role("button", name="Check").click()
-        await expect(board.dialog.locator(".gutter .wrong")).to_have_text("5")
+        rows = board.dialog.locator(".mistakes li")
+        await expect(rows).to_have_count(3)
+        await expect(board.dialog.get_by_label("Ports")).to_have_attribute("aria-invalid", "true")
+        await rows.last.get_by_role("button", name="Ports").click()
+        await expect(board.dialog.get_by_label("Ports")).to_be_focused()
+        await board.dialog.get_by_label("Ports").fill("http")
+        await board.dialog.get_by_role("button", name="Check").click()
+        await expect(rows.last).to_contain_text("must be an integer")
+        assert set(board.refusals) == {"400"}
 
 
 async def test_a_stack_is_checked_and_then_created_with_its_labels_and_life(board: Board) -> None:
@@ -84,16 +129,3 @@ async def test_a_stack_is_checked_and_then_created_with_its_labels_and_life(boar
     (stack,) = (await board.at.call("GET", "/stacks?fields=stack_id,labels")).json["stacks"]
     assert stack["labels"] == {"team": "7", "player": "3"}
     await expect(board.row(stack["stack_id"])).to_contain_text("44m")
-
-
-async def test_paths_are_found_in_yaml(board: Board) -> None:
-    await board.page.goto(board.at.url + "/dashboard")
-    for text, path, line in PATHS:
-        found = await board.page.evaluate(
-            """async ([text, path]) => {
-              const { lineOf, lines } = await import("/static/dashboard/locate.js");
-              return lineOf(path, lines(text));
-            }""",
-            [text, path],
-        )
-        assert found == line, (text, path)

@@ -1,13 +1,13 @@
-"""The key is asked for once, and kept in this tab only."""
+"""The key is asked for once in a browser, and kept in its open tabs only."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Page, Route, expect
 
-from tests.stand import KEY
+from tests.harness import KEY, eventually
 from tests.ui.conftest import Board, Boards
 
 pytestmark = pytest.mark.ui
@@ -44,10 +44,82 @@ async def test_a_reload_keeps_the_key_and_forgetting_it_ends_the_session(board: 
     assert (await board.page.evaluate(STORED))[0] == []
 
 
+async def another(board: Board) -> Page:
+    """One more tab of the same browser."""
+    page = await board.page.context.new_page()
+    await page.goto(board.url + "/dashboard")
+    return page
+
+
+async def test_one_signs_in_once_for_all_tabs(board: Board) -> None:
+    stack = await board.at.create()
+    waiting = await another(board)
+    await expect(waiting.get_by_label("API key")).to_be_visible()
+    await board.open()
+    await expect(waiting.locator("#link")).to_have_attribute("data-state", "live")
+    later = await another(board)
+    await expect(later.locator(f'tr[data-id="{stack["stack_id"]}"]')).to_be_visible()
+    await expect(later.get_by_label("API key")).to_be_hidden()
+    session, local, cookie, address = await later.evaluate(STORED)
+    assert session == [KEY]
+    assert KEY not in f"{local}{cookie}{address}{board.requests}"
+    await later.get_by_role("button", name="Forget key").click()
+    for page in (board.page, waiting, later):
+        await expect(page.get_by_label("API key")).to_be_visible()
+        assert (await page.evaluate(STORED))[0] == []
+    await expect(board.page.locator("#login-error")).to_have_text("The key was forgotten in another tab.")
+
+
+async def test_the_key_is_gone_with_the_last_tab(board: Board) -> None:
+    await board.open()
+    blank = await board.page.context.new_page()
+    await board.page.close()
+    await blank.goto(board.url + "/dashboard")
+    await expect(blank.get_by_label("API key")).to_be_visible()
+
+
+async def test_a_key_that_is_only_tried_is_handed_to_nobody(boards: Boards) -> None:
+    async with boards() as board:
+        tried = asyncio.Event()
+
+        async def slow(route: Route) -> None:
+            await tried.wait()
+            await route.continue_()
+
+        await board.page.route("**/stats", slow)
+        await board.open(key=None)
+        await board.page.get_by_label("API key").fill("wrong")
+        await board.page.keyboard.press("Enter")
+        other = await another(board)
+        await expect(other.get_by_label("API key")).to_be_visible()
+        tried.set()
+        await expect(board.page.locator("#login-error")).to_have_text("the API key is not valid")
+        assert (await other.evaluate(STORED))[0] == []
+        assert board.refusals == ["401"]
+
+
+async def test_a_tab_that_nobody_sees_gives_its_connection_back(board: Board) -> None:
+    await board.page.clock.install()
+    await board.open()
+    feed = board.at.daemon.api.feed
+    assert feed.followers == 1
+    see = """(hidden) => {
+      Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    await board.page.evaluate(see, True)
+    await board.page.clock.run_for(21_000)
+    stack = await board.at.create()  # the daemon sees that a client has left when it has something to say
+    await eventually(lambda: feed.followers == 0)
+    await board.page.evaluate(see, False)
+    await expect(board.row(stack["stack_id"])).to_be_visible()
+    await eventually(lambda: feed.followers == 1)
+
+
 async def test_a_key_that_is_withdrawn_brings_the_login_back(boards: Boards) -> None:
     async with boards() as board:
         await board.open()
-        board.at.daemon.api.keys.replace([], enabled=True, failed_per_minute=0)
+        board.at.put_keys_in_force()
         await expect(board.page.locator("#login-error")).to_have_text("the API key is not valid")
         assert set(board.refusals) == {"401"}
 
@@ -62,9 +134,8 @@ async def test_where_no_key_is_needed_none_is_asked_for(boards: Boards) -> None:
 async def test_a_reading_key_sees_everything_and_is_told_what_it_may_not(boards: Boards) -> None:
     async with boards() as board:
         stack = await board.at.create()
-        keys: Any = board.at.daemon.api.keys
-        reading = [key.model_copy(update={"scope": "read"}) for key in keys._keys]
-        keys.replace(reading, enabled=True, failed_per_minute=0)
+        keys = board.at.daemon.context.config.auth.keys
+        board.at.put_keys_in_force(*(key.model_copy(update={"scope": "read"}) for key in keys))
         await board.open()
         await board.open_panel(stack["stack_id"])
         await board.panel.get_by_role("button", name="+30m").click()

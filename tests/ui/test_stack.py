@@ -8,7 +8,7 @@ import re
 import pytest
 from playwright.async_api import Route, expect
 
-from tests.stand import request_for
+from tests.harness import request_for
 from tests.ui.conftest import Board, Boards
 
 pytestmark = pytest.mark.ui
@@ -29,6 +29,89 @@ async def test_timeline_and_logs_tell_why_a_stack_failed(board: Board) -> None:
     log = board.panel.locator("pre.log")
     await expect(log).to_have_text(re.compile(r"\S"))
     assert await log.text_content() == (await board.at.call("GET", f"/stacks/{stack_id}/logs?tail=100")).text
+
+
+async def test_logs_are_followed_and_what_is_read_stays(board: Board) -> None:
+    stack_id = (await board.at.create())["stack_id"]
+    await board.at.until_status(stack_id, "running")
+    lines = [f"line {number} of a log that goes on" for number in range(100)]
+
+    async def written(route: Route) -> None:
+        await route.fulfill(body="\n".join(lines[-100:]) + "\n", content_type="text/plain")
+
+    await board.page.route("**/logs?*", written)
+    await board.page.clock.install()
+    await board.open()
+    await board.open_panel(stack_id)
+    await board.panel.get_by_role("tab", name="Logs").click()
+    log = board.panel.locator("pre.log")
+    await expect(log).to_contain_text("line 99")
+    at_end = "(e) => e.scrollTop + e.clientHeight >= e.scrollHeight - 4"
+    assert await log.evaluate(at_end)
+    await log.evaluate(
+        "(e) => { getSelection().selectAllChildren(e.firstChild.parentNode); globalThis.first = e.firstChild; }"
+    )
+    lines += ["line 100 is new", "line 101 as well"]
+    await board.page.clock.run_for(2_100)
+    await expect(log).to_contain_text("line 101 as well")
+    await expect(log).to_contain_text("line 0 of")  # what has been seen is not taken away
+    assert (await log.text_content() or "").count("line 99 of") == 1
+    assert await log.evaluate("(e) => e.firstChild === globalThis.first")
+    assert await log.evaluate(at_end)
+    await log.evaluate("(e) => { e.scrollTop = 0; }")
+    lines.append("line 102 while one reads above")
+    await board.page.clock.run_for(2_100)
+    await expect(log).to_contain_text("line 102")
+    assert await log.evaluate("(e) => e.scrollTop") == 0
+    await board.panel.get_by_label("Follow").uncheck()
+    asked = len(board.requests)
+    await board.page.clock.run_for(10_000)
+    assert not [url for url in board.requests[asked:] if "/logs" in url]
+    await board.panel.get_by_label("Follow").check()
+    await board.page.keyboard.press("Escape")
+    await expect(board.panel).to_be_hidden()
+    asked = len(board.requests)
+    await board.page.clock.run_for(10_000)
+    assert not [url for url in board.requests[asked:] if "/logs" in url]
+
+
+async def test_logs_of_a_stack_that_has_ended_are_read_once(board: Board) -> None:
+    stack_id = (await board.at.create(request_for("registry.example/fail")))["stack_id"]
+    await board.at.until_status(stack_id, "failed")
+    await board.page.clock.install()
+    await board.open()
+    await board.open_panel(stack_id)
+    await board.panel.get_by_role("tab", name="Logs").click()
+    await expect(board.panel.get_by_text("It writes no more.")).to_be_visible()
+    asked = len(board.requests)
+    await board.page.clock.run_for(10_000)
+    assert not [url for url in board.requests[asked:] if "/logs" in url]
+
+
+GROWTH = [
+    ("a\nb\n", "a\nb\nc\n", "c\n"),
+    ("a\nb\n", "b\nc\n", "c\n"),
+    ("a\nb\n", "a\nb\n", ""),
+    ("a\nb\n", "x\ny\n", None),
+    ("a\na\na\n", "a\na\nb\n", "b\n"),
+]
+
+
+async def test_what_is_new_in_a_log_is_found(board: Board) -> None:
+    await board.page.goto(board.url + "/dashboard")
+    added = """async ([before, after]) => (await import("/static/dashboard/logs.js")).added(before, after)"""
+    for before, after, more in GROWTH:
+        assert await board.page.evaluate(added, [before, after]) == more
+
+
+async def test_a_label_leads_to_all_that_have_it(board: Board) -> None:
+    for team in ("7", "8"):
+        await board.at.create(request_for("nginx:stable") | {"labels": {"team": team}})
+    await board.open()
+    await board.row((await board.at.call("GET", "/stacks")).json["stacks"][0]["stack_id"]).locator(".c-status").click()
+    await board.panel.get_by_role("button", name="team=7").click()
+    await expect(board.rows).to_have_count(1)
+    await expect(board.page.get_by_label("Label", exact=True)).to_have_value("team=7")
 
 
 async def test_the_timeline_goes_on_while_it_is_looked_at_and_after_the_end(board: Board) -> None:

@@ -6,7 +6,7 @@ import pytest
 from playwright.async_api import expect
 
 from stackd.lifecycle.brake import WrongCluster
-from tests.stand import KEY, eventually
+from tests.harness import KEY, eventually
 from tests.ui.conftest import Board, Boards
 
 pytestmark = pytest.mark.ui
@@ -18,11 +18,13 @@ async def test_a_brake_shows_what_it_holds_and_can_be_released(boards: Boards) -
         for stack in created:
             await board.at.until_status(stack["stack_id"], "running")
         await board.open()
-        brake = board.at.daemon.room.brake
+        brake = board.at.daemon.context.brake
         held = {stack["stack_id"]: "END" for stack in created}
         board.at.daemon.schedule.stop()
-        assert not await board.at.daemon.room.tasks.finish(5.0)  # a pass that is under way would find nothing to hold
-        assert not brake.allow(held, 12, 0.2)
+        assert not await board.at.daemon.context.tasks.finish(
+            5.0
+        )  # a pass that is under way would find nothing to hold
+        assert brake.hold_back(held, held, 0.2) == held.keys()
         banner = board.page.locator(".banner.brake")
         await expect(banner).to_contain_text("12 stacks would be ended")
         await banner.get_by_role("button", name="What would be done?").click()
@@ -38,10 +40,10 @@ async def test_a_brake_shows_what_it_holds_and_can_be_released(boards: Boards) -
 async def test_a_banner_says_that_kubernetes_is_away_and_goes_when_it_is_back(boards: Boards) -> None:
     async with boards() as board:
         await board.open()
-        board.at.daemon.room.brake.wrong_cluster = wrong = WrongCluster(expected="one", found="another")
-        await expect(board.page.locator(".banner")).to_contain_text(str(wrong)[:40])
-        board.at.daemon.room.brake.wrong_cluster = None
-        await expect(board.page.locator(".banner")).to_have_count(0)
+        board.at.daemon.context.brake.wrong_cluster = wrong = WrongCluster(expected="one", found="another")
+        await expect(board.page.locator("#banners .banner")).to_contain_text(str(wrong)[:40])
+        board.at.daemon.context.brake.wrong_cluster = None
+        await expect(board.page.locator("#banners .banner")).to_have_count(0)
 
 
 async def test_without_a_free_stream_the_list_is_read_again_and_again(boards: Boards) -> None:
@@ -63,10 +65,10 @@ async def test_a_cut_stream_goes_on_where_it_was(board: Board) -> None:
     stack = await board.at.create()
     await expect(board.row(stack["stack_id"])).to_be_visible()
     board.requests.clear()
-    hub = board.at.daemon.api.hub
-    hub.closed = True  # every stream ends at its next word
+    feed = board.at.daemon.api.feed
+    feed.closed = True  # every stream ends at its next word
     second = await board.at.create()
     await eventually(lambda: any(url.startswith("/events") for url in board.requests))
-    hub.closed = False
+    feed.closed = False
     await expect(board.row(second["stack_id"])).to_be_visible()
     assert not [url for url in board.requests if url.startswith("/stacks?")], "there was no need for a list"

@@ -44,6 +44,16 @@ def test_what_systemd_hands_over_counts_where_it_lies_beside_the_file(
     assert KEY not in out
 
 
+def test_a_key_that_can_be_guessed_is_refused_by_its_place_and_not_shown(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "api-key").write_text("sk-short-key\n")
+    code, out, err = run(capsys, "check", "--config", str(folder / "config.toml"))
+    assert (code, out) == (2, "")
+    assert "[auth] keys: credential api-key holds a key of fewer than 16 characters" in err
+    assert "sk-short-key" not in err
+
+
 def test_all_mistakes_are_told_at_once_with_line_and_nearest_name(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,7 +37,7 @@ class Manager:
         self.address = str(folder / "notify")
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(self.address)
-        self.socket.settimeout(5)
+        self.socket.settimeout(30)
 
     def received(self) -> dict[str, str]:
         text, _, _, _ = self.socket.recvmsg(4096)
@@ -62,8 +62,10 @@ def test_a_status_is_said_once_and_stays_on_one_line(manager: Manager) -> None:
     notifier = Notifier(manager.address)
     notifier.status("waiting\nfor Kubernetes")
     notifier.status("waiting\nfor Kubernetes")
+    notifier.status("away: \x1b[2J\udc80")
     notifier.ready("ready: 1 stacks")
     assert manager.received() == {"STATUS": "waiting for Kubernetes"}
+    assert manager.received() == {"STATUS": r"away: \x1b[2J\udc80"}
     assert manager.received() == {"READY": "1", "STATUS": "ready: 1 stacks"}
 
 
@@ -90,8 +92,9 @@ def test_a_manager_that_has_gone_does_not_end_the_service(tmp_path: Path) -> Non
     Notifier(str(tmp_path / "nobody")).alive()
 
 
-@pytest.mark.parametrize(("pid", "seconds"), [("", 3.0), (str(os.getpid()), 3.0), ("1", 0.0)])
-def test_the_watchdog_counts_only_for_the_process_it_names(pid: str, seconds: float) -> None:
+@pytest.mark.parametrize(("whose", "seconds"), [("nobody's", 3.0), ("ours", 3.0), ("another's", 0.0)])
+def test_the_watchdog_counts_only_for_the_process_it_names(whose: str, seconds: float) -> None:
+    pid = {"nobody's": "", "ours": str(os.getpid()), "another's": "1"}[whose]
     environ = {"NOTIFY_SOCKET": "/nowhere", "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": pid, "HOME": "/"}
     assert Notifier.from_environment(environ).watchdog == seconds
     assert environ == {"HOME": "/"}

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
+import shutil
+import subprocess
+import sys
+import tarfile
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -64,3 +70,75 @@ def test_the_script_of_a_checkout_is_the_installed_command() -> None:
     module, _, function = PROJECT["scripts"]["stackd"].partition(":")
     script = runpy.run_path(str(ROOT / "stackd.py"), run_name="stackd_script")
     assert script[function].__module__.startswith(module)
+
+
+def test_the_source_distribution_has_all_that_an_installation_needs(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    ignore = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "tests", "benchmarks", "build", "dist")
+    shutil.copytree(ROOT, source, ignore=ignore)
+    build = f"import setuptools.build_meta as backend; backend.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("stackd-*.tar.gz")
+    with tarfile.open(archive) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames()}
+    folders = ("systemd", "deb", "monitoring", "docs", "examples")
+    kept = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.suffix != ".pyc"]
+    units = {file.relative_to(ROOT).as_posix() for file in kept if file.is_file()}
+    rest = {"CHANGELOG.md", "LICENSE", "README.md", "Makefile", "config.example.toml", "constraints.txt", "stackd.py"}
+    assert (units | rest | {"requirements.lock", "stackd/daemon.py"}) - names == set()
+
+
+def test_a_tag_builds_and_publishes_all_that_make_release_does() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())
+    assert workflow[True] == {"push": {"tags": ["v*"]}}  # "on" is a truth to YAML 1.1
+    runs = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
+    assert "make release" in runs
+    assert any("lintian" in run and "dist/*.deb" in run for run in runs)
+    assert any(run.startswith("gh release create") and "dist/*" in run for run in runs)
+    assert workflow["jobs"]["build"]["container"] == "debian:13"
+
+
+def test_a_release_of_another_version_than_the_tag_is_refused() -> None:
+    done = subprocess.run(
+        ["bash", str(ROOT / ".ci/release")],
+        env={**os.environ, "GITHUB_REF_TYPE": "tag", "GITHUB_REF_NAME": "v99.1", "SOURCE_DATE_EPOCH": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"the tag is v99.1, and pyproject.toml says {PROJECT['version']}\n"
+
+
+def test_the_source_archive_is_the_same_whenever_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    normalize = runpy.run_path(str(ROOT / ".ci/dists.py"), run_name="dists")["normalize"]
+    made = []
+    for name, moment in (("one", 1), ("two", 2)):
+        tree = tmp_path / name / "stackd-1"
+        tree.mkdir(parents=True)
+        for letter in ("a", "b"):
+            (tree / letter).write_text(letter)
+            os.utime(tree / letter, (moment, moment))
+        with tarfile.open(tmp_path / f"{name}.tar.gz", "w:gz") as archive:
+            for entry in sorted(tree.iterdir(), reverse=name == "one"):
+                archive.add(entry, f"stackd-1/{entry.name}")
+        normalize(tmp_path / f"{name}.tar.gz", tmp_path / f"{name}.out")
+        made.append((tmp_path / f"{name}.out").read_bytes())
+    assert made[0] == made[1]
+    with tarfile.open(tmp_path / "one.out") as archive:
+        assert [(one.name, one.mtime, one.uname) for one in archive] == [
+            ("stackd-1/a", 1700000000, "root"),
+            ("stackd-1/b", 1700000000, "root"),
+        ]
+
+
+def test_the_units_call_the_command_below_the_prefix(tmp_path: Path) -> None:
+    script = "source systemd/install.sh; install_help() { :; }; install_files"
+    environment = {**os.environ, "DESTDIR": str(tmp_path), "PREFIX": "/opt/here"}
+    subprocess.run(["bash", "-c", script], cwd=ROOT, env=environment, check=True, timeout=60)
+    unit = (tmp_path / "usr/local/lib/systemd/system/stackd.service").read_text()
+    assert "ExecStart=/opt/here/bin/stackd serve" in unit
+    assert "ExecReload=+/opt/here/lib/stackd/bin/hand-over " in unit
+    assert "/usr/local" not in unit

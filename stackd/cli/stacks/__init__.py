@@ -1,26 +1,34 @@
-"""``stackd stacks …``: a client of the API. Each verb's work is in a file of its own.
+"""``stackd stacks …``: a client of the API.
 
-look      list, show, timeline, logs
+read      list, show, timeline, logs
 create    create
-change    delete, extend, restart, stop, start
-batch     batch-delete
+change    delete, batch-delete, extend, restart, stop, start
 watch     watch
-shown     tables, and lines for a pipe
-options   what the verbs share, and the completion of ids
 """
 
 from __future__ import annotations
 
 import click
 
-from stackd.cli.stacks.batch import batch_delete
-from stackd.cli.stacks.change import delete, extend, restart, start, stop
-from stackd.cli.stacks.create import create
-from stackd.cli.stacks.look import list_stacks, logs, show, timeline
-from stackd.cli.stacks.watch import watch
+from stackd.cli.lazy import lazy
+
+VERBS = {
+    "list": ("stackd.cli.stacks.read:list_stacks", "List the stacks."),
+    "create": ("stackd.cli.stacks.create:create", "Create a stack."),
+    "show": ("stackd.cli.stacks.read:show", "Show everything about one stack."),
+    "watch": ("stackd.cli.stacks.watch:watch", "Watch the stacks change."),
+    "delete": ("stackd.cli.stacks.change:delete", "Delete stacks."),
+    "batch-delete": ("stackd.cli.stacks.change:batch_delete", "Delete many stacks as one job."),
+    "extend": ("stackd.cli.stacks.change:extend", "Let a stack live longer."),
+    "restart": ("stackd.cli.stacks.change:restart", "Give stacks a fresh pod behind the same ports."),
+    "stop": ("stackd.cli.stacks.change:stop", "Take the pods of stacks away, keep their ports."),
+    "start": ("stackd.cli.stacks.change:start", "Give stopped stacks a fresh pod."),
+    "logs": ("stackd.cli.stacks.read:logs", "Print what a stack has written."),
+    "timeline": ("stackd.cli.stacks.read:timeline", "Print what happened to a stack."),
+}
 
 
-@click.group()
+@click.group(cls=lazy(VERBS))
 def stacks() -> None:
     """Look at stacks and change them, over the API of a running daemon.
 
@@ -31,9 +39,3 @@ def stacks() -> None:
 
     eval "$(_STACKD_COMPLETE=bash_source stackd)"
     """
-
-
-for _verb in (
-    list_stacks, create, show, watch, delete, batch_delete, extend, restart, stop, start, logs, timeline,
-):  # fmt: skip
-    stacks.add_command(_verb)

@@ -1,67 +1,75 @@
-"""``stacks delete``, ``extend``, ``restart``, ``stop`` and ``start``: one stack after the other."""
+"""``stacks delete``, ``batch-delete``, ``extend``, ``restart``, ``stop`` and ``start``."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from stackd.cli.address import client_options
-from stackd.cli.client import Client
-from stackd.cli.stacks.look import path_part
-from stackd.cli.stacks.options import Length, json_option, stack_id_argument, stack_ids_argument
-from stackd.cli.stacks.shown import addresses, duration, print_json, since
+from stackd.cli.options import (
+    Length,
+    filter_options,
+    ids_of_stacks,
+    output_option,
+    stack_id_argument,
+    stack_ids_argument,
+)
+from stackd.cli.output import PRINTED, addresses, console, duration, is_terminal, local, since
+from stackd.cli.stacks.read import checked
+from stackd.cli.target import client_options, leaving
+from stackd.printable import printable
 
-CHANGE_SECONDS = 300.0
-"""A change waits for the cluster: a pod may take its grace period to go."""
+if TYPE_CHECKING:
+    from stackd.client import Client, Job
+
+POLL_SECONDS = 0.25
 
 
-@click.command(short_help="Delete stacks.")
+@click.command()
 @client_options
 @stack_ids_argument
-def delete(client: Client, stack_ids: tuple[str, ...]) -> None:
+@output_option("json", "jsonl", "name")
+def delete(client: Client, stack_ids: tuple[str, ...], output: str) -> None:
     """Delete stacks: each is gone from the cluster when its line is printed."""
 
-    async def each(stack_id: str) -> None:
-        await client.call("DELETE", f"/stacks/{path_part(stack_id)}", seconds=CHANGE_SECONDS)
-        click.echo(f"{stack_id}\tdeleted")
+    def each(stack_id: str) -> None:
+        with leaving(f"{stack_id} goes on being deleted"):
+            client.delete(checked(stack_id))
+        if output in PRINTED:
+            PRINTED[output]({"deleted": True, "stack_id": stack_id})
+        else:
+            click.echo(stack_id if output == "name" else f"{stack_id}\tdeleted")
 
-    asyncio.run(_all(stack_ids, each))
+    _all(stack_ids, each)
 
 
-@click.command(short_help="Let a stack live longer.")
+@click.command()
 @client_options
 @stack_id_argument
 @click.argument("ttl", type=Length())
-@json_option
-def extend(client: Client, stack_id: str, ttl: str, as_json: bool) -> None:
+@output_option("json", "jsonl", "name")
+def extend(client: Client, stack_id: str, ttl: str, output: str) -> None:
     """Let a stack live TTL longer, such as 30m."""
-    stack = client.ask("POST", f"/stacks/{path_part(stack_id)}/extend", {"ttl": ttl})
-    if as_json:
-        print_json(stack)
-        return
-    left = duration(-since(stack["ttl_expires_at"]))
-    click.echo(f"{stack['stack_id']}\texpires {stack['ttl_expires_at']}, in {left}")
+    stack = client.extend(checked(stack_id), ttl).raw
+    expires = stack["ttl_expires_at"]
+    _print(stack, output, f"expires {local(expires)}, in {duration(-since(expires))}")
 
 
 def _verb(name: str, text: str) -> click.Command:
     @click.command(name, help=text)
     @client_options
     @stack_ids_argument
-    @json_option
-    def command(client: Client, stack_ids: tuple[str, ...], as_json: bool) -> None:
-        async def each(stack_id: str) -> None:
-            stack: dict[str, Any] = await client.call(
-                "POST", f"/stacks/{path_part(stack_id)}/{name}", seconds=CHANGE_SECONDS
-            )
-            if as_json:
-                print_json(stack)
-            else:
-                click.echo("\t".join([stack["stack_id"], stack["status"], *addresses(stack)]))
+    @output_option("json", "jsonl", "name")
+    def command(client: Client, stack_ids: tuple[str, ...], output: str) -> None:
+        def each(stack_id: str) -> None:
+            with leaving(f"the {name} of {stack_id} goes on; see: stackd stacks show {stack_id}"):
+                stack = getattr(client, name)(checked(stack_id)).raw
+            _print(stack, output, stack["status"], *addresses(stack))
 
-        asyncio.run(_all(stack_ids, each))
+        _all(stack_ids, each)
 
     return command
 
@@ -71,18 +79,104 @@ stop = _verb("stop", "Take the pods of stacks away and keep their ports.")
 start = _verb("start", "Give stopped stacks a fresh pod behind the ports they kept.")
 
 
-async def _all(stack_ids: tuple[str, ...], each: Callable[[str], Awaitable[None]]) -> None:
+def _print(stack: Any, output: str, *fields: str) -> None:
+    if output in PRINTED:
+        PRINTED[output](stack)
+    else:
+        click.echo("\t".join([stack["stack_id"], *(() if output == "name" else fields)]))
+
+
+def _all(stack_ids: tuple[str, ...], each: Callable[[str], None]) -> None:
     """Try all of them, say what went wrong with each, and fail if anything did."""
-    failed: list[click.ClickException] = []
+    from stackd.client import ApiError, ClientError
+
+    failed = 0
     for stack_id in dict.fromkeys(stack_ids):
         try:
-            await each(stack_id)
-        except click.UsageError:
-            raise
-        except click.ClickException as error:
-            if len(stack_ids) == 1:
+            each(stack_id)
+        except ClientError as error:
+            if len(stack_ids) == 1 or not isinstance(error, ApiError):
                 raise
-            error.show()
-            failed.append(error)
+            click.ClickException(printable(str(error))).show()
+            failed += 1
     if failed:
-        raise click.ClickException(f"{len(failed)} of {len(stack_ids)} failed")
+        raise click.ClickException(f"{failed} of {len(stack_ids)} failed")
+
+
+@click.command("batch-delete")
+@client_options
+@click.argument("stack_ids", metavar="[STACK…]", nargs=-1, shell_complete=ids_of_stacks)
+@filter_options
+@click.option("--all", "everything", is_flag=True, help="All stacks there are.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--no-wait", is_flag=True, help="Print the job's id and return at once.")
+@output_option("json", "jsonl", "name")
+def batch_delete(
+    client: Client, stack_ids: tuple[str, ...], chosen: list[tuple[str, str]], output: str, **options: Any
+) -> None:
+    """Delete many stacks as one job: those named, those that the filters find, or --all.
+
+    A single - reads the ids from standard input: the first field of each line.
+
+    \b
+    stackd stacks batch-delete --label team=7
+    """
+    if bool(stack_ids) + bool(chosen) + options["everything"] != 1:
+        raise click.UsageError("name stacks, or choose them with --label, --status, --node, or say --all")
+    ids = _ids(client, stack_ids, chosen)
+    if not ids:
+        click.echo("no stack matches: nothing to delete", err=True)
+        return
+    if not options["yes"] and not stack_ids:
+        _confirm(len(ids))
+    job_id = client.batch_delete(ids).job_id
+    if options["no_wait"]:
+        click.echo(job_id)
+        return
+    with leaving(f"{job_id} goes on deleting {len(ids)} stacks"):
+        job = _finished(client, job_id, len(ids))
+    _print_job(job, output)
+    if job.failed:
+        raise click.ClickException(f"{job.failed} of {job.total} could not be deleted")
+
+
+def _ids(client: Client, stack_ids: tuple[str, ...], chosen: list[tuple[str, str]]) -> list[str]:
+    if stack_ids == ("-",):
+        # What `stacks list` prints in a pipe is good as it is: the id is the first field of each line.
+        return [line.split()[0] for line in sys.stdin if line.strip()]
+    if stack_ids:
+        return list(stack_ids)
+    found = client.call("GET", "/stacks", query=[*chosen, ("fields", "stack_id")])
+    return [stack["stack_id"] for stack in found["stacks"]]
+
+
+def _confirm(count: int) -> None:
+    stacks = f"{count} stack{'' if count == 1 else 's'}"
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"this would delete {stacks}; confirm with --yes")
+    click.confirm(f"Delete {stacks}?", abort=True, err=True)
+
+
+def _finished(client: Client, job_id: str, total: int) -> Job:
+    """The job when it has finished, with a bar on the way if anybody looks."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("deleting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console(), transient=True, disable=not is_terminal()) as progress:
+        bar = progress.add_task("", total=total)
+        while True:
+            job = client.job(job_id)
+            progress.update(bar, completed=job.deleted + job.not_found + job.failed, total=job.total)
+            if job.finished:
+                return job
+            time.sleep(POLL_SECONDS)
+
+
+def _print_job(job: Job, output: str) -> None:
+    if output in PRINTED:
+        PRINTED[output](job.raw)
+        return
+    counts = (f"{job.deleted} deleted", f"{job.not_found} not found", f"{job.failed} failed")
+    click.echo("\t".join([job.job_id, *(() if output == "name" else counts)]))
+    for stack_id, error in job.errors.items():
+        click.echo(f"{stack_id}: {printable(error)}", err=True)

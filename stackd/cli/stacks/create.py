@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import orjson
 
-from stackd.cli.address import client_options
-from stackd.cli.client import Client
-from stackd.cli.stacks.look import print_detail
-from stackd.cli.stacks.options import Length, json_option
-from stackd.cli.stacks.shown import addresses, console, print_json, safe
-from stackd.config.units import parse_duration
-from stackd.podspec.yaml_reader import read
+from stackd.cli.options import Length, names_of_templates, output_option
+from stackd.cli.output import PRINTED, addresses, is_terminal, print_facts, print_text
+from stackd.cli.stacks.read import print_detail
+from stackd.cli.target import client_options, leaving
 
-CREATE_SECONDS = 300.0
-WAIT_SECONDS = 30
-"""The API holds one answer back for so long; waiting for longer is asking again."""
+if TYPE_CHECKING:
+    from stackd.client import Client
 
 PORT = "CONTAINER_PORT[/PROTOCOL]"
 
@@ -30,24 +24,34 @@ PORT = "CONTAINER_PORT[/PROTOCOL]"
 @click.command()
 @client_options
 @click.option(
-    "--file", "-f", "source", required=True, type=click.Path(dir_okay=False, allow_dash=True),
+    "--file", "-f", "source", type=click.Path(dir_okay=False, allow_dash=True),
     help="A Pod as YAML, or a whole request as JSON; - is standard input.",
 )  # fmt: skip
+@click.option(
+    "--template",
+    "-t",
+    metavar="NAME",
+    help="Instead of a file: a template; see stackd templates.",
+    shell_complete=names_of_templates,
+)
 @click.option("--port", "-p", "ports", multiple=True, metavar=PORT, help="Publish it; default: all of the pod's ports.")
 @click.option("--ttl", type=Length(), help="How long it lives, such as 30m.")
 @click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", help="A label of yours.")
-@click.option("--return-existing", is_flag=True, help="Where a label's limit is reached, show the stack that is there.")
-@click.option("--dry-run", is_flag=True, help="Only say whether it would be accepted, and as what.")
+@click.option("--return-existing", is_flag=True, help="If a label's limit is reached, show the existing stack.")
+@click.option("--dry-run", is_flag=True, help="Create nothing; print what would be created.")
 @click.option("--wait", is_flag=True, help="Return when it is running; exit code 1 if it fails.")
 @click.option("--timeout", type=Length(), default="5m", show_default=True, help="How long to wait at most.")
-@json_option
-def create(client: Client, source: str, as_json: bool, **options: Any) -> None:
+@output_option("json", "jsonl", "name")
+def create(client: Client, source: str | None, output: str, **options: Any) -> None:
     """Create a stack.
 
     \b
     stackd stacks create -f pod.yaml --port 80/tcp --ttl 30m --label team=7 --wait
+    stackd stacks create --template web-1 --label team=7
     """
-    body = request_body(_text(source), options["ports"])
+    from stackd.units import parse_duration
+
+    body = _body(source, options["template"], options["ports"])
     if options["ttl"]:
         body["ttl"] = options["ttl"]
     if options["labels"]:
@@ -55,12 +59,25 @@ def create(client: Client, source: str, as_json: bool, **options: Any) -> None:
     if options["return_existing"]:
         body["if_exists"] = "return"
     if options["dry_run"]:
-        _print_dry_run(client.ask("POST", "/stacks", body, [("dry_run", "true")], CREATE_SECONDS), as_json)
+        _print_dry_run(client.dry_run_from(body).raw, output)
         return
-    stack = client.ask("POST", "/stacks", body, (), CREATE_SECONDS)
+    with leaving("the stack may have been created all the same; see: stackd stacks list"):
+        made = client.create_from(body)
+    shown = dict(made.raw)
     if options["wait"]:
-        stack = asyncio.run(running(client, stack, parse_duration(options["timeout"])))
-    _print(stack, as_json)
+        with leaving(f"{made.stack_id} goes on; delete it with: stackd stacks delete {made.stack_id}"):
+            shown |= client.wait(made, timeout=parse_duration(options["timeout"])).raw
+    _print(shown, output)
+
+
+def _body(source: str | None, template: str | None, ports: Sequence[str]) -> dict[str, Any]:
+    if (source is None) == (template is None):
+        raise click.UsageError("say what to create: either --file or --template")
+    if source is not None:
+        return request_body(_text(source), ports)
+    if ports:
+        raise click.UsageError("--port goes with --file: a template publishes its own ports")
+    return {"template": template}
 
 
 def request_body(text: str, ports: Sequence[str]) -> dict[str, Any]:
@@ -76,6 +93,8 @@ def request_body(text: str, ports: Sequence[str]) -> dict[str, Any]:
 
 def declared_ports(text: str) -> list[dict[str, Any]]:
     """All container ports of a pod spec, in its order."""
+    from stackd.podspec.yaml_reader import read
+
     spec = read(text).get("spec")
     containers = spec.get("containers") if isinstance(spec, dict) else None
     found = [
@@ -90,31 +109,14 @@ def declared_ports(text: str) -> list[dict[str, Any]]:
     return found
 
 
-async def running(client: Client, stack: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """The stack when it is running. Raises ClickException when it cannot come to that, or not in time."""
-    stack_id, end = stack["stack_id"], time.monotonic() + seconds
-    while stack["status"] == "creating":
-        left = end - time.monotonic()
-        if left <= 0:
-            raise click.ClickException(f"{stack_id} is still creating after {seconds:g} s")
-        wait = f"{max(1, min(WAIT_SECONDS, round(left)))}s"
-        query = [("wait", "running"), ("timeout", wait)]
-        await client.call("GET", f"/stacks/{stack_id}/status", None, query)
-        stack = await client.call("GET", f"/stacks/{stack_id}")
-    if stack["status"] != "running":
-        why = ": ".join(filter(None, (stack["status"], stack["status_reason"], stack["status_message"])))
-        raise click.ClickException(f"{stack_id} is {safe(why)}")
-    return stack
-
-
 def _whole_request(text: str) -> dict[str, Any] | None:
     if not text.lstrip().startswith("{"):
         return None
     try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        value = json.loads(text)
+    except ValueError:
         return None
-    return value if isinstance(value, dict) and "pod_spec" in value else None
+    return value if isinstance(value, dict) and not {"pod_spec", "template"}.isdisjoint(value) else None
 
 
 def _text(source: str) -> str:
@@ -140,17 +142,20 @@ def _label(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _print(stack: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(stack)
-    elif console().is_terminal:
+def _print(stack: Any, output: str) -> None:
+    if output in PRINTED:
+        PRINTED[output](stack)
+    elif output == "name":
+        click.echo(stack["stack_id"])
+    elif is_terminal():
         print_detail(stack)
+        print_facts((stack.get("values") or {}).items())
     else:
         click.echo("\t".join([stack["stack_id"], stack["status"], *addresses(stack)]))
 
 
-def _print_dry_run(answer: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(answer)
+def _print_dry_run(answer: Any, output: str) -> None:
+    if output in PRINTED:
+        PRINTED[output](answer)
     else:
-        click.echo(answer["pod_spec"], nl=False)
+        print_text(answer["pod_spec"])

@@ -6,36 +6,34 @@ nothing falls between the two.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import orjson
-from rich.console import Group, RenderableType
-from rich.live import Live
-from rich.text import Text
 
-from stackd.cli.address import client_options
-from stackd.cli.client import Client, Event
-from stackd.cli.stacks.options import filter_options, json_option
-from stackd.cli.stacks.shown import LISTED, cells, console, line, summary, table
+from stackd.cli.options import filter_options, output_option
+from stackd.cli.output import LISTED, cells, console, is_terminal, line, print_json_line, summary, table
+from stackd.cli.target import client_options
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from stackd.client import AsyncClient, Client, Event
 
 AGAIN_SECONDS = 1.0
 REDRAW_SECONDS = 0.5
-ROOM = 4
+OTHER_LINES = 4
 """Lines of the screen that are not the table's."""
 
 Told = Callable[[str, dict[str, Any]], None]
 
 
-class Picture:
+class WatchedStacks:
     """The stacks as last heard of."""
 
-    def __init__(self, client: Client, chosen: list[tuple[str, str]], told: Told) -> None:
+    def __init__(self, client: AsyncClient, chosen: list[tuple[str, str]], told: Told) -> None:
         self._client = client
         self._chosen = chosen
         self._told = told
@@ -45,15 +43,20 @@ class Picture:
 
     async def follow(self) -> None:
         """Keep the picture up to date until cancelled; a lost connection is made again."""
+        import asyncio
+
+        from stackd.client import ClientError
+
         while True:
             try:
-                async for event in self._client.events(self._last, LISTED):
+                events = self._client.events(after=self._last, fields=LISTED.split(","), reconnect=False)
+                async for event in events:
                     self.trouble = ""
                     await self._take(event)
-            except click.ClickException as error:
+            except ClientError as error:
                 if not self.stacks and not self._last:
                     raise
-                self.trouble = error.message
+                self.trouble = str(error)
             await asyncio.sleep(AGAIN_SECONDS)
 
     async def _take(self, event: Event) -> None:
@@ -68,7 +71,7 @@ class Picture:
         self._last = event.id or self._last
 
     async def _list(self) -> None:
-        answer = await self._client.call("GET", "/stacks", None, [*self._chosen, ("fields", LISTED)])
+        answer = await self._client.call("GET", "/stacks", query=[*self._chosen, ("fields", LISTED)])
         before, self.stacks = self.stacks, {stack["stack_id"]: stack for stack in answer["stacks"]}
         for stack_id, gone in before.items():
             if stack_id not in self.stacks:
@@ -88,21 +91,28 @@ class Picture:
             self._told("left", {**gone, **stack})
 
 
-@click.command(short_help="Watch the stacks change.")
+@click.command()
 @client_options
 @filter_options
-@json_option
-def watch(client: Client, chosen: list[tuple[str, str]], as_json: bool) -> None:
+@output_option("json", "jsonl")
+def watch(client: Client, chosen: list[tuple[str, str]], output: str) -> None:
     """Watch the stacks change: a live table, or in a pipe one line for each change. Ends with Ctrl-C."""
+    import asyncio
+
     with suppress(KeyboardInterrupt):
-        if as_json or not console().is_terminal:
-            asyncio.run(Picture(client, chosen, _print_json if as_json else _print_line).follow())
+        asyncio.run(_watch(client, chosen, as_json=bool(output)))
+
+
+async def _watch(client: Client, chosen: list[tuple[str, str]], *, as_json: bool) -> None:
+    async with client.concurrent() as concurrent:
+        if as_json or not is_terminal():
+            await WatchedStacks(concurrent, chosen, _print_json if as_json else _print_line).follow()
         else:
-            asyncio.run(_on_screen(Picture(client, chosen, lambda kind, stack: None)))
+            await _on_screen(WatchedStacks(concurrent, chosen, lambda kind, stack: None))
 
 
 def matches(stack: dict[str, Any], chosen: list[tuple[str, str]]) -> bool:
-    """Whether a stack is among the chosen: every label, any of the statuses, the node."""
+    """Whether a stack is among the chosen: every label, any of the statuses, the node, the template."""
     labels = stack.get("labels", {})
     statuses = [value for name, value in chosen if name == "status"]
     if statuses and stack["status"] not in statuses:
@@ -113,25 +123,34 @@ def matches(stack: dict[str, Any], chosen: list[tuple[str, str]]) -> bool:
             return False
         if name == "node" and stack["node_id"] != value:
             return False
+        if name == "template" and stack.get("template") != value:
+            return False
     return True
 
 
-def view(picture: Picture, height: int) -> RenderableType:
+def view(picture: WatchedStacks, height: int, width: int) -> RenderableType:
     """What fits on the screen: the newest at the top, and how many there are in all."""
+    from rich.console import Group
+    from rich.text import Text
+
     newest = sorted(picture.stacks.values(), key=lambda stack: str(stack["created_at"]), reverse=True)
-    shown = newest[: max(1, height - ROOM)]
+    shown = newest[: max(1, height - OTHER_LINES)]
     more = f"  ({len(newest) - len(shown)} older ones not shown)" if len(shown) < len(newest) else ""
     last = Text(picture.trouble, style="bold yellow") if picture.trouble else Text(summary(newest) + more, style="dim")
-    return Group(table(shown, one_line=True), last)
+    return Group(table(shown, width), last)
 
 
-async def _on_screen(picture: Picture) -> None:
+async def _on_screen(picture: WatchedStacks) -> None:
+    import asyncio
+
+    from rich.live import Live
+
     out = console()
     following = asyncio.create_task(picture.follow(), name="follow")
     try:
         with Live(console=out, screen=True, auto_refresh=False) as live:
             while not following.done():
-                live.update(view(picture, out.size.height), refresh=True)
+                live.update(view(picture, out.size.height, out.size.width), refresh=True)
                 await asyncio.wait([following], timeout=REDRAW_SECONDS)
         await following
     finally:
@@ -144,9 +163,9 @@ def _seen(stack: dict[str, Any] | None) -> object:
 
 
 def _print_line(kind: str, stack: dict[str, Any]) -> None:
-    clock = datetime.fromtimestamp(time.time()).astimezone().strftime("%H:%M:%S")
+    clock = datetime.now().astimezone().strftime("%H:%M:%S")
     click.echo(line([clock, kind, *cells(stack)]))
 
 
 def _print_json(kind: str, stack: dict[str, Any]) -> None:
-    click.echo(orjson.dumps({"event": kind, "stack": stack}))
+    print_json_line({"event": kind, "stack": stack})

@@ -2,65 +2,83 @@
 
 Owns: the document at ``/openapi.json``. Inside:
 
-    shapes               JSON Schema in a few words
-    schemas, reports     what goes over the wire
-    parameters           queries and headers
-    operation            how one route reads
-    operations, more     what is said of each route
-    examples             the contract's own
+    schemas      what goes over the wire
+    operations   parameters, words, examples and answers of each route
+    examples     the contract's own examples
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stackd import __version__
 from stackd.config import Config
 from stackd.web.api import Route
-from stackd.web.auth import HEADER, PARAMETER
-from stackd.web.openapi.operation import JSON, rendered
+from stackd.web.auth import HEADER, METRICS_PATHS, PARAMETER, SAFE_METHODS
+from stackd.web.openapi import examples
 from stackd.web.openapi.operations import OPERATIONS, TAGS
 from stackd.web.openapi.schemas import schemas
-from stackd.web.openapi.shapes import ref
+from stackd.web.schema import JSON, Operation, Parameter, ResponseDoc, ref
 
 ABOUT = """\
 Hand out *stacks*: a hardened Pod and a NodePort Service each, with a time to live.
 
-Every error is `{"error": "<sentence>"}`. A 429 or 503 says in `Retry-After` when another try may be worth it. Times are
-RFC 3339 in UTC with up to nine fraction digits. Bodies are read as JSON whatever their type says. Every answer has an
-`X-Request-ID`, the client's own if it sent one; the log has it too."""
+Every error is `{"error": "<sentence>"}`. Some have more fields: a 400 for a pod spec its `reasons` (path, line and text of
+each), a 409 for a label's limit the `stack_id` of the existing stack, a 503 a `detail`: what Kubernetes said, for whoever runs
+stackd. A 429 or 503 has `Retry-After`: when to try again. Times are RFC 3339 in UTC with up to nine fraction digits. Bodies
+are read as JSON whatever their Content-Type says. A compressed body is a 415, a field given twice in an object a 400, a
+method that a path does not have a 405 with `Allow`. Every answer has an `X-Request-ID`, the client's own if it sent one. The
+log has it too."""
+
+SCOPES = """\
+A key of scope `admin` may do everything. One of scope `read` may read everything, including pod specs and logs. One of scope
+`metrics` may read `/metrics` and `/healthz`."""
 
 ERRORS = {
     400: "The request is wrong: its body, a parameter, the pod spec (with the path of each mistake); or the "
     "namespace's LimitRange refuses the pod.",
     401: "No API key, or a wrong one.",
-    403: "The API key may only read.",
-    404: "There is no such thing.",
-    405: "The path does not have this method; `Allow` says which it has.",
+    403: "The scope of the API key does not cover this.",
+    404: "Not found.",
     408: "The request did not arrive in time.",
-    409: "It contradicts the present state, and says how.",
+    409: "The request conflicts with the present state; `error` says how.",
     413: "The body is larger than `server.max_body`, or a list longer than `batch_delete.max_ids`.",
-    422: "The Idempotency-Key came with another body before.",
-    429: "Too much for this key or address at a time, and says of what.",
+    415: "The body is compressed (`Content-Encoding`). Send it uncompressed.",
+    417: "`Expect` may only be `100-continue`.",
+    422: "The Idempotency-Key was used with another body before.",
+    429: "Too many requests for this key, address or label; `error` names the limit.",
     431: "The request's head is too large.",
-    500: "A mistake of stackd's; its log has the details.",
-    503: "Not now, and why: full (node ports, quota, nodes), Kubernetes is away, a brake is on, stackd is stopping.",
+    500: "An error in stackd; its log has the details.",
+    503: "Not possible now; `error` says why: no capacity (node ports, quota, nodes), Kubernetes is unreachable, "
+    "a brake is on, or stackd is stopping.",
 }
 HEADERS = {
     429: ("Retry-After",),
     503: ("Retry-After",),
 }
 
+ALWAYS = (431, 500, 503)
+WITH_KEY = (401, 429)
+WITH_BODY = (400, 408, 413, 415, 417)
+PATH_PARTS = {
+    "stack_id": ("A stack's id.", examples.STACK_ID),
+    "job_id": ("A job's id.", examples.JOB_ID),
+    "folder": ("A page's name.", "docs"),
+    "file": ("A file's name.", "index.html"),
+    "page": ("A guide's name.", "integrate"),
+}
+
 
 def document(routes: Iterable[Route], config: Config) -> dict[str, Any]:
-    """The description of these routes under these settings. Raises ValueError for a route of which nothing is said."""
+    """The description of these routes under these settings. Raises ValueError for a route without a description."""
     paths: dict[str, dict[str, Any]] = {}
     order = list(OPERATIONS)
     for route in sorted(routes, key=lambda route: order.index((route.method, route.path))):
         operation = OPERATIONS[route.method, route.path]
         path = route.path
-        paths.setdefault(path, {})[route.method.lower()] = rendered(operation, route.method, path, public=route.public)
+        paths.setdefault(path, {})[route.method.lower()] = _rendered(operation, route.method, path, public=route.public)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -75,13 +93,17 @@ def document(routes: Iterable[Route], config: Config) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "securitySchemes": {
-                "header": {"type": "apiKey", "in": "header", "name": HEADER},
-                "query": {"type": "apiKey", "in": "query", "name": PARAMETER},
+                "header": {"type": "apiKey", "in": "header", "name": HEADER, "description": SCOPES},
+                "query": {"type": "apiKey", "in": "query", "name": PARAMETER, "description": SCOPES},
             },
             "headers": {
                 "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}},
+                "Location": {
+                    "description": "The address to go to.",
+                    "schema": {"type": "string", "format": "uri-reference"},
+                },
                 "Idempotency-Replayed": {
-                    "description": "`true` on an answer that was given before.",
+                    "description": "`true` if this is the answer to an earlier request with the same key.",
                     "schema": {"type": "string", "const": "true"},
                 },
             },
@@ -96,3 +118,82 @@ def _error(status: int, about: str) -> dict[str, Any]:
     if status in HEADERS:
         made["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in HEADERS[status]}
     return made
+
+
+def _rendered(operation: Operation, method: str, path: str, *, public: bool) -> dict[str, Any]:
+    """The operation in the form of OpenAPI 3.1."""
+    made: dict[str, Any] = {
+        "operationId": operation.id,
+        "tags": [operation.tag],
+        "summary": operation.summary,
+    }
+    if operation.about:
+        made["description"] = operation.about
+    if public:
+        made["security"] = []
+    parameters = _path_parameters(path) + [_parameter(each) for each in operation.parameters]
+    if parameters:
+        made["parameters"] = parameters
+    if operation.body is not None:
+        content = {"schema": ref(operation.body.schema), "examples": _examples(operation.body.examples)}
+        made["requestBody"] = {"required": True, "content": {JSON: content}}
+    answers = {str(status): _answer(answer) for status, answer in operation.answers.items()}
+    for status in _errors(operation, method, path, public=public):
+        answers.setdefault(str(status), {"$ref": f"#/components/responses/{status}"})
+    return made | {"responses": dict(sorted(answers.items()))}
+
+
+def _errors(operation: Operation, method: str, path: str, *, public: bool) -> set[int]:
+    errors = {*operation.errors, *ALWAYS}
+    errors.update(() if public else WITH_KEY)
+    errors.update(() if public or (method in SAFE_METHODS and path in METRICS_PATHS) else (403,))
+    errors.update(WITH_BODY if operation.body else ())
+    errors.update((400,) if operation.parameters else ())
+    errors.update((404,) if "{" in path else ())
+    return errors
+
+
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": PATH_PARTS[name][0],
+            "schema": {"type": "string", "minLength": 1},
+            "example": PATH_PARTS[name][1],
+        }
+        for name in re.findall(r"\{(\w+)", path)
+    ]
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    schema = {"type": "array", "items": parameter.schema} if parameter.many else parameter.schema
+    made: dict[str, Any] = {
+        "name": parameter.name,
+        "in": parameter.where,
+        "description": parameter.about,
+        "schema": schema,
+    }
+    if parameter.required:
+        made["required"] = True
+    return made if parameter.example is None else made | {"example": parameter.example}
+
+
+def _answer(answer: ResponseDoc) -> dict[str, Any]:
+    schema = ref(answer.schema) if isinstance(answer.schema, str) else answer.schema
+    content: dict[str, Any] = {"schema": schema} if schema else {}
+    if answer.examples:
+        content["examples"] = _examples(answer.examples)
+    made: dict[str, Any] = {"description": answer.about}
+    if answer.media:
+        made["content"] = {answer.media: content}
+    if answer.headers:
+        made["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in answer.headers}
+    if answer.links:
+        made["links"] = dict(answer.links)
+    return made
+
+
+def _examples(examples: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: {"value": value} for name, value in examples.items()}

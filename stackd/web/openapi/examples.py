@@ -67,7 +67,44 @@ PORTS = [{"container_port": 80, "protocol": "TCP", "node_port": 31538}]
 CREATE: dict[str, Any] = {"target_port": TARGET_PORT, "pod_spec": POD_SPEC}
 CREATE_WITH_MORE: dict[str, Any] = {**CREATE, "ttl": "30m", "labels": {"team": "7"}, "if_exists": "return"}
 
-CREATED_STACK: dict[str, Any] = {
+CREATE_FROM_TEMPLATE: dict[str, Any] = {"template": "web-1", "labels": {"team": "7"}}
+
+CREATES: dict[str, Any] = {
+    "a web server": CREATE,
+    "with more": CREATE_WITH_MORE,
+    "from a template": CREATE_FROM_TEMPLATE,
+}
+
+TEMPLATES: dict[str, Any] = {
+    "templates": [
+        {
+            "name": "web-1",
+            "target_port": [{"container_port": 80, "protocol": "TCP"}],
+            "ttl": "1h",
+            "labels": {"challenge": "web-1"},
+            "images": ["nginx:stable"],
+            "generates": ["FLAG"],
+            "requested_cpu_milli": 100,
+            "requested_memory_bytes": 134217728,
+            "stacks": {"creating": 1, "running": 41, "stopped": 0, "failed": 0, "node_deleted": 0},
+            "median_seconds_to_running": 0.008,
+            "pool": 20,
+            "ready": 18,
+            "starting": 2,
+            "failing": 0,
+            "held": 0,
+            "hits": 41,
+            "misses": 1,
+            "reason": "",
+            "prepull": {
+                "dev-worker": {"state": "pulled", "reason": ""},
+                "dev-worker2": {"state": "pulling", "reason": ""},
+            },
+        }
+    ]
+}
+
+LISTED_STACK: dict[str, Any] = {
     "stack_id": STACK_ID,
     "pod_id": STACK_ID,
     "namespace": "stacks",
@@ -76,20 +113,27 @@ CREATED_STACK: dict[str, Any] = {
     "pod_spec": SANITIZED,
     "ports": PORTS,
     "service_name": f"svc-{STACK_ID}",
-    "status": "creating",
+    "status": "running",
     "ttl_expires_at": EXPIRES,
     "created_at": CREATED,
-    "updated_at": CREATED,
+    "updated_at": "2026-02-10T02:06:33.16031Z",
     "requested_cpu_milli": 100,
     "requested_memory_bytes": 134217728,
 }
-LISTED_STACK: dict[str, Any] = {**CREATED_STACK, "status": "running", "updated_at": "2026-02-10T02:06:33.16031Z"}
 DETAIL: dict[str, Any] = {
     **LISTED_STACK,
     "status_reason": "",
     "status_message": "",
     "labels": {"team": "7"},
     "ended": False,
+}
+CREATED_STACK: dict[str, Any] = {**DETAIL, "status": "creating", "updated_at": CREATED, "labels": {}}
+REFUSED: dict[str, Any] = {
+    "error": "invalid pod spec: spec.hostNetwork: not allowed; spec.containers[0].image: is required",
+    "reasons": [
+        {"path": "spec.hostNetwork", "line": 6, "text": "not allowed"},
+        {"path": "spec.containers[0].image", "line": 8, "text": "is required"},
+    ],
 }
 STATUS: dict[str, Any] = {
     "stack_id": STACK_ID,
@@ -126,8 +170,10 @@ CAPACITY: dict[str, Any] = {
     "quota_seen_at": CREATED,
     "ports": 1760,
     "stacks": None,
+    "unassigned": 20,
     "requested_cpu_milli": 100,
     "requested_memory_bytes": 134217728,
+    "requested_ephemeral_storage_bytes": 67108864,
     "requested_ports": 1,
     "assumes": "nodes run nothing but stacks, and have no taints",
 }
@@ -142,7 +188,7 @@ EVENTS: list[dict[str, Any]] = [
     },
 ]
 NOT_READY: dict[str, Any] = {
-    "error": "Kubernetes has not been reached yet",
+    "error": "waiting for the cluster: Kubernetes cannot be reached: Connection refused",
     "status": "not ready",
-    "reasons": ["Kubernetes has not been reached yet"],
+    "reasons": ["waiting for the cluster: Kubernetes cannot be reached: Connection refused"],
 }

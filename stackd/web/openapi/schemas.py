@@ -1,34 +1,30 @@
 """What goes over the wire, as JSON Schema.
 
-Owns: the schemas of bodies and answers. Numbers, words and limits are those that the code checks with; a test holds
-every answer's fields to these.
+Owns: the schemas of bodies and answers. Numbers, words and limits are those that the code checks with; a test compares
+the fields of every answer with these.
 """
 
 from __future__ import annotations
 
-from stackd.config import Config
-from stackd.model import StackStatus
-from stackd.podspec.target_ports import LARGEST_PORT, MAX_TARGET_PORTS, PROTOCOLS
-from stackd.web.bodies import ID_LIMIT
-from stackd.web.openapi import examples
-from stackd.web.openapi.reports import history, jobs, system
-from stackd.web.openapi.shapes import (
-    Schema,
-    flag,
-    many,
-    moment,
-    nullable,
-    number,
-    one_of,
-    record,
-    ref,
-    table,
-    text,
-)
-from stackd.web.orders import IF_EXISTS, LABEL_KEY, MAX_LABELS
+from typing import Any
 
-LABEL_NAME = f"^{LABEL_KEY.pattern}$"
-LABEL_VALUE = f"^(?:{LABEL_KEY.pattern})?$"
+from stackd.config import Config
+from stackd.lifecycle.prepull import PullState
+from stackd.lifecycle.template_history import SERIES
+from stackd.model import EventKind, JobStatus, StackStatus
+from stackd.names import BARE_KEY
+from stackd.podspec.client_labels import MAX_LABELS
+from stackd.podspec.target_ports import LARGEST_PORT, MAX_TARGET_PORTS, PROTOCOLS
+from stackd.store.jobs import MAX_ERROR_LENGTH, MAX_ERRORS
+from stackd.units import format_duration
+from stackd.web.openapi import examples
+from stackd.web.requests import ID_LIMIT, IF_EXISTS
+from stackd.web.responses import ERROR_LIMIT
+from stackd.web.schema import Schema, flag, many, moment, nullable, number, one_of, record, ref, table, text
+from stackd.web.stack_fields import FIELDS, OPTIONAL, STATUS_READ, schemas_of
+
+LABEL_NAME = f"^{BARE_KEY}$"
+LABEL_VALUE = f"^(?:{BARE_KEY})?$"
 DURATION = r"^(?:0|(?:[0-9]+(?:\.[0-9]+)?(?:d|h|m|s|ms))+)$"
 
 
@@ -37,39 +33,21 @@ def schemas(config: Config) -> dict[str, Schema]:
     return {**_stacks(), **_requests(config), **jobs(), **history(), **system()}
 
 
-def stack_properties() -> dict[str, Schema]:
-    """The documented fields of a stack, in the documented order."""
-    return {
-        "stack_id": ref("StackId"),
-        "pod_id": text("The pod's name; the same as `stack_id`."),
-        "namespace": text("Where the pod and the service are."),
-        "node_id": nullable(text("The node that the pod is on; null while there is none.")),
-        "node_public_ip": nullable(text("The node's public address; null where none is known.")),
-        "pod_spec": text("What runs: the request's pod spec, sanitized, as YAML.", contentMediaType="application/yaml"),
-        "ports": many(ref("Port"), "Where the stack is reached: `node_public_ip:node_port`."),
-        "service_name": text("The service's name."),
-        "status": ref("StackStatus"),
-        "ttl_expires_at": moment("When the stack is deleted by itself."),
-        "created_at": moment("When it was created."),
-        "updated_at": moment("When something of it that can be seen changed last."),
-        "requested_cpu_milli": number("CPU that is reserved for it, in thousandths of a core."),
-        "requested_memory_bytes": number("Memory that is reserved for it."),
-    }
+def _either(these: tuple[str, ...], not_those: tuple[str, ...]) -> Schema:
+    return {"required": list(these), "properties": dict.fromkeys(not_those, False)}
 
 
-def reason_properties() -> dict[str, Schema]:
-    """What is said beside the documented fields, after them."""
-    return {
-        "status_reason": text("Why the status is what it is, in one word; empty where there is nothing to say."),
-        "status_message": text("The same in a sentence. It may quote the pod: treat it as the tenant's text."),
-        "labels": table(text("A value."), "The labels that the create gave."),
-        "ended": flag("Whether the pod has ended for good; ports and service are given back, the record stays."),
-    }
+def _values() -> dict[str, Schema]:
+    """The fields that the answer to a create has beyond a stack's own."""
+    about = (
+        "What was generated for this stack, by the names of variables; left out where nothing was. No other answer tells "
+        "it, except a repetition with the same Idempotency-Key."
+    )
+    return {"values": table(text("A value."), about)}
 
 
 def _stacks() -> dict[str, Schema]:
-    entry = stack_properties()
-    more = reason_properties()
+    whole = schemas_of(FIELDS)
     return {
         "StackId": text("A stack's id.", examples=[examples.STACK_ID]),
         "StackStatus": one_of(
@@ -85,9 +63,9 @@ def _stacks() -> dict[str, Schema]:
                 "node_port": number("The port that leads to it, on the node's address.", 1, LARGEST_PORT),
             },
         ),
-        "Stack": record("A stack.", entry),
-        "StackDetail": record("A stack, and why its status is what it is.", entry | more),
-        "StackEntry": record("A stack in a list; with `fields`, only those.", entry | more, tuple(entry | more)),
+        "StackDetail": record("A stack, its labels, and why its status is what it is.", whole, OPTIONAL),
+        "StackCreated": record("The new stack.", whole | _values(), (*OPTIONAL, *_values())),
+        "StackEntry": record("A stack in a list; with `fields`, only those.", whole, tuple(whole)),
         "StackList": record(
             "Stacks by `created_at`, then id.",
             {
@@ -98,16 +76,10 @@ def _stacks() -> dict[str, Schema]:
         ),
         "StackStatusAnswer": record(
             "The short form of a stack.",
-            {
-                "stack_id": ref("StackId"),
-                "status": ref("StackStatus"),
-                "ttl": moment("When the stack is deleted by itself."),
-                "ports": many(ref("Port")),
-                "node_public_ip": nullable(text("The node's public address; null where none is known.")),
-            },
+            {shown: FIELDS[name].schema for shown, name in STATUS_READ.items()},
         ),
         "Deleted": record(
-            "The stack is gone.", {"deleted": {"type": "boolean", "const": True}, "stack_id": text("Which one.")}
+            "The stack is gone.", {"deleted": {"type": "boolean", "const": True}, "stack_id": text("The stack's id.")}
         ),
     }
 
@@ -118,6 +90,7 @@ def duration(description: str) -> Schema:
 
 
 def _requests(config: Config) -> dict[str, Schema]:
+    required = list(config.limits.required_labels)
     create = {
         "target_port": many(
             ref("TargetPort"),
@@ -127,17 +100,28 @@ def _requests(config: Config) -> dict[str, Schema]:
             uniqueItems=True,
         ),
         "pod_spec": text(
-            "A Pod as YAML (or JSON): one document. What it may use is the operator's policy; everything that it may "
-            "not is refused with its path. Each target port must be declared by a container.",
+            "A Pod as YAML (or JSON): one document. What it may use is the operator's policy; everything else is "
+            "refused with its path. Each target port must be declared by a container. The text may have "
+            f"{config.limits.pod_spec} bytes (`limits.pod_spec`), as it comes and with its aliases written out.",
             format="stackd-pod-spec",
             contentMediaType="application/yaml",
         ),
-        "ttl": duration(f"How long the stack lives; at most {config.stacks.max_ttl:g} s (`stacks.max_ttl`)."),
+        "template": text(
+            "A template's name (`GET /templates`), instead of `target_port` and `pod_spec`. It has a `ttl` and "
+            "`labels` of its own, which those of the request replace.",
+            format="stackd-template",
+            minLength=1,
+        ),
+        "ttl": duration(
+            f"How long the stack lives; at most {format_duration(config.stacks.max_ttl)} (`stacks.max_ttl`)."
+        ),
         "labels": table(
             text("A value.", pattern=LABEL_VALUE),
-            "Labels to find it by; put on the pod as `label.stackd.io/…` too.",
+            "Labels to find it by; put on the pod as `label.stackd.io/…` too. Some may have to be given "
+            "(`limits.required_labels`), and some be counted (`limits.stacks_per_label`, `limits.creates_per_label`).",
             propertyNames={"pattern": LABEL_NAME},
             maxProperties=MAX_LABELS,
+            **({"required": required} if required else {}),
         ),
         "if_exists": text(
             "Where `limits.stacks_per_label` is reached: `error` is a 409 that names the existing stack, `return` is a "
@@ -155,12 +139,22 @@ def _requests(config: Config) -> dict[str, Schema]:
                 "protocol": text("TCP or UDP, in any case of letters.", enum=list(PROTOCOLS)),
             },
         ),
-        "Create": record("A stack to be.", create, optional=("ttl", "labels", "if_exists")),
+        "Create": record(
+            "A stack to create: `target_port` and `pod_spec`, or a `template`.",
+            create,
+            optional=tuple(name for name in create if name != "labels" or not required),
+        )
+        | {
+            "oneOf": [
+                _either(("target_port", "pod_spec"), ("template",)),
+                _either(("template",), ("target_port", "pod_spec")),
+            ]
+        },
         "DryRun": record(
-            "What a create would have made.",
+            "What the create would make.",
             {
                 "dry_run": {"type": "boolean", "const": True},
-                "pod_spec": stack_properties()["pod_spec"],
+                "pod_spec": FIELDS["pod_spec"].schema,
                 "requested_cpu_milli": number("CPU that it would reserve, in thousandths of a core."),
                 "requested_memory_bytes": number("Memory that it would reserve."),
             },
@@ -173,11 +167,275 @@ def _requests(config: Config) -> dict[str, Schema]:
             "Stacks to delete.",
             {
                 "stack_ids": many(
-                    text("An id; blanks around it do not count.", minLength=1, maxLength=ID_LIMIT, pattern=r"\S"),
+                    text(
+                        "An id; blanks around it are ignored.",
+                        minLength=1,
+                        maxLength=ID_LIMIT,
+                        pattern=r"[^\s\x1c-\x1f\x85]",
+                    ),
                     "Duplicates count once.",
                     minItems=1,
                     maxItems=config.batch_delete.max_ids,
                 )
             },
+        ),
+    }
+
+
+STREAM_EVENTS = ("hello", "stack", "left", "deleted", "job", "skipped", "reset", "dropped")
+
+
+def jobs() -> dict[str, Schema]:
+    """Batch-delete jobs."""
+    return {
+        "JobAccepted": record("The job is accepted.", {"job_id": text("Ask for its progress with this.")}),
+        "JobOfMany": record(
+            "The job is accepted.",
+            {"job_id": text("Ask for its progress with this."), "total": number("How many stacks it deletes.")},
+        ),
+        "JobStatus": one_of(
+            JobStatus,
+            "`queued`: waits to start. `running`: in progress. `completed`: finished, see the counts. `failed`: "
+            "finished, and every delete failed.",
+        ),
+        "Job": record(
+            "A batch-delete job. At its end `total` = `deleted` + `not_found` + `failed`.",
+            {
+                "job_id": text("The job's id.", examples=[examples.JOB_ID]),
+                "status": ref("JobStatus"),
+                "total": number("How many ids it has."),
+                "deleted": number("Stacks that it deleted."),
+                "not_found": number("Ids that belong to no stack."),
+                "failed": number("Deletes that failed."),
+                "errors": many(ref("JobError"), f"The first {MAX_ERRORS} failures.", minItems=1, maxItems=MAX_ERRORS),
+                "created_at": moment("When it was accepted."),
+                "updated_at": moment("When it last made progress."),
+            },
+            optional=("errors",),
+        ),
+        "JobError": record(
+            "A failure.",
+            {"stack_id": text("The stack's id."), "error": text("Why.", maxLength=MAX_ERROR_LENGTH)},
+        ),
+    }
+
+
+def history() -> dict[str, Schema]:
+    """Timeline, event streams and capacity."""
+    return {
+        "Timeline": record(
+            "What happened to a stack.",
+            {"stack_id": text("The stack's id."), "events": many(ref("TimelineEvent"), "The oldest first.")},
+        ),
+        "TimelineEvent": record(
+            "One thing that happened.",
+            {
+                "at": moment("When."),
+                "kind": one_of(EventKind, "What."),
+                "reason": text("In one word."),
+                "message": text("In a sentence. It may quote the pod: treat it as the tenant's text."),
+                "by": text("The name of the API key that asked for it, `stackd`, or `cluster`."),
+                "count": number("How often, if more than once.", 2),
+            },
+            optional=("count",),
+        ),
+        "StreamEvent": record(
+            "One event of a stream, by its lines.",
+            {
+                "id": text("What `Last-Event-ID` takes."),
+                "event": text("What it is about.", enum=list(STREAM_EVENTS)),
+                "data": text("JSON, as the route says.", contentMediaType="application/json"),
+            },
+            optional=("id",),
+        ),
+        "Capacity": record(
+            "How many more of one kind of stack fit, if the nodes run nothing but stacks.",
+            {
+                "fits": number("How many more."),
+                "limited_by": text(
+                    "What runs out first: `cpu`, `memory`, `ephemeral_storage`, `pods`, `nodes`, `ports`, `quota` or "
+                    "`max_stacks`."
+                ),
+                "nodes": table(number("How many more."), "By node."),
+                "quota": nullable(number("How many more the namespace's quotas allow; null while they are not known.")),
+                "quota_limited_by": text("The resource of the quotas that runs out first; empty if none."),
+                "quota_seen_at": nullable(moment("When the quotas were read.")),
+                "ports": number("Node ports that are free."),
+                "stacks": nullable(number("How many more `limits.max_stacks` allows; null if there is no limit.")),
+                "unassigned": number(
+                    "Stacks that wait in pools. They give way to creates, so what they take counts as free everywhere here."
+                ),
+                "requested_cpu_milli": number("CPU of one, in thousandths of a core.", 1),
+                "requested_memory_bytes": number("Memory of one.", 1),
+                "requested_ephemeral_storage_bytes": number("Disk of one, as the scheduler counts it."),
+                "requested_ports": number("Ports of one.", 1, MAX_TARGET_PORTS),
+                "assumes": text("What the answer assumes."),
+            },
+        ),
+    }
+
+
+def _template_properties() -> dict[str, Schema]:
+    pooled = "Unassigned stacks of its pool that "
+    return {
+        "name": text("Its name."),
+        "target_port": many(ref("TargetPort"), "The ports that its stacks publish."),
+        "ttl": text("How long its stacks live unless the create says otherwise."),
+        "labels": table(text("A value."), "Labels that its stacks get."),
+        "images": many(text("An image."), "The images of its containers."),
+        "generates": many(text("A variable's name."), "What is generated for each stack."),
+        "requested_cpu_milli": number("CPU of one, in thousandths of a core."),
+        "requested_memory_bytes": number("Memory of one."),
+        "stacks": table(number("How many."), "Its stacks by status, without those of the pool."),
+        "median_seconds_to_running": nullable(
+            {
+                "type": "number",
+                "description": "From create to running, within the last hour; null where none was started.",
+            }
+        ),
+        "pool": number("How many stacks are kept running and unassigned."),
+        "ready": number(pooled + "can be given away now."),
+        "starting": number(pooled + "are being started."),
+        "failing": number(pooled + "do not come up."),
+        "held": number(
+            pooled
+            + "may have been given away just before the state file was lost. They stay until the time to live that"
+            " they would have had is over, or their room is needed, and are given to nobody."
+        ),
+        "hits": number("Creates that got a stack from the pool, since the daemon started."),
+        "misses": number("Creates that found the pool empty, since the daemon started."),
+        "reason": text("Why the pool is not filled; empty while it is, or is being filled."),
+        "prepull": nullable(
+            table(
+                record(
+                    "The image that is least far.",
+                    {
+                        "state": text("How far it is.", enum=[str(state) for state in PullState]),
+                        "reason": text("Why it fails; empty where it does not."),
+                    },
+                ),
+                "How far its images are on each node; null where they are not pulled ahead.",
+            )
+        ),
+        "history": record(
+            "With `history`: samples of the last hour, the oldest first. It begins anew with each start of the daemon.",
+            {
+                "every_seconds": {"type": "number", "description": "Time between two samples."},
+                **{name: many(number("How many."), f"Its stacks that were {name}.") for name in SERIES[:3]},
+                **{name: many(number("How many."), f"Unassigned ones that were {name}.") for name in SERIES[3:]},
+            },
+        ),
+    }
+
+
+def system() -> dict[str, Schema]:
+    """Health, counts, the operator's answers, and errors."""
+    sentence = text("What is wrong, in a sentence.", maxLength=ERROR_LIMIT)
+    status: dict[str, Any] = {"type": "string"}
+    return {
+        "Error": record(
+            "Every error. `detail`, if there is one, is what Kubernetes or a library said: for whoever runs stackd.",
+            {"error": sentence, "detail": text("The technical reason.", maxLength=ERROR_LIMIT)},
+            optional=("detail",),
+        ),
+        "Refused": record(
+            "What is wrong with a request, and if its pod spec, ports, labels or time to live are: each thing by itself.",
+            {"error": sentence, "reasons": many(ref("Reason"), "In the order of the lines.", minItems=1)},
+            optional=("reasons",),
+        ),
+        "Reason": record(
+            "One thing that is wrong.",
+            {
+                "path": text(
+                    "The field, such as `spec.containers[0].image` or `target_port[0]`; `(root)` is the pod spec as a "
+                    "whole, and empty is no field."
+                ),
+                "line": nullable(
+                    number("Where it stands in the pod spec's text, from 1; null where it is not in there.", 1)
+                ),
+                "text": text("What is wrong."),
+            },
+        ),
+        "StackExists": record(
+            "A conflict. If a label's limit is reached, `stack_id` is the existing stack.",
+            {"error": sentence, "stack_id": ref("StackId")},
+            optional=("stack_id",),
+        ),
+        "Healthy": record("The process answers.", {"status": status | {"const": "ok"}}),
+        "Ready": record("Everything works.", {"status": status | {"const": "ready"}}),
+        "NotReady": record(
+            "Something does not work; reads still do.",
+            {
+                "error": sentence,
+                "status": status | {"const": "not ready"},
+                "reasons": many(text("A sentence."), "One for each thing that is wrong.", minItems=1),
+                "held": many(text("A stack's id."), "What a brake holds back."),
+            },
+            optional=("held",),
+        ),
+        "Stats": record(
+            "Counts.",
+            {
+                "total_stacks": number("All stacks."),
+                "active_stacks": number("Those that are creating or running."),
+                "node_distribution": table(number("How many."), "Stacks by node."),
+                "used_node_ports": number("Node ports that are held."),
+                "reserved_cpu_milli": number("CPU of the stacks that still hold resources, in thousandths of a core."),
+                "reserved_memory_bytes": number("Memory of the stacks that still hold resources."),
+            },
+        ),
+        "Owner": record(
+            "Who owns the stacks.",
+            {
+                "role": text("What this stackd is: `owner`, `standby`, `lost` or `released`."),
+                "host": text("Its machine."),
+                "may_change": flag("Whether it may change anything now."),
+                "trouble": text("Why the Lease could not be read or renewed; empty when it could."),
+                "owner": text("The owner's machine; empty when nobody owns the stacks."),
+                "lease": text("The Lease's name, in the namespace of the stacks."),
+                "holder": text("Who holds it: machine and file."),
+                "lease_duration_seconds": number("For how long a renewal is good."),
+                "acquired_at": nullable(moment("Since when, by the owner's clock; null where there is no owner.")),
+                "renewed_at": nullable(moment("When it was renewed last, by the owner's clock.")),
+                "transitions": number("How often the Lease went from one holder to another."),
+                "asked_for_by": text("Which machine's stackd wants to take over; empty when none does."),
+            },
+        ),
+        "Asked": record("Who was asked.", {"asked": text("The owner's machine.")}),
+        "Templates": record(
+            "What there is to ask for by name.",
+            {"templates": many(record("A template.", _template_properties(), ("history",)))},
+        ),
+        "Plan": record(
+            "What a pass of reconciliation would do now.",
+            {
+                "blocked": text("Why it can do nothing now; empty when it can."),
+                "held": many(text("A stack's id."), "What a brake holds back."),
+                "actions": many(
+                    record(
+                        "One step.",
+                        {"action": text("What."), "name": text("Which object or stack."), "why": text("Why.")},
+                    )
+                ),
+                "unknown": many(
+                    record(
+                        "An object with stackd's labels that belongs to no known stack. stackd leaves it alone.",
+                        {
+                            "kind": text("`pods` or `services`."),
+                            "name": text("Which object."),
+                            "why": text("Why no stack can be made of it."),
+                        },
+                    )
+                ),
+            },
+        ),
+        "Released": record(
+            "What a brake no longer holds.",
+            {
+                "released": number("How many stacks."),
+                "held": many(text("A stack's id."), "What it holds that it did not hold when you released it."),
+                "removed": many(text("Kind and name of an object."), "Unknown objects that are removed now."),
+            },
+            optional=("held", "removed"),
         ),
     }

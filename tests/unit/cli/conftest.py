@@ -1,4 +1,4 @@
-"""The commands against a whole stackd; they run in a thread, as the stand's loop has to go on."""
+"""The commands against a whole stackd; they run in a thread, as the daemon's loop has to go on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from stackd.cli import stackd
-from tests.stand import KEY, Stand, stand
+from tests.harness import KEY, Harness, harness
 
 ENVIRONMENT = {"STACKD_URL": "", "STACKD_API_KEY": "", "XDG_CONFIG_HOME": "", "COLUMNS": "200"}
 
@@ -20,14 +20,18 @@ ENVIRONMENT = {"STACKD_URL": "", "STACKD_API_KEY": "", "XDG_CONFIG_HOME": "", "C
 class Shell:
     """Runs ``stackd stacks …`` as somebody with an address and a key in the environment would."""
 
-    at: Stand
+    at: Harness
     home: Path
 
     async def run(self, *words: str, stdin: str | None = None, **environment: str) -> Result:
         """The command's result, whatever it was."""
+        return await self.any_command("stacks", *words, stdin=stdin, **environment)
+
+    async def any_command(self, *words: str, stdin: str | None = None, **environment: str) -> Result:
+        """The same for ``stackd …``."""
         given = ENVIRONMENT | {"STACKD_URL": self.at.url, "STACKD_API_KEY": KEY, "HOME": str(self.home)} | environment
         runner = CliRunner(env=given)
-        return await asyncio.to_thread(runner.invoke, stackd, ["stacks", *words], input=stdin)
+        return await asyncio.to_thread(runner.invoke, stackd, list(words), input=stdin)
 
     async def good(self, *words: str, stdin: str | None = None) -> str:
         """What the command printed; it did what it was told."""
@@ -44,5 +48,5 @@ class Shell:
 
 @pytest.fixture
 async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
-    async with stand(tmp_path) as at:
+    async with harness(tmp_path) as at:
         yield Shell(at=at, home=tmp_path)

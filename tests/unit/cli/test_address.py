@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 import pytest
 
-from stackd.cli.address import client_file, client_for, read
-from tests.stand import KEY
+from stackd.cli.target import client_file, client_for, read
+from tests.harness import KEY
 from tests.unit.cli.conftest import Shell
 
 
@@ -67,7 +67,7 @@ def test_an_address_without_a_scheme_is_refused_and_the_key_is_in_no_text(tmp_pa
     with pytest.raises(click.UsageError, match="http://"):
         client_for("127.0.0.1:8081", tmp_path / "key")
     client = client_for("http://127.0.0.1:8081", tmp_path / "key")
-    assert client.key == "secret"
+    assert client.has_key
     assert "secret" not in repr(client)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from stackd.cli.stacks.shown import addresses, cells, duration, line, safe, summary, table
+from stackd.cli.output import addresses, cells, duration, line, print_table, summary, table
 
 STACK: dict[str, Any] = {
     "stack_id": "stack-1",
@@ -29,7 +29,7 @@ STACK: dict[str, Any] = {
 
 def drawn(stacks: list[dict[str, Any]]) -> str:
     console = Console(file=io.StringIO(), force_terminal=True, width=160, color_system="truecolor")
-    console.print(table(stacks))
+    print_table(console, table(stacks, 160))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -55,11 +55,6 @@ def test_text_of_a_tenant_does_nothing_to_a_terminal(hostile: str) -> None:
     assert line(cells(stack)).count("\t") == len(cells(stack)) - 1
     if hostile.startswith("[red]"):
         assert "[red]x[/red]" in text
-
-
-def test_lines_of_a_log_stay_lines() -> None:
-    assert safe("a\tb\nc\x1b[0m", lines=True) == "a\tb\nc\ufffd[0m"
-    assert safe("a\tb\nc") == "a\ufffdb\ufffdc"
 
 
 def test_addresses_are_ready_to_be_used() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stand import KEY, request_for, seed
+from tests.harness import KEY, request_for, seed
 from tests.unit.cli.conftest import Shell
 
 POD = seed()["pod_spec"]
@@ -130,7 +130,8 @@ async def test_extend_stop_start_and_restart(shell: Shell) -> None:
     assert "in 39m" in await shell.good("extend", stack_id, "30m")
     assert "at most" in await shell.failing(1, "extend", stack_id, "200h")
     assert (await shell.good("stop", stack_id)).split("\t")[:2] == [stack_id, "stopped"]
-    assert (await shell.good("start", stack_id)).split("\t")[:2] == [stack_id, "creating"]
+    with shell.at.no_pod_starting():
+        assert (await shell.good("start", stack_id)).split("\t")[:2] == [stack_id, "creating"]
     await shell.at.until_status(stack_id, "running")
     assert json.loads(await shell.good("restart", stack_id, "--json"))["ports"] == stack["ports"]
 
@@ -162,12 +163,14 @@ async def test_a_batch_delete_reads_what_list_prints(shell: Shell) -> None:
 async def test_a_batch_delete_by_filter_needs_a_yes_where_nobody_can_be_asked(shell: Shell) -> None:
     for team in ("7", "8"):
         await shell.at.create(seed() | {"labels": {"team": team}})
-    assert "1 stacks would be deleted; say --yes" in await shell.failing(2, "batch-delete", "--label", "team=7")
+    assert "this would delete 1 stack; confirm with --yes" in await shell.failing(
+        2, "batch-delete", "--label", "team=7"
+    )
     assert "1 deleted" in await shell.good("batch-delete", "--label", "team=7", "--yes")
     job_id = (await shell.good("batch-delete", "--all", "--yes", "--no-wait")).strip()
     assert (await shell.at.finished_job(job_id))["deleted"] == 1
     result = await shell.run("batch-delete", "--all", "--yes")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no stack is meant\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no stack matches: nothing to delete\n")
 
 
 async def test_a_batch_delete_that_fails_says_which_and_why(shell: Shell) -> None:

@@ -9,28 +9,29 @@ from typing import Any
 
 from rich.console import Console
 
-from stackd.cli.client import Client
-from stackd.cli.stacks.watch import Picture, matches, view
-from tests.stand import KEY, Stand, eventually, seed
+from stackd.cli.stacks.watch import WatchedStacks, matches, view
+from stackd.client import AsyncClient
+from tests.harness import KEY, Harness, eventually, seed
 from tests.unit.cli.conftest import Shell
 
 
 @asynccontextmanager
-async def following(at: Stand, *chosen: tuple[str, str]) -> AsyncIterator[tuple[Picture, list[tuple[str, str]]]]:
+async def following(
+    at: Harness, *chosen: tuple[str, str]
+) -> AsyncIterator[tuple[WatchedStacks, list[tuple[str, str]]]]:
     told: list[tuple[str, str]] = []
-    picture = Picture(
-        Client(url=at.url, key=KEY),
-        list(chosen),
-        lambda kind, stack: told.append((kind, f"{stack['stack_id']} {stack['status']}")),
-    )
-    task = asyncio.create_task(picture.follow())
-    try:
-        await eventually(lambda: at.daemon.api.hub.followers == 1)
-        yield picture, told
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+    async with AsyncClient(at.url, KEY) as client:
+        picture = WatchedStacks(
+            client, list(chosen), lambda kind, stack: told.append((kind, f"{stack['stack_id']} {stack['status']}"))
+        )
+        task = asyncio.create_task(picture.follow())
+        try:
+            await eventually(lambda: at.daemon.api.feed.followers == 1)
+            yield picture, told
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
 
 
 async def test_changes_are_told_once(shell: Shell) -> None:
@@ -55,14 +56,14 @@ async def test_only_what_was_chosen_is_told(shell: Shell) -> None:
 
 
 async def test_a_cut_stream_goes_on_without_a_list(shell: Shell) -> None:
-    hub = shell.at.daemon.api.hub
+    feed = shell.at.daemon.api.feed
     async with following(shell.at) as (picture, told):
         first = (await shell.at.create())["stack_id"]
         await eventually(lambda: ("stack", f"{first} running") in told)
-        hub.closed = True
+        feed.closed = True
         second = (await shell.at.create())["stack_id"]
-        await eventually(lambda: hub.followers == 0)
-        hub.closed = False
+        await eventually(lambda: feed.followers == 0)
+        feed.closed = False
         await eventually(lambda: second in picture.stacks)
         assert told.count(("stack", f"{first} running")) == 1
 
@@ -72,7 +73,7 @@ async def test_a_screen_shows_the_newest_and_says_how_many_it_does_not(shell: Sh
         ids = [(await shell.at.create())["stack_id"] for _ in range(4)]
         await eventually(lambda: len(picture.stacks) == 4)
         console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-        console.print(view(picture, height=6))
+        console.print(view(picture, height=6, width=160))
         console.file.close()
         text = console.export_text()
     assert ids[3] in text

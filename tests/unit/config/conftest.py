@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from stackd.config import Loaded, load
+from stackd.config import LoadedConfig, load
 from stackd.errors import ConfigError
 
 KEY = "sk-0123456789abcdef0123456789abcdef"
-Load = Callable[..., Loaded]
+Load = Callable[..., LoadedConfig]
 Mistakes = Callable[..., list[str]]
 
 
@@ -19,7 +19,7 @@ Mistakes = Callable[..., list[str]]
 def load_text(tmp_path: Path) -> Load:
     """Load a text as config.toml, with one API key in the environment and no cluster in sight."""
 
-    def run(text: str = "", environ: Mapping[str, str] | None = None, credentials: Path | None = None) -> Loaded:
+    def run(text: str = "", environ: Mapping[str, str] | None = None, credentials: Path | None = None) -> LoadedConfig:
         path = tmp_path / "config.toml"
         path.write_text(text)
         return load(path, {"STACKD_AUTH__KEY": KEY} if environ is None else environ, credentials)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stackd.config import Loaded, load, require_cluster
+from stackd.config import LoadedConfig, load, require_cluster
 from stackd.errors import ConfigError
 from tests.unit.config.conftest import KEY
 
@@ -19,11 +19,11 @@ def home(tmp_path: Path) -> Path:
     return path
 
 
-def choose(credentials: Path | None = None, **environ: str) -> Loaded:
+def choose(credentials: Path | None = None, **environ: str) -> LoadedConfig:
     return load(None, {"STACKD_AUTH__KEY": KEY, **environ}, credentials)
 
 
-def decision(loaded: Loaded) -> tuple[str, str, str]:
+def decision(loaded: LoadedConfig) -> tuple[str, str, str]:
     return loaded.config.cluster.mode, loaded.config.cluster.kubeconfig, loaded.origins["cluster.kubeconfig"]
 
 
@@ -79,10 +79,11 @@ def test_without_a_cluster_the_configuration_can_be_checked_but_not_served(tmp_p
         require_cluster(loaded.config)
 
 
-def test_the_embedded_cluster_needs_nothing() -> None:
+def test_the_embedded_cluster_needs_nothing_and_is_none_until_it_has_been_started() -> None:
     loaded = choose(STACKD_CLUSTER__MODE="embedded")
-    require_cluster(loaded.config)
     assert loaded.warnings == ()
+    with pytest.raises(ConfigError):
+        require_cluster(loaded.config)
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,10 @@ def test_values_take_the_kind_that_their_key_wants() -> None:
         STACKD_STACKS__TTL="90m",
         STACKD_SERVER__MAX_BODY="2MiB",
         STACKD_LIMITS__STACKS_PER_LABEL="team=3",
+        STACKD_LIMITS__REQUIRED_LABELS="team, player",
+        STACKD_LIMITS__CREATES_PER_LABEL="player=6/min,team=1/10s",
+        STACKD_POLICY__ALLOW_ANNOTATIONS="example.org/*",
+        STACKD_POLICY__MAX_MEMORY="24581684Ki",
         STACKD_POLICY__LABELS="number=1",
         STACKD_POLICY__IMAGES_DENY="",
     )
@@ -68,6 +72,10 @@ def test_values_take_the_kind_that_their_key_wants() -> None:
     assert config.reconcile.max_delete_share == 0.5
     assert (config.stacks.ttl, config.server.max_body) == (5400.0, 2 << 20)
     assert config.limits.stacks_per_label == {"team": 3}
+    assert config.limits.required_labels == ("team", "player")
+    assert config.limits.creates_per_label == {"player": "6/min", "team": "1/10s"}
+    assert config.policy.allow_annotations == ("example.org/*",)
+    assert config.policy.max_memory == "24581684Ki"
     assert config.policy.labels == {"number": "1"}
     assert config.policy.images_deny == ()
 
@@ -102,3 +110,15 @@ def test_variables_of_the_client_the_tests_and_kubernetes_are_not_ours() -> None
         "STACKD_PORT": "tcp://10.0.0.1:8081",
     }
     assert of(**others) == of()
+
+
+def test_a_limit_that_is_passed_by_leaving_its_label_out_is_warned_of() -> None:
+    def warned(**limits: str) -> list[str]:
+        variables = {f"STACKD_LIMITS__{name.upper()}": value for name, value in limits.items()}
+        return [one for one in load(None, {"STACKD_AUTH__KEY": KEY, **variables}).warnings if "required_labels" in one]
+
+    (only,) = warned(stacks_per_label="player=1,team=2", required_labels="team")
+    assert only.startswith("limits.stacks_per_label counts player, and a create without that label is not counted")
+    assert len(warned(stacks_per_label="player=1", creates_per_label="player=6/min")) == 2
+    assert not warned(stacks_per_label="player=1", creates_per_label="player=6/min", required_labels="player")
+    assert not warned()

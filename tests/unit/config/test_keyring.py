@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from stackd.config import ApiKey, Loaded, load
+from stackd.config import ApiKey, LoadedConfig, load
 from stackd.keys import digest, new_key
 from tests.unit.config.conftest import KEY, Load, Mistakes
 
 OTHER = "sk-ffffffffffffffffffffffffffffffff"
 
 
-def accepted(loaded: Loaded) -> list[tuple[str, str, str]]:
+def accepted(loaded: LoadedConfig) -> list[tuple[str, str, str]]:
     return [(key.name, key.sha256.hex(), key.scope) for key in loaded.config.auth.keys]
 
 
@@ -87,9 +87,11 @@ def test_with_auth_off_no_key_is_needed_and_every_start_warns(load_text: Load) -
         ('[[auth.keys]]\nname = "a"\n', "keys[0].sha256: this is missing"),
         (
             f'[[auth.keys]]\nname = "a"\nsha256 = "{sha256("a")}"\nscope = "root"\n',
-            'one of "admin", "read" is expected',
+            'one of "admin", "read", "metrics" is expected',
         ),
-        (f'[[auth.keys]]\nname = "a b"\nsha256 = "{sha256("a")}"\n', '"a b" is not acceptable'),
+        (f'[[auth.keys]]\nname = "a\\nb"\nsha256 = "{sha256("a")}"\n', '"a\\nb" is not acceptable; a name of at most'),
+        (f'[[auth.keys]]\nname = " a"\nsha256 = "{sha256("a")}"\n', '" a" is not acceptable'),
+        (f'[[auth.keys]]\nname = "a\u202eb"\nsha256 = "{sha256("a")}"\n', "is not acceptable"),
         (
             entry("a", "a") + entry("a", "b"),
             'two keys are named "a"',
@@ -121,17 +123,53 @@ def test_a_key_file_without_a_key_is_refused(mistakes_in: Mistakes, tmp_path: Pa
     assert "the key file holds no key" in mistake
 
 
+@pytest.mark.parametrize("as_credential", [False, True])
+def test_a_key_file_that_is_too_large_is_refused_and_its_last_key_never_cut(
+    load_text: Load, mistakes_in: Mistakes, tmp_path: Path, as_credential: bool
+) -> None:
+    file = tmp_path / ("api-key" if as_credential else "keys")
+    text, credentials = ("", tmp_path) if as_credential else (f'[auth]\nkey_file = "{file}"\n', None)
+    keys = [f"sk-{number:048x}" for number in range(2000)]
+    fits = "\n".join(keys)[: 64 << 10]
+    file.write_text(fits)
+    file.chmod(0o600)
+    known = {digest for _, digest, _ in accepted(load_text(text, {}, credentials))}
+    assert len(known) == fits.count("\n") + 1
+    file.write_text("\n".join(keys))
+    (mistake,) = mistakes_in(text, {}, credentials)
+    assert "is larger than 64 KiB; a file with one key a line is expected" in mistake
+    assert "sk-" not in mistake
+    file.write_text("# " + "x" * (64 << 10) + "\n" + OTHER)
+    assert "is larger than 64 KiB" in mistakes_in(text, {}, credentials)[0]
+
+
 def test_the_same_key_from_two_places_counts_once(load_text: Load, tmp_path: Path) -> None:
     (tmp_path / "api-key").write_text(KEY)
     assert accepted(load_text("", {"STACKD_AUTH__KEY": KEY}, tmp_path)) == [("environment", sha256(KEY), "admin")]
 
 
-def test_short_keys_and_open_key_files_are_warned_of(load_text: Load, tmp_path: Path) -> None:
+def test_a_key_file_that_everybody_can_read_is_warned_of(load_text: Load, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(OTHER)
     (tmp_path / "keys").chmod(0o644)
-    loaded = load_text(f'[auth]\nkey_file = "{tmp_path}/keys"\n', {"STACKD_AUTH__KEY": "short"})
-    assert any("may be guessed" in warning for warning in loaded.warnings)
+    loaded = load_text(f'[auth]\nkey_file = "{tmp_path}/keys"\n')
     assert any("chmod 600" in warning for warning in loaded.warnings)
+
+
+def test_a_key_that_can_be_guessed_is_refused_wherever_it_comes_from(mistakes_in: Mistakes, tmp_path: Path) -> None:
+    short = "sk-0123456789ab"
+    (tmp_path / "keys").write_text(f"{OTHER}\n{short}\n")
+    (tmp_path / "api-key").write_text(short)
+    found = mistakes_in(f'[auth]\nkey_file = "{tmp_path}/keys"\n', {"STACKD_AUTH__KEY": short}, tmp_path)
+    for mistake, origin in zip(
+        found, ("environment STACKD_AUTH__KEY", "the key file", "credential api-key"), strict=True
+    ):
+        assert f"{origin} holds a key of fewer than 16 characters, which can be guessed" in mistake
+        assert "stackd key new" in mistake
+        assert short not in mistake
+
+
+def test_a_key_of_sixteen_characters_is_accepted(load_text: Load) -> None:
+    assert len(load_text("", {"STACKD_AUTH__KEY": "0123456789abcdef"}).config.auth.keys) == 1
 
 
 def test_neither_a_key_nor_its_hash_shows_in_the_configurations_repr() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stackd.config import LIVE_KEYS, Change, Config, diff, load, merge_live
+from stackd.config import LIVE_KEYS, Config, SettingChange, diff, load, merge_live
 from stackd.config.settings import settings
 from tests.unit.config.conftest import KEY
 
@@ -48,10 +48,10 @@ def test_changes_are_told_apart_with_old_and_new_value() -> None:
     new = of(STACKD_STACKS__TTL="30m", STACKD_SERVER__PORT="9000", STACKD_STACKS__PUBLIC_IPS="worker=203.0.113.7")
     changes = diff(of(), new)
     assert changes.live == (
-        Change(key="stacks.ttl", old='"2h"', new='"30m"'),
-        Change(key="stacks.public_ips", old="{}", new='{ worker = "203.0.113.7" }'),
+        SettingChange(key="stacks.ttl", old='"2h"', new='"30m"'),
+        SettingChange(key="stacks.public_ips", old="{}", new='{ worker = "203.0.113.7" }'),
     )
-    assert changes.restart == (Change(key="server.port", old="8081", new="9000"),)
+    assert changes.restart == (SettingChange(key="server.port", old="8081", new="9000"),)
 
 
 def test_nothing_changed_is_no_change() -> None:
@@ -61,7 +61,7 @@ def test_nothing_changed_is_no_change() -> None:
 def test_a_rotated_key_is_a_live_change_that_shows_no_hash() -> None:
     changes = diff(of(), load(None, {"STACKD_AUTH__KEY": "sk-another-key-altogether"}).config)
     assert changes.live == (
-        Change(
+        SettingChange(
             key="auth.keys",
             old='[{ name = "environment", scope = "admin" }]',
             new='[{ name = "environment", scope = "admin" }]',

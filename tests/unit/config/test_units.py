@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stackd.config.units import format_duration, format_size, parse_duration, parse_size
+from stackd.units import format_duration, format_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,14 @@ def test_durations_are_read_as_people_write_them(text: str, seconds: float) -> N
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not a duration|has no unit|unknown unit"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize("part", ["1h", "1", "1h ", "x"])
+def test_what_is_too_long_to_be_a_duration_or_a_size_is_refused_unread(part: str) -> None:
+    for parse in (parse_duration, parse_size):
+        with pytest.raises(ValueError, match="is too long") as caught:
+            parse(part * 500_000)
+        assert len(str(caught.value)) < 100
 
 
 @given(st.integers(0, 10**12))

@@ -11,7 +11,7 @@ import pytest
 
 from stackd.clock import NANOSECONDS
 from stackd.kube.objects import PodState, pod_state
-from stackd.lifecycle.status import Sight, Verdict, judge
+from stackd.lifecycle.status import DerivedStatus, PodSnapshot, judge
 from stackd.model import Stack, StackStatus
 
 RECORDINGS = Path(__file__).parents[2] / "recordings"
@@ -40,12 +40,12 @@ def recorded(name: str) -> PodState:
     return pod_state(body)
 
 
-def seen(pod: PodState | None, **changes: Any) -> Sight:
-    sight = Sight(pod=pod, node_exists=True, node_public_ip="203.0.113.1", pull_failing_since=None, now=NOW)
-    return replace(sight, **changes)
+def seen(pod: PodState | None, **changes: Any) -> PodSnapshot:
+    snapshot = PodSnapshot(pod=pod, node_exists=True, node_public_ip="203.0.113.1", pull_failing_since=None, now=NOW)
+    return replace(snapshot, **changes)
 
 
-def verdict(name: str, stack: Stack = STACK, **changes: Any) -> Verdict:
+def verdict(name: str, stack: Stack = STACK, **changes: Any) -> DerivedStatus:
     return judge(stack, seen(recorded(name), **changes), GRACE)
 
 

@@ -22,7 +22,7 @@ class Journal:
         self.address = str(folder / "journal")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self.address)
-        self._socket.settimeout(5)
+        self._socket.settimeout(30)
 
     def received(self) -> dict[str, str]:
         payload, rights, _, _ = self._socket.recvmsg(1 << 20, socket.CMSG_SPACE(4))
@@ -112,6 +112,32 @@ def test_a_journal_that_is_away_is_replaced_by_standard_error(
     handler.handle(logging.LogRecord("x", logging.ERROR, "file.py", 1, "still said", (), None))
     handler.close()
     assert capsys.readouterr().err == "<3>still said\n"
+
+
+def test_no_text_begins_a_line_with_a_priority_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    handler = JournalHandler(str(tmp_path / "nobody"))
+    try:
+        raise ValueError("the cause\n<0>forged")
+    except ValueError:
+        trace = sys.exc_info()
+    handler.handle(
+        logging.LogRecord("x", logging.WARNING, "file.py", 1, "gone: %s", ("a\n<0>forged\x1b[2J\r<1>",), trace)
+    )
+    handler.close()
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first == r"<4>gone: a\n<0>forged\x1b[2J\r<1>"
+    assert rest
+    assert all(line.startswith("<4>    ") for line in rest)
+    assert rest[-1] == "<4>    <0>forged"
+
+
+def test_where_nobody_listens_at_all_nothing_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = (tmp_path / "closed").open("w")
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    handler = JournalHandler(str(tmp_path / "nobody"))
+    handler.handle(logging.LogRecord("x", logging.ERROR, "file.py", 1, "not heard", (), None))
+    handler.close()
 
 
 def test_the_journal_is_recognised_by_device_and_inode(tmp_path: Path) -> None:

@@ -82,5 +82,5 @@ def reasons(pod: object, policy: Policy = DEFAULT_POLICY, ports: tuple[TargetPor
     try:
         admit(pod, policy, ports)
     except InvalidPodSpec as refused:
-        return refused.reasons
+        return [str(reason) for reason in refused.reasons]
     return []

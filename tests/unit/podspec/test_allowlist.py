@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from stackd.errors import InvalidPodSpec
+from stackd.podspec import Policy
 from stackd.podspec.allow import CONTAINER, METADATA, SPEC, VOLUME, Refused
-from stackd.podspec.schema import FieldType, Kind, fields_of, pod_model
+from stackd.podspec.decode import FieldKind, FieldType, fields_of, pod_model
 from tests.unit.podspec.specs import admit, container, manifest, metadata, reasons, seed, spec, with_init, with_volume
 
 SECRET = "flag{not-to-be-shown}"
@@ -26,15 +27,15 @@ def model_fields(*path: str) -> dict[str, FieldType]:
 def sample(field: FieldType) -> Any:
     """A value of the field's type."""
     return {
-        Kind.STRING: "a",
-        Kind.INTEGER: 1,
-        Kind.BOOLEAN: False,
-        Kind.INTEGER_OR_STRING: 1,
-        Kind.STRINGS: ["a"],
-        Kind.STRING_MAP: {"a": "b"},
-        Kind.OBJECT: {},
-        Kind.OBJECTS: [{}],
-        Kind.OTHER: "a",
+        FieldKind.STRING: "a",
+        FieldKind.INTEGER: 1,
+        FieldKind.BOOLEAN: False,
+        FieldKind.INTEGER_OR_STRING: 1,
+        FieldKind.STRINGS: ["a"],
+        FieldKind.STRING_MAP: {"a": "b"},
+        FieldKind.OBJECT: {},
+        FieldKind.OBJECTS: [{}],
+        FieldKind.OTHER: "a",
     }[field.kind]
 
 
@@ -102,7 +103,7 @@ def test_a_typo_is_refused_with_the_nearest_name(pod: Any, reason: str) -> None:
         (container(command="sh"), "spec.containers[0].command: must be a list of strings, not a string"),
         (container(args=[True]), "spec.containers[0].args[0]: must be a string, not true or false; put it in quotes"),
         (container(args=[None]), "spec.containers[0].args[0]: must be a string, not null"),
-        (container(args=["a\0b"]), "spec.containers[0].args[0]: must not hold the character NUL"),
+        (container(args=["a\0b"]), "spec.containers[0].args[0]: must not contain the character NUL"),
         (container(tty="yes"), "spec.containers[0].tty: must be true or false, not a string"),
         (container(env={"A": "b"}), "spec.containers[0].env: must be a list, not an object"),
         (container(env=[{"name": "A", "value": 1}]), "env[0].value: must be a string, not a number; put it in quotes"),
@@ -146,8 +147,10 @@ def test_a_wrong_type_is_refused_once_and_by_path(pod: Any, reason: str) -> None
         (metadata(labels={"a": "b c"}), "metadata.labels.a: must be at most 63"),
         (metadata(labels={"-a": ""}), 'metadata.labels["-a"]: is not a valid key'),
         (metadata(labels={f"k{index}": "" for index in range(33)}), "metadata.labels: at most 32"),
-        (metadata(annotations={"a/b": "x"}), 'metadata.annotations["a/b"]: keys with a prefix'),
-        (metadata(annotations={"a": "x" * 70_000}), "metadata.annotations: more than 65536 bytes together"),
+        (
+            metadata(annotations={"a/b": "x"}),
+            'metadata.annotations["a/b"]: not accepted, unless policy.allow_annotations',
+        ),
         (spec(hostname="a.b"), "spec.hostname: must be"),
         (spec(terminationGracePeriodSeconds=-1), "spec.terminationGracePeriodSeconds: must be from 0 to 3600"),
         (spec(terminationGracePeriodSeconds=3601), "spec.terminationGracePeriodSeconds: must be from 0 to 3600"),
@@ -199,13 +202,13 @@ def test_a_wrong_type_is_refused_once_and_by_path(pod: Any, reason: str) -> None
         (container(livenessProbe={"tcpSocket": {"port": 80}, "periodSeconds": -1}), "periodSeconds: must be from 0"),
         (
             container(readinessProbe={"tcpSocket": {"port": 80}, "terminationGracePeriodSeconds": 1}),
-            "readinessProbe.terminationGracePeriodSeconds: a readinessProbe must not have it",
+            "readinessProbe.terminationGracePeriodSeconds: is not possible in a readinessProbe",
         ),
         (
             container(livenessProbe={"httpGet": {"port": 80, "httpHeaders": [{"name": "a b", "value": "x"}]}}),
             "httpHeaders[0].name: must be letters",
         ),
-        (container(volumeMounts=[{"name": "v", "mountPath": "/v"}]), "volumeMounts[0].name: there is no volume"),
+        (container(volumeMounts=[{"name": "v", "mountPath": "/v"}]), "volumeMounts[0].name: no volume has this name"),
         (container(securityContext={}), "spec.containers[0].securityContext: not accepted"),
         (container(securityContext={"privileged": True}), "securityContext.privileged: not accepted"),
         (container(securityContext={"privileged": False}), "spec.containers[0].securityContext: not accepted"),
@@ -244,12 +247,21 @@ def test_a_wrong_type_is_refused_once_and_by_path(pod: Any, reason: str) -> None
         (with_volume({"downwardAPI": {"items": [{"path": "x"}]}}), "items[0]: must have either fieldRef or"),
         (with_init({"name": "app"}), "spec.initContainers[0].name: is also the name of spec.containers[0]"),
         (with_init({"restartPolicy": "Never"}), "spec.initContainers[0].restartPolicy: must be one of Always"),
-        (with_init({"lifecycle": {}}), "spec.initContainers[0].lifecycle: an init container may have it only with"),
+        (
+            with_init({"lifecycle": {}}),
+            "spec.initContainers[0].lifecycle: requires restartPolicy: Always in an init container",
+        ),
         (with_init({"resources": {}}), "spec.initContainers[0].resources.cpu: is required"),
     ],
 )
 def test_what_is_wrong_is_named_by_path(pod: Any, reason: str) -> None:
     assert any(reason in text for text in reasons(pod))
+
+
+def test_annotations_are_limited_also_where_the_text_may_be_longer() -> None:
+    pod = metadata(annotations={"a": "x" * 70_000})
+    long = Policy(max_text=1 << 20)
+    assert "metadata.annotations: must be at most 65536 bytes in all" in reasons(pod, long)
 
 
 @pytest.mark.parametrize(
@@ -416,7 +428,7 @@ EVERYTHING: dict[str, Any] = {
 
 
 def test_everything_that_is_allowed_is_kept() -> None:
-    admitted = manifest(EVERYTHING)
+    admitted = manifest(EVERYTHING, Policy(allow_annotations=("description",)))
     kept = admitted["spec"]
     wanted = EVERYTHING["spec"]
     assert admitted["metadata"] == EVERYTHING["metadata"]

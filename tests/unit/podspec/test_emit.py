@@ -9,8 +9,8 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stackd.podspec.emit import emit
 from stackd.podspec.yaml_reader import read
+from stackd.podspec.yaml_writer import emit
 
 AWKWARD = st.sampled_from(
     [

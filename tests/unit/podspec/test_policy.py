@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from stackd.errors import ConfigError
+from stackd.names import matches_any
 from stackd.podspec import DEFAULT_POLICY, Policy, harden
 from stackd.podspec.images import parse_reference
-from stackd.podspec.names import matches_any
+from stackd.podspec.policy import Toleration
 from tests.unit.podspec.specs import admit, container, manifest, reasons, seed, spec, with_init, with_volume
 
 DIGEST = "sha256:" + "0" * 64
@@ -117,7 +118,11 @@ def test_a_key_of_the_policy_grants_what_it_names_and_nothing_else(
             Policy(max_ephemeral_storage="1Gi"),
             "spec (ephemeral-storage): the pod asks for more than 1Gi (policy.max_ephemeral_storage)",
         ),
-        (with_init({}, {}), Policy(max_containers=2), "spec.containers: 3 containers, of 2 (policy.max_containers)"),
+        (
+            with_init({}, {}),
+            Policy(max_containers=2),
+            "spec.containers: 3 containers; at most 2 allowed (policy.max_containers)",
+        ),
         (seed(), Policy(require_digest=True), "image: must be pinned by its digest (policy.require_digest)"),
         (
             resource("nvidia.com/gpu", "500m"),
@@ -127,7 +132,7 @@ def test_a_key_of_the_policy_grants_what_it_names_and_nothing_else(
         (
             env_from("secretRef", "../x"),
             Policy(secrets=("**",)),
-            "envFrom[0].secretRef: must give a name in lower-case letters",
+            "envFrom[0].secretRef: must be a name in lower-case letters",
         ),
     ],
 )
@@ -276,10 +281,6 @@ def test_the_restart_policy_is_the_operators() -> None:
 @pytest.mark.parametrize(
     ("keys", "mistake"),
     [
-        ({"profile": "privileged"}, "policy.profile: must be one of baseline, restricted"),
-        ({"restart_policy": "Sometimes"}, "stacks.restart_policy: must be one of Never, OnFailure, Always"),
-        ({"max_containers": 0}, "policy.max_containers: must be at least 1"),
-        ({"max_cpu": "much"}, "policy.max_cpu: not a quantity"),
         ({"max_memory": "0"}, "policy.max_memory: must be more than zero, or empty"),
         (
             {"add_capabilities": ("SYS_ADMIN",)},
@@ -289,11 +290,7 @@ def test_the_restart_policy_is_the_operators() -> None:
             {"add_capabilities": ("CHOWN",), "profile": "restricted"},
             "policy.add_capabilities: CHOWN is not within the restricted standard (NET_BIND_SERVICE)",
         ),
-        ({"runtime_class": "G Visor"}, "policy.runtime_class: not the name of a RuntimeClass"),
-        ({"add_pull_secrets": ("A",)}, "policy.add_pull_secrets: A is not a name"),
-        ({"labels": {"a b": "c"}}, "policy.labels: a b is not a valid key"),
-        ({"labels": {"a": "b c"}}, "policy.labels: a has no valid value"),
-        ({"annotations": {"a b": "c"}}, "policy.annotations: a b is not a valid key"),
+        ({"add_pull_secrets": ("A",)}, "policy.add_pull_secrets: A is not a valid name of a Secret"),
     ],
 )
 def test_a_policy_that_cannot_be_is_refused_by_its_key(keys: dict[str, Any], mistake: str) -> None:
@@ -311,7 +308,7 @@ def test_the_default_adds_nothing_to_a_manifest() -> None:
 def test_the_operators_additions_go_into_the_manifest_and_not_into_the_text() -> None:
     policy = Policy(
         runtime_class="gvisor",
-        tolerations=({"key": "stacks", "operator": "Exists"},),
+        tolerations=(Toleration(key="stacks", operator="Exists"),),
         pull_secrets=("mine",),
         add_pull_secrets=("registry", "mine"),
         add_capabilities=("CHOWN",),

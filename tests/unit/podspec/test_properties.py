@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from stackd.errors import InvalidPodSpec
 from stackd.model import SanitizedSpec, TargetPort
 from stackd.podspec import DEFAULT_POLICY, Policy, harden, sanitize
-from stackd.podspec.schema import FieldType, Kind, fields_of, pod_model
+from stackd.podspec.decode import FieldKind, FieldType, fields_of, pod_model
 from tests.unit.podspec.specs import HTTP, container, seed, with_volume
 from tests.unit.podspec.standards import actions, baseline, containers, restricted
 
@@ -110,19 +110,19 @@ SPECS: st.SearchStrategy[Any] = st.fixed_dictionaries(
 
 def values(field: FieldType, depth: int) -> st.SearchStrategy[Any]:
     """Values of a field's type; ``depth`` says how far objects go down."""
-    plain: dict[Kind, st.SearchStrategy[Any]] = {
-        Kind.STRING: WORDS,
-        Kind.INTEGER: st.sampled_from([0, 1, 80, -1, 2**40]),
-        Kind.BOOLEAN: st.booleans(),
-        Kind.INTEGER_OR_STRING: st.sampled_from([80, "web", 0]),
-        Kind.STRINGS: st.lists(WORDS, max_size=2),
-        Kind.STRING_MAP: st.dictionaries(WORDS, WORDS, max_size=2),
-        Kind.OTHER: WORDS,
+    plain: dict[FieldKind, st.SearchStrategy[Any]] = {
+        FieldKind.STRING: WORDS,
+        FieldKind.INTEGER: st.sampled_from([0, 1, 80, -1, 2**40]),
+        FieldKind.BOOLEAN: st.booleans(),
+        FieldKind.INTEGER_OR_STRING: st.sampled_from([80, "web", 0]),
+        FieldKind.STRINGS: st.lists(WORDS, max_size=2),
+        FieldKind.STRING_MAP: st.dictionaries(WORDS, WORDS, max_size=2),
+        FieldKind.OTHER: WORDS,
     }
     if field.model is None:
         return plain[field.kind]
     one = objects(field.model, depth)
-    return st.lists(one, max_size=2) if field.kind is Kind.OBJECTS else one
+    return st.lists(one, max_size=2) if field.kind is FieldKind.OBJECTS else one
 
 
 @st.composite

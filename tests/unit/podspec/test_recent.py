@@ -9,7 +9,7 @@ import yaml
 
 from stackd.errors import InvalidPodSpec
 from stackd.podspec import DEFAULT_POLICY, Sanitizer, sanitize
-from stackd.podspec.recent import KEPT, LONGEST
+from stackd.podspec.sanitize import KEPT, LONGEST
 from tests.unit.podspec.specs import HTTP, container, seed
 
 

@@ -47,8 +47,8 @@ def test_the_larger_of_request_and_limit_becomes_both(
         ({"limits": {"cpu": "1"}}, ["resources.memory: is required"]),
         ({"limits": {"cpu": "1", "memory": "0"}}, ["resources.limits.memory: must be more than zero"]),
         ({"limits": {"cpu": "1", "memory": "1"}, "requests": {"cpu": "-1"}}, ["resources.requests.cpu: must be more"]),
-        ({"limits": {"cpu": "2M", "memory": "1"}}, ["resources.limits.cpu: more CPU than any node has"]),
-        ({"limits": {"cpu": "1", "memory": "1Ei"}}, ["resources.limits.memory: more than any node has"]),
+        ({"limits": {"cpu": "2M", "memory": "1"}}, ["resources.limits.cpu: is more CPU than any node has"]),
+        ({"limits": {"cpu": "1", "memory": "1Ei"}}, ["resources.limits.memory: is more than any node has"]),
         ({"limits": {"cpu": "1", "memory": "1e100"}}, ["resources.limits.memory: too large"]),
         ({"limits": {"cpu": "x", "memory": None}}, ["limits.cpu: not a quantity", "limits.memory: must be a quantity"]),
         (

@@ -16,7 +16,7 @@ MEBIBYTE = 2**20
 def refusal(text: str) -> str:
     with pytest.raises(InvalidPodSpec) as refused:
         read(text)
-    return "; ".join(refused.value.reasons)
+    return "; ".join(map(str, refused.value.reasons))
 
 
 @pytest.mark.parametrize(
@@ -71,10 +71,10 @@ def test_json_may_escape_characters_beyond_the_basic_plane() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "(root): the text holds no document; a Pod is expected"),
-        ("# nothing\n", "(root): the text holds no document; a Pod is expected"),
-        ("- a\n", "(root): a Pod is expected, as a mapping of fields"),
-        ("nginx", "(root): a Pod is expected, as a mapping of fields"),
+        ("", "(root): the text contains no document; a Pod is expected"),
+        ("# nothing\n", "(root): the text contains no document; a Pod is expected"),
+        ("- a\n", "(root): the text must be a Pod: a mapping of fields"),
+        ("nginx", "(root): the text must be a Pod: a mapping of fields"),
         ("a: 1\n---\nb: 2\n", "(root): more than one YAML document (line 2, column 1); a single Pod is expected"),
         ("a:\n  b: 1\n  b: 2\n", "a.b: given twice (lines 2 and 3)"),
         ("a: [{}, {b: 1, b: 2}]\n", "a[1].b: given twice (lines 1 and 1)"),
@@ -87,13 +87,13 @@ def test_json_may_escape_characters_beyond_the_basic_plane() -> None:
         ("a: !mine {}\n", 'a: the tag "!mine" is not accepted (line 1, column 4)'),
         ("a: !!int x\n", 'a: the value does not fit its tag "tag:yaml.org,2002:int" (line 1, column 4)'),
         ("a: !!int yes\n", 'a: the value does not fit its tag "tag:yaml.org,2002:int" (line 1, column 4)'),
-        ("a: .inf\n", "a: not a number that can be used (line 1, column 4)"),
-        ("a: .nan\n", "a: not a number that can be used (line 1, column 4)"),
+        ("a: .inf\n", "a: infinity and NaN are not accepted (line 1, column 4)"),
+        ("a: .nan\n", "a: infinity and NaN are not accepted (line 1, column 4)"),
         ("a: *x\n", 'a: the alias "x" refers to nothing before it (line 1, column 4)'),
         ("a: &x [*x]\n", 'a[0]: the alias "x" refers to nothing before it (line 1, column 8)'),
         ("%YAML 1.1\n---\na: 1\n", "(root): YAML directives (lines that begin with %) are not accepted"),
         ("a: \0\n", "character 3: not valid YAML: control characters are not allowed"),
-        ("a: \ud800\n", "(root): the text holds half of a surrogate pair, which is not a character"),
+        ("a: \ud800\n", "(root): the text contains half of a surrogate pair, which is not a character"),
         ("a:\n\tb: 1\n", "line 2, column 1: not valid YAML: while scanning for the next token"),
         ("a: [1, 2\n", "line 2, column 1: not valid YAML: while parsing a flow sequence"),
     ],
@@ -130,9 +130,9 @@ def test_aliases_do_not_get_around_the_nesting_limit() -> None:
 
 
 def test_values_up_to_the_limit_are_read_and_one_more_is_not() -> None:
-    room = MAX_NODES - 3
-    assert len(read("a: [" + "1," * room + "]")["a"]) == room
-    assert "more than 20000 values" in refusal("a: [" + "1," * (room + 1) + "]")
+    context = MAX_NODES - 3
+    assert len(read("a: [" + "1," * context + "]")["a"]) == context
+    assert "more than 20000 values" in refusal("a: [" + "1," * (context + 1) + "]")
 
 
 @pytest.mark.parametrize(
@@ -164,19 +164,19 @@ def test_values_up_to_the_limit_are_read_and_one_more_is_not() -> None:
     ids=lambda text: ascii(text[:10]),
 )
 def test_a_hostile_text_is_refused_quickly(text: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     assert refusal(text)
-    assert time.perf_counter() - started < 0.5
+    assert time.thread_time() - started < 0.5
 
 
 def test_a_large_string_is_read_quickly() -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     assert read("a: |\n" + " line\n" * (MEBIBYTE // 6))
-    assert time.perf_counter() - started < 0.5
+    assert time.thread_time() - started < 0.5
 
 
 def test_hundreds_of_mistakes_give_a_hundred_reasons() -> None:
     with pytest.raises(InvalidPodSpec) as refused:
         read("".join(f"k{index}: 1\nk{index}: 2\n" for index in range(1000)))
     assert len(refused.value.reasons) == 101
-    assert refused.value.reasons[-1] == "(root): there may be more, only the first 100 problems are listed"
+    assert str(refused.value.reasons[-1]) == "(root): there may be more, only the first 100 problems are listed"

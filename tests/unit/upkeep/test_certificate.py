@@ -14,19 +14,22 @@ import pytest
 
 from stackd.config import load
 from stackd.errors import ConfigError
-from stackd.upkeep.certificate import DAY, Certificate, timeliness
-from stackd.upkeep.validity import validity
+from stackd.upkeep.tls import DAY, Certificate, timeliness
+from stackd.validity import validity
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
-EC = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+EC = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
+RSA = ("-newkey", "rsa:2048")
 
 
-def make(folder: Path, name: str = "one", *, days: int = 90, password: str = "") -> tuple[str, str]:
+def make(
+    folder: Path, name: str = "one", *, days: int = 90, password: str = "", kind: tuple[str, ...] = EC
+) -> tuple[str, str]:
     """A self-signed certificate for 127.0.0.1 and its key."""
     cert, key = folder / f"{name}.crt", folder / f"{name}.key"
     encryption = ["-passout", f"pass:{password}"] if password else ["-nodes"]
     subject = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-days", str(days)]
-    command = ["openssl", "req", "-x509", *EC, *encryption, "-keyout", str(key), "-out", str(cert), *subject]
+    command = ["openssl", "req", "-x509", *kind, *encryption, "-keyout", str(key), "-out", str(cert), *subject]
     subprocess.run(command, check=True, capture_output=True)
     return str(cert), str(key)
 
@@ -92,6 +95,23 @@ async def test_a_new_pair_is_served_as_soon_as_the_files_have_changed(
     certificate.renew()
     assert (await served(certificate, both))[2] == "two"
     assert "loaded again" in caplog.text
+
+
+@pytest.mark.parametrize(("before", "after"), [(EC, RSA), (RSA, EC), (EC, EC), (RSA, RSA)])
+async def test_after_a_change_only_the_new_pair_is_served_whatever_kind_of_key_it_has(
+    tmp_path: Path, before: tuple[str, ...], after: tuple[str, ...]
+) -> None:
+    cert, key = make(tmp_path, kind=before)
+    certificate = of(cert, key, tmp_path)
+    assert certificate is not None
+    old = certificate.context
+    new_cert, new_key = make(tmp_path, "two", kind=after)
+    both = trusting(cert, new_cert)
+    os.replace(new_cert, cert)
+    os.replace(new_key, key)
+    certificate.renew()
+    assert (await served(certificate, both))[2] == "two"
+    assert certificate.context is not old, "what is secured with the old one goes on"
 
 
 def test_a_pair_that_does_not_belong_together_is_refused_in_words(tmp_path: Path) -> None:

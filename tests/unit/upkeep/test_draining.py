@@ -12,9 +12,9 @@ from stackd.config import load
 from stackd.daemon import running
 from stackd.embedded import EmbeddedCluster, Fault
 from stackd.notify import Inherited
-from stackd.upkeep.outside import KEPT, Outside
+from stackd.upkeep.systemd import KEPT, ProcessContext
 from stackd.web.api import Api
-from tests.stand import KEY, eventually, fast_cluster, seed, stand
+from tests.harness import KEY, eventually, fast_cluster, harness, seed
 
 
 def listening() -> socket.socket:
@@ -39,35 +39,35 @@ def environment(folder: Path, cluster: EmbeddedCluster, port: int) -> dict[str, 
 async def ask(port: int, *, path: str = "/healthz") -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nX-API-KEY: {KEY}\r\nConnection: close\r\n\r\n".encode())
-    answer = await asyncio.wait_for(reader.read(), 10.0)
+    answer = await asyncio.wait_for(reader.read(), 30.0)
     writer.close()
     return answer
 
 
 async def test_a_connection_made_while_nobody_serves_is_served_by_the_next_daemon(tmp_path: Path) -> None:
-    door = listening()
-    port = door.getsockname()[1]
+    listener = listening()
+    port = listener.getsockname()[1]
     async with EmbeddedCluster(fast_cluster()) as cluster:
         loaded = load(None, environment(tmp_path, cluster, port))
         early = asyncio.create_task(ask(port))
         for _ in range(2):
-            copy = Inherited(name="stackd.socket", socket=door.dup())
-            async with running(loaded, outside=Outside(inherited=(copy,))):
+            copy = Inherited(name="stackd.socket", socket=listener.dup())
+            async with running(loaded, process=ProcessContext(inherited=(copy,))):
                 assert (await early).startswith(b"HTTP/1.1 200")
             early = asyncio.create_task(ask(port))
             await asyncio.sleep(0)
         early.cancel()
-    door.close()
+    listener.close()
 
 
 async def test_a_request_on_an_open_connection_is_served_during_the_drain_and_ends_it(tmp_path: Path) -> None:
-    door = listening()
-    port = door.getsockname()[1]
+    listener = listening()
+    port = listener.getsockname()[1]
     async with EmbeddedCluster(fast_cluster()) as cluster:
         loaded = load(None, environment(tmp_path, cluster, port))
-        held = Inherited(name=KEPT, socket=door.dup())
+        held = Inherited(name=KEPT, socket=listener.dup())
         request = f"GET /healthz HTTP/1.1\r\nHost: x\r\nX-API-KEY: {KEY}\r\n\r\n".encode()
-        async with running(loaded, outside=Outside(inherited=(held,))) as daemon:
+        async with running(loaded, process=ProcessContext(inherited=(held,))) as daemon:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(request)
             first = await reader.readuntil(b'"ok"}')
@@ -78,7 +78,7 @@ async def test_a_request_on_an_open_connection_is_served_during_the_drain_and_en
         assert b"Connection: close" not in first
         assert second.startswith(b"HTTP/1.1 200")
         assert b"Connection: close" in second
-    door.close()
+    listener.close()
 
 
 async def test_sockets_at_another_address_than_configured_are_replaced(tmp_path: Path) -> None:
@@ -87,8 +87,8 @@ async def test_sockets_at_another_address_than_configured_are_replaced(tmp_path:
     new.close()
     async with EmbeddedCluster(fast_cluster()) as cluster:
         loaded = load(None, environment(tmp_path, cluster, wanted))
-        outside = Outside(inherited=(Inherited(name=KEPT, socket=old),))
-        async with running(loaded, outside=outside) as daemon:
+        process = ProcessContext(inherited=(Inherited(name=KEPT, socket=old),))
+        async with running(loaded, process=process) as daemon:
             assert daemon.port == wanted
             assert old.fileno() == -1
             assert (await ask(wanted)).startswith(b"HTTP/1.1 200")
@@ -96,11 +96,11 @@ async def test_sockets_at_another_address_than_configured_are_replaced(tmp_path:
 
 async def test_a_create_in_flight_is_finished_by_a_stop(tmp_path: Path) -> None:
     async with aiohttp.ClientSession() as session:
-        async with stand(tmp_path) as at:
+        async with harness(tmp_path) as at:
             at.cluster.faults.add(Fault(action="latency", verb="create", resource="services", seconds=0.3))
             headers = {"X-API-KEY": KEY}
             creating = asyncio.create_task(session.post(at.url + "/stacks", json=seed(), headers=headers))
-            await eventually(lambda: at.daemon.room.creating)
+            await eventually(lambda: at.daemon.context.creating)
         assert (await creating).status == 201
 
 

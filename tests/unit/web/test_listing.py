@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import orjson
+import pytest
 
 from stackd.model import Stack, StackStatus
-from stackd.web.listing import HOLD_SECONDS, Listing, Piece
+from stackd.store import Store
+from stackd.web.bodies import HOLD_SECONDS, Late, Listing, Piece, read_late
+from tests.store.building import PORTS, SMALL, TestClock, new_stack, stack_id
 
 
 def stack(number: int, status: StackStatus = StackStatus.RUNNING) -> Stack:
@@ -31,12 +36,23 @@ def entry(one: Stack) -> bytes:
     return orjson.dumps({"stack_id": one.stack_id, "status": one.status})
 
 
-def ids(pieces: list[Piece]) -> list[str]:
-    return [listed["stack_id"] for listed in orjson.loads(b"".join(pieces))["stacks"]]
+def ready(pieces: list[Piece | Late]) -> list[Piece]:
+    """The pieces, of which none is late."""
+    found = [piece for piece in pieces if not isinstance(piece, tuple)]
+    assert len(found) == len(pieces)
+    return found
+
+
+def ids(pieces: list[Piece | Late]) -> list[str]:
+    return listed(b"".join(ready(pieces)))
+
+
+def listed(body: bytes) -> list[str]:
+    return [one["stack_id"] for one in orjson.loads(body)["stacks"]]
 
 
 async def test_no_stacks_are_an_empty_list() -> None:
-    assert b"".join(await Listing(entry).pieces(())) == b'{"stacks":[]}'
+    assert b"".join(ready(await Listing(entry).pieces(()))) == b'{"stacks":[]}'
 
 
 async def test_the_list_has_every_stack_once_in_the_order_given() -> None:
@@ -76,7 +92,7 @@ async def test_a_stack_that_changes_comes_or_goes_changes_one_or_two_pieces_and_
 
 async def test_pieces_are_neither_tiny_nor_huge() -> None:
     pieces = await Listing(entry).pieces(tuple(stack(number) for number in range(20_000)))
-    counts = [bytes(piece).count(b"stack_id") for piece in pieces[1:-1]]
+    counts = [bytes(piece).count(b"stack_id") for piece in ready(pieces)[1:-1]]
     assert max(counts) <= 256
     assert 32 <= sum(counts) / len(counts) <= 128
 
@@ -104,3 +120,79 @@ async def test_others_get_their_turn_while_a_long_list_is_rendered() -> None:
     longest_piece = 256 * 40e-6
     assert turns >= seconds / (HOLD_SECONDS + longest_piece) / 3
     assert turns >= 3
+
+
+LONG = "kind: Pod # " + "x" * 10_000
+SHORT = "kind: Pod # short"
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    opened = await Store.open(tmp_path / "stackd.db", clock=TestClock(), node_ports=PORTS, options=SMALL)
+    yield opened
+    await opened.close()
+
+
+def with_text(one: Stack) -> bytes:
+    return orjson.dumps({"stack_id": one.stack_id, "pod_spec": one.pod_spec})
+
+
+async def fill(store: Store, long: Callable[[int], bool], count: int = 70) -> list[tuple[str, str]]:
+    """Stacks with long and short pod specs; their ids and pod specs."""
+    texts = [(LONG if long(number) else SHORT) + str(number) for number in range(count)]
+    for number, text in enumerate(texts):
+        await store.stacks.reserve(new_stack(number, created_at=number, pod_spec=text))
+    return [(stack_id(number), text) for number, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize(
+    "long",
+    [
+        lambda _: True,
+        lambda _: False,
+        lambda number: number == 0,
+        lambda number: number == 69,
+        lambda number: number % 3,
+        lambda number: number > 5,
+        lambda number: number < 64,
+    ],
+)
+async def test_long_texts_are_read_in_their_place(store: Store, long: Callable[[int], bool]) -> None:
+    wanted = await fill(store, long)
+    listing = Listing(with_text)
+    for _ in range(2):
+        pieces = await listing.pieces(store.stacks.ordered())
+        body = b"".join([piece async for piece in read_late(pieces, store, with_text)])
+        assert [(one["stack_id"], one["pod_spec"]) for one in orjson.loads(body)["stacks"]] == wanted
+
+
+@pytest.mark.parametrize("gone", [range(70), range(1), range(20), range(16, 70), range(0, 70, 2)])
+async def test_a_stack_that_has_gone_before_its_text_was_read_is_left_out(store: Store, gone: range) -> None:
+    wanted = await fill(store, lambda number: number != 40)
+    pieces = await Listing(with_text).pieces(store.stacks.ordered())
+    await store.stacks.remove([stack_id(number) for number in gone])
+    body = b"".join([piece async for piece in read_late(pieces, store, with_text)])
+    left = [name for number, (name, _) in enumerate(wanted) if number not in gone or number == 40]
+    assert listed(body) == left
+
+
+async def test_one_that_goes_while_the_list_is_read_is_left_out(store: Store) -> None:
+    await fill(store, lambda _: True, count=40)
+    pieces = await Listing(with_text).pieces(store.stacks.ordered())
+    reading = read_late(pieces, store, with_text)
+    body = b"".join([bytes(await anext(reading)) for _ in range(3)])
+    await store.stacks.remove([stack_id(number) for number in (1, 30)])
+    body += b"".join([piece async for piece in reading])
+    assert listed(body) == [stack_id(number) for number in range(40) if number != 30]
+
+
+async def test_few_long_texts_are_read_at_a_time(store: Store) -> None:
+    await fill(store, lambda _: True, count=40)
+    pieces = await Listing(with_text).pieces(store.stacks.ordered())
+    before = store.counters.statements
+    reading = read_late(pieces, store, with_text)
+    for _ in range(3):
+        await anext(reading)
+    assert store.counters.statements <= before + 2, "sixteen, and a piece of the list has its own"
+    assert len([piece async for piece in reading]) == 40 - 2 + 1
+    assert store.counters.statements <= before + 4

@@ -1,9 +1,20 @@
 // Requests to the API, with the key of this tab; errors carry the API's own sentence.
 
-const KEPT = "stackd.key";
+import { key } from "./session.js";
+
+/**
+ * What a request may carry.
+ *
+ * @typedef {{ body?: unknown, signal?: AbortSignal, headers?: Record<string, string> }} Options
+ */
 
 /** An answer that is no success; `status` is 0 where there was no answer at all. */
 export class Refusal extends Error {
+  /**
+   * @param {number} status
+   * @param {string} sentence
+   * @param {Record<string, any> | null} [body]
+   */
   constructor(status, sentence, body = null) {
     super(sentence);
     this.status = status;
@@ -11,20 +22,34 @@ export class Refusal extends Error {
   }
 }
 
-export const key = {
-  get: () => sessionStorage.getItem(KEPT) ?? "",
-  keep: (text) => sessionStorage.setItem(KEPT, text),
-  forget: () => sessionStorage.removeItem(KEPT),
-};
+/**
+ * What an error says.
+ *
+ * @param {unknown} error
+ */
+export function sentence(error) {
+  return error instanceof Error ? error.message : String(error);
+}
 
+/** @type {(refused: Refusal) => void} */
 let unauthorized = () => {};
 
-/** What to do when the key is no longer good. */
+/**
+ * What to do when the key is no longer good.
+ *
+ * @param {(refused: Refusal) => void} listener
+ */
 export function onUnauthorized(listener) {
   unauthorized = listener;
 }
 
-/** The raw answer to a request, which is a success. */
+/**
+ * The raw answer to a request, which is a success.
+ *
+ * @param {string} method
+ * @param {string} path
+ * @param {Options} [options]
+ */
 export async function send(method, path, { body, signal, headers = {} } = {}) {
   const given = { ...headers };
   if (key.get()) given["X-API-KEY"] = key.get();
@@ -33,15 +58,15 @@ export async function send(method, path, { body, signal, headers = {} } = {}) {
   try {
     answer = await fetch(path, {
       method,
-      signal,
+      signal: signal ?? null,
       headers: given,
-      body: body === undefined ? undefined : JSON.stringify(body),
+      body: body === undefined ? null : JSON.stringify(body),
       cache: "no-store",
       credentials: "omit",
       redirect: "error",
     });
   } catch (error) {
-    if (error.name === "AbortError") throw error;
+    if (isAbort(error)) throw error;
     throw new Refusal(0, "stackd does not answer");
   }
   if (answer.ok) return answer;
@@ -50,28 +75,44 @@ export async function send(method, path, { body, signal, headers = {} } = {}) {
   throw refused;
 }
 
-/** The answer's JSON. */
+/**
+ * The answer's JSON.
+ *
+ * @param {string} method
+ * @param {string} path
+ * @param {Options} [options]
+ */
 export async function ask(method, path, options) {
   const answer = await send(method, path, options);
   try {
     return await answer.json();
   } catch (error) {
-    if (error.name === "AbortError") throw error;
+    if (isAbort(error)) throw error;
     throw new Refusal(0, "the answer was cut off");
   }
 }
 
-/** The answer's text. */
+/**
+ * The answer's text.
+ *
+ * @param {string} path
+ * @param {Options} [options]
+ */
 export async function read(path, options) {
   const answer = await send("GET", path, options);
   return answer.text();
 }
 
-/** A stack's path; ids are the API's, but they stand in a path here. */
+/**
+ * A stack's path; ids are the API's, but they stand in a path here.
+ *
+ * @param {string} id
+ */
 export function pathOf(id, verb = "") {
   return `/stacks/${encodeURIComponent(id)}${verb ? `/${verb}` : ""}`;
 }
 
+/** @param {Response} answer */
 async function refusal(answer) {
   try {
     const body = await answer.json();
@@ -79,4 +120,9 @@ async function refusal(answer) {
   } catch {
     return new Refusal(answer.status, `${answer.status} ${answer.statusText}`);
   }
+}
+
+/** @param {unknown} error */
+function isAbort(error) {
+  return error instanceof DOMException && error.name === "AbortError";
 }

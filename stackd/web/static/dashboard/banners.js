@@ -1,49 +1,62 @@
-// What the person on duty must know: a brake is on, Kubernetes is away, or stackd itself does not answer.
+// What the person on duty must know: a brake is on, or Kubernetes is away. That stackd itself does not answer, it passes on.
 
-import { ask } from "./api.js";
+import { button, fill, h, inline } from "../shared/dom.js";
+import { ask, Refusal, sentence } from "./api.js";
 import { confirm, dialog } from "./dialogs.js";
-import { fill, h, inline } from "../shared/dom.js";
 import { complain, tell } from "./toasts.js";
 
 const EVERY = 5_000;
+const PATIENCE = 8_000;
+
+/**
+ * What a reconcile pass would do, as the API tells of it.
+ *
+ * @typedef {{ action: string, name: string, why: string }} Step
+ * @typedef {{ actions: Step[], held: string[], blocked?: string | null }} Plan
+ */
 
 export class Banners {
   #drawn = "";
-  #since = null;
+  /** @type {number | undefined} */
+  #timer;
 
-  constructor(place) {
+  /**
+   * @param {HTMLElement} place
+   * @param {(answered: boolean) => void} answered
+   */
+  constructor(place, answered) {
     this.place = place;
+    this.answered = answered;
   }
 
   start() {
-    this.timer = setInterval(() => this.look(), EVERY);
+    this.#timer = setInterval(() => document.hidden || this.look(), EVERY);
     this.look();
   }
 
   stop() {
-    clearInterval(this.timer);
+    clearInterval(this.#timer);
     this.#draw([], []);
   }
 
   /** Ask whether everything works. */
   async look() {
     try {
-      await ask("GET", "/readyz");
-      this.#since = null;
+      await ask("GET", "/readyz", { signal: AbortSignal.timeout(PATIENCE) });
       this.#draw([], []);
+      this.answered(true);
     } catch (error) {
-      if (error.status === 401) return;
-      if (error.status === 0) {
-        this.#since ??= new Date();
-        const time = this.#since.toLocaleTimeString([], { hour12: false });
-        this.#draw([`stackd has not answered since ${time}. What you see is what was last known.`], []);
-      } else {
-        this.#since = null;
-        this.#draw(error.body?.reasons ?? [error.message], error.body?.held ?? []);
-      }
+      const { status, body } = error instanceof Refusal ? error : new Refusal(0, "");
+      if (status === 401) return;
+      if (status) this.#draw(body?.reasons ?? [sentence(error)], body?.held ?? []);
+      this.answered(status !== 0);
     }
   }
 
+  /**
+   * @param {string[]} reasons
+   * @param {string[]} held
+   */
   #draw(reasons, held) {
     const state = JSON.stringify([reasons, held]);
     if (state === this.#drawn) return;
@@ -53,28 +66,47 @@ export class Banners {
       fill(this.place);
       return;
     }
-    const look = h("button", { type: "button" }, "What would be done?");
-    look.addEventListener("click", () => this.#plan());
-    const release = h("button", { type: "button", class: "danger" }, "Release …");
-    release.addEventListener("click", () => this.#release(held));
-    fill(this.place, h("div", { class: ["banner", held.length && "brake"] }, h("div", {}, rows), held.length ? h("div", { class: "buttons" }, look, release) : null));
+    const look = button("What would be done?", () => this.#plan());
+    const release = button("Release …", () => this.#release(held), { class: "danger" });
+    fill(
+      this.place,
+      h(
+        "div",
+        { class: ["banner", held.length ? "brake" : null] },
+        h("div", {}, rows),
+        held.length ? h("div", { class: "buttons" }, look, release) : null,
+      ),
+    );
   }
 
   async #plan() {
     try {
+      /** @type {Plan} */
       const plan = await ask("GET", "/reconcile");
       const box = dialog("What reconciliation would do", { class: "plan" });
       const kept = new Set(plan.held);
       const rows = plan.actions.map(({ action, name, why }) =>
-        h("li", {}, h("b", {}, action.replaceAll("_", " ")), h("span", { class: "mono" }, ` ${name} `), h("span", { class: "quiet" }, why), kept.has(name.replace(/^svc-/, "")) ? h("em", {}, " held") : null),
+        h(
+          "li",
+          {},
+          h("b", {}, action.replaceAll("_", " ")),
+          h("span", { class: "mono" }, ` ${name} `),
+          h("span", { class: "quiet" }, why),
+          kept.has(name.replace(/^svc-/, "")) ? h("em", {}, " held") : null,
+        ),
       );
-      box.append(plan.blocked ? h("p", {}, plan.blocked) : h("ul", { class: "details", tabindex: "0" }, rows.length ? rows : h("li", {}, "Nothing.")));
+      box.append(
+        plan.blocked
+          ? h("p", {}, plan.blocked)
+          : h("ul", { class: "details", tabindex: "0" }, rows.length ? rows : h("li", {}, "Nothing.")),
+      );
       box.showModal();
     } catch (error) {
       complain(error);
     }
   }
 
+  /** @param {string[]} held */
   async #release(held) {
     const sure = await confirm({
       title: "Release the brake?",

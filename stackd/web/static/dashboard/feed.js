@@ -3,27 +3,73 @@
 // The stream is read with fetch, because an EventSource cannot send the key in a header. It is opened before the list is
 // read, so that nothing falls between the two; what arrives meanwhile waits its turn.
 
-import { ask, Refusal, send } from "./api.js";
+/** @import { StackData as Stack } from "./stack.js" */
+/** @import { Job } from "./progress.js" */
+
+import { ask, Refusal, send, sentence } from "./api.js";
+
+/**
+ * One event of a stream.
+ *
+ * @typedef {{ kind: string, id: string, data: any }} StreamEvent
+ *
+ * Who is called with what the feed receives.
+ *
+ * @typedef {object} FeedListener
+ * @property {(stacks: Stack[]) => void} list
+ * @property {(stack: Stack) => void} stack
+ * @property {(id: string) => void} gone
+ * @property {(job: Job) => void} job
+ * @property {(time: string) => void} clock
+ * @property {(state: State, why?: string) => void} state
+ * @property {() => void} alive
+ *
+ * @typedef {"live" | "polling" | "away"} State
+ */
 
 export const FIELDS = [
-  "stack_id", "status", "status_reason", "status_message", "node_id", "node_public_ip", "ports", "created_at",
-  "updated_at", "ttl_expires_at", "labels", "ended",
+  "stack_id",
+  "status",
+  "status_reason",
+  "status_message",
+  "node_id",
+  "node_public_ip",
+  "ports",
+  "created_at",
+  "updated_at",
+  "ttl_expires_at",
+  "labels",
+  "template",
+  "ended",
 ];
 const SILENCE = 40_000; // a heartbeat comes every 15 s
 const POLL = 5_000;
 const STREAM_AGAIN = 30_000;
-const LONGEST_PAUSE = 10_000;
+const LONGEST_PAUSE = 2_000;
+const REST_AFTER = 20_000;
+const FOREVER = 2 ** 31 - 1;
 
 export class Feed {
   #stop = new AbortController();
   #last = "";
   #failures = 0;
+  #listed = false;
+  /** @type {Promise<void> | null} */
   #listing = null;
+  /** @type {StreamEvent[]} */
   #waiting = [];
+  /** Ends an attempt to connect, or the pause before it. */
+  #cut = new AbortController();
+  /** Ends the stream that is read, with the reason. */
+  #lost = new AbortController();
+  #connected = false;
+  #resting = false;
+  /** @type {number | undefined} */
+  #rest;
 
-  /** `told` gets: list(stacks), stack(stack), gone(id), job(job), clock(time), state(name, why). */
-  constructor(told) {
-    this.told = told;
+  /** @param {FeedListener} listener */
+  constructor(listener) {
+    this.listener = listener;
   }
 
   start() {
@@ -31,20 +77,53 @@ export class Feed {
   }
 
   stop() {
+    clearTimeout(this.#rest);
     this.#stop.abort();
+  }
+
+  /** Try again now, without waiting for the pause to end. */
+  retry() {
+    if (this.#connected) return;
+    this.#failures = 0;
+    this.#cut.abort();
+  }
+
+  /** The page is hidden: the connection is given up after a while, for a browser has only six of them for all its tabs. */
+  rest() {
+    this.#rest = setTimeout(() => {
+      this.#resting = true;
+      this.#lost.abort(new Refusal(0, "the page is hidden"));
+    }, REST_AFTER);
+  }
+
+  /** The page is visible again. */
+  wake() {
+    clearTimeout(this.#rest);
+    this.#resting = false;
+    this.retry();
+  }
+
+  /** Other requests get no answer: what this stream has sent is only the last known state. */
+  doubt() {
+    this.#lost.abort(new Refusal(0, "stackd does not answer"));
   }
 
   /** Read the list now. */
   async list() {
     const answer = await ask("GET", `/stacks?fields=${FIELDS.join(",")}`, { signal: this.#stop.signal });
-    this.told.list(answer.stacks);
+    this.listener.alive();
+    this.listener.list(answer.stacks);
   }
 
   async #run() {
     while (!this.#stop.signal.aborted) {
+      this.#cut = new AbortController();
+      if (this.#resting) {
+        await this.#pause(FOREVER);
+        continue;
+      }
       try {
         await this.#stream();
-        this.#failures = 0;
       } catch (error) {
         if (this.#stop.signal.aborted) return;
         this.#failures += 1;
@@ -53,46 +132,52 @@ export class Feed {
           await this.#poll(error.message); // it answers, but has no stream for us now
           continue;
         }
-        this.told.state("away", error.message);
+        if (!this.#cut.signal.aborted && !this.#resting) this.listener.state("away", sentence(error));
       }
       await this.#pause(Math.min(LONGEST_PAUSE, 500 * 2 ** this.#failures) * (0.5 + Math.random() / 2));
     }
   }
 
   async #stream() {
-    const quiet = new AbortController();
-    const signal = AbortSignal.any([this.#stop.signal, quiet.signal]);
-    let timer = setTimeout(() => quiet.abort(), SILENCE);
+    const lost = new AbortController();
+    this.#lost = lost;
+    const signal = AbortSignal.any([this.#stop.signal, this.#cut.signal, lost.signal]);
+    const silent = () => lost.abort(new Refusal(0, "the connection was lost"));
+    let timer = setTimeout(silent, SILENCE);
     try {
       const headers = { Accept: "text/event-stream", ...(this.#last ? { "Last-Event-ID": this.#last } : {}) };
       const answer = await send("GET", `/events?fields=${FIELDS.join(",")}`, { signal, headers });
+      if (!answer.body) return;
+      this.#connected = true;
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       let rest = "";
       for (;;) {
         const { value, done } = await reader.read();
         if (done) return;
+        this.listener.alive();
         clearTimeout(timer);
-        timer = setTimeout(() => quiet.abort(), SILENCE);
+        timer = setTimeout(silent, SILENCE);
         const blocks = (rest + value).split(/\r?\n\r?\n/);
-        rest = blocks.pop();
+        rest = blocks.pop() ?? "";
         for (const block of blocks) this.#take(parse(block));
       }
     } catch (error) {
       if (error instanceof Refusal || this.#stop.signal.aborted) throw error;
-      throw new Refusal(0, "the connection was lost");
+      throw lost.signal.reason ?? new Refusal(0, "the connection was lost");
     } finally {
+      this.#connected = false;
       clearTimeout(timer);
-      quiet.abort();
+      lost.abort();
     }
   }
 
+  /** @param {StreamEvent | null} event */
   #take(event) {
     if (!event) return;
     if (event.kind === "hello") {
-      this.#failures = 0;
-      this.told.clock(event.data.now);
+      this.listener.clock(event.data.now);
       if (!this.#last || !this.#listed) this.#listAgain();
-      else this.told.state("live");
+      else this.#live();
       this.#last = event.id || this.#last;
     } else if (event.kind === "reset") {
       this.#listAgain();
@@ -103,7 +188,10 @@ export class Feed {
     }
   }
 
-  #listed = false;
+  #live() {
+    this.#failures = 0;
+    this.listener.state("live");
+  }
 
   #listAgain() {
     this.#listing = this.#listWhole();
@@ -113,48 +201,72 @@ export class Feed {
     try {
       await this.list();
       this.#listed = true;
-      this.told.state("live");
+      this.#live();
     } catch (error) {
       this.#listed = false;
-      if (!this.#stop.signal.aborted) this.told.state("away", error.message);
+      this.#lost.abort(new Refusal(0, sentence(error))); // what the stream tells is of no use without the list
     } finally {
       this.#listing = null;
       for (const event of this.#waiting.splice(0)) this.#apply(event);
     }
   }
 
+  /** @param {StreamEvent} event */
   #apply({ kind, data }) {
-    if (kind === "stack") this.told.stack(data);
-    else if (kind === "deleted") this.told.gone(data.stack_id);
-    else if (kind === "job") this.told.job(data);
+    if (kind === "stack") this.listener.stack(data);
+    else if (kind === "deleted") this.listener.gone(data.stack_id);
+    else if (kind === "job") this.listener.job(data);
   }
 
+  /** @param {string} why */
   async #poll(why) {
     const end = performance.now() + STREAM_AGAIN;
     this.#last = "";
-    while (performance.now() < end && !this.#stop.signal.aborted) {
+    while (performance.now() < end && !this.#stop.signal.aborted && !this.#resting) {
+      let pause = POLL;
       try {
         await this.list();
-        this.told.state("polling", why);
+        this.listener.state("polling", why);
       } catch (error) {
         if (error instanceof Refusal && error.status === 401) return;
-        if (!this.#stop.signal.aborted) this.told.state("away", error.message);
+        if (!this.#stop.signal.aborted) this.listener.state("away", sentence(error));
+        pause = LONGEST_PAUSE;
       }
-      await this.#pause(POLL);
+      await this.#pause(pause);
+      if (this.#cut.signal.aborted) return;
     }
   }
 
+  /**
+   * Wait, unless it is cut short.
+   *
+   * @param {number} milliseconds
+   * @returns {Promise<void>}
+   */
   #pause(milliseconds) {
+    const signal = AbortSignal.any([this.#stop.signal, this.#cut.signal]);
+    if (signal.aborted) return Promise.resolve();
     return new Promise((resolve) => {
-      const timer = setTimeout(resolve, milliseconds);
-      this.#stop.signal.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
+      const over = () => {
+        clearTimeout(timer);
+        signal.removeEventListener("abort", over);
+        resolve();
+      };
+      const timer = setTimeout(over, milliseconds);
+      signal.addEventListener("abort", over);
     });
   }
 }
 
-/** One event of a stream; null for a comment. */
+/**
+ * One event of a stream; null for a comment.
+ *
+ * @param {string} block
+ * @returns {StreamEvent | null}
+ */
 export function parse(block) {
   const event = { kind: "message", id: "", data: null };
+  /** @type {string[]} */
   const data = [];
   for (const line of block.split(/\r?\n/)) {
     const colon = line.indexOf(":");

@@ -1,148 +1,229 @@
 // The figures above the table: how many of each status, the load of the nodes, the ports in use, and the room that is left.
+//
+// What has not arrived yet is a grey bar, and what stackd does not know is "unknown": never a zero, never a full bar.
 
-import { ask } from "./api.js";
-import { fill, h, say } from "../shared/dom.js";
-import { STATUSES, WORDS } from "./stacks.js";
+/** @import { Status } from "./stack.js" */
+/** @import { Stacks } from "./stacks.js" */
+
+import { button, fill, h, say } from "../shared/dom.js";
+import { ask, Refusal } from "./api.js";
+import { bar, bone, numbers } from "./bar.js";
+import { drawNodes, loads } from "./nodes.js";
+import { STATUSES, WORDS } from "./stack.js";
 
 const EVERY = 10_000;
+const SOON = 1_500; // after the stacks have changed
 const TYPICAL = "cpu=100m&memory=128Mi";
+
+/**
+ * Answers of `/stats` and `/capacity`, as far as they are shown; null where stackd has refused them, undefined before.
+ *
+ * @typedef {{ used_node_ports: number, reserved_cpu_milli: number, reserved_memory_bytes: number }} Stats
+ * @typedef {{ fits: number, limited_by: string, nodes: Record<string, number>, ports: number | null }} Capacity
+ */
+
+/** @type {Record<string, string>} */
 const ENDS = {
   cpu: "CPU runs out",
   memory: "memory runs out",
+  ephemeral_storage: "disk runs out",
   pods: "pods run out",
   nodes: "nodes run out",
   ports: "ports run out",
   quota: "the quota ends",
   max_stacks: "limits.max_stacks ends",
 };
-const numbers = new Intl.NumberFormat();
-
-/** A bar of parts, each `{ size, kind }`, of a whole; it is drawn, and said in words to a screen reader. */
-export function bar(parts, whole, words) {
-  const drawn = h("div", { class: "chart", role: "img", "aria-label": words });
-  for (const { size, kind } of parts) {
-    if (!size) continue;
-    const part = h("span", { class: `part ${kind}` });
-    part.style.width = `${Math.max(0.5, (100 * size) / Math.max(1, whole))}%`;
-    drawn.append(part);
-  }
-  return drawn;
-}
 
 export class Figures {
-  #stats = null;
-  #room = null;
+  /** @type {Stats | null | undefined} */
+  #stats;
+  /** @type {Capacity | null | undefined} */
+  #capacity;
   #drawn = "";
+  #counted = "";
+  /** @type {number | undefined} */
+  #timer;
+  /** @type {number | undefined} */
+  #soon;
 
-  constructor(places, stacks, filters) {
+  /**
+   * @param {{ status: HTMLElement, nodes: HTMLElement, ports: HTMLElement, room: HTMLElement }} places
+   * @param {Stacks} stacks
+   */
+  constructor(places, stacks) {
     this.places = places;
     this.stacks = stacks;
-    this.filters = filters;
-    this.chips = new Map();
-    this.#statusFigure();
+    this.total = h("h3");
+    this.statusBar = h("div");
+    this.chips = new Map(STATUSES.map((status) => [status, this.#chip(status)]));
+    const legend = h("div", { class: "legend", role: "group", "aria-label": "Filter by status" });
+    for (const { chip } of this.chips.values()) legend.append(chip);
+    fill(places.status, this.total, this.statusBar, legend);
     stacks.subscribe(() => this.#draw());
   }
 
   start() {
-    this.timer = setInterval(() => document.hidden || this.refresh(), EVERY);
+    this.#timer = setInterval(() => document.hidden || this.refresh(), EVERY);
     this.refresh();
   }
 
   stop() {
-    clearInterval(this.timer);
+    clearInterval(this.#timer);
+    clearTimeout(this.#soon);
+    this.#soon = this.#stats = this.#capacity = undefined;
+    this.#counted = "";
   }
 
-  /** Ask for what the list does not tell. */
+  /** Ask for what the list does not tell. What does not arrive leaves what was last known. */
   async refresh() {
     const asked = [ask("GET", "/stats"), ask("GET", `/capacity?${TYPICAL}`)];
-    const [stats, room] = await Promise.allSettled(asked);
-    this.#stats = stats.value ?? null;
-    this.#room = room.value ?? null;
+    const [stats, capacity] = await Promise.allSettled(asked);
+    this.#stats = stats ? latest(stats, this.#stats) : null;
+    this.#capacity = capacity ? latest(capacity, this.#capacity) : null;
     this.#draw();
   }
 
-  #statusFigure() {
-    this.statusBar = h("div", {});
-    const legend = h("div", { class: "legend", role: "group", "aria-label": "Filter by status" });
-    for (const status of STATUSES) {
-      const count = h("b", {}, "0");
-      const chip = h("button", { type: "button", class: "chip", "aria-pressed": "false", "data-status": status }, h("span", { class: "dot", "aria-hidden": "true" }), count, WORDS[status]);
-      chip.addEventListener("click", () => this.filters.toggleStatus(status));
-      this.chips.set(status, { chip, count });
-      legend.append(chip);
-    }
-    this.total = h("b", { class: "big" }, "0");
-    fill(this.places.status, h("h3", {}, this.total, " stacks"), this.statusBar, legend);
+  /**
+   * How many have a status, as a button that filters by it.
+   *
+   * @param {Status} status
+   */
+  #chip(status) {
+    const count = h("b");
+    const chip = button("", () => this.stacks.view.toggleStatus(status), {
+      class: "chip",
+      "aria-pressed": "false",
+      "data-status": status,
+    });
+    chip.append(h("span", { class: "dot", "aria-hidden": "true" }), count, WORDS[status]);
+    return { chip, count };
   }
 
   #draw() {
-    const counts = Object.fromEntries(STATUSES.map((status) => [status, 0]));
-    const nodes = new Map();
-    for (const stack of this.stacks.all.values()) {
-      counts[stack.status] += 1;
-      if (stack.node_id && !stack.ended && stack.status !== "stopped") {
-        nodes.set(stack.node_id, (nodes.get(stack.node_id) ?? 0) + 1);
-      }
-    }
+    const { all, arrived, view } = this.stacks;
+    const counts = { running: 0, creating: 0, failed: 0, stopped: 0, node_deleted: 0 };
+    for (const stack of all.values()) counts[stack.status] += 1;
     for (const [status, { chip, count }] of this.chips) {
-      say(count, numbers.format(counts[status]));
-      chip.setAttribute("aria-pressed", String(this.stacks.filter.statuses.has(status)));
+      if (arrived) say(count, numbers.format(counts[status]));
+      else fill(count, bone("digit"));
+      chip.setAttribute("aria-pressed", String(view.state.statuses.has(status)));
     }
-    say(this.total, numbers.format(this.stacks.all.size));
-    const state = JSON.stringify([counts, [...nodes], this.#stats, this.#room]);
+    const nodes = loads(all.values());
+    this.#refreshSoon(JSON.stringify([counts, [...nodes]]));
+    const state = JSON.stringify([arrived, counts, [...nodes], this.#stats, this.#capacity]);
     if (state === this.#drawn) return;
     this.#drawn = state;
-    const words = STATUSES.map((status) => `${counts[status]} ${WORDS[status]}`).join(", ");
-    const parts = STATUSES.map((status) => ({ size: counts[status], kind: status }));
-    fill(this.statusBar, bar(parts, this.stacks.all.size, words));
-    this.#nodes(nodes);
+    this.#statuses(counts);
+    if (!arrived || this.#capacity === undefined) waiting(this.places.nodes, "nodes");
+    else drawNodes(this.places.nodes, nodes, this.#capacity?.nodes ?? null);
     this.#ports();
-    this.#left();
+    this.#room();
   }
 
-  #nodes(counts) {
-    const room = this.#room?.nodes ?? {};
-    const names = [...new Set([...Object.keys(room), ...counts.keys()])].sort();
-    const rows = names.map((name) => {
-      const used = counts.get(name) ?? 0;
-      const free = room[name];
-      const words = free === undefined ? `${used} stacks` : `${used} stacks, room for ${free} more`;
-      const parts = [{ size: used, kind: "used" }, { size: free ?? 0, kind: "free" }];
-      return h("li", {},
-        h("span", { class: "name", title: name }, name),
-        bar(parts, used + (free ?? 0), `${name}: ${words}`),
-        h("span", { class: "num", "aria-hidden": "true" }, numbers.format(used)),
-      );
-    });
-    const list = rows.length ? h("ul", { class: "nodes", tabindex: rows.length > 4 ? "0" : null, "aria-label": "Nodes" }, rows) : h("p", { class: "quiet" }, "no node has a stack");
-    fill(this.places.nodes, h("h3", {}, h("b", { class: "big" }, String(names.length)), names.length === 1 ? " node" : " nodes"), list);
+  /**
+   * What the list does not tell has changed as well when the counts have.
+   *
+   * @param {string} counted
+   */
+  #refreshSoon(counted) {
+    if (counted === this.#counted || !this.stacks.arrived || document.hidden) return;
+    const first = !this.#counted;
+    this.#counted = counted;
+    if (first) return;
+    this.#soon ??= setTimeout(() => {
+      this.#soon = undefined;
+      this.refresh();
+    }, SOON);
+  }
+
+  /** @param {Record<Status, number>} counts */
+  #statuses(counts) {
+    const { all, arrived } = this.stacks;
+    if (!arrived) {
+      fill(this.total, bone("digit"), " stacks");
+      fill(this.statusBar, bone("chart"));
+      return;
+    }
+    fill(this.total, h("b", { class: "big" }, numbers.format(all.size)), all.size === 1 ? " stack" : " stacks");
+    const words = STATUSES.map((status) => `${counts[status]} ${WORDS[status]}`).join(", ");
+    const parts = STATUSES.map((status) => ({ size: counts[status], kind: status }));
+    fill(this.statusBar, bar(parts, all.size, words));
   }
 
   #ports() {
+    const place = this.places.ports;
+    if (this.#stats === undefined || this.#capacity === undefined) {
+      waiting(place, "ports in use");
+      return;
+    }
     const used = this.#stats?.used_node_ports;
-    const free = this.#room?.ports;
-    const words = free === undefined || free === null ? "" : `${numbers.format(free)} free`;
-    const chart = used === undefined || !words ? null : bar([{ size: used, kind: used > 9 * free ? "full" : "used" }], used + free, `${used} of ${used + free} node ports are in use`);
-    fill(this.places.ports,
-      h("h3", {}, h("b", { class: "big" }, used === undefined ? "–" : numbers.format(used)), " ports in use"),
-      chart,
-      h("p", { class: "quiet" }, words),
-    );
+    const free = this.#capacity?.ports ?? null;
+    if (used === undefined) fill(place, h("h3", {}, "Ports in use"), h("p", { class: "quiet" }, "unknown"));
+    else if (free === null)
+      fill(place, big(used, " ports in use"), h("p", { class: "quiet" }, "how many are free is unknown"));
+    else {
+      const kind = used > 9 * free ? "full" : "used";
+      const words = `${used} of ${used + free} node ports are in use`;
+      fill(
+        place,
+        big(used, used === 1 ? " port in use" : " ports in use"),
+        bar([{ size: used, kind }], used + free, words),
+        h("p", { class: "quiet" }, `${numbers.format(free)} free`),
+      );
+    }
   }
 
-  #left() {
-    const room = this.#room;
+  #room() {
+    const place = this.places.room;
+    const capacity = this.#capacity;
     const stats = this.#stats;
-    const reserved = stats ? `${(stats.reserved_cpu_milli / 1000).toFixed(1)} cores and ${memory(stats.reserved_memory_bytes)} reserved` : "";
-    const limited = room ? `; ${ENDS[room.limited_by] ?? room.limited_by} first` : "";
-    fill(this.places.room,
-      h("h3", {}, room ? [h("b", { class: "big" }, numbers.format(room.fits)), " more fit"] : "Room"),
-      h("p", { class: "quiet" }, room ? `of 100m CPU and 128 MiB${limited}` : "not known"),
+    if (capacity === undefined || stats === undefined) {
+      waiting(place, "more fit");
+      return;
+    }
+    const reserved = stats
+      ? `${(stats.reserved_cpu_milli / 1000).toFixed(1)} cores and ${memory(stats.reserved_memory_bytes)} reserved`
+      : "what is reserved is unknown";
+    const limit = capacity && `of 100m CPU and 128 MiB; ${ENDS[capacity.limited_by] ?? capacity.limited_by} first`;
+    fill(
+      place,
+      capacity ? big(capacity.fits, " more fit") : h("h3", {}, "More that fit"),
+      h("p", { class: "quiet" }, limit ?? "unknown"),
       h("p", { class: "quiet" }, reserved),
     );
   }
 }
 
+/**
+ * The answer; what was known before where stackd did not answer, and null where it refused.
+ *
+ * @template Answer
+ * @param {PromiseSettledResult<Answer>} asked
+ * @param {Answer | null | undefined} before
+ */
+function latest(asked, before) {
+  if (asked.status === "fulfilled") return asked.value;
+  const { reason } = asked;
+  return reason instanceof Refusal && reason.status ? null : before;
+}
+
+/**
+ * @param {HTMLElement} place
+ * @param {string} what
+ */
+function waiting(place, what) {
+  fill(place, h("h3", {}, bone("digit"), ` ${what}`), bone("chart"), bone());
+}
+
+/**
+ * @param {number} count
+ * @param {string} what
+ */
+function big(count, what) {
+  return h("h3", {}, h("b", { class: "big" }, numbers.format(count)), what);
+}
+
+/** @param {number} bytes */
 function memory(bytes) {
   return bytes >= 2 ** 30 ? `${(bytes / 2 ** 30).toFixed(1)} GiB` : `${Math.round(bytes / 2 ** 20)} MiB`;
 }

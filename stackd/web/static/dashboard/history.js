@@ -1,30 +1,47 @@
 // Timeline, logs and pod spec of one stack, as tabs. All three are hostile text.
 
-import { ask, pathOf, read } from "./api.js";
 import { fill, h, say } from "../shared/dom.js";
+/** @import { Child } from "../shared/dom.js" */
+
+import { ask, pathOf, sentence } from "./api.js";
+import { Logs } from "./logs.js";
 import { clock, full } from "./times.js";
 
-const TAILS = ["100", "500", "2000"];
 const SOON = 400;
 const WRONG = new Set(["failed", "warning", "node_deleted", "not_ready"]);
 
-export class History {
-  #tabs = new Map();
-  #current = "timeline";
-  #timer = null;
+/**
+ * An entry of a timeline.
+ *
+ * @typedef {{ at: string, kind: string, reason?: string, message?: string, by?: string }} Entry
+ *
+ * @typedef {"timeline" | "logs" | "spec"} Name
+ * @typedef {{ tab: HTMLElement, body: HTMLElement, load: (() => Promise<Child>) | undefined }} Tab
+ */
 
-  constructor(id) {
+export class History {
+  /** @type {Map<Name, Tab>} */
+  #tabs = new Map();
+  /** @type {Name} */
+  #current = "timeline";
+  /** @type {number | undefined} */
+  #timer;
+
+  /**
+   * `live` says whether the stack may still write something.
+   *
+   * @param {string} id
+   * @param {() => boolean} live
+   */
+  constructor(id, live) {
     this.id = id;
+    this.logs = new Logs(id, live);
     const list = h("div", { class: "tabs", role: "tablist", "aria-label": "About this stack" });
     this.element = h("div", { class: "history" }, list);
     this.#tab(list, "timeline", "Timeline", () => this.#timeline());
-    this.#tab(list, "logs", "Logs", () => this.#logs());
+    fill(this.#tab(list, "logs", "Logs"), this.logs.element);
     this.#tab(list, "spec", "Pod spec", () => this.#spec());
     list.addEventListener("keydown", (event) => this.#arrows(event));
-    this.tail = h("select", { "aria-label": "How many lines" }, TAILS.map((count) => h("option", { value: count }, `last ${count} lines`)));
-    this.tail.addEventListener("change", () => this.refresh());
-    this.again = h("button", { type: "button" }, "Refresh");
-    this.again.addEventListener("click", () => this.refresh());
     this.select("timeline");
   }
 
@@ -32,24 +49,34 @@ export class History {
   async refresh() {
     clearTimeout(this.#timer);
     const name = this.#current;
-    const { body, load } = this.#tabs.get(name);
+    if (name === "logs") {
+      await this.logs.start();
+      return;
+    }
+    const { body, load } = /** @type {Tab} */ (this.#tabs.get(name));
     try {
-      const content = await load();
+      const content = await load?.();
       if (name === this.#current) fill(body, content);
     } catch (error) {
-      if (name !== this.#current) return;
-      const tools = name === "logs" ? [this.#tools()] : [];
-      fill(body, tools, h("p", { class: "quiet", role: "status" }, error.message));
+      if (name === this.#current) fill(body, h("p", { class: "quiet", role: "status" }, sentence(error)));
     }
   }
 
   /** Ask again in a moment: the stack has changed, and may again. */
   later() {
     clearTimeout(this.#timer);
-    if (this.#current === "timeline") this.#timer = setTimeout(() => this.refresh(), SOON);
+    if (this.#current !== "spec") this.#timer = setTimeout(() => this.refresh(), SOON);
   }
 
+  /** Nobody looks any more. */
+  stop() {
+    clearTimeout(this.#timer);
+    this.logs.stop();
+  }
+
+  /** @param {Name} name */
   select(name) {
+    if (this.#current === "logs") this.logs.stop();
     this.#current = name;
     for (const [each, { tab, body }] of this.#tabs) {
       tab.setAttribute("aria-selected", String(each === name));
@@ -58,9 +85,23 @@ export class History {
     }
   }
 
+  /**
+   * @param {HTMLElement} list
+   * @param {Name} name
+   * @param {string} text
+   * @param {() => Promise<Child>} [load]
+   */
   #tab(list, name, text, load) {
-    const tab = h("button", { type: "button", role: "tab", class: "plain", id: `tab-${name}`, "aria-controls": `body-${name}` }, text);
-    const body = h("div", { role: "tabpanel", id: `body-${name}`, "aria-labelledby": `tab-${name}`, tabindex: "0" }, h("p", { class: "quiet" }, "…"));
+    const tab = h(
+      "button",
+      { type: "button", role: "tab", class: "plain", id: `tab-${name}`, "aria-controls": `body-${name}` },
+      text,
+    );
+    const body = h(
+      "div",
+      { role: "tabpanel", id: `body-${name}`, "aria-labelledby": `tab-${name}`, tabindex: "0" },
+      h("p", { class: "quiet" }, "…"),
+    );
     tab.addEventListener("click", () => {
       this.select(name);
       this.refresh();
@@ -68,43 +109,46 @@ export class History {
     this.#tabs.set(name, { tab, body, load });
     list.append(tab);
     this.element.append(body);
+    return body;
   }
 
+  /** @param {KeyboardEvent} event */
   #arrows(event) {
-    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (!by) return;
+    if (event.key !== "ArrowRight" && event.key !== "ArrowLeft") return;
+    const by = event.key === "ArrowRight" ? 1 : -1;
     const names = [...this.#tabs.keys()];
-    const next = names[(names.indexOf(this.#current) + by + names.length) % names.length];
+    const next = names[(names.indexOf(this.#current) + by + names.length) % names.length] ?? this.#current;
     this.select(next);
-    this.#tabs.get(next).tab.focus();
+    this.#tabs.get(next)?.tab.focus();
     this.refresh();
   }
 
   async #timeline() {
+    /** @type {{ events: Entry[] }} */
     const { events } = await ask("GET", pathOf(this.id, "timeline"));
     if (!events.length) return h("p", { class: "quiet" }, "Nothing is known.");
-    return h("ol", { class: "timeline" }, events.toReversed().map((event) => this.#event(event)));
+    return h(
+      "ol",
+      { class: "timeline" },
+      events.toReversed().map((event) => this.#event(event)),
+    );
   }
 
+  /** @param {Entry} entry */
   #event({ at, kind, reason, message, by }) {
     const said = [reason, message].filter(Boolean).join(": ");
     return h(
       "li",
       { class: WRONG.has(kind) ? "wrong" : null },
       h("time", { datetime: at, title: full(at), class: "num quiet" }, clock(at)),
-      h("div", {}, h("b", {}, kind.replaceAll("_", " ")), by ? h("span", { class: "quiet" }, ` by ${by}`) : null, said ? h("p", { class: "said" }, said) : null),
+      h(
+        "div",
+        {},
+        h("b", {}, kind.replaceAll("_", " ")),
+        by ? h("span", { class: "quiet" }, ` by ${by}`) : null,
+        said ? h("p", { class: "said" }, said) : null,
+      ),
     );
-  }
-
-  async #logs() {
-    const text = await read(`${pathOf(this.id, "logs")}?tail=${this.tail.value}`);
-    const lines = h("pre", { class: "log", tabindex: "0", "aria-label": "Log" });
-    say(lines, text || "Nothing has been written.");
-    return [this.#tools(), lines];
-  }
-
-  #tools() {
-    return h("div", { class: "buttons" }, this.tail, this.again);
   }
 
   async #spec() {

@@ -1,63 +1,98 @@
 // The dashboard: puts its parts together, and listens to the keyboard.
 
+import { at, button, copy, fill, found, h, say } from "../shared/dom.js";
+/** @import { State } from "./feed.js" */
+
 import { Actions } from "./actions.js";
-import { ask, key, onUnauthorized } from "./api.js";
+import { ask, onUnauthorized, sentence } from "./api.js";
 import { Banners } from "./banners.js";
+import { Columns, chooseColumns } from "./columns.js";
 import { openCreate } from "./create.js";
 import { help } from "./dialogs.js";
 import { Feed } from "./feed.js";
 import { Figures } from "./figures.js";
 import { Filters } from "./filters.js";
+import { Link } from "./link.js";
+import { openPalette } from "./palette.js";
 import { Panel } from "./panel.js";
 import { Progress } from "./progress.js";
 import { Selection } from "./selection.js";
+import { key } from "./session.js";
 import { Stacks } from "./stacks.js";
 import { Table } from "./table.js";
-import { at, copy, fill, h, say } from "../shared/dom.js";
+import { Templates } from "./templates.js";
 import { setClock } from "./times.js";
 import { tell } from "./toasts.js";
+import { View } from "./view.js";
 
-const LINKS = { live: "live", polling: "every 5 s", away: "no connection", off: "" };
-
-const stacks = new Stacks();
-const selection = new Selection();
-const progress = new Progress(at("selection"), selection, stacks);
+const field = found("key", HTMLInputElement);
+const view = new View();
+const stacks = new Stacks(view);
+const selection = new Selection(stacks);
+const progress = new Progress(at("selection"), selection);
 const actions = new Actions(stacks, selection, progress);
-const banners = new Banners(at("banners"));
-const filters = new Filters(stacks);
-const places = { status: at("figure-status"), nodes: at("figure-nodes"), ports: at("figure-ports"), room: at("figure-room") };
-const figures = new Figures(places, stacks, filters);
-const table = new Table(at("table"), stacks, selection, {
-  open: openPanel,
-  copy: (address) => address && copy(address, tell),
+const link = new Link(() => feed?.retry());
+const banners = new Banners(at("banners"), (answered) => {
+  if (answered && link.state === "away") feed?.retry();
+  else if (!answered) feed?.doubt();
+});
+const places = {
+  status: at("figure-status"),
+  nodes: at("figure-nodes"),
+  ports: at("figure-ports"),
+  room: at("figure-room"),
+};
+const figures = new Figures(places, stacks);
+const templates = new Templates(at("templates"), view, (name) => create(name));
+const columns = new Columns(stacks);
+new Filters(stacks, view, columns);
+const table = new Table(found("table", HTMLTableElement), stacks, selection, columns, {
+  open: (id) => view.open(id),
+  toggle: (value) => view.toggleGroup(value),
+  selectMany: (ids, on) => selection.set(ids, on),
+  copy: (address) => copy(address, tell),
   select: (id, on, many) => {
-    for (const each of many ? table.between(id) : [id]) selection.toggle(each, on);
-    table.active = id;
+    selection.set(many ? table.between(id) : [id], on);
+    table.anchor = id;
   },
 });
-const panel = new Panel(at("panel"), stacks, actions, (id) => {
-  table.open(null);
-  table.focus(id);
-});
+const panel = new Panel(at("panel"), stacks, actions);
+/** @type {Feed | null} */
 let feed = null;
 
-function openPanel(id) {
-  table.open(id);
-  panel.open(id);
+/** The panel shows the stack that the view has open. */
+function showOpened() {
+  const before = panel.id;
+  const { stack } = view.state;
+  if (!feed || stack === before) return;
+  table.open(stack);
+  if (stack) panel.show(stack);
+  else {
+    panel.hide();
+    if (before) table.focus(before);
+  }
 }
 
-function create() {
+function create(template = "") {
   openCreate((stack) => {
     stacks.put(stack);
-    openPanel(stack.stack_id);
-  });
+    view.open(stack.stack_id);
+  }, template);
 }
 
-function link(state, why = "") {
-  if (feed && at("link").dataset.state !== state) banners.look();
-  at("link").dataset.state = state;
-  say(at("link-text"), LINKS[state] + (state === "away" && why ? ` – ${why}` : ""));
-  at("link").title = why;
+/**
+ * The feed became live or lost its connection: refresh what does not come with it.
+ *
+ * @param {State} state
+ */
+function linked(state, why = "") {
+  const before = link.state;
+  link.show(state, why);
+  if (before === state || before === "off") return;
+  banners.look();
+  if (state === "away") return;
+  figures.refresh();
+  templates.refresh();
 }
 
 function enter() {
@@ -69,13 +104,16 @@ function enter() {
     list: (all) => stacks.replace(all),
     stack: (stack) => stacks.put(stack),
     gone: (id) => stacks.remove(id),
-    job: (job) => actions.heard(job),
+    job: (job) => actions.jobChanged(job),
     clock: setClock,
-    state: link,
+    state: linked,
+    alive: () => link.alive(),
   });
   feed.start();
   banners.start();
   figures.start();
+  templates.start();
+  showOpened();
 }
 
 function leave(why = "") {
@@ -83,84 +121,127 @@ function leave(why = "") {
   feed = null;
   banners.stop();
   figures.stop();
-  panel.close();
-  key.forget();
+  templates.stop();
+  panel.hide();
   stacks.clear();
   selection.clear();
-  link("off");
+  link.show("off");
   for (const id of ["board", "new", "leave"]) at(id).hidden = true;
   at("login").hidden = false;
   say(at("login-error"), why);
-  at("key").focus();
+  field.focus();
 }
 
+/** @param {Event} event */
 async function login(event) {
   event.preventDefault();
-  key.keep(at("key").value.trim());
+  key.try(field.value.trim());
   try {
     await ask("GET", "/stats");
-    at("key").value = "";
+    field.value = "";
+    key.keep();
     enter();
   } catch (error) {
-    key.forget();
-    say(at("login-error"), error.message);
-    at("key").select();
+    key.try("");
+    say(at("login-error"), sentence(error));
+    field.select();
   }
 }
 
 function drawEmpty() {
-  const none = stacks.arrived && stacks.shown.length === 0;
+  const none = stacks.arrived && stacks.rows.length === 0;
+  at("loading").hidden = stacks.arrived;
   at("empty").hidden = !none;
-  at("table").hidden = none;
+  at("table").hidden = none || !stacks.arrived;
   if (!none) return;
-  fill(at("empty"), stacks.narrowed ? h("p", {}, "No stack is like that.") : h("p", {}, "There are no stacks. ", h("kbd", {}, "n"), " makes one."));
+  const said = h("p", {}, view.narrowed ? "No stack matches the filter." : "There are no stacks.");
+  fill(at("empty"), said, !view.narrowed && button("Create one", () => create()));
 }
 
+/** What the palette offers beside stacks. */
+const COMMANDS = [
+  { name: "New stack", act: () => create() },
+  { name: "Choose columns", act: () => chooseColumns(columns) },
+  { name: "Copy link to this view", act: () => copyLink() },
+  { name: "Clear filters", act: () => view.clearFilter() },
+  { name: "Select all that are shown", act: () => selection.all() },
+  { name: "API documentation", act: () => location.assign("/docs") },
+  { name: "Keyboard help", act: help },
+];
+
+function copyLink() {
+  copy(location.origin + location.pathname + view.hash(), tell);
+}
+
+/** @type {Record<string, () => unknown>} */
 const KEYS = {
   "/": () => at("find").focus(),
   "?": help,
   j: () => table.move(1),
   k: () => table.move(-1),
-  n: create,
-  x: () => table.active && selection.toggle(table.active),
+  n: () => create(),
+  x: () => table.active && selection.set([table.active], !selection.has(table.active)),
   c: () => {
-    const stack = stacks.get(panel.id ?? table.active);
+    const stack = stacks.get(panel.id ?? table.active ?? "");
     if (stack?.address) copy(stack.address, tell);
   },
 };
 
+/** @param {KeyboardEvent} event */
 function pressed(event) {
+  if (event.key === "k" && (event.ctrlKey || event.metaKey) && feed && !document.querySelector("dialog[open]")) {
+    event.preventDefault();
+    openPalette(stacks, COMMANDS);
+    return;
+  }
   if (event.ctrlKey || event.metaKey || event.altKey || !feed || document.querySelector("dialog[open]")) return;
-  const typing = event.target.closest("input:not([type=checkbox]), textarea, select");
+  const { target } = event;
+  if (!(target instanceof Element)) return;
+  const typing = target.closest("input:not([type=checkbox]), textarea, select");
   if (event.key === "Escape") {
-    if (typing && typing.closest(".filters")) typing.blur();
-    else if (panel.id) panel.close();
+    if (typing instanceof HTMLElement && typing.closest(".filters")) typing.blur();
+    else if (view.state.stack) view.close();
     else selection.clear();
     return;
   }
   if (typing) return;
-  const row = event.target.closest("tbody tr");
-  if (event.key === "Enter" && row && event.target === row) {
+  const row = target.closest("tbody tr");
+  if (event.key === "Enter" && row instanceof HTMLElement && target === row && row.dataset.id) {
     event.preventDefault();
-    openPanel(row.dataset.id);
-  } else if (row && event.target === row && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
+    view.open(row.dataset.id);
+  } else if (row && target === row && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
     event.preventDefault();
     table.move(event.key === "ArrowDown" ? 1 : -1);
-  } else if (KEYS[event.key]) {
+  } else if (Object.hasOwn(KEYS, event.key)) {
     event.preventDefault();
-    KEYS[event.key]();
+    KEYS[event.key]?.();
   }
 }
 
 stacks.subscribe(drawEmpty);
-progress.onDelete((ids) => actions.removeMany(ids));
-onUnauthorized((refused) => feed && leave(refused.message));
+view.subscribe(showOpened);
+progress.onDelete(() => actions.removeSelected());
+onUnauthorized((refused) => {
+  if (!feed) return;
+  key.drop();
+  leave(refused.message);
+});
+key.listen(
+  () => feed || enter(),
+  () => feed && leave("The key was forgotten in another tab."),
+);
 document.addEventListener("keydown", pressed);
+document.addEventListener("visibilitychange", () => (document.hidden ? feed?.rest() : feed?.wake()));
+addEventListener("online", () => feed?.retry());
 at("login-form").addEventListener("submit", login);
-at("leave").addEventListener("click", () => leave());
-at("new").addEventListener("click", create);
+at("leave").addEventListener("click", () => {
+  key.forget();
+  leave();
+});
+at("new").addEventListener("click", () => create());
 at("show-help").addEventListener("click", help);
-link("off");
+at("columns").addEventListener("click", () => chooseColumns(columns));
+at("copy-link").addEventListener("click", copyLink);
 
 /** Whether requests need a key at all; the description says so, and needs none itself. */
 async function needsKey() {
@@ -172,5 +253,7 @@ async function needsKey() {
   }
 }
 
-if (key.get() || !(await needsKey())) enter(); // a key that is no longer good brings the login back
-else leave();
+// A key that is no longer good brings the login back.
+if (key.get() || (await key.ask()) || !(await needsKey())) {
+  if (!feed) enter();
+} else leave();

@@ -1,104 +1,176 @@
 // The panel of one stack: what it is, what can be done, what happened to it, and what it has written.
 
-import { copy, fill, h, say } from "../shared/dom.js";
+/** @import { Actions } from "./actions.js" */
+/** @import { Port, Stack } from "./stack.js" */
+/** @import { Stacks } from "./stacks.js" */
+/** @import { View } from "./view.js" */
+
+import { button, copy, fill, h, say } from "../shared/dom.js";
 import { History } from "./history.js";
-import { WORDS } from "./stacks.js";
-import { tell } from "./toasts.js";
+import { WORDS } from "./stack.js";
 import { age, full, left } from "./times.js";
+import { tell } from "./toasts.js";
 
 const LENGTHS = ["15m", "30m", "1h"];
 
 export class Panel {
-  #id = null;
-  #stack = null;
-  #parts = null;
+  /** @type {Sheet | null} */
+  #sheet = null;
 
-  constructor(place, stacks, actions, closed) {
+  /**
+   * @param {HTMLElement} place
+   * @param {Stacks} stacks
+   * @param {Actions} actions
+   */
+  constructor(place, stacks, actions) {
     this.place = place;
     this.stacks = stacks;
     this.actions = actions;
-    this.closed = closed;
     stacks.subscribe(() => this.#changed());
-    setInterval(() => this.#tick(), 1000);
+    setInterval(() => document.hidden || this.#sheet?.tick(), 1000);
   }
 
+  /** The stack that is shown, or null. */
   get id() {
-    return this.#id;
+    return this.#sheet?.id ?? null;
   }
 
-  open(id) {
-    this.#id = id;
-    this.#stack = null;
-    this.history = new History(id);
-    this.#build(id);
+  /** @param {string} id */
+  show(id) {
+    this.#sheet?.history.stop();
+    this.#sheet = new Sheet(id, this.actions, this.stacks.view);
+    fill(this.place, ...this.#sheet.elements);
     this.place.hidden = false;
-    document.body.classList.add("has-panel");
     this.#changed();
-    this.history.refresh();
+    this.#sheet.history.refresh();
     this.place.focus({ preventScroll: true });
   }
 
-  close() {
-    if (!this.#id) return;
-    const id = this.#id;
-    this.#id = null;
+  hide() {
+    this.#sheet?.history.stop();
+    this.#sheet = null;
     this.place.hidden = true;
-    document.body.classList.remove("has-panel");
     fill(this.place);
-    this.closed(id);
   }
 
-  #build(id) {
-    const close = h("button", { type: "button", class: "plain", "aria-label": "Close the panel" }, "✕");
-    close.addEventListener("click", () => this.close());
-    const copyId = h("button", { type: "button", class: "plain", "aria-label": `Copy ${id}` }, "Copy");
-    copyId.addEventListener("click", () => copy(id, tell));
-    this.#parts = {
-      status: h("p", { class: "status" }),
-      why: h("p", { class: "why" }),
-      gone: h("p", { class: "banner", hidden: true }, "This stack is gone. Its timeline is kept for a while."),
-      facts: h("dl", { class: "facts" }),
-      extend: h("div", { class: "buttons", role: "group", "aria-label": "Extend" }),
-      verbs: h("div", { class: "buttons", role: "group", "aria-label": "Change" }),
-    };
-    this.#buttons(id);
-    const { status, why, gone, facts, extend, verbs } = this.#parts;
+  #changed() {
+    if (this.#sheet) this.#sheet.update(this.stacks.get(this.#sheet.id), this.stacks.arrived);
+  }
+}
+
+/** What the panel shows of one stack. */
+class Sheet {
+  /** @type {Stack | null} */
+  #stack = null;
+  status = h("p", { class: "status" });
+  why = h("p", { class: "why" });
+  gone = h("p", { class: "banner", hidden: true }, "This stack is gone. Its timeline is kept for a while.");
+  facts = h("dl", { class: "facts" });
+  extend = h("div", { class: "buttons", role: "group", "aria-label": "Extend" });
+  verbs = h("div", { class: "buttons", role: "group", "aria-label": "Change" });
+  age = h("span");
+  left = h("span");
+
+  /**
+   * @param {string} id
+   * @param {Actions} actions
+   * @param {View} view
+   */
+  constructor(id, actions, view) {
+    this.id = id;
+    this.actions = actions;
+    this.view = view;
+    this.history = new History(id, () => this.#writes);
+    this.stop = this.#button("Stop", () => actions.stop(id));
+    this.start = this.#button("Start", () => actions.start(id));
+    this.#buttons();
+    const { gone, status, why, facts, extend, verbs, history } = this;
+    this.elements = [
+      h(
+        "header",
+        {},
+        h("h2", { id: "panel-name", class: "mono" }, id),
+        button("Copy", () => copy(id, tell), { class: "plain", "aria-label": `Copy ${id}` }),
+        h("span", { class: "spring" }),
+        button("✕", () => view.close(), { class: "plain", "aria-label": "Close the panel" }),
+      ),
+      h("div", { class: "content" }, gone, status, why, facts, extend, verbs, history.element),
+    ];
+  }
+
+  /**
+   * The stack as it is now; undefined once it is gone.
+   *
+   * @param {Stack | undefined} stack
+   * @param {boolean} arrived
+   */
+  update(stack, arrived) {
+    this.gone.hidden = Boolean(stack) || !arrived;
+    for (const part of [this.extend, this.verbs]) part.hidden = !stack;
+    if (!stack || stack === this.#stack) return;
+    if (this.#stack) this.history.later();
+    this.#stack = stack;
+    this.#draw(stack);
+  }
+
+  /** Whether its containers may still write something. */
+  get #writes() {
+    if (!this.#stack) return true; // it is not known yet
+    return this.gone.hidden && !this.#stack.ended && ["creating", "running"].includes(this.#stack.status);
+  }
+
+  /** What changes with the time alone. */
+  tick() {
+    if (!this.#stack) return;
+    say(this.age, age(this.#stack.created_at));
+    say(this.left, left(this.#stack.ttl_expires_at));
+  }
+
+  #buttons() {
+    const { id, actions } = this;
+    const lengths = LENGTHS.map((ttl) => this.#button(`+${ttl}`, () => actions.extend(id, ttl)));
+    fill(this.extend, h("span", { class: "quiet" }, "Extend"), lengths, this.#other());
     fill(
-      this.place,
-      h("header", {}, h("h2", { id: "panel-name", class: "mono" }, id), copyId, h("span", { class: "spring" }), close),
-      h("div", { class: "content" }, gone, status, why, facts, extend, verbs, this.history.element),
+      this.verbs,
+      this.#button("Restart", () => actions.restart(id)),
+      this.stop,
+      this.start,
+      h("span", { class: "spring" }),
+      this.#button("Delete", () => actions.remove(id), "danger"),
     );
   }
 
-  #buttons(id) {
-    const button = (text, act, kind = "") => {
-      const made = h("button", { type: "button", class: kind }, text);
-      made.addEventListener("click", async () => {
+  /**
+   * @param {string} text
+   * @param {() => Promise<unknown>} act
+   */
+  #button(text, act, kind = "") {
+    const made = button(
+      text,
+      async () => {
         made.disabled = true;
         await act();
         made.disabled = false;
         this.history.refresh();
-      });
-      return made;
-    };
-    fill(this.#parts.extend, h("span", { class: "quiet" }, "Extend"), LENGTHS.map((ttl) => button(`+${ttl}`, () => this.actions.extend(id, ttl))), this.#other(id));
-    this.stop = button("Stop", () => this.actions.stop(id));
-    this.start = button("Start", () => this.actions.start(id));
-    fill(this.#parts.verbs,
-      button("Restart", () => this.actions.restart(id)),
-      this.stop,
-      this.start,
-      h("span", { class: "spring" }),
-      button("Delete", () => this.actions.remove(id), "danger"),
+      },
+      { class: kind },
     );
+    return made;
   }
 
-  #other(id) {
-    const input = h("input", { type: "text", size: "5", placeholder: "45m", "aria-label": "Extend by another length of time", autocomplete: "off" });
+  #other() {
+    const input = h("input", {
+      type: "text",
+      size: "5",
+      placeholder: "45m",
+      "aria-label": "Extend by another length of time",
+      autocomplete: "off",
+    });
     const form = h("form", { class: "other" }, input, h("button", { type: "submit" }, "Extend"));
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
-      if (input.value.trim() && (await this.actions.extend(id, input.value.trim()))) {
+      const ttl = input.value.trim();
+      if (ttl && (await this.actions.extend(this.id, ttl))) {
         input.value = "";
         this.history.refresh();
       }
@@ -106,47 +178,43 @@ export class Panel {
     return form;
   }
 
-  #changed() {
-    if (!this.#id) return;
-    const stack = this.stacks.get(this.#id);
-    this.#parts.gone.hidden = Boolean(stack) || !this.stacks.arrived;
-    for (const part of [this.#parts.extend, this.#parts.verbs]) part.hidden = !stack;
-    if (!stack || stack === this.#stack) return;
-    if (this.#stack) this.history.later();
-    this.#stack = stack;
-    this.#draw(stack);
-  }
-
+  /** @param {Stack} stack */
   #draw(stack) {
-    const { status, why, facts } = this.#parts;
-    say(status, WORDS[stack.status] ?? stack.status).dataset.status = stack.status;
+    say(this.status, WORDS[stack.status] ?? stack.status).dataset.status = stack.status;
     const words = [stack.status_reason, stack.status_message].filter(Boolean);
-    say(why, words.join(": "));
-    why.hidden = !words.length;
-    this.stop.hidden = stack.status === "stopped" || stack.ended;
+    say(this.why, words.join(": "));
+    this.why.hidden = !words.length;
+    this.stop.hidden = stack.status === "stopped" || stack.ended === true;
     this.start.hidden = stack.status !== "stopped";
-    this.age = h("span", {});
-    this.left = h("span", {});
-    const rows = [
-      ["Address", stack.addresses.length ? stack.addresses.map((address, index) => this.#address(address, stack.ports[index])) : "none"],
-      ["Node", stack.node_id ?? "none"],
-      ["Time left", [this.left, h("span", { class: "quiet" }, ` until ${full(stack.ttl_expires_at)}`)]],
-      ["Age", [this.age, h("span", { class: "quiet" }, ` since ${full(stack.created_at)}`)]],
-      ["Labels", stack.labelled.length ? stack.labelled.map((label) => h("span", { class: "label mono" }, label)) : "none"],
-    ];
-    fill(facts, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]).flat());
-    this.#tick();
+    const addresses = stack.addresses.map((address, index) => addressLine(address, stack.ports?.[index]));
+    const labels = stack.labelled.map((label) =>
+      button(label, () => this.view.change({ label }), { class: "label mono", title: `Show all with ${label}` }),
+    );
+    fill(
+      this.facts,
+      fact("Address", addresses.length ? addresses : "none"),
+      fact("Node", stack.node_id ?? "none"),
+      fact("Time left", [this.left, h("span", { class: "quiet" }, ` until ${full(stack.ttl_expires_at)}`)]),
+      fact("Age", [this.age, h("span", { class: "quiet" }, ` since ${full(stack.created_at)}`)]),
+      fact("Labels", labels.length ? labels : "none"),
+    );
+    this.tick();
   }
+}
 
-  #address(address, port) {
-    const button = h("button", { type: "button", class: "plain mono", "aria-label": `Copy ${address}` }, address);
-    button.addEventListener("click", () => copy(address, tell));
-    return h("div", {}, button, h("span", { class: "quiet" }, ` → ${port.container_port}/${port.protocol}`));
-  }
+/**
+ * @param {string} name
+ * @param {string | Node[]} value
+ */
+function fact(name, value) {
+  return [h("dt", {}, name), h("dd", {}, value)];
+}
 
-  #tick() {
-    if (!this.#stack || !this.#id || document.hidden) return;
-    say(this.age, age(this.#stack.created_at));
-    say(this.left, left(this.#stack.ttl_expires_at));
-  }
+/**
+ * @param {string} address
+ * @param {Port | undefined} port
+ */
+function addressLine(address, port) {
+  const copied = button(address, () => copy(address, tell), { class: "plain mono", "aria-label": `Copy ${address}` });
+  return h("div", {}, copied, port && h("span", { class: "quiet" }, ` → ${port.container_port}/${port.protocol}`));
 }

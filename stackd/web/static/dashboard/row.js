@@ -1,58 +1,88 @@
 // One row of the table. It is made once and changed where its stack has changed.
 
-import { h, say } from "../shared/dom.js";
-import { WORDS } from "./stacks.js";
-import { age, full, left } from "./times.js";
+/** @import { Stack } from "./stack.js" */
+
+import { button, fill, h, say } from "../shared/dom.js";
+import { LABEL } from "./columns.js";
+import { WORDS } from "./stack.js";
+import { age, full, left, now } from "./times.js";
 
 const SOON = 5 * 60_000;
+const CARD = ["status", "address", "node", "age", "left", "labels", "id"]; // what a phone shows, whatever is chosen
+
+/**
+ * What a row can do: open its stack, copy an address, select it (with all between, after a click with shift).
+ *
+ * @typedef {object} RowActions
+ * @property {(id: string) => void} open
+ * @property {(address: string) => void} copy
+ * @property {(id: string, on: boolean, many: boolean) => void} select
+ */
 
 export class Row {
+  /** @type {Stack | null} */
   #stack = null;
   #index = -1;
   #state = "";
+  /** The cells of labels, by the label. @type {Map<string, HTMLElement>} */
+  #labels = new Map();
 
-  constructor(actions) {
+  /**
+   * @param {RowActions} actions
+   * @param {string[]} columns
+   */
+  constructor(actions, columns) {
     this.box = h("input", { type: "checkbox", tabindex: "-1" });
     this.status = h("span", { class: "status" });
     this.reason = h("span", { class: "reason" });
     this.id = h("span", { class: "mono id" });
-    this.address = h("button", { type: "button", class: "plain mono address", tabindex: "-1" });
+    this.address = button("", (event) => this.#copy(event), { class: "plain mono address", tabindex: "-1" });
     this.more = h("span", { class: "quiet more" });
     this.node = h("span", { class: "node" });
     this.age = h("span", { class: "num" });
     this.left = h("span", { class: "num left" });
-    this.labels = h("span", { class: "labels quiet" });
-    const cell = (name, ...children) => h("td", { role: "gridcell", class: name }, ...children);
-    this.element = h(
-      "tr",
-      { role: "row", tabindex: "-1" },
-      cell("c-box", this.box),
-      cell("c-status", this.status, this.reason),
-      cell("c-id", this.id),
-      cell("c-address", this.address, this.more),
-      cell("c-node", this.node),
-      cell("c-age", this.age),
-      cell("c-left", this.left),
-      cell("c-labels", this.labels),
-    );
+    this.labels = h("span", { class: "labels" });
+    this.actions = actions;
+    /** @type {Record<string, Node[]>} */
+    const contents = {
+      status: [this.status, this.reason],
+      id: [this.id],
+      address: [this.address, this.more],
+      node: [this.node],
+      age: [this.age],
+      left: [this.left],
+      labels: [this.labels],
+    };
+    const cells = columns.map((key) => {
+      if (!key.startsWith(LABEL)) return cell(`c-${key}`, ...(contents[key] ?? []));
+      const shown = cell("c-label");
+      this.#labels.set(key.slice(LABEL.length), shown);
+      return shown;
+    });
+    const others = CARD.filter((key) => !columns.includes(key));
+    const off = others.map((key) => cell(`c-${key} off`, ...(contents[key] ?? [])));
+    this.element = h("tr", { role: "row", tabindex: "-1" }, cell("c-box", this.box), cells, off);
     this.box.addEventListener("click", (event) => {
       event.stopPropagation();
-      actions.select(this.#stack.stack_id, this.box.checked, event.shiftKey);
-    });
-    this.address.addEventListener("click", (event) => {
-      event.stopPropagation();
-      actions.copy(this.#stack.address);
+      actions.select(this.#shown.stack_id, this.box.checked, event.shiftKey);
     });
     this.element.addEventListener("click", (event) => {
-      if (!event.target.closest(".c-box")) actions.open(this.#stack.stack_id);
+      if (event.target instanceof Element && !event.target.closest(".c-box")) actions.open(this.#shown.stack_id);
     });
   }
 
-  get stack() {
-    return this.#stack;
+  /** The stack, once there is one; before that nothing can be clicked. */
+  get #shown() {
+    return /** @type {Stack} */ (this.#stack);
   }
 
-  /** Show a stack at a place of the list. */
+  /**
+   * Show a stack at a place of the list.
+   *
+   * @param {Stack} stack
+   * @param {number} index
+   * @param {{ selected: boolean, active: boolean, open: boolean }} state
+   */
   update(stack, index, { selected, active, open }) {
     if (stack !== this.#stack) this.#show(stack);
     if (index !== this.#index) {
@@ -74,11 +104,19 @@ export class Row {
 
   /** What changes with the time alone. */
   tick() {
-    say(this.age, age(this.#stack.created_at));
-    say(this.left, left(this.#stack.ttl_expires_at));
-    this.left.classList.toggle("soon", Date.parse(this.#stack.ttl_expires_at) - Date.now() < SOON);
+    const { created_at: created, ttl_expires_at: end } = this.#shown;
+    say(this.age, age(created));
+    say(this.left, left(end));
+    this.left.classList.toggle("soon", Date.parse(end) - now() < SOON);
   }
 
+  /** @param {MouseEvent} event */
+  #copy(event) {
+    event.stopPropagation();
+    this.actions.copy(this.#shown.address);
+  }
+
+  /** @param {Stack} stack */
   #show(stack) {
     const same = this.#stack?.stack_id === stack.stack_id;
     this.#stack = stack;
@@ -94,10 +132,27 @@ export class Row {
     this.address.setAttribute("aria-label", stack.address ? `Copy ${stack.address}` : "no address");
     say(this.more, stack.addresses.length > 1 ? `+${stack.addresses.length - 1}` : "");
     say(this.node, stack.node_id ?? "–");
-    say(this.labels, stack.labelled.join("  "));
+    const pairs = Object.entries(stack.labels ?? {}).map(([name, value]) => [
+      h("span", { class: this.#labels.has(name) ? "own" : null }, h("span", { class: "name" }, `${name}=`), value),
+      " ",
+    ]);
+    fill(this.labels, ...pairs);
     this.labels.title = stack.labelled.join("\n");
+    for (const [name, shown] of this.#labels) {
+      const value = stack.labels?.[name] ?? "";
+      say(shown, value);
+      shown.title = value && `${name}=${value}`;
+    }
     this.age.title = `created ${full(stack.created_at)}`;
     this.left.title = `expires ${full(stack.ttl_expires_at)}`;
     this.tick();
   }
+}
+
+/**
+ * @param {string} name
+ * @param {...Node} children
+ */
+function cell(name, ...children) {
+  return h("td", { role: "gridcell", class: name }, ...children);
 }

@@ -1,210 +1,266 @@
 // The table: of thousands of stacks, only the rows that can be seen are in the page.
 //
-// The document scrolls, not a box in it. Rows have one height; empty rows above and below stand for the others.
+// The document scrolls, not a box in it. Empty rows above and below stand for those that are not in the page.
 
-import { fill, h } from "../shared/dom.js";
+/** @import { Columns } from "./columns.js" */
+/** @import { GroupActions } from "./group.js" */
+/** @import { RowActions } from "./row.js" */
+/** @import { Selection } from "./selection.js" */
+/** @import { Stack } from "./stack.js" */
+/** @import { Stacks } from "./stacks.js" */
+
+import { h } from "../shared/dom.js";
+import { Group } from "./arrange.js";
+import { GroupRow } from "./group.js";
+import { Head } from "./head.js";
 import { Row } from "./row.js";
+import { fit } from "./widths.js";
+import { Heights } from "./window.js";
 
 const BEYOND = 8;
-const HEADS = [
-  ["status", "Status"],
-  ["id", "Stack"],
-  ["address", "Address"],
-  ["node", "Node"],
-  ["age", "Age"],
-  ["left", "Time left"],
-  ["labels", "Labels"],
-];
+const GAP = 8;
+const BORDERS = 2;
 
 export class Table {
-  #rows = new Map();
-  #shown = [];
+  /** The rows that are in the page, by their key. @type {Map<string, Row | GroupRow>} */
+  #made = new Map();
+  /** @type {(Stack | Group)[]} */
+  #rows = [];
+  /** @type {Map<string, number>} */
   #places = new Map();
+  #heights = new Heights([], { stack: 0, group: 0 });
+  /** The columns that fit, with their widths. @type {Map<string, number | null>} */
+  #columns = new Map();
   #scheduled = false;
+  /** @type {string | null} */
   active = null;
+  /** @type {string | null} */
   opened = null;
+  /** @type {string | null} */
+  anchor = null;
 
-  constructor(table, stacks, selection, actions) {
+  /**
+   * @param {HTMLTableElement} table
+   * @param {Stacks} stacks
+   * @param {Selection} selection
+   * @param {Columns} columns
+   * @param {RowActions & GroupActions} actions
+   */
+  constructor(table, stacks, selection, columns, actions) {
     this.table = table;
-    this.body = table.tBodies[0];
+    this.body = table.createTBody();
+    const top = table.createTHead();
+    for (const part of [top, this.body]) part.setAttribute("role", "rowgroup");
+    this.top = top;
+    this.head = new Head(top, stacks, selection);
     this.stacks = stacks;
     this.selection = selection;
+    this.columns = columns;
     this.actions = actions;
-    this.above = h("tr", { role: "presentation", "aria-hidden": "true", class: "spacer" }, h("td", { role: "presentation" }));
-    this.below = this.above.cloneNode(true);
-    this.body.append(this.above, this.below);
-    this.#head();
+    this.frame = table.parentElement ?? table;
+    this.above = spacer();
+    this.below = spacer();
+    this.body.append(this.above.element, this.below.element);
     stacks.subscribe(() => this.#changed());
     selection.subscribe(() => this.render());
     for (const name of ["scroll", "resize"]) {
       addEventListener(name, () => this.#schedule(), { passive: true });
     }
+    new ResizeObserver(() => this.#layOut() && this.render()).observe(this.frame);
+    matchMedia("(max-width: 680px)").addEventListener("change", () => this.#changed()); // cards have another height
     this.body.addEventListener("focusin", (event) => {
-      const id = event.target.closest("tr")?.dataset.id;
+      const id = event.target instanceof Element && event.target.closest("tr")?.dataset.id;
       if (id && id !== this.active) this.#activate(id);
     });
     setInterval(() => this.#tick(), 1000);
   }
 
-  /** Move the active row by so many places, or to the first one; it gets the focus. */
+  /**
+   * Move the active row by so many places, or to the first one that is seen; it gets the focus.
+   *
+   * @param {1 | -1} by
+   */
   move(by) {
-    if (!this.#shown.length) return;
-    const place = this.#places.get(this.active);
-    const first = Math.min(this.#shown.length - 1, Math.max(0, this.#firstSeen()));
-    const next = place === undefined ? first : Math.min(this.#shown.length - 1, Math.max(0, place + by));
-    this.focus(this.#shown[next].stack_id);
+    const place = this.#places.get(this.active ?? "");
+    let next = place === undefined ? this.#firstSeen() : place + by;
+    while (this.#rows[next] instanceof Group) next += place === undefined ? 1 : by;
+    const row = this.#rows[next];
+    const id = row && !(row instanceof Group) ? row.stack_id : this.active;
+    if (id) this.focus(id);
   }
 
-  /** Make a row the active one, scroll to it and focus it. */
+  /**
+   * Make a row the active one, scroll to it and focus it.
+   *
+   * @param {string} id
+   */
   focus(id) {
     const place = this.#places.get(id);
     if (place === undefined) return;
     this.#reveal(place);
     this.#activate(id);
-    this.#rows.get(id)?.element.focus({ preventScroll: true });
+    this.#made.get(id)?.element.focus({ preventScroll: true });
   }
 
-  /** The stack whose panel is open, or null. */
+  /**
+   * The stack whose panel is open, or null.
+   *
+   * @param {string | null} id
+   */
   open(id) {
     this.opened = id;
     if (id) this.active = id;
     this.render();
   }
 
-  /** All between the active row and this one, for a click with shift. */
+  /**
+   * All between the row that was selected last and this one, for a click with shift.
+   *
+   * @param {string} id
+   */
   between(id) {
-    const [from, to] = [this.#places.get(this.active), this.#places.get(id)];
+    const [from, to] = [this.#places.get(this.anchor ?? ""), this.#places.get(id)];
     if (from === undefined || to === undefined) return [id];
-    return this.#shown.slice(Math.min(from, to), Math.max(from, to) + 1).map((stack) => stack.stack_id);
+    const rows = this.#rows.slice(Math.min(from, to), Math.max(from, to) + 1);
+    return rows.flatMap((row) => (row instanceof Group ? [] : [row.stack_id]));
   }
 
   /** Bring the page in line with what is to be seen. */
   render() {
     this.#scheduled = false;
-    const height = this.#height();
-    const first = Math.max(0, this.#firstSeen() - BEYOND);
-    const last = Math.min(this.#shown.length, first + Math.ceil(innerHeight / height) + 2 * BEYOND);
-    const wanted = this.#shown.slice(first, last);
+    const heights = this.#heights;
+    const from = this.#firstSeen();
+    const first = Math.max(0, from - BEYOND);
+    const last = Math.min(heights.count, heights.at(heights.top(from) + innerHeight) + 1 + BEYOND);
+    const wanted = this.#rows.slice(first, last);
     const held = this.#focused();
     // While rows come and go the page must not get shorter, or the browser scrolls to its new end.
-    this.table.parentElement.style.minHeight = `${this.#shown.length * height}px`;
-    this.above.firstChild.style.height = `${first * height}px`;
-    this.below.firstChild.style.height = `${(this.#shown.length - last) * height}px`;
-    this.#drop(new Set(wanted.map((stack) => stack.stack_id)));
-    let next = this.above.nextSibling;
-    wanted.forEach((stack, offset) => {
-      const row = this.#row(stack, first + offset);
-      if (row.element === next) next = next.nextSibling;
-      else this.body.insertBefore(row.element, next);
+    this.frame.style.minHeight = `${heights.whole}px`;
+    this.above.space.style.height = `${heights.top(first)}px`;
+    this.below.space.style.height = `${heights.whole - heights.top(last)}px`;
+    this.#drop(new Set(wanted.map(keyOf)));
+    let next = this.above.element.nextSibling;
+    wanted.forEach((row, offset) => {
+      const { element } = row instanceof Group ? this.#group(row, first + offset) : this.#row(row, first + offset);
+      if (element === next) next = next.nextSibling;
+      else this.body.insertBefore(element, next);
     });
-    if (held && !held.isConnected) this.table.parentElement.focus({ preventScroll: true });
+    if (held && !held.isConnected) this.frame.focus({ preventScroll: true });
     else if (held && document.activeElement !== held) held.focus({ preventScroll: true }); // it was moved, and lost it
-    this.#box();
-  }
-
-  #head() {
-    this.all = h("input", { type: "checkbox", "aria-label": "Select all that are shown" });
-    this.all.addEventListener("click", () => {
-      if (this.all.checked) this.selection.only(this.#shown.map((stack) => stack.stack_id));
-      else this.selection.clear();
-    });
-    this.heads = HEADS.map(([name, text]) => {
-      const cell = h("th", { role: "columnheader", scope: "col", class: `c-${name}` });
-      if (name === "labels") return fill(cell, text);
-      const button = h("button", { type: "button", class: "plain" }, text);
-      button.addEventListener("click", () => this.stacks.sort(name));
-      cell.append(button);
-      cell.dataset.order = name;
-      return cell;
-    });
-    const box = h("th", { role: "columnheader", scope: "col", class: "c-box" }, this.all);
-    this.table.tHead.append(h("tr", { role: "row", "aria-rowindex": "1" }, box, this.heads));
+    this.head.tick();
   }
 
   #changed() {
-    const height = this.#height();
     const before = this.#firstSeen();
-    const anchor = before > 0 ? this.#shown[before]?.stack_id : undefined;
-    this.#shown = this.stacks.shown;
-    this.#places = new Map(this.#shown.map((stack, place) => [stack.stack_id, place]));
-    this.table.setAttribute("aria-rowcount", String(this.#shown.length + 1));
-    for (const head of this.heads) {
-      const { by, down } = this.stacks.order;
-      if (head.dataset.order !== by) head.removeAttribute("aria-sort");
-      else head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    }
+    const anchor = before > 0 ? this.#rows[before] : undefined;
+    const within = this.#heights.top(before);
+    this.#rows = this.stacks.rows;
+    this.#places = new Map(this.#rows.map((row, place) => [keyOf(row), place]));
+    this.#heights = new Heights(this.#rows, { stack: this.#length("--row"), group: this.#length("--group") });
+    this.table.setAttribute("aria-rowcount", String(this.#rows.length + 1));
+    this.#layOut();
     this.render();
-    const after = anchor === undefined ? undefined : this.#places.get(anchor);
-    if (after !== undefined && after !== before) scrollBy(0, (after - before) * height); // what is read stays put
+    const after = anchor && this.#places.get(keyOf(anchor));
+    if (after !== undefined && after !== before) scrollBy(0, this.#heights.top(after) - within); // what is read stays put
   }
 
+  /** Rows are made for the columns that fit; for others they are made anew. Returns whether there are others. */
+  #layOut() {
+    const width = this.frame.clientWidth - BORDERS;
+    if (width <= 0) return false;
+    const before = [...this.#columns.keys()].join();
+    this.#columns = fit(this.columns.shown, width, this.columns.chosen);
+    this.head.draw(this.#columns);
+    if ([...this.#columns.keys()].join() === before) return false;
+    this.#drop(new Set());
+    return true;
+  }
+
+  /**
+   * @param {Stack} stack
+   * @param {number} place
+   */
   #row(stack, place) {
-    let row = this.#rows.get(stack.stack_id);
-    if (!row) {
-      row = new Row(this.actions);
-      this.#rows.set(stack.stack_id, row);
-    }
+    const known = this.#made.get(stack.stack_id);
+    const row = known instanceof Row ? known : new Row(this.actions, [...this.#columns.keys()]);
+    this.#made.set(stack.stack_id, row);
     row.update(stack, place, {
       selected: this.selection.has(stack.stack_id),
-      active: stack.stack_id === this.active || (this.active === null && place === 0),
+      active: stack.stack_id === this.active || (this.active === null && stack === this.stacks.shown[0]),
       open: stack.stack_id === this.opened,
     });
     return row;
   }
 
+  /**
+   * @param {Group} group
+   * @param {number} place
+   */
+  #group(group, place) {
+    const known = this.#made.get(keyOf(group));
+    const row = known instanceof GroupRow ? known : new GroupRow(this.actions);
+    this.#made.set(keyOf(group), row);
+    row.update(group, place, {
+      by: this.stacks.view.state.group,
+      columns: this.#columns.size,
+      selected: group.stacks.filter((stack) => this.selection.has(stack.stack_id)).length,
+    });
+    return row;
+  }
+
+  /** @param {Set<string>} wanted */
   #drop(wanted) {
-    for (const [id, row] of this.#rows) {
-      if (wanted.has(id)) continue;
+    for (const [key, row] of this.#made) {
+      if (wanted.has(key)) continue;
       row.element.remove();
-      this.#rows.delete(id);
+      this.#made.delete(key);
     }
   }
 
+  /** @param {string} id */
   #activate(id) {
     this.active = id;
     this.render();
   }
 
+  /** @param {number} place */
   #reveal(place) {
-    const height = this.#height();
-    const top = this.body.getBoundingClientRect().top + place * height;
-    const covered = this.#covered() + 8;
-    const end = innerHeight - height - 72;
+    const top = this.body.getBoundingClientRect().top + this.#heights.top(place);
+    const height = this.#heights.top(place + 1) - this.#heights.top(place);
+    const covered = this.#covered() + GAP;
+    const end = innerHeight - this.#foot() - height - GAP;
     if (top < covered) scrollBy(0, top - covered);
     else if (top > end) scrollBy(0, top - end);
   }
 
   #firstSeen() {
-    const top = this.body.getBoundingClientRect().top;
-    return Math.max(0, Math.floor((this.#covered() - top) / this.#height()));
+    return this.#heights.at(this.#covered() - this.body.getBoundingClientRect().top);
   }
 
   /** How much of the window's top is not the rows': the page's bar and the table's head stay where they are. */
   #covered() {
-    const head = this.table.tHead;
-    const style = getComputedStyle(head);
-    return style.position === "sticky" ? head.offsetHeight + (Number.parseFloat(style.top) || 0) : 0;
+    const style = getComputedStyle(this.top);
+    return style.position === "sticky" ? this.top.offsetHeight + (Number.parseFloat(style.top) || 0) : 0;
   }
 
-  #height() {
-    return Number.parseFloat(getComputedStyle(this.table).getPropertyValue("--row")) || 44;
+  /** How much of the window's end is the bar of the selection. */
+  #foot() {
+    return Number.parseFloat(getComputedStyle(document.body).getPropertyValue("--foot")) || 0;
+  }
+
+  /** @param {"--row" | "--group"} name */
+  #length(name) {
+    return Number.parseFloat(getComputedStyle(this.table).getPropertyValue(name)) || 44;
   }
 
   #focused() {
     const focused = document.activeElement;
-    return focused && this.body.contains(focused) ? focused : null;
-  }
-
-  #box() {
-    const chosen = this.selection.size;
-    this.all.checked = chosen > 0 && chosen >= this.#shown.length;
-    this.all.indeterminate = chosen > 0 && chosen < this.#shown.length;
-    this.all.disabled = !this.#shown.length;
+    return focused instanceof HTMLElement && this.body.contains(focused) ? focused : null;
   }
 
   #tick() {
     if (document.hidden) return;
-    for (const row of this.#rows.values()) row.tick();
+    for (const row of this.#made.values()) if (row instanceof Row) row.tick();
   }
 
   #schedule() {
@@ -212,4 +268,15 @@ export class Table {
     this.#scheduled = true;
     requestAnimationFrame(() => this.render());
   }
+}
+
+/** @param {Stack | Group} row */
+function keyOf(row) {
+  return row instanceof Group ? `group ${row.value}` : row.stack_id;
+}
+
+/** An empty row, as high as the rows that it stands for. */
+function spacer() {
+  const space = h("td", { role: "presentation" });
+  return { space, element: h("tr", { role: "presentation", "aria-hidden": "true", class: "spacer" }, space) };
 }

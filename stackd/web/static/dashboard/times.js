@@ -2,7 +2,11 @@
 
 let ahead = 0; // how far the daemon's clock is ahead of the browser's, in milliseconds
 
-/** The daemon says what time it is. */
+/**
+ * The daemon says what time it is.
+ *
+ * @param {string} text
+ */
 export function setClock(text) {
   const theirs = Date.parse(text);
   if (!Number.isNaN(theirs)) ahead = theirs - Date.now();
@@ -13,7 +17,11 @@ export function now() {
   return Date.now() + ahead;
 }
 
-/** A length of time in its two largest units. */
+/**
+ * A length of time in its two largest units.
+ *
+ * @param {number} milliseconds
+ */
 export function length(milliseconds) {
   const seconds = Math.max(0, Math.floor(milliseconds / 1000));
   const days = Math.floor(seconds / 86400);
@@ -25,23 +33,44 @@ export function length(milliseconds) {
   return `${seconds}s`;
 }
 
-/** How old something is. */
+/**
+ * How old something is.
+ *
+ * @param {string} text
+ */
 export function age(text) {
   return length(now() - Date.parse(text));
 }
 
-/** How much time is left until then. */
+/**
+ * How much time is left until then.
+ *
+ * @param {string} text
+ */
 export function left(text) {
   const rest = Date.parse(text) - now();
   return rest <= 0 ? "due" : length(rest);
 }
 
-/** The time of day, here. */
-export function clock(text) {
-  return new Date(text).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+/**
+ * The time of day, here.
+ *
+ * @param {string | number} time
+ */
+export function clock(time) {
+  return new Date(time).toLocaleTimeString([], {
+    hour: "2-digit",
+    minute: "2-digit",
+    second: "2-digit",
+    hour12: false,
+  });
 }
 
-/** Date and time, here. */
+/**
+ * Date and time, here.
+ *
+ * @param {string} text
+ */
 export function full(text) {
   return new Date(text).toLocaleString([], { dateStyle: "medium", timeStyle: "long", hour12: false });
 }

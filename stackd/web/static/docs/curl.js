@@ -1,6 +1,13 @@
 // One curl command for a route, with its own example, fit to be pasted into a shell.
 
-/** The command for an operation at this address. */
+/** @import { Operation } from "./docs.js" */
+
+/**
+ * The command for an operation at this address.
+ *
+ * @param {Operation} operation
+ * @param {string} origin
+ */
 export function curl(operation, origin) {
   const words = ["curl", "-s"];
   if (operation.responses["200"]?.content?.["text/event-stream"]) words.push("-N");
@@ -12,11 +19,12 @@ export function curl(operation, origin) {
   return words.join(" ");
 }
 
+/** @param {Operation} operation */
 function address(operation) {
   const query = [];
   let path = operation.path;
   for (const parameter of operation.parameters ?? []) {
-    if (parameter.in === "path") path = path.replace(`{${parameter.name}}`, parameter.example ?? "…");
+    if (parameter.in === "path") path = path.replace(`{${parameter.name}}`, String(parameter.example ?? "…"));
     else if (parameter.in === "query" && parameter.example !== undefined) {
       query.push(...[parameter.example].flat().map((value) => `${parameter.name}=${value}`));
     }
@@ -24,6 +32,7 @@ function address(operation) {
   return query.length ? `${path}?${query.join("&")}` : path;
 }
 
+/** @param {string} text */
 function quoted(text) {
   return /^[\w:/.=,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }

@@ -1,63 +1,106 @@
 // Reads /openapi.json and lays it out: routes by group, with parameters, bodies, answers and a curl line each.
 
-import { at, copy, fill, h, inline, say } from "../shared/dom.js";
-import { curl } from "./curl.js";
-import { prose, properties, typeOf } from "./schema.js";
+/** @import { Child } from "../shared/dom.js" */
 
+import { at, fill, found, h, inline, say } from "../shared/dom.js";
+import { drawContents, find } from "./contents.js";
+import { curl } from "./curl.js";
+import { example as copyable } from "./markdown.js";
+import { properties, prose, typeOf } from "./schema.js";
+
+/**
+ * The OpenAPI document, as far as it is read here; its depths are followed as they come.
+ *
+ * @typedef {{ name: string, in: string, required?: boolean, schema: any, description: string, example?: unknown }} Parameter
+ * @typedef {{ schema?: any, examples?: Record<string, { value: unknown }> }} Content
+ * @typedef {object} Operation
+ * @property {string} path
+ * @property {string} method
+ * @property {string} operationId
+ * @property {string} summary
+ * @property {string} [description]
+ * @property {string[]} tags
+ * @property {unknown[]} [security]
+ * @property {Parameter[]} [parameters]
+ * @property {{ content?: Record<string, Content> }} [requestBody]
+ * @property {Record<string, { description: string, content?: Record<string, Content> }>} responses
+ */
+
+/** @type {any} */
 let spec;
 
+/** @param {any} value */
 function resolve(value) {
   let found = value;
   while (found?.$ref) {
-    found = found.$ref.slice(2).split("/").reduce((node, part) => node[part], spec);
+    found = found.$ref
+      .slice(2)
+      .split("/")
+      .reduce((/** @type {any} */ node, /** @type {string} */ part) => node[part], spec);
   }
   return found;
 }
 
+/** @returns {Operation[]} */
 function operations() {
   return Object.entries(spec.paths).flatMap(([path, item]) =>
     Object.entries(item).map(([method, operation]) => ({ path, method, ...operation })),
   );
 }
 
-function block(text, name) {
-  const said = h("span", { class: "unseen", role: "status" });
-  const button = h("button", { type: "button", class: "plain", "aria-label": `Copy ${name}` }, "Copy");
-  button.addEventListener("click", () =>
-    copy(text, () => {
-      say(button, "Copied");
-      say(said, `${name} is copied`);
-      setTimeout(() => say(button, "Copy"), 1500);
-    }),
-  );
-  return h("div", { class: "example" }, button, said, h("pre", { tabindex: "0" }, text));
-}
-
+/** @param {Content | undefined} content */
 function example(content) {
   const first = Object.values(content?.examples ?? {})[0]?.value;
   if (first === undefined) return null;
-  return block(typeof first === "string" ? first : JSON.stringify(first, null, 2), "the example");
+  return copyable(typeof first === "string" ? first : JSON.stringify(first, null, 2), "the example");
 }
 
+/**
+ * @param {string[]} heads
+ * @param {Child[][]} rows
+ */
 function table(heads, rows) {
   return h(
     "table",
     {},
-    h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))),
-    h("tbody", {}, rows.map((cells) => h("tr", {}, cells.map((cell) => h("td", {}, cell))))),
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        heads.map((head) => h("th", { scope: "col" }, head)),
+      ),
+    ),
+    h(
+      "tbody",
+      {},
+      rows.map((cells) =>
+        h(
+          "tr",
+          {},
+          cells.map((cell) => h("td", {}, cell)),
+        ),
+      ),
+    ),
   );
 }
 
+/** @param {Operation} operation */
 function parameters(operation) {
   if (!operation.parameters?.length) return [];
   const rows = operation.parameters.map((parameter) => [
     h("code", {}, parameter.name),
     `${parameter.in}${parameter.required ? ", required" : ""}`,
-    [h("span", { class: "type" }, typeOf(parameter.schema, resolve)), ". ", inline(parameter.description)],
+    [h("span", { class: "type" }, typeOf(parameter.schema, resolve)), ". ", ...inline(parameter.description)],
   ]);
   return [h("h4", {}, "Parameters"), table(["name", "in", "what"], rows)];
 }
 
+/**
+ * @param {any} schema
+ * @param {string} summary
+ */
 function fields(schema, summary) {
   const rows = properties(schema, resolve);
   if (!rows.length) return null;
@@ -65,18 +108,20 @@ function fields(schema, summary) {
     h("code", {}, row.name),
     [
       h("span", { class: "type" }, `${row.type}${row.required ? "" : ", optional"}`),
-      row.about ? [". ", inline(row.about)] : null,
+      ...(row.about ? [". ", ...inline(row.about)] : []),
     ],
   ]);
   return h("details", {}, h("summary", {}, summary), table(["field", "what"], cells));
 }
 
+/** @param {Operation} operation */
 function body(operation) {
   const content = operation.requestBody?.content?.["application/json"];
   if (!content) return [];
   return [h("h4", {}, "Body"), example(content), fields(content.schema, "Fields of the body")];
 }
 
+/** @param {Operation} operation */
 function answers(operation) {
   const rows = [];
   const examples = [];
@@ -92,16 +137,30 @@ function answers(operation) {
   return [h("h4", {}, "Answers"), table(["status", "when"], rows), ...examples];
 }
 
+/**
+ * What a search finds an operation by: its own words, and the names of what it takes.
+ *
+ * @param {Operation} operation
+ */
+function sought(operation) {
+  const schema = operation.requestBody?.content?.["application/json"]?.schema;
+  const names = [...(operation.parameters ?? []), ...(schema ? properties(schema, resolve) : [])].map(
+    ({ name }) => name,
+  );
+  return [operation.method, operation.path, operation.summary, ...names].join(" ");
+}
+
+/** @param {Operation} operation */
 function article(operation) {
   const id = operation.operationId;
   return h(
     "article",
-    { id, "aria-labelledby": `${id}-name`, "data-find": `${operation.method} ${operation.path} ${operation.summary}` },
+    { id, "aria-labelledby": `${id}-name`, "data-find": sought(operation) },
     h(
       "h3",
       { id: `${id}-name` },
       h("span", { class: ["method", operation.method] }, operation.method.toUpperCase()),
-      h("code", {}, operation.path),
+      h("a", { href: `#${id}` }, h("code", {}, operation.path)),
       h("span", {}, operation.summary),
     ),
     operation.description ? prose(operation.description) : null,
@@ -109,7 +168,7 @@ function article(operation) {
     ...parameters(operation),
     ...body(operation),
     h("h4", {}, "With curl"),
-    block(curl(operation, location.origin), "the command"),
+    copyable(curl(operation, location.origin), "the command"),
     ...answers(operation),
   );
 }
@@ -117,14 +176,9 @@ function article(operation) {
 function draw() {
   say(at("version"), `version ${spec.info.version}`);
   const all = operations();
-  const sections = spec.tags.map((tag) => ({ tag, items: all.filter((each) => each.tags[0] === tag.name) }));
-  fill(
-    at("contents"),
-    sections.map(({ tag, items }) => [
-      h("h2", {}, tag.name),
-      ...items.map((each) => h("a", { href: `#${each.operationId}` }, each.summary)),
-    ]).flat(),
-  );
+  /** @type {{ name: string, description: string }[]} */
+  const tags = spec.tags;
+  const sections = tags.map((tag) => ({ tag, items: all.filter((each) => each.tags[0] === tag.name) }));
   fill(
     at("content"),
     h("section", {}, h("h2", {}, "The API"), prose(spec.info.description), authentication()),
@@ -132,30 +186,24 @@ function draw() {
       h("section", {}, h("h2", {}, tag.name), h("p", { class: "quiet" }, tag.description), items.map(article)),
     ),
   );
+  drawContents(sections);
   if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
 }
 
 function authentication() {
-  const key = 'curl -H "X-API-KEY: $STACKD_API_KEY" ' + `${location.origin}/healthz`;
+  const key = `curl -H "X-API-KEY: $STACKD_API_KEY" ${location.origin}/healthz`;
   const text =
     "Every route but those for browsers needs a key, in the `X-API-KEY` header or the `api_key` query parameter. " +
     "A key is made with `stackd key new`.";
-  return h("div", {}, prose(text), block(key, "the command"));
+  return h("div", {}, prose(text), copyable(key, "the command"));
 }
 
-function find(text) {
-  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-  for (const each of document.querySelectorAll("article")) {
-    const about = each.dataset.find.toLowerCase();
-    each.hidden = !words.every((word) => about.includes(word));
-  }
-}
-
-at("find").addEventListener("input", (event) => find(event.target.value));
+const field = found("find", HTMLInputElement);
+field.addEventListener("input", () => find(field.value));
 document.addEventListener("keydown", (event) => {
-  if (event.key === "/" && !event.target.closest("input, textarea")) {
+  if (event.key === "/" && event.target instanceof Element && !event.target.closest("input, textarea")) {
     event.preventDefault();
-    at("find").focus();
+    field.focus();
   }
 });
 
@@ -165,5 +213,5 @@ try {
   spec = await answer.json();
   draw();
 } catch (error) {
-  say(at("state"), `The description cannot be read: ${error.message}`);
+  say(at("state"), `The description cannot be read: ${error instanceof Error ? error.message : error}`);
 }

@@ -1,0 +1,114 @@
+"""Write the manual page stackd(1) from the commands' own help.
+
+Run by `make install` and `make deb` with the Python that stackd was installed for. The date is SOURCE_DATE_EPOCH's, if set.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import click
+
+from stackd import __version__
+from stackd.cli import stackd
+
+FILES = {
+    "/etc/stackd/config.toml": "The configuration; each command takes it unless another file is named by --config or "
+    "STACKD_CONFIG. Each key can be set from the environment, too: STACKD_<SECTION>__<KEY>.",
+    "/etc/stackd/templates/NAME.yaml": "Templates: stacks that are described beforehand, and that creates ask for by name.",
+    "/etc/stackd/api-key, /etc/stackd/kubeconfig": "The API key, and the way into the cluster. They are readable by root only; "
+    "systemd hands them to the service at a start and at a reload.",
+    "/var/lib/stackd": "The state.",
+    "~/.config/stackd/client.toml": "url, and key or key_file: which daemon the commands of the API talk to, unless --url and "
+    "--key-file, STACKD_URL and STACKD_API_KEY, or this machine's configuration say so.",
+}
+EXIT = {"0": "Done.", "1": "Failed.", "2": "Wrong usage, or a wrong configuration."}
+SEE_ALSO = "systemctl(1), journalctl(1), kubectl(1)"
+
+
+def page() -> str:
+    """The whole page."""
+    now = int(os.environ.get("SOURCE_DATE_EPOCH") or datetime.now(tz=UTC).timestamp())
+    day = datetime.fromtimestamp(now, tz=UTC).date().isoformat()
+    lines = [
+        f'.TH STACKD 1 "{day}" "stackd {__version__}" "User Commands"',
+        *_section("NAME", "stackd - stacks on demand: hardened pods behind node ports, over a REST API"),
+        *_section("SYNOPSIS"),
+        r".B stackd",
+        r"[\fB\-\-version\fR] [\fB\-\-help\fR] \fICOMMAND\fR [\fIARGUMENTS\fR]",
+        *_section("DESCRIPTION", _plain(stackd.help)),
+        *_section("COMMANDS"),
+    ]
+    context = click.Context(stackd, info_name="stackd")
+    for command, inner in _commands(stackd, context):
+        lines += _command(command, inner)
+    lines += [
+        *_section("FILES"),
+        *_terms(FILES),
+        *_section("EXIT STATUS"),
+        *_terms(EXIT),
+        *_section("SEE ALSO", SEE_ALSO),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _commands(group: click.Group, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
+    """All commands that do something, in the order of their names; those of a group stand in its place."""
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if command is None or command.hidden:
+            continue
+        inner = click.Context(command, info_name=name, parent=context)
+        if isinstance(command, click.Group):
+            yield from _commands(command, inner)
+        else:
+            yield command, inner
+
+
+def _command(command: click.Command, context: click.Context) -> list[str]:
+    usage = " ".join(command.collect_usage_pieces(context))
+    lines = [f'.SS "{_escaped(f"{context.command_path} {usage}".strip())}"', *_paragraphs(_plain(command.help))]
+    for parameter in command.params:
+        record = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
+        if record is not None:
+            lines += _terms({record[0]: record[1]})
+    return lines
+
+
+def _section(title: str, text: str = "") -> list[str]:
+    return [f".SH {title}", *(_paragraphs(text)[1:] if text else ())]
+
+
+def _terms(terms: dict[str, str]) -> list[str]:
+    return [line for term, text in terms.items() for line in (".TP", rf"\fB{_escaped(term)}\fR", _escaped(text or " "))]
+
+
+def _paragraphs(text: str) -> list[str]:
+    r"""Paragraphs; one that begins with \b keeps its lines."""
+    lines: list[str] = []
+    for paragraph in filter(str.strip, text.split("\n\n")):
+        lines.append(".PP")
+        if paragraph.lstrip().startswith("\b"):
+            kept = [line for line in paragraph.splitlines() if line.strip("\b ")]
+            lines += [".nf", *map(_escaped, kept), ".fi"]
+        else:
+            lines.append(_escaped(" ".join(paragraph.split())))
+    return lines
+
+
+def _plain(text: str | None) -> str:
+    return "\n".join(line.strip(" ") for line in (text or "").strip().splitlines())
+
+
+def _escaped(text: str) -> str:
+    """No character of the text means anything to troff."""
+    text = text.replace("\\", r"\e").replace("-", r"\-")
+    return re.sub(r"^(?=[.'])", r"\\&", text, flags=re.MULTILINE)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

@@ -1,0 +1,203 @@
+"""``stackd check``, ``doctor``, ``backup``, ``reload`` and ``key``: this machine's configuration, state, service and keys."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stackd.cli.options import alone, as_service, config_option, is_installed, quantity
+
+if TYPE_CHECKING:
+    from stackd.config import Config
+    from stackd.quantity import Quantity
+
+FAILED = 1
+WRONG = 2
+RELOADS = "stackd.upkeep.reload"
+"""The logger that says what came of a reload."""
+
+SCOPES = ("admin", "read", "metrics")
+
+
+@click.command()
+@config_option
+@click.option("--effective", is_flag=True, help="Print every key with its value and where the value comes from.")
+@click.option("--for-reload", is_flag=True, hidden=True)
+def check(config_path: Path | None, effective: bool, for_reload: bool) -> None:
+    """Check the configuration without starting anything; all mistakes at once, exit code 2 if there are any."""
+    from stackd.config.settings import settings
+    from stackd.lifecycle.bring_up import require_own_file
+    from stackd.templates import read_templates
+
+    if for_reload:
+        _check_for_reload(config_path)
+        return
+    result = as_service(config_path)
+    _readable_for_the_service(config_path, result.config)
+    require_own_file(result.config)
+    read_templates(result.config)
+    for warning in result.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if not effective:
+        click.echo("the configuration is right")
+        return
+    lines = [(f"{s.name} = {s.text(result.config)}", result.origins[s.name]) for s in settings()]
+    width = min(60, max(len(text) for text, _ in lines))
+    for text, origin in lines:
+        click.echo(f"{text:<{width}}  # {origin}")
+
+
+def _readable_for_the_service(config_path: Path | None, config: Config) -> None:
+    """What root can read, the service may not. Raises ConfigError."""
+    from stackd.doctor import service, unit
+    from stackd.errors import ConfigError
+
+    known = unit.unit() if is_installed(config_path) else None
+    if known is not None and (mistakes := [one.what for one in service.unreadable(config, config_path, known)]):
+        raise ConfigError(mistakes)
+
+
+def _check_for_reload(config_path: Path | None) -> None:
+    """Only the exit code counts, the daemon says the rest; and systemd gives an ExecReload= no credentials.
+
+    Those that were handed over just before are looked at.
+    """
+    import asyncio
+
+    from stackd.config import load
+    from stackd.config.credentials import HOW_TO_SET_ONE, KUBECONFIG, NO_CLUSTER, credential, handed_over
+    from stackd.errors import ConfigError
+    from stackd.lifecycle.bring_up import require_own_file
+    from stackd.templates import read_templates
+
+    folder = handed_over(os.environ)
+    try:
+        read_templates(alone(config_path).config)
+        require_own_file(load(config_path, os.environ, folder).config)
+        if (kubeconfig := credential(folder, KUBECONFIG)) is not None:
+            asyncio.run(_can_be_used(kubeconfig))
+    except ConfigError as error:
+        if not all(mistake.endswith((HOW_TO_SET_ONE, NO_CLUSTER)) for mistake in error.mistakes):
+            sys.exit(WRONG)
+
+
+async def _can_be_used(kubeconfig: Path) -> None:
+    """Raises ConfigError if it cannot. Nothing is sent."""
+    from stackd.kube.client import Cluster
+    from stackd.kube.credentials import ClusterTarget
+
+    await (await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(kubeconfig)))).close()
+
+
+@click.command()
+@config_option
+@click.option(
+    "--cpu", default="100m", show_default=True, callback=quantity, metavar="QUANTITY", help="CPU of one stack."
+)
+@click.option(
+    "--memory", default="128Mi", show_default=True, callback=quantity, metavar="QUANTITY", help="Memory of one stack."
+)
+@click.option(
+    "--ephemeral-storage",
+    "storage",
+    callback=quantity,
+    metavar="QUANTITY",
+    help="Disk of one stack.  [what policy.max_ephemeral_storage or the namespace's LimitRange gives]",
+)
+@click.option("--probe", "with_probe", is_flag=True, help="Start two stacks that try to reach each other, and more.")
+@click.option("--probe-image", help="Another image for that; it needs sh, nc and httpd.")
+@click.option("--probe-seconds", default=90.0, show_default=True, help="How long each step of the probe may take.")
+@click.option("--output", "-o", type=click.Choice(["jsonl"]), help="One JSON a line: level, about, what, advice.")
+def doctor(config_path: Path | None, with_probe: bool, output: str | None, **options: Any) -> None:
+    """Examine this machine, the cluster and the daemon; print what is wrong, and what to do about it."""
+    import asyncio
+
+    from stackd.cli.doctor import diagnose
+    from stackd.doctor.cluster import Size
+    from stackd.doctor.probe import IMAGE, ProbeOptions
+
+    storage: Quantity | None = options["storage"]
+    size = Size(
+        cpu_milli=options["cpu"].milli,
+        memory_bytes=options["memory"].whole,
+        ephemeral_bytes=None if storage is None else storage.whole,
+    )
+    probe = ProbeOptions(image=options["probe_image"] or IMAGE, seconds=options["probe_seconds"])
+    if asyncio.run(diagnose(config_path, size, probe if with_probe else None, output or "")):
+        sys.exit(FAILED)
+
+
+@click.command()
+@click.argument("target", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE")
+@config_option
+@click.option("--force", is_flag=True, help="Replace FILE even if it is no backup.")
+def backup(target: Path, config_path: Path | None, force: bool) -> None:
+    """Copy the state to FILE, consistently, also while the daemon runs; an earlier backup there is replaced.
+
+    To restore: stop the daemon, copy the file to state.path, start the daemon.
+    """
+    from stackd.store import backup_file
+
+    source = Path(alone(config_path).config.state.path)
+    backup_file(source, target, force=force)
+    click.echo(f"{source} → {target} ({target.stat().st_size:,} bytes)")
+
+
+@click.command()
+def reload() -> None:
+    """Make the service read its configuration and credentials again; print what changed, and what needs a restart.
+
+    ``systemctl reload`` prints nothing of that; the daemon logs it in the journal.
+    """
+    from stackd.doctor import unit
+
+    if not unit.runs_here():
+        raise click.ClickException("systemd does not run here; the daemon reloads at a SIGHUP, and says so in its log")
+    began = time.time()
+    taken = unit.reload()
+    click.echo(unit.said_since(began, RELOADS), nl=False)
+    if not taken:
+        sys.exit(FAILED)
+
+
+@click.group()
+def key() -> None:
+    """Make API keys."""
+
+
+@key.command()
+@click.option("--name", default="platform", show_default=True, help="What the key is called in the log.")
+@click.option("--scope", type=click.Choice(SCOPES), default="admin", show_default=True)
+@click.option("--plain", is_flag=True, help="Print the key alone: stackd key new --plain > /etc/stackd/api-key")
+def new(name: str, scope: str, plain: bool) -> None:
+    """Print a new key, once, and what to put into the configuration."""
+    from stackd.config.settings import toml
+    from stackd.keys import new_key
+
+    plaintext, sha256 = new_key()
+    if plain:
+        click.echo(plaintext)
+        return
+    entry = {"name": _name(name), "sha256": sha256, "scope": scope}
+    lines = "\n".join(f"{field} = {toml(value)}" for field, value in entry.items())
+    click.echo(f"key (shown only now): {plaintext}\n\n[[auth.keys]]\n{lines}")
+
+
+def _name(name: str) -> str:
+    """The name, if the configuration takes it: what is printed must not be refused by ``stackd check``."""
+    from pydantic import ValidationError
+
+    from stackd.config.settings import toml
+    from stackd.keys import DIGEST_BYTES, ApiKey
+
+    try:
+        ApiKey(name=name, sha256=bytes(DIGEST_BYTES))
+    except ValidationError as error:
+        what = ApiKey.model_fields["name"].description
+        raise click.BadParameter(f"{toml(name)} is not acceptable; {what} is expected", param_hint="--name") from error
+    return name

@@ -1,0 +1,252 @@
+"""The daemon in this process: its event loop, the embedded cluster beside it if that is wanted, and the demo.
+
+Owns what ``cluster.mode = "embedded"`` means: a cluster is started beside the state, and the daemon gets a kubeconfig that
+leads to it. The daemon knows no other than real clusters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import click
+
+from stackd import daemon, logs
+from stackd.cli.target import url_of
+from stackd.config import Config, LoadedConfig, load
+from stackd.config.sources import KEY_VARIABLE, variable
+from stackd.daemon import Daemon
+from stackd.embedded import EmbeddedCluster, EmbeddedOptions
+from stackd.errors import StackdError
+from stackd.keys import new_key
+from stackd.lifecycle.rebuild import Rebuilt
+from stackd.store.companions import FileLock
+from stackd.tasks import ServiceEnded
+from stackd.web.openapi.examples import POD_SPEC
+
+log = logging.getLogger(__name__)
+
+FAILED = 1
+EMBEDDED = "embedded"
+PREFERRED_PORT = 8081
+BODY = {"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": POD_SPEC}
+
+
+async def serve(
+    configuration: LoadedConfig,
+    *,
+    size: EmbeddedOptions | None = None,
+    again: Callable[[], LoadedConfig] | None = None,
+    on_listening: Callable[[Daemon], None] | None = None,
+) -> None:
+    """Run the daemon, beside an embedded cluster (of this size) where the configuration wants one. Raises as ``daemon.serve``.
+
+    An address that is taken is a StackdError that says by whom.
+    """
+    async with with_cluster(configuration, size) as led:
+        reload = None if again is None else lambda: led(again())
+        try:
+            await daemon.serve(led(configuration), again=reload, on_listening=on_listening)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise StackdError(_taken(configuration.config)) from error
+
+
+async def rebuild(configuration: LoadedConfig) -> Rebuilt:
+    """Recover the rows from the configured cluster. Raises as ``daemon.rebuild``."""
+    async with with_cluster(configuration) as led:
+        return await daemon.rebuild(led(configuration))
+
+
+def run(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run the daemon's coroutine on the fastest loop there is; a service that ended is the last line, and exit code 1."""
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(coroutine)
+    except ServiceEnded as error:
+        if isinstance(error.__cause__, BaseException):
+            logs.log.debug("the cause", exc_info=error.__cause__)
+        logs.log.critical("%s; exiting", _sentence(error))
+        sys.exit(FAILED)
+
+
+def loop_factory() -> Any:
+    """uvloop's, except where it does not exist."""
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+@asynccontextmanager
+async def with_cluster(
+    configuration: LoadedConfig, size: EmbeddedOptions | None = None
+) -> AsyncIterator[Callable[[LoadedConfig], LoadedConfig]]:
+    """Start an embedded cluster if the configuration wants one; what leads configurations to it.
+
+    It remembers itself in a file beside the state. Raises StoreError if another process has that file, or OSError.
+    """
+    if configuration.config.cluster.mode != EMBEDDED:
+        yield lambda one: one
+        return
+    state = Path(configuration.config.state.path)
+    file, kubeconfig = (state.with_name(f"{state.name}.{what}") for what in ("cluster", "kubeconfig"))
+    state.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock.acquire(file, time.time_ns())
+    try:
+        async with EmbeddedCluster(replace(size or EmbeddedOptions(), state_path=file)) as cluster:
+            cluster.write_kubeconfig(kubeconfig)
+            log.warning("the embedded cluster answers at %s; its pods are simulated", cluster.url)
+            yield lambda one: _leading_to(kubeconfig, one)
+    finally:
+        lock.release()
+
+
+def _leading_to(kubeconfig: Path, loaded: LoadedConfig) -> LoadedConfig:
+    """The configuration with the embedded cluster's kubeconfig; its pods reach nothing, so no policy has to hold them."""
+    config = loaded.config
+    if config.cluster.mode != EMBEDDED:
+        return loaded
+    cluster = config.cluster.model_copy(update={"mode": "kubeconfig", "kubeconfig": str(kubeconfig), "context": ""})
+    stacks = config.stacks.model_copy(update={"require_ingress_network_policy": False})
+    changed = config.model_copy(update={"cluster": cluster, "stacks": stacks})
+    return LoadedConfig(config=changed, origins=loaded.origins, warnings=loaded.warnings)
+
+
+def _sentence(error: ServiceEnded) -> str:
+    """The cause's own sentence where it has one; a group with one member counts as that member."""
+    cause: BaseException | None = error.__cause__
+    while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
+        cause = cause.exceptions[0]
+    return str(cause) if cause is not None and str(cause) else str(error)
+
+
+def _taken(config: Config) -> str:
+    """That the address is in use, by whom if that can be seen, and how to choose another."""
+    server = config.server
+    holder = port_holder(server.port)
+    return (
+        f"cannot listen on {server.host}:{server.port}: address already in use{f' by {holder}' if holder else ''}; "
+        f"choose another port with server.port or {variable('server', 'port')}"
+    )
+
+
+def port_holder(port: int, proc: Path = Path("/proc")) -> str:
+    """``process 4711 (nginx)``, the one that listens there; empty where this user cannot see it."""
+    sockets = {f"socket:[{inode}]" for table in ("tcp", "tcp6") for inode in _listening(proc / "net" / table, port)}
+    for folder in proc.iterdir() if sockets else ():
+        if not folder.name.isdecimal():
+            continue
+        try:
+            if any(os.readlink(file) in sockets for file in (folder / "fd").iterdir()):
+                return f"process {folder.name} ({_name_of(folder)})"
+        except OSError:
+            continue  # it has ended, or is somebody else's
+    return ""
+
+
+def _listening(table: Path, port: int) -> list[str]:
+    """The inodes of the sockets that listen on the port."""
+    try:
+        rows = [line.split() for line in table.read_text().splitlines()[1:]]
+    except OSError:
+        return []
+    return [row[9] for row in rows if row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port]
+
+
+def _name_of(folder: Path) -> str:
+    """The command as it was typed, as far as it says something; else the process's name."""
+    words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    text = " ".join(filter(None, words))
+    return text if len(text) <= 60 else text[:59] + "…" if text else (folder / "comm").read_text().strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demo:
+    """The daemon on an embedded cluster, with state that goes when it stops unless the environment says where it stays."""
+
+    configuration: LoadedConfig
+    key: str
+    body: Path
+    throw_away: bool
+
+    @classmethod
+    def prepared(cls, folder: Path, port: int | None) -> Self:
+        """What the environment says goes before the demo's own, but for the cluster and ``port``. Raises ConfigError."""
+        environment = dict(os.environ)
+        plaintext = environment.get(KEY_VARIABLE) or new_key()[0]
+        state = variable("state", "path")
+        own = {
+            KEY_VARIABLE: plaintext,
+            variable("server", "port"): str(_free_port()),
+            state: str(folder / "stackd.db"),
+        }
+        throw_away = not environment.get(state)
+        environment = own | {name: value for name, value in environment.items() if value or name not in own}
+        cluster = variable("cluster", "")
+        environment = {name: value for name, value in environment.items() if not name.startswith(cluster)}
+        environment[variable("cluster", "mode")] = EMBEDDED
+        if port is not None:
+            environment[variable("server", "port")] = str(port)
+        body = folder / "stack.json"
+        body.write_text(json.dumps(BODY, indent=2))
+        return cls(configuration=load(None, environment), key=plaintext, body=body, throw_away=throw_away)
+
+    def welcome(self, started: Daemon) -> None:
+        """Print how to go on."""
+        server = self.configuration.config.server
+        address = url_of(server.host, started.port, secure=bool(server.tls_cert))
+        state = (
+            "state that goes when you stop it"
+            if self.throw_away
+            else f"state in {self.configuration.config.state.path}"
+        )
+        click.echo(
+            f"""
+stackd demo: an embedded cluster, and {state}
+
+  address    {address}
+  API key    {self.key}
+  dashboard  {address}/dashboard   (API docs: {address}/docs)
+
+  Start a stack:
+    curl -s -H 'X-API-KEY: {self.key}' -d @{self.body} {address}/stacks
+
+  Then ask its node_public_ip and node_port:  curl http://127.0.0.1:NODE_PORT
+  Look at all stacks:
+    curl -s -H 'X-API-KEY: {self.key}' {address}/stacks
+
+  Rehearse an event (--nodes, --start-delay and --pull give the demo a size and a pace):
+    STACKD_URL={address} STACKD_API_KEY={self.key} \\
+      stackd rehearse --stacks 50 --rate 10/s --probe http --file {self.body}
+
+  Stop with Ctrl-C.
+"""
+        )
+
+    def farewell(self) -> str:
+        """What is left."""
+        return "\nstopped; nothing is left" if self.throw_away else "\nstopped; the state is left"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", PREFERRED_PORT))
+        except OSError:
+            return 0
+    return PREFERRED_PORT

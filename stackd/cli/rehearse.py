@@ -1,0 +1,131 @@
+"""``stackd rehearse``: will it hold, tried on the real cluster; exit code 1 where it does not.
+
+Owns: the options. What is done with them is ``rehearsal``'s, which is loaded when the command runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stackd.cli.options import Length
+from stackd.cli.target import target_options
+
+if TYPE_CHECKING:
+    from stackd.cli.target import Target
+
+
+class _Parsed(click.ParamType[Any]):
+    """An option whose text is read by a function that raises ValueError; the function is found when it is needed."""
+
+    def __init__(self, name: str, find: Callable[[], Callable[[str], Any]]) -> None:
+        self.name = name
+        self._find = find
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """What the function makes of it."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._find()(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Seconds(Length):
+    """A length of time such as ``30m``, as seconds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from stackd.units import parse_duration
+
+        return value if isinstance(value, float) else parse_duration(super().convert(value, param, ctx))
+
+
+def _of_plan(name: str) -> Callable[[], Callable[[str], Any]]:
+    def find() -> Callable[[str], Any]:
+        from stackd.rehearse import plan
+
+        found: Callable[[str], Any] = getattr(plan, name)
+        return found
+
+    return find
+
+
+def _goal() -> Callable[[str], Any]:
+    from stackd.rehearse import goals
+
+    return goals.parse
+
+
+RATE, SHARE = _Parsed("rate", _of_plan("parse_rate")), _Parsed("share", _of_plan("parse_share"))
+WEIGHTED, GOAL = _Parsed("name", _of_plan("parse_weighted")), _Parsed("goal", _goal)
+
+
+@click.command(short_help="Will it hold? Start many stacks, and measure.")
+@target_options
+@click.option("--stacks", "-n", type=click.IntRange(1, 100_000), required=True, help="How many players press start.")
+@click.option("--rate", type=RATE, metavar="RATE", help="How many press start per second, such as 20/s.")
+@click.option("--burst", is_flag=True, help="All at once, instead of a rate.")
+@click.option(
+    "--template", "templates", multiple=True, type=WEIGHTED, metavar="NAME[=WEIGHT]",
+    help="A template of the daemon's; several are mixed by weight.",
+)  # fmt: skip
+@click.option(
+    "--file", "-f", "files", multiple=True, type=WEIGHTED, metavar="FILE[=WEIGHT]",
+    help="A Pod as YAML, or a whole request as JSON.",
+)  # fmt: skip
+@click.option("--hold", type=_Seconds(), default="10s", show_default=True, help="How long all stacks are kept.")
+@click.option(
+    "--churn", type=SHARE, default="0%", show_default=True, metavar="SHARE",
+    help="Share of players who delete their stack during the hold and start another.",
+)  # fmt: skip
+@click.option(
+    "--probe", type=click.Choice(("none", "tcp", "http")), default="none", show_default=True,
+    help="Try each address from here.",
+)  # fmt: skip
+@click.option(
+    "--poll", type=_Seconds(), default="2s", show_default=True, help="How often a player asks for the status."
+)
+@click.option(
+    "--label",
+    "-l",
+    "labels",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="More labels; {player} becomes the player's number.",
+)
+@click.option(
+    "--ttl",
+    type=_Seconds(),
+    default="10m",
+    show_default=True,
+    help="Time to live of each stack, in case this command is killed.",
+)
+@click.option("--patience", type=_Seconds(), default="2m", show_default=True, help="How long a stack may take to run.")
+@click.option(
+    "--expect", "-e", "expected", multiple=True, type=GOAL, metavar="GOAL",
+    help="Exit code 1 if it is missed: running-p95=10s, failed=1%.  [default: failed=0]",
+)  # fmt: skip
+@click.option(
+    "--connections", type=click.IntRange(1, 20_000), help="Most connections to the daemon.  [enough for a burst]"
+)
+@click.option("--anyway", is_flag=True, help="Begin even if the capacity does not suffice.")
+@click.option("--with-others", is_flag=True, help="Begin even if others have stacks.")
+@click.option(
+    "--report", type=click.Path(path_type=Path, dir_okay=False, writable=True), help="Write a page with charts."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def rehearse(target: Target, **options: Any) -> None:
+    """Rehearse an event: let many players press start, and tell how long they wait and what fails.
+
+    \b
+    stackd rehearse --stacks 300 --rate 20/s --file pod.yaml --hold 5m --probe tcp --expect running-p95=10s
+
+    Everything it makes has the label stackd.rehearsal and is removed at the end, also after Ctrl-C.
+    """
+    from stackd.cli import rehearsal
+
+    rehearsal.rehearse(target, options)

@@ -1,0 +1,65 @@
+"""``stackd setup``: from an installation to a first stack.
+
+    run      the plan, the question, and doing what is not done
+    steps    each step: how it is, what it would do, doing it, and the commands that do it by hand
+    admin    an administrator's kubeconfig: where it is, and stackd's own that is made from it
+
+Shows the plan, asks, and does only what is not done yet, so that it can be run again after anything.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stackd.cli import options as options_of_all
+from stackd.cli.manifests import site_options
+from stackd.cli.options import config_option
+
+FAILED = 1
+
+
+@click.command()
+@config_option
+@click.option("--yes", "-y", is_flag=True, help="Carry out the plan without asking.")
+@click.option("--plan", "only_plan", is_flag=True, help="Print the plan, and do nothing.")
+@click.option(
+    "--admin-kubeconfig",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    metavar="FILE",
+    help="An administrator's kubeconfig; used once, and not kept.  [KUBECONFIG, ~/.kube/config, kubeadm's, k3s']",
+)
+@click.option("--admin-context", default="", metavar="NAME", help="The context to use in it.  [its current one]")
+@click.option(
+    "--no-admin", is_flag=True, help="Use no administrator's kubeconfig; print what one has to run, and where."
+)
+@click.option(
+    "--server", default="", metavar="URL", help="Where stackd reaches the cluster.  [as the administrator does]"
+)
+@click.option(
+    "--node", "nodes", multiple=True, metavar="NAME", help="A node for stacks.  [the only one that can run them]"
+)
+@click.option("--first-stack/--no-first-stack", default=True, help="Start a first stack, for 30 minutes.  [yes]")
+@click.option(
+    "--image", default="nginx:stable", show_default=True, help="Image of the first stack; it listens on --port."
+)
+@click.option("--port", type=click.IntRange(1, 65535), default=80, show_default=True, help="Port of the first stack.")
+@site_options
+def setup(config_path: Path | None, yes: bool, only_plan: bool, **options: Any) -> None:
+    """Set up an installed stackd: key, cluster, kubeconfig, nodes, service, a first stack. Shows its plan, and asks.
+
+    What is done already stays as it is, so that the command can be run again.
+    """
+    import asyncio
+
+    from stackd.cli.setup.run import set_up
+
+    if config_path is None and not options_of_all.hidden():
+        raise click.UsageError(
+            f"there is no {options_of_all.INSTALLED}: install stackd first, or name a file with --config"
+        )
+    if asyncio.run(set_up(config_path, options, yes=yes, only_plan=only_plan)):
+        sys.exit(FAILED)

@@ -1,0 +1,215 @@
+"""The run of ``stackd setup``: the plan, the question, and the steps that are not done yet."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from stackd.cli.doctor import examine, say
+from stackd.cli.manifests import manifests, site_of
+from stackd.cli.options import INSTALLED, alone, as_service
+from stackd.cli.setup.admin import kubeconfig_of
+from stackd.cli.setup.steps import STEPS, Setup, SetupStep, StepFailed, StepState, without_disk
+from stackd.config import Config
+from stackd.doctor.cluster import Size
+from stackd.errors import ClusterError, ClusterUnavailable, ConfigError, StackdError
+from stackd.kube.administrator import Administrator
+from stackd.kube.credentials import ClusterTarget
+from stackd.printable import printable
+
+COLOURS = {"done": "green", "already so": "green", "to do": "cyan", "by hand": "yellow", "failed": "bold red"}
+NAME_WIDTH = 11
+FIRST_STACK = Size(cpu_milli=100, memory_bytes=128 << 20, ephemeral_bytes=None)
+
+
+async def set_up(config_path: Path | None, options: dict[str, Any], *, yes: bool, only_plan: bool) -> bool:
+    """Do what is not done yet; whether anything is left to do, or failed."""
+    config = alone(config_path).config
+    kubeconfig = None if options["no_admin"] else options["admin_kubeconfig"] or kubeconfig_of(os.environ)
+    admin = None
+    if kubeconfig is not None:
+        target = ClusterTarget(
+            mode="kubeconfig",
+            kubeconfig=str(kubeconfig),
+            context=options["admin_context"],
+            namespace=config.stacks.namespace,
+        )
+        admin = await Administrator.connect(target)
+    try:
+        flags = _given(click.get_current_context())
+        if admin is not None and await _finds_no_disk(admin, config, options):
+            options = options | {"storage": False}
+            flags += " --no-ephemeral-storage"
+        setup = Setup(
+            config=config,
+            path=config_path or INSTALLED,
+            site=site_of(config, **options),
+            options=options,
+            admin=admin,
+            admin_kubeconfig=kubeconfig,
+            flags=flags,
+        )
+        return await _run(setup, Report(), yes=yes, only_plan=only_plan)
+    finally:
+        if admin is not None:
+            await admin.close()
+
+
+async def _finds_no_disk(admin: Administrator, config: Config, options: dict[str, Any]) -> bool:
+    """Whether the manifests have to leave disk out, and no option decides that."""
+    if click.get_current_context().get_parameter_source("storage") is ParameterSource.COMMANDLINE:
+        return False
+    try:
+        nodes = await admin.list_nodes()
+    except (ClusterError, ClusterUnavailable):
+        return False  # the first step that needs the cluster says why
+    return without_disk(nodes, options["nodes"], config.stacks.node_selector)
+
+
+def _given(context: click.Context) -> str:
+    """The options for ``stackd manifests`` that were given here, to be given there."""
+    names = {parameter.name for parameter in manifests.params} - {"config_path", "server"}
+    flags = []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flags += _written(parameter, context.params[name])
+    return "".join(f" {flag}" for flag in flags)
+
+
+def _written(parameter: click.Parameter, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [(parameter.opts if value else parameter.secondary_opts)[0]]
+    values = value if isinstance(value, tuple) else (value,)
+    texts = ["-".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in values]
+    return [f"{parameter.opts[0]} {shlex.quote(text)}" for text in texts]
+
+
+async def _run(setup: Setup, report: Report, *, yes: bool, only_plan: bool) -> bool:
+    report.title(setup)
+    looks: list[tuple[SetupStep, StepState]] = []
+    for step in STEPS:
+        try:
+            look = await step.look(setup)
+        except StepFailed as failure:
+            report.line("failed", step.name, failure.what, failure.advice)
+            return True
+        except StackdError as error:
+            report.line("failed", step.name, str(error))
+            return True
+        looks.append((step, look))
+        report.plan(step.name, look, by_hand=only_plan or not setup.may_write)
+    open_steps = [(step, look) for step, look in looks if not look.done]
+    if only_plan or not setup.may_write:
+        return bool(open_steps)
+    if open_steps:
+        if not yes and any(look.will for _, look in open_steps):
+            report.blank()
+            click.confirm("Do this?", abort=True)
+        report.blank()
+        stopped = await _do(setup, report, [step for step, _ in looks], {step.name for step, _ in open_steps})
+        if stopped == STEPS[-1].name:
+            await _doctor(setup)  # all is there but a stack: it knows why
+        if stopped:
+            return True
+    return await _doctor(setup)
+
+
+async def _do(setup: Setup, report: Report, steps: Sequence[SetupStep], planned: Collection[str]) -> str:
+    """Do one after the other, each as it is by then: what was done by one may be for a later one to take over.
+
+    Returns the name of the first one that failed, or that somebody has to do by hand.
+    """
+    for step in steps:
+        try:
+            look = await step.look(setup)
+            if look.done:
+                if step.name in planned:
+                    report.line("already so", step.name, look.what)
+                continue
+            if not look.will:
+                report.by_hand(step.name, look)
+                if look.blocks:
+                    return step.name
+                continue
+            report.line("done", step.name, await step.do(setup))
+        except StepFailed as failure:
+            report.line("failed", step.name, failure.what, failure.advice)
+            return step.name
+        except ConfigError as error:
+            report.line("failed", step.name, "; ".join(error.mistakes), f"fix {setup.path}, then run this again")
+            return step.name
+        except (StackdError, click.ClickException, OSError) as error:
+            what = error.message if isinstance(error, click.ClickException) else str(error)
+            report.line("failed", step.name, what, "fix that, then run this again: what is done stays done")
+            return step.name
+    return ""
+
+
+async def _doctor(setup: Setup) -> bool:
+    click.echo("\nstackd doctor:")
+    return bool(await say(examine(as_service(setup.path), setup.path, FIRST_STACK, None)))
+
+
+class Report:
+    """What is printed, a line a step."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False)
+
+    def title(self, setup: Setup) -> None:
+        """What is set up, and as whom."""
+        self._console.print(f"configuration  {setup.path}")
+        admin = setup.admin_kubeconfig or "none: what an administrator has to do is printed"
+        self._console.print(f"administrator  {admin}")
+        if not setup.may_write:
+            self._console.print(
+                f"{setup.path.parent} cannot be written by this user: the commands are printed; or run it as root"
+            )
+        self.blank()
+
+    def blank(self) -> None:
+        """An empty line."""
+        self._console.print()
+
+    def plan(self, name: str, look: StepState, *, by_hand: bool) -> None:
+        """How a step is, and what it would do; with the commands for those who do it ``by_hand``."""
+        if look.done:
+            self.line("already so", name, look.what)
+        elif look.will:
+            self.line("to do", name, "\n".join(look.will))
+        else:
+            self.line("by hand", name, look.what)
+        if by_hand and not look.done:
+            self._commands(look)
+
+    def by_hand(self, name: str, look: StepState) -> None:
+        """The steps that are left to somebody else."""
+        self.line("by hand", name, look.what)
+        self._commands(look)
+
+    def _commands(self, look: StepState) -> None:
+        """To be copied from here: not wrapped."""
+        for command in look.commands:
+            click.echo(f"    {printable(command, lines=True)}")
+
+    def line(self, state: str, name: str, what: str, advice: str = "") -> None:
+        """One step."""
+        table = Table.grid(padding=(0, 2), expand=False)
+        table.add_column(width=max(map(len, COLOURS)))
+        table.add_column(width=NAME_WIDTH)
+        table.add_column(overflow="fold")
+        text = Text(printable(what, lines=True))
+        if advice:
+            text.append(f"\n→ {printable(advice, lines=True)}", style="bold")
+        table.add_row(Text(state, style=COLOURS[state]), Text(name), text)
+        self._console.print(table)

@@ -1,0 +1,482 @@
+"""The steps of ``stackd setup``: how each is, what it would do, and doing it.
+
+Owns: their order, and what "done" means for each. A step looks before it does anything, and changes nothing by looking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stackd.cli.options import for_cluster, is_installed
+from stackd.cli.setup.admin import cluster_entry, render
+from stackd.cli.target import key_of, url_of
+from stackd.client import AsyncClient, ClientError
+from stackd.client.attempts import NO_RETRIES
+from stackd.config import Config
+from stackd.config.credentials import API_KEY, KUBECONFIG
+from stackd.doctor import running as daemon
+from stackd.doctor import service, unit
+from stackd.errors import ClusterUnavailable, ConfigError
+from stackd.keys import new_key
+from stackd.kube.administrator import Administrator
+from stackd.kube.client import Cluster
+from stackd.kube.credentials import ClusterTarget, token_file_of
+from stackd.kube.objects import NodeState
+from stackd.kube.provision import ManifestOptions, documents
+
+CONTROL_PLANE = ("node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master")
+READY_SECONDS = 30.0
+READY_PAUSE = 0.2
+STACK_SECONDS = 120.0
+STACK_TTL = "30m"
+
+
+class StepFailed(Exception):
+    """A step could not be done; ``advice`` is what to do about that."""
+
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.advice = advice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What is set up, and with what; ``flags`` are the options for ``stackd manifests`` that were given, as text."""
+
+    config: Config
+    path: Path
+    site: ManifestOptions
+    options: Mapping[str, Any]
+    admin: Administrator | None
+    admin_kubeconfig: Path | None
+    flags: str = ""
+    written: list[Path] = field(default_factory=list)
+    """The files that were put in place here and that a running service has not read yet."""
+
+    @property
+    def key_file(self) -> Path:
+        """Where the API key is put."""
+        return self.path.with_name(API_KEY)
+
+    @property
+    def kubeconfig(self) -> Path:
+        """Where stackd's kubeconfig is put."""
+        return self.path.with_name(KUBECONFIG)
+
+    @property
+    def may_write(self) -> bool:
+        """Whether this user may put files there."""
+        return os.access(self.path.parent, os.W_OK)
+
+    @property
+    def may_look(self) -> bool:
+        """Whether this user may see which files are there."""
+        return os.access(self.path.parent, os.X_OK)
+
+    @property
+    def url(self) -> str:
+        """Where the daemon is."""
+        server = self.config.server
+        return url_of(server.host, server.port, secure=bool(server.tls_cert))
+
+    @property
+    def key(self) -> str:
+        """The key to it, or nothing."""
+        return key_of(self.config.auth.key_file, self.path)
+
+    def client(self) -> AsyncClient:
+        """The way to the daemon, to be closed."""
+        return AsyncClient(self.url, self.key, retries=NO_RETRIES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepState:
+    """How a step is. What is not ``done`` either ``will`` be done, or is left to somebody: the ``commands`` do it by hand, and
+    what comes after has to wait for that if it ``blocks``.
+    """
+
+    what: str
+    done: bool = False
+    will: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+    blocks: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetupStep:
+    """One step; ``do`` says what was done, and raises StepFailed or the error that it met."""
+
+    name: str
+    look: Callable[[Setup], Awaitable[StepState]]
+    do: Callable[[Setup], Awaitable[str]]
+
+
+def _already(what: str) -> StepState:
+    return StepState(what=what, done=True)
+
+
+async def look_at_key(setup: Setup) -> StepState:
+    """The step that provides an API key."""
+    config, file = setup.config, setup.key_file
+    if not config.auth.enabled:
+        return _already("auth.enabled is false: nobody needs a key")
+    if config.auth.keys or config.auth.key_file:
+        return _already("the configuration has keys")
+    if _has_text(file):
+        return _already(f"{file} has one")
+    return StepState(
+        what=f"a key in {file}, unless there is one",
+        will=(f"put a new key into {file}, for root's eyes only",),
+        commands=(f"[ -s {file} ] || (umask 077; stackd key new --plain > {file})",),
+    )
+
+
+async def make_key(setup: Setup) -> str:
+    """Put a fresh one in place."""
+    _put(setup, setup.key_file, new_key()[0] + "\n")
+    return f"{setup.key_file} has a new key; callers send it as X-API-KEY"
+
+
+async def look_at_cluster(setup: Setup) -> StepState:
+    """Namespaces, rights, limits and network policies."""
+    if setup.admin is None:
+        if await _own_access(setup) is None:
+            return _already(f"{setup.kubeconfig} leads into the cluster; `stackd doctor` looks at rights and policies")
+        apply = f"stackd manifests{setup.flags} | ssh ADMIN kubectl apply -f -"
+        return StepState(
+            what="to be applied where kubectl works as an administrator (ADMIN): namespaces, rights, limits and network policies",
+            commands=(apply,),
+            blocks=False,
+        )
+    changes = [change for one in documents(setup.site) if (change := await setup.admin.change(one)) is not None]
+    if not changes:
+        return _already(f"all {len(documents(setup.site))} objects of `stackd manifests` are there")
+    apply = f"stackd manifests{setup.flags} | kubectl apply -f -"
+    return StepState(what="what stackd needs in the cluster", will=tuple(map(str, changes)), commands=(apply,))
+
+
+async def apply_manifests(setup: Setup) -> str:
+    """What `stackd manifests` prints, applied."""
+    admin, changed = _admin(setup), 0
+    for document in documents(setup.site):
+        if await admin.change(document) is not None:
+            await admin.apply(document)
+            changed += 1
+    return f"{changed} of {len(documents(setup.site))} objects of `stackd manifests` created or changed"
+
+
+async def look_at_kubeconfig(setup: Setup) -> StepState:
+    """stackd's own way into the cluster."""
+    file, chosen = setup.kubeconfig, setup.config.cluster
+    if chosen.mode == "in-cluster" or chosen.kubeconfig not in ("", str(file)):
+        return _already(f"the configuration says how: {chosen.kubeconfig or chosen.mode}")
+    trouble = await _own_access(setup)
+    if trouble is None:
+        return _already(f"{file} leads into the cluster")
+    server = setup.options["server"] or "https://API-SERVER:6443"
+    if setup.admin_kubeconfig is not None and not setup.options["server"]:
+        server = cluster_entry(setup.admin_kubeconfig, setup.options["admin_context"]).get("server", server)
+    where = "ssh ADMIN sh" if setup.admin is None else "sh"
+    make = f"(umask 077; stackd manifests --kubeconfig-for {server}{setup.flags} | {where} > {file})"
+    what = f"stackd's own kubeconfig, made once the manifests are applied ({trouble})"
+    if setup.admin is None:
+        return StepState(what=what, commands=(make,))
+    account = f"{setup.site.account_namespace}/{setup.site.account}"
+    good = (
+        "a token that does not end" if setup.site.token_secret else f"a token for {setup.options['token_hours']} hours"
+    )
+    will = f"put {good} of the account {account} into {file}, for root's eyes only ({trouble})"
+    return StepState(what=what, will=(will,), commands=(make,))
+
+
+async def make_kubeconfig(setup: Setup) -> str:
+    """Have the cluster make a token, and put it in place with the way there."""
+    admin, site = _admin(setup), setup.site
+    assert setup.admin_kubeconfig is not None
+    cluster = cluster_entry(setup.admin_kubeconfig, setup.options["admin_context"])
+    if setup.options["server"]:
+        cluster["server"] = setup.options["server"]
+    if site.token_secret:
+        token = await admin.lasting_token(site.account_namespace, site.account)
+    else:
+        token = await admin.token(site.account_namespace, site.account, setup.options["token_hours"] * 3600)
+    _put(setup, setup.kubeconfig, render(cluster, token))
+    trouble = await _own_access(setup)
+    if trouble is not None:
+        raise StepFailed(
+            f"{setup.kubeconfig} was written, and does not work: {trouble}",
+            "check that this machine reaches the address in it; --server names another",
+        )
+    return f"{setup.kubeconfig} leads to {cluster['server']}"
+
+
+async def look_at_nodes(setup: Setup) -> StepState:
+    """The nodes that stacks may run on."""
+    selector = setup.config.stacks.node_selector
+    wanted = ",".join(f"{key}={value}" for key, value in selector.items())
+    nodes = await _nodes(setup)
+    chosen, named = [node for node in nodes or () if _takes(node, selector)], setup.options["nodes"]
+    missing = [name for name in named if name not in {node.name for node in chosen}]
+    if nodes is not None and (unknown := [name for name in missing if name not in {node.name for node in nodes}]):
+        raise StepFailed(f"there is no node {unknown[0]}", f"nodes are: {', '.join(node.name for node in nodes)}")
+    if chosen and not missing:
+        return _already(f"{', '.join(node.name for node in chosen)}: {wanted}")
+    if setup.admin is None:
+        lines = tuple(f"ssh ADMIN kubectl label node {name} {wanted}" for name in missing or ("NAME",))
+        return StepState(
+            what="each node that is to run stacks gets a label, where kubectl works as an administrator (ADMIN)",
+            commands=lines,
+            blocks=False,
+        )
+    names = missing or _candidates(nodes or [])
+    if not named and len(names) != 1:
+        said = f"{', '.join(names)} could" if names else "no node is ready for pods"
+        flags = " ".join(f"--node {name}" for name in names) or "--node NAME"
+        what = f"no node has the label {wanted}, and {said}: name those that are to run stacks, such as"
+        return StepState(what=what, commands=(flags,))
+    return StepState(
+        what="nodes for stacks",
+        will=tuple(f"label node {name} {wanted}" for name in names),
+        commands=tuple(f"kubectl label node {name} {wanted}" for name in names),
+    )
+
+
+def without_disk(nodes: list[NodeState], named: Sequence[str], selector: Mapping[str, str]) -> bool:
+    """Whether none of the nodes that are to run stacks reports ephemeral storage: a pod that asks for some is put on none."""
+    ours = [node for node in nodes if node.name in named or _takes(node, selector)]
+    if not ours:
+        ours = [node for node in nodes if node.name in _candidates(nodes)]
+    return bool(ours) and not any(node.ephemeral_bytes for node in ours)
+
+
+async def label_nodes(setup: Setup) -> str:
+    """Set the labels."""
+    admin, selector = _admin(setup), setup.config.stacks.node_selector
+    names = setup.options["nodes"] or _candidates(await admin.list_nodes())
+    labelled = [await admin.label_node(name, selector) for name in names]
+    kinds = set(setup.config.stacks.address_types)
+    public = setup.config.stacks.public_ips
+    without = [
+        node.name for node in labelled if node.name not in public and not kinds & {kind for kind, _ in node.addresses}
+    ]
+    text = ", ".join(names)
+    if without:
+        text += (
+            f"; {', '.join(without)} has no {' or '.join(sorted(kinds))}: say in {setup.path} where players reach it "
+            "(stacks.address_types or stacks.public_ips)"
+        )
+    return text
+
+
+async def look_at_service(setup: Setup) -> StepState:
+    """The daemon, started and ready."""
+    known = unit.unit() if is_installed(setup.path) else None
+    if known is None:
+        if await _answers(setup):
+            return _already(f"it answers at {setup.url}")
+        return StepState(
+            what="systemd has no stackd.service for this configuration: start the daemon, then run this again",
+            commands=(f"stackd serve --config {setup.path}",),
+        )
+    if known.active in ("active", "reloading") and known.enabled:
+        loaded_at = await daemon.loaded_at(setup.url, setup.key)
+        old = [*service.not_in_force(known, loaded_at, [setup.path, setup.key_file, setup.kubeconfig])]
+        if not old and not setup.written and await _answers(setup):
+            return _already(f"it is active: {known.status}")
+        what = "have it read its files again" if old or setup.written else "wait until it is ready"
+        return StepState(what=what, will=(what,), commands=("stackd reload",))
+    command = f"systemctl enable --now {unit.SERVICE}"
+    return StepState(what="the daemon", will=(command,), commands=(command,))
+
+
+async def start(setup: Setup) -> str:
+    """Start it, or have it read its credentials again, and wait until it is ready."""
+    known = unit.unit()
+    active = known is not None and known.active in ("active", "reloading")
+    trouble = unit.enable_and_start() or ("" if not active or unit.reload() else "its reload was refused")
+    if trouble:
+        error = unit.last_error()
+        raise StepFailed(error or trouble, "fix that, then run this again; journalctl -u stackd has the whole story")
+    setup.written.clear()
+    why = await _until_ready(setup)
+    if why:
+        raise StepFailed(
+            f"it runs, and is not ready after {READY_SECONDS:g} s: {why}", "it goes on by itself once that is fixed"
+        )
+    return f"it runs, starts at boot, and is ready at {setup.url}"
+
+
+async def look_at_stack(setup: Setup) -> StepState:
+    """A first stack, where there is none at all."""
+    if not setup.options["first_stack"]:
+        return _already("skipped (--no-first-stack)")
+    if await _answers(setup):
+        async with setup.client() as client:
+            there = (await client.call("GET", "/stacks", query=[("limit", "1")]))["stacks"]
+        if there:
+            return _already(f"there are stacks: {there[0]['stack_id']} is one")
+    image, port = setup.options["image"], setup.options["port"]
+    return StepState(
+        what="a first stack",
+        will=(f"start a stack of {image}, port {port}, for {STACK_TTL}",),
+        commands=("stackd stacks create --file pod.yaml --wait",),
+    )
+
+
+async def first_stack(setup: Setup) -> str:
+    """Create it, and wait until it runs."""
+    body = {
+        "pod_spec": FIRST.format(image=setup.options["image"], port=setup.options["port"]),
+        "target_port": [{"container_port": setup.options["port"], "protocol": "TCP"}],
+        "ttl": STACK_TTL,
+    }
+    try:
+        async with setup.client() as client:
+            stack = await client.wait(await client.create_from(body), timeout=STACK_SECONDS)
+    except ClientError as error:
+        raise StepFailed(
+            str(error), "`stackd doctor` says what does not fit; --no-first-stack leaves it out"
+        ) from error
+    where = ", ".join(stack.addresses)
+    return f"{stack.stack_id} runs at {where}; `stackd stacks delete {stack.stack_id}` removes it"
+
+
+FIRST = """\
+apiVersion: v1
+kind: Pod
+metadata: {{name: first}}
+spec:
+  containers:
+    - name: app
+      image: {image}
+      ports: [{{containerPort: {port}}}]
+      resources: {{limits: {{cpu: 100m, memory: 128Mi}}}}
+"""
+
+STEPS = (
+    SetupStep(name="key", look=look_at_key, do=make_key),
+    SetupStep(name="cluster", look=look_at_cluster, do=apply_manifests),
+    SetupStep(name="kubeconfig", look=look_at_kubeconfig, do=make_kubeconfig),
+    SetupStep(name="nodes", look=look_at_nodes, do=label_nodes),
+    SetupStep(name="service", look=look_at_service, do=start),
+    SetupStep(name="first stack", look=look_at_stack, do=first_stack),
+)
+
+
+def _admin(setup: Setup) -> Administrator:
+    assert setup.admin is not None, "what needs an administrator is left to one where there is none"
+    return setup.admin
+
+
+def _own_target(setup: Setup) -> ClusterTarget:
+    """Where stackd's own credentials lead. A kubeconfig of this user's own is none of them. Raises ConfigError."""
+    chosen = setup.config.cluster
+    if chosen.mode == "in-cluster" or chosen.kubeconfig:
+        return ClusterTarget.of(for_cluster(setup.path).config)
+    if not setup.may_look:
+        raise ConfigError([f"only root may see whether {setup.kubeconfig} is there"])
+    if not _has_text(setup.kubeconfig):
+        raise ConfigError([f"there is no {setup.kubeconfig}"])
+    return ClusterTarget(
+        mode="kubeconfig",
+        kubeconfig=str(setup.kubeconfig),
+        context=chosen.context,
+        token_file=token_file_of(setup.config.state.path),
+        namespace=setup.config.stacks.namespace,
+    )
+
+
+async def _own_access(setup: Setup) -> str | None:
+    """Why stackd's own credentials do not lead into the cluster; None where they do. Raises StepFailed for another cluster."""
+    try:
+        own = await Cluster.connect(_own_target(setup))
+    except ConfigError as error:
+        return error.mistakes[0]
+    try:
+        uid = await own.cluster_uid()
+    except ClusterUnavailable as error:
+        return str(error)
+    finally:
+        await own.close()
+    if setup.admin is not None and uid != await setup.admin.cluster_uid():
+        raise StepFailed(
+            f"{setup.kubeconfig} leads to another cluster than {setup.admin_kubeconfig}",
+            "name the right one with --admin-kubeconfig, or move the other away",
+        )
+    return None
+
+
+async def _nodes(setup: Setup) -> list[NodeState] | None:
+    """All nodes, as the administrator or stackd itself sees them; None where nobody may look."""
+    if setup.admin is not None:
+        return await setup.admin.list_nodes()
+    if await _own_access(setup) is not None:
+        return None
+    own = await Cluster.connect(_own_target(setup))
+    try:
+        return await own.list_nodes()
+    finally:
+        await own.close()
+
+
+def _takes(node: NodeState, selector: Mapping[str, str]) -> bool:
+    return all(node.labels.get(key) == value for key, value in selector.items())
+
+
+def _candidates(nodes: list[NodeState]) -> list[str]:
+    """Nodes that could run stacks: ready, and not there for the control plane; where all are, they are not left out."""
+    ready = [node for node in nodes if node.ready and not node.unschedulable]
+    workers = [node.name for node in ready if not any(label in node.labels for label in CONTROL_PLANE)]
+    return workers or [node.name for node in ready]
+
+
+async def _answers(setup: Setup) -> bool:
+    """Whether the daemon is there, and ready."""
+    return not await _not_ready(setup)
+
+
+async def _until_ready(setup: Setup) -> str:
+    """Why it is still not ready when it should be; nothing as soon as it is."""
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        why = await _not_ready(setup)
+        if not why or time.monotonic() >= deadline:
+            return why
+        await asyncio.sleep(READY_PAUSE)
+
+
+async def _not_ready(setup: Setup) -> str:
+    try:
+        async with setup.client() as client:
+            await client.call("GET", "/readyz", seconds=5.0)
+    except ClientError as error:
+        return str(error)
+    return ""
+
+
+def _has_text(file: Path) -> bool:
+    """Whether it is there, and not empty, as far as this user may see."""
+    try:
+        return file.stat().st_size > 0
+    except OSError:
+        return False
+
+
+def _put(setup: Setup, path: Path, text: str) -> None:
+    """The whole file or none, readable by its owner only."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    setup.written.append(path)

@@ -1,0 +1,175 @@
+"""``stacks list``, ``show``, ``timeline`` and ``logs``: what there is, and why."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stackd.cli.options import filter_options, output_option, stack_id_argument
+from stackd.cli.output import (
+    LISTED,
+    PRINTED,
+    WIDE,
+    Fields,
+    addresses,
+    duration,
+    local,
+    print_facts,
+    print_json,
+    print_json_line,
+    print_rows,
+    print_stacks,
+    print_text,
+    since,
+    style,
+)
+from stackd.cli.target import client_options
+from stackd.printable import printable
+
+if TYPE_CHECKING:
+    from stackd.client import Client
+
+TIMELINE = ("when", "what", "reason", "by", "message")
+FOLLOW_SECONDS = 1.0
+FOLLOWED_LINES = 10_000
+CHOSEN = {"": LISTED, "wide": WIDE, "name": "stack_id"}
+
+
+@click.command("list")
+@client_options
+@filter_options
+@output_option("wide", "json", "jsonl", "name")
+def list_stacks(client: Client, chosen: list[tuple[str, str]], output: str) -> None:
+    """List the stacks: a table, or in a pipe one line each with tabs between the fields."""
+    fields = [("fields", CHOSEN[output])] if output in CHOSEN else []
+    print_stacks(client.call("GET", "/stacks", query=[*chosen, *fields]), output)
+
+
+@click.command()
+@client_options
+@stack_id_argument
+@click.option("--spec", is_flag=True, help="Print the pod spec alone, as YAML.")
+@output_option("json", "jsonl")
+def show(client: Client, stack_id: str, spec: bool, output: str) -> None:
+    """Show everything about one stack."""
+    stack = client.call("GET", path_of(stack_id))
+    if output in PRINTED:
+        PRINTED[output](stack)
+    elif spec:
+        print_text(stack["pod_spec"])
+    else:
+        print_detail(stack)
+
+
+@click.command()
+@client_options
+@stack_id_argument
+@output_option("json", "jsonl")
+def timeline(client: Client, stack_id: str, output: str) -> None:
+    """Tell what happened to a stack, also for a while after it is gone."""
+    answer = client.call("GET", f"{path_of(stack_id)}/timeline")
+    if output == "json":
+        print_json(answer)
+    elif output == "jsonl":
+        for event in answer["events"]:
+            print_json_line(event)
+    else:
+        print_rows(TIMELINE, map(_row, answer["events"]))
+
+
+@click.command()
+@client_options
+@stack_id_argument
+@click.option("--follow", "-f", is_flag=True, help="Follow the output until it ends or Ctrl-C.")
+@click.option("--tail", type=click.IntRange(min=1), help="Only the last lines.")
+@click.option("--container", metavar="NAME", help="Of this container.")
+def logs(client: Client, stack_id: str, follow: bool, tail: int | None, container: str | None) -> None:
+    """Print what a stack's container has written; after a failure, the last of it."""
+    stack_id = checked(stack_id)
+    text = client.logs(stack_id, tail=tail or 0, container=container or "")
+    print_text(text) if text else None
+    if follow:
+        with suppress(KeyboardInterrupt):
+            _follow(client, stack_id, container or "", text)
+
+
+def _follow(client: Client, stack_id: str, container: str, known: str) -> None:
+    """Print what is new at each poll; ends with the stack's pod."""
+    from stackd.client import Busy, NotFound
+
+    while True:
+        time.sleep(FOLLOW_SECONDS)
+        try:
+            over = client.call("GET", f"/stacks/{stack_id}/status")["status"] not in ("creating", "running")
+            text = client.logs(stack_id, tail=FOLLOWED_LINES, container=container)
+        except NotFound:
+            click.echo(f"{stack_id} is gone", err=True)
+            return
+        except Busy:
+            continue  # the cluster is away; what is written meanwhile comes later
+        if more := added(known, text):
+            print_text(more)
+        known = text
+        if over:
+            return
+
+
+def added(before: str, now: str) -> str:
+    """What ``now`` has behind ``before``, where both are the ends of one text, or of a text and one that began anew."""
+    if now.startswith(before):
+        return now[len(before) :]
+    lines = before.splitlines(keepends=True)
+    for start in range(len(lines)):
+        kept = "".join(lines[start:])
+        at = now.find(kept)
+        if at >= 0 and (at == 0 or now[at - 1] == "\n"):
+            return now[at + len(kept) :]
+    return now
+
+
+def checked(stack_id: str) -> str:
+    """The id of a stack. Raises UsageError for what cannot be one."""
+    from stackd.client.operations import PATH_PART
+
+    if not PATH_PART.fullmatch(stack_id):
+        raise click.UsageError(f"not the id of a stack: {printable(stack_id)!r}")
+    return stack_id
+
+
+def path_of(stack_id: str) -> str:
+    """The stack's path. Raises UsageError."""
+    return f"/stacks/{checked(stack_id)}"
+
+
+def print_detail(stack: Fields) -> None:
+    """One stack: a name and a value on each line."""
+    print_facts(_facts(stack), {"status": style(stack)})
+
+
+def _facts(stack: Fields) -> Iterator[tuple[str, str]]:
+    from stackd.quantity import of_bytes, of_milli
+
+    yield "stack", stack["stack_id"]
+    yield "status", stack["status"]
+    if stack.get("status_reason") or stack.get("status_message"):
+        yield "because", ": ".join(filter(None, (stack.get("status_reason"), stack.get("status_message"))))
+    for address, port in zip(addresses(stack), stack["ports"], strict=False):
+        yield "address", f"{address} → {port['container_port']}/{port['protocol']}"
+    yield "node", stack["node_id"] or "-"
+    labels: dict[str, Any] = stack.get("labels") or {}
+    for name, value in labels.items():
+        yield "label", f"{name}={value}"
+    yield "created", f"{local(stack['created_at'])} ({duration(since(stack['created_at']))} ago)"
+    yield "expires", f"{local(stack['ttl_expires_at'])} (in {duration(-since(stack['ttl_expires_at']))})"
+    yield "cpu", str(of_milli(stack["requested_cpu_milli"]))
+    yield "memory", str(of_bytes(stack["requested_memory_bytes"]))
+
+
+def _row(event: Fields) -> list[str]:
+    count = event.get("count", 1)
+    what = f"{event['kind']} ({count} times)" if count > 1 else event["kind"]
+    return [local(event["at"]), what, event["reason"] or "", event["by"] or "", event["message"] or ""]

@@ -1,0 +1,256 @@
+"""Commands about the daemon as a whole, over its API: templates, statistics, capacity, events, reconciliation, its owner."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stackd.cli.options import filter_options, output_option
+from stackd.cli.output import LISTED, PRINTED, cells, line, print_facts, print_json, print_json_line, print_rows
+from stackd.cli.target import client_options
+from stackd.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stackd.client import Client, Event
+
+TEMPLATE_HEADS = ("template", "ports", "ttl", "stacks", "pool", "images", "trouble")
+
+
+@click.command()
+@client_options
+@output_option("json", "jsonl", "name")
+def templates(client: Client, output: str) -> None:
+    """List the templates that a create can ask for by name, their stacks, and how their pools are doing."""
+    answer = client.call("GET", "/templates")
+    found = answer["templates"]
+    if output == "json":
+        print_json(answer)
+    elif output == "jsonl":
+        for one in found:
+            print_json_line(one)
+    elif output == "name":
+        for one in found:
+            click.echo(one["name"])
+    else:
+        print_rows(TEMPLATE_HEADS, map(_template_cells, found))
+
+
+def _template_cells(one: Any) -> list[str]:
+    ports = " ".join(f"{port['container_port']}/{port['protocol'].lower()}" for port in one["target_port"])
+    running, all_of_them = one["stacks"]["running"], sum(one["stacks"].values())
+    pool = f"{one['ready']} of {one['pool']} ready" if one["pool"] else "-"
+    pulled = [pull["state"] for pull in (one["prepull"] or {}).values()]
+    images = "-" if one["prepull"] is None else f"on {pulled.count('pulled')} of {len(pulled)} nodes"
+    troubles = [one["reason"], *(pull["reason"] for pull in (one["prepull"] or {}).values())]
+    return [
+        one["name"],
+        ports,
+        one["ttl"],
+        f"{running} of {all_of_them} running",
+        pool,
+        images,
+        next(filter(None, troubles), "-"),
+    ]
+
+
+@click.command()
+@client_options
+@output_option("json", "jsonl")
+def stats(client: Client, output: str) -> None:
+    """Count stacks, their node ports, and the CPU and memory that they reserve."""
+    found = client.stats().raw
+    if output:
+        PRINTED[output](found)
+    else:
+        print_facts(_counts(found))
+
+
+def _counts(found: Any) -> Iterator[tuple[str, str]]:
+    from stackd.quantity import of_bytes, of_milli
+
+    yield "stacks", f"{found['total_stacks']}, {found['active_stacks']} of them active"
+    yield "node ports", str(found["used_node_ports"])
+    yield "cpu", str(of_milli(found["reserved_cpu_milli"]))
+    yield "memory", str(of_bytes(found["reserved_memory_bytes"]))
+    for node, count in found["node_distribution"].items():
+        yield f"on {node}", str(count)
+
+
+@click.command()
+@client_options
+@click.option("--cpu", default="", metavar="QUANTITY", help="CPU of one stack.  [100m]")
+@click.option("--memory", default="", metavar="QUANTITY", help="Memory of one stack.  [128Mi]")
+@click.option("--ephemeral-storage", default="", metavar="QUANTITY", help="Disk of one stack.  [what it is given]")
+@click.option("--ports", type=click.IntRange(min=1), help="Node ports of one stack.  [1]")
+@output_option("json", "jsonl")
+def capacity(client: Client, output: str, ports: int | None, **size: str) -> None:
+    """Show how many more stacks of a size fit, and what runs out first."""
+    found = client.capacity(ports=ports or 0, **size).raw
+    if output:
+        PRINTED[output](found)
+    else:
+        print_facts(_bounds(found))
+
+
+def _bounds(found: Any) -> Iterator[tuple[str, str]]:
+    from stackd.quantity import of_bytes, of_milli
+
+    size = f"{of_milli(found['requested_cpu_milli'])} CPU and {of_bytes(found['requested_memory_bytes'])}"
+    yield "fits", f"{found['fits']} more stacks of {size}"
+    yield "limited by", str(found["limited_by"])
+    for node, count in found["nodes"].items():
+        yield f"on {node}", str(count)
+    yield "node ports", str(found["ports"])
+    quota = "unknown" if found["quota"] is None else f"{found['quota']} ({found['quota_limited_by']})"
+    yield "quota", quota
+    yield "max_stacks", "no limit" if found["stacks"] is None else str(found["stacks"])
+    if found.get("unassigned"):
+        yield "in pools", f"{found['unassigned']}, which give way and count as free"
+
+
+@click.command()
+@client_options
+@filter_options
+@output_option("json", "jsonl")
+def events(client: Client, chosen: list[tuple[str, str]], output: str) -> None:
+    """Print what changes, as it changes: stacks, and without a filter batch-delete jobs. Ends with Ctrl-C.
+
+    In JSON, one event a line: kind, id, and data as the API sends it.
+    """
+    fields = [] if output else LISTED.split(",")
+    with suppress(KeyboardInterrupt):
+        for event in client.events(fields=fields, **_filters(chosen)):
+            if output:
+                print_json_line({"kind": event.kind, "id": event.id, "data": event.data})
+            elif words := _words(event):
+                click.echo(line([datetime.now().astimezone().strftime("%H:%M:%S"), event.kind, *words]))
+
+
+def _filters(chosen: list[tuple[str, str]]) -> dict[str, Any]:
+    by_name: dict[str, list[str]] = {"label": [], "status": [], "node": [], "template": []}
+    for name, value in chosen:
+        by_name[name].append(value)
+    once = {name: "".join(by_name[name]) for name in ("node", "template")}
+    return {"labels": by_name["label"], "statuses": by_name["status"], **once}
+
+
+def _words(event: Event) -> list[str]:
+    if event.kind == "stack":
+        return cells(event.data)
+    if event.kind in ("deleted", "left"):
+        return [event.stack_id]
+    if (job := event.job) is not None:
+        return [job.job_id, job.status, f"{job.deleted + job.not_found + job.failed} of {job.total}"]
+    return ["changes were missed"] if event.kind == "reset" else []
+
+
+@click.command()
+@client_options
+@click.option(
+    "--plan", "action", flag_value="plan", default=True, help="Print what a pass would do and why (the default)."
+)
+@click.option(
+    "--confirm", "action", flag_value="confirm", help="Release what a brake holds back now, and remove what is unknown."
+)
+@output_option("json", "jsonl")
+def reconcile(client: Client, action: str, output: str) -> None:
+    """Show what the reconciliation of a running daemon would do, or release its brake."""
+    method, path = ("POST", "/reconcile/confirm") if action == "confirm" else ("GET", "/reconcile")
+    answer = client.call(method, path)
+    if output:
+        PRINTED[output](answer)
+    elif action == "confirm":
+        _print_released(answer)
+    else:
+        _print_plan(answer)
+
+
+def _print_released(answer: Any) -> None:
+    click.echo(f"released: {answer['released']} stacks")
+    for name in answer.get("removed", ()):
+        click.echo(printable(f"removed: {name}"))
+    if held := answer.get("held"):
+        click.echo(f"{len(held)} more are held back now; see: stackd reconcile --plan")
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    held = set(plan["held"])
+    if plan["blocked"]:
+        click.echo(printable(f"reconciliation is waiting: {plan['blocked']}"))
+        if held:
+            click.echo(f"{len(held)} held back; they can be released when it goes on")
+        return
+    for action in plan["actions"]:
+        stack_id = action["name"].removeprefix("svc-")
+        waits = "  (held)" if stack_id in held else ""
+        click.echo(printable(f"{action['action']:<15} {action['name']}  {action['why']}{waits}"))
+    unknown = plan.get("unknown", ())
+    for one in unknown:
+        click.echo(printable(f"{'unknown':<15} {one['kind']} {one['name']}  {one['why']}"))
+    if not plan["actions"] and not unknown:
+        click.echo("nothing to do: rows and cluster agree")
+    if held:
+        click.echo(f"{len(held)} held back; release with: stackd reconcile --confirm")
+    if unknown:
+        click.echo(f"{len(unknown)} unknown and left alone; remove with: stackd reconcile --confirm")
+
+
+TAKEOVER_SECONDS = 120.0
+LOOK_SECONDS = 0.2
+
+
+@click.command()
+@client_options
+@output_option("json", "jsonl")
+def owner(client: Client, output: str) -> None:
+    """Show who owns the stacks, and the role of the daemon at this address."""
+    told = client.call("GET", "/owner")
+    if output:
+        PRINTED[output](told)
+    else:
+        print_facts(_ownership(told))
+
+
+def _ownership(told: Any) -> Iterator[tuple[str, str]]:
+    yield told["host"], _role(told)
+    yield "owner", f"{told['owner']} since {told['acquired_at'] or '?'}" if told["owner"] else "none"
+    yield "lease", f"{told['lease']}, held by {told['holder'] or 'nobody'}, renewed {told['renewed_at'] or 'never'}"
+    yield "good for", f"{told['lease_duration_seconds']} s after a renewal"
+    yield "takeovers", str(told["transitions"])
+    if told["asked_for_by"]:
+        yield "asked for by", told["asked_for_by"]
+    if told["trouble"]:
+        yield "trouble", told["trouble"]
+
+
+def _role(told: Any) -> str:
+    if told["role"] != "owner" or told["may_change"]:
+        return str(told["role"])
+    return "owner, but changes nothing: its Lease was not renewed in time"
+
+
+@click.command()
+@client_options
+def takeover(client: Client) -> None:
+    """Make the standby at this address take over the stacks; return when it owns them.
+
+    The owner finishes what is under way, hands the stacks over, and then becomes a standby itself.
+    """
+    asked = client.call("POST", "/takeover")["asked"]
+    click.echo(printable(f"{asked} was asked to hand the stacks over"))
+    end = time.monotonic() + TAKEOVER_SECONDS
+    while time.monotonic() < end:
+        told = client.call("GET", "/owner")
+        if told["role"] == "owner" and told["may_change"]:
+            click.echo(printable(f"{told['host']} owns the stacks"))
+            return
+        time.sleep(LOOK_SECONDS)
+    raise click.ClickException(
+        f"{asked} has not handed the stacks over within {TAKEOVER_SECONDS:g} s; see: stackd owner"
+    )

@@ -1,0 +1,191 @@
+"""``AsyncClient``: the operations for asyncio, over aiohttp; both are loaded when the first request is made."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+
+from stackd.client import operations, stream
+from stackd.client.attempts import Pause, Request, Response, Retries, Steps, with_retries
+from stackd.client.blocking import encoded, parsed
+from stackd.client.failures import ClientError, Unreachable
+from stackd.client.records import Event
+
+if TYPE_CHECKING:
+    import ssl
+
+    import aiohttp
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _operation(steps: Callable[P, Steps[T]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
+    @functools.wraps(steps)
+    async def method(client: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await client.run(steps(*args, **kwargs))
+
+    return method
+
+
+class AsyncClient:
+    """stackd at an address, with an API key; ``async with`` keeps connections from one operation to the next."""
+
+    def __init__(
+        self, url: str, key: str, *, retries: Retries | None = None, ssl_context: ssl.SSLContext | None = None
+    ) -> None:
+        parsed(url)
+        self.url = url.rstrip("/")
+        self._key = key
+        self._retries = retries or Retries()
+        self._ssl = ssl_context
+        self._session: aiohttp.ClientSession | None = None
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({self.url!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    call = _operation(operations.call)
+    create = _operation(operations.create)
+    create_from_template = _operation(operations.create_from_template)
+    create_from = _operation(operations.create_from)
+    dry_run = _operation(operations.dry_run)
+    dry_run_from = _operation(operations.dry_run_from)
+    stacks = _operation(operations.stacks)
+    get = _operation(operations.get)
+    wait = _operation(operations.wait)
+    delete = _operation(operations.delete)
+    batch_delete = _operation(operations.batch_delete)
+    job = _operation(operations.job)
+    wait_job = _operation(operations.wait_job)
+    extend = _operation(operations.extend)
+    stop = _operation(operations.stop)
+    start = _operation(operations.start)
+    restart = _operation(operations.restart)
+    timeline = _operation(operations.timeline)
+    logs = _operation(operations.logs)
+    templates = _operation(operations.templates)
+    stats = _operation(operations.stats)
+    capacity = _operation(operations.capacity)
+
+    async def events(  # noqa: PLR0913  the filters of the API
+        self,
+        *,
+        after: str = "",
+        labels: Iterable[str] | Mapping[str, str] = (),
+        statuses: Iterable[str] = (),
+        node: str = "",
+        template: str = "",
+        fields: Iterable[str] = (),
+        reconnect: bool = True,
+    ) -> AsyncIterator[Event]:
+        """What changes, as it changes; behind the event with the id ``after``. A lost connection is made again.
+
+        Only of stacks that ``stacks`` would return for the same filters; ``fields`` chooses what is told of each.
+        """
+        import asyncio
+
+        reader = stream.EventReader(last=after)
+        chosen = operations.chosen(labels=labels, statuses=statuses, node=node, template=template)
+        query = (*chosen, *operations.of_fields(fields))
+        while True:
+            try:
+                async for event in self._events(stream.request_of("/events", query, reader.last), reader):
+                    yield event
+            except Unreachable:
+                if not reconnect or not reader.last:
+                    raise
+            if not reconnect:
+                return
+            reader.restarted()
+            await asyncio.sleep(stream.AGAIN_SECONDS)
+
+    async def run(self, steps: Steps[T]) -> T:
+        """Run an operation's steps."""
+        import asyncio
+
+        steps = with_retries(steps, self._retries)
+        try:
+            wanted = next(steps)
+            while True:
+                if isinstance(wanted, Pause):
+                    await asyncio.sleep(wanted.seconds)
+                    wanted = steps.send(None)
+                    continue
+                try:
+                    response = await self._exchange(wanted)
+                except ClientError as error:
+                    wanted = steps.throw(error)
+                else:
+                    wanted = steps.send(response)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def _events(self, request: Request, reader: stream.EventReader) -> AsyncIterator[Event]:
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=request.seconds, sock_read=request.seconds)
+        try:
+            async with self._request(request, timeout) as answer:
+                if answer.status != 200:
+                    (await _response(answer)).check()
+                async for line in answer.content:
+                    if (event := reader.line(line)) is not None:
+                        yield event
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._lost(error) from error
+
+    async def _exchange(self, request: Request) -> Response:
+        import aiohttp
+
+        try:
+            async with self._request(request, aiohttp.ClientTimeout(total=request.seconds)) as answer:
+                return await _response(answer)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._lost(error) from error
+
+    def _request(self, request: Request, timeout: aiohttp.ClientTimeout) -> Any:
+        import aiohttp
+
+        if self._session is None:
+            connector = aiohttp.TCPConnector(ssl=self._ssl if self._ssl is not None else True, limit=0)
+            self._session = aiohttp.ClientSession(connector=connector, read_bufsize=stream.LONGEST_LINE)
+            # What is sent again, and how often, is decided above: a DELETE of which nobody knows that it was sent twice
+            # would be told that there is no such stack.
+            self._session._retry_connection = False  # noqa: SLF001 - there is no other way to say so
+        body, headers = encoded(request, self._key)
+        return self._session.request(
+            request.method,
+            self.url + request.path,
+            data=body,
+            params=list(request.query),
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
+        )
+
+    def _lost(self, error: Exception) -> Unreachable:
+        import aiohttp
+
+        if isinstance(error, TimeoutError):
+            return Unreachable(f"{self.url} did not answer in time", sent=True)
+        sent = not isinstance(error, aiohttp.ClientConnectorError)
+        return Unreachable(f"{self.url} cannot be reached: {error}", sent=sent)
+
+
+async def _response(answer: aiohttp.ClientResponse) -> Response:
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    return Response(status=answer.status, headers=headers, body=await answer.read())

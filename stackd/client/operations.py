@@ -1,0 +1,307 @@
+"""What can be asked of stackd, as steps: each operation yields requests and pauses, gets answers, and returns a record.
+
+``Client`` and ``AsyncClient`` run the same steps; an operation's parameters and result are theirs, too.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from stackd.client.attempts import SECONDS, Pause, Request, Response, Steps
+from stackd.client.failures import ClientError, NotFound, StackEnded, TimedOut
+from stackd.client.records import Capacity, DryRun, Job, Port, Stack, Stats, Template, TimelineEvent
+from stackd.units import format_duration
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
+CHANGE_SECONDS = 300.0
+"""A change waits for the cluster: a pod may take its grace period to go."""
+
+HELD_SECONDS = 30
+"""The API holds one answer back for so long; waiting for longer is asking again."""
+
+POLL_SECONDS = 0.25
+PATH_PART = re.compile(r"(?!\.+\Z)[A-Za-z0-9._-]{1,253}")
+
+Query = Iterable[tuple[str, str]]
+Length = str | float
+"""A length of time: ``"30m"``, or seconds."""
+
+
+def call(
+    method: str, path: str, body: Any = None, query: Query = (), *, seconds: float = SECONDS, repeatable: bool = False
+) -> Steps[Any]:
+    """Any request; its answer as JSON."""
+    request = Request(
+        method=method,
+        path=path,
+        query=tuple(query),
+        body=body,
+        seconds=seconds,
+        repeatable=repeatable or method == "GET",
+    )
+    response: Response = yield request
+    return response.json()
+
+
+def create(
+    pod_spec: str,
+    *,
+    ports: Iterable[str | int | Port],
+    ttl: Length | None = None,
+    labels: Mapping[str, str] | None = None,
+    return_existing: bool = False,
+    idempotency_key: str = "",
+) -> Steps[Stack]:
+    """Create a stack; it returns when a node has been found. ``ports`` such as ``80`` or ``"53/udp"``.
+
+    ``return_existing``: where a label's limit is reached, return the stack that is there. An ``idempotency_key`` of your
+    own makes the create one and the same also after your program was started again.
+    """
+    body = request_body(pod_spec, ports, ttl=ttl, labels=labels, return_existing=return_existing)
+    return (yield from create_from(body, idempotency_key=idempotency_key))
+
+
+def create_from_template(
+    template: str,
+    *,
+    ttl: Length | None = None,
+    labels: Mapping[str, str] | None = None,
+    return_existing: bool = False,
+    idempotency_key: str = "",
+) -> Steps[Stack]:
+    """Create a stack from a template of the operator's; ``values`` of what is returned were generated for it."""
+    body = _with_more({"template": template}, ttl=ttl, labels=labels, return_existing=return_existing)
+    return (yield from create_from(body, idempotency_key=idempotency_key))
+
+
+def create_from(body: Mapping[str, Any], *, idempotency_key: str = "") -> Steps[Stack]:
+    """Create a stack from a request body as the API documents it."""
+    return Stack.of((yield from _once("/stacks", body, idempotency_key)))
+
+
+def dry_run(
+    pod_spec: str,
+    *,
+    ports: Iterable[str | int | Port],
+    ttl: Length | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> Steps[DryRun]:
+    """What a create would run; nothing is created. Raises as ``create`` would."""
+    return (yield from dry_run_from(request_body(pod_spec, ports, ttl=ttl, labels=labels, return_existing=False)))
+
+
+def dry_run_from(body: Mapping[str, Any]) -> Steps[DryRun]:
+    """The same for a request body as the API documents it."""
+    answer = yield from call("POST", "/stacks", body, [("dry_run", "true")], seconds=CHANGE_SECONDS, repeatable=True)
+    return DryRun.of(answer)
+
+
+def stacks(
+    *,
+    labels: Iterable[str] | Mapping[str, str] = (),
+    statuses: Iterable[str] = (),
+    node: str = "",
+    template: str = "",
+    fields: Iterable[str] = (),
+) -> Steps[list[Stack]]:
+    """All stacks that have every label (``"team"`` or ``"team=7"``), one of the statuses, are on the node, and were made from the
+    template.
+
+    ``fields`` chooses what is told of each; large pod specs are then not sent.
+    """
+    query = [*chosen(labels=labels, statuses=statuses, node=node, template=template), *of_fields(fields)]
+    answer = yield from call("GET", "/stacks", query=query)
+    return [Stack.of(one) for one in answer["stacks"]]
+
+
+def get(stack: str | Stack) -> Steps[Stack]:
+    """A stack, with all that is known of it."""
+    return Stack.of((yield from call("GET", path_of(stack))))
+
+
+def wait(stack: str | Stack, status: str = "running", *, timeout: float = 300.0) -> Steps[Stack]:
+    """The stack when it has that status. Raises StackEnded where it cannot come to it, TimedOut after ``timeout`` s."""
+    end = time.monotonic() + timeout
+    while True:
+        left = end - time.monotonic()
+        held = max(1, min(HELD_SECONDS, round(left)))
+        query = [("wait", status), ("timeout", f"{held}s")]
+        now = yield from call("GET", f"{path_of(stack)}/status", query=query)
+        if now["status"] == status:
+            return (yield from get(stack))
+        if now["status"] != "creating":
+            raise StackEnded((yield from get(stack)))
+        if end - time.monotonic() <= 0:
+            raise TimedOut(f"{now['stack_id']} is still {now['status']} after {timeout:g} s")
+
+
+def delete(stack: str | Stack) -> Steps[None]:
+    """Delete a stack; its pod and ports are gone when it returns. Raises NotFound."""
+    request = Request(method="DELETE", path=path_of(stack), seconds=CHANGE_SECONDS, repeatable=True)
+    response: Response = yield request
+    try:
+        response.json()
+    except NotFound:
+        if not response.uncertain:
+            raise  # else it was this request that deleted it, and the answer was lost
+
+
+def batch_delete(stack_ids: Iterable[str | Stack]) -> Steps[Job]:
+    """Start a job that deletes these stacks."""
+    ids = [_id(one) for one in stack_ids]
+    return Job.of((yield from _once("/stacks/batch-delete", {"stack_ids": ids}, "")))
+
+
+def job(job_id: str) -> Steps[Job]:
+    """A batch-delete job as it is now."""
+    return Job.of((yield from call("GET", f"/stacks/batch-delete/{_part(job_id)}")))
+
+
+def wait_job(job_id: str, *, timeout: float = 3600.0) -> Steps[Job]:
+    """A batch-delete job when it has finished. Raises TimedOut after ``timeout`` seconds."""
+    end = time.monotonic() + timeout
+    while not (now := (yield from job(job_id))).finished:
+        if time.monotonic() > end:
+            raise TimedOut(f"{job_id} is still {now.status} after {timeout:g} s")
+        yield Pause(seconds=POLL_SECONDS)
+    return now
+
+
+def extend(stack: str | Stack, ttl: Length) -> Steps[Stack]:
+    """Let a stack live so much longer."""
+    return Stack.of((yield from _once(f"{path_of(stack)}/extend", {"ttl": _length(ttl)}, "")))
+
+
+def stop(stack: str | Stack) -> Steps[Stack]:
+    """Take the stack's pod away and keep its ports."""
+    return (yield from _change(stack, "stop"))
+
+
+def start(stack: str | Stack) -> Steps[Stack]:
+    """Give a stopped stack a fresh pod behind the ports it kept."""
+    return (yield from _change(stack, "start"))
+
+
+def restart(stack: str | Stack) -> Steps[Stack]:
+    """Give a stack a fresh pod behind the same ports."""
+    return (yield from _change(stack, "restart"))
+
+
+def timeline(stack: str | Stack) -> Steps[list[TimelineEvent]]:
+    """What happened to a stack, also for a while after it is gone."""
+    answer = yield from call("GET", f"{path_of(stack)}/timeline")
+    return [TimelineEvent.of(one) for one in answer["events"]]
+
+
+def logs(stack: str | Stack, *, tail: int = 0, container: str = "") -> Steps[str]:
+    """What a stack's container has written last."""
+    query = [("tail", str(tail))] if tail else []
+    query += [("container", container)] if container else []
+    response: Response = yield Request(method="GET", path=f"{path_of(stack)}/logs", query=tuple(query), repeatable=True)
+    return response.text()
+
+
+def templates() -> Steps[list[Template]]:
+    """What a create can ask for by name."""
+    return [Template.of(one) for one in (yield from call("GET", "/templates"))["templates"]]
+
+
+def stats() -> Steps[Stats]:
+    """Counts over all stacks."""
+    return Stats.of((yield from call("GET", "/stats")))
+
+
+def capacity(*, cpu: str = "", memory: str = "", ephemeral_storage: str = "", ports: int = 0) -> Steps[Capacity]:
+    """How many more stacks of this size fit, such as ``cpu="500m", memory="1Gi"``."""
+    asked = {"cpu": cpu, "memory": memory, "ephemeral_storage": ephemeral_storage, "ports": str(ports or "")}
+    return Capacity.of((yield from call("GET", "/capacity", query=[(k, v) for k, v in asked.items() if v])))
+
+
+def request_body(
+    pod_spec: str,
+    ports: Iterable[str | int | Port],
+    *,
+    ttl: Length | None,
+    labels: Mapping[str, str] | None,
+    return_existing: bool,
+) -> dict[str, Any]:
+    """The body of a create."""
+    body: dict[str, Any] = {"target_port": [_target_port(port) for port in ports], "pod_spec": pod_spec}
+    return _with_more(body, ttl=ttl, labels=labels, return_existing=return_existing)
+
+
+def _with_more(
+    body: dict[str, Any], *, ttl: Length | None, labels: Mapping[str, str] | None, return_existing: bool
+) -> dict[str, Any]:
+    if ttl is not None:
+        body["ttl"] = _length(ttl)
+    if labels:
+        body["labels"] = dict(labels)
+    if return_existing:
+        body["if_exists"] = "return"
+    return body
+
+
+def chosen(
+    *,
+    labels: Iterable[str] | Mapping[str, str] = (),
+    statuses: Iterable[str] = (),
+    node: str = "",
+    template: str = "",
+) -> list[tuple[str, str]]:
+    """The filters as query parameters."""
+    wanted = [f"{name}={value}" for name, value in labels.items()] if isinstance(labels, Mapping) else labels
+    query = [("label", one) for one in wanted] + [("status", one) for one in statuses]
+    return query + [(name, value) for name, value in (("node", node), ("template", template)) if value]
+
+
+def of_fields(fields: Iterable[str]) -> list[tuple[str, str]]:
+    """The choice of fields as a query parameter, or none."""
+    names = ",".join(fields)
+    return [("fields", names)] if names else []
+
+
+def path_of(stack: str | Stack) -> str:
+    """The stack's path. Raises ClientError for what cannot be the id of one."""
+    return f"/stacks/{_part(_id(stack))}"
+
+
+def _part(text: str) -> str:
+    if not PATH_PART.fullmatch(text):
+        raise ClientError(f"not an id: {text!r}")
+    return text
+
+
+def _id(stack: str | Stack) -> str:
+    return stack if isinstance(stack, str) else stack.stack_id
+
+
+def _length(ttl: Length) -> str:
+    return ttl if isinstance(ttl, str) else format_duration(ttl)
+
+
+def _target_port(port: str | int | Port) -> dict[str, Any]:
+    if isinstance(port, Port):
+        return {"container_port": port.container_port, "protocol": port.protocol}
+    number, _, protocol = str(port).partition("/")
+    if not number.isdecimal():
+        raise ClientError(f'a port is like 80 or "53/udp", not {port!r}')
+    return {"container_port": int(number), "protocol": protocol.upper() or "TCP"}
+
+
+def _once(path: str, body: Mapping[str, Any], key: str) -> Steps[Any]:
+    """A POST that counts once."""
+    headers = {IDEMPOTENCY_KEY: key or secrets.token_hex(16)}
+    request = Request(
+        method="POST", path=path, body=dict(body), headers=headers, seconds=CHANGE_SECONDS, repeatable=True
+    )
+    response: Response = yield request
+    return response.json()
+
+
+def _change(stack: str | Stack, verb: str) -> Steps[Stack]:
+    return Stack.of((yield from call("POST", f"{path_of(stack)}/{verb}", seconds=CHANGE_SECONDS)))

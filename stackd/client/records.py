@@ -1,0 +1,257 @@
+"""What the API tells, as frozen records. ``raw`` is the JSON itself: also what a later stackd adds.
+
+An answer with a choice of fields leaves the others at their defaults. Times are aware datetimes in UTC; of nine digits of
+a fraction they keep six.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+
+EPOCH = datetime.fromtimestamp(0, UTC)
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def _nothing() -> Mapping[str, Any]:
+    return _NOTHING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """A port of a stack: what is published, and where; ``node_port`` is 0 in a request."""
+
+    container_port: int
+    protocol: str = "TCP"
+    node_port: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """A stack; ``values`` are what was generated for it, and are told by its create only."""
+
+    stack_id: str = ""
+    status: str = ""
+    status_reason: str = ""
+    status_message: str = ""
+    ended: bool = False
+    namespace: str = ""
+    node_id: str = ""
+    node_public_ip: str = ""
+    ports: tuple[Port, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=_nothing)
+    created_at: datetime = EPOCH
+    updated_at: datetime = EPOCH
+    ttl_expires_at: datetime = EPOCH
+    requested_cpu_milli: int = 0
+    requested_memory_bytes: int = 0
+    pod_spec: str = ""
+    template: str = ""
+    values: Mapping[str, str] = field(default_factory=_nothing, repr=False)
+    raw: Mapping[str, Any] = field(default_factory=_nothing, repr=False)
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Stack:
+        """From the API's JSON."""
+        return cls(
+            stack_id=raw.get("stack_id", ""),
+            status=raw.get("status", ""),
+            status_reason=raw.get("status_reason") or "",
+            status_message=raw.get("status_message") or "",
+            ended=raw.get("ended", False),
+            namespace=raw.get("namespace", ""),
+            node_id=raw.get("node_id") or "",
+            node_public_ip=raw.get("node_public_ip") or "",
+            ports=tuple(
+                Port(container_port=one["container_port"], protocol=one["protocol"], node_port=one["node_port"])
+                for one in raw.get("ports", ())
+            ),
+            labels=MappingProxyType(dict(raw.get("labels") or {})),
+            created_at=_time(raw.get("created_at")),
+            updated_at=_time(raw.get("updated_at")),
+            ttl_expires_at=_time(raw.get("ttl_expires_at") or raw.get("ttl")),
+            requested_cpu_milli=raw.get("requested_cpu_milli", 0),
+            requested_memory_bytes=raw.get("requested_memory_bytes", 0),
+            pod_spec=raw.get("pod_spec", ""),
+            template=raw.get("template") or "",
+            values=MappingProxyType(dict(raw.get("values") or {})),
+            raw=raw,
+        )
+
+    @property
+    def address(self) -> str:
+        """Where its first port is reached, ``203.0.113.7:31001``; empty while there is no address, or no longer."""
+        return next(iter(self.addresses), "")
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where each of its ports is reached, in the order of ``ports``."""
+        if self.ended or not self.node_public_ip:
+            return ()
+        host = f"[{self.node_public_ip}]" if ":" in self.node_public_ip else self.node_public_ip
+        return tuple(f"{host}:{port.node_port}" for port in self.ports)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A batch-delete job; ``errors`` tells of the first hundred failures, by the id of the stack."""
+
+    job_id: str
+    status: str = ""
+    total: int = 0
+    deleted: int = 0
+    not_found: int = 0
+    failed: int = 0
+    errors: Mapping[str, str] = field(default_factory=_nothing)
+    raw: Mapping[str, Any] = field(default_factory=_nothing, repr=False)
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Job:
+        """From the API's JSON."""
+        counts = {name: raw.get(name, 0) for name in ("total", "deleted", "not_found", "failed")}
+        errors = {one["stack_id"]: one["error"] for one in raw.get("errors", ())}
+        return cls(job_id=raw["job_id"], status=raw.get("status", ""), errors=errors, raw=raw, **counts)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it will change no more."""
+        return self.status in ("completed", "failed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimelineEvent:
+    """Something that happened to a stack, ``count`` times."""
+
+    at: datetime
+    kind: str
+    reason: str = ""
+    message: str = ""
+    by: str = ""
+    count: int = 1
+    raw: Mapping[str, Any] = field(default_factory=_nothing, repr=False)
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> TimelineEvent:
+        """From the API's JSON."""
+        return cls(
+            at=_time(raw["at"]),
+            kind=raw["kind"],
+            reason=raw.get("reason") or "",
+            message=raw.get("message") or "",
+            by=raw.get("by") or "",
+            count=raw.get("count", 1),
+            raw=raw,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """Counts over all stacks."""
+
+    total_stacks: int
+    active_stacks: int
+    node_distribution: Mapping[str, int]
+    used_node_ports: int
+    reserved_cpu_milli: int
+    reserved_memory_bytes: int
+    raw: Mapping[str, Any] = field(default_factory=_nothing, repr=False)
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Stats:
+        """From the API's JSON."""
+        return cls(raw=raw, **{name: raw[name] for name in cls.__slots__ if name != "raw"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """How many more stacks of a kind fit, and what runs out first; ``quota`` and ``stacks`` are None where nothing bounds.
+
+    ``unassigned`` stacks wait in pools, and give way: what they take counts as free.
+    """
+
+    fits: int
+    limited_by: str
+    nodes: Mapping[str, int]
+    ports: int
+    quota: int | None
+    quota_limited_by: str
+    stacks: int | None
+    unassigned: int = 0
+    raw: Mapping[str, Any] = field(default_factory=_nothing, repr=False)
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Capacity:
+        """From the API's JSON."""
+        return cls(raw=raw, **{name: raw[name] for name in cls.__slots__ if name in raw})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """What a create can ask for by name; ``ready`` stacks of its pool can be given at once."""
+
+    name: str
+    ttl: str = ""
+    labels: Mapping[str, str] = field(default_factory=_nothing)
+    pool: int = 0
+    ready: int = 0
+    starting: int = 0
+    failing: int = 0
+    reason: str = ""
+    raw: Mapping[str, Any] = field(default_factory=_nothing, repr=False)
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Template:
+        """From the API's JSON."""
+        return cls(raw=raw, **{name: raw[name] for name in cls.__slots__ if name in raw})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DryRun:
+    """What a create would run."""
+
+    pod_spec: str
+    requested_cpu_milli: int
+    requested_memory_bytes: int
+    raw: Mapping[str, Any] = field(default_factory=_nothing, repr=False)
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> DryRun:
+        """From the API's JSON."""
+        return cls(raw=raw, **{name: raw[name] for name in cls.__slots__ if name != "raw"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One event of the stream; ``id`` is what to resume from.
+
+    ``kind`` is ``hello`` at the beginning of each connection, ``stack`` (it has changed), ``deleted``, ``left`` (the filters
+    do not mean it any more), ``job``, and ``reset`` where changes were missed that are no longer known: then read the list
+    again.
+    """
+
+    kind: str
+    id: str = ""
+    data: Any = None
+
+    @property
+    def stack_id(self) -> str:
+        """The stack that it is about, or nothing."""
+        return str(self.data.get("stack_id", "")) if isinstance(self.data, dict) else ""
+
+    @property
+    def stack(self) -> Stack | None:
+        """The stack as it is now."""
+        return Stack.of(self.data) if self.kind == "stack" else None
+
+    @property
+    def job(self) -> Job | None:
+        """The job as it is now."""
+        return Job.of(self.data) if self.kind == "job" else None
+
+
+def _time(text: str | None) -> datetime:
+    """RFC 3339; of nine digits of a fraction, six are kept."""
+    return datetime.fromisoformat(text) if text else EPOCH

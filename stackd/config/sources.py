@@ -1,0 +1,235 @@
+"""The two places where keys stand: a TOML file, and the environment.
+
+Owns the line of each key in the file, which ``tomllib`` does not tell; the variables' names
+(``STACKD_<SECTION>__<KEY>``), and how the text of a variable becomes the kind of value that its key wants: strings,
+numbers and flags as they are; lists and tables as JSON, as TOML, or as ``a,b`` and ``k=v,k2=v2``. Knows nothing of what
+keys mean.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from stackd.clock import BOOT_VARIABLE
+from stackd.errors import ConfigError
+
+_TOKEN: Final = re.compile(
+    r'"""(?:\\.|[^\\])*?"{3,5}|'
+    r"'''.*?'{3,5}|"
+    r'"(?:\\.|[^"\\\n])*"|'
+    r"'[^'\n]*'|#[^\n]*|[\[\]{}=\n]|[^\s\"'#\[\]{}=]+|[^\S\n]+",
+    re.DOTALL,
+)
+_POSITION: Final = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$")
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TomlFile:
+    """What a file says, and where."""
+
+    name: str
+    data: Mapping[str, object]
+    lines: Mapping[KeyPath, int]
+
+    def line(self, path: KeyPath) -> int | None:
+        """The line of the key, or of the nearest table or list that holds it; None where the file does not have it."""
+        while path:
+            if path in self.lines:
+                return self.lines[path]
+            path = path[:-1]
+        return None
+
+    def place(self, path: KeyPath) -> str:
+        """``config.toml:12`` for a key, ``config.toml`` for one that the file does not have."""
+        line = self.line(path)
+        return self.name if line is None else f"{self.name}:{line}"
+
+
+def read_toml(path: Path) -> TomlFile:
+    """Read the file; ConfigError (one mistake, with the line if there is one) where that cannot be done."""
+    name = str(path)
+    try:
+        text = path.read_bytes().decode()
+    except OSError as error:
+        who = f" (user {user()})" if isinstance(error, PermissionError) else ""
+        raise ConfigError([f"{name}: cannot be read: {error.strerror}{who}"]) from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError([f"{name}:{line}: this is not UTF-8 text"]) from error
+    text = text.removeprefix("\ufeff")
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([_syntax_mistake(name, text, str(error))]) from error
+    return TomlFile(name=name, data=data, lines=dict(_positions(text.replace("\r\n", "\n"))))
+
+
+def user() -> str:
+    """Whose rights this process has."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _syntax_mistake(name: str, text: str, message: str) -> str:
+    match = _POSITION.search(message)
+    if match is None:
+        return f"{name}: {message}"
+    line = int(match[1]) if match[1] else text.rstrip().count("\n") + 1
+    return f"{name}:{line}: this is not TOML: {message[: match.start()]}"
+
+
+def _positions(text: str) -> Iterator[tuple[KeyPath, int]]:
+    """Each header and key of a text that is known to be TOML, with its line."""
+    table: KeyPath = ()
+    counts: dict[KeyPath, int] = {}
+    for line, key, is_header in _statements(text):
+        if not is_header:
+            yield table + _split(key), line
+            continue
+        inner = key.strip()[1:-1].strip()
+        repeated = inner.startswith("[")
+        table = _within(_split(inner[1:-1] if repeated else inner), counts)
+        if repeated:
+            counts[table] = counts.get(table, -1) + 1
+            if counts[table] == 0:
+                yield table, line
+            table = (*table, counts[table])
+        yield table, line
+
+
+def _within(path: KeyPath, counts: Mapping[KeyPath, int]) -> KeyPath:
+    """The path with the index of the latest entry put in after each list of tables that it leads through."""
+    full: KeyPath = ()
+    for part in path[:-1]:
+        full = (*full, part)
+        if full in counts:
+            full = (*full, counts[full])
+    return (*full, path[-1])
+
+
+def _split(key: str) -> KeyPath:
+    """The parts of a dotted, perhaps quoted key."""
+    parts: list[str | int] = []
+    value: object = tomllib.loads(f"{key.strip()} = 0")
+    while isinstance(value, dict):
+        part, value = next(iter(value.items()))
+        parts.append(part)
+    return tuple(parts)
+
+
+def _statements(text: str) -> Iterator[tuple[int, str, bool]]:
+    """(line, key text, whether it is a header) of each statement."""
+    line, start, depth = 1, 1, 0
+    key, in_value = "", False
+    for match in _TOKEN.finditer(text + "\n"):
+        token = match[0]
+        if token == "\n" and depth == 0:
+            if key.strip() and not in_value:
+                yield start, key, True
+            key, in_value = "", False
+        elif token == "=" and depth == 0 and not in_value:
+            yield start, key, False
+            in_value = True
+        elif not token.startswith("#"):
+            depth += (token in ("[", "{")) - (token in ("]", "}"))
+            if not in_value:
+                start = start if key.strip() else line
+                key += token
+        line += token.count("\n")
+
+
+PREFIX: Final = "STACKD_"
+KEY_VARIABLE: Final = "STACKD_AUTH__KEY"
+_TRUE: Final = dict.fromkeys(("true", "1", "yes", "on"), True)
+_FLAGS: Final = _TRUE | dict.fromkeys(("false", "0", "no", "off"), False)
+_OTHERS: Final = frozenset({KEY_VARIABLE, BOOT_VARIABLE, "STACKD_URL", "STACKD_API_KEY", "STACKD_CONFIG"})
+_SERVICE_LINK: Final = re.compile(r"STACKD_(?:SERVICE_(?:HOST|PORT(?:_.*)?)|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_.*)?)?)")
+
+
+def variable(section: str, key: str) -> str:
+    """The variable that sets a key: ``STACKD_BATCH_DELETE__MAX_IDS``."""
+    return f"{PREFIX}{section.upper()}__{key.upper()}"
+
+
+def is_ours(name: str) -> bool:
+    """Whether a variable is meant for the configuration.
+
+    Not so: the client's and the tests' own, and those that Kubernetes sets in a pod beside a Service named ``stackd``.
+    """
+    if not name.startswith(PREFIX) or name in _OTHERS:
+        return False
+    return not name.startswith("STACKD_TEST_") and not _SERVICE_LINK.fullmatch(name)
+
+
+def value_of(text: str, field: FieldInfo) -> object:
+    """The text as the kind of value that the field wants; text that is no such value stays, for the model to refuse."""
+    kind = field.annotation
+    if kind is bool:
+        return _FLAGS.get(text.strip().lower(), text)
+    if kind is int:
+        return _whole(text)
+    if kind is float and not _has_unit(field):
+        return _number(text)
+    if get_origin(kind) is tuple:
+        return _list(text)
+    if get_origin(kind) is Mapping:
+        return _table(text, get_args(kind)[1])
+    return text
+
+
+def _has_unit(field: FieldInfo) -> bool:
+    return any(getattr(item, "unit", "") for item in field.metadata)
+
+
+def _whole(text: str) -> object:
+    return int(text) if re.fullmatch(r"\s*-?[0-9]{1,18}\s*", text) else text
+
+
+def _number(text: str) -> object:
+    return float(text) if re.fullmatch(r"\s*-?[0-9]{1,18}(?:\.[0-9]{1,18})?\s*", text) else text
+
+
+def _list(text: str) -> object:
+    parsed = _structured(text)
+    if parsed is not None:
+        return parsed
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _table(text: str, kind: Any) -> object:
+    parsed = _structured(text)
+    if parsed is not None:
+        return parsed
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    if not all(equals for _, equals, _ in pairs):
+        return text
+    numbers = (get_args(kind)[0] if get_origin(kind) is Annotated else kind) is int
+    return {name.strip(): _whole(value) if numbers else value.strip() for name, _, value in pairs}
+
+
+def _structured(text: str) -> object:
+    """JSON or TOML in brackets; None where the text is neither."""
+    if text.strip()[:1] not in ("[", "{"):
+        return None
+    try:
+        parsed: object = json.loads(text)
+    except ValueError:
+        try:
+            parsed = tomllib.loads(f"value = {text.strip()}")["value"]
+        except tomllib.TOMLDecodeError:
+            return text
+    return parsed

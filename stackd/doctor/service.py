@@ -1,0 +1,160 @@
+"""The installed service: does systemd have it running, and do its files belong to whom it runs as."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from stackd.config import Config
+from stackd.doctor.findings import Finding, fail, ok, warn
+from stackd.doctor.unit import Unit
+from stackd.upkeep.health import REFUSED, WAITS
+
+ABOUT: Final = "service"
+FILES: Final = "files"
+SETTLED_SECONDS: Final = 1.0
+"""File times are coarse, and so are systemd's."""
+
+
+def examine(unit: Unit, error: str) -> Iterator[Finding]:
+    """What systemd does with it; ``error`` is the last one in its journal, if there is any."""
+    why = f"; the last error: {error}" if error else ""
+    if unit.active == "failed":
+        yield fail(ABOUT, f"it has failed ({unit.result}){why}", "fix that, then: systemctl restart stackd")
+    elif unit.active == "activating" and (unit.restarts or unit.sub.startswith("auto-restart")):
+        text = f"it ends, and systemd starts it again and again, {unit.restarts} times so far{why}"
+        yield fail(ABOUT, text, "fix that; systemd tries again by itself")
+    elif unit.active == "activating":
+        yield warn(ABOUT, f"it is starting: {unit.status}")
+    elif unit.active in ("active", "reloading"):
+        yield from _at_work(unit, why)
+    elif unit.socket_waits:
+        yield ok(ABOUT, "the first connection to stackd.socket starts it")
+    elif unit.enabled:
+        yield fail(ABOUT, f"it does not run{why}", "systemctl start stackd")
+    else:
+        yield warn(ABOUT, "it is installed, and neither runs nor starts at boot", "systemctl enable --now stackd")
+    if unit.stale:
+        yield warn(ABOUT, "its unit file was changed, and systemd has not read it yet", "systemctl daemon-reload")
+
+
+def _at_work(unit: Unit, why: str) -> Iterator[Finding]:
+    parts = unit.status.split("; ")
+    refused = [part.removeprefix(REFUSED) for part in parts if part.startswith(REFUSED)]
+    waiting = [part.removeprefix(WAITS) for part in parts if part.startswith(WAITS)]
+    if refused:
+        yield fail(ABOUT, f"its last reload was refused: {refused[0]}", "fix that, then: stackd reload")
+    if waiting:
+        yield warn(ABOUT, f"changed, and not in force before a restart: {waiting[0]}", "systemctl restart stackd")
+    if unit.restarts:
+        yield warn(
+            ABOUT, f"it has ended and was started again, {unit.restarts} times so far{why}", "journalctl -u stackd"
+        )
+    if not unit.enabled and not unit.socket_waits:
+        yield warn(ABOUT, "it does not start at boot", "systemctl enable stackd")
+    if unit.status.startswith("ready"):
+        yield ok(ABOUT, unit.status)
+    else:
+        yield warn(ABOUT, unit.status or "it reports no status")
+
+
+def as_seen_by(config: Config, unit: Unit) -> Config:
+    """The configuration with the state's path as the service has it, which runs in a folder of its own."""
+    state = config.state.model_copy(update={"path": str(Path(unit.folder or "/") / config.state.path)})
+    return config.model_copy(update={"state": state})
+
+
+def not_in_force(unit: Unit, loaded_at: float, files: Iterable[Path]) -> Iterator[Finding]:
+    """The files that were changed since the service was started, and since it last took changes over."""
+    since = max(unit.started, loaded_at)
+    for path in files:
+        try:
+            changed = path.stat().st_mtime
+        except OSError:
+            continue
+        if unit.active == "active" and changed > since + SETTLED_SECONDS:
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(changed))
+            yield warn(ABOUT, f"{path} was changed at {when}, and is not in force", "stackd reload")
+
+
+def owners(config: Config, unit: Unit) -> Iterator[Finding]:
+    """The state's files that do not belong to the user whom the service runs as: it cannot use them."""
+    try:
+        uid = pwd.getpwnam(unit.user or "root").pw_uid
+    except KeyError:
+        yield fail(FILES, f"the service runs as {unit.user}, and there is no such user", "systemd-sysusers")
+        return
+    state = Path(config.state.path)
+    try:
+        files = sorted(state.parent.glob(f"{state.name}*"))
+    except OSError:
+        files = []
+    wrong = {path: owner for path in (state.parent, *files) if (owner := _owner(path, uid))}
+    if wrong:
+        listed = ", ".join(f"{path} ({owner})" for path, owner in wrong.items())
+        text = f"the service runs as {unit.user}, and these belong to others: {listed}"
+        yield fail(FILES, text, f"chown {unit.user}: {' '.join(map(str, wrong))}")
+
+
+def unreadable(config: Config, config_path: Path | None, unit: Unit) -> Iterator[Finding]:
+    """The files of the configuration that the service's user cannot read. Only root can tell."""
+    for path in named_files(config, config_path):
+        if not may_read(unit.user, path):
+            group = _group(unit.user)
+            text = f"{path} cannot be read by {unit.user}, whom the service runs as"
+            yield fail(FILES, text, f"chgrp {group} {path}; chmod 640 {path}; and see the folders above it")
+
+
+def named_files(config: Config, config_path: Path | None) -> list[Path]:
+    """What the service itself opens: the configuration, and the files that this names."""
+    credentials = {config_path.with_name(name) for name in ("api-key", "kubeconfig")} if config_path else set()
+    server, cluster = config.server, config.cluster
+    named = [config.auth.key_file, server.tls_cert, server.tls_key, *cluster.kubeconfig.split(os.pathsep)]
+    folder = [Path(config.templates.directory)] if config.templates.directory else []
+    templates = [path for directory in folder for path in (directory, *sorted(directory.glob("*.yaml")))]
+    found = [config_path, *(Path(name) for name in named if name), *templates]
+    return [path for path in found if path is not None and path.exists() and path not in credentials]
+
+
+def may_read(user: str, path: Path) -> bool:
+    """Whether that user may; true where this process cannot find out."""
+    test = shutil.which("test")
+    if os.geteuid() != 0 or not user or test is None:
+        return True
+    try:
+        entry = pwd.getpwnam(user)
+        groups = os.getgrouplist(user, entry.pw_gid)
+        done = subprocess.run(  # noqa: S603 - it is test(1)
+            [test, "-r", str(path)], user=entry.pw_uid, group=entry.pw_gid, extra_groups=groups, check=False, cwd="/"
+        )
+    except (KeyError, OSError, subprocess.SubprocessError):
+        return True
+    return done.returncode == 0
+
+
+def _owner(path: Path, uid: int) -> str:
+    """Who owns it, if that is not the one with this number; empty where it is, or where there is nothing."""
+    try:
+        found = path.stat().st_uid
+    except OSError:
+        return ""
+    if found == uid:
+        return ""
+    try:
+        return pwd.getpwuid(found).pw_name
+    except KeyError:
+        return str(found)
+
+
+def _group(user: str) -> str:
+    try:
+        return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+    except KeyError:
+        return user

@@ -1,0 +1,234 @@
+"""The kinds of value that a key may have, each with the words that say what is expected of it.
+
+Owns the annotated types of which the sections are made. Each carries an ``Expects``, so that a mistake can say
+what would be right.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Final, TypeVar
+
+from annotated_types import Ge, Le
+from pydantic import AfterValidator, BeforeValidator, ValidationInfo
+
+from stackd.names import is_bare_key, is_key, is_label, is_label_value, is_subdomain
+from stackd.quantity import TooLarge
+from stackd.quantity import parse as parse_quantity
+from stackd.units import parse_duration, parse_frequency, parse_size
+
+V = TypeVar("V")
+_LONGEST_SECONDS: Final = 10 * 366 * 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expects:
+    """What would be right, as a noun phrase.
+
+    ``secret`` values are never repeated in a mistake; ``unit`` says how to print; ``path`` values may begin with ``~``.
+    """
+
+    what: str
+    secret: bool = False
+    unit: str = ""
+    path: bool = False
+
+
+def _seconds(value: object, info: ValidationInfo) -> object:
+    """Read a duration. Code may hand in seconds; in a file a bare number would leave its unit to guessing."""
+    if info.context is None and isinstance(value, int | float):
+        return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f"{value} has no unit")
+    return _at_most_ten_years(parse_duration(value)) if isinstance(value, str) else value
+
+
+def _at_most_ten_years(seconds: float) -> float:
+    if seconds > _LONGEST_SECONDS:
+        raise ValueError("this is more than ten years")
+    return seconds
+
+
+def _bytes(value: object) -> object:
+    return parse_size(value) if isinstance(value, str) else value
+
+
+def _tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _frozen(value: Mapping[str, V]) -> Mapping[str, V]:
+    return MappingProxyType(dict(value))
+
+
+def _above_zero(seconds: float) -> float:
+    if seconds <= 0:
+        raise ValueError("must be greater than zero")
+    return seconds
+
+
+def _matches(accepts: Callable[[str], bool], wrong: str) -> Callable[[str], str]:
+    """A validator that passes the values that ``accepts`` accepts."""
+
+    def check(value: str) -> str:
+        if not accepts(value):
+            raise ValueError(f'"{value}" {wrong}')
+        return value
+
+    return check
+
+
+def check_label_key(key: str) -> str:
+    """A Kubernetes label key: an optional DNS prefix and a name; ValueError says what is wrong."""
+    if not is_key(key):
+        raise ValueError(f'"{key}" is not a label key')
+    return key
+
+
+def _label_value(value: str) -> str:
+    if not is_label_value(value):
+        raise ValueError(f'"{value}" is not a label value')
+    return value
+
+
+def _address(value: str) -> str:
+    """An IP address or a host name."""
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        if not is_subdomain(value.lower()):
+            raise ValueError(f'"{value}" is neither an IP address nor a host name') from None
+    return value
+
+
+def _client_label(key: str) -> str:
+    """A label as a create gives it; it has no prefix, for that is stackd's."""
+    if not is_bare_key(key):
+        raise ValueError(f'"{key}" is not a label of a create')
+    return key
+
+
+def _one_spelling(rates: Mapping[str, str]) -> Mapping[str, str]:
+    """Rates are counted without regard to the letter case of their labels."""
+    if len({label.lower() for label in rates}) < len(rates):
+        raise ValueError("a label is given twice, in different letter case")
+    return rates
+
+
+def _frequency(value: str) -> str:
+    parse_frequency(value)
+    return value
+
+
+def _quantity(value: str) -> str:
+    try:
+        parse_quantity(value or "0")
+    except TooLarge:
+        raise ValueError(f'"{value}" is more than there can be') from None
+    except ValueError:
+        raise ValueError(f'"{value}" is not a quantity') from None
+    return value
+
+
+def _network(value: str) -> str:
+    """An IP address or a network, as it is usually written."""
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise ValueError(f'"{value}" is neither an IP address nor a network') from None
+
+
+Flag = Annotated[bool, Expects(what="true or false")]
+Text = Annotated[str, Expects(what="a string")]
+FilePath = Annotated[str, Expects(what="a path", secret=True, path=True)]
+Port = Annotated[int, Ge(0), Le(65535), Expects(what="a port from 1 to 65535 (0 for any free one)")]
+NodePort = Annotated[int, Ge(1), Le(65535), Expects(what="a port from 1 to 65535")]
+Count = Annotated[int, Ge(0), Le(10**9), Expects(what="a whole number (0 for no limit)")]
+Rate = Annotated[float, Ge(0), Le(10**6), Expects(what="a number of times a second (0 for no limit)")]
+Share = Annotated[float, Ge(0), Le(1), Expects(what="a share from 0 to 1")]
+Size = Annotated[
+    int, BeforeValidator(_bytes), Ge(1024), Le(1 << 30), Expects(what='a size from "1KiB" to "1GiB"', unit="bytes")
+]
+TextSize = Annotated[
+    int, BeforeValidator(_bytes), Ge(1024), Le(1 << 20), Expects(what='a size from "1KiB" to "1MiB"', unit="bytes")
+]
+Duration = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Ge(0),
+    Expects(what='a duration such as "2h", "1h30m", "10s" or "0s"', unit="seconds"),
+]
+Period = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    AfterValidator(_above_zero),
+    Expects(what='a duration above zero, such as "2h", "1h30m", "10s" or "250ms"', unit="seconds"),
+]
+LeaseDuration = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Ge(1),
+    Le(3600),
+    Expects(what='a duration from "1s" to "1h"', unit="seconds"),
+]
+DnsLabel = Annotated[
+    str,
+    AfterValidator(_matches(is_label, "is not a DNS label")),
+    Expects(what='lower-case letters, digits and "-", at most 63'),
+]
+OptionalDnsLabel = Annotated[
+    str,
+    AfterValidator(_matches(lambda name: not name or is_label(name), "is not a DNS label")),
+    Expects(what='a name of lower-case letters, digits and "-", or ""'),
+]
+LabelName = Annotated[
+    str,
+    AfterValidator(_matches(is_bare_key, "is not a label value")),
+    Expects(what='letters, digits, "-", "_" and ".", at most 63'),
+]
+Address = Annotated[str, AfterValidator(_address), Expects(what="an IP address or a host name")]
+Quantity = Annotated[
+    str,
+    AfterValidator(_quantity),
+    Expects(what='a Kubernetes quantity such as "500m", "2" or "4Gi", or "" for no limit'),
+]
+Strings = Annotated[tuple[str, ...], BeforeValidator(_tuple), Expects(what='a list of strings such as ["a", "b-*"]')]
+Networks = Annotated[
+    tuple[Annotated[str, AfterValidator(_network)], ...],
+    BeforeValidator(_tuple),
+    Expects(what='a list of addresses and networks such as ["192.0.2.7", "2001:db8::/64"]'),
+]
+Labels = Annotated[
+    Mapping[Annotated[str, AfterValidator(check_label_key)], Annotated[str, AfterValidator(_label_value)]],
+    AfterValidator(_frozen),
+    Expects(what='a table of labels such as { role = "stack" }'),
+]
+Annotations = Annotated[
+    Mapping[Annotated[str, AfterValidator(check_label_key)], str],
+    AfterValidator(_frozen),
+    Expects(what='a table of strings such as { "example.org/team" = "blue" }'),
+]
+Addresses = Annotated[
+    Mapping[str, Annotated[str, AfterValidator(_address)]],
+    AfterValidator(_frozen),
+    Expects(what='a table from node names to addresses such as { worker-1 = "203.0.113.7" }'),
+]
+ClientLabel = Annotated[str, AfterValidator(_client_label)]
+ClientLabels = Annotated[
+    tuple[ClientLabel, ...], BeforeValidator(_tuple), Expects(what='a list of labels without prefix such as ["player"]')
+]
+LabelLimits = Annotated[
+    Mapping[ClientLabel, Annotated[int, Ge(1)]],
+    AfterValidator(_frozen),
+    Expects(what="a table from labels without prefix to whole numbers above 0, such as { team = 3 }"),
+]
+LabelRates = Annotated[
+    Mapping[ClientLabel, Annotated[str, AfterValidator(_frequency)]],
+    AfterValidator(_one_spelling),
+    AfterValidator(_frozen),
+    Expects(what='a table from labels without prefix to rates such as { player = "6/min" }'),
+]
+as_tuple: Final = BeforeValidator(_tuple)

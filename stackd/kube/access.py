@@ -1,0 +1,427 @@
+"""The way to one API server: the connections made with the credentials in force, and the renewal of what ends.
+
+``Access`` gives a session and the headers of a request; it takes other credentials when those in force are refused or were
+replaced. ``Renewal`` asks for a fresh token (TokenRequest) before the one in the kubeconfig ends, and warns of credentials
+that will end; what a file, a plugin or the kubelet gives is renewed by those.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiohttp
+import orjson
+
+from stackd import __version__
+from stackd.clock import Clock
+from stackd.errors import ClusterError, ClusterRefused, ClusterUnavailable, ConfigError
+from stackd.kube.credentials import (
+    UNREADABLE,
+    ClusterTarget,
+    Credentials,
+    Token,
+    keep_token,
+    kept_token,
+    load_credentials,
+    read_token,
+)
+from stackd.kube.wire import TOKENS, JsonObject, KubeRequest, core
+
+log = logging.getLogger(__name__)
+
+DAY: Final = 86400.0
+WARN_SECONDS: Final = 14 * DAY
+CHECK_SECONDS: Final = 30.0
+RETRY_SECONDS: Final = 60.0
+SHORTEST_SECONDS: Final = 600
+"""The API server issues none for less."""
+
+REMEDY: Final = "replace the kubeconfig, and reload"
+
+SendRequest = Callable[[KubeRequest], Awaitable[JsonObject]]
+AddrInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
+IDLE_SECONDS = 60.0
+"""How long a connection is kept for the next burst of creates: new ones cost both sides a TLS handshake each, just when
+all players press "start". The API server closes idle ones after 90 s (Kubernetes 1.36)."""
+KEEPALIVE = {"TCP_KEEPIDLE": 6, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
+"""Seconds, but for the last one. A NAT or load balancer that forgets a connection does not say so: the other side is asked
+whether it is still there after six seconds of silence, and what it does not confirm within ten ends the connection."""
+READ_BUFFER_BYTES = 2**21
+"""As in the Kubernetes client: a watch event may be larger than aiohttp's own 64 KiB."""
+BEARER = "BearerToken"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expiry:
+    """That credentials end, in seconds since the epoch, and whether stackd renews them by itself."""
+
+    what: str
+    at: float
+    renewed: bool
+
+
+class ConnectionPool:
+    """The connections made with one set of credentials.
+
+    ``token`` is the one that is sent, if it stands in the kubeconfig and ends.
+    """
+
+    def __init__(self, credentials: Credentials) -> None:
+        client = self.client = credentials.client
+        self.users: Counter[aiohttp.ClientSession] = Counter()
+        self._left: list[aiohttp.ClientSession] = []
+        _, _, text = str(client.configuration.api_key.get(BEARER, "")).partition(" ")
+        self.token = read_token(text) if credentials.lasting else None
+        self._certificate_ends = credentials.certificate_ends if credentials.lasting else None
+        self._traits = credentials.traits
+
+    @property
+    def expiry(self) -> Expiry | None:
+        """What expires first among what nobody else renews; None if nothing does."""
+        if self.token is not None:
+            return Expiry(what="stackd's token for the cluster", at=self.token.ends, renewed=True)
+        if self._certificate_ends is not None:
+            return Expiry(what="the kubeconfig's client certificate", at=self._certificate_ends, renewed=False)
+        return None
+
+    def use(self, token: Token) -> None:
+        """Send this token from now on."""
+        self.token = token
+        self.client.configuration.api_key[BEARER] = f"Bearer {token.text}"
+
+    def is_as(self, other: ConnectionPool) -> bool:
+        """Whether both were made from the same credentials, for the same server."""
+        return self._traits == other._traits
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The connection pool itself, opened when first needed."""
+        pool: aiohttp.ClientSession | None = self.client.rest_client.pool_manager
+        if pool is None:
+            # Otherwise the client makes one itself before its first request; ours do not go through its models.
+            pool = self.client.rest_client.pool_manager = self.new_session(keepalive_timeout=IDLE_SECONDS)
+        return pool
+
+    def new_session(self, **options: Any) -> aiohttp.ClientSession:
+        """Connections of their own, none of which is there yet; the options are those of aiohttp's connector."""
+        rest = self.client.rest_client
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=rest.maxsize, ssl=rest.ssl_context, socket_factory=watched_socket, **options
+            ),
+            trust_env=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=READ_BUFFER_BYTES,
+        )
+
+    async def leave(self, session: aiohttp.ClientSession) -> None:
+        """Make new connections from now on; those of ``session`` are closed once nobody uses one of them."""
+        if self.client.rest_client.pool_manager is session:
+            self.client.rest_client.pool_manager = None
+            self._left.append(session)
+        unused = [one for one in self._left if not self.users[one]]
+        self._left = [one for one in self._left if self.users[one]]
+        for one in unused:
+            del self.users[one]
+            await one.close()
+
+    async def close(self) -> None:
+        """Close all connections. Any reader left on one of them would wait for ever."""
+        for session in self._left:
+            await session.close()
+        await self.client.close()  # type: ignore[no-untyped-call]
+
+
+class Access:
+    """The way to one cluster and the credentials that go with each request.
+
+    Whoever sends a request borrows the pool until the answer has been read, watches too: a pool whose credentials were
+    replaced is closed when nobody uses it any more.
+    """
+
+    def __init__(self, target: ClusterTarget, pool: ConnectionPool) -> None:
+        self._target = target
+        self._pool = pool
+        self._retired: list[ConnectionPool] = []
+        self._reloading = asyncio.Lock()
+        self._reloaded_at: float | None = None
+        self._trouble = ""
+        self.generation = 0
+        self.renewal_trouble = ""
+        self._prefer_fresh(pool)
+
+    @classmethod
+    async def open(cls, target: ClusterTarget) -> Access:
+        """Load the credentials; nothing is sent. Raises ConfigError."""
+        return cls(target, ConnectionPool(await load_credentials(target)))
+
+    @property
+    def base_url(self) -> str:
+        """The API server's address, without a slash at the end."""
+        return str(self._pool.client.configuration.host).rstrip("/")
+
+    @property
+    def token(self) -> Token | None:
+        """The token that is sent, where it is one to be renewed."""
+        return self._pool.token
+
+    @property
+    def token_file(self) -> str:
+        """Where a renewed token is kept over a restart; empty for nowhere."""
+        return self._target.token_file
+
+    @property
+    def expiry(self) -> Expiry | None:
+        """When the credentials end; None if they do not, or others renew them."""
+        return self._pool.expiry
+
+    def use(self, token: Token) -> None:
+        """Send this token from now on; connections stay as they are."""
+        self._pool.use(token)
+
+    @contextmanager
+    def borrowed(self) -> Iterator[aiohttp.ClientSession]:
+        """The present connections, which stay open meanwhile."""
+        pool = self._pool
+        session = pool.session
+        pool.users[session] += 1
+        try:
+            yield session
+        finally:
+            pool.users[session] -= 1
+
+    async def leave(self, session: aiohttp.ClientSession) -> None:
+        """A request over this session got no answer: its other idle connections may be dead, too."""
+        for pool in (self._pool, *self._retired):
+            await pool.leave(session)
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The present connections, to be named in ``leave``; use them ``borrowed``."""
+        return self._pool.session
+
+    def new_session(self) -> aiohttp.ClientSession:
+        """A connection for one request, to be closed by whoever asks for it."""
+        return self._pool.new_session(force_close=True)
+
+    def options(self) -> dict[str, Any]:
+        """What the configuration asks of each request beside headers: proxy and TLS server name."""
+        configuration = self._pool.client.configuration
+        wanted = {
+            "proxy": configuration.proxy,
+            "proxy_headers": configuration.proxy_headers,
+            "server_hostname": configuration.tls_server_name,
+        }
+        return {key: value for key, value in wanted.items() if value}
+
+    async def headers(self) -> dict[str, str]:
+        """The headers of a request, with a token that is fresh where the source renews it by time."""
+        headers: dict[str, str] = {"User-Agent": f"stackd/{__version__}", "Accept": "application/json"}
+        try:
+            await self._pool.client.update_params_for_auth(headers, [], ["BearerToken"], None, None, None)
+        except UNREADABLE as exc:
+            raise ClusterUnavailable(f"the cluster's credentials cannot be read: {exc}") from exc
+        return headers
+
+    async def reload(self, seen: int) -> bool:
+        """Load the credentials again because those of generation ``seen`` were refused; False if that is no use.
+
+        However many requests are refused at once, one of them reloads; and not more often than the target says, as a
+        source that gives bad credentials (a plugin, say) would be run for every request. Raises ClusterRefused when
+        they cannot be read, or are for another server: watches and requests would go to two clusters.
+        """
+        async with self._reloading:
+            if self.generation != seen:
+                return True
+            now = asyncio.get_running_loop().time()
+            if self._reloaded_at is None or now - self._reloaded_at >= self._target.reload_interval:
+                self._reloaded_at = now
+                self._trouble = await self._replace()
+                if not self._trouble:
+                    return True
+            if self._trouble:
+                raise ClusterRefused(self._trouble)
+            return False
+
+    async def look_again(self) -> bool:
+        """Use what the source gives now, if it differs from before. Raises ConfigError if it cannot be used."""
+        async with self._reloading:
+            fresh = await self._loaded()
+            if fresh.is_as(self._pool):
+                await fresh.close()
+                return False
+            self._prefer_fresh(fresh)
+            await self._take(fresh)
+            self._reloaded_at, self._trouble = None, ""
+            return True
+
+    async def _replace(self) -> str:
+        """Take what the source gives now. Returns why not, if that is so."""
+        try:
+            fresh = await self._loaded()
+        except ConfigError as exc:
+            return f"the cluster's credentials cannot be read: {exc}"
+        self._prefer_fresh(fresh, refused=self._pool.token)
+        await self._take(fresh)
+        return ""
+
+    async def _loaded(self) -> ConnectionPool:
+        """What the source gives now. Raises ConfigError, also where that is for another server."""
+        fresh = ConnectionPool(await load_credentials(self._target))
+        host = fresh.client.configuration.host
+        if host == self._pool.client.configuration.host:
+            return fresh
+        await fresh.close()
+        named = f"the credentials are now for {host}, and no longer for {self.base_url}"
+        raise ConfigError([f"{named}: restart stackd if that is intended"])
+
+    def _prefer_fresh(self, pool: ConnectionPool, refused: Token | None = None) -> None:
+        """Have the pool send its account's token with the latest end, but not the one that was refused."""
+        given = pool.token
+        if given is None:
+            return
+        known = (given, self._pool.token, kept_token(self._target.token_file))
+        good = [one for one in known if one and one.is_of_the_same(given) and one.ends > time.time()]
+        others = [one for one in good if refused is None or one.text != refused.text]
+        pool.use(max(others or good, key=lambda one: one.ends, default=given))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for pool in (self._pool, *self._retired):
+            await pool.close()
+
+    async def _take(self, fresh: ConnectionPool) -> None:
+        # A session keeps its TLS context, so it is always replaced. Requests and watches go on with the one before.
+        self._retired.append(self._pool)
+        self._pool = fresh
+        self.generation += 1
+        unused = [pool for pool in self._retired if not pool.users.total()]
+        self._retired = [pool for pool in self._retired if pool.users.total()]
+        for pool in unused:
+            await pool.close()
+
+
+def watched_socket(address: AddrInfo) -> socket.socket:
+    """A socket with TCP keepalive, which notices when the other side vanishes."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    if family in (socket.AF_INET, socket.AF_INET6):
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEPALIVE.items():
+            if (option := getattr(socket, name, None)) is not None:  # as on Linux
+                made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made
+
+
+class Renewal:
+    """Keeps the token fresh that ``access`` sends; ``answer`` sends a request and gives the JSON of its response."""
+
+    def __init__(self, access: Access, answer: SendRequest, clock: Clock) -> None:
+        self._access = access
+        self._answer = answer
+        self._clock = clock
+        self._not_before = 0.0
+        self._said = 0.0
+
+    async def run(self) -> None:
+        """The renewing service: for ever."""
+        while True:
+            pause = await self.check()
+            await asyncio.sleep(pause)
+
+    async def check(self) -> float:
+        """Renew the token if it is due, say what will end; in how many seconds to look again."""
+        now = self._now()
+        token = self._access.token
+        pause = CHECK_SECONDS
+        if token is None:
+            self._access.renewal_trouble = ""
+        elif now >= max(token.due, self._not_before):
+            pause = await self._renew(token)
+        self._remind(now)
+        return pause
+
+    async def _renew(self, token: Token) -> float:
+        try:
+            fresh = await request_token(self._answer, token)
+        except (ClusterError, ClusterUnavailable) as error:
+            return self._failed(token, str(error))
+        self._access.renewal_trouble = ""
+        if fresh.ends <= token.ends:
+            # The cluster issues shorter ones than it did: the longer one is used until a fresh one would last longer.
+            self._not_before = token.ends - fresh.lifetime / 2
+            return CHECK_SECONDS
+        await self._keep(fresh)
+        self._access.use(fresh)
+        log.info("the token for the cluster was renewed, it is good until %s", date(fresh.ends))
+        return CHECK_SECONDS
+
+    async def _keep(self, fresh: Token) -> None:
+        path = self._access.token_file
+        if not path:
+            return
+        try:
+            await asyncio.to_thread(keep_token, path, fresh)
+        except OSError as error:
+            why = error.strerror or error
+            log.warning("the renewed token for the cluster cannot be kept over a restart: %s: %s", path, why)
+
+    def _failed(self, token: Token, why: str) -> float:
+        if why != self._access.renewal_trouble:
+            log.warning("the token for the cluster cannot be renewed, it is good until %s: %s", date(token.ends), why)
+        self._access.renewal_trouble = why
+        return max(1.0, min(RETRY_SECONDS, (token.ends - self._now()) / 10))
+
+    def _remind(self, now: float) -> None:
+        if now - self._said >= DAY and (text := expiry_remark(self._access, now)):
+            self._said = now
+            log.warning("%s", text)
+
+    def _now(self) -> float:
+        return self._clock.now() / 1e9
+
+
+async def request_token(answer: SendRequest, token: Token) -> Token:
+    """A fresh token for the same account and for as long. Raises ClusterUnavailable, ObjectNotFound."""
+    path = core("serviceaccounts", namespace=token.namespace, name=token.account) + "/token"
+    body = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {"expirationSeconds": max(SHORTEST_SECONDS, round(token.lifetime))},
+    }
+    call = KubeRequest(
+        verb="create", resource=TOKENS, path=path, namespace=token.namespace, name=token.account,
+        body=orjson.dumps(body),
+    )  # fmt: skip
+    document = await answer(call)
+    fresh = read_token(str((document.get("status") or {}).get("token")))
+    if fresh is None or not fresh.is_of_the_same(token):
+        raise ClusterUnavailable("Kubernetes answered a TokenRequest with something else than a token of the account")
+    return fresh
+
+
+def expiry_remark(access: Access, now: float) -> str:
+    """What is to be done about credentials that have ended, or will and are not renewed; nothing where all is well."""
+    expiry = access.expiry
+    if expiry is None or expiry.at - now >= WARN_SECONDS:
+        return ""
+    if now >= expiry.at:
+        return f"{expiry.what} expired on {date(expiry.at)}; {REMEDY}"
+    if not expiry.renewed:
+        return f"{expiry.what} expires on {date(expiry.at)}; {REMEDY}"
+    if access.renewal_trouble:
+        return f"{expiry.what} expires on {date(expiry.at)} and cannot be renewed: {access.renewal_trouble}"
+    return ""
+
+
+def date(seconds: float) -> str:
+    """``2026-11-25 17:29 UTC``."""
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))

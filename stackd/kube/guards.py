@@ -1,0 +1,259 @@
+"""What may stop a request before it is sent: the fence, and a Kubernetes that does not answer.
+
+``Fence``    until when this process may change anything in the cluster; asked last before each request that does. Owns the
+             moment and the clock that it is on, which goes on while the machine is suspended. Does not know what moves it:
+             until somebody arms the fence, everything is allowed.
+``Contact``  whether Kubernetes answers (a circuit breaker): when it was last heard, which requests wait, and how many in a
+             row got no answer. Once it does not answer, what waits ends at once, and new work is refused until it does.
+
+Owns, too, when to ask whether Kubernetes still answers: while a request waits for longer than usual, when nothing has been
+heard for a while (renewing the Lease makes that needless), and again and again while there is no answer. Sends nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import socket
+import struct
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import StreamWriter
+
+from stackd.clock import boottime
+from stackd.errors import ClusterUnavailable, NotOwner, StackdError
+from stackd.kube.wire import LEASES, NAMESPACES, REVIEWS, TOKENS, KubeRequest
+from stackd.waiters import set_within
+
+_CHANGING = frozenset({"create", "update", "patch", "delete"})
+# The Lease is what the fence depends on, its namespace what the Lease is in; a review changes nothing, and a token of its own
+# is what every stackd needs, whether it owns anything or not.
+_ALWAYS_ALLOWED = frozenset({LEASES, NAMESPACES, REVIEWS, TOKENS})
+_DISCARD = struct.pack("ii", 1, 0)  # linger for no time: close resets the connection
+
+
+class Fence:
+    """``valid_until`` is on the clock ``now``, in seconds; it is never, until somebody arms the fence."""
+
+    def __init__(self, now: Callable[[], float] = boottime) -> None:
+        self.now = now
+        self.valid_until = math.inf
+        self._why = ""
+        self._under_way = 0
+        self._idle = asyncio.Event()
+
+    @property
+    def open(self) -> bool:
+        """Whether changes are allowed now."""
+        return self.now() < self.valid_until
+
+    @property
+    def left(self) -> float:
+        """For how many seconds changes are allowed from now on; 0 if they are not."""
+        return max(0.0, self.valid_until - self.now())
+
+    def close(self, why: str) -> None:
+        """Allow nothing from now on; ``why`` is a sentence for clients."""
+        self.valid_until = -math.inf
+        self._why = why
+
+    def allow_until(self, moment: float, why_not_later: str) -> None:
+        """Allow changes until that moment, and say ``why_not_later`` after it."""
+        self.valid_until = moment
+        self._why = why_not_later
+
+    def require(self) -> None:
+        """Raise NotOwner unless changes are allowed now."""
+        if not self.open:
+            raise NotOwner(self._why)
+
+    @contextlib.contextmanager
+    def change(self) -> Iterator[None]:
+        """A change is under way within this. Raises NotOwner unless changes are allowed now."""
+        self.require()
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def nothing_under_way(self, until: float) -> None:
+        """Return when no change is under way any more, or at that moment."""
+        while self._under_way and (left := until - self.now()) > 0:
+            self._idle.clear()
+            await set_within(self._idle, left)
+
+
+def is_fenced(call: KubeRequest) -> bool:
+    """Whether the request changes, or with a dry run pretends to change, what only an owner may change."""
+    return call.verb in _CHANGING and call.resource not in _ALWAYS_ALLOWED
+
+
+class FencedBody(aiohttp.BytesPayload):
+    """A request's body that asks the fence as it is written.
+
+    Before that come waiting for a connection, making one and the handshake, in each of which the process may have been
+    stopped for a minute. The headers are written together with the body: what is refused here was not sent at all.
+    """
+
+    def __init__(self, body: bytes, fence: Fence) -> None:
+        super().__init__(body)
+        self._fence = fence
+        self._transport: asyncio.Transport | None = None
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Write it, if that is still allowed. Raises NotOwner."""
+        self._begin(writer)
+        await super().write(writer)
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        """The same, up to a length."""
+        self._begin(writer)
+        await super().write_with_length(writer, content_length)
+
+    def cut(self) -> None:
+        """Have nothing arrive any more of a request that was given up.
+
+        Otherwise the system sends what it still holds of it, for minutes: a network that was cut and is whole again would
+        deliver it, whoever owns the stacks by then.
+        """
+        if self._transport is None:
+            return
+        sock = self._transport.get_extra_info("socket")
+        with contextlib.suppress(OSError, ValueError):  # it is closed already
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DISCARD)
+        self._transport.abort()
+
+    def _begin(self, writer: AbstractStreamWriter) -> None:
+        self._fence.require()
+        self._transport = writer.transport if isinstance(writer, StreamWriter) else None
+
+
+log = logging.getLogger(__name__)
+
+FAILURES = 3
+"""So many requests in a row without an answer, over ``FAILING_SECONDS`` at least, mean that there is none to be had."""
+
+FAILING_SECONDS = 3.0
+"""As long as a restarting API server is waited for."""
+
+LOOK_SECONDS = 0.5
+WAITING_SECONDS = 1.0
+"""A request that has waited for so long is reason to ask."""
+
+QUIET_SECONDS = 12.0
+"""So long without a word is reason to ask: five times a minute where nothing happens."""
+
+AGAIN_SECONDS = 1.0
+"""The pause between two questions, while there is no answer or some request still waits."""
+
+
+class Contact:
+    """What is known; times on the monotonic clock, in seconds.
+
+    ``on_lost`` is called when Kubernetes is found not to answer, ``on_back`` when it does again.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self.now = now
+        self.heard_at = self.answered_at = now()
+        self.failures = 0
+        self.lost_since: float | None = None
+        self.why = ""
+        self.on_lost: Callable[[], None] = lambda: None
+        self.on_back: Callable[[], None] = lambda: None
+        self._failing_since = 0.0
+        self._waiting: dict[asyncio.Timeout, float] = {}
+
+    @property
+    def lost(self) -> bool:
+        """Whether Kubernetes does not answer."""
+        return self.lost_since is not None
+
+    @property
+    def silence(self) -> float:
+        """Seconds since Kubernetes last sent anything: an answer, or something on a watch."""
+        return self.now() - self.heard_at
+
+    @property
+    def longest_wait(self) -> float:
+        """For how many seconds the oldest request under way has waited for its answer; 0 where none waits."""
+        return max((self.now() - sent for sent in self._waiting.values()), default=0.0)
+
+    def error(self) -> ClusterUnavailable:
+        """The error that Kubernetes does not answer, since when, and why if that is known."""
+        since = min(self.heard_at, self._failing_since) if self.failures else self.heard_at
+        return ClusterUnavailable(f"Kubernetes has not answered for {self.now() - since:.0f} s", detail=self.why)
+
+    def sentence(self) -> str:
+        """The error's text."""
+        return str(self.error())
+
+    @contextmanager
+    def waiting(self, limit: asyncio.Timeout) -> Iterator[float]:
+        """A request is under way, which ``limit`` ends at once if Kubernetes is found not to answer; yields when it was sent."""
+        sent = self._waiting[limit] = self.now()
+        try:
+            yield sent
+        finally:
+            del self._waiting[limit]
+
+    def heard(self, *, answer: bool) -> None:
+        """Kubernetes has sent something: the ``answer`` to a request, or anything on a watch."""
+        self.heard_at = self.now()
+        if not answer:
+            return
+        self.answered_at, self.failures = self.heard_at, 0
+        if self.lost_since is not None:
+            log.info("Kubernetes answers again after %.1f s", self.heard_at - self.lost_since)
+            self.lost_since, self.why = None, ""
+            self.on_back()
+
+    def failed(self, sent: float, why: str) -> None:
+        """A request that was sent then got no answer. It says nothing where another one was answered meanwhile."""
+        if self.lost or sent < self.answered_at:
+            return
+        if not self.failures:
+            self._failing_since = sent
+        self.failures += 1
+        if self.failures >= FAILURES and self.now() - self._failing_since >= FAILING_SECONDS:
+            self.lose(why)
+
+    def lose(self, why: str) -> None:
+        """Kubernetes does not answer: end what waits for it."""
+        self.why = why
+        if self.lost_since is not None:
+            return
+        self.lost_since = self.now()
+        log.warning("Kubernetes does not answer, and nothing is created until it does: %s", why)
+        now = asyncio.get_running_loop().time()
+        for limit in self._waiting:
+            if not limit.expired():
+                limit.reschedule(now)
+        self.on_lost()
+
+
+async def watch_over(contact: Contact, probe: Callable[[], Awaitable[None]]) -> None:
+    """Ask whether Kubernetes answers, by ``probe``, where nothing else tells: for ever."""
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        if contact.lost or contact.longest_wait > WAITING_SECONDS or contact.silence > QUIET_SECONDS:
+            await _ask(contact, probe)
+            await asyncio.sleep(AGAIN_SECONDS - LOOK_SECONDS)
+
+
+async def _ask(contact: Contact, probe: Callable[[], Awaitable[None]]) -> None:
+    asked_at = contact.heard_at
+    try:
+        await probe()
+    except StackdError as error:
+        if contact.heard_at == asked_at:
+            contact.lose(str(error))

@@ -1,0 +1,226 @@
+"""The Lease by which one stackd owns the stacks of an instance: what stands in it, and the calls about it.
+
+Owns its name and its form: the standard fields (``kubectl get lease`` shows the holder), and in annotations what the holder's
+file has seen. Each change names the version that it is a change of, so that of two one is refused. Does not know when a
+Lease may be taken, nor by whom.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from stackd.clock import Clock, SystemClock
+from stackd.errors import ObjectNotFound
+from stackd.kube import labels, responses
+from stackd.kube.caller import Caller
+from stackd.kube.watch import Listed, Source, Timings, WatchHealth, endless
+from stackd.kube.wire import COORDINATION, KINDS, LEASES, JsonObject, KubeRequest, grouped
+from stackd.times import from_nanoseconds, to_nanoseconds
+
+FILE_ID = "stackd.io/file-id"
+LOCK_ID = "stackd.io/lock-id"
+EPOCH = "stackd.io/epoch"
+SEQUENCE = "stackd.io/sequence"
+TAKEOVER = "stackd.io/takeover"
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_LARGEST = 2**63
+# An owner renews it every few seconds: where nothing is heard for longer, the connection may be dead.
+_TIMINGS = Timings(idle_limit=30.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """``holder``        who has it; empty: nobody, it was given back
+    ``duration``      for how many seconds after a renewal it is the holder's; 0 where the Lease does not say
+    ``acquired_at``, ``renewed_at``  on the holder's wall clock, in nanoseconds: for people, and to tell one renewal from the next
+    ``transitions``   how often it went from one holder to another
+    ``file_id``, ``lock_id``, ``epoch``, ``sequence``  of the holder's file (``store.FileIdentity``); empty or None: not known
+    ``takeover``      who asks the holder to step back
+    ``version``, ``uid``  of the object that this was read from; empty for one that is to be made
+    ``raw``           that object
+    """
+
+    holder: str
+    duration: int = 0
+    acquired_at: int | None = None
+    renewed_at: int | None = None
+    transitions: int = 0
+    file_id: str = ""
+    lock_id: str = ""
+    epoch: int | None = None
+    sequence: int | None = None
+    takeover: str = ""
+    version: str = ""
+    uid: str = ""
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+def lease_name(instance: str) -> str:
+    """The name of an instance's Lease. An instance is a label's value, which may not do for a name."""
+    if _NAME.fullmatch(instance):
+        return f"stackd-{instance}"
+    digest = hashlib.blake2s(instance.encode(), digest_size=4).hexdigest()
+    plain = re.sub(r"[^a-z0-9]+", "-", instance.lower()).strip("-")
+    return "-".join(part for part in ("stackd", plain, digest) if part)
+
+
+def read_lease(raw: Mapping[str, Any]) -> Lease:
+    """Read a Lease from Kubernetes' JSON. Raises ValueError, KeyError or TypeError if it is none.
+
+    Anybody with rights on it may have edited the annotations: what does not make sense there is not known.
+    """
+    metadata, spec = raw["metadata"], raw.get("spec") or {}
+    annotations = metadata.get("annotations") or {}
+    return Lease(
+        holder=_text(spec, "holderIdentity"),
+        duration=_number(spec, "leaseDurationSeconds"),
+        acquired_at=_time(spec, "acquireTime"),
+        renewed_at=_time(spec, "renewTime"),
+        transitions=_number(spec, "leaseTransitions"),
+        file_id=annotations.get(FILE_ID, ""),
+        lock_id=annotations.get(LOCK_ID, ""),
+        epoch=_count(annotations.get(EPOCH)),
+        sequence=_count(annotations.get(SEQUENCE)),
+        takeover=annotations.get(TAKEOVER, ""),
+        version=metadata["resourceVersion"],
+        uid=metadata["uid"],
+        raw=raw,
+    )
+
+
+def lease_manifest(lease: Lease, *, namespace: str, instance: str) -> JsonObject:
+    """The object to send: with all that others have written on the one that was read, and for no other version of it."""
+    before = lease.raw.get("metadata") or {}
+    annotations = dict(before.get("annotations") or {}) | {
+        FILE_ID: lease.file_id,
+        LOCK_ID: lease.lock_id,
+        EPOCH: _written(lease.epoch),
+        SEQUENCE: _written(lease.sequence),
+        TAKEOVER: lease.takeover,
+    }
+    metadata: JsonObject = {key: before[key] for key in ("finalizers", "ownerReferences") if key in before}
+    metadata |= {
+        "name": lease_name(instance),
+        "namespace": namespace,
+        "labels": {**(before.get("labels") or {}), labels.MANAGED_BY: labels.MANAGER, labels.INSTANCE: instance},
+        "annotations": {key: value for key, value in annotations.items() if value},
+    }
+    # The uid as well: a PUT would make a Lease anew that somebody has deleted.
+    metadata |= {"resourceVersion": lease.version, "uid": lease.uid} if lease.version else {}
+    return {"apiVersion": COORDINATION, "kind": KINDS[LEASES].name, "metadata": metadata, "spec": _spec(lease)}
+
+
+def is_older(one: Lease, other: Lease) -> bool:
+    """Whether this is an earlier version of the same object, as far as versions can be compared (Kubernetes 1.35)."""
+    return one.uid == other.uid and responses.is_older(one.version, other.version)
+
+
+class Leases:
+    """The Lease of the caller's instance in its namespace.
+
+    Calls raise ClusterUnavailable; one whose answer was lost may have been done.
+    """
+
+    def __init__(self, caller: Caller, clock: Clock | None = None) -> None:
+        self._caller = caller
+        self.name = lease_name(caller.instance)
+        self.health = WatchHealth(LEASES, clock or SystemClock())
+
+    async def find(self, *, timeout: float | None = None) -> Lease | None:
+        """The Lease as the API server has it now; None where there is none."""
+        try:
+            raw = await self._caller.answer(self._call("get"), self._caller.deadline(timeout))
+        except ObjectNotFound:
+            return None
+        return responses.readable(LEASES, read_lease, raw)
+
+    async def create(self, lease: Lease, *, timeout: float | None = None) -> Lease:
+        """Make it. Raises ObjectExists, also where an earlier try of this very call has made it."""
+        return await self._send("create", lease, timeout)
+
+    async def update(self, lease: Lease, *, timeout: float | None = None) -> Lease:
+        """Change it, if it still is what was read. Raises PreconditionFailed if not, also where an earlier try of this very
+        call has changed it, or it is gone.
+        """
+        return await self._send("update", lease, timeout)
+
+    async def follow(self) -> AsyncGenerator[Lease | None, None]:
+        """The Lease, each time that it changes, for as long as this is read; None while there is none."""
+        params = {"fieldSelector": f"metadata.name={self.name}"}
+        call = KubeRequest(
+            verb="list", resource=LEASES, path=self._path(), namespace=self._caller.namespace_name, params=params
+        )
+        source = Source(kind=LEASES, call=call, parse=read_lease)
+        async with aclosing(endless(self._caller, source, self.health, _TIMINGS)) as news:
+            async for one in news:
+                if isinstance(one, Listed):
+                    yield one.items[0] if one.items else None
+                else:
+                    yield None if one.gone else one.item
+
+    async def _send(self, verb: str, lease: Lease, timeout: float | None) -> Lease:
+        caller = self._caller
+        body = orjson.dumps(lease_manifest(lease, namespace=caller.namespace_name, instance=caller.instance))
+        raw = await caller.answer(self._call(verb, body=body, uid=lease.uid), caller.deadline(timeout))
+        return responses.readable(LEASES, read_lease, raw)
+
+    def _call(self, verb: str, **more: Any) -> KubeRequest:
+        path = self._path("" if verb == "create" else self.name)
+        namespace = self._caller.namespace_name
+        return KubeRequest(verb=verb, resource=LEASES, path=path, namespace=namespace, name=self.name, **more)
+
+    def _path(self, name: str = "") -> str:
+        return grouped(COORDINATION, LEASES, namespace=self._caller.namespace_name, name=name)
+
+
+def _spec(lease: Lease) -> JsonObject:
+    spec: JsonObject = dict(lease.raw.get("spec") or {})
+    spec |= {"holderIdentity": lease.holder, "leaseTransitions": lease.transitions}
+    if lease.duration:
+        spec["leaseDurationSeconds"] = lease.duration
+    for name, moment in (("acquireTime", lease.acquired_at), ("renewTime", lease.renewed_at)):
+        if moment is not None:
+            spec[name] = _micro_time(moment)
+    return spec
+
+
+def _micro_time(nanoseconds: int) -> str:
+    """As a MicroTime: with six fraction digits, no more and no fewer."""
+    whole = from_nanoseconds(nanoseconds - nanoseconds % 1_000_000_000)
+    return f"{whole[:-1]}.{nanoseconds % 1_000_000_000 // 1000:06d}Z"
+
+
+def _time(spec: Mapping[str, Any], name: str) -> int | None:
+    text = spec.get(name)
+    return None if text is None else to_nanoseconds(text)
+
+
+def _text(spec: Mapping[str, Any], name: str) -> str:
+    value = spec.get(name) or ""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is no text")
+    return value
+
+
+def _number(spec: Mapping[str, Any], name: str) -> int:
+    value = spec.get(name) or 0
+    if not isinstance(value, int):
+        raise TypeError(f"{name} is no number")
+    return value
+
+
+def _count(text: str | None) -> int | None:
+    known = text is not None and text.isascii() and text.isdigit() and len(text) < 20
+    return min(int(text), _LARGEST) if known and text is not None else None
+
+
+def _written(count: int | None) -> str:
+    return "" if count is None else str(count)

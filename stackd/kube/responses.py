@@ -1,0 +1,343 @@
+"""Whether an answer is Kubernetes' answer to this very request, and what it means if it is a refusal. Pure.
+
+Between stackd and the API server there are load balancers, proxies and networks, which answer with pages, caches and halves
+of what was said, and with any code. Owns what has to be so before an answer is believed: nothing is created, deleted or
+taken for gone on the word of anybody else. Owns the meaning of refusals, too: status and message → the error tree, by what
+a real API server was recorded to say. Does not know what is done about an answer. Messages are cut, name the cause, and
+never hold who stackd is to the cluster (a user's name is of no use to a tenant).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from stackd.errors import (
+    ClusterOverloaded,
+    ClusterRefused,
+    ClusterUnavailable,
+    Conflict,
+    InvalidPodSpec,
+    LimitRangeViolation,
+    NodePortOutOfRange,
+    NodePortTaken,
+    ObjectExists,
+    ObjectNotFound,
+    PreconditionFailed,
+    QuotaExceeded,
+    Reason,
+    StackdError,
+    UnexpectedAnswer,
+    VersionExpired,
+)
+from stackd.kube.wire import (
+    KINDS,
+    LOG,
+    NAMESPACES,
+    PASSING,
+    REVIEWS,
+    TOKENS,
+    VERSION,
+    JsonObject,
+    KubeRequest,
+    KubeResponse,
+    Status,
+    read_status,
+    refusal_of,
+    text_of,
+)
+
+T = TypeVar("T")
+
+SHOWN_BYTES = 200
+NOT_FOUND = 404
+_NO_CONTENT = 204
+_PLAIN = "text/plain"
+_ABOUT_ONE = frozenset({"get", "update", "delete", "patch"})
+
+MESSAGE_LIMIT = 500
+
+_NOT_OURS = "the answer is not from Kubernetes"
+
+_PREFIX = re.compile(r'^\S+ "[^"]*" is (?:forbidden|invalid): ')
+_DECODING = re.compile(r'^\S+ in version "[^"]*" cannot be handled as a \S+: ')
+_RIGHTS = re.compile(r"cannot (?P<verb>\S+) resource")
+_LIMITS = re.compile(r"(?:maximum|minimum) \S+ usage per |limit to request ratio per ")
+_QUOTA = re.compile(r"(?:exceeded|failed) quota: (?P<name>[^,:]+)[,:] (?P<rest>.*)", re.DOTALL)
+_SCOPED_QUOTA = re.compile(r"insufficient quota to match these scopes")
+# Both pass by themselves moments after a namespace or a quota was made.
+_NOT_YET = re.compile(r"error looking up service account|status unknown for quota")
+_PORT_VALUE = re.compile(r"Invalid value: (?P<port>\d+): (?P<why>.*)", re.DOTALL)
+_PORT_RANGE = re.compile(r"The range of valid ports is (?P<first>\d+)-(?P<last>\d+)")
+_PORT_REFUSALS = ("provided port is already allocated", "provided port is not in the valid range")
+
+
+def check(call: KubeRequest, answer: KubeResponse) -> None:
+    """Return if Kubernetes has answered this very call, with what was asked for or with why not.
+
+    Raises UnexpectedAnswer otherwise. What passes by itself (overload, a failing server) may say so in any form.
+    """
+    if answer.ok:
+        trouble = _success_trouble(call, answer)
+    elif answer.status in PASSING:
+        trouble = ""
+    else:
+        trouble = _refusal_trouble(call, answer)
+    if trouble:
+        raise unexpected(call, answer, trouble)
+
+
+def unexpected(call: KubeRequest, answer: KubeResponse, trouble: str) -> UnexpectedAnswer:
+    """The error for an answer that is not what was asked for; ``trouble`` in our own words, for anybody may read them."""
+    shown = f"{answer.status} {answer.content_type or 'of no type'}, {len(answer.body)} bytes: {answer.body[:SHOWN_BYTES]!r}"
+    return UnexpectedAnswer(f"the cluster's answer to {what(call)} is not what was asked for: {trouble}", shown)
+
+
+def what(call: KubeRequest) -> str:
+    """The call, for a sentence."""
+    scope = f" in namespace {call.namespace}" if call.namespace else ""
+    return f"{call.verb} {call.resource}{scope}"
+
+
+def item_trouble(call: KubeRequest, raw: object) -> str:
+    """Why this is no object of the kind that was asked for, in the namespace that was asked for; empty if it is one."""
+    kind = KINDS[call.resource]
+    metadata = raw.get("metadata") if isinstance(raw, dict) else None
+    if not isinstance(raw, dict) or not isinstance(metadata, dict):
+        return f"not a {kind.name}"
+    if raw.get("kind", kind.name) != kind.name or raw.get("apiVersion", kind.api_version) != kind.api_version:
+        return f"not a {kind.name}"  # a list's items do not say so themselves
+    if not text_of(metadata, "name"):
+        return f"a {kind.name} without a name"
+    if not text_of(metadata, "uid"):
+        return f"a {kind.name} without a uid"
+    if call.namespace and metadata.get("namespace") != call.namespace:
+        return f"a {kind.name} of another namespace"
+    return ""
+
+
+def is_version(text: object) -> bool:
+    """Whether this is a resourceVersion from which a watch can begin: of nothing, it would begin anywhere."""
+    return isinstance(text, str) and text not in ("", "0")
+
+
+def is_older(version: str, than: str) -> bool:
+    """Whether the one resourceVersion is older than the other, of the same resource. Where they are decimal numbers they can
+    be compared (Kubernetes documents that since 1.35); where they are not, nothing is known.
+    """
+    numbers = version, than
+    return all(one.isascii() and one.isdecimal() for one in numbers) and int(version) < int(than)
+
+
+def readable(name: str, read: Callable[[JsonObject], T], raw: JsonObject) -> T:
+    """What ``read`` makes of the object. Raises UnexpectedAnswer where it lacks what each of its kind has."""
+    try:
+        return read(raw)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as exc:
+        raise UnexpectedAnswer(f"one of {name} cannot be read", f"{type(exc).__name__}: {exc}") from exc
+
+
+def _refusal_trouble(call: KubeRequest, answer: KubeResponse) -> str:
+    status = refusal_of(answer)
+    if status is None:
+        return f"a {answer.status} that is not from Kubernetes"
+    if answer.status != NOT_FOUND:
+        return ""
+    # "There is no such path" is also a 404 with a Status, and says nothing of the object.
+    about = (status.kind, status.name)
+    about_one = call.verb in _ABOUT_ONE or call.resource == TOKENS
+    if about_one and about == (call.resource.partition("/")[0], call.name):
+        return ""
+    if call.verb == "create" and about == (NAMESPACES, call.namespace):
+        return ""
+    return "a 404 about something else"
+
+
+def _success_trouble(call: KubeRequest, answer: KubeResponse) -> str:
+    document = answer.document
+    if call.resource == LOG:
+        return "" if answer.content_type == _PLAIN or answer.status == _NO_CONTENT else "not a log"
+    if document is None:
+        return "not JSON, or cut short"
+    if call.resource == VERSION:
+        return "" if text_of(document, "gitVersion") else "not a version"
+    if call.resource == REVIEWS:
+        return _review(document)
+    if call.resource == TOKENS:
+        return _token(call, document)
+    if call.verb == "list":
+        return _list(call, document)
+    if call.verb == "delete" and (status := read_status(document)) is not None:
+        same = status.name in ("", call.name) and (not call.uid or status.uid in ("", call.uid))
+        return "" if status.success and same else "no confirmation that it is deleted"
+    return _object(call, document)
+
+
+def _object(call: KubeRequest, document: JsonObject) -> str:
+    kind = KINDS[call.resource]
+    if (document.get("kind"), document.get("apiVersion")) != (kind.name, kind.api_version):
+        return f"not a {kind.name}"
+    if trouble := item_trouble(call, document):
+        return trouble
+    if document["metadata"]["name"] != call.name:
+        return f"a {kind.name} of another name"
+    if call.uid and document["metadata"]["uid"] != call.uid:
+        return f"a {kind.name} of another uid"
+    return ""
+
+
+def _list(call: KubeRequest, document: JsonObject) -> str:
+    kind = KINDS[call.resource]
+    if (document.get("kind"), document.get("apiVersion")) != (f"{kind.name}List", kind.api_version):
+        return f"not a list of {call.resource}"
+    metadata, items = document.get("metadata"), document.get("items")
+    if not isinstance(items, list):
+        return "a list without items"
+    if not isinstance(metadata, dict) or not is_version(metadata.get("resourceVersion")):
+        return "a list without a resourceVersion"
+    if not isinstance(metadata.get("continue", ""), str):
+        return "a list that does not say whether it is complete"
+    return next((trouble for item in items if (trouble := item_trouble(call, item))), "")
+
+
+def _review(document: JsonObject) -> str:
+    kind, status = KINDS[REVIEWS], document.get("status")
+    if (document.get("kind"), document.get("apiVersion")) != (kind.name, kind.api_version):
+        return "not an access review"
+    answered = isinstance(status, dict) and isinstance(status.get("allowed"), bool)
+    return "" if answered else "an access review without its outcome"
+
+
+def _token(call: KubeRequest, document: JsonObject) -> str:
+    """The account's uid is in the answers of newer API servers only, and in the token itself."""
+    kind, metadata, status = KINDS[TOKENS], document.get("metadata"), document.get("status")
+    if (document.get("kind"), document.get("apiVersion")) != (kind.name, kind.api_version):
+        return "not a token request"
+    if not isinstance(metadata, dict) or (metadata.get("namespace"), metadata.get("name")) != (
+        call.namespace,
+        call.name,
+    ):
+        return "a token request for another account"
+    return "" if isinstance(status, dict) and text_of(status, "token") else "a token request without its token"
+
+
+_NOT_NOW = "Kubernetes cannot do it now"
+_NOT_ACCEPTED = "Kubernetes does not accept what stackd asks for"
+
+
+def error_of(call: KubeRequest, answer: KubeResponse) -> StackdError:
+    """The error that this answer to this call is. For answers that are not ``ok``."""
+    status = refusal_of(answer)
+    if status is None:
+        return _unavailable(call, answer) if answer.status in PASSING else unexpected(call, answer, _NOT_OURS)
+    message = _shortened(status.message)
+    if "too large resource version" in message.lower():
+        # The cluster's history was set back (restored, or another cluster): only a new list helps.
+        return VersionExpired(message)
+    by_code: Mapping[int, Callable[[], StackdError]] = {
+        400: lambda: _invalid(call, status, message),
+        401: lambda: _refused(call, "its credentials are not accepted (401)"),
+        403: lambda: _forbidden(call, message),
+        404: lambda: _missing(call, answer, status, message),
+        409: lambda: _conflict(call, status, message),
+        410: lambda: VersionExpired(message),
+        422: lambda: _unprocessable(call, status, message),
+        413: lambda: _invalid(call, status, message),
+    }
+    return by_code[answer.status]() if answer.status in by_code else _unavailable(call, answer, message)
+
+
+def may_repeat(call: KubeRequest, answer: KubeResponse) -> bool:
+    """Whether the same call, sent again a little later, may get another answer."""
+    if answer.status in PASSING:
+        return not isinstance(error_of(call, answer), VersionExpired)
+    status = refusal_of(answer)
+    if status is None:
+        return False
+    if answer.status == 403:
+        return bool(_NOT_YET.search(status.message))
+    # A create that lost a race for the quota's own bookkeeping; the name is not taken.
+    return answer.status == 409 and call.verb == "create" and status.reason == "Conflict"
+
+
+def names_missing_namespace(call: KubeRequest, answer: KubeResponse) -> bool:
+    """Whether a create failed because the namespace is not there."""
+    status = refusal_of(answer)
+    return answer.status == 404 and call.verb == "create" and status is not None and status.kind == NAMESPACES
+
+
+def is_other_uid(answer: KubeResponse) -> bool:
+    """Whether a delete was refused because the object of that name has another uid by now."""
+    status = refusal_of(answer)
+    return answer.status == 409 and status is not None and "UID in the precondition" in status.message
+
+
+def _unavailable(call: KubeRequest, answer: KubeResponse, message: str = "") -> ClusterUnavailable:
+    """For what passes by itself; who answered so may have been anybody, and only Kubernetes' own words are told."""
+    detail = f"it answered {answer.status} to {what(call)}{f': {message}' if message else ''}"
+    if answer.retry_after is not None:
+        return ClusterOverloaded("Kubernetes is overloaded", answer.retry_after, detail=detail)
+    return ClusterUnavailable(_NOT_NOW, detail=detail)
+
+
+def _forbidden(call: KubeRequest, message: str) -> StackdError:
+    if rights := _RIGHTS.search(message):
+        return _refused(call, f"it has no right to {rights['verb']} {call.resource}")
+    bare = _PREFIX.sub("", message)
+    if _NOT_YET.search(bare) or "because it is being terminated" in bare:
+        return ClusterUnavailable(_NOT_NOW, detail=bare)
+    if quota := _QUOTA.search(bare):
+        return QuotaExceeded(f"ResourceQuota {quota['name']}: {quota['rest']}")
+    if _SCOPED_QUOTA.search(bare):
+        return QuotaExceeded(f"ResourceQuota: {bare}")
+    if _LIMITS.search(bare):
+        return LimitRangeViolation(f"LimitRange: {bare.removeprefix('[').removesuffix(']')}")
+    if call.resource == "pods" and call.verb == "create" and "RuntimeClass" not in bare:
+        return InvalidPodSpec([Reason(path="", text=bare)])
+    return _refused(call, bare)
+
+
+def _refused(call: KubeRequest, why: str) -> ClusterRefused:
+    return ClusterRefused("Kubernetes refuses stackd itself", detail=f"{why} ({what(call)})")
+
+
+def _missing(call: KubeRequest, answer: KubeResponse, status: Status, message: str) -> StackdError:
+    if call.verb == "create" and status.kind == NAMESPACES:
+        return ClusterUnavailable(f"the namespace {call.namespace} does not exist")
+    return ObjectNotFound(message) if status.name else unexpected(call, answer, "there is no such path")
+
+
+def _conflict(call: KubeRequest, status: Status, message: str) -> StackdError:
+    if status.reason == "AlreadyExists":
+        return ObjectExists(message)
+    if call.verb == "create":
+        return ClusterUnavailable(_NOT_NOW, detail=message)
+    return PreconditionFailed(message)
+
+
+def _unprocessable(call: KubeRequest, status: Status, message: str) -> StackdError:
+    for cause in status.causes:
+        value = _PORT_VALUE.search(cause.message)
+        if value and "nodePort" in cause.field and any(refusal in cause.message for refusal in _PORT_REFUSALS):
+            port, sentence = int(value["port"]), f"node port {value['port']}: {value['why']}"
+            if span := _PORT_RANGE.search(cause.message):
+                return NodePortOutOfRange(sentence, port, (int(span["first"]), int(span["last"])))
+            return NodePortTaken(sentence, port)
+    if call.verb == "patch" and any(cause.field == "metadata.uid" for cause in status.causes):
+        return PreconditionFailed(message)
+    return _invalid(call, status, message)
+
+
+def _invalid(call: KubeRequest, status: Status, message: str) -> StackdError:
+    if call.verb == "create" and call.resource == "pods":
+        reasons = [Reason(path=cause.field, text=_shortened(cause.message)) for cause in status.causes if cause.field]
+        return InvalidPodSpec(reasons or [Reason(path="", text=_DECODING.sub("", _PREFIX.sub("", message)))])
+    if call.resource == LOG:
+        return Conflict(message)
+    return ClusterUnavailable(_NOT_ACCEPTED, detail=f"{what(call)}: {message}")
+
+
+def _shortened(message: str) -> str:
+    line = " ".join(message.split())
+    return line if len(line) <= MESSAGE_LIMIT else line[: MESSAGE_LIMIT - 1] + "…"

@@ -1,0 +1,200 @@
+"""One request to the API server and its response as plain data, the addresses of what stackd asks for, and Status. Pure.
+
+Owns the reading of Kubernetes' Status object, its own word on what became of a request. What is no Status, or is one
+about another code than the response's, is nobody's word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+METHODS: Mapping[str, str] = {
+    "get": "GET",
+    "list": "GET",
+    "watch": "GET",
+    "create": "POST",
+    "update": "PUT",
+    "delete": "DELETE",
+    "patch": "PATCH",
+}
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
+LOG = "pods/log"
+VERSION = "version"
+REVIEWS = "selfsubjectaccessreviews"
+NAMESPACES = "namespaces"
+LEASES = "leases"
+CONFIG_MAPS = "configmaps"
+TOKENS = "serviceaccounts/token"
+COORDINATION = "coordination.k8s.io/v1"
+RBAC = "rbac.authorization.k8s.io/v1"
+PASSING = frozenset({429, 500, 502, 503, 504})
+"""Codes of a server that cannot do it now: whoever gives them, and in what form, it is worth another try."""
+FAILING = frozenset({502, 503, 504})
+"""Those among them that say of the server as a whole that it does not work, and not only that it is busy."""
+
+SUCCESS = "Success"
+FAILURE = "Failure"
+
+JsonObject = dict[str, Any]
+_OK = range(200, 300)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """How the objects of a resource call themselves."""
+
+    name: str
+    api_version: str = "v1"
+
+
+KINDS: Mapping[str, Kind] = {
+    "pods": Kind(name="Pod"),
+    "services": Kind(name="Service"),
+    "nodes": Kind(name="Node"),
+    NAMESPACES: Kind(name="Namespace"),
+    "events": Kind(name="Event"),
+    "resourcequotas": Kind(name="ResourceQuota"),
+    "limitranges": Kind(name="LimitRange"),
+    "networkpolicies": Kind(name="NetworkPolicy", api_version="networking.k8s.io/v1"),
+    CONFIG_MAPS: Kind(name="ConfigMap"),
+    "secrets": Kind(name="Secret"),
+    "serviceaccounts": Kind(name="ServiceAccount"),
+    "roles": Kind(name="Role", api_version=RBAC),
+    "rolebindings": Kind(name="RoleBinding", api_version=RBAC),
+    "clusterroles": Kind(name="ClusterRole", api_version=RBAC),
+    "clusterrolebindings": Kind(name="ClusterRoleBinding", api_version=RBAC),
+    LEASES: Kind(name="Lease", api_version=COORDINATION),
+    REVIEWS: Kind(name="SelfSubjectAccessReview", api_version="authorization.k8s.io/v1"),
+    TOKENS: Kind(name="TokenRequest", api_version="authentication.k8s.io/v1"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubeRequest:
+    """What is asked: Kubernetes' verb and resource (as RBAC and the counters name them), where, and about which object.
+
+    ``name`` is that of the object that is asked for, made, changed or deleted; ``uid`` where no other object will do.
+    """
+
+    verb: str
+    resource: str
+    path: str
+    namespace: str = ""
+    name: str = ""
+    uid: str = ""
+    params: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    content_type: str = JSON
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubeResponse:
+    """What came back, whatever its status; ``retry_after`` in seconds and ``date`` where the server said so.
+
+    ``document`` is the body as a JSON object, None where it is none (a proxy's page, an answer that was cut short).
+    """
+
+    status: int
+    body: bytes
+    content_type: str = ""
+    retry_after: int | None = None
+    date: str = ""
+    document: JsonObject | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "document", _document(self.body))
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status says that it was done."""
+        return self.status in _OK
+
+
+def _document(body: bytes) -> JsonObject | None:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def core(resource: str, *, namespace: str = "", name: str = "") -> str:
+    """The path of a resource of the core group."""
+    return _path("/api/v1", resource, namespace, name)
+
+
+def grouped(group: str, resource: str, *, namespace: str = "", name: str = "") -> str:
+    """The path of a resource of a named API group such as ``networking.k8s.io/v1``."""
+    return _path(f"/apis/{group}", resource, namespace, name)
+
+
+def _path(root: str, resource: str, namespace: str, name: str) -> str:
+    scope = f"/namespaces/{namespace}" if namespace else ""
+    return f"{root}{scope}/{resource}{f'/{name}' if name else ''}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """One thing that is wrong with a field of an object."""
+
+    field: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """``kind`` (as a resource, mostly: ``pods``), ``name`` and ``uid`` say what it is about; empty where it does not."""
+
+    success: bool
+    code: int
+    reason: str
+    message: str
+    kind: str
+    name: str
+    uid: str
+    causes: tuple[Cause, ...]
+
+
+def read_status(document: Mapping[str, Any] | None) -> Status | None:
+    """The Status that the JSON is, None where it is none."""
+    if document is None or document.get("kind") != "Status" or document.get("apiVersion") != "v1":
+        return None
+    if document.get("status") not in (SUCCESS, FAILURE):
+        return None
+    details = document.get("details")
+    about: Mapping[str, Any] = details if isinstance(details, dict) else {}
+    code = document.get("code")
+    return Status(
+        success=document["status"] == SUCCESS,
+        code=code if isinstance(code, int) else 0,
+        reason=text_of(document, "reason"),
+        message=text_of(document, "message"),
+        kind=text_of(about, "kind"),
+        name=text_of(about, "name"),
+        uid=text_of(about, "uid"),
+        causes=tuple(_causes(about.get("causes"))),
+    )
+
+
+def refusal_of(answer: KubeResponse) -> Status | None:
+    """Why Kubernetes has not done it, None where it is not Kubernetes that says so."""
+    status = read_status(answer.document)
+    return status if status is not None and not status.success and status.code == answer.status else None
+
+
+def _causes(listed: object) -> Iterator[Cause]:
+    for one in listed if isinstance(listed, list) else ():
+        if isinstance(one, dict):
+            # Each part may be missing; a cause without a message has its reason at least.
+            yield Cause(field=text_of(one, "field"), message=text_of(one, "message") or text_of(one, "reason"))
+
+
+def text_of(document: Mapping[str, Any], key: str) -> str:
+    """The text under that key; empty where there is none."""
+    value = document.get(key)
+    return value if isinstance(value, str) else ""

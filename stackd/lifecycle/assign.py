@@ -1,0 +1,276 @@
+"""Answer a create from a pool, and have pools give way where a create finds no room.
+
+Owns: which stack of a pool may be given (invariant 11): one whose pod, node and Service are seen to be in order at that
+moment. Then one transaction gives it away; what its pod tells about it follows in the background. No call to Kubernetes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from stackd.clock import NANOSECONDS
+from stackd.errors import NoNodePort, NoRoom, StackdError
+from stackd.kube.objects import NodeState, PodState, ServiceState
+from stackd.lifecycle.capacity import free_on_nodes
+from stackd.lifecycle.context import Abandon, Context, current_pod
+from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.delete import finish_delete
+from stackd.lifecycle.needs import CPU, MEMORY, PODS, PORTS, short_of
+from stackd.lifecycle.plan import is_served, service_trouble
+from stackd.lifecycle.pools import FIRST_PAUSE, GIVEN_WAY_SECONDS, Given, has_failed, is_held, is_ready
+from stackd.lifecycle.ttl import annotate
+from stackd.model import DeleteReason, Stack
+from stackd.store import Assignment
+from stackd.templates import Template
+
+if TYPE_CHECKING:
+    from stackd.lifecycle.create import CreateRequest
+
+log = logging.getLogger(__name__)
+
+MOST_ENDED = 8
+"""So many stacks of pools are ended for one create at the most."""
+
+TELLERS = 4
+"""So many pods are told at a time that they were given away."""
+
+TELL_SECONDS = 0.01
+"""So long after a stack was given away its pod is told: the answer is out by then."""
+
+TELL_HOLD_SECONDS = 0.5
+"""So long at most a burst of claims keeps a pod from being told: whoever loses the file meanwhile does not know whose it is."""
+
+COMING_SECONDS = 0.05
+"""How often a create looks whether a stack of its pool has come to run."""
+
+MADE_WAY_SECONDS = 20.0
+"""So long a create waits for their ends."""
+
+
+async def tell(context: Context) -> None:
+    """The service that has the pods of stacks told that they were given away, and whose they are: for ever."""
+
+    async def one(given: Given) -> None:
+        # A task of its own, so that whoever stops the daemon lets it come to its end.
+        await context.tasks.spawn(f"tell {given.stack_id}", _tell(context, given))
+
+    def failed(given: Given, error: StackdError, delay: float | None) -> None:
+        extra = {"stack_id": given.stack_id, "same": "tell"}
+        log.info("%s: its pod is told in %.1f s: %s", given.stack_id, delay or 0.0, error, extra=extra)
+
+    await context.given.run(one, workers=TELLERS, failed=failed)
+
+
+async def _tell(context: Context, given: Given) -> None:
+    pace, clock = context.pools.pace, context.clock
+    while (pause := pace.wait(clock.monotonic(), given.at, TELL_HOLD_SECONDS)) and not context.closing:  # noqa: ASYNC110
+        await asyncio.sleep(pause)
+    await annotate(context, given.stack_id)
+
+
+def pool_for(context: Context, request: CreateRequest) -> Template | None:
+    """The template from whose pool the create can be answered; None where there is no such pool."""
+    template = request.template or context.settings.templates.pooled_as(request.spec, request.target_ports)
+    return template if template is not None and template.pool else None
+
+
+async def assign(context: Context, request: CreateRequest, *, once_more: bool = False) -> Stack | None:
+    """A stack of a pool, given away for this create; None where there is none to be given.
+
+    ``once_more``: it has been counted before that there was none.
+    What is returned survives ``kill -9``. Raises ClusterUnavailable, NotOwner; and LabelLimitReached, Unavailable, Conflict and
+    StoreUnavailable as the reservation of a new one would: then nothing is given.
+    """
+    template = pool_for(context, request)
+    if template is None:
+        return None
+    began, pace = perf_counter(), context.pools.pace
+    if not once_more:  # one that looks again and again is no burst
+        pace.begun(context.clock.monotonic())
+    try:
+        await context.right_cluster()
+        pool, stack = context.pools.of(template.name), await _first_to_be_had(context, template, request)
+    finally:
+        if not once_more:
+            pace.ended()
+    if stack is None:
+        pool.misses += not once_more
+        return None
+    now = context.clock.monotonic()
+    context.given.add(Given(stack_id=stack.stack_id, at=now), at=now + TELL_SECONDS)
+    pool.hits += 1
+    context.metrics.assigned(perf_counter() - began)
+    log.debug("%s: given from the pool of %s", stack.stack_id, template.name, extra={"stack_id": stack.stack_id})
+    return stack
+
+
+async def assign_when_made(context: Context, request: CreateRequest, abandon: Abandon) -> Stack | None:
+    """A stack that is being made for the create's own pool, which has taken the last room, as soon as it runs.
+
+    None where no such stack is being made, or none comes to run in time. Raises as ``assign``.
+    """
+    template = pool_for(context, request)
+    if template is None:
+        return None
+    until = context.clock.monotonic() + MADE_WAY_SECONDS
+    while context.clock.monotonic() < until and not abandon.given_up:
+        coming = context.pools.of(template.name).coming(template.digest)
+        if (given := await assign(context, request, once_more=True)) is not None or not coming:
+            return given
+        await asyncio.sleep(COMING_SECONDS)
+    return None
+
+
+async def _first_to_be_had(context: Context, template: Template, request: CreateRequest) -> Stack | None:
+    taken: list[str] = []
+    try:
+        while (waiting := context.pools.take(template.digest)) is not None:
+            taken.append(waiting.stack_id)
+            if not _in_order(context, waiting):
+                continue
+            reached("assign.picked")
+            context.fence.require()
+            wanted = _assignment(context, waiting.stack_id, template, request)
+            stack = await context.store.stacks.assign(wanted, claim=request.claim, answer=request.answer)
+            if stack is not None:
+                reached("assign.assigned")
+                context.fence.require()  # if another stackd owns it by now, it is not this one's to promise
+                return stack
+        return None
+    finally:
+        context.pools.put_back(taken)
+
+
+def _assignment(context: Context, stack_id: str, template: Template, request: CreateRequest) -> Assignment:
+    now = context.wall_clock.now()
+    ttl = context.config.stacks.ttl if request.ttl is None else request.ttl
+    return Assignment(
+        stack_id=stack_id,
+        digest=template.digest,
+        created_at=now,
+        ttl_expires_at=now + round(ttl * NANOSECONDS),
+        by=request.by,
+        labels=request.labels,
+        max_stacks=context.config.limits.max_stacks or None,
+        label_limits=context.config.limits.stacks_per_label,
+    )
+
+
+def _in_order(context: Context, stack: Stack) -> bool:
+    pod = current_pod(context, stack)
+    node = context.mirror.nodes.get(pod.node_name) if pod is not None and pod.node_name else None
+    seen = may_be_given(stack, pod, context.mirror.services.get(stack.service_name), node)
+    return seen and not context.locks.busy(stack.stack_id)
+
+
+def may_be_given(stack: Stack, pod: PodState | None, service: ServiceState | None, node: NodeState | None) -> bool:
+    """Whether all that is known of the stack says that it can be reached and used now. Pure."""
+    return (
+        is_ready(stack)
+        and is_served(stack)
+        and pod is not None
+        and pod.uid == stack.pod_uid
+        and pod.phase == "Running"
+        and pod.ready
+        and not pod.deleting
+        and node is not None
+        and node.ready
+        and service is not None
+        and not service.deleting
+        and not service_trouble(stack, service)
+    )
+
+
+async def make_way(context: Context, request: CreateRequest, error: StackdError) -> bool:
+    """End unassigned stacks of other templates where that makes room for this create; True if it is worth another try.
+
+    Of any template those go, too, that are held, at the end. To a create for a pool only these give way.
+    ``error`` is what the create has met: NoNodePort, NoRoom or QuotaExceeded. When this returns they are gone.
+    """
+    victims = {stack.stack_id: stack for stack in _victims(context, request, error)}
+    if not victims:
+        return False
+    now = context.clock.monotonic()
+    for name in {stack.template or "" for stack in victims.values() if not is_held(stack)}:
+        context.pools.of(name).rest(now + GIVEN_WAY_SECONDS)
+    if not request.unassigned:
+        for pool in context.pools.by_name.values():  # none is to take what is made free for a client
+            pool.put_off(now + FIRST_PAUSE)
+    context.pools.ending |= victims.keys()
+    try:
+        marked = await context.store.stacks.mark_deleting(victims, DeleteReason.POOL)
+    finally:
+        context.pools.ending -= victims.keys()
+    reached("pool.gave_way")
+    for stack in marked:
+        log.info("%s: ended in the pool of %s: %s", stack.stack_id, stack.template, error, extra={"same": "give way"})
+    ends = {context.tasks.spawn(f"end {stack.stack_id}", _end(context, stack.stack_id)) for stack in marked}
+    if ends:
+        await asyncio.wait(ends, timeout=MADE_WAY_SECONDS)
+    for end in ends:
+        context.tasks.let_go(end)
+    return bool(marked)
+
+
+async def _end(context: Context, stack_id: str) -> None:
+    try:
+        with context.deleting(stack_id):
+            await finish_delete(context, stack_id)
+    except StackdError as error:
+        context.removals.retry(stack_id)
+        log.info("%s: it goes in the background: %s", stack_id, error, extra={"stack_id": stack_id})
+
+
+def _victims(context: Context, request: CreateRequest, error: StackdError) -> list[Stack]:
+    """The stacks whose ends make room; none where all that could be ended would not do."""
+    own = pool_for(context, request)
+    others = _spare(context, own.name if own is not None else "")
+    spare = sorted((stack for stack in others if not request.unassigned or is_held(stack)), key=_least_wanted)
+    if isinstance(error, NoNodePort):
+        return _first_that_do(spare, ports=len(request.target_ports))
+    cpu, memory = request.spec.requested_cpu_milli, request.spec.requested_memory_bytes
+    whole = {CPU: cpu, MEMORY: memory}
+    if not isinstance(error, NoRoom):
+        return _first_that_do(spare, **(short_of(error.sentence) or {PORTS: len(request.target_ports), **whole}))
+    found = []
+    for node, free in free_on_nodes(context):
+        there = [stack for stack in spare if stack.node_id == node]
+        missing = {"cpu": cpu - free[CPU], "memory": memory - free[MEMORY], "pods": 1 - free[PODS]}
+        if victims := _first_that_do(there, **missing):
+            found.append(victims)
+    return min(found, key=len, default=[])
+
+
+def _spare(context: Context, apart_from: str) -> Iterator[Stack]:
+    ending = context.pools.ending
+    for name, pool in context.pools.by_name.items():
+        for row in pool.waits.values():
+            usable = name == apart_from and not is_held(row)
+            if row.accepted and row.deleting_since is None and row.stack_id not in ending and not usable:
+                yield row
+
+
+def _least_wanted(stack: Stack) -> tuple[bool, bool, bool, int]:
+    """What is held may be somebody's, and goes last."""
+    return is_held(stack), not has_failed(stack), is_ready(stack), -stack.created_at
+
+
+def _first_that_do(
+    spare: Iterable[Stack], *, ports: int = 0, cpu: int = 0, memory: int = 0, pods: int = 0
+) -> list[Stack]:
+    """The first of these that give back so much, at least one; none where they are too many, or all are not enough."""
+    chosen: list[Stack] = []
+    for stack in spare:
+        chosen.append(stack)
+        ports, pods = ports - (len(stack.ports) if stack.ports_held else 0), pods - 1
+        if not stack.ended:
+            cpu, memory = cpu - stack.requested_cpu_milli, memory - stack.requested_memory_bytes
+        if max(ports, cpu, memory, pods) <= 0:
+            return chosen
+        if len(chosen) == MOST_ENDED:
+            return []
+    return []

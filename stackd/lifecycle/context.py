@@ -1,0 +1,386 @@
+"""The context that every verb gets: store, cluster, mirror, clock, settings in force, locks, work queues.
+
+Owns the per-stack locks and the memory of recently deleted stacks. Decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakValueDictionary
+
+from stackd.clock import Clock
+from stackd.config import Config, policy_of
+from stackd.errors import ClusterUnavailable, ShuttingDown
+from stackd.kube.client import Cluster
+from stackd.kube.guards import Fence
+from stackd.kube.mirror import Mirror
+from stackd.kube.objects import PodState, ServiceState
+from stackd.lifecycle import nodes
+from stackd.lifecycle.needs import Quotas
+from stackd.lifecycle.ownership import Ownership, Role
+from stackd.lifecycle.plan import Removal, Repair, own_pod
+from stackd.lifecycle.pools import Given, Pools
+from stackd.lifecycle.wall_clock import WallClock
+from stackd.metrics import Metrics
+from stackd.model import PortRange, Stack
+from stackd.podspec import Policy, Sanitizer
+from stackd.store import Store
+from stackd.tasks import Tasks
+from stackd.templates import NO_TEMPLATES, TemplateSet
+from stackd.waiters import Waiters, first_of, set_within
+from stackd.workqueue import WorkQueue
+
+if TYPE_CHECKING:
+    from stackd.lifecycle.brake import Brake
+
+REMEMBER_DELETED = 10_000
+
+FIRST_CONTACT_SECONDS = 5.0
+"""How long a create waits for the first contact with the cluster, while no attempt has failed."""
+
+AWAY_SECONDS = 2.0
+IDENTITY_SECONDS = 10.0
+"""How long a change waits for the cluster to say who it is; as long as one call may take."""
+
+STALE_SECONDS = 120.0
+"""A mirror that has heard nothing for longer is not acted upon, nor called ready."""
+
+CREATES_AT_ONCE = 32
+"""Creates that talk to the cluster at a time; the others wait their turn, so that a burst neither runs into deadlines
+nor keeps everything else from its turn."""
+
+T = TypeVar("T")
+
+
+class Settings:
+    """The configuration in force, the pod policy that follows from it, and the templates; a reload replaces them as a whole."""
+
+    def __init__(self, config: Config, templates: TemplateSet = NO_TEMPLATES) -> None:
+        self.replace(config, templates)
+
+    def replace(self, config: Config, templates: TemplateSet | None = None) -> None:
+        """Put another configuration in force; the templates stay where none are given."""
+        self.current = config
+        if templates is not None:
+            self.templates = templates
+        self.policy = policy_of(config)
+        self.sanitizer = Sanitizer(self.policy)
+
+
+class Locks:
+    """One asyncio lock per stack, there only while somebody holds or wants it."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def of(self, stack_id: str) -> asyncio.Lock:
+        """The lock of one stack."""
+        lock = self._locks.get(stack_id)
+        if lock is None:
+            lock = self._locks[stack_id] = asyncio.Lock()
+        return lock
+
+    def busy(self, stack_id: str) -> bool:
+        """Whether somebody is at work on the stack."""
+        lock = self._locks.get(stack_id)
+        return lock is not None and lock.locked()
+
+    def __contains__(self, stack_id: object) -> bool:
+        return isinstance(stack_id, str) and self.busy(stack_id)
+
+
+class Abandon:
+    """Whether a create was abandoned, and a way to end what it waits for."""
+
+    __slots__ = ("_on_set", "given_up")
+
+    def __init__(self) -> None:
+        self.given_up = False
+        self._on_set: Callable[[], object] | None = None
+
+    def set(self) -> None:
+        """Give up: the create undoes itself at its next step."""
+        self.given_up = True
+        if self._on_set is not None:
+            self._on_set()
+
+    def check(self) -> None:
+        """Raise ClusterUnavailable if somebody has given up."""
+        if self.given_up:
+            raise ClusterUnavailable("the create was abandoned")
+
+    async def unless_given_up(self, task: asyncio.Task[T]) -> T:
+        """The result of ``task``; CancelledError as soon as somebody gives up."""
+        self._on_set = task.cancel
+        try:
+            if self.given_up:
+                task.cancel()
+            return await task
+        finally:
+            self._on_set = None
+
+
+class RecentlyDeleted:
+    """The ids of recently deleted stacks: objects of theirs that turn up late are known to belong to nobody."""
+
+    def __init__(self) -> None:
+        self._ids: OrderedDict[str, None] = OrderedDict()
+
+    def add(self, stack_id: str) -> None:
+        """Remember an id; the oldest is forgotten."""
+        self._ids[stack_id] = None
+        if len(self._ids) > REMEMBER_DELETED:
+            self._ids.popitem(last=False)
+
+    def __contains__(self, stack_id: object) -> bool:
+        return stack_id in self._ids
+
+
+@dataclass(slots=True, kw_only=True)
+class Context:
+    """What one daemon's verbs share.
+
+    ``creating``       the creates under way
+    ``being_deleted``  the stacks whose delete a request or a batch job carries out
+    ``removals``, ``repairs``, ``given``, ``diagnostics``  work queues: objects to delete, what living stacks lack, the pods that
+                       are to carry that they were given away, and the stacks whose events and logs are to be kept
+    ``log_captures``   tasks that keep the last log lines of stacks that are being deleted
+    ``rows``           those who wait for a change of some row
+    ``pools``          the stacks that wait to be given to somebody, by template
+    ``doubted``        set while the cluster has to be asked for its identity; first asked for at ``doubted_since`` (monotonic
+                       seconds)
+    ``contact_tried``  set once the cluster was reached, or a try to reach it has failed
+    ``foreign_view``   whether the mirror may hold what another cluster has said
+    ``prepared``       whether what has to be in the cluster was found there
+    ``renewed``        False while rows of a restored file have to be brought up to date
+    ``waiting_for``    why the cluster cannot be used; ``refused`` where it answers and does not accept stackd
+    ``file_trouble``   why the last try to write the file failed
+    ``node_ports``     the cluster's range, if it is known; ``ports_trouble``: why none of them can be used
+    ``families``       the address families of the Services that were seen last
+    """
+
+    store: Store
+    cluster: Cluster
+    ownership: Ownership
+    mirror: Mirror
+    clock: Clock
+    wall_clock: WallClock
+    settings: Settings
+    tasks: Tasks
+    brake: Brake
+    removals: WorkQueue[Removal]
+    repairs: WorkQueue[Repair]
+    given: WorkQueue[Given]
+    diagnostics: WorkQueue[str]
+    being_deleted: set[str]
+    locks: Locks = field(default_factory=Locks)
+    recently_deleted: RecentlyDeleted = field(default_factory=RecentlyDeleted)
+    log_captures: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    rows: Waiters[Stack] = field(default_factory=Waiters)
+    quotas: Quotas = field(default_factory=Quotas)
+    creating: dict[str, Abandon] = field(default_factory=dict)
+    create_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CREATES_AT_ONCE))
+    metrics: Metrics = field(default_factory=Metrics)
+    doubted: asyncio.Event = field(default_factory=asyncio.Event)
+    doubted_since: float | None = None
+    contact_tried: asyncio.Event = field(default_factory=asyncio.Event)
+    foreign_view: bool = False
+    renewed: bool = True
+    prepared: bool = False
+    waiting_for: str = ""
+    refused: bool = False
+    file_trouble: str = ""
+    node_ports: PortRange | None = None
+    ports_trouble: str = ""
+    closing: bool = False
+    families: tuple[str, ...] = ()
+    pools: Pools = field(default_factory=Pools)
+
+    @property
+    def config(self) -> Config:
+        """The settings in force."""
+        return self.settings.current
+
+    @property
+    def policy(self) -> Policy:
+        """The pod policy in force."""
+        return self.settings.policy
+
+    def policy_for(self, template: str | None) -> Policy:
+        """The policy of a stack made from the template of this name; the one in force where there is no such template."""
+        known = self.settings.templates.get(template) if template is not None else None
+        return self.settings.policy if known is None else known.policy
+
+    @property
+    def sanitizer(self) -> Sanitizer:
+        """What checks pod specs under that policy."""
+        return self.settings.sanitizer
+
+    @property
+    def fence(self) -> Fence:
+        """Until when this process may change anything, or say that it has."""
+        return self.cluster.connection.fence
+
+    def doubt(self) -> None:
+        """This may be another cluster: trust nothing until it has confirmed its identity (``bring_up.follow_identity``)."""
+        if not self.brake.identity_in_doubt or self.doubted_since is None:
+            self.doubted_since = self.clock.monotonic()
+        self.brake.identity_in_doubt = True
+        self.doubted.set()
+
+    def why_in_doubt(self) -> str:
+        """Why the cluster has not confirmed its identity; empty while it has, and where it was asked only just now."""
+        if not self.brake.identity_in_doubt:
+            return ""
+        if self.waiting_for:
+            return self.waiting_for
+        since = self.doubted_since
+        if since is None or self.clock.monotonic() - since <= AWAY_SECONDS:
+            return ""
+        return "the cluster has not confirmed its identity yet"
+
+    async def owner_known(self, patience: float = FIRST_CONTACT_SECONDS) -> None:
+        """Return when it is known who owns the stacks; just after a start, wait a moment for that, unless it cannot be known."""
+        ownership = self.ownership
+        if ownership.role is Role.STANDBY and not (ownership.standby or self.closing or self.brake.on):
+            await first_of(ownership.owned, ownership.stands_by, self.contact_tried, timeout=patience)
+
+    async def admitted(self) -> None:
+        """Return when new work can be taken on; just after a start, wait a moment for the first contact with the cluster.
+
+        Raises as ``admit`` does, and without waiting once a try to see the cluster has failed.
+        """
+        if self._awaits_first_contact and not (self.closing or self.brake.on):
+            await set_within(self.contact_tried, FIRST_CONTACT_SECONDS)  # if not, ``admit`` says so
+        self.admit()
+
+    async def stacks_known(self) -> None:
+        """Return when the file has what the cluster has; just after a start, wait a moment for that.
+
+        Raises ClusterUnavailable where it has not: what is missing in it must not be taken for gone.
+        """
+        if not (self.contact_tried.is_set() or self.closing or self.brake.on):
+            await set_within(self.contact_tried, FIRST_CONTACT_SECONDS)
+        if not self.store.incomplete:
+            return
+        if self.closing:
+            raise ShuttingDown("stackd is shutting down")
+        if not self.mirror.synced:
+            raise ClusterUnavailable(
+                "stackd does not know the stacks yet: waiting for the cluster", detail=self._why_not_reached()
+            )
+        raise ClusterUnavailable("stackd does not know the stacks yet: it is taking over those that the cluster has")
+
+    @property
+    def _awaits_first_contact(self) -> bool:
+        return not self.mirror.synced or self.store.incomplete
+
+    def admit(self) -> None:
+        """Raise unless new work can be taken on: not while stopping, nor without a view of the right cluster, nor before
+        the file has what the cluster has.
+        """
+        if self.closing:
+            raise ShuttingDown("stackd is shutting down")
+        self.brake.admit_creates()
+        if not self.mirror.synced:
+            raise ClusterUnavailable("no stack can be created: waiting for the cluster", detail=self._why_not_reached())
+        self.require_cluster()
+        if self.store.incomplete:
+            raise ClusterUnavailable("no stack can be created: stackd is taking over the stacks that the cluster has")
+        self.fence.require()
+
+    def not_reached(self) -> str:
+        """That the cluster has not been seen since the start, and why if that is known."""
+        return f"waiting for the cluster: {self._why_not_reached()}"
+
+    def _why_not_reached(self) -> str:
+        why = self.waiting_for or self.ownership.trouble or self.mirror.last_error
+        return why or "pods, services and nodes are being listed"
+
+    def require_cluster(self) -> None:
+        """Raise ClusterUnavailable on the wrong cluster, and at once where it does not answer or the watches have lost it.
+
+        Whoever waits for an answer gets one now instead of at some deadline, and a long batch job does not hang.
+        """
+        if self.brake.wrong_cluster is not None:
+            raise ClusterUnavailable(str(self.brake.wrong_cluster))
+        if self.cluster.connection.contact.lost:
+            raise self.cluster.connection.contact.error()
+        since = self.mirror.disconnected_since
+        if self.mirror.synced and since is not None and self.clock.monotonic() - since > AWAY_SECONDS:
+            raise ClusterUnavailable("Kubernetes is away", detail=self.mirror.last_error)
+
+    async def right_cluster(self) -> None:
+        """Return once the cluster has said that it is the file's own: on another one nothing is to be found, which is no
+        proof that it is gone. Raises ClusterUnavailable, without waiting where the cluster does not accept stackd.
+        """
+        if self.refused:
+            raise ClusterUnavailable("Kubernetes refuses stackd itself", detail=self.waiting_for)
+        self.require_cluster()
+        try:
+            await self.brake.identity_known(IDENTITY_SECONDS)
+        except TimeoutError:
+            raise ClusterUnavailable("the cluster has not confirmed its identity", detail=self.waiting_for) from None
+        self.require_cluster()
+
+    async def confirmed_cluster(self) -> None:
+        """Return once the cluster that answers now is confirmed as the file's own. Raises ClusterUnavailable."""
+        self.doubt()
+        await self.right_cluster()
+
+    def hurry(self) -> None:
+        """The cluster answers again: what was put off because of it is due now."""
+        self.removals.hurry()
+        self.repairs.hurry()
+        self.given.hurry()
+
+    @contextmanager
+    def deleting(self, stack_id: str) -> Iterator[None]:
+        """Within this, the caller deletes the stack, from before the intent is committed on: no background worker takes it."""
+        already = stack_id in self.being_deleted
+        self.being_deleted.add(stack_id)
+        try:
+            yield
+        finally:
+            if not already:
+                self.being_deleted.discard(stack_id)
+
+    def abandon_create(self, stack_id: str) -> None:
+        """Have the stack's create undo itself, if it is still under way."""
+        if (abandon := self.creating.get(stack_id)) is not None:
+            abandon.set()
+
+    def row_changed(self, before: Stack | None, after: Stack | None) -> None:
+        """A row changed (a subscriber of the store): tell those who wait for it."""
+        changed = after or before
+        if changed is not None:
+            self.rows.wake(changed.stack_id, after)
+
+    def public_address(self, node_name: str | None, service: ServiceState | None = None) -> str | None:
+        """The address at which a node's ports are reached: the operator's word first, then the node's own, of the family of
+        the stack's ``service``; where that is not to be seen, of the family that stacks' Services had last.
+        """
+        if service is not None and service.families:
+            self.families = service.families
+        if node_name is None:
+            return None
+        if node_name in self.config.stacks.public_ips:
+            return self.config.stacks.public_ips[node_name]
+        node = self.mirror.nodes.get(node_name)
+        return None if node is None else nodes.address(self.config, node, self.families)
+
+
+def current_pod(context: Context, stack: Stack) -> PodState | None:
+    """The stack's pod as the mirror has it; one of an earlier generation, which is on its way out, does not count."""
+    return own_pod(context.mirror.pods, stack)
+
+
+def new_id(prefix: str) -> str:
+    """A new random id: the prefix, a dash and 16 hex digits."""
+    return f"{prefix}-{secrets.token_hex(8)}"

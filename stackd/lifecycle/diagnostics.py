@@ -1,0 +1,178 @@
+"""Why a stack failed: the cluster's warnings about it, and the last lines that its containers wrote.
+
+Owns: what is asked for and how much of it is kept. The cluster is asked in the background about stacks that fail or are not
+ready, and for the last logs of those that are deleted or expire. ``read_logs`` is the one read that asks the cluster (design,
+invariant 6): logs are too large to be copied as they are written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from functools import partial
+
+from stackd.errors import ClusterUnavailable, Conflict, NotFound, ObjectNotFound, StackdError, StackNotFound
+from stackd.kube.objects import PodEvent, PodState
+from stackd.lifecycle.context import Context, current_pod
+from stackd.lifecycle.hiding import hide
+from stackd.model import EventKind, KeptLog, Stack, TimelineEvent
+from stackd.workqueue import RetryPolicy
+
+log = logging.getLogger(__name__)
+
+WORKERS = 4
+RETRIES = RetryPolicy(first=2.0, longest=2.0, most=3)
+KEPT_BYTES = 16 * 1024
+KEPT_LINES = 400
+CAPTURE_SECONDS = 2.0
+EXPIRY_WAITS_SECONDS = 0.25
+"""For the logs of a stack whose time is up: nobody waits for its end, and more than that would be late."""
+
+CAPTURES_AT_ONCE = 16
+"""So many at a time, so that none takes a connection that a delete waits for."""
+
+_KINDS = {("Normal", "Pulling"): EventKind.PULLING}
+_WARNING = "Warning"
+
+
+async def work(context: Context) -> None:
+    """The diagnostics service: keep events and logs of the stacks that are due, for ever."""
+
+    def failed(stack_id: str, error: StackdError, delay: float | None) -> None:
+        """An error about one stack does not stop the service."""
+        extra = {"stack_id": stack_id, "same": "diagnostics"}
+        log.info("%s: its events and logs cannot be kept now: %s", stack_id, error, extra=extra)
+
+    await context.diagnostics.run(partial(keep, context), workers=WORKERS, failed=failed)
+
+
+async def keep(context: Context, stack_id: str) -> None:
+    """Write the cluster's warnings into the stack's timeline, and keep the last of its containers' logs.
+
+    Raises ClusterUnavailable, StoreUnavailable, ClusterError.
+    """
+    pod = context.mirror.pods.get(stack_id)
+    stack = context.store.stacks.get(stack_id)
+    if pod is None or stack is None:
+        return
+    events = await context.cluster.pod_events(pod.name, pod.uid)
+    logs = [kept for name in _spoke(pod) if (kept := await _log_tail(context, pod, name)) is not None]
+    values = stack.values
+    lines = [_line(event, values) for event in events if event.type == _WARNING or (event.type, event.reason) in _KINDS]
+    if lines or logs:
+        await context.store.timeline.keep_diagnostics(stack_id, lines, logs)
+
+
+def capture_logs(context: Context, stack_id: str) -> None:
+    """Begin to keep what the stack's running containers wrote last; to be called before its pod is deleted.
+
+    Nothing waits for it. What the cluster does not tell within moments is not kept, and a cluster that is away is not
+    asked, nor is one that has too many of these under way.
+    """
+    pod = context.mirror.pods.get(stack_id)
+    names = [container.name for container in pod.containers if container.state == "running"] if pod else []
+    if (
+        pod is None
+        or not names
+        or context.closing
+        or len(context.log_captures) >= CAPTURES_AT_ONCE
+        or stack_id in context.log_captures
+    ):
+        return
+    try:
+        context.require_cluster()
+    except ClusterUnavailable:
+        return
+    context.log_captures[stack_id] = context.tasks.spawn(f"capture logs {stack_id}", _capture_logs(context, pod, names))
+
+
+async def capture_logs_of_expired(context: Context, stack_id: str) -> None:
+    """The same for a stack whose time is up, with a moment's wait; returns whatever has become of it."""
+    capture_logs(context, stack_id)
+    if stack_id in context.log_captures:
+        await asyncio.wait([context.log_captures[stack_id]], timeout=EXPIRY_WAITS_SECONDS)
+
+
+async def _capture_logs(context: Context, pod: PodState, containers: list[str]) -> None:
+    try:
+        async with asyncio.timeout(CAPTURE_SECONDS):
+            tails = await asyncio.gather(
+                *(_log_tail(context, pod, name) for name in containers), return_exceptions=True
+            )
+        logs = [kept for kept in tails if isinstance(kept, KeptLog)]
+        if logs:
+            await context.store.timeline.keep_final_logs(pod.name, logs)
+    except (StackdError, TimeoutError) as error:
+        log.debug("%s: its last log lines are not kept: %s", pod.name, error, extra={"stack_id": pod.name})
+    finally:
+        del context.log_captures[pod.name]
+
+
+def _spoke(pod: PodState) -> list[str]:
+    """The containers that have ended at least once."""
+    return [c.name for c in pod.containers if c.state == "terminated" or c.last_exit_code is not None]
+
+
+async def _log_tail(context: Context, pod: PodState, container: str) -> KeptLog | None:
+    try:
+        text = await context.cluster.pod_log(pod.name, tail=KEPT_LINES, container=container)
+    except (ObjectNotFound, Conflict):
+        return None
+    tail = text.encode()[-KEPT_BYTES:].decode(errors="ignore")
+    return KeptLog(container=container, at=context.clock.now(), text=tail) if tail else None
+
+
+def _line(event: PodEvent, values: Mapping[str, str]) -> TimelineEvent:
+    kind = _KINDS.get((event.type, event.reason), EventKind.WARNING)
+    return TimelineEvent(
+        kind=kind,
+        at=event.at,
+        reason=event.reason,
+        message=hide(event.message, values),
+        by="cluster",
+        count=event.count,
+    )
+
+
+async def read_logs(context: Context, stack_id: str, *, tail: int, container: str = "") -> str:
+    """The last ``tail`` lines of a container, of the only or the first one where none is named.
+
+    Raises StackNotFound; NotFound where nothing is known any more; Conflict while the container has not started;
+    ClusterUnavailable where the cluster cannot be asked and nothing was kept.
+    """
+    if context.store.stacks.waits_in_pool(stack_id):
+        raise StackNotFound(stack_id)
+    stack = context.store.assigned.get(stack_id)
+    away: ClusterUnavailable | None = None
+    if stack is not None and (pod := current_pod(context, stack)) is not None:
+        name = container or next((c.name for c in pod.containers if not c.init), "")
+        try:
+            context.require_cluster()
+            return await context.cluster.pod_log(pod.name, tail=tail, container=name)
+        except ObjectNotFound:
+            pass  # it has gone just now
+        except ClusterUnavailable as error:
+            away = error
+    if stack_id in context.log_captures:
+        await asyncio.wait([context.log_captures[stack_id]])
+    kept = [one for one in await context.store.timeline.kept_logs(stack_id) if container in ("", one.container)]
+    if kept:
+        return _tail(kept[0], tail)
+    if away is not None:
+        raise away
+    return await _nothing(context, stack, stack_id, container)
+
+
+async def _nothing(context: Context, stack: Stack | None, stack_id: str, container: str) -> str:
+    if stack is None:
+        if not await context.store.timeline.read(stack_id):
+            raise StackNotFound(stack_id)
+    elif not stack.ended and not stack.at_rest:
+        raise Conflict(f"{stack_id} has no pod at present")
+    of = f" of its container {container}" if container else ""
+    raise NotFound(f"{stack_id}: its pod is gone, and no log{of} was kept")
+
+
+def _tail(kept: KeptLog, lines: int) -> str:
+    return "".join(kept.text.splitlines(keepends=True)[-lines:])

@@ -1,0 +1,120 @@
+"""Idempotency keys: the same request again gets the first answer, and one that still runs is awaited.
+
+Owns: which request runs under which key, and for how long a key is remembered. Answers are in the file, written in the same
+transaction as the thing itself, so that after a crash the answer is there exactly if the thing is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from stackd.clock import NANOSECONDS
+from stackd.errors import IdempotencyKeyReused, InvalidRequest
+from stackd.lifecycle.context import Context
+from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.delete import finish_delete
+from stackd.model import DeleteReason
+from stackd.store import Claim
+
+KEY_LIMIT = 255
+KEEP_CLAIMS = 24 * 3600 * NANOSECONDS
+"""How long an Idempotency-Key is remembered, in nanoseconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayable:
+    """A request under a key: ``scope`` is the caller and the route, ``body`` what was sent."""
+
+    scope: str
+    key: str
+    body: bytes
+
+    @property
+    def fingerprint(self) -> bytes:
+        """What tells one body from another."""
+        return hashlib.sha256(self.body).digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredResponse:
+    """An answer, and whether it was given before."""
+
+    status: int
+    body: bytes
+    replayed: bool = False
+
+
+class Replays:
+    """The requests under way, by key."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._running: dict[tuple[str, str], tuple[bytes, asyncio.Task[StoredResponse]]] = {}
+
+    async def once(self, request: Replayable, run: Callable[[Claim], Awaitable[StoredResponse]]) -> StoredResponse:
+        """The answer to the first request with this key; ``run`` makes it where there was none, or only failures.
+
+        Goes on if the caller leaves. Raises IdempotencyKeyReused for another body, and whatever ``run`` raises.
+        """
+        check_key(request.key)
+        name = (request.scope, request.key)
+        running = self._running.get(name)
+        if running is None:
+            task = self._context.tasks.spawn(f"idempotent {request.key}", self._run(request, run))
+            self._running[name] = (request.fingerprint, task)
+            task.add_done_callback(lambda _: self._running.pop(name, None))
+            return await self._context.tasks.result_of(task)
+        fingerprint, task = running
+        _same(fingerprint, request)
+        answer = await self._context.tasks.result_of(task)
+        return StoredResponse(status=answer.status, body=answer.body, replayed=True)
+
+    async def _run(self, request: Replayable, run: Callable[[Claim], Awaitable[StoredResponse]]) -> StoredResponse:
+        context = self._context
+        known = await context.store.claims.find(request.scope, request.key)
+        now = context.wall_clock.now()
+        if known is not None and context.wall_clock.trusted and now - known.created_at >= KEEP_CLAIMS:
+            await purge(context)
+        elif known is not None:
+            _same(known.fingerprint, request)
+            if known.answer is not None and known.status is not None:
+                return StoredResponse(status=known.status, body=known.answer, replayed=True)
+            if known.stack_id is not None:
+                await self._take_back(known.stack_id)
+        return await run(Claim(scope=request.scope, key=request.key, fingerprint=request.fingerprint, created_at=now))
+
+    async def _take_back(self, stack_id: str) -> None:
+        """A create under this key was cut short by the end of the process: undo it before it is made again."""
+        with self._context.deleting(stack_id):
+            await self._context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO)
+            reached("replay.undo_marked")
+            await finish_delete(self._context, stack_id)
+            reached("replay.undone")
+
+
+def check_key(key: str) -> None:
+    """Raise InvalidRequest unless this may be an Idempotency-Key."""
+    if not 1 <= len(key) <= KEY_LIMIT or not key.isascii() or not key.isprintable():
+        raise InvalidRequest(f"Idempotency-Key must be 1 to {KEY_LIMIT} printable ASCII characters")
+
+
+def _same(fingerprint: bytes, request: Replayable) -> None:
+    if fingerprint != request.fingerprint:
+        raise IdempotencyKeyReused(f"the Idempotency-Key {request.key!r} was used with another body before")
+
+
+async def purge(context: Context) -> None:
+    """Remove jobs after ``batch_delete.keep_jobs``, timelines after ``stacks.keep_history`` and keys after a day.
+
+    Nothing while the clock may be wrong. Raises StoreUnavailable.
+    """
+    if not context.wall_clock.trusted:
+        return
+    keep_history = round(context.config.stacks.keep_history * NANOSECONDS)
+    keep_jobs = round(context.config.batch_delete.keep_jobs * NANOSECONDS)
+    await context.store.purge(
+        context.clock.now(), keep_jobs_ns=keep_jobs, keep_claims_ns=KEEP_CLAIMS, keep_history_ns=keep_history
+    )

@@ -1,0 +1,204 @@
+"""The rules of owning an instance's stacks by a Lease. Pure.
+
+Owns: when a Lease may be taken, when it is lost, what is written into it, and whether the file of a new owner has all that the
+cluster has seen. Clocks of two machines are never compared: a standby measures on its own for how long it has seen no renewal.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass, replace
+
+from stackd.kube.lease import Lease, is_older
+from stackd.store import FileIdentity
+
+_NO_LEASE = Lease(holder="")
+_MICROSECOND = 1000
+
+
+class Holding(enum.Enum):
+    """What an owner finds when it reads the Lease."""
+
+    OURS = enum.auto()
+    ASKED_FOR = enum.auto()
+    GONE = enum.auto()
+    LOST = enum.auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseTiming:
+    """Seconds. ``duration``: for how long a renewal is good; a renewal is tried after a third of it, and again after a
+    fifteenth where it fails. An owner stops a tenth of it before others may begin: clocks do not go equally fast.
+    """
+
+    duration: float = 30.0
+
+    @property
+    def interval(self) -> float:
+        """From one renewal, or one read by a standby, to the next."""
+        return self.duration / 3
+
+    @property
+    def retry(self) -> float:
+        """From a renewal that failed to the next try."""
+        return self.duration / 15
+
+    @property
+    def usable(self) -> float:
+        """For how long after it was sent a renewal allows changes."""
+        return self.duration * 0.9
+
+    @property
+    def written(self) -> int:
+        """As it stands in the Lease, which knows whole seconds."""
+        return math.ceil(self.duration)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """This process, as a Lease that it holds names it."""
+
+    host: str
+    file_id: str
+    lock_id: str
+    epoch: int
+
+    @property
+    def holder(self) -> str:
+        """What ``kubectl get lease`` shows."""
+        return f"{self.host}/{self.file_id}"
+
+    @property
+    def requester(self) -> str:
+        """How it asks for a Lease that another one holds. Not by the file's id, which changes when a file takes over stacks."""
+        return f"{self.host}/{self.lock_id}"
+
+    def has_written(self, lease: Lease) -> bool:
+        """Whether this process was the last to acquire the Lease."""
+        return (lease.file_id, lease.lock_id, lease.epoch) == (self.file_id, self.lock_id, self.epoch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedLease:
+    """The Lease as it was last seen, and ``since`` when (on our own clock) no renewal of it has been.
+
+    ``last`` is the last one that was there; ``guard``: for so long after ``since`` one that has vanished may still be held.
+    """
+
+    lease: Lease | None
+    since: float
+    last: Lease | None = None
+    guard: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Succession:
+    """Whether the file of a new owner has all that the cluster has seen, and why not; ``after_lease`` if there was a Lease."""
+
+    continuous: bool
+    why: str = ""
+    after_lease: bool = False
+
+
+def watch(before: ObservedLease | None, lease: Lease | None, now: float) -> ObservedLease:
+    """What is known after the Lease was observed like this. An earlier version than the one seen before is ignored."""
+    known = before.lease if before is not None else None
+    if lease is None:
+        if before is None or known is None:
+            return before or ObservedLease(lease=None, since=now)
+        # Somebody deleted it; its holder does not know yet, and may make it again.
+        return ObservedLease(lease=None, since=now, last=known, guard=known.duration if known.holder else 0.0)
+    if before is None or known is None:
+        return ObservedLease(lease=lease, since=now, last=lease)
+    if is_older(lease, known):
+        return before
+    since = before.since if _renewal(lease) == _renewal(known) else now
+    return ObservedLease(lease=lease, since=since, last=lease)
+
+
+def _renewal(lease: Lease) -> tuple[object, ...]:
+    """What a renewal changes, and nobody else does: a request for a takeover is no sign of life."""
+    return (lease.uid, lease.holder, lease.lock_id, lease.epoch, lease.renewed_at)
+
+
+def seconds_to_wait(me: Candidate, watched: ObservedLease, now: float, timing: LeaseTiming) -> float:
+    """For how long the Lease must not be taken yet; 0 if it may be taken now.
+
+    Whoever held it with our own lock has ended. One that was given back is for whoever asked for it, for a while.
+    """
+    lease = watched.lease
+    if lease is None:
+        wait = watched.guard
+    elif not lease.holder:
+        wait = 0.0 if lease.takeover in ("", me.requester) else lease.duration or timing.duration
+    elif lease.lock_id == me.lock_id:
+        wait = 0.0
+    else:
+        wait = lease.duration or timing.duration
+    return max(0.0, watched.since + wait - now)
+
+
+def holding(me: Candidate, lease: Lease | None) -> Holding:
+    """Whether an owner still owns the stacks, given this Lease."""
+    if lease is None:
+        return Holding.GONE
+    # Somebody may have emptied the holder by hand: nobody has taken it as long as our file stands in it.
+    if not me.has_written(lease) or lease.holder not in ("", me.holder):
+        return Holding.LOST
+    return Holding.OURS if lease.takeover in ("", me.requester) else Holding.ASKED_FOR
+
+
+def succession(last: Lease | None, identity: FileIdentity) -> Succession:
+    """Whether the file goes on where the last owner stopped, by what that one has left in the Lease.
+
+    Without a Lease there is nothing that the file could lack: it is of a stackd that knew none, or its own is lost.
+    """
+    return replace(_succession(last, identity), after_lease=last is not None)
+
+
+def _succession(last: Lease | None, identity: FileIdentity) -> Succession:
+    if identity.incomplete:
+        return Succession(continuous=False, why="the file is new or restored, or was not completed before")
+    if last is None:
+        return Succession(continuous=True)
+    if last.file_id not in ("", identity.file_id):
+        return Succession(continuous=False, why=f"{last.holder or 'another stackd'} owned the stacks with another file")
+    if not last.file_id or last.epoch is None or last.sequence is None:
+        return Succession(continuous=False, why="the Lease does not say how far the file had come")
+    if last.epoch > identity.epoch or (last.epoch == identity.epoch and last.lock_id != identity.lock_id):
+        why = f"the file is older than the Lease: start {identity.epoch}, of {last.epoch}"
+        return Succession(continuous=False, why=why)
+    if last.sequence > identity.sequence:
+        why = f"the file is older than the Lease: change {identity.sequence}, of {last.sequence}"
+        return Succession(continuous=False, why=why)
+    return Succession(continuous=True)
+
+
+def taken(lease: Lease | None, me: Candidate, *, sequence: int, duration: int, now: int) -> Lease:
+    """The Lease as it is to be when it is taken: with a new holder, or renewed by a new process of the same file."""
+    before = lease or _NO_LEASE
+    changed = before.holder != me.holder
+    return replace(
+        before,
+        holder=me.holder,
+        duration=duration,
+        acquired_at=now if changed or before.acquired_at is None else before.acquired_at,
+        renewed_at=_later(before, now),
+        transitions=before.transitions + (lease is not None and changed),
+        file_id=me.file_id,
+        lock_id=me.lock_id,
+        epoch=me.epoch,
+        sequence=sequence,
+        takeover="",
+    )
+
+
+def renewed(lease: Lease, me: Candidate, *, sequence: int, now: int) -> Lease:
+    """The Lease as it is to be when its holder renews it; what others have written on it stays."""
+    return replace(lease, holder=me.holder, renewed_at=_later(lease, now), sequence=sequence)
+
+
+def _later(lease: Lease, now: int) -> int:
+    """The time of a renewal: later than the one before, even if the clock stands still or is set back."""
+    return max(now, (lease.renewed_at or 0) + _MICROSECOND)

@@ -1,0 +1,400 @@
+"""Who owns the stacks of an instance: one stackd at a time, for as long as its Lease says (invariant 9).
+
+Owns the task that stands by, takes the Lease, renews it and gives it back; ``lease_rules`` says when. Does not know what an owner
+does, nor how a file that lacks something is completed.
+
+    standby ──the Lease is free, or was not renewed for its duration──▶ owner ──somebody else has it──▶ lost
+                                                                        owner ──release()──▶ released
+
+An owner counts from the moment at which it sent its last renewal. One that cannot renew stays owner, and the fence allows it
+nothing, until it can again or hears of another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from stackd.clock import Clock
+from stackd.errors import (
+    ClusterError,
+    ClusterUnavailable,
+    Conflict,
+    NotOwner,
+    ObjectExists,
+    PreconditionFailed,
+    StackdError,
+    StoreUnavailable,
+)
+from stackd.kube.guards import Fence
+from stackd.kube.lease import Lease, Leases
+from stackd.lifecycle.lease_rules import (
+    Candidate,
+    Holding,
+    LeaseTiming,
+    ObservedLease,
+    Succession,
+    holding,
+    renewed,
+    seconds_to_wait,
+    succession,
+    taken,
+    watch,
+)
+from stackd.store import Store
+from stackd.waiters import set_within
+
+log = logging.getLogger(__name__)
+
+_CHECK_SECONDS = 1.0
+
+
+class Role(enum.StrEnum):
+    """What this process is to the stacks."""
+
+    STANDBY = "standby"
+    OWNER = "owner"
+    LOST = "lost"
+    RELEASED = "released"
+
+
+class Ownership:
+    """This process's part in it. ``run`` is the task, ``store`` a file that this process has begun to work with.
+
+    ``owned`` is set once this process is owner, ``stands_by`` while it knows that another one is: ``standby`` is the
+    sentence for clients then, empty otherwise. ``asked_for`` is set when another one, ``asker``, wants to take over. ``trouble``
+    says why the Lease could not be read or renewed when that was last tried; ``troubled`` is called then.
+
+    ``confirmed`` returns when the cluster that answers has said that it is the file's own: a Lease of another one, or that
+    there is none in it, means nothing. Raises ClusterUnavailable.
+    """
+
+    def __init__(
+        self, leases: Leases, fence: Fence, store: Store, *, host: str, timing: LeaseTiming, clock: Clock
+    ) -> None:
+        self.role = Role.STANDBY
+        self.succession: Succession | None = None
+        self.owned = asyncio.Event()
+        self.stands_by = asyncio.Event()
+        self.asked_for = asyncio.Event()
+        self.asker = ""
+        self.standby = ""
+        self.trouble = ""
+        self.confirmed: Callable[[], Awaitable[None]] = _confirmed
+        self.troubled: Callable[[], None] = lambda: None
+        self._leases = leases
+        self._fence = fence
+        self._store = store
+        self._host = host
+        self._timing = timing
+        self._clock = clock
+        self._watched: ObservedLease | None = None
+        self._changed = asyncio.Event()
+        self._release = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._next_renewal = 0.0
+        self._lapsed = False
+        fence.close("it is not known yet who owns the stacks")
+
+    @property
+    def lease(self) -> Lease | None:
+        """The Lease as it was last seen."""
+        return self._watched.lease if self._watched is not None else None
+
+    @property
+    def owner(self) -> str:
+        """The host of whoever holds the Lease, as far as is known; empty: nobody."""
+        return self.lease.holder.partition("/")[0] if self.lease is not None else ""
+
+    @property
+    def host(self) -> str:
+        """The name of this machine, as it stands in a Lease that this process holds."""
+        return self._host
+
+    @property
+    def lease_name(self) -> str:
+        """The name of the Lease, in the namespace of the stacks."""
+        return self._leases.name
+
+    def why_closed(self) -> str:
+        """Why nothing may be changed although this process owns the stacks; empty where it may."""
+        if self.role is not Role.OWNER or self._fence.open:
+            return ""
+        return (
+            f"the Lease {self._leases.name} was not renewed in time; stackd changes nothing until it is: {self.trouble}"
+        )
+
+    async def serve(self) -> None:
+        """``run`` as a service, which ends with this process's part as owner. Raises NotOwner."""
+        role = await self.run()
+        if role is Role.LOST:
+            raise NotOwner(
+                f"{self.owner or 'another stackd'} owns the stacks now; this stackd stands by when it starts again"
+            )
+        raise NotOwner("the stacks were handed over; this stackd stands by when it starts again")
+
+    async def run(self) -> Role:
+        """Stand by, take the Lease, keep it; ``LOST`` when another one has it, ``RELEASED`` after ``release``.
+
+        Once it has returned, nothing may be changed by this process any more.
+        """
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(self._follow(), name="lease watch")
+            try:
+                await self._stand_by()
+                await self._hold()
+            finally:
+                following.cancel()
+                self._ended.set()
+        return self.role
+
+    async def release(self) -> None:
+        """Give the Lease back, for whoever asked for it; to be called when everything under way is done.
+
+        Nothing where ``run`` is over, or was never begun.
+        """
+        if self._watched is None:
+            return
+        self._release.set()
+        self._changed.set()
+        await self._ended.wait()
+
+    async def ask_for(self) -> str:
+        """Ask the owner to step back, for this process. Returns who that is.
+
+        Raises Conflict where there is nobody to ask, ClusterUnavailable.
+        """
+        while True:
+            lease = await self._leases.find()
+            if self.role is not Role.STANDBY:
+                raise Conflict(f"this stackd is not a standby: it is {self.role}")
+            if lease is None or not lease.holder:
+                raise Conflict("nobody owns the stacks, so there is no owner to ask")
+            try:
+                await self._leases.update(replace(lease, takeover=self._me.requester))
+            except PreconditionFailed:
+                continue  # it was renewed meanwhile
+            return lease.holder.partition("/")[0]
+
+    # ---- what is seen
+
+    async def _follow(self) -> None:
+        async for lease in self._leases.follow():
+            self._observe(lease)
+
+    def _observe(self, lease: Lease | None) -> None:
+        watched = watch(self._watched, lease, self._clock.monotonic())
+        if watched != self._watched:
+            self._watched = watched
+            self._changed.set()
+
+    async def _read_lease(self) -> None:
+        self._observe(await self._leases.find(timeout=self._timing.interval))
+
+    async def _changed_within(self, seconds: float) -> bool:
+        """Whether the Lease changed within so many seconds."""
+        try:
+            return await set_within(self._changed, seconds)
+        finally:
+            self._changed.clear()
+
+    # ---- standby
+
+    async def _stand_by(self) -> None:
+        heard = False
+        while not self._release.is_set():
+            pause = self._timing.retry
+            try:
+                if not heard or self._wait() <= 0:
+                    await self._read_lease()
+                    if self._wait() <= 0 and await self._take():
+                        return
+                self._succeeded()
+                pause = min(self._wait(), self._timing.interval)
+            except (ClusterError, ClusterUnavailable, StoreUnavailable) as error:
+                self._failed(error, "who owns the stacks is not known")
+            self._report_owner()
+            heard = await self._changed_within(pause)
+
+    def _wait(self) -> float:
+        if self._watched is None:
+            return 0.0
+        return seconds_to_wait(self._me, self._watched, self._clock.monotonic(), self._timing)
+
+    def _report_owner(self) -> None:
+        lease = self.lease
+        if not self.trouble:
+            held = lease is not None and bool(lease.holder) and lease.lock_id != self._me.lock_id
+            self._stand_by_for(self.owner if held else "")
+        if self.standby:
+            self._fence.close(self.standby)
+        elif self.trouble:
+            self._fence.close(f"who owns the stacks is not known: {self.trouble}")
+
+    def _stand_by_for(self, owner: str) -> None:
+        before, self.standby = self.standby, f"{owner} owns the stacks, this stackd stands by" if owner else ""
+        if not owner:
+            self.stands_by.clear()
+            return
+        self.stands_by.set()
+        if self.standby != before:
+            log.info("standing by: %s owns the stacks (Lease %s)", owner, self._leases.name)
+
+    async def _take(self) -> bool:
+        """Whether this process is owner now: False where somebody else was faster, or an earlier try was."""
+        watched = self._watched
+        assert watched is not None
+        await self.confirmed()
+        found = succession(watched.last, self._store.identity)
+        if not found.continuous:
+            # Before the Lease names this file: what is begun here is finished after a crash, too.
+            await self._store.begin_adoption()
+        sent = self._fence.now()
+        wanted = self._as_taken(watched.lease)
+        try:
+            held = await (self._leases.create(wanted) if watched.lease is None else self._leases.update(wanted))
+        except (ObjectExists, PreconditionFailed):
+            return False
+        self.role, self.succession = Role.OWNER, found
+        self._stand_by_for("")
+        self._renewed(held, sent)
+        log.info("this stackd owns the stacks (Lease %s)%s", self._leases.name, f"; {found.why}" if found.why else "")
+        self.owned.set()
+        return True
+
+    # ---- owner
+
+    async def _hold(self) -> None:
+        while self.role is Role.OWNER:
+            # Not for longer: the event loop's clock does not go on while the machine is suspended, the fence's does.
+            await self._changed_within(min(max(0.0, self._next_renewal - self._fence.now()), _CHECK_SECONDS))
+            if self._release.is_set():
+                await self._give_back()
+            elif await self._is_ours() and self._fence.now() >= self._next_renewal:
+                await self._renew()
+
+    async def _is_ours(self) -> bool:
+        found = self._holding()
+        if found is Holding.LOST:
+            self._fence.close(f"{self.owner or 'another stackd'} owns the stacks now")
+            return await self._is_ours_after_all()
+        if found is Holding.GONE:
+            self._next_renewal = self._fence.now()
+        if found is Holding.ASKED_FOR and not self.asked_for.is_set() and self.lease is not None:
+            self.asker = self.lease.takeover.partition("/")[0]
+            log.info("%s asks to take over", self.asker)
+            self.asked_for.set()
+        if not self._fence.open and not self._lapsed:
+            self._lapsed = True
+            log.error(
+                "the Lease was not renewed in time; stackd changes nothing until it is: %s", self.trouble or "late"
+            )
+        return True
+
+    def _holding(self) -> Holding:
+        lease = self.lease
+        if lease is not None and (lease.sequence or 0) > self._store.identity.sequence:
+            return Holding.LOST  # this process has been set back, with its machine: another run of it has gone on
+        return holding(self._me, lease)
+
+    async def _is_ours_after_all(self) -> bool:
+        """Whether it was the Lease of another cluster that says otherwise, under the same address."""
+        try:
+            await self.confirmed()
+            await self._read_lease()
+        except (ClusterError, ClusterUnavailable) as error:
+            self._next_renewal = self._fence.now() + self._timing.retry
+            self._failed(error, "it is not known whether the Lease is lost")
+            await asyncio.sleep(self._timing.retry)
+            return False
+        if self._holding() is not Holding.LOST:
+            return True
+        self._end(Role.LOST, f"{self.owner or 'another stackd'} owns the stacks now")
+        log.error("this stackd does not own the stacks any more: %s has the Lease", self.owner or "somebody else")
+        return False
+
+    async def _renew(self) -> None:
+        sent, lease = self._fence.now(), self.lease
+        try:
+            if lease is None:
+                await self.confirmed()
+                held = await self._leases.create(self._as_taken(None), timeout=self._timing.interval)
+            else:
+                held = await self._leases.update(self._as_renewed(lease), timeout=self._timing.interval)
+        except (ObjectExists, PreconditionFailed):
+            # Somebody has changed it, or an earlier try of ours has: it is looked at, and then tried again.
+            await self._read_lease_again()
+        except (ClusterError, ClusterUnavailable) as error:
+            self._next_renewal = self._fence.now() + self._timing.retry
+            self._failed(error, "the Lease cannot be renewed")
+        else:
+            self._renewed(held, sent)
+
+    async def _read_lease_again(self) -> None:
+        try:
+            await self._read_lease()
+        except (ClusterError, ClusterUnavailable) as error:
+            self._next_renewal = self._fence.now() + self._timing.retry
+            self._failed(error, "the Lease cannot be read")
+
+    def _renewed(self, held: Lease, sent: float) -> None:
+        self._observe(held)
+        self._next_renewal = sent + self._timing.interval
+        self._fence.allow_until(sent + self._timing.usable, "another stackd may own the stacks now")
+        self._succeeded()
+        if self._lapsed and self._fence.open:
+            self._lapsed = False
+            log.info("the Lease is renewed again")
+
+    async def _give_back(self) -> None:
+        """Nothing is changed from here on; where the Lease cannot be given back in time, it runs out."""
+        until = self._fence.valid_until
+        self._fence.close("the stacks are being handed over to another stackd")
+        await self._fence.nothing_under_way(until)
+        while self._fence.now() < until and holding(self._me, self.lease) in (Holding.OURS, Holding.ASKED_FOR):
+            lease = self.lease
+            assert lease is not None
+            try:
+                self._observe(await self._leases.update(replace(self._as_renewed(lease), holder="")))
+                break
+            except PreconditionFailed:
+                await self._read_lease_again()
+            except (ClusterError, ClusterUnavailable) as error:
+                self._failed(error, "the Lease cannot be given back")
+                await asyncio.sleep(self._timing.retry)
+        self._end(Role.RELEASED, "the stacks were handed over to another stackd")
+        log.info("the Lease %s was given back", self._leases.name)
+
+    def _end(self, role: Role, why: str) -> None:
+        self.role, self.standby = role, why
+        self._fence.close(why)
+
+    # ---- both
+
+    @property
+    def _me(self) -> Candidate:
+        identity = self._store.identity
+        return Candidate(host=self._host, file_id=identity.file_id, lock_id=identity.lock_id, epoch=identity.epoch)
+
+    def _as_taken(self, lease: Lease | None) -> Lease:
+        sequence, now = self._store.identity.sequence, self._clock.now()
+        return taken(lease, self._me, sequence=sequence, duration=self._timing.written, now=now)
+
+    def _as_renewed(self, lease: Lease) -> Lease:
+        return renewed(lease, self._me, sequence=self._store.identity.sequence, now=self._clock.now())
+
+    def _failed(self, error: StackdError, what: str) -> None:
+        if not self.trouble:
+            log.warning("%s: %s", what, error)
+        self.trouble = str(error)
+        self.troubled()
+
+    def _succeeded(self) -> None:
+        self.trouble = ""
+
+
+async def _confirmed() -> None:
+    """The default: no cluster identity to confirm."""

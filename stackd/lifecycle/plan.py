@@ -1,0 +1,386 @@
+"""What a pass of reconciliation would do, and why: a pure comparison of rows and mirror; and the keys of the work queues.
+
+Owns: the comparison, and the keys (stacks by id, objects without a row, repairs). It makes no request and remembers nothing,
+so that anybody may ask as often as they like. What one pass has to know of the one before comes in with the snapshot, and
+goes out with the plan.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from stackd.kube.objects import PodState, ServiceState
+from stackd.kube.records import StoppedRecord
+from stackd.model import RANGE_PREFIX, SERVICE_PREFIX, Desired, Stack
+
+PODS, SERVICES, RECORDS = "pods", "services", "configmaps"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphan:
+    """A pod, a Service or a stopped stack's record of ours without a row; only the object with that uid is meant."""
+
+    resource: str
+    name: str
+    uid: str
+
+    def __str__(self) -> str:
+        return f"{self.resource} {self.name}"
+
+    @property
+    def stack_id(self) -> str:
+        """The stack that it was made for, by its name."""
+        return self.name.removeprefix(SERVICE_PREFIX) if self.resource == SERVICES else self.name
+
+
+Removal = str | Orphan
+"""What the deleter sees to: a stack that goes or has ended, or an object without a row."""
+
+
+class RepairKind(enum.StrEnum):
+    """What a living stack may lack."""
+
+    RESUME = "resume"
+    SERVICE = "repair"
+    ANNOTATE = "annotate"
+    LABELS = "labels"
+    RECORD = "record"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """Something that a stack lacks and that is to be created (again)."""
+
+    kind: RepairKind
+    stack_id: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.stack_id}"
+
+
+class ActionKind(enum.StrEnum):
+    """What a pass can do."""
+
+    UNDO = "undo"
+    DELETE = "delete"
+    RELEASE = "release"
+    EXPIRE = "expire"
+    END = "end"
+    REPAIR = "repair"
+    RESUME = "resume"
+    ANNOTATE = "annotate"
+    RECORD = "record"
+    ADOPT = "adopt"
+    REMOVE_POD = "remove-pod"
+    REMOVE_SERVICE = "remove-service"
+    REMOVE_RECORD = "remove-record"
+
+
+UNASKED = frozenset({ActionKind.END, ActionKind.REMOVE_POD, ActionKind.REMOVE_SERVICE, ActionKind.REMOVE_RECORD})
+"""What nobody asked for; only these are subject to the brake."""
+
+REPAIRS = {
+    ActionKind.RESUME: RepairKind.RESUME,
+    ActionKind.REPAIR: RepairKind.SERVICE,
+    ActionKind.ANNOTATE: RepairKind.ANNOTATE,
+    ActionKind.RECORD: RepairKind.RECORD,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """One thing to do, and why; ``orphan`` is the object that is to be removed for want of a row.
+
+    ``sudden``: its time is up only since the clock was set, which the brake looks at.
+    """
+
+    kind: ActionKind
+    name: str
+    why: str
+    orphan: Orphan | None = None
+    sudden: bool = False
+
+    @property
+    def stack_id(self) -> str:
+        """The stack that it is about."""
+        return self.name if self.orphan is None else self.orphan.stack_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """An object of ours without a row, of which it is not known whether its stack was ended; ``why``."""
+
+    object: Orphan
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """All that a plan is made from, as it is at one moment; times in nanoseconds.
+
+    ``creating``  creates under way
+    ``being_deleted``  stacks that a request or a batch job deletes and sees to
+    ``locked``    stacks that somebody is at work on
+    ``removed``   those of ``looked_up`` whose stacks the file has removed
+    ``looked_up``  ids without a row that the file was asked about
+    ``stopped``   the records of stacks without a pod
+    ``unadoptable``  by their uid, pods and records that no row can be made from, and why
+    ``incomplete``  the file may lack what the cluster has: it is taken over at once
+    ``removals``, ``repairs``  what stands in the work queues already
+    ``clock_trusted``  whether ``now`` may be right; ``sudden_until``  to what time the clock was set forward (0: never)
+    """
+
+    now: int
+    orphan_grace: int
+    stacks: Sequence[Stack]
+    pods: Mapping[str, PodState]
+    services: Mapping[str, ServiceState]
+    stopped: Mapping[str, StoppedRecord] = field(default_factory=dict)
+    creating: Container[str] = ()
+    being_deleted: Container[str] = ()
+    locked: Container[str] = ()
+    removed: Container[str] = ()
+    looked_up: Container[str] = ()
+    unadoptable: Mapping[str, str] = field(default_factory=dict)
+    incomplete: bool = False
+    removals: Container[Removal] = ()
+    repairs: Container[Repair] = ()
+    clock_trusted: bool = True
+    sudden_until: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcilePlan:
+    """What a pass would do; ``blocked`` says why it does nothing at all, ``held`` which stacks a brake keeps.
+
+    ``unknown`` is left alone.
+    """
+
+    actions: tuple[Action, ...] = ()
+    blocked: str = ""
+    held: frozenset[str] = frozenset()
+    unknown: tuple[Unknown, ...] = ()
+
+
+def make_plan(seen: Snapshot) -> ReconcilePlan:
+    """What a pass would do now."""
+    known = {stack.stack_id: stack for stack in seen.stacks}
+    actions = [action for stack in seen.stacks if (action := _row(seen, stack)) is not None]
+    unknown: list[Unknown] = []
+    for found in _rowless(seen, known):
+        if isinstance(found, Action):
+            actions.append(found)
+        else:
+            unknown.append(found)
+    return ReconcilePlan(actions=tuple(actions), unknown=tuple(unknown))
+
+
+def without_row(
+    pods: Mapping[str, PodState],
+    services: Mapping[str, ServiceState],
+    stopped: Mapping[str, StoppedRecord],
+    known: Collection[str],
+) -> frozenset[str]:
+    """The ids of stacks that objects were made for, and that have no row."""
+    served = {name.removeprefix(SERVICE_PREFIX) for name in services}
+    return frozenset(pods.keys() | served | stopped.keys()).difference(known)
+
+
+def is_claimed(orphan: Orphan, stack: Stack | None) -> bool:
+    """Whether the row, if there is one, is reason enough to let the object be.
+
+    A stack that has ended claims its Service and its own pod; another pod of that name was made by a create that had been
+    given up.
+    """
+    if stack is None:
+        return False
+    if orphan.resource == SERVICES:
+        return orphan.name == stack.service_name
+    if orphan.resource == RECORDS:
+        return True  # the repairs see to it
+    return not stack.ended or stack.pod_uid in (None, orphan.uid)
+
+
+def own_pod(pods: Mapping[str, PodState], stack: Stack) -> PodState | None:
+    """The stack's pod; one of an earlier generation, which is on its way out, does not count."""
+    pod = pods.get(stack.pod_name)
+    return None if pod is None or pod.generation < stack.generation else pod
+
+
+def is_served(stack: Stack) -> bool:
+    """Whether the stack is to have a Service now."""
+    return (
+        stack.accepted
+        and not stack.ended
+        and stack.deleting_since is None
+        and stack.desired is Desired.RUNNING
+        and stack.pod_uid is not None
+    )
+
+
+def service_trouble(stack: Stack, service: ServiceState | None) -> str:
+    """Why the stack is not to be reached through this Service as its row says; empty if it is.
+
+    Just after a create the mirror may not have it yet: whoever mends it looks in the cluster first.
+    """
+    if service is None:
+        return "its Service is gone from the cluster"
+    if service.type != "NodePort":
+        return f"its Service was changed to type {service.type}"
+    ours, theirs = sorted(port.node_port for port in stack.ports), sorted(service.node_ports)
+    if ours != theirs:
+        return f"the node ports of its Service were changed from {_listed(ours)} to {_listed(theirs)}"
+    return "" if service.selects == stack.stack_id else "the selector of its Service was changed"
+
+
+def _listed(ports: Sequence[int]) -> str:
+    return ", ".join(map(str, ports)) or "none"
+
+
+def _row(seen: Snapshot, stack: Stack) -> Action | None:
+    name = stack.stack_id
+    if stack.deleting_since is not None:
+        if name in seen.removals or name in seen.creating or name in seen.being_deleted or name in seen.locked:
+            return None
+        return Action(kind=ActionKind.DELETE, name=name, why=f"its delete was requested ({stack.delete_reason})")
+    if not stack.accepted:
+        if name in seen.creating:
+            return None
+        return Action(kind=ActionKind.UNDO, name=name, why="its create was never completed")
+    if stack.ttl_expires_at <= seen.now and seen.clock_trusted and not stack.unassigned:
+        sudden = stack.ttl_expires_at <= seen.sudden_until
+        return Action(kind=ActionKind.EXPIRE, name=name, why="its time is up", sudden=sudden)
+    if stack.ended:
+        return _ended(seen, stack)
+    if stack.desired is Desired.STOPPED or stack.pod_uid is None:
+        return _unfinished(seen, stack)
+    return _living(seen, stack)
+
+
+def _ended(seen: Snapshot, stack: Stack) -> Action | None:
+    if stack.ports_held or stack.service_name in seen.services:
+        if stack.stack_id in seen.removals:
+            return None
+        return Action(kind=ActionKind.RELEASE, name=stack.stack_id, why="its pod has ended for good")
+    pod = seen.pods.get(stack.pod_name)
+    if pod is None:
+        return None
+    orphan = Orphan(resource=PODS, name=pod.name, uid=pod.uid)
+    if is_claimed(orphan, stack) or orphan in seen.removals:
+        return None
+    return Action(kind=ActionKind.REMOVE_POD, name=pod.name, why="its stack's own pod has ended before", orphan=orphan)
+
+
+def _unfinished(seen: Snapshot, stack: Stack) -> Action | None:
+    """What is left to be done of a stop or a start, unless somebody is doing it."""
+    there = stack.pod_name in seen.pods or stack.service_name in seen.services
+    if stack.at_rest and not there:
+        return _at_rest(seen, stack)
+    why = "it is to be stopped" if stack.desired is Desired.STOPPED else "its fresh pod is not there yet"
+    return _repair(seen, ActionKind.RESUME, stack.stack_id, why)
+
+
+def _at_rest(seen: Snapshot, stack: Stack) -> Action | None:
+    """What the cluster's record of a stopped stack lacks."""
+    record = seen.stopped.get(stack.stack_id)
+    if record is None or record.going:
+        return _repair(seen, ActionKind.RECORD, stack.stack_id, "the cluster has no record of this stopped stack")
+    if record.expires_at != stack.ttl_expires_at:
+        return _repair(seen, ActionKind.RECORD, stack.stack_id, "its record in the cluster lacks its new end")
+    return None
+
+
+def _living(seen: Snapshot, stack: Stack) -> Action | None:
+    name = stack.stack_id
+    pod = own_pod(seen.pods, stack)
+    if pod is None:
+        return Action(kind=ActionKind.END, name=name, why="its pod is gone from the cluster")
+    if trouble := service_trouble(stack, seen.services.get(stack.service_name)):
+        return _repair(seen, ActionKind.REPAIR, name, trouble)
+    if pod.pool and not stack.unassigned:
+        return _repair(seen, ActionKind.ANNOTATE, name, "its pod does not say yet that it was given away")
+    if pod.expires_at not in (None, stack.ttl_expires_at) and not stack.unassigned:
+        return _repair(seen, ActionKind.ANNOTATE, name, "its pod lacks its new end")
+    if name in seen.stopped:
+        return _repair(seen, ActionKind.RECORD, name, "it has a pod again, and needs no other record")
+    return None
+
+
+def _repair(seen: Snapshot, kind: ActionKind, name: str, why: str) -> Action | None:
+    if name in seen.locked or Repair(kind=REPAIRS[kind], stack_id=name) in seen.repairs:
+        return None
+    return Action(kind=kind, name=name, why=why)
+
+
+def _rowless(seen: Snapshot, known: Collection[str]) -> Iterator[Action | Unknown]:
+    """What becomes of objects without a row. One is removed only if the file itself has removed its stack."""
+    for name in seen.pods.keys() - known:
+        pod = seen.pods[name]
+        orphan = Orphan(resource=PODS, name=name, uid=pod.uid)
+        if _is_ended(seen, orphan):
+            yield Action(kind=ActionKind.REMOVE_POD, name=name, why="its stack was removed", orphan=orphan)
+        elif not pod.deleting and _is_due(seen, orphan, pod.created_at):
+            why = seen.unadoptable.get(pod.uid)
+            adopt = Action(
+                kind=ActionKind.ADOPT,
+                name=name,
+                why="no row belongs to this pod, and none says that its stack was removed",
+            )
+            yield adopt if why is None else Unknown(object=orphan, why=why)
+    for name in seen.stopped.keys() - known:
+        record = seen.stopped[name]
+        orphan = Orphan(resource=RECORDS, name=name, uid=record.uid)
+        if _is_ended(seen, orphan):
+            yield Action(kind=ActionKind.REMOVE_RECORD, name=name, why="its stack was removed", orphan=orphan)
+        elif not record.going and _is_due(seen, orphan, record.created_at) and not _has_adoptable_pod(seen, name):
+            why = seen.unadoptable.get(record.uid)
+            adopt = Action(
+                kind=ActionKind.ADOPT,
+                name=name,
+                why="no row belongs to this stopped stack, and none says that it was removed",
+            )
+            yield adopt if why is None else Unknown(object=orphan, why=why)
+    for name in seen.services.keys() - {SERVICE_PREFIX + stack_id for stack_id in known}:
+        service = seen.services[name]
+        orphan = Orphan(resource=SERVICES, name=name, uid=service.uid)
+        if _is_ended(seen, orphan):
+            yield Action(kind=ActionKind.REMOVE_SERVICE, name=name, why="its stack was removed", orphan=orphan)
+        elif name.startswith(RANGE_PREFIX):
+            if _is_old(seen, service.created_at) and not _is_seen_to(seen, orphan):
+                why = "it only asked which node ports the cluster has"
+                yield Action(kind=ActionKind.REMOVE_SERVICE, name=name, why=why, orphan=orphan)
+        elif not service.deleting and _is_due(seen, orphan, service.created_at) and not _comes_along(seen, orphan):
+            yield Unknown(object=orphan, why="it has no pod to take over, and no row says that its stack was removed")
+
+
+def _is_ended(seen: Snapshot, orphan: Orphan) -> bool:
+    return orphan.stack_id in seen.removed and not _is_seen_to(seen, orphan)
+
+
+def _is_due(seen: Snapshot, orphan: Orphan, created_at: int) -> bool:
+    if _is_seen_to(seen, orphan) or orphan.stack_id not in seen.looked_up:
+        return False
+    return seen.incomplete or _is_old(seen, created_at)
+
+
+def _is_old(seen: Snapshot, created_at: int) -> bool:
+    return seen.clock_trusted and seen.now - created_at >= seen.orphan_grace
+
+
+def _is_seen_to(seen: Snapshot, orphan: Orphan) -> bool:
+    return orphan.stack_id in seen.creating or orphan in seen.removals or orphan.stack_id in seen.removals
+
+
+def _comes_along(seen: Snapshot, orphan: Orphan) -> bool:
+    """Whether a Service's stack is there, with which it is taken over or goes."""
+    if not orphan.name.startswith(SERVICE_PREFIX):
+        return False
+    found = (seen.pods.get(orphan.stack_id), seen.stopped.get(orphan.stack_id))
+    return any(one is not None and one.uid not in seen.unadoptable for one in found)
+
+
+def _has_adoptable_pod(seen: Snapshot, stack_id: str) -> bool:
+    pod = seen.pods.get(stack_id)
+    return pod is not None and not pod.deleting and pod.uid not in seen.unadoptable

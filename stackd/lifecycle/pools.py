@@ -1,0 +1,206 @@
+"""The stacks that wait in pools, by template: which may be given, and how the pool of each template is doing.
+
+Owns: that of any number of creates at once no two pick the same stack, the oldest first; and what is remembered of a pool's
+failures. That a stack is given once is the file's to decide. Fed by changes of rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from stackd.lifecycle.pace import ClaimPace
+from stackd.lifecycle.pool_figures import NO_POOL, PoolFigures
+from stackd.model import Desired, Stack, StackStatus
+from stackd.templates import Template
+from stackd.workqueue import RetryPolicy
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
+"""Seconds until a template is tried again that did not come to run, after the first failure and after many."""
+
+LONGEST_WAIT = 30.0
+"""The same where it is not the template's fault: no room, or no cluster at hand."""
+
+GIVEN_WAY_SECONDS = 30.0
+"""So long a pool that had to give way is not filled again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """A stack whose pod is yet to be told that it was given away, ``at`` that time (monotonic seconds)."""
+
+    stack_id: str
+    at: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Pool:
+    """How the pool of one template is doing. ``not_before`` in monotonic seconds; ``digest`` tells what has failed.
+
+    ``waits`` are its rows. ``making`` counts creates under way, whose rows may not be there yet.
+    """
+
+    waits: dict[str, Stack] = field(default_factory=dict)
+    making: int = 0
+    hits: int = 0
+    misses: int = 0
+    failures: int = 0
+    reason: str = ""
+    not_before: float = 0.0
+    digest: str = ""
+
+    def coming(self, digest: str) -> bool:
+        """Whether stacks of this digest are on their way to run, as far as is known."""
+        starting = any(
+            row.digest == digest
+            and row.status is StackStatus.CREATING
+            and not row.status_reason  # nothing keeps it from running
+            and row.deleting_since is None
+            for row in self.waits.values()
+        )
+        return not self.failures and (starting or self.making > 0)
+
+    def failed(self, why: str, now: float, *, longest: float = LONGEST_PAUSE) -> None:
+        """Something of it has failed: the next try comes later, each time."""
+        self.failures += 1
+        self.reason = why
+        pause = RetryPolicy(first=FIRST_PAUSE, longest=longest).bound(self.failures)
+        self.put_off(now + pause)
+
+    def put_off(self, until: float) -> None:
+        """It is not filled before that."""
+        self.not_before = max(self.not_before, until)
+
+    def succeeded(self) -> None:
+        """One has come to run."""
+        self.failures, self.reason, self.not_before = 0, "", 0.0
+
+    def rest(self, until: float) -> None:
+        """It had to give way to creates."""
+        self.reason = "it gives way to creates, which found no room"
+        self.put_off(until)
+
+
+class Pools:
+    """The pools of one daemon, by the name of the template; also of templates that are there no longer."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Pool] = {}
+        self.pace = ClaimPace()
+        self.news = asyncio.Event()
+        """Set when something has changed that the refill has to look at: the pools in ``changed``."""
+        self.changed: set[str] = set()
+        self.exchange = asyncio.Lock()
+        """Held while a stack that is held gives way to one for a pool."""
+        self.ending: set[str] = set()
+        """Stacks that somebody has chosen to be ended, and whose intent is not committed yet."""
+        self._free: dict[str, dict[str, None]] = {}
+        self._rows: dict[str, Stack] = {}
+        self._taken: set[str] = set()
+
+    def of(self, name: str) -> Pool:
+        """The pool of a template."""
+        pool = self.by_name.get(name)
+        if pool is None:
+            pool = self.by_name[name] = Pool()
+        return pool
+
+    def load(self, rows: Iterable[Stack]) -> None:
+        """Begin with the rows of the file."""
+        for row in rows:
+            self.row_changed(None, row)
+
+    def row_changed(self, before: Stack | None, after: Stack | None) -> None:
+        """A row changed (a subscriber of the store)."""
+        was, waits = before is not None and before.unassigned, after is not None and after.unassigned
+        if not was and not waits:
+            return
+        if before is not None and was:
+            self._rows.pop(before.stack_id, None)
+            self.of(before.template or "").waits.pop(before.stack_id, None)
+            self.changed.add(before.template or "")
+        if after is not None and waits:
+            self.changed.add(after.template or "")
+            self._rows[after.stack_id] = after
+            self.of(after.template or "").waits[after.stack_id] = after
+            if before is not None and before.status is StackStatus.CREATING and after.status is StackStatus.RUNNING:
+                self.of(after.template or "").succeeded()
+        changed = after or before
+        assert changed is not None
+        self._sort(changed.stack_id, before)
+        self.news.set()
+
+    def take(self, digest: str) -> Stack | None:
+        """The stack of that digest that has run the longest, for nobody else until it is ``put_back``."""
+        free = self._free.get(digest)
+        if not free:
+            return None
+        stack_id = next(iter(free))
+        del free[stack_id]
+        self._taken.add(stack_id)
+        return self._rows[stack_id]
+
+    def put_back(self, stack_ids: Iterable[str]) -> None:
+        """What was taken is done with: what still waits may be taken again."""
+        for stack_id in stack_ids:
+            self._taken.discard(stack_id)
+            self._sort(stack_id, None)
+
+    def figures(self, template: Template) -> PoolFigures:
+        """How the template's pool is doing."""
+        pool = self.by_name.get(template.name)
+        if pool is None:
+            return NO_POOL
+        rows = [row for row in pool.waits.values() if row.deleting_since is None]
+        ready = sum(is_ready(row) and row.digest == template.digest for row in rows)
+        failing = sum(has_failed(row) and not is_held(row) for row in rows)
+        held = sum(map(is_held, rows))
+        starting = sum(
+            row.status is StackStatus.CREATING and row.accepted and not row.ended and not is_held(row) for row in rows
+        )
+        if pool.failures:
+            failing = max(failing, template.pool - ready - starting)
+        return PoolFigures(
+            ready=ready,
+            starting=starting + pool.making,
+            failing=max(0, failing),
+            held=held,
+            hits=pool.hits,
+            misses=pool.misses,
+            reason=pool.reason,
+        )
+
+    def _sort(self, stack_id: str, before: Stack | None) -> None:
+        """Have the stack among those that may be taken, or not; one that was there keeps its place."""
+        row = self._rows.get(stack_id)
+        free = row is not None and is_ready(row) and stack_id not in self._taken
+        digest = row.digest if row is not None and free else None
+        for old in {one.digest for one in (before, row) if one is not None and one.digest is not None} - {digest}:
+            if (ids := self._free.get(old)) is not None:
+                ids.pop(stack_id, None)
+                if not ids:
+                    del self._free[old]
+        if digest is not None:
+            self._free.setdefault(digest, {})[stack_id] = None
+
+
+def is_ready(row: Stack) -> bool:
+    """Whether the row of a stack in a pool says that it runs."""
+    return (
+        row.accepted
+        and not row.ended
+        and row.deleting_since is None
+        and row.desired is Desired.RUNNING
+        and row.status is StackStatus.RUNNING
+    )
+
+
+def is_held(row: Stack) -> bool:
+    """Whether nobody knows if the stack was given away (the file that knew is lost): it stays, and is given to nobody."""
+    return row.unassigned and row.digest is None
+
+
+def has_failed(row: Stack) -> bool:
+    """Whether the row of a stack in a pool says that it will not come to run."""
+    return row.accepted and (row.ended or row.status not in (StackStatus.CREATING, StackStatus.RUNNING))

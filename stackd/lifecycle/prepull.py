@@ -1,0 +1,228 @@
+"""Have the images of templates with ``prepull: true`` on every node that takes stacks, also on nodes that join later.
+
+Owns: which images are wanted where, how far that is, and that few are pulled at a time: kubelets pull one image after the
+other, and stacks wait behind them. A pod of this module runs nothing, and is gone as soon as its image is there. Those of
+an earlier process are deleted at the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stackd.errors import ClusterUnavailable, ObjectExists, StackdError
+from stackd.kube.manifests import DEADLINE_SECONDS, prepull_name, prepull_pod, prepull_spec, pull_status
+from stackd.kube.wire import JsonObject
+from stackd.lifecycle import nodes
+from stackd.lifecycle.context import Context
+from stackd.podspec import harden
+from stackd.templates import Template
+from stackd.workqueue import RetryPolicy, WorkQueue
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 2
+RETRIES = RetryPolicy(first=5.0, longest=300.0)
+AGAIN_SECONDS = 6 * 3600.0
+"""After so long it is made sure that the image is still there: kubelets remove what nobody has used for a while."""
+REFRESH_SECONDS = 10.0
+CLEAN_UP_SECONDS = 10.0
+"""When an earlier process' pods are looked for where no template wants images pulled."""
+
+FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.25, 2.0
+LONGEST_REASON = 512
+
+
+class PullState(enum.StrEnum):
+    """The state of an image's pull on a node."""
+
+    WAITING = "waiting"
+    PULLING = "pulling"
+    PULLED = "pulled"
+    FAILING = "failing"
+
+
+_ORDER = (PullState.FAILING, PullState.WAITING, PullState.PULLING, PullState.PULLED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageOnNode:
+    """One image on one node."""
+
+    node: str
+    image: str
+
+    def __str__(self) -> str:
+        return f"{self.image} on {self.node}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pull:
+    """What is known of a target; ``since`` on the monotonic clock."""
+
+    state: PullState
+    since: float
+    reason: str = ""
+
+
+class PrePulls:
+    """The images that are wanted on nodes, and the service that has them pulled."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._queue: WorkQueue[ImageOnNode] = WorkQueue(context.clock.monotonic, RETRIES)
+        self._known: dict[ImageOnNode, Pull] = {}
+        self._nodes: dict[str, asyncio.Lock] = {}
+
+    def of(self, template: Template) -> Mapping[str, Pull]:
+        """The pull state of one template's images by node; per node, that of the slowest image."""
+        found: dict[str, Pull] = {}
+        for target, pull in self._known.items():
+            if template.prepull and target.image in template.images:
+                found[target.node] = min(found.get(target.node, pull), pull, key=lambda one: _ORDER.index(one.state))
+        return dict(sorted(found.items()))
+
+    def counts(self) -> Mapping[PullState, int]:
+        """How many images on nodes are in which state."""
+        states = [pull.state for pull in self._known.values()]
+        return {state: states.count(state) for state in PullState}
+
+    async def refresh(self) -> None:
+        """Compare what is wanted with what is known; asks nothing of the cluster."""
+        wanted = self._wanted()
+        now = self._context.clock.monotonic()
+        for target in self._known.keys() - wanted.keys():
+            del self._known[target]
+        for target in wanted:
+            pull = self._known.get(target)
+            if pull is None:
+                self._set(target, PullState.WAITING)
+                self._queue.add(target)
+            elif pull.state is PullState.PULLED and now - pull.since >= AGAIN_SECONDS:
+                self._queue.add(target)
+
+    def _wanted(self) -> dict[ImageOnNode, Template]:
+        """Each image on each node, with the first template that has it; neighbours are on different nodes."""
+        context = self._context
+        taking = sorted(node.name for node in nodes.eligible(context.config, context.mirror.nodes.values()))
+        return {
+            ImageOnNode(node=node, image=image): template
+            for template in reversed([*context.settings.templates.values()])
+            if template.prepull
+            for image in template.images
+            for node in taking
+        }
+
+    async def run(self) -> None:
+        """The service: what an earlier process has left is deleted, then images are pulled, for ever."""
+        if not self._wanted():
+            await asyncio.sleep(CLEAN_UP_SECONDS)  # there is hardly anything, and creates may wait
+        await self._clean_up()
+        await self.refresh()
+        await self._queue.run(self._pull, workers=AT_ONCE, failed=self._failed)
+
+    async def _clean_up(self) -> None:
+        """Delete the pods of an earlier process; retry until that is done."""
+        tries = 0
+        while True:
+            try:
+                for pod in await self._context.cluster.list_prepulls():
+                    await self._delete(pod)
+            except StackdError as error:
+                tries += 1
+                log.info("the pods that pull images cannot be listed now: %s", error)
+                await asyncio.sleep(RETRIES.delay(tries))
+            else:
+                return
+
+    async def _pull(self, target: ImageOnNode) -> None:
+        """Have one image pulled, in a task of its own, so that a stop of the daemon still lets it delete its pod."""
+        await self._context.tasks.spawn(f"prepull {target}", self._pulled(target))
+
+    async def _pulled(self, target: ImageOnNode) -> None:
+        """Return once the image is there, or is not wanted any more; no pod is left then.
+
+        Raises what keeps it from being pulled now.
+        """
+        async with self._nodes.setdefault(target.node, asyncio.Lock()):
+            if self._context.closing:
+                return
+            template = self._wanted().get(target)
+            if template is None:
+                await self._delete_pod_of(target)
+                return
+            if self._known.get(target, _NOTHING).state is not PullState.PULLED:
+                self._set(target, PullState.PULLING)
+            pod = await self._made(target, template)
+            try:
+                done = await self._until_done(target, pod["metadata"]["uid"])
+            except StackdError:
+                with contextlib.suppress(StackdError):  # the next try finds it
+                    await self._delete(pod)
+                raise
+            await self._delete(pod)
+        if done:
+            self._set(target, PullState.PULLED)
+            log.info("prepull: %s is there", target)
+
+    async def _made(self, target: ImageOnNode, template: Template) -> JsonObject:
+        context = self._context
+        await context.right_cluster()
+        manifest = harden(prepull_spec(target.image, template.spec.manifest), template.policy)
+        instance = context.config.cluster.instance
+        pod = prepull_pod(manifest, context.config.stacks.namespace, instance, target.node)
+        with contextlib.suppress(ObjectExists):  # an earlier try whose answer was lost
+            await context.cluster.create_pod(pod)
+        found = await context.cluster.pod_json(self._name(target))
+        if found is None:
+            raise ClusterUnavailable(f"the pod that is to pull {target} is gone")
+        return found
+
+    async def _until_done(self, target: ImageOnNode, uid: str) -> bool:
+        """Return True once the image is there, False as soon as nobody wants it any more.
+
+        Raises ClusterUnavailable when the pull fails, or takes too long.
+        """
+        context = self._context
+        pause, end = FIRST_LOOK_SECONDS, context.clock.monotonic() + DEADLINE_SECONDS
+        while target in self._wanted() and not context.closing:
+            pod = await context.cluster.pod_json(self._name(target))
+            if pod is None or pod["metadata"]["uid"] != uid:
+                raise ClusterUnavailable("its pod was deleted")
+            status = pull_status(pod)
+            if status.done:
+                return True
+            if status.reason or context.clock.monotonic() >= end:
+                raise ClusterUnavailable(status.reason or f"not pulled within {DEADLINE_SECONDS} s")
+            await asyncio.sleep(pause)
+            pause = min(LONGEST_LOOK_SECONDS, pause * 2)
+        return False
+
+    def _name(self, target: ImageOnNode) -> str:
+        return prepull_name(self._context.config.cluster.instance, target.node, target.image)
+
+    async def _delete_pod_of(self, target: ImageOnNode) -> None:
+        """Delete what an earlier attempt may have left."""
+        for pod in await self._context.cluster.list_prepulls():
+            if pod["metadata"]["name"] == self._name(target):
+                await self._delete(pod)
+
+    async def _delete(self, pod: JsonObject) -> None:
+        metadata = pod["metadata"]
+        await self._context.cluster.delete_pod(metadata["name"], metadata["uid"])
+
+    def _failed(self, target: ImageOnNode, error: StackdError, delay: float | None) -> None:
+        if target in self._wanted():
+            self._set(target, PullState.FAILING, str(error)[:LONGEST_REASON])
+            extra = {"same": f"prepull {target}"}
+            log.warning("prepull: %s: next try in %.0f s: %s", target, delay or 0.0, error, extra=extra)
+
+    def _set(self, target: ImageOnNode, state: PullState, reason: str = "") -> None:
+        self._known[target] = Pull(state=state, since=self._context.clock.monotonic(), reason=reason)
+
+
+_NOTHING = Pull(state=PullState.WAITING, since=0.0)

@@ -1,0 +1,38 @@
+"""Whether stackd is ready, and if not, why: the same answer for /readyz and for the service's status.
+
+Owns: the sentences. A GET that asks reads what is known; that the file takes a write is tried by its askers.
+"""
+
+from __future__ import annotations
+
+from stackd.lifecycle.context import STALE_SECONDS, Context
+
+
+def reasons(context: Context) -> list[str]:
+    """Why stackd is not ready, in sentences; none when it is."""
+    ownership = context.ownership
+    if ownership.standby:
+        return [ownership.standby]
+    found = [] if context.mirror.synced else [context.not_reached()]
+    if lapsed := ownership.why_closed():
+        found.append(lapsed)
+    found += context.brake.reasons()
+    if context.closing:
+        found.append("stackd is shutting down")
+    contact = context.cluster.connection.contact
+    if context.mirror.synced and contact.lost:
+        found.append(f"{contact.sentence()}; reads return the last known state")
+    elif context.mirror.synced and (stale := context.mirror.staleness()) > STALE_SECONDS:
+        why = f" ({context.mirror.last_error})" if context.mirror.last_error else ""
+        found.append(f"Kubernetes has sent nothing for {stale:.0f} s{why}; reads return the last known state")
+    elif context.mirror.synced and (doubt := context.why_in_doubt()):
+        found.append(f"nothing can be created or deleted: {doubt}")
+    if trouble := context.wall_clock.trouble():
+        found.append(trouble)
+    if context.mirror.synced and context.store.incomplete:
+        found.append("stackd is taking over stacks that the cluster has and the file does not")
+    if context.ports_trouble:
+        found.append(context.ports_trouble)
+    if context.file_trouble:
+        found.append(context.file_trouble)
+    return found

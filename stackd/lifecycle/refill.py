@@ -1,0 +1,276 @@
+"""Keep the pools filled: make what is missing, end what has failed, is of another template by now, or is too much.
+
+Owns: the refilling service, how fast it goes, and what it does about a template that does not come to run. What it makes
+is made as any create makes it, and ended as any stack is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stackd.errors import NoNodePort, NoRoom, QuotaExceeded, StackdError, StoreUnavailable, Unavailable
+from stackd.lifecycle.assign import TELLERS
+from stackd.lifecycle.context import Context
+from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.create import CreateRequest, make_unassigned
+from stackd.lifecycle.pools import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WAIT, Pool, has_failed, is_held, is_ready
+from stackd.model import DeleteReason, Stack, StackStatus
+from stackd.templates import Template
+from stackd.tokenbucket import A_SECOND, TokenBucket
+from stackd.waiters import set_within
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 8
+"""Creates of the refill that are under way at a time, of ``context.CREATES_AT_ONCE``: the others are for clients."""
+
+LOOK_SECONDS = 1.0
+"""The refill looks around at least this often: templates may be others, a pause over, the cluster back."""
+
+CROWDED_SECONDS = 0.1
+"""When to look again where clients' creates wait for their turn: until none does, nothing is made for pools."""
+
+AT_ONCE_IN_TRAFFIC, HALF_FULL = 4, 0.5
+"""The same while pools answer creates, for a pool that is at least so full."""
+
+HOLD_SECONDS = 1.0
+"""So long at most a burst of creates keeps a pool that still has stacks from being filled."""
+
+TELLING_SECONDS = 0.02
+"""When to look again where pods are yet to be told that they were given away: that comes first, within the same bound."""
+
+GATHER_SECONDS = 0.005
+"""Changes within this time are looked at together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a pool needs: so many more, and the ends of these; ``failed`` says why some of them have failed."""
+
+    missing: int = 0
+    failing: tuple[Stack, ...] = ()
+    stale: tuple[Stack, ...] = ()
+    surplus: tuple[Stack, ...] = ()
+
+    @property
+    def failed(self) -> str:
+        """Why the first of those has failed that are the template's fault; empty where none is."""
+        ours = (one for one in self.failing if one.status in (StackStatus.FAILED, StackStatus.STOPPED))
+        return next((_why(one) for one in ours), "")
+
+    @property
+    def ends(self) -> tuple[Stack, ...]:
+        """All that are to be ended, what has failed first."""
+        return (*self.failing, *self.stale, *self.surplus)
+
+
+def work_for(pool: Pool, template: Template | None, now: int | None) -> Work:
+    """What the pool needs, whatever that has to wait for. Pure. Without a template all of it goes.
+
+    What is held goes when its time is up (``now`` in nanoseconds, None while the clock is not believed).
+    What is to go counts until its end is intended, so that a changed template replaces its pool bit by bit.
+    """
+    digest = template.digest if template is not None else None
+    failing: list[Stack] = []
+    good: list[Stack] = []
+    stale: list[Stack] = []
+    over: list[Stack] = []
+    for row in pool.waits.values():
+        if not row.accepted or row.deleting_since is not None:
+            continue
+        if is_held(row):
+            if row.ended or (now is not None and row.ttl_expires_at <= now):
+                over.append(row)
+        else:
+            (failing if has_failed(row) else good if row.digest == digest else stale).append(row)
+    wanted = template.pool if template is not None else 0
+    surplus: list[Stack] = []
+    if len(good) > wanted:
+        surplus = sorted(good, key=lambda row: (is_ready(row), -row.created_at))[: len(good) - wanted]
+    missing = max(0, wanted - len(good) - len(stale) - pool.making)
+    return Work(missing=missing, failing=tuple(failing), stale=tuple(stale), surplus=(*surplus, *over))
+
+
+class Refill:
+    """The refilling of one daemon."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._allowance = TokenBucket(context.clock.monotonic(), 1.0)
+        self._making = 0
+        self._next_look: dict[str, float] = {}
+        self._short: set[str] = set()
+        self._held_since: float | None = None
+
+    async def run(self) -> None:
+        """The refilling service: for ever."""
+        pools = self._context.pools
+        while True:
+            pools.news.clear()
+            wait = await self._look()
+            if await set_within(pools.news, wait):
+                await asyncio.sleep(GATHER_SECONDS)
+
+    async def _look(self) -> float:
+        """See to the pools that have changed, or whose time has come, as far as can be now; in how many seconds to look again,
+        if nothing changes."""
+        context, pools = self._context, self._context.pools
+        try:
+            context.admit()
+            await context.right_cluster()
+        except StackdError as error:
+            self._put_off(str(error))
+            return LOOK_SECONDS
+        templates, now = context.settings.templates, context.clock.monotonic()
+        changed, pools.changed = pools.changed, set()
+        names = [*templates, *(name for name in pools.by_name if name not in templates)]
+        looks = {name: self._next_look.get(name, now) for name in names}
+        try:
+            for name in sorted((name for name in names if name in changed or looks[name] <= now), key=self._full):
+                looks[name] = now + await self._see_to(name, templates)
+        except StoreUnavailable as error:
+            log.warning("pools cannot be looked after now: %s", error, extra={"same": "pools"})
+            looks = {}
+        self._next_look = looks
+        return max(0.0, min(looks.values(), default=now + LOOK_SECONDS) - context.clock.monotonic())
+
+    def _full(self, name: str) -> float:
+        """How full a pool is: the emptiest comes first."""
+        template, pool = self._context.settings.templates.get(name), self._context.pools.by_name.get(name)
+        if template is None or not template.pool:
+            return 1.0
+        return sum(map(is_ready, pool.waits.values())) / template.pool if pool is not None else 0.0
+
+    def _put_off(self, why: str) -> None:
+        """Nothing can be made now."""
+        for name, template in self._context.settings.templates.items():
+            pool = self._context.pools.of(name)
+            if template.pool and not pool.failures and work_for(pool, template, None).missing:
+                pool.reason = why
+
+    async def _see_to(self, name: str, templates: Mapping[str, Template]) -> float:
+        template = templates.get(name)
+        if (template is None or not template.pool) and name not in self._context.pools.by_name:
+            return LOOK_SECONDS
+        pool, now = self._context.pools.of(name), self._context.clock.monotonic()
+        if template is not None and pool.digest != template.digest:  # what has failed was another one
+            pool.digest, pool.failures, pool.reason, pool.not_before = template.digest, 0, "", 0.0
+        work = work_for(pool, template, self._now())
+        if work.failed:
+            self._blame(pool, name, work.failed, LONGEST_PAUSE)
+        await self._end(work)
+        return self._make(pool, template, work, now)
+
+    def _now(self) -> int | None:
+        """The time of day, where it can be believed."""
+        return self._context.clock.now() if self._context.wall_clock.trusted else None
+
+    async def _end(self, work: Work) -> None:
+        """End what has failed at once, and the rest as fast as it is replaced."""
+        others = (*work.stale, *work.surplus)
+        ends = [*work.failing, *others[: self._allowed(len(others))]]
+        if not ends:
+            return
+        context = self._context
+        marked = await context.store.stacks.mark_deleting([row.stack_id for row in ends], DeleteReason.POOL)
+        reached("pool.ended")
+        for stack in marked:
+            log.info("%s: ended in the pool of %s", stack.stack_id, stack.template, extra={"stack_id": stack.stack_id})
+            context.removals.add(stack.stack_id)
+
+    def _make(self, pool: Pool, template: Template | None, work: Work, now: float) -> float:
+        """Begin what is missing, one at a time while it fails."""
+        if template is None or not work.missing:
+            if template is not None and not pool.failures:
+                pool.reason = ""
+            return LOOK_SECONDS
+        if now < pool.not_before:
+            return min(LOOK_SECONDS, pool.not_before - now)
+        if self._context.create_slots.locked():  # clients wait for their turn
+            return CROWDED_SECONDS
+        if pause := self._gives_way(pool, now):
+            return pause
+        half_full = self._full(template.name) >= HALF_FULL
+        at_once = AT_ONCE_IN_TRAFFIC if half_full and self._context.pools.pace.traffic(now) else AT_ONCE
+        most = max(0, min(work.missing, at_once - self._making))
+        if pool.failures:
+            starting = pool.making or any(row.status is StackStatus.CREATING for row in pool.waits.values())
+            most = 0 if starting else min(1, most)
+        count = self._allowed(most)
+        for _ in range(count):
+            self._making += 1
+            pool.making += 1
+            self._context.tasks.background(f"pool {template.name}", self._one(pool, template))
+        if count < work.missing:
+            self._short.add(template.name)
+        if count == most:
+            return LOOK_SECONDS
+        rate = self._context.config.templates.refill_per_second
+        return max(0.001, self._allowance.wait(self._context.clock.monotonic(), rate, A_SECOND))
+
+    def _gives_way(self, pool: Pool, now: float) -> float:
+        """In how many seconds the pool may be filled; 0 for now, as always where it has none to give."""
+        context = self._context
+        pause = context.pools.pace.wait(now, now, HOLD_SECONDS)
+        if not pause and len(context.given) > TELLERS:
+            pause = TELLING_SECONDS
+        if not pause:
+            self._held_since = None
+            return 0.0
+        if not any(map(is_ready, pool.waits.values())):
+            return 0.0
+        if self._held_since is None:
+            self._held_since = now
+        return max(0.0, min(pause, self._held_since + HOLD_SECONDS - now))
+
+    def _allowed(self, most: int) -> int:
+        """How many of so many steps may be taken now."""
+        rate = self._context.config.templates.refill_per_second
+        return self._allowance.take_some(self._context.clock.monotonic(), rate, A_SECOND, most)
+
+    async def _one(self, pool: Pool, template: Template) -> None:
+        context = self._context
+        request = CreateRequest(
+            spec=template.spec,
+            target_ports=template.target_ports,
+            ttl=template.ttl,
+            template=template,
+            unassigned=True,
+        )
+        try:
+            await make_unassigned(context, request)
+            if not pool.failures:
+                pool.reason = ""
+        except StackdError as error:
+            self._failed(pool, template, error)
+        finally:
+            self._making -= 1
+            pool.making -= 1
+            context.pools.changed |= self._short
+            self._short.clear()
+            context.pools.news.set()
+
+    def _failed(self, pool: Pool, template: Template, error: StackdError) -> None:
+        now = self._context.clock.monotonic()
+        if isinstance(error, NoRoom | NoNodePort | QuotaExceeded):
+            self._blame(pool, template.name, str(error), LONGEST_WAIT)
+        elif isinstance(error, Unavailable):
+            pool.reason = str(error)
+            pool.put_off(now + FIRST_PAUSE)
+        elif pool.digest == template.digest:
+            self._blame(pool, template.name, str(error), LONGEST_PAUSE)
+
+    def _blame(self, pool: Pool, name: str, why: str, longest: float) -> None:
+        """The pool cannot be filled, and why; of several failures at a time one counts."""
+        log.warning("the pool of %s cannot be filled now: %s", name, why, extra={"same": f"pool {name}"})
+        now = self._context.clock.monotonic()
+        if now >= pool.not_before:
+            pool.failed(why, now, longest=longest)
+
+
+def _why(stack: Stack) -> str:
+    reason = stack.status_reason or str(stack.status)
+    return f"{reason}: {stack.status_message}" if stack.status_message else reason

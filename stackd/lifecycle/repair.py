@@ -1,0 +1,109 @@
+"""Make what a living stack lacks: the rest of a stop or start that was cut short, its Service, its end on its pod.
+
+Owns: the workers that do so in the background, and putting back a Service. That something is lacking is found by whoever
+failed to do it, or by the reconciler.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from stackd.errors import ClusterError, StackdError
+from stackd.kube.labels import object_labels
+from stackd.lifecycle.context import Context, current_pod
+from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.hiding import hiding
+from stackd.lifecycle.plan import Repair, RepairKind, is_served, service_trouble
+from stackd.lifecycle.restart import put_record_right, resume
+from stackd.lifecycle.services import serve
+from stackd.lifecycle.ttl import annotate
+from stackd.workqueue import RetryPolicy
+
+log = logging.getLogger(__name__)
+
+WORKERS = 16
+RETRIES = RetryPolicy(first=0.5, longest=60.0)
+
+
+async def work(context: Context) -> None:
+    """The repairing service: see to what is due, several stacks at a time, for ever."""
+
+    async def one(repair: Repair) -> None:
+        # A task of its own, so that whoever stops the daemon lets it come to its end.
+        await context.tasks.spawn(str(repair), carry_out(context, repair))
+
+    def failed(repair: Repair, error: StackdError, delay: float | None) -> None:
+        extra = {"stack_id": repair.stack_id, "same": repair.kind.value}
+        log.info("%s: next try in %.1f s: %s", repair, delay or 0.0, error, extra=extra)
+
+    await context.repairs.run(one, workers=WORKERS, failed=failed)
+
+
+async def carry_out(context: Context, repair: Repair) -> None:
+    """Make what is lacking, if it still is. Raises what keeps it from being done now."""
+    with hiding(context, repair.stack_id):
+        await _carry_out(context, repair)
+
+
+async def _carry_out(context: Context, repair: Repair) -> None:
+    stack_id = repair.stack_id
+    match repair.kind:
+        case RepairKind.RESUME:
+            if not context.locks.busy(stack_id):  # otherwise somebody is stopping or starting it
+                await resume(context, stack_id)
+        case RepairKind.SERVICE:
+            await put_back_service(context, stack_id)
+        case RepairKind.ANNOTATE:
+            await annotate(context, stack_id)
+        case RepairKind.LABELS:
+            await put_back_labels(context, stack_id)
+        case RepairKind.RECORD:
+            await put_record_right(context, stack_id)
+
+
+async def put_back_labels(context: Context, stack_id: str) -> None:
+    """Put our labels back on the pod of a living stack: without them nobody sees it, and its Service does not lead to it."""
+    async with context.locks.of(stack_id):
+        stack = context.store.stacks.get(stack_id)
+        if stack is None or not is_served(stack) or stack.pod_uid is None:
+            return
+        await context.right_cluster()
+        wanted = object_labels(context.config.cluster.instance, stack_id)
+        try:
+            pod = await context.cluster.put_labels_on_pod(stack.pod_name, stack.pod_uid, wanted)
+        except ClusterError:
+            return  # it is gone, or another one by now
+        reached("repair.labels_put_back")
+    if pod.stack_id == stack_id:
+        log.warning(
+            "%s: stackd's labels were removed from its pod and are restored", stack_id, extra={"stack_id": stack_id}
+        )
+    else:
+        extra = {"stack_id": stack_id, "same": "labels"}
+        log.warning("%s: something in the cluster removes stackd's labels from its pod", stack_id, extra=extra)
+
+
+async def put_back_service(context: Context, stack_id: str) -> None:
+    """Have the Service of a living stack be as its row says, with its own node ports where nobody has taken them meanwhile.
+
+    One that was changed, or whose labels were taken off, is made anew: it leads nowhere as it is.
+    """
+    async with context.locks.of(stack_id):
+        stack = context.store.stacks.get(stack_id)
+        if stack is None or not is_served(stack):
+            return  # it has ended or been stopped meanwhile, or is to get another pod
+        pod = current_pod(context, stack)
+        if pod is None or pod.deleting:
+            return  # its Service goes with it
+        await context.right_cluster()
+        found = await context.cluster.get_service(stack.service_name)
+        if found is not None:
+            ours = found.instance == context.config.cluster.instance and found.stack_id == stack_id
+            if ours and not found.deleting and not service_trouble(stack, found):
+                return
+            known = (stack.service_uid, stack.pod_uid)
+            await context.cluster.delete_service(stack.service_name, known=known)
+            reached("repair.service_removed")
+        await serve(context, stack, pod, replaced=lambda: reached("repair.port_replaced"))
+        reached("repair.service_created")
+    log.info("%s: Service created again", stack_id, extra={"stack_id": stack_id})

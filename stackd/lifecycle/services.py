@@ -1,0 +1,116 @@
+"""Make a stack's Service, at node ports that the cluster has and nobody else holds.
+
+Owns: what happens when a port is refused. A port that others hold is replaced. Which ports the cluster has is asked once,
+and learned from each refusal: the file's pool hands out what is in the configured range and in the cluster's. Where that is
+nothing, creates fail at once, and readiness says why.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from stackd.config import Config
+from stackd.errors import ClusterRefused, NodePortOutOfRange, NodePortTaken, NoNodePort, StackdError
+from stackd.kube.manifests import ServiceRequest, service_manifest
+from stackd.kube.objects import PodState, ServiceState
+from stackd.lifecycle.context import Abandon, Context
+from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.plan import service_trouble
+from stackd.model import PortRange, Stack
+
+log = logging.getLogger(__name__)
+
+PORT_TRIES = 50
+"""After so many node ports that others hold, one create asks for no more."""
+
+
+def _replaced() -> None:
+    reached("create.port_replaced")
+
+
+async def serve(
+    context: Context,
+    stack: Stack,
+    pod: PodState,
+    *,
+    abandon: Abandon | None = None,
+    replaced: Callable[[], None] = _replaced,
+) -> tuple[Stack, ServiceState]:
+    """Create the Service; a node port that somebody else holds is replaced until one is free or none is left.
+
+    ``replaced`` is called after each (the crash points of whoever asks). All tries together end by the deadline of one
+    call. Raises NoNodePort, and what ``create_service`` raises.
+    """
+    await context.right_cluster()
+    deadline = context.cluster.deadline()
+    for _ in range(PORT_TRIES):
+        try:
+            request = _service_request(context, stack, pod.uid)
+            service = await context.cluster.create_service(request, timeout=deadline.left)
+            await _require_as_asked(context, stack, service)
+            return stack, service
+        except NodePortOutOfRange as refused:
+            await learn_node_ports(context, PortRange(*refused.cluster))
+            taken: NodePortOutOfRange | NodePortTaken = refused
+        except NodePortTaken as refused:
+            taken = refused
+        log.info("%s: %s; trying another node port", stack.stack_id, taken, extra={"stack_id": stack.stack_id})
+        stack = await context.store.ports.replace(stack.stack_id, taken.node_port)
+        replaced()
+        if abandon is not None:
+            abandon.check()
+        if not deadline.left:
+            break
+    raise NoNodePort("no free node port was found in time: other Services in the cluster hold those that were tried")
+
+
+async def _require_as_asked(context: Context, stack: Stack, service: ServiceState) -> None:
+    """Raise ClusterRefused where the Service that was made is not the one that was asked for; it is removed then."""
+    if trouble := service_trouble(stack, service):
+        await context.cluster.delete_service(stack.service_name, service.uid)
+        raise ClusterRefused(f"an admission policy of the cluster changes the Services that stackd makes: {trouble}")
+
+
+def _service_request(context: Context, stack: Stack, pod_uid: str) -> dict[str, object]:
+    """The manifest of a stack's Service, owned by its pod so that the cluster collects it with the pod."""
+    return service_manifest(ServiceRequest(stack=stack, instance=context.config.cluster.instance, pod_uid=pod_uid))
+
+
+async def ask_node_ports(context: Context) -> None:
+    """Ask the cluster for its range, unless that is known and has all that is configured.
+
+    A cluster that does not tell is none the worse: the first port that it refuses will.
+    """
+    wanted = configured_range(context.config)
+    if context.node_ports is not None and wanted.common(context.node_ports) == wanted:
+        return
+    try:
+        told = await context.cluster.node_port_range()
+        if told is not None:
+            await learn_node_ports(context, told)
+    except StackdError as error:
+        log.info("the cluster's node port range cannot be learned now: %s", error)
+
+
+async def learn_node_ports(context: Context, cluster: PortRange) -> None:
+    """Take over the cluster's node port range. Raises StoreUnavailable."""
+    if context.node_ports == cluster:
+        return
+    wanted = configured_range(context.config)
+    usable = wanted.common(cluster)
+    if context.node_ports is not None or usable != wanted:
+        await context.store.ports.limit(cluster)
+    context.node_ports = cluster
+    context.ports_trouble = "" if usable else f"no stack can be created: {wanted.mismatch(cluster)}"
+    if not usable:
+        log.error("%s", context.ports_trouble)
+    elif usable != wanted:
+        log.warning(
+            "of the configured node ports %s only %s are used: the cluster's own range is %s", wanted, usable, cluster
+        )
+
+
+def configured_range(config: Config) -> PortRange:
+    """The range of the configuration."""
+    return PortRange(config.stacks.node_port_min, config.stacks.node_port_max)

@@ -1,0 +1,245 @@
+"""The time to live: end the stacks whose time is up, and let one live longer.
+
+Owns: the order of expiry, fed by the file's own changes, so that a check costs nothing while nothing expires; that nothing
+ends by a clock that may be wrong (where many are due only because the clock was set, the brake decides); and the order of
+an extension: first the file, then the annotation of the pod, or of a stopped stack's record, from which a lost file would be
+rebuilt. An extension is acknowledged once both have it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from stackd.clock import NANOSECONDS, Clock
+from stackd.errors import ClusterError, ClusterUnavailable, NotOwner, StackdError, Unavailable, detail_of, told
+from stackd.kube import labels
+from stackd.kube.manifests import client_labels
+from stackd.kube.objects import PodState
+from stackd.kube.records import our_annotations
+from stackd.lifecycle.context import Context
+from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.hiding import hiding
+from stackd.lifecycle.plan import Repair, RepairKind
+from stackd.model import Stack
+from stackd.store import Claim, Extension
+from stackd.times import from_nanoseconds
+from stackd.workqueue import WorkQueue
+
+log = logging.getLogger(__name__)
+
+ASK_SECONDS = 5.0
+"""So often the API server is asked for the time while the clock is not believed."""
+
+ANNOTATE_SECONDS = 5.0
+"""How long an extension waits for the cluster to know of it, too."""
+
+SUDDEN = "its time is up since the clock was set forward"
+
+
+class Expiries:
+    """Which stack expires next, by the wall clock. The row decides: it may have been extended meanwhile."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.asked_at = float("-inf")
+        self._queue: WorkQueue[str] = WorkQueue(lambda: clock.now() / NANOSECONDS)
+
+    def follow(self, before: Stack | None, after: Stack | None) -> None:
+        """A row has changed (a subscriber of the store)."""
+        if after is not None and (before is None or before.ttl_expires_at != after.ttl_expires_at):
+            self.put(after)
+
+    def put(self, stack: Stack) -> None:
+        """Have the stack come up when it expires."""
+        self._queue.add(stack.stack_id, at=stack.ttl_expires_at / NANOSECONDS)
+
+    def take(self) -> list[str]:
+        """Take out the stacks whose time is up; each comes up again if it is not told to be ``done``."""
+        return self._queue.take()
+
+    def done(self, stack_ids: Iterable[str]) -> None:
+        """These have been ended, or are gone."""
+        for stack_id in stack_ids:
+            self._queue.done(stack_id)
+
+    def again(self, stack_ids: Iterable[str]) -> None:
+        """These could not be dealt with: they are due again the next time."""
+        for stack_id in stack_ids:
+            self._queue.retry(stack_id)
+
+
+async def expire(context: Context, expiries: Expiries) -> int:
+    """End every stack whose time has come up in ``expiries``, unless the clock may be wrong. Returns how many.
+
+    Raises StoreUnavailable; then they are due again the next time.
+    """
+    if not context.renewed or not context.fence.open:
+        return 0  # a restored file, or one that another stackd has taken over from, may not know that somebody has put it off
+    await _confirm_clock(context, expiries)
+    due = expiries.take()
+    overdue, later = sort_out(due, context.store.stacks.get, context.clock.now())
+    if not context.wall_clock.trusted:
+        expiries.again(due)
+        return 0
+    try:
+        ended = await end_overdue(context, overdue) if overdue else set()
+    except BaseException:
+        expiries.again(due)
+        raise
+    expiries.done(due)
+    not_ended = (context.store.stacks.get(stack_id) for stack_id in overdue if stack_id not in ended)
+    for stack in (*later, *filter(None, not_ended)):
+        expiries.put(stack)
+    return len(ended)
+
+
+def sort_out(due: Iterable[str], row: Callable[[str], Stack | None], now: int) -> tuple[list[str], list[Stack]]:
+    """Of the stacks that have come up: the ids of those to end, and those that were put off; the others are going."""
+    found = [stack for stack_id in due if (stack := row(stack_id)) is not None and stack.deleting_since is None]
+    overdue = [stack.stack_id for stack in found if stack.ttl_expires_at <= now]
+    return overdue, [stack for stack in found if stack.ttl_expires_at > now]
+
+
+async def _confirm_clock(context: Context, expiries: Expiries) -> None:
+    """See to it that the clock is believed, if it can be, and that no stack keeps an end of a clock that was ahead.
+
+    Raises StoreUnavailable.
+    """
+    wall_clock, now = context.wall_clock, context.clock.monotonic()
+    if not wall_clock.trusted and context.mirror.synced and now - expiries.asked_at >= ASK_SECONDS:
+        expiries.asked_at = now
+        try:
+            await context.cluster.time()  # the answer's date reaches the clock as that of every answer does
+        except (ClusterError, ClusterUnavailable) as error:
+            log.debug("the API server's time cannot be read: %s", error)
+    if wall_clock.trusted and wall_clock.changed:
+        longest = round(context.config.stacks.max_ttl * NANOSECONDS)
+        for stack in await context.store.stacks.end_in_time(longest):
+            log.warning(
+                "%s: made while the clock was ahead: it ends at %s",
+                stack.stack_id,
+                from_nanoseconds(stack.ttl_expires_at),
+                extra={"stack_id": stack.stack_id},
+            )
+        wall_clock.changed = False
+
+
+async def end_overdue(context: Context, stack_ids: list[str]) -> set[str]:
+    """Mark those of these whose time is up as deleting, unless a brake holds them back, and hand them to the deleter.
+    Returns their ids.
+
+    Raises StoreUnavailable; then nothing has happened.
+    """
+    held = _hold_back(context, stack_ids)
+    allowed = [stack_id for stack_id in stack_ids if stack_id not in held]
+    marked = await context.store.stacks.mark_expired(allowed) if allowed else []
+    reached("expire.marked")
+    for stack in marked:
+        context.abandon_create(stack.stack_id)
+        log.info("%s: its time is up", stack.stack_id, extra={"stack_id": stack.stack_id})
+        context.removals.add(stack.stack_id)
+    return {stack.stack_id for stack in marked}
+
+
+def _hold_back(context: Context, stack_ids: Iterable[str]) -> frozenset[str]:
+    """Which of these a brake holds: they are due because the clock was set, and too many at once (invariant 8)."""
+    rows = map(context.store.stacks.get, stack_ids)
+    until = context.wall_clock.sudden_until
+    sudden = {row.stack_id: f"expire: {SUDDEN}" for row in rows if row is not None and row.ttl_expires_at <= until}
+    if not sudden:
+        return frozenset()
+    return context.brake.hold_back(sudden, context.store.stacks.ids(), context.config.reconcile.max_delete_share)
+
+
+async def extend(
+    context: Context,
+    stack_id: str,
+    seconds: float,
+    *,
+    by: str,
+    claim: Claim | None = None,
+    answer: Callable[[Stack], bytes] | None = None,
+) -> Stack:
+    """The stack with its end put off by ``seconds``; what is returned survives ``kill -9``, and the loss of the file.
+
+    Raises StackNotFound; Conflict when it is too late, or more than ``stacks.max_ttl`` in all; StoreUnavailable, NotOwner;
+    ClusterUnavailable where the cluster could not be told, although it is extended.
+    """
+    context.fence.require()
+    longest = round(context.config.stacks.max_ttl * NANOSECONDS)
+    extension = Extension(add=round(seconds * NANOSECONDS), longest=longest, by=by)
+    writing = context.store.stacks.extend(stack_id, extension, claim=claim, answer=answer)
+    stack = await context.tasks.result_of(context.tasks.spawn(f"extend {stack_id}", writing))
+    reached("extend.extended")
+    log.info("%s: extended by %g s by %s", stack_id, seconds, by, extra={"stack_id": stack_id})
+    await context.tasks.result_of(context.tasks.spawn(f"annotate {stack_id}", _annotate_or_retry(context, stack)))
+    return stack
+
+
+async def _annotate_or_retry(context: Context, stack: Stack) -> None:
+    """Have the cluster know of the end, too: whoever takes over with another file reads it there.
+
+    Raises ClusterUnavailable where it may not know; it is told as soon as it answers.
+    """
+    try:
+        await annotate(context, stack.stack_id, timeout=ANNOTATE_SECONDS)
+    except StackdError as error:
+        context.repairs.add(Repair(kind=RepairKind.ANNOTATE, stack_id=stack.stack_id))
+        if isinstance(error, NotOwner):
+            raise  # another stackd may own the stacks, and not know of it
+        if not isinstance(error, Unavailable):
+            return  # the object is another one by now, say: whoever has made it has written the end on it
+        end = from_nanoseconds(stack.ttl_expires_at)
+        sentence = f"{stack.stack_id} is extended until {end}, and stackd retries to write that into the cluster: {told(error)}"
+        raise ClusterUnavailable(sentence, detail=detail_of(error)) from error
+
+
+async def annotate(context: Context, stack_id: str, *, timeout: float | None = None) -> None:
+    """Write the stack's end on its pod, or where it is stopped on its record, if that says otherwise; and that it was given
+    away, where it was.
+
+    Raises ClusterUnavailable, ClusterError.
+    """
+    with hiding(context, stack_id):
+        await _annotate(context, stack_id, timeout)
+
+
+async def _annotate(context: Context, stack_id: str, timeout: float | None) -> None:
+    async with context.locks.of(stack_id):
+        stack, pod = context.store.stacks.get(stack_id), context.mirror.pods.get(stack_id)
+        if stack is None:
+            return
+        if pod is not None and pod.pool and not stack.unassigned:
+            await _tell_owner(context, stack, pod, timeout)
+            return
+        noted = {labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at)}
+        if pod is not None and pod.expires_at != stack.ttl_expires_at:
+            await context.right_cluster()
+            await context.cluster.patch_pod_annotations(stack_id, pod.uid, noted, timeout=timeout)
+        record = context.mirror.stopped.get(stack_id)
+        if record is not None and record.expires_at != stack.ttl_expires_at:
+            await context.right_cluster()
+            await context.cluster.patch_stopped_annotations(stack_id, record.uid, noted, timeout=timeout)
+
+
+async def tell_given(context: Context, seconds: float) -> None:
+    """At a stop: write on the pods of stacks that were just given away that they were; the next owner may have another file."""
+    given = [name for name, pod in context.mirror.pods.items() if pod.pool and name in context.store.assigned]
+    if not given or context.cluster.connection.contact.lost:
+        return
+    telling = {context.tasks.spawn(f"annotate {name}", annotate(context, name, timeout=seconds)) for name in given}
+    await asyncio.wait(telling, timeout=seconds)
+    for task in telling:
+        context.tasks.let_go(task)
+
+
+async def _tell_owner(context: Context, stack: Stack, pod: PodState, timeout: float | None) -> None:
+    """A stack of a pool has been given away: write on its pod that it was, and to whom."""
+    whole = await context.store.stacks.whole(stack)
+    await context.right_cluster()
+    names: dict[str, str | None] = {labels.POOL: None, **client_labels(whole)}
+    await context.cluster.patch_pod_metadata(
+        stack.pod_name, pod.uid, labels=names, annotations=our_annotations(whole), timeout=timeout
+    )
+    reached("assign.annotated")

@@ -1,0 +1,62 @@
+"""What a stack's pod gets beyond its pod spec and the policy: its generated values, and a readiness probe.
+
+Like ``harden``, each returns a manifest that shares unchanged parts with the one it was given. Change neither of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from stackd.model import PortMapping, TargetPort
+from stackd.podspec.containers import by_path, keeps_running
+
+_KINDS = ("containers", "initContainers")
+
+
+def with_values(manifest: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
+    """``manifest`` with these variables ahead of the others in every container, which may then refer to them.
+
+    A dollar sign is doubled, for kubelets expand ``$(NAME)`` and shorten ``$$`` in what a variable is set to.
+    """
+    env = [{"name": name, "value": text.replace("$", "$$")} for name, text in values.items()]
+    return _changed(manifest, lambda _, container: {**container, "env": [*env, *container.get("env", ())]})
+
+
+def values_in(pod: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
+    """What ``with_values`` has put into a pod under these names. Raises KeyError where a name is not there."""
+    container = pod["spec"]["containers"][0]
+    known = {variable["name"]: variable.get("value", "") for variable in reversed(container.get("env") or ())}
+    return {name: known[name].replace("$$", "$") for name in names}
+
+
+def with_readiness(manifest: Mapping[str, Any], ports: Iterable[TargetPort | PortMapping]) -> dict[str, Any]:
+    """``manifest`` with a TCP probe of the first published port in each container that has one and no readiness probe."""
+    published = [port.container_port for port in ports if port.protocol == "TCP"]
+
+    def probed(path: str, container: Mapping[str, Any]) -> Mapping[str, Any]:
+        if "readinessProbe" in container or not keeps_running(path, container):
+            return container
+        own = {port["containerPort"] for port in container.get("ports", ()) if port.get("protocol", "TCP") == "TCP"}
+        port = next((port for port in published if port in own), None)
+        if port is None:
+            return container
+        return {**container, "readinessProbe": {"tcpSocket": {"port": port}, "periodSeconds": 1}}
+
+    return _changed(manifest, probed)
+
+
+def variables(manifest: Mapping[str, Any]) -> set[str]:
+    """The names of all variables that the containers set by themselves."""
+    containers = by_path(manifest["spec"]).values()
+    return {variable["name"] for container in containers for variable in container.get("env", ())}
+
+
+def _changed(
+    manifest: Mapping[str, Any], change: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+) -> dict[str, Any]:
+    spec = dict(manifest["spec"])
+    for kind in _KINDS:
+        if kind in spec:
+            spec[kind] = [change(f"spec.{kind}[{index}]", container) for index, container in enumerate(spec[kind])]
+    return {**manifest, "spec": spec}

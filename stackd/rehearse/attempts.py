@@ -1,0 +1,141 @@
+"""What came of each press of "start": when, on which node, and what went wrong.
+
+Owns: the record that fills up while a rehearsal runs. Times are seconds since its beginning, by the clock of the machine
+that rehearses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+_ID = re.compile(r"\b(?:svc-)?(?:stack|job)-[0-9a-f]{16}\b")
+_NUMBER = re.compile(r"\d+")
+_LONGEST_REASON = 300
+
+
+class Stage(enum.StrEnum):
+    """How far a stack has come, seen from the player who pressed start."""
+
+    ACCEPTED = "accepted"
+    SCHEDULED = "scheduled"
+    RUNNING = "running"
+    REACHABLE = "reachable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What a stack did not get past, and why; ``at`` is when that was known."""
+
+    missed: Stage
+    reason: str
+    at: float
+
+    @property
+    def group(self) -> str:
+        """The reason without what differs from stack to stack."""
+        return _NUMBER.sub("N", _ID.sub("a stack", self.reason))
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Attempt:
+    """One press of start. ``due`` is when the player pressed, ``sent`` when the request went out.
+
+    ``again``          whether the player had a stack before
+    ``started``        when the containers had started
+    ``first_refused``  whether the address did not answer the first time, after the stack was said to run
+    ``lost``           why a stack that had been running did not last until the end
+    ``expires``        when its time is up; ``extends`` says that this can be put off
+    ``unanswered``     the daemon may yet make a stack of it
+    ``news``           set whenever the record changes
+    """
+
+    player: int
+    kind: str
+    due: float
+    again: bool = False
+    sent: float | None = None
+    stack_id: str = ""
+    status: str = ""
+    node: str = ""
+    images: tuple[str, ...] = ()
+    address: tuple[str, int] | None = None
+    expires: float = 0.0
+    extends: bool = True
+    times: dict[Stage, float] = field(default_factory=dict)
+    started: float | None = None
+    first_refused: bool = False
+    failure: Failure | None = None
+    lost: str = ""
+    unanswered: bool = False
+    leaving: bool = False
+    gone: bool = False
+    news: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+
+    def reached(self, stage: Stage, at: float) -> None:
+        """The stack has come so far; the first time counts."""
+        if stage not in self.times:
+            self.times[stage] = at
+            self.news.set()
+
+    def fail(self, missed: Stage, reason: str, at: float) -> None:
+        """The stack does not come any further; the first reason counts."""
+        if self.failure is None:
+            self.failure = Failure(missed=missed, reason=reason[:_LONGEST_REASON], at=at)
+            self.news.set()
+
+    def lose(self, reason: str) -> None:
+        """The stack ran and did not last; the first reason counts."""
+        if not self.lost:
+            self.lost = reason[:_LONGEST_REASON]
+            self.news.set()
+
+    def took(self, stage: Stage) -> float | None:
+        """Seconds from the press to the stage; None where it was not reached."""
+        at = self.times.get(stage)
+        return None if at is None else max(0.0, at - self.due)
+
+    @property
+    def kept(self) -> bool:
+        """Whether there is a stack that is to live on."""
+        return bool(self.stack_id) and not self.leaving and not self.gone
+
+
+def seen(attempt: Attempt, status: str, reason: str, at: float) -> None:
+    """A status that the API told of the stack."""
+    if attempt.leaving or attempt.gone:
+        return
+    attempt.status = status
+    if status == "running":
+        attempt.reached(Stage.RUNNING, at)
+    elif status != "creating":
+        why = f"{status} ({reason})" if reason else status
+        if Stage.RUNNING in attempt.times:
+            attempt.lose(why)
+        else:
+            attempt.fail(Stage.RUNNING, why, at)
+
+
+def ended(attempt: Attempt, at: float) -> None:
+    """The API says that the stack is gone."""
+    attempt.gone = True
+    if attempt.leaving:
+        attempt.news.set()
+    elif Stage.RUNNING in attempt.times:
+        attempt.lose("gone before its time")
+    else:
+        attempt.fail(Stage.RUNNING, "gone before it ran", at)
+
+
+def reasons(attempts: Iterable[Attempt]) -> dict[str, list[str]]:
+    """What went wrong, by reason, the most frequent first: under each all the sentences that differ in numbers only."""
+    groups: dict[str, list[str]] = {}
+    for attempt in attempts:
+        if attempt.failure is not None:
+            groups.setdefault(attempt.failure.group, []).append(attempt.failure.reason)
+        elif attempt.lost:
+            groups.setdefault(f"lost: {attempt.lost}", []).append(f"ran, and was lost: {attempt.lost}")
+    return dict(sorted(groups.items(), key=lambda group: -len(group[1])))

@@ -1,0 +1,160 @@
+"""The wire to the daemon: requests with their times, and the event stream.
+
+Owns: the pool of connections and what is known of its own part in a time: how long a request waited for a free connection.
+Nothing is tried again here, and no time is left out: in that it differs from ``stackd.client``, whose reading of event
+streams it uses.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import orjson
+
+from stackd.client.records import Event
+from stackd.client.stream import LAST_EVENT_ID, EventReader
+
+SECONDS = 30.0
+QUIET_SECONDS = 40.0
+"""An event stream sends a heartbeat every 15 s; one that is silent for so long is dead."""
+
+MAX_LINE = 1 << 20
+Query = Sequence[tuple[str, str]]
+
+
+class NoAnswer(Exception):
+    """No whole answer of the daemon came; ``str()`` says why, without addresses, so that equal reasons are equal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came back. ``sent`` and ``came`` are of the loop's clock; ``waited`` of it was for a connection of one's own."""
+
+    status: int
+    body: Any
+    sent: float
+    came: float
+    waited: float = 0.0
+
+    @property
+    def good(self) -> bool:
+        """Whether it is no error."""
+        return self.status < 400
+
+    @property
+    def seconds(self) -> float:
+        """From the request to its whole answer."""
+        return self.came - self.sent
+
+    @property
+    def reason(self) -> str:
+        """The API's own sentence of an error."""
+        sentence = self.body.get("error") if isinstance(self.body, dict) else None
+        return f"{self.status} {sentence}" if sentence else str(self.status)
+
+    def get(self, name: str) -> Any:
+        """A field of the answer; None where there is none."""
+        return self.body.get(name) if isinstance(self.body, dict) else None
+
+
+class Connection:
+    """The daemon at ``url``, over at most so many connections at a time."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = url.rstrip("/")
+
+    async def ask(
+        self, method: str, path: str, body: object = None, query: Query = (), *, key: str = "", seconds: float = SECONDS
+    ) -> Answer:
+        """One request, under an Idempotency-Key if one is given. Raises NoAnswer."""
+        data = None if body is None else body if isinstance(body, bytes) else orjson.dumps(body)
+        headers = {} if data is None else {"Content-Type": "application/json"}
+        if key:
+            headers["Idempotency-Key"] = key
+        own = SimpleNamespace(queued=0.0, waited=0.0)
+        sent = time.monotonic()
+        try:
+            async with self._session.request(
+                method,
+                self._url + path,
+                data=data,
+                params=list(query),
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=seconds),
+                trace_request_ctx=own,
+            ) as response:
+                text = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise NoAnswer(_why(error, seconds)) from error
+        came = time.monotonic()
+        return Answer(status=response.status, body=_content(response, text), sent=sent, came=came, waited=own.waited)
+
+    async def events(self, after: str, fields: str) -> AsyncIterator[Event]:
+        """The event stream until it ends, resumed behind the event ``after``. Raises NoAnswer."""
+        reader, headers = EventReader(last=after), {LAST_EVENT_ID: after} if after else {}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=SECONDS, sock_read=QUIET_SECONDS)
+        try:
+            async with self._session.get(
+                f"{self._url}/events",
+                params={"fields": fields},
+                headers=headers,
+                timeout=timeout,
+                trace_request_ctx=SimpleNamespace(),
+            ) as response:
+                if response.status >= 400:
+                    raise NoAnswer(f"no event stream ({response.status})")
+                async for line in response.content:
+                    if (event := reader.line(line)) is not None:
+                        yield event
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise NoAnswer(_why(error, QUIET_SECONDS)) from error
+
+
+@asynccontextmanager
+async def connected(url: str, key: str, limit: int) -> AsyncIterator[Connection]:
+    """A connection pool of at most ``limit`` connections, closed on leaving."""
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_queued_start.append(_queued)
+    trace.on_connection_queued_end.append(_connected)
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=limit, ttl_dns_cache=300),
+        headers={"X-API-KEY": key} if key else {},
+        read_bufsize=MAX_LINE,
+        trace_configs=[trace],
+    ) as session:
+        yield Connection(session, url)
+
+
+async def _queued(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
+    context.trace_request_ctx.queued = time.monotonic()
+
+
+async def _connected(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
+    own = context.trace_request_ctx
+    own.waited = time.monotonic() - own.queued
+
+
+def _content(response: aiohttp.ClientResponse, text: bytes) -> Any:
+    if response.content_type != "application/json":
+        return text.decode(errors="replace")
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise NoAnswer("an answer that is not stackd's") from error
+
+
+def _why(error: Exception, seconds: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {seconds:g} s"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return "no connection"
+    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError | aiohttp.ClientPayloadError):
+        return "the connection was cut"
+    return f"no answer ({type(error).__name__})"

@@ -1,0 +1,223 @@
+"""One player: presses start, looks how far it is, tries the address, and perhaps deletes the stack and starts anew."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
+
+from stackd.errors import InvalidPodSpec
+from stackd.podspec.yaml_reader import read
+from stackd.rehearse.attempts import Attempt, Stage, ended, seen
+from stackd.rehearse.connection import Answer, NoAnswer
+from stackd.rehearse.plan import Arrival
+from stackd.rehearse.preflight import create_body
+from stackd.rehearse.rehearsal import Rehearsal
+
+AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 0.1, 2.0
+"""The first pause before what was lost on the way is sent again; it doubles each time."""
+
+PROBE_AGAIN_SECONDS = 0.25
+SLOWER = 5
+"""While its stack runs, a player's page asks for the status so much less often."""
+
+CREATE_SECONDS = 120.0
+JITTER = 0.2
+PROBE_SECONDS = 5.0
+REQUEST = b"GET / HTTP/1.1\r\nHost: %b\r\nUser-Agent: stackd-rehearsal\r\nConnection: close\r\n\r\n"
+
+
+async def arrive(rehearsal: Rehearsal, arrival: Arrival) -> Attempt | None:
+    """Press start when it is time, and see what comes of it; None where all was over before."""
+    if not await rehearsal.pause(arrival.due - rehearsal.now()):
+        return None
+    return await _start(rehearsal, arrival, Attempt(player=arrival.player, kind=arrival.kind.name, due=arrival.due))
+
+
+async def stay(rehearsal: Rehearsal, arrival: Arrival, attempt: Attempt) -> None:
+    """Keep the page open until all is over; those who are to, delete the stack in the hold and start anew."""
+    while attempt.kept and not rehearsal.over.is_set():
+        left = _until_renewal(rehearsal, arrival)
+        if left is not None and left <= 0:
+            if await _give_up(rehearsal, attempt):
+                again = Attempt(player=arrival.player, kind=arrival.kind.name, due=rehearsal.now(), again=True)
+                await _start(rehearsal, arrival, again)
+            return
+        pause = _jittered(rehearsal.plan.poll * SLOWER)
+        due = left is not None and left < pause
+        news = await rehearsal.rest(attempt, left if due and left is not None else pause)
+        if not news and not due and not rehearsal.over.is_set():
+            await _read_status(rehearsal, attempt)
+
+
+def _until_renewal(rehearsal: Rehearsal, arrival: Arrival) -> float | None:
+    if arrival.again is None or rehearsal.hold_began is None:
+        return None
+    return rehearsal.hold_began + arrival.again * rehearsal.plan.hold - rehearsal.now()
+
+
+async def _start(rehearsal: Rehearsal, arrival: Arrival, attempt: Attempt) -> Attempt:
+    """One press of start, until the stack has come as far as it gets."""
+    rehearsal.attempts.append(attempt)
+    key = f"rehearsal-{rehearsal.ident}-{len(rehearsal.attempts)}"
+    body = create_body(rehearsal.plan, arrival.kind.body, arrival.player, rehearsal.ident)
+    await _create(rehearsal, attempt, key, body)
+    await _until_running(rehearsal, attempt)
+    if Stage.RUNNING in attempt.times and rehearsal.plan.probe != "none":
+        await _try_address(rehearsal, attempt)
+    return attempt
+
+
+async def _create(rehearsal: Rehearsal, attempt: Attempt, key: str, body: object) -> None:
+    """What is lost on the way is sent again under the same Idempotency-Key: there is one stack at most."""
+    attempt.sent = rehearsal.now()
+    rehearsal.own.sending.append(attempt.sent - attempt.due)
+    attempt.unanswered = True
+    pause = AGAIN_SECONDS
+    while True:
+        try:
+            answer = await rehearsal.connection.ask("POST", "/stacks", body, key=key, seconds=CREATE_SECONDS)
+        except NoAnswer as error:
+            rehearsal.trouble(f"create: {error}")
+            if rehearsal.over.is_set() or rehearsal.now() - attempt.due > rehearsal.plan.patience:
+                attempt.fail(Stage.ACCEPTED, str(error), rehearsal.now())
+                return
+            await rehearsal.pause(pause)
+            pause = min(2 * pause, LONGEST_AGAIN_SECONDS)
+        else:
+            rehearsal.own.waits.append(answer.waited)
+            _answered(rehearsal, attempt, answer)
+            return
+
+
+def _answered(rehearsal: Rehearsal, attempt: Attempt, answer: Answer) -> None:
+    at = rehearsal.at(answer.came)
+    attempt.unanswered = False
+    if not answer.good:
+        attempt.fail(Stage.ACCEPTED, answer.reason, at)
+        return
+    stack: Mapping[str, Any] = answer.body
+    attempt.stack_id, attempt.node = stack["stack_id"], stack["node_id"] or ""
+    attempt.images, attempt.address = images(stack["pod_spec"]), address(stack)
+    attempt.expires = rehearsal.at(answer.sent) + rehearsal.plan.ttl
+    attempt.reached(Stage.ACCEPTED, at)
+    rehearsal.accepted(attempt)
+    seen(attempt, stack["status"], "", at)
+
+
+async def _until_running(rehearsal: Rehearsal, attempt: Attempt) -> None:
+    """Read the status now and then until the stack runs, or cannot, or patience is over."""
+    end = attempt.due + rehearsal.plan.patience
+    while attempt.failure is None and Stage.RUNNING not in attempt.times and not rehearsal.over.is_set():
+        left = end - rehearsal.now()
+        if left <= 0:
+            sentence = f"{attempt.status or 'creating'} after {rehearsal.plan.patience:g} s"
+            attempt.fail(Stage.RUNNING, sentence, rehearsal.now())
+        elif not await rehearsal.rest(attempt, min(left, _jittered(rehearsal.plan.poll))):
+            await _read_status(rehearsal, attempt)
+
+
+async def _read_status(rehearsal: Rehearsal, attempt: Attempt) -> None:
+    try:
+        answer = await rehearsal.connection.ask("GET", f"/stacks/{attempt.stack_id}/status")
+    except NoAnswer as error:
+        rehearsal.failed_reads += 1
+        rehearsal.trouble(f"status: {error}")
+        return
+    rehearsal.was_read(answer)
+    if answer.status == 404:
+        ended(attempt, rehearsal.at(answer.came))
+    elif answer.good:
+        attempt.address = address(answer.body) or attempt.address
+        seen(attempt, answer.body["status"], "", rehearsal.at(answer.came))
+
+
+async def _try_address(rehearsal: Rehearsal, attempt: Attempt) -> None:
+    """Once the stack runs, try its address until it answers."""
+    how, end, tries = rehearsal.plan.probe, rehearsal.now() + rehearsal.plan.patience, 0
+    if attempt.address is None:
+        attempt.fail(Stage.REACHABLE, "it has no public address with a TCP port", rehearsal.now())
+        return
+    while attempt.kept and not rehearsal.over.is_set():
+        why = await try_address(how, *attempt.address)
+        tries += 1
+        if not why:
+            attempt.reached(Stage.REACHABLE, rehearsal.now())
+            return
+        attempt.first_refused = True
+        if rehearsal.now() >= end:
+            attempt.fail(Stage.REACHABLE, f"{how}: {why} ({tries} tries)", rehearsal.now())
+            return
+        await rehearsal.pause(PROBE_AGAIN_SECONDS)
+
+
+async def _give_up(rehearsal: Rehearsal, attempt: Attempt) -> bool:
+    """Delete the stack; whether it is gone. What cannot be deleted now is so at the end of the rehearsal."""
+    attempt.leaving = True
+    try:
+        answer = await rehearsal.connection.ask("DELETE", f"/stacks/{attempt.stack_id}", seconds=CREATE_SECONDS)
+    except NoAnswer as error:
+        rehearsal.trouble(f"delete: {error}")
+        return False
+    if answer.status not in (200, 404):
+        rehearsal.trouble(f"delete: {answer.reason}")
+        return False
+    attempt.gone = True
+    rehearsal.deletes.append(answer.seconds)
+    return True
+
+
+@lru_cache(maxsize=64)
+def images(pod_spec: str) -> tuple[str, ...]:
+    """The images of a pod spec's containers."""
+    try:
+        spec = read(pod_spec).get("spec")
+    except InvalidPodSpec:
+        return ()
+    containers = spec.get("containers") if isinstance(spec, dict) else None
+    return tuple(str(container.get("image")) for container in containers or () if isinstance(container, dict))
+
+
+def address(stack: Mapping[str, Any]) -> tuple[str, int] | None:
+    """Where its first TCP port is reached; None where that is not known."""
+    host = stack.get("node_public_ip")
+    port = next((port["node_port"] for port in stack.get("ports", ()) if port["protocol"] == "TCP"), None)
+    return (host, port) if host and port else None
+
+
+def _jittered(seconds: float) -> float:
+    return seconds * random.uniform(1 - JITTER, 1 + JITTER)
+
+
+async def try_address(how: str, host: str, port: int, seconds: float = PROBE_SECONDS) -> str:
+    """Try once: empty where it answers, else why not."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await _try(how, host, port)
+    except TimeoutError:
+        return f"no answer within {seconds:g} s"
+    except ConnectionRefusedError:
+        return "connection refused"
+    except OSError as error:
+        return (error.strerror or type(error).__name__).lower()
+
+
+async def _try(how: str, host: str, port: int) -> str:
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        if how == "tcp":
+            return ""
+        writer.write(REQUEST % f"{host}:{port}".encode())
+        first = await reader.readline()
+        if first.startswith(b"HTTP/"):
+            return ""
+        return "no HTTP answer" if first else "the connection was closed without an answer"
+    except ValueError:
+        return "no HTTP answer"
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()

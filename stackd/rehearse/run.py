@@ -1,0 +1,247 @@
+"""A rehearsal from its first press to its last delete.
+
+Owns: the order of its phases, the removal of all that carries the rehearsal's label, and what an interruption means in each
+phase. A first one (``rehearsal.stop``) ends the load, and what was made is removed; where the task is cancelled, nothing more
+is done, and the stacks end with their time to live.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from stackd.rehearse import daemon_metrics, upkeep
+from stackd.rehearse.attempts import Attempt, Stage
+from stackd.rehearse.connection import NoAnswer
+from stackd.rehearse.daemon_metrics import DaemonMetrics
+from stackd.rehearse.plan import LABEL, Arrival
+from stackd.rehearse.player import arrive, stay
+from stackd.rehearse.rehearsal import Phase, Rehearsal
+from stackd.times import to_nanoseconds
+from stackd.waiters import set_within
+
+FOLLOW_SECONDS = 5.0
+LINGER_SECONDS = 30.0
+"""So long is waited at the end for creates that are under way: what the daemon makes of them is to be removed, too."""
+
+GATHER_SECONDS = 120.0
+HURRIED_SECONDS = 10.0
+READS_AT_ONCE = 16
+AGAIN_SECONDS = 1.0
+POLL_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """The daemon's metrics before and after; None where it does not tell them."""
+
+    before: DaemonMetrics | None
+    after: DaemonMetrics | None
+
+
+async def run(rehearsal: Rehearsal) -> Measured:
+    """Do it all, and clean up. Raises CancelledError where it was cut short: then stacks may be left."""
+    try:
+        measured = await _attended(rehearsal)
+    except Exception:
+        await clean(rehearsal)
+        raise
+    rehearsal.phase = Phase.CLEANING
+    await clean(rehearsal)
+    rehearsal.phase = Phase.DONE
+    rehearsal.interrupted = rehearsal.stop.is_set()
+    return measured
+
+
+async def _attended(rehearsal: Rehearsal) -> Measured:
+    """The rehearsal, with what goes on beside its players."""
+    following = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        beside = [
+            group.create_task(upkeep.follow(rehearsal, following), name="events"),
+            group.create_task(upkeep.keep_alive(rehearsal), name="keep alive"),
+            group.create_task(rehearsal.own.sample(), name="own load"),
+        ]
+        try:
+            await set_within(following, FOLLOW_SECONDS)
+            return await _measured(rehearsal)
+        finally:
+            for task in beside:
+                task.cancel()
+
+
+async def _measured(rehearsal: Rehearsal) -> Measured:
+    before = await _metrics(rehearsal)
+    rehearsal.start()
+    await _load(rehearsal)
+    rehearsal.seconds = rehearsal.now()
+    after = await _metrics(rehearsal)
+    rehearsal.phase = Phase.GATHERING
+    timelines = gather_timelines(rehearsal)
+    if rehearsal.stop.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(timelines, HURRIED_SECONDS)
+    else:
+        await _or_stopped(rehearsal, timelines, GATHER_SECONDS)
+    return Measured(before=before, after=after)
+
+
+async def _load(rehearsal: Rehearsal) -> None:
+    """Let the players come, hold, and leave nobody behind who waits for an answer."""
+    settled = asyncio.Event()
+    arrivals = rehearsal.plan.arrivals()
+    undecided = len(arrivals)
+
+    async def play(arrival: Arrival) -> None:
+        nonlocal undecided
+        attempt = await arrive(rehearsal, arrival)
+        undecided -= 1
+        if not undecided:
+            settled.set()
+        if attempt is not None:
+            await stay(rehearsal, arrival, attempt)
+
+    async with asyncio.TaskGroup() as group:
+        players = [group.create_task(play(one), name=f"player {one.player}") for one in arrivals]
+        leavers = [player for player, one in zip(players, arrivals, strict=True) if one.again is not None]
+        await _phases(rehearsal, arrivals, settled, leavers)
+        rehearsal.finish()
+        await asyncio.wait(players, timeout=LINGER_SECONDS)
+        for player in players:
+            player.cancel()
+
+
+async def _phases(
+    rehearsal: Rehearsal, arrivals: Sequence[Arrival], settled: asyncio.Event, leavers: Sequence[asyncio.Task[None]]
+) -> None:
+    rehearsal.phase = Phase.ARRIVING
+    await _or_stopped(rehearsal, settled.wait(), arrivals[-1].due - rehearsal.now())
+    rehearsal.phase = Phase.SETTLING
+    await _or_stopped(rehearsal, settled.wait())
+    rehearsal.phase = Phase.HOLDING
+    rehearsal.begin_hold()
+    await _or_stopped(rehearsal, asyncio.sleep(rehearsal.plan.hold))
+    if leavers:
+        await _or_stopped(rehearsal, asyncio.wait(leavers))
+
+
+async def _or_stopped(rehearsal: Rehearsal, work: Coroutine[Any, Any, Any], seconds: float | None = None) -> None:
+    """Wait for this, but not after ``stop``, nor for longer than that."""
+    doing = asyncio.create_task(work, name="phase")
+    stopping = asyncio.create_task(rehearsal.stop.wait(), name="stop")
+    limit = None if seconds is None else max(0.0, seconds)
+    try:
+        await asyncio.wait({doing, stopping}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            doing.result()
+    finally:
+        doing.cancel()
+        stopping.cancel()
+
+
+async def _metrics(rehearsal: Rehearsal) -> DaemonMetrics | None:
+    try:
+        answer = await rehearsal.connection.ask("GET", "/metrics")
+        return daemon_metrics.read(answer.body) if answer.good and isinstance(answer.body, str) else None
+    except (NoAnswer, ValueError) as error:
+        rehearsal.trouble(f"metrics: {error}")
+        return None
+
+
+async def gather_timelines(rehearsal: Rehearsal) -> None:
+    """When each stack was scheduled, had started and ran, by the daemon's own record; what it does not tell stays as seen."""
+    at_once = asyncio.Semaphore(READS_AT_ONCE)
+    await asyncio.gather(*(_timeline(rehearsal, attempt, at_once) for attempt in rehearsal.attempts))
+
+
+async def _timeline(rehearsal: Rehearsal, attempt: Attempt, at_once: asyncio.Semaphore) -> None:
+    if not attempt.stack_id:
+        return
+    async with at_once:
+        try:
+            answer = await rehearsal.connection.ask("GET", f"/stacks/{attempt.stack_id}/timeline")
+        except NoAnswer as error:
+            rehearsal.trouble(f"timeline: {error}")
+            return
+    if not answer.good:
+        rehearsal.trouble(f"timeline: {answer.reason.replace(attempt.stack_id, 'a stack')}")
+        return
+    first: dict[str, float] = {}
+    for line in answer.body["events"]:
+        first.setdefault(line["kind"], rehearsal.of_daemon(to_nanoseconds(line["at"]) / 1e9))
+    take(attempt, first)
+
+
+def take(attempt: Attempt, first: Mapping[str, float]) -> None:
+    """Take over what a timeline tells: of each kind of event, when it was there first.
+
+    No player knows that a stack runs before its create is answered (one from a pool ran long before), and what has answered
+    runs: clocks are compared to some milliseconds only.
+    """
+    accepted, reachable = attempt.times.get(Stage.ACCEPTED, 0.0), attempt.times.get(Stage.REACHABLE, float("inf"))
+    if (scheduled := first.get("scheduled")) is not None:
+        attempt.times[Stage.SCHEDULED] = min(max(scheduled, attempt.due), accepted)
+    if (started := first.get("started")) is not None:
+        attempt.started = started
+    if Stage.RUNNING in attempt.times and (ready := first.get("ready")) is not None:
+        attempt.times[Stage.RUNNING] = min(max(ready, accepted), reachable)
+
+
+async def clean(rehearsal: Rehearsal) -> None:
+    """Delete by label until nothing is left; gives up when nothing has changed for as long as the plan has patience.
+
+    ``rehearsal.left`` is how many are left then, as far as it is known.
+    """
+    for attempt in rehearsal.attempts:
+        attempt.leaving = True
+    changed = rehearsal.now()
+    while rehearsal.left != 0:
+        try:
+            left = await _delete_all(rehearsal)
+        except NoAnswer as error:
+            rehearsal.trouble(f"clean-up: {error}")
+        else:
+            if left is not None and left != rehearsal.left:
+                rehearsal.left, changed = left, rehearsal.now()
+        if rehearsal.left == 0 or rehearsal.now() - changed > rehearsal.plan.patience:
+            return
+        await asyncio.sleep(AGAIN_SECONDS)
+
+
+async def _delete_all(rehearsal: Rehearsal) -> int | None:
+    """One job that deletes all; how many are left then, None where the API does not tell. Raises NoAnswer."""
+    ask, mine = rehearsal.connection.ask, ("label", f"{LABEL}={rehearsal.ident}")
+    answer = await ask("DELETE", "/stacks", query=[mine])
+    if answer.good:
+        await _finished(rehearsal, answer.body["job_id"])
+    else:
+        rehearsal.trouble(f"clean-up: {answer.reason}")
+    answer = await ask("GET", "/stacks", query=[mine, ("fields", "stack_id")])
+    if not answer.good:
+        rehearsal.trouble(f"clean-up: {answer.reason}")
+        return None
+    return len(answer.body["stacks"])
+
+
+async def _finished(rehearsal: Rehearsal, job_id: str) -> None:
+    while True:
+        answer = await rehearsal.connection.ask("GET", f"/stacks/batch-delete/{job_id}")
+        if not answer.good:
+            return
+        job: Mapping[str, Any] = answer.body
+        done = job["deleted"] + job["not_found"] + job["failed"]
+        rehearsal.left = job["total"] - done or None
+        for error in job.get("errors", ()):
+            rehearsal.trouble(f"clean-up: {error['error'].replace(error['stack_id'], 'a stack')}")
+        if job["status"] in ("completed", "failed"):
+            return
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def last_end(attempts: Iterable[Attempt], ttl: float, now: float) -> float:
+    """When the last of what may be left ends by itself, in the rehearsal's time."""
+    ends = (now + ttl if attempt.unanswered else attempt.expires for attempt in attempts)
+    return max(ends, default=now)

@@ -1,0 +1,324 @@
+"""The operations on a stack that lives: accept it, write what was seen of it, extend it, stop it, start it again, end it.
+
+Owns when ``updated_at`` moves (something that a client sees has changed), what contradicts the present state (``Conflict``,
+with the sentence for the user), and that an intent is written before anybody acts on it. Does not know why the cluster is as
+it was seen, nor how a pod is stopped or started.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stackd.clock import NANOSECONDS
+from stackd.errors import Conflict, StackNotFound
+from stackd.model import DeleteReason, Desired, EventKind, Observation, Stack, StackStatus, TimelineEvent
+from stackd.store import claims, reservations, rows, timeline
+from stackd.store.claims import Claim
+from stackd.store.transaction import Transaction
+from stackd.times import from_nanoseconds
+from stackd.units import format_duration
+
+OK, CREATED = 200, 201  # what an extension and a create are answered with (API contract)
+FUTURE = 60 * NANOSECONDS  # who was made so long after now was made by another clock
+STOPPED_BY_USER = "StoppedByUser"
+STOPPED_MESSAGE = "stopped by its user; its ports are kept"
+MADE_AFTER = "SELECT stack_id FROM stacks WHERE created_at > ?"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extension:
+    """``add`` to the time to live, up to ``longest`` since the creation; both in nanoseconds."""
+
+    add: int
+    longest: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A fresh pod from ``pod_spec``; ``kind`` says which request it was."""
+
+    pod_spec: str
+    kind: EventKind
+    by: str
+    label_limits: Mapping[str, int]
+
+
+def accept(
+    tx: Transaction,
+    seen: Observation,
+    *,
+    pod_uid: str | None,
+    service_uid: str | None,
+    answer: Callable[[Stack], bytes] | None = None,
+    by: str = "stackd",
+) -> Stack:
+    """The create that ``by`` has asked for is completed; ``updated_at`` is ``created_at`` at first (API contract).
+
+    ``answer(stack)`` becomes the answer (201) of the stack's claim, if it has one; it is called within the transaction, on
+    the writer's thread, and must only compute. Raises ``StackNotFound`` if the row is gone or being deleted.
+    """
+    stack_id = seen.stack_id
+    before = rows.find_live(tx, stack_id)
+    stack = replace(
+        _as_seen(before, seen),
+        accepted=True,
+        updated_at=before.updated_at if before.accepted else before.created_at,
+        pod_uid=pod_uid,
+        service_uid=service_uid,
+    )
+    rows.save(tx, [stack])
+    if not before.accepted:
+        accepted = TimelineEvent(kind=EventKind.ACCEPTED, at=before.created_at, by=by)
+        at = min([tx.now, *(one.at for one in seen.events)])
+        scheduled = TimelineEvent(kind=EventKind.SCHEDULED, at=at, message=f"on {stack.node_id}", by="cluster")
+        told = [scheduled] if before.unassigned else [accepted, scheduled]
+        told += [*seen.events, *timeline.between(before, stack, tx.now)]
+        timeline.add(tx, [(stack_id, one) for one in told])
+    if answer is not None and claims.unanswered_for_stack(tx, stack_id):
+        claims.answer_for_stack(tx, stack_id, CREATED, answer(stack))
+    return stack
+
+
+def observe(tx: Transaction, seen: Sequence[Observation]) -> list[Stack]:
+    """Write those that differ from their rows; return the stacks that changed.
+
+    ``updated_at`` moves if status, reason, message, node, address or requests changed. Rows that are gone or being deleted
+    are skipped; of an ended stack, only observations that say so too are taken.
+    """
+    stacks = rows.find_all(tx, (one.stack_id for one in seen))
+    changed: dict[str, Stack] = {}
+    lines: list[tuple[str, TimelineEvent]] = []
+    for one in seen:
+        before = stacks.get(one.stack_id)
+        if before is None or not differs(before, one):
+            continue
+        after = observed(before, one, tx.now)
+        lines += [(one.stack_id, line) for line in (*one.events, *timeline.between(before, after, tx.now))]
+        if after != before:
+            stacks[one.stack_id] = changed[one.stack_id] = after
+    timeline.add(tx, lines)
+    return rows.save(tx, list(changed.values())) if changed else []
+
+
+def differs(stack: Stack, seen: Observation) -> bool:
+    """Whether an observation is news.
+
+    Not of a stack that is being deleted or stopped, nor of a pod that it had before; and once the pod has ended for
+    good, not what was seen of it before that.
+    """
+    if stack.deleting_since is not None or (stack.ended and not seen.ended):
+        return False
+    if stack.generation != seen.generation or stack.desired is Desired.STOPPED:
+        return False
+    return stack.ended != seen.ended or _is_news(stack, seen) or bool(seen.events)
+
+
+def observed(before: Stack, seen: Observation, now: int) -> Stack:
+    """The row with the observation written into it."""
+    after = _as_seen(before, seen)
+    if after is before or not _is_news(before, seen):
+        return after
+    return replace(after, updated_at=max(now, before.updated_at))  # the wall clock may have been set back
+
+
+def mark_expired(tx: Transaction, ids: Iterable[str]) -> list[Stack]:
+    """Keep the intent to delete those of ``ids`` whose time is up by the file's own word, whatever was read before."""
+    found = rows.find_all(tx, ids).items()
+    expired = {name: one for name, one in found if one.ttl_expires_at <= tx.now and not one.unassigned}
+    return rows.mark_all_deleting(tx, expired, DeleteReason.EXPIRED, "stackd")
+
+
+def tell_held(tx: Transaction, stack_id: str, reason: str, message: str) -> None:
+    """Say why a stack that is being deleted is still there."""
+    before = rows.find_all(tx, [stack_id]).get(stack_id)
+    if before is None or before.deleting_since is None:
+        return
+    after = replace(before, status_reason=reason, status_message=message)
+    if before != after:
+        rows.save(tx, [replace(after, updated_at=max(tx.now, before.updated_at))])
+
+
+def end_in_time(tx: Transaction, longest: int) -> list[Stack]:
+    """Stacks that were made in the future, while the clock was ahead, end within ``longest`` nanoseconds from now: they live
+    from now on as long as they were to, that much at most. Returns those whose end was later.
+    """
+    made = [row[0] for row in tx.rows(MADE_AFTER, (tx.now + FUTURE,))]
+    late = [stack for stack in rows.find_all(tx, made).values() if stack.ttl_expires_at > tx.now + longest]
+    changed = [
+        replace(stack, ttl_expires_at=tx.now + (lives if 0 < lives < longest else longest), updated_at=tx.now)
+        for stack in late
+        if stack.deleting_since is None
+        for lives in (stack.ttl_expires_at - stack.created_at,)
+    ]
+    message = "made while the clock was ahead; it ends at "
+    timeline.add(
+        tx,
+        [
+            (stack.stack_id, _warning("ClockSetBack", message + from_nanoseconds(stack.ttl_expires_at), tx.now))
+            for stack in changed
+        ],
+    )
+    return rows.save(tx, changed) if changed else []
+
+
+def _warning(reason: str, message: str, now: int) -> TimelineEvent:
+    return TimelineEvent(kind=EventKind.WARNING, at=now, reason=reason, message=message)
+
+
+def extend(
+    tx: Transaction,
+    stack_id: str,
+    extension: Extension,
+    *,
+    claim: Claim | None = None,
+    answer: Callable[[Stack], bytes] | None = None,
+) -> Stack:
+    """Extend the stack. Raises ``StackNotFound``; ``Conflict``, with the longest extension that is possible."""
+    before = _in_use(tx, stack_id)
+    ends = before.ttl_expires_at + extension.add
+    most = min(before.created_at, tx.now) + extension.longest - before.ttl_expires_at
+    if extension.add > most:
+        left = f"so at most {format_duration(most // 10**9)} more" if most > 0 else "so no longer than now"
+        raise Conflict(
+            f"{stack_id} cannot be extended that far: it may live {format_duration(extension.longest / 1e9)} in all"
+            f" (stacks.max_ttl), {left}"
+        )
+    stack = replace(before, ttl_expires_at=ends, updated_at=max(tx.now, before.updated_at))
+    rows.save(tx, [stack])
+    _note(tx, stack_id, EventKind.EXTENDED, extension.by, message=f"until {from_nanoseconds(ends)}")
+    if claim is not None and answer is not None:
+        claims.insert(tx, replace(claim, status=OK, answer=answer(stack)))
+    return stack
+
+
+def stop(tx: Transaction, stack_id: str, by: str) -> Stack:
+    """Keep the intent to stop; a stack that is to be stopped already stays as it is. Raises ``StackNotFound``, ``Conflict``."""
+    before = _in_use(tx, stack_id)
+    if before.desired is Desired.STOPPED:
+        return before
+    if before.ended:
+        raise Conflict(f"{stack_id} cannot be stopped: its pod has ended already ({before.status_reason})")
+    _note(tx, stack_id, EventKind.STOP_REQUESTED, by)
+    return rows.save(tx, [replace(before, desired=Desired.STOPPED)])[0]
+
+
+def stopped(tx: Transaction, stack_id: str) -> Stack | None:
+    """To be called when pod and Service are confirmed gone. None if the stack is not to be stopped any more."""
+    before = rows.find(tx, stack_id)
+    if before is None or before.desired is not Desired.STOPPED or before.deleting_since is not None:
+        return None
+    after = replace(
+        before,
+        status=StackStatus.STOPPED,
+        status_reason=STOPPED_BY_USER,
+        status_message=STOPPED_MESSAGE,
+        updated_at=max(tx.now, before.updated_at),
+        pod_uid=None,
+        service_uid=None,
+    )
+    if before.at_rest:
+        return before
+    timeline.add(tx, [(stack_id, one) for one in timeline.between(before, after, tx.now)])
+    return rows.save(tx, [after])[0]
+
+
+def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
+    """Keep the intent to have a fresh pod behind the same ports, which are taken again if they were given back.
+
+    Raises ``StackNotFound``; ``Conflict``, also if somebody else has one of the ports by now; ``LabelLimitReached``.
+    """
+    before = _in_use(tx, stack_id)
+    if before.ended:
+        reservations.check_labels(tx, before.labels, wanted.label_limits, apart_from=stack_id)
+    if not before.ports_held:
+        _take_again(tx, before)
+    after = replace(
+        before,
+        pod_spec=wanted.pod_spec,
+        status=StackStatus.CREATING,
+        status_reason="",
+        status_message="",
+        updated_at=max(tx.now, before.updated_at),
+        node_id=None,
+        node_public_ip=None,
+        ended=False,
+        ports_held=True,
+        pod_uid=None,
+        service_uid=None,
+        desired=Desired.RUNNING,
+        generation=before.generation + 1,
+    )
+    if after.pod_spec != before.pod_spec:
+        tx.run(rows.UPDATE_POD_SPEC, (after.pod_spec, stack_id))
+    _note(tx, stack_id, wanted.kind, wanted.by)
+    return rows.save(tx, [after])[0]
+
+
+def started(tx: Transaction, seen: Observation, *, pod_uid: str, service_uid: str) -> Stack:
+    """The fresh pod and its Service exist. Raises ``StackNotFound`` if the stack no longer needs them."""
+    before = rows.find_live(tx, seen.stack_id)
+    if before.generation != seen.generation or before.desired is not Desired.RUNNING or before.ended:
+        raise StackNotFound(seen.stack_id)
+    after = replace(observed(before, seen, tx.now), pod_uid=pod_uid, service_uid=service_uid)
+    lines = [*seen.events, *timeline.between(before, after, tx.now)]
+    timeline.add(
+        tx, [(seen.stack_id, one) for one in lines if one.reason != reservations.PORT_REPLACED]
+    )  # told when it was replaced
+    return rows.save(tx, [after])[0]
+
+
+def _in_use(tx: Transaction, stack_id: str) -> Stack:
+    stack = rows.find(tx, stack_id)
+    if stack is None or stack.unassigned:
+        raise StackNotFound(stack_id)
+    if stack.deleting_since is not None:
+        raise Conflict(f"{stack_id} is being deleted")
+    if not stack.accepted:
+        raise Conflict(f"{stack_id} is still being created")
+    if stack.ttl_expires_at <= tx.now:
+        raise Conflict(f"{stack_id} has expired")
+    return stack
+
+
+def _take_again(tx: Transaction, stack: Stack) -> None:
+    for port in stack.ports:
+        try:
+            tx.run(rows.INSERT_NODE_PORT, (port.node_port, stack.stack_id))
+        except sqlite3.IntegrityError as exc:
+            raise Conflict(
+                f"{stack.stack_id} gave its ports back when its pod ended, and another stack has node port"
+                f" {port.node_port} by now; create a new stack"
+            ) from exc
+        tx.ports.hold(port.node_port)
+
+
+def _note(tx: Transaction, stack_id: str, kind: EventKind, by: str, message: str = "") -> None:
+    timeline.add(tx, [(stack_id, TimelineEvent(kind=kind, at=tx.now, message=message, by=by))])
+
+
+def _shown(stack: Stack, seen: Observation) -> dict[str, Any]:
+    """What the row shows once this is written into it, by its fields."""
+    return {
+        "status": seen.status,
+        "status_reason": seen.status_reason,
+        "status_message": seen.status_message,
+        "node_id": seen.node_id,
+        "node_public_ip": seen.node_public_ip,
+        "requested_cpu_milli": seen.requested_cpu_milli or stack.requested_cpu_milli,
+        "requested_memory_bytes": seen.requested_memory_bytes or stack.requested_memory_bytes,
+    }
+
+
+def _is_news(stack: Stack, seen: Observation) -> bool:
+    """Whether the row would show anything else then."""
+    return any(getattr(stack, name) != value for name, value in _shown(stack, seen).items())
+
+
+def _as_seen(stack: Stack, seen: Observation) -> Stack:
+    if stack.ended and not seen.ended:
+        return stack  # it was seen before the end, and is written after it
+    return replace(stack, ended=seen.ended, **_shown(stack, seen))

@@ -1,0 +1,214 @@
+"""What stands beside the state file: its lock, the space set aside for a full disk, and SQLite's log.
+
+Owns the ``.lock`` file, whose content says who holds it: one process per file. It stays when the lock is given back (removing
+it would race with the next holder); only the kernel's lock counts, so a killed process never leaves a stale one.
+
+Owns the ``.reserve`` file, so that a full disk stops creates but not deletes. While the disk has room it is filled with
+nothing; when a commit finds the disk full, it is emptied, and what gets smaller (deletes, outcomes) uses its room.
+
+Owns what is remembered of the open files: whether they are still those that the path leads to, and nobody else writes to
+them. What is written to a removed file or log is lost at the next start, and a log that is written back into a file that was
+copied over spoils both: so nothing of that may be acknowledged. Knows nothing of SQL.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+
+from stackd.clock import NANOSECONDS, boot_id
+from stackd.errors import StoreError
+
+
+class FileLock:
+    """The exclusive right to a state file, from ``acquire`` until ``release`` or the end of the process.
+
+    Whoever has the lock of ``lock_id`` knows that the process which had it before has ended.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+        self.lock_id = _lock_id(descriptor, boot_id())
+
+    @classmethod
+    def acquire(cls, path: Path, now: int) -> FileLock:
+        """Lock ``path``'s companion. Raises ``StoreError`` that names the holder if another process has it."""
+        descriptor = os.open(companion(path, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            holder = _holder(descriptor)
+            os.close(descriptor)
+            if exc.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise StoreError(f"the state file {path} is held by {holder}; stop it first") from exc
+        _write_holder(descriptor, now)
+        return cls(descriptor)
+
+    def release(self) -> None:
+        """Give the lock back; a second call does nothing."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _write_holder(descriptor: int, now: int) -> None:
+    since = datetime.fromtimestamp(now // NANOSECONDS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode(), 0)
+    except OSError as exc:
+        # A full disk must not keep the daemon from starting: the lock is the kernel's, the text only a courtesy.
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+
+
+def _lock_id(descriptor: int, boot: str) -> str:
+    """The same for whoever holds this lock, one after the other, until the machine starts again; on no other machine.
+
+    A copy of the state file, here or on another machine, has another lock. Where the machine's start is not known, no other
+    process has the same.
+    """
+    if not boot:
+        return secrets.token_hex(8)
+    status = os.fstat(descriptor)
+    return hashlib.blake2s(f"{boot}:{status.st_dev}:{status.st_ino}".encode(), digest_size=8).hexdigest()
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
+
+
+class Ballast:
+    """A file of ``size`` bytes beside the state file ``path``; 0 means none."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path = companion(path, ".reserve")
+        self._size = size
+        self.spent = False
+
+    def fill(self) -> bool:
+        """Set the space aside (again). False, and still ``spent``, if the disk has no room for it."""
+        if self._size and not self._allocate():
+            self._empty()
+            self.spent = True
+            return False
+        self.spent = False
+        return True
+
+    def release(self) -> None:
+        """Free the space for what has to be written now."""
+        self.spent = True
+        self._empty()
+
+    def _allocate(self) -> bool:
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            return _refused(exc)
+        try:
+            os.posix_fallocate(descriptor, 0, self._size)
+        except OSError as exc:
+            return _refused(exc)
+        finally:
+            os.close(descriptor)
+        return True
+
+    def _empty(self) -> None:
+        try:
+            os.truncate(self._path, 0)
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            _refused(exc)
+
+
+def _refused(exc: OSError) -> bool:
+    """False where the disk is full or read-only; anything else is a fault of its own."""
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
+        return False
+    raise exc
+
+
+class ReplacedError(Exception):
+    """The path leads to another file than the open one, or somebody else has written to it."""
+
+
+class OpenFiles:
+    """The state file and its write-ahead log, as this process has left them; made while they are open."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._log = path, companion(path, "-wal")
+        self._inode = path.stat().st_ino
+        self._log_inode: int | None = None
+        self._written: tuple[int, int] = (0, 0)
+        self.remember()
+
+    def remember(self) -> None:
+        """Note that this process has just written to them, or may have."""
+        if (status := _status(self._path)) is not None:
+            self._written = (status.st_size, status.st_mtime_ns)
+        if self._log_inode is None and (log := _status(self._log)) is not None:
+            self._log_inode = log.st_ino
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nobody else has put something in the file's place or into it."""
+        status = _status(self._path)
+        return status is not None and self._is_ours(status) and self._is_as_left(status)
+
+    def require_untouched(self) -> None:
+        """Raise ReplacedError unless the file is as this process has left it, and so before it writes."""
+        if not self._is_as_left(self.require_in_place()):
+            raise ReplacedError(f"something else has written to the state file {self._path} while stackd was running")
+
+    def require_in_place(self) -> os.stat_result:
+        """The file's status. Raises ReplacedError unless file and log are the open ones, whatever was written meanwhile."""
+        status = _status(self._path)
+        if status is None or not self._is_ours(status):
+            raise ReplacedError(f"the state file {self._path} was removed or replaced while stackd was running")
+        log = _status(self._log)
+        if self._log_inode is not None and (log is None or log.st_ino != self._log_inode):
+            raise ReplacedError(
+                f"{self._log}, a part of the state file, was removed or replaced while stackd was running"
+            )
+        return status
+
+    def _is_as_left(self, status: os.stat_result) -> bool:
+        return self._written == (status.st_size, status.st_mtime_ns)
+
+    def _is_ours(self, status: os.stat_result) -> bool:
+        return status.st_ino == self._inode
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def companion(path: Path, suffix: str) -> Path:
+    """The file beside ``path`` with ``suffix`` added to its name."""
+    return path.with_name(path.name + suffix)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename within ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,286 @@
+"""The state file: made, checked, opened, migrated; and a consistent copy of it, while the daemon runs or not.
+
+Owns creation (beside, then renamed, so that a crash never leaves a half-made file), the checks that keep stackd from working
+on a damaged, foreign or newer file, the pragmas, and migration with a copy kept. Never makes a new file in the place of one
+that is there. Owns the copy's form, too: one self-contained file (no write-ahead log) of mode 0600, complete or not there at
+all. To restore one: stop stackd, copy it to ``state.path``, start stackd.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stackd.errors import StoreError
+from stackd.store import failures, identity, schema
+from stackd.store.companions import companion, sync_folder
+from stackd.store.schema import MIGRATIONS, Migration
+
+logger = logging.getLogger(__name__)
+
+MINIMUM_SQLITE = (3, 37, 0)  # STRICT tables
+_MAGIC = b"SQLite format 3\x00"
+_ADVICE = "restore a copy made by `stackd.py backup`, or move the file away and run `stackd.py rebuild`"
+_LOG_BYTES = 4 * 1024 * 1024  # the write-ahead log is kept at this size, its room on the disk already taken
+_LOG_PAGES = 1000
+_CHECK_LIMIT = 256 * 1024 * 1024
+ROLLBACK_FORMAT = 1
+"""Byte 18 of a file's header: a copy made here has it, a file in use has 2 (WAL)."""
+_HEADER_BYTES = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreOptions:
+    """How the file is handled; the defaults are right for the daemon.
+
+    ``quarantine``     seconds for which a port that somebody else has is not proposed
+    ``busy_timeout``   seconds to wait for another process's lock (a SQLite shell, for example)
+    ``ballast_bytes``  space set aside on the disk so that deletes work while it is full; 0 for none
+    ``max_pages``      a bound on the file's size, beyond which it behaves as on a full disk
+    ``choose``         of so many free ports, the one to propose; at random unless said otherwise
+    """
+
+    quarantine: float = 600.0
+    busy_timeout: float = 2.0
+    ballast_bytes: int = 8 * 1024 * 1024
+    max_pages: int | None = None
+    migrations: tuple[Migration, ...] = MIGRATIONS
+    choose: Callable[[int], int] = random.randrange
+
+
+def follow_links(path: Path) -> Path:
+    """Where the file is, or is to be. Raises ``StoreError`` for a link that leads nowhere: a new file in its place would hide
+    the one that is away (on a volume that is not mounted, for example)."""
+    for one in (path, *path.parents):
+        if one.is_symlink() and not one.exists():
+            what = f"the state file {path} is" if one == path else f"{one}, above the state file {path.name}, is"
+            raise StoreError(
+                f"{what} a link to {os.readlink(one)}, which is not there: mount what it is on, or remove the link"
+            )
+    return Path(os.path.realpath(path))
+
+
+def open_file(path: Path, options: StoreOptions) -> tuple[sqlite3.Connection, bool]:
+    """The write connection, and whether the file is new. Raises ``StoreError``; SQLite's own errors are translated.
+
+    ``sqlite3.Error`` passes only for a full disk (``failures.is_full``), which the caller may be able to relieve.
+    """
+    if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
+        raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: stackd needs 3.37 or newer")
+    try:
+        fresh = not path.exists()
+        if fresh:
+            _create(path, options.migrations)
+        else:
+            _check_header(path)
+        return _connect_checked(path, options), fresh
+    except sqlite3.Error as exc:
+        if failures.is_full(exc):
+            raise
+        if failures.is_damage(exc):
+            raise damaged(path, str(exc)) from exc
+        raise StoreError(f"the state file {path} cannot be used: {failures.sentence(exc)}") from exc
+    except OSError as exc:
+        raise StoreError(f"the state file {path} cannot be used: {exc.strerror or exc}") from exc
+
+
+def _connect_checked(path: Path, options: StoreOptions) -> sqlite3.Connection:
+    connection = _connect(path, options.busy_timeout)
+    try:
+        _check_identity(connection, path)
+        _check_version(connection, path, options.migrations)
+        _check_pages(connection, path)
+        _set_pragmas(connection, path, options.max_pages)
+        _migrate(connection, path, options.migrations)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
+    uri = path.absolute().as_uri() + "?mode=rw"
+    return sqlite3.connect(uri, uri=True, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
+
+
+def _create(path: Path, migrations: Sequence[Migration]) -> None:
+    for suffix in ("-wal", "-journal"):
+        if companion(path, suffix).exists():
+            raise StoreError(
+                f"the state file {path} is missing, but its {suffix[1:]} file is there: put the state file back; or,"
+                f" if it is lost, move {companion(path, suffix)} away and run `stackd.py rebuild`"
+            )
+    fresh = companion(path, ".new")
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        companion(fresh, suffix).unlink(missing_ok=True)
+    os.close(os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    connection = _connect(fresh, 0)
+    try:
+        schema.create(connection, migrations)
+    finally:
+        connection.close()
+    os.rename(fresh, path)
+    sync_folder(path.parent)
+
+
+def _check_header(path: Path) -> None:
+    """Look at the bytes before SQLite does: it would take an empty file for a new one."""
+    with path.open("rb") as file:
+        header = file.read(100)
+    if not header:
+        raise damaged(path, "it is empty")
+    if not header.startswith(_MAGIC) or len(header) < 100:
+        raise damaged(path, "it is not a SQLite file")
+    if not os.access(path, os.W_OK, effective_ids=True):
+        raise StoreError(f"the state file {path} is read-only for this user")
+    if path.stat().st_uid == os.geteuid():
+        path.chmod(0o600)
+    if header[18] == ROLLBACK_FORMAT:
+        _set_foreign_log_aside(path)
+
+
+def _set_foreign_log_aside(path: Path) -> None:
+    """A copy was restored over a file whose log is still there; SQLite would play that log into the copy."""
+    for suffix in ("-wal", "-shm"):
+        log = companion(path, suffix)
+        if log.exists():
+            aside = companion(path, f"{suffix}.before-restore")
+            log.rename(aside)
+            logger.warning(
+                "%s is a copy that replaced the state file; the log of the earlier file is now %s", path, aside.name
+            )
+
+
+def _check_identity(connection: sqlite3.Connection, path: Path) -> None:
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    if application_id != schema.APPLICATION_ID:
+        raise StoreError(
+            f"{path} is a SQLite file of another application; stackd leaves it as it is. To go on, {_ADVICE}"
+        )
+
+
+def _check_version(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> None:
+    version = schema.version_of(connection)
+    if version > len(migrations):
+        raise StoreError(
+            f"the state file {path} has format {version}, and this stackd knows formats up to {len(migrations)}:"
+            f" run the newer stackd that wrote it, or restore a copy made before the upgrade"
+        )
+
+
+def _check_pages(connection: sqlite3.Connection, path: Path) -> None:
+    if path.stat().st_size > _CHECK_LIMIT:
+        return
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise damaged(path, str(verdict).replace("\n", " "))
+
+
+def _set_pragmas(connection: sqlite3.Connection, path: Path, max_pages: int | None) -> None:
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise StoreError(f"the state file {path} is on a file system without shared memory (WAL); use a local disk")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
+    connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+    if max_pages is not None:
+        connection.execute(f"PRAGMA max_page_count = {max_pages}")
+
+
+def _migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> None:
+    version = schema.version_of(connection)
+    if version == len(migrations):
+        return
+    backup_file(path, companion(path, f".v{version}-before-v{len(migrations)}.bak"), force=True)
+    schema.migrate(connection, migrations)
+
+
+def damaged(path: Path, why: str) -> StoreError:
+    """What to say, and what to do, about a file whose content is not to be relied on."""
+    return StoreError(f"the state file {path} is damaged ({why}): {_ADVICE}")
+
+
+def backup_file(source: Path, target: Path, *, force: bool = False) -> None:
+    """Copy the state file ``source`` as of now. Blocking; takes no lock that a running daemon would notice.
+
+    An earlier backup at ``target`` is replaced, in one step. Raises ``StoreError`` if something else is there (unless
+    ``force``), or if either cannot be used.
+    """
+    if not source.exists():
+        raise StoreError(f"there is no state file {source}")
+    if target.exists():
+        if target.samefile(source):
+            raise StoreError(f"{target} exists already, and is the state itself; name another file")
+        if not (force or _is_backup(target)):
+            raise StoreError(
+                f"{target} exists already, and is no backup of stackd; it is left as it is (--force replaces it)"
+            )
+        force = True
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        _copy(source, partial)
+        _put_in_place(partial, target, force)
+    except FileExistsError as exc:
+        raise StoreError(f"{target} exists already; it is left as it is") from exc
+    except sqlite3.Error as exc:
+        raise StoreError(f"{source} cannot be copied to {target}: {failures.sentence(exc)}") from exc
+    except OSError as exc:
+        raise StoreError(f"{source} cannot be copied to {target}: {exc.strerror or exc}") from exc
+    finally:
+        for suffix in ("", "-journal", "-wal", "-shm"):
+            companion(partial, suffix).unlink(missing_ok=True)
+
+
+def _is_backup(path: Path) -> bool:
+    """Whether the file was made here, and no stackd has worked with it since."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+    except OSError:
+        return False
+    application_id = int.from_bytes(header[68:72], "big")
+    return len(header) == _HEADER_BYTES and header[18] == ROLLBACK_FORMAT and application_id == schema.APPLICATION_ID
+
+
+def _copy(source: Path, partial: Path) -> None:
+    reader = sqlite3.connect(source.absolute().as_uri() + "?mode=ro", uri=True, timeout=5.0)
+    try:
+        (application_id,) = reader.execute("PRAGMA application_id").fetchone()
+        if application_id != schema.APPLICATION_ID:
+            raise StoreError(f"{source} is not a state file of stackd")
+        os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600))
+        writer = sqlite3.connect(partial, isolation_level=None)
+        try:
+            reader.backup(writer)  # all pages in one step: one snapshot, however much is written meanwhile
+            writer.execute("PRAGMA journal_mode = DELETE")
+            identity.mark_copy(writer)
+            _check(writer, source)
+        finally:
+            writer.close()
+    finally:
+        reader.close()
+
+
+def _check(copy: sqlite3.Connection, source: Path) -> None:
+    (verdict,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise StoreError(f"{source} is damaged ({verdict}); no copy was made")
+
+
+def _put_in_place(partial: Path, target: Path, force: bool) -> None:
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    if force:
+        os.replace(partial, target)
+    else:
+        os.link(partial, target)  # unlike a rename, fails if the target has appeared meanwhile
+    sync_folder(target.parent)

@@ -1,0 +1,260 @@
+"""From a folder of ``NAME.yaml`` to a ``TemplateSet``, or to all the mistakes at once.
+
+Owns: the fields of a template's file, their order of use, and how a mistake reads: ``FILE:LINE: field: what is wrong``.
+What a pod may hold is ``podspec``'s; a template's ``policy`` replaces keys of the configuration's, for it is the operator
+who writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+from pydantic import ValidationError
+
+from stackd.config import Config, PolicySection, policy_of
+from stackd.config.wording import did_you_mean, explain
+from stackd.errors import ConfigError, InvalidPodSpec, InvalidRequest, Reason
+from stackd.model import NO_LABELS, NO_VALUES, SanitizedSpec, TargetPort
+from stackd.names import is_label
+from stackd.podspec import Policy, harden, parse_target_ports, sanitize
+from stackd.podspec.additions import variables
+from stackd.podspec.client_labels import parse_labels
+from stackd.podspec.locate import Document
+from stackd.podspec.reasons import ROOT
+from stackd.podspec.yaml_reader import read, read_lines
+from stackd.templates import values
+from stackd.templates.template import NO_TEMPLATES, Template, TemplateSet, digest_of
+from stackd.units import parse_duration
+
+SUFFIX: Final = ".yaml"
+LONGEST_FILE: Final = 1 << 20
+LARGEST_POOL: Final = 10_000
+NO_MAPPING: Final = "a template is expected: a mapping with target_port and pod"
+REQUIRED: Final = ("target_port", "pod")
+FIELDS: Final = ("target_port", "ttl", "labels", "pool", "prepull", "values", "policy", "pod")
+
+
+def read_templates(config: Config) -> TemplateSet:
+    """All templates of ``templates.directory``; none where that is empty.
+
+    Raises ConfigError with a line for each mistake in any of them.
+    """
+    if not config.templates.directory:
+        return NO_TEMPLATES
+    folder = Path(config.templates.directory)
+    base = policy_of(config)
+    mistakes: list[str] = []
+    templates = []
+    for path in _files(folder, mistakes):
+        draft = _Draft(path=path, config=config, base=base)
+        if (template := draft.template()) is not None:
+            templates.append(template)
+        mistakes += [text for _, text in sorted(draft.mistakes, key=lambda mistake: mistake[0])]
+    if mistakes:
+        raise ConfigError(mistakes)
+    return TemplateSet(templates)
+
+
+def _files(folder: Path, mistakes: list[str]) -> list[Path]:
+    """The files that are templates, in the order of their names; hidden ones and those of other kinds are left alone."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        mistakes.append(f"templates.directory: {folder} cannot be read: {error.strerror}")
+        return []
+    found = []
+    for path in entries:
+        if path.name.startswith(".") or path.suffix not in (SUFFIX, ".yml"):
+            continue
+        if path.suffix != SUFFIX:
+            mistakes.append(f"{path}: a template's file ends in {SUFFIX}; rename it to {path.stem}{SUFFIX}")
+        elif not is_label(path.stem):
+            what = 'lower-case letters, digits and "-", at most 63'
+            mistakes.append(f'{path}: "{path.stem}" is not the name of a template; {what} are expected before {SUFFIX}')
+        else:
+            found.append(path)
+    return found
+
+
+@dataclass(slots=True, kw_only=True)
+class _Draft:
+    """One file that is being read; ``mistakes`` are what is wrong with it, with their lines."""
+
+    path: Path
+    config: Config
+    base: Policy
+    mistakes: list[tuple[int, str]] = field(default_factory=list)
+    document: Document | None = None
+
+    def mistake(self, where: str, text: str, line: int | None = None) -> None:
+        """Note what is wrong with a field; its line is looked for where it is not given."""
+        where = "" if where == ROOT else where
+        if line is None and self.document is not None:
+            line = self.document.line_of(where)
+        place = f"{self.path}:{line}" if line else str(self.path)
+        self.mistakes.append((line or 0, f"{place}: {where}: {text}" if where else f"{place}: {text}"))
+
+    def template(self) -> Template | None:
+        """The template, or None if anything is wrong with it."""
+        fields = self._fields()
+        if fields is None:
+            return None
+        ports = self._ports(fields.get("target_port"))
+        policy = self._policy(fields.get("policy"))
+        spec = self._spec(fields["pod"], ports, policy) if "pod" in fields else None
+        template = self._assembled(fields, spec, ports, policy)
+        return None if self.mistakes else template
+
+    def _assembled(
+        self, fields: Mapping[str, Any], spec: SanitizedSpec | None, ports: tuple[TargetPort, ...], policy: Policy
+    ) -> Template | None:
+        ttl, labels, pool = self._ttl(fields), self._labels(fields), self._pool(fields)
+        prepull = fields.get("prepull", False)
+        if not isinstance(prepull, bool):
+            self.mistake("prepull", "true or false is expected")
+        patterns = self._values(fields.get("values"), spec)
+        if spec is None or self.mistakes:
+            return None
+        hardened = harden(spec.manifest, policy)
+        stacks = self.config.stacks
+        return Template(
+            name=self.path.stem,
+            spec=spec,
+            target_ports=ports,
+            policy=policy,
+            digest=digest_of(self.path.stem, hardened, ports, patterns, [dict(stacks.node_selector), stacks.readiness]),
+            ttl=ttl,
+            labels=labels,
+            pool=pool,
+            prepull=prepull,
+            values=patterns,
+            interchangeable=not patterns and hardened == harden(spec.manifest, self.base),
+        )
+
+    def _fields(self) -> dict[str, Any] | None:
+        text = self._text()
+        if text is None:
+            return None
+        try:
+            fields = read(text)
+        except InvalidPodSpec as error:
+            for reason in error.reasons:
+                no_mapping = reason.path == ROOT and reason.line is None
+                self.mistake(reason.path, NO_MAPPING if no_mapping else reason.text, reason.line)
+            return None
+        self.document = Document(*read_lines(text))
+        for name in fields:
+            if name not in FIELDS:
+                self.mistake(name, "there is no such field" + did_you_mean(name, FIELDS))
+        for name in REQUIRED:
+            if fields.get(name) is None:
+                self.mistake("", f"{name} is missing")
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def _text(self) -> str | None:
+        try:
+            with self.path.open("rb") as file:
+                raw = file.read(LONGEST_FILE + 1)
+            if len(raw) > LONGEST_FILE:
+                self.mistake("", f"the file is longer than {LONGEST_FILE} bytes")
+                return None
+            return raw.decode()
+        except OSError as error:
+            self.mistake("", f"the file cannot be read: {error.strerror}")
+        except UnicodeDecodeError as error:
+            self.mistake("", f"the file is not UTF-8 (byte {error.start})")
+        return None
+
+    def _refused(self, reasons: Iterable[Reason], prefix: str = "") -> None:
+        """Note reasons of ``podspec``'s, whose paths are below ``prefix``."""
+        for reason in reasons:
+            of_ports = reason.path.startswith("target_port")
+            below = prefix if reason.path == ROOT else f"{prefix}.{reason.path}"
+            self.mistake(reason.path if of_ports else below, reason.text)
+
+    def _ports(self, value: object) -> tuple[TargetPort, ...]:
+        if value is None:
+            return ()
+        try:
+            return parse_target_ports(value)
+        except InvalidRequest as error:
+            self._refused(error.reasons)
+            return ()
+
+    def _policy(self, value: object) -> Policy:
+        """The policy in force with the template's own keys."""
+        if value is None:
+            return self.base
+        if not isinstance(value, dict):
+            self.mistake("policy", "keys of [policy] and their values are expected")
+            return self.base
+        known = PolicySection.model_fields
+        for key in value.keys() - known.keys():
+            self.mistake(f"policy.{key}", "[policy] has no such key" + did_you_mean(key, known))
+        given = {key: one for key, one in value.items() if key in known}
+        try:
+            checked = PolicySection.model_validate(given, context={})
+        except ValidationError as error:
+            for finding in error.errors(include_url=False):
+                self.mistake(f"policy.{finding['loc'][0]}", explain(PolicySection, finding))
+            return self.base
+        own = {key: getattr(checked, key) for key in given}
+        try:
+            return policy_of(self.config.model_copy(update={"policy": self.config.policy.model_copy(update=own)}))
+        except ConfigError as error:
+            for mistake in error.mistakes:
+                key, _, text = mistake.partition(": ")
+                self.mistake(key, text)
+            return self.base
+
+    def _spec(self, pod: object, ports: tuple[TargetPort, ...], policy: Policy) -> SanitizedSpec | None:
+        if not isinstance(pod, dict):
+            self.mistake("pod", "a Pod is expected: a mapping of fields")
+            return None
+        try:
+            return sanitize(orjson.dumps(pod).decode(), ports, policy)
+        except InvalidPodSpec as error:
+            self._refused(error.reasons, "pod")
+            return None
+
+    def _ttl(self, fields: Mapping[str, Any]) -> float | None:
+        if "ttl" not in fields:
+            return None
+        most = self.config.stacks.max_ttl
+        try:
+            seconds = parse_duration(fields["ttl"]) if isinstance(fields["ttl"], str) else 0.0
+        except (ValueError, OverflowError):
+            seconds = 0.0
+        if not 0 < seconds <= most:
+            self.mistake("ttl", f'a duration such as "30m" is expected, at most {most:g} s (stacks.max_ttl)')
+        return seconds
+
+    def _labels(self, fields: Mapping[str, Any]) -> Mapping[str, str]:
+        try:
+            return parse_labels(fields["labels"]) if "labels" in fields else NO_LABELS
+        except ValueError as error:
+            self.mistake("labels", str(error))
+            return NO_LABELS
+
+    def _pool(self, fields: Mapping[str, Any]) -> int:
+        pool = fields.get("pool", 0)
+        if type(pool) is not int or not 0 <= pool <= LARGEST_POOL:
+            self.mistake("pool", f"a whole number from 0 to {LARGEST_POOL} is expected")
+            return 0
+        return pool
+
+    def _values(self, value: object, spec: SanitizedSpec | None) -> Mapping[str, str]:
+        if value is None:
+            return NO_VALUES
+        if not isinstance(value, dict):
+            self.mistake("values", 'variables and their patterns are expected, such as {FLAG: "flag{<hex:32>}"}')
+            return NO_VALUES
+        if len(value) > values.MOST_VALUES:
+            self.mistake("values", f"{len(value)} values; {values.MOST_VALUES} at most")
+        for name, text in values.mistakes(value, variables(spec.manifest) if spec else ()):
+            self.mistake(f"values.{name}", text)
+        return value

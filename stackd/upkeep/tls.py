@@ -1,0 +1,156 @@
+"""The TLS certificate and its key: loaded at the start, and again when their files change.
+
+A pair that cannot be used is refused and said; the one in force stays. Each load makes a context of its own for the
+connections that come after it, as OpenSSL keeps one pair for each kind of key: beside an RSA certificate, the EC one that
+was there before would go on being served. Connections that are open keep what they have.
+
+A certificate whose time is over, or nearly so, is said at the start and once a day.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from stackd.config import Config
+from stackd.errors import ConfigError
+from stackd.validity import validity
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 5.0
+DAY = 86400.0
+WARN_DAYS = 14
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""For TLS 1.2: forward secrecy and authenticated encryption only. TLS 1.3 has nothing else."""
+
+Stamp = tuple[tuple[int, int, int], ...]
+
+
+class Certificate:
+    """The pair of ``server.tls_cert`` and ``server.tls_key``."""
+
+    def __init__(self, cert: str, key: str, *, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._files = (cert, key)
+        self._stamp: Stamp = ()
+        self._said = 0.0
+        self._context = _context()
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """What new connections are secured with."""
+        return self._context
+
+    @classmethod
+    def of(cls, config: Config) -> Certificate | None:
+        """The configured pair, loaded; None where TLS is not configured. Raises ConfigError."""
+        server = config.server
+        if not server.tls_cert:
+            return None
+        certificate = cls(server.tls_cert, server.tls_key)
+        try:
+            certificate.load()
+        except OSError as error:
+            raise ConfigError([f"[server] tls_cert, tls_key: {_words(error)}"]) from error
+        return certificate
+
+    def load(self) -> None:
+        """Take the files' pair into force. Raises OSError (``ssl.SSLError`` is one); then the one before stays."""
+        self._stamp = self._look()
+        fresh = _context()
+        fresh.load_cert_chain(*self._files, password=_no_password)
+        self._context = fresh
+        self._said = 0.0
+        self.remind()
+
+    def renew(self) -> None:
+        """Load the pair again if the files have changed."""
+        if self._look() == self._stamp:
+            return
+        try:
+            self.load()
+        except OSError as error:
+            log.error("the new TLS certificate is not used, the old one stays: %s", _words(error))
+        else:
+            log.info("TLS certificate loaded again from %s", self._files[0])
+
+    def remind(self) -> None:
+        """Say that the time of the certificate is over, has not come, or is nearly over; once a day."""
+        now = self._now()
+        if now - self._said < DAY:
+            return
+        if finding := timeliness(Path(self._files[0]), now):
+            self._said = now
+            log.log(logging.ERROR if finding.unusable else logging.WARNING, "%s", finding.sentence)
+
+    async def follow(self) -> None:
+        """The following service."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self.renew()
+            self.remind()
+
+    def _look(self) -> Stamp:
+        try:
+            return tuple((s.st_ino, s.st_mtime_ns, s.st_size) for s in map(os.stat, self._files))
+        except OSError:
+            return ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeliness:
+    """What is wrong with a certificate's time."""
+
+    sentence: str
+    unusable: bool
+
+
+def timeliness(cert: Path, now: float) -> Timeliness | None:
+    """What is wrong with the time of the certificate, None if nothing is. ``now`` in seconds since the epoch."""
+    try:
+        valid = validity(cert)
+    except (OSError, ValueError) as error:
+        return Timeliness(sentence=f"server.tls_cert: its time cannot be read: {error}", unusable=False)
+    if now > valid.ends:
+        return Timeliness(sentence=f"server.tls_cert: the certificate expired on {_date(valid.ends)}", unusable=True)
+    if now < valid.begins:
+        return Timeliness(sentence=f"server.tls_cert: it is not valid before {_date(valid.begins)}", unusable=True)
+    if valid.ends - now < WARN_DAYS * DAY:
+        days = int((valid.ends - now) / DAY)
+        return Timeliness(
+            sentence=f"server.tls_cert: it expires in {days} days, on {_date(valid.ends)}", unusable=False
+        )
+    return None
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _no_password() -> str:
+    """The password of an encrypted key: none. Otherwise OpenSSL would prompt at the terminal and wait."""
+    return ""
+
+
+def _words(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+        return "they do not belong together: the private key is not that of the certificate"
+    if isinstance(error, ssl.SSLError):
+        why = error.reason or error
+        return f"they cannot be used ({why}); a PEM certificate chain and its unencrypted key are expected"
+    return f"they cannot be read: {error.strerror or error}"

@@ -1,0 +1,226 @@
+"""The feed of changes of stacks and jobs, for the event streams.
+
+Owns: the numbers of the changes, one log of the latest that all followers read at their own pace (which bounds what a slow
+one can hold), and the memory of what changed when. A stream that was cut goes on from the log, change by change; where that
+does not reach so far back, from the memory, with each stack and job as it is now. A change is rendered once for all who
+want the same fields.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import secrets
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+
+import orjson
+
+from stackd.errors import TooManyRequests, Unavailable
+from stackd.lifecycle.context import Context
+from stackd.model import Job, Stack
+from stackd.waiters import set_within
+from stackd.web.limits import share_of_a_key
+
+BEHIND = 1_000
+"""A follower that is so many changes behind has to list again."""
+
+REMEMBERED = 10_000
+"""So many stacks and jobs are remembered with their last change, for streams that go on after a cut."""
+
+PAUSE_SECONDS = 0.05
+"""Changes within this time go out together: a burst wakes each follower no more often."""
+
+JOB_PREFIX = "job-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Renderer:
+    """Renders the data of an event; ``tells_pod_spec`` says that it needs a stack's pod spec."""
+
+    stack: Callable[[Stack], bytes]
+    job: Callable[[Job], bytes]
+    tells_pod_spec: bool
+
+    def __call__(self, record: Stack | Job) -> bytes:
+        """A stack or a job as JSON."""
+        return self.job(record) if isinstance(record, Job) else self.stack(record)
+
+
+class ChangeKind(enum.StrEnum):
+    """What a change means to a client that follows: the name of the event."""
+
+    STACK = "stack"
+    JOB = "job"
+    DELETED = "deleted"
+    LEFT = "left"
+    """The stack is no longer one of the selected ones."""
+
+
+@dataclass(slots=True, eq=False)
+class FeedChange:
+    """A change of a stack or a job; ``record`` is None for a stack that has gone.
+
+    ``before`` is what the stack was, where that is known; unless ``exact``, there may have been others between the two.
+    """
+
+    number: int
+    name: str
+    record: Stack | Job | None
+    before: Stack | None = None
+    exact: bool = False
+    rendered: dict[tuple[Renderer, ChangeKind], bytes] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> ChangeKind:
+        """What it means to a client that follows everything."""
+        if self.record is None:
+            return ChangeKind.DELETED
+        return ChangeKind.JOB if isinstance(self.record, Job) else ChangeKind.STACK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissedChanges:
+    """What a stream has missed: all changes one by one (``whole``), or each stack and job once, as it is now."""
+
+    changes: list[FeedChange]
+    whole: bool
+
+
+class ChangeFeed:
+    """The changes of one daemon."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._boot = secrets.token_hex(4)
+        self._log: deque[FeedChange] = deque(maxlen=BEHIND)
+        self._changed: OrderedDict[str, int] = OrderedDict()
+        self._forgotten = 0
+        self._announcement = asyncio.Event()
+        self._waking: asyncio.TimerHandle | None = None
+        self._woken = 0.0
+        self._announced = 0
+        self.number = 0
+        self.followers = 0
+        self._by_key: Counter[str] = Counter()
+        self.closed = False
+
+    def row_changed(self, before: Stack | None, after: Stack | None) -> None:
+        """A row changed (a subscriber of the store)."""
+        changed = after or before
+        if changed is not None:
+            self._add(changed.stack_id, after, before)
+
+    def job_changed(self, job_id: str, job: Job | None) -> None:
+        """A job changed (a subscriber of the store). A job that is only purged is not announced."""
+        if job is not None:
+            self._add(job_id, job)
+
+    @contextmanager
+    def follow(self, key_name: str) -> Iterator[None]:
+        """Be one of the followers.
+
+        Raises Unavailable where there are as many as ``limits.event_streams`` allows, and TooManyRequests where this
+        key has as many as ``limits.event_streams_per_key`` leaves it.
+        """
+        limits = self._context.config.limits
+        share = share_of_a_key(self._context.config, limits.event_streams_per_key, limits.event_streams)
+        if limits.event_streams and self.followers >= limits.event_streams:
+            raise Unavailable(f"{self.followers} event streams are open (limits.event_streams)", retry_after=30)
+        if self._by_key[key_name] >= share:
+            raise TooManyRequests(f"{share} event streams of this key are open (limits.event_streams_per_key)", 30)
+        self.followers += 1
+        self._by_key[key_name] += 1
+        try:
+            yield
+        finally:
+            self.followers -= 1
+            self._by_key[key_name] -= 1
+            if not self.followers:
+                for change in self._log:
+                    change.rendered.clear()
+
+    def since(self, number: int) -> list[FeedChange] | None:
+        """The changes after that number, in their order; None if some of them are no longer in the log."""
+        if number >= self.number:
+            return []
+        if not self._log or self._log[0].number > number + 1:
+            return None
+        return list(islice(self._log, number + 1 - self._log[0].number, None))
+
+    def resumed(self, last_id: str) -> MissedChanges | None:
+        """What has changed since the change of that id; None if that is not known."""
+        boot, _, text = last_id.partition("-")
+        if boot != self._boot or not (text.isascii() and text.isdigit() and len(text) < len(str(2**63))):
+            return None
+        number = int(text)
+        if not self._forgotten <= number <= self.number:
+            return None
+        if (known := self.since(number)) is not None:
+            return MissedChanges(changes=known, whole=True)
+        found = []
+        for name, last in reversed(self._changed.items()):
+            if last <= number:
+                break
+            record = self._now(name)
+            if record is not None or not name.startswith(JOB_PREFIX):  # a job that was only purged is not announced
+                found.append(FeedChange(last, name, record))
+        return MissedChanges(changes=found[::-1], whole=len(found) == self.number - number)
+
+    async def more(self, number: int, seconds: float) -> bool:
+        """Return True once there is a change after that number or the feed has closed, False after ``seconds``.
+
+        Changes are announced at most every ``PAUSE_SECONDS``, also to one who has only just read the ones before.
+        """
+        return number < self._announced or self.closed or await set_within(self._announcement, seconds)
+
+    def id_of(self, number: int) -> str:
+        """The event id of a change."""
+        return f"{self._boot}-{number}"
+
+    def close(self) -> None:
+        """End all streams."""
+        self.closed = True
+        self._wake()
+
+    def _add(self, name: str, record: Stack | Job | None, before: Stack | None = None) -> None:
+        self.number += 1
+        self._changed[name] = self.number
+        self._changed.move_to_end(name)
+        if len(self._changed) > REMEMBERED:
+            _, self._forgotten = self._changed.popitem(last=False)
+        self._log.append(FeedChange(self.number, name, record, before, exact=True))
+        if self.followers and self._waking is None:
+            loop = asyncio.get_running_loop()
+            self._waking = loop.call_at(max(loop.time(), self._woken + PAUSE_SECONDS), self._wake)
+
+    def _wake(self) -> None:
+        self._waking = None
+        self._woken = asyncio.get_running_loop().time()
+        self._announced = self.number
+        announcement, self._announcement = self._announcement, asyncio.Event()
+        announcement.set()
+
+    def _now(self, name: str) -> Stack | Job | None:
+        store = self._context.store
+        return store.assigned.get(name) or store.jobs.get(name)
+
+
+def frame(feed: ChangeFeed, change: FeedChange, kind: ChangeKind, render: Renderer) -> bytes:
+    """A change as a server-sent event; made once for all clients that chose the same fields."""
+    made = change.rendered.get((render, kind))
+    if made is None:
+        record = None if kind is ChangeKind.LEFT else change.record
+        data = orjson.dumps({"stack_id": change.name}) if record is None else render(record)
+        made = event(kind.encode(), data, feed.id_of(change.number))
+        change.rendered[render, kind] = made
+    return made
+
+
+def event(kind: bytes, data: bytes, event_id: str = "") -> bytes:
+    """One server-sent event; ``data`` is JSON in one line."""
+    head = b"id: %b\n" % event_id.encode() if event_id else b""
+    return b"%bevent: %b\ndata: %b\n\n" % (head, kind, data)

@@ -1,0 +1,90 @@
+"""TLS connections, counted from the moment they are accepted, each with the certificate that is in force by then.
+
+Owns: accepting, and what a client is before its handshake is done. asyncio's own TLS servers tell of a client only after
+that, so that silent ones would be nobody's, and keep the context that they began with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+log = logging.getLogger("stackd.request")
+
+PAUSE_SECONDS: Final = 1.0
+"""How long nobody is accepted where the machine has no descriptor or memory left for one more."""
+
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+ContextFactory = Callable[[], ssl.SSLContext]
+"""Gives the context for a new connection."""
+
+
+class Handshake:
+    """A client whose TLS handshake is not done; ``done`` once a connection has taken its place."""
+
+    __slots__ = ("_client", "done")
+
+    def __init__(self, client: socket.socket) -> None:
+        self._client = client
+        self.done = False
+
+    def abort(self) -> None:
+        """End it: the handshake fails, and its task closes the socket."""
+        with suppress(OSError):
+            self._client.shutdown(socket.SHUT_RDWR)
+
+    def answer(self, status: int, sentence: str) -> None:
+        """End it: before the handshake there is no way to say why."""
+        self.abort()
+
+
+class Acceptor:
+    """Accepts clients at a listening socket and hands them to ``welcome``, which must not block."""
+
+    def __init__(self, listening: socket.socket, backlog: int, welcome: Callable[[socket.socket], None]) -> None:
+        self._listening = listening
+        self._backlog = backlog
+        self._welcome = welcome
+        self._loop = asyncio.get_running_loop()
+        self._pause: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Accept from now on."""
+        self._listening.setblocking(False)
+        self._listening.listen(self._backlog)
+        self._go_on()
+
+    def close(self) -> None:
+        """Accept no more; the socket is closed."""
+        if self._pause is not None:
+            self._pause.cancel()
+        self._loop.remove_reader(self._listening)
+        self._listening.close()
+
+    def _go_on(self) -> None:
+        self._pause = None
+        self._loop.add_reader(self._listening, self._accept)
+
+    def _accept(self) -> None:
+        """Take all that wait, but not for ever: everybody else gets a turn, too."""
+        for _ in range(self._backlog):
+            try:
+                client, _ = self._listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
+                log.error("no connection can be accepted for %g s: %s", PAUSE_SECONDS, error.strerror)
+                self._loop.remove_reader(self._listening)
+                self._pause = self._loop.call_later(PAUSE_SECONDS, self._go_on)
+                return
+            client.setblocking(False)
+            self._welcome(client)

@@ -1,0 +1,375 @@
+"""Requests: the parsing and checking of query and body, with a sentence for each possible mistake.
+
+Owns: the parameters and the JSON bodies of all routes. Routes without parameters of their own ignore the query; those that
+have some refuse what they do not know, so that a mistyped filter is never an unfiltered answer. What a pod spec may hold is
+``podspec``'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web import RequestPayloadError
+
+from stackd.config.wording import did_you_mean
+from stackd.errors import InvalidPodSpec, InvalidRequest, Reason, RequestTooLarge, UnsupportedCoding
+from stackd.lifecycle.context import Context
+from stackd.lifecycle.create import CreateRequest
+from stackd.metrics import INVALID
+from stackd.model import NO_LABELS
+from stackd.names import nearest
+from stackd.podspec import located, parse_target_ports
+from stackd.podspec.client_labels import parse_labels
+from stackd.templates import Template, TemplateSet
+from stackd.units import format_duration, parse_duration
+from stackd.web.auth import PARAMETER
+
+TRUE = frozenset({"true", "1", ""})
+FALSE = frozenset({"false", "0"})
+
+_OFTEN_TRIED: Final = {
+    (
+        "sort",
+        "sort_by",
+        "order",
+        "order_by",
+        "orderby",
+    ): "stacks come by created_at, then stack_id, and in no other order",
+    (
+        "page",
+        "offset",
+        "skip",
+        "per_page",
+        "page_size",
+    ): "pages go by limit and cursor (next_cursor of the page before)",
+    ("q", "query", "search", "filter"): "stacks are found by label, status, node and template",
+}
+"""Parameters of other APIs, and what there is here instead."""
+
+
+class Parameters:
+    """The query of one request; ``once`` may stand in it once each, ``many`` any number of times."""
+
+    def __init__(self, request: web.Request, once: Sequence[str], many: Sequence[str] = ()) -> None:
+        self._values: dict[str, list[str]] = {}
+        known = (*once, *many)
+        for name, value in request.query.items():
+            if name == PARAMETER:
+                continue
+            if name not in known:
+                raise InvalidRequest(f"unknown parameter {_unknown_parameter(name, known)}")
+            self._values.setdefault(name, []).append(value)
+            if name in once and len(self._values[name]) > 1:
+                raise InvalidRequest(f"the parameter {name} stands more than once")
+
+    def __bool__(self) -> bool:
+        return bool(self._values)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def all(self, name: str) -> list[str]:
+        """Every value, in their order."""
+        return self._values.get(name, [])
+
+    def get(self, name: str) -> str | None:
+        """The value, None where there is none."""
+        values = self._values.get(name)
+        return values[0] if values else None
+
+    def flag(self, name: str) -> bool:
+        """Whether it is set to true; a bare name counts as true."""
+        value = self.get(name)
+        if value is None or value.lower() in FALSE:
+            return False
+        if value.lower() in TRUE:
+            return True
+        raise InvalidRequest(f"{name} must be true or false, not {value[:64]!r}")
+
+    def number(self, name: str, least: int, most: int) -> int | None:
+        """A whole number within bounds, None where there is none."""
+        value = self.get(name)
+        if value is None:
+            return None
+        if not (value.isascii() and value.isdigit() and len(value) <= len(str(most)) and least <= int(value) <= most):
+            raise InvalidRequest(f"{name} must be a whole number from {least} to {most}, not {value[:64]!r}")
+        return int(value)
+
+    def seconds(self, name: str, default: float) -> float:
+        """A duration such as ``30s``."""
+        value = self.get(name)
+        return default if value is None else _seconds(name, value)
+
+
+def _unknown_parameter(name: str, known: Sequence[str]) -> str:
+    meant = next((instead for names, instead in _OFTEN_TRIED.items() if name.lower() in names), "")
+    return f"{_short(name)!r}; {meant}" if meant else unknown(name, known)
+
+
+def duration(name: str, text: str, most: float) -> float:
+    """Seconds from ``text``, above zero and at most ``most``. Raises InvalidRequest, naming ``name``."""
+    seconds = _seconds(name, text)
+    if not 0 < seconds <= most:
+        raise InvalidRequest(f"{name} must be above zero and at most {format_duration(most)}, not {text[:64]}")
+    return seconds
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        return parse_duration(text)
+    except (ValueError, OverflowError) as exc:
+        raise InvalidRequest(f'{name} must be a duration such as "30m", "1h30m" or "90s"') from exc
+
+
+SENTENCE_IDS = "stack_ids must be a list of stack ids"
+ID_LIMIT = 253
+LONGEST_SHOWN: Final = 64
+PLAIN: Final = frozenset({"", "identity", "chunked"})
+CONTINUE: Final = "100-continue"
+REQUIRED = ("target_port", "pod_spec")
+FIELDS = (*REQUIRED, "template", "ttl", "labels", "if_exists")
+IF_EXISTS = ("error", "return")
+
+
+def check_coding(request: web.BaseRequest) -> None:
+    """Raise UnsupportedCoding where the body is packed: a few bytes would become many, and nothing is ever unpacked."""
+    headers = request.headers
+    named = [*headers.getall(hdrs.CONTENT_ENCODING, ()), *headers.getall(hdrs.TRANSFER_ENCODING, ())]
+    codings = {each.strip().lower() for text in named for each in text.split(",")}
+    if request.body_exists and not codings <= PLAIN:
+        raise UnsupportedCoding("a packed body (Content-Encoding, Transfer-Encoding) is not accepted; send it as it is")
+
+
+async def read(request: web.Request, max_body: int, timeout: float) -> bytes:
+    """The whole body. Raises RequestTooLarge (``server.max_body``), InvalidRequest where it is not valid HTTP, or
+    HTTPRequestTimeout (``limits.slow_client_timeout``).
+    """
+    if request.content_length is not None and request.content_length > max_body:
+        raise RequestTooLarge(_too_large(max_body))
+    try:
+        async with asyncio.timeout(timeout):
+            await _go_on(request)
+            return await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
+    except (RequestPayloadError, HttpProcessingError) as exc:
+        raise InvalidRequest("the request body is not valid HTTP: its encoding or its length is wrong") from exc
+    except web.HTTPRequestEntityTooLarge as exc:
+        raise RequestTooLarge(_too_large(max_body)) from exc
+
+
+async def _go_on(request: web.Request) -> None:
+    """Tell a client that waits for it (``Expect: 100-continue``) to send its body."""
+    waits = request.version >= HttpVersion11 and request.headers.get(hdrs.EXPECT, "").lower() == CONTINUE
+    if waits and not request.content.is_eof():
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself has not begun
+
+
+def _too_large(max_body: int) -> str:
+    return f"the request body is larger than {max_body} bytes (server.max_body)"
+
+
+def parse_object(body: bytes, known: Iterable[str], required: Iterable[str]) -> dict[str, Any]:
+    """The body as a JSON object with only known fields and all required ones, whatever its Content-Type said."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise InvalidRequest(f"invalid request body: not JSON: {exc}") from exc
+    if not isinstance(value, dict):
+        raise InvalidRequest("invalid request body: a JSON object is expected")
+    known = list(known)
+    for name in value:
+        if name not in known:
+            raise InvalidRequest(f"invalid request body: unknown field {unknown(name, known)}")
+    _check_fields_once(body)
+    _require(value, required)
+    return value
+
+
+def _require(fields: Mapping[str, Any], names: Iterable[str]) -> None:
+    for name in names:
+        if fields.get(name) is None:
+            raise InvalidRequest(f"invalid request body: {name} is required")
+
+
+class _TwiceError(Exception):
+    """A field stands more than once."""
+
+
+def _check_fields_once(body: bytes) -> None:
+    """Raise InvalidRequest where an object, at any depth, has a field twice: of two meanings, neither is taken."""
+    try:
+        _FIELDS_ONCE.decode(body.decode())
+    except _TwiceError as twice:
+        raise InvalidRequest(f"invalid request body: the field {twice} stands more than once") from twice
+    except RecursionError as exc:
+        raise InvalidRequest("invalid request body: it is nested too deeply") from exc
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) == len(pairs):
+        return
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise _TwiceError(repr(_short(name)))
+        seen.add(name)
+
+
+_FIELDS_ONCE: Final = json.JSONDecoder(object_pairs_hook=_once, parse_int=str, parse_float=str)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_SHOWN else name[:LONGEST_SHOWN] + "…"
+
+
+def unknown(name: str, known: Sequence[str]) -> str:
+    """A name that is not known, fit to be shown, and what would be right: the nearest known one, or all of them."""
+    close = nearest(name, known)
+    hint = f"did you mean {close!r}?" if close else f"known are {', '.join(known)}"
+    return f"{_short(name)!r}; {hint}"
+
+
+def text_of(fields: dict[str, Any], name: str) -> str:
+    """A field that must be a string."""
+    value = fields[name]
+    if not isinstance(value, str):
+        raise InvalidRequest(f"invalid request body: {name} must be a string")
+    return value
+
+
+def stack_ids(fields: dict[str, Any], max_ids: int) -> list[str]:
+    """The ids of a batch delete: trimmed, each once, in the order given; at least one, none of them blank."""
+    values = fields["stack_ids"]
+    if not isinstance(values, list):
+        raise InvalidRequest(f"invalid request body: {SENTENCE_IDS}")
+    if not values:
+        raise InvalidRequest("invalid request body: stack_ids is empty")
+    if len(values) > max_ids:
+        raise RequestTooLarge(f"{len(values)} stack_ids; {max_ids} at most (batch_delete.max_ids)")
+    ids: dict[str, None] = {}
+    for index, value in enumerate(values):
+        if not isinstance(value, str):
+            raise InvalidRequest(f"invalid request body: stack_ids[{index}] must be a string")
+        trimmed = value.strip()
+        if not trimmed:
+            raise InvalidRequest(f"invalid request body: stack_ids[{index}] is blank")
+        if len(trimmed) > ID_LIMIT:
+            raise InvalidRequest(f"invalid request body: stack_ids[{index}] is longer than {ID_LIMIT} characters")
+        ids[trimmed] = None
+    return list(ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateBody:
+    """A create request, and whether an existing stack at the label's limit is returned instead.
+
+    ``text`` is its pod spec as it came, empty where it names a template.
+    """
+
+    create_request: CreateRequest
+    return_existing: bool
+    text: str
+
+
+def create_body(context: Context, key_name: str, body: bytes, *, labelled: bool = True) -> CreateBody:
+    """What a create's body asks for, with ``limits.required_labels`` unless that does not matter.
+
+    ``key_name`` is whose request it is. Raises InvalidRequest, InvalidPodSpec.
+    """
+    phase_timer = context.metrics.phase_timer()
+    try:
+        return _create_body(context, key_name, body, labelled=labelled)
+    except InvalidRequest:
+        context.metrics.creates[INVALID] += 1
+        raise
+    finally:
+        phase_timer.end("validate")
+
+
+def _create_body(context: Context, key_name: str, body: bytes, *, labelled: bool) -> CreateBody:
+    fields = parse_object(body, FIELDS, ())
+    template = _template_of(fields, context.settings.templates)
+    if template is None:
+        _require(fields, REQUIRED)
+    ttl = ttl_of(fields, context.config.stacks.max_ttl) if "ttl" in fields else None
+    labels = labels_of(fields["labels"]) if "labels" in fields else NO_LABELS
+    if template is not None:
+        ttl = template.ttl if ttl is None else ttl
+        labels = labels_of({**template.labels, **labels}) if template.labels else labels
+    if labelled:
+        _check_required(labels, context.config.limits.required_labels)
+    existing = fields.get("if_exists", "error") if "if_exists" in fields else "error"
+    if existing not in IF_EXISTS:
+        raise InvalidRequest(f"invalid request body: if_exists must be one of {', '.join(IF_EXISTS)}")
+    if template is not None:
+        ports, spec, text = template.target_ports, template.spec, ""
+    else:
+        ports, text = parse_target_ports(fields["target_port"]), text_of(fields, "pod_spec")
+        spec = context.sanitizer.sanitize(text, ports)
+    create_request = CreateRequest(
+        spec=spec, target_ports=ports, ttl=ttl, labels=labels, by=key_name, template=template
+    )
+    return CreateBody(create_request=create_request, return_existing=existing == "return", text=text)
+
+
+def _template_of(fields: dict[str, Any], known: TemplateSet) -> Template | None:
+    """The template that the body names, None where it names none. Raises InvalidRequest."""
+    if "template" not in fields:
+        return None
+    for name in REQUIRED:
+        if name in fields:
+            raise _wrong_field("template", f"template and {name} exclude each other; the template has its own")
+    name = text_of(fields, "template")
+    if name not in known:
+        hint = did_you_mean(name, known) if known else "; there are no templates (templates.directory)"
+        raise _wrong_field("template", f'template: there is no "{name[:64]}"{hint}')
+    return known[name]
+
+
+@contextmanager
+def refusals_located(parsed: CreateBody) -> Iterator[None]:
+    """What the cluster refuses, it names by path; the caller is told the lines of its own text."""
+    try:
+        yield
+    except InvalidPodSpec as error:
+        raise located(error, parsed.text) from error
+
+
+def _wrong_field(path: str, sentence: str) -> InvalidRequest:
+    return InvalidRequest(f"invalid request body: {sentence}", [Reason(path=path, text=sentence)])
+
+
+def _check_required(labels: Mapping[str, str], required: tuple[str, ...]) -> None:
+    """Letter case matters: a label in another spelling is another label."""
+    missing = [name for name in required if not labels.get(name)]
+    if missing:
+        raise _wrong_field("labels", f"labels: {', '.join(missing)} must be given (limits.required_labels)")
+
+
+def ttl_of(fields: Mapping[str, Any], most: float) -> float:
+    """The field ``ttl`` in seconds, ``most`` at most (``stacks.max_ttl``)."""
+    value = fields["ttl"]
+    if not isinstance(value, str):
+        raise _wrong_field("ttl", 'ttl must be a string such as "30m"')
+    try:
+        return duration("ttl", value, most)
+    except InvalidRequest as error:
+        raise _wrong_field("ttl", str(error)) from error
+
+
+def labels_of(value: object) -> Mapping[str, str]:
+    """The field ``labels``: at most sixteen, with names and values as Kubernetes takes them."""
+    try:
+        return parse_labels(value)
+    except ValueError as exc:
+        raise _wrong_field("labels", str(exc)) from exc

@@ -1,0 +1,193 @@
+"""Responses: ready JSON, JSON in pieces, and errors.
+
+Owns: one table from exception to status, the form of an error, ``{"error": "<sentence>"}`` with the documented fields
+beside it, and the head of a plain 200. aiohttp puts the headers of each answer together anew, which is a good part of what
+a read costs, so an answer that is nothing but ready JSON is written in one piece. Whatever is not plain (HEAD, HTTP/1.0,
+the last answer of a connection, somebody who adds a header) goes aiohttp's own way, with the same headers; a test holds
+the two together.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from email.utils import formatdate
+from typing import Any, Final
+
+import orjson
+from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.abc import AbstractStreamWriter
+
+from stackd import errors
+from stackd.logs import REQUEST_ID
+from stackd.podspec import by_line
+
+log = logging.getLogger(__name__)
+request_log = logging.getLogger("stackd.request")
+
+JSON: Final = "application/json"
+SERVER_NAME: Final = "stackd"
+NOT_KEPT: Final = "no-store"
+"""Answers hold what a key has to be shown for; no cache between here and the client is to keep them."""
+
+_ANSWER: Final = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Request-ID: %b\r\nServer: stackd\r\n"
+    b"Cache-Control: no-store\r\nContent-Length: %d\r\nDate: %b\r\n\r\n%b"
+)
+
+
+class _Date:
+    """The present second as HTTP writes it."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._text = b""
+
+    def now(self) -> bytes:
+        second = int(time.time())
+        if second != self._second:
+            self._second, self._text = second, formatdate(second, usegmt=True).encode()
+        return self._text
+
+
+_DATE: Final = _Date()
+
+
+class ReadyAnswer(web.Response):
+    """A 200 with ready JSON. Becomes an ordinary response at the first look at anything but its status and body."""
+
+    _status = 200
+    __http_exception__ = False  # aiohttp asks every answer for it
+
+    def __init__(self, body: bytes) -> None:
+        self._body = self._ready = body
+
+    def __getattr__(self, name: str) -> Any:
+        if "_headers" in self.__dict__:
+            raise AttributeError(name)
+        super().__init__(body=self._ready, content_type=JSON)
+        return getattr(self, name)
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send it. Raises ConnectionError when the client has left."""
+        if not self._is_plain(request):
+            return await super().prepare(request)
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has left")
+        self._keep_alive = self._eof_sent = True
+        body = self._ready
+        transport.write(_ANSWER % (REQUEST_ID.get().encode(), len(body), _DATE.now(), body))
+        await request.writer.drain()
+        return None
+
+    def _is_plain(self, request: web.BaseRequest) -> bool:
+        return (
+            request.method == hdrs.METH_GET
+            and request.version == HttpVersion11
+            and request.keep_alive
+            and self._keep_alive is None
+            and not self._eof_sent
+            and "_headers" not in self.__dict__
+        )
+
+
+def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """Ready-made JSON as an answer."""
+    return web.Response(body=body, status=status, headers=headers, content_type=JSON)
+
+
+async def streamed_json(request: web.Request, pieces: AsyncGenerator[bytes | memoryview, None]) -> web.StreamResponse:
+    """JSON in pieces that are made while they are sent, at the reader's pace."""
+    response = web.StreamResponse()
+    response.content_type = JSON
+    await response.prepare(request)
+    if request.method == hdrs.METH_HEAD:
+        return response
+    try:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                await response.write(piece)
+    except errors.StackdError as error:
+        # A part of the answer is out already. Its end does not come, by which its reader knows that it is not whole.
+        request_log.warning("an answer was not sent to its end: %s", error)
+        if request.transport is not None:
+            request.transport.abort()
+        return response
+    await response.write_eof()
+    return response
+
+
+STATUSES: dict[type[BaseException], int] = {
+    errors.InvalidRequest: 400,
+    errors.Unauthenticated: 401,
+    errors.PermissionDenied: 403,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.RequestTooLarge: 413,
+    errors.UnsupportedCoding: 415,
+    errors.ExpectationFailed: 417,
+    errors.IdempotencyKeyReused: 422,
+    errors.TooManyRequests: 429,
+    errors.Unavailable: 503,
+}
+
+INTERNAL = 500
+SENTENCES = {404: "no such route", 408: "the request did not arrive in time", INTERNAL: "internal server error"}
+ERROR_LIMIT = 4096
+
+
+def status_of(error: BaseException) -> int:
+    """The HTTP status of an error; 500 for what the table does not know."""
+    for kind in type(error).__mro__:
+        if kind in STATUSES:
+            return STATUSES[kind]
+    return INTERNAL
+
+
+def problem(
+    status: int, sentence: str, headers: dict[str, str] | None = None, more: Mapping[str, object] | None = None
+) -> web.Response:
+    """An error response; ``more`` are further fields."""
+    body = orjson.dumps({"error": sentence[:ERROR_LIMIT], **(more or {})})
+    return web.Response(status=status, body=body, content_type=JSON, headers=headers)
+
+
+def problem_of(error: BaseException) -> web.Response:
+    """The answer to an error that ended a request; what the table does not know is logged here, and only here."""
+    if isinstance(error, web.HTTPException):
+        return _from_aiohttp(error)
+    status = status_of(error)
+    if status == INTERNAL:
+        log.error("a request failed unexpectedly", exc_info=error)
+        return problem(INTERNAL, SENTENCES[INTERNAL])
+    headers = {}
+    if isinstance(error, errors.Unavailable | errors.TooManyRequests):
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, errors.Unauthenticated):
+        headers["WWW-Authenticate"] = "ApiKey"
+    if isinstance(error, errors.UnsupportedCoding):
+        headers["Accept-Encoding"] = "identity"
+    if isinstance(error, errors.StackdError):
+        if error.detail:
+            request_log.info("%d: %s", status, error, extra={"same": (status, str(error))})
+        return problem(status, error.sentence, headers, _beside(error))
+    return problem(status, str(error), headers)
+
+
+def _beside(error: errors.StackdError) -> dict[str, object]:
+    """The further fields that some errors have."""
+    if isinstance(error, errors.LabelLimitReached):
+        return {"stack_id": error.stack_id}
+    if isinstance(error, errors.InvalidRequest) and error.reasons:
+        reasons = by_line(error.reasons)
+        return {"reasons": [{"path": each.path, "line": each.line, "text": each.text} for each in reasons]}
+    return {"detail": error.detail[:ERROR_LIMIT]} if error.detail else {}
+
+
+def _from_aiohttp(error: web.HTTPException) -> web.Response:
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return problem(413, "the request body is too large")
+    return problem(error.status, SENTENCES.get(error.status, error.reason.lower()))

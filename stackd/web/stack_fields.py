@@ -1,0 +1,284 @@
+"""The fields of a stack, and the filters that choose stacks by them: one table each.
+
+Owns: names, order and meaning. Answers, the choice of fields, the schemas of the API document, the parameters of the list
+and of the event stream are all made from these tables. The first fourteen fields are the contract's, in its order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from stackd.errors import InvalidRequest
+from stackd.model import Stack, StackStatus
+from stackd.times import from_nanoseconds as rfc3339
+from stackd.web.requests import Parameters
+from stackd.web.schema import Schema, flag, many, moment, nullable, number, one_of, ref, table, text
+
+LONGEST_NAME = 253
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackField:
+    """A field: how it reads, and what the API document says of it; those of the ``contract`` stand in the list, too.
+
+    An ``optional`` one is left out where it is None.
+    """
+
+    name: str
+    value: Callable[[Stack], object]
+    schema: Schema
+    contract: bool = True
+    optional: bool = False
+
+
+def pod_spec_text(stack: Stack) -> str:
+    """A stack's pod spec. Raises ValueError where it has to be read first (``Stacks.whole``): no answer goes without it."""
+    if stack.pod_spec is None:
+        raise ValueError(f"the pod spec of {stack.stack_id} was not read")
+    return stack.pod_spec
+
+
+def ports_of(stack: Stack) -> list[dict[str, object]]:
+    """A stack's ports."""
+    return [
+        {"container_port": port.container_port, "protocol": port.protocol, "node_port": port.node_port}
+        for port in stack.ports
+    ]
+
+
+def _beyond(name: str, value: Callable[[Stack], object], schema: Schema) -> StackField:
+    return StackField(name=name, value=value, schema=schema, contract=False)
+
+
+_TABLE: Final = (
+    StackField(name="stack_id", value=lambda s: s.stack_id, schema=ref("StackId")),
+    StackField(name="pod_id", value=lambda s: s.pod_name, schema=text("The pod's name.")),
+    StackField(name="namespace", value=lambda s: s.namespace, schema=text("Where the pod is.")),
+    StackField(
+        name="node_id",
+        value=lambda s: s.node_id,
+        schema=nullable(text("The node that the pod is on; null while there is none.")),
+    ),
+    StackField(
+        name="node_public_ip",
+        value=lambda s: s.node_public_ip,
+        schema=nullable(text("The node's public address; null where none is known.")),
+    ),
+    StackField(
+        name="pod_spec",
+        value=pod_spec_text,
+        schema=text("What runs: the request's pod spec, sanitized, as YAML.", contentMediaType="application/yaml"),
+    ),
+    StackField(
+        name="ports",
+        value=ports_of,
+        schema=many(ref("Port"), "Where the stack is reached: `node_public_ip:node_port`."),
+    ),
+    StackField(name="service_name", value=lambda s: s.service_name, schema=text("The service's name.")),
+    StackField(name="status", value=lambda s: s.status, schema=ref("StackStatus")),
+    StackField(
+        name="ttl_expires_at",
+        value=lambda s: rfc3339(s.ttl_expires_at),
+        schema=moment("When stackd deletes the stack."),
+    ),
+    StackField(name="created_at", value=lambda s: rfc3339(s.created_at), schema=moment("When it was created.")),
+    StackField(
+        name="updated_at",
+        value=lambda s: rfc3339(s.updated_at),
+        schema=moment("When a visible part of it last changed."),
+    ),
+    StackField(
+        name="requested_cpu_milli",
+        value=lambda s: s.requested_cpu_milli,
+        schema=number("CPU that is reserved for it, in thousandths of a core."),
+    ),
+    StackField(
+        name="requested_memory_bytes",
+        value=lambda s: s.requested_memory_bytes,
+        schema=number("Memory that is reserved for it."),
+    ),
+    _beyond(
+        "status_reason",
+        lambda s: s.status_reason,
+        text("Why the status is what it is, in one word; empty if there is no reason to give."),
+    ),
+    _beyond(
+        "status_message",
+        lambda s: s.status_message,
+        text("The same in a sentence. It may quote the pod: treat it as the tenant's text."),
+    ),
+    _beyond("labels", lambda s: dict(s.labels), table(text("A value."), "The labels from the create.")),
+    _beyond(
+        "ended",
+        lambda s: s.ended,
+        flag("Whether the pod has ended for good. Its ports and service are released; the record stays."),
+    ),
+    StackField(
+        name="template",
+        value=lambda s: s.template,
+        schema=text("The template that it was made from; left out where there is none."),
+        contract=False,
+        optional=True,
+    ),
+)
+FIELDS: Final[Mapping[str, StackField]] = {field.name: field for field in _TABLE}
+CONTRACT: Final = tuple(field.name for field in _TABLE if field.contract)
+OPTIONAL: Final = tuple(field.name for field in _TABLE if field.optional)
+POD_SPEC: Final = "pod_spec"
+STATUS_READ: Final = {"stack_id": "stack_id", "status": "status", "ttl": "ttl_expires_at", "ports": "ports"} | {
+    "node_public_ip": "node_public_ip"
+}
+"""The short form of a stack: its names for the fields."""
+
+
+def schemas_of(names: Iterable[str]) -> dict[str, Schema]:
+    """What the API document says of these fields."""
+    return {name: FIELDS[name].schema for name in names}
+
+
+def renderer(names: Mapping[str, str] | Iterable[str]) -> Callable[[Stack], bytes]:
+    """What renders a stack as JSON with these fields only; a mapping gives them other names."""
+    pairs = names.items() if isinstance(names, Mapping) else ((name, name) for name in names)
+    fields = [(shown, FIELDS[name]) for shown, name in pairs]
+    chosen = [(shown, field.value) for shown, field in fields if not field.optional]
+    optional = [(shown, field.value) for shown, field in fields if field.optional]
+
+    def render(stack: Stack) -> bytes:
+        told = {name: value(stack) for name, value in chosen}
+        for name, value in optional:
+            if (found := value(stack)) is not None:
+                told[name] = found
+        return orjson.dumps(told)
+
+    return render
+
+
+def chosen_fields(parameters: Parameters) -> tuple[str, ...]:
+    """The fields that the parameter ``fields`` names, in the documented order; empty where it is not given.
+
+    Raises InvalidRequest.
+    """
+    given = parameters.get("fields")
+    if given is None:
+        return ()
+    names = set(given.split(","))
+    unknown = sorted(names - FIELDS.keys())
+    if unknown:
+        raise InvalidRequest(f"fields: there is no field {unknown[0][:64]!r}; there are {', '.join(FIELDS)}")
+    return tuple(name for name in FIELDS if name in names)
+
+
+Test = Callable[[Stack], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackFilter:
+    """A parameter that chooses stacks. If it is repeated, ``all`` or ``any`` of its tests must hold; None: it may not be.
+
+    ``lasting`` is one that a stack passes for all its life or never.
+    """
+
+    name: str
+    test: Callable[[str], Test]
+    about: str
+    schema: Schema
+    repeated: Callable[[Iterable[bool]], bool] | None = None
+    lasting: bool = False
+    example: Any = None
+
+
+def status_named(name: str, given: str, *others: str) -> StackStatus:
+    """A status by its name; ``name`` is the parameter's, which may have ``others``, too. Raises InvalidRequest."""
+    try:
+        return StackStatus(given)
+    except ValueError:
+        raise InvalidRequest(
+            f"{name} must be one of {', '.join((*StackStatus, *others))}, not {given[:64]!r}"
+        ) from None
+
+
+def _has_label(given: str) -> Test:
+    key, with_value, value = given.partition("=")
+    if not key:
+        raise InvalidRequest("label must be key=value, or key for any value")
+    if not with_value:
+        return lambda stack: key in stack.labels
+    return lambda stack: stack.labels.get(key) == value
+
+
+def _has_status(given: str) -> Test:
+    status = status_named("status", given)
+    return lambda stack: stack.status is status
+
+
+def _on_node(given: str) -> Test:
+    if not 0 < len(given) <= LONGEST_NAME:
+        raise InvalidRequest(f"node must be the name of a node, of 1 to {LONGEST_NAME} characters")
+    return lambda stack: stack.node_id == given
+
+
+def _made_from(given: str) -> Test:
+    """A name that no template has is right, too: there may be stacks of one that is gone."""
+    if not 0 < len(given) <= LONGEST_NAME:
+        raise InvalidRequest(f"template must be the name of a template, of 1 to {LONGEST_NAME} characters")
+    return lambda stack: stack.template == given
+
+
+FILTERS: Final = (
+    StackFilter(
+        name="label",
+        test=_has_label,
+        repeated=all,
+        lasting=True,
+        about="`key=value`, or `key` for any value. If repeated, a stack must match all of them.",
+        schema=text("A label.", pattern="^[^=]"),
+        example=["team=7"],
+    ),
+    StackFilter(
+        name="status",
+        test=_has_status,
+        repeated=any,
+        about="Any of these statuses.",
+        schema=one_of(StackStatus, "A status."),
+    ),
+    StackFilter(
+        name="node",
+        test=_on_node,
+        about="On this node.",
+        schema=text("A node's name.", minLength=1, maxLength=LONGEST_NAME),
+    ),
+    StackFilter(
+        name="template",
+        test=_made_from,
+        lasting=True,
+        about="Made from this template.",
+        schema=text("A template's name.", minLength=1, maxLength=LONGEST_NAME),
+    ),
+)
+FILTERS_ONCE: Final = tuple(each.name for each in FILTERS if each.repeated is None)
+FILTERS_MANY: Final = tuple(each.name for each in FILTERS if each.repeated is not None)
+
+
+class StackSelection:
+    """Which stacks the filters of a request choose. Raises InvalidRequest where a value is wrong."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        given = [(each, [each.test(value) for value in parameters.all(each.name)]) for each in FILTERS]
+        self._tests = [(each, tests) for each, tests in given if tests]
+
+    def __bool__(self) -> bool:
+        """Whether anything is filtered."""
+        return bool(self._tests)
+
+    def matches(self, stack: Stack) -> bool:
+        """Whether the stack is chosen as it is."""
+        return all((each.repeated or all)(test(stack) for test in tests) for each, tests in self._tests)
+
+    def may_have_matched(self, stack: Stack) -> bool:
+        """Whether it may have been chosen before: what cannot change is as it must be."""
+        lasting = [(each, tests) for each, tests in self._tests if each.lasting]
+        return all((each.repeated or all)(test(stack) for test in tests) for each, tests in lasting)

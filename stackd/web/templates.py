@@ -1,0 +1,73 @@
+"""``GET /templates``: the templates, and the state of each one's pool, images and stacks.
+
+Owns the fields of an entry. The figures of pools are ``lifecycle.pool_figures``'.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import orjson
+from aiohttp import web
+
+from stackd.lifecycle.pool_figures import figures_of
+from stackd.lifecycle.template_history import SAMPLE_SECONDS, stacks_of_templates
+from stackd.model import StackStatus
+from stackd.templates import Template
+from stackd.units import format_duration
+from stackd.web.api import Api, ApiCall
+from stackd.web.requests import Parameters
+from stackd.web.responses import json_response
+
+HISTORY = "history"
+
+
+async def list_templates(call: ApiCall) -> web.Response:
+    """``GET /templates``"""
+    api = call.api
+    with_history = bool(call.request.query_string) and Parameters(call.request, (HISTORY,)).flag(HISTORY)
+    stacks = stacks_of_templates(api.context)
+    entries = [
+        _entry(api, template, stacks) | (_history(api, template) if with_history else {})
+        for template in api.context.settings.templates.values()
+    ]
+    return json_response(orjson.dumps({"templates": entries}))
+
+
+def _entry(api: Api, template: Template, stacks: Counter[tuple[str, StackStatus]]) -> dict[str, object]:
+    figures = figures_of(api.context, template.name)
+    ttl = api.context.config.stacks.ttl if template.ttl is None else template.ttl
+    return {
+        "name": template.name,
+        "target_port": [
+            {"container_port": port.container_port, "protocol": port.protocol} for port in template.target_ports
+        ],
+        "ttl": format_duration(ttl),
+        "labels": dict(template.labels),
+        "images": list(template.images),
+        "generates": list(template.values),
+        "requested_cpu_milli": template.spec.requested_cpu_milli,
+        "requested_memory_bytes": template.spec.requested_memory_bytes,
+        "stacks": {str(status): stacks[template.name, status] for status in StackStatus},
+        "median_seconds_to_running": api.history.median_seconds(template.name),
+        "pool": template.pool,
+        "ready": figures.ready,
+        "starting": figures.starting,
+        "failing": figures.failing,
+        "held": figures.held,
+        "hits": figures.hits,
+        "misses": figures.misses,
+        "reason": figures.reason,
+        "prepull": _prepull(api, template),
+    }
+
+
+def _prepull(api: Api, template: Template) -> dict[str, object] | None:
+    """How far the template's images are on each node; None where they are not pulled ahead."""
+    if not template.prepull:
+        return None
+    return {node: {"state": pull.state, "reason": pull.reason} for node, pull in api.prepulls.of(template).items()}
+
+
+def _history(api: Api, template: Template) -> dict[str, object]:
+    return {HISTORY: {"every_seconds": SAMPLE_SECONDS, **api.history.series(template.name)}}

@@ -1,0 +1,167 @@
+"""A wrong clock ends nothing: what expires does so by a time that the API server agrees with."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from stackd.clock import SystemClock
+from stackd.embedded import EmbeddedCluster
+from stackd.embedded.timing import LoopClock
+from tests.harness import Harness, eventually, fast_cluster, harness
+
+YEARS = 12 * 365 * 86_400.0
+MANY = 12
+
+
+class Ahead(SystemClock):
+    """The machine's wall clock, set so many seconds ahead."""
+
+    by = 0.0
+
+    def now(self) -> int:
+        return super().now() + round(self.by * 1e9)
+
+
+class SetWithIt(LoopClock):
+    """The API server's, which is set with the other."""
+
+    def __init__(self, machine: Ahead) -> None:
+        self._machine = machine
+
+    def now(self) -> float:
+        return self._machine.now() / 1e9
+
+
+async def a_few_passes(at: Harness) -> None:
+    """Everything that goes by the clock has been done."""
+    await at.passes(3)
+    for name in ("expire", "purge"):
+        await at.run_now(name)
+
+
+async def says(at: Harness, words: str) -> bool:
+    reply = await at.call("GET", "/readyz")
+    return reply.status == 503 and any(words in reason for reason in reply.json["reasons"])
+
+
+async def is_ready(at: Harness) -> bool:
+    return (await at.call("GET", "/readyz")).status == 200
+
+
+async def test_a_leap_into_the_future_ends_nothing_and_leaves_no_end_there(tmp_path: Path) -> None:
+    clock = Ahead()
+    async with harness(tmp_path, clock=clock) as at:
+        kept = [(await at.create())["stack_id"] for _ in range(3)]
+        clock.by = YEARS
+        await eventually(lambda: says(at, "s ahead of the API server's: no stack expires"))
+        leapt = (await at.create())["stack_id"]
+        await a_few_passes(at)
+        assert await at.metric("stackd_removals_pending") == 0
+        clock.by = 0.0
+        await eventually(lambda: is_ready(at))
+        await a_few_passes(at)
+        for stack_id in (*kept, leapt):
+            ends = datetime.fromisoformat((await at.stack(stack_id))["ttl_expires_at"])
+            assert datetime.now(UTC) < ends <= datetime.now(UTC) + timedelta(hours=2)
+        reply = await at.call("POST", f"/stacks/{leapt}/extend", {"ttl": "23h"})
+        assert reply.status == 409, reply.text
+
+
+async def test_a_clock_that_was_behind_takes_nothing_from_the_stacks_that_were_made_meanwhile(tmp_path: Path) -> None:
+    """They ended at once when it was put right, and none of them could be extended."""
+    clock = Ahead()
+    async with harness(tmp_path, clock=clock) as at:
+        before = (await at.create())["stack_id"]
+        ends_before = (await at.stack(before))["ttl_expires_at"]
+        clock.by = -YEARS
+        await eventually(lambda: says(at, "s behind the API server's: no stack expires"))
+        made = [(await at.create())["stack_id"] for _ in range(3)]
+        assert (await at.call("POST", f"/stacks/{made[2]}/restart")).status == 200
+        clock.by = 0.0
+        await eventually(lambda: is_ready(at))
+        await a_few_passes(at)
+        for stack_id in made:
+            stack, now = await at.stack(stack_id), datetime.now(UTC)
+            assert timedelta(minutes=119) < datetime.fromisoformat(stack["ttl_expires_at"]) - now <= timedelta(hours=2)
+            assert timedelta() <= now - datetime.fromisoformat(stack["created_at"]) < timedelta(minutes=1)
+        assert (await at.stack(before))["ttl_expires_at"] == ends_before
+        assert await at.listed() == [before, *made]
+        assert (await at.call("POST", f"/stacks/{made[0]}/extend", {"ttl": "1h"})).status == 200
+
+
+async def test_a_daemon_that_has_only_ever_had_a_wrong_clock_goes_by_the_clusters(tmp_path: Path) -> None:
+    """As on a machine that was started without a network: its clock is put right later, and nothing must have ended by then."""
+    clock = Ahead()
+    clock.by = -YEARS
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, cluster=cluster, clock=clock, wait=False) as at:
+            await eventually(lambda: says(at, "s behind the API server's: no stack expires"))
+            stack_id = (await at.create())["stack_id"]
+            job = (await at.call("POST", "/stacks/batch-delete", {"stack_ids": ["stack-0000000000000000"]})).json
+            await at.finished_job(job["job_id"])
+        async with harness(tmp_path, cluster=cluster) as at:
+            await a_few_passes(at)
+            ends = datetime.fromisoformat((await at.stack(stack_id))["ttl_expires_at"])
+            assert timedelta(minutes=119) < ends - datetime.now(UTC) <= timedelta(hours=2)
+            assert (await at.call("GET", f"/stacks/batch-delete/{job['job_id']}")).status == 200
+
+
+async def test_nothing_expires_before_the_cluster_has_answered(tmp_path: Path) -> None:
+    clock = Ahead()
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, cluster=cluster) as at:
+            stack_id = (await at.create())["stack_id"]
+        clock.by = YEARS
+        cluster.faults.pause()
+        async with harness(tmp_path, cluster=cluster, clock=clock, wait=False) as at:
+            await at.run_now("expire")
+            cluster.faults.resume()
+            await eventually(lambda: says(at, "s ahead of the API server's: no stack expires"))
+            await a_few_passes(at)
+            assert await at.listed() == [stack_id]
+            assert await at.metric("stackd_deletes_pending") == 0
+
+
+async def test_many_that_are_due_because_the_clock_was_set_wait_for_the_operator(tmp_path: Path) -> None:
+    clock = Ahead()
+    async with (
+        EmbeddedCluster(fast_cluster(clock=SetWithIt(clock))) as cluster,
+        harness(tmp_path, clock=clock, cluster=cluster) as at,
+    ):
+        stacks = {(await at.create())["stack_id"] for _ in range(MANY)}
+        clock.by = 86_400.0
+        await at.until_metric("stackd_brake_held_stacks", len(stacks))
+        await a_few_passes(at)
+        assert await says(at, f"{MANY} stacks would be ended")
+        plan = (await at.call("GET", "/reconcile")).json
+        assert sorted(stacks) == plan["held"]
+        assert (await at.call("POST", "/reconcile/confirm")).status == 200
+        await at.until_listed(0)
+
+
+async def test_one_that_is_due_because_the_clock_was_set_is_ended(tmp_path: Path) -> None:
+    clock = Ahead()
+    async with (
+        EmbeddedCluster(fast_cluster(clock=SetWithIt(clock))) as cluster,
+        harness(tmp_path, clock=clock, cluster=cluster) as at,
+    ):
+        await at.create()
+        clock.by = 86_400.0
+        await at.until_listed(0)
+
+
+@pytest.mark.parametrize("made_by", [0.0, -YEARS])
+async def test_a_key_of_an_idempotent_request_outlives_a_leap(tmp_path: Path, made_by: float) -> None:
+    clock = Ahead()
+    async with harness(tmp_path, clock=clock) as at:
+        clock.by = made_by
+        body, headers = {"stack_ids": ["stack-0000000000000000"]}, {"Idempotency-Key": "once"}
+        first = await at.call("POST", "/stacks/batch-delete", body, headers=headers)
+        clock.by = made_by + YEARS
+        await eventually(lambda: is_ready(at) if not clock.by else says(at, "ahead of the API server's"))
+        await at.run_now("purge")
+        again = await at.call("POST", "/stacks/batch-delete", body, headers=headers)
+        assert again.json["job_id"] == first.json["job_id"]

@@ -1,0 +1,325 @@
+"""What a cluster's other users, its admission policies and old answers may do to stacks, and what becomes of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from stackd.embedded import EmbeddedCluster
+from tests.harness import Harness, eventually, fast_cluster, harness, seed
+
+PODS = "/api/v1/namespaces/stacks/pods"
+SERVICES = "/api/v1/namespaces/stacks/services"
+OURS = ("app.kubernetes.io/managed-by", "stackd.io/instance", "stackd.io/stack")
+NO_LABELS = {"metadata": {"labels": dict.fromkeys(OURS)}}
+
+
+async def running(at: Harness) -> str:
+    stack_id: str = (await at.create())["stack_id"]
+    await at.until_status(stack_id, "running")
+    return stack_id
+
+
+async def patch(at: Harness, path: str, change: object) -> dict[str, Any]:
+    """A merge patch of somebody else."""
+    headers = {"Content-Type": "application/merge-patch+json"}
+    async with at.session.patch(at.cluster.url + path, data=json.dumps(change), headers=headers) as answer:
+        assert answer.status == 200, await answer.text()
+        result: dict[str, Any] = await answer.json()
+        return result
+
+
+async def objects_left(at: Harness) -> dict[str, Any]:
+    return await at.objects("pods") | await at.objects("services")
+
+
+# ---- old answers
+
+
+async def test_a_replayed_older_list_ends_no_stack(at: Harness) -> None:
+    """A replayed LIST from before they were made stopped 4 of 12 live stacks."""
+    before = await at.kubectl("GET", PODS + "?labelSelector=app.kubernetes.io/managed-by%3Dstackd")
+    stacks = [await running(at) for _ in range(4)]
+    at.cluster.faults.add_fault(
+        action="reply", verb="list", resource="pods", code=200, body=json.dumps(before), count=2
+    )
+    at.cluster.faults.add_fault(action="status", verb="watch", resource="pods", code=410, count=1)
+    at.cluster.faults.drop_watches()
+
+    async def taken() -> bool:
+        return not at.cluster.rules.any and (await at.call("GET", "/readyz")).status == 200
+
+    await eventually(taken)
+    await told(at, 'stackd_mirror_old_answers_total{kind="pods"}', 2.0)
+    last = await running(at)
+    for stack_id in (*stacks, last):
+        assert (await at.stack(stack_id))["status"] == "running"
+    assert set(await at.objects("pods")) == {*stacks, last}
+
+
+async def test_a_replayed_deletion_ends_no_stack(at: Harness) -> None:
+    stack_id = await running(at)
+    pod = (await at.objects("pods"))[stack_id] | {"kind": "Pod", "apiVersion": "v1"}
+    later = await running(at)
+    at.cluster.faults.replay("pods", "DELETED", pod)
+    await told(at, 'stackd_mirror_old_answers_total{kind="pods"}', 1.0)
+    assert (await at.stack(stack_id))["status"] == (await at.stack(later))["status"] == "running"
+
+
+async def told(at: Harness, sample: str, value: float) -> None:
+    async def check() -> bool:
+        return f"{sample} {value}" in (await at.call("GET", "/metrics")).text
+
+    await eventually(check, lambda: f"{sample} is not {value}")
+
+
+async def test_no_stack_is_ended_for_want_of_a_pod_that_kubernetes_has(at: Harness) -> None:
+    """Even where the event looks new: an irreversible step needs Kubernetes' own word."""
+    stack_id = await running(at)
+    pod = (await at.objects("pods"))[stack_id] | {"kind": "Pod", "apiVersion": "v1"}
+    pod["metadata"]["resourceVersion"] = str(int(pod["metadata"]["resourceVersion"]) + 1000)
+    at.cluster.faults.reset_counts()
+    at.cluster.faults.replay("pods", "DELETED", pod)
+    await eventually(lambda: at.cluster.counts.total("get", "pods") >= 1)
+    assert (await at.stack(stack_id))["status"] == "running"
+    assert stack_id in await at.objects("pods")
+    assert f"svc-{stack_id}" in await at.objects("services")
+
+
+async def test_no_stack_is_ended_while_the_question_for_its_pod_is_not_answered(at: Harness) -> None:
+    stack_id = await running(at)
+    at.cluster.faults.add_fault(action="status", verb="get", resource="pods", code=503)
+    await at.delete_object("pods", stack_id)
+    await eventually(lambda: at.cluster.counts.requests["get", "pods", 503] >= 1)
+    assert (await at.stack(stack_id))["status"] == "running"
+    at.cluster.faults.clear()
+    assert (await at.until_status(stack_id, "stopped"))["status_reason"] == "PodDeleted"
+
+
+# ---- labels that were taken off
+
+
+async def test_labels_that_were_taken_off_a_pod_are_put_back(at: Harness) -> None:
+    """The pod leaked for ever."""
+    stack_id = await running(at)
+    await patch(at, f"{PODS}/{stack_id}", NO_LABELS)
+
+    async def labelled() -> bool:
+        given = (await at.objects("pods"))[stack_id]["metadata"].get("labels", {})
+        return all(given.get(key) for key in OURS)
+
+    await eventually(labelled)
+    assert (await at.stack(stack_id))["status"] == "running"
+
+
+async def test_a_pod_off_which_a_policy_takes_labels_is_followed_and_deleted_by_its_uid(at: Harness) -> None:
+    stack_id = await running(at)
+    at.cluster.faults.add_fault(action="admit", verb="patch", resource="pods", body=json.dumps(NO_LABELS))
+    await patch(at, f"{PODS}/{stack_id}", NO_LABELS)
+
+    async def said() -> bool:
+        return (await at.stack(stack_id)).get("status_reason") == "LabelsMissing"
+
+    await eventually(said)
+    assert (await at.stack(stack_id))["status"] == "running"
+    reply = await at.call("DELETE", f"/stacks/{stack_id}")
+    assert (reply.status, reply.json["deleted"]) == (200, True)
+    assert not await objects_left(at)
+
+
+async def test_a_service_whose_labels_were_taken_off_goes_with_its_stack(at: Harness) -> None:
+    """The DELETE said 200 while the Service lived and held its port."""
+    stack_id = await running(at)
+    at.cluster.faults.add_fault(action="status", verb="get", resource="services", code=503, count=1)
+    await patch(at, f"{SERVICES}/svc-{stack_id}", NO_LABELS)
+    assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
+    assert not await objects_left(at)
+
+
+async def test_a_service_whose_labels_were_taken_off_is_made_anew(at: Harness) -> None:
+    stack_id = await running(at)
+    port = (await at.stack(stack_id))["ports"][0]["node_port"]
+    await patch(at, f"{SERVICES}/svc-{stack_id}", NO_LABELS)
+    await eventually(lambda: serves(at, stack_id, port))
+
+
+async def serves(at: Harness, stack_id: str, port: int) -> bool:
+    """Whether the stack's Service is as it was made."""
+    service = (await at.objects("services")).get(f"svc-{stack_id}")
+    if service is None or "deletionTimestamp" in service["metadata"]:
+        return False
+    spec, given = service["spec"], service["metadata"].get("labels", {})
+    as_made = spec["type"] == "NodePort" and spec["selector"] == {"stackd.io/stack": stack_id}
+    return as_made and all(map(given.get, OURS)) and [one["nodePort"] for one in spec["ports"]] == [port]
+
+
+@pytest.mark.parametrize("resource", ["pods", "services"])
+async def test_a_create_off_which_a_policy_takes_labels_is_refused_and_undone(at: Harness, resource: str) -> None:
+    at.cluster.faults.add_fault(action="admit", verb="create", resource=resource, body=json.dumps(NO_LABELS))
+    reply = await at.call("POST", "/stacks", seed())
+    assert reply.status == 503
+    assert f"removes stackd's labels from {resource}" in reply.error
+    assert not await objects_left(at)
+    assert not (await at.call("GET", "/stacks")).json["stacks"]
+
+
+# ---- finalizers
+
+
+@pytest.mark.parametrize("resource", [PODS, SERVICES])
+async def test_a_stack_that_a_finalizer_holds_says_so(at: Harness, resource: str) -> None:
+    stack_id = await running(at)
+    name = stack_id if resource == PODS else f"svc-{stack_id}"
+    await patch(at, f"{resource}/{name}", {"metadata": {"finalizers": ["example.com/hold"]}})
+    at.give_kubernetes(timeout=0.5)
+    reply = await at.call("DELETE", f"/stacks/{stack_id}")
+    assert reply.status == 503
+    held = await at.stack(stack_id)
+    assert held["status_reason"] == "DeletePending"
+    assert f"{name} is still being deleted (finalizers example.com/hold)" in held["status_message"]
+    await patch(at, f"{resource}/{name}", {"metadata": {"finalizers": None}})
+    await at.until_listed(0)
+    assert not await objects_left(at)
+
+
+# ---- Services that were changed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spec": {"ports": [{"name": "p-80-tcp", "protocol": "TCP", "port": 80, "targetPort": 80, "nodePort": 32011}]}},
+        {
+            "spec": {
+                "type": "ClusterIP",
+                "ports": [{"name": "p-80-tcp", "protocol": "TCP", "port": 80, "targetPort": 80}],
+            }
+        },
+        {"spec": {"selector": {"stackd.io/stack": "nobody"}}},
+    ],
+)
+async def test_a_service_that_was_changed_by_hand_is_put_right(at: Harness, change: dict[str, Any]) -> None:
+    """The API told the old port and ``running``, and nobody was to be reached there."""
+    stack_id = await running(at)
+    port = (await at.stack(stack_id))["ports"][0]["node_port"]
+    await patch(at, f"{SERVICES}/svc-{stack_id}", change)
+    await eventually(lambda: serves(at, stack_id, port))
+    assert (await at.stack(stack_id))["ports"][0]["node_port"] == port
+
+    async def unremarkable() -> bool:
+        return not (await at.stack(stack_id)).get("status_reason")
+
+    await eventually(unremarkable)
+
+
+async def test_a_service_that_cannot_be_put_right_is_told_in_the_status(at: Harness) -> None:
+    stack_id = await running(at)
+    port = (await at.stack(stack_id))["ports"][0]["node_port"]
+    at.cluster.faults.add_fault(action="status", verb="delete", resource="services", code=503)
+    moved = [{"name": "p-80-tcp", "protocol": "TCP", "port": 80, "targetPort": 80, "nodePort": 32012}]
+    await patch(at, f"{SERVICES}/svc-{stack_id}", {"spec": {"ports": moved}})
+
+    async def said() -> bool:
+        stack = await at.stack(stack_id)
+        changed = f"the node ports of its Service were changed from {port} to 32012"
+        return stack.get("status_reason") == "ServiceChanged" and changed in stack["status_message"]
+
+    await eventually(said)
+    at.cluster.faults.clear()
+    await eventually(lambda: serves(at, stack_id, port))
+
+
+async def test_a_create_whose_service_a_policy_changes_is_refused_and_undone(at: Harness) -> None:
+    moved = [{"name": "p-80-tcp", "protocol": "TCP", "port": 80, "targetPort": 80, "nodePort": 32013}]
+    change = json.dumps({"spec": {"ports": moved}})
+    at.cluster.faults.add_fault(action="admit", verb="create", resource="services", body=change)
+    reply = await at.call("POST", "/stacks", seed())
+    assert reply.status == 503
+    assert "an admission policy of the cluster changes the Services that stackd makes" in reply.error
+    assert not await objects_left(at)
+
+
+async def test_a_deleted_service_comes_back_within_one_period(tmp_path: Path) -> None:
+    """It took two, of ten seconds each."""
+    async with harness(tmp_path, {"STACKD_RECONCILE__INTERVAL": "1h"}) as at:
+        stack_id = await running(at)
+        port = (await at.stack(stack_id))["ports"][0]["node_port"]
+        await at.delete_object("services", f"svc-{stack_id}")
+        await eventually(lambda: serves(at, stack_id, port))
+
+
+async def test_a_service_that_was_deleted_while_stackd_was_away_comes_back_with_the_first_pass(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, cluster=cluster) as at:
+            stack_id = await running(at)
+            port = (await at.stack(stack_id))["ports"][0]["node_port"]
+        async with aiohttp.ClientSession() as session:
+            await session.delete(f"{cluster.url}{SERVICES}/svc-{stack_id}")
+        async with harness(tmp_path, {"STACKD_RECONCILE__INTERVAL": "1h"}, cluster=cluster) as at:
+            await eventually(lambda: serves(at, stack_id, port))
+
+
+# ---- nodes with addresses of both families
+
+V4, V6 = "203.0.113.7", "2001:db8::7"
+
+
+async def readdress(at: Harness, *addresses: str) -> None:
+    """Give every node these addresses, and let the daemon hear of it."""
+    listed = [{"type": "ExternalIP", "address": address} for address in addresses]
+    nodes, heard = await at.objects("nodes"), await at.metric("stackd_mirror_events_total", kind="nodes")
+    for name in nodes:
+        await patch(at, f"/api/v1/nodes/{name}/status", {"status": {"addresses": listed}})
+    await at.until_at_least("stackd_mirror_events_total", heard + len(nodes), kind="nodes")
+
+
+async def both(at: Harness) -> None:
+    """Every node has an IPv6 address, and then an IPv4 one."""
+    await readdress(at, V6, V4)
+
+
+@pytest.mark.parametrize(
+    ("setting", "families", "told_address"), [("auto", "IPv4", V4), ("auto", "IPv6", V6), ("ipv6", "IPv4", V6)]
+)
+async def test_a_stack_is_told_an_address_of_its_services_family(
+    tmp_path: Path, setting: str, families: str, told_address: str
+) -> None:
+    """An IPv6 address that stood first was told for Services that have IPv4 only."""
+    async with harness(tmp_path, {"STACKD_STACKS__ADDRESS_FAMILY": setting}) as at:
+        await both(at)
+        change = json.dumps({"spec": {"ipFamilies": [families]}})
+        at.cluster.faults.add_fault(action="admit", verb="create", resource="services", body=change)
+        stack = await at.create()
+        assert stack["node_public_ip"] == told_address
+        await at.delete_object("services", f"svc-{stack['stack_id']}")
+        assert (await at.until_status(stack["stack_id"], "running"))["node_public_ip"] == told_address
+
+
+async def test_an_address_of_another_family_is_none(tmp_path: Path) -> None:
+    async with harness(tmp_path) as at:
+        await readdress(at, V6)
+        assert (await at.create())["node_public_ip"] is None
+
+
+async def test_requests_that_a_policy_has_raised_count(at: Harness) -> None:
+    plain = await at.create()
+    raised = {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"cpu": "250m", "memory": "1Gi"}}
+    container = {"name": "app", "image": "nginx:stable", "resources": raised}
+    at.cluster.faults.add_fault(
+        action="admit", verb="create", resource="pods", body=json.dumps({"spec": {"containers": [container]}})
+    )
+    created = await at.create()
+    assert (created["requested_cpu_milli"], created["requested_memory_bytes"]) == (250, 1 << 30)
+    assert created["updated_at"] == created["created_at"], "it was so from the beginning"
+    stats = (await at.call("GET", "/stats")).json
+    assert stats["reserved_cpu_milli"] == plain["requested_cpu_milli"] + 250
+    assert stats["reserved_memory_bytes"] == plain["requested_memory_bytes"] + (1 << 30)
+    await at.until_status(created["stack_id"], "running")
+    assert (await at.stack(created["stack_id"]))["requested_cpu_milli"] == 250
+    at.cluster.faults.clear()
+    fresh = (await at.call("POST", f"/stacks/{created['stack_id']}/restart")).json
+    assert (fresh["requested_cpu_milli"], fresh["requested_memory_bytes"]) == (100, 128 << 20), "the policy is gone"

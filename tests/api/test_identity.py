@@ -1,0 +1,143 @@
+"""Which cluster this is: asked before anything is made, whenever it may be another one, and until it is answered."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from stackd.embedded import EmbeddedCluster
+from stackd.embedded.resources import NAMESPACES, PODS
+from stackd.lifecycle import bring_up
+from tests.harness import Harness, eventually, fast_cluster, harness, seed
+
+OTHER = (
+    '{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"kube-system","uid":"another","resourceVersion":"3"},'
+    '"status":{"phase":"Active"}}'
+)
+
+
+async def ready(at: Harness) -> bool:
+    return (await at.call("GET", "/readyz")).status == 200
+
+
+async def unready_for(at: Harness, words: str) -> bool:
+    reply = await at.call("GET", "/readyz")
+    return reply.status == 503 and words in reply.json["error"]
+
+
+async def running(at: Harness) -> str:
+    stack_id: str = (await at.create())["stack_id"]
+    await at.until_status(stack_id, "running")
+    return stack_id
+
+
+@asynccontextmanager
+async def at_port(port: int, folder: Path | None = None) -> AsyncIterator[EmbeddedCluster]:
+    """A cluster at that address: the one whose state is in the folder, or one of its own."""
+    path = None if folder is None else folder / "cluster"
+    async with EmbeddedCluster(fast_cluster(port=port, state_path=path)) as cluster:
+        yield cluster
+
+
+async def test_on_the_wrong_cluster_nothing_is_created_not_even_the_namespace(tmp_path: Path) -> None:
+    async with harness(tmp_path) as first:
+        await first.create()
+    async with harness(tmp_path) as other:
+        assert (await other.call("POST", "/stacks", seed())).status == 503
+        assert other.cluster.counts.total("create") == 0
+        assert ("", "stacks") not in other.cluster.store.of(NAMESPACES).records
+
+
+async def test_when_the_right_cluster_is_back_everything_goes_on_as_if_it_had_never_been_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bring_up, "ASK_AGAIN_SECONDS", 0.2)
+    async with at_port(0, tmp_path) as cluster, harness(tmp_path, cluster=cluster) as at:
+        kept, deleted = await running(at), await running(at)
+        port = cluster.server.port
+        await cluster.stop()
+        await at.until_metric("stackd_mirror_connected", 0)
+        async with at_port(port) as other:
+            await at.until_unready("belongs to the cluster")
+            assert (await at.call("DELETE", f"/stacks/{deleted}")).status == 503
+            assert (await at.call("POST", "/stacks", seed())).status == 503
+            assert other.counts.total("create") == other.counts.total("delete") == 0
+        async with at_port(port, tmp_path) as again:
+            await eventually(lambda: ready(at), deadline=20)
+            assert (await at.stack(kept))["status"] == "running"
+            await at.until_metric("stackd_mirror_objects", 1, kind="pods")
+            fresh = await running(at)
+            names = {name for _, name in again.store.of(PODS).records}
+            assert names == {kept, fresh}
+
+
+async def test_what_was_seen_of_another_cluster_ends_nothing_while_the_right_one_is_being_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bring_up, "ASK_AGAIN_SECONDS", 0.1)
+    async with at_port(0, tmp_path) as cluster:
+        port = cluster.server.port
+        async with harness(tmp_path, cluster=cluster) as at:
+            stack_id = await running(at)
+    async with AsyncExitStack() as clusters:
+        other = await clusters.enter_async_context(at_port(port))
+        async with harness(tmp_path, cluster=other) as at:
+            assert await unready_for(at, "belongs to the cluster")
+            await other.stop()
+            again = EmbeddedCluster(fast_cluster(port=port, state_path=tmp_path / "cluster"))
+            again.faults.add_fault(action="latency", seconds=0.6, verb="get", name="stacks")
+            again.faults.add_fault(action="latency", seconds=0.6, verb="list|watch")
+            await clusters.enter_async_context(again)
+            await eventually(lambda: ready(at), deadline=20)
+            await at.passes(2)
+            assert (await at.stack(stack_id))["status"] == "running"
+            assert (await at.call("GET", "/stats")).json["used_node_ports"] == 1
+            assert again.counts.total("delete") == 0
+
+
+async def test_an_answer_that_was_led_astray_once_is_asked_for_again_although_the_watches_never_broke(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bring_up, "ASK_AGAIN_SECONDS", 0.1)
+    async with harness(tmp_path) as at:
+        stack_id = await running(at)
+        at.cluster.faults.add_fault(action="reply", code=200, body=OTHER, verb="get", name="kube-system", count=3)
+        at.doubt()
+        await eventually(lambda: unready_for(at, "belongs to the cluster"))
+        relists = await at.metric("stackd_mirror_relists_total", kind="pods")
+        listed = at.cluster.counts.total("list", "pods")
+        await eventually(lambda: ready(at))
+        assert at.cluster.counts.total("list", "pods") > listed, "what was seen meanwhile was another cluster's"
+        assert relists == await at.metric("stackd_mirror_relists_total", kind="pods")
+        assert (await at.stack(stack_id))["status"] == "running"
+        await running(at)
+
+
+async def test_a_doubt_that_comes_while_the_cluster_is_being_asked_is_not_answered_by_that(tmp_path: Path) -> None:
+    async with harness(tmp_path) as at:
+        counts = at.cluster.counts
+        asked = counts.total("get", "namespaces")
+        at.cluster.faults.add_fault(action="latency", seconds=0.3, verb="get", name="kube-system", count=2)
+        at.doubt()
+        await eventually(lambda: counts.in_flight == 1)
+        at.doubt()
+        await eventually(lambda: counts.total("get", "namespaces") == asked + 1)
+        assert (await at.call("GET", "/reconcile")).json["blocked"]
+        await at.until_unblocked()
+        assert counts.total("get", "namespaces") == asked + 2, "the first answer is older than the second doubt"
+
+
+async def test_a_cluster_that_hangs_when_it_is_asked_who_it_is_shows_before_the_call_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stackd.lifecycle.context.AWAY_SECONDS", 0.2)
+    async with harness(tmp_path) as at:
+        at.give_kubernetes(attempt_timeout=0.5)
+        at.cluster.faults.add_fault(action="hang", verb="get", name="kube-system")
+        at.doubt()
+        await eventually(lambda: unready_for(at, "the cluster has not confirmed its identity yet"))
+        at.cluster.faults.clear()
+        await eventually(lambda: ready(at))

@@ -1,0 +1,330 @@
+"""No lost, second or foreign file ends a stack: what the cluster has and the file does not is taken over, or left alone."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+from stackd.clock import NANOSECONDS, SystemClock
+from stackd.embedded import EmbeddedCluster
+from stackd.embedded.resources import LEASES
+from stackd.store import Store, backup_file
+from tests.api.test_reconcile import NAMESPACE, confirm, leave_behind, plan, running
+from tests.harness import Harness, eventually, fast_cluster, harness, lose_file, request_for, seed
+from tests.store.building import new_stack
+
+MANY = 8
+AT_ONCE = {"STACKD_RECONCILE__ORPHAN_GRACE": "0s", "STACKD_CLUSTER__LEASE_DURATION": "2s"}
+
+
+async def answers(at: Harness) -> dict[str, Any]:
+    """All stacks as they read, but for when they last changed."""
+    listed = (await at.call("GET", "/stacks")).json["stacks"]
+    whole = [(await at.stack(stack["stack_id"])) | {"updated_at": ""} for stack in listed]
+    return {stack["stack_id"]: stack for stack in whole}
+
+
+async def uids(at: Harness) -> dict[str, str]:
+    """The uid of each pod and Service."""
+    found = {**await at.objects("pods"), **await at.objects("services")}
+    return {name: one["metadata"]["uid"] for name, one in found.items()}
+
+
+async def ready(at: Harness) -> bool:
+    return (await at.call("GET", "/readyz")).status == 200
+
+
+async def test_a_lost_file_loses_no_stack(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, AT_ONCE, cluster=cluster) as at:
+            ids = await running(at, MANY)
+            before, objects = await answers(at), await uids(at)
+        assert set(before) == set(ids)
+        lose_file(tmp_path)
+        async with harness(tmp_path, AT_ONCE, cluster=cluster) as at:
+            assert await ready(at)
+            assert await answers(at) == before
+            await at.passes(3)
+            assert (await answers(at), await uids(at)) == (before, objects)
+            assert (await plan(at))["actions"] == []
+            assert await at.metric("stackd_adoptions_total") == MANY
+            assert "stackd_adoptions_total 8.0" in (await at.call("GET", "/metrics")).text
+            assert (await at.call("DELETE", f"/stacks/{ids[0]}")).status == 200
+            await at.passes(3)
+            assert set(await answers(at)) == set(ids[1:])
+
+
+async def test_nothing_is_said_of_the_stacks_before_a_lost_file_has_them_again(tmp_path: Path) -> None:
+    """Who is told then that there are none, or that one is not found, believes it."""
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, AT_ONCE, cluster=cluster) as at:
+            (stack_id,) = await running(at, 1)
+            before = await answers(at)
+        lose_file(tmp_path)
+        cluster.faults.add_fault(action="status", verb="list", resource="pods", code=503)
+        async with harness(tmp_path, AT_ONCE, cluster=cluster, wait=False) as at:
+            await asyncio.wait_for(at.daemon.context.ownership.owned.wait(), 10)
+            asked: list[tuple[str, str, object]] = [
+                ("GET", "/stacks", None),
+                ("GET", f"/stacks/{stack_id}", None),
+                ("GET", f"/stacks/{stack_id}/status", None),
+                ("GET", "/stats", None),
+                ("GET", "/events", None),
+                ("POST", f"/stacks/{stack_id}/stop", None),
+                ("DELETE", f"/stacks/{stack_id}", None),
+                ("DELETE", "/stacks?label=team=7", None),
+                ("POST", "/stacks/batch-delete", {"stack_ids": [stack_id]}),
+            ]
+            for reply in await asyncio.gather(*(at.call(*one) for one in asked)):
+                assert (reply.status, "does not know the stacks yet" in reply.error) == (503, True), reply
+                assert int(reply.headers["Retry-After"]) > 0
+            assert (await at.call("GET", "/reconcile")).status == 200
+            cluster.faults.clear()
+            await at.until_ready()
+            assert await answers(at) == before
+
+
+async def test_a_second_stackd_with_a_file_of_its_own_changes_nothing(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    async with harness(first, AT_ONCE) as at:
+        await running(at, MANY)
+        before, objects = await answers(at), await uids(at)
+        async with harness(second, AT_ONCE, cluster=at.cluster, wait=False) as other:
+            await other.until_unready("owns the stacks")
+            await at.passes(3)
+            assert (await other.call("GET", "/stacks")).status == 503
+        await at.passes(2)
+        assert (await answers(at), await uids(at)) == (before, objects)
+
+
+async def test_a_stack_that_was_deleted_is_not_taken_over_when_its_pod_turns_up_late(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, AT_ONCE, cluster=cluster) as at:
+            (stack_id,) = await running(at, 1)
+            pod = (await at.objects("pods"))[stack_id]
+            assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
+        metadata = {key: pod["metadata"][key] for key in ("name", "labels", "annotations")}
+        async with harness(tmp_path, AT_ONCE, cluster=cluster) as at:
+            body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod["spec"] | {"nodeName": ""}}
+            made = await at.kubectl("POST", f"/api/v1/namespaces/{NAMESPACE}/pods", body)
+            assert made["kind"] == "Pod", made
+
+            async def gone() -> bool:
+                return not await at.objects("pods")
+
+            await eventually(gone)
+            assert await answers(at) == {}
+            assert await at.metric("stackd_adoptions_total") == 0
+
+
+async def test_what_no_stack_can_be_made_of_is_left_alone_until_the_operator_agrees(tmp_path: Path) -> None:
+    name = "stack-00000000000000aa"
+    async with harness(tmp_path, AT_ONCE) as at:
+        (stack_id,) = await running(at, 1)
+        await leave_behind(at, name)
+
+        async def listed() -> bool:
+            return [one["name"] for one in (await plan(at))["unknown"]] == [name]
+
+        await eventually(listed)
+        await at.passes(3)
+        (unknown,) = (await plan(at))["unknown"]
+        assert (unknown["kind"], "stackd.io/record" in unknown["why"]) == ("pods", True)
+        assert set(await at.objects("pods")) == {stack_id, name}
+        assert await ready(at)
+        assert "stackd_unknown_objects 1.0" in (await at.call("GET", "/metrics")).text
+        assert (await confirm(at)).json == {"released": 0, "removed": [f"pods {name}"]}
+
+        async def removed() -> bool:
+            return set(await at.objects("pods")) == {stack_id}
+
+        await eventually(removed)
+        await at.until_metric("stackd_mirror_objects", 1, kind="pods")
+        await at.passes(1)
+        assert (await plan(at))["unknown"] == []
+        assert await at.metric("stackd_reconcile_actions_total", action="remove-pod") == 0
+
+
+class Later(SystemClock):
+    """Half an hour later."""
+
+    def now(self) -> int:
+        return super().now() + 1800 * NANOSECONDS
+
+
+def restore(folder: Path, copy: Path) -> None:
+    """As an operator does: the copy in the file's place, and nothing beside it."""
+    for suffix in ("-wal", "-shm"):
+        (folder / f"stackd.db{suffix}").unlink(missing_ok=True)
+    shutil.copy(copy, folder / "stackd.db")
+
+
+async def test_a_restored_backup_ends_nothing_that_was_created_extended_or_started_since(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, AT_ONCE, cluster=cluster) as at:
+            restarted, started = await running(at, 2)
+            extended = (await at.create(seed() | {"ttl": "10m"}))["stack_id"]
+            await at.until_status(extended, "running")
+            assert (await at.call("POST", f"/stacks/{started}/stop")).status == 200
+            await at.until_status(started, "stopped")
+            await asyncio.to_thread(backup_file, tmp_path / "stackd.db", copy)
+            assert (await at.call("POST", f"/stacks/{extended}/extend", {"ttl": "2h"})).status == 200
+            for stack_id, verb in ((restarted, "restart"), (started, "start")):
+                reply = await at.call("POST", f"/stacks/{stack_id}/{verb}")
+                assert reply.status == 200, reply.text
+                await at.until_status(stack_id, "running")
+            (created,) = await running(at, 1)
+            before, objects = await answers(at), await uids(at)
+        assert set(before) == {restarted, started, extended, created}
+        restore(tmp_path, copy)
+        async with harness(tmp_path, AT_ONCE, cluster=cluster, clock=Later()) as at:
+            await at.passes(3)
+            assert (await answers(at), await uids(at)) == (before, objects)
+            assert (await plan(at))["actions"] == []
+
+
+async def records(at: Harness) -> dict[str, Any]:
+    """The records of stacks without a pod."""
+    return {name: one["metadata"]["annotations"] for name, one in (await at.objects("configmaps")).items()}
+
+
+async def stopped(at: Harness, body: dict[str, Any] | None = None) -> str:
+    stack_id: str = (await at.create(body))["stack_id"]
+    await at.until_status(stack_id, "running")
+    reply = await at.call("POST", f"/stacks/{stack_id}/stop")
+    assert (reply.status, reply.json["status"]) == (200, "stopped"), reply
+    return stack_id
+
+
+async def test_a_stopped_stack_survives_a_lost_file_with_its_ports_and_its_end(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, AT_ONCE, cluster=cluster) as at:
+            stack_id, started, deleted = await stopped(at), await stopped(at), await stopped(at)
+            assert set(await records(at)) == {stack_id, started, deleted}
+            assert (await at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": "1h"})).status == 200
+            assert (await at.call("POST", f"/stacks/{started}/start")).status == 200
+            await at.until_status(started, "running")
+            assert (await at.call("DELETE", f"/stacks/{deleted}")).status == 200
+            assert set(await records(at)) == {stack_id}, "what has a pod again, or is gone, needs none"
+            before = await answers(at)
+        assert set(before) == {stack_id, started}
+        lose_file(tmp_path)
+        async with harness(tmp_path, AT_ONCE, cluster=cluster) as at:
+            assert await ready(at)
+            assert await answers(at) == before
+            await at.passes(3)
+            assert (await plan(at))["actions"] == []
+            assert (await at.call("GET", "/stats")).json["used_node_ports"] == 2
+            assert (await at.call("POST", f"/stacks/{stack_id}/start")).status == 200
+            again = await at.until_status(stack_id, "running")
+            assert (again["ports"], again["ttl_expires_at"]) == tuple(
+                before[stack_id][k] for k in ("ports", "ttl_expires_at")
+            )
+            assert await records(at) == {}
+
+
+async def test_a_restored_backup_knows_what_was_stopped_and_deleted_since(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, AT_ONCE, cluster=cluster) as at:
+            (kept, stopped_since, deleted) = await running(at, 3)
+            at_rest, deleted_at_rest = await stopped(at), await stopped(at)
+            await asyncio.to_thread(backup_file, tmp_path / "stackd.db", copy)
+            assert (await at.call("POST", f"/stacks/{stopped_since}/stop")).status == 200
+            for stack_id in (deleted, deleted_at_rest):
+                assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
+            before, objects = await answers(at), await uids(at)
+        assert set(before) == {kept, stopped_since, at_rest}
+        restore(tmp_path, copy)
+        async with harness(tmp_path, AT_ONCE, cluster=cluster) as at:
+            await at.passes(3)
+            assert (await answers(at), await uids(at)) == (before, objects)
+            assert (await plan(at))["actions"] == []
+            assert (await at.call("GET", "/stats")).json["used_node_ports"] == 3
+
+
+async def test_a_restart_that_is_cut_short_by_the_loss_of_the_file_goes_on(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, AT_ONCE | {"STACKD_SERVER__SHUTDOWN_TIMEOUT": "200ms"}, cluster=cluster) as at:
+            (stack_id,) = await running(at, 1)
+            before = await at.stack(stack_id)
+            cluster.faults.add_fault(action="status", verb="create", resource="pods", code=503)
+            restart = asyncio.create_task(at.call("POST", f"/stacks/{stack_id}/restart"))
+
+            async def gone() -> bool:
+                return not await at.objects("pods")
+
+            await eventually(gone)
+            assert set(await records(at)) == {stack_id}
+        await asyncio.gather(restart, return_exceptions=True)
+        cluster.faults.clear()
+        lose_file(tmp_path)
+        async with harness(tmp_path, AT_ONCE, cluster=cluster) as at:
+            again = await at.until_status(stack_id, "running")
+            assert (again["ports"], again["ttl_expires_at"]) == (before["ports"], before["ttl_expires_at"])
+
+            async def settled() -> bool:
+                return await records(at) == {}
+
+            await eventually(settled)
+
+
+async def test_a_record_that_somebody_takes_away_is_put_back(tmp_path: Path) -> None:
+    async with harness(tmp_path, AT_ONCE) as at:
+        stack_id = await stopped(at)
+        before = await records(at)
+        await at.kubectl("DELETE", f"/api/v1/namespaces/{NAMESPACE}/configmaps/{stack_id}")
+
+        async def back() -> bool:
+            return await records(at) == before
+
+        await eventually(back)
+
+
+async def test_a_port_that_was_given_back_since_the_backup_is_its_next_stacks(tmp_path: Path) -> None:
+    """An older row that goes on holding it would leave the next stack without a row, and its client without a stack."""
+    copy = tmp_path / "copy.db"
+    few = AT_ONCE | {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31002"}
+    async with EmbeddedCluster(fast_cluster(run_time=0.8)) as cluster:
+        async with harness(tmp_path, few, cluster=cluster) as at:
+            ending = (await at.create(request_for("app/exit0")))["stack_id"]
+            deleted = (await at.create())["stack_id"]
+            await asyncio.to_thread(backup_file, tmp_path / "stackd.db", copy)
+            await at.until_status(ending, "stopped")
+            assert (await at.call("DELETE", f"/stacks/{deleted}")).status == 200
+            await at.until_metric("stackd_node_ports", 0, state="used")
+            ids = await running(at, 2)
+            before, objects = await answers(at), await uids(at)
+        lose_file(tmp_path)
+        restore(tmp_path, copy)
+        async with harness(tmp_path, few, cluster=cluster) as at:
+            assert await answers(at) == before
+            assert set(before) == {ending, *ids}
+            await at.passes(2)
+            assert await uids(at) == objects
+
+
+async def test_a_stack_whose_port_another_row_has_is_taken_over_once_that_is_free(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, AT_ONCE, cluster=cluster) as at:
+            (stack_id,) = await running(at, 1)
+            before = await answers(at)
+            (port,) = [port["node_port"] for port in before[stack_id]["ports"]]
+        lose_file(tmp_path)
+        cluster.store.remove(cluster.store.of(LEASES).get(NAMESPACE, "stackd-default"))
+        store = await Store.open(tmp_path / "stackd.db", clock=SystemClock(), node_ports=(port, port))
+        await store.begin(NAMESPACE, "default")
+        await store.stacks.reserve(new_stack())  # a create that was cut short
+        await store.close()
+        async with harness(tmp_path, AT_ONCE, cluster=cluster, wait=False) as at:
+
+            async def there() -> bool:
+                return await ready(at) and await answers(at) == before
+
+            await eventually(there)
+            assert await at.metric("stackd_unknown_objects") == 0

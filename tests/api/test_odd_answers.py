@@ -1,0 +1,283 @@
+"""What is between stackd and the API server answers, too: with pages, junk, halves. None of it is believed, or shown."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackd.embedded import EmbeddedCluster
+from stackd.embedded.resources import PODS, SERVICES
+from stackd.kube.credentials import ClusterTarget
+from stackd.lifecycle import context
+from tests.harness import MIRRORED, Harness, eventually, fast_cluster, harness, seed
+
+NOT_FOUND = (
+    '{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","message":"no such path","code":404}'
+)
+SPOILED: dict[str, dict[str, Any]] = {
+    "a page with 404": {"action": "page", "code": 404},
+    "a page with 200": {"action": "page", "code": 200},
+    "a page with 502": {"action": "page", "code": 502},
+    "a login page": {"action": "page", "code": 302},
+    "junk with 200": {"action": "reply", "code": 200, "body": "{}"},
+    "junk with 404": {"action": "reply", "code": 404, "body": '{"error":"no route"}'},
+    "another path's 404": {"action": "reply", "code": 404, "body": NOT_FOUND},
+    "nothing with 200": {"action": "reply", "code": 200},
+}
+BEHIND: dict[str, dict[str, Any]] = {
+    "a page": {"action": "page", "code": 201, "done": True},
+    "junk": {"action": "reply", "code": 201, "body": "{}", "done": True},
+    "half of it": {"action": "truncate"},
+    "nothing": {"action": "empty"},
+    "no name": {"action": "strip", "fields": ("metadata.name",)},
+    "no uid": {"action": "strip", "fields": ("metadata.uid",)},
+    "no kind": {"action": "strip", "fields": ("kind",)},
+}
+_RESOURCES = {"pods": PODS, "services": SERVICES}
+FOREIGN = ("html", "balancer", "<")
+
+
+def nothing_foreign(text: str) -> None:
+    assert not any(word in text.lower() for word in FOREIGN), text
+
+
+def listed_anew(at: Harness) -> None:
+    """The watches end, and what was seen last is too old to go on from."""
+    at.cluster.faults.add_fault(action="status", code=410, verb="watch", resource=MIRRORED, count=4)
+    at.cluster.faults.drop_watches()
+
+
+async def running(at: Harness) -> str:
+    stack_id: str = (await at.create())["stack_id"]
+    await at.until_status(stack_id, "running")
+    return stack_id
+
+
+@pytest.mark.parametrize("kind", ["pods", "services"])
+@pytest.mark.parametrize("odd", SPOILED)
+async def test_a_delete_is_acknowledged_when_pod_and_service_are_gone_and_not_before(
+    at: Harness, odd: str, kind: str
+) -> None:
+    stack_id = await running(at)
+    at.cluster.faults.add_fault(**SPOILED[odd], verb="delete", resource=kind, count=2)
+    reply = await at.call("DELETE", f"/stacks/{stack_id}")
+    assert (reply.status, reply.json) == (200, {"deleted": True, "stack_id": stack_id})
+    assert await at.objects("pods") == await at.objects("services") == {}
+
+
+@pytest.mark.parametrize("odd", SPOILED)
+async def test_while_nobody_but_a_balancer_answers_a_delete_is_a_503_in_our_own_words_and_done_later(
+    at: Harness, odd: str
+) -> None:
+    stack_id = await running(at)
+    at.give_kubernetes(timeout=0.4)
+    at.cluster.faults.add_fault(**SPOILED[odd], verb="delete|get", resource="pods|services")
+    reply = await at.call("DELETE", f"/stacks/{stack_id}")
+    assert reply.status == 503
+    assert int(reply.headers["Retry-After"]) > 0
+    nothing_foreign(reply.text)
+    assert (await at.call("GET", f"/stacks/{stack_id}")).status == 200
+    assert (await at.call("GET", "/stats")).json["used_node_ports"] == 1
+    assert len(_raw(at, "pods")) == 1
+    at.cluster.faults.clear()
+
+    async def gone() -> bool:
+        return (await at.call("GET", f"/stacks/{stack_id}")).status == 404
+
+    await eventually(gone)
+    assert await at.objects("pods") == await at.objects("services") == {}
+
+
+def _raw(at: Harness, kind: str) -> list[str]:
+    """What the cluster holds, past all faults."""
+    return [record.key[1] for record in at.cluster.store.of(_RESOURCES[kind]).records.values()]
+
+
+async def test_a_batch_delete_counts_as_deleted_only_what_is_gone(at: Harness) -> None:
+    ids = [await running(at) for _ in range(3)]
+    at.give_kubernetes(timeout=0.4)
+    at.cluster.faults.add_fault(action="page", code=404, verb="delete", name=f"{ids[1]}|svc-{ids[1]}")
+    job = await at.finished_job((await at.call("POST", "/stacks/batch-delete", {"stack_ids": ids})).json["job_id"])
+    assert (job["deleted"], job["failed"], job["not_found"]) == (2, 1, 0)
+    nothing_foreign(str(job["errors"]))
+    assert _raw(at, "pods") == [ids[1]]
+
+
+@pytest.mark.parametrize("kind", ["pods", "services"])
+@pytest.mark.parametrize("odd", BEHIND)
+async def test_a_create_whose_answer_is_spoiled_on_its_way_is_one_stack(at: Harness, odd: str, kind: str) -> None:
+    at.cluster.faults.add_fault(**BEHIND[odd], verb="create", resource=kind, count=1)
+    stack = await at.create()
+    assert list(await at.objects("pods")) == [stack["pod_id"]]
+    assert list(await at.objects("services")) == [stack["service_name"]]
+    assert (await at.call("DELETE", f"/stacks/{stack['stack_id']}")).status == 200
+    assert await at.objects("pods") == await at.objects("services") == {}
+
+
+@pytest.mark.parametrize(
+    ("odd", "kind"),
+    [*((odd, "pods") for odd in SPOILED | BEHIND), ("a page with 404", "services"), ("half of it", "services")],
+)
+async def test_a_create_that_only_a_balancer_answers_is_a_503_in_our_own_words_and_leaves_nothing(
+    at: Harness, odd: str, kind: str
+) -> None:
+    at.give_kubernetes(timeout=0.4)
+    at.cluster.faults.add_fault(**(SPOILED | BEHIND)[odd], verb="create|get", resource=kind)
+    reply = await at.call("POST", "/stacks", seed())
+    assert reply.status == 503
+    nothing_foreign(reply.text)
+    at.cluster.faults.clear()
+
+    async def nothing_left() -> bool:
+        return not (await at.call("GET", "/stacks")).json["stacks"]
+
+    await eventually(nothing_left)
+    assert await at.objects("pods") == await at.objects("services") == {}
+
+
+@pytest.mark.parametrize("causes", ['[{"field":"spec.x"}]', '[{"reason":"FieldValueInvalid"}]', "[null]", "{}", "7"])
+async def test_a_refusal_whose_causes_say_little_is_a_400(at: Harness, causes: str) -> None:
+    body = (
+        '{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Invalid","code":422,'
+        f'"message":"Pod \\"x\\" is invalid","details":{{"causes":{causes}}}}}'
+    )
+    at.cluster.faults.add_fault(action="reply", code=422, body=body, verb="create", resource="pods", count=1)
+    reply = await at.call("POST", "/stacks", seed())
+    assert reply.status == 400
+    assert reply.error.startswith("invalid pod spec: ")
+
+
+LISTS: dict[str, dict[str, Any]] = {
+    "junk": {"action": "reply", "code": 200, "body": "{}"},
+    "a page": {"action": "page", "code": 200},
+    "no items": {"action": "strip", "fields": ("items",)},
+    "no version": {"action": "strip", "fields": ("metadata.resourceVersion",)},
+    "items without a uid": {"action": "strip", "fields": ("items.metadata.uid",)},
+    "items without a time": {"action": "strip", "fields": ("items.metadata.creationTimestamp",)},
+    "half of it": {"action": "truncate"},
+    "nothing": {"action": "empty"},
+}
+
+
+@pytest.mark.parametrize("odd", LISTS)
+async def test_a_list_that_is_none_ends_no_stack(at: Harness, odd: str) -> None:
+    stack_id = await running(at)
+    before = await at.metric("stackd_mirror_relists_total", kind="pods")
+    at.cluster.faults.add_fault(**LISTS[odd], verb="list", resource=MIRRORED, count=8)
+    listed_anew(at)
+    await at.until_at_least("stackd_mirror_relists_total", before + 1, kind="pods")
+    await at.until_metric("stackd_mirror_connected", 4)
+    await at.passes(2)
+    assert (await at.stack(stack_id))["status"] == "running"
+    assert (await at.call("GET", "/stats")).json["used_node_ports"] == 1
+    assert await ready(at)
+
+
+@pytest.mark.parametrize("odd", ["a page", "junk", "nothing"])
+async def test_a_watch_that_is_none_shows_and_is_replaced(at: Harness, odd: str) -> None:
+    stack_id = await running(at)
+    at.cluster.faults.add_fault(**LISTS[odd], verb="watch")
+    at.cluster.faults.drop_watches()
+    await at.until_metric("stackd_mirror_connected", 0)
+    opened = at.cluster.counts.total("watch")
+    await eventually(lambda: at.cluster.counts.total("watch") >= opened + 6)
+    assert await at.metric("stackd_mirror_connected") == 0
+    nothing_foreign((await at.call("GET", "/readyz")).text)
+    at.cluster.faults.clear()
+    await at.until_metric("stackd_mirror_connected", 4)
+    await at.delete_object("pods", stack_id)
+    await at.until_status(stack_id, "stopped")
+
+
+async def ready(at: Harness) -> bool:
+    return (await at.call("GET", "/readyz")).status == 200
+
+
+IDENTITIES: dict[str, dict[str, Any]] = {
+    "no uid": {"action": "strip", "fields": ("metadata.uid",)},
+    "junk": {"action": "reply", "code": 200, "body": '{"kind":"Namespace","apiVersion":"v1","metadata":{}}'},
+    "a page": {"action": "page", "code": 200},
+    "half of it": {"action": "truncate"},
+    "not there": {"action": "page", "code": 404},
+}
+
+
+@pytest.mark.parametrize("odd", IDENTITIES)
+async def test_a_cluster_that_does_not_say_who_it_is_is_asked_until_it_does_and_that_shows(
+    at: Harness, odd: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "IDENTITY_SECONDS", 0.3)
+    stack_id = await running(at)
+    at.give_kubernetes(timeout=0.4)
+    at.cluster.faults.add_fault(**IDENTITIES[odd], verb="get", resource="namespaces", name="kube-system")
+    listed_anew(at)
+
+    async def unready() -> str:
+        reply = await at.call("GET", "/readyz")
+        return "" if reply.status == 200 else str(reply.json["error"])
+
+    await eventually(lambda: says_so(unready, "nothing can be created or deleted: "))
+    nothing_foreign(await unready())
+    refused = await at.call("DELETE", f"/stacks/{stack_id}")
+    assert refused.status == 503
+    nothing_foreign(refused.text)
+    at.cluster.faults.clear()
+    await eventually(lambda: ready(at), deadline=15)
+
+    async def gone() -> bool:
+        return (await at.call("GET", f"/stacks/{stack_id}")).status == 404
+
+    await eventually(gone)  # the delete that was refused goes on by itself
+    assert (await at.call("POST", "/stacks", seed())).status == 201
+
+
+async def says_so(ask: Any, words: str) -> bool:
+    return words in await ask()
+
+
+async def test_a_balancer_that_answers_for_long_is_not_said_to_have_been_silent_for_no_time(at: Harness) -> None:
+    at.cluster.faults.add_fault(action="page", code=502, resource="pods|services|namespaces")
+
+    async def told() -> str:
+        return (await at.call("POST", "/stacks", seed())).error
+
+    await eventually(lambda: says_so(told, "Kubernetes has not answered for "))
+    seconds = int((await told()).split("answered for ")[1].split(" s")[0])
+    assert seconds >= 3, "as long as it takes to find that out"
+
+
+async def test_logs_are_the_containers_and_not_a_balancers(at: Harness) -> None:
+    stack_id = await running(at)
+    at.give_kubernetes(timeout=0.4)
+    at.cluster.faults.add_fault(action="page", code=200, resource="pods/log", count=1)
+    reply = await at.call("GET", f"/stacks/{stack_id}/logs")
+    assert reply.status == 200
+    nothing_foreign(reply.text)
+    at.cluster.faults.add_fault(action="page", code=200, resource="pods/log")
+    reply = await at.call("GET", f"/stacks/{stack_id}/logs")
+    assert reply.status == 503
+    nothing_foreign(reply.text)
+
+
+async def test_a_start_behind_a_balancer_without_a_cluster_waits_for_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_configured = ClusterTarget.of
+    monkeypatch.setattr(ClusterTarget, "of", lambda config: dataclasses.replace(as_configured(config), timeout=0.4))
+    lease = {"STACKD_CLUSTER__LEASE_DURATION": "1s"}
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, lease, cluster=cluster) as at:
+            stack_id = await running(at)
+            (tmp_path / "later").mkdir()
+            at.backup(tmp_path / "later" / "stackd.db")
+        cluster.faults.add_fault(action="page", code=404)
+        async with harness(tmp_path / "later", lease, cluster=cluster, wait=False) as later:
+            nothing_foreign(await later.until_unready("waiting for the cluster: ", deadline=15))
+            assert (await later.call("GET", f"/stacks/{stack_id}")).status == 200
+            assert (await later.call("POST", "/stacks", seed())).status == 503
+            cluster.faults.clear()
+            await later.until_ready(15)
+            assert (await later.stack(stack_id))["status"] == "running"

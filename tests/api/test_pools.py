@@ -1,0 +1,476 @@
+"""Pools: a running stack for whoever asks, given once, alive, and until then nobody's (invariant 11)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackd.embedded import EmbeddedCluster
+from stackd.embedded.options import NodeSpec
+from stackd.embedded.resources import NODES, PODS
+from stackd.lifecycle.context import CREATES_AT_ONCE
+from stackd.lifecycle.pool_figures import figures_of
+from stackd.lifecycle.refill import CROWDED_SECONDS
+from stackd.model import Stack
+from stackd.templates import read_templates
+from tests.harness import Harness, eventually, fast_cluster, harness, lose_file
+
+SIZE = 3
+POD = """\
+  apiVersion: v1
+  kind: Pod
+  metadata: {{name: web}}
+  spec:
+    containers:
+    - name: app
+      image: {image}
+      ports: [{{containerPort: 80, protocol: TCP}}]
+      resources: {{limits: {{cpu: {cpu}, memory: 64Mi}}}}
+"""
+TEMPLATE = """\
+target_port: [{{container_port: 80, protocol: TCP}}]
+ttl: {ttl}
+labels: {{challenge: {name}}}
+pool: {pool}
+{values}pod:
+{pod}"""
+VALUES = 'values: {FLAG: "flag{<hex:32>}"}\n'
+FAST = {"STACKD_TEMPLATES__REFILL_PER_SECOND": "200"}
+
+
+def template(
+    name: str = "web-1",
+    *,
+    pool: int = SIZE,
+    values: bool = True,
+    image: str = "nginx:stable",
+    cpu: str = "100m",
+    ttl: str = "1h",
+) -> str:
+    pod = POD.format(image=image, cpu=cpu)
+    return TEMPLATE.format(name=name, pool=pool, ttl=ttl, values=VALUES if values else "", pod=pod)
+
+
+def folder_with(folder: Path, **templates: str) -> dict[str, str]:
+    """A folder of templates, and the settings that name it and let pools be filled at once."""
+    place = folder / "templates"
+    place.mkdir(exist_ok=True)
+    for name, text in templates.items():
+        (place / f"{name.replace('_', '-')}.yaml").write_text(text)
+    return FAST | {"STACKD_TEMPLATES__DIRECTORY": str(place)}
+
+
+def waiting(at: Harness, name: str = "web-1") -> list[Stack]:
+    return [row for row in at.daemon.context.store.stacks.ordered() if row.unassigned and row.template == name]
+
+
+async def filled(at: Harness, name: str = "web-1", size: int = SIZE) -> list[Stack]:
+    await eventually(
+        lambda: figures_of(at.daemon.context, name).ready == size and len(waiting(at, name)) == size,
+        lambda: f"{figures_of(at.daemon.context, name)}, {waiting(at, name)}",
+    )
+    return waiting(at, name)
+
+
+async def entry(at: Harness, name: str = "web-1") -> dict[str, Any]:
+    found: dict[str, Any] = {one["name"]: one for one in (await at.call("GET", "/templates")).json["templates"]}[name]
+    return found
+
+
+def put_in_force(at: Harness) -> None:
+    """As a reload does."""
+    settings = at.daemon.context.settings
+    settings.replace(settings.current, read_templates(settings.current))
+
+
+@pytest.fixture
+async def at(tmp_path: Path) -> AsyncIterator[Harness]:
+    settings = folder_with(tmp_path, web_1=template(), plain=template("plain", values=False))
+    async with harness(tmp_path, settings) as ready:
+        await filled(ready)
+        await filled(ready, "plain")
+        yield ready
+
+
+async def test_a_create_is_answered_with_a_running_stack_whose_pod_has_run_before(at: Harness) -> None:
+    before = {row.stack_id for row in waiting(at)}
+    made = await at.create({"template": "web-1", "labels": {"team": "7"}})
+    assert (made["stack_id"] in before, made["status"], made["node_public_ip"] is not None) == (True, "running", True)
+    pod = (await at.objects("pods"))[made["stack_id"]]
+    assert [made["values"]["FLAG"]] == [one["value"] for one in pod["spec"]["containers"][0]["env"]]
+    detail = await at.stack(made["stack_id"])
+    assert detail["labels"] == {"challenge": "web-1", "team": "7"}
+    assert detail["created_at"] == detail["updated_at"] == made["created_at"]
+    assert made["stack_id"] in [one["stack_id"] for one in (await at.call("GET", "/stacks")).json["stacks"]]
+    lines = (await at.call("GET", f"/stacks/{made['stack_id']}/timeline")).json["events"]
+    assert [line["reason"] for line in lines if line["kind"] == "accepted"] == ["FromPool"]
+    await filled(at)  # again
+    found = await entry(at)
+    assert (found["ready"], found["hits"], found["misses"], found["reason"]) == (SIZE, 1, 0, "")
+
+
+async def test_what_its_pod_tells_follows(at: Harness) -> None:
+    made = await at.create({"template": "web-1", "labels": {"team": "7"}, "ttl": "2h"})
+
+    async def told() -> bool:
+        metadata = (await at.objects("pods"))[made["stack_id"]]["metadata"]
+        record = json.loads(metadata["annotations"]["stackd.io/record"])
+        return (
+            "stackd.io/pool" not in metadata["labels"]
+            and metadata["labels"]["label.stackd.io/team"] == "7"
+            and metadata["annotations"]["stackd.io/expires-at"] == made["ttl_expires_at"]
+            and record["labels"] == {"challenge": "web-1", "team": "7"}
+            and "unassigned" not in record
+        )
+
+    await eventually(told)
+
+
+async def test_what_waits_is_no_stack_to_anybody(at: Harness) -> None:
+    row, listed = waiting(at)[0], (await at.call("GET", "/stacks")).json
+    stats = (await at.call("GET", "/stats")).json
+    assert (listed, stats["total_stacks"], stats["active_stacks"], stats["node_distribution"]) == (
+        {"stacks": []},
+        0,
+        0,
+        {},
+    )
+    assert (stats["used_node_ports"], stats["reserved_cpu_milli"]) == (2 * SIZE, 2 * SIZE * 100)
+    for method, path in (
+        ("GET", ""),
+        ("GET", "/status"),
+        ("GET", "/status?wait=running"),
+        ("GET", "/timeline"),
+        ("GET", "/logs"),
+        ("POST", "/stop"),
+        ("POST", "/start"),
+        ("POST", "/restart"),
+        ("DELETE", ""),
+    ):
+        reply = await at.call(method, f"/stacks/{row.stack_id}{path}")
+        assert reply.status == 404, (method, path, reply.text)
+    assert (await at.call("POST", f"/stacks/{row.stack_id}/extend", {"ttl": "1h"})).status == 404
+    reply = await at.call("POST", "/stacks/batch-delete", {"stack_ids": [row.stack_id]})
+    assert (await at.finished_job(reply.json["job_id"]))["not_found"] == 1
+    assert row.stack_id in {one.stack_id for one in waiting(at)}
+    assert row.stack_id not in (await at.call("GET", "/stacks?label=challenge=web-1")).text
+
+
+async def test_of_a_burst_each_gets_a_stack_of_its_own(at: Harness) -> None:
+    made = await asyncio.gather(*(at.create({"template": "web-1"}) for _ in range(3 * SIZE)))
+    assert len({one["stack_id"] for one in made}) == len({one["values"]["FLAG"] for one in made}) == 3 * SIZE
+    assert [one["status"] for one in made].count("running") >= SIZE
+
+
+async def test_a_pod_spec_that_is_the_templates_gets_one_of_its_pool(at: Harness) -> None:
+    text = at.daemon.context.settings.templates["plain"].spec.text
+    ports = [{"container_port": 80, "protocol": "TCP"}]
+    ids = {row.stack_id for row in waiting(at, "plain")}
+    assert (await at.create({"target_port": ports, "pod_spec": text}))["stack_id"] in ids
+    await filled(at, "plain")
+    with at.no_pod_starting():
+        other = await at.create({"target_port": ports, "pod_spec": text.replace("nginx", "apache")})
+    of_values = at.daemon.context.settings.templates["web-1"].spec.text
+    third = await at.create({"target_port": ports, "pod_spec": of_values.replace("web-1", "web-1")})
+    assert other["status"] == "creating"
+    assert "values" not in third
+
+
+async def test_a_template_gives_of_its_own_pool_also_where_another_ones_pods_are_the_same(tmp_path: Path) -> None:
+    settings = folder_with(tmp_path, web_1=template("web-1"), web_2=template("web-2"))
+    async with harness(tmp_path, settings) as at:
+        await filled(at, "web-1")
+        await filled(at, "web-2")
+        made = [await at.create({"template": "web-2"}) for _ in range(2)]
+        assert [one["template"] for one in made] == ["web-2"] * 2
+        assert figures_of(at.daemon.context, "web-1").ready == SIZE
+
+
+async def test_a_dry_run_takes_none(at: Harness) -> None:
+    before = waiting(at)
+    assert (await at.call("POST", "/stacks?dry_run=true", {"template": "web-1"})).status == 200
+    assert waiting(at) == before
+
+
+async def test_the_same_key_gets_the_same_stack_and_its_values_again(at: Harness) -> None:
+    key = {"Idempotency-Key": "press"}
+    first = await at.call("POST", "/stacks", {"template": "web-1"}, headers=key)
+    again = await at.call("POST", "/stacks", {"template": "web-1"}, headers=key)
+    assert (first.status, again.status, again.text) == (201, 201, first.text)
+    assert again.json["values"]
+    assert len((await at.call("GET", "/stacks")).json["stacks"]) == 1
+
+
+async def test_limits_per_label_hold_for_what_is_given(tmp_path: Path) -> None:
+    settings = folder_with(tmp_path, web_1=template()) | {"STACKD_LIMITS__STACKS_PER_LABEL": '{"team": 1}'}
+    async with harness(tmp_path, settings) as at:
+        await filled(at)
+        body = {"template": "web-1", "labels": {"team": "7"}}
+        first = await at.create(body)
+        refused = await at.call("POST", "/stacks", body)
+        assert refused.status == 409
+        existing = await at.call("POST", "/stacks", body | {"if_exists": "return"})
+        assert (existing.status, existing.json["stack_id"]) == (200, first["stack_id"])
+        assert len(await filled(at)) == SIZE
+
+
+async def test_none_is_given_whose_pod_is_not_ready(at: Harness) -> None:
+    """One of three has a pod that is not ready."""
+    mirror, store, rows = at.daemon.context.mirror, at.cluster.store, waiting(at)
+    unready = store.of(PODS).get("stacks", rows[0].stack_id)
+    conditions = [
+        one | ({"status": "False"} if one["type"] == "Ready" else {}) for one in unready.obj["status"]["conditions"]
+    ]
+    store.update(unready, status=unready.obj["status"] | {"conditions": conditions})
+    await eventually(lambda: not mirror.pods[rows[0].stack_id].ready)
+    made = await asyncio.gather(*(at.create({"template": "web-1"}) for _ in range(SIZE)))
+    given = {one["stack_id"] for one in made}
+    assert rows[0].stack_id not in given
+    assert {rows[1].stack_id, rows[2].stack_id} <= given
+
+
+async def test_none_is_given_whose_node_is_not_ready(at: Harness) -> None:
+    context, store = at.daemon.context, at.cluster.store
+    for record in list(store.of(NODES).records.values()):
+        conditions = [one | {"status": "Unknown"} for one in record.obj["status"]["conditions"]]
+        store.update(record, status=record.obj["status"] | {"conditions": conditions})
+    await eventually(lambda: not any(node.ready for node in context.mirror.nodes.values()))
+    before = {row.stack_id for row in waiting(at)}
+    made = await at.call("POST", "/stacks", {"template": "web-1"})
+    assert made.status != 201 or made.json["stack_id"] not in before
+
+
+async def test_what_fails_in_a_pool_is_ended_and_the_template_is_left_alone_for_a_while(tmp_path: Path) -> None:
+    settings = folder_with(tmp_path, web_1=template(image="app/fail"))
+    async with harness(tmp_path, settings) as at:
+        context = at.daemon.context
+        await eventually(lambda: bool(figures_of(context, "web-1").reason))
+        await eventually(lambda: not waiting(at))
+        found = await entry(at)
+        assert (found["ready"], found["failing"]) == (0, SIZE)
+        assert "exit code" in found["reason"]
+        assert context.pools.of("web-1").not_before > context.clock.monotonic()
+
+
+async def test_a_pool_gives_way_where_no_node_port_is_left(tmp_path: Path) -> None:
+    ports = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31003"}
+    settings = folder_with(tmp_path, web_1=template(), other=template("other", pool=0)) | ports
+    async with harness(tmp_path, settings) as at:
+        await filled(at)
+        made = await at.create({"template": "other"})
+        assert made["ports"][0]["node_port"] in range(31001, 31004)
+        assert len(waiting(at)) == SIZE - 1
+        assert "gives way" in (await entry(at))["reason"]
+        assert len(await at.objects("pods")) == SIZE
+
+
+async def test_a_pool_gives_way_where_no_node_has_room(tmp_path: Path) -> None:
+    """As few of its stacks as need be, all on one node; where the room would not do, none is ended in vain."""
+    settings = folder_with(
+        tmp_path,
+        web_1=template(cpu="900m", pool=4),
+        other=template("other", pool=0, cpu="1500m"),
+        huge=template("huge", pool=0, cpu="9"),
+    )
+    nodes = (NodeSpec(name="one", cpu="2"), NodeSpec(name="two", cpu="2"))
+    async with (
+        EmbeddedCluster(fast_cluster(nodes=nodes)) as cluster,
+        harness(tmp_path, settings, cluster=cluster) as at,
+    ):
+        await filled(at, size=4)
+        refused = await at.call("POST", "/stacks", {"template": "huge"})
+        assert (refused.status, len(waiting(at))) == (503, 4)
+        made = await at.create({"template": "other"})
+        assert [row.node_id == made["node_id"] for row in waiting(at)] == [False, False]
+
+
+LINES = {"pods": "6", "requests.cpu": "3", "services.nodeports": "6"}
+
+
+async def limit_namespace(at: Harness, hard: dict[str, str] = LINES) -> None:
+    body = {"kind": "ResourceQuota", "metadata": {"name": "stacks"}, "spec": {"hard": hard}}
+    await at.kubectl("POST", "/api/v1/namespaces/stacks/resourcequotas", body)
+
+
+async def test_capacity_shows_what_waits_apart_and_counts_it_as_free(tmp_path: Path) -> None:
+    """Two nodes with room for two CPUs each, six node ports, and a quota: with a full pool as many fit as without one."""
+    ports = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31006"}
+    nodes = (NodeSpec(name="one", cpu="2"), NodeSpec(name="two", cpu="2"))
+    body = {"template": "other"}
+
+    async def counted(pool: int) -> dict[str, Any]:
+        settings = folder_with(
+            tmp_path, web_1=template(pool=pool, cpu="400m"), other=template("other", pool=0, cpu="900m")
+        )
+        cluster = EmbeddedCluster(fast_cluster(nodes=nodes))
+        async with cluster, harness(tmp_path, settings | ports, cluster=cluster) as at:
+            await limit_namespace(at)
+            await filled(at, size=pool)
+            found: dict[str, Any] = (await at.call("POST", "/capacity", body)).json
+            for _ in range(found["fits"]):
+                await at.create(body)
+            assert (await at.call("POST", "/stacks", body)).status == 503
+        lose_file(tmp_path)
+        return found
+
+    without, full = await counted(0), await counted(5)
+    assert (without["unassigned"], full["unassigned"]) == (0, 5)
+    assert full | {"unassigned": 0} == without | {"quota_seen_at": full["quota_seen_at"]}
+    assert (full["fits"], full["nodes"], full["ports"], full["quota"]) == (3, {"one": 2, "two": 2}, 6, 3)
+
+
+@pytest.mark.parametrize("hard", [{"pods": "3"}, {"requests.cpu": "400m"}, {"services.nodeports": "3"}])
+@pytest.mark.parametrize("by", ["template", "pod_spec"])
+async def test_a_pool_gives_way_where_the_quota_leaves_no_room_and_as_little_as_need_be(
+    tmp_path: Path, hard: dict[str, str], by: str
+) -> None:
+    settings = folder_with(tmp_path, web_1=template(), other=template("other", pool=0, cpu="200m", values=False))
+    async with harness(tmp_path, settings) as at:
+        await limit_namespace(at, hard)
+        before = {row.stack_id for row in await filled(at)}
+        wanted: dict[str, Any] = {"template": "other"}
+        if by == "pod_spec":
+            spec = at.daemon.context.settings.templates["other"].spec.text
+            wanted = {"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": spec}
+        made = await at.create(wanted)
+        assert made["stack_id"] in await at.objects("pods")
+        left = {row.stack_id for row in waiting(at)}
+        assert (left < before, len(left)) == (True, SIZE - 1)
+        assert "gives way" in (await entry(at))["reason"]
+
+
+async def test_a_changed_template_replaces_its_pool_and_gives_nothing_old(at: Harness, tmp_path: Path) -> None:
+    old = {row.stack_id for row in waiting(at)}
+    (tmp_path / "templates" / "web-1.yaml").write_text(template(image="nginx:mainline"))
+    put_in_force(at)
+    made = await at.create({"template": "web-1"})
+    assert made["stack_id"] not in old
+    await eventually(lambda: not old & {row.stack_id for row in waiting(at)})
+    await filled(at)
+
+
+async def test_a_pool_that_is_configured_away_is_drained(at: Harness, tmp_path: Path) -> None:
+    (tmp_path / "templates" / "web-1.yaml").unlink()
+    (tmp_path / "templates" / "plain.yaml").write_text(template("plain", values=False, pool=1))
+    put_in_force(at)
+    await eventually(lambda: not waiting(at))
+    assert len(await filled(at, "plain", 1)) == 1
+
+    async def gone() -> bool:
+        return len(await at.objects("pods")) == len(await at.objects("services")) == 1
+
+    await eventually(gone)
+
+
+async def test_a_stop_has_the_pod_of_what_was_just_given_tell_so(tmp_path: Path) -> None:
+    settings = folder_with(tmp_path, web_1=template())
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            await filled(at)
+            given = await at.create({"template": "web-1", "labels": {"team": "7"}})
+        pod = cluster.store.of(PODS).get("stacks", given["stack_id"]).obj
+        assert "stackd.io/pool" not in pod["metadata"]["labels"]
+        assert json.loads(pod["metadata"]["annotations"]["stackd.io/record"])["labels"]["team"] == "7"
+
+
+async def test_none_is_given_by_a_stackd_that_does_not_own_the_stacks_any_more(at: Harness) -> None:
+    before = waiting(at)
+    at.daemon.context.fence.close("another stackd owns the stacks")
+    refused = await at.call("POST", "/stacks", {"template": "web-1"})
+    assert (refused.status, waiting(at)) == (503, before)
+
+
+async def test_a_pool_outlives_a_restart(tmp_path: Path) -> None:
+    settings = folder_with(tmp_path, web_1=template())
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            before = {row.stack_id for row in await filled(at)}
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            assert {row.stack_id for row in await filled(at)} == before
+            assert (await at.create({"template": "web-1"}))["stack_id"] in before
+
+
+async def test_what_was_given_stays_given_after_the_file_is_lost_and_the_rest_is_held_and_given_to_nobody(
+    tmp_path: Path,
+) -> None:
+    settings = folder_with(tmp_path, web_1=template(ttl="4s")) | {"STACKD_CLUSTER__LEASE_DURATION": "2s"}
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            await filled(at)
+            mine = await at.create({"template": "web-1", "labels": {"team": "7"}, "ttl": "1h"})
+            await filled(at)
+            old = {row.stack_id for row in waiting(at)}
+            await eventually(lambda: not at.daemon.context.mirror.pods[mine["stack_id"]].pool)
+        lose_file(tmp_path)
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            found = await at.stack(mine["stack_id"])
+            assert (found["labels"], found["created_at"]) == ({"challenge": "web-1", "team": "7"}, mine["created_at"])
+            made = await asyncio.gather(*(at.create({"template": "web-1"}) for _ in range(2 * SIZE)))
+            assert not old & {one["stack_id"] for one in made}
+            assert ((await entry(at))["held"], old - (await at.objects("pods")).keys()) == (SIZE, set())
+            await eventually(lambda: not old & {row.stack_id for row in waiting(at)})  # the time that one could expect
+            await filled(at)
+            assert (await entry(at))["held"] == 0
+
+
+@pytest.mark.parametrize("runs", [True, False])
+async def test_a_create_for_which_its_own_pool_has_taken_the_last_port_gets_what_the_pool_makes(
+    tmp_path: Path, runs: bool
+) -> None:
+    ports = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31001"}
+    settings = folder_with(tmp_path, web_1=template(pool=1, image="nginx" if runs else "app/nopull")) | ports
+    slow = EmbeddedCluster(fast_cluster(start_delay=0.5))
+    async with slow as cluster, harness(tmp_path, settings, cluster=cluster) as at:
+        await eventually(lambda: waiting(at))
+        reply = await at.call("POST", "/stacks", {"template": "web-1"})
+        if runs:
+            assert (reply.status, reply.json["status"]) == (201, "running"), reply.text
+            assert not waiting(at)
+        else:
+            assert (reply.status, "no node port is free" in reply.error) == (503, True), reply.text
+
+
+async def test_what_is_held_after_the_file_was_lost_gives_way_to_creates_and_to_the_pool(tmp_path: Path) -> None:
+    ports = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": f"{31000 + SIZE}"}
+    settings = folder_with(tmp_path, web_1=template()) | ports | {"STACKD_CLUSTER__LEASE_DURATION": "2s"}
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            old = {row.stack_id for row in await filled(at)}
+        lose_file(tmp_path)
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            assert (await at.create({"template": "web-1"}))["stack_id"] not in old
+            await eventually(lambda: not old & {row.stack_id for row in waiting(at)})
+            assert len(await filled(at, size=SIZE - 1)) == SIZE - 1
+
+
+async def test_a_delete_by_hand_of_what_waits_is_made_good(at: Harness) -> None:
+    row = waiting(at)[0]
+    await at.delete_object("pods", row.stack_id)
+    await eventually(lambda: row.stack_id not in {one.stack_id for one in waiting(at)})
+    await filled(at)
+
+
+async def test_clients_come_before_the_refill_and_get_what_the_pool_has_when_it_is_their_turn(tmp_path: Path) -> None:
+    async with harness(tmp_path, folder_with(tmp_path, web_1=template(pool=1))) as at:
+        context = at.daemon.context
+        (row,) = await filled(at, size=1)
+        context.pools.take(row.digest or "")  # somebody else looks at it
+        for _ in range(CREATES_AT_ONCE):
+            await context.create_slots.acquire()
+        waits = asyncio.create_task(at.create({"template": "web-1"}))
+        await eventually(lambda: len(context.creating) == 1)
+        context.pools.put_back([row.stack_id])
+        (tmp_path / "templates" / "web-1.yaml").write_text(template(pool=5))
+        put_in_force(at)
+        await asyncio.sleep(2 * CROWDED_SECONDS)  # nothing is to happen in this time
+        assert waiting(at) == [row]
+        for _ in range(CREATES_AT_ONCE):
+            context.create_slots.release()
+        assert (await waits)["stack_id"] == row.stack_id
+        await filled(at, size=5)
+        assert (await entry(at))["misses"] == 1

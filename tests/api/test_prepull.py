@@ -1,0 +1,230 @@
+"""Images of templates are on the nodes before the first create, without running the tenant's program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackd.embedded import EmbeddedCluster
+from stackd.embedded.options import DEFAULT_NODES
+from stackd.lifecycle import prepull
+from stackd.templates import NO_TEMPLATES
+from stackd.workqueue import RetryPolicy
+from tests.api.test_templates import PLAIN, folder_with
+from tests.harness import Harness, eventually, fast_cluster, harness
+
+IMAGE = "registry.example/slowpull:1"
+INIT = "registry.example/prepare:1"
+NODES = {node.name for node in DEFAULT_NODES}
+
+
+def slow(prepulled: bool = True, image: str = IMAGE) -> str:
+    return PLAIN.replace("nginx:stable", image) + f"prepull: {str(prepulled).lower()}\n"
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepull, "RETRIES", RetryPolicy(first=0.05, longest=0.1))
+    monkeypatch.setattr(prepull, "CLEAN_UP_SECONDS", 0.05)
+    monkeypatch.setattr(prepull, "FIRST_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(prepull, "LONGEST_LOOK_SECONDS", 0.05)
+
+
+async def states(at: Harness, name: str = "slow") -> dict[str, str]:
+    """How far the template's images are, by node."""
+    listed = {one["name"]: one["prepull"] for one in (await at.call("GET", "/templates")).json["templates"]}
+    return {node: pull["state"] for node, pull in listed[name].items()}
+
+
+async def until_states(at: Harness, wanted: dict[str, str], name: str = "slow") -> None:
+    found: dict[str, str] = {}
+
+    async def check() -> bool:
+        found.clear()
+        found.update(await states(at, name))
+        return found == wanted
+
+    await eventually(check, lambda: str(found))
+
+
+async def pulling_pods(at: Harness) -> dict[str, Any]:
+    """The pods that pull images, by name."""
+    return {name: pod for name, pod in (await at.objects("pods")).items() if name.startswith("prepull-")}
+
+
+async def test_images_are_pulled_on_every_node_and_no_pod_is_left(tmp_path: Path) -> None:
+    async with (
+        EmbeddedCluster(fast_cluster(slow_pull=0.3)) as cluster,
+        harness(tmp_path, folder_with(tmp_path, slow=slow()), cluster=cluster) as at,
+    ):
+        await until_states(at, dict.fromkeys(NODES, "pulled"))
+        await eventually(lambda: _none(at))
+
+
+async def _none(at: Harness) -> bool:
+    return not await pulling_pods(at)
+
+
+async def test_a_stack_of_the_template_starts_without_a_pull(tmp_path: Path) -> None:
+    async with (
+        EmbeddedCluster(fast_cluster(slow_pull=0.5)) as cluster,
+        harness(tmp_path, folder_with(tmp_path, slow=slow()), cluster=cluster) as at,
+    ):
+        await until_states(at, dict.fromkeys(NODES, "pulled"))
+        made = await at.create({"template": "slow"})
+        await at.until_status(made["stack_id"], "running")
+        kinds = [one["kind"] for one in (await at.call("GET", f"/stacks/{made['stack_id']}/timeline")).json["events"]]
+        assert "pulling" not in kinds
+
+
+async def test_the_pods_run_nothing_and_carry_no_stacks_labels(tmp_path: Path) -> None:
+    text = slow().replace("spec:\n    init", "spec:\n    imagePullSecrets: [{name: registry}]\n    init")
+    settings = folder_with(tmp_path, slow=text + "policy: {pull_secrets: [registry], runtime_class: gvisor}\n")
+    async with (
+        EmbeddedCluster(fast_cluster(slow_pull=60.0)) as cluster,
+        harness(tmp_path, settings, cluster=cluster) as at,
+    ):
+        await eventually(lambda: _pulls(at, IMAGE))
+        pods = [pod for pod in (await pulling_pods(at)).values() if _image(pod) == IMAGE]
+        for pod in pods:
+            (container,) = pod["spec"]["containers"]
+            assert container["command"] == ["/stackd-prepull"]
+            assert "env" not in container
+            assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
+            assert pod["spec"]["runtimeClassName"] == "gvisor"
+            assert pod["spec"]["automountServiceAccountToken"] is False
+            assert pod["metadata"]["labels"] == {"stackd.io/role": "prepull", "stackd.io/instance": "default"}
+            assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+        assert (await at.call("GET", "/stats")).json["total_stacks"] == 0
+        assert (await at.call("GET", "/reconcile")).json["unknown"] == []
+
+
+def _image(pod: dict[str, Any]) -> str:
+    image: str = pod["spec"]["containers"][0]["image"]
+    return image
+
+
+async def _pulls(at: Harness, image: str) -> bool:
+    return any(_image(pod) == image for pod in (await pulling_pods(at)).values())
+
+
+async def test_few_are_pulled_at_a_time_and_one_on_a_node(tmp_path: Path) -> None:
+    many = {f"t{number}": slow(image=f"registry.example/{number}/slowpull") for number in range(3)}
+    async with (
+        EmbeddedCluster(fast_cluster(slow_pull=0.2)) as cluster,
+        harness(tmp_path, folder_with(tmp_path, **many), cluster=cluster) as at,
+    ):
+        seen: list[list[str]] = []
+
+        async def check() -> bool:
+            pods = (await pulling_pods(at)).values()
+            seen.append([node for pod in pods if (node := pod["spec"].get("nodeName"))])
+            return all([await states(at, name) == dict.fromkeys(NODES, "pulled") for name in many])
+
+        await eventually(check)
+        assert max(map(len, seen)) == 2
+        assert not [nodes for nodes in seen if len(set(nodes)) < len(nodes)]
+
+
+async def test_a_node_that_joins_later_gets_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with (
+        EmbeddedCluster(fast_cluster(slow_pull=0.05)) as cluster,
+        harness(tmp_path, folder_with(tmp_path, slow=slow()), cluster=cluster) as at,
+    ):
+        await until_states(at, dict.fromkeys(NODES, "pulled"))
+        (name, *_) = NODES
+        node = (await at.objects("nodes"))[name]
+        joined = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": "late", "labels": node["metadata"]["labels"]},
+            "status": node["status"],
+        }
+        await at.kubectl("POST", "/api/v1/nodes", joined)
+        await eventually(lambda: "late" in at.daemon.context.mirror.nodes)
+        await at.daemon.schedule.now("prepull")
+        await until_states(at, dict.fromkeys([*NODES, "late"], "pulled"))
+
+
+async def test_an_image_that_cannot_be_pulled_says_why_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+    bad = slow(image="registry.invalid/none:1")
+    async with (
+        EmbeddedCluster(fast_cluster(slow_pull=0.05)) as cluster,
+        harness(tmp_path, folder_with(tmp_path, bad=bad, slow=slow()), cluster=cluster) as at,
+    ):
+        await until_states(at, dict.fromkeys(NODES, "failing"), "bad")
+        await until_states(at, dict.fromkeys(NODES, "pulled"))
+        (bad_one, _) = (await at.call("GET", "/templates")).json["templates"]
+        for pull in bad_one["prepull"].values():
+            assert pull["reason"].startswith(("ErrImagePull", "ImagePullBackOff"))
+        metrics = (await at.call("GET", "/metrics")).text
+        assert 'stackd_prepull_images{state="failing"} 2.0' in metrics
+
+
+async def test_what_an_earlier_process_left_is_deleted(tmp_path: Path) -> None:
+    settings = folder_with(tmp_path, slow=slow())
+    async with EmbeddedCluster(fast_cluster(slow_pull=60.0)) as cluster:
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            await eventually(lambda: _pulls(at, IMAGE))
+            left = (await pulling_pods(at)).values()
+            others = [
+                {**pod, "metadata": {**_bare(pod), "labels": {"stackd.io/role": "prepull", "stackd.io/instance": "b"}}}
+                for pod in left
+            ]
+            for pod in others:
+                pod["metadata"]["name"] += "-b"
+            for pod in [*({**pod, "metadata": _bare(pod)} for pod in left), *others]:
+                pod["metadata"]["name"] = "prepull-left-" + pod["metadata"]["name"][8:]
+                await at.kubectl("POST", "/api/v1/namespaces/stacks/pods", _posted(pod))
+            assert [name for name in await pulling_pods(at) if "left" in name]
+        folder_with(tmp_path, slow=slow(prepulled=False))
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+
+            async def check() -> bool:
+                return [name for name in await pulling_pods(at) if not name.endswith("-b")] == []
+
+            await eventually(check)
+            assert await pulling_pods(at), "those of another instance stay"
+
+
+def _bare(pod: dict[str, Any]) -> dict[str, Any]:
+    return {key: pod["metadata"][key] for key in ("name", "namespace", "labels")}
+
+
+def _posted(pod: dict[str, Any]) -> dict[str, Any]:
+    spec = {key: value for key, value in pod["spec"].items() if key != "nodeName"}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": pod["metadata"], "spec": spec}
+
+
+async def test_a_stop_leaves_no_pod(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster(slow_pull=60.0)) as cluster:
+        async with harness(tmp_path, folder_with(tmp_path, slow=slow()), cluster=cluster) as at:
+            await eventually(lambda: _pulls(at, IMAGE))
+        async with harness(tmp_path, cluster=cluster) as at:
+            assert not await pulling_pods(at)
+
+
+async def test_what_nobody_wants_any_more_is_given_up(tmp_path: Path) -> None:
+    async with (
+        EmbeddedCluster(fast_cluster(slow_pull=60.0)) as cluster,
+        harness(tmp_path, folder_with(tmp_path, slow=slow()), cluster=cluster) as at,
+    ):
+        await eventually(lambda: _pulls(at, IMAGE))
+        context = at.daemon.context
+        context.settings.replace(context.config, NO_TEMPLATES)
+        await eventually(lambda: _none(at))
+        await at.daemon.schedule.now("prepull")
+        assert not sum(at.daemon.prepulls.counts().values())
+
+
+@pytest.mark.parametrize("action", ["lost_reply", "cut"])
+async def test_there_is_one_pod_whatever_happens_to_the_answer(tmp_path: Path, action: str) -> None:
+    async with (
+        EmbeddedCluster(fast_cluster(slow_pull=0.05)) as cluster,
+        harness(tmp_path, folder_with(tmp_path, slow=slow()), cluster=cluster, wait=False) as at,
+    ):
+        cluster.faults.add_fault(action=action, verb="create", resource="pods", count=2)
+        await until_states(at, dict.fromkeys(NODES, "pulled"))
+        await eventually(lambda: _none(at))

@@ -1,0 +1,193 @@
+"""An API server that says nothing, or "come back later": what stackd does meanwhile, and how soon it notices both ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from stackd.embedded import EmbeddedCluster
+from stackd.jobs.schedule import QUOTAS_SECONDS
+from stackd.kube import guards
+from stackd.lifecycle.lease_rules import LeaseTiming
+from tests.harness import Harness, eventually, fast_cluster, harness, request_for, seed
+
+
+async def metric(at: Harness, name: str) -> float:
+    """The worst of a gauge's samples: the lowest."""
+    text = (await at.call("GET", "/metrics")).text
+    return min(
+        float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith((name + "{", name + " "))
+    )
+
+
+async def test_a_watch_that_is_to_come_back_in_a_minute_and_a_half_comes_back_within_seconds(at: Harness) -> None:
+    """One 503 with Retry-After: 90 made stackd blind for 88 s while everything answered again."""
+    at.cluster.faults.add_fault(action="status", verb="watch", code=503, seconds=90, count=5)
+    at.cluster.faults.drop_watches()
+
+    async def connected(wanted: float) -> bool:
+        return await metric(at, "stackd_mirror_connected") == wanted
+
+    await eventually(lambda: connected(0))
+    began = time.monotonic()
+    await eventually(lambda: connected(1), lambda: "the watches wait for as long as the answer says")
+    assert time.monotonic() - began < 45
+    await at.until_status((await at.create())["stack_id"], "running")
+
+
+async def test_a_list_that_is_to_come_back_in_a_minute_and_a_half_is_asked_for_within_seconds(at: Harness) -> None:
+    stack_id = (await at.create())["stack_id"]
+    at.cluster.faults.add_fault(action="status", verb="list", resource="pods", code=503, seconds=90, count=1)
+    at.cluster.faults.compact()
+    at.cluster.faults.drop_watches()
+    await at.delete_object("pods", stack_id)
+    await at.until_status(stack_id, "stopped")
+
+
+async def test_a_create_does_not_fail_for_want_of_room_where_only_the_watch_is_silent(at: Harness) -> None:
+    """Creates failed after 20 s each with "no node has taken the stack" while the cluster had them run."""
+    at.cluster.faults.freeze_watches()
+    began = time.monotonic()
+    stack = await at.create()
+    assert time.monotonic() - began < 15, "it has waited for the scheduling timeout"
+    await at.until_status(stack["stack_id"], "running")
+
+
+async def test_a_create_asks_for_its_pod_before_it_says_that_no_node_took_it(tmp_path: Path) -> None:
+    """Where every watch is silent, the new ones too."""
+    async with harness(tmp_path, {"STACKD_STACKS__SCHEDULING_TIMEOUT": "1s"}) as at:
+        at.cluster.faults.freeze_watches()
+        at.cluster.faults.reset_counts()
+        stack = await at.create()
+        assert at.cluster.counts.total("get", "pods") == 1, "one question, and only because the watches are silent"
+        await at.until_status(stack["stack_id"], "running")
+
+
+async def test_a_create_for_which_there_is_no_room_says_so_after_the_question(tmp_path: Path) -> None:
+    settings = {"STACKD_STACKS__SCHEDULING_TIMEOUT": "1s", "STACKD_STACKS__UNSCHEDULABLE_GRACE": "1s"}
+    async with harness(tmp_path, settings) as at:
+        reply = await at.call("POST", "/stacks", request_for("nginx:stable", cpu="1000"))
+        assert reply.status == 503
+        assert reply.error.startswith("no node has")
+
+
+def silence(at: Harness) -> None:
+    """The API server takes requests, holds all connections, and says nothing any more."""
+    at.cluster.faults.pause()
+
+
+async def ready(at: Harness, wanted: int) -> bool:
+    return (await at.call("GET", "/readyz")).status == wanted
+
+
+async def test_a_silent_api_server_shows_within_seconds_and_so_does_its_return(
+    at: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """/readyz was 200 and mirror_connected 1 for 115 s."""
+    monkeypatch.setattr(guards, "QUIET_SECONDS", 0.5)
+    caplog.set_level(logging.INFO)
+    silence(at)
+    await eventually(lambda: ready(at, 503), lambda: "a hang does not show")
+    assert "Kubernetes has not answered for " in (await at.call("GET", "/readyz")).json["error"]
+    assert await metric(at, "stackd_kubernetes_answers") == 0
+    assert await metric(at, "stackd_mirror_connected") == 0
+    assert (await at.call("GET", "/stacks")).status == 200
+    at.cluster.faults.resume()
+    await eventually(lambda: ready(at, 200), lambda: "that it is over does not show")
+    assert await metric(at, "stackd_kubernetes_answers") == 1
+    said = [record.getMessage() for record in caplog.records]
+    assert sum(line.startswith("Kubernetes does not answer") for line in said) == 1
+    assert sum(line.startswith("Kubernetes answers again after ") for line in said) == 1
+    assert (await at.call("POST", "/stacks", seed())).status == 201
+
+
+async def test_creates_are_refused_at_once_while_the_api_server_hangs(at: Harness) -> None:
+    """They took 20 s each, with 32 places for them all: p50 was 29.7 s."""
+    silence(at)
+    began = time.monotonic()
+    first = await asyncio.gather(*(at.call("POST", "/stacks", seed()) for _ in range(40)))
+    assert time.monotonic() - began < 17, "they have waited for the time limit of requests"
+    assert {reply.status for reply in first} == {503}
+    began = time.monotonic()
+    later = await asyncio.gather(*(at.call("POST", "/stacks", seed()) for _ in range(40)))
+    assert time.monotonic() - began < 5, "they wait"
+    assert {reply.status for reply in later} == {503}
+    assert all("Retry-After" in reply.headers for reply in first + later)
+    at.cluster.faults.resume()
+
+    async def created() -> bool:
+        return (await at.call("POST", "/stacks", seed())).status == 201
+
+    await eventually(created)
+
+    async def undone() -> bool:
+        rows = {stack["stack_id"] for stack in (await at.call("GET", "/stacks")).json["stacks"]}
+        return len(rows) == 1 == len(await at.objects("services")) and rows == set(await at.objects("pods"))
+
+    await eventually(undone, lambda: "the failed creates are not undone")
+
+
+async def test_a_create_is_refused_when_the_intent_to_undo_it_is_committed_and_not_before(at: Harness) -> None:
+    at.cluster.faults.add_fault(action="latency", verb="create", resource="pods", seconds=0.2)
+    at.cluster.faults.add_fault(action="status", verb="create", resource="pods", code=503, seconds=90)
+    create = asyncio.create_task(at.call("POST", "/stacks", seed()))
+    await eventually(lambda: at.rows("SELECT count(*) FROM stacks") == [(1,)])
+    with closing(sqlite3.connect(at.config.state.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        await asyncio.sleep(0.6)
+        assert not create.done()
+        other.execute("ROLLBACK")
+    assert (await create).status == 503
+    assert at.rows("SELECT count(*) FROM stacks WHERE deleting_since IS NULL") == [(0,)]
+
+
+async def test_a_stop_while_the_api_server_hangs_takes_no_longer_than_allowed(tmp_path: Path) -> None:
+    """SIGTERM took 19.1 s of a shutdown_timeout of 10 s."""
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, cluster=cluster) as at:
+            silence(at)
+            creates = [asyncio.create_task(at.call("POST", "/stacks", seed())) for _ in range(5)]
+            await eventually(lambda: cluster.counts.in_flight >= 5)
+            began = time.monotonic()
+        assert time.monotonic() - began < 10, "it has waited for longer than shutdown_timeout"
+        await asyncio.gather(*creates, return_exceptions=True)
+        cluster.faults.resume()
+        async with harness(tmp_path, cluster=cluster) as at:
+            await eventually(lambda: nothing_is_left(at))
+
+
+async def nothing_is_left(at: Harness) -> bool:
+    return not (await at.call("GET", "/stacks")).json["stacks"] and not await at.objects("pods")
+
+
+async def test_every_connection_to_the_api_server_is_asked_whether_it_lives(at: Harness) -> None:
+    """A NAT or load balancer forgets connections without a word."""
+    await at.create()
+    made = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    port = f":{at.cluster.server.port:04X}"
+    timers = [fields[5].partition(":")[0] for fields in made if fields[2].endswith(port) and fields[3] == "01"]
+    assert len(timers) >= 4, "three watches, and what made the stack"
+    assert set(timers) == {"02"}, "a connection has no keepalive timer"
+
+
+async def test_an_idle_stackd_asks_no_more_than_a_dozen_times_a_minute(at: Harness) -> None:
+    lease, quotas = 60 / LeaseTiming().interval, 2 * 60 / QUOTAS_SECONDS
+    assert (lease, lease + quotas) == (6, 12)
+    assert LeaseTiming().interval < guards.QUIET_SECONDS, "what the Lease is asked tells that Kubernetes answers"
+    assert at.cluster.counts.total("get", "namespaces") <= 4, "stackd asks although something was just heard"
+
+
+async def test_connections_that_died_in_silence_are_left_for_new_ones(at: Harness) -> None:
+    """Those of the watches, and those that wait for the next create."""
+    await asyncio.gather(*(at.create() for _ in range(4)))
+    at.cluster.faults.silence()
+    began = time.monotonic()
+    stack = await at.create()
+    assert time.monotonic() - began < 17, "it has waited for the time limit of requests"
+    await at.until_status(stack["stack_id"], "running")

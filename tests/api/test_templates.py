@@ -1,0 +1,472 @@
+"""Stacks by template: what is made, what is told to whom, and what outlives what."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import signal
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackd.cli import main
+from stackd.clock import NANOSECONDS
+from stackd.config import LoadedConfig
+from stackd.daemon import running
+from stackd.embedded import EmbeddedCluster
+from stackd.embedded.resources import PODS
+from stackd.errors import ConfigError
+from stackd.lifecycle.hiding import HIDDEN
+from stackd.templates import NO_TEMPLATES, Template
+from stackd.times import to_nanoseconds
+from stackd.upkeep.systemd import ProcessContext
+from tests.harness import KEY, Harness, eventually, fast_cluster, harness, lose_file, seed
+
+FLAG = re.compile(r"flag\{[0-9a-f]{32}\}\Z")
+WEB = """\
+target_port: [{container_port: 80, protocol: TCP}]
+ttl: 1h
+labels: {challenge: web-1, kind: web}
+values: {FLAG: "flag{<hex:32>}", TEAM_SECRET: "<base32:16>-$$(x)-<uuid>"}
+pod:
+  apiVersion: v1
+  kind: Pod
+  metadata: {name: web}
+  spec:
+    initContainers:
+    - name: prepare
+      image: registry.example/prepare:1
+      resources: {limits: {cpu: 100m, memory: 64Mi}}
+    containers:
+    - name: app
+      image: nginx:stable
+      env: [{name: GREETING, value: hello}]
+      ports: [{containerPort: 80, protocol: TCP}]
+      resources: {limits: {cpu: 100m, memory: 64Mi}}
+"""
+PLAIN = WEB.replace('values: {FLAG: "flag{<hex:32>}", TEAM_SECRET: "<base32:16>-$$(x)-<uuid>"}\n', "")
+
+
+def folder_with(folder: Path, **templates: str) -> dict[str, str]:
+    """A folder of templates, and the setting that names it."""
+    (folder / "templates").mkdir(exist_ok=True)
+    for name, text in templates.items():
+        (folder / "templates" / f"{name.replace('_', '-')}.yaml").write_text(text)
+    return {"STACKD_TEMPLATES__DIRECTORY": str(folder / "templates")}
+
+
+@pytest.fixture
+async def at(tmp_path: Path) -> AsyncIterator[Harness]:
+    settings = folder_with(tmp_path, web_1=WEB, plain=PLAIN, rooted=PLAIN + "policy: {run_as_root: false}\n")
+    async with harness(tmp_path, settings) as ready:
+        yield ready
+
+
+async def values_of(at: Harness, stack_id: str) -> list[dict[str, str]]:
+    """The environment of each container of the stack's pod, init containers first."""
+    spec = (await at.objects("pods"))[stack_id]["spec"]
+    containers = [*spec.get("initContainers", []), *spec["containers"]]
+    return [{one["name"]: one["value"] for one in container.get("env", [])} for container in containers]
+
+
+async def test_a_create_by_template_makes_the_templates_pod_with_its_ttl_and_labels(at: Harness) -> None:
+    made = await at.create({"template": "web-1"})
+    detail = await at.stack(made["stack_id"])
+    assert detail["labels"] == {"challenge": "web-1", "kind": "web"}
+    assert (detail["template"], made["template"]) == ("web-1", "web-1")
+    assert [port["container_port"] for port in made["ports"]] == [80]
+    assert _hours(made) == 1
+    assert (made["requested_cpu_milli"], made["requested_memory_bytes"]) == (100, 64 * 2**20)
+    await at.until_status(made["stack_id"], "running")
+
+
+async def test_the_requests_labels_and_ttl_replace_the_templates(at: Harness) -> None:
+    made = await at.create({"template": "plain", "ttl": "2h", "labels": {"kind": "other", "team": "7"}})
+    detail = await at.stack(made["stack_id"])
+    assert detail["labels"] == {"challenge": "web-1", "kind": "other", "team": "7"}
+    assert _hours(made) == 2
+
+
+async def test_each_stack_has_values_of_its_own_in_every_container(at: Harness) -> None:
+    first, second = await at.create({"template": "web-1"}), await at.create({"template": "web-1"})
+    assert FLAG.match(first["values"]["FLAG"])
+    assert re.match(r"[A-Z2-7]{16}-\$\$\(x\)-[0-9a-f-]{36}\Z", first["values"]["TEAM_SECRET"])
+    assert not set(first["values"].values()) & set(second["values"].values())
+    for made in (first, second):
+        prepare, app = await values_of(at, made["stack_id"])
+        written = {name: text.replace("$", "$$") for name, text in made["values"].items()}
+        assert prepare == written, "a kubelet makes one dollar sign of two"
+        assert app == written | {"GREETING": "hello"}
+        assert list(app) == ["FLAG", "TEAM_SECRET", "GREETING"], "what follows may refer to them"
+
+
+async def test_a_create_with_a_pod_spec_is_answered_as_documented(at: Harness) -> None:
+    made = await at.create()
+    assert not {"template", "values"} & made.keys()
+    assert "template" not in await at.stack(made["stack_id"])
+
+
+async def test_values_are_told_to_the_creator_again_and_to_nobody_else(
+    at: Harness, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    key = {"Idempotency-Key": "one"}
+    first = await at.call("POST", "/stacks", {"template": "web-1"}, headers=key)
+    assert first.status == 201
+    again = await at.call("POST", "/stacks", {"template": "web-1"}, headers=key)
+    assert (again.status, again.text) == (201, first.text)
+    made = first.json
+    stack_id = made["stack_id"]
+    await at.until_status(stack_id, "running")
+    await at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": "1m"})
+    await at.call("POST", f"/stacks/{stack_id}/stop")
+    await at.call("POST", f"/stacks/{stack_id}/start")
+    await at.until_status(stack_id, "running")
+    told = [
+        (await at.call("GET", path)).text
+        for path in (
+            "/stacks",
+            f"/stacks/{stack_id}",
+            f"/stacks/{stack_id}/status",
+            f"/stacks/{stack_id}/timeline",
+            f"/stacks/{stack_id}/logs",
+            "/stacks?fields=stack_id,template,labels,pod_spec,status_message",
+            "/stacks?template=web-1",
+            "/templates",
+            "/metrics",
+            "/reconcile",
+            "/stats",
+            "/openapi.json",
+        )
+    ]
+    told.append((await at.call("POST", "/stacks?dry_run=true", {"template": "web-1"})).text)
+    told.append(str(at.daemon.context.store.stacks.get(stack_id)))
+    told.append(caplog.text)
+    pod = (await at.objects("pods"))[stack_id]["metadata"]
+    told.append(json.dumps(pod))
+    for value in made["values"].values():
+        assert not [text for text in told if value in text]
+
+
+async def test_values_that_a_webhook_quotes_are_told_to_nobody(
+    at: Harness, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused are a create, a dry run, a restart with all its tries, and a stop's record."""
+    caplog.set_level(logging.DEBUG)
+    kept: list[str] = []
+    generate = Template.generate
+
+    def generated(template: Template) -> Mapping[str, str]:
+        values = generate(template)
+        kept.extend(values.values())
+        return values
+
+    monkeypatch.setattr(Template, "generate", generated)
+    made = await at.create({"template": "web-1"})
+    stack_id = made["stack_id"]
+    await at.until_status(stack_id, "running")
+    at.cluster.faults.add_fault(action="deny", verb="create|patch", resource="pods")
+    answers = [
+        await at.call("POST", "/stacks", {"template": "web-1"}),
+        await at.call("POST", "/stacks", {"template": "web-1"}, headers={"Idempotency-Key": "one"}),
+        await at.call("POST", "/stacks?dry_run=true", {"template": "web-1"}),
+        await at.call("POST", f"/stacks/{stack_id}/restart"),
+        await at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": "1m"}),
+    ]
+    assert [reply.status >= 400 for reply in answers[:4]] == [True] * 4
+    assert [HIDDEN in reply.text for reply in answers[:3]] == [True] * 3
+    await eventually(lambda: caplog.text.count("next try in") > 1)  # of the restart
+    paths = ("/stacks", f"/stacks/{stack_id}", f"/stacks/{stack_id}/timeline", "/templates", "/metrics", "/reconcile")
+    told = [reply.text for reply in answers] + [(await at.call("GET", path)).text for path in paths]
+    told += [caplog.text, str(at.daemon.context.store.stacks.get(stack_id))]
+    assert len(kept) == 8
+    for value in kept:
+        for form in (value, value.replace("$", "$$"), value[: len(value) // 2]):
+            assert not [text for text in told if form in text]
+
+
+async def test_values_that_a_kubelet_quotes_are_told_to_nobody(at: Harness, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    made = await at.create({"template": "web-1"})
+    stack_id, flag = made["stack_id"], made["values"]["FLAG"]
+    await at.until_status(stack_id, "running")
+    store = at.cluster.store
+    pod = store.of(PODS).get("stacks", stack_id)
+    (last,) = [one for one in pod.obj["status"]["containerStatuses"] if one["name"] == "app"]
+    state = {"waiting": {"reason": "RunContainerError", "message": f'exec: "{flag}": no such file'}}
+    statuses = [last | {"ready": False, "state": state}]
+    store.update(pod, status=pod.obj["status"] | {"phase": "Pending", "containerStatuses": statuses})
+    await at.until_status(stack_id, "failed")
+    paths = ("/stacks", f"/stacks/{stack_id}", f"/stacks/{stack_id}/timeline", "/templates")
+    told = [(await at.call("GET", path)).text for path in paths] + [caplog.text]
+    assert f'exec: \\"{HIDDEN}\\": no such file' in told[1]
+    assert not [text for text in told if flag[: len(flag) // 2] in text]
+
+
+async def test_an_existing_stack_is_returned_without_its_values(tmp_path: Path) -> None:
+    settings = folder_with(tmp_path, web_1=WEB) | {"STACKD_LIMITS__STACKS_PER_LABEL": "{ player = 1 }"}
+    async with harness(tmp_path, settings) as at:
+        body = {"template": "web-1", "labels": {"player": "a"}, "if_exists": "return"}
+        first = await at.call("POST", "/stacks", body)
+        second = await at.call("POST", "/stacks", body)
+        assert (first.status, second.status) == (201, 200)
+        assert second.json["stack_id"] == first.json["stack_id"]
+        assert ("values" in first.json, "values" in second.json) == (True, False)
+
+
+async def test_values_survive_a_restart_of_the_daemon_and_of_the_stack(tmp_path: Path) -> None:
+    settings = folder_with(tmp_path, web_1=WEB)
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            made = await at.create({"template": "web-1"})
+            await at.until_status(made["stack_id"], "running")
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            stack_id = made["stack_id"]
+            before = await values_of(at, stack_id)
+            uid = (await at.objects("pods"))[stack_id]["metadata"]["uid"]
+            reply = await at.call("POST", f"/stacks/{stack_id}/restart")
+            assert reply.status == 200, reply.text
+            await at.until_status(stack_id, "running")
+            assert (await at.objects("pods"))[stack_id]["metadata"]["uid"] != uid
+            assert await values_of(at, stack_id) == before
+
+
+async def test_values_survive_the_loss_of_the_file(tmp_path: Path) -> None:
+    settings = folder_with(tmp_path, web_1=WEB) | {"STACKD_CLUSTER__LEASE_DURATION": "1s"}
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            made = await at.create({"template": "web-1"})
+            stack_id = made["stack_id"]
+            await at.until_status(stack_id, "running")
+            before = await values_of(at, stack_id)
+            digest = at.daemon.context.settings.templates["web-1"].digest
+        lose_file(tmp_path)
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            await eventually(lambda: at.daemon.context.store.stacks.get(stack_id) is not None)
+            row = at.daemon.context.store.stacks.get(stack_id)
+            assert row is not None
+            assert (row.template, row.digest, dict(row.values)) == ("web-1", digest, made["values"])
+            assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status == 200
+            await at.until_status(stack_id, "running")
+            assert await values_of(at, stack_id) == before
+
+
+async def test_a_template_may_have_other_rights_than_pod_specs(tmp_path: Path) -> None:
+    more = PLAIN.replace("image: nginx:stable", "image: nginx:stable\n      securityContext: {runAsUser: 1000}")
+    less = PLAIN + "policy: {drop_capabilities: [ALL]}\n"
+    settings = folder_with(tmp_path, more=more + "policy: {run_as_user: true}\n", less=less)
+    async with harness(tmp_path, settings) as at:
+        for name in ("more", "less"):
+            made = await at.create({"template": name})
+            for again in (False, True):
+                if again:
+                    await at.until_status(made["stack_id"], "running")
+                    reply = await at.call("POST", f"/stacks/{made['stack_id']}/restart")
+                    assert reply.status == 200, reply.text
+                container = (await at.objects("pods"))[made["stack_id"]]["spec"]["containers"][0]
+                context = container["securityContext"]
+                assert (context.get("runAsUser"), context.get("capabilities")) == (
+                    (1000, None) if name == "more" else (None, {"drop": ["ALL"]})
+                )
+        refused = await at.call("POST", "/stacks", {"target_port": seed()["target_port"], "pod_spec": _pod(more)})
+        assert refused.status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"template": "web1"}, 'template: there is no "web1" (did you mean "web-1"?)'),
+        ({"template": 7}, "template must be a string"),
+        ({"template": "web-1", **seed()}, "template and target_port exclude each other"),
+        ({"template": "web-1", "pod_spec": "x"}, "template and pod_spec exclude each other"),
+        ({"template": "web-1", "labels": {f"k{number}": "v" for number in range(16)}}, "18 labels; 16 at most"),
+        ({"template": None}, "template must be a string"),
+    ],
+)
+async def test_what_is_wrong_with_a_create_by_template_is_said(at: Harness, body: object, sentence: str) -> None:
+    reply = await at.call("POST", "/stacks", body)
+    assert reply.status == 400
+    assert sentence in reply.error
+    assert not await at.objects("pods")
+
+
+async def test_without_templates_a_create_by_template_says_how_to_have_some(tmp_path: Path) -> None:
+    async with harness(tmp_path) as at:
+        reply = await at.call("POST", "/stacks", {"template": "web-1"})
+        assert (reply.status, "templates.directory" in reply.error) == (400, True)
+        assert (await at.call("GET", "/templates")).json == {"templates": []}
+
+
+async def test_a_dry_run_asks_the_cluster_and_makes_nothing(at: Harness) -> None:
+    reply = await at.call("POST", "/stacks?dry_run=true", {"template": "web-1"})
+    assert (reply.status, reply.json["dry_run"]) == (200, True)
+    assert "FLAG" not in reply.text
+    assert not await at.objects("pods")
+    assert (await at.call("POST", "/capacity", {"template": "web-1"})).status == 200
+
+
+async def test_the_templates_are_told_with_what_their_stacks_do(at: Harness) -> None:
+    made = await at.create({"template": "web-1"})
+    await at.until_status(made["stack_id"], "running")
+    listed = {one["name"]: one for one in (await at.call("GET", "/templates")).json["templates"]}
+    assert list(listed) == ["plain", "rooted", "web-1"]
+    web = listed["web-1"]
+    assert web["target_port"] == [{"container_port": 80, "protocol": "TCP"}]
+    assert (web["ttl"], web["labels"]) == ("1h", {"challenge": "web-1", "kind": "web"})
+    assert web["images"] == ["registry.example/prepare:1", "nginx:stable"]
+    assert web["generates"] == ["FLAG", "TEAM_SECRET"]
+    assert web["stacks"]["running"] == 1
+    assert (web["pool"], web["ready"], listed["plain"]["stacks"]["running"]) == (0, 0, 0)
+
+
+async def test_the_last_hour_of_a_template_is_told(at: Harness) -> None:
+    async def told(name: str) -> dict[str, Any]:
+        listed = (await at.call("GET", "/templates?history=true")).json["templates"]
+        return next(one for one in listed if one["name"] == name)
+
+    await at.daemon.schedule.now("history")
+    made = await at.create({"template": "web-1"})
+    await at.until_status(made["stack_id"], "running")
+    await at.daemon.schedule.now("history")
+    web, plain = await told("web-1"), await told("plain")
+    assert web["history"]["every_seconds"] == 30
+    assert (web["history"]["running"], plain["history"]["running"]) == ([0, 1], [0, 0])
+    assert 0 < web["median_seconds_to_running"] < 10
+    assert plain["median_seconds_to_running"] is None
+    assert (await at.call("POST", f"/stacks/{made['stack_id']}/restart")).status == 200
+    await at.until_status(made["stack_id"], "running")
+    assert (await told("web-1"))["median_seconds_to_running"] == web["median_seconds_to_running"]
+    assert "stackd_time_to_running_seconds_count 1.0" in (await at.call("GET", "/metrics")).text
+    for _ in range(200):
+        await at.daemon.schedule.now("history")
+    assert (await told("web-1"))["history"]["running"] == [1] * 120
+    context = at.daemon.context
+    context.settings.replace(context.config, NO_TEMPLATES)
+    await at.daemon.schedule.now("history")
+    assert not at.daemon.api.history.series("web-1")["running"]
+    assert "history" not in (await at.call("GET", "/templates")).text
+
+
+async def test_stacks_are_found_by_their_template(at: Harness) -> None:
+    web, plain, other = (
+        await at.create({"template": "web-1"}),
+        await at.create({"template": "plain"}),
+        await at.create(),
+    )
+    found = (await at.call("GET", "/stacks?template=web-1")).json["stacks"]
+    assert [stack["stack_id"] for stack in found] == [web["stack_id"]]
+    fields = (await at.call("GET", "/stacks?fields=template")).json["stacks"]
+    assert fields == [{"template": "web-1"}, {"template": "plain"}, {}]
+    assert plain["stack_id"] != other["stack_id"]
+
+
+async def test_labels_that_must_be_given_may_come_from_the_template(tmp_path: Path) -> None:
+    settings = folder_with(tmp_path, web_1=WEB) | {"STACKD_LIMITS__REQUIRED_LABELS": '["challenge", "player"]'}
+    async with harness(tmp_path, settings) as at:
+        reply = await at.call("POST", "/stacks", {"template": "web-1"})
+        assert (reply.status, "player" in reply.error, "challenge" in reply.error) == (400, True, False)
+        assert (await at.call("POST", "/stacks", {"template": "web-1", "labels": {"player": "a"}})).status == 201
+
+
+async def test_a_daemon_with_a_wrong_template_does_not_start(tmp_path: Path) -> None:
+    settings = folder_with(tmp_path, web_1=WEB.replace("nginx:stable", "'not an image'"))
+    with pytest.raises(ConfigError) as refusal:
+        async with harness(tmp_path, settings):
+            pass
+    (mistake,) = refusal.value.mistakes
+    assert mistake.startswith(f"{tmp_path}/templates/web-1.yaml:16: pod.spec.containers[0].image: ")
+
+
+async def test_a_stack_whose_template_is_gone_starts_again_under_the_policy_in_force(at: Harness) -> None:
+    made = await at.create({"template": "web-1"})
+    await at.until_status(made["stack_id"], "running")
+    context = at.daemon.context
+    context.settings.replace(context.config, NO_TEMPLATES)
+    assert (await at.call("POST", f"/stacks/{made['stack_id']}/restart")).status == 200
+    await at.until_status(made["stack_id"], "running")
+    assert (await values_of(at, made["stack_id"]))[0]["FLAG"] == made["values"]["FLAG"]
+
+
+async def test_a_reload_takes_all_templates_or_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    settings = folder_with(tmp_path, web_1=WEB, plain=PLAIN)
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            loaded = LoadedConfig(config=at.daemon.context.config, origins={}, warnings=())
+        async with running(loaded, process=ProcessContext(again=lambda: loaded)) as daemon:
+            reloads, settings_in_force = daemon.context.metrics.reloads, daemon.context.settings
+            folder_with(tmp_path, web_1=WEB.replace("ttl: 1h", "ttl: 3h"), plain="pod: 1", other=PLAIN)
+            os.kill(os.getpid(), signal.SIGHUP)
+            await eventually(lambda: "plain.yaml" in reloads.refused)
+            assert (list(settings_in_force.templates), settings_in_force.templates["web-1"].ttl) == (
+                ["plain", "web-1"],
+                3600,
+            )
+            (tmp_path / "templates" / "plain.yaml").unlink()
+            os.kill(os.getpid(), signal.SIGHUP)
+            await eventually(lambda: list(settings_in_force.templates) == ["other", "web-1"])
+            assert (reloads.refused, settings_in_force.templates["web-1"].ttl) == ("", 3 * 3600)
+            assert "reloaded: templates: other is new, web-1 has changed, plain is gone" in caplog.text
+
+
+def test_check_tells_what_is_wrong_with_a_template(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kubeconfig").write_text("{}")
+    settings = folder_with(tmp_path, web_1=WEB) | {
+        "STACKD_AUTH__KEY": KEY,
+        "STACKD_CLUSTER__KUBECONFIG": str(tmp_path / "kubeconfig"),
+        "STACKD_STATE__PATH": str(tmp_path / "stackd.db"),
+    }
+    for name, text in settings.items():
+        monkeypatch.setenv(name, text)
+    config = tmp_path / "config.toml"
+    config.write_text("")
+    assert _check(capsys, "--config", str(config)) == (0, "")
+    folder_with(tmp_path, web_1=WEB + "ttll: 1h\n", plain=PLAIN + "pool: 1.5\n")
+    told = (
+        f"{tmp_path}/templates/plain.yaml:19: pool: a whole number from 0 to 10000 is expected",
+        f'{tmp_path}/templates/web-1.yaml:20: ttll: there is no such field (did you mean "ttl"?)',
+    )
+    code, errors = _check(capsys, "--config", str(config))
+    assert (code, [line for line in told if line not in errors]) == (2, []), errors
+    assert _check(capsys, "--for-reload", "--config", str(config))[0] == 2
+    monkeypatch.delenv("STACKD_AUTH__KEY")
+    assert _check(capsys, "--for-reload", "--config", str(config))[0] == 2, "systemd gives it no credentials"
+
+
+@pytest.mark.parametrize("readiness", ["", "tcp"])
+async def test_running_may_mean_that_the_published_port_answers(tmp_path: Path, readiness: str) -> None:
+    settings = folder_with(tmp_path, plain=PLAIN) | {"STACKD_STACKS__READINESS": readiness}
+    probe = {"tcpSocket": {"port": 80}, "periodSeconds": 1}
+    async with harness(tmp_path, settings) as at:
+        for body in (seed(), {"template": "plain"}):
+            made = await at.create(body)
+            assert "readinessProbe" not in made["pod_spec"]
+            (container,) = (await at.objects("pods"))[made["stack_id"]]["spec"]["containers"]
+            told = {name: container.get("readinessProbe", {}).get(name) for name in probe}
+            assert told == (probe if readiness else dict.fromkeys(probe))
+            await at.until_status(made["stack_id"], "running")
+
+
+def _check(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
+    code = 0
+    try:
+        main(["check", *options])
+    except SystemExit as end:
+        code = int(end.code or 0)
+    return code, capsys.readouterr().err
+
+
+def _hours(made: dict[str, Any]) -> int:
+    """The stack's life in whole hours."""
+    nanoseconds = to_nanoseconds(made["ttl_expires_at"]) - to_nanoseconds(made["created_at"])
+    return nanoseconds // (3600 * NANOSECONDS)
+
+
+def _pod(template: str) -> str:
+    return template.partition("pod:\n")[2].replace("\n  ", "\n")[2:]

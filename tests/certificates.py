@@ -1,0 +1,120 @@
+"""Certificates as clusters have them, made with openssl: by authorities with and without the extensions of RFC 5280."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+HAVE_OPENSSL = shutil.which("openssl") is not None
+KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+NO_KEY_IDS = ("subjectKeyIdentifier=none", "authorityKeyIdentifier=none")
+BARE = ("basicConstraints=CA:TRUE", *NO_KEY_IDS)
+"""Neither keyUsage nor key identifiers, and basicConstraints that are not critical: what kubectl accepts, as Go does."""
+
+COMPLETE = (
+    "basicConstraints=critical,CA:TRUE",
+    "keyUsage=critical,keyCertSign,cRLSign",
+    "subjectKeyIdentifier=hash",
+    "authorityKeyIdentifier=keyid",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """The files of a certificate and of its key."""
+
+    cert: Path
+    key: Path
+
+    def server_context(self) -> ssl.SSLContext:
+        """What a server presents itself with."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.cert, self.key)
+        return context
+
+
+def authority(folder: Path, name: str = "ca", extensions: Sequence[str] = COMPLETE) -> Pair:
+    """A root with exactly these extensions."""
+    made = Pair(cert=folder / f"{name}.crt", key=folder / f"{name}.key")
+    config = _config(folder / f"{name}.cnf", extensions)
+    _openssl(
+        "req", "-x509", *KEY, "-config", config, "-subj", f"/CN={name}", "-days", "30",
+        "-keyout", made.key, "-out", made.cert,
+    )  # fmt: skip
+    return made
+
+
+def issued(
+    folder: Path,
+    by: Pair,
+    *,
+    name: str = "server",
+    host: str = "IP:127.0.0.1",
+    days: int = 30,
+    plain: bool = False,
+    authority: bool = False,
+) -> Pair:
+    """A server's certificate for ``host``, or an authority's; ``plain`` without key identifiers.
+
+    Negative ``days``: it has expired.
+    """
+    made = Pair(cert=folder / f"{name}.crt", key=folder / f"{name}.key")
+    request = folder / f"{name}.csr"
+    _openssl("req", "-new", *KEY, "-subj", f"/CN={name}", "-keyout", made.key, "-out", request)
+    identifiers = NO_KEY_IDS if plain else ("subjectKeyIdentifier=hash", "authorityKeyIdentifier=keyid")
+    purpose = "basicConstraints=critical,CA:TRUE" if authority else f"subjectAltName={host}"
+    extensions = _config(folder / f"{name}.cnf", (purpose, *identifiers))
+    if days > 0:
+        times: tuple[object, ...] = ("-days", days)
+    else:
+        times = ("-not_before", "20200101000000Z", "-not_after", "20200201000000Z")
+    _openssl(
+        "x509", "-req", "-in", request, "-CA", by.cert, "-CAkey", by.key, "-CAcreateserial",
+        "-extfile", extensions, "-extensions", "these", *times, "-out", made.cert,
+    )  # fmt: skip
+    return made
+
+
+def _config(path: Path, extensions: Sequence[str]) -> Path:
+    lines = ["[req]", "distinguished_name = name", "x509_extensions = these", "[name]", "[these]", *extensions]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def _openssl(*arguments: object) -> None:
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, timeout=30)
+
+
+@asynccontextmanager
+async def tls_in_front(port: int, presents: Pair) -> AsyncIterator[int]:
+    """The port of a server that speaks TLS and passes everything on to the plain one at ``port``."""
+
+    async def passed(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                sink.write(data)
+                await sink.drain()
+        except OSError:
+            pass
+        finally:
+            sink.close()
+
+    async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            writer.close()
+            return
+        await asyncio.gather(passed(reader, behind_writer), passed(behind_reader, writer))
+
+    server = await asyncio.start_server(accepted, "127.0.0.1", 0, ssl=presents.server_context())
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()

@@ -1,0 +1,125 @@
+"""When a request is sent again: decided without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from stackd.client import Busy, Client, ClientError, Retries, Unreachable, operations
+from stackd.client.attempts import NO_RETRIES, Pause, Request, Response, Steps, with_retries
+
+STACK = b'{"stack_id": "stack-1", "status": "creating"}'
+LOST = Unreachable("lost", sent=True)
+REFUSED = Unreachable("refused", sent=False)
+
+
+def answer(status: int, body: bytes = b'{"error": "no"}', **headers: str) -> Response:
+    return Response(status=status, headers={k.replace("_", "-"): v for k, v in headers.items()}, body=body)
+
+
+def played(steps: Steps[Any], *said: Response | Unreachable, retries: Retries | None = None) -> tuple[Any, list[Any]]:
+    """The result, or what was raised, and what the steps wanted on the way."""
+    steps = with_retries(steps, retries or Retries())
+    script: Iterator[Response | Unreachable] = iter(said)
+    wanted: list[Any] = []
+    try:
+        one = next(steps)
+        while True:
+            wanted.append(one)
+            if isinstance(one, Pause):
+                one = steps.send(None)
+                continue
+            reply = next(script)
+            one = steps.throw(reply) if isinstance(reply, Unreachable) else steps.send(reply)
+    except StopIteration as end:
+        return end.value, wanted
+    except ClientError as error:
+        return error, wanted
+
+
+def requests(wanted: list[Any]) -> list[Request]:
+    return [one for one in wanted if isinstance(one, Request)]
+
+
+def test_a_create_is_sent_again_under_the_same_key() -> None:
+    stack, wanted = played(operations.create("pod", ports=[80]), LOST, answer(502), answer(201, STACK))
+    assert stack.stack_id == "stack-1"
+    keys = {request.headers["Idempotency-Key"] for request in requests(wanted)}
+    assert len(requests(wanted)) == 3
+    assert len(keys) == 1
+    _, again = played(operations.create("pod", ports=[80]), answer(201, STACK))
+    assert {request.headers["Idempotency-Key"] for request in requests(again)}.isdisjoint(keys)
+    _, own = played(operations.create("pod", ports=[80], idempotency_key="mine"), answer(201, STACK))
+    assert requests(own)[0].headers["Idempotency-Key"] == "mine"
+
+
+def test_what_must_not_happen_twice_is_not_sent_twice() -> None:
+    error, wanted = played(operations.restart("stack-1"), LOST, answer(200, STACK))
+    assert error is LOST
+    assert len(requests(wanted)) == 1
+    for harmless in (REFUSED, answer(429)):
+        stack, wanted = played(operations.restart("stack-1"), harmless, answer(200, STACK))
+        assert stack.stack_id == "stack-1"
+        assert len(requests(wanted)) == 2
+    error, _ = played(operations.restart("stack-1"), answer(503), answer(200, STACK))
+    assert isinstance(error, Busy)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_stackd_is_given_the_time_it_asks_for(status: int) -> None:
+    _, wanted = played(operations.stats(), answer(status, retry_after="3"), answer(400))
+    (pause,) = [one for one in wanted if isinstance(one, Pause)]
+    assert pause.seconds == 3.0
+    error, wanted = played(operations.stats(), answer(status, retry_after="60"))
+    assert isinstance(error, Busy)
+    assert error.retry_after == 60.0
+    error, _ = played(operations.stats(), answer(status), retries=Retries(busy=False))
+    assert isinstance(error, Busy)
+
+
+def test_pauses_grow_and_end() -> None:
+    error, wanted = played(operations.stats(), *[REFUSED] * 5)
+    assert error is REFUSED
+    pauses = [one.seconds for one in wanted if isinstance(one, Pause)]
+    assert len(pauses) == 4
+    for number, seconds in enumerate(pauses):
+        assert 0.1 * 2**number <= seconds <= 0.2 * 2**number
+    error, wanted = played(operations.stats(), REFUSED, retries=NO_RETRIES)
+    assert (error, len(wanted)) == (REFUSED, 1)
+
+
+def test_a_delete_whose_answer_was_lost_has_deleted() -> None:
+    result, _ = played(operations.delete("stack-1"), LOST, answer(404))
+    assert result is None
+    error, _ = played(operations.delete("stack-1"), answer(404))
+    assert error.status == 404
+    error, _ = played(operations.delete("stack-1"), REFUSED, answer(404))
+    assert error.status == 404, "it was never sent before"
+
+
+@pytest.mark.parametrize("bad", ["", "..", "a/b", "stack-1?x=1", "x" * 254])
+def test_an_id_cannot_lead_to_another_route(bad: str) -> None:
+    for operation in (operations.get, operations.delete, operations.restart, operations.logs):
+        error, wanted = played(operation(bad))
+        assert isinstance(error, ClientError)
+        assert wanted == []
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8081", "ftp://x", "http://", "http://x:port"])
+def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
+    with pytest.raises(ValueError, match=r"address|[Pp]ort"):
+        Client(url, "key")
+
+
+def test_the_key_is_in_no_text() -> None:
+    assert "secret" not in repr(Client("http://x", "secret"))
+
+
+def operations_of(module: Any) -> set[str]:
+    hidden = {"request_body", "chosen", "of_fields", "path_of"}
+    found: dict[str, Callable[..., Any]] = {
+        name: value for name, value in vars(module).items() if callable(value) and not name.startswith("_")
+    }
+    return {name for name, one in found.items() if one.__module__ == module.__name__} - hidden

@@ -1,0 +1,256 @@
+"""The client against a whole stackd: blocking and concurrent, with answers that get lost on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackd.client import (
+    ApiError,
+    AsyncClient,
+    Client,
+    Conflict,
+    Event,
+    KeyRefused,
+    NotFound,
+    StackEnded,
+    TimedOut,
+    Unreachable,
+    operations,
+)
+from tests.client.losing import losing
+from tests.client.test_attempts import operations_of
+from tests.harness import KEY, Harness, eventually, harness, request_for, seed
+
+POD = seed()["pod_spec"]
+
+
+class Caller:
+    """One client, whichever it is."""
+
+    def __init__(self, client: Client | AsyncClient) -> None:
+        self.client = client
+
+    async def __call__(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self.client, AsyncClient):
+            return await getattr(self.client, name)(*args, **kwargs)
+        return await asyncio.to_thread(getattr(self.client, name), *args, **kwargs)
+
+    async def events(self, into: list[Event], until: Callable[[Event], bool], **options: Any) -> None:
+        """Put every event into the list, until one is the last."""
+        if isinstance(self.client, AsyncClient):
+            async for event in self.client.events(**options):
+                into.append(event)
+                if until(event):
+                    return
+        else:
+            await asyncio.to_thread(_read, self.client, into, until, options)
+
+
+def _read(client: Client, into: list[Event], until: Callable[[Event], bool], options: dict[str, Any]) -> None:
+    for event in client.events(**options):
+        into.append(event)
+        if until(event):
+            return
+
+
+@pytest.fixture(params=[Client, AsyncClient])
+def kind(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+async def at(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with harness(tmp_path, {"STACKD_LIMITS__STACKS_PER_LABEL": "player=1"}) as running:
+        yield running
+
+
+@pytest.fixture
+async def ask(at: Harness, kind: Any) -> AsyncIterator[Caller]:
+    caller = Caller(kind(at.url, KEY))
+    yield caller
+    await caller("close")
+
+
+async def test_the_life_of_a_stack(at: Harness, ask: Caller) -> None:
+    with at.no_pod_starting():
+        made = await ask("create", POD, ports=["80/tcp"], ttl="30m", labels={"team": "7"})
+    assert (made.status, made.ports[0].container_port) == ("creating", 80)
+    stack = await ask("wait", made)
+    assert stack.address == f"127.0.0.1:{stack.ports[0].node_port}"
+    assert stack.labels == {"team": "7"}
+    assert timedelta(minutes=29) < stack.ttl_expires_at - datetime.now(UTC) < timedelta(minutes=30)
+    assert [one.stack_id for one in await ask("stacks", labels={"team": "7"}, statuses=["running"])] == [stack.stack_id]
+    assert await ask("stacks", labels=["player"]) == []
+    assert (await ask("extend", stack, 60)).ttl_expires_at == stack.ttl_expires_at + timedelta(minutes=1)
+    assert (await ask("stop", stack)).status == "stopped"
+    with at.no_pod_starting():
+        assert (await ask("start", stack.stack_id)).status == "creating"
+    assert (await ask("wait", stack)).ports == stack.ports
+    assert "ready" in await ask("logs", stack, tail=5)
+    assert {"accepted", "scheduled"} <= {event.kind for event in await ask("timeline", stack)}
+    assert (await ask("stats")).total_stacks == 1
+    assert (await ask("capacity", cpu="1", memory="1Gi")).fits > 0
+    assert "automountServiceAccountToken: false" in (await ask("dry_run", POD, ports=[80])).pod_spec
+    await ask("delete", stack)
+    with pytest.raises(NotFound):
+        await ask("get", stack)
+
+
+async def test_many_are_deleted_as_one_job(at: Harness, ask: Caller) -> None:
+    ids = [(await at.create())["stack_id"] for _ in range(3)]
+    job = await ask("batch_delete", [*ids, "stack-none"])
+    done = await ask("wait_job", job.job_id)
+    assert (done.status, done.deleted, done.not_found, done.errors) == ("completed", 3, 1, {})
+
+
+async def test_a_create_and_a_delete_whose_answers_are_lost_count_once(at: Harness, kind: Any) -> None:
+    async with losing(at.daemon.port) as proxy:
+        ask = Caller(kind(proxy.url, KEY))
+        proxy.lose = 2
+        stack = await ask("create", POD, ports=[80])
+        assert proxy.requests == ["POST /stacks"] * 3
+        assert [one["stack_id"] for one in (await at.call("GET", "/stacks")).json["stacks"]] == [stack.stack_id]
+        proxy.requests.clear()
+        proxy.lose = 1
+        await ask("delete", stack)
+        assert proxy.requests == [f"DELETE /stacks/{stack.stack_id}"] * 2
+        with pytest.raises(NotFound):
+            await ask("delete", stack)
+        proxy.requests.clear()
+        proxy.lose = 1
+        with pytest.raises(Unreachable):
+            await ask("restart", (await at.create())["stack_id"])
+        assert len(proxy.requests) == 1, "a restart may not happen twice"
+        await ask("close")
+
+
+async def test_a_daemon_that_starts_again_is_waited_for(at: Harness, kind: Any) -> None:
+    async with losing(at.daemon.port) as proxy:
+        ask = Caller(kind(proxy.url, KEY))
+        stack = await ask("create", POD, ports=[80])
+    getting = asyncio.create_task(ask("get", stack))
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", proxy.port)
+    async with server:
+        assert (await getting).stack_id == stack.stack_id
+    with pytest.raises(Unreachable) as gone:
+        await ask("get", stack)
+    assert not gone.value.sent
+    await ask("close")
+
+
+async def test_what_stackd_refuses_is_raised_with_its_words(at: Harness, ask: Caller, kind: Any) -> None:
+    with pytest.raises(ApiError, match="hostNetwork") as refused:
+        await ask("create", POD.replace("spec:\n", "spec:\n  hostNetwork: true\n", 1), ports=[80])
+    assert refused.value.status == 400
+    first = await ask("create", POD, ports=[80], labels={"player": "1"})
+    with pytest.raises(Conflict) as limit:
+        await ask("create", POD, ports=[80], labels={"player": "1"})
+    assert limit.value.stack_id == first.stack_id
+    existing = await ask("create", POD, ports=[80], labels={"player": "1"}, return_existing=True)
+    assert existing.stack_id == first.stack_id
+    stranger = Caller(kind(at.url, "sk-wrong"))
+    with pytest.raises(KeyRefused):
+        await stranger("stacks")
+    await stranger("close")
+
+
+async def test_waiting_ends_when_there_is_nothing_left_to_wait_for(at: Harness, ask: Caller) -> None:
+    failing = await ask("create", request_for("registry.example/badname")["pod_spec"], ports=[80])
+    with pytest.raises(StackEnded, match="InvalidImageName") as ended:
+        await ask("wait", failing)
+    assert ended.value.stack.status == "failed"
+    slow = await ask("create", request_for("registry.example/slowpull")["pod_spec"], ports=[80])
+    with pytest.raises(TimedOut, match=r"still creating after 0\.5 s"):
+        await ask("wait", slow, timeout=0.5)
+
+
+async def test_events_go_on_behind_a_cut_and_lose_nothing(at: Harness, ask: Caller) -> None:
+    events: list[Event] = []
+    feed = at.daemon.api.feed
+    fields = ["stack_id", "status"]
+    following = asyncio.create_task(ask.events(events, lambda event: event.kind == "deleted", fields=fields))
+    await eventually(lambda: feed.followers == 1)
+    first = (await at.create())["stack_id"]
+    await eventually(lambda: (first, "running") in seen(events))
+    feed.closed = True
+    second = (await at.create())["stack_id"]
+    await eventually(lambda: feed.followers == 0)
+    feed.closed = False
+    await eventually(lambda: (second, "running") in seen(events))
+    assert "reset" not in {event.kind for event in events}
+    assert seen(events).count((first, "running")) == 1
+    assert all(set(event.data) == {"stack_id", "status"} for event in events if event.kind == "stack")
+    await at.call("DELETE", f"/stacks/{first}")
+    await following
+    assert (events[-1].kind, events[-1].stack_id) == ("deleted", first)
+
+
+async def test_events_of_some_stacks_tell_when_one_is_no_longer_among_them(at: Harness, ask: Caller) -> None:
+    events: list[Event] = []
+    feed = at.daemon.api.feed
+    filters: dict[str, Any] = {"labels": {"team": "7"}, "statuses": ["creating", "running"]}
+    following = asyncio.create_task(ask.events(events, lambda event: event.kind == "left", **filters))
+    await eventually(lambda: feed.followers == 1)
+    await at.create(seed() | {"labels": {"team": "8"}})
+    mine = (await at.create(seed() | {"labels": {"team": "7"}}))["stack_id"]
+    await at.until_status(mine, "running")
+    await at.call("POST", f"/stacks/{mine}/stop")
+    await following
+    assert {event.stack_id for event in events if event.kind != "hello"} == {mine}
+
+
+def seen(events: list[Event]) -> list[tuple[str, str]]:
+    return [(stack.stack_id, stack.status) for event in events if (stack := event.stack) is not None]
+
+
+async def test_the_example_of_the_reference_runs(at: Harness, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "api-reference.md").read_text()
+    block = text.partition("```python\nfrom stackd.client")[2].partition("```")[0]
+    program = compile("from stackd.client" + block, "api-reference.md", "exec")
+    running = asyncio.to_thread(exec, program, {"url": at.url, "key": KEY, "pod_spec": POD})
+    example = asyncio.create_task(running)
+    await eventually(lambda: at.daemon.api.feed.followers == 1 or example.done(), deadline=20)
+    (stack,) = (await at.call("GET", "/stacks")).json["stacks"]
+    await at.call("POST", f"/stacks/{stack['stack_id']}/extend", {"ttl": "1m"})
+    await example
+    assert capsys.readouterr().out == f"127.0.0.1:{stack['ports'][0]['node_port']}\nstack\n"
+    assert (await at.call("GET", "/stacks")).json == {"stacks": []}
+
+
+async def test_what_answers_and_is_not_stackd_is_said(kind: Any) -> None:
+    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(other, "127.0.0.1", 0) as server:
+        ask = Caller(kind(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", KEY))
+        with pytest.raises(Exception, match="what answers is not stackd"):
+            await ask("get", "stack-1")
+        await ask("close")
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_each_client_has_every_operation(kind: type) -> None:
+    wanted = operations_of(operations)
+    assert {"create", "wait", "batch_delete", "capacity"} <= wanted
+    for name in wanted:
+        assert getattr(kind, name).__doc__ == getattr(operations, name).__doc__
+
+
+def test_it_imports_none_of_the_daemons_libraries() -> None:
+    heavy = {"aiohttp", "pydantic", "kubernetes", "apscheduler", "prometheus_client", "yaml", "click", "rich"}
+    program = f"import sys, stackd.client; print(*({heavy!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+    assert files("stackd").joinpath("py.typed").is_file()

@@ -1,0 +1,123 @@
+"""Two stackds of one instance on a real cluster, clients who press on, and what they were told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.cluster.process import Process
+from tests.cluster.real import Real
+from tests.harness import seed
+
+LEASE_SECONDS = float(os.environ.get("STACKD_TEST_LEASE", "3"))
+STACKS = int(os.environ.get("STACKD_TEST_STACKS", "8"))
+
+
+@dataclass(slots=True)
+class Wire:
+    """The way of one stackd to the API server, which can be cut."""
+
+    host: str
+    port: int
+    whole: bool = True
+    _server: asyncio.Server | None = None
+    _open: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    async def listen(self) -> int:
+        self._server = await asyncio.start_server(self._client, "127.0.0.1", 0)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            upstream = await asyncio.open_connection(self.host, self.port)
+        except OSError:
+            writer.close()
+            return
+        await asyncio.gather(self._pump(reader, upstream[1]), self._pump(upstream[0], writer), return_exceptions=True)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        try:
+            while data := await reader.read(1 << 16):
+                while not self.whole:
+                    await asyncio.sleep(0.02)
+                if reader.exception() is not None:
+                    return  # its sender has reset the connection: what the network had not delivered is nowhere
+                writer.write(data)
+                await writer.drain()
+        finally:
+            self._open.discard(writer)
+            writer.close()
+
+    async def close(self) -> None:
+        self.whole = True
+        for writer in list(self._open):
+            writer.transport.abort()
+        if self._server is not None:
+            self._server.close()
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What clients were told, by stack: how it was when that was acknowledged, or that it is gone."""
+
+    created: dict[str, dict[str, Any]] = field(default_factory=dict)
+    wanted: dict[str, str] = field(default_factory=dict)
+    """What was asked for last and not answered: ``delete``, ``stop`` or ``start``."""
+    deleted: set[str] = field(default_factory=set)
+    ends: dict[str, str] = field(default_factory=dict)
+    stopped: dict[str, bool] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class Site:
+    """Two stackds of one instance, each with a file of its own."""
+
+    owner: Process
+    standby: Process
+    wire: Wire
+    ledger: Ledger = field(default_factory=Ledger)
+    late: list[tuple[float, str]] = field(default_factory=list)
+    """Acknowledgements of the first owner, by the time at which they came."""
+
+    async def press(self, chance: random.Random, until: asyncio.Event) -> None:
+        """One client, who does this and that."""
+        real, ledger = self.owner.real, self.ledger
+        while not until.is_set():
+            known = [s for s in ledger.created if s not in ledger.deleted and s not in ledger.wanted]
+            what = chance.choice(["create", "create", "delete", "stop", "start", "extend"])
+            stack_id = chance.choice(known) if known else ""
+            if what == "create" or not stack_id or len(known) < STACKS // 2:
+                what, stack_id = "create", ""
+            try:
+                await self._do(real, what, stack_id)
+            except Real.lost:
+                await asyncio.sleep(0.05)
+
+    async def _do(self, real: Real, what: str, stack_id: str) -> None:
+        ledger = self.ledger
+        if what != "create":
+            ledger.wanted[stack_id] = what
+        method, path = ("DELETE", f"/stacks/{stack_id}") if what == "delete" else ("POST", f"/stacks/{stack_id}/{what}")
+        body: Any = {"ttl": "10s"} if what == "extend" else None
+        if what == "create":
+            path, body = "/stacks", seed()
+        status, answer = await real.call(method, path, body)
+        if status >= 300:
+            if status != 503:
+                ledger.wanted.pop(stack_id, None)
+            return
+        self.late.append((time.monotonic(), f"{what} {stack_id}"))
+        ledger.wanted.pop(stack_id, None)
+        if what == "create":
+            ledger.created[answer["stack_id"]] = answer
+        elif what == "delete":
+            ledger.deleted.add(stack_id)
+        else:
+            ledger.ends[stack_id] = answer["ttl_expires_at"]
+            if what != "extend":
+                ledger.stopped[stack_id] = what == "stop"

@@ -1,0 +1,137 @@
+"""No mistake of an operator ends a player's stack: a second stackd, a lost file, an edited configuration, an old backup."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.cluster.process import Process
+from tests.cluster.real import Real
+from tests.cluster.site import STACKS, Site
+
+REFUSED = 2
+
+
+async def answers(real: Real) -> dict[str, dict[str, Any]]:
+    """Every stack as it reads, but for when it last changed."""
+    found = {}
+    for stack in await real.stacks():
+        status, found[stack["stack_id"]] = await real.call("GET", f"/stacks/{stack['stack_id']}")
+        assert status == 200
+        del found[stack["stack_id"]]["updated_at"]
+    return found
+
+
+async def uids(real: Real) -> dict[str, str]:
+    """The uid of each pod and Service."""
+    found = {**await real.objects("pods"), **await real.objects("services")}
+    return {name: one["metadata"]["uid"] for name, one in found.items()}
+
+
+async def settled(real: Real) -> bool:
+    """Whether every stack runs or is stopped."""
+    return {stack["status"] for stack in await real.stacks()} <= {"running", "stopped"}
+
+
+async def asked(real: Real, stack_id: str, verb: str, body: object = None) -> None:
+    status, answer = await real.call("POST", f"/stacks/{stack_id}/{verb}", body)
+    assert status == 200, answer
+
+
+async def made(real: Real) -> list[str]:
+    """So many stacks; the second is extended, the third stopped, the fourth has been started again. Their ids."""
+    ids = [stack["stack_id"] for stack in await real.create(STACKS, labels={"team": "7"})]
+    await asked(real, ids[1], "extend", {"ttl": "10m"})
+    await real.until(lambda: settled(real), "all of them running")
+    for stack_id in ids[2:4]:
+        await asked(real, stack_id, "stop")
+    await asked(real, ids[3], "start")
+    await real.until(lambda: settled(real), "all of them running or stopped")
+    return ids
+
+
+async def passes(real: Real, count: int) -> None:
+    """Return when so many passes of reconciliation have been made from now on."""
+    until = await real.metric("stackd_reconcile_passes_total") + count
+
+    async def reached() -> bool:
+        return await real.metric("stackd_reconcile_passes_total") >= until
+
+    await real.until(reached, f"{count} passes")
+
+
+async def test_a_second_stackd_with_a_file_of_its_own_ends_nothing(site: Site) -> None:
+    await site.owner.start()
+    real = site.owner.real
+    await made(real)
+    before, objects = await answers(real), await uids(real)
+    await site.standby.start(standing_by=True)
+    await passes(real, 3)
+    assert await answers(real) == before
+    assert await uids(real) == objects
+    status, answer = await site.standby.real.call("GET", "/stacks")
+    assert status == 503
+    assert "owns the stacks" in answer["error"]
+
+
+async def test_a_lost_file_ends_nothing_and_forgets_no_stack(process: Process) -> None:
+    await process.start()
+    real = process.real
+    ids = await made(real)
+    assert (await real.call("DELETE", f"/stacks/{ids[0]}"))[0] == 200
+    before, objects = await answers(real), await uids(real)
+    process.kill()
+    process.lose_file()
+    await process.start()
+    assert await answers(real) == before
+    await passes(real, 3)
+    assert await answers(real) == before
+    assert await uids(real) == objects
+    await asked(real, ids[2], "start")
+    await real.until(lambda: settled(real), "the stopped one running again")
+    assert (await real.call("GET", f"/stacks/{ids[2]}"))[1]["ports"] == before[ids[2]]["ports"]
+
+
+@pytest.mark.parametrize("key", ["STACKD_STACKS__NAMESPACE", "STACKD_CLUSTER__INSTANCE"])
+async def test_a_namespace_or_instance_edited_by_mistake_is_refused_and_put_back_nothing_has_changed(
+    process: Process, key: str
+) -> None:
+    await process.start()
+    real = process.real
+    await made(real)
+    before, objects = await answers(real), await uids(real)
+    process.kill()
+    for name in ("check", "serve"):
+        code, said = await process.run(name, **{key: "another"})
+        assert code == REFUSED
+        assert len(said.strip().splitlines()) == 1, said
+        assert "another" in said
+    await process.start()
+    await passes(real, 3)
+    assert await answers(real) == before
+    assert await uids(real) == objects
+
+
+async def test_a_restored_backup_ends_nothing_and_brings_nothing_back(process: Process) -> None:
+    await process.start()
+    real = process.real
+    ids = await made(real)
+    await process.command("backup", str(process.folder / "copy.db"))
+    new = [stack["stack_id"] for stack in await real.create(4)]
+    await real.until(lambda: settled(real), "all of them running")
+    await asked(real, ids[5], "extend", {"ttl": "20m"})
+    await asked(real, ids[6], "stop")
+    await asked(real, ids[2], "start")
+    await asked(real, new[1], "stop")
+    for stack_id in (ids[0], new[0]):
+        assert (await real.call("DELETE", f"/stacks/{stack_id}"))[0] == 200
+    await real.until(lambda: settled(real), "all of them running or stopped")
+    before, objects = await answers(real), await uids(real)
+    process.kill()
+    process.restore(process.folder / "copy.db")
+    await process.start()
+    assert await answers(real) == before
+    await passes(real, 3)
+    assert await answers(real) == before
+    assert await uids(real) == objects

@@ -1,0 +1,47 @@
+"""The pages, their blocks and their links."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").rglob("*.md")])
+RUN = "run"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A fenced block; ``marks`` is what stands behind its language."""
+
+    page: Path
+    language: str
+    marks: tuple[str, ...]
+    text: str
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """All fenced blocks of the page, those in lists too."""
+    for indent, info, text in re.findall(r"^( *)```([^\n]*)\n(.*?)^\1```$", page.read_text(), re.MULTILINE | re.DOTALL):
+        language, *marks = info.split() or [""]
+        lines = [line.removeprefix(indent) for line in text.splitlines()]
+        yield Block(page=page, language=language, marks=tuple(marks), text="\n".join(lines) + "\n")
+
+
+def script(page: Path) -> str:
+    """All blocks of the page that are to be run, one after the other as a reader would."""
+    return "".join(one.text for one in blocks(page) if RUN in one.marks)
+
+
+def links(page: Path) -> list[str]:
+    """Where the page's links lead, those in blocks left out."""
+    text = re.sub(r"^( *)```.*?^\1```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", text))
+
+
+def anchors(page: Path) -> set[str]:
+    """What headings of the page are linked by."""
+    heads = re.findall(r"^#{1,6} (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}

@@ -1,0 +1,71 @@
+"""Commands, options and keys that the pages name are stackd's."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from stackd.cli import stackd
+from stackd.config.settings import settings
+from tests.docs.markdown import PAGES, ROOT, blocks
+
+KEYS = {setting.name for setting in settings()} | {"auth.keys"}
+SECTIONS = {key.partition(".")[0] for key in KEYS}
+ENDS = re.compile(r"[|;&<>)`]|\s#\s|…|\$\(")
+
+
+def code(page: Path) -> Iterator[str]:
+    """Lines of blocks that are no program, and code within sentences."""
+    text = re.sub(r"^( *)```.*?^\1```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    yield from (re.sub(r"\s+", " ", one) for one in re.findall(r"`([^`]+)`", text))
+    for block in blocks(page):
+        if block.language in ("", "sh"):
+            yield from re.sub(r"\\\n\s*", " ", block.text).splitlines()
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The arguments of each call of stackd on the page, up to what is the shell's or left to the reader."""
+    for line in code(page):
+        for call in re.split(r"(?:^|[|(;&] *|-- )stackd (?=[a-z-])", line)[1:]:
+            try:
+                yield shlex.split(ENDS.split(call)[0].replace("[", " ").replace("]", " "))
+            except ValueError:
+                continue
+
+
+def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
+    """The command that the words name, and the rest of them."""
+    command: click.Command = stackd
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        with click.Context(command) as context:
+            found = command.get_command(context, words[0])
+        assert found is not None, f"stackd has no {words[0]}"
+        command, words = found, words[1:]
+    return command, words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_each_command_and_option_that_a_page_names_exists(page: Path) -> None:
+    for words in commands(page):
+        command, rest = command_of(words)
+        known = {name for param in command.params for name in (*param.opts, *param.secondary_opts)} | {"--help"}
+        named = {word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)}
+        assert named <= known, (words, named - known)
+
+
+def test_most_commands_are_on_some_page() -> None:
+    named = {words[0] for page in PAGES for words in commands(page) if words}
+    with click.Context(stackd) as context:
+        assert set(stackd.list_commands(context)) - named <= {"completion"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_each_key_that_a_page_names_exists(page: Path) -> None:
+    spans = re.findall(r"`((?:" + "|".join(sorted(SECTIONS)) + r")\.[a-z_]+)\b[^`]*`", page.read_text())
+    files = {"stacks.py", "stackd.py", "log.py"}
+    assert {name for name in spans if name not in files and not name.endswith((".py", ".db"))} <= KEYS

@@ -1,0 +1,60 @@
+"""The recipes for the network keep what they are added to: nobody gets in or out who should not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from stackd.kube import labels
+from stackd.kube.provision import EGRESS, INGRESS, ManifestOptions, documents, lets_through, opens, protects
+from tests.docs.markdown import ROOT, blocks
+
+PAGE = ROOT / "docs" / "network.md"
+RECIPES: list[dict[str, Any]] = [yaml.safe_load(one.text) for one in blocks(PAGE) if "policy" in one.marks]
+CLUSTER = ("10.244.0.0/16", "10.96.0.0/12")
+SITE = ManifestOptions(
+    namespace="stacks",
+    profile="baseline",
+    account="stackd",
+    account_namespace="stackd",
+    stacks=10,
+    cluster_cidrs=CLUSTER,
+)
+METADATA = ("169.254.169.254/32",)
+
+
+def applied() -> list[dict[str, Any]]:
+    return [one for one in documents(SITE) if one["kind"] == "NetworkPolicy"]
+
+
+def test_there_are_recipes() -> None:
+    assert len(RECIPES) == 3
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda one: one["metadata"]["name"])
+def test_a_recipe_keeps_stacks_apart_from_the_cluster_and_its_metadata(recipe: dict[str, Any]) -> None:
+    together = [*applied(), recipe]
+    assert recipe["metadata"]["namespace"] == SITE.namespace
+    for direction in (INGRESS, EGRESS):
+        assert protects(together, "default", direction)
+        assert not opens(recipe, direction)
+    everybody = recipe | {"spec": recipe["spec"] | {"podSelector": {}}}  # whomever it means, as if it meant all
+    for networks in (CLUSTER, METADATA):
+        assert not list(lets_through([*applied(), everybody], "default", networks, EGRESS))
+
+
+def test_a_label_of_a_create_is_what_a_recipe_selects() -> None:
+    selected = {key for recipe in RECIPES for key in recipe["spec"]["podSelector"]["matchLabels"]}
+    assert selected == {labels.MANAGED_BY, f"{labels.CLIENT_LABEL_PREFIX}challenge"}
+
+
+def test_the_policies_of_the_page_are_those_that_manifests_prints() -> None:
+    site = ManifestOptions(
+        **{**{name: getattr(SITE, name) for name in SITE.__slots__}, "dns": True, "egress": "internet"}
+    )
+    names = [one["metadata"]["name"] for one in documents(site) if one["kind"] == "NetworkPolicy"]
+    text = PAGE.read_text()
+    assert names
+    assert all(f"| `{name}` |" in text for name in names)

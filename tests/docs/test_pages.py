@@ -1,0 +1,105 @@
+"""What the pages tell to type works, and where they lead is something."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+import yaml
+
+from tests.docs.markdown import PAGES, ROOT, anchors, blocks, links, script
+from tests.harness import KEY, Harness
+
+RUNNABLE = [page for page in PAGES if script(page)]
+SECONDS = 60.0
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=name)
+async def test_the_commands_of_a_page_run_as_they_stand(at: Harness, tmp_path: Path, page: Path) -> None:
+    folder = tmp_path / "reader"
+    (folder / "bin").mkdir(parents=True)
+    command = folder / "bin" / "stackd"
+    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(ROOT / "stackd.py"))} "$@"\n')
+    command.chmod(0o755)
+    process = await asyncio.create_subprocess_exec(
+        "bash",
+        *("-euc", script(page)),
+        cwd=folder,
+        env={
+            **{key: value for key, value in os.environ.items() if not key.startswith("STACKD_")},
+            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+            "HOME": str(folder),
+            "STACKD_URL": at.url,
+            "STACKD_API_KEY": KEY,
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(SECONDS):
+        said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()
+    assert "error" not in said.decode(), said.decode()
+
+
+def test_the_guide_of_the_api_is_among_them() -> None:
+    assert ROOT / "docs" / "api-guide.md" in RUNNABLE
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in links(page):
+        if link.startswith(("http://", "https://")):
+            continue
+        target, _, anchor = link.partition("#")
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), link
+        assert not anchor or anchor in anchors(path), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_blocks_can_be_read_as_what_they_say_they_are(page: Path) -> None:
+    for block in blocks(page):
+        if block.language == "python":
+            compile(block.text, name(page), "exec")
+        elif block.language == "yaml":
+            assert list(yaml.safe_load_all(block.text))
+        else:
+            assert block.language in ("", "sh", "toml", "json", "nginx"), block
+
+
+def test_the_example_stands_on_its_page_as_it_is() -> None:
+    shown = [block.text for block in blocks(ROOT / "docs" / "integrate.md") if block.language == "python"]
+    assert (ROOT / "examples" / "integrate.py").read_text() in shown
+
+
+def test_the_front_page_leads_to_every_other_one() -> None:
+    reached, waiting = set[Path](), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        reached.add(page)
+        targets = {(page.parent / link.partition("#")[0]).resolve() for link in links(page) if "://" not in link}
+        waiting += [target for target in targets if target in PAGES and target not in reached]
+    assert set(PAGES) - reached == set()
+    assert {(ROOT / link).resolve() for link in links(ROOT / "README.md")} >= set((ROOT / "docs").glob("*.md"))
+
+
+def test_the_front_page_is_one_screen_or_two() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 60
+
+
+def test_the_picture_is_a_drawing_that_loads_nothing_and_knows_both_themes() -> None:
+    text = (ROOT / "docs" / "picture.svg").read_text()
+    ET.fromstring(text)
+    assert "prefers-color-scheme: dark" in text
+    assert not re.search(r"<script|<image|@import|href=|url\((?!#)", text)
+    assert set(re.findall(r'class="(\w+)"', text)) <= set(re.findall(r"\.(\w+) \{", text)) | {"name", "mono"}

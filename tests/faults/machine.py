@@ -1,0 +1,221 @@
+"""A machine with a daemon and a state file of its own: whoever keeps the daemon running there, and what happens to the file.
+
+Owns: starting the daemon again when it has died, as a service manager would, and what counts as a death that is allowed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import signal
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stackd.lifecycle.crashpoints import ENVIRONMENT as CRASH_AT
+from stackd.store import backup_file
+from tests.faults.disk import Disk
+from tests.faults.file import StateFile
+from tests.faults.nursery import CLOCK, HOST
+from tests.faults.processes import Process
+from tests.harness import KEY, eventually, lose_file
+
+if TYPE_CHECKING:
+    from tests.faults.world import World
+
+STOP_SECONDS = 40.0
+RESTART_PAUSE = 0.2
+STEPS_BACK = "stands by when it starts again"
+"""The last words of a daemon whose stacks another one owns."""
+
+OWNER_WORDS = (STEPS_BACK, "the Lease was not renewed in time", "this stackd does not own the stacks any more")
+"""Errors of a daemon that does not own the stacks any more, or not for now."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Machine:
+    """``in_flight`` requests of clients are under way to it. ``absent``: no daemon is started there, until it is over."""
+
+    name: str
+    world: World = field(repr=False)
+    disk: Disk
+    kubeconfig: Path
+    processes: list[Process] = field(default_factory=list)
+    up: asyncio.Event = field(default_factory=asyncio.Event)
+    expect_stop: bool = False
+    in_flight: int = 0
+    absent: bool = False
+    file: StateFile = field(init=False)
+    _pause: float = 0.0
+    _keeper: asyncio.Task[None] | None = None
+
+    def __post_init__(self) -> None:
+        self.file = StateFile(self.disk.folder / "stackd.db")
+
+    @property
+    def process(self) -> Process:
+        """The daemon of now, or the last one."""
+        return self.processes[-1]
+
+    @property
+    def url(self) -> str:
+        """Where it listens; empty before it does."""
+        return self.processes[-1].url if self.processes else ""
+
+    # ---- the daemon
+
+    def keep(self) -> None:
+        """Start the daemon, and again whenever it dies."""
+        self._keeper = asyncio.create_task(self._keep(), name=f"keeper of {self.name}")
+
+    def kill(self, pause: float = 0.0) -> None:
+        """``kill -9``; the keeper starts another one after the pause."""
+        self._pause = pause
+        self.process.killed = True
+        self.up.clear()
+        self.process.send(signal.SIGKILL)
+
+    def stop(self, pause: float = 0.0) -> None:
+        """SIGTERM; the keeper starts another one when it has stopped."""
+        self._pause = pause
+        self.expect_stop = True
+        self.world.counts["stopped"] += 1
+        self.process.send(signal.SIGTERM)
+
+    async def gone(self, *, kill: bool) -> None:
+        """Kill or stop the daemon, and have none there; return when all clients know."""
+        self.absent = True
+        if self.process.alive:
+            self.kill() if kill or not self.up.is_set() else self.stop()
+            await asyncio.shield(self.process.exited)
+        await eventually(lambda: not self.in_flight and not self.up.is_set())
+
+    async def shut(self) -> None:
+        """Stop the daemon for good; what it holds must be given back in time."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if not self.processes or not self.process.alive:
+            return
+        self.process.send(signal.SIGCONT)
+        self.process.send(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                code = await asyncio.shield(self.process.exited)
+            good = code == 0 or self._steps_back(self.process)
+            self.world.checked("stops when told", good, f"SIGTERM ended it with {code}")
+        except TimeoutError:
+            self.world.violated("stops when told", "it does not stop on SIGTERM")
+            self.process.send(signal.SIGKILL)
+            await self.process.exited
+        self._listen_to(self.process)
+
+    def start(self, crash_at: str = "", **settings: str) -> Process:
+        """A daemon, with other settings, of which the keeper knows nothing."""
+        return self.world.nursery.start(self._environment(crash_at) | settings, self.world.folder)
+
+    async def _keep(self) -> None:
+        while True:
+            while self.absent:
+                await asyncio.sleep(0.005)
+            crash_at = self.world.starts.pop(0) if self.world.starts else ""
+            self.disk.watch_from_now_on()
+            process = self.start(crash_at)
+            self.processes.append(process)
+            self.world.counts["starts"] += 1
+            self.world.note(f"{self._daemon(process)} starts" + (f", to die at {crash_at}" if crash_at else ""))
+            await asyncio.wait([process.listening])
+            if process.url:
+                self.up.set()
+            code = await asyncio.shield(process.exited)
+            self.up.clear()
+            self._judge_death(process, code, crash_at)
+            await asyncio.sleep(self._pause or RESTART_PAUSE * (code != -signal.SIGKILL))
+            self._pause = 0.0
+
+    def _daemon(self, process: Process) -> str:
+        return f"daemon {process.pid}" + (f" on {self.name}" if len(self.world.machines) > 1 else "")
+
+    def _judge_death(self, process: Process, code: int, crash_at: str) -> None:
+        world = self.world
+        world.note(f"{self._daemon(process)} ended with {code}")
+        self._listen_to(process)
+        if code == -signal.SIGKILL:
+            world.counts["crashes"] += 1
+            if not process.killed:
+                world.counts["crashes at a point"] += 1
+                world.counts[f"died at {crash_at.split(':', maxsplit=1)[0]}"] += 1
+                world.checked("never ends by itself", bool(crash_at), "somebody else killed it")
+            return
+        if self._steps_back(process):
+            world.counts["steps back"] += 1
+            return
+        if self.expect_stop:
+            self.expect_stop = False
+            world.checked("stops when told", code == 0, f"SIGTERM ended it with {code}: {process.lines[-3:]}")
+            return
+        excused = not process.url and self.disk.trouble_seen
+        world.checked("never ends by itself", excused, f"it ended with {code}: {process.lines[-5:]}")
+
+    def _steps_back(self, process: Process) -> bool:
+        """Whether it has ended since there is another one that owns the stacks, or is to."""
+        return len(self.world.machines) > 1 and any(STEPS_BACK in line for line in process.lines[-1:])
+
+    def _listen_to(self, process: Process) -> None:
+        """Nothing that it says may be an error that nobody planned."""
+        for record in process.said():
+            message = str(record.get("message", ""))
+            loud = record.get("level") in ("error", "critical", "raw") or "exception" in record
+            if loud and not self._planned(message):
+                self.world.violated("no unexpected error", json.dumps(record)[:2000])
+
+    def _planned(self, message: str) -> bool:
+        # a schedule that sets the clock is told so
+        if message.startswith(("brake:", "the clock of this machine is")):
+            return True
+        if self.world.owners is not None and any(words in message for words in OWNER_WORDS):
+            return True
+        return self.disk.was_in_trouble and message.startswith("stackd: the state file")
+
+    def _environment(self, crash_at: str) -> dict[str, str]:
+        environment = {
+            "PATH": "/usr/bin:/bin",
+            "STACKD_AUTH__KEY": KEY,
+            "STACKD_SERVER__PORT": "0",
+            "STACKD_SERVER__SHUTDOWN_TIMEOUT": "2s",
+            "STACKD_STATE__PATH": str(self.file.path),
+            "STACKD_CLUSTER__MODE": "kubeconfig",
+            "STACKD_CLUSTER__KUBECONFIG": str(self.kubeconfig),
+            "STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY": "false",
+            "STACKD_STACKS__SCHEDULING_TIMEOUT": "4s",
+            "STACKD_STACKS__IMAGE_PULL_GRACE": "1s",
+            "STACKD_RECONCILE__INTERVAL": "250ms",
+            "STACKD_RECONCILE__ORPHAN_GRACE": "1s",
+            "STACKD_LOG__FORMAT": "json",
+            CLOCK: str(self.world.folder / "clock"),
+            HOST: self.name,
+        }
+        environment |= self.world.settings
+        return environment | ({CRASH_AT: crash_at} if crash_at else {})
+
+    # ---- its file
+
+    def lose_file(self) -> None:
+        """Nothing is left of the state; no daemon may run."""
+        lose_file(self.disk.folder)
+
+    def copy_file(self, target: Path, *, snapshot: bool) -> None:
+        """A copy of the state as it is: made as ``stackd backup`` makes one, or one as a snapshot of the disk holds it."""
+        if not snapshot:
+            backup_file(self.file.path, target, force=True)
+            return
+        with closing(sqlite3.connect(self.file.path)) as source, closing(sqlite3.connect(target)) as to:
+            source.backup(to)
+
+    def restore_file(self, copy: Path) -> None:
+        """The copy in the place of the state; no daemon may run."""
+        self.lose_file()
+        shutil.copy(copy, self.file.path)

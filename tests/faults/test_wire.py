@@ -1,0 +1,31 @@
+"""The fixed set of schedules about what is between stackd and Kubernetes, other hands in the cluster, and the clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.plan import SEEDS_APART
+from tests.faults.processes import Nursery
+from tests.faults.runner import run_here
+from tests.faults.wire_plan import WIRE_THEMES
+
+# Connections are cut at any moment here, at both ends; what asyncio says of it is no finding.
+pytestmark = pytest.mark.filterwarnings("ignore:.*_SelectorTransport:pytest.PytestUnraisableExceptionWarning")
+
+SEEDS_EACH = 3
+AT_ONCE = 2
+GROUPS = [range(len(WIRE_THEMES))[first : first + AT_ONCE] for first in range(0, len(WIRE_THEMES), AT_ONCE)]
+IDS = ["-".join(WIRE_THEMES[number].name.replace(" ", "-") for number in group) for group in GROUPS]
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("numbers", GROUPS, ids=IDS)
+async def test_whoever_answers_and_whatever_the_clock_says_what_was_acknowledged_holds(
+    numbers: range, nursery: Nursery
+) -> None:
+    seeds = [SEEDS_APART + number + len(WIRE_THEMES) * times for number in numbers for times in range(SEEDS_EACH)]
+    reports = await run_here(seeds, nursery, at_once=len(seeds))
+    assert {report.theme for report in reports} == {WIRE_THEMES[number].name for number in numbers}
+    failed = [report.story() for report in reports if report.violations]
+    assert not failed, "\n\n".join(failed)
+    assert all(report.counts["faults"] > 0 for report in reports)

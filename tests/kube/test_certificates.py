@@ -1,0 +1,150 @@
+"""Which API servers are trusted: those that kubectl trusts, on each Python."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+
+from stackd.errors import ClusterUnavailable
+from stackd.kube.client import Cluster
+from stackd.kube.connection import unreachable
+from stackd.kube.credentials import ClusterTarget
+from tests.certificates import BARE, COMPLETE, HAVE_OPENSSL, NO_KEY_IDS, Pair, authority, issued
+from tests.kube.wire import Wire, namespace, says
+
+pytestmark = pytest.mark.skipif(not HAVE_OPENSSL, reason="certificates are made with openssl")
+SYSTEM = "/api/v1/namespaces/kube-system"
+UID = says(namespace("kube-system", uid="cluster-1"))
+
+
+@pytest.fixture(autouse=True)
+def strict_as_since_python_3_13(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every context begins as strict as it does since Python 3.13, so that 3.11 tests the same."""
+    original = ssl.create_default_context
+
+    def strict(*args: Any, **kwargs: Any) -> ssl.SSLContext:
+        context = original(*args, **kwargs)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+
+
+@asynccontextmanager
+async def reached(folder: Path, presents: Pair, trusts: Pair, **more: str) -> AsyncIterator[Cluster]:
+    """A client that trusts ``trusts``, of an API server that presents itself so."""
+    wire = Wire()
+    await wire.start(tls=presents.server_context())
+    path = folder / "kubeconfig"
+    cluster = {"server": wire.url, "certificate-authority": str(trusts.cert), **more}
+    document = {
+        "current-context": "main",
+        "contexts": [{"name": "main", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+    }
+    path.write_text(yaml.safe_dump(document))
+    wire.on("GET", SYSTEM, UID)
+    client = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path), timeout=1.0))
+    try:
+        yield client
+    finally:
+        await client.close()
+        await wire.stop()
+
+
+@pytest.mark.parametrize(
+    ("extensions", "plain"),
+    [
+        (COMPLETE, False),
+        (BARE, True),
+        (BARE, False),
+        (("basicConstraints=critical,CA:TRUE", *NO_KEY_IDS), True),
+        (("basicConstraints=CA:TRUE", "subjectKeyIdentifier=hash", "authorityKeyIdentifier=none"), False),
+        (("basicConstraints=CA:TRUE", "keyUsage=keyCertSign", *NO_KEY_IDS), True),
+    ],
+    ids=["complete", "bare", "bare root", "critical", "no AKI", "keyUsage not critical"],
+)
+async def test_an_authority_that_kubectl_accepts_is_accepted(
+    tmp_path: Path, extensions: tuple[str, ...], plain: bool
+) -> None:
+    root = authority(tmp_path, extensions=extensions)
+    async with reached(tmp_path, issued(tmp_path, root, plain=plain), root) as cluster:
+        assert await cluster.cluster_uid() == "cluster-1"
+
+
+async def test_an_intermediate_authority_is_trusted_where_it_is_the_one_that_the_kubeconfig_names(
+    tmp_path: Path,
+) -> None:
+    root = authority(tmp_path, "root")
+    middle = issued(tmp_path, root, name="middle", authority=True)
+    async with reached(tmp_path, issued(tmp_path, middle), middle) as cluster:
+        assert await cluster.cluster_uid() == "cluster-1"
+
+
+async def test_another_authority_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    root, other = authority(tmp_path, extensions=BARE), authority(tmp_path / "other", extensions=BARE)
+    async with reached(tmp_path, issued(tmp_path, other, plain=True), root) as cluster:
+        with pytest.raises(ClusterUnavailable, match="certificate is not accepted"):
+            await cluster.cluster_uid()
+
+
+async def test_a_certificate_for_another_host_is_refused(tmp_path: Path) -> None:
+    root = authority(tmp_path, extensions=BARE)
+    async with reached(tmp_path, issued(tmp_path, root, host="IP:192.0.2.1", plain=True), root) as cluster:
+        with pytest.raises(ClusterUnavailable, match=r"certificate is not accepted.*127\.0\.0\.1"):
+            await cluster.cluster_uid()
+
+
+async def test_the_name_that_the_kubeconfig_gives_the_server_is_the_one_that_counts(tmp_path: Path) -> None:
+    root = authority(tmp_path, extensions=BARE)
+    server = issued(tmp_path, root, host="DNS:api.example", plain=True)
+    async with reached(tmp_path, server, root, **{"tls-server-name": "api.example"}) as cluster:
+        assert await cluster.cluster_uid() == "cluster-1"
+
+
+async def test_a_certificate_that_has_expired_is_refused(tmp_path: Path) -> None:
+    root = authority(tmp_path, extensions=BARE)
+    async with reached(tmp_path, issued(tmp_path, root, days=-1, plain=True), root) as cluster:
+        with pytest.raises(ClusterUnavailable, match=r"certificate is not accepted.*expired"):
+            await cluster.cluster_uid()
+
+
+@pytest.mark.parametrize(
+    ("answer", "linger", "why"),
+    [
+        (b"", struct.pack("ii", 1, 0), "Connection reset by peer"),
+        (b"", None, "the connection was closed during the TLS handshake"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", None, "what answers does not speak TLS"),
+    ],
+    ids=["reset", "closed", "no TLS"],
+)
+async def test_a_handshake_that_ends_in_the_middle_says_so(
+    tmp_path: Path, answer: bytes, linger: bytes | None, why: str
+) -> None:
+    async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(answer)
+        if linger is not None:
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+        writer.close()
+
+    server = await asyncio.start_server(end, "127.0.0.1", 0)
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    async with server, aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientError) as failed:
+            await session.get(url)
+    error = unreachable(failed.value)
+    assert (error.sentence, error.detail) == ("Kubernetes cannot be reached", why)

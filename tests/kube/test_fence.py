@@ -1,0 +1,241 @@
+"""No request that changes anything goes out, or goes on, after the moment until which that is allowed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+import uvloop
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import StreamWriter
+
+from stackd.clock import boottime
+from stackd.errors import ClusterUnavailable, NotOwner
+from stackd.kube.client import Cluster
+from stackd.kube.guards import Fence, FencedBody, is_fenced
+from stackd.kube.rights import AccessReview
+from stackd.kube.wire import COORDINATION, LEASES, TOKENS, KubeRequest, grouped
+from tests.kube.wire import NAMESPACE, Wire, pod, says, status, waits
+from tests.target import target_at
+
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+OVER = "another stackd may own the stacks now"
+CHANGES: dict[str, Callable[[Cluster], Awaitable[object]]] = {
+    "create": lambda cluster: cluster.create_pod(pod("p")),
+    "dry run": lambda cluster: cluster.create_pod(pod("p"), dry_run=True),
+    "delete": lambda cluster: cluster.delete_pod("p", "u1"),
+    "patch": lambda cluster: cluster.patch_pod_annotations("p", "u1", {"a": "b"}),
+}
+
+
+class Ticks:
+    """A clock that goes on by one second each time that it is looked at."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        self.seconds += 1
+        return self.seconds
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+async def test_what_is_not_allowed_is_not_sent_and_not_tried_again(
+    cluster: Cluster, wire: Wire, change: Callable[[Cluster], Awaitable[object]]
+) -> None:
+    fence = cluster.connection.fence
+    fence.close("vm1 owns the stacks")
+    with pytest.raises(NotOwner, match="vm1 owns the stacks") as caught:
+        await change(cluster)
+    assert caught.value.retry_after > 0
+    fence.allow_until(fence.now() - 0.001, OVER)
+    with pytest.raises(NotOwner, match=OVER):
+        await change(cluster)
+    assert wire.seen == []
+
+
+async def test_reads_go_on(cluster: Cluster, wire: Wire) -> None:
+    cluster.connection.fence.close(OVER)
+    wire.on("GET", f"{PODS}/p", says(pod("p")))
+    assert await cluster.get_pod("p") is not None
+    assert [raw async for raw in cluster.list_raw("pods")] == []
+
+
+async def test_what_an_owner_is_made_by_goes_on_too(cluster: Cluster, wire: Wire) -> None:
+    cluster.connection.fence.close(OVER)
+    review = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "status": {"allowed": True}}
+    wire.on("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", says(review, 201))
+    ask = AccessReview(verb="get", resource="pods", subresource="", group="", namespace="rec", name="", why="")
+    assert await cluster.may(ask)
+    path = grouped(COORDINATION, LEASES, namespace=NAMESPACE, name="x")
+    lease = {"kind": "Lease", "apiVersion": COORDINATION}
+    lease["metadata"] = {"name": "x", "uid": "u", "namespace": NAMESPACE, "resourceVersion": "1"}  # type: ignore[assignment]
+    wire.on("PUT", path, says(lease))
+    call = KubeRequest(verb="update", resource=LEASES, path=path, namespace=NAMESPACE, name="x", body=b"{}")
+    assert (await cluster.answer(call))["kind"] == "Lease"
+    assert not is_fenced(KubeRequest(verb="create", resource=TOKENS, path="")), "a standby renews its credentials, too"
+
+
+async def test_while_nobody_arms_it_everything_is_allowed(cluster: Cluster, wire: Wire) -> None:
+    fence = Fence()
+    assert (fence.open, fence.left) == (True, float("inf"))
+    fence.require()
+    wire.on("POST", PODS, says(pod("p"), 201))
+    assert (await cluster.create_pod(pod("p"))).name == "p"
+
+
+async def test_a_request_under_way_is_cut_off_when_it_is_over(wire: Wire) -> None:
+    cluster = await Cluster.connect(target_at(wire.url, namespace=NAMESPACE, timeout=60.0, attempt_timeout=60.0))
+    try:
+        fence = cluster.connection.fence
+        wire.on("POST", PODS, waits(60))
+        fence.allow_until(fence.now() + 1.0, OVER)
+        with pytest.raises(NotOwner, match=OVER):
+            await asyncio.wait_for(cluster.create_pod(pod("p")), 30)  # sooner than the request's own time limit
+        assert len(wire.seen) == 1
+    finally:
+        await cluster.close()
+
+
+async def test_a_request_that_is_tried_again_is_asked_about_again(cluster: Cluster, wire: Wire) -> None:
+    fence = cluster.connection.fence
+
+    async def overloaded(request: object) -> object:
+        fence.close(OVER)
+        return await says(status(503, "ServiceUnavailable", "later"), 503)(request)  # type: ignore[arg-type]
+
+    wire.on("POST", PODS, overloaded)  # type: ignore[arg-type]
+    with pytest.raises(NotOwner):
+        await cluster.create_pod(pod("p"))
+    assert len(wire.seen) == 1
+
+
+class Sink(asyncio.Protocol):
+    """A server that takes whatever it is sent, and says nothing."""
+
+    def __init__(self) -> None:
+        self.received = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+
+
+async def test_whoever_is_stopped_while_it_connects_sends_nothing_when_it_wakes_up() -> None:
+    """The clock moves each time that it is asked: it is over between the last look and the writing of the request."""
+    sink = Sink()
+    async with await asyncio.get_running_loop().create_server(lambda: sink, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        target = target_at(f"http://127.0.0.1:{port}", namespace=NAMESPACE, timeout=1.0)
+        fence = Fence(Ticks())
+        cluster = await Cluster.connect(target, fence=fence)
+        try:
+            fence.allow_until(3.5, OVER)
+            with pytest.raises(NotOwner, match=OVER):
+                await cluster.create_pod(pod("p"))
+            assert sink.received == b""
+            fence.allow_until(1e9, OVER)
+            with pytest.raises(ClusterUnavailable):
+                await cluster.create_pod(pod("p"))
+            assert sink.received.startswith(b"POST ")
+        finally:
+            await cluster.close()
+
+
+async def test_whoever_waits_for_a_place_finds_out_before_it_sends(wire: Wire) -> None:
+    target = target_at(wire.url, namespace=NAMESPACE, timeout=60.0, attempt_timeout=60.0)
+    cluster = await Cluster.connect(replace(target, max_in_flight=1))
+    try:
+        wire.on("GET", f"{PODS}/slow", waits(60))
+        slow = asyncio.create_task(cluster.get_pod("slow"))
+        while not wire.seen:
+            await asyncio.sleep(0.005)
+        fence = cluster.connection.fence
+        fence.allow_until(fence.now() + 0.1, OVER)
+        with pytest.raises(NotOwner):
+            await cluster.create_pod(pod("p"))
+        slow.cancel()
+        await asyncio.gather(slow, return_exceptions=True)
+        assert [seen.method for seen in wire.seen] == ["GET"]
+    finally:
+        await cluster.close()
+
+
+async def test_the_lease_does_not_wait_for_the_requests_that_hang(wire: Wire) -> None:
+    target = target_at(wire.url, namespace=NAMESPACE, timeout=60.0, attempt_timeout=60.0)
+    cluster = await Cluster.connect(replace(target, max_in_flight=1))
+    try:
+        wire.on("GET", f"{PODS}/hangs", waits(60))
+        hangs = asyncio.create_task(cluster.get_pod("hangs"))
+        while not wire.seen:
+            await asyncio.sleep(0.005)
+        path = grouped(COORDINATION, LEASES, namespace=NAMESPACE)
+        call = KubeRequest(verb="list", resource=LEASES, path=path, namespace=NAMESPACE)
+        async with asyncio.timeout(30):
+            assert (await cluster.answer(call))["kind"] == "LeaseList"
+        hangs.cancel()
+        await asyncio.gather(hangs, return_exceptions=True)
+    finally:
+        await cluster.close()
+
+
+def test_the_moment_is_on_a_clock_that_goes_on_while_the_machine_is_suspended() -> None:
+    assert Fence().now is boottime
+    assert abs(boottime() - time.clock_gettime(time.CLOCK_BOOTTIME)) < 1
+
+
+def read_to_the_end(listener: socket.socket) -> int:
+    """How many bytes come over the connection that waits there."""
+    accepted, _ = listener.accept()
+    with accepted:
+        accepted.settimeout(30)
+        count = 0
+        with contextlib.suppress(ConnectionResetError):
+            while data := accepted.recv(65536):
+                count += len(data)
+        return count
+
+
+async def test_what_was_cut_off_does_not_arrive_later() -> None:
+    """A network that was cut delivers, once it is whole again, what the system still holds of a request."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        target = target_at(url, namespace=NAMESPACE, timeout=60.0, attempt_timeout=60.0)
+        cluster = await Cluster.connect(target)
+        try:
+            fence = cluster.connection.fence
+            fence.allow_until(fence.now() + 0.2, OVER)
+            large = pod("p") | {"spec": {"containers": [{"name": "a", "image": "x" * 300_000}]}}
+            with pytest.raises(NotOwner):
+                await cluster.create_pod(large)
+            await asyncio.sleep(0)  # a transport closes its socket in the event loop's next turn
+            assert await asyncio.to_thread(read_to_the_end, listener) < 300_000
+        finally:
+            await cluster.close()
+
+
+def test_a_request_whose_connection_is_closed_already_is_cut_without_complaint() -> None:
+    """On uvloop, which the daemon runs on, a closed socket is a ValueError."""
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        async with await loop.create_server(asyncio.Protocol, "127.0.0.1", 0) as server:
+            address = server.sockets[0].getsockname()[:2]
+            transport, protocol = await loop.create_connection(lambda: BaseProtocol(loop), *address)
+            body = FencedBody(b"{}", Fence())
+            writer = StreamWriter(protocol, loop)
+            await body.write(writer)
+            transport.abort()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            body.cut()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scene())

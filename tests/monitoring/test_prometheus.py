@@ -1,0 +1,154 @@
+"""A real Prometheus scrapes a busy daemon: every query of the board is answered, and every rule is evaluated."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from stackd.keys import digest
+from tests.harness import Harness, eventually, harness, request_for
+from tests.monitoring.board import rules, targets, variables
+from tests.monitoring.server import Prometheus, program, prometheus
+
+SCRAPER = "sk-scraper-0123456789abcdef0123456789"
+WINDOW = "30s"
+SECONDS = 60.0
+PAUSE = 0.25
+EMPTY = {"Credentials for Kubernetes end": "those of the embedded cluster do not"}
+"""Panels that rightly show nothing here; their queries have to be answered all the same."""
+
+POOLED = """\
+target_port: [{container_port: 80, protocol: TCP}]
+pool: 1
+pod:
+  apiVersion: v1
+  kind: Pod
+  metadata: {name: web-1}
+  spec:
+    containers:
+    - name: app
+      image: nginx:stable
+      ports: [{containerPort: 80, protocol: TCP}]
+      resources: {limits: {cpu: 100m, memory: 64Mi}}
+"""
+
+
+@asynccontextmanager
+async def scraped(tmp_path: Path) -> AsyncIterator[tuple[Harness, Prometheus]]:
+    """A daemon, and a Prometheus that has a key for its metrics only."""
+    program("prometheus")
+    config = tmp_path / "config.toml"
+    config.write_text(f'[[auth.keys]]\nname = "scraper"\nsha256 = "{digest(SCRAPER).hex()}"\nscope = "metrics"\n')
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "web-1.yaml").write_text(POOLED)
+    settings = {"STACKD_TEMPLATES__DIRECTORY": str(tmp_path / "templates")}
+    async with harness(tmp_path, settings, config=config) as at:
+        address = at.url.removeprefix("http://")
+        async with prometheus(tmp_path, {"stackd": address}, {"api_key": [SCRAPER]}) as server:
+            yield at, server
+
+
+async def be_busy(at: Harness) -> None:
+    """A round of what the board shows: creates, also ones that fail, deletes, a job."""
+    stacks = await asyncio.gather(*(at.create() for _ in range(3)))
+    stacks += await asyncio.gather(*(at.create({"template": "web-1"}) for _ in range(3)))
+    ids = [stack["stack_id"] for stack in stacks]
+    await at.until_status(ids[0], "running")
+    assert (await at.call("POST", "/stacks", request_for("nginx", cpu="900000"))).status == 503
+    assert (await at.call("GET", "/stacks/stack-none")).status == 404
+    await at.call("DELETE", f"/stacks/{ids[0]}")
+    job = await at.call("POST", "/stacks/batch-delete", {"stack_ids": ids})
+    await at.finished_job(job.json["job_id"])
+
+
+@asynccontextmanager
+async def busy(at: Harness) -> AsyncIterator[None]:
+    """Busy meanwhile; one stack stays, and the pod of another was removed by somebody else."""
+
+    async def again_and_again() -> None:
+        while True:
+            await be_busy(at)
+            await asyncio.sleep(PAUSE)
+
+    await at.create()
+    other = await at.create()
+    await at.delete_object("pods", other["stack_id"])
+    await at.until_status(other["stack_id"], "stopped")
+    working = asyncio.create_task(again_and_again())
+    try:
+        yield
+        assert not working.done(), working
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+def shown(samples: list[dict[str, Any]]) -> bool:
+    """Whether there is a number; of what has not happened lately a quantile is none, and leaves a gap."""
+    return any(math.isfinite(float(sample["value"][1])) for sample in samples)
+
+
+async def test_every_query_of_the_board_shows_something_of_a_busy_daemon(tmp_path: Path) -> None:
+    async with scraped(tmp_path) as (at, server), busy(at):
+        empty: list[str] = []
+
+        async def all_show() -> bool:
+            empty[:] = [
+                f"{target.panel}: {target.expression}"
+                for target in targets()
+                if not shown(await server.query(target.filled(WINDOW))) and target.panel not in EMPTY
+            ]
+            return not empty
+
+        await eventually(all_show, lambda: f"nothing to see: {empty}", SECONDS)
+        assert {target.panel for target in targets()} >= EMPTY.keys()
+        for target in targets():
+            for sample in await server.query(target.filled(WINDOW)):
+                assert target.legend <= sample["metric"].keys(), f"{target.panel}: the legend is not in {sample}"
+
+
+async def test_the_variables_of_the_board_find_the_daemon(tmp_path: Path) -> None:
+    async with scraped(tmp_path) as (at, server):
+        for name, (series, label) in variables().items():
+            expected = {"job": ["stackd"], "instance": [at.url.removeprefix("http://")]}[name]
+
+            async def found(series: str = series, label: str = label, expected: list[str] = expected) -> bool:
+                values: list[str] = await server.get(f"label/{label}/values", **{"match[]": series})
+                return values == expected
+
+            await eventually(found, lambda name=name: f"${name} finds nothing", SECONDS)  # type: ignore[misc]
+
+
+async def test_every_rule_is_evaluated_and_none_fires_while_all_is_well(tmp_path: Path) -> None:
+    async with scraped(tmp_path) as (at, server):
+        await at.create()
+        seen: dict[str, tuple[str, str]] = {}
+
+        async def evaluated() -> bool:
+            groups = (await server.get("rules"))["groups"]
+            seen.clear()
+            seen.update({rule["name"]: (rule["health"], rule["state"]) for group in groups for rule in group["rules"]})
+            return seen == dict.fromkeys(rules(), ("ok", "inactive"))
+
+        await eventually(evaluated, lambda: str(seen), SECONDS)
+
+
+async def test_a_daemon_that_has_gone_is_seen_to_be_down(tmp_path: Path) -> None:
+    async with scraped(tmp_path) as (at, server):
+
+        async def up() -> bool:
+            return shown(await server.query('up{job="stackd"} == 1'))
+
+        async def pending() -> bool:
+            groups = (await server.get("rules"))["groups"]
+            states = {rule["name"]: rule["state"] for group in groups for rule in group["rules"]}
+            return bool(states["StackdDown"] == "pending")
+
+        await eventually(up, deadline=SECONDS)
+        # the key is not taken any more: to Prometheus the daemon is gone
+        at.put_keys_in_force()
+        await eventually(pending, deadline=SECONDS)

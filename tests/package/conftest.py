@@ -1,0 +1,99 @@
+"""The Debian package, built once, and a machine that has never seen stackd."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.package.debian import build, commit_time, newer_version, ran, why_not
+from tests.ports import free_port
+from tests.systemd.machine import Machine, Ran, boot, box, power_off
+from tests.systemd.service import Service
+
+VERDICTS = "test_verdicts.py"
+SECONDS = 400
+"""For the first test, which has the package built."""
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """The first of them has the package built."""
+    item.add_marker(pytest.mark.timeout(SECONDS))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """The package; and where a test asks for them, the same one built elsewhere meanwhile, and lintian's look at it."""
+
+    deb: Path
+    commit_time: int
+    elsewhere: Path
+    again: Future[Ran] | None
+    lintian: Future[Ran] | None
+
+
+@pytest.fixture(scope="session")
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+    here, there = tmp_path_factory.mktemp("deb"), tmp_path_factory.mktemp("deb-built-in-another-folder")
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        time = commit_time()
+        done = build(here)
+        assert done.code == 0, done.out + done.err
+        (deb,) = here.glob("stackd_*.deb")
+        again = lintian = None
+        if any(item.path.name == VERDICTS for item in request.session.items):
+            again = pool.submit(build, there, copy_of=time)
+            lintian = pool.submit(ran, "lintian", "--allow-root", "--no-cfg", str(deb))
+        yield Built(deb=deb, commit_time=time, elsewhere=there, again=again, lintian=lintian)
+
+
+@pytest.fixture(scope="session")
+def deb(built: Built) -> Path:
+    return built.deb
+
+
+@pytest.fixture(scope="session")
+def newer(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return newer_version(deb, tmp_path_factory.mktemp("newer"))
+
+
+@pytest.fixture(scope="session")
+def machine(deb: Path, newer: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    made = box(tmp_path_factory.mktemp("package") / f"package-{os.getpid()}")
+    for package in (deb, newer):
+        shutil.copy(package, made.files)
+    boot(made)
+    try:
+        made.must(
+            "rm", "-f", "/usr/sbin/policy-rc.d"
+        )  # a container image's, which keeps packages from touching services
+        yield made
+    finally:
+        power_off(made)
+
+
+@pytest.fixture
+async def service(machine: Machine, deb: Path, tmp_path: Path) -> AsyncIterator[Service]:
+    """Installed on a machine without a trace of stackd, and with ports of its own; nothing else is configured."""
+    machine.must("dpkg", "--purge", "stackd")
+    machine.must("dpkg", "--install", f"/{deb.name}")
+    # kept-alive connections would let each stop wait a second for a last request
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
+        service = Service(
+            machine=machine, folder=tmp_path, api_port=free_port(), cluster_port=free_port(), session=session
+        )
+        edit = f"[server]\nport = {service.api_port}\n[stacks]\nrequire_ingress_network_policy = false\n"
+        machine.must("tee", "-a", "/etc/stackd/config.toml", stdin=edit)
+        yield service
+        await service.try_to("systemctl", "stop", "stackd.socket", "stackd.service")
+        if service.cluster is not None:
+            await service.cluster.stop()

@@ -1,0 +1,78 @@
+"""Building packages, and looking into them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.systemd import machine
+from tests.systemd.machine import HOST_VARIABLE, ROOT, Ran
+
+NEWER = "99.1"
+TOOLS = ("dpkg", "dpkg-deb", "dpkg-shlibdeps", "apt-get", "lintian", "make")
+NOT_COPIED = (".git", ".venv", ".*_cache", "node_modules", "__pycache__", "build", "dist", "*.egg-info")
+UNWANTED = ("MAKE", "PYTHON", "VIRTUAL_ENV", "DEB", "DIST", "SOURCE_DATE_EPOCH")
+
+
+def why_not() -> str:
+    """Why there can be no package here, or no machine for it; empty if there can."""
+    missing = [name for name in TOOLS if not shutil.which(name)]
+    if missing:
+        return f"packages are built and installed with {', '.join(missing)}"
+    if os.environ.get(HOST_VARIABLE) == "1":
+        return "packages are installed into a machine of their own only"
+    return machine.why_not()
+
+
+def build(folder: Path, *, copy_of: int | None = None) -> Ran:
+    """``make deb``; or in a copy of the checkout without its history, of which that commit time is told."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(UNWANTED)}
+    source = ROOT
+    if copy_of is not None:
+        environment["SOURCE_DATE_EPOCH"] = str(copy_of)
+        source = folder / "source"
+        shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    return ran("make", "--no-print-directory", "-C", str(source), "deb", f"DIST={folder}", env=environment)
+
+
+def ran(*command: str, env: dict[str, str] | None = None) -> Ran:
+    """What a command did."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=env)
+    return Ran(code=done.returncode, out=done.stdout, err=done.stderr)
+
+
+def commit_time() -> int:
+    """The time of the checkout's last commit that changed a file; of a source archive, what the build takes in its place."""
+    command = ["git", "-C", str(ROOT), "log", "-1", "--format=%ct", "--", "."]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return int(done.stdout.strip() or (ROOT / "pyproject.toml").stat().st_mtime)
+
+
+def newer_version(deb: Path, folder: Path) -> Path:
+    """The same as a later version: with another default configuration, and a state file of a later format."""
+    tree = folder / "tree"
+    subprocess.run(["dpkg-deb", "--raw-extract", str(deb), str(tree)], check=True, timeout=100)
+    control = tree / "DEBIAN/control"
+    version = field(deb, "Version")
+    control.write_text(control.read_text().replace(f"Version: {version}", f"Version: {NEWER}"))
+    preinst = tree / "DEBIAN/preinst"
+    preinst.write_text(preinst.read_text().replace("\nformats=", "\nformats=1"))
+    with (tree / "etc/stackd/config.toml").open("a") as config:
+        config.write("# a new default\n")
+    made = folder / f"stackd_{NEWER}.deb"
+    command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(made)]
+    subprocess.run(command, check=True, capture_output=True, timeout=100)
+    shutil.rmtree(tree)
+    return made
+
+
+def field(deb: Path, name: str) -> str:
+    """A field of the package's control file."""
+    return run("dpkg-deb", "--field", str(deb), name).strip()
+
+
+def run(*command: str) -> str:
+    """What a command that succeeds prints."""
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout

@@ -1,0 +1,169 @@
+"""What is expected of a rehearsal, and the verdict; and what a plan comes to. Without a daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+
+from stackd.rehearse import goals
+from stackd.rehearse.attempts import Attempt, Stage
+from stackd.rehearse.daemon_metrics import DaemonMetrics, create_time, read
+from stackd.rehearse.measure import OwnLoad, Results, SideResults, measure
+from stackd.rehearse.plan import Plan, parse_rate, parse_share, parse_weighted
+from tests.rehearse.conftest import kind
+
+
+def results(running: list[float | None], *, bottleneck: tuple[str, ...] = ()) -> Results:
+    """What a rehearsal has measured in which stacks took so long to run; None is never."""
+    attempts = []
+    for player, seconds in enumerate(running):
+        attempt = Attempt(player=player, kind="pod.yaml", due=10.0 + player)
+        attempt.stack_id = f"stack-{player:016x}"
+        attempt.reached(Stage.ACCEPTED, attempt.due + 0.1)
+        if seconds is None:
+            attempt.fail(Stage.RUNNING, f"{attempt.stack_id} is failed after {player} s", attempt.due + 5)
+        else:
+            attempt.reached(Stage.RUNNING, attempt.due + seconds)
+        attempts.append(attempt)
+    return measure(attempts, SideResults(bottleneck=bottleneck))
+
+
+def verdict(found: Results, *texts: str, interrupted: bool = False) -> goals.Verdict:
+    return goals.judge(found, [goals.parse(text) for text in texts], asked_for=found.started, interrupted=interrupted)
+
+
+@pytest.mark.parametrize(
+    ("goal", "met"),
+    [
+        ("running-p50=5s", True), ("running-p50=4900ms", False), ("running-p90=9s", True), ("running-max=10s", True),
+        ("running-max=9s", False), ("running-p99.9=9s", False), ("accepted-max=101ms", True), ("failed=0", True),
+    ],
+)  # fmt: skip
+def test_a_percentile_is_that_of_the_nearest_rank(goal: str, met: bool) -> None:
+    found = verdict(results([float(seconds) for seconds in range(1, 11)]), goal)
+    assert found.holds is met
+    assert found.goals[-1].met is met
+
+
+def test_a_stack_that_never_ran_took_for_ever() -> None:
+    found = results([1.0] * 94 + [None] * 6)
+    assert found.stages["running"].p95 == pytest.approx(1.0)
+    missed = verdict(found, "failed=10%", "running-p95=1h")
+    assert not missed.holds
+    assert missed.sentence == "It does not hold: 6 of 100 were never running (goal running-p95=1h)."
+    assert verdict(found, "failed=10%", "running-p94=1s").holds
+
+
+def test_none_may_fail_unless_something_else_is_said() -> None:
+    found = results([1.0, None, None])
+    assert not verdict(found).holds
+    assert verdict(found).sentence == ("It does not hold: 2 of 3 failed: stack-0000000000000001 is failed after 1 s.")
+    assert verdict(found, "failed=2").holds
+    assert verdict(found, "failed=67%").holds
+    assert not verdict(found, "failed=66%").holds
+
+
+def test_failures_that_differ_in_ids_and_numbers_only_are_one_reason() -> None:
+    found = results([None, None, 1.0])
+    assert [(reason.count, reason.example) for reason in found.reasons] == [
+        (2, "stack-0000000000000000 is failed after 0 s")
+    ]
+
+
+def test_a_verdict_says_that_this_machine_may_have_been_slow() -> None:
+    slow = verdict(results([1.0], bottleneck=("its event loop was up to 3.00 s late",)))
+    assert slow.sentence.endswith(
+        " But this machine may have been what was slow: its event loop was up to 3.00 s late."
+    )
+
+
+def test_an_interrupted_rehearsal_has_no_verdict() -> None:
+    found = verdict(results([1.0, 2.0]), interrupted=True)
+    assert not found.holds
+    assert found.sentence == "No verdict: stopped early, with 2 of 2 stacks started and 2 run."
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("running-p95", '"running-p95" is not a goal such as running-p95=10s or failed=1%'),
+        ("runing-p95=1s", 'did you mean "running"?'),
+        ("running-p0=1s", "a percentile is above 0"),
+        ("running-p95=10", '"10" has no unit'),
+        ("failed=few", "write failed=3 or failed=1%"),
+        ("failed=-1", "write failed=3 or failed=1%"),
+    ],
+)
+def test_a_goal_that_cannot_be_read_says_how_to_write_it(text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=r"\"") as raised:
+        goals.parse(text)
+    assert complaint in str(raised.value)
+
+
+async def test_an_event_loop_that_is_held_up_is_told() -> None:
+    own = OwnLoad()
+    sampling = asyncio.create_task(own.sample())
+    await asyncio.sleep(0)
+    time.sleep(0.3)
+    await asyncio.sleep(0.1)
+    sampling.cancel()
+    assert own.bottleneck(measured=0.5)[0].startswith("its event loop was up to ")
+    assert own.bottleneck(measured=60.0) == [], "what took a minute is not told by 0.3 s"
+
+
+def test_players_are_shared_out_by_weight_and_none_is_lost() -> None:
+    mixed = Plan(stacks=10, kinds=[kind("a", 2), kind("b", 1), kind("c", 0.4)], rate=4.0, hold=10, churn=0.2)
+    assert [(one.name, count) for one, count in mixed.counts()] == [("a", 6), ("b", 3), ("c", 1)]
+    arrivals = mixed.arrivals()
+    assert [one.due for one in arrivals] == [place / 4 for place in range(10)]
+    assert sorted(one.again for one in arrivals if one.again is not None) == [0.25, 0.75]
+    assert [one.kind.name for one in arrivals] == [one.kind.name for one in mixed.arrivals()]
+
+
+def test_rates_shares_and_weights_are_read_as_people_write_them() -> None:
+    assert (parse_rate("20/s"), parse_rate("300/min")) == (20, 5)
+    assert (parse_share("10%"), parse_share("0.1")) == (0.1, 0.1)
+    assert (parse_weighted("web-1=3"), parse_weighted("web-1"), parse_weighted("a=b.yaml")) == (
+        ("web-1", 3), ("web-1", 1), ("a=b.yaml", 1),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("read_text", "text"), [(parse_share, "101%"), (parse_rate, "fast"), (parse_weighted, "a=0")])
+def test_what_is_no_rate_share_or_weight_is_refused(read_text: Callable[[str], object], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        read_text(text)
+
+
+def counted(posts: int, seconds: float, accepted: int) -> DaemonMetrics:
+    """What a daemon tells after so many creates, whose pods took a tenth of a second each."""
+    route = 'method="POST",route="/stacks"'
+    return read(
+        "# TYPE stackd_http_request_duration_seconds histogram\n"
+        f'stackd_http_request_duration_seconds_bucket{{{route},le="+Inf"}} {posts}\n'
+        f"stackd_http_request_duration_seconds_sum{{{route}}} {seconds}\n"
+        f"stackd_http_request_duration_seconds_count{{{route}}} {posts}\n"
+        "# TYPE stackd_create_phase_duration_seconds histogram\n"
+        f'stackd_create_phase_duration_seconds_sum{{phase="accept"}} {accepted * 0.01}\n'
+        f'stackd_create_phase_duration_seconds_count{{phase="accept"}} {accepted}\n'
+        "# TYPE stackd_kubernetes_request_duration_seconds histogram\n"
+        f'stackd_kubernetes_request_duration_seconds_sum{{resource="pods",verb="create"}} {accepted * 0.1}\n'
+        f'stackd_kubernetes_request_duration_seconds_count{{resource="pods",verb="create"}} {accepted}\n'
+    )
+
+
+def test_the_time_of_creates_is_shared_out_among_those_that_were_accepted() -> None:
+    spent = create_time(counted(10, 2.0, 5), counted(30, 8.0, 15))
+    assert spent is not None
+    assert spent.creates == 10
+    assert spent.total == pytest.approx(0.6)
+    assert spent.api_server == pytest.approx(0.1)
+    assert spent.file == pytest.approx(0.01)
+    assert spent.turn == pytest.approx(0.49)
+
+
+def test_a_daemon_that_began_to_count_anew_tells_nothing_of_creates() -> None:
+    assert create_time(counted(10, 2.0, 5), counted(3, 1.0, 1)) is None
+    assert create_time(counted(10, 2.0, 5), counted(12, 2.1, 5)) is None, "none was accepted"

@@ -1,0 +1,123 @@
+"""Before anything is made: what a rehearsal refuses to begin with, and what the command line refuses to take."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from stackd.cli import stackd
+from stackd.rehearse import preflight
+from stackd.rehearse.connection import connected
+from stackd.rehearse.plan import LABEL, StackKind
+from stackd.rehearse.preflight import Preflight
+from tests.harness import KEY, Harness, harness, request_for, seed
+from tests.rehearse.conftest import Terminal, kind, plan, rehearsed
+
+
+async def looked(at: Harness, stacks: int, *kinds: StackKind) -> Preflight:
+    async with connected(at.url, KEY, 10) as connection:
+        return await preflight.look(connection, plan(stacks, kinds=kinds or (kind(),)), "test")
+
+
+async def test_what_fits_begins(at: Harness) -> None:
+    found = await looked(at, 100)
+    assert (found.wrong, found.anyway, found.with_others) == ((), [], [])
+    assert found.fits is not None
+    assert found.fits >= 100
+    assert await at.objects("pods") == {}
+
+
+async def test_it_says_which_limit_binds(tmp_path: Path) -> None:
+    async with harness(tmp_path, {"STACKD_LIMITS__MAX_STACKS": "7"}) as at:
+        found = await looked(at, 8)
+        assert found.anyway == ["8 stacks do not fit: 7 do, and what runs out first is limits.max_stacks"]
+        assert (await looked(at, 7)).anyway == []
+
+
+async def test_node_ports_bind_a_mix_by_what_each_kind_takes(tmp_path: Path) -> None:
+    ports = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31012"}
+    two = [{"container_port": number, "protocol": "TCP"} for number in (80, 81)]
+    spec = request_for("nginx:stable")["pod_spec"].replace(
+        "      ports:\n", "      ports:\n        - containerPort: 81\n          protocol: TCP\n"
+    )
+    mixed = (kind(weight=1), StackKind(name="two ports", body={"target_port": two, "pod_spec": spec}))
+    async with harness(tmp_path, ports) as at:
+        assert (await looked(at, 8, *mixed)).anyway == []  # 4 take one, 4 take two: all 12
+        found = await looked(at, 10, *mixed)
+        assert found.fits == 8
+        assert found.anyway == ["10 stacks do not fit: 8 do, and what runs out first is free node ports"]
+
+
+async def test_a_scarce_resource_of_the_nodes_is_named(at: Harness) -> None:
+    found = await looked(at, 50, StackKind(name="large", body=request_for("nginx:stable", cpu="100")))
+    assert found.fits is not None
+    assert found.fits < 50
+    assert "nodes that take stacks (CPU of the nodes: embedded-worker 9, embedded-worker2 9)" in found.anyway[0]
+
+
+async def test_what_the_policy_refuses_cannot_be_overruled(at: Harness, terminal: Terminal) -> None:
+    spec = request_for("nginx:stable")["pod_spec"].replace("spec:\n", "spec:\n  hostNetwork: true\n", 1)
+    found = await looked(at, 1, StackKind(name="bad.yaml", body=seed() | {"pod_spec": spec}))
+    assert len(found.wrong) == 1
+    assert found.wrong[0].startswith("bad.yaml: invalid pod spec: spec.hostNetwork")
+
+
+async def test_labels_that_a_create_must_have_are_asked_for_at_once(tmp_path: Path) -> None:
+    async with harness(tmp_path, {"STACKD_LIMITS__REQUIRED_LABELS": '["player"]'}) as at:
+        assert "labels: player must be given" in (await looked(at, 2)).wrong[0]
+        found = await rehearsed(at, plan(2, labels={"player": "p{player}"}))
+        assert found.verdict.holds
+
+
+async def test_stacks_of_others_are_told_from_those_of_another_rehearsal(at: Harness) -> None:
+    await at.create()
+    await at.create(seed() | {"labels": {LABEL: "feed"}})
+    found = await looked(at, 1)
+    assert found.with_others == [
+        "others have stacks here (1), and a rehearsal would be in their way",
+        "the rehearsal feed has stacks here (1); if it has ended, delete them: "
+        "stackd stacks batch-delete --label stackd.rehearsal=feed",
+    ]
+
+
+async def test_the_command_refuses_unless_it_is_told_to_begin(tmp_path: Path, terminal: Terminal) -> None:
+    async with harness(tmp_path, {"STACKD_LIMITS__MAX_STACKS": "3"}) as at:
+        await at.create()
+        words = ("--stacks", "5", "--burst", "--hold", "0s")
+        code, _, complained = await _end(terminal, at, *words)
+        assert code == 1
+        assert "5 stacks do not fit: 2 do, and what runs out first is limits.max_stacks (--anyway" in complained
+        assert "others have stacks here (1), and a rehearsal would be in their way (--with-others" in complained
+        assert len(at.daemon.context.store.stacks) == 1
+
+        code, said, _ = await _end(terminal, at, *words, "--anyway", "--with-others")
+        assert code == 1
+        assert "It does not hold: 3 of 5 failed: 503 " in said
+        assert len(at.daemon.context.store.stacks) == 1
+
+
+async def _end(terminal: Terminal, at: Harness, *words: str) -> tuple[int, str, str]:
+    return await asyncio.to_thread(terminal.rehearse(at, *words).end)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("--stacks", "5"), "say how players arrive: --rate 20/s, or --burst for all at once"),
+        (("--stacks", "5", "--burst", "--rate", "3/s"), "say how players arrive"),
+        (("--stacks", "5", "--burst", "--churn", "10%", "--hold", "0s"), "--churn happens during --hold"),
+        (("--stacks", "5", "--burst", "--expect", "runing-p95=10s"), 'did you mean "running"?'),
+        (("--stacks", "5", "--burst", "--expect", "reachable-p95=10s"), "with --probe tcp or http only"),
+        (("--stacks", "5", "--burst", "--report", "nowhere/report.html"), "nowhere is no folder to write a report to"),
+    ],
+)
+def test_wrong_words_are_told_before_anything_is_asked(tmp_path: Path, words: tuple[str, ...], complaint: str) -> None:
+    pod = tmp_path / "pod.yaml"
+    pod.write_text(seed()["pod_spec"])
+    nowhere = {"STACKD_URL": "http://127.0.0.1:9", "STACKD_API_KEY": KEY}
+    result = CliRunner(env=nowhere).invoke(stackd, ["rehearse", "--file", str(pod), *words])
+    assert result.exit_code == 2
+    assert complaint in " ".join(result.stderr.split())

@@ -1,0 +1,98 @@
+"""``stackd doctor`` as root on a machine with an installed service: what is wrong with that is found, and how to mend it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+
+from tests.systemd.machine import Ran
+from tests.systemd.service import COMMAND, UNIT, Service
+
+pytestmark = pytest.mark.systemd
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the doctor has told; ``about`` gives the lines of one subject, with their levels, joined."""
+
+    ran: Ran
+
+    def about(self, subject: str) -> list[str]:
+        found: list[str] = []
+        for line in self.ran.out.splitlines():
+            level, about, text = line[:4].strip(), line[6:19].strip(), line[21:].strip()
+            if level:
+                found.append(f"{level} {about}: {text}")
+            elif found and text:
+                found[-1] += f" {text}"
+        return [line for line in found if f" {subject}: " in line]
+
+
+async def doctor(service: Service) -> Told:
+    command = ("env", "COLUMNS=1000", COMMAND, "doctor")
+    return Told(await asyncio.to_thread(service.machine.run, *command))
+
+
+async def test_a_service_that_is_well_has_no_failure(service: Service) -> None:
+    await service.do("systemctl", "enable", "--quiet", UNIT)
+    told = await doctor(service)
+    assert told.ran.code == 0, told.ran.out
+    assert told.about("service") == ["ok service: ready: 0 stacks, 2 nodes"]
+    assert any(line.startswith("ok daemon: it is ready") for line in told.about("daemon"))
+
+
+async def test_state_of_the_wrong_owner_is_found_and_the_command_that_is_named_mends_it(service: Service) -> None:
+    await service.do("systemctl", "stop", UNIT)
+    await service.do("bash", "-c", "chown root: /var/lib/stackd/stackd.db")
+    await service.try_to("systemctl", "start", UNIT)
+    await service.until(lambda state: int(state["NRestarts"]) >= 1)
+    told = await doctor(service)
+    assert told.ran.code == 1
+    (crashing,) = [line for line in told.about("service") if line.startswith("fail")]
+    assert "starts it again and again" in crashing
+    assert "stackd.db" in crashing
+    (owner,) = [line for line in told.about("files") if line.startswith("fail")]
+    command = owner.rpartition("→ ")[2]
+    assert command == "chown stackd: /var/lib/stackd/stackd.db"
+    await service.do("bash", "-c", command)
+    await service.until(lambda state: state["StatusText"] == "ready: 0 stacks, 2 nodes")
+
+
+async def test_a_start_that_failed_is_found_with_its_reason(bare: Service) -> None:
+    await bare.credentials()
+    await bare.do("bash", "-c", "echo not-a-key-at-all > /etc/stackd/config.toml")
+    await bare.try_to("systemctl", "start", UNIT)
+    told = await doctor(bare)
+    assert told.ran.code == 1
+    assert any("config.toml:1: " in line for line in told.about("configuration"))
+    (failed,) = [line for line in told.about("service") if line.startswith("fail")]
+    assert "it has failed (exit-code); the last error: /etc/stackd/config.toml:1: " in failed
+    assert "systemctl restart stackd" in failed
+
+
+async def test_what_was_edited_and_is_not_in_force_is_found(service: Service) -> None:
+    await asyncio.sleep(1.5)  # times of files are compared to the second
+    await service.configure(stacks='ttl = "90m"\nnamespace = "others"')
+    told = await doctor(service)
+    (edited,) = [line for line in told.about("service") if "is not in force" in line]
+    assert "/etc/stackd/config.toml was changed at " in edited
+    assert edited.endswith("→ stackd reload")
+    await service.do(COMMAND, "reload")
+    told = await doctor(service)
+    (waits,) = [line for line in told.about("service") if "not in force" in line]
+    assert "stacks.namespace" in waits
+    assert waits.endswith("→ systemctl restart stackd")
+
+
+async def test_a_file_that_only_root_can_read_is_found_by_check_and_doctor(bare: Service) -> None:
+    await bare.credentials()
+    await bare.start_cluster()
+    await bare.do("bash", "-c", "chgrp root /etc/stackd/config.toml")
+    ran = await asyncio.to_thread(bare.machine.run, COMMAND, "check")
+    assert ran.code == 2
+    assert "/etc/stackd/config.toml cannot be read by stackd" in ran.err
+    told = await doctor(bare)
+    assert told.ran.code == 1
+    assert any("cannot be read by stackd" in line for line in told.about("files"))

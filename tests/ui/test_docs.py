@@ -1,0 +1,111 @@
+"""The page of the API: every route, found by its words, on a phone too."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.async_api import expect
+
+from tests.ui.conftest import PHONE, Board, Boards
+from tests.ui.test_access import AUDIT
+
+pytestmark = pytest.mark.ui
+
+
+async def test_the_docs_page_describes_every_route(board: Board) -> None:
+    await board.page.goto(board.at.url + "/docs")
+    described = (await board.at.call("GET", "/openapi.json")).json
+    ids = [operation["operationId"] for methods in described["paths"].values() for operation in methods.values()]
+    await expect(board.page.locator("article")).to_have_count(len(ids))
+    assert {await article.get_attribute("id") for article in await board.page.locator("article").all()} == set(ids)
+    await expect(board.page.locator("#createStack pre").nth(1)).to_contain_text('curl -s -X POST -H "X-API-KEY:')
+    await board.page.keyboard.press("/")
+    await board.page.keyboard.type("batch")
+    await expect(board.page.locator("article:visible")).to_have_count(2)
+    assert await board.page.evaluate(AUDIT) == []
+
+
+async def test_a_search_leaves_what_has_its_words_in_the_list_too(board: Board) -> None:
+    await board.page.goto(board.url + "/docs")
+    await expect(board.page.locator("article").first).to_be_visible()
+    field = board.page.get_by_label("Find a route, a parameter or a field")
+    await field.fill("batch")
+    await expect(board.page.locator("#found")).to_have_text("2 routes")
+    await expect(board.page.locator("#contents a:visible")).to_have_count(2)
+    await expect(board.page.locator("#contents h2:visible")).to_have_text(["Batch delete"], ignore_case=True)
+    await expect(board.page.locator("#content > section:visible")).to_have_count(1)
+    await field.fill("if_exists")  # a field of a body
+    await expect(board.page.locator("article:visible h3 code")).to_contain_text(["/stacks"])
+    await field.fill("last-event-id")  # a parameter
+    await expect(board.page.locator("article:visible")).to_have_count(2)
+    await field.fill("nothing is like this")
+    await expect(board.page.locator("#found")).to_have_text("0 routes")
+    await field.fill("")
+    await expect(board.page.locator("#content > section:visible")).not_to_have_count(1)
+    await expect(board.page.locator("#found")).to_be_empty()
+
+
+async def test_the_route_that_is_read_is_marked_and_has_an_address(board: Board) -> None:
+    await board.page.goto(board.url + "/docs#listStacks")
+    await expect(board.page.locator("#listStacks h3")).to_be_in_viewport()
+    current = board.page.locator("#contents a[aria-current]")
+    await expect(current).to_have_text("List stacks")
+    await board.page.locator("article").last.scroll_into_view_if_needed()
+    await expect(current).not_to_have_text("List stacks")
+    link = board.page.locator("#listStacks h3 a")
+    await expect(link).to_have_attribute("href", "#listStacks")
+
+
+async def test_a_phone_has_the_list_behind_a_button(boards: Boards) -> None:
+    async with boards(viewport=PHONE) as board:
+        await board.page.goto(board.url + "/docs")
+        await expect(board.page.locator("article").first).to_be_visible()
+        links = board.page.locator("#contents a")
+        await expect(links.first).to_be_hidden()
+        await board.page.locator("#menu summary").click()
+        await links.filter(has_text="Delete many stacks").click()
+        await expect(links.first).to_be_hidden()
+        await expect(board.page.locator("#batchDelete h3")).to_be_in_viewport()
+        assert await board.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+@pytest.mark.parametrize("name", ["integrate", "api-guide", "troubleshooting"])
+async def test_a_guide_is_laid_out_whole(board: Board, name: str) -> None:
+    await board.page.goto(f"{board.url}/docs/{name}")
+    text = (await board.at.call("GET", f"/static/guide/{name}.md", key=None)).text
+    guide = board.page.locator("#content .guide")
+    fences = re.findall(r"^ *```[^\n]*\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    await expect(guide.locator("pre")).to_have_count(len(fences))
+    prose = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    for level, marks in (("h1", "#"), ("h2", "##"), ("h3", "###")):
+        heads = re.findall(rf"^{marks} (.*)$", prose, re.MULTILINE)
+        await expect(guide.locator(level)).to_have_text([head.replace("`", "") for head in heads])
+    await expect(guide.locator("table")).to_have_count(len(re.findall(r"^\|(?:---\|)+$", prose, re.MULTILINE)))
+    shown = await guide.inner_text()
+    assert not re.search(r"```|\]\(|\*\*", shown)
+    assert await board.page.locator("#guides a[aria-current]").count() == 1
+    for href in await guide.locator("a").evaluate_all("(all) => all.map((one) => one.getAttribute('href'))"):
+        page, _, anchor = href.partition("#")
+        if page:
+            assert (await board.at.call("GET", page, key=None)).status == 200, href
+        elif anchor:
+            assert await board.page.locator(f'[id="{anchor}"]').count() == 1, href
+    assert await board.page.evaluate(AUDIT) == []
+
+
+async def test_guides_and_routes_lead_to_each_other(board: Board) -> None:
+    await board.page.goto(board.url + "/docs")
+    await board.page.get_by_role("link", name="Troubleshooting", exact=True).click()
+    await board.page.get_by_role("link", name="The key", exact=True).click()
+    await expect(board.page.locator("#the-key")).to_be_in_viewport()
+    await board.page.get_by_role("link", name="All routes").click()
+    await expect(board.page.locator("article").first).to_be_visible()
+
+
+async def test_a_guide_fits_a_phone(boards: Boards) -> None:
+    async with boards(viewport=PHONE) as board:
+        await board.page.goto(board.url + "/docs/integrate")
+        await expect(board.page.locator("#content h1")).to_be_visible()
+        await expect(board.page.locator("#guides a").first).to_be_hidden()
+        assert await board.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]

@@ -1,0 +1,189 @@
+"""The figures say what is so, and that they do not know where they do not: no false zeros, no false bars."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from playwright.async_api import Route, expect
+
+from tests.harness import KEY, eventually, request_for
+from tests.ui.conftest import Board, Boards
+from tests.ui.gate import gate
+
+pytestmark = pytest.mark.ui
+
+NOW = "() => document.querySelector('#count').textContent"
+
+
+async def made(board: Board, count: int) -> list[str]:
+    ids = [
+        (await board.at.create(request_for("nginx:stable", cpu="1m", memory="1Mi")))["stack_id"] for _ in range(count)
+    ]
+    for stack_id in ids:
+        await board.at.until_status(stack_id, "running")
+    return ids
+
+
+async def sign_in(board: Board) -> None:
+    await board.page.goto(board.url + "/dashboard")
+    await board.page.get_by_label("API key").fill(KEY)
+    await board.page.keyboard.press("Enter")
+
+
+async def test_figures_count_statuses_nodes_and_ports(board: Board) -> None:
+    await made(board, 3)
+    await board.open()
+    await expect(board.page.locator("#figure-status")).to_contain_text("3 stacks")
+    await expect(board.page.get_by_role("img", name="3 running, 0 creating")).to_be_visible()
+    await expect(board.page.get_by_role("img", name="of 1767 node ports are in use")).to_be_visible()
+    await expect(board.page.locator("#figure-nodes li")).to_have_count(2)
+    await expect(board.page.locator("#figure-room")).to_contain_text("more fit")
+
+
+async def test_the_count_is_right_with_the_first_rows_and_read_out_later(board: Board) -> None:
+    await made(board, 3)
+    await board.open()
+    await board.rows.first.wait_for()
+    assert await board.page.evaluate(NOW) == "3 stacks"
+    await expect(board.page.get_by_role("status").filter(has_text="3 stacks")).to_have_count(1)
+
+
+async def test_there_are_no_zeros_while_the_list_is_on_its_way(board: Board) -> None:
+    await made(board, 2)
+    arrived = asyncio.Event()
+
+    async def slow(route: Route) -> None:
+        await arrived.wait()
+        await route.continue_()
+
+    for path in ("**/stacks?*", "**/capacity?*"):
+        await board.page.route(path, slow)
+    await sign_in(board)
+    await expect(board.page.locator("#loading")).to_be_visible()
+    await expect(board.page.locator("#figure-status .bone").first).to_be_visible()
+    for figure in ("status", "nodes", "ports", "room"):
+        text = await board.page.locator(f"#figure-{figure}").inner_text()
+        assert not any(character.isdigit() for character in text), (figure, text)
+    assert await board.page.evaluate(NOW) == ""
+    arrived.set()
+    await expect(board.page.locator("#figure-status")).to_contain_text("2 stacks")
+    await expect(board.page.locator("#loading")).to_be_hidden()
+    await expect(board.page.locator(".bone:visible")).to_have_count(0)
+
+
+async def test_what_stackd_cannot_tell_is_unknown_and_has_no_bar(boards: Boards) -> None:
+    async with boards() as board:
+        await made(board, 2)
+
+        async def refused(route: Route) -> None:
+            await route.fulfill(status=503, json={"error": "not now"})
+
+        await board.page.route("**/capacity?*", refused)
+        await board.open()
+        nodes = board.page.locator("#figure-nodes")
+        await expect(nodes).to_contain_text("room unknown")
+        await expect(nodes.get_by_role("img")).to_have_count(0)
+        await expect(board.page.locator("#figure-ports").get_by_role("img")).to_have_count(0)
+        await expect(board.page.locator("#figure-room")).to_contain_text("unknown")
+        assert set(board.refusals) == {"503"}
+
+
+async def test_a_node_that_is_gone_is_gone_and_not_full(board: Board) -> None:
+    ids = await made(board, 4)
+    node = (await board.at.stack(ids[0]))["node_id"]
+    lost = sum([(await board.at.stack(stack_id))["node_id"] == node for stack_id in ids])
+    await board.at.kubectl("DELETE", f"/api/v1/nodes/{node}")
+    await board.at.until_status(ids[0], "node_deleted")
+    await board.open()
+    row = board.page.locator(f'#figure-nodes li[title^="{node}:"]')
+    await expect(row).to_contain_text("gone")
+    await expect(row).to_have_attribute("title", f"{node}: {lost} stacks lost, gone")
+    await expect(row.get_by_role("img")).to_have_count(0)
+    await expect(board.page.locator("#figure-nodes h3")).to_have_text("1 node takes stacks")
+
+
+async def test_ports_and_room_follow_a_change_soon(board: Board) -> None:
+    await made(board, 1)
+    await board.open()
+    await expect(board.page.locator("#figure-ports")).to_contain_text("1 port in use")
+    await made(board, 2)
+    await expect(board.page.locator("#figure-ports")).to_contain_text("3 ports in use", timeout=8_000)
+
+
+async def test_while_the_daemon_is_away_the_last_known_is_grey_with_its_age(boards: Boards) -> None:
+    async with boards() as board, gate(board.at.daemon.port) as way:
+        board.url = way.url
+        (stack_id,) = await made(board, 1)
+        await board.open()
+        await expect(board.page.locator("#figure-ports")).to_contain_text("1 port in use")
+        status = board.row(stack_id).locator(".status")
+        live = await status.evaluate("(e) => getComputedStyle(e).color")
+        await way.shut()
+        notice = board.page.locator("#away")
+        await expect(notice).to_contain_text("stackd does not answer")
+        await expect(notice).to_contain_text("ago")
+        assert await status.evaluate("(e) => getComputedStyle(e).color") != live
+        await expect(board.row(stack_id)).to_be_visible()
+        await expect(board.page.locator("#figure-ports")).to_contain_text("1 port in use")
+        await way.open()
+        await expect(notice).to_be_hidden()
+        assert await status.evaluate("(e) => getComputedStyle(e).color") == live
+        board.complaints.clear()  # the browser tells of each refused connection
+
+
+async def test_retry_now_connects_at_once(boards: Boards) -> None:
+    async with boards() as board, gate(board.at.daemon.port) as way:
+        board.url = way.url
+        await board.page.clock.install()
+        await board.open()
+        await way.shut()
+        notice = board.page.locator("#away")
+        await expect(notice).to_be_visible()
+        tried = len(board.requests)
+        await board.page.clock.pause_at(await board.page.evaluate("Date.now() + 1"))
+        await way.open()
+        await notice.get_by_role("button", name="Retry now").click()
+        await eventually(lambda: any(url.startswith("/events") for url in board.requests[tried:]))
+        await board.page.clock.resume()
+        await expect(board.page.locator("#link")).to_have_attribute("data-state", "live")
+        board.complaints.clear()
+
+
+async def test_it_comes_back_within_seconds_after_a_long_absence(boards: Boards) -> None:
+    async with boards() as board, gate(board.at.daemon.port) as way:
+        board.url = way.url
+        await board.page.clock.install()
+        await board.open()
+        await way.shut()
+        await expect(board.page.locator("#away")).to_be_visible()
+        for _ in range(6):
+            before = len(board.requests)
+            await board.page.clock.run_for(5_000)
+            await eventually(lambda before=before: len(board.requests) > before)  # type: ignore[misc]
+        await way.open()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await expect(board.page.locator("#link")).to_have_attribute("data-state", "live")
+        assert loop.time() - began < 10
+        board.complaints.clear()
+
+
+async def test_a_daemon_that_accepts_and_does_not_answer_is_away(boards: Boards) -> None:
+    async with boards() as board:
+        await board.page.clock.install()
+        await board.open()
+        held: list[Route] = []
+
+        async def silent(route: Route) -> None:
+            held.append(route)
+
+        for path in ("**/readyz", "**/events?*"):
+            await board.page.route(path, silent)
+        await board.page.clock.run_for(5_000)
+        await eventually(lambda: bool(held))
+        await board.page.clock.run_for(10_000)
+        await expect(board.page.locator("#away")).to_contain_text("stackd does not answer")
+        await board.page.unroute("**/readyz")
+        await board.page.unroute("**/events?*")
+        await expect(board.page.locator("#link")).to_have_attribute("data-state", "live")

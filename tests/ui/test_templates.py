@@ -1,0 +1,101 @@
+"""Per challenge: the templates above the table, and creating from one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from playwright.async_api import expect
+
+from tests.api.test_templates import PLAIN, WEB, folder_with
+from tests.ui.conftest import PHONE, Boards
+from tests.ui.test_axe import BOTH, audit
+
+pytestmark = pytest.mark.ui
+
+BAD = PLAIN.replace("nginx:stable", "registry.invalid/none:1") + "prepull: true\n"
+
+
+async def test_each_template_is_shown_with_its_stacks_and_what_is_wrong(boards: Boards, tmp_path: Path) -> None:
+    async with boards(folder_with(tmp_path, web_1=WEB, bad=BAD)) as board:
+        made = await board.at.create({"template": "web-1"})
+        await board.at.until_status(made["stack_id"], "running")
+        await board.at.create()
+        await board.at.daemon.schedule.now("history")
+        await board.open()
+        web, bad = (board.page.locator(f"[data-template={name}]") for name in ("web-1", "bad"))
+        await expect(web).to_contain_text("1 running")
+        await expect(web).to_contain_text("no pool")
+        await expect(web).to_contain_text("(median)")
+        chart = web.get_by_role("img")
+        await expect(chart).to_have_accessible_name("web-1 within the last hour: 1 running, 1 at the most")
+        await expect(bad).to_contain_text("images on 0 of 2 nodes")
+        await expect(bad).to_contain_text("none started within the hour")
+        await web.get_by_role("button", name="web-1", exact=True).click()
+        await expect(board.rows).to_have_count(1)
+        await expect(board.row(made["stack_id"])).to_be_visible()
+
+
+async def test_without_templates_there_is_no_place_for_them(boards: Boards) -> None:
+    async with boards() as board:
+        await board.open()
+        await expect(board.page.get_by_text("There are no stacks.")).to_be_visible()
+        await expect(board.page.locator("#templates")).to_be_hidden()
+        await board.page.keyboard.press("n")
+        await expect(board.dialog.get_by_label("Pod, as YAML")).to_be_visible()
+        await expect(board.dialog.get_by_label("From")).to_be_hidden()
+
+
+async def test_a_stack_is_created_from_a_template_and_its_values_are_told_once(boards: Boards, tmp_path: Path) -> None:
+    async with boards(folder_with(tmp_path, web_1=WEB)) as board:
+        await board.open()
+        await board.page.get_by_role("button", name="New web-1").click()
+        await expect(board.dialog.get_by_label("From")).to_have_value("web-1")
+        await expect(board.dialog).to_contain_text("Publishes 80/tcp and lives for 1h.")
+        await expect(board.dialog).to_contain_text("Made anew for each stack: FLAG, TEAM_SECRET.")
+        await expect(board.dialog.get_by_label("Pod, as YAML")).to_be_hidden()
+        await expect(board.dialog.get_by_label("Ports")).to_be_hidden()
+        await board.dialog.get_by_label("Labels").fill("team=7")
+        await board.dialog.get_by_role("button", name="Create").click()
+        await expect(board.dialog.get_by_role("heading")).to_have_text("Values of the new stack")
+        (stack,) = board.at.daemon.context.store.stacks.ordered()
+        assert (stack.template, dict(stack.labels)) == ("web-1", {"challenge": "web-1", "kind": "web", "team": "7"})
+        for name, value in stack.values.items():
+            await expect(board.dialog).to_contain_text(value)
+            await expect(board.dialog.get_by_role("button", name=f"Copy {name}")).to_be_visible()
+        await board.dialog.get_by_role("button", name="Done").click()
+        await expect(board.panel).to_be_visible()
+        await expect(board.page.get_by_text(stack.values["FLAG"])).to_have_count(0)
+
+
+async def test_what_is_wrong_with_its_fields_is_shown_at_them(boards: Boards, tmp_path: Path) -> None:
+    async with boards(folder_with(tmp_path, web_1=WEB)) as board:
+        await board.open()
+        await board.page.get_by_role("button", name="New web-1").click()
+        await expect(board.dialog.get_by_label("From")).to_have_value("web-1")
+        await board.dialog.get_by_label("Lives for").fill("2 weeks")
+        await board.dialog.get_by_role("button", name="Check").click()
+        await expect(board.dialog.get_by_label("Lives for")).to_have_attribute("aria-invalid", "true")
+        await board.dialog.get_by_label("Lives for").fill("")
+        await board.dialog.get_by_role("button", name="Check").click()
+        await expect(board.dialog).to_contain_text("Would be accepted: 100m CPU, 64 MiB.")
+        await board.dialog.get_by_label("From").select_option("")
+        await expect(board.dialog.get_by_label("Pod, as YAML")).to_be_visible()
+        assert board.refusals == ["400"]
+
+
+@BOTH
+async def test_nothing_that_axe_knows_is_wrong_with_them(boards: Boards, tmp_path: Path, scheme: str) -> None:
+    async with boards(folder_with(tmp_path, web_1=WEB, bad=BAD), color_scheme=scheme, viewport=PHONE) as board:
+        made = await board.at.create({"template": "web-1"})
+        await board.at.until_status(made["stack_id"], "running")
+        await board.at.daemon.schedule.now("history")
+        await board.open()
+        await expect(board.page.locator("[data-template=web-1]")).to_contain_text("1 running")
+        await audit(board.page, "the templates")
+        await board.page.get_by_role("button", name="New web-1").click()
+        await expect(board.dialog.get_by_label("From")).to_have_value("web-1")
+        await audit(board.page, "the create dialog with a template")
+        await board.dialog.get_by_role("button", name="Create").click()
+        await expect(board.dialog.get_by_role("heading")).to_have_text("Values of the new stack")
+        await audit(board.page, "the values")

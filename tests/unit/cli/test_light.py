@@ -1,0 +1,105 @@
+"""A TAB, ``--version`` and ``--help`` load nothing that takes long; each command has a line of help that fits."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from stackd.cli import COMMANDS, stackd
+from stackd.cli.lazy import LazyGroup
+from stackd.cli.stacks import VERBS, stacks
+from tests.harness import KEY
+from tests.unit.cli.conftest import Shell
+
+HEAVY = (
+    "asyncio",
+    "aiohttp",
+    "kubernetes",
+    "pydantic",
+    "apscheduler",
+    "prometheus_client",
+    "rich",
+    "yaml",
+    "orjson",
+    "sqlite3",
+)
+ROOT = Path(__file__).parents[3]
+PROGRAM = f"""
+import atexit, sys
+atexit.register(lambda: print(*sorted({{*{HEAVY!r}}} & sys.modules.keys()), file=sys.stderr))
+import os, pathlib
+from stackd.cli import main, options
+options.INSTALLED = pathlib.Path(os.environ.get("TEST_INSTALLED", "/nowhere"))
+main(sys.argv[1:])
+"""
+
+
+async def loaded(*words: str, **environment: str) -> tuple[str, str]:
+    """What the command prints, and which of the heavy modules it has loaded."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROGRAM, *words,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=os.environ | environment, cwd=ROOT,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    return out.decode(), err.decode().strip()
+
+
+async def completed(line: str, **environment: str) -> tuple[str, str]:
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - (not line.endswith(" ")))}
+    return await loaded(_STACKD_COMPLETE="bash_complete", **words, **environment)
+
+
+@pytest.mark.parametrize("words", ["--version", "--help", "stacks --help"])
+async def test_version_and_help_load_nothing_heavy(words: str) -> None:
+    out, heavy = await loaded(*words.split())
+    assert out
+    assert heavy == ""
+
+
+LINES = [
+    "stackd ",
+    "stackd stacks ",
+    *(f"stackd {name} --" for name in COMMANDS if name != "stacks"),
+    *(f"stackd stacks {name} --" for name in VERBS),
+]
+
+
+@pytest.mark.parametrize("line", LINES)
+async def test_no_completion_loads_anything_heavy(line: str) -> None:
+    out, heavy = await completed(line)
+    assert heavy == ""
+    assert "plain," in out
+
+
+@pytest.mark.parametrize("installed", [False, True])
+async def test_ids_are_completed_with_nothing_heavy_also_for_this_machines_daemon(
+    shell: Shell, installed: bool
+) -> None:
+    stack_id = (await shell.at.create())["stack_id"]
+    given = {"HOME": str(shell.home), "STACKD_URL": "", "STACKD_API_KEY": ""}
+    if installed:
+        config = shell.home / "config.toml"
+        config.write_text(f'[server]\nhost = "0.0.0.0"\nport = {shell.at.daemon.port}\n')
+        (shell.home / "api-key").write_text(f"# of the platform\n{KEY}\n")
+        given["TEST_INSTALLED"] = str(config)
+    else:
+        given |= {"STACKD_URL": shell.at.url, "STACKD_API_KEY": KEY}
+    out, heavy = await completed("stackd stacks show stack-", **given)
+    assert heavy == ""
+    assert stack_id in out
+
+
+@pytest.mark.parametrize(("group", "table"), [(stackd, COMMANDS), (stacks, VERBS)])
+def test_every_command_has_a_line_of_help_that_fits(group: LazyGroup, table: dict[str, tuple[str, str]]) -> None:
+    assert group.table == table
+    longest = max(map(len, table))
+    for name, (_, line) in table.items():
+        command = group.get_command(None, name)  # type: ignore[arg-type]
+        assert command is not None
+        assert command.name == name
+        assert len(line) + longest + 6 <= 80
+        assert line.endswith(".")

@@ -1,0 +1,301 @@
+"""``stackd setup``, from a configuration alone to a first stack, against an embedded cluster that asks who one is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from stackd.cli import options, stackd
+from stackd.cli.setup import admin as kubeconfigs
+from stackd.config import load
+from stackd.daemon import running
+from stackd.embedded import EmbeddedCluster, NodeSpec, Rule, User, everything
+from stackd.kube.administrator import differences
+from tests.harness import fast_cluster
+from tests.ports import free_port
+
+ADMIN = User(token="admin", name="admin", rules=(everything(),))
+READER = User(
+    token="reader",
+    name="reader",
+    rules=(Rule(verbs=frozenset({"get", "list"}), resources=frozenset({"*"}), groups=frozenset({"*"})),),
+)
+WORKERS = (NodeSpec(name="one", labels={}), NodeSpec(name="two", labels={}))
+UNWANTED = ("STACKD_URL", "STACKD_API_KEY", "STACKD_AUTH__KEY", "KUBERNETES_SERVICE_HOST")
+
+
+@dataclass(slots=True, kw_only=True)
+class Site:
+    """A machine with nothing but a configuration, and a cluster with nothing but nodes."""
+
+    folder: Path
+    cluster: EmbeddedCluster
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "etc/config.toml"
+
+    def beside(self, name: str) -> Path:
+        return self.config.with_name(name)
+
+    async def setup(self, *words: str, stdin: str | None = None, admin: str | None = "admin") -> Result:
+        """What the command said and how it ended; as that user of the cluster, if any."""
+        given = ["setup", "--config", str(self.config)]
+        if admin is not None:
+            self.cluster.write_kubeconfig(self.folder / "admin", token=admin)
+            given += ["--admin-kubeconfig", str(self.folder / "admin")]
+        result = await asyncio.to_thread(CliRunner().invoke, stackd, [*given, *words], input=stdin)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+
+@pytest.fixture
+async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    for name in UNWANTED:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("KUBECONFIG", "")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(kubeconfigs, "USUAL", ())
+    async with EmbeddedCluster(fast_cluster(users=(ADMIN, READER), nodes=WORKERS)) as cluster:
+        made = Site(folder=tmp_path, cluster=cluster)
+        made.config.parent.mkdir()
+        made.config.write_text(
+            f'[server]\nport = {free_port()}\n[state]\npath = "{tmp_path}/stackd.db"\n[stacks]\nnamespace = "arena"\n'
+        )
+        yield made
+
+
+def states(result: Result) -> dict[str, str]:
+    """What was last said of each step."""
+    found = {}
+    for line in result.stdout.partition("stackd doctor:")[0].splitlines():
+        for state in ("already so", "to do", "by hand", "done", "failed"):
+            for name in ("key", "cluster", "kubeconfig", "nodes", "service", "first stack"):
+                if line.startswith(state) and line.removeprefix(state).strip().startswith(name):
+                    found[name] = state
+    return found
+
+
+async def test_it_leads_from_a_configuration_to_a_first_stack_and_a_second_time_changes_nothing(site: Site) -> None:
+    first = await site.setup("--yes", "--node", "one")
+    assert states(first) == {
+        "key": "done",
+        "cluster": "done",
+        "kubeconfig": "done",
+        "nodes": "done",
+        "service": "by hand",
+        "first stack": "to do",
+    }
+    assert first.exit_code == 1
+    assert f"stackd serve --config {site.config}" in first.stdout
+    for name in ("api-key", "kubeconfig"):
+        assert stat.S_IMODE(site.beside(name).stat().st_mode) == 0o600
+        assert not (secrets(site) & set(first.stdout.split()))
+    async with running(load(site.config, {}, site.config.parent)) as daemon:
+        await daemon.ready.wait()
+        second = await site.setup("--yes", "--image", "registry.example/run", "--port", "8080")
+        assert states(second) == dict.fromkeys(states(first), "already so") | {"first stack": "done"}
+        assert second.exit_code == 0, second.stdout
+        assert "0 failures" in second.stdout
+        before = site.cluster.store.revision
+        third = await site.setup("--yes")
+        assert set(states(third).values()) == {"already so"}
+        assert third.exit_code == 0
+    assert site.cluster.store.revision == before
+
+
+def secrets(site: Site) -> set[str]:
+    """What must be on no screen."""
+    token = yaml.safe_load(site.beside("kubeconfig").read_text())["users"][0]["user"]["token"]
+    return {site.beside("api-key").read_text().strip(), token}
+
+
+async def test_the_plan_comes_first_and_without_a_yes_nothing_is_done(site: Site) -> None:
+    for words, stdin in (((), "n\n"), ((), ""), (("--plan",), None)):
+        before = site.cluster.store.revision
+        result = await site.setup("--node", "one", *words, stdin=stdin)
+        assert result.exit_code == 1
+        assert "create Namespace arena" in result.stdout
+        assert "create NetworkPolicy default-deny in arena" in result.stdout
+        assert "label node one role=stack" in result.stdout
+        assert "done" not in states(result).values()
+        assert site.cluster.store.revision == before
+        assert [file.name for file in site.config.parent.iterdir()] == ["config.toml"]
+        assert ("Do this?" in result.stdout) is (stdin is not None)
+    assert states(await site.setup("--node", "one", stdin="y\n"))["nodes"] == "done"
+
+
+async def test_what_was_changed_in_the_cluster_is_named_and_put_right_and_what_was_added_stays(site: Site) -> None:
+    await site.setup("--yes", "--node", "one")
+    result = await site.setup("--yes", "--node", "one", "--dns")
+    assert "create NetworkPolicy stacks-to-dns in arena" in result.stdout
+    await patch(site, "/api/v1/namespaces/arena", {"metadata": {"labels": {"team": "a"}}})
+    await patch(
+        site, "/api/v1/namespaces/arena/resourcequotas/stacks", {"spec": {"hard": {"pods": "3", "secrets": "0"}}}
+    )
+    result = await site.setup("--plan", "--node", "one", "--dns")
+    assert "change ResourceQuota stacks in arena (spec.hard.pods)" in result.stdout
+    assert "Namespace" not in result.stdout
+    result = await site.setup("--yes", "--node", "one", "--dns")
+    assert "1 of 14 objects of `stackd manifests` created or changed" in result.stdout
+    hard = (await get(site, "/api/v1/namespaces/arena/resourcequotas/stacks"))["spec"]["hard"]
+    assert (hard["pods"], hard["secrets"]) == ("1767", "0")
+
+
+async def test_nodes_are_named_where_more_than_one_could_run_stacks(site: Site) -> None:
+    result = await site.setup("--yes")
+    assert states(result)["nodes"] == "by hand"
+    assert "    --node one --node two\n" in result.stdout
+    result = await site.setup("--yes", "--node", "three")
+    assert "there is no node three" in result.stdout
+    assert "nodes are: one, two" in result.stdout
+    result = await site.setup("--yes", "--node", "one", "--node", "two")
+    assert states(result)["nodes"] == "done"
+
+
+async def test_without_an_administrator_it_prints_what_one_has_to_run(site: Site) -> None:
+    result = await site.setup("--yes", "--dns", "--quota-cpu", "64", "--server", "https://api:6443", admin=None)
+    assert result.exit_code == 1
+    assert states(result)["key"] == "done"
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    assert "stackd manifests --dns --quota-cpu 64 | ssh ADMIN kubectl apply -f -" in lines
+    make = "stackd manifests --kubeconfig-for https://api:6443 --dns --quota-cpu 64 | ssh ADMIN sh"
+    assert f"(umask 077; {make} > {site.beside('kubeconfig')})" in lines
+    assert not site.beside("kubeconfig").exists()
+    await site.setup("--yes", "--node", "one")  # what somebody has run there
+    result = await site.setup("--yes", admin=None)
+    assert [name for name, state in states(result).items() if state == "already so"] == [
+        "key",
+        "cluster",
+        "kubeconfig",
+        "nodes",
+    ]
+
+
+async def test_who_may_not_write_there_is_told_the_commands(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: False if mode == os.W_OK else access(path, mode))
+    result = await site.setup("--yes", "--node", "one")
+    assert result.exit_code == 1
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    key = site.beside("api-key")
+    assert f"[ -s {key} ] || (umask 077; stackd key new --plain > {key})" in lines
+    assert "stackd manifests | kubectl apply -f -" in lines
+    assert "kubectl label node one role=stack" in lines
+    assert [file.name for file in site.config.parent.iterdir()] == ["config.toml"]
+
+
+async def test_an_administrator_without_the_rights_is_told_which_one_is_missing(site: Site) -> None:
+    result = await site.setup("--yes", "--node", "one", admin="reader")
+    assert states(result)["cluster"] == "failed"
+    assert "no right to create namespaces" in result.stdout
+    assert result.exit_code == 1
+    assert not site.beside("kubeconfig").exists()
+
+
+async def test_nodes_that_report_no_disk_get_no_limits_on_it_unless_they_are_asked_for(
+    tmp_path: Path, site: Site
+) -> None:
+    bare = (NodeSpec(name="one", labels={}, ephemeral_storage=""), NodeSpec(name="two", labels={}))
+    async with EmbeddedCluster(fast_cluster(users=(ADMIN,), nodes=bare)) as cluster:
+        mine = replace(site, cluster=cluster)
+        result = await mine.setup("--plan", "--node", "one", "--dns")
+        assert "stackd manifests --dns --no-ephemeral-storage | kubectl apply -f -" in result.stdout
+        await mine.setup("--yes", "--node", "one")
+        (limit,) = (await get(mine, "/api/v1/namespaces/arena/limitranges/stacks"))["spec"]["limits"]
+        assert set(limit["max"]) == {"cpu", "memory"}
+        await mine.setup("--yes", "--node", "one", "--ephemeral-storage")
+        (limit,) = (await get(mine, "/api/v1/namespaces/arena/limitranges/stacks"))["spec"]["limits"]
+        assert set(limit["max"]) == {"cpu", "memory", "ephemeral-storage"}
+        result = await mine.setup("--yes", "--node", "one")
+        assert "change LimitRange stacks in arena (spec.limits)" in result.stdout
+        (limit,) = (await get(mine, "/api/v1/namespaces/arena/limitranges/stacks"))["spec"]["limits"]
+        assert set(limit["max"]) == {"cpu", "memory"}
+
+
+async def test_a_cluster_that_is_away_and_one_that_is_another_are_told_apart(site: Site, tmp_path: Path) -> None:
+    await site.setup("--yes", "--node", "one")
+    async with EmbeddedCluster(fast_cluster(users=(ADMIN,), nodes=WORKERS)) as other:
+        result = await replace(site, cluster=other).setup("--yes", "--node", "one")
+        assert "leads to another cluster than" in result.stdout
+        assert result.exit_code == 1
+        mine = site.beside("kubeconfig").read_text()
+    result = await replace(site, cluster=other).setup("--yes", "--node", "one")
+    assert "Kubernetes cannot be reached" in result.stdout
+    assert site.beside("kubeconfig").read_text() == mine
+
+
+async def test_a_kubeconfig_that_is_refused_is_made_anew(site: Site) -> None:
+    await site.setup("--yes", "--node", "one")
+    text = site.beside("kubeconfig").read_text()
+    site.beside("kubeconfig").write_text(text.replace("token: ", "token: x"))
+    result = await site.setup("--yes", "--node", "one")
+    assert states(result)["kubeconfig"] == "done"
+    assert "not accepted" in result.stdout
+
+
+async def test_a_kubeconfig_of_the_users_own_is_not_taken_for_stackds(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.cluster.write_kubeconfig(site.folder / "own", token="admin")
+    monkeypatch.setenv("KUBECONFIG", str(site.folder / "own"))
+    result = await site.setup("--yes", "--node", "one", admin=None)
+    assert f"administrator  {site.folder / 'own'}" in result.stdout
+    assert states(result)["kubeconfig"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "told"),
+    [
+        ({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}, []),
+        ({"a": {"b": 1}}, {"a": {"b": 2}}, ["a.b"]),
+        ({"a": [{"b": 1}]}, {"a": [{"b": 1, "c": {}}]}, []),
+        ({"a": [{"b": 1}]}, {"a": [{"b": 1, "c": 2}]}, ["a"]),
+        ({"a": [1, 2]}, {"a": [1]}, ["a"]),
+        ({"a": [{"b": 1}]}, {"a": [{"b": 2}]}, ["a"]),
+        ({"a": {}}, {}, []),
+        ({"a": False}, {}, []),
+        ({"a": ""}, {"a": "b"}, ["a"]),
+    ],
+)
+def test_what_a_manifest_does_not_name_is_no_difference(wanted: object, found: object, told: list[str]) -> None:
+    assert list(differences(wanted, found)) == told
+
+
+def test_without_an_installation_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "INSTALLED", tmp_path / "none")
+    result = CliRunner().invoke(stackd, ["setup", "--yes"])
+    assert result.exit_code == 2
+    assert "install stackd first" in result.stderr
+
+
+async def get(site: Site, path: str) -> dict[str, Any]:
+    import aiohttp
+
+    async with (
+        aiohttp.ClientSession(headers={"Authorization": "Bearer admin"}) as session,
+        session.get(site.cluster.url + path) as answer,
+    ):
+        found: dict[str, Any] = await answer.json()
+        return found
+
+
+async def patch(site: Site, path: str, body: dict[str, object]) -> None:
+    import aiohttp
+
+    headers = {"Authorization": "Bearer admin", "Content-Type": "application/merge-patch+json"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.patch(site.cluster.url + path, json=body, headers=headers) as answer,
+    ):
+        assert answer.status == 200, await answer.text()

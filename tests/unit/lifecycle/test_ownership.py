@@ -1,0 +1,516 @@
+"""Several stackds with files of their own, one cluster, one owner at a time; over HTTP, with real files."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from stackd.clock import SystemClock
+from stackd.embedded import EmbeddedCluster, Rule, User, everything
+from stackd.errors import ClusterError, ClusterUnavailable, Conflict, NotOwner
+from stackd.kube.client import Cluster
+from stackd.kube.guards import Fence
+from stackd.kube.lease import Lease, Leases
+from stackd.lifecycle.lease_rules import LeaseTiming
+from stackd.lifecycle.ownership import Ownership, Role
+from stackd.store import Store
+from tests.harness import DEADLINE, eventually, fast_cluster
+from tests.store.building import SMALL, accepted
+from tests.target import target_at
+
+TIMING = LeaseTiming(duration=2.0)
+SLOW = LeaseTiming(duration=60.0)
+"""For what happens without waiting for the next renewal or look: that comes after twenty seconds."""
+
+SOON = 15.0
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/stacks/leases/stackd-default"
+
+
+@dataclass(slots=True)
+class Machine:
+    """One stackd, as far as this is concerned: a file, a connection, and its part in the ownership."""
+
+    host: str
+    store: Store
+    cluster: Cluster
+    ownership: Ownership
+    task: asyncio.Task[Role]
+    _closed: bool = field(default=False)
+
+    @property
+    def fence(self) -> Fence:
+        return self.cluster.connection.fence
+
+    async def owns(self, within: float = DEADLINE) -> None:
+        """Return when it is owner; fail if it is not in time, or its task fails."""
+        owned = asyncio.ensure_future(self.ownership.owned.wait())
+        done, _ = await asyncio.wait({owned, self.task}, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        owned.cancel()
+        if self.task in done:
+            self.task.result()
+        assert self.ownership.owned.is_set(), self.ownership.trouble
+
+    async def dies(self) -> None:
+        """The process ends; nobody is told."""
+        if not self._closed:
+            self._closed = True
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+            await self.cluster.close()
+            await self.store.close()
+
+
+class Site:
+    """A cluster, and machines that come and go."""
+
+    def __init__(self, cluster: EmbeddedCluster, folder: Path) -> None:
+        self.cluster = cluster
+        self.folder = folder
+        self.machines: list[Machine] = []
+
+    async def start(
+        self,
+        host: str,
+        *,
+        token: str = "",
+        file: str = "",
+        clock: SystemClock | None = None,
+        timing: LeaseTiming = TIMING,
+    ) -> Machine:
+        """A stackd on that host, with the file of that name (its own unless said otherwise)."""
+        clock = clock or SystemClock()
+        path = self.folder / (file or host) / "stackd.db"
+        store = await Store.open(path, clock=clock, node_ports=(31001, 31100), options=SMALL)
+        await store.begin("stacks", "default")
+        target = target_at(self.cluster.url, token=token, timeout=2.0, attempt_timeout=0.2)
+        fence = Fence()
+        cluster = await Cluster.connect(target, fence=fence)
+        ownership = Ownership(Leases(cluster), fence, store, host=host, timing=timing, clock=clock)
+        task = asyncio.create_task(ownership.run(), name=host)
+        machine = Machine(host, store, cluster, ownership, task)
+        self.machines.append(machine)
+        return machine
+
+    async def owner(self, host: str, *, timing: LeaseTiming = TIMING) -> Machine:
+        """A stackd that owns the stacks, with a file that has all that there is."""
+        machine = await self.start(host, timing=timing)
+        await machine.owns()
+        await machine.store.end_adoption()
+        return machine
+
+    async def lease(self) -> Lease:
+        """The Lease as it is."""
+        viewer = self.machines[0] if self.machines else None
+        assert viewer is not None
+        cluster = await Cluster.connect(viewer.cluster.target)
+        try:
+            found = await Leases(cluster).find()
+        finally:
+            await cluster.close()
+        assert found is not None
+        return found
+
+    async def edit(self, **fields: object) -> None:
+        """Change the Lease by hand."""
+        cluster = await Cluster.connect(self.machines[0].cluster.target)
+        try:
+            while True:
+                found = await Leases(cluster).find()
+                assert found is not None
+                try:
+                    await Leases(cluster).update(replace(found, **fields))  # type: ignore[arg-type]
+                except ClusterError:
+                    continue
+                return
+        finally:
+            await cluster.close()
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with AsyncExitStack() as stack:
+        cluster = await stack.enter_async_context(EmbeddedCluster(fast_cluster()))
+        running = Site(cluster, tmp_path)
+        first = await Cluster.connect(target_at(cluster.url))
+        await first.ensure_namespace()
+        await first.close()
+        yield running
+        cluster.faults.clear()
+        await cluster.faults.listen()
+        for machine in running.machines:
+            await machine.dies()
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def test_the_first_one_owns_the_stacks_at_once_and_may_lack_what_the_cluster_has(site: Site) -> None:
+    one = await site.start("vm1", timing=SLOW)
+    await one.owns(within=SOON)
+    assert one.ownership.role is Role.OWNER
+    assert one.fence.open
+    assert 0 < one.fence.left <= SLOW.usable
+    assert one.ownership.succession is not None
+    assert not one.ownership.succession.continuous
+    lease, identity = await site.lease(), one.store.identity
+    assert (lease.holder, lease.duration, lease.transitions) == (f"vm1/{identity.file_id}", 60, 0)
+    assert (lease.file_id, lease.lock_id, lease.epoch) == (identity.file_id, identity.lock_id, 1)
+
+
+async def test_the_restart_of_the_same_file_owns_them_at_once_and_lacks_nothing(site: Site) -> None:
+    one = await site.owner("vm1", timing=SLOW)
+    await accepted(one.store, 1)
+    before = await site.lease()
+    await one.dies()
+    again = await site.start("vm1", timing=SLOW)
+    await again.owns(within=SOON)
+    assert again.ownership.succession is not None
+    assert again.ownership.succession.continuous
+    lease = await site.lease()
+    assert (lease.holder, lease.transitions, lease.acquired_at) == (before.holder, 0, before.acquired_at)
+    assert (lease.epoch, lease.sequence) == (2, 2)
+
+
+async def test_another_one_stands_by_and_changes_nothing_while_the_owner_lives(site: Site) -> None:
+    await site.owner("vm1")
+    two = await site.start("vm2")
+    await eventually(lambda: two.ownership.owner == "vm1")
+    end = now() + 1.5 * TIMING.duration
+    while now() < end:
+        assert two.ownership.role is Role.STANDBY
+        with pytest.raises(NotOwner, match="vm1 owns the stacks"):
+            two.fence.require()
+        await asyncio.sleep(0.02)
+
+
+async def test_the_standby_takes_over_when_the_owner_is_gone_and_not_before_its_time_is_over(site: Site) -> None:
+    one = await site.owner("vm1")
+    two = await site.start("vm2")
+    await eventually(lambda: two.ownership.owner == "vm1")
+    await one.dies()
+    until = one.fence.valid_until
+    await two.owns()
+    assert two.fence.now() > until, "the one before did not know any more that it was the owner"
+    assert two.ownership.succession is not None
+    assert two.ownership.succession.why.startswith("the file is new")
+    lease = await site.lease()
+    assert (lease.holder, lease.transitions) == (f"vm2/{two.store.identity.file_id}", 1)
+
+
+async def test_who_comes_back_to_a_lease_of_another_file_knows_that_it_lacks_something(site: Site) -> None:
+    one = await site.owner("vm1")
+    file_id = one.store.identity.file_id
+    two = await site.start("vm2")
+    await one.dies()
+    await two.owns()
+    await two.dies()
+    again = await site.start("vm1")
+    await again.owns()
+    found = again.ownership.succession
+    assert found is not None
+    assert (found.continuous, found.why.endswith("owned the stacks with another file")) == (False, True)
+    assert again.store.identity.incomplete
+    assert again.store.identity.file_id != file_id
+    assert (await site.lease()).file_id == again.store.identity.file_id
+
+
+async def test_an_owner_that_hears_of_another_one_is_none_any_more(site: Site) -> None:
+    one = await site.owner("vm1")
+    await site.edit(holder="vm9/f9", file_id="f9", lock_id="l9")
+    assert await asyncio.wait_for(one.task, DEADLINE) is Role.LOST
+    with pytest.raises(NotOwner, match="vm9 owns the stacks now"):
+        one.fence.require()
+
+
+async def test_an_owner_that_was_stopped_finds_out_before_it_changes_anything(site: Site) -> None:
+    """Its clock shows that its time is over before anything else happens; then it learns who has the Lease."""
+    one = await site.owner("vm1")
+    later = one.fence.valid_until + 1
+    one.fence.now = lambda: later  # as after a stop, or a suspend, of that length
+    with pytest.raises(NotOwner, match="another stackd may own the stacks now"):
+        await one.cluster.delete_pod("p", "u1")
+    assert site.cluster.counts.total("delete") == 0
+
+
+async def test_an_owner_that_was_cut_off_goes_on_where_nobody_took_over(site: Site) -> None:
+    one = await site.owner("vm1")
+    await site.cluster.faults.refuse()
+    await eventually(lambda: not one.fence.open)
+    assert one.ownership.role is Role.OWNER
+    assert one.ownership.trouble
+    with pytest.raises(NotOwner):
+        one.fence.require()
+    await site.cluster.faults.listen()
+    await eventually(lambda: one.fence.open)
+    assert not one.ownership.trouble
+    assert (await site.lease()).transitions == 0
+
+
+@pytest.mark.parametrize("verb", ["create", "update"])
+@pytest.mark.parametrize("action", ["lost_reply", "cut", "hang"])
+async def test_whatever_happens_to_the_answer_there_is_one_owner(site: Site, verb: str, action: str) -> None:
+    if verb == "update":
+        await (await site.owner("vm1")).dies()
+    site.cluster.faults.add_fault(action=action, verb=verb, resource="leases", count=1)
+    one = await site.start("vm1")
+    await one.owns()
+    renewed = (await site.lease()).renewed_at
+    site.cluster.faults.add_fault(action=action, verb="update", resource="leases", count=1)
+    end = now() + 1.2 * TIMING.duration
+    while now() < end:
+        # A request that hangs takes half of this short Lease's time before it is tried again.
+        assert one.fence.open or action == "hang", "one answer that is lost is not missed"
+        await asyncio.sleep(0.02)
+    await eventually(lambda: one.fence.open)
+    assert one.ownership.role is Role.OWNER
+    lease = await site.lease()
+    assert lease.transitions == 0
+    assert lease.renewed_at != renewed
+
+
+async def test_an_owner_that_is_asked_for_the_lease_goes_on_until_it_has_finished_what_is_under_way(site: Site) -> None:
+    one = await site.owner("vm1")
+    two = await site.start("vm2")
+    await eventually(lambda: two.ownership.owner == "vm1")
+    await two.ownership.ask_for()
+    await asyncio.wait_for(one.ownership.asked_for.wait(), DEADLINE)
+    await asyncio.sleep(TIMING.duration)
+    assert one.fence.open
+
+
+async def test_whoever_asks_gets_the_lease_as_soon_as_the_owner_gives_it_back(site: Site) -> None:
+    one = await site.owner("vm1", timing=SLOW)
+    three = await site.start("vm3", timing=SLOW)
+    two = await site.start("vm2", timing=SLOW)
+    await eventually(lambda: two.ownership.owner == three.ownership.owner == "vm1")
+    assert await two.ownership.ask_for() == "vm1"
+    await asyncio.wait_for(one.ownership.asked_for.wait(), SOON)
+    await accepted(one.store, 1)
+    await one.ownership.release()
+    assert await one.task is Role.RELEASED
+    with pytest.raises(NotOwner, match="handed over"):
+        one.fence.require()
+    await two.owns(within=SOON)
+    assert three.ownership.role is Role.STANDBY
+    assert two.fence.valid_until > one.fence.valid_until
+    assert (await site.lease()).takeover == ""
+
+
+async def test_the_lease_that_is_given_back_says_how_far_the_file_has_come(site: Site) -> None:
+    one = await site.owner("vm1")
+    await accepted(one.store, 1)
+    await one.ownership.release()
+    lease = await site.lease()
+    assert (lease.holder, lease.file_id, lease.sequence) == ("", one.store.identity.file_id, 2)
+
+
+async def test_a_lease_given_back_for_one_that_is_gone_is_taken_by_others_after_a_while(site: Site) -> None:
+    one = await site.owner("vm1")
+    two = await site.start("vm2")
+    await eventually(lambda: two.ownership.owner == "vm1")
+    await two.ownership.ask_for()
+    await two.dies()
+    await one.ownership.release()
+    await one.dies()
+    again = await site.start("vm1")
+    began = now()
+    await again.owns()
+    assert now() - began > TIMING.duration / 2
+
+
+async def test_nobody_is_asked_where_nobody_owns_anything_and_by_nobody_who_is_no_standby(site: Site) -> None:
+    one = await site.owner("vm1")
+    with pytest.raises(Conflict, match="it is owner"):
+        await one.ownership.ask_for()
+    await one.ownership.release()
+    with pytest.raises(Conflict, match="it is released"):
+        await one.ownership.ask_for()
+
+
+async def test_a_standby_ends_when_it_is_told_to(site: Site) -> None:
+    await site.owner("vm1")
+    two = await site.start("vm2")
+    await eventually(lambda: two.ownership.owner == "vm1")
+    await asyncio.wait_for(two.ownership.release(), DEADLINE)
+    assert await two.task is Role.STANDBY
+
+
+async def test_a_renewal_counts_from_when_it_was_sent_and_not_from_its_answer(site: Site) -> None:
+    one = await site.owner("vm1")
+    site.cluster.faults.add_fault(action="latency", verb="update", resource="leases", seconds=0.15)
+    before = one.fence.valid_until
+    await eventually(lambda: one.fence.valid_until > before)
+    assert one.fence.left < TIMING.usable - 0.14
+
+
+async def test_a_lease_that_is_deleted_is_made_again_by_its_owner_and_not_taken_by_a_standby(site: Site) -> None:
+    one = await site.start("vm1", timing=SLOW)
+    await one.owns()
+    two = await site.start("vm2")
+    await eventually(lambda: two.ownership.owner == "vm1")
+    before = (await site.lease()).uid
+    async with aiohttp.ClientSession() as session, session.delete(site.cluster.url + LEASES) as answer:
+        assert answer.status == 200
+    # At once, and not when its next renewal is due.
+    await eventually(lambda: one.ownership.lease is not None and one.ownership.lease.uid != before, deadline=SOON)
+    assert (one.ownership.role, two.ownership.role) == (Role.OWNER, Role.STANDBY)
+    assert one.fence.open
+    await eventually(lambda: two.ownership.owner == "vm1")
+
+
+async def test_a_copy_of_the_file_waits_for_the_file_itself(site: Site) -> None:
+    one = await site.owner("vm1")
+    await one.dies()
+    shutil.copytree(site.folder / "vm1", site.folder / "copy")
+    one = await site.start("vm1")
+    await one.owns()
+    two = await site.start("vm1", file="copy")
+    await eventually(lambda: two.ownership.owner == "vm1")
+    assert two.store.identity.file_id == one.store.identity.file_id
+    await asyncio.sleep(TIMING.duration * 1.2)
+    assert (one.ownership.role, two.ownership.role) == (Role.OWNER, Role.STANDBY)
+    await one.dies()
+    await two.owns()
+    assert two.ownership.succession is not None
+    assert two.ownership.succession.why.startswith("the file is older than the Lease")
+
+
+@pytest.mark.parametrize("how", ["backup", "cp"])
+async def test_a_restored_file_knows_that_it_lacks_something(site: Site, how: str) -> None:
+    one = await site.owner("vm1")
+    path, saved = site.folder / "vm1" / "stackd.db", site.folder / "saved.db"
+    await accepted(one.store, 1)
+    if how == "backup":
+        await one.store.backup(saved)
+    else:
+        await one.dies()
+        shutil.copy(path, saved)
+        one = await site.start("vm1")
+        await one.owns()
+    await accepted(one.store, 2)
+    sequence = one.store.identity.sequence
+    await eventually(lambda: one.ownership.lease is not None and one.ownership.lease.sequence == sequence)
+    await one.dies()
+    shutil.copy(saved, path)
+    again = await site.start("vm1")
+    await again.owns()
+    assert again.ownership.succession is not None
+    assert not again.ownership.succession.continuous
+    assert again.store.identity.incomplete
+
+
+async def test_without_the_right_to_it_a_stackd_stands_by_and_says_why(tmp_path: Path) -> None:
+    admin = User(token="admin", name="admin", rules=(everything(),))
+    pods = Rule(verbs=frozenset({"*"}), resources=frozenset({"pods"}))
+    users = (admin, User(token="weak", name="stackd", rules=(pods,)))
+    async with EmbeddedCluster(fast_cluster(users=users)) as cluster:
+        site = Site(cluster, tmp_path)
+        one = await site.start("vm1", token="weak")
+        await eventually(lambda: "no right to get leases" in one.ownership.trouble)
+        with pytest.raises(NotOwner, match="who owns the stacks is not known"):
+            one.fence.require()
+        assert one.ownership.role is Role.STANDBY
+        await one.dies()
+
+
+async def test_an_owner_that_has_nothing_to_do_sends_its_renewals_and_nothing_else(site: Site) -> None:
+    await site.owner("vm1")
+    await eventually(lambda: site.cluster.counts.total("watch") == 1)
+    site.cluster.counts.clear()
+    await asyncio.sleep(2 * TIMING.duration)
+    renewals = site.cluster.counts.requests.pop(("update", "leases", 200))
+    assert 4 <= renewals <= 7
+    assert not site.cluster.counts.requests
+
+
+class StoppedClock(SystemClock):
+    """A wall clock that stands still."""
+
+    def now(self) -> int:
+        return 1_770_000_000_000_000_000
+
+
+async def test_an_owner_whose_clock_stands_still_is_seen_to_live(site: Site) -> None:
+    one = await site.start("vm1", clock=StoppedClock())
+    await one.owns()
+    two = await site.start("vm2")
+    await asyncio.sleep(1.5 * TIMING.duration)
+    assert (one.ownership.role, two.ownership.role) == (Role.OWNER, Role.STANDBY)
+
+
+class Troubles:
+    """Three machines die, come back, are cut off, hand over and lose answers, as chance has it."""
+
+    def __init__(self, site: Site, seed: int) -> None:
+        self.site = site
+        self.chance = random.Random(seed)
+        self.alive: dict[str, Machine] = {}
+        self.owners: set[str] = set()
+        site.cluster.faults.seed(seed)
+
+    async def watch(self) -> None:
+        """Fail as soon as two of them may change something."""
+        while True:
+            allowed = {machine.host for machine in self.alive.values() if machine.fence.open}
+            assert len(allowed) <= 1, allowed
+            self.owners |= allowed
+            await asyncio.sleep(0.003)
+
+    async def restart(self, host: str) -> None:
+        if host in self.alive:
+            await self.alive[host].dies()
+        self.alive[host] = await self.site.start(host)
+
+    async def something(self) -> None:
+        """One of what may happen."""
+        faults, what = self.site.cluster.faults, self.chance.randrange(7)
+        if what < 2:
+            await self.restart(self.chance.choice(sorted(self.alive)))
+        elif what == 2:
+            await faults.refuse(self.chance.uniform(0.2, 1.6))
+        elif what == 3:
+            await self.hand_over()
+        else:
+            action = ("lost_reply", "cut", "hang")[what - 4]
+            faults.add_fault(action=action, verb="create|update|get|list", resource="leases", count=2)
+        for host, machine in list(self.alive.items()):
+            if machine.task.done():
+                assert machine.task.result() in (Role.LOST, Role.RELEASED)
+                await self.restart(host)
+
+    async def hand_over(self) -> None:
+        for machine in self.alive.values():
+            with contextlib.suppress(Conflict, ClusterUnavailable):
+                await machine.ownership.ask_for()
+                break
+        for machine in self.alive.values():
+            if machine.ownership.asked_for.is_set():
+                await machine.ownership.release()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_whatever_happens_two_never_change_anything_at_once(site: Site, seed: int) -> None:
+    troubles = Troubles(site, seed)
+    for host in ("vm1", "vm2", "vm3"):
+        await troubles.restart(host)
+    watching = asyncio.create_task(troubles.watch())
+    for _ in range(10):
+        await asyncio.sleep(troubles.chance.uniform(0.1, 0.8))
+        await troubles.something()
+    site.cluster.faults.clear()
+    await site.cluster.faults.listen()
+    await eventually(lambda: watching.done() or any(one.fence.open for one in troubles.alive.values()))
+    watching.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await watching
+    assert troubles.owners

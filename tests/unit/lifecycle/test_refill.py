@@ -1,0 +1,75 @@
+"""The refill gives way to creates that pools answer, within a bound, and not where a pool has nothing to give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from stackd.lifecycle.assign import TELLERS
+from stackd.lifecycle.context import Context
+from stackd.lifecycle.pace import CROWD, CROWD_SECONDS
+from stackd.lifecycle.pools import Pool, Pools
+from stackd.lifecycle.refill import HOLD_SECONDS, Refill
+from tests.unit.lifecycle.test_pools import numbered, pool_of
+
+
+@dataclass
+class Clock:
+    seconds: float = 100.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@dataclass
+class Surroundings:
+    """What the rule looks at of a context."""
+
+    clock: Clock = field(default_factory=Clock)
+    pools: Pools = field(default_factory=Pools)
+    given: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def here() -> Surroundings:
+    return Surroundings()
+
+
+def waits(refill: Refill, here: Surroundings, pool: Pool, after: float = 0.0) -> float:
+    here.clock.seconds += after
+    return cast(Any, refill)._gives_way(pool, here.clock.monotonic())  # type: ignore[no-any-return]
+
+
+def burst(here: Surroundings) -> None:
+    for _ in range(CROWD):
+        here.pools.pace.begun(here.clock.seconds)
+        here.pools.pace.ended()
+
+
+async def test_after_a_burst_it_begins_and_an_empty_pool_does_not_wait_for_that(here: Surroundings) -> None:
+    refill = Refill(cast(Context, here))
+    burst(here)
+    assert waits(refill, here, pool_of(*numbered(1))) == pytest.approx(CROWD_SECONDS)
+    assert waits(refill, here, pool_of()) == 0.0
+    assert waits(refill, here, pool_of(*numbered(1)), after=1.01 * CROWD_SECONDS) == 0.0
+
+
+async def test_burst_upon_burst_holds_it_up_for_so_long_at_most(here: Surroundings) -> None:
+    refill, pool, held = Refill(cast(Context, here)), pool_of(*numbered(1)), 0.0
+    burst(here)
+    while waits(refill, here, pool):
+        burst(here)
+        here.clock.seconds += CROWD_SECONDS / 4
+        held += CROWD_SECONDS / 4
+    assert held == pytest.approx(HOLD_SECONDS, abs=CROWD_SECONDS)
+
+
+async def test_pods_are_told_first_that_they_were_given_but_not_for_ever(here: Surroundings) -> None:
+    refill, pool = Refill(cast(Context, here)), pool_of(*numbered(1))
+    here.given = ["stack"] * TELLERS
+    assert waits(refill, here, pool) == 0.0
+    here.given.append("one more")
+    assert waits(refill, here, pool) > 0.0
+    assert waits(refill, here, pool, after=HOLD_SECONDS) == 0.0

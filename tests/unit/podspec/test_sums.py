@@ -1,0 +1,186 @@
+"""What a pod may have in all, and what it gets where it asks for nothing: no maximum is passed by leaving it out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from stackd.errors import InvalidPodSpec
+from stackd.podspec import DEFAULT_POLICY, Policy
+from stackd.quantity import parse
+from tests.unit.podspec.specs import admit, manifest, reasons, seed
+
+STORAGE = "ephemeral-storage"
+DISK = Policy(max_ephemeral_storage="8Gi")
+MEMORY = Policy(max_memory="1Gi", empty_dir_memory=True)
+AMOUNTS = {"cpu": "100m", "memory": "128Mi"}
+
+
+def pod(*storage: str | None, dirs: tuple[dict[str, Any], ...] = (), init: tuple[dict[str, Any], ...] = ()) -> Any:
+    """A pod with a container for each amount of disk (None names none) and an emptyDir for each of ``dirs``."""
+    made = seed()
+    made["spec"]["containers"] = [
+        {"name": f"c{index}", "image": "a:1", "ports": [{"containerPort": 80}], "resources": {"limits": limits(amount)}}
+        for index, amount in enumerate(storage)
+    ]
+    made["spec"]["initContainers"] = [
+        {"name": f"i{index}", "image": "a:1", "resources": {"limits": AMOUNTS}, **more}
+        for index, more in enumerate(init)
+    ]
+    made["spec"]["volumes"] = [{"name": f"v{index}", "emptyDir": one} for index, one in enumerate(dirs)]
+    return made
+
+
+def limits(storage: str | None) -> dict[str, str]:
+    return AMOUNTS if storage is None else {**AMOUNTS, STORAGE: storage}
+
+
+def disk(spec: dict[str, Any], kind: str = "containers") -> list[str | None]:
+    for one in spec.get(kind, ()):
+        assert one["resources"]["limits"] == one["resources"]["requests"]
+    return [one["resources"]["limits"].get(STORAGE) for one in spec.get(kind, ())]
+
+
+def sizes(spec: dict[str, Any]) -> list[str | None]:
+    return [one["emptyDir"].get("sizeLimit") for one in spec["volumes"]]
+
+
+def test_without_a_maximum_nothing_is_given() -> None:
+    assert disk(manifest(pod(None, "1Gi", dirs=({}, {})))["spec"]) == [None, "1Gi"]
+
+
+@pytest.mark.parametrize(
+    ("storage", "dirs", "given_disk", "given_sizes"),
+    [
+        ((None,), (), ["8Gi"], []),
+        ((None, None), (), ["4Gi", "4Gi"], []),
+        ((None, None, None), (), ["2730Mi", "2730Mi", "2730Mi"], []),
+        (("1Gi", None), (), ["1Gi", "7Gi"], []),
+        (("8Gi",), (), ["8Gi"], []),
+        ((None,), ({},), ["7Gi"], ["1Gi"]),
+        ((None,), ({"sizeLimit": "512Mi"}, {}), ["6656Mi"], ["512Mi", "1Gi"]),
+        (("7680Mi",), ({},), ["7680Mi"], ["512Mi"]),
+        (("7680Mi", None), ({},), ["7680Mi", "256Mi"], ["256Mi"]),
+        (("7Gi",), ({"sizeLimit": "1Gi"},), ["7Gi"], ["1Gi"]),
+    ],
+)
+def test_the_largest_disk_is_what_a_pod_has_that_names_none(
+    storage: tuple[str | None, ...], dirs: tuple[dict[str, Any], ...], given_disk: list[str], given_sizes: list[str]
+) -> None:
+    spec = manifest(pod(*storage, dirs=dirs), DISK)["spec"]
+    assert disk(spec) == given_disk
+    assert sizes(spec) == given_sizes if dirs else "volumes" not in spec
+
+
+def test_the_maximum_is_given_in_the_words_of_the_operator() -> None:
+    assert disk(manifest(pod(None), Policy(max_ephemeral_storage="10G"))["spec"]) == ["10G"]
+
+
+def test_an_init_container_has_a_share_too() -> None:
+    spec = manifest(pod(None, init=({}, {"restartPolicy": "Always"})), Policy(max_ephemeral_storage="3Gi"))["spec"]
+    assert (disk(spec), disk(spec, "initContainers")) == (["1Gi"], ["1Gi", "1Gi"])
+
+
+@pytest.mark.parametrize(
+    ("storage", "dirs", "said"),
+    [
+        (("9Gi",), (), "spec (ephemeral-storage): the pod asks for more than 8Gi (policy.max_ephemeral_storage)"),
+        (
+            ("7680Mi",),
+            ({"sizeLimit": "1Gi"},),
+            "spec (ephemeral-storage): the pod asks for more than 8Gi in containers and emptyDirs "
+            "(policy.max_ephemeral_storage)",
+        ),
+        ((None,), ({"sizeLimit": "1Gi"},) * 9, "asks for more than 8Gi in containers and emptyDirs"),
+        (
+            ("8Gi", None),
+            (),
+            "spec.containers[1]: has no size, and less than 1Mi of 8Gi (policy.max_ephemeral_storage) is left for it",
+        ),
+        (("8Gi",), ({},), "spec.volumes[0].emptyDir: has no size, and less than 1Mi of 8Gi"),
+        ((None,), ({"sizeLimit": "1Gi"},) * 8, "spec.containers[0]: has no size, and less than 1Mi of 8Gi"),
+    ],
+)
+def test_more_disk_than_the_maximum_is_refused_wherever_it_is_asked_for(
+    storage: tuple[str | None, ...], dirs: tuple[dict[str, Any], ...], said: str
+) -> None:
+    (only,) = reasons(pod(*storage, dirs=dirs), DISK)
+    assert said in only
+
+
+@pytest.mark.parametrize(
+    ("dirs", "given_sizes"),
+    [
+        (({"medium": "Memory"},), ["896Mi"]),
+        (({"medium": "Memory"}, {"medium": "Memory", "sizeLimit": "512Mi"}), ["384Mi", "512Mi"]),
+        (({"medium": "Memory"}, {}), ["896Mi", "1Gi"]),
+        (({},), ["1Gi"]),
+    ],
+)
+def test_an_empty_dir_in_memory_counts_as_memory(dirs: tuple[dict[str, Any], ...], given_sizes: list[str]) -> None:
+    assert sizes(manifest(pod(None, dirs=dirs), MEMORY)["spec"]) == given_sizes
+
+
+def test_more_memory_than_the_maximum_in_empty_dirs_is_refused() -> None:
+    (only,) = reasons(pod(None, dirs=({"medium": "Memory", "sizeLimit": "1Gi"},)), MEMORY)
+    assert only == "spec (memory): the pod asks for more than 1Gi in containers and emptyDirs (policy.max_memory)"
+    assert not reasons(pod(None, dirs=({"medium": "Memory", "sizeLimit": "896Mi"},)), MEMORY)
+
+
+def test_thousands_of_volumes_are_refused_whatever_they_ask_for() -> None:
+    (only,) = reasons(pod(None, dirs=({"sizeLimit": "1Gi"},) * 2000), Policy(max_text=1 << 20))
+    assert only == "spec.volumes: 2000 volumes; at most 16 allowed (policy.max_volumes)"
+    assert not reasons(pod(None, dirs=({},) * 16))
+    assert not reasons(pod(None, dirs=({},) * 3), Policy(max_volumes=3))
+    assert reasons(pod(None, dirs=({},)), Policy(max_volumes=0))
+
+
+SIZES = st.sampled_from([None, "1", "100Mi", "0.5Gi", "1Gi", "3G"])
+DIRS = st.tuples(SIZES, st.booleans()).map(
+    lambda pair: ({"sizeLimit": pair[0]} if pair[0] else {}) | ({"medium": "Memory"} if pair[1] else {})
+)
+POLICIES = st.builds(
+    Policy,
+    max_ephemeral_storage=st.sampled_from(["", "10Mi", "1Gi", "4Gi", "5G"]),
+    max_memory=st.sampled_from(["", "512Mi", "4Gi"]),
+    empty_dir_size=st.sampled_from(["", "256Mi", "4Gi"]),
+    empty_dir_memory=st.just(True),
+)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(SIZES, min_size=1, max_size=4),
+    st.lists(DIRS, max_size=5),
+    st.lists(st.sampled_from([{}, {"restartPolicy": "Always"}]), max_size=3),
+    POLICIES,
+)
+def test_no_pod_has_more_than_the_policy_says(
+    storage: list[str | None], dirs: list[dict[str, Any]], init: list[dict[str, Any]], policy: Policy
+) -> None:
+    try:
+        admitted = admit(pod(*storage, dirs=tuple(dirs), init=tuple(init)), policy)
+    except InvalidPodSpec:
+        event("refused")
+        return
+    event("admitted")
+    assert admit(admitted.text, policy) == admitted
+    spec: Any = admitted.manifest["spec"]
+    whole = {"Memory": parse("128Mi").whole * len(storage), None: 0}
+    for volume in spec.get("volumes", ()):
+        source = volume["emptyDir"]
+        if policy.empty_dir_size or (policy.max_memory and policy.max_ephemeral_storage):
+            assert source["sizeLimit"]
+        whole[source.get("medium")] += parse(source.get("sizeLimit", "0")).whole
+    if policy.max_memory:
+        assert whole["Memory"] <= parse(policy.max_memory).whole
+    if policy.max_ephemeral_storage:
+        amounts = [one["resources"]["limits"][STORAGE] for one in spec["containers"]]
+        assert whole[None] + sum(parse(amount).whole for amount in amounts) <= parse(policy.max_ephemeral_storage).whole
+
+
+def test_the_default_policy_leaves_the_documents_example_as_it_is() -> None:
+    assert STORAGE not in admit(seed(), DEFAULT_POLICY).text

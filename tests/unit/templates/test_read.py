@@ -1,0 +1,222 @@
+"""Templates are read as a whole: all of them are right, or every mistake is told with its file and line."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackd.config import Config, LimitsSection, PolicySection, StacksSection, TemplatesSection
+from stackd.errors import ConfigError
+from stackd.model import TargetPort
+from stackd.templates import Template, TemplateSet, read_templates
+
+POD = """\
+pod:
+  apiVersion: v1
+  kind: Pod
+  metadata: {name: web}
+  spec:
+    containers:
+    - name: app
+      image: nginx:stable
+      env:
+      - {name: GREETING, value: hello}
+      ports: [{containerPort: 80}]
+      resources: {limits: {cpu: 100m, memory: 64Mi}}
+"""
+PORTS = "target_port: [{container_port: 80, protocol: TCP}]\n"
+WEB = PORTS + POD
+
+
+def config(folder: Path, **sections: Any) -> Config:
+    return Config(templates=TemplatesSection(directory=str(folder)), **sections)
+
+
+def read(folder: Path, text: str = WEB, **sections: Any) -> Template:
+    (folder / "web-1.yaml").write_text(text)
+    return read_templates(config(folder, **sections))["web-1"]
+
+
+def mistakes(folder: Path, text: str, **sections: Any) -> list[str]:
+    """What is wrong with a file of this text, without the path of its folder."""
+    with pytest.raises(ConfigError) as refusal:
+        read(folder, text, **sections)
+    return [mistake.removeprefix(f"{folder}/") for mistake in refusal.value.mistakes]
+
+
+def test_without_a_folder_there_are_no_templates() -> None:
+    assert not read_templates(Config())
+
+
+def test_everything_but_ports_and_pod_may_be_left_out(tmp_path: Path) -> None:
+    template = read(tmp_path)
+    assert (template.ttl, dict(template.labels), template.pool, template.prepull) == (None, {}, 0, False)
+    assert template.target_ports == (TargetPort(container_port=80, protocol="TCP"),)
+    assert template.spec.text.startswith("apiVersion: v1\nkind: Pod\n")
+    assert (template.images, dict(template.generate())) == (("nginx:stable",), {})
+
+
+def test_what_a_template_says_is_taken(tmp_path: Path) -> None:
+    head = "ttl: 1h30m\nlabels: {challenge: web-1}\npool: 20\nprepull: true\nvalues: {FLAG: '<hex:8>'}\n"
+    template = read(tmp_path, head + WEB)
+    assert (template.ttl, dict(template.labels), template.pool, template.prepull) == (
+        5400.0,
+        {"challenge": "web-1"},
+        20,
+        True,
+    )
+    assert dict(template.values) == {"FLAG": "<hex:8>"}
+
+
+def test_hidden_files_and_those_of_other_kinds_are_left_alone(tmp_path: Path) -> None:
+    for name in (".web.yaml", "README.md", "web.yaml~", "web.yaml.bak"):
+        (tmp_path / name).write_text("nonsense: [")
+    read(tmp_path)
+    assert list(read_templates(config(tmp_path))) == ["web-1"]
+
+
+def test_all_mistakes_of_all_files_are_told_in_order(tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_text("a: [\n")
+    (tmp_path / "c.yml").write_text(WEB)
+    (tmp_path / "D_.yaml").write_text(WEB)
+    (tmp_path / "e.yaml").write_text("")
+    (tmp_path / "f.yaml").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "g.yaml").write_bytes(b"\xff")
+    told = mistakes(tmp_path, "ttll: 1h\n" + WEB.replace("name: app", "name: app\n      imagee: x"))
+    assert told.pop(2).startswith("b.yaml:2: line 2, column 1: not valid YAML: ")
+    assert told == [
+        'D_.yaml: "D_" is not the name of a template; lower-case letters, digits and "-", at most 63 are expected before .yaml',
+        "c.yml: a template's file ends in .yaml; rename it to c.yaml",
+        "e.yaml: a template is expected: a mapping with target_port and pod",
+        "f.yaml: the file cannot be read: No such file or directory",
+        "g.yaml: the file is not UTF-8 (byte 0)",
+        'web-1.yaml:1: ttll: there is no such field (did you mean "ttl"?)',
+        'web-1.yaml:10: pod.spec.containers[0].imagee: unknown field; did you mean "image"?',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        (POD, "web-1.yaml: target_port is missing"),
+        (PORTS, "web-1.yaml: pod is missing"),
+        (
+            WEB.replace("container_port: 80", "container_port: 8"),
+            "web-1.yaml:1: target_port[0]: no container of the pod",
+        ),
+        (WEB.replace("protocol: TCP", "protocol: ICMP"), "web-1.yaml:1: target_port[0].protocol: must be TCP or UDP"),
+        (WEB.replace("TCP}]", "TCP}, 7]"), "web-1.yaml:1: target_port[1]: must be an object"),
+        (WEB.replace("- name: app", "- privileged: true\n      name: app"), "web-1.yaml:8: pod.spec.containers[0].pri"),
+        (WEB + "ttl: 1h\nttl: 2h\n", "web-1.yaml:15: ttl: given twice (lines 14 and 15)"),
+        (WEB + "ttl: soon\n", 'web-1.yaml:14: ttl: a duration such as "30m" is expected, at most 86400 s'),
+        (WEB + "ttl: 2d\n", 'web-1.yaml:14: ttl: a duration such as "30m" is expected, at most 86400 s'),
+        (WEB + "labels: {a/b: c}\n", "web-1.yaml:14: labels: labels: 'a/b' is not a label name"),
+        (WEB + "labels: [a]\n", "web-1.yaml:14: labels: labels must be an object"),
+        (WEB + "pool: -1\n", "web-1.yaml:14: pool: a whole number from 0 to 10000 is expected"),
+        (WEB + "pool: true\n", "web-1.yaml:14: pool: a whole number from 0 to 10000 is expected"),
+        (WEB + "prepull: 1\n", "web-1.yaml:14: prepull: true or false is expected"),
+        (
+            WEB + "policy: {run_as_roo: no}\n",
+            'policy.run_as_roo: [policy] has no such key (did you mean "run_as_root"?)',
+        ),
+        (WEB + "policy:\n  run_as_root: 3\n", "web-1.yaml:15: policy.run_as_root: "),
+        (WEB + "policy: {add_capabilities: [SYS_ADMIN]}\n", "web-1.yaml:14: policy.add_capabilities: SYS_ADMIN is not"),
+        (WEB + "policy: []\n", "web-1.yaml:14: policy: keys of [policy] and their values are expected"),
+        (WEB + "pod: 7\n", "web-1.yaml:14: pod: given twice (lines 2 and 14)"),
+        (PORTS + "pod: 7\n", "web-1.yaml:2: pod: a Pod is expected"),
+        (WEB + "values: [FLAG]\n", "web-1.yaml:14: values: variables and their patterns are expected"),
+        (WEB + "values: {GREETING: <uuid>}\n", "web-1.yaml:14: values.GREETING: a container of the pod has this"),
+        (
+            WEB + "values:\n  FLAG: 'flag{<hexx:8>}'\n",
+            "web-1.yaml:15: values.FLAG: <hexx:8> is not known; there are <hex:N>",
+        ),
+        (WEB + "values: {1FLAG: <uuid>}\n", "web-1.yaml:14: values.1FLAG: is not the name of a variable"),
+        ("[a]\n", "web-1.yaml: a template is expected: a mapping with target_port and pod"),
+        (WEB + "a: [*a]\n", "web-1.yaml:14: a[0]: the alias"),
+    ],
+)
+def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, mistake: str) -> None:
+    found = mistakes(tmp_path, text)
+    assert any(mistake in one for one in found), found
+
+
+def test_no_mistake_tells_what_a_pod_holds(tmp_path: Path) -> None:
+    text = WEB.replace("value: hello", "value: [s3cret]") + "ttl: s3cret\nlabels: {a: 's3cret s3cret'}\n"
+    assert not [one for one in mistakes(tmp_path, text) if "s3cret" in one]
+
+
+def test_a_folder_that_cannot_be_read_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"templates.directory: .*nowhere cannot be read: No such file or directory"):
+        read_templates(config(tmp_path / "nowhere"))
+
+
+def test_a_file_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    assert mistakes(tmp_path, WEB + "# " + "x" * (1 << 20)) == ["web-1.yaml: the file is longer than 1048576 bytes"]
+
+
+def test_a_template_may_have_rights_of_its_own_and_the_rest_of_the_policys(tmp_path: Path) -> None:
+    base = PolicySection(runtime_class="gvisor")
+    text = WEB.replace("image: nginx:stable", "image: nginx:stable\n      securityContext: {runAsUser: 5}")
+    assert any("policy.run_as_user" in one for one in mistakes(tmp_path, text, policy=base))
+    template = read(tmp_path, text + "policy: {run_as_user: true}\n", policy=base)
+    assert (template.policy.run_as_user, template.policy.runtime_class) == (True, "gvisor")
+
+
+def test_the_configurations_limit_of_a_pod_spec_holds(tmp_path: Path) -> None:
+    limits = LimitsSection(pod_spec=1024)
+    long = WEB.replace("value: hello", f"value: {'x' * 2000}")
+    assert mistakes(tmp_path, long, limits=limits) == [
+        "web-1.yaml:2: pod: the text is longer than 1024 bytes (limits.pod_spec)"
+    ]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        WEB.replace("hello", "bye"),
+        WEB.replace("protocol: TCP", "protocol: UDP").replace("containerPort: 80", "containerPort: 80, protocol: UDP"),
+        WEB + "values: {FLAG: <uuid>}\n",
+        WEB + "policy: {run_as_root: false}\n",
+        WEB + "policy: {labels: {a: b}}\n",
+    ],
+)
+def test_the_digest_changes_with_all_that_makes_a_pod(tmp_path: Path, changed: str) -> None:
+    assert read(tmp_path).digest != read(tmp_path, changed).digest
+
+
+@pytest.mark.parametrize(
+    "stacks",
+    [StacksSection(node_selector={"a": "b"}), StacksSection(readiness="tcp"), StacksSection(restart_policy="Always")],
+)
+def test_the_digest_changes_with_the_configuration_of_pods(tmp_path: Path, stacks: StacksSection) -> None:
+    assert read(tmp_path).digest != read(tmp_path, stacks=stacks).digest
+
+
+def test_the_digest_stays_where_the_pod_is_the_same(tmp_path: Path) -> None:
+    same = WEB.replace("{name: GREETING, value: hello}", '{"value": "hello", "name": GREETING}  # the same')
+    assert read(tmp_path).digest == read(tmp_path, same + "pool: 3\nttl: 1h\nlabels: {a: b}\nprepull: true\n").digest
+
+
+def test_a_pod_spec_of_the_same_text_is_served_from_the_pool_only_where_it_gets_the_same_pod(tmp_path: Path) -> None:
+    plain = read(tmp_path, WEB + "pool: 1\n")
+    others = [
+        read(tmp_path, WEB),
+        read(tmp_path, WEB + "pool: 1\nvalues: {FLAG: <uuid>}\n"),
+        read(tmp_path, WEB + "pool: 1\npolicy: {drop_capabilities: [ALL]}\n"),
+    ]
+    assert TemplateSet([plain]).pooled_as(plain.spec, plain.target_ports) is plain
+    assert TemplateSet([plain]).pooled_as(plain.spec, ()) is None
+    assert not [one for one in others if TemplateSet([one]).pooled_as(one.spec, one.target_ports)]
+    second = replace(plain, name="a")
+    assert TemplateSet([plain, second]).pooled_as(plain.spec, plain.target_ports) is second
+
+
+def test_a_file_that_may_not_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "web-1.yaml").mkdir()
+    with pytest.raises(ConfigError, match=r"web-1.yaml: the file cannot be read: Is a directory"):
+        read_templates(config(tmp_path))
+    os.rmdir(tmp_path / "web-1.yaml")

@@ -1,0 +1,148 @@
+"""Who is told how a task ended: whoever awaits it, or else the process, which ends for what nobody had thought of."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+
+from stackd.errors import ClusterUnavailable
+from stackd.tasks import ServiceEnded, Tasks
+
+
+@pytest.fixture
+async def tasks() -> AsyncIterator[Tasks]:
+    made = Tasks()
+    yield made
+    await made.stop()
+
+
+async def fails(error: BaseException, after: asyncio.Event | None = None) -> None:
+    if after is not None:
+        await after.wait()
+    raise error
+
+
+async def over(tasks: Tasks) -> None:
+    """Every background task has ended, and its callbacks have run."""
+    await tasks.finish(5)
+    await asyncio.sleep(0)
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_defect_in_what_nobody_awaits_ends_the_process_and_is_told_with_its_trace(
+    tasks: Tasks, caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks.background("count", fails(KeyError("uid")))
+    with pytest.raises(ServiceEnded, match="count ended unexpectedly: KeyError"):
+        await tasks.failure
+    (record,) = said(caplog)
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], KeyError)
+    assert "count ended unexpectedly" in record.message
+
+
+async def test_an_expected_error_of_a_background_task_is_its_own_matter(
+    tasks: Tasks, caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks.background("annotate", fails(ClusterUnavailable("not now")))
+    await over(tasks)
+    assert not tasks.failure.done()
+    assert not said(caplog)
+
+
+async def test_a_defect_in_a_background_task_is_raised_to_its_caller_and_the_process_goes_on(tasks: Tasks) -> None:
+    with pytest.raises(KeyError):
+        await tasks.result_of(tasks.spawn("create", fails(KeyError("x"))))
+    await over(tasks)
+    assert not tasks.failure.done()
+
+
+async def test_a_defect_in_a_background_task_that_nobody_awaits_ends_the_process(tasks: Tasks) -> None:
+    go_on = asyncio.Event()
+    attending = asyncio.create_task(tasks.result_of(tasks.spawn("create", fails(KeyError("x"), go_on))))
+    await asyncio.sleep(0)
+    attending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attending
+    go_on.set()
+    with pytest.raises(ServiceEnded, match="create ended unexpectedly"):
+        await tasks.failure
+
+
+async def test_a_defect_at_the_very_moment_at_which_it_was_left_is_not_lost(tasks: Tasks) -> None:
+    go_on = asyncio.Event()
+    spawn = tasks.spawn("create", fails(KeyError("x"), go_on))
+    attending = asyncio.create_task(tasks.result_of(spawn))
+    await asyncio.sleep(0)
+    go_on.set()
+    attending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attending
+    with pytest.raises(ServiceEnded):
+        await asyncio.wait_for(tasks.failure, 30)
+
+
+async def test_a_background_task_goes_on_when_its_caller_leaves(tasks: Tasks) -> None:
+    go_on, done = asyncio.Event(), asyncio.Event()
+
+    async def work() -> int:
+        await go_on.wait()
+        done.set()
+        return 7
+
+    attending = asyncio.create_task(tasks.result_of(tasks.spawn("delete", work())))
+    await asyncio.sleep(0)
+    attending.cancel()
+    await asyncio.gather(attending, return_exceptions=True)
+    go_on.set()
+    await over(tasks)
+    assert done.is_set()
+    assert not tasks.failure.done()
+
+
+@pytest.mark.parametrize("error", [None, KeyError("x"), ClusterUnavailable("gone")])
+async def test_a_service_that_ends_in_any_way_ends_the_process(tasks: Tasks, error: Exception | None) -> None:
+    async def ends() -> None:
+        if error is not None:
+            raise error
+
+    tasks.supervise("mirror", ends())
+    with pytest.raises(ServiceEnded, match="mirror ended unexpectedly") as caught:
+        await tasks.failure
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    ("error", "lines"),
+    [
+        (ExceptionGroup("group", [ClusterUnavailable("away"), ExceptionGroup("inner", [ClusterUnavailable("x")])]), 0),
+        (ExceptionGroup("group", [ClusterUnavailable("away"), KeyError("x")]), 1),
+    ],
+)
+async def test_a_group_is_thought_of_if_all_of_it_is(
+    tasks: Tasks, caplog: pytest.LogCaptureFixture, error: Exception, lines: int
+) -> None:
+    tasks.supervise("cluster", fails(error))
+    with pytest.raises(ServiceEnded):
+        await tasks.failure
+    assert len(said(caplog)) == lines
+
+
+async def test_stopping_is_no_failure(tasks: Tasks, caplog: pytest.LogCaptureFixture) -> None:
+    async def ends_badly() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            raise KeyError("x")
+
+    tasks.background("repair", ends_badly())
+    tasks.supervise("mirror", ends_badly())
+    await asyncio.sleep(0)
+    await tasks.stop()
+    assert not said(caplog)

@@ -1,0 +1,307 @@
+"""The work queue: each key once, at its time, by one worker at a time, and again after a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from stackd.errors import ClusterUnavailable, StackdError
+from stackd.workqueue import RetryPolicy, WorkQueue
+
+RETRIES = RetryPolicy(first=1.0, longest=8.0)
+
+
+class Time:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def queue(time: Time) -> WorkQueue[str]:
+    return WorkQueue(time, RETRIES)
+
+
+def test_keys_come_in_the_order_in_which_they_were_added(queue: WorkQueue[str]) -> None:
+    for key in ("b", "a", "c"):
+        queue.add(key)
+    assert queue.take(2) == ["b", "a"]
+    assert queue.take() == ["c"]
+    assert queue.take() == []
+
+
+def test_a_key_that_is_added_twice_is_there_once(queue: WorkQueue[str]) -> None:
+    queue.add("a")
+    queue.add("a")
+    assert (len(queue), queue.take(), queue.take()) == (1, ["a"], [])
+
+
+def test_a_key_comes_at_its_time_and_not_before(queue: WorkQueue[str], time: Time) -> None:
+    queue.add("later", at=time.now + 10)
+    queue.add("now")
+    assert queue.take() == ["now"]
+    time.now += 9.9
+    assert queue.take() == []
+    time.now += 0.1
+    assert queue.take() == ["later"]
+
+
+@pytest.mark.parametrize(("first", "second"), [(10.0, 5.0), (5.0, 10.0)])
+def test_of_two_times_the_earlier_one_counts(queue: WorkQueue[str], time: Time, first: float, second: float) -> None:
+    queue.add("a", at=time.now + first)
+    queue.add("a", at=time.now + second)
+    time.now += 5.0
+    assert queue.take() == ["a"]
+    queue.done("a")
+    time.now += 5.0
+    assert queue.take() == []
+
+
+def test_a_key_is_in_the_queue_until_it_is_done(queue: WorkQueue[str]) -> None:
+    queue.add("a")
+    assert "a" in queue
+    queue.take()
+    assert ("a" in queue, len(queue)) == (True, 1)
+    queue.done("a")
+    assert ("a" in queue, len(queue)) == (False, 0)
+
+
+def test_a_key_that_is_being_worked_on_is_not_given_out_again_and_comes_again_after_that(
+    queue: WorkQueue[str], time: Time
+) -> None:
+    queue.add("a")
+    queue.take()
+    queue.add("a", at=time.now + 5)
+    queue.add("a")
+    assert queue.take() == []
+    queue.done("a")
+    assert queue.take() == ["a"]
+    queue.done("a")
+    assert len(queue) == 0
+
+
+def test_failures_delay_the_next_try_twice_as_long_each_time_and_a_success_ends_that(
+    queue: WorkQueue[str], time: Time
+) -> None:
+    queue.add("a")
+    queue.take()
+    for bound in (1.0, 2.0, 4.0, 8.0, 8.0, 8.0):
+        delay = queue.retry("a")
+        assert delay is not None
+        assert bound / 2 <= delay <= bound
+        assert queue.take() == []
+        time.now += delay
+        assert queue.take() == ["a"]
+    queue.done("a")
+    queue.add("a")
+    assert queue.take() == ["a"]
+    delay = queue.retry("a")
+    assert delay is not None
+    assert delay <= 1.0
+
+
+def test_the_delay_of_a_key_that_has_failed_for_weeks_is_still_a_number(queue: WorkQueue[str]) -> None:
+    assert RETRIES.delay(1_000_000) <= 8.0
+
+
+def test_a_key_that_waits_because_it_has_failed_is_not_hastened_by_being_added(
+    queue: WorkQueue[str], time: Time
+) -> None:
+    queue.add("a")
+    queue.take()
+    queue.retry("a")
+    queue.add("a")
+    assert queue.take() == []
+    queue.add("b")
+    queue.take()
+    queue.add("b")
+    queue.retry("b")
+    assert queue.take() == [], "what was added while it was tried is covered by the next try"
+    time.now += 1.0
+    assert sorted(queue.take()) == ["a", "b"]
+
+
+def test_keys_that_have_failed_give_way_to_those_that_have_not(queue: WorkQueue[str], time: Time) -> None:
+    hopeless = [f"hopeless-{number}" for number in range(100)]
+    for key in hopeless:
+        queue.retry(key)
+    time.now += 3600
+    queue.add("b")
+    queue.add("a")
+    assert queue.take(3)[:2] == ["b", "a"]
+    assert len(queue.take()) == 99
+    for key in hopeless:
+        queue.done(key)
+        queue.add(key)
+    queue.add("last")
+    assert queue.take() == [*hopeless, "last"], "one that has succeeded has not failed any more"
+
+
+def test_when_the_trouble_is_over_all_that_has_failed_is_due_and_what_has_a_time_keeps_it(
+    queue: WorkQueue[str], time: Time
+) -> None:
+    for key in ("a", "b"):
+        queue.add(key)
+    queue.take()
+    for key in ("a", "b"):
+        queue.retry(key)
+    queue.add("later", at=time.now + 100)
+    queue.hurry()
+    assert sorted(queue.take()) == ["a", "b"]
+
+
+def test_a_key_is_given_up_after_so_many_tries_and_may_come_again(time: Time) -> None:
+    queue: WorkQueue[str] = WorkQueue(time, RetryPolicy(first=1.0, longest=1.0, most=2))
+    for _ in range(2):
+        queue.add("a")
+        assert queue.take() == ["a"]
+        delay = queue.retry("a")
+        assert delay is not None
+        time.now += delay
+        assert queue.take() == ["a"]
+        assert queue.retry("a") is None
+        assert len(queue) == 0
+
+
+def test_what_was_added_during_the_last_try_gets_tries_of_its_own(time: Time) -> None:
+    queue: WorkQueue[str] = WorkQueue(time, RetryPolicy(first=1.0, longest=1.0, most=1))
+    queue.add("a")
+    queue.take()
+    queue.add("a")
+    assert queue.retry("a") is None
+    assert queue.take() == ["a"]
+
+
+def test_a_failure_of_what_was_tried_elsewhere_is_a_key_that_waits(queue: WorkQueue[str], time: Time) -> None:
+    delay = queue.retry("a")
+    assert delay is not None
+    assert ("a" in queue, queue.take()) == (True, [])
+    time.now += delay
+    assert queue.take() == ["a"]
+
+
+def test_times_that_are_brought_forward_again_and_again_do_not_pile_up(queue: WorkQueue[str], time: Time) -> None:
+    for number in range(10_000):
+        queue.add("a", at=time.now + 20_000 - number)
+    assert len(queue._fresh) < 200
+    time.now += 20_000
+    assert queue.take() == ["a"]
+
+
+# ---- waiting, and the workers
+
+
+@pytest.fixture
+def live() -> WorkQueue[str]:
+    return WorkQueue(lambda: asyncio.get_running_loop().time(), RetryPolicy(first=0.001, longest=0.001))
+
+
+async def test_whoever_waits_is_woken_by_a_key_that_is_added(live: WorkQueue[str]) -> None:
+    waiting = asyncio.create_task(live.wait())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    live.add("a")
+    await waiting
+    assert live.take() == ["a"]
+
+
+async def test_whoever_waits_is_woken_when_a_key_is_due(live: WorkQueue[str]) -> None:
+    live.add("a", at=asyncio.get_running_loop().time() + 0.02)
+    await live.wait()
+    assert live.take() == ["a"]
+
+
+async def test_whoever_waits_for_a_late_key_is_woken_by_an_early_one(live: WorkQueue[str]) -> None:
+    live.add("late", at=asyncio.get_running_loop().time() + 3600)
+    waiting = asyncio.create_task(live.wait())
+    await asyncio.sleep(0)
+    live.add("early")
+    await waiting
+    assert live.take() == ["early"]
+
+
+async def test_workers_try_again_until_it_is_done_and_tell_of_each_failure(live: WorkQueue[str]) -> None:
+    tries: list[str] = []
+    told: list[tuple[str, str]] = []
+
+    async def work(key: str) -> None:
+        tries.append(key)
+        if len(tries) < 3:
+            raise ClusterUnavailable("away")
+
+    def failed(key: str, error: StackdError, delay: float | None) -> None:
+        assert delay is not None
+        told.append((key, str(error)))
+
+    live.add("a")
+    await until_empty(live, asyncio.create_task(live.run(work, workers=2, failed=failed)))
+    assert tries == ["a"] * 3
+    assert told == [("a", "away")] * 2
+
+
+async def test_no_more_keys_are_worked_on_at_a_time_than_there_are_workers(live: WorkQueue[str]) -> None:
+    at_once: list[int] = []
+    busy: set[str] = set()
+
+    async def work(key: str) -> None:
+        busy.add(key)
+        at_once.append(len(busy))
+        await asyncio.sleep(0)
+        busy.remove(key)
+
+    for number in range(20):
+        live.add(f"key-{number}")
+    await until_empty(live, asyncio.create_task(live.run(work, workers=3, failed=never)))
+    assert max(at_once) == 3
+    assert len(at_once) == 20
+
+
+async def test_a_key_that_hangs_keeps_no_other_one_from_being_worked_on(live: WorkQueue[str]) -> None:
+    other = asyncio.Event()
+
+    async def work(key: str) -> None:
+        if key == "hangs":
+            await asyncio.Event().wait()
+        other.set()
+
+    live.add("hangs")
+    live.add("other")
+    running = asyncio.create_task(live.run(work, workers=2, failed=never))
+    await other.wait()
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+async def test_a_defect_ends_the_workers(live: WorkQueue[str]) -> None:
+    async def work(key: str) -> None:
+        raise KeyError(key)
+
+    live.add("a")
+    with pytest.raises(ExceptionGroup) as ended:
+        await live.run(work, workers=2, failed=never)
+    assert ended.value.subgroup(KeyError) is not None
+
+
+def never(key: str, error: StackdError, delay: float | None) -> None:
+    raise AssertionError(f"{key}: {error}")
+
+
+async def until_empty(queue: WorkQueue[str], running: asyncio.Task[None]) -> None:
+    while len(queue):
+        assert not running.done(), running.exception()
+        await asyncio.sleep(0.001)
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running

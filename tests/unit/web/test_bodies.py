@@ -1,0 +1,116 @@
+"""Request bodies and queries: what is not known or stands twice is named, and no name holds anybody up."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+from aiohttp.test_utils import make_mocked_request
+
+from stackd.config.wording import did_you_mean
+from stackd.errors import InvalidRequest
+from stackd.names import LONGEST_GUESSED
+from stackd.podspec import DEFAULT_POLICY, sanitize
+from stackd.web.requests import Parameters, parse_object
+
+LONG = "k" * 5000
+FIELDS = ("target_port", "pod_spec", "ttl", "labels")
+
+
+def refusal(body: bytes | str) -> str:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_object(body.encode() if isinstance(body, str) else body, FIELDS, ())
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ('{"ttl": "1h", "ttl": "2h"}', "'ttl'"),
+        ('{"ttl": "1h", "ttl": "1h"}', "'ttl'"),
+        ('{"ttl": "1h", "t\\u0074l": "2h"}', "'ttl'"),
+        ('{"labels": {"team": "1", "x": "2", "team": "3"}}', "'team'"),
+        ('{"target_port": [{"container_port": 80, "container_port": 81}]}', "'container_port'"),
+        ('{"labels": {"": "1", "": "2"}}', "''"),
+        (json.dumps({"labels": [1]}).replace("[1]", f'{{"{LONG}": "1", "{LONG}": "2"}}'), f"'{LONG[:64]}…'"),
+    ],
+)
+def test_a_field_that_stands_twice_is_named(body: str, field: str) -> None:
+    assert refusal(body) == f"invalid request body: the field {field} stands more than once"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"target_port": [{"protocol": "TCP"}, {"protocol": "TCP"}], "pod_spec": "ttl: 1\\nttl: 2"}',
+        '{"labels": {"ttl": "1"}, "ttl": "{\\"a\\":1,\\"a\\":2}"}',
+        '{"labels": {"a": "1", "A": "2"}}',
+        '{"ttl": %s}' % ("9" * 300),
+        "{}",
+    ],
+)
+def test_what_stands_once_in_each_object_is_no_repetition(body: str) -> None:
+    assert parse_object(body.encode(), FIELDS, ()).keys() <= set(FIELDS)
+
+
+def test_objects_in_objects_without_end_are_refused_in_words() -> None:
+    for depth in (900, 1000, 1023, 1024, 5000, 200_000):
+        body = '{"labels":' * depth + "1" + "}" * depth
+        try:
+            parse_object(body.encode(), FIELDS, ())
+        except InvalidRequest as refused:
+            assert "nested" in str(refused) or "depth" in str(refused)  # noqa: PT017 - some depths are fine
+
+
+def test_a_name_that_is_not_known_is_shown_short_with_what_would_be_right() -> None:
+    assert refusal('{"pod_spce": ""}') == "invalid request body: unknown field 'pod_spce'; did you mean 'pod_spec'?"
+    long = refusal(json.dumps({"pod_spec" * 1000: ""}))
+    assert len(long) < 200
+    assert "known are target_port, pod_spec" in long
+
+
+def fastest(run: Callable[[], object]) -> float:
+    """The CPU seconds of the quickest of five tries: what it takes where nobody else is at work."""
+    taken = []
+    for _ in range(5):
+        began = time.process_time()
+        run()
+        taken.append(time.process_time() - began)
+    return min(taken)
+
+
+@pytest.mark.parametrize("letter", ["p", "é", "\u2603", "\U0001d54a"])
+def test_a_name_of_a_megabyte_takes_no_longer_than_reading_it(letter: str) -> None:
+    name = ("pod_spe" + letter) * 60_000
+    body = json.dumps({name: ""}, ensure_ascii=False).encode()
+    assert fastest(lambda: refusal(body)) < 0.02
+    assert fastest(lambda: did_you_mean(name, FIELDS)) < 0.001
+
+
+def test_a_parameter_with_a_long_name_is_shown_short_and_not_compared() -> None:
+    request = make_mocked_request("GET", f"/stacks?{'lable' * 1000}=1")
+    with pytest.raises(InvalidRequest, match="known are label") as caught:
+        Parameters(request, ("label",))
+    assert len(str(caught.value)) < 200
+    with pytest.raises(InvalidRequest, match="did you mean 'label'"):
+        Parameters(make_mocked_request("GET", "/stacks?lable=1"), ("label",))
+
+
+def test_a_pod_spec_with_long_names_is_refused_in_no_time() -> None:
+    names = [f"{'containers' * 6}{n}" for n in range(50)] + [f"{'containers' * 90}{n}" for n in range(49)]
+    text = "apiVersion: v1\nkind: Pod\nspec:\n" + "".join(f"  {name}: 1\n" for name in names)
+
+    def refused() -> None:
+        with pytest.raises(InvalidRequest, match="unknown field"):
+            sanitize(text, (), DEFAULT_POLICY)
+
+    refused()
+    assert fastest(refused) < 0.1
+
+
+def test_what_is_suggested_is_the_nearest_name_letter_case_aside() -> None:
+    assert did_you_mean("PROT", ["port", "host"]) == ' (did you mean "port"?)'
+    assert did_you_mean("x" * LONGEST_GUESSED, ["port"]) == ""
+    assert did_you_mean("port" * LONGEST_GUESSED, ["port"]) == ""
