@@ -14,6 +14,7 @@ import logging
 
 from stackd.errors import (
     ClusterError,
+    ClusterRefused,
     ClusterUnavailable,
     Conflict,
     InvalidPodSpec,
@@ -25,6 +26,7 @@ from stackd.errors import (
     detail_of,
     told,
 )
+from stackd.kube.labels import object_labels
 from stackd.kube.objects import PodState
 from stackd.kube.records import stopped_manifest
 from stackd.lifecycle.context import Context, current_pod
@@ -186,6 +188,8 @@ async def _make(context: Context, stack: Stack) -> Stack:
         reached("restart.cleared")
         whole = await context.store.stacks.whole(_wanted(context, stack_id, Desired.RUNNING))
         pod = await context.cluster.create_pod(pod_request(context, whole, _spec(context, whole)))
+    elif pod.stack_id != stack_id or pod.instance != context.config.cluster.instance:
+        pod = await _labelled(context, stack, pod)
     reached("restart.pod_created")
     await context.cluster.delete_stopped(stack_id)
     reached("restart.record_deleted")
@@ -201,6 +205,23 @@ async def _make(context: Context, stack: Stack) -> Stack:
     reached("restart.started")
     log.info("%s: started again, pod %d", stack_id, stack.generation, extra={"stack_id": stack_id})
     return started
+
+
+async def _labelled(context: Context, stack: Stack, pod: PodState) -> PodState:
+    """The fresh pod with stackd's labels, which were taken off it before the mirror or the row had it: nobody would see it.
+
+    Raises ClusterRefused where they do not stay, and ClusterUnavailable.
+    """
+    wanted = object_labels(context.config.cluster.instance, stack.stack_id)
+    pod = await context.cluster.put_labels_on_pod(stack.pod_name, pod.uid, wanted)
+    if pod.stack_id != stack.stack_id:
+        raise ClusterRefused("something in the cluster removes stackd's labels from its pod; it must leave them there")
+    log.warning(
+        "%s: stackd's labels were removed from its fresh pod and are restored",
+        stack.stack_id,
+        extra={"stack_id": stack.stack_id},
+    )
+    return pod
 
 
 async def put_record_right(context: Context, stack_id: str) -> None:

@@ -116,6 +116,33 @@ async def test_labels_that_were_taken_off_a_pod_are_put_back(at: Harness) -> Non
     assert (await at.stack(stack_id))["status"] == "running"
 
 
+async def test_labels_that_were_taken_off_the_pod_of_an_unfinished_restart_are_put_back(at: Harness) -> None:
+    """The restart waited for ever for a pod that nobody could see."""
+    stack_id = await running(at)
+    at.cluster.faults.add_fault(action="status", verb="create", resource="services", code=403)
+    assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status == 503
+    await patch(at, f"{PODS}/{stack_id}", NO_LABELS)
+    at.cluster.faults.clear()
+    assert (await at.until_status(stack_id, "running"))["status"] == "running"
+    given = (await at.objects("pods"))[stack_id]["metadata"]["labels"]
+    assert all(map(given.get, OURS))
+
+
+async def test_a_restart_off_whose_pod_a_policy_takes_the_labels_says_so_until_it_does_no_more(at: Harness) -> None:
+    stack_id = await running(at)
+    at.cluster.faults.add_fault(action="status", verb="create", resource="services", code=403)
+    assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status == 503
+    at.cluster.faults.add_fault(action="admit", verb="patch", resource="pods", body=json.dumps(NO_LABELS))
+    await patch(at, f"{PODS}/{stack_id}", NO_LABELS)
+
+    async def said() -> bool:
+        return "removes stackd's labels from its pod" in (await at.stack(stack_id)).get("status_message", "")
+
+    await eventually(said)
+    at.cluster.faults.clear()
+    await at.until_status(stack_id, "running")
+
+
 async def test_a_pod_off_which_a_policy_takes_labels_is_followed_and_deleted_by_its_uid(at: Harness) -> None:
     stack_id = await running(at)
     at.cluster.faults.add_fault(action="admit", verb="patch", resource="pods", body=json.dumps(NO_LABELS))
