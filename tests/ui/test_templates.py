@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.api.test_templates import PLAIN, WEB, folder_with
 from tests.ui.conftest import PHONE, Boards
@@ -34,6 +34,19 @@ async def test_each_template_is_shown_with_its_stacks_and_what_is_wrong(boards: 
         await web.get_by_role("button", name="web-1", exact=True).click()
         await expect(board.rows).to_have_count(1)
         await expect(board.row(made["stack_id"])).to_be_visible()
+
+
+async def test_stacks_that_are_held_since_the_state_file_was_lost_are_shown(boards: Boards, tmp_path: Path) -> None:
+    async def with_held(route: Route) -> None:
+        answer = await route.fetch()
+        body = await answer.json()
+        body["templates"][0]["held"] = 3
+        await route.fulfill(response=answer, json=body)
+
+    async with boards(folder_with(tmp_path, web_1=WEB)) as board:
+        await board.page.route("**/templates?history=true", with_held)
+        await board.open()
+        await expect(board.page.locator("[data-template=web-1]")).to_contain_text("3 held since the state file was lost")
 
 
 async def test_without_templates_there_is_no_place_for_them(boards: Boards) -> None:

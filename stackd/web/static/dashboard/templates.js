@@ -25,6 +25,7 @@ const SAMPLES = 120;
  * @property {number} ready
  * @property {number} starting
  * @property {number} failing
+ * @property {number} held
  * @property {string} reason
  * @property {Record<string, { state: string, reason: string }> | null} prepull
  * @property {{ every_seconds: number, running: number[], ready: number[] }} [history]
@@ -119,9 +120,14 @@ function restOf(stacks) {
 }
 
 /** @param {Template} template */
-function poolOf({ pool, ready, starting, failing }) {
-  if (!pool && !ready && !starting && !failing) return "no pool";
-  const parts = [`${ready} of ${pool} ready`, starting && `${starting} starting`, failing && `${failing} failing`];
+function poolOf({ pool, ready, starting, failing, held }) {
+  if (!pool && !ready && !starting && !failing && !held) return "no pool";
+  const parts = [
+    `${ready} of ${pool} ready`,
+    starting && `${starting} starting`,
+    failing && `${failing} failing`,
+    held && `${held} held since the state file was lost`,
+  ];
   return `pool: ${parts.filter(Boolean).join(", ")}`;
 }
 
