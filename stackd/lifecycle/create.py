@@ -185,6 +185,10 @@ async def _made(context: Context, stack_id: str, request: CreateRequest, abandon
         reason = error if isinstance(error, StackdError) else type(error).__name__
         log.info("%s: create undone: %s", stack_id, reason, extra={"stack_id": stack_id})
         await _undone(context, stack_id)
+        if isinstance(error, StackNotFound):
+            raise ClusterUnavailable(
+                f"{stack_id} was deleted, or its time was up, while it was being created"
+            ) from error
         if isinstance(error, ClusterError):
             raise ClusterUnavailable(f"{stack_id} cannot be created now", detail=str(error)) from error
         raise
@@ -218,16 +222,13 @@ async def _steps(context: Context, stack_id: str, request: CreateRequest, abando
     phase_timer.end("schedule")
     reached("create.scheduled")
     abandon.check()
-    try:
-        stack = await context.store.stacks.accept(
-            first_observation(context, stack, pod, service, node_exists=True),
-            pod_uid=pod.uid,
-            service_uid=service.uid,
-            answer=request.answer,
-            by=request.by,
-        )
-    except StackNotFound as exc:
-        raise ClusterUnavailable(f"{stack_id} was deleted while it was being created") from exc
+    stack = await context.store.stacks.accept(
+        first_observation(context, stack, pod, service, node_exists=True),
+        pod_uid=pod.uid,
+        service_uid=service.uid,
+        answer=request.answer,
+        by=request.by,
+    )
     phase_timer.end("accept")
     reached("create.accepted")
     log.info("%s: created on %s", stack_id, stack.node_id, extra={"stack_id": stack_id})

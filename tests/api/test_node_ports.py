@@ -130,6 +130,20 @@ async def test_a_create_gives_up_after_some_ports_that_others_hold(tmp_path: Pat
         await nothing_is_left(at)
 
 
+async def test_a_create_whose_time_is_up_before_it_has_found_a_port_is_undone(tmp_path: Path) -> None:
+    """The answer was 404, which a create does not have."""
+    async with ranged(tmp_path, (30000, 32767), (31001, 31005)) as at:
+        for port in range(31001, 31006):
+            at.cluster.faults.take_port(port)
+        at.cluster.faults.add_fault(action="latency", verb="create", resource="services", seconds=1.5)
+        at.reload("stacks", ttl=1.0)
+        reply = await at.call("POST", "/stacks", seed())
+        assert reply.status == 503
+        assert "its time was up, while it was being created" in reply.error
+        await at.until_listed(0)
+        assert not await at.objects("pods")
+
+
 async def test_all_ports_that_a_create_tries_are_tried_by_one_deadline(tmp_path: Path) -> None:
     async with ranged(tmp_path, (30000, 32767), (31001, 31400)) as at:
         for port in range(31001, 31401):

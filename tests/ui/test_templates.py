@@ -46,7 +46,9 @@ async def test_stacks_that_are_held_since_the_state_file_was_lost_are_shown(boar
     async with boards(folder_with(tmp_path, web_1=WEB)) as board:
         await board.page.route("**/templates?history=true", with_held)
         await board.open()
-        await expect(board.page.locator("[data-template=web-1]")).to_contain_text("3 held since the state file was lost")
+        await expect(board.page.locator("[data-template=web-1]")).to_contain_text(
+            "3 held since the state file was lost"
+        )
 
 
 async def test_without_templates_there_is_no_place_for_them(boards: Boards) -> None:
