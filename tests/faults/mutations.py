@@ -94,7 +94,12 @@ def try_one(breakage: Breakage, tests: Sequence[str], keep: Path | None) -> Verd
         first = [breakage.first] if breakage.first in tests else []
         files = [f"tests/faults/{name}" for name in [*first, *(name for name in tests if name not in first)]]
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *files]
-        environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(copy),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "STACKD_TEST_SCHEDULES": "all",
+        }
         try:
             done = subprocess.run(
                 command,

@@ -6,6 +6,7 @@ is done, by ``pick``, a fraction of the list of those that are known by then.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -131,6 +132,9 @@ THEMES = (
 SEEDS_APART = 1000
 CATALOGUES = (THEMES, WIRE_THEMES, OWNER_THEMES)
 """The first thousand seeds are of the first of them, and so on, so that a seed keeps its theme when others come to be."""
+
+ALL = os.environ.get("STACKD_TEST_SCHEDULES") == "all"
+"""Whether the tests run all schedules of the fixed set, not only the first ones of each theme."""
 
 OWNERS_FROM = 2 * SEEDS_APART
 

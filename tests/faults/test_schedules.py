@@ -12,13 +12,13 @@ from tests.faults.endurance import operations_of
 from tests.faults.ledger import Ledger
 from tests.faults.operations import Operations
 from tests.faults.owners import Owners
-from tests.faults.plan import CATALOGUES, DETAILS, OPERATIONS, SEEDS_APART, THEMES, make_plan
+from tests.faults.plan import ALL, CATALOGUES, DETAILS, OPERATIONS, SEEDS_APART, THEMES, make_plan
 from tests.faults.processes import Nursery
 from tests.faults.runner import run_here
 from tests.faults.troubles import Troubles
 from tests.faults.world import World
 
-SEEDS_EACH = 4
+SEEDS_EACH = 4 if ALL else 2
 AT_ONCE = 3
 
 # Connections are cut at any moment here, at both ends; what asyncio says of it is no finding.

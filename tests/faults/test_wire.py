@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.plan import SEEDS_APART
+from tests.faults.plan import ALL, SEEDS_APART
 from tests.faults.processes import Nursery
 from tests.faults.runner import run_here
 from tests.faults.wire_plan import WIRE_THEMES
@@ -12,7 +12,7 @@ from tests.faults.wire_plan import WIRE_THEMES
 # Connections are cut at any moment here, at both ends; what asyncio says of it is no finding.
 pytestmark = pytest.mark.filterwarnings("ignore:.*_SelectorTransport:pytest.PytestUnraisableExceptionWarning")
 
-SEEDS_EACH = 3
+SEEDS_EACH = 3 if ALL else 1
 AT_ONCE = 2
 GROUPS = [range(len(WIRE_THEMES))[first : first + AT_ONCE] for first in range(0, len(WIRE_THEMES), AT_ONCE)]
 IDS = ["-".join(WIRE_THEMES[number].name.replace(" ", "-") for number in group) for group in GROUPS]
