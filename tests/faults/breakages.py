@@ -289,22 +289,22 @@ BREAKAGES = (
     Breakage(
         name="a create is acknowledged before it is committed",
         file="stackd/lifecycle/create.py",
-        text="""        stack = await context.store.stacks.accept(
-            first_observation(context, stack, pod, service, node_exists=True),
-            pod_uid=pod.uid,
-            service_uid=service.uid,
-            answer=request.answer,
-            by=request.by,
-        )
+        text="""    stack = await context.store.stacks.accept(
+        first_observation(context, stack, pod, service, node_exists=True),
+        pod_uid=pod.uid,
+        service_uid=service.uid,
+        answer=request.answer,
+        by=request.by,
+    )
 """,
-        instead="""        accepting = context.store.stacks.accept(
-            first_observation(context, stack, pod, service, node_exists=True),
-            pod_uid=pod.uid,
-            service_uid=service.uid,
-            answer=request.answer,
-            by=request.by,
-        )
-        context.tasks.spawn("accept", accepting)
+        instead="""    accepting = context.store.stacks.accept(
+        first_observation(context, stack, pod, service, node_exists=True),
+        pod_uid=pod.uid,
+        service_uid=service.uid,
+        answer=request.answer,
+        by=request.by,
+    )
+    context.tasks.spawn("accept", accepting)
 """,
     ),
     Breakage(
