@@ -47,6 +47,14 @@ class Assessment:
     progress: PodProgress | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unseen:
+    """A pod that the watch does not tell of, as Kubernetes answered when asked for it; asked again at that monotonic time."""
+
+    pod: PodState
+    ask_at: float
+
+
 class Observer:
     """The stacks whose status has to be determined anew, and the service that does so."""
 
@@ -56,7 +64,7 @@ class Observer:
         self._pull_failing: dict[str, int] = {}
         self._listed: set[str] = set()
         self._progress: dict[str, PodProgress] = {}
-        self._unseen: dict[str, PodState] = {}
+        self._unseen: dict[str, Unseen] = {}
         self._observing = asyncio.Lock()
 
     def cluster_changed(self, change: MirrorChange) -> None:
@@ -206,15 +214,21 @@ class Observer:
 
     async def _proven(self, assessed: list[Assessment]) -> list[Assessment]:
         """End no stack because its pod is not seen before Kubernetes itself has said that it is not there (invariant 10)."""
-        absent = [
-            one for one in assessed if one.observation.ended and not one.stack.ended and self._pod(one.stack) is None
-        ]
+        absent = [one for one in assessed if self._has_to_be_asked_for(one)]
         if not absent:
             return assessed
         asked = await asyncio.gather(*(self._ask_for(one) for one in absent))
         answers = {one.stack.stack_id: answer for one, answer in zip(absent, asked, strict=True)}
         proven = [answers.get(one.stack.stack_id, one) for one in assessed]
         return [one for one in proven if one is not None]
+
+    def _has_to_be_asked_for(self, one: Assessment) -> bool:
+        stack = one.stack
+        if stack.ended or current_pod(self._context, stack) is not None:
+            return False
+        if (unseen := self._unseen.get(stack.stack_id)) is not None and unseen.pod.uid == stack.pod_uid:
+            return self._context.clock.monotonic() >= unseen.ask_at
+        return one.observation.ended
 
     async def _ask_for(self, one: Assessment) -> Assessment | None:
         """The same, if Kubernetes says that the pod is not there; otherwise what it says of it. None: it comes up again."""
@@ -231,20 +245,26 @@ class Observer:
             self._due.add(stack.stack_id, at=context.clock.monotonic() + ASK_AGAIN_SECONDS)
             return None
         if pod is None or pod.uid != stack.pod_uid:
-            self._unseen.pop(stack.stack_id, None)
-            return one
-        self._unseen[stack.stack_id] = pod
+            if self._unseen.pop(stack.stack_id, None) is None:
+                return one
+            self._due.add(stack.stack_id)  # it was assessed by what Kubernetes had answered before
+            return None
+        ask_at = context.clock.monotonic() + UNSEEN_SECONDS
+        self._unseen[stack.stack_id] = Unseen(pod=pod, ask_at=ask_at)
         if pod.instance != context.config.cluster.instance or pod.stack_id != stack.stack_id:
             context.repairs.add(Repair(kind=RepairKind.LABELS, stack_id=stack.stack_id))
         else:
             log.warning("%s: the watch does not report its pod, although the pod exists", stack.stack_id)
             context.mirror.reopen("pods")
-        self._due.add(stack.stack_id, at=context.clock.monotonic() + UNSEEN_SECONDS)
+        self._due.add(stack.stack_id, at=ask_at)
         return self._assess(stack.stack_id)
 
     def _pod(self, stack: Stack) -> PodState | None:
         """The stack's pod as the mirror has it, or as Kubernetes answered when asked for it."""
-        return current_pod(self._context, stack) or self._unseen.get(stack.stack_id)
+        if (pod := current_pod(self._context, stack)) is not None:
+            return pod
+        unseen = self._unseen.get(stack.stack_id)
+        return unseen.pod if unseen is not None and unseen.pod.uid == stack.pod_uid else None
 
     def _trouble(self, stack: Stack, pod: PodState | None) -> tuple[str, str]:
         """What somebody else has changed, and is being repaired."""

@@ -158,6 +158,42 @@ async def test_a_pod_off_which_a_policy_takes_labels_is_followed_and_deleted_by_
     assert not await objects_left(at)
 
 
+async def without_labels(at: Harness, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A running stack whose pod has no labels, and gets none for as long as there are faults."""
+    monkeypatch.setattr("stackd.lifecycle.observe.UNSEEN_SECONDS", 0.1)
+    stack_id = await running(at)
+    at.cluster.faults.add_fault(action="admit", verb="patch", resource="pods", body=json.dumps(NO_LABELS))
+    await patch(at, f"{PODS}/{stack_id}", NO_LABELS)
+    await eventually(lambda: at.cluster.counts.total("patch", "pods") >= 2)
+    return stack_id
+
+
+async def test_labels_that_a_policy_took_off_are_put_back_when_it_does_no_more(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were tried once."""
+    stack_id = await without_labels(at, monkeypatch)
+    at.cluster.faults.clear()
+
+    async def labelled() -> bool:
+        given = (await at.objects("pods"))[stack_id]["metadata"].get("labels", {})
+        return all(given.get(key) for key in OURS)
+
+    await eventually(labelled)
+
+
+async def test_the_end_of_a_pod_without_labels_is_noticed(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was running for ever."""
+    stack_id = await without_labels(at, monkeypatch)
+    await at.delete_object("pods", stack_id)
+    assert (await at.until_status(stack_id, "stopped"))["status_reason"] == "PodDeleted"
+    await eventually(lambda: nothing_left(at))
+
+
+async def nothing_left(at: Harness) -> bool:
+    return not await objects_left(at)
+
+
 async def test_a_service_whose_labels_were_taken_off_goes_with_its_stack(at: Harness) -> None:
     """The DELETE said 200 while the Service lived and held its port."""
     stack_id = await running(at)
