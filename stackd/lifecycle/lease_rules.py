@@ -176,9 +176,13 @@ def _succession(last: Lease | None, identity: FileIdentity) -> Succession:
 
 
 def taken(lease: Lease | None, me: Candidate, *, sequence: int, duration: int, now: int) -> Lease:
-    """The Lease as it is to be when it is taken: with a new holder, or renewed by a new process of the same file."""
+    """The Lease as it is to be when it is taken: with a new holder, or renewed by a new process of the same file.
+
+    A new process of the same file steps back where the one before it was asked to, and had not yet.
+    """
     before = lease or _NO_LEASE
     changed = before.holder != me.holder
+    restarted = bool(before.holder) and before.lock_id == me.lock_id
     return replace(
         before,
         holder=me.holder,
@@ -190,7 +194,7 @@ def taken(lease: Lease | None, me: Candidate, *, sequence: int, duration: int, n
         lock_id=me.lock_id,
         epoch=me.epoch,
         sequence=sequence,
-        takeover="",
+        takeover=before.takeover if restarted and before.takeover != me.requester else "",
     )
 
 

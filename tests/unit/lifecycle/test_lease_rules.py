@@ -206,10 +206,19 @@ def test_who_takes_it_over_is_a_new_holder_and_who_restarts_is_not() -> None:
     assert (over.file_id, over.lock_id, over.epoch, over.sequence, over.takeover) == ("f2", "l2", 4, 9, "")
     assert (over.version, over.uid) == (THEIRS.version, THEIRS.uid)
     again = taken(replace(MINE, epoch=3, takeover="vm9/l9"), ME, sequence=9, duration=30, now=7_000_000)
-    assert (again.transitions, again.acquired_at, again.epoch, again.takeover) == (3, 1000, 4, "")
+    assert (again.transitions, again.acquired_at, again.epoch) == (3, 1000, 4)
     assert taken(RETURNED, ME, sequence=9, duration=30, now=7_000_000).transitions == 4
     first = taken(None, ME, sequence=0, duration=30, now=7_000_000)
     assert (first.transitions, first.acquired_at, first.version) == (0, 7_000_000, "")
+
+
+def test_who_restarts_still_steps_back_for_whoever_has_asked_for_it() -> None:
+    """The request had been answered with 202, and was forgotten by the restart."""
+    again = taken(replace(MINE, epoch=3, takeover="vm9/l9"), ME, sequence=9, duration=30, now=7_000_000)
+    assert holding(ME, again) is Holding.ASKED_FOR
+    given_back = taken(replace(RETURNED, takeover="vm9/l9"), ME, sequence=9, duration=30, now=7_000_000)
+    own = taken(replace(MINE, epoch=3, takeover=ME.requester), ME, sequence=9, duration=30, now=7_000_000)
+    assert holding(ME, given_back) is holding(ME, own) is Holding.OURS
 
 
 def test_each_renewal_has_a_time_of_its_own_whatever_the_clock_says() -> None:
