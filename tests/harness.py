@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import io
 import json
+import logging
 import re
 import sqlite3
 import tempfile
 import time
+import types
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -35,6 +38,18 @@ READ_KEY = "sk-read-0123456789abcdef0123456789"
 SPEC_FOLDER = Path(__file__).parent / "unit" / "podspec"
 DEADLINE = 30.0
 """For a condition that has to come true: far more than it takes, also on a busy machine."""
+
+SHARED = (
+    type,
+    types.ModuleType,
+    types.FunctionType,
+    types.FrameType,
+    asyncio.Task,
+    asyncio.AbstractEventLoop,
+    logging.Logger,
+    logging.Handler,
+)
+"""What a daemon shares with others, such as the test itself."""
 
 MIRRORED = "pods|services|configmaps|nodes"
 """The resources of which a stackd keeps a copy."""
@@ -249,6 +264,19 @@ class Harness:
     def store_counters(self) -> Counters:
         """What /metrics tells of the store, and how often it waited for the disk, without a request."""
         return self.daemon.context.store.counters
+
+    def texts_in_memory(self) -> Iterator[str]:
+        """All texts that the daemon holds, also as bytes; not those that are reached only by way of what is ``SHARED``."""
+        seen: set[int] = {id(self.daemon)}
+        waiting: list[object] = [self.daemon]
+        while waiting:
+            for found in gc.get_referents(waiting.pop()):
+                if id(found) in seen or isinstance(found, SHARED):
+                    continue
+                seen.add(id(found))
+                waiting.append(found)
+                if isinstance(found, str | bytes):
+                    yield found if isinstance(found, str) else found.decode(errors="replace")
 
     @property
     def is_writing(self) -> bool:

@@ -95,7 +95,7 @@ async def filled(at: Harness, name: str = "web-1", size: int = SIZE) -> list[Row
     async def check() -> bool:
         nonlocal seen
         seen = found = await entry(at, name)
-        return found["ready"] == size == len(waiting(at, name))
+        return bool(found["ready"] == size == len(waiting(at, name)))
 
     await eventually(check, lambda: f"{seen}, {waiting(at, name)}")
     return waiting(at, name)
