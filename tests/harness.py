@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import io
 import json
+import logging
 import re
 import sqlite3
 import tempfile
 import time
+import types
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import aiohttp
 
@@ -25,12 +29,27 @@ from stackd.embedded import EmbeddedCluster, EmbeddedOptions
 from stackd.keys import ApiKey
 from stackd.lifecycle.plan import Orphan
 from stackd.store.transaction import Counters
+from stackd.tasks import ServiceEnded
+from stackd.templates import read_templates
+from stackd.upkeep.systemd import ProcessContext
 
 KEY = "sk-test-0123456789abcdef0123456789"
 READ_KEY = "sk-read-0123456789abcdef0123456789"
 SPEC_FOLDER = Path(__file__).parent / "unit" / "podspec"
 DEADLINE = 30.0
 """For a condition that has to come true: far more than it takes, also on a busy machine."""
+
+SHARED = (
+    type,
+    types.ModuleType,
+    types.FunctionType,
+    types.FrameType,
+    asyncio.Task,
+    asyncio.AbstractEventLoop,
+    logging.Logger,
+    logging.Handler,
+)
+"""What a daemon shares with others, such as the test itself."""
 
 MIRRORED = "pods|services|configmaps|nodes"
 """The resources of which a stackd keeps a copy."""
@@ -222,6 +241,19 @@ class Harness:
 
         await eventually(check)
 
+    async def role(self) -> str:
+        """What this stackd is to the stacks: ``owner``, ``standby``, ``lost`` or ``released``."""
+        return str((await self.call("GET", "/owner")).json["role"])
+
+    async def ended(self) -> str:
+        """Why the daemon ends its process, once it does by itself."""
+        failure = self.daemon.context.tasks.failure
+        await asyncio.wait([failure], timeout=DEADLINE)
+        assert failure.done(), "the daemon goes on"
+        error = failure.exception()
+        assert isinstance(error, ServiceEnded), error
+        return str(error)
+
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """What the state file says, read by somebody else."""
         path = self.config.state.path
@@ -232,6 +264,19 @@ class Harness:
     def store_counters(self) -> Counters:
         """What /metrics tells of the store, and how often it waited for the disk, without a request."""
         return self.daemon.context.store.counters
+
+    def texts_in_memory(self) -> Iterator[str]:
+        """All texts that the daemon holds, also as bytes; not those that are reached only by way of what is ``SHARED``."""
+        seen: set[int] = {id(self.daemon)}
+        waiting: list[object] = [self.daemon]
+        while waiting:
+            for found in gc.get_referents(waiting.pop()):
+                if id(found) in seen or isinstance(found, SHARED):
+                    continue
+                seen.add(id(found))
+                waiting.append(found)
+                if isinstance(found, str | bytes):
+                    yield found if isinstance(found, str) else found.decode(errors="replace")
 
     @property
     def is_writing(self) -> bool:
@@ -247,6 +292,16 @@ class Harness:
     async def lose_file(self) -> None:
         """Nothing can be read from the state file any more."""
         await self.daemon.context.store.close()
+
+    @contextmanager
+    def no_writing(self) -> Iterator[None]:
+        """Meanwhile nothing can be written into the state file, and what is to be written waits."""
+        with closing(sqlite3.connect(self.config.state.path, isolation_level=None)) as shell:
+            shell.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            finally:
+                shell.execute("ROLLBACK")
 
     def backup(self, path: Path) -> None:
         """A copy of the state file."""
@@ -276,6 +331,18 @@ class Harness:
     def doubt(self) -> None:
         """It may be another cluster by now: let the daemon ask."""
         self.daemon.context.doubt()
+
+    def lose_lease(self, why: str) -> None:
+        """Let the daemon change nothing until it renews its Lease, as when it could not do so in time.
+
+        ``why`` is what clients are told.
+        """
+        self.daemon.context.fence.close(why)
+
+    def reload_templates(self) -> None:
+        """Put the templates in force that are in their folder now, as a reload does."""
+        settings = self.daemon.context.settings
+        settings.replace(settings.current, read_templates(settings.current))
 
     def reload(self, section: str, **values: object) -> None:
         """Put other settings in force, as a reload does."""
@@ -403,11 +470,14 @@ async def harness(
     token: str | None = None,
     admin: str | None = None,
     clock: Clock | None = None,
+    host: str | None = None,
+    edited: dict[str, str] | None = None,
 ) -> AsyncIterator[Harness]:
     """A stackd with its state in ``folder``; ``settings`` are ``STACKD_…`` variables; ``wait`` for the daemon's readiness.
 
     ``config`` is a file beside the settings; ``token`` is who the daemon is to the cluster, ``admin`` who the test is;
-    ``clock`` is the daemon's.
+    ``clock`` is the daemon's; ``host`` is the name of its machine. A SIGHUP reloads the configuration only with ``edited``:
+    these are the settings that have changed by then.
     """
     async with AsyncExitStack() as stack:
         if cluster is None:
@@ -425,7 +495,11 @@ async def harness(
             "STACKD_RECONCILE__INTERVAL": "200ms",
             **(settings or {}),
         }
-        daemon = await stack.enter_async_context(running(load(config, environment), clock=clock))
+        process = None
+        if edited is not None:
+            process = ProcessContext(again=lambda: load(config, environment | edited))
+        with mock.patch("socket.gethostname", return_value=host) if host else nullcontext():
+            daemon = await stack.enter_async_context(running(load(config, environment), clock=clock, process=process))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         if wait:
             async with asyncio.timeout(DEADLINE):

@@ -9,15 +9,11 @@ import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
 
-import aiohttp
 import pytest
 
-from stackd.config import load
-from stackd.daemon import running
 from stackd.embedded import EmbeddedCluster
 from stackd.errors import ConfigError
-from stackd.upkeep.systemd import ProcessContext
-from tests.harness import KEY, eventually, fast_cluster, harness
+from tests.harness import KEY, fast_cluster, harness
 
 SCRIPT = Path(__file__).parents[2] / "stackd.py"
 ELSEWHERE = [
@@ -71,22 +67,10 @@ async def check(*options: str) -> tuple[int, str]:
 
 
 async def test_a_reload_refuses_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with EmbeddedCluster(fast_cluster()) as cluster:
-        async with harness(tmp_path, cluster=cluster) as at:
-            await at.create()
-        environment = {
-            "STACKD_AUTH__KEY": KEY,
-            "STACKD_SERVER__PORT": "0",
-            "STACKD_STATE__PATH": str(tmp_path / "stackd.db"),
-            "STACKD_CLUSTER__KUBECONFIG": str(tmp_path / "kubeconfig"),
-            "STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY": "false",
-        }
-        edited = {"STACKD_STACKS__NAMESPACE": "other", "STACKD_LIMITS__MAX_STACKS": "7"}
-        process = ProcessContext(again=lambda: load(None, environment | edited))
-        async with running(load(None, environment), process=process) as daemon:
-            os.kill(os.getpid(), signal.SIGHUP)
-            await eventually(lambda: 'stacks.namespace is "stacks", not "other"' in caplog.text)
-            headers = {"X-API-KEY": KEY}
-            url = f"http://127.0.0.1:{daemon.port}/capacity"
-            async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
-                assert (await answer.json())["stacks"] is None, "no other setting of it is in force"
+    edited = {"STACKD_STACKS__NAMESPACE": "other", "STACKD_LIMITS__MAX_STACKS": "7"}
+    async with harness(tmp_path, edited=edited) as at:
+        await at.create()
+        os.kill(os.getpid(), signal.SIGHUP)
+        await at.until_metric("stackd_config_reload_successful", 0)
+        assert 'stacks.namespace is "stacks", not "other"' in caplog.text
+        assert (await at.call("GET", "/capacity")).json["stacks"] is None, "no other setting of it is in force"

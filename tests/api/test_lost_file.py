@@ -65,7 +65,11 @@ async def test_nothing_is_said_of_the_stacks_before_a_lost_file_has_them_again(t
         lose_file(tmp_path)
         cluster.faults.add_fault(action="status", verb="list", resource="pods", code=503)
         async with harness(tmp_path, AT_ONCE, cluster=cluster, wait=False) as at:
-            await asyncio.wait_for(at.daemon.context.ownership.owned.wait(), 10)
+
+            async def owns() -> bool:
+                return await at.role() == "owner"
+
+            await eventually(owns)
             asked: list[tuple[str, str, object]] = [
                 ("GET", "/stacks", None),
                 ("GET", f"/stacks/{stack_id}", None),

@@ -193,5 +193,7 @@ async def test_a_policy_that_changes_the_question_for_the_range_says_nothing_of_
         async with harness(tmp_path, settings, cluster=cluster) as at:
             assert await at.objects("services") == {}
             cluster.faults.clear()
-            assert at.daemon.context.node_ports is None
             await at.create()
+            asked = posts(at)
+            at.doubt()
+            await eventually(lambda: posts(at) > asked, lambda: "it is not asked again: it passes for known")

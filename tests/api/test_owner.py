@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from stackd.cli import stackd as command
-from stackd.embedded import EmbeddedCluster
-from stackd.lifecycle.ownership import Role
-from stackd.tasks import ServiceEnded
+from stackd.embedded import EmbeddedCluster, resources
+from stackd.embedded.store import ObjectChange
 from tests.api.test_lost_file import answers, uids
 from tests.harness import KEY, Harness, eventually, fast_cluster, harness, seed
 
@@ -39,18 +38,28 @@ REFUSED: tuple[tuple[str, str, Any], ...] = (
 
 @dataclass(slots=True, kw_only=True)
 class Site:
-    """A cluster, and stackds that come and go, each with a file of its own."""
+    """A cluster, and stackds that come and go, each with a file of its own. ``holders`` had the Lease, one after the other."""
 
     cluster: EmbeddedCluster
     folder: Path
-    stacks: dict[str, AsyncExitStack]
+    stacks: dict[str, AsyncExitStack] = field(default_factory=dict)
+    holders: list[str] = field(default_factory=list)
 
-    async def start(self, name: str, monkeypatch: pytest.MonkeyPatch, *, wait: bool = False) -> Harness:
+    def __post_init__(self) -> None:
+        self.cluster.store.observe(self._follow_lease)
+
+    def _follow_lease(self, change: ObjectChange) -> None:
+        if change.after.resource is resources.LEASES:
+            holder = change.after.obj["spec"].get("holderIdentity", "").partition("/")[0]
+            if self.holders[-1:] != [holder]:
+                self.holders.append(holder)
+
+    async def start(self, name: str, *, wait: bool = False) -> Harness:
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        monkeypatch.setattr("stackd.daemon.socket.gethostname", lambda: name)
         self.stacks[name] = AsyncExitStack()
-        return await self.stacks[name].enter_async_context(harness(folder, LEASE, cluster=self.cluster, wait=wait))
+        starting = harness(folder, LEASE, cluster=self.cluster, wait=wait, host=name)
+        return await self.stacks[name].enter_async_context(starting)
 
     async def stop(self, name: str) -> None:
         await self.stacks.pop(name).aclose()
@@ -62,14 +71,14 @@ class Site:
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     async with EmbeddedCluster(fast_cluster()) as cluster:
-        ready = Site(cluster=cluster, folder=tmp_path, stacks={})
+        ready = Site(cluster=cluster, folder=tmp_path)
         yield ready
         for name in list(ready.stacks):
             await ready.stop(name)
 
 
 async def standing_by(at: Harness) -> None:
-    await asyncio.wait_for(at.daemon.context.ownership.stands_by.wait(), 30)
+    await at.until_metric("stackd_standby", 1)
 
 
 async def owns(at: Harness) -> bool:
@@ -77,8 +86,8 @@ async def owns(at: Harness) -> bool:
     return bool(reply.json["role"] == "owner" and (await at.call("GET", "/readyz")).status == 200)
 
 
-async def test_the_lease_says_who_owns_the_stacks(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = await site.start("vm1", monkeypatch, wait=True)
+async def test_the_lease_says_who_owns_the_stacks(site: Site) -> None:
+    one = await site.start("vm1", wait=True)
     lease = await site.lease(one)
     host, _, file_id = lease["spec"]["holderIdentity"].partition("/")
     assert (host, len(file_id)) == ("vm1", 16)
@@ -87,13 +96,11 @@ async def test_the_lease_says_who_owns_the_stacks(site: Site, monkeypatch: pytes
     assert (told["holder"], told["lease_duration_seconds"]) == (lease["spec"]["holderIdentity"], 1)
 
 
-async def test_a_standby_answers_nothing_but_that_it_lives_and_whose_the_stacks_are(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = await site.start("vm1", monkeypatch, wait=True)
+async def test_a_standby_answers_nothing_but_that_it_lives_and_whose_the_stacks_are(site: Site) -> None:
+    one = await site.start("vm1", wait=True)
     await one.create()
     before = await uids(one)
-    two = await site.start("vm2", monkeypatch)
+    two = await site.start("vm2")
     await standing_by(two)
     assert (await two.call("GET", "/healthz")).json == {"status": "ok"}
     for method, path, body in REFUSED:
@@ -110,14 +117,12 @@ async def test_a_standby_answers_nothing_but_that_it_lives_and_whose_the_stacks_
     assert two.cluster.counts.total("create", "services") == 2, "one asked for the port range, and one for the stack"
 
 
-async def test_a_standby_takes_over_when_the_owner_is_gone_with_every_answer_as_before(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = await site.start("vm1", monkeypatch, wait=True)
+async def test_a_standby_takes_over_when_the_owner_is_gone_with_every_answer_as_before(site: Site) -> None:
+    one = await site.start("vm1", wait=True)
     for _ in range(5):
         await one.until_status((await one.create())["stack_id"], "running")
     before, objects = await answers(one), await uids(one)
-    two = await site.start("vm2", monkeypatch)
+    two = await site.start("vm2")
     await standing_by(two)
     await site.stop("vm1")
     await eventually(lambda: owns(two))
@@ -125,39 +130,37 @@ async def test_a_standby_takes_over_when_the_owner_is_gone_with_every_answer_as_
     lease = await site.lease(two)
     assert lease["spec"]["leaseTransitions"] == 1
     assert "stackd_lease_transitions_total 1.0" in (await two.call("GET", "/metrics")).text
-    one = await site.start("vm1", monkeypatch)
+    one = await site.start("vm1")
     await standing_by(one)
 
 
-async def test_a_restart_of_the_same_file_takes_the_lease_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = await site.start("vm1", monkeypatch, wait=True)
+async def test_a_restart_of_the_same_file_takes_the_lease_at_once(site: Site) -> None:
+    one = await site.start("vm1", wait=True)
     stack = await one.create()
-    two = await site.start("vm2", monkeypatch)
+    two = await site.start("vm2")
     await standing_by(two)
     await site.stop("vm1")
-    one = await site.start("vm1", monkeypatch, wait=True)
+    one = await site.start("vm1", wait=True)
     assert (await one.stack(stack["stack_id"]))["stack_id"] == stack["stack_id"]
     assert (await site.lease(one))["spec"].get("leaseTransitions", 0) == 0
-    assert not two.daemon.context.ownership.owned.is_set()
+    assert await two.role() == "standby"
 
 
-async def test_a_takeover_is_asked_for_and_loses_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = await site.start("vm1", monkeypatch, wait=True)
+async def test_a_takeover_is_asked_for_and_loses_nothing(site: Site) -> None:
+    one = await site.start("vm1", wait=True)
     stack_id = (await one.create())["stack_id"]
     await one.until_status(stack_id, "running")
     before = await answers(one)
     assert (await one.call("POST", "/takeover")).status == 409
-    two = await site.start("vm2", monkeypatch)
+    two = await site.start("vm2")
     await standing_by(two)
     taking = asyncio.create_task(asyncio.to_thread(run, two, "takeover"))
-    with pytest.raises(ServiceEnded) as ended:
-        await asyncio.wait_for(one.daemon.context.tasks.failure, 30)
-    assert "vm2 takes over" in str(ended.value)
-    assert not two.daemon.context.ownership.owned.is_set(), "what is under way is finished first"
+    assert "vm2 takes over" in await one.ended()
+    assert await two.role() == "standby", "what is under way is finished first"
     await site.stop("vm1")
-    assert one.daemon.context.ownership.role is Role.RELEASED
     assert await taking == "vm1 was asked to hand the stacks over\nvm2 owns the stacks\n"
     await eventually(lambda: owns(two))
+    assert site.holders == ["vm1", "", "vm2"], "it was given back, and did not have to run out"
     assert await answers(two) == before
     told = await asyncio.to_thread(run, two, "owner")
     facts = dict(line.split(maxsplit=1) for line in told.splitlines())
@@ -170,17 +173,15 @@ def run(at: Harness, name: str) -> str:
     return done.output
 
 
-async def test_an_owner_that_was_replaced_says_so_and_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = await site.start("vm1", monkeypatch, wait=True)
+async def test_an_owner_that_was_replaced_says_so_and_ends(site: Site) -> None:
+    one = await site.start("vm1", wait=True)
     stack_id = (await one.create())["stack_id"]
     await one.until_status(stack_id, "running")
     lease = await site.lease(one)
     lease["spec"]["holderIdentity"], lease["metadata"]["annotations"] = "vm9/0123456789abcdef", {}
     changed = await one.kubectl("PUT", LEASES, lease)
     assert changed["kind"] == "Lease", changed
-    with pytest.raises(ServiceEnded) as ended:
-        await asyncio.wait_for(one.daemon.context.tasks.failure, 30)
-    assert "vm9 owns the stacks now" in str(ended.value)
+    assert "vm9 owns the stacks now" in await one.ended()
     before = await uids(one)
     for method, path, body in (
         ("POST", "/stacks", seed()),
@@ -193,42 +194,58 @@ async def test_an_owner_that_was_replaced_says_so_and_ends(site: Site, monkeypat
     assert await uids(one) == before
 
 
-async def test_a_change_that_was_done_while_the_lease_ran_out_is_not_acknowledged(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_change_that_was_done_while_the_lease_ran_out_is_not_acknowledged(at: Harness) -> None:
     """Its client asks again; whoever owns the stacks by then knows."""
-    one = await site.start("vm1", monkeypatch, wait=True)
-    stack_id = (await one.create())["stack_id"]
-    context = one.daemon.context
-    remove = context.store.stacks.remove
+    stack_id = await running_at_rest(at)
+    asked = await deletes(at)
+    at.cluster.faults.pause()
+    deleting = asyncio.create_task(at.call("DELETE", f"/stacks/{stack_id}"))
+    await eventually(lambda: at.rows("SELECT 1 FROM stacks WHERE deleting_since IS NOT NULL"))
+    with at.no_writing():
+        at.cluster.faults.resume()
 
-    async def late(self: object, *arguments: Any, **more: Any) -> Any:
-        done = await remove(*arguments, **more)
-        context.fence.close("another stackd may own the stacks now")
-        return done
+        async def only_its_row_is_left() -> bool:
+            return at.is_writing and not await uids(at) and await deletes(at) >= asked + 2
 
-    monkeypatch.setattr(type(context.store.stacks), "remove", late)
-    reply = await one.call("DELETE", f"/stacks/{stack_id}")
+        await eventually(only_its_row_is_left)
+        at.lose_lease("another stackd may own the stacks now")
+    reply = await deleting
     assert (reply.status, reply.error) == (503, "another stackd may own the stacks now")
+    assert not at.rows("SELECT 1 FROM stacks"), "it was done"
 
 
-@pytest.mark.parametrize("verb", ["delete", "stop", "restart", "extend"])
-async def test_whoever_loses_the_stacks_amid_a_change_promises_nothing_of_it(
-    site: Site, monkeypatch: pytest.MonkeyPatch, verb: str
-) -> None:
+async def running_at_rest(at: Harness) -> str:
+    """The id of a stack that runs; nothing is left to be written."""
+    stack_id: str = (await at.create())["stack_id"]
+    await at.until_status(stack_id, "running")
+    await at.run_now("expire")  # which believes the clock
+    await eventually(lambda: not at.is_writing)
+    return stack_id
+
+
+async def deletes(at: Harness) -> float:
+    """How many deletes the cluster has answered."""
+    return await at.metric("stackd_kubernetes_requests_total", verb="delete")
+
+
+INTENDED = {
+    "delete": "deleting_since IS NOT NULL",
+    "stop": "desired = 'stopped'",
+    "restart": "generation = 1",
+    "extend": "ttl_expires_at - created_at = 7260 * 1000000000",
+}
+
+
+@pytest.mark.parametrize("verb", INTENDED)
+async def test_whoever_loses_the_stacks_amid_a_change_promises_nothing_of_it(at: Harness, verb: str) -> None:
     """Whoever owns them by then knows nothing of it, so that nobody would keep the promise."""
-    one = await site.start("vm1", monkeypatch, wait=True)
-    stack_id = (await one.create())["stack_id"]
-    await one.until_status(stack_id, "running")
-    context, fence = one.daemon.context, one.daemon.context.fence
-    commit = type(context).right_cluster
-
-    async def lost(self: Any) -> None:
-        await commit(self)
-        fence.close("vm2 owns the stacks now")
-
-    monkeypatch.setattr(type(context), "right_cluster", lost)
+    stack_id = await running_at_rest(at)
     path = f"/stacks/{stack_id}" if verb == "delete" else f"/stacks/{stack_id}/{verb}"
     body = {"ttl": "1m"} if verb == "extend" else None
-    reply = await one.call("DELETE" if verb == "delete" else "POST", path, body)
+    with at.no_writing():
+        changing = asyncio.create_task(at.call("DELETE" if verb == "delete" else "POST", path, body))
+        await eventually(lambda: at.is_writing)
+        at.lose_lease("vm2 owns the stacks now")
+    reply = await changing
     assert (reply.status, reply.error) == (503, "vm2 owns the stacks now")
+    assert at.rows(f"SELECT 1 FROM stacks WHERE {INTENDED[verb]}"), "it was begun"

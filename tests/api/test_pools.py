@@ -6,18 +6,16 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.options import NodeSpec
 from stackd.embedded.resources import NODES, PODS
+from stackd.lifecycle import pools
 from stackd.lifecycle.context import CREATES_AT_ONCE
-from stackd.lifecycle.pool_figures import figures_of
 from stackd.lifecycle.refill import CROWDED_SECONDS
-from stackd.model import Stack
-from stackd.templates import read_templates
 from tests.harness import Harness, eventually, fast_cluster, harness, lose_file
 
 SIZE = 3
@@ -56,6 +54,11 @@ def template(
     return TEMPLATE.format(name=name, pool=pool, ttl=ttl, values=VALUES if values else "", pod=pod)
 
 
+def plain(pool: int = SIZE) -> str:
+    """A template without values, of another pod."""
+    return template("plain", values=False, image="nginx:alpine", pool=pool)
+
+
 def folder_with(folder: Path, **templates: str) -> dict[str, str]:
     """A folder of templates, and the settings that name it and let pools be filled at once."""
     place = folder / "templates"
@@ -65,32 +68,55 @@ def folder_with(folder: Path, **templates: str) -> dict[str, str]:
     return FAST | {"STACKD_TEMPLATES__DIRECTORY": str(place)}
 
 
-def waiting(at: Harness, name: str = "web-1") -> list[Stack]:
-    return [row for row in at.daemon.context.store.stacks.ordered() if row.unassigned and row.template == name]
+class Row(NamedTuple):
+    """What the file says of a stack that waits in a pool."""
+
+    stack_id: str
+    node_id: str | None
+    status: str
+    status_reason: str
+    labels: str
+    digest: str | None
+    deleting_since: int | None
+    ttl_expires_at: int
+    updated_at: int
 
 
-async def filled(at: Harness, name: str = "web-1", size: int = SIZE) -> list[Stack]:
-    await eventually(
-        lambda: figures_of(at.daemon.context, name).ready == size and len(waiting(at, name)) == size,
-        lambda: f"{figures_of(at.daemon.context, name)}, {waiting(at, name)}",
-    )
+def waiting(at: Harness, name: str = "web-1") -> list[Row]:
+    """The stacks that wait in the template's pool, the oldest first."""
+    of_pool = f"unassigned = 1 AND template = '{name}' ORDER BY created_at, stack_id"
+    return [Row(*row) for row in at.rows(f"SELECT {', '.join(Row._fields)} FROM stacks WHERE {of_pool}")]
+
+
+async def filled(at: Harness, name: str = "web-1", size: int = SIZE) -> list[Row]:
+    """What waits in the template's pool, once it is full."""
+    seen: object = None
+
+    async def check() -> bool:
+        nonlocal seen
+        seen = found = await entry(at, name)
+        return bool(found["ready"] == size == len(waiting(at, name)))
+
+    await eventually(check, lambda: f"{seen}, {waiting(at, name)}")
     return waiting(at, name)
 
 
 async def entry(at: Harness, name: str = "web-1") -> dict[str, Any]:
+    """The template as it is told."""
     found: dict[str, Any] = {one["name"]: one for one in (await at.call("GET", "/templates")).json["templates"]}[name]
     return found
 
 
-def put_in_force(at: Harness) -> None:
-    """As a reload does."""
-    settings = at.daemon.context.settings
-    settings.replace(settings.current, read_templates(settings.current))
+async def spec_of(at: Harness, name: str) -> str:
+    """The template's pod spec as its stacks have it."""
+    reply = await at.call("POST", "/stacks?dry_run=true", {"template": name})
+    assert reply.status == 200, reply.text
+    return str(reply.json["pod_spec"])
 
 
 @pytest.fixture
 async def at(tmp_path: Path) -> AsyncIterator[Harness]:
-    settings = folder_with(tmp_path, web_1=template(), plain=template("plain", values=False))
+    settings = folder_with(tmp_path, web_1=template(), plain=plain())
     async with harness(tmp_path, settings) as ready:
         await filled(ready)
         await filled(ready, "plain")
@@ -168,17 +194,16 @@ async def test_of_a_burst_each_gets_a_stack_of_its_own(at: Harness) -> None:
 
 
 async def test_a_pod_spec_that_is_the_templates_gets_one_of_its_pool(at: Harness) -> None:
-    text = at.daemon.context.settings.templates["plain"].spec.text
+    """Unless its stacks have values, which are for whoever asks for the template."""
+    text, of_values = await spec_of(at, "plain"), await spec_of(at, "web-1")
     ports = [{"container_port": 80, "protocol": "TCP"}]
     ids = {row.stack_id for row in waiting(at, "plain")}
     assert (await at.create({"target_port": ports, "pod_spec": text}))["stack_id"] in ids
     await filled(at, "plain")
     with at.no_pod_starting():
         other = await at.create({"target_port": ports, "pod_spec": text.replace("nginx", "apache")})
-    of_values = at.daemon.context.settings.templates["web-1"].spec.text
-    third = await at.create({"target_port": ports, "pod_spec": of_values.replace("web-1", "web-1")})
-    assert other["status"] == "creating"
-    assert "values" not in third
+        third = await at.create({"target_port": ports, "pod_spec": of_values})
+    assert (other["status"], third["status"], "values" in third) == ("creating", "creating", False)
 
 
 async def test_a_template_gives_of_its_own_pool_also_where_another_ones_pods_are_the_same(tmp_path: Path) -> None:
@@ -188,7 +213,7 @@ async def test_a_template_gives_of_its_own_pool_also_where_another_ones_pods_are
         await filled(at, "web-2")
         made = [await at.create({"template": "web-2"}) for _ in range(2)]
         assert [one["template"] for one in made] == ["web-2"] * 2
-        assert figures_of(at.daemon.context, "web-1").ready == SIZE
+        assert (await entry(at, "web-1"))["ready"] == SIZE
 
 
 async def test_a_dry_run_takes_none(at: Harness) -> None:
@@ -221,13 +246,14 @@ async def test_limits_per_label_hold_for_what_is_given(tmp_path: Path) -> None:
 
 async def test_none_is_given_whose_pod_is_not_ready(at: Harness) -> None:
     """One of three has a pod that is not ready."""
-    mirror, store, rows = at.daemon.context.mirror, at.cluster.store, waiting(at)
+    store, rows = at.cluster.store, waiting(at)
     unready = store.of(PODS).get("stacks", rows[0].stack_id)
     conditions = [
         one | ({"status": "False"} if one["type"] == "Ready" else {}) for one in unready.obj["status"]["conditions"]
     ]
     store.update(unready, status=unready.obj["status"] | {"conditions": conditions})
-    await eventually(lambda: not mirror.pods[rows[0].stack_id].ready)
+    await eventually(lambda: waiting(at)[0].status_reason)  # it has been seen
+    assert (waiting(at)[0].stack_id, waiting(at)[0].status) == (rows[0].stack_id, "running")
     made = await asyncio.gather(*(at.create({"template": "web-1"}) for _ in range(SIZE)))
     given = {one["stack_id"] for one in made}
     assert rows[0].stack_id not in given
@@ -235,26 +261,39 @@ async def test_none_is_given_whose_pod_is_not_ready(at: Harness) -> None:
 
 
 async def test_none_is_given_whose_node_is_not_ready(at: Harness) -> None:
-    context, store = at.daemon.context, at.cluster.store
+    store = at.cluster.store
     for record in list(store.of(NODES).records.values()):
         conditions = [one | {"status": "Unknown"} for one in record.obj["status"]["conditions"]]
         store.update(record, status=record.obj["status"] | {"conditions": conditions})
-    await eventually(lambda: not any(node.ready for node in context.mirror.nodes.values()))
+
+    async def none_takes_stacks() -> bool:
+        return not (await at.call("GET", "/capacity")).json["nodes"]
+
+    await eventually(none_takes_stacks)
     before = {row.stack_id for row in waiting(at)}
     made = await at.call("POST", "/stacks", {"template": "web-1"})
     assert made.status != 201 or made.json["stack_id"] not in before
 
 
-async def test_what_fails_in_a_pool_is_ended_and_the_template_is_left_alone_for_a_while(tmp_path: Path) -> None:
-    settings = folder_with(tmp_path, web_1=template(image="app/fail"))
+async def test_what_fails_in_a_pool_is_ended_and_the_template_is_left_alone_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Meanwhile another pool is filled, so that nobody has to wait to see that nothing happens."""
+    monkeypatch.setattr(pools, "FIRST_PAUSE", 60.0)
+    settings = folder_with(tmp_path, web_1=template(image="app/fail"), plain=plain())
     async with harness(tmp_path, settings) as at:
-        context = at.daemon.context
-        await eventually(lambda: bool(figures_of(context, "web-1").reason))
-        await eventually(lambda: not waiting(at))
+
+        async def failed() -> bool:
+            return bool((await entry(at))["reason"]) and not waiting(at)
+
+        await eventually(failed)
         found = await entry(at)
         assert (found["ready"], found["failing"]) == (0, SIZE)
         assert "exit code" in found["reason"]
-        assert context.pools.of("web-1").not_before > context.clock.monotonic()
+        await filled(at, "plain")
+        await at.create({"template": "plain"})
+        await filled(at, "plain")
+        assert at.cluster.counts.total("create", "pods") == SIZE + SIZE + 1
 
 
 async def test_a_pool_gives_way_where_no_node_port_is_left(tmp_path: Path) -> None:
@@ -331,12 +370,10 @@ async def test_a_pool_gives_way_where_the_quota_leaves_no_room_and_as_little_as_
 ) -> None:
     settings = folder_with(tmp_path, web_1=template(), other=template("other", pool=0, cpu="200m", values=False))
     async with harness(tmp_path, settings) as at:
+        spec = {"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": await spec_of(at, "other")}
         await limit_namespace(at, hard)
         before = {row.stack_id for row in await filled(at)}
-        wanted: dict[str, Any] = {"template": "other"}
-        if by == "pod_spec":
-            spec = at.daemon.context.settings.templates["other"].spec.text
-            wanted = {"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": spec}
+        wanted: dict[str, Any] = {"template": "other"} if by == "template" else spec
         made = await at.create(wanted)
         assert made["stack_id"] in await at.objects("pods")
         left = {row.stack_id for row in waiting(at)}
@@ -347,7 +384,7 @@ async def test_a_pool_gives_way_where_the_quota_leaves_no_room_and_as_little_as_
 async def test_a_changed_template_replaces_its_pool_and_gives_nothing_old(at: Harness, tmp_path: Path) -> None:
     old = {row.stack_id for row in waiting(at)}
     (tmp_path / "templates" / "web-1.yaml").write_text(template(image="nginx:mainline"))
-    put_in_force(at)
+    at.reload_templates()
     made = await at.create({"template": "web-1"})
     assert made["stack_id"] not in old
     await eventually(lambda: not old & {row.stack_id for row in waiting(at)})
@@ -356,8 +393,8 @@ async def test_a_changed_template_replaces_its_pool_and_gives_nothing_old(at: Ha
 
 async def test_a_pool_that_is_configured_away_is_drained(at: Harness, tmp_path: Path) -> None:
     (tmp_path / "templates" / "web-1.yaml").unlink()
-    (tmp_path / "templates" / "plain.yaml").write_text(template("plain", values=False, pool=1))
-    put_in_force(at)
+    (tmp_path / "templates" / "plain.yaml").write_text(plain(pool=1))
+    at.reload_templates()
     await eventually(lambda: not waiting(at))
     assert len(await filled(at, "plain", 1)) == 1
 
@@ -380,9 +417,9 @@ async def test_a_stop_has_the_pod_of_what_was_just_given_tell_so(tmp_path: Path)
 
 async def test_none_is_given_by_a_stackd_that_does_not_own_the_stacks_any_more(at: Harness) -> None:
     before = waiting(at)
-    at.daemon.context.fence.close("another stackd owns the stacks")
+    at.lose_lease("another stackd owns the stacks")
     refused = await at.call("POST", "/stacks", {"template": "web-1"})
-    assert (refused.status, waiting(at)) == (503, before)
+    assert (refused.status, refused.error, waiting(at)) == (503, "another stackd owns the stacks", before)
 
 
 async def test_a_pool_outlives_a_restart(tmp_path: Path) -> None:
@@ -405,7 +442,11 @@ async def test_what_was_given_stays_given_after_the_file_is_lost_and_the_rest_is
             mine = await at.create({"template": "web-1", "labels": {"team": "7"}, "ttl": "1h"})
             await filled(at)
             old = {row.stack_id for row in waiting(at)}
-            await eventually(lambda: not at.daemon.context.mirror.pods[mine["stack_id"]].pool)
+
+            async def told() -> bool:
+                return "stackd.io/pool" not in (await at.objects("pods"))[mine["stack_id"]]["metadata"]["labels"]
+
+            await eventually(told)
         lose_file(tmp_path)
         async with harness(tmp_path, settings, cluster=cluster) as at:
             found = await at.stack(mine["stack_id"])
@@ -456,21 +497,27 @@ async def test_a_delete_by_hand_of_what_waits_is_made_good(at: Harness) -> None:
 
 
 async def test_clients_come_before_the_refill_and_get_what_the_pool_has_when_it_is_their_turn(tmp_path: Path) -> None:
-    async with harness(tmp_path, folder_with(tmp_path, web_1=template(pool=1))) as at:
-        context = at.daemon.context
+    """As many creates as may be under way wait for a node that has room for them."""
+    settings = folder_with(tmp_path, web_1=template(pool=1), large=template("large", pool=0, cpu="3"))
+    nodes = (NodeSpec(name="small", cpu="2"),)
+    async with (
+        EmbeddedCluster(fast_cluster(nodes=nodes)) as cluster,
+        harness(tmp_path, settings | {"STACKD_STACKS__UNSCHEDULABLE_GRACE": "20s"}, cluster=cluster) as at,
+    ):
+        with at.no_pod_starting():
+            await eventually(lambda: [row.status for row in waiting(at)] == ["creating"])
+            larges = [asyncio.create_task(at.create({"template": "large"})) for _ in range(CREATES_AT_ONCE)]
+            await eventually(lambda: len(at.rows("SELECT 1 FROM stacks WHERE unassigned = 0")) == CREATES_AT_ONCE)
+            waits = asyncio.create_task(at.create({"template": "web-1"}))
+            await at.until_metric("stackd_creates_in_flight", CREATES_AT_ONCE + 1)
+            (tmp_path / "templates" / "web-1.yaml").write_text(template(pool=5))
+            at.reload_templates()
         (row,) = await filled(at, size=1)
-        context.pools.take(row.digest or "")  # somebody else looks at it
-        for _ in range(CREATES_AT_ONCE):
-            await context.create_slots.acquire()
-        waits = asyncio.create_task(at.create({"template": "web-1"}))
-        await eventually(lambda: len(context.creating) == 1)
-        context.pools.put_back([row.stack_id])
-        (tmp_path / "templates" / "web-1.yaml").write_text(template(pool=5))
-        put_in_force(at)
         await asyncio.sleep(2 * CROWDED_SECONDS)  # nothing is to happen in this time
-        assert waiting(at) == [row]
-        for _ in range(CREATES_AT_ONCE):
-            context.create_slots.release()
+        found = await entry(at)
+        assert (waiting(at), found["ready"], found["starting"]) == ([row], 1, 0)
+        cluster.faults.add_node(name="large", cpu="200")
         assert (await waits)["stack_id"] == row.stack_id
+        await asyncio.gather(*larges)
         await filled(at, size=5)
         assert (await entry(at))["misses"] == 1

@@ -10,7 +10,6 @@ import pytest
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.options import DEFAULT_NODES
 from stackd.lifecycle import prepull
-from stackd.templates import NO_TEMPLATES
 from stackd.workqueue import RetryPolicy
 from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import Harness, eventually, fast_cluster, harness
@@ -128,7 +127,7 @@ async def test_few_are_pulled_at_a_time_and_one_on_a_node(tmp_path: Path) -> Non
         assert not [nodes for nodes in seen if len(set(nodes)) < len(nodes)]
 
 
-async def test_a_node_that_joins_later_gets_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_node_that_joins_later_gets_them_too(tmp_path: Path) -> None:
     async with (
         EmbeddedCluster(fast_cluster(slow_pull=0.05)) as cluster,
         harness(tmp_path, folder_with(tmp_path, slow=slow()), cluster=cluster) as at,
@@ -143,8 +142,8 @@ async def test_a_node_that_joins_later_gets_them_too(tmp_path: Path, monkeypatch
             "status": node["status"],
         }
         await at.kubectl("POST", "/api/v1/nodes", joined)
-        await eventually(lambda: "late" in at.daemon.context.mirror.nodes)
-        await at.daemon.schedule.now("prepull")
+        await at.until_metric("stackd_nodes", len(NODES) + 1)
+        await at.run_now("prepull")
         await until_states(at, dict.fromkeys([*NODES, "late"], "pulled"))
 
 
@@ -212,11 +211,11 @@ async def test_what_nobody_wants_any_more_is_given_up(tmp_path: Path) -> None:
         harness(tmp_path, folder_with(tmp_path, slow=slow()), cluster=cluster) as at,
     ):
         await eventually(lambda: _pulls(at, IMAGE))
-        context = at.daemon.context
-        context.settings.replace(context.config, NO_TEMPLATES)
+        (tmp_path / "templates" / "slow.yaml").unlink()
+        at.reload_templates()
         await eventually(lambda: _none(at))
-        await at.daemon.schedule.now("prepull")
-        assert not sum(at.daemon.prepulls.counts().values())
+        await at.run_now("prepull")
+        assert await at.metric("stackd_prepull_images") == 0
 
 
 @pytest.mark.parametrize("action", ["lost_reply", "cut"])

@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 
 from stackd.embedded import EmbeddedCluster
+from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import KEY, eventually, fast_cluster, seed
 
 SCRIPT = Path(__file__).parents[2] / "stackd.py"
@@ -114,28 +115,26 @@ async def run(env: dict[str, str], *arguments: str) -> tuple[int, str]:
 
 
 DEFECT = """
-import os
-from stackd import daemon, logs
-from stackd.cli.process import run
-from stackd.config import load
+from stackd.cli import main
+from stackd.lifecycle import refill
 
-async def work() -> None:
+async def make_unassigned(*_: object) -> None:
     raise KeyError("uid")
 
-configuration = load(None, os.environ)
-logs.setup(configuration.config.log)
-run(daemon.serve(configuration, on_listening=lambda at: at.context.tasks.background("count the stars", work())))
+refill.make_unassigned = make_unassigned
+main(["serve"])
 """
 
 
 async def test_a_defect_in_a_background_task_ends_the_process_with_its_trace_in_the_log(tmp_path: Path) -> None:
     async with EmbeddedCluster(fast_cluster()) as cluster:
         env = environment(tmp_path, cluster, STACKD_LOG__FORMAT="text", PYTHONPATH=str(SCRIPT.parent))
+        env |= folder_with(tmp_path, web_1=PLAIN + "pool: 1\n")
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", DEFECT, stdout=PIPE, stderr=PIPE, env=env)
         async with asyncio.timeout(60):
             _, said = await process.communicate()
         assert process.returncode == 1
-        assert "count the stars ended unexpectedly" in said.decode()
+        assert "pool web-1 ended unexpectedly" in said.decode()
         assert "Traceback" in said.decode()
         assert "KeyError: 'uid'" in said.decode()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 import pytest
 
 from stackd.embedded import EmbeddedCluster
-from stackd.kube.mirror import PodChanged
+from stackd.embedded.resources import PODS
+from stackd.embedded.store import ObjectChange
 from tests.harness import Harness, Reply, eventually, fast_cluster, harness, request_for, seed
 
 SHORT = {"STACKD_SERVER__SHUTDOWN_TIMEOUT": "200ms"}
@@ -388,27 +388,38 @@ async def test_a_pod_that_runs_before_its_restart_is_written_down_is_seen_to_run
         stack = await running(at)
         old = await uid(at, stack["stack_id"])
         assert old is not None
-        mirror, services = at.daemon.context.mirror, at.cluster.counts.total("create", "services")
+        pods, services = at.cluster.store.of(PODS), at.cluster.counts.total("create", "services")
 
-        def is_to_be_written() -> bool:
+        async def has_seen_all() -> bool:
+            """Whether the daemon has been told of every change of a pod."""
+            return await at.metric("stackd_mirror_events_total", kind="pods") == len(pods.since(0))
+
+        await at.run_now("expire")  # which believes the clock
+        await eventually(lambda: not at.is_writing)
+        await eventually(has_seen_all)
+
+        async def is_to_be_written() -> bool:
             made = at.cluster.counts.total("create", "services") > services
-            return shell.in_transaction and made and at.is_writing
+            return made and at.is_writing and await has_seen_all()
 
-        with contextlib.closing(sqlite3.connect(tmp_path / "stackd.db", isolation_level=None)) as shell:
+        async def runs_and_is_seen_to() -> bool:
+            status = pods.get("stacks", stack["stack_id"]).obj["status"]
+            return status["phase"] == "Running" and await has_seen_all()
 
-            def placed(change: object) -> None:
+        with contextlib.ExitStack() as held:
+
+            def placed(change: ObjectChange) -> None:
                 """Keep the file from being written from the moment at which a node has the new pod."""
-                pod = change.after if isinstance(change, PodChanged) else None
-                if pod is not None and pod.uid != old and pod.node_name and not shell.in_transaction and not pod.ready:
-                    shell.execute("BEGIN IMMEDIATE")
+                one, before = change.after, change.before
+                was_on_none = before is not None and "nodeName" not in before.obj["spec"]
+                if one.resource is PODS and was_on_none and "nodeName" in one.obj["spec"]:
+                    held.enter_context(at.no_writing())
 
-            ignore = mirror.subscribe(placed)
+            at.cluster.store.observe(placed)
             with at.no_pod_starting():
                 restarting = asyncio.create_task(do(at, "restart", stack["stack_id"]))
                 await eventually(is_to_be_written)
-            await eventually(lambda: mirror.pods[stack["stack_id"]].ready)
-            ignore()
-            shell.execute("ROLLBACK")
+            await eventually(runs_and_is_seen_to)
         assert (await restarting).json["status"] == "creating"
         await settled_with_new_pod(at, stack, old)
 

@@ -15,15 +15,12 @@ import pytest
 
 from stackd.cli import main
 from stackd.clock import NANOSECONDS
-from stackd.config import LoadedConfig
-from stackd.daemon import running
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.resources import PODS
 from stackd.errors import ConfigError
 from stackd.lifecycle.hiding import HIDDEN
-from stackd.templates import NO_TEMPLATES, Template
+from stackd.templates import Template
 from stackd.times import to_nanoseconds
-from stackd.upkeep.systemd import ProcessContext
 from tests.harness import KEY, Harness, eventually, fast_cluster, harness, lose_file, seed
 
 FLAG = re.compile(r"flag\{[0-9a-f]{32}\}\Z")
@@ -71,6 +68,20 @@ async def values_of(at: Harness, stack_id: str) -> list[dict[str, str]]:
     spec = (await at.objects("pods"))[stack_id]["spec"]
     containers = [*spec.get("initContainers", []), *spec["containers"]]
     return [{one["name"]: one["value"] for one in container.get("env", [])} for container in containers]
+
+
+def all_but_the_values(at: Harness) -> str:
+    """What the file says of all stacks in other columns than that of their values."""
+    columns = [name for (name,) in at.rows("SELECT name FROM pragma_table_info('stacks')") if name != "generated"]
+    rows = at.rows(f"SELECT {', '.join(columns)} FROM stacks")
+    assert rows
+    return str(rows)
+
+
+def take_away(folder: Path, *names: str) -> None:
+    """The templates of these names are gone."""
+    for name in names:
+        (folder / "templates" / f"{name}.yaml").unlink()
 
 
 async def test_a_create_by_template_makes_the_templates_pod_with_its_ttl_and_labels(at: Harness) -> None:
@@ -144,8 +155,7 @@ async def test_values_are_told_to_the_creator_again_and_to_nobody_else(
         )
     ]
     told.append((await at.call("POST", "/stacks?dry_run=true", {"template": "web-1"})).text)
-    told.append(str(at.daemon.context.store.stacks.get(stack_id)))
-    told.append(caplog.text)
+    told += [caplog.text, all_but_the_values(at)]
     pod = (await at.objects("pods"))[stack_id]["metadata"]
     told.append(json.dumps(pod))
     for value in made["values"].values():
@@ -182,7 +192,7 @@ async def test_values_that_a_webhook_quotes_are_told_to_nobody(
     await eventually(lambda: caplog.text.count("next try in") > 1)  # of the restart
     paths = ("/stacks", f"/stacks/{stack_id}", f"/stacks/{stack_id}/timeline", "/templates", "/metrics", "/reconcile")
     told = [reply.text for reply in answers] + [(await at.call("GET", path)).text for path in paths]
-    told += [caplog.text, str(at.daemon.context.store.stacks.get(stack_id))]
+    told += [caplog.text, all_but_the_values(at)]
     assert len(kept) == 8
     for value in kept:
         for form in (value, value.replace("$", "$$"), value[: len(value) // 2]):
@@ -237,19 +247,18 @@ async def test_values_survive_a_restart_of_the_daemon_and_of_the_stack(tmp_path:
 
 async def test_values_survive_the_loss_of_the_file(tmp_path: Path) -> None:
     settings = folder_with(tmp_path, web_1=WEB) | {"STACKD_CLUSTER__LEASE_DURATION": "1s"}
+    row = "SELECT stack_id, template, digest, generated FROM stacks"
     async with EmbeddedCluster(fast_cluster()) as cluster:
         async with harness(tmp_path, settings, cluster=cluster) as at:
             made = await at.create({"template": "web-1"})
             stack_id = made["stack_id"]
             await at.until_status(stack_id, "running")
             before = await values_of(at, stack_id)
-            digest = at.daemon.context.settings.templates["web-1"].digest
+            (kept,) = at.rows(row)
+            assert (kept[:2], json.loads(kept[3])) == ((stack_id, "web-1"), made["values"])
         lose_file(tmp_path)
         async with harness(tmp_path, settings, cluster=cluster) as at:
-            await eventually(lambda: at.daemon.context.store.stacks.get(stack_id) is not None)
-            row = at.daemon.context.store.stacks.get(stack_id)
-            assert row is not None
-            assert (row.template, row.digest, dict(row.values)) == ("web-1", digest, made["values"])
+            assert at.rows(row) == [kept]
             assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status == 200
             await at.until_status(stack_id, "running")
             assert await values_of(at, stack_id) == before
@@ -323,15 +332,15 @@ async def test_the_templates_are_told_with_what_their_stacks_do(at: Harness) -> 
     assert (web["pool"], web["ready"], listed["plain"]["stacks"]["running"]) == (0, 0, 0)
 
 
-async def test_the_last_hour_of_a_template_is_told(at: Harness) -> None:
+async def test_the_last_hour_of_a_template_is_told(at: Harness, tmp_path: Path) -> None:
     async def told(name: str) -> dict[str, Any]:
         listed = (await at.call("GET", "/templates?history=true")).json["templates"]
         return next(one for one in listed if one["name"] == name)
 
-    await at.daemon.schedule.now("history")
+    await at.run_now("history")
     made = await at.create({"template": "web-1"})
     await at.until_status(made["stack_id"], "running")
-    await at.daemon.schedule.now("history")
+    await at.run_now("history")
     web, plain = await told("web-1"), await told("plain")
     assert web["history"]["every_seconds"] == 30
     assert (web["history"]["running"], plain["history"]["running"]) == ([0, 1], [0, 0])
@@ -342,13 +351,16 @@ async def test_the_last_hour_of_a_template_is_told(at: Harness) -> None:
     assert (await told("web-1"))["median_seconds_to_running"] == web["median_seconds_to_running"]
     assert "stackd_time_to_running_seconds_count 1.0" in (await at.call("GET", "/metrics")).text
     for _ in range(200):
-        await at.daemon.schedule.now("history")
+        await at.run_now("history")
     assert (await told("web-1"))["history"]["running"] == [1] * 120
-    context = at.daemon.context
-    context.settings.replace(context.config, NO_TEMPLATES)
-    await at.daemon.schedule.now("history")
-    assert not at.daemon.api.history.series("web-1")["running"]
     assert "history" not in (await at.call("GET", "/templates")).text
+    take_away(tmp_path, "web-1")
+    at.reload_templates()
+    await at.run_now("history")
+    folder_with(tmp_path, web_1=WEB)
+    at.reload_templates()
+    again = await told("web-1")
+    assert (again["history"]["running"], again["median_seconds_to_running"]) == ([], None)
 
 
 async def test_stacks_are_found_by_their_template(at: Harness) -> None:
@@ -381,11 +393,14 @@ async def test_a_daemon_with_a_wrong_template_does_not_start(tmp_path: Path) -> 
     assert mistake.startswith(f"{tmp_path}/templates/web-1.yaml:16: pod.spec.containers[0].image: ")
 
 
-async def test_a_stack_whose_template_is_gone_starts_again_under_the_policy_in_force(at: Harness) -> None:
+async def test_a_stack_whose_template_is_gone_starts_again_under_the_policy_in_force(
+    at: Harness, tmp_path: Path
+) -> None:
     made = await at.create({"template": "web-1"})
     await at.until_status(made["stack_id"], "running")
-    context = at.daemon.context
-    context.settings.replace(context.config, NO_TEMPLATES)
+    take_away(tmp_path, "web-1", "plain", "rooted")
+    at.reload_templates()
+    assert (await at.call("GET", "/templates")).json == {"templates": []}
     assert (await at.call("POST", f"/stacks/{made['stack_id']}/restart")).status == 200
     await at.until_status(made["stack_id"], "running")
     assert (await values_of(at, made["stack_id"]))[0]["FLAG"] == made["values"]["FLAG"]
@@ -393,24 +408,21 @@ async def test_a_stack_whose_template_is_gone_starts_again_under_the_policy_in_f
 
 async def test_a_reload_takes_all_templates_or_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    settings = folder_with(tmp_path, web_1=WEB, plain=PLAIN)
-    async with EmbeddedCluster(fast_cluster()) as cluster:
-        async with harness(tmp_path, settings, cluster=cluster) as at:
-            loaded = LoadedConfig(config=at.daemon.context.config, origins={}, warnings=())
-        async with running(loaded, process=ProcessContext(again=lambda: loaded)) as daemon:
-            reloads, settings_in_force = daemon.context.metrics.reloads, daemon.context.settings
-            folder_with(tmp_path, web_1=WEB.replace("ttl: 1h", "ttl: 3h"), plain="pod: 1", other=PLAIN)
-            os.kill(os.getpid(), signal.SIGHUP)
-            await eventually(lambda: "plain.yaml" in reloads.refused)
-            assert (list(settings_in_force.templates), settings_in_force.templates["web-1"].ttl) == (
-                ["plain", "web-1"],
-                3600,
-            )
-            (tmp_path / "templates" / "plain.yaml").unlink()
-            os.kill(os.getpid(), signal.SIGHUP)
-            await eventually(lambda: list(settings_in_force.templates) == ["other", "web-1"])
-            assert (reloads.refused, settings_in_force.templates["web-1"].ttl) == ("", 3 * 3600)
-            assert "reloaded: templates: other is new, web-1 has changed, plain is gone" in caplog.text
+    async with harness(tmp_path, folder_with(tmp_path, web_1=WEB, plain=PLAIN), edited={}) as at:
+
+        async def ttls() -> dict[str, str]:
+            return {one["name"]: one["ttl"] for one in (await at.call("GET", "/templates")).json["templates"]}
+
+        folder_with(tmp_path, web_1=WEB.replace("ttl: 1h", "ttl: 3h"), plain="pod: 1", other=PLAIN)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await at.until_metric("stackd_config_reload_successful", 0)
+        assert f"reload refused: {tmp_path}/templates/plain.yaml:1: " in caplog.text
+        assert await ttls() == {"plain": "1h", "web-1": "1h"}
+        take_away(tmp_path, "plain")
+        os.kill(os.getpid(), signal.SIGHUP)
+        await at.until_metric("stackd_config_reload_successful", 1)
+        assert await ttls() == {"other": "1h", "web-1": "3h"}
+        assert "reloaded: templates: other is new, web-1 has changed, plain is gone" in caplog.text
 
 
 def test_check_tells_what_is_wrong_with_a_template(

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.processes import Nursery
+from tests.faults.processes import ForkServer
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    made = Nursery()
+def forkserver() -> Iterator[ForkServer]:
+    made = ForkServer()
     yield made
     made.close()

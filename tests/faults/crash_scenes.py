@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from stackd.embedded.resources import CONFIG_MAPS, PODS, SERVICES
 from tests.faults.foreign import OURS
+from tests.faults.invariant_monitor import InvariantMonitor
 from tests.faults.ledger import RUNS_ON
 from tests.faults.operations import Operations
 from tests.faults.troubles import Troubles
-from tests.faults.witness import Witness
 from tests.faults.world import NAMESPACE, World
 
 ENDS = "app/exit0"
@@ -33,7 +33,7 @@ class Stage:
     world: World
     operations: Operations
     troubles: Troubles
-    witness: Witness
+    monitor: InvariantMonitor
     point: str
 
     @property
@@ -232,7 +232,7 @@ async def leave_behind(stage: Stage) -> None:
     name = f"stack-1e{number:014x}"
     stage.world.file.remember_as_removed(name)
     pod = stage.world.foreign.new_pod(name, OURS | {"stackd.io/stack": name})
-    stage.witness.excuse(pod["metadata"]["uid"])
+    stage.monitor.excuse(pod["metadata"]["uid"])
     stage.world.cluster.store.create(PODS, pod)
     await stage.until(lambda: name not in stage.world.objects("pods"))
 

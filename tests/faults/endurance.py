@@ -12,14 +12,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from tests.faults.invariant_monitor import InvariantMonitor
 from tests.faults.ledger import Ledger
 from tests.faults.operations import Operations
 from tests.faults.oracle import Oracle
 from tests.faults.plan import Step, make_plan
-from tests.faults.processes import Nursery
+from tests.faults.processes import ForkServer
 from tests.faults.schedule import Report, converge, play_round
 from tests.faults.troubles import Troubles
-from tests.faults.witness import Witness
 from tests.faults.world import World, world
 
 WARM_ROUNDS = 4
@@ -47,12 +47,12 @@ class Size:
         return cls(descriptors=len(os.listdir(f"/proc/{pid}/fd")), resident=pages * os.sysconf("SC_PAGE_SIZE"))
 
 
-async def endure(first: int, seconds: float, nursery: Nursery) -> Report:
+async def endure(first: int, seconds: float, forkserver: ForkServer) -> Report:
     """Rounds of the seeds from ``first`` on, without those troubles that end a process, for so long."""
     sizes: list[Size] = []
     with tempfile.TemporaryDirectory(prefix="stackd-faults-endurance-") as folder:
-        async with world(Path(folder), nursery, dict(SETTINGS)) as here:
-            Witness(here, late=False)
+        async with world(Path(folder), forkserver, dict(SETTINGS)) as here:
+            InvariantMonitor(here, late=False)
             await here.keep_running()
             end = time.monotonic() + seconds
             seed = first

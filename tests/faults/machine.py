@@ -19,7 +19,7 @@ from stackd.lifecycle.crashpoints import ENVIRONMENT as CRASH_AT
 from stackd.store import backup_file
 from tests.faults.disk import Disk
 from tests.faults.file import StateFile
-from tests.faults.nursery import CLOCK, HOST
+from tests.faults.forkserver import CLOCK, HOST
 from tests.faults.processes import Process
 from tests.harness import KEY, eventually, lose_file
 
@@ -115,7 +115,7 @@ class Machine:
 
     def start(self, crash_at: str = "", **settings: str) -> Process:
         """A daemon, with other settings, of which the keeper knows nothing."""
-        return self.world.nursery.start(self._environment(crash_at) | settings, self.world.folder)
+        return self.world.forkserver.start(self._environment(crash_at) | settings, self.world.folder)
 
     async def _keep(self) -> None:
         while True:

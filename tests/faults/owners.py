@@ -18,8 +18,8 @@ from stackd.embedded.server import Exchange
 from stackd.embedded.store import ObjectChange
 from stackd.kube.lease import SEQUENCE
 from tests.faults.file import StateFile
+from tests.faults.invariant_monitor import InvariantMonitor
 from tests.faults.machine import Machine
-from tests.faults.witness import Witness
 from tests.faults.world import NAMESPACE, Outcome, World
 
 LEASE = "stackd-default"
@@ -39,12 +39,12 @@ START_SECONDS = 20.0
 class Owners:
     """The owners of one world, one after the other. ``machine`` is that of the present one, or the last."""
 
-    def __init__(self, world: World, witness: Witness, lease_seconds: float) -> None:
+    def __init__(self, world: World, monitor: InvariantMonitor, lease_seconds: float) -> None:
         world.owners = self
         self.machine = world.machines[0]
         self.settled = False
         self._world = world
-        self._witness = witness
+        self._monitor = monitor
         self._lease_seconds = lease_seconds
         self._holder: tuple[str, str] | None = None
         self._held: list[tuple[float, str]] = []
@@ -108,7 +108,7 @@ class Owners:
     def forget(self) -> None:
         """The owner's file is another one."""
         self._world.ledger.forget()
-        self._witness.forget()
+        self._monitor.forget()
         self.settled = False
         self._watch_settling()
 
@@ -124,7 +124,7 @@ class Owners:
             outcome = await self._world.call("GET", "/readyz", patience=5.0, machine=machine)
             if outcome.status == 200 and (machine, files) == (self.machine, self._world.ledger.files):
                 self.settled = True
-                self._witness.settle()
+                self._monitor.settle()
                 self._world.note(f"{machine.name} is ready")
                 return
             await asyncio.sleep(0.01)

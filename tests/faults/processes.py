@@ -21,12 +21,12 @@ READ_BYTES = 1 << 16
 LISTENING = "listening on "
 
 
-class Nursery:
-    """The other end of ``tests.faults.nursery``; used by one thread. Its calls take milliseconds and block."""
+class ForkServer:
+    """The client of ``tests.faults.forkserver``; used by one thread. Its calls take milliseconds and block."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", "tests.faults.nursery", str(theirs.fileno())]
+        command = [sys.executable, "-m", "tests.faults.forkserver", str(theirs.fileno())]
         self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()])
         theirs.close()
         self._control = ours
@@ -54,13 +54,13 @@ class Nursery:
 class Process:
     """One daemon. ``exited`` has its exit code when it has ended and all that it said has been read."""
 
-    def __init__(self, pid: int, output: int, nursery: Nursery) -> None:
+    def __init__(self, pid: int, output: int, forkserver: ForkServer) -> None:
         self.pid = pid
         self.lines: list[str] = []
         self.url = ""
         self.killed = False
         self._output = output
-        self._nursery = nursery
+        self._forkserver = forkserver
         self._rest = b""
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[int] = self._loop.create_future()
@@ -104,7 +104,7 @@ class Process:
         if self._rest:
             self._take(self._rest.decode(errors="replace"))
         if not self.exited.done():
-            self.exited.set_result(self._nursery.ended(self.pid))
+            self.exited.set_result(self._forkserver.ended(self.pid))
         if not self.listening.done():
             self.listening.cancel()
 

@@ -12,7 +12,7 @@ from multiprocessing.queues import Queue
 from queue import Empty
 
 from tests.faults.endurance import endure
-from tests.faults.processes import Nursery
+from tests.faults.processes import ForkServer
 from tests.faults.schedule import Report, run_schedule
 
 
@@ -60,43 +60,43 @@ def run_many(wanted: Wanted) -> Iterator[Report]:
         worker.join()
 
 
-async def run_here(seeds: Iterable[int], nursery: Nursery, *, at_once: int) -> list[Report]:
+async def run_here(seeds: Iterable[int], forkserver: ForkServer, *, at_once: int) -> list[Report]:
     """Run the schedules in this process, on this loop."""
     reports: list[Report] = []
-    await _run(iter(seeds), at_once, nursery, reports.append)
+    await _run(iter(seeds), at_once, forkserver, reports.append)
     return reports
 
 
 def _work(wanted: Wanted, number: int, reports: Queue[Report | None]) -> None:
-    nursery = Nursery()
+    forkserver = ForkServer()
     try:
-        asyncio.run(_work_here(wanted, number, nursery, reports.put))
+        asyncio.run(_work_here(wanted, number, forkserver, reports.put))
     finally:
-        nursery.close()
+        forkserver.close()
         reports.put(None)
 
 
-async def _work_here(wanted: Wanted, number: int, nursery: Nursery, tell: Callable[[Report], None]) -> None:
+async def _work_here(wanted: Wanted, number: int, forkserver: ForkServer, tell: Callable[[Report], None]) -> None:
     """The first worker of a soak lets one daemon live all the time, beside its schedules."""
     if number or wanted.seconds is None:
-        await _run(wanted.seeds(number), wanted.at_once, nursery, tell)
+        await _run(wanted.seeds(number), wanted.at_once, forkserver, tell)
         return
-    enduring = asyncio.create_task(endure(wanted.first, wanted.seconds, nursery))
-    await _run(wanted.seeds(number), wanted.at_once, nursery, tell)
+    enduring = asyncio.create_task(endure(wanted.first, wanted.seconds, forkserver))
+    await _run(wanted.seeds(number), wanted.at_once, forkserver, tell)
     tell(await enduring)
 
 
-async def _run(seeds: Iterator[int], at_once: int, nursery: Nursery, tell: Callable[[Report], None]) -> None:
+async def _run(seeds: Iterator[int], at_once: int, forkserver: ForkServer, tell: Callable[[Report], None]) -> None:
     async def next_ones() -> None:
         for seed in seeds:
-            tell(await _guarded(seed, nursery))
+            tell(await _guarded(seed, forkserver))
 
     await asyncio.gather(*(next_ones() for _ in range(at_once)))
 
 
-async def _guarded(seed: int, nursery: Nursery) -> Report:
+async def _guarded(seed: int, forkserver: ForkServer) -> Report:
     """A schedule that itself breaks is a finding, too."""
     try:
-        return await run_schedule(seed, nursery)
+        return await run_schedule(seed, forkserver)
     except Exception:  # noqa: BLE001 - it is told
         return Report(seed=seed, theme="broken", violations=[traceback.format_exc()])

@@ -12,15 +12,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.faults.invariant_monitor import InvariantMonitor
 from tests.faults.ledger import RUNS_ON
 from tests.faults.operations import Operations
 from tests.faults.oracle import Oracle
 from tests.faults.owner_plan import LEASE_SECONDS
 from tests.faults.owners import Owners
 from tests.faults.plan import Plan, Step, make_plan
-from tests.faults.processes import Nursery
+from tests.faults.processes import ForkServer
 from tests.faults.troubles import Troubles
-from tests.faults.witness import Witness
 from tests.faults.world import World, world
 
 CONVERGENCE_SECONDS = 45.0
@@ -48,12 +48,12 @@ class Report:
         return "\n".join([*lines, "", f"replay: python -m tests.faults --seed {self.seed} --schedules 1"])
 
 
-async def run_schedule(seed: int, nursery: Nursery) -> Report:
+async def run_schedule(seed: int, forkserver: ForkServer) -> Report:
     """Play the plan of a seed."""
     plan = make_plan(seed)
     with tempfile.TemporaryDirectory(prefix=f"stackd-faults-{seed}-") as folder:
         settings, machines = dict(plan.settings), plan.machines
-        async with world(Path(folder), nursery, settings, small_disk=plan.small_disk, machines=machines) as here:
+        async with world(Path(folder), forkserver, settings, small_disk=plan.small_disk, machines=machines) as here:
             try:
                 async with asyncio.timeout(SCHEDULE_SECONDS):
                     await play(plan, here)
@@ -81,9 +81,9 @@ async def play(plan: Plan, here: World) -> None:
     if plan.pool:
         here.pool = plan.pool
         here.put_template(plan.pool, RUNS_ON)
-    witness = Witness(here, late=plan.late)
+    monitor = InvariantMonitor(here, late=plan.late)
     operations, troubles, oracle = Operations(here), Troubles(here, plan.seed), Oracle(here)
-    owners = Owners(here, witness, LEASE_SECONDS) if plan.turns else None
+    owners = Owners(here, monitor, LEASE_SECONDS) if plan.turns else None
     await here.keep_running()
     for number, steps in enumerate(plan.rounds):
         here.note("a round begins")

@@ -13,7 +13,7 @@ from stackd.embedded.resources import PODS
 from tests.faults.ledger import RUNS_ON
 from tests.faults.operations import Operations
 from tests.faults.oracle import Oracle
-from tests.faults.processes import Nursery
+from tests.faults.processes import ForkServer
 from tests.faults.schedule import converge
 from tests.faults.world import NAMESPACE, World, world
 from tests.harness import eventually, fast_cluster
@@ -24,8 +24,8 @@ SETTINGS = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_M
 
 
 @pytest.fixture
-async def here(nursery: Nursery, tmp_path: Path) -> AsyncIterator[World]:
-    async with world(tmp_path, nursery, SETTINGS) as made:
+async def here(forkserver: ForkServer, tmp_path: Path) -> AsyncIterator[World]:
+    async with world(tmp_path, forkserver, SETTINGS) as made:
         await made.keep_running()
         operations = Operations(made)
         while len(made.ledger.known()) < MANY:

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.invariant_monitor import InvariantMonitor
 from tests.faults.ledger import RUNS_ON
 from tests.faults.operations import Operations
 from tests.faults.oracle import Oracle
-from tests.faults.processes import Nursery
+from tests.faults.processes import ForkServer
 from tests.faults.schedule import converge
-from tests.faults.witness import Witness
 from tests.faults.world import world
 
 SETTINGS = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31040"}
 
 
 @pytest.mark.parametrize("resource", ["pods", "services"])
-async def test_a_create_whose_client_leaves_is_undone(resource: str, nursery: Nursery, tmp_path: Path) -> None:
-    async with world(tmp_path, nursery, SETTINGS) as here:
-        Witness(here, late=False)
+async def test_a_create_whose_client_leaves_is_undone(resource: str, forkserver: ForkServer, tmp_path: Path) -> None:
+    async with world(tmp_path, forkserver, SETTINGS) as here:
+        InvariantMonitor(here, late=False)
         await here.keep_running()
         await here.ready()
         operations = Operations(here)
@@ -36,9 +36,9 @@ async def test_a_create_whose_client_leaves_is_undone(resource: str, nursery: Nu
     assert not here.violations, "\n".join([*here.violations, *here.trace])
 
 
-async def test_a_create_under_a_key_goes_on_without_its_client(nursery: Nursery, tmp_path: Path) -> None:
-    async with world(tmp_path, nursery, SETTINGS) as here:
-        Witness(here, late=False)
+async def test_a_create_under_a_key_goes_on_without_its_client(forkserver: ForkServer, tmp_path: Path) -> None:
+    async with world(tmp_path, forkserver, SETTINGS) as here:
+        InvariantMonitor(here, late=False)
         await here.keep_running()
         await here.ready()
         operations = Operations(here)

@@ -10,7 +10,7 @@ import pytest
 from tests.faults.ledger import RUNS_ON
 from tests.faults.operations import Operations
 from tests.faults.oracle import Oracle
-from tests.faults.processes import Nursery
+from tests.faults.processes import ForkServer
 from tests.faults.schedule import converge
 from tests.faults.world import World, world
 from tests.harness import eventually
@@ -22,8 +22,8 @@ SETTINGS = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_M
 
 
 @pytest.fixture
-async def here(nursery: Nursery, tmp_path: Path) -> AsyncIterator[World]:
-    async with world(tmp_path, nursery, SETTINGS) as made:
+async def here(forkserver: ForkServer, tmp_path: Path) -> AsyncIterator[World]:
+    async with world(tmp_path, forkserver, SETTINGS) as made:
         await made.keep_running()
         await made.ready()
         yield made

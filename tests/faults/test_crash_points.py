@@ -12,12 +12,12 @@ import pytest
 import stackd
 from stackd.lifecycle.crashpoints import POINTS
 from tests.faults.crash_scenes import SCENES, Scene, Stage
+from tests.faults.invariant_monitor import InvariantMonitor
 from tests.faults.operations import Operations
 from tests.faults.oracle import Oracle
-from tests.faults.processes import Nursery
+from tests.faults.processes import ForkServer
 from tests.faults.schedule import ask_again, check_ports, converge
 from tests.faults.troubles import Troubles
-from tests.faults.witness import Witness
 from tests.faults.world import World, world
 
 # Connections are cut at any moment here, at both ends; what asyncio says of it is no finding.
@@ -43,7 +43,7 @@ def test_every_crash_point_has_a_scene_and_is_in_the_code_once() -> None:
 @pytest.mark.timeout(480)
 @pytest.mark.parametrize("families", GROUPS, ids=["-".join(group) for group in GROUPS])
 async def test_a_crash_at_any_point_loses_nothing_and_leaks_nothing(
-    families: list[str], nursery: Nursery, tmp_path: Path
+    families: list[str], forkserver: ForkServer, tmp_path: Path
 ) -> None:
     wanted = [
         (point, time)
@@ -55,7 +55,7 @@ async def test_a_crash_at_any_point_loses_nothing_and_leaks_nothing(
 
     async def one(point: str, time: int) -> World:
         async with places:
-            return await crash(point, time, nursery, tmp_path)
+            return await crash(point, time, forkserver, tmp_path)
 
     worlds = await asyncio.gather(*(one(point, time) for point, time in wanted))
     failed = [
@@ -66,22 +66,22 @@ async def test_a_crash_at_any_point_loses_nothing_and_leaks_nothing(
     assert not failed, "\n\n".join(failed)
 
 
-async def crash(point: str, time: int, nursery: Nursery, folder: Path) -> World:
+async def crash(point: str, time: int, forkserver: ForkServer, folder: Path) -> World:
     """Die at the point, the so manieth time that it is reached; come back, and be judged."""
     scene = SCENES[point]
     place = folder / f"{point}-{time}"
     place.mkdir()
-    async with world(place, nursery, dict(SETTINGS)) as here:
+    async with world(place, forkserver, dict(SETTINGS)) as here:
         if scene.pool:
             here.put_template(scene.pool, scene.pooled)
             here.pool = scene.pool if point.startswith("assign.") else 0
         here.starts.extend([f"{earlier}:1" for earlier in scene.before] + [f"{point}:{time}"])
-        witness = Witness(here, late=scene.late)
+        monitor = InvariantMonitor(here, late=scene.late)
         stage = Stage(
             world=here,
             operations=Operations(here),
             troubles=Troubles(here, seed=time),
-            witness=witness,
+            monitor=monitor,
             point=point,
         )
         oracle = Oracle(here)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.faults.invariant_monitor import InvariantMonitor
 from tests.faults.ledger import RUNS_ON
 from tests.faults.operations import Operations
 from tests.faults.oracle import Oracle
-from tests.faults.processes import Nursery
+from tests.faults.processes import ForkServer
 from tests.faults.schedule import converge
-from tests.faults.witness import Witness
 from tests.faults.world import world
 
 SETTINGS = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31040"}
 FIRST, LAST = 0.0, 0.999
 
 
-async def test_a_delete_leaves_a_pod_of_somebody_else_that_has_the_name(nursery: Nursery, tmp_path: Path) -> None:
-    async with world(tmp_path, nursery, SETTINGS) as here:
-        Witness(here, late=False)
+async def test_a_delete_leaves_a_pod_of_somebody_else_that_has_the_name(forkserver: ForkServer, tmp_path: Path) -> None:
+    async with world(tmp_path, forkserver, SETTINGS) as here:
+        InvariantMonitor(here, late=False)
         await here.keep_running()
         await here.ready()
         operations = Operations(here)

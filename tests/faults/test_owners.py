@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.owner_plan import OWNER_THEMES
 from tests.faults.plan import ALL, OWNERS_FROM
-from tests.faults.processes import Nursery
+from tests.faults.processes import ForkServer
 from tests.faults.runner import run_here
 
 SEEDS_EACH = 3 if ALL else 2
@@ -26,11 +26,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*_SelectorTransport:pytest.Pyte
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("number", range(len(OWNER_THEMES)), ids=[one.name.replace(" ", "-") for one in OWNER_THEMES])
 async def test_whoever_owns_the_stacks_nothing_is_lost_and_nobody_else_changes_them(
-    number: int, nursery: Nursery
+    number: int, forkserver: ForkServer
 ) -> None:
     theme = OWNER_THEMES[number].name
     seeds = [OWNERS_FROM + number + len(OWNER_THEMES) * times for times in range(SEEDS_EACH)]
-    reports = await run_here(seeds, nursery, at_once=len(seeds))
+    reports = await run_here(seeds, forkserver, at_once=len(seeds))
     assert {report.theme for report in reports} == {theme}
     failed = [report.story() for report in reports if report.violations]
     assert not failed, "\n\n".join(failed)

@@ -14,7 +14,7 @@ from stackd.model import DeleteReason
 from tests.faults.ledger import RUNS_ON
 from tests.faults.operations import Operations
 from tests.faults.oracle import Oracle
-from tests.faults.processes import Nursery
+from tests.faults.processes import ForkServer
 from tests.faults.schedule import converge
 from tests.faults.world import TEMPLATE, World, world
 from tests.harness import eventually, harness
@@ -34,8 +34,8 @@ def waiting(here: World) -> set[str]:
     return {row.stack_id for row in here.file.rows().values() if row.unassigned and row.template == TEMPLATE}
 
 
-async def test_none_is_given_whose_node_has_stopped_answering(nursery: Nursery, tmp_path: Path) -> None:
-    async with world(tmp_path, nursery, dict(SETTINGS)) as here:
+async def test_none_is_given_whose_node_has_stopped_answering(forkserver: ForkServer, tmp_path: Path) -> None:
+    async with world(tmp_path, forkserver, dict(SETTINGS)) as here:
         here.pool = 4
         here.put_template(here.pool, RUNS_ON)
         await here.keep_running()

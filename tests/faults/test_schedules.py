@@ -13,7 +13,7 @@ from tests.faults.ledger import Ledger
 from tests.faults.operations import Operations
 from tests.faults.owners import Owners
 from tests.faults.plan import ALL, CATALOGUES, DETAILS, OPERATIONS, SEEDS_APART, THEMES, make_plan
-from tests.faults.processes import Nursery
+from tests.faults.processes import ForkServer
 from tests.faults.runner import run_here
 from tests.faults.troubles import Troubles
 from tests.faults.world import World
@@ -31,9 +31,9 @@ IDS = ["-".join(THEMES[number].name.replace(" ", "-") for number in group) for g
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("numbers", GROUPS, ids=IDS)
-async def test_after_any_faults_rows_objects_and_acknowledgements_agree(numbers: range, nursery: Nursery) -> None:
+async def test_after_any_faults_rows_objects_and_acknowledgements_agree(numbers: range, forkserver: ForkServer) -> None:
     seeds = [number + len(THEMES) * times for number in numbers for times in range(SEEDS_EACH)]
-    reports = await run_here(seeds, nursery, at_once=len(seeds))
+    reports = await run_here(seeds, forkserver, at_once=len(seeds))
     assert {report.theme for report in reports} == {THEMES[number].name for number in numbers}
     failed = [report.story() for report in reports if report.violations]
     assert not failed, "\n\n".join(failed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.plan import ALL, SEEDS_APART
-from tests.faults.processes import Nursery
+from tests.faults.processes import ForkServer
 from tests.faults.runner import run_here
 from tests.faults.wire_plan import WIRE_THEMES
 
@@ -21,10 +21,10 @@ IDS = ["-".join(WIRE_THEMES[number].name.replace(" ", "-") for number in group) 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("numbers", GROUPS, ids=IDS)
 async def test_whoever_answers_and_whatever_the_clock_says_what_was_acknowledged_holds(
-    numbers: range, nursery: Nursery
+    numbers: range, forkserver: ForkServer
 ) -> None:
     seeds = [SEEDS_APART + number + len(WIRE_THEMES) * times for number in numbers for times in range(SEEDS_EACH)]
-    reports = await run_here(seeds, nursery, at_once=len(seeds))
+    reports = await run_here(seeds, forkserver, at_once=len(seeds))
     assert {report.theme for report in reports} == {WIRE_THEMES[number].name for number in numbers}
     failed = [report.story() for report in reports if report.violations]
     assert not failed, "\n\n".join(failed)

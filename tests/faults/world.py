@@ -28,7 +28,7 @@ from tests.faults.file import StateFile
 from tests.faults.foreign import Foreign
 from tests.faults.ledger import Ledger
 from tests.faults.machine import Machine
-from tests.faults.processes import Nursery, Process
+from tests.faults.processes import ForkServer, Process
 from tests.faults.skew import Skew
 from tests.harness import KEY, fast_cluster
 
@@ -93,7 +93,7 @@ class World:
     folder: Path
     cluster: EmbeddedCluster
     foreign: Foreign
-    nursery: Nursery
+    forkserver: ForkServer
     session: aiohttp.ClientSession
     skew: Skew
     settings: dict[str, str]
@@ -298,7 +298,7 @@ class Skewed(LoopClock):
 
 @asynccontextmanager
 async def world(
-    folder: Path, nursery: Nursery, settings: dict[str, str], *, small_disk: bool = False, machines: int = 1
+    folder: Path, forkserver: ForkServer, settings: dict[str, str], *, small_disk: bool = False, machines: int = 1
 ) -> AsyncIterator[World]:
     """A cluster and so many machines with an empty folder; no daemon yet."""
     names = [f"vm{number}" for number in range(1, machines + 1)]
@@ -314,7 +314,7 @@ async def world(
             folder=folder,
             cluster=cluster,
             foreign=Foreign(cluster),
-            nursery=nursery,
+            forkserver=forkserver,
             session=session,
             skew=skew,
             settings=settings,

@@ -1,8 +1,8 @@
-"""Where daemons are born quickly: one process has imported stackd once, and each daemon is a fork of it.
+"""The fork server, as multiprocessing has one: a process that has imported stackd once, and each daemon is a fork of it.
 
 A fork is a process of its own, with its own pid, files and event loop: ``kill -9`` is real. What it runs is what
 ``python stackd.py serve`` runs. Owns the orders: start one, and tell how one ended. Runs as ``python -m
-tests.faults.nursery FD``.
+tests.faults.forkserver FD``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Stands inside the cluster: at each birth and death of one of our objects it looks into the state file, at that instant.
+"""Checks invariants at run time: whenever the cluster makes or removes an object of ours, it reads the state file, at that
+instant.
 
 Owns invariants 1 and 2 as they are meant, at every moment and not only in the end: when an object of ours comes to be, its
 row is committed and holds its ports; and while the object is there, until the instant of its end, so it is still.
@@ -18,7 +19,7 @@ from tests.faults.world import NAMESPACE, OUR_NAME, World
 STACK = "stackd.io/stack"
 
 
-class Witness:
+class InvariantMonitor:
     """Sees every change of pods and services. With ``late``, a call may take effect while its row goes, or after that."""
 
     def __init__(self, world: World, *, late: bool) -> None:
