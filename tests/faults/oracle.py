@@ -40,7 +40,10 @@ class Oracle:
         found = [f"pod {name} has no row" for name in pods.keys() - rows.keys()]
         found += [f"Service {name} has no row" for name in services if name.removeprefix("svc-") not in rows]
         stopped = {row.stack_id for row in rows.values() if row.stopped}
-        if (records := set(world.ours("configmaps"))) != stopped:
+        # one whose pod's name is somebody else's now has neither been started nor is it stopped
+        waiting = {name for name, row in rows.items() if name in world.ledger.usurped and not row.has_pod_uid}
+        records = set(world.ours("configmaps"))
+        if records - waiting != stopped - waiting:
             found.append(f"the cluster has records of {sorted(records)}, and stopped are {sorted(stopped)}")
         for row in rows.values():
             found += self._row(row, pods.get(row.stack_id), services.get(f"svc-{row.stack_id}"))
