@@ -69,7 +69,7 @@ async def test_sigterm_finishes_the_create_in_flight_and_exits_with_zero(tmp_pat
     ):
         cluster.faults.pause()
         create = asyncio.create_task(post(session, url))
-        await eventually(lambda: cluster.counts.in_flight > 0)
+        await eventually(lambda: cluster.counts.in_flight > 0, lambda: f"nothing is asked of the cluster: {create}")
         process.send_signal(signal.SIGTERM)
         await eventually(lambda: refuses(url))
         cluster.faults.resume()
@@ -96,7 +96,7 @@ async def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     ):
         cluster.faults.pause()
         create = asyncio.create_task(post(session, url))
-        await eventually(lambda: cluster.counts.in_flight > 0)
+        await eventually(lambda: cluster.counts.in_flight > 0, lambda: f"nothing is asked of the cluster: {create}")
         process.send_signal(signal.SIGTERM)
         await eventually(lambda: refuses(url))
         process.send_signal(signal.SIGTERM)
