@@ -36,6 +36,8 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--stacks", type=click.IntRange(1), help="How many stacks stand there; by default 1700.")
 @click.option("--latency", "latencies", default=f"0,{SLOW_MILLISECONDS}", show_default=True,
               help="Milliseconds that the embedded cluster lets each request wait, for creates and deletes.")  # fmt: skip
+@click.option("--writes-per-second", type=click.FloatRange(min=0, min_open=True),
+              help="How many pods and services the embedded cluster creates and deletes, at most.")  # fmt: skip
 @click.option(
     "--peer", metavar="URL", help="Another server that speaks the API, on the same cluster: its row beside ours."
 )
@@ -49,6 +51,7 @@ def main(  # noqa: PLR0913  one for each option
     quick: bool,
     stacks: int | None,
     latencies: str,
+    writes_per_second: float | None,
     peer: str | None,
     peer_key: str,
     json_file: Path | None,
@@ -68,6 +71,7 @@ def main(  # noqa: PLR0913  one for each option
     results = Results()
     waits = [0.0] if kubeconfig else [float(text) / 1e3 for text in latencies.split(",")]
     plan = Plan(wanted, amounts, kubeconfig, results, console, peer=Http(peer, peer_key) if peer else None)
+    plan.writes_per_second = writes_per_second
     for number in range(1, runs + 1):
         for wait in waits:
             plan.run(WRITES, f"run {number}", wait)
@@ -97,6 +101,7 @@ class Plan:
         peer: Http | None = None,
     ) -> None:
         self._peer = peer
+        self.writes_per_second: float | None = None
         self._wanted = wanted
         self._amounts = amounts
         self._kubeconfig = kubeconfig
@@ -118,7 +123,9 @@ class Plan:
                 amounts = replace(amounts, bursts=bursts)
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stackd-bench-")))
                 settings = pool_settings(folder, amounts.pools) | (REAL_PORTS if self._kubeconfig else {})
-            cluster, daemon = stack.enter_context(arena(self._kubeconfig, latency=latency, settings=settings))
+            cluster, daemon = stack.enter_context(
+                arena(self._kubeconfig, latency=latency, writes_per_second=self.writes_per_second, settings=settings)
+            )
             bench = Bench(
                 cluster=cluster,
                 daemon=daemon,

@@ -31,7 +31,9 @@ START_SECONDS = 60.0
 class Cluster:
     """The Kubernetes that everything is measured on: an embedded one in a process of its own, or a given one."""
 
-    def __init__(self, folder: Path, kubeconfig: Path | None, latency: float) -> None:
+    def __init__(
+        self, folder: Path, kubeconfig: Path | None, latency: float, writes_per_second: float | None = None
+    ) -> None:
         self.kubeconfig = str(kubeconfig or folder / "kubeconfig")
         self.process: Process | None = None
         if kubeconfig is None:
@@ -39,6 +41,8 @@ class Cluster:
                 "stackd.embedded", "--kubeconfig", self.kubeconfig, "--no-node-ports",
                 "--node-port-range", "20000-32767", "--latency", f"{latency:g}",
             )  # fmt: skip
+            if writes_per_second is not None:
+                command += ["--writes-per-second", f"{writes_per_second:g}"]
             self.process = Process("cluster", command, folder, LOADING)
             self.process.until(lambda: Path(self.kubeconfig).exists(), START_SECONDS)
 
@@ -187,12 +191,16 @@ class Daemon(Http):
 
 @contextmanager
 def arena(
-    kubeconfig: Path | None, *, latency: float = 0.0, settings: dict[str, str]
+    kubeconfig: Path | None,
+    *,
+    latency: float = 0.0,
+    writes_per_second: float | None = None,
+    settings: dict[str, str],
 ) -> Iterator[tuple[Cluster, Daemon]]:
     """A cluster and a daemon on it; everything that was made is deleted at the end."""
     with tempfile.TemporaryDirectory(prefix="stackd-bench-", dir=os.environ.get("BENCH_FOLDER")) as name:
         folder = Path(name)
-        cluster = Cluster(folder, kubeconfig, latency)
+        cluster = Cluster(folder, kubeconfig, latency, writes_per_second)
         try:
             daemon = Daemon(folder, cluster, settings)
             try:

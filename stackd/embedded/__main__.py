@@ -12,6 +12,7 @@ from stackd.embedded.cluster import EmbeddedCluster
 from stackd.embedded.options import EmbeddedOptions, node_specs
 
 _BUT_WATCHES = "(?!watch).*"
+_WRITES = {"verb": "create|delete", "resource": "pods|services"}
 
 
 def main() -> int:
@@ -45,6 +46,12 @@ def _parser() -> argparse.ArgumentParser:
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, type=float, default=getattr(defaults, name), metavar="SECONDS")
     parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="let each request wait first")
+    parser.add_argument(
+        "--writes-per-second",
+        type=_rate,
+        metavar="RATE",
+        help="create and delete no more pods and services than this, in the order in which they are asked for",
+    )
     parser.add_argument("--node-port-range", type=_port_range, default=defaults.node_port_range, metavar="FROM-TO")
     parser.add_argument("--watch-cache-size", type=int, default=defaults.watch_cache_size, metavar="CHANGES")
     return parser
@@ -54,6 +61,14 @@ def _port_range(text: str) -> tuple[int, int]:
     """``30000-32767``"""
     first, _, last = text.partition("-")
     return int(first), int(last)
+
+
+def _rate(text: str) -> float:
+    """Greater than zero."""
+    rate = float(text)
+    if not rate > 0:
+        raise ValueError(text)
+    return rate
 
 
 def _options(arguments: argparse.Namespace) -> EmbeddedOptions:
@@ -85,6 +100,8 @@ async def _run(arguments: argparse.Namespace) -> None:
     async with EmbeddedCluster(_options(arguments)) as cluster:
         if arguments.latency:
             cluster.faults.add_fault(action="latency", verb=_BUT_WATCHES, seconds=arguments.latency)
+        if arguments.writes_per_second:
+            cluster.faults.add_fault(action="turns", seconds=1 / arguments.writes_per_second, **_WRITES)
         if arguments.kubeconfig is not None:
             cluster.write_kubeconfig(arguments.kubeconfig)
         sys.stdout.write(f"{cluster.url}\n")

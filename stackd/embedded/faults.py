@@ -19,7 +19,7 @@ from stackd.embedded.status import StatusError
 
 Action = Literal[
     "latency", "status", "lost_reply", "cut", "hang", "late", "page", "reply", "truncate", "empty", "strip", "stale",
-    "trickle", "mute", "admit", "deny",
+    "trickle", "mute", "admit", "deny", "turns",
 ]  # fmt: skip
 Answer = tuple[int, bytes, str]
 """Code, body, content type."""
@@ -36,6 +36,8 @@ class Fault:
     latency: waits `seconds`, then goes on. status: answers `code` before any work, with Retry-After if `seconds`.
     lost_reply: does the work and cuts the connection. cut: cuts it before the work. hang: never answers.
     late: cuts the connection and does the work `seconds` later all the same, as an overloaded server may.
+    turns: has requests wait for their turn, first come, first served; each takes `seconds`, as at a server that can do no
+    more. All such faults share one queue, so that each kind of request may take its own time.
 
     What stands between a client and an API server answers in its stead, or spoils what it answers:
     page: answers `code` with a page of HTML. reply: answers `code` with `body`, called JSON. Both come instead of the
@@ -103,6 +105,7 @@ class FaultRules:
         self._random = random.Random(seed)
         self._running = asyncio.Event()
         self._running.set()
+        self._turns_taken_until = 0.0
         self.unauthorized_tokens: set[str | None] = set()
 
     def add(self, fault: Fault) -> None:
@@ -113,6 +116,7 @@ class FaultRules:
         """End all faults, pauses and expired tokens."""
         self._active.clear()
         self.unauthorized_tokens.clear()
+        self._turns_taken_until = 0.0
         self.resume()
 
     def end(self, action: str) -> None:
@@ -142,6 +146,12 @@ class FaultRules:
                     if active.left <= 0:
                         self._active.remove(active)
         return hit
+
+    async def turn(self, seconds: float) -> None:
+        """Return when the requests that came before have had their turns, and this one has, which takes so long."""
+        now = asyncio.get_running_loop().time()
+        self._turns_taken_until = max(now, self._turns_taken_until) + seconds
+        await asyncio.sleep(self._turns_taken_until - now)
 
     def pause(self) -> None:
         """Let every request wait, open watches included."""

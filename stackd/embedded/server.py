@@ -235,6 +235,8 @@ class ApiServer:
             match fault.action:
                 case "latency":
                     await asyncio.sleep(fault.seconds)
+                case "turns":
+                    await self._faults.turn(fault.seconds)
                 case "status":
                     raise injected(fault.code, fault.seconds)
                 case "cut" | "late":

@@ -21,11 +21,12 @@ from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.delete import finish_delete
 from stackd.lifecycle.needs import CPU, MEMORY, PODS, PORTS, short_of
 from stackd.lifecycle.plan import is_served, service_trouble
-from stackd.lifecycle.pools import FIRST_PAUSE, GIVEN_WAY_SECONDS, Given, has_failed, is_held, is_ready
+from stackd.lifecycle.pools import FIRST_PAUSE, GIVEN_WAY_SECONDS, Given, Pool, has_failed, is_held, is_ready
 from stackd.lifecycle.ttl import annotate
 from stackd.model import DeleteReason, Stack
 from stackd.store import Assignment
 from stackd.templates import Template
+from stackd.waiters import set_within
 
 if TYPE_CHECKING:
     from stackd.lifecycle.create import CreateRequest
@@ -46,6 +47,12 @@ TELL_HOLD_SECONDS = 0.5
 
 COMING_SECONDS = 0.05
 """How often a create looks whether a stack of its pool has come to run."""
+
+NEXT_SECONDS = 1.0
+"""So long at most a create waits for the next stack of its empty pool, before one is made for it."""
+
+IN_VAIN_SECONDS = 30.0
+"""So long no other create does so where none came within that time."""
 
 MADE_WAY_SECONDS = 20.0
 """So long a create waits for their ends."""
@@ -81,7 +88,7 @@ def pool_for(context: Context, request: CreateRequest) -> Template | None:
 async def assign(context: Context, request: CreateRequest, *, once_more: bool = False) -> Stack | None:
     """A stack of a pool, given away for this create; None where there is none to be given.
 
-    ``once_more``: it has been counted before that there was none.
+    ``once_more``: it has been counted before that there was none. Otherwise those who wait for the next one come first.
     What is returned survives ``kill -9``. Raises ClusterUnavailable, NotOwner; and LabelLimitReached, Unavailable, Conflict and
     StoreUnavailable as the reservation of a new one would: then nothing is given.
     """
@@ -93,7 +100,9 @@ async def assign(context: Context, request: CreateRequest, *, once_more: bool = 
         pace.begun(context.clock.monotonic())
     try:
         await context.right_cluster()
-        pool, stack = context.pools.of(template.name), await _first_to_be_had(context, template, request)
+        pool, stack = context.pools.of(template.name), None
+        if once_more or context.pools.free(template.digest) > context.pools.waiting(template.digest):
+            stack = await _first_to_be_had(context, template, request)
     finally:
         if not once_more:
             pace.ended()
@@ -106,6 +115,42 @@ async def assign(context: Context, request: CreateRequest, *, once_more: bool = 
     context.metrics.assigned(perf_counter() - began)
     log.debug("%s: given from the pool of %s", stack.stack_id, template.name, extra={"stack_id": stack.stack_id})
     return stack
+
+
+async def assign_next(context: Context, request: CreateRequest, abandon: Abandon) -> Stack | None:
+    """The next stack of the create's own pool that comes to run, where that is sooner than one that is begun now: those who
+    wait for one get theirs in the order in which they came.
+
+    None where a stack had better be made for the create. Raises as ``assign``.
+    """
+    template = pool_for(context, request)
+    if template is None:
+        return None
+    pools, pool, clock = context.pools, context.pools.of(template.name), context.clock
+    if not next_is_sooner(pool, template.digest, pools.waiting(template.digest), clock.monotonic()):
+        return None
+    until = clock.monotonic() + NEXT_SECONDS
+    with pools.in_line(template.digest) as place:
+        while (left := until - clock.monotonic()) > 0:
+            if abandon.given_up or not (place.called.is_set() or pool.coming(template.digest)):
+                return None
+            # Looks, too: what the watch tells of a pod alone changes no row, and calls nobody.
+            await set_within(place.called, min(COMING_SECONDS, left))
+            place.called.clear()
+            place.taking = pools.has_turn(template.digest, place)
+            if place.taking and (given := await assign(context, request, once_more=True)) is not None:
+                return given
+            place.taking = False
+    pool.in_vain_until = clock.monotonic() + IN_VAIN_SECONDS
+    return None
+
+
+def next_is_sooner(pool: Pool, digest: str, waiting: int, now: float) -> bool:
+    """Whether a create gets a stack sooner from the pool than by one that is begun now, behind so many that wait. Pure.
+
+    Those that are being made are half way on the average: half of them come first.
+    """
+    return 2 * (waiting + 1) <= pool.coming(digest) and now >= pool.in_vain_until
 
 
 async def assign_when_made(context: Context, request: CreateRequest, abandon: Abandon) -> Stack | None:

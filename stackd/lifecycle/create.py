@@ -26,7 +26,7 @@ from stackd.errors import (
     StackNotFound,
 )
 from stackd.kube.objects import PodState, ServiceState
-from stackd.lifecycle.assign import assign, assign_when_made, make_way
+from stackd.lifecycle.assign import assign, assign_next, assign_when_made, make_way
 from stackd.lifecycle.context import Abandon, Context, new_id
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.delete import finish_delete
@@ -126,6 +126,7 @@ async def make_unassigned(context: Context, request: CreateRequest) -> Stack:
     try:
         return await _made(context, new_id("stack"), request, Abandon())
     except (NoNodePort, NoRoom, QuotaExceeded) as error:
+        context.pools.room_lacked(context.clock.monotonic())
         if context.pools.exchange.locked():
             raise
         async with context.pools.exchange:
@@ -145,13 +146,15 @@ async def _create(context: Context, stack_id: str, request: CreateRequest, aband
 
 
 async def _given_or_made(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
-    if (given := await assign(context, request)) is not None:
+    given = await assign(context, request) or await assign_next(context, request, abandon)
+    if given is not None:
         return await _unless_given_up(context, given, abandon)
     ways = WAYS
     while True:
         try:
             return await _made(context, stack_id, request, abandon)
         except (NoNodePort, NoRoom, QuotaExceeded) as error:
+            context.pools.room_lacked(context.clock.monotonic())
             if abandon.given_up:
                 raise
             if not ways or not await make_way(context, request, error):

@@ -1,8 +1,8 @@
 """Delete stacks: one that somebody asks for, and in the background what is left to delete.
 
 Owns: the order of it (Service and Pod confirmed gone, and only then ports and row: invariants 2 and 3), and the workers
-that delete in the background. Nothing else deletes. Does not decide what is to go: a row that is `deleting`, an ended
-stack that gives back its Service, or an object that no row knows.
+that delete in the background, which give way to creates for a while. Nothing else deletes. Does not decide what is to go: a row
+that is `deleting`, an ended stack that gives back its Service, or an object that no row knows.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 from collections.abc import Mapping
 from functools import partial
 
+from stackd.clock import NANOSECONDS
 from stackd.errors import ClusterUnavailable, NotOwner, StackdError, StackNotFound, StillThere, detail_of, told
 from stackd.kube.mirror import Named
 from stackd.kube.objects import PodState, ServiceState
@@ -20,6 +21,7 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.diagnostics import capture_logs, capture_logs_of_expired
 from stackd.lifecycle.hiding import hiding
+from stackd.lifecycle.pace import EndPace
 from stackd.lifecycle.plan import PODS, RECORDS, SERVICES, Orphan, Removal, is_claimed
 from stackd.model import DeleteReason, Desired, Stack
 from stackd.workqueue import RetryPolicy
@@ -82,7 +84,37 @@ async def work(context: Context) -> None:
         extra = {"stack_id": stack_id, "same": "not gone"}
         log.info("%s: not gone yet, next try in %.1f s: %s", removal, delay or 0.0, error, extra=extra)
 
-    await context.removals.run(partial(carry_out, context), workers=WORKERS, failed=failed)
+    await context.removals.run(partial(_in_its_turn, context, EndPace()), workers=WORKERS, failed=failed)
+
+
+async def _in_its_turn(context: Context, pace: EndPace, removal: Removal) -> None:
+    """Carry it out; while creates lack what the cluster can do, few are carried out at a time, and the others wait a while."""
+    since, clock = _intended_at(context, removal), context.clock
+    while (pause := pace.wait(clock.monotonic(), since, in_need=creates_in_need(context))) and not context.closing:  # noqa: ASYNC110
+        await asyncio.sleep(pause)
+    pace.under_way += 1
+    try:
+        await carry_out(context, removal)
+    finally:
+        pace.under_way -= 1
+
+
+def _intended_at(context: Context, removal: Removal) -> float:
+    """Since when (monotonic seconds) it is to be carried out, as far as the row tells."""
+    row = None if isinstance(removal, Orphan) else context.store.stacks.get(removal)
+    waited = 0 if row is None or row.deleting_since is None else context.clock.now() - row.deleting_since
+    return context.clock.monotonic() - max(0, waited) / NANOSECONDS
+
+
+def creates_in_need(context: Context) -> bool:
+    """Whether creates lack what the cluster can do in a time: they wait for their turn, or take from a pool that runs low.
+
+    Not where they lack ports, nodes or quota: ends give those back.
+    """
+    pools, now = context.pools, context.clock.monotonic()
+    if pools.short_of_room(now):
+        return False
+    return context.create_slots.locked() or (pools.pace.traffic(now) and pools.low(context.settings.templates.values()))
 
 
 async def carry_out(context: Context, removal: Removal) -> None:

@@ -1,8 +1,9 @@
-"""When what can wait gives way to the creates that pools answer (claims).
+"""When what can wait gives way to the creates that pools answer (claims), and how much of it is done at a time.
 
 Owns: one rule for the refill and for telling pods that they were given away. Alone or at a steady rate claims leave gaps, and
-what waits begins in those. A burst leaves none: what waits begins when it is over. Nothing is held up for ever. Times are
-in monotonic seconds, and are the caller's.
+what waits begins in those. A burst leaves none: what waits begins when it is over. Owns, too, how many stacks the refill makes
+at a time, and how many the deleter ends: the emptier a pool that claims take from, the more of what the cluster can do is the
+refill's. Nothing is held up for ever. Times are in monotonic seconds, and are the caller's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,50 @@ CROWD_SECONDS = 0.1
 
 GAP_SECONDS = 0.002
 """When to look again while a claim is under way: it takes about one commit."""
+
+
+AT_ONCE = 8
+"""Creates of the refill that are under way at a time, of ``context.CREATES_AT_ONCE``: the others are for clients."""
+
+AT_ONCE_IN_TRAFFIC, HALF_FULL = 4, 0.5
+"""The same while pools answer creates, for a pool that is at least so full."""
+
+AT_ONCE_NEARLY_EMPTY, NEARLY_EMPTY = 24, 0.25
+"""The same for one that is less full than that: what it cannot give, the cluster has to make for clients all the same."""
+
+ENDS_AT_ONCE_IN_NEED = 4
+"""So many stacks are ended at a time in the background while creates lack what the cluster can do."""
+
+ENDS_HOLD_SECONDS = 10.0
+"""So long at most an end gives way to creates: then it holds back ports and nodes as well."""
+
+LOOK_SECONDS = 0.05
+"""How often an end that gives way looks whether it may begin."""
+
+
+def refills_at_once(full: float, *, traffic: bool) -> int:
+    """How many stacks the refill makes at a time for a pool that is so full (0 to 1). Pure."""
+    if not traffic:
+        return AT_ONCE
+    if full >= HALF_FULL:
+        return AT_ONCE_IN_TRAFFIC
+    return AT_ONCE if full >= NEARLY_EMPTY else AT_ONCE_NEARLY_EMPTY
+
+
+class EndPace:
+    """The ends of one daemon that nobody waits for: how many are under way, and when the next may begin."""
+
+    def __init__(self) -> None:
+        self.under_way = 0
+
+    def wait(self, now: float, since: float, *, in_need: bool) -> float:
+        """In how many seconds to look again whether an end may begin that is intended since then; 0: it may.
+
+        ``in_need``: creates lack what the cluster can do.
+        """
+        if not in_need or self.under_way < ENDS_AT_ONCE_IN_NEED:
+            return 0.0
+        return max(0.0, min(LOOK_SECONDS, since + ENDS_HOLD_SECONDS - now))
 
 
 class ClaimPace:

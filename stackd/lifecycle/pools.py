@@ -1,16 +1,19 @@
 """The stacks that wait in pools, by template: which may be given, and how the pool of each template is doing.
 
-Owns: that of any number of creates at once no two pick the same stack, the oldest first; and what is remembered of a pool's
-failures. That a stack is given once is the file's to decide. Fed by changes of rows.
+Owns: that of any number of creates at once no two pick the same stack, the oldest first; that those who wait for the next
+one get theirs in the order in which they came; and what is remembered of a pool's failures. That a stack is given once is the
+file's to decide. Fed by changes of rows.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from stackd.lifecycle.pace import ClaimPace
+from stackd.lifecycle.line import Line, Place
+from stackd.lifecycle.pace import HALF_FULL, ClaimPace
 from stackd.lifecycle.pool_figures import NO_POOL, PoolFigures
 from stackd.model import Desired, Stack, StackStatus
 from stackd.templates import Template
@@ -25,6 +28,9 @@ LONGEST_WAIT = 30.0
 GIVEN_WAY_SECONDS = 30.0
 """So long a pool that had to give way is not filled again."""
 
+SHORT_OF_ROOM_SECONDS = 10.0
+"""So long after something could not be made for want of a port, of room or of quota these are taken to be short."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
@@ -38,6 +44,7 @@ class Given:
 class Pool:
     """How the pool of one template is doing. ``not_before`` in monotonic seconds; ``digest`` tells what has failed.
 
+    Before ``in_vain_until`` no create waits for its next stack: one has done so for too long.
     ``waits`` are its rows. ``making`` counts creates under way, whose rows may not be there yet.
     """
 
@@ -48,18 +55,22 @@ class Pool:
     failures: int = 0
     reason: str = ""
     not_before: float = 0.0
+    in_vain_until: float = 0.0
     digest: str = ""
 
-    def coming(self, digest: str) -> bool:
-        """Whether stacks of this digest are on their way to run, as far as is known."""
-        starting = any(
+    def coming(self, digest: str) -> int:
+        """How many stacks of this digest are on their way to run, as far as is known."""
+        if self.failures:
+            return 0
+        starting = sum(
             row.digest == digest
             and row.status is StackStatus.CREATING
+            and row.accepted  # until then it is among those that are being made
             and not row.status_reason  # nothing keeps it from running
             and row.deleting_since is None
             for row in self.waits.values()
         )
-        return not self.failures and (starting or self.making > 0)
+        return starting + self.making
 
     def failed(self, why: str, now: float, *, longest: float = LONGEST_PAUSE) -> None:
         """Something of it has failed: the next try comes later, each time."""
@@ -96,6 +107,8 @@ class Pools:
         self.ending: set[str] = set()
         """Stacks that somebody has chosen to be ended, and whose intent is not committed yet."""
         self._free: dict[str, dict[str, None]] = {}
+        self._lines: dict[str, Line] = {}
+        self._short_of_room_at: float | None = None
         self._rows: dict[str, Stack] = {}
         self._taken: set[str] = set()
 
@@ -129,7 +142,49 @@ class Pools:
         changed = after or before
         assert changed is not None
         self._sort(changed.stack_id, before)
+        if after is not None and (line := self._lines.get(after.digest or "")) is not None:
+            line.call(self.free(after.digest or ""))
         self.news.set()
+
+    def room_lacked(self, now: float) -> None:
+        """Something could not be made for want of a port, of room or of quota."""
+        self._short_of_room_at = now
+
+    def short_of_room(self, now: float) -> bool:
+        """Whether that was just now."""
+        return self._short_of_room_at is not None and now - self._short_of_room_at < SHORT_OF_ROOM_SECONDS
+
+    def low(self, templates: Iterable[Template]) -> bool:
+        """Whether a pool of these is less than half full, and could be fuller."""
+        return any(
+            self.free(template.digest) < HALF_FULL * template.pool
+            for template in templates
+            if (pool := self.by_name.get(template.name)) is not None and not pool.failures
+        )
+
+    def free(self, digest: str) -> int:
+        """How many stacks of that digest may be taken."""
+        return len(self._free.get(digest, ()))
+
+    def waiting(self, digest: str) -> int:
+        """How many creates wait for the next stack of that digest."""
+        return len(self._lines.get(digest, ()))
+
+    @contextmanager
+    def in_line(self, digest: str) -> Iterator[Place]:
+        """Within this, the caller waits for the next stack of that digest, behind those who do so already."""
+        line = self._lines.setdefault(digest, Line())
+        try:
+            with line.place() as place:
+                yield place
+        finally:
+            line.call(self.free(digest))  # what is left is for the next one
+            if line.deserted:
+                del self._lines[digest]
+
+    def has_turn(self, digest: str, place: Place) -> bool:
+        """Whether there are enough stacks for all who wait up to this place."""
+        return self._lines[digest].has_turn(place, self.free(digest))
 
     def take(self, digest: str) -> Stack | None:
         """The stack of that digest that has run the longest, for nobody else until it is ``put_back``."""

@@ -16,6 +16,7 @@ from stackd.lifecycle.assign import TELLERS
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.create import CreateRequest, make_unassigned
+from stackd.lifecycle.pace import refills_at_once
 from stackd.lifecycle.pools import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WAIT, Pool, has_failed, is_held, is_ready
 from stackd.model import DeleteReason, Stack, StackStatus
 from stackd.templates import Template
@@ -24,17 +25,11 @@ from stackd.waiters import set_within
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 8
-"""Creates of the refill that are under way at a time, of ``context.CREATES_AT_ONCE``: the others are for clients."""
-
 LOOK_SECONDS = 1.0
 """The refill looks around at least this often: templates may be others, a pause over, the cluster back."""
 
 CROWDED_SECONDS = 0.1
 """When to look again where clients' creates wait for their turn: until none does, nothing is made for pools."""
-
-AT_ONCE_IN_TRAFFIC, HALF_FULL = 4, 0.5
-"""The same while pools answer creates, for a pool that is at least so full."""
 
 HOLD_SECONDS = 1.0
 """So long at most a burst of creates keeps a pool that still has stacks from being filled."""
@@ -193,8 +188,7 @@ class Refill:
             return CROWDED_SECONDS
         if pause := self._gives_way(pool, now):
             return pause
-        half_full = self._full(template.name) >= HALF_FULL
-        at_once = AT_ONCE_IN_TRAFFIC if half_full and self._context.pools.pace.traffic(now) else AT_ONCE
+        at_once = refills_at_once(self._full(template.name), traffic=self._context.pools.pace.traffic(now))
         most = max(0, min(work.missing, at_once - self._making))
         if pool.failures:
             starting = pool.making or any(row.status is StackStatus.CREATING for row in pool.waits.values())

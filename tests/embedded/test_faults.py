@@ -47,6 +47,23 @@ async def test_latency_is_waited_and_the_work_done(wire: Wire) -> None:
     assert time.monotonic() - begin >= 0.05
 
 
+async def test_requests_take_turns_in_one_queue_each_kind_with_its_own_time(wire: Wire) -> None:
+    wire.cluster.faults.add(Fault(action="turns", seconds=0.03, resource="pods", verb="create"))
+    wire.cluster.faults.add(Fault(action="turns", seconds=0.01, resource="configmaps", verb="create"))
+    begin, ends = time.monotonic(), []
+
+    async def make(number: int) -> None:
+        await wire.make_pod(f"p{number}")
+        ends.append(time.monotonic() - begin)
+
+    await asyncio.gather(*(make(number) for number in range(3)))
+    assert [end >= 0.03 * (place + 1) for place, end in enumerate(ends)] == [True] * 3
+    wire.cluster.faults.add(Fault(action="turns", seconds=0.05, resource="configmaps", verb="create"))
+    begin = time.monotonic()
+    assert (await wire.post(MAPS, {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "one"}})).status == 201
+    assert time.monotonic() - begin >= 0.01 + 0.05
+
+
 async def test_a_hanging_request_is_never_answered(wire: Wire) -> None:
     wire.cluster.faults.add(Fault(action="hang", resource="pods"))
     with pytest.raises(TimeoutError):

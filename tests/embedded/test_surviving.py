@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -65,6 +66,14 @@ async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
         assert (await wire.post(SERVICES, service("svc-b", node_port=31000))).status == 422
         events = await wire.watch_all(f"{PODS}?watch=1&resourceVersion={last}")
         assert events[0]["object"]["code"] == 410
+
+
+async def test_a_process_can_be_held_to_a_rate_of_writes() -> None:
+    async with process("--no-node-ports", "--start-delay", "0", "--writes-per-second", "20") as (wire, _):
+        await wire.post("/api/v1/namespaces", {"metadata": {"name": "rec"}})
+        began = time.monotonic()
+        await asyncio.gather(*(wire.make_pod(f"p{number}") for number in range(6)))
+        assert time.monotonic() - began >= 6 / 20
 
 
 async def test_a_process_writes_a_kubeconfig_and_ends_on_a_signal(tmp_path: Path) -> None:

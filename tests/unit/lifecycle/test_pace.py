@@ -1,10 +1,25 @@
-"""What can wait gives way to creates that pools answer: in their gaps, after a burst, and never for ever."""
+"""What can wait gives way to creates that pools answer: in their gaps, after a burst, and never for ever. The emptier a pool,
+the more of what the cluster can do is the refill's."""
 
 from __future__ import annotations
 
 import pytest
 
-from stackd.lifecycle.pace import CROWD, CROWD_SECONDS, GAP_SECONDS, ClaimPace
+from stackd.lifecycle.context import CREATES_AT_ONCE
+from stackd.lifecycle.pace import (
+    AT_ONCE,
+    AT_ONCE_IN_TRAFFIC,
+    AT_ONCE_NEARLY_EMPTY,
+    CROWD,
+    CROWD_SECONDS,
+    ENDS_AT_ONCE_IN_NEED,
+    ENDS_HOLD_SECONDS,
+    GAP_SECONDS,
+    LOOK_SECONDS,
+    ClaimPace,
+    EndPace,
+    refills_at_once,
+)
 
 HOLD = 1.0
 
@@ -64,3 +79,42 @@ def test_there_is_traffic_from_the_first_claim_until_none_has_come_for_a_while()
     assert pace.traffic(10.0 + 2 * CROWD_SECONDS)
     pace.ended()
     assert (pace.traffic(10.0 + 0.9 * CROWD_SECONDS), pace.traffic(10.0 + 1.1 * CROWD_SECONDS)) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("full", "traffic", "at_once"),
+    [
+        (0.0, False, AT_ONCE),
+        (0.9, False, AT_ONCE),
+        (0.9, True, AT_ONCE_IN_TRAFFIC),
+        (0.5, True, AT_ONCE_IN_TRAFFIC),
+        (0.49, True, AT_ONCE),
+        (0.25, True, AT_ONCE),
+        (0.24, True, AT_ONCE_NEARLY_EMPTY),
+        (0.0, True, AT_ONCE_NEARLY_EMPTY),
+    ],
+)
+def test_the_emptier_a_pool_is_that_creates_take_from_the_more_is_made_at_a_time(
+    full: float, *, traffic: bool, at_once: int
+) -> None:
+    assert refills_at_once(full, traffic=traffic) == at_once
+
+
+def test_some_creates_of_clients_find_a_place_beside_the_busiest_refill() -> None:
+    assert max(refills_at_once(full / 100, traffic=True) for full in range(101)) <= CREATES_AT_ONCE - AT_ONCE
+
+
+def test_ends_wait_for_nobody_where_creates_lack_nothing() -> None:
+    pace = EndPace()
+    pace.under_way = 100
+    assert pace.wait(10.0, 10.0, in_need=False) == 0.0
+
+
+def test_where_creates_are_in_need_a_few_ends_are_under_way_and_none_waits_for_ever() -> None:
+    pace = EndPace()
+    pace.under_way = ENDS_AT_ONCE_IN_NEED - 1
+    assert pace.wait(10.0, 10.0, in_need=True) == 0.0
+    pace.under_way += 1
+    assert pace.wait(10.0, 10.0, in_need=True) == LOOK_SECONDS
+    assert pace.wait(10.0 + ENDS_HOLD_SECONDS - LOOK_SECONDS / 2, 10.0, in_need=True) == pytest.approx(LOOK_SECONDS / 2)
+    assert pace.wait(10.0 + ENDS_HOLD_SECONDS, 10.0, in_need=True) == 0.0

@@ -1,0 +1,197 @@
+"""Creates at a steady rate are served from the pool as long as the cluster makes stacks faster than that, also from an empty
+one: each stack that comes to run goes to whoever waits longest, and ends give way. Counts, not times."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackd.embedded import EmbeddedCluster
+from stackd.lifecycle import assign, delete
+from stackd.lifecycle.context import CREATES_AT_ONCE
+from stackd.lifecycle.pace import ENDS_AT_ONCE_IN_NEED
+from stackd.lifecycle.pool_figures import figures_of
+from stackd.model import DeleteReason
+from tests.api.test_pools import entry, filled, folder_with, template, waiting
+from tests.harness import Harness, eventually, fast_cluster, harness, seed
+
+SIZE = 6
+IN_LINE = SIZE // 2
+"""So many wait for the next stack where six are on their way."""
+
+BODY = {"template": "web-1"}
+
+
+@pytest.fixture
+async def at(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with harness(tmp_path, folder_with(tmp_path, web_1=template(pool=SIZE))) as ready:
+        await filled(ready, size=SIZE)
+        yield ready
+
+
+def in_line(at: Harness) -> int:
+    context = at.daemon.context
+    return context.pools.waiting(context.settings.templates["web-1"].digest)
+
+
+async def emptied(at: Harness) -> set[str]:
+    """Take all that the pool has, while no pod starts; the stacks that are on their way into it then."""
+    given = await asyncio.gather(*(at.create(BODY) for _ in range(SIZE)))
+    assert {one["status"] for one in given} == {"running"}
+    pool = at.daemon.context.pools.of("web-1")
+    await eventually(lambda: pool.making == 0 and figures_of(at.daemon.context, "web-1").starting == SIZE)
+    return {row.stack_id for row in waiting(at)}
+
+
+async def wait_in_line(at: Harness, count: int) -> list[asyncio.Task[dict[str, Any]]]:
+    """So many creates that wait, one behind the other."""
+    creates = []
+    for number in range(1, count + 1):
+        creates.append(asyncio.create_task(at.create(BODY)))
+        await eventually(lambda number=number: in_line(at) == number)  # type: ignore[misc]
+    return creates
+
+
+async def test_creates_that_find_the_pool_empty_get_the_next_that_come_to_run_and_more_are_made_for_others(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assign, "NEXT_SECONDS", 60.0)
+    with at.no_pod_starting():
+        coming = await emptied(at)
+        creates = await wait_in_line(at, IN_LINE)
+        beyond = await at.create(BODY)  # half of those on their way are spoken for
+        assert (beyond["status"], beyond["stack_id"] in coming, in_line(at)) == ("creating", False, IN_LINE)
+    given = await asyncio.gather(*creates)
+    assert {one["status"] for one in given} == {"running"}
+    assert len(coming & {one["stack_id"] for one in given}) == IN_LINE
+    assert (await entry(at))["hits"] == SIZE + IN_LINE
+    await filled(at, size=SIZE)
+
+
+async def test_a_client_that_leaves_the_line_leaves_its_stack_to_the_next(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assign, "NEXT_SECONDS", 60.0)
+    with at.no_pod_starting():
+        coming = await emptied(at)
+        first, second = await wait_in_line(at, 2)
+        first.cancel()
+        await eventually(lambda: in_line(at) == 1)
+    assert (await second)["stack_id"] in coming
+    assert len(await at.until_listed(SIZE + 1)) == SIZE + 1
+    await filled(at, size=SIZE)
+    assert len(await at.objects("pods")) == len(await at.listed()) + SIZE
+
+
+async def test_where_none_comes_in_time_one_is_made_and_the_next_create_does_not_wait(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assign, "NEXT_SECONDS", 0.1)
+    with at.no_pod_starting():
+        coming = await emptied(at)
+        made = await at.create(BODY)
+        assert (made["status"], made["stack_id"] in coming) == ("creating", False)
+        monkeypatch.setattr(assign, "NEXT_SECONDS", 60.0)
+        again = await at.create(BODY)
+        assert (again["status"], again["stack_id"] in coming) == ("creating", False)
+
+
+async def test_what_a_limit_keeps_from_one_who_waits_is_for_the_next(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assign, "NEXT_SECONDS", 60.0)
+    at.reload("limits", stacks_per_label={"team": 1})
+    with at.no_pod_starting():
+        await emptied(at)
+        body = BODY | {"labels": {"team": "7"}}
+        one, other = (asyncio.create_task(at.call("POST", "/stacks", body)) for _ in range(2))
+        await eventually(lambda: in_line(at) == 2)
+        third = asyncio.create_task(at.create(BODY))
+        await eventually(lambda: in_line(at) == 3)
+    assert sorted([(await one).status, (await other).status]) == [201, 409]
+    assert (await third)["status"] == "running"
+    await filled(at, size=SIZE)
+
+
+@pytest.mark.parametrize("size", [8, 24])
+async def test_a_load_below_what_the_cluster_makes_is_served_from_the_pool_from_the_time_that_it_is_empty(
+    tmp_path: Path, size: int
+) -> None:
+    """All of the pool is taken at once. From then on, for each five stacks that the cluster has made, four are asked for."""
+    slow = EmbeddedCluster(fast_cluster(start_delay=0.02))
+    settings = folder_with(tmp_path, web_1=template(pool=size))
+    async with slow as cluster, harness(tmp_path, settings, cluster=cluster) as at:
+        await filled(at, size=size)
+        cluster.faults.add_fault(action="turns", verb="create|delete", resource="pods|services", seconds=0.005)
+        before, creates = cluster.counts.total("create", "pods"), []
+        for number in range(4 * size):
+
+            def due(number: int = number) -> bool:
+                return size + 0.8 * (cluster.counts.total("create", "pods") - before) > number
+
+            await eventually(due)
+            creates.append(asyncio.create_task(at.create(BODY)))
+        made = await asyncio.gather(*creates)
+        assert len({one["stack_id"] for one in made}) == 4 * size
+        assert (await entry(at))["hits"] >= 0.8 * 4 * size
+        await filled(at, size=size)
+
+
+async def test_ends_that_nobody_waits_for_give_way_while_creates_wait_for_their_turn_and_are_all_done(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, carry_out = at.daemon.context, delete.carry_out
+    under_way = peak = begun = 0
+
+    async def counted(*arguments: Any) -> None:
+        nonlocal under_way, peak, begun
+        begun, under_way = begun + 1, under_way + 1
+        peak = max(peak, under_way)
+        try:
+            await carry_out(*arguments)
+        finally:
+            under_way -= 1
+
+    async def end(ids: list[str]) -> None:
+        nonlocal peak, begun
+        peak = begun = 0
+        await context.store.stacks.mark_deleting(ids, DeleteReason.EXPIRED)
+        for stack_id in ids:
+            context.removals.add(stack_id)
+        await eventually(lambda: begun == len(ids))
+
+    monkeypatch.setattr(delete, "carry_out", counted)
+    made = [(await at.create())["stack_id"] for _ in range(6 * ENDS_AT_ONCE_IN_NEED)]
+    await end(made[::2])
+    assert peak > ENDS_AT_ONCE_IN_NEED
+    async with all_slots(at):
+        await end(made[1::2])
+        assert peak == ENDS_AT_ONCE_IN_NEED
+    await at.until_listed(0)
+
+
+async def test_where_room_is_short_ends_do_not_give_way(tmp_path: Path) -> None:
+    ports = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31001"}
+    async with harness(tmp_path, ports) as at:
+        await at.create()
+        async with all_slots(at):
+            assert delete.creates_in_need(at.daemon.context)
+        assert (await at.call("POST", "/stacks", seed())).status == 503
+        async with all_slots(at):
+            assert not delete.creates_in_need(at.daemon.context)
+
+
+@asynccontextmanager
+async def all_slots(at: Harness) -> AsyncIterator[None]:
+    """Within this, creates wait for their turn."""
+    slots = at.daemon.context.create_slots
+    for _ in range(CREATES_AT_ONCE):
+        await slots.acquire()
+    yield
+    for _ in range(CREATES_AT_ONCE):
+        slots.release()
