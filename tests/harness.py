@@ -27,7 +27,11 @@ from stackd.config import Config, load
 from stackd.daemon import Daemon, running
 from stackd.embedded import EmbeddedCluster, EmbeddedOptions
 from stackd.keys import ApiKey
+from stackd.lifecycle.context import CREATES_AT_ONCE
+from stackd.lifecycle.delete import creates_in_need
 from stackd.lifecycle.plan import Orphan
+from stackd.lifecycle.pool_figures import figures_of
+from stackd.model import DeleteReason
 from stackd.store.transaction import Counters
 from stackd.tasks import ServiceEnded
 from stackd.templates import read_templates
@@ -323,6 +327,38 @@ class Harness:
         """Let the daemon believe that the namespace has these quotas, also such as the embedded cluster refuses."""
         seen = self.daemon.context.quotas
         seen.seen_at, seen.objects = 1, list(quotas)
+
+    def creates_in_line(self, template: str) -> int:
+        """How many creates wait for the next stack of the template's pool."""
+        context = self.daemon.context
+        return context.pools.waiting(context.settings.templates[template].digest)
+
+    def on_their_way(self, template: str) -> tuple[int, int]:
+        """Of the template's pool: creates under way, and stacks that do not run yet."""
+        pools = self.daemon.context.pools
+        return pools.of(template).making, figures_of(self.daemon.context, template).starting
+
+    @property
+    def creates_in_need(self) -> bool:
+        """Whether ends that nobody waits for give way."""
+        return creates_in_need(self.daemon.context)
+
+    async def end_in_background(self, stack_ids: list[str]) -> None:
+        """Let the daemon end these, as at the end of their time to live."""
+        context = self.daemon.context
+        await context.store.stacks.mark_deleting(stack_ids, DeleteReason.EXPIRED)
+        for stack_id in stack_ids:
+            context.removals.add(stack_id)
+
+    @asynccontextmanager
+    async def no_create_slots(self) -> AsyncIterator[None]:
+        """Meanwhile creates wait for their turn."""
+        slots = self.daemon.context.create_slots
+        for _ in range(CREATES_AT_ONCE):
+            await slots.acquire()
+        yield
+        for _ in range(CREATES_AT_ONCE):
+            slots.release()
 
     def look_again(self) -> None:
         """Let the daemon look at every stack again, changed or not."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,7 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster
 from stackd.lifecycle import assign, delete
-from stackd.lifecycle.context import CREATES_AT_ONCE
 from stackd.lifecycle.pace import ENDS_AT_ONCE_IN_NEED
-from stackd.lifecycle.pool_figures import figures_of
-from stackd.model import DeleteReason
 from tests.api.test_pools import entry, filled, folder_with, template, waiting
 from tests.harness import Harness, eventually, fast_cluster, harness, seed
 
@@ -35,16 +31,14 @@ async def at(tmp_path: Path) -> AsyncIterator[Harness]:
 
 
 def in_line(at: Harness) -> int:
-    context = at.daemon.context
-    return context.pools.waiting(context.settings.templates["web-1"].digest)
+    return at.creates_in_line("web-1")
 
 
 async def emptied(at: Harness) -> set[str]:
     """Take all that the pool has, while no pod starts; the stacks that are on their way into it then."""
     given = await asyncio.gather(*(at.create(BODY) for _ in range(SIZE)))
     assert {one["status"] for one in given} == {"running"}
-    pool = at.daemon.context.pools.of("web-1")
-    await eventually(lambda: pool.making == 0 and figures_of(at.daemon.context, "web-1").starting == SIZE)
+    await eventually(lambda: at.on_their_way("web-1") == (0, SIZE))
     return {row.stack_id for row in waiting(at)}
 
 
@@ -120,9 +114,10 @@ async def test_what_a_limit_keeps_from_one_who_waits_is_for_the_next(
 
 @pytest.mark.parametrize("size", [8, 24])
 async def test_a_load_below_what_the_cluster_makes_is_served_from_the_pool_from_the_time_that_it_is_empty(
-    tmp_path: Path, size: int
+    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of the pool is taken at once. From then on, for each five stacks that the cluster has made, four are asked for."""
+    monkeypatch.setattr(assign, "NEXT_SECONDS", 60.0)  # on a busy machine a second is over soon
     slow = EmbeddedCluster(fast_cluster(start_delay=0.02))
     settings = folder_with(tmp_path, web_1=template(pool=size))
     async with slow as cluster, harness(tmp_path, settings, cluster=cluster) as at:
@@ -145,7 +140,7 @@ async def test_a_load_below_what_the_cluster_makes_is_served_from_the_pool_from_
 async def test_ends_that_nobody_waits_for_give_way_while_creates_wait_for_their_turn_and_are_all_done(
     at: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context, carry_out = at.daemon.context, delete.carry_out
+    carry_out = delete.carry_out
     under_way = peak = begun = 0
 
     async def counted(*arguments: Any) -> None:
@@ -160,16 +155,14 @@ async def test_ends_that_nobody_waits_for_give_way_while_creates_wait_for_their_
     async def end(ids: list[str]) -> None:
         nonlocal peak, begun
         peak = begun = 0
-        await context.store.stacks.mark_deleting(ids, DeleteReason.EXPIRED)
-        for stack_id in ids:
-            context.removals.add(stack_id)
+        await at.end_in_background(ids)
         await eventually(lambda: begun == len(ids))
 
     monkeypatch.setattr(delete, "carry_out", counted)
     made = [(await at.create())["stack_id"] for _ in range(6 * ENDS_AT_ONCE_IN_NEED)]
     await end(made[::2])
     assert peak > ENDS_AT_ONCE_IN_NEED
-    async with all_slots(at):
+    async with at.no_create_slots():
         await end(made[1::2])
         assert peak == ENDS_AT_ONCE_IN_NEED
     await at.until_listed(0)
@@ -179,19 +172,8 @@ async def test_where_room_is_short_ends_do_not_give_way(tmp_path: Path) -> None:
     ports = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31001"}
     async with harness(tmp_path, ports) as at:
         await at.create()
-        async with all_slots(at):
-            assert delete.creates_in_need(at.daemon.context)
+        async with at.no_create_slots():
+            assert at.creates_in_need
         assert (await at.call("POST", "/stacks", seed())).status == 503
-        async with all_slots(at):
-            assert not delete.creates_in_need(at.daemon.context)
-
-
-@asynccontextmanager
-async def all_slots(at: Harness) -> AsyncIterator[None]:
-    """Within this, creates wait for their turn."""
-    slots = at.daemon.context.create_slots
-    for _ in range(CREATES_AT_ONCE):
-        await slots.acquire()
-    yield
-    for _ in range(CREATES_AT_ONCE):
-        slots.release()
+        async with at.no_create_slots():
+            assert not at.creates_in_need
