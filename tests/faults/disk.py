@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 SIZE = "16m"
@@ -26,10 +26,16 @@ class Disk:
 
     folder: Path
     small: bool
-    in_trouble: bool = False
     was_in_trouble: bool = False
     trouble_seen: bool = False
     _lock: sqlite3.Connection | None = None
+    _troubles: set[object] = field(default_factory=set)
+    """What is wrong now: several things may be at once."""
+
+    @property
+    def in_trouble(self) -> bool:
+        """Whether anything is wrong now."""
+        return bool(self._troubles)
 
     @classmethod
     @contextmanager
@@ -48,7 +54,7 @@ class Disk:
 
     def fill(self) -> None:
         """Leave no free byte."""
-        self._trouble()
+        self._trouble("full")
         with (self.folder / "filler").open("ab", buffering=0) as filler:
             for size in (256 * 1024, 4096):
                 with contextlib.suppress(OSError):
@@ -58,11 +64,11 @@ class Disk:
     def empty(self) -> None:
         """There is room again."""
         (self.folder / "filler").unlink(missing_ok=True)
-        self.in_trouble = False
+        self._troubles.discard("full")
 
     def fail_writes(self, pid: int) -> None:
         """Let each write of that process to any file fail."""
-        self._trouble()
+        self._trouble(pid)
         with contextlib.suppress(ProcessLookupError):
             _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
@@ -72,13 +78,13 @@ class Disk:
         with contextlib.suppress(ProcessLookupError):
             _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
-        self.in_trouble = False
+        self._troubles.discard(pid)
 
     def lock(self, path: Path) -> None:
         """Hold the file's write lock, as a SQLite shell with an open transaction does."""
         if self._lock is not None or not path.exists():
             return
-        self._trouble()
+        self._trouble("locked")
         connection = sqlite3.connect(path, timeout=5, isolation_level=None)
         connection.execute("BEGIN IMMEDIATE")
         self._lock = connection
@@ -89,14 +95,15 @@ class Disk:
             self._lock.execute("ROLLBACK")
             self._lock.close()
             self._lock = None
-            self.in_trouble = False
+            self._troubles.discard("locked")
 
     def watch_from_now_on(self) -> None:
         """Have ``trouble_seen`` tell whether there is trouble now, or will have been, even if it is over by then."""
         self.trouble_seen = self.in_trouble
 
-    def _trouble(self) -> None:
-        self.in_trouble = self.was_in_trouble = self.trouble_seen = True
+    def _trouble(self, what: object) -> None:
+        self._troubles.add(what)
+        self.was_in_trouble = self.trouble_seen = True
 
 
 def _mount(target: Path) -> bool:
