@@ -11,6 +11,7 @@ import resource
 import shutil
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,10 +33,16 @@ class Disk:
     _troubles: set[object] = field(default_factory=set)
     """What is wrong now: several things may be at once."""
 
+    _last_over: float = 0.0
+
     @property
     def in_trouble(self) -> bool:
         """Whether anything is wrong now."""
         return bool(self._troubles)
+
+    def was_in_trouble_since(self, moment: float) -> bool:
+        """Whether anything was wrong at that time (monotonic seconds) or after it."""
+        return self.in_trouble or self._last_over >= moment
 
     @classmethod
     @contextmanager
@@ -64,7 +71,7 @@ class Disk:
     def empty(self) -> None:
         """There is room again."""
         (self.folder / "filler").unlink(missing_ok=True)
-        self._troubles.discard("full")
+        self._over("full")
 
     def fail_writes(self, pid: int) -> None:
         """Let each write of that process to any file fail."""
@@ -78,7 +85,7 @@ class Disk:
         with contextlib.suppress(ProcessLookupError):
             _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
-        self._troubles.discard(pid)
+        self._over(pid)
 
     def lock(self, path: Path) -> None:
         """Hold the file's write lock, as a SQLite shell with an open transaction does."""
@@ -95,11 +102,15 @@ class Disk:
             self._lock.execute("ROLLBACK")
             self._lock.close()
             self._lock = None
-            self._troubles.discard("locked")
+            self._over("locked")
 
     def watch_from_now_on(self) -> None:
         """Have ``trouble_seen`` tell whether there is trouble now, or will have been, even if it is over by then."""
         self.trouble_seen = self.in_trouble
+
+    def _over(self, what: object) -> None:
+        self._troubles.discard(what)
+        self._last_over = time.monotonic()
 
     def _trouble(self, what: object) -> None:
         self._troubles.add(what)

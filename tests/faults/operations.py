@@ -6,6 +6,7 @@ Owns: which answers are allowed, and what an answer promises (invariant 3) at th
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -110,6 +111,7 @@ class Operations:
         create.attempts += 1
         create.asked_at = create.asked_at or world.skew.now()
         create.open += 1
+        began = time.monotonic()
         what = {"template": create.template} if create.template else request_for(f"{create.image}:{create.marker}")
         body = what | {"labels": {"op": create.marker}} | ({"ttl": create.ttl} if create.ttl else {})
         outcome = await world.call("POST", "/stacks", body, key=create.key, patience=patience, machine=machine)
@@ -124,7 +126,7 @@ class Operations:
             self._created(create, outcome.body, outcome.file)
         else:
             create.refused += 1
-            self._refused(create, outcome.file)
+            self._refused(create, outcome.file, began)
             room = self._moved_nodes() or "no node has" not in str(outcome)
             world.checked("a reason is a true one", room, f"{create.marker}: {outcome}, and all nodes are there")
         return outcome
@@ -164,10 +166,10 @@ class Operations:
     def _moved_nodes(self) -> bool:
         return any(self._world.counts[f"fault {what}"] for what in ("remove_node", "cordon"))
 
-    def _refused(self, create: Create, file: StateFile) -> None:
+    def _refused(self, create: Create, file: StateFile, began: float) -> None:
         """A create that failed has left nothing, or the intent to remove what it has left."""
         world = self._world
-        if create.open or create.loose or create.answers or world.disk.in_trouble:
+        if create.open or create.loose or create.answers or world.disk.was_in_trouble_since(began):
             return
         rows = [row.stack_id for row in file.marked(create.marker) if not row.deleting]
         world.checked("a refused create leaves nothing", not rows, f"{create.marker} was refused, and {rows} remain")
