@@ -23,7 +23,7 @@ ONE_PROCESS_EACH = ("tests/package/", "tests/systemd/", "tests/ui/", "tests/faul
 faults has daemons of its own: several tests of that at a time leave nobody a CPU.
 """
 
-PROCESSES_PER_CPU = 2
+PROCESSES_PER_CPU = 1.5
 """Most of what the tests do is waiting: for a daemon's next look, for a time to live, for a systemd."""
 
 settings.register_profile(

@@ -49,6 +49,7 @@ class Owners:
         self._holder: tuple[str, str] | None = None
         self._held: list[tuple[float, str]] = []
         self._renewed = 0.0
+        self._renew_time: str | None = None
         self._copies: list[tuple[Path, int]] = []
         self._sequence = 0
         self._busy = asyncio.Lock()
@@ -86,19 +87,22 @@ class Owners:
     def _see(self, change: ObjectChange) -> None:
         if change.after.resource is not LEASES or change.after.key != (NAMESPACE, LEASE):
             return
-        host, _, file_id = str(change.after.obj["spec"].get("holderIdentity") or "").partition("/")
-        before, silent = self._held[-1][1] if self._held else "", time.monotonic() - self._renewed
-        self._renewed = time.monotonic()
+        spec = change.after.obj["spec"]
+        host, _, file_id = str(spec.get("holderIdentity") or "").partition("/")
+        now = time.monotonic()
+        before, silent = self._held[-1][1] if self._held else "", now - self._renewed
+        if spec.get("renewTime") != self._renew_time:  # a request for a takeover is no renewal
+            self._renew_time, self._renewed = spec.get("renewTime"), now
         self._sequence = int((change.after.obj["metadata"].get("annotations") or {}).get(SEQUENCE, 0))
         if change.type == "DELETED" or not host:
-            self._held.append((self._renewed, ""))
+            self._held.append((now, ""))
             return
         if not self._held or self._held[-1][1] != host:
             self._world.note(f"{host} owns the stacks")
             early = before and silent < self._lease_seconds - EARLY_SECONDS
             self._world.checked("9 one owner", not early, f"{host} takes the Lease of {before} after {silent:.2f} s")
             self._world.counts["owners"] += 1
-            self._held.append((self._renewed, host))
+            self._held.append((now, host))
             self._watch_settling()
         self.machine = next(machine for machine in self._world.machines if machine.name == host)
         if self._holder not in (None, (host, file_id)):

@@ -31,9 +31,9 @@ async def test_whoever_owns_the_stacks_nothing_is_lost_and_nobody_else_changes_t
     theme = OWNER_THEMES[number].name
     seeds = [OWNERS_FROM + number + len(OWNER_THEMES) * times for times in range(SEEDS_EACH)]
     reports = await run_here(seeds, forkserver, at_once=len(seeds))
-    assert {report.theme for report in reports} == {theme}
     failed = [report.story() for report in reports if report.violations]
     assert not failed, "\n\n".join(failed)
+    assert {report.theme for report in reports} == {theme}
     total = sum((report.counts for report in reports), Counter[str]())
     assert total["owners"] >= len(seeds)
     assert all(total[what] for what in MUST_HAPPEN[theme]), total

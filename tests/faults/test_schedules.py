@@ -34,9 +34,9 @@ IDS = ["-".join(THEMES[number].name.replace(" ", "-") for number in group) for g
 async def test_after_any_faults_rows_objects_and_acknowledgements_agree(numbers: range, forkserver: ForkServer) -> None:
     seeds = [number + len(THEMES) * times for number in numbers for times in range(SEEDS_EACH)]
     reports = await run_here(seeds, forkserver, at_once=len(seeds))
-    assert {report.theme for report in reports} == {THEMES[number].name for number in numbers}
     failed = [report.story() for report in reports if report.violations]
     assert not failed, "\n\n".join(failed)
+    assert {report.theme for report in reports} == {THEMES[number].name for number in numbers}
     total = sum((report.counts for report in reports), Counter[str]())
     assert total["schedules"] == len(seeds)
     assert total["operations"] > 10 * len(seeds)

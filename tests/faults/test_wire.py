@@ -25,7 +25,7 @@ async def test_whoever_answers_and_whatever_the_clock_says_what_was_acknowledged
 ) -> None:
     seeds = [SEEDS_APART + number + len(WIRE_THEMES) * times for number in numbers for times in range(SEEDS_EACH)]
     reports = await run_here(seeds, forkserver, at_once=len(seeds))
-    assert {report.theme for report in reports} == {WIRE_THEMES[number].name for number in numbers}
     failed = [report.story() for report in reports if report.violations]
     assert not failed, "\n\n".join(failed)
+    assert {report.theme for report in reports} == {WIRE_THEMES[number].name for number in numbers}
     assert all(report.counts["faults"] > 0 for report in reports)
