@@ -18,10 +18,8 @@ from xdist.scheduler import LoadScopeScheduling
 from stackd.cli import options
 from stackd.doctor import unit
 
-ONE_PROCESS_EACH = ("tests/package/", "tests/systemd/", "tests/ui/", "tests/faults/")
-"""What they share takes longer to set up than most of them take: a machine with a systemd, a browser. And each schedule of
-faults has daemons of its own: several tests of that at a time leave nobody a CPU.
-"""
+ONE_PROCESS_EACH = ("tests/package/", "tests/systemd/", "tests/ui/")
+"""What they share takes longer to set up than most of them take: a machine with a systemd, a browser."""
 
 PROCESSES_PER_CPU = 1.5
 """Most of what the tests do is waiting: for a daemon's next look, for a time to live, for a systemd."""
