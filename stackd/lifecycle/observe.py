@@ -226,7 +226,7 @@ class Observer:
         stack = one.stack
         if stack.ended or current_pod(self._context, stack) is not None:
             return False
-        if (unseen := self._unseen.get(stack.stack_id)) is not None and unseen.pod.uid == stack.pod_uid:
+        if (unseen := self._unseen_of(stack)) is not None:
             return self._context.clock.monotonic() >= unseen.ask_at
         return one.observation.ended
 
@@ -263,8 +263,12 @@ class Observer:
         """The stack's pod as the mirror has it, or as Kubernetes answered when asked for it."""
         if (pod := current_pod(self._context, stack)) is not None:
             return pod
+        unseen = self._unseen_of(stack)
+        return unseen.pod if unseen is not None else None
+
+    def _unseen_of(self, stack: Stack) -> Unseen | None:
         unseen = self._unseen.get(stack.stack_id)
-        return unseen.pod if unseen is not None and unseen.pod.uid == stack.pod_uid else None
+        return unseen if unseen is not None and unseen.pod.uid == stack.pod_uid else None
 
     def _trouble(self, stack: Stack, pod: PodState | None) -> tuple[str, str]:
         """What somebody else has changed, and is being repaired."""

@@ -5,7 +5,9 @@ Owns: that a stack made from a template has the template's policy and its own ge
 
 from __future__ import annotations
 
+from stackd.kube.labels import object_labels
 from stackd.kube.manifests import PodRequest, pod_manifest
+from stackd.kube.objects import PodState
 from stackd.lifecycle.context import Context
 from stackd.model import SanitizedSpec, Stack, TargetPort
 from stackd.podspec import harden, sanitize
@@ -39,3 +41,12 @@ def spec_of(context: Context, stack: Stack) -> SanitizedSpec:
     if policy is context.policy:
         return context.sanitizer.sanitize(stack.pod_spec, ports)
     return sanitize(stack.pod_spec, ports, policy)
+
+
+async def put_labels_on(context: Context, stack: Stack, pod_uid: str) -> PodState:
+    """The stack's pod of that uid once stackd's labels were put on it; where something takes them off, it has none even so.
+
+    Raises ObjectNotFound, PreconditionFailed, ClusterUnavailable.
+    """
+    wanted = object_labels(context.config.cluster.instance, stack.stack_id)
+    return await context.cluster.put_labels_on_pod(stack.pod_name, pod_uid, wanted)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 
 from stackd.errors import ClusterError, StackdError
-from stackd.kube.labels import object_labels
 from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.plan import Repair, RepairKind, is_served, service_trouble
+from stackd.lifecycle.pods import put_labels_on
 from stackd.lifecycle.restart import put_record_right, resume
 from stackd.lifecycle.services import serve
 from stackd.lifecycle.ttl import annotate
@@ -68,9 +68,8 @@ async def put_back_labels(context: Context, stack_id: str) -> None:
         if stack is None or not is_served(stack) or stack.pod_uid is None:
             return
         await context.right_cluster()
-        wanted = object_labels(context.config.cluster.instance, stack_id)
         try:
-            pod = await context.cluster.put_labels_on_pod(stack.pod_name, stack.pod_uid, wanted)
+            pod = await put_labels_on(context, stack, stack.pod_uid)
         except ClusterError:
             return  # it is gone, or another one by now
         reached("repair.labels_put_back")

@@ -26,7 +26,6 @@ from stackd.errors import (
     detail_of,
     told,
 )
-from stackd.kube.labels import object_labels
 from stackd.kube.objects import PodState
 from stackd.kube.records import stopped_manifest
 from stackd.lifecycle.context import Context, current_pod
@@ -35,7 +34,7 @@ from stackd.lifecycle.create import first_observation, suspecting
 from stackd.lifecycle.delete import delete_objects
 from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.plan import Repair, RepairKind
-from stackd.lifecycle.pods import pod_request, spec_of
+from stackd.lifecycle.pods import pod_request, put_labels_on, spec_of
 from stackd.lifecycle.services import serve
 from stackd.model import Desired, EventKind, Observation, SanitizedSpec, Stack, StackStatus
 from stackd.store import PORT_REPLACED, Start, ports_replaced
@@ -212,8 +211,7 @@ async def _labelled(context: Context, stack: Stack, pod: PodState) -> PodState:
 
     Raises ClusterRefused where they do not stay, and ClusterUnavailable.
     """
-    wanted = object_labels(context.config.cluster.instance, stack.stack_id)
-    pod = await context.cluster.put_labels_on_pod(stack.pod_name, pod.uid, wanted)
+    pod = await put_labels_on(context, stack, pod.uid)
     if pod.stack_id != stack.stack_id:
         raise ClusterRefused("something in the cluster removes stackd's labels from its pod; it must leave them there")
     log.warning(
