@@ -27,8 +27,8 @@ from stackd.kube import labels
 from stackd.kube.connection import KubeConnection
 from stackd.kube.credentials import ClusterTarget
 from stackd.kube.guards import is_fenced
-from stackd.kube.responses import NOT_FOUND, check, error_of, may_repeat, readable, unexpected
-from stackd.kube.wire import FAILING, JsonObject, KubeRequest, KubeResponse, core
+from stackd.kube.responses import NOT_FOUND, check, error_of, is_from_node, may_repeat, readable, unexpected
+from stackd.kube.wire import FAILING, LOG, JsonObject, KubeRequest, KubeResponse, core
 from stackd.workqueue import RetryPolicy
 
 log = logging.getLogger(__name__)
@@ -168,9 +168,10 @@ class Caller:
         except ClusterUnavailable as exc:
             if isinstance(exc, UnexpectedAnswer):
                 log.warning("%s (%s)", exc, exc.shown)
-            contact.failed(sent, str(exc))
+            if call.resource != LOG:  # of its node it depends, too
+                contact.failed(sent, str(exc))
             raise
-        if answer.status in FAILING:
+        if answer.status in FAILING and not is_from_node(call, answer):
             contact.failed(sent, f"it answers {answer.status}")
         else:
             contact.heard(answer=True)

@@ -146,6 +146,8 @@ def _refusal_trouble(call: KubeRequest, answer: KubeResponse) -> str:
         return ""
     # "There is no such path" is also a 404 with a Status, and says nothing of the object.
     about = (status.kind, status.name)
+    if is_from_node(call, answer):
+        return ""
     about_one = call.verb in _ABOUT_ONE or call.resource == TOKENS
     if about_one and about == (call.resource.partition("/")[0], call.name):
         return ""
@@ -232,6 +234,8 @@ def error_of(call: KubeRequest, answer: KubeResponse) -> StackdError:
     if status is None:
         return _unavailable(call, answer) if answer.status in PASSING else unexpected(call, answer, _NOT_OURS)
     message = _shortened(status.message)
+    if is_from_node(call, answer):
+        return _node_trouble(call, answer, message)
     if "too large resource version" in message.lower():
         # The cluster's history was set back (restored, or another cluster): only a new list helps.
         return VersionExpired(message)
@@ -250,6 +254,8 @@ def error_of(call: KubeRequest, answer: KubeResponse) -> StackdError:
 
 def may_repeat(call: KubeRequest, answer: KubeResponse) -> bool:
     """Whether the same call, sent again a little later, may get another answer."""
+    if is_from_node(call, answer):
+        return False
     if answer.status in PASSING:
         return not isinstance(error_of(call, answer), VersionExpired)
     status = refusal_of(answer)
@@ -259,6 +265,18 @@ def may_repeat(call: KubeRequest, answer: KubeResponse) -> bool:
         return bool(_NOT_YET.search(status.message))
     # A create that lost a race for the quota's own bookkeeping; the name is not taken.
     return answer.status == 409 and call.verb == "create" and status.reason == "Conflict"
+
+
+def is_from_node(call: KubeRequest, answer: KubeResponse) -> bool:
+    """Whether the API server passes on what it met at the pod's node, where logs are: the kubelet's own refusal, a node that
+    is gone, or one that cannot be reached (500 without a reason). It says nothing of the API server.
+    """
+    status = refusal_of(answer) if call.resource == LOG else None
+    if status is None:
+        return False
+    if answer.status == NOT_FOUND:
+        return bool(status.name) and (status.kind, status.name) != ("pods", call.name)
+    return status.kind == LOG or (answer.status == 500 and not status.reason)
 
 
 def names_missing_namespace(call: KubeRequest, answer: KubeResponse) -> bool:
@@ -279,6 +297,14 @@ def _unavailable(call: KubeRequest, answer: KubeResponse, message: str = "") -> 
     if answer.retry_after is not None:
         return ClusterOverloaded("Kubernetes is overloaded", answer.retry_after, detail=detail)
     return ClusterUnavailable(_NOT_NOW, detail=detail)
+
+
+def _node_trouble(call: KubeRequest, answer: KubeResponse, message: str) -> StackdError:
+    if answer.status in PASSING:
+        return ClusterUnavailable(
+            f"the log of {call.name} cannot be read: its node does not answer", detail=message.rpartition('": ')[2]
+        )
+    return Conflict(f"{call.name}: its node has no log of it")
 
 
 def _forbidden(call: KubeRequest, message: str) -> StackdError:

@@ -125,6 +125,15 @@ def pods(*names: str) -> Prepare:
     return prepare
 
 
+async def on_lost_nodes(wire: Wire) -> None:
+    """Two pods: the node of one is gone, that of the other does not answer."""
+    await replay(wire, "node-create")
+    addresses = [{"type": "InternalIP", "address": "127.0.0.9"}]
+    await wire.patch("/api/v1/nodes/doomed/status", {"status": {"addresses": addresses}})
+    for name, node in (("p2", "doomed"), ("p3", "nosuch")):
+        await wire.make_pod(name, nodeName=node)
+
+
 async def waiting(wire: Wire) -> None:
     """A pod for which there is no node."""
     await wire.make_pod("p", nodeSelector={"no": "where"})
@@ -212,6 +221,8 @@ SCENES: dict[str, Scene] = {
     "pod-get-toobig": Scene(prepare=(pods("toobig"),)),
     "pod-log-200": Scene(prepare=(pods("exit1"),)),
     "pod-log-400-not-started": Scene(prepare=(pods("badimage"),)),
+    "pod-log-404-node": Scene(prepare=(on_lost_nodes,)),
+    "pod-log-500-kubelet-away": Scene(prepare=(on_lost_nodes,)),
     "pod-patch-422-uid": Scene(prepare=(waiting,)),
     "pods-list-401": Scene(token=BAD),
     "pods-list-403-rbac": Scene(token=WEAK),

@@ -35,7 +35,7 @@ COMPARED_BELOW = {
     "watch-pods-delete",
     "watch-pods-lifecycle",
 }
-NOT_COVERED: dict[str, str] = {}
+NOT_COVERED = {"pod-log-404-kubelet": "the embedded kubelet knows each pod of its node"}
 """Recording → why it is not replayed."""
 
 GIVEN_PORT = {"service-create-201", "service-delete-200", "service-create-409"}

@@ -101,6 +101,16 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.002)
 
 
+async def test_a_log_that_hangs_tells_nothing_of_the_api_server(embedded: EmbeddedCluster, cluster: Cluster) -> None:
+    """It waits for a node, and so says nothing of the connections to the API server."""
+    session = cluster.connection.access.session
+    embedded.faults.add(Fault(action="hang", resource="pods/log"))
+    with pytest.raises(ClusterUnavailable):
+        await cluster.pod_log("one", tail=5)
+    assert cluster.connection.contact.failures == 0
+    assert cluster.connection.access.session is session
+
+
 async def test_a_stack_is_created_seen_running_and_deleted(
     embedded: EmbeddedCluster, cluster: Cluster, mirror: Mirror
 ) -> None:

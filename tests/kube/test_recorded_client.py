@@ -9,7 +9,7 @@ import pytest
 from aioresponses import aioresponses
 from yarl import URL
 
-from stackd.errors import Conflict, LimitRangeViolation, NodePortTaken, ObjectExists, QuotaExceeded
+from stackd.errors import ClusterUnavailable, Conflict, LimitRangeViolation, NodePortTaken, ObjectExists, QuotaExceeded
 from stackd.kube.client import Cluster
 from stackd.kube.rights import AccessReview
 from tests.kube.recorded import SERVER, play, recording
@@ -168,6 +168,26 @@ async def test_a_container_that_has_not_started_has_no_log_and_says_why(
     play(player, "pod-log-400-not-started", path=f"{PODS}/badimage/log?tailLines=5&limitBytes=1048576")
     with pytest.raises(Conflict, match="trying and failing to pull image"):
         await recorded.pod_log("badimage", tail=5)
+
+
+@pytest.mark.parametrize("name", ["pod-log-404-kubelet", "pod-log-404-node"])
+async def test_a_node_that_has_no_log_of_a_pod_is_asked_once(
+    recorded: Cluster, player: aioresponses, name: str
+) -> None:
+    path = recording(name)["request"]["path"].split("/")[6]
+    play(player, name, path=f"{PODS}/{path}/log?tailLines=5&limitBytes=1048576")
+    with pytest.raises(Conflict, match="has no log of it"):
+        await recorded.pod_log(path, tail=5)
+    assert recorded.connection.contact.failures == 0, "the API server has answered"
+
+
+async def test_a_node_that_does_not_answer_is_asked_once_and_is_not_taken_for_the_cluster(
+    recorded: Cluster, player: aioresponses
+) -> None:
+    play(player, "pod-log-500-kubelet-away", path=f"{PODS}/p2/log?tailLines=5&limitBytes=1048576")
+    with pytest.raises(ClusterUnavailable, match="its node does not answer"):
+        await recorded.pod_log("p2", tail=5)
+    assert recorded.connection.contact.failures == 0
 
 
 async def test_events_come_oldest_first(recorded: Cluster, player: aioresponses) -> None:

@@ -121,6 +121,12 @@ REFUSALS: dict[str, tuple[type[StackdError], str]] = {
     "pod-delete-409-uid": (PreconditionFailed, "the UID in the precondition"),
     "pod-get-404": (ObjectNotFound, 'pods "none" not found'),
     "pod-log-400-not-started": (Conflict, 'container "app" in pod "badimage" is waiting to start: trying and failing'),
+    "pod-log-404-kubelet": (Conflict, "p1: its node has no log of it"),
+    "pod-log-404-node": (Conflict, "p3: its node has no log of it"),
+    "pod-log-500-kubelet-away": (
+        ClusterUnavailable,
+        "the log of p2 cannot be read: its node does not answer: dial tcp 127.0.0.9:10250: connect: connection refused",
+    ),
     "pod-patch-422-uid": (PreconditionFailed, "metadata.uid: Invalid value"),
     "pods-list-401": (
         ClusterRefused,
