@@ -38,6 +38,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
               help="Milliseconds that the embedded cluster lets each request wait, for creates and deletes.")  # fmt: skip
 @click.option("--writes-per-second", type=click.FloatRange(min=0, min_open=True),
               help="How many pods and services the embedded cluster creates and deletes, at most.")  # fmt: skip
+@click.option("--rate", type=click.IntRange(1), help="Creates a second of the row `steady`; by default 45.")
 @click.option(
     "--peer", metavar="URL", help="Another server that speaks the API, on the same cluster: its row beside ours."
 )
@@ -52,6 +53,7 @@ def main(  # noqa: PLR0913  one for each option
     stacks: int | None,
     latencies: str,
     writes_per_second: float | None,
+    rate: int | None,
     peer: str | None,
     peer_key: str,
     json_file: Path | None,
@@ -68,6 +70,8 @@ def main(  # noqa: PLR0913  one for each option
     if stacks is not None:
         amounts = replace(amounts, stacks=stacks, deletes=min(stacks, amounts.deletes), scale=(*(
             count for count in amounts.scale if count < stacks), stacks))  # fmt: skip
+    if rate is not None:
+        amounts = replace(amounts, pool_rate=rate)
     results = Results()
     waits = [0.0] if kubeconfig else [float(text) / 1e3 for text in latencies.split(",")]
     plan = Plan(wanted, amounts, kubeconfig, results, console, peer=Http(peer, peer_key) if peer else None)

@@ -22,7 +22,7 @@ STEADY_LIVES = "50s"
 """Stacks of the steady rate live so long: those of a whole minute would take more node ports than there are."""
 
 PUBLISHED = {"steady p50": "92 ms", "steady p99": "376 ms", "burst p50": "1.3 to 1.5 s", "burst p90": "3.2 s"}
-PUBLISHED_BURST = 300
+PUBLISHED_RATE, PUBLISHED_BURST = 45, 300
 """What agent-sandbox 1.0 says of 45 claims/s, and of a burst of 300."""
 
 REAL_PORTS = {"STACKD_STACKS__NODE_PORT_MIN": "30001", "STACKD_STACKS__NODE_PORT_MAX": "32767"}
@@ -78,8 +78,9 @@ def give_steadily(bench: Bench) -> None:
         bounds = (("p50", 0.5, 10.0), ("p99", 0.99, 40.0))
         _say(bench, name, made, bounds)
         for word, share, _ in bounds:
-            value = percentile(made["latencies"], share) * 1e3
-            bench.results.beside(f"{name}, {word}", value, PUBLISHED[f"steady {word}"])
+            if rate == PUBLISHED_RATE:
+                value = percentile(made["latencies"], share) * 1e3
+                bench.results.beside(f"{name}, {word}", value, PUBLISHED[f"steady {word}"])
         _again(bench)
 
 
