@@ -118,39 +118,20 @@ async def assign(context: Context, request: CreateRequest, *, once_more: bool = 
 
 
 async def assign_next(context: Context, request: CreateRequest, abandon: Abandon) -> Stack | None:
-    """The next stack of the create's own pool that comes to run, where that is sooner than one that is begun now: those who
-    wait for one get theirs in the order in which they came.
+    """The next stack of the create's own pool that comes to run, where that is sooner than one that is begun now.
 
     None where a stack had better be made for the create. Raises as ``assign``.
     """
     template = pool_for(context, request)
     if template is None:
         return None
-    pools, pool, clock = context.pools, context.pools.of(template.name), context.clock
-    if not next_is_sooner(pool, template.digest, pools.waiting(template.digest), clock.monotonic()):
+    pool, began = context.pools.of(template.name), context.clock.monotonic()
+    if not next_is_sooner(pool, template.digest, context.pools.waiting(template.digest), began):
         return None
-    until = clock.monotonic() + NEXT_SECONDS
-    with pools.in_line(template.digest) as place:
-        while (left := until - clock.monotonic()) > 0:
-            if abandon.given_up or not (place.called.is_set() or pool.coming(template.digest)):
-                return None
-            # Looks, too: what the watch tells of a pod alone changes no row, and calls nobody.
-            await set_within(place.called, min(COMING_SECONDS, left))
-            place.called.clear()
-            place.taking = pools.has_turn(template.digest, place)
-            if place.taking and (given := await assign(context, request, once_more=True)) is not None:
-                return given
-            place.taking = False
-    pool.in_vain_until = clock.monotonic() + IN_VAIN_SECONDS
-    return None
-
-
-def next_is_sooner(pool: Pool, digest: str, waiting: int, now: float) -> bool:
-    """Whether a create gets a stack sooner from the pool than by one that is begun now, behind so many that wait. Pure.
-
-    Those that are being made are half way on the average: half of them come first.
-    """
-    return 2 * (waiting + 1) <= pool.coming(digest) and now >= pool.in_vain_until
+    given, now = await _next_of(context, template, request, abandon, NEXT_SECONDS), context.clock.monotonic()
+    if given is None and now - began >= NEXT_SECONDS:
+        pool.in_vain_until = now + IN_VAIN_SECONDS
+    return given
 
 
 async def assign_when_made(context: Context, request: CreateRequest, abandon: Abandon) -> Stack | None:
@@ -161,13 +142,40 @@ async def assign_when_made(context: Context, request: CreateRequest, abandon: Ab
     template = pool_for(context, request)
     if template is None:
         return None
-    until = context.clock.monotonic() + MADE_WAY_SECONDS
-    while context.clock.monotonic() < until and not abandon.given_up:
-        coming = context.pools.of(template.name).coming(template.digest)
-        if (given := await assign(context, request, once_more=True)) is not None or not coming:
-            return given
-        await asyncio.sleep(COMING_SECONDS)
+    return await _next_of(context, template, request, abandon, MADE_WAY_SECONDS)
+
+
+async def _next_of(
+    context: Context, template: Template, request: CreateRequest, abandon: Abandon, seconds: float
+) -> Stack | None:
+    """The next stack of the template's pool for this create, in the order in which those who wait have come.
+
+    None where the client has left, nothing is on its way into the pool, or the time is up.
+    """
+    pools, pool, digest = context.pools, context.pools.of(template.name), template.digest
+    until = context.clock.monotonic() + seconds
+    with pools.in_line(digest) as place:
+        while not abandon.given_up:
+            coming = pool.coming(digest)  # before the try: what comes meanwhile is not on its way any more
+            place.taking = pools.has_turn(digest, place)
+            if place.taking and (given := await assign(context, request, once_more=True)) is not None:
+                return given
+            place.taking = False
+            left = until - context.clock.monotonic()
+            if left <= 0 or not (coming or place.called.is_set()):
+                break
+            # Looks, too: what the watch tells of a pod alone changes no row, and calls nobody.
+            await set_within(place.called, min(COMING_SECONDS, left))
+            place.called.clear()
     return None
+
+
+def next_is_sooner(pool: Pool, digest: str, waiting: int, now: float) -> bool:
+    """Whether a create gets a stack sooner from the pool than by one that is begun now, behind so many that wait. Pure.
+
+    Those that are being made are half way on the average: half of them come first.
+    """
+    return 2 * (waiting + 1) <= pool.coming(digest) and now >= pool.in_vain_until
 
 
 async def _first_to_be_had(context: Context, template: Template, request: CreateRequest) -> Stack | None:
