@@ -82,6 +82,23 @@ async def test_a_client_that_leaves_the_line_leaves_its_stack_to_the_next(
     assert len(await at.objects("pods")) == len(await at.listed()) + SIZE
 
 
+async def test_those_for_whom_no_room_is_left_wait_in_the_same_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assign, "NEXT_SECONDS", 60.0)
+    monkeypatch.setattr(assign, "MADE_WAY_SECONDS", 60.0)
+    ports = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31003"}
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        cluster.faults.hold_starts()
+        async with harness(tmp_path, folder_with(tmp_path, web_1=template(pool=3)) | ports, cluster=cluster) as at:
+            await eventually(lambda: at.on_their_way("web-1") == (0, 3))
+            creates = await wait_in_line(at, 3)  # the first for its turn, the others because the pool has all ports
+            cluster.faults.let_start()
+            given = await asyncio.gather(*creates)
+            assert {one["status"] for one in given} == {"running"}
+            assert len({one["stack_id"] for one in given}) == 3
+
+
 async def test_where_none_comes_in_time_one_is_made_and_the_next_create_does_not_wait(
     at: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
