@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 from stackd.clock import Clock
 from stackd.config import Config, policy_of
-from stackd.errors import ClusterUnavailable, ShuttingDown
+from stackd.errors import ClusterUnavailable, NotOwner, ShuttingDown, StackdError
 from stackd.kube.client import Cluster
 from stackd.kube.guards import Fence
 from stackd.kube.mirror import Mirror
@@ -293,6 +293,15 @@ class Context:
         self.require_cluster()
         if self.store.incomplete:
             raise ClusterUnavailable("no stack can be created: stackd is taking over the stacks that the cluster has")
+        self.fence.require()
+
+    def may_promise(self, error: StackdError) -> None:
+        """Raise NotOwner unless this stackd can promise to go on with a change that has met this error.
+
+        Another one may own the stacks by now, and knows nothing of it.
+        """
+        if isinstance(error, NotOwner):
+            raise error
         self.fence.require()
 
     def not_reached(self) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from stackd.clock import NANOSECONDS
-from stackd.errors import ClusterUnavailable, NotOwner, StackdError, StackNotFound, StillThere, detail_of, told
+from stackd.errors import ClusterUnavailable, StackdError, StackNotFound, StillThere, detail_of, told
 from stackd.kube.mirror import Named
 from stackd.kube.objects import PodState, ServiceState
 from stackd.lifecycle.context import Context
@@ -56,11 +56,9 @@ async def _delete(context: Context, stack_id: str, by: str) -> None:
         context.abandon_create(stack_id)
         try:
             await finish_delete(context, stack_id)
-        except NotOwner:
-            context.removals.retry(stack_id)
-            raise  # without a promise: another stackd may own the stacks, and know nothing of it
         except StackdError as error:
             context.removals.retry(stack_id)
+            context.may_promise(error)
             log.warning("%s: the delete goes on in the background: %s", stack_id, error, extra={"stack_id": stack_id})
             raise ClusterUnavailable(
                 f"{stack_id} cannot be deleted now; it is retried until it is done: {told(error)}",

@@ -18,7 +18,6 @@ from stackd.errors import (
     ClusterUnavailable,
     Conflict,
     InvalidPodSpec,
-    NotOwner,
     StackdError,
     StackNotFound,
     StoreUnavailable,
@@ -90,11 +89,9 @@ async def _stop(context: Context, stack_id: str, by: str) -> Stack:
         reached("stop.intended")
         try:
             return await _finish_stop(context, stack_id)
-        except NotOwner:
-            context.repairs.retry(Repair(kind=RepairKind.RESUME, stack_id=stack_id))
-            raise  # without a promise: another stackd may own the stacks, and know nothing of it
         except (ClusterError, Unavailable) as error:
             context.repairs.retry(Repair(kind=RepairKind.RESUME, stack_id=stack_id))
+            context.may_promise(error)
             sentence = f"{stack_id} cannot be stopped now; it is retried until it is done: {told(error)}"
             raise ClusterUnavailable(sentence, detail=detail_of(error)) from error
 
@@ -142,7 +139,8 @@ async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> S
             return await _finish_start(context, stack_id)
         except StackdError as error:
             context.repairs.retry(Repair(kind=RepairKind.RESUME, stack_id=stack_id))
-            if isinstance(error, ClusterError | Unavailable) and not isinstance(error, NotOwner):
+            context.may_promise(error)
+            if isinstance(error, ClusterError | Unavailable):
                 raise _retried(context, stack_id, error) from error
             raise
 

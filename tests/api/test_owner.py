@@ -249,3 +249,25 @@ async def test_whoever_loses_the_stacks_amid_a_change_promises_nothing_of_it(at:
     reply = await changing
     assert (reply.status, reply.error) == (503, "vm2 owns the stacks now")
     assert at.rows(f"SELECT 1 FROM stacks WHERE {INTENDED[verb]}"), "it was begun"
+
+
+WAITS_FOR_A_READ = {"delete": 2, "stop": 2, "restart": 0}
+"""How many deletes are answered before the first GET of the pod: that is where each of them waits."""
+
+
+@pytest.mark.parametrize("verb", WAITS_FOR_A_READ)
+async def test_neither_does_one_that_loses_them_while_it_waits_for_a_read(at: Harness, verb: str) -> None:
+    """A read is not cut off, for it changes nothing; what would come after it is not this stackd's to do any more."""
+    stack_id = await running_at_rest(at)
+    at.give_kubernetes(timeout=1.0, attempt_timeout=1.0)
+    pod = at.cluster.store.of(resources.PODS).get("stacks", stack_id)
+    at.cluster.store.update(pod, metadata=pod.obj["metadata"] | {"finalizers": ["example.com/hold"]})
+    at.cluster.faults.add_fault(action="hang", verb="get", resource="pods")
+    at.cluster.counts.clear()
+    path = f"/stacks/{stack_id}" if verb == "delete" else f"/stacks/{stack_id}/{verb}"
+    changing = asyncio.create_task(at.call("DELETE" if verb == "delete" else "POST", path))
+    deleted = WAITS_FOR_A_READ[verb]
+    await eventually(lambda: at.cluster.counts.in_flight > 0 and at.cluster.counts.total("delete") == deleted)
+    at.lose_lease("vm2 owns the stacks now")
+    reply = await changing
+    assert (reply.status, reply.error) == (503, "vm2 owns the stacks now")
