@@ -11,7 +11,7 @@ bring_up, rebuild, readiness          the cluster: is it the right one; rows fro
 ownership, lease_rules                which of two stackd may change anything
 prepull                               images that are on the nodes before they are asked for
 pools, assign, refill, pace           stacks that wait: which may be given, and to whom; given; made anew; what comes first
-pool_figures, template_history        how the pool of each template is doing; the last hour of each template
+template_history                      the last hour of each template
 hiding                                generated values are kept out of what others say of a stack
 wall_clock, nodes                     whether the clock can be believed; which nodes take stacks
 context, crashpoints                  what every verb is given; where the fault tests let the process die
