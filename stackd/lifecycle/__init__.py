@@ -3,7 +3,7 @@
 create, delete, batch, ttl, restart   what is asked for: one verb per file (ttl: expire and extend; restart: stop and start, too)
 capacity, needs                       how many more would fit
 idempotency                           the same request twice; and what is forgotten after a while
-pods, services         a stack's pod with all that is added to it; its Service and its node ports
+objects                               a stack's pod with all that is added to it; its Service and its node ports
 repair                                what living stacks lack is put back
 observe, status, diagnostics          what is seen, what it means, and why it is so
 plan, reconcile, brake                what was missed, and when to stop and wait for the operator
