@@ -36,6 +36,7 @@ from stackd.lifecycle.capacity import refresh_quotas
 from stackd.lifecycle.context import Context, Settings
 from stackd.lifecycle.idempotency import Replays, purge
 from stackd.lifecycle.lease_rules import LeaseTiming
+from stackd.lifecycle.objects import ask_node_ports
 from stackd.lifecycle.observe import Observer
 from stackd.lifecycle.ownership import Ownership
 from stackd.lifecycle.prepull import REFRESH_SECONDS, PrePulls
@@ -43,7 +44,6 @@ from stackd.lifecycle.rebuild import Rebuilt, renew_rows
 from stackd.lifecycle.rebuild import rebuild as recover
 from stackd.lifecycle.reconcile import Reconciler
 from stackd.lifecycle.refill import Refill
-from stackd.lifecycle.services import ask_node_ports
 from stackd.lifecycle.template_history import SAMPLE_SECONDS, TemplateHistory
 from stackd.lifecycle.ttl import Expiries, expire, tell_given
 from stackd.lifecycle.wall_clock import WallClock

@@ -30,7 +30,7 @@ from stackd.keys import ApiKey
 from stackd.lifecycle.context import CREATES_AT_ONCE
 from stackd.lifecycle.delete import creates_in_need
 from stackd.lifecycle.plan import Orphan
-from stackd.lifecycle.pool_figures import figures_of
+from stackd.lifecycle.pools import figures_of
 from stackd.model import DeleteReason
 from stackd.store.transaction import Counters
 from stackd.tasks import ServiceEnded

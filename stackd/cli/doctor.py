@@ -17,9 +17,8 @@ from stackd.cli.output import print_json_line
 from stackd.cli.target import key_of, url_of
 from stackd.config import Config, LoadedConfig
 from stackd.config.credentials import API_KEY, KUBECONFIG
-from stackd.doctor import Finding, Level, cluster, machine, running, service, unit
+from stackd.doctor import Finding, Level, cluster, fail, machine, ok, running, service, unit, warn
 from stackd.doctor.cluster import Size
-from stackd.doctor.findings import fail, ok, warn
 from stackd.doctor.probe import ProbeOptions, instance_for, probe
 from stackd.doctor.unit import Unit
 from stackd.errors import ConfigError

@@ -32,8 +32,7 @@ from stackd.rehearse import goals, preflight, run
 from stackd.rehearse.connection import NoAnswer, connected
 from stackd.rehearse.outcome import Outcome, are_numbers, outcome_of
 from stackd.rehearse.plan import LABEL, Plan, StackKind
-from stackd.rehearse.progress import Progress, progress_of
-from stackd.rehearse.rehearsal import Rehearsal
+from stackd.rehearse.rehearsal import Progress, Rehearsal, progress_of
 from stackd.rehearse.report import page
 from stackd.units import format_duration
 

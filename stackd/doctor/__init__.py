@@ -1,6 +1,5 @@
 """The doctor: looks at this machine, the cluster and a running daemon, and says what is not as it should be.
 
-    findings   what is said
     machine    files, certificate, configuration
     unit       the service as systemd knows it
     service    what is wrong with that, and with its files
@@ -8,9 +7,43 @@
     cluster    rights, namespace, policies, nodes, ports, clock, and how many stacks fit
     probe      two stacks that try to reach each other and what they must not
 
-Changes nothing, but for the probe, which removes what it made.
+Each yields findings, which are defined here. Changes nothing, but for the probe, which removes what it made.
 """
 
-from stackd.doctor.findings import Finding, Level
+from __future__ import annotations
 
-__all__ = ["Finding", "Level"]
+import enum
+from dataclasses import dataclass
+
+
+class Level(enum.StrEnum):
+    """How bad it is; a failure has to be fixed."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at: what about, how it is, and what to do."""
+
+    level: Level
+    about: str
+    what: str
+    advice: str = ""
+
+
+def ok(about: str, what: str) -> Finding:
+    """Nothing to do."""
+    return Finding(level=Level.OK, about=about, what=what)
+
+
+def warn(about: str, what: str, advice: str = "") -> Finding:
+    """It works, and could be better."""
+    return Finding(level=Level.WARN, about=about, what=what, advice=advice)
+
+
+def fail(about: str, what: str, advice: str = "") -> Finding:
+    """It does not work, or is not safe."""
+    return Finding(level=Level.FAIL, about=about, what=what, advice=advice)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stackd.config import Config
-from stackd.doctor.findings import Finding, fail, ok, warn
+from stackd.doctor import Finding, fail, ok, warn
 from stackd.errors import ClusterRefused, QuotaExceeded, StackdError
 from stackd.kube.access import REMEDY, date, expiry_remark
 from stackd.kube.client import Cluster

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stackd.config import Config, LoadedConfig
 from stackd.config.credentials import API_KEY, credential
-from stackd.doctor.findings import Finding, fail, ok, warn
+from stackd.doctor import Finding, fail, ok, warn
 from stackd.errors import ConfigError
 from stackd.kube.credentials import token_file_of
 from stackd.templates import read_templates

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from stackd.config import Config, policy_of
+from stackd.doctor import Finding, fail, ok
 from stackd.doctor.cluster import throwaway
-from stackd.doctor.findings import Finding, fail, ok
 from stackd.errors import NodePortOutOfRange, NodePortTaken, StackdError
 from stackd.kube.client import Cluster
 from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, service_manifest

@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 
-from stackd.doctor.findings import Finding, fail, ok, warn
+from stackd.doctor import Finding, fail, ok, warn
 
 ABOUT = "daemon"
 TEMPLATES = "templates"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from stackd.config import Config
-from stackd.doctor.findings import Finding, fail, ok, warn
+from stackd.doctor import Finding, fail, ok, warn
 from stackd.doctor.unit import Unit
 from stackd.upkeep.health import REFUSED, WAITS
 

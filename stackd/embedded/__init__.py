@@ -3,7 +3,7 @@
 For the demo, the tests and the benchmarks. Stands alone: it knows nothing of stackd.
 
     cluster     puts together and starts        server      HTTP            control, faults   trouble on demand
-    api         the verbs                       listing, watch, logs        reads
+    api         the verbs                       listwatch, logs             reads
     admission   namespace → limit ranges → ports → validation → podsecurity → quota
     store       objects, versions, changes      journal     the state file
     rbac, accounts      who may do what, and tokens that end

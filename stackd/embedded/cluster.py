@@ -19,7 +19,7 @@ from stackd.embedded.events import EventRecorder
 from stackd.embedded.faults import Answer, Counts, FaultRules
 from stackd.embedded.journal import Journal
 from stackd.embedded.kubelet import Kubelet
-from stackd.embedded.listing import list_objects
+from stackd.embedded.listwatch import Watch, list_objects
 from stackd.embedded.logs import read_log
 from stackd.embedded.nodeports import NodePortListeners
 from stackd.embedded.nodes import NodeController
@@ -35,7 +35,6 @@ from stackd.embedded.server import ApiServer, Backend, Exchange
 from stackd.embedded.status import StatusCause, invalid, method_not_allowed, no_such_path, unauthorized
 from stackd.embedded.store import Collection, ObjectStore
 from stackd.embedded.timing import LoopClock
-from stackd.embedded.watch import Watch
 
 _OWN_NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")
 _CREATED = 201

@@ -14,11 +14,11 @@ from weakref import WeakSet
 from aiohttp import web
 
 from stackd.embedded.faults import JSON, Answer, Counts, Fault, FaultRules, admitted, instead, spoiled, spoils
+from stackd.embedded.listwatch import Watch
 from stackd.embedded.rbac import User
 from stackd.embedded.request import RequestInfo
 from stackd.embedded.status import StatusError, injected
 from stackd.embedded.timing import http_date
-from stackd.embedded.watch import Watch
 
 _MAX_BODY = 3 * 1024 * 1024
 _JSON = {"Content-Type": JSON}

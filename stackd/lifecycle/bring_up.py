@@ -19,7 +19,7 @@ from stackd.kube.caller import Backoff
 from stackd.lifecycle.brake import WrongCluster
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import reached
-from stackd.lifecycle.services import ask_node_ports
+from stackd.lifecycle.objects import ask_node_ports
 from stackd.store import FileIdentity, read_summary
 from stackd.waiters import set_within
 

@@ -31,9 +31,8 @@ from stackd.lifecycle.context import Abandon, Context, new_id
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.delete import finish_delete
 from stackd.lifecycle.hiding import hide_in
+from stackd.lifecycle.objects import pod_request, serve
 from stackd.lifecycle.observe import pod_progress
-from stackd.lifecycle.pods import pod_request
-from stackd.lifecycle.services import serve
 from stackd.lifecycle.status import PodSnapshot, judge, observation
 from stackd.model import (
     NO_LABELS,

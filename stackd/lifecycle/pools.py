@@ -1,8 +1,9 @@
 """The stacks that wait in pools, by template: which may be given, and how the pool of each template is doing.
 
 Owns: that of any number of creates at once no two pick the same stack, the oldest first; that those who wait for the next
-one get theirs in the order in which they came; and what is remembered of a pool's failures. That a stack is given once is the
-file's to decide. Fed by changes of rows.
+one get theirs in the order in which they came; what is remembered of a pool's failures; and a pool's figures, which
+``/templates``, doctor, the metrics and the dashboard read through ``figures_of`` alone. That a stack is given once is the file's
+to decide. Fed by changes of rows.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
 
-from stackd.lifecycle.line import Line, Place
 from stackd.lifecycle.pace import HALF_FULL, ClaimPace
-from stackd.lifecycle.pool_figures import NO_POOL, PoolFigures
 from stackd.model import Desired, Stack, StackStatus
 from stackd.templates import Template
 from stackd.workqueue import RetryPolicy
+
+if TYPE_CHECKING:
+    from stackd.lifecycle.context import Context
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
 """Seconds until a template is tried again that did not come to run, after the first failure and after many."""
@@ -30,6 +34,26 @@ GIVEN_WAY_SECONDS = 30.0
 
 SHORT_OF_ROOM_SECONDS = 10.0
 """So long after something could not be made for want of a port, of room or of quota these are taken to be short."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolFigures:
+    """One template's unassigned stacks by what they are, and the creates that found one (``hits``) or none (``misses``).
+
+    ``held`` may have been given away just before the file was lost: they stay for a while, and are given to nobody.
+    ``reason`` is why the pool is not filled, empty while it is or is being filled.
+    """
+
+    ready: int = 0
+    starting: int = 0
+    failing: int = 0
+    held: int = 0
+    hits: int = 0
+    misses: int = 0
+    reason: str = ""
+
+
+NO_POOL = PoolFigures()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +115,52 @@ class Pool:
         """It had to give way to creates."""
         self.reason = "it gives way to creates, which found no room"
         self.put_off(until)
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """The place of one create: ``called`` when there may be a stack for it, ``taking`` while it tries to take that."""
+
+    called: asyncio.Event = field(default_factory=asyncio.Event)
+    taking: bool = False
+
+
+class Line:
+    """Those who wait for stacks of one digest, the first first."""
+
+    def __init__(self) -> None:
+        self._places: dict[Place, None] = {}
+
+    def __len__(self) -> int:
+        """How many wait, apart from those who are taking one."""
+        return sum(1 for _ in self._waiting())
+
+    @property
+    def deserted(self) -> bool:
+        """Whether nobody has a place."""
+        return not self._places
+
+    @contextmanager
+    def place(self) -> Iterator[Place]:
+        """Within this, the caller waits, behind those who do so already."""
+        place = Place()
+        self._places[place] = None
+        try:
+            yield place
+        finally:
+            del self._places[place]
+
+    def call(self, stacks: int) -> None:
+        """There are so many stacks: tell as many of those who wait."""
+        for place in islice(self._waiting(), stacks):
+            place.called.set()
+
+    def has_turn(self, place: Place, stacks: int) -> bool:
+        """Whether so many stacks are enough for all who wait up to this place."""
+        return place in islice(self._waiting(), stacks)
+
+    def _waiting(self) -> Iterator[Place]:
+        return (place for place in self._places if not place.taking)
 
 
 class Pools:
@@ -238,6 +308,12 @@ class Pools:
                     del self._free[old]
         if digest is not None:
             self._free.setdefault(digest, {})[stack_id] = None
+
+
+def figures_of(context: Context, template: str) -> PoolFigures:
+    """The figures of one template's pool; zeros where it has none."""
+    known = context.settings.templates.get(template)
+    return NO_POOL if known is None else context.pools.figures(known)
 
 
 def is_ready(row: Stack) -> bool:

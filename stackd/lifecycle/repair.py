@@ -12,10 +12,9 @@ from stackd.errors import ClusterError, StackdError
 from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.hiding import hiding
+from stackd.lifecycle.objects import put_labels_on, serve
 from stackd.lifecycle.plan import Repair, RepairKind, is_served, service_trouble
-from stackd.lifecycle.pods import put_labels_on
 from stackd.lifecycle.restart import put_record_right, resume
-from stackd.lifecycle.services import serve
 from stackd.lifecycle.ttl import annotate
 from stackd.workqueue import RetryPolicy
 

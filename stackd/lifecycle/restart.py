@@ -32,9 +32,8 @@ from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.create import first_observation, suspecting
 from stackd.lifecycle.delete import delete_objects
 from stackd.lifecycle.hiding import hiding
+from stackd.lifecycle.objects import pod_request, put_labels_on, serve, spec_of
 from stackd.lifecycle.plan import Repair, RepairKind
-from stackd.lifecycle.pods import pod_request, put_labels_on, spec_of
-from stackd.lifecycle.services import serve
 from stackd.model import Desired, EventKind, Observation, SanitizedSpec, Stack, StackStatus
 from stackd.store import PORT_REPLACED, Start, ports_replaced
 

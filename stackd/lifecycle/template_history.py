@@ -11,7 +11,7 @@ from statistics import median
 
 from stackd.clock import NANOSECONDS
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.pool_figures import figures_of
+from stackd.lifecycle.pools import figures_of
 from stackd.model import Stack, StackStatus
 
 SAMPLE_SECONDS = 30.0

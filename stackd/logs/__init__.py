@@ -3,9 +3,12 @@
 Owns: handlers, forms and fields. A record may carry ``stack_id``, ``job_id`` and what the request log adds; the id of
 the request comes by itself. Keys and bodies never come here.
 
+Owns, too, what counts as the same thing said again and again, which is said a few times in full, and then counted. Two records
+are the same if they come from one place and concern one stack and job; what is said of different stacks is never held back, so
+that each stack's story stays whole.
+
 formats   text and JSON, and the fields of a record
 journal   the journal's native protocol
-repeats   the same thing said again and again is said a few times, and then counted
 """
 
 from __future__ import annotations
@@ -13,17 +16,27 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Final
 
 from stackd.config import LogSection
 from stackd.logs.formats import REQUEST_ID, JsonFormatter, TextFormatter
 from stackd.logs.journal import JournalHandler, is_journal
-from stackd.logs.repeats import Repeats
 
 __all__ = ["REQUEST_ID", "collect_for", "log", "say_repeated", "set_level", "setup"]
 
 log = logging.getLogger("stackd")
 _CALLERS = logging._srcfile  # noqa: SLF001  documented under this name
 NOISY = ("apscheduler", "aiohttp", "asyncio", "kubernetes")
+
+IN_FULL: Final = 10
+"""How often the same is said within ``WITHIN_SECONDS``."""
+
+WITHIN_SECONDS: Final = 30.0
+REMEMBERED: Final = 1000
+"""So many of what was said are known; of more, the latest."""
 
 
 def setup(section: LogSection) -> None:
@@ -72,3 +85,56 @@ def _handler(form: str) -> logging.Handler:
     as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     return handler
+
+
+@dataclass(slots=True)
+class Said:
+    """How often something was said since ``began``, and the latest record of it."""
+
+    began: float
+    count: int
+    record: logging.LogRecord
+
+
+class Repeats(logging.Filter):
+    """Lets a record pass unless the same has been said too often lately."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._said: dict[Hashable, Said] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is to be said now."""
+        same = getattr(record, "same", None)
+        if same is None and record.levelno < logging.WARNING:
+            return True
+        place = (record.name, record.lineno, record.msg)
+        what = (*place, getattr(record, "stack_id", ""), getattr(record, "job_id", ""), same)
+        now = self._clock()
+        said = self._said.get(what)
+        if said is None or (now - said.began >= WITHIN_SECONDS and said.count <= IN_FULL):
+            self._remember(what, Said(now, 1, record))
+            return True
+        said.count += 1
+        said.record = record
+        return said.count <= IN_FULL
+
+    def over(self) -> list[logging.LogRecord]:
+        """What was held back and whose time is over, each as one record that says how often."""
+        now = self._clock()
+        done = [what for what, said in self._said.items() if now - said.began >= WITHIN_SECONDS]
+        return [_repeated(said) for what in done if (said := self._said.pop(what)).count > IN_FULL]
+
+    def _remember(self, what: Hashable, said: Said) -> None:
+        if len(self._said) >= REMEMBERED:
+            self._said.pop(next(iter(self._said)))
+        self._said[what] = said
+
+
+def _repeated(said: Said) -> logging.LogRecord:
+    record = logging.makeLogRecord(said.record.__dict__)
+    record.msg = f"{said.record.getMessage()} … repeated {said.count - IN_FULL} times"
+    record.args = ()
+    record.exc_info = None
+    return record

@@ -9,7 +9,7 @@
     Policy               the operator's choices; DEFAULT_POLICY
     prepare              load the typed models ahead of the first spec
 
-Inside, in the order of use: yaml_reader → decode (with allow) → pod, containers, sources, images, target_ports, resources
+Inside, in the order of use: yaml_reader → decode (with allow) → pod, containers, sources, images, request, resources
 → yaml_writer. ``sanitize`` calls them in turn; ``reasons`` collects what is wrong.
 """
 
@@ -18,8 +18,8 @@ from __future__ import annotations
 from stackd.podspec.decode import prepare
 from stackd.podspec.locate import by_line, located
 from stackd.podspec.policy import DEFAULT_POLICY, Policy, harden
+from stackd.podspec.request import parse_target_ports
 from stackd.podspec.sanitize import Sanitizer, sanitize
-from stackd.podspec.target_ports import parse_target_ports
 
 __all__ = [
     "DEFAULT_POLICY",

@@ -13,8 +13,8 @@ from stackd.names import is_env_name, is_header_name, is_inner_path, is_label, i
 from stackd.podspec.images import check_image
 from stackd.podspec.policy import Policy
 from stackd.podspec.reasons import Reasons, check_choice
+from stackd.podspec.request import LARGEST_PORT
 from stackd.podspec.sources import check_env_source, check_granted
-from stackd.podspec.target_ports import LARGEST_PORT
 
 _CHOICES = {
     "imagePullPolicy": ("Always", "IfNotPresent", "Never"),

@@ -24,9 +24,9 @@ from stackd.podspec.pod import (
 )
 from stackd.podspec.policy import Policy
 from stackd.podspec.reasons import ROOT, Enough, Reasons
+from stackd.podspec.request import check_target_ports
 from stackd.podspec.resources import Effective, settle_resources, settle_sums
 from stackd.podspec.sources import check_volumes, settle_divisors
-from stackd.podspec.target_ports import check_target_ports
 from stackd.podspec.yaml_reader import read
 from stackd.podspec.yaml_writer import TooLong, emit
 

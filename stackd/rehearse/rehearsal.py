@@ -1,6 +1,7 @@
-"""A rehearsal under way: what is common to its players, and what they have seen.
+"""A rehearsal under way: what is common to its players, what they have seen, and how far it is.
 
-Owns: the clock of the rehearsal, its attempts by stack, and who has come how far. Does nothing by itself.
+Owns: the clock of the rehearsal, its attempts by stack, who has come how far, and the snapshot of that for whoever looks on.
+Does nothing by itself.
 """
 
 from __future__ import annotations
@@ -9,13 +10,23 @@ import asyncio
 import enum
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from stackd.rehearse.attempts import Attempt, seen
+from stackd.rehearse.attempts import Attempt, Stage, reasons, seen
 from stackd.rehearse.connection import Answer, Connection
-from stackd.rehearse.measure import OwnLoad
+from stackd.rehearse.measure import OwnLoad, Times, has_failed, summary
 from stackd.rehearse.plan import Plan
 from stackd.waiters import set_within
+
+WINDOW_SECONDS = 5.0
+"""Over so long the rates of a snapshot are counted."""
+
+SHOWN = 4
+"""So many reasons, and so many troubles, are in a snapshot."""
+
+NOT_SEEN_LIVE = Stage.SCHEDULED
+"""When a node took a stack is read from the timelines at the end."""
 
 
 class Phase(enum.StrEnum):
@@ -129,3 +140,55 @@ class Rehearsal:
     def _wake(self) -> None:
         for attempt in self.attempts:
             attempt.news.set()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageProgress:
+    """A stage: how long it took so far, and how many a second came so far lately."""
+
+    name: str
+    times: Times
+    rate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A snapshot."""
+
+    ident: str
+    phase: str
+    seconds: float
+    asked_for: int
+    stages: Sequence[StageProgress]
+    failed: int
+    reads: int
+    reasons: Sequence[tuple[str, int]]
+    troubles: Sequence[tuple[str, int]]
+    left: int | None
+
+
+def progress_of(rehearsal: Rehearsal) -> Progress:
+    """How far it is now."""
+    now, attempts = rehearsal.now(), rehearsal.attempts
+    stages = [
+        StageProgress(
+            name=stage.value,
+            times=summary(sorted(took for one in attempts if (took := one.took(stage)) is not None)),
+            rate=sum(now - WINDOW_SECONDS <= one.times.get(stage, -now) for one in attempts) / WINDOW_SECONDS,
+        )
+        for stage in Stage
+        if stage is not NOT_SEEN_LIVE and (stage is not Stage.REACHABLE or rehearsal.plan.probe != "none")
+    ]
+    grouped = reasons(attempts).values()
+    return Progress(
+        ident=rehearsal.ident,
+        phase=rehearsal.phase.value,
+        seconds=now,
+        asked_for=rehearsal.plan.stacks,
+        stages=stages,
+        failed=sum(map(has_failed, attempts)),
+        reads=len(rehearsal.reads),
+        reasons=[(found[0], len(found)) for found in grouped][:SHOWN],
+        troubles=Counter(rehearsal.troubles).most_common(SHOWN),
+        left=rehearsal.left,
+    )

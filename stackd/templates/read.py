@@ -22,9 +22,9 @@ from stackd.model import NO_LABELS, NO_VALUES, SanitizedSpec, TargetPort
 from stackd.names import is_label
 from stackd.podspec import Policy, harden, parse_target_ports, sanitize
 from stackd.podspec.additions import variables
-from stackd.podspec.client_labels import parse_labels
 from stackd.podspec.locate import Document
 from stackd.podspec.reasons import ROOT
+from stackd.podspec.request import parse_labels
 from stackd.podspec.yaml_reader import read, read_lines
 from stackd.templates import values
 from stackd.templates.template import NO_TEMPLATES, Template, TemplateSet, digest_of

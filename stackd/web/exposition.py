@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 from stackd import __version__
 from stackd.kube.access import expiry_remark
 from stackd.lifecycle.ownership import Role
-from stackd.lifecycle.pool_figures import PoolFigures, figures_of
+from stackd.lifecycle.pools import PoolFigures, figures_of
 from stackd.metrics import CREATED, INVALID, PHASES, Histogram
 from stackd.model import StackStatus
 from stackd.web.api import Api, ApiCall, admit

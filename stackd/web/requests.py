@@ -27,7 +27,7 @@ from stackd.metrics import INVALID
 from stackd.model import NO_LABELS
 from stackd.names import nearest
 from stackd.podspec import located, parse_target_ports
-from stackd.podspec.client_labels import parse_labels
+from stackd.podspec.request import parse_labels
 from stackd.templates import Template, TemplateSet
 from stackd.units import format_duration, parse_duration
 from stackd.web.auth import PARAMETER

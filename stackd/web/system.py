@@ -11,7 +11,7 @@ from stackd.lifecycle.capacity import Capacity, capacity, refresh_quotas, storag
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.needs import StackResources
 from stackd.lifecycle.plan import ReconcilePlan
-from stackd.podspec.target_ports import MAX_TARGET_PORTS
+from stackd.podspec.request import MAX_TARGET_PORTS
 from stackd.quantity import Quantity, parse
 from stackd.times import from_nanoseconds
 from stackd.web import requests

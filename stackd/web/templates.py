@@ -1,6 +1,6 @@
 """``GET /templates``: the templates, and the state of each one's pool, images and stacks.
 
-Owns the fields of an entry. The figures of pools are ``lifecycle.pool_figures``'.
+Owns the fields of an entry. The figures of pools are ``lifecycle.pools``'.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import Counter
 import orjson
 from aiohttp import web
 
-from stackd.lifecycle.pool_figures import figures_of
+from stackd.lifecycle.pools import figures_of
 from stackd.lifecycle.template_history import SAMPLE_SECONDS, stacks_of_templates
 from stackd.model import StackStatus
 from stackd.templates import Template

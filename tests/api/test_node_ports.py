@@ -12,7 +12,7 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster
 from stackd.kube.manifests import range_question
-from stackd.lifecycle.services import PORT_TRIES
+from stackd.lifecycle.objects import PORT_TRIES
 from tests.harness import Harness, eventually, fast_cluster, harness, seed
 
 

@@ -203,7 +203,7 @@ OF_THE_WIRE = (
     ),
     Breakage(
         name="a Service that a policy has changed is acknowledged",
-        file="stackd/lifecycle/services.py",
+        file="stackd/lifecycle/objects.py",
         text="            await _require_as_asked(context, stack, service)\n",
         instead="",
     ),

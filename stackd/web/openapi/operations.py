@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from stackd.lifecycle.idempotency import KEY_LIMIT
 from stackd.model import StackStatus
-from stackd.podspec.target_ports import MAX_TARGET_PORTS
+from stackd.podspec.request import MAX_TARGET_PORTS
 from stackd.units import format_duration
 from stackd.web.listing import DEFAULT_PAGE, LARGEST_PAGE
 from stackd.web.openapi import examples

@@ -13,8 +13,7 @@ from stackd.lifecycle.prepull import PullState
 from stackd.lifecycle.template_history import SERIES
 from stackd.model import EventKind, JobStatus, StackStatus
 from stackd.names import BARE_KEY
-from stackd.podspec.client_labels import MAX_LABELS
-from stackd.podspec.target_ports import LARGEST_PORT, MAX_TARGET_PORTS, PROTOCOLS
+from stackd.podspec.request import LARGEST_PORT, MAX_LABELS, MAX_TARGET_PORTS, PROTOCOLS
 from stackd.store.jobs import MAX_ERROR_LENGTH, MAX_ERRORS
 from stackd.units import format_duration
 from stackd.web.openapi import examples

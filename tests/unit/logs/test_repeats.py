@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from stackd.logs.repeats import IN_FULL, SECONDS, Repeats
+from stackd.logs import IN_FULL, WITHIN_SECONDS, Repeats
 
 
 class Time:
@@ -26,7 +26,7 @@ def test_the_same_is_said_a_few_times_and_then_counted() -> None:
     repeats = Repeats(time)
     assert [repeats.filter(record()) for _ in range(IN_FULL + 57)] == [True] * IN_FULL + [False] * 57
     assert repeats.over() == []
-    time.now = SECONDS
+    time.now = WITHIN_SECONDS
     assert [made.getMessage() for made in repeats.over()] == ["the cluster is away: why … repeated 57 times"]
     assert repeats.filter(record())
 
@@ -35,7 +35,7 @@ def test_what_was_not_held_back_is_not_counted_aloud() -> None:
     time = Time()
     repeats = Repeats(time)
     repeats.filter(record())
-    time.now = SECONDS
+    time.now = WITHIN_SECONDS
     assert repeats.over() == []
 
 

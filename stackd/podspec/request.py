@@ -1,19 +1,23 @@
-"""The request's ``target_port``: which container ports a stack publishes.
+"""What a request, or a template, says beside its pod spec: ``target_port``, which container ports are published, and ``labels``.
 
-Owns: reading the JSON value, and finding each port among a pod's containers. Knows nothing of node ports.
+Owns: reading the JSON values, and finding each port among a pod's containers. A label has a name and a value as Kubernetes takes
+them; the prefix is stackd's. Knows nothing of node ports.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from stackd.errors import InvalidRequest
-from stackd.model import TargetPort
+from stackd.model import NO_LABELS, TargetPort
+from stackd.names import is_bare_key, is_label_value
 from stackd.podspec.reasons import Enough, Reasons, below, shown, unknown_field
 
 MAX_TARGET_PORTS = 24
+MAX_LABELS = 16
 LARGEST_PORT = 65535
 PROTOCOLS = ("TCP", "UDP")
 _FIELDS = ("container_port", "protocol")
@@ -46,6 +50,20 @@ def check_target_ports(targets: Iterable[TargetPort], running: Mapping[str, Any]
                 f"no container of the pod spec has the port {target.container_port}/{target.protocol}",
                 *scopes,
             )
+
+
+def parse_labels(value: object) -> Mapping[str, str]:
+    """The labels, read-only. Raises ValueError with what is wrong, in a sentence that begins with ``labels``."""
+    if not isinstance(value, dict):
+        raise ValueError('labels must be an object such as {"team": "7"}')
+    if len(value) > MAX_LABELS:
+        raise ValueError(f"{len(value)} labels; {MAX_LABELS} at most")
+    for key, text in value.items():
+        if not is_bare_key(key):
+            raise ValueError(f"labels: {key[:64]!r} is not a label name (at most 63 of A-Za-z0-9._-)")
+        if not isinstance(text, str) or not is_label_value(text):
+            raise ValueError(f"labels.{key} must be a string of at most 63 of A-Za-z0-9._-")
+    return MappingProxyType(value) if value else NO_LABELS
 
 
 def _parse(value: object, reasons: Reasons) -> tuple[TargetPort, ...]:

@@ -1,8 +1,9 @@
-"""Make a stack's Service, at node ports that the cluster has and nobody else holds.
+"""A stack's objects in the cluster, and how they are asked for: its pod, and its Service at node ports that nobody else holds.
 
-Owns: what happens when a port is refused. A port that others hold is replaced. Which ports the cluster has is asked once,
-and learned from each refusal: the file's pool hands out what is in the configured range and in the cluster's. Where that is
-nothing, creates fail at once, and readiness says why.
+Owns: that a stack made from a template has the template's policy and its own generated values, at every start of it; and what
+happens when a node port is refused. One that others hold is replaced. Which ports the cluster has is asked once, and learned
+from each refusal: the file's pool hands out what is in the configured range and in the cluster's. Where that is nothing,
+creates fail at once, and readiness says why.
 """
 
 from __future__ import annotations
@@ -12,17 +13,58 @@ from collections.abc import Callable
 
 from stackd.config import Config
 from stackd.errors import ClusterRefused, NodePortOutOfRange, NodePortTaken, NoNodePort, StackdError
-from stackd.kube.manifests import ServiceRequest, service_manifest
+from stackd.kube.labels import object_labels
+from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, service_manifest
 from stackd.kube.objects import PodState, ServiceState
 from stackd.lifecycle.context import Abandon, Context
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.plan import service_trouble
-from stackd.model import PortRange, Stack
+from stackd.model import PortRange, SanitizedSpec, Stack, TargetPort
+from stackd.podspec import harden, sanitize
+from stackd.podspec.additions import with_readiness, with_values
 
 log = logging.getLogger(__name__)
 
+TCP = "tcp"
+
 PORT_TRIES = 50
 """After so many node ports that others hold, one create asks for no more."""
+
+
+def pod_request(context: Context, stack: Stack, spec: SanitizedSpec) -> dict[str, object]:
+    """The manifest of a stack's pod, with the operator's additions and the stack's generated values."""
+    manifest = harden(spec.manifest, context.policy_for(stack.template))
+    if context.config.stacks.readiness == TCP:
+        manifest = with_readiness(manifest, stack.ports)
+    if stack.values:
+        manifest = with_values(manifest, stack.values)
+    return pod_manifest(
+        PodRequest(
+            stack=stack,
+            manifest=manifest,
+            instance=context.config.cluster.instance,
+            node_selector=context.config.stacks.node_selector,
+        )
+    )
+
+
+def spec_of(context: Context, stack: Stack) -> SanitizedSpec:
+    """The spec of an existing stack whose text was read, under the policy in force. Raises InvalidPodSpec."""
+    assert stack.pod_spec is not None, "it was read"
+    ports = tuple(TargetPort(container_port=p.container_port, protocol=p.protocol) for p in stack.ports)
+    policy = context.policy_for(stack.template)
+    if policy is context.policy:
+        return context.sanitizer.sanitize(stack.pod_spec, ports)
+    return sanitize(stack.pod_spec, ports, policy)
+
+
+async def put_labels_on(context: Context, stack: Stack, pod_uid: str) -> PodState:
+    """The stack's pod of that uid once stackd's labels were put on it; where something takes them off, it has none even so.
+
+    Raises ObjectNotFound, PreconditionFailed, ClusterUnavailable.
+    """
+    wanted = object_labels(context.config.cluster.instance, stack.stack_id)
+    return await context.cluster.put_labels_on_pod(stack.pod_name, pod_uid, wanted)
 
 
 def _replaced() -> None:
