@@ -44,8 +44,9 @@ class WallClock:
         """Nanoseconds since the epoch: by the machine's clock while it is believed, else by the monotonic one since the two
         clocks last agreed; where they never did, by what the API server last told.
         """
-        if self._right is None or self.trusted:
-            return self._clock.now()
+        now = self._clock.now()
+        if self._right is None or self._agrees(now):
+            return now
         return round((self._right + self._clock.monotonic()) * NANOSECONDS)
 
     def monotonic(self) -> float:
@@ -55,13 +56,14 @@ class WallClock:
     @property
     def trusted(self) -> bool:
         """Whether the API server agrees with the clock, and it was not set since then."""
-        return self._confirmed is not None and abs(self._ahead() - self._confirmed) < JUMP_SECONDS
+        return self._agrees(self._clock.now())
 
     def trouble(self) -> str:
         """Why the clock is not trusted, in a sentence; empty while it is, and before the API server's first answer."""
-        if self._seen is None or self.trusted:
+        now = self._clock.now()
+        if self._seen is None or self._agrees(now):
             return ""
-        jump = self._ahead() - self._seen
+        jump = self._ahead(now) - self._seen
         if abs(jump) >= JUMP_SECONDS:
             return f"the clock of this machine was set by {jump:+.0f} s: no stack expires until the API server's time agrees"
         return (
@@ -72,11 +74,12 @@ class WallClock:
     def told(self, date: str, seconds: float) -> None:
         """The API server has just answered a request of so many seconds with this ``Date``; one without it says nothing
         against the clock."""
-        now, ahead = self._clock.now(), self._ahead()
-        skew = _skew(now / NANOSECONDS, seconds, date)
+        now = self._clock.now()
+        ahead, skew = self._ahead(now), _skew(now / NANOSECONDS, seconds, date)
         if skew is None:
             if self._seen is None:
                 self._confirm(ahead)
+                self._never_agreed = True  # nobody has said so
             return
         before, self._skew = self.trouble(), skew
         seen, self._seen = self._seen, ahead
@@ -100,9 +103,15 @@ class WallClock:
         self._confirmed = self._seen = self._right = ahead
         self._never_agreed = False
 
-    def _ahead(self) -> float:
-        """How far the wall clock is ahead of the monotonic one."""
-        return self._clock.now() / NANOSECONDS - self._clock.monotonic()
+    def _agrees(self, now: int) -> bool:
+        return self._confirmed is not None and abs(self._ahead(now) - self._confirmed) < JUMP_SECONDS
+
+    def _ahead(self, now: int) -> float:
+        """How far the wall clock, which has just been read, is ahead of the monotonic one.
+
+        It is read once for all that is decided by it: it may be set between two readings.
+        """
+        return now / NANOSECONDS - self._clock.monotonic()
 
 
 def _skew(now: float, seconds: float, date: str) -> float | None:

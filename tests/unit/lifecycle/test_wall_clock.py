@@ -106,3 +106,46 @@ def test_an_answer_without_a_date_says_nothing_against_the_clock(wall_clock: Wal
     jump(clock, YEARS)
     wall_clock.told("soon", 0.0)
     assert not wall_clock.trusted
+
+
+class SetWhileRead(TestClock):
+    """A clock that is set, once, right after it was read."""
+
+    by = 0.0
+
+    def now(self) -> int:
+        read = super().now()
+        by, self.by = self.by, 0.0
+        jump(self, by)
+        return read
+
+
+@pytest.mark.parametrize("by", [3600.0, -3600.0, -YEARS])
+def test_a_clock_that_is_set_just_after_it_was_found_right_is_not_believed(by: float) -> None:
+    """Otherwise all that is made until the clocks agree would end so much too early or too late."""
+    clock = SetWhileRead()
+    wall_clock = WallClock(clock)
+    clock.by = by
+    wall_clock.told(date(), 0.0)
+    assert not wall_clock.trusted
+    assert wall_clock.now() == START
+    wall_clock.told(date(), 0.0)
+    assert (wall_clock.trusted, wall_clock.now()) == (False, START)
+
+
+def test_what_is_told_of_the_time_was_read_before_the_clock_was_set_or_is_not_its() -> None:
+    clock = SetWhileRead()
+    wall_clock = WallClock(clock)
+    wall_clock.told(date(), 0.0)
+    clock.by = -3600.0
+    assert [wall_clock.now() for _ in range(3)] == [START] * 3
+
+
+def test_a_clock_that_only_an_answer_without_a_date_spoke_for_is_put_right_by_the_first_date(
+    wall_clock: WallClock, clock: TestClock
+) -> None:
+    jump(clock, -3600.0)
+    wall_clock.told("", 0.0)
+    assert wall_clock.trusted
+    wall_clock.told(date(), 0.0)
+    assert (wall_clock.trusted, wall_clock.now()) == (False, START)
