@@ -30,9 +30,9 @@ from stackd.kube.objects import node_state
 from stackd.lifecycle.needs import ENOUGH, Bound, Storage, by_nodes, by_quotas, fits, free_of
 from stackd.lifecycle.prepull import PullState
 from tests.api.test_reconcile import leave_behind
-from tests.api.test_rights import ADMIN, OURS, apply, printed, rules
 from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import KEY, READ_KEY, eventually, fast_cluster, harness
+from tests.provisioning import ADMIN, OURS, apply, printed, rules
 
 ROLE = {"role": "stack"}
 STRANGE = "stack-00000000000000aa"
