@@ -8,10 +8,6 @@ from typing import Any
 
 import pytest
 
-from stackd.errors import Conflict, TooManyRequests
-from stackd.units import parse_frequency
-from stackd.web.limits import SWEEP_ABOVE, LabelRates
-from tests.api.test_limits import Hands
 from tests.harness import harness, request_for, seed
 
 PLAYER = {"STACKD_LIMITS__REQUIRED_LABELS": "player"}
@@ -21,17 +17,6 @@ ONE_EACH = {"STACKD_LIMITS__STACKS_PER_LABEL": "{ player = 1 }"}
 
 def of(player: str, **more: Any) -> dict[str, Any]:
     return seed() | {"labels": {"player": player}} | more
-
-
-def rates(clock: Hands, **labels: str) -> LabelRates:
-    made = LabelRates(clock)
-    made.replace(labels)
-    return made
-
-
-def create(counted: LabelRates, **labels: str) -> None:
-    with counted.create(labels):
-        pass
 
 
 @pytest.mark.parametrize(
@@ -121,93 +106,3 @@ async def test_a_create_that_the_cluster_refuses_counts(tmp_path: Path) -> None:
     body = request_for("nginx", cpu="2000") | {"labels": {"player": "7"}}
     async with harness(tmp_path, TWICE) as at:
         assert [(await at.call("POST", "/stacks", body)).status for _ in range(3)] == [503, 503, 429]
-
-
-def test_the_window_slides_and_retry_after_is_when_there_is_room_again() -> None:
-    clock = Hands()
-    counted = rates(clock, player="2/10s")
-    create(counted, player="7")
-    clock.at = 4.0
-    create(counted, player="7")
-    with pytest.raises(TooManyRequests) as refused:
-        create(counted, player="7")
-    assert refused.value.retry_after == 6
-    clock.at = 9.9
-    with pytest.raises(TooManyRequests) as refused:
-        counted.check({"player": "7"})
-    assert refused.value.retry_after == 1
-    clock.at = 10.0
-    create(counted, player="7")
-    with pytest.raises(TooManyRequests):
-        create(counted, player="7")
-    clock.at = 100.0
-    for _ in range(2):
-        create(counted, player="7")
-    with pytest.raises(TooManyRequests):
-        create(counted, player="7")
-
-
-def test_a_refusal_by_one_label_counts_for_no_other() -> None:
-    counted = rates(Hands(), player="1/min", team="5/min")
-    create(counted, player="7", team="a")
-    for _ in range(10):
-        with pytest.raises(TooManyRequests, match="player=7"):
-            create(counted, player="7", team="a")
-    for number in range(4):
-        create(counted, player=f"p{number}", team="a")
-    with pytest.raises(TooManyRequests, match="team=a"):
-        create(counted, player="new", team="a")
-
-
-def test_what_contradicts_the_present_state_made_nothing() -> None:
-    counted = rates(Hands(), player="1/min")
-    for error in (Conflict, Conflict, ValueError):
-        with pytest.raises(error), counted.create({"player": "7"}):
-            raise error("no")
-    with pytest.raises(TooManyRequests):
-        create(counted, player="7")
-
-
-def test_a_reload_keeps_what_was_counted_under_a_rate_that_stays() -> None:
-    counted = rates(Hands(), player="1/min", team="1/min")
-    create(counted, player="7", team="a")
-    counted.replace({"player": "1/min", "team": "2/min"})
-    with pytest.raises(TooManyRequests, match="player"):
-        create(counted, player="7")
-    for _ in range(2):
-        create(counted, team="a")
-    counted.replace({})
-    create(counted, player="7", team="a")
-
-
-def test_values_that_were_not_seen_lately_are_forgotten() -> None:
-    clock = Hands()
-    counted = rates(clock, player="3/min")
-    for number in range(20 * SWEEP_ABOVE):
-        clock.at += 1.0
-        create(counted, player=f"p{number}")
-    assert len(counted._made) <= SWEEP_ABOVE + 1
-
-
-@pytest.mark.parametrize(
-    ("text", "count", "seconds"),
-    [
-        ("6/min", 6, 60),
-        ("1/s", 1, 1),
-        ("20/10min", 20, 600),
-        ("100/h", 100, 3600),
-        ("1/day", 1, 86400),
-        ("5 / 30 s", 5, 30),
-    ],
-)
-def test_rates_are_read_as_people_write_them(text: str, count: int, seconds: float) -> None:
-    frequency = parse_frequency(text)
-    assert (frequency.count, frequency.seconds, str(frequency)) == (count, seconds, text)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "6", "6/", "/min", "0/min", "-1/min", "6/0s", "6/fortnight", "1.5/min", "6/2day", "99999/s"]
-)
-def test_what_is_no_rate_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r'"'):
-        parse_frequency(text)

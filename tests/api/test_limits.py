@@ -5,48 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import pytest
-
-from stackd.clock import SystemClock
-from stackd.config import load
-from stackd.errors import TooManyRequests
 from stackd.keys import digest
-from stackd.web.limits import Limits
 from tests.harness import READ_KEY, Harness, harness, seed
-
-
-class Hands(SystemClock):
-    """A clock that is set by hand."""
-
-    at = 0.0
-
-    def monotonic(self) -> float:
-        return self.at
-
-
-def limits(clock: Hands, **settings: str) -> Limits:
-    environment = {f"STACKD_LIMITS__{name.upper()}": value for name, value in settings.items()}
-    return Limits(clock, load(None, environment | {"STACKD_AUTH__KEY": "sk-0123456789abcdef0123"}).config)
-
-
-def test_requests_of_each_key_refill_evenly_and_do_not_pile_up() -> None:
-    clock = Hands()
-    checked = limits(clock, requests_per_second="4")
-    for _ in range(4):
-        checked.request("a")
-    with pytest.raises(TooManyRequests, match="requests_per_second") as refused:
-        checked.request("a")
-    assert refused.value.retry_after == 1
-    checked.request("b")
-    clock.at += 0.25
-    checked.request("a")
-    with pytest.raises(TooManyRequests):
-        checked.request("a")
-    clock.at += 100.0
-    for _ in range(4):
-        checked.request("a")
-    with pytest.raises(TooManyRequests):
-        checked.request("a")
 
 
 async def test_too_many_requests_of_one_key_are_a_429_and_other_keys_go_on(tmp_path: Path) -> None:

@@ -4,37 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jsonschema_rs
 import pytest
 
-from stackd.config import Config
-from stackd.web import responses
-from stackd.web.openapi import document, examples
-from stackd.web.openapi.operations import OPERATIONS
-from stackd.web.routes import ROUTES
+from stackd.web.openapi import examples
 from stackd.web.schema import Schema
 from tests.api.test_templates import WEB, folder_with
 from tests.harness import KEY, Harness, harness, request_for
+from tests.unit.web.test_openapi import DESCRIBED, validator
 
 FUZZING = Path(__file__).parent / "fuzzing"
-DESCRIBED: dict[str, Any] = document(ROUTES, Config())
 METHODS = ("get", "post", "delete")
-
-
-def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    for path, methods in DESCRIBED["paths"].items():
-        for method, operation in methods.items():
-            yield method.upper(), path, operation
-
-
-def validator(schema: Schema) -> Any:
-    return jsonschema_rs.validator_for(schema | {"components": DESCRIBED["components"]}, validate_formats=False)
 
 
 def schema_of(name: str) -> Schema:
@@ -49,66 +32,6 @@ def matches(name: str, value: object) -> None:
     if isinstance(value, dict) and "properties" in schema:
         known = list(schema["properties"])
         assert list(value) == [field for field in known if field in value]
-
-
-def test_each_route_is_described_and_each_description_has_a_route() -> None:
-    routes = sorted((route.method, route.path) for route in ROUTES)
-    assert sorted((method, path) for method, path, _ in operations()) == routes
-    assert sorted(OPERATIONS) == routes
-
-
-def test_every_status_that_an_error_can_have_is_described() -> None:
-    statuses = {*responses.STATUSES.values(), *responses.SENTENCES, 431}
-    assert statuses == {int(status) for status in DESCRIBED["components"]["responses"]}
-    used = {int(status) for _, _, operation in operations() for status in operation["responses"]}
-    assert statuses <= used
-    assert "405 with `Allow`" in DESCRIBED["info"]["description"], "which no operation of a path can answer"
-
-
-def test_only_routes_without_a_key_say_that_they_need_none() -> None:
-    public = {(route.method, route.path) for route in ROUTES if route.public}
-    assert {(method, path) for method, path, operation in operations() if operation.get("security") == []} == public
-
-
-def test_whoever_needs_a_key_may_be_told_401_and_429() -> None:
-    for method, path, operation in operations():
-        if operation.get("security") != []:
-            assert {"401", "429"} <= set(operation["responses"]), (method, path)
-
-
-def test_whoever_asks_for_more_than_a_key_of_scope_metrics_may_have_can_be_told_403() -> None:
-    for method, path, operation in operations():
-        if operation.get("security") != []:
-            open_to_all = (method, path) in {("GET", "/healthz"), ("GET", "/metrics")}
-            assert ("403" in operation["responses"]) is not open_to_all, (method, path)
-
-
-def test_ids_of_operations_are_unique_and_every_operation_has_a_known_tag() -> None:
-    ids = [operation["operationId"] for _, _, operation in operations()]
-    assert len(set(ids)) == len(ids)
-    assert {tag for _, _, operation in operations() for tag in operation["tags"]} == {
-        tag["name"] for tag in DESCRIBED["tags"]
-    }
-
-
-def test_every_example_is_valid() -> None:
-    found = 0
-    for _, _, operation in operations():
-        contents = [operation.get("requestBody", {}), *operation["responses"].values()]
-        for content in (media for each in contents for media in each.get("content", {}).values()):
-            for example in content.get("examples", {}).values():
-                validator(content["schema"]).validate(example["value"])
-                found += 1
-    assert found >= 15
-
-
-def test_every_schema_is_used_and_every_reference_leads_somewhere() -> None:
-    text = str(DESCRIBED)
-    names = set(DESCRIBED["components"]["schemas"])
-    assert set(re.findall(r"#/components/schemas/(\w+)", text)) == names
-    assert {ref.rpartition("/")[2] for ref in re.findall(r"#/components/responses/\w+", text)} <= set(
-        DESCRIBED["components"]["responses"]
-    )
 
 
 async def test_the_document_needs_no_key_and_has_the_settings_in_force(tmp_path: Path) -> None:

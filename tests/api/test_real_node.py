@@ -1,4 +1,4 @@
-"""Everything that reads a node, on the node that a real kubelet registered: capacity, dry run, creates, doctor."""
+"""Everything that reads a node, on the node that a real kubelet registered: capacity, dry run, creates."""
 
 from __future__ import annotations
 
@@ -10,13 +10,9 @@ from typing import Any
 
 import aiohttp
 
-from stackd.cli.doctor import examine
-from stackd.config import load
-from stackd.doctor import Finding, Level
-from stackd.doctor.cluster import Size
 from stackd.embedded import EmbeddedCluster
-from tests.api.test_rights import apply, printed
-from tests.harness import KEY, Harness, fast_cluster, harness, request_for, seed
+from tests.harness import Harness, fast_cluster, harness, request_for, seed
+from tests.provisioning import apply, printed
 
 RECORDING = Path(__file__).parent.parent / "recordings" / "nodes-list.json"
 MEMORY = 24_581_684 * 1024
@@ -82,31 +78,6 @@ async def test_a_node_without_disk_has_no_room_where_the_limit_range_asks_for_so
         assert (found["fits"], found["limited_by"], found["nodes"]) == (0, "ephemeral_storage", {"real-worker": 0})
         assert found["requested_ephemeral_storage_bytes"] == 64 << 20
         assert (await capacity(at))["fits"] == 0  # the LimitRange was looked at for the question before
-
-
-async def doctor(made: EmbeddedCluster, folder: Path, **settings: str) -> list[Finding]:
-    made.write_kubeconfig(folder / "kubeconfig")
-    environment = {
-        "STACKD_AUTH__KEY": KEY,
-        "STACKD_SERVER__PORT": "1",
-        "STACKD_STATE__PATH": str(folder / "stackd.db"),
-        "STACKD_CLUSTER__KUBECONFIG": str(folder / "kubeconfig"),
-        "STACKD_STACKS__ADDRESS_TYPES": "InternalIP",
-        **settings,
-    }
-    return [one async for one in examine(load(None, environment), None, Size(), None) if one.about == "room"]
-
-
-async def test_the_doctor_counts_the_same_and_says_why_nothing_runs(tmp_path: Path) -> None:
-    async with cluster("--no-ephemeral-storage") as made:
-        (context,) = await doctor(made, tmp_path)
-        assert context.level is Level.OK
-        assert context.what.startswith("for 20 stacks of 100m CPU and 128Mi (nodes, cpu)")
-    async with cluster() as made:
-        context, why = await doctor(made, tmp_path)
-        assert (context.level, why.level) == (Level.FAIL, Level.FAIL)
-        assert context.what.startswith("for 0 stacks of 100m CPU and 128Mi (nodes, ephemeral-storage)")
-        assert "real-worker reports none" in why.what
 
 
 async def test_a_largest_disk_of_the_policy_asks_a_node_for_what_it_does_not_have(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from stackd.cli import main
 from stackd.clock import NANOSECONDS
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.resources import PODS
@@ -21,7 +20,7 @@ from stackd.errors import ConfigError
 from stackd.lifecycle.hiding import HIDDEN
 from stackd.templates import Template
 from stackd.times import to_nanoseconds
-from tests.harness import KEY, Harness, eventually, fast_cluster, harness, lose_file, seed
+from tests.harness import Harness, eventually, fast_cluster, harness, lose_file, seed
 
 FLAG = re.compile(r"flag\{[0-9a-f]{32}\}\Z")
 WEB = """\
@@ -425,32 +424,6 @@ async def test_a_reload_takes_all_templates_or_none(tmp_path: Path, caplog: pyte
         assert "reloaded: templates: other is new, web-1 has changed, plain is gone" in caplog.text
 
 
-def test_check_tells_what_is_wrong_with_a_template(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "kubeconfig").write_text("{}")
-    settings = folder_with(tmp_path, web_1=WEB) | {
-        "STACKD_AUTH__KEY": KEY,
-        "STACKD_CLUSTER__KUBECONFIG": str(tmp_path / "kubeconfig"),
-        "STACKD_STATE__PATH": str(tmp_path / "stackd.db"),
-    }
-    for name, text in settings.items():
-        monkeypatch.setenv(name, text)
-    config = tmp_path / "config.toml"
-    config.write_text("")
-    assert _check(capsys, "--config", str(config)) == (0, "")
-    folder_with(tmp_path, web_1=WEB + "ttll: 1h\n", plain=PLAIN + "pool: 1.5\n")
-    told = (
-        f"{tmp_path}/templates/plain.yaml:19: pool: a whole number from 0 to 10000 is expected",
-        f'{tmp_path}/templates/web-1.yaml:20: ttll: there is no such field (did you mean "ttl"?)',
-    )
-    code, errors = _check(capsys, "--config", str(config))
-    assert (code, [line for line in told if line not in errors]) == (2, []), errors
-    assert _check(capsys, "--for-reload", "--config", str(config))[0] == 2
-    monkeypatch.delenv("STACKD_AUTH__KEY")
-    assert _check(capsys, "--for-reload", "--config", str(config))[0] == 2, "systemd gives it no credentials"
-
-
 @pytest.mark.parametrize("readiness", ["", "tcp"])
 async def test_running_may_mean_that_the_published_port_answers(tmp_path: Path, readiness: str) -> None:
     settings = folder_with(tmp_path, plain=PLAIN) | {"STACKD_STACKS__READINESS": readiness}
@@ -463,15 +436,6 @@ async def test_running_may_mean_that_the_published_port_answers(tmp_path: Path, 
             told = {name: container.get("readinessProbe", {}).get(name) for name in probe}
             assert told == (probe if readiness else dict.fromkeys(probe))
             await at.until_status(made["stack_id"], "running")
-
-
-def _check(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
-    code = 0
-    try:
-        main(["check", *options])
-    except SystemExit as end:
-        code = int(end.code or 0)
-    return code, capsys.readouterr().err
 
 
 def _hours(made: dict[str, Any]) -> int:

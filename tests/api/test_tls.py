@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from stackd.config import load
 from stackd.upkeep import tls
 from tests.harness import KEY, Harness, eventually, harness
 from tests.unit.upkeep.test_certificate import EC, RSA, make, trusting
@@ -156,13 +155,3 @@ async def test_plain_http_at_a_tls_port_is_refused_and_harms_nobody(tmp_path: Pa
         assert b"HTTP" not in await reader.read()
         writer.close()
         assert await name_served(at, cert) == "one"
-
-
-def test_a_public_address_without_tls_is_warned_of(tmp_path: Path) -> None:
-    base = {"STACKD_AUTH__KEY": KEY, "STACKD_CLUSTER__MODE": "embedded"}
-    assert not load(None, base).warnings
-    for host in ("0.0.0.0", "::", "192.0.2.1", "api.example.org"):
-        (warning,) = load(None, base | {"STACKD_SERVER__HOST": host}).warnings
-        assert "there is no TLS" in warning
-    cert, key = make(tmp_path)
-    assert not load(None, base | {"STACKD_SERVER__HOST": "0.0.0.0"} | settings(cert, key)).warnings

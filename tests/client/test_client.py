@@ -28,6 +28,7 @@ from stackd.client import (
 )
 from tests.client.losing import losing
 from tests.client.test_attempts import operations_of
+from tests.gate import gate
 from tests.harness import KEY, Harness, eventually, harness, request_for, seed
 
 POD = seed()["pod_spec"]
@@ -113,7 +114,7 @@ async def test_many_are_deleted_as_one_job(at: Harness, ask: Caller) -> None:
 
 
 async def test_a_create_and_a_delete_whose_answers_are_lost_count_once(at: Harness, kind: Any) -> None:
-    async with losing(at.daemon.port) as proxy:
+    async with losing(at.port) as proxy:
         ask = Caller(kind(proxy.url, KEY))
         proxy.lose = 2
         stack = await ask("create", POD, ports=[80])
@@ -134,7 +135,7 @@ async def test_a_create_and_a_delete_whose_answers_are_lost_count_once(at: Harne
 
 
 async def test_a_daemon_that_starts_again_is_waited_for(at: Harness, kind: Any) -> None:
-    async with losing(at.daemon.port) as proxy:
+    async with losing(at.port) as proxy:
         ask = Caller(kind(proxy.url, KEY))
         stack = await ask("create", POD, ports=[80])
     getting = asyncio.create_task(ask("get", stack))
@@ -173,33 +174,34 @@ async def test_waiting_ends_when_there_is_nothing_left_to_wait_for(at: Harness, 
         await ask("wait", slow, timeout=0.5)
 
 
-async def test_events_go_on_behind_a_cut_and_lose_nothing(at: Harness, ask: Caller) -> None:
+async def test_events_go_on_behind_a_cut_and_lose_nothing(at: Harness, kind: Any) -> None:
     events: list[Event] = []
-    feed = at.daemon.api.feed
     fields = ["stack_id", "status"]
-    following = asyncio.create_task(ask.events(events, lambda event: event.kind == "deleted", fields=fields))
-    await eventually(lambda: feed.followers == 1)
-    first = (await at.create())["stack_id"]
-    await eventually(lambda: (first, "running") in seen(events))
-    feed.closed = True
-    second = (await at.create())["stack_id"]
-    await eventually(lambda: feed.followers == 0)
-    feed.closed = False
-    await eventually(lambda: (second, "running") in seen(events))
-    assert "reset" not in {event.kind for event in events}
-    assert seen(events).count((first, "running")) == 1
-    assert all(set(event.data) == {"stack_id", "status"} for event in events if event.kind == "stack")
-    await at.call("DELETE", f"/stacks/{first}")
-    await following
-    assert (events[-1].kind, events[-1].stack_id) == ("deleted", first)
+    async with gate(at.port) as way:
+        ask = Caller(kind(way.url, KEY))
+        following = asyncio.create_task(ask.events(events, lambda event: event.kind == "deleted", fields=fields))
+        await at.until_metric("stackd_event_streams", 1)
+        first = (await at.create())["stack_id"]
+        await eventually(lambda: (first, "running") in seen(events))
+        await way.shut()
+        second = (await at.create())["stack_id"]
+        await at.until_status(second, "running")
+        await way.open()
+        await eventually(lambda: (second, "running") in seen(events))
+        assert "reset" not in {event.kind for event in events}
+        assert seen(events).count((first, "running")) == 1
+        assert all(set(event.data) == {"stack_id", "status"} for event in events if event.kind == "stack")
+        await at.call("DELETE", f"/stacks/{first}")
+        await following
+        assert (events[-1].kind, events[-1].stack_id) == ("deleted", first)
+        await ask("close")
 
 
 async def test_events_of_some_stacks_tell_when_one_is_no_longer_among_them(at: Harness, ask: Caller) -> None:
     events: list[Event] = []
-    feed = at.daemon.api.feed
     filters: dict[str, Any] = {"labels": {"team": "7"}, "statuses": ["creating", "running"]}
     following = asyncio.create_task(ask.events(events, lambda event: event.kind == "left", **filters))
-    await eventually(lambda: feed.followers == 1)
+    await at.until_metric("stackd_event_streams", 1)
     await at.create(seed() | {"labels": {"team": "8"}})
     mine = (await at.create(seed() | {"labels": {"team": "7"}}))["stack_id"]
     await at.until_status(mine, "running")
@@ -218,7 +220,11 @@ async def test_the_example_of_the_reference_runs(at: Harness, capsys: pytest.Cap
     program = compile("from stackd.client" + block, "api-reference.md", "exec")
     running = asyncio.to_thread(exec, program, {"url": at.url, "key": KEY, "pod_spec": POD})
     example = asyncio.create_task(running)
-    await eventually(lambda: at.daemon.api.feed.followers == 1 or example.done(), deadline=20)
+
+    async def follows() -> bool:
+        return example.done() or await at.metric("stackd_event_streams") == 1
+
+    await eventually(follows, deadline=20)
     (stack,) = (await at.call("GET", "/stacks")).json["stacks"]
     await at.call("POST", f"/stacks/{stack['stack_id']}/extend", {"ttl": "1m"})
     await example

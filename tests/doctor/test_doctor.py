@@ -28,11 +28,10 @@ from stackd.doctor.probe import ProbeOptions, Question
 from stackd.embedded import EmbeddedCluster, NodeSpec, User
 from stackd.kube.objects import node_state
 from stackd.lifecycle.needs import ENOUGH, Bound, Storage, by_nodes, by_quotas, fits, free_of
-from stackd.lifecycle.prepull import PullState
 from tests.api.test_reconcile import leave_behind
-from tests.api.test_rights import ADMIN, OURS, apply, printed, rules
 from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import KEY, READ_KEY, eventually, fast_cluster, harness
+from tests.provisioning import ADMIN, OURS, apply, printed, rules
 
 ROLE = {"role": "stack"}
 STRANGE = "stack-00000000000000aa"
@@ -196,7 +195,7 @@ async def test_pods_of_the_same_instance_that_the_daemon_does_not_know_are_found
         quiet = {"STACKD_RECONCILE__INTERVAL": "1h"}
         async with harness(tmp_path, quiet, cluster=at.cluster, token=OURS, admin=ADMIN.token) as own:
             await leave_behind(own, STRANGE)
-            port = {"STACKD_SERVER__PORT": str(own.daemon.port)}
+            port = {"STACKD_SERVER__PORT": str(own.port)}
             assert "instance" not in {finding.about for finding in await at.look(None, **port)}
             monkeypatch.setattr(doctors, "STRANGE_SECONDS", -1.0)
             found = only(await at.look(None, **port), "instance")
@@ -210,9 +209,9 @@ async def test_objects_that_belong_to_no_known_stack_are_told_of(
     monkeypatch.setenv("STACKD_API_KEY", KEY)
     grace = {"STACKD_RECONCILE__ORPHAN_GRACE": "0s"}
     async with ward(tmp_path) as at, harness(tmp_path, grace, cluster=at.cluster, token=OURS, admin=ADMIN.token) as own:
-        port = {"STACKD_SERVER__PORT": str(own.daemon.port)}
+        port = {"STACKD_SERVER__PORT": str(own.port)}
         await leave_behind(own, "stack-00000000000000aa")
-        await eventually(lambda: len(own.daemon.api.reconciler.unknown) == 1)
+        await own.until_metric("stackd_unknown_objects", 1)
         found = only(await at.look(None, **port), "daemon")
         assert (found.level, "pods stack-00000000000000aa" in found.what) == (Level.WARN, True)
 
@@ -341,7 +340,7 @@ async def test_a_running_daemon_is_asked_how_it_is(tmp_path: Path, monkeypatch: 
         environment = {
             "STACKD_AUTH__KEY": KEY,
             "STACKD_CLUSTER__MODE": "embedded",
-            "STACKD_SERVER__PORT": str(at.daemon.port),
+            "STACKD_SERVER__PORT": str(at.port),
         }
 
         async def look() -> Finding:
@@ -356,7 +355,7 @@ async def test_a_running_daemon_is_asked_how_it_is(tmp_path: Path, monkeypatch: 
         await asyncio.gather(*(at.create() for _ in range(15)))
         for name in await at.objects("pods"):
             await at.delete_object("pods", name)
-        await eventually(lambda: bool(at.daemon.context.brake.held))
+        await at.until_at_least("stackd_brake_held_stacks", 1)
         found = await look()
         assert (found.level, "a brake is on" in found.what) == (Level.FAIL, True)
 
@@ -372,7 +371,7 @@ async def test_templates_are_looked_at_and_what_keeps_them_from_being_ready_is_t
         environment = {
             "STACKD_AUTH__KEY": KEY,
             "STACKD_CLUSTER__MODE": "embedded",
-            "STACKD_SERVER__PORT": str(at.daemon.port),
+            "STACKD_SERVER__PORT": str(at.port),
             **templates,
         }
 
@@ -380,7 +379,7 @@ async def test_templates_are_looked_at_and_what_keeps_them_from_being_ready_is_t
             found = [f async for f in examine(load(None, environment), None, Size(), None)]
             return [finding for finding in found if finding.about == "templates"]
 
-        await eventually(lambda: at.daemon.prepulls.counts()[PullState.FAILING])
+        await at.until_at_least("stackd_prepull_images", 1, state="failing")
         right, failing = await look()
         assert (right.level, right.what) == (Level.OK, "bad, web-1: each is right")
         assert failing.level is Level.WARN
@@ -555,6 +554,6 @@ async def test_a_standby_is_well_and_its_owner_is_named(tmp_path: Path, monkeypa
             harness(tmp_path, cluster=at.cluster, token=OURS, wait=False) as own,
         ):
             await own.until_unready("owns the stacks")
-            looked = await at.look(None, STACKD_SERVER__PORT=str(own.daemon.port))
+            looked = await at.look(None, STACKD_SERVER__PORT=str(own.port))
             (found,) = [finding for finding in looked if finding.about == "daemon"]
             assert (found.level, "it stands by" in found.what) == (Level.OK, True)

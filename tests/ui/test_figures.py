@@ -7,9 +7,9 @@ import asyncio
 import pytest
 from playwright.async_api import Route, expect
 
+from tests.gate import gate
 from tests.harness import KEY, eventually, request_for
 from tests.ui.conftest import Board, Boards
-from tests.ui.gate import gate
 
 pytestmark = pytest.mark.ui
 
@@ -112,7 +112,7 @@ async def test_ports_and_room_follow_a_change_soon(board: Board) -> None:
 
 
 async def test_while_the_daemon_is_away_the_last_known_is_grey_with_its_age(boards: Boards) -> None:
-    async with boards() as board, gate(board.at.daemon.port) as way:
+    async with boards() as board, gate(board.at.port) as way:
         board.url = way.url
         (stack_id,) = await made(board, 1)
         await board.open()
@@ -133,7 +133,7 @@ async def test_while_the_daemon_is_away_the_last_known_is_grey_with_its_age(boar
 
 
 async def test_retry_now_connects_at_once(boards: Boards) -> None:
-    async with boards() as board, gate(board.at.daemon.port) as way:
+    async with boards() as board, gate(board.at.port) as way:
         board.url = way.url
         await board.page.clock.install()
         await board.open()
@@ -153,7 +153,7 @@ async def test_retry_now_connects_at_once(boards: Boards) -> None:
 
 
 async def test_it_comes_back_within_seconds_after_a_long_absence(boards: Boards) -> None:
-    async with boards() as board, gate(board.at.daemon.port) as way:
+    async with boards() as board, gate(board.at.port) as way:
         board.url = way.url
         await board.page.clock.install()
         await board.open()

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from playwright.async_api import Page, Route, expect
 
-from tests.harness import KEY, eventually
+from tests.harness import KEY
 from tests.ui.conftest import Board, Boards
 
 pytestmark = pytest.mark.ui
@@ -101,8 +101,7 @@ async def test_a_key_that_is_only_tried_is_handed_to_nobody(boards: Boards) -> N
 async def test_a_tab_that_nobody_sees_gives_its_connection_back(board: Board) -> None:
     await board.page.clock.install()
     await board.open()
-    feed = board.at.daemon.api.feed
-    assert feed.followers == 1
+    await board.at.until_metric("stackd_event_streams", 1)
     see = """(hidden) => {
       Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
       document.dispatchEvent(new Event("visibilitychange"));
@@ -110,10 +109,10 @@ async def test_a_tab_that_nobody_sees_gives_its_connection_back(board: Board) ->
     await board.page.evaluate(see, True)
     await board.page.clock.run_for(21_000)
     stack = await board.at.create()  # the daemon sees that a client has left when it has something to say
-    await eventually(lambda: feed.followers == 0)
+    await board.at.until_metric("stackd_event_streams", 0)
     await board.page.evaluate(see, False)
     await expect(board.row(stack["stack_id"])).to_be_visible()
-    await eventually(lambda: feed.followers == 1)
+    await board.at.until_metric("stackd_event_streams", 1)
 
 
 async def test_a_key_that_is_withdrawn_brings_the_login_back(boards: Boards) -> None:
@@ -134,8 +133,7 @@ async def test_where_no_key_is_needed_none_is_asked_for(boards: Boards) -> None:
 async def test_a_reading_key_sees_everything_and_is_told_what_it_may_not(boards: Boards) -> None:
     async with boards() as board:
         stack = await board.at.create()
-        keys = board.at.daemon.context.config.auth.keys
-        board.at.put_keys_in_force(*(key.model_copy(update={"scope": "read"}) for key in keys))
+        board.at.put_keys_in_force(*(key.model_copy(update={"scope": "read"}) for key in board.at.config.auth.keys))
         await board.open()
         await board.open_panel(stack["stack_id"])
         await board.panel.get_by_role("button", name="+30m").click()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Route, expect
 
-from tests.api.test_templates import PLAIN, WEB, folder_with
+from tests.api.test_templates import PLAIN, WEB, folder_with, values_of
 from tests.ui.conftest import PHONE, Boards
 from tests.ui.test_axe import BOTH, audit
 
@@ -21,7 +21,7 @@ async def test_each_template_is_shown_with_its_stacks_and_what_is_wrong(boards: 
         made = await board.at.create({"template": "web-1"})
         await board.at.until_status(made["stack_id"], "running")
         await board.at.create()
-        await board.at.daemon.schedule.now("history")
+        await board.at.run_now("history")
         await board.open()
         web, bad = (board.page.locator(f"[data-template={name}]") for name in ("web-1", "bad"))
         await expect(web).to_contain_text("1 running")
@@ -73,14 +73,18 @@ async def test_a_stack_is_created_from_a_template_and_its_values_are_told_once(b
         await board.dialog.get_by_label("Labels").fill("team=7")
         await board.dialog.get_by_role("button", name="Create").click()
         await expect(board.dialog.get_by_role("heading")).to_have_text("Values of the new stack")
-        (stack,) = board.at.daemon.context.store.stacks.ordered()
-        assert (stack.template, dict(stack.labels)) == ("web-1", {"challenge": "web-1", "kind": "web", "team": "7"})
-        for name, value in stack.values.items():
+        (stack_id,) = await board.at.listed()
+        stack = await board.at.stack(stack_id)
+        assert (stack["template"], stack["labels"]) == ("web-1", {"challenge": "web-1", "kind": "web", "team": "7"})
+        given = (await values_of(board.at, stack_id))[0]
+        values = {name: text.replace("$$", "$") for name, text in given.items()}  # as a container sees it
+        assert values.keys() == {"FLAG", "TEAM_SECRET"}
+        for name, value in values.items():
             await expect(board.dialog).to_contain_text(value)
             await expect(board.dialog.get_by_role("button", name=f"Copy {name}")).to_be_visible()
         await board.dialog.get_by_role("button", name="Done").click()
         await expect(board.panel).to_be_visible()
-        await expect(board.page.get_by_text(stack.values["FLAG"])).to_have_count(0)
+        await expect(board.page.get_by_text(values["FLAG"])).to_have_count(0)
 
 
 async def test_what_is_wrong_with_its_fields_is_shown_at_them(boards: Boards, tmp_path: Path) -> None:
@@ -104,7 +108,7 @@ async def test_nothing_that_axe_knows_is_wrong_with_them(boards: Boards, tmp_pat
     async with boards(folder_with(tmp_path, web_1=WEB, bad=BAD), color_scheme=scheme, viewport=PHONE) as board:
         made = await board.at.create({"template": "web-1"})
         await board.at.until_status(made["stack_id"], "running")
-        await board.at.daemon.schedule.now("history")
+        await board.at.run_now("history")
         await board.open()
         await expect(board.page.locator("[data-template=web-1]")).to_contain_text("1 running")
         await audit(board.page, "the templates")

@@ -5,45 +5,50 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import expect
 
-from stackd.lifecycle.brake import WrongCluster
-from tests.harness import KEY, eventually
-from tests.ui.conftest import Board, Boards
+from stackd.lifecycle import bring_up
+from tests.api.test_identity import OTHER
+from tests.api.test_reconcile import MANY, running, until_held, vanish
+from tests.gate import gate
+from tests.harness import KEY
+from tests.ui.conftest import Boards
 
 pytestmark = pytest.mark.ui
 
 
 async def test_a_brake_shows_what_it_holds_and_can_be_released(boards: Boards) -> None:
     async with boards() as board:
-        created = [await board.at.create() for _ in range(12)]
-        for stack in created:
-            await board.at.until_status(stack["stack_id"], "running")
+        ids = await running(board.at, MANY)
         await board.open()
-        brake = board.at.daemon.context.brake
-        held = {stack["stack_id"]: "END" for stack in created}
-        board.at.daemon.schedule.stop()
-        assert not await board.at.daemon.context.tasks.finish(
-            5.0
-        )  # a pass that is under way would find nothing to hold
-        assert brake.hold_back(held, held, 0.2) == held.keys()
+        await vanish(board.at, ids)
+        await until_held(board.at, MANY)
         banner = board.page.locator(".banner.brake")
-        await expect(banner).to_contain_text("12 stacks would be ended")
+        await expect(banner).to_contain_text(f"{MANY} stacks would be ended")
         await banner.get_by_role("button", name="What would be done?").click()
         await expect(board.dialog).to_contain_text("What reconciliation would do")
         await board.page.keyboard.press("Escape")
         await banner.get_by_role("button", name="Release").click()
-        await expect(board.dialog).to_contain_text("12 stacks are held back")
+        await expect(board.dialog).to_contain_text(f"{MANY} stacks are held back")
         await board.dialog.get_by_role("button", name="Release").click()
-        await expect(board.page.locator(".toast")).to_contain_text("12 stacks are released")
+        await expect(board.page.locator(".toast")).to_contain_text(f"{MANY} stacks are released")
+        await expect(banner).to_have_count(0)
+        for stack_id in ids:
+            await board.at.until_status(stack_id, "stopped")
         assert set(board.refusals) == {"503"}
 
 
-async def test_a_banner_says_that_kubernetes_is_away_and_goes_when_it_is_back(boards: Boards) -> None:
+async def test_a_banner_says_that_another_cluster_answers_and_goes_when_the_right_one_is_back(
+    boards: Boards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bring_up, "ASK_AGAIN_SECONDS", 0.1)
     async with boards() as board:
         await board.open()
-        board.at.daemon.context.brake.wrong_cluster = wrong = WrongCluster(expected="one", found="another")
-        await expect(board.page.locator("#banners .banner")).to_contain_text(str(wrong)[:40])
-        board.at.daemon.context.brake.wrong_cluster = None
-        await expect(board.page.locator("#banners .banner")).to_have_count(0)
+        banner = board.page.locator("#banners .banner")
+        board.at.cluster.faults.add_fault(action="reply", code=200, body=OTHER, verb="get", name="kube-system")
+        board.at.doubt()
+        await expect(banner).to_contain_text("the file belongs to the cluster with kube-system uid")
+        board.at.cluster.faults.clear()
+        await expect(banner).to_have_count(0)
+        assert set(board.refusals) == {"503"}
 
 
 async def test_without_a_free_stream_the_list_is_read_again_and_again(boards: Boards) -> None:
@@ -60,15 +65,17 @@ async def test_without_a_free_stream_the_list_is_read_again_and_again(boards: Bo
         assert set(board.refusals) == {"503"}
 
 
-async def test_a_cut_stream_goes_on_where_it_was(board: Board) -> None:
-    await board.open()
-    stack = await board.at.create()
-    await expect(board.row(stack["stack_id"])).to_be_visible()
-    board.requests.clear()
-    feed = board.at.daemon.api.feed
-    feed.closed = True  # every stream ends at its next word
-    second = await board.at.create()
-    await eventually(lambda: any(url.startswith("/events") for url in board.requests))
-    feed.closed = False
-    await expect(board.row(second["stack_id"])).to_be_visible()
-    assert not [url for url in board.requests if url.startswith("/stacks?")], "there was no need for a list"
+async def test_a_cut_stream_goes_on_where_it_was(boards: Boards) -> None:
+    async with boards() as board, gate(board.at.port) as way:
+        board.url = way.url
+        await board.open()
+        stack = await board.at.create()
+        await expect(board.row(stack["stack_id"])).to_be_visible()
+        board.requests.clear()
+        await way.shut()
+        second = await board.at.create()
+        await way.open()
+        await expect(board.row(second["stack_id"])).to_be_visible()
+        assert any(url.startswith("/events") for url in board.requests)
+        assert not [url for url in board.requests if url.startswith("/stacks?")], "there was no need for a list"
+        board.complaints.clear()  # the browser tells of each refused connection

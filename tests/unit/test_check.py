@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from stackd.cli import main
+from tests.api.test_templates import PLAIN, WEB, folder_with
 
 KEY = "sk-0123456789abcdef0123456789abcdef"
 
@@ -84,3 +85,29 @@ def test_a_credential_that_the_unit_leaves_unset_counts_as_none(
     code, _, err = run(capsys, "check", "--config", str(folder / "config.toml"))
     assert code == 2
     assert "no API key is configured" in err
+
+
+def test_check_tells_what_is_wrong_with_a_template(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kubeconfig").write_text("{}")
+    settings = folder_with(tmp_path, web_1=WEB) | {
+        "STACKD_AUTH__KEY": KEY,
+        "STACKD_CLUSTER__KUBECONFIG": str(tmp_path / "kubeconfig"),
+        "STACKD_STATE__PATH": str(tmp_path / "stackd.db"),
+    }
+    for name, text in settings.items():
+        monkeypatch.setenv(name, text)
+    config = tmp_path / "config.toml"
+    config.write_text("")
+    assert run(capsys, "check", "--config", str(config)) == (0, "the configuration is right\n", "")
+    folder_with(tmp_path, web_1=WEB + "ttll: 1h\n", plain=PLAIN + "pool: 1.5\n")
+    told = (
+        f"{tmp_path}/templates/plain.yaml:19: pool: a whole number from 0 to 10000 is expected",
+        f'{tmp_path}/templates/web-1.yaml:20: ttll: there is no such field (did you mean "ttl"?)',
+    )
+    code, _, errors = run(capsys, "check", "--config", str(config))
+    assert (code, [line for line in told if line not in errors]) == (2, []), errors
+    assert run(capsys, "check", "--for-reload", "--config", str(config))[0] == 2
+    monkeypatch.delenv("STACKD_AUTH__KEY")
+    assert run(capsys, "check", "--for-reload", "--config", str(config))[0] == 2, "systemd gives it no credentials"

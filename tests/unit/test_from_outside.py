@@ -1,22 +1,49 @@
-"""The API's tests look at a stackd from outside: what has to be known of a running daemon's parts is the harness' to know."""
+"""The tests of what users see look at a stackd from outside: what has to be known of its parts is the harness' to know."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-API = Path(__file__).parents[1] / "api"
+TESTS = Path(__file__).parents[1]
+FROM_OUTSIDE = ("api", "client", "doctor", "monitoring", "ui")
+"""The folders of the tests that see what a client, a browser, the doctor or a Prometheus sees."""
+
+FILES = [file for folder in FROM_OUTSIDE for file in sorted((TESTS / folder).rglob("*.py"))]
+
 INSIDE = {"daemon", "context"}
 """Attributes of the harness and of the daemon by which one gets at its parts."""
 
+ELSEWHERE = {"page.context": "the browser's own, which holds the tabs"}
+"""What has such a name and is no part of a daemon, by what stands before it, and why it may stand there."""
 
-@pytest.mark.parametrize("file", sorted(API.rglob("*.py")), ids=lambda file: file.stem)
-def test_the_apis_tests_reach_into_no_daemon(file: Path) -> None:
-    found = [
-        f"{file.name}:{node.lineno}: .{node.attr}"
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Attribute) and node.attr in INSIDE
-    ]
+
+def parts_reached(source: str) -> Iterator[str]:
+    """Each place where the source gets at a part of a daemon, by line."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr in INSIDE:
+            owner = node.value.attr if isinstance(node.value, ast.Attribute) else ast.unparse(node.value)
+            if f"{owner}.{node.attr}" not in ELSEWHERE:
+                yield f"{node.lineno}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_what_users_see_is_tested_without_reaching_into_a_daemon(file: Path) -> None:
+    found = [f"{file.name}:{place}" for place in parts_reached(file.read_text())]
     assert not found, "use HTTP, Harness.rows, the cluster, or a method of tests/harness.py"
+
+
+def test_all_that_leads_into_a_daemon_is_found_and_what_is_exempt_is_used() -> None:
+    source = (
+        "board.at.daemon.port\nat.daemon.context.store\ncontext.brake\ncall.api.context\nboard.page.context.new_page()"
+    )
+    assert sorted(parts_reached(source)) == [
+        "1: board.at.daemon",
+        "2: at.daemon",
+        "2: at.daemon.context",
+        "4: call.api.context",
+    ]
+    assert [name for name in ELSEWHERE if not any(f".{name}." in file.read_text() for file in FILES)] == []

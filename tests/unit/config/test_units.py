@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stackd.units import format_duration, format_size, parse_duration, parse_size
+from stackd.units import format_duration, format_size, parse_duration, parse_frequency, parse_size
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,27 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 @given(st.integers(0, 1 << 40))
 def test_a_size_that_is_printed_reads_back_as_itself(count: int) -> None:
     assert parse_size(format_size(count)) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "seconds"),
+    [
+        ("6/min", 6, 60),
+        ("1/s", 1, 1),
+        ("20/10min", 20, 600),
+        ("100/h", 100, 3600),
+        ("1/day", 1, 86400),
+        ("5 / 30 s", 5, 30),
+    ],
+)
+def test_rates_are_read_as_people_write_them(text: str, count: int, seconds: float) -> None:
+    frequency = parse_frequency(text)
+    assert (frequency.count, frequency.seconds, str(frequency)) == (count, seconds, text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "6", "6/", "/min", "0/min", "-1/min", "6/0s", "6/fortnight", "1.5/min", "6/2day", "99999/s"]
+)
+def test_what_is_no_rate_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r'"'):
+        parse_frequency(text)

@@ -175,3 +175,14 @@ def test_a_certificate_that_has_expired_or_soon_will_is_said_once_a_day(
     finding = timeliness(Path(cert), begins - DAY)
     assert finding is not None
     assert "not valid before" in finding.sentence
+
+
+def test_a_public_address_without_tls_is_warned_of(tmp_path: Path) -> None:
+    base = {"STACKD_AUTH__KEY": "sk-0123456789abcdef0123", "STACKD_CLUSTER__MODE": "embedded"}
+    assert not load(None, base).warnings
+    for host in ("0.0.0.0", "::", "192.0.2.1", "api.example.org"):
+        (warning,) = load(None, base | {"STACKD_SERVER__HOST": host}).warnings
+        assert "there is no TLS" in warning
+    public = {"STACKD_SERVER__HOST": "0.0.0.0"}
+    cert, key = make(tmp_path)
+    assert not load(None, base | public | {"STACKD_SERVER__TLS_CERT": cert, "STACKD_SERVER__TLS_KEY": key}).warnings

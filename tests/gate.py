@@ -1,4 +1,4 @@
-"""A connection between the browser and the daemon that can be shut: the daemon is then away, as after a crash."""
+"""A connection between a client, such as a browser, and the daemon that can be shut: it is then away, as after a crash."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Gate:
 
     @property
     def url(self) -> str:
-        """Where the browser finds it."""
+        """Where the client finds it."""
         return f"http://127.0.0.1:{self.port}"
 
     async def open(self) -> None:

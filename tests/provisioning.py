@@ -1,0 +1,44 @@
+"""A cluster as ``stackd manifests`` sets it up: what is printed, applied by its administrator, and the rights in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+import yaml
+from click.testing import CliRunner
+
+from stackd.cli import stackd
+from stackd.embedded import EmbeddedCluster, Rule, User, everything, rules_from_manifests
+
+ADMIN = User(token="admin", name="admin", rules=(everything(),))
+OURS = "token-of-stackd"
+PATHS = {
+    "Namespace": "/api/v1/namespaces",
+    "ResourceQuota": "/api/v1/namespaces/{}/resourcequotas",
+    "LimitRange": "/api/v1/namespaces/{}/limitranges",
+    "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
+}
+
+
+def printed(*arguments: str) -> list[dict[str, Any]]:
+    """What ``stackd manifests`` prints with these arguments."""
+    result = CliRunner().invoke(stackd, ["manifests", *arguments])
+    assert result.exit_code == 0, result.output
+    return list(yaml.safe_load_all(result.output))
+
+
+def rules(documents: list[dict[str, Any]]) -> tuple[Rule, ...]:
+    """What the daemon's account may do where the documents were applied."""
+    return rules_from_manifests(documents, account="stackd", namespace="stackd")
+
+
+async def apply(cluster: EmbeddedCluster, documents: list[dict[str, Any]]) -> None:
+    """As ``kubectl apply`` of the administrator on a cluster that has none of them yet; without the RBAC."""
+    headers = {"Authorization": f"Bearer {ADMIN.token}"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        for document in documents:
+            if path := PATHS.get(document["kind"]):
+                url = cluster.url + path.format(document["metadata"].get("namespace"))
+                async with session.post(url, json=document) as answer:
+                    assert answer.status == 201, await answer.text()

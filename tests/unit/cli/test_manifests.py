@@ -1,0 +1,203 @@
+"""``stackd manifests``: what it prints follows the configuration and its options, and can be applied again and again."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from stackd.cli import stackd
+from stackd.embedded import EmbeddedCluster
+from stackd.kube.lease import lease_name
+from stackd.kube.provision import EGRESS, INGRESS, protects
+from tests.harness import fast_cluster
+from tests.provisioning import ADMIN, PATHS, apply, printed
+
+
+def test_what_is_printed_follows_the_configuration(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        '[stacks]\nnamespace = "arena"\nnode_port_min = 31001\nnode_port_max = 31010\n[policy]\nprofile = "restricted"\n'
+        '[auth]\nenabled = false\n[cluster]\nmode = "embedded"\ninstance = "Red_Team"\n'
+    )
+    documents = printed("--config", str(config))
+    by_kind = {one["kind"]: one for one in reversed(documents)}
+    assert by_kind["Namespace"]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert by_kind["ResourceQuota"]["spec"]["hard"]["services.nodeports"] == "10"
+    assert {one["metadata"].get("namespace") for one in documents} == {None, "arena", "stackd"}
+    assert by_kind["ClusterRole"]["rules"][-1]["resourceNames"] == ["kube-system", "arena"]
+    unnamed, named = (rule for rule in by_kind["Role"]["rules"] if rule["resources"] == ["leases"])
+    assert (unnamed["verbs"], unnamed.get("resourceNames")) == (["create"], None)
+    assert named["resourceNames"] == [lease_name("Red_Team")]
+    assert "create" not in named["verbs"]
+
+
+def policies(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    return {one["metadata"]["name"]: one["spec"] for one in documents if one["kind"] == "NetworkPolicy"}
+
+
+def test_the_policies_protect_the_stacks_in_both_directions() -> None:
+    for arguments in ([], ["--egress", "internet"], ["--egress", "internet", "--dns"]):
+        found = [one for one in printed(*arguments) if one["kind"] == "NetworkPolicy"]
+        assert protects(found, "default", INGRESS)
+        assert protects(found, "default", EGRESS)
+
+
+def test_stacks_reach_nothing_unless_it_is_asked_for() -> None:
+    assert set(policies(printed())) == {"default-deny", "stacks-from-outside"}
+
+
+def test_the_internet_is_neither_the_cluster_nor_a_private_network_nor_the_metadata_address() -> None:
+    found = policies(
+        printed("--egress", "internet", "--cluster-cidr", "203.0.113.0/24", "--cluster-cidr", "2001:db8::/56")
+    )
+    four, six = (peer["ipBlock"] for peer in found["stacks-to-internet"]["egress"][0]["to"])
+    assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "203.0.113.0/24"} <= set(four["except"])
+    assert {"fc00::/7", "fe80::/10", "2001:db8::/56"} <= set(six["except"])
+    assert [peer["ipBlock"] for peer in found["stacks-from-outside"]["ingress"][0]["from"]] == [
+        {"cidr": "0.0.0.0/0", "except": ["203.0.113.0/24"]},
+        {"cidr": "::/0", "except": ["2001:db8::/56"]},
+    ]
+
+
+def test_only_the_named_ports_are_reachable_where_ports_are_named() -> None:
+    (rule,) = policies(printed("--target-port", "80", "--target-port", "8000-8999"))["stacks-from-outside"]["ingress"]
+    assert {(port["port"], port.get("endPort")) for port in rule["ports"]} == {(80, None), (8000, 8999)}
+
+
+def printed_one(kind: str, *arguments: str) -> dict[str, Any]:
+    (found,) = [one for one in printed(*arguments) if one["kind"] == kind]
+    return found
+
+
+def test_the_quota_has_what_the_options_say_in_canonical_form() -> None:
+    hard = printed_one("ResourceQuota", "--quota-cpu", "64000m", "--quota-memory", "131072Mi")["spec"]["hard"]
+    assert {name: hard[name] for name in hard if "." in name and "services" not in name} == {
+        "requests.cpu": "64",
+        "limits.cpu": "64",
+        "requests.memory": "128Gi",
+        "limits.memory": "128Gi",
+    }
+    hard = printed_one("ResourceQuota", "--quota-ephemeral-storage", "500Gi")["spec"]["hard"]
+    assert (hard["requests.ephemeral-storage"], hard["limits.ephemeral-storage"]) == ("500Gi", "500Gi")
+
+
+def test_disk_is_left_out_for_nodes_that_report_none() -> None:
+    (limit,) = printed_one("LimitRange", "--no-ephemeral-storage")["spec"]["limits"]
+    assert {"cpu", "memory"} == limit["max"].keys() == limit["default"].keys() == limit["defaultRequest"].keys()
+
+
+def test_a_container_may_have_what_the_policy_lets_a_pod_have(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        '[policy]\nmax_cpu = "4000m"\nmax_memory = "512Mi"\nmax_ephemeral_storage = "512Mi"\n'
+        '[auth]\nenabled = false\n[cluster]\nmode = "embedded"\n'
+    )
+    (limit,) = printed_one("LimitRange", "--config", str(config))["spec"]["limits"]
+    assert limit["max"] == {"cpu": "4", "memory": "512Mi", "ephemeral-storage": "512Mi"}
+    assert limit["default"]["ephemeral-storage"] == "512Mi"
+    assert limit["defaultRequest"]["ephemeral-storage"] == "64Mi"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--no-ephemeral-storage"], ["--quota-cpu", "2500m"]])
+async def test_what_is_applied_is_kept_as_it_is_printed_so_that_a_second_time_changes_nothing(
+    arguments: list[str],
+) -> None:
+    documents = printed(*arguments)
+    async with EmbeddedCluster(fast_cluster(users=(ADMIN,))) as cluster:
+        await apply(cluster, documents)
+        headers = {"Authorization": f"Bearer {ADMIN.token}"}
+        for kind in ("LimitRange", "ResourceQuota"):
+            (mine,) = [one for one in documents if one["kind"] == kind]
+            url = cluster.url + PATHS[kind].format("stacks") + "/" + mine["metadata"]["name"]
+            async with aiohttp.ClientSession(headers=headers) as session, session.get(url) as answer:
+                assert (await answer.json())["spec"] == mine["spec"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--cluster-cidr", "10.0.0.1/8"],
+        ["--target-port", "0"],
+        ["--target-port", "9-8"],
+        ["--quota-cpu", "lots"],
+        ["--quota-memory", "0"],
+        ["--quota-ephemeral-storage", "1Gi", "--no-ephemeral-storage"],
+    ],
+)
+def test_what_is_no_network_port_or_amount_is_a_usage_error(wrong: list[str]) -> None:
+    assert CliRunner().invoke(stackd, ["manifests", *wrong]).exit_code == 2
+
+
+def test_the_account_may_make_fresh_tokens_for_itself_and_nobody_else_unless_it_has_one_that_lasts() -> None:
+    def about_tokens(documents: list[dict[str, Any]]) -> list[tuple[str, str, Any]]:
+        return [
+            (one["metadata"]["namespace"], one["metadata"]["name"], rule.get("resourceNames"))
+            for one in documents
+            for rule in one.get("rules", ())
+            if "serviceaccounts/token" in rule["resources"]
+        ]
+
+    assert about_tokens(printed()) == [("stackd", "stackd-token", ["stackd"])]
+    assert "Secret" not in {one["kind"] for one in printed()}
+    named = printed("--account", "arena", "--account-namespace", "ops")
+    assert about_tokens(named) == [("ops", "arena-token", ["arena"])]
+    lasting = printed("--token", "lasting")
+    assert about_tokens(lasting) == []
+    assert [one["metadata"]["name"] for one in lasting if one["kind"] == "Secret"] == ["stackd-token"]
+
+
+KUBECTL = """#!/bin/sh
+case "$*" in
+  *configmap*) [ -z "$REFUSED" ] || exit 1; printf 'PEM of two\\nlines\\n' ;;
+  *"create token"*) echo "$*" >> "$(dirname "$0")/asked"; echo fresh.token.text ;;
+  *secret*) echo lasting ;;
+esac
+"""
+
+
+def kubeconfig_made(folder: Path, *arguments: str, refused: str = "") -> subprocess.CompletedProcess[str]:
+    """What the printed script prints where kubectl is this one."""
+    (folder / "kubectl").write_text(KUBECTL)
+    (folder / "kubectl").chmod(0o755)
+    words = ["manifests", "--kubeconfig-for", "https://api.example:6443", *arguments]
+    script = CliRunner().invoke(stackd, words).output
+    env = {"PATH": f"{folder}:/usr/bin:/bin", "REFUSED": refused}
+    return subprocess.run(["sh"], input=script, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_kubeconfig_script_prints_a_kubeconfig_with_a_token_that_ends(tmp_path: Path) -> None:
+    made = yaml.safe_load(kubeconfig_made(tmp_path, "--token-hours", "48").stdout)
+    cluster = made["clusters"][0]["cluster"]
+    assert cluster["server"] == "https://api.example:6443"
+    assert base64.b64decode(cluster["certificate-authority-data"]) == b"PEM of two\nlines\n"
+    assert made["users"][0]["user"] == {"token": "fresh.token.text"}
+    assert (tmp_path / "asked").read_text() == "-n stackd create token stackd --duration=48h\n"
+    lasting = yaml.safe_load(kubeconfig_made(tmp_path, "--token", "lasting").stdout)
+    assert lasting["users"][0]["user"] == {"token": "lasting"}
+
+
+def test_the_kubeconfig_script_prints_nothing_where_kubectl_refuses(tmp_path: Path) -> None:
+    made = kubeconfig_made(tmp_path, refused="yes")
+    assert made.returncode != 0
+    assert made.stdout == ""
+
+
+async def test_what_is_printed_is_what_the_cluster_keeps_so_that_applying_it_again_changes_nothing() -> None:
+    documents = printed("--quota-cpu", "64", "--quota-memory", "128Gi", "--egress", "internet", "--dns")
+    headers = {"Authorization": f"Bearer {ADMIN.token}"}
+    async with EmbeddedCluster(fast_cluster(users=(ADMIN,))) as cluster:
+        await apply(cluster, documents)
+        async with aiohttp.ClientSession(headers=headers) as session:
+            for document in documents:
+                metadata = document["metadata"]
+                if document["kind"] in PATHS and "spec" in document:
+                    path = PATHS[document["kind"]].format(metadata["namespace"])
+                    async with session.get(f"{cluster.url}{path}/{metadata['name']}") as answer:
+                        assert (await answer.json())["spec"] == document["spec"], metadata["name"]

@@ -1,0 +1,55 @@
+"""Who a caller is by address: behind proxies, and among addresses that one host chooses freely."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+import pytest
+
+from stackd.web.auth import nearest_stranger, neighbourhood
+
+TRUSTED = [ip_network(text) for text in ("10.0.0.0/8", "2001:db8:aaaa::/48", "127.0.0.1/32")]
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "expected"),
+    [
+        ("203.0.113.1", ["192.0.2.1"], "203.0.113.1"),
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", ["192.0.2.1"], "192.0.2.1"),
+        ("10.0.0.1", ["192.0.2.9, 192.0.2.1"], "192.0.2.1"),
+        ("10.0.0.1", ["192.0.2.9", "192.0.2.1"], "192.0.2.1"),
+        ("10.0.0.1", ["192.0.2.9, 192.0.2.1", "10.0.0.2,10.0.0.3"], "192.0.2.1"),
+        ("10.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+        ("10.0.0.1", ["192.0.2.1:4711"], "192.0.2.1"),
+        ("10.0.0.1", ["[2001:db8::7]:4711"], "2001:db8::7"),
+        ("10.0.0.1", ["2001:db8::7"], "2001:db8::7"),
+        ("2001:db8:aaaa::1", ["192.0.2.1"], "192.0.2.1"),
+        ("::ffff:10.0.0.1", ["192.0.2.1"], "192.0.2.1"),
+        ("10.0.0.1", ["::ffff:10.0.0.2", "::ffff:192.0.2.1"], "192.0.2.1"),
+        ("10.0.0.1", ["192.0.2.1, unknown"], "10.0.0.1"),
+        ("10.0.0.1", ["192.0.2.1, 10.0.0.2, evil\x1b[31m"], "10.0.0.1"),
+        ("10.0.0.1", ["192.0.2.1,,"], "10.0.0.1"),
+        ("10.0.0.1", [""], "10.0.0.1"),
+        ("", ["192.0.2.1"], ""),
+    ],
+)
+def test_the_caller_is_the_nearest_address_that_is_no_proxy_of_ours(
+    peer: str, forwarded: list[str], expected: str
+) -> None:
+    assert nearest_stranger(peer, forwarded, TRUSTED) == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "counted_as"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+    ],
+)
+def test_addresses_that_one_host_may_choose_freely_count_as_one(address: str, counted_as: str) -> None:
+    assert neighbourhood(address) == counted_as
