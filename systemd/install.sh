@@ -59,7 +59,9 @@ install_stackd() {
   # what knows its own path is told the final one, without DESTDIR and .new
   sed -i "1s|^#!.*|#!$lib/bin/python|" $(grep -rlI --include='*' -e "^#!.*$target.new" "$target.new/bin")
   sed -i "s|$target.new|$lib|g" "$target.new/pyvenv.cfg" "$target.new"/bin/activate*
-  "$target.new/bin/python" -m compileall -q -f -s "$target.new" -p "$lib" "$target.new/lib"
+  # on all CPUs; what only an installation runs is not worth the time
+  "$target.new/bin/python" -m compileall -q -f -j 0 -x '/site-packages/(pip|setuptools|pkg_resources|_distutils_hack)/' \
+    -s "$target.new" -p "$lib" "$target.new/lib"
   install -m 755 systemd/hand-over "$target.new/bin/hand-over"
   rm -rf "$target.old"
   [[ ! -e $target ]] || mv "$target" "$target.old"

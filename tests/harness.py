@@ -457,8 +457,10 @@ class Harness:
         await self.kubectl("DELETE", path, {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0})
 
 
-async def eventually(check: Callable[[], Any], why: Callable[[], str] = lambda: "", deadline: float = DEADLINE) -> None:
-    """Return as soon as the condition holds; fail with ``why`` after the deadline."""
+async def eventually(
+    check: Callable[[], Any], why: Callable[[], str] = lambda: "", deadline: float = DEADLINE, *, pause: float = 0.005
+) -> None:
+    """Return as soon as the condition holds, looked at again after each pause; fail with ``why`` after the deadline."""
     end = time.monotonic() + deadline
     while True:
         result = check()
@@ -467,7 +469,7 @@ async def eventually(check: Callable[[], Any], why: Callable[[], str] = lambda: 
         if result:
             return
         assert time.monotonic() < end, why() or "the condition did not come true in time"
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(pause)
 
 
 def lose_file(folder: Path) -> None:

@@ -64,7 +64,5 @@ async def bare(machine: Machine, ports: tuple[int, int], tmp_path: Path) -> Asyn
 @pytest.fixture
 async def service(bare: Service) -> Service:
     """Started and ready, on a cluster."""
-    await bare.credentials()
-    await bare.start_cluster()
-    await bare.start()
+    await bare.start_on_a_cluster()
     return bare

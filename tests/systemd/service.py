@@ -19,6 +19,8 @@ from tests.systemd.machine import Machine
 UNIT = "stackd.service"
 COMMAND = "/usr/local/bin/stackd"
 START_SECONDS = 60.0
+LOOK_SECONDS = 0.1
+"""Between two looks for which commands are run: without a pause they would keep a CPU busy, and what is waited for waiting."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,6 +94,12 @@ class Service:
         await self.cluster.start()
         return self.cluster
 
+    async def start_on_a_cluster(self) -> None:
+        """With credentials, and a cluster for which they hold."""
+        await self.credentials()
+        await self.start_cluster()
+        await self.start()
+
     async def start(self) -> None:
         """Start and wait until it is ready."""
         await self.do("systemctl", "start", UNIT)
@@ -109,7 +117,7 @@ class Service:
             found.update(await self.state())
             return condition(found)
 
-        await eventually(check, lambda: f"the unit is {found}", START_SECONDS)
+        await eventually(check, lambda: f"the unit is {found}", START_SECONDS, pause=LOOK_SECONDS)
         return found
 
     async def call(self, method: str, path: str, body: object = None, **options: Any) -> Reply:

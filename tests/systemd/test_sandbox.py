@@ -20,12 +20,12 @@ pytestmark = pytest.mark.systemd
 PROGRAM = "/usr/local/lib/stackd/breakout.py"
 
 
-async def test_nothing_is_gained_by_breaking_into_the_daemon(service: Service) -> None:
+async def test_nothing_is_gained_by_breaking_into_the_daemon(bare: Service) -> None:
     source = Path(breakout.__file__).read_text()
-    await asyncio.to_thread(service.machine.write, PROGRAM, source)
-    await service.drop_in(f"[Service]\nExecStartPre=/usr/local/lib/stackd/bin/python {PROGRAM}\n")
-    await service.do("systemctl", "restart", UNIT)
-    outcome = json.loads(await service.do("cat", "/var/lib/stackd/breakout.json"))
+    await asyncio.to_thread(bare.machine.write, PROGRAM, source)
+    await bare.drop_in(f"[Service]\nExecStartPre=/usr/local/lib/stackd/bin/python {PROGRAM}\n")
+    await bare.start_on_a_cluster()
+    outcome = json.loads(await bare.do("cat", "/var/lib/stackd/breakout.json"))
     assert outcome["broke out"] == []
     assert outcome["allowed"] == list(breakout.ALLOWED)
 
