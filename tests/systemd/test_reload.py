@@ -9,7 +9,7 @@ import pytest
 from stackd.embedded import User, everything
 from stackd.keys import new_key
 from tests.harness import eventually, seed
-from tests.systemd.service import COMMAND, UNIT, Service
+from tests.systemd.service import COMMAND, LOOK_SECONDS, UNIT, Service
 
 pytestmark = pytest.mark.systemd
 
@@ -68,7 +68,7 @@ async def test_a_certificate_is_read_again_when_its_files_change(bare: Service) 
     async def renewed() -> bool:
         return "second.example" in await _subject(bare)
 
-    await eventually(renewed, lambda: "the certificate is still the first", 15.0)
+    await eventually(renewed, lambda: "the certificate is still the first", 15.0, pause=LOOK_SECONDS)
     await asyncio.to_thread(bare.machine.write, "/etc/stackd/tls.key", "no key\n", "0644")
     await bare.do("systemctl", "reload", UNIT)
     assert any("the old one stays" in line for line in await bare.said())
