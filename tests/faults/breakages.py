@@ -216,7 +216,7 @@ OF_THE_WIRE = (
     Breakage(
         name="a stack that was made while the clock was ahead keeps its end",
         file="stackd/lifecycle/wall_clock.py",
-        text="        if self._right is None or self.trusted:\n",
+        text="        if self._right is None or self._agrees(now):\n",
         instead="        if True:\n",
         also=Breakage(
             name="ends are not put right",
@@ -228,7 +228,7 @@ OF_THE_WIRE = (
     Breakage(
         name="times are written by a clock that is known to be wrong",
         file="stackd/lifecycle/wall_clock.py",
-        text="        if self._right is None or self.trusted:\n",
+        text="        if self._right is None or self._agrees(now):\n",
         instead="        if True:\n",
     ),
     Breakage(
