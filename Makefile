@@ -22,7 +22,7 @@ help:  ## list the targets
 demo: $(VENV)/.runtime  ## run stackd on an embedded cluster with throw-away state
 	@$(BIN)/python stackd.py demo
 
-test: $(VENV)/.dev  ## run the tests, in three processes for two CPUs
+test: $(VENV)/.dev  ## run the tests, in two processes for each CPU
 	@$(BIN)/python -m pytest --numprocesses logical
 
 check: lint types layers js api test  ## all that CI runs: format, lint, types, layers, the pages' JavaScript, OpenAPI, tests

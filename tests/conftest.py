@@ -21,7 +21,7 @@ from stackd.doctor import unit
 ONE_PROCESS_EACH = ("tests/package/", "tests/systemd/", "tests/ui/")
 """What they share takes longer to set up than most of them take: a machine with a systemd, a browser."""
 
-PROCESSES_PER_CPU = 1.5
+PROCESSES_PER_CPU = 2
 """Most of what the tests do is waiting: for a daemon's next look, for a time to live, for a systemd."""
 
 settings.register_profile(
