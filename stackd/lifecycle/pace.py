@@ -21,8 +21,11 @@ GAP_SECONDS = 0.002
 AT_ONCE = 8
 """Creates of the refill that are under way at a time, of ``context.CREATES_AT_ONCE``: the others are for clients."""
 
+AT_ONCE_NEARLY_FULL, NEARLY_FULL = 2, 0.75
+"""The same while pools answer creates, for a pool that is at least so full: it has time."""
+
 AT_ONCE_IN_TRAFFIC, HALF_FULL = 4, 0.5
-"""The same while pools answer creates, for a pool that is at least so full."""
+"""The same for one that is less full than that, and at least so full."""
 
 AT_ONCE_NEARLY_EMPTY, NEARLY_EMPTY = 24, 0.25
 """The same for one that is less full than that: what it cannot give, the cluster has to make for clients all the same."""
@@ -41,6 +44,8 @@ def refills_at_once(full: float, *, traffic: bool) -> int:
     """How many stacks the refill makes at a time for a pool that is so full (0 to 1). Pure."""
     if not traffic:
         return AT_ONCE
+    if full >= NEARLY_FULL:
+        return AT_ONCE_NEARLY_FULL
     if full >= HALF_FULL:
         return AT_ONCE_IN_TRAFFIC
     return AT_ONCE if full >= NEARLY_EMPTY else AT_ONCE_NEARLY_EMPTY

@@ -10,6 +10,7 @@ from stackd.lifecycle.pace import (
     AT_ONCE,
     AT_ONCE_IN_TRAFFIC,
     AT_ONCE_NEARLY_EMPTY,
+    AT_ONCE_NEARLY_FULL,
     CROWD,
     CROWD_SECONDS,
     ENDS_AT_ONCE_IN_NEED,
@@ -86,7 +87,9 @@ def test_there_is_traffic_from_the_first_claim_until_none_has_come_for_a_while()
     [
         (0.0, False, AT_ONCE),
         (0.9, False, AT_ONCE),
-        (0.9, True, AT_ONCE_IN_TRAFFIC),
+        (0.9, True, AT_ONCE_NEARLY_FULL),
+        (0.75, True, AT_ONCE_NEARLY_FULL),
+        (0.74, True, AT_ONCE_IN_TRAFFIC),
         (0.5, True, AT_ONCE_IN_TRAFFIC),
         (0.49, True, AT_ONCE),
         (0.25, True, AT_ONCE),
