@@ -18,7 +18,7 @@ from benchmarks.figures import Results
 from benchmarks.processes import CPUS
 from benchmarks.rows import ALL, BURSTS, POOLS, SCALE, STANDING, WRITES, Bench, Row
 from benchmarks.rows.bench import Amounts
-from benchmarks.rows.pools import REAL_PORTS
+from benchmarks.rows.pools import REAL_PORTS, node_port_settings
 from benchmarks.rows.pools import settings as pool_settings
 
 MOST_ON_REAL_PORTS = 1500
@@ -40,6 +40,11 @@ FILE = click.Path(path_type=Path, dir_okay=False)
               help="How many pods and services the embedded cluster creates and deletes, at most.")  # fmt: skip
 @click.option("--rate", type=click.IntRange(1), help="Creates a second of the row `steady`; by default 45.")
 @click.option(
+    "--pools", metavar="N,N", help="The pools of the rows `give`, `steady` and `poolsidle`; by default 100,300."
+)
+@click.option("--node-ports", metavar="FIRST-LAST", default=REAL_PORTS, show_default=True,
+              help="With --kubeconfig: the node ports that the pools' rows may take.")  # fmt: skip
+@click.option(
     "--peer", metavar="URL", help="Another server that speaks the API, on the same cluster: its row beside ours."
 )
 @click.option("--peer-key", envvar="BENCH_PEER_KEY", default="", help="The peer's API key, or $BENCH_PEER_KEY.")
@@ -54,6 +59,8 @@ def main(  # noqa: PLR0913  one for each option
     latencies: str,
     writes_per_second: float | None,
     rate: int | None,
+    pools: str | None,
+    node_ports: str,
     peer: str | None,
     peer_key: str,
     json_file: Path | None,
@@ -72,10 +79,12 @@ def main(  # noqa: PLR0913  one for each option
             count for count in amounts.scale if count < stacks), stacks))  # fmt: skip
     if rate is not None:
         amounts = replace(amounts, pool_rate=rate)
+    if pools is not None:
+        amounts = replace(amounts, sizes=tuple(int(size) for size in pools.split(",")))
     results = Results()
     waits = [0.0] if kubeconfig else [float(text) / 1e3 for text in latencies.split(",")]
     plan = Plan(wanted, amounts, kubeconfig, results, console, peer=Http(peer, peer_key) if peer else None)
-    plan.writes_per_second = writes_per_second
+    plan.writes_per_second, plan.node_ports = writes_per_second, node_ports
     for number in range(1, runs + 1):
         for wait in waits:
             plan.run(WRITES, f"run {number}", wait)
@@ -106,6 +115,7 @@ class Plan:
     ) -> None:
         self._peer = peer
         self.writes_per_second: float | None = None
+        self.node_ports = REAL_PORTS
         self._wanted = wanted
         self._amounts = amounts
         self._kubeconfig = kubeconfig
@@ -124,9 +134,11 @@ class Plan:
             settings: dict[str, str] = {}
             amounts = self._amounts
             if bursts is not None:
-                amounts = replace(amounts, bursts=bursts)
+                amounts = replace(amounts, bursts=bursts, sizes=() if table is BURSTS else amounts.sizes)
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stackd-bench-")))
-                settings = pool_settings(folder, amounts.pools) | (REAL_PORTS if self._kubeconfig else {})
+                settings = pool_settings(folder, amounts.pools) | (
+                    node_port_settings(self.node_ports) if self._kubeconfig else {}
+                )
             cluster, daemon = stack.enter_context(
                 arena(self._kubeconfig, latency=latency, writes_per_second=self.writes_per_second, settings=settings)
             )

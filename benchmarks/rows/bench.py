@@ -23,13 +23,14 @@ class Amounts:
     burst: int = 200
     scale: tuple[int, ...] = (10, 100, 1000, 1700, 5000)
     bursts: tuple[int, ...] = (300, 600)
+    sizes: tuple[int, ...] = ()
     pool_rate: int = 45
     paced_seconds: float = 60.0
 
     @property
     def pools(self) -> tuple[int, ...]:
-        """The sizes of the pools: as large as each burst, and a third of it."""
-        return tuple(sorted({size for burst in self.bursts for size in (burst, burst // 3)}))
+        """The sizes of the pools: those that are asked for, or as large as each burst, and a third of it."""
+        return self.sizes or tuple(sorted({size for burst in self.bursts for size in (burst, burst // 3)}))
 
     @classmethod
     def quick(cls) -> Amounts:

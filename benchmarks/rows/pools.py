@@ -25,7 +25,7 @@ PUBLISHED = {"steady p50": "92 ms", "steady p99": "376 ms", "burst p50": "1.3 to
 PUBLISHED_RATE, PUBLISHED_BURST = 45, 300
 """What agent-sandbox 1.0 says of 45 claims/s, and of a burst of 300."""
 
-REAL_PORTS = {"STACKD_STACKS__NODE_PORT_MIN": "30001", "STACKD_STACKS__NODE_PORT_MAX": "32767"}
+REAL_PORTS = "30001-32767"
 """All but one of those that a cluster has: pools and what is created from them take many."""
 
 ALONE = Goal(name="create from a pool, one at a time", text="p50 to one durable commit", bound=2.0, at_most=True)
@@ -44,6 +44,12 @@ def settings(folder: Path, sizes: tuple[int, ...]) -> dict[str, str]:
         template = {"target_port": [{"container_port": 80, "protocol": "TCP"}], "pool": size, "pod": POD}
         (folder / f"pool-{size}.yaml").write_bytes(orjson.dumps(template))
     return {"STACKD_TEMPLATES__DIRECTORY": str(folder), "STACKD_TEMPLATES__REFILL_PER_SECOND": "60"}
+
+
+def node_port_settings(ports: str) -> dict[str, str]:
+    """The settings for node ports `FIRST-LAST`."""
+    first, last = ports.split("-")
+    return {"STACKD_STACKS__NODE_PORT_MIN": first, "STACKD_STACKS__NODE_PORT_MAX": last}
 
 
 def give_alone(bench: Bench) -> None:
