@@ -18,6 +18,7 @@ _PATH = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _REFERENCE = re.compile(rf"{_DOMAIN}{_PATH}(?:/{_PATH})*(?::\w[\w.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?")
 _ECHO = re.compile(r"echo ([^;&|>]*?)\s*(?:>&2\s*)?(?:;|&&|$)")
 _EXIT = re.compile(r"exit ([0-9]+)\s*$")
+_VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 _DOUBLING = re.compile(r"(\w+)=\$\1\$\1")
 
 IN_NO_IMAGE = ("/does/not/exist", "/stackd-prepull")
@@ -89,7 +90,8 @@ def _by_command(command: list[str], container: Json) -> Behaviour:
     if not command:
         return Behaviour(output="starting\nready\n")
     program, script = command[0], command[-1]
-    output = "".join(f"{text}\n" for text in _ECHO.findall(script)) if len(command) > 2 else ""
+    said = [_expanded(text, container) for text in _ECHO.findall(script)] if len(command) > 2 else []
+    output = "".join(f"{text}\n" for text in said)
     if program in {"/bin/true", "true", "/bin/false", "false"}:
         return _ends(int(program.endswith("false")), output)
     if len(command) > 2 and _DOUBLING.search(script):
@@ -97,6 +99,12 @@ def _by_command(command: list[str], container: Json) -> Behaviour:
     if len(command) > 2 and (match := _EXIT.search(script)):
         return _ends(int(match[1]), output)
     return Behaviour(output=output or "starting\nready\n")
+
+
+def _expanded(text: str, container: Json) -> str:
+    """As a shell says it: with the values of the container's environment, in which ``$$`` is a ``$``."""
+    environment = {one["name"]: one.get("value", "").replace("$$", "$") for one in container.get("env", ())}
+    return _VARIABLE.sub(lambda match: environment.get(match[1], ""), text.strip("\"'"))
 
 
 def _ends(code: int, output: str) -> Behaviour:

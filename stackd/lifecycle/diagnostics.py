@@ -16,7 +16,7 @@ from stackd.errors import ClusterUnavailable, Conflict, NotFound, ObjectNotFound
 from stackd.kube.objects import PodEvent, PodState
 from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.hiding import hide
-from stackd.model import EventKind, KeptLog, Stack, TimelineEvent
+from stackd.model import NO_VALUES, EventKind, KeptLog, Stack, TimelineEvent
 from stackd.workqueue import RetryPolicy
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,8 @@ async def keep(context: Context, stack_id: str) -> None:
     if pod is None or stack is None:
         return
     events = await context.cluster.pod_events(pod.name, pod.uid)
-    logs = [kept for name in _spoke(pod) if (kept := await _log_tail(context, pod, name)) is not None]
     values = stack.values
+    logs = [kept for name in _spoke(pod) if (kept := await _log_tail(context, pod, name, values)) is not None]
     lines = [_line(event, values) for event in events if event.type == _WARNING or (event.type, event.reason) in _KINDS]
     if lines or logs:
         await context.store.timeline.keep_diagnostics(stack_id, lines, logs)
@@ -70,7 +70,7 @@ def capture_logs(context: Context, stack_id: str) -> None:
     Nothing waits for it. What the cluster does not tell within moments is not kept, and a cluster that is away is not
     asked, nor is one that has too many of these under way.
     """
-    pod = context.mirror.pods.get(stack_id)
+    pod, stack = context.mirror.pods.get(stack_id), context.store.stacks.get(stack_id)
     names = [container.name for container in pod.containers if container.state == "running"] if pod else []
     if (
         pod is None
@@ -84,7 +84,9 @@ def capture_logs(context: Context, stack_id: str) -> None:
         context.require_cluster()
     except ClusterUnavailable:
         return
-    context.log_captures[stack_id] = context.tasks.spawn(f"capture logs {stack_id}", _capture_logs(context, pod, names))
+    values = NO_VALUES if stack is None else stack.values  # its row may be gone when its logs are there
+    capture = _capture_logs(context, pod, names, values)
+    context.log_captures[stack_id] = context.tasks.spawn(f"capture logs {stack_id}", capture)
 
 
 async def capture_logs_of_expired(context: Context, stack_id: str) -> None:
@@ -94,11 +96,11 @@ async def capture_logs_of_expired(context: Context, stack_id: str) -> None:
         await asyncio.wait([context.log_captures[stack_id]], timeout=EXPIRY_WAITS_SECONDS)
 
 
-async def _capture_logs(context: Context, pod: PodState, containers: list[str]) -> None:
+async def _capture_logs(context: Context, pod: PodState, containers: list[str], values: Mapping[str, str]) -> None:
     try:
         async with asyncio.timeout(CAPTURE_SECONDS):
             tails = await asyncio.gather(
-                *(_log_tail(context, pod, name) for name in containers), return_exceptions=True
+                *(_log_tail(context, pod, name, values) for name in containers), return_exceptions=True
             )
         logs = [kept for kept in tails if isinstance(kept, KeptLog)]
         if logs:
@@ -114,12 +116,12 @@ def _spoke(pod: PodState) -> list[str]:
     return [c.name for c in pod.containers if c.state == "terminated" or c.last_exit_code is not None]
 
 
-async def _log_tail(context: Context, pod: PodState, container: str) -> KeptLog | None:
+async def _log_tail(context: Context, pod: PodState, container: str, values: Mapping[str, str]) -> KeptLog | None:
     try:
         text = await context.cluster.pod_log(pod.name, tail=KEPT_LINES, container=container)
     except (ObjectNotFound, Conflict):
         return None
-    tail = text.encode()[-KEPT_BYTES:].decode(errors="ignore")
+    tail = hide(text, values).encode()[-KEPT_BYTES:].decode(errors="ignore")
     return KeptLog(container=container, at=context.clock.now(), text=tail) if tail else None
 
 
@@ -136,7 +138,7 @@ def _line(event: PodEvent, values: Mapping[str, str]) -> TimelineEvent:
 
 
 async def read_logs(context: Context, stack_id: str, *, tail: int, container: str = "") -> str:
-    """The last ``tail`` lines of a container, of the only or the first one where none is named.
+    """The last ``tail`` lines of a container, of the only or the first one where none is named, without the stack's values.
 
     Raises StackNotFound; NotFound where nothing is known any more; Conflict while the container has not started;
     ClusterUnavailable where the cluster cannot be asked and nothing was kept.
@@ -149,7 +151,7 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
         name = container or next((c.name for c in pod.containers if not c.init), "")
         try:
             context.require_cluster()
-            return await context.cluster.pod_log(pod.name, tail=tail, container=name)
+            return hide(await context.cluster.pod_log(pod.name, tail=tail, container=name), stack.values)
         except ObjectNotFound:
             pass  # it has gone just now
         except ClusterUnavailable as error:

@@ -161,6 +161,26 @@ async def test_values_are_told_to_the_creator_again_and_to_nobody_else(
         assert not [text for text in told if value in text]
 
 
+@pytest.mark.parametrize("ends", ["", "; exit 1"])
+async def test_values_that_a_container_prints_are_in_no_log(tmp_path: Path, ends: str) -> None:
+    """Not in what is read from the cluster, nor in what is kept of a container that fails, or of a stack that is deleted."""
+    prints = f"""      command: [sh, -c, 'echo the flag is $FLAG; echo and $TEAM_SECRET{ends}']\n"""
+    settings = folder_with(tmp_path, web_1=WEB.replace("      env: [{", prints + "      env: [{"))
+    async with harness(tmp_path, settings) as at:
+        made = await at.create({"template": "web-1"})
+        path, said = f"/stacks/{made['stack_id']}/logs", f"the flag is {HIDDEN}\nand {HIDDEN}\n"
+        await at.until_status(made["stack_id"], "failed" if ends else "running")
+        assert made["values"]["FLAG"] in str(await values_of(at, made["stack_id"]))
+        assert (await at.call("GET", f"{path}?container=app")).text == said
+        if ends:
+            await eventually(lambda: at.rows("SELECT 1 FROM kept_logs"))
+        assert (await at.call("DELETE", f"/stacks/{made['stack_id']}")).status == 200
+        await eventually(lambda: at.rows("SELECT 1 FROM kept_logs WHERE container = 'app'"))
+        assert (await at.call("GET", f"{path}?container=app")).text == said
+        kept = str(at.rows("SELECT * FROM kept_logs"))
+        assert not [value for value in made["values"].values() if value in kept]
+
+
 async def test_values_that_a_webhook_quotes_are_told_to_nobody(
     at: Harness, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

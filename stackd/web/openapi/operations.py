@@ -335,7 +335,7 @@ MORE: Mapping[tuple[str, str], Operation] = {
         summary="What did a stack write?",
         about="From the cluster while the pod exists (no other read asks the cluster). Later, the last lines that stackd kept: "
         "of containers that failed, and of those that ran when their stack was deleted on its own or expired, as far as the "
-        "cluster delivered them.",
+        "cluster delivered them. Generated values are hidden.",
         parameters=(TAIL, CONTAINER),
         answers={200: ResponseDoc(about="The tenant's own text.", schema=text("Lines."), media="text/plain")},
         errors=(409,),
