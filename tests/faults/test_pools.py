@@ -4,6 +4,8 @@ same moment (invariant 11)."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,18 @@ SETTINGS = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_M
 SEEN_SECONDS = 10.0
 
 
+@asynccontextmanager
+async def full_pool(folder: Path, forkserver: ForkServer) -> AsyncIterator[World]:
+    """A daemon with a pool of four that run."""
+    async with world(folder, forkserver, dict(SETTINGS)) as here:
+        here.pool = 4
+        here.put_template(here.pool, RUNS_ON)
+        await here.keep_running()
+        await here.ready()
+        assert await converge(here, Oracle(here)), here.violations
+        yield here
+
+
 async def until_seen(here: World, nodes: int) -> None:
     """Return when the daemon sees so many nodes that take stacks."""
     async with asyncio.timeout(SEEN_SECONDS):
@@ -35,12 +49,7 @@ def waiting(here: World) -> set[str]:
 
 
 async def test_none_is_given_whose_node_has_stopped_answering(forkserver: ForkServer, tmp_path: Path) -> None:
-    async with world(tmp_path, forkserver, dict(SETTINGS)) as here:
-        here.pool = 4
-        here.put_template(here.pool, RUNS_ON)
-        await here.keep_running()
-        await here.ready()
-        assert await converge(here, Oracle(here)), here.violations
+    async with full_pool(tmp_path, forkserver) as here:
         on = {name: pod["spec"]["nodeName"] for name, pod in here.ours("pods").items()}
         silent = on[min(waiting(here))]
         store = here.cluster.store
@@ -68,12 +77,7 @@ async def test_a_daemon_that_ends_while_creates_wait_for_the_next_stack_keeps_wh
     forkserver: ForkServer, tmp_path: Path, end: str
 ) -> None:
     """Two wait, one of them with a key, for two of the four that are on their way into the empty pool."""
-    async with world(tmp_path, forkserver, dict(SETTINGS)) as here:
-        here.pool = 4
-        here.put_template(here.pool, RUNS_ON)
-        await here.keep_running()
-        await here.ready()
-        assert await converge(here, Oracle(here)), here.violations
+    async with full_pool(tmp_path, forkserver) as here:
         operations = Operations(here)
         here.cluster.faults.hold_starts()
         for _ in range(here.pool):

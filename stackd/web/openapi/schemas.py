@@ -400,7 +400,7 @@ def system() -> dict[str, Schema]:
                 "asked_for_by": text("Which machine's stackd wants to take over; empty when none does."),
             },
         ),
-        "Asked": record("Who was asked.", {"asked": text("The owner's machine.")}),
+        "Takeover": record("Who was asked to hand over.", {"asked": text("The owner's machine.")}),
         "Templates": record(
             "What there is to ask for by name.",
             {"templates": many(record("A template.", _template_properties(), ("history",)))},
