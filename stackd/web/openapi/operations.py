@@ -441,7 +441,9 @@ SYSTEM: Mapping[tuple[str, str], Operation] = {
         summary="Ask the owner to step back",
         about="For a standby. The owner finishes what is under way and hands the stacks over to this stackd; `GET /owner` tells "
         "when. 409 where nobody is there to be asked.",
-        answers={202: ResponseDoc(about="The owner was asked.", schema="Takeover", examples={"asked": {"asked": "vm1"}})},
+        answers={
+            202: ResponseDoc(about="The owner was asked.", schema="Takeover", examples={"asked": {"asked": "vm1"}})
+        },
         errors=(409,),
     ),
     ("GET", "/reconcile"): Operation(
