@@ -59,6 +59,7 @@ class Schedule:
         self._entries = {entry.name: entry for entry in entries}
         self._every = {entry.name: entry.every for entry in entries}
         self._tasks = tasks
+        self._ahead = 0.0
         # In UTC: the machine's time zone would be looked up, and not every one that TZ may name is found.
         self._scheduler = AsyncIOScheduler(
             timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
@@ -66,6 +67,7 @@ class Schedule:
 
     def start(self) -> None:
         """Begin; the first time of each entry is one interval from now."""
+        self._ahead = _ahead()  # before the first times are reckoned: the clock may be set from here on
         for entry in self._entries.values():
             trigger = Every(self._every[entry.name])
             self._scheduler.add_job(self._due, trigger, args=[entry], id=entry.name, name=entry.name)
@@ -78,13 +80,12 @@ class Schedule:
             self._scheduler.reschedule_job(name, trigger=Every(every))
 
     async def follow_clock(self) -> None:
-        """The service that notices when the wall clock is set, and reckons all times anew."""
-        ahead = _ahead()
+        """The service that notices when the wall clock is set after the start, and reckons all times anew."""
         while True:
             await asyncio.sleep(CHECK_CLOCK_SECONDS)
-            before, ahead = ahead, _ahead()
-            if abs(ahead - before) >= JUMP_SECONDS:
-                log.warning("the wall clock was set by %+.1f s", ahead - before)
+            before, self._ahead = self._ahead, _ahead()
+            if abs(self._ahead - before) >= JUMP_SECONDS:
+                log.warning("the wall clock was set by %+.1f s", self._ahead - before)
                 for name, every in self._every.items():
                     self.change(name, every)
             self._scheduler.wakeup()  # set and put right again between two checks, it may have gone to sleep for long
