@@ -179,10 +179,9 @@ async def delete_objects(context: Context, stack: Stack, *, for_good: bool = Tru
         context.recently_deleted.add(stack.stack_id)
     await context.right_cluster()
     pod = context.mirror.pods.get(stack.pod_name)
-    service = context.mirror.services.get(stack.service_name)
 
     async def service_goes() -> None:
-        uid, known = _uid(stack.service_uid, service), (stack.service_uid, stack.pod_uid)
+        uid, known = _service_uid(context, stack), (stack.service_uid, stack.pod_uid)
         await context.cluster.delete_service(stack.service_name, uid, known=known)
         reached("delete.service_deleted")
 
@@ -198,6 +197,8 @@ async def delete_objects(context: Context, stack: Stack, *, for_good: bool = Tru
     for result in await asyncio.gather(service_goes(), pod_goes(), record_goes(), return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
+    if for_good:
+        context.put_back.discard(stack.stack_id)
     reached("delete.confirmed")
 
 
@@ -205,6 +206,15 @@ def _may_have_record(context: Context, stack: Stack) -> bool:
     """Whether a ConfigMap may hold its record: it is stopped, or has been restarted, and the mirror may not have it yet."""
     stopped = stack.desired is Desired.STOPPED or stack.generation > 0
     return stopped or stack.stack_id in context.mirror.stopped
+
+
+def _service_uid(context: Context, stack: Stack) -> str | None:
+    """The same for its Service. Where that was put back, the watch may not have told of it yet, and row and mirror may agree
+    on the one before.
+    """
+    if stack.stack_id in context.put_back:
+        return None
+    return _uid(stack.service_uid, context.mirror.services.get(stack.service_name))
 
 
 def _uid(known: str | None, seen: PodState | ServiceState | None) -> str | None:
@@ -222,8 +232,7 @@ async def _release(context: Context, stack_id: str) -> None:
         if stack is None or next_step(stack) is not DeleteStep.RELEASE:
             return
         await context.right_cluster()
-        service = context.mirror.services.get(stack.service_name)
-        uid, known = _uid(stack.service_uid, service), (stack.service_uid, stack.pod_uid)
+        uid, known = _service_uid(context, stack), (stack.service_uid, stack.pod_uid)
         await context.cluster.delete_service(stack.service_name, uid, known=known)
         reached("release.service_deleted")
         await context.store.ports.release([stack_id])

@@ -102,6 +102,7 @@ async def put_back_service(context: Context, stack_id: str) -> None:
             known = (stack.service_uid, stack.pod_uid)
             await context.cluster.delete_service(stack.service_name, known=known)
             reached("repair.service_removed")
+        context.put_back.add(stack_id)
         await serve(context, stack, pod, replaced=lambda: reached("repair.port_replaced"))
         reached("repair.service_created")
     log.info("%s: Service created again", stack_id, extra={"stack_id": stack_id})

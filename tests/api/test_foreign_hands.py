@@ -386,3 +386,24 @@ async def test_requests_that_a_policy_has_raised_count(at: Harness) -> None:
     at.cluster.faults.clear()
     fresh = (await at.call("POST", f"/stacks/{created['stack_id']}/restart")).json
     assert (fresh["requested_cpu_milli"], fresh["requested_memory_bytes"]) == (100, 128 << 20), "the policy is gone"
+
+
+async def test_a_delete_removes_the_service_that_was_put_back_also_before_the_watch_has_told_of_it(at: Harness) -> None:
+    """Row and mirror agree then on the one that was changed, and that is gone already."""
+    stack_id = await running(at)
+    at.cluster.faults.add_fault(action="latency", verb="delete", resource="services", seconds=0.3, count=1)
+    moved = [{"name": "p-80-tcp", "protocol": "TCP", "port": 80, "targetPort": 80, "nodePort": 32014}]
+    before = (await patch(at, f"{SERVICES}/svc-{stack_id}", {"spec": {"ports": moved}}))["metadata"]["uid"]
+    await eventually(lambda: at.cluster.counts.in_flight > 0)  # the repair has begun to remove it
+    at.cluster.faults.add_fault(action="mute", verb="watch", resource="services")
+    at.cluster.faults.drop_watches()
+
+    async def made_anew() -> bool:
+        there = (await at.objects("services")).get(f"svc-{stack_id}")
+        return there is not None and there["metadata"]["uid"] != before
+
+    await eventually(made_anew)
+    at.cluster.counts.clear()
+    assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
+    assert at.cluster.counts.requests["delete", "services", 200] == 1
+    assert not await at.objects("services")
