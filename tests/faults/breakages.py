@@ -396,7 +396,7 @@ BREAKAGES = (
     Breakage(
         name="APScheduler is left alone when the clock is set",
         file="stackd/jobs/schedule.py",
-        text="            if abs(ahead - before) >= JUMP_SECONDS:\n",
+        text="            if abs(self._ahead - before) >= JUMP_SECONDS:\n",
         instead="            if False:\n",
     ),
     Breakage(
