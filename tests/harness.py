@@ -26,6 +26,7 @@ from stackd.clock import Clock
 from stackd.config import Config, load
 from stackd.daemon import Daemon, running
 from stackd.embedded import EmbeddedCluster, EmbeddedOptions
+from stackd.embedded.resources import NODES
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import CREATES_AT_ONCE
 from stackd.lifecycle.delete import creates_in_need
@@ -391,6 +392,13 @@ class Harness:
         """How long requests to the cluster may take: ``timeout``, ``attempt_timeout``."""
         cluster = self.daemon.context.cluster
         cluster.target = dataclasses.replace(cluster.target, **seconds)  # type: ignore[arg-type]
+
+    def silence_nodes(self) -> None:
+        """No node's kubelet answers any more, and the cluster says so."""
+        store = self.cluster.store
+        for record in list(store.of(NODES).records.values()):
+            conditions = [one | {"status": "Unknown"} for one in record.obj["status"]["conditions"]]
+            store.update(record, status=record.obj["status"] | {"conditions": conditions})
 
     @contextmanager
     def no_pod_starting(self) -> Iterator[None]:

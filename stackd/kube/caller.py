@@ -28,7 +28,7 @@ from stackd.kube.connection import KubeConnection
 from stackd.kube.credentials import ClusterTarget
 from stackd.kube.guards import is_fenced
 from stackd.kube.responses import NOT_FOUND, check, error_of, is_from_node, may_repeat, readable, unexpected
-from stackd.kube.wire import FAILING, LOG, JsonObject, KubeRequest, KubeResponse, core
+from stackd.kube.wire import FAILING, JsonObject, KubeRequest, KubeResponse, core
 from stackd.workqueue import RetryPolicy
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ class Caller:
         except ClusterUnavailable as exc:
             if isinstance(exc, UnexpectedAnswer):
                 log.warning("%s (%s)", exc, exc.shown)
-            if call.resource != LOG:  # of its node it depends, too
+            if not call.asks_node:
                 contact.failed(sent, str(exc))
             raise
         if answer.status in FAILING and not is_from_node(call, answer):

@@ -27,7 +27,7 @@ from stackd.errors import (
 from stackd.kube.access import Access
 from stackd.kube.guards import Contact, Fence, FencedBody, is_fenced
 from stackd.kube.responses import check, error_of, unexpected
-from stackd.kube.wire import FAILING, JSON, LEASES, LOG, METHODS, KubeRequest, KubeResponse
+from stackd.kube.wire import FAILING, JSON, LEASES, METHODS, KubeRequest, KubeResponse
 
 CONNECT_SECONDS = 3.0
 WATCH_OPEN_SECONDS = 5.0
@@ -80,7 +80,7 @@ class KubeConnection:
         except TimeoutError as exc:
             if is_fenced(call):
                 self.fence.require()
-            if call.resource != LOG:  # it may be the pod's node that does not answer
+            if not call.asks_node:
                 await self._access.leave(session)
             if self.contact.lost:
                 raise self.contact.error() from exc

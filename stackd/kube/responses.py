@@ -271,7 +271,7 @@ def is_from_node(call: KubeRequest, answer: KubeResponse) -> bool:
     """Whether the API server passes on what it met at the pod's node, where logs are: the kubelet's own refusal, a node that
     is gone, or one that cannot be reached (500 without a reason). It says nothing of the API server.
     """
-    status = refusal_of(answer) if call.resource == LOG else None
+    status = refusal_of(answer) if call.asks_node else None
     if status is None:
         return False
     if answer.status == NOT_FOUND:

@@ -91,6 +91,11 @@ class KubeRequest:
     body: bytes | None = None
     content_type: str = JSON
 
+    @property
+    def asks_node(self) -> bool:
+        """Whether the API server asks the pod's node for it: that it fails or hangs says nothing of the API server."""
+        return self.resource == LOG
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KubeResponse:

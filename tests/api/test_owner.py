@@ -16,7 +16,7 @@ from stackd.cli import stackd as command
 from stackd.embedded import EmbeddedCluster, resources
 from stackd.embedded.store import ObjectChange
 from tests.api.test_lost_file import answers, uids
-from tests.harness import KEY, Harness, eventually, fast_cluster, harness, seed
+from tests.harness import KEY, Harness, Reply, eventually, fast_cluster, harness, seed
 
 LEASE = {"STACKD_CLUSTER__LEASE_DURATION": "1s"}
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/stacks/leases/stackd-default"
@@ -236,14 +236,19 @@ INTENDED = {
 }
 
 
+def begun(at: Harness, verb: str, stack_id: str) -> asyncio.Task[Reply]:
+    """The request that changes the stack, under way."""
+    path = f"/stacks/{stack_id}" if verb == "delete" else f"/stacks/{stack_id}/{verb}"
+    body = {"ttl": "1m"} if verb == "extend" else None
+    return asyncio.create_task(at.call("DELETE" if verb == "delete" else "POST", path, body))
+
+
 @pytest.mark.parametrize("verb", INTENDED)
 async def test_whoever_loses_the_stacks_amid_a_change_promises_nothing_of_it(at: Harness, verb: str) -> None:
     """Whoever owns them by then knows nothing of it, so that nobody would keep the promise."""
     stack_id = await running_at_rest(at)
-    path = f"/stacks/{stack_id}" if verb == "delete" else f"/stacks/{stack_id}/{verb}"
-    body = {"ttl": "1m"} if verb == "extend" else None
     with at.no_writing():
-        changing = asyncio.create_task(at.call("DELETE" if verb == "delete" else "POST", path, body))
+        changing = begun(at, verb, stack_id)
         await eventually(lambda: at.is_writing)
         at.lose_lease("vm2 owns the stacks now")
     reply = await changing
@@ -264,8 +269,7 @@ async def test_neither_does_one_that_loses_them_while_it_waits_for_a_read(at: Ha
     at.cluster.store.update(pod, metadata=pod.obj["metadata"] | {"finalizers": ["example.com/hold"]})
     at.cluster.faults.add_fault(action="hang", verb="get", resource="pods")
     at.cluster.counts.clear()
-    path = f"/stacks/{stack_id}" if verb == "delete" else f"/stacks/{stack_id}/{verb}"
-    changing = asyncio.create_task(at.call("DELETE" if verb == "delete" else "POST", path))
+    changing = begun(at, verb, stack_id)
     deleted = WAITS_FOR_A_READ[verb]
     await eventually(lambda: at.cluster.counts.in_flight > 0 and at.cluster.counts.total("delete") == deleted)
     at.lose_lease("vm2 owns the stacks now")

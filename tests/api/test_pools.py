@@ -12,7 +12,7 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.options import NodeSpec
-from stackd.embedded.resources import NODES, PODS
+from stackd.embedded.resources import PODS
 from stackd.lifecycle import pools
 from stackd.lifecycle.context import CREATES_AT_ONCE
 from stackd.lifecycle.refill import CROWDED_SECONDS
@@ -261,10 +261,7 @@ async def test_none_is_given_whose_pod_is_not_ready(at: Harness) -> None:
 
 
 async def test_none_is_given_whose_node_is_not_ready(at: Harness) -> None:
-    store = at.cluster.store
-    for record in list(store.of(NODES).records.values()):
-        conditions = [one | {"status": "Unknown"} for one in record.obj["status"]["conditions"]]
-        store.update(record, status=record.obj["status"] | {"conditions": conditions})
+    at.silence_nodes()
 
     async def none_takes_stacks() -> bool:
         return not (await at.call("GET", "/capacity")).json["nodes"]

@@ -13,7 +13,6 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.faults import Fault
-from stackd.embedded.resources import NODES
 from stackd.lifecycle import diagnostics
 from stackd.times import to_nanoseconds
 from tests.harness import READ_KEY, Harness, Reply, eventually, fast_cluster, harness, request_for, seed
@@ -25,14 +24,6 @@ async def timeline(at: Harness, stack_id: str) -> list[dict[str, Any]]:
     assert list(reply.json) == ["stack_id", "events"]
     events: list[dict[str, Any]] = reply.json["events"]
     return events
-
-
-def kubelets_leave(at: Harness) -> None:
-    """No node's kubelet answers any more; the API server says so."""
-    store = at.cluster.store
-    for record in list(store.of(NODES).records.values()):
-        conditions = [one | {"status": "Unknown"} for one in record.obj["status"]["conditions"]]
-        store.update(record, status=record.obj["status"] | {"conditions": conditions})
 
 
 def kinds(events: list[dict[str, Any]]) -> list[str]:
@@ -287,7 +278,7 @@ async def test_a_node_that_does_not_answer_is_asked_once_for_each_log_and_is_not
     ids = [(await at.create())["stack_id"] for _ in range(4)]
     for stack_id in ids:
         await at.until_status(stack_id, "running")
-    kubelets_leave(at)
+    at.silence_nodes()
     for stack_id in ids:
         reply = await logs(at, stack_id)
         assert (reply.status, "its node does not answer" in reply.error) == (503, True)
