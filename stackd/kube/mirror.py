@@ -7,6 +7,7 @@ store, never by asking (invariant 6). Does not decide what a state means, nor ch
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ from stackd.errors import StackdError
 from stackd.kube.caller import Caller
 from stackd.kube.objects import NodeState, PodState, ServiceState, node_state, pod_state, service_state
 from stackd.kube.records import StoppedRecord, stopped_record
-from stackd.kube.watch import Listed, Source, Timings, WatchHealth, endless
+from stackd.kube.watch import POLL_SECONDS, Changed, Listed, Source, Timings, WatchHealth, endless
 from stackd.kube.wire import CONFIG_MAPS, KubeRequest, core
 from stackd.waiters import Waiters
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -217,6 +219,27 @@ class Mirror:
             if kind in (None, one.kind):
                 one.reopen()
 
+    def missed_pod(self) -> None:
+        """Kubernetes was asked for a pod, and the watch has not reported what it answered: its connection may be dead.
+
+        If another one reports nothing either, something holds back what watches say, such as a proxy that collects answers
+        before it passes them on. Then everything is listed every few seconds, until one event of any watch arrives.
+        """
+        pods = self.health_by_kind["pods"]
+        if not pods.missed() or pods.held_back:
+            return self.reopen("pods")
+        log.warning(
+            "the watches of Kubernetes are open and report nothing, although pods have changed; everything is listed every "
+            "%g s instead; is there a proxy that buffers answers between stackd and the API server?",
+            POLL_SECONDS,
+        )
+        self._hold_back(True)
+        return self.reopen()
+
+    def _hold_back(self, held_back: bool) -> None:
+        for one in self.health_by_kind.values():
+            one.held_back = held_back
+
     def lose(self, error: StackdError) -> None:
         """Kubernetes does not answer: the copy is not kept true, whatever the connections of the watches look like."""
         for one in self.health_by_kind.values():
@@ -269,6 +292,9 @@ class Mirror:
         health = self.health_by_kind[source.kind]
         async with aclosing(endless(self._cluster, source, health, self._timings)) as events:
             async for event in events:
+                if health.held_back and isinstance(event, Changed):
+                    log.info("the watches of Kubernetes report changes again")
+                    self._hold_back(False)
                 if isinstance(event, Listed):
                     changes = table.replace(filter(wanted, event.items))
                 elif event.gone or not wanted(event.item):

@@ -45,6 +45,10 @@ _GOOD_SECONDS = 1.0
 _STANDING_SECONDS = 0.25
 OLDER_SECONDS = 10.0
 """When all lists have been older than what was known before for so long, it is the cluster that was set back."""
+MISSED_SECONDS = 2.0
+"""So long a watch that was opened anew may take to report what was missed."""
+POLL_SECONDS = 5.0
+"""How often the lists are taken while watches report nothing of what happens."""
 _INTERNAL = 500
 _EVENTS = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK"})
 
@@ -121,8 +125,16 @@ class WatchHealth:
         self.last_good: float | None = None
         self.disconnected_since: float | None = self._born
         self.last_error = ""
+        self.held_back = False
+        """Whether it can be opened, and what it says does not arrive; set by the mirror."""
+        self._missed: tuple[float, int] | None = None
         self._content: aiohttp.StreamReader | None = None
         self.relists = self.restarts = self.outages = self.bookmarks = self.events = self.refused = 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether the watch has a connection, and what it says arrives as far as is known."""
+        return self.disconnected_since is None and not self.held_back
 
     def beat(self) -> None:
         """Kubernetes has said something, or a watch of it stands."""
@@ -142,6 +154,15 @@ class WatchHealth:
             log.warning("watch of %s is interrupted: %s%s", self.kind, error, detail)
         self.last_error = str(error)
         self._failed()
+
+    def missed(self) -> bool:
+        """Kubernetes has an object that the watch does not report. Whether that is so again, over another connection that
+        has reported nothing either.
+        """
+        now = self._clock.monotonic()
+        if self._missed is None or self._missed[1] != self.events:
+            self._missed = (now, self.events)
+        return now - self._missed[0] >= MISSED_SECONDS
 
     @contextmanager
     def reading(self, response: aiohttp.ClientResponse) -> Iterator[None]:
@@ -185,7 +206,8 @@ async def stream(
     Raises VersionExpired when the version is too old, ClusterUnavailable for everything that a reconnect may fix.
     """
     call = _watch_call(source, version, timings)
-    async with caller.connection.stream(call, idle=timings.idle_limit) as response:
+    idle = POLL_SECONDS if health.held_back else timings.idle_limit
+    async with caller.connection.stream(call, idle=idle) as response:
         # That it was opened says little: what is not Kubernetes can do that, too. It ends at once then, or talks nonsense.
         standing = asyncio.get_running_loop().call_later(_STANDING_SECONDS, health.beat)
         try:
@@ -219,6 +241,8 @@ async def endless(
         except ClusterSilent as exc:
             log.debug("watch of %s: %s; asking again", source.kind, exc)
             health.restarts += 1
+            if health.held_back:
+                place.version = ""
             continue
         except ClusterOverloaded as exc:
             health.lost(exc)

@@ -322,7 +322,7 @@ async def _asked_for(context: Context, stack: Stack, late: TimeoutError) -> PodS
     if not (pod.scheduled and pod.node_name):
         raise _not_scheduled(context, pod) from late
     log.warning("%s: the watch has not reported that it is on %s", stack.stack_id, pod.node_name)
-    context.mirror.reopen("pods")
+    context.mirror.missed_pod()
     return pod
 
 

@@ -255,7 +255,7 @@ class Observer:
             context.repairs.add(Repair(kind=RepairKind.LABELS, stack_id=stack.stack_id))
         else:
             log.warning("%s: the watch does not report its pod, although the pod exists", stack.stack_id)
-            context.mirror.reopen("pods")
+            context.mirror.missed_pod()
         self._due.add(stack.stack_id, at=ask_at)
         return self._assess(stack.stack_id)
 

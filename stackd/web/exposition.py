@@ -230,8 +230,10 @@ class DaemonCollector(Collector):
         )
         staleness = {(name,): health.staleness() for name, health in health_by_kind.items()}
         yield gauge("stackd_mirror_staleness_seconds", "Since the cluster was last heard of.", staleness, kind)
-        connected = {(name,): health.disconnected_since is None for name, health in health_by_kind.items()}
-        yield gauge("stackd_mirror_connected", "1 while the watch has a connection.", connected, kind)
+        connected = {(name,): health.connected for name, health in health_by_kind.items()}
+        yield gauge(
+            "stackd_mirror_connected", "1 while the watch has a connection that reports changes.", connected, kind
+        )
         relists = {(name,): health.relists for name, health in health_by_kind.items()}
         yield counter("stackd_mirror_relists_total", "Lists taken again because a watch was too old.", relists, kind)
         restarts = {(name,): health.restarts for name, health in health_by_kind.items()}

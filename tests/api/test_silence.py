@@ -69,6 +69,46 @@ async def test_a_create_asks_for_its_pod_before_it_says_that_no_node_took_it(tmp
         await at.until_status(stack["stack_id"], "running")
 
 
+async def test_what_happens_to_stacks_shows_also_where_a_proxy_holds_back_what_watches_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every watch can be opened, and says nothing: a stack whose pod had ended was `running` for ever."""
+    caplog.set_level(logging.INFO, "stackd.kube.mirror")
+    monkeypatch.setattr("stackd.lifecycle.observe.UNSEEN_SECONDS", 0.3)
+    monkeypatch.setattr("stackd.kube.watch.MISSED_SECONDS", 0.3)
+    monkeypatch.setattr("stackd.kube.watch.POLL_SECONDS", 0.3)
+    async with harness(tmp_path, {"STACKD_STACKS__SCHEDULING_TIMEOUT": "1s"}) as at:
+        ended = (await at.create())["stack_id"]
+        await at.until_status(ended, "running")
+        at.cluster.faults.add_fault(action="mute", verb="watch")
+        at.cluster.faults.drop_watches()
+        unseen = (await at.create())["stack_id"]
+        await at.delete_object("pods", ended)
+        await at.until_status(ended, "stopped")
+        await at.until_status(unseen, "running")
+        assert await metric(at, "stackd_mirror_connected") == 0
+        assert (await at.call("GET", "/readyz")).status == 200, "it sees what happens, later than usual"
+        began = time.monotonic()
+        await at.until_status((await at.create())["stack_id"], "running")
+        assert time.monotonic() - began < 15, "its pod is seen in the next list"
+
+        at.cluster.faults.clear()
+        await at.create()
+
+        async def connected() -> bool:
+            return await metric(at, "stackd_mirror_connected") == 1
+
+        await eventually(connected)
+        at.cluster.counts.clear()
+        await at.until_status((await at.create())["stack_id"], "running")
+        assert at.cluster.counts.total("list", "pods") == 0, "the watches are relied on again"
+    said = [record.getMessage() for record in caplog.records if record.name == "stackd.kube.mirror"]
+    assert [text.partition(";")[0] for text in said] == [
+        "the watches of Kubernetes are open and report nothing, although pods have changed",
+        "the watches of Kubernetes report changes again",
+    ]
+
+
 async def test_a_create_for_which_there_is_no_room_says_so_after_the_question(tmp_path: Path) -> None:
     settings = {"STACKD_STACKS__SCHEDULING_TIMEOUT": "1s", "STACKD_STACKS__UNSCHEDULABLE_GRACE": "1s"}
     async with harness(tmp_path, settings) as at:
