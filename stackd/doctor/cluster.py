@@ -89,7 +89,7 @@ async def examine(cluster: Cluster, config: Config, size: Size) -> AsyncIterator
 
 async def strangers(cluster: Cluster, config: Config, known: set[str]) -> Finding | None:
     """Pods of our instance that the daemon here knows nothing of, though they are not new: another one's, as a rule."""
-    pods = [pod_state(raw) async for raw in cluster.list_raw("pods")]
+    pods = [pod_state(raw) for raw in await cluster.list_raw("pods")]
     old = time.time_ns() - round(STRANGE_SECONDS * 1e9)
     names = sorted(pod.name for pod in pods if pod.name not in known and not pod.deleting and pod.created_at < old)
     if not names:

@@ -33,7 +33,7 @@ from stackd.kube.credentials import (
     load_credentials,
     read_token,
 )
-from stackd.kube.wire import TOKENS, JsonObject, KubeRequest, core
+from stackd.kube.wire import KINDS, TOKENS, JsonObject, KubeRequest
 
 log = logging.getLogger(__name__)
 
@@ -389,20 +389,17 @@ class Renewal:
         return self._clock.now() / 1e9
 
 
+def token_request(namespace: str, account: str, seconds: int) -> KubeRequest:
+    """The request for a token of that service account which ends; ``status.token`` of the answer is the token."""
+    body = orjson.dumps({**KINDS[TOKENS].type_meta, "spec": {"expirationSeconds": seconds}})
+    return KubeRequest(verb="create", resource=TOKENS, namespace=namespace, name=account, body=body)
+
+
 async def request_token(answer: SendRequest, token: Token) -> Token:
     """A fresh token for the same account and for as long. Raises ClusterUnavailable, ObjectNotFound."""
-    path = core("serviceaccounts", namespace=token.namespace, name=token.account) + "/token"
-    body = {
-        "apiVersion": "authentication.k8s.io/v1",
-        "kind": "TokenRequest",
-        "spec": {"expirationSeconds": max(SHORTEST_SECONDS, round(token.lifetime))},
-    }
-    call = KubeRequest(
-        verb="create", resource=TOKENS, path=path, namespace=token.namespace, name=token.account,
-        body=orjson.dumps(body),
-    )  # fmt: skip
-    document = await answer(call)
-    fresh = read_token(str((document.get("status") or {}).get("token")))
+    seconds = max(SHORTEST_SECONDS, round(token.lifetime))
+    document = await answer(token_request(token.namespace, token.account, seconds))
+    fresh = read_token(document["status"]["token"])
     if fresh is None or not fresh.is_of_the_same(token):
         raise ClusterUnavailable("Kubernetes answered a TokenRequest with something else than a token of the account")
     return fresh

@@ -19,7 +19,7 @@ from stackd.kube.caller import Caller
 from stackd.kube.objects import NodeState, PodState, ServiceState, node_state, pod_state, service_state
 from stackd.kube.records import StoppedRecord, stopped_record
 from stackd.kube.watch import Listed, Source, Timings, WatchHealth, endless
-from stackd.kube.wire import CONFIG_MAPS, KubeRequest, core
+from stackd.kube.wire import CONFIG_MAPS, KubeRequest
 from stackd.waiters import Waiters
 
 T = TypeVar("T")
@@ -250,9 +250,7 @@ class Mirror:
         pods = Source(kind="pods", call=call("list", "pods", params=ours), parse=pod_state)
         services = Source(kind="services", call=call("list", "services", params=ours), parse=service_state)
         stopped = Source(kind=CONFIG_MAPS, call=call("list", CONFIG_MAPS, params=ours), parse=stopped_record)
-        nodes = Source(
-            kind="nodes", call=KubeRequest(verb="list", resource="nodes", path=core("nodes")), parse=node_state
-        )
+        nodes = Source(kind="nodes", call=KubeRequest(verb="list", resource="nodes"), parse=node_state)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep(pods, self._pods, self._is_ours, self._pod_changed), name="mirror-pods")
             group.create_task(

@@ -85,7 +85,7 @@ OWNER_BREAKAGES = (
     Breakage(
         name="the records of stopped stacks are not read",
         file="stackd/lifecycle/rebuild.py",
-        text='    records = {raw["metadata"]["name"]: raw async for raw in cluster.list_raw(CONFIG_MAPS)}\n',
+        text='    records = {raw["metadata"]["name"]: raw for raw in await cluster.list_raw(CONFIG_MAPS)}\n',
         instead="    records: dict[str, JsonObject] = {}\n",
         first=_OWNERS,
     ),
