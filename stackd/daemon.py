@@ -48,14 +48,13 @@ from stackd.lifecycle.template_history import SAMPLE_SECONDS, TemplateHistory
 from stackd.lifecycle.ttl import Expiries, expire, tell_given
 from stackd.lifecycle.wall_clock import WallClock
 from stackd.metrics import Metrics
-from stackd.notify import Notifier
 from stackd.podspec import prepare as prepare_podspec
 from stackd.store import Store
 from stackd.tasks import Tasks
 from stackd.templates import TemplateSet, read_templates
 from stackd.upkeep import health
 from stackd.upkeep.reload import HandOver, KeyFile, Reloader
-from stackd.upkeep.systemd import ProcessContext
+from stackd.upkeep.systemd import Notifier, ProcessContext
 from stackd.upkeep.tls import Certificate
 from stackd.web.api import Api
 from stackd.web.auth import Keys
@@ -367,7 +366,7 @@ async def _renew_rows(context: Context) -> None:
 
 
 async def _watch_store(store: Store) -> None:
-    await asyncio.shield(store.failed)
+    await store.failed
 
 
 async def _drain(daemon: Daemon, listener: HttpListener, notifier: Notifier) -> None:

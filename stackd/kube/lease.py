@@ -14,13 +14,12 @@ from typing import Any
 
 import orjson
 
-from stackd.clock import Clock, SystemClock
+from stackd.clock import Clock, SystemClock, from_nanoseconds, to_nanoseconds
 from stackd.errors import ObjectNotFound
 from stackd.kube import labels, responses
 from stackd.kube.caller import Caller
 from stackd.kube.watch import Listed, Source, Timings, WatchHealth, endless
 from stackd.kube.wire import KINDS, LEASES, JsonObject
-from stackd.times import from_nanoseconds, to_nanoseconds
 
 FILE_ID = "stackd.io/file-id"
 LOCK_ID = "stackd.io/lock-id"

@@ -129,7 +129,7 @@ class Relisted:
 
 
 MirrorChange = PodChanged | ServiceChanged | RecordChanged | NodeChanged | Relisted
-_Told = Callable[[str, S | None, S | None], None]
+_Change = Callable[..., MirrorChange]
 
 
 class Mirror:
@@ -252,17 +252,15 @@ class Mirror:
         stopped = Source(kind=CONFIG_MAPS, call=call("list", CONFIG_MAPS, params=ours), parse=stopped_record)
         nodes = Source(kind="nodes", call=KubeRequest(verb="list", resource="nodes"), parse=node_state)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._keep(pods, self._pods, self._is_ours, self._pod_changed), name="mirror-pods")
+            group.create_task(self._keep(pods, self._pods, self._is_ours, PodChanged), name="mirror-pods")
             group.create_task(
-                self._keep(services, self._services, self._is_ours, self._service_changed), name="mirror-services"
+                self._keep(services, self._services, self._is_ours, ServiceChanged), name="mirror-services"
             )
-            group.create_task(
-                self._keep(stopped, self._stopped, self._is_ours, self._record_changed), name="mirror-records"
-            )
-            group.create_task(self._keep(nodes, self._nodes, lambda _: True, self._node_changed), name="mirror-nodes")
+            group.create_task(self._keep(stopped, self._stopped, self._is_ours, RecordChanged), name="mirror-records")
+            group.create_task(self._keep(nodes, self._nodes, lambda _: True, NodeChanged), name="mirror-nodes")
 
     async def _keep(
-        self, source: Source[S], table: ObjectTable[S], wanted: Callable[[S], bool], told: _Told[S]
+        self, source: Source[S], table: ObjectTable[S], wanted: Callable[[S], bool], change: _Change
     ) -> None:
         health = self.health_by_kind[source.kind]
         async with aclosing(endless(self._cluster, source, health, self._timings)) as events:
@@ -274,7 +272,7 @@ class Mirror:
                 else:
                     changes = table.put(event.item)
                 for before, after in changes:
-                    told(_name(before, after), before, after)
+                    self._tell(change(name=_name(before, after), before=before, after=after))
                 if isinstance(event, Listed):
                     self._listed(source.kind, changes)
 
@@ -293,22 +291,11 @@ class Mirror:
         # The selector asks for no others; this holds even if it were wrong (invariant 5).
         return state.instance == self._cluster.instance
 
-    def _pod_changed(self, name: str, before: PodState | None, after: PodState | None) -> None:
-        self._tell(PodChanged(name=name, before=before, after=after))
-        self._waiters.wake(name, after)
-
-    def _service_changed(self, name: str, before: ServiceState | None, after: ServiceState | None) -> None:
-        self._tell(ServiceChanged(name=name, before=before, after=after))
-
-    def _record_changed(self, name: str, before: StoppedRecord | None, after: StoppedRecord | None) -> None:
-        self._tell(RecordChanged(name=name, before=before, after=after))
-
-    def _node_changed(self, name: str, before: NodeState | None, after: NodeState | None) -> None:
-        self._tell(NodeChanged(name=name, before=before, after=after))
-
     def _tell(self, change: MirrorChange) -> None:
         for callback in tuple(self._subscribers):
             callback(change)
+        if isinstance(change, PodChanged):
+            self._waiters.wake(change.name, change.after)
 
 
 def _name(before: S | None, after: S | None) -> str:

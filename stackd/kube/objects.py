@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from sys import intern
 from typing import Any
 
+from stackd.clock import to_nanoseconds
 from stackd.kube import labels
 from stackd.quantity import NANO, reported
-from stackd.times import to_nanoseconds
 
 MESSAGE_LIMIT = 1024
 EPHEMERAL_STORAGE = "ephemeral-storage"

@@ -17,12 +17,12 @@ from typing import Any
 
 import orjson
 
+from stackd.clock import from_nanoseconds, to_nanoseconds
 from stackd.kube import labels
 from stackd.kube.objects import expiry_of
 from stackd.kube.wire import CONFIG_MAPS, KINDS, JsonObject
 from stackd.model import NO_VALUES, Desired, PortMapping, Stack, StackStatus
 from stackd.podspec.additions import values_in
-from stackd.times import from_nanoseconds, to_nanoseconds
 
 VERSION = 1
 # Whoever watches pods reads the annotation with every change of each of them, and Kubernetes takes 256 KiB of them in

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
-from stackd.clock import NANOSECONDS, Clock
+from stackd.clock import NANOSECONDS, Clock, from_nanoseconds
 from stackd.errors import ClusterError, ClusterUnavailable, NotOwner, StackdError, Unavailable, detail_of, told
 from stackd.kube import labels
 from stackd.kube.manifests import client_labels
@@ -24,7 +24,6 @@ from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.plan import Repair, RepairKind
 from stackd.model import Stack
 from stackd.store import Claim, Extension
-from stackd.times import from_nanoseconds
 from stackd.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)

@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stackd.clock import NANOSECONDS
+from stackd.clock import NANOSECONDS, from_nanoseconds
 from stackd.errors import Conflict, StackNotFound
 from stackd.model import DeleteReason, Desired, EventKind, Observation, Stack, StackStatus, TimelineEvent
 from stackd.store import claims, reservations, rows, timeline
 from stackd.store.claims import Claim
 from stackd.store.transaction import Transaction
-from stackd.times import from_nanoseconds
 from stackd.units import format_duration
 
 OK, CREATED = 200, 201  # what an extension and a create are answered with (API contract)

@@ -19,7 +19,7 @@ from stackd.kube.access import expiry_remark
 from stackd.lifecycle import nodes, readiness
 from stackd.lifecycle.context import Context
 from stackd.metrics import Histogram
-from stackd.notify import Notifier
+from stackd.upkeep.systemd import Notifier
 from stackd.waiters import first_of
 
 log = logging.getLogger(__name__)

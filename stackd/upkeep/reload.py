@@ -23,9 +23,9 @@ from stackd.jobs.schedule import Schedule
 from stackd.lifecycle.bring_up import require_own_stacks
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.observe import Observer
-from stackd.notify import Notifier
 from stackd.templates import TemplateSet, read_templates
 from stackd.upkeep.health import line
+from stackd.upkeep.systemd import Notifier
 from stackd.upkeep.tls import Certificate
 from stackd.web.auth import Keys
 from stackd.web.limits import Limits

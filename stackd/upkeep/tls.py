@@ -18,15 +18,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from stackd.clock import DAY_SECONDS, utc_minute
 from stackd.config import Config
 from stackd.errors import ConfigError
-from stackd.validity import validity
+from stackd.validity import WARN_SECONDS, validity
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
-DAY = 86400.0
-WARN_DAYS = 14
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2: forward secrecy and authenticated encryption only. TLS 1.3 has nothing else."""
 
@@ -84,7 +83,7 @@ class Certificate:
     def remind(self) -> None:
         """Say that the time of the certificate is over, has not come, or is nearly over; once a day."""
         now = self._now()
-        if now - self._said < DAY:
+        if now - self._said < DAY_SECONDS:
             return
         if finding := timeliness(Path(self._files[0]), now):
             self._said = now
@@ -119,19 +118,17 @@ def timeliness(cert: Path, now: float) -> Timeliness | None:
     except (OSError, ValueError) as error:
         return Timeliness(sentence=f"server.tls_cert: its time cannot be read: {error}", unusable=False)
     if now > valid.ends:
-        return Timeliness(sentence=f"server.tls_cert: the certificate expired on {_date(valid.ends)}", unusable=True)
-    if now < valid.begins:
-        return Timeliness(sentence=f"server.tls_cert: it is not valid before {_date(valid.begins)}", unusable=True)
-    if valid.ends - now < WARN_DAYS * DAY:
-        days = int((valid.ends - now) / DAY)
         return Timeliness(
-            sentence=f"server.tls_cert: it expires in {days} days, on {_date(valid.ends)}", unusable=False
+            sentence=f"server.tls_cert: the certificate expired on {utc_minute(valid.ends)}", unusable=True
+        )
+    if now < valid.begins:
+        return Timeliness(sentence=f"server.tls_cert: it is not valid before {utc_minute(valid.begins)}", unusable=True)
+    if valid.ends - now < WARN_SECONDS:
+        days = int((valid.ends - now) / DAY_SECONDS)
+        return Timeliness(
+            sentence=f"server.tls_cert: it expires in {days} days, on {utc_minute(valid.ends)}", unusable=False
         )
     return None
-
-
-def _date(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
 def _context() -> ssl.SSLContext:
