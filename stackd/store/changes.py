@@ -20,7 +20,6 @@ from stackd.store.claims import Claim
 from stackd.store.transaction import Transaction
 from stackd.units import format_duration
 
-OK, CREATED = 200, 201  # what an extension and a create are answered with (API contract)
 FUTURE = 60 * NANOSECONDS  # who was made so long after now was made by another clock
 STOPPED_BY_USER = "StoppedByUser"
 STOPPED_MESSAGE = "stopped by its user; its ports are kept"
@@ -78,7 +77,7 @@ def accept(
         told += [*seen.events, *timeline.between(before, stack, tx.now)]
         timeline.add(tx, [(stack_id, one) for one in told])
     if answer is not None and claims.unanswered_for_stack(tx, stack_id):
-        claims.answer_for_stack(tx, stack_id, CREATED, answer(stack))
+        claims.answer_for_stack(tx, stack_id, claims.CREATED, answer(stack))
     return stack
 
 
@@ -190,7 +189,7 @@ def extend(
     rows.save(tx, [stack])
     _note(tx, stack_id, EventKind.EXTENDED, extension.by, message=f"until {from_nanoseconds(ends)}")
     if claim is not None and answer is not None:
-        claims.insert(tx, replace(claim, status=OK, answer=answer(stack)))
+        claims.insert(tx, replace(claim, status=claims.OK, answer=answer(stack)))
     return stack
 
 

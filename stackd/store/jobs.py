@@ -17,7 +17,6 @@ from stackd.store import claims, rows
 from stackd.store.claims import Claim
 from stackd.store.transaction import Submit, Table, Transaction, id_array, operation
 
-ACCEPTED = 202  # the status that a batch delete is answered with (API contract)
 MAX_ERRORS = 100
 MAX_ERROR_LENGTH = 512
 JobSubscriber = Callable[[str, Job | None], None]
@@ -116,7 +115,7 @@ def create(
     if claim is not None:
         kept = replace(claim, job_id=job_id)
         if answer is not None:
-            kept = replace(kept, status=ACCEPTED, answer=answer(job))
+            kept = replace(kept, status=claims.ACCEPTED, answer=answer(job))
         claims.insert(tx, kept)
     return tx.put_job(job)
 

@@ -447,13 +447,13 @@ BREAKAGES = (
     ),
     Breakage(
         name="a stack of a pool is given twice",
-        file="stackd/store/pools.py",
+        file="stackd/store/reservations.py",
         text='    "UPDATE stacks SET unassigned = 0, labels',
         instead='    "UPDATE stacks SET unassigned = 1, labels',
     ),
     Breakage(
         name="a stack of a pool is given although its end has been decided",
-        file="stackd/store/pools.py",
+        file="stackd/store/reservations.py",
         text=' AND ended = 0 AND deleting_since IS NULL"\n',
         instead=' AND ended = 0"\n',
     ),
@@ -465,7 +465,7 @@ BREAKAGES = (
     ),
     Breakage(
         name="the answer of a create from a pool is not kept",
-        file="stackd/store/pools.py",
+        file="stackd/store/reservations.py",
         text="        claims.insert(tx, kept)\n",
         instead="        pass\n",
     ),
