@@ -269,6 +269,11 @@ def started(tx: Transaction, seen: Observation, *, pod_uid: str, service_uid: st
     return rows.save(tx, [after])[0]
 
 
+def set_service(tx: Transaction, stack_id: str, service_uid: str | None) -> None:
+    """The Service that a living stack has now; None while one is made in the place of another. Raises ``StackNotFound``."""
+    rows.save(tx, [replace(rows.find_live(tx, stack_id), service_uid=service_uid)])
+
+
 def _in_use(tx: Transaction, stack_id: str) -> Stack:
     stack = rows.find(tx, stack_id)
     if stack is None or stack.unassigned:

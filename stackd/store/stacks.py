@@ -135,6 +135,7 @@ class Stacks(StacksView, Table):
     stopped = operation(changes.stopped)
     start = operation(changes.start)
     started = operation(changes.started)
+    set_service = operation(changes.set_service)
 
     mark_deleting = operation(rows.mark_deleting)
     mark_expired = operation(changes.mark_expired)

@@ -426,7 +426,7 @@ BREAKAGES = (
     Breakage(
         name="a Service that was lost is not put back",
         file="stackd/lifecycle/repair.py",
-        text='        await serve(context, stack, pod, replaced=lambda: reached("repair.port_replaced"))\n',
+        text='        _, service = await serve(context, stack, pod, replaced=lambda: reached("repair.port_replaced"))\n',
         instead="        return\n",
     ),
     Breakage(
