@@ -23,8 +23,8 @@ from __future__ import annotations
 from stackd.store.adoption import REMOVED, Adopted
 from stackd.store.changes import STOPPED_BY_USER, STOPPED_MESSAGE, Extension, Start, differs
 from stackd.store.claims import Claim
-from stackd.store.file import StoreOptions, backup_file
-from stackd.store.identity import FileIdentity, FileSummary, read_summary
+from stackd.store.file import FileSummary, StoreOptions, backup_file, read_summary
+from stackd.store.identity import FileIdentity
 from stackd.store.reservations import FROM_POOL, PORT_REPLACED, Assignment, ports_replaced
 from stackd.store.store import Purged, Store
 from stackd.store.transaction import Counters

@@ -19,6 +19,7 @@ from stackd.store.transaction import ADOPTION, Transaction, id_array
 
 REMOVED = "the stack was removed"
 _ENDING = ("ended", "status", "status_reason", "status_message")
+_OF_ANOTHER_POD = (*_ENDING, "desired", "generation", "ports", "ports_held", "pod_uid", "service_uid", "node_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,19 +84,9 @@ def renewed(row: Stack, record: Stack, now: int) -> Stack:
         return _ended_or_served(replace(row, ttl_expires_at=ttl_expires_at), record)
     return replace(
         row,
+        **{name: getattr(record, name) for name in _OF_ANOTHER_POD},
         accepted=True,
-        desired=record.desired,
-        generation=record.generation,
-        status=record.status,
-        status_reason=record.status_reason,
-        status_message=record.status_message,
         ttl_expires_at=ttl_expires_at,
-        ended=record.ended,
-        ports=record.ports,
-        ports_held=record.ports_held,
-        pod_uid=record.pod_uid,
-        service_uid=record.service_uid,
-        node_id=record.node_id,
         node_public_ip=record.node_public_ip or row.node_public_ip,
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 
 from stackd.errors import LabelLimitReached, NoNodePort, Unavailable
@@ -202,23 +202,9 @@ def _require_room(tx: Transaction, max_stacks: int | None, *, there: int = 0) ->
 
 
 def _fresh(new: NewStack, ports: tuple[PortMapping, ...]) -> Stack:
-    return Stack(
-        stack_id=new.stack_id,
-        namespace=new.namespace,
-        pod_spec=new.pod_spec,
-        ports=ports,
-        status=StackStatus.CREATING,
-        created_at=new.created_at,
-        updated_at=new.created_at,
-        ttl_expires_at=new.ttl_expires_at,
-        requested_cpu_milli=new.requested_cpu_milli,
-        requested_memory_bytes=new.requested_memory_bytes,
-        labels=MappingProxyType(dict(new.labels)),
-        template=new.template,
-        values=new.values,
-        unassigned=new.unassigned,
-        digest=new.digest,
-    )
+    given = {one.name: getattr(new, one.name) for one in fields(new) if one.name != "target_ports"}
+    given["labels"] = MappingProxyType(dict(new.labels))
+    return Stack(**given, ports=ports, status=StackStatus.CREATING, updated_at=new.created_at)
 
 
 def _propose(tx: Transaction) -> int:
