@@ -121,11 +121,9 @@ class NodeChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relisted:
-    """A list was taken (the first one too) and its differences were told as changes; this many appeared and went."""
+    """A list was taken (the first one too) and its differences were told as changes."""
 
     kind: str
-    added: int
-    removed: int
 
 
 MirrorChange = PodChanged | ServiceChanged | RecordChanged | NodeChanged | Relisted
@@ -274,15 +272,13 @@ class Mirror:
                 for before, after in changes:
                     self._tell(change(name=_name(before, after), before=before, after=after))
                 if isinstance(event, Listed):
-                    self._listed(source.kind, changes)
+                    self._listed(source.kind)
 
-    def _listed(self, kind: str, changes: list[tuple[S | None, S | None]]) -> None:
-        added = sum(before is None for before, _ in changes)
-        removed = sum(after is None for _, after in changes)
+    def _listed(self, kind: str) -> None:
         self._unlisted.discard(kind)
         if not self._unlisted:
             self._synced.set()
-        self._tell(Relisted(kind=kind, added=added, removed=removed))
+        self._tell(Relisted(kind=kind))
 
     def _lost(self) -> None:
         self.failed()

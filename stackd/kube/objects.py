@@ -63,7 +63,6 @@ class PodState:
     deleting: bool
     disruption: str
     created_at: int
-    started_at: int | None
     containers: tuple[ContainerState, ...]
     generation: int = 0
     expires_at: int | None = None
@@ -147,7 +146,6 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
         deleting="deletionTimestamp" in metadata,
         disruption=intern(disruption.get("reason", "")) if disruption.get("status") == "True" else "",
         created_at=to_nanoseconds(metadata["creationTimestamp"]),
-        started_at=_moment(status.get("startTime")),
         containers=tuple(_containers(status)),
         generation=labels.generation_of(raw),
         expires_at=expiry_of(raw),
@@ -277,7 +275,3 @@ def expiry_of(raw: Mapping[str, Any]) -> int | None:
         return to_nanoseconds(text) if text else None
     except (ValueError, OverflowError):
         return None
-
-
-def _moment(text: str | None) -> int | None:
-    return to_nanoseconds(text) if text else None

@@ -226,9 +226,7 @@ def stopped_manifest(stack: Stack, instance: str) -> JsonObject:
 
 def stopped_annotations(stack: Stack) -> dict[str, str]:
     """All that such a ConfigMap says, as it is now."""
-    return {
-        labels.RECORD: record_annotation(stack),
-        labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at),
+    return our_annotations(stack) | {
         labels.GENERATION: str(stack.generation),
         DESIRED: stack.desired.value,
         NODE: stack.node_id or "",

@@ -108,9 +108,7 @@ SILENCE_SECONDS = 240.0
 
 
 async def feed(context: Context, notifier: Notifier) -> None:
-    """The feeding service; does nothing where no watchdog waits."""
-    if not notifier.watchdog:
-        return
+    """The feeding service, where a watchdog waits."""
     every = notifier.watchdog / FEEDINGS
     while True:
         stuck = await why_stuck(context, every)

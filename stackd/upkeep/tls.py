@@ -29,7 +29,16 @@ LOOK_SECONDS = 5.0
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2: forward secrecy and authenticated encryption only. TLS 1.3 has nothing else."""
 
-Stamp = tuple[tuple[int, int, int], ...]
+Stamp = tuple[int, int, int]
+
+
+def stamp_of(path: str | Path) -> Stamp | None:
+    """What tells the file from the one that was there before; None where there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 class Certificate:
@@ -38,7 +47,7 @@ class Certificate:
     def __init__(self, cert: str, key: str, *, now: Callable[[], float] = time.time) -> None:
         self._now = now
         self._files = (cert, key)
-        self._stamp: Stamp = ()
+        self._stamps: list[Stamp | None] = []
         self._said = 0.0
         self._context = _context()
 
@@ -62,7 +71,7 @@ class Certificate:
 
     def load(self) -> None:
         """Take the files' pair into force. Raises OSError (``ssl.SSLError`` is one); then the one before stays."""
-        self._stamp = self._look()
+        self._stamps = self._look()
         fresh = _context()
         fresh.load_cert_chain(*self._files, password=_no_password)
         self._context = fresh
@@ -71,7 +80,7 @@ class Certificate:
 
     def renew(self) -> None:
         """Load the pair again if the files have changed."""
-        if self._look() == self._stamp:
+        if self._look() == self._stamps:
             return
         try:
             self.load()
@@ -96,11 +105,8 @@ class Certificate:
             self.renew()
             self.remind()
 
-    def _look(self) -> Stamp:
-        try:
-            return tuple((s.st_ino, s.st_mtime_ns, s.st_size) for s in map(os.stat, self._files))
-        except OSError:
-            return ()
+    def _look(self) -> list[Stamp | None]:
+        return [stamp_of(file) for file in self._files]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
