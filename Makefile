@@ -12,8 +12,6 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys, ensurepip, venv, sqlite3, ssl; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& command -v $$python && break; done)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
-# pip compiles on one CPU, this on all; some packages have files for other versions of Python, which do not compile
-COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 SECONDS_TO_SOAK ?= 600
 PREFIX ?= /usr/local
 DIST ?= dist
@@ -86,14 +84,12 @@ $(VENV)/.python:
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/.python
 	@echo "installing the pinned packages" >&2
 	@$(PIP) install --constraint constraints.txt setuptools
-	@$(PIP) install --no-compile --constraint constraints.txt --no-build-isolation --editable .
-	@$(COMPILE)
+	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "installing the pinned packages for tests and checks" >&2
-	@$(PIP) install --no-compile --constraint constraints.txt --no-build-isolation --editable '.[test,dev]'
-	@$(COMPILE)
+	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[test,dev]'
 	@touch $@
 
 $(JS)/node_modules/.installed: $(JS)/package.json $(JS)/package-lock.json

@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from stackd import __version__
 from stackd.clock import Clock, SystemClock
@@ -48,15 +47,15 @@ from stackd.lifecycle.template_history import SAMPLE_SECONDS, TemplateHistory
 from stackd.lifecycle.ttl import Expiries, expire, tell_given
 from stackd.lifecycle.wall_clock import WallClock
 from stackd.metrics import Metrics
-from stackd.notify import Notifier
 from stackd.podspec import prepare as prepare_podspec
 from stackd.store import Store
 from stackd.tasks import Tasks
 from stackd.templates import TemplateSet, read_templates
 from stackd.upkeep import health
 from stackd.upkeep.reload import HandOver, KeyFile, Reloader
-from stackd.upkeep.systemd import ProcessContext
+from stackd.upkeep.systemd import Notifier, ProcessContext
 from stackd.upkeep.tls import Certificate
+from stackd.waiters import first_of
 from stackd.web.api import Api
 from stackd.web.auth import Keys
 from stackd.web.bodies import BodyCache
@@ -247,7 +246,7 @@ async def _start(stack: AsyncExitStack, daemon: Daemon, process: ProcessContext)
 async def _wait_for_cluster(daemon: Daemon) -> None:
     """Wait for the cluster a moment: what connects meanwhile queues at the handed-over socket, and is served then."""
     events = (daemon.ready, daemon.context.ownership.stands_by)
-    await _set_or_failed(*events, tasks=daemon.context.tasks, timeout=PATIENCE_SECONDS)
+    await first_of(*events, failure=daemon.context.tasks.failure, timeout=PATIENCE_SECONDS)
 
 
 def _look_after(daemon: Daemon, process: ProcessContext, certificate: Certificate | None) -> None:
@@ -367,7 +366,7 @@ async def _renew_rows(context: Context) -> None:
 
 
 async def _watch_store(store: Store) -> None:
-    await asyncio.shield(store.failed)
+    await store.failed
 
 
 async def _drain(daemon: Daemon, listener: HttpListener, notifier: Notifier) -> None:
@@ -400,20 +399,9 @@ async def _drain(daemon: Daemon, listener: HttpListener, notifier: Notifier) -> 
 
 
 async def _until(stop: asyncio.Event, tasks: Tasks) -> None:
-    await _set_or_failed(stop, tasks=tasks)
+    await first_of(stop, failure=tasks.failure)
     if tasks.failure.done() and not stop.is_set():
         tasks.failure.result()
-
-
-async def _set_or_failed(*events: asyncio.Event, tasks: Tasks, timeout: float | None = None) -> None:
-    """Return when one of the events is set, or a service has failed, or after ``timeout`` seconds."""
-    waiting = [asyncio.create_task(event.wait(), name="event") for event in events]
-    either: list[asyncio.Future[Any]] = [*waiting, tasks.failure]
-    try:
-        await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in waiting:
-            task.cancel()
 
 
 def _handle_signals(stop: asyncio.Event) -> None:

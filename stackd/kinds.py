@@ -81,19 +81,6 @@ def _matches(accepts: Callable[[str], bool], wrong: str) -> Callable[[str], str]
     return check
 
 
-def check_label_key(key: str) -> str:
-    """A Kubernetes label key: an optional DNS prefix and a name; ValueError says what is wrong."""
-    if not is_key(key):
-        raise ValueError(f'"{key}" is not a label key')
-    return key
-
-
-def _label_value(value: str) -> str:
-    if not is_label_value(value):
-        raise ValueError(f'"{value}" is not a label value')
-    return value
-
-
 def _address(value: str) -> str:
     """An IP address or a host name."""
     try:
@@ -102,13 +89,6 @@ def _address(value: str) -> str:
         if not is_subdomain(value.lower()):
             raise ValueError(f'"{value}" is neither an IP address nor a host name') from None
     return value
-
-
-def _client_label(key: str) -> str:
-    """A label as a create gives it; it has no prefix, for that is stackd's."""
-    if not is_bare_key(key):
-        raise ValueError(f'"{key}" is not a label of a create')
-    return key
 
 
 def _one_spelling(rates: Mapping[str, str]) -> Mapping[str, str]:
@@ -141,6 +121,11 @@ def _network(value: str) -> str:
         raise ValueError(f'"{value}" is neither an IP address nor a network') from None
 
 
+as_tuple: Final = BeforeValidator(_tuple)
+LabelKey = Annotated[str, AfterValidator(_matches(is_key, "is not a label key"))]
+LabelValue = Annotated[str, AfterValidator(_matches(is_label_value, "is not a label value"))]
+ClientLabel = Annotated[str, AfterValidator(_matches(is_bare_key, "is not a label of a create"))]
+"""A label as a create gives it; it has no prefix, for that is stackd's."""
 Flag = Annotated[bool, Expects(what="true or false")]
 Text = Annotated[str, Expects(what="a string")]
 FilePath = Annotated[str, Expects(what="a path", secret=True, path=True)]
@@ -195,19 +180,19 @@ Quantity = Annotated[
     AfterValidator(_quantity),
     Expects(what='a Kubernetes quantity such as "500m", "2" or "4Gi", or "" for no limit'),
 ]
-Strings = Annotated[tuple[str, ...], BeforeValidator(_tuple), Expects(what='a list of strings such as ["a", "b-*"]')]
+Strings = Annotated[tuple[str, ...], as_tuple, Expects(what='a list of strings such as ["a", "b-*"]')]
 Networks = Annotated[
     tuple[Annotated[str, AfterValidator(_network)], ...],
-    BeforeValidator(_tuple),
+    as_tuple,
     Expects(what='a list of addresses and networks such as ["192.0.2.7", "2001:db8::/64"]'),
 ]
 Labels = Annotated[
-    Mapping[Annotated[str, AfterValidator(check_label_key)], Annotated[str, AfterValidator(_label_value)]],
+    Mapping[LabelKey, LabelValue],
     AfterValidator(_frozen),
     Expects(what='a table of labels such as { role = "stack" }'),
 ]
 Annotations = Annotated[
-    Mapping[Annotated[str, AfterValidator(check_label_key)], str],
+    Mapping[LabelKey, str],
     AfterValidator(_frozen),
     Expects(what='a table of strings such as { "example.org/team" = "blue" }'),
 ]
@@ -216,9 +201,8 @@ Addresses = Annotated[
     AfterValidator(_frozen),
     Expects(what='a table from node names to addresses such as { worker-1 = "203.0.113.7" }'),
 ]
-ClientLabel = Annotated[str, AfterValidator(_client_label)]
 ClientLabels = Annotated[
-    tuple[ClientLabel, ...], BeforeValidator(_tuple), Expects(what='a list of labels without prefix such as ["player"]')
+    tuple[ClientLabel, ...], as_tuple, Expects(what='a list of labels without prefix such as ["player"]')
 ]
 LabelLimits = Annotated[
     Mapping[ClientLabel, Annotated[int, Ge(1)]],
@@ -231,4 +215,3 @@ LabelRates = Annotated[
     AfterValidator(_frozen),
     Expects(what='a table from labels without prefix to rates such as { player = "6/min" }'),
 ]
-as_tuple: Final = BeforeValidator(_tuple)

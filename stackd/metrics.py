@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter, time_ns
@@ -58,15 +58,12 @@ class RouteMeter:
     __slots__ = ("codes", "durations")
 
     def __init__(self) -> None:
-        self.codes: dict[int, int] = {}
+        self.codes: Counter[int] = Counter()
         self.durations = Histogram()
 
     def record(self, code: int, seconds: float) -> None:
         """One request was answered."""
-        try:
-            self.codes[code] += 1
-        except KeyError:
-            self.codes[code] = 1
+        self.codes[code] += 1
         self.durations.observe(seconds)
 
 
@@ -106,7 +103,7 @@ class Metrics:
     creates: Counter[str] = field(default_factory=Counter)
     phases: dict[str, Histogram] = field(default_factory=lambda: {phase: Histogram() for phase in PHASES})
     time_to_running: Histogram = field(default_factory=lambda: Histogram(SLOW))
-    kubernetes: dict[tuple[str, str], Histogram] = field(default_factory=dict)
+    kubernetes: defaultdict[tuple[str, str], Histogram] = field(default_factory=lambda: defaultdict(Histogram))
     assignments: Histogram = field(default_factory=Histogram)
     loop_lag: Histogram = field(default_factory=Histogram)
     reloads: Reloads = field(default_factory=Reloads)
@@ -137,10 +134,7 @@ class Metrics:
 
     def asked(self, verb: str, resource: str, code: str, seconds: float) -> None:
         """A request to Kubernetes has ended; ``kube`` itself counts the codes."""
-        durations = self.kubernetes.get((verb, resource))
-        if durations is None:
-            durations = self.kubernetes[verb, resource] = Histogram()
-        durations.observe(seconds)
+        self.kubernetes[verb, resource].observe(seconds)
 
 
 def outcome(error: BaseException) -> str:

@@ -173,7 +173,8 @@ class Stack:
     ``accepted``        the create was completed; before that, nobody has been told that the stack exists
     ``ended``           the pod has ended for good: Service and ports are given back, the record stays until its TTL
     ``deleting_since``  a delete was asked for and is not yet confirmed by the cluster; the stack is still listed
-    ``pod_uid``         the pod that was made for it; None while there is to be one and it is not yet known to be there
+    ``pod_uid``         the pod that was made for it; None while there is to be one and it is not yet known to be there;
+                        ``service_uid`` likewise
     ``desired``         what its user wants; ``stopped`` keeps the ports
     ``generation``      how many pods it has had before this one; a pod of an earlier generation has to go
     ``template``        the name of the template that it was made from, and ``digest`` what that was at the time

@@ -12,10 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from stackd.clock import DAY_SECONDS
+
 BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 END: Final = "-----END CERTIFICATE-----"
 _VERSION: Final = 0xA0
 _UTC_TIME: Final = 0x17
+WARN_SECONDS: Final = 14 * DAY_SECONDS
+"""So long before its end a certificate, or a token that nobody renews, is warned of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,13 +86,16 @@ async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
     return True
 
 
-async def first_of(*events: asyncio.Event, timeout: float | None = None) -> None:
-    """Return as soon as one of the events is set, or after ``timeout`` seconds."""
+async def first_of(
+    *events: asyncio.Event, failure: asyncio.Future[Any] | None = None, timeout: float | None = None
+) -> None:
+    """Return as soon as one of the events is set, or the future is done, or after ``timeout`` seconds."""
     if any(event.is_set() for event in events):
         return
     waiting = [asyncio.create_task(event.wait(), name="event") for event in events]
+    either: list[asyncio.Future[Any]] = [*waiting, failure] if failure is not None else [*waiting]
     try:
-        await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in waiting:
             task.cancel()

@@ -254,7 +254,7 @@ def summary(stacks: Sequence[Fields]) -> str:
 
 def since(time_text: str) -> float:
     """Seconds since that time; negative for times to come."""
-    from stackd.times import to_nanoseconds
+    from stackd.clock import to_nanoseconds
 
     return (time.time_ns() - to_nanoseconds(time_text)) / NANOSECONDS
 

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from stackd.clock import utc_minute
 from stackd.config import Config
 from stackd.doctor import Finding, fail, ok, warn
 from stackd.errors import ClusterRefused, QuotaExceeded, StackdError
-from stackd.kube.access import REMEDY, date, expiry_remark
+from stackd.kube.access import REMEDY, expiry_remark
 from stackd.kube.client import Cluster
 from stackd.kube.objects import NodeState, pod_state
 from stackd.kube.provision import EGRESS, INGRESS, lets_through, protects
@@ -89,7 +90,7 @@ async def examine(cluster: Cluster, config: Config, size: Size) -> AsyncIterator
 
 async def strangers(cluster: Cluster, config: Config, known: set[str]) -> Finding | None:
     """Pods of our instance that the daemon here knows nothing of, though they are not new: another one's, as a rule."""
-    pods = [pod_state(raw) async for raw in cluster.list_raw("pods")]
+    pods = [pod_state(raw) for raw in await cluster.list_raw("pods")]
     old = time.time_ns() - round(STRANGE_SECONDS * 1e9)
     names = sorted(pod.name for pod in pods if pod.name not in known and not pod.deleting and pod.created_at < old)
     if not names:
@@ -124,11 +125,11 @@ async def _credentials(cluster: Cluster, config: Config, size: Size) -> list[Fin
         advice = "`stackd manifests --kubeconfig-for URL` makes one"
         return [fail(about, remark, advice) if now >= expiry.at else warn(about, remark, advice)]
     if token is None:
-        return [ok(about, f"{expiry.what} is good until {date(expiry.at)}")]
+        return [ok(about, f"{expiry.what} is good until {utc_minute(expiry.at)}")]
     if not all([await cluster.may(ask) for ask in asks_of_account(token.account, token.namespace)]):
-        text = f"{expiry.what} ends on {date(expiry.at)}, and it may not create a fresh one for itself"
+        text = f"{expiry.what} ends on {utc_minute(expiry.at)}, and it may not create a fresh one for itself"
         return [warn(about, text, APPLY)]
-    return [ok(about, f"{expiry.what} is good until {date(expiry.at)}, and is renewed before")]
+    return [ok(about, f"{expiry.what} is good until {utc_minute(expiry.at)}, and is renewed before")]
 
 
 async def _namespace(cluster: Cluster, config: Config, size: Size) -> list[Finding]:

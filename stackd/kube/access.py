@@ -21,7 +21,7 @@ import aiohttp
 import orjson
 
 from stackd import __version__
-from stackd.clock import Clock
+from stackd.clock import DAY_SECONDS, Clock, utc_minute
 from stackd.errors import ClusterError, ClusterRefused, ClusterUnavailable, ConfigError
 from stackd.kube.credentials import (
     UNREADABLE,
@@ -33,12 +33,11 @@ from stackd.kube.credentials import (
     load_credentials,
     read_token,
 )
-from stackd.kube.wire import TOKENS, JsonObject, KubeRequest, core
+from stackd.kube.wire import KINDS, TOKENS, JsonObject, KubeRequest
+from stackd.validity import WARN_SECONDS
 
 log = logging.getLogger(__name__)
 
-DAY: Final = 86400.0
-WARN_SECONDS: Final = 14 * DAY
 CHECK_SECONDS: Final = 30.0
 RETRY_SECONDS: Final = 60.0
 SHORTEST_SECONDS: Final = 600
@@ -361,7 +360,7 @@ class Renewal:
             return CHECK_SECONDS
         await self._keep(fresh)
         self._access.use(fresh)
-        log.info("the token for the cluster was renewed, it is good until %s", date(fresh.ends))
+        log.info("the token for the cluster was renewed, it is good until %s", utc_minute(fresh.ends))
         return CHECK_SECONDS
 
     async def _keep(self, fresh: Token) -> None:
@@ -376,12 +375,14 @@ class Renewal:
 
     def _failed(self, token: Token, why: str) -> float:
         if why != self._access.renewal_trouble:
-            log.warning("the token for the cluster cannot be renewed, it is good until %s: %s", date(token.ends), why)
+            log.warning(
+                "the token for the cluster cannot be renewed, it is good until %s: %s", utc_minute(token.ends), why
+            )
         self._access.renewal_trouble = why
         return max(1.0, min(RETRY_SECONDS, (token.ends - self._now()) / 10))
 
     def _remind(self, now: float) -> None:
-        if now - self._said >= DAY and (text := expiry_remark(self._access, now)):
+        if now - self._said >= DAY_SECONDS and (text := expiry_remark(self._access, now)):
             self._said = now
             log.warning("%s", text)
 
@@ -389,20 +390,17 @@ class Renewal:
         return self._clock.now() / 1e9
 
 
+def token_request(namespace: str, account: str, seconds: int) -> KubeRequest:
+    """The request for a token of that service account which ends; ``status.token`` of the answer is the token."""
+    body = orjson.dumps({**KINDS[TOKENS].type_meta, "spec": {"expirationSeconds": seconds}})
+    return KubeRequest(verb="create", resource=TOKENS, namespace=namespace, name=account, body=body)
+
+
 async def request_token(answer: SendRequest, token: Token) -> Token:
     """A fresh token for the same account and for as long. Raises ClusterUnavailable, ObjectNotFound."""
-    path = core("serviceaccounts", namespace=token.namespace, name=token.account) + "/token"
-    body = {
-        "apiVersion": "authentication.k8s.io/v1",
-        "kind": "TokenRequest",
-        "spec": {"expirationSeconds": max(SHORTEST_SECONDS, round(token.lifetime))},
-    }
-    call = KubeRequest(
-        verb="create", resource=TOKENS, path=path, namespace=token.namespace, name=token.account,
-        body=orjson.dumps(body),
-    )  # fmt: skip
-    document = await answer(call)
-    fresh = read_token(str((document.get("status") or {}).get("token")))
+    seconds = max(SHORTEST_SECONDS, round(token.lifetime))
+    document = await answer(token_request(token.namespace, token.account, seconds))
+    fresh = read_token(document["status"]["token"])
     if fresh is None or not fresh.is_of_the_same(token):
         raise ClusterUnavailable("Kubernetes answered a TokenRequest with something else than a token of the account")
     return fresh
@@ -414,14 +412,9 @@ def expiry_remark(access: Access, now: float) -> str:
     if expiry is None or expiry.at - now >= WARN_SECONDS:
         return ""
     if now >= expiry.at:
-        return f"{expiry.what} expired on {date(expiry.at)}; {REMEDY}"
+        return f"{expiry.what} expired on {utc_minute(expiry.at)}; {REMEDY}"
     if not expiry.renewed:
-        return f"{expiry.what} expires on {date(expiry.at)}; {REMEDY}"
+        return f"{expiry.what} expires on {utc_minute(expiry.at)}; {REMEDY}"
     if access.renewal_trouble:
-        return f"{expiry.what} expires on {date(expiry.at)} and cannot be renewed: {access.renewal_trouble}"
+        return f"{expiry.what} expires on {utc_minute(expiry.at)} and cannot be renewed: {access.renewal_trouble}"
     return ""
-
-
-def date(seconds: float) -> str:
-    """``2026-11-25 17:29 UTC``."""
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))

@@ -1,7 +1,9 @@
-"""Requests that are repeated until they have an answer, or until their time is up.
+"""Requests that are repeated until they have an answer, or until their time is up; and what stackd asks a cluster with them.
 
 Owns the retries: a lost answer, one that is not Kubernetes', an overloaded server and the moments in which a namespace or
-a quota is not ready are all waited out within the request's deadline. Knows nothing of what is created or deleted.
+a quota is not ready are all waited out within the request's deadline. Owns, too, the questions beside those about the stacks'
+own objects, for start-up, ``doctor``, ``rebuild``, and the logs and events of one stack: who the cluster is, what it allows,
+what happened to a pod. No read of the API waits for any of these. Knows nothing of what is created or deleted for a stack.
 """
 
 from __future__ import annotations
@@ -12,23 +14,31 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, TypeVar
+from email.utils import parsedate_to_datetime
+from typing import Any, Self, TypeVar
+
+import orjson
 
 from stackd.errors import (
     ClusterRefused,
     ClusterTimeout,
     ClusterUnavailable,
     ClusterUnreachable,
+    ObjectExists,
+    ObjectNotFound,
     StackdError,
     UnexpectedAnswer,
     VersionExpired,
 )
 from stackd.kube import labels
-from stackd.kube.connection import KubeConnection
+from stackd.kube.access import Access
+from stackd.kube.connection import KubeConnection, OnRequest
 from stackd.kube.credentials import ClusterTarget
-from stackd.kube.guards import is_fenced
+from stackd.kube.guards import Fence, is_fenced
+from stackd.kube.objects import NodeState, PodEvent, node_state, pod_event
 from stackd.kube.responses import NOT_FOUND, check, error_of, is_from_node, may_repeat, readable, unexpected
-from stackd.kube.wire import FAILING, JsonObject, KubeRequest, KubeResponse, core
+from stackd.kube.rights import CLUSTER_IDENTITY, AccessReview
+from stackd.kube.wire import FAILING, KINDS, LOG, NAMESPACES, REVIEWS, VERSION, JsonObject, KubeRequest, KubeResponse
 from stackd.workqueue import RetryPolicy
 
 log = logging.getLogger(__name__)
@@ -43,6 +53,9 @@ PAGE = 500
 LIST_SECONDS = 30.0
 # A list is what a blind stackd waits for: it is asked for again, whatever a Retry-After says.
 LONGEST_LIST_PAUSE = 5.0
+_LOG_BYTES = 1024 * 1024
+_VERSION = KubeRequest(verb="get", resource=VERSION)
+_IDENTITY = KubeRequest(verb="get", resource=NAMESPACES, name=CLUSTER_IDENTITY)
 
 
 class Deadline:
@@ -88,12 +101,29 @@ class Caller:
     """A connection together with the target's namespace, instance and time limits.
 
     ``belongs_to`` is what ``cluster_uid`` has to answer before anything may be made anew; empty while that is not known.
+    Each question raises ClusterUnavailable when the cluster cannot or may not answer.
     """
 
     def __init__(self, target: ClusterTarget, connection: KubeConnection) -> None:
         self.target = target
         self.connection = connection
         self.belongs_to = ""
+
+    @classmethod
+    async def connect(
+        cls, target: ClusterTarget, *, observer: OnRequest | None = None, fence: Fence | None = None
+    ) -> Self:
+        """Load the credentials; nothing is sent, so that an absent cluster does not matter here.
+
+        ``observer(verb, resource, code, seconds)`` is called after each request; ``fence`` says until when changes are
+        allowed, without one they always are. Raises ConfigError.
+        """
+        access = await Access.open(target)
+        return cls(target, KubeConnection(access, max_in_flight=target.max_in_flight, observer=observer, fence=fence))
+
+    async def close(self) -> None:
+        """Close all connections; calls and watches under way fail."""
+        await self.connection.close()
 
     @property
     def instance(self) -> str:
@@ -218,12 +248,132 @@ class Caller:
 
     def on(self, verb: str, resource: str, name: str = "", **more: Any) -> KubeRequest:
         """A call about a resource in the stacks' namespace."""
-        path = core(resource, namespace=self.namespace_name, name=name)
-        return KubeRequest(verb=verb, resource=resource, path=path, namespace=self.namespace_name, name=name, **more)
+        return KubeRequest(verb=verb, resource=resource, namespace=self.namespace_name, name=name, **more)
 
     def ours(self) -> dict[str, str]:
         """The parameters that narrow a list or watch to our objects."""
         return {"labelSelector": labels.selector(self.instance)}
+
+    async def version(self) -> str:
+        """The API server's version, such as ``v1.36.2``."""
+        return str((await self.answer(_VERSION))["gitVersion"])
+
+    async def cluster_uid(self) -> str:
+        """What identifies the cluster: the uid of its kube-system namespace."""
+        document = await self.answer(_IDENTITY)
+        return str(document["metadata"]["uid"])
+
+    async def probe(self) -> None:
+        """Return if Kubernetes answers now, over a connection of its own, within the time of one attempt."""
+        # A read of etcd, as the version is not; and stackd may ask for it.
+        await self.connection.probe(_IDENTITY, self.target.attempt_timeout)
+
+    async def namespace(self) -> JsonObject | None:
+        """The stacks' namespace as JSON, None where there is none."""
+        try:
+            return await self.answer(KubeRequest(verb="get", resource=NAMESPACES, name=self.namespace_name))
+        except ObjectNotFound:
+            return None
+
+    async def ensure_namespace(self) -> None:
+        """Make the stacks' namespace if it is not there, and this is the cluster that it is to be in (``belongs_to``).
+
+        Raises ClusterUnavailable while it is being terminated, and on another cluster.
+        """
+        existing = await self.namespace()
+        if existing is None:
+            await self._must_be_ours()
+            await self._create_namespace()
+        elif (existing.get("status") or {}).get("phase") == "Terminating":
+            raise ClusterUnavailable(f"the namespace {self.namespace_name} is being terminated")
+
+    async def time(self) -> float | None:
+        """The API server's clock, in seconds since the epoch, to the second; None where it does not tell."""
+        answer = await self.ask(_VERSION, self.deadline())
+        try:
+            return parsedate_to_datetime(answer.date).timestamp()
+        except ValueError:
+            return None
+
+    async def may(self, ask: AccessReview) -> bool:
+        """Whether the cluster lets stackd do what is asked about."""
+        names = ("verb", "resource", "group", "namespace", "subresource", "name")
+        review = {
+            **KINDS[REVIEWS].type_meta,
+            "spec": {"resourceAttributes": {key: value for key in names if (value := getattr(ask, key))}},
+        }
+        document = await self.answer(KubeRequest(verb="create", resource=REVIEWS, body=orjson.dumps(review)))
+        return bool(document["status"]["allowed"])
+
+    async def network_policies(self, namespace: str = "") -> list[JsonObject]:
+        """The NetworkPolicies of a namespace (by default the stacks'), as JSON."""
+        where = namespace or self.namespace_name
+        return await self._all(KubeRequest(verb="list", resource="networkpolicies", namespace=where))
+
+    async def resource_quotas(self) -> list[JsonObject]:
+        """The ResourceQuotas of the stacks' namespace, as JSON."""
+        return await self._all(self.on("list", "resourcequotas"))
+
+    async def limit_ranges(self) -> list[JsonObject]:
+        """The LimitRanges of the stacks' namespace, as JSON."""
+        return await self._all(self.on("list", "limitranges"))
+
+    async def list_raw(self, resource: str) -> list[JsonObject]:
+        """Our ``pods``, ``services`` or ``configmaps``, as JSON."""
+        return await self._all(self.on("list", resource, params=self.ours()))
+
+    async def list_prepulls(self) -> list[JsonObject]:
+        """The pods of this instance that only have images pulled, as JSON."""
+        wanted = labels.prepull_labels(self.instance).items()
+        params = {"labelSelector": ",".join(f"{key}={value}" for key, value in wanted)}
+        return await self._all(self.on("list", "pods", params=params))
+
+    async def list_nodes(self) -> list[NodeState]:
+        """All nodes."""
+        nodes, _ = await self.everything(KubeRequest(verb="list", resource="nodes"), node_state)
+        return nodes
+
+    async def pod_json(self, name: str) -> JsonObject | None:
+        """The pod as JSON, None where there is none of that name."""
+        return await self.find("pods", name, self.deadline())
+
+    async def pod_log(self, name: str, *, tail: int, container: str = "") -> str:
+        """The last ``tail`` lines, one MiB at most, of a pod of ours.
+
+        Raises ObjectNotFound; Conflict, with the reason, when there is no log yet.
+        """
+        params = {"tailLines": str(tail), "limitBytes": str(_LOG_BYTES)}
+        call = self.on("get", LOG, name, params=params | ({"container": container} if container else {}))
+        answer = await self.ask(call, self.deadline())
+        if not answer.ok:
+            raise error_of(call, answer)
+        return answer.body.decode(errors="replace")
+
+    async def pod_events(self, name: str, uid: str = "") -> list[PodEvent]:
+        """What Kubernetes says happened to the pod (of that uid, if given), oldest first."""
+        fields = f"involvedObject.name={name}" + (f",involvedObject.uid={uid}" if uid else "")
+        items, _ = await self.everything(self.on("list", "events", params={"fieldSelector": fields}), pod_event)
+        return sorted(items, key=lambda event: event.at)
+
+    async def _all(self, call: KubeRequest) -> list[JsonObject]:
+        items, _ = await self.everything(call, lambda raw: raw)
+        return items
+
+    async def _must_be_ours(self) -> None:
+        """That the namespace is gone may mean that this is another cluster: nothing is made there."""
+        if self.belongs_to and await self.cluster_uid() != self.belongs_to:
+            self.connection.on_doubt()
+            raise ClusterUnavailable("another cluster answers; nothing is created there")
+
+    async def _create_namespace(self) -> None:
+        name = self.namespace_name
+        metadata = {"name": name, "labels": {labels.MANAGED_BY: labels.MANAGER}}
+        body = orjson.dumps({**KINDS[NAMESPACES].type_meta, "metadata": metadata})
+        call = KubeRequest(verb="create", resource=NAMESPACES, name=name, body=body)
+        try:
+            await self.answer(call)
+        except ObjectExists:
+            return
 
     def _attempt(self, call: KubeRequest, deadline: Deadline) -> float:
         longest = LIST_SECONDS if call.verb == "list" else self.target.attempt_timeout

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -26,14 +25,9 @@ from stackd.errors import (
     StillThere,
 )
 from stackd.kube import labels
-from stackd.kube.access import Access
 from stackd.kube.caller import Caller, Deadline, document_of
-from stackd.kube.connection import KubeConnection, OnRequest
-from stackd.kube.credentials import ClusterTarget
-from stackd.kube.guards import Fence
 from stackd.kube.manifests import FIRST_PORT, LAST_PORT, range_question
 from stackd.kube.objects import PodState, ServiceState, pod_state, service_state
-from stackd.kube.reader import ClusterReader
 from stackd.kube.records import StoppedRecord, stopped_record
 from stackd.kube.responses import NOT_FOUND, error_of, is_other_uid, names_missing_namespace, readable
 from stackd.kube.wire import CONFIG_MAPS, MERGE_PATCH, JsonObject, KubeRequest, KubeResponse, read_status
@@ -42,24 +36,8 @@ from stackd.model import RANGE_PREFIX, PortRange
 _CONFLICT = 409
 
 
-class Cluster(ClusterReader):
+class Cluster(Caller):
     """One cluster, as one instance of stackd, in one namespace."""
-
-    @classmethod
-    async def connect(
-        cls, target: ClusterTarget, *, observer: OnRequest | None = None, fence: Fence | None = None
-    ) -> Cluster:
-        """Load the credentials; nothing is sent, so that an absent cluster does not matter here.
-
-        ``observer(verb, resource, code, seconds)`` is called after each request; ``fence`` says until when changes are
-        allowed, without one they always are. Raises ConfigError.
-        """
-        access = await Access.open(target)
-        return cls(target, KubeConnection(access, max_in_flight=target.max_in_flight, observer=observer, fence=fence))
-
-    async def close(self) -> None:
-        """Close all connections; calls and watches under way fail."""
-        await self.connection.close()
 
     async def create_pod(
         self, manifest: Mapping[str, Any], *, dry_run: bool = False, timeout: float | None = None
@@ -130,19 +108,25 @@ class Cluster(ClusterReader):
     async def put_labels_on_pod(
         self, name: str, uid: str, wanted: Mapping[str, str], *, timeout: float | None = None
     ) -> PodState:
-        """Set labels of the pod of that uid; the pod as it is then. Raises as ``patch_pod_annotations``."""
-        patch = orjson.dumps({"metadata": {"uid": uid, "labels": dict(wanted)}})
-        call = self.on("patch", "pods", name, uid=uid, body=patch, content_type=MERGE_PATCH)
-        return readable("pods", pod_state, await self.answer(call, self.deadline(timeout)))
+        """Set labels of the pod of that uid; the pod as it is then. Raises as ``patch_pod``."""
+        raw = await self._patch("pods", name, uid, self.deadline(timeout), labels=wanted)
+        return readable("pods", pod_state, raw)
 
-    async def patch_pod_annotations(
-        self, name: str, uid: str, annotations: Mapping[str, str | None], *, timeout: float | None = None
+    async def patch_pod(
+        self,
+        name: str,
+        uid: str,
+        *,
+        labels: Mapping[str, str | None] | None = None,
+        annotations: Mapping[str, str | None],
+        timeout: float | None = None,
     ) -> None:
-        """Set (or, with None, remove) annotations of the pod of that uid.
+        """Set (or, with None, remove) labels and annotations of the pod of that uid.
 
         Raises ObjectNotFound; PreconditionFailed if the name belongs to another pod by now.
         """
-        await self._annotate("pods", name, uid, annotations, self.deadline(timeout))
+        wanted = {"labels": labels, "annotations": annotations} if labels else {"annotations": annotations}
+        await self._patch("pods", name, uid, self.deadline(timeout), **wanted)
 
     async def put_stopped(self, manifest: Mapping[str, Any], *, timeout: float | None = None) -> StoppedRecord:
         """Have the cluster hold this record of a stack without a pod, whatever record of that stack it has. Raises as
@@ -159,39 +143,16 @@ class Cluster(ClusterReader):
                     continue
                 if not labels.is_ours(found, self.instance):
                     raise
-                patch = {
-                    "metadata": {"uid": found["metadata"]["uid"], "annotations": manifest["metadata"]["annotations"]}
-                }
-                call = self.on(
-                    "patch",
-                    CONFIG_MAPS,
-                    name,
-                    uid=patch["metadata"]["uid"],
-                    body=orjson.dumps(patch),
-                    content_type=MERGE_PATCH,
-                )
+                uid, annotations = found["metadata"]["uid"], manifest["metadata"]["annotations"]
                 try:
-                    return readable(CONFIG_MAPS, stopped_record, await self.answer(call, deadline))
+                    raw = await self._patch(CONFIG_MAPS, name, uid, deadline, annotations=annotations)
+                    return readable(CONFIG_MAPS, stopped_record, raw)
                 except (ObjectNotFound, PreconditionFailed):
                     continue  # it is gone, or another one by now
 
     async def has_stopped(self, name: str, *, timeout: float | None = None) -> bool:
         """Whether the API server has a ConfigMap of that name now, whoever made it."""
         return await self.find(CONFIG_MAPS, name, self.deadline(timeout)) is not None
-
-    async def patch_pod_metadata(
-        self,
-        name: str,
-        uid: str,
-        *,
-        labels: Mapping[str, str | None],
-        annotations: Mapping[str, str | None],
-        timeout: float | None = None,
-    ) -> None:
-        """Set (or, with None, remove) labels and annotations of the pod of that uid. Raises as ``patch_pod_annotations``."""
-        patch = orjson.dumps({"metadata": {"uid": uid, "labels": dict(labels), "annotations": dict(annotations)}})
-        call = self.on("patch", "pods", name, uid=uid, body=patch, content_type=MERGE_PATCH)
-        await self.answer(call, self.deadline(timeout))
 
     async def create_stopped(self, manifest: Mapping[str, Any], *, timeout: float | None = None) -> StoppedRecord:
         """Create the record of a stopped stack once. Raises as ``create_pod`` does."""
@@ -201,26 +162,27 @@ class Cluster(ClusterReader):
     async def patch_stopped_annotations(
         self, name: str, uid: str, annotations: Mapping[str, str | None], *, timeout: float | None = None
     ) -> None:
-        """As ``patch_pod_annotations``, of the record of a stopped stack."""
-        await self._annotate(CONFIG_MAPS, name, uid, annotations, self.deadline(timeout))
+        """As ``patch_pod``, of the record of a stopped stack."""
+        await self._patch(CONFIG_MAPS, name, uid, self.deadline(timeout), annotations=annotations)
 
     async def delete_stopped(self, name: str, uid: str | None = None, *, timeout: float | None = None) -> None:
         """Delete the record of a stopped stack and return when it is confirmed gone; as for pods."""
         await remove(self, CONFIG_MAPS, name, uid, self.deadline(timeout))
 
-    async def _annotate(
-        self, resource: str, name: str, uid: str, annotations: Mapping[str, str | None], deadline: Deadline
-    ) -> None:
-        patch = orjson.dumps({"metadata": {"uid": uid, "annotations": dict(annotations)}})
-        call = self.on("patch", resource, name, uid=uid, body=patch, content_type=MERGE_PATCH)
-        await self.answer(call, deadline)
+    async def _patch(
+        self, resource: str, name: str, uid: str, deadline: Deadline, **metadata: Mapping[str, str | None]
+    ) -> JsonObject:
+        patch = orjson.dumps({"metadata": {"uid": uid, **{part: dict(names) for part, names in metadata.items()}}})
+        return await self.answer(
+            self.on("patch", resource, name, uid=uid, body=patch, content_type=MERGE_PATCH), deadline
+        )
 
     async def _create(
         self, resource: str, manifest: Mapping[str, Any], deadline: Deadline, *, dry_run: bool
     ) -> JsonObject:
         params = {"dryRun": "All"} if dry_run else {}
         name = manifest["metadata"]["name"]
-        call = replace(self.on("create", resource, body=orjson.dumps(manifest), params=params), name=name)
+        call = self.on("create", resource, name, body=orjson.dumps(manifest), params=params)
         backoff = self.backoff()
         namespace_ensured = False
         while True:
@@ -246,7 +208,7 @@ class Cluster(ClusterReader):
 
         Raises ClusterRefused, and ClusterUnavailable where it could not be removed.
         """
-        wanted, given = labels_of(manifest), labels_of(made)
+        wanted, given = labels.labels_of(manifest), labels.labels_of(made)
         missing = sorted(key for key, value in wanted.items() if key in labels.OURS and given.get(key) != value)
         if not missing:
             return made
@@ -277,12 +239,6 @@ class Cluster(ClusterReader):
         return None if found["metadata"].get("deletionTimestamp") else found
 
 
-def labels_of(raw: Mapping[str, Any]) -> Mapping[str, str]:
-    """The labels of an object as JSON."""
-    found: Mapping[str, str] = raw["metadata"].get("labels") or {}
-    return found
-
-
 def _same(found: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
     """Whether the object was made from this manifest: same stack, same record, same owner, same node ports."""
     return _traits(found) == _traits(manifest)
@@ -291,8 +247,8 @@ def _same(found: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
 def _traits(raw: Mapping[str, Any]) -> tuple[object, ...]:
     metadata = raw["metadata"]
     return (
-        (metadata.get("labels") or {}).get(labels.STACK),
-        (metadata.get("annotations") or {}).get(labels.RECORD),
+        labels.labels_of(raw).get(labels.STACK),
+        labels.annotations_of(raw).get(labels.RECORD),
         [owner.get("uid") for owner in metadata.get("ownerReferences") or ()],
         [tuple(map(port.get, ("port", "protocol", "nodePort"))) for port in (raw.get("spec") or {}).get("ports") or ()],
     )
@@ -325,8 +281,7 @@ def _is_ours(found: JsonObject, instance: str, known: Collection[str | None]) ->
     owners = [owner.get("uid") for owner in metadata.get("ownerReferences") or ()]
     if any(uid in known for uid in (metadata["uid"], *owners)):
         return True
-    other = labels.instance_of(metadata.get("labels") or {})
-    return not other and labels.RECORD in (metadata.get("annotations") or {})
+    return not labels.instance_of(labels.labels_of(found)) and labels.RECORD in labels.annotations_of(found)
 
 
 async def _delete(caller: Caller, resource: str, name: str, uid: str, deadline: Deadline) -> JsonObject | None:

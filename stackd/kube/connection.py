@@ -45,6 +45,8 @@ _TRANSPORT_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 class KubeConnection:
     """The way to one API server. ``counts`` holds requests by (verb, resource, code); code ``none``: no answer.
 
+    ``access`` has the credentials, and when they end.
+
     ``fence`` is asked before each request that changes something, as the request is written; none outlasts it.
     ``on_doubt`` is called where this may be another cluster than before: when the credentials are not accepted (those that
     come next may lead elsewhere), and when the namespace of the stacks is gone. ``on_date`` is called with the ``Date`` of each
@@ -54,7 +56,7 @@ class KubeConnection:
     def __init__(
         self, access: Access, *, max_in_flight: int, observer: OnRequest | None = None, fence: Fence | None = None
     ) -> None:
-        self._access = access
+        self.access = access
         self.fence = fence or Fence()
         self._in_flight = asyncio.Semaphore(max_in_flight)
         self._observer = observer
@@ -63,16 +65,11 @@ class KubeConnection:
         self.contact = Contact()
         self.on_date: Callable[[str, float], None] = lambda date, seconds: None
 
-    @property
-    def access(self) -> Access:
-        """The credentials, and when they end."""
-        return self._access
-
     async def once(self, call: KubeRequest, seconds: float) -> KubeResponse:
         """The answer, whatever its status, within ``seconds``. Raises ClusterUnavailable if there is none, and NotOwner
         where the fence does not allow the request, or has cut it off: then it may have been done.
         """
-        session = self._access.session
+        session = self.access.session
         try:
             async with asyncio.timeout(seconds) as limit:
                 with self.fence.change() if is_fenced(call) else nullcontext():
@@ -81,7 +78,7 @@ class KubeConnection:
             if is_fenced(call):
                 self.fence.require()
             if not call.asks_node:
-                await self._access.leave(session)
+                await self.access.leave(session)
             if self.contact.lost:
                 raise self.contact.error() from exc
             raise ClusterTimeout(f"Kubernetes did not answer within {seconds:.1f} s") from exc
@@ -100,7 +97,7 @@ class KubeConnection:
         Raises ClusterUnavailable if it does not, or says that it cannot.
         """
         try:
-            async with asyncio.timeout(seconds), self._access.new_session() as session:
+            async with asyncio.timeout(seconds), self.access.new_session() as session:
                 answer = await self._send(call, session)
         except TimeoutError as exc:
             raise ClusterUnavailable(f"it did not answer within {seconds:g} s over a new connection") from exc
@@ -110,7 +107,7 @@ class KubeConnection:
         self.contact.heard(answer=True)
 
     async def _authenticated(self, call: KubeRequest) -> KubeResponse:
-        generation = self._access.generation
+        generation = self.access.generation
         answer = await self._send(call)
         if answer.status == _UNAUTHORIZED and await self._renewed(generation):
             answer = await self._send(call)
@@ -126,7 +123,7 @@ class KubeConnection:
 
         Raises the error that the answer is when it is no watch, ClusterUnavailable when there is none.
         """
-        generation = self._access.generation
+        generation = self.access.generation
         with ExitStack() as held:
             response = await self._open(call, idle, held)
             if response.status == _UNAUTHORIZED and await self._renewed(generation):
@@ -145,11 +142,11 @@ class KubeConnection:
 
     async def close(self) -> None:
         """Close all connections; calls under way fail."""
-        await self._access.close()
+        await self.access.close()
 
     async def _renewed(self, generation: int) -> bool:
         self.on_doubt()
-        return await self._access.reload(generation)
+        return await self.access.reload(generation)
 
     async def _send(self, call: KubeRequest, session: aiohttp.ClientSession | None = None) -> KubeResponse:
         """The answer, over this session or the present one."""
@@ -157,10 +154,10 @@ class KubeConnection:
         code = NO_ANSWER
         body = self._body(call)
         try:
-            headers = await self._access.headers()
+            headers = await self.access.headers()
             if is_fenced(call):
                 self.fence.require()
-            with self._access.borrowed() if session is None else nullcontext(session) as connections, _cut_off(body):
+            with self.access.borrowed() if session is None else nullcontext(session) as connections, _cut_off(body):
                 async with self._request(connections, call, _TIMEOUT, headers, body) as response:
                     answer = await _answer(response)
             code = str(answer.status)
@@ -179,18 +176,18 @@ class KubeConnection:
         began = time.perf_counter()
         code = NO_ANSWER
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=idle)
-        before = self._access.session
+        before = self.access.session
         try:
             async with asyncio.timeout(WATCH_OPEN_SECONDS):
-                headers = await self._access.headers()
-                session = held.enter_context(self._access.borrowed())
+                headers = await self.access.headers()
+                session = held.enter_context(self.access.borrowed())
                 response: aiohttp.ClientResponse = await self._request(session, call, timeout, headers)
             # Not released: a watch's connection has no end that could be waited for.
             held.callback(response.close)
             code = str(response.status)
             return response
         except TimeoutError as exc:
-            await self._access.leave(before)
+            await self.access.leave(before)
             raise unreachable(exc) from exc
         except _TRANSPORT_ERRORS as exc:
             raise unreachable(exc) from exc
@@ -208,13 +205,13 @@ class KubeConnection:
         extra = {} if call.body is None else {"Content-Type": call.content_type}
         return session.request(
             METHODS[call.verb],
-            URL(self._access.base_url + call.path, encoded=True),
+            URL(self.access.base_url + call.path, encoded=True),
             params=call.params or None,
             data=body,
             headers={**headers, **extra},
             timeout=timeout,
             allow_redirects=False,
-            **self._access.options(),
+            **self.access.options(),
         )
 
     def _body(self, call: KubeRequest) -> bytes | FencedBody | None:

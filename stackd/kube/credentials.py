@@ -23,6 +23,7 @@ from kubernetes.aio import config as loading
 from kubernetes.aio.client import ApiClient, Configuration
 from yarl import URL
 
+from stackd.clock import DAY_SECONDS
 from stackd.config import Config, require_cluster
 from stackd.config.credentials import current
 from stackd.errors import ConfigError
@@ -32,7 +33,7 @@ from stackd.validity import validity
 Mode = Literal["auto", "kubeconfig", "in-cluster"]
 _IN_CLUSTER_VARIABLE = "KUBERNETES_SERVICE_HOST"
 UNREADABLE = (loading.ConfigException, OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError)
-LONGEST_AGE: Final = 86400.0
+LONGEST_AGE: Final = DAY_SECONDS
 """Seconds after which a token is renewed, however long it is good for: a stackd that was off for weeks has a fresh one."""
 
 

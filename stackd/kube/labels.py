@@ -1,9 +1,13 @@
-"""The names that stackd writes on its objects, and the question whether an object is ours (invariant 5)."""
+"""The names that stackd gives to its objects and writes on them, and the question whether an object is ours (invariant 5)."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
+
+from stackd.names import is_subdomain
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "stackd"
@@ -21,6 +25,7 @@ POOL = "stackd.io/pool"
 
 EXPIRES = "stackd.io/expires-at"
 GENERATION = "stackd.io/generation"
+_LONGEST_NUMBER = 10
 
 
 def object_labels(instance: str, stack_id: str) -> dict[str, str]:
@@ -38,6 +43,24 @@ def prepull_labels(instance: str) -> dict[str, str]:
     return {ROLE: PREPULL, INSTANCE: instance}
 
 
+def labels_of(raw: Mapping[str, Any]) -> Mapping[str, str]:
+    """The labels of an object as JSON."""
+    found: Mapping[str, str] = raw["metadata"].get("labels") or {}
+    return found
+
+
+def annotations_of(raw: Mapping[str, Any]) -> Mapping[str, str]:
+    """Its annotations."""
+    found: Mapping[str, str] = raw["metadata"].get("annotations") or {}
+    return found
+
+
+def generation_of(raw: Mapping[str, Any]) -> int:
+    """Which pod of its stack the object is for; anybody with rights on it may have edited what is written there."""
+    text = annotations_of(raw).get(GENERATION, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < _LONGEST_NUMBER else 0
+
+
 def instance_of(labels: Mapping[str, str]) -> str:
     """The instance that manages the object; empty where no stackd does."""
     return labels.get(INSTANCE, "") if labels.get(MANAGED_BY) == MANAGER else ""
@@ -45,4 +68,13 @@ def instance_of(labels: Mapping[str, str]) -> str:
 
 def is_ours(raw: Mapping[str, Any], instance: str) -> bool:
     """Whether the object (as Kubernetes' JSON) is managed by this instance of stackd."""
-    return bool(instance) and instance_of(raw["metadata"].get("labels") or {}) == instance
+    return bool(instance) and instance_of(labels_of(raw)) == instance
+
+
+def lease_name(instance: str) -> str:
+    """The name of an instance's Lease. An instance is a label's value, which may not do for a name."""
+    if is_subdomain(instance):
+        return f"stackd-{instance}"
+    digest = hashlib.blake2s(instance.encode(), digest_size=4).hexdigest()
+    plain = re.sub(r"[^a-z0-9]+", "-", instance.lower()).strip("-")
+    return "-".join(part for part in ("stackd", plain, digest) if part)

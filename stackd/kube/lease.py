@@ -1,14 +1,12 @@
 """The Lease by which one stackd owns the stacks of an instance: what stands in it, and the calls about it.
 
-Owns its name and its form: the standard fields (``kubectl get lease`` shows the holder), and in annotations what the holder's
+Owns its form: the standard fields (``kubectl get lease`` shows the holder), and in annotations what the holder's
 file has seen. Each change names the version that it is a change of, so that of two one is refused. Does not know when a
 Lease may be taken, nor by whom.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -16,13 +14,12 @@ from typing import Any
 
 import orjson
 
-from stackd.clock import Clock, SystemClock
+from stackd.clock import Clock, SystemClock, from_nanoseconds, to_nanoseconds
 from stackd.errors import ObjectNotFound
 from stackd.kube import labels, responses
 from stackd.kube.caller import Caller
 from stackd.kube.watch import Listed, Source, Timings, WatchHealth, endless
-from stackd.kube.wire import COORDINATION, KINDS, LEASES, JsonObject, KubeRequest, grouped
-from stackd.times import from_nanoseconds, to_nanoseconds
+from stackd.kube.wire import KINDS, LEASES, JsonObject
 
 FILE_ID = "stackd.io/file-id"
 LOCK_ID = "stackd.io/lock-id"
@@ -30,7 +27,6 @@ EPOCH = "stackd.io/epoch"
 SEQUENCE = "stackd.io/sequence"
 TAKEOVER = "stackd.io/takeover"
 
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LARGEST = 2**63
 # An owner renews it every few seconds: where nothing is heard for longer, the connection may be dead.
 _TIMINGS = Timings(idle_limit=30.0)
@@ -61,15 +57,6 @@ class Lease:
     version: str = ""
     uid: str = ""
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
-
-
-def lease_name(instance: str) -> str:
-    """The name of an instance's Lease. An instance is a label's value, which may not do for a name."""
-    if _NAME.fullmatch(instance):
-        return f"stackd-{instance}"
-    digest = hashlib.blake2s(instance.encode(), digest_size=4).hexdigest()
-    plain = re.sub(r"[^a-z0-9]+", "-", instance.lower()).strip("-")
-    return "-".join(part for part in ("stackd", plain, digest) if part)
 
 
 def read_lease(raw: Mapping[str, Any]) -> Lease:
@@ -108,14 +95,14 @@ def lease_manifest(lease: Lease, *, namespace: str, instance: str) -> JsonObject
     }
     metadata: JsonObject = {key: before[key] for key in ("finalizers", "ownerReferences") if key in before}
     metadata |= {
-        "name": lease_name(instance),
+        "name": labels.lease_name(instance),
         "namespace": namespace,
         "labels": {**(before.get("labels") or {}), labels.MANAGED_BY: labels.MANAGER, labels.INSTANCE: instance},
         "annotations": {key: value for key, value in annotations.items() if value},
     }
     # The uid as well: a PUT would make a Lease anew that somebody has deleted.
     metadata |= {"resourceVersion": lease.version, "uid": lease.uid} if lease.version else {}
-    return {"apiVersion": COORDINATION, "kind": KINDS[LEASES].name, "metadata": metadata, "spec": _spec(lease)}
+    return {**KINDS[LEASES].type_meta, "metadata": metadata, "spec": _spec(lease)}
 
 
 def is_older(one: Lease, other: Lease) -> bool:
@@ -131,13 +118,13 @@ class Leases:
 
     def __init__(self, caller: Caller, clock: Clock | None = None) -> None:
         self._caller = caller
-        self.name = lease_name(caller.instance)
+        self.name = labels.lease_name(caller.instance)
         self.health = WatchHealth(LEASES, clock or SystemClock())
 
     async def find(self, *, timeout: float | None = None) -> Lease | None:
         """The Lease as the API server has it now; None where there is none."""
         try:
-            raw = await self._caller.answer(self._call("get"), self._caller.deadline(timeout))
+            raw = await self._caller.answer(self._caller.on("get", LEASES, self.name), self._caller.deadline(timeout))
         except ObjectNotFound:
             return None
         return responses.readable(LEASES, read_lease, raw)
@@ -154,10 +141,7 @@ class Leases:
 
     async def follow(self) -> AsyncGenerator[Lease | None, None]:
         """The Lease, each time that it changes, for as long as this is read; None while there is none."""
-        params = {"fieldSelector": f"metadata.name={self.name}"}
-        call = KubeRequest(
-            verb="list", resource=LEASES, path=self._path(), namespace=self._caller.namespace_name, params=params
-        )
+        call = self._caller.on("list", LEASES, params={"fieldSelector": f"metadata.name={self.name}"})
         source = Source(kind=LEASES, call=call, parse=read_lease)
         async with aclosing(endless(self._caller, source, self.health, _TIMINGS)) as news:
             async for one in news:
@@ -169,16 +153,9 @@ class Leases:
     async def _send(self, verb: str, lease: Lease, timeout: float | None) -> Lease:
         caller = self._caller
         body = orjson.dumps(lease_manifest(lease, namespace=caller.namespace_name, instance=caller.instance))
-        raw = await caller.answer(self._call(verb, body=body, uid=lease.uid), caller.deadline(timeout))
+        call = caller.on(verb, LEASES, self.name, body=body, uid=lease.uid)
+        raw = await caller.answer(call, caller.deadline(timeout))
         return responses.readable(LEASES, read_lease, raw)
-
-    def _call(self, verb: str, **more: Any) -> KubeRequest:
-        path = self._path("" if verb == "create" else self.name)
-        namespace = self._caller.namespace_name
-        return KubeRequest(verb=verb, resource=LEASES, path=path, namespace=namespace, name=self.name, **more)
-
-    def _path(self, name: str = "") -> str:
-        return grouped(COORDINATION, LEASES, namespace=self._caller.namespace_name, name=name)
 
 
 def _spec(lease: Lease) -> JsonObject:

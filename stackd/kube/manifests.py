@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from stackd.kube import labels
 from stackd.kube.records import our_annotations
-from stackd.kube.wire import JsonObject
+from stackd.kube.wire import KINDS, JsonObject
 from stackd.model import PortMapping, Stack
 from stackd.podspec.pod import is_reserved
 
@@ -63,15 +63,14 @@ def pod_manifest(request: PodRequest) -> dict[str, Any]:
     metadata = request.manifest.get("metadata") or {}
     stack = request.stack
     return {
-        "apiVersion": "v1",
-        "kind": "Pod",
+        **KINDS["pods"].type_meta,
         "metadata": {
             "name": stack.pod_name,
             "namespace": stack.namespace,
             "labels": {
                 **_others(metadata.get("labels")),
                 **client_labels(stack),
-                **_ours(stack, request.instance),
+                **labels.object_labels(request.instance, stack.stack_id),
                 **({labels.POOL: stack.template or ""} if stack.unassigned else {}),
             },
             "annotations": {**_others(metadata.get("annotations")), **our_annotations(stack)},
@@ -84,14 +83,13 @@ def service_manifest(request: ServiceRequest) -> dict[str, Any]:
     """The NodePort Service with the stack's ports, owned by the stack's pod."""
     stack = request.stack
     return {
-        "apiVersion": "v1",
-        "kind": "Service",
+        **KINDS["services"].type_meta,
         "metadata": {
             "name": stack.service_name,
             "namespace": stack.namespace,
-            "labels": {**client_labels(stack), **_ours(stack, request.instance)},
+            "labels": {**client_labels(stack), **labels.object_labels(request.instance, stack.stack_id)},
             "ownerReferences": [
-                {"apiVersion": "v1", "kind": "Pod", "name": stack.pod_name, "uid": request.pod_uid},
+                {**KINDS["pods"].type_meta, "name": stack.pod_name, "uid": request.pod_uid},
             ],
         },
         "spec": {
@@ -113,7 +111,7 @@ def range_question(namespace: str, instance: str, name: str) -> dict[str, Any]:
     ]
     metadata = {"name": name, "namespace": namespace, "labels": labels.object_labels(instance, name)}
     spec = {"type": "NodePort", "selector": {labels.STACK: name}, "ports": ports}
-    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
+    return {**KINDS["services"].type_meta, "metadata": metadata, "spec": spec}
 
 
 def _service_port(port: PortMapping) -> dict[str, Any]:
@@ -132,10 +130,6 @@ def _placed(spec: Mapping[str, Any], node_selector: Mapping[str, str]) -> dict[s
     if merged:
         placed["nodeSelector"] = merged
     return placed
-
-
-def _ours(stack: Stack, instance: str) -> dict[str, str]:
-    return labels.object_labels(instance, stack.stack_id)
 
 
 def client_labels(stack: Stack) -> dict[str, str]:
@@ -188,7 +182,7 @@ def prepull_spec(image: str, pod: Mapping[str, Any]) -> JsonObject:
     }
     if secrets := pod["spec"].get("imagePullSecrets"):
         spec["imagePullSecrets"] = secrets
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": spec}
+    return {**KINDS["pods"].type_meta, "metadata": {}, "spec": spec}
 
 
 def prepull_pod(manifest: Mapping[str, Any], namespace: str, instance: str, node: str) -> JsonObject:
@@ -198,8 +192,7 @@ def prepull_pod(manifest: Mapping[str, Any], namespace: str, instance: str, node
     here = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
     required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [here]}}
     return {
-        "apiVersion": "v1",
-        "kind": "Pod",
+        **KINDS["pods"].type_meta,
         "metadata": {
             "name": prepull_name(instance, node, container["image"]),
             "namespace": namespace,

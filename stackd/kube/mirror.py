@@ -20,7 +20,7 @@ from stackd.kube.caller import Caller
 from stackd.kube.objects import NodeState, PodState, ServiceState, node_state, pod_state, service_state
 from stackd.kube.records import StoppedRecord, stopped_record
 from stackd.kube.watch import POLL_SECONDS, Changed, Listed, Source, Timings, WatchHealth, endless
-from stackd.kube.wire import CONFIG_MAPS, KubeRequest, core
+from stackd.kube.wire import CONFIG_MAPS, KubeRequest
 from stackd.waiters import Waiters
 
 log = logging.getLogger(__name__)
@@ -123,15 +123,13 @@ class NodeChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relisted:
-    """A list was taken (the first one too) and its differences were told as changes; this many appeared and went."""
+    """A list was taken (the first one too) and its differences were told as changes."""
 
     kind: str
-    added: int
-    removed: int
 
 
 MirrorChange = PodChanged | ServiceChanged | RecordChanged | NodeChanged | Relisted
-_Told = Callable[[str, S | None, S | None], None]
+_Change = Callable[..., MirrorChange]
 
 
 class Mirror:
@@ -273,21 +271,17 @@ class Mirror:
         pods = Source(kind="pods", call=call("list", "pods", params=ours), parse=pod_state)
         services = Source(kind="services", call=call("list", "services", params=ours), parse=service_state)
         stopped = Source(kind=CONFIG_MAPS, call=call("list", CONFIG_MAPS, params=ours), parse=stopped_record)
-        nodes = Source(
-            kind="nodes", call=KubeRequest(verb="list", resource="nodes", path=core("nodes")), parse=node_state
-        )
+        nodes = Source(kind="nodes", call=KubeRequest(verb="list", resource="nodes"), parse=node_state)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._keep(pods, self._pods, self._is_ours, self._pod_changed), name="mirror-pods")
+            group.create_task(self._keep(pods, self._pods, self._is_ours, PodChanged), name="mirror-pods")
             group.create_task(
-                self._keep(services, self._services, self._is_ours, self._service_changed), name="mirror-services"
+                self._keep(services, self._services, self._is_ours, ServiceChanged), name="mirror-services"
             )
-            group.create_task(
-                self._keep(stopped, self._stopped, self._is_ours, self._record_changed), name="mirror-records"
-            )
-            group.create_task(self._keep(nodes, self._nodes, lambda _: True, self._node_changed), name="mirror-nodes")
+            group.create_task(self._keep(stopped, self._stopped, self._is_ours, RecordChanged), name="mirror-records")
+            group.create_task(self._keep(nodes, self._nodes, lambda _: True, NodeChanged), name="mirror-nodes")
 
     async def _keep(
-        self, source: Source[S], table: ObjectTable[S], wanted: Callable[[S], bool], told: _Told[S]
+        self, source: Source[S], table: ObjectTable[S], wanted: Callable[[S], bool], change: _Change
     ) -> None:
         health = self.health_by_kind[source.kind]
         async with aclosing(endless(self._cluster, source, health, self._timings)) as events:
@@ -302,17 +296,15 @@ class Mirror:
                 else:
                     changes = table.put(event.item)
                 for before, after in changes:
-                    told(_name(before, after), before, after)
+                    self._tell(change(name=_name(before, after), before=before, after=after))
                 if isinstance(event, Listed):
-                    self._listed(source.kind, changes)
+                    self._listed(source.kind)
 
-    def _listed(self, kind: str, changes: list[tuple[S | None, S | None]]) -> None:
-        added = sum(before is None for before, _ in changes)
-        removed = sum(after is None for _, after in changes)
+    def _listed(self, kind: str) -> None:
         self._unlisted.discard(kind)
         if not self._unlisted:
             self._synced.set()
-        self._tell(Relisted(kind=kind, added=added, removed=removed))
+        self._tell(Relisted(kind=kind))
 
     def _lost(self) -> None:
         self.failed()
@@ -321,22 +313,11 @@ class Mirror:
         # The selector asks for no others; this holds even if it were wrong (invariant 5).
         return state.instance == self._cluster.instance
 
-    def _pod_changed(self, name: str, before: PodState | None, after: PodState | None) -> None:
-        self._tell(PodChanged(name=name, before=before, after=after))
-        self._waiters.wake(name, after)
-
-    def _service_changed(self, name: str, before: ServiceState | None, after: ServiceState | None) -> None:
-        self._tell(ServiceChanged(name=name, before=before, after=after))
-
-    def _record_changed(self, name: str, before: StoppedRecord | None, after: StoppedRecord | None) -> None:
-        self._tell(RecordChanged(name=name, before=before, after=after))
-
-    def _node_changed(self, name: str, before: NodeState | None, after: NodeState | None) -> None:
-        self._tell(NodeChanged(name=name, before=before, after=after))
-
     def _tell(self, change: MirrorChange) -> None:
         for callback in tuple(self._subscribers):
             callback(change)
+        if isinstance(change, PodChanged):
+            self._waiters.wake(change.name, change.after)
 
 
 def _name(before: S | None, after: S | None) -> str:

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from sys import intern
 from typing import Any
 
+from stackd.clock import to_nanoseconds
 from stackd.kube import labels
 from stackd.quantity import NANO, reported
-from stackd.times import to_nanoseconds
 
 MESSAGE_LIMIT = 1024
 EPHEMERAL_STORAGE = "ephemeral-storage"
-_LONGEST_NUMBER = 10
 
 _NONE: Mapping[str, Any] = {}
 
@@ -64,7 +63,6 @@ class PodState:
     deleting: bool
     disruption: str
     created_at: int
-    started_at: int | None
     containers: tuple[ContainerState, ...]
     generation: int = 0
     expires_at: int | None = None
@@ -130,7 +128,7 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled", _NONE)
     disruption = conditions.get("DisruptionTarget", _NONE)
-    names, notes = metadata.get("labels") or _NONE, metadata.get("annotations") or _NONE
+    names = labels.labels_of(raw)
     node_name = spec.get("nodeName")
     return PodState(
         name=metadata["name"],
@@ -148,10 +146,9 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
         deleting="deletionTimestamp" in metadata,
         disruption=intern(disruption.get("reason", "")) if disruption.get("status") == "True" else "",
         created_at=to_nanoseconds(metadata["creationTimestamp"]),
-        started_at=_moment(status.get("startTime")),
         containers=tuple(_containers(status)),
-        generation=_number(notes.get(labels.GENERATION)),
-        expires_at=_written(notes.get(labels.EXPIRES)),
+        generation=labels.generation_of(raw),
+        expires_at=expiry_of(raw),
         cpu_milli=-(-reserved_nanos(spec, "cpu") // (NANO // 1000)),
         memory_bytes=reserved(spec, "memory"),
         ephemeral_bytes=reserved(spec, EPHEMERAL_STORAGE),
@@ -162,7 +159,7 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
 def service_state(raw: Mapping[str, Any]) -> ServiceState:
     """The view of a Service's JSON."""
     metadata = raw["metadata"]
-    names = metadata.get("labels") or _NONE
+    names = labels.labels_of(raw)
     spec = raw.get("spec") or _NONE
     ports, selector = spec.get("ports") or (), spec.get("selector") or _NONE
     return ServiceState(
@@ -187,7 +184,7 @@ def node_state(raw: Mapping[str, Any]) -> NodeState:
     return NodeState(
         name=intern(metadata["name"]),
         uid=metadata["uid"],
-        labels=dict(metadata.get("labels") or _NONE),
+        labels=dict(labels.labels_of(raw)),
         addresses=tuple((entry["type"], entry["address"]) for entry in status.get("addresses") or ()),
         ready=conditions.get("Ready") == "True",
         unschedulable=bool(spec.get("unschedulable", False)),
@@ -271,17 +268,10 @@ def _cut(message: str | None) -> str:
     return message[:MESSAGE_LIMIT] if message else ""
 
 
-def _number(text: str | None) -> int:
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < _LONGEST_NUMBER else 0
-
-
-def _written(text: str | None) -> int | None:
-    """A time that anybody with rights on the pod may have edited."""
+def expiry_of(raw: Mapping[str, Any]) -> int | None:
+    """When the stack of the object ends, as is written on it; anybody with rights on it may have edited that."""
+    text = labels.annotations_of(raw).get(labels.EXPIRES)
     try:
         return to_nanoseconds(text) if text else None
     except (ValueError, OverflowError):
         return None
-
-
-def _moment(text: str | None) -> int | None:
-    return to_nanoseconds(text) if text else None

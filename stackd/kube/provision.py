@@ -1,22 +1,36 @@
-"""What has to be in a cluster before stackd works with it: namespaces, rights, quota and network policies. Pure.
+"""What has to be in a cluster before stackd works with it: namespaces, rights, quota and network policies.
 
-Owns these objects, as Kubernetes' JSON in the order in which they are to be applied, and the reading of the NetworkPolicies
-that are there. Policies add up: one that lets everything in undoes all others. Asks and applies nothing.
+Owns these objects, as Kubernetes' JSON in the order in which they are to be applied, and how ``stackd setup`` applies them with
+an administrator's credentials (the daemon has no right to any of this): each step can be repeated, and what somebody has added
+to an object by hand is left alone. Owns, too, the reading of the NetworkPolicies that are there. Policies add up: one that
+lets everything in undoes all others.
 """
 
 from __future__ import annotations
 
+import asyncio
+import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from typing import Any, Literal
 
+import orjson
+
+from stackd.errors import ClusterUnavailable, ObjectExists, ObjectNotFound
 from stackd.kube import labels
-from stackd.kube.objects import EPHEMERAL_STORAGE
-from stackd.kube.rights import NETWORKING, in_cluster, in_namespace, of_account
+from stackd.kube.access import token_request
+from stackd.kube.caller import Caller
+from stackd.kube.objects import EPHEMERAL_STORAGE, NodeState, node_state
+from stackd.kube.rights import in_cluster, in_namespace, of_account
+from stackd.kube.wire import KINDS, MERGE_PATCH, JsonObject, KubeRequest
 from stackd.quantity import parse
 
 Manifest = dict[str, Any]
+
+PLURALS = {kind.name: plural for plural, kind in KINDS.items()}
+SECRET_SECONDS = 10.0
+"""How long the cluster may take to put a token into a Secret."""
 
 PRIVATE_V4 = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
 SPECIAL_V4 = (
@@ -32,7 +46,6 @@ PRIVATE_V6 = ("fc00::/7", "fe80::/10", "::1/128", "64:ff9b::/96", "ff00::/8")
 DEFAULT_STORAGE, REQUESTED_STORAGE = "1Gi", "64Mi"
 """The disk of a container that asks for none: its limit, and what the scheduler reserves."""
 _DNS_PORTS = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
-_RBAC = "rbac.authorization.k8s.io"
 _DNS = {
     "to": [
         {
@@ -84,28 +97,28 @@ def documents(site: ManifestOptions) -> list[Manifest]:
     return [*_namespaces(site), *_account(site), *_rights(site), _quota(site), _limits(site), *_networks(site)]
 
 
-def _object(kind: str, name: str, *, api: str = "v1", namespace: str = "", **fields: Any) -> Manifest:
+def _object(resource: str, name: str, *, namespace: str = "", **fields: Any) -> Manifest:
     metadata: dict[str, Any] = {"name": name} | ({"namespace": namespace} if namespace else {})
-    return {"apiVersion": api, "kind": kind, "metadata": metadata, **fields}
+    return {**KINDS[resource].type_meta, "metadata": metadata, **fields}
 
 
 def _namespaces(site: ManifestOptions) -> list[Manifest]:
-    stacks = _object("Namespace", site.namespace)
+    stacks = _object("namespaces", site.namespace)
     levels = {"enforce": site.profile, "warn": "restricted", "audit": "restricted"}
     stacks["metadata"]["labels"] = {f"pod-security.kubernetes.io/{mode}": level for mode, level in levels.items()}
     if site.account_namespace == site.namespace:
         return [stacks]
-    return [stacks, _object("Namespace", site.account_namespace)]
+    return [stacks, _object("namespaces", site.account_namespace)]
 
 
 def _account(site: ManifestOptions) -> list[Manifest]:
     account = _object(
-        "ServiceAccount", site.account, namespace=site.account_namespace, automountServiceAccountToken=False
+        "serviceaccounts", site.account, namespace=site.account_namespace, automountServiceAccountToken=False
     )
     if not site.token_secret:
         return [account]
     token = _object(
-        "Secret",
+        "secrets",
         f"{site.account}-token",
         namespace=site.account_namespace,
         type="kubernetes.io/service-account-token",
@@ -117,31 +130,25 @@ def _account(site: ManifestOptions) -> list[Manifest]:
 def _rights(site: ManifestOptions) -> list[Manifest]:
     wide = f"{site.account}-{site.namespace}"
     subjects = [{"kind": "ServiceAccount", "name": site.account, "namespace": site.account_namespace}]
-    role = _object(
-        "Role",
-        site.account,
-        api=f"{_RBAC}/v1",
-        namespace=site.namespace,
-        rules=[one.rule() for one in in_namespace(site.instance)],
-    )
-    cluster_role = _object(
-        "ClusterRole", wide, api=f"{_RBAC}/v1", rules=[one.rule() for one in in_cluster(site.namespace)]
-    )
-    roles = [role, cluster_role]
+    rules = [one.rule() for one in in_namespace(site.instance)]
+    wide_rules = [one.rule() for one in in_cluster(site.namespace)]
+    roles = [
+        _object("roles", site.account, namespace=site.namespace, rules=rules),
+        _object("clusterroles", wide, rules=wide_rules),
+    ]
     if not site.token_secret:
         rules = [one.rule() for one in of_account(site.account)]
-        name = f"{site.account}-token"
-        roles.insert(1, _object("Role", name, api=f"{_RBAC}/v1", namespace=site.account_namespace, rules=rules))
+        roles.insert(1, _object("roles", f"{site.account}-token", namespace=site.account_namespace, rules=rules))
     return [document for one in roles for document in (one, _binding(one, subjects))]
 
 
 def _binding(role: Manifest, subjects: list[dict[str, str]]) -> Manifest:
     metadata, kind = role["metadata"], role["kind"]
-    reference = {"apiGroup": _RBAC, "kind": kind, "name": metadata["name"]}
+    resource = f"{kind.lower()}bindings"
+    reference = {"apiGroup": KINDS[resource].group, "kind": kind, "name": metadata["name"]}
     return _object(
-        f"{kind}Binding",
+        resource,
         metadata["name"],
-        api=f"{_RBAC}/v1",
         namespace=metadata.get("namespace", ""),
         roleRef=reference,
         subjects=subjects,
@@ -161,7 +168,7 @@ def _quota(site: ManifestOptions) -> Manifest:
     for name, amount in (("cpu", site.cpu), ("memory", site.memory), (EPHEMERAL_STORAGE, site.ephemeral_storage)):
         if amount:
             hard |= {f"requests.{name}": amount, f"limits.{name}": amount}
-    return _object("ResourceQuota", "stacks", namespace=site.namespace, spec={"hard": hard})
+    return _object("resourcequotas", "stacks", namespace=site.namespace, spec={"hard": hard})
 
 
 def _limits(site: ManifestOptions) -> Manifest:
@@ -179,7 +186,7 @@ def _limits(site: ManifestOptions) -> Manifest:
         "default": largest | ({EPHEMERAL_STORAGE: default} if disk else {}),
         "defaultRequest": largest | ({EPHEMERAL_STORAGE: request} if disk else {}),
     }
-    return _object("LimitRange", "stacks", namespace=site.namespace, spec={"limits": [limit]})
+    return _object("limitranges", "stacks", namespace=site.namespace, spec={"limits": [limit]})
 
 
 def _smaller(one: str, other: str) -> str:
@@ -198,7 +205,7 @@ def _networks(site: ManifestOptions) -> list[Manifest]:
 
 
 def _policy(site: ManifestOptions, name: str, spec: dict[str, Any]) -> Manifest:
-    return _object("NetworkPolicy", name, api=f"{NETWORKING}/v1", namespace=site.namespace, spec=spec)
+    return _object("networkpolicies", name, namespace=site.namespace, spec=spec)
 
 
 def _stacks(**rules: Any) -> dict[str, Any]:
@@ -235,6 +242,94 @@ def _block(cidr: str, but: tuple[str, ...]) -> dict[str, Any]:
     version6 = [IPv6Network(one) for one in but if ":" in one]
     left = [str(one) for one in (*collapse_addresses(version4), *collapse_addresses(version6))]
     return {"ipBlock": {"cidr": cidr} | ({"except": left} if left else {})}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestChange:
+    """What has to be done about one manifest; ``fields`` are those that differ, none of an object that is not there yet."""
+
+    manifest: Mapping[str, Any]
+    fields: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        metadata = self.manifest["metadata"]
+        name = f"{self.manifest['kind']} {metadata['name']}"
+        where = f" in {metadata['namespace']}" if "namespace" in metadata else ""
+        return f"change {name}{where} ({', '.join(self.fields)})" if self.fields else f"create {name}{where}"
+
+
+class Administrator(Caller):
+    """One cluster, with an administrator's rights."""
+
+    async def change(self, manifest: Mapping[str, Any]) -> ManifestChange | None:
+        """What has to be created or changed for the cluster to match it; None if nothing. Raises ClusterUnavailable."""
+        try:
+            found = await self.answer(_call("get", manifest))
+        except ObjectNotFound:
+            return ManifestChange(manifest=manifest)
+        fields = tuple(differences(manifest, found))
+        return ManifestChange(manifest=manifest, fields=fields) if fields else None
+
+    async def apply(self, manifest: Mapping[str, Any]) -> None:
+        """Create or change the object. Raises ClusterUnavailable, and what a refusal means."""
+        change = await self.change(manifest)
+        if change is None:
+            return
+        if not change.fields:
+            try:
+                await self.answer(_call("create", manifest, body=orjson.dumps(manifest)))
+            except ObjectExists:
+                pass  # an earlier try has made it, and its answer was lost
+            else:
+                return
+        await self.answer(_call("patch", manifest, body=orjson.dumps(manifest), content_type=MERGE_PATCH))
+
+    async def token(self, namespace: str, account: str, seconds: int) -> str:
+        """A token of that service account that ends. Raises ClusterUnavailable, ObjectNotFound."""
+        return str((await self.answer(token_request(namespace, account, seconds)))["status"]["token"])
+
+    async def lasting_token(self, namespace: str, account: str) -> str:
+        """The token in the account's Secret, as soon as the cluster has put it there. Raises ClusterUnavailable."""
+        name = f"{account}-token"
+        call = KubeRequest(verb="get", resource="secrets", namespace=namespace, name=name)
+        deadline, backoff = self.deadline(SECRET_SECONDS), self.backoff()
+        while True:
+            data = (await self.answer(call, deadline)).get("data") or {}
+            if "token" in data:
+                return base64.b64decode(data["token"]).decode()
+            pause = backoff.pause()
+            if pause >= deadline.left:
+                raise ClusterUnavailable(
+                    f"the cluster has put no token into the Secret {name} of namespace {namespace}"
+                )
+            await asyncio.sleep(pause)
+
+    async def label_node(self, name: str, labels: Mapping[str, str]) -> NodeState:
+        """The node, with these labels. Raises ObjectNotFound."""
+        body = orjson.dumps({"metadata": {"labels": dict(labels)}})
+        call = KubeRequest(verb="patch", resource="nodes", name=name, body=body, content_type=MERGE_PATCH)
+        return node_state(await self.answer(call))
+
+
+def differences(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
+    """The fields in which the object is not what the manifest says. Those that the manifest does not name do not count, but
+    for those within a list: a list is the manifest's as a whole.
+    """
+    if isinstance(wanted, Mapping) and isinstance(found, Mapping):
+        for key, value in wanted.items():
+            yield from differences(value, found.get(key), f"{path}.{key}" if path else key)
+    elif isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
+        pairs = [*zip(wanted, found, strict=True), *zip(found, wanted, strict=True)]
+        if any(True for pair in pairs for _ in differences(*pair)):
+            yield path
+    elif wanted != found and (wanted or found):
+        yield path
+
+
+def _call(verb: str, manifest: Mapping[str, Any], **options: Any) -> KubeRequest:
+    metadata: JsonObject = manifest["metadata"]
+    where = {"namespace": metadata.get("namespace", ""), "name": metadata["name"]}
+    return KubeRequest(verb=verb, resource=PLURALS[manifest["kind"]], **where, **options)
 
 
 def protects(policies: Iterable[Mapping[str, Any]], instance: str, direction: str = INGRESS) -> bool:

@@ -17,11 +17,12 @@ from typing import Any
 
 import orjson
 
+from stackd.clock import from_nanoseconds, to_nanoseconds
 from stackd.kube import labels
+from stackd.kube.objects import expiry_of
 from stackd.kube.wire import CONFIG_MAPS, KINDS, JsonObject
 from stackd.model import NO_VALUES, Desired, PortMapping, Stack, StackStatus
 from stackd.podspec.additions import values_in
-from stackd.times import from_nanoseconds, to_nanoseconds
 
 VERSION = 1
 # Whoever watches pods reads the annotation with every change of each of them, and Kubernetes takes 256 KiB of them in
@@ -94,7 +95,7 @@ def parse_record(
     """
     metadata = pod["metadata"]
     name: str = metadata["name"]
-    text = (metadata.get("annotations") or {}).get(labels.RECORD)
+    text = labels.annotations_of(pod).get(labels.RECORD)
     if not text:
         return Unrecoverable(name=name, reason=f"it carries no {labels.RECORD} annotation")
     if metadata.get("deletionTimestamp"):
@@ -195,7 +196,10 @@ def _unpack(record: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoppedRecord:
-    """What is kept of such a ConfigMap; ``going`` while it is being deleted. Times in nanoseconds, 0 where they make no sense."""
+    """What is kept of such a ConfigMap; ``going`` while it is being deleted.
+
+    Times in nanoseconds; ``expires_at`` is 0 where what stands there makes no sense.
+    """
 
     name: str
     uid: str
@@ -215,16 +219,14 @@ def stopped_manifest(stack: Stack, instance: str) -> JsonObject:
         "labels": labels.object_labels(instance, stack.stack_id),
         "annotations": stopped_annotations(stack),
     }
-    manifest: JsonObject = {"apiVersion": "v1", "kind": KINDS[CONFIG_MAPS].name, "metadata": metadata}
+    manifest: JsonObject = {**KINDS[CONFIG_MAPS].type_meta, "metadata": metadata}
     # No pod holds its generated values now. Who may read ConfigMaps here may read the pods that held them, too.
     return manifest | ({"data": {VALUES: orjson.dumps(dict(stack.values)).decode()}} if stack.values else {})
 
 
 def stopped_annotations(stack: Stack) -> dict[str, str]:
     """All that such a ConfigMap says, as it is now."""
-    return {
-        labels.RECORD: record_annotation(stack),
-        labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at),
+    return our_annotations(stack) | {
         labels.GENERATION: str(stack.generation),
         DESIRED: stack.desired.value,
         NODE: stack.node_id or "",
@@ -234,25 +236,17 @@ def stopped_annotations(stack: Stack) -> dict[str, str]:
 
 def stopped_record(raw: Mapping[str, Any]) -> StoppedRecord:
     """What is kept of the ConfigMap that Kubernetes' JSON is. Raises KeyError."""
-    metadata = raw["metadata"]
-    named, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    metadata, names = raw["metadata"], labels.labels_of(raw)
     return StoppedRecord(
         name=metadata["name"],
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
-        instance=labels.instance_of(named),
-        stack_id=named.get(labels.STACK, ""),
+        instance=labels.instance_of(names),
+        stack_id=names.get(labels.STACK, ""),
         going=bool(metadata.get("deletionTimestamp")),
-        created_at=_time(metadata.get("creationTimestamp")),
-        expires_at=_time(annotations.get(labels.EXPIRES)),
+        created_at=to_nanoseconds(metadata["creationTimestamp"]),
+        expires_at=expiry_of(raw) or 0,
     )
-
-
-def _time(text: str | None) -> int:
-    try:
-        return to_nanoseconds(text) if text else 0
-    except ValueError:
-        return 0
 
 
 def parse_stopped(raw: Mapping[str, Any]) -> Stack | Unrecoverable:
@@ -264,8 +258,7 @@ def parse_stopped(raw: Mapping[str, Any]) -> Stack | Unrecoverable:
     found = parse_record({**raw, "spec": {}, "status": {}}, None, values)
     if isinstance(found, Unrecoverable):
         return found
-    annotations = raw["metadata"].get("annotations") or {}
-    starting = annotations.get(DESIRED) == Desired.RUNNING.value
+    annotations, starting = labels.annotations_of(raw), _is_starting(raw)
     return replace(
         found,
         status=StackStatus.CREATING if starting else StackStatus.STOPPED,
@@ -281,14 +274,12 @@ def supersedes(record: Mapping[str, Any], pod: Mapping[str, Any]) -> bool:
     """Whether the record is of a later time than the pod of the same stack (both as JSON): that pod is to be stopped, or to give
     way to another one.
     """
-    one, other = _generation(record), _generation(pod)
-    starting = (record["metadata"].get("annotations") or {}).get(DESIRED) == Desired.RUNNING.value
-    return one > other or (one == other and not starting)
+    one, other = labels.generation_of(record), labels.generation_of(pod)
+    return one > other or (one == other and not _is_starting(record))
 
 
-def _generation(raw: Mapping[str, Any]) -> int:
-    text = (raw["metadata"].get("annotations") or {}).get(labels.GENERATION, "")
-    return int(text) if text.isascii() and text.isdigit() else 0
+def _is_starting(raw: Mapping[str, Any]) -> bool:
+    return labels.annotations_of(raw).get(DESIRED) == Desired.RUNNING.value
 
 
 def _stopped_values(raw: Mapping[str, Any]) -> Mapping[str, str]:

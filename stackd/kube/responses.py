@@ -40,11 +40,11 @@ from stackd.kube.wire import (
     TOKENS,
     VERSION,
     JsonObject,
+    Kind,
     KubeRequest,
     KubeResponse,
     Status,
     read_status,
-    refusal_of,
     text_of,
 )
 
@@ -100,6 +100,11 @@ def what(call: KubeRequest) -> str:
     return f"{call.verb} {call.resource}{scope}"
 
 
+def is_a(kind: Kind, document: JsonObject) -> bool:
+    """Whether the object says that it is of this kind."""
+    return (document.get("kind"), document.get("apiVersion")) == (kind.name, kind.api_version)
+
+
 def item_trouble(call: KubeRequest, raw: object) -> str:
     """Why this is no object of the kind that was asked for, in the namespace that was asked for; empty if it is one."""
     kind = KINDS[call.resource]
@@ -139,7 +144,7 @@ def readable(name: str, read: Callable[[JsonObject], T], raw: JsonObject) -> T:
 
 
 def _refusal_trouble(call: KubeRequest, answer: KubeResponse) -> str:
-    status = refusal_of(answer)
+    status = answer.refusal
     if status is None:
         return f"a {answer.status} that is not from Kubernetes"
     if answer.status != NOT_FOUND:
@@ -178,7 +183,7 @@ def _success_trouble(call: KubeRequest, answer: KubeResponse) -> str:
 
 def _object(call: KubeRequest, document: JsonObject) -> str:
     kind = KINDS[call.resource]
-    if (document.get("kind"), document.get("apiVersion")) != (kind.name, kind.api_version):
+    if not is_a(kind, document):
         return f"not a {kind.name}"
     if trouble := item_trouble(call, document):
         return trouble
@@ -204,8 +209,8 @@ def _list(call: KubeRequest, document: JsonObject) -> str:
 
 
 def _review(document: JsonObject) -> str:
-    kind, status = KINDS[REVIEWS], document.get("status")
-    if (document.get("kind"), document.get("apiVersion")) != (kind.name, kind.api_version):
+    status = document.get("status")
+    if not is_a(KINDS[REVIEWS], document):
         return "not an access review"
     answered = isinstance(status, dict) and isinstance(status.get("allowed"), bool)
     return "" if answered else "an access review without its outcome"
@@ -213,8 +218,8 @@ def _review(document: JsonObject) -> str:
 
 def _token(call: KubeRequest, document: JsonObject) -> str:
     """The account's uid is in the answers of newer API servers only, and in the token itself."""
-    kind, metadata, status = KINDS[TOKENS], document.get("metadata"), document.get("status")
-    if (document.get("kind"), document.get("apiVersion")) != (kind.name, kind.api_version):
+    metadata, status = document.get("metadata"), document.get("status")
+    if not is_a(KINDS[TOKENS], document):
         return "not a token request"
     if not isinstance(metadata, dict) or (metadata.get("namespace"), metadata.get("name")) != (
         call.namespace,
@@ -230,7 +235,7 @@ _NOT_ACCEPTED = "Kubernetes does not accept what stackd asks for"
 
 def error_of(call: KubeRequest, answer: KubeResponse) -> StackdError:
     """The error that this answer to this call is. For answers that are not ``ok``."""
-    status = refusal_of(answer)
+    status = answer.refusal
     if status is None:
         return _unavailable(call, answer) if answer.status in PASSING else unexpected(call, answer, _NOT_OURS)
     message = _shortened(status.message)
@@ -258,7 +263,7 @@ def may_repeat(call: KubeRequest, answer: KubeResponse) -> bool:
         return False
     if answer.status in PASSING:
         return not isinstance(error_of(call, answer), VersionExpired)
-    status = refusal_of(answer)
+    status = answer.refusal
     if status is None:
         return False
     if answer.status == 403:
@@ -271,8 +276,8 @@ def is_from_node(call: KubeRequest, answer: KubeResponse) -> bool:
     """Whether the API server passes on what it met at the pod's node, where logs are: the kubelet's own refusal, a node that
     is gone, or one that cannot be reached (500 without a reason). It says nothing of the API server.
     """
-    status = refusal_of(answer) if call.asks_node else None
-    if status is None:
+    status = answer.refusal
+    if status is None or not call.asks_node:
         return False
     if answer.status == NOT_FOUND:
         return bool(status.name) and (status.kind, status.name) != ("pods", call.name)
@@ -281,13 +286,13 @@ def is_from_node(call: KubeRequest, answer: KubeResponse) -> bool:
 
 def names_missing_namespace(call: KubeRequest, answer: KubeResponse) -> bool:
     """Whether a create failed because the namespace is not there."""
-    status = refusal_of(answer)
+    status = answer.refusal
     return answer.status == 404 and call.verb == "create" and status is not None and status.kind == NAMESPACES
 
 
 def is_other_uid(answer: KubeResponse) -> bool:
     """Whether a delete was refused because the object of that name has another uid by now."""
-    status = refusal_of(answer)
+    status = answer.refusal
     return answer.status == 409 and status is not None and "UID in the precondition" in status.message
 
 

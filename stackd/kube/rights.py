@@ -10,11 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from stackd.kube.lease import lease_name
-from stackd.kube.wire import LEASES, TOKENS
+from stackd.kube.labels import lease_name
+from stackd.kube.wire import KINDS, LEASES, TOKENS
 
-NETWORKING = "networking.k8s.io"
-COORDINATION = "coordination.k8s.io"
 CLUSTER_IDENTITY = "kube-system"
 
 
@@ -25,8 +23,12 @@ class Right:
     resource: str
     verbs: tuple[str, ...]
     why: str
-    group: str = ""
     names: tuple[str, ...] = ()
+
+    @property
+    def group(self) -> str:
+        """The API group of the resource."""
+        return KINDS[self.resource.partition("/")[0]].group
 
     def rule(self) -> dict[str, Any]:
         """As a PolicyRule."""
@@ -67,7 +69,6 @@ IN_NAMESPACE: tuple[Right, ...] = (
     Right(resource="events", verbs=("list",), why="the events of a stack"),
     Right(
         resource="networkpolicies",
-        group=NETWORKING,
         verbs=("list",),
         why="require_ingress_network_policy, and the doctor",
     ),
@@ -85,10 +86,9 @@ def in_namespace(instance: str) -> tuple[Right, ...]:
     name = lease_name(instance)
     return (
         *IN_NAMESPACE,
-        Right(resource=LEASES, group=COORDINATION, verbs=("create",), why=f"the Lease {name}, where there is none"),
+        Right(resource=LEASES, verbs=("create",), why=f"the Lease {name}, where there is none"),
         Right(
             resource=LEASES,
-            group=COORDINATION,
             names=(name,),
             verbs=("get", "list", "watch", "update"),
             why="one stackd at a time owns the stacks, and renews this Lease",

@@ -5,7 +5,7 @@
     endless   list → watch → pause → watch …, from where the last one ended; a new list when that is too old (``_once`` is
               one turn of it)
 
-Owns when to list again, when to reconnect and how long to wait before; and ``Pulse``, which says how it goes. Knows
+Owns when to list again, when to reconnect and how long to wait before; and ``WatchHealth``, which says how it goes. Knows
 nothing of what is kept of the objects or who waits for them.
 """
 
@@ -16,7 +16,7 @@ import logging
 import random
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import aiohttp
@@ -33,7 +33,7 @@ from stackd.errors import (
     VersionExpired,
 )
 from stackd.kube.caller import Backoff, Caller
-from stackd.kube.responses import SHOWN_BYTES, error_of, is_older, is_version, item_trouble, readable
+from stackd.kube.responses import SHOWN_BYTES, error_of, is_a, is_older, is_version, item_trouble, readable
 from stackd.kube.wire import KINDS, JsonObject, KubeRequest, KubeResponse, read_status
 
 log = logging.getLogger(__name__)
@@ -321,18 +321,15 @@ async def _once(
 
 
 def _watch_call(source: Source[T], version: str, timings: Timings) -> KubeRequest:
-    listed = source.call
     params = {
-        **listed.params,
+        **source.call.params,
         "watch": "true",
         "resourceVersion": version,
         "allowWatchBookmarks": "true",
         # Not all at the same moment, and not all watches of all clients.
         "timeoutSeconds": str(round(timings.watch_seconds * random.uniform(1.0, 2.0))),
     }
-    return KubeRequest(
-        verb="watch", resource=listed.resource, path=listed.path, namespace=listed.namespace, params=params
-    )
+    return replace(source.call, verb="watch", params=params)
 
 
 def _event(call: KubeRequest, line: bytes) -> WatchEvent:
@@ -353,7 +350,7 @@ def _event(call: KubeRequest, line: bytes) -> WatchEvent:
 
 def _trouble(call: KubeRequest, kind: str, raw: JsonObject) -> str:
     expected, metadata = KINDS[call.resource], raw.get("metadata")
-    if (raw.get("kind"), raw.get("apiVersion")) != (expected.name, expected.api_version):
+    if not is_a(expected, raw):
         return f"an event is not about a {expected.name}"
     if not isinstance(metadata, dict) or not is_version(metadata.get("resourceVersion")):
         return "an event has no resourceVersion"

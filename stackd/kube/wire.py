@@ -1,4 +1,4 @@
-"""One request to the API server and its response as plain data, the addresses of what stackd asks for, and Status. Pure.
+"""One request to the API server and its response as plain data, the kinds of object that stackd asks for, and Status. Pure.
 
 Owns the reading of Kubernetes' Status object, its own word on what became of a request. What is no Status, or is one
 about another code than the response's, is nobody's word.
@@ -30,7 +30,6 @@ NAMESPACES = "namespaces"
 LEASES = "leases"
 CONFIG_MAPS = "configmaps"
 TOKENS = "serviceaccounts/token"
-COORDINATION = "coordination.k8s.io/v1"
 RBAC = "rbac.authorization.k8s.io/v1"
 PASSING = frozenset({429, 500, 502, 503, 504})
 """Codes of a server that cannot do it now: whoever gives them, and in what form, it is worth another try."""
@@ -51,6 +50,16 @@ class Kind:
     name: str
     api_version: str = "v1"
 
+    @property
+    def group(self) -> str:
+        """The API group; empty for the core one."""
+        return self.api_version.rpartition("/")[0]
+
+    @property
+    def type_meta(self) -> dict[str, str]:
+        """What stands in such an object, as JSON, for its type."""
+        return {"apiVersion": self.api_version, "kind": self.name}
+
 
 KINDS: Mapping[str, Kind] = {
     "pods": Kind(name="Pod"),
@@ -68,7 +77,7 @@ KINDS: Mapping[str, Kind] = {
     "rolebindings": Kind(name="RoleBinding", api_version=RBAC),
     "clusterroles": Kind(name="ClusterRole", api_version=RBAC),
     "clusterrolebindings": Kind(name="ClusterRoleBinding", api_version=RBAC),
-    LEASES: Kind(name="Lease", api_version=COORDINATION),
+    LEASES: Kind(name="Lease", api_version="coordination.k8s.io/v1"),
     REVIEWS: Kind(name="SelfSubjectAccessReview", api_version="authorization.k8s.io/v1"),
     TOKENS: Kind(name="TokenRequest", api_version="authentication.k8s.io/v1"),
 }
@@ -83,13 +92,26 @@ class KubeRequest:
 
     verb: str
     resource: str
-    path: str
     namespace: str = ""
     name: str = ""
     uid: str = ""
     params: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
     content_type: str = JSON
+
+    @property
+    def path(self) -> str:
+        """Where the API server is asked for it."""
+        if self.resource == VERSION:
+            return "/version"
+        resource, _, part = self.resource.partition("/")
+        kind = KINDS[resource]
+        root = "/apis" if kind.group else "/api"
+        scope = f"/namespaces/{self.namespace}" if self.namespace else ""
+        named = self.name and (part or self.verb != "create")  # what is to be made has no place yet
+        return (
+            f"{root}/{kind.api_version}{scope}/{resource}{f'/{self.name}' if named else ''}{f'/{part}' if part else ''}"
+        )
 
     @property
     def asks_node(self) -> bool:
@@ -102,6 +124,7 @@ class KubeResponse:
     """What came back, whatever its status; ``retry_after`` in seconds and ``date`` where the server said so.
 
     ``document`` is the body as a JSON object, None where it is none (a proxy's page, an answer that was cut short).
+    ``refusal`` is Kubernetes' own word on why it has not done it, None where it is not Kubernetes that says so.
     """
 
     status: int
@@ -110,9 +133,14 @@ class KubeResponse:
     retry_after: int | None = None
     date: str = ""
     document: JsonObject | None = field(init=False, repr=False, compare=False)
+    refusal: Status | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "document", _document(self.body))
+        document = _document(self.body)
+        status = read_status(document)
+        refused = status is not None and not status.success and status.code == self.status
+        object.__setattr__(self, "document", document)
+        object.__setattr__(self, "refusal", status if refused else None)
 
     @property
     def ok(self) -> bool:
@@ -126,21 +154,6 @@ def _document(body: bytes) -> JsonObject | None:
     except orjson.JSONDecodeError:
         return None
     return document if isinstance(document, dict) else None
-
-
-def core(resource: str, *, namespace: str = "", name: str = "") -> str:
-    """The path of a resource of the core group."""
-    return _path("/api/v1", resource, namespace, name)
-
-
-def grouped(group: str, resource: str, *, namespace: str = "", name: str = "") -> str:
-    """The path of a resource of a named API group such as ``networking.k8s.io/v1``."""
-    return _path(f"/apis/{group}", resource, namespace, name)
-
-
-def _path(root: str, resource: str, namespace: str, name: str) -> str:
-    scope = f"/namespaces/{namespace}" if namespace else ""
-    return f"{root}{scope}/{resource}{f'/{name}' if name else ''}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,12 +197,6 @@ def read_status(document: Mapping[str, Any] | None) -> Status | None:
         uid=text_of(about, "uid"),
         causes=tuple(_causes(about.get("causes"))),
     )
-
-
-def refusal_of(answer: KubeResponse) -> Status | None:
-    """Why Kubernetes has not done it, None where it is not Kubernetes that says so."""
-    status = read_status(answer.document)
-    return status if status is not None and not status.success and status.code == answer.status else None
 
 
 def _causes(listed: object) -> Iterator[Cause]:

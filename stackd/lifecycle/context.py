@@ -148,7 +148,6 @@ class Context:
 
     ``creating``       the creates under way
     ``being_deleted``  the stacks whose delete a request or a batch job carries out
-    ``put_back``       those whose Service was made anew, so that neither row nor mirror need know its uid
     ``removals``, ``repairs``, ``given``, ``diagnostics``  work queues: objects to delete, what living stacks lack, the pods that
                        are to carry that they were given away, and the stacks whose events and logs are to be kept
     ``log_captures``   tasks that keep the last log lines of stacks that are being deleted
@@ -180,7 +179,6 @@ class Context:
     given: WorkQueue[Given]
     diagnostics: WorkQueue[str]
     being_deleted: set[str]
-    put_back: set[str] = field(default_factory=set)
     locks: Locks = field(default_factory=Locks)
     recently_deleted: RecentlyDeleted = field(default_factory=RecentlyDeleted)
     log_captures: dict[str, asyncio.Task[None]] = field(default_factory=dict)

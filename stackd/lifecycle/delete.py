@@ -181,7 +181,8 @@ async def delete_objects(context: Context, stack: Stack, *, for_good: bool = Tru
     pod = context.mirror.pods.get(stack.pod_name)
 
     async def service_goes() -> None:
-        uid, known = _service_uid(context, stack), (stack.service_uid, stack.pod_uid)
+        uid = _uid(stack.service_uid, context.mirror.services.get(stack.service_name))
+        known = (stack.service_uid, stack.pod_uid)
         await context.cluster.delete_service(stack.service_name, uid, known=known)
         reached("delete.service_deleted")
 
@@ -197,8 +198,6 @@ async def delete_objects(context: Context, stack: Stack, *, for_good: bool = Tru
     for result in await asyncio.gather(service_goes(), pod_goes(), record_goes(), return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
-    if for_good:
-        context.put_back.discard(stack.stack_id)
     reached("delete.confirmed")
 
 
@@ -208,19 +207,10 @@ def _may_have_record(context: Context, stack: Stack) -> bool:
     return stopped or stack.stack_id in context.mirror.stopped
 
 
-def _service_uid(context: Context, stack: Stack) -> str | None:
-    """The same for its Service. Where that was put back, the watch may not have told of it yet, and row and mirror may agree
-    on the one before.
-    """
-    if stack.stack_id in context.put_back:
-        return None
-    return _uid(stack.service_uid, context.mirror.services.get(stack.service_name))
-
-
 def _uid(known: str | None, seen: PodState | ServiceState | None) -> str | None:
     """The uid to delete by, or None where row and mirror do not agree: then the cluster is asked what is there now.
 
-    A uid of before (of a Service that was put back, say) would delete nothing, and that would look like success.
+    A uid of before (of a Service that was made anew, say) would delete nothing, and that would look like success.
     """
     return seen.uid if seen is not None and known == seen.uid else None
 
@@ -232,7 +222,8 @@ async def _release(context: Context, stack_id: str) -> None:
         if stack is None or next_step(stack) is not DeleteStep.RELEASE:
             return
         await context.right_cluster()
-        uid, known = _service_uid(context, stack), (stack.service_uid, stack.pod_uid)
+        uid = _uid(stack.service_uid, context.mirror.services.get(stack.service_name))
+        known = (stack.service_uid, stack.pod_uid)
         await context.cluster.delete_service(stack.service_name, uid, known=known)
         reached("release.service_deleted")
         await context.store.ports.release([stack_id])

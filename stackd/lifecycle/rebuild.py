@@ -139,10 +139,10 @@ class Found:
 
 async def _found(cluster: Cluster) -> list[Found]:
     """What the cluster has of each stack: its pod or its record, whichever is of a later time."""
-    services = {raw["metadata"]["name"]: raw async for raw in cluster.list_raw("services")}
-    records = {raw["metadata"]["name"]: raw async for raw in cluster.list_raw(CONFIG_MAPS)}
+    services = {raw["metadata"]["name"]: raw for raw in await cluster.list_raw("services")}
+    records = {raw["metadata"]["name"]: raw for raw in await cluster.list_raw(CONFIG_MAPS)}
     found = []
-    async for pod in cluster.list_raw("pods"):
+    for pod in await cluster.list_raw("pods"):
         record = records.get(pod["metadata"]["name"])
         if record is None or not supersedes(record, pod):
             records.pop(pod["metadata"]["name"], None)

@@ -102,7 +102,9 @@ async def put_back_service(context: Context, stack_id: str) -> None:
             known = (stack.service_uid, stack.pod_uid)
             await context.cluster.delete_service(stack.service_name, known=known)
             reached("repair.service_removed")
-        context.put_back.add(stack_id)
-        await serve(context, stack, pod, replaced=lambda: reached("repair.port_replaced"))
+        # The mirror may go on to show the one that was removed: where the row agrees, a delete would take its word for it.
+        await context.store.stacks.set_service(stack_id, None)
+        _, service = await serve(context, stack, pod, replaced=lambda: reached("repair.port_replaced"))
         reached("repair.service_created")
+        await context.store.stacks.set_service(stack_id, service.uid)
     log.info("%s: Service created again", stack_id, extra={"stack_id": stack_id})

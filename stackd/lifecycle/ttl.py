@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
-from stackd.clock import NANOSECONDS, Clock
+from stackd.clock import NANOSECONDS, Clock, from_nanoseconds
 from stackd.errors import ClusterError, ClusterUnavailable, NotOwner, StackdError, Unavailable, detail_of, told
 from stackd.kube import labels
 from stackd.kube.manifests import client_labels
@@ -24,7 +24,6 @@ from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.plan import Repair, RepairKind
 from stackd.model import Stack
 from stackd.store import Claim, Extension
-from stackd.times import from_nanoseconds
 from stackd.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -216,7 +215,7 @@ async def _annotate(context: Context, stack_id: str, timeout: float | None) -> N
         noted = {labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at)}
         if pod is not None and pod.expires_at != stack.ttl_expires_at:
             await context.right_cluster()
-            await context.cluster.patch_pod_annotations(stack_id, pod.uid, noted, timeout=timeout)
+            await context.cluster.patch_pod(stack_id, pod.uid, annotations=noted, timeout=timeout)
         record = context.mirror.stopped.get(stack_id)
         if record is not None and record.expires_at != stack.ttl_expires_at:
             await context.right_cluster()
@@ -239,7 +238,7 @@ async def _tell_owner(context: Context, stack: Stack, pod: PodState, timeout: fl
     whole = await context.store.stacks.whole(stack)
     await context.right_cluster()
     names: dict[str, str | None] = {labels.POOL: None, **client_labels(whole)}
-    await context.cluster.patch_pod_metadata(
+    await context.cluster.patch_pod(
         stack.pod_name, pod.uid, labels=names, annotations=our_annotations(whole), timeout=timeout
     )
     reached("assign.annotated")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from stackd.clock import NANOSECONDS
+from stackd.clock import NANOSECONDS, from_nanoseconds
 from stackd.rehearse import daemon_metrics
 from stackd.rehearse.attempts import Stage
 from stackd.rehearse.goals import Goal, Verdict, judge
@@ -17,7 +17,6 @@ from stackd.rehearse.measure import Group, Results, SideResults, Times, measure,
 from stackd.rehearse.plan import Plan
 from stackd.rehearse.rehearsal import Rehearsal
 from stackd.rehearse.run import Measured, last_end
-from stackd.times import from_nanoseconds
 from stackd.units import format_duration
 
 Rows = list[list[str]]

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from stackd.clock import to_nanoseconds
 from stackd.rehearse import daemon_metrics, upkeep
 from stackd.rehearse.attempts import Attempt, Stage
 from stackd.rehearse.connection import NoAnswer
@@ -20,7 +21,6 @@ from stackd.rehearse.daemon_metrics import DaemonMetrics
 from stackd.rehearse.plan import LABEL, Arrival
 from stackd.rehearse.player import arrive, stay
 from stackd.rehearse.rehearsal import Phase, Rehearsal
-from stackd.times import to_nanoseconds
 from stackd.waiters import set_within
 
 FOLLOW_SECONDS = 5.0

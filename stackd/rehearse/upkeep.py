@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from stackd.client.records import Event
+from stackd.clock import to_nanoseconds
 from stackd.rehearse.attempts import Attempt, ended, seen
 from stackd.rehearse.connection import NoAnswer
 from stackd.rehearse.plan import LABEL
 from stackd.rehearse.rehearsal import Rehearsal, StatusSeen
-from stackd.times import to_nanoseconds
 
 FIELDS = "stack_id,status,status_reason,node_id,node_public_ip,ports,labels"
 AGAIN_SECONDS = 0.5

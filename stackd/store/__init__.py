@@ -6,9 +6,9 @@ Each noun holds its SQL, its rows and its operations. An operation is a function
 store         ``Store.open``; what there is in the open file, and its upkeep
 stacks        ``store.stacks``: the memory view, and all operations on stacks
 rows          the rows of stacks and their node ports, and what every operation on them is made of
-reservations  ``store.ports``; the operations that give and take node ports
+reservations  ``store.ports``; the operations by which a create comes by a stack, new or from a pool, and its node ports
 changes       the operations on a stack that lives
-pools         the operation that gives a stack away which waits in a pool
+adoption      the operations that take over what the cluster's records say and the file does not know
 jobs, timeline, claims    batch-delete jobs, what happened to each stack, Idempotency-Keys
 identity      ``store.meta``; whose stacks the file holds, and how far its history goes
 ports         the pool of free node ports that the writer keeps beside the file
@@ -20,12 +20,12 @@ failures      errors from SQLite's result codes
 
 from __future__ import annotations
 
+from stackd.store.adoption import REMOVED, Adopted
 from stackd.store.changes import STOPPED_BY_USER, STOPPED_MESSAGE, Extension, Start, differs
 from stackd.store.claims import Claim
-from stackd.store.file import StoreOptions, backup_file
-from stackd.store.identity import FileIdentity, FileSummary, read_summary
-from stackd.store.pools import FROM_POOL, Assignment
-from stackd.store.reservations import PORT_REPLACED, REMOVED, Adopted, ports_replaced
+from stackd.store.file import FileSummary, StoreOptions, backup_file, read_summary
+from stackd.store.identity import FileIdentity
+from stackd.store.reservations import FROM_POOL, PORT_REPLACED, Assignment, ports_replaced
 from stackd.store.store import Purged, Store
 from stackd.store.transaction import Counters
 

@@ -12,16 +12,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stackd.clock import NANOSECONDS
+from stackd.clock import NANOSECONDS, from_nanoseconds
 from stackd.errors import Conflict, StackNotFound
 from stackd.model import DeleteReason, Desired, EventKind, Observation, Stack, StackStatus, TimelineEvent
 from stackd.store import claims, reservations, rows, timeline
 from stackd.store.claims import Claim
 from stackd.store.transaction import Transaction
-from stackd.times import from_nanoseconds
 from stackd.units import format_duration
 
-OK, CREATED = 200, 201  # what an extension and a create are answered with (API contract)
 FUTURE = 60 * NANOSECONDS  # who was made so long after now was made by another clock
 STOPPED_BY_USER = "StoppedByUser"
 STOPPED_MESSAGE = "stopped by its user; its ports are kept"
@@ -79,7 +77,7 @@ def accept(
         told += [*seen.events, *timeline.between(before, stack, tx.now)]
         timeline.add(tx, [(stack_id, one) for one in told])
     if answer is not None and claims.unanswered_for_stack(tx, stack_id):
-        claims.answer_for_stack(tx, stack_id, CREATED, answer(stack))
+        claims.answer_for_stack(tx, stack_id, claims.CREATED, answer(stack))
     return stack
 
 
@@ -191,7 +189,7 @@ def extend(
     rows.save(tx, [stack])
     _note(tx, stack_id, EventKind.EXTENDED, extension.by, message=f"until {from_nanoseconds(ends)}")
     if claim is not None and answer is not None:
-        claims.insert(tx, replace(claim, status=OK, answer=answer(stack)))
+        claims.insert(tx, replace(claim, status=claims.OK, answer=answer(stack)))
     return stack
 
 
@@ -269,6 +267,11 @@ def started(tx: Transaction, seen: Observation, *, pod_uid: str, service_uid: st
         tx, [(seen.stack_id, one) for one in lines if one.reason != reservations.PORT_REPLACED]
     )  # told when it was replaced
     return rows.save(tx, [after])[0]
+
+
+def set_service(tx: Transaction, stack_id: str, service_uid: str | None) -> None:
+    """The Service that a living stack has now; None while one is made in the place of another. Raises ``StackNotFound``."""
+    rows.save(tx, [replace(rows.find_live(tx, stack_id), service_uid=service_uid)])
 
 
 def _in_use(tx: Transaction, stack_id: str) -> Stack:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 
 from stackd.store.transaction import Table, Transaction, operation
 
+OK, CREATED, ACCEPTED = 200, 201, 202  # what an extension, a create and a batch delete are answered with (API contract)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:

@@ -20,10 +20,9 @@ import json
 import os
 import secrets
 import socket
-from datetime import UTC, datetime
 from pathlib import Path
 
-from stackd.clock import NANOSECONDS, boot_id
+from stackd.clock import NANOSECONDS, boot_id, from_nanoseconds
 from stackd.errors import StoreError
 
 
@@ -60,7 +59,7 @@ class FileLock:
 
 
 def _write_holder(descriptor: int, now: int) -> None:
-    since = datetime.fromtimestamp(now // NANOSECONDS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    since = from_nanoseconds(now - now % NANOSECONDS)
     text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
     try:
         os.ftruncate(descriptor, 0)

@@ -1,4 +1,5 @@
-"""The state file: made, checked, opened, migrated; and a consistent copy of it, while the daemon runs or not.
+"""The state file: made, checked, opened, migrated; what it says of itself, and a consistent copy of it, while the daemon runs
+or not.
 
 Owns creation (beside, then renamed, so that a crash never leaves a half-made file), the checks that keep stackd from working
 on a damaged, foreign or newer file, the pragmas, and migration with a copy kept. Never makes a new file in the place of one
@@ -17,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stackd.errors import StoreError
-from stackd.store import failures, identity, schema
+from stackd.store import failures, identity, rows, schema
 from stackd.store.companions import companion, sync_folder
+from stackd.store.identity import FileIdentity
 from stackd.store.schema import MIGRATIONS, Migration
 
 logger = logging.getLogger(__name__)
@@ -65,20 +67,19 @@ def follow_links(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def open_file(path: Path, options: StoreOptions) -> tuple[sqlite3.Connection, bool]:
-    """The write connection, and whether the file is new. Raises ``StoreError``; SQLite's own errors are translated.
+def open_file(path: Path, options: StoreOptions) -> sqlite3.Connection:
+    """The write connection. Raises ``StoreError``; SQLite's own errors are translated.
 
     ``sqlite3.Error`` passes only for a full disk (``failures.is_full``), which the caller may be able to relieve.
     """
     if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
         raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: stackd needs 3.37 or newer")
     try:
-        fresh = not path.exists()
-        if fresh:
-            _create(path, options.migrations)
-        else:
+        if path.exists():
             _check_header(path)
-        return _connect_checked(path, options), fresh
+        else:
+            _create(path, options.migrations)
+        return _connect_checked(path, options)
     except sqlite3.Error as exc:
         if failures.is_full(exc):
             raise
@@ -157,8 +158,7 @@ def _set_foreign_log_aside(path: Path) -> None:
 
 
 def _check_identity(connection: sqlite3.Connection, path: Path) -> None:
-    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-    if application_id != schema.APPLICATION_ID:
+    if not schema.is_ours(connection):
         raise StoreError(
             f"{path} is a SQLite file of another application; stackd leaves it as it is. To go on, {_ADVICE}"
         )
@@ -206,6 +206,53 @@ def damaged(path: Path, why: str) -> StoreError:
     return StoreError(f"the state file {path} is damaged ({why}): {_ADVICE}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSummary:
+    """What a file that another process may have open says of itself."""
+
+    identity: FileIdentity
+    stacks: int
+
+
+def read_summary(path: Path) -> FileSummary | None:
+    """What the file says; None where there is none. Blocking; takes no lock that a running daemon would notice.
+
+    Raises ``StoreError`` where it cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        reader = _reader(path)
+        try:
+            return _summary(reader)
+        finally:
+            reader.close()
+    except sqlite3.Error as exc:
+        raise StoreError(f"the state file {path} cannot be read: {failures.sentence(exc)}") from exc
+
+
+def _summary(reader: sqlite3.Connection) -> FileSummary:
+    values = dict(reader.execute(identity.ALL_META).fetchall())
+    (stacks,) = reader.execute(rows.COUNT_STACKS).fetchone()
+    if identity.NAMESPACE not in values:
+        namespaces = [row[0] for row in reader.execute(rows.NAMESPACES).fetchall()]
+        if len(namespaces) == 1:  # a file of an earlier stackd, before its migration
+            values[identity.NAMESPACE] = namespaces[0]
+    return FileSummary(identity=FileIdentity.from_meta(values), stacks=stacks)
+
+
+def _reader(path: Path) -> sqlite3.Connection:
+    """A connection that only reads, and takes no lock that a running daemon would notice. Raises ``StoreError``."""
+    reader = sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True, timeout=5.0)
+    try:
+        if not schema.is_ours(reader):
+            raise StoreError(f"{path} is not a state file of stackd")
+    except BaseException:
+        reader.close()
+        raise
+    return reader
+
+
 def backup_file(source: Path, target: Path, *, force: bool = False) -> None:
     """Copy the state file ``source`` as of now. Blocking; takes no lock that a running daemon would notice.
 
@@ -249,11 +296,8 @@ def _is_backup(path: Path) -> bool:
 
 
 def _copy(source: Path, partial: Path) -> None:
-    reader = sqlite3.connect(source.absolute().as_uri() + "?mode=ro", uri=True, timeout=5.0)
+    reader = _reader(source)
     try:
-        (application_id,) = reader.execute("PRAGMA application_id").fetchone()
-        if application_id != schema.APPLICATION_ID:
-            raise StoreError(f"{source} is not a state file of stackd")
         os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600))
         writer = sqlite3.connect(partial, isolation_level=None)
         try:

@@ -11,10 +11,9 @@ import secrets
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from stackd.errors import StoreError
-from stackd.store import failures, rows, schema
+from stackd.store import rows
 from stackd.store.transaction import Table, Transaction, operation
 
 _PROBE = "probed_at"
@@ -92,14 +91,6 @@ class FileIdentity:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileSummary:
-    """What a file that another process may have open says of itself."""
-
-    identity: FileIdentity
-    stacks: int
-
-
 def begin(tx: Transaction, namespace: str, instance: str) -> None:
     """A process begins to work with the file, for the stacks of this namespace and instance.
 
@@ -141,36 +132,6 @@ def mark_copy(connection: sqlite3.Connection) -> None:
     """Have a copy of a file, whose original goes on without it, say so when it is opened."""
     connection.execute(DELETE_META, (FILE_ID,))
     connection.execute(SET_META, (INCOMPLETE, "1"))
-
-
-def read_summary(path: Path) -> FileSummary | None:
-    """What the file says; None where there is none. Blocking; takes no lock that a running daemon would notice.
-
-    Raises ``StoreError`` where it cannot be read.
-    """
-    if not path.exists():
-        return None
-    try:
-        reader = sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True, timeout=5.0)
-        try:
-            (application_id,) = reader.execute("PRAGMA application_id").fetchone()
-            if application_id != schema.APPLICATION_ID:
-                raise StoreError(f"{path} is not a state file of stackd")
-            return _summary(reader)
-        finally:
-            reader.close()
-    except sqlite3.Error as exc:
-        raise StoreError(f"the state file {path} cannot be read: {failures.sentence(exc)}") from exc
-
-
-def _summary(reader: sqlite3.Connection) -> FileSummary:
-    values = dict(reader.execute(ALL_META).fetchall())
-    (stacks,) = reader.execute(rows.COUNT_STACKS).fetchone()
-    if NAMESPACE not in values:
-        namespaces = [row[0] for row in reader.execute(rows.NAMESPACES).fetchall()]
-        if len(namespaces) == 1:  # a file of an earlier stackd, before its migration
-            values[NAMESPACE] = namespaces[0]
-    return FileSummary(identity=FileIdentity.from_meta(values), stacks=stacks)
 
 
 def _begin_history(tx: Transaction, *, incomplete: bool) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import fields, replace
+from typing import Any
 
 from stackd.errors import JobNotFound
 from stackd.model import DeleteOutcome, DeleteReason, ItemResult, Job, JobError, JobStatus, Stack
@@ -17,26 +17,14 @@ from stackd.store import claims, rows
 from stackd.store.claims import Claim
 from stackd.store.transaction import Submit, Table, Transaction, id_array, operation
 
-ACCEPTED = 202  # the status that a batch delete is answered with (API contract)
 MAX_ERRORS = 100
 MAX_ERROR_LENGTH = 512
 JobSubscriber = Callable[[str, Job | None], None]
 
 
-class JobRow(NamedTuple):
-    """A row of ``jobs`` without who asked for it: the order of its columns is that of all queries."""
-
-    job_id: str
-    status: str
-    total: int
-    deleted: int
-    not_found: int
-    failed: int
-    created_at: int
-    updated_at: int
-
-
-_COLUMNS = ", ".join(JobRow._fields)
+# Each field of a job is a column of its name, but for the errors, which are its items'.
+_NAMES = tuple(field.name for field in fields(Job) if field.name != "errors")
+_COLUMNS = ", ".join(_NAMES)
 
 ALL_JOBS = f"SELECT {_COLUMNS} FROM jobs"
 FIND_JOB = f"SELECT {_COLUMNS} FROM jobs WHERE job_id = ?"
@@ -79,20 +67,12 @@ PURGE_JOBS = (
 
 
 def from_row(row: Iterable[object], errors_of: Callable[[str], Iterable[Sequence[str]]]) -> Job:
-    """The job of a row of ``JobRow``'s columns; ``errors_of(job_id)`` are its rows of ``JOB_ERRORS``."""
-    found = JobRow._make(row)
+    """The job of a row of the queries' columns; ``errors_of(job_id)`` are its rows of ``JOB_ERRORS``."""
+    found: dict[str, Any] = dict(zip(_NAMES, row, strict=True))
+    errors = errors_of(found["job_id"]) if found["failed"] else ()
     return Job(
-        job_id=found.job_id,
-        status=JobStatus(found.status),
-        total=found.total,
-        deleted=found.deleted,
-        not_found=found.not_found,
-        failed=found.failed,
-        errors=tuple(JobError(stack_id=stack_id, error=error) for stack_id, error in errors_of(found.job_id))
-        if found.failed
-        else (),
-        created_at=found.created_at,
-        updated_at=found.updated_at,
+        **found | {"status": JobStatus(found["status"])},
+        errors=tuple(JobError(stack_id=stack_id, error=error) for stack_id, error in errors),
     )
 
 
@@ -116,7 +96,7 @@ def create(
     if claim is not None:
         kept = replace(claim, job_id=job_id)
         if answer is not None:
-            kept = replace(kept, status=ACCEPTED, answer=answer(job))
+            kept = replace(kept, status=claims.ACCEPTED, answer=answer(job))
         claims.insert(tx, kept)
     return tx.put_job(job)
 
@@ -202,13 +182,13 @@ def _write_outcomes(tx: Transaction, job_id: str, results: Sequence[ItemResult],
     return tx.put_job(_with_errors(tx, row))
 
 
-def _item_rows(job_id: str, results: Sequence[ItemResult], context: int) -> list[tuple[str, str | None, str, str]]:
-    """Outcomes as rows; only so many errors are kept as there is room for."""
+def _item_rows(job_id: str, results: Sequence[ItemResult], most: int) -> list[tuple[str, str | None, str, str]]:
+    """Outcomes as rows; ``most`` errors are kept."""
     written: list[tuple[str, str | None, str, str]] = []
     for result in results:
         error = None
-        if result.outcome is DeleteOutcome.FAILED and context > 0:
-            context -= 1
+        if result.outcome is DeleteOutcome.FAILED and most > 0:
+            most -= 1
             error = result.error[:MAX_ERROR_LENGTH]
         written.append((result.outcome.value, error, job_id, result.stack_id))
     return written

@@ -1,25 +1,22 @@
-"""The operations that give and take node ports: reserve, replace a port, release, adopt, renew.
+"""The operations by which a create comes by a stack and its node ports: reserve, assign from a pool, replace a port, release.
 
-Owns: a stack holds all of its ports or none, each by the primary key of ``node_ports``; the pool only proposes. Owns the
-limit of living stacks with the same label, too, and what a pod's record says that is newer than the row of a file that is
-older than the cluster: a delete that the row intends stays intended; a stop, too, unless the stack was started since. What
-waits in a pool may have been given away since: where its pod does not say so, it loses its digest, is given to nobody, and
-lives for as long as whoever may have it could expect.
+Owns: a stack holds all of its ports or none, each by the primary key of ``node_ports``; the pool of ports only proposes. A
+stack of a pool is given once, alive and from the right template (invariant 11), by one update that finds the row or does not.
+Owns the limits of stacks in all and of living stacks with the same label, too. Whether a pod can be relied on is the caller's
+to know.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 
 from stackd.errors import LabelLimitReached, NoNodePort, Unavailable
 from stackd.model import (
+    NO_LABELS,
     NO_LIMITS,
-    DeleteReason,
-    Desired,
     EventKind,
     NewStack,
     PortMapping,
@@ -28,27 +25,39 @@ from stackd.model import (
     StackStatus,
     TimelineEvent,
 )
-from stackd.store import claims, failures, rows, timeline
+from stackd.store import claims, rows, timeline
 from stackd.store.claims import Claim
 from stackd.store.ports import PortCounts, PortsView
-from stackd.store.transaction import ADOPTION, Submit, Table, Transaction, id_array, operation
+from stackd.store.transaction import Submit, Table, Transaction, id_array, operation
 
 PORT_REPLACED = "NodePortReplaced"
-REMOVED = "the stack was removed"
+FROM_POOL = "FromPool"
 LABEL_HOLDERS = (
     "SELECT s.stack_id FROM stack_labels AS l CROSS JOIN stacks AS s ON s.stack_id = l.stack_id"
     " WHERE l.key = ? AND l.value = ? AND s.stack_id <> ? AND s.deleting_since IS NULL AND s.ended = 0"
     " AND s.ttl_expires_at > ? ORDER BY s.created_at, s.stack_id LIMIT ?"
 )
 
+# What this update finds, it finds once (invariant 11).
+ASSIGN_STACK = (
+    "UPDATE stacks SET unassigned = 0, labels = ?, created_at = ?, updated_at = ?, ttl_expires_at = ?"
+    " WHERE stack_id = ? AND unassigned = 1 AND digest = ? AND accepted = 1 AND ended = 0 AND deleting_since IS NULL"
+    f" AND desired = 'running' AND status = 'running' RETURNING {rows.COLUMNS}"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Adopted:
-    """What became of a record handed to ``adopt``: the stack, or the reason why not."""
+class Assignment:
+    """A stack of a pool for ``by``; times in nanoseconds. Only one that was made from the template as it is: ``digest``."""
 
     stack_id: str
-    stack: Stack | None = None
-    reason: str = ""
+    digest: str
+    created_at: int
+    ttl_expires_at: int
+    by: str
+    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    max_stacks: int | None = None
+    label_limits: Mapping[str, int] = field(default_factory=lambda: NO_LIMITS)
 
 
 def reserve(
@@ -66,8 +75,7 @@ def reserve(
     """
     if new.labels and label_limits:
         check_labels(tx, new.labels, label_limits)
-    if max_stacks is not None:
-        _check_room(tx, max_stacks)
+    _require_room(tx, max_stacks)
     ports = tuple(
         PortMapping(container_port=port.container_port, protocol=port.protocol, node_port=_propose(tx))
         for port in new.target_ports
@@ -78,6 +86,43 @@ def reserve(
         (stack,) = rows.save(tx, [replace(stack, ports=held)])
     if claim is not None:
         claims.insert(tx, replace(claim, stack_id=new.stack_id))
+    return tx.put_stack(stack)
+
+
+def assign(
+    tx: Transaction,
+    wanted: Assignment,
+    *,
+    claim: Claim | None = None,
+    answer: Callable[[Stack], bytes] | None = None,
+) -> Stack | None:
+    """A stack of a pool, given away whole, with the answer to its create kept under the claim; None if it is not to be had any
+    more.
+
+    Raises ``LabelLimitReached``, ``Unavailable`` and ``Conflict`` as ``reserve`` does; then it waits as before.
+    ``answer`` as for ``accept``.
+    """
+    labels = rows.labels_text(wanted.labels)
+    times = (wanted.created_at, wanted.created_at, wanted.ttl_expires_at)
+    row = tx.row(ASSIGN_STACK, (labels, *times, wanted.stack_id, wanted.digest))
+    if row is None:
+        return None
+    stack = rows.from_row(row)
+    # The stack itself is among those that are counted by now.
+    if wanted.labels and wanted.label_limits:
+        check_labels(tx, wanted.labels, wanted.label_limits, apart_from=wanted.stack_id)
+    _require_room(tx, wanted.max_stacks, there=1)
+    if wanted.labels:
+        tx.run(rows.INSERT_LABELS, (stack.stack_id, labels))
+    if claim is not None:
+        kept = replace(claim, stack_id=stack.stack_id)
+        if answer is not None:
+            kept = replace(kept, status=claims.CREATED, answer=answer(stack))
+        claims.insert(tx, kept)
+    given = TimelineEvent(
+        kind=EventKind.ACCEPTED, at=wanted.created_at, reason=FROM_POOL, message="it waited in the pool", by=wanted.by
+    )
+    timeline.add(tx, [(stack.stack_id, given)])
     return tx.put_stack(stack)
 
 
@@ -133,125 +178,6 @@ def release(tx: Transaction, ids: Iterable[str]) -> list[Stack]:
     return rows.save(tx, [replace(stack, ports_held=False) for stack in ended])
 
 
-def adopt(tx: Transaction, records: Sequence[Stack]) -> list[Adopted]:
-    """Insert whole records as they are (``rebuild``); one that contradicts the file is skipped with the reason.
-
-    What waits in a pool by its record may have been given away just before that could be written: it is held.
-    """
-    gone = rows.removed_among(tx, (record.stack_id for record in records))
-    return [
-        Adopted(stack_id=record.stack_id, reason=REMOVED) if record.stack_id in gone else _adopt_one(tx, record)
-        for record in records
-    ]
-
-
-def _adopt_one(tx: Transaction, record: Stack) -> Adopted:
-    def insert(inner: Transaction) -> Stack:
-        stack = rows.insert(inner, _held(record, tx.now) if record.unassigned else record)
-        rows.hold_ports(inner, record)
-        return inner.put_stack(stack)
-
-    try:
-        return Adopted(stack_id=record.stack_id, stack=tx.isolated(insert, ADOPTION))
-    except sqlite3.IntegrityError as exc:
-        return Adopted(stack_id=record.stack_id, reason=str(failures.from_constraint(exc)))
-
-
-_ENDING = ("ended", "status", "status_reason", "status_message")
-
-
-def _held(stack: Stack, now: int) -> Stack:
-    """A stack of a pool of which nobody knows whether it was given away: without a digest it is given to nobody, and from now
-    on it lives as long as whoever may have it was told."""
-    return replace(stack, digest=None, ttl_expires_at=now + stack.ttl_expires_at - stack.created_at)
-
-
-def renewed(row: Stack, record: Stack, now: int) -> Stack:
-    """The row with what the record of a pod, or of a stopped stack, says; the row itself where nothing of that is newer."""
-    if record.generation < row.generation:
-        return row
-    if row.delete_reason is DeleteReason.UNDO:
-        # Nobody asked for that, and whoever owned the stacks since has taken it over, and told of it.
-        row = replace(row, accepted=False, deleting_since=None, delete_reason=None)
-    if row.deleting_since is not None:
-        return row
-    if record.unassigned:  # where the row says that it was given away, this was only not written yet
-        return _held(row, now) if row.unassigned and row.digest is not None else row
-    if row.unassigned:
-        row = _given(row, record)
-    ttl_expires_at = max(row.ttl_expires_at, record.ttl_expires_at)
-    same = (row.desired, row.generation) == (record.desired, record.generation)
-    same_pod = row.accepted and same and row.pod_uid == record.pod_uid
-    stopping = row.desired is Desired.STOPPED and record.generation == row.generation and record.pod_uid is not None
-    if stopping:
-        return replace(row, ttl_expires_at=ttl_expires_at)
-    if same_pod:
-        return _ended_or_served(replace(row, ttl_expires_at=ttl_expires_at), record)
-    return replace(
-        row,
-        accepted=True,
-        desired=record.desired,
-        generation=record.generation,
-        status=record.status,
-        status_reason=record.status_reason,
-        status_message=record.status_message,
-        ttl_expires_at=ttl_expires_at,
-        ended=record.ended,
-        ports=record.ports,
-        ports_held=record.ports_held,
-        pod_uid=record.pod_uid,
-        service_uid=record.service_uid,
-        node_id=record.node_id,
-        node_public_ip=record.node_public_ip or row.node_public_ip,
-    )
-
-
-def _ended_or_served(row: Stack, record: Stack) -> Stack:
-    """The row of a stack with the same pod as then: it may have ended since, and have given its ports back or got others, which
-    are another stack's by now.
-    """
-    if record.ended or row.ended:
-        ended = row if row.ended else replace(row, **{name: getattr(record, name) for name in _ENDING})
-        return replace(ended, ports_held=row.ports_held and record.ports_held)
-    if record.service_uid is None:
-        return row
-    return replace(row, ports=record.ports, service_uid=record.service_uid)
-
-
-def _given(row: Stack, record: Stack) -> Stack:
-    """The row of a stack that was given away since the file was copied."""
-    return replace(
-        row,
-        unassigned=False,
-        labels=record.labels,
-        created_at=record.created_at,
-        updated_at=record.created_at,
-        ttl_expires_at=record.ttl_expires_at,
-    )
-
-
-def renew(tx: Transaction, records: Sequence[Stack]) -> list[tuple[str, str]]:
-    """Bring the rows of these records up to date; ids and reasons of those that contradict other rows."""
-    found = rows.find_all(tx, (record.stack_id for record in records))
-    pairs = [(found[record.stack_id], record) for record in records if record.stack_id in found]
-    wanted = [(row, after) for row, record in pairs if (after := renewed(row, record, tx.now)) != row]
-    while wanted:
-        refused = {row.stack_id: why for row, after in wanted if (why := _try_to_renew(tx, row, after))}
-        if len(refused) == len(wanted):
-            return list(refused.items())
-        # A port that one of them has given back may be what another one has got.
-        wanted = [(row, after) for row, after in wanted if row.stack_id in refused]
-    return []
-
-
-def _try_to_renew(tx: Transaction, row: Stack, after: Stack) -> str:
-    try:
-        tx.isolated(partial(_renew_one, row=row, after=after), ADOPTION)
-    except sqlite3.IntegrityError as exc:
-        return str(failures.from_constraint(exc))
-    return ""
-
-
 def check_labels(
     tx: Transaction, labels: Mapping[str, str], limits: Mapping[str, int], *, apart_from: str = ""
 ) -> None:
@@ -269,34 +195,16 @@ def check_labels(
             )
 
 
-def _check_room(tx: Transaction, max_stacks: int) -> None:
-    if rows.count_assigned(tx) >= max_stacks:
-        raise Unavailable(too_many(max_stacks), retry_after=30)
-
-
-def too_many(max_stacks: int) -> str:
-    """The message for when there are as many stacks as allowed."""
-    return f"the limit of {max_stacks} stacks in all is reached (limits.max_stacks)"
+def _require_room(tx: Transaction, max_stacks: int | None, *, there: int = 0) -> None:
+    """Raise ``Unavailable`` where there are as many stacks as allowed, beside so many that are ``there`` already."""
+    if max_stacks is not None and rows.count_assigned(tx) - there >= max_stacks:
+        raise Unavailable(f"the limit of {max_stacks} stacks in all is reached (limits.max_stacks)", retry_after=30)
 
 
 def _fresh(new: NewStack, ports: tuple[PortMapping, ...]) -> Stack:
-    return Stack(
-        stack_id=new.stack_id,
-        namespace=new.namespace,
-        pod_spec=new.pod_spec,
-        ports=ports,
-        status=StackStatus.CREATING,
-        created_at=new.created_at,
-        updated_at=new.created_at,
-        ttl_expires_at=new.ttl_expires_at,
-        requested_cpu_milli=new.requested_cpu_milli,
-        requested_memory_bytes=new.requested_memory_bytes,
-        labels=MappingProxyType(dict(new.labels)),
-        template=new.template,
-        values=new.values,
-        unassigned=new.unassigned,
-        digest=new.digest,
-    )
+    given = {one.name: getattr(new, one.name) for one in fields(new) if one.name != "target_ports"}
+    given["labels"] = MappingProxyType(dict(new.labels))
+    return Stack(**given, ports=ports, status=StackStatus.CREATING, updated_at=new.created_at)
 
 
 def _propose(tx: Transaction) -> int:
@@ -315,18 +223,6 @@ def _hold(tx: Transaction, stack_id: str, port: PortMapping) -> PortMapping:
             port = replace(port, node_port=_propose(tx))  # the one that was refused stays held in the pool
         else:
             return port
-
-
-def _renew_one(tx: Transaction, row: Stack, after: Stack) -> None:
-    array = id_array([row.stack_id])
-    if (row.ports, row.ports_held) != (after.ports, after.ports_held):
-        rows.give_back_ports(tx, array)
-        rows.hold_ports(tx, after)
-    if not row.accepted:
-        claims.drop_unanswered(tx, array)
-    if row.unassigned and not after.unassigned:
-        rows.give(tx, after)
-    rows.save(tx, [after])
 
 
 class Ports(PortsView, Table):

@@ -10,10 +10,11 @@ ten thousand.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+import enum
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any
 
 import orjson
 
@@ -32,58 +33,26 @@ from stackd.model import (
 from stackd.store import claims, timeline
 from stackd.store.transaction import Transaction, id_array
 
-
-class StackRow(NamedTuple):
-    """A row of ``stacks``: the order of its columns is that of all queries."""
-
-    stack_id: str
-    namespace: str
-    pod_spec: str | None
-    ports: str
-    status: str
-    created_at: int
-    updated_at: int
-    ttl_expires_at: int
-    requested_cpu_milli: int
-    requested_memory_bytes: int
-    node_id: str | None
-    node_public_ip: str | None
-    status_reason: str
-    status_message: str
-    labels: str
-    accepted: int
-    ended: int
-    ports_held: int
-    deleting_since: int | None
-    delete_reason: str | None
-    pod_uid: str | None
-    service_uid: str | None
-    desired: str
-    generation: int
-    template: str | None
-    generated: str | None
-    unassigned: int
-    digest: str | None
-
-
 LONGEST_KEPT = 8 * 1024
 """Characters of a pod spec that is kept in memory with its stack; a longer one is read from the file when it is wanted."""
 
-_COLUMNS = ", ".join(StackRow._fields)
-_SHORT_COLUMNS = _COLUMNS.replace(
+# Each field of a stack is a column of its name, but for one whose name is a word of SQL.
+_COLUMN_OF = {field.name: field.name for field in fields(Stack)} | {"values": "generated"}
+COLUMNS = ", ".join(_COLUMN_OF.values())
+_SHORT_COLUMNS = COLUMNS.replace(
     "pod_spec", f"CASE WHEN length(pod_spec) > {LONGEST_KEPT} THEN NULL ELSE pod_spec END", 1
 )
 _FIXED = {"stack_id", "namespace", "pod_spec", "created_at", "labels"}
-_CHANGING = ", ".join(f"{name} = :{name}" for name in StackRow._fields if name not in _FIXED)
+_CHANGING = ", ".join(f"{name} = :{name}" for name in _COLUMN_OF.values() if name not in _FIXED)
 
 ALL_STACKS = f"SELECT {_SHORT_COLUMNS} FROM stacks"
-FIND_STACK = f"SELECT {_COLUMNS} FROM stacks WHERE stack_id = ?"
+FIND_STACK = f"SELECT {COLUMNS} FROM stacks WHERE stack_id = ?"
 FIND_STACKS = f"SELECT {_SHORT_COLUMNS} FROM stacks WHERE stack_id IN (SELECT value FROM json_each(?))"
 POD_SPECS = "SELECT stack_id, pod_spec FROM stacks WHERE stack_id IN (SELECT value FROM json_each(?))"
 COUNT_STACKS = "SELECT count(*) FROM stacks"
 COUNT_ASSIGNED = "SELECT (SELECT count(*) FROM stacks) - (SELECT count(*) FROM stacks WHERE unassigned = 1)"
 NAMESPACES = "SELECT DISTINCT namespace FROM stacks LIMIT 2"
-INSERT_STACK = f"INSERT INTO stacks ({_COLUMNS}) VALUES (?{', ?' * (len(StackRow._fields) - 1)})"
+INSERT_STACK = f"INSERT INTO stacks ({COLUMNS}) VALUES ({', '.join(f':{name}' for name in _COLUMN_OF.values())})"
 INSERT_LABELS = "INSERT INTO stack_labels (key, value, stack_id) SELECT key, value, ? FROM json_each(?)"
 UPDATE_STACK = f"UPDATE stacks SET {_CHANGING} WHERE stack_id = :stack_id"
 UPDATE_GIVEN = "UPDATE stacks SET labels = :labels, created_at = :created_at WHERE stack_id = :stack_id"
@@ -107,79 +76,43 @@ PURGE_REMOVED = (
 )
 
 
+def labels_text(labels: Mapping[str, str]) -> str:
+    """Labels as they stand in their column."""
+    return orjson.dumps(dict(labels), option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _value(one: enum.Enum | None) -> str | None:
+    return None if one is None else str(one.value)
+
+
+# What has another form in its column than in the stack: how it is written, and how it is read.
+_FORMS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "ports": (
+        lambda ports: orjson.dumps(ports).decode(),
+        lambda text: tuple(PortMapping(**port) for port in orjson.loads(text)),
+    ),
+    "status": (_value, StackStatus),
+    "labels": (labels_text, lambda text: NO_LABELS if text == "{}" else MappingProxyType(orjson.loads(text))),
+    "delete_reason": (_value, lambda text: None if text is None else DeleteReason(text)),
+    "desired": (_value, Desired),
+    "values": (
+        lambda values: orjson.dumps(dict(values)).decode() if values else None,
+        lambda text: NO_VALUES if text is None else MappingProxyType(orjson.loads(text)),
+    ),
+    **dict.fromkeys(("accepted", "ended", "ports_held", "unassigned"), (int, bool)),
+}
+
+
 def from_row(row: Iterable[object]) -> Stack:
-    """The stack of a row of ``StackRow``'s columns."""
-    found = StackRow._make(row)
-    return Stack(
-        stack_id=found.stack_id,
-        namespace=found.namespace,
-        pod_spec=found.pod_spec,
-        ports=tuple(PortMapping(**port) for port in orjson.loads(found.ports)),
-        status=StackStatus(found.status),
-        created_at=found.created_at,
-        updated_at=found.updated_at,
-        ttl_expires_at=found.ttl_expires_at,
-        requested_cpu_milli=found.requested_cpu_milli,
-        requested_memory_bytes=found.requested_memory_bytes,
-        node_id=found.node_id,
-        node_public_ip=found.node_public_ip,
-        status_reason=found.status_reason,
-        status_message=found.status_message,
-        labels=NO_LABELS if found.labels == "{}" else MappingProxyType(orjson.loads(found.labels)),
-        accepted=bool(found.accepted),
-        ended=bool(found.ended),
-        ports_held=bool(found.ports_held),
-        deleting_since=found.deleting_since,
-        delete_reason=None if found.delete_reason is None else DeleteReason(found.delete_reason),
-        pod_uid=found.pod_uid,
-        service_uid=found.service_uid,
-        desired=Desired(found.desired),
-        generation=found.generation,
-        template=found.template,
-        values=NO_VALUES if found.generated is None else MappingProxyType(orjson.loads(found.generated)),
-        unassigned=bool(found.unassigned),
-        digest=found.digest,
-    )
+    """The stack of a row of ``COLUMNS``."""
+    found: dict[str, Any] = dict(zip(_COLUMN_OF, row, strict=True))
+    return Stack(**found | {name: read(found[name]) for name, (_, read) in _FORMS.items()})
 
 
-def to_row(stack: Stack) -> StackRow:
-    """The stack's row."""
-    return StackRow(
-        stack_id=stack.stack_id,
-        namespace=stack.namespace,
-        pod_spec=stack.pod_spec,
-        ports=_ports_to_json(stack.ports),
-        status=stack.status.value,
-        created_at=stack.created_at,
-        updated_at=stack.updated_at,
-        ttl_expires_at=stack.ttl_expires_at,
-        requested_cpu_milli=stack.requested_cpu_milli,
-        requested_memory_bytes=stack.requested_memory_bytes,
-        node_id=stack.node_id,
-        node_public_ip=stack.node_public_ip,
-        status_reason=stack.status_reason,
-        status_message=stack.status_message,
-        labels=orjson.dumps(dict(stack.labels), option=orjson.OPT_SORT_KEYS).decode(),
-        accepted=int(stack.accepted),
-        ended=int(stack.ended),
-        ports_held=int(stack.ports_held),
-        deleting_since=stack.deleting_since,
-        delete_reason=None if stack.delete_reason is None else stack.delete_reason.value,
-        pod_uid=stack.pod_uid,
-        service_uid=stack.service_uid,
-        desired=stack.desired.value,
-        generation=stack.generation,
-        template=stack.template,
-        generated=orjson.dumps(dict(stack.values)).decode() if stack.values else None,
-        unassigned=int(stack.unassigned),
-        digest=stack.digest,
-    )
-
-
-def _ports_to_json(ports: Sequence[PortMapping]) -> str:
-    return orjson.dumps(
-        [{"container_port": p.container_port, "protocol": p.protocol, "node_port": p.node_port} for p in ports]
-    ).decode()
+def to_row(stack: Stack) -> dict[str, Any]:
+    """The stack's row, by column."""
+    row = {column: getattr(stack, name) for name, column in _COLUMN_OF.items()}
+    return row | {_COLUMN_OF[name]: write(getattr(stack, name)) for name, (write, _) in _FORMS.items()}
 
 
 def find(tx: Transaction, stack_id: str) -> Stack | None:
@@ -223,22 +156,22 @@ def insert(tx: Transaction, stack: Stack) -> Stack:
     row = to_row(stack)
     tx.run(INSERT_STACK, row)
     if stack.labels:
-        tx.run(INSERT_LABELS, (stack.stack_id, row.labels))
+        tx.run(INSERT_LABELS, (stack.stack_id, row["labels"]))
     return stack
 
 
 def save(tx: Transaction, stacks: Sequence[Stack]) -> list[Stack]:
     """Write what may change of each."""
-    tx.many(UPDATE_STACK, [to_row(stack)._asdict() for stack in stacks])
+    tx.many(UPDATE_STACK, [to_row(stack) for stack in stacks])
     return [tx.put_stack(stack) for stack in stacks]
 
 
 def give(tx: Transaction, stack: Stack) -> None:
     """Write what changes of a stack of a pool only when it is given away; the rest is ``save``'s."""
     row = to_row(stack)
-    tx.run(UPDATE_GIVEN, row._asdict())
+    tx.run(UPDATE_GIVEN, row)
     if stack.labels:
-        tx.run(INSERT_LABELS, (stack.stack_id, row.labels))
+        tx.run(INSERT_LABELS, (stack.stack_id, row["labels"]))
 
 
 def mark_deleting(tx: Transaction, ids: Iterable[str], reason: DeleteReason, by: str = "stackd") -> list[Stack]:

@@ -164,6 +164,12 @@ TEMPLATES = Migration(
 MIGRATIONS: tuple[Migration, ...] = (FIRST, HISTORY, OWNERSHIP, TEMPLATES)
 
 
+def is_ours(connection: sqlite3.Connection) -> bool:
+    """Whether it is a state file of stackd."""
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    return bool(application_id == APPLICATION_ID)
+
+
 def version_of(connection: sqlite3.Connection) -> int:
     """The file's format version (``user_version``)."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from stackd.errors import StackNotFound
 from stackd.model import Observation, Stack
-from stackd.store import changes, pools, reservations, rows
+from stackd.store import adoption, changes, reservations, rows
 from stackd.store.transaction import Submit, Table, operation
 
 Subscriber = Callable[[Stack | None, Stack | None], None]
@@ -123,7 +123,7 @@ class Stacks(StacksView, Table):
 
     _observe = operation(changes.observe, relaxed=True)
 
-    assign = operation(pools.assign, grows=True)
+    assign = operation(reservations.assign, grows=True)
 
     def waits_in_pool(self, stack_id: str) -> bool:
         """Whether this is a stack that nobody has been given: it does not exist for any client."""
@@ -135,6 +135,7 @@ class Stacks(StacksView, Table):
     stopped = operation(changes.stopped)
     start = operation(changes.start)
     started = operation(changes.started)
+    set_service = operation(changes.set_service)
 
     mark_deleting = operation(rows.mark_deleting)
     mark_expired = operation(changes.mark_expired)
@@ -143,8 +144,8 @@ class Stacks(StacksView, Table):
     remove = operation(rows.remove)
     removed_among = operation(rows.removed_among, writes=False)
 
-    adopt = operation(reservations.adopt, grows=True)
-    renew = operation(reservations.renew, grows=True)
+    adopt = operation(adoption.adopt, grows=True)
+    renew = operation(adoption.renew, grows=True)
 
     pod_specs = operation(rows.pod_specs, writes=False)
 

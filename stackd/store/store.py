@@ -48,7 +48,6 @@ class LoadedState:
     jobs: list[Job]
     identity: FileIdentity
     begun: frozenset[str]
-    fresh: bool
 
 
 def load(path: Path, *, clock: Clock, node_ports: tuple[int, int], options: StoreOptions) -> LoadedState:
@@ -73,7 +72,7 @@ def _load_locked(
     path: Path, lock: FileLock, clock: Clock, node_ports: tuple[int, int], options: StoreOptions
 ) -> LoadedState:
     ballast = Ballast(path, options.ballast_bytes)
-    connection, fresh = _open(path, ballast, options)
+    connection = _open(path, ballast, options)
     try:
         ports = PortPool(*node_ports, quarantine=options.quarantine, monotonic=clock.monotonic, choose=options.choose)
         ports.load(port for (port,) in connection.execute(rows.ALL_NODE_PORTS))
@@ -101,11 +100,10 @@ def _load_locked(
         jobs=loaded_jobs,
         identity=file_identity,
         begun=begun,
-        fresh=fresh,
     )
 
 
-def _open(path: Path, ballast: Ballast, options: StoreOptions) -> tuple[sqlite3.Connection, bool]:
+def _open(path: Path, ballast: Ballast, options: StoreOptions) -> sqlite3.Connection:
     """Open; on a full disk once more with the space that was set aside, so that a restart is still possible."""
     try:
         return open_file(path, options)
@@ -147,13 +145,11 @@ class Store:
     be written now; then nothing of it has happened, and the next one may succeed.
 
     ``await failed`` raises if the writer ends unexpectedly; the daemon must then end, too.
-    ``fresh`` says that there was no file and a new one was made; ``begun`` are the stacks that unfinished jobs had begun to
-    delete when it was opened.
+    ``begun`` are the stacks that unfinished jobs had begun to delete when it was opened.
     """
 
     def __init__(self, loaded: LoadedState, clock: Clock) -> None:
         self.path = loaded.path
-        self.fresh = loaded.fresh
         self.begun = loaded.begun
         self._lock = loaded.lock
         self._identity = loaded.identity
@@ -211,7 +207,7 @@ class Store:
 
     @property
     def counters(self) -> Counters:
-        """Operations, statements, commits and commit seconds since the file was opened."""
+        """Operations, statements, commits and how long those took since the file was opened."""
         return self._writer.counters
 
     @property

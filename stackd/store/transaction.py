@@ -52,8 +52,6 @@ class Counters:
     commits: int = 0
     disk_waits: int = 0
     failed_commits: int = 0
-    commit_seconds_total: float = 0.0
-    commit_seconds_last: float = 0.0
     commit_durations: Histogram = field(default_factory=Histogram)
 
 

@@ -19,7 +19,7 @@ from stackd.kube.access import expiry_remark
 from stackd.lifecycle import nodes, readiness
 from stackd.lifecycle.context import Context
 from stackd.metrics import Histogram
-from stackd.notify import Notifier
+from stackd.upkeep.systemd import Notifier
 from stackd.waiters import first_of
 
 log = logging.getLogger(__name__)
@@ -108,9 +108,7 @@ SILENCE_SECONDS = 240.0
 
 
 async def feed(context: Context, notifier: Notifier) -> None:
-    """The feeding service; does nothing where no watchdog waits."""
-    if not notifier.watchdog:
-        return
+    """The feeding service, where a watchdog waits."""
     every = notifier.watchdog / FEEDINGS
     while True:
         stuck = await why_stuck(context, every)

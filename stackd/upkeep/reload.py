@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +22,10 @@ from stackd.jobs.schedule import Schedule
 from stackd.lifecycle.bring_up import require_own_stacks
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.observe import Observer
-from stackd.notify import Notifier
 from stackd.templates import TemplateSet, read_templates
 from stackd.upkeep.health import line
-from stackd.upkeep.tls import Certificate
+from stackd.upkeep.systemd import Notifier
+from stackd.upkeep.tls import Certificate, Stamp, stamp_of
 from stackd.web.auth import Keys
 from stackd.web.limits import Limits
 
@@ -53,17 +52,11 @@ class HandOver:
             await asyncio.sleep(HAND_OVER_LOOK_SECONDS)
         self._seen = self._look()
 
-    def _look(self) -> tuple[int, int] | None:
-        try:
-            found = os.stat(self._stamp) if self._stamp is not None else None
-        except OSError:
-            return None
-        return None if found is None else (found.st_ino, found.st_mtime_ns)
+    def _look(self) -> Stamp | None:
+        return stamp_of(self._stamp) if self._stamp is not None else None
 
 
 KEY_FILE_SECONDS = 2.0
-
-Stamp = tuple[str, int, int, int] | None
 
 
 class KeyFile:
@@ -73,7 +66,7 @@ class KeyFile:
         self._context = context
         self._keys = keys
         self._again = again
-        self._stamp = self._look()
+        self._seen = self._look()
         self._refused = ""
 
     async def follow(self, every: float = KEY_FILE_SECONDS) -> None:
@@ -84,15 +77,15 @@ class KeyFile:
 
     async def look(self) -> None:
         """Take the keys over if the file has changed."""
-        stamp = self._look()
-        if stamp is None or stamp == self._stamp:
+        seen = self._look()
+        if seen[1] is None or seen == self._seen:
             return
         try:
             loaded = await asyncio.to_thread(self._again)
         except ConfigError as error:
             self._refuse(error.mistakes[0])
             return
-        self._stamp, self._refused = stamp, ""
+        self._seen, self._refused = seen, ""
         context = self._context
         auth = context.config.auth.model_copy(update={"keys": loaded.config.auth.keys})
         if auth.keys == context.config.auth.keys:
@@ -106,13 +99,9 @@ class KeyFile:
             log.error("the key file has changed and is not used, the keys stay as they were: %s", mistake)
         self._refused = mistake
 
-    def _look(self) -> Stamp:
+    def _look(self) -> tuple[str, Stamp | None]:
         path = self._context.config.auth.key_file
-        try:
-            stat = os.stat(path)
-        except (OSError, ValueError):
-            return None
-        return path, stat.st_ino, stat.st_mtime_ns, stat.st_size
+        return path, stamp_of(path)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,26 +1,157 @@
 """What surrounds the process: the service manager, the sockets that it handed over, where the configuration is read.
 
-Owns: which sockets are listened on. A socket unit's come first; then those that the manager kept from before a restart,
-if they still are where the configuration says; otherwise new ones, which it is asked to keep.
+Owns: the protocol with the manager (sd_notify, LISTEN_FDS, descriptor store); without one every call does nothing. Owns, too,
+which sockets are listened on. A socket unit's come first; then those that the manager kept from before a restart, if they still
+are where the configuration says; otherwise new ones, which it is asked to keep.
 """
 
 from __future__ import annotations
 
+import array
+import contextlib
 import logging
+import os
 import socket
+import time
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from stackd.config import Config, LoadedConfig
 from stackd.config.credentials import handed_over
-from stackd.notify import Inherited, Notifier, inherited
+from stackd.printable import printable
 from stackd.web.serving import is_at, listen
 
 log = logging.getLogger(__name__)
 
 KEPT = "stackd-api"
 """The name under which the manager keeps our own listening sockets."""
+FIRST_DESCRIPTOR: Final = 3
+SEND_SECONDS: Final = 1.0
+"""The manager's queue may be full for a moment; it is not waited for any longer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inherited:
+    """A listening socket that was handed over, under the name that the manager has for it."""
+
+    name: str
+    socket: socket.socket
+
+
+class Notifier:
+    """The line to the service manager at ``address``; none if that is empty."""
+
+    def __init__(self, address: str = "", *, watchdog: float = 0.0) -> None:
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self.watchdog = watchdog
+        self._status = ""
+
+    @classmethod
+    def from_environment(cls, environ: MutableMapping[str, str]) -> Notifier:
+        """The manager that started this process; its variables are taken out, so that no child speaks in our name.
+
+        ``watchdog`` is the time in seconds within which it wants to hear of us, 0 if it does not.
+        """
+        address = environ.pop("NOTIFY_SOCKET", "")
+        microseconds, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
+        meant = microseconds.isdecimal() and pid in ("", str(os.getpid()))
+        return cls(address, watchdog=int(microseconds) / 1e6 if address and meant else 0.0)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._address)
+
+    def ready(self, status: str) -> None:
+        """The start, or a reload, is done."""
+        self._status = status
+        self._send(f"READY=1\nSTATUS={_line(status)}")
+
+    def status(self, status: str) -> None:
+        """One line on what is going on, said where it differs from the last."""
+        if status != self._status:
+            self._status = status
+            self._send(f"STATUS={_line(status)}")
+
+    def reloading(self) -> None:
+        """A reload begins; ``ready`` ends it."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def stopping(self, status: str) -> None:
+        """The stop begins."""
+        self._status = status
+        self._send(f"STOPPING=1\nSTATUS={_line(status)}")
+
+    def alive(self) -> None:
+        """Feed the watchdog."""
+        self._send("WATCHDOG=1")
+
+    def extend(self, seconds: float) -> None:
+        """The start or stop under way may take so much longer, from now."""
+        self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
+
+    def keep(self, listening: socket.socket, name: str) -> None:
+        """Have the manager keep a copy of the socket over a restart of the service, until the service is stopped."""
+        self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", listening)
+
+    def forget(self, name: str) -> None:
+        """Have it drop what it keeps under that name."""
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+    def _send(self, message: str, passed: socket.socket | None = None) -> None:
+        if not self._address:
+            return
+        rights = [] if passed is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [passed.fileno()]))]
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as line:
+                line.settimeout(SEND_SECONDS)
+                line.connect(self._address)
+                line.sendmsg([message.encode()], rights)
+        except OSError as error:
+            log.warning("the service manager cannot be told %r: %s", message.partition("\n")[0], error)
+
+
+def inherited(environ: MutableMapping[str, str]) -> list[Inherited]:
+    """The listening sockets that were handed to this process; the variables are taken out.
+
+    What is not a listening stream socket is closed.
+    """
+    pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
+    names = environ.pop("LISTEN_FDNAMES", "").split(":")
+    if pid != str(os.getpid()) or not count.isdecimal():
+        return []
+    found: list[Inherited] = []
+    for index in range(int(count)):
+        descriptor = FIRST_DESCRIPTOR + index
+        name = names[index] if index < len(names) else ""
+        listening = _listening(descriptor)
+        if listening is None:
+            log.warning("descriptor %d (%s) that was handed over is not a listening socket", descriptor, name)
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        else:
+            found.append(Inherited(name=name, socket=listening))
+    return found
+
+
+def _listening(descriptor: int) -> socket.socket | None:
+    try:
+        found = socket.socket(fileno=descriptor)
+    except OSError:
+        return None
+    if found.type == socket.SOCK_STREAM and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        found.setblocking(False)
+        os.set_inheritable(descriptor, False)
+        return found
+    found.detach()
+    return None
+
+
+def _line(text: str) -> str:
+    """A line end begins another assignment, and the text may hold a stranger's words."""
+    return printable(text.replace("\n", " "))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

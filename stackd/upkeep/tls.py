@@ -18,19 +18,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from stackd.clock import DAY_SECONDS, utc_minute
 from stackd.config import Config
 from stackd.errors import ConfigError
-from stackd.validity import validity
+from stackd.validity import WARN_SECONDS, validity
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
-DAY = 86400.0
-WARN_DAYS = 14
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2: forward secrecy and authenticated encryption only. TLS 1.3 has nothing else."""
 
-Stamp = tuple[tuple[int, int, int], ...]
+Stamp = tuple[int, int, int]
+
+
+def stamp_of(path: str | Path) -> Stamp | None:
+    """What tells the file from the one that was there before; None where there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 class Certificate:
@@ -39,7 +47,7 @@ class Certificate:
     def __init__(self, cert: str, key: str, *, now: Callable[[], float] = time.time) -> None:
         self._now = now
         self._files = (cert, key)
-        self._stamp: Stamp = ()
+        self._stamps: list[Stamp | None] = []
         self._said = 0.0
         self._context = _context()
 
@@ -63,7 +71,7 @@ class Certificate:
 
     def load(self) -> None:
         """Take the files' pair into force. Raises OSError (``ssl.SSLError`` is one); then the one before stays."""
-        self._stamp = self._look()
+        self._stamps = self._look()
         fresh = _context()
         fresh.load_cert_chain(*self._files, password=_no_password)
         self._context = fresh
@@ -72,7 +80,7 @@ class Certificate:
 
     def renew(self) -> None:
         """Load the pair again if the files have changed."""
-        if self._look() == self._stamp:
+        if self._look() == self._stamps:
             return
         try:
             self.load()
@@ -84,7 +92,7 @@ class Certificate:
     def remind(self) -> None:
         """Say that the time of the certificate is over, has not come, or is nearly over; once a day."""
         now = self._now()
-        if now - self._said < DAY:
+        if now - self._said < DAY_SECONDS:
             return
         if finding := timeliness(Path(self._files[0]), now):
             self._said = now
@@ -97,11 +105,8 @@ class Certificate:
             self.renew()
             self.remind()
 
-    def _look(self) -> Stamp:
-        try:
-            return tuple((s.st_ino, s.st_mtime_ns, s.st_size) for s in map(os.stat, self._files))
-        except OSError:
-            return ()
+    def _look(self) -> list[Stamp | None]:
+        return [stamp_of(file) for file in self._files]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,19 +124,17 @@ def timeliness(cert: Path, now: float) -> Timeliness | None:
     except (OSError, ValueError) as error:
         return Timeliness(sentence=f"server.tls_cert: its time cannot be read: {error}", unusable=False)
     if now > valid.ends:
-        return Timeliness(sentence=f"server.tls_cert: the certificate expired on {_date(valid.ends)}", unusable=True)
-    if now < valid.begins:
-        return Timeliness(sentence=f"server.tls_cert: it is not valid before {_date(valid.begins)}", unusable=True)
-    if valid.ends - now < WARN_DAYS * DAY:
-        days = int((valid.ends - now) / DAY)
         return Timeliness(
-            sentence=f"server.tls_cert: it expires in {days} days, on {_date(valid.ends)}", unusable=False
+            sentence=f"server.tls_cert: the certificate expired on {utc_minute(valid.ends)}", unusable=True
+        )
+    if now < valid.begins:
+        return Timeliness(sentence=f"server.tls_cert: it is not valid before {utc_minute(valid.begins)}", unusable=True)
+    if valid.ends - now < WARN_SECONDS:
+        days = int((valid.ends - now) / DAY_SECONDS)
+        return Timeliness(
+            sentence=f"server.tls_cert: it expires in {days} days, on {utc_minute(valid.ends)}", unusable=False
         )
     return None
-
-
-def _date(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
 def _context() -> ssl.SSLContext:

@@ -21,10 +21,10 @@ from typing import Final
 
 import orjson
 
+from stackd.clock import from_nanoseconds as rfc3339
 from stackd.lifecycle.context import Context
 from stackd.model import ACTIVE_STATUSES, Job, SanitizedSpec, Stack
 from stackd.store import Store
-from stackd.times import from_nanoseconds as rfc3339
 from stackd.web.stack_fields import CONTRACT, FIELDS, STATUS_READ, renderer
 
 detail_body = renderer(tuple(FIELDS))

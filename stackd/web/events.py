@@ -13,9 +13,9 @@ import orjson
 from aiohttp import hdrs, web
 
 from stackd import __version__
+from stackd.clock import from_nanoseconds
 from stackd.errors import StackNotFound, StoreUnavailable
 from stackd.model import Job, Stack
-from stackd.times import from_nanoseconds
 from stackd.web import bodies
 from stackd.web.api import Api, ApiCall
 from stackd.web.change_feed import ChangeKind, FeedChange, Renderer, event, frame

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import orjson
 
+from stackd.clock import from_nanoseconds as rfc3339
 from stackd.errors import InvalidRequest
 from stackd.model import Stack, StackStatus
-from stackd.times import from_nanoseconds as rfc3339
 from stackd.web.requests import Parameters
 from stackd.web.schema import Schema, flag, many, moment, nullable, number, one_of, ref, table, text
 

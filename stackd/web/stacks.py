@@ -12,6 +12,7 @@ from urllib.parse import quote
 import orjson
 from aiohttp import hdrs, web
 
+from stackd.clock import from_nanoseconds
 from stackd.errors import ClusterUnavailable, InvalidRequest, JobNotFound, StackNotFound
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.create import CreateRequest, create, create_once, dry_run
@@ -23,7 +24,6 @@ from stackd.lifecycle.restart import restart, start, stop
 from stackd.lifecycle.ttl import extend
 from stackd.model import Stack, TimelineEvent
 from stackd.store import Claim, Store
-from stackd.times import from_nanoseconds
 from stackd.web import bodies, listing, requests
 from stackd.web.api import IDEMPOTENCY_KEY, JOB_ID, STACK_ID, ApiCall
 from stackd.web.requests import CreateBody, Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 import orjson
 from aiohttp import web
 
+from stackd.clock import from_nanoseconds
 from stackd.errors import InvalidRequest, StoreUnavailable
 from stackd.lifecycle import readiness
 from stackd.lifecycle.capacity import Capacity, capacity, refresh_quotas, storage
@@ -13,7 +14,6 @@ from stackd.lifecycle.needs import StackResources
 from stackd.lifecycle.plan import ReconcilePlan
 from stackd.podspec.request import MAX_TARGET_PORTS
 from stackd.quantity import Quantity, parse
-from stackd.times import from_nanoseconds
 from stackd.web import requests
 from stackd.web.api import Api, ApiCall
 from stackd.web.requests import Parameters

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from stackd.clock import to_nanoseconds
 from stackd.embedded import EmbeddedCluster
-from stackd.times import to_nanoseconds
 from tests.harness import Harness, Reply, eventually, fast_cluster, harness, seed
 
 SECOND = 10**9

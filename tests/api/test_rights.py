@@ -82,7 +82,7 @@ async def used(at: Harness, target: ClusterTarget) -> None:
         assert await cluster.pod_log(third["pod_id"], tail=10)
         assert await cluster.pod_events(third["pod_id"])
         uid = (await at.objects("pods"))[third["pod_id"]]["metadata"]["uid"]
-        await cluster.patch_pod_annotations(third["pod_id"], uid, {"stackd.io/expires-at": None})
+        await cluster.patch_pod(third["pod_id"], uid, annotations={"stackd.io/expires-at": None})
         await cluster.delete_service(third["service_name"])
         await cluster.delete_pod(third["pod_id"])
         assert await cluster.get_pod(first) is None

@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 
-from stackd.clock import NANOSECONDS
+from stackd.clock import NANOSECONDS, to_nanoseconds
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.resources import PODS
 from stackd.errors import ConfigError
 from stackd.lifecycle.hiding import HIDDEN
 from stackd.templates import Template
-from stackd.times import to_nanoseconds
 from tests.harness import Harness, eventually, fast_cluster, harness, lose_file, seed
 
 FLAG = re.compile(r"flag\{[0-9a-f]{32}\}\Z")

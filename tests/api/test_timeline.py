@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from stackd.clock import to_nanoseconds
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.faults import Fault
 from stackd.lifecycle import diagnostics
-from stackd.times import to_nanoseconds
 from tests.harness import READ_KEY, Harness, Reply, eventually, fast_cluster, harness, request_for, seed
 
 

@@ -83,7 +83,7 @@ class Real:
 
     async def objects(self, kind: str) -> dict[str, dict[str, Any]]:
         """Our objects as the API server has them."""
-        return {raw["metadata"]["name"]: raw async for raw in self.outside.list_raw(kind)}
+        return {raw["metadata"]["name"]: raw for raw in await self.outside.list_raw(kind)}
 
     async def until(self, check: Callable[[], Awaitable[bool]], what: str) -> None:
         """Return when it is so."""

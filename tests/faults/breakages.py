@@ -85,7 +85,7 @@ OWNER_BREAKAGES = (
     Breakage(
         name="the records of stopped stacks are not read",
         file="stackd/lifecycle/rebuild.py",
-        text='    records = {raw["metadata"]["name"]: raw async for raw in cluster.list_raw(CONFIG_MAPS)}\n',
+        text='    records = {raw["metadata"]["name"]: raw for raw in await cluster.list_raw(CONFIG_MAPS)}\n',
         instead="    records: dict[str, JsonObject] = {}\n",
         first=_OWNERS,
     ),
@@ -426,7 +426,7 @@ BREAKAGES = (
     Breakage(
         name="a Service that was lost is not put back",
         file="stackd/lifecycle/repair.py",
-        text='        await serve(context, stack, pod, replaced=lambda: reached("repair.port_replaced"))\n',
+        text='        _, service = await serve(context, stack, pod, replaced=lambda: reached("repair.port_replaced"))\n',
         instead="        return\n",
     ),
     Breakage(
@@ -447,13 +447,13 @@ BREAKAGES = (
     ),
     Breakage(
         name="a stack of a pool is given twice",
-        file="stackd/store/pools.py",
+        file="stackd/store/reservations.py",
         text='    "UPDATE stacks SET unassigned = 0, labels',
         instead='    "UPDATE stacks SET unassigned = 1, labels',
     ),
     Breakage(
         name="a stack of a pool is given although its end has been decided",
-        file="stackd/store/pools.py",
+        file="stackd/store/reservations.py",
         text=' AND ended = 0 AND deleting_since IS NULL"\n',
         instead=' AND ended = 0"\n',
     ),
@@ -465,7 +465,7 @@ BREAKAGES = (
     ),
     Breakage(
         name="the answer of a create from a pool is not kept",
-        file="stackd/store/pools.py",
+        file="stackd/store/reservations.py",
         text="        claims.insert(tx, kept)\n",
         instead="        pass\n",
     ),

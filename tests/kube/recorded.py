@@ -55,7 +55,7 @@ def asked(document: dict[str, Any]) -> KubeRequest:
     """The call that was recorded."""
     method, path = document["request"]["method"], document["request"]["path"].partition("?")[0]
     if path == "/version":
-        return KubeRequest(verb="get", resource="version", path=path)
+        return KubeRequest(verb="get", resource="version")
     parts = path.strip("/").split("/")
     rest = parts[2:] if parts[0] == "api" else parts[3:]
     namespace = rest[1] if rest[0] == "namespaces" and len(rest) > 2 else ""
@@ -67,7 +67,6 @@ def asked(document: dict[str, Any]) -> KubeRequest:
     return KubeRequest(
         verb=verb,
         resource="/".join([resource, *more[1:]]),
-        path=path,
         namespace=namespace,
         name=name,
         uid=(body.get("preconditions") or {}).get("uid", "") if verb == "delete" else "",

@@ -62,6 +62,12 @@ def test_whatever_a_real_api_server_was_recorded_to_answer_is_believed(name: str
 
 
 @pytest.mark.parametrize("name", OURS)
+def test_a_request_asks_where_the_recorded_one_did(name: str) -> None:
+    document = recording(name)
+    assert asked(document).path == document["request"]["path"].partition("?")[0]
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_a_page_is_no_answer_to_anything_with_any_code(name: str) -> None:
     for code in (200, 201, 203, 302, 400, 401, 403, 404, 409, 410, 413, 422):
         refused(asked(recording(name)), KubeResponse(status=code, body=PAGE, content_type="text/html"))
@@ -205,7 +211,7 @@ def test_a_create_is_only_refused_for_its_own_missing_namespace() -> None:
     refused(*altered("pod-create-404-namespace", lambda body: body["details"].update(kind="pods")))
 
 
-DELETE = KubeRequest(verb="delete", resource="services", path="", namespace="rec", name="s", uid="u1")
+DELETE = KubeRequest(verb="delete", resource="services", namespace="rec", name="s", uid="u1")
 
 
 @pytest.mark.parametrize(
@@ -248,7 +254,7 @@ def test_the_sentence_is_for_anybody_and_the_detail_for_the_log() -> None:
 
 
 def test_what_the_tests_take_for_answers_are_some() -> None:
-    call = KubeRequest(verb="get", resource="pods", path="", namespace="rec", name="p")
+    call = KubeRequest(verb="get", resource="pods", namespace="rec", name="p")
     for document in (pod("p"), going(pod("p"))):
         check(call, as_json(200, document))
         assert pod_state(document).name == "p"

@@ -257,15 +257,15 @@ async def test_a_pod_that_does_not_go_is_said_to_be_still_there_and_why(cluster:
 async def test_annotations_are_patched_on_that_very_pod(cluster: Cluster, wire: Wire) -> None:
     other = recording("pod-patch-422-uid")["response"]["body"]
     wire.on("PATCH", f"{PODS}/p", says(pod("p", uid="u1")), says(other, 422))
-    await cluster.patch_pod_annotations("p", "u1", {"stackd.io/record": "{}"})
+    await cluster.patch_pod("p", "u1", annotations={"stackd.io/record": "{}"})
     assert wire.seen[0].body == {"metadata": {"uid": "u1", "annotations": {"stackd.io/record": "{}"}}}
     with pytest.raises(PreconditionFailed):
-        await cluster.patch_pod_annotations("p", "u1", {"stackd.io/record": "{}"})
+        await cluster.patch_pod("p", "u1", annotations={"stackd.io/record": "{}"})
 
 
 async def test_our_objects_are_listed_in_pages(cluster: Cluster, wire: Wire) -> None:
     wire.on("GET", PODS, says(items(pod("a"), more="next")), says(items(pod("b"))))
-    assert [raw["metadata"]["name"] async for raw in cluster.list_raw("pods")] == ["a", "b"]
+    assert [raw["metadata"]["name"] for raw in await cluster.list_raw("pods")] == ["a", "b"]
     first, second = wire.asked("GET", PODS)
     selector = "app.kubernetes.io/managed-by=stackd,stackd.io/instance=default"
     assert first.query == {"labelSelector": selector, "limit": "500"}

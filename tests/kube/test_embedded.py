@@ -157,7 +157,7 @@ async def test_whatever_happens_to_an_answer_there_is_exactly_one_pod(
     embedded.faults.add_fault(action=action, verb="create", resource="pods", count=1)
     row = stack(1)
     pod = await cluster.create_pod(pod_of(row))
-    listed = [raw["metadata"]["uid"] async for raw in cluster.list_raw("pods")]
+    listed = [raw["metadata"]["uid"] for raw in await cluster.list_raw("pods")]
     assert listed == [pod.uid]
 
 
@@ -169,7 +169,7 @@ async def test_whatever_happens_to_the_answer_to_a_delete_the_pod_is_gone(
     pod = await cluster.create_pod(pod_of(row))
     embedded.faults.add_fault(action=action, verb="delete", resource="pods", count=1)
     await cluster.delete_pod(row.pod_name, pod.uid)
-    assert [raw async for raw in cluster.list_raw("pods")] == []
+    assert await cluster.list_raw("pods") == []
 
 
 async def test_twenty_creates_under_random_trouble_make_twenty_pods(
@@ -181,7 +181,7 @@ async def test_twenty_creates_under_random_trouble_make_twenty_pods(
     rows = [stack(number) for number in range(20)]
     pods = await asyncio.gather(*[cluster.create_pod(pod_of(row)) for row in rows])
     embedded.faults.clear()
-    listed = {raw["metadata"]["uid"] async for raw in cluster.list_raw("pods")}
+    listed = {raw["metadata"]["uid"] for raw in await cluster.list_raw("pods")}
     assert listed == {pod.uid for pod in pods}
     assert len(listed) == 20
 
@@ -332,9 +332,9 @@ async def test_rows_can_be_rebuilt_from_what_is_listed(cluster: Cluster) -> None
     for row in rows:
         pod = await cluster.create_pod(pod_of(row))
         await cluster.create_service(service_of(row, pod.uid))
-    services = {raw["metadata"]["name"]: raw async for raw in cluster.list_raw("services")}
+    services = {raw["metadata"]["name"]: raw for raw in await cluster.list_raw("services")}
     rebuilt = {}
-    async for raw in cluster.list_raw("pods"):
+    for raw in await cluster.list_raw("pods"):
         found = parse_record(raw, services.get(f"svc-{raw['metadata']['name']}"))
         assert isinstance(found, Stack)
         rebuilt[found.stack_id] = found
@@ -357,8 +357,8 @@ async def test_events_and_logs_of_a_pod_are_read(cluster: Cluster, mirror: Mirro
 async def test_annotations_are_patched_and_listed(cluster: Cluster) -> None:
     row = stack(1)
     pod = await cluster.create_pod(pod_of(row))
-    await cluster.patch_pod_annotations(row.pod_name, pod.uid, {"stackd.io/record": "later"})
-    (raw,) = [raw async for raw in cluster.list_raw("pods")]
+    await cluster.patch_pod(row.pod_name, pod.uid, annotations={"stackd.io/record": "later"})
+    (raw,) = await cluster.list_raw("pods")
     assert raw["metadata"]["annotations"]["stackd.io/record"] == "later"
 
 

@@ -19,7 +19,7 @@ from stackd.errors import ClusterUnavailable, NotOwner
 from stackd.kube.client import Cluster
 from stackd.kube.guards import Fence, FencedBody, is_fenced
 from stackd.kube.rights import AccessReview
-from stackd.kube.wire import COORDINATION, LEASES, TOKENS, KubeRequest, grouped
+from stackd.kube.wire import KINDS, LEASES, TOKENS, KubeRequest
 from tests.kube.wire import NAMESPACE, Wire, pod, says, status, waits
 from tests.target import target_at
 
@@ -29,7 +29,7 @@ CHANGES: dict[str, Callable[[Cluster], Awaitable[object]]] = {
     "create": lambda cluster: cluster.create_pod(pod("p")),
     "dry run": lambda cluster: cluster.create_pod(pod("p"), dry_run=True),
     "delete": lambda cluster: cluster.delete_pod("p", "u1"),
-    "patch": lambda cluster: cluster.patch_pod_annotations("p", "u1", {"a": "b"}),
+    "patch": lambda cluster: cluster.patch_pod("p", "u1", annotations={"a": "b"}),
 }
 
 
@@ -63,7 +63,7 @@ async def test_reads_go_on(cluster: Cluster, wire: Wire) -> None:
     cluster.connection.fence.close(OVER)
     wire.on("GET", f"{PODS}/p", says(pod("p")))
     assert await cluster.get_pod("p") is not None
-    assert [raw async for raw in cluster.list_raw("pods")] == []
+    assert await cluster.list_raw("pods") == []
 
 
 async def test_what_an_owner_is_made_by_goes_on_too(cluster: Cluster, wire: Wire) -> None:
@@ -72,13 +72,12 @@ async def test_what_an_owner_is_made_by_goes_on_too(cluster: Cluster, wire: Wire
     wire.on("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", says(review, 201))
     ask = AccessReview(verb="get", resource="pods", subresource="", group="", namespace="rec", name="", why="")
     assert await cluster.may(ask)
-    path = grouped(COORDINATION, LEASES, namespace=NAMESPACE, name="x")
-    lease = {"kind": "Lease", "apiVersion": COORDINATION}
+    lease = {**KINDS[LEASES].type_meta}
     lease["metadata"] = {"name": "x", "uid": "u", "namespace": NAMESPACE, "resourceVersion": "1"}  # type: ignore[assignment]
-    wire.on("PUT", path, says(lease))
-    call = KubeRequest(verb="update", resource=LEASES, path=path, namespace=NAMESPACE, name="x", body=b"{}")
+    call = KubeRequest(verb="update", resource=LEASES, namespace=NAMESPACE, name="x", body=b"{}")
+    wire.on("PUT", f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/x", says(lease))
     assert (await cluster.answer(call))["kind"] == "Lease"
-    assert not is_fenced(KubeRequest(verb="create", resource=TOKENS, path="")), "a standby renews its credentials, too"
+    assert not is_fenced(KubeRequest(verb="create", resource=TOKENS)), "a standby renews its credentials, too"
 
 
 async def test_while_nobody_arms_it_everything_is_allowed(cluster: Cluster, wire: Wire) -> None:
@@ -173,8 +172,7 @@ async def test_the_lease_does_not_wait_for_the_requests_that_hang(wire: Wire) ->
         hangs = asyncio.create_task(cluster.get_pod("hangs"))
         while not wire.seen:
             await asyncio.sleep(0.005)
-        path = grouped(COORDINATION, LEASES, namespace=NAMESPACE)
-        call = KubeRequest(verb="list", resource=LEASES, path=path, namespace=NAMESPACE)
+        call = KubeRequest(verb="list", resource=LEASES, namespace=NAMESPACE)
         async with asyncio.timeout(30):
             assert (await cluster.answer(call))["kind"] == "LeaseList"
         hangs.cancel()

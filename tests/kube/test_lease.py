@@ -14,7 +14,9 @@ import pytest
 from stackd.embedded import EmbeddedCluster, EmbeddedOptions
 from stackd.errors import ClusterUnavailable, ObjectExists, PreconditionFailed
 from stackd.kube.client import Cluster
-from stackd.kube.lease import Lease, Leases, is_older, lease_manifest, lease_name, read_lease
+from stackd.kube.labels import lease_name
+from stackd.kube.lease import Lease, Leases, is_older, lease_manifest, read_lease
+from stackd.kube.wire import LEASES
 from tests.kube.recorded import recording
 from tests.kube.wire import NAMESPACE, Wire, page, says
 from tests.target import target_at
@@ -164,7 +166,7 @@ async def test_a_change_whose_answer_was_lost_is_refused_and_found_to_be_done(
 
 async def test_a_lease_that_is_gone_is_not_made_by_a_change_of_it(real: Cluster, leases: Leases) -> None:
     made = await leases.create(MINE)
-    await real.answer(replace(leases._call("delete"), body=b"{}"))
+    await real.answer(real.on("delete", LEASES, leases.name, body=b"{}"))
     with pytest.raises(PreconditionFailed):
         await leases.update(replace(made, sequence=2000))
     assert await leases.find() is None
@@ -190,7 +192,7 @@ async def test_it_is_followed_through_changes_its_end_and_a_new_one(real: Cluste
         assert await anext(followed) == made
         changed = await leases.update(replace(made, sequence=2000))
         assert await anext(followed) == changed
-        await real.answer(replace(leases._call("delete"), body=b"{}"))
+        await real.answer(real.on("delete", LEASES, leases.name, body=b"{}"))
         assert await anext(followed) is None
         again = await leases.create(MINE)
         assert await anext(followed) == again

@@ -42,7 +42,6 @@ def test_a_running_pod_as_recorded() -> None:
         deleting=False,
         disruption="",
         created_at=1_795_560_959 * SECOND,
-        started_at=1_795_560_959 * SECOND,
         containers=(
             ContainerState(
                 name="app",
@@ -93,7 +92,7 @@ def test_an_unschedulable_pod_says_why() -> None:
 
 def test_a_pod_that_was_just_created_is_neither_scheduled_nor_not() -> None:
     seen = pod_state(body("pod-create-201"))
-    assert (seen.scheduled, seen.node_name, seen.started_at, seen.containers) == (None, None, None, ())
+    assert (seen.scheduled, seen.node_name, seen.containers) == (None, None, ())
 
 
 def test_a_pod_collected_for_its_lost_node_says_so() -> None:

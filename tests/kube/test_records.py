@@ -250,7 +250,7 @@ async def test_there_is_one_whatever_happens_to_the_answer(
     other = stopped_manifest(dataclasses.replace(STOPPED, generation=4), "default")
     with pytest.raises(ObjectExists):
         await real.create_stopped(other)
-    listed = [parse_stopped(raw) async for raw in real.list_raw("configmaps")]
+    listed = [parse_stopped(raw) for raw in await real.list_raw("configmaps")]
     assert [getattr(one, "stack_id", None) for one in listed] == [STOPPED.stack_id]
 
 
@@ -260,7 +260,7 @@ async def test_only_that_very_one_is_changed_and_deleted(real: Cluster) -> None:
     with pytest.raises(PreconditionFailed):
         await real.patch_stopped_annotations(made.name, "another", {"stackd.io/expires-at": None})
     await real.delete_stopped(made.name, "another")
-    assert len([raw async for raw in real.list_raw("configmaps")]) == 1
+    assert len(await real.list_raw("configmaps")) == 1
     await real.delete_stopped(made.name)
-    assert [raw async for raw in real.list_raw("configmaps")] == []
+    assert await real.list_raw("configmaps") == []
     await real.delete_stopped(made.name, made.uid)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from stackd.clock import DAY_SECONDS, utc_minute
 from stackd.embedded import EmbeddedCluster, ManualClock, Rule, User, everything
 from stackd.errors import ClusterUnavailable
-from stackd.kube.access import DAY, REMEDY, Renewal, date, expiry_remark
+from stackd.kube.access import REMEDY, Renewal, expiry_remark
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget, read_token
 from tests.certificates import HAVE_OPENSSL, authority
@@ -116,16 +117,16 @@ async def test_a_token_is_renewed_with_half_of_its_time_left_and_not_before(tmp_
 
 
 async def test_a_token_that_is_good_for_a_month_is_renewed_every_day(tmp_path: Path) -> None:
-    async with place(tmp_path, READ, RENEW) as at, at.connected(at.issue(30 * DAY)) as cluster:
+    async with place(tmp_path, READ, RENEW) as at, at.connected(at.issue(30 * DAY_SECONDS)) as cluster:
         keeping = renewal_of(cluster, at)
         for _ in range(3):
             before = cluster.connection.access.token
-            at.time.pass_by(DAY + 10)
+            at.time.pass_by(DAY_SECONDS + 10)
             await keeping.check()
             after = cluster.connection.access.token
             assert before is not None
             assert after is not None
-            assert after.ends == pytest.approx(before.ends + DAY + 10, abs=2)
+            assert after.ends == pytest.approx(before.ends + DAY_SECONDS + 10, abs=2)
 
 
 async def test_a_renewed_token_is_used_after_a_restart_when_the_kubeconfigs_own_has_ended(tmp_path: Path) -> None:
@@ -143,7 +144,7 @@ async def test_a_renewed_token_is_used_after_a_restart_when_the_kubeconfigs_own_
 
 async def test_a_kept_token_of_another_account_is_not_used(tmp_path: Path) -> None:
     async with place(tmp_path, READ, RENEW) as at:
-        at.token_file.write_text(at.issue(30 * DAY, account="other"))
+        at.token_file.write_text(at.issue(30 * DAY_SECONDS, account="other"))
         own = at.issue()
         async with at.connected(own) as cluster:
             assert used(cluster) == own
@@ -218,19 +219,21 @@ async def test_a_cluster_that_issues_shorter_ones_only_does_not_shorten_the_time
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with place(tmp_path, READ, RENEW) as at:
-        first = at.issue(30 * DAY)
+        first = at.issue(30 * DAY_SECONDS)
         issue = at.cluster.accounts.issue
-        monkeypatch.setattr(type(at.cluster.accounts), "issue", lambda _, space, name, __: issue(space, name, DAY))
+        monkeypatch.setattr(
+            type(at.cluster.accounts), "issue", lambda _, space, name, __: issue(space, name, DAY_SECONDS)
+        )
         async with at.connected(first) as cluster:
             keeping = renewal_of(cluster, at)
-            at.time.pass_by(DAY + 1)
+            at.time.pass_by(DAY_SECONDS + 1)
             await keeping.check()
             assert used(cluster) == first
             asked = cluster.counts["create", "serviceaccounts/token", "201"]
-            at.time.pass_by(27 * DAY)
+            at.time.pass_by(27 * DAY_SECONDS)
             await keeping.check()
             assert (used(cluster), cluster.counts["create", "serviceaccounts/token", "201"]) == (first, asked)
-            at.time.pass_by(1.6 * DAY)
+            at.time.pass_by(1.6 * DAY_SECONDS)
             await keeping.check()
             assert used(cluster) != first
 
@@ -261,9 +264,9 @@ async def test_a_client_certificate_that_ends_is_told_two_weeks_before(tmp_path:
     await cluster.close()
     assert access.expiry is not None
     end = access.expiry.at
-    assert expiry_remark(access, end - 15 * DAY) == ""
-    said = expiry_remark(access, end - 13 * DAY)
-    assert said == f"the kubeconfig's client certificate expires on {date(end)}; {REMEDY}"
+    assert expiry_remark(access, end - 15 * DAY_SECONDS) == ""
+    said = expiry_remark(access, end - 13 * DAY_SECONDS)
+    assert said == f"the kubeconfig's client certificate expires on {utc_minute(end)}; {REMEDY}"
     assert "expired on" in expiry_remark(access, end + 1)
 
 

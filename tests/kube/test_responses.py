@@ -156,11 +156,9 @@ def refusal(code: int, reason: str, message: str, **details: Any) -> KubeRespons
     return KubeResponse(status=code, body=json.dumps(status(code, reason, message, **details)).encode())
 
 
-CREATE_POD = KubeRequest(verb="create", resource="pods", path="/api/v1/namespaces/rec/pods", namespace="rec")
-CREATE_SERVICE = KubeRequest(
-    verb="create", resource="services", path="/api/v1/namespaces/rec/services", namespace="rec"
-)
-DELETE_POD = KubeRequest(verb="delete", resource="pods", path="/api/v1/namespaces/rec/pods/x", namespace="rec")
+CREATE_POD = KubeRequest(verb="create", resource="pods", namespace="rec")
+CREATE_SERVICE = KubeRequest(verb="create", resource="services", namespace="rec")
+DELETE_POD = KubeRequest(verb="delete", resource="pods", namespace="rec")
 
 
 @pytest.mark.parametrize("name", sorted(REFUSALS))

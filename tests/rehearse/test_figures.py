@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from stackd.clock import to_nanoseconds
 from stackd.embedded import EmbeddedCluster, Fault
 from stackd.rehearse import goals
 from stackd.rehearse.connection import Answer, Connection, NoAnswer
 from stackd.rehearse.plan import LABEL
-from stackd.times import to_nanoseconds
 from tests.harness import Harness, fast_cluster, harness, seed
 from tests.rehearse.conftest import START_DELAY, kind, plan, rehearsed
 

@@ -12,7 +12,7 @@ import pytest
 from stackd.errors import Conflict, LabelLimitReached, StackNotFound, Unavailable
 from stackd.model import DeleteReason, EventKind, Stack, StackStatus
 from stackd.store import Assignment, Extension, Store
-from stackd.store.reservations import renewed
+from stackd.store.adoption import renewed
 from tests.store.building import HOUR, START, TestClock, accepted, claim, new_stack, open_store, seen, stack_id
 from tests.unit.lifecycle.situations import STACK
 

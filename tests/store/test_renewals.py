@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stackd.model import DeleteReason, Desired, Stack, StackStatus
-from stackd.store.reservations import renewed
+from stackd.store.adoption import renewed
 from tests.unit.lifecycle.situations import NOW, STACK, STOPPED, stack
 
 RECORD = stack(status=StackStatus.CREATING, updated_at=STACK.created_at)

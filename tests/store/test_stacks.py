@@ -59,6 +59,17 @@ async def test_an_accepted_stack_shows_updated_at_as_created_at(store: Store, cl
     assert (stack.pod_uid, stack.service_uid) == ("p", "s")
 
 
+async def test_another_service_is_kept_and_no_client_sees_a_change(store: Store, clock: TestClock) -> None:
+    before = await accepted(store, 1)
+    clock.advance(3)
+    for uid in (None, "made anew"):
+        await store.stacks.set_service(before.stack_id, uid)
+        assert store.stacks.get(before.stack_id) == replace(before, service_uid=uid)
+    await store.stacks.mark_deleting([before.stack_id], DeleteReason.REQUEST)
+    with pytest.raises(StackNotFound):
+        await store.stacks.set_service(before.stack_id, "late")
+
+
 async def test_a_stack_that_ended_before_it_was_accepted_stays_ended(store: Store) -> None:
     await store.stacks.reserve(new_stack(1))
     await store.stacks.observe([seen(1, StackStatus.FAILED, ended=True)])

@@ -22,8 +22,8 @@ from stackd.cli.setup.steps import STEPS, Setup, SetupStep, StepFailed, StepStat
 from stackd.config import Config
 from stackd.doctor.cluster import Size
 from stackd.errors import ClusterError, ClusterUnavailable, ConfigError, StackdError
-from stackd.kube.administrator import Administrator
 from stackd.kube.credentials import ClusterTarget
+from stackd.kube.provision import Administrator
 from stackd.printable import printable
 
 COLOURS = {"done": "green", "already so": "green", "to do": "cyan", "by hand": "yellow", "failed": "bold red"}

@@ -24,11 +24,10 @@ from stackd.doctor import running as daemon
 from stackd.doctor import service, unit
 from stackd.errors import ClusterUnavailable, ConfigError
 from stackd.keys import new_key
-from stackd.kube.administrator import Administrator
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget, token_file_of
 from stackd.kube.objects import NodeState
-from stackd.kube.provision import ManifestOptions, documents
+from stackd.kube.provision import Administrator, ManifestOptions, documents
 
 CONTROL_PLANE = ("node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master")
 READY_SECONDS = 30.0

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from stackd.cli import stackd
 from stackd.embedded import EmbeddedCluster
-from stackd.kube.lease import lease_name
+from stackd.kube.labels import lease_name
 from stackd.kube.provision import EGRESS, INGRESS, protects
 from tests.harness import fast_cluster
 from tests.provisioning import ADMIN, PATHS, apply, printed

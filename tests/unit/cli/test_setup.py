@@ -19,7 +19,7 @@ from stackd.cli.setup import admin as kubeconfigs
 from stackd.config import load
 from stackd.daemon import running
 from stackd.embedded import EmbeddedCluster, NodeSpec, Rule, User, everything
-from stackd.kube.administrator import differences
+from stackd.kube.provision import differences
 from tests.harness import fast_cluster
 from tests.ports import free_port
 

@@ -55,7 +55,6 @@ def pod(name: str = NAME, **changes: Any) -> PodState:
         deleting=False,
         disruption="",
         created_at=NOW - 3600 * NANOSECONDS,
-        started_at=None,
         containers=(),
     )
     return replace(made, **changes)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from stackd.clock import DAY_SECONDS
 from stackd.config import load
 from stackd.errors import ConfigError
-from stackd.upkeep.tls import DAY, Certificate, timeliness
+from stackd.upkeep.tls import Certificate, timeliness
 from stackd.validity import validity
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
@@ -141,7 +142,7 @@ def test_the_time_of_a_certificate_is_read_as_openssl_reads_it(tmp_path: Path) -
         ).stdout
         valid = validity(Path(cert))
         assert valid.ends == ssl.cert_time_to_seconds(shown.strip().partition("=")[2])
-        assert valid.ends - valid.begins == pytest.approx(days * DAY, abs=60)
+        assert valid.ends - valid.begins == pytest.approx(days * DAY_SECONDS, abs=60)
 
 
 @pytest.mark.parametrize("text", ["", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "\0"])
@@ -157,22 +158,22 @@ def test_a_certificate_that_has_expired_or_soon_will_is_said_once_a_day(
 ) -> None:
     cert, key = make(tmp_path, days=90)
     begins = validity(Path(cert)).begins
-    now = begins + DAY
+    now = begins + DAY_SECONDS
     certificate = Certificate(cert, key, now=lambda: now)
     certificate.load()
     assert not caplog.records
     for later, level, said in (
-        (80 * DAY, logging.WARNING, "expires in 10 days"),
-        (80.5 * DAY, None, ""),
-        (91 * DAY, logging.ERROR, "expired on"),
-        (-1 * DAY, None, ""),
+        (80 * DAY_SECONDS, logging.WARNING, "expires in 10 days"),
+        (80.5 * DAY_SECONDS, None, ""),
+        (91 * DAY_SECONDS, logging.ERROR, "expired on"),
+        (-1 * DAY_SECONDS, None, ""),
     ):
         caplog.clear()
         now = begins + later
         certificate.remind()
         assert [record.levelno for record in caplog.records] == ([level] if level else [])
         assert said in caplog.text
-    finding = timeliness(Path(cert), begins - DAY)
+    finding = timeliness(Path(cert), begins - DAY_SECONDS)
     assert finding is not None
     assert "not valid before" in finding.sentence
 

@@ -11,8 +11,7 @@ import aiohttp
 from stackd.config import load
 from stackd.daemon import running
 from stackd.embedded import EmbeddedCluster, Fault
-from stackd.notify import Inherited
-from stackd.upkeep.systemd import KEPT, ProcessContext
+from stackd.upkeep.systemd import KEPT, Inherited, ProcessContext
 from stackd.web.api import Api
 from tests.harness import KEY, eventually, fast_cluster, harness, seed
 

@@ -17,10 +17,9 @@ from stackd import daemon as daemons
 from stackd.config import load
 from stackd.daemon import Daemon, running
 from stackd.embedded import EmbeddedCluster, NodeSpec, Rule, User, everything
-from stackd.notify import Notifier
 from stackd.upkeep import health
 from stackd.upkeep.health import line
-from stackd.upkeep.systemd import ProcessContext
+from stackd.upkeep.systemd import Notifier, ProcessContext
 from tests.certificates import HAVE_OPENSSL, authority, issued
 from tests.harness import KEY, eventually, fast_cluster, harness, seed
 from tests.kube.wire import Wire

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from stackd.notify import Notifier
+from stackd.upkeep.systemd import Notifier
 
 HANDED_OVER = """
 import os, socket, sys
-from stackd.notify import inherited
+from stackd.upkeep.systemd import inherited
 listening = socket.socket()
 listening.bind(("127.0.0.1", 0))
 listening.listen()
