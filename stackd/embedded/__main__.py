@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import signal
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ from stackd.embedded.cluster import EmbeddedCluster
 from stackd.embedded.options import EmbeddedOptions, node_specs
 
 _BUT_WATCHES = "(?!watch).*"
+_SECONDS = tuple(field.name for field in dataclasses.fields(EmbeddedOptions) if field.type == "float")
+
 _WRITES = {"verb": "create|delete", "resource": "pods|services"}
 
 
@@ -31,18 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kubeconfig", type=Path, help="file to write a kubeconfig to")
     parser.add_argument("--nodes", type=int, default=len(defaults.nodes), help="how many nodes a new cluster has")
     parser.add_argument("--no-node-ports", action="store_true", help="do not listen on the services' node ports")
-    seconds = [
-        "start_delay",
-        "run_time",
-        "stop_delay",
-        "backoff",
-        "gc_delay",
-        "pod_gc_delay",
-        "bookmark_interval",
-        "pull",
-        "slow_pull",
-    ]
-    for name in seconds:
+    for name in _SECONDS:
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, type=float, default=getattr(defaults, name), metavar="SECONDS")
     parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="let each request wait first")
@@ -77,15 +69,7 @@ def _options(arguments: argparse.Namespace) -> EmbeddedOptions:
         port=arguments.port,
         state_path=arguments.state,
         nodes=node_specs(arguments.nodes),
-        start_delay=arguments.start_delay,
-        run_time=arguments.run_time,
-        stop_delay=arguments.stop_delay,
-        backoff=arguments.backoff,
-        pull=arguments.pull,
-        slow_pull=arguments.slow_pull,
-        gc_delay=arguments.gc_delay,
-        pod_gc_delay=arguments.pod_gc_delay,
-        bookmark_interval=arguments.bookmark_interval,
+        **{name: getattr(arguments, name) for name in _SECONDS},
         watch_cache_size=arguments.watch_cache_size,
         serve_node_ports=not arguments.no_node_ports,
         node_port_range=arguments.node_port_range,

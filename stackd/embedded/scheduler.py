@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from stackd.embedded.defaults import with_conditions
 from stackd.embedded.events import EventRecorder
 from stackd.embedded.needs import Amounts, is_terminal, pod_amounts
 from stackd.embedded.resources import NODES, PODS, Json
@@ -249,10 +250,7 @@ def beyond_preemption(node: NodeInfo, reasons: list[str], needs: Amounts) -> boo
 def with_condition(status: Json, condition: Json) -> Json:
     """The status with the condition in place of an older one of its type."""
     others = [one for one in status.get("conditions", ()) if one["type"] != condition["type"]]
-    changed = dict(status) | {"conditions": [*others, condition]}
-    order = ("observedGeneration", "phase", "conditions")
-    first = {key: changed[key] for key in order if key in changed}
-    return first | {key: value for key, value in changed.items() if key not in first}
+    return with_conditions(status, [*others, condition])
 
 
 def _tolerated(taint: Json, tolerations: list[Json] | tuple[()]) -> bool:

@@ -42,7 +42,7 @@ class LoopClock:
         return loop.call_later(seconds, action) if seconds > 0 else loop.call_soon(action)
 
 
-class _Appointment:
+class _DelayedCall:
     def __init__(self, action: Callable[[], None]) -> None:
         self.action: Callable[[], None] | None = action
 
@@ -56,7 +56,7 @@ class ManualClock:
     def __init__(self, start: float = 1_800_000_000.0) -> None:
         self._now = start
         self._order = itertools.count()
-        self._due: list[tuple[float, int, _Appointment]] = []
+        self._due: list[tuple[float, int, _DelayedCall]] = []
 
     def now(self) -> float:
         """The time it was last set to."""
@@ -66,17 +66,17 @@ class ManualClock:
         """Keep the call until `advance` passes its time."""
         if seconds <= 0:
             return asyncio.get_running_loop().call_soon(action)
-        appointment = _Appointment(action)
-        heapq.heappush(self._due, (self._now + seconds, next(self._order), appointment))
-        return appointment
+        call = _DelayedCall(action)
+        heapq.heappush(self._due, (self._now + seconds, next(self._order), call))
+        return call
 
     def advance(self, seconds: float) -> None:
         """Move on, making every call that falls due, each at its own time."""
         end = self._now + seconds
         while self._due and self._due[0][0] <= end:
-            self._now, _, appointment = heapq.heappop(self._due)
-            if appointment.action is not None:
-                appointment.action()
+            self._now, _, call = heapq.heappop(self._due)
+            if call.action is not None:
+                call.action()
         self._now = end
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from stackd.rehearse import goals
 from stackd.rehearse.attempts import Attempt, Stage
-from stackd.rehearse.daemon_metrics import DaemonMetrics, create_time, read
+from stackd.rehearse.measure import DaemonMetrics, create_time, read
 from stackd.rehearse.measure import OwnLoad, Results, SideResults, measure
 from stackd.rehearse.plan import Plan, parse_rate, parse_share, parse_weighted
 from tests.rehearse.conftest import kind
