@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from stackd.clock import NANOSECONDS
-from stackd.rehearse import daemon_metrics
 from stackd.rehearse.attempts import Stage
 from stackd.rehearse.goals import Goal, Verdict, judge
-from stackd.rehearse.measure import Group, Results, SideResults, Times, measure, summary
+from stackd.rehearse.measure import Group, Results, SideResults, Times, create_time, mean_lag, measure, summary
 from stackd.rehearse.plan import Plan
 from stackd.rehearse.rehearsal import Rehearsal
 from stackd.rehearse.run import Measured, last_end
@@ -181,8 +180,8 @@ def _beside(rehearsal: Rehearsal, measured: Measured | None) -> SideResults:
         reads=rehearsal.reads,
         failed_reads=rehearsal.failed_reads,
         deletes=rehearsal.deletes,
-        create_time=daemon_metrics.create_time(before, after) if before and after else None,
-        daemon_lag=daemon_metrics.mean_lag(before, after) if before and after else 0.0,
+        create_time=create_time(before, after) if before and after else None,
+        daemon_lag=mean_lag(before, after) if before and after else 0.0,
         own=rehearsal.own.figures(),
         bottleneck=rehearsal.own.bottleneck(summary(running).p50),
         troubles=dict(rehearsal.troubles.most_common()),

@@ -10,8 +10,7 @@ import pytest
 
 from stackd.rehearse import goals
 from stackd.rehearse.attempts import Attempt, Stage
-from stackd.rehearse.measure import DaemonMetrics, create_time, read
-from stackd.rehearse.measure import OwnLoad, Results, SideResults, measure
+from stackd.rehearse.measure import DaemonMetrics, OwnLoad, Results, SideResults, create_time, measure, read_metrics
 from stackd.rehearse.plan import Plan, parse_rate, parse_share, parse_weighted
 from tests.rehearse.conftest import kind
 
@@ -140,7 +139,7 @@ def test_what_is_no_rate_share_or_weight_is_refused(read_text: Callable[[str], o
 def counted(posts: int, seconds: float, accepted: int) -> DaemonMetrics:
     """What a daemon tells after so many creates, whose pods took a tenth of a second each."""
     route = 'method="POST",route="/stacks"'
-    return read(
+    return read_metrics(
         "# TYPE stackd_http_request_duration_seconds histogram\n"
         f'stackd_http_request_duration_seconds_bucket{{{route},le="+Inf"}} {posts}\n'
         f"stackd_http_request_duration_seconds_sum{{{route}}} {seconds}\n"
