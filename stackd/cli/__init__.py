@@ -14,17 +14,19 @@ stacks     stacks …: over the API
 options    what commands share
 target     which daemon a client is for
 output     tables, lines and JSON
-lazy       groups that load a command when it is run
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from stackd import __version__
-from stackd.cli.lazy import lazy
 
 FAILED = 1
 USAGE = 2
@@ -51,6 +53,46 @@ COMMANDS = {
     "owner": ("stackd.cli.system:owner", "Show who owns the stacks."),
     "takeover": ("stackd.cli.system:takeover", "Make a standby take over the stacks."),
 }
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are loaded when they run: ``--version``, ``--help`` and completion load none.
+
+    ``table``: name → (``module:attribute``, one line of help).
+    """
+
+    table: Mapping[str, tuple[str, str]] = {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of the table."""
+        return [*self.table]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, loaded."""
+        if cmd_name not in self.table:
+            return None
+        module, _, attribute = self.table[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names and options, from the table."""
+        return [*self._names(incomplete), *click.Command.shell_complete(self, ctx, incomplete)]
+
+    def _names(self, incomplete: str) -> Iterator[CompletionItem]:
+        for name, (_, line) in self.table.items():
+            if name.startswith(incomplete):
+                yield CompletionItem(name, help=line)
+
+
+def lazy(table: Mapping[str, tuple[str, str]]) -> Any:
+    """The class of a group with this table, for ``click.group(cls=…)``."""
+    return type("Group", (LazyGroup,), {"table": dict(table)})
 
 
 @click.group(cls=lazy(COMMANDS), context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stackd.cli import FAILED, USAGE
 from stackd.cli.options import alone, as_service, config_option, is_installed, quantity
 
 if TYPE_CHECKING:
     from stackd.config import Config
     from stackd.quantity import Quantity
 
-FAILED = 1
-WRONG = 2
 RELOADS = "stackd.upkeep.reload"
 """The logger that says what came of a reload."""
 
@@ -83,7 +82,7 @@ def _check_for_reload(config_path: Path | None) -> None:
             asyncio.run(_can_be_used(kubeconfig))
     except ConfigError as error:
         if not all(mistake.endswith((HOW_TO_SET_ONE, NO_CLUSTER)) for mistake in error.mistakes):
-            sys.exit(WRONG)
+            sys.exit(USAGE)
 
 
 async def _can_be_used(kubeconfig: Path) -> None:

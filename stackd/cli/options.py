@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,6 +117,15 @@ def alone(path: Path | None) -> LoadedConfig:
 
 def _beside(path: Path | None) -> Path | None:
     return path.parent if path is not None and not os.environ.get("CREDENTIALS_DIRECTORY") else None
+
+
+def loop_factory() -> Any:
+    """uvloop's, except where it does not exist."""
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
 
 
 class Length(click.ParamType[str]):

@@ -23,6 +23,8 @@ from typing import Any, Self
 import click
 
 from stackd import daemon, logs
+from stackd.cli import FAILED
+from stackd.cli.options import loop_factory
 from stackd.cli.target import url_of
 from stackd.config import Config, LoadedConfig, load
 from stackd.config.sources import KEY_VARIABLE, variable
@@ -37,7 +39,6 @@ from stackd.web.openapi.examples import POD_SPEC
 
 log = logging.getLogger(__name__)
 
-FAILED = 1
 EMBEDDED = "embedded"
 PREFERRED_PORT = 8081
 BODY = {"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": POD_SPEC}
@@ -80,15 +81,6 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
             logs.log.debug("the cause", exc_info=error.__cause__)
         logs.log.critical("%s; exiting", _sentence(error))
         sys.exit(FAILED)
-
-
-def loop_factory() -> Any:
-    """uvloop's, except where it does not exist."""
-    if sys.platform == "win32":
-        return None
-    import uvloop
-
-    return uvloop.new_event_loop
 
 
 @asynccontextmanager

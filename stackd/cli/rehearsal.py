@@ -24,6 +24,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from stackd.cli import FAILED, INTERRUPTED
+from stackd.cli.options import loop_factory
 from stackd.cli.output import print_json
 from stackd.cli.stacks.create import request_body
 from stackd.cli.target import NO_KEY, Target, client_file
@@ -36,8 +38,6 @@ from stackd.rehearse.rehearsal import Progress, Rehearsal, progress_of
 from stackd.rehearse.report import page
 from stackd.units import format_duration
 
-FAILED = 1
-INTERRUPTED = 130
 MOST_CONNECTIONS = 4000
 SPARE_CONNECTIONS = 100
 """Beside those for one create of each player at the same time."""
@@ -59,7 +59,7 @@ def rehearse(target: Target, options: dict[str, Any]) -> None:
     if (report := options["report"]) is not None and not report.parent.is_dir():
         raise click.UsageError(f"{report.parent} is no folder to write a report to")
     _allow_connections(plan.connections)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             found = runner.run(_rehearse(given))
         except NoAnswer as error:
@@ -135,15 +135,6 @@ def _allow_connections(connections: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         best = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (best, hard))
-
-
-def _loop_factory() -> Any:
-    """uvloop's, except where it does not exist."""
-    if sys.platform == "win32":
-        return None
-    import uvloop
-
-    return uvloop.new_event_loop
 
 
 async def _rehearse(given: RehearsalOptions) -> Outcome:

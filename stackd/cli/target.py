@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stackd.cli import INTERRUPTED
 from stackd.cli.options import installed
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 DEFAULT_URL = "http://127.0.0.1:8081"
 FILE_KEYS = ("url", "key", "key_file")
 FOR_OTHERS = stat.S_IRWXG | stat.S_IRWXO
-INTERRUPTED = 130
 NO_KEY = (
     "no API key was given; set STACKD_API_KEY, name a file that holds it with --key-file, "
     "or put key or key_file into {}"

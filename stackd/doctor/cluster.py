@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stackd.config import Config
-from stackd.doctor import Finding, fail, ok, warn
+from stackd.doctor import Finding, fail, ok, some_of, warn
 from stackd.errors import ClusterRefused, QuotaExceeded, StackdError
 from stackd.kube.access import REMEDY, date, expiry_remark
 from stackd.kube.client import Cluster
@@ -41,8 +41,6 @@ ENFORCE = "pod-security.kubernetes.io/enforce"
 LEVELS = {"": 0, "privileged": 0, "baseline": 1, "restricted": 2}
 RESTRICTED = "restricted"
 SPECIAL = (("secrets", "get"), ("pods/exec", "create"))
-SHOWN = 3
-"""Names in a sentence; of more, their number is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,11 +214,12 @@ def _networks(policies: list[dict[str, Any]], nodes: list[NodeState], instance: 
     pods = sorted({cidr for node in nodes for cidr in node.pod_cidrs})
     for direction, say, what in ((INGRESS, fail, "lets in"), (EGRESS, warn, "lets out to")):
         for name, cidrs in lets_through(policies, instance, pods, direction):
-            shown = ", ".join(cidrs[:SHOWN]) + (f" and {len(cidrs) - SHOWN} more" if cidrs[SHOWN:] else "")
             advice = (
                 "apply what `stackd manifests --cluster-cidr NETWORK` prints, with the networks of pods and of services"
             )
-            yield say("policies", f"NetworkPolicy {name} {what} the cluster's own pods (podCIDR {shown})", advice)
+            yield say(
+                "policies", f"NetworkPolicy {name} {what} the cluster's own pods (podCIDR {some_of(cidrs)})", advice
+            )
 
 
 async def _nodes(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
@@ -306,9 +305,7 @@ def _without_disk(usable: list[NodeState], need: StackResources, given: Storage)
     short = [node for node in usable if node.ephemeral_bytes < need.ephemeral_bytes]
     if not short:
         return []
-    names = ", ".join(node.name for node in short[:SHOWN]) + (
-        f" and {len(short) - SHOWN} more" if short[SHOWN:] else ""
-    )
+    names = some_of([node.name for node in short])
     has = f"report{'s' if len(short) == 1 else ''} {'less' if any(node.ephemeral_bytes for node in short) else 'none'}"
     advice = "let the kubelets report it (localStorageCapacityIsolation)"
     if given.limit_range:

@@ -15,11 +15,10 @@ from typing import Any
 
 import click
 
+from stackd.cli import FAILED
 from stackd.cli import options as options_of_all
 from stackd.cli.manifests import site_options
 from stackd.cli.options import config_option
-
-FAILED = 1
 
 
 @click.command()

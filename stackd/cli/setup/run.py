@@ -11,10 +11,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from stackd.cli.doctor import examine, say
+from stackd.cli.doctor import advised, examine, say
 from stackd.cli.manifests import manifests, site_of
 from stackd.cli.options import INSTALLED, alone, as_service
 from stackd.cli.setup.admin import kubeconfig_of
@@ -204,12 +203,5 @@ class Report:
 
     def line(self, state: str, name: str, what: str, advice: str = "") -> None:
         """One step."""
-        table = Table.grid(padding=(0, 2), expand=False)
-        table.add_column(width=max(map(len, COLOURS)))
-        table.add_column(width=NAME_WIDTH)
-        table.add_column(overflow="fold")
-        text = Text(printable(what, lines=True))
-        if advice:
-            text.append(f"\n→ {printable(advice, lines=True)}", style="bold")
-        table.add_row(Text(state, style=COLOURS[state]), Text(name), text)
-        self._console.print(table)
+        heads = ((Text(state, style=COLOURS[state]), max(map(len, COLOURS))), (Text(name), NAME_WIDTH))
+        self._console.print(advised(heads, what, advice))

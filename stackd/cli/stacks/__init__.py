@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import click
 
-from stackd.cli.lazy import lazy
+from stackd.cli import lazy
 
 VERBS = {
     "list": ("stackd.cli.stacks.read:list_stacks", "List the stacks."),
