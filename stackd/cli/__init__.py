@@ -39,7 +39,7 @@ COMMANDS = {
     "check": ("stackd.cli.machine:check", "Check the configuration; start nothing."),
     "doctor": ("stackd.cli.machine:doctor", "Find what is wrong with machine, cluster and daemon."),
     "manifests": ("stackd.cli.manifests:manifests", "Print what stackd needs in its cluster, as YAML."),
-    "backup": ("stackd.cli.machine:backup", "Copy the state, also while the daemon runs."),
+    "backup": ("stackd.cli.machine:backup", "Copy the state, even while the daemon runs."),
     "rebuild": ("stackd.cli.serve:rebuild", "Recover the state from the cluster."),
     "reload": ("stackd.cli.machine:reload", "Make the service reload its configuration."),
     "key": ("stackd.cli.machine:key", "Make API keys."),

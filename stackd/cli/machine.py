@@ -28,7 +28,7 @@ SCOPES = ("admin", "read", "metrics")
 @click.option("--effective", is_flag=True, help="Print every key with its value and where the value comes from.")
 @click.option("--for-reload", is_flag=True, hidden=True)
 def check(config_path: Path | None, effective: bool, for_reload: bool) -> None:
-    """Check the configuration without starting anything; all mistakes at once, exit code 2 if there are any."""
+    """Check the configuration without starting anything; report all mistakes at once, with exit code 2."""
     from stackd.config.settings import settings
     from stackd.lifecycle.bring_up import require_own_file
     from stackd.templates import read_templates
@@ -43,7 +43,7 @@ def check(config_path: Path | None, effective: bool, for_reload: bool) -> None:
     for warning in result.warnings:
         click.echo(f"warning: {warning}", err=True)
     if not effective:
-        click.echo("the configuration is right")
+        click.echo("the configuration is valid")
         return
     lines = [(f"{s.name} = {s.text(result.config)}", result.origins[s.name]) for s in settings()]
     width = min(60, max(len(text) for text, _ in lines))
@@ -108,8 +108,13 @@ async def _can_be_used(kubeconfig: Path) -> None:
     metavar="QUANTITY",
     help="Disk of one stack.  [what policy.max_ephemeral_storage or the namespace's LimitRange gives]",
 )
-@click.option("--probe", "with_probe", is_flag=True, help="Start two stacks that try to reach each other, and more.")
-@click.option("--probe-image", help="Another image for that; it needs sh, nc and httpd.")
+@click.option(
+    "--probe",
+    "with_probe",
+    is_flag=True,
+    help="Start two stacks that try to reach each other, the API server and more.",
+)
+@click.option("--probe-image", help="Image of the probe; it needs sh, nc and httpd.  [busybox:stable]")
 @click.option("--probe-seconds", default=90.0, show_default=True, help="How long each step of the probe may take.")
 @click.option("--output", "-o", type=click.Choice(["jsonl"]), help="One JSON a line: level, about, what, advice.")
 def doctor(config_path: Path | None, with_probe: bool, output: str | None, **options: Any) -> None:
@@ -134,9 +139,9 @@ def doctor(config_path: Path | None, with_probe: bool, output: str | None, **opt
 @click.command()
 @click.argument("target", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE")
 @config_option
-@click.option("--force", is_flag=True, help="Replace FILE even if it is no backup.")
+@click.option("--force", is_flag=True, help="Replace FILE even if it is not a backup.")
 def backup(target: Path, config_path: Path | None, force: bool) -> None:
-    """Copy the state to FILE, consistently, also while the daemon runs; an earlier backup there is replaced.
+    """Copy the state to FILE, consistently, even while the daemon runs; replace an earlier backup there.
 
     To restore: stop the daemon, copy the file to state.path, start the daemon.
     """
@@ -156,7 +161,9 @@ def reload() -> None:
     from stackd.doctor import unit
 
     if not unit.runs_here():
-        raise click.ClickException("systemd does not run here; the daemon reloads at a SIGHUP, and says so in its log")
+        raise click.ClickException(
+            "systemd does not run here: send the daemon a SIGHUP, and read the result in its log"
+        )
     began = time.time()
     taken = unit.reload()
     click.echo(unit.said_since(began, RELOADS), nl=False)
@@ -198,5 +205,5 @@ def _name(name: str) -> str:
         ApiKey(name=name, sha256=bytes(DIGEST_BYTES))
     except ValidationError as error:
         what = ApiKey.model_fields["name"].description
-        raise click.BadParameter(f"{toml(name)} is not acceptable; {what} is expected", param_hint="--name") from error
+        raise click.BadParameter(f"{toml(name)} cannot be used; {what} is expected", param_hint="--name") from error
     return name

@@ -201,11 +201,7 @@ class Demo:
         """Print how to go on."""
         server = self.configuration.config.server
         address = url_of(server.host, started.port, secure=bool(server.tls_cert))
-        state = (
-            "state that goes when you stop it"
-            if self.throw_away
-            else f"state in {self.configuration.config.state.path}"
-        )
+        state = "throw-away state" if self.throw_away else f"state in {self.configuration.config.state.path}"
         click.echo(
             f"""
 stackd demo: an embedded cluster, and {state}
@@ -217,8 +213,8 @@ stackd demo: an embedded cluster, and {state}
   Start a stack:
     curl -s -H 'X-API-KEY: {self.key}' -d @{self.body} {address}/stacks
 
-  Then ask its node_public_ip and node_port:  curl http://127.0.0.1:NODE_PORT
-  Look at all stacks:
+  Then open its node port:  curl http://127.0.0.1:NODE_PORT
+  List all stacks:
     curl -s -H 'X-API-KEY: {self.key}' {address}/stacks
 
   Rehearse an event (--nodes, --start-delay and --pull give the demo a size and a pace):
@@ -231,7 +227,7 @@ stackd demo: an embedded cluster, and {state}
 
     def farewell(self) -> str:
         """What is left."""
-        return "\nstopped; nothing is left" if self.throw_away else "\nstopped; the state is left"
+        return "\nstopped; nothing is left" if self.throw_away else "\nstopped; the state is kept"
 
 
 def _free_port() -> int:

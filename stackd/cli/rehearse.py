@@ -102,7 +102,7 @@ WEIGHTED, GOAL = _Parsed("name", _of_plan("parse_weighted")), _Parsed("goal", _g
     type=_Seconds(),
     default="10m",
     show_default=True,
-    help="Time to live of each stack, in case this command is killed.",
+    help="Time to live of each stack if this command is killed; extended while it runs.",
 )
 @click.option("--patience", type=_Seconds(), default="2m", show_default=True, help="How long a stack may take to run.")
 @click.option(
@@ -112,19 +112,19 @@ WEIGHTED, GOAL = _Parsed("name", _of_plan("parse_weighted")), _Parsed("goal", _g
 @click.option(
     "--connections", type=click.IntRange(1, 20_000), help="Most connections to the daemon.  [enough for a burst]"
 )
-@click.option("--anyway", is_flag=True, help="Begin even if the capacity does not suffice.")
-@click.option("--with-others", is_flag=True, help="Begin even if others have stacks.")
+@click.option("--anyway", is_flag=True, help="Start even if the daemon is not ready or the capacity is too small.")
+@click.option("--with-others", is_flag=True, help="Start even if others have stacks.")
 @click.option(
     "--report", type=click.Path(path_type=Path, dir_okay=False, writable=True), help="Write a page with charts."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def rehearse(target: Target, **options: Any) -> None:
-    """Rehearse an event: let many players press start, and tell how long they wait and what fails.
+    """Rehearse an event: let many players press start, and measure how long they wait and what fails.
 
     \b
     stackd rehearse --stacks 300 --rate 20/s --file pod.yaml --hold 5m --probe tcp --expect running-p95=10s
 
-    Everything it makes has the label stackd.rehearsal and is removed at the end, also after Ctrl-C.
+    Everything it makes has the label stackd.rehearsal and is deleted at the end, even after Ctrl-C.
     """
     from stackd.cli import rehearsal
 

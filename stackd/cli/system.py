@@ -111,7 +111,7 @@ def _bounds(found: Any) -> Iterator[tuple[str, str]]:
     yield "quota", quota
     yield "max_stacks", "no limit" if found["stacks"] is None else str(found["stacks"])
     if found.get("unassigned"):
-        yield "in pools", f"{found['unassigned']}, which give way and count as free"
+        yield "in pools", f"{found['unassigned']}, which make way for creates and count as free"
 
 
 @click.command()
@@ -156,7 +156,7 @@ def _words(event: Event) -> list[str]:
     "--plan", "action", flag_value="plan", default=True, help="Print what a pass would do and why (the default)."
 )
 @click.option(
-    "--confirm", "action", flag_value="confirm", help="Release what a brake holds back now, and remove what is unknown."
+    "--confirm", "action", flag_value="confirm", help="Release what a brake holds back now, and remove unknown objects."
 )
 @output_option("json", "jsonl")
 def reconcile(client: Client, action: str, output: str) -> None:
@@ -182,9 +182,9 @@ def _print_released(answer: Any) -> None:
 def _print_plan(plan: dict[str, Any]) -> None:
     held = set(plan["held"])
     if plan["blocked"]:
-        click.echo(printable(f"reconciliation is waiting: {plan['blocked']}"))
+        click.echo(printable(f"reconciliation is stopped: {plan['blocked']}"))
         if held:
-            click.echo(f"{len(held)} held back; they can be released when it goes on")
+            click.echo(f"{len(held)} held back; they can be released when it resumes")
         return
     for action in plan["actions"]:
         stack_id = action["name"].removeprefix("svc-")

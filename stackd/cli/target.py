@@ -145,7 +145,7 @@ def _found(url: str | None, key_file: Path | None, *, quiet: bool = False) -> Ta
     file = client_file(os.environ)
     known = {} if url and key else read(file)
     if not quiet and not key and "key" in known and file.stat().st_mode & FOR_OTHERS:
-        click.echo(f"warning: {file} leads to a key and others may read it; chmod 600 {file}", err=True)
+        click.echo(f"warning: {file} gives access to a key and other users can read it; chmod 600 {file}", err=True)
     if not url and "url" not in known:
         known = here() | known
     return Target(url=url or known.get("url") or DEFAULT_URL, key=key or known.get("key", ""))

@@ -103,30 +103,30 @@ async def strangers(cluster: Cluster, config: Config, known: set[str]) -> Findin
 async def _clock(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     told = await cluster.time()
     if told is None:
-        return [warn("clock", "the API server's time is not known")]
+        return [warn("clock", "the API server did not tell its time")]
     skew = abs(time.time() - told)
     text = f"this machine's and the API server's differ by {'about a second' if skew < 2 else f'{skew:.0f} s'}"
     if skew < SKEW_WARN:
         return [ok("clock", text)]
     if skew > SKEW_SECONDS:
-        return [fail("clock", text, "correct both, and keep them so with NTP: no stack expires until they agree")]
-    return [warn("clock", text, "keep both with NTP: stacks would live too long or too short")]
+        return [fail("clock", text, "set both right, and run NTP on both: no stack expires until they agree")]
+    return [warn("clock", text, "run NTP on both: stacks may live too long or too short")]
 
 
 async def _credentials(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     access, about = cluster.connection.access, "credentials"
     expiry, token, now = access.expiry, access.token, time.time()
     if expiry is None:
-        return [ok(about, "they do not end, or are renewed by others")]
+        return [ok(about, "they do not expire, or something else renews them")]
     if remark := expiry_remark(access, now):
         advice = "`stackd manifests --kubeconfig-for URL` makes one"
         return [fail(about, remark, advice) if now >= expiry.at else warn(about, remark, advice)]
     if token is None:
-        return [ok(about, f"{expiry.what} is good until {date(expiry.at)}")]
+        return [ok(about, f"{expiry.what} is valid until {date(expiry.at)}")]
     if not all([await cluster.may(ask) for ask in asks_of_account(token.account, token.namespace)]):
-        text = f"{expiry.what} ends on {date(expiry.at)}, and it may not create a fresh one for itself"
+        text = f"{expiry.what} expires on {date(expiry.at)}, and stackd may not create a new one for itself"
         return [warn(about, text, APPLY)]
-    return [ok(about, f"{expiry.what} is good until {date(expiry.at)}, and is renewed before")]
+    return [ok(about, f"{expiry.what} is valid until {date(expiry.at)}, and is renewed before")]
 
 
 async def _namespace(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
@@ -161,13 +161,13 @@ async def _rights(cluster: Cluster, config: Config, size: Size) -> list[Finding]
     wanted = list(asks(config.stacks.namespace, config.cluster.instance))
     allowed = await asyncio.gather(*(cluster.may(ask) for ask in wanted))
     found = [
-        fail("rights", f"it may not {_words(ask)}: {ask.why}", APPLY)
+        fail("rights", f"stackd may not {_words(ask)}: {ask.why}", APPLY)
         for ask, may in zip(wanted, allowed, strict=True)
         if not may
     ]
     more = [ask for ask in _too_much(config.stacks.namespace) if await cluster.may(ask)]
     if more:
-        text = f"it may also {' and '.join(map(_words, more))}, which it never does"
+        text = f"stackd may also {' and '.join(map(_words, more))}, which it never does"
         found.append(
             warn("rights", text, "give it an account of its own, with the rights that `stackd manifests` prints")
         )
@@ -231,7 +231,7 @@ async def _nodes(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     usable = nodes.eligible(config, found)
     if mute := nodes.without_address(config, found):
         types = ", ".join(config.stacks.address_types)
-        text = f"no public address ({types}): {mute}; their stacks answer node_public_ip: null"
+        text = f"no public address ({types}): {mute}; their stacks have node_public_ip: null"
         return [
             warn(about, text, "name them in stacks.public_ips, or add a kind that they have to stacks.address_types")
         ]
@@ -247,7 +247,7 @@ async def _ports(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     try:
         told = await cluster.node_port_range()
     except QuotaExceeded as full:
-        return [warn(about, f"the range cannot be looked at while the quota is used up: {full}")]
+        return [warn(about, f"the range cannot be read while the quota is used up: {full}")]
     if told is None:
         return [warn(about, "the cluster does not tell its node port range")]
     advice = (
@@ -282,7 +282,7 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     text = f"for {least.stacks} stacks of {size} ({least.why}); {others}"
     found = [*_without_disk(usable, need, given), *_refused_disk(config, limit_ranges)]
     if not least.stacks:
-        return [fail("room", text, "there is not room for one"), *found]
+        return [fail("room", text, "not even one stack fits"), *found]
     found.insert(0, ok("room", text))
     if not quotas:
         found.append(

@@ -30,7 +30,7 @@ async def examine(url: str, key: str, *, expected: bool = False) -> Finding:
         text = f"nothing answers at {url}"
         if expected:
             return fail(
-                ABOUT, f"the service runs, and {text}", "check that server.host and server.port are those in force"
+                ABOUT, f"the service runs, but {text}", "check that server.host and server.port are those in force"
             )
         return ok(ABOUT, f"none is running here: {text}")
     except (aiohttp.ClientError, ValueError):
@@ -53,7 +53,7 @@ def _judged(url: str, status: int, body: dict[str, Any]) -> Finding:
     if status == 200:
         return ok(ABOUT, f"it is ready at {url}")
     if status in (401, 403, 429):
-        return warn(ABOUT, f"it answers at {url}, and asks for a key", "set STACKD_API_KEY to ask it how it is")
+        return warn(ABOUT, f"it answers at {url}, but asks for a key", "set STACKD_API_KEY to check it")
     reasons = str(body.get("error", f"it answers {status}"))
     if body.get("held"):
         return fail(ABOUT, f"a brake is on: {reasons}", "look at `stackd reconcile --plan`, then `--confirm`")

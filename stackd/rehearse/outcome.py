@@ -91,7 +91,7 @@ class Outcome:
         if self.plan.probe != "none":
             yield [
                 "addresses",
-                f"{results.first_refused} did not answer the first time after the stack was said to run",
+                f"{results.first_refused} did not answer at first, after the stack was reported as running",
             ]
         if results.failed_reads:
             yield ["status reads", f"{results.failed_reads} failed"]
@@ -100,7 +100,7 @@ class Outcome:
             f"loop at most {own['loop_lag_max'] * 1000:.0f} ms late (p99 {own['loop_lag_p99'] * 1000:.0f} ms), creates sent"
             f" at most {own['sent_late_max'] * 1000:.0f} ms late, {own['cpu_busiest']:.0%} of a core at its busiest",
         ]
-        yield from (["", f"this machine may have been what was slow: {why}"] for why in results.bottleneck)
+        yield from (["", f"this machine may have been the bottleneck: {why}"] for why in results.bottleneck)
         yield ["", f"load {own['load']:.1f} on {own['cpus']:.0f} CPUs at the end"]
         yield ["the daemon's loop", f"{results.daemon_lag * 1000:.1f} ms late on average"]
         if self.clock_ahead is not None and self.clock_error is not None:
@@ -169,7 +169,7 @@ def are_numbers(cells: Iterable[str]) -> bool:
 
 
 def _left(left: int, unanswered: int) -> str:
-    sentence = f"{left} of its stacks may be left"
+    sentence = f"{left} of its stacks may remain"
     return f"{sentence}, and {unanswered} creates were never answered" if unanswered else sentence
 
 

@@ -21,11 +21,11 @@ WORDS = {
     PORTS: "free node ports",
     QUOTA: "the namespace's ResourceQuota",
     MAX_STACKS: "limits.max_stacks",
-    NODES: "nodes that take stacks",
-    "cpu": "CPU of the nodes",
-    "memory": "memory of the nodes",
-    "ephemeral_storage": "disk of the nodes",
-    "pods": "pods that the nodes may run",
+    NODES: "the nodes",
+    "cpu": "CPU",
+    "memory": "memory",
+    "ephemeral_storage": "disk",
+    "pods": "pods",
 }
 
 
@@ -64,7 +64,7 @@ async def look(connection: Connection, plan: Plan, ident: str) -> Preflight:
         return Preflight(wrong=wrong, anyway=anyway, with_others=others)
     answers = [await connection.ask("POST", "/capacity", dict(kind.body)) for kind, count in plan.counts() if count]
     if trouble := next((answer for answer in answers if not answer.good), None):
-        return Preflight(anyway=[*anyway, f"capacity is not known: {trouble.reason}"], with_others=others)
+        return Preflight(anyway=[*anyway, f"the capacity is unknown: {trouble.reason}"], with_others=others)
     counts = [count for _, count in plan.counts() if count]
     fits, limited_by, sentence = fit(list(zip(counts, (answer.body for answer in answers), strict=True)))
     if fits < plan.stacks:
@@ -86,7 +86,7 @@ def fit(asked: Sequence[tuple[int, Mapping[str, Any]]]) -> tuple[int, str, str]:
     bound = bounds[tightest]
     fits = math.floor(total / bound.taken + 1e-9) if bound.taken else total
     notes = f" ({'; '.join(bound.notes)})" if bound.notes else ""
-    return fits, tightest, f"{fits} do, and what runs out first is {WORDS.get(tightest, tightest)}{notes}"
+    return fits, tightest, f"{fits} do, limited by {WORDS.get(tightest, tightest)}{notes}"
 
 
 def _rooms(capacity: Mapping[str, Any]) -> list[tuple[str, int, str]]:
@@ -104,7 +104,7 @@ def _rooms(capacity: Mapping[str, Any]) -> list[tuple[str, int, str]]:
 
 def _of_nodes(nodes: Mapping[str, int], resource: str) -> str:
     if not nodes:
-        return "there is none that is ready"
+        return "none is ready"
     scarce = sorted(nodes.items(), key=lambda one: one[1])
     shown = ", ".join(f"{name} {count}" for name, count in scarce[:SHOWN_NODES])
     more = f" and {len(scarce) - SHOWN_NODES} more" if len(scarce) > SHOWN_NODES else ""
@@ -133,12 +133,12 @@ async def _others(connection: Connection) -> list[str]:
     """What is there that this rehearsal has not made: earlier rehearsals' stacks by their id, then everybody else's."""
     answer = await connection.ask("GET", "/stacks", query=[("fields", "stack_id,labels")])
     if not answer.good:
-        return [f"whose stacks are there is not known: {answer.reason}"]
+        return [f"the stacks cannot be listed: {answer.reason}"]
     owners = Counter(stack["labels"].get(LABEL) for stack in answer.body["stacks"])
     others = owners.pop(None, 0)
-    found = [f"others have stacks here ({others}), and a rehearsal would be in their way"] if others else []
+    found = [f"others have stacks here ({others}), which a rehearsal would disturb"] if others else []
     return found + [
-        f"the rehearsal {name} has stacks here ({count}); if it has ended, delete them: {delete_command(str(name))}"
+        f"rehearsal {name} still has stacks here ({count}); if it is over, delete them: {delete_command(str(name))}"
         for name, count in owners.items()
     ]
 

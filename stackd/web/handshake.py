@@ -82,7 +82,7 @@ class Acceptor:
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     raise
-                log.error("no connection can be accepted for %g s: %s", PAUSE_SECONDS, error.strerror)
+                log.error("accepting no connections for %g s: %s", PAUSE_SECONDS, error.strerror)
                 self._loop.remove_reader(self._listening)
                 self._pause = self._loop.call_later(PAUSE_SECONDS, self._go_on)
                 return

@@ -33,13 +33,19 @@ from stackd.cli.options import config_option
 )
 @click.option("--admin-context", default="", metavar="NAME", help="The context to use in it.  [its current one]")
 @click.option(
-    "--no-admin", is_flag=True, help="Use no administrator's kubeconfig; print what one has to run, and where."
+    "--no-admin",
+    is_flag=True,
+    help="Use no administrator's kubeconfig; print the commands that an administrator has to run.",
 )
 @click.option(
     "--server", default="", metavar="URL", help="Where stackd reaches the cluster.  [as the administrator does]"
 )
 @click.option(
-    "--node", "nodes", multiple=True, metavar="NAME", help="A node for stacks.  [the only one that can run them]"
+    "--node",
+    "nodes",
+    multiple=True,
+    metavar="NAME",
+    help="A node to run stacks; may be repeated.  [the only one that can]",
 )
 @click.option("--first-stack/--no-first-stack", default=True, help="Start a first stack, for 30 minutes.  [yes]")
 @click.option(

@@ -149,7 +149,7 @@ async def _do(setup: Setup, report: Report, steps: Sequence[SetupStep], planned:
             return step.name
         except (StackdError, click.ClickException, OSError) as error:
             what = error.message if isinstance(error, click.ClickException) else str(error)
-            report.line("failed", step.name, what, "fix that, then run this again: what is done stays done")
+            report.line("failed", step.name, what, "fix that, then run this again: finished steps are skipped")
             return step.name
     return ""
 
@@ -168,11 +168,11 @@ class Report:
     def title(self, setup: Setup) -> None:
         """What is set up, and as whom."""
         self._console.print(f"configuration  {setup.path}")
-        admin = setup.admin_kubeconfig or "none: what an administrator has to do is printed"
+        admin = setup.admin_kubeconfig or "none: commands for an administrator are printed"
         self._console.print(f"administrator  {admin}")
         if not setup.may_write:
             self._console.print(
-                f"{setup.path.parent} cannot be written by this user: the commands are printed; or run it as root"
+                f"this user cannot write to {setup.path.parent}: run the commands below, or run this as root"
             )
         self.blank()
 
