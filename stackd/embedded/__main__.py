@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
 import signal
 import sys
 from pathlib import Path
@@ -13,8 +12,6 @@ from stackd.embedded.cluster import EmbeddedCluster
 from stackd.embedded.options import EmbeddedOptions, node_specs
 
 _BUT_WATCHES = "(?!watch).*"
-_SECONDS = tuple(field.name for field in dataclasses.fields(EmbeddedOptions) if field.type == "float")
-
 _WRITES = {"verb": "create|delete", "resource": "pods|services"}
 
 
@@ -28,15 +25,12 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     defaults = EmbeddedOptions()
     parser = argparse.ArgumentParser(prog="python -m stackd.embedded", description=__doc__)
-    parser.add_argument("--host", default=defaults.host)
     parser.add_argument("--port", type=int, default=0, help="0 takes any free one")
     parser.add_argument("--state", type=Path, help="file to keep the state in")
     parser.add_argument("--kubeconfig", type=Path, help="file to write a kubeconfig to")
     parser.add_argument("--nodes", type=int, default=len(defaults.nodes), help="how many nodes a new cluster has")
     parser.add_argument("--no-node-ports", action="store_true", help="do not listen on the services' node ports")
-    for name in _SECONDS:
-        flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, type=float, default=getattr(defaults, name), metavar="SECONDS")
+    parser.add_argument("--start-delay", type=float, default=defaults.start_delay, metavar="SECONDS")
     parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="let each request wait first")
     parser.add_argument(
         "--writes-per-second",
@@ -45,7 +39,6 @@ def _parser() -> argparse.ArgumentParser:
         help="create and delete no more pods and services than this, in the order in which they are asked for",
     )
     parser.add_argument("--node-port-range", type=_port_range, default=defaults.node_port_range, metavar="FROM-TO")
-    parser.add_argument("--watch-cache-size", type=int, default=defaults.watch_cache_size, metavar="CHANGES")
     return parser
 
 
@@ -65,12 +58,10 @@ def _rate(text: str) -> float:
 
 def _options(arguments: argparse.Namespace) -> EmbeddedOptions:
     return EmbeddedOptions(
-        host=arguments.host,
         port=arguments.port,
         state_path=arguments.state,
         nodes=node_specs(arguments.nodes),
-        **{name: getattr(arguments, name) for name in _SECONDS},
-        watch_cache_size=arguments.watch_cache_size,
+        start_delay=arguments.start_delay,
         serve_node_ports=not arguments.no_node_ports,
         node_port_range=arguments.node_port_range,
     )

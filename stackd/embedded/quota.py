@@ -118,8 +118,6 @@ def object_usage(resource: Resource, obj: Json) -> Amounts:
         usage["services"] = 1000
         if obj["spec"]["type"] in {"NodePort", "LoadBalancer"}:
             usage["services.nodeports"] = 1000 * max(len(node_ports(obj["spec"])), len(obj["spec"].get("ports", ())))
-        if obj["spec"]["type"] == "LoadBalancer":
-            usage["services.loadbalancers"] = 1000
     elif not resource.group:
         usage[resource.plural] = 1000
     return usage

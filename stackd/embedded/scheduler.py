@@ -284,18 +284,6 @@ def _term(node: NodeInfo, term: Json) -> bool:
 
 
 def _expression(labels: Json, part: Json) -> bool:
-    value, values = labels.get(part["key"]), part.get("values") or []
-    match part["operator"]:
-        case "In":
-            return value in values
-        case "NotIn":
-            return value not in values
-        case "Exists":
-            return value is not None
-        case "DoesNotExist":
-            return value is None
-        case "Gt":
-            return value is not None and int(value) > int(values[0])
-        case "Lt":
-            return value is not None and int(value) < int(values[0])
-    return False
+    """The two operators that stackd's pods use."""
+    chosen = labels.get(part["key"]) in part["values"]
+    return {"In": chosen, "NotIn": not chosen}[part["operator"]]
