@@ -101,8 +101,8 @@ async def _connected(
         async for finding in cluster.examine(reached, config, size):
             healthy = healthy or finding.level is Level.OK
             yield finding
-        if healthy and stacks is not None and (stranger := await cluster.strangers(reached, config, stacks)):
-            yield stranger
+        if healthy and stacks is not None and (foreign := await cluster.foreign_pods(reached, config, stacks)):
+            yield foreign
     finally:
         await reached.close()
     if options is None or not healthy:

@@ -176,8 +176,8 @@ def table(stacks: Iterable[Fields], width: int | None, columns: Sequence[Column]
     widths = [max(map(len, [column.head, *(row[at] for _, row in rows)])) for at, column in enumerate(columns)]
     shown = fitting(columns, widths, width)
     made = _empty()
-    for at, room in shown.items():
-        made.add_column(columns[at].head.upper(), no_wrap=True, overflow="ellipsis", width=room)
+    for at, wide in shown.items():
+        made.add_column(columns[at].head.upper(), no_wrap=True, overflow="ellipsis", width=wide)
     for stack, row in rows:
         made.add_row(*(Text(row[at], style=style(stack) if columns[at].head == "status" else "") for at in shown))
     return made
@@ -203,7 +203,7 @@ def fitting(columns: Sequence[Column], widths: Sequence[int], width: int | None)
 
 
 def print_table(out: Console, made: Table) -> None:
-    """A table that is as wide as its columns want: what a narrow terminal has no room for is on no second line."""
+    """A table that is as wide as its columns want: it never wraps on a narrow terminal."""
     from rich.console import ConsoleDimensions
 
     size, out.size = out.size, ConsoleDimensions(WIDEST, 1)

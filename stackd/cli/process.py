@@ -197,7 +197,7 @@ class Demo:
         body.write_text(json.dumps(BODY, indent=2))
         return cls(configuration=load(None, environment), key=plaintext, body=body, throw_away=throw_away)
 
-    def welcome(self, started: Daemon) -> None:
+    def print_instructions(self, started: Daemon) -> None:
         """Print how to go on."""
         server = self.configuration.config.server
         address = url_of(server.host, started.port, secure=bool(server.tls_cert))
@@ -225,7 +225,7 @@ stackd demo: an embedded cluster, and {state}
 """
         )
 
-    def farewell(self) -> str:
+    def last_line(self) -> str:
         """What is left."""
         return "\nstopped; nothing is left" if self.throw_away else "\nstopped; the state is kept"
 

@@ -96,8 +96,8 @@ def demo(port: int | None, level: str, size: EmbeddedOptions) -> None:
     with tempfile.TemporaryDirectory(prefix="stackd-demo-") as folder:
         logs.setup(LogSection.model_validate({"level": level, "format": "text"}))
         shown = process.Demo.prepared(Path(folder), port)
-        process.run(process.serve(shown.configuration, size=size, on_listening=shown.welcome))
-        click.echo(shown.farewell())
+        process.run(process.serve(shown.configuration, size=size, on_listening=shown.print_instructions))
+        click.echo(shown.last_line())
 
 
 @click.command()

@@ -232,10 +232,10 @@ def _check(draft: _Draft, config: Config, *, serving: bool) -> None:
         draft.mistake(tuple(blamed.split(".")), text)
 
 
-Finding = tuple[tuple[str, ...], str]
+Contradiction = tuple[tuple[str, ...], str]
 
 
-def contradictions(config: Config, *, serving: bool = True) -> Iterator[Finding]:
+def contradictions(config: Config, *, serving: bool = True) -> Iterator[Contradiction]:
     """(the keys as ``section.key``, the one to blame first; a sentence) of each rule that is broken.
 
     Whether files can be read counts only for who serves with them.
@@ -259,7 +259,7 @@ def contradictions(config: Config, *, serving: bool = True) -> Iterator[Finding]
     yield from _policy(config)
 
 
-def _tls(config: Config, *, serving: bool) -> Iterator[Finding]:
+def _tls(config: Config, *, serving: bool) -> Iterator[Contradiction]:
     server = config.server
     if bool(server.tls_cert) != bool(server.tls_key):
         given, other = ("tls_cert", "tls_key") if server.tls_cert else ("tls_key", "tls_cert")
@@ -269,7 +269,7 @@ def _tls(config: Config, *, serving: bool) -> Iterator[Finding]:
             yield (f"server.{key}",), "the file is missing or cannot be read; a PEM file is expected"
 
 
-def _policy(config: Config) -> Iterator[Finding]:
+def _policy(config: Config) -> Iterator[Contradiction]:
     policy = config.policy
     try:
         policy_of(config)

@@ -85,7 +85,7 @@ async def examine(cluster: Cluster, config: Config, size: Size) -> AsyncIterator
             yield fail(about, str(error), f"{APPLY}, if it is about a right")
 
 
-async def strangers(cluster: Cluster, config: Config, known: set[str]) -> Finding | None:
+async def foreign_pods(cluster: Cluster, config: Config, known: set[str]) -> Finding | None:
     """Pods of our instance that the daemon here knows nothing of, though they are not new: another one's, as a rule."""
     pods = [pod_state(raw) async for raw in cluster.list_raw("pods")]
     old = time.time_ns() - round(STRANGE_SECONDS * 1e9)

@@ -105,17 +105,17 @@ class Scheduler:
         spec, needs = pod.obj["spec"], _needs(pod.obj)
         fitting: list[NodeInfo] = []
         counted: Counter[str] = Counter()
-        helpless = 0
+        not_helpful = 0
         for node in self._nodes.values():
             reasons = refusals(node, spec, needs)
             if not reasons:
                 fitting.append(node)
             counted.update(reasons)
-            helpless += beyond_preemption(node, reasons, needs)
+            not_helpful += beyond_preemption(node, reasons, needs)
         if fitting:
             self._bind(pod, self._choose(fitting, needs))
         else:
-            self._give_up(pod, _explain(len(self._nodes), counted, helpless))
+            self._give_up(pod, _explain(len(self._nodes), counted, not_helpful))
 
     def _choose(self, fitting: list[NodeInfo], needs: Amounts) -> NodeInfo:
         self._turn += 1
@@ -164,13 +164,13 @@ def _insert(spec: Json, key: str, value: str, *, behind: str) -> Iterator[tuple[
             yield key, value
 
 
-def _explain(nodes: int, refusals: Counter[str], helpless: int) -> str:
+def _explain(nodes: int, refusals: Counter[str], not_helpful: int) -> str:
     if not nodes:
         return _NO_NODES
     reasons = ", ".join(sorted(f"{count} {reason}" for reason, count in refusals.items()))
-    hopeless = {"Preemption is not helpful for scheduling": helpless}
-    hopeless["No preemption victims found for incoming pod"] = nodes - helpless
-    preemption = ", ".join(sorted(f"{count} {reason}" for reason, count in hopeless.items() if count))
+    outcomes = {"Preemption is not helpful for scheduling": not_helpful}
+    outcomes["No preemption victims found for incoming pod"] = nodes - not_helpful
+    preemption = ", ".join(sorted(f"{count} {reason}" for reason, count in outcomes.items() if count))
     available = f"0/{nodes} nodes are available"
     return f"{available}: {reasons}. no new claims to deallocate, preemption: {available}: {preemption}."
 

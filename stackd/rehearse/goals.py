@@ -1,7 +1,7 @@
 """What is expected of a rehearsal, and the verdict.
 
 Owns: how a goal is written (``running-p95=10s``, ``failed=1%``), and that it is held against every start: a stack that never
-came so far took for ever. That none fails is expected unless something else is.
+came so far took forever. That none fails is expected unless something else is.
 """
 
 from __future__ import annotations

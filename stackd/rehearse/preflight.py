@@ -77,9 +77,9 @@ def fit(asked: Sequence[tuple[int, Mapping[str, Any]]]) -> tuple[int, str, str]:
     total = sum(count for count, _ in asked)
     bounds: dict[str, _Bound] = {}
     for count, capacity in asked:
-        for name, room, note in _rooms(capacity):
+        for name, fits, note in _limits(capacity):
             bound = bounds.setdefault(name, _Bound())
-            bound.taken += count / room if room else math.inf
+            bound.taken += count / fits if fits else math.inf
             if note and note not in bound.notes:
                 bound.notes.append(note)
     tightest = max(bounds, key=lambda name: bounds[name].taken)
@@ -89,17 +89,17 @@ def fit(asked: Sequence[tuple[int, Mapping[str, Any]]]) -> tuple[int, str, str]:
     return fits, tightest, f"{fits} do, limited by {WORDS.get(tightest, tightest)}{notes}"
 
 
-def _rooms(capacity: Mapping[str, Any]) -> list[tuple[str, int, str]]:
-    """How many stacks of one kind each limit leaves room for, and what is to be said of it."""
+def _limits(capacity: Mapping[str, Any]) -> list[tuple[str, int, str]]:
+    """How many stacks of one kind fit under each limit, and a note on it."""
     nodes: Mapping[str, int] = capacity["nodes"]
     limited_by = str(capacity["limited_by"])
     resource = limited_by if limited_by not in (PORTS, QUOTA, MAX_STACKS) else NODES
-    rooms = [(NODES, sum(nodes.values()), _of_nodes(nodes, resource)), (PORTS, int(capacity["ports"]), "")]
+    limits = [(NODES, sum(nodes.values()), _of_nodes(nodes, resource)), (PORTS, int(capacity["ports"]), "")]
     if capacity["quota"] is not None:
-        rooms.append((QUOTA, int(capacity["quota"]), str(capacity["quota_limited_by"])))
+        limits.append((QUOTA, int(capacity["quota"]), str(capacity["quota_limited_by"])))
     if capacity["stacks"] is not None:
-        rooms.append((MAX_STACKS, int(capacity["stacks"]), ""))
-    return rooms
+        limits.append((MAX_STACKS, int(capacity["stacks"]), ""))
+    return limits
 
 
 def _of_nodes(nodes: Mapping[str, int], resource: str) -> str:

@@ -258,7 +258,7 @@ EXTENDS_AT_ONCE = 8
 
 
 async def follow(rehearsal: Rehearsal, following: asyncio.Event) -> None:
-    """Follow the event stream for ever, through every cut; ``following`` is set once it is open."""
+    """Follow the event stream until cancelled, and reconnect after each cut; ``following`` is set once it is open."""
     last = ""
     while True:
         asked, fresh = time.monotonic(), not last
@@ -305,7 +305,7 @@ def _take(rehearsal: Rehearsal, event: Event) -> None:
 
 
 async def keep_alive(rehearsal: Rehearsal) -> None:
-    """Put the end of each stack off when half of its time is over, for ever."""
+    """Extend each stack when half of its time is over, until cancelled."""
     at_once = asyncio.Semaphore(EXTENDS_AT_ONCE)
     while True:
         await asyncio.sleep(rehearsal.plan.ttl / LOOKS)

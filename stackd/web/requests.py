@@ -135,7 +135,7 @@ LONGEST_SHOWN: Final = 64
 PLAIN: Final = frozenset({"", "identity", "chunked"})
 CONTINUE: Final = "100-continue"
 REQUIRED = ("target_port", "pod_spec")
-FIELDS = (*REQUIRED, "template", "ttl", "labels", "if_exists")
+CREATE_FIELDS = (*REQUIRED, "template", "ttl", "labels", "if_exists")
 IF_EXISTS = ("error", "return")
 
 
@@ -299,7 +299,7 @@ def create_body(context: Context, key_name: str, body: bytes, *, labelled: bool 
 
 
 def _create_body(context: Context, key_name: str, body: bytes, *, labelled: bool) -> CreateBody:
-    fields = parse_object(body, FIELDS, ())
+    fields = parse_object(body, CREATE_FIELDS, ())
     template = _template_of(fields, context.settings.templates)
     if template is None:
         _require(fields, REQUIRED)
