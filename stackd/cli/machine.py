@@ -116,7 +116,9 @@ async def _can_be_used(kubeconfig: Path) -> None:
 )
 @click.option("--probe-image", help="Image of the probe; it needs sh, nc and httpd.  [busybox:stable]")
 @click.option("--probe-seconds", default=90.0, show_default=True, help="How long each step of the probe may take.")
-@click.option("--output", "-o", type=click.Choice(["jsonl"]), help="One JSON a line: level, about, what, advice.")
+@click.option(
+    "--output", "-o", type=click.Choice(["jsonl"]), help="One JSON object a line: level, about, what, advice."
+)
 def doctor(config_path: Path | None, with_probe: bool, output: str | None, **options: Any) -> None:
     """Examine this machine, the cluster and the daemon; print what is wrong, and what to do about it."""
     import asyncio
@@ -156,7 +158,7 @@ def backup(target: Path, config_path: Path | None, force: bool) -> None:
 def reload() -> None:
     """Make the service read its configuration and credentials again; print what changed, and what needs a restart.
 
-    ``systemctl reload`` prints nothing of that; the daemon logs it in the journal.
+    systemctl reload prints none of that; the daemon logs it in the journal.
     """
     from stackd.doctor import unit
 

@@ -100,7 +100,7 @@ _SITE_OPTIONS = (
         "--ephemeral-storage/--no-ephemeral-storage",
         "storage",
         default=True,
-        help="Limit each container's disk. Do not where nodes report none: no stack would run there.  [yes]",
+        help="Limit each container's disk; not where nodes report none, as no stack would run there.  [yes]",
     ),
     click.option(
         "--token",

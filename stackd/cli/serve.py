@@ -85,7 +85,7 @@ def serve(config_path: Path | None) -> None:
 )
 @size_options
 def demo(port: int | None, level: str, size: EmbeddedOptions) -> None:
-    """Try stackd here and now: an embedded cluster, a fresh key, throw-away state.
+    """Try stackd with an embedded cluster, a new key and throw-away state.
 
     Every key but those of [cluster] can be set from the environment, as for serve: STACKD_STACKS__TTL=5m.
     """

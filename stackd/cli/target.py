@@ -72,13 +72,13 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     given = click.option(
         "--url",
         envvar="STACKD_URL",
-        help=f"Or STACKD_URL, or url in client.toml.  [default: this machine's daemon, or {DEFAULT_URL}]",
+        help=f"The daemon's address; or STACKD_URL, or url in client.toml.  [default: this machine's daemon, or {DEFAULT_URL}]",
     )
     key = click.option(
         "--key-file",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
-        help="Holds the key; else STACKD_API_KEY, or key or key_file in client.toml.",
+        help="File with the API key; or STACKD_API_KEY, or key or key_file in client.toml.",
     )
     decorated: Callable[..., Any] = given(key(command))
     return decorated

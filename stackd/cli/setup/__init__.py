@@ -56,7 +56,7 @@ from stackd.cli.options import config_option
 def setup(config_path: Path | None, yes: bool, only_plan: bool, **options: Any) -> None:
     """Set up an installed stackd: key, cluster, kubeconfig, nodes, service, a first stack. Shows its plan, and asks.
 
-    What is done already stays as it is, so that the command can be run again.
+    Finished steps are skipped, so that the command can be run again at any time.
     """
     import asyncio
 

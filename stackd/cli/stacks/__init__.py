@@ -35,7 +35,7 @@ def stacks() -> None:
     The address and the key are taken from --url and --key-file, else from STACKD_URL and STACKD_API_KEY, else from
     ~/.config/stackd/client.toml (url = "…", and key = "…" or key_file = "…").
 
-    Completion of commands and ids, for bash (zsh and fish alike):
+    Completion of commands and ids for bash (similar for zsh and fish):
 
     eval "$(_STACKD_COMPLETE=bash_source stackd)"
     """

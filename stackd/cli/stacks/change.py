@@ -107,7 +107,7 @@ def _all(stack_ids: tuple[str, ...], each: Callable[[str], None]) -> None:
 @client_options
 @click.argument("stack_ids", metavar="[STACK…]", nargs=-1, shell_complete=ids_of_stacks)
 @filter_options
-@click.option("--all", "everything", is_flag=True, help="All stacks there are.")
+@click.option("--all", "everything", is_flag=True, help="All stacks.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--no-wait", is_flag=True, help="Print the job's id and return at once.")
 @output_option("json", "jsonl", "name")
