@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -55,6 +55,12 @@ COMMANDS = {
 }
 
 
+def load(place: str) -> Any:
+    """What is at ``module:attribute``."""
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 class LazyGroup(click.Group):
     """A group whose commands are loaded when they run: ``--version``, ``--help`` and completion load none.
 
@@ -71,8 +77,7 @@ class LazyGroup(click.Group):
         """The command, loaded."""
         if cmd_name not in self.table:
             return None
-        module, _, attribute = self.table[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        command: click.Command = load(self.table[cmd_name][0])
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -82,12 +87,10 @@ class LazyGroup(click.Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Names and options, from the table."""
-        return [*self._names(incomplete), *click.Command.shell_complete(self, ctx, incomplete)]
-
-    def _names(self, incomplete: str) -> Iterator[CompletionItem]:
-        for name, (_, line) in self.table.items():
-            if name.startswith(incomplete):
-                yield CompletionItem(name, help=line)
+        names = [
+            CompletionItem(name, help=line) for name, (_, line) in self.table.items() if name.startswith(incomplete)
+        ]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
 def lazy(table: Mapping[str, tuple[str, str]]) -> Any:

@@ -13,6 +13,7 @@ from stackd.cli.options import filter_options, output_option
 from stackd.cli.output import LISTED, PRINTED, cells, line, print_facts, print_json, print_json_line, print_rows
 from stackd.cli.target import client_options
 from stackd.printable import printable
+from stackd.quantity import of_bytes, of_milli
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,8 +73,6 @@ def stats(client: Client, output: str) -> None:
 
 
 def _counts(found: Any) -> Iterator[tuple[str, str]]:
-    from stackd.quantity import of_bytes, of_milli
-
     yield "stacks", f"{found['total_stacks']}, {found['active_stacks']} of them active"
     yield "node ports", str(found["used_node_ports"])
     yield "cpu", str(of_milli(found["reserved_cpu_milli"]))
@@ -99,8 +98,6 @@ def capacity(client: Client, output: str, ports: int | None, **size: str) -> Non
 
 
 def _bounds(found: Any) -> Iterator[tuple[str, str]]:
-    from stackd.quantity import of_bytes, of_milli
-
     size = f"{of_milli(found['requested_cpu_milli'])} CPU and {of_bytes(found['requested_memory_bytes'])}"
     yield "fits", f"{found['fits']} more stacks of {size}"
     yield "limited by", str(found["limited_by"])

@@ -29,6 +29,7 @@ from stackd.cli.output import (
 )
 from stackd.cli.target import client_options
 from stackd.printable import printable
+from stackd.quantity import of_bytes, of_milli
 
 if TYPE_CHECKING:
     from stackd.client import Client
@@ -151,8 +152,6 @@ def print_detail(stack: Fields) -> None:
 
 
 def _facts(stack: Fields) -> Iterator[tuple[str, str]]:
-    from stackd.quantity import of_bytes, of_milli
-
     yield "stack", stack["stack_id"]
     yield "status", stack["status"]
     if stack.get("status_reason") or stack.get("status_message"):
