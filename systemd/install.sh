@@ -125,10 +125,10 @@ settle() {
   systemctl daemon-reload
   case :$PATH: in
     *:$prefix/bin:*) ;;
-    *) echo "$prefix/bin is not in PATH: call the command $prefix/bin/stackd" ;;
+    *) echo "$prefix/bin is not in PATH: call the command as $prefix/bin/stackd" ;;
   esac
   if systemctl is-active --quiet stackd.service; then
-    echo "installed; the new version runs after: systemctl restart stackd"
+    echo "installed; to run the new version: systemctl restart stackd"
   else
     echo "installed; next: stackd setup, which shows what it will do and asks"
   fi

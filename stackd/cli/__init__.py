@@ -14,17 +14,19 @@ stacks     stacks …: over the API
 options    what commands share
 target     which daemon a client is for
 output     tables, lines and JSON
-lazy       groups that load a command when it is run
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from stackd import __version__
-from stackd.cli.lazy import lazy
 
 FAILED = 1
 USAGE = 2
@@ -33,11 +35,11 @@ INTERRUPTED = 130
 COMMANDS = {
     "setup": ("stackd.cli.setup:setup", "Set up an installed stackd, up to a first stack."),
     "serve": ("stackd.cli.serve:serve", "Run the daemon until SIGTERM."),
-    "demo": ("stackd.cli.serve:demo", "Try stackd here and now, with an embedded cluster."),
+    "demo": ("stackd.cli.serve:demo", "Try stackd with an embedded cluster and throw-away state."),
     "check": ("stackd.cli.machine:check", "Check the configuration; start nothing."),
-    "doctor": ("stackd.cli.machine:doctor", "Find what is wrong with machine, cluster and daemon."),
+    "doctor": ("stackd.cli.machine:doctor", "Find what is wrong with this machine, the cluster and the daemon."),
     "manifests": ("stackd.cli.manifests:manifests", "Print what stackd needs in its cluster, as YAML."),
-    "backup": ("stackd.cli.machine:backup", "Copy the state, also while the daemon runs."),
+    "backup": ("stackd.cli.machine:backup", "Copy the state, even while the daemon runs."),
     "rebuild": ("stackd.cli.serve:rebuild", "Recover the state from the cluster."),
     "reload": ("stackd.cli.machine:reload", "Make the service reload its configuration."),
     "key": ("stackd.cli.machine:key", "Make API keys."),
@@ -45,12 +47,55 @@ COMMANDS = {
     "templates": ("stackd.cli.system:templates", "List the templates."),
     "stats": ("stackd.cli.system:stats", "Count stacks, ports and what they reserve."),
     "capacity": ("stackd.cli.system:capacity", "Show how many more stacks fit."),
-    "rehearse": ("stackd.cli.rehearse:rehearse", "Let many players press start, and measure."),
+    "rehearse": ("stackd.cli.rehearse:rehearse", "Start many stacks as players would, and measure."),
     "events": ("stackd.cli.system:events", "Print what changes, as it changes."),
     "reconcile": ("stackd.cli.system:reconcile", "Show the reconciliation's plan, or release its brake."),
     "owner": ("stackd.cli.system:owner", "Show who owns the stacks."),
     "takeover": ("stackd.cli.system:takeover", "Make a standby take over the stacks."),
 }
+
+
+def load(place: str) -> Any:
+    """What is at ``module:attribute``."""
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are loaded when they run: ``--version``, ``--help`` and completion load none.
+
+    ``table``: name → (``module:attribute``, one line of help).
+    """
+
+    table: Mapping[str, tuple[str, str]] = {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of the table."""
+        return [*self.table]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, loaded."""
+        if cmd_name not in self.table:
+            return None
+        command: click.Command = load(self.table[cmd_name][0])
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names and options, from the table."""
+        names = [
+            CompletionItem(name, help=line) for name, (_, line) in self.table.items() if name.startswith(incomplete)
+        ]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
+
+
+def lazy(table: Mapping[str, tuple[str, str]]) -> Any:
+    """The class of a group with this table, for ``click.group(cls=…)``."""
+    return type("Group", (LazyGroup,), {"table": dict(table)})
 
 
 @click.group(cls=lazy(COMMANDS), context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from stackd.printable import printable
 
 CREDENTIALS = (API_KEY, KUBECONFIG)
 COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
-ABOUT_WIDTH = 13
+LEVEL_WIDTH, ABOUT_WIDTH = 4, 13
 
 
 async def diagnose(config_path: Path | None, size: Size, options: ProbeOptions | None, output: str) -> int:
@@ -101,8 +101,8 @@ async def _connected(
         async for finding in cluster.examine(reached, config, size):
             healthy = healthy or finding.level is Level.OK
             yield finding
-        if healthy and stacks is not None and (stranger := await cluster.strangers(reached, config, stacks)):
-            yield stranger
+        if healthy and stacks is not None and (foreign := await cluster.foreign_pods(reached, config, stacks)):
+            yield foreign
     finally:
         await reached.close()
     if options is None or not healthy:
@@ -143,12 +143,19 @@ async def say_json(findings: AsyncGenerator[Finding, None]) -> int:
 
 
 def _line(finding: Finding) -> Table:
-    table = Table.grid(padding=(0, 2), expand=False)
-    table.add_column(width=4)
-    table.add_column(width=ABOUT_WIDTH)
-    table.add_column(overflow="fold")
-    text = Text(printable(finding.what, lines=True))
-    if finding.advice:
-        text.append(f"\n→ {printable(finding.advice, lines=True)}", style="bold")
-    table.add_row(Text(finding.level, style=COLOURS[finding.level]), Text(finding.about), text)
-    return table
+    heads = ((Text(finding.level, style=COLOURS[finding.level]), LEVEL_WIDTH), (Text(finding.about), ABOUT_WIDTH))
+    return advised(heads, finding.what, finding.advice)
+
+
+def advised(heads: Iterable[tuple[Text, int]], what: str, advice: str) -> Table:
+    """A line with its heads, each so wide, and below what it says what to do about that."""
+    row = Table.grid(padding=(0, 2), expand=False)
+    heads = list(heads)
+    for _, width in heads:
+        row.add_column(width=width)
+    row.add_column(overflow="fold")
+    text = Text(printable(what, lines=True))
+    if advice:
+        text.append(f"\n→ {printable(advice, lines=True)}", style="bold")
+    row.add_row(*(head for head, _ in heads), text)
+    return row

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stackd.cli import FAILED, USAGE
 from stackd.cli.options import alone, as_service, config_option, is_installed, quantity
 
 if TYPE_CHECKING:
     from stackd.config import Config
     from stackd.quantity import Quantity
 
-FAILED = 1
-WRONG = 2
 RELOADS = "stackd.upkeep.reload"
 """The logger that says what came of a reload."""
 
@@ -29,7 +28,7 @@ SCOPES = ("admin", "read", "metrics")
 @click.option("--effective", is_flag=True, help="Print every key with its value and where the value comes from.")
 @click.option("--for-reload", is_flag=True, hidden=True)
 def check(config_path: Path | None, effective: bool, for_reload: bool) -> None:
-    """Check the configuration without starting anything; all mistakes at once, exit code 2 if there are any."""
+    """Check the configuration without starting anything; report all mistakes at once, with exit code 2."""
     from stackd.config.settings import settings
     from stackd.lifecycle.bring_up import require_own_file
     from stackd.templates import read_templates
@@ -44,7 +43,7 @@ def check(config_path: Path | None, effective: bool, for_reload: bool) -> None:
     for warning in result.warnings:
         click.echo(f"warning: {warning}", err=True)
     if not effective:
-        click.echo("the configuration is right")
+        click.echo("the configuration is valid")
         return
     lines = [(f"{s.name} = {s.text(result.config)}", result.origins[s.name]) for s in settings()]
     width = min(60, max(len(text) for text, _ in lines))
@@ -83,7 +82,7 @@ def _check_for_reload(config_path: Path | None) -> None:
             asyncio.run(_can_be_used(kubeconfig))
     except ConfigError as error:
         if not all(mistake.endswith((HOW_TO_SET_ONE, NO_CLUSTER)) for mistake in error.mistakes):
-            sys.exit(WRONG)
+            sys.exit(USAGE)
 
 
 async def _can_be_used(kubeconfig: Path) -> None:
@@ -109,10 +108,17 @@ async def _can_be_used(kubeconfig: Path) -> None:
     metavar="QUANTITY",
     help="Disk of one stack.  [what policy.max_ephemeral_storage or the namespace's LimitRange gives]",
 )
-@click.option("--probe", "with_probe", is_flag=True, help="Start two stacks that try to reach each other, and more.")
-@click.option("--probe-image", help="Another image for that; it needs sh, nc and httpd.")
+@click.option(
+    "--probe",
+    "with_probe",
+    is_flag=True,
+    help="Start two stacks that try to reach each other, the API server and more.",
+)
+@click.option("--probe-image", help="Image of the probe; it needs sh, nc and httpd.  [busybox:stable]")
 @click.option("--probe-seconds", default=90.0, show_default=True, help="How long each step of the probe may take.")
-@click.option("--output", "-o", type=click.Choice(["jsonl"]), help="One JSON a line: level, about, what, advice.")
+@click.option(
+    "--output", "-o", type=click.Choice(["jsonl"]), help="One JSON object a line: level, about, what, advice."
+)
 def doctor(config_path: Path | None, with_probe: bool, output: str | None, **options: Any) -> None:
     """Examine this machine, the cluster and the daemon; print what is wrong, and what to do about it."""
     import asyncio
@@ -135,9 +141,9 @@ def doctor(config_path: Path | None, with_probe: bool, output: str | None, **opt
 @click.command()
 @click.argument("target", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE")
 @config_option
-@click.option("--force", is_flag=True, help="Replace FILE even if it is no backup.")
+@click.option("--force", is_flag=True, help="Replace FILE even if it is not a backup.")
 def backup(target: Path, config_path: Path | None, force: bool) -> None:
-    """Copy the state to FILE, consistently, also while the daemon runs; an earlier backup there is replaced.
+    """Copy the state to FILE, consistently, even while the daemon runs; replace an earlier backup there.
 
     To restore: stop the daemon, copy the file to state.path, start the daemon.
     """
@@ -152,12 +158,14 @@ def backup(target: Path, config_path: Path | None, force: bool) -> None:
 def reload() -> None:
     """Make the service read its configuration and credentials again; print what changed, and what needs a restart.
 
-    ``systemctl reload`` prints nothing of that; the daemon logs it in the journal.
+    systemctl reload prints none of that; the daemon logs it in the journal.
     """
     from stackd.doctor import unit
 
     if not unit.runs_here():
-        raise click.ClickException("systemd does not run here; the daemon reloads at a SIGHUP, and says so in its log")
+        raise click.ClickException(
+            "systemd does not run here: send the daemon a SIGHUP, and read the result in its log"
+        )
     began = time.time()
     taken = unit.reload()
     click.echo(unit.said_since(began, RELOADS), nl=False)
@@ -199,5 +207,5 @@ def _name(name: str) -> str:
         ApiKey(name=name, sha256=bytes(DIGEST_BYTES))
     except ValidationError as error:
         what = ApiKey.model_fields["name"].description
-        raise click.BadParameter(f"{toml(name)} is not acceptable; {what} is expected", param_hint="--name") from error
+        raise click.BadParameter(f"{toml(name)} cannot be used; {what} is expected", param_hint="--name") from error
     return name

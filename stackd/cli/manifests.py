@@ -21,17 +21,17 @@ NETWORKS = ("10.244.0.0/16", "10.96.0.0/12", "10.42.0.0/16", "10.43.0.0/16")
 """What kubeadm, kind and k3s take for pods and services unless told otherwise."""
 
 WHY = {
-    "Namespace": "where the stacks are, and where stackd's account is: no stack gets near the account",
-    "Secret": "a token that does not end (--token lasting)",
+    "Namespace": "one for the stacks, and one for stackd's account, out of the stacks' reach",
+    "Secret": "a token that does not expire (--token lasting)",
     "Role": "exactly what stackd does in the stacks' namespace",
-    "own token": "a fresh token for itself, before the one it has ends",
+    "own token": "a new token for itself, before the old one expires",
     "ClusterRole": "what cannot be granted within a namespace",
     "ResourceQuota": "an example: as many stacks as there are node ports; see --quota-cpu and --quota-memory",
     "LimitRange": "an example: no container is larger than this (policy.max_…), and none fills a node's disk; where nodes "
     "report no ephemeral-storage (`stackd doctor` says so), leave that out with --no-ephemeral-storage",
     "default-deny": "policies add up: nothing is allowed in this namespace but what the others list",
-    "stacks-from-outside": "who is outside of the cluster's networks (--cluster-cidr; kubectl get nodes -o yaml | grep "
-    "podCIDR) reaches the stacks. Node ports lead to target ports only; --target-port closes the others to the nodes' "
+    "stacks-from-outside": "clients outside the cluster's networks (--cluster-cidr; kubectl get nodes -o yaml | grep "
+    "podCIDR) reach the stacks. Node ports lead to target ports only; --target-port closes the others to the nodes' "
     "network, too",
     "stacks-to-dns": "the cluster's DNS",
     "stacks-to-internet": "the internet, but no private network, not the cluster, and no metadata address",
@@ -84,7 +84,7 @@ _SITE_OPTIONS = (
         callback=_ranges,
         metavar="PORT[-PORT]",
         multiple=True,
-        help="What is reachable of a stack.  [all ports]",
+        help="The only target ports that can be reached.  [all ports]",
     ),
     click.option("--quota-cpu", callback=quantity, metavar="QUANTITY", help="CPU of all stacks together, such as 64."),
     click.option(
@@ -100,21 +100,21 @@ _SITE_OPTIONS = (
         "--ephemeral-storage/--no-ephemeral-storage",
         "storage",
         default=True,
-        help="Limit the disk of each container, or not: on nodes that report none, such stacks would not run.  [yes]",
+        help="Limit each container's disk; not where nodes report none, as no stack would run there.  [yes]",
     ),
     click.option(
         "--token",
         type=click.Choice(["renewed", "lasting"]),
         default="renewed",
         show_default=True,
-        help="A token that ends and that stackd renews, or one in a Secret that does not end.",
+        help="A token that expires and that stackd renews, or one in a Secret that does not expire.",
     ),
     click.option(
         "--token-hours",
         type=click.IntRange(1, 8760),
         default=720,
         show_default=True,
-        help="How long each token is valid, and so how long stackd may be off.",
+        help="How long each token is valid, and so how long stackd may be stopped.",
     ),
     click.option("--account", default="stackd", show_default=True, help="The ServiceAccount."),
     click.option(
@@ -134,7 +134,7 @@ def site_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @config_option
 @site_options
 @click.option(
-    "--kubeconfig-for", "server", metavar="URL", help="Print instead how to make a kubeconfig for that server."
+    "--kubeconfig-for", "server", metavar="URL", help="Print a script instead that makes a kubeconfig for that server."
 )
 def manifests(config_path: Path | None, server: str | None, **options: Any) -> None:
     """Print what stackd needs in its cluster; apply it with: stackd manifests | kubectl apply -f -"""
@@ -203,7 +203,7 @@ def _kubeconfig(server: str, **options: Any) -> str:
     if options["token"] == LASTING:
         token = f"$({kubectl} get secret {account}-token -o 'go-template={{{{.data.token | base64decode}}}}')"
     return f"""\
-# To be run where kubectl works as an administrator: prints a kubeconfig, to be /etc/stackd/kubeconfig (mode 0600) on the VM.
+# Run this where kubectl works as an administrator. Save what it prints as /etc/stackd/kubeconfig (mode 0600) on the VM.
 set -eu
 authority=$({kubectl} get configmap kube-root-ca.crt -o 'jsonpath={{.data.ca\\.crt}}')
 token={token}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ def _given_or_installed(ctx: click.Context, param: click.Parameter, value: Path 
         from stackd.config.sources import user
 
         click.echo(
-            f"warning: {INSTALLED} cannot be read by {user()}, and does not count; "
+            f"warning: {INSTALLED} cannot be read by {user()} and is ignored; "
             "run this as root, or name a file with --config",
             err=True,
         )
@@ -118,6 +119,15 @@ def _beside(path: Path | None) -> Path | None:
     return path.parent if path is not None and not os.environ.get("CREDENTIALS_DIRECTORY") else None
 
 
+def loop_factory() -> Any:
+    """uvloop's, except where it does not exist."""
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
 class Length(click.ParamType[str]):
     """A length of time such as ``30m``, handed on as it was typed."""
 
@@ -185,7 +195,7 @@ def output_option(*forms: str) -> Callable[[Callable[..., Any]], Callable[..., A
             default=None,
             help="Output format.  [a table on a terminal, else lines]",
         )
-        @click.option("--json", "as_json", is_flag=True, help="The same as -o json: the API's own.")
+        @click.option("--json", "as_json", is_flag=True, help="The API's own JSON, as with -o json.")
         @functools.wraps(command)
         def with_output(*args: Any, output: str | None, as_json: bool, **kwargs: Any) -> Any:
             return command(*args, output="json" if as_json else output or "", **kwargs)
@@ -198,13 +208,27 @@ def output_option(*forms: str) -> Callable[[Callable[..., Any]], Callable[..., A
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command ``--label``, ``--status``, ``--node`` and ``--template``, and hand it them as a ``chosen`` query."""
 
-    @click.option("--label", "-l", multiple=True, metavar="KEY[=VALUE]", help="Only with this label; all, if repeated.")
     @click.option(
-        "--status", "-s", multiple=True, type=click.Choice(STATUSES), help="Only in this status; any, if repeated."
+        "--label",
+        "-l",
+        multiple=True,
+        metavar="KEY[=VALUE]",
+        help="Only stacks with this label; with all of them if repeated.",
     )
-    @click.option("--node", help="Only on this node.")
     @click.option(
-        "--template", "-t", metavar="NAME", help="Only made from this template.", shell_complete=names_of_templates
+        "--status",
+        "-s",
+        multiple=True,
+        type=click.Choice(STATUSES),
+        help="Only stacks in this status; in any of them if repeated.",
+    )
+    @click.option("--node", help="Only stacks on this node.")
+    @click.option(
+        "--template",
+        "-t",
+        metavar="NAME",
+        help="Only stacks made from this template.",
+        shell_complete=names_of_templates,
     )
     @functools.wraps(command)
     def with_filters(

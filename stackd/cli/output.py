@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stackd.printable import printable, printable_json
+from stackd.quantity import of_bytes, of_milli
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,8 +73,8 @@ COLUMNS = (
 )
 MORE_COLUMNS = (
     Column(head="ports", of=lambda stack: " ".join(map(_port, stack["ports"])) or "-", keep=1),
-    Column(head="cpu", of=lambda stack: _milli(stack["requested_cpu_milli"]), keep=1),
-    Column(head="memory", of=lambda stack: _bytes(stack["requested_memory_bytes"]), keep=1),
+    Column(head="cpu", of=lambda stack: str(of_milli(stack["requested_cpu_milli"])), keep=1),
+    Column(head="memory", of=lambda stack: str(of_bytes(stack["requested_memory_bytes"])), keep=1),
     Column(head="expires", of=lambda stack: local(stack["ttl_expires_at"]), keep=1),
 )
 
@@ -176,8 +177,8 @@ def table(stacks: Iterable[Fields], width: int | None, columns: Sequence[Column]
     widths = [max(map(len, [column.head, *(row[at] for _, row in rows)])) for at, column in enumerate(columns)]
     shown = fitting(columns, widths, width)
     made = _empty()
-    for at, room in shown.items():
-        made.add_column(columns[at].head.upper(), no_wrap=True, overflow="ellipsis", width=room)
+    for at, wide in shown.items():
+        made.add_column(columns[at].head.upper(), no_wrap=True, overflow="ellipsis", width=wide)
     for stack, row in rows:
         made.add_row(*(Text(row[at], style=style(stack) if columns[at].head == "status" else "") for at in shown))
     return made
@@ -203,7 +204,7 @@ def fitting(columns: Sequence[Column], widths: Sequence[int], width: int | None)
 
 
 def print_table(out: Console, made: Table) -> None:
-    """A table that is as wide as its columns want: what a narrow terminal has no room for is on no second line."""
+    """A table that is as wide as its columns want: it never wraps on a narrow terminal."""
     from rich.console import ConsoleDimensions
 
     size, out.size = out.size, ConsoleDimensions(WIDEST, 1)
@@ -280,18 +281,6 @@ def duration(seconds: float) -> str:
 
 def _port(port: Fields) -> str:
     return f"{port['container_port']}/{str(port['protocol']).lower()}"
-
-
-def _milli(milli: int) -> str:
-    from stackd.quantity import of_milli
-
-    return str(of_milli(milli))
-
-
-def _bytes(count: int) -> str:
-    from stackd.quantity import of_bytes
-
-    return str(of_bytes(count))
 
 
 def _empty() -> Table:

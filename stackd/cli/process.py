@@ -23,6 +23,8 @@ from typing import Any, Self
 import click
 
 from stackd import daemon, logs
+from stackd.cli import FAILED
+from stackd.cli.options import loop_factory
 from stackd.cli.target import url_of
 from stackd.config import Config, LoadedConfig, load
 from stackd.config.sources import KEY_VARIABLE, variable
@@ -37,7 +39,6 @@ from stackd.web.openapi.examples import POD_SPEC
 
 log = logging.getLogger(__name__)
 
-FAILED = 1
 EMBEDDED = "embedded"
 PREFERRED_PORT = 8081
 BODY = {"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": POD_SPEC}
@@ -80,15 +81,6 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
             logs.log.debug("the cause", exc_info=error.__cause__)
         logs.log.critical("%s; exiting", _sentence(error))
         sys.exit(FAILED)
-
-
-def loop_factory() -> Any:
-    """uvloop's, except where it does not exist."""
-    if sys.platform == "win32":
-        return None
-    import uvloop
-
-    return uvloop.new_event_loop
 
 
 @asynccontextmanager
@@ -205,15 +197,11 @@ class Demo:
         body.write_text(json.dumps(BODY, indent=2))
         return cls(configuration=load(None, environment), key=plaintext, body=body, throw_away=throw_away)
 
-    def welcome(self, started: Daemon) -> None:
+    def print_instructions(self, started: Daemon) -> None:
         """Print how to go on."""
         server = self.configuration.config.server
         address = url_of(server.host, started.port, secure=bool(server.tls_cert))
-        state = (
-            "state that goes when you stop it"
-            if self.throw_away
-            else f"state in {self.configuration.config.state.path}"
-        )
+        state = "throw-away state" if self.throw_away else f"state in {self.configuration.config.state.path}"
         click.echo(
             f"""
 stackd demo: an embedded cluster, and {state}
@@ -225,8 +213,8 @@ stackd demo: an embedded cluster, and {state}
   Start a stack:
     curl -s -H 'X-API-KEY: {self.key}' -d @{self.body} {address}/stacks
 
-  Then ask its node_public_ip and node_port:  curl http://127.0.0.1:NODE_PORT
-  Look at all stacks:
+  Then open its node port:  curl http://127.0.0.1:NODE_PORT
+  List all stacks:
     curl -s -H 'X-API-KEY: {self.key}' {address}/stacks
 
   Rehearse an event (--nodes, --start-delay and --pull give the demo a size and a pace):
@@ -237,9 +225,9 @@ stackd demo: an embedded cluster, and {state}
 """
         )
 
-    def farewell(self) -> str:
+    def last_line(self) -> str:
         """What is left."""
-        return "\nstopped; nothing is left" if self.throw_away else "\nstopped; the state is left"
+        return "\nstopped; nothing is left" if self.throw_away else "\nstopped; the state is kept"
 
 
 def _free_port() -> int:

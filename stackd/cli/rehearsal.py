@@ -24,6 +24,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from stackd.cli import FAILED, INTERRUPTED
+from stackd.cli.options import loop_factory
 from stackd.cli.output import print_json
 from stackd.cli.stacks.create import request_body
 from stackd.cli.target import NO_KEY, Target, client_file
@@ -36,8 +38,6 @@ from stackd.rehearse.rehearsal import Progress, Rehearsal, progress_of
 from stackd.rehearse.report import page
 from stackd.units import format_duration
 
-FAILED = 1
-INTERRUPTED = 130
 MOST_CONNECTIONS = 4000
 SPARE_CONNECTIONS = 100
 """Beside those for one create of each player at the same time."""
@@ -57,9 +57,9 @@ def rehearse(target: Target, options: dict[str, Any]) -> None:
     )
     _check_goals(plan, given.goals)
     if (report := options["report"]) is not None and not report.parent.is_dir():
-        raise click.UsageError(f"{report.parent} is no folder to write a report to")
+        raise click.UsageError(f"{report.parent} is not a folder, so no report can be written there")
     _allow_connections(plan.connections)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             found = runner.run(_rehearse(given))
         except NoAnswer as error:
@@ -92,9 +92,9 @@ def _plan(options: dict[str, Any]) -> Plan:
     if not kinds:
         raise click.UsageError("say what they start: --template NAME or --file POD.yaml")
     if options["churn"] and not options["hold"]:
-        raise click.UsageError("--churn happens during --hold: say how long that is")
+        raise click.UsageError("--churn happens during --hold: set --hold, too")
     if options["poll"] <= 0 or options["patience"] <= 0 or options["ttl"] < 1:
-        raise click.UsageError("--poll and --patience are above zero, and --ttl is a second at least")
+        raise click.UsageError("--poll and --patience must be above zero, and --ttl at least 1s")
     labels = dict(_label(text) for text in options["labels"])
     return Plan(
         kinds=kinds,
@@ -121,9 +121,11 @@ def _label(text: str) -> tuple[str, str]:
 def _check_goals(plan: Plan, expected: Sequence[goals.Goal]) -> None:
     for goal in expected:
         if goal.what == "reachable" and plan.probe == "none":
-            raise click.UsageError(f"{goal.text}: whether stacks are reachable is known with --probe tcp or http only")
+            raise click.UsageError(
+                f"{goal.text}: whether stacks are reachable is measured only with --probe tcp or http"
+            )
         if goal.what == "deletes" and not plan.churn:
-            raise click.UsageError(f"{goal.text}: deletes are measured with --churn only")
+            raise click.UsageError(f"{goal.text}: deletes are measured only with --churn")
 
 
 def _allow_connections(connections: int) -> None:
@@ -135,15 +137,6 @@ def _allow_connections(connections: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         best = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (best, hard))
-
-
-def _loop_factory() -> Any:
-    """uvloop's, except where it does not exist."""
-    if sys.platform == "win32":
-        return None
-    import uvloop
-
-    return uvloop.new_event_loop
 
 
 async def _rehearse(given: RehearsalOptions) -> Outcome:
@@ -166,8 +159,8 @@ async def _rehearse(given: RehearsalOptions) -> Outcome:
 def _refuse(given: RehearsalOptions, looked: preflight.Preflight) -> None:
     """Raise ClickException with all that stands in the way."""
     lines = [*looked.wrong]
-    lines += [] if given.anyway else [f"{line} (--anyway begins all the same)" for line in looked.anyway]
-    lines += [] if given.with_others else [f"{line} (--with-others begins all the same)" for line in looked.with_others]
+    lines += [] if given.anyway else [f"{line} (override with --anyway)" for line in looked.anyway]
+    lines += [] if given.with_others else [f"{line} (override with --with-others)" for line in looked.with_others]
     if lines:
         raise click.ClickException("\n".join(printable(line) for line in lines))
 
@@ -183,7 +176,7 @@ def _signals(rehearsal: Rehearsal, work: asyncio.Task[Any]) -> Any:
             return
         rehearsal.stop.set()
         with contextlib.suppress(OSError):
-            click.echo("\nstopping, and removing what was made; once more leaves it to its time to live", err=True)
+            click.echo("\nstopping, and deleting what was made; a second signal leaves it to expire", err=True)
 
     handled = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -201,9 +194,9 @@ def _end(found: Outcome) -> None:
     if found.left:
         until = format_duration(max(1.0, round(found.left_seconds)))
         command = preflight.delete_command(found.ident)
-        click.echo(f"{found.left_sentence}; all end by themselves within {until}, or now with: {command}", err=True)
+        click.echo(f"{found.left_sentence}; they expire within {until}; delete them now with: {command}", err=True)
     elif found.interrupted:
-        click.echo("nothing of it is left", err=True)
+        click.echo("none of its stacks is left", err=True)
     if found.interrupted:
         sys.exit(INTERRUPTED)
     if not found.verdict.holds or found.left:

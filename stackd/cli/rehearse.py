@@ -5,12 +5,12 @@ Owns: the options. What is done with them is ``rehearsal``'s, which is loaded wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from stackd.cli import load
 from stackd.cli.options import Length
 from stackd.cli.target import target_options
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 class _Parsed(click.ParamType[Any]):
-    """An option whose text is read by a function that raises ValueError; the function is found when it is needed."""
+    """An option whose text is read by a function that raises ValueError; the function is loaded when it is needed."""
 
-    def __init__(self, name: str, find: Callable[[], Callable[[str], Any]]) -> None:
+    def __init__(self, name: str, place: str) -> None:
         self.name = name
-        self._find = find
+        self._place = place
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """What the function makes of it."""
         if not isinstance(value, str):
             return value
         try:
-            return self._find()(value)
+            return load(self._place)(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -44,24 +44,8 @@ class _Seconds(Length):
         return value if isinstance(value, float) else parse_duration(super().convert(value, param, ctx))
 
 
-def _of_plan(name: str) -> Callable[[], Callable[[str], Any]]:
-    def find() -> Callable[[str], Any]:
-        from stackd.rehearse import plan
-
-        found: Callable[[str], Any] = getattr(plan, name)
-        return found
-
-    return find
-
-
-def _goal() -> Callable[[str], Any]:
-    from stackd.rehearse import goals
-
-    return goals.parse
-
-
-RATE, SHARE = _Parsed("rate", _of_plan("parse_rate")), _Parsed("share", _of_plan("parse_share"))
-WEIGHTED, GOAL = _Parsed("name", _of_plan("parse_weighted")), _Parsed("goal", _goal)
+RATE, SHARE = _Parsed("rate", "stackd.rehearse.plan:parse_rate"), _Parsed("share", "stackd.rehearse.plan:parse_share")
+WEIGHTED, GOAL = _Parsed("name", "stackd.rehearse.plan:parse_weighted"), _Parsed("goal", "stackd.rehearse.goals:parse")
 
 
 @click.command(short_help="Will it hold? Start many stacks, and measure.")
@@ -102,7 +86,7 @@ WEIGHTED, GOAL = _Parsed("name", _of_plan("parse_weighted")), _Parsed("goal", _g
     type=_Seconds(),
     default="10m",
     show_default=True,
-    help="Time to live of each stack, in case this command is killed.",
+    help="Time to live of each stack if this command is killed; extended while it runs.",
 )
 @click.option("--patience", type=_Seconds(), default="2m", show_default=True, help="How long a stack may take to run.")
 @click.option(
@@ -112,19 +96,19 @@ WEIGHTED, GOAL = _Parsed("name", _of_plan("parse_weighted")), _Parsed("goal", _g
 @click.option(
     "--connections", type=click.IntRange(1, 20_000), help="Most connections to the daemon.  [enough for a burst]"
 )
-@click.option("--anyway", is_flag=True, help="Begin even if the capacity does not suffice.")
-@click.option("--with-others", is_flag=True, help="Begin even if others have stacks.")
+@click.option("--anyway", is_flag=True, help="Start even if the daemon is not ready or the capacity is too small.")
+@click.option("--with-others", is_flag=True, help="Start even if others have stacks.")
 @click.option(
     "--report", type=click.Path(path_type=Path, dir_okay=False, writable=True), help="Write a page with charts."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def rehearse(target: Target, **options: Any) -> None:
-    """Rehearse an event: let many players press start, and tell how long they wait and what fails.
+    """Rehearse an event: let many players press start, and measure how long they wait and what fails.
 
     \b
     stackd rehearse --stacks 300 --rate 20/s --file pod.yaml --hold 5m --probe tcp --expect running-p95=10s
 
-    Everything it makes has the label stackd.rehearsal and is removed at the end, also after Ctrl-C.
+    Everything it makes has the label stackd.rehearsal and is deleted at the end, even after Ctrl-C.
     """
     from stackd.cli import rehearsal
 

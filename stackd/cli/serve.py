@@ -36,7 +36,7 @@ def size_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.option(
         "--start-delay", type=Length(), default=START_DELAY, show_default=True,
-        help="How long a pod takes to start once a node has it.",
+        help="How long a pod takes to start on its node.",
     )  # fmt: skip
     @click.option(
         "--pull", type=Length(), default=PULL, show_default=True,
@@ -85,7 +85,7 @@ def serve(config_path: Path | None) -> None:
 )
 @size_options
 def demo(port: int | None, level: str, size: EmbeddedOptions) -> None:
-    """Try stackd here and now: an embedded cluster, a fresh key, throw-away state.
+    """Try stackd with an embedded cluster, a new key and throw-away state.
 
     Every key but those of [cluster] can be set from the environment, as for serve: STACKD_STACKS__TTL=5m.
     """
@@ -96,14 +96,14 @@ def demo(port: int | None, level: str, size: EmbeddedOptions) -> None:
     with tempfile.TemporaryDirectory(prefix="stackd-demo-") as folder:
         logs.setup(LogSection.model_validate({"level": level, "format": "text"}))
         shown = process.Demo.prepared(Path(folder), port)
-        process.run(process.serve(shown.configuration, size=size, on_listening=shown.welcome))
-        click.echo(shown.farewell())
+        process.run(process.serve(shown.configuration, size=size, on_listening=shown.print_instructions))
+        click.echo(shown.last_line())
 
 
 @click.command()
 @config_option
 def rebuild(config_path: Path | None) -> None:
-    """Recover every live stack from the cluster into an empty file; says what could not be recovered."""
+    """Recover every live stack from the cluster into an empty file, and report what could not be recovered."""
     import asyncio
 
     from stackd import logs
@@ -118,4 +118,4 @@ def rebuild(config_path: Path | None) -> None:
         click.echo(printable(f"not recovered: {name}: {reason}"), err=True)
     click.echo(f"recovered {len(report.recovered)} stacks into {configuration.config.state.path}")
     if report.lost:
-        raise StackdError(f"{len(report.lost)} objects could not be recovered; they are left as they are")
+        raise StackdError(f"{len(report.lost)} objects could not be recovered; they stay as they are")

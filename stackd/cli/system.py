@@ -13,6 +13,7 @@ from stackd.cli.options import filter_options, output_option
 from stackd.cli.output import LISTED, PRINTED, cells, line, print_facts, print_json, print_json_line, print_rows
 from stackd.cli.target import client_options
 from stackd.printable import printable
+from stackd.quantity import of_bytes, of_milli
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,8 +73,6 @@ def stats(client: Client, output: str) -> None:
 
 
 def _counts(found: Any) -> Iterator[tuple[str, str]]:
-    from stackd.quantity import of_bytes, of_milli
-
     yield "stacks", f"{found['total_stacks']}, {found['active_stacks']} of them active"
     yield "node ports", str(found["used_node_ports"])
     yield "cpu", str(of_milli(found["reserved_cpu_milli"]))
@@ -99,8 +98,6 @@ def capacity(client: Client, output: str, ports: int | None, **size: str) -> Non
 
 
 def _bounds(found: Any) -> Iterator[tuple[str, str]]:
-    from stackd.quantity import of_bytes, of_milli
-
     size = f"{of_milli(found['requested_cpu_milli'])} CPU and {of_bytes(found['requested_memory_bytes'])}"
     yield "fits", f"{found['fits']} more stacks of {size}"
     yield "limited by", str(found["limited_by"])
@@ -111,7 +108,7 @@ def _bounds(found: Any) -> Iterator[tuple[str, str]]:
     yield "quota", quota
     yield "max_stacks", "no limit" if found["stacks"] is None else str(found["stacks"])
     if found.get("unassigned"):
-        yield "in pools", f"{found['unassigned']}, which give way and count as free"
+        yield "in pools", f"{found['unassigned']}, which make way for creates and count as free"
 
 
 @click.command()
@@ -156,7 +153,7 @@ def _words(event: Event) -> list[str]:
     "--plan", "action", flag_value="plan", default=True, help="Print what a pass would do and why (the default)."
 )
 @click.option(
-    "--confirm", "action", flag_value="confirm", help="Release what a brake holds back now, and remove what is unknown."
+    "--confirm", "action", flag_value="confirm", help="Release what a brake holds back now, and remove unknown objects."
 )
 @output_option("json", "jsonl")
 def reconcile(client: Client, action: str, output: str) -> None:
@@ -182,9 +179,9 @@ def _print_released(answer: Any) -> None:
 def _print_plan(plan: dict[str, Any]) -> None:
     held = set(plan["held"])
     if plan["blocked"]:
-        click.echo(printable(f"reconciliation is waiting: {plan['blocked']}"))
+        click.echo(printable(f"reconciliation is stopped: {plan['blocked']}"))
         if held:
-            click.echo(f"{len(held)} held back; they can be released when it goes on")
+            click.echo(f"{len(held)} held back; they can be released when it resumes")
         return
     for action in plan["actions"]:
         stack_id = action["name"].removeprefix("svc-")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stackd.cli import INTERRUPTED
 from stackd.cli.options import installed
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 DEFAULT_URL = "http://127.0.0.1:8081"
 FILE_KEYS = ("url", "key", "key_file")
 FOR_OTHERS = stat.S_IRWXG | stat.S_IRWXO
-INTERRUPTED = 130
 NO_KEY = (
     "no API key was given; set STACKD_API_KEY, name a file that holds it with --key-file, "
     "or put key or key_file into {}"
@@ -72,13 +72,13 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     given = click.option(
         "--url",
         envvar="STACKD_URL",
-        help=f"Or STACKD_URL, or url in client.toml.  [default: this machine's daemon, or {DEFAULT_URL}]",
+        help=f"The daemon's address; or STACKD_URL, or url in client.toml.  [default: this machine's daemon, or {DEFAULT_URL}]",
     )
     key = click.option(
         "--key-file",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
-        help="Holds the key; else STACKD_API_KEY, or key or key_file in client.toml.",
+        help="File with the API key; or STACKD_API_KEY, or key or key_file in client.toml.",
     )
     decorated: Callable[..., Any] = given(key(command))
     return decorated
@@ -145,7 +145,7 @@ def _found(url: str | None, key_file: Path | None, *, quiet: bool = False) -> Ta
     file = client_file(os.environ)
     known = {} if url and key else read(file)
     if not quiet and not key and "key" in known and file.stat().st_mode & FOR_OTHERS:
-        click.echo(f"warning: {file} leads to a key and others may read it; chmod 600 {file}", err=True)
+        click.echo(f"warning: {file} gives access to a key and other users can read it; chmod 600 {file}", err=True)
     if not url and "url" not in known:
         known = here() | known
     return Target(url=url or known.get("url") or DEFAULT_URL, key=key or known.get("key", ""))

@@ -67,7 +67,7 @@ class Conflict(ApiError):
 
 
 class Busy(ApiError):
-    """Too many requests, no room, or no cluster now; it may be different later."""
+    """Too many requests, no capacity, or no cluster now; a later attempt may succeed."""
 
 
 class StackEnded(ClientError):

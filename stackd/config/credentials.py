@@ -64,7 +64,7 @@ _SHORT: Final = (
     "{} holds a key of fewer than "
     f"{SHORTEST} characters, which can be guessed; `stackd key new` prints one that cannot"
 )
-_UNSENDABLE: Final = "{} holds a key that no header can carry; letters and digits are expected"
+_UNSENDABLE: Final = "{} holds a key that no header can carry; use letters and digits"
 _OPEN_TO_ALL: Final = (
     "the file of auth.key_file can be read by every user of this machine; chmod 600 keeps it to its owner"
 )
@@ -196,7 +196,7 @@ def require_cluster(config: Config) -> None:
 
 def _explicit(cluster: ClusterSection) -> Choice:
     if not _readable(cluster.kubeconfig):
-        return Choice(cluster=cluster, mistake="there is no such file, or it cannot be read; a kubeconfig is expected")
+        return Choice(cluster=cluster, mistake="the file is missing or cannot be read; a kubeconfig is expected")
     return Choice(cluster=_decided(cluster, "kubeconfig", cluster.kubeconfig))
 
 

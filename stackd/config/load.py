@@ -161,7 +161,7 @@ def _take_environment(draft: _Draft, environment: Mapping[str, str]) -> None:
     for name in sorted(filter(is_ours, environment)):
         if name not in fields:
             suggestion = wording.did_you_mean(name, [*fields, KEY_VARIABLE])
-            draft.mistakes.append((_IN_NO_FILE, f"environment {name}: there is no such key{suggestion}"))
+            draft.mistakes.append((_IN_NO_FILE, f"environment {name}: unknown key{suggestion}"))
             continue
         section, key, info = fields[name]
         draft.raw[section][key] = value_of(environment[name], info)
@@ -232,10 +232,10 @@ def _check(draft: _Draft, config: Config, *, serving: bool) -> None:
         draft.mistake(tuple(blamed.split(".")), text)
 
 
-Finding = tuple[tuple[str, ...], str]
+Contradiction = tuple[tuple[str, ...], str]
 
 
-def contradictions(config: Config, *, serving: bool = True) -> Iterator[Finding]:
+def contradictions(config: Config, *, serving: bool = True) -> Iterator[Contradiction]:
     """(the keys as ``section.key``, the one to blame first; a sentence) of each rule that is broken.
 
     Whether files can be read counts only for who serves with them.
@@ -245,13 +245,13 @@ def contradictions(config: Config, *, serving: bool = True) -> Iterator[Finding]
         yield (
             ("stacks.node_port_min", "stacks.node_port_max"),
             f"node_port_min {stacks.node_port_min} is above node_port_max {stacks.node_port_max}; "
-            "a range with a port in it is expected",
+            "lower node_port_min, or raise node_port_max",
         )
     if stacks.ttl > stacks.max_ttl:
         yield (
             ("stacks.ttl", "stacks.max_ttl"),
             f'ttl "{format_duration(stacks.ttl)}" is longer than max_ttl "{format_duration(stacks.max_ttl)}"; '
-            "at most that is expected",
+            "lower ttl, or raise max_ttl",
         )
     if not stacks.address_types:
         yield ("stacks.address_types",), 'this is empty; a list such as ["ExternalIP", "InternalIP"] is expected'
@@ -259,17 +259,17 @@ def contradictions(config: Config, *, serving: bool = True) -> Iterator[Finding]
     yield from _policy(config)
 
 
-def _tls(config: Config, *, serving: bool) -> Iterator[Finding]:
+def _tls(config: Config, *, serving: bool) -> Iterator[Contradiction]:
     server = config.server
     if bool(server.tls_cert) != bool(server.tls_key):
         given, other = ("tls_cert", "tls_key") if server.tls_cert else ("tls_key", "tls_cert")
-        yield (f"server.{given}", f"server.{other}"), f"{given} is set and {other} is not; both or neither are expected"
+        yield (f"server.{given}", f"server.{other}"), f"{given} is set and {other} is not; set both or neither"
     for key, path in (("tls_cert", server.tls_cert), ("tls_key", server.tls_key)):
         if serving and path and not (os.path.isfile(path) and os.access(path, os.R_OK)):
-            yield (f"server.{key}",), "there is no such file, or it cannot be read; a PEM file is expected"
+            yield (f"server.{key}",), "the file is missing or cannot be read; a PEM file is expected"
 
 
-def _policy(config: Config) -> Iterator[Finding]:
+def _policy(config: Config) -> Iterator[Contradiction]:
     policy = config.policy
     try:
         policy_of(config)
@@ -280,7 +280,7 @@ def _policy(config: Config) -> Iterator[Finding]:
     for key, names in (("labels", policy.labels), ("annotations", policy.annotations)):
         ours = [name for name in names if is_reserved(name)]
         if ours:
-            yield (f"policy.{key}",), f'"{ours[0]}" is stackd\'s own; another key is expected'
+            yield (f"policy.{key}",), f'"{ours[0]}" is stackd\'s own; choose another key'
 
 
 def cautions(config: Config) -> Iterator[str]:
@@ -300,5 +300,5 @@ def _uncounted(config: Config) -> Iterator[str]:
         if loose := [label for label in getattr(limits, key) if label not in limits.required_labels]:
             yield (
                 f"limits.{key} counts {', '.join(loose)}, and a create without that label is not counted; "
-                "limits.required_labels would refuse it"
+                "add it to limits.required_labels to refuse such creates"
             )

@@ -61,15 +61,11 @@ class Section(BaseModel):
 class ServerSection(Section):
     """Where the API listens."""
 
-    host: Address = Field(
-        default="127.0.0.1", description="Loopback unless said otherwise; a public address should have TLS."
-    )
+    host: Address = Field(default="127.0.0.1", description="Address to listen on; a public one should have TLS.")
     port: Port = Field(default=8081, description="The API's port.")
-    shutdown_timeout: Duration = Field(
-        default=10.0, description="How long requests in flight may take to finish at a stop."
-    )
+    shutdown_timeout: Duration = Field(default=10.0, description="How long a stop waits for requests in flight.")
     max_body: Size = Field(default=1 << 20, description="Larger request bodies are refused with 413.")
-    tls_cert: FilePath = Field(default="", description="PEM certificate chain; read again when the file changes.")
+    tls_cert: FilePath = Field(default="", description="PEM certificate chain; reloaded when the file changes.")
     tls_key: FilePath = Field(default="", description="PEM private key of tls_cert.")
     trusted_proxies: Networks = Field(
         default=(), description="Addresses and networks of proxies whose X-Forwarded-For names the caller."
@@ -82,9 +78,9 @@ class ServerSection(Section):
 class AuthSection(Section):
     """Who may call."""
 
-    enabled: Flag = Field(default=True, description="Every endpoint needs a key; false warns at every start.")
+    enabled: Flag = Field(default=True, description="Every endpoint needs a key; false logs a warning at every start.")
     key_file: FilePath = Field(
-        default="", description="File with one admin key a line, so that no key stands in this file."
+        default="", description="File with admin keys, one a line, so that this file needs to hold none."
     )
     keys: Annotated[tuple[ApiKey, ...], as_tuple, Expects(what="a list of tables, each [[auth.keys]]", secret=True)] = (
         Field(default=(), description="Named keys by their SHA-256, with a scope; `stackd key new` prints one.")
@@ -92,7 +88,7 @@ class AuthSection(Section):
 
 
 class StateSection(Section):
-    """What is kept."""
+    """Where the state is kept."""
 
     path: Annotated[str, MinLen(1), Expects(what="the path of a file", path=True)] = Field(
         default="stackd.db",
@@ -101,7 +97,7 @@ class StateSection(Section):
 
 
 class ClusterSection(Section):
-    """Which Kubernetes."""
+    """Which Kubernetes cluster."""
 
     mode: Annotated[Literal["auto", "kubeconfig", "in-cluster", "embedded"], Expects(what="a mode")] = Field(
         default="auto",
@@ -112,7 +108,7 @@ class ClusterSection(Section):
     )
     context: Text = Field(default="", description="A context of the kubeconfig; empty means its current one.")
     instance: LabelName = Field(
-        default="default", description="Keeps stackds that share a namespace apart; written on every object."
+        default="default", description="Keeps several stackds in one namespace apart; written on every object."
     )
     lease_duration: LeaseDuration = Field(
         default=30.0,
@@ -134,19 +130,19 @@ class StacksSection(Section):
     )
     node_port_max: NodePort = Field(default=32767, description="Last node port handed out.")
     scheduling_timeout: Period = Field(
-        default=20.0, description="How long a create waits for a node before it is a 503."
+        default=20.0, description="How long a create waits for a node before it fails with 503."
     )
     unschedulable_grace: Duration = Field(
-        default=0.0, description="How long to wait after the scheduler says no; for clusters that scale up."
+        default=0.0, description="How long to wait after the scheduler finds no node; for clusters that add nodes."
     )
     restart_policy: Annotated[RestartPolicy, Expects(what="a restart policy")] = Field(
         default="Never", description="What the kubelet does when a container ends."
     )
     readiness: Annotated[Literal["", "tcp"], Expects(what="a kind of probe")] = Field(
-        default="", description='"tcp": running means that the published port answers, where a container has no probe.'
+        default="", description='"tcp": a container without a readiness probe is ready once its published port answers.'
     )
     image_pull_grace: Duration = Field(
-        default=60.0, description="How long an image may fail to be pulled before the stack is failed."
+        default=60.0, description="How long pulling an image may fail before the stack counts as failed."
     )
     public_ips: Addresses = Field(
         default_factory=lambda: NO_ADDRESSES, description="Node name to public address, where the cluster knows none."
@@ -157,7 +153,7 @@ class StacksSection(Section):
         Expects(what='a list such as ["ExternalIP", "InternalIP"]'),
     ] = Field(default=("ExternalIP",), description="Node address types that count as public, in order of preference.")
     address_family: Annotated[Literal["auto", "ipv4", "ipv6"], Expects(what="an address family")] = Field(
-        default="auto", description="Which of a node's addresses to report; auto: those of the Services' own family."
+        default="auto", description="Family of the addresses to report; auto is that of the Services."
     )
     require_ingress_network_policy: Flag = Field(
         default=True, description="Refuse to start while no ingress NetworkPolicy protects the stacks' namespace."
@@ -168,7 +164,7 @@ class StacksSection(Section):
 
 
 class TemplatesSection(Section):
-    """Stacks that are described beforehand."""
+    """Stacks that creates ask for by name."""
 
     directory: FilePath = Field(
         default="", description="Folder with NAME.yaml for each template; read at the start and at a reload."
@@ -177,12 +173,12 @@ class TemplatesSection(Section):
         default=10.0,
         ge=0.1,
         le=1000.0,
-        description="Stacks that pools make, or replace, per second at the most; creates of clients come first.",
+        description="Most stacks per second that pools make or replace; creates of clients come first.",
     )
 
 
 class ReconcileSection(Section):
-    """How rows and cluster are kept together."""
+    """How the state file and the cluster are kept in step."""
 
     interval: Period = Field(default=10.0, description="Time between passes; a pass reads the local mirror only.")
     orphan_grace: Duration = Field(
@@ -202,13 +198,13 @@ class BatchDeleteSection(Section):
         default=1, description="Deletes at a time within a job; 1 is sequential, as the API documents it."
     )
     max_ids: Annotated[int, Ge(1), Le(1_000_000), Expects(what="a whole number from 1 to 1000000")] = Field(
-        default=10_000, description="Longer lists are refused."
+        default=10_000, description="Most ids of one job; longer lists are refused with 413."
     )
-    keep_jobs: Period = Field(default=86400.0, description="How long a finished job can be asked for.")
+    keep_jobs: Period = Field(default=86400.0, description="How long a finished job is kept.")
 
 
 class LimitsSection(Section):
-    """How much is too much."""
+    """Limits; the sentence of a refusal names the key."""
 
     requests_per_second: Rate = Field(default=0.0, description="Requests per second and key before a 429; 0 is off.")
     creates_per_second: Rate = Field(default=0.0, description="Creates per second and key before a 429; 0 is off.")
@@ -220,10 +216,10 @@ class LimitsSection(Section):
         default_factory=lambda: NO_LIMITS, description="Stacks per value of a label, such as { player = 1 }."
     )
     pod_spec: TextSize = Field(
-        default=64 << 10, description="Longest text of a pod spec, as it comes and with its aliases written out."
+        default=64 << 10, description="Longest pod spec, as sent and with its YAML aliases expanded."
     )
     required_labels: ClientLabels = Field(
-        default=(), description="Labels that each create must give, so that nobody evades a limit by leaving one out."
+        default=(), description="Labels that every create must have, so that nobody evades a limit by leaving one out."
     )
     creates_per_label: LabelRates = Field(
         default_factory=lambda: NO_RATES,
@@ -253,7 +249,7 @@ class LimitsSection(Section):
 
 
 class LogSection(Section):
-    """What is said."""
+    """Logging."""
 
     level: Annotated[Literal["debug", "info", "warning", "error"], Expects(what="a level")] = Field(
         default="info", description="Least severe level that is logged."
@@ -264,7 +260,7 @@ class LogSection(Section):
 
 
 class MetricsSection(Section):
-    """What is measured."""
+    """Metrics."""
 
     public: Flag = Field(default=False, description="Serve /metrics without a key, for a scraper that cannot send one.")
 

@@ -178,7 +178,7 @@ _HEADER: Final = """\
 #
 # Each key can be set from the environment, which wins over this file: STACKD_<SECTION>__<KEY>, such as
 # STACKD_STACKS__TTL=30m or STACKD_STACKS__NODE_SELECTOR=role=stack,zone=a. Durations are written "1h30m", sizes "1MiB".
-# `stackd check` tells all mistakes at once; keys marked (live) take effect at a reload, the others at a restart.
+# `stackd check` reports all mistakes at once. Keys marked (live) take effect at a reload, the others at a restart.
 """
 _KEYS: Final = """\
 # [[auth.keys]]

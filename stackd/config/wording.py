@@ -71,7 +71,7 @@ def explain(model: type[BaseModel], error: ErrorDetails) -> str:
     kind, value = error["type"], error["input"]
     if kind == "extra_forbidden":
         nested = _NESTED[str(location[0])]
-        return "there is no such key" + did_you_mean(str(location[-1]), nested.model_fields)
+        return "unknown key" + did_you_mean(str(location[-1]), nested.model_fields)
     expects = expectation(field)
     if kind == "missing":
         return f"this is missing; {expects.what} is expected"
@@ -128,14 +128,14 @@ def unknown_key(section: str, key: str) -> str:
     models = sections()
     elsewhere = [other for other, model in models.items() if key in model.model_fields]
     if elsewhere:
-        return f"there is no such key (did you mean [{elsewhere[0]}] {key}?)"
-    return "there is no such key" + did_you_mean(key, models[section].model_fields)
+        return f"unknown key (did you mean [{elsewhere[0]}] {key}?)"
+    return "unknown key" + did_you_mean(key, models[section].model_fields)
 
 
 def unknown_section(section: str) -> str:
-    """That there is no such section, with the nearest name, or where a key without a section belongs."""
+    """That unknown section, with the nearest name, or where a key without a section belongs."""
     models = sections()
     owners = [other for other, model in models.items() if section in model.model_fields]
     if owners:
         return f"this key belongs in a section (did you mean [{owners[0]}] {section}?)"
-    return "there is no such section" + did_you_mean(section, models)
+    return "unknown section" + did_you_mean(section, models)

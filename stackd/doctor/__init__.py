@@ -13,6 +13,7 @@ Each yields findings, which are defined here. Changes nothing, but for the probe
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -32,6 +33,15 @@ class Finding:
     about: str
     what: str
     advice: str = ""
+
+
+SHOWN = 3
+
+
+def some_of(names: Sequence[str], separator: str = ", ") -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return separator.join(names[:SHOWN]) + more
 
 
 def ok(about: str, what: str) -> Finding:

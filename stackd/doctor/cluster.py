@@ -11,7 +11,7 @@ from typing import Any
 
 from stackd.clock import utc_minute
 from stackd.config import Config
-from stackd.doctor import Finding, fail, ok, warn
+from stackd.doctor import Finding, fail, ok, some_of, warn
 from stackd.errors import ClusterRefused, QuotaExceeded, StackdError
 from stackd.kube.access import REMEDY, expiry_remark
 from stackd.kube.client import Cluster
@@ -42,8 +42,6 @@ ENFORCE = "pod-security.kubernetes.io/enforce"
 LEVELS = {"": 0, "privileged": 0, "baseline": 1, "restricted": 2}
 RESTRICTED = "restricted"
 SPECIAL = (("secrets", "get"), ("pods/exec", "create"))
-SHOWN = 3
-"""Names in a sentence; of more, their number is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +86,7 @@ async def examine(cluster: Cluster, config: Config, size: Size) -> AsyncIterator
             yield fail(about, str(error), f"{APPLY}, if it is about a right")
 
 
-async def strangers(cluster: Cluster, config: Config, known: set[str]) -> Finding | None:
+async def foreign_pods(cluster: Cluster, config: Config, known: set[str]) -> Finding | None:
     """Pods of our instance that the daemon here knows nothing of, though they are not new: another one's, as a rule."""
     pods = [pod_state(raw) for raw in await cluster.list_raw("pods")]
     old = time.time_ns() - round(STRANGE_SECONDS * 1e9)
@@ -106,30 +104,30 @@ async def strangers(cluster: Cluster, config: Config, known: set[str]) -> Findin
 async def _clock(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     told = await cluster.time()
     if told is None:
-        return [warn("clock", "the API server's time is not known")]
+        return [warn("clock", "the API server did not tell its time")]
     skew = abs(time.time() - told)
     text = f"this machine's and the API server's differ by {'about a second' if skew < 2 else f'{skew:.0f} s'}"
     if skew < SKEW_WARN:
         return [ok("clock", text)]
     if skew > SKEW_SECONDS:
-        return [fail("clock", text, "correct both, and keep them so with NTP: no stack expires until they agree")]
-    return [warn("clock", text, "keep both with NTP: stacks would live too long or too short")]
+        return [fail("clock", text, "set both right, and run NTP on both: no stack expires until they agree")]
+    return [warn("clock", text, "run NTP on both: stacks may live too long or too short")]
 
 
 async def _credentials(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     access, about = cluster.connection.access, "credentials"
     expiry, token, now = access.expiry, access.token, time.time()
     if expiry is None:
-        return [ok(about, "they do not end, or are renewed by others")]
+        return [ok(about, "they do not expire, or something else renews them")]
     if remark := expiry_remark(access, now):
         advice = "`stackd manifests --kubeconfig-for URL` makes one"
         return [fail(about, remark, advice) if now >= expiry.at else warn(about, remark, advice)]
     if token is None:
-        return [ok(about, f"{expiry.what} is good until {utc_minute(expiry.at)}")]
+        return [ok(about, f"{expiry.what} is valid until {utc_minute(expiry.at)}")]
     if not all([await cluster.may(ask) for ask in asks_of_account(token.account, token.namespace)]):
-        text = f"{expiry.what} ends on {utc_minute(expiry.at)}, and it may not create a fresh one for itself"
+        text = f"{expiry.what} expires on {utc_minute(expiry.at)}, and stackd may not create a new one for itself"
         return [warn(about, text, APPLY)]
-    return [ok(about, f"{expiry.what} is good until {utc_minute(expiry.at)}, and is renewed before")]
+    return [ok(about, f"{expiry.what} is valid until {utc_minute(expiry.at)}, and is renewed before")]
 
 
 async def _namespace(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
@@ -164,13 +162,13 @@ async def _rights(cluster: Cluster, config: Config, size: Size) -> list[Finding]
     wanted = list(asks(config.stacks.namespace, config.cluster.instance))
     allowed = await asyncio.gather(*(cluster.may(ask) for ask in wanted))
     found = [
-        fail("rights", f"it may not {_words(ask)}: {ask.why}", APPLY)
+        fail("rights", f"stackd may not {_words(ask)}: {ask.why}", APPLY)
         for ask, may in zip(wanted, allowed, strict=True)
         if not may
     ]
     more = [ask for ask in _too_much(config.stacks.namespace) if await cluster.may(ask)]
     if more:
-        text = f"it may also {' and '.join(map(_words, more))}, which it never does"
+        text = f"stackd may also {' and '.join(map(_words, more))}, which it never does"
         found.append(
             warn("rights", text, "give it an account of its own, with the rights that `stackd manifests` prints")
         )
@@ -217,11 +215,12 @@ def _networks(policies: list[dict[str, Any]], nodes: list[NodeState], instance: 
     pods = sorted({cidr for node in nodes for cidr in node.pod_cidrs})
     for direction, say, what in ((INGRESS, fail, "lets in"), (EGRESS, warn, "lets out to")):
         for name, cidrs in lets_through(policies, instance, pods, direction):
-            shown = ", ".join(cidrs[:SHOWN]) + (f" and {len(cidrs) - SHOWN} more" if cidrs[SHOWN:] else "")
             advice = (
                 "apply what `stackd manifests --cluster-cidr NETWORK` prints, with the networks of pods and of services"
             )
-            yield say("policies", f"NetworkPolicy {name} {what} the cluster's own pods (podCIDR {shown})", advice)
+            yield say(
+                "policies", f"NetworkPolicy {name} {what} the cluster's own pods (podCIDR {some_of(cidrs)})", advice
+            )
 
 
 async def _nodes(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
@@ -233,7 +232,7 @@ async def _nodes(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     usable = nodes.eligible(config, found)
     if mute := nodes.without_address(config, found):
         types = ", ".join(config.stacks.address_types)
-        text = f"no public address ({types}): {mute}; their stacks answer node_public_ip: null"
+        text = f"no public address ({types}): {mute}; their stacks have node_public_ip: null"
         return [
             warn(about, text, "name them in stacks.public_ips, or add a kind that they have to stacks.address_types")
         ]
@@ -249,7 +248,7 @@ async def _ports(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     try:
         told = await cluster.node_port_range()
     except QuotaExceeded as full:
-        return [warn(about, f"the range cannot be looked at while the quota is used up: {full}")]
+        return [warn(about, f"the range cannot be read while the quota is used up: {full}")]
     if told is None:
         return [warn(about, "the cluster does not tell its node port range")]
     advice = (
@@ -284,7 +283,7 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     text = f"for {least.stacks} stacks of {size} ({least.why}); {others}"
     found = [*_without_disk(usable, need, given), *_refused_disk(config, limit_ranges)]
     if not least.stacks:
-        return [fail("room", text, "there is not room for one"), *found]
+        return [fail("room", text, "not even one stack fits"), *found]
     found.insert(0, ok("room", text))
     if not quotas:
         found.append(
@@ -307,9 +306,7 @@ def _without_disk(usable: list[NodeState], need: StackResources, given: Storage)
     short = [node for node in usable if node.ephemeral_bytes < need.ephemeral_bytes]
     if not short:
         return []
-    names = ", ".join(node.name for node in short[:SHOWN]) + (
-        f" and {len(short) - SHOWN} more" if short[SHOWN:] else ""
-    )
+    names = some_of([node.name for node in short])
     has = f"report{'s' if len(short) == 1 else ''} {'less' if any(node.ephemeral_bytes for node in short) else 'none'}"
     advice = "let the kubelets report it (localStorageCapacityIsolation)"
     if given.limit_range:

@@ -28,7 +28,7 @@ def examine(loaded: LoadedConfig, config_path: Path | None) -> Iterator[Finding]
     for warning in loaded.warnings:
         yield warn("configuration", warning)
     if not loaded.warnings:
-        yield ok("configuration", "it is right")
+        yield ok("configuration", "it is valid")
     yield from _templates(loaded.config)
     yield from _files(loaded.config, config_path)
     yield from _certificate(loaded.config)
@@ -39,10 +39,10 @@ def _templates(config: Config) -> Iterator[Finding]:
         known = read_templates(config)
     except ConfigError as error:
         for mistake in error.mistakes:
-            yield fail(TEMPLATES, mistake, "correct it, then: stackd reload")
+            yield fail(TEMPLATES, mistake, "fix it, then: stackd reload")
     else:
         if known:
-            yield ok(TEMPLATES, f"{', '.join(known)}: each is right")
+            yield ok(TEMPLATES, f"{', '.join(known)}: all valid")
 
 
 def _files(config: Config, config_path: Path | None) -> Iterator[Finding]:

@@ -123,7 +123,9 @@ class _Probe:
         ends = {one.name: one for one in pod_state(answered).containers}
         if ends["control"].exit_code != REACHED:
             code = ends["control"].exit_code
-            raise _NotRunning(f"the image {self._options.image} cannot ask: its control exited with {code}; {_NEEDS}")
+            raise _NotRunning(
+                f"the image {self._options.image} cannot be used for the probe: its self-test exited with {code}; {_NEEDS}"
+            )
         for question in self._options.questions:
             yield _judged(question, ends[question.name])
 
@@ -228,7 +230,7 @@ class _Probe:
         raise _NotRunning(f"a pod of the probe does not run within {self._options.seconds:g} s{why}; {_NEEDS}")
 
 
-_MAKE_ROOM = "end some stacks, or see `stackd doctor` on nodes and room"
+_MAKE_ROOM = "delete some stacks; `stackd doctor` shows nodes and room"
 _NEEDS = "choose --probe-image: it needs sh, nc and httpd, as busybox has them"
 
 

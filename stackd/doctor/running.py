@@ -7,13 +7,12 @@ from typing import Any
 
 import aiohttp
 
-from stackd.doctor import Finding, fail, ok, warn
+from stackd.doctor import Finding, fail, ok, some_of, warn
 
 ABOUT = "daemon"
 TEMPLATES = "templates"
 SECONDS = 5.0
 RELOADED = "stackd_config_reload_timestamp_seconds"
-SHOWN = 3
 
 
 async def examine(url: str, key: str, *, expected: bool = False) -> Finding:
@@ -31,7 +30,7 @@ async def examine(url: str, key: str, *, expected: bool = False) -> Finding:
         text = f"nothing answers at {url}"
         if expected:
             return fail(
-                ABOUT, f"the service runs, and {text}", "check that server.host and server.port are those in force"
+                ABOUT, f"the service runs, but {text}", "check that server.host and server.port are those in force"
             )
         return ok(ABOUT, f"none is running here: {text}")
     except (aiohttp.ClientError, ValueError):
@@ -54,7 +53,7 @@ def _judged(url: str, status: int, body: dict[str, Any]) -> Finding:
     if status == 200:
         return ok(ABOUT, f"it is ready at {url}")
     if status in (401, 403, 429):
-        return warn(ABOUT, f"it answers at {url}, and asks for a key", "set STACKD_API_KEY to ask it how it is")
+        return warn(ABOUT, f"it answers at {url}, but asks for a key", "set STACKD_API_KEY to check it")
     reasons = str(body.get("error", f"it answers {status}"))
     if body.get("held"):
         return fail(ABOUT, f"a brake is on: {reasons}", "look at `stackd reconcile --plan`, then `--confirm`")
@@ -80,8 +79,7 @@ async def unknown_objects(url: str, key: str) -> list[Finding]:
         return []
     if not unknown:
         return []
-    text = f"{len(unknown)} objects belong to no known stack and are left alone: {', '.join(unknown[:SHOWN])}"
-    text += _more(unknown)
+    text = f"{len(unknown)} objects belong to no known stack and are left alone: {some_of(unknown)}"
     return [warn(ABOUT, text, "look at `stackd reconcile --plan`; `stackd reconcile --confirm` removes them")]
 
 
@@ -99,7 +97,7 @@ async def templates(url: str, key: str) -> list[Finding]:
     except (ValueError, KeyError, TypeError):
         return []
     return [
-        warn(TEMPLATES, f"{what}: {'; '.join(found[:SHOWN])}" + _more(found), remedy)
+        warn(TEMPLATES, f"{what}: {some_of(found, '; ')}", remedy)
         for what, found, remedy in (
             (
                 "images cannot be pulled ahead",
@@ -110,10 +108,6 @@ async def templates(url: str, key: str) -> list[Finding]:
         )
         if found
     ]
-
-
-def _more(found: list[str]) -> str:
-    return f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
 
 
 async def stacks(url: str, key: str) -> set[str] | None:

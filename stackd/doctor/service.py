@@ -29,7 +29,7 @@ def examine(unit: Unit, error: str) -> Iterator[Finding]:
     if unit.active == "failed":
         yield fail(ABOUT, f"it has failed ({unit.result}){why}", "fix that, then: systemctl restart stackd")
     elif unit.active == "activating" and (unit.restarts or unit.sub.startswith("auto-restart")):
-        text = f"it ends, and systemd starts it again and again, {unit.restarts} times so far{why}"
+        text = f"it keeps ending; systemd has restarted it {unit.restarts} times{why}"
         yield fail(ABOUT, text, "fix that; systemd tries again by itself")
     elif unit.active == "activating":
         yield warn(ABOUT, f"it is starting: {unit.status}")
@@ -40,9 +40,9 @@ def examine(unit: Unit, error: str) -> Iterator[Finding]:
     elif unit.enabled:
         yield fail(ABOUT, f"it does not run{why}", "systemctl start stackd")
     else:
-        yield warn(ABOUT, "it is installed, and neither runs nor starts at boot", "systemctl enable --now stackd")
+        yield warn(ABOUT, "it is installed, but neither runs nor starts at boot", "systemctl enable --now stackd")
     if unit.stale:
-        yield warn(ABOUT, "its unit file was changed, and systemd has not read it yet", "systemctl daemon-reload")
+        yield warn(ABOUT, "its unit file was changed, but systemd has not read it yet", "systemctl daemon-reload")
 
 
 def _at_work(unit: Unit, why: str) -> Iterator[Finding]:
@@ -52,11 +52,9 @@ def _at_work(unit: Unit, why: str) -> Iterator[Finding]:
     if refused:
         yield fail(ABOUT, f"its last reload was refused: {refused[0]}", "fix that, then: stackd reload")
     if waiting:
-        yield warn(ABOUT, f"changed, and not in force before a restart: {waiting[0]}", "systemctl restart stackd")
+        yield warn(ABOUT, f"changed, but not in force until a restart: {waiting[0]}", "systemctl restart stackd")
     if unit.restarts:
-        yield warn(
-            ABOUT, f"it has ended and was started again, {unit.restarts} times so far{why}", "journalctl -u stackd"
-        )
+        yield warn(ABOUT, f"it has ended and was restarted {unit.restarts} times{why}", "journalctl -u stackd")
     if not unit.enabled and not unit.socket_waits:
         yield warn(ABOUT, "it does not start at boot", "systemctl enable stackd")
     if unit.status.startswith("ready"):
@@ -81,7 +79,7 @@ def not_in_force(unit: Unit, loaded_at: float, files: Iterable[Path]) -> Iterato
             continue
         if unit.active == "active" and changed > since + SETTLED_SECONDS:
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(changed))
-            yield warn(ABOUT, f"{path} was changed at {when}, and is not in force", "stackd reload")
+            yield warn(ABOUT, f"{path} was changed at {when}, but is not in force", "stackd reload")
 
 
 def owners(config: Config, unit: Unit) -> Iterator[Finding]:
@@ -89,7 +87,7 @@ def owners(config: Config, unit: Unit) -> Iterator[Finding]:
     try:
         uid = pwd.getpwnam(unit.user or "root").pw_uid
     except KeyError:
-        yield fail(FILES, f"the service runs as {unit.user}, and there is no such user", "systemd-sysusers")
+        yield fail(FILES, f"the service runs as {unit.user}, but there is no such user", "systemd-sysusers")
         return
     state = Path(config.state.path)
     try:
@@ -99,7 +97,7 @@ def owners(config: Config, unit: Unit) -> Iterator[Finding]:
     wrong = {path: owner for path in (state.parent, *files) if (owner := _owner(path, uid))}
     if wrong:
         listed = ", ".join(f"{path} ({owner})" for path, owner in wrong.items())
-        text = f"the service runs as {unit.user}, and these belong to others: {listed}"
+        text = f"the service runs as {unit.user}, but these belong to others: {listed}"
         yield fail(FILES, text, f"chown {unit.user}: {' '.join(map(str, wrong))}")
 
 
@@ -108,8 +106,8 @@ def unreadable(config: Config, config_path: Path | None, unit: Unit) -> Iterator
     for path in named_files(config, config_path):
         if not may_read(unit.user, path):
             group = _group(unit.user)
-            text = f"{path} cannot be read by {unit.user}, whom the service runs as"
-            yield fail(FILES, text, f"chgrp {group} {path}; chmod 640 {path}; and see the folders above it")
+            text = f"{unit.user}, the service's user, cannot read {path}"
+            yield fail(FILES, text, f"chgrp {group} {path}; chmod 640 {path}; and check the folders above it")
 
 
 def named_files(config: Config, config_path: Path | None) -> list[Path]:

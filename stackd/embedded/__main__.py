@@ -25,26 +25,12 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     defaults = EmbeddedOptions()
     parser = argparse.ArgumentParser(prog="python -m stackd.embedded", description=__doc__)
-    parser.add_argument("--host", default=defaults.host)
     parser.add_argument("--port", type=int, default=0, help="0 takes any free one")
     parser.add_argument("--state", type=Path, help="file to keep the state in")
     parser.add_argument("--kubeconfig", type=Path, help="file to write a kubeconfig to")
     parser.add_argument("--nodes", type=int, default=len(defaults.nodes), help="how many nodes a new cluster has")
     parser.add_argument("--no-node-ports", action="store_true", help="do not listen on the services' node ports")
-    seconds = [
-        "start_delay",
-        "run_time",
-        "stop_delay",
-        "backoff",
-        "gc_delay",
-        "pod_gc_delay",
-        "bookmark_interval",
-        "pull",
-        "slow_pull",
-    ]
-    for name in seconds:
-        flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, type=float, default=getattr(defaults, name), metavar="SECONDS")
+    parser.add_argument("--start-delay", type=float, default=defaults.start_delay, metavar="SECONDS")
     parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="let each request wait first")
     parser.add_argument(
         "--writes-per-second",
@@ -53,7 +39,6 @@ def _parser() -> argparse.ArgumentParser:
         help="create and delete no more pods and services than this, in the order in which they are asked for",
     )
     parser.add_argument("--node-port-range", type=_port_range, default=defaults.node_port_range, metavar="FROM-TO")
-    parser.add_argument("--watch-cache-size", type=int, default=defaults.watch_cache_size, metavar="CHANGES")
     return parser
 
 
@@ -73,20 +58,10 @@ def _rate(text: str) -> float:
 
 def _options(arguments: argparse.Namespace) -> EmbeddedOptions:
     return EmbeddedOptions(
-        host=arguments.host,
         port=arguments.port,
         state_path=arguments.state,
         nodes=node_specs(arguments.nodes),
         start_delay=arguments.start_delay,
-        run_time=arguments.run_time,
-        stop_delay=arguments.stop_delay,
-        backoff=arguments.backoff,
-        pull=arguments.pull,
-        slow_pull=arguments.slow_pull,
-        gc_delay=arguments.gc_delay,
-        pod_gc_delay=arguments.pod_gc_delay,
-        bookmark_interval=arguments.bookmark_interval,
-        watch_cache_size=arguments.watch_cache_size,
         serve_node_ports=not arguments.no_node_ports,
         node_port_range=arguments.node_port_range,
     )

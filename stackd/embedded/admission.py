@@ -9,8 +9,8 @@ from __future__ import annotations
 import secrets
 
 from stackd.embedded import defaults, podsecurity
-from stackd.embedded.ports import PortLedger, node_ports
-from stackd.embedded.quota import QuotaLedger, apply_limit_ranges, described, limit_violations
+from stackd.embedded.nodeports import PortAllocator, node_ports
+from stackd.embedded.quota import QuotaController, apply_limit_ranges, described, limit_violations
 from stackd.embedded.resources import (
     EVENTS,
     LEASES,
@@ -44,13 +44,13 @@ _DEFAULTS = {
 class Admission:
     """Decides about objects; stores none."""
 
-    def __init__(self, store: ObjectStore, ports: PortLedger, quotas: QuotaLedger) -> None:
+    def __init__(self, store: ObjectStore, ports: PortAllocator, quotas: QuotaController) -> None:
         self._store = store
         self._ports = ports
         self._quotas = quotas
 
     def for_create(self, resource: Resource, namespace: str, obj: Json, *, dry_run: bool = False) -> Json:
-        """The object as it is to be stored. Raises ApiError."""
+        """The object as it is to be stored. Raises StatusError."""
         metadata = obj["metadata"]
         if not metadata.get("name") and metadata.get("generateName"):
             metadata["name"] = metadata["generateName"] + "".join(secrets.choice(_SUFFIX) for _ in range(5))
@@ -77,7 +77,7 @@ class Admission:
         return obj
 
     def for_update(self, before: Record, obj: Json) -> Json:
-        """The new version as it is to be stored. Raises ApiError."""
+        """The new version as it is to be stored. Raises StatusError."""
         resource, name = before.resource, before.key[1]
         if resource is PODS:
             if _frozen(before.obj["spec"]) != _frozen(obj["spec"]):

@@ -1,20 +1,23 @@
-"""The verbs of the API on stored objects, from decoded requests to bodies. Knows no HTTP library."""
+"""The verbs of the API on stored objects, from decoded requests to bodies, and the logs of pods. Knows no HTTP library."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 import orjson
 
 from stackd.embedded.admission import Admission
-from stackd.embedded.decode import decode
-from stackd.embedded.defaults import in_order, pod_status
-from stackd.embedded.deletion import Deletion, GarbageCollector
-from stackd.embedded.quota import QuotaLedger
-from stackd.embedded.request import RequestInfo, is_true, whole_number
-from stackd.embedded.resources import LEASES, PODS, RESOURCE_QUOTAS, Json, Resource
-from stackd.embedded.selectors import parse
+from stackd.embedded.defaults import containers, in_order, pod_status
+from stackd.embedded.deletion import Deletion
+from stackd.embedded.kubelet import Kubelet
+from stackd.embedded.listwatch import list_body
+from stackd.embedded.nodes import is_ready
+from stackd.embedded.quota import QuotaController
+from stackd.embedded.request import RequestInfo, is_true, parse, whole_number
+from stackd.embedded.resources import LEASES, NODES, PODS, RESOURCE_QUOTAS, Json, Resource
+from stackd.embedded.schema import decode
 from stackd.embedded.status import (
     StatusError,
     already_exists,
@@ -22,6 +25,7 @@ from stackd.embedded.status import (
     conflict,
     invalid,
     not_allowed,
+    not_found,
     unsupported_media_type,
     wrong,
 )
@@ -40,23 +44,21 @@ class Registry:
         store: ObjectStore,
         admission: Admission,
         deletion: Deletion,
-        collector: GarbageCollector,
-        quotas: QuotaLedger,
+        quotas: QuotaController,
     ) -> None:
         self._store = store
         self._admission = admission
         self._deletion = deletion
-        self._collector = collector
         self._quotas = quotas
 
     def get(self, target: RequestInfo) -> bytes:
-        """The object. Raises ApiError 404."""
+        """The object. Raises StatusError 404."""
         if target.resource is RESOURCE_QUOTAS:
             self._quotas.refresh()
         return self._store.of(target.resource).get(target.namespace, target.name).alone()
 
     def create(self, target: RequestInfo, query: Mapping[str, str], body: bytes) -> bytes:
-        """The object as it was stored, or would be. Raises ApiError."""
+        """The object as it was stored, or would be. Raises StatusError."""
         raw = _read_object(body, target.resource)
         if _metadata(raw).get("resourceVersion"):
             raise StatusError(500, "", "resourceVersion should not be set on objects to be created")
@@ -75,13 +77,13 @@ class Registry:
         return self._store.create(resource, prepared).alone()
 
     def patch(self, target: RequestInfo, query: Mapping[str, str], content_type: str, body: bytes) -> bytes:
-        """The object as it is afterwards. Raises ApiError."""
+        """The object as it is afterwards. Raises StatusError."""
         before = self._store.of(target.resource).get(target.namespace, target.name)
         whole = {"kind": target.resource.kind, "apiVersion": target.resource.api_version} | before.obj
         return self._replace(target, query, before, _merged(whole, _read_patch(content_type, body)))
 
     def update(self, target: RequestInfo, query: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
-        """200 and the object as it is afterwards; 201 where it was made. Raises ApiError."""
+        """200 and the object as it is afterwards; 201 where it was made. Raises StatusError."""
         raw = _read_object(body, target.resource)
         _check_name(target, raw)
         collection = self._store.of(target.resource)
@@ -95,7 +97,7 @@ class Registry:
         return 200, self._replace(target, query, before, raw)
 
     def delete(self, target: RequestInfo, query: Mapping[str, str], body: bytes) -> bytes:
-        """The object, or a Status, as Kubernetes answers for the kind. Raises ApiError 404 or 409."""
+        """The object, or a Status, as Kubernetes answers for the kind. Raises StatusError 404 or 409."""
         record = self._store.of(target.resource).get(target.namespace, target.name)
         options = _read_options(query, body)
         _check_preconditions(record, options.get("preconditions") or {})
@@ -106,19 +108,14 @@ class Registry:
         return record.alone() if held or record.resource.returns_deleted else _deleted_status(record)
 
     def delete_collection(self, target: RequestInfo, query: Mapping[str, str], body: bytes) -> bytes:
-        """The list of what went. Raises ApiError."""
+        """The list of what went. Raises StatusError."""
         selector = parse(target.resource, query.get("labelSelector", ""), query.get("fieldSelector", ""))
         options = _read_options(query, body)
         records = list(self._store.of(target.resource).select(target.namespace, selector))
         if "dryRun" not in query:
             grace = options.get("gracePeriodSeconds")
             records = [self._deletion.delete(record, grace) for record in records]
-        head = {
-            "kind": f"{target.resource.kind}List",
-            "apiVersion": target.resource.api_version,
-            "metadata": {"resourceVersion": str(self._store.revision)},
-        }
-        return orjson.dumps(head)[:-1] + b',"items":[' + b",".join(record.body() for record in records) + b"]}"
+        return list_body(target.resource, {"resourceVersion": str(self._store.revision)}, records)
 
     def _replace(self, target: RequestInfo, query: Mapping[str, str], before: Record, raw: Json) -> bytes:
         resource = target.resource
@@ -293,3 +290,63 @@ def _read_options(query: Mapping[str, str], body: bytes) -> Json:
     if policy == "Orphan" or is_true(query.get("orphanDependents")):
         raise bad_request("dependents cannot be orphaned here: the garbage collector takes them all")
     return options
+
+
+_PULL_FAILURES = {"ErrImagePull", "ImagePullBackOff"}
+_KUBELET_PORT = 10250
+_PASSED_ON = ("limitBytes", "tailLines")
+
+
+def read_log(store: ObjectStore, kubelet: Kubelet, namespace: str, name: str, query: Mapping[str, str]) -> bytes:
+    """The text. Raises StatusError: 400, 404, or 500 where the pod's node does not answer."""
+    pod = store.of(PODS).get(namespace, name)
+    container = _choose(pod, query.get("container", ""))
+    if "nodeName" not in pod.obj["spec"]:
+        raise bad_request(f"pod {name} does not have a host assigned")
+    _check_node(store, pod, container, query)
+    _check_started(pod, container)
+    text = kubelet.output(pod.obj, container)
+    if (lines := whole_number(query, "tailLines")) is not None:
+        text = "".join(text.splitlines(keepends=True)[-lines:]) if lines else ""
+    data = text.encode()
+    limit = whole_number(query, "limitBytes")
+    return data if limit is None else data[:limit]
+
+
+def _choose(pod: Record, wanted: str) -> str:
+    name = pod.key[1]
+    names = [container["name"] for container in containers(pod.obj["spec"])]
+    if wanted and wanted not in names:
+        raise bad_request(f"container {wanted} is not valid for pod {name}")
+    mains = [container["name"] for container in pod.obj["spec"]["containers"]]
+    if not wanted and len(mains) > 1:
+        raise bad_request(f"a container name must be specified for pod {name}, choose one of: [{' '.join(mains)}]")
+    chosen: str = wanted or mains[0]
+    return chosen
+
+
+def _check_node(store: ObjectStore, pod: Record, container: str, query: Mapping[str, str]) -> None:
+    """The log is at the node: the API server asks its kubelet, and tells what it met."""
+    name = pod.obj["spec"]["nodeName"]
+    node = store.of(NODES).records.get(("", name))
+    if node is None:
+        raise not_found(PODS, name)  # so it says: the node's name, as that of a pod
+    if not is_ready(node.obj):
+        addresses = node.obj["status"].get("addresses", ())
+        host = next((one["address"] for one in addresses if one["type"] == "InternalIP"), name)
+        passed_on = urlencode(sorted((key, query[key]) for key in _PASSED_ON if key in query))
+        url = f"https://{host}:{_KUBELET_PORT}/containerLogs/{'/'.join(pod.key)}/{container}"
+        trouble = f"dial tcp {host}:{_KUBELET_PORT}: connect: connection refused"
+        raise StatusError(500, "", f'Get "{url}{"?" if passed_on else ""}{passed_on}": {trouble}')
+
+
+def _check_started(pod: Record, container: str) -> None:
+    status = pod.obj["status"]
+    entries: list[Json] = status.get("containerStatuses", []) + status.get("initContainerStatuses", [])
+    entry: Json = next(
+        (one for one in entries if one["name"] == container), {"state": {"waiting": {}}, "lastState": {}}
+    )
+    if "waiting" in entry["state"] and not entry["lastState"]:
+        reason = entry["state"]["waiting"].get("reason", "ContainerCreating")
+        why = "trying and failing to pull image" if reason in _PULL_FAILURES else reason
+        raise bad_request(f'container "{container}" in pod "{pod.key[1]}" is waiting to start: {why}')

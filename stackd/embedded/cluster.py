@@ -8,29 +8,24 @@ from types import TracebackType
 
 import orjson
 
-from stackd.embedded.accounts import Accounts
 from stackd.embedded.admission import Admission
-from stackd.embedded.api import MERGE_PATCH, Registry
+from stackd.embedded.api import MERGE_PATCH, Registry, read_log
+from stackd.embedded.auth import REVIEWS, AccessAttributes, Accounts, User, denied, review
 from stackd.embedded.control import Faults
 from stackd.embedded.defaults import default_namespace
 from stackd.embedded.deletion import Deletion, GarbageCollector
-from stackd.embedded.discovery import discover
 from stackd.embedded.events import EventRecorder
 from stackd.embedded.faults import Answer, Counts, FaultRules
 from stackd.embedded.journal import Journal
 from stackd.embedded.kubelet import Kubelet
 from stackd.embedded.listwatch import Watch, list_objects
-from stackd.embedded.logs import read_log
-from stackd.embedded.nodeports import NodePortListeners
+from stackd.embedded.nodeports import NodePortListeners, PortAllocator
 from stackd.embedded.nodes import NodeController
 from stackd.embedded.options import EmbeddedOptions
-from stackd.embedded.ports import PortLedger
-from stackd.embedded.quota import QuotaLedger
-from stackd.embedded.rbac import REVIEWS, AccessAttributes, User, denied, review
-from stackd.embedded.request import is_true, read_target, whole_number
-from stackd.embedded.resources import ALL, NAMESPACES, RESOURCE_QUOTAS, Json
+from stackd.embedded.quota import QuotaController
+from stackd.embedded.request import is_true, parse, read_target, selected_name, whole_number
+from stackd.embedded.resources import ALL, NAMESPACES, RESOURCE_QUOTAS, Json, discover
 from stackd.embedded.scheduler import Scheduler
-from stackd.embedded.selectors import parse, selected_name
 from stackd.embedded.server import ApiServer, Backend, Exchange
 from stackd.embedded.status import StatusCause, invalid, method_not_allowed, no_such_path, unauthorized
 from stackd.embedded.store import Collection, ObjectStore
@@ -59,7 +54,7 @@ class EmbeddedCluster:
             watch=self._watch,
             control=self._control_call,
             revision=lambda: self.store.revision,
-            now=self._now,
+            now=lambda: self.store.clock.now(),  # noqa: PLW0108 - the store is made at the start
         )
         self.server = ApiServer(backend, self.rules, bookmark_interval=self.options.bookmark_interval)
 
@@ -76,7 +71,7 @@ class EmbeddedCluster:
         if known:
             self._adopt()
         else:
-            self._furnish()
+            self._populate()
         try:
             await self.server.start(options.host, options.port)
         except OSError:
@@ -138,8 +133,8 @@ class EmbeddedCluster:
     def _assemble(self) -> None:
         options, store = self.options, self.store
         events = EventRecorder(store, options.event_limit)
-        self.ports = PortLedger(store, options.node_port_range)
-        self.quotas = QuotaLedger(store)
+        self.ports = PortAllocator(store, options.node_port_range)
+        self.quotas = QuotaController(store)
         self.nodes = NodeController(store)
         self._scheduler = Scheduler(store, events)
         self._deletion = Deletion(store, pod_gc_delay=options.pod_gc_delay)
@@ -154,10 +149,7 @@ class EmbeddedCluster:
             store=store,
         )
         admission = Admission(store, self.ports, self.quotas)
-        self._api = Registry(store, admission, self._deletion, self._collector, self.quotas)
-
-    def _now(self) -> float:
-        return self.store.clock.now()
+        self._api = Registry(store, admission, self._deletion, self.quotas)
 
     def _adopt(self) -> None:
         self._scheduler.adopt()
@@ -165,7 +157,7 @@ class EmbeddedCluster:
         self._collector.adopt()
         self.kubelet.adopt()
 
-    def _furnish(self) -> None:
+    def _populate(self) -> None:
         for name in _OWN_NAMESPACES:
             namespace: Json = {"metadata": {"name": name}}
             default_namespace(namespace)

@@ -67,9 +67,13 @@ def pod_status(status: Json) -> Json:
     times = {"lastProbeTime": None, "lastTransitionTime": None}
     whole = [times | condition for condition in status["conditions"]]
     conditions = [{key: condition[key] for key in _CONDITION if key in condition} for condition in whole]
-    order = ("observedGeneration", "phase", "conditions")
+    return with_conditions(status, conditions)
+
+
+def with_conditions(status: Json, conditions: list[Json]) -> Json:
+    """The pod's status with these conditions, in the order in which Kubernetes writes it."""
     changed = status | {"conditions": conditions}
-    first = {key: changed[key] for key in order if key in changed}
+    first = {key: changed[key] for key in ("observedGeneration", "phase", "conditions") if key in changed}
     return first | {key: value for key, value in changed.items() if key not in first}
 
 

@@ -132,8 +132,8 @@ class FaultRules:
         """Whether a request has to be matched at all."""
         return bool(self._active)
 
-    def strike(self, verb: str, resource: str, name: str) -> list[Fault]:
-        """The faults that hit this request; each counts as used."""
+    def matching(self, verb: str, resource: str, name: str) -> list[Fault]:
+        """The faults that match this request; each counts as used."""
         hit = []
         for active in list(self._active):
             asked = (verb, resource, name)

@@ -65,13 +65,13 @@ class Journal:
             with suppress(OSError):
                 self._rewrite()
                 self._behind = False
-                log.warning("%s is whole again", self._path)
+                log.warning("%s is up to date again", self._path)
             return
         try:
             self._append(change)
         except OSError as error:
             self._behind = True
-            log.error("%s cannot be written, and is behind until it can be: %s", self._path, error.strerror)
+            log.error("%s cannot be written, and is out of date until it can be: %s", self._path, error.strerror)
             with suppress(OSError):
                 os.ftruncate(self._file, self._end)
 

@@ -9,15 +9,22 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 
-from stackd.embedded.behaviour import behaviour, pull_error
 from stackd.embedded.defaults import is_sidecar
 from stackd.embedded.deletion import Deletion
 from stackd.embedded.events import EventRecorder
-from stackd.embedded.needs import is_terminal
+from stackd.embedded.needs import is_terminal, missing_mount, missing_reference
 from stackd.embedded.nodes import is_ready
 from stackd.embedded.options import EmbeddedOptions
-from stackd.embedded.podstatus import CREATING, INITIALIZING, UNKNOWN, ContainerRun, PodRun, report
-from stackd.embedded.references import missing_mount, missing_reference
+from stackd.embedded.podstatus import (
+    CREATING,
+    INITIALIZING,
+    UNKNOWN,
+    ContainerRun,
+    PodRun,
+    behaviour,
+    pull_error,
+    report,
+)
 from stackd.embedded.resources import NODES, PODS, Json
 from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record
 from stackd.embedded.timing import DelayingClock, timestamp

@@ -13,9 +13,8 @@ from itertools import islice
 
 import orjson
 
-from stackd.embedded.request import RequestInfo, whole_number
+from stackd.embedded.request import EVERYTHING, RequestInfo, Selector, parse, whole_number
 from stackd.embedded.resources import PODS, Json, Resource
-from stackd.embedded.selectors import EVERYTHING, Selector, parse
 from stackd.embedded.status import StatusError, bad_request, expired
 from stackd.embedded.store import ChangeType, Collection, Key, ObjectChange, Record, watch_line
 
@@ -29,7 +28,7 @@ _TOO_OLD = (
 
 
 def list_objects(collection: Collection, now: int, target: RequestInfo, query: Mapping[str, str]) -> bytes:
-    """The body of the answer at the revision ``now``. Raises ApiError 400 or 410."""
+    """The body of the answer at the revision ``now``. Raises StatusError 400 or 410."""
     selector = parse(target.resource, query.get("labelSelector", ""), query.get("fieldSelector", ""))
     limit = whole_number(query, "limit") or 0
     after, revision = _read_token(query.get("continue", ""), collection, now)
@@ -41,8 +40,13 @@ def list_objects(collection: Collection, now: int, target: RequestInfo, query: M
         metadata["continue"] = _token(revision, page[-1].key)
         if selector is EVERYTHING:
             metadata["remainingItemCount"] = more
-    head = {"kind": f"{target.resource.kind}List", "apiVersion": target.resource.api_version, "metadata": metadata}
-    return orjson.dumps(head)[:-1] + b',"items":[' + b",".join(record.body() for record in page) + b"]}"
+    return list_body(target.resource, metadata, page)
+
+
+def list_body(resource: Resource, metadata: Json, records: Iterable[Record]) -> bytes:
+    """Records as a list of their kind."""
+    head = {"kind": f"{resource.kind}List", "apiVersion": resource.api_version, "metadata": metadata}
+    return orjson.dumps(head)[:-1] + b',"items":[' + b",".join(record.body() for record in records) + b"]}"
 
 
 class Watch:

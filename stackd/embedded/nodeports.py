@@ -1,19 +1,140 @@
-"""Sockets on loopback for the node ports of services whose pod is ready: a short HTTP answer, or an echo for UDP.
+"""Node ports: who holds which (and which cluster addresses are given out), and the sockets on loopback that answer for them.
 
-A port whose socket somebody else holds on this machine is left out; the cluster goes on without it.
+A service whose pod is ready answers with a short page, or an echo for UDP. A port whose socket another program holds on this
+machine is left out; the cluster goes on without it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
+from stackd.embedded.nodes import is_ready
 from stackd.embedded.resources import PODS, SERVICES, Json
+from stackd.embedded.status import StatusCause, StatusError, invalid, wrong
 from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record
+
+_OTHERS = "(others)"
+_HEADLESS = "None"
+
+
+class PortAllocator:
+    """The node ports and cluster IPs of a cluster. Follows the store's services."""
+
+    def __init__(self, store: ObjectStore, port_range: tuple[int, int]) -> None:
+        self._low, self._high = port_range
+        self._holders: dict[int, str] = {}
+        self._addresses: set[str] = set()
+        self._random = random.Random()
+        for record in store.of(SERVICES).records.values():
+            self._note(record.obj["spec"], record.uid)
+        store.observe(self._follow)
+
+    @property
+    def free(self) -> int:
+        """How many node ports nobody holds."""
+        return self._high - self._low + 1 - len(self._holders)
+
+    def is_free(self, port: int) -> bool:
+        """Whether nobody holds the port."""
+        return port not in self._holders
+
+    def take(self, port: int) -> None:
+        """Let somebody unseen hold the port."""
+        self._holders[port] = _OTHERS
+
+    def give_back(self, port: int) -> None:
+        """End what `take` began."""
+        if self._holders.get(port) == _OTHERS:
+            del self._holders[port]
+
+    def assign(self, service: Json, *, held: frozenset[int] = frozenset(), dry_run: bool = False) -> None:
+        """Fill in ports and addresses; nothing is held until the service is stored. Raises StatusError 422 or 500.
+
+        `held` are the ports that this service has already. A dry run does not look at the range, nor does Kubernetes 1.36.
+        """
+        spec = service["spec"]
+        if spec["type"] in {"NodePort", "LoadBalancer"}:
+            self._assign_ports(service["metadata"].get("name", ""), spec, held, dry_run=dry_run)
+        if spec["type"] != "ExternalName" and not spec.get("clusterIP"):
+            address = self._free_address()
+            spec |= {"clusterIP": address, "clusterIPs": [address]}
+        elif spec.get("clusterIP"):
+            spec["clusterIPs"] = [spec["clusterIP"]]
+
+    def _assign_ports(self, name: str, spec: Json, held: frozenset[int], *, dry_run: bool) -> None:
+        chosen: set[int] = set()
+        by_port: dict[int, int] = {}
+        for position, port in enumerate(spec.get("ports", ())):
+            number = port.get("nodePort", 0) or by_port.get(port.get("port", 0), 0)
+            number = number or _asked_for(port, spec["ports"])
+            unchecked = dry_run and not self._low <= number <= self._high
+            if number and number != by_port.get(port.get("port", 0)) and not unchecked:
+                self._check(name, position, number, chosen, held)
+            number = number or self._free_port(chosen)
+            port["nodePort"] = by_port[port.get("port", 0)] = number
+            chosen.add(number)
+
+    def _check(self, name: str, position: int, number: int, chosen: set[int], held: frozenset[int]) -> None:
+        problem = None
+        if not self._low <= number <= self._high:
+            span = f"{self._low}-{self._high}"
+            problem = f"provided port is not in the valid range. The range of valid ports is {span}"
+        elif number in chosen or (number in self._holders and number not in held):
+            problem = "provided port is already allocated"
+        if problem:
+            cause: StatusCause = wrong(f"spec.ports[{position}].nodePort", number, problem)
+            raise invalid(SERVICES, name, [cause])
+
+    def _free_port(self, chosen: set[int]) -> int:
+        if self.free <= len(chosen):
+            message = "Internal error occurred: failed to allocate a nodePort: range is full"
+            raise StatusError(500, "InternalError", message)
+        while True:
+            port = self._random.randint(self._low, self._high)
+            if port not in self._holders and port not in chosen:
+                return port
+
+    def _free_address(self) -> str:
+        while True:
+            address = f"10.96.{self._random.randint(1, 255)}.{self._random.randint(1, 254)}"
+            if address not in self._addresses:
+                return address
+
+    def _follow(self, change: ObjectChange) -> None:
+        if change.after.resource is SERVICES:
+            if change.before is not None:
+                self._release(change.before.obj["spec"], change.before.uid)
+            if change.type != "DELETED":
+                self._note(change.after.obj["spec"], change.after.uid)
+
+    def _note(self, spec: Json, uid: str) -> None:
+        for number in node_ports(spec):
+            self._holders[number] = uid
+        if spec.get("clusterIP", _HEADLESS) != _HEADLESS:
+            self._addresses.add(spec["clusterIP"])
+
+    def _release(self, spec: Json, uid: str) -> None:
+        for number in node_ports(spec):
+            if self._holders.get(number) == uid:
+                del self._holders[number]
+        self._addresses.discard(spec.get("clusterIP", _HEADLESS))
+
+
+def node_ports(spec: Json) -> frozenset[int]:
+    """The node ports of a service's spec."""
+    return frozenset(port["nodePort"] for port in spec.get("ports", ()) if port.get("nodePort"))
+
+
+def _asked_for(port: Json, ports: list[Json]) -> int:
+    same = (other.get("nodePort", 0) for other in ports if other.get("port") == port.get("port"))
+    return next((number for number in same if number), 0)
+
 
 _LOG = logging.getLogger(__name__)
 _BACKLOG = 64
@@ -36,7 +157,7 @@ class NodePortListeners:
         self._host = host
         self._open: dict[tuple[int, str], tuple[NodePortListener, asyncio.BaseTransport | asyncio.Server]] = {}
         self._stale: dict[Key, None] = {}
-        self._doors: dict[Key, set[tuple[int, str]]] = {}
+        self._held: dict[Key, set[tuple[int, str]]] = {}
         self._by_selector: dict[tuple[str, str], dict[Key, None]] = {}
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -68,7 +189,7 @@ class NodePortListeners:
             self._index(None if change.type == "DELETED" else change.after, change.before)
             self._mark(change.after.key)
         elif change.after.resource is PODS and (
-            _is_ready(change.after) or (change.before and _is_ready(change.before))
+            is_ready(change.after.obj) or (change.before and is_ready(change.before.obj))
         ):
             namespace = change.after.key[0]
             for label in (change.after.obj["metadata"].get("labels") or {}).items():
@@ -97,7 +218,7 @@ class NodePortListeners:
 
     async def _reconcile(self, key: Key) -> None:
         wanted = {(listener.number, listener.protocol): listener for listener in self._wanted(key)}
-        held = self._doors.get(key, set())
+        held = self._held.get(key, set())
         for place in held - wanted.keys():
             self._open.pop(place)[1].close()
         kept = held & wanted.keys()
@@ -106,16 +227,16 @@ class NodePortListeners:
         for place, listener in wanted.items():
             if place not in kept and place not in self._open and await self._listen(listener):
                 kept.add(place)
-        self._doors[key] = kept
+        self._held[key] = kept
         if not kept:
-            del self._doors[key]
+            del self._held[key]
 
     def _wanted(self, key: Key) -> list[NodePortListener]:
         service = self._store.of(SERVICES).records.get(key)
         if service is None or not (selector := service.obj["spec"].get("selector")):
             return []
         pods = self._store.of(PODS).labelled(key[0], selector.items())
-        pod = next((pod for pod in pods if _is_ready(pod)), None)
+        pod = next((pod for pod in pods if is_ready(pod.obj)), None)
         if pod is None:
             return []
         return [
@@ -156,7 +277,7 @@ class _HttpAnswer(asyncio.Protocol):
     """Answers whatever comes with one page, and closes."""
 
     def __init__(self, listener: Callable[[], NodePortListener]) -> None:
-        self._door = listener
+        self._listener = listener
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -165,7 +286,7 @@ class _HttpAnswer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._transport is None or b"\n" not in data:
             return
-        listener = self._door()
+        listener = self._listener()
         body = f"This is {listener.target}, answering on node port {listener.number}.\n".encode()
         head = (
             f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
@@ -186,11 +307,6 @@ class _Echo(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         if self._transport is not None:
             self._transport.sendto(data, addr)
-
-
-def _is_ready(pod: Record) -> bool:
-    conditions = pod.obj["status"].get("conditions", ())
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
 def _anchor(service: Json) -> tuple[str, str] | None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stackd.embedded.defaults import default_node, in_order
-from stackd.embedded.discovery import VERSION
 from stackd.embedded.options import NodeSpec
-from stackd.embedded.resources import NODES, Json
+from stackd.embedded.resources import NODES, VERSION, Json
 from stackd.embedded.store import ObjectChange, ObjectStore, Record
 from stackd.embedded.timing import timestamp
 from stackd.quantity import of_bytes, of_milli, parse
@@ -43,9 +42,9 @@ _CONDITIONS = (
 )
 
 
-def is_ready(node: Json) -> bool:
-    """Whether its kubelet says so."""
-    conditions = node["status"].get("conditions", ())
+def is_ready(obj: Json) -> bool:
+    """Whether the kubelet says so, of a node or a pod."""
+    conditions = obj["status"].get("conditions", ())
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
@@ -130,12 +129,12 @@ class NodeController:
         store.observe(self._follow)
 
     def add(self, spec: NodeSpec) -> Record:
-        """Create a node with a kubelet. Raises ApiError 409."""
+        """Create a node with a kubelet. Raises StatusError 409."""
         node = self._store.prepare(NODES, "", new_node(spec, self._store.clock.now()))
         return self._store.create(NODES, node)
 
     def cordon(self, name: str, *, on: bool = True) -> Record:
-        """Let no new pods on the node (or let them again). Raises ApiError 404."""
+        """Let no new pods on the node (or let them again). Raises StatusError 404."""
         record = self._store.of(NODES).get("", name)
         spec = {key: value for key, value in record.obj["spec"].items() if key != "unschedulable"}
         if on:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from stackd.embedded.rbac import User
+from stackd.embedded.auth import User
 from stackd.embedded.timing import DelayingClock
 
 

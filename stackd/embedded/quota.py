@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from stackd.embedded.defaults import containers, in_order
 from stackd.embedded.needs import Amounts, amounts, is_terminal, pod_amounts, shown
-from stackd.embedded.ports import node_ports
+from stackd.embedded.nodeports import node_ports
 from stackd.embedded.resources import ALL, EVENTS, PODS, RESOURCE_QUOTAS, SERVICES, Json, Resource
 from stackd.embedded.status import StatusError, forbidden
 from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record
@@ -22,7 +22,7 @@ _REFRESH_SECONDS = 0.02
 _ANNOTATION = "kubernetes.io/limit-ranger"
 
 
-class QuotaLedger:
+class QuotaController:
     """The usage under each quota. `status.used` of the objects follows shortly after."""
 
     def __init__(self, store: ObjectStore) -> None:
@@ -35,7 +35,7 @@ class QuotaLedger:
         store.observe(self._follow)
 
     def check(self, resource: Resource, obj: Json, namespace: str, *, before: Json | None = None) -> None:
-        """Raise ApiError 403 if the object, added or in the place of `before`, is more than a quota allows."""
+        """Raise StatusError 403 if the object, added or in the place of `before`, is more than a quota allows."""
         quotas = self._quotas(namespace)
         if not quotas:
             return
@@ -118,8 +118,6 @@ def object_usage(resource: Resource, obj: Json) -> Amounts:
         usage["services"] = 1000
         if obj["spec"]["type"] in {"NodePort", "LoadBalancer"}:
             usage["services.nodeports"] = 1000 * max(len(node_ports(obj["spec"])), len(obj["spec"].get("ports", ())))
-        if obj["spec"]["type"] == "LoadBalancer":
-            usage["services.loadbalancers"] = 1000
     elif not resource.group:
         usage[resource.plural] = 1000
     return usage

@@ -1,11 +1,12 @@
-"""What a request is about, read off its method, path and query. Knows no HTTP library."""
+"""What a request is about, read off its method, path and query, label and field selectors included. Knows no HTTP library."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from stackd.embedded.resources import BY_PATH, NAMESPACES, Resource
+from stackd.embedded.resources import BY_PATH, EVENTS, NAMESPACES, NODES, PODS, Json, Resource
 from stackd.embedded.status import bad_request, method_not_allowed, no_such_path
 
 _SUBRESOURCES = {
@@ -43,7 +44,7 @@ class RequestInfo:
 
 
 def read_target(method: str, path: str, query: Mapping[str, str]) -> RequestInfo:
-    """What the request wants. Raises ApiError 404 or 405."""
+    """What the request wants. Raises StatusError 404 or 405."""
     parts = path.strip("/").split("/")
     if parts[:2] == ["api", "v1"]:
         group, version, rest = "", "v1", parts[2:]
@@ -77,7 +78,7 @@ def is_true(text: str | None) -> bool:
 
 
 def whole_number(query: Mapping[str, str], name: str) -> int | None:
-    """A number of the query, if it is given. Raises ApiError 400."""
+    """A number of the query, if it is given. Raises StatusError 400."""
     text = query.get(name)
     if text is None or text == "":
         return None
@@ -85,3 +86,140 @@ def whole_number(query: Mapping[str, str], name: str) -> int | None:
         return int(text)
     except ValueError as exc:
         raise bad_request(f'strconv.ParseInt: parsing "{text}": invalid syntax') from exc
+
+
+Test = Callable[[Json], bool]
+
+_SET = re.compile(r"\s*([\w./-]+)\s+(in|notin)\s+\(([^)]*)\)\s*")
+_COMPARISON = re.compile(r"\s*([\w./-]+)\s*(==|=|!=)\s*([\w.-]*)\s*")
+_PRESENCE = re.compile(r"\s*(!?)\s*([\w./-]+)\s*")
+_SPLIT = re.compile(r",(?![^(]*\))")
+_FIELD = re.compile(r"\s*([\w./-]+)\s*(==|=|!=)\s*(.*?)\s*")
+
+_FIELDS: dict[str, frozenset[str]] = {
+    PODS.kind: frozenset(
+        {
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "status.phase",
+            "status.podIP",
+            "status.nominatedNodeName",
+        }
+    ),
+    NODES.kind: frozenset({"spec.unschedulable"}),
+    EVENTS.kind: frozenset(
+        {
+            "involvedObject.kind",
+            "involvedObject.namespace",
+            "involvedObject.name",
+            "involvedObject.uid",
+            "involvedObject.apiVersion",
+            "involvedObject.resourceVersion",
+            "involvedObject.fieldPath",
+            "reason",
+            "reportingComponent",
+            "source",
+            "type",
+        }
+    ),
+}
+_NAMES = frozenset({"metadata.name", "metadata.namespace"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selector:
+    """What a list or watch is narrowed down to."""
+
+    tests: tuple[Test, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    """The plain equalities among the label requirements, for use with an index."""
+    name: str | None = None
+    """The only name that can match, if the selector fixes it."""
+
+    def matches(self, obj: Json) -> bool:
+        """Whether the object meets every requirement."""
+        return all(test(obj) for test in self.tests)
+
+
+EVERYTHING = Selector()
+
+
+def parse(resource: Resource, label_text: str, field_text: str) -> Selector:
+    """The selector for both query parameters. Raises StatusError 400."""
+    if not label_text and not field_text:
+        return EVERYTHING
+    equalities: list[tuple[str, str]] = []
+    tests = [_label_test(part, equalities) for part in _SPLIT.split(label_text) if part.strip()]
+    name = None
+    for part in field_text.split(","):
+        if part.strip():
+            field, equal, value = _field(resource, part, label_text, field_text)
+            tests.append(_field_test(field, equal, value))
+            if field == "metadata.name" and equal:
+                name = value
+    return Selector(tests=tuple(tests), labels=tuple(equalities), name=name)
+
+
+def selected_name(verb: str, query: Mapping[str, str]) -> str:
+    """The one name that a list or a watch is narrowed down to, by which RBAC knows it; empty if there is none."""
+    if verb not in {"list", "watch", "deletecollection"}:
+        return ""
+    for part in query.get("fieldSelector", "").split(","):
+        if (match := _FIELD.fullmatch(part)) and match[1] == "metadata.name" and match[2] != "!=":
+            return match[3]
+    return ""
+
+
+def _labels(obj: Json) -> Json:
+    labels: Json = obj["metadata"].get("labels") or {}
+    return labels
+
+
+def _label_test(part: str, equalities: list[tuple[str, str]]) -> Test:
+    if match := _SET.fullmatch(part):
+        key, operator, text = match.groups()
+        values = frozenset(value.strip() for value in text.split(","))
+        if operator == "in":
+            return lambda obj: _labels(obj).get(key) in values
+        return lambda obj: _labels(obj).get(key) not in values
+    if match := _COMPARISON.fullmatch(part):
+        key, operator, value = match.groups()
+        if operator == "!=":
+            return lambda obj: _labels(obj).get(key) != value
+        equalities.append((key, value))
+        return lambda obj: _labels(obj).get(key) == value
+    if match := _PRESENCE.fullmatch(part):
+        absent, key = match.groups()
+        return lambda obj: (key in _labels(obj)) != bool(absent)
+    raise bad_request(f"unable to parse requirement: found '{part.strip()}', expected: a label requirement")
+
+
+def _field(resource: Resource, part: str, label_text: str, field_text: str) -> tuple[str, bool, str]:
+    match = _FIELD.fullmatch(part)
+    if match is None:
+        raise bad_request(f"invalid selector: '{part}'; can't understand '{part}'")
+    field, operator, value = match.groups()
+    if field not in _NAMES and field not in _FIELDS.get(resource.kind, ()):
+        kind = f"{resource.group}/{resource.version}, Resource={resource.plural}"
+        raise bad_request(
+            f'Unable to find "{kind}" that match label selector "{label_text}", field selector "{field_text}": '
+            f"field label not supported: {field}"
+        )
+    return field, operator != "!=", value
+
+
+def _field_test(field: str, equal: bool, value: str) -> Test:
+    path = tuple(field.split("."))
+
+    def test(obj: Json) -> bool:
+        found: object = obj
+        for step in path:
+            found = found.get(step, "") if isinstance(found, dict) else ""
+        text = str(found).lower() if isinstance(found, bool) else str(found)
+        if field == "spec.unschedulable" and not text:
+            text = "false"
+        return (text == value) == equal
+
+    return test

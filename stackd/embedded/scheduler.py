@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from stackd.embedded.defaults import with_conditions
 from stackd.embedded.events import EventRecorder
 from stackd.embedded.needs import Amounts, is_terminal, pod_amounts
 from stackd.embedded.resources import NODES, PODS, Json
@@ -104,17 +105,17 @@ class Scheduler:
         spec, needs = pod.obj["spec"], _needs(pod.obj)
         fitting: list[NodeInfo] = []
         counted: Counter[str] = Counter()
-        helpless = 0
+        not_helpful = 0
         for node in self._nodes.values():
             reasons = refusals(node, spec, needs)
             if not reasons:
                 fitting.append(node)
             counted.update(reasons)
-            helpless += beyond_preemption(node, reasons, needs)
+            not_helpful += beyond_preemption(node, reasons, needs)
         if fitting:
             self._bind(pod, self._choose(fitting, needs))
         else:
-            self._give_up(pod, _explain(len(self._nodes), counted, helpless))
+            self._give_up(pod, _explain(len(self._nodes), counted, not_helpful))
 
     def _choose(self, fitting: list[NodeInfo], needs: Amounts) -> NodeInfo:
         self._turn += 1
@@ -163,13 +164,13 @@ def _insert(spec: Json, key: str, value: str, *, behind: str) -> Iterator[tuple[
             yield key, value
 
 
-def _explain(nodes: int, refusals: Counter[str], helpless: int) -> str:
+def _explain(nodes: int, refusals: Counter[str], not_helpful: int) -> str:
     if not nodes:
         return _NO_NODES
     reasons = ", ".join(sorted(f"{count} {reason}" for reason, count in refusals.items()))
-    hopeless = {"Preemption is not helpful for scheduling": helpless}
-    hopeless["No preemption victims found for incoming pod"] = nodes - helpless
-    preemption = ", ".join(sorted(f"{count} {reason}" for reason, count in hopeless.items() if count))
+    outcomes = {"Preemption is not helpful for scheduling": not_helpful}
+    outcomes["No preemption victims found for incoming pod"] = nodes - not_helpful
+    preemption = ", ".join(sorted(f"{count} {reason}" for reason, count in outcomes.items() if count))
     available = f"0/{nodes} nodes are available"
     return f"{available}: {reasons}. no new claims to deallocate, preemption: {available}: {preemption}."
 
@@ -249,10 +250,7 @@ def beyond_preemption(node: NodeInfo, reasons: list[str], needs: Amounts) -> boo
 def with_condition(status: Json, condition: Json) -> Json:
     """The status with the condition in place of an older one of its type."""
     others = [one for one in status.get("conditions", ()) if one["type"] != condition["type"]]
-    changed = dict(status) | {"conditions": [*others, condition]}
-    order = ("observedGeneration", "phase", "conditions")
-    first = {key: changed[key] for key in order if key in changed}
-    return first | {key: value for key, value in changed.items() if key not in first}
+    return with_conditions(status, [*others, condition])
 
 
 def _tolerated(taint: Json, tolerations: list[Json] | tuple[()]) -> bool:
@@ -286,18 +284,6 @@ def _term(node: NodeInfo, term: Json) -> bool:
 
 
 def _expression(labels: Json, part: Json) -> bool:
-    value, values = labels.get(part["key"]), part.get("values") or []
-    match part["operator"]:
-        case "In":
-            return value in values
-        case "NotIn":
-            return value not in values
-        case "Exists":
-            return value is not None
-        case "DoesNotExist":
-            return value is None
-        case "Gt":
-            return value is not None and int(value) > int(values[0])
-        case "Lt":
-            return value is not None and int(value) < int(values[0])
-    return False
+    """The two operators that stackd's pods use."""
+    chosen = labels.get(part["key"]) in part["values"]
+    return {"In": chosen, "NotIn": not chosen}[part["operator"]]

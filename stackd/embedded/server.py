@@ -13,9 +13,9 @@ from weakref import WeakSet
 
 from aiohttp import web
 
+from stackd.embedded.auth import User
 from stackd.embedded.faults import JSON, Answer, Counts, Fault, FaultRules, admitted, instead, spoiled, spoils
 from stackd.embedded.listwatch import Watch
-from stackd.embedded.rbac import User
 from stackd.embedded.request import RequestInfo
 from stackd.embedded.status import StatusError, injected
 from stackd.embedded.timing import http_date
@@ -171,8 +171,8 @@ class ApiServer:
         if request.can_read_body:
             call.body = await request.read()
         self.audit(call)
-        faults = self._faults.strike(*self._subject(call)) if self._faults.any else []
-        if faults and await self._suffer(faults):
+        faults = self._faults.matching(*self._subject(call)) if self._faults.any else []
+        if faults and await self._apply_early(faults):
             for fault in faults:
                 if fault.action == "late":
                     asyncio.get_running_loop().call_later(fault.seconds, self._do_late, call)
@@ -229,7 +229,7 @@ class ApiServer:
         verb, resource, name = call.subject
         return verb, resource, name or _name_of(call.body)
 
-    async def _suffer(self, faults: list[Fault]) -> bool:
+    async def _apply_early(self, faults: list[Fault]) -> bool:
         """Go through what comes before the work; whether the connection is to be cut instead of the work."""
         for fault in faults:
             match fault.action:

@@ -1,7 +1,6 @@
 """The refusals of the API as exceptions, each with the Status body that Kubernetes gives. Knows no HTTP library.
 
-ApiError
-  built by: bad_request, unauthorized, forbidden, not_found, already_exists, conflict, invalid, expired, …
+One function makes each: bad_request, unauthorized, forbidden, not_found, already_exists, conflict, invalid, expired, …
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from typing import Any, Literal, Protocol
 import orjson
 
 from stackd.embedded.defaults import in_order
+from stackd.embedded.request import Selector
 from stackd.embedded.resources import ALL, Json, Resource
-from stackd.embedded.selectors import Selector
 from stackd.embedded.status import already_exists, not_found
 from stackd.embedded.timing import DelayingClock, timestamp
 
@@ -108,7 +108,7 @@ class Collection:
         self._by_label: dict[tuple[str, str], dict[Key, None]] = {}
 
     def get(self, namespace: str, name: str) -> Record:
-        """The current version. Raises ApiError 404."""
+        """The current version. Raises StatusError 404."""
         record = self.records.get((namespace, name))
         if record is None:
             raise not_found(self.resource, name)
@@ -241,7 +241,7 @@ class ObjectStore:
         return obj | {"metadata": in_order("ObjectMeta", metadata)}
 
     def create(self, resource: Resource, obj: Json) -> Record:
-        """Add a prepared object. Raises ApiError 409."""
+        """Add a prepared object. Raises StatusError 409."""
         metadata = obj["metadata"]
         key = (metadata.get("namespace", "") if resource.namespaced else "", metadata["name"])
         if key in self.of(resource).records:

@@ -12,20 +12,13 @@ from functools import lru_cache
 from typing import Protocol
 
 
-class Timer(Protocol):
-    """A call that has been put off."""
-
-    def cancel(self) -> None:
-        """Never make the call; harmless once it was made."""
-
-
 class DelayingClock(Protocol):
     """Wall-clock time and delays."""
 
     def now(self) -> float:
         """Seconds since the Unix epoch."""
 
-    def later(self, seconds: float, action: Callable[[], None]) -> Timer:
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
         """Call `action` from the event loop after that many seconds; zero means: soon, never at once."""
 
 
@@ -36,18 +29,13 @@ class LoopClock:
         """Seconds since the Unix epoch."""
         return time.time()
 
-    def later(self, seconds: float, action: Callable[[], None]) -> Timer:
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
         """Ask the running loop."""
         loop = asyncio.get_running_loop()
-        return loop.call_later(seconds, action) if seconds > 0 else loop.call_soon(action)
-
-
-class _Appointment:
-    def __init__(self, action: Callable[[], None]) -> None:
-        self.action: Callable[[], None] | None = action
-
-    def cancel(self) -> None:
-        self.action = None
+        if seconds > 0:
+            loop.call_later(seconds, action)
+        else:
+            loop.call_soon(action)
 
 
 class ManualClock:
@@ -56,27 +44,25 @@ class ManualClock:
     def __init__(self, start: float = 1_800_000_000.0) -> None:
         self._now = start
         self._order = itertools.count()
-        self._due: list[tuple[float, int, _Appointment]] = []
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
 
     def now(self) -> float:
         """The time it was last set to."""
         return self._now
 
-    def later(self, seconds: float, action: Callable[[], None]) -> Timer:
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
         """Keep the call until `advance` passes its time."""
-        if seconds <= 0:
-            return asyncio.get_running_loop().call_soon(action)
-        appointment = _Appointment(action)
-        heapq.heappush(self._due, (self._now + seconds, next(self._order), appointment))
-        return appointment
+        if seconds > 0:
+            heapq.heappush(self._due, (self._now + seconds, next(self._order), action))
+        else:
+            asyncio.get_running_loop().call_soon(action)
 
     def advance(self, seconds: float) -> None:
         """Move on, making every call that falls due, each at its own time."""
         end = self._now + seconds
         while self._due and self._due[0][0] <= end:
-            self._now, _, appointment = heapq.heappop(self._due)
-            if appointment.action is not None:
-                appointment.action()
+            self._now, _, action = heapq.heappop(self._due)
+            action()
         self._now = end
 
 

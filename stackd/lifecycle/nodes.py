@@ -86,7 +86,7 @@ def remarks(config: Config, nodes: Sequence[NodeState]) -> list[str]:
     if names := without_address(config, nodes):
         types = ", ".join(config.stacks.address_types)
         return [
-            f"no public address ({types}) for {names}: their stacks answer node_public_ip: null; "
+            f"no public address ({types}) for {names}: their stacks have node_public_ip: null; "
             "name them in stacks.public_ips, or add a kind that they have to stacks.address_types"
         ]
     return []

@@ -147,7 +147,7 @@ def _content(response: aiohttp.ClientResponse, text: bytes) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise NoAnswer("an answer that is not stackd's") from error
+        raise NoAnswer("the answer is not stackd's") from error
 
 
 def _why(error: Exception, seconds: float) -> str:

@@ -1,7 +1,7 @@
 """What is expected of a rehearsal, and the verdict.
 
 Owns: how a goal is written (``running-p95=10s``, ``failed=1%``), and that it is held against every start: a stack that never
-came so far took for ever. That none fails is expected unless something else is.
+came so far took forever. That none fails is expected unless something else is.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ def parse(text: str) -> Goal:
     if match is None or match[1] not in TIMED:
         known = nearest(name.partition("-")[0], (*TIMED, FAILED))
         hint = f' (did you mean "{known}"?)' if known and known != name.partition("-")[0] else ""
-        raise ValueError(f'"{name}" is none of {", ".join(f"{one}-pNN" for one in TIMED)} and {FAILED}{hint}')
+        raise ValueError(f'"{name}" is not one of {", ".join(f"{one}-pNN" for one in TIMED)} and {FAILED}{hint}')
     share = 1.0 if match[3] else float(match[2]) / 100
     if share <= 0:
-        raise ValueError(f'"{name}": a percentile is above 0')
+        raise ValueError(f'"{name}": a percentile must be above 0')
     return Goal(text=text.strip(), what=match[1], limit=parse_duration(value), share=share)
 
 
@@ -90,9 +90,9 @@ def judge(results: Results, goals: Sequence[Goal], *, asked_for: int, interrupte
     missed = [result.sentence for result in found if not result.met]
     running = results.stages[Stage.RUNNING.value]
     if interrupted:
-        done = f"stopped early, with {results.started} of {asked_for} stacks started and {running.count} run"
+        done = f"stopped early, with {results.started} of {asked_for} stacks started and {running.count} running"
         return Verdict(holds=False, sentence=f"No verdict: {done}.", goals=found)
-    caveat = f" But this machine may have been what was slow: {'; '.join(results.bottleneck)}."
+    caveat = f" But this machine may have been the bottleneck: {'; '.join(results.bottleneck)}."
     caveat = caveat if results.bottleneck else ""
     if missed:
         return Verdict(holds=False, sentence=f"It does not hold: {'; '.join(missed)}.{caveat}", goals=found)

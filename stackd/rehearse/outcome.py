@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from stackd.clock import NANOSECONDS, from_nanoseconds
-from stackd.rehearse import daemon_metrics
 from stackd.rehearse.attempts import Stage
 from stackd.rehearse.goals import Goal, Verdict, judge
-from stackd.rehearse.measure import Group, Results, SideResults, Times, measure, summary
+from stackd.rehearse.measure import Group, Results, SideResults, Times, create_time, mean_lag, measure, summary
 from stackd.rehearse.plan import Plan
 from stackd.rehearse.rehearsal import Rehearsal
 from stackd.rehearse.run import Measured, last_end
@@ -91,7 +90,7 @@ class Outcome:
         if self.plan.probe != "none":
             yield [
                 "addresses",
-                f"{results.first_refused} did not answer the first time after the stack was said to run",
+                f"{results.first_refused} did not answer at first, after the stack was reported as running",
             ]
         if results.failed_reads:
             yield ["status reads", f"{results.failed_reads} failed"]
@@ -100,7 +99,7 @@ class Outcome:
             f"loop at most {own['loop_lag_max'] * 1000:.0f} ms late (p99 {own['loop_lag_p99'] * 1000:.0f} ms), creates sent"
             f" at most {own['sent_late_max'] * 1000:.0f} ms late, {own['cpu_busiest']:.0%} of a core at its busiest",
         ]
-        yield from (["", f"this machine may have been what was slow: {why}"] for why in results.bottleneck)
+        yield from (["", f"this machine may have been the bottleneck: {why}"] for why in results.bottleneck)
         yield ["", f"load {own['load']:.1f} on {own['cpus']:.0f} CPUs at the end"]
         yield ["the daemon's loop", f"{results.daemon_lag * 1000:.1f} ms late on average"]
         if self.clock_ahead is not None and self.clock_error is not None:
@@ -169,7 +168,7 @@ def are_numbers(cells: Iterable[str]) -> bool:
 
 
 def _left(left: int, unanswered: int) -> str:
-    sentence = f"{left} of its stacks may be left"
+    sentence = f"{left} of its stacks may remain"
     return f"{sentence}, and {unanswered} creates were never answered" if unanswered else sentence
 
 
@@ -180,8 +179,8 @@ def _beside(rehearsal: Rehearsal, measured: Measured | None) -> SideResults:
         reads=rehearsal.reads,
         failed_reads=rehearsal.failed_reads,
         deletes=rehearsal.deletes,
-        create_time=daemon_metrics.create_time(before, after) if before and after else None,
-        daemon_lag=daemon_metrics.mean_lag(before, after) if before and after else 0.0,
+        create_time=create_time(before, after) if before and after else None,
+        daemon_lag=mean_lag(before, after) if before and after else 0.0,
         own=rehearsal.own.figures(),
         bottleneck=rehearsal.own.bottleneck(summary(running).p50),
         troubles=dict(rehearsal.troubles.most_common()),

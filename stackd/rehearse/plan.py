@@ -111,7 +111,7 @@ def parse_share(text: str) -> float:
     except ValueError:
         raise ValueError(f'"{text}" is not a share such as 10%') from None
     if not 0 <= share <= 1:
-        raise ValueError(f'"{text}" is not from 0% to 100%')
+        raise ValueError(f'"{text}" must be from 0% to 100%')
     return share
 
 
@@ -125,5 +125,5 @@ def parse_weighted(text: str) -> tuple[str, float]:
     except ValueError:
         return text, 1.0
     if not 0 < value < float("inf"):
-        raise ValueError(f'"{text}": a weight is above zero')
+        raise ValueError(f'"{text}": a weight must be above zero')
     return name, value

@@ -21,11 +21,11 @@ WORDS = {
     PORTS: "free node ports",
     QUOTA: "the namespace's ResourceQuota",
     MAX_STACKS: "limits.max_stacks",
-    NODES: "nodes that take stacks",
-    "cpu": "CPU of the nodes",
-    "memory": "memory of the nodes",
-    "ephemeral_storage": "disk of the nodes",
-    "pods": "pods that the nodes may run",
+    NODES: "the nodes",
+    "cpu": "CPU",
+    "memory": "memory",
+    "ephemeral_storage": "disk",
+    "pods": "pods",
 }
 
 
@@ -64,7 +64,7 @@ async def look(connection: Connection, plan: Plan, ident: str) -> Preflight:
         return Preflight(wrong=wrong, anyway=anyway, with_others=others)
     answers = [await connection.ask("POST", "/capacity", dict(kind.body)) for kind, count in plan.counts() if count]
     if trouble := next((answer for answer in answers if not answer.good), None):
-        return Preflight(anyway=[*anyway, f"capacity is not known: {trouble.reason}"], with_others=others)
+        return Preflight(anyway=[*anyway, f"the capacity is unknown: {trouble.reason}"], with_others=others)
     counts = [count for _, count in plan.counts() if count]
     fits, limited_by, sentence = fit(list(zip(counts, (answer.body for answer in answers), strict=True)))
     if fits < plan.stacks:
@@ -77,34 +77,34 @@ def fit(asked: Sequence[tuple[int, Mapping[str, Any]]]) -> tuple[int, str, str]:
     total = sum(count for count, _ in asked)
     bounds: dict[str, _Bound] = {}
     for count, capacity in asked:
-        for name, room, note in _rooms(capacity):
+        for name, fits, note in _limits(capacity):
             bound = bounds.setdefault(name, _Bound())
-            bound.taken += count / room if room else math.inf
+            bound.taken += count / fits if fits else math.inf
             if note and note not in bound.notes:
                 bound.notes.append(note)
     tightest = max(bounds, key=lambda name: bounds[name].taken)
     bound = bounds[tightest]
     fits = math.floor(total / bound.taken + 1e-9) if bound.taken else total
     notes = f" ({'; '.join(bound.notes)})" if bound.notes else ""
-    return fits, tightest, f"{fits} do, and what runs out first is {WORDS.get(tightest, tightest)}{notes}"
+    return fits, tightest, f"{fits} do, limited by {WORDS.get(tightest, tightest)}{notes}"
 
 
-def _rooms(capacity: Mapping[str, Any]) -> list[tuple[str, int, str]]:
-    """How many stacks of one kind each limit leaves room for, and what is to be said of it."""
+def _limits(capacity: Mapping[str, Any]) -> list[tuple[str, int, str]]:
+    """How many stacks of one kind fit under each limit, and a note on it."""
     nodes: Mapping[str, int] = capacity["nodes"]
     limited_by = str(capacity["limited_by"])
     resource = limited_by if limited_by not in (PORTS, QUOTA, MAX_STACKS) else NODES
-    rooms = [(NODES, sum(nodes.values()), _of_nodes(nodes, resource)), (PORTS, int(capacity["ports"]), "")]
+    limits = [(NODES, sum(nodes.values()), _of_nodes(nodes, resource)), (PORTS, int(capacity["ports"]), "")]
     if capacity["quota"] is not None:
-        rooms.append((QUOTA, int(capacity["quota"]), str(capacity["quota_limited_by"])))
+        limits.append((QUOTA, int(capacity["quota"]), str(capacity["quota_limited_by"])))
     if capacity["stacks"] is not None:
-        rooms.append((MAX_STACKS, int(capacity["stacks"]), ""))
-    return rooms
+        limits.append((MAX_STACKS, int(capacity["stacks"]), ""))
+    return limits
 
 
 def _of_nodes(nodes: Mapping[str, int], resource: str) -> str:
     if not nodes:
-        return "there is none that is ready"
+        return "none is ready"
     scarce = sorted(nodes.items(), key=lambda one: one[1])
     shown = ", ".join(f"{name} {count}" for name, count in scarce[:SHOWN_NODES])
     more = f" and {len(scarce) - SHOWN_NODES} more" if len(scarce) > SHOWN_NODES else ""
@@ -133,12 +133,12 @@ async def _others(connection: Connection) -> list[str]:
     """What is there that this rehearsal has not made: earlier rehearsals' stacks by their id, then everybody else's."""
     answer = await connection.ask("GET", "/stacks", query=[("fields", "stack_id,labels")])
     if not answer.good:
-        return [f"whose stacks are there is not known: {answer.reason}"]
+        return [f"the stacks cannot be listed: {answer.reason}"]
     owners = Counter(stack["labels"].get(LABEL) for stack in answer.body["stacks"])
     others = owners.pop(None, 0)
-    found = [f"others have stacks here ({others}), and a rehearsal would be in their way"] if others else []
+    found = [f"others have stacks here ({others}), which a rehearsal would disturb"] if others else []
     return found + [
-        f"the rehearsal {name} has stacks here ({count}); if it has ended, delete them: {delete_command(str(name))}"
+        f"rehearsal {name} still has stacks here ({count}); if it is over, delete them: {delete_command(str(name))}"
         for name, count in owners.items()
     ]
 

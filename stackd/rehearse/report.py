@@ -120,7 +120,7 @@ def _drawings(found: Outcome) -> Iterator[str]:
     reached = {name: results.times_of(name) for name in results.stages if results.times_of(name)}
     if reached:
         yield _section(
-            "Who is there after how long",
+            "Share of stacks that came so far, over time",
             charts.shares(reached, results.started, goals, "Share of stacks by time and stage"),
         )
         yield _section("The rehearsal's course", charts.flow(_course(found), "Stacks by stage over the rehearsal"))

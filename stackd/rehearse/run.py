@@ -1,26 +1,28 @@
 """A rehearsal from its first press to its last delete.
 
-Owns: the order of its phases, the removal of all that carries the rehearsal's label, and what an interruption means in each
-phase. A first one (``rehearsal.stop``) ends the load, and what was made is removed; where the task is cancelled, nothing more
-is done, and the stacks end with their time to live.
+Owns: the order of its phases, what goes on beside the players (the event stream is followed, and stacks are kept alive), the
+removal of all that carries the rehearsal's label, and what an interruption means in each phase. A first one
+(``rehearsal.stop``) ends the load, and what was made is removed; where the task is cancelled, nothing more is done, and the
+stacks end with their time to live.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from stackd.client.records import Event
 from stackd.clock import to_nanoseconds
-from stackd.rehearse import daemon_metrics, upkeep
-from stackd.rehearse.attempts import Attempt, Stage
+from stackd.rehearse.attempts import Attempt, Stage, ended, seen
 from stackd.rehearse.connection import NoAnswer
-from stackd.rehearse.daemon_metrics import DaemonMetrics
+from stackd.rehearse.measure import DaemonMetrics, read_metrics
 from stackd.rehearse.plan import LABEL, Arrival
 from stackd.rehearse.player import arrive, stay
-from stackd.rehearse.rehearsal import Phase, Rehearsal
+from stackd.rehearse.rehearsal import Phase, Rehearsal, StatusSeen
 from stackd.waiters import set_within
 
 FOLLOW_SECONDS = 5.0
@@ -61,8 +63,8 @@ async def _attended(rehearsal: Rehearsal) -> Measured:
     following = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         beside = [
-            group.create_task(upkeep.follow(rehearsal, following), name="events"),
-            group.create_task(upkeep.keep_alive(rehearsal), name="keep alive"),
+            group.create_task(follow(rehearsal, following), name="events"),
+            group.create_task(keep_alive(rehearsal), name="keep alive"),
             group.create_task(rehearsal.own.sample(), name="own load"),
         ]
         try:
@@ -145,7 +147,7 @@ async def _or_stopped(rehearsal: Rehearsal, work: Coroutine[Any, Any, Any], seco
 async def _metrics(rehearsal: Rehearsal) -> DaemonMetrics | None:
     try:
         answer = await rehearsal.connection.ask("GET", "/metrics")
-        return daemon_metrics.read(answer.body) if answer.good and isinstance(answer.body, str) else None
+        return read_metrics(answer.body) if answer.good and isinstance(answer.body, str) else None
     except (NoAnswer, ValueError) as error:
         rehearsal.trouble(f"metrics: {error}")
         return None
@@ -245,3 +247,88 @@ def last_end(attempts: Iterable[Attempt], ttl: float, now: float) -> float:
     """When the last of what may be left ends by itself, in the rehearsal's time."""
     ends = (now + ttl if attempt.unanswered else attempt.expires for attempt in attempts)
     return max(ends, default=now)
+
+
+FIELDS = "stack_id,status,status_reason,node_id,node_public_ip,ports,labels"
+FOLLOW_AGAIN_SECONDS = 0.5
+LOOKS = 8
+"""How often in a stack's time to live it is looked whether its end has to be put off."""
+
+EXTENDS_AT_ONCE = 8
+
+
+async def follow(rehearsal: Rehearsal, following: asyncio.Event) -> None:
+    """Follow the event stream until cancelled, and reconnect after each cut; ``following`` is set once it is open."""
+    last = ""
+    while True:
+        asked, fresh = time.monotonic(), not last
+        try:
+            async for event in rehearsal.connection.events(last, FIELDS):
+                if event.kind == "hello":
+                    _greeted(rehearsal, event.data, asked if fresh else None)
+                    following.set()
+                _take(rehearsal, event)
+                last = event.id or last
+        except NoAnswer as error:
+            rehearsal.trouble(f"events: {error}")
+        await asyncio.sleep(FOLLOW_AGAIN_SECONDS)
+
+
+def _greeted(rehearsal: Rehearsal, hello: Mapping[str, Any], asked: float | None) -> None:
+    """The daemon's version, and from its time how far its clock is ahead: to half of the time that the answer took."""
+    rehearsal.version = str(hello.get("version", ""))
+    if asked is None or rehearsal.clock_ahead is not None:
+        return
+    came = time.monotonic()
+    here = rehearsal.wall + (asked + came) / 2 - rehearsal.began
+    ahead, error = to_nanoseconds(hello["now"]) / 1e9 - here, (came - asked) / 2
+    rehearsal.clock_ahead, rehearsal.clock_error = (0.0 if abs(ahead) <= error else ahead), error
+
+
+def _take(rehearsal: Rehearsal, event: Event) -> None:
+    if event.kind not in ("stack", "deleted"):
+        return
+    stack, at = event.data, rehearsal.now()
+    attempt = rehearsal.by_stack.get(stack["stack_id"])
+    if event.kind == "deleted":
+        if attempt is not None:
+            ended(attempt, at)
+        return
+    if stack["labels"].get(LABEL) != rehearsal.ident:
+        return
+    reason = stack["status_reason"]
+    if attempt is not None:
+        attempt.node = stack["node_id"] or attempt.node
+        seen(attempt, stack["status"], reason, at)
+    else:
+        rehearsal.early[stack["stack_id"]] = StatusSeen(status=stack["status"], reason=reason, at=at)
+
+
+async def keep_alive(rehearsal: Rehearsal) -> None:
+    """Extend each stack when half of its time is over, until cancelled."""
+    at_once = asyncio.Semaphore(EXTENDS_AT_ONCE)
+    while True:
+        await asyncio.sleep(rehearsal.plan.ttl / LOOKS)
+        half = rehearsal.now() + rehearsal.plan.ttl / 2
+        due = [attempt for attempt in rehearsal.attempts if attempt.kept and attempt.extends and attempt.expires < half]
+        await asyncio.gather(*(_extend(rehearsal, attempt, at_once) for attempt in due))
+
+
+async def _extend(rehearsal: Rehearsal, attempt: Attempt, at_once: asyncio.Semaphore) -> None:
+    more = rehearsal.plan.ttl / 2
+    key = f"rehearsal-{attempt.stack_id}-{attempt.expires:.3f}"
+    async with at_once:
+        if not attempt.kept:
+            return
+        try:
+            answer = await rehearsal.connection.ask(
+                "POST", f"/stacks/{attempt.stack_id}/extend", {"ttl": f"{more:g}s"}, key=key
+            )
+        except NoAnswer as error:
+            rehearsal.trouble(f"extend: {error}")
+            return
+    if answer.good:
+        attempt.expires += more
+    else:
+        rehearsal.trouble(f"extend: {answer.reason.replace(attempt.stack_id, 'a stack')}")
+        attempt.extends = answer.status not in (404, 409)

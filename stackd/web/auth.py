@@ -97,7 +97,7 @@ class Failures:
         limit = self.per_minute
         if not limit:
             return 0
-        address = neighbourhood(address)
+        address = client_network(address)
         now = self._clock.monotonic()
         bucket = self._buckets.get(address) or TokenBucket(now, limit)
         if not attempt:
@@ -111,7 +111,7 @@ class Failures:
         return ceil(wait)
 
 
-def neighbourhood(address: str) -> str:
+def client_network(address: str) -> str:
     """What counts as one address: an IPv4 address, or the /64 in which one host may choose its IPv6 address freely."""
     try:
         parsed = ip_address(address.partition("%")[0])
@@ -139,10 +139,10 @@ def caller(request: web.BaseRequest, trusted: Sequence[Network]) -> str:
     peer = request.remote or ""
     if not trusted:
         return peer
-    return nearest_stranger(peer, request.headers.getall(hdrs.X_FORWARDED_FOR, ()), trusted)
+    return nearest_untrusted(peer, request.headers.getall(hdrs.X_FORWARDED_FOR, ()), trusted)
 
 
-def nearest_stranger(peer: str, forwarded: Iterable[str], trusted: Sequence[Network]) -> str:
+def nearest_untrusted(peer: str, forwarded: Iterable[str], trusted: Sequence[Network]) -> str:
     """The first address outside of ``trusted`` on the way back from the connection; the last known if there is none."""
     here = peer
     hops = _from_the_right(list(forwarded))

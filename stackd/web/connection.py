@@ -28,7 +28,7 @@ from stackd.web.responses import JSON, NOT_KEPT, SERVER_NAME, problem
 
 log = logging.getLogger("stackd.request")
 
-HEADERS: Final = 64
+MAX_HEADERS: Final = 64
 """Most header lines of a request."""
 
 HEAD_SHARE: Final = 4
@@ -45,7 +45,7 @@ _REQUEST_LINE: Final = re.compile(r"b'[A-Za-z0-9!#$%&*+.^_`|~-]+ [^ ]+ HTTP/\d")
 
 
 class Connections:
-    """All open connections, from the moment they are accepted; ``strangers`` are those that have shown no valid key, the
+    """All open connections, from the moment they are accepted; ``_anonymous`` are those that have shown no valid key, the
     oldest first.
     """
 
@@ -68,7 +68,7 @@ class Connections:
         return self._context.config.limits.header_size
 
     def opened(self, connection: HttpConnection | Handshake) -> None:
-        """One more; if that is one too many, the oldest stranger goes, or else the new one."""
+        """One more; if that is one too many, the oldest anonymous one is closed, or else the new one."""
         self._count += 1
         most = self._most()
         self._anonymous[connection] = None
@@ -140,7 +140,7 @@ class HttpConnection(web.RequestHandler):
             lingering_time=min(LINGER_SECONDS, connections.slow),
             max_line_size=connections.header_size,
             max_field_size=connections.header_size,
-            max_headers=HEADERS,
+            max_headers=MAX_HEADERS,
             auto_decompress=False,
             **options,
         )
@@ -252,7 +252,7 @@ class HttpConnection(web.RequestHandler):
         if isinstance(exc, LineTooLong):
             return 431, f"the request line or a header is longer than {size} bytes (limits.header_size)"
         if _TOO_MANY_HEADERS in str(exc):
-            return 431, f"the request has more than {HEADERS} headers"
+            return 431, f"the request has more than {MAX_HEADERS} headers"
         if isinstance(exc, BadHttpMethod):
             hint = "; this port does not speak TLS" if _TLS_HELLO in str(exc) else ""
             known = (
@@ -264,10 +264,10 @@ class HttpConnection(web.RequestHandler):
         return 400, "the request is not valid HTTP"
 
 
-Handler = Callable[[Any], Awaitable[web.StreamResponse]]
+BaseHandler = Callable[[Any], Awaitable[web.StreamResponse]]
 
 
-def _routed(handler: Handler, unrouted: Handler) -> Handler:
+def _routed(handler: BaseHandler, unrouted: BaseHandler) -> BaseHandler:
     async def routed(request: Any) -> web.StreamResponse:
         try:
             return await handler(request)
@@ -280,7 +280,7 @@ def _routed(handler: Handler, unrouted: Handler) -> Handler:
 class HttpServer(web.Server):
     """Makes a ``Connection`` of each client that comes; ``unrouted`` answers what no route was found for."""
 
-    def __init__(self, made: web.Server, connections: Connections, unrouted: Handler) -> None:
+    def __init__(self, made: web.Server, connections: Connections, unrouted: BaseHandler) -> None:
         super().__init__(
             _routed(made.request_handler, unrouted),
             request_factory=made.request_factory,
@@ -342,7 +342,7 @@ class Runner(web.AppRunner):
     __slots__ = ("_connections", "_unrouted")
 
     def __init__(
-        self, app: web.Application, connections: Connections, unrouted: Handler, *, shutdown_timeout: float
+        self, app: web.Application, connections: Connections, unrouted: BaseHandler, *, shutdown_timeout: float
     ) -> None:
         super().__init__(app, shutdown_timeout=shutdown_timeout)
         self._connections = connections
@@ -377,8 +377,8 @@ class HttpSite(web.SockSite):
             await super().start()
             return
         await web.BaseSite.start(self)
-        entrance = cast(HttpServer, self._runner.server)
-        self._listener = Acceptor(self._sock, self._backlog, lambda client: entrance.secure(client, context))
+        server = cast(HttpServer, self._runner.server)
+        self._listener = Acceptor(self._sock, self._backlog, lambda client: server.secure(client, context))
         self._listener.start()
 
     async def stop(self) -> None:

@@ -97,7 +97,7 @@ class DaemonCollector(Collector):
         )
         yield counter(
             "stackd_lease_transitions_total",
-            "How often the Lease went from one stackd to another.",
+            "How often the Lease moved from one stackd to another.",
             {(): ownership.lease.transitions if ownership.lease is not None else 0},
         )
         yield gauge(
@@ -134,7 +134,7 @@ class DaemonCollector(Collector):
         creates = dict.fromkeys((CREATED, INVALID), 0) | measured.creates
         yield counter(
             "stackd_creates_total",
-            "Creates by what became of them.",
+            "Creates by outcome.",
             {(name,): count for name, count in creates.items()},
             ("outcome",),
         )
@@ -174,14 +174,14 @@ class DaemonCollector(Collector):
         )
         yield gauge("stackd_pool_stacks", about, by_state, ("template", "state"))
         wanted = {(template.name,): template.pool for template in templates}
-        yield gauge("stackd_pool_wanted_stacks", "How many there are to be.", wanted, ("template",))
+        yield gauge("stackd_pool_wanted_stacks", "Stacks that the pool should have.", wanted, ("template",))
         hits = {(name,): one.hits for name, one in figures.items()}
         yield counter("stackd_pool_hits_total", "Creates that were answered from a pool.", hits, ("template",))
         misses = {(name,): one.misses for name, one in figures.items()}
         yield counter("stackd_pool_misses_total", "Creates that found the pool empty.", misses, ("template",))
         yield histogram(
             "stackd_pool_assign_duration_seconds",
-            "Time to give a stack from a pool, disk included.",
+            "Time to assign a stack from a pool, disk included.",
             {(): context.metrics.assignments},
         )
 
@@ -199,7 +199,7 @@ class DaemonCollector(Collector):
         yield counter("stackd_reconcile_passes_total", "Passes of the reconciliation.", {(): reconciler.passes})
         yield counter(
             "stackd_reconcile_actions_total",
-            "What the reconciliation found to do.",
+            "Actions of the reconciliation.",
             {(str(kind),): count for kind, count in reconciler.actions.items()},
             ("action",),
         )
@@ -224,20 +224,20 @@ class DaemonCollector(Collector):
         objects = {"pods": mirror.pods, "services": mirror.services}
         yield gauge(
             "stackd_mirror_objects",
-            "Objects of ours that the mirror has.",
+            "stackd's objects in the mirror.",
             {(name,): len(held) for name, held in objects.items()},
             kind,
         )
         staleness = {(name,): health.staleness() for name, health in health_by_kind.items()}
-        yield gauge("stackd_mirror_staleness_seconds", "Since the cluster was last heard of.", staleness, kind)
+        yield gauge("stackd_mirror_staleness_seconds", "Time since the cluster was last heard from.", staleness, kind)
         connected = {(name,): health.connected for name, health in health_by_kind.items()}
         yield gauge(
             "stackd_mirror_connected", "1 while the watch has a connection that reports changes.", connected, kind
         )
         relists = {(name,): health.relists for name, health in health_by_kind.items()}
-        yield counter("stackd_mirror_relists_total", "Lists taken again because a watch was too old.", relists, kind)
+        yield counter("stackd_mirror_relists_total", "Lists read again because a watch was too old.", relists, kind)
         restarts = {(name,): health.restarts for name, health in health_by_kind.items()}
-        yield counter("stackd_mirror_watch_restarts_total", "Watches that ended and were begun again.", restarts, kind)
+        yield counter("stackd_mirror_watch_restarts_total", "Watches that ended and were restarted.", restarts, kind)
         refused = {(name,): health.refused for name, health in health_by_kind.items()}
         yield counter(
             "stackd_mirror_old_answers_total",
@@ -246,7 +246,7 @@ class DaemonCollector(Collector):
             kind,
         )
         events = {(name,): health.events for name, health in health_by_kind.items()}
-        yield counter("stackd_mirror_events_total", "Changes that the watches told.", events, kind)
+        yield counter("stackd_mirror_events_total", "Changes that the watches reported.", events, kind)
 
     def _kubernetes(self) -> Iterator[Metric]:
         yield counter(
@@ -262,7 +262,7 @@ class DaemonCollector(Collector):
             {(): not contact.lost},
         )
         yield gauge(
-            "stackd_kubernetes_silence_seconds", "Since anything was heard of Kubernetes.", {(): contact.silence}
+            "stackd_kubernetes_silence_seconds", "Time since Kubernetes was last heard from.", {(): contact.silence}
         )
         yield gauge(
             "stackd_kubernetes_failures_in_a_row",
@@ -279,7 +279,7 @@ class DaemonCollector(Collector):
     def _templates(self) -> Iterator[Metric]:
         yield gauge(
             "stackd_prepull_images",
-            "Images of templates that are to be on nodes, by how far they are.",
+            "Images to pull ahead, by state.",
             {(str(state),): count for state, count in self._api.prepulls.counts().items()},
             ("state",),
         )

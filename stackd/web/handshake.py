@@ -46,12 +46,12 @@ class Handshake:
 
 
 class Acceptor:
-    """Accepts clients at a listening socket and hands them to ``welcome``, which must not block."""
+    """Accepts clients at a listening socket and hands them to ``accepted``, which must not block."""
 
-    def __init__(self, listening: socket.socket, backlog: int, welcome: Callable[[socket.socket], None]) -> None:
+    def __init__(self, listening: socket.socket, backlog: int, accepted: Callable[[socket.socket], None]) -> None:
         self._listening = listening
         self._backlog = backlog
-        self._welcome = welcome
+        self._accepted = accepted
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
 
@@ -73,7 +73,7 @@ class Acceptor:
         self._loop.add_reader(self._listening, self._accept)
 
     def _accept(self) -> None:
-        """Take all that wait, but not for ever: everybody else gets a turn, too."""
+        """Take all that wait, but not without end: other tasks get a turn, too."""
         for _ in range(self._backlog):
             try:
                 client, _ = self._listening.accept()
@@ -82,9 +82,9 @@ class Acceptor:
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     raise
-                log.error("no connection can be accepted for %g s: %s", PAUSE_SECONDS, error.strerror)
+                log.error("accepting no connections for %g s: %s", PAUSE_SECONDS, error.strerror)
                 self._loop.remove_reader(self._listening)
                 self._pause = self._loop.call_later(PAUSE_SECONDS, self._go_on)
                 return
             client.setblocking(False)
-            self._welcome(client)
+            self._accepted(client)

@@ -90,4 +90,4 @@ def _position(cursor: str) -> tuple[int, str]:
         created_at, stack_id = text.split(" ")
         return int(created_at), stack_id
     except (ValueError, binascii.Error):
-        raise InvalidRequest("cursor is not one that an answer of GET /stacks has given") from None
+        raise InvalidRequest("cursor must be the next_cursor of an answer of GET /stacks") from None

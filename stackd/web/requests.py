@@ -42,15 +42,15 @@ _OFTEN_TRIED: Final = {
         "order",
         "order_by",
         "orderby",
-    ): "stacks come by created_at, then stack_id, and in no other order",
+    ): "stacks are always ordered by created_at, then stack_id",
     (
         "page",
         "offset",
         "skip",
         "per_page",
         "page_size",
-    ): "pages go by limit and cursor (next_cursor of the page before)",
-    ("q", "query", "search", "filter"): "stacks are found by label, status, node and template",
+    ): "use limit and cursor (the next_cursor of the previous page)",
+    ("q", "query", "search", "filter"): "filter by label, status, node or template",
 }
 """Parameters of other APIs, and what there is here instead."""
 
@@ -68,7 +68,7 @@ class Parameters:
                 raise InvalidRequest(f"unknown parameter {_unknown_parameter(name, known)}")
             self._values.setdefault(name, []).append(value)
             if name in once and len(self._values[name]) > 1:
-                raise InvalidRequest(f"the parameter {name} stands more than once")
+                raise InvalidRequest(f"the parameter {name} is given more than once")
 
     def __bool__(self) -> bool:
         return bool(self._values)
@@ -135,7 +135,7 @@ LONGEST_SHOWN: Final = 64
 PLAIN: Final = frozenset({"", "identity", "chunked"})
 CONTINUE: Final = "100-continue"
 REQUIRED = ("target_port", "pod_spec")
-FIELDS = (*REQUIRED, "template", "ttl", "labels", "if_exists")
+CREATE_FIELDS = (*REQUIRED, "template", "ttl", "labels", "if_exists")
 IF_EXISTS = ("error", "return")
 
 
@@ -145,7 +145,9 @@ def check_coding(request: web.BaseRequest) -> None:
     named = [*headers.getall(hdrs.CONTENT_ENCODING, ()), *headers.getall(hdrs.TRANSFER_ENCODING, ())]
     codings = {each.strip().lower() for text in named for each in text.split(",")}
     if request.body_exists and not codings <= PLAIN:
-        raise UnsupportedCoding("a packed body (Content-Encoding, Transfer-Encoding) is not accepted; send it as it is")
+        raise UnsupportedCoding(
+            "a compressed body (Content-Encoding, Transfer-Encoding) is not accepted; send it uncompressed"
+        )
 
 
 async def read(request: web.Request, max_body: int, timeout: float) -> bytes:
@@ -202,7 +204,7 @@ def _require(fields: Mapping[str, Any], names: Iterable[str]) -> None:
 
 
 class _TwiceError(Exception):
-    """A field stands more than once."""
+    """A field is given more than once."""
 
 
 def _check_fields_once(body: bytes) -> None:
@@ -210,7 +212,7 @@ def _check_fields_once(body: bytes) -> None:
     try:
         _FIELDS_ONCE.decode(body.decode())
     except _TwiceError as twice:
-        raise InvalidRequest(f"invalid request body: the field {twice} stands more than once") from twice
+        raise InvalidRequest(f"invalid request body: the field {twice} is given more than once") from twice
     except RecursionError as exc:
         raise InvalidRequest("invalid request body: it is nested too deeply") from exc
 
@@ -297,7 +299,7 @@ def create_body(context: Context, key_name: str, body: bytes, *, labelled: bool 
 
 
 def _create_body(context: Context, key_name: str, body: bytes, *, labelled: bool) -> CreateBody:
-    fields = parse_object(body, FIELDS, ())
+    fields = parse_object(body, CREATE_FIELDS, ())
     template = _template_of(fields, context.settings.templates)
     if template is None:
         _require(fields, REQUIRED)

@@ -112,7 +112,7 @@ async def streamed_json(request: web.Request, pieces: AsyncGenerator[bytes | mem
                 await response.write(piece)
     except errors.StackdError as error:
         # A part of the answer is out already. Its end does not come, by which its reader knows that it is not whole.
-        request_log.warning("an answer was not sent to its end: %s", error)
+        request_log.warning("an answer could not be sent in full: %s", error)
         if request.transport is not None:
             request.transport.abort()
         return response

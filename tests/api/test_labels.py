@@ -122,10 +122,10 @@ async def test_pages_hold_each_stack_once_although_others_come_and_go(at: Harnes
         ("lable=team=7", "did you mean 'label'?"),
         ("limit=0", "limit must be a whole number from 1 to 1000"),
         ("limit=1001", "limit must be a whole number from 1 to 1000"),
-        ("limit=1&limit=2", "the parameter limit stands more than once"),
+        ("limit=1&limit=2", "the parameter limit is given more than once"),
         ("status=ready", "status must be one of creating, running, stopped, failed, node_deleted"),
-        ("cursor=nonsense!", "cursor is not one"),
-        ("cursor=", "cursor is not one"),
+        ("cursor=nonsense!", "cursor must be the next_cursor"),
+        ("cursor=", "cursor must be the next_cursor"),
         ("fields=stack_id,sttus", "there is no field 'sttus'"),
         ("label==7", "label must be key=value"),
         ("node=", "node must be the name of a node"),
@@ -220,9 +220,9 @@ async def test_an_ended_stack_does_not_come_back_into_a_place_that_is_taken(tmp_
 @pytest.mark.parametrize(
     ("query", "instead"),
     [
-        ("sort=status", "'sort'; stacks come by created_at, then stack_id"),
-        ("page=2", "'page'; pages go by limit and cursor"),
-        ("q=x", "'q'; stacks are found by label, status, node and template"),
+        ("sort=status", "'sort'; stacks are always ordered by created_at, then stack_id"),
+        ("page=2", "'page'; use limit and cursor"),
+        ("q=x", "'q'; filter by label, status, node or template"),
         ("lable=team", "did you mean 'label'?"),
     ],
 )

@@ -113,7 +113,7 @@ async def test_each_missing_right_is_named(tmp_path: Path) -> None:
             "delete configmaps in stacks",
             "watch leases in stacks",
         )
-        assert found == {f"it may not {right}" for right in (*wanted, "watch nodes")}
+        assert found == {f"stackd may not {right}" for right in (*wanted, "watch nodes")}
 
 
 async def test_a_token_that_ends_and_cannot_be_renewed_is_found(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ async def test_a_token_that_ends_and_cannot_be_renewed_is_found(tmp_path: Path) 
         return found.level, found.what
 
     async with ward(tmp_path) as at:
-        assert credentials(await at.look()) == (Level.OK, "they do not end, or are renewed by others")
+        assert credentials(await at.look()) == (Level.OK, "they do not expire, or something else renews them")
         at.cluster.write_kubeconfig(tmp_path / "kubeconfig", token=at.cluster.accounts.issue("stackd", "stackd", 600))
         level, what = credentials(await at.look())
         assert (level, what.endswith("and is renewed before")) == (Level.OK, True)
@@ -132,7 +132,7 @@ async def test_a_token_that_ends_and_cannot_be_renewed_is_found(tmp_path: Path) 
         path = tmp_path / "two" / "kubeconfig"
         at.cluster.write_kubeconfig(path, token=at.cluster.accounts.issue("stackd", "stackd", 600))
         level, what = credentials(await at.look())
-        assert (level, "may not create a fresh one" in what) == (Level.WARN, True)
+        assert (level, "may not create a new one" in what) == (Level.WARN, True)
 
 
 async def test_an_account_that_may_do_everything_is_warned_of(tmp_path: Path) -> None:
@@ -381,7 +381,7 @@ async def test_templates_are_looked_at_and_what_keeps_them_from_being_ready_is_t
 
         await at.until_at_least("stackd_prepull_images", 1, state="failing")
         right, failing = await look()
-        assert (right.level, right.what) == (Level.OK, "bad, web-1: each is right")
+        assert (right.level, right.what) == (Level.OK, "bad, web-1: all valid")
         assert failing.level is Level.WARN
         assert "images cannot be pulled ahead: bad: embedded-worker" in failing.what
         assert "ImagePull" in failing.what

@@ -59,7 +59,7 @@ def test_a_service_that_ends_again_and_again_is_told_with_its_last_error() -> No
         unit(ActiveState="activating", SubState="auto-restart", NRestarts="7"), "the state file is read-only"
     )
     assert finding.level is Level.FAIL
-    assert "7 times so far; the last error: the state file is read-only" in finding.what
+    assert "7 times; the last error: the state file is read-only" in finding.what
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_service_that_does_not_run_is_told(enabled: str, socket: bool, level: 
 
 
 def test_what_the_status_says_is_told() -> None:
-    refused = "the last reload was refused: config.toml:1: [stacks] tttl: there is no such key"
+    refused = "the last reload was refused: config.toml:1: [stacks] tttl: unknown key"
     waiting = "waits for a restart: server.port, state.path"
     findings = found(unit(StatusText=f"ready: 0 stacks, 1 node; {refused}; {waiting}"))
     assert [finding.level for finding in findings] == [Level.FAIL, Level.WARN, Level.OK]
@@ -92,7 +92,7 @@ def test_what_the_status_says_is_told() -> None:
 def test_restarts_a_missing_enable_and_a_changed_unit_are_told_beside_it() -> None:
     findings = found(unit(NRestarts="2", UnitFileState="disabled", NeedDaemonReload="yes"), "the loop hung")
     assert [finding.level for finding in findings] == [Level.WARN, Level.WARN, Level.OK, Level.WARN]
-    assert "2 times so far; the last error: the loop hung" in findings[0].what
+    assert "2 times; the last error: the loop hung" in findings[0].what
     assert findings[1].advice == "systemctl enable stackd"
     assert findings[3].advice == "systemctl daemon-reload"
 
@@ -148,7 +148,7 @@ def test_a_file_that_the_services_user_cannot_read_is_found(tmp_path: Path) -> N
         path.touch()
         path.chmod(mode)
     (finding,) = service.unreadable(_with(keys), written, unit())
-    assert (finding.level, f"{keys} cannot be read by nobody" in finding.what) == (Level.FAIL, True)
+    assert (finding.level, f"nobody, the service's user, cannot read {keys}" in finding.what) == (Level.FAIL, True)
     assert f"chmod 640 {keys}" in finding.advice
     keys.chmod(0o644)
     assert list(service.unreadable(_with(keys), written, unit())) == []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from stackd.embedded.ports import node_ports
+from stackd.embedded.nodeports import node_ports
 from stackd.embedded.resources import PODS, SERVICES
 from stackd.embedded.store import ObjectChange
 from stackd.model import RANGE_PREFIX

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from stackd.embedded.ports import node_ports
+from stackd.embedded.nodeports import node_ports
 from stackd.embedded.resources import PODS, SERVICES
 from tests.faults.file import StateFile
 from tests.faults.ledger import RUNS_ON, Batch, Create

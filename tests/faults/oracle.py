@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from stackd.embedded.ports import node_ports
+from stackd.embedded.nodeports import node_ports
 from tests.faults.file import Row
 from tests.faults.ledger import Batch, Create
 from tests.faults.world import TEMPLATE, World, is_ours

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from stackd.embedded.control import Faults
-from stackd.embedded.ports import node_ports
+from stackd.embedded.nodeports import node_ports
 from stackd.embedded.resources import PODS, SERVICES
 from stackd.embedded.status import StatusError
 from tests.faults.world import NAMESPACE, World

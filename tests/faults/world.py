@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from stackd.embedded import EmbeddedCluster
-from stackd.embedded.rbac import User, everything
+from stackd.embedded.auth import User, everything
 from stackd.embedded.resources import CONFIG_MAPS, PODS, SERVICES
 from stackd.embedded.store import Record
 from stackd.embedded.timing import LoopClock

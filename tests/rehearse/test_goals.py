@@ -10,8 +10,7 @@ import pytest
 
 from stackd.rehearse import goals
 from stackd.rehearse.attempts import Attempt, Stage
-from stackd.rehearse.daemon_metrics import DaemonMetrics, create_time, read
-from stackd.rehearse.measure import OwnLoad, Results, SideResults, measure
+from stackd.rehearse.measure import DaemonMetrics, OwnLoad, Results, SideResults, create_time, measure, read_metrics
 from stackd.rehearse.plan import Plan, parse_rate, parse_share, parse_weighted
 from tests.rehearse.conftest import kind
 
@@ -76,14 +75,14 @@ def test_failures_that_differ_in_ids_and_numbers_only_are_one_reason() -> None:
 def test_a_verdict_says_that_this_machine_may_have_been_slow() -> None:
     slow = verdict(results([1.0], bottleneck=("its event loop was up to 3.00 s late",)))
     assert slow.sentence.endswith(
-        " But this machine may have been what was slow: its event loop was up to 3.00 s late."
+        " But this machine may have been the bottleneck: its event loop was up to 3.00 s late."
     )
 
 
 def test_an_interrupted_rehearsal_has_no_verdict() -> None:
     found = verdict(results([1.0, 2.0]), interrupted=True)
     assert not found.holds
-    assert found.sentence == "No verdict: stopped early, with 2 of 2 stacks started and 2 run."
+    assert found.sentence == "No verdict: stopped early, with 2 of 2 stacks started and 2 running."
 
 
 @pytest.mark.parametrize(
@@ -91,7 +90,7 @@ def test_an_interrupted_rehearsal_has_no_verdict() -> None:
     [
         ("running-p95", '"running-p95" is not a goal such as running-p95=10s or failed=1%'),
         ("runing-p95=1s", 'did you mean "running"?'),
-        ("running-p0=1s", "a percentile is above 0"),
+        ("running-p0=1s", "a percentile must be above 0"),
         ("running-p95=10", '"10" has no unit'),
         ("failed=few", "write failed=3 or failed=1%"),
         ("failed=-1", "write failed=3 or failed=1%"),
@@ -140,7 +139,7 @@ def test_what_is_no_rate_share_or_weight_is_refused(read_text: Callable[[str], o
 def counted(posts: int, seconds: float, accepted: int) -> DaemonMetrics:
     """What a daemon tells after so many creates, whose pods took a tenth of a second each."""
     route = 'method="POST",route="/stacks"'
-    return read(
+    return read_metrics(
         "# TYPE stackd_http_request_duration_seconds histogram\n"
         f'stackd_http_request_duration_seconds_bucket{{{route},le="+Inf"}} {posts}\n'
         f"stackd_http_request_duration_seconds_sum{{{route}}} {seconds}\n"

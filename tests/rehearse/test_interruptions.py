@@ -40,9 +40,9 @@ async def test_ctrl_c_removes_everything_and_tells_what_was_measured(at: Harness
     command.interrupt(signal.SIGINT)
     code, said, complained = await ended(command)
     assert code == 130
-    assert "stopping, and removing what was made" in complained
-    assert "No verdict: stopped early, with 6 of 6 stacks started and 6 run." in said
-    assert "nothing of it is left" in complained
+    assert "stopping, and deleting what was made" in complained
+    assert "No verdict: stopped early, with 6 of 6 stacks started and 6 running." in said
+    assert "none of its stacks is left" in complained
     assert "6 of 6" in said
     assert await at.objects("pods") == {}
 
@@ -90,7 +90,7 @@ async def test_a_second_ctrl_c_ends_it_at_once_and_says_what_is_left(at: Harness
     command.interrupt(signal.SIGINT)
     code, _, complained = await ended(command)
     assert code == 130
-    assert "may be left; all end by themselves within " in complained
+    assert "may remain; they expire within " in complained
     assert f"stackd stacks batch-delete --label {LABEL}=" in complained
     await eventually(lambda: not len(at.daemon.context.store.stacks), deadline=30)
 
@@ -138,7 +138,7 @@ async def test_a_daemon_that_stays_away_leaves_no_doubt_about_what_is_left(
         await until_running(first, 3)
     found = await rehearsing
     assert found.left == 3
-    assert found.left_sentence == "3 of its stacks may be left"
+    assert found.left_sentence == "3 of its stacks may remain"
     assert 30 < found.left_seconds <= 60
     assert any(trouble.startswith("clean-up: no connection") for trouble in found.results.troubles)
 

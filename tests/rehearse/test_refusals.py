@@ -33,7 +33,7 @@ async def test_what_fits_begins(at: Harness) -> None:
 async def test_it_says_which_limit_binds(tmp_path: Path) -> None:
     async with harness(tmp_path, {"STACKD_LIMITS__MAX_STACKS": "7"}) as at:
         found = await looked(at, 8)
-        assert found.anyway == ["8 stacks do not fit: 7 do, and what runs out first is limits.max_stacks"]
+        assert found.anyway == ["8 stacks do not fit: 7 do, limited by limits.max_stacks"]
         assert (await looked(at, 7)).anyway == []
 
 
@@ -48,14 +48,14 @@ async def test_node_ports_bind_a_mix_by_what_each_kind_takes(tmp_path: Path) -> 
         assert (await looked(at, 8, *mixed)).anyway == []  # 4 take one, 4 take two: all 12
         found = await looked(at, 10, *mixed)
         assert found.fits == 8
-        assert found.anyway == ["10 stacks do not fit: 8 do, and what runs out first is free node ports"]
+        assert found.anyway == ["10 stacks do not fit: 8 do, limited by free node ports"]
 
 
 async def test_a_scarce_resource_of_the_nodes_is_named(at: Harness) -> None:
     found = await looked(at, 50, StackKind(name="large", body=request_for("nginx:stable", cpu="100")))
     assert found.fits is not None
     assert found.fits < 50
-    assert "nodes that take stacks (CPU of the nodes: embedded-worker 9, embedded-worker2 9)" in found.anyway[0]
+    assert "limited by the nodes (CPU: embedded-worker 9, embedded-worker2 9)" in found.anyway[0]
 
 
 async def test_what_the_policy_refuses_cannot_be_overruled(at: Harness, terminal: Terminal) -> None:
@@ -77,8 +77,8 @@ async def test_stacks_of_others_are_told_from_those_of_another_rehearsal(at: Har
     await at.create(seed() | {"labels": {LABEL: "feed"}})
     found = await looked(at, 1)
     assert found.with_others == [
-        "others have stacks here (1), and a rehearsal would be in their way",
-        "the rehearsal feed has stacks here (1); if it has ended, delete them: "
+        "others have stacks here (1), which a rehearsal would disturb",
+        "rehearsal feed still has stacks here (1); if it is over, delete them: "
         "stackd stacks batch-delete --label stackd.rehearsal=feed",
     ]
 
@@ -89,8 +89,8 @@ async def test_the_command_refuses_unless_it_is_told_to_begin(tmp_path: Path, te
         words = ("--stacks", "5", "--burst", "--hold", "0s")
         code, _, complained = await _end(terminal, at, *words)
         assert code == 1
-        assert "5 stacks do not fit: 2 do, and what runs out first is limits.max_stacks (--anyway" in complained
-        assert "others have stacks here (1), and a rehearsal would be in their way (--with-others" in complained
+        assert "5 stacks do not fit: 2 do, limited by limits.max_stacks (override with --anyway" in complained
+        assert "others have stacks here (1), which a rehearsal would disturb (override with --with-others" in complained
         assert len(at.daemon.context.store.stacks) == 1
 
         code, said, _ = await _end(terminal, at, *words, "--anyway", "--with-others")
@@ -110,8 +110,11 @@ async def _end(terminal: Terminal, at: Harness, *words: str) -> tuple[int, str, 
         (("--stacks", "5", "--burst", "--rate", "3/s"), "say how players arrive"),
         (("--stacks", "5", "--burst", "--churn", "10%", "--hold", "0s"), "--churn happens during --hold"),
         (("--stacks", "5", "--burst", "--expect", "runing-p95=10s"), 'did you mean "running"?'),
-        (("--stacks", "5", "--burst", "--expect", "reachable-p95=10s"), "with --probe tcp or http only"),
-        (("--stacks", "5", "--burst", "--report", "nowhere/report.html"), "nowhere is no folder to write a report to"),
+        (("--stacks", "5", "--burst", "--expect", "reachable-p95=10s"), "only with --probe tcp or http"),
+        (
+            ("--stacks", "5", "--burst", "--report", "nowhere/report.html"),
+            "nowhere is not a folder, so no report can be written there",
+        ),
     ],
 )
 def test_wrong_words_are_told_before_anything_is_asked(tmp_path: Path, words: tuple[str, ...], complaint: str) -> None:

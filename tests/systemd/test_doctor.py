@@ -51,7 +51,7 @@ async def test_state_of_the_wrong_owner_is_found_and_the_command_that_is_named_m
     told = await doctor(service)
     assert told.ran.code == 1
     (crashing,) = [line for line in told.about("service") if line.startswith("fail")]
-    assert "starts it again and again" in crashing
+    assert "it keeps ending" in crashing
     assert "stackd.db" in crashing
     (owner,) = [line for line in told.about("files") if line.startswith("fail")]
     command = owner.rpartition("→ ")[2]

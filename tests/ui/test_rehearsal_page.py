@@ -11,8 +11,7 @@ from playwright.async_api import Browser, Page, expect
 
 from stackd.rehearse import goals
 from stackd.rehearse.attempts import Attempt, Stage
-from stackd.rehearse.daemon_metrics import CreateTime
-from stackd.rehearse.measure import OwnLoad, SideResults, measure
+from stackd.rehearse.measure import CreateTime, OwnLoad, SideResults, measure
 from stackd.rehearse.outcome import Outcome
 from stackd.rehearse.plan import Plan, StackKind
 from stackd.rehearse.report import page as page_of

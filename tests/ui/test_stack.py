@@ -82,7 +82,7 @@ async def test_logs_of_a_stack_that_has_ended_are_read_once(board: Board) -> Non
     await board.open()
     await board.open_panel(stack_id)
     await board.panel.get_by_role("tab", name="Logs").click()
-    await expect(board.panel.get_by_text("It writes no more.")).to_be_visible()
+    await expect(board.panel.get_by_text("It has stopped writing.")).to_be_visible()
     asked = len(board.requests)
     await board.page.clock.run_for(10_000)
     assert not [url for url in board.requests[asked:] if "/logs" in url]

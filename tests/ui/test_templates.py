@@ -67,7 +67,7 @@ async def test_a_stack_is_created_from_a_template_and_its_values_are_told_once(b
         await board.page.get_by_role("button", name="New web-1").click()
         await expect(board.dialog.get_by_label("From")).to_have_value("web-1")
         await expect(board.dialog).to_contain_text("Publishes 80/tcp and lives for 1h.")
-        await expect(board.dialog).to_contain_text("Made anew for each stack: FLAG, TEAM_SECRET.")
+        await expect(board.dialog).to_contain_text("Generated for each stack: FLAG, TEAM_SECRET.")
         await expect(board.dialog.get_by_label("Pod, as YAML")).to_be_hidden()
         await expect(board.dialog.get_by_label("Ports")).to_be_hidden()
         await board.dialog.get_by_label("Labels").fill("team=7")

@@ -62,7 +62,7 @@ def test_all_mistakes_are_told_at_once_with_line_and_nearest_name(
     code, out, err = run(capsys, "check", "--config", str(folder / "config.toml"))
     assert (code, out) == (2, "")
     first, second = err.splitlines()
-    assert f"{folder}/config.toml:2: [stacks] ttll: there is no such key" in first
+    assert f"{folder}/config.toml:2: [stacks] ttll: unknown key" in first
     assert 'did you mean "ttl"' in first
     assert f"{folder}/config.toml:4: [log] level" in second
 
@@ -100,7 +100,7 @@ def test_check_tells_what_is_wrong_with_a_template(
         monkeypatch.setenv(name, text)
     config = tmp_path / "config.toml"
     config.write_text("")
-    assert run(capsys, "check", "--config", str(config)) == (0, "the configuration is right\n", "")
+    assert run(capsys, "check", "--config", str(config)) == (0, "the configuration is valid\n", "")
     folder_with(tmp_path, web_1=WEB + "ttll: 1h\n", plain=PLAIN + "pool: 1.5\n")
     told = (
         f"{tmp_path}/templates/plain.yaml:19: pool: a whole number from 0 to 10000 is expected",

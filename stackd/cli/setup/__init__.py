@@ -15,11 +15,10 @@ from typing import Any
 
 import click
 
+from stackd.cli import FAILED
 from stackd.cli import options as options_of_all
 from stackd.cli.manifests import site_options
 from stackd.cli.options import config_option
-
-FAILED = 1
 
 
 @click.command()
@@ -34,13 +33,19 @@ FAILED = 1
 )
 @click.option("--admin-context", default="", metavar="NAME", help="The context to use in it.  [its current one]")
 @click.option(
-    "--no-admin", is_flag=True, help="Use no administrator's kubeconfig; print what one has to run, and where."
+    "--no-admin",
+    is_flag=True,
+    help="Use no administrator's kubeconfig; print the commands that an administrator has to run.",
 )
 @click.option(
     "--server", default="", metavar="URL", help="Where stackd reaches the cluster.  [as the administrator does]"
 )
 @click.option(
-    "--node", "nodes", multiple=True, metavar="NAME", help="A node for stacks.  [the only one that can run them]"
+    "--node",
+    "nodes",
+    multiple=True,
+    metavar="NAME",
+    help="A node to run stacks; may be repeated.  [the only one that can]",
 )
 @click.option("--first-stack/--no-first-stack", default=True, help="Start a first stack, for 30 minutes.  [yes]")
 @click.option(
@@ -51,7 +56,7 @@ FAILED = 1
 def setup(config_path: Path | None, yes: bool, only_plan: bool, **options: Any) -> None:
     """Set up an installed stackd: key, cluster, kubeconfig, nodes, service, a first stack. Shows its plan, and asks.
 
-    What is done already stays as it is, so that the command can be run again.
+    Finished steps are skipped, so that the command can be run again at any time.
     """
     import asyncio
 

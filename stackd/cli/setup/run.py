@@ -11,10 +11,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from stackd.cli.doctor import examine, say
+from stackd.cli.doctor import advised, examine, say
 from stackd.cli.manifests import manifests, site_of
 from stackd.cli.options import INSTALLED, alone, as_service
 from stackd.cli.setup.admin import kubeconfig_of
@@ -150,7 +149,7 @@ async def _do(setup: Setup, report: Report, steps: Sequence[SetupStep], planned:
             return step.name
         except (StackdError, click.ClickException, OSError) as error:
             what = error.message if isinstance(error, click.ClickException) else str(error)
-            report.line("failed", step.name, what, "fix that, then run this again: what is done stays done")
+            report.line("failed", step.name, what, "fix that, then run this again: finished steps are skipped")
             return step.name
     return ""
 
@@ -169,11 +168,11 @@ class Report:
     def title(self, setup: Setup) -> None:
         """What is set up, and as whom."""
         self._console.print(f"configuration  {setup.path}")
-        admin = setup.admin_kubeconfig or "none: what an administrator has to do is printed"
+        admin = setup.admin_kubeconfig or "none: commands for an administrator are printed"
         self._console.print(f"administrator  {admin}")
         if not setup.may_write:
             self._console.print(
-                f"{setup.path.parent} cannot be written by this user: the commands are printed; or run it as root"
+                f"this user cannot write to {setup.path.parent}: run the commands below, or run this as root"
             )
         self.blank()
 
@@ -204,12 +203,5 @@ class Report:
 
     def line(self, state: str, name: str, what: str, advice: str = "") -> None:
         """One step."""
-        table = Table.grid(padding=(0, 2), expand=False)
-        table.add_column(width=max(map(len, COLOURS)))
-        table.add_column(width=NAME_WIDTH)
-        table.add_column(overflow="fold")
-        text = Text(printable(what, lines=True))
-        if advice:
-            text.append(f"\n→ {printable(advice, lines=True)}", style="bold")
-        table.add_row(Text(state, style=COLOURS[state]), Text(name), text)
-        self._console.print(table)
+        heads = ((Text(state, style=COLOURS[state]), max(map(len, COLOURS))), (Text(name), NAME_WIDTH))
+        self._console.print(advised(heads, what, advice))

@@ -132,7 +132,7 @@ async def look_at_key(setup: Setup) -> StepState:
         return _already(f"{file} has one")
     return StepState(
         what=f"a key in {file}, unless there is one",
-        will=(f"put a new key into {file}, for root's eyes only",),
+        will=(f"put a new key into {file}, readable by root only",),
         commands=(f"[ -s {file} ] || (umask 077; stackd key new --plain > {file})",),
     )
 
@@ -147,7 +147,9 @@ async def look_at_cluster(setup: Setup) -> StepState:
     """Namespaces, rights, limits and network policies."""
     if setup.admin is None:
         if await _own_access(setup) is None:
-            return _already(f"{setup.kubeconfig} leads into the cluster; `stackd doctor` looks at rights and policies")
+            return _already(
+                f"{setup.kubeconfig} gives access to the cluster; `stackd doctor` checks rights and policies"
+            )
         apply = f"stackd manifests{setup.flags} | ssh ADMIN kubectl apply -f -"
         return StepState(
             what="to be applied where kubectl works as an administrator (ADMIN): namespaces, rights, limits and network policies",
@@ -175,10 +177,10 @@ async def look_at_kubeconfig(setup: Setup) -> StepState:
     """stackd's own way into the cluster."""
     file, chosen = setup.kubeconfig, setup.config.cluster
     if chosen.mode == "in-cluster" or chosen.kubeconfig not in ("", str(file)):
-        return _already(f"the configuration says how: {chosen.kubeconfig or chosen.mode}")
+        return _already(f"the configuration has its own: {chosen.kubeconfig or chosen.mode}")
     trouble = await _own_access(setup)
     if trouble is None:
-        return _already(f"{file} leads into the cluster")
+        return _already(f"{file} gives access to the cluster")
     server = setup.options["server"] or "https://API-SERVER:6443"
     if setup.admin_kubeconfig is not None and not setup.options["server"]:
         server = cluster_entry(setup.admin_kubeconfig, setup.options["admin_context"]).get("server", server)
@@ -189,9 +191,11 @@ async def look_at_kubeconfig(setup: Setup) -> StepState:
         return StepState(what=what, commands=(make,))
     account = f"{setup.site.account_namespace}/{setup.site.account}"
     good = (
-        "a token that does not end" if setup.site.token_secret else f"a token for {setup.options['token_hours']} hours"
+        "a token that does not expire"
+        if setup.site.token_secret
+        else f"a token for {setup.options['token_hours']} hours"
     )
-    will = f"put {good} of the account {account} into {file}, for root's eyes only ({trouble})"
+    will = f"put {good} of the account {account} into {file}, readable by root only ({trouble})"
     return StepState(what=what, will=(will,), commands=(make,))
 
 
@@ -210,7 +214,7 @@ async def make_kubeconfig(setup: Setup) -> str:
     trouble = await _own_access(setup)
     if trouble is not None:
         raise StepFailed(
-            f"{setup.kubeconfig} was written, and does not work: {trouble}",
+            f"{setup.kubeconfig} was written but does not work: {trouble}",
             "check that this machine reaches the address in it; --server names another",
         )
     return f"{setup.kubeconfig} leads to {cluster['server']}"
@@ -268,7 +272,7 @@ async def label_nodes(setup: Setup) -> str:
     text = ", ".join(names)
     if without:
         text += (
-            f"; {', '.join(without)} has no {' or '.join(sorted(kinds))}: say in {setup.path} where players reach it "
+            f"; {', '.join(without)} has no {' or '.join(sorted(kinds))}: set in {setup.path} where players reach it "
             "(stacks.address_types or stacks.public_ips)"
         )
     return text
@@ -289,7 +293,7 @@ async def look_at_service(setup: Setup) -> StepState:
         old = [*service.not_in_force(known, loaded_at, [setup.path, setup.key_file, setup.kubeconfig])]
         if not old and not setup.written and await _answers(setup):
             return _already(f"it is active: {known.status}")
-        what = "have it read its files again" if old or setup.written else "wait until it is ready"
+        what = "reload it" if old or setup.written else "wait until it is ready"
         return StepState(what=what, will=(what,), commands=("stackd reload",))
     command = f"systemctl enable --now {unit.SERVICE}"
     return StepState(what="the daemon", will=(command,), commands=(command,))
@@ -302,12 +306,13 @@ async def start(setup: Setup) -> str:
     trouble = unit.enable_and_start() or ("" if not active or unit.reload() else "its reload was refused")
     if trouble:
         error = unit.last_error()
-        raise StepFailed(error or trouble, "fix that, then run this again; journalctl -u stackd has the whole story")
+        raise StepFailed(error or trouble, "fix that, then run this again; journalctl -u stackd shows its log")
     setup.written.clear()
     why = await _until_ready(setup)
     if why:
         raise StepFailed(
-            f"it runs, and is not ready after {READY_SECONDS:g} s: {why}", "it goes on by itself once that is fixed"
+            f"it runs but is not ready after {READY_SECONDS:g} s: {why}",
+            "it becomes ready by itself once that is fixed",
         )
     return f"it runs, starts at boot, and is ready at {setup.url}"
 
@@ -406,7 +411,7 @@ async def _own_access(setup: Setup) -> str | None:
         await own.close()
     if setup.admin is not None and uid != await setup.admin.cluster_uid():
         raise StepFailed(
-            f"{setup.kubeconfig} leads to another cluster than {setup.admin_kubeconfig}",
+            f"{setup.kubeconfig} is for another cluster than {setup.admin_kubeconfig}",
             "name the right one with --admin-kubeconfig, or move the other away",
         )
     return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import click
 
-from stackd.cli.lazy import lazy
+from stackd.cli import lazy
 
 VERBS = {
     "list": ("stackd.cli.stacks.read:list_stacks", "List the stacks."),
@@ -19,9 +19,9 @@ VERBS = {
     "watch": ("stackd.cli.stacks.watch:watch", "Watch the stacks change."),
     "delete": ("stackd.cli.stacks.change:delete", "Delete stacks."),
     "batch-delete": ("stackd.cli.stacks.change:batch_delete", "Delete many stacks as one job."),
-    "extend": ("stackd.cli.stacks.change:extend", "Let a stack live longer."),
+    "extend": ("stackd.cli.stacks.change:extend", "Extend a stack's time to live."),
     "restart": ("stackd.cli.stacks.change:restart", "Give stacks a fresh pod behind the same ports."),
-    "stop": ("stackd.cli.stacks.change:stop", "Take the pods of stacks away, keep their ports."),
+    "stop": ("stackd.cli.stacks.change:stop", "Remove the pods of stacks; keep their ports."),
     "start": ("stackd.cli.stacks.change:start", "Give stopped stacks a fresh pod."),
     "logs": ("stackd.cli.stacks.read:logs", "Print what a stack has written."),
     "timeline": ("stackd.cli.stacks.read:timeline", "Print what happened to a stack."),
@@ -30,12 +30,12 @@ VERBS = {
 
 @click.group(cls=lazy(VERBS))
 def stacks() -> None:
-    """Look at stacks and change them, over the API of a running daemon.
+    """Show and change stacks, over the API of a running daemon.
 
     The address and the key are taken from --url and --key-file, else from STACKD_URL and STACKD_API_KEY, else from
     ~/.config/stackd/client.toml (url = "…", and key = "…" or key_file = "…").
 
-    Completion of commands and ids, for bash (zsh and fish alike):
+    Completion of commands and ids for bash (similar for zsh and fish):
 
     eval "$(_STACKD_COMPLETE=bash_source stackd)"
     """

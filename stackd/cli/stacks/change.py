@@ -36,7 +36,7 @@ def delete(client: Client, stack_ids: tuple[str, ...], output: str) -> None:
     """Delete stacks: each is gone from the cluster when its line is printed."""
 
     def each(stack_id: str) -> None:
-        with leaving(f"{stack_id} goes on being deleted"):
+        with leaving(f"{stack_id} is still being deleted"):
             client.delete(checked(stack_id))
         if output in PRINTED:
             PRINTED[output]({"deleted": True, "stack_id": stack_id})
@@ -52,7 +52,7 @@ def delete(client: Client, stack_ids: tuple[str, ...], output: str) -> None:
 @click.argument("ttl", type=Length())
 @output_option("json", "jsonl", "name")
 def extend(client: Client, stack_id: str, ttl: str, output: str) -> None:
-    """Let a stack live TTL longer, such as 30m."""
+    """Extend a stack's time to live by TTL, such as 30m."""
     stack = client.extend(checked(stack_id), ttl).raw
     expires = stack["ttl_expires_at"]
     _print(stack, output, f"expires {local(expires)}, in {duration(-since(expires))}")
@@ -65,7 +65,7 @@ def _verb(name: str, text: str) -> click.Command:
     @output_option("json", "jsonl", "name")
     def command(client: Client, stack_ids: tuple[str, ...], output: str) -> None:
         def each(stack_id: str) -> None:
-            with leaving(f"the {name} of {stack_id} goes on; see: stackd stacks show {stack_id}"):
+            with leaving(f"the {name} of {stack_id} continues; see: stackd stacks show {stack_id}"):
                 stack = getattr(client, name)(checked(stack_id)).raw
             _print(stack, output, stack["status"], *addresses(stack))
 
@@ -75,7 +75,7 @@ def _verb(name: str, text: str) -> click.Command:
 
 
 restart = _verb("restart", "Give stacks a fresh pod behind the same ports.")
-stop = _verb("stop", "Take the pods of stacks away and keep their ports.")
+stop = _verb("stop", "Remove the pods of stacks; keep their ports.")
 start = _verb("start", "Give stopped stacks a fresh pod behind the ports they kept.")
 
 
@@ -107,7 +107,7 @@ def _all(stack_ids: tuple[str, ...], each: Callable[[str], None]) -> None:
 @client_options
 @click.argument("stack_ids", metavar="[STACK…]", nargs=-1, shell_complete=ids_of_stacks)
 @filter_options
-@click.option("--all", "everything", is_flag=True, help="All stacks there are.")
+@click.option("--all", "everything", is_flag=True, help="All stacks.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--no-wait", is_flag=True, help="Print the job's id and return at once.")
 @output_option("json", "jsonl", "name")
@@ -122,7 +122,7 @@ def batch_delete(
     stackd stacks batch-delete --label team=7
     """
     if bool(stack_ids) + bool(chosen) + options["everything"] != 1:
-        raise click.UsageError("name stacks, or choose them with --label, --status, --node, or say --all")
+        raise click.UsageError("name stacks, choose them with --label, --status, --node or --template, or use --all")
     ids = _ids(client, stack_ids, chosen)
     if not ids:
         click.echo("no stack matches: nothing to delete", err=True)
@@ -133,7 +133,7 @@ def batch_delete(
     if options["no_wait"]:
         click.echo(job_id)
         return
-    with leaving(f"{job_id} goes on deleting {len(ids)} stacks"):
+    with leaving(f"{job_id} continues to delete {len(ids)} stacks"):
         job = _finished(client, job_id, len(ids))
     _print_job(job, output)
     if job.failed:

@@ -31,16 +31,16 @@ PORT = "CONTAINER_PORT[/PROTOCOL]"
     "--template",
     "-t",
     metavar="NAME",
-    help="Instead of a file: a template; see stackd templates.",
+    help="A template instead of a file; see stackd templates.",
     shell_complete=names_of_templates,
 )
-@click.option("--port", "-p", "ports", multiple=True, metavar=PORT, help="Publish it; default: all of the pod's ports.")
+@click.option("--port", "-p", "ports", multiple=True, metavar=PORT, help="A port to publish.  [all of the pod's ports]")
 @click.option("--ttl", type=Length(), help="How long it lives, such as 30m.")
-@click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", help="A label of yours.")
+@click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", help="A label; may be repeated.")
 @click.option("--return-existing", is_flag=True, help="If a label's limit is reached, show the existing stack.")
 @click.option("--dry-run", is_flag=True, help="Create nothing; print what would be created.")
 @click.option("--wait", is_flag=True, help="Return when it is running; exit code 1 if it fails.")
-@click.option("--timeout", type=Length(), default="5m", show_default=True, help="How long to wait at most.")
+@click.option("--timeout", type=Length(), default="5m", show_default=True, help="The longest wait.")
 @output_option("json", "jsonl", "name")
 def create(client: Client, source: str | None, output: str, **options: Any) -> None:
     """Create a stack.
@@ -61,11 +61,11 @@ def create(client: Client, source: str | None, output: str, **options: Any) -> N
     if options["dry_run"]:
         _print_dry_run(client.dry_run_from(body).raw, output)
         return
-    with leaving("the stack may have been created all the same; see: stackd stacks list"):
+    with leaving("the stack may have been created; see: stackd stacks list"):
         made = client.create_from(body)
     shown = dict(made.raw)
     if options["wait"]:
-        with leaving(f"{made.stack_id} goes on; delete it with: stackd stacks delete {made.stack_id}"):
+        with leaving(f"{made.stack_id} still exists; delete it with: stackd stacks delete {made.stack_id}"):
             shown |= client.wait(made, timeout=parse_duration(options["timeout"])).raw
     _print(shown, output)
 

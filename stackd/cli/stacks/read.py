@@ -29,6 +29,7 @@ from stackd.cli.output import (
 )
 from stackd.cli.target import client_options
 from stackd.printable import printable
+from stackd.quantity import of_bytes, of_milli
 
 if TYPE_CHECKING:
     from stackd.client import Client
@@ -70,7 +71,7 @@ def show(client: Client, stack_id: str, spec: bool, output: str) -> None:
 @stack_id_argument
 @output_option("json", "jsonl")
 def timeline(client: Client, stack_id: str, output: str) -> None:
-    """Tell what happened to a stack, also for a while after it is gone."""
+    """Show what happened to a stack, even for a while after it is gone."""
     answer = client.call("GET", f"{path_of(stack_id)}/timeline")
     if output == "json":
         print_json(answer)
@@ -86,9 +87,9 @@ def timeline(client: Client, stack_id: str, output: str) -> None:
 @stack_id_argument
 @click.option("--follow", "-f", is_flag=True, help="Follow the output until it ends or Ctrl-C.")
 @click.option("--tail", type=click.IntRange(min=1), help="Only the last lines.")
-@click.option("--container", metavar="NAME", help="Of this container.")
+@click.option("--container", metavar="NAME", help="The container.  [the first one]")
 def logs(client: Client, stack_id: str, follow: bool, tail: int | None, container: str | None) -> None:
-    """Print what a stack's container has written; after a failure, the last of it."""
+    """Print what a stack's container has written; after a failure, its last lines."""
     stack_id = checked(stack_id)
     text = client.logs(stack_id, tail=tail or 0, container=container or "")
     print_text(text) if text else None
@@ -136,7 +137,7 @@ def checked(stack_id: str) -> str:
     from stackd.client.operations import PATH_PART
 
     if not PATH_PART.fullmatch(stack_id):
-        raise click.UsageError(f"not the id of a stack: {printable(stack_id)!r}")
+        raise click.UsageError(f"not a stack's id: {printable(stack_id)!r}")
     return stack_id
 
 
@@ -151,8 +152,6 @@ def print_detail(stack: Fields) -> None:
 
 
 def _facts(stack: Fields) -> Iterator[tuple[str, str]]:
-    from stackd.quantity import of_bytes, of_milli
-
     yield "stack", stack["stack_id"]
     yield "status", stack["status"]
     if stack.get("status_reason") or stack.get("status_message"):

@@ -1,6 +1,6 @@
 """``stacks watch``: the stacks as they change.
 
-Owns: the picture kept from one list and the events after it. The stream is opened before the list is read, so that
+Owns: the stacks kept from one list and the events after it. The stream is opened before the list is read, so that
 nothing falls between the two.
 """
 
@@ -42,7 +42,7 @@ class WatchedStacks:
         self.trouble = ""
 
     async def follow(self) -> None:
-        """Keep the picture up to date until cancelled; a lost connection is made again."""
+        """Keep the stacks up to date until cancelled; reconnect after a lost connection."""
         import asyncio
 
         from stackd.client import ClientError
@@ -128,29 +128,29 @@ def matches(stack: dict[str, Any], chosen: list[tuple[str, str]]) -> bool:
     return True
 
 
-def view(picture: WatchedStacks, height: int, width: int) -> RenderableType:
+def view(watched: WatchedStacks, height: int, width: int) -> RenderableType:
     """What fits on the screen: the newest at the top, and how many there are in all."""
     from rich.console import Group
     from rich.text import Text
 
-    newest = sorted(picture.stacks.values(), key=lambda stack: str(stack["created_at"]), reverse=True)
+    newest = sorted(watched.stacks.values(), key=lambda stack: str(stack["created_at"]), reverse=True)
     shown = newest[: max(1, height - OTHER_LINES)]
     more = f"  ({len(newest) - len(shown)} older ones not shown)" if len(shown) < len(newest) else ""
-    last = Text(picture.trouble, style="bold yellow") if picture.trouble else Text(summary(newest) + more, style="dim")
+    last = Text(watched.trouble, style="bold yellow") if watched.trouble else Text(summary(newest) + more, style="dim")
     return Group(table(shown, width), last)
 
 
-async def _on_screen(picture: WatchedStacks) -> None:
+async def _on_screen(watched: WatchedStacks) -> None:
     import asyncio
 
     from rich.live import Live
 
     out = console()
-    following = asyncio.create_task(picture.follow(), name="follow")
+    following = asyncio.create_task(watched.follow(), name="follow")
     try:
         with Live(console=out, screen=True, auto_refresh=False) as live:
             while not following.done():
-                live.update(view(picture, out.size.height, out.size.width), refresh=True)
+                live.update(view(watched, out.size.height, out.size.width), refresh=True)
                 await asyncio.wait([following], timeout=REDRAW_SECONDS)
         await following
     finally:

@@ -23,6 +23,7 @@ from stackd.web.system import DEFAULT_CPU, DEFAULT_MEMORY
 
 JOB_LINK = {"job": {"operationId": "getBatchDelete", "parameters": {"job_id": "$response.body#/job_id"}}}
 _FIELD = f"(?:{'|'.join(STACK_FIELDS)})"
+_FLAG = text("True or false.", enum=["true", "false", "1", "0", ""])
 _QUANTITY = {"format": "stackd-quantity", "minLength": 1, "maxLength": 64}
 
 IDEMPOTENCY_KEY = Parameter(
@@ -32,12 +33,8 @@ IDEMPOTENCY_KEY = Parameter(
     "again, even if limits or policies have changed.",
     schema=text("Printable ASCII.", pattern="^[!-~](?:[ -~]*[!-~])?$", maxLength=KEY_LIMIT),
 )
-CREATE_QUERY = (
-    Parameter(
-        name="dry_run",
-        about="`true` or `1`: validate here and in the cluster, and write nothing.",
-        schema=text("True or false.", enum=["true", "false", "1", "0", ""]),
-    ),
+DRY_RUN = Parameter(
+    name="dry_run", about="`true` or `1`: validate here and in the cluster, and write nothing.", schema=_FLAG
 )
 FILTER_QUERY = tuple(
     Parameter(
@@ -51,11 +48,7 @@ FIELDS = Parameter(
     schema=text("Names of fields.", pattern=f"^{_FIELD}(?:,{_FIELD})*$"),
     example="stack_id,status",
 )
-HISTORY_FLAG = Parameter(
-    name="history",
-    about="With samples of the last hour.",
-    schema=text("True or false.", enum=["true", "false", "1", "0", ""]),
-)
+HISTORY_FLAG = Parameter(name="history", about="With samples of the last hour.", schema=_FLAG)
 LIST_QUERY = (
     *FILTER_QUERY,
     Parameter(
@@ -90,19 +83,18 @@ DELETE_WAIT_QUERY = (
     ),
     TIMEOUT,
 )
+
+
+def _amount(name: str, about: str) -> Parameter:
+    return Parameter(name=name, about=about, schema=text("A quantity.", **_QUANTITY))
+
+
 CAPACITY_QUERY = (
-    Parameter(
-        name="cpu", about=f"CPU of one stack; {DEFAULT_CPU} if not given.", schema=text("A quantity.", **_QUANTITY)
-    ),
-    Parameter(
-        name="memory",
-        about=f"Memory of one stack; {DEFAULT_MEMORY} if not given.",
-        schema=text("A quantity.", **_QUANTITY),
-    ),
-    Parameter(
-        name="ephemeral_storage",
-        about="Disk of one stack; if not given, what `policy.max_ephemeral_storage` or the namespace's LimitRange gives.",
-        schema=text("A quantity.", **_QUANTITY),
+    _amount("cpu", f"CPU of one stack; {DEFAULT_CPU} if not given."),
+    _amount("memory", f"Memory of one stack; {DEFAULT_MEMORY} if not given."),
+    _amount(
+        "ephemeral_storage",
+        "Disk of one stack; if not given, what `policy.max_ephemeral_storage` or the namespace's LimitRange gives.",
     ),
     Parameter(name="ports", about="Ports of one stack.", schema=number("How many.", 1, MAX_TARGET_PORTS)),
 )
@@ -156,6 +148,9 @@ REFUSED = ResponseDoc(
 )
 
 
+FITS = ResponseDoc(about="How many more fit.", schema="Capacity", examples={"14 more": examples.CAPACITY})
+
+
 def _detail(about: str, status: str = "creating", *headers: str) -> ResponseDoc:
     shown = {status: {**examples.DETAIL, "status": status}}
     return ResponseDoc(about=about, schema="StackDetail", examples=shown, headers=headers)
@@ -168,7 +163,7 @@ CONTRACT: Mapping[tuple[str, str], Operation] = {
         summary="Create a stack",
         about="Answers when the pod is assigned to a node. A repetition with the same "
         "Idempotency-Key gets the first answer again.",
-        parameters=(*CREATE_QUERY, IDEMPOTENCY_KEY),
+        parameters=(DRY_RUN, IDEMPOTENCY_KEY),
         body=Body(schema="Create", examples=examples.CREATES),
         answers={
             201: ResponseDoc(
@@ -362,9 +357,7 @@ MORE: Mapping[tuple[str, str], Operation] = {
         summary="List the templates",
         about="What a create can ask for by name, and how the pool of each is doing.",
         parameters=(HISTORY_FLAG,),
-        answers={
-            200: ResponseDoc(about="The templates.", schema="Templates", examples={"one": examples.TEMPLATES}),
-        },
+        answers={200: ResponseDoc(about="The templates.", schema="Templates", examples={"one": examples.TEMPLATES})},
     ),
     ("GET", "/capacity"): Operation(
         id="getCapacity",
@@ -372,9 +365,7 @@ MORE: Mapping[tuple[str, str], Operation] = {
         summary="How many more fit?",
         about="Uses the quotas and LimitRanges that stackd read last.",
         parameters=CAPACITY_QUERY,
-        answers={
-            200: ResponseDoc(about="How many more fit.", schema="Capacity", examples={"14 more": examples.CAPACITY})
-        },
+        answers={200: FITS},
     ),
     ("POST", "/capacity"): Operation(
         id="getCapacityFor",
@@ -382,10 +373,7 @@ MORE: Mapping[tuple[str, str], Operation] = {
         summary="How many more of this stack fit?",
         about="Takes the body of a create, and reads quotas and LimitRanges now.",
         body=Body(schema="Create", examples={"a web server": examples.CREATE}),
-        answers={
-            200: ResponseDoc(about="How many more fit.", schema="Capacity", examples={"14 more": examples.CAPACITY}),
-            400: REFUSED,
-        },
+        answers={200: FITS, 400: REFUSED},
     ),
 }
 

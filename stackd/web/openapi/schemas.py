@@ -299,7 +299,7 @@ def _template_properties() -> dict[str, Schema]:
         "held": number(
             pooled
             + "may have been given away just before the state file was lost. They stay until the time to live that"
-            " they would have had is over, or their room is needed, and are given to nobody."
+            " they would have had is over, or their capacity is needed, and are assigned to nobody."
         ),
         "hits": number("Creates that got a stack from the pool, since the daemon started."),
         "misses": number("Creates that found the pool empty, since the daemon started."),

@@ -23,7 +23,7 @@ SCRIPT = Path(__file__).parents[3] / "stackd.py"
 
 @asynccontextmanager
 async def demo(*words: str, **environment: str) -> AsyncIterator[tuple[Process, dict[str, str]]]:
-    """The demo, and what its welcome says."""
+    """The demo, and what its print_instructions says."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(SCRIPT), "demo", *words, stdout=PIPE, stderr=PIPE, env=os.environ | environment
     )

@@ -37,7 +37,7 @@ async def test_a_create_that_is_left_says_where_to_look(shell: Shell, tmp_path: 
     shell.at.cluster.faults.pause()
     said = await interrupted(shell, "create", "-f", str(pod))
     shell.at.cluster.faults.resume()
-    assert "the stack may have been created all the same; see: stackd stacks list" in said
+    assert "the stack may have been created; see: stackd stacks list" in said
 
 
 async def test_a_wait_that_is_left_names_the_stack(shell: Shell, tmp_path: Path) -> None:
@@ -58,11 +58,11 @@ async def test_a_wait_that_is_left_names_the_stack(shell: Shell, tmp_path: Path)
     process.send_signal(signal.SIGINT)
     _, said = await process.communicate()
     assert process.returncode == 130
-    assert f"{found[0]} goes on; delete it with: stackd stacks delete {found[0]}" in said.decode()
+    assert f"{found[0]} still exists; delete it with: stackd stacks delete {found[0]}" in said.decode()
 
 
 @pytest.mark.parametrize(
-    ("verb", "said"), [("delete", "{} goes on being deleted"), ("restart", "the restart of {} goes on")]
+    ("verb", "said"), [("delete", "{} is still being deleted"), ("restart", "the restart of {} continues")]
 )
 async def test_a_change_that_is_left_says_that_it_goes_on(shell: Shell, verb: str, said: str) -> None:
     stack_id = (await shell.at.create())["stack_id"]
@@ -77,5 +77,5 @@ async def test_a_batch_delete_that_is_left_names_its_job(shell: Shell) -> None:
     shell.at.cluster.faults.pause()
     said = await interrupted(shell, "batch-delete", stack_id)
     shell.at.cluster.faults.resume()
-    assert "goes on deleting 1 stack" in said
+    assert "continues to delete 1 stack" in said
     assert "job-" in said

@@ -45,7 +45,7 @@ def test_any_name_is_printed_so_that_the_configuration_takes_it_or_refused(name:
         assert known.name == name
     else:
         assert (result.exit_code, result.stdout) == (2, "")
-        assert "is not acceptable; a name of at most 64 printable characters" in result.stderr
+        assert "cannot be used; a name of at most 64 printable characters" in result.stderr
         assert not name.isprintable() or not 0 < len(name) <= 64 or name != " ".join(name.split())
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stackd.cli import COMMANDS, stackd
-from stackd.cli.lazy import LazyGroup
+from stackd.cli import COMMANDS, LazyGroup, stackd
 from stackd.cli.stacks import VERBS, stacks
 from tests.harness import KEY
 from tests.unit.cli.conftest import Shell

@@ -227,7 +227,7 @@ async def test_a_cluster_that_is_away_and_one_that_is_another_are_told_apart(sit
     await site.setup("--yes", "--node", "one")
     async with EmbeddedCluster(fast_cluster(users=(ADMIN,), nodes=WORKERS)) as other:
         result = await replace(site, cluster=other).setup("--yes", "--node", "one")
-        assert "leads to another cluster than" in result.stdout
+        assert "is for another cluster than" in result.stdout
         assert result.exit_code == 1
         mine = site.beside("kubeconfig").read_text()
     result = await replace(site, cluster=other).setup("--yes", "--node", "one")

@@ -99,11 +99,11 @@ async def test_what_the_api_refuses_is_said_in_its_words(shell: Shell, pod: str)
         (("create", "-f", "-", "-p", "eighty"), POD, "--port must be like 80 or 53/udp"),
         (("create", "-f", "-", "-l", "team"), POD, "--label must be like team=7"),
         (("create", "-f", "-", "--ttl", "soon"), POD, "write it like 30m, 2h or 1h30m"),
-        (("show", "../stats"), None, "not the id of a stack"),
-        (("delete", ".."), None, "not the id of a stack"),
+        (("show", "../stats"), None, "not a stack's id"),
+        (("delete", ".."), None, "not a stack's id"),
         (("list", "--status", "walking"), None, "'walking' is not one of"),
-        (("batch-delete",), None, "name stacks, or choose them"),
-        (("batch-delete", "stack-1", "--all"), None, "name stacks, or choose them"),
+        (("batch-delete",), None, "name stacks, choose them"),
+        (("batch-delete", "stack-1", "--all"), None, "name stacks, choose them"),
     ],
 )
 async def test_usage_errors_have_code_2_and_ask_nothing(

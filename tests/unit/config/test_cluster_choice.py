@@ -63,7 +63,7 @@ def test_mode_kubeconfig_without_one_is_a_mistake_that_says_where_it_may_be(tmp_
 
 
 def test_a_kubeconfig_that_is_not_there_is_a_mistake_in_every_mode(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no such file, or it cannot be read"):
+    with pytest.raises(ConfigError, match="the file is missing or cannot be read"):
         choose(STACKD_CLUSTER__KUBECONFIG=str(tmp_path / "absent"))
 
 

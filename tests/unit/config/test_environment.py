@@ -83,7 +83,7 @@ def test_values_take_the_kind_that_their_key_wants() -> None:
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({"STACKD_SERVER__PRT": "1"}, 'STACKD_SERVER__PRT: there is no such key (did you mean "STACKD_SERVER__PORT"?)'),
+        ({"STACKD_SERVER__PRT": "1"}, 'STACKD_SERVER__PRT: unknown key (did you mean "STACKD_SERVER__PORT"?)'),
         ({"STACKD_BATCH_DELETE_MAX_IDS": "1"}, '(did you mean "STACKD_BATCH_DELETE__MAX_IDS"?)'),
         ({"STACKD_SERVER__PORT": "80a"}, '[server] port: "80a" is a string; a port from'),
         ({"STACKD_AUTH__ENABLED": "maybe"}, '"maybe" is a string; true or false is expected'),

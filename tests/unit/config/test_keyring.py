@@ -82,7 +82,7 @@ def test_with_auth_off_no_key_is_needed_and_every_start_warns(load_text: Load) -
         ),
         (
             f'[[auth.keys]]\nname = "a"\nkey = "{OTHER}"\nsha256 = "{sha256("a")}"\n',
-            "keys[0].key: there is no such key",
+            "keys[0].key: unknown key",
         ),
         ('[[auth.keys]]\nname = "a"\n', "keys[0].sha256: this is missing"),
         (

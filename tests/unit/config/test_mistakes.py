@@ -34,12 +34,12 @@ level = "debgu"
 """
     assert mistakes_in(text, {"STACKD_SERVER__HOST": "a b"}) == [
         "config.toml:1: port: this key belongs in a section (did you mean [server] port?)",
-        'config.toml:3: [servr]: there is no such section (did you mean "server"?)',
-        'config.toml:5: [server] prot: there is no such key (did you mean "port"?)',
+        'config.toml:3: [servr]: unknown section (did you mean "server"?)',
+        'config.toml:5: [server] prot: unknown key (did you mean "port"?)',
         'config.toml:6: [server] port: "8081" is a string; a port from 1 to 65535 (0 for any free one) is expected',
         'config.toml:7: [server] max_body: "1XB" has the unknown unit "XB"; a size from "1KiB" to "1GiB" is expected',
         "config.toml:10: [stacks] node_port_min: node_port_min 32000 is above node_port_max 31000; "
-        "a range with a port in it is expected",
+        "lower node_port_min, or raise node_port_max",
         'config.toml:12: [stacks] ttl: "two hours" is not a duration; '
         'a duration above zero, such as "2h", "1h30m", "10s" or "250ms" is expected',
         "config.toml:13: [stacks] node_selector.role: 1 is a whole number; "
@@ -56,7 +56,7 @@ level = "debgu"
 
 def test_a_key_in_the_wrong_section_is_sent_to_the_right_one(mistakes_in: Mistakes) -> None:
     assert mistakes_in('[server]\nttl = "1h"\n') == [
-        "config.toml:2: [server] ttl: there is no such key (did you mean [stacks] ttl?)"
+        "config.toml:2: [server] ttl: unknown key (did you mean [stacks] ttl?)"
     ]
 
 
@@ -118,7 +118,7 @@ def test_a_mistake_names_the_line_however_the_key_is_written(
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('[server]\ntls_cert = "cert.pem"\n', "tls_cert is set and tls_key is not; both or neither are expected"),
+        ('[server]\ntls_cert = "cert.pem"\n', "tls_cert is set and tls_key is not; set both or neither"),
         ("[server]\nport = 65536\n", "65536 is out of range"),
         ("[server]\nport = true\n", "true is true or false; a port"),
         ("[server]\nshutdown_timeout = 10\n", "10 has no unit; a duration"),

@@ -239,7 +239,7 @@ async def test_a_first_start_on_nodes_without_an_address_says_so_and_what_to_do(
     monkeypatch.setattr(health, "EVERY_SECONDS", 0.05)
     specs = tuple(NodeSpec(name=f"n{number}", external_ip=None) for number in range(7))
     said = (
-        "no public address (ExternalIP) for n0, n1, n2, n3, n4 and 2 more: their stacks answer node_public_ip: null; "
+        "no public address (ExternalIP) for n0, n1, n2, n3, n4 and 2 more: their stacks have node_public_ip: null; "
         "name them in stacks.public_ips, or add a kind that they have to stacks.address_types"
     )
     async with EmbeddedCluster(fast_cluster(nodes=specs)) as cluster:

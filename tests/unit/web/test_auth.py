@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from stackd.web.auth import nearest_stranger, neighbourhood
+from stackd.web.auth import client_network, nearest_untrusted
 
 TRUSTED = [ip_network(text) for text in ("10.0.0.0/8", "2001:db8:aaaa::/48", "127.0.0.1/32")]
 
@@ -37,7 +37,7 @@ TRUSTED = [ip_network(text) for text in ("10.0.0.0/8", "2001:db8:aaaa::/48", "12
 def test_the_caller_is_the_nearest_address_that_is_no_proxy_of_ours(
     peer: str, forwarded: list[str], expected: str
 ) -> None:
-    assert nearest_stranger(peer, forwarded, TRUSTED) == expected
+    assert nearest_untrusted(peer, forwarded, TRUSTED) == expected
 
 
 @pytest.mark.parametrize(
@@ -52,4 +52,4 @@ def test_the_caller_is_the_nearest_address_that_is_no_proxy_of_ours(
     ],
 )
 def test_addresses_that_one_host_may_choose_freely_count_as_one(address: str, counted_as: str) -> None:
-    assert neighbourhood(address) == counted_as
+    assert client_network(address) == counted_as

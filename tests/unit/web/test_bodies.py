@@ -38,7 +38,7 @@ def refusal(body: bytes | str) -> str:
     ],
 )
 def test_a_field_that_stands_twice_is_named(body: str, field: str) -> None:
-    assert refusal(body) == f"invalid request body: the field {field} stands more than once"
+    assert refusal(body) == f"invalid request body: the field {field} is given more than once"
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ export class Actions {
   async stop(id) {
     const sure = await confirm({
       title: "Stop the stack?",
-      text: `The pod of ${id} goes, and what is in it. Its ports are kept for a start.`,
+      text: `The pod of ${id} and everything in it will be deleted. Its ports are kept.`,
       verb: "Stop",
     });
     if (sure)

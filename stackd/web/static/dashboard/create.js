@@ -297,7 +297,7 @@ function aboutOf({ target_port: published, ttl, labels, generates }) {
   return [
     `Publishes ${shown.join(", ")} and lives for ${ttl}.`,
     named.length ? `Labels: ${named.join(", ")}.` : "",
-    generates.length ? `Made anew for each stack: ${generates.join(", ")}.` : "",
+    generates.length ? `Generated for each stack: ${generates.join(", ")}.` : "",
   ]
     .filter(Boolean)
     .join(" ");
@@ -323,7 +323,7 @@ function showValues(stack) {
     h(
       "div",
       { class: "body" },
-      h("p", {}, `They were generated for ${stack.stack_id} and are shown only now.`),
+      h("p", {}, `They were generated for ${stack.stack_id} and are shown only once.`),
       h("dl", {}, ...rows),
       h(
         "div",

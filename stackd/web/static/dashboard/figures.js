@@ -30,8 +30,8 @@ const ENDS = {
   pods: "pods run out",
   nodes: "nodes run out",
   ports: "ports run out",
-  quota: "the quota ends",
-  max_stacks: "limits.max_stacks ends",
+  quota: "the quota is used up",
+  max_stacks: "limits.max_stacks is reached",
 };
 
 export class Figures {

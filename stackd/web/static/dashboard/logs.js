@@ -60,7 +60,7 @@ export class Logs {
     clearTimeout(this.#timer);
     if (!this.#looked || !this.follow.checked) return;
     if (this.live()) this.#timer = setTimeout(() => this.#again(), EVERY);
-    else if (!this.state.textContent) say(this.state, "It writes no more.");
+    else if (!this.state.textContent) say(this.state, "It has stopped writing.");
   }
 
   /** A tab that nobody sees asks for nothing. */

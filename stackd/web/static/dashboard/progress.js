@@ -89,7 +89,7 @@ export class Progress {
     };
     /** @param {unknown} error */
     const lost = (error) => {
-      say(words, `The job goes on, but its progress is not known: ${sentence(error)}`);
+      say(words, `The job continues, but its progress is unknown: ${sentence(error)}`);
       close.hidden = false;
     };
     return { draw, end, lost };

@@ -1,0 +1,283 @@
+"""Who may do what: users by token, rules as in RBAC, reviews that ask for a verdict, and tokens of service accounts that end.
+
+Owns what such a token looks like (a JWT, as Kubernetes signs them, here with a key of the cluster's own). The accounts are
+the users called ``system:serviceaccount:NAMESPACE:NAME``, and the ServiceAccounts that are stored, with the rights that stored
+roles and bindings give them. Stores nothing itself: a token is good for as long as its cluster lives, over restarts too.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from stackd.embedded.resources import (
+    CLUSTER_ROLE_BINDINGS,
+    CLUSTER_ROLES,
+    ROLE_BINDINGS,
+    ROLES,
+    SERVICE_ACCOUNTS,
+    Json,
+    Resource,
+)
+from stackd.embedded.status import StatusError, bad_request, invalid, not_found, wrong
+from stackd.embedded.store import ObjectStore
+from stackd.embedded.timing import DelayingClock, timestamp
+
+REVIEWS = frozenset({"/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One PolicyRule; `namespace` is None for a rule that a ClusterRoleBinding grants. `*` matches anything."""
+
+    verbs: frozenset[str]
+    resources: frozenset[str]
+    groups: frozenset[str] = frozenset({""})
+    names: frozenset[str] = frozenset()
+    namespace: str | None = None
+
+    def allows(self, ask: AccessAttributes) -> bool:
+        """Whether this rule alone is enough."""
+        return (
+            _has(self.verbs, ask.verb)
+            and _has(self.groups, ask.group)
+            and (_has(self.resources, ask.resource) or f"*/{ask.resource.partition('/')[2]}" in self.resources)
+            and (self.namespace is None or self.namespace == ask.namespace)
+            and (not self.names or ask.name in self.names)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessAttributes:
+    """What a request wants to do. `resource` includes the subresource (`pods/log`)."""
+
+    verb: str
+    resource: str
+    group: str = ""
+    namespace: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """Somebody with a bearer token."""
+
+    token: str
+    name: str
+    rules: tuple[Rule, ...] = ()
+
+    def may(self, ask: AccessAttributes) -> bool:
+        """Whether any rule allows it."""
+        return any(rule.allows(ask) for rule in self.rules)
+
+
+def everything() -> Rule:
+    """The rule of cluster-admin."""
+    star = frozenset({"*"})
+    return Rule(verbs=star, resources=star, groups=star)
+
+
+def denied(user: str, ask: AccessAttributes) -> StatusError:
+    """403 as the authorizer words it."""
+    where = f'in the namespace "{ask.namespace}"' if ask.namespace else "at the cluster scope"
+    resource = ask.resource.partition("/")[0]
+    qualified = f"{resource}.{ask.group}" if ask.group else resource
+    subject = f'{qualified} "{ask.name}"' if ask.name else qualified
+    message = (
+        f'{subject} is forbidden: User "{user}" cannot {ask.verb} resource "{ask.resource}" '
+        f'in API group "{ask.group}" {where}'
+    )
+    details = {"name": ask.name, "group": ask.group, "kind": resource}
+    return StatusError(403, "Forbidden", message, {key: value for key, value in details.items() if value})
+
+
+def rules_from_manifests(manifests: Iterable[Mapping[str, Any]], *, account: str, namespace: str) -> tuple[Rule, ...]:
+    """The rules that a service account gets from Roles, ClusterRoles and their bindings among the manifests."""
+    documents = list(manifests)
+    roles = {_role_key(document): document.get("rules") or [] for document in documents if _is(document, "Role")}
+    found: list[Rule] = []
+    for binding in documents:
+        if _is(binding, "RoleBinding") and _binds(binding, account, namespace):
+            scope = None if binding["kind"] == "ClusterRoleBinding" else binding["metadata"].get("namespace", "default")
+            reference = binding["roleRef"]
+            key = (reference["kind"], "" if reference["kind"] == "ClusterRole" else scope or "", reference["name"])
+            found.extend(_rule(rule, scope) for rule in roles.get(key, []))
+    return tuple(found)
+
+
+def _is(document: Mapping[str, Any], kind: str) -> bool:
+    return document.get("kind") in {kind, f"Cluster{kind}"}
+
+
+def _role_key(document: Mapping[str, Any]) -> tuple[str, str, str]:
+    cluster = document["kind"] == "ClusterRole"
+    metadata = document["metadata"]
+    return document["kind"], "" if cluster else metadata.get("namespace", "default"), metadata["name"]
+
+
+def _binds(binding: Mapping[str, Any], account: str, namespace: str) -> bool:
+    wanted = ("ServiceAccount", account, namespace)
+    subjects = binding.get("subjects") or []
+    return any((s.get("kind"), s.get("name"), s.get("namespace")) == wanted for s in subjects)
+
+
+def _rule(rule: Mapping[str, Any], namespace: str | None) -> Rule:
+    return Rule(
+        verbs=frozenset(rule.get("verbs") or ()),
+        resources=frozenset(rule.get("resources") or ()),
+        groups=frozenset(rule.get("apiGroups") or ("",)),
+        names=frozenset(rule.get("resourceNames") or ()),
+        namespace=namespace,
+    )
+
+
+def _has(allowed: frozenset[str], wanted: str) -> bool:
+    return wanted in allowed or "*" in allowed
+
+
+def review(user: User | None, body: bytes) -> bytes:
+    """The review with its verdict; a cluster without users allows everything. Raises StatusError 400."""
+    try:
+        spec: Json = orjson.loads(body)["spec"]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as exc:
+        raise bad_request("the object provided is unrecognized") from exc
+    asked = spec.get("resourceAttributes") or {}
+    resource = asked.get("resource", "")
+    if asked.get("subresource"):
+        resource += f"/{asked['subresource']}"
+    ask = AccessAttributes(
+        verb=asked.get("verb", ""),
+        resource=resource,
+        group=asked.get("group", ""),
+        namespace=asked.get("namespace", ""),
+        name=asked.get("name", ""),
+    )
+    allowed = user is None or user.may(ask)
+    answer = {
+        "kind": "SelfSubjectAccessReview",
+        "apiVersion": "authorization.k8s.io/v1",
+        "metadata": {},
+        "spec": spec,
+        "status": {"allowed": allowed},
+    }
+    return orjson.dumps(answer)
+
+
+AUDIENCE = ISSUER = "https://kubernetes.default.svc"
+PREFIX = "system:serviceaccount:"
+SHORTEST, LONGEST, DEFAULT = 600, 2**32, 3600
+RBAC_KINDS = (ROLES, ROLE_BINDINGS, CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS)
+_REQUEST = Resource(plural="tokenrequests", kind="TokenRequest", group="authentication.k8s.io")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accounts:
+    """The accounts of one cluster; ``identity`` gives what nobody else knows, and that lasts as long as the cluster."""
+
+    users: Iterable[User]
+    clock: DelayingClock
+    identity: Callable[[], str]
+    store: ObjectStore
+
+    def request(self, namespace: str, name: str, body: bytes) -> bytes:
+        """The answer to a TokenRequest. Raises StatusError 400, 404 or 422."""
+        if self._user(namespace, name) is None:
+            raise not_found(SERVICE_ACCOUNTS, name)
+        seconds = _seconds(body)
+        now = self.clock.now()
+        answer = {
+            "kind": _REQUEST.kind,
+            "apiVersion": _REQUEST.api_version,
+            "metadata": {
+                "name": name,
+                "namespace": namespace,
+                "uid": self.uid(namespace, name),
+                "creationTimestamp": timestamp(now),
+            },
+            "spec": {"audiences": [AUDIENCE], "expirationSeconds": seconds, "boundObjectRef": None},
+            "status": {
+                "token": self.issue(namespace, name, seconds),
+                "expirationTimestamp": timestamp(int(now) + seconds),
+            },
+        }
+        return orjson.dumps(answer)
+
+    def issue(self, namespace: str, name: str, seconds: float) -> str:
+        """A token that is good for so long from now."""
+        now = int(self.clock.now())
+        claims = {
+            "aud": [AUDIENCE],
+            "exp": int(now + seconds),
+            "iat": now,
+            "iss": ISSUER,
+            "jti": str(uuid.uuid4()),
+            "kubernetes.io": {
+                "namespace": namespace,
+                "serviceaccount": {"name": name, "uid": self.uid(namespace, name)},
+            },
+            "nbf": now,
+            "sub": f"{PREFIX}{namespace}:{name}",
+        }
+        signed = f"{_encoded(orjson.dumps({'alg': 'HS256', 'kid': 'embedded'}))}.{_encoded(orjson.dumps(claims))}"
+        return f"{signed}.{_encoded(self._signature(signed))}"
+
+    def who(self, token: str) -> User | None:
+        """Whose token it is; None if it is none of this cluster's, or its time is over."""
+        signed, _, signature = token.rpartition(".")
+        if not hmac.compare_digest(signature.encode(), _encoded(self._signature(signed)).encode()):
+            return None
+        claims: Json = orjson.loads(_decoded(signed.partition(".")[2]))
+        if claims["exp"] <= self.clock.now():
+            return None
+        _, _, namespace, name = claims["sub"].split(":")
+        return self._user(namespace, name)
+
+    def uid(self, namespace: str, name: str) -> str:
+        """The account's uid."""
+        stored = self.store.of(SERVICE_ACCOUNTS).records.get((namespace, name))
+        return stored.uid if stored else str(uuid.uuid5(uuid.NAMESPACE_URL, f"{self.identity()}/{namespace}/{name}"))
+
+    def _user(self, namespace: str, name: str) -> User | None:
+        full = f"{PREFIX}{namespace}:{name}"
+        known = next((user for user in self.users if user.name == full), None)
+        if known is not None or (namespace, name) not in self.store.of(SERVICE_ACCOUNTS).records:
+            return known
+        manifests = [
+            {"kind": kind.kind, **record.obj} for kind in RBAC_KINDS for record in self.store.of(kind).records.values()
+        ]
+        return User(token="", name=full, rules=rules_from_manifests(manifests, account=name, namespace=namespace))
+
+    def _signature(self, text: str) -> bytes:
+        return hmac.digest(self.identity().encode(), text.encode(), hashlib.sha256)
+
+
+def _seconds(body: bytes) -> int:
+    try:
+        spec = orjson.loads(body or b"{}").get("spec") or {}
+    except (orjson.JSONDecodeError, AttributeError) as exc:
+        raise bad_request("the object provided is unrecognized") from exc
+    seconds: int = spec.get("expirationSeconds", DEFAULT)
+    if seconds < SHORTEST:
+        raise _unacceptable(seconds, "may not specify a duration less than 10 minutes")
+    if seconds > LONGEST:
+        raise _unacceptable(seconds, "may not specify a duration larger than 2^32 seconds")
+    return seconds
+
+
+def _unacceptable(seconds: int, why: str) -> StatusError:
+    return invalid(_REQUEST, "", [wrong("spec.expirationSeconds", seconds, why)])
+
+
+def _encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _decoded(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
