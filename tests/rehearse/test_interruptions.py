@@ -22,9 +22,9 @@ HOLD = ("--burst", "--hold", "1m", "--poll", "300ms")
 async def until_running(at: Harness, stacks: int) -> None:
     """Return once so many stacks of a rehearsal run."""
 
-    def run() -> bool:
-        found = [one for one in at.daemon.context.store.stacks.ordered() if LABEL in one.labels]
-        return sum(one.status == "running" for one in found) == stacks
+    async def run() -> bool:
+        found = (await at.call("GET", "/stacks?status=running&fields=labels")).json["stacks"]
+        return sum(LABEL in one["labels"] for one in found) == stacks
 
     await eventually(run, deadline=30)
 
@@ -50,12 +50,12 @@ async def test_ctrl_c_removes_everything_and_tells_what_was_measured(at: Harness
 async def test_ctrl_c_while_creates_are_under_way_removes_what_comes_of_them(at: Harness, terminal: Terminal) -> None:
     at.cluster.rules.add(Fault(verb="create", resource="services", action="latency", seconds=1.0))
     command = terminal.rehearse(at, "--stacks", "6", *HOLD)
-    await eventually(lambda: len(at.daemon.context.creating) == 6, deadline=30)
+    await eventually(lambda: at.rows("SELECT COUNT(*) FROM stacks WHERE accepted = 0") == [(6,)], deadline=30)
     command.interrupt(signal.SIGINT)
     code, _, _ = await ended(command)
     assert code == 130
     assert at.cluster.counts.requests["create", "pods", 201] == 1 + 6, "the dry run, and all that were under way"
-    assert len(at.daemon.context.store.stacks) == 0
+    assert await at.listed() == []
     assert await at.objects("pods") == {}
 
 
@@ -86,13 +86,13 @@ async def test_a_second_ctrl_c_ends_it_at_once_and_says_what_is_left(at: Harness
     await until_running(at, 4)
     at.cluster.rules.add(Fault(verb="delete", action="latency", seconds=2.0))
     command.interrupt(signal.SIGINT)
-    await eventually(lambda: any(one.deleting_since for one in at.daemon.context.store.stacks.ordered()))
+    await eventually(lambda: at.rows("SELECT 1 FROM stacks WHERE deleting_since IS NOT NULL"))
     command.interrupt(signal.SIGINT)
     code, _, complained = await ended(command)
     assert code == 130
     assert "may remain; they expire within " in complained
     assert f"stackd stacks batch-delete --label {LABEL}=" in complained
-    await eventually(lambda: not len(at.daemon.context.store.stacks), deadline=30)
+    await eventually(lambda: not at.rows("SELECT 1 FROM stacks"), deadline=30)
 
 
 async def test_what_a_killed_rehearsal_leaves_ends_with_its_time_to_live(at: Harness, terminal: Terminal) -> None:
@@ -100,10 +100,10 @@ async def test_what_a_killed_rehearsal_leaves_ends_with_its_time_to_live(at: Har
     await until_running(at, 4)
     command.interrupt(signal.SIGKILL)
     await ended(command)
-    assert len(at.daemon.context.store.stacks) == 4
+    assert len(await at.listed()) == 4
 
     async def gone() -> bool:
-        return not len(at.daemon.context.store.stacks) and not await at.objects("pods")
+        return not at.rows("SELECT 1 FROM stacks") and not await at.objects("pods")
 
     await eventually(gone, deadline=30)
 
@@ -125,7 +125,7 @@ async def test_a_daemon_that_is_away_for_a_moment_is_waited_for(cluster: Embedde
     async with harness(tmp_path, settings, cluster=cluster) as second:
         found = await rehearsing
         assert found.left == 0
-        assert len(second.daemon.context.store.stacks) == 0
+        assert await second.listed() == []
     assert found.results.failed == 0
     assert found.results.stages["running"].count == 4
 

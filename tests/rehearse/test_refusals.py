@@ -91,12 +91,12 @@ async def test_the_command_refuses_unless_it_is_told_to_begin(tmp_path: Path, te
         assert code == 1
         assert "5 stacks do not fit: 2 do, limited by limits.max_stacks (override with --anyway" in complained
         assert "others have stacks here (1), which a rehearsal would disturb (override with --with-others" in complained
-        assert len(at.daemon.context.store.stacks) == 1
+        assert len(await at.listed()) == 1
 
         code, said, _ = await _end(terminal, at, *words, "--anyway", "--with-others")
         assert code == 1
         assert "It does not hold: 3 of 5 failed: 503 " in said
-        assert len(at.daemon.context.store.stacks) == 1
+        assert len(await at.listed()) == 1
 
 
 async def _end(terminal: Terminal, at: Harness, *words: str) -> tuple[int, str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-FROM_OUTSIDE = ("api", "client", "doctor", "monitoring", "ui")
+FROM_OUTSIDE = ("api", "client", "doctor", "monitoring", "rehearse", "ui")
 """The folders of the tests that see what a client, a browser, the doctor or a Prometheus sees."""
 
 FILES = [file for folder in FROM_OUTSIDE for file in sorted((TESTS / folder).rglob("*.py"))]
