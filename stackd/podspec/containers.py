@@ -16,6 +16,7 @@ from stackd.podspec.reasons import Reasons, check_choice
 from stackd.podspec.request import LARGEST_PORT
 from stackd.podspec.sources import check_env_source, check_granted
 
+CONTAINER_LISTS = ("containers", "initContainers")
 _CHOICES = {
     "imagePullPolicy": ("Always", "IfNotPresent", "Never"),
     "terminationMessagePolicy": ("File", "FallbackToLogsOnError"),
@@ -34,7 +35,7 @@ def by_path(spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """All containers of the pod by their paths, init containers last."""
     return {
         f"spec.{kind}[{index}]": container
-        for kind in ("containers", "initContainers")
+        for kind in CONTAINER_LISTS
         for index, container in enumerate(spec.get(kind, ()))
     }
 

@@ -52,6 +52,11 @@ class Reasons:
         return bool(self._by_path)
 
 
+def by_line(reasons: Iterable[Reason]) -> list[Reason]:
+    """In the order of the lines; those without one come last."""
+    return sorted(reasons, key=lambda reason: (reason.line is None, reason.line or 0))
+
+
 def check_choice(value: str | None, allowed: tuple[str, ...], path: str, reasons: Reasons) -> None:
     """Report a value that is not one of ``allowed``; ``None`` is fine."""
     if value is not None and value not in allowed:
