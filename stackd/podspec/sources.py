@@ -62,7 +62,7 @@ def check_volumes(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) -> 
         path = f"spec.volumes[{index}]"
         name = volume.get("name")
         if name is None:
-            reasons.missing(f"{path}.name", "is required", f"{path}.name")
+            reasons.missing(f"{path}.name", "is required")
         elif not is_label(name):
             reasons.add(f"{path}.name", "must be at most 63 lower-case letters, digits and inner hyphens")
         elif name in seen:
@@ -74,7 +74,7 @@ def check_volumes(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) -> 
 def _check_source(volume: Mapping[str, Any], path: str, policy: Policy, reasons: Reasons) -> None:
     sources = [kind for kind in volume if kind != "name"]
     if len(sources) != 1:
-        reasons.missing(path, "must have exactly one source, such as emptyDir", path)
+        reasons.missing(path, "must have exactly one source, such as emptyDir")
         return
     kind = sources[0]
     source, here = volume[kind], f"{path}.{kind}"
@@ -110,7 +110,7 @@ def _check_projected(source: Mapping[str, Any], path: str, policy: Policy, reaso
         here = f"{path}.sources[{index}]"
         given = [kind for kind in _PROJECTED if kind in part]
         if len(given) != 1:
-            reasons.missing(here, f"must have exactly one of {', '.join(_PROJECTED)}", here)
+            reasons.missing(here, f"must have exactly one of {', '.join(_PROJECTED)}")
         for kind in given:
             _check_files(kind, part[kind], f"{here}.{kind}", policy, reasons)
 
@@ -127,18 +127,18 @@ def _check_files(kind: str, source: Mapping[str, Any], path: str, policy: Policy
         here = f"{path}.items[{index}]"
         _check_mode(item.get("mode"), f"{here}.mode", reasons)
         if not item.get("path") or not is_inner_path(item["path"]):
-            reasons.missing(f"{here}.path", 'must be a relative path without ".."', f"{here}.path")
+            reasons.missing(f"{here}.path", 'must be a relative path without ".."')
         if kind == "downwardAPI":
             check_downward_item(item, here, reasons)
         elif not item.get("key"):
-            reasons.missing(f"{here}.key", "is required", f"{here}.key")
+            reasons.missing(f"{here}.key", "is required")
 
 
 def _check_csi(source: Mapping[str, Any], path: str, policy: Policy, reasons: Reasons) -> None:
     if not policy.csi_drivers:
         reasons.add(path, "not accepted, unless policy.csi_drivers allows it")
     elif not matches_any(policy.csi_drivers, source.get("driver", "")):
-        reasons.missing(f"{path}.driver", "only what policy.csi_drivers names may be used", f"{path}.driver")
+        reasons.missing(f"{path}.driver", "only what policy.csi_drivers names may be used")
     for key in source.get("volumeAttributes", ()):
         if not is_key(key):
             reasons.add(below(f"{path}.volumeAttributes", key), "is not a valid key")
@@ -153,7 +153,7 @@ def check_env_source(source: Mapping[str, Any], path: str, policy: Policy, reaso
     """Report what is wrong with a variable's ``valueFrom``."""
     given = [kind for kind in _ENV_SOURCES if kind in source]
     if len(given) != 1:
-        reasons.missing(path, "must have exactly one source", path)
+        reasons.missing(path, "must have exactly one source")
         return
     kind = given[0]
     here = f"{path}.{kind}"
@@ -170,13 +170,13 @@ def check_env_source(source: Mapping[str, Any], path: str, policy: Policy, reaso
 def check_downward_item(item: Mapping[str, Any], path: str, reasons: Reasons) -> None:
     """Report what is wrong with what a file of a downwardAPI volume refers to."""
     if ("fieldRef" in item) == ("resourceFieldRef" in item):
-        reasons.missing(path, "must have either fieldRef or resourceFieldRef", path)
+        reasons.missing(path, "must have either fieldRef or resourceFieldRef")
     elif "fieldRef" in item:
         check_field_ref(item["fieldRef"], f"{path}.fieldRef", _VOLUME_FIELDS, reasons)
     else:
         reference, here = item["resourceFieldRef"], f"{path}.resourceFieldRef"
         if "containerName" not in reference:
-            reasons.missing(f"{here}.containerName", "is required in a volume", f"{here}.containerName")
+            reasons.missing(f"{here}.containerName", "is required in a volume")
         check_resource_ref(reference, here, reasons)
 
 
@@ -186,7 +186,7 @@ def check_field_ref(reference: Mapping[str, Any], path: str, fields: frozenset[s
         reasons.add(f"{path}.apiVersion", "must be v1")
     field = reference.get("fieldPath")
     if field is None:
-        reasons.missing(f"{path}.fieldPath", "is required", f"{path}.fieldPath")
+        reasons.missing(f"{path}.fieldPath", "is required")
         return
     subscript = _SUBSCRIPT.match(field)
     if field not in fields and not (subscript and is_key(subscript.group(1))):
@@ -197,7 +197,7 @@ def check_resource_ref(reference: Mapping[str, Any], path: str, reasons: Reasons
     """Report a resource or divisor that cannot be used."""
     resource = reference.get("resource")
     if resource is None:
-        reasons.missing(f"{path}.resource", "is required", f"{path}.resource")
+        reasons.missing(f"{path}.resource", "is required")
         return
     match = _RESOURCES.match(resource)
     if match is None:
