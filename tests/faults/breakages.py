@@ -249,12 +249,12 @@ BREAKAGES = (
     Breakage(
         name="ports are free before the Service is gone",
         file="stackd/lifecycle/delete.py",
-        text="""        await context.cluster.delete_service(stack.service_name, uid, known=known)
+        text="""        await _delete_service(context, stack)
         reached("release.service_deleted")
         await context.store.ports.release([stack_id])
 """,
         instead="""        await context.store.ports.release([stack_id])
-        await context.cluster.delete_service(stack.service_name, uid, known=known)
+        await _delete_service(context, stack)
 """,
     ),
     Breakage(
@@ -337,7 +337,7 @@ BREAKAGES = (
     ),
     Breakage(
         name="a job counts an id before it is deleted",
-        file="stackd/lifecycle/batch.py",
+        file="stackd/lifecycle/delete.py",
         text="                await delete_objects(context, current)\n",
         instead='                context.tasks.spawn("delete objects", delete_objects(context, current))\n',
     ),
