@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from stackd.clock import Clock
@@ -22,6 +22,7 @@ from stackd.kube.guards import Fence
 from stackd.kube.mirror import Mirror
 from stackd.kube.objects import PodState, ServiceState
 from stackd.lifecycle import nodes
+from stackd.lifecycle.brake import Brake
 from stackd.lifecycle.needs import Quotas
 from stackd.lifecycle.ownership import Ownership, Role
 from stackd.lifecycle.plan import Removal, Repair, own_pod
@@ -35,9 +36,6 @@ from stackd.tasks import Tasks
 from stackd.templates import NO_TEMPLATES, TemplateSet
 from stackd.waiters import Waiters, first_of, set_within
 from stackd.workqueue import WorkQueue
-
-if TYPE_CHECKING:
-    from stackd.lifecycle.brake import Brake
 
 REMEMBER_DELETED = 10_000
 

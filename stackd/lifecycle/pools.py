@@ -2,7 +2,7 @@
 
 Owns: that of any number of creates at once no two pick the same stack, the oldest first; that those who wait for the next
 one get theirs in the order in which they came; what is remembered of a pool's failures; and a pool's figures, which
-``/templates``, doctor, the metrics and the dashboard read through ``figures_of`` alone. That a stack is given once is the file's
+``/templates``, doctor, the metrics and the dashboard read through ``Pools.figures``. That a stack is given once is the file's
 to decide. Fed by changes of rows.
 """
 
@@ -13,15 +13,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from stackd.lifecycle.pace import HALF_FULL, ClaimPace
 from stackd.model import Desired, Stack, StackStatus
 from stackd.templates import Template
 from stackd.workqueue import RetryPolicy
-
-if TYPE_CHECKING:
-    from stackd.lifecycle.context import Context
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
 """Seconds until a template is tried again that did not come to run, after the first failure and after many."""
@@ -308,12 +304,6 @@ class Pools:
                     del self._free[old]
         if digest is not None:
             self._free.setdefault(digest, {})[stack_id] = None
-
-
-def figures_of(context: Context, template: str) -> PoolFigures:
-    """The figures of one template's pool; zeros where it has none."""
-    known = context.settings.templates.get(template)
-    return NO_POOL if known is None else context.pools.figures(known)
 
 
 def is_ready(row: Stack) -> bool:

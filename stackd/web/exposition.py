@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 from stackd import __version__
 from stackd.kube.access import expiry_remark
 from stackd.lifecycle.ownership import Role
-from stackd.lifecycle.pools import PoolFigures, figures_of
+from stackd.lifecycle.pools import PoolFigures
 from stackd.metrics import CREATED, INVALID, PHASES, Histogram
 from stackd.model import StackStatus
 from stackd.web.api import Api, ApiCall, admit
@@ -167,7 +167,7 @@ class DaemonCollector(Collector):
     def _pools(self) -> Iterator[Metric]:
         context = self._api.context
         templates = context.settings.templates.values()
-        figures = {template.name: figures_of(context, template.name) for template in templates}
+        figures = {template.name: context.pools.figures(template) for template in templates}
         by_state = {(name, state): count for name, one in figures.items() for state, count in _pool_states(one).items()}
         about = (
             "Unassigned stacks of a template's pool: ready, starting, failing, or held since the state file was lost."
