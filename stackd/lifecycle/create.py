@@ -32,8 +32,7 @@ from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.delete import finish_delete
 from stackd.lifecycle.hiding import hide_in
 from stackd.lifecycle.objects import pod_request, serve
-from stackd.lifecycle.observe import pod_progress
-from stackd.lifecycle.status import PodSnapshot, judge, observation
+from stackd.lifecycle.status import PodSnapshot, judge, observation, pod_progress
 from stackd.model import (
     NO_LABELS,
     NO_VALUES,

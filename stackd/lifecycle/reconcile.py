@@ -64,7 +64,6 @@ class Reconciler:
         self._contested: frozenset[str] = frozenset()
         self._contested_passes = 0
         self.unknown: tuple[Unknown, ...] = ()
-        self.adoptions = 0
         self._was_away = False
         self._outages = 0
         self._busy = asyncio.Lock()
@@ -163,7 +162,6 @@ class Reconciler:
         there |= {record.uid for record in context.mirror.stopped.values()}
         kept = {uid: why for uid, why in self._unadoptable.items() if uid in there}
         self._unadoptable, self._contested = kept | done.unadoptable, frozenset(done.contested)
-        self.adoptions += len(done.stacks)
         self.actions[ActionKind.ADOPT] += len(done.stacks)
         for stack_id in done.stacks:
             log.info("%s: taken over from its pod", stack_id, extra={"stack_id": stack_id})
@@ -186,7 +184,7 @@ class Reconciler:
         self._was_away = away
         if self._outages != self._context.mirror.outages and not away:
             self._outages = self._context.mirror.outages
-            self._observer.doubt()
+            self._context.doubt()
 
     def _snapshot(self) -> Snapshot:
         context = self._context

@@ -56,11 +56,6 @@ class Work:
         ours = (one for one in self.failing if one.status in (StackStatus.FAILED, StackStatus.STOPPED))
         return next((_why(one) for one in ours), "")
 
-    @property
-    def ends(self) -> tuple[Stack, ...]:
-        """All that are to be ended, what has failed first."""
-        return (*self.failing, *self.stale, *self.surplus)
-
 
 def work_for(pool: Pool, template: Template | None, now: int | None) -> Work:
     """What the pool needs, whatever that has to wait for. Pure. Without a template all of it goes.

@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 from stackd import __version__
 from stackd.kube.access import expiry_remark
 from stackd.lifecycle.ownership import Role
+from stackd.lifecycle.plan import ActionKind
 from stackd.lifecycle.pools import PoolFigures
 from stackd.metrics import CREATED, INVALID, PHASES, Histogram
 from stackd.model import StackStatus
@@ -205,7 +206,9 @@ class DaemonCollector(Collector):
         )
         yield gauge("stackd_brake_on", "1 while a brake holds the reconciliation back.", {(): context.brake.on})
         yield gauge("stackd_brake_held_stacks", "Stacks that a brake holds back.", {(): len(context.brake.held)})
-        yield counter("stackd_adoptions_total", "Stacks taken over from their pods.", {(): reconciler.adoptions})
+        yield counter(
+            "stackd_adoptions_total", "Stacks taken over from their pods.", {(): reconciler.actions[ActionKind.ADOPT]}
+        )
         yield gauge(
             "stackd_unknown_objects",
             "Objects with stackd's labels that belong to no known stack, and are left alone.",

@@ -420,8 +420,8 @@ BREAKAGES = (
     Breakage(
         name="pods of removed stacks are not swept",
         file="stackd/lifecycle/plan.py",
-        text="        if _is_ended(seen, orphan):\n            yield Action(kind=ActionKind.REMOVE_POD",
-        instead="        if False:\n            yield Action(kind=ActionKind.REMOVE_POD",
+        text="        orphan = Orphan(resource=PODS, name=name, uid=pod.uid)\n        if _is_ended(seen, orphan):\n",
+        instead="        orphan = Orphan(resource=PODS, name=name, uid=pod.uid)\n        if False:\n",
     ),
     Breakage(
         name="a Service that was lost is not put back",
