@@ -23,6 +23,7 @@ from stackd.lifecycle.needs import CPU, MEMORY, PODS, PORTS, short_of
 from stackd.lifecycle.plan import is_served, service_trouble
 from stackd.lifecycle.pools import FIRST_PAUSE, GIVEN_WAY_SECONDS, Given, Pool, has_failed, is_held, is_ready
 from stackd.lifecycle.ttl import annotate
+from stackd.logs import about
 from stackd.model import DeleteReason, Stack
 from stackd.store import Assignment
 from stackd.templates import Template
@@ -66,8 +67,7 @@ async def tell(context: Context) -> None:
         await context.tasks.spawn(f"tell {given.stack_id}", _tell(context, given))
 
     def failed(given: Given, error: StackdError, delay: float | None) -> None:
-        extra = {"stack_id": given.stack_id, "same": "tell"}
-        log.info("%s: its pod is told in %.1f s: %s", given.stack_id, delay or 0.0, error, extra=extra)
+        about(log, given.stack_id, same="tell").info("its pod is told in %.1f s: %s", delay or 0.0, error)
 
     await context.given.run(one, workers=TELLERS, failed=failed)
 
@@ -113,7 +113,7 @@ async def assign(context: Context, request: CreateRequest, *, once_more: bool = 
     context.given.add(Given(stack_id=stack.stack_id, at=now), at=now + TELL_SECONDS)
     pool.hits += 1
     context.metrics.assigned(perf_counter() - began)
-    log.debug("%s: given from the pool of %s", stack.stack_id, template.name, extra={"stack_id": stack.stack_id})
+    about(log, stack.stack_id).debug("given from the pool of %s", template.name)
     return stack
 
 
@@ -275,7 +275,7 @@ async def _end(context: Context, stack_id: str) -> None:
             await finish_delete(context, stack_id)
     except StackdError as error:
         context.removals.retry(stack_id)
-        log.info("%s: it goes in the background: %s", stack_id, error, extra={"stack_id": stack_id})
+        about(log, stack_id).info("it goes in the background: %s", error)
 
 
 def _victims(context: Context, request: CreateRequest, error: StackdError) -> list[Stack]:

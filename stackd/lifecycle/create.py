@@ -33,6 +33,7 @@ from stackd.lifecycle.delete import finish_delete
 from stackd.lifecycle.hiding import hide_in
 from stackd.lifecycle.objects import pod_request, serve
 from stackd.lifecycle.status import PodSnapshot, judge, observation, pod_progress
+from stackd.logs import about
 from stackd.model import (
     NO_LABELS,
     NO_VALUES,
@@ -160,7 +161,7 @@ async def _given_or_made(context: Context, stack_id: str, request: CreateRequest
                 if given is None:
                     raise
                 return await _unless_given_up(context, given, abandon)
-        log.info("%s: pools have made room; the create is tried again", stack_id, extra={"stack_id": stack_id})
+        about(log, stack_id).info("pools have made room; the create is tried again")
         stack_id = new_id("stack")
         ways -= 1
 
@@ -184,7 +185,7 @@ async def _made(context: Context, stack_id: str, request: CreateRequest, abandon
         if (row := context.store.stacks.get(stack_id)) is not None:
             hide_in(error, row.values)
         reason = error if isinstance(error, StackdError) else type(error).__name__
-        log.info("%s: create undone: %s", stack_id, reason, extra={"stack_id": stack_id})
+        about(log, stack_id).info("create undone: %s", reason)
         await _undone(context, stack_id)
         if isinstance(error, StackNotFound):
             raise ClusterUnavailable(
@@ -232,7 +233,7 @@ async def _steps(context: Context, stack_id: str, request: CreateRequest, abando
     )
     phase_timer.end("accept")
     reached("create.accepted")
-    log.info("%s: created on %s", stack_id, stack.node_id, extra={"stack_id": stack_id})
+    about(log, stack_id).info("created on %s", stack.node_id)
     return stack
 
 
@@ -386,7 +387,7 @@ async def _undo(context: Context, stack_id: str, marked: asyncio.Event) -> None:
             marked.set()
             await finish_delete(context, stack_id)
     except StackdError as error:
-        log.warning("%s: the undo goes on in the background: %s", stack_id, error, extra={"stack_id": stack_id})
+        about(log, stack_id).warning("the undo goes on in the background: %s", error)
         context.removals.retry(stack_id)
 
 

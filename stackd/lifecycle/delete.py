@@ -28,6 +28,7 @@ from stackd.lifecycle.diagnostics import capture_logs, capture_logs_of_expired
 from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.pace import EndPace
 from stackd.lifecycle.plan import PODS, RECORDS, SERVICES, Orphan, Removal, is_claimed
+from stackd.logs import about
 from stackd.model import DeleteOutcome, DeleteReason, Desired, ItemResult, Stack
 from stackd.workqueue import RetryPolicy
 
@@ -70,7 +71,7 @@ async def _delete(context: Context, stack_id: str, by: str) -> None:
         except StackdError as error:
             context.removals.retry(stack_id)
             context.may_promise(error)
-            log.warning("%s: the delete goes on in the background: %s", stack_id, error, extra={"stack_id": stack_id})
+            about(log, stack_id).warning("the delete goes on in the background: %s", error)
             raise ClusterUnavailable(
                 f"{stack_id} cannot be deleted now; it is retried until it is done: {told(error)}",
                 detail=detail_of(error),
@@ -167,7 +168,7 @@ async def finish_delete(context: Context, stack_id: str) -> None:
         await _delete_or_tell(context, stack)
         await context.store.stacks.remove([stack_id])
         reached("delete.removed")
-    log.info("%s: removed (%s)", stack_id, stack.delete_reason, extra={"stack_id": stack_id})
+    about(log, stack_id).info("removed (%s)", stack.delete_reason)
 
 
 async def _delete_or_tell(context: Context, stack: Stack) -> None:
@@ -240,7 +241,7 @@ async def _release(context: Context, stack_id: str) -> None:
         reached("release.service_deleted")
         await context.store.ports.release([stack_id])
         reached("release.released")
-    log.info("%s: Service and ports given back (%s)", stack_id, stack.status_reason, extra={"stack_id": stack_id})
+    about(log, stack_id).info("Service and ports given back (%s)", stack.status_reason)
 
 
 async def _sweep(context: Context, orphan: Orphan) -> None:
@@ -256,7 +257,7 @@ async def _sweep(context: Context, orphan: Orphan) -> None:
         delete = {PODS: cluster.delete_pod, SERVICES: cluster.delete_service, RECORDS: cluster.delete_stopped}
         await delete[orphan.resource](orphan.name, orphan.uid)
         reached("orphan.removed")
-    log.info("%s: %s removed, which no row knows", stack_id, orphan, extra={"stack_id": stack_id})
+    about(log, stack_id).info("%s removed, which no row knows", orphan)
 
 
 def _is_there(context: Context, orphan: Orphan) -> bool:

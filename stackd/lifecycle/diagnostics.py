@@ -16,6 +16,7 @@ from stackd.errors import ClusterUnavailable, Conflict, NotFound, ObjectNotFound
 from stackd.kube.objects import PodEvent, PodState
 from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.hiding import hide
+from stackd.logs import about
 from stackd.model import NO_VALUES, EventKind, KeptLog, Stack, TimelineEvent
 from stackd.workqueue import RetryPolicy
 
@@ -41,8 +42,7 @@ async def work(context: Context) -> None:
 
     def failed(stack_id: str, error: StackdError, delay: float | None) -> None:
         """An error about one stack does not stop the service."""
-        extra = {"stack_id": stack_id, "same": "diagnostics"}
-        log.info("%s: its events and logs cannot be kept now: %s", stack_id, error, extra=extra)
+        about(log, stack_id, same="diagnostics").info("its events and logs cannot be kept now: %s", error)
 
     await context.diagnostics.run(partial(keep, context), workers=WORKERS, failed=failed)
 
@@ -106,7 +106,7 @@ async def _capture_logs(context: Context, pod: PodState, containers: list[str], 
         if logs:
             await context.store.timeline.keep_final_logs(pod.name, logs)
     except (StackdError, TimeoutError) as error:
-        log.debug("%s: its last log lines are not kept: %s", pod.name, error, extra={"stack_id": pod.name})
+        about(log, pod.name).debug("its last log lines are not kept: %s", error)
     finally:
         del context.log_captures[pod.name]
 

@@ -19,6 +19,7 @@ from stackd.kube.objects import PodState, ServiceState
 from stackd.lifecycle.context import Abandon, Context
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.plan import service_trouble
+from stackd.logs import about
 from stackd.model import PortRange, SanitizedSpec, Stack, TargetPort
 from stackd.podspec import harden, sanitize
 from stackd.podspec.additions import with_readiness, with_values
@@ -97,7 +98,7 @@ async def serve(
             taken: NodePortOutOfRange | NodePortTaken = refused
         except NodePortTaken as refused:
             taken = refused
-        log.info("%s: %s; trying another node port", stack.stack_id, taken, extra={"stack_id": stack.stack_id})
+        about(log, stack.stack_id).info("%s; trying another node port", taken)
         stack = await context.store.ports.replace(stack.stack_id, taken.node_port)
         replaced()
         if abandon is not None:

@@ -20,6 +20,7 @@ from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.plan import PODS, SERVICES, Orphan, Repair, RepairKind, is_served, service_trouble
 from stackd.lifecycle.status import PodProgress, PodSnapshot, judge, observation, pod_progress, pull_is_failing
+from stackd.logs import about
 from stackd.model import Observation, Stack, StackStatus
 from stackd.store import differs
 from stackd.workqueue import RetryPolicy, WorkQueue
@@ -143,14 +144,9 @@ class Observer:
         changed = await context.store.stacks.observe(news) if news else []
         self._remember(assessed)
         for stack in changed:
-            log.info(
-                "%s: %s%s%s",
-                stack.stack_id,
-                stack.status,
-                f" ({stack.status_reason})" if stack.status_reason else "",
-                f": {stack.status_message}" if stack.status_message else "",
-                extra={"stack_id": stack.stack_id},
-            )
+            reason = f" ({stack.status_reason})" if stack.status_reason else ""
+            message = f": {stack.status_message}" if stack.status_message else ""
+            about(log, stack.stack_id).info("%s%s%s", stack.status, reason, message)
             if stack.ended and stack.ports_held:
                 context.removals.add(stack.stack_id)
             if stack.ended or stack.status_reason:

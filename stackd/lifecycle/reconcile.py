@@ -30,6 +30,7 @@ from stackd.lifecycle.plan import (
 )
 from stackd.lifecycle.rebuild import take_over
 from stackd.lifecycle.ttl import end_overdue
+from stackd.logs import about
 from stackd.model import DeleteReason
 
 log = logging.getLogger(__name__)
@@ -164,7 +165,7 @@ class Reconciler:
         self._unadoptable, self._contested = kept | done.unadoptable, frozenset(done.contested)
         self.actions[ActionKind.ADOPT] += len(done.stacks)
         for stack_id in done.stacks:
-            log.info("%s: taken over from its pod", stack_id, extra={"stack_id": stack_id})
+            about(log, stack_id).info("taken over from its pod")
         if done.stacks:
             log.warning("%d stacks were taken over from their pods: the file did not have them", len(done.stacks))
             await self._observer.observe(set(done.stacks))
@@ -243,7 +244,7 @@ class Reconciler:
 
     def _count(self, action: Action) -> None:
         self.actions[action.kind] += 1
-        log.info("%s: %s: %s", action.stack_id, action.kind, action.why, extra={"stack_id": action.stack_id})
+        about(log, action.stack_id).info("%s: %s", action.kind, action.why)
 
 
 def _not_now(blocked: str, confirmed: int) -> str:

@@ -18,6 +18,7 @@ from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.create import CreateRequest, make_unassigned
 from stackd.lifecycle.pace import refills_at_once
 from stackd.lifecycle.pools import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WAIT, Pool, has_failed, is_held, is_ready
+from stackd.logs import about
 from stackd.model import DeleteReason, Stack, StackStatus
 from stackd.templates import Template
 from stackd.tokenbucket import A_SECOND, TokenBucket
@@ -168,7 +169,7 @@ class Refill:
         marked = await context.store.stacks.mark_deleting([row.stack_id for row in ends], DeleteReason.POOL)
         reached("pool.ended")
         for stack in marked:
-            log.info("%s: ended in the pool of %s", stack.stack_id, stack.template, extra={"stack_id": stack.stack_id})
+            about(log, stack.stack_id).info("ended in the pool of %s", stack.template)
             context.removals.add(stack.stack_id)
 
     def _make(self, pool: Pool, template: Template | None, work: Work, now: float) -> float:

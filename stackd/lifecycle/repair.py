@@ -16,6 +16,7 @@ from stackd.lifecycle.objects import put_labels_on, serve
 from stackd.lifecycle.plan import Repair, RepairKind, is_served, service_trouble
 from stackd.lifecycle.restart import put_record_right, resume
 from stackd.lifecycle.ttl import annotate
+from stackd.logs import about
 from stackd.workqueue import RetryPolicy
 
 log = logging.getLogger(__name__)
@@ -73,12 +74,9 @@ async def put_back_labels(context: Context, stack_id: str) -> None:
             return  # it is gone, or another one by now
         reached("repair.labels_put_back")
     if pod.stack_id == stack_id:
-        log.warning(
-            "%s: stackd's labels were removed from its pod and are restored", stack_id, extra={"stack_id": stack_id}
-        )
+        about(log, stack_id).warning("stackd's labels were removed from its pod and are restored")
     else:
-        extra = {"stack_id": stack_id, "same": "labels"}
-        log.warning("%s: something in the cluster removes stackd's labels from its pod", stack_id, extra=extra)
+        about(log, stack_id, same="labels").warning("something in the cluster removes stackd's labels from its pod")
 
 
 async def put_back_service(context: Context, stack_id: str) -> None:
@@ -107,4 +105,4 @@ async def put_back_service(context: Context, stack_id: str) -> None:
         _, service = await serve(context, stack, pod, replaced=lambda: reached("repair.port_replaced"))
         reached("repair.service_created")
         await context.store.stacks.set_service(stack_id, service.uid)
-    log.info("%s: Service created again", stack_id, extra={"stack_id": stack_id})
+    about(log, stack_id).info("Service created again")

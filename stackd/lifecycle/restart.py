@@ -34,6 +34,7 @@ from stackd.lifecycle.delete import delete_objects
 from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.objects import pod_request, put_labels_on, serve, spec_of
 from stackd.lifecycle.plan import Repair, RepairKind
+from stackd.logs import about
 from stackd.model import Desired, EventKind, Observation, SanitizedSpec, Stack, StackStatus
 from stackd.store import PORT_REPLACED, Start, ports_replaced
 
@@ -103,7 +104,7 @@ async def _finish_stop(context: Context, stack_id: str) -> Stack:
     if stopped is None:
         raise StackNotFound(stack_id)
     reached("stop.stopped")
-    log.info("%s: stopped", stack_id, extra={"stack_id": stack_id})
+    about(log, stack_id).info("stopped")
     return stopped
 
 
@@ -199,7 +200,7 @@ async def _make(context: Context, stack: Stack) -> Stack:
         seen = dataclasses.replace(seen, status_reason=PORT_REPLACED, status_message=replaced)
     started = await context.store.stacks.started(seen, pod_uid=pod.uid, service_uid=service.uid)
     reached("restart.started")
-    log.info("%s: started again, pod %d", stack_id, stack.generation, extra={"stack_id": stack_id})
+    about(log, stack_id).info("started again, pod %d", stack.generation)
     return started
 
 
@@ -211,11 +212,7 @@ async def _labelled(context: Context, stack: Stack, pod: PodState) -> PodState:
     pod = await put_labels_on(context, stack, pod.uid)
     if pod.stack_id != stack.stack_id:
         raise ClusterRefused("something in the cluster removes stackd's labels from its pod; it must leave them there")
-    log.warning(
-        "%s: stackd's labels were removed from its fresh pod and are restored",
-        stack.stack_id,
-        extra={"stack_id": stack.stack_id},
-    )
+    about(log, stack.stack_id).warning("stackd's labels were removed from its fresh pod and are restored")
     return pod
 
 

@@ -22,6 +22,7 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.plan import Repair, RepairKind
+from stackd.logs import about
 from stackd.model import Stack
 from stackd.store import Claim, Extension
 from stackd.workqueue import WorkQueue
@@ -115,12 +116,8 @@ async def _confirm_clock(context: Context, expiries: Expiries) -> None:
     if wall_clock.trusted and wall_clock.changed:
         longest = round(context.config.stacks.max_ttl * NANOSECONDS)
         for stack in await context.store.stacks.end_in_time(longest):
-            log.warning(
-                "%s: made while the clock was ahead: it ends at %s",
-                stack.stack_id,
-                from_nanoseconds(stack.ttl_expires_at),
-                extra={"stack_id": stack.stack_id},
-            )
+            ends = from_nanoseconds(stack.ttl_expires_at)
+            about(log, stack.stack_id).warning("made while the clock was ahead: it ends at %s", ends)
         wall_clock.changed = False
 
 
@@ -136,7 +133,7 @@ async def end_overdue(context: Context, stack_ids: list[str]) -> set[str]:
     reached("expire.marked")
     for stack in marked:
         context.abandon_create(stack.stack_id)
-        log.info("%s: its time is up", stack.stack_id, extra={"stack_id": stack.stack_id})
+        about(log, stack.stack_id).info("its time is up")
         context.removals.add(stack.stack_id)
     return {stack.stack_id for stack in marked}
 
@@ -171,7 +168,7 @@ async def extend(
     writing = context.store.stacks.extend(stack_id, extension, claim=claim, answer=answer)
     stack = await context.tasks.result_of(context.tasks.spawn(f"extend {stack_id}", writing))
     reached("extend.extended")
-    log.info("%s: extended by %g s by %s", stack_id, seconds, by, extra={"stack_id": stack_id})
+    about(log, stack_id).info("extended by %g s by %s", seconds, by)
     await context.tasks.result_of(context.tasks.spawn(f"annotate {stack_id}", _annotate_or_retry(context, stack)))
     return stack
 
