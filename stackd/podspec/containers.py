@@ -22,9 +22,9 @@ _CHOICES = {
     "terminationMessagePolicy": ("File", "FallbackToLogsOnError"),
 }
 _PORT_PROTOCOLS = ("TCP", "UDP", "SCTP")
-_LONG_RUNNING_ONLY = ("livenessProbe", "readinessProbe", "startupProbe", "lifecycle")
 LARGEST_INT32 = 2**31 - 1
 _PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
+_LONG_RUNNING_ONLY = (*_PROBES, "lifecycle")
 _PROBE_HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc")
 _HOOK_HANDLERS = ("exec", "httpGet", "tcpSocket", "sleep")
 _NUMBERS = ("failureThreshold", "initialDelaySeconds", "periodSeconds", "successThreshold", "timeoutSeconds")
@@ -60,10 +60,10 @@ def check_containers(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) 
     for path, container in containers.items():
         _check_identity(container, path, first_use, reasons)
         _check_container(container, path, policy, reasons)
-        check_mounts(container.get("volumeMounts", ()), f"{path}.volumeMounts", volumes, reasons)
+        _check_mounts(container.get("volumeMounts", ()), f"{path}.volumeMounts", volumes, reasons)
 
 
-def check_mounts(mounts: Any, path: str, volumes: set[Any], reasons: Reasons) -> None:
+def _check_mounts(mounts: Any, path: str, volumes: set[Any], reasons: Reasons) -> None:
     """Report mounts of unknown volumes, and mount paths that are relative or used twice."""
     seen = set()
     for index, mount in enumerate(mounts):
@@ -109,8 +109,10 @@ def _check_container(container: Mapping[str, Any], path: str, policy: Policy, re
         _check_env_from(container["envFrom"], f"{path}.envFrom", policy, reasons)
     if path.startswith("spec.init"):
         _check_init(container, path, reasons)
-    check_probes(container, path, reasons)
-    check_lifecycle(container, path, reasons)
+    for kind in _PROBES:
+        if kind in container:
+            _check_probe(container[kind], kind, f"{path}.{kind}", reasons)
+    _check_lifecycle(container, path, reasons)
 
 
 def _check_init(container: Mapping[str, Any], path: str, reasons: Reasons) -> None:
@@ -171,15 +173,7 @@ def _check_env_from(sources: Any, path: str, policy: Policy, reasons: Reasons) -
             reasons.add(f"{here}.prefix", "must be a valid start of a variable's name")
 
 
-def check_probes(container: Mapping[str, Any], path: str, reasons: Reasons) -> None:
-    """Report what is wrong with the container's probes."""
-    for kind in _PROBES:
-        if kind in container:
-            _check_probe(container[kind], kind, f"{path}.{kind}", reasons)
-
-
-def check_lifecycle(container: Mapping[str, Any], path: str, reasons: Reasons) -> None:
-    """Report what is wrong with the container's hooks."""
+def _check_lifecycle(container: Mapping[str, Any], path: str, reasons: Reasons) -> None:
     for name, hook in container.get("lifecycle", {}).items():
         here = f"{path}.lifecycle.{name}"
         _check_handler(hook, _HOOK_HANDLERS, here, reasons)

@@ -60,7 +60,8 @@ def check_head(pod: Mapping[str, Any], policy: Policy, reasons: Reasons) -> None
     metadata = pod.get("metadata", {})
     if not is_subdomain(metadata.get("name", "pod")):
         reasons.add("metadata.name", "must be lower-case letters, digits, hyphens and dots, at most 253")
-    check_meta(metadata, policy, reasons)
+    _check_labels(metadata.get("labels", {}), reasons)
+    _check_annotations(metadata.get("annotations", {}), policy, reasons)
 
 
 def check_settings(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) -> None:
@@ -94,12 +95,6 @@ def is_reserved(key: str) -> bool:
     """Whether a label or annotation of this name is stackd's own."""
     prefix = key.rpartition("/")[0]
     return key == _MANAGED_BY or prefix == _OURS or prefix.endswith("." + _OURS)
-
-
-def check_meta(metadata: Mapping[str, Any], policy: Policy, reasons: Reasons) -> None:
-    """Report labels and annotations that are not accepted."""
-    _check_labels(metadata.get("labels", {}), reasons)
-    _check_annotations(metadata.get("annotations", {}), policy, reasons)
 
 
 def _check_labels(labels: Mapping[str, str | None], reasons: Reasons) -> None:

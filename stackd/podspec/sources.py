@@ -129,7 +129,7 @@ def _check_files(kind: str, source: Mapping[str, Any], path: str, policy: Policy
         if not item.get("path") or not is_inner_path(item["path"]):
             reasons.missing(f"{here}.path", 'must be a relative path without ".."')
         if kind == "downwardAPI":
-            check_downward_item(item, here, reasons)
+            _check_downward_item(item, here, reasons)
         elif not item.get("key"):
             reasons.missing(f"{here}.key", "is required")
 
@@ -158,30 +158,28 @@ def check_env_source(source: Mapping[str, Any], path: str, policy: Policy, reaso
     kind = given[0]
     here = f"{path}.{kind}"
     if kind == "fieldRef":
-        check_field_ref(source[kind], here, _ENV_FIELDS, reasons)
+        _check_field_ref(source[kind], here, _ENV_FIELDS, reasons)
     elif kind == "resourceFieldRef":
-        check_resource_ref(source[kind], here, reasons)
+        _check_resource_ref(source[kind], here, reasons)
     elif kind == "secretKeyRef":
         _check_key_ref(source[kind], here, "secrets", policy.secrets, reasons)
     else:
         _check_key_ref(source[kind], here, "config_maps", policy.config_maps, reasons)
 
 
-def check_downward_item(item: Mapping[str, Any], path: str, reasons: Reasons) -> None:
-    """Report what is wrong with what a file of a downwardAPI volume refers to."""
+def _check_downward_item(item: Mapping[str, Any], path: str, reasons: Reasons) -> None:
     if ("fieldRef" in item) == ("resourceFieldRef" in item):
         reasons.missing(path, "must have either fieldRef or resourceFieldRef")
     elif "fieldRef" in item:
-        check_field_ref(item["fieldRef"], f"{path}.fieldRef", _VOLUME_FIELDS, reasons)
+        _check_field_ref(item["fieldRef"], f"{path}.fieldRef", _VOLUME_FIELDS, reasons)
     else:
         reference, here = item["resourceFieldRef"], f"{path}.resourceFieldRef"
         if "containerName" not in reference:
             reasons.missing(f"{here}.containerName", "is required in a volume")
-        check_resource_ref(reference, here, reasons)
+        _check_resource_ref(reference, here, reasons)
 
 
-def check_field_ref(reference: Mapping[str, Any], path: str, fields: frozenset[str], reasons: Reasons) -> None:
-    """Report a field that cannot be referred to."""
+def _check_field_ref(reference: Mapping[str, Any], path: str, fields: frozenset[str], reasons: Reasons) -> None:
     if reference.get("apiVersion", "v1") != "v1":
         reasons.add(f"{path}.apiVersion", "must be v1")
     field = reference.get("fieldPath")
@@ -193,8 +191,7 @@ def check_field_ref(reference: Mapping[str, Any], path: str, fields: frozenset[s
         reasons.add(f"{path}.fieldPath", f"must be one of {', '.join(sorted(fields))}, or a label or annotation")
 
 
-def check_resource_ref(reference: Mapping[str, Any], path: str, reasons: Reasons) -> None:
-    """Report a resource or divisor that cannot be used."""
+def _check_resource_ref(reference: Mapping[str, Any], path: str, reasons: Reasons) -> None:
     resource = reference.get("resource")
     if resource is None:
         reasons.missing(f"{path}.resource", "is required")
