@@ -21,7 +21,7 @@ from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.delete import finish_delete
 from stackd.lifecycle.needs import CPU, MEMORY, PODS, PORTS, short_of
 from stackd.lifecycle.plan import is_served, service_trouble
-from stackd.lifecycle.pools import FIRST_PAUSE, GIVEN_WAY_SECONDS, Given, Pool, has_failed, is_held, is_ready
+from stackd.lifecycle.pools import AFTER_PREEMPTION_SECONDS, FIRST_PAUSE, Given, Pool, has_failed, is_held, is_ready
 from stackd.lifecycle.ttl import annotate
 from stackd.logs import about
 from stackd.model import DeleteReason, Stack
@@ -55,7 +55,7 @@ NEXT_SECONDS = 1.0
 IN_VAIN_SECONDS = 30.0
 """So long no other create does so where none came within that time."""
 
-MADE_WAY_SECONDS = 20.0
+PREEMPTION_SECONDS = 20.0
 """So long a create waits for their ends."""
 
 
@@ -142,7 +142,7 @@ async def assign_when_made(context: Context, request: CreateRequest, abandon: Ab
     template = pool_for(context, request)
     if template is None:
         return None
-    return await _next_of(context, template, request, abandon, MADE_WAY_SECONDS)
+    return await _next_of(context, template, request, abandon, PREEMPTION_SECONDS)
 
 
 async def _next_of(
@@ -155,7 +155,7 @@ async def _next_of(
     pools, pool, digest = context.pools, context.pools.of(template.name), template.digest
     until = context.clock.monotonic() + seconds
     with pools.in_line(digest) as place:
-        while not abandon.given_up:
+        while not abandon.abandoned:
             coming = pool.coming(digest)  # before the try: what comes meanwhile is not on its way any more
             place.taking = pools.has_turn(digest, place)
             if place.taking and (given := await assign(context, request, once_more=True)) is not None:
@@ -238,7 +238,7 @@ def may_be_given(stack: Stack, pod: PodState | None, service: ServiceState | Non
     )
 
 
-async def make_way(context: Context, request: CreateRequest, error: StackdError) -> bool:
+async def preempt(context: Context, request: CreateRequest, error: StackdError) -> bool:
     """End unassigned stacks of other templates where that makes room for this create; True if it is worth another try.
 
     Of any template those go, too, that are held, at the end. To a create for a pool only these give way.
@@ -249,7 +249,7 @@ async def make_way(context: Context, request: CreateRequest, error: StackdError)
         return False
     now = context.clock.monotonic()
     for name in {stack.template or "" for stack in victims.values() if not is_held(stack)}:
-        context.pools.of(name).rest(now + GIVEN_WAY_SECONDS)
+        context.pools.of(name).preempted(now + AFTER_PREEMPTION_SECONDS)
     if not request.unassigned:
         for pool in context.pools.by_name.values():  # none is to take what is made free for a client
             pool.put_off(now + FIRST_PAUSE)
@@ -263,7 +263,7 @@ async def make_way(context: Context, request: CreateRequest, error: StackdError)
         log.info("%s: ended in the pool of %s: %s", stack.stack_id, stack.template, error, extra={"same": "give way"})
     ends = {context.tasks.spawn(f"end {stack.stack_id}", _end(context, stack.stack_id)) for stack in marked}
     if ends:
-        await asyncio.wait(ends, timeout=MADE_WAY_SECONDS)
+        await asyncio.wait(ends, timeout=PREEMPTION_SECONDS)
     for end in ends:
         context.tasks.let_go(end)
     return bool(marked)

@@ -96,28 +96,28 @@ class Locks:
 class Abandon:
     """Whether a create was abandoned, and a way to end what it waits for."""
 
-    __slots__ = ("_on_set", "given_up")
+    __slots__ = ("_on_set", "abandoned")
 
     def __init__(self) -> None:
-        self.given_up = False
+        self.abandoned = False
         self._on_set: Callable[[], object] | None = None
 
     def set(self) -> None:
-        """Give up: the create undoes itself at its next step."""
-        self.given_up = True
+        """Abandon the create: it undoes itself at its next step."""
+        self.abandoned = True
         if self._on_set is not None:
             self._on_set()
 
     def check(self) -> None:
-        """Raise ClusterUnavailable if somebody has given up."""
-        if self.given_up:
+        """Raise ClusterUnavailable if it was abandoned."""
+        if self.abandoned:
             raise ClusterUnavailable("the create was abandoned")
 
-    async def unless_given_up(self, task: asyncio.Task[T]) -> T:
-        """The result of ``task``; CancelledError as soon as somebody gives up."""
+    async def unless_abandoned(self, task: asyncio.Task[T]) -> T:
+        """The result of ``task``; CancelledError as soon as the create is abandoned."""
         self._on_set = task.cancel
         try:
-            if self.given_up:
+            if self.abandoned:
                 task.cancel()
             return await task
         finally:

@@ -26,7 +26,7 @@ from stackd.errors import (
     StackNotFound,
 )
 from stackd.kube.objects import PodState, ServiceState
-from stackd.lifecycle.assign import assign, assign_next, assign_when_made, make_way
+from stackd.lifecycle.assign import assign, assign_next, assign_when_made, preempt
 from stackd.lifecycle.context import Abandon, Context, new_id
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.delete import finish_delete
@@ -62,8 +62,8 @@ ASK_SECONDS = 5.0
 SUSPECT_SECONDS = 2.0
 """A watch that tells nothing of a fresh pod within that time is asked for again over another connection."""
 
-WAYS = 3
-"""So often pools give way to one create: for a node port, for the quota, for a node's room."""
+PREEMPTIONS = 3
+"""So often stacks of pools are ended for one create: for a node port, for the quota, for a node's room."""
 
 UNDO_SECONDS = 2.0
 """How long a failed create waits for its undo, which goes on behind its answer."""
@@ -129,7 +129,7 @@ async def make_unassigned(context: Context, request: CreateRequest) -> Stack:
         if context.pools.exchange.locked():
             raise
         async with context.pools.exchange:
-            if not await make_way(context, request, error):
+            if not await preempt(context, request, error):
                 raise
             return await _made(context, new_id("stack"), request, Abandon())
 
@@ -147,27 +147,27 @@ async def _create(context: Context, stack_id: str, request: CreateRequest, aband
 async def _given_or_made(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
     given = await assign(context, request) or await assign_next(context, request, abandon)
     if given is not None:
-        return await _unless_given_up(context, given, abandon)
-    ways = WAYS
+        return await _unless_abandoned(context, given, abandon)
+    preemptions = PREEMPTIONS
     while True:
         try:
             return await _made(context, stack_id, request, abandon)
         except (NoNodePort, NoRoom, QuotaExceeded) as error:
             context.pools.room_lacked(context.clock.monotonic())
-            if abandon.given_up:
+            if abandon.abandoned:
                 raise
-            if not ways or not await make_way(context, request, error):
+            if not preemptions or not await preempt(context, request, error):
                 given = await assign_when_made(context, request, abandon)
                 if given is None:
                     raise
-                return await _unless_given_up(context, given, abandon)
+                return await _unless_abandoned(context, given, abandon)
         about(log, stack_id).info("pools have made room; the create is tried again")
         stack_id = new_id("stack")
-        ways -= 1
+        preemptions -= 1
 
 
-async def _unless_given_up(context: Context, given: Stack, abandon: Abandon) -> Stack:
-    if abandon.given_up:
+async def _unless_abandoned(context: Context, given: Stack, abandon: Abandon) -> Stack:
+    if abandon.abandoned:
         await _undone(context, given.stack_id)
         abandon.check()
     return given
@@ -282,11 +282,11 @@ async def _scheduled(context: Context, stack: Stack, made: PodState, abandon: Ab
     waiting = context.tasks.spawn(f"schedule {stack.stack_id}", _until(context, stack, scheduled))
     try:
         with suspecting(context, made):
-            return await abandon.unless_given_up(waiting)
+            return await abandon.unless_abandoned(waiting)
     except TimeoutError as exc:
         return await _asked_for(context, stack, exc)
     except asyncio.CancelledError as exc:
-        if abandon.given_up:
+        if abandon.abandoned:
             raise ClusterUnavailable("the create was abandoned") from exc
         raise
 

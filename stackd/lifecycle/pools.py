@@ -25,8 +25,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
 LONGEST_WAIT = 30.0
 """The same where it is not the template's fault: no room, or no cluster at hand."""
 
-GIVEN_WAY_SECONDS = 30.0
-"""So long a pool that had to give way is not filled again."""
+AFTER_PREEMPTION_SECONDS = 30.0
+"""So long a pool is not filled again after its stacks were ended for creates."""
 
 SHORT_OF_ROOM_SECONDS = 10.0
 """So long after something could not be made for want of a port, of room or of quota these are taken to be short."""
@@ -107,8 +107,8 @@ class Pool:
         """One has come to run."""
         self.failures, self.reason, self.not_before = 0, "", 0.0
 
-    def rest(self, until: float) -> None:
-        """It had to give way to creates."""
+    def preempted(self, until: float) -> None:
+        """Some of its stacks were ended to make room for creates."""
         self.reason = "it gives way to creates, which found no room"
         self.put_off(until)
 
