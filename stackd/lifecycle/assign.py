@@ -37,14 +37,14 @@ log = logging.getLogger(__name__)
 MOST_ENDED = 8
 """So many stacks of pools are ended for one create at the most."""
 
-TELLERS = 4
-"""So many pods are told at a time that they were given away."""
+ANNOTATIONS_AT_ONCE = 4
+"""So many pods are annotated at a time: that they were given away, and to whom."""
 
-TELL_SECONDS = 0.01
-"""So long after a stack was given away its pod is told: the answer is out by then."""
+ANNOTATE_AFTER_SECONDS = 0.01
+"""So long after a stack was given away its pod is annotated: the answer is out by then."""
 
-TELL_HOLD_SECONDS = 0.5
-"""So long at most a burst of claims keeps a pod from being told: whoever loses the file meanwhile does not know whose it is."""
+ANNOTATE_HOLD_SECONDS = 0.5
+"""So long at most a burst of claims holds that up: whoever loses the file meanwhile does not know whose the stack is."""
 
 COMING_SECONDS = 0.05
 """How often a create looks whether a stack of its pool has come to run."""
@@ -59,22 +59,22 @@ PREEMPTION_SECONDS = 20.0
 """So long a create waits for their ends."""
 
 
-async def tell(context: Context) -> None:
-    """The service that has the pods of stacks told that they were given away, and whose they are: for ever."""
+async def annotate_given(context: Context) -> None:
+    """The service that writes on the pods of stacks that they were given away, and to whom: for ever."""
 
     async def one(given: Given) -> None:
         # A task of its own, so that whoever stops the daemon lets it come to its end.
-        await context.tasks.spawn(f"tell {given.stack_id}", _tell(context, given))
+        await context.tasks.spawn(f"annotate {given.stack_id}", _annotate_given(context, given))
 
     def failed(given: Given, error: StackdError, delay: float | None) -> None:
-        about(log, given.stack_id, same="tell").info("its pod is told in %.1f s: %s", delay or 0.0, error)
+        about(log, given.stack_id, same="annotate").info("its pod is annotated in %.1f s: %s", delay or 0.0, error)
 
-    await context.given.run(one, workers=TELLERS, failed=failed)
+    await context.given.run(one, workers=ANNOTATIONS_AT_ONCE, failed=failed)
 
 
-async def _tell(context: Context, given: Given) -> None:
+async def _annotate_given(context: Context, given: Given) -> None:
     pace, clock = context.pools.pace, context.clock
-    while (pause := pace.wait(clock.monotonic(), given.at, TELL_HOLD_SECONDS)) and not context.closing:  # noqa: ASYNC110
+    while (pause := pace.wait(clock.monotonic(), given.at, ANNOTATE_HOLD_SECONDS)) and not context.closing:  # noqa: ASYNC110
         await asyncio.sleep(pause)
     await annotate(context, given.stack_id)
 
@@ -110,7 +110,7 @@ async def assign(context: Context, request: CreateRequest, *, once_more: bool = 
         pool.misses += not once_more
         return None
     now = context.clock.monotonic()
-    context.given.add(Given(stack_id=stack.stack_id, at=now), at=now + TELL_SECONDS)
+    context.given.add(Given(stack_id=stack.stack_id, at=now), at=now + ANNOTATE_AFTER_SECONDS)
     pool.hits += 1
     context.metrics.assigned(perf_counter() - began)
     about(log, stack.stack_id).debug("given from the pool of %s", template.name)

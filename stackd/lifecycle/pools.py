@@ -54,7 +54,7 @@ NO_POOL = PoolFigures()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """A stack whose pod is yet to be told that it was given away, ``at`` that time (monotonic seconds)."""
+    """A stack that was given away ``at`` that time (monotonic seconds), which its pod has yet to say."""
 
     stack_id: str
     at: float

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stackd.errors import NoNodePort, NoRoom, QuotaExceeded, StackdError, StoreUnavailable, Unavailable
-from stackd.lifecycle.assign import TELLERS
+from stackd.lifecycle.assign import ANNOTATIONS_AT_ONCE
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.create import CreateRequest, make_unassigned
@@ -35,8 +35,8 @@ CROWDED_SECONDS = 0.1
 HOLD_SECONDS = 1.0
 """So long at most a burst of creates keeps a pool that still has stacks from being filled."""
 
-TELLING_SECONDS = 0.02
-"""When to look again where pods are yet to be told that they were given away: that comes first, within the same bound."""
+ANNOTATING_SECONDS = 0.02
+"""When to look again where pods have yet to say that they were given away: that comes first, within the same bound."""
 
 GATHER_SECONDS = 0.005
 """Changes within this time are looked at together."""
@@ -205,8 +205,8 @@ class Refill:
         """In how many seconds the pool may be filled; 0 for now, as always where it has none to give."""
         context = self._context
         pause = context.pools.pace.wait(now, now, HOLD_SECONDS)
-        if not pause and len(context.given) > TELLERS:
-            pause = TELLING_SECONDS
+        if not pause and len(context.given) > ANNOTATIONS_AT_ONCE:
+            pause = ANNOTATING_SECONDS
         if not pause:
             self._held_since = None
             return 0.0

@@ -207,7 +207,7 @@ async def _annotate(context: Context, stack_id: str, timeout: float | None) -> N
         if stack is None:
             return
         if pod is not None and pod.pool and not stack.unassigned:
-            await _tell_owner(context, stack, pod, timeout)
+            await _annotate_owner(context, stack, pod, timeout)
             return
         noted = {labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at)}
         if pod is not None and pod.expires_at != stack.ttl_expires_at:
@@ -219,18 +219,18 @@ async def _annotate(context: Context, stack_id: str, timeout: float | None) -> N
             await context.cluster.patch_stopped_annotations(stack_id, record.uid, noted, timeout=timeout)
 
 
-async def tell_given(context: Context, seconds: float) -> None:
+async def annotate_all_given(context: Context, seconds: float) -> None:
     """At a stop: write on the pods of stacks that were just given away that they were; the next owner may have another file."""
     given = [name for name, pod in context.mirror.pods.items() if pod.pool and name in context.store.assigned]
     if not given or context.cluster.connection.contact.lost:
         return
-    telling = {context.tasks.spawn(f"annotate {name}", annotate(context, name, timeout=seconds)) for name in given}
-    await asyncio.wait(telling, timeout=seconds)
-    for task in telling:
+    annotating = {context.tasks.spawn(f"annotate {name}", annotate(context, name, timeout=seconds)) for name in given}
+    await asyncio.wait(annotating, timeout=seconds)
+    for task in annotating:
         context.tasks.let_go(task)
 
 
-async def _tell_owner(context: Context, stack: Stack, pod: PodState, timeout: float | None) -> None:
+async def _annotate_owner(context: Context, stack: Stack, pod: PodState, timeout: float | None) -> None:
     """A stack of a pool has been given away: write on its pod that it was, and to whom."""
     whole = await context.store.stacks.whole(stack)
     await context.right_cluster()
