@@ -203,7 +203,7 @@ def _wire(context: Context) -> Daemon:
         expiries.follow(None, stack)
     context.mirror.subscribe(observer.cluster_changed)
     context.cluster.connection.on_doubt = context.doubt
-    context.cluster.connection.on_date = context.wall_clock.told
+    context.cluster.connection.on_date = context.wall_clock.observe_date
     context.mirror.failed = context.contact_tried.set
     context.ownership.confirmed = context.confirmed_cluster
     context.ownership.troubled = context.contact_tried.set

@@ -20,7 +20,7 @@ from stackd.lifecycle.context import Abandon, Context, current_pod
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.delete import finish_delete
 from stackd.lifecycle.needs import CPU, MEMORY, PODS, PORTS, short_of
-from stackd.lifecycle.plan import is_served, service_trouble
+from stackd.lifecycle.plan import service_trouble, wants_service
 from stackd.lifecycle.pools import AFTER_PREEMPTION_SECONDS, FIRST_PAUSE, Given, Pool, has_failed, is_held, is_ready
 from stackd.lifecycle.ttl import annotate
 from stackd.logs import about
@@ -102,7 +102,7 @@ async def assign(context: Context, request: CreateRequest, *, once_more: bool = 
         await context.right_cluster()
         pool, stack = context.pools.of(template.name), None
         if once_more or context.pools.free(template.digest) > context.pools.waiting(template.digest):
-            stack = await _first_to_be_had(context, template, request)
+            stack = await _claim_first(context, template, request)
     finally:
         if not once_more:
             pace.ended()
@@ -178,7 +178,7 @@ def next_is_sooner(pool: Pool, digest: str, waiting: int, now: float) -> bool:
     return 2 * (waiting + 1) <= pool.coming(digest) and now >= pool.in_vain_until
 
 
-async def _first_to_be_had(context: Context, template: Template, request: CreateRequest) -> Stack | None:
+async def _claim_first(context: Context, template: Template, request: CreateRequest) -> Stack | None:
     taken: list[str] = []
     try:
         while (waiting := context.pools.take(template.digest)) is not None:
@@ -224,7 +224,7 @@ def may_be_given(stack: Stack, pod: PodState | None, service: ServiceState | Non
     """Whether all that is known of the stack says that it can be reached and used now. Pure."""
     return (
         is_ready(stack)
-        and is_served(stack)
+        and wants_service(stack)
         and pod is not None
         and pod.uid == stack.pod_uid
         and pod.phase == "Running"
@@ -284,16 +284,16 @@ def _victims(context: Context, request: CreateRequest, error: StackdError) -> li
     others = _spare(context, own.name if own is not None else "")
     spare = sorted((stack for stack in others if not request.unassigned or is_held(stack)), key=_least_wanted)
     if isinstance(error, NoNodePort):
-        return _first_that_do(spare, ports=len(request.target_ports))
+        return _enough_of(spare, ports=len(request.target_ports))
     cpu, memory = request.spec.requested_cpu_milli, request.spec.requested_memory_bytes
     whole = {CPU: cpu, MEMORY: memory}
     if not isinstance(error, NoRoom):
-        return _first_that_do(spare, **(short_of(error.sentence) or {PORTS: len(request.target_ports), **whole}))
+        return _enough_of(spare, **(short_of(error.sentence) or {PORTS: len(request.target_ports), **whole}))
     found = []
     for node, free in free_on_nodes(context):
         there = [stack for stack in spare if stack.node_id == node]
         missing = {"cpu": cpu - free[CPU], "memory": memory - free[MEMORY], "pods": 1 - free[PODS]}
-        if victims := _first_that_do(there, **missing):
+        if victims := _enough_of(there, **missing):
             found.append(victims)
     return min(found, key=len, default=[])
 
@@ -312,9 +312,7 @@ def _least_wanted(stack: Stack) -> tuple[bool, bool, bool, int]:
     return is_held(stack), not has_failed(stack), is_ready(stack), -stack.created_at
 
 
-def _first_that_do(
-    spare: Iterable[Stack], *, ports: int = 0, cpu: int = 0, memory: int = 0, pods: int = 0
-) -> list[Stack]:
+def _enough_of(spare: Iterable[Stack], *, ports: int = 0, cpu: int = 0, memory: int = 0, pods: int = 0) -> list[Stack]:
     """The first of these that give back so much, at least one; none where they are too many, or all are not enough."""
     chosen: list[Stack] = []
     for stack in spare:

@@ -232,17 +232,6 @@ class Context:
         self.brake.identity_in_doubt = True
         self.doubted.set()
 
-    def why_in_doubt(self) -> str:
-        """Why the cluster has not confirmed its identity; empty while it has, and where it was asked only just now."""
-        if not self.brake.identity_in_doubt:
-            return ""
-        if self.waiting_for:
-            return self.waiting_for
-        since = self.doubted_since
-        if since is None or self.clock.monotonic() - since <= AWAY_SECONDS:
-            return ""
-        return "the cluster has not confirmed its identity yet"
-
     async def owner_known(self, patience: float = FIRST_CONTACT_SECONDS) -> None:
         """Return when it is known who owns the stacks; just after a start, wait a moment for that, unless it cannot be known."""
         ownership = self.ownership
@@ -271,7 +260,7 @@ class Context:
             raise ShuttingDown("stackd is shutting down")
         if not self.mirror.synced:
             raise ClusterUnavailable(
-                "stackd does not know the stacks yet: waiting for the cluster", detail=self._why_not_reached()
+                "stackd does not know the stacks yet: waiting for the cluster", detail=self.why_not_reached()
             )
         raise ClusterUnavailable("stackd does not know the stacks yet: it is taking over those that the cluster has")
 
@@ -287,7 +276,7 @@ class Context:
             raise ShuttingDown("stackd is shutting down")
         self.brake.admit_creates()
         if not self.mirror.synced:
-            raise ClusterUnavailable("no stack can be created: waiting for the cluster", detail=self._why_not_reached())
+            raise ClusterUnavailable("no stack can be created: waiting for the cluster", detail=self.why_not_reached())
         self.require_cluster()
         if self.store.incomplete:
             raise ClusterUnavailable("no stack can be created: stackd is taking over the stacks that the cluster has")
@@ -302,11 +291,8 @@ class Context:
             raise error
         self.fence.require()
 
-    def not_reached(self) -> str:
-        """That the cluster has not been seen since the start, and why if that is known."""
-        return f"waiting for the cluster: {self._why_not_reached()}"
-
-    def _why_not_reached(self) -> str:
+    def why_not_reached(self) -> str:
+        """Why the cluster has not been seen since the start, if that is known."""
         why = self.waiting_for or self.ownership.trouble or self.mirror.last_error
         return why or "pods, services and nodes are being listed"
 
@@ -359,7 +345,7 @@ class Context:
                 self.being_deleted.discard(stack_id)
 
     def abandon_create(self, stack_id: str) -> None:
-        """Have the stack's create undo itself, if it is still under way."""
+        """Abandon the stack's create, if it is still under way: it undoes itself."""
         if (abandon := self.creating.get(stack_id)) is not None:
             abandon.set()
 

@@ -31,7 +31,7 @@ from stackd.lifecycle.context import Abandon, Context, new_id
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.delete import finish_delete
 from stackd.lifecycle.hiding import hide_in
-from stackd.lifecycle.objects import pod_request, serve
+from stackd.lifecycle.objects import expose, pod_request
 from stackd.lifecycle.status import PodSnapshot, judge, observation, pod_progress
 from stackd.logs import about
 from stackd.model import (
@@ -216,7 +216,7 @@ async def _steps(context: Context, stack_id: str, request: CreateRequest, abando
     phase_timer.end("pod")
     reached("create.pod_created")
     abandon.check()
-    stack, service = await serve(context, stack, pod, abandon=abandon)
+    stack, service = await expose(context, stack, pod, abandon=abandon)
     phase_timer.end("service")
     reached("create.service_created")
     abandon.check()
@@ -281,7 +281,7 @@ async def _scheduled(context: Context, stack: Stack, made: PodState, abandon: Ab
 
     waiting = context.tasks.spawn(f"schedule {stack.stack_id}", _until(context, stack, scheduled))
     try:
-        with suspecting(context, made):
+        with reopening_silent_watch(context, made):
             return await abandon.unless_abandoned(waiting)
     except TimeoutError as exc:
         return await _asked_for(context, stack, exc)
@@ -292,7 +292,7 @@ async def _scheduled(context: Context, stack: Stack, made: PodState, abandon: Ab
 
 
 @contextmanager
-def suspecting(context: Context, made: PodState) -> Iterator[None]:
+def reopening_silent_watch(context: Context, made: PodState) -> Iterator[None]:
     """While this pod is waited for: if the watch tells nothing of it for a while, its connection may be dead."""
     loop, health = asyncio.get_running_loop(), context.mirror.health_by_kind["pods"]
     timer: asyncio.TimerHandle | None = None
@@ -363,8 +363,8 @@ def first_observation(
 
 
 async def _undone(context: Context, stack_id: str) -> None:
-    """Have the create undone, and wait for that a moment. The row keeps the intent, so that nobody has to wait for more than
-    that while Kubernetes does not answer, nor at a stop.
+    """Undo the create, and wait a moment for that. The row keeps the intent, so nobody has to wait longer while Kubernetes
+    does not answer, or while stackd stops.
     """
     marked = asyncio.Event()
     undo = context.tasks.spawn(f"undo {stack_id}", _undo(context, stack_id, marked))
@@ -431,7 +431,7 @@ async def dry_run(context: Context, request: CreateRequest) -> None:
     limits = context.config.limits.stacks_per_label
     if limits and request.labels:
         await context.store.stacks.check_labels(request.labels, limits)
-    imagined = _imagined(context, request)
+    imagined = _for_dry_run(context, request)
     manifest = pod_request(context, imagined, request.spec)
     try:
         await context.cluster.create_pod(manifest, dry_run=True)
@@ -442,7 +442,7 @@ async def dry_run(context: Context, request: CreateRequest) -> None:
         raise
 
 
-def _imagined(context: Context, request: CreateRequest) -> Stack:
+def _for_dry_run(context: Context, request: CreateRequest) -> Stack:
     now, template = context.wall_clock.now(), request.template
     return Stack(
         stack_id=new_id("stack"),

@@ -134,7 +134,7 @@ async def carry_out(context: Context, removal: Removal) -> None:
     ClusterUnavailable or StoreUnavailable: then it is still to be done.
     """
     if isinstance(removal, Orphan):
-        await _sweep(context, removal)
+        await _delete_orphan(context, removal)
         return
     if removal in context.being_deleted:
         return
@@ -244,7 +244,7 @@ async def _release(context: Context, stack_id: str) -> None:
     about(log, stack_id).info("Service and ports given back (%s)", stack.status_reason)
 
 
-async def _sweep(context: Context, orphan: Orphan) -> None:
+async def _delete_orphan(context: Context, orphan: Orphan) -> None:
     """Delete an object that carries our labels and that no row knows, unless a row has come to claim it."""
     stack_id = orphan.stack_id
     async with context.locks.of(stack_id):

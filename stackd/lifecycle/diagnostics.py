@@ -58,8 +58,12 @@ async def keep(context: Context, stack_id: str) -> None:
         return
     events = await context.cluster.pod_events(pod.name, pod.uid)
     values = stack.values
-    logs = [kept for name in _spoke(pod) if (kept := await _log_tail(context, pod, name, values)) is not None]
-    lines = [_line(event, values) for event in events if event.type == _WARNING or (event.type, event.reason) in _KINDS]
+    logs = [kept for name in _that_have_ended(pod) if (kept := await _log_tail(context, pod, name, values)) is not None]
+    lines = [
+        _timeline_event(event, values)
+        for event in events
+        if event.type == _WARNING or (event.type, event.reason) in _KINDS
+    ]
     if lines or logs:
         await context.store.timeline.keep_diagnostics(stack_id, lines, logs)
 
@@ -111,7 +115,7 @@ async def _capture_logs(context: Context, pod: PodState, containers: list[str], 
         del context.log_captures[pod.name]
 
 
-def _spoke(pod: PodState) -> list[str]:
+def _that_have_ended(pod: PodState) -> list[str]:
     """The containers that have ended at least once."""
     return [c.name for c in pod.containers if c.state == "terminated" or c.last_exit_code is not None]
 
@@ -125,7 +129,7 @@ async def _log_tail(context: Context, pod: PodState, container: str, values: Map
     return KeptLog(container=container, at=context.clock.now(), text=tail) if tail else None
 
 
-def _line(event: PodEvent, values: Mapping[str, str]) -> TimelineEvent:
+def _timeline_event(event: PodEvent, values: Mapping[str, str]) -> TimelineEvent:
     kind = _KINDS.get((event.type, event.reason), EventKind.WARNING)
     return TimelineEvent(
         kind=kind,
@@ -163,10 +167,10 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
         return _tail(kept[0], tail)
     if away is not None:
         raise away
-    return await _nothing(context, stack, stack_id, container)
+    return await _no_log(context, stack, stack_id, container)
 
 
-async def _nothing(context: Context, stack: Stack | None, stack_id: str, container: str) -> str:
+async def _no_log(context: Context, stack: Stack | None, stack_id: str, container: str) -> str:
     if stack is None:
         if not await context.store.timeline.read(stack_id):
             raise StackNotFound(stack_id)

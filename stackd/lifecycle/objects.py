@@ -72,7 +72,7 @@ def _replaced() -> None:
     reached("create.port_replaced")
 
 
-async def serve(
+async def expose(
     context: Context,
     stack: Stack,
     pod: PodState,

@@ -18,7 +18,7 @@ from stackd.kube.mirror import MirrorChange, NodeChanged, PodChanged, Relisted, 
 from stackd.kube.objects import PodState
 from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.crashpoints import reached
-from stackd.lifecycle.plan import PODS, SERVICES, Orphan, Repair, RepairKind, is_served, service_trouble
+from stackd.lifecycle.plan import PODS, SERVICES, Orphan, Repair, RepairKind, service_trouble, wants_service
 from stackd.lifecycle.status import PodProgress, PodSnapshot, judge, observation, pod_progress, pull_is_failing
 from stackd.logs import about
 from stackd.model import Observation, Stack, StackStatus
@@ -32,10 +32,10 @@ ENDS = frozenset({StackStatus.FAILED, StackStatus.STOPPED, StackStatus.NODE_DELE
 
 RETRIES = RetryPolicy(first=0.5, longest=1.0)
 ASK_AGAIN_SECONDS = 2.0
-"""When a pod that is not seen is asked for again, where there was no answer."""
+"""When a pod that is not seen is asked for again, after a request without an answer."""
 
 UNSEEN_SECONDS = 10.0
-"""How often a pod that is there, and that the watch does not tell of, is asked for."""
+"""How often a pod is asked for that exists and that the watch does not report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ class Observer:
     def _service_gone(self, stack_id: str) -> None:
         """A living stack gets its Service back at once; the worker checks that it still is to live."""
         stack = self._context.store.stacks.get(stack_id)
-        if stack is not None and is_served(stack):
+        if stack is not None and wants_service(stack):
             self._context.repairs.add(Repair(kind=RepairKind.SERVICE, stack_id=stack_id))
 
     def _relisted(self, kind: str) -> None:
@@ -204,7 +204,7 @@ class Observer:
         )
 
     async def _proven(self, assessed: list[Assessment]) -> list[Assessment]:
-        """End no stack because its pod is not seen before Kubernetes itself has said that it is not there (invariant 10)."""
+        """End a stack for a pod that is not seen only after Kubernetes itself has said that it is not there (invariant 10)."""
         absent = [one for one in assessed if self._has_to_be_asked_for(one)]
         if not absent:
             return assessed

@@ -215,7 +215,7 @@ def own_pod(pods: Mapping[str, PodState], stack: Stack) -> PodState | None:
     return None if pod is None or pod.generation < stack.generation else pod
 
 
-def is_served(stack: Stack) -> bool:
+def wants_service(stack: Stack) -> bool:
     """Whether the stack is to have a Service now."""
     return (
         stack.accepted
@@ -342,7 +342,7 @@ def _rowless(seen: Snapshot, known: Collection[str]) -> Iterator[Action | Unknow
         if _is_ended(seen, orphan):
             yield _remove(orphan)
         elif name.startswith(RANGE_PREFIX):
-            if _is_old(seen, service.created_at) and not _is_seen_to(seen, orphan):
+            if _is_old(seen, service.created_at) and not _is_handled(seen, orphan):
                 yield _remove(orphan, "it only asked which node ports the cluster has")
         elif not service.deleting and _is_due(seen, orphan, service.created_at) and not _comes_along(seen, orphan):
             yield Unknown(object=orphan, why="it has no pod to take over, and no row says that its stack was removed")
@@ -360,11 +360,11 @@ def _adopt(seen: Snapshot, orphan: Orphan, why: str) -> Action | Unknown:
 
 
 def _is_ended(seen: Snapshot, orphan: Orphan) -> bool:
-    return orphan.stack_id in seen.removed and not _is_seen_to(seen, orphan)
+    return orphan.stack_id in seen.removed and not _is_handled(seen, orphan)
 
 
 def _is_due(seen: Snapshot, orphan: Orphan, created_at: int) -> bool:
-    if _is_seen_to(seen, orphan) or orphan.stack_id not in seen.looked_up:
+    if _is_handled(seen, orphan) or orphan.stack_id not in seen.looked_up:
         return False
     return seen.incomplete or _is_old(seen, created_at)
 
@@ -373,7 +373,7 @@ def _is_old(seen: Snapshot, created_at: int) -> bool:
     return seen.clock_trusted and seen.now - created_at >= seen.orphan_grace
 
 
-def _is_seen_to(seen: Snapshot, orphan: Orphan) -> bool:
+def _is_handled(seen: Snapshot, orphan: Orphan) -> bool:
     return orphan.stack_id in seen.creating or orphan in seen.removals or orphan.stack_id in seen.removals
 
 

@@ -293,7 +293,7 @@ class Pools:
         )
 
     def _sort(self, stack_id: str, before: Stack | None) -> None:
-        """Have the stack among those that may be taken, or not; one that was there keeps its place."""
+        """Put the stack among those that may be taken, or remove it from them; one that was there keeps its place."""
         row = self._rows.get(stack_id)
         free = row is not None and is_ready(row) and stack_id not in self._taken
         digest = row.digest if row is not None and free else None

@@ -27,7 +27,7 @@ from stackd.waiters import set_within
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-"""The refill looks around at least this often: templates may be others, a pause over, the cluster back."""
+"""Each pool is checked at least this often: its template may have changed, a pause may be over, the cluster may be back."""
 
 CROWDED_SECONDS = 0.1
 """When to look again where clients' creates wait for their turn: until none does, nothing is made for pools."""
@@ -59,7 +59,7 @@ class Work:
 
 
 def work_for(pool: Pool, template: Template | None, now: int | None) -> Work:
-    """What the pool needs, whatever that has to wait for. Pure. Without a template all of it goes.
+    """What the pool needs, even if it cannot be done now. Pure. Without a template all of its stacks are ended.
 
     What is held goes when its time is up (``now`` in nanoseconds, None while the clock is not believed).
     What is to go counts until its end is intended, so that a changed template replaces its pool bit by bit.
@@ -121,7 +121,7 @@ class Refill:
         looks = {name: self._next_look.get(name, now) for name in names}
         try:
             for name in sorted((name for name in names if name in changed or looks[name] <= now), key=self._full):
-                looks[name] = now + await self._see_to(name, templates)
+                looks[name] = now + await self._maintain(name, templates)
         except StoreUnavailable as error:
             log.warning("pools cannot be looked after now: %s", error, extra={"same": "pools"})
             looks = {}
@@ -142,7 +142,7 @@ class Refill:
             if template.pool and not pool.failures and work_for(pool, template, None).missing:
                 pool.reason = why
 
-    async def _see_to(self, name: str, templates: Mapping[str, Template]) -> float:
+    async def _maintain(self, name: str, templates: Mapping[str, Template]) -> float:
         template = templates.get(name)
         if (template is None or not template.pool) and name not in self._context.pools.by_name:
             return LOOK_SECONDS
@@ -151,7 +151,7 @@ class Refill:
             pool.digest, pool.failures, pool.reason, pool.not_before = template.digest, 0, "", 0.0
         work = work_for(pool, template, self._now())
         if work.failed:
-            self._blame(pool, name, work.failed, LONGEST_PAUSE)
+            self._note_failure(pool, name, work.failed, LONGEST_PAUSE)
         await self._end(work)
         return self._make(pool, template, work, now)
 
@@ -246,14 +246,14 @@ class Refill:
     def _failed(self, pool: Pool, template: Template, error: StackdError) -> None:
         now = self._context.clock.monotonic()
         if isinstance(error, NoRoom | NoNodePort | QuotaExceeded):
-            self._blame(pool, template.name, str(error), LONGEST_WAIT)
+            self._note_failure(pool, template.name, str(error), LONGEST_WAIT)
         elif isinstance(error, Unavailable):
             pool.reason = str(error)
             pool.put_off(now + FIRST_PAUSE)
         elif pool.digest == template.digest:
-            self._blame(pool, template.name, str(error), LONGEST_PAUSE)
+            self._note_failure(pool, template.name, str(error), LONGEST_PAUSE)
 
-    def _blame(self, pool: Pool, name: str, why: str, longest: float) -> None:
+    def _note_failure(self, pool: Pool, name: str, why: str, longest: float) -> None:
         """The pool cannot be filled, and why; of several failures at a time one counts."""
         log.warning("the pool of %s cannot be filled now: %s", name, why, extra={"same": f"pool {name}"})
         now = self._context.clock.monotonic()

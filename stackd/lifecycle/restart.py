@@ -29,10 +29,10 @@ from stackd.kube.objects import PodState
 from stackd.kube.records import stopped_manifest
 from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.crashpoints import reached
-from stackd.lifecycle.create import first_observation, suspecting
+from stackd.lifecycle.create import first_observation, reopening_silent_watch
 from stackd.lifecycle.delete import delete_objects
 from stackd.lifecycle.hiding import hiding
-from stackd.lifecycle.objects import pod_request, put_labels_on, serve, spec_of
+from stackd.lifecycle.objects import expose, pod_request, put_labels_on, spec_of
 from stackd.lifecycle.plan import Repair, RepairKind
 from stackd.logs import about
 from stackd.model import Desired, EventKind, Observation, SanitizedSpec, Stack, StackStatus
@@ -109,7 +109,7 @@ async def _finish_stop(context: Context, stack_id: str) -> Stack:
 
 
 async def _clear(context: Context, stack: Stack) -> None:
-    """Have nothing left of the stack in the cluster but its record."""
+    """Remove everything of the stack from the cluster except its record."""
     stack_id = stack.stack_id
     if not stack.at_rest or stack_id in context.mirror.pods or stack.service_name in context.mirror.services:
         await _put_record(context, stack)
@@ -169,7 +169,7 @@ async def _finish_start(context: Context, stack_id: str) -> Stack:
     except StackNotFound:
         raise
     except StackdError as error:
-        await _say_why(context, stack, error)
+        await _write_reason(context, stack, error)
         raise
 
 
@@ -192,7 +192,7 @@ async def _make(context: Context, stack: Stack) -> Stack:
     reached("restart.record_deleted")
     _wanted(context, stack_id, Desired.RUNNING)
     kept = stack.ports
-    stack, service = await serve(context, stack, pod)
+    stack, service = await expose(context, stack, pod)
     reached("restart.service_created")
     pod = await _placed(context, pod)
     seen = first_observation(context, stack, pod, service, node_exists=pod.node_name in context.mirror.nodes)
@@ -217,7 +217,7 @@ async def _labelled(context: Context, stack: Stack, pod: PodState) -> PodState:
 
 
 async def put_record_right(context: Context, stack_id: str) -> None:
-    """Have the cluster hold the stack's record in a ConfigMap if it is stopped, and not if it has a pod.
+    """Put the stack's record into a ConfigMap if it is stopped, and remove it if the stack has a pod.
 
     Raises ClusterUnavailable, ClusterError, StoreUnavailable.
     """
@@ -252,7 +252,7 @@ async def _placed(context: Context, made: PodState) -> PodState:
     def placed(pod: PodState | None) -> PodState | None:
         return pod if seen(pod) and pod is not None and (pod.node_name or pod.scheduled is False) else None
 
-    with suspecting(context, made):
+    with reopening_silent_watch(context, made):
         try:
             pod = await context.mirror.until(made.name, seen, timeout=context.config.stacks.scheduling_timeout)
         except TimeoutError as exc:
@@ -271,7 +271,7 @@ def _wanted(context: Context, stack_id: str, desired: Desired) -> Stack:
     return stack
 
 
-async def _say_why(context: Context, stack: Stack, error: StackdError) -> None:
+async def _write_reason(context: Context, stack: Stack, error: StackdError) -> None:
     """Write into the stack's status what its start is waiting for."""
     reason = "ClusterUnavailable" if isinstance(error, ClusterError) else type(error).__name__
     seen = Observation(

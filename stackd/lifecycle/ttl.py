@@ -33,7 +33,7 @@ ASK_SECONDS = 5.0
 """So often the API server is asked for the time while the clock is not believed."""
 
 ANNOTATE_SECONDS = 5.0
-"""How long an extension waits for the cluster to know of it, too."""
+"""How long an extension waits until the cluster has it, too."""
 
 SUDDEN = "its time is up since the clock was set forward"
 
@@ -122,10 +122,9 @@ async def _confirm_clock(context: Context, expiries: Expiries) -> None:
 
 
 async def end_overdue(context: Context, stack_ids: list[str]) -> set[str]:
-    """Mark those of these whose time is up as deleting, unless a brake holds them back, and hand them to the deleter.
-    Returns their ids.
+    """Mark the stacks whose time is up as deleting, unless a brake holds them back, and hand them to the deleter.
 
-    Raises StoreUnavailable; then nothing has happened.
+    Returns the ids of those that were marked. Raises StoreUnavailable; then nothing has happened.
     """
     held = _hold_back(context, stack_ids)
     allowed = [stack_id for stack_id in stack_ids if stack_id not in held]
@@ -174,7 +173,7 @@ async def extend(
 
 
 async def _annotate_or_retry(context: Context, stack: Stack) -> None:
-    """Have the cluster know of the end, too: whoever takes over with another file reads it there.
+    """Write the new end into the cluster, too: an owner with another file reads it there.
 
     Raises ClusterUnavailable where it may not know; it is told as soon as it answers.
     """

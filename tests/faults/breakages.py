@@ -43,8 +43,8 @@ OWNER_BREAKAGES = (
     Breakage(
         name="what a lost file does not know is removed",
         file="stackd/lifecycle/plan.py",
-        text="    return orphan.stack_id in seen.removed and not _is_seen_to(seen, orphan)\n",
-        instead="    return orphan.stack_id in seen.looked_up and not _is_seen_to(seen, orphan)\n",
+        text="    return orphan.stack_id in seen.removed and not _is_handled(seen, orphan)\n",
+        instead="    return orphan.stack_id in seen.looked_up and not _is_handled(seen, orphan)\n",
         first=_OWNERS,
     ),
     Breakage(
@@ -426,7 +426,7 @@ BREAKAGES = (
     Breakage(
         name="a Service that was lost is not put back",
         file="stackd/lifecycle/repair.py",
-        text='        _, service = await serve(context, stack, pod, replaced=lambda: reached("repair.port_replaced"))\n',
+        text='        _, service = await expose(context, stack, pod, replaced=lambda: reached("repair.port_replaced"))\n',
         instead="        return\n",
     ),
     Breakage(
