@@ -243,7 +243,7 @@ class Context:
 
         Raises as ``admit`` does, and without waiting once a try to see the cluster has failed.
         """
-        if self._awaits_first_contact and not (self.closing or self.brake.on):
+        if (not self.mirror.synced or self.store.incomplete) and not (self.closing or self.brake.on):
             await set_within(self.contact_tried, FIRST_CONTACT_SECONDS)  # if not, ``admit`` says so
         self.admit()
 
@@ -263,10 +263,6 @@ class Context:
                 "stackd does not know the stacks yet: waiting for the cluster", detail=self.why_not_reached()
             )
         raise ClusterUnavailable("stackd does not know the stacks yet: it is taking over those that the cluster has")
-
-    @property
-    def _awaits_first_contact(self) -> bool:
-        return not self.mirror.synced or self.store.incomplete
 
     def admit(self) -> None:
         """Raise unless new work can be taken on: not while stopping, nor without a view of the right cluster, nor before

@@ -320,7 +320,8 @@ async def _asked_for(context: Context, stack: Stack, late: TimeoutError) -> PodS
     if pod is None:
         raise ClusterUnavailable("the pod was deleted from the cluster while it was being created") from late
     if not (pod.scheduled and pod.node_name):
-        raise _not_scheduled(context, pod) from late
+        within = format_duration(context.config.stacks.scheduling_timeout)
+        raise NoRoom(f"no node has taken the stack within {within}", detail=pod.unschedulable_message) from late
     log.warning("%s: the watch has not reported that it is on %s", stack.stack_id, pod.node_name)
     context.mirror.missed_pod()
     return pod
@@ -336,11 +337,6 @@ async def _until(context: Context, stack: Stack, scheduled: Callable[[PodState |
         except TimeoutError:
             pass
     return await context.mirror.until(stack.pod_name, scheduled, timeout=max(0.0, stacks.scheduling_timeout - grace))
-
-
-def _not_scheduled(context: Context, pod: PodState) -> NoRoom:
-    sentence = f"no node has taken the stack within {format_duration(context.config.stacks.scheduling_timeout)}"
-    return NoRoom(sentence, detail=pod.unschedulable_message)
 
 
 def first_observation(

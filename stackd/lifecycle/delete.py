@@ -297,9 +297,8 @@ async def _delete_chunk(context: Context, job_id: str, stacks: list[Stack]) -> N
         try:
             result = await _delete_one(context, stack)
             progress.add(result)
-            extra = {"stack_id": stack.stack_id, "job_id": job_id}
             why = result.error and f": {result.error}"
-            log.info("%s: %s by %s%s", stack.stack_id, result.outcome, job_id, why, extra=extra)
+            about(log, stack.stack_id, job_id=job_id).info("%s by %s%s", result.outcome, job_id, why)
         finally:
             slots.release()
 

@@ -164,7 +164,7 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
         await asyncio.wait([context.log_captures[stack_id]])
     kept = [one for one in await context.store.timeline.kept_logs(stack_id) if container in ("", one.container)]
     if kept:
-        return _tail(kept[0], tail)
+        return "".join(kept[0].text.splitlines(keepends=True)[-tail:])
     if away is not None:
         raise away
     return await _no_log(context, stack, stack_id, container)
@@ -178,7 +178,3 @@ async def _no_log(context: Context, stack: Stack | None, stack_id: str, containe
         raise Conflict(f"{stack_id} has no pod at present")
     of = f" of its container {container}" if container else ""
     raise NotFound(f"{stack_id}: its pod is gone, and no log{of} was kept")
-
-
-def _tail(kept: KeptLog, lines: int) -> str:
-    return "".join(kept.text.splitlines(keepends=True)[-lines:])

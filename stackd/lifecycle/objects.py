@@ -86,10 +86,11 @@ async def expose(
     call. Raises NoNodePort, and what ``create_service`` raises.
     """
     await context.right_cluster()
-    deadline = context.cluster.deadline()
+    deadline, instance = context.cluster.deadline(), context.config.cluster.instance
     for _ in range(PORT_TRIES):
         try:
-            request = _service_request(context, stack, pod.uid)
+            # Owned by the pod, so that the cluster collects it with the pod.
+            request = service_manifest(ServiceRequest(stack=stack, instance=instance, pod_uid=pod.uid))
             service = await context.cluster.create_service(request, timeout=deadline.left)
             await _require_as_asked(context, stack, service)
             return stack, service
@@ -113,11 +114,6 @@ async def _require_as_asked(context: Context, stack: Stack, service: ServiceStat
     if trouble := service_trouble(stack, service):
         await context.cluster.delete_service(stack.service_name, service.uid)
         raise ClusterRefused(f"an admission policy of the cluster changes the Services that stackd makes: {trouble}")
-
-
-def _service_request(context: Context, stack: Stack, pod_uid: str) -> dict[str, object]:
-    """The manifest of a stack's Service, owned by its pod so that the cluster collects it with the pod."""
-    return service_manifest(ServiceRequest(stack=stack, instance=context.config.cluster.instance, pod_uid=pod_uid))
 
 
 async def ask_node_ports(context: Context) -> None:

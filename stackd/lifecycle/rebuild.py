@@ -167,13 +167,9 @@ def _stopped(record: JsonObject) -> Stack | Unrecoverable:
     return replace(found, status_reason=STOPPED_BY_USER, status_message=STOPPED_MESSAGE)
 
 
-def _stack_of(pod: JsonObject) -> str:
-    stack_id: str = (pod["metadata"].get("labels") or {}).get(labels.STACK, "")
-    return stack_id
-
-
 def _recovered(pod: JsonObject, services: Mapping[str, JsonObject]) -> Stack | Unrecoverable:
-    name, stack_id = pod["metadata"]["name"], _stack_of(pod)
+    name: str = pod["metadata"]["name"]
+    stack_id: str = (pod["metadata"].get("labels") or {}).get(labels.STACK, "")
     found = parse_record(pod, services.get(service_name(stack_id)))
     if isinstance(found, Unrecoverable):
         return found

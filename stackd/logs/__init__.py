@@ -45,12 +45,12 @@ class _About(logging.LoggerAdapter[logging.Logger]):
         return f"{self.extra['stack_id']}: {msg}" if self.extra else msg, kwargs
 
 
-def about(log: logging.Logger, stack_id: str, *, same: str | None = None) -> logging.LoggerAdapter[logging.Logger]:
-    """``log`` for what is said about a stack: each message begins with its id, which is a field of the record, too.
+def about(log: logging.Logger, stack_id: str, **fields: str) -> logging.LoggerAdapter[logging.Logger]:
+    """``log`` for what is said about a stack: each message begins with its id, which is a field of the record like ``fields``.
 
-    ``same``: what makes two messages the same thing said again, below warnings, too.
+    The field ``same``: what makes two messages the same thing said again, below warnings, too.
     """
-    return _About(log, {"stack_id": stack_id, "same": same})
+    return _About(log, {"stack_id": stack_id, **fields})
 
 
 def setup(section: LogSection) -> None:
