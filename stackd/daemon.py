@@ -44,7 +44,7 @@ from stackd.lifecycle.rebuild import rebuild as recover
 from stackd.lifecycle.reconcile import Reconciler
 from stackd.lifecycle.refill import Refill
 from stackd.lifecycle.template_history import SAMPLE_SECONDS, TemplateHistory
-from stackd.lifecycle.ttl import Expiries, expire, tell_given
+from stackd.lifecycle.ttl import Expiries, annotate_all_given, expire
 from stackd.lifecycle.wall_clock import WallClock
 from stackd.metrics import Metrics
 from stackd.podspec import prepare as prepare_podspec
@@ -71,8 +71,8 @@ PATIENCE_SECONDS = 5.0
 """How long a start waits for the cluster before it is over without it: connections may queue so long at a handed-over
 socket, and so long takes the service manager's start."""
 
-TELL_SECONDS = 2.0
-"""So long a stop takes at the most to have pods tell that they were given away."""
+ANNOTATE_SECONDS = 2.0
+"""So long a stop takes at the most to write on pods that they were given away."""
 
 STOP_EXTRA_SECONDS = 15.0
 
@@ -203,7 +203,7 @@ def _wire(context: Context) -> Daemon:
         expiries.follow(None, stack)
     context.mirror.subscribe(observer.cluster_changed)
     context.cluster.connection.on_doubt = context.doubt
-    context.cluster.connection.on_date = context.wall_clock.told
+    context.cluster.connection.on_date = context.wall_clock.observe_date
     context.mirror.failed = context.contact_tried.set
     context.ownership.confirmed = context.confirmed_cluster
     context.ownership.troubled = context.contact_tried.set
@@ -324,7 +324,7 @@ def _work_queues(daemon: Daemon, group: asyncio.TaskGroup) -> None:
     group.create_task(daemon.observer.run(), name="observe")
     group.create_task(delete.work(context), name="delete")
     group.create_task(repair.work(context), name="repair")
-    group.create_task(assign.tell(context), name="tell")
+    group.create_task(assign.annotate_given(context), name="annotate")
     group.create_task(diagnostics.work(context), name="diagnostics")
     daemon.observer.mark_all_dirty()
 
@@ -393,7 +393,7 @@ async def _drain(daemon: Daemon, listener: HttpListener, notifier: Notifier) -> 
     late = await context.tasks.finish(max(0.0, timeout - (context.clock.monotonic() - started)))
     if late:
         log.warning("%d operations did not end in time; they go on at the next start", late)
-    await tell_given(context, TELL_SECONDS)
+    await annotate_all_given(context, ANNOTATE_SECONDS)
     if context.ownership.asked_for.is_set():
         await context.ownership.release()
 

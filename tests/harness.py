@@ -31,7 +31,6 @@ from stackd.keys import ApiKey
 from stackd.lifecycle.context import CREATES_AT_ONCE
 from stackd.lifecycle.delete import creates_in_need
 from stackd.lifecycle.plan import Orphan
-from stackd.lifecycle.pools import figures_of
 from stackd.model import DeleteReason
 from stackd.store.transaction import Counters
 from stackd.tasks import ServiceEnded
@@ -336,8 +335,9 @@ class Harness:
 
     def on_their_way(self, template: str) -> tuple[int, int]:
         """Of the template's pool: creates under way, and stacks that do not run yet."""
-        pools = self.daemon.context.pools
-        return pools.of(template).making, figures_of(self.daemon.context, template).starting
+        context = self.daemon.context
+        figures = context.pools.figures(context.settings.templates[template])
+        return context.pools.of(template).making, figures.starting
 
     @property
     def creates_in_need(self) -> bool:

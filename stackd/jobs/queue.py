@@ -12,9 +12,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from stackd.errors import StoreUnavailable
-from stackd.lifecycle.batch import run_job
 from stackd.lifecycle.context import Context, new_id
 from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.delete import run_job
 from stackd.model import Job
 from stackd.store import Claim
 

@@ -1,6 +1,7 @@
 """What stackd does with a stack, and the only place where store and cluster meet.
 
-create, delete, batch, ttl, restart   what is asked for: one verb per file (ttl: expire and extend; restart: stop and start, too)
+create, delete, ttl, restart          what is asked for: one verb per file (delete: a batch, too; ttl: expire and extend;
+                                      restart: stop and start, too)
 capacity, needs                       how many more would fit
 idempotency                           the same request twice; and what is forgotten after a while
 objects                               a stack's pod with all that is added to it; its Service and its node ports

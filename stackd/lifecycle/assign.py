@@ -20,9 +20,10 @@ from stackd.lifecycle.context import Abandon, Context, current_pod
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.delete import finish_delete
 from stackd.lifecycle.needs import CPU, MEMORY, PODS, PORTS, short_of
-from stackd.lifecycle.plan import is_served, service_trouble
-from stackd.lifecycle.pools import FIRST_PAUSE, GIVEN_WAY_SECONDS, Given, Pool, has_failed, is_held, is_ready
+from stackd.lifecycle.plan import service_trouble, wants_service
+from stackd.lifecycle.pools import AFTER_PREEMPTION_SECONDS, FIRST_PAUSE, Given, Pool, has_failed, is_held, is_ready
 from stackd.lifecycle.ttl import annotate
+from stackd.logs import about
 from stackd.model import DeleteReason, Stack
 from stackd.store import Assignment
 from stackd.templates import Template
@@ -36,14 +37,14 @@ log = logging.getLogger(__name__)
 MOST_ENDED = 8
 """So many stacks of pools are ended for one create at the most."""
 
-TELLERS = 4
-"""So many pods are told at a time that they were given away."""
+ANNOTATIONS_AT_ONCE = 4
+"""So many pods are annotated at a time: that they were given away, and to whom."""
 
-TELL_SECONDS = 0.01
-"""So long after a stack was given away its pod is told: the answer is out by then."""
+ANNOTATE_AFTER_SECONDS = 0.01
+"""So long after a stack was given away its pod is annotated: the answer is out by then."""
 
-TELL_HOLD_SECONDS = 0.5
-"""So long at most a burst of claims keeps a pod from being told: whoever loses the file meanwhile does not know whose it is."""
+ANNOTATE_HOLD_SECONDS = 0.5
+"""So long at most a burst of claims holds that up: whoever loses the file meanwhile does not know whose the stack is."""
 
 COMING_SECONDS = 0.05
 """How often a create looks whether a stack of its pool has come to run."""
@@ -54,27 +55,26 @@ NEXT_SECONDS = 1.0
 IN_VAIN_SECONDS = 30.0
 """So long no other create does so where none came within that time."""
 
-MADE_WAY_SECONDS = 20.0
+PREEMPTION_SECONDS = 20.0
 """So long a create waits for their ends."""
 
 
-async def tell(context: Context) -> None:
-    """The service that has the pods of stacks told that they were given away, and whose they are: for ever."""
+async def annotate_given(context: Context) -> None:
+    """The service that writes on the pods of stacks that they were given away, and to whom: for ever."""
 
     async def one(given: Given) -> None:
         # A task of its own, so that whoever stops the daemon lets it come to its end.
-        await context.tasks.spawn(f"tell {given.stack_id}", _tell(context, given))
+        await context.tasks.spawn(f"annotate {given.stack_id}", _annotate_given(context, given))
 
     def failed(given: Given, error: StackdError, delay: float | None) -> None:
-        extra = {"stack_id": given.stack_id, "same": "tell"}
-        log.info("%s: its pod is told in %.1f s: %s", given.stack_id, delay or 0.0, error, extra=extra)
+        about(log, given.stack_id, same="annotate").info("its pod is annotated in %.1f s: %s", delay or 0.0, error)
 
-    await context.given.run(one, workers=TELLERS, failed=failed)
+    await context.given.run(one, workers=ANNOTATIONS_AT_ONCE, failed=failed)
 
 
-async def _tell(context: Context, given: Given) -> None:
+async def _annotate_given(context: Context, given: Given) -> None:
     pace, clock = context.pools.pace, context.clock
-    while (pause := pace.wait(clock.monotonic(), given.at, TELL_HOLD_SECONDS)) and not context.closing:  # noqa: ASYNC110
+    while (pause := pace.wait(clock.monotonic(), given.at, ANNOTATE_HOLD_SECONDS)) and not context.closing:  # noqa: ASYNC110
         await asyncio.sleep(pause)
     await annotate(context, given.stack_id)
 
@@ -102,7 +102,7 @@ async def assign(context: Context, request: CreateRequest, *, once_more: bool = 
         await context.right_cluster()
         pool, stack = context.pools.of(template.name), None
         if once_more or context.pools.free(template.digest) > context.pools.waiting(template.digest):
-            stack = await _first_to_be_had(context, template, request)
+            stack = await _claim_first(context, template, request)
     finally:
         if not once_more:
             pace.ended()
@@ -110,10 +110,10 @@ async def assign(context: Context, request: CreateRequest, *, once_more: bool = 
         pool.misses += not once_more
         return None
     now = context.clock.monotonic()
-    context.given.add(Given(stack_id=stack.stack_id, at=now), at=now + TELL_SECONDS)
+    context.given.add(Given(stack_id=stack.stack_id, at=now), at=now + ANNOTATE_AFTER_SECONDS)
     pool.hits += 1
     context.metrics.assigned(perf_counter() - began)
-    log.debug("%s: given from the pool of %s", stack.stack_id, template.name, extra={"stack_id": stack.stack_id})
+    about(log, stack.stack_id).debug("given from the pool of %s", template.name)
     return stack
 
 
@@ -142,7 +142,7 @@ async def assign_when_made(context: Context, request: CreateRequest, abandon: Ab
     template = pool_for(context, request)
     if template is None:
         return None
-    return await _next_of(context, template, request, abandon, MADE_WAY_SECONDS)
+    return await _next_of(context, template, request, abandon, PREEMPTION_SECONDS)
 
 
 async def _next_of(
@@ -155,7 +155,7 @@ async def _next_of(
     pools, pool, digest = context.pools, context.pools.of(template.name), template.digest
     until = context.clock.monotonic() + seconds
     with pools.in_line(digest) as place:
-        while not abandon.given_up:
+        while not abandon.abandoned:
             coming = pool.coming(digest)  # before the try: what comes meanwhile is not on its way any more
             place.taking = pools.has_turn(digest, place)
             if place.taking and (given := await assign(context, request, once_more=True)) is not None:
@@ -178,7 +178,7 @@ def next_is_sooner(pool: Pool, digest: str, waiting: int, now: float) -> bool:
     return 2 * (waiting + 1) <= pool.coming(digest) and now >= pool.in_vain_until
 
 
-async def _first_to_be_had(context: Context, template: Template, request: CreateRequest) -> Stack | None:
+async def _claim_first(context: Context, template: Template, request: CreateRequest) -> Stack | None:
     taken: list[str] = []
     try:
         while (waiting := context.pools.take(template.digest)) is not None:
@@ -224,7 +224,7 @@ def may_be_given(stack: Stack, pod: PodState | None, service: ServiceState | Non
     """Whether all that is known of the stack says that it can be reached and used now. Pure."""
     return (
         is_ready(stack)
-        and is_served(stack)
+        and wants_service(stack)
         and pod is not None
         and pod.uid == stack.pod_uid
         and pod.phase == "Running"
@@ -238,7 +238,7 @@ def may_be_given(stack: Stack, pod: PodState | None, service: ServiceState | Non
     )
 
 
-async def make_way(context: Context, request: CreateRequest, error: StackdError) -> bool:
+async def preempt(context: Context, request: CreateRequest, error: StackdError) -> bool:
     """End unassigned stacks of other templates where that makes room for this create; True if it is worth another try.
 
     Of any template those go, too, that are held, at the end. To a create for a pool only these give way.
@@ -249,7 +249,7 @@ async def make_way(context: Context, request: CreateRequest, error: StackdError)
         return False
     now = context.clock.monotonic()
     for name in {stack.template or "" for stack in victims.values() if not is_held(stack)}:
-        context.pools.of(name).rest(now + GIVEN_WAY_SECONDS)
+        context.pools.of(name).preempted(now + AFTER_PREEMPTION_SECONDS)
     if not request.unassigned:
         for pool in context.pools.by_name.values():  # none is to take what is made free for a client
             pool.put_off(now + FIRST_PAUSE)
@@ -263,7 +263,7 @@ async def make_way(context: Context, request: CreateRequest, error: StackdError)
         log.info("%s: ended in the pool of %s: %s", stack.stack_id, stack.template, error, extra={"same": "give way"})
     ends = {context.tasks.spawn(f"end {stack.stack_id}", _end(context, stack.stack_id)) for stack in marked}
     if ends:
-        await asyncio.wait(ends, timeout=MADE_WAY_SECONDS)
+        await asyncio.wait(ends, timeout=PREEMPTION_SECONDS)
     for end in ends:
         context.tasks.let_go(end)
     return bool(marked)
@@ -275,7 +275,7 @@ async def _end(context: Context, stack_id: str) -> None:
             await finish_delete(context, stack_id)
     except StackdError as error:
         context.removals.retry(stack_id)
-        log.info("%s: it goes in the background: %s", stack_id, error, extra={"stack_id": stack_id})
+        about(log, stack_id).info("it goes in the background: %s", error)
 
 
 def _victims(context: Context, request: CreateRequest, error: StackdError) -> list[Stack]:
@@ -284,16 +284,16 @@ def _victims(context: Context, request: CreateRequest, error: StackdError) -> li
     others = _spare(context, own.name if own is not None else "")
     spare = sorted((stack for stack in others if not request.unassigned or is_held(stack)), key=_least_wanted)
     if isinstance(error, NoNodePort):
-        return _first_that_do(spare, ports=len(request.target_ports))
+        return _enough_of(spare, ports=len(request.target_ports))
     cpu, memory = request.spec.requested_cpu_milli, request.spec.requested_memory_bytes
     whole = {CPU: cpu, MEMORY: memory}
     if not isinstance(error, NoRoom):
-        return _first_that_do(spare, **(short_of(error.sentence) or {PORTS: len(request.target_ports), **whole}))
+        return _enough_of(spare, **(short_of(error.sentence) or {PORTS: len(request.target_ports), **whole}))
     found = []
     for node, free in free_on_nodes(context):
         there = [stack for stack in spare if stack.node_id == node]
         missing = {"cpu": cpu - free[CPU], "memory": memory - free[MEMORY], "pods": 1 - free[PODS]}
-        if victims := _first_that_do(there, **missing):
+        if victims := _enough_of(there, **missing):
             found.append(victims)
     return min(found, key=len, default=[])
 
@@ -312,9 +312,7 @@ def _least_wanted(stack: Stack) -> tuple[bool, bool, bool, int]:
     return is_held(stack), not has_failed(stack), is_ready(stack), -stack.created_at
 
 
-def _first_that_do(
-    spare: Iterable[Stack], *, ports: int = 0, cpu: int = 0, memory: int = 0, pods: int = 0
-) -> list[Stack]:
+def _enough_of(spare: Iterable[Stack], *, ports: int = 0, cpu: int = 0, memory: int = 0, pods: int = 0) -> list[Stack]:
     """The first of these that give back so much, at least one; none where they are too many, or all are not enough."""
     chosen: list[Stack] = []
     for stack in spare:

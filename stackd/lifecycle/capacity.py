@@ -29,6 +29,7 @@ from stackd.lifecycle.needs import (
     free_of,
     storage_given,
 )
+from stackd.lifecycle.nodes import eligible
 from stackd.model import Stack
 
 log = logging.getLogger(__name__)
@@ -93,10 +94,7 @@ def free_on_nodes(context: Context, *, apart_from: Collection[Stack] = ()) -> It
     for stack in context.store.stacks.ordered():
         if stack.node_id is not None and not stack.ended and not stack.at_rest and stack.stack_id not in ids:
             used.setdefault(stack.node_id, []).append(stack)
-    selector = context.config.stacks.node_selector
-    for node in context.mirror.nodes.values():
-        if not node.ready or node.unschedulable or not selector.items() <= node.labels.items():
-            continue
+    for node in eligible(context.config, context.mirror.nodes.values()):
         left = free_of(node)
         for stack in used.get(node.name, ()):
             pod = context.mirror.pods.get(stack.pod_name)

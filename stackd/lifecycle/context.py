@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from stackd.clock import Clock
@@ -22,6 +22,7 @@ from stackd.kube.guards import Fence
 from stackd.kube.mirror import Mirror
 from stackd.kube.objects import PodState, ServiceState
 from stackd.lifecycle import nodes
+from stackd.lifecycle.brake import Brake
 from stackd.lifecycle.needs import Quotas
 from stackd.lifecycle.ownership import Ownership, Role
 from stackd.lifecycle.plan import Removal, Repair, own_pod
@@ -35,9 +36,6 @@ from stackd.tasks import Tasks
 from stackd.templates import NO_TEMPLATES, TemplateSet
 from stackd.waiters import Waiters, first_of, set_within
 from stackd.workqueue import WorkQueue
-
-if TYPE_CHECKING:
-    from stackd.lifecycle.brake import Brake
 
 REMEMBER_DELETED = 10_000
 
@@ -98,28 +96,28 @@ class Locks:
 class Abandon:
     """Whether a create was abandoned, and a way to end what it waits for."""
 
-    __slots__ = ("_on_set", "given_up")
+    __slots__ = ("_on_set", "abandoned")
 
     def __init__(self) -> None:
-        self.given_up = False
+        self.abandoned = False
         self._on_set: Callable[[], object] | None = None
 
     def set(self) -> None:
-        """Give up: the create undoes itself at its next step."""
-        self.given_up = True
+        """Abandon the create: it undoes itself at its next step."""
+        self.abandoned = True
         if self._on_set is not None:
             self._on_set()
 
     def check(self) -> None:
-        """Raise ClusterUnavailable if somebody has given up."""
-        if self.given_up:
+        """Raise ClusterUnavailable if it was abandoned."""
+        if self.abandoned:
             raise ClusterUnavailable("the create was abandoned")
 
-    async def unless_given_up(self, task: asyncio.Task[T]) -> T:
-        """The result of ``task``; CancelledError as soon as somebody gives up."""
+    async def unless_abandoned(self, task: asyncio.Task[T]) -> T:
+        """The result of ``task``; CancelledError as soon as the create is abandoned."""
         self._on_set = task.cancel
         try:
-            if self.given_up:
+            if self.abandoned:
                 task.cancel()
             return await task
         finally:
@@ -234,17 +232,6 @@ class Context:
         self.brake.identity_in_doubt = True
         self.doubted.set()
 
-    def why_in_doubt(self) -> str:
-        """Why the cluster has not confirmed its identity; empty while it has, and where it was asked only just now."""
-        if not self.brake.identity_in_doubt:
-            return ""
-        if self.waiting_for:
-            return self.waiting_for
-        since = self.doubted_since
-        if since is None or self.clock.monotonic() - since <= AWAY_SECONDS:
-            return ""
-        return "the cluster has not confirmed its identity yet"
-
     async def owner_known(self, patience: float = FIRST_CONTACT_SECONDS) -> None:
         """Return when it is known who owns the stacks; just after a start, wait a moment for that, unless it cannot be known."""
         ownership = self.ownership
@@ -256,7 +243,7 @@ class Context:
 
         Raises as ``admit`` does, and without waiting once a try to see the cluster has failed.
         """
-        if self._awaits_first_contact and not (self.closing or self.brake.on):
+        if (not self.mirror.synced or self.store.incomplete) and not (self.closing or self.brake.on):
             await set_within(self.contact_tried, FIRST_CONTACT_SECONDS)  # if not, ``admit`` says so
         self.admit()
 
@@ -273,13 +260,9 @@ class Context:
             raise ShuttingDown("stackd is shutting down")
         if not self.mirror.synced:
             raise ClusterUnavailable(
-                "stackd does not know the stacks yet: waiting for the cluster", detail=self._why_not_reached()
+                "stackd does not know the stacks yet: waiting for the cluster", detail=self.why_not_reached()
             )
         raise ClusterUnavailable("stackd does not know the stacks yet: it is taking over those that the cluster has")
-
-    @property
-    def _awaits_first_contact(self) -> bool:
-        return not self.mirror.synced or self.store.incomplete
 
     def admit(self) -> None:
         """Raise unless new work can be taken on: not while stopping, nor without a view of the right cluster, nor before
@@ -289,7 +272,7 @@ class Context:
             raise ShuttingDown("stackd is shutting down")
         self.brake.admit_creates()
         if not self.mirror.synced:
-            raise ClusterUnavailable("no stack can be created: waiting for the cluster", detail=self._why_not_reached())
+            raise ClusterUnavailable("no stack can be created: waiting for the cluster", detail=self.why_not_reached())
         self.require_cluster()
         if self.store.incomplete:
             raise ClusterUnavailable("no stack can be created: stackd is taking over the stacks that the cluster has")
@@ -304,11 +287,8 @@ class Context:
             raise error
         self.fence.require()
 
-    def not_reached(self) -> str:
-        """That the cluster has not been seen since the start, and why if that is known."""
-        return f"waiting for the cluster: {self._why_not_reached()}"
-
-    def _why_not_reached(self) -> str:
+    def why_not_reached(self) -> str:
+        """Why the cluster has not been seen since the start, if that is known."""
         why = self.waiting_for or self.ownership.trouble or self.mirror.last_error
         return why or "pods, services and nodes are being listed"
 
@@ -361,7 +341,7 @@ class Context:
                 self.being_deleted.discard(stack_id)
 
     def abandon_create(self, stack_id: str) -> None:
-        """Have the stack's create undo itself, if it is still under way."""
+        """Abandon the stack's create, if it is still under way: it undoes itself."""
         if (abandon := self.creating.get(stack_id)) is not None:
             abandon.set()
 

@@ -26,14 +26,14 @@ from stackd.errors import (
     StackNotFound,
 )
 from stackd.kube.objects import PodState, ServiceState
-from stackd.lifecycle.assign import assign, assign_next, assign_when_made, make_way
+from stackd.lifecycle.assign import assign, assign_next, assign_when_made, preempt
 from stackd.lifecycle.context import Abandon, Context, new_id
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.delete import finish_delete
 from stackd.lifecycle.hiding import hide_in
-from stackd.lifecycle.objects import pod_request, serve
-from stackd.lifecycle.observe import pod_progress
-from stackd.lifecycle.status import PodSnapshot, judge, observation
+from stackd.lifecycle.objects import expose, pod_request
+from stackd.lifecycle.status import PodSnapshot, judge, observation, pod_progress
+from stackd.logs import about
 from stackd.model import (
     NO_LABELS,
     NO_VALUES,
@@ -62,8 +62,8 @@ ASK_SECONDS = 5.0
 SUSPECT_SECONDS = 2.0
 """A watch that tells nothing of a fresh pod within that time is asked for again over another connection."""
 
-WAYS = 3
-"""So often pools give way to one create: for a node port, for the quota, for a node's room."""
+PREEMPTIONS = 3
+"""So often stacks of pools are ended for one create: for a node port, for the quota, for a node's room."""
 
 UNDO_SECONDS = 2.0
 """How long a failed create waits for its undo, which goes on behind its answer."""
@@ -129,7 +129,7 @@ async def make_unassigned(context: Context, request: CreateRequest) -> Stack:
         if context.pools.exchange.locked():
             raise
         async with context.pools.exchange:
-            if not await make_way(context, request, error):
+            if not await preempt(context, request, error):
                 raise
             return await _made(context, new_id("stack"), request, Abandon())
 
@@ -147,27 +147,27 @@ async def _create(context: Context, stack_id: str, request: CreateRequest, aband
 async def _given_or_made(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
     given = await assign(context, request) or await assign_next(context, request, abandon)
     if given is not None:
-        return await _unless_given_up(context, given, abandon)
-    ways = WAYS
+        return await _unless_abandoned(context, given, abandon)
+    preemptions = PREEMPTIONS
     while True:
         try:
             return await _made(context, stack_id, request, abandon)
         except (NoNodePort, NoRoom, QuotaExceeded) as error:
             context.pools.room_lacked(context.clock.monotonic())
-            if abandon.given_up:
+            if abandon.abandoned:
                 raise
-            if not ways or not await make_way(context, request, error):
+            if not preemptions or not await preempt(context, request, error):
                 given = await assign_when_made(context, request, abandon)
                 if given is None:
                     raise
-                return await _unless_given_up(context, given, abandon)
-        log.info("%s: pools have made room; the create is tried again", stack_id, extra={"stack_id": stack_id})
+                return await _unless_abandoned(context, given, abandon)
+        about(log, stack_id).info("pools have made room; the create is tried again")
         stack_id = new_id("stack")
-        ways -= 1
+        preemptions -= 1
 
 
-async def _unless_given_up(context: Context, given: Stack, abandon: Abandon) -> Stack:
-    if abandon.given_up:
+async def _unless_abandoned(context: Context, given: Stack, abandon: Abandon) -> Stack:
+    if abandon.abandoned:
         await _undone(context, given.stack_id)
         abandon.check()
     return given
@@ -185,7 +185,7 @@ async def _made(context: Context, stack_id: str, request: CreateRequest, abandon
         if (row := context.store.stacks.get(stack_id)) is not None:
             hide_in(error, row.values)
         reason = error if isinstance(error, StackdError) else type(error).__name__
-        log.info("%s: create undone: %s", stack_id, reason, extra={"stack_id": stack_id})
+        about(log, stack_id).info("create undone: %s", reason)
         await _undone(context, stack_id)
         if isinstance(error, StackNotFound):
             raise ClusterUnavailable(
@@ -216,7 +216,7 @@ async def _steps(context: Context, stack_id: str, request: CreateRequest, abando
     phase_timer.end("pod")
     reached("create.pod_created")
     abandon.check()
-    stack, service = await serve(context, stack, pod, abandon=abandon)
+    stack, service = await expose(context, stack, pod, abandon=abandon)
     phase_timer.end("service")
     reached("create.service_created")
     abandon.check()
@@ -233,7 +233,7 @@ async def _steps(context: Context, stack_id: str, request: CreateRequest, abando
     )
     phase_timer.end("accept")
     reached("create.accepted")
-    log.info("%s: created on %s", stack_id, stack.node_id, extra={"stack_id": stack_id})
+    about(log, stack_id).info("created on %s", stack.node_id)
     return stack
 
 
@@ -281,18 +281,18 @@ async def _scheduled(context: Context, stack: Stack, made: PodState, abandon: Ab
 
     waiting = context.tasks.spawn(f"schedule {stack.stack_id}", _until(context, stack, scheduled))
     try:
-        with suspecting(context, made):
-            return await abandon.unless_given_up(waiting)
+        with reopening_silent_watch(context, made):
+            return await abandon.unless_abandoned(waiting)
     except TimeoutError as exc:
         return await _asked_for(context, stack, exc)
     except asyncio.CancelledError as exc:
-        if abandon.given_up:
+        if abandon.abandoned:
             raise ClusterUnavailable("the create was abandoned") from exc
         raise
 
 
 @contextmanager
-def suspecting(context: Context, made: PodState) -> Iterator[None]:
+def reopening_silent_watch(context: Context, made: PodState) -> Iterator[None]:
     """While this pod is waited for: if the watch tells nothing of it for a while, its connection may be dead."""
     loop, health = asyncio.get_running_loop(), context.mirror.health_by_kind["pods"]
     timer: asyncio.TimerHandle | None = None
@@ -320,7 +320,8 @@ async def _asked_for(context: Context, stack: Stack, late: TimeoutError) -> PodS
     if pod is None:
         raise ClusterUnavailable("the pod was deleted from the cluster while it was being created") from late
     if not (pod.scheduled and pod.node_name):
-        raise _not_scheduled(context, pod) from late
+        within = format_duration(context.config.stacks.scheduling_timeout)
+        raise NoRoom(f"no node has taken the stack within {within}", detail=pod.unschedulable_message) from late
     log.warning("%s: the watch has not reported that it is on %s", stack.stack_id, pod.node_name)
     context.mirror.missed_pod()
     return pod
@@ -336,11 +337,6 @@ async def _until(context: Context, stack: Stack, scheduled: Callable[[PodState |
         except TimeoutError:
             pass
     return await context.mirror.until(stack.pod_name, scheduled, timeout=max(0.0, stacks.scheduling_timeout - grace))
-
-
-def _not_scheduled(context: Context, pod: PodState) -> NoRoom:
-    sentence = f"no node has taken the stack within {format_duration(context.config.stacks.scheduling_timeout)}"
-    return NoRoom(sentence, detail=pod.unschedulable_message)
 
 
 def first_observation(
@@ -363,8 +359,8 @@ def first_observation(
 
 
 async def _undone(context: Context, stack_id: str) -> None:
-    """Have the create undone, and wait for that a moment. The row keeps the intent, so that nobody has to wait for more than
-    that while Kubernetes does not answer, nor at a stop.
+    """Undo the create, and wait a moment for that. The row keeps the intent, so nobody has to wait longer while Kubernetes
+    does not answer, or while stackd stops.
     """
     marked = asyncio.Event()
     undo = context.tasks.spawn(f"undo {stack_id}", _undo(context, stack_id, marked))
@@ -387,7 +383,7 @@ async def _undo(context: Context, stack_id: str, marked: asyncio.Event) -> None:
             marked.set()
             await finish_delete(context, stack_id)
     except StackdError as error:
-        log.warning("%s: the undo goes on in the background: %s", stack_id, error, extra={"stack_id": stack_id})
+        about(log, stack_id).warning("the undo goes on in the background: %s", error)
         context.removals.retry(stack_id)
 
 
@@ -431,7 +427,7 @@ async def dry_run(context: Context, request: CreateRequest) -> None:
     limits = context.config.limits.stacks_per_label
     if limits and request.labels:
         await context.store.stacks.check_labels(request.labels, limits)
-    imagined = _imagined(context, request)
+    imagined = _for_dry_run(context, request)
     manifest = pod_request(context, imagined, request.spec)
     try:
         await context.cluster.create_pod(manifest, dry_run=True)
@@ -442,7 +438,7 @@ async def dry_run(context: Context, request: CreateRequest) -> None:
         raise
 
 
-def _imagined(context: Context, request: CreateRequest) -> Stack:
+def _for_dry_run(context: Context, request: CreateRequest) -> Stack:
     now, template = context.wall_clock.now(), request.template
     return Stack(
         stack_id=new_id("stack"),

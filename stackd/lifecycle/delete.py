@@ -1,8 +1,13 @@
-"""Delete stacks: one that somebody asks for, and in the background what is left to delete.
+"""Delete stacks: one that somebody asks for, those of a batch job, and in the background what is left to delete.
 
 Owns: the order of it (Service and Pod confirmed gone, and only then ports and row: invariants 2 and 3), and the workers
 that delete in the background, which give way to creates for a while. Nothing else deletes. Does not decide what is to go: a row
 that is `deleting`, an ended stack that gives back its Service, or an object that no row knows.
+
+Owns, too, the walk through one batch job, each id counted once (invariant 7). Intents are committed a chunk ahead; what the
+cluster has confirmed is counted together with the removal of its row, in one transaction, while the next delete is already under
+way. What a job has begun is its own (``Context.being_deleted``) until it has an outcome, so that nobody else deletes it, and more
+at once than is wanted.
 """
 
 from __future__ import annotations
@@ -23,13 +28,20 @@ from stackd.lifecycle.diagnostics import capture_logs, capture_logs_of_expired
 from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.pace import EndPace
 from stackd.lifecycle.plan import PODS, RECORDS, SERVICES, Orphan, Removal, is_claimed
-from stackd.model import DeleteReason, Desired, Stack
+from stackd.logs import about
+from stackd.model import DeleteOutcome, DeleteReason, Desired, ItemResult, Stack
 from stackd.workqueue import RetryPolicy
 
 log = logging.getLogger(__name__)
 
 WORKERS = 16
 RETRIES = RetryPolicy(first=0.5, longest=30.0)
+CHUNK = 50
+"""How many ids of a job are begun, and counted, in one transaction."""
+
+COUNT_EVERY_SECONDS = 0.5
+"""A job's progress is written at least this often while a slow cluster works through a chunk."""
+
 DELETE_PENDING = "DeletePending"
 """The ``status_reason`` of a stack that something in the cluster keeps from being deleted."""
 
@@ -59,7 +71,7 @@ async def _delete(context: Context, stack_id: str, by: str) -> None:
         except StackdError as error:
             context.removals.retry(stack_id)
             context.may_promise(error)
-            log.warning("%s: the delete goes on in the background: %s", stack_id, error, extra={"stack_id": stack_id})
+            about(log, stack_id).warning("the delete goes on in the background: %s", error)
             raise ClusterUnavailable(
                 f"{stack_id} cannot be deleted now; it is retried until it is done: {told(error)}",
                 detail=detail_of(error),
@@ -122,7 +134,7 @@ async def carry_out(context: Context, removal: Removal) -> None:
     ClusterUnavailable or StoreUnavailable: then it is still to be done.
     """
     if isinstance(removal, Orphan):
-        await _sweep(context, removal)
+        await _delete_orphan(context, removal)
         return
     if removal in context.being_deleted:
         return
@@ -156,7 +168,7 @@ async def finish_delete(context: Context, stack_id: str) -> None:
         await _delete_or_tell(context, stack)
         await context.store.stacks.remove([stack_id])
         reached("delete.removed")
-    log.info("%s: removed (%s)", stack_id, stack.delete_reason, extra={"stack_id": stack_id})
+    about(log, stack_id).info("removed (%s)", stack.delete_reason)
 
 
 async def _delete_or_tell(context: Context, stack: Stack) -> None:
@@ -181,9 +193,7 @@ async def delete_objects(context: Context, stack: Stack, *, for_good: bool = Tru
     pod = context.mirror.pods.get(stack.pod_name)
 
     async def service_goes() -> None:
-        uid = _uid(stack.service_uid, context.mirror.services.get(stack.service_name))
-        known = (stack.service_uid, stack.pod_uid)
-        await context.cluster.delete_service(stack.service_name, uid, known=known)
+        await _delete_service(context, stack)
         reached("delete.service_deleted")
 
     async def pod_goes() -> None:
@@ -207,6 +217,11 @@ def _may_have_record(context: Context, stack: Stack) -> bool:
     return stopped or stack.stack_id in context.mirror.stopped
 
 
+async def _delete_service(context: Context, stack: Stack) -> None:
+    uid = _uid(stack.service_uid, context.mirror.services.get(stack.service_name))
+    await context.cluster.delete_service(stack.service_name, uid, known=(stack.service_uid, stack.pod_uid))
+
+
 def _uid(known: str | None, seen: PodState | ServiceState | None) -> str | None:
     """The uid to delete by, or None where row and mirror do not agree: then the cluster is asked what is there now.
 
@@ -222,16 +237,14 @@ async def _release(context: Context, stack_id: str) -> None:
         if stack is None or next_step(stack) is not DeleteStep.RELEASE:
             return
         await context.right_cluster()
-        uid = _uid(stack.service_uid, context.mirror.services.get(stack.service_name))
-        known = (stack.service_uid, stack.pod_uid)
-        await context.cluster.delete_service(stack.service_name, uid, known=known)
+        await _delete_service(context, stack)
         reached("release.service_deleted")
         await context.store.ports.release([stack_id])
         reached("release.released")
-    log.info("%s: Service and ports given back (%s)", stack_id, stack.status_reason, extra={"stack_id": stack_id})
+    about(log, stack_id).info("Service and ports given back (%s)", stack.status_reason)
 
 
-async def _sweep(context: Context, orphan: Orphan) -> None:
+async def _delete_orphan(context: Context, orphan: Orphan) -> None:
     """Delete an object that carries our labels and that no row knows, unless a row has come to claim it."""
     stack_id = orphan.stack_id
     async with context.locks.of(stack_id):
@@ -244,7 +257,7 @@ async def _sweep(context: Context, orphan: Orphan) -> None:
         delete = {PODS: cluster.delete_pod, SERVICES: cluster.delete_service, RECORDS: cluster.delete_stopped}
         await delete[orphan.resource](orphan.name, orphan.uid)
         reached("orphan.removed")
-    log.info("%s: %s removed, which no row knows", stack_id, orphan, extra={"stack_id": stack_id})
+    about(log, stack_id).info("%s removed, which no row knows", orphan)
 
 
 def _is_there(context: Context, orphan: Orphan) -> bool:
@@ -252,3 +265,96 @@ def _is_there(context: Context, orphan: Orphan) -> bool:
     views: dict[str, Mapping[str, Named]] = {PODS: mirror.pods, SERVICES: mirror.services, RECORDS: mirror.stopped}
     seen = views[orphan.resource].get(orphan.name)
     return seen is not None and seen.uid == orphan.uid
+
+
+async def run_job(context: Context, job_id: str) -> None:
+    """Go through all ids of the job that have no outcome yet, and leave it finished.
+
+    Raises StoreUnavailable; then the job goes on from where it was when it is run again.
+    """
+    while ids := await context.store.jobs.pending_items(job_id, CHUNK):
+        context.being_deleted.update(ids)  # before the intents are committed, for a pass may come before this goes on
+        stacks = await context.store.jobs.begin_items(job_id, ids)
+        reached("batch.begun")
+        for stack in stacks:
+            context.abandon_create(stack.stack_id)
+        await _delete_chunk(context, job_id, stacks)
+        context.being_deleted.difference_update(ids)
+    job = context.store.jobs.get(job_id)
+    if job is not None:
+        log.info(
+            "%s: %s: %d deleted, %d not found, %d failed of %d",
+            job_id, job.status, job.deleted, job.not_found, job.failed, job.total,
+            extra={"job_id": job_id},
+        )  # fmt: skip
+
+
+async def _delete_chunk(context: Context, job_id: str, stacks: list[Stack]) -> None:
+    progress = _JobProgress(context, job_id)
+    slots = asyncio.Semaphore(context.config.batch_delete.concurrency)
+
+    async def one(stack: Stack) -> None:
+        try:
+            result = await _delete_one(context, stack)
+            progress.add(result)
+            why = result.error and f": {result.error}"
+            about(log, stack.stack_id, job_id=job_id).info("%s by %s%s", result.outcome, job_id, why)
+        finally:
+            slots.release()
+
+    async with asyncio.TaskGroup() as group:
+        for stack in stacks:
+            await slots.acquire()
+            group.create_task(one(stack), name=f"batch {stack.stack_id}")
+    await progress.count()
+
+
+async def _delete_one(context: Context, stack: Stack) -> ItemResult:
+    stack_id = stack.stack_id
+    async with context.locks.of(stack_id):
+        current = context.store.stacks.get(stack_id)
+        try:
+            if current is not None:
+                await delete_objects(context, current)
+        except StackdError as error:
+            context.being_deleted.discard(stack_id)
+            context.removals.retry(stack_id)
+            return ItemResult(
+                stack_id=stack_id, outcome=DeleteOutcome.FAILED, error=f"delete pod/service failed: {told(error)}"
+            )
+    reached("batch.confirmed")
+    return ItemResult(stack_id=stack_id, outcome=DeleteOutcome.DELETED)
+
+
+class _JobProgress:
+    """Results on their way into the file: written together, the next delete not waiting for it."""
+
+    def __init__(self, context: Context, job_id: str) -> None:
+        self._context = context
+        self._job_id = job_id
+        self._results: list[ItemResult] = []
+        self._written = context.clock.monotonic()
+        self._writing: asyncio.Task[None] | None = None
+
+    def add(self, result: ItemResult) -> None:
+        self._results.append(result)
+        now = self._context.clock.monotonic()
+        if now - self._written >= COUNT_EVERY_SECONDS and (self._writing is None or self._writing.done()):
+            self._written = now
+            self._writing = self._context.tasks.spawn(f"count {self._job_id}", self._write())
+
+    async def count(self) -> None:
+        if self._writing is not None:
+            await self._writing
+        await self._write()
+
+    async def _write(self) -> None:
+        results, self._results = self._results, []
+        if not results:
+            return
+        try:
+            await self._context.store.jobs.finish_items(self._job_id, results)
+        except BaseException:
+            self._results = results + self._results
+            raise
+        reached("batch.counted")

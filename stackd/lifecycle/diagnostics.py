@@ -16,6 +16,7 @@ from stackd.errors import ClusterUnavailable, Conflict, NotFound, ObjectNotFound
 from stackd.kube.objects import PodEvent, PodState
 from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.hiding import hide
+from stackd.logs import about
 from stackd.model import NO_VALUES, EventKind, KeptLog, Stack, TimelineEvent
 from stackd.workqueue import RetryPolicy
 
@@ -41,8 +42,7 @@ async def work(context: Context) -> None:
 
     def failed(stack_id: str, error: StackdError, delay: float | None) -> None:
         """An error about one stack does not stop the service."""
-        extra = {"stack_id": stack_id, "same": "diagnostics"}
-        log.info("%s: its events and logs cannot be kept now: %s", stack_id, error, extra=extra)
+        about(log, stack_id, same="diagnostics").info("its events and logs cannot be kept now: %s", error)
 
     await context.diagnostics.run(partial(keep, context), workers=WORKERS, failed=failed)
 
@@ -58,8 +58,12 @@ async def keep(context: Context, stack_id: str) -> None:
         return
     events = await context.cluster.pod_events(pod.name, pod.uid)
     values = stack.values
-    logs = [kept for name in _spoke(pod) if (kept := await _log_tail(context, pod, name, values)) is not None]
-    lines = [_line(event, values) for event in events if event.type == _WARNING or (event.type, event.reason) in _KINDS]
+    logs = [kept for name in _that_have_ended(pod) if (kept := await _log_tail(context, pod, name, values)) is not None]
+    lines = [
+        _timeline_event(event, values)
+        for event in events
+        if event.type == _WARNING or (event.type, event.reason) in _KINDS
+    ]
     if lines or logs:
         await context.store.timeline.keep_diagnostics(stack_id, lines, logs)
 
@@ -106,12 +110,12 @@ async def _capture_logs(context: Context, pod: PodState, containers: list[str], 
         if logs:
             await context.store.timeline.keep_final_logs(pod.name, logs)
     except (StackdError, TimeoutError) as error:
-        log.debug("%s: its last log lines are not kept: %s", pod.name, error, extra={"stack_id": pod.name})
+        about(log, pod.name).debug("its last log lines are not kept: %s", error)
     finally:
         del context.log_captures[pod.name]
 
 
-def _spoke(pod: PodState) -> list[str]:
+def _that_have_ended(pod: PodState) -> list[str]:
     """The containers that have ended at least once."""
     return [c.name for c in pod.containers if c.state == "terminated" or c.last_exit_code is not None]
 
@@ -125,7 +129,7 @@ async def _log_tail(context: Context, pod: PodState, container: str, values: Map
     return KeptLog(container=container, at=context.clock.now(), text=tail) if tail else None
 
 
-def _line(event: PodEvent, values: Mapping[str, str]) -> TimelineEvent:
+def _timeline_event(event: PodEvent, values: Mapping[str, str]) -> TimelineEvent:
     kind = _KINDS.get((event.type, event.reason), EventKind.WARNING)
     return TimelineEvent(
         kind=kind,
@@ -160,13 +164,13 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
         await asyncio.wait([context.log_captures[stack_id]])
     kept = [one for one in await context.store.timeline.kept_logs(stack_id) if container in ("", one.container)]
     if kept:
-        return _tail(kept[0], tail)
+        return "".join(kept[0].text.splitlines(keepends=True)[-tail:])
     if away is not None:
         raise away
-    return await _nothing(context, stack, stack_id, container)
+    return await _no_log(context, stack, stack_id, container)
 
 
-async def _nothing(context: Context, stack: Stack | None, stack_id: str, container: str) -> str:
+async def _no_log(context: Context, stack: Stack | None, stack_id: str, container: str) -> str:
     if stack is None:
         if not await context.store.timeline.read(stack_id):
             raise StackNotFound(stack_id)
@@ -174,7 +178,3 @@ async def _nothing(context: Context, stack: Stack | None, stack_id: str, contain
         raise Conflict(f"{stack_id} has no pod at present")
     of = f" of its container {container}" if container else ""
     raise NotFound(f"{stack_id}: its pod is gone, and no log{of} was kept")
-
-
-def _tail(kept: KeptLog, lines: int) -> str:
-    return "".join(kept.text.splitlines(keepends=True)[-lines:])

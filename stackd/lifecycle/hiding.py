@@ -48,7 +48,7 @@ def _forms(values: Mapping[str, str]) -> list[str]:
 
 
 def hide_in(error: BaseException, values: Mapping[str, str]) -> None:
-    """Take the values out of an error, and out of the errors that are its reasons."""
+    """Hide the values in an error and in the errors that caused it."""
     if not values:
         return
     seen: set[int] = set()
@@ -67,7 +67,7 @@ def hide_in(error: BaseException, values: Mapping[str, str]) -> None:
 
 @contextmanager
 def hiding(context: Context, stack_id: str) -> Iterator[None]:
-    """Have what is raised within this tell nothing of the stack's values."""
+    """Hide the stack's values in every error that is raised within this."""
     before = context.store.stacks.get(stack_id)
     try:
         yield

@@ -154,25 +154,24 @@ def succession(last: Lease | None, identity: FileIdentity) -> Succession:
 
     Without a Lease there is nothing that the file could lack: it is of a stackd that knew none, or its own is lost.
     """
-    return replace(_succession(last, identity), after_lease=last is not None)
+    why = _what_is_missing(last, identity)
+    return Succession(continuous=not why, why=why, after_lease=last is not None)
 
 
-def _succession(last: Lease | None, identity: FileIdentity) -> Succession:
+def _what_is_missing(last: Lease | None, identity: FileIdentity) -> str:
     if identity.incomplete:
-        return Succession(continuous=False, why="the file is new or restored, or was not completed before")
+        return "the file is new or restored, or was not completed before"
     if last is None:
-        return Succession(continuous=True)
+        return ""
     if last.file_id not in ("", identity.file_id):
-        return Succession(continuous=False, why=f"{last.holder or 'another stackd'} owned the stacks with another file")
+        return f"{last.holder or 'another stackd'} owned the stacks with another file"
     if not last.file_id or last.epoch is None or last.sequence is None:
-        return Succession(continuous=False, why="the Lease does not say how far the file had come")
+        return "the Lease does not say how far the file had come"
     if last.epoch > identity.epoch or (last.epoch == identity.epoch and last.lock_id != identity.lock_id):
-        why = f"the file is older than the Lease: start {identity.epoch}, of {last.epoch}"
-        return Succession(continuous=False, why=why)
+        return f"the file is older than the Lease: start {identity.epoch}, of {last.epoch}"
     if last.sequence > identity.sequence:
-        why = f"the file is older than the Lease: change {identity.sequence}, of {last.sequence}"
-        return Succession(continuous=False, why=why)
-    return Succession(continuous=True)
+        return f"the file is older than the Lease: change {identity.sequence}, of {last.sequence}"
+    return ""
 
 
 def taken(lease: Lease | None, me: Candidate, *, sequence: int, duration: int, now: int) -> Lease:

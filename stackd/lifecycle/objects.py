@@ -19,6 +19,7 @@ from stackd.kube.objects import PodState, ServiceState
 from stackd.lifecycle.context import Abandon, Context
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.plan import service_trouble
+from stackd.logs import about
 from stackd.model import PortRange, SanitizedSpec, Stack, TargetPort
 from stackd.podspec import harden, sanitize
 from stackd.podspec.additions import with_readiness, with_values
@@ -71,7 +72,7 @@ def _replaced() -> None:
     reached("create.port_replaced")
 
 
-async def serve(
+async def expose(
     context: Context,
     stack: Stack,
     pod: PodState,
@@ -85,10 +86,11 @@ async def serve(
     call. Raises NoNodePort, and what ``create_service`` raises.
     """
     await context.right_cluster()
-    deadline = context.cluster.deadline()
+    deadline, instance = context.cluster.deadline(), context.config.cluster.instance
     for _ in range(PORT_TRIES):
         try:
-            request = _service_request(context, stack, pod.uid)
+            # Owned by the pod, so that the cluster collects it with the pod.
+            request = service_manifest(ServiceRequest(stack=stack, instance=instance, pod_uid=pod.uid))
             service = await context.cluster.create_service(request, timeout=deadline.left)
             await _require_as_asked(context, stack, service)
             return stack, service
@@ -97,7 +99,7 @@ async def serve(
             taken: NodePortOutOfRange | NodePortTaken = refused
         except NodePortTaken as refused:
             taken = refused
-        log.info("%s: %s; trying another node port", stack.stack_id, taken, extra={"stack_id": stack.stack_id})
+        about(log, stack.stack_id).info("%s; trying another node port", taken)
         stack = await context.store.ports.replace(stack.stack_id, taken.node_port)
         replaced()
         if abandon is not None:
@@ -112,11 +114,6 @@ async def _require_as_asked(context: Context, stack: Stack, service: ServiceStat
     if trouble := service_trouble(stack, service):
         await context.cluster.delete_service(stack.service_name, service.uid)
         raise ClusterRefused(f"an admission policy of the cluster changes the Services that stackd makes: {trouble}")
-
-
-def _service_request(context: Context, stack: Stack, pod_uid: str) -> dict[str, object]:
-    """The manifest of a stack's Service, owned by its pod so that the cluster collects it with the pod."""
-    return service_manifest(ServiceRequest(stack=stack, instance=context.config.cluster.instance, pod_uid=pod_uid))
 
 
 async def ask_node_ports(context: Context) -> None:

@@ -1,8 +1,7 @@
 """Follow the cluster: derive each stack's status from the mirror, and write it only where it differs.
 
-Owns: which stacks have to be checked, since when a pull has been failing, when to check again, and what a pod's containers
-did between two snapshots, for the timeline; and waiting for a status. The mapping to a status is ``status.judge``; what has
-ended for good goes to the deleter, unless a brake holds it.
+Owns: which stacks have to be checked, since when a pull has been failing, when to check again; and waiting for a status. The
+mapping to a status is ``status.judge``; what has ended for good goes to the deleter, unless a brake holds it.
 """
 
 from __future__ import annotations
@@ -10,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from stackd.clock import NANOSECONDS
 from stackd.errors import ClusterError, ClusterUnavailable, StackNotFound, StoreUnavailable
 from stackd.kube.mirror import MirrorChange, NodeChanged, PodChanged, Relisted, ServiceChanged
-from stackd.kube.objects import ContainerState, PodState
+from stackd.kube.objects import PodState
 from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.crashpoints import reached
-from stackd.lifecycle.plan import PODS, SERVICES, Orphan, Repair, RepairKind, is_served, service_trouble
-from stackd.lifecycle.status import PodSnapshot, judge, observation, pull_is_failing
-from stackd.model import EventKind, Observation, Stack, StackStatus, TimelineEvent
+from stackd.lifecycle.plan import PODS, SERVICES, Orphan, Repair, RepairKind, service_trouble, wants_service
+from stackd.lifecycle.status import PodProgress, PodSnapshot, judge, observation, pod_progress, pull_is_failing
+from stackd.logs import about
+from stackd.model import Observation, Stack, StackStatus
 from stackd.store import differs
 from stackd.workqueue import RetryPolicy, WorkQueue
 
@@ -32,10 +32,10 @@ ENDS = frozenset({StackStatus.FAILED, StackStatus.STOPPED, StackStatus.NODE_DELE
 
 RETRIES = RetryPolicy(first=0.5, longest=1.0)
 ASK_AGAIN_SECONDS = 2.0
-"""When a pod that is not seen is asked for again, where there was no answer."""
+"""When a pod that is not seen is asked for again, after a request without an answer."""
 
 UNSEEN_SECONDS = 10.0
-"""How often a pod that is there, and that the watch does not tell of, is asked for."""
+"""How often a pod is asked for that exists and that the watch does not report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,17 +87,13 @@ class Observer:
     def _service_gone(self, stack_id: str) -> None:
         """A living stack gets its Service back at once; the worker checks that it still is to live."""
         stack = self._context.store.stacks.get(stack_id)
-        if stack is not None and is_served(stack):
+        if stack is not None and wants_service(stack):
             self._context.repairs.add(Repair(kind=RepairKind.SERVICE, stack_id=stack_id))
 
     def _relisted(self, kind: str) -> None:
         if kind in self._listed:
-            self.doubt()
+            self._context.doubt()
         self._listed.add(kind)  # the first list is taken just after the cluster has said who it is
-
-    def doubt(self) -> None:
-        """The cluster was away, or refused us: trust nothing before it has confirmed that it is still the same one."""
-        self._context.doubt()
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """A row changed (a subscriber of the store): a stack whose pod has just been made may have moved on meanwhile."""
@@ -148,14 +144,9 @@ class Observer:
         changed = await context.store.stacks.observe(news) if news else []
         self._remember(assessed)
         for stack in changed:
-            log.info(
-                "%s: %s%s%s",
-                stack.stack_id,
-                stack.status,
-                f" ({stack.status_reason})" if stack.status_reason else "",
-                f": {stack.status_message}" if stack.status_message else "",
-                extra={"stack_id": stack.stack_id},
-            )
+            reason = f" ({stack.status_reason})" if stack.status_reason else ""
+            message = f": {stack.status_message}" if stack.status_message else ""
+            about(log, stack.stack_id).info("%s%s%s", stack.status, reason, message)
             if stack.ended and stack.ports_held:
                 context.removals.add(stack.stack_id)
             if stack.ended or stack.status_reason:
@@ -213,7 +204,7 @@ class Observer:
         )
 
     async def _proven(self, assessed: list[Assessment]) -> list[Assessment]:
-        """End no stack because its pod is not seen before Kubernetes itself has said that it is not there (invariant 10)."""
+        """End a stack for a pod that is not seen only after Kubernetes itself has said that it is not there (invariant 10)."""
         absent = [one for one in assessed if self._has_to_be_asked_for(one)]
         if not absent:
             return assessed
@@ -300,56 +291,6 @@ class Observer:
 
 def _without_end(one: Assessment) -> Assessment:
     return dataclasses.replace(one, observation=dataclasses.replace(one.observation, ended=False))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PodProgress:
-    """What the last snapshot of a pod showed: whether a container has run, and how often each was restarted."""
-
-    uid: str
-    started: bool
-    restarts: tuple[int, ...]
-
-
-def pod_progress(
-    before: PodProgress | None, stack: Stack, snapshot: PodSnapshot
-) -> tuple[PodProgress | None, tuple[TimelineEvent, ...]]:
-    """What is known of the pod once this is written, and what has happened in it since ``before``.
-
-    What happened between two snapshots is not made up. What was seen and could not be written is seen again by the next one.
-    """
-    pod = snapshot.pod
-    if pod is None:
-        return before, ()
-    now = PodProgress(
-        uid=pod.uid,
-        started=any(c.state in ("running", "terminated") for c in pod.containers),
-        restarts=tuple(c.restart_count for c in pod.containers),
-    )
-    if before == now:
-        return before, ()
-    fresh = before is None or before.uid != pod.uid
-    return now, tuple(_since(None if fresh else before, now, pod, stack, snapshot.now))
-
-
-def _since(
-    before: PodProgress | None, now: PodProgress, pod: PodState, stack: Stack, at: int
-) -> Iterator[TimelineEvent]:
-    was_started = before.started if before is not None else stack.status is not StackStatus.CREATING
-    if now.started and not was_started:
-        yield TimelineEvent(kind=EventKind.STARTED, at=at, by="cluster")
-    earlier = before.restarts if before is not None else now.restarts
-    for container, then in zip(pod.containers, earlier, strict=False):
-        if container.restart_count > then:
-            yield TimelineEvent(
-                kind=EventKind.RESTARTED, at=at, reason=container.last_reason, message=_again(container), by="cluster"
-            )
-
-
-def _again(container: ContainerState) -> str:
-    code = "" if container.last_exit_code is None else f" ended with exit code {container.last_exit_code} and"
-    times = "once" if container.restart_count == 1 else f"{container.restart_count} times in all"
-    return f"container {container.name}{code} was started again ({times})"
 
 
 async def until_status(context: Context, stack_id: str, wanted: StackStatus, timeout: float) -> Stack:

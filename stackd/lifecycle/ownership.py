@@ -62,7 +62,8 @@ class Role(enum.StrEnum):
 
 
 class Ownership:
-    """This process's part in it. ``run`` is the task, ``store`` a file that this process has begun to work with.
+    """This process's part in it. ``run`` is the task, ``store`` a file that this process has begun to work with, ``host`` the
+    name of this machine, as it stands in a Lease that this process holds.
 
     ``owned`` is set once this process is owner, ``stands_by`` while it knows that another one is: ``standby`` is the
     sentence for clients then, empty otherwise. ``asked_for`` is set when another one, ``asker``, wants to take over. ``trouble``
@@ -88,7 +89,7 @@ class Ownership:
         self._leases = leases
         self._fence = fence
         self._store = store
-        self._host = host
+        self.host = host
         self._timing = timing
         self._clock = clock
         self._watched: ObservedLease | None = None
@@ -108,11 +109,6 @@ class Ownership:
     def owner(self) -> str:
         """The host of whoever holds the Lease, as far as is known; empty: nobody."""
         return self.lease.holder.partition("/")[0] if self.lease is not None else ""
-
-    @property
-    def host(self) -> str:
-        """The name of this machine, as it stands in a Lease that this process holds."""
-        return self._host
 
     @property
     def lease_name(self) -> str:
@@ -377,7 +373,7 @@ class Ownership:
     @property
     def _me(self) -> Candidate:
         identity = self._store.identity
-        return Candidate(host=self._host, file_id=identity.file_id, lock_id=identity.lock_id, epoch=identity.epoch)
+        return Candidate(host=self.host, file_id=identity.file_id, lock_id=identity.lock_id, epoch=identity.epoch)
 
     def _as_taken(self, lease: Lease | None) -> Lease:
         sequence, now = self._store.identity.sequence, self._clock.now()

@@ -1,6 +1,6 @@
 """When what can wait gives way to the creates that pools answer (claims), and how much of it is done at a time.
 
-Owns: one rule for the refill and for telling pods that they were given away. Alone or at a steady rate claims leave gaps, and
+Owns: one rule for the refill and for annotating pods that were given away. Alone or at a steady rate claims leave gaps, and
 what waits begins in those. A burst leaves none: what waits begins when it is over. Owns, too, how many stacks the refill makes
 at a time, and how many the deleter ends: the emptier a pool that claims take from, the more of what the cluster can do is the
 refill's. Nothing is held up for ever. Times are in monotonic seconds, and are the caller's.

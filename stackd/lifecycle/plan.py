@@ -78,7 +78,13 @@ class ActionKind(enum.StrEnum):
     REMOVE_RECORD = "remove-record"
 
 
-UNASKED = frozenset({ActionKind.END, ActionKind.REMOVE_POD, ActionKind.REMOVE_SERVICE, ActionKind.REMOVE_RECORD})
+REMOVES = {
+    PODS: ActionKind.REMOVE_POD,
+    SERVICES: ActionKind.REMOVE_SERVICE,
+    RECORDS: ActionKind.REMOVE_RECORD,
+}
+
+UNASKED = frozenset({ActionKind.END, *REMOVES.values()})
 """What nobody asked for; only these are subject to the brake."""
 
 REPAIRS = {
@@ -209,7 +215,7 @@ def own_pod(pods: Mapping[str, PodState], stack: Stack) -> PodState | None:
     return None if pod is None or pod.generation < stack.generation else pod
 
 
-def is_served(stack: Stack) -> bool:
+def wants_service(stack: Stack) -> bool:
     """Whether the stack is to have a Service now."""
     return (
         stack.accepted
@@ -270,7 +276,7 @@ def _ended(seen: Snapshot, stack: Stack) -> Action | None:
     orphan = Orphan(resource=PODS, name=pod.name, uid=pod.uid)
     if is_claimed(orphan, stack) or orphan in seen.removals:
         return None
-    return Action(kind=ActionKind.REMOVE_POD, name=pod.name, why="its stack's own pod has ended before", orphan=orphan)
+    return _remove(orphan, "its stack's own pod has ended before")
 
 
 def _unfinished(seen: Snapshot, stack: Stack) -> Action | None:
@@ -320,47 +326,45 @@ def _rowless(seen: Snapshot, known: Collection[str]) -> Iterator[Action | Unknow
         pod = seen.pods[name]
         orphan = Orphan(resource=PODS, name=name, uid=pod.uid)
         if _is_ended(seen, orphan):
-            yield Action(kind=ActionKind.REMOVE_POD, name=name, why="its stack was removed", orphan=orphan)
+            yield _remove(orphan)
         elif not pod.deleting and _is_due(seen, orphan, pod.created_at):
-            why = seen.unadoptable.get(pod.uid)
-            adopt = Action(
-                kind=ActionKind.ADOPT,
-                name=name,
-                why="no row belongs to this pod, and none says that its stack was removed",
-            )
-            yield adopt if why is None else Unknown(object=orphan, why=why)
+            yield _adopt(seen, orphan, "no row belongs to this pod, and none says that its stack was removed")
     for name in seen.stopped.keys() - known:
         record = seen.stopped[name]
         orphan = Orphan(resource=RECORDS, name=name, uid=record.uid)
         if _is_ended(seen, orphan):
-            yield Action(kind=ActionKind.REMOVE_RECORD, name=name, why="its stack was removed", orphan=orphan)
+            yield _remove(orphan)
         elif not record.going and _is_due(seen, orphan, record.created_at) and not _has_adoptable_pod(seen, name):
-            why = seen.unadoptable.get(record.uid)
-            adopt = Action(
-                kind=ActionKind.ADOPT,
-                name=name,
-                why="no row belongs to this stopped stack, and none says that it was removed",
-            )
-            yield adopt if why is None else Unknown(object=orphan, why=why)
+            yield _adopt(seen, orphan, "no row belongs to this stopped stack, and none says that it was removed")
     for name in seen.services.keys() - {SERVICE_PREFIX + stack_id for stack_id in known}:
         service = seen.services[name]
         orphan = Orphan(resource=SERVICES, name=name, uid=service.uid)
         if _is_ended(seen, orphan):
-            yield Action(kind=ActionKind.REMOVE_SERVICE, name=name, why="its stack was removed", orphan=orphan)
+            yield _remove(orphan)
         elif name.startswith(RANGE_PREFIX):
-            if _is_old(seen, service.created_at) and not _is_seen_to(seen, orphan):
-                why = "it only asked which node ports the cluster has"
-                yield Action(kind=ActionKind.REMOVE_SERVICE, name=name, why=why, orphan=orphan)
+            if _is_old(seen, service.created_at) and not _is_handled(seen, orphan):
+                yield _remove(orphan, "it only asked which node ports the cluster has")
         elif not service.deleting and _is_due(seen, orphan, service.created_at) and not _comes_along(seen, orphan):
             yield Unknown(object=orphan, why="it has no pod to take over, and no row says that its stack was removed")
 
 
+def _remove(orphan: Orphan, why: str = "its stack was removed") -> Action:
+    return Action(kind=REMOVES[orphan.resource], name=orphan.name, why=why, orphan=orphan)
+
+
+def _adopt(seen: Snapshot, orphan: Orphan, why: str) -> Action | Unknown:
+    obstacle = seen.unadoptable.get(orphan.uid)
+    if obstacle is not None:
+        return Unknown(object=orphan, why=obstacle)
+    return Action(kind=ActionKind.ADOPT, name=orphan.name, why=why)
+
+
 def _is_ended(seen: Snapshot, orphan: Orphan) -> bool:
-    return orphan.stack_id in seen.removed and not _is_seen_to(seen, orphan)
+    return orphan.stack_id in seen.removed and not _is_handled(seen, orphan)
 
 
 def _is_due(seen: Snapshot, orphan: Orphan, created_at: int) -> bool:
-    if _is_seen_to(seen, orphan) or orphan.stack_id not in seen.looked_up:
+    if _is_handled(seen, orphan) or orphan.stack_id not in seen.looked_up:
         return False
     return seen.incomplete or _is_old(seen, created_at)
 
@@ -369,7 +373,7 @@ def _is_old(seen: Snapshot, created_at: int) -> bool:
     return seen.clock_trusted and seen.now - created_at >= seen.orphan_grace
 
 
-def _is_seen_to(seen: Snapshot, orphan: Orphan) -> bool:
+def _is_handled(seen: Snapshot, orphan: Orphan) -> bool:
     return orphan.stack_id in seen.creating or orphan in seen.removals or orphan.stack_id in seen.removals
 
 

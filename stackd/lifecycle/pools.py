@@ -2,7 +2,7 @@
 
 Owns: that of any number of creates at once no two pick the same stack, the oldest first; that those who wait for the next
 one get theirs in the order in which they came; what is remembered of a pool's failures; and a pool's figures, which
-``/templates``, doctor, the metrics and the dashboard read through ``figures_of`` alone. That a stack is given once is the file's
+``/templates``, doctor, the metrics and the dashboard read through ``Pools.figures``. That a stack is given once is the file's
 to decide. Fed by changes of rows.
 """
 
@@ -13,15 +13,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from stackd.lifecycle.pace import HALF_FULL, ClaimPace
 from stackd.model import Desired, Stack, StackStatus
 from stackd.templates import Template
 from stackd.workqueue import RetryPolicy
-
-if TYPE_CHECKING:
-    from stackd.lifecycle.context import Context
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
 """Seconds until a template is tried again that did not come to run, after the first failure and after many."""
@@ -29,8 +25,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
 LONGEST_WAIT = 30.0
 """The same where it is not the template's fault: no room, or no cluster at hand."""
 
-GIVEN_WAY_SECONDS = 30.0
-"""So long a pool that had to give way is not filled again."""
+AFTER_PREEMPTION_SECONDS = 30.0
+"""So long a pool is not filled again after its stacks were ended for creates."""
 
 SHORT_OF_ROOM_SECONDS = 10.0
 """So long after something could not be made for want of a port, of room or of quota these are taken to be short."""
@@ -58,7 +54,7 @@ NO_POOL = PoolFigures()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """A stack whose pod is yet to be told that it was given away, ``at`` that time (monotonic seconds)."""
+    """A stack that was given away ``at`` that time (monotonic seconds), which its pod has yet to say."""
 
     stack_id: str
     at: float
@@ -111,8 +107,8 @@ class Pool:
         """One has come to run."""
         self.failures, self.reason, self.not_before = 0, "", 0.0
 
-    def rest(self, until: float) -> None:
-        """It had to give way to creates."""
+    def preempted(self, until: float) -> None:
+        """Some of its stacks were ended to make room for creates."""
         self.reason = "it gives way to creates, which found no room"
         self.put_off(until)
 
@@ -297,7 +293,7 @@ class Pools:
         )
 
     def _sort(self, stack_id: str, before: Stack | None) -> None:
-        """Have the stack among those that may be taken, or not; one that was there keeps its place."""
+        """Put the stack among those that may be taken, or remove it from them; one that was there keeps its place."""
         row = self._rows.get(stack_id)
         free = row is not None and is_ready(row) and stack_id not in self._taken
         digest = row.digest if row is not None and free else None
@@ -308,12 +304,6 @@ class Pools:
                     del self._free[old]
         if digest is not None:
             self._free.setdefault(digest, {})[stack_id] = None
-
-
-def figures_of(context: Context, template: str) -> PoolFigures:
-    """The figures of one template's pool; zeros where it has none."""
-    known = context.settings.templates.get(template)
-    return NO_POOL if known is None else context.pools.figures(known)
 
 
 def is_ready(row: Stack) -> bool:

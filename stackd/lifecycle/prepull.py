@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 AT_ONCE = 2
 RETRIES = RetryPolicy(first=5.0, longest=300.0)
 AGAIN_SECONDS = 6 * 3600.0
-"""After so long it is made sure that the image is still there: kubelets remove what nobody has used for a while."""
+"""After this time the image is checked again: kubelets remove images that nobody has used for a while."""
 REFRESH_SECONDS = 10.0
 CLEAN_UP_SECONDS = 10.0
 """When an earlier process' pods are looked for where no template wants images pulled."""
@@ -140,7 +140,7 @@ class PrePulls:
                 return
 
     async def _pull(self, target: ImageOnNode) -> None:
-        """Have one image pulled, in a task of its own, so that a stop of the daemon still lets it delete its pod."""
+        """Pull one image, in a task of its own, so that it can still delete its pod when the daemon stops."""
         await self._context.tasks.spawn(f"prepull {target}", self._pulled(target))
 
     async def _pulled(self, target: ImageOnNode) -> None:

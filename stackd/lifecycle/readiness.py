@@ -5,7 +5,7 @@ Owns: the sentences. A GET that asks reads what is known; that the file takes a 
 
 from __future__ import annotations
 
-from stackd.lifecycle.context import STALE_SECONDS, Context
+from stackd.lifecycle.context import AWAY_SECONDS, STALE_SECONDS, Context
 
 
 def reasons(context: Context) -> list[str]:
@@ -13,7 +13,7 @@ def reasons(context: Context) -> list[str]:
     ownership = context.ownership
     if ownership.standby:
         return [ownership.standby]
-    found = [] if context.mirror.synced else [context.not_reached()]
+    found = [] if context.mirror.synced else [f"waiting for the cluster: {context.why_not_reached()}"]
     if lapsed := ownership.why_closed():
         found.append(lapsed)
     found += context.brake.reasons()
@@ -25,7 +25,7 @@ def reasons(context: Context) -> list[str]:
     elif context.mirror.synced and (stale := context.mirror.staleness()) > STALE_SECONDS:
         why = f" ({context.mirror.last_error})" if context.mirror.last_error else ""
         found.append(f"Kubernetes has sent nothing for {stale:.0f} s{why}; reads return the last known state")
-    elif context.mirror.synced and (doubt := context.why_in_doubt()):
+    elif context.mirror.synced and (doubt := _why_in_doubt(context)):
         found.append(f"nothing can be created or deleted: {doubt}")
     if trouble := context.wall_clock.trouble():
         found.append(trouble)
@@ -36,3 +36,15 @@ def reasons(context: Context) -> list[str]:
     if context.file_trouble:
         found.append(context.file_trouble)
     return found
+
+
+def _why_in_doubt(context: Context) -> str:
+    """Why the cluster has not confirmed its identity; empty while it has, and where it was asked only just now."""
+    if not context.brake.identity_in_doubt:
+        return ""
+    if context.waiting_for:
+        return context.waiting_for
+    since = context.doubted_since
+    if since is None or context.clock.monotonic() - since <= AWAY_SECONDS:
+        return ""
+    return "the cluster has not confirmed its identity yet"

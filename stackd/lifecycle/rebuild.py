@@ -20,6 +20,7 @@ from stackd.kube.wire import CONFIG_MAPS, JsonObject
 from stackd.lifecycle.bring_up import CLUSTER_UID
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.status import PodSnapshot, judge
+from stackd.logs import about
 from stackd.model import Desired, Stack, service_name
 from stackd.store import REMOVED, STOPPED_BY_USER, STOPPED_MESSAGE, Store
 
@@ -103,11 +104,11 @@ async def renew_rows(context: Context) -> None:
     gone = await _gone(context, {one.name for one in found})
     await context.right_cluster()
     for stack_id in gone:
-        log.info("%s: deleted while another stackd owned the stacks", stack_id, extra={"stack_id": stack_id})
+        about(log, stack_id).info("deleted while another stackd owned the stacks")
     await context.store.stacks.remove(gone)  # first: others may have got their ports
     records = [one.stack for one in found if not isinstance(one.stack, Unrecoverable)]
     for stack_id, why in await context.store.stacks.renew(records):
-        log.warning("%s: its row cannot be brought up to date: %s", stack_id, why, extra={"stack_id": stack_id})
+        about(log, stack_id).warning("its row cannot be brought up to date: %s", why)
 
 
 async def _gone(context: Context, there: Collection[str]) -> list[str]:
@@ -166,13 +167,9 @@ def _stopped(record: JsonObject) -> Stack | Unrecoverable:
     return replace(found, status_reason=STOPPED_BY_USER, status_message=STOPPED_MESSAGE)
 
 
-def _stack_of(pod: JsonObject) -> str:
-    stack_id: str = (pod["metadata"].get("labels") or {}).get(labels.STACK, "")
-    return stack_id
-
-
 def _recovered(pod: JsonObject, services: Mapping[str, JsonObject]) -> Stack | Unrecoverable:
-    name, stack_id = pod["metadata"]["name"], _stack_of(pod)
+    name: str = pod["metadata"]["name"]
+    stack_id: str = (pod["metadata"].get("labels") or {}).get(labels.STACK, "")
     found = parse_record(pod, services.get(service_name(stack_id)))
     if isinstance(found, Unrecoverable):
         return found

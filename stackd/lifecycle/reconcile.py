@@ -30,6 +30,7 @@ from stackd.lifecycle.plan import (
 )
 from stackd.lifecycle.rebuild import take_over
 from stackd.lifecycle.ttl import end_overdue
+from stackd.logs import about
 from stackd.model import DeleteReason
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,6 @@ class Reconciler:
         self._contested: frozenset[str] = frozenset()
         self._contested_passes = 0
         self.unknown: tuple[Unknown, ...] = ()
-        self.adoptions = 0
         self._was_away = False
         self._outages = 0
         self._busy = asyncio.Lock()
@@ -163,10 +163,9 @@ class Reconciler:
         there |= {record.uid for record in context.mirror.stopped.values()}
         kept = {uid: why for uid, why in self._unadoptable.items() if uid in there}
         self._unadoptable, self._contested = kept | done.unadoptable, frozenset(done.contested)
-        self.adoptions += len(done.stacks)
         self.actions[ActionKind.ADOPT] += len(done.stacks)
         for stack_id in done.stacks:
-            log.info("%s: taken over from its pod", stack_id, extra={"stack_id": stack_id})
+            about(log, stack_id).info("taken over from its pod")
         if done.stacks:
             log.warning("%d stacks were taken over from their pods: the file did not have them", len(done.stacks))
             await self._observer.observe(set(done.stacks))
@@ -186,7 +185,7 @@ class Reconciler:
         self._was_away = away
         if self._outages != self._context.mirror.outages and not away:
             self._outages = self._context.mirror.outages
-            self._observer.doubt()
+            self._context.doubt()
 
     def _snapshot(self) -> Snapshot:
         context = self._context
@@ -245,7 +244,7 @@ class Reconciler:
 
     def _count(self, action: Action) -> None:
         self.actions[action.kind] += 1
-        log.info("%s: %s: %s", action.stack_id, action.kind, action.why, extra={"stack_id": action.stack_id})
+        about(log, action.stack_id).info("%s: %s", action.kind, action.why)
 
 
 def _not_now(blocked: str, confirmed: int) -> str:

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stackd.errors import NoNodePort, NoRoom, QuotaExceeded, StackdError, StoreUnavailable, Unavailable
-from stackd.lifecycle.assign import TELLERS
+from stackd.lifecycle.assign import ANNOTATIONS_AT_ONCE
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.create import CreateRequest, make_unassigned
 from stackd.lifecycle.pace import refills_at_once
 from stackd.lifecycle.pools import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WAIT, Pool, has_failed, is_held, is_ready
+from stackd.logs import about
 from stackd.model import DeleteReason, Stack, StackStatus
 from stackd.templates import Template
 from stackd.tokenbucket import A_SECOND, TokenBucket
@@ -26,7 +27,7 @@ from stackd.waiters import set_within
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-"""The refill looks around at least this often: templates may be others, a pause over, the cluster back."""
+"""Each pool is checked at least this often: its template may have changed, a pause may be over, the cluster may be back."""
 
 CROWDED_SECONDS = 0.1
 """When to look again where clients' creates wait for their turn: until none does, nothing is made for pools."""
@@ -34,8 +35,8 @@ CROWDED_SECONDS = 0.1
 HOLD_SECONDS = 1.0
 """So long at most a burst of creates keeps a pool that still has stacks from being filled."""
 
-TELLING_SECONDS = 0.02
-"""When to look again where pods are yet to be told that they were given away: that comes first, within the same bound."""
+ANNOTATING_SECONDS = 0.02
+"""When to look again where pods have yet to say that they were given away: that comes first, within the same bound."""
 
 GATHER_SECONDS = 0.005
 """Changes within this time are looked at together."""
@@ -56,14 +57,9 @@ class Work:
         ours = (one for one in self.failing if one.status in (StackStatus.FAILED, StackStatus.STOPPED))
         return next((_why(one) for one in ours), "")
 
-    @property
-    def ends(self) -> tuple[Stack, ...]:
-        """All that are to be ended, what has failed first."""
-        return (*self.failing, *self.stale, *self.surplus)
-
 
 def work_for(pool: Pool, template: Template | None, now: int | None) -> Work:
-    """What the pool needs, whatever that has to wait for. Pure. Without a template all of it goes.
+    """What the pool needs, even if it cannot be done now. Pure. Without a template all of its stacks are ended.
 
     What is held goes when its time is up (``now`` in nanoseconds, None while the clock is not believed).
     What is to go counts until its end is intended, so that a changed template replaces its pool bit by bit.
@@ -125,7 +121,7 @@ class Refill:
         looks = {name: self._next_look.get(name, now) for name in names}
         try:
             for name in sorted((name for name in names if name in changed or looks[name] <= now), key=self._full):
-                looks[name] = now + await self._see_to(name, templates)
+                looks[name] = now + await self._maintain(name, templates)
         except StoreUnavailable as error:
             log.warning("pools cannot be looked after now: %s", error, extra={"same": "pools"})
             looks = {}
@@ -146,7 +142,7 @@ class Refill:
             if template.pool and not pool.failures and work_for(pool, template, None).missing:
                 pool.reason = why
 
-    async def _see_to(self, name: str, templates: Mapping[str, Template]) -> float:
+    async def _maintain(self, name: str, templates: Mapping[str, Template]) -> float:
         template = templates.get(name)
         if (template is None or not template.pool) and name not in self._context.pools.by_name:
             return LOOK_SECONDS
@@ -155,7 +151,7 @@ class Refill:
             pool.digest, pool.failures, pool.reason, pool.not_before = template.digest, 0, "", 0.0
         work = work_for(pool, template, self._now())
         if work.failed:
-            self._blame(pool, name, work.failed, LONGEST_PAUSE)
+            self._note_failure(pool, name, work.failed, LONGEST_PAUSE)
         await self._end(work)
         return self._make(pool, template, work, now)
 
@@ -173,7 +169,7 @@ class Refill:
         marked = await context.store.stacks.mark_deleting([row.stack_id for row in ends], DeleteReason.POOL)
         reached("pool.ended")
         for stack in marked:
-            log.info("%s: ended in the pool of %s", stack.stack_id, stack.template, extra={"stack_id": stack.stack_id})
+            about(log, stack.stack_id).info("ended in the pool of %s", stack.template)
             context.removals.add(stack.stack_id)
 
     def _make(self, pool: Pool, template: Template | None, work: Work, now: float) -> float:
@@ -209,8 +205,8 @@ class Refill:
         """In how many seconds the pool may be filled; 0 for now, as always where it has none to give."""
         context = self._context
         pause = context.pools.pace.wait(now, now, HOLD_SECONDS)
-        if not pause and len(context.given) > TELLERS:
-            pause = TELLING_SECONDS
+        if not pause and len(context.given) > ANNOTATIONS_AT_ONCE:
+            pause = ANNOTATING_SECONDS
         if not pause:
             self._held_since = None
             return 0.0
@@ -250,14 +246,14 @@ class Refill:
     def _failed(self, pool: Pool, template: Template, error: StackdError) -> None:
         now = self._context.clock.monotonic()
         if isinstance(error, NoRoom | NoNodePort | QuotaExceeded):
-            self._blame(pool, template.name, str(error), LONGEST_WAIT)
+            self._note_failure(pool, template.name, str(error), LONGEST_WAIT)
         elif isinstance(error, Unavailable):
             pool.reason = str(error)
             pool.put_off(now + FIRST_PAUSE)
         elif pool.digest == template.digest:
-            self._blame(pool, template.name, str(error), LONGEST_PAUSE)
+            self._note_failure(pool, template.name, str(error), LONGEST_PAUSE)
 
-    def _blame(self, pool: Pool, name: str, why: str, longest: float) -> None:
+    def _note_failure(self, pool: Pool, name: str, why: str, longest: float) -> None:
         """The pool cannot be filled, and why; of several failures at a time one counts."""
         log.warning("the pool of %s cannot be filled now: %s", name, why, extra={"same": f"pool {name}"})
         now = self._context.clock.monotonic()

@@ -12,10 +12,11 @@ from stackd.errors import ClusterError, StackdError
 from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.hiding import hiding
-from stackd.lifecycle.objects import put_labels_on, serve
-from stackd.lifecycle.plan import Repair, RepairKind, is_served, service_trouble
+from stackd.lifecycle.objects import expose, put_labels_on
+from stackd.lifecycle.plan import Repair, RepairKind, service_trouble, wants_service
 from stackd.lifecycle.restart import put_record_right, resume
 from stackd.lifecycle.ttl import annotate
+from stackd.logs import about
 from stackd.workqueue import RetryPolicy
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ RETRIES = RetryPolicy(first=0.5, longest=60.0)
 
 
 async def work(context: Context) -> None:
-    """The repairing service: see to what is due, several stacks at a time, for ever."""
+    """The repairing service: carry out the repairs that are due, several stacks at a time, for ever."""
 
     async def one(repair: Repair) -> None:
         # A task of its own, so that whoever stops the daemon lets it come to its end.
@@ -64,7 +65,7 @@ async def put_back_labels(context: Context, stack_id: str) -> None:
     """Put our labels back on the pod of a living stack: without them nobody sees it, and its Service does not lead to it."""
     async with context.locks.of(stack_id):
         stack = context.store.stacks.get(stack_id)
-        if stack is None or not is_served(stack) or stack.pod_uid is None:
+        if stack is None or not wants_service(stack) or stack.pod_uid is None:
             return
         await context.right_cluster()
         try:
@@ -73,22 +74,19 @@ async def put_back_labels(context: Context, stack_id: str) -> None:
             return  # it is gone, or another one by now
         reached("repair.labels_put_back")
     if pod.stack_id == stack_id:
-        log.warning(
-            "%s: stackd's labels were removed from its pod and are restored", stack_id, extra={"stack_id": stack_id}
-        )
+        about(log, stack_id).warning("stackd's labels were removed from its pod and are restored")
     else:
-        extra = {"stack_id": stack_id, "same": "labels"}
-        log.warning("%s: something in the cluster removes stackd's labels from its pod", stack_id, extra=extra)
+        about(log, stack_id, same="labels").warning("something in the cluster removes stackd's labels from its pod")
 
 
 async def put_back_service(context: Context, stack_id: str) -> None:
-    """Have the Service of a living stack be as its row says, with its own node ports where nobody has taken them meanwhile.
+    """Make the Service of a living stack match its row, with the same node ports unless somebody has taken them meanwhile.
 
-    One that was changed, or whose labels were taken off, is made anew: it leads nowhere as it is.
+    A Service that was changed, or lost its labels, is deleted and created again.
     """
     async with context.locks.of(stack_id):
         stack = context.store.stacks.get(stack_id)
-        if stack is None or not is_served(stack):
+        if stack is None or not wants_service(stack):
             return  # it has ended or been stopped meanwhile, or is to get another pod
         pod = current_pod(context, stack)
         if pod is None or pod.deleting:
@@ -104,7 +102,7 @@ async def put_back_service(context: Context, stack_id: str) -> None:
             reached("repair.service_removed")
         # The mirror may go on to show the one that was removed: where the row agrees, a delete would take its word for it.
         await context.store.stacks.set_service(stack_id, None)
-        _, service = await serve(context, stack, pod, replaced=lambda: reached("repair.port_replaced"))
+        _, service = await expose(context, stack, pod, replaced=lambda: reached("repair.port_replaced"))
         reached("repair.service_created")
         await context.store.stacks.set_service(stack_id, service.uid)
-    log.info("%s: Service created again", stack_id, extra={"stack_id": stack_id})
+    about(log, stack_id).info("Service created again")

@@ -29,11 +29,12 @@ from stackd.kube.objects import PodState
 from stackd.kube.records import stopped_manifest
 from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.crashpoints import reached
-from stackd.lifecycle.create import first_observation, suspecting
+from stackd.lifecycle.create import first_observation, reopening_silent_watch
 from stackd.lifecycle.delete import delete_objects
 from stackd.lifecycle.hiding import hiding
-from stackd.lifecycle.objects import pod_request, put_labels_on, serve, spec_of
+from stackd.lifecycle.objects import expose, pod_request, put_labels_on, spec_of
 from stackd.lifecycle.plan import Repair, RepairKind
+from stackd.logs import about
 from stackd.model import Desired, EventKind, Observation, SanitizedSpec, Stack, StackStatus
 from stackd.store import PORT_REPLACED, Start, ports_replaced
 
@@ -103,12 +104,12 @@ async def _finish_stop(context: Context, stack_id: str) -> Stack:
     if stopped is None:
         raise StackNotFound(stack_id)
     reached("stop.stopped")
-    log.info("%s: stopped", stack_id, extra={"stack_id": stack_id})
+    about(log, stack_id).info("stopped")
     return stopped
 
 
 async def _clear(context: Context, stack: Stack) -> None:
-    """Have nothing left of the stack in the cluster but its record."""
+    """Remove everything of the stack from the cluster except its record."""
     stack_id = stack.stack_id
     if not stack.at_rest or stack_id in context.mirror.pods or stack.service_name in context.mirror.services:
         await _put_record(context, stack)
@@ -168,7 +169,7 @@ async def _finish_start(context: Context, stack_id: str) -> Stack:
     except StackNotFound:
         raise
     except StackdError as error:
-        await _say_why(context, stack, error)
+        await _write_reason(context, stack, error)
         raise
 
 
@@ -191,7 +192,7 @@ async def _make(context: Context, stack: Stack) -> Stack:
     reached("restart.record_deleted")
     _wanted(context, stack_id, Desired.RUNNING)
     kept = stack.ports
-    stack, service = await serve(context, stack, pod)
+    stack, service = await expose(context, stack, pod)
     reached("restart.service_created")
     pod = await _placed(context, pod)
     seen = first_observation(context, stack, pod, service, node_exists=pod.node_name in context.mirror.nodes)
@@ -199,7 +200,7 @@ async def _make(context: Context, stack: Stack) -> Stack:
         seen = dataclasses.replace(seen, status_reason=PORT_REPLACED, status_message=replaced)
     started = await context.store.stacks.started(seen, pod_uid=pod.uid, service_uid=service.uid)
     reached("restart.started")
-    log.info("%s: started again, pod %d", stack_id, stack.generation, extra={"stack_id": stack_id})
+    about(log, stack_id).info("started again, pod %d", stack.generation)
     return started
 
 
@@ -211,16 +212,12 @@ async def _labelled(context: Context, stack: Stack, pod: PodState) -> PodState:
     pod = await put_labels_on(context, stack, pod.uid)
     if pod.stack_id != stack.stack_id:
         raise ClusterRefused("something in the cluster removes stackd's labels from its pod; it must leave them there")
-    log.warning(
-        "%s: stackd's labels were removed from its fresh pod and are restored",
-        stack.stack_id,
-        extra={"stack_id": stack.stack_id},
-    )
+    about(log, stack.stack_id).warning("stackd's labels were removed from its fresh pod and are restored")
     return pod
 
 
 async def put_record_right(context: Context, stack_id: str) -> None:
-    """Have the cluster hold the stack's record in a ConfigMap if it is stopped, and not if it has a pod.
+    """Put the stack's record into a ConfigMap if it is stopped, and remove it if the stack has a pod.
 
     Raises ClusterUnavailable, ClusterError, StoreUnavailable.
     """
@@ -255,7 +252,7 @@ async def _placed(context: Context, made: PodState) -> PodState:
     def placed(pod: PodState | None) -> PodState | None:
         return pod if seen(pod) and pod is not None and (pod.node_name or pod.scheduled is False) else None
 
-    with suspecting(context, made):
+    with reopening_silent_watch(context, made):
         try:
             pod = await context.mirror.until(made.name, seen, timeout=context.config.stacks.scheduling_timeout)
         except TimeoutError as exc:
@@ -274,7 +271,7 @@ def _wanted(context: Context, stack_id: str, desired: Desired) -> Stack:
     return stack
 
 
-async def _say_why(context: Context, stack: Stack, error: StackdError) -> None:
+async def _write_reason(context: Context, stack: Stack, error: StackdError) -> None:
     """Write into the stack's status what its start is waiting for."""
     reason = "ClusterUnavailable" if isinstance(error, ClusterError) else type(error).__name__
     seen = Observation(

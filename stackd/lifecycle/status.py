@@ -1,17 +1,19 @@
 """What a stack's pod says about the stack: a pure function from what is seen to the contract's status.
 
-Owns: the mapping of pod phases, conditions and container states to statuses (design section 1), and the sentences that
-tell an operator why. Knows nothing of the file or of how the pod was seen.
+Owns: the mapping of pod phases, conditions and container states to statuses (design section 1), the sentences that tell an
+operator why, and what a pod's containers did between two snapshots, for the timeline. Knows nothing of the file or of how the
+pod was seen.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from stackd.clock import NANOSECONDS
 from stackd.kube.objects import ContainerState, PodState
 from stackd.lifecycle.hiding import hide
-from stackd.model import Desired, Observation, Stack, StackStatus
+from stackd.model import Desired, EventKind, Observation, Stack, StackStatus, TimelineEvent
 
 PULL_ERRORS = frozenset({"ErrImagePull", "ImagePullBackOff"})
 """Waiting reasons of a pull that failed and is tried again: ``failed`` once they have lasted for the grace."""
@@ -221,3 +223,53 @@ def _not_ready(pod: PodState) -> str:
         return _terminated(ended)
     unready = [c.name for c in pod.containers if not c.ready and not c.init]
     return "not ready at present: " + ", ".join(unready) if unready else "not ready at present"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodProgress:
+    """What the last snapshot of a pod showed: whether a container has run, and how often each was restarted."""
+
+    uid: str
+    started: bool
+    restarts: tuple[int, ...]
+
+
+def pod_progress(
+    before: PodProgress | None, stack: Stack, snapshot: PodSnapshot
+) -> tuple[PodProgress | None, tuple[TimelineEvent, ...]]:
+    """What is known of the pod once this is written, and what has happened in it since ``before``.
+
+    What happened between two snapshots is not made up. What was seen and could not be written is seen again by the next one.
+    """
+    pod = snapshot.pod
+    if pod is None:
+        return before, ()
+    now = PodProgress(
+        uid=pod.uid,
+        started=any(c.state in ("running", "terminated") for c in pod.containers),
+        restarts=tuple(c.restart_count for c in pod.containers),
+    )
+    if before == now:
+        return before, ()
+    fresh = before is None or before.uid != pod.uid
+    return now, tuple(_since(None if fresh else before, now, pod, stack, snapshot.now))
+
+
+def _since(
+    before: PodProgress | None, now: PodProgress, pod: PodState, stack: Stack, at: int
+) -> Iterator[TimelineEvent]:
+    was_started = before.started if before is not None else stack.status is not StackStatus.CREATING
+    if now.started and not was_started:
+        yield TimelineEvent(kind=EventKind.STARTED, at=at, by="cluster")
+    earlier = before.restarts if before is not None else now.restarts
+    for container, then in zip(pod.containers, earlier, strict=False):
+        if container.restart_count > then:
+            yield TimelineEvent(
+                kind=EventKind.RESTARTED, at=at, reason=container.last_reason, message=_again(container), by="cluster"
+            )
+
+
+def _again(container: ContainerState) -> str:
+    code = "" if container.last_exit_code is None else f" ended with exit code {container.last_exit_code} and"
+    times = "once" if container.restart_count == 1 else f"{container.restart_count} times in all"
+    return f"container {container.name}{code} was started again ({times})"

@@ -11,7 +11,6 @@ from statistics import median
 
 from stackd.clock import NANOSECONDS
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.pools import figures_of
 from stackd.model import Stack, StackStatus
 
 SAMPLE_SECONDS = 30.0
@@ -48,8 +47,8 @@ class TemplateHistory:
             for name in known.keys() - templates.keys():
                 del known[name]
         stacks = stacks_of_templates(self._context)
-        for name in templates:
-            figures = figures_of(self._context, name)
+        for name, template in templates.items():
+            figures = self._context.pools.figures(template)
             counts = (
                 stacks[name, status] for status in (StackStatus.RUNNING, StackStatus.CREATING, StackStatus.FAILED)
             )

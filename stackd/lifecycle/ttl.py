@@ -22,6 +22,7 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.plan import Repair, RepairKind
+from stackd.logs import about
 from stackd.model import Stack
 from stackd.store import Claim, Extension
 from stackd.workqueue import WorkQueue
@@ -32,7 +33,7 @@ ASK_SECONDS = 5.0
 """So often the API server is asked for the time while the clock is not believed."""
 
 ANNOTATE_SECONDS = 5.0
-"""How long an extension waits for the cluster to know of it, too."""
+"""How long an extension waits until the cluster has it, too."""
 
 SUDDEN = "its time is up since the clock was set forward"
 
@@ -115,20 +116,15 @@ async def _confirm_clock(context: Context, expiries: Expiries) -> None:
     if wall_clock.trusted and wall_clock.changed:
         longest = round(context.config.stacks.max_ttl * NANOSECONDS)
         for stack in await context.store.stacks.end_in_time(longest):
-            log.warning(
-                "%s: made while the clock was ahead: it ends at %s",
-                stack.stack_id,
-                from_nanoseconds(stack.ttl_expires_at),
-                extra={"stack_id": stack.stack_id},
-            )
+            ends = from_nanoseconds(stack.ttl_expires_at)
+            about(log, stack.stack_id).warning("made while the clock was ahead: it ends at %s", ends)
         wall_clock.changed = False
 
 
 async def end_overdue(context: Context, stack_ids: list[str]) -> set[str]:
-    """Mark those of these whose time is up as deleting, unless a brake holds them back, and hand them to the deleter.
-    Returns their ids.
+    """Mark the stacks whose time is up as deleting, unless a brake holds them back, and hand them to the deleter.
 
-    Raises StoreUnavailable; then nothing has happened.
+    Returns the ids of those that were marked. Raises StoreUnavailable; then nothing has happened.
     """
     held = _hold_back(context, stack_ids)
     allowed = [stack_id for stack_id in stack_ids if stack_id not in held]
@@ -136,7 +132,7 @@ async def end_overdue(context: Context, stack_ids: list[str]) -> set[str]:
     reached("expire.marked")
     for stack in marked:
         context.abandon_create(stack.stack_id)
-        log.info("%s: its time is up", stack.stack_id, extra={"stack_id": stack.stack_id})
+        about(log, stack.stack_id).info("its time is up")
         context.removals.add(stack.stack_id)
     return {stack.stack_id for stack in marked}
 
@@ -171,13 +167,13 @@ async def extend(
     writing = context.store.stacks.extend(stack_id, extension, claim=claim, answer=answer)
     stack = await context.tasks.result_of(context.tasks.spawn(f"extend {stack_id}", writing))
     reached("extend.extended")
-    log.info("%s: extended by %g s by %s", stack_id, seconds, by, extra={"stack_id": stack_id})
+    about(log, stack_id).info("extended by %g s by %s", seconds, by)
     await context.tasks.result_of(context.tasks.spawn(f"annotate {stack_id}", _annotate_or_retry(context, stack)))
     return stack
 
 
 async def _annotate_or_retry(context: Context, stack: Stack) -> None:
-    """Have the cluster know of the end, too: whoever takes over with another file reads it there.
+    """Write the new end into the cluster, too: an owner with another file reads it there.
 
     Raises ClusterUnavailable where it may not know; it is told as soon as it answers.
     """
@@ -210,7 +206,7 @@ async def _annotate(context: Context, stack_id: str, timeout: float | None) -> N
         if stack is None:
             return
         if pod is not None and pod.pool and not stack.unassigned:
-            await _tell_owner(context, stack, pod, timeout)
+            await _annotate_owner(context, stack, pod, timeout)
             return
         noted = {labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at)}
         if pod is not None and pod.expires_at != stack.ttl_expires_at:
@@ -222,18 +218,18 @@ async def _annotate(context: Context, stack_id: str, timeout: float | None) -> N
             await context.cluster.patch_stopped_annotations(stack_id, record.uid, noted, timeout=timeout)
 
 
-async def tell_given(context: Context, seconds: float) -> None:
+async def annotate_all_given(context: Context, seconds: float) -> None:
     """At a stop: write on the pods of stacks that were just given away that they were; the next owner may have another file."""
     given = [name for name, pod in context.mirror.pods.items() if pod.pool and name in context.store.assigned]
     if not given or context.cluster.connection.contact.lost:
         return
-    telling = {context.tasks.spawn(f"annotate {name}", annotate(context, name, timeout=seconds)) for name in given}
-    await asyncio.wait(telling, timeout=seconds)
-    for task in telling:
+    annotating = {context.tasks.spawn(f"annotate {name}", annotate(context, name, timeout=seconds)) for name in given}
+    await asyncio.wait(annotating, timeout=seconds)
+    for task in annotating:
         context.tasks.let_go(task)
 
 
-async def _tell_owner(context: Context, stack: Stack, pod: PodState, timeout: float | None) -> None:
+async def _annotate_owner(context: Context, stack: Stack, pod: PodState, timeout: float | None) -> None:
     """A stack of a pool has been given away: write on its pod that it was, and to whom."""
     whole = await context.store.stacks.whole(stack)
     await context.right_cluster()

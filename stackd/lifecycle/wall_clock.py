@@ -71,7 +71,7 @@ class WallClock:
             "server's: no stack expires until they agree; set it right, and keep both with NTP"
         )
 
-    def told(self, date: str, seconds: float) -> None:
+    def observe_date(self, date: str, seconds: float) -> None:
         """The API server has just answered a request of so many seconds with this ``Date``; one without it says nothing
         against the clock."""
         now = self._clock.now()

@@ -17,15 +17,15 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, MutableMapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from stackd.config import LogSection
 from stackd.logs.formats import REQUEST_ID, JsonFormatter, TextFormatter
 from stackd.logs.journal import JournalHandler, is_journal
 
-__all__ = ["REQUEST_ID", "collect_for", "log", "say_repeated", "set_level", "setup"]
+__all__ = ["REQUEST_ID", "about", "collect_for", "log", "say_repeated", "set_level", "setup"]
 
 log = logging.getLogger("stackd")
 _CALLERS = logging._srcfile  # noqa: SLF001  documented under this name
@@ -37,6 +37,20 @@ IN_FULL: Final = 10
 WITHIN_SECONDS: Final = 30.0
 REMEMBERED: Final = 1000
 """So many of what was said are known; of more, the latest."""
+
+
+class _About(logging.LoggerAdapter[logging.Logger]):
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = self.extra
+        return f"{self.extra['stack_id']}: {msg}" if self.extra else msg, kwargs
+
+
+def about(log: logging.Logger, stack_id: str, **fields: str) -> logging.LoggerAdapter[logging.Logger]:
+    """``log`` for what is said about a stack: each message begins with its id, which is a field of the record like ``fields``.
+
+    The field ``same``: what makes two messages the same thing said again, below warnings, too.
+    """
+    return _About(log, {"stack_id": stack_id, **fields})
 
 
 def setup(section: LogSection) -> None:

@@ -10,16 +10,18 @@
     prepare              load the typed models ahead of the first spec
 
 Inside, in the order of use: yaml_reader → decode (with allow) → pod, containers, sources, images, request, resources
-→ yaml_writer. ``sanitize`` calls them in turn; ``reasons`` collects what is wrong.
+→ yaml_writer. ``sanitize`` calls them in turn; ``reasons`` collects what is wrong. ``additions`` is what a pod gets beyond that.
 """
 
 from __future__ import annotations
 
+from stackd.podspec.additions import harden
 from stackd.podspec.decode import prepare
-from stackd.podspec.locate import by_line, located
-from stackd.podspec.policy import DEFAULT_POLICY, Policy, harden
+from stackd.podspec.policy import DEFAULT_POLICY, Policy
+from stackd.podspec.reasons import by_line
 from stackd.podspec.request import parse_target_ports
 from stackd.podspec.sanitize import Sanitizer, sanitize
+from stackd.podspec.yaml_reader import located
 
 __all__ = [
     "DEFAULT_POLICY",

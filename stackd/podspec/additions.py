@@ -1,6 +1,7 @@
-"""What a stack's pod gets beyond its pod spec and the policy: its generated values, and a readiness probe.
+"""What a stack's pod gets on the way to the cluster: the operator's additions, its generated values, a readiness probe.
 
-Like ``harden``, each returns a manifest that shares unchanged parts with the one it was given. Change neither of them.
+The text that the API returns does not show them. Each function returns a manifest that shares unchanged parts with the one
+it was given. Change neither of them.
 """
 
 from __future__ import annotations
@@ -9,9 +10,26 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from stackd.model import PortMapping, TargetPort
-from stackd.podspec.containers import by_path, keeps_running
+from stackd.podspec.containers import CONTAINER_LISTS, by_path, keeps_running
+from stackd.podspec.policy import Policy
 
-_KINDS = ("containers", "initContainers")
+
+def harden(manifest: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
+    """``manifest`` with the operator's additions, which win over what the tenant wrote."""
+    pod = dict(manifest)
+    spec = pod["spec"] = dict(pod["spec"])
+    if policy.runtime_class:
+        spec["runtimeClassName"] = policy.runtime_class
+    if policy.tolerations:
+        spec["tolerations"] = [toleration.manifest() for toleration in policy.tolerations]
+    if policy.add_pull_secrets:
+        named = [reference["name"] for reference in spec.get("imagePullSecrets", ())]
+        spec["imagePullSecrets"] = [{"name": name} for name in dict.fromkeys((*named, *policy.add_pull_secrets))]
+    _label(pod, "labels", policy.labels)
+    _label(pod, "annotations", policy.annotations)
+    if policy.drop_capabilities:
+        return _changed(pod, lambda _, container: _dropped(container, policy.drop_capabilities))
+    return pod
 
 
 def with_values(manifest: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
@@ -52,11 +70,24 @@ def variables(manifest: Mapping[str, Any]) -> set[str]:
     return {variable["name"] for container in containers for variable in container.get("env", ())}
 
 
+def _dropped(container: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    context = container["securityContext"]
+    capabilities = context.get("capabilities", {})
+    drop = list(dict.fromkeys((*capabilities.get("drop", ()), *names)))
+    return {**container, "securityContext": {**context, "capabilities": {**capabilities, "drop": drop}}}
+
+
+def _label(pod: dict[str, Any], field: str, additions: Mapping[str, str]) -> None:
+    if additions:
+        metadata = pod.get("metadata", {})
+        pod["metadata"] = {**metadata, field: {**metadata.get(field, {}), **additions}}
+
+
 def _changed(
     manifest: Mapping[str, Any], change: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 ) -> dict[str, Any]:
     spec = dict(manifest["spec"])
-    for kind in _KINDS:
+    for kind in CONTAINER_LISTS:
         if kind in spec:
             spec[kind] = [change(f"spec.{kind}[{index}]", container) for index, container in enumerate(spec[kind])]
     return {**manifest, "spec": spec}

@@ -12,18 +12,19 @@ from typing import Any
 from stackd.names import is_env_name, is_header_name, is_inner_path, is_label, is_port_name
 from stackd.podspec.images import check_image
 from stackd.podspec.policy import Policy
-from stackd.podspec.reasons import Reasons, check_choice
+from stackd.podspec.reasons import Reasons, check_choice, check_range
 from stackd.podspec.request import LARGEST_PORT
 from stackd.podspec.sources import check_env_source, check_granted
 
+CONTAINER_LISTS = ("containers", "initContainers")
 _CHOICES = {
     "imagePullPolicy": ("Always", "IfNotPresent", "Never"),
     "terminationMessagePolicy": ("File", "FallbackToLogsOnError"),
 }
 _PORT_PROTOCOLS = ("TCP", "UDP", "SCTP")
-_LONG_RUNNING_ONLY = ("livenessProbe", "readinessProbe", "startupProbe", "lifecycle")
 LARGEST_INT32 = 2**31 - 1
 _PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
+_LONG_RUNNING_ONLY = (*_PROBES, "lifecycle")
 _PROBE_HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc")
 _HOOK_HANDLERS = ("exec", "httpGet", "tcpSocket", "sleep")
 _NUMBERS = ("failureThreshold", "initialDelaySeconds", "periodSeconds", "successThreshold", "timeoutSeconds")
@@ -34,7 +35,7 @@ def by_path(spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """All containers of the pod by their paths, init containers last."""
     return {
         f"spec.{kind}[{index}]": container
-        for kind in ("containers", "initContainers")
+        for kind in CONTAINER_LISTS
         for index, container in enumerate(spec.get(kind, ()))
     }
 
@@ -48,7 +49,7 @@ def check_containers(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) 
     """Report what is wrong with each container and with all of them together."""
     containers = by_path(spec)
     if not spec.get("containers"):
-        reasons.missing("spec.containers", "at least one container is required", "spec.containers")
+        reasons.missing("spec.containers", "at least one container is required")
     if len(containers) > policy.max_containers:
         reasons.add(
             "spec.containers",
@@ -59,10 +60,10 @@ def check_containers(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) 
     for path, container in containers.items():
         _check_identity(container, path, first_use, reasons)
         _check_container(container, path, policy, reasons)
-        check_mounts(container.get("volumeMounts", ()), f"{path}.volumeMounts", volumes, reasons)
+        _check_mounts(container.get("volumeMounts", ()), f"{path}.volumeMounts", volumes, reasons)
 
 
-def check_mounts(mounts: Any, path: str, volumes: set[Any], reasons: Reasons) -> None:
+def _check_mounts(mounts: Any, path: str, volumes: set[Any], reasons: Reasons) -> None:
     """Report mounts of unknown volumes, and mount paths that are relative or used twice."""
     seen = set()
     for index, mount in enumerate(mounts):
@@ -71,7 +72,7 @@ def check_mounts(mounts: Any, path: str, volumes: set[Any], reasons: Reasons) ->
             reasons.missing(f"{here}.name", "no volume has this name", f"{here}.name", "spec.volumes")
         target = mount.get("mountPath")
         if target is None:
-            reasons.missing(f"{here}.mountPath", "is required", f"{here}.mountPath")
+            reasons.missing(f"{here}.mountPath", "is required")
         elif not target.startswith("/") or ":" in target or ".." in target.split("/"):
             reasons.add(f"{here}.mountPath", 'must be an absolute path without ":" and ".."')
         elif target in seen:
@@ -84,7 +85,7 @@ def check_mounts(mounts: Any, path: str, volumes: set[Any], reasons: Reasons) ->
 def _check_identity(container: Mapping[str, Any], path: str, first_use: dict[str, str], reasons: Reasons) -> None:
     name = container.get("name")
     if name is None:
-        reasons.missing(f"{path}.name", "is required", f"{path}.name")
+        reasons.missing(f"{path}.name", "is required")
     elif not is_label(name):
         reasons.add(f"{path}.name", "must be at most 63 lower-case letters, digits and inner hyphens")
     elif first_use.setdefault(name, path) != path:
@@ -94,7 +95,7 @@ def _check_identity(container: Mapping[str, Any], path: str, first_use: dict[str
 def _check_container(container: Mapping[str, Any], path: str, policy: Policy, reasons: Reasons) -> None:
     image = container.get("image")
     if image is None:
-        reasons.missing(f"{path}.image", "is required", f"{path}.image")
+        reasons.missing(f"{path}.image", "is required")
     else:
         check_image(image, f"{path}.image", policy, reasons)
     for field, allowed in _CHOICES.items():
@@ -108,8 +109,10 @@ def _check_container(container: Mapping[str, Any], path: str, policy: Policy, re
         _check_env_from(container["envFrom"], f"{path}.envFrom", policy, reasons)
     if path.startswith("spec.init"):
         _check_init(container, path, reasons)
-    check_probes(container, path, reasons)
-    check_lifecycle(container, path, reasons)
+    for kind in _PROBES:
+        if kind in container:
+            _check_probe(container[kind], kind, f"{path}.{kind}", reasons)
+    _check_lifecycle(container, path, reasons)
 
 
 def _check_init(container: Mapping[str, Any], path: str, reasons: Reasons) -> None:
@@ -126,7 +129,7 @@ def _check_ports(ports: Any, path: str, reasons: Reasons) -> None:
         here = f"{path}[{index}]"
         number, name, protocol = port.get("containerPort"), port.get("name"), port.get("protocol", "TCP")
         if number is None:
-            reasons.missing(f"{here}.containerPort", "is required", f"{here}.containerPort")
+            reasons.missing(f"{here}.containerPort", "is required")
         elif not 1 <= number <= LARGEST_PORT:
             reasons.add(f"{here}.containerPort", f"must be from 1 to {LARGEST_PORT}")
         elif (number, protocol) in numbers:
@@ -144,7 +147,7 @@ def _check_env(env: Any, path: str, policy: Policy, reasons: Reasons) -> None:
     for index, variable in enumerate(env):
         name = variable.get("name")
         if name is None:
-            reasons.missing(f"{path}[{index}].name", "is required", f"{path}[{index}].name")
+            reasons.missing(f"{path}[{index}].name", "is required")
         elif not is_env_name(name):
             reasons.add(
                 f"{path}[{index}].name", 'must be letters, digits, "_", "-" and ".", and not begin with a digit'
@@ -162,7 +165,7 @@ def _check_env_from(sources: Any, path: str, policy: Policy, reasons: Reasons) -
         references = {"configMapRef": ("config_maps", policy.config_maps), "secretRef": ("secrets", policy.secrets)}
         given = [kind for kind in references if kind in source]
         if len(given) != 1:
-            reasons.missing(here, "must have either configMapRef or secretRef", here)
+            reasons.missing(here, "must have either configMapRef or secretRef")
         for kind in given:
             key, patterns = references[kind]
             check_granted(source[kind].get("name", ""), patterns, f"{here}.{kind}", key, reasons)
@@ -170,44 +173,34 @@ def _check_env_from(sources: Any, path: str, policy: Policy, reasons: Reasons) -
             reasons.add(f"{here}.prefix", "must be a valid start of a variable's name")
 
 
-def check_probes(container: Mapping[str, Any], path: str, reasons: Reasons) -> None:
-    """Report what is wrong with the container's probes."""
-    for kind in _PROBES:
-        if kind in container:
-            _check_probe(container[kind], kind, f"{path}.{kind}", reasons)
-
-
-def check_lifecycle(container: Mapping[str, Any], path: str, reasons: Reasons) -> None:
-    """Report what is wrong with the container's hooks."""
+def _check_lifecycle(container: Mapping[str, Any], path: str, reasons: Reasons) -> None:
     for name, hook in container.get("lifecycle", {}).items():
         here = f"{path}.lifecycle.{name}"
         _check_handler(hook, _HOOK_HANDLERS, here, reasons)
         seconds = hook.get("sleep", {}).get("seconds")
         if "sleep" in hook and seconds is None:
             reasons.missing(f"{here}.sleep.seconds", "is required", f"{here}.sleep")
-        elif seconds is not None and not 0 <= seconds <= _LONGEST_SLEEP:
-            reasons.add(f"{here}.sleep.seconds", f"must be from 0 to {_LONGEST_SLEEP}")
+        check_range(seconds, 0, _LONGEST_SLEEP, f"{here}.sleep.seconds", reasons)
 
 
 def _check_probe(probe: Mapping[str, Any], kind: str, path: str, reasons: Reasons) -> None:
     _check_handler(probe, _PROBE_HANDLERS, path, reasons)
     for field in _NUMBERS:
-        if not 0 <= probe.get(field, 0) <= LARGEST_INT32:
-            reasons.add(f"{path}.{field}", f"must be from 0 to {LARGEST_INT32}")
+        check_range(probe.get(field), 0, LARGEST_INT32, f"{path}.{field}", reasons)
     if kind != "readinessProbe" and probe.get("successThreshold", 1) != 1:
         reasons.add(f"{path}.successThreshold", f"must be 1 in a {kind}")
     grace = probe.get("terminationGracePeriodSeconds")
     if grace is not None and kind == "readinessProbe":
         reasons.add(f"{path}.terminationGracePeriodSeconds", "is not possible in a readinessProbe")
-    elif grace is not None and not 1 <= grace <= LARGEST_INT32:
-        reasons.add(f"{path}.terminationGracePeriodSeconds", f"must be from 1 to {LARGEST_INT32}")
+    else:
+        check_range(grace, 1, LARGEST_INT32, f"{path}.terminationGracePeriodSeconds", reasons)
     if "grpc" in probe:
         _check_port(probe["grpc"].get("port"), f"{path}.grpc.port", reasons)
 
 
 def _check_handler(owner: Mapping[str, Any], handlers: tuple[str, ...], path: str, reasons: Reasons) -> None:
     if sum(handler in owner for handler in handlers) != 1:
-        reasons.missing(path, f"must have exactly one of {', '.join(handlers)}", path)
+        reasons.missing(path, f"must have exactly one of {', '.join(handlers)}")
     if "exec" in owner and not owner["exec"].get("command"):
         reasons.missing(f"{path}.exec.command", "is required", f"{path}.exec")
     if "tcpSocket" in owner:
@@ -222,17 +215,17 @@ def _check_http_get(action: Mapping[str, Any], path: str, reasons: Reasons) -> N
     for index, header in enumerate(action.get("httpHeaders", ())):
         if not is_header_name(header.get("name", "")):
             here = f"{path}.httpHeaders[{index}].name"
-            reasons.missing(here, 'must be letters, digits, "-" and "_"', here)
+            reasons.missing(here, 'must be letters, digits, "-" and "_"')
         if "value" not in header:
             here = f"{path}.httpHeaders[{index}].value"
-            reasons.missing(here, "is required", here)
+            reasons.missing(here, "is required")
 
 
 def _check_port(port: int | str | None, path: str, reasons: Reasons) -> None:
     if port is None:
-        reasons.missing(path, "is required", path)
+        reasons.missing(path, "is required")
     elif isinstance(port, str):
         if not is_port_name(port):
             reasons.add(path, "must be a number, or a port's name (lower-case letters, digits and single hyphens)")
-    elif not 1 <= port <= LARGEST_PORT:
-        reasons.add(path, f"must be from 1 to {LARGEST_PORT}")
+    else:
+        check_range(port, 1, LARGEST_PORT, path, reasons)

@@ -12,13 +12,9 @@ from __future__ import annotations
 import functools
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-
-if typing.TYPE_CHECKING:
-    from pydantic import BaseModel
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from stackd import quantity
@@ -27,7 +23,6 @@ from stackd.podspec.reasons import Reasons, below, unknown_field
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
-
 
 Decoder = Callable[[Any, str, Reasons], Any]
 """Gives the checked value, or ``None`` when there is nothing to keep (or a reason was added)."""

@@ -46,15 +46,10 @@ class Reference:
     tag: str | None
     digest: str | None
 
-    @property
-    def name(self) -> str:
-        """The full name of the repository."""
-        return f"{self.host}/{self.path}" if self.port is None else f"{self.host}:{self.port}/{self.path}"
-
     def names(self, *ports: int | None) -> Iterator[str]:
         """The names under which the same repository is known, with each of these ports."""
         for port in ports:
-            yield f"{self.host}/{self.path}" if port is None else f"{self.host}:{port}/{self.path}"
+            yield _named(self.host, port, self.path)
         if self.host == _HUB and self.port is None:
             official = self.path.removeprefix(_OFFICIAL)
             if "/" not in official:
@@ -137,8 +132,11 @@ def _pattern(pattern: str) -> str:
     registry = _registry(first) if slash and _is_host(first) else None
     if registry is None:
         return f"{first.lower()}{slash}{rest}" if slash else pattern
-    host, port = registry
-    return f"{host}/{rest}" if port is None else f"{host}:{port}/{rest}"
+    return _named(*registry, rest)
+
+
+def _named(host: str, port: int | None, path: str) -> str:
+    return f"{host}/{path}" if port is None else f"{host}:{port}/{path}"
 
 
 def _is_host(first: str) -> bool:

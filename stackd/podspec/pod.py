@@ -19,7 +19,7 @@ from typing import Any
 from stackd.names import is_bare_key, is_key, is_label, is_label_value, is_subdomain, matches_any
 from stackd.podspec.containers import LARGEST_INT32
 from stackd.podspec.policy import RESTART_POLICIES, Policy
-from stackd.podspec.reasons import Reasons, below, check_choice
+from stackd.podspec.reasons import Reasons, below, check_choice, check_range
 from stackd.podspec.sources import check_granted
 
 LONGEST_GRACE = 3600
@@ -43,44 +43,42 @@ _ACTED_ON = frozenset(
 )
 _ACTED_ON_FAMILIES = ("io.kubernetes.", "io.cilium.")
 """Names without a prefix that kubelets use towards runtimes, and networks towards their agents."""
+_LABEL_FORM = "at most 63 letters, digits, and inner hyphens, dots, underscores"
 _OWN = "not accepted; stackd sets the security context"
 _USER = "not accepted, unless policy.run_as_user allows it"
-_LARGEST_ID = 2**31 - 1
 _IDS = frozenset({"runAsUser", "runAsGroup", "fsGroup"})
 
 
 def check_head(pod: Mapping[str, Any], policy: Policy, reasons: Reasons) -> None:
     """Report what is wrong with apiVersion, kind and metadata."""
     if pod.get("apiVersion") != "v1":
-        reasons.missing("apiVersion", "must be v1", "apiVersion")
+        reasons.missing("apiVersion", "must be v1")
     if pod.get("kind", "").lower() != "pod":
-        reasons.missing("kind", "must be Pod", "kind")
+        reasons.missing("kind", "must be Pod")
     if "spec" not in pod:
-        reasons.missing("spec", "is required", "spec")
+        reasons.missing("spec", "is required")
     metadata = pod.get("metadata", {})
     if not is_subdomain(metadata.get("name", "pod")):
         reasons.add("metadata.name", "must be lower-case letters, digits, hyphens and dots, at most 253")
-    check_meta(metadata, policy, reasons)
+    _check_labels(metadata.get("labels", {}), reasons)
+    _check_annotations(metadata.get("annotations", {}), policy, reasons)
 
 
 def check_settings(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) -> None:
     """Report what is wrong with the pod's own fields."""
     if not is_label(spec.get("hostname", "pod")):
         reasons.add("spec.hostname", "must be at most 63 lower-case letters, digits and inner hyphens")
-    grace = spec.get("terminationGracePeriodSeconds", 0)
-    if not 0 <= grace <= LONGEST_GRACE:
-        reasons.add("spec.terminationGracePeriodSeconds", f"must be from 0 to {LONGEST_GRACE}")
-    if not 1 <= spec.get("activeDeadlineSeconds", 1) <= LARGEST_INT32:
-        reasons.add("spec.activeDeadlineSeconds", f"must be from 1 to {LARGEST_INT32}")
+    for field, least, most in (
+        ("terminationGracePeriodSeconds", 0, LONGEST_GRACE),
+        ("activeDeadlineSeconds", 1, LARGEST_INT32),
+    ):
+        check_range(spec.get(field), least, most, f"spec.{field}", reasons)
     check_choice(spec.get("restartPolicy"), RESTART_POLICIES, "spec.restartPolicy", reasons)
     for key, value in spec.get("nodeSelector", {}).items():
         if not is_key(key):
             reasons.add(below("spec.nodeSelector", key), "is not a valid label key")
         elif value is not None and not is_label_value(value):
-            reasons.add(
-                below("spec.nodeSelector", key),
-                "must be at most 63 letters, digits, and inner hyphens, dots, underscores",
-            )
+            reasons.add(below("spec.nodeSelector", key), f"must be {_LABEL_FORM}")
     for index, reference in enumerate(spec.get("imagePullSecrets", ())):
         path = f"spec.imagePullSecrets[{index}]"
         check_granted(reference.get("name", ""), policy.pull_secrets, path, "pull_secrets", reasons)
@@ -99,12 +97,6 @@ def is_reserved(key: str) -> bool:
     return key == _MANAGED_BY or prefix == _OURS or prefix.endswith("." + _OURS)
 
 
-def check_meta(metadata: Mapping[str, Any], policy: Policy, reasons: Reasons) -> None:
-    """Report labels and annotations that are not accepted."""
-    _check_labels(metadata.get("labels", {}), reasons)
-    _check_annotations(metadata.get("annotations", {}), policy, reasons)
-
-
 def _check_labels(labels: Mapping[str, str | None], reasons: Reasons) -> None:
     if len(labels) > _MOST_LABELS:
         reasons.add("metadata.labels", f"at most {_MOST_LABELS} labels are accepted")
@@ -113,11 +105,11 @@ def _check_labels(labels: Mapping[str, str | None], reasons: Reasons) -> None:
         if "/" in key:
             reasons.add(path, "keys with a prefix belong to the cluster and the operator; use a key without one")
         elif not is_bare_key(key):
-            reasons.add(path, "is not a valid key: at most 63 letters, digits, and inner hyphens, dots, underscores")
+            reasons.add(path, f"is not a valid key: {_LABEL_FORM}")
         elif key in _ACTED_ON or key.startswith(_ACTED_ON_FAMILIES):
             reasons.add(path, "controllers in the cluster act on this label; use another key")
         if value is not None and not is_label_value(value):
-            reasons.add(path, "must be at most 63 letters, digits, and inner hyphens, dots, underscores")
+            reasons.add(path, f"must be {_LABEL_FORM}")
 
 
 def _check_annotations(annotations: Mapping[str, str | None], policy: Policy, reasons: Reasons) -> None:
@@ -131,7 +123,7 @@ def _check_annotations(annotations: Mapping[str, str | None], policy: Policy, re
 
 def _refusal(key: str, policy: Policy) -> str:
     if not is_key(key):
-        return "is not a valid key: at most 63 letters, digits, and inner hyphens, dots, underscores"
+        return f"is not a valid key: {_LABEL_FORM}"
     if is_reserved(key):
         return "is reserved for stackd"
     if key.startswith(_CONFINING):
@@ -184,7 +176,7 @@ def _check_whole(given: Mapping[str, Any], profile: Mapping[str, Any], path: str
     """A context that asks for nothing is refused, unless it is the profile's block as a whole."""
     asks = any(value != profile.get(field) for field, value in given.items())
     if not asks and given.keys() != profile.keys():
-        reasons.missing(path, _OWN, path)
+        reasons.missing(path, _OWN)
 
 
 def _settle_field(field: str, value: Any, profile: dict[str, Any], path: str, policy: Policy, reasons: Reasons) -> None:
@@ -192,8 +184,8 @@ def _settle_field(field: str, value: Any, profile: dict[str, Any], path: str, po
         reasons.add(path, _OWN)
     elif not policy.run_as_user:
         reasons.add(path, _USER)
-    elif field in _IDS and not 0 <= value <= _LARGEST_ID:
-        reasons.add(path, f"must be from 0 to {_LARGEST_ID}")
+    elif field in _IDS and not 0 <= value <= LARGEST_INT32:
+        reasons.add(path, f"must be from 0 to {LARGEST_INT32}")
     elif policy.non_root and (value is False or (field == "runAsUser" and value == 0)):
         reasons.add(path, "containers may not run as root (policy.run_as_root, or the restricted profile)")
     else:

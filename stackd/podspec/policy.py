@@ -1,8 +1,7 @@
-"""The operator's choices: section ``[policy]`` of the configuration, and what it adds to every pod.
+"""The operator's choices: section ``[policy]`` of the configuration.
 
-Owns: the keys, their defaults, one line about each, and their validation, also of those that contradict each other; and
-``harden``, which adds runtime class, tolerations, pull secrets, dropped capabilities, labels and annotations on the way to
-the cluster. The text that the API returns does not show these additions. What a tenant may ask for is checked elsewhere.
+Owns: the keys, their defaults, one line about each, and their validation, also of those that contradict each other. What a
+tenant may ask for is checked elsewhere; ``additions`` puts on every pod what the operator adds.
 """
 
 from __future__ import annotations
@@ -200,39 +199,3 @@ def _names(policy: Policy) -> list[str]:
 
 DEFAULT_POLICY = Policy()
 """The policy of an empty ``[policy]`` section."""
-
-
-def harden(manifest: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
-    """``manifest`` with the operator's additions, which win over what the tenant wrote.
-
-    The result shares unchanged parts with ``manifest``. Change neither of them.
-    """
-    pod = dict(manifest)
-    spec = pod["spec"] = dict(pod["spec"])
-    if policy.runtime_class:
-        spec["runtimeClassName"] = policy.runtime_class
-    if policy.tolerations:
-        spec["tolerations"] = [toleration.manifest() for toleration in policy.tolerations]
-    if policy.add_pull_secrets:
-        named = [reference["name"] for reference in spec.get("imagePullSecrets", ())]
-        spec["imagePullSecrets"] = [{"name": name} for name in dict.fromkeys((*named, *policy.add_pull_secrets))]
-    if policy.drop_capabilities:
-        for field in ("containers", "initContainers"):
-            if field in spec:
-                spec[field] = [_dropped(container, policy.drop_capabilities) for container in spec[field]]
-    _label(pod, "labels", policy.labels)
-    _label(pod, "annotations", policy.annotations)
-    return pod
-
-
-def _dropped(container: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    context = container["securityContext"]
-    capabilities = context.get("capabilities", {})
-    drop = list(dict.fromkeys((*capabilities.get("drop", ()), *names)))
-    return {**container, "securityContext": {**context, "capabilities": {**capabilities, "drop": drop}}}
-
-
-def _label(pod: dict[str, Any], field: str, additions: Mapping[str, str]) -> None:
-    if additions:
-        metadata = pod.get("metadata", {})
-        pod["metadata"] = {**metadata, field: {**metadata.get(field, {}), **additions}}

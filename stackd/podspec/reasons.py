@@ -37,8 +37,8 @@ class Reasons:
             raise Enough
 
     def missing(self, path: str, text: str, *scopes: str) -> None:
-        """Report what is missing, unless a reason at, above or below one of ``scopes`` already explains it."""
-        if not any(_related(scope, known) for scope in scopes for known in self._by_path):
+        """Report what is missing, unless a reason at, above or below one of ``scopes`` (or ``path``) already explains it."""
+        if not any(_related(scope, known) for scope in scopes or (path,) for known in self._by_path):
             self.add(path, text)
 
     def as_list(self) -> list[Reason]:
@@ -52,10 +52,21 @@ class Reasons:
         return bool(self._by_path)
 
 
+def by_line(reasons: Iterable[Reason]) -> list[Reason]:
+    """In the order of the lines; those without one come last."""
+    return sorted(reasons, key=lambda reason: (reason.line is None, reason.line or 0))
+
+
 def check_choice(value: str | None, allowed: tuple[str, ...], path: str, reasons: Reasons) -> None:
     """Report a value that is not one of ``allowed``; ``None`` is fine."""
     if value is not None and value not in allowed:
         reasons.add(path, f"must be one of {', '.join(allowed)}")
+
+
+def check_range(value: int | None, least: int, most: int, path: str, reasons: Reasons) -> None:
+    """Report a number outside of ``least`` to ``most``; ``None`` is fine."""
+    if value is not None and not least <= value <= most:
+        reasons.add(path, f"must be from {least} to {most}")
 
 
 def below(path: str, key: str) -> str:

@@ -53,14 +53,11 @@ def _settle(container: dict[str, Any], path: str, policy: Policy, reasons: Reaso
             largest[name] = max(amounts, key=lambda amount: amount.nanos)
     for name in _REQUIRED:
         if name not in largest:
-            reasons.missing(f"{path}.{name}", "is required, as a request or a limit", *_sides(path, name))
+            sides = (f"{path}.requests.{name}", f"{path}.limits.{name}")
+            reasons.missing(f"{path}.{name}", "is required, as a request or a limit", *sides)
     canonical = {name: str(amount) for name, amount in largest.items()}
     container["resources"] = {"limits": canonical, "requests": dict(canonical)}
     return {name: amount.milli if name == "cpu" else amount.whole for name, amount in largest.items() if name in _KNOWN}
-
-
-def _sides(path: str, name: str) -> tuple[str, str]:
-    return f"{path}.requests.{name}", f"{path}.limits.{name}"
 
 
 def _accepted(

@@ -13,7 +13,6 @@ from stackd.errors import InvalidPodSpec, Reason
 from stackd.model import SanitizedSpec, TargetPort
 from stackd.podspec.containers import by_path, check_containers, keeps_running
 from stackd.podspec.decode import decode
-from stackd.podspec.locate import located
 from stackd.podspec.pod import (
     check_head,
     check_settings,
@@ -27,7 +26,7 @@ from stackd.podspec.reasons import ROOT, Enough, Reasons
 from stackd.podspec.request import check_target_ports
 from stackd.podspec.resources import Effective, settle_resources, settle_sums
 from stackd.podspec.sources import check_volumes, settle_divisors
-from stackd.podspec.yaml_reader import read
+from stackd.podspec.yaml_reader import located, read
 from stackd.podspec.yaml_writer import TooLong, emit
 
 KEPT: Final = 64

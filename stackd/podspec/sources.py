@@ -62,7 +62,7 @@ def check_volumes(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) -> 
         path = f"spec.volumes[{index}]"
         name = volume.get("name")
         if name is None:
-            reasons.missing(f"{path}.name", "is required", f"{path}.name")
+            reasons.missing(f"{path}.name", "is required")
         elif not is_label(name):
             reasons.add(f"{path}.name", "must be at most 63 lower-case letters, digits and inner hyphens")
         elif name in seen:
@@ -74,7 +74,7 @@ def check_volumes(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) -> 
 def _check_source(volume: Mapping[str, Any], path: str, policy: Policy, reasons: Reasons) -> None:
     sources = [kind for kind in volume if kind != "name"]
     if len(sources) != 1:
-        reasons.missing(path, "must have exactly one source, such as emptyDir", path)
+        reasons.missing(path, "must have exactly one source, such as emptyDir")
         return
     kind = sources[0]
     source, here = volume[kind], f"{path}.{kind}"
@@ -110,7 +110,7 @@ def _check_projected(source: Mapping[str, Any], path: str, policy: Policy, reaso
         here = f"{path}.sources[{index}]"
         given = [kind for kind in _PROJECTED if kind in part]
         if len(given) != 1:
-            reasons.missing(here, f"must have exactly one of {', '.join(_PROJECTED)}", here)
+            reasons.missing(here, f"must have exactly one of {', '.join(_PROJECTED)}")
         for kind in given:
             _check_files(kind, part[kind], f"{here}.{kind}", policy, reasons)
 
@@ -127,18 +127,18 @@ def _check_files(kind: str, source: Mapping[str, Any], path: str, policy: Policy
         here = f"{path}.items[{index}]"
         _check_mode(item.get("mode"), f"{here}.mode", reasons)
         if not item.get("path") or not is_inner_path(item["path"]):
-            reasons.missing(f"{here}.path", 'must be a relative path without ".."', f"{here}.path")
+            reasons.missing(f"{here}.path", 'must be a relative path without ".."')
         if kind == "downwardAPI":
-            check_downward_item(item, here, reasons)
+            _check_downward_item(item, here, reasons)
         elif not item.get("key"):
-            reasons.missing(f"{here}.key", "is required", f"{here}.key")
+            reasons.missing(f"{here}.key", "is required")
 
 
 def _check_csi(source: Mapping[str, Any], path: str, policy: Policy, reasons: Reasons) -> None:
     if not policy.csi_drivers:
         reasons.add(path, "not accepted, unless policy.csi_drivers allows it")
     elif not matches_any(policy.csi_drivers, source.get("driver", "")):
-        reasons.missing(f"{path}.driver", "only what policy.csi_drivers names may be used", f"{path}.driver")
+        reasons.missing(f"{path}.driver", "only what policy.csi_drivers names may be used")
     for key in source.get("volumeAttributes", ()):
         if not is_key(key):
             reasons.add(below(f"{path}.volumeAttributes", key), "is not a valid key")
@@ -153,51 +153,48 @@ def check_env_source(source: Mapping[str, Any], path: str, policy: Policy, reaso
     """Report what is wrong with a variable's ``valueFrom``."""
     given = [kind for kind in _ENV_SOURCES if kind in source]
     if len(given) != 1:
-        reasons.missing(path, "must have exactly one source", path)
+        reasons.missing(path, "must have exactly one source")
         return
     kind = given[0]
     here = f"{path}.{kind}"
     if kind == "fieldRef":
-        check_field_ref(source[kind], here, _ENV_FIELDS, reasons)
+        _check_field_ref(source[kind], here, _ENV_FIELDS, reasons)
     elif kind == "resourceFieldRef":
-        check_resource_ref(source[kind], here, reasons)
+        _check_resource_ref(source[kind], here, reasons)
     elif kind == "secretKeyRef":
         _check_key_ref(source[kind], here, "secrets", policy.secrets, reasons)
     else:
         _check_key_ref(source[kind], here, "config_maps", policy.config_maps, reasons)
 
 
-def check_downward_item(item: Mapping[str, Any], path: str, reasons: Reasons) -> None:
-    """Report what is wrong with what a file of a downwardAPI volume refers to."""
+def _check_downward_item(item: Mapping[str, Any], path: str, reasons: Reasons) -> None:
     if ("fieldRef" in item) == ("resourceFieldRef" in item):
-        reasons.missing(path, "must have either fieldRef or resourceFieldRef", path)
+        reasons.missing(path, "must have either fieldRef or resourceFieldRef")
     elif "fieldRef" in item:
-        check_field_ref(item["fieldRef"], f"{path}.fieldRef", _VOLUME_FIELDS, reasons)
+        _check_field_ref(item["fieldRef"], f"{path}.fieldRef", _VOLUME_FIELDS, reasons)
     else:
         reference, here = item["resourceFieldRef"], f"{path}.resourceFieldRef"
         if "containerName" not in reference:
-            reasons.missing(f"{here}.containerName", "is required in a volume", f"{here}.containerName")
-        check_resource_ref(reference, here, reasons)
+            reasons.missing(f"{here}.containerName", "is required in a volume")
+        _check_resource_ref(reference, here, reasons)
 
 
-def check_field_ref(reference: Mapping[str, Any], path: str, fields: frozenset[str], reasons: Reasons) -> None:
-    """Report a field that cannot be referred to."""
+def _check_field_ref(reference: Mapping[str, Any], path: str, fields: frozenset[str], reasons: Reasons) -> None:
     if reference.get("apiVersion", "v1") != "v1":
         reasons.add(f"{path}.apiVersion", "must be v1")
     field = reference.get("fieldPath")
     if field is None:
-        reasons.missing(f"{path}.fieldPath", "is required", f"{path}.fieldPath")
+        reasons.missing(f"{path}.fieldPath", "is required")
         return
     subscript = _SUBSCRIPT.match(field)
     if field not in fields and not (subscript and is_key(subscript.group(1))):
         reasons.add(f"{path}.fieldPath", f"must be one of {', '.join(sorted(fields))}, or a label or annotation")
 
 
-def check_resource_ref(reference: Mapping[str, Any], path: str, reasons: Reasons) -> None:
-    """Report a resource or divisor that cannot be used."""
+def _check_resource_ref(reference: Mapping[str, Any], path: str, reasons: Reasons) -> None:
     resource = reference.get("resource")
     if resource is None:
-        reasons.missing(f"{path}.resource", "is required", f"{path}.resource")
+        reasons.missing(f"{path}.resource", "is required")
         return
     match = _RESOURCES.match(resource)
     if match is None:

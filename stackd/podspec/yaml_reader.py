@@ -4,18 +4,23 @@ Owns: one document, no duplicate keys, core types only, and limits on nesting, n
 text can cost much time or memory; and what a plain (unquoted) scalar means, as Kubernetes' own tools read it (YAML 1.1
 words for booleans, octal and hexadecimal integers). The writer uses the same rules, so that what it leaves unquoted is
 read back as the same string. Works on parser events with its own stack: nothing recurses. Knows nothing of pods.
+
+Owns, too, where in the text stands what a reason names: paths such as ``spec.containers[0].env["a b"]``, read the other way
+round. Lines are read only once a text is refused, so that accepting one costs nothing more.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import yaml
 
-from stackd.errors import InvalidPodSpec
+from stackd.errors import InvalidPodSpec, Reason
 from stackd.podspec.reasons import ROOT, Enough, Reasons, below, shown
 
 _WORDS: dict[str, bool | None] = {
@@ -45,6 +50,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CORE = "tag:yaml.org,2002:"
 _DIRECTIVE = re.compile(r"(?:\A|[\r\n\x85\u2028\u2029])\ufeff?%")
 _ESCAPE = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|.)", re.DOTALL)
+_STEP = re.compile(r'\.?(?P<name>[A-Za-z_][A-Za-z0-9_]*)|\[(?P<index>[0-9]{1,9})\]|\[(?P<key>".*?"|[^]]+)\](?=[.[]|$)')
 _NO_KEY: Any = object()
 _TYPES: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
@@ -147,13 +153,54 @@ Lines = dict[int, dict[str, int] | list[int]]
 """Of each collection, by its ``id``: the line of each field, or of each item."""
 
 
-def read_lines(text: str) -> tuple[dict[str, Any], Lines]:
-    """The same document, and where its fields stand; empty where ``read`` refuses the text."""
-    lines: Lines = {}
-    try:
-        return _Reader(_prepared(text), Reasons(), lines).document(), lines
-    except (_Refused, Enough):
-        return {}, {}
+class Document:
+    """The document of a text, with its lines; empty where ``read`` refuses the text."""
+
+    def __init__(self, text: str) -> None:
+        self._root: dict[str, Any] = {}
+        self._lines: Lines = {}
+        with contextlib.suppress(_Refused, Enough):
+            self._root = _Reader(_prepared(text), Reasons(), self._lines).document()
+        self._quoted: dict[int, dict[str, str]] = {}
+
+    def line_of(self, path: str) -> int | None:
+        """The line of a path or of the nearest thing around it; None where nothing of it is in the text."""
+        value: Any = self._root
+        line, position = None, 0
+        while (step := _STEP.match(path, position)) is not None:
+            key = self._key(value, step)
+            if key is None:
+                break
+            line, value, position = self._lines[id(value)][key], value[key], step.end()
+        return line
+
+    def _key(self, value: Any, step: re.Match[str]) -> Any:
+        """The key or index that a step names; None where there is none."""
+        if step["index"] is not None:
+            index = int(step["index"])
+            return index if isinstance(value, list) and index < len(value) else None
+        if not isinstance(value, dict):
+            return None
+        name = step["name"] or step["key"]
+        return name if name in value else self._quoted_keys(value).get(name)
+
+    def _quoted_keys(self, value: dict[str, Any]) -> dict[str, str]:
+        known = self._quoted.get(id(value))
+        if known is None:
+            known = self._quoted[id(value)] = {shown(key): key for key in value}
+        return known
+
+
+def located(refusal: InvalidPodSpec, text: str) -> InvalidPodSpec:
+    """The same refusal; each reason has the line of its path in ``text``, or of the nearest thing around it."""
+    if all(reason.line is not None for reason in refusal.reasons):
+        return refusal
+    document = Document(text)
+
+    def with_line(reason: Reason) -> Reason:
+        return reason if reason.line is not None else replace(reason, line=document.line_of(reason.path))
+
+    return InvalidPodSpec(list(map(with_line, refusal.reasons)))
 
 
 def _prepared(text: str) -> str:

@@ -1,7 +1,7 @@
 """Templates: stacks that the operator has described beforehand, one file each, and that creates ask for by name.
 
-template    ``Template`` and ``TemplateSet``, frozen; what a pool compares is a template's ``digest``
-values      ``<hex:N>``, ``<base32:N>``, ``<uuid>``: what is made anew for each stack
+template    ``Template`` and ``TemplateSet``, frozen; what a pool compares is a template's ``digest``; what is made anew for
+            each stack: ``<hex:N>``, ``<base32:N>``, ``<uuid>``
 read        a folder of files to a ``TemplateSet``, or to all mistakes at once
 
 Knows the configuration and the pod-spec policy; nothing of stacks that exist, of HTTP or of Kubernetes.

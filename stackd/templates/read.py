@@ -22,12 +22,17 @@ from stackd.model import NO_LABELS, NO_VALUES, SanitizedSpec, TargetPort
 from stackd.names import is_label
 from stackd.podspec import Policy, harden, parse_target_ports, sanitize
 from stackd.podspec.additions import variables
-from stackd.podspec.locate import Document
 from stackd.podspec.reasons import ROOT
 from stackd.podspec.request import parse_labels
-from stackd.podspec.yaml_reader import read, read_lines
-from stackd.templates import values
-from stackd.templates.template import NO_TEMPLATES, Template, TemplateSet, digest_of
+from stackd.podspec.yaml_reader import Document, read
+from stackd.templates.template import (
+    MOST_VALUES,
+    NO_TEMPLATES,
+    Template,
+    TemplateSet,
+    digest_of,
+    mistakes_in_values,
+)
 from stackd.units import parse_duration
 
 SUFFIX: Final = ".yaml"
@@ -146,7 +151,7 @@ class _Draft:
                 no_mapping = reason.path == ROOT and reason.line is None
                 self.mistake(reason.path, NO_MAPPING if no_mapping else reason.text, reason.line)
             return None
-        self.document = Document(*read_lines(text))
+        self.document = Document(text)
         for name in fields:
             if name not in FIELDS:
                 self.mistake(name, "there is no such field" + did_you_mean(name, FIELDS))
@@ -253,8 +258,8 @@ class _Draft:
         if not isinstance(value, dict):
             self.mistake("values", 'variables and their patterns are expected, such as {FLAG: "flag{<hex:32>}"}')
             return NO_VALUES
-        if len(value) > values.MOST_VALUES:
-            self.mistake("values", f"{len(value)} values; {values.MOST_VALUES} at most")
-        for name, text in values.mistakes(value, variables(spec.manifest) if spec else ()):
+        if len(value) > MOST_VALUES:
+            self.mistake("values", f"{len(value)} values; {MOST_VALUES} at most")
+        for name, text in mistakes_in_values(value, variables(spec.manifest) if spec else ()):
             self.mistake(f"values.{name}", text)
         return value

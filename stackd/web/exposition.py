@@ -24,7 +24,8 @@ from prometheus_client.registry import Collector
 from stackd import __version__
 from stackd.kube.access import expiry_remark
 from stackd.lifecycle.ownership import Role
-from stackd.lifecycle.pools import PoolFigures, figures_of
+from stackd.lifecycle.plan import ActionKind
+from stackd.lifecycle.pools import PoolFigures
 from stackd.metrics import CREATED, INVALID, PHASES, Histogram
 from stackd.model import StackStatus
 from stackd.web.api import Api, ApiCall, admit
@@ -167,7 +168,7 @@ class DaemonCollector(Collector):
     def _pools(self) -> Iterator[Metric]:
         context = self._api.context
         templates = context.settings.templates.values()
-        figures = {template.name: figures_of(context, template.name) for template in templates}
+        figures = {template.name: context.pools.figures(template) for template in templates}
         by_state = {(name, state): count for name, one in figures.items() for state, count in _pool_states(one).items()}
         about = (
             "Unassigned stacks of a template's pool: ready, starting, failing, or held since the state file was lost."
@@ -205,7 +206,9 @@ class DaemonCollector(Collector):
         )
         yield gauge("stackd_brake_on", "1 while a brake holds the reconciliation back.", {(): context.brake.on})
         yield gauge("stackd_brake_held_stacks", "Stacks that a brake holds back.", {(): len(context.brake.held)})
-        yield counter("stackd_adoptions_total", "Stacks taken over from their pods.", {(): reconciler.adoptions})
+        yield counter(
+            "stackd_adoptions_total", "Stacks taken over from their pods.", {(): reconciler.actions[ActionKind.ADOPT]}
+        )
         yield gauge(
             "stackd_unknown_objects",
             "Objects with stackd's labels that belong to no known stack, and are left alone.",

@@ -10,7 +10,6 @@ from collections import Counter
 import orjson
 from aiohttp import web
 
-from stackd.lifecycle.pools import figures_of
 from stackd.lifecycle.template_history import SAMPLE_SECONDS, stacks_of_templates
 from stackd.model import StackStatus
 from stackd.templates import Template
@@ -35,7 +34,7 @@ async def list_templates(call: ApiCall) -> web.Response:
 
 
 def _entry(api: Api, template: Template, stacks: Counter[tuple[str, StackStatus]]) -> dict[str, object]:
-    figures = figures_of(api.context, template.name)
+    figures = api.context.pools.figures(template)
     ttl = api.context.config.stacks.ttl if template.ttl is None else template.ttl
     return {
         "name": template.name,

@@ -86,7 +86,7 @@ async def test_those_for_whom_no_room_is_left_wait_in_the_same_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(assign, "NEXT_SECONDS", 60.0)
-    monkeypatch.setattr(assign, "MADE_WAY_SECONDS", 60.0)
+    monkeypatch.setattr(assign, "PREEMPTION_SECONDS", 60.0)
     ports = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31003"}
     async with EmbeddedCluster(fast_cluster()) as cluster:
         cluster.faults.hold_starts()

@@ -43,8 +43,8 @@ OWNER_BREAKAGES = (
     Breakage(
         name="what a lost file does not know is removed",
         file="stackd/lifecycle/plan.py",
-        text="    return orphan.stack_id in seen.removed and not _is_seen_to(seen, orphan)\n",
-        instead="    return orphan.stack_id in seen.looked_up and not _is_seen_to(seen, orphan)\n",
+        text="    return orphan.stack_id in seen.removed and not _is_handled(seen, orphan)\n",
+        instead="    return orphan.stack_id in seen.looked_up and not _is_handled(seen, orphan)\n",
         first=_OWNERS,
     ),
     Breakage(
@@ -249,12 +249,12 @@ BREAKAGES = (
     Breakage(
         name="ports are free before the Service is gone",
         file="stackd/lifecycle/delete.py",
-        text="""        await context.cluster.delete_service(stack.service_name, uid, known=known)
+        text="""        await _delete_service(context, stack)
         reached("release.service_deleted")
         await context.store.ports.release([stack_id])
 """,
         instead="""        await context.store.ports.release([stack_id])
-        await context.cluster.delete_service(stack.service_name, uid, known=known)
+        await _delete_service(context, stack)
 """,
     ),
     Breakage(
@@ -337,7 +337,7 @@ BREAKAGES = (
     ),
     Breakage(
         name="a job counts an id before it is deleted",
-        file="stackd/lifecycle/batch.py",
+        file="stackd/lifecycle/delete.py",
         text="                await delete_objects(context, current)\n",
         instead='                context.tasks.spawn("delete objects", delete_objects(context, current))\n',
     ),
@@ -420,13 +420,13 @@ BREAKAGES = (
     Breakage(
         name="pods of removed stacks are not swept",
         file="stackd/lifecycle/plan.py",
-        text="        if _is_ended(seen, orphan):\n            yield Action(kind=ActionKind.REMOVE_POD",
-        instead="        if False:\n            yield Action(kind=ActionKind.REMOVE_POD",
+        text="        orphan = Orphan(resource=PODS, name=name, uid=pod.uid)\n        if _is_ended(seen, orphan):\n",
+        instead="        orphan = Orphan(resource=PODS, name=name, uid=pod.uid)\n        if False:\n",
     ),
     Breakage(
         name="a Service that was lost is not put back",
         file="stackd/lifecycle/repair.py",
-        text='        _, service = await serve(context, stack, pod, replaced=lambda: reached("repair.port_replaced"))\n',
+        text='        _, service = await expose(context, stack, pod, replaced=lambda: reached("repair.port_replaced"))\n',
         instead="        return\n",
     ),
     Breakage(

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from stackd.lifecycle.assign import TELLERS
+from stackd.lifecycle.assign import ANNOTATIONS_AT_ONCE
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.pace import CROWD, CROWD_SECONDS
 from stackd.lifecycle.pools import Pool, Pools
@@ -68,7 +68,7 @@ async def test_burst_upon_burst_holds_it_up_for_so_long_at_most(here: Surroundin
 
 async def test_pods_are_told_first_that_they_were_given_but_not_for_ever(here: Surroundings) -> None:
     refill, pool = Refill(cast(Context, here)), pool_of(*numbered(1))
-    here.given = ["stack"] * TELLERS
+    here.given = ["stack"] * ANNOTATIONS_AT_ONCE
     assert waits(refill, here, pool) == 0.0
     here.given.append("one more")
     assert waits(refill, here, pool) > 0.0

@@ -51,7 +51,7 @@ def test_the_clocks_may_differ_by_a_minute_beside_the_time_that_the_answer_took(
     wall_clock: WallClock, clock: TestClock, ahead: float, took: float, trusted: bool, says: str
 ) -> None:
     jump(clock, ahead)
-    wall_clock.told(date(), took)
+    wall_clock.observe_date(date(), took)
     assert wall_clock.trusted is trusted
     assert says in wall_clock.trouble()
     assert bool(says) is bool(wall_clock.trouble())
@@ -61,17 +61,17 @@ def test_the_clocks_may_differ_by_a_minute_beside_the_time_that_the_answer_took(
 def test_a_clock_that_was_set_is_believed_again_when_the_api_server_agrees(
     wall_clock: WallClock, clock: TestClock, seconds: float
 ) -> None:
-    wall_clock.told(date(), 0.0)
+    wall_clock.observe_date(date(), 0.0)
     jump(clock, seconds)
     assert not wall_clock.trusted
     assert f"was set by {seconds:+.0f} s" in wall_clock.trouble()
-    wall_clock.told(date(seconds), 0.0)
+    wall_clock.observe_date(date(seconds), 0.0)
     assert (wall_clock.trusted, wall_clock.trouble()) == (True, "")
     assert wall_clock.sudden_until == (clock.now() if seconds > 0 else 0)
 
 
 def test_hours_without_an_answer_are_no_jump(wall_clock: WallClock, clock: TestClock) -> None:
-    wall_clock.told(date(), 0.0)
+    wall_clock.observe_date(date(), 0.0)
     clock.advance(36_000)
     assert wall_clock.trusted
 
@@ -79,14 +79,14 @@ def test_hours_without_an_answer_are_no_jump(wall_clock: WallClock, clock: TestC
 def test_what_was_due_only_while_the_clock_was_ahead_is_not_suspected_afterwards(
     wall_clock: WallClock, clock: TestClock
 ) -> None:
-    wall_clock.told(date(), 0.0)
+    wall_clock.observe_date(date(), 0.0)
     jump(clock, YEARS)
-    wall_clock.told(date(), 0.0)
+    wall_clock.observe_date(date(), 0.0)
     assert not wall_clock.trusted
     jump(clock, -YEARS)
     assert not wall_clock.trusted
     wall_clock.changed = False
-    wall_clock.told(date(), 0.0)
+    wall_clock.observe_date(date(), 0.0)
     assert (wall_clock.trusted, wall_clock.changed, wall_clock.sudden_until) == (True, True, 0)
 
 
@@ -94,17 +94,17 @@ def test_a_clock_that_was_behind_and_is_put_right_makes_sudden_what_is_due_by_th
     wall_clock: WallClock, clock: TestClock
 ) -> None:
     jump(clock, -YEARS)
-    wall_clock.told(date(), 0.0)
+    wall_clock.observe_date(date(), 0.0)
     jump(clock, YEARS)
-    wall_clock.told(date(), 0.0)
+    wall_clock.observe_date(date(), 0.0)
     assert wall_clock.sudden_until == clock.now()
 
 
 def test_an_answer_without_a_date_says_nothing_against_the_clock(wall_clock: WallClock, clock: TestClock) -> None:
-    wall_clock.told("", 0.0)
+    wall_clock.observe_date("", 0.0)
     assert wall_clock.trusted
     jump(clock, YEARS)
-    wall_clock.told("soon", 0.0)
+    wall_clock.observe_date("soon", 0.0)
     assert not wall_clock.trusted
 
 
@@ -126,17 +126,17 @@ def test_a_clock_that_is_set_just_after_it_was_found_right_is_not_believed(by: f
     clock = SetWhileRead()
     wall_clock = WallClock(clock)
     clock.by = by
-    wall_clock.told(date(), 0.0)
+    wall_clock.observe_date(date(), 0.0)
     assert not wall_clock.trusted
     assert wall_clock.now() == START
-    wall_clock.told(date(), 0.0)
+    wall_clock.observe_date(date(), 0.0)
     assert (wall_clock.trusted, wall_clock.now()) == (False, START)
 
 
 def test_what_is_told_of_the_time_was_read_before_the_clock_was_set_or_is_not_its() -> None:
     clock = SetWhileRead()
     wall_clock = WallClock(clock)
-    wall_clock.told(date(), 0.0)
+    wall_clock.observe_date(date(), 0.0)
     clock.by = -3600.0
     assert [wall_clock.now() for _ in range(3)] == [START] * 3
 
@@ -145,7 +145,7 @@ def test_a_clock_that_only_an_answer_without_a_date_spoke_for_is_put_right_by_th
     wall_clock: WallClock, clock: TestClock
 ) -> None:
     jump(clock, -3600.0)
-    wall_clock.told("", 0.0)
+    wall_clock.observe_date("", 0.0)
     assert wall_clock.trusted
-    wall_clock.told(date(), 0.0)
+    wall_clock.observe_date(date(), 0.0)
     assert (wall_clock.trusted, wall_clock.now()) == (False, START)

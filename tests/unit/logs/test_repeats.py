@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from stackd.logs import IN_FULL, WITHIN_SECONDS, Repeats
+import pytest
+
+from stackd.logs import IN_FULL, WITHIN_SECONDS, Repeats, about
 
 
 class Time:
@@ -49,3 +51,15 @@ def test_what_is_no_warning_passes_unless_it_is_marked_as_the_same() -> None:
     assert all(repeats.filter(record(level=logging.INFO)) for _ in range(10 * IN_FULL))
     marked = [repeats.filter(record(level=logging.INFO, same=("GET", 404))) for _ in range(10 * IN_FULL)]
     assert sum(marked) == IN_FULL
+
+
+def test_what_is_said_about_a_stack_has_its_id(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        about(logging.getLogger("x"), "stack-1", same="pull").info("%d %% of it", 7)
+    (made,) = caplog.records
+    assert (made.getMessage(), made.name, made.funcName) == (
+        "stack-1: 7 % of it",
+        "x",
+        "test_what_is_said_about_a_stack_has_its_id",
+    )
+    assert (made.__dict__["stack_id"], made.__dict__["same"]) == ("stack-1", "pull")

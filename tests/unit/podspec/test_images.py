@@ -199,6 +199,7 @@ def test_a_pattern_means_one_registry_and_no_other(host: str, other: str, path: 
 def test_any_text_is_a_reference_or_none(text: str) -> None:
     reference = parse_reference(text)
     if reference is not None:
-        again = parse_reference(f"{reference.name}" + (f":{reference.tag}" if reference.tag else ""))
+        name = next(reference.names(reference.port))
+        again = parse_reference(name + (f":{reference.tag}" if reference.tag else ""))
         assert again is not None
-        assert (again.name, again.tag) == (reference.name, reference.tag)
+        assert (next(again.names(again.port)), again.tag) == (name, reference.tag)

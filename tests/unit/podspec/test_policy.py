@@ -210,7 +210,7 @@ def test_a_digest_is_enough_where_digests_are_required() -> None:
 def test_a_reference_is_read_as_a_container_runtime_reads_it(image: str, name: str, tag: str | None) -> None:
     reference = parse_reference(image)
     assert reference is not None
-    assert (reference.name, reference.tag) == (name, tag)
+    assert (next(reference.names(reference.port)), reference.tag) == (name, tag)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from stackd.templates.values import MOST_DIGITS, generate, mistakes
+from stackd.templates.template import MOST_DIGITS, generate_values, mistakes_in_values
 
 
 @pytest.mark.parametrize(
@@ -21,20 +21,22 @@ from stackd.templates.values import MOST_DIGITS, generate, mistakes
     ],
 )
 def test_a_pattern_makes_a_value_of_its_form(pattern: str, form: str) -> None:
-    assert not mistakes({"A": pattern}, ())
-    assert re.fullmatch(form, generate({"A": pattern})["A"])
+    assert not mistakes_in_values({"A": pattern}, ())
+    assert re.fullmatch(form, generate_values({"A": pattern})["A"])
 
 
 def test_no_two_values_are_alike() -> None:
     made = [
-        value for _ in range(100) for value in generate({"A": "<hex:32>", "B": "<base32:26>", "C": "<uuid>"}).values()
+        value
+        for _ in range(100)
+        for value in generate_values({"A": "<hex:32>", "B": "<base32:26>", "C": "<uuid>"}).values()
     ]
     assert len(set(made)) == 300
-    assert generate({"A": "<hex:32><hex:32>"})["A"][:32] != generate({"A": "<hex:32><hex:32>"})["A"][32:]
+    assert generate_values({"A": "<hex:32><hex:32>"})["A"][:32] != generate_values({"A": "<hex:32><hex:32>"})["A"][32:]
 
 
 def test_every_digit_occurs() -> None:
-    made = generate({"A": "<hex:256>" * 8, "B": "<base32:256>" * 8})
+    made = generate_values({"A": "<hex:256>" * 8, "B": "<base32:256>" * 8})
     assert set(made["A"]) == set("0123456789abcdef")
     assert set(made["B"]) == set("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567")
 
@@ -57,5 +59,5 @@ def test_every_digit_occurs() -> None:
     ],
 )
 def test_anything_else_is_a_mistake_that_names_what_there_is(pattern: object, sentence: str) -> None:
-    ((name, text),) = mistakes({"FLAG": pattern}, ())
+    ((name, text),) = mistakes_in_values({"FLAG": pattern}, ())
     assert (name, sentence in text) == ("FLAG", True), text

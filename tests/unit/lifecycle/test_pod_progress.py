@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from stackd.kube.objects import ContainerState, PodState
-from stackd.lifecycle.observe import PodProgress, pod_progress
-from stackd.lifecycle.status import PodSnapshot
+from stackd.lifecycle.status import PodProgress, PodSnapshot, pod_progress
 from stackd.model import StackStatus
 from tests.unit.lifecycle.situations import NOW, STACK, pod
 
