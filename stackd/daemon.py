@@ -207,6 +207,7 @@ def _wire(context: Context) -> Daemon:
     context.mirror.failed = context.contact_tried.set
     context.ownership.confirmed = context.confirmed_cluster
     context.ownership.troubled = context.contact_tried.set
+    context.ownership.set_back = lambda: context.tasks.background("list anew", context.mirror.relist())
     contact = context.cluster.connection.contact
     contact.on_lost = lambda: context.mirror.lose(ClusterSilent(contact.sentence()))
     contact.on_back = context.hurry

@@ -340,6 +340,21 @@ class Harness:
         return context.pools.of(template).making, figures.starting
 
     @property
+    def changes_told(self) -> int:
+        """How many changes were told to those who follow, since the start."""
+        return self.daemon.api.feed.number
+
+    @property
+    def creates_under_way(self) -> int:
+        """How many creates are under way, those that wait for their turn included."""
+        return len(self.daemon.context.creating)
+
+    @property
+    def abandoned_creates(self) -> int:
+        """How many creates under way their clients have left."""
+        return sum(one.abandoned for one in self.daemon.context.creating.values())
+
+    @property
     def creates_in_need(self) -> bool:
         """Whether ends that nobody waits for give way."""
         return creates_in_need(self.daemon.context)
@@ -375,6 +390,11 @@ class Harness:
         ``why`` is what clients are told.
         """
         self.daemon.context.fence.close(why)
+
+    def stop_renewing(self) -> None:
+        """Let the daemon renew its Lease no more, as when it hangs; it still ends when it is told to."""
+        ownership = self.daemon.context.ownership
+        ownership._renew = ownership._release.wait  # type: ignore[assignment,method-assign]
 
     def reload_templates(self) -> None:
         """Put the templates in force that are in their folder now, as a reload does."""

@@ -80,6 +80,11 @@ class Faults:
         """Cut the connections of all open watches."""
         self._cluster.server.drop_watches()
 
+    def set_back(self, revision: int) -> None:
+        """All resourceVersions are earlier ones, as after a backup of etcd was restored; watches are cut."""
+        self._cluster.store.set_back(revision)
+        self.drop_watches()
+
     def freeze_watches(self) -> None:
         """Make all open watches half-open: connected, and silent for good."""
         for watch in self._cluster.server.watches:

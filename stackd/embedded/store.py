@@ -279,6 +279,15 @@ class ObjectStore:
         for collection in self._collections.values():
             collection.forget(self.revision)
 
+    def set_back(self, revision: int) -> None:
+        """Be at an earlier revision, with all that there is, as after a restored backup; what came after it is unknown."""
+        self.revision = revision
+        for collection in self._collections.values():
+            for key, record in collection.records.items():
+                old = stamped(record.obj, revision)
+                collection.records[key] = Record(record.resource, key, old, revision)
+        self.forget_history()
+
     def _announce(self, change: ObjectChange) -> None:
         self.of(change.after.resource).publish(change)
         for observer in self._observers:

@@ -292,7 +292,7 @@ class Caller:
         answer = await self.ask(_VERSION, self.deadline())
         try:
             return parsedate_to_datetime(answer.date).timestamp()
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
 
     async def may(self, ask: AccessReview) -> bool:

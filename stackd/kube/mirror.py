@@ -123,9 +123,13 @@ class NodeChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relisted:
-    """A list was taken (the first one too) and its differences were told as changes."""
+    """A list was taken (the first one too) and its differences were told as changes.
+
+    ``polled``: not after a gap, but because the watches report nothing.
+    """
 
     kind: str
+    polled: bool = False
 
 
 MirrorChange = PodChanged | ServiceChanged | RecordChanged | NodeChanged | Relisted
@@ -217,12 +221,14 @@ class Mirror:
             if kind in (None, one.kind):
                 one.reopen()
 
-    def missed_pod(self) -> None:
-        """Kubernetes was asked for a pod, and the watch has not reported what it answered: its connection may be dead.
+    def missed(self, pod: PodState) -> None:
+        """Kubernetes has answered this when asked for a pod. Where the watch has not reported it, its connection may be dead.
 
         If another one reports nothing either, something holds back what watches say, such as a proxy that collects answers
         before it passes them on. Then everything is listed every few seconds, until one event of any watch arrives.
         """
+        if not self._is_ours(pod) or self.pods.get(pod.name) == pod:
+            return None  # without stackd's labels it is not among what is watched; or it was reported
         pods = self.health_by_kind["pods"]
         if not pods.missed() or pods.held_back:
             return self.reopen("pods")
@@ -304,7 +310,7 @@ class Mirror:
         self._unlisted.discard(kind)
         if not self._unlisted:
             self._synced.set()
-        self._tell(Relisted(kind=kind))
+        self._tell(Relisted(kind=kind, polled=self.health_by_kind[kind].held_back))
 
     def _lost(self) -> None:
         self.failed()

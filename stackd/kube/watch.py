@@ -267,6 +267,16 @@ class _Place:
         self.version = self.newest = version
         self.older_since = None
 
+    def older(self) -> None:
+        """An event is older than what was known. Raises VersionExpired where all have been for a while: a list is to say
+        whether the cluster was set back.
+        """
+        now = asyncio.get_running_loop().time()
+        self.older_since = now if self.older_since is None else self.older_since
+        if now - self.older_since >= OLDER_SECONDS:
+            self.older_since = None
+            raise VersionExpired("all that it says is older than what was known")
+
     def listed(self, health: WatchHealth, version: str) -> None:
         """A list of that version was taken. Raises UnexpectedAnswer if it is older than what was told before.
 
@@ -304,6 +314,7 @@ async def _once(
                     "watch of %s: an event is older than what was known, and does not count (resourceVersion %s, after %s)",
                     source.kind, event.resource_version, place.version, extra={"same": f"older {source.kind}"},
                 )  # fmt: skip
+                place.older()
                 continue
             if event.type == "BOOKMARK":
                 health.bookmarks += 1

@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from stackd.clock import NANOSECONDS
-from stackd.errors import NoNodePort, NoRoom, StackdError
+from stackd.errors import NoNodePort, NoRoom, NotOwner, StackdError
 from stackd.kube.objects import NodeState, PodState, ServiceState
 from stackd.lifecycle.capacity import free_on_nodes
 from stackd.lifecycle.context import Abandon, Context, current_pod
@@ -191,11 +191,25 @@ async def _claim_first(context: Context, template: Template, request: CreateRequ
             stack = await context.store.stacks.assign(wanted, claim=request.claim, answer=request.answer)
             if stack is not None:
                 reached("assign.assigned")
-                context.fence.require()  # if another stackd owns it by now, it is not this one's to promise
+                await _require_ownership(context, stack, request)
                 return stack
         return None
     finally:
         context.pools.put_back(taken)
+
+
+async def _require_ownership(context: Context, stack: Stack, request: CreateRequest) -> None:
+    """Raise NotOwner if another stackd may own the stack by now: it is not this one's to promise, and ends where it still is.
+
+    Not under an Idempotency-Key: who has one asks again, and gets it.
+    """
+    try:
+        context.fence.require()
+    except NotOwner:
+        if request.claim is None:
+            await context.store.stacks.mark_deleting([stack.stack_id], DeleteReason.UNDO)
+            context.removals.add(stack.stack_id)
+        raise
 
 
 def _assignment(context: Context, stack_id: str, template: Template, request: CreateRequest) -> Assignment:

@@ -179,7 +179,7 @@ async def _made(context: Context, stack_id: str, request: CreateRequest, abandon
     try:
         async with context.locks.of(stack_id), context.create_slots:  # in this order everywhere
             if waits and (given := await assign(context, request, once_more=True)) is not None:
-                return given  # a pool has had one meanwhile
+                return await _unless_abandoned(context, given, abandon)  # a pool has had one meanwhile
             return await _steps(context, stack_id, request, abandon)
     except BaseException as error:
         if (row := context.store.stacks.get(stack_id)) is not None:
@@ -323,7 +323,7 @@ async def _asked_for(context: Context, stack: Stack, late: TimeoutError) -> PodS
         within = format_duration(context.config.stacks.scheduling_timeout)
         raise NoRoom(f"no node has taken the stack within {within}", detail=pod.unschedulable_message) from late
     log.warning("%s: the watch has not reported that it is on %s", stack.stack_id, pod.node_name)
-    context.mirror.missed_pod()
+    context.mirror.missed(pod)
     return pod
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from stackd.kube.lease import Lease, is_older
+from stackd.kube.watch import OLDER_SECONDS
 from stackd.store import FileIdentity
 
 _NO_LEASE = Lease(holder="")
@@ -84,12 +85,14 @@ class ObservedLease:
     """The Lease as it was last seen, and ``since`` when (on our own clock) no renewal of it has been.
 
     ``last`` is the last one that was there; ``guard``: for so long after ``since`` one that has vanished may still be held.
+    ``older_since``: since when all that was seen was older than that.
     """
 
     lease: Lease | None
     since: float
     last: Lease | None = None
     guard: float = 0.0
+    older_since: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +105,9 @@ class Succession:
 
 
 def watch(before: ObservedLease | None, lease: Lease | None, now: float) -> ObservedLease:
-    """What is known after the Lease was observed like this. An earlier version than the one seen before is ignored."""
+    """What is known after the Lease was observed like this. An earlier version than the one seen before is ignored;
+    where all are for a while, the cluster was set back by its operator (a backup of it was restored).
+    """
     known = before.lease if before is not None else None
     if lease is None:
         if before is None or known is None:
@@ -112,7 +117,9 @@ def watch(before: ObservedLease | None, lease: Lease | None, now: float) -> Obse
     if before is None or known is None:
         return ObservedLease(lease=lease, since=now, last=lease)
     if is_older(lease, known):
-        return before
+        older_since = now if before.older_since is None else before.older_since
+        if now - older_since < OLDER_SECONDS:
+            return replace(before, older_since=older_since)
     since = before.since if _renewal(lease) == _renewal(known) else now
     return ObservedLease(lease=lease, since=since, last=lease)
 

@@ -81,7 +81,8 @@ class Observer:
         elif isinstance(change, NodeChanged):
             self.mark_dirty(s.stack_id for s in self._context.store.stacks.ordered() if s.node_id == change.name)
         elif isinstance(change, Relisted):
-            self._context.hurry()
+            if not change.polled:
+                self._context.hurry()
             self._relisted(change.kind)
 
     def _service_gone(self, stack_id: str) -> None:
@@ -246,7 +247,7 @@ class Observer:
             context.repairs.add(Repair(kind=RepairKind.LABELS, stack_id=stack.stack_id))
         else:
             log.warning("%s: the watch does not report its pod, although the pod exists", stack.stack_id)
-            context.mirror.missed_pod()
+            context.mirror.missed(pod)
         self._due.add(stack.stack_id, at=ask_at)
         return self._assess(stack.stack_id)
 
@@ -267,6 +268,9 @@ class Observer:
             return "", ""
         if stack.stack_id in self._unseen and pod.instance != self._context.config.cluster.instance:
             return "LabelsMissing", "stackd's labels were removed from the pod; stackd restores them"
+        if pod.uid == stack.pod_uid and pod.stack_id != stack.stack_id:
+            self._context.repairs.add(Repair(kind=RepairKind.LABELS, stack_id=stack.stack_id))
+            return "LabelsChanged", "stackd's labels on the pod were changed; stackd restores them"
         service = self._context.mirror.services.get(stack.service_name)
         if service is None or not (trouble := service_trouble(stack, service)):
             return "", ""

@@ -27,10 +27,10 @@ from stackd.errors import (
     ObjectExists,
     PreconditionFailed,
     StackdError,
-    StoreUnavailable,
+    Unavailable,
 )
 from stackd.kube.guards import Fence
-from stackd.kube.lease import Lease, Leases
+from stackd.kube.lease import Lease, Leases, is_older
 from stackd.lifecycle.lease_rules import (
     Candidate,
     Holding,
@@ -67,7 +67,8 @@ class Ownership:
 
     ``owned`` is set once this process is owner, ``stands_by`` while it knows that another one is: ``standby`` is the
     sentence for clients then, empty otherwise. ``asked_for`` is set when another one, ``asker``, wants to take over. ``trouble``
-    says why the Lease could not be read or renewed when that was last tried; ``troubled`` is called then.
+    says why the Lease could not be read or renewed when that was last tried; ``troubled`` is called then. ``set_back`` is called
+    when the cluster was set back by its operator (a backup of it was restored): what was seen of it before means nothing.
 
     ``confirmed`` returns when the cluster that answers has said that it is the file's own: a Lease of another one, or that
     there is none in it, means nothing. Raises ClusterUnavailable.
@@ -86,6 +87,7 @@ class Ownership:
         self.trouble = ""
         self.confirmed: Callable[[], Awaitable[None]] = _confirmed
         self.troubled: Callable[[], None] = lambda: None
+        self.set_back: Callable[[], None] = lambda: None
         self._leases = leases
         self._fence = fence
         self._store = store
@@ -182,10 +184,16 @@ class Ownership:
             self._observe(lease)
 
     def _observe(self, lease: Lease | None) -> None:
-        watched = watch(self._watched, lease, self._clock.monotonic())
-        if watched != self._watched:
-            self._watched = watched
+        before, self._watched = self._watched, watch(self._watched, lease, self._clock.monotonic())
+        if self._watched != before:
             self._changed.set()
+        seen, now = before and before.lease, self._watched.lease
+        if seen and now and is_older(now, seen):
+            log.warning(
+                "the cluster was set back: its Lease %s has resourceVersion %s, after %s; everything is listed anew",
+                self._leases.name, now.version, seen.version,
+            )  # fmt: skip
+            self.set_back()
 
     async def _read_lease(self) -> None:
         self._observe(await self._leases.find(timeout=self._timing.interval))
@@ -204,13 +212,16 @@ class Ownership:
         while not self._release.is_set():
             pause = self._timing.retry
             try:
+                known = self._watched
                 if not heard or self._wait() <= 0:
                     await self._read_lease()
                     if self._wait() <= 0 and await self._take():
                         return
                 self._succeeded()
-                pause = min(self._wait(), self._timing.interval)
-            except (ClusterError, ClusterUnavailable, StoreUnavailable) as error:
+                # Where nothing new was seen, another try now would be refused as this one was.
+                if self._wait() > 0 or self._watched != known:
+                    pause = min(self._wait(), self._timing.interval)
+            except (ClusterError, Unavailable) as error:
                 self._failed(error, "who owns the stacks is not known")
             self._report_owner()
             heard = await self._changed_within(pause)
@@ -323,18 +334,23 @@ class Ownership:
         except (ObjectExists, PreconditionFailed):
             # Somebody has changed it, or an earlier try of ours has: it is looked at, and then tried again.
             await self._read_lease_again()
-        except (ClusterError, ClusterUnavailable) as error:
+        except (ClusterError, Unavailable) as error:  # a quota may count Leases, too
             self._next_renewal = self._fence.now() + self._timing.retry
             self._failed(error, "the Lease cannot be renewed")
         else:
             self._renewed(held, sent)
 
     async def _read_lease_again(self) -> None:
+        known = self.lease
         try:
             await self._read_lease()
         except (ClusterError, ClusterUnavailable) as error:
             self._next_renewal = self._fence.now() + self._timing.retry
             self._failed(error, "the Lease cannot be read")
+        else:
+            if self.lease == known:  # another try now would be refused as this one was
+                self._next_renewal = self._fence.now() + self._timing.retry
+                self.trouble = "the cluster has an older version of it than stackd has seen"
 
     def _renewed(self, held: Lease, sent: float) -> None:
         self._observe(held)

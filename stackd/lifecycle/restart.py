@@ -178,7 +178,8 @@ async def _make(context: Context, stack: Stack) -> Stack:
     await context.right_cluster()
     pod = await context.cluster.get_pod(stack.pod_name)
     if pod is None or pod.deleting or pod.generation < stack.generation:
-        if stack_id not in context.mirror.stopped:
+        # Not by the mirror, which may still have the record of an earlier stop.
+        if not await context.cluster.has_stopped(stack_id):
             await _put_record(context, stack)
             reached("restart.recorded")
         await delete_objects(context, stack, for_good=False)

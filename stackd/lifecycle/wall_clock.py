@@ -132,5 +132,5 @@ def _seconds(date: str) -> float | None:
     """The date in seconds since the epoch, None if it is none; a busy second has many answers with the same one."""
     try:
         return parsedate_to_datetime(date).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

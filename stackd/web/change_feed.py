@@ -14,7 +14,7 @@ import secrets
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import orjson
@@ -109,8 +109,10 @@ class ChangeFeed:
         self.closed = False
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
-        """A row changed (a subscriber of the store)."""
+        """A row changed (a subscriber of the store). A Service that was made anew is nothing that a client sees."""
         changed = after or before
+        if before and after and before.service_uid != after.service_uid:
+            changed = None if replace(before, service_uid=after.service_uid) == after else after
         if changed is not None:
             self._add(changed.stack_id, after, before)
 

@@ -409,3 +409,43 @@ async def test_a_delete_removes_the_service_that_was_put_back_also_before_the_wa
     assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
     assert at.cluster.counts.requests["delete", "services", 200] == 1
     assert not await at.objects("services")
+
+
+async def test_a_label_that_names_another_stack_is_put_right(at: Harness) -> None:
+    """The other stack's Service leads to this pod, too, as long as it stands there."""
+    one, other = await running(at), await running(at)
+    await patch(at, f"{PODS}/{one}", {"metadata": {"labels": {"stackd.io/stack": other}}})
+
+    async def right() -> bool:
+        names: dict[str, str] = (await at.objects("pods"))[one]["metadata"]["labels"]
+        return names["stackd.io/stack"] == one
+
+    await eventually(right)
+    assert (await at.stack(other))["status"] == "running"
+
+
+async def test_a_pod_whose_generation_was_edited_is_no_sign_of_watches_that_report_nothing(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stackd.lifecycle.observe.UNSEEN_SECONDS", 0.1)
+    monkeypatch.setattr("stackd.kube.watch.MISSED_SECONDS", 0.1)
+    stack_id = await running(at)
+    assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status == 200
+    await at.until_status(stack_id, "running")
+    at.cluster.counts.clear()
+    await patch(at, f"{PODS}/{stack_id}", {"metadata": {"annotations": {"stackd.io/generation": None}}})
+    await eventually(lambda: at.cluster.counts.total("get", "pods") > 5)
+    assert await at.metric("stackd_mirror_connected", kind="pods") == 1
+    assert (await at.stack(stack_id))["status"] == "running"
+
+
+async def test_a_service_that_is_made_anew_is_no_change_that_a_client_sees(at: Harness) -> None:
+    stack_id = await running(at)
+    before = (await at.objects("services"))[f"svc-{stack_id}"]["metadata"]["uid"]
+    known = (await at.stack(stack_id))["updated_at"]
+    number = at.changes_told
+    await at.delete_object("services", f"svc-{stack_id}")
+    query = "SELECT 1 FROM stacks WHERE service_uid IS NOT NULL AND service_uid <> '{}'"
+    await eventually(lambda: at.rows(query.format(before)))
+    assert at.changes_told == number
+    assert (await at.stack(stack_id))["updated_at"] == known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -275,3 +276,22 @@ async def test_neither_does_one_that_loses_them_while_it_waits_for_a_read(at: Ha
     at.lose_lease("vm2 owns the stacks now")
     reply = await changing
     assert (reply.status, reply.error) == (503, "vm2 owns the stacks now")
+
+
+async def test_a_quota_that_counts_leases_is_waited_for(tmp_path: Path) -> None:
+    """It ended the process, and the next one, too."""
+    message = (
+        'leases.coordination.k8s.io "stackd-default" is forbidden: exceeded quota: counts, '
+        "requested: count/leases.coordination.k8s.io=1, used: count/leases.coordination.k8s.io=3, "
+        "limited: count/leases.coordination.k8s.io=3"
+    )
+    details = {"name": "stackd-default", "group": "coordination.k8s.io", "kind": "leases"}
+    status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message}
+    body = json.dumps(status | {"reason": "Forbidden", "details": details, "code": 403})
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        cluster.faults.add_fault(action="reply", verb="create", resource="leases", code=403, body=body)
+        async with harness(tmp_path, LEASE, cluster=cluster, wait=False) as at:
+            await at.until_unready("ResourceQuota counts")
+            await eventually(lambda: cluster.counts.requests["create", "leases", 403] > 2)
+            cluster.faults.clear()
+            await at.until_ready()

@@ -518,3 +518,36 @@ async def test_clients_come_before_the_refill_and_get_what_the_pool_has_when_it_
         await asyncio.gather(*larges)
         await filled(at, size=5)
         assert (await entry(at))["misses"] == 1
+
+
+async def test_none_is_given_to_a_client_that_has_left_while_it_waited_for_its_turn(tmp_path: Path) -> None:
+    """Nobody knew of it until its time was up."""
+    async with harness(tmp_path, folder_with(tmp_path, web_1=template(pool=1))) as at:
+        await filled(at, size=1)
+        at.cluster.faults.hold_starts()
+        first = (await at.call("POST", "/stacks", {"template": "web-1"})).json["stack_id"]
+        await eventually(lambda: at.on_their_way("web-1") == (0, 1))
+        async with at.no_create_slots():
+            leaving = asyncio.create_task(at.call("POST", "/stacks", {"template": "web-1"}))
+            await eventually(lambda: at.rows("SELECT 1 FROM stacks WHERE unassigned = 1"))
+            await eventually(lambda: at.creates_under_way == 1)
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+            await eventually(lambda: at.abandoned_creates == 1)
+            at.cluster.faults.let_start()
+            await eventually(lambda: [row.status for row in waiting(at)] == ["running"])
+        await eventually(lambda: at.creates_under_way == 0)
+        await eventually(lambda: not at.rows(f"SELECT 1 FROM stacks WHERE unassigned = 0 AND stack_id <> '{first}'"))
+
+
+async def test_what_was_given_and_could_not_be_promised_ends(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Lease ends between the two: another stackd may own the stack, or else nobody knows of it."""
+
+    def lapse(point: str) -> None:
+        if point == "assign.assigned":
+            at.lose_lease("late")
+            monkeypatch.undo()
+
+    monkeypatch.setattr("stackd.lifecycle.assign.reached", lapse)
+    assert (await at.call("POST", "/stacks", {"template": "web-1"})).status == 503
+    await eventually(lambda: not at.rows("SELECT 1 FROM stacks WHERE unassigned = 0"))

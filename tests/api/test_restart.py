@@ -453,3 +453,20 @@ async def test_starts_count_as_creates_for_the_limits(tmp_path: Path) -> None:
         stack = await running(at)
         reply = await do(at, "restart", stack["stack_id"])
         assert (reply.status, "limits.creates_per_second" in reply.error) == (429, True)
+
+
+async def test_a_restart_keeps_a_record_also_where_the_watch_still_has_that_of_an_earlier_stop(at: Harness) -> None:
+    """Between its two pods nothing else in the cluster tells of the stack."""
+    stack_id = (await running(at))["stack_id"]
+    assert (await do(at, "stop", stack_id)).status == 200
+    await at.passes(2)
+    at.cluster.faults.add_fault(action="mute", verb="watch", resource="configmaps")
+    at.cluster.faults.drop_watches()
+    await eventually(lambda: at.cluster.counts.requests["watch", "configmaps", 200] >= 2)
+    assert (await do(at, "start", stack_id)).status == 200
+    await at.until_status(stack_id, "running")
+    assert stack_id not in await at.objects("configmaps")
+    at.cluster.faults.add_fault(action="status", verb="create", resource="pods", code=403)
+    assert (await do(at, "restart", stack_id)).status == 400, "as a policy of the cluster refuses it"
+    assert stack_id not in await at.objects("pods")
+    assert stack_id in await at.objects("configmaps")

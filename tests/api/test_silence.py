@@ -109,6 +109,26 @@ async def test_what_happens_to_stacks_shows_also_where_a_proxy_holds_back_what_w
     ]
 
 
+async def test_lists_that_are_polled_do_not_hurry_what_waits_for_its_next_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each list was taken for the return of a cluster that had been away."""
+    monkeypatch.setattr("stackd.lifecycle.observe.UNSEEN_SECONDS", 0.2)
+    monkeypatch.setattr("stackd.kube.watch.MISSED_SECONDS", 0.2)
+    monkeypatch.setattr("stackd.kube.watch.POLL_SECONDS", 0.1)
+    async with harness(tmp_path, {"STACKD_STACKS__SCHEDULING_TIMEOUT": "1s"}) as at:
+        stack_id = (await at.create())["stack_id"]
+        at.cluster.faults.add_fault(action="mute", verb="watch")
+        at.cluster.faults.drop_watches()
+        await at.create()
+        await at.until_metric("stackd_mirror_connected", 0, kind="pods")
+        at.cluster.faults.add_fault(action="status", verb="delete", resource="pods", code=403)
+        assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 503
+        at.cluster.counts.clear()
+        await eventually(lambda: at.cluster.counts.total("list", "pods") >= 20)
+        assert at.cluster.counts.total("delete", "pods") <= 5, "after half a second, one, two, …"
+
+
 async def test_a_create_for_which_there_is_no_room_says_so_after_the_question(tmp_path: Path) -> None:
     settings = {"STACKD_STACKS__SCHEDULING_TIMEOUT": "1s", "STACKD_STACKS__UNSCHEDULABLE_GRACE": "1s"}
     async with harness(tmp_path, settings) as at:

@@ -92,7 +92,7 @@ async def test_a_file_that_only_root_can_read_is_found_by_check_and_doctor(bare:
     await bare.do("bash", "-c", "chgrp root /etc/stackd/config.toml")
     ran = await asyncio.to_thread(bare.machine.run, COMMAND, "check")
     assert ran.code == 2
-    assert "/etc/stackd/config.toml cannot be read by stackd" in ran.err
+    assert "the service's user, cannot read /etc/stackd/config.toml" in ran.err
     told = await doctor(bare)
     assert told.ran.code == 1
     assert any("cannot be read by stackd" in line for line in told.about("files"))

@@ -149,3 +149,9 @@ def test_a_clock_that_only_an_answer_without_a_date_spoke_for_is_put_right_by_th
     assert wall_clock.trusted
     wall_clock.observe_date(date(), 0.0)
     assert (wall_clock.trusted, wall_clock.now()) == (False, START)
+
+
+def test_a_date_that_cannot_be_says_nothing(wall_clock: WallClock) -> None:
+    """An API server, or whoever answers in its place, can send any text; this one ended the daemon."""
+    wall_clock.observe_date("1 Jan 99999999999 00:00:00 GMT", 0.1)
+    assert wall_clock.trouble() == ""

@@ -1,0 +1,102 @@
+"""A cluster whose etcd was restored from a backup under a running stackd: all versions are earlier ones than it has seen."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from stackd.embedded import EmbeddedCluster
+from tests.harness import Harness, eventually, fast_cluster, harness, seed
+
+NEW, OLD = 100_000, 1_000
+LEASE = {"STACKD_CLUSTER__LEASE_DURATION": "2s"}
+SECONDS = 3
+MOST_REQUESTS = 60
+"""Far more than a Lease needs in that time; a loop without a pause makes thousands."""
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster counts as set back after a second."""
+    monkeypatch.setattr("stackd.kube.watch.OLDER_SECONDS", 1.0)
+    monkeypatch.setattr("stackd.lifecycle.lease_rules.OLDER_SECONDS", 1.0)
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[EmbeddedCluster]:
+    """One of some age."""
+    async with EmbeddedCluster(fast_cluster()) as alone:
+        alone.store.revision = NEW
+        yield alone
+
+
+@pytest.fixture
+async def at(cluster: EmbeddedCluster, tmp_path: Path) -> AsyncIterator[Harness]:
+    async with harness(tmp_path, LEASE, cluster=cluster) as ready:
+        yield ready
+
+
+def asked_about_leases(cluster: EmbeddedCluster) -> int:
+    return cluster.counts.total("update", "leases") + cluster.counts.total("get", "leases")
+
+
+async def creates(at: Harness) -> None:
+    async def created() -> bool:
+        return (await at.call("POST", "/stacks", seed())).status == 201
+
+    await eventually(created, lambda: "nothing can be created any more")
+
+
+async def test_an_owner_renews_its_lease_again_and_does_not_ask_without_a_pause(at: Harness) -> None:
+    """6,950 requests in five seconds, and the Lease was never renewed again."""
+    at.cluster.faults.set_back(OLD)
+    at.cluster.counts.clear()
+    await creates(at)
+    assert asked_about_leases(at.cluster) < MOST_REQUESTS
+
+
+async def test_a_standby_takes_over_and_does_not_ask_without_a_pause(cluster: EmbeddedCluster, tmp_path: Path) -> None:
+    for name in ("vm1", "vm2"):
+        (tmp_path / name).mkdir()
+    async with harness(tmp_path / "vm1", LEASE, cluster=cluster, host="vm1") as owner:
+        await owner.create()
+        async with harness(tmp_path / "vm2", LEASE, cluster=cluster, host="vm2", wait=False) as standby:
+            await standby.until_metric("stackd_standby", 1)
+            owner.stop_renewing()
+            cluster.faults.set_back(OLD)
+            cluster.counts.clear()
+
+            async def owns() -> bool:
+                return await standby.role() == "owner"
+
+            await eventually(owns)
+            assert asked_about_leases(cluster) < MOST_REQUESTS
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["older bookmarks", "silent watches"])
+async def test_what_happens_to_stacks_after_it_shows(at: Harness, *, silent: bool) -> None:
+    """An API server reports nothing that is older than the version from which it was asked to watch."""
+    stack_id = (await at.create())["stack_id"]
+    await at.until_status(stack_id, "running")
+    if silent:
+        at.cluster.faults.add_fault(action="mute", verb="watch", resource="(pods|services|configmaps|nodes)")
+    at.cluster.faults.set_back(OLD)
+    await at.delete_object("pods", stack_id)
+    await at.until_status(stack_id, "stopped")
+
+
+async def test_what_a_backup_brings_back_is_removed_again(at: Harness) -> None:
+    """The file remembers that the stack was ended (invariant 3)."""
+    stack_id = (await at.create())["stack_id"]
+    pod = (await at.objects("pods"))[stack_id]
+    assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
+    at.cluster.faults.set_back(OLD)
+    metadata = {key: value for key, value in pod["metadata"].items() if key in ("name", "labels", "annotations")}
+    await at.kubectl("POST", "/api/v1/namespaces/stacks/pods", {"metadata": metadata, "spec": pod["spec"]})
+
+    async def gone() -> bool:
+        return not await at.objects("pods")
+
+    await eventually(gone)
