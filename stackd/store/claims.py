@@ -78,3 +78,4 @@ class Claims(Table):
     """All claims that are kept."""
 
     find = operation(find, writes=False)
+    keep = operation(insert, grows=True)

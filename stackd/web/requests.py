@@ -19,6 +19,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
 
+from stackd.clock import NANOSECONDS
 from stackd.config.wording import did_you_mean
 from stackd.errors import InvalidPodSpec, InvalidRequest, Reason, RequestTooLarge, UnsupportedCoding
 from stackd.lifecycle.context import Context
@@ -115,9 +116,9 @@ def _unknown_parameter(name: str, known: Sequence[str]) -> str:
 
 
 def duration(name: str, text: str, most: float) -> float:
-    """Seconds from ``text``, above zero and at most ``most``. Raises InvalidRequest, naming ``name``."""
+    """Seconds from ``text``, a nanosecond at least and at most ``most``. Raises InvalidRequest, naming ``name``."""
     seconds = _seconds(name, text)
-    if not 0 < seconds <= most:
+    if not 0 < seconds <= most or not round(seconds * NANOSECONDS):
         raise InvalidRequest(f"{name} must be above zero and at most {format_duration(most)}, not {text[:64]}")
     return seconds
 

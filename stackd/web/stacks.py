@@ -6,6 +6,7 @@ A start asks as much of the cluster as a create does, and counts as one for the 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Protocol
 from urllib.parse import quote
 
@@ -110,7 +111,10 @@ async def _created(
     if is_new:
         return StoredResponse(status=201, body=await rendered.of(call.api.context.store, stack))
     # What was generated for a stack is told to nobody but who has created it.
-    return StoredResponse(status=200, body=await _detail(call.api.context, stack))
+    body = await _detail(call.api.context, stack)
+    if create_request.claim is not None:
+        await call.api.context.store.claims.keep(replace(create_request.claim, status=200, answer=body))
+    return StoredResponse(status=200, body=body)
 
 
 async def list_stacks(call: ApiCall) -> web.StreamResponse:

@@ -35,6 +35,7 @@ async def test_a_create_can_ask_for_its_own_time_to_live(at: Harness) -> None:
     [
         ("25h", "at most 24h"),
         ("0s", "above zero"),
+        ("0.0000000001s", "above zero"),
         ("soon", "must be a duration"),
         ("30", "must be a duration"),
         (1800, "must be a string"),

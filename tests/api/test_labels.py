@@ -169,6 +169,20 @@ async def test_a_double_click_makes_one_stack_and_names_it_to_the_other(tmp_path
         assert (await at.call("POST", "/stacks", seed())).status == 201
 
 
+async def test_an_existing_stack_stays_the_answer_to_its_key(tmp_path: Path) -> None:
+    """After it was deleted, the same key made another one; and another body was accepted under it."""
+    async with harness(tmp_path, ONE_EACH) as at:
+        existing = await at.create(labelled(player="7"))
+        body = labelled(player="7") | {"if_exists": "return"}
+        first = await at.call("POST", "/stacks", body, headers={"Idempotency-Key": "k"})
+        assert (first.status, first.json["stack_id"]) == (200, existing["stack_id"])
+        assert (await at.call("DELETE", f"/stacks/{existing['stack_id']}")).status == 200
+        again = await at.call("POST", "/stacks", body, headers={"Idempotency-Key": "k"})
+        assert (again.status, again.text, again.headers["Idempotency-Replayed"]) == (200, first.text, "true")
+        other = await at.call("POST", "/stacks", body | {"ttl": "5m"}, headers={"Idempotency-Key": "k"})
+        assert other.status == 422
+
+
 async def test_a_double_click_with_if_exists_return_gives_the_one_stack_to_all(tmp_path: Path) -> None:
     async with harness(tmp_path, ONE_EACH) as at:
         body = labelled(player="7") | {"if_exists": "return"}
