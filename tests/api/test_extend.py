@@ -88,8 +88,8 @@ async def test_an_extension_of_what_is_gone_or_going_is_refused(tmp_path: Path) 
 
 
 async def test_an_extended_stack_outlives_its_first_end_and_no_more_than_its_new_one(at: Harness) -> None:
-    created = await at.create(seed() | {"ttl": "700ms"})
-    extended = await extend(at, created["stack_id"], "1500ms")
+    created = await at.create(seed() | {"ttl": "2s"})
+    extended = await extend(at, created["stack_id"], "3s")
     assert extended.status == 200
 
     async def gone() -> bool:

@@ -95,4 +95,4 @@ async def test_a_file_that_only_root_can_read_is_found_by_check_and_doctor(bare:
     assert "the service's user, cannot read /etc/stackd/config.toml" in ran.err
     told = await doctor(bare)
     assert told.ran.code == 1
-    assert any("cannot be read by stackd" in line for line in told.about("files"))
+    assert any("cannot read /etc/stackd/config.toml" in line for line in told.about("files"))
