@@ -13,7 +13,7 @@ from tests.faults.runner import run_here
 
 SEEDS_EACH = 3 if ALL else 2
 MUST_HAPPEN = {
-    "lost file": ("fault lose_file", "checked 9 whose stacks they are"),
+    "lost file": ("fault lose_file", "fault mistake"),
     "two daemons": ("fault hand_over", "steps back"),
     "paused owner": ("fault freeze", "steps back"),
     "restored backup": ("fault back_up", "fault restore"),
