@@ -271,11 +271,16 @@ class _Place:
         """An event is older than what was known. Raises VersionExpired where all have been for a while: a list is to say
         whether the cluster was set back.
         """
-        now = asyncio.get_running_loop().time()
-        self.older_since = now if self.older_since is None else self.older_since
-        if now - self.older_since >= OLDER_SECONDS:
+        if self._is_older_for_long():
             self.older_since = None
             raise VersionExpired("all that it says is older than what was known")
+
+    def _is_older_for_long(self) -> bool:
+        """What was read now is older than what was known. Whether so has been all since ``OLDER_SECONDS``."""
+        now = asyncio.get_running_loop().time()
+        if self.older_since is None:
+            self.older_since = now
+        return now - self.older_since >= OLDER_SECONDS
 
     def listed(self, health: WatchHealth, version: str) -> None:
         """A list of that version was taken. Raises UnexpectedAnswer if it is older than what was told before.
@@ -283,9 +288,7 @@ class _Place:
         It is a cache's or a proxy's then; or, where each list says so for a while, the cluster was set back by its operator.
         """
         if is_older(version, self.newest):
-            now = asyncio.get_running_loop().time()
-            self.older_since = now if self.older_since is None else self.older_since
-            if now - self.older_since < OLDER_SECONDS:
+            if not self._is_older_for_long():
                 health.refused += 1
                 detail = f"resourceVersion {version}, after {self.newest}"
                 raise UnexpectedAnswer(f"a list of {health.kind} is older than what was known before", detail)
