@@ -9,7 +9,8 @@ to decide. Fed by changes of rows.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,6 +22,9 @@ from stackd.workqueue import RetryPolicy
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
 """Seconds until a template is tried again that did not come to run, after the first failure and after many."""
+
+PROVEN_SECONDS = 10.0
+"""A template whose stacks have ended by themselves is taken to run again once one of them has run for so long."""
 
 LONGEST_WAIT = 30.0
 """The same where it is not the template's fault: no room, or no cluster at hand."""
@@ -66,10 +70,14 @@ class Pool:
 
     Before ``in_vain_until`` no create waits for its next stack: one has done so for too long.
     ``waits`` are its rows. ``making`` counts creates under way, whose rows may not be there yet.
+    ``unproven`` are stacks that came to run less than PROVEN_SECONDS ago, and when, the first first; ``crashed``: some have
+    ended by themselves since one was proven.
     """
 
     waits: dict[str, Stack] = field(default_factory=dict)
     making: int = 0
+    unproven: dict[str, float] = field(default_factory=dict)
+    crashed: bool = False
     hits: int = 0
     misses: int = 0
     failures: int = 0
@@ -103,9 +111,27 @@ class Pool:
         """It is not filled before that."""
         self.not_before = max(self.not_before, until)
 
-    def succeeded(self) -> None:
-        """One has come to run."""
-        self.failures, self.reason, self.not_before = 0, "", 0.0
+    def changed_to(self, digest: str) -> None:
+        """Its template is another one by now: what has failed was the one before."""
+        self.digest = digest
+        self.unproven.clear()
+        self._succeeded()
+
+    def came_to_run(self, stack_id: str, now: float) -> None:
+        """One has come to run: that is enough, unless others have and then ended."""
+        self.unproven[stack_id] = now
+        if not self.crashed:
+            self._succeeded()
+
+    def settle(self, now: float) -> None:
+        """Take note of stacks that have run for PROVEN_SECONDS: what crashed before no longer counts."""
+        while self.unproven and now - next(iter(self.unproven.values())) >= PROVEN_SECONDS:
+            del self.unproven[next(iter(self.unproven))]
+            if self.crashed:
+                self._succeeded()
+
+    def _succeeded(self) -> None:
+        self.failures, self.reason, self.not_before, self.crashed = 0, "", 0.0, False
 
     def preempted(self, until: float) -> None:
         """Some of its stacks were ended to make room for creates."""
@@ -162,8 +188,9 @@ class Line:
 class Pools:
     """The pools of one daemon, by the name of the template; also of templates that are there no longer."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self.by_name: dict[str, Pool] = {}
+        self._now = now
         self.pace = ClaimPace()
         self.news = asyncio.Event()
         """Set when something has changed that the refill has to look at: the pools in ``changed``."""
@@ -197,14 +224,21 @@ class Pools:
             return
         if before is not None and was:
             self._rows.pop(before.stack_id, None)
-            self.of(before.template or "").waits.pop(before.stack_id, None)
+            pool = self.of(before.template or "")
+            pool.waits.pop(before.stack_id, None)
+            if after is None or not waits or not is_ready(after):
+                pool.unproven.pop(before.stack_id, None)
             self.changed.add(before.template or "")
         if after is not None and waits:
             self.changed.add(after.template or "")
             self._rows[after.stack_id] = after
-            self.of(after.template or "").waits[after.stack_id] = after
-            if before is not None and before.status is StackStatus.CREATING and after.status is StackStatus.RUNNING:
-                self.of(after.template or "").succeeded()
+            pool = self.of(after.template or "")
+            pool.waits[after.stack_id] = after
+            started = (
+                before is not None and before.status is StackStatus.CREATING and after.status is StackStatus.RUNNING
+            )
+            if started and after.digest == pool.digest:
+                pool.came_to_run(after.stack_id, self._now())
         changed = after or before
         assert changed is not None
         self._sort(changed.stack_id, before)

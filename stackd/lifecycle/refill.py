@@ -44,18 +44,16 @@ GATHER_SECONDS = 0.005
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a pool needs: so many more, and the ends of these; ``failed`` says why some of them have failed."""
+    """What a pool needs: so many more, and the ends of these.
+
+    ``failed`` says why the first of those has failed that are the fault of the template as it is now; empty where none is.
+    """
 
     missing: int = 0
     failing: tuple[Stack, ...] = ()
+    failed: str = ""
     stale: tuple[Stack, ...] = ()
     surplus: tuple[Stack, ...] = ()
-
-    @property
-    def failed(self) -> str:
-        """Why the first of those has failed that are the template's fault; empty where none is."""
-        ours = (one for one in self.failing if one.status in (StackStatus.FAILED, StackStatus.STOPPED))
-        return next((_why(one) for one in ours), "")
 
 
 def work_for(pool: Pool, template: Template | None, now: int | None) -> Work:
@@ -82,7 +80,9 @@ def work_for(pool: Pool, template: Template | None, now: int | None) -> Work:
     if len(good) > wanted:
         surplus = sorted(good, key=lambda row: (is_ready(row), -row.created_at))[: len(good) - wanted]
     missing = max(0, wanted - len(good) - len(stale) - pool.making)
-    return Work(missing=missing, failing=tuple(failing), stale=tuple(stale), surplus=(*surplus, *over))
+    ours = (row for row in failing if row.digest == digest and row.status in (StackStatus.FAILED, StackStatus.STOPPED))
+    failed = next(map(_why, ours), "")
+    return Work(missing=missing, failing=tuple(failing), failed=failed, stale=tuple(stale), surplus=(*surplus, *over))
 
 
 class Refill:
@@ -148,9 +148,11 @@ class Refill:
             return LOOK_SECONDS
         pool, now = self._context.pools.of(name), self._context.clock.monotonic()
         if template is not None and pool.digest != template.digest:  # what has failed was another one
-            pool.digest, pool.failures, pool.reason, pool.not_before = template.digest, 0, "", 0.0
+            pool.changed_to(template.digest)
+        pool.settle(now)
         work = work_for(pool, template, self._now())
         if work.failed:
+            pool.crashed = True
             self._note_failure(pool, name, work.failed, LONGEST_PAUSE)
         await self._end(work)
         return self._make(pool, template, work, now)
@@ -188,7 +190,7 @@ class Refill:
         most = max(0, min(work.missing, at_once - self._making))
         if pool.failures:
             starting = pool.making or any(row.status is StackStatus.CREATING for row in pool.waits.values())
-            most = 0 if starting else min(1, most)
+            most = 0 if starting or (pool.crashed and pool.unproven) else min(1, most)
         count = self._allowed(most)
         for _ in range(count):
             self._making += 1

@@ -275,18 +275,22 @@ async def test_none_is_given_whose_node_is_not_ready(at: Harness) -> None:
 async def test_what_fails_in_a_pool_is_ended_and_the_template_is_left_alone_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Meanwhile another pool is filled, so that nobody has to wait to see that nothing happens."""
+    """They are made one after the other, so that the second comes to run, for a moment, when the first has failed already.
+    Meanwhile another pool is filled, so that nobody has to wait to see that nothing happens."""
     monkeypatch.setattr(pools, "FIRST_PAUSE", 60.0)
-    settings = folder_with(tmp_path, web_1=template(image="app/fail"), plain=plain())
-    async with harness(tmp_path, settings) as at:
+    slowly = {"STACKD_TEMPLATES__REFILL_PER_SECOND": "10"}
+    settings = folder_with(tmp_path, web_1=template(image="app/fail"), plain=plain()) | slowly
+    async with (
+        EmbeddedCluster(fast_cluster(start_delay=0.4, run_time=0.05)) as cluster,
+        harness(tmp_path, settings, cluster=cluster) as at,
+    ):
 
         async def failed() -> bool:
-            return bool((await entry(at))["reason"]) and not waiting(at)
+            found = await entry(at)
+            return bool("exit code" in found["reason"] and found["failing"] == SIZE) and not waiting(at)
 
         await eventually(failed)
-        found = await entry(at)
-        assert (found["ready"], found["failing"]) == (0, SIZE)
-        assert "exit code" in found["reason"]
+        assert (await entry(at))["ready"] == 0
         await filled(at, "plain")
         await at.create({"template": "plain"})
         await filled(at, "plain")

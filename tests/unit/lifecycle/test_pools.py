@@ -8,7 +8,7 @@ import pytest
 
 from stackd.kube.objects import NodeState
 from stackd.lifecycle.assign import may_be_given
-from stackd.lifecycle.pools import FIRST_PAUSE, Pool, Pools
+from stackd.lifecycle.pools import FIRST_PAUSE, PROVEN_SECONDS, Pool, Pools
 from stackd.lifecycle.refill import Work, work_for
 from stackd.model import DeleteReason, Desired, SanitizedSpec, Stack, StackStatus, TargetPort
 from stackd.podspec import Policy
@@ -187,11 +187,16 @@ def test_a_node_that_goes_is_not_the_templates_fault() -> None:
     assert work_for(pool_of(*numbered(1, status=StackStatus.NODE_DELETED)), web(), NOW).failed == ""
     failed = numbered(1, status=StackStatus.FAILED, status_reason="ErrImagePull", status_message="no such image")
     assert work_for(pool_of(*failed), web(), NOW).failed == "ErrImagePull: no such image"
+    before = numbered(1, status=StackStatus.FAILED, digest="before")
+    assert work_for(pool_of(*before), web(), NOW) == Work(missing=3, failing=tuple(before)), (
+        "the template was mended since"
+    )
 
 
 def test_a_pool_that_fails_is_tried_again_later_each_time_until_one_runs() -> None:
     pools, pauses = Pools(), []
     pool = pools.of("web-1")
+    pool.changed_to("now")
     for _ in range(12):
         pool.failed("why", 0.0)
         pauses.append(pool.not_before)
@@ -199,6 +204,32 @@ def test_a_pool_that_fails_is_tried_again_later_each_time_until_one_runs() -> No
     assert pauses[-1] == pauses[-2] == 300.0
     pools.row_changed(waits(status=StackStatus.CREATING), waits())
     assert (pool.failures, pool.reason, pool.not_before) == (0, "", 0.0)
+
+
+def test_where_stacks_have_ended_by_themselves_one_has_to_run_for_a_while() -> None:
+    """A program may come up, be ready, and end a second later: that it came up says nothing then."""
+    now = 100.0
+    pools = Pools(lambda: now)
+    pool = pools.of("web-1")
+    pool.changed_to("now")
+
+    def start(name: str) -> None:
+        pools.row_changed(waits(name, status=StackStatus.CREATING), waits(name))
+
+    pool.crashed = True
+    pool.failed("why", now)
+    start("ends")
+    now += PROVEN_SECONDS - 0.1
+    pools.row_changed(waits("ends"), waits("ends", status=StackStatus.FAILED, ended=True))
+    start("given")
+    pools.row_changed(waits("given"), stack(stack_id="given", template="web-1", digest="now"))
+    start("stays")
+    now += PROVEN_SECONDS - 0.1
+    pool.settle(now)
+    assert (pool.failures, pool.reason) == (1, "why")
+    now += 0.1
+    pool.settle(now)
+    assert (pool.failures, pool.reason, pool.not_before, pool.crashed) == (0, "", 0.0, False)
 
 
 def test_a_pass_has_a_given_stacks_pod_told_and_lets_what_waits_live_beyond_its_time() -> None:
