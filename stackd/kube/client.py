@@ -105,28 +105,23 @@ class Cluster(Caller):
         """
         await remove(self, "services", name, uid, self.deadline(timeout), known)
 
-    async def put_labels_on_pod(
-        self, name: str, uid: str, wanted: Mapping[str, str], *, timeout: float | None = None
-    ) -> PodState:
-        """Set labels of the pod of that uid; the pod as it is then. Raises as ``patch_pod``."""
-        raw = await self._patch("pods", name, uid, self.deadline(timeout), labels=wanted)
-        return readable("pods", pod_state, raw)
-
     async def patch_pod(
         self,
         name: str,
         uid: str,
         *,
         labels: Mapping[str, str | None] | None = None,
-        annotations: Mapping[str, str | None],
+        annotations: Mapping[str, str | None] | None = None,
         timeout: float | None = None,
-    ) -> None:
-        """Set (or, with None, remove) labels and annotations of the pod of that uid.
+    ) -> PodState:
+        """Set (or, with None, remove) labels and annotations of the pod of that uid; returns the pod as it is then.
 
         Raises ObjectNotFound; PreconditionFailed if the name belongs to another pod by now.
         """
-        wanted = {"labels": labels, "annotations": annotations} if labels else {"annotations": annotations}
-        await self._patch("pods", name, uid, self.deadline(timeout), **wanted)
+        wanted = {"labels": labels or {}, "annotations": annotations or {}}
+        changes = {part: names for part, names in wanted.items() if names}
+        raw = await self._patch("pods", name, uid, self.deadline(timeout), **changes)
+        return readable("pods", pod_state, raw)
 
     async def put_stopped(self, manifest: Mapping[str, Any], *, timeout: float | None = None) -> StoppedRecord:
         """Have the cluster hold this record of a stack without a pod, whatever record of that stack it has. Raises as

@@ -43,7 +43,8 @@ class PodState:
     """A pod. ``scheduled`` is the PodScheduled condition, None while there is none; times in nanoseconds.
 
     ``generation`` and ``expires_at`` are what stackd has written on it: which pod of its stack it is, and its end;
-    ``pool`` is the template in whose pool it waits, empty where it does not;
+    ``pool`` is the template in whose pool it waits, empty where it does not; ``recorded`` says whether it carries the record
+    and the end of its stack, from which a lost state file can be rebuilt;
     ``cpu_milli``, ``memory_bytes`` and ``ephemeral_bytes`` are what the scheduler reserves for it: what an admission policy
     or a LimitRange has made of its requests.
     """
@@ -70,6 +71,7 @@ class PodState:
     memory_bytes: int = 0
     ephemeral_bytes: int = 0
     pool: str = ""
+    recorded: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +130,7 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled", _NONE)
     disruption = conditions.get("DisruptionTarget", _NONE)
-    names = labels.labels_of(raw)
+    names, notes = labels.labels_of(raw), labels.annotations_of(raw)
     node_name = spec.get("nodeName")
     return PodState(
         name=metadata["name"],
@@ -153,6 +155,7 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
         memory_bytes=reserved(spec, "memory"),
         ephemeral_bytes=reserved(spec, EPHEMERAL_STORAGE),
         pool=intern(names.get(labels.POOL, "")),
+        recorded=bool(notes.get(labels.RECORD) and notes.get(labels.EXPIRES)),
     )
 
 

@@ -155,6 +155,7 @@ class Context:
                        seconds)
     ``contact_tried``  set once the cluster was reached, or a try to reach it has failed
     ``foreign_view``   whether the mirror may hold what another cluster has said
+    ``unrecordable``   the uids of pods off which something in the cluster takes stackd's annotations
     ``prepared``       whether what has to be in the cluster was found there
     ``renewed``        False while rows of a restored file have to be brought up to date
     ``waiting_for``    why the cluster cannot be used; ``refused`` where it answers and does not accept stackd
@@ -189,6 +190,7 @@ class Context:
     doubted_since: float | None = None
     contact_tried: asyncio.Event = field(default_factory=asyncio.Event)
     foreign_view: bool = False
+    unrecordable: set[str] = field(default_factory=set)
     renewed: bool = True
     prepared: bool = False
     waiting_for: str = ""

@@ -65,7 +65,7 @@ async def put_labels_on(context: Context, stack: Stack, pod_uid: str) -> PodStat
     Raises ObjectNotFound, PreconditionFailed, ClusterUnavailable.
     """
     wanted = object_labels(context.config.cluster.instance, stack.stack_id)
-    return await context.cluster.put_labels_on_pod(stack.pod_name, pod_uid, wanted)
+    return await context.cluster.patch_pod(stack.pod_name, pod_uid, labels=wanted)
 
 
 def _replaced() -> None:

@@ -133,6 +133,7 @@ class Snapshot:
     ``looked_up``  ids without a row that the file was asked about
     ``stopped``   the records of stacks without a pod
     ``unadoptable``  by their uid, pods and records that no row can be made from, and why
+    ``unrecordable``  the uids of pods off which something in the cluster takes annotations
     ``incomplete``  the file may lack what the cluster has: it is taken over at once
     ``removals``, ``repairs``  what stands in the work queues already
     ``clock_trusted``  whether ``now`` may be right; ``sudden_until``  to what time the clock was set forward (0: never)
@@ -150,6 +151,7 @@ class Snapshot:
     removed: Container[str] = ()
     looked_up: Container[str] = ()
     unadoptable: Mapping[str, str] = field(default_factory=dict)
+    unrecordable: Container[str] = ()
     incomplete: bool = False
     removals: Container[Removal] = ()
     repairs: Container[Repair] = ()
@@ -210,9 +212,12 @@ def is_claimed(orphan: Orphan, stack: Stack | None) -> bool:
 
 
 def own_pod(pods: Mapping[str, PodState], stack: Stack) -> PodState | None:
-    """The stack's pod; one of an earlier generation, which is on its way out, does not count."""
+    """The stack's pod; one of an earlier generation, which is on its way out, does not count.
+
+    The generation is written on the pod, where it can be removed: a pod with the uid of the row is the stack's in any case.
+    """
     pod = pods.get(stack.pod_name)
-    return None if pod is None or pod.generation < stack.generation else pod
+    return None if pod is None or (pod.uid != stack.pod_uid and pod.generation < stack.generation) else pod
 
 
 def wants_service(stack: Stack) -> bool:
@@ -309,6 +314,8 @@ def _living(seen: Snapshot, stack: Stack) -> Action | None:
         return _repair(seen, ActionKind.ANNOTATE, name, "its pod does not say yet that it was given away")
     if pod.expires_at not in (None, stack.ttl_expires_at) and not stack.unassigned:
         return _repair(seen, ActionKind.ANNOTATE, name, "its pod lacks its new end")
+    if not pod.recorded and pod.uid not in seen.unrecordable:
+        return _repair(seen, ActionKind.ANNOTATE, name, "its pod lacks the record from which a lost file is rebuilt")
     if name in seen.stopped:
         return _repair(seen, ActionKind.RECORD, name, "it has a pod again, and needs no other record")
     return None

@@ -189,6 +189,8 @@ class Reconciler:
 
     def _snapshot(self) -> Snapshot:
         context = self._context
+        if context.unrecordable:
+            context.unrecordable &= {pod.uid for pod in context.mirror.pods.values()}
         return Snapshot(
             now=context.clock.now(),
             orphan_grace=round(context.config.reconcile.orphan_grace * NANOSECONDS),
@@ -202,6 +204,7 @@ class Reconciler:
             removed=self._removed,
             looked_up=self._looked_up,
             unadoptable=self._unadoptable,
+            unrecordable=context.unrecordable,
             incomplete=context.store.incomplete,
             removals=context.removals,
             repairs=context.repairs,

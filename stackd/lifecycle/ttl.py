@@ -191,8 +191,8 @@ async def _annotate_or_retry(context: Context, stack: Stack) -> None:
 
 
 async def annotate(context: Context, stack_id: str, *, timeout: float | None = None) -> None:
-    """Write the stack's end on its pod, or where it is stopped on its record, if that says otherwise; and that it was given
-    away, where it was.
+    """Write the stack's end on its pod, or where it is stopped on its record, if that says otherwise; that it was given
+    away, where it was; and the whole record on a pod that has lost it.
 
     Raises ClusterUnavailable, ClusterError.
     """
@@ -209,13 +209,28 @@ async def _annotate(context: Context, stack_id: str, timeout: float | None) -> N
             await _annotate_owner(context, stack, pod, timeout)
             return
         noted = {labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at)}
-        if pod is not None and pod.expires_at != stack.ttl_expires_at:
+        if pod is not None and (pod.expires_at != stack.ttl_expires_at or not pod.recorded):
+            annotations = noted if pod.recorded else our_annotations(await context.store.stacks.whole(stack))
             await context.right_cluster()
-            await context.cluster.patch_pod(stack_id, pod.uid, annotations=noted, timeout=timeout)
+            changed = await context.cluster.patch_pod(stack_id, pod.uid, annotations=annotations, timeout=timeout)
+            _note_record(context, stack_id, pod, changed)
         record = context.mirror.stopped.get(stack_id)
         if record is not None and record.expires_at != stack.ttl_expires_at:
             await context.right_cluster()
             await context.cluster.patch_stopped_annotations(stack_id, record.uid, noted, timeout=timeout)
+
+
+def _note_record(context: Context, stack_id: str, before: PodState, after: PodState) -> None:
+    """Remember a pod that does not keep the stack's record, and say so; and say that one has it again."""
+    if after.recorded:
+        context.unrecordable.discard(after.uid)
+        if not before.recorded:
+            about(log, stack_id).warning("stackd's annotations were removed from its pod and are restored")
+    else:
+        context.unrecordable.add(after.uid)
+        about(log, stack_id, same="annotations").warning(
+            "something in the cluster removes stackd's annotations from its pod: a lost state file could not be rebuilt"
+        )
 
 
 async def annotate_all_given(context: Context, seconds: float) -> None:

@@ -57,6 +57,7 @@ def test_a_running_pod_as_recorded() -> None:
                 last_exit_code=None,
             ),
         ),
+        recorded=False,
         cpu_milli=100,
         memory_bytes=64 << 20,
     )

@@ -66,7 +66,8 @@ def kinds(snapshot: Snapshot) -> list[tuple[str, str]]:
         (STACK, LIVES, None),
         (STACK, {}, "end"),
         (STACK, {"services": [service()]}, "end"),
-        (replace(STACK, generation=1), LIVES, "end"),
+        (replace(STACK, generation=1), {"pods": [pod(uid="earlier")], "services": [service()]}, "end"),
+        (replace(STACK, generation=1), LIVES, None),  # the annotation was removed from its own pod
         (replace(STACK, generation=1), {"pods": [pod(generation=1)], "services": [service()]}, None),
         # its Service is gone, or was changed
         (STACK, {"pods": [pod()]}, "repair"),
@@ -85,6 +86,10 @@ def kinds(snapshot: Snapshot) -> list[tuple[str, str]]:
             LIVES | {"pods": [pod(expires_at=1)], "repairs": {Repair(kind=RepairKind.ANNOTATE, stack_id=NAME)}},
             None,
         ),
+        # the record is on its pod
+        (STACK, LIVES | {"pods": [pod(recorded=False)]}, "annotate"),
+        (stack(unassigned=True), LIVES | {"pods": [pod(recorded=False, pool="web-1")]}, "annotate"),
+        (STACK, LIVES | {"pods": [pod(recorded=False)], "unrecordable": {"pod"}}, None),
         # its time
         (stack(ttl_expires_at=NOW + 1), LIVES, None),
         (stack(ttl_expires_at=NOW), LIVES, "expire"),
