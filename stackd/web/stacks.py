@@ -250,10 +250,12 @@ async def first_answer(
 
 def idempotency_key(call: ApiCall) -> str | None:
     """The request's Idempotency-Key, None where it has none. Raises InvalidRequest."""
-    key = call.request.headers.get(IDEMPOTENCY_KEY)
-    if key is not None:
+    keys = call.request.headers.getall(IDEMPOTENCY_KEY, ())
+    if len(keys) > 1:
+        raise InvalidRequest(f"Idempotency-Key must be given once, not {len(keys)} times")
+    for key in keys:
         check_key(key)
-    return key
+    return keys[0] if keys else None
 
 
 class Beginning(Protocol):

@@ -10,7 +10,7 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster
 from stackd.keys import digest
-from tests.harness import READ_KEY, Harness, Reply, fast_cluster, harness, request_for, seed
+from tests.harness import KEY, READ_KEY, Harness, Reply, fast_cluster, harness, request_for, seed
 
 
 async def post(at: Harness, path: str, body: dict[str, Any], key: str) -> Reply:
@@ -105,6 +105,16 @@ async def test_a_key_that_cannot_be_one_is_a_400(at: Harness, key: str) -> None:
 
 def same(first: Reply, again: Reply) -> bool:
     return (again.status, again.text, again.headers.get("Idempotency-Replayed")) == (first.status, first.text, "true")
+
+
+@pytest.mark.parametrize("second", ["one", "two"])
+async def test_two_keys_are_a_400(at: Harness, second: str) -> None:
+    """The first one counted, and the other was forgotten."""
+    headers = [("X-API-KEY", KEY), ("Idempotency-Key", "one"), ("Idempotency-Key", second)]
+    async with at.session.post(at.url + "/stacks", json=seed(), headers=headers) as answer:
+        assert answer.status == 400
+        assert (await answer.json())["error"] == "Idempotency-Key must be given once, not 2 times"
+    assert not (await at.call("GET", "/stacks")).json["stacks"]
 
 
 async def test_what_was_answered_stays_so_when_a_policy_forbids_it_by_now(at: Harness) -> None:
