@@ -44,7 +44,7 @@ class StackResources:
         return {CPU: self.cpu_milli, MEMORY: self.memory_bytes, EPHEMERAL: self.ephemeral_bytes, PODS: 1}
 
     def of_quota(self) -> dict[str, int]:
-        """What it takes of each resource that a quota can count, in 10⁻⁹; those that it does not take are left out."""
+        """What it takes of each resource that a quota can count, in 10⁻⁹; what it does not take is left out."""
         cpu, memory = self.cpu_milli * 10**6, self.memory_bytes * NANO
         takes = {
             **dict.fromkeys(("cpu", "requests.cpu", "limits.cpu"), cpu),

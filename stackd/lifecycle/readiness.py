@@ -9,7 +9,7 @@ from stackd.lifecycle.context import AWAY_SECONDS, STALE_SECONDS, Context
 
 
 def reasons(context: Context) -> list[str]:
-    """Why stackd is not ready, in sentences; none when it is."""
+    """Why stackd is not ready, in sentences; empty if it is."""
     ownership = context.ownership
     if ownership.standby:
         return [ownership.standby]
