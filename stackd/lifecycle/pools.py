@@ -1,9 +1,9 @@
 """The stacks that wait in pools, by template: which may be given, and how the pool of each template is doing.
 
-Owns: that no two concurrent creates pick the same stack, and that they pick the one that has been ready longest; that creates waiting for
-the next stack get one in the order of their arrival; what is remembered of a pool's failures; and a pool's figures,
-which ``/templates``, doctor, the metrics and the dashboard read through ``Pools.figures``. That a stack is given only
-once is decided by the file. Row changes keep it up to date.
+Owns: that concurrent creates pick different stacks, and the one that has been ready longest first; that creates waiting
+for the next stack get one in the order of their arrival; what is remembered of a pool's failures; and a pool's figures,
+which ``/templates``, doctor, the metrics and the dashboard read through ``Pools.figures``. The file decides that a
+stack is given only once. Row changes keep this module up to date.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Pool:
 
     Before ``in_vain_until`` no create waits for its next stack, because one waited too long.
     ``waits`` are its rows. ``making`` counts creates under way, whose rows may not exist yet.
-    ``unproven``: the stacks that came to run less than PROVEN_SECONDS ago, and when, in that order; ``crashed``: some have
-    ended by themselves, and none was proven since.
+    ``unproven``: the stacks that came to run less than PROVEN_SECONDS ago, and when, in that order; ``crashed``: some
+    have ended by themselves, and none was proven since.
     """
 
     waits: dict[str, Stack] = field(default_factory=dict)

@@ -61,11 +61,11 @@ async def start(context: Context, stack_id: str, *, by: str) -> Stack:
 
 
 async def restart(context: Context, stack_id: str, *, by: str) -> Stack:
-    """Give the stack a new pod behind the same ports and with the same end, maybe on another node; return it ``creating``.
+    """Give the stack a new pod behind the same ports and with the same end, and return it as ``creating``.
 
-    An error of the cluster (a quota, say) is raised, and the start is retried until it is done. Raises StackNotFound,
-    Conflict (also if the ports were given back and are no longer free), LabelLimitReached, Held, ShuttingDown,
-    StoreUnavailable, and all that a create raises.
+    The node may be another. An error of the cluster (a quota, say) is raised, and the start is retried until it is
+    done. Raises StackNotFound, Conflict (also if the ports were given back and are no longer free), LabelLimitReached,
+    Held, ShuttingDown, StoreUnavailable, and all that a create raises.
     """
     task = context.tasks.spawn(f"restart {stack_id}", _start(context, stack_id, EventKind.RESTART_REQUESTED, by))
     return await context.tasks.result_of(task)
@@ -146,7 +146,7 @@ async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> S
 
 
 def _retried(context: Context, stack_id: str, error: ClusterError | Unavailable) -> Unavailable:
-    """The error for a start that failed now; it says that stackd retries, and whether the stack has a pod until then."""
+    """The error for a start that failed now; it says that stackd retries, and whether there is a pod until then."""
     stack = context.store.stacks.get(stack_id)
     without = "" if stack is None or current_pod(context, stack) is not None else ", and has no pod until then"
     sentence = f"{stack_id} cannot be started now; it is retried until it is done{without}: {told(error)}"

@@ -219,7 +219,7 @@ async def _annotate(context: Context, stack_id: str, timeout: float | None) -> N
 
 
 async def annotate_all_given(context: Context, seconds: float) -> None:
-    """At a stop: annotate the pods of stacks that were just given away, because the next owner may have another file."""
+    """At a stop: annotate the pods of stacks that were just given away; the next owner may have another file."""
     given = [name for name, pod in context.mirror.pods.items() if pod.pool and name in context.store.assigned]
     if not given or context.cluster.connection.contact.lost:
         return

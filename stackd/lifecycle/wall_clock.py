@@ -20,7 +20,7 @@ SKEW_SECONDS = 60.0
 """By how much this machine's clock and the API server's may differ."""
 
 JUMP_SECONDS = 5.0
-"""Between two responses the wall clock and the monotonic one drift apart by less than this, unless the former is set."""
+"""Between two responses the wall clock and the monotonic one drift apart by less, unless the former is set."""
 
 
 class WallClock:
