@@ -7,7 +7,7 @@
     cluster    rights, namespace, policies, nodes, ports, clock, and how many stacks fit
     probe      two stacks that try to reach each other and other addresses that they must not reach
 
-Each yields findings, which are defined here. None changes anything except the probe, which removes what it made.
+Each yields findings, which are defined here. Only the probe and the port check may make objects, and delete them.
 """
 
 from __future__ import annotations

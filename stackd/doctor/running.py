@@ -16,7 +16,7 @@ RELOADED = "stackd_config_reload_timestamp_seconds"
 
 
 async def examine(url: str, key: str, *, expected: bool = False) -> Finding:
-    """Ask it for its readiness; ``key`` may be empty, ``expected`` says that a daemon should be running."""
+    """Ask the daemon for its readiness; ``key`` may be empty, ``expected`` says that a daemon should be running."""
     timeout = aiohttp.ClientTimeout(total=SECONDS)
     headers = {"X-API-KEY": key} if key else {}
     try:

@@ -1,6 +1,7 @@
 """The service as systemd knows it: what the unit is doing, what its journal says; also reloads and starts it.
 
-Owns: the calls to ``systemctl`` and ``journalctl``. Queries return nothing if systemd does not run or the unit is not installed.
+Owns: the calls to ``systemctl`` and ``journalctl``. Queries return nothing if systemd does not run or the unit is not
+installed.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ ANNOTATE_AFTER_SECONDS = 0.01
 """How long after a stack was given away its pod is annotated: the response has been sent by then."""
 
 ANNOTATE_HOLD_SECONDS = 0.5
-"""A burst of claims delays that by at most this: a file lost before it leaves no trace of whose the stack is."""
+"""A burst of claims delays it at most this long. If the file is lost before, nobody knows whose the stack is."""
 
 COMING_SECONDS = 0.05
 """How often a waiting create checks whether a stack of its pool is ready."""
@@ -89,7 +89,7 @@ def pool_for(context: Context, request: CreateRequest) -> Template | None:
 async def assign(context: Context, request: CreateRequest, *, once_more: bool = False) -> Stack | None:
     """Give a stack of a pool to this create and return it; None if there is none to give.
 
-    ``once_more``: the create has looked before, and its miss is counted already. Without it, creates that wait for the
+    ``once_more``: the create has looked before, and its miss is counted already. Otherwise creates that wait for the
     next stack come first. A returned stack survives ``kill -9``. Raises ClusterUnavailable, NotOwner; and
     LabelLimitReached, Unavailable, Conflict and StoreUnavailable as the reservation of a new stack would: then no stack
     is given.

@@ -1,4 +1,4 @@
-"""Connect to the cluster and check that it is the file's own, has the namespace and protects it. Retries.
+"""Connect to the cluster; check its identity, the namespace and its protection. Retries until the cluster answers.
 
 Owns: the conditions under which stackd works with a cluster and a file at all (invariant 8 and
 ``require_ingress_network_policy``), and checking the cluster's identity again whenever it may be another cluster. On

@@ -333,7 +333,10 @@ class Context:
 
     @contextmanager
     def deleting(self, stack_id: str) -> Iterator[None]:
-        """Within this, the caller deletes the stack, and no background worker does; enter it before the intent."""
+        """Within this context the caller deletes the stack, and no background worker does.
+
+        Enter it before the intent is committed.
+        """
         already = stack_id in self.being_deleted
         self.being_deleted.add(stack_id)
         try:

@@ -63,7 +63,7 @@ SUSPECT_SECONDS = 2.0
 """While a new pod is awaited, a watch of pods that is silent for this long is reopened over another connection."""
 
 PREEMPTIONS = 3
-"""How often one create may delete stacks of pools: for a node port, for the quota, for a node's room."""
+"""How many times one create may delete stacks of pools: for a node port, for the quota, for a node's room."""
 
 UNDO_SECONDS = 2.0
 """How long a failed create waits for its undo; after that, the undo goes on in the background."""

@@ -27,7 +27,7 @@ CUT_OFF = 8
 
 
 def hide(text: str, values: Mapping[str, str]) -> str:
-    """The text without these values: as they are, as a pod has them (``$$`` for ``$``), and either as JSON has it."""
+    """The text without these values: as they are, as a pod has them (``$$`` for ``$``), and both escaped as in JSON."""
     if not text or not values:
         return text
     forms = _forms(values)

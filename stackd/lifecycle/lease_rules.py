@@ -98,7 +98,7 @@ class ObservedLease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Succession:
-    """Whether a new owner's file has all that the cluster has seen; ``why`` not; ``after_lease``: there was a Lease."""
+    """Whether a new owner's file has all that the cluster has seen, or ``why`` not; ``after_lease``: one existed."""
 
     continuous: bool
     why: str = ""

@@ -98,7 +98,7 @@ def most_storage(limit_ranges: Iterable[Mapping[str, Any]]) -> Storage:
 
 
 def storage_given(most: str, limit_ranges: Iterable[Mapping[str, Any]]) -> Storage:
-    """What a container gets that requests no disk: ``policy.max_ephemeral_storage``, else what the LimitRanges give.
+    """What a container that requests no disk gets: ``policy.max_ephemeral_storage``, else what the LimitRanges give.
 
     The LimitRanges are as the API server keeps them, with all defaults filled in; the first that gives something
     counts.

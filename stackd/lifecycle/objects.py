@@ -119,7 +119,7 @@ async def _require_as_asked(context: Context, stack: Stack, service: ServiceStat
 async def ask_node_ports(context: Context) -> None:
     """Ask the cluster for its port range, unless it is known and contains all that is configured.
 
-    If the cluster does not tell, its first refusal of a port will.
+    If the cluster does not tell its range, its first refusal of a port does.
     """
     wanted = configured_range(context.config)
     if context.node_ports is not None and wanted.common(context.node_ports) == wanted:

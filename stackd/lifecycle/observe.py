@@ -1,7 +1,7 @@
 """Follow the cluster: derive each stack's status from the mirror, and write it only if it differs.
 
 Owns: which stacks have to be checked and when to check them again, since when a pull has been failing, and waiting for
-a status. ``status.judge`` maps to a status. A stack that has ended for good goes to the deleter, unless a brake holds
+a status. ``status.judge`` does the mapping. A stack that has ended for good goes to the deleter, unless a brake holds
 it.
 """
 

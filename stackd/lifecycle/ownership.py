@@ -71,8 +71,8 @@ class Ownership:
     each failure. ``set_back`` is called when the operator has set the cluster back (restored a backup of it): what was
     seen of it before is void.
 
-    ``confirmed`` returns when the cluster that answers has confirmed that it is the file's own, because the Lease of
-    another cluster, or its absence there, means nothing. Raises ClusterUnavailable.
+    ``confirmed`` returns once the cluster that answers is confirmed as the file's own, or raises ClusterUnavailable:
+    the Lease of another cluster, or its absence there, means nothing.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 BLOCKED_RETRY_SECONDS = 5
 
 CONTESTED_PASSES = 10
-"""How many passes a new owner waits at most for a port that a stack which it takes over needs."""
+"""How many passes a new owner waits at most for the ports of stacks that it takes over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ class Reconciler:
         confirmed = context.brake.confirmed
         if confirmed and not _blocked(context):
             await self._observer.observe(set(confirmed))
-        # Another row may have given back since the last pass what they need.
+        # What they lack may have been given back since the last pass.
         self._unadoptable = {uid: why for uid, why in self._unadoptable.items() if uid not in self._contested}
         self._contested = frozenset()
         plan = await self.plan()

@@ -46,8 +46,7 @@ GATHER_SECONDS = 0.005
 class Work:
     """What a pool needs: how many more stacks, and which to delete.
 
-    ``failed`` says why the first of the failing stacks has failed that the current template is to blame for; empty if
-    none.
+    ``failed`` says why the first failing stack of the current template failed by itself; empty if there is none.
     """
 
     missing: int = 0
@@ -148,7 +147,7 @@ class Refill:
         if (template is None or not template.pool) and name not in self._context.pools.by_name:
             return LOOK_SECONDS
         pool, now = self._context.pools.of(name), self._context.clock.monotonic()
-        if template is not None and pool.digest != template.digest:  # what has failed was another one
+        if template is not None and pool.digest != template.digest:  # earlier failures were the old one's
             pool.changed_to(template.digest)
         pool.settle(now)
         work = work_for(pool, template, self._now())

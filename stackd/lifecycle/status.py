@@ -38,7 +38,7 @@ MESSAGE_LIMIT = 1024
 class PodSnapshot:
     """What is seen of one stack at one moment; ``pull_failing_since`` and ``now`` in nanoseconds.
 
-    ``trouble`` is what somebody else has changed and is being repaired: a reason and a sentence; empty where nothing was.
+    ``trouble`` is what somebody else has changed and is being repaired: a reason and a sentence; empty if nothing was.
     """
 
     pod: PodState | None

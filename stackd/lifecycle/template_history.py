@@ -16,7 +16,7 @@ from stackd.model import Stack, StackStatus
 SAMPLE_SECONDS = 30.0
 SAMPLES = 120
 MOST_STARTS = 1000
-"""This many starts of a template are kept: the latest."""
+"""At most this many starts of a template are kept: the latest."""
 
 SERIES = ("running", "creating", "failed", "ready", "starting", "failing")
 """Its stacks by status, and its pool's figures."""

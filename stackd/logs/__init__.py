@@ -73,7 +73,7 @@ def set_level(level: str) -> None:
 
 
 def say_repeated() -> None:
-    """Log how often held back messages were repeated, once their time is over; to be called now and then."""
+    """Log how often messages were repeated, once their ``WITHIN_SECONDS`` are over; to be called regularly."""
     for handler in logging.getLogger().handlers:
         for held in handler.filters:
             if isinstance(held, Repeats):
@@ -82,7 +82,7 @@ def say_repeated() -> None:
 
 
 def collect_for(handler: logging.Handler) -> None:
-    """Collect no thread, process or task for records, and the caller only for the journal: that costs half a record.
+    """Leave thread, process, task and (except for the journal) caller out of records: they cost half a record's time.
 
     The switches are those of the standard library's own guide (Logging HOWTO, "Optimization").
     """

@@ -104,7 +104,7 @@ def digest_of(
     placement: Any,
 ) -> str:
     """The digest of everything that makes a template's pod: the manifest with the operator's additions, ports, values,
-    and where it runs; also the template's name, because its pods are its own.
+    and where it runs; also the template's name, because templates do not share pods.
     """
     ports = [[port.container_port, port.protocol] for port in target_ports]
     parts = [name, manifest, ports, dict(patterns), placement]

@@ -32,7 +32,7 @@ from stackd.web.limits import Limits
 log = logging.getLogger(__name__)
 
 HAND_OVER_SECONDS: Final = 5.0
-"""How long a reload waits for credentials. A reload by somebody else's signal has none, and is late by this."""
+"""How long a reload waits for credentials. If systemd did not send the signal, none come, and it is late by this."""
 
 HAND_OVER_LOOK_SECONDS: Final = 0.02
 
