@@ -3,9 +3,9 @@
 Owns: the table and its scheduler. A verb's known failures (the file or the cluster is unavailable) are logged, and it
 is tried again at the next time; any other exception is a defect and ends the process.
 
-APScheduler uses the wall clock. If the clock is set back, nothing would run for as long. If it is set forward by a year,
-APScheduler would count every missed time of that year. So the next time is always computed from now, and again when the
-clock jumps.
+APScheduler uses the wall clock. If the clock is set back, nothing would run for as long. If it is set forward by a
+year, APScheduler would count every missed time of that year. So the next time is always computed from now, and again
+when the clock jumps.
 """
 
 from __future__ import annotations
