@@ -1,10 +1,10 @@
-"""The configuration: read once at the edge, checked as a whole, frozen from there on.
+"""The configuration: read once at the start, checked as a whole, and frozen.
 
 sections      every key, with its kind, default and reason; [policy] is ``podspec``'s
-sources       the two places where keys stand: a TOML file, and the environment
+sources       the two sources of keys: a TOML file and the environment
 credentials   API keys, systemd's credentials, and which cluster
-load          from all places to a ``Config``, or to all mistakes at once
-wording       what a mistake is called
+load          reads all sources into a ``Config``, or reports all mistakes at once
+wording       the sentences for mistakes
 settings      the keys as a list: what a reload may change, the example file, the table of the docs
 """
 

@@ -1,10 +1,10 @@
-"""What the daemon is given to prove itself and to tell who calls: systemd's credentials, API keys, and the kubeconfig.
+"""The daemon's credentials: systemd's credentials, the API keys by which it recognizes callers, and the kubeconfig.
 
 Owns the word for "none": a unit that makes a credential optional (``LoadCredential=`` with ``SetCredential=`` as the
-fallback) has to give the fallback some text, and stackd's unit gives it this one. Owns the four places of API keys:
-``[[auth.keys]]``, ``STACKD_AUTH__KEY``, ``auth.key_file`` and the systemd credential ``api-key``; a key's text is hashed
-as soon as it is read, and never repeated in a mistake. Owns the places of the kubeconfig, and so turns
-``mode = "auto"`` into a decision; what stands in a kubeconfig is ``kube``'s to read.
+fallback) has to give the fallback some text, and stackd's unit gives it ``UNSET``. Owns the four places of API keys:
+``[[auth.keys]]``, ``STACKD_AUTH__KEY``, ``auth.key_file`` and the systemd credential ``api-key``. A key's text is
+hashed as soon as it is read, and never repeated in a mistake. Owns the places of the kubeconfig, and so resolves
+``mode = "auto"``; ``kube`` reads the content of a kubeconfig.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stackd.keys import SHORTEST, ApiKey, digest
 
 UNSET: Final = b"#unset"
 STAMP: Final = "handed-over"
-"""Is written last, each time."""
+"""The file that is written last in each hand-over."""
 
 _RUN: Final = Path("/run/stackd")
 
@@ -34,9 +34,9 @@ def handed_over(environ: Mapping[str, str]) -> Path | None:
 
 
 def current(path: Path, environ: Mapping[str, str] = os.environ) -> Path:
-    """The file that counts for a credential: the one handed over since the start, if there is one.
+    """The file in force for a credential: the one handed over since the start, if there is one.
 
-    The credential keeps its name, so that nothing that is configured has changed.
+    The configuration keeps the original path, so that a hand-over changes no setting.
     """
     folder = handed_over(environ)
     if folder is None or str(path.parent) != environ.get("CREDENTIALS_DIRECTORY"):
@@ -46,7 +46,7 @@ def current(path: Path, environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def credential(folder: Path | None, name: str) -> Path | None:
-    """The file of that credential, readable or not; None if it was not given."""
+    """The path of that credential, readable or not; None if it was not given."""
     if folder is None or not (folder / name).exists():
         return None
     try:
@@ -85,7 +85,7 @@ class Keyring:
     warnings: list[str] = field(default_factory=list)
 
     def add(self, name: str, origin: str, texts: list[str]) -> None:
-        """Accept the keys of one place, as admin keys that are called after it."""
+        """Add the keys of one place, as admin keys named after it."""
         self.origins.append(origin)
         if not texts:
             self.mistakes.append(("keys", f"{origin} holds no key; {_ONE_A_LINE}"))
@@ -101,7 +101,7 @@ class Keyring:
 
 
 def gather_keys(auth: AuthSection, environ: Mapping[str, str], credentials: Path | None, *, required: bool) -> Keyring:
-    """All configured keys, each hash once; none at all is a mistake where one is ``required``."""
+    """All configured keys, each hash once; it is a mistake if there are none and one is ``required``."""
     ring = Keyring(keys=list(auth.keys))
     if KEY_VARIABLE in environ:
         text = environ[KEY_VARIABLE].strip()
@@ -121,7 +121,7 @@ def _add_file(ring: Keyring, name: str, key: str, path: Path, origin: str) -> No
         mode = path.stat().st_mode
         with current(path).open("rb") as file:
             given = file.read(_LARGEST_FILE + 1)
-        if len(given) > _LARGEST_FILE:  # what would be left of the last key is a key, too
+        if len(given) > _LARGEST_FILE:  # a truncated last key would count as a key
             ring.mistakes.append((key, f"{origin} is larger than {_LARGEST_FILE >> 10} KiB; {_ONE_A_LINE}"))
             return
         text = given.decode()
@@ -138,7 +138,7 @@ def _add_file(ring: Keyring, name: str, key: str, path: Path, origin: str) -> No
 
 
 def _check_keys(ring: Keyring) -> None:
-    """Refuse names and hashes that stand for two different keys; drop exact repetitions."""
+    """Report names and hashes that are used for two different keys; drop exact repetitions."""
     by_hash: dict[bytes, ApiKey] = {}
     names: set[str] = set()
     for key in ring.keys:
@@ -163,7 +163,7 @@ NO_CLUSTER: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The section with the decision in it, and where that came from; ``mistake`` if there is none to make."""
+    """The section with its cluster decided, and where the decision came from; ``mistake`` if none is possible."""
 
     cluster: ClusterSection
     origin: str = ""
@@ -171,7 +171,7 @@ class Choice:
 
 
 def choose_cluster(cluster: ClusterSection, environ: Mapping[str, str], credentials: Path | None) -> Choice:
-    """Decide. In mode auto without a cluster the section stays as it is."""
+    """Decide which cluster is meant. In mode auto without a cluster the section stays as it is."""
     if cluster.mode not in ("auto", "kubeconfig"):
         return Choice(cluster=cluster)
     if cluster.kubeconfig:
@@ -189,7 +189,7 @@ def choose_cluster(cluster: ClusterSection, environ: Mapping[str, str], credenti
 
 
 def require_cluster(config: Config) -> None:
-    """Raise ConfigError unless it is decided which cluster is meant; for commands that talk to one."""
+    """Raise ConfigError unless the cluster is decided; for commands that talk to one."""
     if config.cluster.mode not in ("kubeconfig", "in-cluster"):
         raise ConfigError([f"[cluster] kubeconfig: {NO_CLUSTER}"])
 
@@ -209,5 +209,5 @@ def _decided(cluster: ClusterSection, mode: Literal["kubeconfig", "in-cluster"],
 
 
 def _readable(paths: str) -> bool:
-    """Whether one of the files, which stand in a row as in $KUBECONFIG, can be read."""
+    """Whether one of these files, separated as in $KUBECONFIG, can be read."""
     return any(os.path.isfile(path) and os.access(path, os.R_OK) for path in paths.split(os.pathsep) if path)

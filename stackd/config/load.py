@@ -1,6 +1,6 @@
-"""From a file, the environment and credentials to one ``Config``, or to all the mistakes at once.
+"""Load a file, the environment and credentials into one ``Config``, or report all mistakes at once.
 
-Later places win: default, file, environment; credentials fill what is left empty. Owns, too, the rules that join several
+Later places win: default, file, environment; credentials fill what is empty. Owns, too, the rules that join several
 keys, or a key and the machine.
 """
 
@@ -28,10 +28,10 @@ DEFAULT: Final = "default"
 
 
 class Need(enum.Flag):
-    """What of a configuration has to be complete, and readable for whoever loads it.
+    """Which parts of a configuration must be complete, and readable for the process that loads it.
 
     ``SERVING``   the API keys, and the files of the certificate
-    ``CLUSTER``   which cluster is meant, and how it is reached
+    ``CLUSTER``   which cluster is meant, and how to reach it
     """
 
     NOTHING = 0
@@ -45,10 +45,10 @@ _IN_NO_FILE: Final = 1 << 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedConfig:
-    """A configuration that can be run.
+    """A configuration without mistakes.
 
     ``origins``   for each ``section.key``: ``default``, ``FILE:LINE``, ``environment NAME`` or ``credential NAME``
-    ``warnings``  sentences worth logging at every start
+    ``warnings``  sentences to log at every start
     """
 
     config: Config
@@ -67,7 +67,7 @@ class _Draft:
     bad: set[str] = field(default_factory=set)
 
     def mistake(self, path: KeyPath, text: str) -> None:
-        """Note what is wrong with a key, where it was set."""
+        """Note a mistake in a key, with the place where the key was set."""
         key = ".".join(str(part) for part in path[:2])
         self.bad.add(key)
         origin = self.origins.get(key, DEFAULT)
@@ -86,10 +86,11 @@ def load(
     *,
     needs: Need = EVERYTHING,
 ) -> LoadedConfig:
-    """Read the configuration; ConfigError with all mistakes, in the order of the file, where there are any.
+    """Read the configuration. Raises ConfigError with all mistakes, in the order of the file.
 
     Without ``path`` there is no file; without ``credentials_dir``, systemd's ``$CREDENTIALS_DIRECTORY`` is used if set.
-    What is not needed is not looked for: no keys are gathered, no cluster is decided on.
+    What is not in ``needs`` is not looked for: without SERVING no API keys are gathered, without CLUSTER no cluster is
+    decided.
     """
     unreadable: list[str] = []
     try:
@@ -169,7 +170,7 @@ def _take_environment(draft: _Draft, environment: Mapping[str, str]) -> None:
 
 
 def _validated(draft: _Draft, home: str) -> Config:
-    """The configuration without the keys that are wrong, which are noted."""
+    """The configuration without the keys that are wrong; notes their mistakes."""
     parts: dict[str, Any] = {}
     for section, model in wording.sections().items():
         given = draft.raw[section].items()
@@ -197,7 +198,7 @@ def _at_home(value: Any, home: str) -> Any:
 def _with_cluster(
     draft: _Draft, cluster: ClusterSection, environment: Mapping[str, str], credentials: Path | None
 ) -> tuple[ClusterSection, list[str]]:
-    """The section with its cluster decided; its mistakes are noted, its warnings returned."""
+    """The section with its cluster decided, and its warnings; notes its mistakes."""
     choice = choose_cluster(cluster, environment, credentials)
     if draft.bad.isdisjoint(("cluster.mode", "cluster.kubeconfig")):
         if choice.mistake:
@@ -212,7 +213,7 @@ def _with_cluster(
 def _with_keys(
     draft: _Draft, auth: AuthSection, environment: Mapping[str, str], credentials: Path | None
 ) -> tuple[AuthSection, list[str]]:
-    """The section with the keys of all places; their mistakes are noted, their warnings returned."""
+    """The section with the keys of all places, and their warnings; notes their mistakes."""
     required = not any(key.startswith("auth.") for key in draft.bad)
     ring = gather_keys(auth, environment, credentials, required=required)
     for key, text in ring.mistakes:
@@ -224,7 +225,7 @@ def _with_keys(
 
 
 def _check(draft: _Draft, config: Config, *, serving: bool) -> None:
-    """Apply the rules that join several keys, to those that are right in themselves."""
+    """Apply the rules that join several keys, but only to keys that are right in themselves."""
     for keys, text in contradictions(config, serving=serving):
         if not draft.bad.isdisjoint(keys):
             continue
@@ -236,9 +237,9 @@ Contradiction = tuple[tuple[str, ...], str]
 
 
 def contradictions(config: Config, *, serving: bool = True) -> Iterator[Contradiction]:
-    """(the keys as ``section.key``, the one to blame first; a sentence) of each rule that is broken.
+    """For each broken rule: the keys as ``section.key``, the one to blame first, and a sentence.
 
-    Whether files can be read counts only for who serves with them.
+    Whether files can be read is checked only if ``serving``.
     """
     stacks = config.stacks
     if stacks.node_port_min > stacks.node_port_max:
@@ -284,7 +285,7 @@ def _policy(config: Config) -> Iterator[Contradiction]:
 
 
 def cautions(config: Config) -> Iterator[str]:
-    """What is allowed and yet worth a line at every start."""
+    """What is allowed but worth a warning at every start."""
     if not config.auth.enabled:
         yield "auth.enabled is false: anyone who reaches the port can create and delete stacks"
     if not config.server.tls_cert and not is_loopback(config.server.host):
@@ -294,7 +295,7 @@ def cautions(config: Config) -> Iterator[str]:
 
 
 def _uncounted(config: Config) -> Iterator[str]:
-    """Limits that a create passes by leaving their label out."""
+    """Limits that a create evades by omitting their label."""
     limits = config.limits
     for key in ("stacks_per_label", "creates_per_label"):
         if loose := [label for label in getattr(limits, key) if label not in limits.required_labels]:

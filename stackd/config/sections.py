@@ -1,7 +1,8 @@
 """The sections of the configuration file and their keys.
 
 Owns every key: its name, kind, default, and one line of why. Knows nothing of files or the environment. All sections
-are frozen; durations are seconds, sizes bytes. Tests hold the example file and the table in docs/configure.md to these models.
+are frozen; durations are in seconds, sizes in bytes. Tests compare the example file and the table in docs/configure.md
+with these models.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def _stack_nodes() -> Mapping[str, str]:
 
 
 class Section(BaseModel):
-    """What all sections have in common: frozen, strict about types, no unknown keys."""
+    """The base of all sections: frozen, strict about types, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -266,7 +267,7 @@ class MetricsSection(Section):
 
 
 class Config(Section):
-    """The whole configuration, in force as it stands."""
+    """The whole configuration."""
 
     server: ServerSection = Field(default_factory=ServerSection)
     auth: AuthSection = Field(default_factory=AuthSection)
@@ -283,5 +284,5 @@ class Config(Section):
 
 
 def policy_of(config: Config) -> Policy:
-    """The pod policy that this configuration asks for; ConfigError where its keys contradict each other."""
+    """The pod policy of this configuration. Raises ConfigError if its keys contradict each other."""
     return Policy(**dict(config.policy), restart_policy=config.stacks.restart_policy, max_text=config.limits.pod_spec)

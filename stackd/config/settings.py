@@ -1,7 +1,7 @@
-"""The keys as a flat list: their values as TOML text, what a reload may change, and what is written from them.
+"""The keys as a flat list: their values as TOML text, what a reload may change, and what is generated from them.
 
-``stackd check --effective``, the example file and the table of docs/configure.md are made here. Tests hold both
-to it; after adding a key, print them anew with
+This module generates ``stackd check --effective``, the example file and the table of docs/configure.md. Tests compare
+the latter two with it; after adding a key, print them again with
 ``python -c "from stackd.config.settings import example; print(example(), end='')"`` (or ``table``).
 """
 
@@ -29,7 +29,7 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One key: where it stands, what it is without being set (as TOML), and why it is there."""
+    """One key: its section, its default (as TOML), and its purpose."""
 
     section: str
     key: str
@@ -70,7 +70,7 @@ def _setting(section: str, key: str, field: FieldInfo) -> Setting:
 
 
 def toml(value: object, unit: str = "") -> str:
-    """A value as TOML; durations and sizes as people write them, keys without their hash."""
+    """A value as TOML; durations and sizes as people write them, API keys without their hash."""
     if unit and isinstance(value, int | float):
         return f'"{format_duration(value) if unit == "seconds" else format_size(int(value))}"'
     if isinstance(value, bool):
@@ -90,7 +90,7 @@ def toml(value: object, unit: str = "") -> str:
 
 
 def _string(text: str) -> str:
-    """A basic string. JSON's is one too, but for DEL; half of a surrogate pair is no character and has no place in TOML."""
+    """A TOML basic string: JSON's form, except for DEL; half of a surrogate pair is replaced, because TOML has none."""
     whole = _SURROGATE.sub("\ufffd", text)
     return json.dumps(whole, ensure_ascii=False).replace("\x7f", "\\u007f")
 
@@ -132,7 +132,7 @@ LIVE_KEYS: Final = _LIVE_SINGLE | {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingChange:
-    """A key (``section.key``) and its values as TOML; API keys show their names only."""
+    """A key (``section.key``) and its values as TOML; API keys show only their names."""
 
     key: str
     old: str
@@ -158,7 +158,7 @@ def diff(old: Config, new: Config) -> Changes:
 
 
 def merge_live(old: Config, new: Config) -> Config:
-    """``old`` with the live keys of ``new``: what is in force after a reload, until the restart."""
+    """``old`` with the live keys of ``new``: the configuration in force after a reload, until the restart."""
     parts = {}
     for section in {name.partition(".")[0] for name in LIVE_KEYS}:
         live = [setting for setting in settings() if setting.section == section and setting.name in LIVE_KEYS]
@@ -205,7 +205,7 @@ def _example_section(section: str, doc: str) -> str:
 
 
 def table() -> str:
-    """The table of keys in docs/configure.md, to stand between ``TABLE_BEGIN`` and ``TABLE_END``."""
+    """The table of keys in docs/configure.md, between ``TABLE_BEGIN`` and ``TABLE_END``."""
     rows = ["| key | default | at | what for |", "|---|---|---|---|"]
     for setting in settings():
         when = "reload" if setting.name in LIVE_KEYS else "restart"

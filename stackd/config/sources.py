@@ -1,9 +1,8 @@
-"""The two places where keys stand: a TOML file, and the environment.
+"""The two sources of keys: a TOML file and the environment.
 
 Owns the line of each key in the file, which ``tomllib`` does not tell; the variables' names
-(``STACKD_<SECTION>__<KEY>``), and how the text of a variable becomes the kind of value that its key wants: strings,
-numbers and flags as they are; lists and tables as JSON, as TOML, or as ``a,b`` and ``k=v,k2=v2``. Knows nothing of what
-keys mean.
+(``STACKD_<SECTION>__<KEY>``); and how the text of a variable becomes a value of the key's kind: strings, numbers and
+flags as they are; lists and tables as JSON, as TOML, or as ``a,b`` and ``k=v,k2=v2``. Knows nothing of what keys mean.
 """
 
 from __future__ import annotations
@@ -37,14 +36,14 @@ KeyPath = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TomlFile:
-    """What a file says, and where."""
+    """The content of a file, with the lines of its keys."""
 
     name: str
     data: Mapping[str, object]
     lines: Mapping[KeyPath, int]
 
     def line(self, path: KeyPath) -> int | None:
-        """The line of the key, or of the nearest table or list that holds it; None where the file does not have it."""
+        """The line of the key, or of the nearest table or list that holds it; None if the file does not have it."""
         while path:
             if path in self.lines:
                 return self.lines[path]
@@ -58,7 +57,7 @@ class TomlFile:
 
 
 def read_toml(path: Path) -> TomlFile:
-    """Read the file; ConfigError (one mistake, with the line if there is one) where that cannot be done."""
+    """Read the file. Raises ConfigError (one mistake, with the line if known) if that is not possible."""
     name = str(path)
     try:
         text = path.read_bytes().decode()
@@ -77,7 +76,7 @@ def read_toml(path: Path) -> TomlFile:
 
 
 def user() -> str:
-    """Whose rights this process has."""
+    """The name of the user whose rights this process has."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
@@ -93,7 +92,7 @@ def _syntax_mistake(name: str, text: str, message: str) -> str:
 
 
 def _positions(text: str) -> Iterator[tuple[KeyPath, int]]:
-    """Each header and key of a text that is known to be TOML, with its line."""
+    """Each header and key of a valid TOML text, with its line."""
     table: KeyPath = ()
     counts: dict[KeyPath, int] = {}
     for line, key, is_header in _statements(text):
@@ -112,7 +111,7 @@ def _positions(text: str) -> Iterator[tuple[KeyPath, int]]:
 
 
 def _within(path: KeyPath, counts: Mapping[KeyPath, int]) -> KeyPath:
-    """The path with the index of the latest entry put in after each list of tables that it leads through."""
+    """The path, with the index of the latest entry after each array of tables that it passes through."""
     full: KeyPath = ()
     for part in path[:-1]:
         full = (*full, part)
@@ -168,7 +167,8 @@ def variable(section: str, key: str) -> str:
 def is_ours(name: str) -> bool:
     """Whether a variable is meant for the configuration.
 
-    Not so: the client's and the tests' own, and those that Kubernetes sets in a pod beside a Service named ``stackd``.
+    Variables of the client and of the tests are not, nor those that Kubernetes sets in a pod for a Service named
+    ``stackd``.
     """
     if not name.startswith(PREFIX) or name in _OTHERS:
         return False
@@ -176,7 +176,7 @@ def is_ours(name: str) -> bool:
 
 
 def value_of(text: str, field: FieldInfo) -> object:
-    """The text as the kind of value that the field wants; text that is no such value stays, for the model to refuse."""
+    """The text as a value of the field's kind; other text stays as it is, and the model refuses it."""
     kind = field.annotation
     if kind is bool:
         return _FLAGS.get(text.strip().lower(), text)
@@ -222,7 +222,7 @@ def _table(text: str, kind: Any) -> object:
 
 
 def _structured(text: str) -> object:
-    """JSON or TOML in brackets; None where the text is neither."""
+    """The value of JSON or TOML in brackets, invalid text as it is; None if the text does not begin with a bracket."""
     if text.strip()[:1] not in ("[", "{"):
         return None
     try:

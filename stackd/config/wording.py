@@ -1,6 +1,6 @@
-"""What a mistake is called: pydantic's findings and unknown names, as sentences that say what would be right.
+"""The sentences for mistakes: pydantic's findings and unknown names, with what would be right.
 
-A value is repeated only where its key cannot hold a secret.
+A value is repeated only if its key cannot hold a secret.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def sections() -> dict[str, type[BaseModel]]:
 
 
 def expectation(field: FieldInfo) -> Expects:
-    """What is expected of a field; for those of nested models, their description."""
+    """What is expected of a field; for fields of nested models, their description."""
     for item in field.metadata:
         if isinstance(item, Expects):
             return item
@@ -122,7 +122,7 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
 
 
 def unknown_key(section: str, key: str) -> str:
-    """That the section has no such key, with the nearest name in it, or the section that has it."""
+    """The sentence for an unknown key, with the nearest name in the section, or the section that has the key."""
     if (section, key) == ("auth", "key"):
         return _NO_KEY_TEXT
     models = sections()
@@ -133,7 +133,7 @@ def unknown_key(section: str, key: str) -> str:
 
 
 def unknown_section(section: str) -> str:
-    """That unknown section, with the nearest name, or where a key without a section belongs."""
+    """The sentence for an unknown section, with the nearest name; or the section in which this key belongs."""
     models = sections()
     owners = [other for other, model in models.items() if section in model.model_fields]
     if owners:

@@ -1,13 +1,13 @@
-"""The doctor: looks at this machine, the cluster and a running daemon, and says what is not as it should be.
+"""The doctor: examines this machine, the cluster and a running daemon, and reports what is not as it should be.
 
     machine    files, certificate, configuration
     unit       the service as systemd knows it
-    service    what is wrong with that, and with its files
+    service    what is wrong with the service and its files
     running    a daemon that answers
     cluster    rights, namespace, policies, nodes, ports, clock, and how many stacks fit
-    probe      two stacks that try to reach each other and what they must not
+    probe      two stacks that try to reach each other and other addresses that they must not reach
 
-Each yields findings, which are defined here. Changes nothing, but for the probe, which removes what it made.
+Each yields findings, which are defined here. Only the probe and the port check may make objects, and delete them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Level(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at: what about, how it is, and what to do."""
+    """One result of a check: what it is about, what was found, and what to do."""
 
     level: Level
     about: str

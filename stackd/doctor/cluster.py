@@ -1,4 +1,4 @@
-"""The cluster: is it reached, may stackd do what it does, and is it set up so that stacks stay among themselves."""
+"""Check the cluster: can stackd reach it, does stackd have its rights, and are the stacks isolated from each other."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SPECIAL = (("secrets", "get"), ("pods/exec", "create"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """What one stack asks for; a disk of None is what the policy or the LimitRange gives."""
+    """What one stack requests; ``ephemeral_bytes`` None means what the policy or the LimitRange gives."""
 
     cpu_milli: int = 100
     memory_bytes: int = 128 << 20
@@ -56,7 +56,7 @@ class Size:
         return f"{of_milli(self.cpu_milli)} CPU and {of_bytes(self.memory_bytes)}"
 
     def need(self, given: Storage) -> StackResources:
-        """What one stack takes, where this is given to containers that ask for no disk."""
+        """What one stack takes if containers that request no disk get ``given``."""
         asked = self.ephemeral_bytes
         return StackResources(
             cpu_milli=self.cpu_milli,
@@ -67,7 +67,7 @@ class Size:
 
 
 async def examine(cluster: Cluster, config: Config, size: Size) -> AsyncIterator[Finding]:
-    """Everything, in an order in which the first failure explains the others."""
+    """Run all checks, in an order in which the first failure explains the others."""
     try:
         yield ok("cluster", f"Kubernetes {await cluster.version()} answers")
     except StackdError as error:
@@ -87,7 +87,7 @@ async def examine(cluster: Cluster, config: Config, size: Size) -> AsyncIterator
 
 
 async def foreign_pods(cluster: Cluster, config: Config, known: set[str]) -> Finding | None:
-    """Pods of our instance that the daemon here knows nothing of, though they are not new: another one's, as a rule."""
+    """Older pods of our instance that the daemon here does not know: usually they belong to another stackd."""
     pods = [pod_state(raw) for raw in await cluster.list_raw("pods")]
     old = time.time_ns() - round(STRANGE_SECONDS * 1e9)
     names = sorted(pod.name for pod in pods if pod.name not in known and not pod.deleting and pod.created_at < old)
@@ -153,7 +153,7 @@ def _relabel(config: Config) -> str:
 
 
 def _can_be_restricted(config: Config) -> bool:
-    """Whether every pod that the policy lets through meets the restricted standard."""
+    """Whether every pod that the policy allows meets the restricted standard."""
     policy = config.policy
     return policy.profile == RESTRICTED or (not policy.run_as_root and "ALL" in policy.drop_capabilities)
 
@@ -211,7 +211,7 @@ async def _policies(cluster: Cluster, config: Config, size: Size) -> list[Findin
 
 
 def _networks(policies: list[dict[str, Any]], nodes: list[NodeState], instance: str) -> Iterator[Finding]:
-    """Whether a policy that means the outside lets the cluster's own pods through: the networks that the nodes name."""
+    """Whether a policy that is meant for outside networks also allows the cluster's own pods (the nodes' podCIDRs)."""
     pods = sorted({cidr for node in nodes for cidr in node.pod_cidrs})
     for direction, say, what in ((INGRESS, fail, "lets in"), (EGRESS, warn, "lets out to")):
         for name, cidrs in lets_through(policies, instance, pods, direction):
@@ -302,7 +302,7 @@ def _of_nodes(bound: Bound) -> Bound:
 
 
 def _without_disk(usable: list[NodeState], need: StackResources, given: Storage) -> list[Finding]:
-    """Whether there are nodes that no stack gets to because they report no disk, or less than one stack takes."""
+    """The nodes that no stack can use because they report no disk, or less than one stack takes."""
     short = [node for node in usable if node.ephemeral_bytes < need.ephemeral_bytes]
     if not short:
         return []
@@ -322,7 +322,7 @@ def _without_disk(usable: list[NodeState], need: StackResources, given: Storage)
 
 
 def _refused_disk(config: Config, limit_ranges: list[dict[str, Any]]) -> Iterator[Finding]:
-    """Whether the policy gives more disk than a LimitRange lets a container have."""
+    """Whether the policy gives more disk than a LimitRange allows a container."""
     most, given = most_storage(limit_ranges), config.policy.max_ephemeral_storage
     if given and 0 < most.limit_bytes < parse(given).whole:
         text = f"policy.max_ephemeral_storage gives a pod {given}, and LimitRange {most.limit_range} refuses a container more"
@@ -330,7 +330,7 @@ def _refused_disk(config: Config, limit_ranges: list[dict[str, Any]]) -> Iterato
 
 
 def throwaway(config: Config, port: int, container_port: int = 8080) -> Stack:
-    """A stack that no row knows."""
+    """A stack without a row."""
     return Stack(
         stack_id=f"stack-{secrets.token_hex(8)}",
         namespace=config.stacks.namespace,

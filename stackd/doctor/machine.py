@@ -1,4 +1,4 @@
-"""This machine: who can read and write the files, and whether the certificate can be used."""
+"""Check this machine: who can read and write the files, and whether the certificate can be used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OTHERS_WRITE = 0o002
 
 
 def examine(loaded: LoadedConfig, config_path: Path | None) -> Iterator[Finding]:
-    """What the configuration warns of, the files, and the certificate."""
+    """The warnings of the configuration, the templates, the files and the certificate."""
     for warning in loaded.warnings:
         yield warn("configuration", warning)
     if not loaded.warnings:

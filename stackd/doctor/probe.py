@@ -1,8 +1,8 @@
-"""Two stacks that try what stacks must not be able to do, and one that must work: a node port that answers.
+"""Two stacks: one must answer at its node port, the other tries to reach what stacks must not reach.
 
-Owns: the probe's pods, what they run, and that they are removed. They are made like stacks, hardened and labelled, under
-an instance of their own, so that the policies select them and no daemon touches them. Each question is a container that
-tries to connect and tells by its exit code, because nothing else of a pod can be seen with the rights of stackd.
+Owns: the probe's pods, what they run, and their removal. They are made like stacks, hardened and labelled, but under an
+instance of their own, so that the policies select them and no daemon touches them. Each question is a container that
+tries to connect and answers by its exit code, because stackd's rights show nothing else of a pod.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ TRIES_FOR_A_PORT = 5
 NOBODY: Final = 65534
 LISTEN: Final = ("httpd", "-f", "-p", str(PORT), "-h", "/tmp")  # noqa: S108 - the pod's own, and empty
 SETTLE: Final = "sleep 3"
-"""Some networks need a moment until their policies are in force for a new pod."""
+"""Some networks need a moment until their policies apply to a new pod."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What a stack tries to reach: ``{peer}`` is the other stack's address. ``script`` exits with 0 if it does."""
+    """What a stack tries to reach; ``{peer}`` is the other stack's address. ``script`` exits with 0 if it does."""
 
     name: str
     what: str
@@ -51,7 +51,7 @@ class Question:
 
 
 def connect(host: str, port: str) -> str:
-    """A script that exits with 0 if a connection can be made, and else with 1."""
+    """A script that exits with 0 if it can connect, otherwise with 1."""
     return f"{SETTLE}; nc -w 5 {host} {port} </dev/null >/dev/null 2>&1 && exit 0; exit 1"
 
 
@@ -81,7 +81,7 @@ CONTROL: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeOptions:
-    """The image needs ``sh``, ``nc`` and ``httpd``; ``seconds`` is how long each step may take."""
+    """The image needs ``sh``, ``nc`` and ``httpd``; each step may take ``seconds``."""
 
     image: str = IMAGE
     seconds: float = 90.0
@@ -89,12 +89,12 @@ class ProbeOptions:
 
 
 def instance_for(config: Config) -> str:
-    """The instance under which a probe works."""
+    """The instance name under which a probe works."""
     return f"{config.cluster.instance[:40].rstrip('-_.')}-probe-{secrets.token_hex(3)}"
 
 
 async def probe(cluster: Cluster, config: Config, options: ProbeOptions) -> AsyncGenerator[Finding, None]:
-    """Ask, and remove what was made; ``cluster`` works under ``instance_for``."""
+    """Run the probe, and remove what it made; ``cluster`` works under ``instance_for``."""
     async with AsyncExitStack() as made:
         try:
             async for finding in _Probe(cluster, config, options, made).run():
@@ -130,7 +130,7 @@ class _Probe:
             yield _judged(question, ends[question.name])
 
     async def _listener(self) -> Stack:
-        """A stack that listens, with its service."""
+        """A stack that listens, with its Service."""
         stack = throwaway(self._config, 0, PORT)
         container = self._container("listen", list(LISTEN))
         uid = await self._pod(stack, [container | {"ports": [{"containerPort": PORT}]}])
@@ -190,7 +190,7 @@ class _Probe:
         }
 
     async def _pod(self, stack: Stack, containers: list[dict[str, Any]]) -> str:
-        """Create a pod, to be removed at the end; its uid."""
+        """Create a pod that is removed at the end; returns its uid."""
         spec = {
             "containers": containers,
             "restartPolicy": "Never",
@@ -212,7 +212,7 @@ class _Probe:
         await asyncio.shield(asyncio.ensure_future(delete(name)))
 
     async def _until(self, name: str, wanted: Callable[[JsonObject], bool]) -> JsonObject:
-        """The pod as soon as it is as wanted. Raises _NotRunning when that will not be, or takes too long."""
+        """The pod once ``wanted`` is true of it. Raises _NotRunning if that cannot happen, or takes too long."""
         raw: JsonObject = {}
         why = ""
         patience = asyncio.get_running_loop().time() + self._config.stacks.unschedulable_grace
@@ -257,7 +257,7 @@ def _have_ended(raw: JsonObject, names: tuple[str, ...]) -> bool:
 
 
 def _why(raw: JsonObject) -> str:
-    """What the kubelet or the scheduler says, if anything."""
+    """What the kubelet or the scheduler says about it, if anything."""
     if not raw:
         return ""
     state = pod_state(raw)
@@ -267,7 +267,7 @@ def _why(raw: JsonObject) -> str:
 
 
 async def _answers(host: str, port: int) -> None:
-    """Return once something at the address has answered with a byte."""
+    """Return once the address has answered with a byte."""
     while True:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):

@@ -1,4 +1,4 @@
-"""A running daemon: does it answer where the configuration says, and how is it."""
+"""Check a running daemon: does it answer where the configuration says, and what does it report."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ RELOADED = "stackd_config_reload_timestamp_seconds"
 
 
 async def examine(url: str, key: str, *, expected: bool = False) -> Finding:
-    """Ask it for its readiness; ``key`` may be empty, and ``expected`` says that one is there."""
+    """Ask the daemon for its readiness; ``key`` may be empty, ``expected`` says that a daemon should be running."""
     timeout = aiohttp.ClientTimeout(total=SECONDS)
     headers = {"X-API-KEY": key} if key else {}
     try:
-        # The certificate is judged elsewhere; it need not be one for this name.
+        # Not checked here: the certificate need not be valid for this name, and ``machine`` checks it.
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
             session.get(f"{url}/readyz", headers=headers, ssl=False) as answer,
@@ -41,7 +41,7 @@ async def examine(url: str, key: str, *, expected: bool = False) -> Finding:
 
 
 async def _owner_it_stands_by_for(url: str, key: str) -> str:
-    """Which machine's stackd owns the stacks while this one stands by; empty where it does not."""
+    """The machine whose stackd owns the stacks while this one stands by; empty if it does not."""
     try:
         told = json.loads(await _asked(f"{url}/owner", key))
         return str(told["owner"]) if told["role"] == "standby" else ""
@@ -61,7 +61,7 @@ def _judged(url: str, status: int, body: dict[str, Any]) -> Finding:
 
 
 async def loaded_at(url: str, key: str) -> float:
-    """When the daemon last took a changed configuration over, in seconds since the epoch; 0 if never, or it does not tell."""
+    """When the daemon last took over a changed configuration, in seconds since the epoch; 0 if never or unknown."""
     for line in (await _asked(f"{url}/metrics", key)).splitlines():
         name, _, value = line.rpartition(" ")
         if name == RELOADED:
@@ -70,7 +70,7 @@ async def loaded_at(url: str, key: str) -> float:
 
 
 async def unknown_objects(url: str, key: str) -> list[Finding]:
-    """What carries stackd's labels and belongs to no stack that the daemon knows; nothing where it does not tell."""
+    """Objects with stackd's labels that belong to no stack of the daemon; nothing if the daemon does not answer."""
     try:
         unknown = [
             f"{one['kind']} {one['name']}" for one in json.loads(await _asked(f"{url}/reconcile", key))["unknown"]
@@ -84,7 +84,7 @@ async def unknown_objects(url: str, key: str) -> list[Finding]:
 
 
 async def templates(url: str, key: str) -> list[Finding]:
-    """Templates whose pool is not filled or whose images are not on a node; nothing where the daemon does not tell."""
+    """Templates with an unfilled pool, or with images missing on a node; nothing if the daemon does not answer."""
     try:
         known = json.loads(await _asked(f"{url}/templates", key))["templates"]
         failing = [
@@ -111,7 +111,7 @@ async def templates(url: str, key: str) -> list[Finding]:
 
 
 async def stacks(url: str, key: str) -> set[str] | None:
-    """The ids of all its stacks; None where it does not tell."""
+    """The ids of all its stacks; None if it does not answer."""
     try:
         return {stack["stack_id"] for stack in json.loads(await _asked(f"{url}/stacks?fields=stack_id", key))["stacks"]}
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""The installed service: does systemd have it running, and do its files belong to whom it runs as."""
+"""Check the installed service: does systemd run it, and can its user use its files."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from stackd.upkeep.health import REFUSED, WAITS
 ABOUT: Final = "service"
 FILES: Final = "files"
 SETTLED_SECONDS: Final = 1.0
-"""File times are coarse, and so are systemd's."""
+"""File times are coarse, and systemd's times are too."""
 
 
 def examine(unit: Unit, error: str) -> Iterator[Finding]:
-    """What systemd does with it; ``error`` is the last one in its journal, if there is any."""
+    """What systemd does with the service; ``error`` is the last error in its journal, if there is any."""
     why = f"; the last error: {error}" if error else ""
     if unit.active == "failed":
         yield fail(ABOUT, f"it has failed ({unit.result}){why}", "fix that, then: systemctl restart stackd")
@@ -64,13 +64,13 @@ def _at_work(unit: Unit, why: str) -> Iterator[Finding]:
 
 
 def as_seen_by(config: Config, unit: Unit) -> Config:
-    """The configuration with the state's path as the service has it, which runs in a folder of its own."""
+    """The configuration with the state's path as the service sees it, which has a working directory of its own."""
     state = config.state.model_copy(update={"path": str(Path(unit.folder or "/") / config.state.path)})
     return config.model_copy(update={"state": state})
 
 
 def not_in_force(unit: Unit, loaded_at: float, files: Iterable[Path]) -> Iterator[Finding]:
-    """The files that were changed since the service was started, and since it last took changes over."""
+    """The files that were changed after the service was started and after it last took changes over."""
     since = max(unit.started, loaded_at)
     for path in files:
         try:
@@ -83,7 +83,7 @@ def not_in_force(unit: Unit, loaded_at: float, files: Iterable[Path]) -> Iterato
 
 
 def owners(config: Config, unit: Unit) -> Iterator[Finding]:
-    """The state's files that do not belong to the user whom the service runs as: it cannot use them."""
+    """The state's files that do not belong to the service's user, so that the service cannot use them."""
     try:
         uid = pwd.getpwnam(unit.user or "root").pw_uid
     except KeyError:
@@ -102,7 +102,7 @@ def owners(config: Config, unit: Unit) -> Iterator[Finding]:
 
 
 def unreadable(config: Config, config_path: Path | None, unit: Unit) -> Iterator[Finding]:
-    """The files of the configuration that the service's user cannot read. Only root can tell."""
+    """The files of the configuration that the service's user cannot read. Only root can find out."""
     for path in named_files(config, config_path):
         if not may_read(unit.user, path):
             group = _group(unit.user)
@@ -111,7 +111,7 @@ def unreadable(config: Config, config_path: Path | None, unit: Unit) -> Iterator
 
 
 def named_files(config: Config, config_path: Path | None) -> list[Path]:
-    """What the service itself opens: the configuration, and the files that this names."""
+    """The files that the service itself opens: the configuration, and those that it names."""
     credentials = {config_path.with_name(name) for name in ("api-key", "kubeconfig")} if config_path else set()
     server, cluster = config.server, config.cluster
     named = [config.auth.key_file, server.tls_cert, server.tls_key, *cluster.kubeconfig.split(os.pathsep)]
@@ -122,7 +122,7 @@ def named_files(config: Config, config_path: Path | None) -> list[Path]:
 
 
 def may_read(user: str, path: Path) -> bool:
-    """Whether that user may; true where this process cannot find out."""
+    """Whether that user may read the file; True if this process cannot find out."""
     test = shutil.which("test")
     if os.geteuid() != 0 or not user or test is None:
         return True
@@ -138,7 +138,7 @@ def may_read(user: str, path: Path) -> bool:
 
 
 def _owner(path: Path, uid: int) -> str:
-    """Who owns it, if that is not the one with this number; empty where it is, or where there is nothing."""
+    """Who owns the file, if not the user with this ``uid``; empty if it is, or if there is no file."""
     try:
         found = path.stat().st_uid
     except OSError:

@@ -1,6 +1,7 @@
-"""The service as systemd knows it: what the unit is doing, what its journal says, and to have it reload.
+"""The service as systemd knows it: what the unit is doing, what its journal says; also reloads and starts it.
 
-Owns: the calls to ``systemctl`` and ``journalctl``. Where systemd does not run, or the unit is not installed, there is nothing.
+Owns: the calls to ``systemctl`` and ``journalctl``. Queries return nothing if systemd does not run or the unit is not
+installed.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ _PROPERTIES: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """How the unit is. ``user`` is whom it runs as and ``folder`` where, ``started`` when its process was (seconds since the
-    epoch, 0: never), ``stale`` that systemd has not read its file since that was changed.
+    """The unit's state. ``user`` and ``folder``: as whom and where it runs; ``started``: when its process started
+    (seconds since the epoch, 0: never); ``stale``: its file was changed since systemd has read it.
     """
 
     active: str
@@ -41,7 +42,7 @@ class Unit:
 
 
 def unit() -> Unit | None:
-    """The service's unit; None where systemd does not run or does not know it."""
+    """The service's unit; None if systemd does not run or does not know it."""
     found = _properties(SERVICE)
     if found.get("LoadState") != "loaded":
         return None
@@ -66,18 +67,18 @@ def read(found: Mapping[str, str], *, socket_waits: bool = False) -> Unit:
 
 
 def last_error() -> str:
-    """The latest error in the service's journal, and nothing where there is none or it may not be read."""
+    """The latest error in the service's journal; empty if there is none or it may not be read."""
     return _journal("--lines=1", "--priority=err").strip()
 
 
 def said_since(moment: float, logger: str) -> str:
-    """What one part of the daemon has said since then, a line each."""
+    """What one logger of the daemon has logged since then, one line each."""
     _run("journalctl", "--sync")
     return _journal(f"--since=@{moment:.6f}", f"LOGGER={logger}")
 
 
 def reload() -> bool:
-    """Have the service reload; whether it did. systemctl says on standard error why not."""
+    """Have the service reload; returns whether it did. systemctl says on standard error why not."""
     systemctl = shutil.which("systemctl")
     if systemctl is None:
         return False
@@ -85,7 +86,7 @@ def reload() -> bool:
 
 
 def enable_and_start() -> str:
-    """Have the service run now and at each boot; what systemctl says where that fails, and nothing where it is done."""
+    """Have the service run now and at each boot; returns the error of systemctl, empty if it succeeded."""
     systemctl = shutil.which("systemctl")
     if systemctl is None:
         return "there is no systemctl"
@@ -108,12 +109,12 @@ def _properties(name: str) -> dict[str, str]:
 
 
 def _journal(*matches: str) -> str:
-    """What the service's own processes said; what systemd says of them only repeats that something is wrong."""
+    """What the service's processes have logged; systemd's messages about them only repeat that something is wrong."""
     return _run("journalctl", "--quiet", "--no-pager", "--output=cat", f"_SYSTEMD_UNIT={SERVICE}", *matches)
 
 
 def _run(command: str, *arguments: str) -> str:
-    """What it prints; nothing where it is not there, fails or takes long."""
+    """The command's output; empty if the command does not exist, fails or takes too long."""
     path = shutil.which(command)
     if path is None:
         return ""

@@ -1,4 +1,4 @@
-"""The work that time starts: the APScheduler table, and the worker that drains the batch-delete queue.
+"""Work that runs in the background: the table of intervals for APScheduler, and the queue of batch deletes.
 
 Owns when something runs. What runs is a verb of ``lifecycle``.
 """

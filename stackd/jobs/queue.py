@@ -1,7 +1,7 @@
 """The in-process queue of batch-delete jobs, and the worker that drains it.
 
-Owns: which job is next. The jobs themselves, and how far each has come, are in the file: a job that was cut short by the
-end of the process is queued again at the next start.
+Owns: which job is next. The jobs and their progress are in the file: a job that the end of the process interrupted is
+queued again at the next start.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class BatchQueue:
         *,
         by: str = "stackd",
     ) -> Job:
-        """Accept a job: it is in the file when this returns, and will be worked off whatever happens.
+        """Accept a job: it is in the file when this returns, and will be carried out whatever happens.
 
-        Goes on if the caller leaves, so that what is in the file is in the queue as well. Raises StoreUnavailable, NotOwner.
+        Goes on if the caller leaves, so that a job in the file is also in the queue. Raises StoreUnavailable, NotOwner.
         """
         self._context.fence.require()
         job_id = new_id("job")
@@ -58,7 +58,7 @@ class BatchQueue:
         return job
 
     async def run(self) -> None:
-        """The worker service: first the jobs that an earlier process left unfinished, then what comes, for ever."""
+        """The worker service: first the jobs that an earlier process left unfinished, then new ones; runs for ever."""
         for job in self._context.store.jobs.unfinished():
             self._waiting.put_nowait(job.job_id)
         while True:

@@ -1,10 +1,11 @@
-"""What happens at intervals: one table (name → when → verb) for APScheduler.
+"""What runs at intervals: one table (name → when → verb) for APScheduler.
 
-Owns: the table and its scheduler. A verb's known failures (the file or the cluster is away) are said and tried again at
-the next time; anything else is a defect and ends the process.
+Owns: the table and its scheduler. A verb's known failures (the file or the cluster is unavailable) are logged, and it
+is tried again at the next time; any other exception is a defect and ends the process.
 
-APScheduler goes by the wall clock, and that may be set: back, and nothing would be due for as long; forward by a year, and
-each of a year's missed times would be counted. So the next time is always reckoned from now, and again when the clock jumps.
+APScheduler uses the wall clock. If the clock is set back, nothing would run for as long. If it is set forward by a
+year, APScheduler would count every missed time of that year. So the next time is always computed from now, and again
+when the clock jumps.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ PURGE_SECONDS = 60.0
 QUOTAS_SECONDS = 20.0
 CHECK_CLOCK_SECONDS = 1.0
 JUMP_SECONDS = 0.5
-"""The wall clock and the monotonic one drift apart by less than that between two checks, unless the former is set."""
+"""The wall clock and the monotonic one drift apart by less than this between two checks, unless the former is set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ class Entry:
 
 
 class Every(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
-    """``seconds`` from whatever time it is now."""
+    """A trigger that fires ``seconds`` from now, whatever the time is."""
 
     def __init__(self, seconds: float) -> None:
         self.interval = timedelta(seconds=seconds)
@@ -60,14 +61,14 @@ class Schedule:
         self._every = {entry.name: entry.every for entry in entries}
         self._tasks = tasks
         self._ahead = 0.0
-        # In UTC: the machine's time zone would be looked up, and not every one that TZ may name is found.
+        # In UTC: otherwise APScheduler looks up the machine's time zone, and not every value of TZ is found.
         self._scheduler = AsyncIOScheduler(
             timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         )
 
     def start(self) -> None:
         """Begin; the first time of each entry is one interval from now."""
-        self._ahead = _ahead()  # before the first times are reckoned: the clock may be set from here on
+        self._ahead = _ahead()  # before the first times are computed: the clock may be set from here on
         for entry in self._entries.values():
             trigger = Every(self._every[entry.name])
             self._scheduler.add_job(self._due, trigger, args=[entry], id=entry.name, name=entry.name)
@@ -80,7 +81,7 @@ class Schedule:
             self._scheduler.reschedule_job(name, trigger=Every(every))
 
     async def follow_clock(self) -> None:
-        """The service that notices when the wall clock is set after the start, and reckons all times anew."""
+        """The service that notices when the wall clock is set after the start, and computes all times again."""
         while True:
             await asyncio.sleep(CHECK_CLOCK_SECONDS)
             before, self._ahead = self._ahead, _ahead()
@@ -88,19 +89,19 @@ class Schedule:
                 log.warning("the wall clock was set by %+.1f s", self._ahead - before)
                 for name, every in self._every.items():
                     self.change(name, every)
-            self._scheduler.wakeup()  # set and put right again between two checks, it may have gone to sleep for long
+            self._scheduler.wakeup()  # in case the clock was set and corrected between two checks
 
     async def now(self, name: str) -> None:
-        """Do what an entry does, once and at once."""
+        """Run an entry once, at once."""
         await self._run(self._entries[name])
 
     def stop(self) -> None:
-        """End; what runs goes on. (APScheduler's own end would cut it short, and call that an error.)"""
+        """Start no more runs; those under way go on. (APScheduler's shutdown would cancel them and log an error.)"""
         if self._scheduler.running:
             self._scheduler.pause()
 
     async def _due(self, entry: Entry) -> None:
-        """A background task, so that a graceful stop can wait for it."""
+        """Run the entry in a background task, so that a graceful stop can wait for it."""
         try:
             await self._tasks.spawn(entry.name, self._run(entry))
         except asyncio.CancelledError:

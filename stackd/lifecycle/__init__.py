@@ -1,19 +1,19 @@
 """What stackd does with a stack, and the only place where store and cluster meet.
 
-create, delete, ttl, restart          what is asked for: one verb per file (delete: a batch, too; ttl: expire and extend;
-                                      restart: stop and start, too)
-capacity, needs                       how many more would fit
-idempotency                           the same request twice; and what is forgotten after a while
-objects                               a stack's pod with all that is added to it; its Service and its node ports
-repair                                what living stacks lack is put back
-observe, status, diagnostics          what is seen, what it means, and why it is so
-plan, reconcile, brake                what was missed, and when to stop and wait for the operator
-bring_up, rebuild, readiness          the cluster: is it the right one; rows from its objects; what keeps stackd from being ready
+create, delete, ttl, restart          the verbs, one per file (delete also runs batch jobs; ttl expires and extends;
+                                      restart also stops and starts)
+capacity, needs                       how many more stacks would fit
+idempotency                           repeated requests under one Idempotency-Key; purging old keys, jobs and timelines
+objects                               a stack's pod with stackd's additions; its Service and its node ports
+repair                                restores what living stacks lack
+observe, status, diagnostics          observes pods, derives statuses from them, keeps the reasons of failures
+plan, reconcile, brake                finds what was missed; stops and waits for the operator where too much would go
+bring_up, rebuild, readiness          checks the cluster; recovers rows from its objects; says why stackd is not ready
 ownership, lease_rules                which of two stackd may change anything
-prepull                               images that are on the nodes before they are asked for
-pools, assign, refill, pace           stacks that wait: which may be given, and to whom; given; made anew; what comes first
+prepull                               pulls images onto nodes before stacks need them
+pools, assign, refill, pace           pooled stacks: which may be given; giving them; making new ones; what comes first
 template_history                      the last hour of each template
-hiding                                generated values are kept out of what others say of a stack
-wall_clock, nodes                     whether the clock can be believed; which nodes take stacks
-context, crashpoints                  what every verb is given; where the fault tests let the process die
+hiding                                hides generated values in what others say about a stack
+wall_clock, nodes                     whether the wall clock can be trusted; which nodes take stacks
+context, crashpoints                  what every verb gets; where the fault tests kill the process
 """

@@ -1,7 +1,8 @@
-"""Answer a create from a pool, and have pools give way where a create finds no room.
+"""Answer a create from a pool, and delete stacks of pools where a create finds no room.
 
-Owns: which stack of a pool may be given (invariant 11): one whose pod, node and Service are seen to be in order at that
-moment. Then one transaction gives it away; what its pod tells about it follows in the background. No call to Kubernetes.
+Owns: which stack of a pool may be given (invariant 11): one whose pod, node and Service the mirror shows in order at
+that moment. One transaction then gives the stack away, without a call to Kubernetes. Its pod is annotated in the
+background.
 """
 
 from __future__ import annotations
@@ -35,35 +36,35 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_ENDED = 8
-"""So many stacks of pools are ended for one create at the most."""
+"""At most this many stacks of pools are deleted each time a create preempts."""
 
 ANNOTATIONS_AT_ONCE = 4
-"""So many pods are annotated at a time: that they were given away, and to whom."""
+"""This many pods are annotated at a time with the fact that they were given away, and to whom."""
 
 ANNOTATE_AFTER_SECONDS = 0.01
-"""So long after a stack was given away its pod is annotated: the answer is out by then."""
+"""How long after a stack was given away its pod is annotated: the response has been sent by then."""
 
 ANNOTATE_HOLD_SECONDS = 0.5
-"""So long at most a burst of claims holds that up: whoever loses the file meanwhile does not know whose the stack is."""
+"""A burst of claims delays it at most this long. If the file is lost before, nobody knows whose the stack is."""
 
 COMING_SECONDS = 0.05
-"""How often a create looks whether a stack of its pool has come to run."""
+"""How often a waiting create checks whether a stack of its pool is ready."""
 
 NEXT_SECONDS = 1.0
-"""So long at most a create waits for the next stack of its empty pool, before one is made for it."""
+"""A create waits at most this long for the next stack of its empty pool before it makes one itself."""
 
 IN_VAIN_SECONDS = 30.0
-"""So long no other create does so where none came within that time."""
+"""After a create has waited for a pool's next stack and got none, no create waits for that pool for this long."""
 
 PREEMPTION_SECONDS = 20.0
-"""So long a create waits for their ends."""
+"""How long a create waits until preempted stacks are gone, or until a stack that its pool is making is ready."""
 
 
 async def annotate_given(context: Context) -> None:
-    """The service that writes on the pods of stacks that they were given away, and to whom: for ever."""
+    """The annotating service: write on the pods of given stacks that they were given, and to whom; for ever."""
 
     async def one(given: Given) -> None:
-        # A task of its own, so that whoever stops the daemon lets it come to its end.
+        # A background task of its own: a graceful stop waits for it.
         await context.tasks.spawn(f"annotate {given.stack_id}", _annotate_given(context, given))
 
     def failed(given: Given, error: StackdError, delay: float | None) -> None:
@@ -80,23 +81,24 @@ async def _annotate_given(context: Context, given: Given) -> None:
 
 
 def pool_for(context: Context, request: CreateRequest) -> Template | None:
-    """The template from whose pool the create can be answered; None where there is no such pool."""
+    """The template whose pool can answer the create; None if there is no such pool."""
     template = request.template or context.settings.templates.pooled_as(request.spec, request.target_ports)
     return template if template is not None and template.pool else None
 
 
 async def assign(context: Context, request: CreateRequest, *, once_more: bool = False) -> Stack | None:
-    """A stack of a pool, given away for this create; None where there is none to be given.
+    """Give a stack of a pool to this create and return it; None if there is none to give.
 
-    ``once_more``: it has been counted before that there was none. Otherwise those who wait for the next one come first.
-    What is returned survives ``kill -9``. Raises ClusterUnavailable, NotOwner; and LabelLimitReached, Unavailable, Conflict and
-    StoreUnavailable as the reservation of a new one would: then nothing is given.
+    ``once_more``: the create has looked before, and its miss is counted already. Otherwise creates that wait for the
+    next stack come first. A returned stack survives ``kill -9``. Raises ClusterUnavailable, NotOwner; and
+    LabelLimitReached, Unavailable, Conflict and StoreUnavailable as the reservation of a new stack would: then no stack
+    is given.
     """
     template = pool_for(context, request)
     if template is None:
         return None
     began, pace = perf_counter(), context.pools.pace
-    if not once_more:  # one that looks again and again is no burst
+    if not once_more:  # repeated looks are not counted as a burst
         pace.begun(context.clock.monotonic())
     try:
         await context.right_cluster()
@@ -118,9 +120,9 @@ async def assign(context: Context, request: CreateRequest, *, once_more: bool = 
 
 
 async def assign_next(context: Context, request: CreateRequest, abandon: Abandon) -> Stack | None:
-    """The next stack of the create's own pool that comes to run, where that is sooner than one that is begun now.
+    """The next stack of the create's own pool that becomes ready, if that is sooner than making a new one.
 
-    None where a stack had better be made for the create. Raises as ``assign``.
+    None if it is better to make a stack for the create. Raises as ``assign``.
     """
     template = pool_for(context, request)
     if template is None:
@@ -135,9 +137,9 @@ async def assign_next(context: Context, request: CreateRequest, abandon: Abandon
 
 
 async def assign_when_made(context: Context, request: CreateRequest, abandon: Abandon) -> Stack | None:
-    """A stack that is being made for the create's own pool, which has taken the last room, as soon as it runs.
+    """A stack that is being made for the create's own pool, as soon as it is ready: the pool has taken the last room.
 
-    None where no such stack is being made, or none comes to run in time. Raises as ``assign``.
+    None if no such stack is being made, or none becomes ready in time. Raises as ``assign``.
     """
     template = pool_for(context, request)
     if template is None:
@@ -148,15 +150,15 @@ async def assign_when_made(context: Context, request: CreateRequest, abandon: Ab
 async def _next_of(
     context: Context, template: Template, request: CreateRequest, abandon: Abandon, seconds: float
 ) -> Stack | None:
-    """The next stack of the template's pool for this create, in the order in which those who wait have come.
+    """The next stack of the template's pool for this create; waiting creates get stacks in the order of their arrival.
 
-    None where the client has left, nothing is on its way into the pool, or the time is up.
+    None if the client has left, no stack is on its way into the pool, or the time is up.
     """
     pools, pool, digest = context.pools, context.pools.of(template.name), template.digest
     until = context.clock.monotonic() + seconds
     with pools.in_line(digest) as place:
         while not abandon.abandoned:
-            coming = pool.coming(digest)  # before the try: what comes meanwhile is not on its way any more
+            coming = pool.coming(digest)  # before the try: a stack that arrives meanwhile is not coming any more
             place.taking = pools.has_turn(digest, place)
             if place.taking and (given := await assign(context, request, once_more=True)) is not None:
                 return given
@@ -164,16 +166,16 @@ async def _next_of(
             left = until - context.clock.monotonic()
             if left <= 0 or not (coming or place.called.is_set()):
                 break
-            # Looks, too: what the watch tells of a pod alone changes no row, and calls nobody.
+            # Polls as well: a change of the pod alone changes no row, so it does not set ``called``.
             await set_within(place.called, min(COMING_SECONDS, left))
             place.called.clear()
     return None
 
 
 def next_is_sooner(pool: Pool, digest: str, waiting: int, now: float) -> bool:
-    """Whether a create gets a stack sooner from the pool than by one that is begun now, behind so many that wait. Pure.
+    """Whether the pool gives this create, behind ``waiting`` others, a stack sooner than a new one would be made. Pure.
 
-    Those that are being made are half way on the average: half of them come first.
+    Stacks that are being made are half way on average, so half of them are ready before a new one.
     """
     return 2 * (waiting + 1) <= pool.coming(digest) and now >= pool.in_vain_until
 
@@ -199,9 +201,9 @@ async def _claim_first(context: Context, template: Template, request: CreateRequ
 
 
 async def _require_ownership(context: Context, stack: Stack, request: CreateRequest) -> None:
-    """Raise NotOwner if another stackd may own the stack by now: it is not this one's to promise, and ends where it still is.
+    """Raise NotOwner if another stackd may own the stack by now: then this stackd cannot promise it.
 
-    Not under an Idempotency-Key: who has one asks again, and gets it.
+    Without an Idempotency-Key the stack is marked for deletion. With one it stays: the client asks again and gets it.
     """
     try:
         context.fence.require()
@@ -235,7 +237,7 @@ def _in_order(context: Context, stack: Stack) -> bool:
 
 
 def may_be_given(stack: Stack, pod: PodState | None, service: ServiceState | None, node: NodeState | None) -> bool:
-    """Whether all that is known of the stack says that it can be reached and used now. Pure."""
+    """Whether everything known about the stack says that it can be reached and used now. Pure."""
     return (
         is_ready(stack)
         and wants_service(stack)
@@ -253,10 +255,11 @@ def may_be_given(stack: Stack, pod: PodState | None, service: ServiceState | Non
 
 
 async def preempt(context: Context, request: CreateRequest, error: StackdError) -> bool:
-    """End unassigned stacks of other templates where that makes room for this create; True if it is worth another try.
+    """Delete unassigned stacks of other templates if that makes room for this create; True if it is worth another try.
 
-    Of any template those go, too, that are held, at the end. To a create for a pool only these give way.
-    ``error`` is what the create has met: NoNodePort, NoRoom or QuotaExceeded. When this returns they are gone.
+    Held stacks of any template are candidates too, but last. A create for a pool may displace only held stacks.
+    ``error`` is what the create has met: NoNodePort, NoRoom or QuotaExceeded. Waits until the stacks are gone, for at
+    most ``PREEMPTION_SECONDS``.
     """
     victims = {stack.stack_id: stack for stack in _victims(context, request, error)}
     if not victims:
@@ -265,7 +268,7 @@ async def preempt(context: Context, request: CreateRequest, error: StackdError) 
     for name in {stack.template or "" for stack in victims.values() if not is_held(stack)}:
         context.pools.of(name).preempted(now + AFTER_PREEMPTION_SECONDS)
     if not request.unassigned:
-        for pool in context.pools.by_name.values():  # none is to take what is made free for a client
+        for pool in context.pools.by_name.values():  # no pool may take the room that is freed for a client
             pool.put_off(now + FIRST_PAUSE)
     context.pools.ending |= victims.keys()
     try:
@@ -293,7 +296,7 @@ async def _end(context: Context, stack_id: str) -> None:
 
 
 def _victims(context: Context, request: CreateRequest, error: StackdError) -> list[Stack]:
-    """The stacks whose ends make room; none where all that could be ended would not do."""
+    """The stacks to delete to make room; empty if even all candidates would not be enough."""
     own = pool_for(context, request)
     others = _spare(context, own.name if own is not None else "")
     spare = sorted((stack for stack in others if not request.unassigned or is_held(stack)), key=_least_wanted)
@@ -322,12 +325,12 @@ def _spare(context: Context, apart_from: str) -> Iterator[Stack]:
 
 
 def _least_wanted(stack: Stack) -> tuple[bool, bool, bool, int]:
-    """What is held may be somebody's, and goes last."""
+    """The sort key of candidates; held stacks may belong to somebody, so they come last."""
     return is_held(stack), not has_failed(stack), is_ready(stack), -stack.created_at
 
 
 def _enough_of(spare: Iterable[Stack], *, ports: int = 0, cpu: int = 0, memory: int = 0, pods: int = 0) -> list[Stack]:
-    """The first of these that give back so much, at least one; none where they are too many, or all are not enough."""
+    """The first of ``spare`` that free this much, at least one; none if that takes too many or is not possible."""
     chosen: list[Stack] = []
     for stack in spare:
         chosen.append(stack)

@@ -1,6 +1,7 @@
-"""The brakes of invariant 8: on the wrong cluster, or when too much would end that nobody asked for, stackd stops and says so.
+"""The brakes of invariant 8: stackd stops on the wrong cluster, or when too many stacks would end unrequested.
 
-Owns: whether a brake is on, why, and the operator's word that releases it. Knows nothing of how the objects are removed.
+Owns: whether a brake is on, why, and the operator's confirmation that releases it. Knows nothing of how objects are
+removed.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from stackd.errors import Held
 log = logging.getLogger(__name__)
 
 FREE_ENDINGS = 10
-"""Up to this many unasked-for endings are never held back (design, invariant 8)."""
+"""Up to this many unrequested endings are never held back (design, invariant 8)."""
 
 WINDOW_SECONDS = 60.0
-"""Endings that trickle in one by one within this time count as one."""
+"""Unrequested endings within this time are counted together, even if they come one by one."""
 
 CONFIRMED_SECONDS = 60.0
-"""A confirmation that no pass could use by then is void: the operator has not seen what is held later."""
+"""A confirmation that no pass could use by then expires: the operator has not seen what is held later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ class Brake:
 
     @property
     def identity_in_doubt(self) -> bool:
-        """Whether the cluster has yet to confirm its identity: after a start, and each time it was away."""
+        """Whether the cluster has yet to confirm its identity: after a start, and each time it was unreachable."""
         return not self._identity_known.is_set()
 
     @identity_in_doubt.setter
@@ -71,7 +72,7 @@ class Brake:
 
     @property
     def held(self) -> dict[str, str]:
-        """What is held back: a stack's id, and what would have been done to it."""
+        """What is held back: the stack's id, and what would have been done to the stack."""
         return dict(self._held)
 
     @property
@@ -95,10 +96,10 @@ class Brake:
             raise Held(f"no stack can be created: {self.wrong_cluster}")
 
     def hold_back(self, endings: Mapping[str, str], among: Collection[str], max_share: float) -> frozenset[str]:
-        """Which of ``endings`` (id → what would be done, none of it asked for) may not go ahead; ``among`` are all ids.
+        """The ids of ``endings`` (id → what would be done, unrequested) that may not go ahead; ``among`` are all ids.
 
-        Those of the last minute count with them, each id once however often its ending is tried. What is held stays so
-        until it stops being true (``forget``) or is confirmed.
+        Endings of the last minute count as well, each id once however often it is tried. A held id stays held until it
+        no longer applies (``forget``) or is confirmed.
         """
         if self.wrong_cluster is not None:
             return frozenset(endings)
@@ -124,26 +125,26 @@ class Brake:
         return frozenset(unconfirmed)
 
     def forget(self, stack_ids: Iterable[str]) -> None:
-        """Stop holding these: they were carried out, or no longer apply."""
+        """Stop holding these ids: they were carried out, or no longer apply."""
         for stack_id in stack_ids:
             self._held.pop(stack_id, None)
 
     @property
     def confirmed(self) -> frozenset[str]:
-        """The ids whose endings the operator has released, while that release counts."""
+        """The ids whose endings the operator has released, as long as that confirmation is valid."""
         return self._confirmed if self._clock.monotonic() < self._confirmed_until else frozenset()
 
     def confirm(self) -> frozenset[str]:
-        """The operator releases what is held now, and nothing else. Returns the ids.
+        """Release what is held now, and nothing else, for the operator. Returns the ids.
 
-        It counts for the next pass that can be made, or for a minute.
+        The confirmation is valid for the next pass that can be made, or for a minute.
         """
         self._confirmed = frozenset(self._held)
         self._confirmed_until = self._clock.monotonic() + CONFIRMED_SECONDS
         return self._confirmed
 
     def pass_done(self) -> None:
-        """A whole pass has been made: a confirmation is used up, and the operator has seen what led to it."""
+        """A whole pass was made: the confirmation is used up, and the endings that led to it no longer count."""
         if self.confirmed:
             self._endings.clear()
         self._confirmed = frozenset()

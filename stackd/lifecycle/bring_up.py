@@ -1,8 +1,9 @@
-"""Connect to the cluster and check it: is it the file's own, does the namespace exist, is it protected. Retries until it answers.
+"""Connect to the cluster; check its identity, the namespace and its protection. Retries until the cluster answers.
 
 Owns: the conditions under which stackd works with a cluster and a file at all (invariant 8 and
-``require_ingress_network_policy``), and that the first of them is asked for again whenever this may be another cluster. On
-the wrong one nothing is made. With another namespace or instance all of the file's stacks would look gone, and end.
+``require_ingress_network_policy``), and checking the cluster's identity again whenever it may be another cluster. On
+the wrong cluster stackd creates nothing. With another namespace or instance all stacks of the file would look gone and
+be marked ended.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ log = logging.getLogger(__name__)
 
 CLUSTER_UID = "cluster_uid"
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 5.0
-"""Seconds between two tries; at the longest as between those of the watches."""
+"""Seconds between two tries; the longest equals that of the watches."""
 
 ASK_AGAIN_SECONDS = 5.0
-"""So often the wrong cluster is asked whether it is the right one by now: nothing else may tell, if only one request in two
-was led astray."""
+"""How often the wrong cluster is asked for its identity again: if only every other request was misrouted, nothing else
+shows that the right cluster is back."""
 
 
 async def bring_up(context: Context, *, check_policies: bool) -> None:
-    """Return when the cluster has been reached and found in order; the brake is on if it is not the file's own.
+    """Return when the cluster was reached and passed the checks; the brake is on if it is not the file's own.
 
     Raises ConfigError where the operator has to do something first.
     """
@@ -60,9 +61,10 @@ async def bring_up(context: Context, *, check_policies: bool) -> None:
 
 
 async def follow_identity(context: Context, *, check_policies: bool, known: Callable[[], None]) -> None:
-    """The identity service: ask the cluster who it is whenever that is in doubt, until it answers, for ever.
+    """The identity service: ask for the cluster's identity whenever it is in doubt, until it answers; for ever.
 
-    ``known`` is called each time that it has. Raises ConfigError as ``bring_up`` does, on a cluster that was not seen before.
+    ``known`` is called whenever the identity is confirmed. Raises ConfigError as ``bring_up`` does, on a cluster not
+    seen before.
     """
     while True:
         await _doubted(context)
@@ -70,7 +72,7 @@ async def follow_identity(context: Context, *, check_policies: bool, known: Call
         if context.foreign_view and context.brake.wrong_cluster is None:
             log.warning("the cluster that the file belongs to answers again; its objects are listed anew")
             await context.mirror.relist()
-            context.foreign_view = False  # in doubt as it still is, it is asked once more whether that was here
+            context.foreign_view = False  # still in doubt: the loop asks once more whether this cluster was listed
         elif not context.brake.identity_in_doubt:
             known()
 
@@ -82,7 +84,7 @@ async def _doubted(context: Context) -> None:
 
 
 async def _identify(context: Context) -> None:
-    """Ask the cluster for its identity, and put the brake on if it is not the file's own."""
+    """Ask the cluster for its identity, and put the brake on if it is not the file's own cluster."""
     context.doubted.clear()
     found = await context.cluster.cluster_uid()
     known = await context.store.meta.get(CLUSTER_UID)
@@ -99,9 +101,9 @@ async def _identify(context: Context) -> None:
         return
     context.cluster.belongs_to = found
     if context.foreign_view:
-        context.doubt()  # what is in the mirror may be the other one's
+        context.doubt()  # the mirror may hold objects of the other cluster
     context.brake.wrong_cluster = None
-    # Whoever has doubted since it was asked means that the answer may be older than the doubt: it is asked for again.
+    # If somebody has doubted during the request, the response may be older than the doubt: the loop asks again.
     context.brake.identity_in_doubt = context.doubted.is_set()
 
 
@@ -128,7 +130,7 @@ async def _require_policy(context: Context) -> None:
 
 
 def require_own_stacks(identity: FileIdentity, stacks: int, config: Config) -> None:
-    """Raise ConfigError where a file with so many stacks says that they are of another namespace or instance."""
+    """Raise ConfigError if the file holds stacks and says that they belong to another namespace or instance."""
     if stacks and (contradiction := identity.contradiction(config.stacks.namespace, config.cluster.instance)):
         raise ConfigError(
             [
@@ -139,7 +141,7 @@ def require_own_stacks(identity: FileIdentity, stacks: int, config: Config) -> N
 
 
 def require_own_file(config: Config) -> None:
-    """The same for the file as it lies there, whoever has it open. Blocking; a file that cannot be read is not judged."""
+    """As ``require_own_stacks`` for the file on disk, whoever has it open. Blocking; ignores an unreadable file."""
     try:
         summary = read_summary(Path(config.state.path))
     except (StoreError, OSError):

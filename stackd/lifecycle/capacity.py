@@ -1,8 +1,8 @@
 """How many more stacks of a kind would fit, and what runs out first: nodes, quota, node ports or stackd's own limit.
 
-Owns: the arithmetic, from the mirror, the rows and the quotas as they were last seen, and the background refresh of the
-latter, which runs only while somebody asks. It assumes that the nodes run nothing but stacks, as what else runs on them is
-not known here, nor are their taints.
+Owns: the arithmetic, from the mirror, the rows and the quotas as last seen; and the background refresh of the quotas,
+which runs only while somebody asks. It assumes that the nodes run nothing but stacks: other pods on them, and their
+taints, are not known here.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ QUOTA, MAX_STACKS = "quota", "max_stacks"
 
 @dataclass(slots=True, kw_only=True)
 class Capacity:
-    """How many fit in all and per node; ``quota`` is None while it is not known, ``stacks`` where there is no limit.
+    """How many fit in all and per node; ``quota`` is None while it is unknown, ``stacks`` if there is no limit.
 
-    ``unassigned`` wait in pools. They give way to creates, so what they take counts as free.
+    ``unassigned`` stacks wait in pools. They give way to creates, so what they take counts as free.
     """
 
     fits: int
@@ -55,12 +55,12 @@ class Capacity:
 
 
 def storage(context: Context) -> Storage:
-    """The disk of a container that asks for none; LimitRanges as they were last seen."""
+    """The disk that a container gets if it requests none, by the LimitRanges as last seen."""
     return storage_given(context.policy.max_ephemeral_storage, context.quotas.limit_ranges)
 
 
 def capacity(context: Context, need: StackResources) -> Capacity:
-    """How many more stacks that take this much fit. Makes no request; tells the quota cache that somebody asks."""
+    """How many more stacks with these needs fit. Makes no request; tells the quota cache that somebody asks."""
     context.quotas.wanted_at = context.clock.monotonic()
     pooled = [stack for stack in context.store.stacks.ordered() if stack.unassigned and stack.deleting_since is None]
     fitting = {name: fits(left, need) for name, left in free_on_nodes(context, apart_from=pooled)}
@@ -88,7 +88,7 @@ def capacity(context: Context, need: StackResources) -> Capacity:
 
 
 def free_on_nodes(context: Context, *, apart_from: Collection[Stack] = ()) -> Iterator[tuple[str, dict[str, int]]]:
-    """The nodes that take stacks, with what is left on each, and with what these take."""
+    """The nodes that take stacks, with what is free on each if the stacks of ``apart_from`` were gone."""
     used: dict[str, list[Stack]] = {}
     ids = {stack.stack_id for stack in apart_from}
     for stack in context.store.stacks.ordered():
@@ -110,7 +110,7 @@ def _free_ports(context: Context, pooled: Collection[Stack]) -> int:
 
 
 def _quota(context: Context, need: StackResources, pooled: Collection[Stack]) -> Bound | None:
-    """The tightest line of all quotas; None while they were never seen, or where none counts what stacks use."""
+    """The tightest line of all quotas; None while quotas were never seen, or if none counts what stacks use."""
     if context.quotas.seen_at is None:
         return None
     bounds = by_quotas(context.quotas.objects, need, left=True, given_back=_given_back(context, pooled))
@@ -118,7 +118,7 @@ def _quota(context: Context, need: StackResources, pooled: Collection[Stack]) ->
 
 
 def _given_back(context: Context, pooled: Collection[Stack]) -> Counter[str]:
-    """What of each resource of a quota is free again where these are ended."""
+    """How much of each quota resource is free again once the pooled stacks are gone."""
     back: Counter[str] = Counter()
     disk = storage(context)
     for stack in pooled:

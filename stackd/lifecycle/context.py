@@ -50,20 +50,20 @@ STALE_SECONDS = 120.0
 """A mirror that has heard nothing for longer is not acted upon, nor called ready."""
 
 CREATES_AT_ONCE = 32
-"""Creates that talk to the cluster at a time; the others wait their turn, so that a burst neither runs into deadlines
-nor keeps everything else from its turn."""
+"""At most this many creates talk to the cluster at a time. The others wait, so that a burst neither runs into deadlines
+nor delays everything else."""
 
 T = TypeVar("T")
 
 
 class Settings:
-    """The configuration in force, the pod policy that follows from it, and the templates; a reload replaces them as a whole."""
+    """The configuration in force, the pod policy that follows from it, and the templates; a reload replaces all."""
 
     def __init__(self, config: Config, templates: TemplateSet = NO_TEMPLATES) -> None:
         self.replace(config, templates)
 
     def replace(self, config: Config, templates: TemplateSet | None = None) -> None:
-        """Put another configuration in force; the templates stay where none are given."""
+        """Put another configuration in force; the templates stay if none are given."""
         self.current = config
         if templates is not None:
             self.templates = templates
@@ -72,7 +72,7 @@ class Settings:
 
 
 class Locks:
-    """One asyncio lock per stack, there only while somebody holds or wants it."""
+    """One asyncio lock per stack, which exists only while somebody holds or wants it."""
 
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -85,7 +85,7 @@ class Locks:
         return lock
 
     def busy(self, stack_id: str) -> bool:
-        """Whether somebody is at work on the stack."""
+        """Whether somebody holds the stack's lock."""
         lock = self._locks.get(stack_id)
         return lock is not None and lock.locked()
 
@@ -94,7 +94,7 @@ class Locks:
 
 
 class Abandon:
-    """Whether a create was abandoned, and a way to end what it waits for."""
+    """Whether a create was abandoned, and a way to cancel what it waits for."""
 
     __slots__ = ("_on_set", "abandoned")
 
@@ -109,7 +109,7 @@ class Abandon:
             self._on_set()
 
     def check(self) -> None:
-        """Raise ClusterUnavailable if it was abandoned."""
+        """Raise ClusterUnavailable if the create was abandoned."""
         if self.abandoned:
             raise ClusterUnavailable("the create was abandoned")
 
@@ -125,7 +125,7 @@ class Abandon:
 
 
 class RecentlyDeleted:
-    """The ids of recently deleted stacks: objects of theirs that turn up late are known to belong to nobody."""
+    """The ids of recently deleted stacks: an object of theirs that appears late is known to have no owner."""
 
     def __init__(self) -> None:
         self._ids: OrderedDict[str, None] = OrderedDict()
@@ -146,21 +146,20 @@ class Context:
 
     ``creating``       the creates under way
     ``being_deleted``  the stacks whose delete a request or a batch job carries out
-    ``removals``, ``repairs``, ``given``, ``diagnostics``  work queues: objects to delete, what living stacks lack, the pods that
-                       are to carry that they were given away, and the stacks whose events and logs are to be kept
+    ``removals``, ``repairs``, ``given``, ``diagnostics``  work queues: objects to delete; what living stacks lack; pods
+                       that have yet to be annotated as given away; stacks whose events and logs are to be kept
     ``log_captures``   tasks that keep the last log lines of stacks that are being deleted
     ``rows``           those who wait for a change of some row
     ``pools``          the stacks that wait to be given to somebody, by template
-    ``doubted``        set while the cluster has to be asked for its identity; first asked for at ``doubted_since`` (monotonic
-                       seconds)
+    ``doubted``        set while the cluster has to be asked for its identity; ``doubted_since`` in monotonic seconds
     ``contact_tried``  set once the cluster was reached, or a try to reach it has failed
     ``foreign_view``   whether the mirror may hold what another cluster has said
-    ``unrecordable``   the uids of pods off which something in the cluster takes stackd's annotations
-    ``prepared``       whether what has to be in the cluster was found there
+    ``unrecordable``   the uids of pods from which something in the cluster removes stackd's annotations
+    ``prepared``       whether everything that must exist in the cluster was found there
     ``renewed``        False while rows of a restored file have to be brought up to date
-    ``waiting_for``    why the cluster cannot be used; ``refused`` where it answers and does not accept stackd
+    ``waiting_for``    why the cluster cannot be used; ``refused``: the cluster answers, but does not accept stackd
     ``file_trouble``   why the last try to write the file failed
-    ``node_ports``     the cluster's range, if it is known; ``ports_trouble``: why none of them can be used
+    ``node_ports``     the cluster's node port range, if known; ``ports_trouble``: why none of them can be used
     ``families``       the address families of the Services that were seen last
     """
 
@@ -219,40 +218,43 @@ class Context:
 
     @property
     def sanitizer(self) -> Sanitizer:
-        """What checks pod specs under that policy."""
+        """Checks pod specs under the policy in force."""
         return self.settings.sanitizer
 
     @property
     def fence(self) -> Fence:
-        """Until when this process may change anything, or say that it has."""
+        """Says until when this process may change anything or acknowledge a change."""
         return self.cluster.connection.fence
 
     def doubt(self) -> None:
-        """This may be another cluster: trust nothing until it has confirmed its identity (``bring_up.follow_identity``)."""
+        """The cluster may be another one: trust nothing until its identity is known (``bring_up.follow_identity``)."""
         if not self.brake.identity_in_doubt or self.doubted_since is None:
             self.doubted_since = self.clock.monotonic()
         self.brake.identity_in_doubt = True
         self.doubted.set()
 
     async def owner_known(self, patience: float = FIRST_CONTACT_SECONDS) -> None:
-        """Return when it is known who owns the stacks; just after a start, wait a moment for that, unless it cannot be known."""
+        """Return when it is known who owns the stacks; just after a start, wait up to ``patience`` seconds for that.
+
+        Does not wait once a try to reach the cluster was made, or while a brake is on.
+        """
         ownership = self.ownership
         if ownership.role is Role.STANDBY and not (ownership.standby or self.closing or self.brake.on):
             await first_of(ownership.owned, ownership.stands_by, self.contact_tried, timeout=patience)
 
     async def admitted(self) -> None:
-        """Return when new work can be taken on; just after a start, wait a moment for the first contact with the cluster.
+        """Return when new work can be accepted; just after a start, wait a moment for contact with the cluster.
 
-        Raises as ``admit`` does, and without waiting once a try to see the cluster has failed.
+        Raises as ``admit`` does. Does not wait once a try to reach the cluster has failed.
         """
         if (not self.mirror.synced or self.store.incomplete) and not (self.closing or self.brake.on):
-            await set_within(self.contact_tried, FIRST_CONTACT_SECONDS)  # if not, ``admit`` says so
+            await set_within(self.contact_tried, FIRST_CONTACT_SECONDS)  # after a timeout ``admit`` raises
         self.admit()
 
     async def stacks_known(self) -> None:
-        """Return when the file has what the cluster has; just after a start, wait a moment for that.
+        """Return when the file has all stacks that the cluster has; just after a start, wait a moment for that.
 
-        Raises ClusterUnavailable where it has not: what is missing in it must not be taken for gone.
+        Otherwise raises ClusterUnavailable or ShuttingDown: a stack that the file lacks must not be taken for deleted.
         """
         if not (self.contact_tried.is_set() or self.closing or self.brake.on):
             await set_within(self.contact_tried, FIRST_CONTACT_SECONDS)
@@ -267,8 +269,8 @@ class Context:
         raise ClusterUnavailable("stackd does not know the stacks yet: it is taking over those that the cluster has")
 
     def admit(self) -> None:
-        """Raise unless new work can be taken on: not while stopping, nor without a view of the right cluster, nor before
-        the file has what the cluster has.
+        """Raise unless new work can be accepted: not while stackd stops, not without a view of the right cluster, and
+        not before the file has all stacks that the cluster has.
         """
         if self.closing:
             raise ShuttingDown("stackd is shutting down")
@@ -281,9 +283,9 @@ class Context:
         self.fence.require()
 
     def may_promise(self, error: StackdError) -> None:
-        """Raise NotOwner unless this stackd can promise to go on with a change that has met this error.
+        """Raise NotOwner unless this stackd can promise to carry on a change that failed with ``error``.
 
-        Another one may own the stacks by now, and knows nothing of it.
+        Otherwise another stackd may own the stacks by now, and does not know of the change.
         """
         if isinstance(error, NotOwner):
             raise error
@@ -295,9 +297,9 @@ class Context:
         return why or "pods, services and nodes are being listed"
 
     def require_cluster(self) -> None:
-        """Raise ClusterUnavailable on the wrong cluster, and at once where it does not answer or the watches have lost it.
+        """Raise ClusterUnavailable on the wrong cluster, or if the cluster does not answer or the watches have lost it.
 
-        Whoever waits for an answer gets one now instead of at some deadline, and a long batch job does not hang.
+        Callers get an answer at once instead of at some deadline, and a long batch job does not hang.
         """
         if self.brake.wrong_cluster is not None:
             raise ClusterUnavailable(str(self.brake.wrong_cluster))
@@ -308,8 +310,8 @@ class Context:
             raise ClusterUnavailable("Kubernetes is away", detail=self.mirror.last_error)
 
     async def right_cluster(self) -> None:
-        """Return once the cluster has said that it is the file's own: on another one nothing is to be found, which is no
-        proof that it is gone. Raises ClusterUnavailable, without waiting where the cluster does not accept stackd.
+        """Return once the cluster has confirmed that it is the file's own: an object that another cluster does not have
+        is not proven gone. Raises ClusterUnavailable, without waiting if the cluster does not accept stackd.
         """
         if self.refused:
             raise ClusterUnavailable("Kubernetes refuses stackd itself", detail=self.waiting_for)
@@ -321,19 +323,22 @@ class Context:
         self.require_cluster()
 
     async def confirmed_cluster(self) -> None:
-        """Return once the cluster that answers now is confirmed as the file's own. Raises ClusterUnavailable."""
+        """Ask again; return once the cluster that answers is confirmed as the file's own. Raises ClusterUnavailable."""
         self.doubt()
         await self.right_cluster()
 
     def hurry(self) -> None:
-        """The cluster answers again: what was put off because of it is due now."""
+        """The cluster answers again: make due now what was put off because it did not."""
         self.removals.hurry()
         self.repairs.hurry()
         self.given.hurry()
 
     @contextmanager
     def deleting(self, stack_id: str) -> Iterator[None]:
-        """Within this, the caller deletes the stack, from before the intent is committed on: no background worker takes it."""
+        """Within this context the caller deletes the stack, and no background worker does.
+
+        Enter it before the intent is committed.
+        """
         already = stack_id in self.being_deleted
         self.being_deleted.add(stack_id)
         try:
@@ -348,14 +353,14 @@ class Context:
             abandon.set()
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
-        """A row changed (a subscriber of the store): tell those who wait for it."""
+        """Subscriber of the store: wake those who wait for the row."""
         changed = after or before
         if changed is not None:
             self.rows.wake(changed.stack_id, after)
 
     def public_address(self, node_name: str | None, service: ServiceState | None = None) -> str | None:
-        """The address at which a node's ports are reached: the operator's word first, then the node's own, of the family of
-        the stack's ``service``; where that is not to be seen, of the family that stacks' Services had last.
+        """The address at which a node's ports are reached: ``stacks.public_ips`` first, then the node's own address in
+        the families of the stack's ``service``; without a ``service``, in the families that stacks' Services had last.
         """
         if service is not None and service.families:
             self.families = service.families
@@ -368,7 +373,7 @@ class Context:
 
 
 def current_pod(context: Context, stack: Stack) -> PodState | None:
-    """The stack's pod as the mirror has it; one of an earlier generation, which is on its way out, does not count."""
+    """The stack's pod as the mirror has it; a pod of an earlier generation, which is being deleted, does not count."""
     return own_pod(context.mirror.pods, stack)
 
 

@@ -1,8 +1,8 @@
-"""Create a stack: row, pod, service, node, in this request, and undone in whole if any of it fails.
+"""Create a stack: row, pod, service and node, all in this request; if any step fails, all of it is undone.
 
 Owns: the order (invariant 1: the row is committed before the cluster is asked for anything) and the undo. The body runs
-in a task of its own and is never cut short in the middle of a call: a client that leaves only makes it undo itself at
-its next step, so that the outcome of every call is known before the undo begins.
+in its own task and is never interrupted in the middle of a call. A client that leaves only makes the create undo itself
+at its next step, so the outcome of every call is known before the undo begins.
 """
 
 from __future__ import annotations
@@ -54,28 +54,28 @@ log = logging.getLogger(__name__)
 
 ONCE_TRIES = 5
 ONCE_SECONDS = 60.0
-"""How long one of several equal creates waits for the first of them."""
+"""How long ``create_once`` waits for an equal create that came first."""
 
 ASK_SECONDS = 5.0
-"""How long the last question for the pod may take."""
+"""The timeout of the last request for the pod, in seconds."""
 
 SUSPECT_SECONDS = 2.0
-"""A watch that tells nothing of a fresh pod within that time is asked for again over another connection."""
+"""While a new pod is awaited, a watch of pods that is silent for this long is reopened over another connection."""
 
 PREEMPTIONS = 3
-"""So often stacks of pools are ended for one create: for a node port, for the quota, for a node's room."""
+"""How many times one create may delete stacks of pools: for a node port, for the quota, for a node's room."""
 
 UNDO_SECONDS = 2.0
-"""How long a failed create waits for its undo, which goes on behind its answer."""
+"""How long a failed create waits for its undo; after that, the undo goes on in the background."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateRequest:
-    """What is asked for, and by whom; ``ttl`` in seconds, the configured default if None.
+    """What is requested, and by whom; ``ttl`` in seconds, None for the configured default.
 
-    ``template`` is where ``spec`` and ``target_ports`` come from, None where the client has sent them.
-    ``claim`` is the client's Idempotency-Key, if it sent one, and ``answer`` renders what is kept under it.
-    ``unassigned``: it is for the pool of its template, and nobody's as yet.
+    ``template`` is the source of ``spec`` and ``target_ports``, None if the client sent them.
+    ``claim`` is the client's Idempotency-Key, if it sent one, and ``answer`` renders the response that is kept under
+    it. ``unassigned``: the stack is for the pool of its template, and belongs to nobody yet.
     """
 
     spec: SanitizedSpec
@@ -94,10 +94,10 @@ class CreateRequest:
 
 
 async def create(context: Context, request: CreateRequest) -> Stack:
-    """Create a stack and return it as soon as a node has it, or one that waits in a pool; what is returned survives
-    ``kill -9``. Where there is no room for it, pools give way.
+    """Create a stack, or take one from a pool, and return it as soon as a node has it. The returned stack survives
+    ``kill -9``. If there is no room for it, stacks of pools are deleted.
 
-    If the caller is cancelled the stack is undone, except under an Idempotency-Key: then the client will ask again.
+    If the caller is cancelled, the stack is undone, except under an Idempotency-Key: then the client will ask again.
     Raises NoNodePort, QuotaExceeded, NoRoom, LimitRangeViolation, InvalidPodSpec, ClusterUnavailable, StoreUnavailable,
     LabelLimitReached, Held and ShuttingDown; nothing is left in any of these cases.
     """
@@ -118,7 +118,8 @@ async def create(context: Context, request: CreateRequest) -> Stack:
 
 
 async def make_unassigned(context: Context, request: CreateRequest) -> Stack:
-    """A stack for a pool. Only what is held gives way to it, one after the other, so that clients' creates find some, too.
+    """Make a stack for a pool. Only held stacks are deleted for it, for one such create at a time, so that clients'
+    creates find some, too.
 
     Raises as ``create`` does, and leaves nothing then.
     """
@@ -179,7 +180,7 @@ async def _made(context: Context, stack_id: str, request: CreateRequest, abandon
     try:
         async with context.locks.of(stack_id), context.create_slots:  # in this order everywhere
             if waits and (given := await assign(context, request, once_more=True)) is not None:
-                return await _unless_abandoned(context, given, abandon)  # a pool has had one meanwhile
+                return await _unless_abandoned(context, given, abandon)  # its pool has got one meanwhile
             return await _steps(context, stack_id, request, abandon)
     except BaseException as error:
         if (row := context.store.stacks.get(stack_id)) is not None:
@@ -258,7 +259,7 @@ def _new_stack(context: Context, stack_id: str, request: CreateRequest) -> NewSt
 
 
 async def _scheduled(context: Context, stack: Stack, made: PodState, abandon: Abandon) -> PodState:
-    """The pod once a node has it. Raises NoRoom as soon as the scheduler says that no node takes it (after the grace)."""
+    """The pod once a node has it. Raises NoRoom if, after the grace, the scheduler says that no node takes it."""
     stacks = context.config.stacks
     started = context.clock.monotonic()
     seen = False
@@ -293,7 +294,7 @@ async def _scheduled(context: Context, stack: Stack, made: PodState, abandon: Ab
 
 @contextmanager
 def reopening_silent_watch(context: Context, made: PodState) -> Iterator[None]:
-    """While this pod is waited for: if the watch tells nothing of it for a while, its connection may be dead."""
+    """While the caller waits for this pod, reopen the watch of pods if it stays silent: its connection may be dead."""
     loop, health = asyncio.get_running_loop(), context.mirror.health_by_kind["pods"]
     timer: asyncio.TimerHandle | None = None
 
@@ -312,9 +313,9 @@ def reopening_silent_watch(context: Context, made: PodState) -> Iterator[None]:
 
 
 async def _asked_for(context: Context, stack: Stack, late: TimeoutError) -> PodState:
-    """The pod as Kubernetes itself has it, where the watch has told of no node in time: the watch may be what is late.
+    """Ask Kubernetes itself for the pod after the watch has shown no node in time: perhaps only the watch is late.
 
-    Raises NoRoom if there is no node, and ClusterUnavailable.
+    Raises NoRoom if the pod has no node, and ClusterUnavailable.
     """
     pod = await context.cluster.get_pod(stack.pod_name, timeout=ASK_SECONDS)
     if pod is None:
@@ -328,7 +329,7 @@ async def _asked_for(context: Context, stack: Stack, late: TimeoutError) -> PodS
 
 
 async def _until(context: Context, stack: Stack, scheduled: Callable[[PodState | None], PodState | None]) -> PodState:
-    """What ``scheduled`` says of the pod at last; it is asked again when the grace is over, for nothing may change then."""
+    """What ``scheduled`` returns for the pod at last; it is called again after the grace, even if nothing changes."""
     stacks = context.config.stacks
     grace = stacks.unschedulable_grace
     if grace:
@@ -342,7 +343,7 @@ async def _until(context: Context, stack: Stack, scheduled: Callable[[PodState |
 def first_observation(
     context: Context, stack: Stack, pod: PodState, service: ServiceState, *, node_exists: bool
 ) -> Observation:
-    """What is written of a stack together with its fresh pod and Service; the pod may be further than that by then."""
+    """What is written about a stack together with its new pod and Service; the pod may have started by then."""
     snapshot = PodSnapshot(
         pod=pod,
         node_exists=node_exists,
@@ -353,14 +354,14 @@ def first_observation(
     verdict = judge(stack, snapshot, context.config.stacks.image_pull_grace)
     seen = observation(stack, snapshot, verdict)
     if verdict.status is StackStatus.CREATING:
-        return seen  # whoever observes it tells when it starts
+        return seen  # the observer records when it starts
     _, events = pod_progress(None, stack, snapshot)
     return dataclasses.replace(seen, events=events)
 
 
 async def _undone(context: Context, stack_id: str) -> None:
-    """Undo the create, and wait a moment for that. The row keeps the intent, so nobody has to wait longer while Kubernetes
-    does not answer, or while stackd stops.
+    """Undo the create and wait a moment for that. The row keeps the intent, so nobody has to wait longer while
+    Kubernetes does not answer or stackd stops.
     """
     marked = asyncio.Event()
     undo = context.tasks.spawn(f"undo {stack_id}", _undo(context, stack_id, marked))
@@ -376,7 +377,7 @@ async def _undone(context: Context, stack_id: str) -> None:
 
 
 async def _undo(context: Context, stack_id: str, marked: asyncio.Event) -> None:
-    """Take back what was done; what cannot be taken back now stays `deleting` and is retried."""
+    """Delete what was created; if that fails now, the row stays `deleting` and the delete is retried."""
     try:
         if await context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO):
             reached("create.undo_marked")
@@ -388,9 +389,9 @@ async def _undo(context: Context, stack_id: str, marked: asyncio.Event) -> None:
 
 
 async def create_once(context: Context, request: CreateRequest) -> tuple[Stack, bool]:
-    """The new stack and True, or the existing one and False; a create under way is waited for.
+    """The new stack and True, or the existing one and False; waits for an equal create under way.
 
-    Of any number of requests at once, one makes the stack. Raises as ``create`` does.
+    Of any number of concurrent requests, one makes the stack. Raises as ``create`` does.
     """
     for _ in range(ONCE_TRIES):
         try:
@@ -406,7 +407,7 @@ async def create_once(context: Context, request: CreateRequest) -> tuple[Stack, 
 
 
 async def _until_accepted(context: Context, stack_id: str, timeout: float) -> Stack | None:
-    """The stack when its create is completed; None if it was undone or is going. Raises TimeoutError."""
+    """The stack when its create is completed; None if it was undone or is being deleted. Raises TimeoutError."""
     gone = object()
 
     def decided(stack: Stack | None) -> Stack | object | None:
@@ -421,7 +422,7 @@ async def _until_accepted(context: Context, stack_id: str, timeout: float) -> St
 async def dry_run(context: Context, request: CreateRequest) -> None:
     """Let the cluster check the pod (Pod Security, LimitRange, ResourceQuota) and the file the label limits.
 
-    Returns if a create would get past them now; raises what it would raise. Whether a node has room is not asked.
+    Returns if a create would pass these checks now; raises what it would raise. Does not check whether a node has room.
     """
     await context.admitted()
     limits = context.config.limits.stacks_per_label

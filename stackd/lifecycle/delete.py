@@ -1,13 +1,13 @@
-"""Delete stacks: one that somebody asks for, those of a batch job, and in the background what is left to delete.
+"""Delete stacks: on request, in batch jobs, and in the background whatever is left to delete.
 
-Owns: the order of it (Service and Pod confirmed gone, and only then ports and row: invariants 2 and 3), and the workers
-that delete in the background, which give way to creates for a while. Nothing else deletes. Does not decide what is to go: a row
-that is `deleting`, an ended stack that gives back its Service, or an object that no row knows.
+Owns: the order (Service and Pod are confirmed gone before ports and row go: invariants 2 and 3), and the background
+workers, which give way to creates for a while. No other module deletes stacks. Does not decide what is deleted: that is
+a `deleting` row, an ended stack that gives back its Service, or an object without a row.
 
-Owns, too, the walk through one batch job, each id counted once (invariant 7). Intents are committed a chunk ahead; what the
-cluster has confirmed is counted together with the removal of its row, in one transaction, while the next delete is already under
-way. What a job has begun is its own (``Context.being_deleted``) until it has an outcome, so that nobody else deletes it, and more
-at once than is wanted.
+Owns, too, the walk through a batch job, with each id counted once (invariant 7). Intents are committed a chunk ahead.
+What the cluster has confirmed is counted in the transaction that removes its row, while the next delete is already
+under way. A job owns the stacks that it has begun (``Context.being_deleted``) until each has an outcome, so that no
+background worker deletes them beyond the job's concurrency.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ DELETE_PENDING = "DeletePending"
 
 
 async def delete(context: Context, stack_id: str, *, by: str = "stackd") -> None:
-    """Delete the stack, as ``by`` has asked; when this returns, no pod, service, port or row of it remains (invariant 3).
+    """Delete the stack, as ``by`` asked; when this returns, no pod, service, port or row of it remains (invariant 3).
 
     The intent is committed first. If the cluster does not confirm now, ClusterUnavailable is raised, the stack stays
-    listed, and the delete is retried until it is done; so it is if the caller leaves. Raises StackNotFound; NotOwner where
-    nobody can promise that.
+    listed, and the delete is retried until it is done. The delete also goes on if the caller leaves. Raises
+    StackNotFound; NotOwner if this stackd cannot promise the retry.
     """
     spawn = context.tasks.spawn(f"delete {stack_id}", _delete(context, stack_id, by))
     await context.tasks.result_of(spawn)
@@ -87,7 +87,7 @@ class DeleteStep(enum.StrEnum):
 
 
 async def work(context: Context) -> None:
-    """The deleting service: carry out the removals that are due, several at a time, for ever."""
+    """The deleting service: carry out due removals, several at a time, for ever."""
 
     def failed(removal: Removal, error: StackdError, delay: float | None) -> None:
         stack_id = removal.stack_id if isinstance(removal, Orphan) else removal
@@ -98,7 +98,7 @@ async def work(context: Context) -> None:
 
 
 async def _in_its_turn(context: Context, pace: EndPace, removal: Removal) -> None:
-    """Carry it out; while creates lack what the cluster can do, few are carried out at a time, and the others wait a while."""
+    """Carry out the removal. While creates need the cluster more, few removals run at a time; others wait a while."""
     since, clock = _intended_at(context, removal), context.clock
     while (pause := pace.wait(clock.monotonic(), since, in_need=creates_in_need(context))) and not context.closing:  # noqa: ASYNC110
         await asyncio.sleep(pause)
@@ -110,16 +110,16 @@ async def _in_its_turn(context: Context, pace: EndPace, removal: Removal) -> Non
 
 
 def _intended_at(context: Context, removal: Removal) -> float:
-    """Since when (monotonic seconds) it is to be carried out, as far as the row tells."""
+    """Since when (monotonic seconds) the removal is intended, as far as the row tells."""
     row = None if isinstance(removal, Orphan) else context.store.stacks.get(removal)
     waited = 0 if row is None or row.deleting_since is None else context.clock.now() - row.deleting_since
     return context.clock.monotonic() - max(0, waited) / NANOSECONDS
 
 
 def creates_in_need(context: Context) -> bool:
-    """Whether creates lack what the cluster can do in a time: they wait for their turn, or take from a pool that runs low.
+    """Whether creates need all that the cluster can do: they wait for a slot, or take from a pool that runs low.
 
-    Not where they lack ports, nodes or quota: ends give those back.
+    False if they lack ports, nodes or quota: deletes give those back.
     """
     pools, now = context.pools, context.clock.monotonic()
     if pools.short_of_room(now):
@@ -128,10 +128,10 @@ def creates_in_need(context: Context) -> bool:
 
 
 async def carry_out(context: Context, removal: Removal) -> None:
-    """Do whatever is left to be done about a stack's objects, or an object without a row.
+    """Do whatever is left to be done about a stack's objects, or about an object without a row.
 
-    Nothing for a stack that is to live, nor for one that a request or a batch job sees to. Raises
-    ClusterUnavailable or StoreUnavailable: then it is still to be done.
+    Does nothing for a living stack, or for one that a request or a batch job deletes. Raises ClusterUnavailable or
+    StoreUnavailable: then it is still to be done.
     """
     if isinstance(removal, Orphan):
         await _delete_orphan(context, removal)
@@ -155,9 +155,9 @@ def next_step(stack: Stack | None) -> DeleteStep:
 
 
 async def finish_delete(context: Context, stack_id: str) -> None:
-    """Remove the stack for which a delete is intended. When this returns, nothing of it is left anywhere.
+    """Remove a stack whose delete is intended. When this returns, nothing of it is left anywhere.
 
-    Raises ClusterUnavailable or StoreUnavailable; the row stays `deleting` then.
+    Raises ClusterUnavailable or StoreUnavailable; the row then stays `deleting`.
     """
     async with context.locks.of(stack_id):
         stack = context.store.stacks.get(stack_id)
@@ -172,7 +172,7 @@ async def finish_delete(context: Context, stack_id: str) -> None:
 
 
 async def _delete_or_tell(context: Context, stack: Stack) -> None:
-    """Delete the stack's objects; where the cluster holds one, the stack's status says which, and what holds it."""
+    """Delete the stack's objects; if the cluster holds one back, write into the stack's status which one, and why."""
     try:
         with hiding(context, stack.stack_id):
             await delete_objects(context, stack)
@@ -182,10 +182,10 @@ async def _delete_or_tell(context: Context, stack: Stack) -> None:
 
 
 async def delete_objects(context: Context, stack: Stack, *, for_good: bool = True) -> None:
-    """Delete the stack's Service and Pod, both at once; returns when the cluster has confirmed both gone.
+    """Delete the stack's Service and Pod at the same time; return when the cluster has confirmed both gone.
 
-    ``for_good``: the stack goes, too, with the record that it may have in the cluster, and whatever turns up of it later is
-    deleted.
+    ``for_good``: also delete the record that the cluster may have of the stack, and have objects of it that appear
+    later deleted.
     """
     if for_good:
         context.recently_deleted.add(stack.stack_id)
@@ -212,7 +212,7 @@ async def delete_objects(context: Context, stack: Stack, *, for_good: bool = Tru
 
 
 def _may_have_record(context: Context, stack: Stack) -> bool:
-    """Whether a ConfigMap may hold its record: it is stopped, or has been restarted, and the mirror may not have it yet."""
+    """Whether a ConfigMap may hold its record: it is stopped or was restarted, and the mirror may not have it yet."""
     stopped = stack.desired is Desired.STOPPED or stack.generation > 0
     return stopped or stack.stack_id in context.mirror.stopped
 
@@ -223,15 +223,15 @@ async def _delete_service(context: Context, stack: Stack) -> None:
 
 
 def _uid(known: str | None, seen: PodState | ServiceState | None) -> str | None:
-    """The uid to delete by, or None where row and mirror do not agree: then the cluster is asked what is there now.
+    """The uid to delete by; None if row and mirror disagree: then the cluster is asked what is there now.
 
-    A uid of before (of a Service that was made anew, say) would delete nothing, and that would look like success.
+    A delete by the old uid of a Service that was created again would delete nothing, and look like success.
     """
     return seen.uid if seen is not None and known == seen.uid else None
 
 
 async def _release(context: Context, stack_id: str) -> None:
-    """Give back the Service and the ports of a stack that has ended for good; its record stays."""
+    """Give back the Service and the ports of a stack that has ended for good; its row stays."""
     async with context.locks.of(stack_id):
         stack = context.store.stacks.get(stack_id)
         if stack is None or next_step(stack) is not DeleteStep.RELEASE:
@@ -245,7 +245,7 @@ async def _release(context: Context, stack_id: str) -> None:
 
 
 async def _delete_orphan(context: Context, orphan: Orphan) -> None:
-    """Delete an object that carries our labels and that no row knows, unless a row has come to claim it."""
+    """Delete an object with our labels that no row knows, unless a row claims it by now."""
     stack_id = orphan.stack_id
     async with context.locks.of(stack_id):
         if stack_id in context.creating or is_claimed(orphan, context.store.stacks.get(stack_id)):
@@ -268,12 +268,12 @@ def _is_there(context: Context, orphan: Orphan) -> bool:
 
 
 async def run_job(context: Context, job_id: str) -> None:
-    """Go through all ids of the job that have no outcome yet, and leave it finished.
+    """Process all ids of the job that have no outcome yet, and leave the job finished.
 
-    Raises StoreUnavailable; then the job goes on from where it was when it is run again.
+    Raises StoreUnavailable; the next run of the job then continues from there.
     """
     while ids := await context.store.jobs.pending_items(job_id, CHUNK):
-        context.being_deleted.update(ids)  # before the intents are committed, for a pass may come before this goes on
+        context.being_deleted.update(ids)  # before the intents are committed: a pass may run before this task continues
         stacks = await context.store.jobs.begin_items(job_id, ids)
         reached("batch.begun")
         for stack in stacks:
@@ -327,7 +327,7 @@ async def _delete_one(context: Context, stack: Stack) -> ItemResult:
 
 
 class _JobProgress:
-    """Results on their way into the file: written together, the next delete not waiting for it."""
+    """Collects results and writes them together; the next delete does not wait for the write."""
 
     def __init__(self, context: Context, job_id: str) -> None:
         self._context = context

@@ -1,8 +1,8 @@
-"""Why a stack failed: the cluster's warnings about it, and the last lines that its containers wrote.
+"""Why a stack failed: the cluster's warnings about it, and the last log lines of its containers.
 
-Owns: what is asked for and how much of it is kept. The cluster is asked in the background about stacks that fail or are not
-ready, and for the last logs of those that are deleted or expire. ``read_logs`` is the one read that asks the cluster (design,
-invariant 6): logs are too large to be copied as they are written.
+Owns: what is requested and how much of it is kept. In the background it asks the cluster about stacks that fail or are
+not ready, and for the last logs of stacks that are deleted or expire. ``read_logs`` is the only read that asks the
+cluster (design, invariant 6): logs are too large to be copied as they are written.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ KEPT_BYTES = 16 * 1024
 KEPT_LINES = 400
 CAPTURE_SECONDS = 2.0
 EXPIRY_WAITS_SECONDS = 0.25
-"""For the logs of a stack whose time is up: nobody waits for its end, and more than that would be late."""
+"""How long an expiry waits for the stack's logs: no client waits for it, but a longer wait would make it late."""
 
 CAPTURES_AT_ONCE = 16
-"""So many at a time, so that none takes a connection that a delete waits for."""
+"""At most this many captures at a time, so that none takes a connection that a delete needs."""
 
 _KINDS = {("Normal", "Pulling"): EventKind.PULLING}
 _WARNING = "Warning"
@@ -48,7 +48,7 @@ async def work(context: Context) -> None:
 
 
 async def keep(context: Context, stack_id: str) -> None:
-    """Write the cluster's warnings into the stack's timeline, and keep the last of its containers' logs.
+    """Write the cluster's warnings into the stack's timeline, and keep the last log lines of containers that ended.
 
     Raises ClusterUnavailable, StoreUnavailable, ClusterError.
     """
@@ -69,10 +69,10 @@ async def keep(context: Context, stack_id: str) -> None:
 
 
 def capture_logs(context: Context, stack_id: str) -> None:
-    """Begin to keep what the stack's running containers wrote last; to be called before its pod is deleted.
+    """Start to keep the last lines that the stack's running containers wrote; call it before the pod is deleted.
 
-    Nothing waits for it. What the cluster does not tell within moments is not kept, and a cluster that is away is not
-    asked, nor is one that has too many of these under way.
+    Nothing waits for the capture, and what the cluster does not return within moments is not kept. Makes no request
+    while the cluster is away, or while too many captures are under way.
     """
     pod, stack = context.mirror.pods.get(stack_id), context.store.stacks.get(stack_id)
     names = [container.name for container in pod.containers if container.state == "running"] if pod else []
@@ -88,13 +88,13 @@ def capture_logs(context: Context, stack_id: str) -> None:
         context.require_cluster()
     except ClusterUnavailable:
         return
-    values = NO_VALUES if stack is None else stack.values  # its row may be gone when its logs are there
+    values = NO_VALUES if stack is None else stack.values  # the row may be gone when the logs arrive
     capture = _capture_logs(context, pod, names, values)
     context.log_captures[stack_id] = context.tasks.spawn(f"capture logs {stack_id}", capture)
 
 
 async def capture_logs_of_expired(context: Context, stack_id: str) -> None:
-    """The same for a stack whose time is up, with a moment's wait; returns whatever has become of it."""
+    """As ``capture_logs`` for an expired stack, but waits a moment for the capture, whatever comes of it."""
     capture_logs(context, stack_id)
     if stack_id in context.log_captures:
         await asyncio.wait([context.log_captures[stack_id]], timeout=EXPIRY_WAITS_SECONDS)
@@ -142,10 +142,10 @@ def _timeline_event(event: PodEvent, values: Mapping[str, str]) -> TimelineEvent
 
 
 async def read_logs(context: Context, stack_id: str, *, tail: int, container: str = "") -> str:
-    """The last ``tail`` lines of a container, of the only or the first one where none is named, without the stack's values.
+    """The last ``tail`` lines of a container without the stack's generated values; by default of the only or first one.
 
-    Raises StackNotFound; NotFound where nothing is known any more; Conflict while the container has not started;
-    ClusterUnavailable where the cluster cannot be asked and nothing was kept.
+    Raises StackNotFound; NotFound if no log is left; Conflict while the stack has no pod or the container has not
+    started; ClusterUnavailable if the cluster cannot be asked and nothing was kept.
     """
     if context.store.stacks.waits_in_pool(stack_id):
         raise StackNotFound(stack_id)
@@ -157,7 +157,7 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
             context.require_cluster()
             return hide(await context.cluster.pod_log(pod.name, tail=tail, container=name), stack.values)
         except ObjectNotFound:
-            pass  # it has gone just now
+            pass  # the pod has just gone
         except ClusterUnavailable as error:
             away = error
     if stack_id in context.log_captures:

@@ -1,7 +1,7 @@
-"""Keep the values that were generated for a stack out of what others say about it.
+"""Keep a stack's generated values out of what others say about it.
 
-Owns: how a value is found in text: a webhook may quote the pod that it refuses, a kubelet the command that does not start.
-What is said of a stack in errors, logs, statuses and timelines goes through here; whoever has created it knows its values.
+Owns: how a value is found in text: a webhook may quote the pod that it refuses, a kubelet the command that does not
+start. Errors, logs, statuses and timelines of a stack go through here; the client that created it knows its values.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 HIDDEN = "(hidden)"
 SHORTEST = 4
-"""Shorter values are no secrets, and words would be torn apart by them."""
+"""Shorter values are not secrets, and hiding them would tear words apart."""
 
 ELLIPSIS = "…"
 CUT_OFF = 8
-"""So much of a value, or more, is hidden where the text was cut off within it."""
+"""Where the text was cut off within a value, the part is hidden if it has at least this many characters."""
 
 
 def hide(text: str, values: Mapping[str, str]) -> str:
-    """The text without these values: as they are, as a pod has them (``$$`` for ``$``), or as JSON has either."""
+    """The text without these values: as they are, as a pod has them (``$$`` for ``$``), and both escaped as in JSON."""
     if not text or not values:
         return text
     forms = _forms(values)
@@ -42,7 +42,7 @@ def hide(text: str, values: Mapping[str, str]) -> str:
 
 
 def _forms(values: Mapping[str, str]) -> list[str]:
-    """How they may be quoted, the longest first."""
+    """The forms in which the values may be quoted, the longest first."""
     plain = {form for value in values.values() if len(value) >= SHORTEST for form in (value, value.replace("$", "$$"))}
     return sorted(plain | {json.dumps(form)[1:-1] for form in plain}, key=len, reverse=True)
 
@@ -67,7 +67,7 @@ def hide_in(error: BaseException, values: Mapping[str, str]) -> None:
 
 @contextmanager
 def hiding(context: Context, stack_id: str) -> Iterator[None]:
-    """Hide the stack's values in every error that is raised within this."""
+    """Hide the stack's values in every error that is raised within this context."""
     before = context.store.stacks.get(stack_id)
     try:
         yield

@@ -1,7 +1,7 @@
-"""Idempotency keys: the same request again gets the first answer, and one that still runs is awaited.
+"""Idempotency keys: a repeated request gets the first response, and waits for it while the first request still runs.
 
-Owns: which request runs under which key, and for how long a key is remembered. Answers are in the file, written in the same
-transaction as the thing itself, so that after a crash the answer is there exactly if the thing is.
+Owns: which request runs under which key, and how long a key is remembered. A response is written in the same
+transaction as the change itself, so that after a crash the file has both or neither.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Replayable:
 
     @property
     def fingerprint(self) -> bytes:
-        """What tells one body from another."""
+        """The hash by which bodies are compared."""
         return hashlib.sha256(self.body).digest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredResponse:
-    """An answer, and whether it was given before."""
+    """A response, and whether it was given before."""
 
     status: int
     body: bytes
@@ -55,7 +55,7 @@ class Replays:
         self._running: dict[tuple[str, str], tuple[bytes, asyncio.Task[StoredResponse]]] = {}
 
     async def once(self, request: Replayable, run: Callable[[Claim], Awaitable[StoredResponse]]) -> StoredResponse:
-        """The answer to the first request with this key; ``run`` makes it where there was none, or only failures.
+        """The response to the first request with this key; ``run`` makes it if there is none, or only failures.
 
         Goes on if the caller leaves. Raises IdempotencyKeyReused for another body, and whatever ``run`` raises.
         """
@@ -87,7 +87,7 @@ class Replays:
         return await run(Claim(scope=request.scope, key=request.key, fingerprint=request.fingerprint, created_at=now))
 
     async def _take_back(self, stack_id: str) -> None:
-        """A create under this key was cut short by the end of the process: undo it before it is made again."""
+        """Undo a create under this key that the end of the process interrupted, before it is made again."""
         with self._context.deleting(stack_id):
             await self._context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO)
             reached("replay.undo_marked")
@@ -96,7 +96,7 @@ class Replays:
 
 
 def check_key(key: str) -> None:
-    """Raise InvalidRequest unless this may be an Idempotency-Key."""
+    """Raise InvalidRequest unless ``key`` is valid as an Idempotency-Key."""
     if not 1 <= len(key) <= KEY_LIMIT or not key.isascii() or not key.isprintable():
         raise InvalidRequest(f"Idempotency-Key must be 1 to {KEY_LIMIT} printable ASCII characters")
 
@@ -109,7 +109,7 @@ def _same(fingerprint: bytes, request: Replayable) -> None:
 async def purge(context: Context) -> None:
     """Remove jobs after ``batch_delete.keep_jobs``, timelines after ``stacks.keep_history`` and keys after a day.
 
-    Nothing while the clock may be wrong. Raises StoreUnavailable.
+    Removes nothing while the clock may be wrong. Raises StoreUnavailable.
     """
     if not context.wall_clock.trusted:
         return

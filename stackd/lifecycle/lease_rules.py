@@ -1,7 +1,8 @@
-"""The rules of owning an instance's stacks by a Lease. Pure.
+"""The rules for owning an instance's stacks by a Lease. Pure.
 
-Owns: when a Lease may be taken, when it is lost, what is written into it, and whether the file of a new owner has all that the
-cluster has seen. Clocks of two machines are never compared: a standby measures on its own for how long it has seen no renewal.
+Owns: when a Lease may be taken, when it is lost, what is written into it, and whether a new owner's file has everything
+that the cluster has seen. Clocks of two machines are never compared: a standby measures with its own clock for how long
+it has seen no renewal.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class Holding(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseTiming:
-    """Seconds. ``duration``: for how long a renewal is good; a renewal is tried after a third of it, and again after a
-    fifteenth where it fails. An owner stops a tenth of it before others may begin: clocks do not go equally fast.
+    """Times in seconds. ``duration``: how long a renewal is valid. The owner renews after a third of it, and retries a
+    failed renewal after a fifteenth. It stops a tenth before others may take the Lease, because clocks differ in speed.
     """
 
     duration: float = 30.0
@@ -42,17 +43,17 @@ class LeaseTiming:
 
     @property
     def retry(self) -> float:
-        """From a renewal that failed to the next try."""
+        """From a failed renewal to the next try."""
         return self.duration / 15
 
     @property
     def usable(self) -> float:
-        """For how long after it was sent a renewal allows changes."""
+        """How long a renewal allows changes, from the moment it was sent."""
         return self.duration * 0.9
 
     @property
     def written(self) -> int:
-        """As it stands in the Lease, which knows whole seconds."""
+        """The duration as the Lease holds it: in whole seconds."""
         return math.ceil(self.duration)
 
 
@@ -72,7 +73,7 @@ class Candidate:
 
     @property
     def requester(self) -> str:
-        """How it asks for a Lease that another one holds. Not by the file's id, which changes when a file takes over stacks."""
+        """How it asks for a Lease that another process holds. Not by ``file_id``: a takeover of stacks changes it."""
         return f"{self.host}/{self.lock_id}"
 
     def has_written(self, lease: Lease) -> bool:
@@ -82,10 +83,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedLease:
-    """The Lease as it was last seen, and ``since`` when (on our own clock) no renewal of it has been.
+    """The Lease as last seen, and ``since`` when (on our own clock) no renewal of it was seen.
 
-    ``last`` is the last one that was there; ``guard``: for so long after ``since`` one that has vanished may still be held.
-    ``older_since``: since when all that was seen was older than that.
+    ``last`` is the last Lease that existed; ``guard``: how long after ``since`` a vanished Lease may still be held.
+    ``older_since``: since when only versions older than ``lease`` were seen.
     """
 
     lease: Lease | None
@@ -97,7 +98,7 @@ class ObservedLease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Succession:
-    """Whether the file of a new owner has all that the cluster has seen, and why not; ``after_lease`` if there was a Lease."""
+    """Whether a new owner's file has all that the cluster has seen, or ``why`` not; ``after_lease``: one existed."""
 
     continuous: bool
     why: str = ""
@@ -105,14 +106,14 @@ class Succession:
 
 
 def watch(before: ObservedLease | None, lease: Lease | None, now: float) -> ObservedLease:
-    """What is known after the Lease was observed like this. An earlier version than the one seen before is ignored;
-    where all are for a while, the cluster was set back by its operator (a backup of it was restored).
+    """What is known after the Lease was observed as ``lease``. A version older than the known one is ignored. If only
+    older ones are seen for a while, the operator has set the cluster back (restored a backup of it).
     """
     known = before.lease if before is not None else None
     if lease is None:
         if before is None or known is None:
             return before or ObservedLease(lease=None, since=now)
-        # Somebody deleted it; its holder does not know yet, and may make it again.
+        # Somebody deleted it; its holder does not know that yet, and may create it again.
         return ObservedLease(lease=None, since=now, last=known, guard=known.duration if known.holder else 0.0)
     if before is None or known is None:
         return ObservedLease(lease=lease, since=now, last=lease)
@@ -130,9 +131,9 @@ def _renewal(lease: Lease) -> tuple[object, ...]:
 
 
 def seconds_to_wait(me: Candidate, watched: ObservedLease, now: float, timing: LeaseTiming) -> float:
-    """For how long the Lease must not be taken yet; 0 if it may be taken now.
+    """How many seconds the Lease must not be taken yet; 0 if it may be taken now.
 
-    Whoever held it with our own lock has ended. One that was given back is for whoever asked for it, for a while.
+    A holder with our own lock has ended. A Lease that was given back is reserved for its requester for a while.
     """
     lease = watched.lease
     if lease is None:
@@ -150,16 +151,16 @@ def holding(me: Candidate, lease: Lease | None) -> Holding:
     """Whether an owner still owns the stacks, given this Lease."""
     if lease is None:
         return Holding.GONE
-    # Somebody may have emptied the holder by hand: nobody has taken it as long as our file stands in it.
+    # Somebody may have emptied the holder by hand: as long as the Lease names our file, nobody has taken it.
     if not me.has_written(lease) or lease.holder not in ("", me.holder):
         return Holding.LOST
     return Holding.OURS if lease.takeover in ("", me.requester) else Holding.ASKED_FOR
 
 
 def succession(last: Lease | None, identity: FileIdentity) -> Succession:
-    """Whether the file goes on where the last owner stopped, by what that one has left in the Lease.
+    """Whether the file continues where the last owner stopped, by what that owner has left in the Lease.
 
-    Without a Lease there is nothing that the file could lack: it is of a stackd that knew none, or its own is lost.
+    Without a Lease the file lacks nothing: it comes from a stackd that used no Lease, or its own Lease was lost.
     """
     why = _what_is_missing(last, identity)
     return Succession(continuous=not why, why=why, after_lease=last is not None)
@@ -182,9 +183,9 @@ def _what_is_missing(last: Lease | None, identity: FileIdentity) -> str:
 
 
 def taken(lease: Lease | None, me: Candidate, *, sequence: int, duration: int, now: int) -> Lease:
-    """The Lease as it is to be when it is taken: with a new holder, or renewed by a new process of the same file.
+    """The Lease as it is written when it is taken: with a new holder, or renewed by a new process of the same file.
 
-    A new process of the same file steps back where the one before it was asked to, and had not yet.
+    A new process keeps a takeover request that the process before it has not fulfilled, and steps back for it.
     """
     before = lease or _NO_LEASE
     changed = before.holder != me.holder
@@ -205,7 +206,7 @@ def taken(lease: Lease | None, me: Candidate, *, sequence: int, duration: int, n
 
 
 def renewed(lease: Lease, me: Candidate, *, sequence: int, now: int) -> Lease:
-    """The Lease as it is to be when its holder renews it; what others have written on it stays."""
+    """The Lease as its holder writes it at a renewal; what others have written on it stays."""
     return replace(lease, holder=me.holder, renewed_at=_later(lease, now), sequence=sequence)
 
 

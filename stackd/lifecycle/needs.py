@@ -1,7 +1,7 @@
 """What one stack takes: of a node, as the scheduler counts, and of a ResourceQuota; and the quotas as last seen. Pure.
 
-Owns: the names of what can run out, which of them a quota's resources stand for, and what a LimitRange gives to
-containers that ask for no disk.
+Owns: the names of what can run out, which quota resources belong to each name, and what a LimitRange gives to
+containers that request no disk.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ CPU, MEMORY, EPHEMERAL, PODS, PORTS, NODES = "cpu", "memory", "ephemeral_storage
 OF_NODE = (CPU, MEMORY, EPHEMERAL, PODS)
 ENOUGH = 10**9
 INTEREST_SECONDS = 300.0
-"""So long after the last question quotas are refreshed."""
+"""For this long after the last question the quotas are refreshed."""
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
 _KINDS = {"cpu": (CPU, NANO // 1000), "memory": (MEMORY, NANO), "services.nodeports": (PORTS, NANO)}
-"""What a quota's resource stands for, and its unit in 10⁻⁹; each other one is given back with a pod."""
+"""Which name each quota resource belongs to, and its unit in 10⁻⁹; each other one is freed with a pod."""
 
 _OTHER_SCOPES = frozenset({"Terminating", "BestEffort", "PriorityClass", "CrossNamespacePodAffinity"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackResources:
-    """What one more stack takes; disk as request and as limit, which differ where a LimitRange gives both."""
+    """What one more stack takes. Disk is both request and limit, which differ if a LimitRange gives both."""
 
     cpu_milli: int
     memory_bytes: int
@@ -57,7 +57,7 @@ class StackResources:
         return {name: amount for name, amount in takes.items() if amount}
 
     def with_storage(self, pod: Mapping[str, Any], given: Storage) -> StackResources:
-        """The same with the disk of this pod, where each container that asks for none has what a LimitRange gives."""
+        """The same with the disk of this pod; a container that requests none gets what the LimitRange gives."""
         requests = _completed(pod["spec"], "requests", given.request)
         limits = _completed(pod["spec"], "limits", given.limit)
         return dataclasses.replace(
@@ -69,7 +69,7 @@ class StackResources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
-    """Disk of a container, as quantities, and the LimitRange that says so ("" where it is the policy)."""
+    """Disk of a container, as quantities, and the LimitRange that sets them ("" if the policy does)."""
 
     request: str = "0"
     limit: str = "0"
@@ -87,7 +87,7 @@ class Storage:
 
 
 def most_storage(limit_ranges: Iterable[Mapping[str, Any]]) -> Storage:
-    """The least disk that one of these LimitRanges lets a container have at most; "0" where none says so."""
+    """The smallest of the disk maxima that these LimitRanges set for a container; "0" if none sets one."""
     limits = [
         Storage(limit=item["max"][EPHEMERAL_STORAGE], limit_range=limit_range["metadata"]["name"])
         for limit_range in limit_ranges
@@ -98,9 +98,10 @@ def most_storage(limit_ranges: Iterable[Mapping[str, Any]]) -> Storage:
 
 
 def storage_given(most: str, limit_ranges: Iterable[Mapping[str, Any]]) -> Storage:
-    """What a container gets that asks for none: ``policy.max_ephemeral_storage``, else what the LimitRanges give.
+    """What a container that requests no disk gets: ``policy.max_ephemeral_storage``, else what the LimitRanges give.
 
-    These are as the API server keeps them, with all their defaults; the first that gives something counts.
+    The LimitRanges are as the API server keeps them, with all defaults filled in; the first that gives something
+    counts.
     """
     if most:
         return Storage(request=most, limit=most)
@@ -146,8 +147,8 @@ def by_nodes(fitting: Collection[Mapping[str, int]]) -> Bound:
 def by_quotas(
     quotas: Iterable[Mapping[str, Any]], need: StackResources, *, left: bool, given_back: Mapping[str, int] = NOTHING
 ) -> Iterator[Bound]:
-    """By each line of each quota that counts what stacks use: by all of it, or by what is ``left`` and ``given_back``, which
-    is by name."""
+    """One bound for each line of each quota that counts what stacks use: by the whole line, or, with ``left``, by what
+    is unused plus ``given_back`` (by resource name)."""
     takes = need.of_quota()
     for quota, name, hard, used in counted(quotas):
         if name in takes:
@@ -156,9 +157,9 @@ def by_quotas(
 
 
 def short_of(refusal: str) -> dict[str, int]:
-    """How much of CPU (milli), memory (bytes), pods and node ports a create lacks that a quota has refused with these words.
+    """How much CPU (milli), memory (bytes), pods and node ports a create lacks that a quota refused with this message.
 
-    Empty where they do not say so.
+    Empty if the message does not say so.
     """
     asked, used, limited = (_amounts(refusal, word) for word in ("requested", "used", "limited"))
     short: dict[str, int] = {}
@@ -176,7 +177,7 @@ def _amounts(refusal: str, word: str) -> dict[str, int]:
 
 
 def counted(quotas: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str, int, int]]:
-    """(quota, resource, hard, used) in 10⁻⁹, of each line that counts the pods and Services of stacks."""
+    """(quota, resource, hard, used) in 10⁻⁹, for each line that counts the pods and Services of stacks."""
     for quota in quotas:
         if _is_for_others(quota):
             continue

@@ -11,7 +11,7 @@ from stackd.kube.objects import NodeState
 
 _FAMILIES: Mapping[str, str] = {"ipv4": "IPv4", "ipv6": "IPv6"}
 NAMED = 5
-"""So many names stand in a sentence; of more there is a count."""
+"""A sentence names this many nodes; of the others it gives the count."""
 
 
 def selector(config: Config) -> str:
@@ -31,10 +31,10 @@ def eligible(config: Config, nodes: Iterable[NodeState]) -> list[NodeState]:
 
 
 def address(config: Config, node: NodeState, families: Sequence[str] = ()) -> str | None:
-    """The address at which a stack on this node is reached: the operator's word first, then the node's own.
+    """The address at which a stack on this node is reached: ``stacks.public_ips`` first, then one of the node's own.
 
-    Of those only such of the ``families`` of its Service (``IPv4``, ``IPv6``), the first ones first; of any, while they are
-    not known. A name may be of each.
+    Of the node's addresses only those of the ``families`` of the stack's Service (``IPv4``, ``IPv6``) count, in that
+    order; all count while the families are unknown. A host name counts for every family.
     """
     stacks = config.stacks
     if node.name in stacks.public_ips:
@@ -59,7 +59,7 @@ def _family(text: str) -> str:
 
 
 def none_eligible(config: Config, nodes: Sequence[NodeState]) -> str:
-    """Why no node takes stacks; empty where one does."""
+    """Why no node takes stacks; empty if one does."""
     if eligible(config, nodes):
         return ""
     if not nodes:
@@ -71,7 +71,7 @@ def none_eligible(config: Config, nodes: Sequence[NodeState]) -> str:
 
 
 def without_address(config: Config, nodes: Iterable[NodeState]) -> str:
-    """The eligible nodes whose stacks would be told no address, by name; empty where there are none."""
+    """The eligible nodes for which no address is known, by name; empty if there are none."""
     names = sorted(node.name for node in eligible(config, nodes) if address(config, node) is None)
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more

@@ -1,9 +1,9 @@
-"""A stack's objects in the cluster, and how they are asked for: its pod, and its Service at node ports that nobody else holds.
+"""A stack's objects in the cluster: its pod, and its Service at node ports that nobody else holds.
 
-Owns: that a stack made from a template has the template's policy and its own generated values, at every start of it; and what
-happens when a node port is refused. One that others hold is replaced. Which ports the cluster has is asked once, and learned
-from each refusal: the file's pool hands out what is in the configured range and in the cluster's. Where that is nothing,
-creates fail at once, and readiness says why.
+Owns: that a stack made from a template has the template's policy and its own generated values at every start; and what
+happens when a node port is refused. A port that others hold is replaced. The cluster's port range is asked for once,
+and learned from each refusal: the file's pool hands out ports in both the configured range and the cluster's. If there
+are none, creates fail at once, and readiness says why.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 TCP = "tcp"
 
 PORT_TRIES = 50
-"""After so many node ports that others hold, one create asks for no more."""
+"""After this many node ports that others hold, a create stops trying."""
 
 
 def pod_request(context: Context, stack: Stack, spec: SanitizedSpec) -> dict[str, object]:
@@ -50,7 +50,7 @@ def pod_request(context: Context, stack: Stack, spec: SanitizedSpec) -> dict[str
 
 
 def spec_of(context: Context, stack: Stack) -> SanitizedSpec:
-    """The spec of an existing stack whose text was read, under the policy in force. Raises InvalidPodSpec."""
+    """The spec of an existing stack whose spec text was read, under the policy in force. Raises InvalidPodSpec."""
     assert stack.pod_spec is not None, "it was read"
     ports = tuple(TargetPort(container_port=p.container_port, protocol=p.protocol) for p in stack.ports)
     policy = context.policy_for(stack.template)
@@ -60,7 +60,7 @@ def spec_of(context: Context, stack: Stack) -> SanitizedSpec:
 
 
 async def put_labels_on(context: Context, stack: Stack, pod_uid: str) -> PodState:
-    """The stack's pod of that uid once stackd's labels were put on it; where something takes them off, it has none even so.
+    """Put stackd's labels on the stack's pod of that uid and return it; something may remove them at once.
 
     Raises ObjectNotFound, PreconditionFailed, ClusterUnavailable.
     """
@@ -80,10 +80,10 @@ async def expose(
     abandon: Abandon | None = None,
     replaced: Callable[[], None] = _replaced,
 ) -> tuple[Stack, ServiceState]:
-    """Create the Service; a node port that somebody else holds is replaced until one is free or none is left.
+    """Create the Service; a node port that others hold is replaced until a free one is found or none is left.
 
-    ``replaced`` is called after each (the crash points of whoever asks). All tries together end by the deadline of one
-    call. Raises NoNodePort, and what ``create_service`` raises.
+    ``replaced`` is called after each replacement (the crash points of the caller). All tries together end by the
+    deadline of one call. Raises NoNodePort, and what ``create_service`` raises.
     """
     await context.right_cluster()
     deadline, instance = context.cluster.deadline(), context.config.cluster.instance
@@ -110,16 +110,16 @@ async def expose(
 
 
 async def _require_as_asked(context: Context, stack: Stack, service: ServiceState) -> None:
-    """Raise ClusterRefused where the Service that was made is not the one that was asked for; it is removed then."""
+    """Delete the Service and raise ClusterRefused if the Service that was made is not the one that was requested."""
     if trouble := service_trouble(stack, service):
         await context.cluster.delete_service(stack.service_name, service.uid)
         raise ClusterRefused(f"an admission policy of the cluster changes the Services that stackd makes: {trouble}")
 
 
 async def ask_node_ports(context: Context) -> None:
-    """Ask the cluster for its range, unless that is known and has all that is configured.
+    """Ask the cluster for its port range, unless it is known and contains all that is configured.
 
-    A cluster that does not tell is none the worse: the first port that it refuses will.
+    If the cluster does not tell its range, its first refusal of a port does.
     """
     wanted = configured_range(context.config)
     if context.node_ports is not None and wanted.common(context.node_ports) == wanted:
@@ -151,5 +151,5 @@ async def learn_node_ports(context: Context, cluster: PortRange) -> None:
 
 
 def configured_range(config: Config) -> PortRange:
-    """The range of the configuration."""
+    """The node port range of the configuration."""
     return PortRange(config.stacks.node_port_min, config.stacks.node_port_max)

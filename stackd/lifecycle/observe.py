@@ -1,7 +1,8 @@
-"""Follow the cluster: derive each stack's status from the mirror, and write it only where it differs.
+"""Follow the cluster: derive each stack's status from the mirror, and write it only if it differs.
 
-Owns: which stacks have to be checked, since when a pull has been failing, when to check again; and waiting for a status. The
-mapping to a status is ``status.judge``; what has ended for good goes to the deleter, unless a brake holds it.
+Owns: which stacks have to be checked and when to check them again, since when a pull has been failing, and waiting for
+a status. ``status.judge`` does the mapping. A stack that has ended for good goes to the deleter, unless a brake holds
+it.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from stackd.workqueue import RetryPolicy, WorkQueue
 log = logging.getLogger(__name__)
 
 ENDS = frozenset({StackStatus.FAILED, StackStatus.STOPPED, StackStatus.NODE_DELETED})
-"""From these a stack does not come to run without somebody doing something about it."""
+"""From these statuses a stack does not come to run unless somebody does something about it."""
 
 RETRIES = RetryPolicy(first=0.5, longest=1.0)
 ASK_AGAIN_SECONDS = 2.0
-"""When a pod that is not seen is asked for again, after a request without an answer."""
+"""When a pod that is missing from the watch is asked for again after a failed request."""
 
 UNSEEN_SECONDS = 10.0
-"""How often a pod is asked for that exists and that the watch does not report."""
+"""How often an existing pod that the watch does not report is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +50,14 @@ class Assessment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unseen:
-    """A pod that the watch does not tell of, as Kubernetes answered when asked for it; asked again at that monotonic time."""
+    """A pod that the watch does not report, as Kubernetes returned it; asked for again at ``ask_at`` (monotonic)."""
 
     pod: PodState
     ask_at: float
 
 
 class Observer:
-    """The stacks whose status has to be determined anew, and the service that does so."""
+    """The stacks whose status has to be determined again, and the service that does it."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -68,7 +69,7 @@ class Observer:
         self._observing = asyncio.Lock()
 
     def cluster_changed(self, change: MirrorChange) -> None:
-        """Something changed in the cluster (a subscriber of the mirror)."""
+        """Subscriber of the mirror: mark the stacks that the change concerns."""
         if isinstance(change, PodChanged):
             self._unseen.pop(change.name, None)
             self._object_changed(change.name, PODS, change)
@@ -86,7 +87,7 @@ class Observer:
             self._relisted(change.kind)
 
     def _service_gone(self, stack_id: str) -> None:
-        """A living stack gets its Service back at once; the worker checks that it still is to live."""
+        """Have a living stack's Service created again at once; the repair checks that it still needs one."""
         stack = self._context.store.stacks.get(stack_id)
         if stack is not None and wants_service(stack):
             self._context.repairs.add(Repair(kind=RepairKind.SERVICE, stack_id=stack_id))
@@ -94,10 +95,10 @@ class Observer:
     def _relisted(self, kind: str) -> None:
         if kind in self._listed:
             self._context.doubt()
-        self._listed.add(kind)  # the first list is taken just after the cluster has said who it is
+        self._listed.add(kind)  # the first list follows directly on the check of the cluster's identity
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
-        """A row changed (a subscriber of the store): a stack whose pod has just been made may have moved on meanwhile."""
+        """Subscriber of the store: check a stack with a new pod, which may have moved on before the row was written."""
         if after is None:
             if before is not None:
                 self._pull_failing.pop(before.stack_id, None)
@@ -107,16 +108,16 @@ class Observer:
             self.mark_dirty([after.stack_id])
 
     def mark_dirty(self, stack_ids: Iterable[str]) -> None:
-        """Have the status of these determined anew."""
+        """Have the status of these stacks determined again."""
         for stack_id in stack_ids:
             self._due.add(stack_id)
 
     def mark_all_dirty(self) -> None:
-        """The same for every stack, as after a start or a confirmation."""
+        """Have the status of every stack determined again, as after a start or a confirmation."""
         self.mark_dirty(stack.stack_id for stack in self._context.store.stacks.ordered())
 
     async def run(self) -> None:
-        """The observing service: for ever."""
+        """The observing service; runs for ever."""
         while True:
             await self._due.wait()
             ids = self._due.take()
@@ -131,14 +132,14 @@ class Observer:
                     self._due.done(stack_id)
 
     async def observe(self, stack_ids: set[str]) -> None:
-        """Determine the status of these now. Raises StoreUnavailable; then nothing that was seen is remembered."""
+        """Determine the status of these stacks now. Raises StoreUnavailable; then nothing seen is remembered."""
         async with self._observing:
             await self._observe(stack_ids)
 
     async def _observe(self, stack_ids: set[str]) -> None:
         context = self._context
         if not context.mirror.synced or context.brake.identity_in_doubt or context.brake.wrong_cluster is not None:
-            return  # all stacks come up again when that is over
+            return  # all stacks are marked again when that is over
         assessed = [one for stack_id in stack_ids if (one := self._assess(stack_id)) is not None]
         assessed = await self._proven(self._hold_back(assessed))
         news = [one.observation for one in assessed if differs(one.stack, one.observation)]
@@ -163,7 +164,7 @@ class Observer:
         context = self._context
         stack = context.store.stacks.get(stack_id)
         if stack is not None:
-            if stack.accepted and stack.deleting_since is None:  # of no other would anything be written
+            if stack.accepted and stack.deleting_since is None:  # nothing is written about any other stack
                 self.mark_dirty([stack_id])
         elif change.after is not None and stack_id in context.recently_deleted and stack_id not in context.creating:
             context.removals.add(Orphan(resource=resource, name=change.name, uid=change.after.uid))
@@ -175,7 +176,7 @@ class Observer:
         if stack is None or not stack.accepted or stack.deleting_since is not None:
             return None
         if stack.pod_uid is None and not stack.ended:
-            return None  # it is being stopped or started, and whoever does that says how it is
+            return None  # it is being stopped or started; that verb writes its status
         snapshot = self._snapshot(stack)
         verdict = judge(stack, snapshot, context.config.stacks.image_pull_grace)
         if verdict.recheck_at is not None:
@@ -205,7 +206,7 @@ class Observer:
         )
 
     async def _proven(self, assessed: list[Assessment]) -> list[Assessment]:
-        """End a stack for a pod that is not seen only after Kubernetes itself has said that it is not there (invariant 10)."""
+        """End a stack for a missing pod only after Kubernetes itself has said that the pod is gone (invariant 10)."""
         absent = [one for one in assessed if self._has_to_be_asked_for(one)]
         if not absent:
             return assessed
@@ -223,7 +224,7 @@ class Observer:
         return one.observation.ended
 
     async def _ask_for(self, one: Assessment) -> Assessment | None:
-        """The same, if Kubernetes says that the pod is not there; otherwise what it says of it. None: it comes up again."""
+        """The assessment, renewed if Kubernetes still has the pod; None if it has to be made again later."""
         context, stack = self._context, one.stack
         try:
             pod = await context.cluster.get_pod(stack.pod_name)
@@ -239,7 +240,7 @@ class Observer:
         if pod is None or pod.uid != stack.pod_uid:
             if self._unseen.pop(stack.stack_id, None) is None:
                 return one
-            self._due.add(stack.stack_id)  # it was assessed by what Kubernetes had answered before
+            self._due.add(stack.stack_id)  # this assessment used the previous answer of Kubernetes
             return None
         ask_at = context.clock.monotonic() + UNSEEN_SECONDS
         self._unseen[stack.stack_id] = Unseen(pod=pod, ask_at=ask_at)
@@ -252,7 +253,7 @@ class Observer:
         return self._assess(stack.stack_id)
 
     def _pod(self, stack: Stack) -> PodState | None:
-        """The stack's pod as the mirror has it, or as Kubernetes answered when asked for it."""
+        """The stack's pod as the mirror has it, or as Kubernetes returned it on request."""
         if (pod := current_pod(self._context, stack)) is not None:
             return pod
         unseen = self._unseen_of(stack)
@@ -263,7 +264,7 @@ class Observer:
         return unseen if unseen is not None and unseen.pod.uid == stack.pod_uid else None
 
     def _trouble(self, stack: Stack, pod: PodState | None) -> tuple[str, str]:
-        """What somebody else has changed, and is being repaired."""
+        """What somebody else has changed and stackd repairs: a reason and a sentence, empty if nothing was."""
         if pod is None or stack.ended:
             return "", ""
         if stack.stack_id in self._unseen and pod.instance != self._context.config.cluster.instance:
@@ -278,7 +279,7 @@ class Observer:
         return "ServiceChanged", f"{trouble}; stackd repairs it"
 
     def _hold_back(self, assessed: list[Assessment]) -> list[Assessment]:
-        """Where too many stacks' pods are just gone, say so in their status but give nothing back (invariant 8)."""
+        """If the pods of too many stacks are missing, say so in their statuses but give nothing back (invariant 8)."""
         context = self._context
         gone = {
             one.stack.stack_id: f"end: {one.observation.status_message}"
@@ -298,9 +299,9 @@ def _without_end(one: Assessment) -> Assessment:
 
 
 async def until_status(context: Context, stack_id: str, wanted: StackStatus, timeout: float) -> Stack:
-    """The stack as soon as it has that status, or cannot be expected to get it, or after ``timeout`` seconds as it is.
+    """The stack as soon as it has the status, or cannot be expected to get it; after ``timeout`` seconds, as it is.
 
-    Raises StackNotFound, also when it goes meanwhile.
+    Raises StackNotFound, also if it is deleted meanwhile.
     """
 
     def settled(stack: Stack | None) -> Stack | None:
@@ -318,7 +319,7 @@ async def until_status(context: Context, stack_id: str, wanted: StackStatus, tim
 
 
 async def until_gone(context: Context, stack_id: str, timeout: float) -> Stack | None:
-    """None as soon as there is no such stack; the stack as it is if it is still there after ``timeout`` seconds."""
+    """None as soon as there is no such stack; the stack as it is if it still exists after ``timeout`` seconds."""
 
     def gone(stack: Stack | None) -> bool | None:
         return True if stack is None else None

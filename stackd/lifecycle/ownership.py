@@ -1,13 +1,13 @@
 """Who owns the stacks of an instance: one stackd at a time, for as long as its Lease says (invariant 9).
 
-Owns the task that stands by, takes the Lease, renews it and gives it back; ``lease_rules`` says when. Does not know what an owner
-does, nor how a file that lacks something is completed.
+Owns the task that stands by, takes the Lease, renews it and gives it back; ``lease_rules`` says when. Does not know
+what an owner does, nor how an incomplete file is completed.
 
     standby ──the Lease is free, or was not renewed for its duration──▶ owner ──somebody else has it──▶ lost
                                                                         owner ──release()──▶ released
 
-An owner counts from the moment at which it sent its last renewal. One that cannot renew stays owner, and the fence allows it
-nothing, until it can again or hears of another one.
+A renewal is valid from the moment when it was sent. An owner that cannot renew stays owner, but the fence allows it
+nothing until it renews again or learns of another owner.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _CHECK_SECONDS = 1.0
 
 
 class Role(enum.StrEnum):
-    """What this process is to the stacks."""
+    """The role of this process towards the stacks."""
 
     STANDBY = "standby"
     OWNER = "owner"
@@ -62,16 +62,17 @@ class Role(enum.StrEnum):
 
 
 class Ownership:
-    """This process's part in it. ``run`` is the task, ``store`` a file that this process has begun to work with, ``host`` the
-    name of this machine, as it stands in a Lease that this process holds.
+    """The role of this process. ``run`` is the task, ``store`` an open file, ``host`` the name of this machine, as it
+    is written into a Lease that this process holds.
 
-    ``owned`` is set once this process is owner, ``stands_by`` while it knows that another one is: ``standby`` is the
-    sentence for clients then, empty otherwise. ``asked_for`` is set when another one, ``asker``, wants to take over. ``trouble``
-    says why the Lease could not be read or renewed when that was last tried; ``troubled`` is called then. ``set_back`` is called
-    when the cluster was set back by its operator (a backup of it was restored): what was seen of it before means nothing.
+    ``owned`` is set once this process is owner. ``stands_by`` is set while it knows that another one is: ``standby``
+    then holds the sentence for clients, and is empty otherwise. ``asked_for`` is set when another process, ``asker``,
+    wants to take over. ``trouble`` says why the last read or renewal of the Lease failed; ``troubled`` is called at
+    each failure. ``set_back`` is called when the operator has set the cluster back (restored a backup of it): what was
+    seen of it before is void.
 
-    ``confirmed`` returns when the cluster that answers has said that it is the file's own: a Lease of another one, or that
-    there is none in it, means nothing. Raises ClusterUnavailable.
+    ``confirmed`` returns once the cluster that answers is confirmed as the file's own, or raises ClusterUnavailable:
+    the Lease of another cluster, or its absence there, means nothing.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Ownership:
 
     @property
     def owner(self) -> str:
-        """The host of whoever holds the Lease, as far as is known; empty: nobody."""
+        """The host of whoever holds the Lease, as far as is known; empty if nobody does."""
         return self.lease.holder.partition("/")[0] if self.lease is not None else ""
 
     @property
@@ -118,7 +119,7 @@ class Ownership:
         return self._leases.name
 
     def why_closed(self) -> str:
-        """Why nothing may be changed although this process owns the stacks; empty where it may."""
+        """Why this owner may change nothing now; empty if it may, or is not the owner."""
         if self.role is not Role.OWNER or self._fence.open:
             return ""
         return (
@@ -126,7 +127,7 @@ class Ownership:
         )
 
     async def serve(self) -> None:
-        """``run`` as a service, which ends with this process's part as owner. Raises NotOwner."""
+        """``run`` as a service; raises NotOwner when this process stops being owner."""
         role = await self.run()
         if role is Role.LOST:
             raise NotOwner(
@@ -135,9 +136,9 @@ class Ownership:
         raise NotOwner("the stacks were handed over; this stackd stands by when it starts again")
 
     async def run(self) -> Role:
-        """Stand by, take the Lease, keep it; ``LOST`` when another one has it, ``RELEASED`` after ``release``.
+        """Stand by, take the Lease, keep it; ``LOST`` when another process has it, ``RELEASED`` after ``release``.
 
-        Once it has returned, nothing may be changed by this process any more.
+        Once this has returned, this process may change nothing any more.
         """
         async with asyncio.TaskGroup() as group:
             following = group.create_task(self._follow(), name="lease watch")
@@ -152,7 +153,7 @@ class Ownership:
     async def release(self) -> None:
         """Give the Lease back, for whoever asked for it; to be called when everything under way is done.
 
-        Nothing where ``run`` is over, or was never begun.
+        Does nothing if ``run`` has not begun or is over.
         """
         if self._watched is None:
             return
@@ -161,9 +162,9 @@ class Ownership:
         await self._ended.wait()
 
     async def ask_for(self) -> str:
-        """Ask the owner to step back, for this process. Returns who that is.
+        """Ask the owner to step back in favour of this process. Returns the owner's host.
 
-        Raises Conflict where there is nobody to ask, ClusterUnavailable.
+        Raises Conflict if there is nobody to ask, ClusterUnavailable.
         """
         while True:
             lease = await self._leases.find()
@@ -218,7 +219,7 @@ class Ownership:
                     if self._wait() <= 0 and await self._take():
                         return
                 self._succeeded()
-                # Where nothing new was seen, another try now would be refused as this one was.
+                # If nothing new was seen, a try now would be refused like this one.
                 if self._wait() > 0 or self._watched != known:
                     pause = min(self._wait(), self._timing.interval)
             except (ClusterError, Unavailable) as error:
@@ -251,13 +252,13 @@ class Ownership:
             log.info("standing by: %s owns the stacks (Lease %s)", owner, self._leases.name)
 
     async def _take(self) -> bool:
-        """Whether this process is owner now: False where somebody else was faster, or an earlier try was."""
+        """Try to take the Lease; False if somebody else was faster, or if an earlier try of ours succeeded unseen."""
         watched = self._watched
         assert watched is not None
         await self.confirmed()
         found = succession(watched.last, self._store.identity)
         if not found.continuous:
-            # Before the Lease names this file: what is begun here is finished after a crash, too.
+            # Before the Lease names this file, so that after a crash the takeover is finished, too.
             await self._store.begin_adoption()
         sent = self._fence.now()
         wanted = self._as_taken(watched.lease)
@@ -276,7 +277,7 @@ class Ownership:
 
     async def _hold(self) -> None:
         while self.role is Role.OWNER:
-            # Not for longer: the event loop's clock does not go on while the machine is suspended, the fence's does.
+            # Check often: while the machine is suspended the event loop's clock stops, the fence's does not.
             await self._changed_within(min(max(0.0, self._next_renewal - self._fence.now()), _CHECK_SECONDS))
             if self._release.is_set():
                 await self._give_back()
@@ -304,11 +305,11 @@ class Ownership:
     def _holding(self) -> Holding:
         lease = self.lease
         if lease is not None and (lease.sequence or 0) > self._store.identity.sequence:
-            return Holding.LOST  # this process has been set back, with its machine: another run of it has gone on
+            return Holding.LOST  # this process and its machine were set back: another run of it has gone on
         return holding(self._me, lease)
 
     async def _is_ours_after_all(self) -> bool:
-        """Whether it was the Lease of another cluster that says otherwise, under the same address."""
+        """Whether the Lease that says otherwise belongs to another cluster under the same address."""
         try:
             await self.confirmed()
             await self._read_lease()
@@ -332,7 +333,7 @@ class Ownership:
             else:
                 held = await self._leases.update(self._as_renewed(lease), timeout=self._timing.interval)
         except (ObjectExists, PreconditionFailed):
-            # Somebody has changed it, or an earlier try of ours has: it is looked at, and then tried again.
+            # Somebody has changed it, or an earlier try of ours has: read it, and then try again.
             await self._read_lease_again()
         except (ClusterError, Unavailable) as error:  # a quota may count Leases, too
             self._next_renewal = self._fence.now() + self._timing.retry
@@ -348,7 +349,7 @@ class Ownership:
             self._next_renewal = self._fence.now() + self._timing.retry
             self._failed(error, "the Lease cannot be read")
         else:
-            if self.lease == known:  # another try now would be refused as this one was
+            if self.lease == known:  # a try now would be refused like this one
                 self._next_renewal = self._fence.now() + self._timing.retry
                 self.trouble = "the cluster has an older version of it than stackd has seen"
 
@@ -362,7 +363,7 @@ class Ownership:
             log.info("the Lease is renewed again")
 
     async def _give_back(self) -> None:
-        """Nothing is changed from here on; where the Lease cannot be given back in time, it runs out."""
+        """Change nothing from here on, and give the Lease back; if that is not possible in time, it expires."""
         until = self._fence.valid_until
         self._fence.close("the stacks are being handed over to another stackd")
         await self._fence.nothing_under_way(until)

@@ -1,8 +1,8 @@
-"""What a pass of reconciliation would do, and why: a pure comparison of rows and mirror; and the keys of the work queues.
+"""What a reconciliation pass would do, and why: a pure comparison of rows and mirror; and the keys of the work queues.
 
-Owns: the comparison, and the keys (stacks by id, objects without a row, repairs). It makes no request and remembers nothing,
-so that anybody may ask as often as they like. What one pass has to know of the one before comes in with the snapshot, and
-goes out with the plan.
+Owns: the comparison, and the keys (stacks by id, objects without a row, repairs). It makes no request and remembers
+nothing, so anybody may call it as often as they like. What a pass has to know of the one before is part of the
+snapshot.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PODS, SERVICES, RECORDS = "pods", "services", "configmaps"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orphan:
-    """A pod, a Service or a stopped stack's record of ours without a row; only the object with that uid is meant."""
+    """A pod, a Service or a stopped stack's record of ours without a row; it means only the object with that uid."""
 
     resource: str
     name: str
@@ -31,12 +31,12 @@ class Orphan:
 
     @property
     def stack_id(self) -> str:
-        """The stack that it was made for, by its name."""
+        """The stack for which it was made, by its name."""
         return self.name.removeprefix(SERVICE_PREFIX) if self.resource == SERVICES else self.name
 
 
 Removal = str | Orphan
-"""What the deleter sees to: a stack that goes or has ended, or an object without a row."""
+"""What the deleter handles: a stack that is being deleted or has ended, or an object without a row."""
 
 
 class RepairKind(enum.StrEnum):
@@ -51,7 +51,7 @@ class RepairKind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
-    """Something that a stack lacks and that is to be created (again)."""
+    """Something that a stack lacks and that stackd has to create or restore."""
 
     kind: RepairKind
     stack_id: str
@@ -85,7 +85,7 @@ REMOVES = {
 }
 
 UNASKED = frozenset({ActionKind.END, *REMOVES.values()})
-"""What nobody asked for; only these are subject to the brake."""
+"""What nobody asked for; only these, and actions that are ``sudden``, are subject to the brake."""
 
 REPAIRS = {
     ActionKind.RESUME: RepairKind.RESUME,
@@ -97,9 +97,9 @@ REPAIRS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
-    """One thing to do, and why; ``orphan`` is the object that is to be removed for want of a row.
+    """One thing to do, and why; ``orphan`` is the object to remove because it has no row.
 
-    ``sudden``: its time is up only since the clock was set, which the brake looks at.
+    ``sudden``: the stack has expired only since the clock was set; the brake checks that.
     """
 
     kind: ActionKind
@@ -110,13 +110,13 @@ class Action:
 
     @property
     def stack_id(self) -> str:
-        """The stack that it is about."""
+        """The stack that the action is about."""
         return self.name if self.orphan is None else self.orphan.stack_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
-    """An object of ours without a row, of which it is not known whether its stack was ended; ``why``."""
+    """An object of ours without a row, if it is not known whether its stack was removed; ``why`` says so."""
 
     object: Orphan
     why: str
@@ -124,18 +124,18 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """All that a plan is made from, as it is at one moment; times in nanoseconds.
+    """Everything that a plan is made from, as it is at one moment; times in nanoseconds.
 
     ``creating``  creates under way
-    ``being_deleted``  stacks that a request or a batch job deletes and sees to
+    ``being_deleted``  stacks that a request or a batch job deletes
     ``locked``    stacks that somebody is at work on
     ``removed``   those of ``looked_up`` whose stacks the file has removed
-    ``looked_up``  ids without a row that the file was asked about
+    ``looked_up``  ids without a row that were looked up in the file
     ``stopped``   the records of stacks without a pod
-    ``unadoptable``  by their uid, pods and records that no row can be made from, and why
-    ``unrecordable``  the uids of pods off which something in the cluster takes annotations
-    ``incomplete``  the file may lack what the cluster has: it is taken over at once
-    ``removals``, ``repairs``  what stands in the work queues already
+    ``unadoptable``  pods and records from which no row can be made, by uid, and why
+    ``unrecordable``  the uids of pods from which something in the cluster removes stackd's annotations
+    ``incomplete``  the file may lack what the cluster has: objects without a row are taken over at once
+    ``removals``, ``repairs``  what is in the work queues already
     ``clock_trusted``  whether ``now`` may be right; ``sudden_until``  to what time the clock was set forward (0: never)
     """
 
@@ -161,9 +161,9 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconcilePlan:
-    """What a pass would do; ``blocked`` says why it does nothing at all, ``held`` which stacks a brake keeps.
+    """What a pass would do; ``blocked`` says why it does nothing at all, ``held`` which stacks a brake holds back.
 
-    ``unknown`` is left alone.
+    A pass leaves the objects in ``unknown`` alone.
     """
 
     actions: tuple[Action, ...] = ()
@@ -191,37 +191,36 @@ def without_row(
     stopped: Mapping[str, StoppedRecord],
     known: Collection[str],
 ) -> frozenset[str]:
-    """The ids of stacks that objects were made for, and that have no row."""
+    """The ids of stacks that have objects but no row."""
     served = {name.removeprefix(SERVICE_PREFIX) for name in services}
     return frozenset(pods.keys() | served | stopped.keys()).difference(known)
 
 
 def is_claimed(orphan: Orphan, stack: Stack | None) -> bool:
-    """Whether the row, if there is one, is reason enough to let the object be.
+    """Whether the row, if there is one, is reason enough to keep the object.
 
-    A stack that has ended claims its Service and its own pod; another pod of that name was made by a create that had been
-    given up.
+    An ended stack claims its Service and its own pod; another pod of that name was made by a create that was given up.
     """
     if stack is None:
         return False
     if orphan.resource == SERVICES:
         return orphan.name == stack.service_name
     if orphan.resource == RECORDS:
-        return True  # the repairs see to it
+        return True  # the repairs handle it
     return not stack.ended or stack.pod_uid in (None, orphan.uid)
 
 
 def own_pod(pods: Mapping[str, PodState], stack: Stack) -> PodState | None:
-    """The stack's pod; one of an earlier generation, which is on its way out, does not count.
+    """The stack's pod; a pod of an earlier generation, which is being deleted, does not count.
 
-    The generation is written on the pod, where it can be removed: a pod with the uid of the row is the stack's in any case.
+    The generation is an annotation, which anybody may remove: a pod with the row's uid is the stack's whatever it says.
     """
     pod = pods.get(stack.pod_name)
     return None if pod is None or (pod.uid != stack.pod_uid and pod.generation < stack.generation) else pod
 
 
 def wants_service(stack: Stack) -> bool:
-    """Whether the stack is to have a Service now."""
+    """Whether the stack should have a Service now."""
     return (
         stack.accepted
         and not stack.ended
@@ -232,9 +231,9 @@ def wants_service(stack: Stack) -> bool:
 
 
 def service_trouble(stack: Stack, service: ServiceState | None) -> str:
-    """Why the stack is not to be reached through this Service as its row says; empty if it is.
+    """Why the stack cannot be reached through this Service as its row says; empty if it can.
 
-    Just after a create the mirror may not have it yet: whoever mends it looks in the cluster first.
+    Just after a create the mirror may not have the Service yet: the repair asks the cluster first.
     """
     if service is None:
         return "its Service is gone from the cluster"
@@ -328,7 +327,7 @@ def _repair(seen: Snapshot, kind: ActionKind, name: str, why: str) -> Action | N
 
 
 def _rowless(seen: Snapshot, known: Collection[str]) -> Iterator[Action | Unknown]:
-    """What becomes of objects without a row. One is removed only if the file itself has removed its stack."""
+    """What becomes of objects without a row. An object is removed only if the file has removed its stack."""
     for name in seen.pods.keys() - known:
         pod = seen.pods[name]
         orphan = Orphan(resource=PODS, name=name, uid=pod.uid)
@@ -385,7 +384,7 @@ def _is_handled(seen: Snapshot, orphan: Orphan) -> bool:
 
 
 def _comes_along(seen: Snapshot, orphan: Orphan) -> bool:
-    """Whether a Service's stack is there, with which it is taken over or goes."""
+    """Whether a pod or record of the Service's stack exists, with which the Service is taken over or removed."""
     if not orphan.name.startswith(SERVICE_PREFIX):
         return False
     found = (seen.pods.get(orphan.stack_id), seen.stopped.get(orphan.stack_id))

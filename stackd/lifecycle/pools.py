@@ -1,9 +1,9 @@
 """The stacks that wait in pools, by template: which may be given, and how the pool of each template is doing.
 
-Owns: that of any number of creates at once no two pick the same stack, the oldest first; that those who wait for the next
-one get theirs in the order in which they came; what is remembered of a pool's failures; and a pool's figures, which
-``/templates``, doctor, the metrics and the dashboard read through ``Pools.figures``. That a stack is given once is the file's
-to decide. Fed by changes of rows.
+Owns: that concurrent creates pick different stacks, and the one that has been ready longest first; that creates waiting
+for the next stack get one in the order of their arrival; what is remembered of a pool's failures; and a pool's figures,
+which ``/templates``, doctor, the metrics and the dashboard read through ``Pools.figures``. The file decides that a
+stack is given only once. Row changes keep this module up to date.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from stackd.templates import Template
 from stackd.workqueue import RetryPolicy
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
-"""Seconds until a template is tried again that did not come to run, after the first failure and after many."""
+"""Seconds until a failing template is tried again, after the first failure and after many."""
 
 PROVEN_SECONDS = 10.0
-"""A template whose stacks have ended by themselves is taken to run again once one of them has run for so long."""
+"""A template whose stacks have ended by themselves counts as working again once one of them has run for this long."""
 
 LONGEST_WAIT = 30.0
-"""The same where it is not the template's fault: no room, or no cluster at hand."""
+"""The longest pause if the template is not at fault: no room, no node port or no quota is left."""
 
 AFTER_PREEMPTION_SECONDS = 30.0
-"""So long a pool is not filled again after its stacks were ended for creates."""
+"""How long a pool is not refilled after its stacks were deleted to make room for creates."""
 
 SHORT_OF_ROOM_SECONDS = 10.0
-"""So long after something could not be made for want of a port, of room or of quota these are taken to be short."""
+"""How long ports, room or quota count as short after a stack could not be made for want of one of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolFigures:
-    """One template's unassigned stacks by what they are, and the creates that found one (``hits``) or none (``misses``).
+    """One template's unassigned stacks by state, and the creates that found one (``hits``) or none (``misses``).
 
-    ``held`` may have been given away just before the file was lost: they stay for a while, and are given to nobody.
-    ``reason`` is why the pool is not filled, empty while it is or is being filled.
+    ``held`` may have been given away just before the file was lost: they are kept for a while and given to nobody.
+    ``reason`` is why the pool is not filled; empty while it is full or being filled.
     """
 
     ready: int = 0
@@ -58,7 +58,7 @@ NO_POOL = PoolFigures()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """A stack that was given away ``at`` that time (monotonic seconds), which its pod has yet to say."""
+    """A stack that was given away ``at`` that time (monotonic seconds), and whose pod does not say so yet."""
 
     stack_id: str
     at: float
@@ -66,12 +66,12 @@ class Given:
 
 @dataclass(slots=True, kw_only=True)
 class Pool:
-    """How the pool of one template is doing. ``not_before`` in monotonic seconds; ``digest`` tells what has failed.
+    """How the pool of one template is doing. ``not_before`` in monotonic seconds; ``digest`` of the template in force.
 
-    Before ``in_vain_until`` no create waits for its next stack: one has done so for too long.
-    ``waits`` are its rows. ``making`` counts creates under way, whose rows may not be there yet.
-    ``unproven`` are stacks that came to run less than PROVEN_SECONDS ago, and when, the first first; ``crashed``: some have
-    ended by themselves since one was proven.
+    Before ``in_vain_until`` no create waits for its next stack, because one waited too long.
+    ``waits`` are its rows. ``making`` counts creates under way, whose rows may not exist yet.
+    ``unproven``: the stacks that came to run less than PROVEN_SECONDS ago, and when, in that order; ``crashed``: some
+    have ended by themselves, and none was proven since.
     """
 
     waits: dict[str, Stack] = field(default_factory=dict)
@@ -87,13 +87,13 @@ class Pool:
     digest: str = ""
 
     def coming(self, digest: str) -> int:
-        """How many stacks of this digest are on their way to run, as far as is known."""
+        """How many stacks of this digest are about to run, as far as is known."""
         if self.failures:
             return 0
         starting = sum(
             row.digest == digest
             and row.status is StackStatus.CREATING
-            and row.accepted  # until then it is among those that are being made
+            and row.accepted  # until then it is counted in ``making``
             and not row.status_reason  # nothing keeps it from running
             and row.deleting_since is None
             for row in self.waits.values()
@@ -101,30 +101,30 @@ class Pool:
         return starting + self.making
 
     def failed(self, why: str, now: float, *, longest: float = LONGEST_PAUSE) -> None:
-        """Something of it has failed: the next try comes later, each time."""
+        """Record a failure; each one delays the next try longer."""
         self.failures += 1
         self.reason = why
         pause = RetryPolicy(first=FIRST_PAUSE, longest=longest).bound(self.failures)
         self.put_off(now + pause)
 
     def put_off(self, until: float) -> None:
-        """It is not filled before that."""
+        """Do not fill the pool before ``until``."""
         self.not_before = max(self.not_before, until)
 
     def changed_to(self, digest: str) -> None:
-        """Its template is another one by now: what has failed was the one before."""
+        """The template has changed: forget the failures of the one before."""
         self.digest = digest
         self.unproven.clear()
         self._succeeded()
 
     def came_to_run(self, stack_id: str, now: float) -> None:
-        """One has come to run: that is enough, unless others have and then ended."""
+        """A stack came to run: that ends the failures, unless earlier stacks came to run and then ended."""
         self.unproven[stack_id] = now
         if not self.crashed:
             self._succeeded()
 
     def settle(self, now: float) -> None:
-        """Take note of stacks that have run for PROVEN_SECONDS: what crashed before no longer counts."""
+        """Forget earlier crashes once a stack has run for PROVEN_SECONDS."""
         while self.unproven and now - next(iter(self.unproven.values())) >= PROVEN_SECONDS:
             del self.unproven[next(iter(self.unproven))]
             if self.crashed:
@@ -134,27 +134,27 @@ class Pool:
         self.failures, self.reason, self.not_before, self.crashed = 0, "", 0.0, False
 
     def preempted(self, until: float) -> None:
-        """Some of its stacks were ended to make room for creates."""
+        """Some of its stacks were deleted to make room for creates: do not refill before ``until``."""
         self.reason = "it gives way to creates, which found no room"
         self.put_off(until)
 
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """The place of one create: ``called`` when there may be a stack for it, ``taking`` while it tries to take that."""
+    """The place of one create: ``called`` when there may be a stack for it, ``taking`` while it tries to take one."""
 
     called: asyncio.Event = field(default_factory=asyncio.Event)
     taking: bool = False
 
 
 class Line:
-    """Those who wait for stacks of one digest, the first first."""
+    """The creates that wait for stacks of one digest, in the order of their arrival."""
 
     def __init__(self) -> None:
         self._places: dict[Place, None] = {}
 
     def __len__(self) -> int:
-        """How many wait, apart from those who are taking one."""
+        """How many wait, without those that are taking a stack."""
         return sum(1 for _ in self._waiting())
 
     @property
@@ -164,7 +164,7 @@ class Line:
 
     @contextmanager
     def place(self) -> Iterator[Place]:
-        """Within this, the caller waits, behind those who do so already."""
+        """Within this, the caller waits, behind those who wait already."""
         place = Place()
         self._places[place] = None
         try:
@@ -173,12 +173,12 @@ class Line:
             del self._places[place]
 
     def call(self, stacks: int) -> None:
-        """There are so many stacks: tell as many of those who wait."""
+        """Tell as many of those who wait as there are ``stacks``."""
         for place in islice(self._waiting(), stacks):
             place.called.set()
 
     def has_turn(self, place: Place, stacks: int) -> bool:
-        """Whether so many stacks are enough for all who wait up to this place."""
+        """Whether this many stacks are enough for all who wait up to this place."""
         return place in islice(self._waiting(), stacks)
 
     def _waiting(self) -> Iterator[Place]:
@@ -186,19 +186,19 @@ class Line:
 
 
 class Pools:
-    """The pools of one daemon, by the name of the template; also of templates that are there no longer."""
+    """The pools of one daemon, by the name of the template; includes templates that no longer exist."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self.by_name: dict[str, Pool] = {}
         self._now = now
         self.pace = ClaimPace()
         self.news = asyncio.Event()
-        """Set when something has changed that the refill has to look at: the pools in ``changed``."""
+        """Set when the refill has to look at the pools in ``changed``."""
         self.changed: set[str] = set()
         self.exchange = asyncio.Lock()
-        """Held while a stack that is held gives way to one for a pool."""
+        """Locked while a held stack is replaced by one for a pool."""
         self.ending: set[str] = set()
-        """Stacks that somebody has chosen to be ended, and whose intent is not committed yet."""
+        """Stacks chosen for preemption whose intent is not committed yet."""
         self._free: dict[str, dict[str, None]] = {}
         self._lines: dict[str, Line] = {}
         self._short_of_room_at: float | None = None
@@ -213,12 +213,12 @@ class Pools:
         return pool
 
     def load(self, rows: Iterable[Stack]) -> None:
-        """Begin with the rows of the file."""
+        """Start with the rows of the file."""
         for row in rows:
             self.row_changed(None, row)
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
-        """A row changed (a subscriber of the store)."""
+        """Subscriber of the store: keep the pools up to date."""
         was, waits = before is not None and before.unassigned, after is not None and after.unassigned
         if not was and not waits:
             return
@@ -247,15 +247,15 @@ class Pools:
         self.news.set()
 
     def room_lacked(self, now: float) -> None:
-        """Something could not be made for want of a port, of room or of quota."""
+        """Note that something could not be made for want of a port, of room or of quota."""
         self._short_of_room_at = now
 
     def short_of_room(self, now: float) -> bool:
-        """Whether that was just now."""
+        """Whether a port, room or quota was lacking just now."""
         return self._short_of_room_at is not None and now - self._short_of_room_at < SHORT_OF_ROOM_SECONDS
 
     def low(self, templates: Iterable[Template]) -> bool:
-        """Whether a pool of these is less than half full, and could be fuller."""
+        """Whether a pool of these templates is less than half full, and could be fuller."""
         return any(
             self.free(template.digest) < HALF_FULL * template.pool
             for template in templates
@@ -263,7 +263,7 @@ class Pools:
         )
 
     def free(self, digest: str) -> int:
-        """How many stacks of that digest may be taken."""
+        """How many stacks of that digest can be taken."""
         return len(self._free.get(digest, ()))
 
     def waiting(self, digest: str) -> int:
@@ -272,7 +272,7 @@ class Pools:
 
     @contextmanager
     def in_line(self, digest: str) -> Iterator[Place]:
-        """Within this, the caller waits for the next stack of that digest, behind those who do so already."""
+        """Within this, the caller waits for the next stack of that digest, behind those who wait already."""
         line = self._lines.setdefault(digest, Line())
         try:
             with line.place() as place:
@@ -287,7 +287,7 @@ class Pools:
         return self._lines[digest].has_turn(place, self.free(digest))
 
     def take(self, digest: str) -> Stack | None:
-        """The stack of that digest that has run the longest, for nobody else until it is ``put_back``."""
+        """Take the stack of that digest that has been ready longest; nobody else gets it until ``put_back``."""
         free = self._free.get(digest)
         if not free:
             return None
@@ -297,7 +297,7 @@ class Pools:
         return self._rows[stack_id]
 
     def put_back(self, stack_ids: Iterable[str]) -> None:
-        """What was taken is done with: what still waits may be taken again."""
+        """Release stacks that were taken: those that still wait in the pool can be taken again."""
         for stack_id in stack_ids:
             self._taken.discard(stack_id)
             self._sort(stack_id, None)
@@ -327,7 +327,7 @@ class Pools:
         )
 
     def _sort(self, stack_id: str, before: Stack | None) -> None:
-        """Put the stack among those that may be taken, or remove it from them; one that was there keeps its place."""
+        """Add the stack to those that can be taken, or remove it; one that is already there keeps its place."""
         row = self._rows.get(stack_id)
         free = row is not None and is_ready(row) and stack_id not in self._taken
         digest = row.digest if row is not None and free else None
@@ -352,7 +352,7 @@ def is_ready(row: Stack) -> bool:
 
 
 def is_held(row: Stack) -> bool:
-    """Whether nobody knows if the stack was given away (the file that knew is lost): it stays, and is given to nobody."""
+    """Whether it is unknown if the stack was given away, because the file that knew is lost. It is given to nobody."""
     return row.unassigned and row.digest is None
 
 

@@ -1,8 +1,8 @@
 """Have the images of templates with ``prepull: true`` on every node that takes stacks, also on nodes that join later.
 
-Owns: which images are wanted where, how far that is, and that few are pulled at a time: kubelets pull one image after the
-other, and stacks wait behind them. A pod of this module runs nothing, and is gone as soon as its image is there. Those of
-an earlier process are deleted at the start.
+Owns: which images are wanted on which nodes, the state of each pull, and that only few run at a time: kubelets pull one
+image after the other, and stacks wait behind them. A pod of this module runs nothing, and is deleted as soon as its
+image is there. Pods of an earlier process are deleted at the start.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 AT_ONCE = 2
 RETRIES = RetryPolicy(first=5.0, longest=300.0)
 AGAIN_SECONDS = 6 * 3600.0
-"""After this time the image is checked again: kubelets remove images that nobody has used for a while."""
+"""After this time an image is checked again: kubelets remove images that nobody has used for a while."""
 REFRESH_SECONDS = 10.0
 CLEAN_UP_SECONDS = 10.0
-"""When an earlier process' pods are looked for where no template wants images pulled."""
+"""When the pods of an earlier process are looked for if no template wants images pulled."""
 
 FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.25, 2.0
 LONGEST_REASON = 512
@@ -62,7 +62,7 @@ class ImageOnNode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pull:
-    """What is known of a target; ``since`` on the monotonic clock."""
+    """What is known of an image on a node; ``since`` on the monotonic clock."""
 
     state: PullState
     since: float
@@ -92,7 +92,7 @@ class PrePulls:
         return {state: states.count(state) for state in PullState}
 
     async def refresh(self) -> None:
-        """Compare what is wanted with what is known; asks nothing of the cluster."""
+        """Compare what is wanted with what is known; makes no request."""
         wanted = self._wanted()
         now = self._context.clock.monotonic()
         for target in self._known.keys() - wanted.keys():
@@ -106,7 +106,7 @@ class PrePulls:
                 self._queue.add(target)
 
     def _wanted(self) -> dict[ImageOnNode, Template]:
-        """Each image on each node, with the first template that has it; neighbours are on different nodes."""
+        """Each image on each node, with the first template that has it; adjacent entries are on different nodes."""
         context = self._context
         taking = sorted(node.name for node in nodes.eligible(context.config, context.mirror.nodes.values()))
         return {
@@ -118,9 +118,9 @@ class PrePulls:
         }
 
     async def run(self) -> None:
-        """The service: what an earlier process has left is deleted, then images are pulled, for ever."""
+        """The service: delete what an earlier process has left, then pull images; runs for ever."""
         if not self._wanted():
-            await asyncio.sleep(CLEAN_UP_SECONDS)  # there is hardly anything, and creates may wait
+            await asyncio.sleep(CLEAN_UP_SECONDS)  # there is hardly anything to delete, and creates may be waiting
         await self._clean_up()
         await self.refresh()
         await self._queue.run(self._pull, workers=AT_ONCE, failed=self._failed)
@@ -140,13 +140,13 @@ class PrePulls:
                 return
 
     async def _pull(self, target: ImageOnNode) -> None:
-        """Pull one image, in a task of its own, so that it can still delete its pod when the daemon stops."""
+        """Pull one image, in its own task, so that it can still delete its pod when the daemon stops."""
         await self._context.tasks.spawn(f"prepull {target}", self._pulled(target))
 
     async def _pulled(self, target: ImageOnNode) -> None:
-        """Return once the image is there, or is not wanted any more; no pod is left then.
+        """Return once the image is there, or is no longer wanted; no pod is left then.
 
-        Raises what keeps it from being pulled now.
+        Raises the error that keeps it from being pulled now.
         """
         async with self._nodes.setdefault(target.node, asyncio.Lock()):
             if self._context.closing:
@@ -161,7 +161,7 @@ class PrePulls:
             try:
                 done = await self._until_done(target, pod["metadata"]["uid"])
             except StackdError:
-                with contextlib.suppress(StackdError):  # the next try finds it
+                with contextlib.suppress(StackdError):  # the next try finds the pod
                     await self._delete(pod)
                 raise
             await self._delete(pod)
@@ -175,7 +175,7 @@ class PrePulls:
         manifest = harden(prepull_spec(target.image, template.spec.manifest), template.policy)
         instance = context.config.cluster.instance
         pod = prepull_pod(manifest, context.config.stacks.namespace, instance, target.node)
-        with contextlib.suppress(ObjectExists):  # an earlier try whose answer was lost
+        with contextlib.suppress(ObjectExists):  # made by an earlier try whose response was lost
             await context.cluster.create_pod(pod)
         found = await context.cluster.pod_json(self._name(target))
         if found is None:
@@ -185,7 +185,7 @@ class PrePulls:
     async def _until_done(self, target: ImageOnNode, uid: str) -> bool:
         """Return True once the image is there, False as soon as nobody wants it any more.
 
-        Raises ClusterUnavailable when the pull fails, or takes too long.
+        Raises ClusterUnavailable if the pull fails or takes too long.
         """
         context = self._context
         pause, end = FIRST_LOOK_SECONDS, context.clock.monotonic() + DEADLINE_SECONDS
@@ -206,7 +206,7 @@ class PrePulls:
         return prepull_name(self._context.config.cluster.instance, target.node, target.image)
 
     async def _delete_pod_of(self, target: ImageOnNode) -> None:
-        """Delete what an earlier attempt may have left."""
+        """Delete the pod that an earlier try may have left."""
         for pod in await self._context.cluster.list_prepulls():
             if pod["metadata"]["name"] == self._name(target):
                 await self._delete(pod)

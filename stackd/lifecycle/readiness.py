@@ -1,6 +1,6 @@
 """Whether stackd is ready, and if not, why: the same answer for /readyz and for the service's status.
 
-Owns: the sentences. A GET that asks reads what is known; that the file takes a write is tried by its askers.
+Owns: the sentences. Reads only what is known; whether the file accepts a write is tried by the callers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from stackd.lifecycle.context import AWAY_SECONDS, STALE_SECONDS, Context
 
 
 def reasons(context: Context) -> list[str]:
-    """Why stackd is not ready, in sentences; none when it is."""
+    """Why stackd is not ready, in sentences; empty if it is."""
     ownership = context.ownership
     if ownership.standby:
         return [ownership.standby]
@@ -39,7 +39,7 @@ def reasons(context: Context) -> list[str]:
 
 
 def _why_in_doubt(context: Context) -> str:
-    """Why the cluster has not confirmed its identity; empty while it has, and where it was asked only just now."""
+    """Why the cluster has not confirmed its identity; empty if it has, or if it was asked only just now."""
     if not context.brake.identity_in_doubt:
         return ""
     if context.waiting_for:

@@ -1,7 +1,7 @@
-"""Recover the rows of a lost file from what the cluster's objects carry: all of them by hand, or those that turn up without one.
+"""Recover rows from what the cluster's objects carry: all of a lost file by command, or those of objects without a row.
 
-Owns: which objects make a stack again. The statuses of the living are observed once the daemon runs; how the others ended
-is read from their pods here, as what has ended is not looked at again.
+Owns: which objects make a stack again. The statuses of living stacks are observed once the daemon runs. How the others
+ended is read from their pods here, because an ended stack is not observed again.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ async def rebuild(store: Store, cluster: Cluster) -> Rebuilt:
 
 @dataclass(slots=True, kw_only=True)
 class TakenOver:
-    """The ids of stacks that have rows now, and by their uid the objects that no row could be made from, with the reason.
+    """The ids of stacks that have rows now, and the objects that no row could be made from, by uid, with the reason.
 
-    ``contested`` are those whose ports, say, another row has: it may give them back.
+    ``contested`` are those that lack something another row has, such as a port: it may give it back.
     """
 
     stacks: list[str] = field(default_factory=list)
@@ -68,7 +68,7 @@ class TakenOver:
 
 
 async def take_over(context: Context, names: Collection[str]) -> TakenOver:
-    """Make rows for those pods and records. One that is gone, or going, by now is left out.
+    """Make rows for the pods and records with these names. One that is gone or being deleted by now is left out.
 
     Raises ClusterUnavailable or ClusterError; StoreUnavailable: then no row was made.
     """
@@ -82,7 +82,7 @@ async def take_over(context: Context, names: Collection[str]) -> TakenOver:
         else:
             stacks.append(one.stack)
             uids[one.name] = one.uid
-    await context.right_cluster()  # what was listed is this cluster's, and not of another that was there meanwhile
+    await context.right_cluster()  # the lists came from this cluster, and not from another that answered meanwhile
     for adopted in await context.store.stacks.adopt(stacks):
         if adopted.stack is None:
             report.unadoptable[uids[adopted.stack_id]] = adopted.reason
@@ -94,8 +94,8 @@ async def take_over(context: Context, names: Collection[str]) -> TakenOver:
 
 
 async def renew_rows(context: Context) -> None:
-    """Bring the rows of a restored file up to date: stacks that were extended, stopped or started since then, or accepted; and
-    those of which the cluster has nothing any more, since whoever owned the stacks meanwhile has deleted them.
+    """Bring the rows of a restored file up to date: stacks that were extended, stopped, started or accepted since then.
+    Remove those of which the cluster has nothing any more: whoever owned the stacks meanwhile has deleted them.
 
     Raises ClusterUnavailable or ClusterError; StoreUnavailable: then nothing was changed.
     """
@@ -112,9 +112,9 @@ async def renew_rows(context: Context) -> None:
 
 
 async def _gone(context: Context, there: Collection[str]) -> list[str]:
-    """The stacks of which the cluster has neither pod nor record, as it says when it is asked for each of them.
+    """The stacks of which the cluster has neither pod nor record; it is asked for each of them.
 
-    None of them where no stackd has held a Lease before: one that knew none kept no records of stopped stacks.
+    None of them if no stackd has held a Lease before: a stackd without a Lease kept no records of stopped stacks.
     """
     succession = context.ownership.succession
     if succession is None or not succession.after_lease:
@@ -130,7 +130,7 @@ async def _is_there(cluster: Cluster, stack_id: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A pod, or a record of a stack without one, and the stack that it makes; ``going`` while it is being deleted."""
+    """A pod, or a record of a stack without one, and the stack made from it; ``going`` while it is being deleted."""
 
     name: str
     uid: str
@@ -139,7 +139,7 @@ class Found:
 
 
 async def _found(cluster: Cluster) -> list[Found]:
-    """What the cluster has of each stack: its pod or its record, whichever is of a later time."""
+    """What the cluster has of each stack: its pod or its record, whichever is newer."""
     services = {raw["metadata"]["name"]: raw for raw in await cluster.list_raw("services")}
     records = {raw["metadata"]["name"]: raw for raw in await cluster.list_raw(CONFIG_MAPS)}
     found = []

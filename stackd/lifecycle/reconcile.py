@@ -1,7 +1,8 @@
-"""Compare what we intend with what exists, plan what to do about it, and have it done unless a brake holds it back.
+"""Compare what stackd intends with what exists, plan what to do about it, and have it done unless a brake holds it.
 
-Owns: the passes. ``plan`` says what is to be done. A pass makes no request itself, so that none can hold it up: it hands
-work to the observer (statuses), the deleter (removals) and the repairs, and finds what they may have missed.
+Owns: the passes. ``plan`` says what is to be done. A pass hands work to the observer (statuses), the deleter (removals)
+and the repairs, so that no request holds it up, and finds what they may have missed. Only taking over objects without a
+row and observing confirmed stacks are part of the pass itself.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ log = logging.getLogger(__name__)
 BLOCKED_RETRY_SECONDS = 5
 
 CONTESTED_PASSES = 10
-"""So many passes a new owner waits at the most until a port is given back that a stack needs which it takes over."""
+"""How many passes a new owner waits at most for the ports of stacks that it takes over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
-    """What became of a confirmation: how many stacks are held no longer, and which are held, but were not then.
+    """The result of a confirmation: how many stacks are no longer held, and which are held now.
 
-    ``removed`` are the objects that nobody knew, and that are removed now.
+    ``removed`` are the objects of unknown stacks that are removed now.
     """
 
     count: int
@@ -72,9 +73,9 @@ class Reconciler:
         self.actions: dict[ActionKind, int] = dict.fromkeys(ActionKind, 0)
 
     async def plan(self) -> ReconcilePlan:
-        """What a pass would do now, and why. Makes no request and changes nothing, however often it is asked.
+        """What a pass would do now, and why. Makes no request and changes nothing, however often it is called.
 
-        Raises StoreUnavailable where the file cannot be asked about objects without a row.
+        Raises StoreUnavailable if the file cannot be asked about objects without a row.
         """
         await self._look_up()
         held = frozenset(self._context.brake.held)
@@ -83,7 +84,7 @@ class Reconciler:
         return replace(make_plan(self._snapshot()), held=held)
 
     async def _look_up(self) -> None:
-        """Ask the file whether it has removed the stacks of objects without a row; nothing where there are none."""
+        """Ask the file whether it has removed the stacks of objects without a row, if there are any."""
         context = self._context
         wanted = without_row(
             context.mirror.pods, context.mirror.services, context.mirror.stopped, context.store.stacks.ids()
@@ -92,7 +93,7 @@ class Reconciler:
         self._looked_up, self._removed = wanted, removed
 
     async def reconcile(self) -> ReconcilePlan:
-        """Make one pass. What cannot be done now is found again by the next; one bad stack never holds up the others.
+        """Make one pass. The next pass finds again what cannot be done now; one bad stack never holds up the others.
 
         Raises StoreUnavailable.
         """
@@ -102,9 +103,9 @@ class Reconciler:
     async def confirm(self) -> Released:
         """The operator agrees with what is held back now: make a pass that does it.
 
-        What nobody knows is removed, as far as the last pass has listed it.
-        Raises Held where no pass can be made; if one can within a minute, it does what was held now, and nothing else.
-        Raises StoreUnavailable; then the same is so.
+        Also removes the objects of unknown stacks, as far as the last pass has listed them. Raises Held if no pass can
+        be made now, and StoreUnavailable; in both cases a pass within a minute still does what was held now, and
+        nothing else.
         """
         context = self._context
         async with self._busy:
@@ -127,7 +128,7 @@ class Reconciler:
         confirmed = context.brake.confirmed
         if confirmed and not _blocked(context):
             await self._observer.observe(set(confirmed))
-        # Whatever had what they need may have given it back since the last pass.
+        # What they lack may have been given back since the last pass.
         self._unadoptable = {uid: why for uid, why in self._unadoptable.items() if uid not in self._contested}
         self._contested = frozenset()
         plan = await self.plan()
@@ -146,13 +147,13 @@ class Reconciler:
         return replace(plan, held=frozenset(context.brake.held))
 
     def _still_adopts(self, plan: ReconcilePlan) -> bool:
-        """Whether something of the cluster is not taken over yet; what lacks a port only counts for so many passes."""
+        """Whether something is still to be taken over; waits at most ``CONTESTED_PASSES`` passes for missing ports."""
         self._contested_passes += bool(self._contested)
         waits = bool(self._contested) and self._contested_passes < CONTESTED_PASSES
         return waits or any(action.kind is ActionKind.ADOPT for action in plan.actions)
 
     async def _adopt(self, actions: list[Action]) -> None:
-        """Make rows for pods that carry a stack's record; what fails now is found again by the next pass."""
+        """Make rows for pods that carry a stack's record; the next pass finds again what fails now."""
         context = self._context
         try:
             done = await take_over(context, frozenset(action.name for action in actions))

@@ -1,7 +1,7 @@
-"""Keep the pools filled: make what is missing, end what has failed, is of another template by now, or is too much.
+"""Keep the pools filled: make missing stacks; delete stacks that failed, are of an outdated template, or are too many.
 
-Owns: the refilling service, how fast it goes, and what it does about a template that does not come to run. What it makes
-is made as any create makes it, and ended as any stack is.
+Owns: the refilling service, its speed, and what it does about a template whose stacks do not come to run. It makes
+stacks as any create does, and deletes them as any stack is deleted.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from stackd.waiters import set_within
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-"""Each pool is checked at least this often: its template may have changed, a pause may be over, the cluster may be back."""
+"""Each pool is checked at least this often: its template may have changed, a pause be over, the cluster be back."""
 
 CROWDED_SECONDS = 0.1
-"""When to look again where clients' creates wait for their turn: until none does, nothing is made for pools."""
+"""When to look again while clients' creates wait for a slot: until none does, nothing is made for pools."""
 
 HOLD_SECONDS = 1.0
-"""So long at most a burst of creates keeps a pool that still has stacks from being filled."""
+"""How long at most a burst of creates keeps a pool that still has stacks from being filled."""
 
 ANNOTATING_SECONDS = 0.02
-"""When to look again where pods have yet to say that they were given away: that comes first, within the same bound."""
+"""When to look again while given pods wait to be annotated: that comes first, for at most ``HOLD_SECONDS``."""
 
 GATHER_SECONDS = 0.005
-"""Changes within this time are looked at together."""
+"""Changes within this time are handled together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a pool needs: so many more, and the ends of these.
+    """What a pool needs: how many more stacks, and which to delete.
 
-    ``failed`` says why the first of those has failed that are the fault of the template as it is now; empty where none is.
+    ``failed`` says why the first failing stack of the current template failed by itself; empty if there is none.
     """
 
     missing: int = 0
@@ -57,10 +57,10 @@ class Work:
 
 
 def work_for(pool: Pool, template: Template | None, now: int | None) -> Work:
-    """What the pool needs, even if it cannot be done now. Pure. Without a template all of its stacks are ended.
+    """What the pool needs, even if it cannot be done now. Pure. Without a template all of its stacks are deleted.
 
-    What is held goes when its time is up (``now`` in nanoseconds, None while the clock is not believed).
-    What is to go counts until its end is intended, so that a changed template replaces its pool bit by bit.
+    A held stack goes when it has expired (``now`` in nanoseconds, None while the clock is not trusted).
+    A stack of an outdated template counts as present until its delete is intended, so a pool is replaced bit by bit.
     """
     digest = template.digest if template is not None else None
     failing: list[Stack] = []
@@ -97,7 +97,7 @@ class Refill:
         self._held_since: float | None = None
 
     async def run(self) -> None:
-        """The refilling service: for ever."""
+        """The refilling service; runs for ever."""
         pools = self._context.pools
         while True:
             pools.news.clear()
@@ -106,8 +106,8 @@ class Refill:
                 await asyncio.sleep(GATHER_SECONDS)
 
     async def _look(self) -> float:
-        """See to the pools that have changed, or whose time has come, as far as can be now; in how many seconds to look again,
-        if nothing changes."""
+        """Handle the pools that have changed or are due, as far as possible now. Returns in how many seconds to look
+        again if nothing changes."""
         context, pools = self._context, self._context.pools
         try:
             context.admit()
@@ -129,14 +129,14 @@ class Refill:
         return max(0.0, min(looks.values(), default=now + LOOK_SECONDS) - context.clock.monotonic())
 
     def _full(self, name: str) -> float:
-        """How full a pool is: the emptiest comes first."""
+        """How full a pool is (0 to 1); the emptiest is handled first."""
         template, pool = self._context.settings.templates.get(name), self._context.pools.by_name.get(name)
         if template is None or not template.pool:
             return 1.0
         return sum(map(is_ready, pool.waits.values())) / template.pool if pool is not None else 0.0
 
     def _put_off(self, why: str) -> None:
-        """Nothing can be made now."""
+        """Nothing can be made now: give that as the reason of every pool that lacks stacks and has not failed."""
         for name, template in self._context.settings.templates.items():
             pool = self._context.pools.of(name)
             if template.pool and not pool.failures and work_for(pool, template, None).missing:
@@ -147,7 +147,7 @@ class Refill:
         if (template is None or not template.pool) and name not in self._context.pools.by_name:
             return LOOK_SECONDS
         pool, now = self._context.pools.of(name), self._context.clock.monotonic()
-        if template is not None and pool.digest != template.digest:  # what has failed was another one
+        if template is not None and pool.digest != template.digest:  # earlier failures were the old one's
             pool.changed_to(template.digest)
         pool.settle(now)
         work = work_for(pool, template, self._now())
@@ -158,11 +158,11 @@ class Refill:
         return self._make(pool, template, work, now)
 
     def _now(self) -> int | None:
-        """The time of day, where it can be believed."""
+        """The time of day in nanoseconds; None while the clock is not trusted."""
         return self._context.clock.now() if self._context.wall_clock.trusted else None
 
     async def _end(self, work: Work) -> None:
-        """End what has failed at once, and the rest as fast as it is replaced."""
+        """Delete failed stacks at once, and the others as fast as they are replaced."""
         others = (*work.stale, *work.surplus)
         ends = [*work.failing, *others[: self._allowed(len(others))]]
         if not ends:
@@ -175,14 +175,14 @@ class Refill:
             context.removals.add(stack.stack_id)
 
     def _make(self, pool: Pool, template: Template | None, work: Work, now: float) -> float:
-        """Begin what is missing, one at a time while it fails."""
+        """Begin making missing stacks; after a failure one at a time. Returns in how many seconds to look again."""
         if template is None or not work.missing:
             if template is not None and not pool.failures:
                 pool.reason = ""
             return LOOK_SECONDS
         if now < pool.not_before:
             return min(LOOK_SECONDS, pool.not_before - now)
-        if self._context.create_slots.locked():  # clients wait for their turn
+        if self._context.create_slots.locked():  # clients wait for a slot
             return CROWDED_SECONDS
         if pause := self._gives_way(pool, now):
             return pause
@@ -204,7 +204,7 @@ class Refill:
         return max(0.001, self._allowance.wait(self._context.clock.monotonic(), rate, A_SECOND))
 
     def _gives_way(self, pool: Pool, now: float) -> float:
-        """In how many seconds the pool may be filled; 0 for now, as always where it has none to give."""
+        """In how many seconds the pool may be filled; 0: now. A pool with no stack to give never has to wait."""
         context = self._context
         pause = context.pools.pace.wait(now, now, HOLD_SECONDS)
         if not pause and len(context.given) > ANNOTATIONS_AT_ONCE:
@@ -219,7 +219,7 @@ class Refill:
         return max(0.0, min(pause, self._held_since + HOLD_SECONDS - now))
 
     def _allowed(self, most: int) -> int:
-        """How many of so many steps may be taken now."""
+        """How many of ``most`` steps may be taken now."""
         rate = self._context.config.templates.refill_per_second
         return self._allowance.take_some(self._context.clock.monotonic(), rate, A_SECOND, most)
 
@@ -256,7 +256,7 @@ class Refill:
             self._note_failure(pool, template.name, str(error), LONGEST_PAUSE)
 
     def _note_failure(self, pool: Pool, name: str, why: str, longest: float) -> None:
-        """The pool cannot be filled, and why; of several failures at a time one counts."""
+        """Record why the pool cannot be filled; of several failures at the same time only one counts."""
         log.warning("the pool of %s cannot be filled now: %s", name, why, extra={"same": f"pool {name}"})
         now = self._context.clock.monotonic()
         if now >= pool.not_before:

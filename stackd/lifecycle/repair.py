@@ -1,7 +1,7 @@
-"""Make what a living stack lacks: the rest of a stop or start that was cut short, its Service, its end on its pod.
+"""Restore what a living stack lacks: the rest of an interrupted stop or start, its Service, labels or annotations.
 
-Owns: the workers that do so in the background, and putting back a Service. That something is lacking is found by whoever
-failed to do it, or by the reconciler.
+Owns: the background workers that do it, and restoring a Service. Whoever failed to do something, or the reconciler,
+queues the repair.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ RETRIES = RetryPolicy(first=0.5, longest=60.0)
 
 
 async def work(context: Context) -> None:
-    """The repairing service: carry out the repairs that are due, several stacks at a time, for ever."""
+    """The repairing service: carry out due repairs, several stacks at a time, for ever."""
 
     async def one(repair: Repair) -> None:
-        # A task of its own, so that whoever stops the daemon lets it come to its end.
+        # A background task of its own: a graceful stop waits for it.
         await context.tasks.spawn(str(repair), carry_out(context, repair))
 
     def failed(repair: Repair, error: StackdError, delay: float | None) -> None:
@@ -40,7 +40,7 @@ async def work(context: Context) -> None:
 
 
 async def carry_out(context: Context, repair: Repair) -> None:
-    """Make what is lacking, if it still is. Raises what keeps it from being done now."""
+    """Restore what is lacking, if it still is. Raises what keeps it from being done now."""
     with hiding(context, repair.stack_id):
         await _carry_out(context, repair)
 
@@ -62,7 +62,7 @@ async def _carry_out(context: Context, repair: Repair) -> None:
 
 
 async def put_back_labels(context: Context, stack_id: str) -> None:
-    """Put our labels back on the pod of a living stack: without them nobody sees it, and its Service does not lead to it."""
+    """Put our labels back on the pod of a living stack: without them the watch and its Service do not see the pod."""
     async with context.locks.of(stack_id):
         stack = context.store.stacks.get(stack_id)
         if stack is None or not wants_service(stack) or stack.pod_uid is None:
@@ -71,7 +71,7 @@ async def put_back_labels(context: Context, stack_id: str) -> None:
         try:
             pod = await put_labels_on(context, stack, stack.pod_uid)
         except ClusterError:
-            return  # it is gone, or another one by now
+            return  # the pod is gone, or another pod has its name by now
         reached("repair.labels_put_back")
     if pod.stack_id == stack_id:
         about(log, stack_id).warning("stackd's labels were removed from its pod and are restored")
@@ -80,17 +80,17 @@ async def put_back_labels(context: Context, stack_id: str) -> None:
 
 
 async def put_back_service(context: Context, stack_id: str) -> None:
-    """Make the Service of a living stack match its row, with the same node ports unless somebody has taken them meanwhile.
+    """Make the Service of a living stack match its row, with the same node ports unless others have taken them.
 
     A Service that was changed, or lost its labels, is deleted and created again.
     """
     async with context.locks.of(stack_id):
         stack = context.store.stacks.get(stack_id)
         if stack is None or not wants_service(stack):
-            return  # it has ended or been stopped meanwhile, or is to get another pod
+            return  # it has ended or was stopped meanwhile, or gets another pod
         pod = current_pod(context, stack)
         if pod is None or pod.deleting:
-            return  # its Service goes with it
+            return  # the Service goes with the pod
         await context.right_cluster()
         found = await context.cluster.get_service(stack.service_name)
         if found is not None:
@@ -100,7 +100,7 @@ async def put_back_service(context: Context, stack_id: str) -> None:
             known = (stack.service_uid, stack.pod_uid)
             await context.cluster.delete_service(stack.service_name, known=known)
             reached("repair.service_removed")
-        # The mirror may go on to show the one that was removed: where the row agrees, a delete would take its word for it.
+        # The mirror may still show the removed Service: if the row had the same uid, a delete would trust that uid.
         await context.store.stacks.set_service(stack_id, None)
         _, service = await expose(context, stack, pod, replaced=lambda: reached("repair.port_replaced"))
         reached("repair.service_created")

@@ -1,10 +1,10 @@
-"""Stop a stack and keep its ports, start it again, or give it a fresh pod behind the same ports.
+"""Stop a stack and keep its ports, start it again, or give it a new pod behind the same ports.
 
-Owns: the order. The intent is in the file first (``desired``, and a ``generation`` that is written on the pod, which tells
-the old pod from the new one); the old pod and its Service are confirmed gone before the new ones are made, as they have the
-same names. While there is no pod that could carry the stack's record, a ConfigMap does, so that a lost file loses no stack: it
-is there before the old pod goes, and goes when the new one is there. What fails is tried again, and what is cut short is found
-by the reconciler; both by ``resume``.
+Owns: the order. The intent is committed first (``desired``, and a ``generation`` that is also written on the pod and
+tells the old pod from the new one). The old pod and Service are confirmed gone before the new ones are made, because
+they have the same names. While no pod carries the stack's record, a ConfigMap does, so that a lost file loses no stack:
+it is created before the old pod is deleted, and deleted once the new pod exists. ``resume`` retries what failed and
+finishes what was interrupted; the reconciler finds the latter.
 """
 
 from __future__ import annotations
@@ -41,31 +41,31 @@ from stackd.store import PORT_REPLACED, Start, ports_replaced
 log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 2.0
-"""How long an answer waits for a node to take the fresh pod, so that it can tell the address; no node is no failure."""
+"""How long a response waits for a node to take the new pod, so that it can name the address; no node is no failure."""
 
 
 async def stop(context: Context, stack_id: str, *, by: str) -> Stack:
-    """The stack, stopped: no pod and no Service remains, its ports stay its own until it is started or its time is up.
+    """Stop the stack and return it: no pod or Service of it remains; it keeps its ports until it is started or expires.
 
-    If the cluster does not confirm now, ClusterUnavailable is raised and the stop is retried until it is done; so it is
-    if the caller leaves. Raises StackNotFound, Conflict, StoreUnavailable.
+    If the cluster does not confirm now, ClusterUnavailable is raised and the stop is retried until it is done. The stop
+    also goes on if the caller leaves. Raises StackNotFound, Conflict, StoreUnavailable.
     """
     return await context.tasks.result_of(context.tasks.spawn(f"stop {stack_id}", _stop(context, stack_id, by)))
 
 
 async def start(context: Context, stack_id: str, *, by: str) -> Stack:
-    """The stack with a fresh pod if it was stopped or has ended; as it is if it is not. Raises as ``restart``."""
+    """Start the stack with a new pod if it was stopped or has ended; else return it as it is. Raises as ``restart``."""
     return await context.tasks.result_of(
         context.tasks.spawn(f"start {stack_id}", _start(context, stack_id, EventKind.START_REQUESTED, by))
     )
 
 
 async def restart(context: Context, stack_id: str, *, by: str) -> Stack:
-    """The stack, ``creating``, with a fresh pod behind the same ports and with the same end; the node may be another.
+    """Give the stack a new pod behind the same ports and with the same end, and return it as ``creating``.
 
-    What the cluster refuses now (a quota, say) is raised, and tried again until it is done. Raises StackNotFound,
-    Conflict (also where the ports were given back and are no longer free), LabelLimitReached, Held, ShuttingDown,
-    StoreUnavailable, and all that a create raises.
+    The node may be another. An error of the cluster (a quota, say) is raised, and the start is retried until it is
+    done. Raises StackNotFound, Conflict (also if the ports were given back and are no longer free), LabelLimitReached,
+    Held, ShuttingDown, StoreUnavailable, and all that a create raises.
     """
     task = context.tasks.spawn(f"restart {stack_id}", _start(context, stack_id, EventKind.RESTART_REQUESTED, by))
     return await context.tasks.result_of(task)
@@ -119,7 +119,7 @@ async def _clear(context: Context, stack: Stack) -> None:
 
 
 async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> Stack:
-    async with context.locks.of(stack_id), context.create_slots:  # whoever waits for the stack keeps nobody from a slot
+    async with context.locks.of(stack_id), context.create_slots:  # whoever waits for the stack occupies no slot
         stack = context.store.stacks.get(stack_id)
         if stack is None:
             raise StackNotFound(stack_id)
@@ -146,7 +146,7 @@ async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> S
 
 
 def _retried(context: Context, stack_id: str, error: ClusterError | Unavailable) -> Unavailable:
-    """The error for a start that failed now: that it is retried, and whether the stack has a pod until then."""
+    """The error for a start that failed now; it says that stackd retries, and whether there is a pod until then."""
     stack = context.store.stacks.get(stack_id)
     without = "" if stack is None or current_pod(context, stack) is not None else ", and has no pod until then"
     sentence = f"{stack_id} cannot be started now; it is retried until it is done{without}: {told(error)}"
@@ -178,7 +178,7 @@ async def _make(context: Context, stack: Stack) -> Stack:
     await context.right_cluster()
     pod = await context.cluster.get_pod(stack.pod_name)
     if pod is None or pod.deleting or pod.generation < stack.generation:
-        # Not by the mirror, which may still have the record of an earlier stop.
+        # Not by the mirror, which may still show the record of an earlier stop.
         if not await context.cluster.has_stopped(stack_id):
             await _put_record(context, stack)
             reached("restart.recorded")
@@ -206,9 +206,9 @@ async def _make(context: Context, stack: Stack) -> Stack:
 
 
 async def _labelled(context: Context, stack: Stack, pod: PodState) -> PodState:
-    """The fresh pod with stackd's labels, which were taken off it before the mirror or the row had it: nobody would see it.
+    """Put stackd's labels back on the new pod; without them the mirror would not see it, and the row not get it.
 
-    Raises ClusterRefused where they do not stay, and ClusterUnavailable.
+    Raises ClusterRefused if something removes them again, and ClusterUnavailable.
     """
     pod = await put_labels_on(context, stack, pod.uid)
     if pod.stack_id != stack.stack_id:
@@ -218,7 +218,7 @@ async def _labelled(context: Context, stack: Stack, pod: PodState) -> PodState:
 
 
 async def put_record_right(context: Context, stack_id: str) -> None:
-    """Put the stack's record into a ConfigMap if it is stopped, and remove it if the stack has a pod.
+    """Put the stack's record into a ConfigMap if the stack is stopped; delete the record if it has a pod.
 
     Raises ClusterUnavailable, ClusterError, StoreUnavailable.
     """
@@ -241,10 +241,10 @@ async def _put_record(context: Context, stack: Stack) -> None:
 
 
 async def _placed(context: Context, made: PodState) -> PodState:
-    """The pod as soon as a node has it, or the scheduler says that none takes it, or patience is at its end.
+    """The pod as soon as a node has it, the scheduler says that none takes it, or ``PATIENCE_SECONDS`` are over.
 
-    Raises ClusterUnavailable if the mirror does not get to see it: the row may not say that it is there before that, or
-    a look at the mirror would take it for one that has been deleted.
+    Raises ClusterUnavailable if the mirror does not see the pod in time: the row must not name the pod before that, or
+    the observer would take it for deleted.
     """
 
     def seen(pod: PodState | None) -> PodState | None:
@@ -265,7 +265,7 @@ async def _placed(context: Context, made: PodState) -> PodState:
 
 
 def _wanted(context: Context, stack_id: str, desired: Desired) -> Stack:
-    """The stack, if that is still what it is to be. Raises StackNotFound if it is gone or being deleted."""
+    """The stack, if that is still its desired state. Raises StackNotFound otherwise, or if it is being deleted."""
     stack = context.store.stacks.get(stack_id)
     if stack is None or stack.deleting_since is not None or stack.desired is not desired:
         raise StackNotFound(stack_id)
@@ -273,7 +273,7 @@ def _wanted(context: Context, stack_id: str, desired: Desired) -> Stack:
 
 
 async def _write_reason(context: Context, stack: Stack, error: StackdError) -> None:
-    """Write into the stack's status what its start is waiting for."""
+    """Write into the stack's status why its start has to be retried."""
     reason = "ClusterUnavailable" if isinstance(error, ClusterError) else type(error).__name__
     seen = Observation(
         stack_id=stack.stack_id,

@@ -1,8 +1,8 @@
-"""What a stack's pod says about the stack: a pure function from what is seen to the contract's status.
+"""What a stack's pod says about the stack: a pure function from a snapshot to a status of the contract.
 
-Owns: the mapping of pod phases, conditions and container states to statuses (design section 1), the sentences that tell an
-operator why, and what a pod's containers did between two snapshots, for the timeline. Knows nothing of the file or of how the
-pod was seen.
+Owns: the mapping of pod phases, conditions and container states to statuses (design section 1), the sentences that tell
+an operator why, and what a pod's containers did between two snapshots, for the timeline. Knows nothing of the file or
+of how the pod was seen.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stackd.lifecycle.hiding import hide
 from stackd.model import Desired, EventKind, Observation, Stack, StackStatus, TimelineEvent
 
 PULL_ERRORS = frozenset({"ErrImagePull", "ImagePullBackOff"})
-"""Waiting reasons of a pull that failed and is tried again: ``failed`` once they have lasted for the grace."""
+"""Waiting reasons of a failed pull that is retried: ``failed`` once they have lasted for the grace."""
 
 STUCK_REASONS = frozenset(
     {
@@ -28,7 +28,7 @@ STUCK_REASONS = frozenset(
         "CrashLoopBackOff",
     }
 )
-"""Waiting reasons that are ``failed`` at once."""
+"""Waiting reasons that mean ``failed`` at once."""
 
 POD_GARBAGE_COLLECTED = "DeletionByPodGC"
 MESSAGE_LIMIT = 1024
@@ -38,7 +38,7 @@ MESSAGE_LIMIT = 1024
 class PodSnapshot:
     """What is seen of one stack at one moment; ``pull_failing_since`` and ``now`` in nanoseconds.
 
-    ``trouble`` is what somebody else has changed and is being repaired: a reason and a sentence; empty where nothing was.
+    ``trouble`` is what somebody else has changed and is being repaired: a reason and a sentence; empty if nothing was.
     """
 
     pod: PodState | None
@@ -51,7 +51,7 @@ class PodSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DerivedStatus:
-    """The status, in words; ``recheck_at`` (nanoseconds) is when it changes if nothing else happens."""
+    """The status in words; ``recheck_at`` (nanoseconds): when it changes if nothing else happens."""
 
     status: StackStatus
     reason: str = ""
@@ -61,12 +61,12 @@ class DerivedStatus:
 
 
 def pull_is_failing(pod: PodState | None) -> bool:
-    """Whether some container waits because its image could not be pulled."""
+    """Whether a container waits because its image could not be pulled."""
     return pod is not None and any(c.reason in PULL_ERRORS for c in pod.containers if c.state == "waiting")
 
 
 def observation(stack: Stack, snapshot: PodSnapshot, verdict: DerivedStatus) -> Observation:
-    """What is to be written about the stack. The node and its address stay known after they are gone."""
+    """What is written about the stack. The node and its address stay known after they are gone."""
     pod = snapshot.pod
     node_id = pod.node_name if pod is not None and pod.node_name else stack.node_id
     address = snapshot.node_public_ip if snapshot.node_exists else stack.node_public_ip
@@ -87,8 +87,8 @@ def observation(stack: Stack, snapshot: PodSnapshot, verdict: DerivedStatus) -> 
 def judge(stack: Stack, snapshot: PodSnapshot, image_pull_grace: float) -> DerivedStatus:
     """The status that ``snapshot`` means for an accepted stack; ``image_pull_grace`` in seconds.
 
-    An ended stack stays as it ended: its pod may be collected by the cluster at any later time. One that its user has
-    stopped, or whose fresh pod is yet to come, stays as whoever is at work on it says.
+    An ended stack keeps its status, because the cluster may collect its pod at any time. A stack that its user has
+    stopped, or whose new pod does not exist yet, keeps the status that the stop or start has written.
     """
     pod = snapshot.pod
     if stack.ended or stack.desired is Desired.STOPPED or (pod is None and stack.pod_uid is None):
@@ -239,7 +239,7 @@ def pod_progress(
 ) -> tuple[PodProgress | None, tuple[TimelineEvent, ...]]:
     """What is known of the pod once this is written, and what has happened in it since ``before``.
 
-    What happened between two snapshots is not made up. What was seen and could not be written is seen again by the next one.
+    Nothing is invented about the time between two snapshots. The next snapshot shows again what could not be written.
     """
     pod = snapshot.pod
     if pod is None:

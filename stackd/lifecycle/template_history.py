@@ -1,6 +1,6 @@
-"""What became of each template within the last hour: a ring of samples, and how long its stacks took until they ran.
+"""What happened to each template within the last hour: a ring of samples, and how long its stacks took to run.
 
-Owns: what is counted, and for how long. It is in memory only: after a start it begins anew.
+Owns: what is counted, and for how long. It is in memory only: a start begins anew.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from stackd.model import Stack, StackStatus
 SAMPLE_SECONDS = 30.0
 SAMPLES = 120
 MOST_STARTS = 1000
-"""So many starts of a template are kept; of more, the latest count."""
+"""At most this many starts of a template are kept: the latest."""
 
 SERIES = ("running", "creating", "failed", "ready", "starting", "failing")
-"""Its stacks by status, and its pool."""
+"""Its stacks by status, and its pool's figures."""
 
 
 class TemplateHistory:
@@ -31,7 +31,7 @@ class TemplateHistory:
         self._starts: dict[str, deque[tuple[float, float]]] = {}
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
-        """A row changed (a subscriber of the store): a stack runs for the first time, or was given out running."""
+        """Subscriber of the store: record a start when a stack runs for the first time, or is given running."""
         if before is None or after is None or after.template is None or after.unassigned or after.generation:
             return  # a restarted stack was created long ago
         if after.status is StackStatus.RUNNING and (before.unassigned or before.status is StackStatus.CREATING):
@@ -41,7 +41,7 @@ class TemplateHistory:
             starts.append((clock.monotonic(), seconds))
 
     async def sample(self) -> None:
-        """Take a sample of each template; what is known of those that are gone is forgotten."""
+        """Take a sample of each template; forget templates that no longer exist."""
         templates = self._context.settings.templates
         for known in (self._samples, self._starts):
             for name in known.keys() - templates.keys():
@@ -56,19 +56,19 @@ class TemplateHistory:
             self._samples.setdefault(name, deque(maxlen=SAMPLES)).append(taken)
 
     def series(self, template: str) -> Mapping[str, list[int]]:
-        """The samples of one template by what was counted, the oldest first, one each ``SAMPLE_SECONDS``."""
+        """The samples of one template by what was counted, the oldest first, one every ``SAMPLE_SECONDS``."""
         samples = self._samples.get(template, ())
         return {name: [sample[place] for sample in samples] for place, name in enumerate(SERIES)}
 
     def median_seconds(self, template: str) -> float | None:
-        """How long its stacks took from create to running within the last hour; None where none was started."""
+        """How long its stacks took from create to running within the last hour (median); None if none was started."""
         since = self._context.clock.monotonic() - SAMPLE_SECONDS * SAMPLES
         recent = [seconds for at, seconds in self._starts.get(template, ()) if at >= since]
         return round(median(recent), 3) if recent else None
 
 
 def stacks_of_templates(context: Context) -> Counter[tuple[str, StackStatus]]:
-    """How many stacks there are of each template in each status, without those of pools."""
+    """How many stacks each template has in each status, without those in pools."""
     return Counter(
         (stack.template, stack.status)
         for stack in context.store.stacks.ordered()

@@ -1,9 +1,9 @@
-"""The time to live: end the stacks whose time is up, and let one live longer.
+"""The time to live: delete expired stacks, and extend stacks.
 
-Owns: the order of expiry, fed by the file's own changes, so that a check costs nothing while nothing expires; that nothing
-ends by a clock that may be wrong (where many are due only because the clock was set, the brake decides); and the order of
-an extension: first the file, then the annotation of the pod, or of a stopped stack's record, from which a lost file would be
-rebuilt. An extension is acknowledged once both have it.
+Owns: the order of expiry, fed by the file's own changes, so that a check costs nothing while nothing expires; that no
+stack expires by a clock that may be wrong (if many have expired only because the clock was set, the brake decides); and
+the order of an extension: first the file, then the annotation of the pod or of a stopped stack's record, from which a
+lost file would be rebuilt. An extension is acknowledged once both have it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from stackd.workqueue import WorkQueue
 log = logging.getLogger(__name__)
 
 ASK_SECONDS = 5.0
-"""So often the API server is asked for the time while the clock is not believed."""
+"""How often the API server is asked for the time while the clock is not trusted."""
 
 ANNOTATE_SECONDS = 5.0
 """How long an extension waits until the cluster has it, too."""
@@ -39,43 +39,43 @@ SUDDEN = "its time is up since the clock was set forward"
 
 
 class Expiries:
-    """Which stack expires next, by the wall clock. The row decides: it may have been extended meanwhile."""
+    """Which stack expires next, by the wall clock. The row decides: the stack may have been extended meanwhile."""
 
     def __init__(self, clock: Clock) -> None:
         self.asked_at = float("-inf")
         self._queue: WorkQueue[str] = WorkQueue(lambda: clock.now() / NANOSECONDS)
 
     def follow(self, before: Stack | None, after: Stack | None) -> None:
-        """A row has changed (a subscriber of the store)."""
+        """Subscriber of the store: follow changes of the end."""
         if after is not None and (before is None or before.ttl_expires_at != after.ttl_expires_at):
             self.put(after)
 
     def put(self, stack: Stack) -> None:
-        """Have the stack come up when it expires."""
+        """Have ``take`` return the stack when it expires."""
         self._queue.add(stack.stack_id, at=stack.ttl_expires_at / NANOSECONDS)
 
     def take(self) -> list[str]:
-        """Take out the stacks whose time is up; each comes up again if it is not told to be ``done``."""
+        """Take out the stacks that have expired by now; the caller then calls ``done`` or ``again`` for them."""
         return self._queue.take()
 
     def done(self, stack_ids: Iterable[str]) -> None:
-        """These have been ended, or are gone."""
+        """These stacks have been handled."""
         for stack_id in stack_ids:
             self._queue.done(stack_id)
 
     def again(self, stack_ids: Iterable[str]) -> None:
-        """These could not be dealt with: they are due again the next time."""
+        """These stacks could not be handled: they are due again."""
         for stack_id in stack_ids:
             self._queue.retry(stack_id)
 
 
 async def expire(context: Context, expiries: Expiries) -> int:
-    """End every stack whose time has come up in ``expiries``, unless the clock may be wrong. Returns how many.
+    """Mark every stack as deleting that is due in ``expiries``, unless the clock may be wrong. Returns how many.
 
     Raises StoreUnavailable; then they are due again the next time.
     """
     if not context.renewed or not context.fence.open:
-        return 0  # a restored file, or one that another stackd has taken over from, may not know that somebody has put it off
+        return 0  # a restored file, or one whose stacks another stackd has taken over, may not know of an extension
     await _confirm_clock(context, expiries)
     due = expiries.take()
     overdue, later = sort_out(due, context.store.stacks.get, context.clock.now())
@@ -95,14 +95,14 @@ async def expire(context: Context, expiries: Expiries) -> int:
 
 
 def sort_out(due: Iterable[str], row: Callable[[str], Stack | None], now: int) -> tuple[list[str], list[Stack]]:
-    """Of the stacks that have come up: the ids of those to end, and those that were put off; the others are going."""
+    """Of the due stacks: the ids of those that have expired, and those that were extended; the others are deleted."""
     found = [stack for stack_id in due if (stack := row(stack_id)) is not None and stack.deleting_since is None]
     overdue = [stack.stack_id for stack in found if stack.ttl_expires_at <= now]
     return overdue, [stack for stack in found if stack.ttl_expires_at > now]
 
 
 async def _confirm_clock(context: Context, expiries: Expiries) -> None:
-    """See to it that the clock is believed, if it can be, and that no stack keeps an end of a clock that was ahead.
+    """Ask for the API server's time if that may make the clock trusted; shorten ends set by a clock that was ahead.
 
     Raises StoreUnavailable.
     """
@@ -110,7 +110,7 @@ async def _confirm_clock(context: Context, expiries: Expiries) -> None:
     if not wall_clock.trusted and context.mirror.synced and now - expiries.asked_at >= ASK_SECONDS:
         expiries.asked_at = now
         try:
-            await context.cluster.time()  # the answer's date reaches the clock as that of every answer does
+            await context.cluster.time()  # the wall clock observes the ``Date`` of every response
         except (ClusterError, ClusterUnavailable) as error:
             log.debug("the API server's time cannot be read: %s", error)
     if wall_clock.trusted and wall_clock.changed:
@@ -122,9 +122,9 @@ async def _confirm_clock(context: Context, expiries: Expiries) -> None:
 
 
 async def end_overdue(context: Context, stack_ids: list[str]) -> set[str]:
-    """Mark the stacks whose time is up as deleting, unless a brake holds them back, and hand them to the deleter.
+    """Mark expired stacks as deleting, unless a brake holds them back, and hand them to the deleter.
 
-    Returns the ids of those that were marked. Raises StoreUnavailable; then nothing has happened.
+    Returns the ids of the marked stacks. Raises StoreUnavailable; then nothing has happened.
     """
     held = _hold_back(context, stack_ids)
     allowed = [stack_id for stack_id in stack_ids if stack_id not in held]
@@ -138,7 +138,7 @@ async def end_overdue(context: Context, stack_ids: list[str]) -> set[str]:
 
 
 def _hold_back(context: Context, stack_ids: Iterable[str]) -> frozenset[str]:
-    """Which of these a brake holds: they are due because the clock was set, and too many at once (invariant 8)."""
+    """Which of these a brake holds: they expired because the clock was set, and are too many at once (invariant 8)."""
     rows = map(context.store.stacks.get, stack_ids)
     until = context.wall_clock.sudden_until
     sudden = {row.stack_id: f"expire: {SUDDEN}" for row in rows if row is not None and row.ttl_expires_at <= until}
@@ -156,10 +156,10 @@ async def extend(
     claim: Claim | None = None,
     answer: Callable[[Stack], bytes] | None = None,
 ) -> Stack:
-    """The stack with its end put off by ``seconds``; what is returned survives ``kill -9``, and the loss of the file.
+    """Extend the stack by ``seconds`` and return it; the extension survives ``kill -9``, and the loss of the file.
 
-    Raises StackNotFound; Conflict when it is too late, or more than ``stacks.max_ttl`` in all; StoreUnavailable, NotOwner;
-    ClusterUnavailable where the cluster could not be told, although it is extended.
+    Raises StackNotFound; Conflict if it is too late, or more than ``stacks.max_ttl`` in all; StoreUnavailable,
+    NotOwner; ClusterUnavailable if the stack is extended but the cluster could not be told.
     """
     context.fence.require()
     longest = round(context.config.stacks.max_ttl * NANOSECONDS)
@@ -175,24 +175,24 @@ async def extend(
 async def _annotate_or_retry(context: Context, stack: Stack) -> None:
     """Write the new end into the cluster, too: an owner with another file reads it there.
 
-    Raises ClusterUnavailable where it may not know; it is told as soon as it answers.
+    Raises ClusterUnavailable if the cluster may not have it; the write is then retried.
     """
     try:
         await annotate(context, stack.stack_id, timeout=ANNOTATE_SECONDS)
     except StackdError as error:
         context.repairs.add(Repair(kind=RepairKind.ANNOTATE, stack_id=stack.stack_id))
         if isinstance(error, NotOwner):
-            raise  # another stackd may own the stacks, and not know of it
+            raise  # another stackd may own the stacks, and not know of the extension
         if not isinstance(error, Unavailable):
-            return  # the object is another one by now, say: whoever has made it has written the end on it
+            return  # the object is another one by now, say: its creator has written the end on it
         end = from_nanoseconds(stack.ttl_expires_at)
         sentence = f"{stack.stack_id} is extended until {end}, and stackd retries to write that into the cluster: {told(error)}"
         raise ClusterUnavailable(sentence, detail=detail_of(error)) from error
 
 
 async def annotate(context: Context, stack_id: str, *, timeout: float | None = None) -> None:
-    """Write the stack's end on its pod, or where it is stopped on its record, if that says otherwise; that it was given
-    away, where it was; and the whole record on a pod that has lost it.
+    """Write the stack's end on its pod, or on its record if it is stopped, where that differs; also that it was given
+    away, if it was; and the whole record on a pod that has lost it.
 
     Raises ClusterUnavailable, ClusterError.
     """
@@ -221,7 +221,7 @@ async def _annotate(context: Context, stack_id: str, timeout: float | None) -> N
 
 
 def _note_record(context: Context, stack_id: str, before: PodState, after: PodState) -> None:
-    """Remember a pod that does not keep the stack's record, and say so; and say that one has it again."""
+    """Remember and log whether the pod kept the record that was written on it."""
     if after.recorded:
         context.unrecordable.discard(after.uid)
         if not before.recorded:
@@ -234,7 +234,7 @@ def _note_record(context: Context, stack_id: str, before: PodState, after: PodSt
 
 
 async def annotate_all_given(context: Context, seconds: float) -> None:
-    """At a stop: write on the pods of stacks that were just given away that they were; the next owner may have another file."""
+    """At a stop: annotate the pods of stacks that were just given away; the next owner may have another file."""
     given = [name for name, pod in context.mirror.pods.items() if pod.pool and name in context.store.assigned]
     if not given or context.cluster.connection.contact.lost:
         return
@@ -245,7 +245,7 @@ async def annotate_all_given(context: Context, seconds: float) -> None:
 
 
 async def _annotate_owner(context: Context, stack: Stack, pod: PodState, timeout: float | None) -> None:
-    """A stack of a pool has been given away: write on its pod that it was, and to whom."""
+    """Write on the pod of a stack from a pool that it was given away, and to whom."""
     whole = await context.store.stacks.whole(stack)
     await context.right_cluster()
     names: dict[str, str | None] = {labels.POOL: None, **client_labels(whole)}

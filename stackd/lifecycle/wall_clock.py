@@ -1,8 +1,9 @@
-"""Whether the wall clock can be trusted: what expires by it cannot be undone.
+"""Whether the wall clock can be trusted, because expiry by it cannot be undone.
 
-Owns the comparison of the machine's clock with the API server's (the ``Date`` of its answers) and with the monotonic one,
-which shows between two answers that the former was set; and what time it is as long as the machine's clock is not believed,
-so that nothing is written by it that would be wrong when it has been put right. Does not know what is held back meanwhile.
+Owns the comparison of the machine's clock with the API server's (the ``Date`` of its responses) and with the monotonic
+clock, which shows between two responses whether the wall clock was set. Owns, too, the time that is used while the
+machine's clock is not trusted, so that nothing is written that would be wrong once it is corrected. Does not know what
+is held back meanwhile.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from stackd.clock import NANOSECONDS, Clock
 log = logging.getLogger(__name__)
 
 SKEW_SECONDS = 60.0
-"""This machine and the API server may differ by so much."""
+"""By how much this machine's clock and the API server's may differ."""
 
 JUMP_SECONDS = 5.0
-"""The wall clock and the monotonic one drift apart by less than that between two answers, unless the former is set."""
+"""Between two responses the wall clock and the monotonic one drift apart by less, unless the former is set."""
 
 
 class WallClock:
-    """Confirmed by the API server, or not.
+    """The wall clock, which the API server confirms or not.
 
-    ``sudden_until`` is the time (nanoseconds) to which the clock was set forward: what ends by then may be due only
-    because of that; 0 if it never was. ``changed`` is set when the clock is confirmed for the first time, and each time
-    that it is confirmed after it was set; whoever has acted upon that clears it.
+    ``sudden_until`` is the time (nanoseconds) to which the clock was set forward: a stack whose end is not later may
+    have expired only because of that; 0 if it never was. ``changed`` is set when the clock is confirmed for the first
+    time, and each time when it is confirmed after it was set; whoever has acted on it clears it.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -41,8 +42,8 @@ class WallClock:
         self.changed = False
 
     def now(self) -> int:
-        """Nanoseconds since the epoch: by the machine's clock while it is believed, else by the monotonic one since the two
-        clocks last agreed; where they never did, by what the API server last told.
+        """Nanoseconds since the epoch, by the machine's clock while it is trusted. Otherwise by the monotonic clock
+        since the two clocks last agreed; if they never did, since the API server's last ``Date``.
         """
         now = self._clock.now()
         if self._right is None or self._agrees(now):
@@ -55,11 +56,11 @@ class WallClock:
 
     @property
     def trusted(self) -> bool:
-        """Whether the API server agrees with the clock, and it was not set since then."""
+        """Whether the API server agrees with the clock, and the clock was not set since then."""
         return self._agrees(self._clock.now())
 
     def trouble(self) -> str:
-        """Why the clock is not trusted, in a sentence; empty while it is, and before the API server's first answer."""
+        """Why the clock is not trusted, in a sentence; empty if it is, and before the API server's first response."""
         now = self._clock.now()
         if self._seen is None or self._agrees(now):
             return ""
@@ -72,14 +73,14 @@ class WallClock:
         )
 
     def observe_date(self, date: str, seconds: float) -> None:
-        """The API server has just answered a request of so many seconds with this ``Date``; one without it says nothing
-        against the clock."""
+        """The API server has just answered a request that took ``seconds`` with this ``Date``; a response without a
+        valid date does not count against the clock."""
         now = self._clock.now()
         ahead, skew = self._ahead(now), _skew(now / NANOSECONDS, seconds, date)
         if skew is None:
             if self._seen is None:
                 self._confirm(ahead)
-                self._never_agreed = True  # nobody has said so
+                self._never_agreed = True  # no response has confirmed it
             return
         before, self._skew = self.trouble(), skew
         seen, self._seen = self._seen, ahead
@@ -107,15 +108,15 @@ class WallClock:
         return self._confirmed is not None and abs(self._ahead(now) - self._confirmed) < JUMP_SECONDS
 
     def _ahead(self, now: int) -> float:
-        """How far the wall clock, which has just been read, is ahead of the monotonic one.
+        """How far the wall clock, just read as ``now``, is ahead of the monotonic clock.
 
-        It is read once for all that is decided by it: it may be set between two readings.
+        One decision uses one reading: the clock may be set between two readings.
         """
         return now / NANOSECONDS - self._clock.monotonic()
 
 
 def _skew(now: float, seconds: float, date: str) -> float | None:
-    """By how much the clock is at least ahead of the date's (negative: behind it), which is told to the second.
+    """By how many seconds the clock is at least ahead of ``date`` (negative: behind), which has whole seconds.
 
     The date was written at some moment of the request.
     """
@@ -129,7 +130,7 @@ def _skew(now: float, seconds: float, date: str) -> float | None:
 
 @lru_cache(maxsize=2)
 def _seconds(date: str) -> float | None:
-    """The date in seconds since the epoch, None if it is none; a busy second has many answers with the same one."""
+    """The date in seconds since the epoch, None if invalid; cached, because a busy second has many equal dates."""
     try:
         return parsedate_to_datetime(date).timestamp()
     except (ValueError, OverflowError):

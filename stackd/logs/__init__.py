@@ -1,11 +1,11 @@
-"""What is said: one line per event, as text, as JSON, or in the journal's own form.
+"""Logging: one line per event, as text, as JSON, or in the journal's own form.
 
 Owns: handlers, forms and fields. A record may carry ``stack_id``, ``job_id`` and what the request log adds; the id of
-the request comes by itself. Keys and bodies never come here.
+the request is added automatically. Keys and bodies are never logged.
 
-Owns, too, what counts as the same thing said again and again, which is said a few times in full, and then counted. Two records
-are the same if they come from one place and concern one stack and job; what is said of different stacks is never held back, so
-that each stack's story stays whole.
+Owns, too, what counts as a repetition: it is logged in full a few times, and then counted. Two records are the same if
+they come from one place in the code and concern the same stack and job. Messages about different stacks never count as
+repetitions, so the history of each stack stays complete.
 
 formats   text and JSON, and the fields of a record
 journal   the journal's native protocol
@@ -32,11 +32,11 @@ _CALLERS = logging._srcfile  # noqa: SLF001  documented under this name
 NOISY = ("apscheduler", "aiohttp", "asyncio", "kubernetes")
 
 IN_FULL: Final = 10
-"""How often the same is said within ``WITHIN_SECONDS``."""
+"""How often the same message is logged within ``WITHIN_SECONDS``."""
 
 WITHIN_SECONDS: Final = 30.0
 REMEMBERED: Final = 1000
-"""So many of what was said are known; of more, the latest."""
+"""How many different messages are remembered: the latest."""
 
 
 class _About(logging.LoggerAdapter[logging.Logger]):
@@ -46,9 +46,9 @@ class _About(logging.LoggerAdapter[logging.Logger]):
 
 
 def about(log: logging.Logger, stack_id: str, **fields: str) -> logging.LoggerAdapter[logging.Logger]:
-    """``log`` for what is said about a stack: each message begins with its id, which is a field of the record like ``fields``.
+    """``log`` for messages about a stack: each begins with the stack's id, which is also a field, like ``fields``.
 
-    The field ``same``: what makes two messages the same thing said again, below warnings, too.
+    The field ``same`` is part of what identifies a repetition; with it, messages below warnings are counted, too.
     """
     return _About(log, {"stack_id": stack_id, **fields})
 
@@ -63,8 +63,8 @@ def setup(section: LogSection) -> None:
 
 
 def set_level(level: str) -> None:
-    """Change the level; libraries say warnings only, and the scheduler not even those: that a job is still under way is no
-    news, and who waits for what is said where it waits.
+    """Set the level. Libraries log only warnings and above, the scheduler only errors: that a job is still running is
+    no news, and whatever a job waits for is logged by the code that waits.
     """
     logging.getLogger().setLevel(level.upper())
     for name in NOISY:
@@ -73,7 +73,7 @@ def set_level(level: str) -> None:
 
 
 def say_repeated() -> None:
-    """Say how often what was held back has been repeated, where its time is over; to be called now and then."""
+    """Log how often messages were repeated, once their ``WITHIN_SECONDS`` are over; to be called regularly."""
     for handler in logging.getLogger().handlers:
         for held in handler.filters:
             if isinstance(held, Repeats):
@@ -82,7 +82,7 @@ def say_repeated() -> None:
 
 
 def collect_for(handler: logging.Handler) -> None:
-    """No thread, process or task in the records, and callers for the journal alone: finding them out costs half a record.
+    """Leave thread, process, task and (except for the journal) caller out of records: they cost half a record's time.
 
     The switches are those of the standard library's own guide (Logging HOWTO, "Optimization").
     """
@@ -103,7 +103,7 @@ def _handler(form: str) -> logging.Handler:
 
 @dataclass(slots=True)
 class Said:
-    """How often something was said since ``began``, and the latest record of it."""
+    """How often something was logged since ``began``, and its latest record."""
 
     began: float
     count: int
@@ -111,7 +111,7 @@ class Said:
 
 
 class Repeats(logging.Filter):
-    """Lets a record pass unless the same has been said too often lately."""
+    """Lets a record pass unless the same was logged too often lately."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class Repeats(logging.Filter):
         self._said: dict[Hashable, Said] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether it is to be said now."""
+        """Whether the record is logged now."""
         same = getattr(record, "same", None)
         if same is None and record.levelno < logging.WARNING:
             return True
@@ -135,7 +135,7 @@ class Repeats(logging.Filter):
         return said.count <= IN_FULL
 
     def over(self) -> list[logging.LogRecord]:
-        """What was held back and whose time is over, each as one record that says how often."""
+        """One record for each message that was held back and whose time is over; it says how often it was repeated."""
         now = self._clock()
         done = [what for what, said in self._said.items() if now - said.began >= WITHIN_SECONDS]
         return [_repeated(said) for what in done if (said := self._said.pop(what)).count > IN_FULL]

@@ -1,7 +1,7 @@
 """Records as text for people at a terminal, and as JSON for collectors; and which fields a record may carry.
 
-A record is one line, and so are the lines of a trace below it, which are indented: whatever a tenant's text holds, it
-begins no line that could be taken for a record.
+A record is one line, followed by the indented lines of a trace: whatever a client's text contains, it cannot begin a
+line that looks like a record.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class TextFormatter(logging.Formatter):
     """``2026-02-10T02:02:26.535Z INFO message``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as a line, and an indented line for each of its trace."""
+        """The record as one line, and the lines of its trace, indented."""
         first, *trace = lines_of(record)
         return "\n".join([f"{utc(record.created)} {record.levelname:<7} {first}", *trace])
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """One JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON."""
@@ -47,7 +47,7 @@ class JsonFormatter(logging.Formatter):
             fields["exception"] = self.formatException(record.exc_info)
         try:
             return printable_json(orjson.dumps(fields, default=str).decode())
-        except TypeError:  # half of a character, as in the name of a file: orjson refuses it, JSON can say it
+        except TypeError:  # half a surrogate pair, as in a file name: orjson refuses it, JSON can express it
             return json.dumps(fields, default=str)
 
 

@@ -1,6 +1,6 @@
-"""The journal's native protocol: one datagram per record, with its fields; a sealed memory file where it is too large.
+"""The journal's native protocol: one datagram per record, with its fields; a sealed memory file if it is too large.
 
-Owns: how a record becomes the journal's fields. A journal that takes nothing is not waited for: the record goes to
+Owns: how a record becomes the journal's fields. A send never waits: if the journal accepts nothing, the record goes to
 standard error instead, which the journal reads too.
 """
 
@@ -27,7 +27,7 @@ TOO_LARGE: Final = frozenset({errno.EMSGSIZE, errno.ENOBUFS})
 
 
 def is_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
-    """Whether the stream leads to the journal, as the manager said in ``JOURNAL_STREAM``."""
+    """Whether the stream leads to the journal, as the service manager says in ``JOURNAL_STREAM``."""
     device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
     try:
         stat = os.fstat(stream.fileno())
@@ -48,7 +48,7 @@ def priority(level: int) -> int:
 
 
 def encode(fields: Mapping[str, str]) -> bytes:
-    """Fields in the native form: ``NAME=value``, or with an explicit length where the value has line breaks."""
+    """Fields in the native form: ``NAME=value``, or with an explicit length if the value has line breaks."""
     return b"".join(_encoded(fields))
 
 
@@ -62,9 +62,9 @@ def _encoded(fields: Mapping[str, str]) -> Iterator[bytes]:
 
 
 def _say(record: logging.LogRecord) -> None:
-    """On standard error, where ``<N>`` at the beginning of a line is its priority: no text may begin one of its own."""
+    """Write to standard error, where a line may start with its priority ``<N>``: no text may begin a line itself."""
     text = "".join(f"<{priority(record.levelno)}>{line}\n" for line in lines_of(record))
-    with contextlib.suppress(OSError, ValueError):  # there is nowhere left to complain
+    with contextlib.suppress(OSError, ValueError):  # there is nowhere left to report to
         sys.stderr.write(text)
 
 

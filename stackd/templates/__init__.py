@@ -1,10 +1,10 @@
-"""Templates: stacks that the operator has described beforehand, one file each, and that creates ask for by name.
+"""Templates: stacks that the operator has described in files, one each, and that creates request by name.
 
-template    ``Template`` and ``TemplateSet``, frozen; what a pool compares is a template's ``digest``; what is made anew for
-            each stack: ``<hex:N>``, ``<base32:N>``, ``<uuid>``
-read        a folder of files to a ``TemplateSet``, or to all mistakes at once
+template    ``Template`` and ``TemplateSet``, frozen; the ``digest`` by which pools compare templates; the values
+            generated for each stack: ``<hex:N>``, ``<base32:N>``, ``<uuid>``
+read        reads a folder of files into a ``TemplateSet``, or reports all mistakes at once
 
-Knows the configuration and the pod-spec policy; nothing of stacks that exist, of HTTP or of Kubernetes.
+Knows the configuration and the pod-spec policy; nothing of existing stacks, HTTP or Kubernetes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""From a folder of ``NAME.yaml`` to a ``TemplateSet``, or to all the mistakes at once.
+"""Read a folder of ``NAME.yaml`` into a ``TemplateSet``, or report all mistakes at once.
 
-Owns: the fields of a template's file, their order of use, and how a mistake reads: ``FILE:LINE: field: what is wrong``.
-What a pod may hold is ``podspec``'s; a template's ``policy`` replaces keys of the configuration's, for it is the operator
-who writes it.
+Owns: the fields of a template's file, the order in which they are used, and the form of a mistake: ``FILE:LINE: field:
+what is wrong``. ``podspec`` decides what a pod may hold; a template's ``policy`` may replace keys of the
+configuration's, because the operator writes it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FIELDS: Final = ("target_port", "ttl", "labels", "pool", "prepull", "values", "p
 
 
 def read_templates(config: Config) -> TemplateSet:
-    """All templates of ``templates.directory``; none where that is empty.
+    """All templates of ``templates.directory``; none if that is empty.
 
     Raises ConfigError with a line for each mistake in any of them.
     """
@@ -65,7 +65,7 @@ def read_templates(config: Config) -> TemplateSet:
 
 
 def _files(folder: Path, mistakes: list[str]) -> list[Path]:
-    """The files that are templates, in the order of their names; hidden ones and those of other kinds are left alone."""
+    """The files that are templates, in the order of their names; ignores hidden files and those of other kinds."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -87,7 +87,7 @@ def _files(folder: Path, mistakes: list[str]) -> list[Path]:
 
 @dataclass(slots=True, kw_only=True)
 class _Draft:
-    """One file that is being read; ``mistakes`` are what is wrong with it, with their lines."""
+    """One file that is being read; ``mistakes`` are its mistakes, with their lines."""
 
     path: Path
     config: Config
@@ -96,7 +96,7 @@ class _Draft:
     document: Document | None = None
 
     def mistake(self, where: str, text: str, line: int | None = None) -> None:
-        """Note what is wrong with a field; its line is looked for where it is not given."""
+        """Note a mistake in a field; looks for the line if it is not given."""
         where = "" if where == ROOT else where
         if line is None and self.document is not None:
             line = self.document.line_of(where)
@@ -175,7 +175,7 @@ class _Draft:
         return None
 
     def _refused(self, reasons: Iterable[Reason], prefix: str = "") -> None:
-        """Note reasons of ``podspec``'s, whose paths are below ``prefix``."""
+        """Note mistakes found by ``podspec``, whose paths are below ``prefix``."""
         for reason in reasons:
             of_ports = reason.path.startswith("target_port")
             below = prefix if reason.path == ROOT else f"{prefix}.{reason.path}"

@@ -1,7 +1,7 @@
-"""A template, the values that are made anew for each of its stacks, and the set of templates that are in force.
+"""A template, the values that are generated for each of its stacks, and the set of templates that are in force.
 
-Owns the three placeholders of patterns such as ``flag{<hex:32>}``. This is no template language: anything else between angle
-brackets is a mistake.
+Owns the three placeholders of patterns such as ``flag{<hex:32>}``. This is no template language: anything else between
+angle brackets is a mistake.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _PLACEHOLDER: Final = re.compile(r"(?:(hex|base32):([1-9][0-9]{0,2})|uuid)\Z")
 class Template:
     """One template as its file describes it.
 
-    ``spec``             its pod within ``policy``, without what is generated for each stack
-    ``ttl``              in seconds; None leaves it to ``stacks.ttl``
+    ``spec``             its pod within ``policy``, without the values that are generated for each stack
+    ``ttl``              in seconds; None: ``stacks.ttl`` applies
     ``pool``             how many stacks are kept running and unassigned
-    ``values``           patterns by the names of the environment variables that every container gets
-    ``policy``           the policy in force with the template's own rights
-    ``digest``           tells one pod from another: the same digest makes the same template's pod but for its generated values
-    ``interchangeable``  a create with a pod spec of this text and these ports gets the same pod: nothing is generated, and
-                         the policy in force adds the same
+    ``values``           patterns by the names of the environment variables that all containers get
+    ``policy``           the policy in force, with the keys that the template replaces
+    ``digest``           identifies the pod: with the same digest, pods differ only in their generated values
+    ``interchangeable``  a create with a pod spec of this text and these ports gets the same pod: no value is generated,
+                         and the policy in force adds the same
     """
 
     name: str
@@ -64,12 +64,12 @@ class Template:
         return tuple(dict.fromkeys(container["image"] for container in containers))
 
     def generate(self) -> Mapping[str, str]:
-        """Fresh values for one stack."""
+        """New values for one stack."""
         return generate_values(self.values) if self.values else NO_VALUES
 
 
 class TemplateSet(Mapping[str, Template]):
-    """The templates in force, by name; never changed, but replaced as a whole."""
+    """The templates in force, by name; never changed, only replaced as a whole."""
 
     def __init__(self, templates: Iterable[Template] = ()) -> None:
         self._by_name = {one.name: one for one in sorted(templates, key=lambda one: one.name)}
@@ -89,7 +89,7 @@ class TemplateSet(Mapping[str, Template]):
         return len(self._by_name)
 
     def pooled_as(self, spec: SanitizedSpec, target_ports: tuple[TargetPort, ...]) -> Template | None:
-        """The template from whose pool a create with this pod spec can be served; the first by name of several."""
+        """The template whose pool can serve a create with this pod spec; the first by name if there are several."""
         return self._by_spec.get((spec.text, target_ports))
 
 
@@ -103,8 +103,8 @@ def digest_of(
     patterns: Mapping[str, str],
     placement: Any,
 ) -> str:
-    """The digest of all that makes a template's pod: the manifest with the operator's additions, ports, values, and where it
-    runs; and the template's name, for its pods are its own.
+    """The digest of everything that makes a template's pod: the manifest with the operator's additions, ports, values,
+    and where it runs; also the template's name, because templates do not share pods.
     """
     ports = [[port.container_port, port.protocol] for port in target_ports]
     parts = [name, manifest, ports, dict(patterns), placement]
@@ -112,7 +112,7 @@ def digest_of(
 
 
 def generate_values(patterns: Mapping[str, str]) -> dict[str, str]:
-    """A fresh value for each pattern, from the system's source of randomness."""
+    """A new value for each pattern, from the system's source of randomness."""
     return {name: _BRACKETS.sub(_fresh, pattern) for name, pattern in patterns.items()}
 
 

@@ -1,7 +1,7 @@
-"""What a running daemon does for those who look after it.
+"""What a running daemon does for those who operate it.
 
-health    the status line, the watchdog, and how late the event loop is
-reload    a changed configuration or key file, whole or not at all
-tls       the TLS certificate, read again when its files change
+health    the status line, the watchdog, and the event loop's lag
+reload    takes over a changed configuration or key file, as a whole or not at all
+tls       loads the TLS certificate again when its files change
 systemd   the service manager: its protocol, the sockets that it hands over, its credentials
 """

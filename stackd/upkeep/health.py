@@ -1,10 +1,10 @@
-"""How the daemon is: said to the service manager, proved to its watchdog, and measured.
+"""The daemon's health: reported to the service manager, proved to its watchdog, and measured.
 
-Owns: the status line of ``systemctl status``, and when a start is over: with the cluster, or without it after a moment.
-What the daemon waits for then stands in the line; reads are answered meanwhile, and creates as soon as they can be.
-Owns, too, what counts as being stuck. The loop turns, or this would not run; the file's writer answers, be it with a
-refusal, for a full disk is no hang; the watches move or know that they have lost their connection. A cluster that is
-away is no reason for a restart.
+Owns: the status line of ``systemctl status``, and when a start is over: once the cluster is there, or after a moment
+without it. Then the line says what the daemon waits for; reads are answered meanwhile, and creates as soon as possible.
+Owns, too, what counts as stuck. It is not stuck if the event loop turns (otherwise this module would not run), the
+file's writer answers (an error counts: a full disk is no hang), and the watches receive something or know that they
+lost their connection. An unreachable cluster is no reason for a restart.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WAITS = "waits for a restart: "
 
 
 async def report(context: Context, ready: asyncio.Event, notifier: Notifier, patience: float) -> None:
-    """The reporting service: the start is over when the cluster is there, and after ``patience`` seconds without it."""
+    """The reporting service: report the start as done once the cluster is there, or after ``patience`` seconds."""
     notifier.status(line(context, ready))
     await first_of(ready, context.ownership.stands_by, timeout=patience)
     notifier.ready(line(context, ready))
@@ -46,7 +46,7 @@ async def report(context: Context, ready: asyncio.Event, notifier: Notifier, pat
 
 
 def _remark(context: Context, said: list[str]) -> list[str]:
-    """Log what keeps stacks from working, where it is not what was said last."""
+    """Log what keeps stacks from working, unless it was logged the last time."""
     if not context.mirror.synced:
         return said
     now = nodes.remarks(context.config, [*context.mirror.nodes.values()])
@@ -94,21 +94,21 @@ def _count(number: int, what: str) -> str:
 
 
 def _coarse(seconds: float) -> str:
-    """A time that does not differ at every look."""
+    """A duration so coarse that the status line does not change each time."""
     if seconds < 10:
         return "some seconds"
     return f"{seconds // 10 * 10:.0f} s" if seconds < 120 else f"{seconds // 60:.0f} min"
 
 
 FEEDINGS = 3
-"""How often within the time that the manager allows."""
+"""How often the watchdog is fed within the time that the manager allows."""
 
 SILENCE_SECONDS = 240.0
-"""A watch that believes itself connected hears something at least once a minute, and gives up by itself at 30 s."""
+"""A connected watch receives something at least once a minute, and gives up by itself after 30 s of silence."""
 
 
 async def feed(context: Context, notifier: Notifier) -> None:
-    """The feeding service, where a watchdog waits."""
+    """The service that feeds the watchdog, if the manager has one."""
     every = notifier.watchdog / FEEDINGS
     while True:
         stuck = await why_stuck(context, every)
@@ -120,7 +120,7 @@ async def feed(context: Context, notifier: Notifier) -> None:
 
 
 async def why_stuck(context: Context, seconds: float) -> str:
-    """What is stuck, or nothing; waits ``seconds`` at most for the file."""
+    """What is stuck; empty if nothing is. Waits at most ``seconds`` for the file. Updates ``file_trouble``."""
     try:
         async with asyncio.timeout(seconds):
             await context.store.probe()
@@ -143,7 +143,7 @@ SAMPLE_SECONDS = 0.5
 
 
 async def sample_lag(lag: Histogram) -> None:
-    """The sampling service: how late the event loop is, by how much a sleeper oversleeps."""
+    """The sampling service: observe the event loop's lag, which is by how much a sleep takes too long."""
     loop = asyncio.get_running_loop()
     while True:
         began = loop.time()
@@ -152,13 +152,13 @@ async def sample_lag(lag: Histogram) -> None:
 
 
 YOUNG_OBJECTS = 7_000
-"""How many more objects than before start a collection: Python's 700 are made by every third request."""
+"""How many more objects than before trigger a collection: every third request would reach Python's default of 700."""
 
 
 async def settle_memory(ready: asyncio.Event) -> None:
-    """Once ready, leave all that exists out of later collections: searching it would hold the event loop for long.
+    """Once ready, exclude all existing objects from later collections: searching them would block the event loop.
 
-    Nothing is kept alive by this; only garbage cycles among those objects, of which a start leaves few, stay.
+    Reference counting still frees them. Only garbage cycles among them stay, and a start leaves few of those.
     """
     await ready.wait()
     gc.freeze()

@@ -1,8 +1,8 @@
-"""Changes that are taken over while the daemon runs: a reload, whole or not at all, and the file of API keys.
+"""Changes that are taken over while the daemon runs: a reload, as a whole or not at all, and the file of API keys.
 
-Owns: who has to be told that other settings are in force; waiting for the credentials that come with a reload, as its
-signal comes before they do; following the key file, so that a key is rotated by writing the file. Which keys may change
-is the configuration's to say.
+Owns: who is told that other settings are in force; waiting for the credentials of a reload, because its signal comes
+before them; following the key file, so that a key is rotated by writing the file. The configuration decides which keys
+may change.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from stackd.web.limits import Limits
 log = logging.getLogger(__name__)
 
 HAND_OVER_SECONDS: Final = 5.0
-"""A reload by a signal of somebody else's comes without any; it is late by this."""
+"""How long a reload waits for credentials. If systemd did not send the signal, none come, and it is late by this."""
 
 HAND_OVER_LOOK_SECONDS: Final = 0.02
 
 
 class HandOver:
-    """What systemd puts into ``folder``; None where nothing is handed over."""
+    """The credentials that systemd puts into ``folder``; None if nothing is handed over."""
 
     def __init__(self, folder: Path | None) -> None:
         self._stamp = folder / STAMP if folder is not None else None
         self._seen = self._look()
 
     async def arrived(self) -> None:
-        """Return when the credentials that belong to this reload are there, or none have come for a while."""
+        """Return when the credentials of this reload are there, or when none have come for ``HAND_OVER_SECONDS``."""
         loop = asyncio.get_running_loop()
         end = loop.time() + HAND_OVER_SECONDS
         while self._stamp is not None and self._look() == self._seen and loop.time() < end:  # noqa: ASYNC110 - a file
@@ -70,7 +70,7 @@ class KeyFile:
         self._refused = ""
 
     async def follow(self, every: float = KEY_FILE_SECONDS) -> None:
-        """The service that follows the file, by a poll every few seconds."""
+        """The service that follows the file by polling it."""
         while True:
             await asyncio.sleep(every)
             await self.look()
@@ -106,7 +106,7 @@ class KeyFile:
 
 @dataclass(slots=True, kw_only=True)
 class Reloader:
-    """Takes over what ``again`` reads, each time that ``wanted`` is set."""
+    """Takes over what ``again`` reads, each time ``wanted`` is set."""
 
     context: Context
     keys: Keys
@@ -159,7 +159,7 @@ class Reloader:
         self.context.metrics.reloads.refused = mistakes[0] + more
 
     def _take(self, loaded: LoadedConfig, templates: TemplateSet, *, anything: bool) -> None:
-        """Put what was loaded in force; ``anything`` else has changed before."""
+        """Put what was loaded in force; ``anything``: something else has changed already."""
         old = self.context.config
         edited = _edited(self.context.settings.templates, templates)
         changes = diff(old, loaded.config)
@@ -192,7 +192,7 @@ class Reloader:
 
 
 def _edited(old: TemplateSet, new: TemplateSet) -> list[str]:
-    """The names of the templates that are new, others, or gone."""
+    """The names of the templates that are new, changed or gone, in words."""
     words = [f"{name} is new" for name in new if name not in old]
     words += [f"{name} has changed" for name in new if name in old and new[name] != old[name]]
     return words + [f"{name} is gone" for name in old if name not in new]

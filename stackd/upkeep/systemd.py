@@ -1,8 +1,8 @@
-"""What surrounds the process: the service manager, the sockets that it handed over, where the configuration is read.
+"""What surrounds the process: the service manager, the sockets that it hands over, and where the configuration is read.
 
-Owns: the protocol with the manager (sd_notify, LISTEN_FDS, descriptor store); without one every call does nothing. Owns, too,
-which sockets are listened on. A socket unit's come first; then those that the manager kept from before a restart, if they still
-are where the configuration says; otherwise new ones, which it is asked to keep.
+Owns: the protocol with the manager (sd_notify, LISTEN_FDS, descriptor store); without a manager every call does
+nothing. Owns, too, which sockets are listened on: those of a socket unit first; then those that the manager kept over a
+restart, if they are still at the configured address; otherwise new ones, which the manager is asked to keep.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ KEPT = "stackd-api"
 """The name under which the manager keeps our own listening sockets."""
 FIRST_DESCRIPTOR: Final = 3
 SEND_SECONDS: Final = 1.0
-"""The manager's queue may be full for a moment; it is not waited for any longer."""
+"""How long a send waits at most: the manager's queue may be full for a moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inherited:
-    """A listening socket that was handed over, under the name that the manager has for it."""
+    """A listening socket that was handed over, and the manager's name for it."""
 
     name: str
     socket: socket.socket
 
 
 class Notifier:
-    """The line to the service manager at ``address``; none if that is empty."""
+    """Notifies the service manager at ``address``; nobody if that is empty."""
 
     def __init__(self, address: str = "", *, watchdog: float = 0.0) -> None:
         self._address = "\0" + address[1:] if address.startswith("@") else address
@@ -50,9 +50,9 @@ class Notifier:
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str]) -> Notifier:
-        """The manager that started this process; its variables are taken out, so that no child speaks in our name.
+        """The manager that started this process; its variables are removed, so that no child process can notify it.
 
-        ``watchdog`` is the time in seconds within which it wants to hear of us, 0 if it does not.
+        ``watchdog`` is the time in seconds within which it expects to be notified, 0 if it does not.
         """
         address = environ.pop("NOTIFY_SOCKET", "")
         microseconds, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
@@ -61,7 +61,7 @@ class Notifier:
 
     @property
     def enabled(self) -> bool:
-        """Whether anybody listens."""
+        """Whether there is a manager to notify."""
         return bool(self._address)
 
     def ready(self, status: str) -> None:
@@ -70,7 +70,7 @@ class Notifier:
         self._send(f"READY=1\nSTATUS={_line(status)}")
 
     def status(self, status: str) -> None:
-        """One line on what is going on, said where it differs from the last."""
+        """Send a status line, if it differs from the last."""
         if status != self._status:
             self._status = status
             self._send(f"STATUS={_line(status)}")
@@ -89,7 +89,7 @@ class Notifier:
         self._send("WATCHDOG=1")
 
     def extend(self, seconds: float) -> None:
-        """The start or stop under way may take so much longer, from now."""
+        """The start or stop under way may take this much longer, from now."""
         self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
 
     def keep(self, listening: socket.socket, name: str) -> None:
@@ -97,7 +97,7 @@ class Notifier:
         self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", listening)
 
     def forget(self, name: str) -> None:
-        """Have it drop what it keeps under that name."""
+        """Have the manager drop what it keeps under that name."""
         self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     def _send(self, message: str, passed: socket.socket | None = None) -> None:
@@ -114,9 +114,9 @@ class Notifier:
 
 
 def inherited(environ: MutableMapping[str, str]) -> list[Inherited]:
-    """The listening sockets that were handed to this process; the variables are taken out.
+    """The listening sockets that were handed to this process; their variables are removed.
 
-    What is not a listening stream socket is closed.
+    Anything else that was handed over is closed.
     """
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     names = environ.pop("LISTEN_FDNAMES", "").split(":")
@@ -150,7 +150,7 @@ def _listening(descriptor: int) -> socket.socket | None:
 
 
 def _line(text: str) -> str:
-    """A line end begins another assignment, and the text may hold a stranger's words."""
+    """One line: a line end would begin another assignment, and the text may come from a stranger."""
     return printable(text.replace("\n", " "))
 
 
@@ -158,7 +158,8 @@ def _line(text: str) -> str:
 class ProcessContext:
     """``can_keep``: the manager keeps sockets over a restart (``FileDescriptorStoreMax=``).
 
-    ``handed_over``: the folder into which it puts credentials at a reload.
+    ``again`` reads the configuration again. ``handed_over``: the folder into which the manager puts credentials at a
+    reload.
     """
 
     notifier: Notifier = field(default_factory=Notifier)
@@ -169,7 +170,7 @@ class ProcessContext:
 
     @classmethod
     def of_process(cls, environ: MutableMapping[str, str], again: Callable[[], LoadedConfig] | None) -> ProcessContext:
-        """What the environment says; the variables that are meant for this process alone are taken out."""
+        """What the environment says; variables that are meant for this process alone are removed."""
         room_for = environ.pop("FDSTORE", "")
         return cls(
             notifier=Notifier.from_environment(environ),

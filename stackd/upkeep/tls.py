@@ -1,10 +1,10 @@
 """The TLS certificate and its key: loaded at the start, and again when their files change.
 
-A pair that cannot be used is refused and said; the one in force stays. Each load makes a context of its own for the
-connections that come after it, as OpenSSL keeps one pair for each kind of key: beside an RSA certificate, the EC one that
-was there before would go on being served. Connections that are open keep what they have.
+A pair that cannot be used is refused and logged; the one in force stays. Each load makes a new context for later
+connections: OpenSSL keeps one pair for each kind of key, so in the old context an earlier EC certificate would still be
+served beside a new RSA one. Open connections keep their context.
 
-A certificate whose time is over, or nearly so, is said at the start and once a day.
+A certificate that has expired, or soon will, is logged at the start and once a day.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Stamp = tuple[int, int, int]
 
 
 def stamp_of(path: str | Path) -> Stamp | None:
-    """What tells the file from the one that was there before; None where there is none."""
+    """A stamp that changes when the file does; None if there is no file."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):
@@ -53,12 +53,12 @@ class Certificate:
 
     @property
     def context(self) -> ssl.SSLContext:
-        """What new connections are secured with."""
+        """The context for new connections."""
         return self._context
 
     @classmethod
     def of(cls, config: Config) -> Certificate | None:
-        """The configured pair, loaded; None where TLS is not configured. Raises ConfigError."""
+        """The configured pair, loaded; None if TLS is not configured. Raises ConfigError."""
         server = config.server
         if not server.tls_cert:
             return None
@@ -70,7 +70,7 @@ class Certificate:
         return certificate
 
     def load(self) -> None:
-        """Take the files' pair into force. Raises OSError (``ssl.SSLError`` is one); then the one before stays."""
+        """Load the pair and put it in force. Raises OSError (``ssl.SSLError`` is one); then the old pair stays."""
         self._stamps = self._look()
         fresh = _context()
         fresh.load_cert_chain(*self._files, password=_no_password)
@@ -90,7 +90,7 @@ class Certificate:
             log.info("TLS certificate loaded again from %s", self._files[0])
 
     def remind(self) -> None:
-        """Say that the time of the certificate is over, has not come, or is nearly over; once a day."""
+        """Log that the certificate has expired, is not valid yet, or will expire soon; once a day."""
         now = self._now()
         if now - self._said < DAY_SECONDS:
             return
@@ -99,7 +99,7 @@ class Certificate:
             log.log(logging.ERROR if finding.unusable else logging.WARNING, "%s", finding.sentence)
 
     async def follow(self) -> None:
-        """The following service."""
+        """The service that follows the files."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             self.renew()
@@ -111,14 +111,14 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeliness:
-    """What is wrong with a certificate's time."""
+    """What is wrong with a certificate's period of validity."""
 
     sentence: str
     unusable: bool
 
 
 def timeliness(cert: Path, now: float) -> Timeliness | None:
-    """What is wrong with the time of the certificate, None if nothing is. ``now`` in seconds since the epoch."""
+    """What is wrong with the certificate's period of validity, if anything is. ``now`` in seconds since the epoch."""
     try:
         valid = validity(cert)
     except (OSError, ValueError) as error:
@@ -146,7 +146,7 @@ def _context() -> ssl.SSLContext:
 
 
 def _no_password() -> str:
-    """The password of an encrypted key: none. Otherwise OpenSSL would prompt at the terminal and wait."""
+    """The password of an encrypted key: none. Without this callback OpenSSL would prompt at the terminal and wait."""
     return ""
 
 
