@@ -110,8 +110,8 @@ class Client:
     ) -> Iterator[Event]:
         """Changes, as they happen; after the event with the id ``after``. A lost connection is opened again.
 
-        With filters: only changes of stacks that ``stacks`` would return for them. ``fields`` selects fields of a
-        stack. Raises ApiError; Unreachable if no event came yet, or without ``reconnect``.
+        With filters: only changes of stacks that ``stacks`` would return for them. ``fields`` selects the fields of
+        each. Raises ApiError; Unreachable without ``reconnect``, or if there is no event to resume after.
         """
         reader = stream.EventReader(last=after)
         chosen = operations.chosen(labels=labels, statuses=statuses, node=node, template=template)
