@@ -131,7 +131,7 @@ def ended(attempt: Attempt, at: float) -> None:
 
 
 def reasons(attempts: Iterable[Attempt]) -> dict[str, list[str]]:
-    """What went wrong, by reason, the most frequent first: for each, all sentences that differ only in ids and numbers."""
+    """What went wrong, by reason, the most frequent first; with all sentences that differ only in ids and numbers."""
     groups: dict[str, list[str]] = {}
     for attempt in attempts:
         if attempt.failure is not None:

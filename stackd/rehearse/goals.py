@@ -23,7 +23,7 @@ _GOAL = re.compile(r"([a-z]+)-(?:p(\d{1,2}(?:\.\d+)?)|(max))")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """A percentile (``share``) of ``what`` within ``limit`` seconds. For ``failed``, a count, or a share if ``relative``."""
+    """A percentile (``share``) of ``what`` within ``limit`` seconds; for ``failed``, a count, or a ``relative`` one."""
 
     text: str
     what: str

@@ -30,7 +30,7 @@ BUSY = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """How often something was measured and, in seconds, three percentiles and the longest; all are 0 if it never was."""
+    """How often something was measured and, in seconds, three percentiles and the longest; all 0 if it never was."""
 
     count: int
     p50: float = 0.0

@@ -116,7 +116,7 @@ def parse_share(text: str) -> float:
 
 
 def parse_weighted(text: str) -> tuple[str, float]:
-    """A name and its weight from ``web-1=3``; the weight is 1 if none is given. Raises ValueError with what is wrong."""
+    """A name and its weight from ``web-1=3``; 1 if no weight is given. Raises ValueError with what is wrong."""
     name, equals, weight = text.rpartition("=")
     if not equals:
         return text, 1.0

@@ -72,7 +72,7 @@ async def _start(rehearsal: Rehearsal, arrival: Arrival, attempt: Attempt) -> At
 
 
 async def _create(rehearsal: Rehearsal, attempt: Attempt, key: str, body: object) -> None:
-    """Create the stack. An unanswered create is sent again under the same Idempotency-Key: at most one stack results."""
+    """Create the stack. Send an unanswered create again under the same Idempotency-Key: it makes at most one stack."""
     attempt.sent = rehearsal.now()
     rehearsal.own.sending.append(attempt.sent - attempt.due)
     attempt.unanswered = True

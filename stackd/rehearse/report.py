@@ -18,7 +18,7 @@ from stackd.rehearse.outcome import Outcome, Rows, are_numbers
 
 RUNNING = Stage.RUNNING.value
 SPREAD_SECONDS = 1.0
-"""If the presses are spread over more than this, a chart shows the starts by the time of their press."""
+"""If the presses are spread over more than this, a chart shows how long each start took, by the time of its press."""
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1a1d21; --soft: #5d6672; --rule: #dfe3e8; --tile: #f5f7f9;
