@@ -79,7 +79,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pause:
-    """Send nothing for so many seconds."""
+    """Send nothing for ``seconds``."""
 
     seconds: float
 

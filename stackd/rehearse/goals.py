@@ -23,7 +23,7 @@ _GOAL = re.compile(r"([a-z]+)-(?:p(\d{1,2}(?:\.\d+)?)|(max))")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """A percentile (``share``) of ``what`` within ``limit`` seconds; for ``failed``, a count, or a ``relative`` one."""
+    """The limit in seconds for a percentile (``share``) of ``what``; for ``failed``, a count, or ``relative`` a share."""
 
     text: str
     what: str

@@ -22,7 +22,7 @@ AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 0.1, 2.0
 
 PROBE_AGAIN_SECONDS = 0.25
 SLOWER = 5
-"""While the stack runs, the pauses between a player's status reads are so many times longer."""
+"""While the stack runs, the pauses between a player's status reads are longer by this factor."""
 
 CREATE_SECONDS = 120.0
 JITTER = 0.2

@@ -31,7 +31,7 @@ detail_body = renderer(tuple(FIELDS))
 """The answer to a read of one stack: the documented fields, then those beyond them."""
 
 listed_body = renderer(CONTRACT)
-"""The stack as it stands in the list."""
+"""The stack as an entry of the list."""
 
 status_body = renderer(STATUS_READ)
 """The answer to a status read."""
