@@ -110,7 +110,7 @@ class ChangeFeed:
         self.closed = False
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
-        """Add the change of a row (a subscriber of the store). Clients see nothing of a Service that was recreated."""
+        """Add the change of a row (a subscriber of the store), unless only its Service was recreated."""
         changed = after or before
         if before and after and before.service_uid != after.service_uid:
             changed = None if replace(before, service_uid=after.service_uid) == after else after
