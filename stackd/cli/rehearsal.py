@@ -40,7 +40,7 @@ from stackd.units import format_duration
 
 MOST_CONNECTIONS = 4000
 SPARE_CONNECTIONS = 100
-"""Beside one connection for each player's create, all at the same time."""
+"""In addition to one connection per player, for all creates at the same time."""
 REDRAW_SECONDS = 0.5
 LINE_SECONDS = 10.0
 

@@ -23,7 +23,7 @@ _GOAL = re.compile(r"([a-z]+)-(?:p(\d{1,2}(?:\.\d+)?)|(max))")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """A percentile (``share``) of ``what`` within ``limit`` seconds; ``failed`` has a count, or a ``relative`` share."""
+    """A percentile (``share``) of ``what`` within ``limit`` seconds; ``failed`` is a count, or a ``relative`` share."""
 
     text: str
     what: str
