@@ -22,7 +22,7 @@ from benchmarks.rows.pools import REAL_PORTS, node_port_settings
 from benchmarks.rows.pools import settings as pool_settings
 
 MOST_ON_REAL_PORTS = 1500
-"""Of the 1,767 ports of the usual range some are for the creates that go on beside the standing stacks."""
+"""Of the 1,767 ports of the default range, the others are for creates beside the standing stacks."""
 
 SLOW_MILLISECONDS = 10
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -125,7 +125,7 @@ class Plan:
     def run(
         self, table: dict[str, Row], label: str, latency: float = 0.0, *, bursts: tuple[int, ...] | None = None
     ) -> None:
-        """The wanted rows of a table, on one cluster with one daemon; with pools for these ``bursts``, where there are some."""
+        """Run the wanted rows of a table on one cluster with one daemon; with pools for ``bursts``, if given."""
         names = [name for name in table if name in self._wanted]
         if not names:
             return

@@ -1,4 +1,4 @@
-"""The processes that a run is about: the cluster, the daemon on it, and the bare handler beside it."""
+"""The processes of a run: the cluster, the daemon on it, and the bare handler beside it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from benchmarks.processes import LOADING, MEASURED, Process, Usage, python
 KEY = "sk-bench-" + secrets.token_hex(16)
 NAMESPACE = "stacks"
 EMBEDDED_PORTS = {"STACKD_STACKS__NODE_PORT_MIN": "20000", "STACKD_STACKS__NODE_PORT_MAX": "29999"}
-"""Room for more stacks than the usual range has; the raw client takes 30000 to 31000, as on any other cluster."""
+"""Room for more stacks than the default range has. The raw client uses 30000 to 30999, as on any other cluster."""
 START_SECONDS = 60.0
 
 
 class Cluster:
-    """The Kubernetes that everything is measured on: an embedded one in a process of its own, or a given one."""
+    """The Kubernetes for all measurements: an embedded one in a process of its own, or a given one."""
 
     def __init__(
         self, folder: Path, kubeconfig: Path | None, latency: float, writes_per_second: float | None = None
@@ -47,7 +47,7 @@ class Cluster:
             self.process.until(lambda: Path(self.kubeconfig).exists(), START_SECONDS)
 
     def cpu(self) -> float:
-        """CPU seconds of the embedded cluster; 0 for another one."""
+        """CPU seconds of the embedded cluster; 0 for a given one."""
         return self.process.usage().cpu if self.process is not None else 0.0
 
     def stop(self) -> None:
@@ -57,7 +57,7 @@ class Cluster:
 
 
 class Http:
-    """What speaks the API at an address, be it stackd or a peer."""
+    """A server that speaks the API at an address: stackd or a peer."""
 
     def __init__(self, url: str, key: str) -> None:
         self.url = url
@@ -65,7 +65,7 @@ class Http:
         self._key = key
 
     def call(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
-        """One request."""
+        """Send one request; returns status and body."""
         connection = http.client.HTTPConnection(self._address.hostname or "", self._address.port or 80, timeout=120)
         try:
             connection.request(method, path, body, {"X-API-KEY": self._key})
@@ -75,7 +75,7 @@ class Http:
             connection.close()
 
     def json(self, method: str, path: str, body: str | None = None) -> Any:
-        """One request that must succeed."""
+        """Send one request that must succeed; returns its JSON. Raises RuntimeError."""
         status, text = self.call(method, path, body)
         if status >= 300:
             raise RuntimeError(f"{method} {self.url}{path}: {status} {text.decode(errors='replace')[:300]}")
@@ -86,7 +86,7 @@ class Http:
         return [stack["stack_id"] for stack in self.json("GET", "/stacks")["stacks"]]
 
     def load(self, method: str, paths: Sequence[str], **plan: Any) -> Any:
-        """Let the loader do it; what came of it."""
+        """Let the loader send the requests; returns its result."""
         return processes.ask("benchmarks.loader", self.plan(method, paths, **plan), LOADING)
 
     def plan(self, method: str, paths: Sequence[str], **plan: Any) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class Http:
 
 
 class Daemon(Http):
-    """stackd in a process of its own, with its file in a folder that goes with it."""
+    """stackd in a process of its own, with its file in a temporary folder."""
 
     def __init__(self, folder: Path, cluster: Cluster, settings: dict[str, str]) -> None:
         self._folder = folder
@@ -124,21 +124,21 @@ class Daemon(Http):
         return process
 
     def ready(self) -> bool:
-        """Whether it says so."""
+        """Whether ``/readyz`` says so."""
         try:
             return self.call("GET", "/readyz")[0] == 200
         except OSError:
             return False
 
     def restart(self) -> float:
-        """Stop it and start it again; the seconds from the start to the first ready answer."""
+        """Stop the daemon and start it again; returns the seconds from the start to the first ready answer."""
         self.process.stop()
         began = time.perf_counter()
         self.process = self._start()
         return time.perf_counter() - began
 
     def fill(self, count: int) -> list[str]:
-        """Have at least so many stacks, all of them running; their ids."""
+        """Have at least ``count`` stacks, all of them running; returns their ids."""
         missing = count - self.json("GET", "/stats")["total_stacks"]
         if missing > 0:
             self.load("POST", ["/stacks"], body=BODY, count=missing, connections=20)
@@ -146,11 +146,11 @@ class Daemon(Http):
         return self.ids()
 
     def settled(self) -> bool:
-        """Whether all stacks run."""
+        """Whether no stack is still creating."""
         return not self.json("GET", "/stacks?status=creating")["stacks"]
 
     def batch_delete(self, ids: Sequence[str]) -> tuple[float, dict[str, Any]]:
-        """Delete these in one job; the seconds until it is complete, and the job."""
+        """Delete these in one job; returns the seconds until the job has finished, and the job."""
         began = time.perf_counter()
         job_id = self.json("POST", "/stacks/batch-delete", orjson.dumps({"stack_ids": list(ids)}).decode())["job_id"]
         while True:
@@ -170,11 +170,11 @@ class Daemon(Http):
         return counts
 
     def asked_beside_watches(self) -> int:
-        """The same without watches, in all."""
+        """All requests to Kubernetes so far except watches."""
         return sum(count for (verb, _), count in self.asked().items() if verb != "watch")
 
     def longest_lag(self) -> float:
-        """The longest lag of the event loop since the last time this was asked, in seconds."""
+        """The longest lag of the event loop since the last call, in seconds."""
         self.lags.unlink(missing_ok=True)
         self.process.signal(signal.SIGUSR2)
         self.process.until(self.lags.exists, 10.0)
@@ -197,7 +197,7 @@ def arena(
     writes_per_second: float | None = None,
     settings: dict[str, str],
 ) -> Iterator[tuple[Cluster, Daemon]]:
-    """A cluster and a daemon on it; everything that was made is deleted at the end."""
+    """A cluster and a daemon on it; at the end, everything that was created is deleted."""
     with tempfile.TemporaryDirectory(prefix="stackd-bench-", dir=os.environ.get("BENCH_FOLDER")) as name:
         folder = Path(name)
         cluster = Cluster(folder, kubeconfig, latency, writes_per_second)
@@ -237,17 +237,17 @@ def bare(status: bytes, everything: bytes) -> Iterator[Bare]:
 
 
 class Committing(Bare):
-    """The handler that commits, in a process of its own."""
+    """The committing handler in a process of its own."""
 
     def load(self, count: int) -> Any:
-        """Let the loader ask it, one request at a time."""
+        """Let the loader send ``count`` requests, one at a time; returns its result."""
         plan = {"url": self.url, "key": KEY, "method": "POST", "paths": ["/stacks"], "body": BODY}
         return processes.ask("benchmarks.loader", {**plan, "count": count, "connections": 1}, LOADING)
 
 
 @contextmanager
 def committing(body: bytes) -> Iterator[Committing]:
-    """The handler that commits before it answers with this body; its file is where those of the daemons are."""
+    """The handler that commits before it answers with this body; its file is on the same disk as the daemons' files."""
     with tempfile.TemporaryDirectory(prefix="stackd-bench-", dir=os.environ.get("BENCH_FOLDER")) as name:
         folder = Path(name)
         (folder / "body").write_bytes(body)

@@ -1,7 +1,7 @@
-"""The floor of reads: the plainest aiohttp handler there is, answering bytes that it was given.
+"""The floor of reads: the simplest possible aiohttp handler, which answers given bytes.
 
-``python -m benchmarks.bare PORT STATUS_FILE LIST_FILE``: the same event loop, the same headers and the same bodies as
-stackd's, and no key, no route table, no state.
+``python -m benchmarks.bare PORT STATUS_FILE LIST_FILE``: the same event loop and the same bodies as stackd's, and no
+key, no route table, no state.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from aiohttp import web
 
 
 def application(status: bytes, everything: bytes) -> web.Application:
-    """Two handlers, each a return of ready bytes."""
+    """An application with two handlers, each returning ready bytes."""
 
     async def read_status(_: web.Request) -> web.Response:
         return web.Response(body=status, content_type="application/json")
@@ -30,7 +30,7 @@ def application(status: bytes, everything: bytes) -> web.Application:
 
 
 async def serve(port: int, app: web.Application) -> None:
-    """Serve for ever."""
+    """Serve forever."""
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, backlog=1024).start()

@@ -1,4 +1,4 @@
-"""Charts as SVG: latency distributions, and cost against the number of stacks. Drawn by hand, needs nothing."""
+"""Charts as SVG, without a library: latency distributions, and cost against the number of stacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Points = Sequence[tuple[float, float]]
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
-    """Write one file per chart; their paths."""
+    """Write one file per chart; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     charts = {
         title: _plot(title, "latency, ms", "share of requests, %", {
@@ -38,7 +38,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
 
 
 def _plot(title: str, across: str, up: str, lines: Mapping[str, Points], *, zero: bool) -> str:
-    """Horizontally logarithmic, vertically from zero."""
+    """A chart with a logarithmic horizontal axis and a vertical axis from zero."""
     xs = [max(x, 1e-3) for points in lines.values() for x, _ in points]
     ys = [y for points in lines.values() for _, y in points]
     low, high = math.log10(min(xs)), math.log10(max(xs))

@@ -1,7 +1,7 @@
-"""The floor of a create from a pool: an aiohttp handler that answers once one durable SQLite commit is done.
+"""The floor of a create from a pool: an aiohttp handler that answers after one durable SQLite commit.
 
-``python -m benchmarks.commit PORT BODY_FILE DATABASE``: the same event loop and the same body as stackd's; one row of text
-per request, written by one thread, and nothing else.
+``python -m benchmarks.commit PORT BODY_FILE DATABASE``: the same event loop and the same body as stackd's. One thread
+writes one row of text per request, and nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.bare import serve
 
 
 def application(body: bytes, database: Path) -> web.Application:
-    """One handler; the file is set up as stackd's is."""
+    """An application with one handler; its file has the same settings as stackd's."""
     connection = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")

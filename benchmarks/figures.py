@@ -1,4 +1,4 @@
-"""Samples and what is said of them. Owns: percentiles, ratios, and which way a bound points."""
+"""Samples and their figures. Owns: percentiles, ratios, and on which side of a bound a value is good."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MILLISECONDS = 1e3
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
-    """The smallest sample that ``share`` (0 to 1) of them do not exceed; 0 of nothing."""
+    """The smallest sample that ``share`` (0 to 1) of them do not exceed; 0 without samples."""
     if not samples:
         return 0.0
     ordered = sorted(samples)
@@ -20,7 +20,7 @@ def percentile(samples: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """A number to reach; ``at_most`` says on which side of it is good. ``text`` is what is compared with what."""
+    """A bound; with ``at_most``, values up to it are good, else values from it on. ``text`` says what is compared."""
 
     name: str
     text: str
@@ -35,7 +35,7 @@ class Goal:
 
 @dataclass(slots=True, kw_only=True)
 class Figure:
-    """One line of the table: a goal and what each run measured, with the two sides of the ratio where it is one."""
+    """One line of the table: a goal and each run's value; for a ratio, also its two sides."""
 
     goal: Goal
     values: list[float] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Figure:
     note: str = ""
 
     def add(self, measured: float, floor: float | None = None) -> None:
-        """One run's result: a ratio if there is a floor, otherwise the value itself."""
+        """Add one run's result: a ratio if there is a floor, otherwise the value itself."""
         self.measured.append(measured)
         if floor is None:
             self.values.append(measured)
@@ -64,7 +64,7 @@ class Figure:
         return self.goal.met(self.spread[1])
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, for a file."""
+        """All fields, for a file."""
         least, median, most = self.spread
         return {
             "name": self.goal.name,
@@ -84,7 +84,7 @@ class Figure:
 
 
 class Results:
-    """The figures of all runs, in the order in which they first came, and what the charts are drawn from."""
+    """The figures of all runs, in the order of their first values, and the data of the charts."""
 
     def __init__(self) -> None:
         self.figures: dict[str, Figure] = {}
@@ -94,29 +94,29 @@ class Results:
         self.published: dict[str, tuple[list[float], str]] = {}
 
     def add(self, goal: Goal, measured: float, floor: float | None = None, *, of: str = "", note: str = "") -> None:
-        """One run's value for a goal; ``of`` is the unit of the two sides."""
+        """Add one run's value for a goal; ``of`` is the unit of the two sides."""
         figure = self.figures.setdefault(goal.name, Figure(goal=goal))
         figure.of, figure.note = of or figure.of, note or figure.note
         figure.add(measured, floor)
 
     def distribution(self, chart: str, line: str, seconds: Sequence[float]) -> None:
-        """Latencies of one line of a chart; those of the latest run are kept."""
+        """Set the latencies of one line of a chart; the latest run replaces earlier ones."""
         self.distributions.setdefault(chart, {})[line] = list(seconds)
 
     def at_scale(self, line: str, stacks: int, value: float) -> None:
-        """One point of the cost against the number of stacks."""
+        """Add one point of the cost against the number of stacks."""
         self.scale.setdefault(line, {})[stacks] = value
 
     def cost(self, name: str, value: float) -> None:
-        """Something worth knowing that has no bound: CPU per operation, for instance."""
+        """Add a value without a bound, such as CPU per operation."""
         self.costs.setdefault(name, []).append(value)
 
     def beside(self, name: str, value: float, published: str) -> None:
-        """One run's value beside what somebody else has published for the same work."""
+        """Add one run's value beside another project's published value for the same work."""
         self.published.setdefault(name, ([], published))[0].append(value)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything but the single latencies."""
+        """Everything except the single latencies."""
         return {
             "figures": [figure.as_json() for figure in self.figures.values()],
             "costs": {

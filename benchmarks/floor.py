@@ -1,8 +1,8 @@
-"""The floor of writes: what the API server itself takes, asked by the plainest client that does the same.
+"""The floor of writes: the time of the API server itself, measured with the simplest client for the same work.
 
-Same pool, same credentials, same bodies as stackd's; no row, no retry, no status. A process of its own: a plan on
-standard input, what came of it on standard output, both JSON. ``do`` is ``create`` (POST pod, POST service, and one
-watch to see the pod scheduled) or ``delete`` (DELETE service, DELETE pod, one after the other).
+Same pool, same credentials, same bodies as stackd's; no row, no retry, no status. It is a process of its own: a plan on
+standard input, the result on standard output, both JSON. ``do`` is ``create`` (POST pod, POST service, and one watch to
+see the pod scheduled) or ``delete`` (DELETE service, DELETE pod, one after the other).
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class Raw:
         self._ports = (PORTS[number % len(PORTS)] for number in itertools.count(plan["first_port"]))
 
     async def warm_up(self) -> None:
-        """Open a connection, as stackd has them open."""
+        """Open a connection, because stackd has open ones, too."""
         url, params = f"{self._base}/pods", {"limit": "1"}
         async with self._session.get(url, params=params, headers=self._headers) as response:
             await response.read()
 
     async def watch(self, ready: asyncio.Event) -> None:
-        """Follow our pods; wake whoever waits for one to be scheduled."""
+        """Follow our pods; wake the tasks that wait for one to be scheduled or to run."""
         params = {"labelSelector": f"stackd.io/instance={INSTANCE}", "watch": "true"}
         url, timeout = f"{self._base}/pods", aiohttp.ClientTimeout(total=None)
         async with self._session.get(url, params=params, headers=self._headers, timeout=timeout) as response:
@@ -71,11 +71,11 @@ class Raw:
             _resolve(self._running.get(name))
 
     async def settled(self) -> None:
-        """Return when all that was created runs: whoever comes next shall not have the cluster still busy with it."""
+        """Return when all created pods run, so that the cluster is not busy with them in the next measurement."""
         await asyncio.gather(*self._running.values())
 
     async def create(self) -> str:
-        """One pod, its service, and the news that a node has it."""
+        """Create one pod and its service, and wait until the pod is scheduled."""
         name = f"floor-{secrets.token_hex(8)}"
         pod, service = floor_manifests(name, self._namespace, INSTANCE)
         loop = asyncio.get_running_loop()
@@ -91,7 +91,7 @@ class Raw:
         return name
 
     async def delete(self, name: str) -> None:
-        """Its service, then its pod."""
+        """Delete the service, then the pod."""
         options = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         await self._send("DELETE", f"/services/svc-{name}", options)
         await self._send("DELETE", f"/pods/{name}", options | {"gracePeriodSeconds": 0})
@@ -111,7 +111,7 @@ def _resolve(waiting: asyncio.Future[None] | None) -> None:
 
 
 async def run(plan: dict[str, Any]) -> dict[str, Any]:
-    """Do what the plan says."""
+    """Carry out the plan; returns the result."""
     access = await Access.open(ClusterTarget(mode="kubeconfig", kubeconfig=plan["kubeconfig"]))
     try:
         with access.borrowed() as session:
@@ -167,7 +167,7 @@ async def _delete(raw: Raw, plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Read the plan, do it, write the answer."""
+    """Read the plan, carry it out, write the result."""
     plan = orjson.loads(sys.stdin.buffer.read())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         sys.stdout.buffer.write(orjson.dumps(runner.run(run(plan))))

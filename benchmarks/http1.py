@@ -1,6 +1,7 @@
 """As little HTTP/1.1 as a load generator needs: one kept-alive connection, one request at a time, ready bytes out.
 
-Owns: framing of answers by Content-Length or chunks. So little is done per answer that the loader is never what limits.
+Owns: framing of answers by Content-Length or chunks. The work per answer is so small that the loader is never the
+limit.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class HttpConnection(asyncio.Protocol):
         return protocol
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Status and body of the answer. Raises ConnectionError."""
+        """Send a request; returns status and body of the answer. Raises ConnectionError."""
         if self._transport is None:
             raise ConnectionError("the connection is closed")
         self._answer = asyncio.get_running_loop().create_future()
@@ -39,17 +40,17 @@ class HttpConnection(asyncio.Protocol):
         return await self._answer
 
     def pause(self) -> None:
-        """Read nothing more: a reader that stalls."""
+        """Stop reading, like a reader that stalls."""
         if self._transport is not None:
             self._transport.pause_reading()
 
     def send(self, request: bytes) -> None:
-        """Send, and do not wait for the answer."""
+        """Send a request without waiting for the answer."""
         if self._transport is not None:
             self._transport.write(request)
 
     def close(self) -> None:
-        """Close."""
+        """Close the connection."""
         if self._transport is not None:
             self._transport.close()
 

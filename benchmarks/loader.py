@@ -1,9 +1,9 @@
-"""The load, as a process of its own: a plan on standard input, what came of it on standard output, both JSON.
+"""The load, as a process of its own: a plan on standard input, the result on standard output, both JSON.
 
 A plan: ``url``, ``key``, ``method``, ``paths`` (taken in turn), ``body``, ``connections``, and how long: ``count``
-requests, or ``seconds``; with ``rate`` requests begin at fixed times, whatever becomes of those before, and their
-latency counts from the time at which they should have begun. With ``cpu_of``, a process id, the CPU seconds that this process
-has used between the first request and the last answer are told, too.
+requests, or ``seconds``. With ``rate``, requests begin at fixed times, even if earlier ones have no answer yet, and
+latencies count from these times. With ``cpu_of``, a process id, the result has the CPU seconds that this process used
+between the first request and the last answer. With ``keep``, it has the bodies of the answers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.machine import Busy
 
 
 class Load:
-    """One plan at work."""
+    """Carries out one plan."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self._plan = plan
@@ -39,7 +39,7 @@ class Load:
         self._end = time.perf_counter() + plan["seconds"] if "seconds" in plan else float("inf")
 
     async def run(self) -> dict[str, Any]:
-        """Do it; the answer."""
+        """Send all requests; returns the result."""
         connections = [await HttpConnection.open(self._plan["url"]) for _ in range(self._plan["connections"])]
         pid = self._plan.get("cpu_of")
         used, began, busy = _cpu_seconds(pid), time.perf_counter(), Busy.now()
@@ -91,14 +91,14 @@ class Load:
 
 
 def _cpu_seconds(pid: int | None) -> float:
-    """What all threads of a process have used so far, to the nanosecond; 0 for none."""
+    """CPU seconds of all threads of a process so far, exact to the nanosecond; 0 without a process."""
     if pid is None:
         return 0.0
     return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
 
 
 def main() -> None:
-    """Read the plan, do it, write the answer."""
+    """Read the plan, carry it out, write the result."""
     plan = orjson.loads(sys.stdin.buffer.read())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         sys.stdout.buffer.write(orjson.dumps(runner.run(Load(plan).run())))

@@ -1,4 +1,4 @@
-"""How busy the machine is: which part of it a row has saturated."""
+"""How busy the machine's CPUs are while a row is measured."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import psutil
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Busy:
-    """CPU seconds of the machine: those used, and all that there were."""
+    """CPU seconds of the machine: those used, and all."""
 
     used: float = 0.0
     all: float = 0.0
@@ -22,13 +22,13 @@ class Busy:
 
     @property
     def share(self) -> float:
-        """From 0 to 1: all CPUs were busy all the time."""
+        """From 0 to 1; 1 means that all CPUs were busy all the time."""
         return self.used / self.all if self.all else 0.0
 
     @classmethod
     def now(cls) -> Busy:
-        """Since the machine was started."""
+        """The CPU seconds since the machine was started."""
         times = psutil.cpu_times()
-        # guests' time is in the user's already
+        # the time of guests is part of the user time already
         spent = sum(times) - sum(getattr(times, name, 0.0) for name in ("guest", "guest_nice"))
         return cls(used=spent - times.idle - getattr(times, "iowait", 0.0), all=spent)

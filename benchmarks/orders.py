@@ -1,4 +1,4 @@
-"""What is asked for in all benchmarks: the API document's own example, as a request body and as raw manifests."""
+"""The stack of all benchmarks: the API document's own example, as a request body and as raw manifests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MANIFEST = harden(_SPEC.manifest, Policy())
 
 
 def floor_manifests(name: str, namespace: str, instance: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The pod and the service that stackd would send for the same order; uid and node port are to be filled in."""
+    """The pod and the service that stackd would send for the same stack, still without uid and node port."""
     stack = Stack(
         stack_id=name,
         namespace=namespace,

@@ -1,4 +1,4 @@
-"""``stackd serve`` with a probe for the longest lag of its event loop; SIGUSR2 has it written to ``$BENCH_LAGS``.
+"""``stackd serve`` with a probe for the longest lag of its event loop; on SIGUSR2 it writes the lag to ``$BENCH_LAGS``.
 
 The probe is a timer that is due every two milliseconds, and costs the daemon less than one percent of a CPU.
 """
@@ -18,7 +18,7 @@ EVERY_SECONDS = 0.002
 
 
 class Probe:
-    """How late its own timer was at most."""
+    """Measures how late its own timer was at most."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, target: Path) -> None:
         self._loop = loop
@@ -27,7 +27,7 @@ class Probe:
         self._due = 0.0
 
     def start(self) -> None:
-        """Begin, unless it goes already."""
+        """Handle SIGUSR2. The first signal starts the timer."""
         self._loop.add_signal_handler(signal.SIGUSR2, self._write)
 
     def _tick(self) -> None:
@@ -37,7 +37,7 @@ class Probe:
         self._loop.call_at(self._due, self._tick)
 
     def _write(self) -> None:
-        """Say it, and begin anew; the first time, only begin."""
+        """Write the longest lag and reset it; the first time, also start the timer."""
         fresh = self._target.with_suffix(".new")
         fresh.write_text(str(self._longest))
         fresh.rename(self._target)

@@ -1,4 +1,4 @@
-"""Processes of the benchmark: started with one CPU each where that is possible, watched, stopped."""
+"""The processes of the benchmark: starts them on one CPU each if possible, watches and stops them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import psutil
 ROOT = Path(__file__).parent.parent
 CPUS = tuple(sorted(os.sched_getaffinity(0)))
 MEASURED, LOADING = CPUS[0], CPUS[-1]
-"""What is measured (daemon, bare handler, raw client) has one CPU; the cluster and the load share the other."""
+"""The measured process (daemon, bare handler, raw client) has one CPU; the cluster and the load share the other."""
 
 _unpinned = False
 
@@ -49,11 +49,11 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     def usage(self) -> Usage:
-        """What it has used."""
+        """CPU and memory of the process."""
         times = self._ps.cpu_times()
         return Usage(cpu=times.user + times.system, rss=self._ps.memory_info().rss)
 
@@ -62,7 +62,7 @@ class Process:
         self._process.send_signal(number)
 
     def stop(self) -> None:
-        """SIGTERM, and wait for the end; SIGKILL when that takes too long."""
+        """Send SIGTERM and wait for the end; send SIGKILL if that takes too long."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -72,7 +72,7 @@ class Process:
                 self._process.wait()
 
     def until(self, check: Callable[[], bool], seconds: float, every: float = 0.01) -> None:
-        """Return when the check is true. Raises RuntimeError, with the end of the log, when it does not become so."""
+        """Return when the check is true. Raises RuntimeError, with the end of the log, if ``seconds`` pass before."""
         end = time.monotonic() + seconds
         while not check():
             if self._process.poll() is not None or time.monotonic() > end:
@@ -82,14 +82,14 @@ class Process:
 
 
 def python(module: str, *arguments: str) -> list[str]:
-    """The command of a module of ours."""
+    """The command that runs a Python module."""
     return [sys.executable, "-m", module, *arguments]
 
 
 def start(
     command: Sequence[str], cpu: int, environment: Mapping[str, str] | None = None, **streams: Any
 ) -> subprocess.Popen[bytes]:
-    """Start a process on one CPU, with the environment of this one but for settings of stackd."""
+    """Start a process on one CPU, with this process' environment except for stackd's settings."""
     process = subprocess.Popen(command, cwd=ROOT, env={**_environment(), **(environment or {})}, **streams)
     if not _unpinned:
         os.sched_setaffinity(process.pid, {cpu})
@@ -97,13 +97,13 @@ def start(
 
 
 def unpin() -> None:
-    """Let the processes run wherever they like from now on: a given cluster does, and would get in the way of one CPU."""
+    """Do not pin processes from now on: a given cluster runs on all CPUs, and would disturb a pinned process."""
     global _unpinned  # noqa: PLW0603  said once, before the first process
     _unpinned = True
 
 
 def placement() -> str:
-    """Where the processes run, in words."""
+    """On which CPUs the processes run, in words."""
     if _unpinned:
         return "nothing is pinned"
     if len(CPUS) > 1:
@@ -112,7 +112,7 @@ def placement() -> str:
 
 
 def output(command: Sequence[str], cpu: int, given: bytes = b"") -> bytes:
-    """What a process says on its standard output. Raises RuntimeError if it fails."""
+    """The standard output of a process. Raises RuntimeError if it fails."""
     pipe = subprocess.PIPE
     process = start(command, cpu, stdin=pipe, stdout=pipe, stderr=pipe)
     said, complained = process.communicate(given, timeout=ASK_SECONDS)
@@ -122,12 +122,12 @@ def output(command: Sequence[str], cpu: int, given: bytes = b"") -> bytes:
 
 
 def ask(module: str, plan: Mapping[str, Any], cpu: int) -> Any:
-    """Run a module of ours with a plan as JSON on its standard input; what it answers on its standard output."""
+    """Run a module with a plan as JSON on its standard input; returns the JSON from its standard output."""
     return orjson.loads(output(python(module), cpu, orjson.dumps(plan)))
 
 
 def begin(module: str, plan: Mapping[str, Any], cpu: int) -> Callable[[], Any]:
-    """The same without waiting; the returned function waits for the answer."""
+    """Like ``ask``, without waiting; the returned function waits for the answer."""
     pool = ThreadPoolExecutor(1)
     answer = pool.submit(ask, module, plan, cpu)
     pool.shutdown(wait=False)

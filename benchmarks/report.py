@@ -1,4 +1,4 @@
-"""The table, for people."""
+"""The tables, for people."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.figures import Figure, Results
 
 
 def show(results: Results, console: Console) -> None:
-    """Print everything."""
+    """Print all tables."""
     if results.figures:
         console.print(_figures(results))
     if results.costs:
@@ -75,7 +75,7 @@ def _scale(results: Results) -> Table:
 
 
 def number(value: float) -> str:
-    """Three digits or so."""
+    """A number with about three digits."""
     if value == int(value) and abs(value) < 1000:
         return f"{value:.0f}"
     if abs(value) >= 100:

@@ -1,4 +1,4 @@
-"""Saturating reads: wrk where it is installed, otherwise the loader. Gives latencies by percentile and requests/s."""
+"""Saturating reads: with wrk if it is installed, else with the loader. Measures latencies and requests/s."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ end
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reads:
-    """What came of it; ``latencies`` in seconds, evenly over the percentiles."""
+    """The result of reads; ``latencies`` are in seconds, evenly over the percentiles."""
 
     requests: int
     per_second: float
@@ -49,7 +49,7 @@ class Reads:
 
 
 def together(parts: Sequence[Reads]) -> Reads:
-    """Several of about the same length as one."""
+    """Several results of about the same length as one."""
     return Reads(
         requests=sum(part.requests for part in parts),
         per_second=sum(part.per_second for part in parts) / len(parts),
@@ -65,7 +65,7 @@ def available() -> bool:
 
 
 def read(url: str, paths: Sequence[str], key: str, *, connections: int, seconds: float) -> Reads:
-    """Read the paths in turn over so many connections for so long."""
+    """Read the paths in turn over ``connections`` for ``seconds``."""
     if not available():
         return _with_loader(url, paths, key, connections, seconds)
     with tempfile.TemporaryDirectory() as folder:

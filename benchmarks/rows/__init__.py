@@ -1,7 +1,7 @@
-"""The rows: name → what is measured. Each gets a run's ``Bench`` and adds to its results.
+"""The rows: name → the function that measures it. It gets a run's ``Bench`` and adds to its results.
 
-``WRITES`` begin with no stacks, ``STANDING`` with the full number of them, ``POOLS`` with full pools, ``BURSTS`` with larger
-ones, too; ``SCALE`` is measured once.
+``WRITES`` begin with no stacks, ``STANDING`` with the full number of them, ``POOLS`` with full pools, ``BURSTS`` also
+with larger pools. ``SCALE`` is measured once.
 """
 
 from __future__ import annotations

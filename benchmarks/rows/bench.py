@@ -1,4 +1,4 @@
-"""What a row is given: the cluster, the daemon, where results go, and how much is to be done."""
+"""What a row gets: the cluster, the daemon, the results to add to, and the amounts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.figures import Results
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amounts:
-    """How much of everything; ``quick`` is for a look, not for numbers to be quoted."""
+    """How many stacks, requests and seconds each row takes; ``quick`` is for a look, not for numbers to quote."""
 
     stacks: int = 1700
     creates_alone: int = 100
@@ -29,7 +29,7 @@ class Amounts:
 
     @property
     def pools(self) -> tuple[int, ...]:
-        """The sizes of the pools: those that are asked for, or as large as each burst, and a third of it."""
+        """The sizes of the pools: the requested ``sizes``, or else each burst and a third of it."""
         return self.sizes or tuple(sorted({size for burst in self.bursts for size in (burst, burst // 3)}))
 
     @classmethod
@@ -43,7 +43,7 @@ class Amounts:
 
 @dataclass(slots=True, kw_only=True)
 class Bench:
-    """One run on one arena. ``suffix`` is put behind the names of its figures; ``peer`` is another one that speaks the API."""
+    """One run on one arena. The names of its figures end with ``suffix``; ``peer`` is another server with this API."""
 
     cluster: Cluster
     daemon: Daemon
@@ -54,7 +54,7 @@ class Bench:
     _ports: int = 0
 
     def floor(self, do: str, cpu: int = processes.MEASURED, **plan: Any) -> Any:
-        """Let the raw client do it; what came of it."""
+        """Let the raw client carry out a plan; returns its result."""
         return processes.ask("benchmarks.floor", self.floor_plan(do, **plan), cpu)
 
     def floor_plan(self, do: str, **plan: Any) -> dict[str, Any]:
@@ -65,5 +65,5 @@ class Bench:
         return {"do": do, **where, **plan}
 
     def bodies(self, stack_id: str) -> tuple[bytes, bytes]:
-        """The bytes that the bare handler is to answer: a status and the list."""
+        """The bytes for the bare handler's answers: a status and the list."""
         return self.daemon.call("GET", f"/stacks/{stack_id}/status")[1], self.daemon.call("GET", "/stacks")[1]

@@ -1,4 +1,4 @@
-"""One client's load is not another's wait: bursts of creates, long lists, readers that stall."""
+"""The load of one client must not delay others: bursts of creates, long lists, readers that stall."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STALL = Goal(
 
 
 def burst(bench: Bench) -> None:
-    """Status reads at a fixed rate while 200 creates come at once."""
+    """Status reads at a fixed rate during 200 creates at once."""
     ids = bench.daemon.fill(bench.amounts.stacks)
     reading = bench.daemon.plan("GET", status_paths(ids), connections=32, rate=READS_PER_SECOND, seconds=4.0)
     reads = processes.begin("benchmarks.loader", reading, LOADING)
@@ -43,7 +43,7 @@ def burst(bench: Bench) -> None:
 
 
 def long_list(bench: Bench) -> None:
-    """The loop's longest lag while the longest list is read: right after a start, and after a change."""
+    """The loop's longest lag while the longest list is read for the first time after a start."""
     stacks = bench.amounts.scale[-1]
     bench.daemon.fill(stacks)
     bench.daemon.restart()
@@ -55,7 +55,7 @@ def long_list(bench: Bench) -> None:
 
 
 def slow_readers(bench: Bench) -> None:
-    """Readers that ask for the longest list and stop reading, each at another version of it."""
+    """Memory for readers that request the longest list, each in another version, and stop reading."""
     stacks = bench.amounts.scale[-1]
     ids = bench.daemon.fill(stacks)
     bench.daemon.call("GET", "/stacks")

@@ -14,7 +14,7 @@ LISTS = 10
 
 
 def beside_peer(bench: Bench) -> None:
-    """Creates, lists and deletes of as many stacks, by stackd and by the peer; nothing where there is none.
+    """Creates, lists and deletes of the same number of stacks, by stackd and by the peer; nothing without a peer.
 
     The peer's other stacks stay.
     """

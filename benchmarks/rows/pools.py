@@ -1,7 +1,7 @@
-"""Creates that are answered from pools: beside the floor of one durable commit, at a steady rate, and all at once.
+"""Creates from pools: beside the floor of one durable commit, at a steady rate, and all at once.
 
 The rates, the bursts and the pools are those of agent-sandbox 1.0's published figures (92 ms median and 376 ms p99 at 45
-claims/s; 1.3 to 1.5 s median and 3.2 s p90 in a burst of 300), so that the two can stand side by side.
+claims/s; 1.3 to 1.5 s median and 3.2 s p90 in a burst of 300), so that both can be compared.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from benchmarks.rows.bench import Bench
 
 CPU = Goal(name="CPU per create from a pool", text="without the refill", bound=0.5, at_most=True, unit="ms")
 STEADY_LIVES = "50s"
-"""Stacks of the steady rate live so long: those of a whole minute would take more node ports than there are."""
+"""Time to live of stacks at the steady rate: the stacks of a whole minute would need more node ports than there are."""
 
 PUBLISHED = {"steady p50": "92 ms", "steady p99": "376 ms", "burst p50": "1.3 to 1.5 s", "burst p90": "3.2 s"}
 PUBLISHED_RATE, PUBLISHED_BURST = 45, 300
-"""What agent-sandbox 1.0 says of 45 claims/s, and of a burst of 300."""
+"""The rate (claims/s) and the burst for which agent-sandbox 1.0 has published figures."""
 
 REAL_PORTS = "30001-32767"
-"""All but one of those that a cluster has: pools and what is created from them take many."""
+"""All node ports of a cluster but one: pools, and the stacks created from them, take many."""
 
 ALONE = Goal(name="create from a pool, one at a time", text="p50 to one durable commit", bound=2.0, at_most=True)
 PACED = "create from a pool of {pool}, {rate}/s"
@@ -53,7 +53,7 @@ def node_port_settings(ports: str) -> dict[str, str]:
 
 
 def give_alone(bench: Bench) -> None:
-    """One create at a time, in turn with the floor: p50; and the time to running with and without a pool."""
+    """One create at a time, in turn with the floor: p50. Also the time to running with and without a pool."""
     size = min(bench.amounts.pools)
     _filled(bench)
     example = bench.daemon.call("POST", "/stacks", _body(size))[1]
@@ -74,7 +74,7 @@ def give_alone(bench: Bench) -> None:
 
 
 def give_steadily(bench: Bench) -> None:
-    """So many creates a second for a while: p50, p99, and how many were running when they were answered."""
+    """Creates at a steady rate for a while: p50, p99, and how many were answered with a running stack."""
     for size in bench.amounts.pools:
         _filled(bench)
         rate = bench.amounts.pool_rate
@@ -91,7 +91,7 @@ def give_steadily(bench: Bench) -> None:
 
 
 def give_bursts(bench: Bench) -> None:
-    """All at once, from pools of that size and of a third of it: p50, p90."""
+    """Creates all at once, from pools of the burst's size and of a third of it: p50, p90."""
     for burst in bench.amounts.bursts:
         for size in (burst, burst // 3):
             _filled(bench)
@@ -114,7 +114,7 @@ def give_bursts(bench: Bench) -> None:
 
 
 def pools_idle(bench: Bench) -> None:
-    """Nobody asks for anything while the pools stand there."""
+    """Requests to Kubernetes while the pools are full and no client sends a request."""
     _filled(bench)
     time.sleep(2.0)
     asked, began = bench.daemon.asked_beside_watches(), time.perf_counter()
@@ -147,7 +147,7 @@ def _load(bench: Bench, size: int, **plan: Any) -> dict[str, Any]:
 
 
 def _cold(bench: Bench, count: int) -> list[float]:
-    """Seconds from the create of a stack that no pool has until it runs."""
+    """Seconds from a create without a pool until the stack runs."""
     seconds = []
     ports = [{"container_port": 80, "protocol": "TCP"}]
     for number in range(count):
@@ -161,7 +161,7 @@ def _cold(bench: Bench, count: int) -> list[float]:
 
 
 def _again(bench: Bench) -> None:
-    """Delete what was created, and have the pools filled."""
+    """Delete the created stacks, and wait until the pools are full."""
     if ids := bench.daemon.ids():
         bench.daemon.batch_delete(ids)
     _filled(bench)

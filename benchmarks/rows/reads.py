@@ -24,7 +24,7 @@ LIST_CALLS = Goal(name="list, Kubernetes calls", text="requests while listing", 
 
 
 def status_paths(ids: Sequence[str]) -> list[str]:
-    """The status of each."""
+    """The paths of the stacks' statuses."""
     return [f"/stacks/{stack_id}/status" for stack_id in ids]
 
 
@@ -43,7 +43,7 @@ def status(bench: Bench) -> None:
 
 
 def busy_status(bench: Bench) -> None:
-    """The same while creates come in; the bare handler is read while the raw client creates as many."""
+    """Status reads during creates. The bare handler is read while the raw client creates as many."""
     ids = bench.daemon.fill(bench.amounts.stacks)
     paths, seconds = status_paths(ids), bench.amounts.read_seconds
     count = round(CREATES_PER_SECOND * (seconds + 1))
@@ -66,7 +66,7 @@ def busy_status(bench: Bench) -> None:
 
 
 def list_all(bench: Bench) -> None:
-    """The list of all stacks, one reader, and that Kubernetes is not asked for it."""
+    """The list of all stacks with one reader, and the number of requests to Kubernetes meanwhile."""
     ids = bench.daemon.fill(bench.amounts.stacks)
     asked = bench.daemon.asked_beside_watches()
     with bare(*bench.bodies(ids[0])) as handler:
@@ -77,7 +77,7 @@ def list_all(bench: Bench) -> None:
 
 
 def _take_turns(bench: Bench, url: str, paths: Sequence[str], connections: int) -> tuple[wrk.Reads, wrk.Reads]:
-    """The daemon and the bare handler at ``url``, a second or so each, again and again."""
+    """Read from the bare handler at ``url`` and from the daemon in turn, about a second each."""
     rounds = max(1, round(bench.amounts.read_seconds))
     seconds = bench.amounts.read_seconds / rounds
     ours: list[wrk.Reads] = []

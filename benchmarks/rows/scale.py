@@ -1,4 +1,4 @@
-"""What things cost with ten stacks and with thousands: they should not depend on it, or only as the answer's size does."""
+"""The cost of operations with ten stacks and with thousands: it should grow with the size of the answer at most."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.rows.reads import CONNECTIONS, status_paths
 
 
 def scale(bench: Bench) -> None:
-    """One point of each line for each number of stacks."""
+    """Measure one point of each line for each number of stacks."""
     for stacks in bench.amounts.scale:
         ids = bench.daemon.fill(stacks)
         _reads(bench, stacks, ids)

@@ -1,4 +1,4 @@
-"""What it costs to stand there with many stacks: idle, and started again."""
+"""The cost of many standing stacks: while idle, and at a restart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESTART = Goal(name="restart", text="from the start to ready", bound=2.0, at_mos
 
 
 def idle(bench: Bench) -> None:
-    """Nobody asks for anything for a while."""
+    """Requests to Kubernetes, CPU and memory while no client sends a request."""
     bench.daemon.fill(bench.amounts.stacks)
     time.sleep(2.0)
     asked, used, began = bench.daemon.asked_beside_watches(), bench.daemon.usage().cpu, time.perf_counter()
@@ -30,7 +30,7 @@ def idle(bench: Bench) -> None:
 
 
 def restart(bench: Bench) -> None:
-    """Stopped and started with all stacks in the file and in the cluster."""
+    """The time of a restart with all stacks in the file and in the cluster."""
     bench.daemon.fill(bench.amounts.stacks)
     bench.results.add(RESTART, bench.daemon.restart(), note=f"{bench.amounts.stacks} stacks, interpreter included")
     bench.results.cost("memory after a restart (MB)", bench.daemon.usage().rss / 1e6)

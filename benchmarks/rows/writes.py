@@ -1,4 +1,4 @@
-"""Creates and deletes beside the raw requests that they consist of."""
+"""Creates and deletes beside the raw requests for the same work."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def create_alone(bench: Bench) -> None:
 
 
 def create_together(bench: Bench) -> None:
-    """Twenty at a time: creates a second, and what each costs in CPU."""
+    """Twenty creates at a time: creates a second, and the CPU of each."""
     turns = _take_turns(bench, bench.amounts.creates_together, 20, rounds=4)
     ours, floor = len(turns.ours) / turns.seconds, len(turns.floor) / turns.floor_seconds
     _add(bench, TOGETHER, ours, floor, of="/s")
@@ -35,8 +35,8 @@ def create_together(bench: Bench) -> None:
 
 
 def delete_many(bench: Bench) -> None:
-    """A batch delete, and raw deletes of as many: half of them before it, half after."""
-    count = bench.amounts.deletes // (4 if bench.suffix else 1)  # far away they take long
+    """A batch delete, and raw deletes of the same number: half of them before it, half after."""
+    count = bench.amounts.deletes // (4 if bench.suffix else 1)  # with a latency they take long
     names = bench.floor("create", count=count, concurrency=20)["names"]
     bench.daemon.fill(count)
     ids = bench.daemon.ids()[:count]
@@ -57,8 +57,9 @@ def delete_many(bench: Bench) -> None:
 
 @dataclass(slots=True, kw_only=True)
 class Cpu:
-    """CPU seconds of stackd, of the raw client, and of the embedded cluster under each of them; and how busy all CPUs of the
-    machine were meanwhile.
+    """CPU seconds of stackd, of the raw client, and of the embedded cluster under each of them.
+
+    Also how busy all CPUs of the machine were meanwhile.
     """
 
     ours: float = 0.0
@@ -71,7 +72,7 @@ class Cpu:
 
 @dataclass(slots=True)
 class Turns:
-    """What came of creates in turn: latencies, seconds, CPU, and the names of what the raw client made."""
+    """The results of creates in turn: latencies, seconds, CPU, and the names of the raw client's pods."""
 
     ours: list[float] = field(default_factory=list)
     floor: list[float] = field(default_factory=list)
@@ -90,7 +91,7 @@ class Meter:
         self.phase_timer: list[tuple[float, float]] = []
 
     def lap(self) -> tuple[float, float]:
-        """What was used since the last one."""
+        """The CPU seconds since the last lap."""
         now = self._now()
         self.phase_timer.append((now[0] - self._last[0], now[1] - self._last[1]))
         self._last = now
@@ -101,8 +102,11 @@ class Meter:
 
 
 def _take_turns(bench: Bench, count: int, concurrency: int, *, rounds: int) -> Turns:
-    """The floor and stackd in turn, each first every other time: whatever else the machine does meets both, and so does
-    what a cluster still has to do after the last of the other."""
+    """The floor and stackd in turn, each first every other time.
+
+    So both are equally affected by other load on the machine, and by the cluster's remaining work after the other's
+    turn.
+    """
     turns = Turns()
     for number in range(rounds):
         meter = Meter(bench)
@@ -163,7 +167,7 @@ def _add(bench: Bench, goal: Goal, measured: float, floor: float, *, of: str) ->
 
 
 def _forget(bench: Bench, names: list[str]) -> None:
-    """Take away what the raw client made, and what stackd made meanwhile."""
+    """Delete the raw client's pods, and stackd's stacks."""
     bench.floor("delete", names=names)
     if ids := bench.daemon.ids():
         bench.daemon.batch_delete(ids)

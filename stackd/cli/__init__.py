@@ -1,9 +1,9 @@
 """The commands. Exit codes: 0 done, 1 failed, 2 usage or configuration, 130 interrupted.
 
-Owns: arguments, what is printed, and the exit code. Each command's work is elsewhere, and is loaded when it is run.
+Owns: arguments, output, and the exit code. The work of each command is elsewhere, and is loaded when the command runs.
 
 serve      serve, demo, rebuild
-rehearse   rehearse; rehearsal: what is loaded when it runs
+rehearse   rehearse; rehearsal: what it loads when it runs
 process    the daemon in this process, the embedded cluster beside it, and the demo
 machine    check, doctor, backup, reload, key: this machine's configuration, state, service and keys
 doctor     what the doctor prints
@@ -56,7 +56,7 @@ COMMANDS = {
 
 
 def load(place: str) -> Any:
-    """What is at ``module:attribute``."""
+    """Load the object at ``module:attribute``."""
     module, _, attribute = place.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
@@ -81,7 +81,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The table."""
+        """Write the names and lines of the table."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
 
@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _complain(sentence: str) -> None:
-    """Say on standard error what went wrong; the journal learns from ``<3>`` that it is an error."""
+    """Write an error to standard error; ``<3>`` tells the journal that it is an error."""
     import os
 
     from stackd.logs.journal import is_journal

@@ -32,7 +32,7 @@ LEVEL_WIDTH, ABOUT_WIDTH = 4, 13
 
 
 async def diagnose(config_path: Path | None, size: Size, options: ProbeOptions | None, output: str) -> int:
-    """Print each finding as soon as it is known; how many failures there are."""
+    """Print each finding as soon as it is known. Returns the number of failures."""
     told = say_json if output else say
     try:
         found = as_service(config_path)
@@ -42,7 +42,7 @@ async def diagnose(config_path: Path | None, size: Size, options: ProbeOptions |
 
 
 async def _misconfigured(error: ConfigError) -> AsyncGenerator[Finding, None]:
-    """The configuration cannot be used: only the service's state in systemd can be examined."""
+    """The findings if the configuration is not valid: its mistakes, and the service's state in systemd."""
     for mistake in error.mistakes:
         yield fail("configuration", mistake, "fix it; `stackd check` checks it again")
     if (known := unit.unit()) is not None:
@@ -53,7 +53,7 @@ async def _misconfigured(error: ConfigError) -> AsyncGenerator[Finding, None]:
 async def examine(
     found: LoadedConfig, config_path: Path | None, size: Size, options: ProbeOptions | None
 ) -> AsyncGenerator[Finding, None]:
-    """All findings, each as soon as it is known."""
+    """Yield all findings, each as soon as it is known."""
     known = unit.unit() if is_installed(config_path) else None
     if known is not None:
         found = dataclasses.replace(found, config=service.as_seen_by(found.config, known))
@@ -117,13 +117,13 @@ async def _connected(
 
 
 def key_of_environment() -> str:
-    """A key for the daemon that stands in the environment."""
+    """The key for the daemon in the environment, or an empty text."""
     given = (os.environ.get(variable, "").strip() for variable in ("STACKD_API_KEY", "STACKD_AUTH__KEY"))
     return next(filter(None, given), "")
 
 
 async def say(findings: AsyncGenerator[Finding, None]) -> int:
-    """Print each; how many failed."""
+    """Print each finding. Returns the number of failures."""
     console = Console()
     counts = dict.fromkeys(Level, 0)
     async for finding in findings:
@@ -134,7 +134,7 @@ async def say(findings: AsyncGenerator[Finding, None]) -> int:
 
 
 async def say_json(findings: AsyncGenerator[Finding, None]) -> int:
-    """The same as one JSON a line."""
+    """Print each finding as one line of JSON. Returns the number of failures."""
     failed = 0
     async for finding in findings:
         failed += finding.level is Level.FAIL
@@ -148,7 +148,7 @@ def _line(finding: Finding) -> Table:
 
 
 def advised(heads: Iterable[tuple[Text, int]], what: str, advice: str) -> Table:
-    """A line with its heads, each so wide, and below what it says what to do about that."""
+    """A row with its heads, each of a given width, then the text, and the advice below it."""
     row = Table.grid(padding=(0, 2), expand=False)
     heads = list(heads)
     for _, width in heads:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stackd.quantity import Quantity
 
 RELOADS = "stackd.upkeep.reload"
-"""The logger that says what came of a reload."""
+"""The logger of a reload's result."""
 
 SCOPES = ("admin", "read", "metrics")
 
@@ -52,7 +52,7 @@ def check(config_path: Path | None, effective: bool, for_reload: bool) -> None:
 
 
 def _readable_for_the_service(config_path: Path | None, config: Config) -> None:
-    """What root can read, the service may not. Raises ConfigError."""
+    """Raise ConfigError for files that the service's user cannot read, even if this user can."""
     from stackd.doctor import service, unit
     from stackd.errors import ConfigError
 
@@ -62,9 +62,9 @@ def _readable_for_the_service(config_path: Path | None, config: Config) -> None:
 
 
 def _check_for_reload(config_path: Path | None) -> None:
-    """Only the exit code counts, the daemon says the rest; and systemd gives an ExecReload= no credentials.
+    """Check for a reload: only the exit code counts, because the daemon logs the mistakes.
 
-    Those that were handed over just before are looked at.
+    systemd gives an ExecReload= no credentials, so this checks those that were handed over just before.
     """
     import asyncio
 
@@ -86,7 +86,7 @@ def _check_for_reload(config_path: Path | None) -> None:
 
 
 async def _can_be_used(kubeconfig: Path) -> None:
-    """Raises ConfigError if it cannot. Nothing is sent."""
+    """Raise ConfigError if the kubeconfig cannot be used. Sends nothing."""
     from stackd.kube.client import Cluster
     from stackd.kube.credentials import ClusterTarget
 
@@ -197,7 +197,7 @@ def new(name: str, scope: str, plain: bool) -> None:
 
 
 def _name(name: str) -> str:
-    """The name, if the configuration takes it: what is printed must not be refused by ``stackd check``."""
+    """Return the name if the configuration accepts it, so that ``stackd check`` does not refuse what is printed."""
     from pydantic import ValidationError
 
     from stackd.config.settings import toml

@@ -1,4 +1,4 @@
-"""``stackd manifests``: what has to be in the cluster, as YAML for ``kubectl apply -f -``."""
+"""``stackd manifests``: what stackd needs in the cluster, as YAML for ``kubectl apply -f -``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stackd.kube.provision import ManifestOptions
 
 NETWORKS = ("10.244.0.0/16", "10.96.0.0/12", "10.42.0.0/16", "10.43.0.0/16")
-"""What kubeadm, kind and k3s take for pods and services unless told otherwise."""
+"""The default networks of kubeadm, kind and k3s for pods and services."""
 
 WHY = {
     "Namespace": "one for the stacks, and one for stackd's account, out of the stacks' reach",
@@ -42,7 +42,7 @@ LASTING = "lasting"
 
 
 def _networks(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    """Networks in their plain form."""
+    """The networks in canonical form."""
     try:
         return tuple(str(ipaddress.ip_network(value)) for value in values)
     except ValueError as error:
@@ -50,7 +50,7 @@ def _networks(ctx: click.Context, param: click.Parameter, values: tuple[str, ...
 
 
 def _ranges(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
-    """Ports and ranges of ports, each as the first and the last."""
+    """Ports and ranges of ports, each as its first and last port."""
     found = []
     for value in values:
         match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", value)
@@ -124,7 +124,7 @@ _SITE_OPTIONS = (
 
 
 def site_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say what this site's manifests are like."""
+    """Give a command the options that describe this site's manifests."""
     for option in reversed(_SITE_OPTIONS):
         command = option(command)
     return command
@@ -145,7 +145,7 @@ def manifests(config_path: Path | None, server: str | None, **options: Any) -> N
 
 
 def text(site: ManifestOptions) -> str:
-    """The documents as YAML, each with a comment on what it is for."""
+    """The documents as YAML, each with a comment about its purpose."""
     import yaml
 
     from stackd.kube.provision import documents
@@ -160,7 +160,7 @@ def _comment(document: dict[str, Any]) -> str:
 
 
 def site_of(config: Config, **options: Any) -> ManifestOptions:
-    """What the options of ``site_options`` and the configuration come to. Raises UsageError."""
+    """``ManifestOptions`` from the options of ``site_options`` and the configuration. Raises UsageError."""
     stacks, policy = config.stacks, config.policy
     if options["quota_ephemeral_storage"] and not options["storage"]:
         raise click.UsageError(
@@ -188,7 +188,7 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
 
 
 def _largest(policy: PolicySection, *, storage: bool) -> dict[str, str]:
-    """What one container may have: as much as the policy lets a whole pod have, where it says so."""
+    """What one container may have: as much as the policy allows a whole pod, if it sets a maximum."""
     from stackd.quantity import parse
 
     names = ("cpu", "memory", "ephemeral_storage")
@@ -197,7 +197,7 @@ def _largest(policy: PolicySection, *, storage: bool) -> dict[str, str]:
 
 
 def _kubeconfig(server: str, **options: Any) -> str:
-    """A script that prints a kubeconfig. What kubectl refuses ends it: nothing is printed then."""
+    """A script that prints a kubeconfig. If kubectl fails, the script stops and prints nothing."""
     account, kubectl = options["account"], f"kubectl -n {options['account_namespace']}"
     token = f"$({kubectl} create token {account} --duration={options['token_hours']}h)"
     if options["token"] == LASTING:

@@ -1,4 +1,4 @@
-"""Options and arguments that several commands share, their completion, and the configuration that they lead to."""
+"""Options and arguments that several commands share, their completion, and the loading of the configuration."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ COMPLETED = ("stack_id", "status", "node_public_ip", "ports", "labels")
 
 
 def installed() -> Path | None:
-    """The installed configuration, where there is one that this user may read."""
+    """The installed configuration, if there is one and this user may read it."""
     return INSTALLED if os.access(INSTALLED, os.R_OK) else None
 
 
 def is_installed(path: Path | None) -> bool:
-    """Whether it is the configuration that the service has."""
+    """Whether ``path`` is the configuration of the service."""
     return path is not None and os.path.realpath(path) == os.path.realpath(INSTALLED)
 
 
@@ -50,7 +50,7 @@ def _given_or_installed(ctx: click.Context, param: click.Parameter, value: Path 
 
 
 def hidden() -> bool:
-    """Whether the installed configuration is there, or behind a folder that this user may not look into."""
+    """Whether the installed configuration exists, or is in a folder that this user may not look into."""
     try:
         INSTALLED.stat()
     except PermissionError:
@@ -73,7 +73,7 @@ config_option = click.option(
 
 
 def quantity(ctx: click.Context, param: click.Parameter, value: str | None) -> Quantity | None:
-    """The callback of an option that is an amount above zero, as Kubernetes writes it; None where it is not given."""
+    """The callback of an option for a Kubernetes quantity above zero; None if the option is not given."""
     from stackd.quantity import parse
 
     if value is None:
@@ -95,21 +95,21 @@ def loaded(path: Path | None) -> LoadedConfig:
 
 
 def as_service(path: Path | None) -> LoadedConfig:
-    """The same as the service reads it: without systemd, what it hands over is looked for beside the file."""
+    """The configuration as the service reads it: without systemd, credentials are looked for beside the file."""
     from stackd.config import load
 
     return load(path, os.environ, _beside(path))
 
 
 def for_cluster(path: Path | None) -> LoadedConfig:
-    """The same for a command that works with the cluster, and that nobody calls over the network: it needs no keys."""
+    """The configuration for a command that works with the cluster but serves no API, so it needs no keys."""
     from stackd.config import Need, load
 
     return load(path, os.environ, _beside(path), needs=Need.CLUSTER)
 
 
 def alone(path: Path | None) -> LoadedConfig:
-    """The same for a command that works with files or prints something, and needs neither keys nor a cluster."""
+    """The configuration for a command that works with files or prints something: no keys and no cluster needed."""
     from stackd.config import Need, load
 
     return load(path, os.environ, needs=Need.NOTHING)
@@ -120,7 +120,7 @@ def _beside(path: Path | None) -> Path | None:
 
 
 def loop_factory() -> Any:
-    """uvloop's, except where it does not exist."""
+    """uvloop's factory, except on Windows, where there is no uvloop."""
     if sys.platform == "win32":
         return None
     import uvloop
@@ -129,7 +129,7 @@ def loop_factory() -> Any:
 
 
 class Length(click.ParamType[str]):
-    """A length of time such as ``30m``, handed on as it was typed."""
+    """A length of time such as ``30m``, passed on as it was typed."""
 
     name = "duration"
 
@@ -145,7 +145,7 @@ class Length(click.ParamType[str]):
 
 
 def ids_of_stacks(context: click.Context, parameter: click.Parameter, begin: str) -> list[CompletionItem]:
-    """What a half-typed id may become, as the daemon has it now; nothing where it does not answer at once."""
+    """Completions of a stack's id from the daemon; none if it does not answer at once."""
     from stackd.cli.output import addresses, label_text
     from stackd.printable import printable
 
@@ -160,13 +160,13 @@ def ids_of_stacks(context: click.Context, parameter: click.Parameter, begin: str
 
 
 def names_of_templates(context: click.Context, parameter: click.Parameter, begin: str) -> list[CompletionItem]:
-    """The same for the name of a template."""
+    """Completions of a template's name from the daemon; none if it does not answer at once."""
     found = _answered_at_once(context, "/templates", [])
     return [CompletionItem(one["name"]) for one in found.get("templates", ()) if one["name"].startswith(begin)]
 
 
 def _answered_at_once(context: click.Context, path: str, query: list[tuple[str, str]]) -> dict[str, Any]:
-    """What the daemon says; nothing where it does not answer at once."""
+    """The daemon's answer; empty if it does not come within ``COMPLETION_SECONDS``."""
     from stackd.cli.target import completing
     from stackd.errors import StackdError
 
@@ -185,7 +185,7 @@ stack_ids_argument = click.argument(
 
 
 def output_option(*forms: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command ``-o`` with these forms beside the table, and ``--json`` for short; hands it ``output``."""
+    """Give a command ``-o`` with these forms beside the table, and ``--json`` for short; pass it ``output``."""
 
     def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
         @click.option(
@@ -206,7 +206,7 @@ def output_option(*forms: str) -> Callable[[Callable[..., Any]], Callable[..., A
 
 
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command ``--label``, ``--status``, ``--node`` and ``--template``, and hand it them as a ``chosen`` query."""
+    """Give a command ``--label``, ``--status``, ``--node`` and ``--template``; pass it these as a query ``chosen``."""
 
     @click.option(
         "--label",

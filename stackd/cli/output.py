@@ -1,8 +1,8 @@
 """What commands print: tables on a terminal, lines of fields with tabs between them in a pipe, and JSON.
 
-Owns: columns, colours, how a time reads, and what gives way on a narrow terminal: columns are left out, the least important
-first, and no address is ever folded. What stacks say of themselves (messages, logs) is hostile text: no control character
-of theirs reaches a terminal.
+Owns: columns, colours, the format of times, and the layout on a narrow terminal: the least important columns are left
+out first, and an address is never folded. Messages and logs of stacks are hostile text: none of their control
+characters reaches a terminal.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NANOSECONDS = 10**9
 GAP = 2
 WIDEST = 4096
 SHORTEST = 8
-"""What is left of a column that is cut off."""
+"""Least width of a column that is cut off."""
 
 STYLES = {
     "running": "green",
@@ -42,14 +42,14 @@ STYLES = {
     "node_deleted": "bold magenta",
 }
 LISTED = "stack_id,status,status_reason,node_id,node_public_ip,ports,created_at,ttl_expires_at,labels,ended,template"
-"""What a table needs of a stack: the API leaves out the rest."""
+"""The fields of a stack that a table needs; the API leaves out the others."""
 
 WIDE = f"{LISTED},requested_cpu_milli,requested_memory_bytes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """``keep`` says how long it stays on a narrow terminal, the highest longest; ``elastic``: it may be cut off there."""
+    """A column. On a narrow terminal, the lowest ``keep`` is left out first; an ``elastic`` column may be cut off."""
 
     head: str
     of: Callable[[Fields], str]
@@ -80,43 +80,43 @@ MORE_COLUMNS = (
 
 
 def console() -> Console:
-    """Standard output."""
+    """A console on standard output."""
     from rich.console import Console
 
     return Console(highlight=False, markup=False, emoji=False)
 
 
 def is_terminal() -> bool:
-    """Whether people look at standard output."""
+    """Whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def terminal_width() -> int:
-    """Its columns; rich takes 80 for every terminal that it calls dumb."""
+    """The terminal's width in characters; rich assumes 80 for every dumb terminal."""
     return shutil.get_terminal_size().columns
 
 
 def print_json(value: object) -> None:
-    """JSON for another program."""
+    """Print JSON for another program, indented."""
     click.echo(printable_json(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 def print_json_line(value: object) -> None:
-    """The same on one line."""
+    """Print JSON for another program, on one line."""
     click.echo(printable_json(json.dumps(value, separators=(",", ":"), ensure_ascii=False)))
 
 
 PRINTED = {"json": print_json, "jsonl": print_json_line}
-"""How one object is printed, by what ``--output`` says."""
+"""The functions that print one object, by the value of ``--output``."""
 
 
 def print_text(text: str) -> None:
-    """Lines of a tenant's: as they are for another program, and without what a terminal would obey for people."""
+    """Print a tenant's lines: unchanged to a pipe or file, without control characters to a terminal."""
     click.echo(printable(text, lines=True) if is_terminal() else text, nl=not text.endswith("\n"))
 
 
 def print_stacks(answer: Fields, output: str) -> None:
-    """All stacks of an answer: as the API's JSON, one JSON a line, ids, a table, or lines of fields."""
+    """Print all stacks of an answer: as the API's JSON, JSON lines, ids, a table, or lines of fields."""
     stacks: Sequence[Fields] = answer["stacks"]
     if output == "json":
         print_json(answer)
@@ -139,7 +139,7 @@ def print_stacks(answer: Fields, output: str) -> None:
 
 
 def print_rows(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A plain table on a terminal, the last column cut off where it is too long; else lines."""
+    """Print a table on a terminal, with a long last column folded; else lines of fields."""
     if not is_terminal():
         for row in rows:
             click.echo(line(row))
@@ -155,7 +155,7 @@ def print_rows(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_facts(facts: Iterable[tuple[str, str]], styles: Mapping[str, str] = {}) -> None:
-    """A name and a value on each line."""
+    """Print a name and a value on each line."""
     if not is_terminal():
         for name, value in facts:
             click.echo(f"{name}\t{printable(value)}")
@@ -170,7 +170,7 @@ def print_facts(facts: Iterable[tuple[str, str]], styles: Mapping[str, str] = {}
 
 
 def table(stacks: Iterable[Fields], width: int | None, columns: Sequence[Column] = COLUMNS) -> Table:
-    """The stacks with colours, at most this many characters wide; None for no limit."""
+    """A table of the stacks with colours, at most ``width`` characters wide; None for no limit."""
     from rich.text import Text
 
     rows = [(stack, cells(stack, columns)) for stack in stacks]
@@ -185,7 +185,7 @@ def table(stacks: Iterable[Fields], width: int | None, columns: Sequence[Column]
 
 
 def fitting(columns: Sequence[Column], widths: Sequence[int], width: int | None) -> dict[int, int]:
-    """Which of the columns are shown, by their place, and how wide each is."""
+    """The widths of the columns that are shown, by their positions."""
     shown = dict(enumerate(widths))
     if width is None:
         return shown
@@ -204,7 +204,7 @@ def fitting(columns: Sequence[Column], widths: Sequence[int], width: int | None)
 
 
 def print_table(out: Console, made: Table) -> None:
-    """A table that is as wide as its columns want: it never wraps on a narrow terminal."""
+    """Print a table as wide as its columns: it never wraps on a narrow terminal."""
     from rich.console import ConsoleDimensions
 
     size, out.size = out.size, ConsoleDimensions(WIDEST, 1)
@@ -230,7 +230,7 @@ def line(row: Iterable[str]) -> str:
 
 
 def addresses(stack: Fields) -> list[str]:
-    """Where a stack is reached: one ``address:port`` for each of its ports; what has ended has given them back."""
+    """Where a stack is reached: one ``address:port`` for each port; none if it has ended, which released its ports."""
     if stack.get("ended"):
         return []
     host = stack.get("node_public_ip")
@@ -245,7 +245,7 @@ def label_text(stack: Fields) -> str:
 
 
 def summary(stacks: Sequence[Fields]) -> str:
-    """How many there are of each status."""
+    """How many stacks there are, in all and by status."""
     counts: dict[str, int] = {}
     for stack in stacks:
         counts[stack["status"]] = counts.get(stack["status"], 0) + 1
@@ -254,20 +254,20 @@ def summary(stacks: Sequence[Fields]) -> str:
 
 
 def since(time_text: str) -> float:
-    """Seconds since that time; negative for times to come."""
+    """Seconds since that time; negative for a future time."""
     from stackd.clock import to_nanoseconds
 
     return (time.time_ns() - to_nanoseconds(time_text)) / NANOSECONDS
 
 
 def local(time_text: str) -> str:
-    """A time as people here read it; for other programs with its offset."""
+    """A time in the local zone: short on a terminal, with its offset for other programs."""
     at = datetime.fromisoformat(time_text).astimezone()
     return at.strftime("%Y-%m-%d %H:%M:%S") if is_terminal() else at.isoformat(timespec="seconds")
 
 
 def duration(seconds: float) -> str:
-    """A length of time in its two largest units; ``0s`` when it is over."""
+    """A length of time in its two largest units; ``0s`` if it is negative."""
     left = max(0, int(seconds))
     days, hours, minutes = left // 86400, left // 3600 % 24, left // 60 % 60
     if days:

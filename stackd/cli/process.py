@@ -1,7 +1,7 @@
-"""The daemon in this process: its event loop, the embedded cluster beside it if that is wanted, and the demo.
+"""The daemon in this process: its event loop, the embedded cluster beside it if configured, and the demo.
 
-Owns what ``cluster.mode = "embedded"`` means: a cluster is started beside the state, and the daemon gets a kubeconfig that
-leads to it. The daemon knows no other than real clusters.
+Owns: what ``cluster.mode = "embedded"`` means. This module starts a cluster beside the state, and gives the daemon a
+kubeconfig for it. The daemon itself knows only real clusters.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ async def serve(
     again: Callable[[], LoadedConfig] | None = None,
     on_listening: Callable[[Daemon], None] | None = None,
 ) -> None:
-    """Run the daemon, beside an embedded cluster (of this size) where the configuration wants one. Raises as ``daemon.serve``.
+    """Run the daemon, with an embedded cluster (of this size) if the configuration wants one.
 
-    An address that is taken is a StackdError that says by whom.
+    Raises as ``daemon.serve``; if the address is in use, a StackdError that names the process using it.
     """
     async with with_cluster(configuration, size) as led:
         reload = None if again is None else lambda: led(again())
@@ -72,7 +72,7 @@ async def rebuild(configuration: LoadedConfig) -> Rebuilt:
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run the daemon's coroutine on the fastest loop there is; a service that ended is the last line, and exit code 1."""
+    """Run the daemon's coroutine on uvloop. If a service ended, log that as the last line and exit with code 1."""
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(coroutine)
@@ -87,9 +87,10 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
 async def with_cluster(
     configuration: LoadedConfig, size: EmbeddedOptions | None = None
 ) -> AsyncIterator[Callable[[LoadedConfig], LoadedConfig]]:
-    """Start an embedded cluster if the configuration wants one; what leads configurations to it.
+    """Start an embedded cluster if the configuration wants one. Yields a function that points configurations to it.
 
-    It remembers itself in a file beside the state. Raises StoreError if another process has that file, or OSError.
+    The cluster keeps its objects in a file beside the state. Raises StoreError if another process has that file, or
+    OSError.
     """
     if configuration.config.cluster.mode != EMBEDDED:
         yield lambda one: one
@@ -108,7 +109,7 @@ async def with_cluster(
 
 
 def _leading_to(kubeconfig: Path, loaded: LoadedConfig) -> LoadedConfig:
-    """The configuration with the embedded cluster's kubeconfig; its pods reach nothing, so no policy has to hold them."""
+    """The configuration with the embedded cluster's kubeconfig. Its pods reach nothing, so no policy is required."""
     config = loaded.config
     if config.cluster.mode != EMBEDDED:
         return loaded
@@ -119,7 +120,7 @@ def _leading_to(kubeconfig: Path, loaded: LoadedConfig) -> LoadedConfig:
 
 
 def _sentence(error: ServiceEnded) -> str:
-    """The cause's own sentence where it has one; a group with one member counts as that member."""
+    """The cause's own sentence, if it has one; a group with one member counts as that member."""
     cause: BaseException | None = error.__cause__
     while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
         cause = cause.exceptions[0]
@@ -127,7 +128,7 @@ def _sentence(error: ServiceEnded) -> str:
 
 
 def _taken(config: Config) -> str:
-    """That the address is in use, by whom if that can be seen, and how to choose another."""
+    """The message for an address in use: by which process, if that can be seen, and how to choose another."""
     server = config.server
     holder = port_holder(server.port)
     return (
@@ -137,7 +138,7 @@ def _taken(config: Config) -> str:
 
 
 def port_holder(port: int, proc: Path = Path("/proc")) -> str:
-    """``process 4711 (nginx)``, the one that listens there; empty where this user cannot see it."""
+    """The process that listens on the port, ``process 4711 (nginx)``; empty if this user cannot see it."""
     sockets = {f"socket:[{inode}]" for table in ("tcp", "tcp6") for inode in _listening(proc / "net" / table, port)}
     for folder in proc.iterdir() if sockets else ():
         if not folder.name.isdecimal():
@@ -146,7 +147,7 @@ def port_holder(port: int, proc: Path = Path("/proc")) -> str:
             if any(os.readlink(file) in sockets for file in (folder / "fd").iterdir()):
                 return f"process {folder.name} ({_name_of(folder)})"
         except OSError:
-            continue  # it has ended, or is somebody else's
+            continue  # it has ended, or belongs to another user
     return ""
 
 
@@ -160,7 +161,7 @@ def _listening(table: Path, port: int) -> list[str]:
 
 
 def _name_of(folder: Path) -> str:
-    """The command as it was typed, as far as it says something; else the process's name."""
+    """The command line, cut to 60 characters; the process's name if there is none."""
     words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
     text = " ".join(filter(None, words))
     return text if len(text) <= 60 else text[:59] + "…" if text else (folder / "comm").read_text().strip()
@@ -168,7 +169,7 @@ def _name_of(folder: Path) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demo:
-    """The daemon on an embedded cluster, with state that goes when it stops unless the environment says where it stays."""
+    """The daemon on an embedded cluster. The state is deleted at the end, unless the environment says where it is."""
 
     configuration: LoadedConfig
     key: str
@@ -177,7 +178,7 @@ class Demo:
 
     @classmethod
     def prepared(cls, folder: Path, port: int | None) -> Self:
-        """What the environment says goes before the demo's own, but for the cluster and ``port``. Raises ConfigError."""
+        """The environment overrides the demo's values, except for ``[cluster]`` and ``port``. Raises ConfigError."""
         environment = dict(os.environ)
         plaintext = environment.get(KEY_VARIABLE) or new_key()[0]
         state = variable("state", "path")
@@ -198,7 +199,7 @@ class Demo:
         return cls(configuration=load(None, environment), key=plaintext, body=body, throw_away=throw_away)
 
     def print_instructions(self, started: Daemon) -> None:
-        """Print how to go on."""
+        """Print how to use the demo."""
         server = self.configuration.config.server
         address = url_of(server.host, started.port, secure=bool(server.tls_cert))
         state = "throw-away state" if self.throw_away else f"state in {self.configuration.config.state.path}"
@@ -226,7 +227,7 @@ stackd demo: an embedded cluster, and {state}
         )
 
     def last_line(self) -> str:
-        """What is left."""
+        """The last line of output: whether the state is kept."""
         return "\nstopped; nothing is left" if self.throw_away else "\nstopped; the state is kept"
 
 

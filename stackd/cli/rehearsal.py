@@ -1,7 +1,7 @@
-"""A rehearsal from the command line: the plan that its options say, its signals, and how it ends.
+"""A rehearsal from the command line: the plan from its options, its signals, and its end.
 
-Owns: what the first and the second Ctrl-C mean, the exit code, and what a terminal shows meanwhile and at the end; in a pipe, a
-line now and then on standard error.
+Owns: what the first and the second Ctrl-C mean, the exit code, and what a terminal shows meanwhile and at the end. In a
+pipe, standard error gets a line now and then instead.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from stackd.units import format_duration
 
 MOST_CONNECTIONS = 4000
 SPARE_CONNECTIONS = 100
-"""Beside those for one create of each player at the same time."""
+"""In addition to one connection per player, for all creates at the same time."""
 REDRAW_SECONDS = 0.5
 LINE_SECONDS = 10.0
 
 
 def rehearse(target: Target, options: dict[str, Any]) -> None:
-    """Do what the options say, and end with the exit code."""
+    """Rehearse as the options say, and exit with the code for the result."""
     plan = _plan(options)
     given = RehearsalOptions(
         target=target,
@@ -129,7 +129,7 @@ def _check_goals(plan: Plan, expected: Sequence[goals.Goal]) -> None:
 
 
 def _allow_connections(connections: int) -> None:
-    """Let this process have as many sockets as the plan needs, where the system allows it."""
+    """Raise this process's limit of descriptors to what the plan needs, as far as the system allows it."""
     import resource
 
     wanted = 2 * connections + 256
@@ -149,7 +149,7 @@ async def _rehearse(given: RehearsalOptions) -> Outcome:
         rehearsal = Rehearsal(plan=plan, connection=connection, ident=ident)
         work = asyncio.create_task(run.run(rehearsal), name="rehearsal")
         with _signals(rehearsal, work):
-            with contextlib.suppress(OSError):  # nobody looks any more
+            with contextlib.suppress(OSError):  # standard error is closed
                 await show(rehearsal, work)
             await asyncio.wait([work])
         measured = None if work.cancelled() else work.result()
@@ -157,7 +157,7 @@ async def _rehearse(given: RehearsalOptions) -> Outcome:
 
 
 def _refuse(given: RehearsalOptions, looked: preflight.Preflight) -> None:
-    """Raise ClickException with all that stands in the way."""
+    """Raise ClickException with everything that prevents the rehearsal."""
     lines = [*looked.wrong]
     lines += [] if given.anyway else [f"{line} (override with --anyway)" for line in looked.anyway]
     lines += [] if given.with_others else [f"{line} (override with --with-others)" for line in looked.with_others]
@@ -167,7 +167,7 @@ def _refuse(given: RehearsalOptions, looked: preflight.Preflight) -> None:
 
 @contextlib.contextmanager
 def _signals(rehearsal: Rehearsal, work: asyncio.Task[Any]) -> Any:
-    """The first SIGINT, SIGTERM or SIGHUP ends the load and cleans up; the second ends everything."""
+    """The first SIGINT, SIGTERM or SIGHUP stops the load and cleans up; the second cancels all work."""
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -204,7 +204,7 @@ def _end(found: Outcome) -> None:
 
 
 async def show(rehearsal: Rehearsal, work: asyncio.Task[Any]) -> None:
-    """The live view until the work is done, whatever becomes of it."""
+    """Show the live view until the work has ended, successfully or not."""
     err = Console(stderr=True, highlight=False, markup=False, emoji=False)
     last = time.monotonic()
     live = Live(console=err, auto_refresh=False, transient=True) if err.is_terminal else None
@@ -219,7 +219,7 @@ async def show(rehearsal: Rehearsal, work: asyncio.Task[Any]) -> None:
 
 
 def view(progress: Progress) -> Group:
-    """The live view."""
+    """Build the live view."""
     head = Text(f"rehearsal {progress.ident}  {progress.seconds:.0f} s  {progress.phase}", style="bold")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold dim")
     for name in ("", "now", "a second", "p50", "p95", "p99", "longest"):
@@ -243,7 +243,7 @@ def _line(progress: Progress) -> str:
 
 
 def print_outcome(found: Outcome) -> None:
-    """The tables, and the verdict last."""
+    """Print the tables, and the verdict last."""
     out = Console(highlight=False, markup=False, emoji=False)
     for title, heads, rows in found.tables():
         if not rows:

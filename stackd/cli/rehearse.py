@@ -1,6 +1,6 @@
-"""``stackd rehearse``: will it hold, tried on the real cluster; exit code 1 where it does not.
+"""``stackd rehearse``: tries on the real cluster whether it will hold; exit code 1 if it does not.
 
-Owns: the options. What is done with them is ``rehearsal``'s, which is loaded when the command runs.
+Owns: the options. ``rehearsal`` does the work, and is loaded when the command runs.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class _Parsed(click.ParamType[Any]):
-    """An option whose text is read by a function that raises ValueError; the function is loaded when it is needed."""
+    """An option whose text a function parses. The function is loaded when needed, and raises ValueError."""
 
     def __init__(self, name: str, place: str) -> None:
         self.name = name
         self._place = place
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """What the function makes of it."""
+        """The parsed value."""
         if not isinstance(value, str):
             return value
         try:

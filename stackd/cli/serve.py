@@ -1,6 +1,6 @@
 """``stackd serve``, ``demo`` and ``rebuild``: the daemon's work, in this process.
 
-Owns the options that give the demo's embedded cluster a size and a pace. Loads nothing of it until the command runs.
+Owns: the options for the size and pace of the demo's embedded cluster. Loads the daemon only when a command runs.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from stackd.embedded import EmbeddedOptions
 
 NODES, START_DELAY, PULL = 2, "150ms", "0s"
-"""What it has otherwise; a test holds them to ``EmbeddedOptions``."""
+"""The defaults; a test compares them with ``EmbeddedOptions``."""
 
 MOST_NODES = 1000
 
 
 def size_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command ``--nodes``, ``--node-cpu``, ``--node-memory``, ``--start-delay`` and ``--pull``, as a ``size``."""
+    """Give a command the options of the embedded cluster (``--nodes`` to ``--pull``); pass it these as ``size``."""
 
     @click.option(
         "--nodes", type=click.IntRange(1, MOST_NODES), default=NODES, show_default=True, help="How many nodes."

@@ -1,6 +1,6 @@
-"""Which daemon a client is for, and its key: from options, the environment, a file of the user's, or this machine.
+"""Which daemon a client is for, and its key: from options, the environment, the user's file, or this machine.
 
-Owns: ``client.toml``, what goes before what, and what an interrupted command says that it leaves behind.
+Owns: ``client.toml``, the order of these sources, and what an interrupted command says about work that continues.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ NO_KEY = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where the daemon is, and the key to it; empty where none was given."""
+    """The daemon's address and an API key; the key is empty if none was given."""
 
     url: str
     key: str = field(repr=False)
 
 
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command ``--url`` and ``--key-file``, and hand it the ``target`` that they lead to.
+    """Give a command ``--url`` and ``--key-file``; pass it the resulting ``target``.
 
-    The key itself is no option: what stands on a command line can be read by every user of the machine.
+    The key itself is no option: every user of the machine can read a command line.
     """
 
     @_options
@@ -57,7 +57,7 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def client_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, as a ``client``."""
+    """Give a command ``--url`` and ``--key-file``; pass it a ``client``."""
 
     @_options
     @functools.wraps(command)
@@ -86,7 +86,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def sentences(client: Client) -> Iterator[None]:
-    """What the client raises, as an error of the command line; a missing key with what to do about it."""
+    """Turn errors of the client into errors of the command line; for a missing key, say how to give one."""
     from stackd.client import ClientError, KeyRefused
     from stackd.printable import printable
 
@@ -102,7 +102,7 @@ def sentences(client: Client) -> Iterator[None]:
 
 @contextmanager
 def leaving(behind: str) -> Iterator[None]:
-    """End with exit code 130 at Ctrl-C, and say what goes on without the command."""
+    """On Ctrl-C, say what continues without the command, and exit with code 130."""
     try:
         yield
     except KeyboardInterrupt:
@@ -111,7 +111,7 @@ def leaving(behind: str) -> Iterator[None]:
 
 
 def client_for(url: str | None, key_file: Path | None) -> Client:
-    """The client for what was given; what was not, the environment, the file or this machine's daemon says.
+    """The client for the given options; what is missing comes from the environment, the file or this machine's daemon.
 
     Raises UsageError for a wrong file or address.
     """
@@ -121,7 +121,7 @@ def client_for(url: str | None, key_file: Path | None) -> Client:
 
 
 def completing(url: str | None, key_file: Path | None, seconds: float) -> Client:
-    """The same for completion: one attempt, and no messages."""
+    """The client for completion: one attempt, and no warning about the permissions of ``client.toml``."""
     from stackd.client import Client
     from stackd.client.attempts import NO_RETRIES
 
@@ -154,7 +154,7 @@ def _found(url: str | None, key_file: Path | None, *, quiet: bool = False) -> Ta
 def here() -> dict[str, str]:
     """``url`` and ``key`` of the daemon of this machine, as far as this user may read them.
 
-    Reads the four keys that matter by itself: all of the configuration takes longer to load than a completion may.
+    Reads only the four keys that it needs: loading the whole configuration takes too long for a completion.
     """
     path = installed()
     if path is None:
@@ -192,9 +192,9 @@ def url_of(host: str, port: object, *, secure: bool) -> str:
 
 
 def key_of(key_file: str, config_path: Path | None) -> str:
-    """The first key that stands as text in ``key_file`` or beside the configuration; empty if none can be read.
+    """The first key in ``key_file``, or else in ``api-key`` beside the configuration; empty if none can be read.
 
-    What begins with ``#`` is no key: a comment, or the unit's word for none.
+    A line that begins with ``#`` is no key: it is a comment, or the unit's value for no key.
     """
     named = Path(key_file).expanduser() if key_file else None
     beside = config_path.with_name("api-key") if config_path is not None else None
@@ -215,7 +215,7 @@ def client_file(environment: Mapping[str, str]) -> Path:
 
 
 def read(path: Path) -> dict[str, str]:
-    """``url`` and ``key`` as the file has them; nothing where there is no file."""
+    """``url`` and ``key`` from the file; empty if there is no file."""
     try:
         text = path.read_text()
         values = tomllib.loads(text)

@@ -7,14 +7,14 @@
     stack = client.wait(stack)
     print(stack.address)
 
-Both have the same operations. A request that may be sent again is: after a lost connection, and when stackd says that it
-is busy; a create, an extension and a batch delete carry an Idempotency-Key, so that they count once however often they
-are sent. What stackd refuses is raised as an ``ApiError`` with its sentence.
+Both have the same operations. They repeat a request, if it is safe to repeat, after a lost connection and when stackd
+says that it is busy. A create, an extension and a batch delete carry an Idempotency-Key, so that each counts once
+however often it is sent. If stackd refuses a request, the client raises an ``ApiError`` with stackd's sentence.
 
-operations   what can be asked, as pure steps: requests to be sent, pauses to be made
+operations   the operations, as pure steps: requests to send, and pauses
 attempts     when a request is sent again
-records      what comes back
-failures     what is raised
+records      what the operations return
+failures     what they raise
 stream       server-sent events, from lines
 blocking     ``Client``, over http.client
 concurrent   ``AsyncClient``, over aiohttp

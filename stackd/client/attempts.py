@@ -1,7 +1,7 @@
 """When a request is sent again, and after how long.
 
-Owns: requests, answers and pauses as values, and the rules. A lost answer is no reason to repeat what must not happen
-twice; what was never sent, or was refused as too much (429), may always be repeated.
+Owns: requests, answers and pauses as values, and the rules. After a lost answer, only ``repeatable`` requests are sent
+again. A request that was never sent, or was refused with 429, may always be sent again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A request; ``repeatable`` if it counts once however often it is sent. ``body`` is sent as JSON."""
+    """A request; ``repeatable`` if it counts only once however often it is sent. ``body`` is sent as JSON."""
 
     method: str
     path: str
@@ -37,7 +37,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """An answer; header names in lower case. ``uncertain`` if the same request was sent before and its answer lost."""
+    """An answer, with header names in lower case. ``uncertain``: an earlier answer to the same request was lost."""
 
     status: int
     headers: Mapping[str, str]
@@ -45,7 +45,7 @@ class Response:
     uncertain: bool = False
 
     def json(self) -> Any:
-        """The body. Raises ApiError where it is a refusal, BadAnswer where it is not stackd's."""
+        """The body. Raises ApiError if stackd refused the request, BadAnswer if the answer is not stackd's."""
         self.check()
         return self._parsed()
 
@@ -55,7 +55,7 @@ class Response:
         return self.body.decode(errors="replace")
 
     def check(self) -> None:
-        """Raise ApiError where this is a refusal."""
+        """Raise ApiError if stackd refused the request, BadAnswer if the refusal is not stackd's."""
         if self.status < 400:
             return
         fields = self._parsed()
@@ -66,7 +66,7 @@ class Response:
 
     @property
     def retry_after(self) -> float:
-        """Seconds, 0 where it does not say."""
+        """Seconds; 0 if the answer does not say."""
         text = self.headers.get("retry-after", "")
         return float(text) if text.isdecimal() else 0.0
 
@@ -79,20 +79,21 @@ class Response:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pause:
-    """Seconds in which nothing is sent."""
+    """Send nothing for ``seconds``."""
 
     seconds: float
 
 
 Steps = Generator[Request | Pause, Any, T]
-"""What an operation does: whoever runs it sends each request and returns the answer, or throws ``Unreachable``."""
+"""The steps of an operation. Its runner sends each request, and gives the answer back or throws ``Unreachable``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
-    """How often a request is sent again, and how long is waited before: 0.2 s, doubled each time, and longer if asked.
+    """How often a request is sent again, and how long the client waits before: ``first`` seconds, doubled each time.
 
-    ``busy``: also when stackd is busy (429, 503), unless it asks for more than ``longest`` seconds.
+    It waits at most ``longest`` seconds, or as long as stackd asks for. ``busy``: it also repeats when stackd is busy
+    (429, 503), unless stackd asks for more than ``longest`` seconds.
     """
 
     times: int = 4
@@ -101,7 +102,7 @@ class Retries:
     busy: bool = True
 
     def pause(self, attempt: int, asked: float) -> float:
-        """Seconds before the attempt after this one; spread, so that clients do not come back all at once."""
+        """Seconds before the attempt after this one, at random, so that clients do not come back all at once."""
         own: float = min(self.longest, self.first * 2**attempt)
         return max(asked, own * random.uniform(0.5, 1.0))
 
@@ -110,7 +111,7 @@ NO_RETRIES = Retries(times=0)
 
 
 def with_retries(steps: Steps[T], retries: Retries) -> Steps[T]:
-    """The same steps, with each request sent again where that may help."""
+    """The same steps, with each request sent again as ``retries`` says."""
     try:
         wanted = next(steps)
         while True:

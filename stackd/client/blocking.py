@@ -1,4 +1,4 @@
-"""``Client``: the operations for ordinary code, over ``http.client``; safe to be used from several threads."""
+"""``Client``: the operations for ordinary code, over ``http.client``. Several threads may use one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Client:
 
     @property
     def has_key(self) -> bool:
-        """Whether it was given a key at all."""
+        """Whether the client has a key."""
         return bool(self._key)
 
     def concurrent(self) -> AsyncClient:
@@ -68,7 +68,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close this thread's connection; the next operation opens another one."""
+        """Close this thread's connection; the next operation opens a new one."""
         kept: http.client.HTTPConnection | None = getattr(self._kept, "connection", None)
         if kept is not None:
             kept.close()
@@ -108,9 +108,10 @@ class Client:
         fields: Iterable[str] = (),
         reconnect: bool = True,
     ) -> Iterator[Event]:
-        """What changes, as it changes; behind the event with the id ``after``. A lost connection is made again.
+        """Changes, as they happen; after the event with the id ``after``. A lost connection is opened again.
 
-        Only of stacks that ``stacks`` would return for the same filters; ``fields`` chooses what is told of each.
+        With filters: only changes of stacks that ``stacks`` would return for them. ``fields`` selects the fields of
+        each. Raises ApiError; Unreachable without ``reconnect``, or if there is no event to resume after.
         """
         reader = stream.EventReader(last=after)
         chosen = operations.chosen(labels=labels, statuses=statuses, node=node, template=template)
@@ -127,7 +128,7 @@ class Client:
             time.sleep(stream.AGAIN_SECONDS)
 
     def run(self, steps: Steps[T]) -> T:
-        """Run an operation's steps."""
+        """Run the steps of an operation."""
         steps = with_retries(steps, self._retries)
         try:
             wanted = next(steps)
@@ -161,7 +162,7 @@ class Client:
             connection.close()
 
     def _exchange(self, request: Request) -> Response:
-        """One request, over the connection that was kept if losing that could do no harm: it may be closed by now."""
+        """Send one request. The kept connection may be closed by now, so only repeatable requests use it."""
         kept: http.client.HTTPConnection | None = getattr(self._kept, "connection", None)
         if kept is not None and kept.sock is not None and request.repeatable:
             kept.sock.settimeout(request.seconds)
@@ -218,7 +219,7 @@ class Client:
 
 
 def parsed(url: str) -> SplitResult:
-    """The address of stackd. Raises ValueError where it is none."""
+    """The address of stackd. Raises ValueError if it is not valid."""
     address = urlsplit(url)
     if address.scheme not in ("http", "https") or not address.hostname:
         raise ValueError(f"the address must begin with http:// or https:// and have a host, not {url!r}")

@@ -91,9 +91,10 @@ class AsyncClient:
         fields: Iterable[str] = (),
         reconnect: bool = True,
     ) -> AsyncIterator[Event]:
-        """What changes, as it changes; behind the event with the id ``after``. A lost connection is made again.
+        """Changes, as they happen; after the event with the id ``after``. A lost connection is opened again.
 
-        Only of stacks that ``stacks`` would return for the same filters; ``fields`` chooses what is told of each.
+        With filters: only changes of stacks that ``stacks`` would return for them. ``fields`` selects the fields of
+        each. Raises ApiError; Unreachable without ``reconnect``, or if there is no event to resume after.
         """
         import asyncio
 
@@ -113,7 +114,7 @@ class AsyncClient:
             await asyncio.sleep(stream.AGAIN_SECONDS)
 
     async def run(self, steps: Steps[T]) -> T:
-        """Run an operation's steps."""
+        """Run the steps of an operation."""
         import asyncio
 
         steps = with_retries(steps, self._retries)
@@ -163,8 +164,8 @@ class AsyncClient:
         if self._session is None:
             connector = aiohttp.TCPConnector(ssl=self._ssl if self._ssl is not None else True, limit=0)
             self._session = aiohttp.ClientSession(connector=connector, read_bufsize=stream.LONGEST_LINE)
-            # What is sent again, and how often, is decided above: a DELETE of which nobody knows that it was sent twice
-            # would be told that there is no such stack.
+            # Only ``with_retries`` sends requests again. If aiohttp silently sent a DELETE twice, the answer would be
+            # that there is no such stack.
             self._session._retry_connection = False  # noqa: SLF001 - there is no other way to say so
         body, headers = encoded(request, self._key)
         return self._session.request(

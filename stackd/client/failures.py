@@ -1,15 +1,15 @@
 """What the client raises.
 
 ClientError
-├── Unreachable      no answer came; ``sent`` tells whether the request may have been carried out
-├── BadAnswer        what answered is not stackd
+├── Unreachable      no answer came; ``sent``: stackd may have carried out the request
+├── BadAnswer        the answer is not stackd's
 ├── ApiError         stackd refused, in its own words: ``status``, ``sentence``, ``detail``, ``reasons``
 │   ├── KeyRefused   401, 403
 │   ├── NotFound     404
-│   ├── Conflict     409  ``stack_id`` names the stack that is in the way, where there is one
+│   ├── Conflict     409  ``stack_id`` names the stack that is in the way, if there is one
 │   └── Busy         429, 503  ``retry_after`` in seconds
-├── StackEnded       a stack that was waited for cannot come to that status any more; ``stack`` tells why
-└── TimedOut         what was waited for did not come in time
+├── StackEnded       the stack came to another status than the awaited one; ``stack`` tells why
+└── TimedOut         the awaited status did not come in time
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class ClientError(StackdError):
-    """The root."""
+    """The root of all errors of the client."""
 
 
 class Unreachable(ClientError):
@@ -36,11 +36,11 @@ class Unreachable(ClientError):
 
 
 class BadAnswer(ClientError):
-    """What answered is not stackd."""
+    """The answer is not stackd's."""
 
 
 class ApiError(ClientError):
-    """stackd refused."""
+    """stackd refused the request."""
 
     def __init__(self, status: int, sentence: str, fields: Mapping[str, Any], retry_after: float = 0.0) -> None:
         super().__init__(sentence)
@@ -71,7 +71,7 @@ class Busy(ApiError):
 
 
 class StackEnded(ClientError):
-    """A stack that was waited for has come to another end."""
+    """The stack came to another status than the awaited one."""
 
     def __init__(self, stack: Stack) -> None:
         why = ": ".join(filter(None, (stack.status, stack.status_reason, stack.status_message)))
@@ -80,7 +80,7 @@ class StackEnded(ClientError):
 
 
 class TimedOut(ClientError):
-    """What was waited for did not come in time."""
+    """The awaited status did not come in time."""
 
 
 KINDS: Mapping[int, type[ApiError]] = {

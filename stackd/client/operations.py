@@ -1,6 +1,6 @@
-"""What can be asked of stackd, as steps: each operation yields requests and pauses, gets answers, and returns a record.
+"""The operations, as steps: each one yields requests and pauses, gets answers, and returns a record.
 
-``Client`` and ``AsyncClient`` run the same steps; an operation's parameters and result are theirs, too.
+``Client`` and ``AsyncClient`` run the same steps. Their methods have the parameters and results of these functions.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from stackd.units import format_duration
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 CHANGE_SECONDS = 300.0
-"""A change waits for the cluster: a pod may take its grace period to go."""
+"""Timeout of a change, which waits for the cluster: a pod may use its whole grace period before it is gone."""
 
 HELD_SECONDS = 30
-"""The API holds one answer back for so long; waiting for longer is asking again."""
+"""How long the API holds back one answer; to wait longer, the client asks again."""
 
 POLL_SECONDS = 0.25
 PATH_PART = re.compile(r"(?!\.+\Z)[A-Za-z0-9._-]{1,253}")
@@ -34,7 +34,7 @@ Length = str | float
 def call(
     method: str, path: str, body: Any = None, query: Query = (), *, seconds: float = SECONDS, repeatable: bool = False
 ) -> Steps[Any]:
-    """Any request; its answer as JSON."""
+    """Send any request and return its answer, parsed from JSON."""
     request = Request(
         method=method,
         path=path,
@@ -56,10 +56,10 @@ def create(
     return_existing: bool = False,
     idempotency_key: str = "",
 ) -> Steps[Stack]:
-    """Create a stack; it returns when a node has been found. ``ports`` such as ``80`` or ``"53/udp"``.
+    """Create a stack; returns when its pod has a node. ``ports`` are such as ``80`` or ``"53/udp"``.
 
-    ``return_existing``: where a label's limit is reached, return the stack that is there. An ``idempotency_key`` of your
-    own makes the create one and the same also after your program was started again.
+    ``return_existing``: if a label's limit is reached, return the existing stack. With an ``idempotency_key`` of your
+    own, your program can repeat the same create even after a restart.
     """
     body = request_body(pod_spec, ports, ttl=ttl, labels=labels, return_existing=return_existing)
     return (yield from create_from(body, idempotency_key=idempotency_key))
@@ -73,13 +73,13 @@ def create_from_template(
     return_existing: bool = False,
     idempotency_key: str = "",
 ) -> Steps[Stack]:
-    """Create a stack from a template of the operator's; ``values`` of what is returned were generated for it."""
+    """Create a stack from one of the operator's templates; its ``values`` are those generated for it."""
     body = _with_more({"template": template}, ttl=ttl, labels=labels, return_existing=return_existing)
     return (yield from create_from(body, idempotency_key=idempotency_key))
 
 
 def create_from(body: Mapping[str, Any], *, idempotency_key: str = "") -> Steps[Stack]:
-    """Create a stack from a request body as the API documents it."""
+    """Create a stack from a request body in the API's form."""
     return Stack.of((yield from _once("/stacks", body, idempotency_key)))
 
 
@@ -90,12 +90,12 @@ def dry_run(
     ttl: Length | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> Steps[DryRun]:
-    """What a create would run; nothing is created. Raises as ``create`` would."""
+    """What a create would run, without creating it. Raises what ``create`` would raise."""
     return (yield from dry_run_from(request_body(pod_spec, ports, ttl=ttl, labels=labels, return_existing=False)))
 
 
 def dry_run_from(body: Mapping[str, Any]) -> Steps[DryRun]:
-    """The same for a request body as the API documents it."""
+    """Like ``dry_run``, for a request body in the API's form."""
     answer = yield from call("POST", "/stacks", body, [("dry_run", "true")], seconds=CHANGE_SECONDS, repeatable=True)
     return DryRun.of(answer)
 
@@ -108,10 +108,9 @@ def stacks(
     template: str = "",
     fields: Iterable[str] = (),
 ) -> Steps[list[Stack]]:
-    """All stacks that have every label (``"team"`` or ``"team=7"``), one of the statuses, are on the node, and were made from the
-    template.
+    """All stacks with every label (``"team"`` or ``"team=7"``), one of the statuses, on the node, of the template.
 
-    ``fields`` chooses what is told of each; large pod specs are then not sent.
+    ``fields`` selects the fields of each, for example to leave out large pod specs.
     """
     query = [*chosen(labels=labels, statuses=statuses, node=node, template=template), *of_fields(fields)]
     answer = yield from call("GET", "/stacks", query=query)
@@ -119,12 +118,15 @@ def stacks(
 
 
 def get(stack: str | Stack) -> Steps[Stack]:
-    """A stack, with all that is known of it."""
+    """A stack with all its fields."""
     return Stack.of((yield from call("GET", path_of(stack))))
 
 
 def wait(stack: str | Stack, status: str = "running", *, timeout: float = 300.0) -> Steps[Stack]:
-    """The stack when it has that status. Raises StackEnded where it cannot come to it, TimedOut after ``timeout`` s."""
+    """Return the stack once it has that status.
+
+    Raises StackEnded if it has another status than that or ``creating``, TimedOut after ``timeout`` seconds.
+    """
     end = time.monotonic() + timeout
     while True:
         left = end - time.monotonic()
@@ -140,14 +142,14 @@ def wait(stack: str | Stack, status: str = "running", *, timeout: float = 300.0)
 
 
 def delete(stack: str | Stack) -> Steps[None]:
-    """Delete a stack; its pod and ports are gone when it returns. Raises NotFound."""
+    """Delete a stack; returns when its pod is gone and its ports are free. Raises NotFound."""
     request = Request(method="DELETE", path=path_of(stack), seconds=CHANGE_SECONDS, repeatable=True)
     response: Response = yield request
     try:
         response.json()
     except NotFound:
         if not response.uncertain:
-            raise  # else it was this request that deleted it, and the answer was lost
+            raise  # else this request deleted it, and the first answer was lost
 
 
 def batch_delete(stack_ids: Iterable[str | Stack]) -> Steps[Job]:
@@ -162,7 +164,7 @@ def job(job_id: str) -> Steps[Job]:
 
 
 def wait_job(job_id: str, *, timeout: float = 3600.0) -> Steps[Job]:
-    """A batch-delete job when it has finished. Raises TimedOut after ``timeout`` seconds."""
+    """A batch-delete job, once it has finished. Raises TimedOut after ``timeout`` seconds."""
     end = time.monotonic() + timeout
     while not (now := (yield from job(job_id))).finished:
         if time.monotonic() > end:
@@ -172,17 +174,17 @@ def wait_job(job_id: str, *, timeout: float = 3600.0) -> Steps[Job]:
 
 
 def extend(stack: str | Stack, ttl: Length) -> Steps[Stack]:
-    """Let a stack live so much longer."""
+    """Let a stack live longer by ``ttl``."""
     return Stack.of((yield from _once(f"{path_of(stack)}/extend", {"ttl": _length(ttl)}, "")))
 
 
 def stop(stack: str | Stack) -> Steps[Stack]:
-    """Take the stack's pod away and keep its ports."""
+    """Delete the stack's pod and keep its ports."""
     return (yield from _change(stack, "stop"))
 
 
 def start(stack: str | Stack) -> Steps[Stack]:
-    """Give a stopped stack a fresh pod behind the ports it kept."""
+    """Give a stopped stack a fresh pod behind the same ports."""
     return (yield from _change(stack, "start"))
 
 
@@ -192,13 +194,13 @@ def restart(stack: str | Stack) -> Steps[Stack]:
 
 
 def timeline(stack: str | Stack) -> Steps[list[TimelineEvent]]:
-    """What happened to a stack, also for a while after it is gone."""
+    """What happened to a stack, also for a while after its delete."""
     answer = yield from call("GET", f"{path_of(stack)}/timeline")
     return [TimelineEvent.of(one) for one in answer["events"]]
 
 
 def logs(stack: str | Stack, *, tail: int = 0, container: str = "") -> Steps[str]:
-    """What a stack's container has written last."""
+    """The last lines that a stack's container has written."""
     query = [("tail", str(tail))] if tail else []
     query += [("container", container)] if container else []
     response: Response = yield Request(method="GET", path=f"{path_of(stack)}/logs", query=tuple(query), repeatable=True)
@@ -206,7 +208,7 @@ def logs(stack: str | Stack, *, tail: int = 0, container: str = "") -> Steps[str
 
 
 def templates() -> Steps[list[Template]]:
-    """What a create can ask for by name."""
+    """The templates that a create can name."""
     return [Template.of(one) for one in (yield from call("GET", "/templates"))["templates"]]
 
 
@@ -266,7 +268,7 @@ def of_fields(fields: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def path_of(stack: str | Stack) -> str:
-    """The stack's path. Raises ClientError for what cannot be the id of one."""
+    """The stack's path. Raises ClientError for text that cannot be a stack's id."""
     return f"/stacks/{_part(_id(stack))}"
 
 
@@ -294,7 +296,7 @@ def _target_port(port: str | int | Port) -> dict[str, Any]:
 
 
 def _once(path: str, body: Mapping[str, Any], key: str) -> Steps[Any]:
-    """A POST that counts once."""
+    """Send a POST that counts only once."""
     headers = {IDEMPOTENCY_KEY: key or secrets.token_hex(16)}
     request = Request(
         method="POST", path=path, body=dict(body), headers=headers, seconds=CHANGE_SECONDS, repeatable=True

@@ -1,7 +1,7 @@
-"""What the API tells, as frozen records. ``raw`` is the JSON itself: also what a later stackd adds.
+"""The API's answers as frozen records. ``raw`` is the JSON itself, with the fields that a later stackd adds.
 
-An answer with a choice of fields leaves the others at their defaults. Times are aware datetimes in UTC; of nine digits of
-a fraction they keep six.
+If only some fields were requested, the others have their defaults. Times are aware datetimes in UTC. They keep six of
+the API's nine digits of a fraction.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _nothing() -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Port:
-    """A port of a stack: what is published, and where; ``node_port`` is 0 in a request."""
+    """A port of a stack: the published container port, and its node port, which is 0 in a request."""
 
     container_port: int
     protocol: str = "TCP"
@@ -31,7 +31,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """A stack; ``values`` are what was generated for it, and are told by its create only."""
+    """A stack; only its create returns ``values``, which were generated for it."""
 
     stack_id: str = ""
     status: str = ""
@@ -83,7 +83,7 @@ class Stack:
 
     @property
     def address(self) -> str:
-        """Where its first port is reached, ``203.0.113.7:31001``; empty while there is no address, or no longer."""
+        """Where its first port is reached, ``203.0.113.7:31001``; empty if it has no address yet, or no longer."""
         return next(iter(self.addresses), "")
 
     @property
@@ -97,7 +97,7 @@ class Stack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A batch-delete job; ``errors`` tells of the first hundred failures, by the id of the stack."""
+    """A batch-delete job; ``errors`` has the first hundred failures, by the id of the stack."""
 
     job_id: str
     status: str = ""
@@ -117,7 +117,7 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        """Whether it will change no more."""
+        """Whether the job has finished."""
         return self.status in ("completed", "failed")
 
 
@@ -167,9 +167,10 @@ class Stats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """How many more stacks of a kind fit, and what runs out first; ``quota`` and ``stacks`` are None where nothing bounds.
+    """How many more stacks of one size fit, and what runs out first.
 
-    ``unassigned`` stacks wait in pools, and give way: what they take counts as free.
+    ``quota`` is None if no quota is known, ``stacks`` if there is no limit. ``unassigned`` stacks wait in pools. They
+    give way to creates, so what they take counts as free.
     """
 
     fits: int
@@ -190,7 +191,7 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """What a create can ask for by name; ``ready`` stacks of its pool can be given at once."""
+    """A template that a create can name; ``ready`` stacks of its pool can be assigned at once."""
 
     name: str
     ttl: str = ""
@@ -225,11 +226,11 @@ class DryRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One event of the stream; ``id`` is what to resume from.
+    """One event of the stream; resume from its ``id``.
 
-    ``kind`` is ``hello`` at the beginning of each connection, ``stack`` (it has changed), ``deleted``, ``left`` (the filters
-    do not mean it any more), ``job``, and ``reset`` where changes were missed that are no longer known: then read the list
-    again.
+    ``kind`` is ``hello`` (a connection begins), ``stack`` (new or changed), ``deleted``, ``left`` (the filters no
+    longer match the stack), ``job``, ``skipped`` (of the stacks that follow, only the present state is known),
+    ``reset`` (missed changes are no longer known: list the stacks again), or ``dropped`` (stackd ends this connection).
     """
 
     kind: str
@@ -238,20 +239,20 @@ class Event:
 
     @property
     def stack_id(self) -> str:
-        """The stack that it is about, or nothing."""
+        """The id of the stack that the event is about, or an empty text."""
         return str(self.data.get("stack_id", "")) if isinstance(self.data, dict) else ""
 
     @property
     def stack(self) -> Stack | None:
-        """The stack as it is now."""
+        """The stack as it is now; None unless ``kind`` is ``stack``."""
         return Stack.of(self.data) if self.kind == "stack" else None
 
     @property
     def job(self) -> Job | None:
-        """The job as it is now."""
+        """The job as it is now; None unless ``kind`` is ``job``."""
         return Job.of(self.data) if self.kind == "job" else None
 
 
 def _time(text: str | None) -> datetime:
-    """RFC 3339; of nine digits of a fraction, six are kept."""
+    """Parse RFC 3339; of nine digits of a fraction, six are kept."""
     return datetime.fromisoformat(text) if text else EPOCH

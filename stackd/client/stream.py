@@ -10,7 +10,7 @@ from stackd.client.records import Event
 
 LAST_EVENT_ID = "Last-Event-ID"
 QUIET_SECONDS = 60.0
-"""A stream says at least every 15 s that it is alive; one that is silent for so long is dead."""
+"""A stream sends something at least every 15 s; after this long without any data it is dead."""
 
 AGAIN_SECONDS = 1.0
 LONGEST_LINE = 16 << 20
@@ -18,13 +18,13 @@ LONGEST_LINE = 16 << 20
 
 @dataclass(slots=True)
 class EventReader:
-    """Reads one connection after the other; ``last`` is the id of the event that was read last."""
+    """Reads one connection after the other; ``last`` is the id of the last event."""
 
     last: str = ""
     _lines: list[bytes] = field(default_factory=list)
 
     def line(self, line: bytes) -> Event | None:
-        """The event that this line completes."""
+        """The event that this line completes, or None."""
         if text := line.rstrip(b"\r\n"):
             self._lines.append(text)
             return None
@@ -34,12 +34,12 @@ class EventReader:
         return event
 
     def restarted(self) -> None:
-        """A connection has ended: half an event is none."""
+        """Drop an incomplete event after a connection has ended."""
         self._lines = []
 
 
 def request_of(path: str, query: tuple[tuple[str, str], ...], last: str) -> Request:
-    """What opens the stream, behind the event that was read last."""
+    """The request that opens the stream after the event with the id ``last``."""
     headers = {LAST_EVENT_ID: last} if last else {}
     return Request(method="GET", path=path, query=query, headers=headers, seconds=QUIET_SECONDS, repeatable=True)
 

@@ -1,16 +1,17 @@
-"""What a tenant may ask for: from raw YAML to a sanitized pod, or every reason why not. Pure.
+"""Turns a tenant's raw YAML into a sanitized pod, or reports every reason against it. Pure.
 
-    located              a refusal with the lines of what it names
+    located              a refusal with the line of each reason
     by_line              reasons in the order of the text
     parse_target_ports   the request's target_port
     sanitize             text → SanitizedSpec, or InvalidPodSpec
-    Sanitizer            the same under one policy; remembers what it has checked lately
+    Sanitizer            the same under one policy; remembers recent results
     harden               a manifest with the operator's additions
     Policy               the operator's choices; DEFAULT_POLICY
     prepare              load the typed models ahead of the first spec
 
-Inside, in the order of use: yaml_reader → decode (with allow) → pod, containers, sources, images, request, resources
-→ yaml_writer. ``sanitize`` calls them in turn; ``reasons`` collects what is wrong. ``additions`` is what a pod gets beyond that.
+Inside, in the order of use: yaml_reader → decode (with allow) → pod, containers, sources, images, request, resources →
+yaml_writer. ``sanitize`` calls them in turn; ``reasons`` collects the mistakes. ``additions`` is what stackd adds
+later.
 """
 
 from __future__ import annotations

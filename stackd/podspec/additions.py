@@ -1,7 +1,7 @@
 """What a stack's pod gets on the way to the cluster: the operator's additions, its generated values, a readiness probe.
 
-The text that the API returns does not show them. Each function returns a manifest that shares unchanged parts with the one
-it was given. Change neither of them.
+The pod spec that the API returns does not show them. Each function returns a manifest that shares unchanged parts with
+its argument, so neither may be modified.
 """
 
 from __future__ import annotations
@@ -33,23 +33,26 @@ def harden(manifest: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
 
 
 def with_values(manifest: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
-    """``manifest`` with these variables ahead of the others in every container, which may then refer to them.
+    """``manifest`` with these variables before the others in every container, so that the others may refer to them.
 
-    A dollar sign is doubled, for kubelets expand ``$(NAME)`` and shorten ``$$`` in what a variable is set to.
+    Dollar signs are doubled, because kubelets expand ``$(NAME)`` and shorten ``$$`` in the value of a variable.
     """
     env = [{"name": name, "value": text.replace("$", "$$")} for name, text in values.items()]
     return _changed(manifest, lambda _, container: {**container, "env": [*env, *container.get("env", ())]})
 
 
 def values_in(pod: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
-    """What ``with_values`` has put into a pod under these names. Raises KeyError where a name is not there."""
+    """The values that ``with_values`` has put into a pod under these names. Raises KeyError if a name is missing."""
     container = pod["spec"]["containers"][0]
     known = {variable["name"]: variable.get("value", "") for variable in reversed(container.get("env") or ())}
     return {name: known[name].replace("$$", "$") for name in names}
 
 
 def with_readiness(manifest: Mapping[str, Any], ports: Iterable[TargetPort | PortMapping]) -> dict[str, Any]:
-    """``manifest`` with a TCP probe of the first published port in each container that has one and no readiness probe."""
+    """``manifest`` with a TCP probe of the first published port in each container without a readiness probe.
+
+    Containers without a published TCP port, and init containers that end, get none.
+    """
     published = [port.container_port for port in ports if port.protocol == "TCP"]
 
     def probed(path: str, container: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -65,7 +68,7 @@ def with_readiness(manifest: Mapping[str, Any], ports: Iterable[TargetPort | Por
 
 
 def variables(manifest: Mapping[str, Any]) -> set[str]:
-    """The names of all variables that the containers set by themselves."""
+    """The names of all variables in the containers' ``env``."""
     containers = by_path(manifest["spec"]).values()
     return {variable["name"] for container in containers for variable in container.get("env", ())}
 

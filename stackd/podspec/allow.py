@@ -1,8 +1,8 @@
 """The allowlist: which of a Pod's fields a tenant may use at all.
 
-Owns: one table per kind of object. A field that is not in its table is refused by path, whatever its value; one with a
-``Refused`` says why. Other modules check the values of allowed fields. This one names no types: ``decode`` takes
-them from the Kubernetes client's models.
+Owns: one table per kind of object. A field that is not in its table is refused by path, whatever its value; a field
+with a ``Refused`` is refused for that reason. Other modules check the values of allowed fields. This module names no
+types: ``decode`` takes them from the Kubernetes client's models.
 """
 
 from __future__ import annotations

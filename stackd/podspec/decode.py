@@ -1,8 +1,8 @@
 """From untyped data to a typed Pod that holds allowed fields only.
 
 Owns: reading the fields' types from the Kubernetes client's models, joining them with the allowlist (once, on first
-use), and the walk that checks types, leaves out what is empty, and turns quantities into ``Quantity``. This table is
-walked many times faster than the models validate. The result is a new tree.
+use), and the walk that checks types, leaves out empty values, and turns quantities into ``Quantity``. Walking this
+table is many times faster than validating with the models. The result is a new tree.
 
 Importing the models takes a third of a second. It happens on first use; ``prepare`` does it at the start instead.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 Decoder = Callable[[Any, str, Reasons], Any]
-"""Gives the checked value, or ``None`` when there is nothing to keep (or a reason was added)."""
+"""Returns the checked value, or ``None`` if there is nothing to keep (or a reason was added)."""
 
 
 class FieldKind(Enum):
@@ -166,7 +166,7 @@ def _each(decoder: Decoder) -> Decoder:
         if type(value) is not list:
             reasons.add(path, f"must be a list, not {_described(value)}")
             return None
-        # A bad item leaves an empty object behind, so that the indexes of the others stay what the tenant wrote.
+        # A bad item becomes an empty object, so that the other items keep the indexes that the tenant wrote.
         return [decoder(item, f"{path}[{index}]", reasons) or {} for index, item in enumerate(value)] or None
 
     return decode_each

@@ -1,7 +1,7 @@
 """Which images a pod may use.
 
-Owns: taking an image reference apart as the container runtimes do, the one name that all of its spellings have, and the
-operator's patterns over it. Never asks a registry.
+Owns: parsing an image reference as container runtimes do, one name for all of its spellings, and matching it with the
+operator's patterns. Never asks a registry.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _TLS, _PLAIN = 443, 80
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """An image reference: the registry's host and port (None: the usual one), the repository, the tag and the digest."""
+    """An image reference: the registry's host and port (None: the default), the repository, the tag and the digest."""
 
     host: str
     port: int | None
@@ -77,10 +77,10 @@ class Reference:
 
 
 def parse_reference(image: str) -> Reference | None:
-    """The parts of ``image`` as a container runtime would read it; ``None`` if it could not, or if the reading is ambiguous.
+    """The parts of ``image`` as a container runtime reads it; ``None`` if it is not valid, or ambiguous.
 
-    All spellings of a registry give the same result: letter case, a final dot, the usual port, another name of Docker Hub,
-    another way to write an address.
+    All spellings of a registry give the same result: letter case, a final dot, the default port, another name of Docker
+    Hub, another way to write an address.
     """
     match = _REFERENCE.match(image)
     if match is None:
@@ -103,7 +103,7 @@ def parse_reference(image: str) -> Reference | None:
 
 
 def check_image(image: str, path: str, policy: Policy, reasons: Reasons) -> None:
-    """Report why ``image`` may not be used, if so."""
+    """Report why ``image`` is refused, if it is."""
     if len(image) > _LONGEST or _BLANK.search(image):
         reasons.add(path, f"must be an image reference, without blanks and of at most {_LONGEST} characters")
         return
@@ -127,7 +127,7 @@ def _fits(patterns: tuple[str, ...], forms: Iterator[str]) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _pattern(pattern: str) -> str:
-    """The operator's pattern with the registry in the spelling of ``Reference``, where it names one."""
+    """The operator's pattern with the registry in the spelling of ``Reference``, if it names one."""
     first, slash, rest = pattern.partition("/")
     registry = _registry(first) if slash and _is_host(first) else None
     if registry is None:
@@ -145,7 +145,7 @@ def _is_host(first: str) -> bool:
 
 
 def _registry(text: str) -> tuple[str, int | None] | None:
-    """Host and port; the port is None where it is the usual one."""
+    """Host and port; the port is None if it is the default one."""
     match = _HOST.match(text.lower()) or _HOST_V6.match(text.lower())
     if match is None:
         return None

@@ -1,11 +1,11 @@
 """The pod around its containers: identity, settings, labels and annotations, security contexts.
 
 Owns: the checks of apiVersion, kind, name and the pod's own fields; which labels and annotations a tenant may set; the
-security contexts that the profile prescribes; and what stackd sets whatever the tenant wrote.
+security contexts that the profile prescribes; and the fields that stackd always sets itself.
 
-Annotations are instructions to runtimes, networks and controllers, so the operator allows them. An annotation needs no
-prefix to have an effect: ``io.katacontainers.config_path`` and ``cpu-quota.crio.io`` have none. Labels are the tenant's
-own, except those that something in the cluster acts on.
+Annotations are instructions to runtimes, networks and controllers, so a tenant may use only those that the operator
+allows. An annotation needs no prefix to have an effect: ``io.katacontainers.config_path`` and ``cpu-quota.crio.io``
+have none. A tenant may choose any label, except those that something in the cluster acts on.
 
 A tenant's security context is refused, even an empty one, unless it asks only for what the policy grants. The block
 that stackd itself writes is accepted, so that a client can send a sanitized spec again.
@@ -42,7 +42,7 @@ _ACTED_ON = frozenset(
     }
 )
 _ACTED_ON_FAMILIES = ("io.kubernetes.", "io.cilium.")
-"""Names without a prefix that kubelets use towards runtimes, and networks towards their agents."""
+"""Names without a prefix that kubelets use to instruct runtimes, and networks to instruct their agents."""
 _LABEL_FORM = "at most 63 letters, digits, and inner hyphens, dots, underscores"
 _OWN = "not accepted; stackd sets the security context"
 _USER = "not accepted, unless policy.run_as_user allows it"
@@ -85,7 +85,7 @@ def check_settings(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) ->
 
 
 def settle_settings(spec: dict[str, Any], policy: Policy) -> None:
-    """Set what the tenant does not choose."""
+    """Set the fields that the tenant does not choose."""
     spec["automountServiceAccountToken"] = False
     spec["enableServiceLinks"] = False
     spec["restartPolicy"] = policy.restart_policy
@@ -158,7 +158,7 @@ def pod_context(policy: Policy) -> dict[str, Any]:
 
 
 def settle_context(owner: dict[str, Any], path: str, profile: dict[str, Any], policy: Policy, reasons: Reasons) -> None:
-    """Replace the owner's security context by the profile's block and whatever of the tenant's the policy grants."""
+    """Replace the owner's security context by the profile's block and the tenant's fields that the policy grants."""
     given = owner.get("securityContext")
     owner["securityContext"] = profile
     if given is None:
@@ -173,7 +173,7 @@ def settle_context(owner: dict[str, Any], path: str, profile: dict[str, Any], po
 
 
 def _check_whole(given: Mapping[str, Any], profile: Mapping[str, Any], path: str, reasons: Reasons) -> None:
-    """A context that asks for nothing is refused, unless it is the profile's block as a whole."""
+    """Refuse a context that asks for nothing, unless it is the profile's whole block."""
     asks = any(value != profile.get(field) for field, value in given.items())
     if not asks and given.keys() != profile.keys():
         reasons.missing(path, _OWN)

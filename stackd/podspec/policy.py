@@ -1,7 +1,7 @@
 """The operator's choices: section ``[policy]`` of the configuration.
 
-Owns: the keys, their defaults, one line about each, and their validation, also of those that contradict each other. What a
-tenant may ask for is checked elsewhere; ``additions`` puts on every pod what the operator adds.
+Owns: the keys, their defaults, one line about each, and their validation, also of keys that contradict each other.
+Other modules check pod specs; ``additions`` puts the operator's additions on every pod.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Toleration(BaseModel):
     tolerationSeconds: int | None = Field(default=None, description="a whole number of seconds")  # noqa: N815 - Kubernetes' name
 
     def manifest(self) -> dict[str, object]:
-        """The toleration as it stands in a pod, without what is empty."""
+        """The toleration as a pod has it, without empty fields."""
         return {name: value for name, value in self.model_dump().items() if value not in ("", None)}
 
 
@@ -123,15 +123,15 @@ class PolicySection(BaseModel):
 
 
 class Policy(PolicySection):
-    """The section with what other sections say of pod specs. Raises ConfigError where keys contradict each other."""
+    """The section, and what other sections say about pod specs. Raises ConfigError if keys contradict each other."""
 
     restart_policy: RestartPolicy = "Never"
     """Restart policy of every pod (stacks.restart_policy)."""
     max_text: int = 64 << 10
-    """Most bytes of a pod spec's text, as it comes and as it is kept (limits.pod_spec)."""
+    """Most bytes of a pod spec's text, as sent and as stored (limits.pod_spec)."""
 
     def model_post_init(self, context: Any, /) -> None:
-        """Refuse what cannot be."""
+        """Raise ConfigError for values that are not possible."""
         if mistakes := [*_amounts(self), *_capabilities(self), *_names(self)]:
             raise ConfigError(mistakes)
 
@@ -147,7 +147,7 @@ class Policy(PolicySection):
 
     @cached_property
     def max_cpu_milli(self) -> int | None:
-        """``max_cpu`` in thousandths."""
+        """``max_cpu`` in thousandths of a core."""
         return quantity.parse(self.max_cpu).milli if self.max_cpu else None
 
     @cached_property

@@ -1,6 +1,6 @@
 """The reasons why a pod spec is refused, collected with their paths.
 
-Owns: how a reason reads and how many are kept. Knows no rule.
+Owns: the form of a reason and how many are kept. Knows none of the rules.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Reasons:
 
 
 def by_line(reasons: Iterable[Reason]) -> list[Reason]:
-    """In the order of the lines; those without one come last."""
+    """The reasons in the order of their lines; those without a line come last."""
     return sorted(reasons, key=lambda reason: (reason.line is None, reason.line or 0))
 
 
@@ -77,7 +77,7 @@ def below(path: str, key: str) -> str:
 
 
 def unknown_field(name: str, known: Iterable[str]) -> str:
-    """That there is no such field, with the nearest known one."""
+    """The text about an unknown field, with the nearest known one."""
     guess = nearest(name, known)
     return f'unknown field; did you mean "{guess}"?' if guess else "unknown field"
 

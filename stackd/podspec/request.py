@@ -1,7 +1,7 @@
-"""What a request, or a template, says beside its pod spec: ``target_port``, which container ports are published, and ``labels``.
+"""What a request or a template has beside its pod spec: ``target_port``, the published container ports, and ``labels``.
 
-Owns: reading the JSON values, and finding each port among a pod's containers. A label has a name and a value as Kubernetes takes
-them; the prefix is stackd's. Knows nothing of node ports.
+Owns: reading the JSON values, and finding each port among a pod's containers. A label's name and value follow
+Kubernetes' rules; stackd adds the prefix. Knows nothing of node ports.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FIELDS = ("container_port", "protocol")
 
 
 def parse_target_ports(value: object) -> tuple[TargetPort, ...]:
-    """The published ports, with their protocols in upper case. Raises ``InvalidRequest`` that names each mistake."""
+    """The published ports, with their protocols in upper case. Raises ``InvalidRequest`` with each mistake."""
     reasons = Reasons()
     ports: tuple[TargetPort, ...] = ()
     with contextlib.suppress(Enough):
@@ -53,7 +53,7 @@ def check_target_ports(targets: Iterable[TargetPort], running: Mapping[str, Any]
 
 
 def parse_labels(value: object) -> Mapping[str, str]:
-    """The labels, read-only. Raises ValueError with what is wrong, in a sentence that begins with ``labels``."""
+    """The labels, read-only. Raises ValueError with a sentence that begins with ``labels``."""
     if not isinstance(value, dict):
         raise ValueError('labels must be an object such as {"team": "7"}')
     if len(value) > MAX_LABELS:

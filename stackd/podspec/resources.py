@@ -3,8 +3,8 @@
 Owns: that every container states CPU and memory; that request and limit both become the larger of the two, in canonical
 form; the pod's effective request; and the policy's maxima for a pod.
 
-Sidecars run beside what follows them; other init containers run one by one. An emptyDir counts as memory or as disk,
-depending on its medium. Where the policy limits the disk, containers and emptyDirs without a size share what is left
+Sidecars run beside the containers after them; other init containers run one by one. An emptyDir counts as memory or as
+disk, depending on its medium. If the policy limits the disk, containers and emptyDirs without a size share the rest
 evenly, so that nobody exceeds a maximum by leaving the size out.
 """
 
@@ -33,7 +33,7 @@ _MEBIBYTE = 1 << 20
 
 
 def settle_resources(containers: Mapping[str, dict[str, Any]], policy: Policy, reasons: Reasons) -> Amounts:
-    """Make request and limit of each container equal and canonical. Returns what each asks for."""
+    """Make request and limit of each container equal and canonical. Returns the amounts of each container."""
     return {path: _settle(container, f"{path}.resources", policy, reasons) for path, container in containers.items()}
 
 
@@ -73,7 +73,7 @@ def _accepted(
 
 
 def _usable(name: str, amount: Quantity | None, path: str, reasons: Reasons) -> bool:
-    """Whether the amount makes sense; ``None`` was not a quantity, which has been reported."""
+    """Whether the amount is possible, else report why; ``None`` was not a quantity and is reported already."""
     if amount is None:
         return False
     if amount.nanos <= 0:
@@ -110,7 +110,7 @@ def effective(name: str, amounts: Amounts, containers: Mapping[str, Mapping[str,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effective:
-    """What the pod takes on its node."""
+    """What the pod reserves on its node."""
 
     cpu_milli: int
     memory_bytes: int
@@ -130,7 +130,7 @@ class _Largest:
         return self.most.whole - self.asked - self.in_dirs
 
     def check(self, path: str, reasons: Reasons) -> None:
-        """Report that the pod asks for too much."""
+        """Report it if the pod asks for too much."""
         if self.left < 0:
             counted = " in containers and emptyDirs" if self.in_dirs else ""
             reasons.add(path, f"the pod asks for more than {self.most}{counted} (policy.{self.key})")

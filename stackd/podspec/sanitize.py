@@ -1,7 +1,7 @@
-"""The one way from a tenant's text to a pod that may run.
+"""The only way from a tenant's text to a pod that may run.
 
-Owns: the order of the steps (read, decode, check, settle, write), and the memory of recently sanitized specs: clients
-that hand out the same challenge again and again pay for its check once. Each rule lives in its own module.
+Owns: the order of the steps (read, decode, check, settle, write), and the cache of recently sanitized specs: a
+challenge that clients create again and again is checked only once. Each rule is in a module of its own.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from stackd.podspec.yaml_writer import TooLong, emit
 
 KEPT: Final = 64
 LONGEST: Final = 16 * 1024
-"""In characters. Longer texts are checked each time, so that the memory stays small."""
+"""In characters. Longer texts are not cached but checked each time, to save memory."""
 
 
 def sanitize(text: str, target_ports: tuple[TargetPort, ...], policy: Policy) -> SanitizedSpec:
-    """The pod that ``text`` describes, within ``policy``. Raises ``InvalidPodSpec`` with every reason why not.
+    """The pod that ``text`` describes, within ``policy``. Raises ``InvalidPodSpec`` with every reason against it.
 
     Sanitizing the text of the result again gives the same result.
     """
@@ -110,7 +110,7 @@ class Sanitizer:
         self._known: OrderedDict[tuple[str, tuple[TargetPort, ...]], SanitizedSpec] = OrderedDict()
 
     def sanitize(self, text: str, target_ports: tuple[TargetPort, ...]) -> SanitizedSpec:
-        """The pod that ``text`` describes. Raises InvalidPodSpec; refusals are not remembered."""
+        """The pod that ``text`` describes. Raises InvalidPodSpec; refusals are not cached."""
         name = (text, target_ports)
         spec = self._known.get(name)
         if spec is not None:

@@ -116,7 +116,7 @@ def _check_projected(source: Mapping[str, Any], path: str, policy: Policy, reaso
 
 
 def _check_files(kind: str, source: Mapping[str, Any], path: str, policy: Policy, reasons: Reasons) -> None:
-    """A source that is a set of files: downwardAPI, configMap or secret."""
+    """Report what is wrong with a source that is a set of files: downwardAPI, configMap or secret."""
     if kind == "configMap":
         check_granted(source.get("name", ""), policy.config_maps, path, "config_maps", reasons)
     elif kind == "secret":
@@ -218,7 +218,7 @@ def _check_key_ref(
 
 
 def settle_divisors(spec: Mapping[str, Any]) -> None:
-    """Write each divisor in canonical form; one that was left out is 0, as the typed encoder writes it."""
+    """Write each divisor in canonical form; a missing one becomes 0, as the typed encoder writes it."""
     for reference in _resource_refs(spec):
         divisor = reference.get("divisor")
         reference["divisor"] = "0" if divisor is None else str(divisor)

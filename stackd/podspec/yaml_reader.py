@@ -5,8 +5,8 @@ text can cost much time or memory; and what a plain (unquoted) scalar means, as 
 words for booleans, octal and hexadecimal integers). The writer uses the same rules, so that what it leaves unquoted is
 read back as the same string. Works on parser events with its own stack: nothing recurses. Knows nothing of pods.
 
-Owns, too, where in the text stands what a reason names: paths such as ``spec.containers[0].env["a b"]``, read the other way
-round. Lines are read only once a text is refused, so that accepting one costs nothing more.
+Also owns the line of each reason: it finds the place in the text that a path such as ``spec.containers[0].env["a b"]``
+names. It reads lines only after a text was refused, so that accepting a text costs nothing extra.
 """
 
 from __future__ import annotations
@@ -150,11 +150,11 @@ def read(text: str) -> dict[str, Any]:
 
 
 Lines = dict[int, dict[str, int] | list[int]]
-"""Of each collection, by its ``id``: the line of each field, or of each item."""
+"""For each collection, by its ``id``: the line of each field or item."""
 
 
 class Document:
-    """The document of a text, with its lines; empty where ``read`` refuses the text."""
+    """The document of a text, with its lines; empty if ``read`` refuses the text."""
 
     def __init__(self, text: str) -> None:
         self._root: dict[str, Any] = {}
@@ -164,7 +164,7 @@ class Document:
         self._quoted: dict[int, dict[str, str]] = {}
 
     def line_of(self, path: str) -> int | None:
-        """The line of a path or of the nearest thing around it; None where nothing of it is in the text."""
+        """The line of a path or of its nearest ancestor in the text; None if the text has none of them."""
         value: Any = self._root
         line, position = None, 0
         while (step := _STEP.match(path, position)) is not None:
@@ -175,7 +175,7 @@ class Document:
         return line
 
     def _key(self, value: Any, step: re.Match[str]) -> Any:
-        """The key or index that a step names; None where there is none."""
+        """The key or index that a step names, or None."""
         if step["index"] is not None:
             index = int(step["index"])
             return index if isinstance(value, list) and index < len(value) else None
@@ -192,7 +192,7 @@ class Document:
 
 
 def located(refusal: InvalidPodSpec, text: str) -> InvalidPodSpec:
-    """The same refusal; each reason has the line of its path in ``text``, or of the nearest thing around it."""
+    """The same refusal; each reason has the line of its path in ``text``, or of the path's nearest ancestor."""
     if all(reason.line is not None for reason in refusal.reasons):
         return refusal
     document = Document(text)
@@ -344,7 +344,7 @@ class _Reader:
             self._place(value, height)
 
     def _note_line(self, event: Any) -> None:
-        """Keep the line of an item; a field's is known from its key."""
+        """Keep the line of an item; the line of a field is that of its key."""
         if self._lines is not None and self._stack and (items := self._stack[-1].items) is not None:
             known = self._lines.setdefault(id(items), [])
             assert isinstance(known, list), "made here only"

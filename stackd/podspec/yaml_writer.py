@@ -1,9 +1,9 @@
 """Writes plain data as YAML in the form of Kubernetes' own tools.
 
-Owns: block style, sorted keys, lists in line with their key, and the choice of quotes: plain where that is read back
-as the same string, double quotes where plain text would mean a word or number, a literal block for several lines. No
-line is folded. Aliases are written out each time, with indentation, so the text may be many times as long as the
-one that was read. The writer therefore counts while it writes.
+Owns: block style, sorted keys, lists in line with their key, and the choice of quotes: plain if that is read back as
+the same string, double quotes if plain text would mean a word or number, a literal block for several lines. No line is
+folded. Aliases are written out each time, with indentation, so the text may be many times as long as the one that was
+read. Therefore the writer counts while it writes.
 """
 
 from __future__ import annotations
@@ -166,12 +166,12 @@ def _escape(match: re.Match[str]) -> str:
 
 def _sorted(value: Mapping[str, Any]) -> list[str]:
     keys = sorted(value)
-    # Names of fields are letters only, for which plain order is the natural one; others hold numbers and signs.
+    # Names of fields are letters only, so plain order is natural order for them. Other keys have digits and signs.
     return keys if all(key.isalpha() for key in keys) else sorted(keys, key=_natural)
 
 
 def _natural(key: str) -> list[tuple[bool, int, int, str]]:
-    """Letters after everything else, runs of digits by their value."""
+    """Sort key: letters after everything else, runs of digits by their value."""
     return [
         (False, int(run[:18]), len(run), "") if run.isdecimal() and run.isascii() else (run.isalpha(), 0, 0, run)
         for run in _RUNS.findall(key)

@@ -1,12 +1,12 @@
-"""The rehearsal: will it hold, asked of a real daemon and its cluster through the API alone.
+"""The rehearsal: tries on a real daemon and its cluster, through the API alone, whether an event will hold.
 
-    plan              what is done: arrivals, kinds of stacks, hold, churn
-    preflight         may it start, and can it fit
+    plan              what the players do: arrivals, kinds of stacks, hold, churn
+    preflight         may it start, and does it fit
     connection        requests with their times, and the event stream
-    run               the order of the phases, and what goes on beside the players
+    run               the order of the phases, and the tasks beside the players
     player            one player                 rehearsal   what the players share
-    attempts          what came of each press of start
-    measure, goals    figures and verdict        outcome, report, charts   what is told at the end
+    attempts          the result of each press of start
+    measure, goals    figures and verdict        outcome, report, charts   the output at the end
 
 A client like any other: it knows nothing of the daemon's insides.
 """

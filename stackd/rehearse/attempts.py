@@ -1,7 +1,7 @@
-"""What came of each press of "start": when, on which node, and what went wrong.
+"""The result of each press of "start": when, on which node, and what went wrong.
 
-Owns: the record that fills up while a rehearsal runs. Times are seconds since its beginning, by the clock of the machine
-that rehearses.
+Owns: the records that a rehearsal fills while it runs. Times are seconds since its beginning, by the clock of the
+machine that runs the rehearsal.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LONGEST_REASON = 300
 
 
 class Stage(enum.StrEnum):
-    """How far a stack has come, seen from the player who pressed start."""
+    """The stage that a stack has reached, as the player who pressed start sees it."""
 
     ACCEPTED = "accepted"
     SCHEDULED = "scheduled"
@@ -28,7 +28,7 @@ class Stage(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """What a stack did not get past, and why; ``at`` is when that was known."""
+    """The stage that a stack did not reach, and why; ``at`` is when that was known."""
 
     missed: Stage
     reason: str
@@ -36,7 +36,7 @@ class Failure:
 
     @property
     def group(self) -> str:
-        """The reason without what differs from stack to stack."""
+        """The reason without ids and numbers, which differ from stack to stack."""
         return _NUMBER.sub("N", _ID.sub("a stack", self.reason))
 
 
@@ -46,10 +46,10 @@ class Attempt:
 
     ``again``          whether the player had a stack before
     ``started``        when the containers had started
-    ``first_refused``  whether the address did not answer the first time, after the stack was said to run
+    ``first_refused``  whether the address did not answer at the first try, although the API said that the stack runs
     ``lost``           why a stack that had been running did not last until the end
-    ``expires``        when its time is up; ``extends`` says that this can be put off
-    ``unanswered``     the daemon may yet make a stack of it
+    ``expires``        when the stack expires; ``extends`` says that it can be extended
+    ``unanswered``     there was no answer, so the daemon may still create a stack
     ``news``           set whenever the record changes
     """
 
@@ -76,36 +76,36 @@ class Attempt:
     news: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
     def reached(self, stage: Stage, at: float) -> None:
-        """The stack has come so far; the first time counts."""
+        """Record that the stack has reached a stage; the first time counts."""
         if stage not in self.times:
             self.times[stage] = at
             self.news.set()
 
     def fail(self, missed: Stage, reason: str, at: float) -> None:
-        """The stack does not come any further; the first reason counts."""
+        """Record that the stack cannot reach a stage; the first reason counts."""
         if self.failure is None:
             self.failure = Failure(missed=missed, reason=reason[:_LONGEST_REASON], at=at)
             self.news.set()
 
     def lose(self, reason: str) -> None:
-        """The stack ran and did not last; the first reason counts."""
+        """Record that the stack ran and did not last; the first reason counts."""
         if not self.lost:
             self.lost = reason[:_LONGEST_REASON]
             self.news.set()
 
     def took(self, stage: Stage) -> float | None:
-        """Seconds from the press to the stage; None where it was not reached."""
+        """Seconds from the press to the stage; None if it was not reached."""
         at = self.times.get(stage)
         return None if at is None else max(0.0, at - self.due)
 
     @property
     def kept(self) -> bool:
-        """Whether there is a stack that is to live on."""
+        """Whether there is a stack, and it is neither deleted nor about to be."""
         return bool(self.stack_id) and not self.leaving and not self.gone
 
 
 def seen(attempt: Attempt, status: str, reason: str, at: float) -> None:
-    """A status that the API told of the stack."""
+    """Record a status of the stack from the API."""
     if attempt.leaving or attempt.gone:
         return
     attempt.status = status
@@ -120,7 +120,7 @@ def seen(attempt: Attempt, status: str, reason: str, at: float) -> None:
 
 
 def ended(attempt: Attempt, at: float) -> None:
-    """The API says that the stack is gone."""
+    """Record that the stack is gone, as the API says."""
     attempt.gone = True
     if attempt.leaving:
         attempt.news.set()
@@ -131,7 +131,7 @@ def ended(attempt: Attempt, at: float) -> None:
 
 
 def reasons(attempts: Iterable[Attempt]) -> dict[str, list[str]]:
-    """What went wrong, by reason, the most frequent first: under each all the sentences that differ in numbers only."""
+    """What went wrong, by reason, the most frequent first; with all sentences that differ only in ids and numbers."""
     groups: dict[str, list[str]] = {}
     for attempt in attempts:
         if attempt.failure is not None:

@@ -1,4 +1,4 @@
-"""Charts as SVG, for a page that is light, dark or printed: colours are classes, which the page's style sheet has.
+"""Charts as SVG, for a page that is light, dark or printed: colours are classes of the page's style sheet.
 
 Owns: scales, axes and the five drawings. Knows no files; all text is escaped here.
 """
@@ -20,7 +20,7 @@ LONGEST_NAME = 26
 ROOM_FOR_TICKS = 6
 WIDE = 1040.0
 FAR = 2.5
-"""A goal that is so many times further than the last of the values is left out: it would squeeze them."""
+"""A goal beyond this many times the last value is left out, because the scale would squeeze the values."""
 
 COLUMNS = 3
 
@@ -30,7 +30,7 @@ STYLES = {"pressed": "s4", "accepted": "s0", "scheduled": "s1", "running": "s2",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """From values between 0 and ``most`` to places between ``begin`` and ``end``."""
+    """Maps values between 0 and ``most`` to places between ``begin`` and ``end``."""
 
     most: float
     begin: float
@@ -41,7 +41,7 @@ class Scale:
         return self.begin + min(value, self.most) / self.most * (self.end - self.begin)
 
     def ticks(self) -> Iterator[float]:
-        """Round values, a handful of them."""
+        """A few round values."""
         step = _step(self.most / ROOM_FOR_TICKS)
         yield from (place * step for place in range(math.floor(self.most / step + 1e-9) + 1))
 
@@ -57,7 +57,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """A row of a chart by name: from the median to the 95th percentile, and the longest; ``note`` is at its end."""
+    """A named row of a chart: from the median to the 95th percentile, and the longest; ``note`` is at its end."""
 
     name: str
     p50: float
@@ -67,7 +67,7 @@ class Span:
 
 
 def distribution(values: Sequence[float], marks: Sequence[Mark], label: str) -> str:
-    """How many took how long; ``values`` are sorted and not empty."""
+    """How many stacks took how long; ``values`` are sorted and not empty."""
     across = _across(max(values[-1], *(mark.value for mark in marks)))
     width = _step(across.most / BINS)
     counts = [0] * (math.ceil(across.most / width) + 1)
@@ -86,7 +86,7 @@ def distribution(values: Sequence[float], marks: Sequence[Mark], label: str) -> 
 
 
 def shares(lines: Mapping[str, Sequence[float]], total: int, marks: Sequence[Mark], label: str) -> str:
-    """Which share of all had come so far after how long, a line for each stage."""
+    """The share of all stacks that had reached a stage, by the time since the press; a line for each stage."""
     most = max((values[-1] for values in lines.values() if values), default=0.0)
     near = [mark for mark in marks if mark.value <= most * FAR]
     across, up = _across(max([most, *(mark.value for mark in near)])), _up(1.0)
@@ -100,7 +100,7 @@ def shares(lines: Mapping[str, Sequence[float]], total: int, marks: Sequence[Mar
 
 
 def flow(lines: Mapping[str, Sequence[float]], label: str) -> str:
-    """How many had come so far at what time of the rehearsal, a line for each stage."""
+    """How many stacks had reached a stage, by the time of the rehearsal; a line for each stage."""
     across = _across(max((max(values) for values in lines.values() if values), default=0.0))
     up = _up(max((len(values) for values in lines.values()), default=0))
     drawn = []
@@ -112,7 +112,7 @@ def flow(lines: Mapping[str, Sequence[float]], label: str) -> str:
 
 
 def scatter(points: Points, failed: Sequence[float], label: str) -> str:
-    """How long each start took, by when it was pressed; those that failed stand at the top."""
+    """How long each start took, by the time of the press; failed ones are at the top."""
     across = _across(max([*(x for x, _ in points), *failed]))
     up = _up(max((y for _, y in points), default=1.0) * 1.08)
     dots = [f'<circle class="dot" cx="{across(x):.1f}" cy="{up(y):.1f}" r="2.2"/>' for x, y in points]
@@ -147,7 +147,7 @@ def spans(rows: Sequence[Span], label: str) -> str:
 
 
 def parts(shares_of: Mapping[str, float], label: str) -> str:
-    """One bar of parts that add up to the whole, and what each is."""
+    """One bar of parts that add up to the whole, with a legend."""
     whole = sum(shares_of.values()) or 1.0
     x, drawn = 0.0, []
     for place, (name, value) in enumerate(shares_of.items()):
@@ -166,7 +166,7 @@ def parts(shares_of: Mapping[str, float], label: str) -> str:
 
 
 def time(seconds: float) -> str:
-    """A length of time as axes and titles name it."""
+    """A length of time in the form of axes and titles."""
     if not seconds:
         return "0"
     if seconds < 0.01:
@@ -191,7 +191,7 @@ def _up(most: float) -> Scale:
 
 
 def _most(value: float) -> float:
-    """The end of a scale: at the next tick."""
+    """The end of a scale: the next tick."""
     if value <= 0:
         return 1.0
     step = _step(value / ROOM_FOR_TICKS)
@@ -233,7 +233,7 @@ def _marks(across: Scale, marks: Sequence[Mark], below: float = 12) -> Iterator[
 
 
 def _stairs(values: Sequence[float], total: int) -> Iterator[tuple[float, float]]:
-    """A line that goes up by one ``total``-th at each value."""
+    """The points of a line that goes up by one ``total``-th at each value."""
     for count, value in enumerate(values):
         yield value, count / total
         yield value, (count + 1) / total
@@ -245,7 +245,7 @@ def _line(name: str, points: Points) -> str:
 
 
 def _thinned(points: Points) -> Iterator[tuple[float, float]]:
-    """Without what cannot be seen: points that lie within half a pixel of the one before."""
+    """The points without those within half a pixel of the one before, which nobody would see."""
     last = (-10.0, -10.0)
     for place, point in enumerate(points):
         if place == len(points) - 1 or abs(point[0] - last[0]) + abs(point[1] - last[1]) >= 0.5:

@@ -1,8 +1,7 @@
 """The wire to the daemon: requests with their times, and the event stream.
 
-Owns: the pool of connections and what is known of its own part in a time: how long a request waited for a free connection.
-Nothing is tried again here, and no time is left out: in that it differs from ``stackd.client``, whose reading of event
-streams it uses.
+Owns: the pool of connections, and how long each request waited for a free connection. Unlike ``stackd.client``, whose
+reader of event streams it uses, this module never retries and measures all of the time.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ from stackd.client.stream import LAST_EVENT_ID, EventReader
 
 SECONDS = 30.0
 QUIET_SECONDS = 40.0
-"""An event stream sends a heartbeat every 15 s; one that is silent for so long is dead."""
+"""An event stream sends a heartbeat every 15 s; after this long without any data it is dead."""
 
 MAX_LINE = 1 << 20
 Query = Sequence[tuple[str, str]]
 
 
 class NoAnswer(Exception):
-    """No whole answer of the daemon came; ``str()`` says why, without addresses, so that equal reasons are equal."""
+    """The daemon gave no complete answer; ``str()`` says why, without addresses, so that the same reasons are equal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What came back. ``sent`` and ``came`` are of the loop's clock; ``waited`` of it was for a connection of one's own."""
+    """An answer. ``sent`` and ``came`` are by the loop's clock; ``waited`` seconds of it were for a free connection."""
 
     status: int
     body: Any
@@ -44,7 +43,7 @@ class Answer:
 
     @property
     def good(self) -> bool:
-        """Whether it is no error."""
+        """Whether the answer is not an error."""
         return self.status < 400
 
     @property
@@ -54,17 +53,17 @@ class Answer:
 
     @property
     def reason(self) -> str:
-        """The API's own sentence of an error."""
+        """The status of an error, and the API's sentence."""
         sentence = self.body.get("error") if isinstance(self.body, dict) else None
         return f"{self.status} {sentence}" if sentence else str(self.status)
 
     def get(self, name: str) -> Any:
-        """A field of the answer; None where there is none."""
+        """A field of the answer, or None."""
         return self.body.get(name) if isinstance(self.body, dict) else None
 
 
 class Connection:
-    """The daemon at ``url``, over at most so many connections at a time."""
+    """The daemon at ``url``, over the connections of a session."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
@@ -73,7 +72,7 @@ class Connection:
     async def ask(
         self, method: str, path: str, body: object = None, query: Query = (), *, key: str = "", seconds: float = SECONDS
     ) -> Answer:
-        """One request, under an Idempotency-Key if one is given. Raises NoAnswer."""
+        """Send one request, with the Idempotency-Key ``key`` if it is given. Raises NoAnswer."""
         data = None if body is None else body if isinstance(body, bytes) else orjson.dumps(body)
         headers = {} if data is None else {"Content-Type": "application/json"}
         if key:
@@ -97,7 +96,7 @@ class Connection:
         return Answer(status=response.status, body=_content(response, text), sent=sent, came=came, waited=own.waited)
 
     async def events(self, after: str, fields: str) -> AsyncIterator[Event]:
-        """The event stream until it ends, resumed behind the event ``after``. Raises NoAnswer."""
+        """The event stream until it ends, resumed after the event ``after``. Raises NoAnswer."""
         reader, headers = EventReader(last=after), {LAST_EVENT_ID: after} if after else {}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=SECONDS, sock_read=QUIET_SECONDS)
         try:

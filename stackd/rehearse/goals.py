@@ -1,7 +1,7 @@
-"""What is expected of a rehearsal, and the verdict.
+"""The goals of a rehearsal, and the verdict.
 
-Owns: how a goal is written (``running-p95=10s``, ``failed=1%``), and that it is held against every start: a stack that never
-came so far took forever. That none fails is expected unless something else is.
+Owns: the form of a goal (``running-p95=10s``, ``failed=1%``), and that every start counts: a stack that never reached
+the stage took forever. Without a goal for failures, none may fail.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _GOAL = re.compile(r"([a-z]+)-(?:p(\d{1,2}(?:\.\d+)?)|(max))")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """A percentile (``share``) of ``what`` within ``limit`` seconds; of ``failed``, a count, or a share where ``relative``."""
+    """A percentile (``share``) of ``what`` within ``limit`` seconds; ``failed`` is a count, or a ``relative`` share."""
 
     text: str
     what: str
@@ -34,7 +34,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoalResult:
-    """Whether a goal was met; ``found`` is what there was instead, in seconds, or how many failed. None is: never."""
+    """Whether a goal was met; ``found`` is the measured time in seconds, or how many failed. None means never."""
 
     goal: str
     met: bool
@@ -44,7 +44,7 @@ class GoalResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Whether it held, in a sentence."""
+    """Whether the event holds, with a sentence and the result of each goal."""
 
     holds: bool
     sentence: str
@@ -55,7 +55,7 @@ NONE_FAILS = Goal(text="failed=0", what=FAILED, limit=0)
 
 
 def parse(text: str) -> Goal:
-    """A goal from ``running-p95=10s`` or ``failed=1%``; ValueError says what is wrong."""
+    """A goal from ``running-p95=10s`` or ``failed=1%``. Raises ValueError with what is wrong."""
     name, equals, value = text.strip().partition("=")
     if not equals or not value:
         raise ValueError(f'"{text}" is not a goal such as running-p95=10s or failed=1%')

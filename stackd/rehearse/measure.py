@@ -1,9 +1,9 @@
-"""The figures of a rehearsal: what its attempts add up to, and where a create's time goes.
+"""The figures of a rehearsal: the sums and percentiles of its attempts, and where a create's time goes.
 
-Owns: what counts as what. A percentile of a stage is over the stacks that have come so far, and says how many those are; a
-goal is held against all that were started (``goals``). A create's time is the difference of the daemon's own histograms before
-and after: the daemon measures, nothing is guessed here. This process' own part in the times, too: how late its event loop was,
-and when it, and not the cluster, was what was slow.
+Owns: the meaning of each figure. A percentile of a stage is over the stacks that reached it, and comes with their
+number; a goal counts all stacks that were started (``goals``). A create's time is the difference of the daemon's own
+histograms before and after, so nothing is guessed here. Also owns this process' part in the times: how late its event
+loop was, and whether this machine, and not the cluster, was the bottleneck.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ SAMPLE_SECONDS = 0.05
 WINDOW_SECONDS = 2.0
 LATE_SECONDS = 0.1
 LATE_SHARE = 0.1
-"""What is late by more than this time, and this share of what is measured, says something of this machine."""
+"""A delay above both this time and this share of the measured time means that this machine may be the bottleneck."""
 BUSY = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """How long something took, in seconds: how often, three percentiles and the longest. Without any, all are 0."""
+    """How often something was measured and, in seconds, three percentiles and the longest; all 0 if it never was."""
 
     count: int
     p50: float = 0.0
@@ -43,7 +43,7 @@ class Times:
 class Group:
     """The stacks of one node, image or kind: how many were started, how many failed, and how long they took to run.
 
-    ``starting`` is from a node's yes to started containers (pulls are in it), ``becoming_ready`` from there to running.
+    ``starting`` is from scheduled to started containers (with pulls), ``becoming_ready`` from there to running.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureReason:
-    """Why stacks failed: how many, and the sentence of the first."""
+    """One reason why stacks failed: how many did, and the sentence of the first."""
 
     count: int
     example: str
@@ -64,7 +64,7 @@ class FailureReason:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One start: when it was pressed, how long each stage took from there (None: it did not come so far), and what failed."""
+    """One start: when it was pressed, the seconds from there to each stage (None: not reached), and what failed."""
 
     stack_id: str
     player: int
@@ -80,7 +80,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """All that a rehearsal has measured; times in seconds."""
+    """Everything that a rehearsal has measured; times are in seconds."""
 
     started: int
     failed: int
@@ -105,11 +105,11 @@ class Results:
     samples: Sequence[Sample] = field(repr=False)
 
     def times_of(self, name: str) -> Sequence[float]:
-        """The times of a stage, of status reads or of deletes: sorted; of what was never reached there is none."""
+        """The times of a stage, of status reads or of deletes, sorted, without those that never reached it."""
         return self.all_times.get(name, ())
 
     def fields(self) -> dict[str, object]:
-        """For ``--json``: the figures, and each start as ``stacks``."""
+        """The fields for ``--json``: the figures, and each start as ``stacks``."""
         whole = asdict(self)
         del whole["all_times"]
         whole["stacks"] = whole.pop("samples")
@@ -118,7 +118,7 @@ class Results:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideResults:
-    """What was measured beside the attempts."""
+    """Measurements beside the attempts."""
 
     reads: Sequence[float] = ()
     failed_reads: int = 0
@@ -131,7 +131,7 @@ class SideResults:
 
 
 def measure(attempts: Sequence[Attempt], beside: SideResults) -> Results:
-    """The figures."""
+    """Calculate the figures."""
     times: dict[str, list[float]] = {
         stage.value: sorted(took for attempt in attempts if (took := attempt.took(stage)) is not None)
         for stage in Stage
@@ -163,7 +163,7 @@ def measure(attempts: Sequence[Attempt], beside: SideResults) -> Results:
 
 
 def has_failed(attempt: Attempt) -> bool:
-    """Whether it came to nothing, or did not last."""
+    """Whether the stack failed, or ran and did not last."""
     return attempt.failure is not None or bool(attempt.lost)
 
 
@@ -176,7 +176,7 @@ def summary(values: Sequence[float]) -> Times:
 
 
 def _rate(attempts: Iterable[Attempt], stage: Stage) -> float:
-    """How many a second have come so far, from the first press to the last of them; players who start anew do not count."""
+    """How many stacks a second reached the stage, from the first press to the last one; renewed starts do not count."""
     first = [attempt for attempt in attempts if not attempt.again]
     reached = [(attempt.due, attempt.times[stage]) for attempt in first if stage in attempt.times]
     if not reached:
@@ -186,7 +186,7 @@ def _rate(attempts: Iterable[Attempt], stage: Stage) -> float:
 
 
 def _groups(attempts: Iterable[Attempt], names: Callable[[Attempt], Iterable[str]]) -> list[Group]:
-    """By name, the slowest first."""
+    """The groups by name, the slowest first."""
     by_name: dict[str, list[Attempt]] = {}
     for attempt in attempts:
         for name in dict.fromkeys(names(attempt)):
@@ -229,13 +229,13 @@ def _sample(attempt: Attempt) -> Sample:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that so large a share of ``values`` (sorted, not empty) does not exceed."""
+    """The value that this share of ``values`` (sorted, not empty) does not exceed."""
     return values[max(0, math.ceil(len(values) * share) - 1)]
 
 
 @dataclass(slots=True, kw_only=True)
 class OwnLoad:
-    """What was sampled: lags and waits in seconds, ``cpu`` the busiest window's share of one core."""
+    """Samples of this process: lags and waits in seconds; ``cpu`` is the busiest window's share of one core."""
 
     lags: list[float] = field(default_factory=list)
     sending: list[float] = field(default_factory=list)
@@ -243,7 +243,7 @@ class OwnLoad:
     cpu: float = 0.0
 
     async def sample(self) -> None:
-        """The sampling task."""
+        """Sample until cancelled."""
         loop = asyncio.get_running_loop()
         window, used = loop.time(), time.process_time()
         while True:
@@ -257,7 +257,7 @@ class OwnLoad:
                 window = now
 
     def figures(self) -> dict[str, float]:
-        """The figures: p99 and the worst lag, how late requests were sent, how long they waited for a connection, CPU.
+        """The lags (p99 and longest), how late creates were sent, how long requests waited for a connection, and CPU.
 
         ``load`` is the machine's load average of the last minute.
         """
@@ -273,7 +273,7 @@ class OwnLoad:
         }
 
     def bottleneck(self, measured: float) -> list[str]:
-        """Why this machine may be what was slow, where ``measured`` seconds is what starts took; nothing where it was not."""
+        """Why this machine may be the bottleneck if starts took ``measured`` seconds; empty if it was not."""
         found, figures, much = [], self.figures(), max(LATE_SECONDS, measured * LATE_SHARE)
         if figures["loop_lag_p99"] > much:
             found.append(f"its event loop was up to {figures['loop_lag_max']:.2f} s late")
@@ -300,7 +300,7 @@ AT_THE_API_SERVER = ("pods", "services")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonMetrics:
-    """What the daemon had counted at one moment: by histogram and label values, the sum of seconds and the count.
+    """The daemon's histograms at one moment: by name and label values, the sum of seconds and the count.
 
     The values are in the order of their labels' names.
     """
@@ -308,7 +308,7 @@ class DaemonMetrics:
     totals: Mapping[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
 
     def since(self, before: DaemonMetrics, name: str, label: str) -> tuple[float, float]:
-        """Seconds and count that were added."""
+        """The seconds and the count added since ``before``."""
         seconds, count = self.totals.get((name, label), (0.0, 0.0))
         seconds_before, count_before = before.totals.get((name, label), (0.0, 0.0))
         return seconds - seconds_before, count - count_before
@@ -316,10 +316,10 @@ class DaemonMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateTime:
-    """The time of an accepted create on average, in seconds, by where it was spent; ``creates`` is how many there were.
+    """The average time of an accepted create in seconds, by where it was spent; ``creates`` is their number.
 
-    ``turn``        waiting for its turn among the creates that the daemon has under way
-    ``api_server``  waiting for the API server's answers to the requests that make the pod and the Service
+    ``turn``        waiting for its turn among the daemon's creates under way
+    ``api_server``  waiting for the API server's answers to the requests that create the pod and the Service
     ``scheduler``   waiting for a node
     ``file``        writing the daemon's file
     ``daemon``      the rest: the daemon's own work
@@ -335,7 +335,7 @@ class CreateTime:
     requests: int
 
     def parts(self) -> dict[str, float]:
-        """Each part by its name, in the order of time."""
+        """Each part by its name, in chronological order."""
         return {
             "waiting for its turn": self.turn,
             "API server": self.api_server,
@@ -346,12 +346,12 @@ class CreateTime:
 
     @property
     def total(self) -> float:
-        """The mean time to the create's answer, at the daemon."""
+        """The mean time of a create, as the daemon measures it."""
         return sum(self.parts().values())
 
 
 def read_metrics(text: str) -> DaemonMetrics:
-    """The metrics in Prometheus' text form. Raises ValueError where it is something else."""
+    """The metrics from Prometheus' text format. Raises ValueError if the text is something else."""
     sums: dict[tuple[str, str], float] = {}
     counts: dict[tuple[str, str], float] = {}
     for family in text_string_to_metric_families(text):
@@ -367,9 +367,9 @@ def read_metrics(text: str) -> DaemonMetrics:
 
 
 def create_time(before: DaemonMetrics, after: DaemonMetrics) -> CreateTime | None:
-    """The time of a create that was accepted, on average, between two moments; what was spent on others counts, too.
+    """The average time of an accepted create between two moments, including the time for creates that failed.
 
-    None where none was accepted, or the daemon began to count anew meanwhile.
+    None if no create was accepted, or if the daemon was restarted meanwhile.
     """
     seconds, _ = after.since(before, HTTP, ROUTE)
     _, accepted = after.since(before, PHASES, "accept")
@@ -394,7 +394,7 @@ def create_time(before: DaemonMetrics, after: DaemonMetrics) -> CreateTime | Non
 
 
 def mean_lag(before: DaemonMetrics, after: DaemonMetrics) -> float:
-    """How late the daemon's event loop was on average, in seconds; 0 where it does not tell."""
+    """How late the daemon's event loop was on average, in seconds; 0 if the metrics do not tell."""
     seconds, count = after.since(before, LAG, "")
     return seconds / count if count > 0 else 0.0
 

@@ -1,4 +1,4 @@
-"""All that is told at the end of a rehearsal: the verdict, the figures, the plan, and what is left.
+"""The output at the end of a rehearsal: the verdict, the figures, the plan, and what is left.
 
 Owns: the tables, which the terminal and the page share, and the fields of ``--json``.
 """
@@ -27,7 +27,7 @@ TIMES = ("count", "p50", "p95", "p99", "longest")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A rehearsal that is over. ``began`` is in Unix time; ``left`` is what may be left, and ends within ``left_seconds``."""
+    """A rehearsal that is over. ``began`` is Unix time; ``left`` stacks may be left, and expire in ``left_seconds``."""
 
     ident: str
     plan: Plan
@@ -45,7 +45,7 @@ class Outcome:
     left_seconds: float
 
     def tables(self) -> Iterator[Titled]:
-        """Title, heads and rows."""
+        """The tables: title, heads and rows of each."""
         results = self.results
         yield "from the press to", ("", *TIMES), list(self._stages())
         yield (
@@ -107,7 +107,7 @@ class Outcome:
         yield from ([f"{count} times", trouble] for trouble, count in results.troubles.items())
 
     def fields(self) -> dict[str, object]:
-        """For ``--json``."""
+        """The fields for ``--json``."""
         plan = {name: value for name, value in asdict(self.plan).items() if name != "kinds"}
         return {
             "rehearsal": self.ident,
@@ -125,7 +125,7 @@ class Outcome:
         }
 
     def arrival(self) -> str:
-        """What was done, in a sentence."""
+        """The plan in a sentence."""
         plan = self.plan
         how = "all at once" if plan.rate is None else f"{plan.rate:g} a second"
         mix = ", ".join(f"{count} of {kind.name}" for kind, count in plan.counts())
@@ -137,7 +137,7 @@ class Outcome:
 
 
 def outcome_of(rehearsal: Rehearsal, measured: Measured | None, goals: Sequence[Goal]) -> Outcome:
-    """What came of it; ``measured`` is None where it was cut short."""
+    """The outcome; ``measured`` is None if the rehearsal was cancelled."""
     interrupted = rehearsal.interrupted or measured is None
     results = measure(rehearsal.attempts, _beside(rehearsal, measured))
     plan, now = rehearsal.plan, rehearsal.now()
@@ -163,7 +163,7 @@ def outcome_of(rehearsal: Rehearsal, measured: Measured | None, goals: Sequence[
 
 
 def are_numbers(cells: Iterable[str]) -> bool:
-    """Whether a column of a table holds nothing but figures."""
+    """Whether a column of a table has only numbers."""
     return all(_NUMBER.fullmatch(cell) for cell in cells)
 
 

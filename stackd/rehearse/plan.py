@@ -1,4 +1,4 @@
-"""What is rehearsed: how many players press start, when, for which stacks, and what they do until the end. Pure."""
+"""The plan: how many players press start, when, for which stacks, and what they do until the end. Pure."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from stackd.model import NO_LABELS
 from stackd.units import parse_frequency
 
 LABEL = "stackd.rehearsal"
-"""The label of everything that a rehearsal makes; its value is the rehearsal's id."""
+"""The label of every stack that a rehearsal creates; its value is the rehearsal's id."""
 
 PLAYER = "{player}"
-"""What stands for the player's number in the value of a label."""
+"""The placeholder for the player's number in the value of a label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackKind:
-    """One kind of stack: its name for people, the body of its create, and how often it is started beside the others."""
+    """One kind of stack: its name for people, the body of its create, and its weight among the kinds."""
 
     name: str
     body: Mapping[str, Any]
@@ -28,9 +28,9 @@ class StackKind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """A player who presses start, ``due`` seconds after the beginning; ``again`` says when in the hold it starts anew.
+    """A player who presses start ``due`` seconds after the beginning.
 
-    That is a share of the hold, None for those who keep what they have.
+    ``again`` is when the player deletes the stack and starts another, as a share of the hold; None for no second start.
     """
 
     player: int
@@ -43,12 +43,12 @@ class Arrival:
 class Plan:
     """A whole rehearsal; times are in seconds.
 
-    ``rate``      presses a second; None is all at once
-    ``hold``      how long the stacks are kept once each has come to something
+    ``rate``      presses a second; None means all at once
+    ``hold``      how long the stacks are kept once each one runs or has failed
     ``churn``     the share of players who, during the hold, delete their stack and start another
-    ``poll``      how often a player's page asks for the status while the stack is creating; a fifth of that later
-    ``ttl``       the life of each stack, put off while the rehearsal goes on
-    ``patience``  how long is waited for an answer, for stacks to run, for addresses to answer, for a daemon that is away
+    ``poll``      the pause between a player's status reads while the stack is creating; five times that later
+    ``ttl``       the time to live of each stack, extended while the rehearsal runs
+    ``patience``  how long to wait for an answer, for a stack to run, for an address to answer, for an absent daemon
     """
 
     kinds: Sequence[StackKind]
@@ -65,7 +65,7 @@ class Plan:
     seed: int = 1
 
     def arrivals(self) -> list[Arrival]:
-        """Each player's press, in order of time. The same plan always gives the same."""
+        """Each player's press, in order of time. The same plan always returns the same arrivals."""
         chance = random.Random(self.seed)
         kinds = [kind for kind, count in self.counts() for _ in range(count)]
         chance.shuffle(kinds)
@@ -83,7 +83,7 @@ class Plan:
         ]
 
     def counts(self) -> list[tuple[StackKind, int]]:
-        """How many of each kind, by weight: the whole parts first, then the largest remainders."""
+        """The number of stacks of each kind, by weight: the whole parts first, then the largest remainders."""
         total = sum(kind.weight for kind in self.kinds)
         exact = [self.stacks * kind.weight / total for kind in self.kinds]
         counts = [int(share) for share in exact]
@@ -98,13 +98,13 @@ class Plan:
 
 
 def parse_rate(text: str) -> float:
-    """Presses a second from ``20/s`` or ``300/min``; ValueError says what is wrong."""
+    """Presses a second from ``20/s`` or ``300/min``. Raises ValueError with what is wrong."""
     frequency = parse_frequency(text)
     return frequency.count / frequency.seconds
 
 
 def parse_share(text: str) -> float:
-    """A share from ``10%`` or ``0.1``; ValueError says what is wrong."""
+    """A share from ``10%`` or ``0.1``. Raises ValueError with what is wrong."""
     number = text.strip()
     try:
         share = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
@@ -116,7 +116,7 @@ def parse_share(text: str) -> float:
 
 
 def parse_weighted(text: str) -> tuple[str, float]:
-    """A name and its weight from ``web-1=3``; 1 where none is named. ValueError says what is wrong."""
+    """A name and its weight from ``web-1=3``; 1 if no weight is given. Raises ValueError with what is wrong."""
     name, equals, weight = text.rpartition("=")
     if not equals:
         return text, 1.0

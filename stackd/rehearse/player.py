@@ -1,4 +1,4 @@
-"""One player: presses start, looks how far it is, tries the address, and perhaps deletes the stack and starts anew."""
+"""One player: presses start, reads the status, tries the address, and perhaps deletes the stack and starts another."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from stackd.rehearse.preflight import create_body
 from stackd.rehearse.rehearsal import Rehearsal
 
 AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 0.1, 2.0
-"""The first pause before what was lost on the way is sent again; it doubles each time."""
+"""The first and the longest pause before an unanswered create is sent again; the pause doubles each time."""
 
 PROBE_AGAIN_SECONDS = 0.25
 SLOWER = 5
-"""While its stack runs, a player's page asks for the status so much less often."""
+"""While the stack runs, the pauses between a player's status reads are longer by this factor."""
 
 CREATE_SECONDS = 120.0
 JITTER = 0.2
@@ -31,14 +31,14 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: %b\r\nUser-Agent: stackd-rehearsal\r\nConnec
 
 
 async def arrive(rehearsal: Rehearsal, arrival: Arrival) -> Attempt | None:
-    """Press start when it is time, and see what comes of it; None where all was over before."""
+    """Press start when it is due, and follow the stack; None if the rehearsal was over before."""
     if not await rehearsal.pause(arrival.due - rehearsal.now()):
         return None
     return await _start(rehearsal, arrival, Attempt(player=arrival.player, kind=arrival.kind.name, due=arrival.due))
 
 
 async def stay(rehearsal: Rehearsal, arrival: Arrival, attempt: Attempt) -> None:
-    """Keep the page open until all is over; those who are to, delete the stack in the hold and start anew."""
+    """Keep reading the status until the rehearsal is over; a player with ``again`` starts another stack in the hold."""
     while attempt.kept and not rehearsal.over.is_set():
         left = _until_renewal(rehearsal, arrival)
         if left is not None and left <= 0:
@@ -60,7 +60,7 @@ def _until_renewal(rehearsal: Rehearsal, arrival: Arrival) -> float | None:
 
 
 async def _start(rehearsal: Rehearsal, arrival: Arrival, attempt: Attempt) -> Attempt:
-    """One press of start, until the stack has come as far as it gets."""
+    """One press of start, until the stack runs (and answers, if probed) or has failed."""
     rehearsal.attempts.append(attempt)
     key = f"rehearsal-{rehearsal.ident}-{len(rehearsal.attempts)}"
     body = create_body(rehearsal.plan, arrival.kind.body, arrival.player, rehearsal.ident)
@@ -72,7 +72,7 @@ async def _start(rehearsal: Rehearsal, arrival: Arrival, attempt: Attempt) -> At
 
 
 async def _create(rehearsal: Rehearsal, attempt: Attempt, key: str, body: object) -> None:
-    """What is lost on the way is sent again under the same Idempotency-Key: there is one stack at most."""
+    """Create the stack. Send an unanswered create again under the same Idempotency-Key: it makes at most one stack."""
     attempt.sent = rehearsal.now()
     rehearsal.own.sending.append(attempt.sent - attempt.due)
     attempt.unanswered = True
@@ -109,7 +109,7 @@ def _answered(rehearsal: Rehearsal, attempt: Attempt, answer: Answer) -> None:
 
 
 async def _until_running(rehearsal: Rehearsal, attempt: Attempt) -> None:
-    """Read the status now and then until the stack runs, or cannot, or patience is over."""
+    """Read the status now and then until the stack runs or fails, or the patience is over."""
     end = attempt.due + rehearsal.plan.patience
     while attempt.failure is None and Stage.RUNNING not in attempt.times and not rehearsal.over.is_set():
         left = end - rehearsal.now()
@@ -136,7 +136,7 @@ async def _read_status(rehearsal: Rehearsal, attempt: Attempt) -> None:
 
 
 async def _try_address(rehearsal: Rehearsal, attempt: Attempt) -> None:
-    """Once the stack runs, try its address until it answers."""
+    """Try the address of a running stack until it answers."""
     how, end, tries = rehearsal.plan.probe, rehearsal.now() + rehearsal.plan.patience, 0
     if attempt.address is None:
         attempt.fail(Stage.REACHABLE, "it has no public address with a TCP port", rehearsal.now())
@@ -155,7 +155,7 @@ async def _try_address(rehearsal: Rehearsal, attempt: Attempt) -> None:
 
 
 async def _give_up(rehearsal: Rehearsal, attempt: Attempt) -> bool:
-    """Delete the stack; whether it is gone. What cannot be deleted now is so at the end of the rehearsal."""
+    """Delete the stack; returns whether it is gone. If not, the end of the rehearsal deletes it."""
     attempt.leaving = True
     try:
         answer = await rehearsal.connection.ask("DELETE", f"/stacks/{attempt.stack_id}", seconds=CREATE_SECONDS)
@@ -182,7 +182,7 @@ def images(pod_spec: str) -> tuple[str, ...]:
 
 
 def address(stack: Mapping[str, Any]) -> tuple[str, int] | None:
-    """Where its first TCP port is reached; None where that is not known."""
+    """The address of the stack's first TCP port; None if it is not known."""
     host = stack.get("node_public_ip")
     port = next((port["node_port"] for port in stack.get("ports", ()) if port["protocol"] == "TCP"), None)
     return (host, port) if host and port else None
@@ -193,7 +193,7 @@ def _jittered(seconds: float) -> float:
 
 
 async def try_address(how: str, host: str, port: int, seconds: float = PROBE_SECONDS) -> str:
-    """Try once: empty where it answers, else why not."""
+    """Try an address once. Returns an empty text if it answers, else why not."""
     try:
         async with asyncio.timeout(seconds):
             return await _try(how, host, port)

@@ -1,7 +1,7 @@
-"""May this rehearsal begin here, and can it fit: asked of the daemon before anything is made.
+"""Asks the daemon, before anything is created, whether this rehearsal may begin and whether it fits.
 
-Owns: what stands in the way, and which limit binds. Objections to what is asked for (a pod spec that is refused, a template
-that is not there) have no remedy but another plan; the others can be overruled.
+Owns: the objections, and which limit is reached first. Objections to the plan itself (a refused pod spec, a missing
+template) need another plan; the others can be overruled.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ WORDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
-    """What was found. ``wrong`` cannot be overruled; ``anyway`` and ``with_others`` name what can be, and by which option.
+    """The objections. ``wrong`` cannot be overruled; ``anyway`` and ``with_others`` can, by the options of these names.
 
-    ``fits`` is how many stacks of the plan's mix fit, None where that is not known, and ``limited_by`` what runs out first.
+    ``fits`` is how many stacks of the plan's mix fit, None if that is unknown; ``limited_by`` is what runs out first.
     """
 
     wrong: Sequence[str] = ()
@@ -46,14 +46,14 @@ class Preflight:
 
 @dataclass(slots=True, kw_only=True)
 class _Bound:
-    """How much of one limit the whole plan takes: above 1 it does not fit."""
+    """The share of one limit that the whole plan takes: above 1 it does not fit."""
 
     taken: float = 0.0
     notes: list[str] = field(default_factory=list)
 
 
 async def look(connection: Connection, plan: Plan, ident: str) -> Preflight:
-    """All that can be known before the start. Raises NoAnswer."""
+    """Collect everything that can be known before the start. Raises NoAnswer."""
     ready = await connection.ask("GET", "/readyz")
     if ready.status in (401, 403):
         return Preflight(wrong=[ready.reason], key_refused=True)
@@ -73,7 +73,10 @@ async def look(connection: Connection, plan: Plan, ident: str) -> Preflight:
 
 
 def fit(asked: Sequence[tuple[int, Mapping[str, Any]]]) -> tuple[int, str, str]:
-    """How many of a mix fit, which limit is reached first, and the sentence for it; of each kind its number and its capacity."""
+    """How many stacks of a mix fit, which limit is reached first, and a sentence about it.
+
+    ``asked`` has the number of stacks of each kind, and the API's capacity for that kind.
+    """
     total = sum(count for count, _ in asked)
     bounds: dict[str, _Bound] = {}
     for count, capacity in asked:
@@ -112,7 +115,7 @@ def _of_nodes(nodes: Mapping[str, int], resource: str) -> str:
 
 
 async def _refusals(connection: Connection, plan: Plan, ident: str) -> list[str]:
-    """What the API says to one stack of each kind, as a dry run."""
+    """The API's refusals of a dry run for each kind of stack."""
     found = []
     for kind, count in plan.counts():
         if not count:
@@ -124,13 +127,13 @@ async def _refusals(connection: Connection, plan: Plan, ident: str) -> list[str]
 
 
 def create_body(plan: Plan, body: Mapping[str, Any], player: int, ident: str) -> dict[str, Any]:
-    """The create of one player."""
+    """The request body of one player's create."""
     labels = {**body.get("labels", {}), **plan.labels_of(player), LABEL: ident}
     return {**body, "ttl": f"{plan.ttl:g}s", "labels": labels}
 
 
 async def _others(connection: Connection) -> list[str]:
-    """What is there that this rehearsal has not made: earlier rehearsals' stacks by their id, then everybody else's."""
+    """Sentences about stacks that others have here, and about those of earlier rehearsals, by their ids."""
     answer = await connection.ask("GET", "/stacks", query=[("fields", "stack_id,labels")])
     if not answer.good:
         return [f"the stacks cannot be listed: {answer.reason}"]
@@ -144,7 +147,7 @@ async def _others(connection: Connection) -> list[str]:
 
 
 def delete_command(ident: str) -> str:
-    """The command that removes what a rehearsal has left."""
+    """The command that deletes what a rehearsal has left."""
     return f"stackd stacks batch-delete --label {LABEL}={ident}"
 
 

@@ -1,7 +1,7 @@
-"""A rehearsal under way: what is common to its players, what they have seen, and how far it is.
+"""A rehearsal under way: what its players share, what they have seen, and its progress.
 
-Owns: the clock of the rehearsal, its attempts by stack, who has come how far, and the snapshot of that for whoever looks on.
-Does nothing by itself.
+Owns: the clock of the rehearsal, its attempts by stack, and the snapshot of their progress for the live view. Does
+nothing by itself.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from stackd.rehearse.plan import Plan
 from stackd.waiters import set_within
 
 WINDOW_SECONDS = 5.0
-"""Over so long the rates of a snapshot are counted."""
+"""The rates of a snapshot are over this time."""
 
 SHOWN = 4
-"""So many reasons, and so many troubles, are in a snapshot."""
+"""How many reasons, and how many troubles, a snapshot has."""
 
 NOT_SEEN_LIVE = Stage.SCHEDULED
-"""When a node took a stack is read from the timelines at the end."""
+"""When a stack was scheduled is read from its timeline at the end."""
 
 
 class Phase(enum.StrEnum):
-    """What a rehearsal is at."""
+    """The phase of a rehearsal."""
 
     ARRIVING = "players arrive"
     SETTLING = "stacks start"
@@ -42,7 +42,7 @@ class Phase(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusSeen:
-    """What the event stream told of a stack whose create is not yet answered."""
+    """A status from the event stream, for a stack whose create is not yet answered."""
 
     status: str
     reason: str
@@ -53,9 +53,9 @@ class StatusSeen:
 class Rehearsal:
     """One rehearsal. Times are seconds since ``began`` (the loop's clock); ``wall`` is the same moment in Unix time.
 
-    ``clock_ahead`` is how far the daemon's clock is ahead of this machine's, known to ``clock_error`` seconds; both None
-    where the daemon has not told. ``over`` is set once nobody is to do anything more. ``left`` is how many stacks remain,
-    None while that is not known.
+    ``clock_ahead`` is how far the daemon's clock is ahead of this machine's, known to ``clock_error`` seconds; both are
+    None if the daemon has not told. ``over`` is set when all players have to finish. ``left`` is how many stacks
+    remain, None while that is unknown.
     """
 
     plan: Plan
@@ -83,7 +83,7 @@ class Rehearsal:
     seconds: float = 0.0
 
     def start(self) -> None:
-        """The rehearsal's time begins now."""
+        """Start the rehearsal's clock."""
         self.began, self.wall = time.monotonic(), time.time()
 
     def now(self) -> float:
@@ -99,13 +99,13 @@ class Rehearsal:
         return unix - (self.clock_ahead or 0.0) - self.wall
 
     def accepted(self, attempt: Attempt) -> None:
-        """The attempt has a stack: what was told of it before its answer came counts now."""
+        """Assign the attempt its stack, and apply a status that came before the create's answer."""
         self.by_stack[attempt.stack_id] = attempt
         if (told := self.early.pop(attempt.stack_id, None)) is not None:
             seen(attempt, told.status, told.reason, told.at)
 
     def was_read(self, answer: Answer) -> None:
-        """A status was read."""
+        """Record a status read."""
         self.reads.append(answer.seconds)
         self.own.waits.append(answer.waited)
         if not answer.good and answer.status != 404:
@@ -113,27 +113,27 @@ class Rehearsal:
             self.trouble(f"status: {answer.reason}")
 
     def trouble(self, reason: str) -> None:
-        """Something did not go well that says nothing of one stack."""
+        """Record a problem that does not concern one stack."""
         self.troubles[reason] += 1
 
     async def rest(self, attempt: Attempt, seconds: float) -> bool:
-        """Wait until there is news of the attempt; False where none came within ``seconds``, or all is over."""
+        """Wait for news of the attempt; False if none came within ``seconds``, or the rehearsal is over."""
         attempt.news.clear()
         if self.over.is_set():
             return False
         return await set_within(attempt.news, seconds) and not self.over.is_set()
 
     async def pause(self, seconds: float) -> bool:
-        """Wait; False as soon as all is over."""
+        """Wait; False as soon as the rehearsal is over."""
         return not await set_within(self.over, max(0.0, seconds))
 
     def begin_hold(self) -> None:
-        """Every stack has come to something: those who are to start anew may."""
+        """Begin the hold: every stack runs or has failed, and players may start another one."""
         self.hold_began = self.now()
         self._wake()
 
     def finish(self) -> None:
-        """Nobody does anything more."""
+        """Tell all players to finish."""
         self.over.set()
         self._wake()
 
@@ -144,7 +144,7 @@ class Rehearsal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageProgress:
-    """A stage: how long it took so far, and how many a second came so far lately."""
+    """A stage: how long it took so far, and how many stacks a second reached it lately."""
 
     name: str
     times: Times
@@ -153,7 +153,7 @@ class StageProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """A snapshot."""
+    """A snapshot of a rehearsal."""
 
     ident: str
     phase: str
@@ -168,7 +168,7 @@ class Progress:
 
 
 def progress_of(rehearsal: Rehearsal) -> Progress:
-    """How far it is now."""
+    """The snapshot of now."""
     now, attempts = rehearsal.now(), rehearsal.attempts
     stages = [
         StageProgress(

@@ -1,7 +1,7 @@
-"""The page of a rehearsal: one HTML file with everything in it, to be read on a screen, light or dark, and on paper.
+"""The page of a rehearsal: one self-contained HTML file for a screen, light or dark, and for paper.
 
-Owns: what stands on the page, and its style. It has no script and asks for nothing. Names of nodes, images and reasons are
-others' text, and are escaped.
+Owns: the content of the page, and its style. It has no script and loads nothing. Names of nodes, images and reasons are
+foreign text, and are escaped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from stackd.rehearse.outcome import Outcome, Rows, are_numbers
 
 RUNNING = Stage.RUNNING.value
 SPREAD_SECONDS = 1.0
-"""Presses that are further apart are drawn by when they were."""
+"""If the presses are spread over more than this, a chart shows how long each start took, by the time of its press."""
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1a1d21; --soft: #5d6672; --rule: #dfe3e8; --tile: #f5f7f9;

@@ -1,9 +1,9 @@
 """A rehearsal from its first press to its last delete.
 
-Owns: the order of its phases, what goes on beside the players (the event stream is followed, and stacks are kept alive), the
-removal of all that carries the rehearsal's label, and what an interruption means in each phase. A first one
-(``rehearsal.stop``) ends the load, and what was made is removed; where the task is cancelled, nothing more is done, and the
-stacks end with their time to live.
+Owns: the order of its phases, the tasks beside the players (they follow the event stream, and extend stacks), the
+delete of all stacks with the rehearsal's label, and what an interruption means in each phase. The first one
+(``rehearsal.stop``) ends the load and deletes the stacks. If the task is cancelled, nothing more is done, and the
+stacks expire.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from stackd.waiters import set_within
 
 FOLLOW_SECONDS = 5.0
 LINGER_SECONDS = 30.0
-"""So long is waited at the end for creates that are under way: what the daemon makes of them is to be removed, too."""
+"""How long the end waits for creates under way, because their stacks have to be deleted, too."""
 
 GATHER_SECONDS = 120.0
 HURRIED_SECONDS = 10.0
@@ -38,14 +38,14 @@ POLL_SECONDS = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """The daemon's metrics before and after; None where it does not tell them."""
+    """The daemon's metrics before and after; None if it does not tell them."""
 
     before: DaemonMetrics | None
     after: DaemonMetrics | None
 
 
 async def run(rehearsal: Rehearsal) -> Measured:
-    """Do it all, and clean up. Raises CancelledError where it was cut short: then stacks may be left."""
+    """Run all phases, and clean up. Raises CancelledError if it was cancelled: then stacks may be left."""
     try:
         measured = await _attended(rehearsal)
     except Exception:
@@ -59,7 +59,7 @@ async def run(rehearsal: Rehearsal) -> Measured:
 
 
 async def _attended(rehearsal: Rehearsal) -> Measured:
-    """The rehearsal, with what goes on beside its players."""
+    """The rehearsal, with the tasks beside its players."""
     following = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         beside = [
@@ -92,7 +92,7 @@ async def _measured(rehearsal: Rehearsal) -> Measured:
 
 
 async def _load(rehearsal: Rehearsal) -> None:
-    """Let the players come, hold, and leave nobody behind who waits for an answer."""
+    """Let the players arrive and hold, and at the end wait for those with a request under way."""
     settled = asyncio.Event()
     arrivals = rehearsal.plan.arrivals()
     undecided = len(arrivals)
@@ -131,7 +131,7 @@ async def _phases(
 
 
 async def _or_stopped(rehearsal: Rehearsal, work: Coroutine[Any, Any, Any], seconds: float | None = None) -> None:
-    """Wait for this, but not after ``stop``, nor for longer than that."""
+    """Wait for ``work``, until ``rehearsal.stop`` is set, or for at most ``seconds``."""
     doing = asyncio.create_task(work, name="phase")
     stopping = asyncio.create_task(rehearsal.stop.wait(), name="stop")
     limit = None if seconds is None else max(0.0, seconds)
@@ -154,7 +154,7 @@ async def _metrics(rehearsal: Rehearsal) -> DaemonMetrics | None:
 
 
 async def gather_timelines(rehearsal: Rehearsal) -> None:
-    """When each stack was scheduled, had started and ran, by the daemon's own record; what it does not tell stays as seen."""
+    """Take from the timelines when each stack was scheduled, started and ran; a time that they lack stays as seen."""
     at_once = asyncio.Semaphore(READS_AT_ONCE)
     await asyncio.gather(*(_timeline(rehearsal, attempt, at_once) for attempt in rehearsal.attempts))
 
@@ -178,10 +178,11 @@ async def _timeline(rehearsal: Rehearsal, attempt: Attempt, at_once: asyncio.Sem
 
 
 def take(attempt: Attempt, first: Mapping[str, float]) -> None:
-    """Take over what a timeline tells: of each kind of event, when it was there first.
+    """Take the times of a timeline; ``first`` has the time of the first event of each kind.
 
-    No player knows that a stack runs before its create is answered (one from a pool ran long before), and what has answered
-    runs: clocks are compared to some milliseconds only.
+    A player knows that a stack runs only after its create is answered (one from a pool ran long before), and a stack
+    whose address has answered runs. So the times are limited to that: the clocks are compared to some milliseconds
+    only.
     """
     accepted, reachable = attempt.times.get(Stage.ACCEPTED, 0.0), attempt.times.get(Stage.REACHABLE, float("inf"))
     if (scheduled := first.get("scheduled")) is not None:
@@ -193,9 +194,9 @@ def take(attempt: Attempt, first: Mapping[str, float]) -> None:
 
 
 async def clean(rehearsal: Rehearsal) -> None:
-    """Delete by label until nothing is left; gives up when nothing has changed for as long as the plan has patience.
+    """Delete by label until nothing is left; gives up if nothing has changed for the plan's ``patience``.
 
-    ``rehearsal.left`` is how many are left then, as far as it is known.
+    Sets ``rehearsal.left`` to how many are left then, if that is known.
     """
     for attempt in rehearsal.attempts:
         attempt.leaving = True
@@ -214,7 +215,7 @@ async def clean(rehearsal: Rehearsal) -> None:
 
 
 async def _delete_all(rehearsal: Rehearsal) -> int | None:
-    """One job that deletes all; how many are left then, None where the API does not tell. Raises NoAnswer."""
+    """Delete all stacks with one job. Returns how many are left, or None if the API does not tell. Raises NoAnswer."""
     ask, mine = rehearsal.connection.ask, ("label", f"{LABEL}={rehearsal.ident}")
     answer = await ask("DELETE", "/stacks", query=[mine])
     if answer.good:
@@ -244,7 +245,7 @@ async def _finished(rehearsal: Rehearsal, job_id: str) -> None:
 
 
 def last_end(attempts: Iterable[Attempt], ttl: float, now: float) -> float:
-    """When the last of what may be left ends by itself, in the rehearsal's time."""
+    """When the last stack that may be left expires, in the rehearsal's time."""
     ends = (now + ttl if attempt.unanswered else attempt.expires for attempt in attempts)
     return max(ends, default=now)
 
@@ -252,7 +253,7 @@ def last_end(attempts: Iterable[Attempt], ttl: float, now: float) -> float:
 FIELDS = "stack_id,status,status_reason,node_id,node_public_ip,ports,labels"
 FOLLOW_AGAIN_SECONDS = 0.5
 LOOKS = 8
-"""How often in a stack's time to live it is looked whether its end has to be put off."""
+"""How many times in a stack's time to live ``keep_alive`` checks whether to extend it."""
 
 EXTENDS_AT_ONCE = 8
 
@@ -275,7 +276,7 @@ async def follow(rehearsal: Rehearsal, following: asyncio.Event) -> None:
 
 
 def _greeted(rehearsal: Rehearsal, hello: Mapping[str, Any], asked: float | None) -> None:
-    """The daemon's version, and from its time how far its clock is ahead: to half of the time that the answer took."""
+    """Take the daemon's version, and how far its clock is ahead, to within half of the answer's time."""
     rehearsal.version = str(hello.get("version", ""))
     if asked is None or rehearsal.clock_ahead is not None:
         return
@@ -305,7 +306,7 @@ def _take(rehearsal: Rehearsal, event: Event) -> None:
 
 
 async def keep_alive(rehearsal: Rehearsal) -> None:
-    """Extend each stack when half of its time is over, until cancelled."""
+    """Extend each stack when half of its time to live is over, until cancelled."""
     at_once = asyncio.Semaphore(EXTENDS_AT_ONCE)
     while True:
         await asyncio.sleep(rehearsal.plan.ttl / LOOKS)

@@ -1,4 +1,4 @@
-"""What handlers are given, the type of a handler, and the checks that a request passes before its handler."""
+"""The types that handlers work with, and the checks that a request passes before its handler."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stackd.web.connection import HttpConnection
 from stackd.web.limits import Limits
 
 STACK_ID = web.RequestKey("stack_id", str)
-"""The stack that a request made, for the request log."""
+"""The stack that a request created, for the request log."""
 
 JOB_ID = web.RequestKey("job_id", str)
 
@@ -33,7 +33,7 @@ IDEMPOTENCY_KEY = "Idempotency-Key"
 
 @dataclass(slots=True, kw_only=True)
 class Api:
-    """What the handlers of one daemon share; while ``draining``, each answer ends its connection."""
+    """What the handlers of one daemon share. While ``draining``, each response closes its connection."""
 
     context: Context
     keys: Keys
@@ -50,9 +50,9 @@ class Api:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiCall:
-    """One request and whose it is.
+    """One request and the API key that it carries.
 
-    ``over`` is set where the key has asked too often and yet may have had its answer before (``Route.replays``).
+    ``over`` is set if the key is over its rate limit, but the request may have an earlier answer (``Route.replays``).
     """
 
     api: Api
@@ -61,7 +61,7 @@ class ApiCall:
     over: TooManyRequests | None = None
 
     def within_limits(self) -> None:
-        """To be called where there was no answer before. Raises TooManyRequests."""
+        """Raise TooManyRequests if the key is over its rate limit. Handlers call it if there is no earlier answer."""
         if self.over is not None:
             raise self.over
 
@@ -71,12 +71,12 @@ Handler = Callable[[ApiCall], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """One line of the route table; ``public`` routes hold no data and need no key.
+    """One line of the route table.
 
-    A route that ``streams`` ends when its client leaves, which is no failure. One that ``replays`` gives the first answer
-    again to a request with the same Idempotency-Key. One for ``standby`` is served by a stackd that does not own the stacks,
-    too, and one that only ``asks`` changes nothing although it is no GET. One that is ``early`` is served also while the file may
-    lack stacks that the cluster has.
+    ``public``: it holds no data and needs no key. ``streams``: it ends when its client leaves, which is no failure.
+    ``replays``: it repeats the first answer for a request with the same Idempotency-Key. ``standby``: a stackd that
+    does not own the stacks serves it, too. ``asks``: it changes nothing although its method is not GET. ``early``: it
+    is served even while the file may lack stacks that the cluster has.
     """
 
     method: str
@@ -91,12 +91,12 @@ class Route:
 
     @property
     def changes(self) -> bool:
-        """Whether an answer says that something was changed, which only the stacks' owner may say."""
+        """Whether an answer acknowledges a change. Only the owner of the stacks may do that."""
         return self.method not in QUIET_METHODS and not (self.standby or self.asks)
 
 
 def admit(api: Api, request: web.Request, path: str, *, replays: bool = False) -> tuple[ApiKey, TooManyRequests | None]:
-    """The request's key, and the rate limit that it is over where its Idempotency-Key may have an answer all the same.
+    """Return the request's key, and the exceeded rate limit if the Idempotency-Key may already have an answer.
 
     ``path`` and ``replays`` are the route's.
     Raises Unauthenticated, PermissionDenied or TooManyRequests.

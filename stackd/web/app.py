@@ -1,7 +1,7 @@
-"""The aiohttp application: the route table, with everything that holds for every request put around each handler.
+"""The aiohttp application: the routes, with the work that every request needs around each handler.
 
-Owns: what happens before and after a handler. Around each handler stands one function and no middleware, so that a read
-costs little more than aiohttp itself.
+Owns: what happens before and after a handler. One function wraps each handler, without middleware, so that a read costs
+little more than aiohttp itself.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ CLIENT_LEFT = 499
 REQUEST_ID_HEADER = istr("X-Request-ID")
 ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 OWNER_SECONDS = 1.0
-"""So long a read waits, just after a start, until it is known who owns the stacks: if it is another stackd, this file is old."""
+"""How long a read waits, just after a start, until the owner is known. If that is another stackd, this file is old."""
 
 ACKNOWLEDGES = web.RequestKey("acknowledges", bool)
-"""The answer says that something was changed."""
+"""The response acknowledges a change."""
 
 ANY_PATH = r"/{anything:[\s\S]*}"
 
@@ -61,16 +61,16 @@ def application(api: Api) -> web.Application:
 
 
 def unrouted(api: Api) -> AiohttpHandler:
-    """What answers a request for which aiohttp finds no route at all: its target is no path (``*``, or a host)."""
+    """Return the handler for requests without any route in aiohttp: their target is not a path (``*``, or a host)."""
     return _guarded(api, _elsewhere(ROUTES))
 
 
 def _refusal(api: Api, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:
-    """What looks at an Expect header, before the route's own handler, and answers one that cannot be met."""
+    """Return the check that runs before the route's handler and answers an Expect header that cannot be met."""
     unexpected = _guarded(api, replace(route, handler=_unexpected))
 
     async def expected(request: web.Request) -> web.StreamResponse | None:
-        """``Expect: 100-continue`` is answered by who reads the body, so that nobody sends one before the key is seen."""
+        """Leave ``100-continue`` to the code that reads the body: no client sends a body before its key is checked."""
         known = request.version < HttpVersion11 or request.headers.get(hdrs.EXPECT, "").lower() == CONTINUE
         return None if known else await unexpected(request)
 
@@ -82,7 +82,7 @@ async def _unexpected(call: ApiCall) -> web.Response:
 
 
 def _request_ids() -> Callable[[web.Request], str]:
-    """What gives each request its id: the client's own where it is acceptable, else a random start and a number."""
+    """Return the function that gives a request its id: the client's own if acceptable, else a prefix and a number."""
     start, number = secrets.token_hex(4), count(1)
 
     def request_id(request: web.Request) -> str:
@@ -97,7 +97,7 @@ def _request_ids() -> Callable[[web.Request], str]:
 async def _name_request(request: web.Request, response: web.StreamResponse) -> None:
     """Add the request's id, remove version numbers, and forbid caching unless the response says otherwise.
 
-    A signal of aiohttp's: also for answers that are streamed.
+    It is a signal of aiohttp, so it also runs for streamed responses.
     """
     response.headers[REQUEST_ID_HEADER] = REQUEST_ID.get()
     response.headers[hdrs.SERVER] = SERVER_NAME
@@ -105,9 +105,10 @@ async def _name_request(request: web.Request, response: web.StreamResponse) -> N
 
 
 def _last_look(fence: Fence) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """What asks the fence once more as an acknowledgement is about to be written: the process may have been stopped meanwhile.
+    """Return a signal that checks the fence again just before an acknowledgement is written.
 
-    Its client gets no answer then, as if the process had died.
+    The process may have been suspended since the first check. If the fence is closed, the client gets no answer, as if
+    the process had died.
     """
 
     async def last_look(request: web.Request, response: web.StreamResponse) -> None:
@@ -143,7 +144,7 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
                 await api.context.stacks_known()
             response = await handler(ApiCall(api=api, request=request, key=key, over=over))
             if changes and response.status < 400:
-                fence.require()  # or another stackd has taken over meanwhile, which may not know of it
+                fence.require()  # otherwise another stackd may have taken over, without the change
                 request[ACKNOWLEDGES] = True
         except asyncio.CancelledError:
             ended(request, 200 if route.streams else CLIENT_LEFT, key.name, started)
@@ -159,7 +160,7 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
 
 
 class _Ended:
-    """Counts the requests of a route; one line for what changes something or fails, plain reads at level debug only."""
+    """Counts the requests of a route and logs one line for each; successful reads are logged at level debug."""
 
     def __init__(self, route: Route, meter: RouteMeter, keys: Keys) -> None:
         self._route = route
@@ -167,14 +168,14 @@ class _Ended:
         self._keys = keys
 
     def __call__(self, request: web.Request, status: int, key: str, started: float) -> None:
-        """A request has ended."""
+        """Count and log a request that has ended."""
         seconds = perf_counter() - started
         self._meter.record(status, seconds)
         failed = status >= 400
         level = logging.DEBUG if not failed and request.method in QUIET_METHODS else logging.INFO
         if not log.isEnabledFor(level):
             return
-        # The line is written when the answer is: of a burst, no client waits for the lines of the others.
+        # Logged in the event loop's next turn: in a burst, no client waits for the log lines of the others.
         asyncio.get_running_loop().call_soon(self._tell, level, request, status, key, seconds)
 
     def _tell(self, level: int, request: web.Request, status: int, key: str, seconds: float) -> None:
@@ -198,7 +199,7 @@ class _Ended:
 
 
 def _elsewhere(routes: tuple[Route, ...]) -> Route:
-    """What answers every path and method that the table does not have: 405 with ``Allow``, or 404."""
+    """Return the route for every path and method that the table does not have: 405 with ``Allow``, or 404."""
     patterns = [(re.compile(re.sub(r"\{\w+\}", "[^/]+", route.path)), route.method) for route in routes]
     literal: dict[str, set[str]] = {}
     for route in routes:
@@ -207,7 +208,7 @@ def _elsewhere(routes: tuple[Route, ...]) -> Route:
     async def elsewhere(call: ApiCall) -> web.Response:
         path = call.request.path
         allowed = sorted(literal.get(path) or {method for pattern, method in patterns if pattern.fullmatch(path)})
-        if not path.startswith("/"):  # the server as a whole is meant, or another one
+        if not path.startswith("/"):  # "*" means the whole server; a host means another one
             allowed = sorted({route.method for route in routes})
         if not allowed:
             return problem(404, f"no such route: {path}")

@@ -1,9 +1,9 @@
 """Authentication: API keys from header or query, compared by hash and in constant time.
 
-Owns: the keys in force, the proxies that are trusted, and the count of failed attempts per address. Nothing of a
-request's body is read before this. Each proxy appends the address of its client to ``X-Forwarded-For``, so only what
-trusted proxies have written may be believed: the list is read from its right end, up to the first address that is no
-proxy of ours. Whatever stands left of that is the client's own invention.
+Owns: the keys in force, the trusted proxies, and the count of failed attempts per address. Authentication comes before
+any part of the body is read. Each proxy appends the address of its client to ``X-Forwarded-For``, and only entries of
+trusted proxies count: the list is read from the right, up to the first address that is not a trusted proxy. The client
+may have invented everything to the left of it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Keys:
-    """The keys in force; replaced as a whole by a reload."""
+    """The keys in force. A reload replaces all of them."""
 
     def __init__(self, clock: Clock) -> None:
         self._keys: tuple[ApiKey, ...] = ()
@@ -57,10 +57,10 @@ class Keys:
         return caller(request, self._trusted)
 
     def identify(self, request: web.BaseRequest) -> ApiKey:
-        """The key that the request carries. Raises Unauthenticated, or TooManyRequests for an address that guesses.
+        """Return the request's key. Raises Unauthenticated, or TooManyRequests if its address sent too many wrong keys.
 
-        Whoever shares an address with somebody who guesses still gets in with a valid key, however many guesses there
-        are: behind a proxy all share one. What makes guessing hopeless is the key (``keys.SHORTEST``).
+        A valid key is accepted however many wrong keys came from its address: clients behind a proxy share one address.
+        The length of the keys makes guessing hopeless (``keys.SHORTEST``).
         """
         if not self._enabled:
             return ANONYMOUS
@@ -85,7 +85,7 @@ class Keys:
 
 
 class Failures:
-    """How many attempts each address has left; the allowance refills evenly over a minute."""
+    """Counts how many attempts each address has left. The allowance refills evenly over a minute."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -93,7 +93,7 @@ class Failures:
         self.per_minute = 0
 
     def wait(self, address: str, *, attempt: bool) -> int:
-        """Count an attempt. Returns 0, or the seconds until the address may try again."""
+        """Count a wrong key if ``attempt``. Returns 0, or the seconds until the address may try again."""
         limit = self.per_minute
         if not limit:
             return 0
@@ -112,7 +112,7 @@ class Failures:
 
 
 def client_network(address: str) -> str:
-    """What counts as one address: an IPv4 address, or the /64 in which one host may choose its IPv6 address freely."""
+    """What counts as one address: an IPv4 address, or a /64, in which a host may choose its IPv6 address freely."""
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:
@@ -125,7 +125,7 @@ def client_network(address: str) -> str:
 
 
 def permit(key: ApiKey, method: str, path: str) -> None:
-    """Raise PermissionDenied where the key's scope does not cover the method or the route's path."""
+    """Raise PermissionDenied if the key's scope does not cover the method or the route's path."""
     if key.scope == ADMIN:
         return
     if key.scope == METRICS and not (path in METRICS_PATHS and method in SAFE_METHODS):
@@ -135,7 +135,7 @@ def permit(key: ApiKey, method: str, path: str) -> None:
 
 
 def caller(request: web.BaseRequest, trusted: Sequence[Network]) -> str:
-    """The address that counts as the caller's; empty where the connection has none (a Unix socket)."""
+    """The address that counts as the caller's; empty if the connection has none (a Unix socket)."""
     peer = request.remote or ""
     if not trusted:
         return peer
@@ -143,7 +143,7 @@ def caller(request: web.BaseRequest, trusted: Sequence[Network]) -> str:
 
 
 def nearest_untrusted(peer: str, forwarded: Iterable[str], trusted: Sequence[Network]) -> str:
-    """The first address outside of ``trusted`` on the way back from the connection; the last known if there is none."""
+    """The first address outside of ``trusted``, from ``peer`` backwards; if there is none, the last known one."""
     here = peer
     hops = _from_the_right(list(forwarded))
     while (address := _address(here)) is not None and any(address in network for network in trusted):
@@ -161,7 +161,7 @@ def _from_the_right(lines: list[str]) -> Iterator[str]:
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
-    """An address, also with a port (some proxies append it), and an IPv4 address in IPv6 clothes as what it is."""
+    """Parse an address, also one with a port (some proxies append it). IPv4-mapped IPv6 addresses become IPv4 ones."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:

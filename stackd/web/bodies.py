@@ -1,13 +1,13 @@
 """Stacks and jobs as the contract's JSON, ready-made.
 
-Owns: the bytes kept for each row so that a read renders nothing, and the list of all stacks as ready pieces. A row is
-immutable, so its bytes are good for as long as the same row is the current one. Of a row whose pod spec is long, neither
-that nor what it was rendered to is kept: it is read and rendered each time.
+Owns: the rendered bytes of each row, so that a read renders nothing, and the list of all stacks as ready pieces. A row
+is immutable, so its bytes are valid while the same row is the current one. A long pod spec is not kept in memory, nor
+is a body that contains it: each read loads and renders it again.
 
-The pieces of the list are shared by all who read it and, where nothing changed, by all its versions. A piece ends at a
-stack whose id says so, not at a number: a stack that comes or goes changes one piece, and a reader that stalls over an old
-version holds little that the present one does not. Stacks whose pod specs are not in memory are a piece of their own,
-which is read when it is sent.
+All readers share the pieces of the list, and its versions share the pieces that did not change. The ids of the stacks,
+not their number, decide where a piece ends. So a new or deleted stack changes one piece, and a slow reader of an old
+version holds little extra memory. Stacks whose pod specs are not in memory form a piece of their own, which is read
+when it is sent.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ detail_body = renderer(tuple(FIELDS))
 """The answer to a read of one stack: the documented fields, then those beyond them."""
 
 listed_body = renderer(CONTRACT)
-"""The stack as it stands in the list."""
+"""The stack as an entry of the list."""
 
 status_body = renderer(STATUS_READ)
 """The answer to a status read."""
 
 
 def created_body(stack: Stack) -> bytes:
-    """The answer to a create: as a read's, and with the values that were generated for the stack, which nobody else is told."""
+    """The answer to a create: as to a read, with the values generated for the stack. Only its creator gets these."""
     if not stack.values:
         return detail_body(stack)
     return detail_body(stack)[:-1] + b',"values":' + orjson.dumps(dict(stack.values)) + b"}"
@@ -82,9 +82,9 @@ def deleted_body(stack_id: str) -> bytes:
 
 
 def stats_body(stacks: tuple[Stack, ...] | list[Stack], used_node_ports: int) -> bytes:
-    """Counts over all stacks. Reserved CPU and memory are of the stacks that hold resources: not ended, not stopped.
+    """Counts over all stacks. Reserved CPU and memory are those of stacks that hold resources: not ended, not stopped.
 
-    What waits in a pool holds resources and ports, and is no stack otherwise.
+    An unassigned stack of a pool counts for resources and ports only.
     """
     nodes: dict[str, int] = {}
     total = active = cpu = memory = 0
@@ -112,7 +112,7 @@ def stats_body(stacks: tuple[Stack, ...] | list[Stack], used_node_ports: int) ->
 
 @dataclass(slots=True)
 class ReadyBodies:
-    """What has been rendered of one row; each form is made when it is first asked for."""
+    """The rendered forms of one row. Each is rendered when it is first requested."""
 
     stack: Stack
     detail: bytes | None = None
@@ -131,7 +131,7 @@ class BodyCache:
         self._stats: tuple[int, bytes] = (-1, b"")
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
-        """A row changed (a subscriber of the store): what was rendered of it is worth nothing any more."""
+        """Drop what was rendered of a changed row (a subscriber of the store)."""
         gone = after or before
         if gone is not None:
             self._ready.pop(gone.stack_id, None)
@@ -144,7 +144,7 @@ class BodyCache:
         return ready.status
 
     async def detail(self, stack: Stack) -> bytes:
-        """The body of a read of one stack. Raises StackNotFound if its text has to be read, and it is gone by now."""
+        """The body of a read of one stack. Raises StackNotFound if its pod spec has to be read but the row is gone."""
         if stack.pod_spec is None:
             return detail_body(await self._store.stacks.whole(stack))
         ready = self._of(stack)
@@ -153,7 +153,7 @@ class BodyCache:
         return ready.detail
 
     async def everything(self) -> list[Piece | Late]:
-        """The list of all stacks as it is now, in pieces that all who read it share; the late ones are to be read."""
+        """The list of all stacks as it is now, in pieces that all readers share. ``read_late`` reads the late ones."""
         return await self._listing.pieces(self._stacks.ordered())
 
     def stats(self) -> bytes:
@@ -173,12 +173,12 @@ class BodyCache:
 OPEN: Final = b'{"stacks":['
 CLOSE: Final = b"]}"
 HOLD_SECONDS: Final = 0.004
-"""After so much rendering everybody else gets a turn."""
+"""After rendering for this long, other tasks get a turn."""
 
 _LAST_OF_PIECE: Final = ("00", "40", "80", "c0")  # the end of one id in 64
 _LONGEST_PIECE: Final = 256
 _READ_AT_ONCE: Final = 16
-"""So many pod specs are in memory for each reader of a list, and keep the store's writer from its turn."""
+"""How many pod specs a reader of the list loads at once. They take memory, and the store's writer waits meanwhile."""
 
 Piece = bytes | memoryview
 Late = tuple[Stack, ...]
@@ -186,7 +186,7 @@ _Block = tuple[tuple[Stack, ...], list[bytes | Late]]
 
 
 class Listing:
-    """Renders the list; ``entry`` gives one stack as it stands in it."""
+    """Renders the list of all stacks; ``entry`` renders one stack of it."""
 
     def __init__(self, entry: Callable[[Stack], bytes]) -> None:
         self._entry = entry
@@ -195,7 +195,7 @@ class Listing:
         self._pieces: list[Piece | Late] = []
 
     async def pieces(self, stacks: tuple[Stack, ...]) -> list[Piece | Late]:
-        """``{"stacks":[…]}`` of exactly these, in pieces; the same ones again for the same tuple."""
+        """``{"stacks":[…]}`` of exactly these stacks, in pieces. The same tuple gets the same pieces again."""
         if stacks is self._stacks:
             return self._pieces
         blocks: dict[str, _Block] = {}
@@ -224,7 +224,7 @@ def _groups(stacks: tuple[Stack, ...]) -> Iterator[tuple[Stack, ...]]:
 
 
 def rendered(stacks: Iterable[Stack], entry: Callable[[Stack], bytes]) -> Iterator[bytes | Late]:
-    """``,entry,entry`` for each run of stacks of which all is in memory, and the others as they are."""
+    """``,entry,entry`` for each run of stacks whose pod specs are in memory; other runs are returned as they are."""
     for late, run in groupby(stacks, key=is_late):
         together = tuple(run)
         yield together if late else b"," + b",".join(map(entry, together))
@@ -238,14 +238,14 @@ def _joined(blocks: dict[str, _Block]) -> list[Piece | Late]:
 
 
 def is_late(stack: Stack) -> bool:
-    """Whether the stack's pod spec has to be read."""
+    """Whether the stack's pod spec has to be read from the file."""
     return stack.pod_spec is None
 
 
 async def read_late(
     pieces: Sequence[Piece | Late], store: Store, entry: Callable[[Stack], bytes]
 ) -> AsyncGenerator[Piece, None]:
-    """The pieces, with long pod specs read from the file and rendered in their place; stacks gone since are left out."""
+    """The pieces, with long pod specs read from the file and rendered in their place. Deleted stacks are left out."""
     first = True
     for piece in pieces:
         if not isinstance(piece, tuple):

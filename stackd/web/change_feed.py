@@ -1,9 +1,9 @@
 """The feed of changes of stacks and jobs, for the event streams.
 
-Owns: the numbers of the changes, one log of the latest that all followers read at their own pace (which bounds what a slow
-one can hold), and the memory of what changed when. A stream that was cut goes on from the log, change by change; where that
-does not reach so far back, from the memory, with each stack and job as it is now. A change is rendered once for all who
-want the same fields.
+Owns: the numbers of the changes, one log of the latest changes, and the number of each stack's and job's last change.
+All followers read the log at their own pace, which bounds the memory that a slow one holds. A stream that was cut
+resumes from the log, change by change. If the log does not reach back far enough, it resumes from the last changes,
+with each stack and job as it is now. A change is rendered once for all followers that want the same fields.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from stackd.waiters import set_within
 from stackd.web.limits import share_of_a_key
 
 BEHIND = 1_000
-"""A follower that is so many changes behind has to list again."""
+"""A follower that is more changes behind than this has to list again."""
 
 REMEMBERED = 10_000
-"""So many stacks and jobs are remembered with their last change, for streams that go on after a cut."""
+"""For how many stacks and jobs the last change is remembered, for streams that resume after a cut."""
 
 PAUSE_SECONDS = 0.05
-"""Changes within this time go out together: a burst wakes each follower no more often."""
+"""Changes are announced at most once in this time, so that a burst does not wake followers more often."""
 
 JOB_PREFIX = "job-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Renderer:
-    """Renders the data of an event; ``tells_pod_spec`` says that it needs a stack's pod spec."""
+    """Renders the data of an event. ``tells_pod_spec``: rendering needs the stack's pod spec."""
 
     stack: Callable[[Stack], bytes]
     job: Callable[[Job], bytes]
@@ -51,7 +51,7 @@ class Renderer:
 
 
 class ChangeKind(enum.StrEnum):
-    """What a change means to a client that follows: the name of the event."""
+    """What a change means to a follower: the name of the event."""
 
     STACK = "stack"
     JOB = "job"
@@ -62,9 +62,10 @@ class ChangeKind(enum.StrEnum):
 
 @dataclass(slots=True, eq=False)
 class FeedChange:
-    """A change of a stack or a job; ``record`` is None for a stack that has gone.
+    """A change of a stack or a job; ``record`` is None for a deleted stack.
 
-    ``before`` is what the stack was, where that is known; unless ``exact``, there may have been others between the two.
+    ``before`` is the stack before the change; None for a new one. Unless ``exact``, ``before`` is unknown (None), and
+    the change may stand for several.
     """
 
     number: int
@@ -76,7 +77,7 @@ class FeedChange:
 
     @property
     def kind(self) -> ChangeKind:
-        """What it means to a client that follows everything."""
+        """What the change means to a client that follows everything."""
         if self.record is None:
             return ChangeKind.DELETED
         return ChangeKind.JOB if isinstance(self.record, Job) else ChangeKind.STACK
@@ -109,7 +110,7 @@ class ChangeFeed:
         self.closed = False
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
-        """A row changed (a subscriber of the store). A Service that was made anew is nothing that a client sees."""
+        """Add the change of a row (a subscriber of the store), unless only its Service was recreated."""
         changed = after or before
         if before and after and before.service_uid != after.service_uid:
             changed = None if replace(before, service_uid=after.service_uid) == after else after
@@ -117,16 +118,16 @@ class ChangeFeed:
             self._add(changed.stack_id, after, before)
 
     def job_changed(self, job_id: str, job: Job | None) -> None:
-        """A job changed (a subscriber of the store). A job that is only purged is not announced."""
+        """Add the change of a job (a subscriber of the store). A purge is not announced."""
         if job is not None:
             self._add(job_id, job)
 
     @contextmanager
     def follow(self, key_name: str) -> Iterator[None]:
-        """Be one of the followers.
+        """Count as a follower.
 
-        Raises Unavailable where there are as many as ``limits.event_streams`` allows, and TooManyRequests where this
-        key has as many as ``limits.event_streams_per_key`` leaves it.
+        Raises Unavailable if ``limits.event_streams`` followers are open, and TooManyRequests if this key has its whole
+        share of them (``limits.event_streams_per_key``).
         """
         limits = self._context.config.limits
         share = share_of_a_key(self._context.config, limits.event_streams_per_key, limits.event_streams)
@@ -146,7 +147,7 @@ class ChangeFeed:
                     change.rendered.clear()
 
     def since(self, number: int) -> list[FeedChange] | None:
-        """The changes after that number, in their order; None if some of them are no longer in the log."""
+        """The changes after that number, in order; None if the log no longer has all of them."""
         if number >= self.number:
             return []
         if not self._log or self._log[0].number > number + 1:
@@ -154,7 +155,7 @@ class ChangeFeed:
         return list(islice(self._log, number + 1 - self._log[0].number, None))
 
     def resumed(self, last_id: str) -> MissedChanges | None:
-        """What has changed since the change of that id; None if that is not known."""
+        """The changes since the event with that id; None if they are not known."""
         boot, _, text = last_id.partition("-")
         if boot != self._boot or not (text.isascii() and text.isdigit() and len(text) < len(str(2**63))):
             return None
@@ -168,14 +169,14 @@ class ChangeFeed:
             if last <= number:
                 break
             record = self._now(name)
-            if record is not None or not name.startswith(JOB_PREFIX):  # a job that was only purged is not announced
+            if record is not None or not name.startswith(JOB_PREFIX):  # a purge is not announced
                 found.append(FeedChange(last, name, record))
         return MissedChanges(changes=found[::-1], whole=len(found) == self.number - number)
 
     async def more(self, number: int, seconds: float) -> bool:
-        """Return True once there is a change after that number or the feed has closed, False after ``seconds``.
+        """Return True once a change after that number is announced or the feed has closed, False after ``seconds``.
 
-        Changes are announced at most every ``PAUSE_SECONDS``, also to one who has only just read the ones before.
+        Changes are announced at most every ``PAUSE_SECONDS``, also to a follower that has just read the previous ones.
         """
         return number < self._announced or self.closed or await set_within(self._announcement, seconds)
 
@@ -212,7 +213,7 @@ class ChangeFeed:
 
 
 def frame(feed: ChangeFeed, change: FeedChange, kind: ChangeKind, render: Renderer) -> bytes:
-    """A change as a server-sent event; made once for all clients that chose the same fields."""
+    """A change as a server-sent event, rendered once for all clients that chose the same fields."""
     made = change.rendered.get((render, kind))
     if made is None:
         record = None if kind is ChangeKind.LEFT else change.record

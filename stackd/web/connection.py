@@ -1,9 +1,9 @@
 """Clients' connections: their time limits, what they may send before authentication, and how many there may be.
 
-Owns: what aiohttp leaves open below the level of requests. A head that does not arrive, an answer that nobody reads and
-a head without end are cut off; what is no HTTP is answered in JSON and never quoted, for it may hold a key. Where there
-are too many connections, those go first that have shown no valid key; one key never has them all. Knows nothing of
-routes or stacks.
+Owns: what aiohttp leaves open below the level of requests. A client is cut off if its head does not arrive or does not
+end, or if it does not read its answer. Bytes that are not HTTP are answered in JSON and never quoted, because they may
+hold a key. If there are too many connections, the oldest one without a valid key is closed first. One key cannot hold
+all connections while there are other keys. Knows nothing of routes or stacks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HEAD_SHARE: Final = 4
 """A whole head may be this many times as long as one header (``limits.header_size``)."""
 
 LINGER_SECONDS: Final = 2.0
-"""How long an unread body is still taken from a client that was refused, so that it gets to read why."""
+"""How long the unread body of a refused client is still read, so that the client can read the reason."""
 
 RESERVED_DESCRIPTORS: Final = 200
 UNREADABLE: Final = "(unreadable)"
@@ -45,8 +45,9 @@ _REQUEST_LINE: Final = re.compile(r"b'[A-Za-z0-9!#$%&*+.^_`|~-]+ [^ ]+ HTTP/\d")
 
 
 class Connections:
-    """All open connections, from the moment they are accepted; ``_anonymous`` are those that have shown no valid key, the
-    oldest first.
+    """All open connections, from the moment they are accepted.
+
+    ``_anonymous`` holds those without a valid key so far, oldest first.
     """
 
     def __init__(self, context: Context) -> None:
@@ -68,7 +69,7 @@ class Connections:
         return self._context.config.limits.header_size
 
     def opened(self, connection: HttpConnection | Handshake) -> None:
-        """One more; if that is one too many, the oldest anonymous one is closed, or else the new one."""
+        """Count a new connection. If that is one too many, close the oldest anonymous one, which may be the new one."""
         self._count += 1
         most = self._most()
         self._anonymous[connection] = None
@@ -81,7 +82,7 @@ class Connections:
             oldest.abort()
 
     def secured(self, handshake: Handshake, connection: HttpConnection) -> None:
-        """A handshake is done: the client is a connection now, still unauthenticated."""
+        """Replace a finished handshake by its connection, which is still unauthenticated."""
         handshake.done = True
         if handshake in self._anonymous:
             del self._anonymous[handshake]
@@ -90,7 +91,7 @@ class Connections:
             connection.abort()
 
     def authenticated(self, connection: HttpConnection, key_name: str) -> None:
-        """A valid key came over this one. Raises TooManyRequests where the key has as many as it may have."""
+        """Count a connection for its valid key. Raises TooManyRequests if the key has as many as it may have."""
         config = self._context.config
         most = share_of_a_key(config, config.limits.connections_per_key, self._most())
         open_now = self._by_key[key_name]
@@ -101,7 +102,7 @@ class Connections:
         self._by_key[key_name] += 1
 
     def closed(self, connection: HttpConnection | Handshake) -> None:
-        """One less."""
+        """Count a connection as closed."""
         self._count -= 1
         self._anonymous.pop(connection, None)
         if isinstance(connection, HttpConnection):
@@ -126,7 +127,7 @@ class Connections:
 class HttpConnection(web.RequestHandler):
     """One client's connection. Its first head, and each one after an answer, has to arrive within ``slow`` seconds.
 
-    ``handshake`` is what it was before it was secure.
+    ``handshake`` is the TLS handshake that it came from, if any.
     """
 
     __slots__ = ("_all", "_ending", "_handshake", "_head", "_stuck", "_wire", "key_name")
@@ -153,12 +154,12 @@ class HttpConnection(web.RequestHandler):
         self.key_name = ""
 
     def authenticate(self, key_name: str) -> None:
-        """A valid key came over this connection. Raises TooManyRequests where that key has too many."""
+        """Assign the connection to its valid key. Raises TooManyRequests if that key has too many connections."""
         self._all.authenticated(self, key_name)
         self.key_name = key_name
 
     def abort(self) -> None:
-        """End it at once, whatever is under way, also where it is being closed already and its client takes its time."""
+        """Close the connection at once, whatever is under way, even if it is already closing and the client is slow."""
         if self._wire is not None:
             self._wire.abort()
 
@@ -174,7 +175,7 @@ class HttpConnection(web.RequestHandler):
         self.force_close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is open."""
+        """Count the open connection."""
         super().connection_made(transport)
         self._wire = cast(asyncio.Transport, transport)
         if self._handshake is None:
@@ -183,7 +184,7 @@ class HttpConnection(web.RequestHandler):
             self._all.secured(self._handshake, self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """It has ended."""
+        """Cancel the timers and count the connection as closed."""
         for timer in (self._stuck, self._ending):
             if timer is not None:
                 timer.cancel()
@@ -192,7 +193,7 @@ class HttpConnection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Something came: a head that has not ended after so much is not waited for."""
+        """Take the data, and refuse a head that has not ended after too many bytes."""
         super().data_received(data)
         waiter = self._waiter
         if waiter is None or waiter.done():
@@ -203,19 +204,19 @@ class HttpConnection(web.RequestHandler):
             self._refuse(431, f"the request's head is longer than {HEAD_SHARE} times limits.header_size")
 
     def pause_writing(self) -> None:
-        """The client does not read what it was sent; not for long."""
+        """The client does not read its answer: close the connection after ``slow`` seconds."""
         super().pause_writing()
         self._stuck = self._loop.call_later(self._all.slow, self.abort)
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """The client reads again: keep the connection."""
         if self._stuck is not None:
             self._stuck.cancel()
             self._stuck = None
         super().resume_writing()
 
     async def start(self) -> None:
-        """Serve its requests; unsent data at the end waits for the client no longer than anything else does."""
+        """Serve the requests. At the end, the client has ``slow`` seconds to read unsent data."""
         transport = self.transport
         try:
             await super().start()
@@ -239,7 +240,7 @@ class HttpConnection(web.RequestHandler):
         return response
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """aiohttp's own log of failures would quote requests, and say much about clients that leave."""
+        """Log only the message's template, at level debug: aiohttp would quote requests, and log clients that leave."""
         log.debug("aiohttp: %s", args[0] if args else "")
 
     def _refuse(self, status: int, sentence: str) -> None:
@@ -271,14 +272,14 @@ def _routed(handler: BaseHandler, unrouted: BaseHandler) -> BaseHandler:
     async def routed(request: Any) -> web.StreamResponse:
         try:
             return await handler(request)
-        except web.HTTPException:  # the routes' own handlers let none through: this one is the router's
+        except web.HTTPException:  # it is the router's: the routes' own handlers let none through
             return await unrouted(request)
 
     return routed
 
 
 class HttpServer(web.Server):
-    """Makes a ``Connection`` of each client that comes; ``unrouted`` answers what no route was found for."""
+    """Makes an ``HttpConnection`` for each client; ``unrouted`` answers requests for which there is no route."""
 
     def __init__(self, made: web.Server, connections: Connections, unrouted: BaseHandler) -> None:
         super().__init__(
@@ -292,15 +293,15 @@ class HttpServer(web.Server):
 
     @property
     def handshakes(self) -> Collection[Handshake]:
-        """Those that are under way."""
+        """The handshakes under way."""
         return self._handshakes.keys()
 
     def __call__(self, handshake: Handshake | None = None) -> HttpConnection:
-        """A connection, with the limits in force."""
+        """Return a new connection with the limits in force."""
         return HttpConnection(self, self._made_for, handshake, loop=asyncio.get_running_loop(), access_log=None)
 
     def secure(self, client: socket.socket, context: ContextFactory) -> None:
-        """Begin the handshake with a client that was accepted; it counts as a connection from now on."""
+        """Begin the handshake with an accepted client, which counts as a connection from now on."""
         handshake = Handshake(client)
         task = asyncio.create_task(self._secure(handshake, client, context), name="TLS handshake")
         self._handshakes[handshake] = task
@@ -316,7 +317,7 @@ class HttpServer(web.Server):
                 ssl_handshake_timeout=slow,
                 ssl_shutdown_timeout=slow,
             )
-        except OSError as error:  # what TLS refuses is one, too
+        except OSError as error:  # ssl.SSLError is one, too
             log.debug("a TLS handshake has failed: %s", error)
         finally:
             del self._handshakes[handshake]
@@ -325,13 +326,13 @@ class HttpServer(web.Server):
                 self._made_for.closed(handshake)
 
     def pre_shutdown(self) -> None:
-        """Nobody is served any more who comes now: a handshake that is not done will not be."""
+        """Abort the handshakes under way: new clients are no longer served."""
         for handshake in self._handshakes:
             handshake.abort()
         super().pre_shutdown()
 
     async def shutdown(self, timeout: float | None = None) -> None:
-        """End all connections."""
+        """Close all connections."""
         await asyncio.gather(*self._handshakes.values())
         await super().shutdown(timeout)
 
@@ -350,7 +351,7 @@ class Runner(web.AppRunner):
 
     @property
     def busy(self) -> bool:
-        """Whether anybody is connected, or about to be."""
+        """Whether a client is connected or in its handshake."""
         server = self.server
         return isinstance(server, HttpServer) and bool(server.connections or server.handshakes)
 
@@ -359,7 +360,7 @@ class Runner(web.AppRunner):
 
 
 class HttpSite(web.SockSite):
-    """A listening socket; with a ``context``, of TLS connections."""
+    """A listening socket; with a ``context``, for TLS connections."""
 
     __slots__ = ("_context", "_listener")
 
@@ -382,7 +383,7 @@ class HttpSite(web.SockSite):
         self._listener.start()
 
     async def stop(self) -> None:
-        """Accept no more."""
+        """Stop accepting connections."""
         if self._listener is not None:
             self._listener.close()
         await super().stop()

@@ -1,6 +1,6 @@
 """The event streams: server-sent events of all stacks and jobs, or of one stack.
 
-Owns: what a stream says at its beginning, when it is silent, and at its end. What has changed is the change feed's.
+Owns: what a stream sends at its beginning, while nothing changes, and at its end. The change feed owns the changes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PIECE_BYTES = 64 * 1024
 HEADERS = {
     hdrs.CONTENT_TYPE: "text/event-stream",
     hdrs.CACHE_CONTROL: "no-store",
-    "X-Accel-Buffering": "no",  # a proxy is not to collect them
+    "X-Accel-Buffering": "no",  # tells proxies not to buffer the events
 }
 KNOWN_CHOICES = 64
 
@@ -43,14 +43,14 @@ async def all_events(call: ApiCall) -> web.StreamResponse:
 
 
 async def stack_events(call: ApiCall) -> web.StreamResponse:
-    """``GET /stacks/{stack_id}/events``: begins with the stack as it is, ends after it has gone."""
+    """``GET /stacks/{stack_id}/events``: begins with the stack as it is, and ends after the stack is deleted."""
     stack, render = stack_of(call), _render(chosen_fields(Parameters(call.request, ("fields",))))
     name = stack.stack_id
     return await _stream(call, _Subscriber(render, lambda change: change.kind if change.name == name else None, stack))
 
 
 def _selected(selection: StackSelection) -> Callable[[FeedChange], ChangeKind | None]:
-    """What a change means to a client that follows selected stacks; a stack that is no longer selected has left."""
+    """Return what a change means to a client that follows selected stacks; one that is no longer selected has left."""
 
     def kind_of(change: FeedChange) -> ChangeKind | None:
         record, before = change.record, change.before
@@ -124,7 +124,7 @@ async def _follow(
 
 
 def _opening(call: ApiCall, present: Stack | None) -> tuple[bytes, list[FeedChange]]:
-    """What every stream begins with, and what this one has missed since the event that its client saw last."""
+    """The first bytes of a stream, and the changes that it has missed since the last event that its client saw."""
     api = call.api
     now = from_nanoseconds(api.context.clock.now())
     feed, first = api.feed, orjson.dumps({"version": __version__, "now": now})
@@ -135,7 +135,7 @@ def _opening(call: ApiCall, present: Stack | None) -> tuple[bytes, list[FeedChan
     missed = feed.resumed(seen)
     if missed is None:
         return hello + event(b"reset", b"{}"), _present_state(call, present)
-    # The hello's id is the present one: it may not come before what was missed, or a second cut would lose that.
+    # Without the present id: if the stream were cut again, the client would resume there and lose the missed changes.
     hello = event(b"hello", first)
     return (hello if missed.whole else hello + event(b"skipped", b"{}")), missed.changes
 
@@ -147,7 +147,7 @@ def _present_state(call: ApiCall, present: Stack | None) -> list[FeedChange]:
 async def _frames(
     api: Api, changes: list[tuple[FeedChange, ChangeKind]], render: Renderer
 ) -> AsyncGenerator[bytes, None]:
-    """The changes as events, joined to pieces that a connection takes at a time. Raises StoreUnavailable."""
+    """The changes as events, joined to pieces of about ``PIECE_BYTES``. Raises StoreUnavailable."""
     waiting: list[bytes] = []
     size = 0
     for change, kind in changes:
@@ -162,7 +162,7 @@ async def _frames(
 
 
 async def _frame(api: Api, change: FeedChange, kind: ChangeKind, render: Renderer) -> bytes:
-    """One event; empty for a stack whose pod spec has to be read and that has gone meanwhile: its end follows."""
+    """One event; empty if the pod spec has to be read but the stack is deleted by now. The deletion's event follows."""
     record = change.record
     if kind is not ChangeKind.STACK or record is None or isinstance(record, Job) or not _is_late(record, render):
         return frame(api.feed, change, kind, render)
@@ -179,6 +179,6 @@ def _is_late(stack: Stack, render: Renderer) -> bool:
 
 @lru_cache(maxsize=KNOWN_CHOICES)
 def _render(fields: tuple[str, ...]) -> Renderer:
-    """One renderer for each choice of fields, so that clients with the same choice share what is rendered."""
+    """One renderer for each choice of fields, so that clients with the same choice share the rendered bytes."""
     stack_bytes = renderer(fields) if fields else bodies.detail_body
     return Renderer(stack=stack_bytes, job=bodies.job_body, tells_pod_spec=not fields or POD_SPEC in fields)

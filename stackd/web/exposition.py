@@ -1,7 +1,7 @@
-"""``GET /metrics``: the daemon's numbers in Prometheus' text form.
+"""``GET /metrics``: the daemon's numbers in Prometheus' text format.
 
-Owns: names, units and labels. Everything is computed when it is asked for, from what the daemon's parts keep anyway, and
-from the process' own files, for the unit's sandbox hides the rest of ``/proc``.
+Owns: names, units and labels. Each request computes all values, from what the daemon's parts keep anyway and from
+``/proc/self``: the unit's sandbox hides the rest of ``/proc``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from stackd.web.api import Api, ApiCall, admit
 Labels = tuple[str, ...]
 
 UNEXPECTED = {500: 0}
-"""Told before it has ever happened: Prometheus sees no increase in a number that it has not seen before."""
+"""Exported before the first 500 happens: Prometheus sees no increase in a series that it has not seen before."""
 
 PROC = Path("/proc/self")
 STARTED = time.time()
@@ -61,11 +61,11 @@ class DaemonCollector(Collector):
         self._api = api
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing ahead of time; the names are this class' own."""
+        """Return nothing in advance: no other collector uses these names."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics; for a standby only those about itself, as its file does not show the present stacks."""
+        """All metrics; for a standby only those about itself, because its file does not have the present stacks."""
         yield from self._about()
         yield from self._requests()
         if not self._api.context.ownership.stands_by.is_set():

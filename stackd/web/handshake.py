@@ -1,7 +1,7 @@
-"""TLS connections, counted from the moment they are accepted, each with the certificate that is in force by then.
+"""TLS connections: each counts from the moment it is accepted, and gets the certificate in force then.
 
-Owns: accepting, and what a client is before its handshake is done. asyncio's own TLS servers tell of a client only after
-that, so that silent ones would be nobody's, and keep the context that they began with.
+Owns: accepting, and clients before their handshake is done. asyncio's own TLS servers report a client only after its
+handshake, so that silent clients would not be counted, and they keep the context that they started with.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Final
 log = logging.getLogger("stackd.request")
 
 PAUSE_SECONDS: Final = 1.0
-"""How long nobody is accepted where the machine has no descriptor or memory left for one more."""
+"""How long accepting pauses if the machine has no descriptor or memory left for another client."""
 
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 ContextFactory = Callable[[], ssl.SSLContext]
-"""Gives the context for a new connection."""
+"""Returns the context for a new connection."""
 
 
 class Handshake:
@@ -36,12 +36,12 @@ class Handshake:
         self.done = False
 
     def abort(self) -> None:
-        """End it: the handshake fails, and its task closes the socket."""
+        """Shut the socket down: the handshake fails, and its task closes the socket."""
         with suppress(OSError):
             self._client.shutdown(socket.SHUT_RDWR)
 
     def answer(self, status: int, sentence: str) -> None:
-        """End it: before the handshake there is no way to say why."""
+        """Abort the handshake: before it is done, there is no way to send a reason."""
         self.abort()
 
 
@@ -56,13 +56,13 @@ class Acceptor:
         self._pause: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Accept from now on."""
+        """Start accepting."""
         self._listening.setblocking(False)
         self._listening.listen(self._backlog)
         self._go_on()
 
     def close(self) -> None:
-        """Accept no more; the socket is closed."""
+        """Stop accepting and close the listening socket."""
         if self._pause is not None:
             self._pause.cancel()
         self._loop.remove_reader(self._listening)
@@ -73,7 +73,7 @@ class Acceptor:
         self._loop.add_reader(self._listening, self._accept)
 
     def _accept(self) -> None:
-        """Take all that wait, but not without end: other tasks get a turn, too."""
+        """Accept the waiting clients, at most ``backlog`` of them, so that other tasks get a turn."""
         for _ in range(self._backlog):
             try:
                 client, _ = self._listening.accept()

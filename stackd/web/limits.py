@@ -1,8 +1,8 @@
 """Rate limits: how many requests a key may send, and how often stacks of one label value may be created.
 
-Owns: token buckets per key, the number of creates under way, and a window that slides for each label value that has been
-seen lately (``limits.creates_per_label``: the player who hammers "start"). Names and values of labels are compared without
-regard to letter case, so that another spelling of a player is no other player. What is counted ends with the process.
+Owns: token buckets per key, the number of creates under way, and a sliding window for each label value seen lately
+(``limits.creates_per_label``: the player who hammers "start"). Names and values of labels are compared without regard
+to letter case, so that another spelling of a player is the same player. The counts are lost when the process ends.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from stackd.units import Frequency, parse_frequency
 
 
 def share_of_a_key(config: Config, one: int, all_: int) -> int:
-    """How much of what ``all_`` keys share one key may have: ``one`` where it is set.
+    """How much of ``all_``, which all keys share, one key may have: ``one`` if it is set.
 
-    Otherwise half of it while there are other keys, for which the rest stays; 0 for ``all_`` is no bound.
+    Otherwise half of it while there are other keys, so that the rest stays for them. 0 for ``all_`` means no bound.
     """
     if one:
         return one
@@ -34,7 +34,7 @@ def share_of_a_key(config: Config, one: int, all_: int) -> int:
 
 
 class Limits:
-    """The limits in force; the keys' names are the operator's, so there are few."""
+    """The limits in force. The operator configures the keys, so there are few buckets."""
 
     def __init__(self, clock: Clock, config: Config) -> None:
         self._clock = clock
@@ -56,7 +56,7 @@ class Limits:
 
     @contextmanager
     def create(self, key_name: str) -> Iterator[None]:
-        """Count one create of this key, and as under way until it ends. Raises TooManyRequests, naming the limit."""
+        """Count one create of this key, under way until the block ends. Raises TooManyRequests, naming the limit."""
         if self._limits.creates_per_second:
             self._take(key_name, "creates_per_second", self._limits.creates_per_second)
         if self._limits.creates_in_flight and self._creates >= self._limits.creates_in_flight:
@@ -84,7 +84,7 @@ SWEEP_ABOVE = 1024
 
 
 class LabelRates:
-    """The rates in force, and when what was made."""
+    """The rates in force, and the times of the latest creates."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -100,7 +100,7 @@ class LabelRates:
         self._rates = fresh
 
     def check(self, labels: Mapping[str, str]) -> None:
-        """Raise TooManyRequests if a create with these labels would be one too many now; nothing is counted."""
+        """Raise TooManyRequests if a create with these labels would be one too many now. Counts nothing."""
         now = self._clock.monotonic()
         for place, value in self._places(labels).items():
             self._check(place, value, now)
@@ -109,7 +109,7 @@ class LabelRates:
     def create(self, labels: Mapping[str, str]) -> Iterator[Callable[[], None]]:
         """Count a create with these labels. Raises TooManyRequests, which counts nothing.
 
-        What is given is to be called when nothing was made after all; a Conflict is taken for that.
+        Yields a function to call if nothing was created after all. A Conflict calls it, too.
         """
         now = self._clock.monotonic()
         places = self._places(labels)
@@ -132,7 +132,7 @@ class LabelRates:
             raise
 
     def _places(self, labels: Mapping[str, str]) -> dict[Place, str]:
-        """The places that these labels have, each with its value as it was given."""
+        """The places of these labels, each with the label's value as it was given."""
         if not self._rates:
             return {}
         return {(key.lower(), value.lower()): value for key, value in labels.items() if key.lower() in self._rates}
@@ -152,7 +152,7 @@ class LabelRates:
             )
 
     def _sweep(self, now: float) -> None:
-        """Forget the values of which nothing has been made for as long as their rate looks back, now and then."""
+        """Now and then, forget the values without a create in the time that their rate looks back."""
         if len(self._made) <= self._sweep_above:
             return
         seconds = {label: rate.seconds for label, (_, rate) in self._rates.items()}

@@ -1,7 +1,7 @@
 """Lists of stacks by filter: pages of the list, and a delete by label.
 
-Owns: the parameters of ``GET /stacks`` and the form of a cursor, which names the last stack of a page, so that pages stay
-true to each other while stacks come and go.
+Owns: the parameters of ``GET /stacks`` and the format of a cursor. A cursor names the last stack of a page, so that
+pages neither repeat nor skip stacks while others are created and deleted.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ async def list_matching(call: ApiCall) -> web.StreamResponse:
 
 
 async def delete_matching(call: ApiCall) -> web.Response:
-    """``DELETE /stacks?label=…``: a batch-delete job of all that match."""
+    """``DELETE /stacks?label=…``: a batch-delete job of all stacks that match."""
     parameters = Parameters(call.request, FILTERS_ONCE, FILTERS_MANY)
     selection = StackSelection(parameters)
     if not parameters.all("label"):
@@ -65,7 +65,7 @@ async def delete_matching(call: ApiCall) -> web.Response:
 
 
 async def _rendered(stacks: Sequence[Stack], render: Callable[[Stack], bytes]) -> list[bytes]:
-    """Each stack as JSON; everybody else gets a turn in between."""
+    """Each stack as JSON. Other tasks get a turn in between."""
     made: list[bytes] = []
     began = perf_counter()
     for stack in stacks:

@@ -1,7 +1,7 @@
 """The dashboard and the API's docs: static files from the package, for browsers.
 
-Owns: what these pages may load (a strict Content-Security-Policy) and how they are cached. They hold no data: what they
-show, they ask the API for, with a key that a person types in.
+Owns: what these pages may load (a strict Content-Security-Policy) and how they are cached. They hold no data: they
+request it from the API, with a key that a person types in.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
 )
-"""What the pages may load. Trusted types make the browser refuse every way from text to markup."""
+"""What the pages may load. With trusted types, the browser refuses to turn text into markup."""
 
 PROTECTION = {
     "Content-Security-Policy": POLICY,
@@ -59,7 +59,7 @@ def files() -> dict[str, File]:
 
 
 async def dashboard(call: ApiCall) -> web.Response:
-    """``GET /dashboard``: 404 where ``server.dashboard`` is off."""
+    """``GET /dashboard``: 404 if ``server.dashboard`` is off."""
     if not call.api.context.config.server.dashboard:
         raise NotFound("the dashboard is switched off (server.dashboard)")
     return _answer(call, "dashboard/index.html")
@@ -78,7 +78,7 @@ async def guide(call: ApiCall) -> web.Response:
 
 
 async def home(call: ApiCall) -> web.Response:
-    """``GET /``: to the dashboard; to the docs where ``server.dashboard`` is off."""
+    """``GET /``: redirects to the dashboard, or to the docs if ``server.dashboard`` is off."""
     return _to("/dashboard" if call.api.context.config.server.dashboard else "/docs")
 
 
@@ -93,7 +93,7 @@ async def docs_below(_: ApiCall) -> web.Response:
 
 
 async def favicon(call: ApiCall) -> web.Response:
-    """``GET /favicon.ico``: what browsers ask for unasked."""
+    """``GET /favicon.ico``: browsers request it by themselves."""
     return _answer(call, "shared/icon.svg")
 
 
@@ -104,7 +104,7 @@ async def static(call: ApiCall) -> web.Response:
 
 
 def _to(path: str) -> web.Response:
-    """A redirection to a page; the query, which may hold a key, is left behind."""
+    """A redirect to a page, without the query, which may hold a key."""
     return web.Response(status=302, headers={hdrs.LOCATION: path})
 
 

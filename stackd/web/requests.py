@@ -1,8 +1,8 @@
 """Requests: the parsing and checking of query and body, with a sentence for each possible mistake.
 
-Owns: the parameters and the JSON bodies of all routes. Routes without parameters of their own ignore the query; those that
-have some refuse what they do not know, so that a mistyped filter is never an unfiltered answer. What a pod spec may hold is
-``podspec``'s.
+Owns: the parameters and the JSON bodies of all routes. Routes without parameters ignore the query. Routes with
+parameters refuse unknown ones, so that a mistyped filter never gets an unfiltered answer. ``podspec`` owns what a pod
+spec may hold.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ _OFTEN_TRIED: Final = {
     ): "use limit and cursor (the next_cursor of the previous page)",
     ("q", "query", "search", "filter"): "filter by label, status, node or template",
 }
-"""Parameters of other APIs, and what there is here instead."""
+"""Parameters of other APIs, and what to use here instead."""
 
 
 class Parameters:
-    """The query of one request; ``once`` may stand in it once each, ``many`` any number of times."""
+    """The query of one request. Parameters of ``once`` may occur once each, those of ``many`` any number of times."""
 
     def __init__(self, request: web.Request, once: Sequence[str], many: Sequence[str] = ()) -> None:
         self._values: dict[str, list[str]] = {}
@@ -78,11 +78,11 @@ class Parameters:
         return name in self._values
 
     def all(self, name: str) -> list[str]:
-        """Every value, in their order."""
+        """All values, in order."""
         return self._values.get(name, [])
 
     def get(self, name: str) -> str | None:
-        """The value, None where there is none."""
+        """The value, or None."""
         values = self._values.get(name)
         return values[0] if values else None
 
@@ -96,7 +96,7 @@ class Parameters:
         raise InvalidRequest(f"{name} must be true or false, not {value[:64]!r}")
 
     def number(self, name: str, least: int, most: int) -> int | None:
-        """A whole number within bounds, None where there is none."""
+        """A whole number within bounds, or None."""
         value = self.get(name)
         if value is None:
             return None
@@ -116,7 +116,7 @@ def _unknown_parameter(name: str, known: Sequence[str]) -> str:
 
 
 def duration(name: str, text: str, most: float) -> float:
-    """Seconds from ``text``, a nanosecond at least and at most ``most``. Raises InvalidRequest, naming ``name``."""
+    """Seconds from ``text``: at least a nanosecond, at most ``most``. Raises InvalidRequest, naming ``name``."""
     seconds = _seconds(name, text)
     if not 0 < seconds <= most or not round(seconds * NANOSECONDS):
         raise InvalidRequest(f"{name} must be above zero and at most {format_duration(most)}, not {text[:64]}")
@@ -141,7 +141,7 @@ IF_EXISTS = ("error", "return")
 
 
 def check_coding(request: web.BaseRequest) -> None:
-    """Raise UnsupportedCoding where the body is packed: a few bytes would become many, and nothing is ever unpacked."""
+    """Raise UnsupportedCoding if the body is compressed. Nothing is decompressed: few bytes could become many."""
     headers = request.headers
     named = [*headers.getall(hdrs.CONTENT_ENCODING, ()), *headers.getall(hdrs.TRANSFER_ENCODING, ())]
     codings = {each.strip().lower() for text in named for each in text.split(",")}
@@ -152,7 +152,7 @@ def check_coding(request: web.BaseRequest) -> None:
 
 
 async def read(request: web.Request, max_body: int, timeout: float) -> bytes:
-    """The whole body. Raises RequestTooLarge (``server.max_body``), InvalidRequest where it is not valid HTTP, or
+    """The whole body. Raises RequestTooLarge (``server.max_body``), InvalidRequest if it is not valid HTTP, or
     HTTPRequestTimeout (``limits.slow_client_timeout``).
     """
     if request.content_length is not None and request.content_length > max_body:
@@ -170,7 +170,7 @@ async def read(request: web.Request, max_body: int, timeout: float) -> bytes:
 
 
 async def _go_on(request: web.Request) -> None:
-    """Tell a client that waits for it (``Expect: 100-continue``) to send its body."""
+    """Tell a client that waits (``Expect: 100-continue``) to send its body."""
     waits = request.version >= HttpVersion11 and request.headers.get(hdrs.EXPECT, "").lower() == CONTINUE
     if waits and not request.content.is_eof():
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -182,7 +182,7 @@ def _too_large(max_body: int) -> str:
 
 
 def parse_object(body: bytes, known: Iterable[str], required: Iterable[str]) -> dict[str, Any]:
-    """The body as a JSON object with only known fields and all required ones, whatever its Content-Type said."""
+    """The body as a JSON object with only known fields and all required ones, whatever its Content-Type says."""
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
@@ -209,7 +209,7 @@ class _TwiceError(Exception):
 
 
 def _check_fields_once(body: bytes) -> None:
-    """Raise InvalidRequest where an object, at any depth, has a field twice: of two meanings, neither is taken."""
+    """Raise InvalidRequest if an object, at any depth, has a field twice: neither value is taken."""
     try:
         _FIELDS_ONCE.decode(body.decode())
     except _TwiceError as twice:
@@ -236,7 +236,7 @@ def _short(name: str) -> str:
 
 
 def unknown(name: str, known: Sequence[str]) -> str:
-    """A name that is not known, fit to be shown, and what would be right: the nearest known one, or all of them."""
+    """A message about an unknown name: the name, shortened, and the nearest known one, or all known ones."""
     close = nearest(name, known)
     hint = f"did you mean {close!r}?" if close else f"known are {', '.join(known)}"
     return f"{_short(name)!r}; {hint}"
@@ -276,7 +276,7 @@ def stack_ids(fields: dict[str, Any], max_ids: int) -> list[str]:
 class CreateBody:
     """A create request, and whether an existing stack at the label's limit is returned instead.
 
-    ``text`` is its pod spec as it came, empty where it names a template.
+    ``text`` is the pod spec as it was sent; empty if the request names a template.
     """
 
     create_request: CreateRequest
@@ -285,9 +285,9 @@ class CreateBody:
 
 
 def create_body(context: Context, key_name: str, body: bytes, *, labelled: bool = True) -> CreateBody:
-    """What a create's body asks for, with ``limits.required_labels`` unless that does not matter.
+    """Parse the body of a create; ``labelled``: it must have the labels of ``limits.required_labels``.
 
-    ``key_name`` is whose request it is. Raises InvalidRequest, InvalidPodSpec.
+    ``key_name`` names the request's key. Raises InvalidRequest, InvalidPodSpec.
     """
     phase_timer = context.metrics.phase_timer()
     try:
@@ -326,7 +326,7 @@ def _create_body(context: Context, key_name: str, body: bytes, *, labelled: bool
 
 
 def _template_of(fields: dict[str, Any], known: TemplateSet) -> Template | None:
-    """The template that the body names, None where it names none. Raises InvalidRequest."""
+    """The template that the body names, or None. Raises InvalidRequest."""
     if "template" not in fields:
         return None
     for name in REQUIRED:
@@ -341,7 +341,7 @@ def _template_of(fields: dict[str, Any], known: TemplateSet) -> Template | None:
 
 @contextmanager
 def refusals_located(parsed: CreateBody) -> Iterator[None]:
-    """What the cluster refuses, it names by path; the caller is told the lines of its own text."""
+    """Add the lines of the caller's text to a refusal of the cluster, which names fields by path only."""
     try:
         yield
     except InvalidPodSpec as error:

@@ -1,10 +1,10 @@
 """Responses: ready JSON, JSON in pieces, and errors.
 
-Owns: one table from exception to status, the form of an error, ``{"error": "<sentence>"}`` with the documented fields
-beside it, and the head of a plain 200. aiohttp puts the headers of each answer together anew, which is a good part of what
-a read costs, so an answer that is nothing but ready JSON is written in one piece. Whatever is not plain (HEAD, HTTP/1.0,
-the last answer of a connection, somebody who adds a header) goes aiohttp's own way, with the same headers; a test holds
-the two together.
+Owns: the table from exception to status, the form of an error, ``{"error": "<sentence>"}`` with the documented fields
+beside it, and the head of a plain 200. aiohttp builds the headers of each answer anew, which is a large part of the
+cost of a read. So ``ReadyAnswer`` writes ready JSON with its head in one piece. An answer that is not plain (HEAD,
+HTTP/1.0, the last one of a connection, one with an added header) is written by aiohttp, with the same headers; a test
+compares both.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ request_log = logging.getLogger("stackd.request")
 JSON: Final = "application/json"
 SERVER_NAME: Final = "stackd"
 NOT_KEPT: Final = "no-store"
-"""Answers hold what a key has to be shown for; no cache between here and the client is to keep them."""
+"""Answers hold data that needs a key, so no cache between stackd and the client may keep them."""
 
 _ANSWER: Final = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Request-ID: %b\r\nServer: stackd\r\n"
@@ -39,7 +39,7 @@ _ANSWER: Final = (
 
 
 class _Date:
-    """The present second as HTTP writes it."""
+    """The current second in the format of HTTP."""
 
     def __init__(self) -> None:
         self._second = 0
@@ -56,7 +56,7 @@ _DATE: Final = _Date()
 
 
 class ReadyAnswer(web.Response):
-    """A 200 with ready JSON. Becomes an ordinary response at the first look at anything but its status and body."""
+    """A 200 with ready JSON. Becomes an ordinary response on the first access to anything but its status and body."""
 
     _status = 200
     __http_exception__ = False  # aiohttp asks every answer for it
@@ -71,7 +71,7 @@ class ReadyAnswer(web.Response):
         return getattr(self, name)
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send it. Raises ConnectionError when the client has left."""
+        """Send the answer. Raises ConnectionError if the client has left."""
         if not self._is_plain(request):
             return await super().prepare(request)
         transport = request.transport
@@ -100,7 +100,7 @@ def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None
 
 
 async def streamed_json(request: web.Request, pieces: AsyncGenerator[bytes | memoryview, None]) -> web.StreamResponse:
-    """JSON in pieces that are made while they are sent, at the reader's pace."""
+    """JSON in pieces that are rendered while they are sent, at the reader's pace."""
     response = web.StreamResponse()
     response.content_type = JSON
     await response.prepare(request)
@@ -111,7 +111,7 @@ async def streamed_json(request: web.Request, pieces: AsyncGenerator[bytes | mem
             async for piece in pieces:
                 await response.write(piece)
     except errors.StackdError as error:
-        # A part of the answer is out already. Its end does not come, by which its reader knows that it is not whole.
+        # Part of the answer is sent already. The connection ends without the rest, so the reader knows that it is cut.
         request_log.warning("an answer could not be sent in full: %s", error)
         if request.transport is not None:
             request.transport.abort()
@@ -140,7 +140,7 @@ ERROR_LIMIT = 4096
 
 
 def status_of(error: BaseException) -> int:
-    """The HTTP status of an error; 500 for what the table does not know."""
+    """The HTTP status of an error; 500 if the table does not have it."""
     for kind in type(error).__mro__:
         if kind in STATUSES:
             return STATUSES[kind]
@@ -156,7 +156,7 @@ def problem(
 
 
 def problem_of(error: BaseException) -> web.Response:
-    """The answer to an error that ended a request; what the table does not know is logged here, and only here."""
+    """The response to an error that ended a request. Errors that the table does not have are logged only here."""
     if isinstance(error, web.HTTPException):
         return _from_aiohttp(error)
     status = status_of(error)

@@ -46,7 +46,7 @@ def one_of(kind: type[enum.StrEnum], description: str) -> Schema:
 
 
 def nullable(schema: Schema) -> Schema:
-    """The same, or null."""
+    """The same schema, or null."""
     return {**schema, "type": [schema["type"], "null"]}
 
 

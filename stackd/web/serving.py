@@ -1,7 +1,7 @@
-"""The listening sockets: made here or handed over, opened, and drained so that no request is lost.
+"""The listening sockets: created here or handed over, opened, and drained so that no request is lost.
 
-Owns: when connections are accepted, and how they end. A handed-over socket outlives this process: what connects while
-nobody accepts waits in its queue for the next one, so that a stop only has to finish what was accepted.
+Owns: when connections are accepted, and how they end. A handed-over socket outlives this process: clients that connect
+meanwhile wait in its queue for the next process, so that a stop only has to finish the accepted connections.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 IDLE_SECONDS = 1.0
-"""How long a kept-alive connection may stay idle in a drain: a request that is on its way over it is still served."""
+"""How long a kept-alive connection may stay idle in a drain: a request that is already on its way is still served."""
 
 POLL_SECONDS = 0.02
 SHARE_OF_REQUESTS = 0.7
-"""Of the time that a stop may take, for the requests under way; what is left is for undoing those that were not done."""
+"""Share of ``server.shutdown_timeout`` for the requests under way. The rest is for undoing the unfinished ones."""
 
 
 @dataclass(slots=True, kw_only=True)
 class HttpListener:
-    """The sockets of one daemon and what serves them; ``lasting`` if they outlive the process."""
+    """The sockets of one daemon and their server; ``lasting`` if the sockets outlive the process."""
 
     runner: Runner
     sockets: Sequence[socket.socket]
@@ -39,7 +39,7 @@ class HttpListener:
 
     @property
     def port(self) -> int:
-        """The TCP port of the first socket; 0 where that is a path."""
+        """The TCP port of the first socket; 0 for a Unix socket."""
         name = self.sockets[0].getsockname()
         return int(name[1]) if isinstance(name, tuple) else 0
 
@@ -50,19 +50,19 @@ class HttpListener:
         return host_and_port(name[0], name[1]) if isinstance(name, tuple) else str(name)
 
     async def open(self, context: ContextFactory | None) -> None:
-        """Accept connections from now on; with a ``context``, over TLS."""
+        """Start accepting connections; with a ``context``, over TLS."""
         for listening in self.sockets:
             await HttpSite(self.runner, listening, context=context, backlog=BACKLOG).start()
 
     async def stop_accepting(self) -> None:
-        """Accept no more; what is accepted goes on."""
+        """Stop accepting connections; accepted ones continue."""
         for site in list(self.runner.sites):
             await site.stop()
 
     async def last_requests(self, seconds: float) -> None:
         """Return when all connections have ended, or ``seconds`` have passed.
 
-        The answers say ``Connection: close`` meanwhile, so that those in use end with their next request.
+        Meanwhile the answers say ``Connection: close``, so that connections in use end with their next request.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
@@ -71,7 +71,7 @@ class HttpListener:
 
 
 async def prepare(api: Api, sockets: Sequence[socket.socket], *, lasting: bool) -> HttpListener:
-    """Everything but accepting."""
+    """Set up everything, without accepting connections yet."""
     config = api.context.config
     connections, patience = Connections(api.context), SHARE_OF_REQUESTS * config.server.shutdown_timeout
     runner = Runner(application(api), connections, unrouted(api), shutdown_timeout=patience)
@@ -96,7 +96,7 @@ def listen(config: Config) -> list[socket.socket]:
 
 
 def host_and_port(host: str, port: int) -> str:
-    """As one text; an IPv6 address stands in brackets."""
+    """Host and port as one text; an IPv6 address is in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -1,7 +1,7 @@
-"""The fields of a stack, and the filters that choose stacks by them: one table each.
+"""The fields of a stack, and the filters that select stacks by them: one table each.
 
-Owns: names, order and meaning. Answers, the choice of fields, the schemas of the API document, the parameters of the list
-and of the event stream are all made from these tables. The first fourteen fields are the contract's, in its order.
+Owns: names, order and meaning. These tables define the answers, the choice of fields, the schemas of the API document,
+and the parameters of the list and of the event stream. The first fourteen fields are the contract's, in its order.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ LONGEST_NAME = 253
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackField:
-    """A field: how it reads, and what the API document says of it; those of the ``contract`` stand in the list, too.
+    """A field: how to read it, and its schema in the API document. Fields of the ``contract`` are in the list, too.
 
-    An ``optional`` one is left out where it is None.
+    An ``optional`` field is left out if it is None.
     """
 
     name: str
@@ -36,7 +36,7 @@ class StackField:
 
 
 def pod_spec_text(stack: Stack) -> str:
-    """A stack's pod spec. Raises ValueError where it has to be read first (``Stacks.whole``): no answer goes without it."""
+    """A stack's pod spec. Raises ValueError if it has to be read first (``Stacks.whole``): no answer may lack it."""
     if stack.pod_spec is None:
         raise ValueError(f"the pod spec of {stack.stack_id} was not read")
     return stack.pod_spec
@@ -132,16 +132,16 @@ POD_SPEC: Final = "pod_spec"
 STATUS_READ: Final = {"stack_id": "stack_id", "status": "status", "ttl": "ttl_expires_at", "ports": "ports"} | {
     "node_public_ip": "node_public_ip"
 }
-"""The short form of a stack: its names for the fields."""
+"""The answer to a status read: its own names for the fields."""
 
 
 def schemas_of(names: Iterable[str]) -> dict[str, Schema]:
-    """What the API document says of these fields."""
+    """The schemas of these fields in the API document."""
     return {name: FIELDS[name].schema for name in names}
 
 
 def renderer(names: Mapping[str, str] | Iterable[str]) -> Callable[[Stack], bytes]:
-    """What renders a stack as JSON with these fields only; a mapping gives them other names."""
+    """Return a function that renders a stack as JSON with these fields only. A mapping maps shown names to fields."""
     pairs = names.items() if isinstance(names, Mapping) else ((name, name) for name in names)
     fields = [(shown, FIELDS[name]) for shown, name in pairs]
     chosen = [(shown, field.value) for shown, field in fields if not field.optional]
@@ -158,7 +158,7 @@ def renderer(names: Mapping[str, str] | Iterable[str]) -> Callable[[Stack], byte
 
 
 def chosen_fields(parameters: Parameters) -> tuple[str, ...]:
-    """The fields that the parameter ``fields`` names, in the documented order; empty where it is not given.
+    """The fields that the parameter ``fields`` names, in the documented order; empty if it is not given.
 
     Raises InvalidRequest.
     """
@@ -177,9 +177,9 @@ Test = Callable[[Stack], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackFilter:
-    """A parameter that chooses stacks. If it is repeated, ``all`` or ``any`` of its tests must hold; None: it may not be.
+    """A parameter that selects stacks. If ``repeated``, ``all`` or ``any`` of its tests must hold; None forbids that.
 
-    ``lasting`` is one that a stack passes for all its life or never.
+    ``lasting``: a stack passes the test for its whole life or never.
     """
 
     name: str
@@ -192,7 +192,7 @@ class StackFilter:
 
 
 def status_named(name: str, given: str, *others: str) -> StackStatus:
-    """A status by its name; ``name`` is the parameter's, which may have ``others``, too. Raises InvalidRequest."""
+    """A status by its name. The parameter ``name`` may have the values ``others``, too. Raises InvalidRequest."""
     try:
         return StackStatus(given)
     except ValueError:
@@ -222,7 +222,7 @@ def _on_node(given: str) -> Test:
 
 
 def _made_from(given: str) -> Test:
-    """A name that no template has is right, too: there may be stacks of one that is gone."""
+    """A name without a template is valid, too: stacks of a removed template may still exist."""
     if not 0 < len(given) <= LONGEST_NAME:
         raise InvalidRequest(f"template must be the name of a template, of 1 to {LONGEST_NAME} characters")
     return lambda stack: stack.template == given
@@ -264,21 +264,21 @@ FILTERS_MANY: Final = tuple(each.name for each in FILTERS if each.repeated is no
 
 
 class StackSelection:
-    """Which stacks the filters of a request choose. Raises InvalidRequest where a value is wrong."""
+    """The stacks that the filters of a request select. Raises InvalidRequest if a value is wrong."""
 
     def __init__(self, parameters: Parameters) -> None:
         given = [(each, [each.test(value) for value in parameters.all(each.name)]) for each in FILTERS]
         self._tests = [(each, tests) for each, tests in given if tests]
 
     def __bool__(self) -> bool:
-        """Whether anything is filtered."""
+        """Whether the request has any filter."""
         return bool(self._tests)
 
     def matches(self, stack: Stack) -> bool:
-        """Whether the stack is chosen as it is."""
+        """Whether the stack is selected as it is now."""
         return all((each.repeated or all)(test(stack) for test in tests) for each, tests in self._tests)
 
     def may_have_matched(self, stack: Stack) -> bool:
-        """Whether it may have been chosen before: what cannot change is as it must be."""
+        """Whether the stack may have been selected earlier: it passes the filters that are ``lasting``."""
         lasting = [(each, tests) for each, tests in self._tests if each.lasting]
         return all((each.repeated or all)(test(stack) for test in tests) for each, tests in lasting)

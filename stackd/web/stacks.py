@@ -1,6 +1,6 @@
 """The routes of stacks: create, read, change and delete them; their timeline and logs.
 
-A start asks as much of the cluster as a create does, and counts as one for the limits of a key and of a label.
+A start or restart costs the cluster as much as a create, and counts as one for the limits of a key and of a label.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ REPLAYED = {"Idempotency-Replayed": "true"}
 DRY_RUN = "dry_run"
 ALL_ONCE = (*FILTERS_ONCE, *listing.PAGING)
 DELETED = "deleted"
-"""What can be waited for beside the statuses."""
+"""A value of ``wait`` beside the statuses."""
 
 DEFAULT_WAIT = 30.0
 LONGEST_WAIT = 60.0
@@ -78,7 +78,7 @@ async def _tried(call: ApiCall, body: bytes) -> web.Response:
 
 
 class CreatedBody:
-    """Renders the answer to a create, once: what is kept under its Idempotency-Key is what is sent."""
+    """Renders the answer to a create once, so that the same bytes are kept under its Idempotency-Key and sent."""
 
     def __init__(self, render: Callable[[Stack], bytes]) -> None:
         self._render = render
@@ -91,7 +91,7 @@ class CreatedBody:
         return body
 
     async def of(self, store: Store, stack: Stack) -> bytes:
-        """The answer about the new stack."""
+        """The answer for the new stack."""
         if self._kept is not None and self._kept[0] == stack.stack_id:
             return self._kept[1]
         return self._render(await store.stacks.whole(stack))
@@ -110,7 +110,7 @@ async def _created(
     call.request[STACK_ID] = stack.stack_id
     if is_new:
         return StoredResponse(status=201, body=await rendered.of(call.api.context.store, stack))
-    # What was generated for a stack is told to nobody but who has created it.
+    # Only the creator of a stack gets its generated values.
     body = await _detail(call.api.context, stack)
     if create_request.claim is not None:
         await call.api.context.store.claims.keep(replace(create_request.claim, status=200, answer=body))
@@ -128,7 +128,7 @@ async def list_stacks(call: ApiCall) -> web.StreamResponse:
     size = sum(map(len, pieces))
     if size <= STREAM_ABOVE or call.request.method == hdrs.METH_HEAD:
         return ReadyAnswer(b"".join(pieces))
-    # A long list goes out piece by piece, at the reader's pace: a slow one holds references to shared bytes, no copies.
+    # A long list is sent piece by piece, at the reader's pace: a slow one holds references to shared bytes, no copies.
     response = web.StreamResponse()
     response.content_type = "application/json"
     response.content_length = size
@@ -166,13 +166,13 @@ async def _awaited_status(call: ApiCall, query: Parameters) -> web.Response:
 
 
 def _patience(call: ApiCall, query: Parameters) -> float:
-    """How long this request may wait; 0 during a stop."""
+    """How many seconds this request may wait; 0 while stackd stops."""
     seconds = min(query.seconds("timeout", DEFAULT_WAIT), LONGEST_WAIT)
     return 0.0 if call.api.draining else seconds
 
 
 async def delete_stack(call: ApiCall) -> web.Response:
-    """``DELETE /stacks/{stack_id}``; with ``wait=deleted`` also where the cluster needs a while to do it."""
+    """``DELETE /stacks/{stack_id}``; with ``wait=deleted`` it also waits for a cluster that needs a while."""
     stack_id, context = call.request.match_info["stack_id"], call.api.context
     query = Parameters(call.request, ("wait", "timeout"))
     if query.get("wait") not in (None, DELETED):
@@ -228,10 +228,10 @@ async def read_body(call: ApiCall) -> bytes:
 async def first_answer(
     call: ApiCall, body: bytes, run: Callable[[Claim | None], Awaitable[StoredResponse]]
 ) -> web.Response:
-    """The answer that ``run`` makes; under an Idempotency-Key, the one that it made the first time.
+    """The answer of ``run``; under an Idempotency-Key, its answer to the first request with that key.
 
-    That is looked for before anything is parsed of the request but its key: what has changed since then, be it a policy,
-    a limit or the caller's pace, does not undo what was answered.
+    The first answer is looked up before anything but the key is parsed: a policy, a limit or a request rate that has
+    changed since then does not undo it.
     """
     key = idempotency_key(call)
     if key is None:
@@ -242,14 +242,14 @@ async def first_answer(
         call.within_limits()
         return await run(claim)
 
-    # A caller's name is quoted, or one with blanks in it could pass for another one's route.
+    # The name is quoted: with blanks in it, it could pass for another key's name and route.
     scope = f"{quote(call.key.name, safe='')} {call.request.method} {call.request.path}"
     answer = await call.api.replays.once(Replayable(scope=scope, key=key, body=body), first)
     return json_response(answer.body, answer.status, REPLAYED if answer.replayed else None)
 
 
 def idempotency_key(call: ApiCall) -> str | None:
-    """The request's Idempotency-Key, None where it has none. Raises InvalidRequest."""
+    """The request's Idempotency-Key, or None. Raises InvalidRequest."""
     keys = call.request.headers.getall(IDEMPOTENCY_KEY, ())
     if len(keys) > 1:
         raise InvalidRequest(f"Idempotency-Key must be given once, not {len(keys)} times")
@@ -259,10 +259,10 @@ def idempotency_key(call: ApiCall) -> str | None:
 
 
 class Beginning(Protocol):
-    """Start or restart."""
+    """``start`` or ``restart``."""
 
     def __call__(self, context: Context, stack_id: str, *, by: str) -> Awaitable[Stack]:
-        """The stack, as soon as its fresh pod is on its way."""
+        """Return the stack as soon as its fresh pod is on its way."""
 
 
 async def extend_stack(call: ApiCall) -> web.Response:
@@ -311,7 +311,7 @@ async def _detail(context: Context, stack: Stack) -> bytes:
 
 
 async def timeline(call: ApiCall) -> web.Response:
-    """``GET /stacks/{stack_id}/timeline``: also of a stack that is gone, for ``stacks.keep_history``."""
+    """``GET /stacks/{stack_id}/timeline``: also of a deleted stack, for ``stacks.keep_history``."""
     stack_id = call.request.match_info["stack_id"]
     store = call.api.context.store
     events = [] if store.stacks.waits_in_pool(stack_id) else await store.timeline.read(stack_id)
@@ -321,7 +321,7 @@ async def timeline(call: ApiCall) -> web.Response:
 
 
 async def logs(call: ApiCall) -> web.Response:
-    """``GET /stacks/{stack_id}/logs``: from the cluster while the pod is there, else what was kept of its end."""
+    """``GET /stacks/{stack_id}/logs``: from the cluster while the pod exists, else the last lines that stackd kept."""
     parameters = Parameters(call.request, ("tail", "container"))
     tail = parameters.number("tail", 1, LONGEST_TAIL) or DEFAULT_TAIL
     stack_id = call.request.match_info["stack_id"]

@@ -43,12 +43,12 @@ async def readyz(call: ApiCall) -> web.Response:
 
 
 async def owner(call: ApiCall) -> web.Response:
-    """``GET /owner``: who owns the stacks, by the Lease as it was last seen, and what this process is to them."""
+    """``GET /owner``: who owns the stacks, by the Lease as it was last seen, and the role of this process."""
     return json_response(orjson.dumps(owner_fields(call.api.context)))
 
 
 async def takeover(call: ApiCall) -> web.Response:
-    """``POST /takeover``: ask the owner to hand the stacks over to this standby; 409 where there is none to be asked."""
+    """``POST /takeover``: ask the owner to hand the stacks over to this standby; 409 if there is no owner to ask."""
     return json_response(orjson.dumps({"asked": await call.api.context.ownership.ask_for()}), status=202)
 
 
@@ -63,7 +63,7 @@ async def reconcile_plan(call: ApiCall) -> web.Response:
 
 
 async def reconcile_confirm(call: ApiCall) -> web.Response:
-    """``POST /reconcile/confirm``: release what a brake holds back now, once; 503 where no pass can be made."""
+    """``POST /reconcile/confirm``: release what a brake holds back now, once; 503 if no pass can run."""
     released = await call.api.reconciler.confirm()
     held = {"held": sorted(released.held)} if released.held else {}
     removed = {"removed": sorted(released.removed)} if released.removed else {}
@@ -71,7 +71,7 @@ async def reconcile_confirm(call: ApiCall) -> web.Response:
 
 
 def owner_fields(context: Context) -> dict[str, object]:
-    """Whose the stacks are, as JSON; times are the owner's own."""
+    """The ownership of the stacks as JSON. Times are by the owner's clock."""
     ownership, lease = context.ownership, context.ownership.lease
     return {
         "role": ownership.role,
@@ -94,7 +94,7 @@ def _time(nanoseconds: int | None) -> str | None:
 
 
 async def unready(api: Api) -> list[str]:
-    """Why the daemon is not ready; empty when it is."""
+    """Why the daemon is not ready; empty if it is."""
     context = api.context
     try:
         await context.store.probe()
@@ -115,7 +115,7 @@ def plan_fields(plan: ReconcilePlan) -> dict[str, object]:
 
 
 async def get_capacity(call: ApiCall) -> web.Response:
-    """``GET /capacity?cpu=100m&memory=128Mi&ports=1``; quotas as they were last seen, in the background."""
+    """``GET /capacity?cpu=100m&memory=128Mi&ports=1``; with the quotas that the background task read last."""
     parameters = Parameters(call.request, ("cpu", "memory", "ephemeral_storage", "ports"))
     given = storage(call.api.context)
     asked = parameters.get("ephemeral_storage")
@@ -131,7 +131,7 @@ async def get_capacity(call: ApiCall) -> web.Response:
 
 
 async def post_capacity(call: ApiCall) -> web.Response:
-    """``POST /capacity`` with the body of a create; quotas are read now."""
+    """``POST /capacity`` with the body of a create; reads the quotas now."""
     parsed = requests.create_body(call.api.context, call.key.name, await read_body(call), labelled=False)
     await refresh_quotas(call.api.context, asked=True)
     create_request = parsed.create_request

@@ -1,6 +1,6 @@
 """``GET /templates``: the templates, and the state of each one's pool, images and stacks.
 
-Owns the fields of an entry. The figures of pools are ``lifecycle.pools``'.
+Owns: the fields of an entry. ``lifecycle.pools`` owns the figures of pools.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _entry(api: Api, template: Template, stacks: Counter[tuple[str, StackStatus]
 
 
 def _prepull(api: Api, template: Template) -> dict[str, object] | None:
-    """How far the template's images are on each node; None where they are not pulled ahead."""
+    """The state of the template's images on each node; None if they are not pulled ahead."""
     if not template.prepull:
         return None
     return {node: {"state": pull.state, "reason": pull.reason} for node, pull in api.prepulls.of(template).items()}
