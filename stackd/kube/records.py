@@ -1,9 +1,9 @@
 """The record of a stack, from which a lost state file can be rebuilt: on its Pod, or in a ConfigMap while it has no pod.
 
-Owns the record's format and its version, and the ConfigMap's form. The record is an annotation. What is rebuilt from it says
-``creating`` and is then observed like any other stack. When a stack is extended, the new end stands in an annotation of its
-own, and the record stays as it was. A stack that its user has stopped, or that is getting another pod, has a ConfigMap of its
-name. Pure; nothing is read from any of it while the state file is there.
+Owns the record's format and its version, and the ConfigMap's form. The record is an annotation. What is rebuilt from
+it says ``creating`` and is then observed like any other stack. When a stack is extended, the new end stands in an
+annotation of its own, and the record stays as it was. A stack that its user has stopped, or that is getting another
+pod, has a ConfigMap of its name. Pure; nothing is read from any of it while the state file is there.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Whether an answer is Kubernetes' answer to this very request, and what it means if it is a refusal. Pure.
 
-Between stackd and the API server there are load balancers, proxies and networks, which answer with pages, caches and halves
-of what was said, and with any code. Owns what has to be so before an answer is believed: nothing is created, deleted or
-taken for gone on the word of anybody else. Owns the meaning of refusals, too: status and message → the error tree, by what
-a real API server was recorded to say. Does not know what is done about an answer. Messages are cut, name the cause, and
-never hold who stackd is to the cluster (a user's name is of no use to a tenant).
+Between stackd and the API server there are load balancers, proxies and networks, which answer with pages, caches and
+halves of what was said, and with any code. Owns what has to be so before an answer is believed: nothing is created,
+deleted or taken for gone on the word of anybody else. Owns the meaning of refusals, too: status and message → the
+error tree, by what a real API server was recorded to say. Does not know what is done about an answer. Messages are
+cut, name the cause, and never hold who stackd is to the cluster (a user's name is of no use to a tenant).
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     endless   list → watch → pause → watch …, from where the last one ended; a new list when that is too old (``_once`` is
               one turn of it)
 
-Owns when to list again, when to reconnect and how long to wait before; and ``WatchHealth``, which says how it goes. Knows
-nothing of what is kept of the objects or who waits for them.
+Owns when to list again, when to reconnect and how long to wait before; and ``WatchHealth``, which says how it goes.
+Knows nothing of what is kept of the objects or who waits for them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ _EVENTS = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK"})
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
     """Seconds. ``idle_limit``: after so long without a byte the watch is asked for again, from where it was, for its
-    connection may be dead; ``watch_seconds``: how long the server is asked to keep one open, at least; up to twice that.
+    connection may be dead; ``watch_seconds``: how long the server is asked to keep one open, at least; up to twice
+    that.
 
     Bookmarks come about once a minute, but only with a version newer than the one that the watch was asked from
     (Kubernetes 1.36). Where nothing happens, a watch is silent for the whole of ``idle_limit``: nothing to warn of.
@@ -208,7 +209,8 @@ async def stream(
     call = _watch_call(source, version, timings)
     idle = POLL_SECONDS if health.held_back else timings.idle_limit
     async with caller.connection.stream(call, idle=idle) as response:
-        # That it was opened says little: what is not Kubernetes can do that, too. It ends at once then, or talks nonsense.
+        # That it was opened says little: what is not Kubernetes can do that, too. It ends at once then, or talks
+        # nonsense.
         standing = asyncio.get_running_loop().call_later(_STANDING_SECONDS, health.beat)
         try:
             with health.reading(response):
@@ -285,7 +287,8 @@ class _Place:
     def listed(self, health: WatchHealth, version: str) -> None:
         """A list of that version was taken. Raises UnexpectedAnswer if it is older than what was told before.
 
-        It is a cache's or a proxy's then; or, where each list says so for a while, the cluster was set back by its operator.
+        It is a cache's or a proxy's then; or, where each list says so for a while, the cluster was set back by its
+        operator.
         """
         if is_older(version, self.newest):
             if not self._is_older_for_long():
