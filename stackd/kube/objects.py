@@ -42,7 +42,7 @@ class ContainerState:
 class PodState:
     """A pod. ``scheduled`` is the PodScheduled condition, None while there is none; times in nanoseconds.
 
-    ``generation`` and ``expires_at`` are stackd's annotations: which pod of its stack it is, and when the stack expires.
+    ``generation`` and ``expires_at`` are stackd's annotations: which pod of its stack it is, and when that expires.
     ``pool`` is the template in whose pool it waits, empty if it is in no pool.
     ``cpu_milli``, ``memory_bytes`` and ``ephemeral_bytes`` are what the scheduler reserves for it: its requests, after
     admission policies and LimitRanges have changed them.

@@ -335,7 +335,7 @@ def _call(verb: str, manifest: Mapping[str, Any], **options: Any) -> KubeRequest
 
 
 def protects(policies: Iterable[Mapping[str, Any]], instance: str, direction: str = INGRESS) -> bool:
-    """Whether the policies deny traffic to (or from) the pods of this instance by default, and no rule allows all of it."""
+    """Whether the policies deny traffic to (or from) this instance's pods by default, and no rule allows all of it."""
     selecting = [policy for policy in policies if restricts(policy, instance, direction)]
     return bool(selecting) and not any(opens(policy, direction) for policy in selecting)
 
