@@ -73,7 +73,7 @@ def record_annotation(stack: Stack) -> str:
 
 
 def _of_template(stack: Stack) -> dict[str, object]:
-    """The record's fields about the template. Generated values stand in the pod's environment, here only their names."""
+    """The record's fields about the template. Of generated values it has only the names: the pod has the values."""
     found: dict[str, object] = {"template": stack.template} if stack.template is not None else {}
     if stack.digest is not None:
         found["digest"] = stack.digest

@@ -48,7 +48,7 @@ ASSIGN_STACK = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """A request for a stack of a pool, for ``by``; times in nanoseconds. The stack must have this template ``digest``."""
+    """A request for a stack of a pool, for ``by``; times in nanoseconds. ``digest`` is the template's current one."""
 
     stack_id: str
     digest: str

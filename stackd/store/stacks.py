@@ -55,7 +55,10 @@ class StacksView:
         return stack_id in self._by_id
 
     def subscribe(self, callback: Subscriber) -> Callable[[], None]:
-        """Call ``callback(before, after)`` on the loop after each change; it must not raise. Returns the unsubscriber."""
+        """Call ``callback(before, after)`` on the loop after each change. Returns a function that unsubscribes.
+
+        ``callback`` must not raise.
+        """
         self._subscribers.append(callback)
 
         def unsubscribe() -> None:

@@ -97,7 +97,7 @@ class Writer:
 
     @property
     def failed(self) -> asyncio.Future[None]:
-        """Raises ``StoreError`` once the thread has ended unexpectedly. Cancelling a waiter does not cancel the future."""
+        """Raises ``StoreError`` once the thread has ended unexpectedly. Waiters can be cancelled without any effect."""
         return asyncio.shield(self._failed)
 
     @property
@@ -233,7 +233,7 @@ class Writer:
         return batch, None
 
     def _make_room(self, calls: list[Submission]) -> tuple[Batch, list[Submission]]:
-        """Use the reserved space for the operations that do not grow the file, and refuse the others: the disk is full."""
+        """Free the reserved space of a full disk for the calls that do not grow the file, and refuse the others."""
         self._parts.ballast.release()
         shrinking, refused = _split(calls)
         try:
@@ -327,7 +327,7 @@ class Writer:
                 raise
 
     def _close_connection(self) -> None:
-        """Write the log back into the file and close. If somebody else has written to the file, keep the log beside it."""
+        """Checkpoint the log and close. If somebody else has written to the file, keep the log beside it instead."""
         connection = self._parts.connection
         try:
             if self._files.untouched:
@@ -349,7 +349,7 @@ class Writer:
 
 
 def _guard(path: Path) -> sqlite3.Connection:
-    """A read-only connection. While it is open, closing the writer's connection does not write the log into the file."""
+    """A read-only connection. While it is open, closing the writer's connection does not checkpoint the log."""
     guard = sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True, check_same_thread=False)
     guard.execute(transaction.BEGIN_READ)
     guard.execute(identity.ALL_META).fetchone()
@@ -363,5 +363,5 @@ def _split(calls: list[Submission]) -> tuple[list[Submission], list[Submission]]
 
 
 def _all_failed(calls: list[Submission], error: StoreUnavailable) -> Batch:
-    """A batch that failed for all calls. Each gets its own exception, because it collects the traceback of its waiter."""
+    """A batch that failed for all calls. Each call gets its own exception, because that collects a traceback."""
     return Batch(outcomes=[(call, None, StoreUnavailable(str(error))) for call in calls])
