@@ -37,7 +37,7 @@ StoreError                          (a StackdError) the file is unusable: corrup
 ClusterError                        (a StackdError) refusals that the caller handles: no client sees their text
 ├── ObjectNotFound
 ├── ObjectExists
-├── PreconditionFailed              the object was replaced by another one (uid)
+├── PreconditionFailed              the object was changed, or replaced by another one (uid)
 ├── VersionExpired                  the resourceVersion or the page's token is too old: list again
 ├── NodePortTaken                   with the port
 └── NodePortOutOfRange              with the port, and the cluster's range
@@ -213,7 +213,7 @@ class QuotaExceeded(Unavailable):
 
 
 class Held(Unavailable):
-    """A brake is on (invariant 8)."""
+    """A brake is on until the operator has looked (invariant 8)."""
 
     default_retry_after = 60
 

@@ -134,7 +134,7 @@ class PortRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SanitizedSpec:
-    """What the pod-spec policy made of a tenant's text.
+    """The result of the pod-spec policy for a tenant's text.
 
     ``text`` is the canonical YAML that the API returns; ``manifest`` is the same Pod as JSON-ready data
     (apiVersion, kind, metadata, spec), without names, labels or anything else that the operator adds.
@@ -178,7 +178,7 @@ class Stack:
     ``desired``         what its user wants; ``stopped`` keeps the ports
     ``generation``      how many pods it had before the current one; pods of earlier generations are deleted
     ``template``        the name of its template; ``digest`` identifies the template's content at the time
-    ``values``          the values generated for it, by environment variable; secrets, only its creator is told them
+    ``values``          the values generated for it, by environment variable; secrets that only its creator is told
     ``unassigned``      it waits in a pool until a client asks for a stack; until then it does not exist for any client
     """
 

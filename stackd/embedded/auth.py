@@ -2,7 +2,7 @@
 
 Owns: the form of these tokens (a JWT, as in Kubernetes, signed with a key of this cluster). The accounts are the users
 named ``system:serviceaccount:NAMESPACE:NAME``, and the stored ServiceAccounts with the rights from stored roles and
-bindings. Stores no tokens: a token stays valid until it expires, even when the cluster restarts.
+bindings. Stores no tokens: a token stays valid until it expires, also across restarts with the same state file.
 """
 
 from __future__ import annotations

@@ -186,7 +186,7 @@ class Kubelet:
             self._create(pod, run, one)
 
     def _is_present(self, pod: Record, one: ContainerRun) -> bool:
-        """Whether the node has the image. It has all, except those whose script says otherwise until they are pulled."""
+        """Whether the node has the image: it has all but those whose script says otherwise, until they are pulled."""
         return one.script.pull == "ok" or (pod.obj["spec"]["nodeName"], one.spec["image"]) in self._pulled
 
     def _relaunch(self, pod: Record, run: PodRun, one: ContainerRun) -> None:

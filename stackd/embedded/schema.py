@@ -163,7 +163,7 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]*")
 
 
 def decode(resource: Resource, raw: Json, *, strict: bool = False) -> Json:
-    """The object without kind and apiVersion. Raises StatusError 400 for wrong types; if `strict`, for unknown fields."""
+    """The object without kind and apiVersion. Raises StatusError 400: a wrong type, or if `strict` an unknown field."""
     body = {key: value for key, value in raw.items() if key not in {"kind", "apiVersion"}}
     if resource.kind not in STRUCTS:
         given = body.get("metadata") or {}

@@ -51,8 +51,9 @@ IDLE_SECONDS = 60.0
 """How long an idle connection is kept for the next burst of creates. Each new connection costs both sides a TLS
 handshake, just when all players press "start". The API server closes idle connections after 90 s (Kubernetes 1.36)."""
 KEEPALIVE = {"TCP_KEEPIDLE": 6, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
-"""In seconds, except ``TCP_USER_TIMEOUT`` (milliseconds). A NAT or load balancer can forget a connection silently. So
-the kernel probes the other side after 6 s of silence, and closes the connection if nothing is acknowledged for 10 s."""
+"""Two times in seconds, a count, and a time in milliseconds. A NAT or load balancer can forget a connection silently.
+So the kernel probes the other side after 6 s of silence, and closes the connection if nothing is acknowledged for 10
+s."""
 READ_BUFFER_BYTES = 2**21
 """As in the Kubernetes client: a watch event can be larger than aiohttp's default of 64 KiB."""
 BEARER = "BearerToken"

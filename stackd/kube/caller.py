@@ -1,4 +1,4 @@
-"""Sends requests and retries them until they are answered or their deadline passes; the general requests to a cluster.
+"""Sends requests to a cluster and retries them until they are answered or their deadline passes.
 
 Owns: the retries within a request's deadline, after a lost response, a response that is not from Kubernetes, an
 overloaded server, or a namespace or quota that is not ready yet. Owns, too, all requests that are not about the stacks'

@@ -134,7 +134,7 @@ class Cluster(Caller):
         await self._patch("pods", name, uid, self.deadline(timeout), **wanted)
 
     async def put_stopped(self, manifest: Mapping[str, Any], *, timeout: float | None = None) -> StoppedRecord:
-        """Create or replace the record (ConfigMap) of a stack without a pod.
+        """Create the record (ConfigMap) of a stack without a pod, or update the annotations of an existing one.
 
         Raises as ``create_pod`` does; ObjectExists if a ConfigMap that is not ours has the name.
         """

@@ -32,8 +32,8 @@ from stackd.kube.wire import LEASES, NAMESPACES, REVIEWS, TOKENS, KubeRequest
 from stackd.waiters import set_within
 
 _CHANGING = frozenset({"create", "update", "patch", "delete"})
-# The Lease is what the fence depends on, its namespace what the Lease is in; a review changes nothing, and a token of
-# its own is what every stackd needs, whether it owns anything or not.
+# The fence depends on the Lease, and the Lease needs its namespace. A review changes nothing. Every stackd needs a token
+# of its own, even if it owns no stacks.
 _ALWAYS_ALLOWED = frozenset({LEASES, NAMESPACES, REVIEWS, TOKENS})
 _DISCARD = struct.pack("ii", 1, 0)  # linger for no time: close resets the connection
 

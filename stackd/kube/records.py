@@ -50,7 +50,7 @@ class Unrecoverable:
 
 
 def our_annotations(stack: Stack) -> dict[str, str]:
-    """The annotations of a stack's pod from which its row can be rebuilt. Needs a whole stack (``Store.whole``)."""
+    """The annotations of a stack's pod from which its row can be rebuilt. Needs a whole stack (``Stacks.whole``)."""
     ours = {labels.RECORD: record_annotation(stack), labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at)}
     return ours | ({labels.GENERATION: str(stack.generation)} if stack.generation else {})
 

@@ -1,8 +1,8 @@
 """Whether a response is Kubernetes' answer to the request, and what it means if it is a refusal. Pure.
 
 Load balancers, proxies and networks between stackd and the API server respond, too: with web pages, cached or truncated
-answers, and any status code. Owns: the checks that a response must pass before stackd believes it. stackd creates
-nothing, deletes nothing and takes nothing for gone because of a response from anybody but Kubernetes. Owns, too, the
+answers, and any status code. Owns: the checks that a response must pass before stackd believes it. stackd never
+creates or deletes an object, or considers one gone, because of a response from anybody but Kubernetes. Owns, too, the
 meaning of refusals: status and message → the error tree, from recorded responses of a real API server. Does not know
 what is done about a response. Messages are cut, name the cause, and never contain stackd's user name in the cluster.
 """
@@ -235,7 +235,7 @@ _NOT_ACCEPTED = "Kubernetes does not accept what stackd asks for"
 
 
 def error_of(call: KubeRequest, answer: KubeResponse) -> StackdError:
-    """The error that a response means which is not ``ok``."""
+    """The error that a response means. Only for responses that are not ``ok``."""
     status = answer.refusal
     if status is None:
         return _unavailable(call, answer) if answer.status in PASSING else unexpected(call, answer, _NOT_OURS)

@@ -1,8 +1,8 @@
 """Creates, checks, opens, migrates, summarizes and copies the state file.
 
 Owns: creation (under another name, then renamed, so that a crash never leaves a partial file), the checks that keep
-stackd from using a damaged, foreign or newer file, the pragmas, and migration, which keeps a copy. Never replaces an
-existing file by a new one. Owns, too, backups: a consistent copy, whether or not the daemon runs, as one
+stackd from using a damaged, foreign or newer file, the pragmas, and migration, which keeps a copy. Never creates a new
+file in the place of an existing one. Owns, too, backups: a consistent copy, whether or not the daemon runs, as one
 self-contained file (no write-ahead log) of mode 0600, complete or absent. To restore one: stop stackd, copy it to
 ``state.path``, start stackd.
 """

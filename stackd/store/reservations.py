@@ -2,8 +2,8 @@
 
 Owns: a stack holds all of its ports or none, each by the primary key of ``node_ports``; the pool of ports only
 proposes. A stack of a pool is given away once, alive and from the right template (invariant 11), by one UPDATE that
-matches the row or not. Owns, too, the limits of stacks in all and of living stacks with the same label. Does not know
-whether a pod is ready.
+matches the row or not. Owns, too, the limits of stacks in all and of living stacks with the same label. The caller
+must know whether a pod can be relied on.
 """
 
 from __future__ import annotations
