@@ -32,8 +32,8 @@ from stackd.kube.wire import LEASES, NAMESPACES, REVIEWS, TOKENS, KubeRequest
 from stackd.waiters import set_within
 
 _CHANGING = frozenset({"create", "update", "patch", "delete"})
-# The fence depends on the Lease, and the Lease needs its namespace. A review changes nothing. Every stackd needs a token
-# of its own, even if it owns no stacks.
+# The fence depends on the Lease, and the Lease needs its namespace. A review changes nothing. Every stackd needs a
+# token of its own, even if it owns no stacks.
 _ALWAYS_ALLOWED = frozenset({LEASES, NAMESPACES, REVIEWS, TOKENS})
 _DISCARD = struct.pack("ii", 1, 0)  # linger for no time: close resets the connection
 
