@@ -1,6 +1,6 @@
-"""Time, as something that can be handed in (the daemon gets the system's, tests their own), and as text.
+"""Clocks that can be passed in (the daemon uses the system's, tests their own), and times as text.
 
-Owns RFC 3339 as the API, Kubernetes and our records write it, to and from nanoseconds since the Unix epoch.
+Owns: RFC 3339 as the API, Kubernetes and our records write it, to and from nanoseconds since the Unix epoch.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class SystemClock:
 
 
 def boottime() -> float:
-    """Seconds since the machine's start, those among them in which it was suspended."""
+    """Seconds since the machine booted, including the time while it was suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def boot_id(environ: Mapping[str, str] = os.environ, file: Path = _BOOT_FILE) -> str:
-    """What tells this start of this machine from every other one of any machine; empty where that is not known.
+    """The id of this boot, unique among all boots of all machines; empty if it is unknown.
 
-    The service's sandbox hides the file, so that the unit hands the id over (``%b``).
+    The service's sandbox hides the file, so the unit passes the id in the environment (``%b``).
     """
     given = environ.get(BOOT_VARIABLE, "")
     if not given:
@@ -85,7 +85,7 @@ def from_nanoseconds(nanoseconds: int) -> str:
 
 @lru_cache(maxsize=4096)
 def _second(seconds: int) -> str:
-    """Stacks are created, and expire, many in the same second."""
+    """Cached, because many stacks are created, and expire, in the same second."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 

@@ -1,7 +1,7 @@
 """The daemon: open, start tasks, serve, and close in reverse.
 
-Owns: all wiring, the signals, and the order of starting and stopping. Reads are served as soon as the file is open, before
-the cluster has answered; creates once the mirror is in sync.
+Owns: all wiring, the signals, and the order of starting and stopping. The daemon serves reads as soon as the file is
+open, before the cluster has answered, and creates once the mirror is synced.
 """
 
 from __future__ import annotations
@@ -68,21 +68,21 @@ log = logging.getLogger(__name__)
 
 HURRIED_EXIT = 1
 PATIENCE_SECONDS = 5.0
-"""How long a start waits for the cluster before it is over without it: connections may queue so long at a handed-over
-socket, and so long takes the service manager's start."""
+"""How long a start waits for the cluster, before it completes without it. Meanwhile connections queue at a handed-over
+socket, and the service manager waits for the start."""
 
 ANNOTATE_SECONDS = 2.0
-"""So long a stop takes at the most to write on pods that they were given away."""
+"""The longest that a stop takes to write on pods of pools that they were given away."""
 
 STOP_EXTRA_SECONDS = 15.0
 
 COMPLETE_SECONDS = 0.5
-"""Between two tries to take over what a new or restored file lacks."""
+"""The pause between two tries to take over from the cluster what a new or restored file lacks."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Daemon:
-    """A daemon at work."""
+    """A running daemon."""
 
     context: Context
     api: Api
@@ -99,7 +99,7 @@ async def serve(
     again: Callable[[], LoadedConfig] | None = None,
     on_listening: Callable[[Daemon], None] | None = None,
 ) -> None:
-    """Run until SIGTERM or SIGINT; a second one ends the process at once. SIGHUP takes over what ``again`` reads.
+    """Run until SIGTERM or SIGINT; a second one ends the process at once. SIGHUP applies what ``again`` reads.
 
     Raises ConfigError, StoreError, OSError (the address is taken) or ServiceEnded.
     """
@@ -120,7 +120,7 @@ async def serve(
 async def running(
     loaded: LoadedConfig, *, clock: Clock | None = None, process: ProcessContext | None = None
 ) -> AsyncIterator[Daemon]:
-    """A daemon that listens; stopped in order on leaving."""
+    """A daemon that listens; leaving the context stops it in order."""
     config, process = loaded.config, process or ProcessContext()
     require_cluster(config)
     templates = await asyncio.to_thread(read_templates, config)
@@ -245,13 +245,13 @@ async def _start(stack: AsyncExitStack, daemon: Daemon, process: ProcessContext)
 
 
 async def _wait_for_cluster(daemon: Daemon) -> None:
-    """Wait for the cluster a moment: what connects meanwhile queues at the handed-over socket, and is served then."""
+    """Wait a moment for the cluster. Meanwhile connections queue at the handed-over socket, and are served then."""
     events = (daemon.ready, daemon.context.ownership.stands_by)
     await first_of(*events, failure=daemon.context.tasks.failure, timeout=PATIENCE_SECONDS)
 
 
 def _look_after(daemon: Daemon, process: ProcessContext, certificate: Certificate | None) -> None:
-    """Start what tells the service manager, reloads and measures."""
+    """Start the services for the watchdog, the loop lag, credentials, certificate, key file and reloads."""
     context, notifier = daemon.context, process.notifier
     if notifier.watchdog:
         context.tasks.supervise("watchdog", health.feed(context, notifier))
@@ -280,7 +280,7 @@ def _look_after(daemon: Daemon, process: ProcessContext, certificate: Certificat
 
 
 async def _follow_cluster(daemon: Daemon) -> None:
-    """Reach the cluster, become the owner of its stacks, bring rows and cluster together once, and follow it from then on."""
+    """Reach the cluster, become the owner of its stacks, reconcile rows and cluster once, then follow the cluster."""
     context, ownership = daemon.context, daemon.context.ownership
     policies = context.config.stacks.require_ingress_network_policy
     await bring_up(context, check_policies=policies)
@@ -295,7 +295,7 @@ async def _follow_cluster(daemon: Daemon) -> None:
             await ownership.owned.wait()
         group.create_task(context.mirror.run(), name="mirror")
         await context.mirror.wait_synced()
-        if foreign:  # nothing can be done there, and readiness says so
+        if foreign:  # nothing may be done in the wrong cluster, and /readyz says so
             context.contact_tried.set()
             daemon.ready.set()
             await ownership.owned.wait()
@@ -309,7 +309,7 @@ async def _follow_cluster(daemon: Daemon) -> None:
         _work_queues(daemon, group)
         await daemon.schedule.now("reconcile")
         while context.store.incomplete and context.brake.wrong_cluster is None:
-            context.contact_tried.set()  # whoever waits is told what for
+            context.contact_tried.set()  # waiting requests are told the reason
             await asyncio.sleep(COMPLETE_SECONDS)
             await daemon.schedule.now("reconcile")
         context.contact_tried.set()
@@ -320,7 +320,7 @@ async def _follow_cluster(daemon: Daemon) -> None:
 
 
 def _work_queues(daemon: Daemon, group: asyncio.TaskGroup) -> None:
-    """Work on what is queued, and look at every stack once."""
+    """Start the workers of the queues, and mark every stack to be looked at once."""
     context = daemon.context
     group.create_task(daemon.observer.run(), name="observe")
     group.create_task(delete.work(context), name="delete")
@@ -331,30 +331,30 @@ def _work_queues(daemon: Daemon, group: asyncio.TaskGroup) -> None:
 
 
 async def _own(context: Context) -> None:
-    """Stand by, own the stacks, and end the process when that is over. On the wrong cluster there is nothing to own."""
+    """Stand by, own the stacks, and end the process when the ownership ends. On the wrong cluster, only wait."""
     while context.brake.wrong_cluster is not None:  # noqa: ASYNC110 - nothing tells
         await asyncio.sleep(COMPLETE_SECONDS)
     await context.ownership.serve()
 
 
 async def _step_back(ownership: Ownership) -> None:
-    """End the process when another stackd asks for the stacks; they are handed over when what is under way is done.
+    """End the process when another stackd asks for the stacks. The stop hands them over after running operations.
 
-    The service manager starts it again, and then it stands by.
+    The service manager starts this stackd again, and it then stands by.
     """
     await ownership.asked_for.wait()
     raise NotOwner(f"{ownership.asker} takes over; this stackd stands by when it starts again")
 
 
 def _begin_work(daemon: Daemon) -> None:
-    """Start what only an owner does at intervals, and what is left of batch jobs."""
+    """Start what only an owner does: the schedule, and the rest of unfinished batch jobs."""
     daemon.context.tasks.supervise("batch-delete", daemon.api.batch.run())
     daemon.schedule.start()
     daemon.context.tasks.supervise("clock", daemon.schedule.follow_clock())
 
 
 async def _renew_rows(context: Context) -> None:
-    """Before anything is done to the stacks of a restored file, take over what has become of them since then."""
+    """Update the rows of a restored file from the cluster, before anything is done to its stacks."""
     while not context.renewed:
         try:
             await renew_rows(context)
@@ -371,9 +371,9 @@ async def _watch_store(store: Store) -> None:
 
 
 async def _drain(daemon: Daemon, listener: HttpListener, notifier: Notifier) -> None:
-    """Finish what is in flight within the time allowed; the rest is undone now or at the next start.
+    """Finish running requests and operations within ``server.shutdown_timeout``; undo the rest now or at next start.
 
-    Where the sockets outlive the process, whoever was let in is still served, and who comes later waits for the next one.
+    If the sockets outlive the process, accepted connections are still served, and later ones wait for the next process.
     """
     context = daemon.context
     timeout = context.config.server.shutdown_timeout

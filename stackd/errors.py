@@ -1,4 +1,4 @@
-"""The error tree. Each boundary translates once, with ``raise … from exc``; ``web/problems.py`` gives the statuses.
+"""The error tree. Each boundary translates once, with ``raise … from exc``; ``web/problems.py`` has the statuses.
 
 StackdError
 ├── ConfigError                     the daemon cannot start as configured
@@ -23,24 +23,24 @@ StackdError
     ├── QuotaExceeded                    the namespace's ResourceQuota refuses
     ├── Held                             a brake is on (invariant 8)
     ├── ShuttingDown
-    ├── NotOwner                         another stackd may own the stacks now: nothing is changed
+    ├── NotOwner                         another stackd may own the stacks now: this one changes nothing
     ├── StoreUnavailable                 the file cannot be written now
     └── ClusterUnavailable               Kubernetes is unreachable, overloaded, or refuses stackd itself
         ├── ClusterUnreachable           no connection could be made: the request was not sent
-        ├── ClusterRefused               stackd's credentials or the cluster's certificate are not accepted, or a right lacks
-        ├── ClusterTimeout               no answer came in the time that one try had
-        ├── StillThere                   what was deleted is not gone: something in the cluster holds it
-        ├── ClusterSilent                nothing has come over an open watch for long
-        ├── UnexpectedAnswer             what answered is not Kubernetes, or its answer was cut short
-        └── ClusterOverloaded            it said itself when to come back
+        ├── ClusterRefused               credentials or certificate are not accepted, or a right is missing
+        ├── ClusterTimeout               no answer came within the timeout of one try
+        ├── StillThere                   a deleted object is not gone yet: something in the cluster holds it
+        ├── ClusterSilent                nothing has come over an open watch for a long time
+        ├── UnexpectedAnswer             the answer is not from Kubernetes, or was cut short
+        └── ClusterOverloaded            Kubernetes is overloaded, and says when to retry
 StoreError                          (a StackdError) the file is unusable: corrupt, newer, locked by another process
-ClusterError                        (a StackdError) answers that the caller handles: they never reach a client as they are
+ClusterError                        (a StackdError) refusals that the caller handles: no client sees their text
 ├── ObjectNotFound
 ├── ObjectExists
-├── PreconditionFailed              the object is another one by now (uid)
+├── PreconditionFailed              the object was changed, or replaced by another one (uid)
 ├── VersionExpired                  the resourceVersion or the page's token is too old: list again
 ├── NodePortTaken                   with the port
-└── NodePortOutOfRange              with the port, and the range that the cluster has
+└── NodePortOutOfRange              with the port, and the cluster's range
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ from dataclasses import dataclass
 class Reason:
     """One thing that is wrong with a request.
 
-    ``path`` is the field in question, empty where it is none; ``line`` is where it stands in the pod spec's text, if known.
+    ``path`` is the wrong field, empty if it is not about a field; ``line`` is its line in the pod spec's text, if
+    known.
     """
 
     path: str
@@ -65,9 +66,9 @@ class Reason:
 
 
 class StackdError(Exception):
-    """The root; ``sentence`` may be shown to any client.
+    """The root of the tree. ``sentence`` may be shown to any client.
 
-    ``detail`` is what a library, a socket or the cluster's scheduler said: for whoever runs stackd. ``str()`` has both.
+    ``detail`` is the text of a library, a socket or the cluster's scheduler, for the operator only. ``str()`` has both.
     """
 
     detail = ""
@@ -82,12 +83,12 @@ class StackdError(Exception):
 
 
 def told(error: StackdError) -> str:
-    """What a client is told of an error that is the reason for another one: nothing of a ClusterError, which quotes."""
+    """What a client is told about the cause of another error. Hides a ClusterError, because it quotes Kubernetes."""
     return "the cluster refuses it" if isinstance(error, ClusterError) else error.sentence
 
 
 def detail_of(error: StackdError) -> str:
-    """What goes into the detail of an error for which this one is the reason."""
+    """The ``detail`` for an error that this one has caused."""
     return str(error) if isinstance(error, ClusterError) else error.detail
 
 
@@ -100,7 +101,7 @@ class ConfigError(StackdError):
 
 
 class InvalidRequest(StackdError):
-    """The request itself is wrong, and will be wrong again if repeated; ``reasons`` holds what is known by field."""
+    """The request itself is wrong, so repeating it is no use; ``reasons`` holds what is known by field."""
 
     def __init__(self, message: str, reasons: Sequence[Reason] = ()) -> None:
         super().__init__(message)
@@ -108,7 +109,7 @@ class InvalidRequest(StackdError):
 
 
 class InvalidPodSpec(InvalidRequest):
-    """The pod spec is not acceptable; ``reasons`` holds all of them, in the order in which they were found."""
+    """The pod spec is not acceptable; ``reasons`` holds all reasons, in the order in which they were found."""
 
     def __init__(self, reasons: Sequence[Reason]) -> None:
         super().__init__("invalid pod spec: " + "; ".join(map(str, reasons)), reasons)
@@ -127,7 +128,7 @@ class PermissionDenied(StackdError):
 
 
 class NotFound(StackdError):
-    """There is no such thing."""
+    """The requested thing does not exist."""
 
 
 class StackNotFound(NotFound):
@@ -147,7 +148,7 @@ class JobNotFound(NotFound):
 
 
 class Conflict(StackdError):
-    """The request contradicts the present state."""
+    """The request contradicts the current state."""
 
 
 class LabelLimitReached(Conflict):
@@ -159,7 +160,7 @@ class LabelLimitReached(Conflict):
 
 
 class IdempotencyKeyReused(StackdError):
-    """The Idempotency-Key came with another body before."""
+    """The Idempotency-Key was used with another body before."""
 
 
 class RequestTooLarge(StackdError):
@@ -171,7 +172,7 @@ class UnsupportedCoding(StackdError):
 
 
 class ExpectationFailed(StackdError):
-    """The request expects what is not known."""
+    """The request has an ``Expect`` other than 100-continue."""
 
 
 class TooManyRequests(StackdError):
@@ -183,7 +184,7 @@ class TooManyRequests(StackdError):
 
 
 class Unavailable(StackdError):
-    """Not now; ``retry_after`` says in how many seconds it may be worth another try."""
+    """The request cannot be done now; ``retry_after`` says after how many seconds a retry may help."""
 
     default_retry_after = 5
 
@@ -212,7 +213,7 @@ class QuotaExceeded(Unavailable):
 
 
 class Held(Unavailable):
-    """A brake is on until the operator has looked."""
+    """A brake is on until the operator has looked (invariant 8)."""
 
     default_retry_after = 60
 
@@ -222,7 +223,7 @@ class ShuttingDown(Unavailable):
 
 
 class NotOwner(Unavailable):
-    """This stackd does not own the stacks, or does not know that it still does: it changes nothing."""
+    """This stackd does not own the stacks, or is not sure that it still does: it changes nothing."""
 
 
 class StoreUnavailable(Unavailable):
@@ -238,21 +239,21 @@ class ClusterUnreachable(ClusterUnavailable):
 
 
 class ClusterTimeout(ClusterUnavailable):
-    """No answer came in the time that one try had; the request may have been done."""
+    """No answer came within the timeout of one try; the request may have been done."""
 
 
 class StillThere(ClusterUnavailable):
-    """An object that was deleted is not gone: a finalizer holds it, or its node has not said that its containers ended."""
+    """A deleted object is not gone yet: it has a finalizer, or its node has not reported that its containers ended."""
 
 
 class ClusterSilent(ClusterUnavailable):
-    """Nothing has come over an open watch for long: it may be dead, or there is nothing to tell."""
+    """Nothing has come over an open watch for a long time: it may be dead, or nothing happens."""
 
 
 class UnexpectedAnswer(ClusterUnavailable):
-    """An answer that Kubernetes does not give to what was asked: it is nobody's word, for success or for failure.
+    """A response that Kubernetes would not give to the request. It proves neither success nor failure.
 
-    ``shown`` shows what it was. It is for the log only: no client gets text of a load balancer or proxy to read.
+    ``shown`` quotes the response. It is for the log only: clients must not see the text of a load balancer or proxy.
     """
 
     def __init__(self, message: str, shown: str = "") -> None:
@@ -261,12 +262,14 @@ class UnexpectedAnswer(ClusterUnavailable):
 
 
 class ClusterRefused(ClusterUnavailable):
-    """Kubernetes does not accept stackd's credentials or does not allow it what it asked for, or its own certificate is
-    not accepted: waiting mends nothing."""
+    """Kubernetes refuses stackd's credentials or its request, or stackd does not trust Kubernetes' certificate.
+
+    Waiting does not help.
+    """
 
 
 class ClusterOverloaded(ClusterUnavailable):
-    """Kubernetes said itself when to come back: ``retry_after`` is its word, not a guess."""
+    """Kubernetes is overloaded; ``retry_after`` is its own Retry-After, not a guess."""
 
 
 class StoreError(StackdError):
@@ -274,19 +277,19 @@ class StoreError(StackdError):
 
 
 class ClusterError(StackdError):
-    """An answer of the cluster that its caller handles."""
+    """A refusal of the cluster that the caller handles."""
 
 
 class ObjectNotFound(ClusterError):
-    """The object is not there."""
+    """The object does not exist."""
 
 
 class ObjectExists(ClusterError):
-    """An object of that name is there already."""
+    """An object of that name already exists."""
 
 
 class PreconditionFailed(ClusterError):
-    """The object of that name is another one by now."""
+    """The object of that name was changed or replaced."""
 
 
 class VersionExpired(ClusterError):
@@ -294,7 +297,7 @@ class VersionExpired(ClusterError):
 
 
 class NodePortTaken(ClusterError):
-    """Somebody else holds ``node_port``."""
+    """Another Service holds ``node_port``."""
 
     def __init__(self, message: str, node_port: int) -> None:
         super().__init__(message)
@@ -302,7 +305,7 @@ class NodePortTaken(ClusterError):
 
 
 class NodePortOutOfRange(ClusterError):
-    """``node_port`` is outside of the cluster's node port range (``first``, ``last``), and so is every other one out there."""
+    """``node_port`` is outside the cluster's node port range; ``cluster`` is that range (first, last)."""
 
     def __init__(self, message: str, node_port: int, cluster: tuple[int, int]) -> None:
         super().__init__(message)

@@ -1,7 +1,7 @@
-"""API keys: how one is made, and what of it is kept.
+"""API keys: how a key is made, and what is kept of it.
 
-Owns the form of a key and its hash. Knows nothing of where keys come from (``config``) or how requests bring them
-(``web``). A key's text exists only while it is read or printed; everything that lives longer holds its SHA-256.
+Owns: the form of a key and its hash. Does not know where keys come from (``config``) or how requests carry them
+(``web``). A key's text exists only while it is read or printed. Everything else holds only its SHA-256.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ PREFIX: Final = "sk-"
 DIGEST_BYTES: Final = 32
 
 SHORTEST: Final = 16
-"""Characters of a key's text; a shorter one can be found by trying, however few tries there are."""
+"""The fewest characters of a key's text. A shorter key can be guessed, even with few tries."""
 
 Scope = Literal["admin", "read", "metrics"]
 """``read`` reads everything; ``metrics`` reads ``/metrics`` and ``/healthz``, and so no tenant's pod spec."""
 
 
 def digest(plaintext: str) -> bytes:
-    """The SHA-256 of a key's text, which is all that is compared and kept; any text has one, also what is no UTF-8."""
+    """The SHA-256 of a key's text; only this is compared and kept. Accepts any text, even if it is not valid UTF-8."""
     return hashlib.sha256(plaintext.encode(errors="surrogatepass")).digest()
 
 
@@ -34,7 +34,7 @@ def new_key() -> tuple[str, str]:
 
 
 def _digest_from_hex(value: object) -> object:
-    """Turn 64 hex digits into bytes; never repeats the value, which may be a key put there by mistake."""
+    """Turn 64 hex digits into bytes. The error never quotes the value, which may be a key put there by mistake."""
     if not isinstance(value, str):
         return value
     try:

@@ -1,6 +1,6 @@
-"""The kinds of value that a key may have, each with the words that say what is expected of it.
+"""The types of configuration values, each with a description of what is expected.
 
-Owns the annotated types of which the sections are made. Each carries an ``Expects``, so that a mistake can say
+Owns: the annotated types of the configuration's sections. Each carries an ``Expects``, so that an error message can say
 what would be right.
 """
 
@@ -28,7 +28,8 @@ _LONGEST_SECONDS: Final = 10 * 366 * 86400.0
 class Expects:
     """What would be right, as a noun phrase.
 
-    ``secret`` values are never repeated in a mistake; ``unit`` says how to print; ``path`` values may begin with ``~``.
+    ``secret`` values are never quoted in an error message; ``unit`` says how to print; ``path`` values may begin with
+    ``~``.
     """
 
     what: str
@@ -38,7 +39,7 @@ class Expects:
 
 
 def _seconds(value: object, info: ValidationInfo) -> object:
-    """Read a duration. Code may hand in seconds; in a file a bare number would leave its unit to guessing."""
+    """Read a duration. Code may pass seconds; in a file, a number without a unit is ambiguous and so an error."""
     if info.context is None and isinstance(value, int | float):
         return float(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -71,7 +72,7 @@ def _above_zero(seconds: float) -> float:
 
 
 def _matches(accepts: Callable[[str], bool], wrong: str) -> Callable[[str], str]:
-    """A validator that passes the values that ``accepts`` accepts."""
+    """A validator for the values that ``accepts`` accepts."""
 
     def check(value: str) -> str:
         if not accepts(value):
@@ -92,7 +93,7 @@ def _address(value: str) -> str:
 
 
 def _one_spelling(rates: Mapping[str, str]) -> Mapping[str, str]:
-    """Rates are counted without regard to the letter case of their labels."""
+    """Refuse labels that differ only in letter case, because rates are counted without regard to it."""
     if len({label.lower() for label in rates}) < len(rates):
         raise ValueError("a label is given twice, in different letter case")
     return rates
@@ -125,7 +126,7 @@ as_tuple: Final = BeforeValidator(_tuple)
 LabelKey = Annotated[str, AfterValidator(_matches(is_key, "is not a label key"))]
 LabelValue = Annotated[str, AfterValidator(_matches(is_label_value, "is not a label value"))]
 ClientLabel = Annotated[str, AfterValidator(_matches(is_bare_key, "is not a label of a create"))]
-"""A label as a create gives it; it has no prefix, for that is stackd's."""
+"""The key of a label in a create; it has no prefix, because stackd adds its own."""
 Flag = Annotated[bool, Expects(what="true or false")]
 Text = Annotated[str, Expects(what="a string")]
 FilePath = Annotated[str, Expects(what="a path", secret=True, path=True)]

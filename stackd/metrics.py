@@ -1,7 +1,7 @@
-"""What is counted while stackd works: plain numbers, cheap enough for the hottest path.
+"""Counters and histograms: plain numbers, cheap enough for the hottest path.
 
-Owns: the instruments, and the few of them that no other part keeps. How they are named and written down for Prometheus
-is ``web.exposition``'s. An observation costs well under a microsecond.
+Owns: the instruments, and the numbers that no other part keeps. ``web.exposition`` names and formats them for
+Prometheus. An observation costs well under a microsecond.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Final
 from stackd.model import Stack, StackStatus
 
 FAST: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Bounds in seconds, for what takes from a fraction of a millisecond to some seconds."""
+"""Bounds in seconds, for durations from a fraction of a millisecond to some seconds."""
 
 SLOW: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0)
-"""Bounds in seconds, for what a cluster takes its time for."""
+"""Bounds in seconds, for durations that depend on the cluster."""
 
 CREATED: Final = "created"
 INVALID: Final = "invalid"
@@ -29,7 +29,7 @@ _WORD: Final = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 class Histogram:
-    """Counts by upper bound, in seconds; the last count is of what lies above all bounds."""
+    """Counts by upper bound, in seconds; the last count is for values above all bounds."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -39,12 +39,12 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Count one."""
+        """Count one observation."""
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts by bound, as Prometheus wants them."""
+        """Cumulative counts by bound, as Prometheus expects them."""
         found, count = [], 0
         for bound, here in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
             count += here
@@ -62,7 +62,7 @@ class RouteMeter:
         self.durations = Histogram()
 
     def record(self, code: int, seconds: float) -> None:
-        """One request was answered."""
+        """Count one answered request."""
         self.codes[code] += 1
         self.durations.observe(seconds)
 
@@ -77,7 +77,7 @@ class PhaseTimer:
         self._since = perf_counter()
 
     def end(self, phase: str) -> None:
-        """The phase has ended, and the next one begins."""
+        """End ``phase``; the next phase starts now."""
         now = perf_counter()
         self._phases[phase].observe(now - self._since)
         self._since = now
@@ -87,7 +87,7 @@ class PhaseTimer:
 class Reloads:
     """How the latest reload went: ``refused`` says why, ``at`` is in seconds since the epoch, 0 before the first.
 
-    ``waiting`` names the keys that were changed and wait for a restart.
+    ``waiting`` names the changed configuration keys that need a restart.
     """
 
     refused: str = ""
@@ -117,23 +117,23 @@ class Metrics:
         return PhaseTimer(self.phases)
 
     def create_ended(self, error: BaseException | None) -> None:
-        """Count a create by what became of it."""
+        """Count a create by its outcome."""
         self.creates[CREATED if error is None else outcome(error)] += 1
 
     def assigned(self, seconds: float) -> None:
-        """A create was answered from a pool: that was its time to running."""
+        """Observe a create that was answered from a pool; ``seconds`` is also its time to running."""
         self.assignments.observe(seconds)
         self.time_to_running.observe(seconds)
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
-        """A row changed (a subscriber of the store)."""
+        """Observe the time to running when a row changes; a subscriber of the store."""
         if before is None or after is None or before.status is after.status or after.generation:
-            return  # a restarted stack was created long ago
+            return  # a restarted stack was created long before
         if before.status is StackStatus.CREATING and after.status is StackStatus.RUNNING:
             self.time_to_running.observe((time_ns() - after.created_at) / 1e9)
 
     def asked(self, verb: str, resource: str, code: str, seconds: float) -> None:
-        """A request to Kubernetes has ended; ``kube`` itself counts the codes."""
+        """Observe a finished request to Kubernetes; ``kube`` itself counts the codes."""
         self.kubernetes[verb, resource].observe(seconds)
 
 

@@ -1,6 +1,6 @@
 """The nouns of stackd, as frozen records.
 
-Owns: what a stack, a port, a batch-delete job and their statuses are. Knows nothing of HTTP, SQL or Kubernetes.
+Owns: what a stack, a port, a batch-delete job and their statuses are. Does not know HTTP, SQL or Kubernetes.
 
 Times are integer nanoseconds since the Unix epoch (UTC); CPU is in thousandths of a core, memory in bytes.
 """
@@ -17,7 +17,7 @@ NO_VALUES: Mapping[str, str] = MappingProxyType({})
 NO_LIMITS: Mapping[str, int] = MappingProxyType({})
 SERVICE_PREFIX = "svc-"
 RANGE_PREFIX = "range-"
-"""Of a Service that only asks which node ports the cluster has."""
+"""The name prefix of a Service that only asks for the cluster's range of node ports."""
 
 
 class StackStatus(enum.StrEnum):
@@ -34,7 +34,7 @@ ACTIVE_STATUSES = frozenset({StackStatus.CREATING, StackStatus.RUNNING})
 
 
 class Desired(enum.StrEnum):
-    """What the stack's user wants of its pod: that it is there, or that it is not until it is started again."""
+    """What the stack's user wants: a pod, or no pod until the stack is started again."""
 
     RUNNING = "running"
     STOPPED = "stopped"
@@ -50,7 +50,7 @@ class JobStatus(enum.StrEnum):
 
 
 class DeleteReason(enum.StrEnum):
-    """Why a stack is being deleted; kept with the intent, and said in the log."""
+    """Why a stack is being deleted; stored with the intent, and logged."""
 
     REQUEST = "request"
     BATCH = "batch"
@@ -60,7 +60,7 @@ class DeleteReason(enum.StrEnum):
 
 
 class EventKind(enum.StrEnum):
-    """What a line of a stack's timeline is about."""
+    """The kinds of lines in a stack's timeline."""
 
     ACCEPTED = "accepted"
     SCHEDULED = "scheduled"
@@ -83,7 +83,7 @@ class EventKind(enum.StrEnum):
 
 
 class DeleteOutcome(enum.StrEnum):
-    """What became of one id of a batch-delete job. Each id has exactly one (invariant 7)."""
+    """The outcome of one id of a batch-delete job. Each id has exactly one (invariant 7)."""
 
     DELETED = "deleted"
     NOT_FOUND = "not_found"
@@ -124,20 +124,20 @@ class PortRange:
         return f"{self.first}-{self.last}"
 
     def common(self, other: PortRange) -> PortRange:
-        """What both have; it is of length 0 where that is nothing."""
+        """The ports in both ranges; of length 0 if there are none."""
         return PortRange(max(self.first, other.first), min(self.last, other.last))
 
     def mismatch(self, cluster: PortRange) -> str:
-        """What is wrong with this configured range where the cluster's own one has nothing of it."""
+        """The message for this configured range when it has no port in common with the cluster's own range."""
         return f"{self} (stacks.node_port_min to node_port_max) is outside of the cluster's own range, {cluster}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SanitizedSpec:
-    """What the pod-spec policy made of a tenant's text.
+    """The result of the pod-spec policy for a tenant's text.
 
-    ``text`` is the canonical YAML that the API returns; ``manifest`` the same Pod as JSON-ready data
-    (apiVersion, kind, metadata, spec), without names, labels or anything else that is the operator's.
+    ``text`` is the canonical YAML that the API returns; ``manifest`` is the same Pod as JSON-ready data
+    (apiVersion, kind, metadata, spec), without names, labels or anything else that the operator adds.
     """
 
     text: str
@@ -167,19 +167,19 @@ class NewStack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """One row: what stackd intends and what it last saw of it.
+    """One row: what stackd intends and what it last observed.
 
-    ``pod_spec``        its text; None in memory where that is long (``Stacks.whole`` reads it from the file)
-    ``accepted``        the create was completed; before that, nobody has been told that the stack exists
-    ``ended``           the pod has ended for good: Service and ports are given back, the record stays until its TTL
-    ``deleting_since``  a delete was asked for and is not yet confirmed by the cluster; the stack is still listed
-    ``pod_uid``         the pod that was made for it; None while there is to be one and it is not yet known to be there;
+    ``pod_spec``        the pod spec's text; None in memory if it is long (``Stacks.whole`` reads it from the file)
+    ``accepted``        the create is completed; before that, no client has been told that the stack exists
+    ``ended``           the pod has ended for good: Service and ports are released, the row stays until its TTL
+    ``deleting_since``  when a delete was requested that the cluster has not confirmed yet; the stack is still listed
+    ``pod_uid``         the pod that was created for it; None without a pod, or before it is known to exist;
                         ``service_uid`` likewise
     ``desired``         what its user wants; ``stopped`` keeps the ports
-    ``generation``      how many pods it has had before this one; a pod of an earlier generation has to go
-    ``template``        the name of the template that it was made from, and ``digest`` what that was at the time
-    ``values``          what was generated for it, by the names of environment variables; secrets, only its creator is told
-    ``unassigned``      it waits in a pool for somebody to ask for a stack; until then it is no stack to any client
+    ``generation``      how many pods it had before the current one; pods of earlier generations are deleted
+    ``template``        the name of its template; ``digest`` identifies the template's content at the time
+    ``values``          the values generated for it, by environment variable; secrets that only its creator is told
+    ``unassigned``      it waits in a pool until a client asks for a stack; until then it does not exist for any client
     """
 
     stack_id: str
@@ -213,7 +213,7 @@ class Stack:
 
     @property
     def at_rest(self) -> bool:
-        """Whether it was stopped by its user and has no pod; its ports are kept."""
+        """Whether its user has stopped it and it has no pod; its ports are kept."""
         return self.desired is Desired.STOPPED and self.status is StackStatus.STOPPED
 
     @property
@@ -229,9 +229,9 @@ class Stack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimelineEvent:
-    """One line of a stack's timeline; ``at`` in nanoseconds, ``by`` is a key's name, ``stackd`` or ``cluster``.
+    """One line of a stack's timeline; ``at`` in nanoseconds; ``by`` is a key's name, ``stackd`` or ``cluster``.
 
-    ``count`` is how often the cluster said the same.
+    ``count`` is how often the cluster has reported the same event.
     """
 
     kind: EventKind
@@ -244,7 +244,7 @@ class TimelineEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptLog:
-    """The last that a container has written before it ended; ``at`` is when it was kept, in nanoseconds."""
+    """The last log lines of a container before it ended; ``at`` is when they were kept, in nanoseconds."""
 
     container: str
     at: int
@@ -253,10 +253,10 @@ class KeptLog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What was seen of a stack, to be written where it differs from the row.
+    """The observed state of a stack, to be written if it differs from the row.
 
-    ``generation`` is the stack's when it was looked at; ``events`` are written even where nothing else differs.
-    ``requested_…`` is what the cluster reserves for the pod, which an admission policy may have raised; 0 if not known.
+    ``generation`` is the stack's at the time of observation; ``events`` are written even if nothing else differs.
+    ``requested_…`` is what the cluster reserves for the pod, which an admission policy may have raised; 0 if unknown.
     """
 
     stack_id: str
@@ -274,7 +274,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobError:
-    """Why one id of a job could not be deleted; ``error`` holds 512 characters at most (API contract)."""
+    """Why one id of a job could not be deleted; ``error`` has at most 512 characters (API contract)."""
 
     stack_id: str
     error: str

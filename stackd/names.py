@@ -1,7 +1,7 @@
 """The syntax of Kubernetes' names, and the operator's patterns for them.
 
 Owns: regular expressions for labels, keys, port names and paths; glob patterns; and the nearest known name for a typo.
-Knows nothing of pods.
+Does not know pods.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
 _SUBDOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*\Z")
 BARE_KEY = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
-"""The pattern of a label's key without a prefix, and of a label's value that is not empty."""
+"""The pattern of a label key without a prefix, and of a label value that is not empty."""
 _BARE_KEY = re.compile(BARE_KEY + r"\Z")
 _PORT_NAME = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?\Z")
 _ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*\Z")
@@ -60,12 +60,12 @@ def is_label_value(text: str) -> bool:
 
 
 def is_port_name(text: str) -> bool:
-    """A port's name (RFC 6335): at most 15 characters, a letter among them."""
+    """A port's name (RFC 6335): at most 15 characters, including a letter."""
     return _PORT_NAME.match(text) is not None
 
 
 def is_env_name(text: str) -> bool:
-    """A variable's name."""
+    """An environment variable's name."""
     return _ENV_NAME.match(text) is not None and not (text == "." or text.startswith(".."))
 
 

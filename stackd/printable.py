@@ -1,7 +1,7 @@
-"""Text from outside, before it is shown to somebody: nothing in it moves a cursor, begins a line or turns the text round.
+"""Makes text from outside safe to show: it cannot move the cursor, begin a new line or change the text direction.
 
-Owns: which characters a terminal, or whoever reads a log line by line, would obey. They are shown as in a string of
-Python's: ``\\x1b``, ``\\n``, ``\\u202e``. What containers, pod specs and annotations say is a stranger's text.
+Owns: the characters that a terminal or a line-based log reader would interpret. They are shown as Python escapes:
+``\\x1b``, ``\\n``, ``\\u202e``. Text from containers, pod specs and annotations is not trusted.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _IN_JSON: Final = _json_escapes(character for character in _OBEYED if character 
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """The text with everything that would be obeyed made visible; ``lines`` keeps line ends and tabs."""
+    """The text with all characters escaped that would be interpreted; ``lines`` keeps line ends and tabs."""
     return text if text.isprintable() else text.translate(_IN_LINES if lines else _ESCAPES)
 
 
 def printable_json(text: str) -> str:
-    """The same for a JSON document, which stays that document; its own escapes take care of what is below 0x20."""
+    """As ``printable``, for a JSON document; its meaning stays the same. JSON itself escapes all below 0x20."""
     return text if text.isprintable() else text.translate(_IN_JSON)

@@ -2,7 +2,7 @@
 
 Owns: exact arithmetic in units of 10⁻⁹, the three notations (binary and decimal suffixes, exponents) and their
 canonical text. It is the only reader of quantities in the project: pod specs, nodes, quotas, the configuration, the
-command line and the embedded cluster all use it. Knows nothing of pods or of which resources there are.
+command line and the embedded cluster all use it. Does not know pods, or which resources exist.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DECIMAL_SUFFIX = {exponent: suffix for suffix, exponent in _DECIMAL.items()}
 
 
 class Notation(enum.Enum):
-    """The family of suffixes in which a quantity was given; its canonical form stays in it."""
+    """The family of suffixes in which a quantity was given; its canonical form uses the same family."""
 
     BINARY = "binary"
     DECIMAL = "decimal"
@@ -52,11 +52,11 @@ class Quantity:
         return -(-self.nanos // NANO)
 
     def in_milli(self) -> Quantity:
-        """The same, rounded up to thousandths."""
+        """The same amount, rounded up to thousandths."""
         return self if self.nanos % 10**6 == 0 else Quantity(nanos=self.milli * 10**6, notation=self.notation)
 
     def in_whole(self) -> Quantity:
-        """The same, rounded up to ones."""
+        """The same amount, rounded up to ones."""
         return self if self.nanos % NANO == 0 else Quantity(nanos=self.whole * NANO, notation=self.notation)
 
     def __str__(self) -> str:
@@ -77,20 +77,20 @@ class TooLarge(ValueError):
 
 
 def of_milli(count: int) -> Quantity:
-    """So many thousandths, with decimal suffixes: CPU."""
+    """``count`` thousandths, with decimal suffixes: CPU."""
     return Quantity(nanos=count * 10**6, notation=Notation.DECIMAL)
 
 
 def of_bytes(count: int) -> Quantity:
-    """So many ones, with binary suffixes: memory and storage."""
+    """``count`` ones, with binary suffixes: memory and storage."""
     return Quantity(nanos=count * NANO, notation=Notation.BINARY)
 
 
 def reported(value: object) -> Quantity:
-    """What the cluster says there is of something; nothing where it says nothing that can be read.
+    """A quantity from the cluster; ``NOTHING`` if it cannot be read.
 
-    An API server lets no text pass that is not a quantity, but it does let pass more than there can be of anything:
-    that is taken for the largest amount, so that one absurd quota does not stand in the way of all answers.
+    An API server refuses text that is not a quantity, but accepts absurdly large ones. They count as the largest
+    possible amount, so that one absurd quota does not break all answers.
     """
     try:
         return parse(value) if isinstance(value, (str, int, float)) else NOTHING
@@ -102,7 +102,7 @@ def reported(value: object) -> Quantity:
 
 @lru_cache(maxsize=4096)
 def parse(value: str | int | float) -> Quantity:
-    """The quantity written in ``value``, rounded up to 10⁻⁹. Raises ``ValueError`` with a sentence."""
+    """The quantity written in ``value``, rounded up to 10⁻⁹. Raises ``ValueError`` with a message."""
     text = value if isinstance(value, str) else _number_text(value)
     match = _QUANTITY.match(text) if len(text) <= _LONGEST else None
     if match is None:

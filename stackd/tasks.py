@@ -1,8 +1,8 @@
 """Named, supervised tasks.
 
-Owns every task that outlives the call that started it. A *service* runs until it is stopped; if it ends before, the
-process ends. A *background task* ends by itself, and a graceful stop waits for it. Its exception belongs to whoever awaits
-it. Where nobody does, a StackdError is logged and anything else ends the process.
+Owns: every task that outlives the call that started it. A *service* runs until it is stopped; if it ends earlier, the
+process ends. A *background task* ends by itself, and a graceful stop waits for it. Its exception is raised where it is
+awaited. If nobody awaits it, a StackdError is logged and any other exception ends the process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class ServiceEnded(RuntimeError):
-    """A service of the daemon ended although nobody stopped it, or a task that nobody awaits failed unexpectedly."""
+    """A service ended although nobody stopped it, or a task that nobody awaits failed unexpectedly."""
 
 
 class Tasks:
@@ -35,7 +35,7 @@ class Tasks:
 
     @property
     def failure(self) -> asyncio.Future[None]:
-        """A future that fails with ``ServiceEnded`` as soon as the process is to end."""
+        """A future that fails with ``ServiceEnded`` when the process has to end."""
         if self._failure is None:
             self._failure = asyncio.get_running_loop().create_future()
         return self._failure
@@ -48,7 +48,7 @@ class Tasks:
         return task
 
     def spawn(self, name: str, coro: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start a background task that the caller awaits: its exception is the caller's."""
+        """Start a background task that the caller awaits, and whose exception the caller handles."""
         task = asyncio.create_task(coro, name=name)
         self._background.add(task)
         task.add_done_callback(self._background_ended)
@@ -59,13 +59,13 @@ class Tasks:
         self._unawaited.add(self.spawn(name, coro))
 
     def let_go(self, task: asyncio.Task[Any]) -> None:
-        """The caller stops awaiting the task: from now on an unexpected exception of it ends the process."""
+        """Stop awaiting the task: from now on its unexpected exception ends the process."""
         self._unawaited.add(task)
         if task.done():
             self._background_ended(task)
 
     async def result_of(self, task: asyncio.Task[T]) -> T:
-        """The result of a background task. The task goes on when the caller is cancelled."""
+        """The result of a background task. The task continues when the caller is cancelled."""
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -73,7 +73,7 @@ class Tasks:
             raise
 
     async def finish(self, deadline_seconds: float) -> int:
-        """Wait for the background tasks and those that they start; return how many still run after the deadline."""
+        """Wait for the background tasks and those that they start; returns how many still run after the deadline."""
         loop = asyncio.get_running_loop()
         end = loop.time() + deadline_seconds
         while pending := {task for task in self._background if task is not asyncio.current_task()}:
@@ -89,7 +89,7 @@ class Tasks:
         for task in [*self._background, *reversed(self._services)]:
             task.cancel()
         await asyncio.gather(*self._background, *self._services, return_exceptions=True)
-        while self._background:  # what those have begun at their end, such as an undo
+        while self._background:  # tasks that the cancelled ones have started, such as an undo
             for task in self._background:
                 task.cancel()
             await asyncio.gather(*self._background, return_exceptions=True)
@@ -98,7 +98,7 @@ class Tasks:
             self._failure.cancel()
 
     def fail(self, name: str, error: BaseException | None) -> None:
-        """End the process: ``name`` must not end, and ended with ``error``."""
+        """End the process because the task ``name`` ended, with ``error`` or (None) without one."""
         if self._stopping or self.failure.done():
             return
         if error is not None and not _is_expected(error):
@@ -123,7 +123,7 @@ class Tasks:
 
 
 def _is_expected(error: BaseException) -> bool:
-    """Whether it is an error of ours, or a group of nothing else: something outside went wrong, and not the program."""
+    """Whether it is a StackdError, or a group of nothing else: then something outside failed, not the program."""
     if isinstance(error, BaseExceptionGroup):
         return error.split(StackdError)[1] is None
     return isinstance(error, StackdError)

@@ -1,4 +1,4 @@
-"""A token bucket, on a clock that its users name: for limits on callers, and for what the daemon does at a pace."""
+"""A token bucket on its user's clock: for limits on callers, and for rate-limited work of the daemon."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ A_MINUTE = 60.0
 
 
 class TokenBucket:
-    """A token bucket: an allowance of ``limit`` in ``period`` seconds that refills evenly.
+    """A token bucket: ``limit`` tokens per ``period`` seconds, refilled evenly.
 
-    It holds what the limit gives in one period, and at least one; it begins with the first limit, full.
+    It holds at most the tokens of one period, but at least one, and starts full.
     """
 
     __slots__ = ("_left", "_since")
@@ -19,19 +19,19 @@ class TokenBucket:
         self._since = now
 
     def wait(self, now: float, limit: float, period: float) -> float:
-        """0 if there is one left, or the seconds until there is one again."""
+        """0 if a token is left, otherwise the seconds until there is one."""
         left = self._refilled(now, limit, period)
         return (1.0 - left) * period / limit if left < 1.0 else 0.0
 
     def take(self, now: float, limit: float, period: float) -> float:
-        """Take one if there is one left; returns what ``wait`` returns."""
+        """Take a token if one is left; returns what ``wait`` returns."""
         wait = self.wait(now, limit, period)
         if not wait:
             self._left, self._since = self._refilled(now, limit, period) - 1.0, now
         return wait
 
     def take_some(self, now: float, limit: float, period: float, most: int) -> int:
-        """Take as many of ``most`` as are left; how many that are."""
+        """Take up to ``most`` tokens; returns how many were taken."""
         left = self._refilled(now, limit, period)
         taken = max(0, min(most, int(left)))
         self._left, self._since = left - taken, now

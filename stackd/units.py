@@ -1,6 +1,6 @@
 """Durations, sizes and frequencies as people write them: ``"1h30m"``, ``"250ms"``, ``"1MiB"``, ``"6/min"``.
 
-Durations are seconds (float) inside, sizes bytes (int).
+In code, durations are seconds (float) and sizes are bytes (int).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SIZE: Final = re.compile(r"(\d+)\s*([A-Za-z]*)", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frequency:
-    """So many times in so many seconds; ``text`` is how it was written."""
+    """``count`` times in ``seconds``; ``text`` is the original text."""
 
     count: int
     seconds: float
@@ -47,7 +47,7 @@ class Frequency:
 
 
 def parse_frequency(text: str) -> Frequency:
-    """How often, from ``"6/min"``, ``"1/s"`` or ``"20/10min"``; ValueError says what is wrong."""
+    """The frequency in ``"6/min"``, ``"1/s"`` or ``"20/10min"``; ValueError says what is wrong."""
     match = _FREQUENCY.fullmatch(text.strip())
     if match is None:
         raise ValueError(f'"{text}" is not a rate')
@@ -83,7 +83,7 @@ def parse_duration(text: str) -> float:
 
 
 def _short(text: str) -> str:
-    """The text without blanks around it. Raises ValueError where it is too long to be read part by part."""
+    """The text without surrounding blanks. Raises ValueError if it is too long."""
     text = text.strip()
     if len(text) > _LONGEST:
         raise ValueError(f'"{text[:_LONGEST]}…" is too long')
@@ -91,7 +91,7 @@ def _short(text: str) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """So many seconds as ``parse_duration`` reads them and people write them: ``"1h30m"``, ``"90s"``."""
+    """The duration as text for people that ``parse_duration`` reads: ``"1h30m"``, ``"90s"``."""
     if seconds < 120 and seconds == int(seconds):
         return f"{int(seconds)}s"
     left = round(seconds * 1000)
@@ -116,7 +116,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(count: int) -> str:
-    """The shortest way to write so many bytes that ``parse_size`` reads: ``"1MiB"``."""
+    """The shortest text for a size that ``parse_size`` reads: ``"1MiB"``."""
     for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if count >= factor and count % factor == 0:
             return f"{count // factor}{unit}"

@@ -1,6 +1,6 @@
-"""From when to when a certificate is valid: the one thing that Python's ``ssl`` does not tell of a server's own.
+"""Reads when a certificate becomes valid and expires; Python's ``ssl`` does not tell that of a server's own one.
 
-Owns: as much of DER as stands before a certificate's validity (RFC 5280, section 4.1). Judges nothing.
+Owns: parsing DER up to a certificate's validity (RFC 5280, section 4.1). Does not check the certificate.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ END: Final = "-----END CERTIFICATE-----"
 _VERSION: Final = 0xA0
 _UTC_TIME: Final = 0x17
 WARN_SECONDS: Final = 14 * DAY_SECONDS
-"""So long before its end a certificate, or a token that nobody renews, is warned of."""
+"""How long before a certificate or token expires stackd warns about it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validity:
-    """The first and the last moment, in seconds since the epoch."""
+    """The first and the last moment of validity, in seconds since the epoch."""
 
     begins: float
     ends: float
 
 
 def validity(path: Path) -> Validity:
-    """That of the first certificate of a PEM file. Raises OSError or ValueError."""
+    """The validity of the first certificate in a PEM file. Raises OSError or ValueError."""
     _, begin, rest = path.read_text(encoding="latin-1").partition(BEGIN)
     body, end, _ = rest.partition(END)
     if not begin or not end:
@@ -47,7 +47,7 @@ def validity(path: Path) -> Validity:
 
 
 def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The tags and values that stand in a row."""
+    """The tags and values of consecutive DER items."""
     at = 0
     while at < len(data):
         tag, length, at = data[at], data[at + 1], at + 2

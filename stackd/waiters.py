@@ -1,4 +1,4 @@
-"""Waiting for a named object to be in some state, for an event, or for the first of some. No change is missed."""
+"""Waiting for a state of a named object, for an event, or for the first of several. No change is missed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _Waiter(Generic[S]):
 
 
 class Waiters(Generic[S]):
-    """Those who wait, by the name that they wait for: a change wakes nobody else."""
+    """Waiters by object name; a change wakes only the waiters for that name."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, list[_Waiter[S]]] = {}
@@ -29,10 +29,10 @@ class Waiters(Generic[S]):
     async def until(
         self, name: str, predicate: Callable[[S | None], T | None], current: Callable[[], S | None], timeout: float
     ) -> T:
-        """The first value other than None that the predicate gives. Raises TimeoutError after ``timeout`` seconds.
+        """The first value other than None that the predicate returns. Raises TimeoutError after ``timeout`` seconds.
 
-        The predicate is asked about ``current()`` first and then about every single change, also about states that
-        are over again when the one who waits gets to run. What it raises is raised here.
+        The predicate is called with ``current()`` first and then with every change, even if that state is over before
+        the waiter runs. Its exceptions are raised here.
         """
         found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         waiter: _Waiter[S] = _Waiter(predicate, found)
@@ -46,12 +46,12 @@ class Waiters(Generic[S]):
             self._forget(name, waiter)
 
     def wake(self, name: str, state: S | None) -> None:
-        """Tell those who wait for the name how it is now."""
+        """Pass the new state to the waiters for ``name``."""
         for waiter in tuple(self._by_name.get(name, ())):
             _ask(waiter, state)
 
     def give_up(self) -> None:
-        """Let everybody who waits have a TimeoutError now, as at a shutdown."""
+        """Raise TimeoutError in all waiters now, as at a shutdown."""
         for waiting in list(self._by_name.values()):
             for waiter in waiting:
                 if not waiter.found.done():
@@ -77,7 +77,7 @@ def _ask(waiter: _Waiter[S], state: S | None) -> None:
 
 
 async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
-    """Whether the event is set within so many seconds; None: however long that takes."""
+    """Whether the event is set within ``seconds``; None: wait without limit."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()
@@ -89,7 +89,7 @@ async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
 async def first_of(
     *events: asyncio.Event, failure: asyncio.Future[Any] | None = None, timeout: float | None = None
 ) -> None:
-    """Return as soon as one of the events is set, or the future is done, or after ``timeout`` seconds."""
+    """Return as soon as one of the events is set, or ``failure`` is done, or after ``timeout`` seconds."""
     if any(event.is_set() for event in events):
         return
     waiting = [asyncio.create_task(event.wait(), name="event") for event in events]

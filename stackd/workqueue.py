@@ -1,9 +1,9 @@
-"""A work queue: keys about which something is to be done, each at its time, one worker at a time, again after a failure.
+"""A work queue: keys to be worked on, each at its time, by one worker at a time, and retried after a failure.
 
-Owns: which key is due and which is being worked on, the delays after failures, and the loop of the workers. Knows nothing
-of what is done. The semantics are those of client-go's work queue: a key that is added while it waits stays once in the
-queue; one that is added while it is being worked on comes again when that is done. Beyond that, keys that have failed give
-way to those that have not, so that many hopeless ones keep nobody waiting.
+Owns: which keys are due, which are being worked on, the delays after failures, and the workers' loop. Does not know
+what the work is. The semantics are those of client-go's work queue: a key that is added while it waits is queued only
+once; a key that is added while it is being worked on is queued again afterwards. In addition, keys that have failed
+come after those that have not, so that many hopeless keys do not delay the others.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ K = TypeVar("K", bound=Hashable)
 _Heap = list[tuple[float, int, K]]
 
 _STALE_ENTRIES = 64
-"""So many more entries than keys may be in a heap before it is made anew."""
+"""How many stale entries a heap may have, beyond twice the number of waiting keys, before it is rebuilt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """The delays after failures in seconds: they double from ``first`` to ``longest``, less a random part of up to a half.
+    """The delays after failures in seconds: they double from ``first`` to ``longest``, minus up to a random half.
 
     A key is given up after ``most`` tries; None: never.
     """
@@ -37,11 +37,11 @@ class RetryPolicy:
     most: int | None = None
 
     def delay(self, tries: int) -> float:
-        """The delay after so many tries in a row have failed."""
+        """A random delay after ``tries`` failures in a row."""
         return self.bound(tries) * random.uniform(0.5, 1.0)
 
     def bound(self, tries: int) -> float:
-        """The longest that delay may be."""
+        """The longest possible delay after ``tries`` failures in a row."""
         return min(self.longest, self.first * 2.0 ** min(tries - 1, 60))
 
 
@@ -49,7 +49,7 @@ AT_ONCE = RetryPolicy(first=0.0, longest=0.0)
 
 
 class WorkQueue(Generic[K]):
-    """The keys, by the clock ``now`` (seconds). Belongs to one event loop; one task takes keys out of it."""
+    """The queue, on the clock ``now`` (seconds). Belongs to one event loop; one task takes keys out of it."""
 
     def __init__(self, now: Callable[[], float], retries: RetryPolicy = AT_ONCE) -> None:
         self._now = now
@@ -71,9 +71,9 @@ class WorkQueue(Generic[K]):
         return key in self._waiting or key in self._working
 
     def add(self, key: K, *, at: float | None = None) -> None:
-        """Have the key worked on at that time, or now; if it waits already, at the earlier time.
+        """Queue the key for time ``at``, or for now; if it already waits, for the earlier time.
 
-        One that waits because it has failed keeps its time. One that is being worked on comes again after that.
+        A key that waits after a failure keeps its time. A key that is being worked on is queued again afterwards.
         """
         at = self._now() if at is None else at
         if key in self._working:
@@ -82,9 +82,9 @@ class WorkQueue(Generic[K]):
             self._put(key, at)
 
     def take(self, most: int | None = None) -> list[K]:
-        """Take out the keys that are due, at most so many, the earliest first, and those that have failed at the end.
+        """Take out up to ``most`` due keys, the earliest first, those that have failed last.
 
-        ``done`` or ``retry`` is owed for each.
+        The caller must call ``done`` or ``retry`` for each.
         """
         now = self._now()
         taken: list[K] = []
@@ -97,14 +97,14 @@ class WorkQueue(Generic[K]):
         return taken
 
     def done(self, key: K) -> None:
-        """What was to be done about the key has been done."""
+        """Note that the work on the key has succeeded."""
         self._working.discard(key)
         self._tries.pop(key, None)
         if key in self._again:
             self._put(key, self._again.pop(key))
 
     def retry(self, key: K) -> float | None:
-        """It has failed: have the key worked on again after a delay, which is returned. None if it is given up."""
+        """Note that the work on the key has failed, and queue it again after a delay; returns it, None if given up."""
         self._working.discard(key)
         again = self._again.pop(key, None)
         tries = self._tries[key] = self._tries.get(key, 0) + 1
@@ -118,7 +118,7 @@ class WorkQueue(Generic[K]):
         return delay
 
     def hurry(self) -> None:
-        """What kept keys from being done may be over: those that wait because they have failed are due now."""
+        """Make all keys due that wait after a failure, because the cause of the failures may be over."""
         now = self._now()
         for key in self._tries:
             if self._waiting.get(key, now) > now:
@@ -141,10 +141,10 @@ class WorkQueue(Generic[K]):
         workers: int,
         failed: Callable[[K, StackdError, float | None], None],
     ) -> None:
-        """Work on what is due, for ever, on at most ``workers`` keys at a time.
+        """Work on due keys, forever, on at most ``workers`` keys at a time.
 
-        What ``work`` raises is told to ``failed`` together with the delay until the next try (None: there is none). What
-        is no StackdError is a defect, and is raised as an ExceptionGroup.
+        A StackdError from ``work`` is passed to ``failed``, with the delay until the next try (None: there is none).
+        Any other exception is a defect, and is raised as an ExceptionGroup.
         """
         slots = asyncio.Semaphore(workers)
 
@@ -166,7 +166,7 @@ class WorkQueue(Generic[K]):
                 group.create_task(one(key), name=f"work on {key}")
 
     def _next(self, heap: _Heap[K]) -> float | None:
-        """The time of the earliest key."""
+        """The time of the earliest key in the heap; drops stale entries."""
         while heap and self._waiting.get(heap[0][2]) != heap[0][0]:
             heapq.heappop(heap)
         return heap[0][0] if heap else None

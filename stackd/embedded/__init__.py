@@ -1,14 +1,15 @@
-"""A Kubernetes API in process: API server, scheduler, kubelets and controllers behind the wire of the real one.
+"""A Kubernetes API in process: API server, scheduler, kubelets and controllers, with the HTTP API of the real ones.
 
-For the demo, the tests and the benchmarks. Stands alone: it knows nothing of stackd.
+For the demo, the tests and the benchmarks. Independent: it does not know stackd.
 
-    cluster     puts together and starts; options, timing: what it is told, and its clock
-    server      HTTP; request: what one is about; auth: who may do what; status: refusals; control, faults: failures on demand
+    cluster     assembles and starts the parts; options, timing: the settings, and the clock
+    server      HTTP; request: what a request asks for; auth: who may do what; status: refusals;
+                control, faults: failures on demand
     api         the verbs, and logs; listwatch: lists and watches
     admission   namespace → limit ranges → node ports → validation → podsecurity → quota
-    schema      fields of the kinds; defaults: what is filled in; resources: the kinds, and discovery
+    schema      the fields of the kinds; defaults: default values; resources: the kinds, and discovery
     store       objects, versions, changes; journal: the state file
-    scheduler, kubelet, nodes, nodeports, deletion, events      what happens by itself; needs, podstatus: of pods
+    scheduler, kubelet, nodes, nodeports, deletion, events      the controllers; needs, podstatus: helpers for pods
 """
 
 from stackd.embedded.auth import Rule, User, everything, rules_from_manifests

@@ -16,7 +16,7 @@ _WRITES = {"verb": "create|delete", "resource": "pods|services"}
 
 
 def main() -> int:
-    """Run until a signal comes."""
+    """Run until SIGINT or SIGTERM."""
     arguments = _parser().parse_args()
     asyncio.run(_run(arguments))
     return 0
@@ -43,13 +43,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _port_range(text: str) -> tuple[int, int]:
-    """``30000-32767``"""
+    """A range such as ``30000-32767``."""
     first, _, last = text.partition("-")
     return int(first), int(last)
 
 
 def _rate(text: str) -> float:
-    """Greater than zero."""
+    """A rate greater than zero."""
     rate = float(text)
     if not rate > 0:
         raise ValueError(text)

@@ -1,7 +1,7 @@
-"""Which new or changed objects are let in, in the order in which Kubernetes decides it.
+"""Decides which new or changed objects are accepted, with the checks in the order of Kubernetes.
 
 For a create: namespace (404, 403) → LimitRange defaults → node ports and addresses (422, 500) → validation (422) →
-LimitRange → Pod Security → ResourceQuota (all 403) → the name (409, the store's own).
+LimitRange → Pod Security → ResourceQuota (all 403) → the name (409, checked by the store).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _DEFAULTS = {
 
 
 class Admission:
-    """Decides about objects; stores none."""
+    """Checks and completes objects; stores none."""
 
     def __init__(self, store: ObjectStore, ports: PortAllocator, quotas: QuotaController) -> None:
         self._store = store
@@ -50,7 +50,7 @@ class Admission:
         self._quotas = quotas
 
     def for_create(self, resource: Resource, namespace: str, obj: Json, *, dry_run: bool = False) -> Json:
-        """The object as it is to be stored. Raises StatusError."""
+        """The new object, ready to be stored. Raises StatusError."""
         metadata = obj["metadata"]
         if not metadata.get("name") and metadata.get("generateName"):
             metadata["name"] = metadata["generateName"] + "".join(secrets.choice(_SUFFIX) for _ in range(5))
@@ -77,7 +77,7 @@ class Admission:
         return obj
 
     def for_update(self, before: Record, obj: Json) -> Json:
-        """The new version as it is to be stored. Raises StatusError."""
+        """The new version, ready to be stored. Raises StatusError."""
         resource, name = before.resource, before.key[1]
         if resource is PODS:
             if _frozen(before.obj["spec"]) != _frozen(obj["spec"]):

@@ -1,4 +1,4 @@
-"""The verbs of the API on stored objects, from decoded requests to bodies, and the logs of pods. Knows no HTTP library."""
+"""The API's verbs on stored objects, from requests to response bodies, and the logs of pods. Uses no HTTP library."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _OBJECT_MODIFIED = "the object has been modified; please apply your changes to t
 
 
 class Registry:
-    """Creates, changes and deletes."""
+    """Reads, creates, changes and deletes objects."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Registry:
         return self._store.of(target.resource).get(target.namespace, target.name).alone()
 
     def create(self, target: RequestInfo, query: Mapping[str, str], body: bytes) -> bytes:
-        """The object as it was stored, or would be. Raises StatusError."""
+        """Create the object; returns it as stored, or with a dry run as it would be. Raises StatusError."""
         raw = _read_object(body, target.resource)
         if _metadata(raw).get("resourceVersion"):
             raise StatusError(500, "", "resourceVersion should not be set on objects to be created")
@@ -77,13 +77,13 @@ class Registry:
         return self._store.create(resource, prepared).alone()
 
     def patch(self, target: RequestInfo, query: Mapping[str, str], content_type: str, body: bytes) -> bytes:
-        """The object as it is afterwards. Raises StatusError."""
+        """Patch the object; returns the new version. Raises StatusError."""
         before = self._store.of(target.resource).get(target.namespace, target.name)
         whole = {"kind": target.resource.kind, "apiVersion": target.resource.api_version} | before.obj
         return self._replace(target, query, before, _merged(whole, _read_patch(content_type, body)))
 
     def update(self, target: RequestInfo, query: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
-        """200 and the object as it is afterwards; 201 where it was made. Raises StatusError."""
+        """Replace the object; returns 200 and the new version, or 201 if it was created. Raises StatusError."""
         raw = _read_object(body, target.resource)
         _check_name(target, raw)
         collection = self._store.of(target.resource)
@@ -97,7 +97,7 @@ class Registry:
         return 200, self._replace(target, query, before, raw)
 
     def delete(self, target: RequestInfo, query: Mapping[str, str], body: bytes) -> bytes:
-        """The object, or a Status, as Kubernetes answers for the kind. Raises StatusError 404 or 409."""
+        """Delete the object; returns it or a Status, as Kubernetes does for its kind. Raises StatusError 404 or 409."""
         record = self._store.of(target.resource).get(target.namespace, target.name)
         options = _read_options(query, body)
         _check_preconditions(record, options.get("preconditions") or {})
@@ -108,7 +108,7 @@ class Registry:
         return record.alone() if held or record.resource.returns_deleted else _deleted_status(record)
 
     def delete_collection(self, target: RequestInfo, query: Mapping[str, str], body: bytes) -> bytes:
-        """The list of what went. Raises StatusError."""
+        """Delete the selected objects; returns them as a list. Raises StatusError."""
         selector = parse(target.resource, query.get("labelSelector", ""), query.get("fieldSelector", ""))
         options = _read_options(query, body)
         records = list(self._store.of(target.resource).select(target.namespace, selector))
@@ -125,7 +125,7 @@ class Registry:
         if not target.subresource:
             whole = {key: value for key, value in (before.obj | parts).items() if key not in gone}
             parts = self._admission.for_update(before, whole)
-            gone -= parts.keys()  # a default has taken its place
+            gone -= parts.keys()  # a default replaces the part
         if resource.generation and parts.get("spec", before.obj.get("spec")) != before.obj.get("spec"):
             generation = before.obj["metadata"].get("generation", 0) + 1
             parts["metadata"] = in_order("ObjectMeta", parts["metadata"] | {"generation": generation})
@@ -155,13 +155,13 @@ def _changes(target: RequestInfo, before: Record, obj: Json) -> Json:
 
 
 def _left_out(target: RequestInfo, before: Record, obj: Json) -> set[str]:
-    """The parts that the object has and is not to have any more: what a PUT leaves out goes."""
+    """The parts of the object that a PUT removes because it leaves them out."""
     kept = {"metadata", "status"} | (set() if target.resource is LEASES else {"spec"})
     return set() if target.subresource else before.obj.keys() - obj.keys() - kept
 
 
 def _like(old: Json, new: Json) -> Json:
-    """The new metadata, with the very labels of the old if they are equal (indexes compare by identity)."""
+    """The new metadata, with the labels object of the old if both are equal (indexes compare by identity)."""
     if new.get("labels") == old.get("labels") and "labels" in old:
         new["labels"] = old["labels"]
     return new
@@ -179,7 +179,7 @@ def _check_name(target: RequestInfo, raw: Json) -> None:
 
 
 def _check_uid(target: RequestInfo, raw: Json, uid: str) -> None:
-    """An update is about the very object whose uid it has, if it has one; of one that is gone the uid is empty."""
+    """Raise StatusError 409 if the update carries another uid than ``uid``, which is empty if the object is gone."""
     given = _metadata(raw).get("uid")
     if given and given != uid:
         resource = target.resource
@@ -195,7 +195,7 @@ def _version_required(before: Record) -> StatusError:
     resource, name = before.resource, before.key[1]
     cause = wrong("metadata.resourceVersion", 0, "must be specified for an update")
     error = invalid(resource, name, [cause])
-    # The one refusal of this kind that names the resource, not the kind.
+    # Only this refusal names the resource instead of the kind.
     error.message = f'{resource.qualified} "{name}" is invalid: {cause.field}: {cause.message}'
     if error.details is not None:
         error.details["kind"] = resource.plural
@@ -207,7 +207,7 @@ def _check_version(before: Record, metadata: Json) -> None:
     if given and given != str(before.revision):
         raise conflict(before.resource, before.key[1], _OBJECT_MODIFIED)
     uid = metadata.get("uid")
-    if uid and uid != before.uid:  # of a patch; a PUT has its uid as a precondition
+    if uid and uid != before.uid:  # only in a patch; the uid of a PUT is a precondition
         raise invalid(before.resource, before.key[1], 2 * [wrong("metadata.uid", uid, "field is immutable")])
 
 
@@ -254,7 +254,7 @@ def _read_patch(content_type: str, body: bytes) -> Json:
 
 
 def _merged(original: Json, patch: Json) -> Json:
-    """The object with a merge patch (RFC 7386) applied; the original is left alone."""
+    """A copy of the object with a merge patch (RFC 7386) applied."""
     merged = dict(original)
     for key, value in patch.items():
         if value is None:
@@ -298,7 +298,7 @@ _PASSED_ON = ("limitBytes", "tailLines")
 
 
 def read_log(store: ObjectStore, kubelet: Kubelet, namespace: str, name: str, query: Mapping[str, str]) -> bytes:
-    """The text. Raises StatusError: 400, 404, or 500 where the pod's node does not answer."""
+    """The log of a container. Raises StatusError: 400, 404, or 500 if the pod's node does not answer."""
     pod = store.of(PODS).get(namespace, name)
     container = _choose(pod, query.get("container", ""))
     if "nodeName" not in pod.obj["spec"]:
@@ -326,11 +326,11 @@ def _choose(pod: Record, wanted: str) -> str:
 
 
 def _check_node(store: ObjectStore, pod: Record, container: str, query: Mapping[str, str]) -> None:
-    """The log is at the node: the API server asks its kubelet, and tells what it met."""
+    """The kubelet has the log. Raises StatusError if its node is gone or not ready, as the API server would."""
     name = pod.obj["spec"]["nodeName"]
     node = store.of(NODES).records.get(("", name))
     if node is None:
-        raise not_found(PODS, name)  # so it says: the node's name, as that of a pod
+        raise not_found(PODS, name)  # as Kubernetes: with the node's name as that of a pod
     if not is_ready(node.obj):
         addresses = node.obj["status"].get("addresses", ())
         host = next((one["address"] for one in addresses if one["type"] == "InternalIP"), name)

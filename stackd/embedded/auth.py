@@ -1,8 +1,8 @@
-"""Who may do what: users by token, rules as in RBAC, reviews that ask for a verdict, and tokens of service accounts that end.
+"""Who may do what: users by token, rules as in RBAC, access reviews, and service account tokens that expire.
 
-Owns what such a token looks like (a JWT, as Kubernetes signs them, here with a key of the cluster's own). The accounts are
-the users called ``system:serviceaccount:NAMESPACE:NAME``, and the ServiceAccounts that are stored, with the rights that stored
-roles and bindings give them. Stores nothing itself: a token is good for as long as its cluster lives, over restarts too.
+Owns: the form of these tokens (a JWT, as in Kubernetes, signed with a key of this cluster). The accounts are the users
+named ``system:serviceaccount:NAMESPACE:NAME``, and the stored ServiceAccounts with the rights from stored roles and
+bindings. Stores no tokens: a token stays valid until it expires, also across restarts with the same state file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ REVIEWS = frozenset({"/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One PolicyRule; `namespace` is None for a rule that a ClusterRoleBinding grants. `*` matches anything."""
+    """One PolicyRule; `namespace` is None for a rule of a ClusterRoleBinding. `*` matches anything."""
 
     verbs: frozenset[str]
     resources: frozenset[str]
@@ -44,7 +44,7 @@ class Rule:
     namespace: str | None = None
 
     def allows(self, ask: AccessAttributes) -> bool:
-        """Whether this rule alone is enough."""
+        """Whether this rule alone allows the request."""
         return (
             _has(self.verbs, ask.verb)
             and _has(self.groups, ask.group)
@@ -67,14 +67,14 @@ class AccessAttributes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
-    """Somebody with a bearer token."""
+    """A user with a bearer token."""
 
     token: str
     name: str
     rules: tuple[Rule, ...] = ()
 
     def may(self, ask: AccessAttributes) -> bool:
-        """Whether any rule allows it."""
+        """Whether any rule allows the request."""
         return any(rule.allows(ask) for rule in self.rules)
 
 
@@ -85,7 +85,7 @@ def everything() -> Rule:
 
 
 def denied(user: str, ask: AccessAttributes) -> StatusError:
-    """403 as the authorizer words it."""
+    """The 403 in the words of Kubernetes' authorizer."""
     where = f'in the namespace "{ask.namespace}"' if ask.namespace else "at the cluster scope"
     resource = ask.resource.partition("/")[0]
     qualified = f"{resource}.{ask.group}" if ask.group else resource
@@ -99,7 +99,7 @@ def denied(user: str, ask: AccessAttributes) -> StatusError:
 
 
 def rules_from_manifests(manifests: Iterable[Mapping[str, Any]], *, account: str, namespace: str) -> tuple[Rule, ...]:
-    """The rules that a service account gets from Roles, ClusterRoles and their bindings among the manifests."""
+    """The rules that Roles, ClusterRoles and their bindings among the manifests give to a service account."""
     documents = list(manifests)
     roles = {_role_key(document): document.get("rules") or [] for document in documents if _is(document, "Role")}
     found: list[Rule] = []
@@ -143,7 +143,7 @@ def _has(allowed: frozenset[str], wanted: str) -> bool:
 
 
 def review(user: User | None, body: bytes) -> bytes:
-    """The review with its verdict; a cluster without users allows everything. Raises StatusError 400."""
+    """The access review with its result; a cluster without users allows everything. Raises StatusError 400."""
     try:
         spec: Json = orjson.loads(body)["spec"]
     except (orjson.JSONDecodeError, KeyError, TypeError) as exc:
@@ -179,7 +179,7 @@ _REQUEST = Resource(plural="tokenrequests", kind="TokenRequest", group="authenti
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accounts:
-    """The accounts of one cluster; ``identity`` gives what nobody else knows, and that lasts as long as the cluster."""
+    """The accounts of one cluster; ``identity`` returns its secret, which lasts as long as the cluster."""
 
     users: Iterable[User]
     clock: DelayingClock
@@ -187,7 +187,7 @@ class Accounts:
     store: ObjectStore
 
     def request(self, namespace: str, name: str, body: bytes) -> bytes:
-        """The answer to a TokenRequest. Raises StatusError 400, 404 or 422."""
+        """The response to a TokenRequest. Raises StatusError 400, 404 or 422."""
         if self._user(namespace, name) is None:
             raise not_found(SERVICE_ACCOUNTS, name)
         seconds = _seconds(body)
@@ -210,7 +210,7 @@ class Accounts:
         return orjson.dumps(answer)
 
     def issue(self, namespace: str, name: str, seconds: float) -> str:
-        """A token that is good for so long from now."""
+        """A token that is valid for ``seconds`` from now."""
         now = int(self.clock.now())
         claims = {
             "aud": [AUDIENCE],
@@ -229,7 +229,7 @@ class Accounts:
         return f"{signed}.{_encoded(self._signature(signed))}"
 
     def who(self, token: str) -> User | None:
-        """Whose token it is; None if it is none of this cluster's, or its time is over."""
+        """The token's user; None if the token is not from this cluster or has expired."""
         signed, _, signature = token.rpartition(".")
         if not hmac.compare_digest(signature.encode(), _encoded(self._signature(signed)).encode()):
             return None

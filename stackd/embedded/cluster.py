@@ -1,4 +1,4 @@
-"""The embedded cluster: puts the parts together, starts and stops them. All behaviour is in the parts."""
+"""The embedded cluster: assembles, starts and stops the parts, which have all the behaviour."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class EmbeddedCluster:
         self.server = ApiServer(backend, self.rules, bookmark_interval=self.options.bookmark_interval)
 
     async def start(self) -> None:
-        """Load the state, if any, and listen. Raises OSError if the port is taken."""
+        """Load the state file, if any, and listen. Raises OSError if the port is taken."""
         options = self.options
         self.store = ObjectStore(options.clock or LoopClock(), history=options.watch_cache_size)
         journal = Journal(options.state_path, self.store) if options.state_path is not None else None
@@ -81,7 +81,7 @@ class EmbeddedCluster:
             self._listeners.start()
 
     async def stop(self) -> None:
-        """Close everything; the state file, if any, is complete."""
+        """Close everything. The state file, if any, is complete afterwards."""
         await self.faults.stop()
         await self.server.stop()
         if self._listeners is not None:
@@ -100,12 +100,12 @@ class EmbeddedCluster:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL on which the cluster listens."""
         return f"http://{self.server.host}:{self.server.port}"
 
     @property
     def counts(self) -> Counts:
-        """What it has been asked."""
+        """The counts of requests."""
         return self.server.counts
 
     @property
@@ -114,20 +114,20 @@ class EmbeddedCluster:
         return self._listeners.numbers if self._listeners is not None else frozenset()
 
     def kubeconfig(self, *, token: str | None = None) -> str:
-        """A kubeconfig that leads here."""
+        """A kubeconfig for this cluster."""
         return render_kubeconfig(self.url, token)
 
     def write_kubeconfig(self, path: Path, *, token: str | None = None) -> None:
-        """Write it to a file that only its owner can read."""
+        """Write the kubeconfig to a file that only its owner can read."""
         path.touch(mode=0o600)
         path.write_text(self.kubeconfig(token=token), encoding="utf-8")
 
     def remember(self) -> None:
-        """Keep all lists as they are now, for answers that come from a cache."""
+        """Keep a copy of all lists as they are now, to simulate responses from a cache."""
         self._past = {one.qualified: (self.store.of(one).as_it_is(), self.store.revision) for one in ALL}
 
     def change(self, path: str, patch: Json) -> None:
-        """Have somebody change the object of that path by a merge patch. Raises StatusError."""
+        """Apply a merge patch to the object at that path, as another client would. Raises StatusError."""
         self._api.patch(read_target("PATCH", path, {}), {}, MERGE_PATCH, orjson.dumps(patch))
 
     def _assemble(self) -> None:
@@ -258,7 +258,7 @@ class EmbeddedCluster:
 
 
 def render_kubeconfig(url: str, token: str | None) -> str:
-    """One cluster, one user, one context. (JSON is YAML.)"""
+    """A kubeconfig with one cluster, one user and one context. (JSON is YAML.)"""
     name = "embedded"
     config = {
         "apiVersion": "v1",

@@ -1,4 +1,4 @@
-"""Handles on a running cluster for tests and benchmarks: faults, ports, nodes; in process, or over `/__faults__`."""
+"""Controls a running cluster in tests and benchmarks: faults, ports, nodes; in process, or over `/__faults__`."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 
 class Faults:
-    """What can be done to a cluster from outside its API; `cluster.faults`."""
+    """The operations on a cluster outside its Kubernetes API; `cluster.faults`."""
 
     def __init__(self, cluster: EmbeddedCluster) -> None:
         self._cluster = cluster
         self._refusal: asyncio.Task[None] | None = None
 
     async def stop(self) -> None:
-        """Let nothing happen any more."""
+        """Cancel the timer of a temporary `refuse`."""
         if self._refusal is not None:
             self._refusal.cancel()
             await asyncio.gather(self._refusal, return_exceptions=True)
 
     def add(self, fault: Fault) -> None:
-        """Put a fault in force, behind those that are."""
+        """Activate a fault, after the active ones."""
         self._cluster.rules.add(fault)
 
     def add_fault(self, **fault: Any) -> None:
-        """The same; the arguments are the fields of `Fault`."""
+        """As `add`; the arguments are the fields of `Fault`."""
         self.add(Fault(**fault))
 
     def clear(self) -> None:
@@ -45,7 +45,7 @@ class Faults:
         self._let_watches_speak()
 
     def end(self, action: str) -> None:
-        """End the faults of this kind, and half-open watches where they were mute."""
+        """End the faults of this action; for `mute`, also end half-open watches."""
         self._cluster.rules.end(action)
         if action == "mute":
             self._let_watches_speak()
@@ -55,15 +55,15 @@ class Faults:
             watch.thaw()
 
     def pause(self) -> None:
-        """Let every request wait."""
+        """Make all requests wait."""
         self._cluster.rules.pause()
 
     def resume(self) -> None:
-        """Go on with the requests that wait."""
+        """Continue with the waiting requests."""
         self._cluster.rules.resume()
 
     async def refuse(self, seconds: float | None = None) -> None:
-        """Close all connections and accept none, until `listen` or for that long."""
+        """Close all connections and accept none, until `listen` or for ``seconds``."""
         await self._cluster.server.refuse()
         if seconds is not None:
             self._refusal = asyncio.create_task(self._listen_after(seconds), name="embedded refusal")
@@ -81,27 +81,27 @@ class Faults:
         self._cluster.server.drop_watches()
 
     def set_back(self, revision: int) -> None:
-        """All resourceVersions are earlier ones, as after a backup of etcd was restored; watches are cut."""
+        """Set all resourceVersions back, as after restoring a backup of etcd, and cut all watches."""
         self._cluster.store.set_back(revision)
         self.drop_watches()
 
     def freeze_watches(self) -> None:
-        """Make all open watches half-open: connected, and silent for good."""
+        """Make all open watches half-open: connected, but silent."""
         for watch in self._cluster.server.watches:
             watch.frozen = True
 
     def silence(self) -> None:
-        """Let the connections that there are be silent for good, requests over them, too; new ones work."""
+        """Make all existing connections silent, for requests and watches; new ones work."""
         self._cluster.server.silence()
 
     def replay(self, resource: str, kind: str, obj: Json) -> None:
-        """Send an event of that kind about an object as it once was to the watches of the resource."""
+        """Send an event of that kind with an earlier state of an object to the watches of the resource."""
         for watch in self._cluster.server.watches:
             if watch.collection.resource.qualified == resource:
                 watch.inject(watch_line(kind, orjson.dumps(obj)))
 
     def replay_deletion(self, resource: str, name: str) -> None:
-        """Tell the watches of the resource that the object has just been deleted, which is there."""
+        """Send a DELETED event for an existing object to the watches of the resource."""
         now = self._cluster.store.revision
         for watch in self._cluster.server.watches:
             collection = watch.collection
@@ -112,28 +112,28 @@ class Faults:
                         watch.inject(watch_line("DELETED", orjson.dumps(obj | stamped(record.obj, now))))
 
     def remember(self) -> None:
-        """Keep all lists as they are now: the fault `stale` answers with them."""
+        """Keep a copy of all lists as they are now; the fault `stale` answers with them."""
         self._cluster.remember()
 
     def change(self, path: str, patch: Json) -> None:
-        """Have somebody change the object of that path by a merge patch, past all faults. Raises StatusError."""
+        """Apply a merge patch to the object at that path, bypassing all faults. Raises StatusError."""
         self._cluster.change(path, patch)
 
     def malformed(self, line: str = '{"type":"MODIFIED","object":{"kind":\n') -> None:
-        """Send a line that is no event to all open watches."""
+        """Send a line that is not an event to all open watches."""
         for watch in self._cluster.server.watches:
             watch.inject(line.encode())
 
     def compact(self) -> None:
-        """Forget history: resuming a watch or a list from before now is answered with 410."""
+        """Forget history: resuming a watch or a list from before now fails with 410."""
         self._cluster.store.forget_history()
 
     def take_port(self, port: int) -> None:
-        """Let somebody else's unseen Service hold a node port."""
+        """Mark a node port as held by an invisible Service of somebody else."""
         self._cluster.ports.take(port)
 
     def give_back_port(self, port: int) -> None:
-        """End what `take_port` began."""
+        """Undo `take_port`."""
         self._cluster.ports.give_back(port)
 
     def add_node(self, **node: Any) -> None:
@@ -150,11 +150,11 @@ class Faults:
         self._cluster.nodes.cordon(name, on=on)
 
     def hold_starts(self) -> None:
-        """Let no pod that does not run yet start, until `let_start`."""
+        """Keep pods that are not running yet from starting, until `let_start`."""
         self._cluster.kubelet.hold_starts()
 
     def let_start(self) -> None:
-        """Start the pods that `hold_starts` keeps."""
+        """Start the pods that `hold_starts` has kept."""
         self._cluster.kubelet.let_start()
 
     def expire_token(self, token: str | None = None) -> None:
@@ -166,15 +166,15 @@ class Faults:
         self._cluster.rules.renew_token(token)
 
     def seed(self, number: int) -> None:
-        """Make what is left to chance repeatable."""
+        """Seed the random numbers of faults, to make them repeatable."""
         self._cluster.rules.seed(number)
 
     def reset_counts(self) -> None:
-        """Count from zero."""
+        """Reset all counts to zero."""
         self._cluster.counts.clear()
 
     def stats(self) -> Json:
-        """Counters, as JSON."""
+        """The counts, as JSON."""
         counts, store = self._cluster.counts, self._cluster.store
         requests = [
             {"verb": verb, "resource": resource, "code": code, "count": count}
@@ -191,7 +191,7 @@ class Faults:
         }
 
     async def call(self, body: bytes) -> tuple[int, bytes, str]:
-        """Do what `{"do": method, …arguments}` says, and answer the stats."""
+        """Call the method in `{"do": method, …arguments}`; returns the stats as a response."""
         try:
             order: Json = orjson.loads(body)
             name = order.pop("do")
@@ -208,4 +208,4 @@ class Faults:
 
 
 _ORDERS = {name for name in vars(Faults) if not name.startswith("_")} - {"add", "call", "stop"}
-"""What can be done over the wire: each method whose arguments are JSON."""
+"""The methods that can be called over HTTP: those whose arguments are JSON."""

@@ -1,4 +1,4 @@
-"""What Kubernetes fills in when a field is left out. Pure: works on the decoded object that it is given."""
+"""The default values that Kubernetes fills in. Pure except that it changes the decoded object that it is given."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ _TOLERATION_SECONDS = 300
 
 
 def in_order(struct: str, value: Json) -> Json:
-    """The same fields in the order in which Kubernetes writes them."""
+    """The same fields in Kubernetes' order."""
     places = STRUCTS[struct]
     return dict(sorted(value.items(), key=lambda item: places[item[0]][0]))
 
 
 def containers(spec: Json) -> Iterator[Json]:
-    """Init containers, then containers."""
+    """The init containers, then the containers."""
     yield from spec.get("initContainers", ())
     yield from spec.get("containers", ())
 
 
 def is_sidecar(container: Json) -> bool:
-    """An init container that goes on running."""
+    """Whether the init container is a sidecar, which keeps running."""
     return container.get("restartPolicy") == "Always"
 
 
 def default_pod(pod: Json) -> None:
-    """Fill in a new pod's spec and its first status."""
+    """Fill in a new pod's spec."""
     spec = pod.get("spec") or {}
     spec.setdefault("containers", [])
     spec["initContainers"] = [_container(one, spec) for one in spec.get("initContainers", ())]
@@ -53,7 +53,7 @@ def default_pod(pod: Json) -> None:
 
 
 def first_status(pod: Json) -> Json:
-    """The status of a pod that nobody has looked at yet."""
+    """The status of a new pod, before scheduler and kubelet have seen it."""
     return {"phase": "Pending", "qosClass": qos_class(pod["spec"])}
 
 
@@ -61,7 +61,7 @@ _CONDITION = ("type", "observedGeneration", "status", "lastProbeTime", "lastTran
 
 
 def pod_status(status: Json) -> Json:
-    """A status that was handed in, with its conditions written out as Kubernetes does."""
+    """The status from a request, with its conditions completed as Kubernetes does."""
     if "conditions" not in status:
         return status
     times = {"lastProbeTime": None, "lastTransitionTime": None}
@@ -71,7 +71,7 @@ def pod_status(status: Json) -> Json:
 
 
 def with_conditions(status: Json, conditions: list[Json]) -> Json:
-    """The pod's status with these conditions, in the order in which Kubernetes writes it."""
+    """The pod's status with these conditions, in Kubernetes' order."""
     changed = status | {"conditions": conditions}
     first = {key: changed[key] for key in ("observedGeneration", "phase", "conditions") if key in changed}
     return first | {key: value for key, value in changed.items() if key not in first}
@@ -124,7 +124,7 @@ def _tolerations(given: list[Json]) -> list[Json]:
 
 
 def qos_class(spec: Json) -> str:
-    """Guaranteed, Burstable or BestEffort."""
+    """The pod's QoS class: Guaranteed, Burstable or BestEffort."""
     guaranteed, any_set = True, False
     for container in containers(spec):
         resources = container.get("resources", {})
@@ -139,7 +139,7 @@ def qos_class(spec: Json) -> str:
 
 
 def default_service(service: Json) -> None:
-    """Fill in a new service's spec and status; addresses and node ports are somebody else's to give."""
+    """Fill in a new service's spec and status, except addresses and node ports (see `nodeports`)."""
     spec = service.get("spec") or {}
     for port in spec.get("ports", ()):
         port.setdefault("protocol", "TCP")
@@ -174,7 +174,7 @@ _NODE_INFO = (
 
 
 def default_node(node: Json) -> None:
-    """Fill in a new node: not ready until its status says otherwise."""
+    """Fill in a new node, tainted as not ready."""
     spec = node.get("spec") or {}
     taints = [taint for taint in spec.get("taints", ()) if taint.get("key") != _NOT_READY]
     spec["taints"] = [*taints, {"key": _NOT_READY, "effect": "NoSchedule"}]
@@ -188,7 +188,7 @@ def default_node(node: Json) -> None:
 
 
 def default_limit_range(limit_range: Json) -> None:
-    """A maximum is the default limit, a default limit the default request, a minimum what is left of it."""
+    """Fill in a limit range: the default limit from the maximum, the default request from that limit or the minimum."""
     for position, item in enumerate(limit_range.get("spec", {}).get("limits", ())):
         if item.get("type") != "Container":
             continue
@@ -200,7 +200,7 @@ def default_limit_range(limit_range: Json) -> None:
 
 
 def default_network_policy(policy: Json) -> None:
-    """Policy types follow from what the policy holds."""
+    """Fill in a network policy; its policy types follow from its rules."""
     spec = policy.setdefault("spec", {})
     spec.setdefault("podSelector", {})
     spec.setdefault("policyTypes", ["Ingress", "Egress"] if "egress" in spec else ["Ingress"])
@@ -208,6 +208,6 @@ def default_network_policy(policy: Json) -> None:
 
 
 def default_lease(lease: Json) -> None:
-    """A spec, if only an empty one; what belongs to an alpha feature (coordinated leader election) is dropped."""
+    """Fill in an empty spec, and drop the fields of an alpha feature (coordinated leader election)."""
     spec = lease.get("spec", {})
     lease["spec"] = {key: value for key, value in spec.items() if key not in {"strategy", "preferredHolder"}}

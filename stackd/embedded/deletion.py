@@ -1,6 +1,4 @@
-"""How objects go: pods with grace, namespaces with everything in them, the rest at once; and, a moment after an owner, what
-it owned.
-"""
+"""Deletes objects: pods with grace, namespaces with their content, dependents after their owner, others at once."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ _PURGING = (
 
 
 class Deletion:
-    """Deletes on request, and finishes what a request began."""
+    """Deletes on request, and finishes deletions that a request began."""
 
     def __init__(self, store: ObjectStore, *, pod_gc_delay: float) -> None:
         self._store = store
@@ -26,7 +24,7 @@ class Deletion:
         store.observe(self._follow)
 
     def adopt(self) -> None:
-        """Go on with what was under way when the state was saved."""
+        """Continue the deletions that were running when the state was saved."""
         for record in self._store.of(NAMESPACES).in_namespace(""):
             if record.obj["status"]["phase"] == "Terminating":
                 self._later_purge(record.key[1])
@@ -37,7 +35,7 @@ class Deletion:
                 self._later_collect(node)
 
     def delete(self, record: Record, grace: int | None = None) -> Record:
-        """Begin, and if nothing holds it up complete, the deletion; the answer is the object as it then is."""
+        """Begin the deletion, and complete it if neither grace period nor finalizer delays it; returns the object."""
         if record.resource is PODS:
             return self._delete_pod(record, grace)
         if record.resource is NAMESPACES:
@@ -47,7 +45,7 @@ class Deletion:
         return self._store.remove(record)
 
     def finish(self, record: Record) -> Record:
-        """Complete a deletion under way: the object has let go of everything."""
+        """Complete a running deletion, unless the object still has finalizers."""
         if record.resource is PODS and record.obj["metadata"].get("deletionGracePeriodSeconds") != 0:
             record = self._mark(record, 0)
         if record.obj["metadata"].get("finalizers"):
@@ -148,7 +146,7 @@ Dependent = tuple[Resource, Key]
 
 
 class GarbageCollector:
-    """Follows ownerReferences; an owner is known by its uid, not by its name."""
+    """Deletes objects whose owners (ownerReferences) are gone; owners are identified by uid, not by name."""
 
     def __init__(self, store: ObjectStore, deletion: Deletion, *, delay: float) -> None:
         self._store = store
@@ -158,7 +156,7 @@ class GarbageCollector:
         store.observe(self._follow)
 
     def adopt(self) -> None:
-        """Take up what the store holds already."""
+        """Register the objects that the store already holds."""
         for resource in ALL:
             for record in self._store.of(resource).records.values():
                 self._see(record, None)

@@ -1,4 +1,4 @@
-"""Event objects about pods, as the scheduler and the kubelet write them. Keeps only the latest ones."""
+"""Event objects about pods, as scheduler and kubelet write them. Keeps only the latest ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KUBELET = "kubelet"
 
 
 class EventRecorder:
-    """Writes events; the same one again only counts up."""
+    """Writes events; a repeated event only increments its count."""
 
     def __init__(self, store: ObjectStore, limit: int) -> None:
         self._store = store
@@ -22,7 +22,7 @@ class EventRecorder:
         self._serial = 0
 
     def scheduling(self, pod: Record, kind: str, reason: str, message: str, action: str) -> None:
-        """From the scheduler."""
+        """Write an event from the scheduler."""
         now = self._store.clock.now()
         fields: Json = {
             "source": {},
@@ -37,7 +37,7 @@ class EventRecorder:
         self._write(pod, _about(pod), reason, message, fields)
 
     def kubelet(self, pod: Record, kind: str, reason: str, message: str, container: str = "") -> None:
-        """From the kubelet of the pod's node; about one of its containers if `container` is given."""
+        """Write an event from the kubelet of the pod's node, about `container` if given."""
         about = _about(pod)
         if container:
             about["fieldPath"] = f"spec.containers{{{container}}}"

@@ -1,5 +1,6 @@
-"""Faults on demand: what goes wrong with which requests, with the server as a whole, and with a response on its way through
-a load balancer. Knows no HTTP library.
+"""Faults on demand, for single requests, for the whole server, and for responses that a load balancer would change.
+
+Uses no HTTP library.
 """
 
 from __future__ import annotations
@@ -31,24 +32,24 @@ _SPOILING = frozenset({"truncate", "empty", "strip"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What goes wrong with requests that match all patterns (regular expressions for the whole word).
+    """What goes wrong with requests that match all patterns (regular expressions for the whole text).
 
-    latency: waits `seconds`, then goes on. status: answers `code` before any work, with Retry-After if `seconds`.
+    latency: waits `seconds`, then continues. status: answers `code` before any work, with Retry-After if `seconds`.
     lost_reply: does the work and cuts the connection. cut: cuts it before the work. hang: never answers.
-    late: cuts the connection and does the work `seconds` later all the same, as an overloaded server may.
-    turns: has requests wait for their turn, first come, first served; each takes `seconds`, as at a server that can do no
-    more. All such faults share one queue, so that each kind of request may take its own time.
+    late: cuts the connection, but does the work `seconds` later, as an overloaded server may.
+    turns: makes requests wait in a queue; each takes `seconds`, as on a server at its limit. All such faults share one
+    queue, but each kind of request can take its own time.
 
-    What stands between a client and an API server answers in its stead, or spoils what it answers:
-    page: answers `code` with a page of HTML. reply: answers `code` with `body`, called JSON. Both come instead of the
-    work, or after it if it is to be `done`. truncate: does the work, and answers the first half of the body as if that were
-    all. empty: does the work, and answers without a body. strip: does the work, and answers without `fields` (their
-    paths, such as `metadata.uid` or `items.metadata.uid`). A watch that is spoiled ends with its first byte.
-    stale: answers a list as it was when the cluster was last told to `remember`. trickle: does the work, and sends the
-    answer, or each event of a watch, a few bytes at a time, over `seconds` in all. mute: opens a watch that says nothing.
+    A proxy between client and API server answers instead of the server, or changes its response:
+    page: answers `code` with a page of HTML. reply: answers `code` with `body`, declared as JSON. Both skip the work,
+    or come after it if `done`. truncate: does the work, and answers the first half of the body as if it were complete.
+    empty: does the work, and answers without a body. strip: does the work, and answers without `fields` (paths such as
+    `metadata.uid` or `items.metadata.uid`). A watch with one of these faults ends at once. stale: answers a list as it
+    was at the last `remember`. trickle: does the work, and sends the response, or each event of a watch, a few bytes
+    at a time, over `seconds` in all. mute: opens a watch that sends nothing.
 
-    admit: an admission policy changes what is created, updated or patched by the merge patch `body` before it is stored.
-    deny: an admission webhook refuses it, and quotes the environment that was sent.
+    admit: an admission policy applies the merge patch `body` to created, updated or patched objects before they are
+    stored. deny: an admission webhook refuses the request, and quotes its containers' environment.
     """
 
     action: Action
@@ -56,7 +57,7 @@ class Fault:
     resource: str = ".*"
     name: str = ".*"
     count: int | None = None
-    """How many times; None for always."""
+    """How many times the fault occurs; None for always."""
     probability: float = 1.0
     code: int = 503
     seconds: float = 0.0
@@ -67,15 +68,15 @@ class Fault:
 
 @dataclass(slots=True, kw_only=True)
 class Counts:
-    """What the server has been asked. A watch counts when it begins; its verb is `watch`."""
+    """Counts of requests. A watch is counted when it begins; its verb is `watch`."""
 
     requests: Counter[tuple[str, str, int]] = field(default_factory=Counter)
-    """By verb, resource and code; 0 is a connection that was cut."""
+    """By verb, resource and code; code 0 is a cut connection."""
     in_flight: int = 0
     peak_in_flight: int = 0
 
     def total(self, verb: str | None = None, resource: str | None = None) -> int:
-        """Requests of the verb and resource, or of any."""
+        """The number of requests with this verb and resource; None for any."""
         return sum(
             count
             for (a_verb, a_resource, _), count in self.requests.items()
@@ -83,7 +84,7 @@ class Counts:
         )
 
     def clear(self) -> None:
-        """Begin anew; what is in flight stays so."""
+        """Reset the counts, except that of requests in flight."""
         self.requests.clear()
         self.peak_in_flight = self.in_flight
 
@@ -98,7 +99,7 @@ class _Active:
 
 
 class FaultRules:
-    """The faults in force. Everything here takes effect with the next request, unless it says otherwise."""
+    """The active faults. All changes take effect with the next request, unless stated otherwise."""
 
     def __init__(self, *, seed: int = 0) -> None:
         self._active: list[_Active] = []
@@ -109,7 +110,7 @@ class FaultRules:
         self.unauthorized_tokens: set[str | None] = set()
 
     def add(self, fault: Fault) -> None:
-        """Put it in force, behind those that are."""
+        """Activate a fault, after the active ones."""
         self._active.append(_Active(fault))
 
     def clear(self) -> None:
@@ -120,20 +121,20 @@ class FaultRules:
         self.resume()
 
     def end(self, action: str) -> None:
-        """End the faults of one kind."""
+        """End the faults of one action."""
         self._active = [one for one in self._active if one.fault.action != action]
 
     def seed(self, number: int) -> None:
-        """Make what is left to chance repeatable from here on."""
+        """Seed the random numbers, to make faults repeatable from now on."""
         self._random.seed(number)
 
     @property
     def any(self) -> bool:
-        """Whether a request has to be matched at all."""
+        """Whether any fault is active."""
         return bool(self._active)
 
     def matching(self, verb: str, resource: str, name: str) -> list[Fault]:
-        """The faults that match this request; each counts as used."""
+        """The faults that match this request; each of them counts as used once."""
         hit = []
         for active in list(self._active):
             asked = (verb, resource, name)
@@ -148,13 +149,13 @@ class FaultRules:
         return hit
 
     async def turn(self, seconds: float) -> None:
-        """Return when the requests that came before have had their turns, and this one has, which takes so long."""
+        """Return when all earlier requests in the queue and this one, which takes ``seconds``, have had their turns."""
         now = asyncio.get_running_loop().time()
         self._turns_taken_until = max(now, self._turns_taken_until) + seconds
         await asyncio.sleep(self._turns_taken_until - now)
 
     def pause(self) -> None:
-        """Let every request wait, open watches included."""
+        """Make all requests wait, including open watches."""
         self._running.clear()
 
     def resume(self) -> None:
@@ -175,12 +176,12 @@ class FaultRules:
         self.unauthorized_tokens.add(token)
 
     def renew_token(self, token: str | None = None) -> None:
-        """End what `expire_token` began."""
+        """Undo `expire_token`."""
         self.unauthorized_tokens.discard(token)
 
 
 def instead(faults: Iterable[Fault], *, done: bool) -> Answer | None:
-    """The answer that is given in the server's stead, if one is: before the work, or when it is ``done``."""
+    """The response of a proxy instead of the server's, if any: before the work, or (``done``) after it."""
     for fault in faults:
         if fault.action in _INSTEAD and fault.done is done:
             return _page(fault.code) if fault.action == "page" else (fault.code, fault.body.encode(), JSON)
@@ -188,20 +189,20 @@ def instead(faults: Iterable[Fault], *, done: bool) -> Answer | None:
 
 
 def admitted(body: bytes, faults: Iterable[Fault], *, patch: bool) -> bytes:
-    """What an admission policy makes of a request's body. What it takes away is null in a ``patch``. Raises StatusError."""
+    """The request's body after the admission policies; removed fields are null in a ``patch``. Raises StatusError."""
     for fault in faults:
         if fault.action == "deny":
             raise StatusError(
                 403, "Forbidden", f'admission webhook "policy.example.com" denied the request: {_quoted(body)}'
             )
         if fault.action == "admit":
-            with suppress(orjson.JSONDecodeError):  # then it is refused for that
+            with suppress(orjson.JSONDecodeError):  # the server refuses such a body later
                 body = orjson.dumps(_over(orjson.loads(body), orjson.loads(fault.body), nulls=patch))
     return body
 
 
 def _quoted(body: bytes) -> str:
-    """The environment of a pod's containers, or all of another body."""
+    """The environment of a pod's containers, or the whole of another body."""
     with suppress(orjson.JSONDecodeError, LookupError, TypeError):
         return orjson.dumps([one["env"] for one in orjson.loads(body)["spec"]["containers"]]).decode()
     return body.decode(errors="replace")
@@ -215,12 +216,12 @@ def _over(one: Any, other: Any, *, nulls: bool) -> Any:
 
 
 def spoils(faults: Iterable[Fault]) -> bool:
-    """Whether the server's own answer does not arrive as it is."""
+    """Whether the client gets another response than the server's own."""
     return any(fault.action in _SPOILING or (fault.action in _INSTEAD and fault.done) for fault in faults)
 
 
 def spoiled(answer: Answer, faults: Iterable[Fault]) -> Answer:
-    """What is left of the server's answer."""
+    """The response that the client gets instead of the server's own."""
     faults = list(faults)
     if (other := instead(faults, done=True)) is not None:
         return other
@@ -247,7 +248,7 @@ def _without(body: bytes, fields: Iterable[str]) -> bytes:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return body  # another fault has spoiled it before
+        return body  # another fault has already damaged it
     for path in fields:
         _drop(document, path.split("."))
     return orjson.dumps(document)

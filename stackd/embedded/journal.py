@@ -1,8 +1,8 @@
-"""The file in which a cluster remembers itself: a snapshot, and behind it every change, one line each.
+"""The state file of a cluster: a snapshot, followed by every change, one per line.
 
-A line that a kill cut short is dropped on reading. Written without fsync: it survives the end of the process at any
-moment, not that of the machine. While the disk is full, the cluster goes on from memory; the file ends at the last whole
-change, and is written anew as soon as there is room. Knows no behaviour.
+An incomplete last line (after a kill) is ignored on reading. The file is written without fsync: it survives the end of
+the process at any moment, but not that of the machine. While the disk is full, the cluster works from memory; the file
+ends at the last complete change, and is rewritten as soon as there is room. Does not know how objects behave.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stackd.embedded.resources import ALL
 from stackd.embedded.store import ObjectChange, ObjectStore, Record
 
 _RESERVE = 10_000
-"""Revisions that are taken ahead, since not every one is written down (events are not)."""
+"""How many revisions are reserved ahead, because not all of them are written to the file (events are not)."""
 log = logging.getLogger(__name__)
 
 _BY_NAME = {resource.qualified: resource for resource in ALL}
@@ -29,7 +29,7 @@ _BY_NAME = {resource.qualified: resource for resource in ALL}
 class Journal:
     """Keeps a store in a file. One process at a time.
 
-    The file is written anew when it is `slack` bytes larger than four snapshots.
+    The file is rewritten when it is `slack` bytes larger than four snapshots.
     """
 
     def __init__(self, path: Path, store: ObjectStore, *, slack: int = 64 * 1024 * 1024) -> None:
@@ -43,7 +43,7 @@ class Journal:
         self._behind = False
 
     def load(self) -> bool:
-        """Fill the empty store from the file; False if there was none. No observer is told."""
+        """Fill the empty store from the file; returns False if there is none. Calls no observers."""
         if not self._path.exists():
             return False
         for entry in _entries(self._path):
@@ -55,12 +55,12 @@ class Journal:
         return True
 
     def open(self) -> None:
-        """Write a fresh snapshot in the file's place and keep it up to date from now on."""
+        """Replace the file by a fresh snapshot, and keep it up to date from now on."""
         self._rewrite()
         self._store.observe(self.note)
 
     def note(self, change: ObjectChange) -> None:
-        """Write a change down; where that cannot be done, all of them once it can."""
+        """Append a change. If the file cannot be written, rewrite it as soon as it can."""
         if self._behind:
             with suppress(OSError):
                 self._rewrite()
@@ -88,7 +88,7 @@ class Journal:
                 self._rewrite()
 
     def close(self) -> None:
-        """Close the file; nothing is pending."""
+        """Close the file; there are no pending writes."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -120,7 +120,7 @@ class Journal:
             os.replace(fresh, self._path)
         except OSError:
             os.close(file)
-            fresh.unlink(missing_ok=True)  # it takes room itself
+            fresh.unlink(missing_ok=True)  # it takes room on the full disk
             raise
         self.close()
         self._file, self._end, self._limit = file, end, 4 * end + self._slack
@@ -137,7 +137,7 @@ def _line(record: Record, *, deleted: bool = False) -> bytes:
 
 
 def _write(file: int, data: bytes) -> int:
-    """Write all of it; how much that was."""
+    """Write all data; returns its length."""
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]

@@ -1,7 +1,7 @@
 """Runs the pods that are bound to nodes: containers start, fail, end and stop as their images' names say.
 
-One kubelet serves all nodes that are Ready and have something to allocate; a node without either runs nothing.
-A kubelet pulls the images that its node does not have one after the other.
+One kubelet serves all nodes that are Ready and have allocatable resources; other nodes run nothing. Each node pulls its
+missing images one after the other.
 """
 
 from __future__ import annotations
@@ -49,24 +49,24 @@ class Kubelet:
         store.observe(self._follow)
 
     def adopt(self) -> None:
-        """Go on with the pods that the store holds already."""
+        """Continue with the pods that the store already holds."""
         for pod in list(self._store.of(PODS).records.values()):
             self._addresses += 1
             self._see(pod)
 
     def hold_starts(self) -> None:
-        """Start no container of a pod that is not running yet, until `let_start`."""
+        """Keep pods that are not running yet from starting, until `let_start`."""
         if self._held is None:
             self._held = []
 
     def let_start(self) -> None:
-        """Go on with the pods that `hold_starts` has kept."""
+        """Start the pods that `hold_starts` has kept."""
         held, self._held = self._held or (), None
         for launch in held:
             launch()
 
     def output(self, pod: Json, container: str) -> str:
-        """What a container that was started has written."""
+        """The output of a container that was started."""
         specs = [*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"]]
         return behaviour(next(spec for spec in specs if spec["name"] == container)).output
 
@@ -186,7 +186,7 @@ class Kubelet:
             self._create(pod, run, one)
 
     def _is_present(self, pod: Record, one: ContainerRun) -> bool:
-        """Whether the image is on the node: all are but those whose script says otherwise, until they were pulled there."""
+        """Whether the node has the image: it has all but those whose script says otherwise, until they are pulled."""
         return one.script.pull == "ok" or (pod.obj["spec"]["nodeName"], one.spec["image"]) in self._pulled
 
     def _relaunch(self, pod: Record, run: PodRun, one: ContainerRun) -> None:
@@ -297,7 +297,7 @@ class Kubelet:
         return {"terminated": end}
 
     def _settle(self, pod: Record, run: PodRun) -> None:
-        """Report where the containers stand, and bring a pod in which all have ended to its end."""
+        """Report the state of the containers. If all have ended, conclude the pod."""
         if any("running" in one.state for one in run.containers):
             run.phase = "Running"
         pod = self._write(pod, run)
@@ -380,7 +380,7 @@ def _newly(change: ObjectChange) -> bool:
 
 
 class Images:
-    """The images of all nodes, with the moment from which each is there."""
+    """The images of all nodes, with the time at which each pull is complete."""
 
     def __init__(self, clock: DelayingClock) -> None:
         self._clock = clock
@@ -388,7 +388,7 @@ class Images:
         self._free: dict[str, float] = {}
 
     def wait(self, node: str, image: str, pull: float) -> float:
-        """Seconds until the node has the image; a pull of so many seconds begins where none has. 0 if it is there."""
+        """Seconds until the node has the image; 0 if it has it. Begins a pull of ``pull`` seconds if necessary."""
         if not pull:
             return 0.0
         now = self._clock.now()

@@ -1,6 +1,7 @@
-"""Lists and watches: what a client reads of a collection at one revision, and which of the changes after it it sees.
+"""Lists and watches: what a client reads of a collection at one revision, and the later changes that it sees.
 
-Owns: selection, pages and continue tokens; and a watch's events, as lines of JSON. Knows no HTTP library: a `Watch` yields bytes.
+Owns: selection, pages and continue tokens, and a watch's events as lines of JSON. Uses no HTTP library: a `Watch`
+yields bytes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _TOO_OLD = (
 
 
 def list_objects(collection: Collection, now: int, target: RequestInfo, query: Mapping[str, str]) -> bytes:
-    """The body of the answer at the revision ``now``. Raises StatusError 400 or 410."""
+    """The body of the response at revision ``now``. Raises StatusError 400 or 410."""
     selector = parse(target.resource, query.get("labelSelector", ""), query.get("fieldSelector", ""))
     limit = whole_number(query, "limit") or 0
     after, revision = _read_token(query.get("continue", ""), collection, now)
@@ -44,13 +45,13 @@ def list_objects(collection: Collection, now: int, target: RequestInfo, query: M
 
 
 def list_body(resource: Resource, metadata: Json, records: Iterable[Record]) -> bytes:
-    """Records as a list of their kind."""
+    """The records as a list of their kind, as JSON."""
     head = {"kind": f"{resource.kind}List", "apiVersion": resource.api_version, "metadata": metadata}
     return orjson.dumps(head)[:-1] + b',"items":[' + b",".join(record.body() for record in records) + b"]}"
 
 
 class Watch:
-    """One client's view of a collection. Registered by `open`, and taken off by `close`."""
+    """One client's view of a collection. `open` registers it, `close` removes it."""
 
     def __init__(self, collection: Collection, namespace: str, selector: Selector, *, bookmarks: bool) -> None:
         self.collection = collection
@@ -58,15 +59,15 @@ class Watch:
         self.selector = selector
         self.bookmarks = bookmarks
         self.frozen = False
-        """Half-open: says nothing any more, and stays connected."""
+        """Half-open: sends nothing any more, but stays connected."""
         self.slowness = 0.0
-        """Seconds over which each chunk is sent, a few bytes at a time."""
+        """The seconds over which each chunk is sent, a few bytes at a time."""
         self.closed = False
         self._lines: list[bytes] = []
         self._woken = asyncio.Event()
 
     def open(self, revision: int | None) -> None:
-        """Begin after the revision; without one, with the current state as ADDED events."""
+        """Begin after the revision; without one, begin with the current state as ADDED events."""
         if revision is None:
             for record in self.collection.select(self.namespace, self.selector):
                 self._lines.append(watch_line("ADDED", record.alone()))
@@ -81,30 +82,30 @@ class Watch:
         self.collection.listeners.add(self)
 
     def close(self) -> None:
-        """See nothing more; the iteration ends."""
+        """Stop receiving changes, and end the iteration."""
         self.collection.listeners.discard(self)
         self.closed = True
         self._woken.set()
 
     def offer(self, change: ObjectChange) -> None:
-        """Keep the line if the change concerns this client."""
+        """Queue the change's line if this client sees the change."""
         kind = self._seen_as(change)
         if kind is not None:
             self._lines.append(change.line(kind))
             self._woken.set()
 
     def thaw(self) -> None:
-        """Be half-open or slow no more, and say what was kept back."""
+        """Stop being half-open or slow, and send the queued events."""
         self.frozen, self.slowness = False, 0.0
         self._woken.set()
 
     def inject(self, line: bytes) -> None:
-        """Send these bytes as if they were an event."""
+        """Send the bytes as if they were an event."""
         self._lines.append(line)
         self._woken.set()
 
     async def chunks(self, interval: float, timeout: float, revision: Callable[[], int]) -> AsyncIterator[bytes]:
-        """The events as they come, several lines at once when they do, with a bookmark each `interval` seconds."""
+        """Yields the events as they come, waiting lines together, and a bookmark every `interval` seconds."""
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
         due = loop.time() + interval
@@ -147,7 +148,7 @@ class Watch:
 
 
 def bookmark(resource: Resource, revision: int) -> bytes:
-    """The event that only carries a resourceVersion."""
+    """The BOOKMARK event, which only carries a resourceVersion."""
     empty: Json = {"metadata": {"resourceVersion": str(revision)}, "spec": {}, "status": {}}
     if resource is PODS:
         empty["spec"] = {"containers": None}

@@ -1,6 +1,4 @@
-"""What a pod needs: the sums that scheduler, quotas and limit ranges count with, in thousandths; and the Secrets and config maps
-that it refers to.
-"""
+"""What a pod needs: total resources in thousandths (for scheduler, quotas, limit ranges), Secrets and ConfigMaps."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ Part = Literal["requests", "limits"]
 
 
 def pod_amounts(spec: Json, part: Part) -> Amounts:
-    """Of the whole pod: containers and sidecars add up; an init container counts if it needs more than that."""
+    """The amounts of the whole pod: containers and sidecars add up; an init container counts if it needs more."""
     running: Amounts = {}
     peak: Amounts = {}
     for container in spec.get("initContainers", ()):
@@ -37,28 +35,28 @@ def pod_amounts(spec: Json, part: Part) -> Amounts:
 
 
 def amounts(resources: Json, part: Part) -> Amounts:
-    """Of one container."""
+    """The amounts of one container."""
     return {name: parse(value).milli for name, value in resources.get(part, {}).items()}
 
 
 def rendered(needs: Amounts) -> dict[str, str]:
-    """As quantities."""
+    """The amounts as quantities."""
     return {name: shown(name, value) for name, value in sorted(needs.items())}
 
 
 def shown(name: str, thousandths: int) -> str:
-    """So much of a resource as a quantity: bytes in binary, the rest in decimal."""
+    """The amount of a resource as a quantity: bytes in binary notation, the rest in decimal."""
     notation = Notation.BINARY if is_bytes(name) else Notation.DECIMAL
     return str(Quantity(nanos=thousandths * 10**6, notation=notation))
 
 
 def is_bytes(name: str) -> bool:
-    """Whether a resource is counted in bytes."""
+    """Whether the resource is counted in bytes."""
     return "memory" in name or "storage" in name or "hugepages" in name
 
 
 def is_terminal(pod: Json) -> bool:
-    """Whether the pod has ended for good and needs nothing any more."""
+    """Whether the pod has ended for good, so that it needs nothing any more."""
     return pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}
 
 
@@ -76,7 +74,7 @@ _KINDS: dict[str, tuple[Resource, str]] = {
 
 
 def missing_reference(store: ObjectStore, namespace: str, container: Json) -> str:
-    """What the container's environment lacks, in the kubelet's words; empty if nothing."""
+    """The first missing reference of the container's environment, in the kubelet's words; empty if there is none."""
     for kind, reference in _environment(container):
         resource, word = _KINDS[kind]
         name = reference.get("name", "")

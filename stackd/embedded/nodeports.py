@@ -1,7 +1,7 @@
-"""Node ports: who holds which (and which cluster addresses are given out), and the sockets on loopback that answer for them.
+"""Node ports: the allocation of ports (and cluster IPs), and the sockets on loopback that answer on them.
 
-A service whose pod is ready answers with a short page, or an echo for UDP. A port whose socket another program holds on this
-machine is left out; the cluster goes on without it.
+A service whose pod is ready answers with a short page, or an echo for UDP. If another program on this machine already
+uses a port, the cluster does not listen on it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class PortAllocator:
 
     @property
     def free(self) -> int:
-        """How many node ports nobody holds."""
+        """How many node ports are free."""
         return self._high - self._low + 1 - len(self._holders)
 
     def is_free(self, port: int) -> bool:
@@ -45,18 +45,18 @@ class PortAllocator:
         return port not in self._holders
 
     def take(self, port: int) -> None:
-        """Let somebody unseen hold the port."""
+        """Mark the port as held by an invisible Service."""
         self._holders[port] = _OTHERS
 
     def give_back(self, port: int) -> None:
-        """End what `take` began."""
+        """Undo `take`."""
         if self._holders.get(port) == _OTHERS:
             del self._holders[port]
 
     def assign(self, service: Json, *, held: frozenset[int] = frozenset(), dry_run: bool = False) -> None:
-        """Fill in ports and addresses; nothing is held until the service is stored. Raises StatusError 422 or 500.
+        """Fill in ports and addresses; they are held only once the service is stored. Raises StatusError 422 or 500.
 
-        `held` are the ports that this service has already. A dry run does not look at the range, nor does Kubernetes 1.36.
+        `held` are the ports that this service already has. As in Kubernetes 1.36, a dry run does not check the range.
         """
         spec = service["spec"]
         if spec["type"] in {"NodePort", "LoadBalancer"}:
@@ -142,7 +142,7 @@ _BACKLOG = 64
 
 @dataclass(frozen=True, slots=True)
 class NodePortListener:
-    """A number and a protocol that must answer, and what stands behind it."""
+    """A port that must answer, and the name of what answers."""
 
     number: int
     protocol: str
@@ -150,7 +150,7 @@ class NodePortListener:
 
 
 class NodePortListeners:
-    """Keeps the open sockets in step with services and pods."""
+    """Opens and closes sockets as services and pods change."""
 
     def __init__(self, store: ObjectStore, host: str) -> None:
         self._store = store
@@ -164,7 +164,7 @@ class NodePortListeners:
         store.observe(self._follow)
 
     def start(self) -> None:
-        """Begin to serve, with what the store holds already."""
+        """Start to listen, beginning with the services that the store already holds."""
         for service in self._store.of(SERVICES).records.values():
             self._index(service, None)
             self._mark(service.key)
@@ -181,7 +181,7 @@ class NodePortListeners:
 
     @property
     def numbers(self) -> frozenset[int]:
-        """The ports that answer now."""
+        """The ports that are open now."""
         return frozenset(number for number, _ in self._open)
 
     def _follow(self, change: ObjectChange) -> None:
@@ -274,14 +274,14 @@ class NodePortListeners:
 
 
 class _HttpAnswer(asyncio.Protocol):
-    """Answers whatever comes with one page, and closes."""
+    """Answers any request with one page, and closes."""
 
     def __init__(self, listener: Callable[[], NodePortListener]) -> None:
         self._listener = listener
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's is no subclass
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's class is not a subclass
 
     def data_received(self, data: bytes) -> None:
         if self._transport is None or b"\n" not in data:
@@ -302,7 +302,7 @@ class _Echo(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.DatagramTransport, transport)  # uvloop's is no subclass
+        self._transport = cast(asyncio.DatagramTransport, transport)  # uvloop's class is not a subclass
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         if self._transport is not None:
@@ -310,6 +310,6 @@ class _Echo(asyncio.DatagramProtocol):
 
 
 def _anchor(service: Json) -> tuple[str, str] | None:
-    """One label that every pod of the service carries; enough to find the service by."""
+    """One label of the service's selector, under which the service is indexed; None without a selector."""
     selector = service["spec"].get("selector")
     return next(iter(selector.items())) if selector else None

@@ -1,4 +1,4 @@
-"""Node objects: those a cluster starts with, and the taints that the node controllers keep on them."""
+"""Node objects: the nodes that a cluster starts with, and the taints that the node controllers maintain."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ _CONDITIONS = (
 
 
 def is_ready(obj: Json) -> bool:
-    """Whether the kubelet says so, of a node or a pod."""
+    """Whether a node or a pod has the condition Ready."""
     conditions = obj["status"].get("conditions", ())
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
 def new_node(spec: NodeSpec, now: float) -> Json:
-    """A node, ready from the start."""
+    """A Node object, ready from the start."""
     capacity, allocatable = _reported(spec) if spec.kubelet else (_by_hand(spec), _by_hand(spec))
     labels = {"kubernetes.io/hostname": spec.name} | (_PLATFORM if spec.kubelet else {}) | dict(spec.labels)
     annotations = _TTL | (_ATTACH if spec.kubelet else {})
@@ -74,7 +74,7 @@ def new_node(spec: NodeSpec, now: float) -> Json:
 
 
 def _by_hand(spec: NodeSpec) -> dict[str, str]:
-    """The amounts as they were given."""
+    """The amounts as given."""
     amounts = {
         "cpu": spec.cpu,
         "ephemeral-storage": spec.ephemeral_storage,
@@ -85,9 +85,9 @@ def _by_hand(spec: NodeSpec) -> dict[str, str]:
 
 
 def _reported(spec: NodeSpec) -> tuple[dict[str, str], dict[str, str]]:
-    """Capacity, and what of it a kubelet leaves to pods: less memory and disk, by its thresholds for evictions.
+    """Capacity, and the allocatable part: less memory and disk, because of the kubelet's eviction thresholds.
 
-    A machine's memory is no round number, and so is written in ``Ki``; what is left of a disk is written in bytes.
+    As on a real machine, memory is not a round number and is written in ``Ki``; allocatable disk is written in bytes.
     """
     huge = {"hugepages-1Gi": "0", "hugepages-2Mi": "0"}
     cpu, memory = parse(spec.cpu), parse(spec.memory).whole
@@ -122,7 +122,7 @@ def _spec(spec: NodeSpec) -> Json:
 
 
 class NodeController:
-    """Keeps the taints of nodes in step with their readiness and their being cordoned."""
+    """Updates the taints of nodes when their readiness changes or they are cordoned."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -134,7 +134,7 @@ class NodeController:
         return self._store.create(NODES, node)
 
     def cordon(self, name: str, *, on: bool = True) -> Record:
-        """Let no new pods on the node (or let them again). Raises StatusError 404."""
+        """Mark the node unschedulable, or schedulable again. Raises StatusError 404."""
         record = self._store.of(NODES).get("", name)
         spec = {key: value for key, value in record.obj["spec"].items() if key != "unschedulable"}
         if on:

@@ -1,4 +1,4 @@
-"""What an embedded cluster can be told: nodes, delays, identities, its file. Knows no behaviour."""
+"""The settings of an embedded cluster: nodes, delays, users, state file. Has no behaviour."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from stackd.embedded.timing import DelayingClock
 class NodeSpec:
     """A node that the cluster starts with. The quantities are what it has for pods (``allocatable``).
 
-    With a ``kubelet`` it reports as a machine does: memory in ``Ki`` and disk in bytes, never round numbers, and more
-    capacity than pods may use. Without one it is a Node made by hand, which has exactly these amounts.
-    Disk that is "" is not reported at all, as by a kubelet that does not isolate it.
+    With a ``kubelet`` it reports amounts as a machine does: memory in ``Ki`` and disk in bytes, never round numbers,
+    and more capacity than pods may use. Without one it is like a Node that was created by hand, with exactly these
+    amounts. If ``ephemeral_storage`` is empty, the node reports no disk, like a kubelet without local storage
+    isolation.
     """
 
     name: str
@@ -36,7 +37,7 @@ WORKER = NodeSpec(name="embedded-worker")
 
 
 def node_specs(count: int, like: NodeSpec = WORKER) -> tuple[NodeSpec, ...]:
-    """So many nodes like this one, each with a name and addresses of its own."""
+    """``count`` nodes like ``like``, each with its own name and addresses."""
     return tuple(
         replace(
             like,
@@ -53,35 +54,35 @@ DEFAULT_NODES = node_specs(2)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedOptions:
-    """Everything that can be set; the defaults are those of the demo. Delays are in seconds."""
+    """All settings; the defaults are those of the demo. Delays are in seconds."""
 
     host: str = "127.0.0.1"
     port: int = 0
     state_path: Path | None = None
     nodes: tuple[NodeSpec, ...] = DEFAULT_NODES
     start_delay: float = 0.15
-    """From binding to Running."""
+    """From the binding to a node to Running."""
     run_time: float = 0.2
-    """How long a container that is meant to end (or to lose its readiness) runs before it does."""
+    """How long a container runs before it ends or loses its readiness, if its script says so."""
     stop_delay: float = 0.05
     """From a deletion with grace to the end of the containers."""
     backoff: float = 1.0
-    """First wait between pulls or restarts; doubles each time, up to 32 times as long."""
+    """The first pause between pulls or restarts; for restarts it doubles each time, up to 32 times as long."""
     pull: float = 0.0
-    """How long a node takes to pull an image that it does not have, one after the other; 0: it has all images."""
+    """How long a node takes to pull a missing image, one after the other; 0: it has all images."""
     slow_pull: float = 60.0
-    """How long `…/slowpull` takes."""
+    """How long the pull of `…/slowpull` takes."""
     gc_delay: float = 0.2
-    """From an owner's end to its dependents'."""
+    """From the deletion of an owner to that of its dependents."""
     pod_gc_delay: float = 60.0
-    """From a Node's end to that of the pods on it."""
+    """From the deletion of a Node to that of its pods."""
     serve_node_ports: bool = True
     node_port_range: tuple[int, int] = (30000, 32767)
     watch_cache_size: int = 4096
-    """Changes per resource that a watch can be resumed over."""
+    """How many changes per resource are kept, from which a watch can resume."""
     event_limit: int = 5_000
-    """Event objects kept; the oldest go first."""
+    """How many Event objects are kept; the oldest are deleted first."""
     bookmark_interval: float = 60.0
     users: tuple[User, ...] = ()
-    """Empty: every request may do everything. Otherwise each request needs one of their tokens and its rules."""
+    """If empty, every request is allowed. Otherwise each request needs a user's token, and rules that allow it."""
     clock: DelayingClock | None = None

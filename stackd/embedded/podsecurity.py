@@ -1,4 +1,4 @@
-"""The Pod Security Standards `baseline` and `restricted`, as the namespace's label asks for. Pure."""
+"""The Pod Security Standards `baseline` and `restricted`, as chosen by the namespace's label. Pure."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Check = Callable[[Json], str | None]
 
 
 def violation(pod: Json, namespace_labels: Json) -> str | None:
-    """Why the namespace does not take the pod, or None."""
+    """Why the namespace's level refuses the pod, or None."""
     level = namespace_labels.get(LABEL, "privileged")
     checks = {"baseline": _BASELINE, "restricted": _RESTRICTED}.get(level, ())
     found = [problem for check in checks if (problem := check(pod["spec"]))]

@@ -1,9 +1,8 @@
-"""What containers do, read off their images' names (and the simplest of commands), and the status of a pod as its kubelet
-reports it from that. Pure; the time is given.
+"""How containers behave, by their images' names and simple commands, and the pod status that a kubelet then reports.
 
 The last part of an image, without tag, is the script: `…/fail`, `…/fail-N`, `…/exit0`, `…/nopull`, `…/slowpull`,
 `…/latepull`, `…/badname`, `…/oom`, `…/nostart`, `…/noconfig`, `…/crashloop`, `…/notready`, `…/unready`; all others run.
-Images of a registry under `.invalid` cannot be pulled, as in the real world.
+Images of a registry under `.invalid` cannot be pulled, as with a real kubelet. Pure; the time is passed in.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 _DOUBLING = re.compile(r"(\w+)=\$\1\$\1")
 
 IN_NO_IMAGE = ("/does/not/exist", "/stackd-prepull")
-"""Programs that no image has: a container whose image was pulled does not start."""
+"""Programs that no image contains: a container with such a command fails to start after its image is pulled."""
 
 Pull = Literal["ok", "never", "slow", "late", "invalid"]
 Run = Literal["on", "exit", "start_error", "config_error", "not_ready", "unready"]
@@ -33,20 +32,20 @@ Run = Literal["on", "exit", "start_error", "config_error", "not_ready", "unready
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Behaviour:
-    """One container's script."""
+    """How one container behaves: its script."""
 
     pull: Pull = "ok"
     run: Run = "on"
     exit_code: int = 0
     reason: str = ""
-    """Of the end, where it is not simply Completed or Error."""
+    """The reason of its end, if it is not simply Completed or Error."""
     message: str = ""
-    """What comes with a start or configuration error, or with an image that has no name."""
+    """The message of a start or configuration error, or of an invalid image name."""
     output: str = ""
 
 
 def behaviour(container: Json) -> Behaviour:
-    """The script of a container of a pod's spec."""
+    """The behaviour of a container from a pod's spec."""
     image = container["image"]
     last = image.split("@")[0].rpartition("/")[2].partition(":")[0]
     if last == "badname" or not _REFERENCE.fullmatch(image):
@@ -105,7 +104,7 @@ def _by_command(command: list[str], container: Json) -> Behaviour:
 
 
 def _expanded(text: str, container: Json) -> str:
-    """As a shell says it: with the values of the container's environment, in which ``$$`` is a ``$``."""
+    """The text with variables expanded as by a shell. In the container's environment, ``$$`` stands for ``$``."""
     environment = {one["name"]: one.get("value", "").replace("$$", "$") for one in container.get("env", ())}
     return _VARIABLE.sub(lambda match: environment.get(match[1], ""), text.strip("\"'"))
 
@@ -138,7 +137,7 @@ def _registry(image: str) -> str:
 
 
 def full_name(image: str) -> str:
-    """As the runtime reports a pulled image."""
+    """The image's full name, as the runtime reports it."""
     first, slash, _ = image.partition("/")
     if slash and ("." in first or ":" in first or first == "localhost"):
         named = image
@@ -149,7 +148,7 @@ def full_name(image: str) -> str:
 
 
 def pull_error(image: str) -> str:
-    """What a failed pull says."""
+    """The error message of a failed pull."""
     full = full_name(image)
     registry, _, rest = full.partition("/")
     path, _, tag = rest.rpartition(":")
@@ -174,7 +173,7 @@ UNKNOWN = {
 
 
 class ContainerRun:
-    """One container of a pod on a node."""
+    """The state of one container of a pod on a node."""
 
     def __init__(self, spec: Json, script: Behaviour, *, init: bool = False) -> None:
         self.spec = spec
@@ -190,23 +189,23 @@ class ContainerRun:
 
     @property
     def name(self) -> str:
-        """Of the container."""
+        """The container's name."""
         name: str = self.spec["name"]
         return name
 
     @property
     def ended(self) -> bool:
-        """Whether it has terminated and is not about to be restarted."""
+        """Whether the container has terminated and will not be restarted."""
         return "terminated" in self.state
 
     @property
     def exit_code(self) -> int:
-        """Of a container that has ended."""
+        """The exit code of a container that has ended."""
         code: int = self.state["terminated"]["exitCode"]
         return code
 
     def status(self) -> Json:
-        """Its entry in containerStatuses."""
+        """The container's entry in containerStatuses."""
         created = bool(self.id)
         image = self.spec["image"]
         entry: Json = {
@@ -229,7 +228,7 @@ class ContainerRun:
 
 
 class PodRun:
-    """One pod on a node."""
+    """The state of one pod on a node."""
 
     def __init__(self, uid: str, containers: list[ContainerRun], inits: list[ContainerRun]) -> None:
         self.uid = uid
@@ -239,7 +238,7 @@ class PodRun:
         self.sandbox = False
         self.address = ""
         self.trimmed = False
-        """Whether the resources are given back, as shown some time after the end."""
+        """Whether the status no longer shows the resources, some time after the end."""
         self.stopping = False
 
     @property
@@ -254,7 +253,7 @@ class PodRun:
 
 
 def report(run: PodRun, pod: Json, host: str, now: str) -> Json:
-    """The whole status."""
+    """The pod's whole status."""
     old, spec = pod["status"], pod["spec"]
     generation = pod["metadata"]["generation"]
     status: Json = {"observedGeneration": generation, "phase": run.phase}

@@ -1,6 +1,4 @@
-"""ResourceQuotas: what a namespace uses, kept up to date step by step, and what would be too much. LimitRanges: the defaults
-that they give containers, and what they forbid.
-"""
+"""ResourceQuotas: a namespace's usage, updated with each change, and its check. LimitRanges: defaults and limits."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ _ANNOTATION = "kubernetes.io/limit-ranger"
 
 
 class QuotaController:
-    """The usage under each quota. `status.used` of the objects follows shortly after."""
+    """The usage under each quota. `status.used` of the quota objects is updated shortly afterwards."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -35,7 +33,7 @@ class QuotaController:
         store.observe(self._follow)
 
     def check(self, resource: Resource, obj: Json, namespace: str, *, before: Json | None = None) -> None:
-        """Raise StatusError 403 if the object, added or in the place of `before`, is more than a quota allows."""
+        """Raise StatusError 403 if the object, new or in place of `before`, exceeds a quota."""
         quotas = self._quotas(namespace)
         if not quotas:
             return
@@ -45,7 +43,7 @@ class QuotaController:
             self._check_one(record, resource, obj, {k: v - old.get(k, 0) for k, v in usage.items()})
 
     def refresh(self) -> None:
-        """Bring the quotas' status up to date now."""
+        """Update the quotas' status now."""
         self._refreshing = False
         stale, self._stale = self._stale, set()
         for key in stale:
@@ -109,7 +107,7 @@ class QuotaController:
 
 
 def object_usage(resource: Resource, obj: Json) -> Amounts:
-    """All that one object counts for, in thousandths."""
+    """What one object counts for, in thousandths."""
     usage = {f"count/{resource.qualified}": 1000}
     if resource is PODS:
         if not is_terminal(obj):
@@ -172,7 +170,7 @@ def _add(into: Amounts, usage: Amounts, sign: int) -> None:
 
 
 def apply_limit_ranges(pod: Json, limit_ranges: Iterable[Json]) -> None:
-    """Give containers the requests and limits that they left out."""
+    """Fill in the missing requests and limits of containers."""
     notes: list[str] = []
     for item in _items(limit_ranges, "Container"):
         for container in containers(pod["spec"]):
@@ -191,7 +189,7 @@ def apply_limit_ranges(pod: Json, limit_ranges: Iterable[Json]) -> None:
 
 
 def limit_violations(pod: Json, limit_ranges: Iterable[Json]) -> list[str]:
-    """Why the pod may not be; empty when it may."""
+    """Why the limit ranges forbid the pod; empty if they allow it."""
     found: list[str] = []
     given = list(limit_ranges)
     for item in _items(given, "Container"):
@@ -206,7 +204,7 @@ def limit_violations(pod: Json, limit_ranges: Iterable[Json]) -> list[str]:
 
 
 def described(problems: list[str]) -> str:
-    """One message for all, in brackets if there are several."""
+    """One message for all problems, in brackets if there are several."""
     return problems[0] if len(problems) == 1 else f"[{', '.join(problems)}]"
 
 

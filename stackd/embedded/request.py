@@ -1,4 +1,4 @@
-"""What a request is about, read off its method, path and query, label and field selectors included. Knows no HTTP library."""
+"""What a request asks for, from its method, path and query (with label and field selectors). Uses no HTTP library."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _VERBS = {
 
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
-    """An object or a collection, and what is to be done with it."""
+    """An object or a collection, and the verb for it."""
 
     resource: Resource
     verb: str
@@ -39,12 +39,12 @@ class RequestInfo:
 
     @property
     def full_resource(self) -> str:
-        """With the subresource, as RBAC names it."""
+        """The resource with the subresource, as RBAC names it."""
         return f"{self.resource.plural}/{self.subresource}" if self.subresource else self.resource.plural
 
 
 def read_target(method: str, path: str, query: Mapping[str, str]) -> RequestInfo:
-    """What the request wants. Raises StatusError 404 or 405."""
+    """What the request asks for. Raises StatusError 404 or 405."""
     parts = path.strip("/").split("/")
     if parts[:2] == ["api", "v1"]:
         group, version, rest = "", "v1", parts[2:]
@@ -73,12 +73,12 @@ def read_target(method: str, path: str, query: Mapping[str, str]) -> RequestInfo
 
 
 def is_true(text: str | None) -> bool:
-    """How Kubernetes reads a boolean of the query."""
+    """A boolean of the query, as Kubernetes reads it."""
     return text is not None and text.lower() not in {"", "0", "false"}
 
 
 def whole_number(query: Mapping[str, str], name: str) -> int | None:
-    """A number of the query, if it is given. Raises StatusError 400."""
+    """A number of the query, None if it is missing. Raises StatusError 400."""
     text = query.get(name)
     if text is None or text == "":
         return None
@@ -130,11 +130,11 @@ _NAMES = frozenset({"metadata.name", "metadata.namespace"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selector:
-    """What a list or watch is narrowed down to."""
+    """The label and field requirements of a list or watch."""
 
     tests: tuple[Test, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
-    """The plain equalities among the label requirements, for use with an index."""
+    """The plain equalities among the label requirements, for the label index."""
     name: str | None = None
     """The only name that can match, if the selector fixes it."""
 
@@ -163,7 +163,7 @@ def parse(resource: Resource, label_text: str, field_text: str) -> Selector:
 
 
 def selected_name(verb: str, query: Mapping[str, str]) -> str:
-    """The one name that a list or a watch is narrowed down to, by which RBAC knows it; empty if there is none."""
+    """The only name that a list, watch or deletecollection selects, for RBAC; empty if there is none."""
     if verb not in {"list", "watch", "deletecollection"}:
         return ""
     for part in query.get("fieldSelector", "").split(","):

@@ -1,5 +1,6 @@
-"""The kinds that the embedded API serves, how their objects are framed in JSON, and what the API says about itself: version,
-health, and enough discovery for kubectl. Knows no behaviour.
+"""The kinds that the embedded API serves, their framing in JSON, and the API's version, health and discovery.
+
+Discovery is enough for kubectl. Has no behaviour.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from typing import Any
 import orjson
 
 Json = dict[str, Any]
-"""A Kubernetes object, or a part of one, as its JSON says."""
+"""A Kubernetes object, or a part of one, as JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Resource:
-    """One kind. There is exactly one instance per kind, so that identity is equality."""
+    """One kind. There is exactly one instance per kind, so instances are compared by identity."""
 
     plural: str
     kind: str
@@ -29,16 +30,16 @@ class Resource:
     persistent: bool = True
     """Whether the state file keeps them."""
     unconditional_update: bool = True
-    """Whether PUT takes an object without a resourceVersion, whatever is stored."""
+    """Whether PUT accepts an object without a resourceVersion."""
     create_on_update: bool = False
-    """Whether PUT makes an object that is not there."""
+    """Whether PUT creates an object that does not exist."""
     short_names: tuple[str, ...] = ()
     api_version: str = field(init=False)
     """As written in `apiVersion`."""
     qualified: str = field(init=False)
     """plural.group, as Kubernetes names the resource in messages."""
     head: bytes = field(init=False)
-    """What opens a lone object, before its own first key."""
+    """The beginning of a single object's JSON: kind and apiVersion."""
 
     def __post_init__(self) -> None:
         api_version = f"{self.group}/{self.version}" if self.group else self.version
@@ -121,7 +122,7 @@ _VERBS = ["create", "delete", "deletecollection", "get", "list", "patch", "updat
 
 
 def discover(path: str, method: str) -> tuple[int, bytes, str] | None:
-    """The answer, if the path is one of these."""
+    """The response for a path of version, health or discovery; None for other paths."""
     if method != "GET":
         return None
     if path in _HEALTH:

@@ -1,4 +1,4 @@
-"""Binds pods to nodes: filters, then the least loaded; says why when none fits, and tries again when things change."""
+"""Binds pods to the least loaded node that passes the filters. If none does, says why and retries after changes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DEFAULT_PODS = 110_000
 
 
 class Scheduler:
-    """Follows pods and nodes; decides from the event loop, never inside a request."""
+    """Follows pods and nodes. Schedules in a callback of the event loop, never inside a request."""
 
     def __init__(self, store: ObjectStore, events: EventRecorder) -> None:
         self._store = store
@@ -34,7 +34,7 @@ class Scheduler:
         store.observe(self._follow)
 
     def adopt(self) -> None:
-        """Take up what the store holds already."""
+        """Register the nodes and pods that the store already holds."""
         for node in self._store.of(NODES).records.values():
             self._see_node(node.obj)
         for pod in self._store.of(PODS).records.values():
@@ -176,7 +176,7 @@ def _explain(nodes: int, refusals: Counter[str], not_helpful: int) -> str:
 
 
 class NodeInfo:
-    """What the scheduler knows of one node: its room and who is using it. Thousandths."""
+    """What the scheduler knows about one node: its resources and the pods that use them, in thousandths."""
 
     __slots__ = ("labels", "name", "pods", "room", "taints", "unschedulable", "used")
 
@@ -190,7 +190,7 @@ class NodeInfo:
         self.pods: dict[str, Amounts] = {}
 
     def read(self, node: Json) -> None:
-        """Take over what the Node object says."""
+        """Update from the Node object."""
         spec, status = node.get("spec", {}), node.get("status", {})
         self.labels = node["metadata"].get("labels", {})
         self.unschedulable = spec.get("unschedulable", False)
@@ -198,20 +198,20 @@ class NodeInfo:
         self.room = {key: parse(value).milli for key, value in status.get("allocatable", {}).items()}
 
     def add(self, uid: str, needs: Amounts) -> None:
-        """A pod uses the node from now on."""
+        """Add a pod to the node."""
         self.pods[uid] = needs
         for name, value in needs.items():
             self.used[name] = self.used.get(name, 0) + value
 
     def remove(self, uid: str) -> bool:
-        """The pod uses it no more; whether it did."""
+        """Remove a pod from the node; returns whether it was there."""
         needs = self.pods.pop(uid, None)
         for name, value in (needs or {}).items():
             self.used[name] -= value
         return needs is not None
 
     def room_after(self, needs: Amounts) -> float:
-        """The share of cpu, memory and pods left free with this pod on it, averaged; more is better."""
+        """The average free share of cpu, memory and pods with this pod on the node; more is better."""
         shares = []
         for name in ("cpu", "memory"):
             room = self.room.get(name, 0)
@@ -222,7 +222,7 @@ class NodeInfo:
 
 
 def refusals(node: NodeInfo, spec: Json, needs: Amounts) -> list[str]:
-    """Why the node does not take the pod, in the words of the first filter that refuses; empty if it does."""
+    """Why the node refuses the pod, in the words of the first filter that does; empty if the pod fits."""
     tolerations = spec.get("tolerations", ())
     if node.unschedulable and not _tolerated(
         {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}, tolerations
@@ -241,14 +241,14 @@ def refusals(node: NodeInfo, spec: Json, needs: Amounts) -> list[str]:
 
 
 def beyond_preemption(node: NodeInfo, reasons: list[str], needs: Amounts) -> bool:
-    """Whether the node would refuse the pod even if it were empty."""
+    """Whether the node would refuse the pod even without other pods."""
     if not reasons or not all(reason == TOO_MANY or reason.startswith("Insufficient ") for reason in reasons):
         return bool(reasons)
     return any(value > node.room.get(name, 0) for name, value in needs.items())
 
 
 def with_condition(status: Json, condition: Json) -> Json:
-    """The status with the condition in place of an older one of its type."""
+    """The status with this condition, which replaces an older one of its type."""
     others = [one for one in status.get("conditions", ()) if one["type"] != condition["type"]]
     return with_conditions(status, [*others, condition])
 
@@ -284,6 +284,6 @@ def _term(node: NodeInfo, term: Json) -> bool:
 
 
 def _expression(labels: Json, part: Json) -> bool:
-    """The two operators that stackd's pods use."""
+    """Whether the labels match; only the two operators that stackd's pods use."""
     chosen = labels.get(part["key"]) in part["values"]
     return {"In": chosen, "NotIn": not chosen}[part["operator"]]

@@ -1,8 +1,10 @@
-"""The fields of the typed kinds, in the order in which Kubernetes writes them; and from the JSON of a request to an object as
-Kubernetes keeps it: known fields, in that order, with canonical quantities.
+"""The fields of the typed kinds, and the decoder from a request's JSON to an object as Kubernetes stores it.
 
-A type is `string`, `int32`, `int64`, `bool`, `intstr`, `quantity`, `microtime`, `object`, `map` (of strings), `quantities`
-and `bytes` (maps of those), `[]X` for a list, or the name of a struct of this table. `bool!` is left out when false.
+A decoded object has only known fields, in the order in which Kubernetes writes them, with canonical quantities.
+
+A type is `string`, `int32`, `int64`, `bool`, `intstr`, `quantity`, `microtime`, `object`, `map` (of strings),
+`quantities` and `bytes` (maps of those), `[]X` for a list, or the name of a struct of this table. `bool!` is left out
+when false.
 """
 
 from __future__ import annotations
@@ -129,7 +131,7 @@ _TEXT: dict[str, str] = {
 }
 
 Struct = dict[str, tuple[int, str]]
-"""Field → its place and its type."""
+"""Field → its position and its type."""
 
 
 def _read(text: str) -> Struct:
@@ -161,7 +163,7 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]*")
 
 
 def decode(resource: Resource, raw: Json, *, strict: bool = False) -> Json:
-    """The object without kind and apiVersion. Raises StatusError 400 for a wrong type, and if `strict` unknown fields."""
+    """The object without kind and apiVersion. Raises StatusError 400: a wrong type, or if `strict` an unknown field."""
     body = {key: value for key, value in raw.items() if key not in {"kind", "apiVersion"}}
     if resource.kind not in STRUCTS:
         given = body.get("metadata") or {}
@@ -246,7 +248,7 @@ class _Decoder:
             raise bad_request(f"{self.refusal}: {wrong}") from exc
 
     def microtime(self, text: str) -> str:
-        """In UTC. Six fraction digits, no more and no fewer: the layout that Go parses it by has six."""
+        """The time in UTC. The text must have exactly six fraction digits, as in Go's layout."""
         found = _MICRO.fullmatch(text)
         fraction, zone = (found[2] or "", found[3]) if found else ("", "")
         try:

@@ -1,4 +1,4 @@
-"""The HTTP side: requests in, JSON or watch streams out, with the faults in between. Knows no kinds."""
+"""The HTTP server: receives requests, sends JSON or watch streams, and applies the faults. Does not know kinds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_BODY = 3 * 1024 * 1024
 _JSON = {"Content-Type": JSON}
 _SHORTEST_WATCH, _LONGEST_WATCH = 1800, 3600
 _TRICKLES = 40
-"""An answer that trickles comes in about so many pieces."""
+"""About how many pieces a trickling response is sent in."""
 
 
 class Exchange:
@@ -52,7 +52,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """What the server needs to be given; raises StatusError."""
+    """The functions that the server calls; they raise StatusError."""
 
     identify: Callable[[str | None], User | None]
     route: Callable[[Exchange], None]
@@ -65,7 +65,7 @@ class Backend:
 
 
 class ApiServer:
-    """Listens on one port, and can stop and start listening again on the same one."""
+    """Listens on one port; can stop listening, and start again on the same port."""
 
     def __init__(self, backend: Backend, faults: FaultRules, *, bookmark_interval: float) -> None:
         self._backend = backend
@@ -73,12 +73,12 @@ class ApiServer:
         self._bookmark_interval = bookmark_interval
         self.counts = Counts()
         self.audit: Callable[[Exchange], None] = lambda call: None
-        """Told of each request when it has arrived whole, with whoever sent it, before anything goes wrong with it."""
+        """Called with each complete request and its user, before any fault is applied."""
         self.watches: set[Watch] = set()
         self._watch_requests: dict[Watch, web.BaseRequest] = {}
         self._runner: web.ServerRunner | None = None
         self._site: web.SockSite | None = None
-        self._kept: socket.socket | None = None  # nobody else gets the port while nothing listens
+        self._kept: socket.socket | None = None  # keeps the port while nothing listens
         self._stopping = asyncio.Event()
         self._silent: WeakSet[asyncio.Transport] = WeakSet()
         self.host = ""
@@ -119,7 +119,7 @@ class ApiServer:
                     connection.transport.abort()
 
     async def stop(self) -> None:
-        """End all watches and connections."""
+        """Close all watches and connections."""
         self._stopping.set()
         for watch in list(self.watches):
             watch.close()
@@ -130,7 +130,7 @@ class ApiServer:
             await self._runner.cleanup()
 
     def silence(self) -> None:
-        """Say nothing any more over the connections that there are, as if a load balancer had forgotten them; new ones work."""
+        """Send nothing more over the existing connections, as if a load balancer had forgotten them; new ones work."""
         if self._runner is not None and self._runner.server is not None:
             self._silent.update(one.transport for one in self._runner.server.connections if one.transport is not None)
         for watch in self.watches:
@@ -222,7 +222,7 @@ class ApiServer:
 
     def _do_late(self, call: Exchange) -> None:
         if not self._stopping.is_set() and call.target is not None and call.target.verb != "watch":
-            with contextlib.suppress(StatusError):  # there is nobody left who could be told
+            with contextlib.suppress(StatusError):  # the client is gone
                 self._backend.answer(call)
 
     def _subject(self, call: Exchange) -> tuple[str, str, str]:
@@ -230,7 +230,7 @@ class ApiServer:
         return verb, resource, name or _name_of(call.body)
 
     async def _apply_early(self, faults: list[Fault]) -> bool:
-        """Go through what comes before the work; whether the connection is to be cut instead of the work."""
+        """Apply the faults that come before the work; returns whether to cut the connection instead of the work."""
         for fault in faults:
             match fault.action:
                 case "latency":
@@ -244,7 +244,7 @@ class ApiServer:
                 case "hang":
                     await self._stopping.wait()
                     return True
-                case _:  # what happens to the answer
+                case _:  # faults of the response
                     continue
         return False
 
@@ -291,7 +291,7 @@ def _make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: 
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket that has the port; whoever connects is refused as long as it does not listen."""
+    """A socket bound to the port. Connections are refused as long as it does not listen."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -311,7 +311,7 @@ def _slowness(faults: Iterable[Fault]) -> float | None:
 
 
 async def _write_slowly(response: web.StreamResponse, data: bytes, seconds: Callable[[], float]) -> None:
-    """Send the data over so many seconds, which may become 0 meanwhile: then what is left is sent at once."""
+    """Send the data over ``seconds()``. When that becomes 0, send the rest at once."""
     size = max(1, len(data) // _TRICKLES)
     while data and (slowness := seconds()):
         await response.write(data[:size])

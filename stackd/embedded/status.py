@@ -1,6 +1,7 @@
-"""The refusals of the API as exceptions, each with the Status body that Kubernetes gives. Knows no HTTP library.
+"""The refusals of the API as exceptions, each with the Status body of Kubernetes. Uses no HTTP library.
 
-One function makes each: bad_request, unauthorized, forbidden, not_found, already_exists, conflict, invalid, expired, …
+Each has a function that creates it: bad_request, unauthorized, forbidden, not_found, already_exists, conflict,
+invalid, …
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from stackd.embedded.resources import Json, Resource
 
 
 class StatusError(Exception):
-    """An answer other than success: an HTTP code and the Status that goes with it."""
+    """A refusal: an HTTP code and its Status."""
 
     def __init__(self, code: int, reason: str, message: str, details: Json | None = None) -> None:
         super().__init__(message)
@@ -55,35 +56,35 @@ class StatusCause:
 
 
 def required(field: str, detail: str = "") -> StatusCause:
-    """The field must be given."""
+    """The field is required."""
     return StatusCause(field, "FieldValueRequired", "Required value" + (f": {detail}" if detail else ""))
 
 
 def wrong(field: str, value: object, detail: str) -> StatusCause:
-    """The field's value will not do."""
+    """The field's value is invalid."""
     shown = orjson.dumps(value).decode()
     return StatusCause(field, "FieldValueInvalid", f"Invalid value: {shown}: {detail}")
 
 
 def duplicate(field: str, value: object) -> StatusCause:
-    """The value was given before."""
+    """The value is a duplicate."""
     return StatusCause(field, "FieldValueDuplicate", f"Duplicate value: {orjson.dumps(value).decode()}")
 
 
 def unsupported(field: str, value: object, supported: tuple[str, ...]) -> StatusCause:
-    """The value is none of those there are."""
+    """The value is not one of the supported ones."""
     choices = ", ".join(f'"{choice}"' for choice in sorted(supported))
     message = f"Unsupported value: {orjson.dumps(value).decode()}: supported values: {choices}"
     return StatusCause(field, "FieldValueNotSupported", message)
 
 
 def not_allowed(field: str, detail: str) -> StatusCause:
-    """The field may not be set (so)."""
+    """The field may not be set, or not to this value."""
     return StatusCause(field, "FieldValueForbidden", f"Forbidden: {detail}")
 
 
 def invalid(resource: Resource, name: str, causes: list[StatusCause]) -> StatusError:
-    """422: what is wrong, field by field."""
+    """422: the object is invalid, with a cause for each field."""
     texts = list(dict.fromkeys(f"{cause.field}: {cause.message}" for cause in causes))
     listed = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
     details: Json = {"name": name, "group": resource.group, "kind": resource.kind}
@@ -103,7 +104,7 @@ def unauthorized() -> StatusError:
 
 
 def forbidden(resource: Resource, name: str, message: str, causes: list[Json] | None = None) -> StatusError:
-    """403: admission does not let the object in."""
+    """403: admission refuses the object."""
     details: Json = _without_blanks({"name": name, "group": resource.group, "kind": resource.plural})
     if causes:
         details["causes"] = causes
@@ -142,7 +143,7 @@ def conflict(resource: Resource, name: str, message: str, *, kind: str | None = 
 
 
 def expired(message: str) -> StatusError:
-    """410: what was asked for has been forgotten."""
+    """410: the requested version is too old."""
     return StatusError(410, "Expired", message)
 
 
@@ -152,7 +153,7 @@ def unsupported_media_type(message: str) -> StatusError:
 
 
 def injected(code: int, retry_after: float) -> StatusError:
-    """The answer of a server in trouble."""
+    """The response of a failing server (fault `status`)."""
     reasons = {429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable", 504: "Timeout"}
     messages = {
         429: "Too many requests, please try again later.",

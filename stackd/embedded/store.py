@@ -1,7 +1,7 @@
-"""Objects, versions, and the changes between them. Every other part of the cluster reads and writes here.
+"""Objects, versions, and the changes between them. All other parts of the cluster read and write here.
 
-An object is a plain dict without kind and apiVersion and is never changed once stored: a new version is a new dict that
-shares the parts that stay. Its JSON is made at most once and shared by answers, lists, and all watchers.
+An object is a plain dict without kind and apiVersion. A stored object is never changed: a new version is a new dict
+that shares the unchanged parts. Its JSON is serialized at most once, and shared by responses, lists and all watchers.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ class Record:
 
     @property
     def uid(self) -> str:
-        """Of the object, the same in all versions."""
+        """The object's uid, the same in all versions."""
         uid: str = self.obj["metadata"]["uid"]
         return uid
 
     def body(self) -> bytes:
-        """JSON as an item of a list: without kind and apiVersion."""
+        """The JSON as an item of a list: without kind and apiVersion."""
         if self._body is None:
             self._body = orjson.dumps(self.obj)
         return self._body
 
     def alone(self) -> bytes:
-        """JSON as an answer of its own."""
+        """The JSON as a single object: with kind and apiVersion."""
         return self.resource.head + self.body()[1:]
 
 
 class ObjectChange:
-    """One step in the life of an object; `before` is None for a new one. For a deletion `after` is the last state."""
+    """One change of an object; `before` is None for a new one. For a deletion, `after` is the last state."""
 
     __slots__ = ("_lines", "after", "before", "type")
 
@@ -66,7 +66,10 @@ class ObjectChange:
         self._lines: dict[ChangeType, bytes] = {}
 
     def line(self, kind: ChangeType) -> bytes:
-        """The watch event's line, if a watcher sees the change as `kind`; a leaver is shown as it was before."""
+        """The watch event's line for a watcher that sees the change as `kind`.
+
+        An object that leaves a watcher's selection is DELETED for it, in its state before the change.
+        """
         line = self._lines.get(kind)
         if line is None:
             record = self.after
@@ -77,7 +80,7 @@ class ObjectChange:
 
 
 def watch_line(kind: str, body: bytes) -> bytes:
-    """A line of a watch stream."""
+    """One line of a watch stream."""
     return b'{"type":"%b","object":%b}\n' % (kind.encode(), body)
 
 
@@ -87,20 +90,20 @@ def stamped(obj: Json, revision: int) -> Json:
 
 
 class Watcher(Protocol):
-    """Something that is told of the changes of a kind, such as a watch."""
+    """A listener for the changes of a kind, such as a watch."""
 
     def offer(self, change: ObjectChange) -> None:
-        """Take note; must not change the store."""
+        """Receive the change; must not change the store."""
 
 
 class Collection:
-    """All objects of one kind, indexed by key and by label, and the recent changes among them."""
+    """All objects of one kind, indexed by key and by label, and their recent changes."""
 
     def __init__(self, resource: Resource, history: int) -> None:
         self.resource = resource
         self.records: dict[Key, Record] = {}
         self.floor = 0
-        """A watch can be resumed from this revision or a later one."""
+        """The earliest revision from which a watch can resume."""
         self.listeners: set[Watcher] = set()
         self.changes: deque[ObjectChange] = deque()
         self._history = history
@@ -115,7 +118,7 @@ class Collection:
         return record
 
     def in_namespace(self, namespace: str) -> list[Record]:
-        """By name; the empty string means all namespaces."""
+        """The objects of the namespace in order of their keys; an empty string means all namespaces."""
         if not namespace:
             return [self.records[key] for key in self._sorted]
         start = bisect_left(self._sorted, (namespace, ""))
@@ -123,13 +126,13 @@ class Collection:
         return [self.records[key] for key in self._sorted[start:end]]
 
     def select(self, namespace: str, selector: Selector, after: Key | None = None) -> Iterator[Record]:
-        """Matching objects in order of their keys, beginning behind `after`."""
+        """The matching objects in order of their keys, starting after `after`."""
         for record in self._candidates(namespace, selector):
             if (after is None or record.key > after) and selector.matches(record.obj):
                 yield record
 
     def labelled(self, namespace: str, labels: Iterable[tuple[str, str]]) -> list[Record]:
-        """Objects of the namespace that carry all these labels; in no order."""
+        """The objects of the namespace that have all these labels, in no particular order."""
         sets = [self._by_label.get(label, {}) for label in labels]
         if not sets:
             return []
@@ -149,7 +152,7 @@ class Collection:
         return self.in_namespace(namespace)
 
     def put(self, record: Record) -> None:
-        """Make it the current version."""
+        """Store the record as the current version."""
         before = self.records.get(record.key)
         self.records[record.key] = record
         if before is None:
@@ -157,13 +160,13 @@ class Collection:
         self._index(before, record)
 
     def drop(self, record: Record) -> None:
-        """Forget the object."""
+        """Remove the object."""
         before = self.records.pop(record.key)
         del self._sorted[bisect_left(self._sorted, record.key)]
         self._index(before, None)
 
     def publish(self, change: ObjectChange) -> None:
-        """Remember the change and tell the listeners."""
+        """Keep the change in the history, and pass it to the listeners."""
         self.changes.append(change)
         if len(self.changes) > self._history:
             self.floor = self.changes.popleft().after.revision
@@ -171,7 +174,7 @@ class Collection:
             listener.offer(change)
 
     def since(self, revision: int) -> list[ObjectChange]:
-        """The changes after it, oldest first; complete only if `revision` is not below the floor."""
+        """The changes after `revision`, oldest first; complete only if `revision` is not below the floor."""
         found: list[ObjectChange] = []
         for change in reversed(self.changes):
             if change.after.revision <= revision:
@@ -180,12 +183,12 @@ class Collection:
         return found[::-1]
 
     def forget(self, revision: int) -> None:
-        """Compact: changes up to now can no longer be watched from."""
+        """Compact: drop the history, so that no watch can resume from before `revision`."""
         self.changes.clear()
         self.floor = revision
 
     def as_it_is(self) -> Collection:
-        """A copy that stays so: the same objects, without history or listeners."""
+        """A copy that does not change any more: the same objects, without history or listeners."""
         copy = Collection(self.resource, 0)
         copy.floor = self.floor
         for record in self.records.values():
@@ -209,7 +212,7 @@ class Collection:
 
 
 class ObjectStore:
-    """All collections under one counter of revisions."""
+    """All collections, with one common revision counter."""
 
     def __init__(self, clock: DelayingClock, *, history: int) -> None:
         self.clock = clock
@@ -222,11 +225,11 @@ class ObjectStore:
         return self._collections[resource.qualified]
 
     def observe(self, observer: Callable[[ObjectChange], None]) -> None:
-        """Call it after each change, in order; it may not change the store before it has returned."""
+        """Call `observer` after each change, in order; it must not change the store itself before it returns."""
         self._observers.append(observer)
 
     def prepare(self, resource: Resource, namespace: str, obj: Json) -> Json:
-        """The object with the metadata that only the server gives: uid, creation time, generation."""
+        """The object with the metadata that only the server sets: uid, creation time, generation."""
         metadata = {
             key: value
             for key, value in obj["metadata"].items()
@@ -254,7 +257,7 @@ class ObjectStore:
         return record
 
     def update(self, before: Record, *, gone: Iterable[str] = (), **parts: Any) -> Record:
-        """A new version in which these top-level parts are replaced or gone; the same version if nothing differs."""
+        """Store a new version with these top-level parts replaced or gone. Returns the old one if nothing differs."""
         gone = set(gone)
         if not gone and all(before.obj.get(part) == value for part, value in parts.items()):
             return before
@@ -267,7 +270,7 @@ class ObjectStore:
         return record
 
     def remove(self, before: Record) -> Record:
-        """Delete; the answer is the last state, with the revision of the deletion."""
+        """Delete the object; returns its last state, with the revision of the deletion."""
         self.revision += 1
         record = Record(before.resource, before.key, stamped(before.obj, self.revision), self.revision)
         self.of(before.resource).drop(before)
@@ -280,7 +283,7 @@ class ObjectStore:
             collection.forget(self.revision)
 
     def set_back(self, revision: int) -> None:
-        """Be at an earlier revision, with all that there is, as after a restored backup; what came after it is unknown."""
+        """Go back to an earlier revision and forget the history, but keep all objects, as after a restored backup."""
         self.revision = revision
         for collection in self._collections.values():
             for key, record in collection.records.items():

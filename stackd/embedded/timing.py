@@ -1,4 +1,4 @@
-"""Time for the embedded cluster: timestamps, and delays that can be handed in. Knows no objects."""
+"""Time for the embedded cluster: timestamps, and a clock with delays that can be passed in. Does not know objects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class DelayingClock(Protocol):
         """Seconds since the Unix epoch."""
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
-        """Call `action` from the event loop after that many seconds; zero means: soon, never at once."""
+        """Call `action` from the event loop after `seconds`; 0 means soon, but never immediately."""
 
 
 class LoopClock:
@@ -30,7 +30,7 @@ class LoopClock:
         return time.time()
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
-        """Ask the running loop."""
+        """Schedule the call on the running loop."""
         loop = asyncio.get_running_loop()
         if seconds > 0:
             loop.call_later(seconds, action)
@@ -39,7 +39,7 @@ class LoopClock:
 
 
 class ManualClock:
-    """Stands still until told to advance; zero delays still go to the loop, so that answers come first."""
+    """A clock that moves only by `advance`. Zero delays still go to the event loop, so that responses come first."""
 
     def __init__(self, start: float = 1_800_000_000.0) -> None:
         self._now = start
@@ -47,18 +47,18 @@ class ManualClock:
         self._due: list[tuple[float, int, Callable[[], None]]] = []
 
     def now(self) -> float:
-        """The time it was last set to."""
+        """The clock's current time."""
         return self._now
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
-        """Keep the call until `advance` passes its time."""
+        """Keep the call until `advance` reaches its time; schedule a zero delay on the running loop."""
         if seconds > 0:
             heapq.heappush(self._due, (self._now + seconds, next(self._order), action))
         else:
             asyncio.get_running_loop().call_soon(action)
 
     def advance(self, seconds: float) -> None:
-        """Move on, making every call that falls due, each at its own time."""
+        """Move the clock, and make every call that becomes due, each at its own time."""
         end = self._now + seconds
         while self._due and self._due[0][0] <= end:
             self._now, _, action = heapq.heappop(self._due)
@@ -77,7 +77,7 @@ def _timestamp(seconds: int) -> str:
 
 
 def http_date(seconds: float) -> str:
-    """The time as the header `Date` tells it."""
+    """The time in the form of the `Date` header."""
     return _http_date(int(seconds))
 
 

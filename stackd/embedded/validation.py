@@ -1,4 +1,4 @@
-"""What makes an object invalid (422), field by field. Pure; knows nothing of other objects in the cluster."""
+"""What makes an object invalid (422), field by field. Pure; does not look at other objects."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _PROTOCOLS = ("TCP", "UDP", "SCTP")
 
 
 def validate(resource: Resource, obj: Json) -> list[StatusCause]:
-    """All that is wrong with the object; empty when it is fine."""
+    """All that is wrong with the object; empty if it is valid."""
     causes = list(_metadata(resource, obj["metadata"]))
     if resource is PODS:
         causes.extend(_pod(obj["spec"]))
@@ -76,7 +76,7 @@ def validate(resource: Resource, obj: Json) -> list[StatusCause]:
 
 
 def validate_change(resource: Resource, before: Json, after: Json) -> list[StatusCause]:
-    """All that is wrong with the object as it is to be, given what it was."""
+    """All that is wrong with the new version of the object, given the old one."""
     causes = list(_frozen(before, after)) if resource is CONFIG_MAPS and before.get("immutable") else []
     return causes + validate(resource, after)
 

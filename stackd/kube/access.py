@@ -1,8 +1,8 @@
-"""The way to one API server: the connections made with the credentials in force, and the renewal of what ends.
+"""Connections to one API server with the current credentials, and the renewal of credentials that expire.
 
-``Access`` gives a session and the headers of a request; it takes other credentials when those in force are refused or were
-replaced. ``Renewal`` asks for a fresh token (TokenRequest) before the one in the kubeconfig ends, and warns of credentials
-that will end; what a file, a plugin or the kubelet gives is renewed by those.
+``Access`` provides a session and the headers of a request. It loads the credentials again when the API server refuses
+them or their source has changed. ``Renewal`` requests a fresh token (TokenRequest) before the one in the kubeconfig
+expires, and warns about credentials that will expire. It does not renew what a file, a plugin or the kubelet renews.
 """
 
 from __future__ import annotations
@@ -41,26 +41,27 @@ log = logging.getLogger(__name__)
 CHECK_SECONDS: Final = 30.0
 RETRY_SECONDS: Final = 60.0
 SHORTEST_SECONDS: Final = 600
-"""The API server issues none for less."""
+"""The shortest lifetime of a token that the API server issues."""
 
 REMEDY: Final = "replace the kubeconfig, and reload"
 
 SendRequest = Callable[[KubeRequest], Awaitable[JsonObject]]
 AddrInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
 IDLE_SECONDS = 60.0
-"""How long a connection is kept for the next burst of creates: new ones cost both sides a TLS handshake each, just when
-all players press "start". The API server closes idle ones after 90 s (Kubernetes 1.36)."""
+"""How long an idle connection is kept for the next burst of creates. Each new connection costs both sides a TLS
+handshake, just when all players press "start". The API server closes idle connections after 90 s (Kubernetes 1.36)."""
 KEEPALIVE = {"TCP_KEEPIDLE": 6, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
-"""Seconds, but for the last one. A NAT or load balancer that forgets a connection does not say so: the other side is asked
-whether it is still there after six seconds of silence, and what it does not confirm within ten ends the connection."""
+"""Two times in seconds, a count, and a time in milliseconds. A NAT or load balancer can forget a connection silently.
+So the kernel probes the other side after 6 s of silence, and closes the connection if nothing is acknowledged for 10
+s."""
 READ_BUFFER_BYTES = 2**21
-"""As in the Kubernetes client: a watch event may be larger than aiohttp's own 64 KiB."""
+"""As in the Kubernetes client: a watch event can be larger than aiohttp's default of 64 KiB."""
 BEARER = "BearerToken"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expiry:
-    """That credentials end, in seconds since the epoch, and whether stackd renews them by itself."""
+    """When credentials expire (``at``, in seconds since the epoch), and whether stackd renews them by itself."""
 
     what: str
     at: float
@@ -70,7 +71,7 @@ class Expiry:
 class ConnectionPool:
     """The connections made with one set of credentials.
 
-    ``token`` is the one that is sent, if it stands in the kubeconfig and ends.
+    ``token`` is the token that is sent, if it stands in the kubeconfig and expires; otherwise None.
     """
 
     def __init__(self, credentials: Credentials) -> None:
@@ -84,7 +85,7 @@ class ConnectionPool:
 
     @property
     def expiry(self) -> Expiry | None:
-        """What expires first among what nobody else renews; None if nothing does."""
+        """When the token expires, or else the client certificate; None if neither does or others renew them."""
         if self.token is not None:
             return Expiry(what="stackd's token for the cluster", at=self.token.ends, renewed=True)
         if self._certificate_ends is not None:
@@ -92,25 +93,25 @@ class ConnectionPool:
         return None
 
     def use(self, token: Token) -> None:
-        """Send this token from now on."""
+        """Send ``token`` with all requests from now on."""
         self.token = token
         self.client.configuration.api_key[BEARER] = f"Bearer {token.text}"
 
     def is_as(self, other: ConnectionPool) -> bool:
-        """Whether both were made from the same credentials, for the same server."""
+        """Whether both pools were made from the same credentials for the same server."""
         return self._traits == other._traits
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The connection pool itself, opened when first needed."""
+        """The session that holds the connections, opened on first use."""
         pool: aiohttp.ClientSession | None = self.client.rest_client.pool_manager
         if pool is None:
-            # Otherwise the client makes one itself before its first request; ours do not go through its models.
+            # The client library opens its pool before its own first request, but our requests do not go through it.
             pool = self.client.rest_client.pool_manager = self.new_session(keepalive_timeout=IDLE_SECONDS)
         return pool
 
     def new_session(self, **options: Any) -> aiohttp.ClientSession:
-        """Connections of their own, none of which is there yet; the options are those of aiohttp's connector."""
+        """A new session without open connections; ``options`` are those of aiohttp's connector."""
         rest = self.client.rest_client
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
@@ -122,7 +123,7 @@ class ConnectionPool:
         )
 
     async def leave(self, session: aiohttp.ClientSession) -> None:
-        """Make new connections from now on; those of ``session`` are closed once nobody uses one of them."""
+        """Use new connections from now on, and close ``session`` once no request uses it any more."""
         if self.client.rest_client.pool_manager is session:
             self.client.rest_client.pool_manager = None
             self._left.append(session)
@@ -133,17 +134,17 @@ class ConnectionPool:
             await one.close()
 
     async def close(self) -> None:
-        """Close all connections. Any reader left on one of them would wait for ever."""
+        """Close all connections. A reader that is still on one of them would wait forever."""
         for session in self._left:
             await session.close()
         await self.client.close()  # type: ignore[no-untyped-call]
 
 
 class Access:
-    """The way to one cluster and the credentials that go with each request.
+    """Connections to one cluster, and the credentials of each request.
 
-    Whoever sends a request borrows the pool until the answer has been read, watches too: a pool whose credentials were
-    replaced is closed when nobody uses it any more.
+    Each request or watch borrows the pool until its response has been read. A pool whose credentials were replaced is
+    closed when nobody uses it any more.
     """
 
     def __init__(self, target: ClusterTarget, pool: ConnectionPool) -> None:
@@ -169,26 +170,26 @@ class Access:
 
     @property
     def token(self) -> Token | None:
-        """The token that is sent, where it is one to be renewed."""
+        """The token that is sent, if stackd has to renew it; otherwise None."""
         return self._pool.token
 
     @property
     def token_file(self) -> str:
-        """Where a renewed token is kept over a restart; empty for nowhere."""
+        """The file that keeps a renewed token across restarts; empty for none."""
         return self._target.token_file
 
     @property
     def expiry(self) -> Expiry | None:
-        """When the credentials end; None if they do not, or others renew them."""
+        """When the credentials expire; None if they do not, or others renew them."""
         return self._pool.expiry
 
     def use(self, token: Token) -> None:
-        """Send this token from now on; connections stay as they are."""
+        """Send ``token`` from now on, over the same connections."""
         self._pool.use(token)
 
     @contextmanager
     def borrowed(self) -> Iterator[aiohttp.ClientSession]:
-        """The present connections, which stay open meanwhile."""
+        """The current session; it stays open while it is borrowed."""
         pool = self._pool
         session = pool.session
         pool.users[session] += 1
@@ -198,21 +199,21 @@ class Access:
             pool.users[session] -= 1
 
     async def leave(self, session: aiohttp.ClientSession) -> None:
-        """A request over this session got no answer: its other idle connections may be dead, too."""
+        """Stop using ``session``: a request got no answer, so its other idle connections may be dead, too."""
         for pool in (self._pool, *self._retired):
             await pool.leave(session)
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The present connections, to be named in ``leave``; use them ``borrowed``."""
+        """The current session, to be passed to ``leave``. To send a request, use ``borrowed``."""
         return self._pool.session
 
     def new_session(self) -> aiohttp.ClientSession:
-        """A connection for one request, to be closed by whoever asks for it."""
+        """A session for one request; the caller closes it."""
         return self._pool.new_session(force_close=True)
 
     def options(self) -> dict[str, Any]:
-        """What the configuration asks of each request beside headers: proxy and TLS server name."""
+        """The options of each request that the configuration sets, besides headers: proxy and TLS server name."""
         configuration = self._pool.client.configuration
         wanted = {
             "proxy": configuration.proxy,
@@ -222,7 +223,7 @@ class Access:
         return {key: value for key, value in wanted.items() if value}
 
     async def headers(self) -> dict[str, str]:
-        """The headers of a request, with a token that is fresh where the source renews it by time."""
+        """The headers of a request, with a fresh token if its source renews it by time. Raises ClusterUnavailable."""
         headers: dict[str, str] = {"User-Agent": f"stackd/{__version__}", "Accept": "application/json"}
         try:
             await self._pool.client.update_params_for_auth(headers, [], ["BearerToken"], None, None, None)
@@ -231,11 +232,11 @@ class Access:
         return headers
 
     async def reload(self, seen: int) -> bool:
-        """Load the credentials again because those of generation ``seen`` were refused; False if that is no use.
+        """Load the credentials again because those of generation ``seen`` were refused. False: a retry is no use.
 
-        However many requests are refused at once, one of them reloads; and not more often than the target says, as a
-        source that gives bad credentials (a plugin, say) would be run for every request. Raises ClusterRefused when
-        they cannot be read, or are for another server: watches and requests would go to two clusters.
+        When many requests are refused at once, only one of them reloads. The target limits how often that happens:
+        otherwise a source of bad credentials (such as a plugin) would run for every request. Raises ClusterRefused when
+        the credentials cannot be read, or are for another server: watches and requests would go to two clusters.
         """
         async with self._reloading:
             if self.generation != seen:
@@ -251,7 +252,7 @@ class Access:
             return False
 
     async def look_again(self) -> bool:
-        """Use what the source gives now, if it differs from before. Raises ConfigError if it cannot be used."""
+        """Load the credentials and use them if they have changed; returns whether they have. Raises ConfigError."""
         async with self._reloading:
             fresh = await self._loaded()
             if fresh.is_as(self._pool):
@@ -263,7 +264,7 @@ class Access:
             return True
 
     async def _replace(self) -> str:
-        """Take what the source gives now. Returns why not, if that is so."""
+        """Load and use the source's current credentials. Returns the error, empty on success."""
         try:
             fresh = await self._loaded()
         except ConfigError as exc:
@@ -273,7 +274,7 @@ class Access:
         return ""
 
     async def _loaded(self) -> ConnectionPool:
-        """What the source gives now. Raises ConfigError, also where that is for another server."""
+        """The source's current credentials. Raises ConfigError, also if they are for another server."""
         fresh = ConnectionPool(await load_credentials(self._target))
         host = fresh.client.configuration.host
         if host == self._pool.client.configuration.host:
@@ -283,7 +284,7 @@ class Access:
         raise ConfigError([f"{named}: restart stackd if that is intended"])
 
     def _prefer_fresh(self, pool: ConnectionPool, refused: Token | None = None) -> None:
-        """Have the pool send its account's token with the latest end, but not the one that was refused."""
+        """Make ``pool`` send the token of its account that expires last, but not the one that was refused."""
         given = pool.token
         if given is None:
             return
@@ -298,7 +299,7 @@ class Access:
             await pool.close()
 
     async def _take(self, fresh: ConnectionPool) -> None:
-        # A session keeps its TLS context, so it is always replaced. Requests and watches go on with the one before.
+        # A session keeps its TLS context, so it is always replaced. Running requests and watches keep the old session.
         self._retired.append(self._pool)
         self._pool = fresh
         self.generation += 1
@@ -309,19 +310,19 @@ class Access:
 
 
 def watched_socket(address: AddrInfo) -> socket.socket:
-    """A socket with TCP keepalive, which notices when the other side vanishes."""
+    """A socket with TCP keepalive, which detects that the other side is gone."""
     family, kind, protocol, *_ = address
     made = socket.socket(family, kind, protocol)
     if family in (socket.AF_INET, socket.AF_INET6):
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in KEEPALIVE.items():
-            if (option := getattr(socket, name, None)) is not None:  # as on Linux
+            if (option := getattr(socket, name, None)) is not None:  # Linux has them all
                 made.setsockopt(socket.IPPROTO_TCP, option, value)
     return made
 
 
 class Renewal:
-    """Keeps the token fresh that ``access`` sends; ``answer`` sends a request and gives the JSON of its response."""
+    """Renews the token that ``access`` sends. ``answer`` sends a request and returns the JSON of its response."""
 
     def __init__(self, access: Access, answer: SendRequest, clock: Clock) -> None:
         self._access = access
@@ -331,13 +332,13 @@ class Renewal:
         self._said = 0.0
 
     async def run(self) -> None:
-        """The renewing service: for ever."""
+        """Check and renew, forever."""
         while True:
             pause = await self.check()
             await asyncio.sleep(pause)
 
     async def check(self) -> float:
-        """Renew the token if it is due, say what will end; in how many seconds to look again."""
+        """Renew the token if it is due, warn of what will expire; returns the seconds until the next check."""
         now = self._now()
         token = self._access.token
         pause = CHECK_SECONDS
@@ -355,7 +356,7 @@ class Renewal:
             return self._failed(token, str(error))
         self._access.renewal_trouble = ""
         if fresh.ends <= token.ends:
-            # The cluster issues shorter ones than it did: the longer one is used until a fresh one would last longer.
+            # The cluster now issues shorter tokens. Keep the current one until a fresh one would expire later.
             self._not_before = token.ends - fresh.lifetime / 2
             return CHECK_SECONDS
         await self._keep(fresh)
@@ -391,13 +392,13 @@ class Renewal:
 
 
 def token_request(namespace: str, account: str, seconds: int) -> KubeRequest:
-    """The request for a token of that service account which ends; ``status.token`` of the answer is the token."""
+    """The request for a token of that service account that expires; ``status.token`` of the response is the token."""
     body = orjson.dumps({**KINDS[TOKENS].type_meta, "spec": {"expirationSeconds": seconds}})
     return KubeRequest(verb="create", resource=TOKENS, namespace=namespace, name=account, body=body)
 
 
 async def request_token(answer: SendRequest, token: Token) -> Token:
-    """A fresh token for the same account and for as long. Raises ClusterUnavailable, ObjectNotFound."""
+    """A fresh token for the same account, with the same lifetime. Raises ClusterUnavailable, ObjectNotFound."""
     seconds = max(SHORTEST_SECONDS, round(token.lifetime))
     document = await answer(token_request(token.namespace, token.account, seconds))
     fresh = read_token(document["status"]["token"])
@@ -407,7 +408,7 @@ async def request_token(answer: SendRequest, token: Token) -> Token:
 
 
 def expiry_remark(access: Access, now: float) -> str:
-    """What is to be done about credentials that have ended, or will and are not renewed; nothing where all is well."""
+    """The warning about credentials that have expired, or soon will and are not renewed; empty if there is none."""
     expiry = access.expiry
     if expiry is None or expiry.at - now >= WARN_SECONDS:
         return ""

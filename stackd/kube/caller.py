@@ -1,9 +1,10 @@
-"""Requests that are repeated until they have an answer, or until their time is up; and what stackd asks a cluster with them.
+"""Sends requests to a cluster and retries them until they are answered or their deadline passes.
 
-Owns the retries: a lost answer, one that is not Kubernetes', an overloaded server and the moments in which a namespace or
-a quota is not ready are all waited out within the request's deadline. Owns, too, the questions beside those about the stacks'
-own objects, for start-up, ``doctor``, ``rebuild``, and the logs and events of one stack: who the cluster is, what it allows,
-what happened to a pod. No read of the API waits for any of these. Knows nothing of what is created or deleted for a stack.
+Owns: the retries within a request's deadline, after a lost response, a response that is not from Kubernetes, an
+overloaded server, or a namespace or quota that is not ready yet. Owns, too, all requests that are not about the stacks'
+own objects, for start-up, ``doctor``, ``rebuild``, and the logs and events of one stack: the cluster's identity, what
+it allows, what happened to a pod. No read of stackd's API waits for any of them. Does not know what is created or
+deleted for a stack.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ T = TypeVar("T")
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
 _SHORTEST_ATTEMPT = 0.5
-# A restarting API server is waited for, one that is away is not: whoever asked is told soon.
+# Long enough for an API server that restarts. If the server is down for longer, the caller gets its error soon.
 CONNECT_PATIENCE = 3.0
 PAGE = 500
-# A page may hold megabytes; cutting it off early would only make it be sent again.
+# A page may hold megabytes. If the client gave up early, the server would only have to send the page again.
 LIST_SECONDS = 30.0
-# A list is what a blind stackd waits for: it is asked for again, whatever a Retry-After says.
+# Without its list stackd sees nothing, so it does not wait longer than this, whatever a Retry-After says.
 LONGEST_LIST_PAUSE = 5.0
 _LOG_BYTES = 1024 * 1024
 _VERSION = KubeRequest(verb="get", resource=VERSION)
@@ -59,7 +60,7 @@ _IDENTITY = KubeRequest(verb="get", resource=NAMESPACES, name=CLUSTER_IDENTITY)
 
 
 class Deadline:
-    """A point in time, ``seconds`` from its making, on the event loop's clock."""
+    """A point in time on the event loop's clock, ``seconds`` after the object is created."""
 
     __slots__ = ("_at", "seconds")
 
@@ -69,17 +70,17 @@ class Deadline:
 
     @property
     def spent(self) -> float:
-        """Seconds since its making."""
+        """Seconds since the deadline was created."""
         return self.seconds - (self._at - asyncio.get_running_loop().time())
 
     @property
     def left(self) -> float:
-        """Seconds until then; 0 when it has passed."""
+        """Seconds until the deadline; 0 when it has passed."""
         return max(0.0, self._at - asyncio.get_running_loop().time())
 
 
 class Backoff:
-    """Pauses that double, with jitter, so that many clients do not come back at once."""
+    """Pauses that double, with jitter, so that many clients do not retry at once."""
 
     __slots__ = ("_retries", "_tries")
 
@@ -88,7 +89,7 @@ class Backoff:
         self._tries = 0
 
     def pause(self, at_least: float = 0.0) -> float:
-        """The next pause in seconds; between half of its bound and all of it, and ``at_least`` so long."""
+        """The next pause in seconds: between half of its upper bound and all of it, and not less than ``at_least``."""
         self._tries += 1
         return max(at_least, self._retries.delay(self._tries))
 
@@ -100,8 +101,8 @@ class Backoff:
 class Caller:
     """A connection together with the target's namespace, instance and time limits.
 
-    ``belongs_to`` is what ``cluster_uid`` has to answer before anything may be made anew; empty while that is not known.
-    Each question raises ClusterUnavailable when the cluster cannot or may not answer.
+    ``belongs_to`` is the ``cluster_uid`` of the cluster that holds the stacks; empty while it is not known. The
+    namespace is created only in that cluster. Each request raises ClusterUnavailable when the cluster cannot answer.
     """
 
     def __init__(self, target: ClusterTarget, connection: KubeConnection) -> None:
@@ -113,16 +114,16 @@ class Caller:
     async def connect(
         cls, target: ClusterTarget, *, observer: OnRequest | None = None, fence: Fence | None = None
     ) -> Self:
-        """Load the credentials; nothing is sent, so that an absent cluster does not matter here.
+        """Load the credentials. Nothing is sent, so the cluster need not be reachable.
 
-        ``observer(verb, resource, code, seconds)`` is called after each request; ``fence`` says until when changes are
-        allowed, without one they always are. Raises ConfigError.
+        ``observer(verb, resource, code, seconds)`` is called after each request. ``fence`` says until when changes are
+        allowed; without a fence they always are. Raises ConfigError.
         """
         access = await Access.open(target)
         return cls(target, KubeConnection(access, max_in_flight=target.max_in_flight, observer=observer, fence=fence))
 
     async def close(self) -> None:
-        """Close all connections; calls and watches under way fail."""
+        """Close all connections; running requests and watches fail."""
         await self.connection.close()
 
     @property
@@ -137,23 +138,23 @@ class Caller:
 
     @property
     def counts(self) -> Counter[tuple[str, str, str]]:
-        """Requests sent so far by (verb, resource, code); code ``none`` where no answer came."""
+        """Requests sent so far by (verb, resource, code); the code is ``none`` for those without a response."""
         return self.connection.counts
 
     def deadline(self, seconds: float | None = None) -> Deadline:
-        """The deadline of a call that begins now."""
+        """The deadline of a call that starts now; by default after the target's ``timeout``."""
         return Deadline(self.target.timeout if seconds is None else seconds)
 
     def backoff(self) -> Backoff:
-        """The pauses between the repetitions of one call."""
+        """The pauses between the tries of one call."""
         return Backoff(first=FIRST_PAUSE, most=LONGEST_PAUSE)
 
     async def ask(self, call: KubeRequest, deadline: Deadline) -> KubeResponse:
-        """The first answer of Kubernetes to this call that repeating it would not change. Raises ClusterUnavailable at the
-        deadline, and at once where Kubernetes is known not to answer and something is to be changed; ClusterRefused at once
-        where the cluster does not accept the credentials, or its certificate is not accepted.
+        """Send the call, retrying it; returns the first response of Kubernetes that a retry would not change.
 
-        The call may have been done more than once, or done without its answer having arrived.
+        Raises ClusterUnavailable at the deadline; at once for a change while Kubernetes is known not to answer.
+        Raises ClusterRefused at once if the cluster refuses the credentials, or stackd does not trust its certificate.
+        Kubernetes may have done the call more than once, or may have done it although this raises.
         """
         backoff = self.backoff()
         while True:
@@ -179,13 +180,13 @@ class Caller:
             if pause >= deadline.left or self.connection.contact.lost:
                 if isinstance(
                     failure, ClusterTimeout
-                ):  # what the last try had left says nothing to who has waited for all
+                ):  # the caller has waited for all tries, not only for the last one
                     raise ClusterTimeout(f"Kubernetes did not answer within {deadline.spent:.1f} s") from failure
                 raise failure
             await asyncio.sleep(pause)
 
     async def _try(self, call: KubeRequest, deadline: Deadline) -> KubeResponse:
-        """Send it once, and tell the contact what became of it. Raises ClusterUnavailable where Kubernetes gave no answer."""
+        """Send the call once, and report the outcome to the contact. Raises ClusterUnavailable without an answer."""
         contact = self.connection.contact
         if contact.lost and is_fenced(call):
             raise contact.error()
@@ -208,20 +209,20 @@ class Caller:
         return answer
 
     async def answer(self, call: KubeRequest, deadline: Deadline | None = None) -> JsonObject:
-        """The JSON of a call that was done. Raises what the answer means otherwise."""
+        """Send the call, retrying it; returns the JSON of a success. Raises the error that a refusal means."""
         return document_of(call, await self.ask(call, deadline or self.deadline()))
 
     async def find(self, resource: str, name: str, deadline: Deadline) -> JsonObject | None:
-        """The object of that name in the stacks' namespace as JSON, whoever made it; None where there is none."""
+        """The object of that name in the stacks' namespace as JSON, whoever created it; None if there is none."""
         call = self.on("get", resource, name)
         answer = await self.ask(call, deadline)
         return None if answer.status == NOT_FOUND else document_of(call, answer)
 
     async def everything(self, call: KubeRequest, read: Callable[[JsonObject], T]) -> tuple[list[T], str]:
-        """What ``read`` makes of each item of a list, and the list's version.
+        """All items of a list, each converted by ``read``, and the list's resourceVersion.
 
-        A list whose pages expire while it is read (the API server answers 410: etcd was compacted) is begun again, in
-        one piece. Raises ClusterUnavailable if that expires, too.
+        If the pages expire while they are read (the API server answers 410 because etcd was compacted), the list is
+        read again without paging. Raises ClusterUnavailable if that expires, too.
         """
         for page in (PAGE, 0):
             items: list[T] = []
@@ -251,7 +252,7 @@ class Caller:
         return KubeRequest(verb=verb, resource=resource, namespace=self.namespace_name, name=name, **more)
 
     def ours(self) -> dict[str, str]:
-        """The parameters that narrow a list or watch to our objects."""
+        """The parameters that limit a list or watch to our objects."""
         return {"labelSelector": labels.selector(self.instance)}
 
     async def version(self) -> str:
@@ -259,26 +260,26 @@ class Caller:
         return str((await self.answer(_VERSION))["gitVersion"])
 
     async def cluster_uid(self) -> str:
-        """What identifies the cluster: the uid of its kube-system namespace."""
+        """The identity of the cluster: the uid of its kube-system namespace."""
         document = await self.answer(_IDENTITY)
         return str(document["metadata"]["uid"])
 
     async def probe(self) -> None:
-        """Return if Kubernetes answers now, over a connection of its own, within the time of one attempt."""
-        # A read of etcd, as the version is not; and stackd may ask for it.
+        """Return if Kubernetes answers over a new connection within ``attempt_timeout``. Raises ClusterUnavailable."""
+        # Unlike /version, this namespace is read from etcd; and stackd has the right to read it.
         await self.connection.probe(_IDENTITY, self.target.attempt_timeout)
 
     async def namespace(self) -> JsonObject | None:
-        """The stacks' namespace as JSON, None where there is none."""
+        """The stacks' namespace as JSON; None if there is none."""
         try:
             return await self.answer(KubeRequest(verb="get", resource=NAMESPACES, name=self.namespace_name))
         except ObjectNotFound:
             return None
 
     async def ensure_namespace(self) -> None:
-        """Make the stacks' namespace if it is not there, and this is the cluster that it is to be in (``belongs_to``).
+        """Create the stacks' namespace if it does not exist.
 
-        Raises ClusterUnavailable while it is being terminated, and on another cluster.
+        Raises ClusterUnavailable while it is being terminated, and if this is not the stacks' cluster (``belongs_to``).
         """
         existing = await self.namespace()
         if existing is None:
@@ -288,7 +289,7 @@ class Caller:
             raise ClusterUnavailable(f"the namespace {self.namespace_name} is being terminated")
 
     async def time(self) -> float | None:
-        """The API server's clock, in seconds since the epoch, to the second; None where it does not tell."""
+        """The API server's clock in whole seconds since the epoch; None if its response has no readable ``Date``."""
         answer = await self.ask(_VERSION, self.deadline())
         try:
             return parsedate_to_datetime(answer.date).timestamp()
@@ -296,7 +297,7 @@ class Caller:
             return None
 
     async def may(self, ask: AccessReview) -> bool:
-        """Whether the cluster lets stackd do what is asked about."""
+        """Whether the cluster allows stackd what ``ask`` describes (SelfSubjectAccessReview)."""
         names = ("verb", "resource", "group", "namespace", "subresource", "name")
         review = {
             **KINDS[REVIEWS].type_meta,
@@ -323,7 +324,7 @@ class Caller:
         return await self._all(self.on("list", resource, params=self.ours()))
 
     async def list_prepulls(self) -> list[JsonObject]:
-        """The pods of this instance that only have images pulled, as JSON."""
+        """The pods of this instance that only pull images, as JSON."""
         wanted = labels.prepull_labels(self.instance).items()
         params = {"labelSelector": ",".join(f"{key}={value}" for key, value in wanted)}
         return await self._all(self.on("list", "pods", params=params))
@@ -334,11 +335,11 @@ class Caller:
         return nodes
 
     async def pod_json(self, name: str) -> JsonObject | None:
-        """The pod as JSON, None where there is none of that name."""
+        """The pod as JSON; None if there is none of that name."""
         return await self.find("pods", name, self.deadline())
 
     async def pod_log(self, name: str, *, tail: int, container: str = "") -> str:
-        """The last ``tail`` lines, one MiB at most, of a pod of ours.
+        """The last ``tail`` lines of a pod's log, at most 1 MiB.
 
         Raises ObjectNotFound; Conflict, with the reason, when there is no log yet.
         """
@@ -350,7 +351,7 @@ class Caller:
         return answer.body.decode(errors="replace")
 
     async def pod_events(self, name: str, uid: str = "") -> list[PodEvent]:
-        """What Kubernetes says happened to the pod (of that uid, if given), oldest first."""
+        """The Kubernetes events about the pod (of that uid, if given), oldest first."""
         fields = f"involvedObject.name={name}" + (f",involvedObject.uid={uid}" if uid else "")
         items, _ = await self.everything(self.on("list", "events", params={"fieldSelector": fields}), pod_event)
         return sorted(items, key=lambda event: event.at)
@@ -360,7 +361,7 @@ class Caller:
         return items
 
     async def _must_be_ours(self) -> None:
-        """That the namespace is gone may mean that this is another cluster: nothing is made there."""
+        """A missing namespace can mean that this is another cluster. Raises ClusterUnavailable if it is."""
         if self.belongs_to and await self.cluster_uid() != self.belongs_to:
             self.connection.on_doubt()
             raise ClusterUnavailable("another cluster answers; nothing is created there")
@@ -381,7 +382,7 @@ class Caller:
 
 
 def document_of(call: KubeRequest, answer: KubeResponse) -> JsonObject:
-    """The JSON of an answer that was checked. Raises what the answer means where it is a refusal."""
+    """The JSON of a checked response. Raises the error that a refusal means."""
     if not answer.ok:
         raise error_of(call, answer)
     if answer.document is None:

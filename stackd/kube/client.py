@@ -1,8 +1,10 @@
-"""``Cluster``: what stackd does to a cluster. Each request is safe to repeat, ends by its deadline, touches only ours.
+"""``Cluster``: the changes that stackd makes in a cluster.
 
-Owns creating and deleting the objects of a stack, and knowing that they are gone (invariants 3 and 5). Names are fixed by
-the stack, which makes a create idempotent: one whose answer was lost is sent again, and finds what the first one made. Does
-not know when or why to do any of it.
+Each change is safe to retry, ends by its deadline and touches only our objects.
+
+Owns: creating and deleting the objects of a stack, and confirming that they are gone (invariants 3 and 5). The stack
+determines the names, so a create is idempotent: after a lost response it is sent again, and finds the object that the
+first try created. Does not know when or why objects are created or deleted.
 """
 
 from __future__ import annotations
@@ -37,15 +39,15 @@ _CONFLICT = 409
 
 
 class Cluster(Caller):
-    """One cluster, as one instance of stackd, in one namespace."""
+    """One cluster, seen by one instance of stackd in one namespace."""
 
     async def create_pod(
         self, manifest: Mapping[str, Any], *, dry_run: bool = False, timeout: float | None = None
     ) -> PodState:
-        """Create the pod once, however often that must be asked for; with ``dry_run`` only let the cluster check it.
+        """Create the pod once, with as many tries as needed; with ``dry_run`` only let the cluster check it.
 
-        Raises LimitRangeViolation, InvalidPodSpec, QuotaExceeded, ClusterUnavailable; ObjectExists if the name is
-        taken by an object that this very manifest did not make.
+        Raises LimitRangeViolation, InvalidPodSpec, QuotaExceeded, ClusterUnavailable; ObjectExists if an object that
+        was not created from this manifest has the name.
         """
         raw = await self._create("pods", manifest, self.deadline(timeout), dry_run=dry_run)
         return readable("pods", pod_state, raw)
@@ -58,12 +60,13 @@ class Cluster(Caller):
         return readable("services", service_state, raw)
 
     async def node_port_range(self) -> PortRange | None:
-        """The node ports that the cluster has, as its refusal of two impossible ones says; None where it does not say.
+        """The cluster's range of node ports; None if the cluster does not say.
 
-        It is no dry run: Kubernetes 1.36 does not look at the range in one. Where the range is the widest that there can be,
-        the Service is made, and deleted again at once.
+        Sends a Service with the node ports 1 and 65535, and reads the range from the refusal.
+        This is not a dry run, because Kubernetes 1.36 does not check the range in one. If the range covers both ports,
+        the Service is created, and deleted again at once.
 
-        Raises QuotaExceeded, ClusterUnavailable and ClusterError where it cannot be asked.
+        Raises QuotaExceeded, ClusterUnavailable and ClusterError if the request fails.
         """
         name = f"{RANGE_PREFIX}{secrets.token_hex(8)}"
         try:
@@ -73,17 +76,17 @@ class Cluster(Caller):
         except NodePortTaken:
             return None
         await self.delete_service(made.name, made.uid)
-        # Where a policy of the cluster has changed what was asked, this says nothing of the range.
+        # If a policy of the cluster has changed the ports, the range remains unknown.
         asked = set(made.node_ports) == {FIRST_PORT, LAST_PORT}
         return PortRange(FIRST_PORT, LAST_PORT) if asked else None
 
     async def get_pod(self, name: str, *, timeout: float | None = None) -> PodState | None:
-        """The pod as the API server has it now (not from the mirror), whoever made it; None if there is none."""
+        """The pod as the API server has it now (not from the mirror), whoever created it; None if there is none."""
         raw = await self.find("pods", name, self.deadline(timeout))
         return None if raw is None else readable("pods", pod_state, raw)
 
     async def get_service(self, name: str, *, timeout: float | None = None) -> ServiceState | None:
-        """The service as the API server has it now, whoever made it; None if there is none."""
+        """The service as the API server has it now, whoever created it; None if there is none."""
         raw = await self.find("services", name, self.deadline(timeout))
         return None if raw is None else readable("services", service_state, raw)
 
@@ -92,16 +95,18 @@ class Cluster(Caller):
     ) -> None:
         """Delete our pod at once, without a grace period, and return when it is confirmed gone.
 
-        With a uid only that very pod is touched; without one only a pod with our labels and instance, or one of the ``known``
-        uids. What is not ours counts as gone. Raises ClusterUnavailable when it is not known to be gone.
+        With ``uid``, deletes only the pod of that uid. Without it, deletes only a pod with our labels and instance, or
+        with a ``known`` uid. A pod that is not ours counts as gone. Raises ClusterUnavailable if the pod is not
+        confirmed gone.
         """
         await remove(self, "pods", name, uid, self.deadline(timeout), known)
 
     async def delete_service(
         self, name: str, uid: str | None = None, *, known: Collection[str | None] = (), timeout: float | None = None
     ) -> None:
-        """Delete our service and return when it is confirmed gone, so that its node ports are free; as for pods, and a service
-        that belongs to a pod of a ``known`` uid is ours, too.
+        """Delete our service and return when it is confirmed gone, so that its node ports are free.
+
+        Works as ``delete_pod``; a service that is owned by a pod with a ``known`` uid is ours, too.
         """
         await remove(self, "services", name, uid, self.deadline(timeout), known)
 
@@ -116,7 +121,7 @@ class Cluster(Caller):
     ) -> PodState:
         """Set (or, with None, remove) labels and annotations of the pod of that uid; returns the pod as it is then.
 
-        Raises ObjectNotFound; PreconditionFailed if the name belongs to another pod by now.
+        Raises ObjectNotFound; PreconditionFailed if another pod has the name by now.
         """
         wanted = {"labels": labels or {}, "annotations": annotations or {}}
         changes = {part: names for part, names in wanted.items() if names}
@@ -124,8 +129,9 @@ class Cluster(Caller):
         return readable("pods", pod_state, raw)
 
     async def put_stopped(self, manifest: Mapping[str, Any], *, timeout: float | None = None) -> StoppedRecord:
-        """Have the cluster hold this record of a stack without a pod, whatever record of that stack it has. Raises as
-        ``create_pod`` does; ObjectExists where a ConfigMap of somebody else has the name.
+        """Create the record (ConfigMap) of a stack without a pod, or update the annotations of an existing one.
+
+        Raises as ``create_pod`` does; ObjectExists if a ConfigMap that is not ours has the name.
         """
         deadline = self.deadline(timeout)
         while True:
@@ -143,10 +149,10 @@ class Cluster(Caller):
                     raw = await self._patch(CONFIG_MAPS, name, uid, deadline, annotations=annotations)
                     return readable(CONFIG_MAPS, stopped_record, raw)
                 except (ObjectNotFound, PreconditionFailed):
-                    continue  # it is gone, or another one by now
+                    continue  # it is gone or replaced by now
 
     async def has_stopped(self, name: str, *, timeout: float | None = None) -> bool:
-        """Whether the API server has a ConfigMap of that name now, whoever made it."""
+        """Whether the API server has a ConfigMap of that name now, whoever created it."""
         return await self.find(CONFIG_MAPS, name, self.deadline(timeout)) is not None
 
     async def create_stopped(self, manifest: Mapping[str, Any], *, timeout: float | None = None) -> StoppedRecord:
@@ -157,11 +163,11 @@ class Cluster(Caller):
     async def patch_stopped_annotations(
         self, name: str, uid: str, annotations: Mapping[str, str | None], *, timeout: float | None = None
     ) -> None:
-        """As ``patch_pod``, of the record of a stopped stack."""
+        """Set annotations of the record of a stopped stack, as ``patch_pod`` does for pods."""
         await self._patch(CONFIG_MAPS, name, uid, self.deadline(timeout), annotations=annotations)
 
     async def delete_stopped(self, name: str, uid: str | None = None, *, timeout: float | None = None) -> None:
-        """Delete the record of a stopped stack and return when it is confirmed gone; as for pods."""
+        """Delete the record of a stopped stack and return when it is confirmed gone; works as ``delete_pod``."""
         await remove(self, CONFIG_MAPS, name, uid, self.deadline(timeout))
 
     async def _patch(
@@ -199,9 +205,9 @@ class Cluster(Caller):
     async def _as_asked(
         self, call: KubeRequest, made: JsonObject, manifest: Mapping[str, Any], deadline: Deadline, *, dry_run: bool
     ) -> JsonObject:
-        """What was made, if it carries our labels. One that does not would be seen by nobody: it is removed.
+        """Return the created object if it carries our labels. Otherwise delete it, because no watch would see it.
 
-        Raises ClusterRefused, and ClusterUnavailable where it could not be removed.
+        Raises ClusterRefused after the delete; ClusterUnavailable if the object could not be deleted.
         """
         wanted, given = labels.labels_of(manifest), labels.labels_of(made)
         missing = sorted(key for key, value in wanted.items() if key in labels.OURS and given.get(key) != value)
@@ -217,9 +223,10 @@ class Cluster(Caller):
     async def _made_before(
         self, call: KubeRequest, answer: KubeResponse, manifest: Mapping[str, Any], deadline: Deadline
     ) -> JsonObject | None:
-        """What an earlier try of this create made; None if the name is about to be free. Raises the error otherwise.
+        """The object that an earlier try of this create made; None if its name is about to be free.
 
-        A Service's node ports are allocated before its name is looked at: what an earlier try made is refused for them.
+        Raises the error of ``answer`` in all other cases. Kubernetes allocates a Service's node ports before it checks
+        the name. So if an earlier try has created the Service, the next try fails with NodePortTaken.
         """
         error = error_of(call, answer)
         if not isinstance(error, ObjectExists | NodePortTaken):
@@ -235,7 +242,7 @@ class Cluster(Caller):
 
 
 def _same(found: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
-    """Whether the object was made from this manifest: same stack, same record, same owner, same node ports."""
+    """Whether the object was created from this manifest: same stack, same record, same owner, same node ports."""
     return _traits(found) == _traits(manifest)
 
 
@@ -252,11 +259,11 @@ def _traits(raw: Mapping[str, Any]) -> tuple[object, ...]:
 async def remove(
     caller: Caller, resource: str, name: str, uid: str | None, deadline: Deadline, known: Collection[str | None] = ()
 ) -> None:
-    """Return once the object is confirmed gone; raise ClusterUnavailable if that is not known at the deadline.
+    """Delete the object and return once it is confirmed gone. Raises ClusterUnavailable if it is not by the deadline.
 
-    With a uid, only the object that has it is touched. Without one, only an object that carries our labels and our
-    instance, or that is one of the ``known`` uids, or belongs to one, whatever labels it has by now; anything else of that
-    name counts as gone and is left alone.
+    With ``uid``, deletes only the object of that uid. Without it, deletes only an object that carries our labels and
+    our instance, or that has a ``known`` uid or an owner with one, whatever its labels. Any other object of that name
+    counts as gone and is left alone.
     """
     if uid is None:
         found = await caller.find(resource, name, deadline)
@@ -269,7 +276,10 @@ async def remove(
 
 
 def _is_ours(found: JsonObject, instance: str, known: Collection[str | None]) -> bool:
-    """Labels can be taken off, by hand or by an admission policy; a uid cannot, nor does anybody else write our record."""
+    """Whether the object is ours, even if somebody or an admission policy has removed its labels.
+
+    A uid cannot change, and nobody else writes our record.
+    """
     if labels.is_ours(found, instance):
         return True
     metadata = found["metadata"]
@@ -280,7 +290,7 @@ def _is_ours(found: JsonObject, instance: str, known: Collection[str | None]) ->
 
 
 async def _delete(caller: Caller, resource: str, name: str, uid: str, deadline: Deadline) -> JsonObject | None:
-    """Ask for the deletion; the object if it is still there afterwards."""
+    """Request the deletion; returns the object if it is still there afterwards, else None."""
     call = caller.on("delete", resource, name, uid=uid, body=orjson.dumps(_options(resource, uid)))
     backoff = caller.backoff()
     while True:
@@ -291,7 +301,7 @@ async def _delete(caller: Caller, resource: str, name: str, uid: str, deadline: 
             left = document_of(call, answer)
             return None if _is_gone(resource, left) else left
         pause = backoff.pause()
-        # Any other conflict is between writers of the object, and passes.
+        # Any other conflict is between concurrent writers of the object. A retry resolves it.
         if answer.status != _CONFLICT or pause >= deadline.left:
             raise error_of(call, answer)
         await asyncio.sleep(pause)
@@ -320,10 +330,10 @@ def _options(resource: str, uid: str) -> dict[str, Any]:
 
 
 def _is_gone(resource: str, answered: Mapping[str, Any]) -> bool:
-    """Whether the object that a delete answered with is gone: nothing holds it and no grace period runs.
+    """Whether the object in the response to a delete is gone: it has no finalizers and no grace period is running.
 
-    A Status instead of the object says that it was removed. A pod that is gone tells when it was to go (Kubernetes 1.36);
-    one that does not has not been deleted by this answer, whatever it is, and is looked for.
+    A Status instead of the object means that it was removed. A removed pod carries its ``deletionTimestamp``
+    (Kubernetes 1.36). A pod without one does not count as deleted, and the caller looks for it again.
     """
     if read_status(answered) is not None:
         return True

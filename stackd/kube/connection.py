@@ -1,7 +1,7 @@
-"""One request at a time over one connection pool: authenticated, bounded, counted.
+"""Sends one request at a time over one connection pool: authenticated, bounded, counted.
 
-Owns the cap on requests in flight, the counters, and the second try after a 401. Knows no retries beyond that, and
-nothing of what is asked.
+Owns: the cap on requests in flight, the counters, and the second try after a 401. Does no other retries, and does not
+know what a request means.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _TRANSPORT_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 
 
 class KubeConnection:
-    """The way to one API server. ``counts`` holds requests by (verb, resource, code); code ``none``: no answer.
+    """The connection to one API server.
 
-    ``access`` has the credentials, and when they end.
-
-    ``fence`` is asked before each request that changes something, as the request is written; none outlasts it.
-    ``on_doubt`` is called where this may be another cluster than before: when the credentials are not accepted (those that
-    come next may lead elsewhere), and when the namespace of the stacks is gone. ``on_date`` is called with the ``Date`` of each
-    answer that is an API server's, and with the seconds that it took.
+    ``counts``    requests by (verb, resource, code); the code is ``none`` for those without a response
+    ``access``    the credentials, and when they expire
+    ``fence``     is checked as each changing request is written; no such request runs longer than the fence allows
+    ``on_doubt``  is called when this may be another cluster: after a 401 (the next credentials may be for another one),
+                  and when the namespace of the stacks is gone
+    ``on_date``   is called with the ``Date`` of each successful JSON response, and the seconds that the request took
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class KubeConnection:
         self.on_date: Callable[[str, float], None] = lambda date, seconds: None
 
     async def once(self, call: KubeRequest, seconds: float) -> KubeResponse:
-        """The answer, whatever its status, within ``seconds``. Raises ClusterUnavailable if there is none, and NotOwner
-        where the fence does not allow the request, or has cut it off: then it may have been done.
+        """Send the request once; returns the response, whatever its status. Raises ClusterUnavailable if none arrives
+        within ``seconds``; NotOwner if the fence forbids the request, or ends it midway, when it may have been done.
         """
         session = self.access.session
         try:
@@ -87,14 +87,15 @@ class KubeConnection:
         if is_fenced(call):
             _end_by(limit, self.fence.left)
         async with self._turn(call):
-            # The Lease's request is not cut off: it has its own time, and is a sign of life itself.
+            # Requests for the Lease have their own timeout, and go on when the contact is lost: they show when it is
+            # back.
             with nullcontext() if call.resource == LEASES else self.contact.waiting(limit):
                 return await self._authenticated(call)
 
     async def probe(self, call: KubeRequest, seconds: float) -> None:
-        """Return if Kubernetes answers, whatever it says, within ``seconds`` and over a new connection.
+        """Return if Kubernetes answers within ``seconds`` over a new connection, even with a refusal.
 
-        Raises ClusterUnavailable if it does not, or says that it cannot.
+        Raises ClusterUnavailable if it does not, or if it answers 502, 503 or 504.
         """
         try:
             async with asyncio.timeout(seconds), self.access.new_session() as session:
@@ -114,14 +115,14 @@ class KubeConnection:
         return answer
 
     def _turn(self, call: KubeRequest) -> AbstractAsyncContextManager[object]:
-        """A slot among the requests in flight. The Lease has its own: it must not wait behind those that hang."""
+        """A slot among the requests in flight. The Lease needs none: it must not wait behind requests that hang."""
         return nullcontext() if call.resource == LEASES else self._in_flight
 
     @asynccontextmanager
     async def stream(self, call: KubeRequest, *, idle: float) -> AsyncIterator[aiohttp.ClientResponse]:
         """An open watch; reading from it raises ClusterSilent after ``idle`` seconds without a byte.
 
-        Raises the error that the answer is when it is no watch, ClusterUnavailable when there is none.
+        Raises the error that a refusal means, and ClusterUnavailable without a response.
         """
         generation = self.access.generation
         with ExitStack() as held:
@@ -141,7 +142,7 @@ class KubeConnection:
                 raise unreachable(exc) from exc
 
     async def close(self) -> None:
-        """Close all connections; calls under way fail."""
+        """Close all connections; running requests fail."""
         await self.access.close()
 
     async def _renewed(self, generation: int) -> bool:
@@ -149,7 +150,7 @@ class KubeConnection:
         return await self.access.reload(generation)
 
     async def _send(self, call: KubeRequest, session: aiohttp.ClientSession | None = None) -> KubeResponse:
-        """The answer, over this session or the present one."""
+        """Send the request over ``session``, by default the current one, and return the response."""
         began = time.perf_counter()
         code = NO_ANSWER
         body = self._body(call)
@@ -172,7 +173,7 @@ class KubeConnection:
             self._count(call, code, time.perf_counter() - began)
 
     async def _open(self, call: KubeRequest, idle: float, held: ExitStack) -> aiohttp.ClientResponse:
-        """The beginning of an answer; its connection is closed, and its pool given back, with ``held``."""
+        """Open a watch; returns the response, unread. ``held`` closes its connection and gives back the session."""
         began = time.perf_counter()
         code = NO_ANSWER
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=idle)
@@ -182,7 +183,7 @@ class KubeConnection:
                 headers = await self.access.headers()
                 session = held.enter_context(self.access.borrowed())
                 response: aiohttp.ClientResponse = await self._request(session, call, timeout, headers)
-            # Not released: a watch's connection has no end that could be waited for.
+            # Close instead of release: a watch has no end to wait for, so its connection cannot be reused.
             held.callback(response.close)
             code = str(response.status)
             return response
@@ -225,7 +226,7 @@ class KubeConnection:
 
 @contextmanager
 def _cut_off(body: bytes | FencedBody | None) -> Iterator[None]:
-    """If it gets no answer, keep the request from arriving later."""
+    """If the request fails, reset its connection so that it cannot arrive later."""
     try:
         yield
     except BaseException:
@@ -238,14 +239,14 @@ _UNREACHABLE = "Kubernetes cannot be reached"
 
 
 def _end_by(limit: asyncio.Timeout, seconds: float) -> None:
-    """Have the time limit end in so many seconds, unless it does before."""
+    """Shorten the time limit to ``seconds`` from now, unless it already is shorter."""
     end, now = limit.when(), asyncio.get_running_loop().time()
     if end is not None and now + seconds < end:
         limit.reschedule(now + seconds)
 
 
 async def _said(response: aiohttp.ClientResponse) -> KubeResponse:
-    """The response that came instead of a watch. Raises ClusterUnavailable if it is cut short."""
+    """The complete response that came instead of a watch. Raises ClusterUnavailable if it is cut short."""
     try:
         async with asyncio.timeout(WATCH_OPEN_SECONDS):
             return await _answer(response)
@@ -254,7 +255,7 @@ async def _said(response: aiohttp.ClientResponse) -> KubeResponse:
 
 
 def unreachable(exc: BaseException) -> ClusterUnavailable:
-    """The error for a request that got no answer, in words that name the cause."""
+    """The error for a request without a response; its text names the cause."""
     if isinstance(exc, aiohttp.ClientHttpProxyError):
         return ClusterUnavailable(_UNREACHABLE, detail=f"the proxy answered {exc.status}")
     if isinstance(exc, aiohttp.ClientResponseError):

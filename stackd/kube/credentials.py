@@ -1,8 +1,8 @@
 """Which cluster stackd works with and as whom: a kubeconfig, the service account of a pod, a token that stackd renews.
 
-Owns the Kubernetes client library's configuration loading (contexts, exec plugins, client certificates, token files); the
-claims of a service account's token that ends (a JWT; nothing here judges its signature); and the file in which the latest
-one is kept over a restart. ``access`` uses what is loaded here.
+Owns: loading the Kubernetes client library's configuration (contexts, exec plugins, client certificates, token files);
+reading the claims of a service account's token that expires (a JWT; its signature is not checked here); and the file
+that keeps the latest token across restarts. ``access`` uses what is loaded here.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ Mode = Literal["auto", "kubeconfig", "in-cluster"]
 _IN_CLUSTER_VARIABLE = "KUBERNETES_SERVICE_HOST"
 UNREADABLE = (loading.ConfigException, OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError)
 LONGEST_AGE: Final = DAY_SECONDS
-"""Seconds after which a token is renewed, however long it is good for: a stackd that was off for weeks has a fresh one."""
+"""A token is renewed after this many seconds at the latest, even if it is valid for much longer. So a stackd that was
+off for weeks still has a valid token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """Whose it is, and from when to when it is good, in seconds since the epoch."""
+    """A service account's token: whose it is, and when it becomes valid and expires, in seconds since the epoch."""
 
     text: str = field(repr=False)
     issuer: str
@@ -51,16 +52,16 @@ class Token:
 
     @property
     def lifetime(self) -> float:
-        """For how many seconds it was issued."""
+        """How many seconds the token is valid in all."""
         return self.ends - self.begins
 
     @property
     def due(self) -> float:
-        """When it is to be renewed: with half of its time left, and at least once a day."""
+        """When the token is to be renewed: after half of its lifetime, but after a day at the latest."""
         return self.begins + min(self.lifetime / 2, LONGEST_AGE)
 
     def is_of_the_same(self, other: Token) -> bool:
-        """Whether both are of one account of one cluster."""
+        """Whether both tokens are for the same account of the same cluster."""
         return (self.issuer, self.namespace, self.account, self.uid) == (
             other.issuer,
             other.namespace,
@@ -70,7 +71,7 @@ class Token:
 
 
 def read_token(text: str) -> Token | None:
-    """The token; None where the text is not one of a service account, or is one that does not end."""
+    """The parsed token; None if the text is not a service account's token, or is one that does not expire."""
     try:
         _, claims, _ = text.strip().split(".")
         found = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
@@ -89,12 +90,12 @@ def read_token(text: str) -> Token | None:
 
 
 def token_file_of(state_path: str) -> str:
-    """The file of a stackd with its state at ``state_path``: in the one folder that the service may write to."""
+    """The token file for a stackd whose state is at ``state_path``: the service may write only to that folder."""
     return f"{state_path}.token"
 
 
 def kept_token(path: str) -> Token | None:
-    """The token in the file; None where there is none, or it cannot be read."""
+    """The token in the file; None if there is none, or it cannot be read."""
     try:
         return read_token(Path(path).read_text(encoding="ascii")) if path else None
     except (OSError, ValueError):
@@ -102,7 +103,7 @@ def kept_token(path: str) -> Token | None:
 
 
 def keep_token(path: str, token: Token) -> None:
-    """Put the token into the file, whole or not at all, for its owner's eyes only. Raises OSError."""
+    """Write the token to the file atomically, readable only by its owner (mode 0600). Raises OSError."""
     fresh = Path(f"{path}.new")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -115,10 +116,10 @@ def keep_token(path: str, token: Token) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterTarget:
-    """Which cluster, as whom, and where in it.
+    """Which cluster, as whom, and in which namespace.
 
-    ``token_file``, if any, is where a token that stackd has renewed is kept over a restart.
-    ``timeout`` bounds one call with all its repetitions, ``attempt_timeout`` one repetition, in seconds.
+    ``token_file``, if any, keeps a token that stackd has renewed across restarts.
+    ``timeout`` limits one call with all its tries, ``attempt_timeout`` one try, in seconds.
     """
 
     mode: Mode = "auto"
@@ -134,7 +135,7 @@ class ClusterTarget:
 
     @classmethod
     def of(cls, config: Config, *, instance: str = "") -> ClusterTarget:
-        """The configured one, as that ``instance`` or the configured one. Raises ConfigError where it is undecided."""
+        """The configured target, with ``instance`` if given. Raises ConfigError if no cluster is chosen."""
         require_cluster(config)
         chosen = config.cluster
         return cls(
@@ -149,9 +150,9 @@ class ClusterTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """What was loaded: the client library's objects, and whether nobody but stackd and the operator renews them (``lasting``).
+    """What was loaded: the client library's object, and whether only stackd or the operator renews it (``lasting``).
 
-    ``traits`` is a digest that tells one set from another; ``certificate_ends`` is in seconds since the epoch.
+    ``traits`` is a digest to compare two sets of credentials; ``certificate_ends`` is in seconds since the epoch.
     """
 
     client: ApiClient
@@ -161,7 +162,7 @@ class Credentials:
 
 
 async def load_credentials(target: ClusterTarget) -> Credentials:
-    """Load them; nothing is sent. Raises ConfigError."""
+    """Load the credentials; nothing is sent. Raises ConfigError."""
     configuration = Configuration(connection_pool_maxsize=target.max_in_flight + 8)
     mode = _resolved(target)
     lasting = False
@@ -184,18 +185,18 @@ async def load_credentials(target: ClusterTarget) -> Credentials:
 
 
 def _trust_as_kubectl_does(context: ssl.SSLContext) -> None:
-    """Check chain, time and name, on each Python in the same way, and not how the authority's certificate was made.
+    """Check chain, time and name alike on each Python version, but not the extensions of the CA's certificate.
 
-    Since 3.13 Python wants each extension of RFC 5280 in it, which those of many clusters do not have, and takes an
-    intermediate authority for a root where it is the one that was given. Go, and so kubectl, does only the latter.
+    Since 3.13 Python requires all extensions of RFC 5280 in that certificate, which those of many clusters lack. It
+    also accepts an intermediate CA as the root if that is the one given. Go, and so kubectl, does only the latter.
     """
     context.verify_flags = (context.verify_flags & ~ssl.VERIFY_X509_STRICT) | ssl.VERIFY_X509_PARTIAL_CHAIN
 
 
 def _decide_proxy(configuration: Configuration) -> None:
-    """Look for a proxy in the environment once, not (as the client would, on another thread) for every request.
+    """Read the proxy from the environment once. The client library would read it on another thread for each request.
 
-    As with kubectl, the environment's proxy is not asked for an address of this machine.
+    As with kubectl, no proxy of the environment is used for an address of this machine.
     """
     if configuration.proxy:
         return
@@ -205,7 +206,7 @@ def _decide_proxy(configuration: Configuration) -> None:
 
 
 async def _kubeconfig(target: ClusterTarget, configuration: Configuration) -> bool:
-    """Whether the credentials stand in the file themselves, so that no plugin and no other file renews them."""
+    """Load the kubeconfig; returns whether it holds the credentials itself, so that nothing else renews them."""
     paths = _kubeconfig_paths(target)
     for path in _existing(paths):
         _must_be_mapping(path)
@@ -213,7 +214,7 @@ async def _kubeconfig(target: ClusterTarget, configuration: Configuration) -> bo
         config_file=paths,
         context=target.context or None,
         client_configuration=configuration,
-        # The file is the operator's; what a plugin renews is kept in memory.
+        # The file belongs to the operator. What a plugin renews is kept in memory.
         persist_config=False,
     )
     if configuration.host == "http://localhost":
@@ -223,14 +224,14 @@ async def _kubeconfig(target: ClusterTarget, configuration: Configuration) -> bo
 
 
 def _traits(one: Configuration) -> bytes:
-    """A digest that tells one set of credentials from another."""
+    """A digest to compare two sets of credentials."""
     told = repr((one.host, sorted(one.api_key.items()), one.verify_ssl, one.tls_server_name, one.proxy)).encode()
     files = [Path(path).read_bytes() for path in (one.ssl_ca_cert, one.cert_file, one.key_file) if path]
     return hashlib.sha256(b"\0".join([told, *files])).digest()
 
 
 def _end_of(cert_file: str | None) -> float | None:
-    """When a client certificate ends, None where there is none or its time cannot be read."""
+    """When the client certificate expires; None if there is none or it cannot be read."""
     try:
         return validity(Path(cert_file)).ends if cert_file else None
     except (OSError, ValueError):
@@ -238,7 +239,7 @@ def _end_of(cert_file: str | None) -> float | None:
 
 
 def _existing(paths: str) -> list[Path]:
-    """Those of the list (KUBECONFIG may name several) that are there. Raises OSError if none is."""
+    """The existing files of the list (KUBECONFIG can name several). Raises OSError if there are none."""
     found = [path for text in paths.split(os.pathsep) if text and (path := Path(text).expanduser()).is_file()]
     if not found:
         raise OSError(f"there is no file {paths}")
@@ -246,7 +247,7 @@ def _existing(paths: str) -> list[Path]:
 
 
 def _must_be_mapping(path: Path) -> None:
-    """Otherwise the client library complains that None, or a string, does not support item assignment."""
+    """Raise ValueError with a clear text; the client library would complain about item assignment instead."""
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
     if document is None:
         raise ValueError("the file is empty; a kubeconfig is expected")
@@ -282,7 +283,7 @@ def _reason(target: ClusterTarget, mode: Mode, exc: BaseException) -> str:
 
 
 def _in_one_line(exc: yaml.YAMLError) -> str:
-    """What is wrong and where, without the piece of the file: that may be a secret."""
+    """What is wrong and where, without the quoted part of the file, which may be a secret."""
     mark = getattr(exc, "problem_mark", None)
     place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
     return f"{getattr(exc, 'problem', None) or 'it cannot be read'}{place}"

@@ -1,13 +1,13 @@
-"""What may stop a request before it is sent: the fence, and a Kubernetes that does not answer.
+"""What can stop a request before it is sent: the fence, and the circuit breaker for a Kubernetes that does not answer.
 
-``Fence``    until when this process may change anything in the cluster; asked last before each request that does. Owns the
-             moment and the clock that it is on, which goes on while the machine is suspended. Does not know what moves it:
-             until somebody arms the fence, everything is allowed.
-``Contact``  whether Kubernetes answers (a circuit breaker): when it was last heard, which requests wait, and how many in a
-             row got no answer. Once it does not answer, what waits ends at once, and new work is refused until it does.
+``Fence``    until when this process may change anything in the cluster; checked last before each changing request. Owns
+             the moment and its clock, which goes on while the machine is suspended. Does not know who sets the moment:
+             until somebody does, everything is allowed.
+``Contact``  whether Kubernetes answers (a circuit breaker): when it was last heard, which requests wait, and how many
+             in a row got no answer. Once it does not answer, waiting requests fail at once, and new ones are refused.
 
-Owns, too, when to ask whether Kubernetes still answers: while a request waits for longer than usual, when nothing has been
-heard for a while (renewing the Lease makes that needless), and again and again while there is no answer. Sends nothing.
+Owns, too, when to probe Kubernetes: while a request waits for longer than usual, when nothing has been heard for a
+while (not needed while the Lease is renewed), and repeatedly while there is no answer. Sends nothing itself.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from stackd.kube.wire import LEASES, NAMESPACES, REVIEWS, TOKENS, KubeRequest
 from stackd.waiters import set_within
 
 _CHANGING = frozenset({"create", "update", "patch", "delete"})
-# The Lease is what the fence depends on, its namespace what the Lease is in; a review changes nothing, and a token of its own
-# is what every stackd needs, whether it owns anything or not.
+# The fence depends on the Lease, and the Lease needs its namespace. A review changes nothing. Every stackd needs a
+# token of its own, even if it owns no stacks.
 _ALWAYS_ALLOWED = frozenset({LEASES, NAMESPACES, REVIEWS, TOKENS})
 _DISCARD = struct.pack("ii", 1, 0)  # linger for no time: close resets the connection
 
 
 class Fence:
-    """``valid_until`` is on the clock ``now``, in seconds; it is never, until somebody arms the fence."""
+    """Until when changes are allowed. ``valid_until`` is on the clock ``now``, in seconds; infinite until it is set."""
 
     def __init__(self, now: Callable[[], float] = boottime) -> None:
         self.now = now
@@ -55,16 +55,16 @@ class Fence:
 
     @property
     def left(self) -> float:
-        """For how many seconds changes are allowed from now on; 0 if they are not."""
+        """For how many more seconds changes are allowed; 0 if they are not."""
         return max(0.0, self.valid_until - self.now())
 
     def close(self, why: str) -> None:
-        """Allow nothing from now on; ``why`` is a sentence for clients."""
+        """Forbid changes from now on; ``why`` is the error text for clients."""
         self.valid_until = -math.inf
         self._why = why
 
     def allow_until(self, moment: float, why_not_later: str) -> None:
-        """Allow changes until that moment, and say ``why_not_later`` after it."""
+        """Allow changes until ``moment``; after it, the error text is ``why_not_later``."""
         self.valid_until = moment
         self._why = why_not_later
 
@@ -75,7 +75,7 @@ class Fence:
 
     @contextlib.contextmanager
     def change(self) -> Iterator[None]:
-        """A change is under way within this. Raises NotOwner unless changes are allowed now."""
+        """Count a change as running within the block. Raises NotOwner unless changes are allowed now."""
         self.require()
         self._under_way += 1
         try:
@@ -86,22 +86,22 @@ class Fence:
                 self._idle.set()
 
     async def nothing_under_way(self, until: float) -> None:
-        """Return when no change is under way any more, or at that moment."""
+        """Return when no change is running any more, or at ``until``, on the fence's clock."""
         while self._under_way and (left := until - self.now()) > 0:
             self._idle.clear()
             await set_within(self._idle, left)
 
 
 def is_fenced(call: KubeRequest) -> bool:
-    """Whether the request changes, or with a dry run pretends to change, what only an owner may change."""
+    """Whether the request changes something that only the owner may change; a dry run counts as a change."""
     return call.verb in _CHANGING and call.resource not in _ALWAYS_ALLOWED
 
 
 class FencedBody(aiohttp.BytesPayload):
-    """A request's body that asks the fence as it is written.
+    """A request's body that checks the fence when it is written.
 
-    Before that come waiting for a connection, making one and the handshake, in each of which the process may have been
-    stopped for a minute. The headers are written together with the body: what is refused here was not sent at all.
+    Before that, the request waits for a connection or opens one, and the process may have been suspended for a minute
+    meanwhile. The headers are written together with the body, so nothing of a request that is refused here was sent.
     """
 
     def __init__(self, body: bytes, fence: Fence) -> None:
@@ -110,25 +110,25 @@ class FencedBody(aiohttp.BytesPayload):
         self._transport: asyncio.Transport | None = None
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Write it, if that is still allowed. Raises NotOwner."""
+        """Write the body. Raises NotOwner if the fence has closed."""
         self._begin(writer)
         await super().write(writer)
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        """The same, up to a length."""
+        """As ``write``, up to a length."""
         self._begin(writer)
         await super().write_with_length(writer, content_length)
 
     def cut(self) -> None:
-        """Have nothing arrive any more of a request that was given up.
+        """Reset the connection of a request that was given up, so that the rest of it is never delivered.
 
-        Otherwise the system sends what it still holds of it, for minutes: a network that was cut and is whole again would
-        deliver it, whoever owns the stacks by then.
+        Otherwise the kernel resends its buffered data for minutes. A network that recovers would deliver the request,
+        although another stackd may own the stacks by then.
         """
         if self._transport is None:
             return
         sock = self._transport.get_extra_info("socket")
-        with contextlib.suppress(OSError, ValueError):  # it is closed already
+        with contextlib.suppress(OSError, ValueError):  # the socket is already closed
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DISCARD)
         self._transport.abort()
 
@@ -140,26 +140,26 @@ class FencedBody(aiohttp.BytesPayload):
 log = logging.getLogger(__name__)
 
 FAILURES = 3
-"""So many requests in a row without an answer, over ``FAILING_SECONDS`` at least, mean that there is none to be had."""
+"""After this many failed requests in a row, over at least ``FAILING_SECONDS``, Kubernetes counts as not answering."""
 
 FAILING_SECONDS = 3.0
-"""As long as a restarting API server is waited for."""
+"""Long enough for an API server that restarts."""
 
 LOOK_SECONDS = 0.5
 WAITING_SECONDS = 1.0
-"""A request that has waited for so long is reason to ask."""
+"""A probe is sent when a request has waited this long."""
 
 QUIET_SECONDS = 12.0
-"""So long without a word is reason to ask: five times a minute where nothing happens."""
+"""A probe is sent when nothing was heard for this long: five times a minute when nothing happens."""
 
 AGAIN_SECONDS = 1.0
-"""The pause between two questions, while there is no answer or some request still waits."""
+"""The pause between two probes, while Kubernetes does not answer or a request still waits."""
 
 
 class Contact:
-    """What is known; times on the monotonic clock, in seconds.
+    """Whether Kubernetes answers; times on the monotonic clock, in seconds.
 
-    ``on_lost`` is called when Kubernetes is found not to answer, ``on_back`` when it does again.
+    ``on_lost`` is called when Kubernetes stops answering, ``on_back`` when it answers again.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -180,16 +180,16 @@ class Contact:
 
     @property
     def silence(self) -> float:
-        """Seconds since Kubernetes last sent anything: an answer, or something on a watch."""
+        """Seconds since Kubernetes last sent anything: a response, or an event of a watch."""
         return self.now() - self.heard_at
 
     @property
     def longest_wait(self) -> float:
-        """For how many seconds the oldest request under way has waited for its answer; 0 where none waits."""
+        """For how many seconds the oldest running request has waited for its response; 0 if none is running."""
         return max((self.now() - sent for sent in self._waiting.values()), default=0.0)
 
     def error(self) -> ClusterUnavailable:
-        """The error that Kubernetes does not answer, since when, and why if that is known."""
+        """The error that Kubernetes does not answer, with the duration, and the reason if known."""
         since = min(self.heard_at, self._failing_since) if self.failures else self.heard_at
         return ClusterUnavailable(f"Kubernetes has not answered for {self.now() - since:.0f} s", detail=self.why)
 
@@ -199,7 +199,7 @@ class Contact:
 
     @contextmanager
     def waiting(self, limit: asyncio.Timeout) -> Iterator[float]:
-        """A request is under way, which ``limit`` ends at once if Kubernetes is found not to answer; yields when it was sent."""
+        """Count a request as running; yields when it was sent. ``lose`` ends it by its ``limit``."""
         sent = self._waiting[limit] = self.now()
         try:
             yield sent
@@ -207,7 +207,7 @@ class Contact:
             del self._waiting[limit]
 
     def heard(self, *, answer: bool) -> None:
-        """Kubernetes has sent something: the ``answer`` to a request, or anything on a watch."""
+        """Note that Kubernetes has sent something: the ``answer`` to a request, or an event of a watch."""
         self.heard_at = self.now()
         if not answer:
             return
@@ -218,7 +218,7 @@ class Contact:
             self.on_back()
 
     def failed(self, sent: float, why: str) -> None:
-        """A request that was sent then got no answer. It says nothing where another one was answered meanwhile."""
+        """Note that a request sent at ``sent`` got no answer. Ignored if another one was answered since then."""
         if self.lost or sent < self.answered_at:
             return
         if not self.failures:
@@ -228,7 +228,7 @@ class Contact:
             self.lose(why)
 
     def lose(self, why: str) -> None:
-        """Kubernetes does not answer: end what waits for it."""
+        """Note that Kubernetes does not answer, and make all waiting requests time out at once."""
         self.why = why
         if self.lost_since is not None:
             return
@@ -242,7 +242,7 @@ class Contact:
 
 
 async def watch_over(contact: Contact, probe: Callable[[], Awaitable[None]]) -> None:
-    """Ask whether Kubernetes answers, by ``probe``, where nothing else tells: for ever."""
+    """Call ``probe`` whenever it is unclear whether Kubernetes answers, forever."""
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         if contact.lost or contact.longest_wait > WAITING_SECONDS or contact.silence > QUIET_SECONDS:

@@ -1,4 +1,4 @@
-"""The names that stackd gives to its objects and writes on them, and the question whether an object is ours (invariant 5)."""
+"""Names, labels and annotations of stackd's objects, and whether an object is ours (invariant 5)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MANAGER = "stackd"
 INSTANCE = "stackd.io/instance"
 STACK = "stackd.io/stack"
 OURS = frozenset({MANAGED_BY, INSTANCE, STACK})
-"""The labels by which an object is known to be ours, and whose."""
+"""The labels that mark an object as stackd's, and name its instance and stack."""
 ROLE = "stackd.io/role"
 PREPULL = "prepull"
-"""The role of a pod that only has an image pulled. It lacks the labels of stacks, so that nothing takes it for one."""
+"""The role of a pod that only pulls an image. Without the labels of stacks, nothing takes it for a stack's pod."""
 CLIENT_LABEL_PREFIX = "label.stackd.io/"
 RECORD = "stackd.io/record"
 POOL = "stackd.io/pool"
-"""On a pod that waits in the pool of this template; taken off when it is given away."""
+"""Label on a pod that waits in the pool of this template; removed when the pod is given to a client."""
 
 EXPIRES = "stackd.io/expires-at"
 GENERATION = "stackd.io/generation"
@@ -39,7 +39,7 @@ def selector(instance: str) -> str:
 
 
 def prepull_labels(instance: str) -> dict[str, str]:
-    """The labels of a pod that only has an image pulled."""
+    """The labels of a pod that only pulls an image."""
     return {ROLE: PREPULL, INSTANCE: instance}
 
 
@@ -50,19 +50,19 @@ def labels_of(raw: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def annotations_of(raw: Mapping[str, Any]) -> Mapping[str, str]:
-    """Its annotations."""
+    """The annotations of an object as JSON."""
     found: Mapping[str, str] = raw["metadata"].get("annotations") or {}
     return found
 
 
 def generation_of(raw: Mapping[str, Any]) -> int:
-    """Which pod of its stack the object is for; anybody with rights on it may have edited what is written there."""
+    """Which pod of its stack the object is for; 0 if the annotation is missing, or edited into something unreadable."""
     text = annotations_of(raw).get(GENERATION, "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < _LONGEST_NUMBER else 0
 
 
 def instance_of(labels: Mapping[str, str]) -> str:
-    """The instance that manages the object; empty where no stackd does."""
+    """The instance that manages the object; empty if no stackd does."""
     return labels.get(INSTANCE, "") if labels.get(MANAGED_BY) == MANAGER else ""
 
 
@@ -72,7 +72,7 @@ def is_ours(raw: Mapping[str, Any], instance: str) -> bool:
 
 
 def lease_name(instance: str) -> str:
-    """The name of an instance's Lease. An instance is a label's value, which may not do for a name."""
+    """The name of an instance's Lease. An instance is a label value, which is not always a valid object name."""
     if is_subdomain(instance):
         return f"stackd-{instance}"
     digest = hashlib.blake2s(instance.encode(), digest_size=4).hexdigest()

@@ -1,8 +1,8 @@
-"""The Lease by which one stackd owns the stacks of an instance: what stands in it, and the calls about it.
+"""The Lease by which one stackd owns the stacks of an instance: its content, and the requests about it.
 
-Owns its form: the standard fields (``kubectl get lease`` shows the holder), and in annotations what the holder's
-file has seen. Each change names the version that it is a change of, so that of two one is refused. Does not know when a
-Lease may be taken, nor by whom.
+Owns: the Lease's form, with the standard fields (``kubectl get lease`` shows the holder) and, in annotations, the
+identity and progress of the holder's file. Each update names the version that it changes, so that one of two
+concurrent updates is refused. Does not know when a Lease may be taken, nor by whom.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ SEQUENCE = "stackd.io/sequence"
 TAKEOVER = "stackd.io/takeover"
 
 _LARGEST = 2**63
-# An owner renews it every few seconds: where nothing is heard for longer, the connection may be dead.
+# An owner renews the Lease every few seconds. After a longer silence the connection may be dead.
 _TIMINGS = Timings(idle_limit=30.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """``holder``        who has it; empty: nobody, it was given back
-    ``duration``      for how many seconds after a renewal it is the holder's; 0 where the Lease does not say
-    ``acquired_at``, ``renewed_at``  on the holder's wall clock, in nanoseconds: for people, and to tell one renewal from the next
-    ``transitions``   how often it went from one holder to another
-    ``file_id``, ``lock_id``, ``epoch``, ``sequence``  of the holder's file (``store.FileIdentity``); empty or None: not known
+    """``holder``        who holds the Lease; empty: nobody, it was released
+    ``duration``      for how many seconds it is the holder's after a renewal; 0 if the Lease does not say
+    ``acquired_at``, ``renewed_at``  on the holder's wall clock, in nanoseconds: for people, and to distinguish renewals
+    ``transitions``   how often the holder has changed
+    ``file_id``, ``lock_id``, ``epoch``, ``sequence``  of the holder's file (``FileIdentity``); empty or None: unknown
     ``takeover``      who asks the holder to step back
-    ``version``, ``uid``  of the object that this was read from; empty for one that is to be made
+    ``version``, ``uid``  of the object that this was read from; empty for a Lease that is yet to be created
     ``raw``           that object
     """
 
@@ -60,9 +60,9 @@ class Lease:
 
 
 def read_lease(raw: Mapping[str, Any]) -> Lease:
-    """Read a Lease from Kubernetes' JSON. Raises ValueError, KeyError or TypeError if it is none.
+    """Read a Lease from Kubernetes' JSON. Raises ValueError, KeyError or TypeError if it is not one.
 
-    Anybody with rights on it may have edited the annotations: what does not make sense there is not known.
+    Anybody with rights on the Lease can edit its annotations. An unreadable number there counts as unknown.
     """
     metadata, spec = raw["metadata"], raw.get("spec") or {}
     annotations = metadata.get("annotations") or {}
@@ -84,7 +84,7 @@ def read_lease(raw: Mapping[str, Any]) -> Lease:
 
 
 def lease_manifest(lease: Lease, *, namespace: str, instance: str) -> JsonObject:
-    """The object to send: with all that others have written on the one that was read, and for no other version of it."""
+    """The object to send. It keeps what others have written on the object read, and is valid only for that version."""
     before = lease.raw.get("metadata") or {}
     annotations = dict(before.get("annotations") or {}) | {
         FILE_ID: lease.file_id,
@@ -100,20 +100,20 @@ def lease_manifest(lease: Lease, *, namespace: str, instance: str) -> JsonObject
         "labels": {**(before.get("labels") or {}), labels.MANAGED_BY: labels.MANAGER, labels.INSTANCE: instance},
         "annotations": {key: value for key, value in annotations.items() if value},
     }
-    # The uid as well: a PUT would make a Lease anew that somebody has deleted.
+    # The uid as well: a PUT would create a deleted Lease again.
     metadata |= {"resourceVersion": lease.version, "uid": lease.uid} if lease.version else {}
     return {**KINDS[LEASES].type_meta, "metadata": metadata, "spec": _spec(lease)}
 
 
 def is_older(one: Lease, other: Lease) -> bool:
-    """Whether this is an earlier version of the same object, as far as versions can be compared (Kubernetes 1.35)."""
+    """Whether ``one`` is an earlier version of the same object; False if that is unknown (``responses.is_older``)."""
     return one.uid == other.uid and responses.is_older(one.version, other.version)
 
 
 class Leases:
     """The Lease of the caller's instance in its namespace.
 
-    Calls raise ClusterUnavailable; one whose answer was lost may have been done.
+    Its requests raise ClusterUnavailable; if the response was lost, the change may have been made.
     """
 
     def __init__(self, caller: Caller, clock: Clock | None = None) -> None:
@@ -122,7 +122,7 @@ class Leases:
         self.health = WatchHealth(LEASES, clock or SystemClock())
 
     async def find(self, *, timeout: float | None = None) -> Lease | None:
-        """The Lease as the API server has it now; None where there is none."""
+        """The Lease as the API server has it now; None if there is none."""
         try:
             raw = await self._caller.answer(self._caller.on("get", LEASES, self.name), self._caller.deadline(timeout))
         except ObjectNotFound:
@@ -130,17 +130,17 @@ class Leases:
         return responses.readable(LEASES, read_lease, raw)
 
     async def create(self, lease: Lease, *, timeout: float | None = None) -> Lease:
-        """Make it. Raises ObjectExists, also where an earlier try of this very call has made it."""
+        """Create the Lease. Raises ObjectExists, also if an earlier try of this call has created it."""
         return await self._send("create", lease, timeout)
 
     async def update(self, lease: Lease, *, timeout: float | None = None) -> Lease:
-        """Change it, if it still is what was read. Raises PreconditionFailed if not, also where an earlier try of this very
-        call has changed it, or it is gone.
+        """Change the Lease. Raises PreconditionFailed if it is no longer the version that was read, or is gone; also
+        if an earlier try of this call has changed it.
         """
         return await self._send("update", lease, timeout)
 
     async def follow(self) -> AsyncGenerator[Lease | None, None]:
-        """The Lease, each time that it changes, for as long as this is read; None while there is none."""
+        """Yields the Lease now and after each change, without end; None when there is none."""
         call = self._caller.on("list", LEASES, params={"fieldSelector": f"metadata.name={self.name}"})
         source = Source(kind=LEASES, call=call, parse=read_lease)
         async with aclosing(endless(self._caller, source, self.health, _TIMINGS)) as news:
@@ -170,7 +170,7 @@ def _spec(lease: Lease) -> JsonObject:
 
 
 def _micro_time(nanoseconds: int) -> str:
-    """As a MicroTime: with six fraction digits, no more and no fewer."""
+    """The time as a Kubernetes MicroTime: with exactly six fraction digits."""
     whole = from_nanoseconds(nanoseconds - nanoseconds % 1_000_000_000)
     return f"{whole[:-1]}.{nanoseconds % 1_000_000_000 // 1000:06d}Z"
 

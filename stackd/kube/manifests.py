@@ -1,10 +1,10 @@
 """The manifests of a stack's Pod and Service, and of the pod that pulls an image, as Kubernetes' JSON. Pure.
 
-What a tenant may ask for was decided by ``podspec``, what the operator adds to the spec by the caller; this module puts the
-names, the labels, the record (``records``) and the placement on it.
+``podspec`` decides what a tenant may ask for, and the caller applies the operator's additions. This module adds the
+names, the labels, the record (``records``) and the placement.
 
-The pod that pulls an image on one node runs nothing of it: its only container has a command that no image has. A kubelet
-pulls the image first, so the container fails to start once that is done, and the tenant's program was not run.
+The pod that pulls an image on one node runs no program of the image: its only container has a command that no image
+contains. The kubelet pulls the image first; then the container fails to start.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stackd.podspec.pod import is_reserved
 FIRST_PORT, LAST_PORT = 1, 65535
 COMMAND: Final = "/stackd-prepull"
 DEADLINE_SECONDS: Final = 1800
-"""A pull that takes longer is given up, by the kubelet too if stackd is gone."""
+"""Both stackd and the kubelet give up a pull that takes longer."""
 _NOBODY: Final = 65534
 _RESOURCES: Final = {"cpu": "10m", "memory": "16Mi"}
 _NOT_YET: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
@@ -51,7 +51,7 @@ class PodRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceRequest:
-    """What a stack's service is made of; the pod named by ``pod_uid`` owns it and takes it along when it goes."""
+    """What a stack's service is made of. The pod with ``pod_uid`` owns it, so it is deleted with the pod."""
 
     stack: Stack
     instance: str
@@ -59,7 +59,7 @@ class ServiceRequest:
 
 
 def pod_manifest(request: PodRequest) -> dict[str, Any]:
-    """The Pod. Our labels and our record win over the tenant's, the operator's node selector over the pod spec's."""
+    """The Pod. Our labels and record override the tenant's; the operator's node selector overrides the pod spec's."""
     metadata = request.manifest.get("metadata") or {}
     stack = request.stack
     return {
@@ -101,9 +101,9 @@ def service_manifest(request: ServiceRequest) -> dict[str, Any]:
 
 
 def range_question(namespace: str, instance: str, name: str) -> dict[str, Any]:
-    """A Service that only asks which node ports there are: it wants the first and the last number that a port has.
+    """A Service that asks for the node ports 1 and 65535, to learn the cluster's range.
 
-    One of the two is outside of every range but the widest, and whoever refuses it names the range.
+    Every range except 1-65535 excludes one of the two, and the refusal names the range.
     """
     ports = [
         {"name": f"p-{number}", "protocol": "TCP", "port": number, "targetPort": number, "nodePort": number}
@@ -133,25 +133,25 @@ def _placed(spec: Mapping[str, Any], node_selector: Mapping[str, str]) -> dict[s
 
 
 def client_labels(stack: Stack) -> dict[str, str]:
-    """The labels that the stack's client has given it, as they stand on its objects."""
+    """The client's labels of the stack, in the form that its objects carry."""
     return {labels.CLIENT_LABEL_PREFIX + key: value for key, value in stack.labels.items()}
 
 
 def _others(names: Mapping[str, str] | None) -> dict[str, str]:
-    # Even a name of ours that is not set on this pod has a meaning, such as the generation of a restarted one.
+    # Reserved names that stackd does not set on this pod still have a meaning, such as the generation of a restart.
     return {key: value for key, value in (names or {}).items() if not is_reserved(key)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullStatus:
-    """What a pod's status says of the pull: it is ``done``, or has failed for a ``reason``, or neither yet."""
+    """What a pod's status says about the pull: it is ``done``, it has failed for a ``reason``, or neither yet."""
 
     done: bool = False
     reason: str = ""
 
 
 def prepull_spec(image: str, pod: Mapping[str, Any]) -> JsonObject:
-    """The manifest, before the operator's additions; pull secrets are those of ``pod``, the manifest that has the image."""
+    """The manifest, before the operator's additions; the pull secrets are those of ``pod``, which uses the image."""
     container = {
         "name": "prepull",
         "image": image,
@@ -172,7 +172,7 @@ def prepull_spec(image: str, pod: Mapping[str, Any]) -> JsonObject:
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 0,
         "activeDeadlineSeconds": DEADLINE_SECONDS,
-        # Every Pod Security level takes it, and it is nobody who would do nothing.
+        # Every Pod Security level allows this.
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": _NOBODY,
@@ -186,7 +186,7 @@ def prepull_spec(image: str, pod: Mapping[str, Any]) -> JsonObject:
 
 
 def prepull_pod(manifest: Mapping[str, Any], namespace: str, instance: str, node: str) -> JsonObject:
-    """The pod for one node, which the scheduler puts there: it is no way around taints, cordons and a full node."""
+    """The pod for one node. The scheduler places it, so taints, cordons and a full node are respected."""
     (container,) = manifest["spec"]["containers"]
     metadata = manifest.get("metadata") or {}
     here = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
@@ -204,12 +204,12 @@ def prepull_pod(manifest: Mapping[str, Any], namespace: str, instance: str, node
 
 
 def prepull_name(instance: str, node: str, image: str) -> str:
-    """The pod's name, the same for the same image on the same node."""
+    """The pod's name; the same for the same instance, node and image."""
     return "prepull-" + hashlib.sha256(f"{instance}\0{node}\0{image}".encode()).hexdigest()[:16]
 
 
 def pull_status(pod: Mapping[str, Any]) -> PullStatus:
-    """What the status of such a pod says."""
+    """What the status of a pull pod says about its pull."""
     status = pod.get("status") or {}
     for container in status.get("containerStatuses") or ():
         state = container.get("state") or {}

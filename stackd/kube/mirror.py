@@ -1,7 +1,8 @@
-"""``Mirror``: a local copy of our pods, services and records of stopped stacks, and of all nodes, kept true by four watches.
+"""``Mirror``: a local copy of our pods, services and records of stopped stacks, and of all nodes, fed by four watches.
 
-Owns the copy, who is told of changes, and who waits for one. All reads of stackd are served from here or from the
-store, never by asking (invariant 6). Does not decide what a state means, nor change anything in the cluster.
+Owns: the copy, the subscribers to its changes, and those who wait for a change. stackd serves all its reads from the
+mirror or from the store, and never asks Kubernetes for them (invariant 6). Does not decide what a state means, and does
+not change anything in the cluster.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ T = TypeVar("T")
 
 
 class Named(Protocol):
-    """What a table can hold: a name that may be used again, and a uid that never is."""
+    """What a table can hold: an object with a name that can be reused, and a uid that cannot."""
 
     @property
     def name(self) -> str:
-        """Unique among the objects that are there."""
+        """Unique among the existing objects."""
 
     @property
     def uid(self) -> str:
-        """Unique for ever."""
+        """Unique forever."""
 
 
 S = TypeVar("S", bound=Named)
@@ -44,22 +45,22 @@ Difference = tuple[S | None, S | None]
 
 
 class ObjectTable(Generic[S]):
-    """The objects. Each update returns its differences as (before, after).
+    """Objects by name. Each update returns its differences as (before, after).
 
-    An object that took over another one's name is two differences: the old one went, then the new one came.
+    A new object with the name of an old one makes two differences: the old one is gone, then the new one appears.
     """
 
     def __init__(self) -> None:
         self.current: dict[str, S] = {}
 
     def put(self, state: S) -> list[Difference[S]]:
-        """Take over the state of one object."""
+        """Store the state of one object."""
         before = self.current.get(state.name)
         self.current[state.name] = state
         return _difference(before, state)
 
     def drop(self, state: S) -> list[Difference[S]]:
-        """Forget the object, unless the name belongs to another one by now."""
+        """Remove the object, unless another one has the name by now."""
         before = self.current.get(state.name)
         if before is None or before.uid != state.uid:
             return []
@@ -67,7 +68,7 @@ class ObjectTable(Generic[S]):
         return [(before, None)]
 
     def replace(self, states: Iterable[S]) -> list[Difference[S]]:
-        """Take over a complete list: the table is that list before any difference is looked at."""
+        """Replace the table by a complete list, then return the differences."""
         old = dict(self.current)
         self.current.clear()
         self.current.update((state.name, state) for state in states)
@@ -87,7 +88,7 @@ def _difference(before: S | None, after: S) -> list[Difference[S]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodChanged:
-    """A pod appeared (``before`` None), changed, or went (``after`` None). A new pod of the same name is both."""
+    """A pod appeared (``before`` None), changed, or is gone (``after`` None)."""
 
     name: str
     before: PodState | None
@@ -96,7 +97,7 @@ class PodChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceChanged:
-    """A service appeared, changed, or went."""
+    """A service appeared, changed, or is gone."""
 
     name: str
     before: ServiceState | None
@@ -105,7 +106,7 @@ class ServiceChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordChanged:
-    """A record of a stopped stack appeared, changed, or went."""
+    """A record of a stopped stack appeared, changed, or is gone."""
 
     name: str
     before: StoppedRecord | None
@@ -114,7 +115,7 @@ class RecordChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeChanged:
-    """A node appeared, changed in what is kept of it, or went."""
+    """A node appeared, changed in a field that ``NodeState`` keeps, or is gone."""
 
     name: str
     before: NodeState | None
@@ -123,9 +124,9 @@ class NodeChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relisted:
-    """A list was taken (the first one too) and its differences were told as changes.
+    """A list was read (the first one, too), and the subscribers were told its differences.
 
-    ``polled``: not after a gap, but because the watches report nothing.
+    ``polled``: the list was not read after a gap, but because the watches report nothing.
     """
 
     kind: str
@@ -137,7 +138,7 @@ _Change = Callable[..., MirrorChange]
 
 
 class Mirror:
-    """The copy. ``pods``, ``services``, ``stopped`` and ``nodes`` are live views by name, which only ``run`` changes."""
+    """The copy. ``pods``, ``services``, ``stopped`` and ``nodes`` are live views by name; only ``run`` changes them."""
 
     def __init__(self, cluster: Caller, *, clock: Clock | None = None, timings: Timings | None = None) -> None:
         self._cluster = cluster
@@ -152,7 +153,7 @@ class Mirror:
         self.stopped: Mapping[str, StoppedRecord] = MappingProxyType(self._stopped.current)
         self.nodes: Mapping[str, NodeState] = MappingProxyType(self._nodes.current)
         self.failed: Callable[[], None] = lambda: None
-        """Called when one of the four has no connection any more, or does not get one."""
+        """Called when one of the four watches loses its connection, or cannot get one."""
         self.health_by_kind: Mapping[str, WatchHealth] = {
             kind: WatchHealth(kind, clock, self._lost) for kind in ("pods", "services", CONFIG_MAPS, "nodes")
         }
@@ -164,14 +165,14 @@ class Mirror:
 
     @property
     def synced(self) -> bool:
-        """Whether all four were listed since the start; stays so when a watch is lost (see ``staleness``), and not while
-        they are listed anew (``relist``).
+        """Whether all four kinds were listed since the start. Remains true when a watch is lost (see ``staleness``),
+        but not during a ``relist``.
         """
         return self._synced.is_set()
 
     @property
     def disconnected_since(self) -> float | None:
-        """Since when (monotonic seconds) at least one of the four has no connection; None while all have one."""
+        """Since when (monotonic seconds) at least one of the four watches has no connection; None if all have one."""
         return min(
             (p.disconnected_since for p in self.health_by_kind.values() if p.disconnected_since is not None),
             default=None,
@@ -179,56 +180,56 @@ class Mirror:
 
     @property
     def last_error(self) -> str:
-        """Why a watch is not connected, for /readyz; empty when all are, or before the first attempt has ended."""
+        """Why a watch is not connected, for /readyz; empty when all are, or before the first attempt has failed."""
         return next((f"{p.kind}: {p.last_error}" for p in self.health_by_kind.values() if p.last_error), "")
 
     @property
     def outages(self) -> int:
-        """How often one of the four lost its connection in another way than by the server's routine."""
+        """How many outages the four watches had; the server's routine end of a watch does not count."""
         return sum(health.outages for health in self.health_by_kind.values())
 
     def staleness(self) -> float:
-        """Seconds since the copy was last known to be true: the worst of the four.
+        """Seconds since the copy was last known to be current: the largest value of the four watches.
 
-        On a quiet cluster it swings up to the interval of bookmarks, which is about a minute.
+        On a quiet cluster it rises up to the interval of bookmarks, which is about a minute.
         """
         return max(health.staleness() for health in self.health_by_kind.values())
 
     def subscribe(self, callback: Callable[[MirrorChange], None]) -> Callable[[], None]:
-        """Have each change told, in order, after the copy has it; returns what ends that.
+        """Call ``callback`` with each change, in order, after the copy has it. Returns a function that unsubscribes.
 
-        The callback runs on the loop within the watch: it must not block. What it raises ends ``run``.
+        The callback runs on the event loop inside the watch, so it must not block. An exception from it ends ``run``.
         """
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback)
 
     async def wait_synced(self, timeout: float | None = None) -> None:
-        """Return when all four were listed. Raises TimeoutError after ``timeout`` seconds."""
+        """Return when all four kinds were listed. Raises TimeoutError after ``timeout`` seconds."""
         async with asyncio.timeout(timeout):
             await self._synced.wait()
 
     async def until(self, name: str, predicate: Callable[[PodState | None], T | None], *, timeout: float) -> T:
-        """The first value other than None that the predicate gives for the pod of that name.
+        """The first value other than None that the predicate returns for the pod of that name.
 
-        It is asked about the present state first (None: the copy has no such pod, which just after a create says
-        nothing) and then about each change. Raises TimeoutError after ``timeout`` seconds.
+        The predicate is called with the current state first, then after each change. The state is None if the copy has
+        no such pod, which means nothing just after a create. Raises TimeoutError after ``timeout`` seconds.
         """
         return await self._waiters.until(name, predicate, lambda: self.pods.get(name), timeout)
 
     def reopen(self, kind: str | None = None) -> None:
-        """The connections of one watch, or of all, may be dead: ask for it again over new ones, from where it is."""
+        """Restart the watch of ``kind``, or all, from the same version over new connections: the old may be dead."""
         for one in self.health_by_kind.values():
             if kind in (None, one.kind):
                 one.reopen()
 
     def missed(self, pod: PodState) -> None:
-        """Kubernetes has answered this when asked for a pod. Where the watch has not reported it, its connection may be dead.
+        """Compare ``pod``, as a get has just returned it, with the copy; reopen the watch if it has not reported it.
 
-        If another one reports nothing either, something holds back what watches say, such as a proxy that collects answers
-        before it passes them on. Then everything is listed every few seconds, until one event of any watch arrives.
+        If the new connection reports nothing either, something holds back the events, such as a proxy that buffers
+        responses. Then everything is listed every few seconds, until any watch reports an event.
         """
         if not self._is_ours(pod) or self.pods.get(pod.name) == pod:
-            return None  # without stackd's labels it is not among what is watched; or it was reported
+            return None  # the pod lacks stackd's labels, so it is not watched; or the watch has reported it
         pods = self.health_by_kind["pods"]
         if not pods.missed() or pods.held_back:
             return self.reopen("pods")
@@ -245,20 +246,20 @@ class Mirror:
             one.held_back = held_back
 
     def lose(self, error: StackdError) -> None:
-        """Kubernetes does not answer: the copy is not kept true, whatever the connections of the watches look like."""
+        """Kubernetes does not answer: mark all watches as disconnected, even if their connections look open."""
         for one in self.health_by_kind.values():
             one.lost(error)
         self.reopen()
 
     async def relist(self) -> None:
-        """Take all four lists anew, over new watches; return when that is done. Until then the copy is not in sync."""
+        """Read all four lists again, with new watches; returns when that is done. Until then the copy is not synced."""
         self._unlisted = set(self.health_by_kind)
         self._synced.clear()
         self._again.set()
         await self._synced.wait()
 
     async def run(self) -> None:
-        """Keep the copy, until cancelled."""
+        """Keep the copy up to date until cancelled."""
         while True:
             self._again.clear()
             keeping = asyncio.create_task(self._run(), name="mirror-watches")
@@ -316,7 +317,7 @@ class Mirror:
         self.failed()
 
     def _is_ours(self, state: PodState | ServiceState | StoppedRecord) -> bool:
-        # The selector asks for no others; this holds even if it were wrong (invariant 5).
+        # The selector already excludes the others. This check holds even if the selector were wrong (invariant 5).
         return state.instance == self._cluster.instance
 
     def _tell(self, change: MirrorChange) -> None:

@@ -1,7 +1,7 @@
-"""What is kept of Kubernetes' objects: small, frozen views of the raw JSON.
+"""What stackd keeps of Kubernetes' objects: small, frozen views of the raw JSON.
 
-Owns the reading of Pod, Service, Node and Event. Knows nothing of what a status means to stackd. Strings that many
-objects share are interned and messages are cut, so that thousands of pods cost little memory.
+Owns: reading Pod, Service, Node and Event. Does not know what a status means to stackd. Strings that many objects share
+are interned and messages are cut, so that thousands of pods cost little memory.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class ContainerState:
 class PodState:
     """A pod. ``scheduled`` is the PodScheduled condition, None while there is none; times in nanoseconds.
 
-    ``generation`` and ``expires_at`` are what stackd has written on it: which pod of its stack it is, and its end;
-    ``pool`` is the template in whose pool it waits, empty where it does not; ``recorded`` says whether it carries the record
-    and the end of its stack, from which a lost state file can be rebuilt;
-    ``cpu_milli``, ``memory_bytes`` and ``ephemeral_bytes`` are what the scheduler reserves for it: what an admission policy
-    or a LimitRange has made of its requests.
+    ``generation`` and ``expires_at`` are stackd's annotations: which pod of its stack it is, and when that expires.
+    ``pool`` is the template in whose pool it waits, empty if it is in no pool.
+    ``recorded`` says whether it carries the record and the end of its stack, from which a lost state file is rebuilt.
+    ``cpu_milli``, ``memory_bytes`` and ``ephemeral_bytes`` are what the scheduler reserves for it: its requests, after
+    admission policies and LimitRanges have changed them.
     """
 
     name: str
@@ -76,9 +76,9 @@ class PodState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceState:
-    """A service; ``selects`` is the stack to which it leads.
+    """A service. ``selects`` is the stack that its selector names.
 
-    ``families`` are ``IPv4`` and ``IPv6``, the first one first.
+    ``families`` are ``IPv4`` and ``IPv6``, the primary one first.
     """
 
     name: str
@@ -95,9 +95,9 @@ class ServiceState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeState:
-    """A node; CPU in thousandths, memory and disk in bytes and number of pods as allocatable, as the scheduler counts.
+    """A node. CPU in thousandths, memory and disk in bytes, and the number of pods are the allocatable amounts.
 
-    A node that reports no ephemeral storage has none: no pod that asks for some is put there.
+    A node that reports no ephemeral storage has none: the scheduler puts no pod there that requests some.
     """
 
     name: str
@@ -115,7 +115,7 @@ class NodeState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodEvent:
-    """Something that Kubernetes says happened to a pod; ``at`` is when last, in nanoseconds."""
+    """A Kubernetes event about a pod; ``at`` is when it last happened, in nanoseconds."""
 
     type: str
     reason: str
@@ -200,7 +200,7 @@ def node_state(raw: Mapping[str, Any]) -> NodeState:
 
 
 def pod_event(raw: Mapping[str, Any]) -> PodEvent:
-    """The view of an Event's JSON, of the old form (count, lastTimestamp) as of the new one (series, eventTime)."""
+    """The view of an Event's JSON, in its old form (count, lastTimestamp) or its new one (series, eventTime)."""
     series = raw.get("series") or _NONE
     at = series.get("lastObservedTime") or raw.get("lastTimestamp") or raw.get("eventTime")
     return PodEvent(
@@ -213,14 +213,15 @@ def pod_event(raw: Mapping[str, Any]) -> PodEvent:
 
 
 def reserved(spec: Mapping[str, Any], resource: str, part: str = "requests") -> int:
-    """The pod's effective request (or limit) in whole units: sidecars run beside what follows them, other init containers
-    in turn.
+    """The pod's effective request (or limit), rounded up to whole units.
+
+    A sidecar runs beside all containers after it. Other init containers run one after the other.
     """
     return -(-reserved_nanos(spec, resource, part) // NANO)
 
 
 def reserved_nanos(spec: Mapping[str, Any], resource: str, part: str = "requests") -> int:
-    """The same in billionths of a unit."""
+    """As ``reserved``, in billionths of a unit."""
     together, peak = 0, 0
     for container in spec.get("initContainers") or ():
         amount = _amount(container, resource, part)
@@ -272,7 +273,7 @@ def _cut(message: str | None) -> str:
 
 
 def expiry_of(raw: Mapping[str, Any]) -> int | None:
-    """When the stack of the object ends, as is written on it; anybody with rights on it may have edited that."""
+    """When the object's stack expires, by its annotation; None if that is missing, or edited into no time."""
     text = labels.annotations_of(raw).get(labels.EXPIRES)
     try:
         return to_nanoseconds(text) if text else None

@@ -1,9 +1,9 @@
-"""What has to be in a cluster before stackd works with it: namespaces, rights, quota and network policies.
+"""The objects that a cluster needs before stackd works with it: namespaces, rights, quota and network policies.
 
-Owns these objects, as Kubernetes' JSON in the order in which they are to be applied, and how ``stackd setup`` applies them with
-an administrator's credentials (the daemon has no right to any of this): each step can be repeated, and what somebody has added
-to an object by hand is left alone. Owns, too, the reading of the NetworkPolicies that are there. Policies add up: one that
-lets everything in undoes all others.
+Owns: these objects, as Kubernetes' JSON in the order of application, and how ``stackd setup`` applies them with an
+administrator's credentials (the daemon has no right to do so). Each step can be repeated, and keeps what somebody has
+added to an object by hand. Owns, too, the evaluation of existing NetworkPolicies. Policies add up: one that allows all
+traffic undoes all others.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Manifest = dict[str, Any]
 
 PLURALS = {kind.name: plural for plural, kind in KINDS.items()}
 SECRET_SECONDS = 10.0
-"""How long the cluster may take to put a token into a Secret."""
+"""How long to wait until the cluster has put a token into a Secret."""
 
 PRIVATE_V4 = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
 SPECIAL_V4 = (
@@ -44,7 +44,7 @@ SPECIAL_V4 = (
 )
 PRIVATE_V6 = ("fc00::/7", "fe80::/10", "::1/128", "64:ff9b::/96", "ff00::/8")
 DEFAULT_STORAGE, REQUESTED_STORAGE = "1Gi", "64Mi"
-"""The disk of a container that asks for none: its limit, and what the scheduler reserves."""
+"""The disk of a container that requests none: its limit, and what the scheduler reserves."""
 _DNS_PORTS = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
 _DNS = {
     "to": [
@@ -65,12 +65,12 @@ _SOURCES = {INGRESS: ("ingress", "from"), EGRESS: ("egress", "to")}
 class ManifestOptions:
     """What differs from site to site.
 
-    ``cluster_cidrs``  the networks of the cluster's own pods, services and nodes: no stack talks to them
-    ``target_ports``   what may be reached from outside, as (first, last); empty leaves it to the Services' target ports
-    ``token_secret``   whether the account has a token that does not end, instead of one that stackd renews
-    ``stacks``         how many there may be; CPU, memory and disk are for all of them together, empty for no limit
-    ``instance``       whose Lease may be read and renewed
-    ``largest_…``      what one container may have; an empty disk leaves disk out, for nodes that report none
+    ``cluster_cidrs``  the networks of the cluster's own pods, services and nodes, which no stack may reach
+    ``target_ports``   ports that can be reached from outside, as (first, last); empty leaves it to the Services' ports
+    ``token_secret``   whether the account has a token that does not expire, instead of one that stackd renews
+    ``stacks``         the most stacks; CPU, memory and disk are for all stacks together, empty for no limit
+    ``instance``       the instance whose Lease may be read and renewed
+    ``largest_…``      the most that one container may have; an empty disk sets no limit, for nodes that report no disk
     """
 
     namespace: str
@@ -93,7 +93,7 @@ class ManifestOptions:
 
 
 def documents(site: ManifestOptions) -> list[Manifest]:
-    """Everything, in order."""
+    """All manifests, in the order of application."""
     return [*_namespaces(site), *_account(site), *_rights(site), _quota(site), _limits(site), *_networks(site)]
 
 
@@ -156,7 +156,7 @@ def _binding(role: Manifest, subjects: list[dict[str, str]]) -> Manifest:
 
 
 def _quota(site: ManifestOptions) -> Manifest:
-    """An example: as many stacks as there are node ports, and none of what stacks do not use."""
+    """An example: as many pods and services as stacks are allowed, and none of the objects that stacks do not use."""
     count = str(parse(site.stacks))
     hard = {
         "pods": count,
@@ -172,9 +172,9 @@ def _quota(site: ManifestOptions) -> Manifest:
 
 
 def _limits(site: ManifestOptions) -> Manifest:
-    """An example: no container is larger than this, and none fills a node's disk.
+    """An example: it limits the size of each container, so that none fills a node's disk.
 
-    Written out is all that an API server would fill in by itself, so that to apply it again changes nothing.
+    It includes all values that an API server would fill in itself, so that applying it again changes nothing.
     """
     largest = {"cpu": site.largest_cpu, "memory": site.largest_memory}
     disk, default, request = site.largest_ephemeral_storage, DEFAULT_STORAGE, REQUESTED_STORAGE
@@ -194,7 +194,7 @@ def _smaller(one: str, other: str) -> str:
 
 
 def _networks(site: ManifestOptions) -> list[Manifest]:
-    """Policies add up: nothing for anybody in the namespace, and for the stacks what is listed."""
+    """Policies add up: the first denies all traffic in the namespace, the others allow the stacks some."""
     nothing = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     found = [_policy(site, "default-deny", nothing), _policy(site, "stacks-from-outside", _ingress(site))]
     if site.dns:
@@ -214,7 +214,7 @@ def _stacks(**rules: Any) -> dict[str, Any]:
 
 
 def _ingress(site: ManifestOptions) -> dict[str, Any]:
-    """From everywhere but the cluster's own networks: what comes to a node port comes from outside, or from a node."""
+    """Allow everything but the cluster's own networks: traffic to a node port comes from outside, or from a node."""
     rule: dict[str, Any] = {"from": [_block("0.0.0.0/0", _of(site, 4)), _block("::/0", _of(site, 6))]}
     if site.target_ports:
         rule["ports"] = [
@@ -237,7 +237,7 @@ def _of(site: ManifestOptions, version: int) -> tuple[str, ...]:
 
 
 def _block(cidr: str, but: tuple[str, ...]) -> dict[str, Any]:
-    """The network without the others; Kubernetes wants each of those to be a part of it."""
+    """The network ``cidr`` except ``but``; Kubernetes requires each exception to be part of the network."""
     version4 = [IPv4Network(one) for one in but if ":" not in one]
     version6 = [IPv6Network(one) for one in but if ":" in one]
     left = [str(one) for one in (*collapse_addresses(version4), *collapse_addresses(version6))]
@@ -246,7 +246,7 @@ def _block(cidr: str, but: tuple[str, ...]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestChange:
-    """What has to be done about one manifest; ``fields`` are those that differ, none of an object that is not there yet."""
+    """The change that one manifest needs. ``fields`` are the fields that differ; empty if the object does not exist."""
 
     manifest: Mapping[str, Any]
     fields: tuple[str, ...] = ()
@@ -262,7 +262,7 @@ class Administrator(Caller):
     """One cluster, with an administrator's rights."""
 
     async def change(self, manifest: Mapping[str, Any]) -> ManifestChange | None:
-        """What has to be created or changed for the cluster to match it; None if nothing. Raises ClusterUnavailable."""
+        """The change that makes the cluster match the manifest; None if it matches. Raises ClusterUnavailable."""
         try:
             found = await self.answer(_call("get", manifest))
         except ObjectNotFound:
@@ -271,7 +271,7 @@ class Administrator(Caller):
         return ManifestChange(manifest=manifest, fields=fields) if fields else None
 
     async def apply(self, manifest: Mapping[str, Any]) -> None:
-        """Create or change the object. Raises ClusterUnavailable, and what a refusal means."""
+        """Create or change the object. Raises ClusterUnavailable, and the error that a refusal means."""
         change = await self.change(manifest)
         if change is None:
             return
@@ -279,17 +279,17 @@ class Administrator(Caller):
             try:
                 await self.answer(_call("create", manifest, body=orjson.dumps(manifest)))
             except ObjectExists:
-                pass  # an earlier try has made it, and its answer was lost
+                pass  # an earlier try has created it, and its response was lost
             else:
                 return
         await self.answer(_call("patch", manifest, body=orjson.dumps(manifest), content_type=MERGE_PATCH))
 
     async def token(self, namespace: str, account: str, seconds: int) -> str:
-        """A token of that service account that ends. Raises ClusterUnavailable, ObjectNotFound."""
+        """A token of that service account that expires. Raises ClusterUnavailable, ObjectNotFound."""
         return str((await self.answer(token_request(namespace, account, seconds)))["status"]["token"])
 
     async def lasting_token(self, namespace: str, account: str) -> str:
-        """The token in the account's Secret, as soon as the cluster has put it there. Raises ClusterUnavailable."""
+        """The token in the account's Secret; waits until the cluster has put it there. Raises ClusterUnavailable."""
         name = f"{account}-token"
         call = KubeRequest(verb="get", resource="secrets", namespace=namespace, name=name)
         deadline, backoff = self.deadline(SECRET_SECONDS), self.backoff()
@@ -305,15 +305,17 @@ class Administrator(Caller):
             await asyncio.sleep(pause)
 
     async def label_node(self, name: str, labels: Mapping[str, str]) -> NodeState:
-        """The node, with these labels. Raises ObjectNotFound."""
+        """Set these labels of the node; returns the node. Raises ObjectNotFound."""
         body = orjson.dumps({"metadata": {"labels": dict(labels)}})
         call = KubeRequest(verb="patch", resource="nodes", name=name, body=body, content_type=MERGE_PATCH)
         return node_state(await self.answer(call))
 
 
 def differences(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
-    """The fields in which the object is not what the manifest says. Those that the manifest does not name do not count, but
-    for those within a list: a list is the manifest's as a whole.
+    """The fields in which the object differs from the manifest.
+
+    Fields that the manifest does not name are ignored. Lists are compared as a whole, all fields of their items
+    included.
     """
     if isinstance(wanted, Mapping) and isinstance(found, Mapping):
         for key, value in wanted.items():
@@ -333,19 +335,19 @@ def _call(verb: str, manifest: Mapping[str, Any], **options: Any) -> KubeRequest
 
 
 def protects(policies: Iterable[Mapping[str, Any]], instance: str, direction: str = INGRESS) -> bool:
-    """Whether traffic to (or from) the pods of this instance is refused unless a rule allows it; none may allow all."""
+    """Whether the policies deny traffic to (or from) this instance's pods by default, and no rule allows all of it."""
     selecting = [policy for policy in policies if restricts(policy, instance, direction)]
     return bool(selecting) and not any(opens(policy, direction) for policy in selecting)
 
 
 def restricts(policy: Mapping[str, Any], instance: str, direction: str = INGRESS) -> bool:
-    """Whether the policy selects the pods of this instance, each of them, and is about this direction."""
+    """Whether the policy applies to this direction and selects all pods of this instance."""
     spec = policy.get("spec") or {}
     return direction in _types(spec) and _selects(spec.get("podSelector") or {}, instance)
 
 
 def opens(policy: Mapping[str, Any], direction: str = INGRESS) -> bool:
-    """Whether a rule of the policy allows the traffic of anybody."""
+    """Whether a rule of the policy allows all traffic."""
     rules, peers = _SOURCES[direction]
     return any(not rule.get(peers) and not rule.get("ports") for rule in (policy.get("spec") or {}).get(rules) or ())
 
@@ -353,9 +355,9 @@ def opens(policy: Mapping[str, Any], direction: str = INGRESS) -> bool:
 def lets_through(
     policies: Iterable[Mapping[str, Any]], instance: str, networks: Sequence[str], direction: str = INGRESS
 ) -> Iterator[tuple[str, list[str]]]:
-    """(policy, networks) of each policy that lets these networks, or a part of them, reach (or be reached by) our pods.
+    """(policy, networks) of each policy that lets our pods be reached from (or reach) all or part of these networks.
 
-    Looked at are addresses only: who is let through by the labels of pods is meant.
+    Only addresses are checked: a rule that allows pods by their labels is considered intended.
     """
     known = [(text, ip_network(text, strict=False)) for text in networks]
     rules, peers = _SOURCES[direction]
@@ -369,7 +371,7 @@ def lets_through(
 
 
 def _blocks(peers: Sequence[Mapping[str, Any]] | None) -> Iterator[tuple[Network, list[Network]]]:
-    """Each network that a rule lets through, with what is taken out of it; no peers at all are everybody."""
+    """Each network that a rule allows, with its exceptions. A rule without peers allows all networks."""
     if not peers:
         yield from ((ip_network(everything), []) for everything in ("0.0.0.0/0", "::/0"))
     for peer in peers or ():
@@ -379,7 +381,7 @@ def _blocks(peers: Sequence[Mapping[str, Any]] | None) -> Iterator[tuple[Network
 
 
 def _left(network: Network, block: Network, excepted: Iterable[Network]) -> bool:
-    """Whether a part of the network is in the block and in nothing that is taken out of it."""
+    """Whether a part of the network is in the block, but in none of its exceptions."""
     parts = [network] if _within(network, block) else [block] if _within(block, network) else []
     for hole in excepted:
         kept: list[Network] = []
@@ -397,7 +399,7 @@ def _within(inner: Network, outer: Network) -> bool:
 
 
 def _types(spec: Mapping[str, Any]) -> list[str]:
-    """Without policyTypes it is about ingress, and about egress if it has rules for that (NetworkPolicySpec)."""
+    """The policy's directions. Without policyTypes: ingress, and egress if it has egress rules (NetworkPolicySpec)."""
     return spec.get("policyTypes") or [INGRESS, *([EGRESS] if spec.get("egress") else [])]
 
 
@@ -409,7 +411,7 @@ def _selects(selector: Mapping[str, Any], instance: str) -> bool:
 
 
 def _holds(expression: Mapping[str, Any], ours: Mapping[str, str | None]) -> bool:
-    """Whether the expression is true of every pod of ours; a stack's id is one that no policy knows."""
+    """Whether the expression is true of all our pods. No policy can know the ids of stacks."""
     key, values = expression["key"], expression.get("values") or ()
     rules: dict[str, Callable[[], bool]] = {
         "Exists": lambda: key in ours,

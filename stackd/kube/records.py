@@ -1,9 +1,9 @@
-"""The record of a stack, from which a lost state file can be rebuilt: on its Pod, or in a ConfigMap while it has no pod.
+"""The record of a stack, from which a lost state file can be rebuilt: on its Pod, or in a ConfigMap without a pod.
 
-Owns the record's format and its version, and the ConfigMap's form. The record is an annotation. What is rebuilt from it says
-``creating`` and is then observed like any other stack. When a stack is extended, the new end stands in an annotation of its
-own, and the record stays as it was. A stack that its user has stopped, or that is getting another pod, has a ConfigMap of its
-name. Pure; nothing is read from any of it while the state file is there.
+Owns: the record's format and version, and the form of the ConfigMap. The record is an annotation. A rebuilt stack
+starts as ``creating`` and is then observed like any other. When a stack is extended, only a separate annotation with
+the new expiry changes, not the record. A stack that its user has stopped, or that waits for another pod, has a
+ConfigMap with its name. Pure. Records are not read while the state file exists.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from stackd.model import NO_VALUES, Desired, PortMapping, Stack, StackStatus
 from stackd.podspec.additions import values_in
 
 VERSION = 1
-# Whoever watches pods reads the annotation with every change of each of them, and Kubernetes takes 256 KiB of them in
-# all: a text that is not short is packed, unless that makes it longer.
+# Everybody who watches pods receives the annotation with each change of a pod, and Kubernetes allows 256 KiB of
+# annotations in all. So a long text is compressed, unless that makes it longer.
 _PACK_ABOVE_BYTES = 2 * 1024
 _LONGEST_UNPACKED = 16 * 1024 * 1024
 _PACKED = "pod_spec_deflated"
 
 DESIRED = "stackd.io/desired"
-"""Says ``running`` where the stack is not to stay stopped, but to get another pod."""
+"""``running`` if the stack is to get another pod instead of staying stopped."""
 
 NODE, ADDRESS = "stackd.io/node", "stackd.io/node-public-ip"
-"""Where its last pod was, as the API goes on to tell."""
+"""The node of the stack's last pod, which the API still shows."""
 
 VALUES = "values"
-"""The key of the ConfigMap's data under which the stack's generated values stand, as JSON."""
+"""The key of the ConfigMap's data that holds the stack's generated values, as JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class Unrecoverable:
 
 
 def our_annotations(stack: Stack) -> dict[str, str]:
-    """What stands on a stack's pod so that its row can be made from it; for a whole stack (``Store.whole``)."""
+    """The annotations of a stack's pod from which its row can be rebuilt. Needs a whole stack (``Stacks.whole``)."""
     ours = {labels.RECORD: record_annotation(stack), labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at)}
     return ours | ({labels.GENERATION: str(stack.generation)} if stack.generation else {})
 
@@ -73,7 +73,7 @@ def record_annotation(stack: Stack) -> str:
 
 
 def _of_template(stack: Stack) -> dict[str, object]:
-    """What is said of the template. Of generated values only the names: they stand in the pod's environment."""
+    """The record's fields about the template. Of generated values it has only the names: the pod has the values."""
     found: dict[str, object] = {"template": stack.template} if stack.template is not None else {}
     if stack.digest is not None:
         found["digest"] = stack.digest
@@ -87,11 +87,11 @@ def _of_template(stack: Stack) -> dict[str, object]:
 def parse_record(
     pod: Mapping[str, Any], service: Mapping[str, Any] | None, values: Mapping[str, str] | None = None
 ) -> Stack | Unrecoverable:
-    """The stack that the pod and its service (as Kubernetes' JSON) were made for.
+    """The stack of the pod and its service (both as Kubernetes' JSON).
 
-    Its generated values are ``values``, or what the pod's environment holds where none are given.
-    Node ports are the service's where there is one, since a port may have been replaced after the pod was made.
-    Never raises for what stands in the annotation: anybody with rights on the pod can have edited it.
+    Its generated values are ``values``, or those of the pod's environment if ``values`` is None. Node ports are taken
+    from the service if there is one, because a port may have been replaced after the pod was created. Never raises
+    because of the annotation's content: anybody with rights on the pod can edit it.
     """
     metadata = pod["metadata"]
     name: str = metadata["name"]
@@ -196,9 +196,9 @@ def _unpack(record: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoppedRecord:
-    """What is kept of such a ConfigMap; ``going`` while it is being deleted.
+    """What stackd keeps of the ConfigMap of a stopped stack; ``going`` while it is being deleted.
 
-    Times in nanoseconds; ``expires_at`` is 0 where what stands there makes no sense.
+    Times in nanoseconds; ``expires_at`` is 0 if its annotation cannot be read.
     """
 
     name: str
@@ -212,7 +212,7 @@ class StoppedRecord:
 
 
 def stopped_manifest(stack: Stack, instance: str) -> JsonObject:
-    """The ConfigMap, of the stack's own name, with the annotations that the stack's next pod would carry."""
+    """The ConfigMap, named as the stack, with the annotations that the stack's next pod would carry."""
     metadata = {
         "name": stack.stack_id,
         "namespace": stack.namespace,
@@ -220,12 +220,12 @@ def stopped_manifest(stack: Stack, instance: str) -> JsonObject:
         "annotations": stopped_annotations(stack),
     }
     manifest: JsonObject = {**KINDS[CONFIG_MAPS].type_meta, "metadata": metadata}
-    # No pod holds its generated values now. Who may read ConfigMaps here may read the pods that held them, too.
+    # No pod holds the generated values now. Whoever may read ConfigMaps here could also read the pods that held them.
     return manifest | ({"data": {VALUES: orjson.dumps(dict(stack.values)).decode()}} if stack.values else {})
 
 
 def stopped_annotations(stack: Stack) -> dict[str, str]:
-    """All that such a ConfigMap says, as it is now."""
+    """The annotations of a stopped stack's ConfigMap, for the stack as it is now."""
     return our_annotations(stack) | {
         labels.GENERATION: str(stack.generation),
         DESIRED: stack.desired.value,
@@ -235,7 +235,7 @@ def stopped_annotations(stack: Stack) -> dict[str, str]:
 
 
 def stopped_record(raw: Mapping[str, Any]) -> StoppedRecord:
-    """What is kept of the ConfigMap that Kubernetes' JSON is. Raises KeyError."""
+    """The view of the ConfigMap's JSON. Raises KeyError."""
     metadata, names = raw["metadata"], labels.labels_of(raw)
     return StoppedRecord(
         name=metadata["name"],
@@ -250,7 +250,7 @@ def stopped_record(raw: Mapping[str, Any]) -> StoppedRecord:
 
 
 def parse_stopped(raw: Mapping[str, Any]) -> Stack | Unrecoverable:
-    """The stack with its ports and without a pod: at rest, or about to get one. Never raises for what it holds."""
+    """The stack with its ports and without a pod: stopped, or about to get one. Never raises because of the content."""
     try:
         values = _stopped_values(raw)
     except (ValueError, TypeError, AttributeError) as exc:
@@ -271,8 +271,9 @@ def parse_stopped(raw: Mapping[str, Any]) -> Stack | Unrecoverable:
 
 
 def supersedes(record: Mapping[str, Any], pod: Mapping[str, Any]) -> bool:
-    """Whether the record is of a later time than the pod of the same stack (both as JSON): that pod is to be stopped, or to give
-    way to another one.
+    """Whether the record is newer than the pod of the same stack (both as JSON).
+
+    If so, that pod is to be stopped, or replaced by another one.
     """
     one, other = labels.generation_of(record), labels.generation_of(pod)
     return one > other or (one == other and not _is_starting(record))

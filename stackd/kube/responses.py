@@ -1,10 +1,10 @@
-"""Whether an answer is Kubernetes' answer to this very request, and what it means if it is a refusal. Pure.
+"""Whether a response is Kubernetes' answer to the request, and what it means if it is a refusal. Pure.
 
-Between stackd and the API server there are load balancers, proxies and networks, which answer with pages, caches and halves
-of what was said, and with any code. Owns what has to be so before an answer is believed: nothing is created, deleted or
-taken for gone on the word of anybody else. Owns the meaning of refusals, too: status and message → the error tree, by what
-a real API server was recorded to say. Does not know what is done about an answer. Messages are cut, name the cause, and
-never hold who stackd is to the cluster (a user's name is of no use to a tenant).
+Load balancers, proxies and networks between stackd and the API server respond, too: with web pages, cached or truncated
+answers, and any status code. Owns: the checks that a response must pass before stackd believes it. stackd never
+creates or deletes an object, or considers one gone, because of a response from anybody but Kubernetes. Owns, too, the
+meaning of refusals: status and message → the error tree, from recorded responses of a real API server. Does not know
+what is done about a response. Messages are cut, name the cause, and never contain stackd's user name in the cluster.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _RIGHTS = re.compile(r"cannot (?P<verb>\S+) resource")
 _LIMITS = re.compile(r"(?:maximum|minimum) \S+ usage per |limit to request ratio per ")
 _QUOTA = re.compile(r"(?:exceeded|failed) quota: (?P<name>[^,:]+)[,:] (?P<rest>.*)", re.DOTALL)
 _SCOPED_QUOTA = re.compile(r"insufficient quota to match these scopes")
-# Both pass by themselves moments after a namespace or a quota was made.
+# Both refusals disappear by themselves, moments after a namespace or a quota was created.
 _NOT_YET = re.compile(r"error looking up service account|status unknown for quota")
 _PORT_VALUE = re.compile(r"Invalid value: (?P<port>\d+): (?P<why>.*)", re.DOTALL)
 _PORT_RANGE = re.compile(r"The range of valid ports is (?P<first>\d+)-(?P<last>\d+)")
@@ -74,9 +74,9 @@ _PORT_REFUSALS = ("provided port is already allocated", "provided port is not in
 
 
 def check(call: KubeRequest, answer: KubeResponse) -> None:
-    """Return if Kubernetes has answered this very call, with what was asked for or with why not.
+    """Return if Kubernetes has answered this call, with the result or a refusal. Raises UnexpectedAnswer otherwise.
 
-    Raises UnexpectedAnswer otherwise. What passes by itself (overload, a failing server) may say so in any form.
+    A response with a passing code (``PASSING``: overload, a failing server) may have any form.
     """
     if answer.ok:
         trouble = _success_trouble(call, answer)
@@ -89,13 +89,13 @@ def check(call: KubeRequest, answer: KubeResponse) -> None:
 
 
 def unexpected(call: KubeRequest, answer: KubeResponse, trouble: str) -> UnexpectedAnswer:
-    """The error for an answer that is not what was asked for; ``trouble`` in our own words, for anybody may read them."""
+    """The error for a response that does not fit the request. Clients can read ``trouble``: use only our own words."""
     shown = f"{answer.status} {answer.content_type or 'of no type'}, {len(answer.body)} bytes: {answer.body[:SHOWN_BYTES]!r}"
     return UnexpectedAnswer(f"the cluster's answer to {what(call)} is not what was asked for: {trouble}", shown)
 
 
 def what(call: KubeRequest) -> str:
-    """The call, for a sentence."""
+    """The call in words, for a message."""
     scope = f" in namespace {call.namespace}" if call.namespace else ""
     return f"{call.verb} {call.resource}{scope}"
 
@@ -106,13 +106,13 @@ def is_a(kind: Kind, document: JsonObject) -> bool:
 
 
 def item_trouble(call: KubeRequest, raw: object) -> str:
-    """Why this is no object of the kind that was asked for, in the namespace that was asked for; empty if it is one."""
+    """Why this is not an object of the requested kind in the requested namespace; empty if it is one."""
     kind = KINDS[call.resource]
     metadata = raw.get("metadata") if isinstance(raw, dict) else None
     if not isinstance(raw, dict) or not isinstance(metadata, dict):
         return f"not a {kind.name}"
     if raw.get("kind", kind.name) != kind.name or raw.get("apiVersion", kind.api_version) != kind.api_version:
-        return f"not a {kind.name}"  # a list's items do not say so themselves
+        return f"not a {kind.name}"  # the items of a list may lack kind and apiVersion
     if not text_of(metadata, "name"):
         return f"a {kind.name} without a name"
     if not text_of(metadata, "uid"):
@@ -123,20 +123,21 @@ def item_trouble(call: KubeRequest, raw: object) -> str:
 
 
 def is_version(text: object) -> bool:
-    """Whether this is a resourceVersion from which a watch can begin: of nothing, it would begin anywhere."""
+    """Whether a watch can start from this resourceVersion. From an empty one or 0, it would start at any point."""
     return isinstance(text, str) and text not in ("", "0")
 
 
 def is_older(version: str, than: str) -> bool:
-    """Whether the one resourceVersion is older than the other, of the same resource. Where they are decimal numbers they can
-    be compared (Kubernetes documents that since 1.35); where they are not, nothing is known.
+    """Whether resourceVersion ``version`` is older than ``than``, of the same resource.
+
+    Decimal numbers can be compared (documented since Kubernetes 1.35); returns False for other versions.
     """
     numbers = version, than
     return all(one.isascii() and one.isdecimal() for one in numbers) and int(version) < int(than)
 
 
 def readable(name: str, read: Callable[[JsonObject], T], raw: JsonObject) -> T:
-    """What ``read`` makes of the object. Raises UnexpectedAnswer where it lacks what each of its kind has."""
+    """The object, converted by ``read``. Raises UnexpectedAnswer if it lacks what each object of its kind has."""
     try:
         return read(raw)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as exc:
@@ -149,7 +150,7 @@ def _refusal_trouble(call: KubeRequest, answer: KubeResponse) -> str:
         return f"a {answer.status} that is not from Kubernetes"
     if answer.status != NOT_FOUND:
         return ""
-    # "There is no such path" is also a 404 with a Status, and says nothing of the object.
+    # "There is no such path" is also a 404 with a Status, but says nothing about the object.
     about = (status.kind, status.name)
     if is_from_node(call, answer):
         return ""
@@ -217,7 +218,7 @@ def _review(document: JsonObject) -> str:
 
 
 def _token(call: KubeRequest, document: JsonObject) -> str:
-    """The account's uid is in the answers of newer API servers only, and in the token itself."""
+    """Checks a TokenRequest's response. The account's uid is not checked: only newer API servers send it."""
     metadata, status = document.get("metadata"), document.get("status")
     if not is_a(KINDS[TOKENS], document):
         return "not a token request"
@@ -234,7 +235,7 @@ _NOT_ACCEPTED = "Kubernetes does not accept what stackd asks for"
 
 
 def error_of(call: KubeRequest, answer: KubeResponse) -> StackdError:
-    """The error that this answer to this call is. For answers that are not ``ok``."""
+    """The error that a response means. Only for responses that are not ``ok``."""
     status = answer.refusal
     if status is None:
         return _unavailable(call, answer) if answer.status in PASSING else unexpected(call, answer, _NOT_OURS)
@@ -242,7 +243,7 @@ def error_of(call: KubeRequest, answer: KubeResponse) -> StackdError:
     if is_from_node(call, answer):
         return _node_trouble(call, answer, message)
     if "too large resource version" in message.lower():
-        # The cluster's history was set back (restored, or another cluster): only a new list helps.
+        # The cluster's history went back (a restored backup, or another cluster). Only a new list helps.
         return VersionExpired(message)
     by_code: Mapping[int, Callable[[], StackdError]] = {
         400: lambda: _invalid(call, status, message),
@@ -258,7 +259,7 @@ def error_of(call: KubeRequest, answer: KubeResponse) -> StackdError:
 
 
 def may_repeat(call: KubeRequest, answer: KubeResponse) -> bool:
-    """Whether the same call, sent again a little later, may get another answer."""
+    """Whether a retry of the same call may get another answer."""
     if is_from_node(call, answer):
         return False
     if answer.status in PASSING:
@@ -268,13 +269,15 @@ def may_repeat(call: KubeRequest, answer: KubeResponse) -> bool:
         return False
     if answer.status == 403:
         return bool(_NOT_YET.search(status.message))
-    # A create that lost a race for the quota's own bookkeeping; the name is not taken.
+    # This create lost a race for the quota's own bookkeeping. Its name is not taken.
     return answer.status == 409 and call.verb == "create" and status.reason == "Conflict"
 
 
 def is_from_node(call: KubeRequest, answer: KubeResponse) -> bool:
-    """Whether the API server passes on what it met at the pod's node, where logs are: the kubelet's own refusal, a node that
-    is gone, or one that cannot be reached (500 without a reason). It says nothing of the API server.
+    """Whether the API server passes on a failure of the pod's node, where logs are.
+
+    The kubelet has refused, the node is gone, or it cannot be reached (500 without a reason). The API server itself
+    works.
     """
     status = answer.refusal
     if status is None or not call.asks_node:
@@ -285,7 +288,7 @@ def is_from_node(call: KubeRequest, answer: KubeResponse) -> bool:
 
 
 def names_missing_namespace(call: KubeRequest, answer: KubeResponse) -> bool:
-    """Whether a create failed because the namespace is not there."""
+    """Whether a create failed because the namespace does not exist."""
     status = answer.refusal
     return answer.status == 404 and call.verb == "create" and status is not None and status.kind == NAMESPACES
 
@@ -297,7 +300,7 @@ def is_other_uid(answer: KubeResponse) -> bool:
 
 
 def _unavailable(call: KubeRequest, answer: KubeResponse, message: str = "") -> ClusterUnavailable:
-    """For what passes by itself; who answered so may have been anybody, and only Kubernetes' own words are told."""
+    """The error for a temporary failure. ``message`` is empty unless the response is from Kubernetes."""
     detail = f"it answered {answer.status} to {what(call)}{f': {message}' if message else ''}"
     if answer.retry_after is not None:
         return ClusterOverloaded("Kubernetes is overloaded", answer.retry_after, detail=detail)

@@ -1,7 +1,7 @@
-"""What stackd may do to a cluster: exactly what it does, and nothing else.
+"""The rights that stackd has in a cluster: exactly those that it uses.
 
-Owns the table. ``stackd manifests`` prints it as Role and ClusterRole, ``stackd doctor`` asks the cluster about each
-line, and a test holds it to the requests that are really made.
+Owns: the table of rights. ``stackd manifests`` prints it as Role and ClusterRole, ``stackd doctor`` asks the cluster
+about each line, and a test compares it with the requests that stackd really sends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CLUSTER_IDENTITY = "kube-system"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Right:
-    """Verbs on a resource, for named objects only where there are ``names``; ``why`` is for people."""
+    """Verbs on a resource, limited to the objects in ``names`` if there are any; ``why`` is for people."""
 
     resource: str
     verbs: tuple[str, ...]
@@ -31,14 +31,14 @@ class Right:
         return KINDS[self.resource.partition("/")[0]].group
 
     def rule(self) -> dict[str, Any]:
-        """As a PolicyRule."""
+        """The right as a PolicyRule."""
         rule: dict[str, Any] = {"apiGroups": [self.group], "resources": [self.resource], "verbs": list(self.verbs)}
         return rule | ({"resourceNames": list(self.names)} if self.names else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessReview:
-    """One verb of one right, for an access review; an empty namespace is the cluster's scope."""
+    """One verb of one right, for an access review; an empty namespace means cluster scope."""
 
     verb: str
     resource: str
@@ -82,7 +82,7 @@ IN_NAMESPACE: tuple[Right, ...] = (
 
 
 def in_namespace(instance: str) -> tuple[Right, ...]:
-    """What is granted within the namespace of the stacks. A create has no name that it could be bound to."""
+    """The rights in the namespace of the stacks. A create cannot be limited to a name."""
     name = lease_name(instance)
     return (
         *IN_NAMESPACE,
@@ -97,7 +97,7 @@ def in_namespace(instance: str) -> tuple[Right, ...]:
 
 
 def in_cluster(namespace: str) -> tuple[Right, ...]:
-    """What cannot be granted within the namespace."""
+    """The rights that cannot be granted in the namespace."""
     return (
         Right(resource="nodes", verbs=("list", "watch"), why="where stacks run, and under which address"),
         Right(
@@ -110,7 +110,7 @@ def in_cluster(namespace: str) -> tuple[Right, ...]:
 
 
 def of_account(account: str) -> tuple[Right, ...]:
-    """What is granted in the namespace of stackd's own account."""
+    """The rights in the namespace of stackd's own account."""
     return (
         Right(
             resource=TOKENS,
@@ -122,13 +122,13 @@ def of_account(account: str) -> tuple[Right, ...]:
 
 
 def asks(namespace: str, instance: str) -> Iterator[AccessReview]:
-    """Each verb of what is done to the stacks and to the cluster as a question."""
+    """An access review for each verb of the rights on the stacks and on the cluster."""
     yield from _questions(in_namespace(instance), namespace)
     yield from _questions(in_cluster(namespace), "")
 
 
 def asks_of_account(account: str, namespace: str) -> Iterator[AccessReview]:
-    """The same of what is done to stackd's own account in its namespace."""
+    """An access review for each verb of the rights on stackd's own account in its namespace."""
     yield from _questions(of_account(account), namespace)
 
 

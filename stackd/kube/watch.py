@@ -1,12 +1,12 @@
-"""List and watch of one kind of object, without end: three generators, one inside the other.
+"""Endless list and watch of one kind of object: three generators, one inside the other.
 
     lines     the lines of one watch connection
-    stream    the events of one connection, from a resourceVersion on, and the sign of life that each of them is
-    endless   list → watch → pause → watch …, from where the last one ended; a new list when that is too old (``_once`` is
-              one turn of it)
+    stream    the events of one connection after a resourceVersion; each event counts as a sign of life
+    endless   list → watch → pause → watch …, each from the version where the last one ended; a new list when that
+              version is too old (``_once`` is one turn of the loop)
 
-Owns when to list again, when to reconnect and how long to wait before; and ``WatchHealth``, which says how it goes. Knows
-nothing of what is kept of the objects or who waits for them.
+Owns: when to list again, when to reconnect and how long to wait first; and ``WatchHealth``, the state of a watch. Does
+not know what is kept of the objects or who waits for them.
 """
 
 from __future__ import annotations
@@ -39,29 +39,32 @@ from stackd.kube.wire import KINDS, JsonObject, KubeRequest, KubeResponse, read_
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# A watch that lived so long was a good one: its end is the server's routine, no reason to wait longer each time.
+# After a watch of at least this length the back-off starts again: its end was the server's routine.
 _GOOD_SECONDS = 1.0
-# A watch that has stood so long without a word is one on which nothing happens.
+# A watch that stays open this long without an event counts as connected.
 _STANDING_SECONDS = 0.25
 OLDER_SECONDS = 10.0
-"""When all lists have been older than what was known before for so long, it is the cluster that was set back."""
+"""When all lists are older than the known version for this long, the cluster itself was set back."""
 MISSED_SECONDS = 2.0
-"""So long a watch that was opened anew may take to report what was missed."""
+"""How long a reopened watch may take to report what was missed."""
 POLL_SECONDS = 5.0
-"""How often the lists are taken while watches report nothing of what happens."""
+"""How often everything is listed while the watches do not report changes."""
 _INTERNAL = 500
 _EVENTS = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Seconds. ``idle_limit``: after so long without a byte the watch is asked for again, from where it was, for its
-    connection may be dead; ``watch_seconds``: how long the server is asked to keep one open, at least; up to twice that.
+    """All in seconds.
 
-    Bookmarks come about once a minute, but only with a version newer than the one that the watch was asked from
-    (Kubernetes 1.36). Where nothing happens, a watch is silent for the whole of ``idle_limit``: nothing to warn of.
+    ``idle_limit``     after this time without a byte, the watch is restarted from the same version, because its
+                       connection may be dead
+    ``watch_seconds``  the server is asked to keep a watch open for this time, up to twice as long
+    ``longest_pause``  also limits a Retry-After: stackd sees no changes meanwhile, and a watch is only one request
 
-    ``longest_pause`` also bounds what a Retry-After asks for: nothing is seen meanwhile, and a watch costs one request.
+    Bookmarks come about once a minute, but only with a newer version than the one at which the watch started
+    (Kubernetes 1.36). So on a quiet cluster a watch is silent for all of ``idle_limit``, and that is no reason to
+    warn.
     """
 
     idle_limit: float = 30.0
@@ -72,27 +75,27 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source(Generic[T]):
-    """What is watched, and how one object of it is read; ``call`` is the list."""
+    """What is watched: ``call`` is the request for the list, ``parse`` reads one object."""
 
     kind: str
     call: KubeRequest
     parse: Callable[[JsonObject], T]
 
     def read(self, raw: JsonObject) -> T:
-        """The object. Raises UnexpectedAnswer where the JSON is not one of this kind."""
+        """The object. Raises UnexpectedAnswer if the JSON cannot be read as this kind."""
         return readable(self.kind, self.parse, raw)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed(Generic[T]):
-    """Everything there is, at one moment."""
+    """All objects at one moment."""
 
     items: tuple[T, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changed(Generic[T]):
-    """One object as it is now, or as it last was where it is gone."""
+    """One object as it is now, or its last state if it is ``gone``."""
 
     item: T
     gone: bool
@@ -100,21 +103,21 @@ class Changed(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchEvent:
-    """One line of a watch; ``raw`` is the object (of a bookmark, only its resourceVersion)."""
+    """One line of a watch; ``raw`` is the object (for a bookmark, only a resourceVersion)."""
 
     type: str
     raw: JsonObject
 
     @property
     def resource_version(self) -> str:
-        """From where to go on after this event."""
+        """The version from which to continue after this event."""
         return str(self.raw["metadata"]["resourceVersion"])
 
 
 class WatchHealth:
-    """How it goes with one watch. ``disconnected_since`` is on the monotonic clock, None while connected.
+    """The state of one watch. ``disconnected_since`` is on the monotonic clock, None while connected.
 
-    ``failed`` is called each time that the connection is lost, or not to be had.
+    ``failed`` is called each time that the connection is lost or cannot be made.
     """
 
     def __init__(self, kind: str, clock: Clock, failed: Callable[[], None] = lambda: None) -> None:
@@ -126,18 +129,18 @@ class WatchHealth:
         self.disconnected_since: float | None = self._born
         self.last_error = ""
         self.held_back = False
-        """Whether it can be opened, and what it says does not arrive; set by the mirror."""
+        """Whether the watch opens, but its events do not arrive; set by the mirror."""
         self._missed: tuple[float, int] | None = None
         self._content: aiohttp.StreamReader | None = None
         self.relists = self.restarts = self.outages = self.bookmarks = self.events = self.refused = 0
 
     @property
     def connected(self) -> bool:
-        """Whether the watch has a connection, and what it says arrives as far as is known."""
+        """Whether the watch has a connection, and its events are not held back as far as is known."""
         return self.disconnected_since is None and not self.held_back
 
     def beat(self) -> None:
-        """Kubernetes has said something, or a watch of it stands."""
+        """Note a sign of life: a list, an event, or a watch that stays open."""
         self.last_good = self._clock.monotonic()
         if self.disconnected_since is not None:
             if self.last_error:
@@ -145,7 +148,7 @@ class WatchHealth:
             self.disconnected_since, self.last_error = None, ""
 
     def lost(self, error: StackdError) -> None:
-        """The connection, or the attempt to make one, failed. Said once per outage."""
+        """Note that the connection, or the attempt to make one, failed. Logged once per outage."""
         if self.disconnected_since is None:
             self.disconnected_since = self._clock.monotonic()
         if not self.last_error:
@@ -156,8 +159,8 @@ class WatchHealth:
         self._failed()
 
     def missed(self) -> bool:
-        """Kubernetes has an object that the watch does not report. Whether that is so again, over another connection that
-        has reported nothing either.
+        """Note that the watch has not reported an object that Kubernetes has. Returns whether the watch has reported
+        nothing at all since the first such call, at least ``MISSED_SECONDS`` ago, although it was reopened.
         """
         now = self._clock.monotonic()
         if self._missed is None or self._missed[1] != self.events:
@@ -166,7 +169,7 @@ class WatchHealth:
 
     @contextmanager
     def reading(self, response: aiohttp.ClientResponse) -> Iterator[None]:
-        """The watch is read from this answer meanwhile."""
+        """Within the block, the watch reads from this response, and ``reopen`` can interrupt it."""
         self._content = response.content
         try:
             yield
@@ -174,19 +177,19 @@ class WatchHealth:
             self._content = None
 
     def reopen(self) -> None:
-        """The connection may be dead: have the watch asked for again over another one, from where it is."""
+        """Interrupt the connection, which may be dead: the watch restarts over another one from the same version."""
         if self._content is not None:
             self._content.set_exception(TimeoutError())
 
     def staleness(self) -> float:
-        """Seconds since what is known was last known to be true."""
+        """Seconds since the last sign of life."""
         since = self._born if self.last_good is None else self.last_good
         return self._clock.monotonic() - since
 
 
 async def lines(call: KubeRequest, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-    """The lines until the server ends the answer. Raises UnexpectedAnswer where the last one is not complete: the server
-    ends a watch between two events, and never in one.
+    """The lines until the server ends the response. Raises UnexpectedAnswer if the last line is incomplete: a server
+    ends a watch only between two events.
     """
     rest = b""
     while chunk := await response.content.readany():
@@ -208,7 +211,8 @@ async def stream(
     call = _watch_call(source, version, timings)
     idle = POLL_SECONDS if health.held_back else timings.idle_limit
     async with caller.connection.stream(call, idle=idle) as response:
-        # That it was opened says little: what is not Kubernetes can do that, too. It ends at once then, or talks nonsense.
+        # An open response alone proves little, because a proxy can give one, too. But a proxy ends it at once or sends
+        # nonsense.
         standing = asyncio.get_running_loop().call_later(_STANDING_SECONDS, health.beat)
         try:
             with health.reading(response):
@@ -226,7 +230,7 @@ async def stream(
 async def endless(
     caller: Caller, source: Source[T], health: WatchHealth, timings: Timings
 ) -> AsyncGenerator[Listed[T] | Changed[T], None]:
-    """A list and every change after it, for as long as it is read; after a gap, the list again."""
+    """Yields a list and every change after it, without end; after a gap, a new list."""
     place = _Place(Backoff(first=timings.first_pause, most=timings.longest_pause))
     while True:
         retry_after = 0
@@ -254,7 +258,7 @@ async def endless(
 
 
 class _Place:
-    """From where the watch goes on (nowhere: from a list), and how long it waits before that."""
+    """The version from which the watch continues (empty: list first), and its back-off."""
 
     def __init__(self, backoff: Backoff) -> None:
         self.version = ""
@@ -263,29 +267,30 @@ class _Place:
         self.backoff = backoff
 
     def advance(self, version: str) -> None:
-        """The watch goes on from there."""
+        """Continue the watch from ``version``."""
         self.version = self.newest = version
         self.older_since = None
 
     def older(self) -> None:
-        """An event is older than what was known. Raises VersionExpired where all have been for a while: a list is to say
-        whether the cluster was set back.
+        """Note an event that is older than the known version. If all were older for a while, raises VersionExpired: a
+        new list must tell whether the cluster was set back.
         """
         if self._is_older_for_long():
             self.older_since = None
             raise VersionExpired("all that it says is older than what was known")
 
     def _is_older_for_long(self) -> bool:
-        """What was read now is older than what was known. Whether so has been all since ``OLDER_SECONDS``."""
+        """Note something older than the known version. Returns whether everything was older for ``OLDER_SECONDS``."""
         now = asyncio.get_running_loop().time()
         if self.older_since is None:
             self.older_since = now
         return now - self.older_since >= OLDER_SECONDS
 
     def listed(self, health: WatchHealth, version: str) -> None:
-        """A list of that version was taken. Raises UnexpectedAnswer if it is older than what was told before.
+        """Note the version of a list. Raises UnexpectedAnswer if it is older than the known version.
 
-        It is a cache's or a proxy's then; or, where each list says so for a while, the cluster was set back by its operator.
+        Such a list comes from a cache or a proxy. But if all lists are older for a while, the cluster was set back by
+        its operator, and the list is accepted.
         """
         if is_older(version, self.newest):
             if not self._is_older_for_long():
@@ -301,7 +306,7 @@ class _Place:
 async def _once(
     caller: Caller, source: Source[T], place: _Place, health: WatchHealth, timings: Timings
 ) -> AsyncGenerator[Listed[T] | Changed[T], None]:
-    """The list, if there is no place yet, and the changes of one connection."""
+    """The list, if there is no version yet, and the changes of one connection."""
     loop = asyncio.get_running_loop()
     began, said = loop.time(), health.events + health.bookmarks
     if not place.version:
@@ -325,7 +330,7 @@ async def _once(
                 item = source.read(event.raw)
                 health.events += 1
                 yield Changed(item=item, gone=event.type == "DELETED")
-            # Not before it was read and told: what could not be read is asked for again.
+            # Only after the event was read and passed on: an event that could not be read is requested again.
             place.advance(event.resource_version)
             place.backoff.reset()
     if loop.time() - began >= _GOOD_SECONDS:
@@ -340,14 +345,14 @@ def _watch_call(source: Source[T], version: str, timings: Timings) -> KubeReques
         "watch": "true",
         "resourceVersion": version,
         "allowWatchBookmarks": "true",
-        # Not all at the same moment, and not all watches of all clients.
+        # Random, so that not all watches of all clients end at the same moment.
         "timeoutSeconds": str(round(timings.watch_seconds * random.uniform(1.0, 2.0))),
     }
     return replace(source.call, verb="watch", params=params)
 
 
 def _event(call: KubeRequest, line: bytes) -> WatchEvent:
-    """The event that the line is. Raises what an error event means, and UnexpectedAnswer for all that is no event."""
+    """The event in the line. Raises the error that an ERROR event means, and UnexpectedAnswer if it is no event."""
     try:
         document = orjson.loads(line)
     except orjson.JSONDecodeError as exc:

@@ -1,7 +1,7 @@
-"""One request to the API server and its response as plain data, the kinds of object that stackd asks for, and Status. Pure.
+"""A request to the API server and its response as plain data, the kinds of object that stackd uses, and Status. Pure.
 
-Owns the reading of Kubernetes' Status object, its own word on what became of a request. What is no Status, or is one
-about another code than the response's, is nobody's word.
+Owns: reading Kubernetes' Status object, which says what became of a request. A refusal without a Status, or with one
+for another code than the response's, is not from Kubernetes.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ CONFIG_MAPS = "configmaps"
 TOKENS = "serviceaccounts/token"
 RBAC = "rbac.authorization.k8s.io/v1"
 PASSING = frozenset({429, 500, 502, 503, 504})
-"""Codes of a server that cannot do it now: whoever gives them, and in what form, it is worth another try."""
+"""Codes of a temporary failure. A retry makes sense, whoever sent the code and in whatever form."""
 FAILING = frozenset({502, 503, 504})
-"""Those among them that say of the server as a whole that it does not work, and not only that it is busy."""
+"""The codes of ``PASSING`` that mean that the server as a whole does not work, not only that it is busy."""
 
 SUCCESS = "Success"
 FAILURE = "Failure"
@@ -45,7 +45,7 @@ _OK = range(200, 300)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """How the objects of a resource call themselves."""
+    """The kind and apiVersion of a resource's objects."""
 
     name: str
     api_version: str = "v1"
@@ -57,7 +57,7 @@ class Kind:
 
     @property
     def type_meta(self) -> dict[str, str]:
-        """What stands in such an object, as JSON, for its type."""
+        """The fields ``apiVersion`` and ``kind`` of such an object's JSON."""
         return {"apiVersion": self.api_version, "kind": self.name}
 
 
@@ -85,9 +85,9 @@ KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KubeRequest:
-    """What is asked: Kubernetes' verb and resource (as RBAC and the counters name them), where, and about which object.
+    """A request: Kubernetes' verb and resource (as RBAC and the counters name them), the namespace, and the object.
 
-    ``name`` is that of the object that is asked for, made, changed or deleted; ``uid`` where no other object will do.
+    ``name`` is the name of the object to get, create, change or delete; ``uid`` is set if it must have that uid.
     """
 
     verb: str
@@ -101,30 +101,30 @@ class KubeRequest:
 
     @property
     def path(self) -> str:
-        """Where the API server is asked for it."""
+        """The path of the URL."""
         if self.resource == VERSION:
             return "/version"
         resource, _, part = self.resource.partition("/")
         kind = KINDS[resource]
         root = "/apis" if kind.group else "/api"
         scope = f"/namespaces/{self.namespace}" if self.namespace else ""
-        named = self.name and (part or self.verb != "create")  # what is to be made has no place yet
+        named = self.name and (part or self.verb != "create")  # an object that is to be created has no path yet
         return (
             f"{root}/{kind.api_version}{scope}/{resource}{f'/{self.name}' if named else ''}{f'/{part}' if part else ''}"
         )
 
     @property
     def asks_node(self) -> bool:
-        """Whether the API server asks the pod's node for it: that it fails or hangs says nothing of the API server."""
+        """Whether the API server forwards the request to the pod's node. Then a failure may be only the node's."""
         return self.resource == LOG
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KubeResponse:
-    """What came back, whatever its status; ``retry_after`` in seconds and ``date`` where the server said so.
+    """A response of any status; ``retry_after`` in seconds and ``date`` if the server sent them.
 
-    ``document`` is the body as a JSON object, None where it is none (a proxy's page, an answer that was cut short).
-    ``refusal`` is Kubernetes' own word on why it has not done it, None where it is not Kubernetes that says so.
+    ``document`` is the body as a JSON object, None if it is not one (a proxy's page, a truncated response).
+    ``refusal`` is Kubernetes' Status for why it did not do the request; None if there is none, or it fits another code.
     """
 
     status: int
@@ -144,7 +144,7 @@ class KubeResponse:
 
     @property
     def ok(self) -> bool:
-        """Whether the status says that it was done."""
+        """Whether the status says that the request succeeded."""
         return self.status in _OK
 
 
@@ -166,7 +166,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """``kind`` (as a resource, mostly: ``pods``), ``name`` and ``uid`` say what it is about; empty where it does not."""
+    """``kind`` (mostly a resource: ``pods``), ``name`` and ``uid`` say what it is about; empty if it does not say."""
 
     success: bool
     code: int
@@ -179,7 +179,7 @@ class Status:
 
 
 def read_status(document: Mapping[str, Any] | None) -> Status | None:
-    """The Status that the JSON is, None where it is none."""
+    """The Status in the JSON; None if it is not a Status."""
     if document is None or document.get("kind") != "Status" or document.get("apiVersion") != "v1":
         return None
     if document.get("status") not in (SUCCESS, FAILURE):
@@ -202,11 +202,11 @@ def read_status(document: Mapping[str, Any] | None) -> Status | None:
 def _causes(listed: object) -> Iterator[Cause]:
     for one in listed if isinstance(listed, list) else ():
         if isinstance(one, dict):
-            # Each part may be missing; a cause without a message has its reason at least.
+            # Each part can be missing. A cause without a message has at least its reason.
             yield Cause(field=text_of(one, "field"), message=text_of(one, "message") or text_of(one, "reason"))
 
 
 def text_of(document: Mapping[str, Any], key: str) -> str:
-    """The text under that key; empty where there is none."""
+    """The text under that key; empty if there is none."""
     value = document.get(key)
     return value if isinstance(value, str) else ""

@@ -1,20 +1,20 @@
-"""What we intend, in one SQLite file with one writer. Nothing outside of this package imports ``sqlite3``.
+"""The state that stackd intends, in one SQLite file with one writer. No other package imports ``sqlite3``.
 
-Each noun holds its SQL, its rows and its operations. An operation is a function that takes a ``Transaction``; ``store.stacks``,
-``store.jobs`` and the others have it as a method, which hands it to the writer.
+Each module holds the SQL, rows and operations of one noun. An operation is a function that takes a ``Transaction``;
+``store.stacks``, ``store.jobs`` and the others have it as a method, which hands it to the writer.
 
-store         ``Store.open``; what there is in the open file, and its upkeep
+store         ``Store.open``; the content of the open file, and its upkeep
 stacks        ``store.stacks``: the memory view, and all operations on stacks
-rows          the rows of stacks and their node ports, and what every operation on them is made of
-reservations  ``store.ports``; the operations by which a create comes by a stack, new or from a pool, and its node ports
-changes       the operations on a stack that lives
-adoption      the operations that take over what the cluster's records say and the file does not know
-jobs, timeline, claims    batch-delete jobs, what happened to each stack, Idempotency-Keys
+rows          the rows of stacks and their node ports, and the building blocks of all operations on them
+reservations  ``store.ports``; the operations that give a create its stack (new or from a pool) and its node ports
+changes       the operations on a living stack
+adoption      the operations that take over what the cluster's records say and the file lacks
+jobs, timeline, claims    batch-delete jobs, the events of each stack, Idempotency-Keys
 identity      ``store.meta``; whose stacks the file holds, and how far its history goes
-ports         the pool of free node ports that the writer keeps beside the file
+ports         the pool of free node ports that the writer keeps in memory
 transaction   what an operation works with, and how it becomes a method
-writer        the thread that commits what waits in one go
-file, companions, schema  the file opened, checked, migrated and copied; what stands beside it; its format
+writer        the thread that commits all waiting operations together
+file, companions, schema  opening, checking, migrating and copying the file; the files beside it; its format
 failures      errors from SQLite's result codes
 """
 

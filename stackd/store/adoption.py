@@ -1,9 +1,9 @@
-"""The operations that take over what the cluster's records say and the file does not know: adopt a stack, renew a row.
+"""The operations that take over what the cluster's records say and the file lacks: adopt a stack, renew a row.
 
-Owns what a pod's record says that is newer than the row of a file that is older than the cluster: a delete that the row
-intends stays intended; a stop, too, unless the stack was started since. What waits in a pool may have been given away since:
-where its pod does not say so, it loses its digest, is given to nobody, and lives for as long as whoever may have it could
-expect.
+Owns: which parts of a pod's record replace the row of a file that is older than the cluster. A delete that the row
+intends stays intended; a stop, too, unless the stack was started since. A stack of a pool may have been given away
+since: unless its record says so, it loses its digest, so that it is given to nobody, and lives as long as a client
+that may have it could expect.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _OF_ANOTHER_POD = (*_ENDING, "desired", "generation", "ports", "ports_held", "po
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adopted:
-    """What became of a record handed to ``adopt``: the stack, or the reason why not."""
+    """The result of ``adopt`` for one record: the stack, or the reason why it was skipped."""
 
     stack_id: str
     stack: Stack | None = None
@@ -32,9 +32,10 @@ class Adopted:
 
 
 def adopt(tx: Transaction, records: Sequence[Stack]) -> list[Adopted]:
-    """Insert whole records as they are (``rebuild``); one that contradicts the file is skipped with the reason.
+    """Insert whole records as they are (``rebuild``). A record that contradicts the file is skipped, with the reason.
 
-    What waits in a pool by its record may have been given away just before that could be written: it is held.
+    A stack that waits in a pool by its record may have been given away just before the record was updated. So it is
+    inserted without its digest, and nobody is given it.
     """
     gone = rows.removed_among(tx, (record.stack_id for record in records))
     return [
@@ -56,21 +57,24 @@ def _adopt_one(tx: Transaction, record: Stack) -> Adopted:
 
 
 def _held(stack: Stack, now: int) -> Stack:
-    """A stack of a pool of which nobody knows whether it was given away: without a digest it is given to nobody, and from now
-    on it lives as long as whoever may have it was told."""
+    """A stack of a pool that may have been given away already.
+
+    Without its digest it is given to nobody. From now on it lives for the whole time that a client would have been
+    told.
+    """
     return replace(stack, digest=None, ttl_expires_at=now + stack.ttl_expires_at - stack.created_at)
 
 
 def renewed(row: Stack, record: Stack, now: int) -> Stack:
-    """The row with what the record of a pod, or of a stopped stack, says; the row itself where nothing of that is newer."""
+    """The row, updated from the record of a pod or a stopped stack; the same row if nothing in the record is newer."""
     if record.generation < row.generation:
         return row
     if row.delete_reason is DeleteReason.UNDO:
-        # Nobody asked for that, and whoever owned the stacks since has taken it over, and told of it.
+        # No user asked for this undo, and a later owner has taken the stack over and shown it to clients.
         row = replace(row, accepted=False, deleting_since=None, delete_reason=None)
     if row.deleting_since is not None:
         return row
-    if record.unassigned:  # where the row says that it was given away, this was only not written yet
+    if record.unassigned:  # if the row says that it was given away, only the record is not updated yet
         return _held(row, now) if row.unassigned and row.digest is not None else row
     if row.unassigned:
         row = _given(row, record)
@@ -92,8 +96,8 @@ def renewed(row: Stack, record: Stack, now: int) -> Stack:
 
 
 def _ended_or_served(row: Stack, record: Stack) -> Stack:
-    """The row of a stack with the same pod as then: it may have ended since, and have given its ports back or got others, which
-    are another stack's by now.
+    """The row of a stack that still has the same pod. Since then the pod may have ended, and the stack may have
+    released its ports or replaced them.
     """
     if record.ended or row.ended:
         ended = row if row.ended else replace(row, **{name: getattr(record, name) for name in _ENDING})
@@ -116,7 +120,7 @@ def _given(row: Stack, record: Stack) -> Stack:
 
 
 def renew(tx: Transaction, records: Sequence[Stack]) -> list[tuple[str, str]]:
-    """Bring the rows of these records up to date; ids and reasons of those that contradict other rows."""
+    """Update the rows of these records; returns the ids of those that contradict other rows, with the reasons."""
     found = rows.find_all(tx, (record.stack_id for record in records))
     pairs = [(found[record.stack_id], record) for record in records if record.stack_id in found]
     wanted = [(row, after) for row, record in pairs if (after := renewed(row, record, tx.now)) != row]
@@ -124,7 +128,7 @@ def renew(tx: Transaction, records: Sequence[Stack]) -> list[tuple[str, str]]:
         refused = {row.stack_id: why for row, after in wanted if (why := _try_to_renew(tx, row, after))}
         if len(refused) == len(wanted):
             return list(refused.items())
-        # A port that one of them has given back may be what another one has got.
+        # One stack may now hold a port that another one has released, so the refused ones are tried again.
         wanted = [(row, after) for row, after in wanted if row.stack_id in refused]
     return []
 

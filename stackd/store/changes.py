@@ -1,8 +1,8 @@
-"""The operations on a stack that lives: accept it, write what was seen of it, extend it, stop it, start it again, end it.
+"""The operations on a living stack: accept, observe, extend, stop, start and expire it.
 
-Owns when ``updated_at`` moves (something that a client sees has changed), what contradicts the present state (``Conflict``,
-with the sentence for the user), and that an intent is written before anybody acts on it. Does not know why the cluster is as
-it was seen, nor how a pod is stopped or started.
+Owns: when ``updated_at`` changes (when something that a client sees has changed), what contradicts the current state
+(``Conflict``, with the message for the user), and that an intent is written before anybody acts on it. Does not know
+why the cluster is in the observed state, nor how a pod is stopped or started.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stackd.store.claims import Claim
 from stackd.store.transaction import Transaction
 from stackd.units import format_duration
 
-FUTURE = 60 * NANOSECONDS  # who was made so long after now was made by another clock
+FUTURE = 60 * NANOSECONDS  # a stack created later than this after now was created by a wrong clock
 STOPPED_BY_USER = "StoppedByUser"
 STOPPED_MESSAGE = "stopped by its user; its ports are kept"
 MADE_AFTER = "SELECT stack_id FROM stacks WHERE created_at > ?"
@@ -28,7 +28,7 @@ MADE_AFTER = "SELECT stack_id FROM stacks WHERE created_at > ?"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """``add`` to the time to live, up to ``longest`` since the creation; both in nanoseconds."""
+    """Add ``add`` to the time to live, up to ``longest`` since the creation; both in nanoseconds."""
 
     add: int
     longest: int
@@ -37,7 +37,7 @@ class Extension:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """A fresh pod from ``pod_spec``; ``kind`` says which request it was."""
+    """A request for a fresh pod from ``pod_spec``; ``kind`` says whether it was a start or a restart."""
 
     pod_spec: str
     kind: EventKind
@@ -54,10 +54,11 @@ def accept(
     answer: Callable[[Stack], bytes] | None = None,
     by: str = "stackd",
 ) -> Stack:
-    """The create that ``by`` has asked for is completed; ``updated_at`` is ``created_at`` at first (API contract).
+    """Complete the create that ``by`` has asked for; ``updated_at`` is ``created_at`` at first (API contract).
 
-    ``answer(stack)`` becomes the answer (201) of the stack's claim, if it has one; it is called within the transaction, on
-    the writer's thread, and must only compute. Raises ``StackNotFound`` if the row is gone or being deleted.
+    ``answer(stack)`` becomes the response (201) of the stack's claim, if it has one. It is called within the
+    transaction, on the writer's thread, and must only compute. Raises ``StackNotFound`` if the row is gone or being
+    deleted.
     """
     stack_id = seen.stack_id
     before = rows.find_live(tx, stack_id)
@@ -82,10 +83,10 @@ def accept(
 
 
 def observe(tx: Transaction, seen: Sequence[Observation]) -> list[Stack]:
-    """Write those that differ from their rows; return the stacks that changed.
+    """Write the observations that differ from their rows; returns the stacks that changed.
 
-    ``updated_at`` moves if status, reason, message, node, address or requests changed. Rows that are gone or being deleted
-    are skipped; of an ended stack, only observations that say so too are taken.
+    ``updated_at`` changes if status, reason, message, node, address or requests changed. Rows that are gone or being
+    deleted are skipped. For an ended stack, only observations of the ended pod are written.
     """
     stacks = rows.find_all(tx, (one.stack_id for one in seen))
     changed: dict[str, Stack] = {}
@@ -105,8 +106,8 @@ def observe(tx: Transaction, seen: Sequence[Observation]) -> list[Stack]:
 def differs(stack: Stack, seen: Observation) -> bool:
     """Whether an observation is news.
 
-    Not of a stack that is being deleted or stopped, nor of a pod that it had before; and once the pod has ended for
-    good, not what was seen of it before that.
+    Observations of a stack that is being deleted or stopped, or of an earlier pod, never are. Once the pod has ended
+    for good, neither are those from before its end.
     """
     if stack.deleting_since is not None or (stack.ended and not seen.ended):
         return False
@@ -124,14 +125,14 @@ def observed(before: Stack, seen: Observation, now: int) -> Stack:
 
 
 def mark_expired(tx: Transaction, ids: Iterable[str]) -> list[Stack]:
-    """Keep the intent to delete those of ``ids`` whose time is up by the file's own word, whatever was read before."""
+    """Write the intent to delete those of ``ids`` that have expired by their current rows."""
     found = rows.find_all(tx, ids).items()
     expired = {name: one for name, one in found if one.ttl_expires_at <= tx.now and not one.unassigned}
     return rows.mark_all_deleting(tx, expired, DeleteReason.EXPIRED, "stackd")
 
 
 def tell_held(tx: Transaction, stack_id: str, reason: str, message: str) -> None:
-    """Say why a stack that is being deleted is still there."""
+    """Write the reason why a stack that is being deleted still exists."""
     before = rows.find_all(tx, [stack_id]).get(stack_id)
     if before is None or before.deleting_since is None:
         return
@@ -141,8 +142,10 @@ def tell_held(tx: Transaction, stack_id: str, reason: str, message: str) -> None
 
 
 def end_in_time(tx: Transaction, longest: int) -> list[Stack]:
-    """Stacks that were made in the future, while the clock was ahead, end within ``longest`` nanoseconds from now: they live
-    from now on as long as they were to, that much at most. Returns those whose end was later.
+    """Shorten the lives of stacks that were created in the future, while the clock was ahead.
+
+    Those that would expire later than ``longest`` nanoseconds from now get their whole time to live from now on, but at
+    most ``longest``. Returns the changed stacks.
     """
     made = [row[0] for row in tx.rows(MADE_AFTER, (tx.now + FUTURE,))]
     late = [stack for stack in rows.find_all(tx, made).values() if stack.ttl_expires_at > tx.now + longest]
@@ -194,7 +197,7 @@ def extend(
 
 
 def stop(tx: Transaction, stack_id: str, by: str) -> Stack:
-    """Keep the intent to stop; a stack that is to be stopped already stays as it is. Raises ``StackNotFound``, ``Conflict``."""
+    """Write the intent to stop; no change if it is already written. Raises ``StackNotFound``, ``Conflict``."""
     before = _in_use(tx, stack_id)
     if before.desired is Desired.STOPPED:
         return before
@@ -205,7 +208,7 @@ def stop(tx: Transaction, stack_id: str, by: str) -> Stack:
 
 
 def stopped(tx: Transaction, stack_id: str) -> Stack | None:
-    """To be called when pod and Service are confirmed gone. None if the stack is not to be stopped any more."""
+    """Mark the stack as stopped, once pod and Service are confirmed gone. None if it is not to be stopped any more."""
     before = rows.find(tx, stack_id)
     if before is None or before.desired is not Desired.STOPPED or before.deleting_since is not None:
         return None
@@ -225,9 +228,9 @@ def stopped(tx: Transaction, stack_id: str) -> Stack | None:
 
 
 def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
-    """Keep the intent to have a fresh pod behind the same ports, which are taken again if they were given back.
+    """Write the intent to have a fresh pod behind the same ports, which are held again if they were released.
 
-    Raises ``StackNotFound``; ``Conflict``, also if somebody else has one of the ports by now; ``LabelLimitReached``.
+    Raises ``StackNotFound``; ``Conflict``, also if another stack holds one of the ports by now; ``LabelLimitReached``.
     """
     before = _in_use(tx, stack_id)
     if before.ended:
@@ -257,7 +260,7 @@ def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
 
 
 def started(tx: Transaction, seen: Observation, *, pod_uid: str, service_uid: str) -> Stack:
-    """The fresh pod and its Service exist. Raises ``StackNotFound`` if the stack no longer needs them."""
+    """Write that the fresh pod and its Service exist. Raises ``StackNotFound`` if the stack no longer needs them."""
     before = rows.find_live(tx, seen.stack_id)
     if before.generation != seen.generation or before.desired is not Desired.RUNNING or before.ended:
         raise StackNotFound(seen.stack_id)
@@ -265,12 +268,12 @@ def started(tx: Transaction, seen: Observation, *, pod_uid: str, service_uid: st
     lines = [*seen.events, *timeline.between(before, after, tx.now)]
     timeline.add(
         tx, [(seen.stack_id, one) for one in lines if one.reason != reservations.PORT_REPLACED]
-    )  # told when it was replaced
+    )  # the timeline has this line since the port was replaced
     return rows.save(tx, [after])[0]
 
 
 def set_service(tx: Transaction, stack_id: str, service_uid: str | None) -> None:
-    """The Service that a living stack has now; None while one is made in the place of another. Raises ``StackNotFound``."""
+    """Set the uid of a living stack's Service; None while the Service is being replaced. Raises ``StackNotFound``."""
     rows.save(tx, [replace(rows.find_live(tx, stack_id), service_uid=service_uid)])
 
 
@@ -304,7 +307,7 @@ def _note(tx: Transaction, stack_id: str, kind: EventKind, by: str, message: str
 
 
 def _shown(stack: Stack, seen: Observation) -> dict[str, Any]:
-    """What the row shows once this is written into it, by its fields."""
+    """The fields of the row after the observation, by name."""
     return {
         "status": seen.status,
         "status_reason": seen.status_reason,
@@ -317,11 +320,11 @@ def _shown(stack: Stack, seen: Observation) -> dict[str, Any]:
 
 
 def _is_news(stack: Stack, seen: Observation) -> bool:
-    """Whether the row would show anything else then."""
+    """Whether the observation changes any field of the row."""
     return any(getattr(stack, name) != value for name, value in _shown(stack, seen).items())
 
 
 def _as_seen(stack: Stack, seen: Observation) -> Stack:
     if stack.ended and not seen.ended:
-        return stack  # it was seen before the end, and is written after it
+        return stack  # the observation is older than the end of the pod
     return replace(stack, ended=seen.ended, **_shown(stack, seen))

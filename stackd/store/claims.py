@@ -1,4 +1,4 @@
-"""The claims on Idempotency-Keys: which request came first with a key, and what it was answered.
+"""The claims on Idempotency-Keys: which request came first with a key, and its response.
 
 Owns: the ``Claim`` record and the operations on its table. Does not know HTTP: fingerprints and answers are bytes.
 """
@@ -9,14 +9,14 @@ from dataclasses import dataclass, fields
 
 from stackd.store.transaction import Table, Transaction, operation
 
-OK, CREATED, ACCEPTED = 200, 201, 202  # what an extension, a create and a batch delete are answered with (API contract)
+OK, CREATED, ACCEPTED = 200, 201, 202  # the response codes of an extension, a create and a batch delete (API contract)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """One use of a key within a scope.
 
-    ``fingerprint`` tells whether the same request came again. ``stack_id`` or ``job_id`` says what the request made;
+    ``fingerprint`` tells whether the same request came again. ``stack_id`` or ``job_id`` is what the request created.
     ``status`` and ``answer`` are set once it was answered. ``created_at`` is in nanoseconds since the epoch.
     """
 
@@ -44,7 +44,7 @@ PURGE_CLAIMS = (
 
 
 def insert(tx: Transaction, claim: Claim) -> None:
-    """Write a claim; the primary key decides between two of the same (``Conflict``)."""
+    """Write a claim. If the key has one already, the primary key refuses it (``Conflict``)."""
     tx.run(INSERT_CLAIM, tuple(getattr(claim, name) for name in _NAMES))
 
 
@@ -55,27 +55,27 @@ def find(tx: Transaction, scope: str, key: str) -> Claim | None:
 
 
 def unanswered_for_stack(tx: Transaction, stack_id: str) -> bool:
-    """Whether a claim waits for the answer about this stack."""
+    """Whether a claim for this stack has no answer yet."""
     return tx.row(UNANSWERED_CLAIM, (stack_id,)) is not None
 
 
 def answer_for_stack(tx: Transaction, stack_id: str, status: int, answer: bytes) -> None:
-    """Keep the answer of the request that made this stack."""
+    """Keep the answer to the request that created this stack."""
     tx.run(ANSWER_CLAIM, (status, answer, stack_id))
 
 
 def drop_unanswered(tx: Transaction, ids: str) -> None:
-    """Free the keys whose stacks (a JSON array of ids) will never be answered, so that a client may try again."""
+    """Delete the unanswered claims of these stacks (a JSON array of ids), so that a client can use the keys again."""
     tx.run(DROP_UNANSWERED_CLAIMS, (ids,))
 
 
 def purge(tx: Transaction, before: int, limit: int) -> int:
-    """Remove at most ``limit`` claims made before that time; how many went."""
+    """Delete at most ``limit`` claims created before ``before``; returns how many."""
     return len(tx.rows(PURGE_CLAIMS, (before, limit)))
 
 
 class Claims(Table):
-    """All claims that are kept."""
+    """All claims in the file."""
 
     find = operation(find, writes=False)
     keep = operation(insert, grows=True)

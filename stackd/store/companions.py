@@ -1,14 +1,15 @@
-"""What stands beside the state file: its lock, the space set aside for a full disk, and SQLite's log.
+"""The files beside the state file: its lock, the space reserved for a full disk, and SQLite's log.
 
-Owns the ``.lock`` file, whose content says who holds it: one process per file. It stays when the lock is given back (removing
-it would race with the next holder); only the kernel's lock counts, so a killed process never leaves a stale one.
+Owns: the ``.lock`` file, whose content says who holds it: one process per state file. It is kept when the lock is
+released (removing it would race with the next holder). Only the kernel's lock counts, so a killed process leaves no
+stale lock.
 
-Owns the ``.reserve`` file, so that a full disk stops creates but not deletes. While the disk has room it is filled with
-nothing; when a commit finds the disk full, it is emptied, and what gets smaller (deletes, outcomes) uses its room.
+Owns: the ``.reserve`` file, so that a full disk stops creates but not deletes. While the disk has room, the file
+reserves space. When a commit finds the disk full, the file is truncated, and deletes and outcomes use its space.
 
-Owns what is remembered of the open files: whether they are still those that the path leads to, and nobody else writes to
-them. What is written to a removed file or log is lost at the next start, and a log that is written back into a file that was
-copied over spoils both: so nothing of that may be acknowledged. Knows nothing of SQL.
+Owns: the check that the path still leads to the open files, and that nobody else writes to them. Whatever is written
+to a removed file or log is lost at the next start. A log that is written back into a file that was copied over damages
+the data. So no such write may be acknowledged. Does not know SQL.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from stackd.errors import StoreError
 class FileLock:
     """The exclusive right to a state file, from ``acquire`` until ``release`` or the end of the process.
 
-    Whoever has the lock of ``lock_id`` knows that the process which had it before has ended.
+    Whoever holds the lock with ``lock_id`` knows that its previous holder has released it or ended.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -52,7 +53,7 @@ class FileLock:
         return cls(descriptor)
 
     def release(self) -> None:
-        """Give the lock back; a second call does nothing."""
+        """Release the lock; a second call does nothing."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -65,16 +66,16 @@ def _write_holder(descriptor: int, now: int) -> None:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, text.encode(), 0)
     except OSError as exc:
-        # A full disk must not keep the daemon from starting: the lock is the kernel's, the text only a courtesy.
+        # A full disk must not keep the daemon from starting. Only the kernel's lock counts, the text is for people.
         if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
 
 
 def _lock_id(descriptor: int, boot: str) -> str:
-    """The same for whoever holds this lock, one after the other, until the machine starts again; on no other machine.
+    """The id of this lock: the same for all its successive holders until the machine reboots; unique to this machine.
 
-    A copy of the state file, here or on another machine, has another lock. Where the machine's start is not known, no other
-    process has the same.
+    A copy of the state file, here or on another machine, has another lock. If the boot id is unknown, each process gets
+    an id of its own.
     """
     if not boot:
         return secrets.token_hex(8)
@@ -99,7 +100,7 @@ class Ballast:
         self.spent = False
 
     def fill(self) -> bool:
-        """Set the space aside (again). False, and still ``spent``, if the disk has no room for it."""
+        """Reserve the space (again). Returns False, and stays ``spent``, if the disk has no room for it."""
         if self._size and not self._allocate():
             self._empty()
             self.spent = True
@@ -108,7 +109,7 @@ class Ballast:
         return True
 
     def release(self) -> None:
-        """Free the space for what has to be written now."""
+        """Free the space for writes that must succeed now."""
         self.spent = True
         self._empty()
 
@@ -135,18 +136,18 @@ class Ballast:
 
 
 def _refused(exc: OSError) -> bool:
-    """False where the disk is full or read-only; anything else is a fault of its own."""
+    """Returns False for a full, read-only or failing disk; raises any other error."""
     if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
         return False
     raise exc
 
 
 class ReplacedError(Exception):
-    """The path leads to another file than the open one, or somebody else has written to it."""
+    """The path leads to another file than the open one, or somebody else has written to the file."""
 
 
 class OpenFiles:
-    """The state file and its write-ahead log, as this process has left them; made while they are open."""
+    """The state file and its write-ahead log as this process last left them; created while they are open."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._log = path, companion(path, "-wal")
@@ -156,7 +157,7 @@ class OpenFiles:
         self.remember()
 
     def remember(self) -> None:
-        """Note that this process has just written to them, or may have."""
+        """Remember the current state of both files, after this process has written to them, or may have."""
         if (status := _status(self._path)) is not None:
             self._written = (status.st_size, status.st_mtime_ns)
         if self._log_inode is None and (log := _status(self._log)) is not None:
@@ -164,17 +165,17 @@ class OpenFiles:
 
     @property
     def untouched(self) -> bool:
-        """Whether nobody else has put something in the file's place or into it."""
+        """Whether nobody else has replaced the state file or written to it."""
         status = _status(self._path)
         return status is not None and self._is_ours(status) and self._is_as_left(status)
 
     def require_untouched(self) -> None:
-        """Raise ReplacedError unless the file is as this process has left it, and so before it writes."""
+        """Raise ReplacedError unless the file is as this process left it; to be called before each write."""
         if not self._is_as_left(self.require_in_place()):
             raise ReplacedError(f"something else has written to the state file {self._path} while stackd was running")
 
     def require_in_place(self) -> os.stat_result:
-        """The file's status. Raises ReplacedError unless file and log are the open ones, whatever was written meanwhile."""
+        """The file's status. Raises ReplacedError unless file and log are still the open ones, with any content."""
         status = _status(self._path)
         if status is None or not self._is_ours(status):
             raise ReplacedError(f"the state file {self._path} was removed or replaced while stackd was running")
@@ -205,7 +206,7 @@ def companion(path: Path, suffix: str) -> Path:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename within ``folder`` durable."""
+    """Make a rename in ``folder`` durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

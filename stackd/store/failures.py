@@ -1,6 +1,6 @@
 """What SQLite's errors mean, in one place: constraint name → domain error, result code → a plain sentence.
 
-Owns the translation at the boundary; nothing above ``store`` sees an exception of ``sqlite3``.
+Owns: the translation at the boundary of ``store``, so that no other package sees an exception of ``sqlite3``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _code(exc: sqlite3.Error) -> int:
 
 
 def is_environment(exc: sqlite3.Error) -> bool:
-    """Whether the file or the machine is at fault (the whole transaction is lost), not the statement."""
+    """Whether the file or the machine is at fault, not the statement. Then the whole transaction is lost."""
     return _code(exc) & 0xFF in _SENTENCES
 
 
@@ -50,22 +50,22 @@ def is_full(exc: sqlite3.Error) -> bool:
 
 
 def is_damage(exc: sqlite3.Error) -> bool:
-    """Whether the file itself is broken, so that going on would make it worse."""
+    """Whether the file itself is damaged. Further writes would make it worse."""
     return _code(exc) & 0xFF in _DAMAGED
 
 
 def sentence(exc: sqlite3.Error) -> str:
-    """The reason, in plain words."""
+    """The reason in plain words."""
     return _SENTENCES.get(_code(exc) & 0xFF, str(exc))
 
 
 def unavailable(exc: sqlite3.Error) -> StoreUnavailable:
-    """The error of every operation of a transaction that could not be committed."""
+    """The error for each operation of a transaction that could not be committed."""
     return StoreUnavailable(f"the state file cannot be written now: {sentence(exc)}")
 
 
 def from_constraint(exc: sqlite3.IntegrityError) -> StackdError | sqlite3.IntegrityError:
-    """The domain error of a violated constraint; one that no request can violate stays what it is."""
+    """The domain error of a violated constraint; the exception itself if no request can violate the constraint."""
     message = str(exc)
     for columns, meaning in _CONSTRAINTS.items():
         if message.endswith(columns):

@@ -1,10 +1,10 @@
-"""The state file: made, checked, opened, migrated; what it says of itself, and a consistent copy of it, while the daemon runs
-or not.
+"""Creates, checks, opens, migrates, summarizes and copies the state file.
 
-Owns creation (beside, then renamed, so that a crash never leaves a half-made file), the checks that keep stackd from working
-on a damaged, foreign or newer file, the pragmas, and migration with a copy kept. Never makes a new file in the place of one
-that is there. Owns the copy's form, too: one self-contained file (no write-ahead log) of mode 0600, complete or not there at
-all. To restore one: stop stackd, copy it to ``state.path``, start stackd.
+Owns: creation (under another name, then renamed, so that a crash never leaves a partial file), the checks that keep
+stackd from using a damaged, foreign or newer file, the pragmas, and migration, which keeps a copy. Never creates a new
+file in the place of an existing one. Owns, too, backups: a consistent copy, whether or not the daemon runs, as one
+self-contained file (no write-ahead log) of mode 0600, complete or absent. To restore one: stop stackd, copy it to
+``state.path``, start stackd.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 MINIMUM_SQLITE = (3, 37, 0)  # STRICT tables
 _MAGIC = b"SQLite format 3\x00"
 _ADVICE = "restore a copy made by `stackd.py backup`, or move the file away and run `stackd.py rebuild`"
-_LOG_BYTES = 4 * 1024 * 1024  # the write-ahead log is kept at this size, its room on the disk already taken
+_LOG_BYTES = 4 * 1024 * 1024  # the write-ahead log keeps this size, so that its disk space stays allocated
 _LOG_PAGES = 1000
 _CHECK_LIMIT = 256 * 1024 * 1024
 ROLLBACK_FORMAT = 1
-"""Byte 18 of a file's header: a copy made here has it, a file in use has 2 (WAL)."""
+"""Byte 18 of the header of a backup made here; a file in use has 2 (WAL)."""
 _HEADER_BYTES = 100
 
 
@@ -40,11 +40,11 @@ _HEADER_BYTES = 100
 class StoreOptions:
     """How the file is handled; the defaults are right for the daemon.
 
-    ``quarantine``     seconds for which a port that somebody else has is not proposed
+    ``quarantine``     seconds for which a port that somebody else uses is not proposed
     ``busy_timeout``   seconds to wait for another process's lock (a SQLite shell, for example)
-    ``ballast_bytes``  space set aside on the disk so that deletes work while it is full; 0 for none
-    ``max_pages``      a bound on the file's size, beyond which it behaves as on a full disk
-    ``choose``         of so many free ports, the one to propose; at random unless said otherwise
+    ``ballast_bytes``  space reserved on the disk so that deletes work while the disk is full; 0 for none
+    ``max_pages``      the largest size of the file; beyond it, the file behaves as on a full disk
+    ``choose``         picks the index of the free port to propose, given their number; random by default
     """
 
     quarantine: float = 600.0
@@ -56,8 +56,10 @@ class StoreOptions:
 
 
 def follow_links(path: Path) -> Path:
-    """Where the file is, or is to be. Raises ``StoreError`` for a link that leads nowhere: a new file in its place would hide
-    the one that is away (on a volume that is not mounted, for example)."""
+    """The real path of the file. Raises ``StoreError`` for a broken link.
+
+    A new file in the place of the link would hide the real one (on a volume that is not mounted, for example).
+    """
     for one in (path, *path.parents):
         if one.is_symlink() and not one.exists():
             what = f"the state file {path} is" if one == path else f"{one}, above the state file {path.name}, is"
@@ -68,9 +70,9 @@ def follow_links(path: Path) -> Path:
 
 
 def open_file(path: Path, options: StoreOptions) -> sqlite3.Connection:
-    """The write connection. Raises ``StoreError``; SQLite's own errors are translated.
+    """Open the write connection. Raises ``StoreError``, also for SQLite's own errors.
 
-    ``sqlite3.Error`` passes only for a full disk (``failures.is_full``), which the caller may be able to relieve.
+    Only the ``sqlite3.Error`` of a full disk (``failures.is_full``) is passed on, because the caller may free space.
     """
     if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
         raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: stackd needs 3.37 or newer")
@@ -130,7 +132,7 @@ def _create(path: Path, migrations: Sequence[Migration]) -> None:
 
 
 def _check_header(path: Path) -> None:
-    """Look at the bytes before SQLite does: it would take an empty file for a new one."""
+    """Check the header before SQLite opens the file: SQLite would accept an empty file as a new one."""
     with path.open("rb") as file:
         header = file.read(100)
     if not header:
@@ -146,7 +148,7 @@ def _check_header(path: Path) -> None:
 
 
 def _set_foreign_log_aside(path: Path) -> None:
-    """A copy was restored over a file whose log is still there; SQLite would play that log into the copy."""
+    """Rename the log of an earlier file over which a backup was restored: SQLite would replay it into the backup."""
     for suffix in ("-wal", "-shm"):
         log = companion(path, suffix)
         if log.exists():
@@ -202,22 +204,22 @@ def _migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Mi
 
 
 def damaged(path: Path, why: str) -> StoreError:
-    """What to say, and what to do, about a file whose content is not to be relied on."""
+    """The error for a damaged file; its message says what to do."""
     return StoreError(f"the state file {path} is damaged ({why}): {_ADVICE}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSummary:
-    """What a file that another process may have open says of itself."""
+    """The identity and the number of stacks of a state file, which another process may have open."""
 
     identity: FileIdentity
     stacks: int
 
 
 def read_summary(path: Path) -> FileSummary | None:
-    """What the file says; None where there is none. Blocking; takes no lock that a running daemon would notice.
+    """The file's summary; None if there is no file. Blocking; takes no lock that disturbs a running daemon.
 
-    Raises ``StoreError`` where it cannot be read.
+    Raises ``StoreError`` if the file cannot be read.
     """
     if not path.exists():
         return None
@@ -242,7 +244,7 @@ def _summary(reader: sqlite3.Connection) -> FileSummary:
 
 
 def _reader(path: Path) -> sqlite3.Connection:
-    """A connection that only reads, and takes no lock that a running daemon would notice. Raises ``StoreError``."""
+    """A read-only connection, which takes no lock that disturbs a running daemon. Raises ``StoreError``."""
     reader = sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True, timeout=5.0)
     try:
         if not schema.is_ours(reader):
@@ -254,10 +256,10 @@ def _reader(path: Path) -> sqlite3.Connection:
 
 
 def backup_file(source: Path, target: Path, *, force: bool = False) -> None:
-    """Copy the state file ``source`` as of now. Blocking; takes no lock that a running daemon would notice.
+    """Copy the current state file ``source``. Blocking; takes no lock that disturbs a running daemon.
 
-    An earlier backup at ``target`` is replaced, in one step. Raises ``StoreError`` if something else is there (unless
-    ``force``), or if either cannot be used.
+    Replaces an earlier backup at ``target`` atomically. Raises ``StoreError`` if another file is there (unless
+    ``force``), or if either file cannot be used.
     """
     if not source.exists():
         raise StoreError(f"there is no state file {source}")
@@ -285,7 +287,7 @@ def backup_file(source: Path, target: Path, *, force: bool = False) -> None:
 
 
 def _is_backup(path: Path) -> bool:
-    """Whether the file was made here, and no stackd has worked with it since."""
+    """Whether the file is a backup made here, which no stackd has opened since."""
     try:
         with path.open("rb") as file:
             header = file.read(_HEADER_BYTES)
@@ -301,7 +303,7 @@ def _copy(source: Path, partial: Path) -> None:
         os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600))
         writer = sqlite3.connect(partial, isolation_level=None)
         try:
-            reader.backup(writer)  # all pages in one step: one snapshot, however much is written meanwhile
+            reader.backup(writer)  # all pages in one step, so the copy is one snapshot
             writer.execute("PRAGMA journal_mode = DELETE")
             identity.mark_copy(writer)
             _check(writer, source)
@@ -326,5 +328,5 @@ def _put_in_place(partial: Path, target: Path, force: bool) -> None:
     if force:
         os.replace(partial, target)
     else:
-        os.link(partial, target)  # unlike a rename, fails if the target has appeared meanwhile
+        os.link(partial, target)  # unlike a rename, this fails if the target has appeared meanwhile
     sync_folder(target.parent)

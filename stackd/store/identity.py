@@ -1,8 +1,8 @@
-"""What the state file is: whose stacks it holds, since when, and how far its history goes.
+"""The identity of the state file: whose stacks it holds, and how far its history goes.
 
-Owns the named values of the file, those about itself and others (whether a brake is on), and the rule when a file's history
-begins anew: its id is then another one, so that whoever compares it with what the cluster has seen last knows. Does not know
-the cluster, nor what is compared.
+Owns: the named values of the file, about itself and about others (such as whether a brake is on), and the rule when a
+file starts a new history. Then it gets a new id, so that a comparison with the Lease detects it. Does not know the
+cluster, nor how identities are compared.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ ALL_META = "SELECT key, value FROM meta"
 
 
 def get(tx: Transaction, key: str) -> str | None:
-    """The value, or None."""
+    """The value of ``key``, or None."""
     row = tx.row(GET_META, (key,))
     return None if row is None else str(row[0])
 
 
 def put(tx: Transaction, key: str, value: str | None) -> None:
-    """Set the value; None removes it."""
+    """Set the value of ``key``; None deletes it."""
     if value is None:
         tx.run(DELETE_META, (key,))
     else:
@@ -46,18 +46,18 @@ def put(tx: Transaction, key: str, value: str | None) -> None:
 
 
 def probe(tx: Transaction) -> None:
-    """A small write, to find out whether the file can be written."""
+    """Write a small value, to find out whether the file can be written."""
     put(tx, _PROBE, str(tx.now))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileIdentity:
-    """``file_id``     of this history: a file that is new, restored, or taken over from another one has a new id
-    ``lock_id``     of the lock that this process holds; who holds it next knows that this process has ended
-    ``epoch``       how many processes have begun to work with the file
-    ``sequence``    how many commits have changed what stacks there are to be
-    ``incomplete``  the file may lack stacks that the cluster has: it is new, or a copy of an earlier time
-    ``cluster_uid``, ``namespace``, ``instance``  whose stacks they are; empty where that has never been written
+    """``file_id``     the id of this history: a new, restored or reassigned file has a new id
+    ``lock_id``     the id of the lock that this process holds; its next holder knows that this process has ended
+    ``epoch``       how many processes have worked with the file
+    ``sequence``    how many commits have changed stacks, other than by observations only
+    ``incomplete``  the file may lack stacks that the cluster has: it is new, or an older copy
+    ``cluster_uid``, ``namespace``, ``instance``  whose stacks these are; empty if that was never written
     """
 
     file_id: str = ""
@@ -71,7 +71,7 @@ class FileIdentity:
 
     @classmethod
     def from_meta(cls, values: Mapping[str, str], lock_id: str = "") -> FileIdentity:
-        """From the named values of a file."""
+        """The identity from the named values of a file."""
         return cls(
             file_id=values.get(FILE_ID, ""),
             lock_id=lock_id,
@@ -84,7 +84,7 @@ class FileIdentity:
         )
 
     def contradiction(self, namespace: str, instance: str) -> str:
-        """What the file says and the configuration does not; empty where they agree, or the file does not say."""
+        """How the file differs from the configuration; empty if they agree, or the file does not say."""
         pairs = (("stacks.namespace", self.namespace, namespace), ("cluster.instance", self.instance, instance))
         return ", ".join(
             f'{key} is "{said}", not "{wanted}"' for key, said, wanted in pairs if said not in ("", wanted)
@@ -92,10 +92,10 @@ class FileIdentity:
 
 
 def begin(tx: Transaction, namespace: str, instance: str) -> None:
-    """A process begins to work with the file, for the stacks of this namespace and instance.
+    """Note that a process starts to work with the file, for the stacks of this namespace and instance.
 
-    A file without stacks may be given to others, and begins a new history then. Raises ``StoreError`` where the file has
-    stacks of others.
+    A file without stacks can change to another namespace or instance; it then starts a new history. Raises
+    ``StoreError`` if the file has stacks of another namespace or instance.
     """
     values = _read(tx)
     known = FileIdentity.from_meta(values)
@@ -106,30 +106,30 @@ def begin(tx: Transaction, namespace: str, instance: str) -> None:
     if contradiction:
         _begin_history(tx, incomplete=True)
     elif not known.file_id:
-        # A file of an earlier stackd has no id and is complete; one with nothing in it may have been lost before.
+        # A file of an earlier stackd has no id, and is complete if it has stacks. An empty one may replace a lost file.
         _begin_history(tx, incomplete=known.incomplete or not stacks)
     for key, value in ((NAMESPACE, namespace), (INSTANCE, instance), (EPOCH, str(known.epoch + 1))):
         put(tx, key, value)
 
 
 def begin_adoption(tx: Transaction) -> None:
-    """The file lacks what another one has seen: it counts as incomplete until ``end_adoption``, over restarts, too."""
+    """Mark the file as incomplete until ``end_adoption``, even across restarts: it lacks changes of another file."""
     if not FileIdentity.from_meta(_read(tx)).incomplete:
         _begin_history(tx, incomplete=True)
 
 
 def end_adoption(tx: Transaction) -> None:
-    """The file has all that the cluster has."""
+    """Mark the file as complete: it has all stacks of the cluster."""
     put(tx, INCOMPLETE, None)
 
 
 def current(tx: Transaction, lock_id: str) -> FileIdentity:
-    """As it is within this transaction."""
+    """The identity as it is in this transaction."""
     return FileIdentity.from_meta(_read(tx), lock_id)
 
 
 def mark_copy(connection: sqlite3.Connection) -> None:
-    """Have a copy of a file, whose original goes on without it, say so when it is opened."""
+    """Mark a copy as incomplete and remove its id, because the original file goes on without it."""
     connection.execute(DELETE_META, (FILE_ID,))
     connection.execute(SET_META, (INCOMPLETE, "1"))
 

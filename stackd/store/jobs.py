@@ -1,7 +1,8 @@
-"""Batch-delete jobs: in memory for reads, and their operations. Owns: each id has one outcome, counted once (invariant 7).
+"""Batch-delete jobs: in memory for reads, and their operations.
 
-Counts are increments in the transaction that writes the outcome, never a recount. An id goes pending → started →
-its outcome; after a restart the started ones come again, and whether their stacks still have rows decides.
+Owns: each id has one outcome, which is counted once (invariant 7). The transaction that writes the outcome increments
+the counts; they are never recounted. An id goes from pending to started to its outcome. After a restart the started
+ids are processed again; their outcome depends on whether their stacks still have rows.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MAX_ERROR_LENGTH = 512
 JobSubscriber = Callable[[str, Job | None], None]
 
 
-# Each field of a job is a column of its name, but for the errors, which are its items'.
+# Each field of a job is a column of the same name, except the errors, which are in the job's items.
 _NAMES = tuple(field.name for field in fields(Job) if field.name != "errors")
 _COLUMNS = ", ".join(_NAMES)
 
@@ -33,7 +34,7 @@ INSERT_JOB = f"INSERT INTO jobs ({_COLUMNS}, by) VALUES (?, ?, ?, 0, 0, 0, ?, ?,
 INSERT_JOB_ITEMS = (
     "INSERT INTO job_items (job_id, seq, stack_id, state) SELECT ?, key, value, 'pending' FROM json_each(?)"
 )
-# By its index, or the finished items of a long job would be walked through again for each batch.
+# Without this index, each batch would scan all finished items of a long job again.
 OPEN_ITEMS = (
     "SELECT stack_id FROM job_items INDEXED BY job_items_open"
     " WHERE job_id = ? AND state IN ('pending', 'started') ORDER BY seq LIMIT ?"
@@ -67,7 +68,7 @@ PURGE_JOBS = (
 
 
 def from_row(row: Iterable[object], errors_of: Callable[[str], Iterable[Sequence[str]]]) -> Job:
-    """The job of a row of the queries' columns; ``errors_of(job_id)`` are its rows of ``JOB_ERRORS``."""
+    """The job of a row; ``errors_of(job_id)`` returns its rows of ``JOB_ERRORS``."""
     found: dict[str, Any] = dict(zip(_NAMES, row, strict=True))
     errors = errors_of(found["job_id"]) if found["failed"] else ()
     return Job(
@@ -85,9 +86,9 @@ def create(
     answer: Callable[[Job], bytes] | None = None,
     by: str = "stackd",
 ) -> Job:
-    """A job ``queued``, asked for by ``by``; ``ids`` without duplicates. ``answer(job)`` becomes the claim's answer (202).
+    """Create a job for ``by``; ``ids`` must have no duplicates. ``answer(job)`` becomes the claim's response (202).
 
-    Raises ``Conflict`` if the claim's key is in use.
+    The job is ``queued``, or ``completed`` if there are no ids. Raises ``Conflict`` if the claim's key is in use.
     """
     status = JobStatus.QUEUED if ids else JobStatus.COMPLETED
     tx.run(INSERT_JOB, (job_id, status.value, len(ids), tx.now, tx.now, by))
@@ -102,12 +103,12 @@ def create(
 
 
 def pending_items(tx: Transaction, job_id: str, limit: int) -> list[str]:
-    """The next ids that have no outcome yet, in the job's order; those that were started before a restart come again."""
+    """The next ids without an outcome, in the job's order, including those that were started before a restart."""
     return [stack_id for (stack_id,) in tx.rows(OPEN_ITEMS, (job_id, limit))]
 
 
 def begin_items(tx: Transaction, job_id: str, ids: Sequence[str]) -> list[Stack]:
-    """Mark the stacks of these ids as deleting and return them; ids without a stack are counted at once.
+    """Mark the stacks of these ids as deleting and return them; ids without a stack get their outcome at once.
 
     Raises ``JobNotFound``.
     """
@@ -129,8 +130,9 @@ def begin_items(tx: Transaction, job_id: str, ids: Sequence[str]) -> list[Stack]
 
 
 def finish_items(tx: Transaction, job_id: str, results: Sequence[ItemResult]) -> Job:
-    """Write and count each id's outcome, once; ``deleted`` removes the stack's row in the same transaction. The job as it is
-    then. Raises ``JobNotFound``.
+    """Write and count each id's outcome once; returns the job after that. Raises ``JobNotFound``.
+
+    The outcome ``deleted`` also deletes the stack's row, in the same transaction.
     """
     job = _find(tx, job_id)
     unfinished = dict(_open_among(tx, job_id, [result.stack_id for result in results]))
@@ -144,7 +146,7 @@ def finish_items(tx: Transaction, job_id: str, results: Sequence[ItemResult]) ->
 
 
 def purge(tx: Transaction, before: int, limit: int) -> int:
-    """Remove at most ``limit`` jobs that were finished before that time; how many went."""
+    """Delete at most ``limit`` jobs that finished before ``before``; returns how many."""
     gone = tx.rows(PURGE_JOBS, (before, limit))
     tx.jobs.extend((job_id, None) for (job_id,) in gone)
     return len(gone)
@@ -183,7 +185,7 @@ def _write_outcomes(tx: Transaction, job_id: str, results: Sequence[ItemResult],
 
 
 def _item_rows(job_id: str, results: Sequence[ItemResult], most: int) -> list[tuple[str, str | None, str, str]]:
-    """Outcomes as rows; ``most`` errors are kept."""
+    """The outcomes as rows, with at most ``most`` errors."""
     written: list[tuple[str, str | None, str, str]] = []
     for result in results:
         error = None
@@ -195,7 +197,7 @@ def _item_rows(job_id: str, results: Sequence[ItemResult], most: int) -> list[tu
 
 
 class Jobs(Table):
-    """All jobs that are kept: in memory for reads on the event loop, and their operations."""
+    """All jobs in the file: in memory for reads on the event loop, and their operations."""
 
     def __init__(self, jobs: Iterable[Job], submit: Submit) -> None:
         super().__init__(submit)
@@ -216,11 +218,11 @@ class Jobs(Table):
         return len(self._by_id)
 
     def subscribe(self, callback: JobSubscriber) -> None:
-        """Call ``callback(job_id, job)`` after each change (None: it was purged), on the loop; it must not raise."""
+        """Call ``callback(job_id, job)`` on the loop after each change (None: the job is purged); it must not raise."""
         self._subscribers.append(callback)
 
     def publish(self, changes: Iterable[tuple[str, Job | None]]) -> None:
-        """Take in a committed batch."""
+        """Apply a committed batch, and call the subscribers."""
         for job_id, job in changes:
             self._unfinished.discard(job_id)
             if job is None:

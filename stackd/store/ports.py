@@ -1,9 +1,9 @@
-"""The pool of node ports on the writer's side: it proposes, the table's primary key decides.
+"""The pool of node ports on the writer's thread: it proposes ports, the primary key of ``node_ports`` decides.
 
-Owns: which ports of the range are free in memory, which are set aside because the cluster says that somebody else has
-them, and which are never proposed as the cluster's own range does not have them. Knows nothing of SQL. Every change of what
-is held is journalled, so that a rolled back operation or a failed commit takes it back. What is set aside, or out of the
-cluster's range, is knowledge about the cluster and is not taken back.
+Owns: which ports of the range are free, which are set aside because somebody else in the cluster uses them, and which
+are never proposed because they are outside the cluster's own range. Does not know SQL. Changes of held ports are
+journalled, so that a rolled back operation or a failed commit undoes them. Ports set aside and the cluster's range are
+facts about the cluster, and are not undone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stackd.model import PortRange
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortCounts:
-    """A snapshot; ``due`` holds the monotonic seconds at which each port set aside comes back."""
+    """A snapshot. ``due`` holds the monotonic seconds at which the ports that are set aside become free again."""
 
     used: int = 0
     free: int = 0
@@ -25,7 +25,7 @@ class PortCounts:
 
 
 class PortPool:
-    """Free, held and set-aside ports of ``minimum``..``maximum``; ``choose`` picks one by its place, in O(1)."""
+    """Free, held and set-aside ports of ``minimum``..``maximum``; ``choose`` picks a free one by its index, in O(1)."""
 
     def __init__(
         self,
@@ -48,19 +48,19 @@ class PortPool:
         self._journal: list[tuple[bool, int]] = []
 
     def load(self, held: Iterable[int]) -> None:
-        """Begin with the ports that the table holds, also those outside of the range."""
+        """Start with the ports that the table holds, including those outside the range."""
         self._held = set(held)
         self._fill()
 
     def limit(self, cluster: PortRange) -> None:
-        """The cluster has these node ports only: none but those are proposed from now on."""
+        """Propose only ports of the cluster's own range from now on."""
         self._cluster = cluster
         self._free.clear()
         self._index.clear()
         self._fill()
 
     def why_none(self) -> str:
-        """The message for when no port is left."""
+        """The message when no port is available."""
         usable, configured, cluster = self._usable(), self._configured, self._cluster
         if cluster is not None and not usable:
             return f"no node port is available: {configured.mismatch(cluster)}"
@@ -79,7 +79,7 @@ class PortPool:
         return port
 
     def hold(self, port: int) -> None:
-        """Hold exactly this port, in the range or not."""
+        """Hold this port, inside the range or not."""
         self._journal.append((True, port))
         self._hold(port)
 
@@ -89,18 +89,18 @@ class PortPool:
         self._put(port)
 
     def set_aside(self, port: int) -> None:
-        """Do not propose ``port`` for a while, whoever holds it now."""
+        """Do not propose ``port`` for the quarantine period, whoever holds it now."""
         self._bring_back()
         self._aside.pop(port, None)
         self._aside[port] = self._monotonic() + self._quarantine
         self._remove_free(port)
 
     def mark(self) -> int:
-        """A point to ``undo`` to."""
+        """The current point in the journal, for ``undo``."""
         return len(self._journal)
 
     def undo(self, mark: int) -> None:
-        """Take back what was held and put since ``mark``."""
+        """Undo all ``hold`` and ``put`` since ``mark``."""
         while len(self._journal) > mark:
             taken, port = self._journal.pop()
             if taken:
@@ -109,11 +109,11 @@ class PortPool:
                 self._hold(port)
 
     def settle(self) -> None:
-        """The changes are durable: nothing to take back any more."""
+        """Forget the journal: the changes are durable."""
         self._journal.clear()
 
     def counts(self) -> PortCounts:
-        """What the view shows."""
+        """A snapshot for the view."""
         self._bring_back()
         due = tuple(at for port, at in self._aside.items() if port not in self._held and self._in_range(port))
         return PortCounts(used=len(self._held), free=len(self._free), due=due)
@@ -173,20 +173,20 @@ class PortsView:
 
     @property
     def used(self) -> int:
-        """Held by a stack, in the range or not."""
+        """How many ports stacks hold, inside the range or not."""
         return self._counts.used
 
     @property
     def free(self) -> int:
-        """Ready to be handed out."""
+        """How many ports are free."""
         return self._counts.free + len(self._counts.due) - self.quarantined
 
     @property
     def quarantined(self) -> int:
-        """Set aside because somebody else has them in the cluster."""
+        """How many ports are set aside because somebody else in the cluster uses them."""
         now = self._monotonic()
         return sum(1 for due in self._counts.due if due > now)
 
     def publish(self, counts: PortCounts) -> None:
-        """Take in a committed batch."""
+        """Apply a committed batch."""
         self._counts = counts

@@ -1,9 +1,9 @@
-"""The operations by which a create comes by a stack and its node ports: reserve, assign from a pool, replace a port, release.
+"""The operations that give a create its stack and node ports: reserve, assign from a pool, replace a port, release.
 
-Owns: a stack holds all of its ports or none, each by the primary key of ``node_ports``; the pool of ports only proposes. A
-stack of a pool is given once, alive and from the right template (invariant 11), by one update that finds the row or does not.
-Owns the limits of stacks in all and of living stacks with the same label, too. Whether a pod can be relied on is the caller's
-to know.
+Owns: a stack holds all of its ports or none, each by the primary key of ``node_ports``; the pool of ports only
+proposes. A stack of a pool is given away once, alive and from the right template (invariant 11), by one UPDATE that
+matches the row or not. Owns, too, the limits of stacks in all and of living stacks with the same label. The caller
+must know whether a pod can be relied on.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LABEL_HOLDERS = (
     " AND s.ttl_expires_at > ? ORDER BY s.created_at, s.stack_id LIMIT ?"
 )
 
-# What this update finds, it finds once (invariant 11).
+# This UPDATE matches each row at most once (invariant 11).
 ASSIGN_STACK = (
     "UPDATE stacks SET unassigned = 0, labels = ?, created_at = ?, updated_at = ?, ttl_expires_at = ?"
     " WHERE stack_id = ? AND unassigned = 1 AND digest = ? AND accepted = 1 AND ended = 0 AND deleting_since IS NULL"
@@ -48,7 +48,7 @@ ASSIGN_STACK = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """A stack of a pool for ``by``; times in nanoseconds. Only one that was made from the template as it is: ``digest``."""
+    """A request for a stack of a pool, for ``by``; times in nanoseconds. ``digest`` is the template's current one."""
 
     stack_id: str
     digest: str
@@ -68,7 +68,7 @@ def reserve(
     max_stacks: int | None = None,
     label_limits: Mapping[str, int] = NO_LIMITS,
 ) -> Stack:
-    """A row ``creating``, not accepted, with a random free node port for each target port: all or nothing.
+    """Insert a row: ``creating``, not accepted, with a random free node port for each target port, or no row at all.
 
     Raises ``NoNodePort``; ``Conflict`` if the claim's key is in use; ``Unavailable`` at ``max_stacks`` rows;
     ``LabelLimitReached`` if as many living stacks as ``label_limits`` allows have the same value of a label.
@@ -96,11 +96,11 @@ def assign(
     claim: Claim | None = None,
     answer: Callable[[Stack], bytes] | None = None,
 ) -> Stack | None:
-    """A stack of a pool, given away whole, with the answer to its create kept under the claim; None if it is not to be had any
-    more.
+    """Give a stack of a pool to a client, and keep the response to its create under the claim. None if it is gone,
+    given away or no longer usable.
 
-    Raises ``LabelLimitReached``, ``Unavailable`` and ``Conflict`` as ``reserve`` does; then it waits as before.
-    ``answer`` as for ``accept``.
+    Raises ``LabelLimitReached``, ``Unavailable`` and ``Conflict`` as ``reserve`` does; then the stack stays in the
+    pool. ``answer`` as for ``accept``.
     """
     labels = rows.labels_text(wanted.labels)
     times = (wanted.created_at, wanted.created_at, wanted.ttl_expires_at)
@@ -108,7 +108,7 @@ def assign(
     if row is None:
         return None
     stack = rows.from_row(row)
-    # The stack itself is among those that are counted by now.
+    # The counts below include the stack itself by now.
     if wanted.labels and wanted.label_limits:
         check_labels(tx, wanted.labels, wanted.label_limits, apart_from=wanted.stack_id)
     _require_room(tx, wanted.max_stacks, there=1)
@@ -127,15 +127,15 @@ def assign(
 
 
 def replace_port(tx: Transaction, stack_id: str, taken: int) -> Stack:
-    """Set ``taken`` aside for a while and hold another port in its place; who knows the old one is told by the timeline.
+    """Set ``taken`` aside for a while and hold another port instead. If the stack is accepted, its timeline says so.
 
-    A stack that does not hold ``taken`` comes back as it is. Raises ``NoNodePort`` (the stack keeps ``taken``),
-    ``StackNotFound`` if it is gone or being deleted.
+    A stack that does not hold ``taken`` is returned unchanged. Raises ``NoNodePort`` (the stack keeps ``taken``);
+    ``StackNotFound`` if the stack is gone or being deleted.
     """
     stack = rows.find_live(tx, stack_id)
     tx.ports.set_aside(taken)
     if not tx.run(rows.DELETE_NODE_PORT, (taken, stack_id)):
-        return stack  # replaced before; a repeated call changes nothing
+        return stack  # already replaced: a repeated call changes nothing
     tx.ports.put(taken)
     ports = tuple(
         _hold(tx, stack_id, replace(port, node_port=_propose(tx))) if port.node_port == taken else port
@@ -152,7 +152,7 @@ def replace_port(tx: Transaction, stack_id: str, taken: int) -> Stack:
 
 
 def ports_replaced(before: Sequence[PortMapping], after: Sequence[PortMapping]) -> str:
-    """Which node ports of a stack are others now, in a sentence; empty where none is."""
+    """A sentence about the node ports of a stack that have changed; empty if none has."""
     changed = [
         f"another Service has node port {old.node_port} now; {new.node_port} replaces it"
         for old, new in zip(before, after, strict=True)
@@ -162,14 +162,14 @@ def ports_replaced(before: Sequence[PortMapping], after: Sequence[PortMapping]) 
 
 
 def limit_ports(tx: Transaction, cluster: PortRange) -> None:
-    """The cluster has these node ports only: none but those are handed out from now on."""
+    """Hand out only ports of the cluster's own range from now on."""
     tx.ports.limit(cluster)
 
 
 def release(tx: Transaction, ids: Iterable[str]) -> list[Stack]:
-    """To be called when the Services of ended stacks are confirmed gone: their ports are free.
+    """Free the ports of ended stacks, once their Services are confirmed gone. Stacks that have not ended are skipped.
 
-    The stacks that changed; their ``ports`` still show what they had. Stacks that have not ended are skipped.
+    Returns the stacks that changed; their ``ports`` still show what they had.
     """
     ended = [stack for stack in rows.find_all(tx, ids).values() if stack.ended and stack.ports_held]
     if not ended:
@@ -181,7 +181,7 @@ def release(tx: Transaction, ids: Iterable[str]) -> list[Stack]:
 def check_labels(
     tx: Transaction, labels: Mapping[str, str], limits: Mapping[str, int], *, apart_from: str = ""
 ) -> None:
-    """Raise ``LabelLimitReached`` where as many living stacks as allowed have one of these labels already."""
+    """Raise ``LabelLimitReached`` if as many living stacks as allowed already have one of these labels."""
     for key, limit in limits.items():
         value = labels.get(key)
         if value is None:
@@ -196,7 +196,7 @@ def check_labels(
 
 
 def _require_room(tx: Transaction, max_stacks: int | None, *, there: int = 0) -> None:
-    """Raise ``Unavailable`` where there are as many stacks as allowed, beside so many that are ``there`` already."""
+    """Raise ``Unavailable`` if there are as many stacks as allowed, not counting ``there`` of them."""
     if max_stacks is not None and rows.count_assigned(tx) - there >= max_stacks:
         raise Unavailable(f"the limit of {max_stacks} stacks in all is reached (limits.max_stacks)", retry_after=30)
 
@@ -215,12 +215,12 @@ def _propose(tx: Transaction) -> int:
 
 
 def _hold(tx: Transaction, stack_id: str, port: PortMapping) -> PortMapping:
-    """Hold the proposed port, or another one where the constraint knows better than the pool."""
+    """Hold the proposed port, or another one if the constraint refuses it."""
     while True:
         try:
             tx.run(rows.INSERT_NODE_PORT, (port.node_port, stack_id))
         except sqlite3.IntegrityError:
-            port = replace(port, node_port=_propose(tx))  # the one that was refused stays held in the pool
+            port = replace(port, node_port=_propose(tx))  # the refused port stays held in the pool
         else:
             return port
 

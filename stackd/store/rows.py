@@ -1,11 +1,10 @@
-"""The rows of stacks, of the node ports that they hold, and the ids of stacks that were removed.
+"""The rows of stacks and of the node ports that they hold, and the ids of removed stacks.
 
-Owns their SQL, the formats of their columns (JSON of ports and labels), and what every operation on a stack is made of: find,
-save, mark as deleting, remove. An intent to delete never goes back, and an id is never given again. Does not know why
-anything is changed.
+Owns: their SQL, the formats of their columns (JSON of ports and labels), and the building blocks of all operations on
+stacks: find, save, mark as deleting, remove. An intent to delete is never revoked, and an id is never reused. Does not
+know why a row changes.
 
-Lists of ids travel as one JSON array (``json_each``), so that a query costs the same number of statements for one id as for
-ten thousand.
+Lists of ids are passed as one JSON array (``json_each``), so that a query for ten thousand ids is one statement.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ from stackd.store import claims, timeline
 from stackd.store.transaction import Transaction, id_array
 
 LONGEST_KEPT = 8 * 1024
-"""Characters of a pod spec that is kept in memory with its stack; a longer one is read from the file when it is wanted."""
+"""The longest pod spec, in characters, that is kept in memory with its stack; longer ones are read from the file."""
 
-# Each field of a stack is a column of its name, but for one whose name is a word of SQL.
+# Each field of a stack is a column of the same name, except one whose name is an SQL keyword.
 _COLUMN_OF = {field.name: field.name for field in fields(Stack)} | {"values": "generated"}
 COLUMNS = ", ".join(_COLUMN_OF.values())
 _SHORT_COLUMNS = COLUMNS.replace(
@@ -59,7 +58,7 @@ UPDATE_GIVEN = "UPDATE stacks SET labels = :labels, created_at = :created_at WHE
 UPDATE_POD_SPEC = "UPDATE stacks SET pod_spec = ? WHERE stack_id = ?"
 DELETE_STACKS = "DELETE FROM stacks WHERE stack_id IN (SELECT value FROM json_each(?)) RETURNING stack_id, unassigned"
 
-# Which stack holds a node port is decided by the primary key (invariant 2).
+# The primary key decides which stack holds a node port (invariant 2).
 ALL_NODE_PORTS = "SELECT node_port FROM node_ports"
 INSERT_NODE_PORT = "INSERT INTO node_ports (node_port, stack_id) VALUES (?, ?)"
 DELETE_NODE_PORT = "DELETE FROM node_ports WHERE node_port = ? AND stack_id = ?"
@@ -77,7 +76,7 @@ PURGE_REMOVED = (
 
 
 def labels_text(labels: Mapping[str, str]) -> str:
-    """Labels as they stand in their column."""
+    """The labels in the form of their column."""
     return orjson.dumps(dict(labels), option=orjson.OPT_SORT_KEYS).decode()
 
 
@@ -85,7 +84,7 @@ def _value(one: enum.Enum | None) -> str | None:
     return None if one is None else str(one.value)
 
 
-# What has another form in its column than in the stack: how it is written, and how it is read.
+# Fields with another form in their column than in the stack: how each is written, and how it is read.
 _FORMS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "ports": (
         lambda ports: orjson.dumps(ports).decode(),
@@ -116,20 +115,20 @@ def to_row(stack: Stack) -> dict[str, Any]:
 
 
 def find(tx: Transaction, stack_id: str) -> Stack | None:
-    """The row as it is within this transaction."""
+    """The stack as it is in this transaction, or None."""
     row = tx.row(FIND_STACK, (stack_id,))
     return None if row is None else from_row(row)
 
 
 def find_all(tx: Transaction, ids: Iterable[str]) -> dict[str, Stack]:
-    """The rows that exist, by id, in the order of ``ids``; without the pod specs that are long."""
+    """The stacks that exist, by id, in the order of ``ids``; without long pod specs."""
     wanted = list(dict.fromkeys(ids))
     found = {stack.stack_id: stack for stack in map(from_row, tx.rows(FIND_STACKS, (id_array(wanted),)))}
     return {stack_id: found[stack_id] for stack_id in wanted if stack_id in found}
 
 
 def find_live(tx: Transaction, stack_id: str) -> Stack:
-    """The row; ``StackNotFound`` if it is gone or being deleted."""
+    """The stack. Raises ``StackNotFound`` if it is gone or being deleted."""
     stack = find(tx, stack_id)
     if stack is None or stack.deleting_since is not None:
         raise StackNotFound(stack_id)
@@ -137,7 +136,7 @@ def find_live(tx: Transaction, stack_id: str) -> Stack:
 
 
 def pod_specs(tx: Transaction, ids: Iterable[str]) -> dict[str, str]:
-    """The pod specs of those stacks that are there, by id: for a few at a time, as they may be long."""
+    """The pod specs of those stacks that exist, by id. They can be long, so ask for a few at a time."""
     return dict(tx.rows(POD_SPECS, (id_array(ids),)))
 
 
@@ -147,12 +146,12 @@ def count(tx: Transaction) -> int:
 
 
 def count_assigned(tx: Transaction) -> int:
-    """How many stacks there are that somebody has asked for."""
+    """How many stacks belong to clients, and do not wait in a pool."""
     return int(tx.rows(COUNT_ASSIGNED)[0][0])
 
 
 def insert(tx: Transaction, stack: Stack) -> Stack:
-    """Write a new row and its labels; ``Conflict`` if the id is taken."""
+    """Write a new row and its labels. Raises ``Conflict`` if the id is taken."""
     row = to_row(stack)
     tx.run(INSERT_STACK, row)
     if stack.labels:
@@ -161,13 +160,13 @@ def insert(tx: Transaction, stack: Stack) -> Stack:
 
 
 def save(tx: Transaction, stacks: Sequence[Stack]) -> list[Stack]:
-    """Write what may change of each."""
+    """Write the columns that can change; returns the stacks."""
     tx.many(UPDATE_STACK, [to_row(stack) for stack in stacks])
     return [tx.put_stack(stack) for stack in stacks]
 
 
 def give(tx: Transaction, stack: Stack) -> None:
-    """Write what changes of a stack of a pool only when it is given away; the rest is ``save``'s."""
+    """Write the columns that change only when a stack of a pool is given away; ``save`` writes the others."""
     row = to_row(stack)
     tx.run(UPDATE_GIVEN, row)
     if stack.labels:
@@ -175,9 +174,10 @@ def give(tx: Transaction, stack: Stack) -> None:
 
 
 def mark_deleting(tx: Transaction, ids: Iterable[str], reason: DeleteReason, by: str = "stackd") -> list[Stack]:
-    """Keep the intent to delete; the first reason and time stay. The rows that exist, in the order of ``ids``.
+    """Write the intent to delete; the first reason and time are kept. Returns the stacks, in the order of ``ids``.
 
-    What waits in a pool does not exist for who asks for a delete, and ``DeleteReason.POOL`` ends nothing else.
+    ``DeleteReason.POOL`` applies only to stacks that wait in a pool, ``DeleteReason.UNDO`` to all stacks, other reasons
+    only to stacks of clients. All others count as not existing.
     """
     found = find_all(tx, ids)
     if reason is not DeleteReason.UNDO:
@@ -186,7 +186,7 @@ def mark_deleting(tx: Transaction, ids: Iterable[str], reason: DeleteReason, by:
 
 
 def mark_all_deleting(tx: Transaction, stacks: dict[str, Stack], reason: DeleteReason, by: str) -> list[Stack]:
-    """The same for rows that were read in this transaction."""
+    """As ``mark_deleting``, for all of ``stacks``, which must have been read in this transaction."""
     fresh = [
         replace(stack, deleting_since=tx.now, delete_reason=reason)
         for stack in stacks.values()
@@ -203,9 +203,9 @@ def mark_all_deleting(tx: Transaction, stacks: dict[str, Stack], reason: DeleteR
 
 
 def remove(tx: Transaction, ids: Iterable[str]) -> int:
-    """To be called when the cluster has confirmed: rows go, their ports are free, and keys that were never answered, too.
+    """Delete rows once the cluster has confirmed the deletes. Frees their ports and the keys of unanswered claims.
 
-    How many rows went. Their ids are noted in the same transaction.
+    Notes the ids as removed in the same transaction. Returns how many rows were deleted.
     """
     array = id_array(ids)
     give_back_ports(tx, array)
@@ -221,23 +221,23 @@ def remove(tx: Transaction, ids: Iterable[str]) -> int:
 
 
 def removed_among(tx: Transaction, ids: Iterable[str]) -> frozenset[str]:
-    """Those of ``ids`` whose stacks this file has removed, undone creates among them, in the last thirty days."""
+    """Those of ``ids`` whose stacks were removed from this file in the last thirty days, undone creates included."""
     return frozenset(stack_id for (stack_id,) in tx.rows(REMOVED_AMONG, (id_array(ids),)))
 
 
 def purge_removed(tx: Transaction, before: int, limit: int) -> int:
-    """Forget at most ``limit`` ids of stacks that were removed before that time; how many."""
+    """Forget at most ``limit`` ids of stacks that were removed before ``before``; returns how many."""
     return tx.run(PURGE_REMOVED, (before, limit))
 
 
 def give_back_ports(tx: Transaction, array: str) -> None:
-    """The node ports of these stacks, an array of ids as ``id_array`` makes it, are held no more."""
+    """Free the node ports of these stacks; ``array`` is an ``id_array``."""
     for (port,) in tx.rows(DELETE_NODE_PORTS_OF, (array,)):
         tx.ports.put(port)
 
 
 def hold_ports(tx: Transaction, stack: Stack) -> None:
-    """Hold the node ports that the stack's record names, if it holds any. Raises IntegrityError where another has one."""
+    """Hold the node ports of the stack's record, if it holds any. Raises IntegrityError if another stack has one."""
     for port in stack.ports if stack.ports_held else ():
         tx.run(INSERT_NODE_PORT, (port.node_port, stack.stack_id))
         tx.ports.hold(port.node_port)

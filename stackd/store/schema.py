@@ -1,7 +1,7 @@
 """The file's format: identity, version, and the migrations that lead from each version to the next.
 
-Owns: ``APPLICATION_ID``, the DDL, and the rule that a file is migrated in one transaction with a copy kept before.
-A released migration is never edited; a change of the schema is a new one at the end of ``MIGRATIONS``.
+Owns: ``APPLICATION_ID``, the DDL, and the rule that a file is migrated in one transaction, after a copy was made.
+A released migration is never edited; a change of the schema is a new migration at the end of ``MIGRATIONS``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ APPLICATION_ID = 0x73746B64  # "stkd"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Migration:
-    """One step to the next version: statements, then an optional function for what SQL cannot say."""
+    """One step to the next version: statements, then an optional function for what SQL cannot express."""
 
     name: str
     statements: tuple[str, ...] = ()
@@ -165,7 +165,7 @@ MIGRATIONS: tuple[Migration, ...] = (FIRST, HISTORY, OWNERSHIP, TEMPLATES)
 
 
 def is_ours(connection: sqlite3.Connection) -> bool:
-    """Whether it is a state file of stackd."""
+    """Whether the file is a state file of stackd."""
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     return bool(application_id == APPLICATION_ID)
 
@@ -177,14 +177,14 @@ def version_of(connection: sqlite3.Connection) -> int:
 
 
 def create(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
-    """Make a new, empty file into one of ours, at the latest version."""
+    """Turn a new, empty file into a state file of the latest version."""
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     migrate(connection, migrations)
 
 
 def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
-    """Bring the file from its version to the latest, all steps in one transaction: it is either done or not begun."""
-    connection.execute("PRAGMA foreign_keys = OFF")  # tables may be rebuilt; checked as a whole before the commit
+    """Bring the file to the latest version, all steps in one transaction. Raises ``StoreError``."""
+    connection.execute("PRAGMA foreign_keys = OFF")  # tables may be rebuilt; all keys are checked before the commit
     connection.execute("BEGIN IMMEDIATE")
     try:
         for migration in migrations[version_of(connection) :]:

@@ -1,8 +1,8 @@
 """All stacks: in memory for reads on the event loop, and the operations on them.
 
-Nothing in the view waits, and nothing uncommitted is seen. Long pod specs are not in it, so that what a thousand stacks take
-is bounded. Owns the order of the list (``created_at``, then id), the version that tells whether anything changed, and the
-subscribers. It is changed only by ``publish``, on the loop, once per committed batch.
+Reads of the view never wait and see only committed data. The view leaves out long pod specs, to limit its memory.
+Owns: the order of the list (``created_at``, then id), the version that tells whether anything changed, and the
+subscribers. Only ``publish`` changes the view, on the loop, once per committed batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Subscriber = Callable[[Stack | None, Stack | None], None]
 
 
 class StacksView:
-    """All stacks as they are committed. ``version`` grows by one with each published batch that changed any."""
+    """All stacks as committed. ``version`` grows by one with each published batch that changed a stack."""
 
     def __init__(self, stacks: Iterable[Stack] = ()) -> None:
         ordered = sorted(map(_kept, stacks), key=_key)
@@ -40,7 +40,7 @@ class StacksView:
         return self._by_id.keys()
 
     def ordered(self) -> tuple[Stack, ...]:
-        """All stacks by ``created_at``, then id; the same tuple until something changes."""
+        """All stacks by ``created_at``, then id; the same tuple until a stack changes."""
         if self._ordered is None:
             self._ordered = tuple(self._records)
         return self._ordered
@@ -55,7 +55,10 @@ class StacksView:
         return stack_id in self._by_id
 
     def subscribe(self, callback: Subscriber) -> Callable[[], None]:
-        """Call ``callback(before, after)`` after each change, on the loop; it must not raise. Returns the undo."""
+        """Call ``callback(before, after)`` on the loop after each change. Returns a function that unsubscribes.
+
+        ``callback`` must not raise.
+        """
         self._subscribers.append(callback)
 
         def unsubscribe() -> None:
@@ -65,7 +68,7 @@ class StacksView:
         return unsubscribe
 
     def publish(self, changes: Iterable[tuple[str, Stack | None]]) -> None:
-        """Take in a committed batch, then tell the subscribers of each change in its order."""
+        """Apply a committed batch, then call the subscribers with each change, in order."""
         news: list[tuple[Stack | None, Stack | None]] = []
         for stack_id, changed in changes:
             before, after = self._by_id.get(stack_id), changed and _kept(changed)
@@ -97,7 +100,7 @@ class StacksView:
 
 
 class Stacks(StacksView, Table):
-    """The view, and the operations: each is one transaction, and what it returns is durable and visible in the view."""
+    """The view, and the operations. Each is one transaction; its result is durable and visible in the view."""
 
     def __init__(self, stacks: Iterable[Stack], submit: Submit, pending: Callable[[], int]) -> None:
         StacksView.__init__(self, stacks)
@@ -109,11 +112,11 @@ class Stacks(StacksView, Table):
     check_labels = operation(reservations.check_labels, writes=False)
 
     async def observe(self, seen: Sequence[Observation]) -> list[Stack]:
-        """``changes.observe``. No news costs no transaction.
+        """As ``changes.observe``. Without news it needs no transaction.
 
-        They do not wait for the disk: what a power failure takes of them is seen in the cluster again.
+        Observations do not wait for the disk: those lost in a power failure are read from the cluster again.
         """
-        if not self._pending():  # nothing is under way, so the view is what the file holds
+        if not self._pending():  # no operation is pending, so the view is what the file holds
             seen = [one for one in seen if self._is_news(one)]
         return await self._observe(seen) if seen else []
 
@@ -126,7 +129,7 @@ class Stacks(StacksView, Table):
     assign = operation(reservations.assign, grows=True)
 
     def waits_in_pool(self, stack_id: str) -> bool:
-        """Whether this is a stack that nobody has been given: it does not exist for any client."""
+        """Whether this stack waits in a pool. It does not exist for any client then."""
         stack = self.get(stack_id)
         return stack is not None and stack.unassigned
 
@@ -150,7 +153,7 @@ class Stacks(StacksView, Table):
     pod_specs = operation(rows.pod_specs, writes=False)
 
     async def whole(self, stack: Stack) -> Stack:
-        """The stack with its pod spec, which is read where it is too long to be kept in memory.
+        """The stack with its pod spec, which is read from the file if it is too long to be kept in memory.
 
         Raises ``StackNotFound`` if its row is gone by now.
         """
@@ -163,7 +166,7 @@ class Stacks(StacksView, Table):
 
 
 def _kept(stack: Stack) -> Stack:
-    """What is kept of a stack in memory."""
+    """The stack as it is kept in memory: without a long pod spec."""
     if stack.pod_spec is None or len(stack.pod_spec) <= rows.LONGEST_KEPT:
         return stack
     return replace(stack, pod_spec=None)

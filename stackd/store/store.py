@@ -1,7 +1,8 @@
-"""The open state file: a memory view to read at once, and operations that are durable when they return.
+"""The open state file: a memory view for immediate reads, and operations that are durable when they return.
 
-Owns the way from a path to file, lock, pool, writer thread and view, and back, in this order. Knows nothing of Kubernetes or
-HTTP, nor why anything is asked of it. All of it belongs to the event loop on which it was opened.
+Owns: opening and closing a state file, with its lock, port pool, writer thread and view, in the right order. Does not
+know Kubernetes or HTTP, nor why an operation is called. Everything belongs to the event loop on which the file was
+opened.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from stackd.store.timeline import Timeline
 from stackd.store.transaction import Counters, Transaction
 from stackd.store.writer import Batch, Writer, WriterParts
 
-_UNREADABLE = "Could not decode"  # SQLite's module, of text that is not UTF-8
+_UNREADABLE = "Could not decode"  # the sqlite3 module's error for text that is not UTF-8
 DAY = 24 * 3600 * NANOSECONDS
 _PURGED_AT_ONCE = 10_000
 _TIMELINES_PURGED_AT_ONCE = 1_000
@@ -37,7 +38,7 @@ DEFAULTS = StoreOptions()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedState:
-    """An open file and what was in it; ``begun`` are the stacks that unfinished jobs had begun to delete."""
+    """An open file and its content; ``begun`` are the stacks that unfinished jobs had started to delete."""
 
     path: Path
     lock: FileLock
@@ -51,9 +52,9 @@ class LoadedState:
 
 
 def load(path: Path, *, clock: Clock, node_ports: tuple[int, int], options: StoreOptions) -> LoadedState:
-    """Lock, check, open, migrate and read the file; a new one if there is none. Raises ``StoreError``.
+    """Lock, check, open, migrate and read the file; creates it if there is none. Raises ``StoreError``.
 
-    Links are followed first: lock, log and copies stand beside the file itself, whatever name leads to it.
+    Links are followed first, so that lock, log and copies are beside the real file, whatever name leads to it.
     """
     path = follow_links(path)
     try:
@@ -104,7 +105,7 @@ def _load_locked(
 
 
 def _open(path: Path, ballast: Ballast, options: StoreOptions) -> sqlite3.Connection:
-    """Open; on a full disk once more with the space that was set aside, so that a restart is still possible."""
+    """Open the file. On a full disk, free the reserved space and try again, so that a restart is still possible."""
     try:
         return open_file(path, options)
     except sqlite3.Error:
@@ -123,14 +124,14 @@ def _jobs(connection: sqlite3.Connection) -> list[Job]:
 
 
 def unload(loaded: LoadedState) -> None:
-    """Close the connection of a file that no writer has taken over, and give the lock back."""
+    """Close the connection of a file that no writer has taken over, and release the lock."""
     loaded.connection.close()
     loaded.lock.release()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purged:
-    """How many records were removed because of their age."""
+    """How many records were deleted because of their age."""
 
     jobs: int
     claims: int
@@ -142,10 +143,10 @@ class Store:
     """The open file: ``stacks``, ``ports``, ``jobs``, ``timeline``, ``claims`` and ``meta``, with their operations.
 
     An operation returns once it is durable and visible in the view. It raises ``StoreUnavailable`` if the file cannot
-    be written now; then nothing of it has happened, and the next one may succeed.
+    be written now; then it had no effect, and the next operation may succeed.
 
-    ``await failed`` raises if the writer ends unexpectedly; the daemon must then end, too.
-    ``begun`` are the stacks that unfinished jobs had begun to delete when it was opened.
+    ``await failed`` raises if the writer ends unexpectedly; the daemon must then stop, too.
+    ``begun`` are the stacks that unfinished jobs had started to delete when the file was opened.
     """
 
     def __init__(self, loaded: LoadedState, clock: Clock) -> None:
@@ -179,7 +180,7 @@ class Store:
     async def open(
         cls, path: Path, *, clock: Clock, node_ports: tuple[int, int], options: StoreOptions = DEFAULTS
     ) -> Store:
-        """Open the state file, or make one if there is none; ``node_ports`` is the range, both ends included.
+        """Open the state file, or create it if there is none; ``node_ports`` is the range, both ends included.
 
         Raises ``StoreError`` if the file is damaged, newer, foreign, or held by another process.
         """
@@ -196,23 +197,23 @@ class Store:
         return store
 
     async def close(self) -> None:
-        """Finish what was submitted, write the log back into the file, give the lock back. Idempotent."""
+        """Finish all submitted operations, write the log back into the file, release the lock. Idempotent."""
         await self._writer.close()
         self._lock.release()
 
     @property
     def failed(self) -> asyncio.Future[None]:
-        """To be awaited: raises ``StoreError`` with the reason when the writer has ended unexpectedly."""
+        """Await it: it raises ``StoreError`` with the reason when the writer has ended unexpectedly."""
         return self._writer.failed
 
     @property
     def counters(self) -> Counters:
-        """Operations, statements, commits and how long those took since the file was opened."""
+        """Counts of operations, statements and commits, and commit durations, since the file was opened."""
         return self._writer.counters
 
     @property
     def pending(self) -> int:
-        """Operations that wait for their commit."""
+        """How many operations wait for their commit."""
         return self._writer.pending
 
     def file_bytes(self) -> int:
@@ -223,27 +224,27 @@ class Store:
 
     @property
     def identity(self) -> FileIdentity:
-        """Whose stacks the file holds, and how far its history goes by now."""
+        """Whose stacks the file holds, and how far its history goes now."""
         return replace(self._identity, sequence=self._sequence)
 
     @property
     def incomplete(self) -> bool:
-        """Whether the file lacks what the cluster has (``FileIdentity.incomplete``)."""
+        """Whether the file may lack stacks that the cluster has (``FileIdentity.incomplete``)."""
         return self._identity.incomplete
 
     async def begin(self, namespace: str, instance: str) -> FileIdentity:
-        """To be called once by a process, before it works for the stacks of this namespace and instance.
+        """To be called once by a process, before it works on the stacks of this namespace and instance.
 
-        Raises ``StoreError`` where the file has stacks of others (``FileIdentity.contradiction``).
+        Raises ``StoreError`` if the file has stacks of another one (``FileIdentity.contradiction``).
         """
         return await self._identify(lambda tx: identity.begin(tx, namespace, instance))
 
     async def begin_adoption(self) -> FileIdentity:
-        """Begin a new history: the file lacks what the cluster has, until ``end_adoption``, after a restart too."""
+        """Start a new history: the file counts as incomplete until ``end_adoption``, even across restarts."""
         return await self._identify(identity.begin_adoption)
 
     async def end_adoption(self) -> FileIdentity:
-        """The file has all that the cluster has."""
+        """Mark the file as complete: it has all stacks of the cluster."""
         return await self._identify(identity.end_adoption)
 
     async def _identify(self, change: Callable[[Transaction], None]) -> FileIdentity:
@@ -257,7 +258,7 @@ class Store:
     # ---- upkeep
 
     async def probe(self) -> None:
-        """A small write: raises ``StoreUnavailable`` if creates would be refused now."""
+        """Write a small value. Raises ``StoreUnavailable`` if creates would be refused now."""
         await self._writer.submit(identity.probe, grows=True)
 
     async def purge(
@@ -269,9 +270,9 @@ class Store:
         keep_history_ns: int = DAY,
         keep_removed_ns: int = 30 * DAY,
     ) -> Purged:
-        """Remove finished jobs, claims, timelines and ids of stacks that are gone, where they are older than that.
+        """Delete finished jobs, claims, timelines and ids of removed stacks that are older than the given ages.
 
-        At most ten thousand jobs and claims and a thousand timelines at a time, to keep the writer free.
+        Deletes at most ten thousand jobs, claims and ids and a thousand timelines per call, to keep the writer free.
         """
         first = not self._purged
 
@@ -290,7 +291,7 @@ class Store:
         return purged
 
     async def backup(self, target: Path, *, force: bool = False) -> None:
-        """A consistent copy, while everything goes on. Raises ``StoreError`` (``file.backup_file``)."""
+        """Make a consistent copy while the store stays in use. Raises ``StoreError`` (``file.backup_file``)."""
         await asyncio.to_thread(backup_file, self.path, target, force=force)
 
     def _publish(self, batch: Batch) -> None:

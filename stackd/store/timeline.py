@@ -1,7 +1,7 @@
-"""What has happened to each stack, and its containers' last log lines; kept for a while after the stack is gone.
+"""The timeline of each stack, and its containers' last log lines; kept for a while after the stack is gone.
 
-Owns: the lines that follow from a change of a row, how many are kept of each stack, and their removal. A line is written
-in the transaction of what it tells of; on a full disk it is left out, so that deletes never fail because of it.
+Owns: the lines that follow from a change of a row, how many are kept per stack, and their removal. A line is written in
+the transaction of the change. On a full disk it is left out, so that deletes never fail because of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from stackd.model import EventKind, KeptLog, Stack, StackStatus, TimelineEvent
 from stackd.store.transaction import Table, Transaction, id_array, operation
 
 LINES_PER_STACK = 300
-"""The oldest lines of a stack that flaps for days go first."""
+"""When a stack flaps for days, its oldest lines are deleted."""
 
 INSERT_TIMELINE = (
     "INSERT INTO timeline (stack_id, at, kind, reason, message, by, count)"
@@ -69,7 +69,7 @@ _REPEATING = frozenset(
 
 
 def add(tx: Transaction, lines: Sequence[tuple[str, TimelineEvent]]) -> None:
-    """Write lines, each with its stack's id; what the cluster said before is counted instead."""
+    """Write lines, each with its stack's id. A repeated warning or pull only updates the time and count of its line."""
     if not lines or tx.tight:
         return
     tx.run(INSERT_TIMELINE, (json.dumps([_line(stack_id, one) for stack_id, one in lines]),))
@@ -79,13 +79,16 @@ def add(tx: Transaction, lines: Sequence[tuple[str, TimelineEvent]]) -> None:
 
 
 def add_deleted(tx: Transaction, ids: str) -> None:
-    """The stacks of these ids (a JSON array) are about to go; those that nobody was told of leave no trace."""
+    """Write the last line of these stacks (a JSON array of ids), which are about to be removed.
+
+    Stacks that no client knows (not accepted, or waiting in a pool) get none.
+    """
     if not tx.tight:
         tx.run(INSERT_DELETED, (tx.now, ids))
 
 
 def between(before: Stack, after: Stack, now: int) -> Iterator[TimelineEvent]:
-    """The lines that tell how a stack's status, or the reason for it, has changed."""
+    """The lines for a change of a stack's status or its reason."""
     if (before.status, before.status_reason) == (after.status, after.status_reason):
         return
     kind = _kind(before, after)
@@ -94,7 +97,7 @@ def between(before: Stack, after: Stack, now: int) -> Iterator[TimelineEvent]:
 
 
 def read(tx: Transaction, stack_id: str) -> list[TimelineEvent]:
-    """What has happened to the stack, oldest first; empty where nothing is known of such a stack."""
+    """The timeline of the stack, oldest line first; empty if the stack is unknown."""
     return [
         TimelineEvent(kind=EventKind(kind), at=at, reason=reason, message=message, by=by, count=count)
         for at, kind, reason, message, by, count in tx.rows(TIMELINE, (stack_id,))
@@ -107,40 +110,40 @@ def kept_logs(tx: Transaction, stack_id: str) -> list[KeptLog]:
 
 
 def keep_diagnostics(tx: Transaction, stack_id: str, events: Sequence[TimelineEvent], logs: Sequence[KeptLog]) -> None:
-    """Keep what the cluster said of a stack and what its containers wrote last. Nothing for a stack that is gone."""
+    """Keep the cluster's events about a stack and its containers' last log lines. No effect if the stack is gone."""
     if tx.row(STACK_EXISTS, (stack_id,)) is not None:
         add(tx, [(stack_id, one) for one in events])
         _keep_logs(tx, stack_id, logs)
 
 
 def keep_final_logs(tx: Transaction, stack_id: str, logs: Sequence[KeptLog]) -> None:
-    """Keep what containers wrote before their pod was deleted; nothing where nothing is known of such a stack.
+    """Keep the containers' last log lines from before their pod was deleted. No effect for an unknown stack.
 
-    The stack may be gone by then.
+    The stack itself may be gone by then; its timeline is enough.
     """
     if tx.row(IN_TIMELINE, (stack_id,)) is not None:
         _keep_logs(tx, stack_id, logs)
 
 
 def forget(tx: Transaction, ids: str) -> None:
-    """Nobody was ever told of the stacks of these ids (a JSON array), which have gone."""
+    """Delete the timelines and logs of removed stacks (a JSON array of ids) that no client ever knew."""
     tx.run(FORGET_TIMELINES, (ids,))
     tx.run(FORGET_KEPT_LOGS, (ids,))
 
 
 def close_open(tx: Transaction) -> None:
-    """Give every stack that is gone its last line, so that it can be purged (one may have been left out)."""
+    """Write the missing last line of removed stacks, so that they can be purged (a full disk may have prevented it)."""
     tx.run(CLOSE_TIMELINES)
 
 
 def purge(tx: Transaction, before: int, limit: int) -> int:
-    """Remove lines and logs of at most ``limit`` stacks that went before that time; how many lines went."""
+    """Delete lines and logs of at most ``limit`` stacks that were removed before ``before``; returns how many lines."""
     tx.run(PURGE_KEPT_LOGS, (before, limit))
     return tx.run(PURGE_TIMELINES, (before, limit))
 
 
 def _keep_logs(tx: Transaction, stack_id: str, logs: Iterable[KeptLog]) -> None:
-    """Replace earlier ones."""
+    """Write the logs, replacing earlier ones of the same containers."""
     if not tx.tight:
         tx.many(KEEP_LOG, [(stack_id, log.container, log.at, log.text) for log in logs])
 
@@ -170,5 +173,5 @@ class Timeline(Table):
     read = operation(read, writes=False)
     kept_logs = operation(kept_logs, writes=False)
     keep_diagnostics = operation(keep_diagnostics, grows=True)
-    # It does not wait for the disk: a power failure may take what was kept.
+    # It does not wait for the disk, so a power failure can lose the logs.
     keep_final_logs = operation(keep_final_logs, grows=True, relaxed=True)

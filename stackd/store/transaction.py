@@ -1,7 +1,7 @@
-"""What an operation gets to work with: the write connection, the port pool, and a list of what it changed.
+"""What an operation works with: the write connection, the port pool, and the list of its changes.
 
-Owns the counting of statements, and the staging of changed records until the commit is durable. Operations are plain
-functions ``(Transaction, …) -> result``; they may run twice (after a full disk) and must not keep anything outside.
+Owns: counting statements, and staging changed records until the commit is durable. Operations are plain functions
+``(Transaction, …) -> result``. They may run twice (after a full disk), so they must have no other side effects.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ OPERATION, ADOPTION = "operation", "adoption"
 
 
 def id_array(ids: Iterable[str]) -> str:
-    """Ids as the JSON array that the queries take."""
+    """The ids as a JSON array, as the queries take them."""
     return json.dumps(list(ids))
 
 
 @dataclass(slots=True, kw_only=True)
 class Counters:
-    """Totals since the file was opened; written by the writer thread, read by anyone.
+    """Totals since the file was opened. The writer thread writes them, anyone may read them.
 
-    ``statements`` counts what operations execute, each row of an executemany as one; transaction control is not in it,
-    so the number does not depend on how operations happened to be grouped. ``disk_waits`` counts the commits that
-    returned only once the disk had them.
+    ``statements`` counts the statements of operations, each row of an executemany as one. It leaves out transaction
+    control, so it does not depend on how operations were grouped. ``disk_waits`` counts the commits that waited until
+    the data was on the disk.
     """
 
     operations: int = 0
@@ -56,9 +56,9 @@ class Counters:
 
 
 class Transaction:
-    """One transaction of the writer; ``now`` is the wall clock in nanoseconds at its beginning.
+    """One transaction of the writer; ``now`` is the wall clock in nanoseconds at its start.
 
-    While it is ``tight`` there is hardly room on the disk: what can be done without is not written.
+    ``tight`` means that the disk is almost full; operations then leave out what is not essential.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Transaction:
         self.jobs: list[tuple[str, Job | None]] = []
 
     def run(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> int:
-        """Execute; the number of rows changed."""
+        """Execute a statement; returns the number of changed rows."""
         self._counters.statements += 1
         return self._connection.execute(sql, parameters).rowcount
 
@@ -88,23 +88,23 @@ class Transaction:
         return self._connection.execute(sql, parameters).fetchall()
 
     def many(self, sql: str, parameters: Iterable[Sequence[Any] | Mapping[str, Any]]) -> None:
-        """Execute once for each."""
+        """Execute the statement once for each of ``parameters``."""
         batch = list(parameters)
         self._counters.statements += len(batch)
         self._connection.executemany(sql, batch)
 
     def put_stack(self, stack: Stack) -> Stack:
-        """Stage a stack as written."""
+        """Stage a written stack for the view; returns it."""
         self.stacks.append((stack.stack_id, stack))
         return stack
 
     def put_job(self, job: Job) -> Job:
-        """Stage a job as written."""
+        """Stage a written job for the view; returns it."""
         self.jobs.append((job.job_id, job))
         return job
 
     def isolated(self, operation: Callable[[Transaction], T], savepoint: str) -> T:
-        """Run within a savepoint: if it raises, nothing of it remains, not in the port pool either."""
+        """Run the operation in a savepoint. If it raises, all its changes are undone, those of the port pool, too."""
         stacks, jobs, ports = len(self.stacks), len(self.jobs), self.ports.mark()
         self._connection.execute(f"SAVEPOINT {savepoint}")
         try:
@@ -113,7 +113,7 @@ class Transaction:
             del self.stacks[stacks:]
             del self.jobs[jobs:]
             self.ports.undo(ports)
-            if self._connection.in_transaction:  # a full disk may have ended the transaction already
+            if self._connection.in_transaction:  # SQLite may have rolled it back already, after a full disk
                 self._connection.execute(f"ROLLBACK TO {savepoint}")
                 self._connection.execute(f"RELEASE {savepoint}")
             raise
@@ -133,11 +133,11 @@ class Submit(Protocol):
         grows: bool = False,
         relaxed: bool = False,
     ) -> T:
-        """Run the operation in the next transaction; its result once that is durable and published."""
+        """Run the operation in the next transaction; returns its result once that is durable and published."""
 
 
 class Table:
-    """Something in the file with operations of its own, which ``submit`` takes to the writer's thread."""
+    """A part of the file with its own operations; ``submit`` hands them to the writer's thread."""
 
     def __init__(self, submit: Submit) -> None:
         self._submit = submit
@@ -150,9 +150,9 @@ def operation(
     grows: bool = False,
     relaxed: bool = False,
 ) -> Callable[Concatenate[Table, P], Coroutine[Any, Any, T]]:
-    """The function as a method of a ``Table``: one transaction (see ``Writer.submit``).
+    """Make the function a method of a ``Table`` that runs it in one transaction (see ``Writer.submit``).
 
-    Lists and other iterables are copied at the call, as the function runs later, and twice where the disk was full.
+    Lists and other iterables are copied at the call, because the function runs later, and twice after a full disk.
     """
 
     @wraps(function)

@@ -1,7 +1,7 @@
-"""The one thread that writes: it owns the connection, and commits everything that waits in one go (group commit).
+"""The only thread that writes: it owns the connection, and commits all waiting operations together (group commit).
 
-Owns: the queue, the transaction around a batch, the savepoint around each operation, what is retried when the disk is
-full. Knows nothing of what the operations do. Hands each committed batch to the event loop in one call.
+Owns: the queue, the transaction around a batch, the savepoint around each operation, and the retry when the disk is
+full. Does not know what the operations do. Hands each committed batch to the event loop in one call.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from stackd.store.transaction import OPERATION, Counters, Transaction
 
 T = TypeVar("T")
 
-_MAX_BATCH = 500  # bounds how long the first of a burst waits for the commit of the last
+_MAX_BATCH = 500  # limits how long the first operation of a burst waits for its commit
 _FULL = "the state file cannot be written now: the disk is full"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Submission:
-    """An operation that waits for its turn. ``grows``: not while the disk is full; ``relaxed``: see ``submit``."""
+    """An operation that waits for its turn; ``writes``, ``grows`` and ``relaxed``: see ``Writer.submit``."""
 
     future: asyncio.Future[Any]
     operation: Callable[[Transaction], Any]
@@ -46,9 +46,9 @@ Outcome = tuple[Submission, Any, BaseException | None]
 
 @dataclass(slots=True, kw_only=True)
 class Batch:
-    """What became of a batch: one outcome per call, and the records that changed (none if the commit failed).
+    """The result of a batch: one outcome per call, and the changed records (none if the commit failed).
 
-    ``sequence`` counts the commits that changed what stacks there are to be (0: this one did not).
+    ``sequence`` is the file's sequence after the commit (``FileIdentity.sequence``); 0 if the commit did not change it.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriterParts:
-    """What the thread works with; from its start on, nobody else touches them."""
+    """What the thread works with. Nobody else uses these objects once the thread has started."""
 
     path: Path
     connection: sqlite3.Connection
@@ -71,7 +71,9 @@ class WriterParts:
 
 
 class Writer:
-    """``submit`` operations on the event loop; ``publish`` is called there with each batch, before it resolves."""
+    """The writer thread. ``submit`` is called on the event loop; ``publish`` is called there with each batch, before
+    the results of its operations are set.
+    """
 
     def __init__(self, parts: WriterParts, publish: Callable[[Batch], None]) -> None:
         self.counters = Counters()
@@ -90,17 +92,17 @@ class Writer:
         self._thread = threading.Thread(target=self._main, name="stackd-store", daemon=True)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     @property
     def failed(self) -> asyncio.Future[None]:
-        """Raises ``StoreError`` once the thread has ended unexpectedly. Whoever waits for it may be cancelled."""
+        """Raises ``StoreError`` once the thread has ended unexpectedly. Waiters can be cancelled without any effect."""
         return asyncio.shield(self._failed)
 
     @property
     def pending(self) -> int:
-        """Operations without an outcome yet."""
+        """How many operations have no outcome yet."""
         return len(self._outstanding)
 
     async def submit(
@@ -111,12 +113,13 @@ class Writer:
         grows: bool = False,
         relaxed: bool = False,
     ) -> T:
-        """Run the operation in the next transaction; its result once that is durable and published.
+        """Run the operation in the next transaction; returns its result once that is durable and published.
 
-        What is ``relaxed`` survives the end of the process, but alone it does not wait for the disk: after a power
-        failure it may be gone (never something that was committed after it and waited for).
+        ``writes`` is False for an operation that only reads. One that ``grows`` is refused while the disk is full.
+        A ``relaxed`` operation does not wait for the disk: it survives the end of the process, but a power failure may
+        lose it. Whatever a later operation has waited for is not lost with it.
 
-        Cancelling the call does not take the operation back once it has begun.
+        Cancelling the call does not undo an operation that has started.
         """
         if self._closing or self._failed.done():
             raise StoreUnavailable("the state file is closed")
@@ -127,7 +130,7 @@ class Writer:
         return await future
 
     async def close(self) -> None:
-        """Finish what was submitted, checkpoint, close the connection, end the thread. Idempotent."""
+        """Finish all submitted operations, checkpoint, close the connection, end the thread. Idempotent."""
         if not self._closing:
             self._closing = True
             self._queue.put(None)
@@ -140,7 +143,7 @@ class Writer:
         try:
             self._publish(batch)
         except BaseException as exc:
-            self._fail(exc)  # readers would see less than was committed: the daemon must end
+            self._fail(exc)  # readers would see less than was committed, so the daemon must stop
             raise
         finally:
             for call, result, error in batch.outcomes:
@@ -161,7 +164,7 @@ class Writer:
         error = StoreError(f"the store cannot go on: {str(exc) or type(exc).__name__}")
         error.__cause__ = exc
         self._failed.set_exception(error)
-        self._failed.exception()  # whoever awaits it gets it; nobody has to
+        self._failed.exception()  # marks the exception as retrieved, because nobody has to await it
 
     def _end(self, exc: BaseException | None) -> None:
         if exc is not None:
@@ -210,7 +213,10 @@ class Writer:
         return calls, True
 
     def _commit(self, calls: list[Submission]) -> tuple[Batch, BaseException | None]:
-        """Never raises for what the file or the disk do: their error is the outcome of each call."""
+        """Commit a batch; returns it, and the error that must end the thread, if any.
+
+        Errors of the file or the disk are not raised, but become the outcome of each call.
+        """
         refused: list[Submission] = []
         if self._parts.ballast.spent and any(call.grows for call in calls) and not self._parts.ballast.fill():
             calls, refused = _split(calls)
@@ -227,7 +233,7 @@ class Writer:
         return batch, None
 
     def _make_room(self, calls: list[Submission]) -> tuple[Batch, list[Submission]]:
-        """The disk is full: use the space set aside for what does not grow, and refuse the rest."""
+        """Free the reserved space of a full disk for the calls that do not grow the file, and refuse the others."""
         self._parts.ballast.release()
         shrinking, refused = _split(calls)
         try:
@@ -236,7 +242,7 @@ class Writer:
             return _all_failed(shrinking, failures.unavailable(exc)), refused
 
     def _attempt(self, calls: list[Submission]) -> Batch:
-        """One transaction. If it cannot be committed, nothing of it remains, and the error passes."""
+        """Run all calls in one transaction. If it cannot be committed, it is rolled back, and the error is raised."""
         parts = self._parts
         if not calls:
             return Batch()
@@ -251,7 +257,7 @@ class Writer:
             outcomes = [self._apply(tx, call, alone=len(calls) == 1) for call in calls]
             if len(calls) == 1 and outcomes[0][2] is not None:
                 return self._without_trace(outcomes)
-            # What was merely observed is not waited for, and changes nothing of what there is to be.
+            # Observations are relaxed. They do not change what is intended, so they do not advance the sequence.
             decided = bool(tx.stacks) and any(call.writes and not call.relaxed for call in calls)
             if decided:
                 parts.connection.execute(identity.SET_META, (identity.SEQUENCE, str(self._sequence + 1)))
@@ -274,7 +280,7 @@ class Writer:
         return Batch(outcomes=outcomes, stacks=tx.stacks, jobs=tx.jobs, ports=parts.ports.counts(), sequence=sequence)
 
     def _without_trace(self, outcomes: list[Outcome]) -> Batch:
-        """An operation that had the transaction to itself has failed: nothing of it remains."""
+        """Roll back a transaction whose only operation has failed."""
         parts = self._parts
         parts.ports.undo(0)
         if parts.connection.in_transaction:
@@ -282,10 +288,10 @@ class Writer:
         return Batch(outcomes=outcomes, ports=parts.ports.counts())
 
     def _apply(self, tx: Transaction, call: Submission, *, alone: bool) -> Outcome:
-        """Each operation has a savepoint, but one that is ``alone``: then the transaction does (each statement is a turn
-        in which the event loop may take the interpreter)."""
+        """Run one operation in a savepoint. An operation that is ``alone`` needs none, because the transaction does the
+        same; this saves statements, each of which may hand the interpreter to the event loop."""
         if call.future.cancelled():
-            return call, None, None  # nobody waits for it, and nothing of it has begun
+            return call, None, None  # nobody waits for it, and it has not started
         self.counters.operations += 1
         try:
             return call, call.operation(tx) if alone else tx.isolated(call.operation, OPERATION), None
@@ -307,13 +313,13 @@ class Writer:
         began = time.perf_counter()
         self._parts.connection.execute(transaction.COMMIT)
         if writes:
-            self._files.require_in_place()  # it may have gone since the transaction began
+            self._files.require_in_place()  # the file may have been removed since the transaction began
             self.counters.commits += 1
             self.counters.disk_waits += self._waits
             self.counters.commit_durations.observe(time.perf_counter() - began)
 
     def _begin_log_anew(self) -> None:
-        """There is hardly room on the disk: what comes next is written where this was in the log, not behind it."""
+        """Restart the log, so that the next commit overwrites it instead of growing it: the disk is almost full."""
         try:
             self._parts.connection.execute(transaction.BEGIN_LOG_ANEW)
         except sqlite3.OperationalError as exc:
@@ -321,7 +327,7 @@ class Writer:
                 raise
 
     def _close_connection(self) -> None:
-        """Write the log back into the file, unless somebody else has written to that: the log stays beside it then."""
+        """Checkpoint the log and close. If somebody else has written to the file, keep the log beside it instead."""
         connection = self._parts.connection
         try:
             if self._files.untouched:
@@ -329,7 +335,7 @@ class Writer:
                 connection.execute(transaction.CHECKPOINT)
         except sqlite3.OperationalError as exc:
             if not failures.is_environment(exc):
-                raise  # otherwise the log simply stays, and the next start plays it in
+                raise  # otherwise the log stays, and the next start replays it
         finally:
             connection.close()
             self._guard.close()
@@ -343,7 +349,7 @@ class Writer:
 
 
 def _guard(path: Path) -> sqlite3.Connection:
-    """A connection that only reads; as long as it is open, the writer's end does not write the log back into the file."""
+    """A read-only connection. While it is open, closing the writer's connection does not checkpoint the log."""
     guard = sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True, check_same_thread=False)
     guard.execute(transaction.BEGIN_READ)
     guard.execute(identity.ALL_META).fetchone()
@@ -352,10 +358,10 @@ def _guard(path: Path) -> sqlite3.Connection:
 
 
 def _split(calls: list[Submission]) -> tuple[list[Submission], list[Submission]]:
-    """Those that may go on while the disk is full, and those that may not."""
+    """The calls that are allowed while the disk is full, and those that are not."""
     return [call for call in calls if not call.grows], [call for call in calls if call.grows]
 
 
 def _all_failed(calls: list[Submission], error: StoreUnavailable) -> Batch:
-    """The same words for each, but an exception of its own: it collects the traceback of whoever awaits it."""
+    """A batch that failed for all calls. Each call gets its own exception, because that collects a traceback."""
     return Batch(outcomes=[(call, None, StoreUnavailable(str(error))) for call in calls])
