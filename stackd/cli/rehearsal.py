@@ -142,10 +142,10 @@ def _allow_connections(connections: int) -> None:
 async def _rehearse(given: RehearsalOptions) -> Outcome:
     plan, ident = given.plan, secrets.token_hex(4)
     async with connected(given.target.url, given.target.key, plan.connections) as connection:
-        looked = await preflight.look(connection, plan, ident)
-        if looked.key_refused and not given.target.key:
+        found = await preflight.inspect(connection, plan, ident)
+        if found.key_refused and not given.target.key:
             raise click.ClickException(NO_KEY.format(client_file(os.environ)))
-        _refuse(given, looked)
+        _refuse(given, found)
         rehearsal = Rehearsal(plan=plan, connection=connection, ident=ident)
         work = asyncio.create_task(run.run(rehearsal), name="rehearsal")
         with _signals(rehearsal, work):
@@ -156,11 +156,11 @@ async def _rehearse(given: RehearsalOptions) -> Outcome:
         return outcome_of(rehearsal, measured, given.goals)
 
 
-def _refuse(given: RehearsalOptions, looked: preflight.Preflight) -> None:
+def _refuse(given: RehearsalOptions, found: preflight.Preflight) -> None:
     """Raise ClickException with everything that prevents the rehearsal."""
-    lines = [*looked.wrong]
-    lines += [] if given.anyway else [f"{line} (override with --anyway)" for line in looked.anyway]
-    lines += [] if given.with_others else [f"{line} (override with --with-others)" for line in looked.with_others]
+    lines = [*found.wrong]
+    lines += [] if given.anyway else [f"{line} (override with --anyway)" for line in found.anyway]
+    lines += [] if given.with_others else [f"{line} (override with --with-others)" for line in found.with_others]
     if lines:
         raise click.ClickException("\n".join(printable(line) for line in lines))
 

@@ -199,7 +199,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
 
 
 TAKEOVER_SECONDS = 120.0
-LOOK_SECONDS = 0.2
+CHECK_SECONDS = 0.2
 
 
 @click.command()
@@ -247,7 +247,7 @@ def takeover(client: Client) -> None:
         if told["role"] == "owner" and told["may_change"]:
             click.echo(printable(f"{told['host']} owns the stacks"))
             return
-        time.sleep(LOOK_SECONDS)
+        time.sleep(CHECK_SECONDS)
     raise click.ClickException(
         f"{asked} has not handed the stacks over within {TAKEOVER_SECONDS:g} s; see: stackd owner"
     )

@@ -145,7 +145,7 @@ FAILURES = 3
 FAILING_SECONDS = 3.0
 """Long enough for an API server that restarts."""
 
-LOOK_SECONDS = 0.5
+CHECK_SECONDS = 0.5
 WAITING_SECONDS = 1.0
 """A probe is sent when a request has waited this long."""
 
@@ -244,10 +244,10 @@ class Contact:
 async def watch_over(contact: Contact, probe: Callable[[], Awaitable[None]]) -> None:
     """Call ``probe`` whenever it is unclear whether Kubernetes answers, forever."""
     while True:
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(CHECK_SECONDS)
         if contact.lost or contact.longest_wait > WAITING_SECONDS or contact.silence > QUIET_SECONDS:
             await _ask(contact, probe)
-            await asyncio.sleep(AGAIN_SECONDS - LOOK_SECONDS)
+            await asyncio.sleep(AGAIN_SECONDS - CHECK_SECONDS)
 
 
 async def _ask(contact: Contact, probe: Callable[[], Awaitable[None]]) -> None:

@@ -15,7 +15,7 @@ CROWD_SECONDS = 0.1
 """This many claims within this many seconds are a burst."""
 
 GAP_SECONDS = 0.002
-"""When to look again while a claim is under way: a claim takes about one commit."""
+"""When to check again while a claim is under way: a claim takes about one commit."""
 
 
 AT_ONCE = 8
@@ -36,7 +36,7 @@ ENDS_AT_ONCE_IN_NEED = 4
 ENDS_HOLD_SECONDS = 10.0
 """How long at most a delete gives way to creates: it also holds ports and nodes that they may need."""
 
-LOOK_SECONDS = 0.05
+CHECK_SECONDS = 0.05
 """How often a delete that gives way checks whether it may begin."""
 
 
@@ -58,13 +58,13 @@ class EndPace:
         self.under_way = 0
 
     def wait(self, now: float, since: float, *, in_need: bool) -> float:
-        """In how many seconds to look again whether a delete intended since ``since`` may begin; 0: it may begin now.
+        """In how many seconds to check again whether a delete intended since ``since`` may begin; 0: it may begin now.
 
         ``in_need``: creates need all that the cluster can do.
         """
         if not in_need or self.under_way < ENDS_AT_ONCE_IN_NEED:
             return 0.0
-        return max(0.0, min(LOOK_SECONDS, since + ENDS_HOLD_SECONDS - now))
+        return max(0.0, min(CHECK_SECONDS, since + ENDS_HOLD_SECONDS - now))
 
 
 class ClaimPace:

@@ -33,7 +33,7 @@ REFRESH_SECONDS = 10.0
 CLEAN_UP_SECONDS = 10.0
 """When the pods of an earlier process are looked for if no template wants images pulled."""
 
-FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.25, 2.0
+FIRST_CHECK_SECONDS, LONGEST_CHECK_SECONDS = 0.25, 2.0
 LONGEST_REASON = 512
 
 
@@ -188,7 +188,7 @@ class PrePulls:
         Raises ClusterUnavailable if the pull fails or takes too long.
         """
         context = self._context
-        pause, end = FIRST_LOOK_SECONDS, context.clock.monotonic() + DEADLINE_SECONDS
+        pause, end = FIRST_CHECK_SECONDS, context.clock.monotonic() + DEADLINE_SECONDS
         while target in self._wanted() and not context.closing:
             pod = await context.cluster.pod_json(self._name(target))
             if pod is None or pod["metadata"]["uid"] != uid:
@@ -199,7 +199,7 @@ class PrePulls:
             if status.reason or context.clock.monotonic() >= end:
                 raise ClusterUnavailable(status.reason or f"not pulled within {DEADLINE_SECONDS} s")
             await asyncio.sleep(pause)
-            pause = min(LONGEST_LOOK_SECONDS, pause * 2)
+            pause = min(LONGEST_CHECK_SECONDS, pause * 2)
         return False
 
     def _name(self, target: ImageOnNode) -> str:

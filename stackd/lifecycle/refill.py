@@ -26,17 +26,17 @@ from stackd.waiters import set_within
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 """Each pool is checked at least this often: its template may have changed, a pause be over, the cluster be back."""
 
 CROWDED_SECONDS = 0.1
-"""When to look again while clients' creates wait for a slot: until none does, nothing is made for pools."""
+"""When to check again while clients' creates wait for a slot: until none does, nothing is made for pools."""
 
 HOLD_SECONDS = 1.0
 """How long at most a burst of creates keeps a pool that still has stacks from being filled."""
 
 ANNOTATING_SECONDS = 0.02
-"""When to look again while given pods wait to be annotated: that comes first, for at most ``HOLD_SECONDS``."""
+"""When to check again while given pods wait to be annotated: that comes first, for at most ``HOLD_SECONDS``."""
 
 GATHER_SECONDS = 0.005
 """Changes within this time are handled together."""
@@ -92,7 +92,7 @@ class Refill:
         self._context = context
         self._allowance = TokenBucket(context.clock.monotonic(), 1.0)
         self._making = 0
-        self._next_look: dict[str, float] = {}
+        self._next_check: dict[str, float] = {}
         self._short: set[str] = set()
         self._held_since: float | None = None
 
@@ -101,12 +101,12 @@ class Refill:
         pools = self._context.pools
         while True:
             pools.news.clear()
-            wait = await self._look()
+            wait = await self._check()
             if await set_within(pools.news, wait):
                 await asyncio.sleep(GATHER_SECONDS)
 
-    async def _look(self) -> float:
-        """Handle the pools that have changed or are due, as far as possible now. Returns in how many seconds to look
+    async def _check(self) -> float:
+        """Handle the pools that have changed or are due, as far as possible now. Returns in how many seconds to check
         again if nothing changes."""
         context, pools = self._context, self._context.pools
         try:
@@ -114,19 +114,19 @@ class Refill:
             await context.right_cluster()
         except StackdError as error:
             self._put_off(str(error))
-            return LOOK_SECONDS
+            return CHECK_SECONDS
         templates, now = context.settings.templates, context.clock.monotonic()
         changed, pools.changed = pools.changed, set()
         names = [*templates, *(name for name in pools.by_name if name not in templates)]
-        looks = {name: self._next_look.get(name, now) for name in names}
+        due = {name: self._next_check.get(name, now) for name in names}
         try:
-            for name in sorted((name for name in names if name in changed or looks[name] <= now), key=self._full):
-                looks[name] = now + await self._maintain(name, templates)
+            for name in sorted((name for name in names if name in changed or due[name] <= now), key=self._full):
+                due[name] = now + await self._maintain(name, templates)
         except StoreUnavailable as error:
             log.warning("pools cannot be looked after now: %s", error, extra={"same": "pools"})
-            looks = {}
-        self._next_look = looks
-        return max(0.0, min(looks.values(), default=now + LOOK_SECONDS) - context.clock.monotonic())
+            due = {}
+        self._next_check = due
+        return max(0.0, min(due.values(), default=now + CHECK_SECONDS) - context.clock.monotonic())
 
     def _full(self, name: str) -> float:
         """How full a pool is (0 to 1); the emptiest is handled first."""
@@ -145,7 +145,7 @@ class Refill:
     async def _maintain(self, name: str, templates: Mapping[str, Template]) -> float:
         template = templates.get(name)
         if (template is None or not template.pool) and name not in self._context.pools.by_name:
-            return LOOK_SECONDS
+            return CHECK_SECONDS
         pool, now = self._context.pools.of(name), self._context.clock.monotonic()
         if template is not None and pool.digest != template.digest:  # earlier failures were the old one's
             pool.changed_to(template.digest)
@@ -175,13 +175,13 @@ class Refill:
             context.removals.add(stack.stack_id)
 
     def _make(self, pool: Pool, template: Template | None, work: Work, now: float) -> float:
-        """Begin making missing stacks; after a failure one at a time. Returns in how many seconds to look again."""
+        """Begin making missing stacks; after a failure one at a time. Returns in how many seconds to check again."""
         if template is None or not work.missing:
             if template is not None and not pool.failures:
                 pool.reason = ""
-            return LOOK_SECONDS
+            return CHECK_SECONDS
         if now < pool.not_before:
-            return min(LOOK_SECONDS, pool.not_before - now)
+            return min(CHECK_SECONDS, pool.not_before - now)
         if self._context.create_slots.locked():  # clients wait for a slot
             return CROWDED_SECONDS
         if pause := self._gives_way(pool, now):
@@ -199,7 +199,7 @@ class Refill:
         if count < work.missing:
             self._short.add(template.name)
         if count == most:
-            return LOOK_SECONDS
+            return CHECK_SECONDS
         rate = self._context.config.templates.refill_per_second
         return max(0.001, self._allowance.wait(self._context.clock.monotonic(), rate, A_SECOND))
 

@@ -52,7 +52,7 @@ class _Bound:
     notes: list[str] = field(default_factory=list)
 
 
-async def look(connection: Connection, plan: Plan, ident: str) -> Preflight:
+async def inspect(connection: Connection, plan: Plan, ident: str) -> Preflight:
     """Collect everything that can be known before the start. Raises NoAnswer."""
     ready = await connection.ask("GET", "/readyz")
     if ready.status in (401, 403):
@@ -156,4 +156,4 @@ def _sentence(answer: Answer) -> str:
     return str(sentence) if sentence else f"the API answers {answer.status}"
 
 
-__all__ = ["NoAnswer", "Preflight", "create_body", "delete_command", "fit", "look"]
+__all__ = ["NoAnswer", "Preflight", "create_body", "delete_command", "fit", "inspect"]

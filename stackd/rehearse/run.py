@@ -252,7 +252,7 @@ def last_end(attempts: Iterable[Attempt], ttl: float, now: float) -> float:
 
 FIELDS = "stack_id,status,status_reason,node_id,node_public_ip,ports,labels"
 FOLLOW_AGAIN_SECONDS = 0.5
-LOOKS = 8
+CHECKS = 8
 """How many times in a stack's time to live ``keep_alive`` checks whether to extend it."""
 
 EXTENDS_AT_ONCE = 8
@@ -309,7 +309,7 @@ async def keep_alive(rehearsal: Rehearsal) -> None:
     """Extend each stack when half of its time to live is over, until cancelled."""
     at_once = asyncio.Semaphore(EXTENDS_AT_ONCE)
     while True:
-        await asyncio.sleep(rehearsal.plan.ttl / LOOKS)
+        await asyncio.sleep(rehearsal.plan.ttl / CHECKS)
         half = rehearsal.now() + rehearsal.plan.ttl / 2
         due = [attempt for attempt in rehearsal.attempts if attempt.kept and attempt.extends and attempt.expires < half]
         await asyncio.gather(*(_extend(rehearsal, attempt, at_once) for attempt in due))

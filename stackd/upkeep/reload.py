@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 HAND_OVER_SECONDS: Final = 5.0
 """How long a reload waits for credentials. If systemd did not send the signal, none come, and it is late by this."""
 
-HAND_OVER_LOOK_SECONDS: Final = 0.02
+HAND_OVER_POLL_SECONDS: Final = 0.02
 
 
 class HandOver:
@@ -42,17 +42,17 @@ class HandOver:
 
     def __init__(self, folder: Path | None) -> None:
         self._stamp = folder / STAMP if folder is not None else None
-        self._seen = self._look()
+        self._seen = self._read_stamp()
 
     async def arrived(self) -> None:
         """Return when the credentials of this reload are there, or when none have come for ``HAND_OVER_SECONDS``."""
         loop = asyncio.get_running_loop()
         end = loop.time() + HAND_OVER_SECONDS
-        while self._stamp is not None and self._look() == self._seen and loop.time() < end:  # noqa: ASYNC110 - a file
-            await asyncio.sleep(HAND_OVER_LOOK_SECONDS)
-        self._seen = self._look()
+        while self._stamp is not None and self._read_stamp() == self._seen and loop.time() < end:  # noqa: ASYNC110 - a file
+            await asyncio.sleep(HAND_OVER_POLL_SECONDS)
+        self._seen = self._read_stamp()
 
-    def _look(self) -> Stamp | None:
+    def _read_stamp(self) -> Stamp | None:
         return stamp_of(self._stamp) if self._stamp is not None else None
 
 
@@ -66,18 +66,18 @@ class KeyFile:
         self._context = context
         self._keys = keys
         self._again = again
-        self._seen = self._look()
+        self._seen = self._read_stamp()
         self._refused = ""
 
     async def follow(self, every: float = KEY_FILE_SECONDS) -> None:
         """The service that follows the file by polling it."""
         while True:
             await asyncio.sleep(every)
-            await self.look()
+            await self.check()
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Take the keys over if the file has changed."""
-        seen = self._look()
+        seen = self._read_stamp()
         if seen[1] is None or seen == self._seen:
             return
         try:
@@ -99,7 +99,7 @@ class KeyFile:
             log.error("the key file has changed and is not used, the keys stay as they were: %s", mistake)
         self._refused = mistake
 
-    def _look(self) -> tuple[str, Stamp | None]:
+    def _read_stamp(self) -> tuple[str, Stamp | None]:
         path = self._context.config.auth.key_file
         return path, stamp_of(path)
 

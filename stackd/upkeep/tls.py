@@ -25,7 +25,7 @@ from stackd.validity import WARN_SECONDS, validity
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 5.0
+CHECK_SECONDS = 5.0
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2: forward secrecy and authenticated encryption only. TLS 1.3 has nothing else."""
 
@@ -71,7 +71,7 @@ class Certificate:
 
     def load(self) -> None:
         """Load the pair and put it in force. Raises OSError (``ssl.SSLError`` is one); then the old pair stays."""
-        self._stamps = self._look()
+        self._stamps = self._read_stamps()
         fresh = _context()
         fresh.load_cert_chain(*self._files, password=_no_password)
         self._context = fresh
@@ -80,7 +80,7 @@ class Certificate:
 
     def renew(self) -> None:
         """Load the pair again if the files have changed."""
-        if self._look() == self._stamps:
+        if self._read_stamps() == self._stamps:
             return
         try:
             self.load()
@@ -101,11 +101,11 @@ class Certificate:
     async def follow(self) -> None:
         """The service that follows the files."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
             self.renew()
             self.remind()
 
-    def _look(self) -> list[Stamp | None]:
+    def _read_stamps(self) -> list[Stamp | None]:
         return [stamp_of(file) for file in self._files]
 
 

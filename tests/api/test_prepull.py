@@ -27,8 +27,8 @@ def slow(prepulled: bool = True, image: str = IMAGE) -> str:
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepull, "RETRIES", RetryPolicy(first=0.05, longest=0.1))
     monkeypatch.setattr(prepull, "CLEAN_UP_SECONDS", 0.05)
-    monkeypatch.setattr(prepull, "FIRST_LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(prepull, "LONGEST_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(prepull, "FIRST_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(prepull, "LONGEST_CHECK_SECONDS", 0.05)
 
 
 async def states(at: Harness, name: str = "slow") -> dict[str, str]:

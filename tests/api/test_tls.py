@@ -127,7 +127,7 @@ async def test_a_stop_does_not_wait_for_silent_clients(tmp_path: Path) -> None:
 async def test_new_connections_get_the_new_certificate_and_open_ones_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: tuple[str, ...], after: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(tls, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(tls, "CHECK_SECONDS", 0.02)
     cert, key = make(tmp_path, kind=before)
     patient = settings(cert, key) | {"STACKD_LIMITS__SLOW_CLIENT_TIMEOUT": "1m"}
     async with harness(tmp_path, patient) as at:

@@ -19,7 +19,7 @@ from tests.rehearse.conftest import Terminal, kind, plan, rehearsed
 
 async def looked(at: Harness, stacks: int, *kinds: StackKind) -> Preflight:
     async with connected(at.url, KEY, 10) as connection:
-        return await preflight.look(connection, plan(stacks, kinds=kinds or (kind(),)), "test")
+        return await preflight.inspect(connection, plan(stacks, kinds=kinds or (kind(),)), "test")
 
 
 async def test_what_fits_begins(at: Harness) -> None:

@@ -39,10 +39,10 @@ async def test_templates_are_started_by_weight_and_counted_into_what_fits(tmp_pa
     async with harness(tmp_path, {"STACKD_TEMPLATES__DIRECTORY": str(folder)}) as at:
         mixed = plan(8, kinds=[template("web-1", 3), template("pwn-1")])
         async with connected(at.url, KEY, 10) as connection:
-            looked = await preflight.look(connection, mixed, "test")
+            looked = await preflight.inspect(connection, mixed, "test")
             assert (looked.wrong, looked.anyway) == ((), [])
             assert looked.fits is not None
-            unknown = await preflight.look(connection, plan(1, kinds=[template("web1")]), "test")
+            unknown = await preflight.inspect(connection, plan(1, kinds=[template("web1")]), "test")
             assert 'there is no "web1"' in unknown.wrong[0]
         found = await rehearsed(at, mixed)
         assert {group.name: group.started for group in found.results.kinds} == {"web-1": 6, "pwn-1": 2}
@@ -66,7 +66,7 @@ async def test_stacks_from_a_pool_run_when_they_are_accepted(tmp_path: Path) -> 
 
         await eventually(filled)
         async with connected(at.url, KEY, 10) as connection:
-            looked = await preflight.look(connection, plan(4, kinds=[template("web-1")]), "test")
+            looked = await preflight.inspect(connection, plan(4, kinds=[template("web-1")]), "test")
         assert looked.with_others == [], "unassigned stacks are nobody's"
         found = await rehearsed(at, plan(4, kinds=[template("web-1")]))
         assert found.verdict.holds

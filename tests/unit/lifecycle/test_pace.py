@@ -11,12 +11,12 @@ from stackd.lifecycle.pace import (
     AT_ONCE_IN_TRAFFIC,
     AT_ONCE_NEARLY_EMPTY,
     AT_ONCE_NEARLY_FULL,
+    CHECK_SECONDS,
     CROWD,
     CROWD_SECONDS,
     ENDS_AT_ONCE_IN_NEED,
     ENDS_HOLD_SECONDS,
     GAP_SECONDS,
-    LOOK_SECONDS,
     ClaimPace,
     EndPace,
     refills_at_once,
@@ -118,6 +118,8 @@ def test_where_creates_are_in_need_a_few_ends_are_under_way_and_none_waits_for_e
     pace.under_way = ENDS_AT_ONCE_IN_NEED - 1
     assert pace.wait(10.0, 10.0, in_need=True) == 0.0
     pace.under_way += 1
-    assert pace.wait(10.0, 10.0, in_need=True) == LOOK_SECONDS
-    assert pace.wait(10.0 + ENDS_HOLD_SECONDS - LOOK_SECONDS / 2, 10.0, in_need=True) == pytest.approx(LOOK_SECONDS / 2)
+    assert pace.wait(10.0, 10.0, in_need=True) == CHECK_SECONDS
+    assert pace.wait(10.0 + ENDS_HOLD_SECONDS - CHECK_SECONDS / 2, 10.0, in_need=True) == pytest.approx(
+        CHECK_SECONDS / 2
+    )
     assert pace.wait(10.0 + ENDS_HOLD_SECONDS, 10.0, in_need=True) == 0.0
