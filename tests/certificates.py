@@ -1,5 +1,4 @@
-"""Certificates made with openssl, from authorities with and without the extensions of RFC 5280, as clusters have them.
-"""
+"""Certificates like those of clusters, made with openssl; of authorities with and without RFC 5280's extensions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other users of the cluster, its admission policies and replayed responses do to stacks, and how stackd reacts."""
+"""What the cluster's other users, its admission policies and replayed responses do to stacks, and how stackd reacts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two stackds, one cluster: one owns the stacks, the other stands by until the owner dies or a takeover is requested."""
+"""Two stackds, one cluster: one owns the stacks, the other stands by until the owner dies or is asked to step back."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REFUSED: tuple[tuple[str, str, Any], ...] = (
 
 @dataclass(slots=True, kw_only=True)
 class Site:
-    """A cluster, and stackds that start and stop, each with its own file; ``holders`` are the Lease's holders in order."""
+    """A cluster, and stackds that start and stop, each with its own file; ``holders``: the Lease's holders in order."""
 
     cluster: EmbeddedCluster
     folder: Path

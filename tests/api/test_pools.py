@@ -457,9 +457,7 @@ async def test_what_was_given_stays_given_after_the_file_is_lost_and_the_rest_is
             made = await asyncio.gather(*(at.create({"template": "web-1"}) for _ in range(2 * SIZE)))
             assert not old & {one["stack_id"] for one in made}
             assert ((await entry(at))["held"], old - (await at.objects("pods")).keys()) == (SIZE, set())
-            await eventually(
-                lambda: not old & {row.stack_id for row in waiting(at)}
-            )  # once a client's stack would have expired
+            await eventually(lambda: not old & {row.stack_id for row in waiting(at)})  # a client's would expire now
             await filled(at)
             assert (await entry(at))["held"] == 0
 

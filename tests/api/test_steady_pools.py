@@ -95,9 +95,7 @@ async def test_those_for_whom_no_room_is_left_wait_in_the_same_line(
         cluster.faults.hold_starts()
         async with harness(tmp_path, folder_with(tmp_path, web_1=template(pool=3)) | ports, cluster=cluster) as at:
             await eventually(lambda: at.on_their_way("web-1") == (0, 3))
-            creates = await wait_in_line(
-                at, 3
-            )  # the first because it is its turn, the others because the pool has all ports
+            creates = await wait_in_line(at, 3)  # the first waits for its turn, the others for a port
             cluster.faults.let_start()
             given = await asyncio.gather(*creates)
             assert {one["status"] for one in given} == {"running"}
