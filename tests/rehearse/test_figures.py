@@ -170,9 +170,7 @@ async def test_an_address_answers_or_the_stack_does_not_count_as_reached(tmp_pat
 
 
 async def test_an_address_that_does_not_answer_is_a_failure_with_its_reason(at: Harness) -> None:
-    found = await rehearsed(
-        at, plan(2, probe="tcp", patience=3.0)
-    )  # the embedded cluster does not listen on node ports here
+    found = await rehearsed(at, plan(2, probe="tcp", patience=3.0))  # no node port is served here
     assert found.results.stages["running"].count == 2
     assert found.results.first_refused == 2
     assert found.results.reasons[0].example.startswith("tcp: connection refused (")

@@ -112,9 +112,7 @@ async def test_limits_count_what_was_given_and_nothing_else(tmp_path: Path) -> N
     with pytest.raises(Unavailable, match="limit of 1 stacks"):
         await store.stacks.reserve(new_stack(9), max_stacks=1)
     assert len(store.assigned) == 1
-    assert (
-        await store.stacks.assign(wanted(1, max_stacks=2)) is not None
-    )  # the stack of the refused claim waits as before
+    assert await store.stacks.assign(wanted(1, max_stacks=2)) is not None  # the stack waited as before
     await store.close()
 
 
