@@ -1,4 +1,4 @@
-"""Certificates as clusters have them, made with openssl: by authorities with and without the extensions of RFC 5280."""
+"""Certificates like those of clusters, made with openssl; of authorities with and without RFC 5280's extensions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HAVE_OPENSSL = shutil.which("openssl") is not None
 KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 NO_KEY_IDS = ("subjectKeyIdentifier=none", "authorityKeyIdentifier=none")
 BARE = ("basicConstraints=CA:TRUE", *NO_KEY_IDS)
-"""Neither keyUsage nor key identifiers, and basicConstraints that are not critical: what kubectl accepts, as Go does."""
+"""Neither keyUsage nor key identifiers, and basicConstraints is not critical: kubectl accepts it, as Go does."""
 
 COMPLETE = (
     "basicConstraints=critical,CA:TRUE",
@@ -33,14 +33,14 @@ class Pair:
     key: Path
 
     def server_context(self) -> ssl.SSLContext:
-        """What a server presents itself with."""
+        """The TLS context of a server that presents this certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.cert, self.key)
         return context
 
 
 def authority(folder: Path, name: str = "ca", extensions: Sequence[str] = COMPLETE) -> Pair:
-    """A root with exactly these extensions."""
+    """A self-signed root certificate with exactly these extensions."""
     made = Pair(cert=folder / f"{name}.crt", key=folder / f"{name}.key")
     config = _config(folder / f"{name}.cnf", extensions)
     _openssl(
@@ -60,9 +60,9 @@ def issued(
     plain: bool = False,
     authority: bool = False,
 ) -> Pair:
-    """A server's certificate for ``host``, or an authority's; ``plain`` without key identifiers.
+    """A certificate for ``host``, or of an ``authority``; ``plain``: without key identifiers.
 
-    Negative ``days``: it has expired.
+    With zero or negative ``days`` it has expired.
     """
     made = Pair(cert=folder / f"{name}.crt", key=folder / f"{name}.key")
     request = folder / f"{name}.csr"
@@ -93,7 +93,7 @@ def _openssl(*arguments: object) -> None:
 
 @asynccontextmanager
 async def tls_in_front(port: int, presents: Pair) -> AsyncIterator[int]:
-    """The port of a server that speaks TLS and passes everything on to the plain one at ``port``."""
+    """The port of a server that speaks TLS and forwards everything to the plain server at ``port``."""
 
     async def passed(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         try:

@@ -1,6 +1,8 @@
-"""What holds for all tests: a stackd that is installed where they run, and its configuration, is not theirs; and what is
-drawn is judged by what becomes of it, not by the time that a busy machine takes for it, and drawn the same each time. Where
-several processes run the tests, there are more of them than CPUs, and tests that share something large share one of them.
+"""What holds for all tests.
+
+No test sees a stackd that is installed on this machine, or its configuration. Hypothesis has no deadline, since a busy
+machine is slow, and draws the same examples each time. Under xdist there are more processes than CPUs, and tests that
+share something expensive run in one process.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ from stackd.cli import options
 from stackd.doctor import unit
 
 ONE_PROCESS_EACH = ("tests/package/", "tests/systemd/", "tests/ui/")
-"""What they share takes longer to set up than most of them take: a machine with a systemd, a browser."""
+"""Tests of these folders share something that is slow to set up: a machine with systemd, a browser."""
 
 PROCESSES_PER_CPU = 2
-"""Most of what the tests do is waiting: for a daemon's next look, for a time to live, for a systemd."""
+"""The tests mostly wait: for the daemon's next pass, for a time to live, for systemd."""
 
 settings.register_profile(
     "any-machine", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
@@ -37,13 +39,13 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def pytest_configure() -> None:
-    """In the background of a shell Ctrl-C is ignored; the commands under test are not to inherit that."""
+    """A shell ignores Ctrl-C for its background jobs; the commands under test must not inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class OneProcessEach(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Deals out single tests, but those of these folders to one process each."""
+    """Distributes single tests, but all tests of one of ``ONE_PROCESS_EACH`` go to one process."""
 
     def _split_scope(self, nodeid: str) -> str:
         return next((folder for folder in ONE_PROCESS_EACH if nodeid.startswith(folder)), nodeid)
@@ -51,7 +53,7 @@ class OneProcessEach(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """How many ``--numprocesses logical`` are, unless xdist's own variable says it."""
+    """How many processes ``--numprocesses logical`` starts, unless xdist's own variable says it."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
     return math.ceil(PROCESSES_PER_CPU * len(os.sched_getaffinity(0)))

@@ -1,4 +1,4 @@
-"""A connection between a client, such as a browser, and the daemon that can be shut: it is then away, as after a crash."""
+"""A proxy between a client, such as a browser, and the daemon; shutting it cuts the client off, as a crash does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 
 class Gate:
-    """Passes bytes on to a port, as long as it is open."""
+    """Forwards bytes to a port as long as it is open."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -18,16 +18,16 @@ class Gate:
 
     @property
     def url(self) -> str:
-        """Where the client finds it."""
+        """The address that the client uses."""
         return f"http://127.0.0.1:{self.port}"
 
     async def open(self) -> None:
-        """Listen, on the same port each time."""
+        """Listen, always on the same port."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def shut(self) -> None:
-        """Cut all connections and take no more."""
+        """Cut all connections and accept no more."""
         assert self._server is not None
         self._server.close()
         for writer in list(self._writers):
@@ -57,7 +57,7 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 @asynccontextmanager
 async def gate(port: int) -> AsyncIterator[Gate]:
-    """A gate that is open, and shut at the end."""
+    """A gate that is open; it is shut at the end."""
     made = Gate(port)
     await made.open()
     try:

@@ -41,7 +41,7 @@ KEY = "sk-test-0123456789abcdef0123456789"
 READ_KEY = "sk-read-0123456789abcdef0123456789"
 SPEC_FOLDER = Path(__file__).parent / "unit" / "podspec"
 DEADLINE = 30.0
-"""For a condition that has to come true: far more than it takes, also on a busy machine."""
+"""Seconds that a condition may take to come true: far more than it needs, also on a busy machine."""
 
 SHARED = (
     type,
@@ -53,19 +53,19 @@ SHARED = (
     logging.Logger,
     logging.Handler,
 )
-"""What a daemon shares with others, such as the test itself."""
+"""Types of objects that a daemon shares with others, such as the test itself."""
 
 MIRRORED = "pods|services|configmaps|nodes"
-"""The resources of which a stackd keeps a copy."""
+"""The resources of which stackd keeps a mirror."""
 
 
 def seed() -> dict[str, Any]:
-    """The request of the API document's own example."""
+    """The example request of the API document."""
     return request_for("nginx:stable")
 
 
 def request_for(image: str, **resources: str) -> dict[str, Any]:
-    """A create request for a pod of one container; ``cpu`` and ``memory`` as limits."""
+    """A create request for a pod with one container; ``cpu`` and ``memory`` are its requests and limits."""
     cpu, memory = resources.get("cpu", "100m"), resources.get("memory", "128Mi")
     spec = f"""apiVersion: v1
 kind: Pod
@@ -90,7 +90,7 @@ spec:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP answer, read whole."""
+    """An HTTP response, read to its end."""
 
     status: int
     text: str
@@ -103,7 +103,7 @@ class Reply:
 
     @property
     def error(self) -> str:
-        """The sentence of an error answer; beside it are at most the documented fields."""
+        """The error text of an error response; it may have only the documented fields beside it."""
         body = self.json
         assert next(iter(body)) == "error", body
         assert body.keys() <= {"error", "detail", "reasons", "stack_id"}, body
@@ -111,12 +111,12 @@ class Reply:
 
     @property
     def detail(self) -> str:
-        """What an error answer says to whoever runs stackd."""
+        """What an error response says to the operator."""
         return str(self.json.get("detail", ""))
 
     @property
     def reasons(self) -> list[tuple[str, int | None, str]]:
-        """Path, line and text of each thing that is wrong with a request."""
+        """Path, line and text of each mistake in a request."""
         return [(each["path"], each["line"], each["text"]) for each in self.json["reasons"]]
 
 
@@ -137,16 +137,16 @@ class Harness:
 
     @property
     def port(self) -> int:
-        """Where the daemon listens."""
+        """The port that the daemon listens on."""
         return int(self.url.rpartition(":")[2])
 
     @property
     def as_admin(self) -> dict[str, str]:
-        """The headers of somebody who may do everything to the cluster."""
+        """The headers of a cluster administrator."""
         return {"Authorization": f"Bearer {self.admin}"} if self.admin else {}
 
     async def call(self, method: str, path: str, body: object = None, key: str | None = KEY, **options: Any) -> Reply:
-        """One request; ``body`` is sent as JSON unless it is bytes."""
+        """Send one request; ``body`` is sent as JSON unless it is bytes."""
         headers = dict(options.pop("headers", {}))
         if key is not None:
             headers["X-API-KEY"] = key
@@ -155,14 +155,14 @@ class Harness:
             return Reply(answer.status, await answer.text(), dict(answer.headers))
 
     async def create(self, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """A stack, created."""
+        """Create a stack."""
         reply = await self.call("POST", "/stacks", body or seed())
         assert reply.status == 201, reply.text
         stack: dict[str, Any] = reply.json
         return stack
 
     async def stack(self, stack_id: str) -> dict[str, Any]:
-        """The stack as it reads now."""
+        """The stack as the API shows it now."""
         reply = await self.call("GET", f"/stacks/{stack_id}")
         assert reply.status == 200, reply.text
         stack: dict[str, Any] = reply.json
@@ -188,7 +188,7 @@ class Harness:
         await eventually(check, lambda: f"{name} is {seen}, not {values}")
 
     async def until_at_least(self, name: str, least: float, **labels: str) -> None:
-        """Return once the metric is so large."""
+        """Return once the metric is at least ``least``."""
 
         async def check() -> bool:
             return await self.metric(name, **labels) >= least
@@ -196,7 +196,7 @@ class Harness:
         await eventually(check)
 
     async def passes(self, count: int) -> None:
-        """Return after so many more passes of the reconciliation."""
+        """Return after ``count`` more reconciliation passes."""
         done = await self.metric("stackd_reconcile_passes_total")
         await self.until_at_least("stackd_reconcile_passes_total", done + count)
 
@@ -206,7 +206,7 @@ class Harness:
         return [stack["stack_id"] for stack in stacks]
 
     async def until_listed(self, count: int) -> list[str]:
-        """The ids of all stacks, once there are so many."""
+        """Return the ids of all stacks once there are ``count``."""
         ids: list[str] = []
 
         async def check() -> bool:
@@ -225,7 +225,7 @@ class Harness:
         await eventually(check, deadline=deadline)
 
     async def until_unready(self, words: str, deadline: float = DEADLINE) -> str:
-        """Why the daemon says that it is not ready, once these words are among it."""
+        """Return why the daemon is not ready, once that contains ``words``."""
         why = ""
 
         async def check() -> bool:
@@ -238,7 +238,7 @@ class Harness:
         return why
 
     async def until_unblocked(self) -> None:
-        """Return once the reconciliation may do what it finds to do."""
+        """Return once nothing blocks the reconciliation."""
 
         async def check() -> bool:
             return not (await self.call("GET", "/reconcile")).json["blocked"]
@@ -246,11 +246,11 @@ class Harness:
         await eventually(check)
 
     async def role(self) -> str:
-        """What this stackd is to the stacks: ``owner``, ``standby``, ``lost`` or ``released``."""
+        """The role of this stackd: ``owner``, ``standby``, ``lost`` or ``released``."""
         return str((await self.call("GET", "/owner")).json["role"])
 
     async def ended(self) -> str:
-        """Why the daemon ends its process, once it does by itself."""
+        """Wait until the daemon ends its process by itself, and return why it does."""
         failure = self.daemon.context.tasks.failure
         await asyncio.wait([failure], timeout=DEADLINE)
         assert failure.done(), "the daemon goes on"
@@ -259,18 +259,18 @@ class Harness:
         return str(error)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """What the state file says, read by somebody else."""
+        """The result of a query on the state file, over a connection of its own."""
         path = self.config.state.path
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as reader:
             return reader.execute(query).fetchall()
 
     @property
     def store_counters(self) -> Counters:
-        """What /metrics tells of the store, and how often it waited for the disk, without a request."""
+        """The store's counters, which /metrics shows, and its disk syncs; without a request."""
         return self.daemon.context.store.counters
 
     def texts_in_memory(self) -> Iterator[str]:
-        """All texts that the daemon holds, also as bytes; not those that are reached only by way of what is ``SHARED``."""
+        """All texts that the daemon holds, also as bytes; not those that only ``SHARED`` objects lead to."""
         seen: set[int] = {id(self.daemon)}
         waiting: list[object] = [self.daemon]
         while waiting:
@@ -284,22 +284,22 @@ class Harness:
 
     @property
     def is_writing(self) -> bool:
-        """Whether anything is under way in the store, or to come because the clock is believed from now on."""
+        """Whether the store has work, or will get some because the wall clock has just become trusted."""
         return bool(self.daemon.context.wall_clock.changed or self.daemon.context.store.pending)
 
     def tell_changes(self, stack_id: str, times: int) -> None:
-        """Tell all who follow that a stack has changed, before anybody gets a turn."""
+        """Report a stack as changed to all event streams, ``times`` times, before any other task runs."""
         row = self.daemon.context.store.stacks.get(stack_id)
         for _ in range(times):
             self.daemon.api.feed.row_changed(row, row)
 
     async def lose_file(self) -> None:
-        """Nothing can be read from the state file any more."""
+        """Close the store, so that nothing can be read from the state file."""
         await self.daemon.context.store.close()
 
     @contextmanager
     def no_writing(self) -> Iterator[None]:
-        """Meanwhile nothing can be written into the state file, and what is to be written waits."""
+        """Hold the write lock of the state file: the daemon's writes wait for the end of this block."""
         with closing(sqlite3.connect(self.config.state.path, isolation_level=None)) as shell:
             shell.execute("BEGIN IMMEDIATE")
             try:
@@ -308,7 +308,7 @@ class Harness:
                 shell.execute("ROLLBACK")
 
     def backup(self, path: Path) -> None:
-        """A copy of the state file."""
+        """Copy the state file to ``path``."""
         with (
             closing(sqlite3.connect(self.config.state.path)) as source,
             closing(sqlite3.connect(path)) as to,
@@ -316,15 +316,15 @@ class Harness:
             source.backup(to)
 
     async def run_now(self, task: str) -> None:
-        """Do what is done at regular times now."""
+        """Run this task of the schedule now."""
         await self.daemon.schedule.now(task)
 
     def remove_object(self, kind: str, name: str, uid: str) -> None:
-        """Let the daemon remove an object, as a pass does that has found no row for it."""
+        """Let the daemon delete an object, as a pass does that has found no row for it."""
         self.daemon.context.removals.add(Orphan(resource=kind, name=name, uid=uid))
 
     def see_quotas(self, *quotas: dict[str, Any]) -> None:
-        """Let the daemon believe that the namespace has these quotas, also such as the embedded cluster refuses."""
+        """Show the daemon these quotas of the namespace, even ones that the embedded cluster would refuse."""
         seen = self.daemon.context.quotas
         seen.seen_at, seen.objects = 1, list(quotas)
 
@@ -334,33 +334,33 @@ class Harness:
         return context.pools.waiting(context.settings.templates[template].digest)
 
     def on_their_way(self, template: str) -> tuple[int, int]:
-        """Of the template's pool: creates under way, and stacks that do not run yet."""
+        """For the template's pool: how many creates are under way, and how many stacks do not run yet."""
         context = self.daemon.context
         figures = context.pools.figures(context.settings.templates[template])
         return context.pools.of(template).making, figures.starting
 
     @property
     def changes_told(self) -> int:
-        """How many changes were told to those who follow, since the start."""
+        """How many changes the event streams were told since the start."""
         return self.daemon.api.feed.number
 
     @property
     def creates_under_way(self) -> int:
-        """How many creates are under way, those that wait for their turn included."""
+        """How many creates are under way, including those that wait for a slot."""
         return len(self.daemon.context.creating)
 
     @property
     def abandoned_creates(self) -> int:
-        """How many creates under way their clients have left."""
+        """How many of the creates under way have lost their client."""
         return sum(one.abandoned for one in self.daemon.context.creating.values())
 
     @property
     def creates_in_need(self) -> bool:
-        """Whether ends that nobody waits for give way."""
+        """Whether background deletes yield to creates now."""
         return creates_in_need(self.daemon.context)
 
     async def end_in_background(self, stack_ids: list[str]) -> None:
-        """Let the daemon end these, as at the end of their time to live."""
+        """Let the daemon delete these stacks in the background, as when they expire."""
         context = self.daemon.context
         await context.store.stacks.mark_deleting(stack_ids, DeleteReason.EXPIRED)
         for stack_id in stack_ids:
@@ -368,7 +368,7 @@ class Harness:
 
     @asynccontextmanager
     async def no_create_slots(self) -> AsyncIterator[None]:
-        """Meanwhile creates wait for their turn."""
+        """Take all create slots: within this block creates wait."""
         slots = self.daemon.context.create_slots
         for _ in range(CREATES_AT_ONCE):
             await slots.acquire()
@@ -377,27 +377,27 @@ class Harness:
             slots.release()
 
     def look_again(self) -> None:
-        """Let the daemon look at every stack again, changed or not."""
+        """Mark all stacks dirty, so that the daemon looks at each of them again."""
         self.daemon.observer.mark_all_dirty()
 
     def doubt(self) -> None:
-        """It may be another cluster by now: let the daemon ask."""
+        """Let the daemon check whether this is still the same cluster."""
         self.daemon.context.doubt()
 
     def lose_lease(self, why: str) -> None:
-        """Let the daemon change nothing until it renews its Lease, as when it could not do so in time.
+        """Close the daemon's fence, as when its Lease was not renewed in time; a renewal opens it again.
 
         ``why`` is what clients are told.
         """
         self.daemon.context.fence.close(why)
 
     def stop_renewing(self) -> None:
-        """Let the daemon renew its Lease no more, as when it hangs; it still ends when it is told to."""
+        """Stop the renewals of the Lease, as when the daemon hangs; it can still be stopped as usual."""
         ownership = self.daemon.context.ownership
         ownership._renew = ownership._release.wait  # type: ignore[assignment,method-assign]
 
     def reload_templates(self) -> None:
-        """Put the templates in force that are in their folder now, as a reload does."""
+        """Put the templates that are in the folder now in force, as a reload does."""
         settings = self.daemon.context.settings
         settings.replace(settings.current, read_templates(settings.current))
 
@@ -409,12 +409,12 @@ class Harness:
         self.daemon.api.limits.replace(context.config)
 
     def give_kubernetes(self, **seconds: float) -> None:
-        """How long requests to the cluster may take: ``timeout``, ``attempt_timeout``."""
+        """Set the time limits of requests to the cluster: ``timeout``, ``attempt_timeout``."""
         cluster = self.daemon.context.cluster
         cluster.target = dataclasses.replace(cluster.target, **seconds)  # type: ignore[arg-type]
 
     def silence_nodes(self) -> None:
-        """No node's kubelet answers any more, and the cluster says so."""
+        """Set all conditions of all nodes to Unknown, as when no kubelet answers."""
         store = self.cluster.store
         for record in list(store.of(NODES).records.values()):
             conditions = [one | {"status": "Unknown"} for one in record.obj["status"]["conditions"]]
@@ -422,30 +422,30 @@ class Harness:
 
     @contextmanager
     def no_pod_starting(self) -> Iterator[None]:
-        """Meanwhile no fresh pod gets to run; afterwards they do."""
+        """Within this block no new pod comes to run; afterwards they do."""
         self.cluster.faults.hold_starts()
         yield
         self.cluster.faults.let_start()
 
     @contextmanager
     def stopping(self) -> Iterator[None]:
-        """As in a stop: nothing new is begun."""
+        """Within this block the daemon starts nothing new, as during a stop."""
         self.daemon.context.closing = True
         yield
         self.daemon.context.closing = False
 
     def end_waits(self) -> None:
-        """As in a stop: streams and waiting reads end at once."""
+        """End streams and waiting reads at once, as a stop does."""
         self.daemon.api.feed.closed = self.daemon.api.draining = True
         self.daemon.context.rows.give_up()
 
     def put_keys_in_force(self, *keys: ApiKey) -> None:
-        """These keys, and no other, are taken from now on."""
+        """Accept these keys from now on, and no other."""
         config = self.config
         self.daemon.api.keys.replace(config.model_copy(update={"auth": config.auth.model_copy(update={"keys": keys})}))
 
     async def until_status(self, stack_id: str, status: str) -> dict[str, Any]:
-        """The stack as soon as it has that status."""
+        """Return the stack as soon as it has this status."""
         found: dict[str, Any] = {}
 
         async def check() -> bool:
@@ -456,7 +456,7 @@ class Harness:
         return found
 
     async def finished_job(self, job_id: str) -> dict[str, Any]:
-        """The batch-delete job when it has finished."""
+        """Return the batch-delete job once it has finished."""
         job: dict[str, Any] = {}
 
         async def check() -> bool:
@@ -468,13 +468,13 @@ class Harness:
         return job
 
     async def objects(self, kind: str) -> dict[str, Any]:
-        """What the cluster itself holds, by name: ``pods``, ``services`` (in the stacks' namespace) or ``nodes``."""
+        """What the cluster has, by name: ``pods``, ``services`` (in the stacks' namespace) or ``nodes``."""
         path = "/api/v1/nodes" if kind == "nodes" else f"/api/v1/namespaces/stacks/{kind}"
         async with self.session.get(self.cluster.url + path, headers=self.as_admin) as answer:
             return {item["metadata"]["name"]: item for item in (await answer.json())["items"]}
 
     async def kubectl(self, method: str, path: str, body: object = None) -> dict[str, Any]:
-        """A request of somebody else to the cluster."""
+        """A request to the cluster that does not come from stackd."""
         async with self.session.request(method, self.cluster.url + path, json=body, headers=self.as_admin) as answer:
             result: dict[str, Any] = await answer.json()
             return result
@@ -488,7 +488,7 @@ class Harness:
 async def eventually(
     check: Callable[[], Any], why: Callable[[], str] = lambda: "", deadline: float = DEADLINE, *, pause: float = 0.005
 ) -> None:
-    """Return as soon as the condition holds, looked at again after each pause; fail with ``why`` after the deadline."""
+    """Return as soon as the condition holds, checked again after each pause; fail with ``why`` after the deadline."""
     end = time.monotonic() + deadline
     while True:
         result = check()
@@ -501,9 +501,9 @@ async def eventually(
 
 
 def lose_file(folder: Path) -> None:
-    """Nothing is left of the state in ``folder``.
+    """Move all state files in ``folder`` away.
 
-    The files are moved away, not removed: a new lock that happened to get the inode of the old one would pass for it.
+    They are not deleted, since a new lock file could get the inode of the old one and would pass for it.
     """
     lost = Path(tempfile.mkdtemp(prefix="lost-", dir=folder))
     for file in folder.glob("stackd.db*"):
@@ -511,7 +511,7 @@ def lose_file(folder: Path) -> None:
 
 
 def fast_cluster(**options: Any) -> EmbeddedOptions:
-    """An embedded cluster without the waiting of a real one."""
+    """An embedded cluster without the delays of a real one."""
     quick: dict[str, Any] = {
         "start_delay": 0.01,
         "run_time": 0.02,
@@ -539,11 +539,11 @@ async def harness(
     host: str | None = None,
     edited: dict[str, str] | None = None,
 ) -> AsyncIterator[Harness]:
-    """A stackd with its state in ``folder``; ``settings`` are ``STACKD_…`` variables; ``wait`` for the daemon's readiness.
+    """A stackd with its state in ``folder``; ``settings`` are ``STACKD_…`` variables.
 
-    ``config`` is a file beside the settings; ``token`` is who the daemon is to the cluster, ``admin`` who the test is;
-    ``clock`` is the daemon's; ``host`` is the name of its machine. A SIGHUP reloads the configuration only with ``edited``:
-    these are the settings that have changed by then.
+    ``wait`` says whether to wait until the daemon is ready; ``config`` is a file beside the settings; ``token`` is the
+    daemon's token for the cluster, ``admin`` the test's; ``clock`` is the daemon's; ``host`` is the name of its
+    machine. A SIGHUP reloads the configuration only with ``edited``: these settings have changed by then.
     """
     async with AsyncExitStack() as stack:
         if cluster is None:

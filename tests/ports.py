@@ -1,4 +1,4 @@
-"""Ports for what has to be told its port before it listens."""
+"""Free ports for programs that must know their port before they listen."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import secrets
 import socket
 
 OURS = range(20_000, 30_000)
-"""Below node ports, and below those that the system gives to whoever asks for any: other tests get none of these meanwhile."""
+"""Below the node ports and below the ephemeral ports of the system, so that nothing takes one by chance."""
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:

@@ -1,4 +1,4 @@
-"""A cluster as ``stackd manifests`` sets it up: what is printed, applied by its administrator, and the rights in it."""
+"""A cluster as ``stackd manifests`` sets it up: its documents, applied by an administrator, and their rights."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def printed(*arguments: str) -> list[dict[str, Any]]:
 
 
 def rules(documents: list[dict[str, Any]]) -> tuple[Rule, ...]:
-    """What the daemon's account may do where the documents were applied."""
+    """The rules that the daemon's account has where the documents were applied."""
     return rules_from_manifests(documents, account="stackd", namespace="stackd")
 
 
 async def apply(cluster: EmbeddedCluster, documents: list[dict[str, Any]]) -> None:
-    """As ``kubectl apply`` of the administrator on a cluster that has none of them yet; without the RBAC."""
+    """Create the documents, without the RBAC, as the administrator's ``kubectl apply`` does on a new cluster."""
     headers = {"Authorization": f"Bearer {ADMIN.token}"}
     async with aiohttp.ClientSession(headers=headers) as session:
         for document in documents:

@@ -1,4 +1,4 @@
-"""Where a client under test goes: a kubeconfig that leads to an address."""
+"""The target of a client under test: a kubeconfig with an address."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 
 
 def target_at(url: str, *, token: str | None = None, **options: Any) -> ClusterTarget:
-    """The API server at that address, for who has the token."""
+    """The API server at that address, with this token."""
     text = render_kubeconfig(url, token)
     path = FOLDER / hashlib.sha256(text.encode()).hexdigest()
     path.write_text(text)

@@ -1,4 +1,4 @@
-"""A batch delete does so many deletes at a time as it was told to, whatever else goes on, and across restarts."""
+"""A batch delete runs as many deletes at a time as configured, whatever else goes on, and across restarts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file with stacks stays with its namespace and instance: a configuration that says otherwise is refused."""
+"""A file with stacks stays with its namespace and instance: a configuration with another one is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many more fit, and what runs out first."""
+"""How many more stacks fit, and which resource runs out first."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def test_disk_counts_as_the_limit_range_gives_it_and_as_a_pod_asks_for_it(
         found = (await at.call("POST", "/capacity", body)).json
         assert (found["fits"], found["limited_by"]) == (4, "ephemeral_storage")
         assert (found["nodes"], found["requested_ephemeral_storage_bytes"]) == ({"a": 4, "none": 0}, 256 << 20)
-        await at.create(body)  # its pod has what the LimitRange gave it
+        await at.create(body)  # its pod has the LimitRange's default
         larger = body | {
             "pod_spec": body["pod_spec"].replace(
                 'memory: "128Mi"', 'memory: "128Mi"\n          ephemeral-storage: "300Mi"'

@@ -1,4 +1,4 @@
-"""A wrong clock ends nothing: what expires does so by a time that the API server agrees with."""
+"""A wrong clock deletes nothing: stacks expire only by a time that the API server agrees with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MANY = 12
 
 
 class Ahead(SystemClock):
-    """The machine's wall clock, set so many seconds ahead."""
+    """The machine's wall clock, set ``by`` seconds ahead."""
 
     by = 0.0
 
@@ -26,7 +26,7 @@ class Ahead(SystemClock):
 
 
 class SetWithIt(LoopClock):
-    """The API server's, which is set with the other."""
+    """The API server's clock, which is set together with the machine's."""
 
     def __init__(self, machine: Ahead) -> None:
         self._machine = machine
@@ -36,7 +36,7 @@ class SetWithIt(LoopClock):
 
 
 async def a_few_passes(at: Harness) -> None:
-    """Everything that goes by the clock has been done."""
+    """Return once everything that depends on the clock has run."""
     await at.passes(3)
     for name in ("expire", "purge"):
         await at.run_now(name)
@@ -71,7 +71,7 @@ async def test_a_leap_into_the_future_ends_nothing_and_leaves_no_end_there(tmp_p
 
 
 async def test_a_clock_that_was_behind_takes_nothing_from_the_stacks_that_were_made_meanwhile(tmp_path: Path) -> None:
-    """They ended at once when it was put right, and none of them could be extended."""
+    """Before, these stacks expired at once when the clock was corrected, and could not be extended."""
     clock = Ahead()
     async with harness(tmp_path, clock=clock) as at:
         before = (await at.create())["stack_id"]
@@ -93,7 +93,7 @@ async def test_a_clock_that_was_behind_takes_nothing_from_the_stacks_that_were_m
 
 
 async def test_a_daemon_that_has_only_ever_had_a_wrong_clock_goes_by_the_clusters(tmp_path: Path) -> None:
-    """As on a machine that was started without a network: its clock is put right later, and nothing must have ended by then."""
+    """For example on a machine that started without a network: no stack may expire when its clock is corrected."""
     clock = Ahead()
     clock.by = -YEARS
     async with EmbeddedCluster(fast_cluster()) as cluster:

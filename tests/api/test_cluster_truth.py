@@ -1,4 +1,4 @@
-"""What happens in the cluster shows in the statuses, and what is left over is brought together again."""
+"""The statuses show what happens in the cluster, and the reconciliation repairs what does not match."""
 
 from __future__ import annotations
 

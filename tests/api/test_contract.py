@@ -1,4 +1,4 @@
-"""Every sentence of the API's contract."""
+"""Each sentence of the API's contract."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ async def test_a_pod_spec_is_taken_or_refused_as_the_cases_say(at: Harness, case
         assert reply.error
         assert not await at.objects("pods")
     else:
-        # No node has ssd: a case that asks for one is in order, and there is no room for it.
+        # No node has the label ssd: a case that asks for one is valid, and is refused for lack of room.
         assert reply.status == (503 if case["name"] == "nodeselector" else 201), reply.text
         if reply.status == 201:
             assert reply.json["pod_spec"] == case["sanitized"]

@@ -1,4 +1,4 @@
-"""What each operation costs, counted and not timed: requests to Kubernetes, SQL, waits for the disk, Python calls."""
+"""The cost of each operation, counted and not timed: Kubernetes requests, SQL statements, disk syncs, Python calls."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GETS = [
 QUIET = {"STACKD_RECONCILE__INTERVAL": "1h"}
 FOLDER = str(Path(stackd.__file__).parent)
 MOST_OF_AIOHTTP = 100
-"""Python calls outside of stackd for one status read: aiohttp's and the event loop's."""
+"""Python calls outside of stackd for one status read: in aiohttp and the event loop."""
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ def spent(at: Harness) -> Iterator[Cost]:
 
 
 async def created(at: Harness, count: int) -> list[str]:
-    """So many stacks, all running, and nothing left to be written."""
+    """The ids of ``count`` new stacks; all of them run, and nothing is left to write."""
     ids = [(await at.create())["stack_id"] for _ in range(count)]
     for stack_id in ids:
         await at.until_status(stack_id, "running")
@@ -67,7 +67,7 @@ async def created(at: Harness, count: int) -> list[str]:
 
 
 async def settled(at: Harness) -> None:
-    """Nothing is under way in the store, and nothing comes; what a start does once, when the clock is believed, is done."""
+    """Return when the store has no work and gets none; what a start writes once the clock is trusted is written."""
     seen = -1
 
     def still() -> bool:
@@ -79,7 +79,7 @@ async def settled(at: Harness) -> None:
 
 
 async def test_a_create_costs_two_requests_and_two_waits_for_the_disk(at: Harness) -> None:
-    """Guards the time of a create (p50 at most 1.3 times the floor): each request or wait more is a round trip."""
+    """Guards the time of a create (p50 at most 1.3 times the floor): each further request or disk sync adds to it."""
     await created(at, 1)
     with spent(at) as cost:
         await created(at, 1)
@@ -90,7 +90,7 @@ async def test_a_create_costs_two_requests_and_two_waits_for_the_disk(at: Harnes
 
 
 async def test_a_delete_costs_two_requests_two_waits_for_the_disk_and_its_last_words(at: Harness) -> None:
-    """Guards the rate of deletes (0.9 of two DELETEs in a row), and that nobody waits for the last words."""
+    """Guards the rate of deletes (0.9 of two DELETEs in a row): no delete waits for its last log lines."""
     (stack_id,) = await created(at, 1)
     with spent(at) as cost:
         assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
@@ -102,7 +102,7 @@ async def test_a_delete_costs_two_requests_two_waits_for_the_disk_and_its_last_w
 
 
 async def test_a_batch_delete_costs_two_requests_a_stack_and_commits_by_the_chunk(at: Harness) -> None:
-    """Guards the rate of a job of a thousand: a commit for each stack would halve it on a slow disk."""
+    """Guards the rate of a job with a thousand stacks: a commit for each stack would halve it on a slow disk."""
     ids = await created(at, 60)
     with spent(at) as cost:
         job_id = (await at.call("POST", "/stacks/batch-delete", {"stack_ids": ids})).json["job_id"]
@@ -114,20 +114,21 @@ async def test_a_batch_delete_costs_two_requests_a_stack_and_commits_by_the_chun
 
 
 async def test_fifty_creates_at_once_share_their_commits(at: Harness) -> None:
-    """Guards the group commit: without it a class that starts at once waits for a hundred disk writes in a row."""
+    """Guards the group commit: without it, a class that starts at once waits for a hundred disk syncs in a row."""
     with spent(at) as cost:
         replies = await asyncio.gather(*(at.call("POST", "/stacks", seed()) for _ in range(50)))
         assert {reply.status for reply in replies} == {201}
         await settled(at)
-    cost.kubernetes.pop(
-        ("get", "namespaces"), None
-    )  # where an answer takes seconds, it is asked whether there is a connection
+    cost.kubernetes.pop(("get", "namespaces"), None)  # sent when a response takes seconds, to check the connection
     assert cost.kubernetes == {("create", "pods"): 50, ("create", "services"): 50}
     assert cost.disk_waits < 50, "one by one they would be a hundred"
 
 
 async def test_no_read_asks_kubernetes_or_writes(at: Harness) -> None:
-    """Guards that reads are reads (invariant 6): they answer while Kubernetes is away; polling loads neither it nor the disk."""
+    """Guards that reads only read (invariant 6).
+
+    They are answered while Kubernetes is away, and polling loads neither Kubernetes nor the disk.
+    """
     (stack_id,) = await created(at, 1)
     with spent(at) as cost:
         for path in GETS:
@@ -137,7 +138,7 @@ async def test_no_read_asks_kubernetes_or_writes(at: Harness) -> None:
 
 
 async def test_readiness_is_one_small_write_and_no_request(at: Harness) -> None:
-    """Guards that /readyz has tried the disk each time, and that probes every few seconds cost the API server nothing."""
+    """Guards that /readyz tries the disk each time, and that frequent probes cost the API server nothing."""
     with spent(at) as cost:
         assert (await at.call("GET", "/readyz")).status == 200
     assert not cost.kubernetes
@@ -155,27 +156,27 @@ async def test_ten_reconcile_passes_with_nothing_to_do_cost_nothing(tmp_path: Pa
 
 
 async def test_a_status_read_takes_few_steps(at: Harness) -> None:
-    """Guards the rate of status reads (0.7 of a bare handler) where a timing would depend on the machine."""
+    """Guards the rate of status reads (0.7 of a bare handler); a timing would depend on the machine."""
     (stack_id,) = await created(at, 1)
     client = socket.create_connection(("127.0.0.1", at.port))
     request = f"GET /stacks/{stack_id}/status HTTP/1.1\r\nHost: x\r\nX-API-KEY: {KEY}\r\n\r\n".encode()
     size = len(await asyncio.to_thread(read, client, request))
     calls, rounds = Calls(), 200
-    sys.setprofile(calls)  # of this thread, which is the server's; the client has another
+    sys.setprofile(calls)  # for this thread only, which runs the server; the client has its own
     try:
         received = await asyncio.to_thread(lambda: [len(read(client, request)) for _ in range(rounds)])
     finally:
         sys.setprofile(None)
         client.close()
     assert all(abs(length - size) <= 4 for length in received)
-    # what comes in between, of watches and of whatever is due at a time, is less than once a read
+    # watches and scheduled tasks add less than one call per read
     each = {name: round(count / rounds) for name, count in sorted(calls.ours.items())}
     assert sum(each.values()) <= 25, each
     assert calls.others / rounds <= MOST_OF_AIOHTTP
 
 
 def read(client: socket.socket, request: bytes) -> bytes:
-    """The answer to one request; it is short enough to come in one piece."""
+    """The response to one request; it is short enough to arrive in one piece."""
     client.sendall(request)
     answer = client.recv(65536)
     assert answer.startswith(b"HTTP/1.1 200 ")

@@ -1,4 +1,4 @@
-"""The cluster does not accept stackd's credentials any more, and accepts the next ones, or is another cluster by then."""
+"""The cluster rejects stackd's credentials; the next ones are accepted, or belong to another cluster."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def test_refused_credentials_are_said_until_new_ones_are_there_and_nothing
         reply = await at.call("POST", "/stacks", seed())
         assert reply.status == 503
         assert "its credentials are not accepted" in reply.detail
-        # Often enough for the credentials to be read again more than once: watches go on with the connections they have.
+        # Often enough that the credentials are read again more than once; the watches keep their connections.
         await at.until_at_least("stackd_kubernetes_requests_total", 5, verb="get", resource="namespaces", code="401")
         assert "its credentials are not accepted" in await not_ready(at)
         assert (await at.call("GET", f"/stacks/{stack_id}/status")).json["status"] == "running"

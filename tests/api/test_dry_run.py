@@ -1,4 +1,4 @@
-"""Would it be made? Asked here and in the cluster, and nothing is written."""
+"""A dry run: checked by stackd and by the cluster, and nothing is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Event streams: what has changed, told once, to everybody who follows, at each one's own pace."""
+"""Event streams: each change is sent once to every follower, and a slow follower delays no other."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Stream:
         self.comments = 0
 
     async def next(self) -> Event | None:
-        """The next event, None at the end of the stream."""
+        """The next event, or None at the end of the stream."""
         fields: dict[str, str] = {}
         async with asyncio.timeout(DEADLINE):
             while True:
@@ -55,14 +55,14 @@ class Stream:
                     self.comments += 1
 
     async def expect(self, kind: str) -> Event:
-        """The next event, which is of this kind."""
+        """The next event, which must be of this kind."""
         event = await self.next()
         assert event is not None, "the stream has ended"
         assert event.kind == kind, event
         return event
 
     async def until(self, kind: str, **fields: Any) -> Event:
-        """The first event from here on of this kind and with these fields in its data."""
+        """The first event from here on with this kind and these fields in its data."""
         while True:
             event = await self.next()
             assert event is not None, "the stream has ended"
@@ -193,7 +193,7 @@ async def test_a_stream_that_was_cut_for_long_says_that_it_skips_and_goes_on_wit
         async with follow(at, "/events?label=team=7", last) as stream:
             await stream.expect("hello")
             await stream.expect("skipped")
-            await stream.expect("deleted")  # what labels it had is not known any more; nothing of the other one
+            await stream.expect("deleted")  # its labels are no longer known; of the other stack nothing is told
             mine = await at.create(labelled(team="7"))
             assert (await stream.expect("stack")).data["stack_id"] == mine["stack_id"]
 
@@ -243,7 +243,7 @@ async def test_a_wrong_filter_of_a_stream_is_refused_as_the_lists_is(at: Harness
     for query in ("label==7", "status=gone", "node=", "node=a&node=b", "labels=team", "limit=1"):
         streamed, listed = await at.call("GET", f"/events?{query}"), await at.call("GET", f"/stacks?{query}&limit=1")
         assert (streamed.status, listed.status) == (400, 400)
-        if not query.startswith(("labels", "limit")):  # the list knows more parameters
+        if not query.startswith(("labels", "limit")):  # the list has more parameters
             assert streamed.error == listed.error
 
 
@@ -295,7 +295,7 @@ async def test_a_client_that_reads_too_slowly_is_told_to_list_again(at: Harness)
     created = await at.create()
     async with follow(at) as stream:
         await stream.expect("hello")
-        at.tell_changes(created["stack_id"], 1_500)  # more than the log holds
+        at.tell_changes(created["stack_id"], 1_500)  # more than the event log keeps
         while (event := await stream.next()) is not None and event.kind == "stack":
             pass
         assert event is not None

@@ -1,4 +1,4 @@
-"""Times to live that a client asks for, and putting them off."""
+"""Times to live that a client asks for, and extensions."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ async def test_an_extended_stack_outlives_its_first_end_and_no_more_than_its_new
 
 
 async def test_extensions_at_the_last_moment_either_hold_or_are_refused(at: Harness) -> None:
-    """Whatever was answered is so: a 200 is a stack that lives on, a refusal one that is gone."""
+    """Each response is true: after a 200 the stack lives on, after a refusal it is gone."""
 
     async def race(delay: float) -> None:
         created = await at.create(seed() | {"ttl": "2s"})

@@ -1,4 +1,4 @@
-"""Just after a start the cluster has not been seen yet: what needs it waits for that a moment, as after a restart by systemd."""
+"""Just after a start, before stackd has seen the cluster: requests that need it wait for a moment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.harness import KEY, Harness, eventually, fast_cluster, harness, seed
 
 @asynccontextmanager
 async def unseen(folder: Path) -> AsyncIterator[Harness]:
-    """A daemon that listens while its cluster takes requests and answers none."""
+    """A daemon that listens while its cluster accepts requests and answers none."""
     async with EmbeddedCluster(fast_cluster()) as cluster:
         cluster.faults.pause()
         async with harness(folder, cluster=cluster, wait=False) as at:
@@ -68,7 +68,7 @@ async def test_once_a_try_to_see_the_cluster_has_failed_nobody_waits_and_the_ans
 ) -> None:
     monkeypatch.setattr(context, "FIRST_CONTACT_SECONDS", 60.0)
     async with EmbeddedCluster(fast_cluster()) as cluster:
-        # Rights that are missing are no reason to try again for long: the first try fails at once.
+        # Missing rights fail the first try at once: nothing is tried again for long.
         forbidden = (
             '{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403,'
             '"message":"pods is forbidden: User \\"u\\" cannot do it: cannot VERB resource \\"x\\""}'

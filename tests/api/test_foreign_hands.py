@@ -1,4 +1,4 @@
-"""What a cluster's other users, its admission policies and old answers may do to stacks, and what becomes of it."""
+"""What the cluster's other users, its admission policies and replayed responses do to stacks, and how stackd reacts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def running(at: Harness) -> str:
 
 
 async def patch(at: Harness, path: str, change: object) -> dict[str, Any]:
-    """A merge patch of somebody else."""
+    """A merge patch that does not come from stackd."""
     headers = {"Content-Type": "application/merge-patch+json"}
     async with at.session.patch(at.cluster.url + path, data=json.dumps(change), headers=headers) as answer:
         assert answer.status == 200, await answer.text()
@@ -37,11 +37,11 @@ async def objects_left(at: Harness) -> dict[str, Any]:
     return await at.objects("pods") | await at.objects("services")
 
 
-# ---- old answers
+# ---- replayed responses
 
 
 async def test_a_replayed_older_list_ends_no_stack(at: Harness) -> None:
-    """A replayed LIST from before they were made stopped 4 of 12 live stacks."""
+    """Before, a replayed LIST that was older than the stacks stopped 4 of 12 live stacks."""
     before = await at.kubectl("GET", PODS + "?labelSelector=app.kubernetes.io/managed-by%3Dstackd")
     stacks = [await running(at) for _ in range(4)]
     at.cluster.faults.add_fault(
@@ -78,7 +78,7 @@ async def told(at: Harness, sample: str, value: float) -> None:
 
 
 async def test_no_stack_is_ended_for_want_of_a_pod_that_kubernetes_has(at: Harness) -> None:
-    """Even where the event looks new: an irreversible step needs Kubernetes' own word."""
+    """The event looks new, but an irreversible step needs a GET of the pod."""
     stack_id = await running(at)
     pod = (await at.objects("pods"))[stack_id] | {"kind": "Pod", "apiVersion": "v1"}
     pod["metadata"]["resourceVersion"] = str(int(pod["metadata"]["resourceVersion"]) + 1000)
@@ -100,11 +100,11 @@ async def test_no_stack_is_ended_while_the_question_for_its_pod_is_not_answered(
     assert (await at.until_status(stack_id, "stopped"))["status_reason"] == "PodDeleted"
 
 
-# ---- labels that were taken off
+# ---- removed labels
 
 
 async def test_labels_that_were_taken_off_a_pod_are_put_back(at: Harness) -> None:
-    """The pod leaked for ever."""
+    """Before, stackd did not see the pod any more, and never deleted it."""
     stack_id = await running(at)
     await patch(at, f"{PODS}/{stack_id}", NO_LABELS)
 
@@ -117,7 +117,7 @@ async def test_labels_that_were_taken_off_a_pod_are_put_back(at: Harness) -> Non
 
 
 async def test_labels_that_were_taken_off_the_pod_of_an_unfinished_restart_are_put_back(at: Harness) -> None:
-    """The restart waited for ever for a pod that nobody could see."""
+    """Before, the restart waited for ever for a pod that stackd did not see."""
     stack_id = await running(at)
     at.cluster.faults.add_fault(action="status", verb="create", resource="services", code=403)
     assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status == 503
@@ -159,7 +159,7 @@ async def test_a_pod_off_which_a_policy_takes_labels_is_followed_and_deleted_by_
 
 
 async def without_labels(at: Harness, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A running stack whose pod has no labels, and gets none for as long as there are faults."""
+    """A running stack whose pod has lost its labels, and gets none until the faults are cleared."""
     monkeypatch.setattr("stackd.lifecycle.observe.UNSEEN_SECONDS", 0.1)
     stack_id = await running(at)
     at.cluster.faults.add_fault(action="admit", verb="patch", resource="pods", body=json.dumps(NO_LABELS))
@@ -171,7 +171,7 @@ async def without_labels(at: Harness, monkeypatch: pytest.MonkeyPatch) -> str:
 async def test_labels_that_a_policy_took_off_are_put_back_when_it_does_no_more(
     at: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They were tried once."""
+    """Before, stackd tried only once to put them back."""
     stack_id = await without_labels(at, monkeypatch)
     at.cluster.faults.clear()
 
@@ -183,7 +183,7 @@ async def test_labels_that_a_policy_took_off_are_put_back_when_it_does_no_more(
 
 
 async def test_the_end_of_a_pod_without_labels_is_noticed(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was running for ever."""
+    """Before, the stack stayed ``running`` for ever."""
     stack_id = await without_labels(at, monkeypatch)
     await at.delete_object("pods", stack_id)
     assert (await at.until_status(stack_id, "stopped"))["status_reason"] == "PodDeleted"
@@ -195,7 +195,7 @@ async def nothing_left(at: Harness) -> bool:
 
 
 async def test_a_service_whose_labels_were_taken_off_goes_with_its_stack(at: Harness) -> None:
-    """The DELETE said 200 while the Service lived and held its port."""
+    """Before, the DELETE returned 200 while the Service existed and held its port."""
     stack_id = await running(at)
     at.cluster.faults.add_fault(action="status", verb="get", resource="services", code=503, count=1)
     await patch(at, f"{SERVICES}/svc-{stack_id}", NO_LABELS)
@@ -211,7 +211,7 @@ async def test_a_service_whose_labels_were_taken_off_is_made_anew(at: Harness) -
 
 
 async def serves(at: Harness, stack_id: str, port: int) -> bool:
-    """Whether the stack's Service is as it was made."""
+    """Whether the stack's Service is as stackd created it."""
     service = (await at.objects("services")).get(f"svc-{stack_id}")
     if service is None or "deletionTimestamp" in service["metadata"]:
         return False
@@ -230,7 +230,7 @@ async def test_a_create_off_which_a_policy_takes_labels_is_refused_and_undone(at
     assert not (await at.call("GET", "/stacks")).json["stacks"]
 
 
-# ---- annotations that were taken off
+# ---- removed annotations
 
 
 NOTES = ("stackd.io/record", "stackd.io/expires-at", "stackd.io/generation")
@@ -240,7 +240,7 @@ NO_ANNOTATIONS = {"metadata": {"annotations": dict.fromkeys(NOTES)}}
 async def test_annotations_that_were_taken_off_a_pod_are_put_back_so_that_a_lost_file_loses_no_stack(
     tmp_path: Path,
 ) -> None:
-    """Also the end, which the stack got since it was created."""
+    """The annotations also carry the expiry, which was extended after the create."""
     settings = {"STACKD_CLUSTER__LEASE_DURATION": "2s"}
     async with EmbeddedCluster(fast_cluster()) as cluster:
         async with harness(tmp_path, settings, cluster=cluster) as at:
@@ -256,13 +256,13 @@ async def test_annotations_that_were_taken_off_a_pod_are_put_back_so_that_a_lost
 
 
 async def annotated(at: Harness, stack_id: str) -> bool:
-    """Whether the pod carries the record and the end of its stack."""
+    """Whether the pod carries the record and the expiry of its stack."""
     found = (await at.objects("pods"))[stack_id]["metadata"].get("annotations", {})
     return all(map(found.get, ("stackd.io/record", "stackd.io/expires-at")))
 
 
 async def test_a_restarted_stack_whose_pod_has_lost_its_generation_lives_on(at: Harness) -> None:
-    """It was taken for the pod before, and its stack was ended."""
+    """Before, stackd took the pod for the one before the restart, and stopped the stack."""
     stack_id = await running(at)
     assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status == 200
     await at.until_status(stack_id, "running")
@@ -302,7 +302,7 @@ async def test_a_stack_that_a_finalizer_holds_says_so(at: Harness, resource: str
     assert not await objects_left(at)
 
 
-# ---- Services that were changed
+# ---- changed Services
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ async def test_a_stack_that_a_finalizer_holds_says_so(at: Harness, resource: str
     ],
 )
 async def test_a_service_that_was_changed_by_hand_is_put_right(at: Harness, change: dict[str, Any]) -> None:
-    """The API told the old port and ``running``, and nobody was to be reached there."""
+    """Before, the API showed the old port and ``running``, but nothing answered on that port."""
     stack_id = await running(at)
     port = (await at.stack(stack_id))["ports"][0]["node_port"]
     await patch(at, f"{SERVICES}/svc-{stack_id}", change)
@@ -360,7 +360,7 @@ async def test_a_create_whose_service_a_policy_changes_is_refused_and_undone(at:
 
 
 async def test_a_deleted_service_comes_back_within_one_period(tmp_path: Path) -> None:
-    """It took two, of ten seconds each."""
+    """Before, it took two periods of ten seconds each."""
     async with harness(tmp_path, {"STACKD_RECONCILE__INTERVAL": "1h"}) as at:
         stack_id = await running(at)
         port = (await at.stack(stack_id))["ports"][0]["node_port"]
@@ -385,7 +385,7 @@ V4, V6 = "203.0.113.7", "2001:db8::7"
 
 
 async def readdress(at: Harness, *addresses: str) -> None:
-    """Give every node these addresses, and let the daemon hear of it."""
+    """Give every node these addresses, and let the daemon see them."""
     listed = [{"type": "ExternalIP", "address": address} for address in addresses]
     nodes, heard = await at.objects("nodes"), await at.metric("stackd_mirror_events_total", kind="nodes")
     for name in nodes:
@@ -394,7 +394,7 @@ async def readdress(at: Harness, *addresses: str) -> None:
 
 
 async def both(at: Harness) -> None:
-    """Every node has an IPv6 address, and then an IPv4 one."""
+    """Give every node an IPv6 address, followed by an IPv4 address."""
     await readdress(at, V6, V4)
 
 
@@ -404,7 +404,7 @@ async def both(at: Harness) -> None:
 async def test_a_stack_is_told_an_address_of_its_services_family(
     tmp_path: Path, setting: str, families: str, told_address: str
 ) -> None:
-    """An IPv6 address that stood first was told for Services that have IPv4 only."""
+    """Before, an IPv6 address that came first was shown for Services that have only IPv4."""
     async with harness(tmp_path, {"STACKD_STACKS__ADDRESS_FAMILY": setting}) as at:
         await both(at)
         change = json.dumps({"spec": {"ipFamilies": [families]}})
@@ -442,12 +442,12 @@ async def test_requests_that_a_policy_has_raised_count(at: Harness) -> None:
 
 
 async def test_a_delete_removes_the_service_that_was_put_back_also_before_the_watch_has_told_of_it(at: Harness) -> None:
-    """Row and mirror agree then on the one that was changed, and that is gone already."""
+    """At that time the row and the mirror both have the changed Service, which is already deleted."""
     stack_id = await running(at)
     at.cluster.faults.add_fault(action="latency", verb="delete", resource="services", seconds=0.3, count=1)
     moved = [{"name": "p-80-tcp", "protocol": "TCP", "port": 80, "targetPort": 80, "nodePort": 32014}]
     before = (await patch(at, f"{SERVICES}/svc-{stack_id}", {"spec": {"ports": moved}}))["metadata"]["uid"]
-    await eventually(lambda: at.cluster.counts.in_flight > 0)  # the repair has begun to remove it
+    await eventually(lambda: at.cluster.counts.in_flight > 0)  # the repair has begun to delete it
     at.cluster.faults.add_fault(action="mute", verb="watch", resource="services")
     at.cluster.faults.drop_watches()
 
@@ -456,7 +456,7 @@ async def test_a_delete_removes_the_service_that_was_put_back_also_before_the_wa
         return there is not None and there["metadata"]["uid"] != before
 
     await eventually(made_anew)
-    # A pod that goes takes its Service along: it is to go last here, for what is deleted by stackd's own word is counted.
+    # The garbage collector deletes the Service with its pod. Delay the pod's end: only stackd's own DELETE is counted.
     at.cluster.faults.add_fault(action="latency", verb="delete", resource="pods", seconds=2.0, count=1)
     at.cluster.counts.clear()
     assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
@@ -465,7 +465,7 @@ async def test_a_delete_removes_the_service_that_was_put_back_also_before_the_wa
 
 
 async def test_a_label_that_names_another_stack_is_put_right(at: Harness) -> None:
-    """The other stack's Service leads to this pod, too, as long as it stands there."""
+    """Until then the other stack's Service also selects this pod."""
     one, other = await running(at), await running(at)
     await patch(at, f"{PODS}/{one}", {"metadata": {"labels": {"stackd.io/stack": other}}})
 

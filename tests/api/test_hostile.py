@@ -1,4 +1,4 @@
-"""What arrives at the port and was never meant well: no trace, no leak, no growth, and all others are still served."""
+"""Malicious and broken input: it leaves no trace, no leak and no growth, and everybody else is still served."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def connected(at: Harness) -> AsyncIterator[tuple[asyncio.StreamReader, as
 
 
 async def everything(reader: asyncio.StreamReader) -> bytes:
-    """What is answered until the other side closes; cut connections count as closed."""
+    """Everything that is sent until the other side closes; a cut connection counts as closed."""
     received = b""
     try:
         async with asyncio.timeout(10):
@@ -61,7 +61,7 @@ async def everything(reader: asyncio.StreamReader) -> bytes:
 
 
 async def say(at: Harness, raw: bytes) -> bytes:
-    """All answers to these bytes, after which nothing more is sent: the other side does not wait for ever."""
+    """All responses to these bytes; nothing more is sent, and the server does not wait for ever."""
     async with connected(at) as (reader, writer):
         writer.write(raw)
         return await everything(reader)
@@ -72,7 +72,7 @@ def statuses(answer: bytes) -> list[int]:
 
 
 def only_error(answer: bytes) -> tuple[int, str]:
-    """Status and sentence of the one answer, which must be an error in JSON."""
+    """Status and error of the only response, which must be JSON."""
     head, _, body = answer.partition(CRLF + CRLF)
     assert b"application/json" in head, answer
     document = json.loads(body)
@@ -81,7 +81,7 @@ def only_error(answer: bytes) -> tuple[int, str]:
 
 
 def complaints(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """What was logged as more than news; that a pass of a fifth of a second was skipped is the machine's doing."""
+    """What was logged above INFO or with a traceback; skipped passes are not in it, for a busy machine causes them."""
     return [
         record
         for record in caplog.records
@@ -210,7 +210,7 @@ BOMB = gzip.compress(b" " * (50 << 20))
 
 @pytest.fixture
 def unpacked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """What was begun to be unpacked, by whomever in this process."""
+    """The arguments of each decompressor that this process has made since."""
     begun: list[object] = []
     real = zlib.decompressobj
 
@@ -335,7 +335,7 @@ async def test_an_answer_that_is_not_read_does_not_wait_for_ever(tmp_path: Path)
 
 
 def push(client: socket.socket, data: bytes) -> int:
-    """Send what the other side takes now; raises once it has cut the connection."""
+    """Send as much as the other side accepts now; raises once it has cut the connection."""
     if not select.select([], [client], [], 0.05)[1]:
         return 0
     return client.send(data)
@@ -556,7 +556,7 @@ async def flood(at: Harness, noise: random.Random, count: int) -> None:
 
 
 def mangled(noise: random.Random, raw: bytes) -> bytes:
-    """The request with a few bytes changed, taken out, or put in."""
+    """The request with a few bytes changed, removed or inserted."""
     data = bytearray(raw)
     for _ in range(noise.randint(1, 8)):
         place = noise.randrange(len(data))
@@ -571,6 +571,6 @@ def mangled(noise: random.Random, raw: bytes) -> bytes:
 
 
 def measured() -> tuple[int, int, int]:
-    """Tasks, file descriptors and resident bytes."""
+    """Numbers of tasks and file descriptors, and resident bytes."""
     gc.collect()
     return len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd")), psutil.Process().memory_info().rss

@@ -1,4 +1,4 @@
-"""Idempotency keys: asking twice makes one stack, and gives the first answer."""
+"""Idempotency keys: the same request sent twice creates one stack and gets the first response again."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def same(first: Reply, again: Reply) -> bool:
 
 @pytest.mark.parametrize("second", ["one", "two"])
 async def test_two_keys_are_a_400(at: Harness, second: str) -> None:
-    """The first one counted, and the other was forgotten."""
+    """Before, the first one counted, and the other was ignored."""
     headers = [("X-API-KEY", KEY), ("Idempotency-Key", "one"), ("Idempotency-Key", second)]
     async with at.session.post(at.url + "/stacks", json=seed(), headers=headers) as answer:
         assert answer.status == 400

@@ -1,4 +1,4 @@
-"""Which cluster this is: asked before anything is made, whenever it may be another one, and until it is answered."""
+"""Which cluster this is: stackd asks before it creates anything, and whenever it may be another one, until it knows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def running(at: Harness) -> str:
 
 @asynccontextmanager
 async def at_port(port: int, folder: Path | None = None) -> AsyncIterator[EmbeddedCluster]:
-    """A cluster at that address: the one whose state is in the folder, or one of its own."""
+    """A cluster at that address, with its state in the folder, or a new one."""
     path = None if folder is None else folder / "cluster"
     async with EmbeddedCluster(fast_cluster(port=port, state_path=path)) as cluster:
         yield cluster

@@ -1,4 +1,4 @@
-"""Who may call: scopes, rotation, guessing, and that no key is ever shown."""
+"""API keys: scopes, rotation, guessing, and that no key is ever shown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLAG = "FLAG{not-for-the-log}"
 
 @pytest.fixture
 async def two(tmp_path: Path) -> AsyncIterator[Harness]:
-    """A stackd with a key that may only read beside the one that may do everything."""
+    """A stackd with a key that may do everything and a key that may only read."""
     config = tmp_path / "config.toml"
     config.write_text(f'[[auth.keys]]\nname = "reader"\nsha256 = "{digest(READ_KEY).hex()}"\nscope = "read"\n')
     async with harness(tmp_path, config=config) as ready:

@@ -1,4 +1,4 @@
-"""Labels that must be given, and how often stacks of one value may be made: a player who hammers "start" is told to wait."""
+"""Required labels, and a limit on how often one value may create stacks: a player who hammers "start" has to wait."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_restarts_and_starts_count_as_creates_of_their_stacks_label(tmp_pa
         stack_id = (await at.create(of("7")))["stack_id"]
         other = (await at.create(of("8")))["stack_id"]
         await at.until_status(stack_id, "running")
-        assert (await at.call("POST", f"/stacks/{stack_id}/start")).status == 200  # it runs: nothing is made
+        assert (await at.call("POST", f"/stacks/{stack_id}/start")).status == 200  # it runs already: nothing is created
         assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status == 200
         for verb in ("restart", "start"):
             reply = await at.call("POST", f"/stacks/{stack_id}/{verb}")

@@ -1,4 +1,4 @@
-"""Labels of stacks: finding them, deleting by them, and one stack for each value of one."""
+"""Labels of stacks: filters, deletes by label, and at most one stack for each value of a label."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ async def test_a_double_click_makes_one_stack_and_names_it_to_the_other(tmp_path
 
 
 async def test_an_existing_stack_stays_the_answer_to_its_key(tmp_path: Path) -> None:
-    """After it was deleted, the same key made another one; and another body was accepted under it."""
+    """Before, the key created another stack once the first was deleted, and accepted another body."""
     async with harness(tmp_path, ONE_EACH) as at:
         existing = await at.create(labelled(player="7"))
         body = labelled(player="7") | {"if_exists": "return"}

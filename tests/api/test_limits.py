@@ -1,4 +1,4 @@
-"""How much is too much, and that each refusal names its limit."""
+"""Limits: each refusal names the limit that it hit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Long pod specs: whole in every answer, also after a restart, and in nobody's memory."""
+"""Long pod specs: complete in every response, also after a restart, and not kept in memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMIT = 64 << 10
 
 
 def long_request(number: int = 0, size: int = 40_000) -> dict[str, Any]:
-    """A create whose pod spec has about so many bytes."""
+    """A create whose pod spec has about this many bytes."""
     request = request_for("nginx:stable")
     value = (MARK + f"{number} ") * (size // (len(MARK) + 2))
     request["pod_spec"] += f"\n      env:\n        - name: TEXT\n          value: '{value.strip()}'\n"
@@ -160,7 +160,7 @@ async def test_a_read_of_a_long_text_is_one_statement_and_of_others_none(tmp_pat
 
 
 async def use(at: Harness, count: int) -> None:
-    """Create long texts, have each of their answers made, and keep none."""
+    """Create stacks with long pod specs, and read each of them in every way."""
 
     async def one(number: int) -> None:
         path = (await at.call("POST", "/stacks", long_request(number), headers={"Idempotency-Key": f"{number}"})).json
@@ -177,7 +177,7 @@ async def use(at: Harness, count: int) -> None:
 
 @asynccontextmanager
 async def follower(at: Harness) -> Any:
-    """Somebody who follows all events and reads them."""
+    """A client that follows all events and reads them."""
 
     async def follow() -> None:
         async with at.session.get(f"{at.url}/events", headers={"X-API-KEY": KEY}) as stream:
@@ -192,7 +192,7 @@ async def follower(at: Harness) -> Any:
 
 
 def held(at: Harness) -> list[int]:
-    """The sizes of all long texts that the daemon has in its memory."""
+    """The sizes of all long texts that the daemon has in memory."""
     return [len(text) for text in at.texts_in_memory() if text.count(MARK) > 10]
 
 

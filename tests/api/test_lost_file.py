@@ -1,4 +1,4 @@
-"""No lost, second or foreign file ends a stack: what the cluster has and the file does not is taken over, or left alone."""
+"""No lost, second or foreign file deletes a stack: stackd adopts what only the cluster has, or leaves it alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AT_ONCE = {"STACKD_RECONCILE__ORPHAN_GRACE": "0s", "STACKD_CLUSTER__LEASE_DURATI
 
 
 async def answers(at: Harness) -> dict[str, Any]:
-    """All stacks as they read, but for when they last changed."""
+    """All stacks as the API shows them, without the time of their last change."""
     listed = (await at.call("GET", "/stacks")).json["stacks"]
     whole = [(await at.stack(stack["stack_id"])) | {"updated_at": ""} for stack in listed]
     return {stack["stack_id"]: stack for stack in whole}
@@ -57,7 +57,7 @@ async def test_a_lost_file_loses_no_stack(tmp_path: Path) -> None:
 
 
 async def test_nothing_is_said_of_the_stacks_before_a_lost_file_has_them_again(tmp_path: Path) -> None:
-    """Who is told then that there are none, or that one is not found, believes it."""
+    """A client would believe a list without stacks, or a 404."""
     async with EmbeddedCluster(fast_cluster()) as cluster:
         async with harness(tmp_path, AT_ONCE, cluster=cluster) as at:
             (stack_id,) = await running(at, 1)
@@ -154,14 +154,14 @@ async def test_what_no_stack_can_be_made_of_is_left_alone_until_the_operator_agr
 
 
 class Later(SystemClock):
-    """Half an hour later."""
+    """A clock that is half an hour ahead."""
 
     def now(self) -> int:
         return super().now() + 1800 * NANOSECONDS
 
 
 def restore(folder: Path, copy: Path) -> None:
-    """As an operator does: the copy in the file's place, and nothing beside it."""
+    """Put the copy in the place of the file, as an operator does; nothing else remains beside it."""
     for suffix in ("-wal", "-shm"):
         (folder / f"stackd.db{suffix}").unlink(missing_ok=True)
     shutil.copy(copy, folder / "stackd.db")
@@ -193,7 +193,7 @@ async def test_a_restored_backup_ends_nothing_that_was_created_extended_or_start
 
 
 async def records(at: Harness) -> dict[str, Any]:
-    """The records of stacks without a pod."""
+    """The ConfigMaps that record stacks without a pod."""
     return {name: one["metadata"]["annotations"] for name, one in (await at.objects("configmaps")).items()}
 
 
@@ -291,7 +291,7 @@ async def test_a_record_that_somebody_takes_away_is_put_back(tmp_path: Path) -> 
 
 
 async def test_a_port_that_was_given_back_since_the_backup_is_its_next_stacks(tmp_path: Path) -> None:
-    """An older row that goes on holding it would leave the next stack without a row, and its client without a stack."""
+    """If an older row went on holding the port, the next stack would lose its row, and its client the stack."""
     copy = tmp_path / "copy.db"
     few = AT_ONCE | {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31002"}
     async with EmbeddedCluster(fast_cluster(run_time=0.8)) as cluster:
@@ -323,7 +323,7 @@ async def test_a_stack_whose_port_another_row_has_is_taken_over_once_that_is_fre
         cluster.store.remove(cluster.store.of(LEASES).get(NAMESPACE, "stackd-default"))
         store = await Store.open(tmp_path / "stackd.db", clock=SystemClock(), node_ports=(port, port))
         await store.begin(NAMESPACE, "default")
-        await store.stacks.reserve(new_stack())  # a create that was cut short
+        await store.stacks.reserve(new_stack())  # an interrupted create
         await store.close()
         async with harness(tmp_path, AT_ONCE, cluster=cluster, wait=False) as at:
 

@@ -1,4 +1,4 @@
-"""Labels and annotations on their way to the pod: the operator's arrive, a tenant's only where they mean nothing to anybody."""
+"""Labels and annotations on pods: the operator's are all set, a tenant's only where nothing acts on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``GET /metrics``, and everything in ``monitoring/`` that speaks of it."""
+"""``GET /metrics``, and the metrics that ``monitoring/`` uses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def sample(samples: dict[Any, float], name: str, **labels: str) -> float:
 
 
 async def families(at: Harness) -> dict[str, str]:
-    """Each family's name, as it is written in the text, and its type."""
+    """The name of each family, as it is written in the text, and its type."""
     lines = (await at.call("GET", "/metrics")).text.splitlines()
     return {line.split()[2]: line.split()[3] for line in lines if line.startswith("# TYPE")}
 
@@ -50,7 +50,7 @@ async def test_requests_are_counted_by_route_template_and_status(at: Harness) ->
 
 
 async def test_a_first_500_is_an_increase_of_a_number_that_was_there_before(at: Harness) -> None:
-    """An alert on the increase of a series that begins at 1 never fires."""
+    """The counter must exist before with 0: an alert on the increase of a series that begins at 1 never fires."""
     ours = [route for route in ROUTES if not route.public]
     samples = await scrape(at)
     for route in ours:

@@ -1,4 +1,4 @@
-"""Node ports that cannot be had: outside of the cluster's range, or held by others. No create asks for hundreds."""
+"""Node ports outside of the cluster's range, or held by others; no create tries hundreds of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.harness import Harness, eventually, fast_cluster, harness, seed
 async def ranged(
     folder: Path, cluster: tuple[int, int], configured: tuple[int, int], *, silent: bool = False
 ) -> AsyncIterator[Harness]:
-    """A stackd with these ranges; a ``silent`` cluster does not tell its own one when it is asked for it."""
+    """A stackd with these ranges; a ``silent`` cluster does not tell its own range."""
     settings = {
         f"STACKD_STACKS__NODE_PORT_{name}": str(port) for name, port in zip(("MIN", "MAX"), configured, strict=True)
     }
@@ -32,7 +32,7 @@ async def ranged(
 
 
 def posts(at: Harness) -> int:
-    """How often a Service was asked for."""
+    """How often stackd has tried to create a Service."""
     return at.cluster.counts.total("create", "services")
 
 
@@ -74,7 +74,7 @@ async def test_of_a_range_that_is_partly_the_clusters_that_part_is_used(
         assert reply.status == 503
         assert "all 4 of 31001-31004 are held" in reply.error
         assert (await at.call("GET", "/readyz")).status == 200
-        # what another test's daemon has said may be told again, with its count, while this one runs
+        # a repeated message of another test's daemon may be logged, with its count, while this one runs
         (said,) = {record.message for record in caplog.records if "are used: the cluster's own range" in record.message}
         assert "31001-32767 only 31001-31004 are used" in said
 
@@ -131,7 +131,7 @@ async def test_a_create_gives_up_after_some_ports_that_others_hold(tmp_path: Pat
 
 
 async def test_a_create_whose_time_is_up_before_it_has_found_a_port_is_undone(tmp_path: Path) -> None:
-    """The answer was 404, which a create does not have."""
+    """Before, the response was a 404, which the API does not have for a create."""
     async with ranged(tmp_path, (30000, 32767), (31001, 31005)) as at:
         for port in range(31001, 31006):
             at.cluster.faults.take_port(port)

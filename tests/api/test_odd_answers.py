@@ -1,4 +1,4 @@
-"""What is between stackd and the API server answers, too: with pages, junk, halves. None of it is believed, or shown."""
+"""Something between stackd and the API server sends pages, junk or cut bodies: stackd believes and shows none of it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def nothing_foreign(text: str) -> None:
 
 
 def listed_anew(at: Harness) -> None:
-    """The watches end, and what was seen last is too old to go on from."""
+    """End all watches, and have them answer 410 so that stackd lists again."""
     at.cluster.faults.add_fault(action="status", code=410, verb="watch", resource=MIRRORED, count=4)
     at.cluster.faults.drop_watches()
 
@@ -92,7 +92,7 @@ async def test_while_nobody_but_a_balancer_answers_a_delete_is_a_503_in_our_own_
 
 
 def _raw(at: Harness, kind: str) -> list[str]:
-    """What the cluster holds, past all faults."""
+    """The names of the objects in the cluster's store, which no fault affects."""
     return [record.key[1] for record in at.cluster.store.of(_RESOURCES[kind]).records.values()]
 
 
@@ -230,7 +230,7 @@ async def test_a_cluster_that_does_not_say_who_it_is_is_asked_until_it_does_and_
     async def gone() -> bool:
         return (await at.call("GET", f"/stacks/{stack_id}")).status == 404
 
-    await eventually(gone)  # the delete that was refused goes on by itself
+    await eventually(gone)  # the background work repeats the delete that failed
     assert (await at.call("POST", "/stacks", seed())).status == 201
 
 

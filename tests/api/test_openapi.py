@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the code does, and nothing else."""
+"""The OpenAPI document describes what the code does, and nothing else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def schema_of(name: str) -> Schema:
 
 
 def matches(name: str, value: object) -> None:
-    """The value has exactly the schema's fields, in its order."""
+    """Check that the value has exactly the schema's fields, in the schema's order."""
     validator({"$ref": f"#/components/schemas/{name}"}).validate(value)
     schema = schema_of(name)
     if isinstance(value, dict) and "properties" in schema:
@@ -115,7 +115,7 @@ async def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
     async with harness(tmp_path, settings) as at:
         for image in ("nginx:stable", "registry.example/exit0"):
             await at.create(request_for(image))
-        # As in a stop, streams and waiting reads end at once: otherwise they would be all that the time is spent with.
+        # End streams and waiting reads at once, as during a stop: they would take up all the time.
         at.end_waits()
         code, output = await schemathesis(at, tmp_path)
         assert code == 0, output
@@ -124,7 +124,7 @@ async def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
 
 
 async def schemathesis(at: Harness, folder: Path) -> tuple[int | None, str]:
-    """Run all checks (its default) with few examples, the same each time; what it finds is in the output."""
+    """Run all checks (the default) with few examples, the same each time; the output contains what it finds."""
     process = await asyncio.create_subprocess_exec(
         Path(sys.executable).with_name("schemathesis"),
         f"--config-file={FUZZING / 'schemathesis.toml'}",

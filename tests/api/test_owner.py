@@ -1,4 +1,4 @@
-"""Two stackds, one cluster: one of them owns the stacks, the other one stands by until it is needed or told to take over."""
+"""Two stackds, one cluster: one owns the stacks, the other stands by until the owner dies or is asked to step back."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REFUSED: tuple[tuple[str, str, Any], ...] = (
 
 @dataclass(slots=True, kw_only=True)
 class Site:
-    """A cluster, and stackds that come and go, each with a file of its own. ``holders`` had the Lease, one after the other."""
+    """A cluster, and stackds that start and stop, each with its own file; ``holders``: the Lease's holders in order."""
 
     cluster: EmbeddedCluster
     folder: Path
@@ -196,7 +196,7 @@ async def test_an_owner_that_was_replaced_says_so_and_ends(site: Site) -> None:
 
 
 async def test_a_change_that_was_done_while_the_lease_ran_out_is_not_acknowledged(at: Harness) -> None:
-    """Its client asks again; whoever owns the stacks by then knows."""
+    """The client asks again, and whoever owns the stacks by then knows the result."""
     stack_id = await running_at_rest(at)
     asked = await deletes(at)
     at.cluster.faults.pause()
@@ -216,10 +216,10 @@ async def test_a_change_that_was_done_while_the_lease_ran_out_is_not_acknowledge
 
 
 async def running_at_rest(at: Harness) -> str:
-    """The id of a stack that runs; nothing is left to be written."""
+    """The id of a running stack; nothing is left to write."""
     stack_id: str = (await at.create())["stack_id"]
     await at.until_status(stack_id, "running")
-    await at.run_now("expire")  # which believes the clock
+    await at.run_now("expire")  # makes the daemon trust the clock
     await eventually(lambda: not at.is_writing)
     return stack_id
 
@@ -238,7 +238,7 @@ INTENDED = {
 
 
 def begun(at: Harness, verb: str, stack_id: str) -> asyncio.Task[Reply]:
-    """The request that changes the stack, under way."""
+    """A task with the request that changes the stack."""
     path = f"/stacks/{stack_id}" if verb == "delete" else f"/stacks/{stack_id}/{verb}"
     body = {"ttl": "1m"} if verb == "extend" else None
     return asyncio.create_task(at.call("DELETE" if verb == "delete" else "POST", path, body))
@@ -246,7 +246,7 @@ def begun(at: Harness, verb: str, stack_id: str) -> asyncio.Task[Reply]:
 
 @pytest.mark.parametrize("verb", INTENDED)
 async def test_whoever_loses_the_stacks_amid_a_change_promises_nothing_of_it(at: Harness, verb: str) -> None:
-    """Whoever owns them by then knows nothing of it, so that nobody would keep the promise."""
+    """The next owner does not know of this change, so nobody would carry it out."""
     stack_id = await running_at_rest(at)
     with at.no_writing():
         changing = begun(at, verb, stack_id)
@@ -258,12 +258,12 @@ async def test_whoever_loses_the_stacks_amid_a_change_promises_nothing_of_it(at:
 
 
 WAITS_FOR_A_READ = {"delete": 2, "stop": 2, "restart": 0}
-"""How many deletes are answered before the first GET of the pod: that is where each of them waits."""
+"""How many deletes are answered before the first GET of the pod, for which each verb waits."""
 
 
 @pytest.mark.parametrize("verb", WAITS_FOR_A_READ)
 async def test_neither_does_one_that_loses_them_while_it_waits_for_a_read(at: Harness, verb: str) -> None:
-    """A read is not cut off, for it changes nothing; what would come after it is not this stackd's to do any more."""
+    """The fence does not cut off a read, since it changes nothing; but stackd must not go on after the read."""
     stack_id = await running_at_rest(at)
     at.give_kubernetes(timeout=1.0, attempt_timeout=1.0)
     pod = at.cluster.store.of(resources.PODS).get("stacks", stack_id)
@@ -279,7 +279,7 @@ async def test_neither_does_one_that_loses_them_while_it_waits_for_a_read(at: Ha
 
 
 async def test_a_quota_that_counts_leases_is_waited_for(tmp_path: Path) -> None:
-    """It ended the process, and the next one, too."""
+    """Before, it ended the process, and the next one, too."""
     message = (
         'leases.coordination.k8s.io "stackd-default" is forbidden: exceeded quota: counts, '
         "requested: count/leases.coordination.k8s.io=1, used: count/leases.coordination.k8s.io=3, "

@@ -1,4 +1,4 @@
-"""The pages for browsers: open to all, strict about what they load, and gone where they are switched off."""
+"""The pages for browsers: open to all, with a strict content policy, and not there if switched off."""
 
 from __future__ import annotations
 

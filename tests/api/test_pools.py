@@ -1,4 +1,4 @@
-"""Pools: a running stack for whoever asks, given once, alive, and until then nobody's (invariant 11)."""
+"""Pools: a create gets a running stack at once; each is given only once, only while alive (invariant 11)."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def template(
 
 
 def plain(pool: int = SIZE) -> str:
-    """A template without values, of another pod."""
+    """A template without values and with a different pod."""
     return template("plain", values=False, image="nginx:alpine", pool=pool)
 
 
 def folder_with(folder: Path, **templates: str) -> dict[str, str]:
-    """A folder of templates, and the settings that name it and let pools be filled at once."""
+    """A folder of templates, and the settings that name it and let pools fill at once."""
     place = folder / "templates"
     place.mkdir(exist_ok=True)
     for name, text in templates.items():
@@ -69,7 +69,7 @@ def folder_with(folder: Path, **templates: str) -> dict[str, str]:
 
 
 class Row(NamedTuple):
-    """What the file says of a stack that waits in a pool."""
+    """The row of a stack that waits in a pool."""
 
     stack_id: str
     node_id: str | None
@@ -89,7 +89,7 @@ def waiting(at: Harness, name: str = "web-1") -> list[Row]:
 
 
 async def filled(at: Harness, name: str = "web-1", size: int = SIZE) -> list[Row]:
-    """What waits in the template's pool, once it is full."""
+    """The stacks that wait in the template's pool, once it is full."""
     seen: object = None
 
     async def check() -> bool:
@@ -102,13 +102,13 @@ async def filled(at: Harness, name: str = "web-1", size: int = SIZE) -> list[Row
 
 
 async def entry(at: Harness, name: str = "web-1") -> dict[str, Any]:
-    """The template as it is told."""
+    """The template as ``GET /templates`` shows it."""
     found: dict[str, Any] = {one["name"]: one for one in (await at.call("GET", "/templates")).json["templates"]}[name]
     return found
 
 
 async def spec_of(at: Harness, name: str) -> str:
-    """The template's pod spec as its stacks have it."""
+    """The pod spec that the template's stacks get."""
     reply = await at.call("POST", "/stacks?dry_run=true", {"template": name})
     assert reply.status == 200, reply.text
     return str(reply.json["pod_spec"])
@@ -135,7 +135,7 @@ async def test_a_create_is_answered_with_a_running_stack_whose_pod_has_run_befor
     assert made["stack_id"] in [one["stack_id"] for one in (await at.call("GET", "/stacks")).json["stacks"]]
     lines = (await at.call("GET", f"/stacks/{made['stack_id']}/timeline")).json["events"]
     assert [line["reason"] for line in lines if line["kind"] == "accepted"] == ["FromPool"]
-    await filled(at)  # again
+    await filled(at)  # the pool is filled again
     found = await entry(at)
     assert (found["ready"], found["hits"], found["misses"], found["reason"]) == (SIZE, 1, 0, "")
 
@@ -194,7 +194,7 @@ async def test_of_a_burst_each_gets_a_stack_of_its_own(at: Harness) -> None:
 
 
 async def test_a_pod_spec_that_is_the_templates_gets_one_of_its_pool(at: Harness) -> None:
-    """Unless its stacks have values, which are for whoever asks for the template."""
+    """Unless the pool's stacks have values: those are given only to a create that names the template."""
     text, of_values = await spec_of(at, "plain"), await spec_of(at, "web-1")
     ports = [{"container_port": 80, "protocol": "TCP"}]
     ids = {row.stack_id for row in waiting(at, "plain")}
@@ -245,14 +245,14 @@ async def test_limits_per_label_hold_for_what_is_given(tmp_path: Path) -> None:
 
 
 async def test_none_is_given_whose_pod_is_not_ready(at: Harness) -> None:
-    """One of three has a pod that is not ready."""
+    """One of the three stacks has a pod that is not ready."""
     store, rows = at.cluster.store, waiting(at)
     unready = store.of(PODS).get("stacks", rows[0].stack_id)
     conditions = [
         one | ({"status": "False"} if one["type"] == "Ready" else {}) for one in unready.obj["status"]["conditions"]
     ]
     store.update(unready, status=unready.obj["status"] | {"conditions": conditions})
-    await eventually(lambda: waiting(at)[0].status_reason)  # it has been seen
+    await eventually(lambda: waiting(at)[0].status_reason)  # the daemon has seen it
     assert (waiting(at)[0].stack_id, waiting(at)[0].status) == (rows[0].stack_id, "running")
     made = await asyncio.gather(*(at.create({"template": "web-1"}) for _ in range(SIZE)))
     given = {one["stack_id"] for one in made}
@@ -275,8 +275,10 @@ async def test_none_is_given_whose_node_is_not_ready(at: Harness) -> None:
 async def test_what_fails_in_a_pool_is_ended_and_the_template_is_left_alone_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are made one after the other, so that the second comes to run, for a moment, when the first has failed already.
-    Meanwhile another pool is filled, so that nobody has to wait to see that nothing happens."""
+    """The stacks are created one after the other: the second runs for a moment when the first has already failed.
+
+    Another pool is filled meanwhile, which shows that nothing happens without a wait.
+    """
     monkeypatch.setattr(pools, "FIRST_PAUSE", 60.0)
     slowly = {"STACKD_TEMPLATES__REFILL_PER_SECOND": "10"}
     settings = folder_with(tmp_path, web_1=template(image="app/fail"), plain=plain()) | slowly
@@ -310,7 +312,7 @@ async def test_a_pool_gives_way_where_no_node_port_is_left(tmp_path: Path) -> No
 
 
 async def test_a_pool_gives_way_where_no_node_has_room(tmp_path: Path) -> None:
-    """As few of its stacks as need be, all on one node; where the room would not do, none is ended in vain."""
+    """As few stacks of the pool as needed are deleted, all on one node; none if that would not give enough room."""
     settings = folder_with(
         tmp_path,
         web_1=template(cpu="900m", pool=4),
@@ -338,7 +340,7 @@ async def limit_namespace(at: Harness, hard: dict[str, str] = LINES) -> None:
 
 
 async def test_capacity_shows_what_waits_apart_and_counts_it_as_free(tmp_path: Path) -> None:
-    """Two nodes with room for two CPUs each, six node ports, and a quota: with a full pool as many fit as without one."""
+    """Two nodes with 2 CPUs each, six node ports, and a quota: with a full pool as many stacks fit as without one."""
     ports = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31006"}
     nodes = (NodeSpec(name="one", cpu="2"), NodeSpec(name="two", cpu="2"))
     body = {"template": "other"}
@@ -455,7 +457,7 @@ async def test_what_was_given_stays_given_after_the_file_is_lost_and_the_rest_is
             made = await asyncio.gather(*(at.create({"template": "web-1"}) for _ in range(2 * SIZE)))
             assert not old & {one["stack_id"] for one in made}
             assert ((await entry(at))["held"], old - (await at.objects("pods")).keys()) == (SIZE, set())
-            await eventually(lambda: not old & {row.stack_id for row in waiting(at)})  # the time that one could expect
+            await eventually(lambda: not old & {row.stack_id for row in waiting(at)})  # a client's would expire now
             await filled(at)
             assert (await entry(at))["held"] == 0
 
@@ -498,7 +500,7 @@ async def test_a_delete_by_hand_of_what_waits_is_made_good(at: Harness) -> None:
 
 
 async def test_clients_come_before_the_refill_and_get_what_the_pool_has_when_it_is_their_turn(tmp_path: Path) -> None:
-    """As many creates as may be under way wait for a node that has room for them."""
+    """All creates that may be under way wait for a node that has room for them."""
     settings = folder_with(tmp_path, web_1=template(pool=1), large=template("large", pool=0, cpu="3"))
     nodes = (NodeSpec(name="small", cpu="2"),)
     async with (
@@ -514,7 +516,7 @@ async def test_clients_come_before_the_refill_and_get_what_the_pool_has_when_it_
             (tmp_path / "templates" / "web-1.yaml").write_text(template(pool=5))
             at.reload_templates()
         (row,) = await filled(at, size=1)
-        await asyncio.sleep(2 * CROWDED_SECONDS)  # nothing is to happen in this time
+        await asyncio.sleep(2 * CROWDED_SECONDS)  # nothing may happen in this time
         found = await entry(at)
         assert (waiting(at), found["ready"], found["starting"]) == ([row], 1, 0)
         cluster.faults.add_node(name="large", cpu="200")
@@ -525,7 +527,7 @@ async def test_clients_come_before_the_refill_and_get_what_the_pool_has_when_it_
 
 
 async def test_none_is_given_to_a_client_that_has_left_while_it_waited_for_its_turn(tmp_path: Path) -> None:
-    """Nobody knew of it until its time was up."""
+    """Before, no client knew of this stack, and it remained until it expired."""
     async with harness(tmp_path, folder_with(tmp_path, web_1=template(pool=1))) as at:
         await filled(at, size=1)
         at.cluster.faults.hold_starts()
@@ -545,7 +547,7 @@ async def test_none_is_given_to_a_client_that_has_left_while_it_waited_for_its_t
 
 
 async def test_what_was_given_and_could_not_be_promised_ends(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Lease ends between the two: another stackd may own the stack, or else nobody knows of it."""
+    """The Lease ends between the two: another stackd may own the stack, or no client knows of it."""
 
     def lapse(point: str) -> None:
         if point == "assign.assigned":

@@ -1,4 +1,4 @@
-"""Images of templates are on the nodes before the first create, without running the tenant's program."""
+"""Images of templates are on the nodes before the first create, and the tenant's program is not run for it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def states(at: Harness, name: str = "slow") -> dict[str, str]:
-    """How far the template's images are, by node."""
+    """The state of the template's images, by node."""
     listed = {one["name"]: one["prepull"] for one in (await at.call("GET", "/templates")).json["templates"]}
     return {node: pull["state"] for node, pull in listed[name].items()}
 

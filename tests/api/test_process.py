@@ -1,4 +1,4 @@
-"""The daemon as a process: signals, exit codes, and the last line that it leaves."""
+"""The daemon as a process: signals, exit codes, and its last log line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def environment(folder: Path, cluster: EmbeddedCluster | None, **more: str) -> d
 
 @asynccontextmanager
 async def daemon(env: dict[str, str]) -> AsyncIterator[tuple[Process, str]]:
-    """The process, once it is ready, and its address."""
+    """The process and its address, once it is ready."""
     process = await asyncio.create_subprocess_exec(sys.executable, str(SCRIPT), "serve", stderr=PIPE, env=env)
     assert process.stderr is not None
     try:

@@ -1,4 +1,4 @@
-"""Ready answers: written in one piece, and in no other way different from those that aiohttp writes."""
+"""Ready answers: written in one piece, and otherwise equal to those that aiohttp writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_UNREAD = 24 * 1024 * 1024
 
 
 async def exchange(at: Harness, *requests: str) -> list[tuple[str, dict[str, str], bytes]]:
-    """All requests in one write; the answers, until the server has answered each or closed."""
+    """Send all requests in one write; return all responses, once the server has answered each or has closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", at.port)
     writer.write("".join(requests).replace("\n", "\r\n").encode())
     answers = []

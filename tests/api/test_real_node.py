@@ -1,4 +1,4 @@
-"""Everything that reads a node, on the node that a real kubelet registered: capacity, dry run, creates."""
+"""Everything that reads a node, with the node that a real kubelet registered: capacity, dry run, creates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.provisioning import apply, printed
 
 RECORDING = Path(__file__).parent.parent / "recordings" / "nodes-list.json"
 MEMORY = 24_581_684 * 1024
-"""What the kubelet reports as 24581684Ki."""
+"""The kubelet reports this as 24581684Ki."""
 
 
 def recorded() -> dict[str, Any]:
@@ -30,7 +30,7 @@ def recorded() -> dict[str, Any]:
 
 @asynccontextmanager
 async def cluster(*manifests: str, **settings: Any) -> AsyncIterator[EmbeddedCluster]:
-    """A cluster whose only node is the recorded one, with what ``stackd manifests`` prints applied."""
+    """A cluster whose only node is the recorded one, set up with the output of ``stackd manifests``."""
     node = recorded()
     async with EmbeddedCluster(fast_cluster(nodes=(), **settings)) as made:
         async with aiohttp.ClientSession() as session:
@@ -77,7 +77,7 @@ async def test_a_node_without_disk_has_no_room_where_the_limit_range_asks_for_so
         found = (await at.call("POST", "/capacity", seed())).json
         assert (found["fits"], found["limited_by"], found["nodes"]) == (0, "ephemeral_storage", {"real-worker": 0})
         assert found["requested_ephemeral_storage_bytes"] == 64 << 20
-        assert (await capacity(at))["fits"] == 0  # the LimitRange was looked at for the question before
+        assert (await capacity(at))["fits"] == 0  # the request before has read the LimitRange
 
 
 async def test_a_largest_disk_of_the_policy_asks_a_node_for_what_it_does_not_have(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A pass of reconciliation: what holds it back, what releases it, and what it must not hold up."""
+"""A reconciliation pass: what holds it back, what releases it, and what it must not hold up."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def running(at: Harness, count: int) -> list[str]:
 
 
 async def vanish(at: Harness, ids: list[str]) -> None:
-    """The pods are gone, all at once: the daemon sees it in the list that it takes after a cut connection."""
+    """Delete all these pods at once: the daemon learns of it from the list after a cut connection."""
     await at.cluster.faults.refuse()
     for stack_id in ids:
         at.cluster.store.remove(at.cluster.store.of(PODS).get(NAMESPACE, stack_id))
@@ -53,7 +53,7 @@ async def plan(at: Harness) -> dict[str, Any]:
 
 
 async def until_held(at: Harness, count: int) -> None:
-    """So many are held back, and a pass could release them."""
+    """Return when ``count`` stacks are held back, and a pass could release them."""
 
     async def so_many() -> bool:
         return len(await held(at)) == count
@@ -67,13 +67,13 @@ async def nothing_is_used(at: Harness) -> bool:
 
 
 def remember_as_removed(folder: Path, names: Iterable[str]) -> None:
-    """The file has once removed these stacks."""
+    """Write into the file that it has once deleted these stacks."""
     with contextlib.closing(sqlite3.connect(folder / "stackd.db")) as shell, shell:
         shell.executemany("INSERT INTO removed_stacks VALUES (?, 1)", [(name,) for name in names])
 
 
 async def leave_behind(at: Harness, name: str, *, finalizers: tuple[str, ...] = ()) -> None:
-    """A pod of ours that no row knows, and that carries no record."""
+    """A pod with stackd's labels that has no row and no record."""
     metadata: dict[str, Any] = {"name": name, "labels": OURS | {"stackd.io/stack": name}}
     if finalizers:
         metadata["finalizers"] = list(finalizers)
@@ -84,7 +84,7 @@ async def leave_behind(at: Harness, name: str, *, finalizers: tuple[str, ...] = 
 
 
 async def doubt(at: Harness) -> None:
-    """The cluster was away, and does not say who it is: a pass can do nothing."""
+    """Let the daemon doubt which cluster this is, and get no answer: its passes are blocked."""
     at.cluster.faults.add(Fault(action="status", verb="get", resource="namespaces", code=500))
     at.cluster.faults.compact()
     at.cluster.faults.drop_watches()
@@ -229,7 +229,7 @@ async def test_endings_that_the_file_refuses_trip_no_brake_by_being_tried_again(
         assert (await at.call("GET", "/readyz")).status == 200
 
 
-# ---- a plan is a look, and no step
+# ---- reading the plan changes nothing
 
 
 async def test_two_looks_at_the_plan_change_nothing_that_a_pass_would_do(tmp_path: Path) -> None:

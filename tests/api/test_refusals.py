@@ -1,4 +1,4 @@
-"""What the cluster refuses becomes the documented statuses, each saying which limit it was, and leaves nothing behind."""
+"""Each refusal of the cluster becomes the documented status, says which limit it was, and leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is refused before any handler: in JSON, with the right status, the key first, and kept by no cache."""
+"""Requests that are refused before any handler: in JSON, the right status, the key checked first, not cacheable."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CREATE = "POST /stacks HTTP/1.1\r\nContent-Length: 2"
 
 
 async def answer(at: Harness, head: str, body: str = "") -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the one answer to these lines."""
+    """Status, headers and body of the only response to these lines."""
     reader, writer = await asyncio.open_connection("127.0.0.1", at.port)
     try:
         writer.write(f"{head}\r\nHost: a\r\nConnection: close\r\n\r\n{body}".encode())

@@ -1,4 +1,4 @@
-"""Stopping, starting and restarting: the same ports, another pod, and nothing in between that is not found again."""
+"""Stop, start and restart: the ports stay, the pod is a new one, and after an interruption nothing is left over."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def held_ports(stack: dict[str, Any]) -> list[int]:
 
 
 async def settled_with_new_pod(at: Harness, stack: dict[str, Any], old: str) -> None:
-    """The stack runs, behind its own port, in a pod that is not the old one; nothing else is left."""
+    """Check that the stack runs behind its own port in a new pod, and that no other object is left."""
     await at.until_status(stack["stack_id"], "running")
     assert await uid(at, stack["stack_id"]) not in (None, old)
     assert await node_port(at, stack) == stack["ports"][0]["node_port"]
@@ -295,7 +295,7 @@ async def test_a_pod_spec_that_is_no_longer_allowed_is_not_started_again(tmp_pat
 async def cut_short(
     folder: Path, asked: str, fault: dict[str, Any]
 ) -> AsyncIterator[tuple[Harness, dict[str, Any], str]]:
-    """A daemon after one that was ended within what was asked, at the first request that ``fault`` describes."""
+    """The second of two daemons: the first was stopped during the request, at the first call that ``fault`` matches."""
     async with EmbeddedCluster(fast_cluster()) as cluster:
         async with harness(folder, SHORT, cluster=cluster) as at:
             stack = await running(at)
@@ -356,7 +356,7 @@ async def test_stop_and_start_survive_a_restart_of_stackd(tmp_path: Path) -> Non
 
 
 async def test_the_pod_of_a_restarted_stack_tells_which_one_it_is(tmp_path: Path) -> None:
-    """A file that is rebuilt from it knows the old pods from the new ones again."""
+    """A file that is rebuilt from the pod can tell old pods of the stack from the new one."""
     stack_pods: dict[str, Any] = {}
     async with harness(tmp_path) as at:
         stack = await running(at)
@@ -391,10 +391,10 @@ async def test_a_pod_that_runs_before_its_restart_is_written_down_is_seen_to_run
         pods, services = at.cluster.store.of(PODS), at.cluster.counts.total("create", "services")
 
         async def has_seen_all() -> bool:
-            """Whether the daemon has been told of every change of a pod."""
+            """Whether the daemon has received every change of a pod."""
             return await at.metric("stackd_mirror_events_total", kind="pods") == len(pods.since(0))
 
-        await at.run_now("expire")  # which believes the clock
+        await at.run_now("expire")  # makes the daemon trust the clock
         await eventually(lambda: not at.is_writing)
         await eventually(has_seen_all)
 
@@ -409,7 +409,7 @@ async def test_a_pod_that_runs_before_its_restart_is_written_down_is_seen_to_run
         with contextlib.ExitStack() as held:
 
             def placed(change: ObjectChange) -> None:
-                """Keep the file from being written from the moment at which a node has the new pod."""
+                """Block writes to the file from the moment at which the new pod is assigned to a node."""
                 one, before = change.after, change.before
                 was_on_none = before is not None and "nodeName" not in before.obj["spec"]
                 if one.resource is PODS and was_on_none and "nodeName" in one.obj["spec"]:
@@ -456,7 +456,7 @@ async def test_starts_count_as_creates_for_the_limits(tmp_path: Path) -> None:
 
 
 async def test_a_restart_keeps_a_record_also_where_the_watch_still_has_that_of_an_earlier_stop(at: Harness) -> None:
-    """Between its two pods nothing else in the cluster tells of the stack."""
+    """Between the stack's two pods, nothing else in the cluster tells of the stack."""
     stack_id = (await running(at))["stack_id"]
     assert (await do(at, "stop", stack_id)).status == 200
     await at.passes(2)

@@ -1,4 +1,4 @@
-"""The daemon under exactly the rights, the quota and the network policies that ``stackd manifests`` prints."""
+"""The daemon with exactly the rights, the quota and the network policies that ``stackd manifests`` prints."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ __all__ = [
 async def provisioned(
     folder: Path, documents: list[dict[str, Any]], granted: tuple[Rule, ...] | None = None
 ) -> AsyncIterator[Harness]:
-    """A stackd on a cluster to which the documents were applied, and where stackd has these rights."""
+    """A stackd on a cluster to which the documents were applied, with the rights that they give."""
     account = User(token=OURS, name="system:serviceaccount:stackd:stackd", rules=granted or rules(documents))
     options = fast_cluster(users=(ADMIN, account))
     async with EmbeddedCluster(options) as cluster:
@@ -59,7 +59,7 @@ async def provisioned(
 @pytest.fixture
 async def at(tmp_path: Path) -> AsyncIterator[Harness]:
     documents = printed()
-    documents = [one for one in documents if one["kind"] != "LimitRange"]  # one of the tests brings its own
+    documents = [one for one in documents if one["kind"] != "LimitRange"]  # one of the tests creates its own
     async with provisioned(tmp_path, documents) as ready:
         yield ready
         refused = [key for key in ready.cluster.counts.requests if key[2] == 403 and key[1] not in ("pods",)]
@@ -67,7 +67,7 @@ async def at(tmp_path: Path) -> AsyncIterator[Harness]:
 
 
 async def used(at: Harness, target: ClusterTarget) -> None:
-    """Everything that the daemon and its commands ever ask of a cluster."""
+    """Use everything that the daemon and its commands ever request from a cluster."""
     first, second = (await at.create())["stack_id"], (await at.create())["stack_id"]
     await at.until_status(first, "running")
     assert (await at.call("DELETE", f"/stacks/{first}")).status == 200

@@ -1,4 +1,4 @@
-"""A cluster whose etcd was restored from a backup under a running stackd: all versions are earlier ones than it has seen."""
+"""The cluster's etcd is restored from a backup while stackd runs: resourceVersions are lower than those it has seen."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ NEW, OLD = 100_000, 1_000
 LEASE = {"STACKD_CLUSTER__LEASE_DURATION": "2s"}
 SECONDS = 3
 MOST_REQUESTS = 60
-"""Far more than a Lease needs in that time; a loop without a pause makes thousands."""
+"""Far more requests than the Lease needs in ``SECONDS``; a loop without a pause makes thousands."""
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cluster counts as set back after a second."""
+    """Let stackd decide after one second that a cluster was set back."""
     monkeypatch.setattr("stackd.kube.watch.OLDER_SECONDS", 1.0)
     monkeypatch.setattr("stackd.lifecycle.lease_rules.OLDER_SECONDS", 1.0)
 
 
 @pytest.fixture
 async def cluster() -> AsyncIterator[EmbeddedCluster]:
-    """One of some age."""
+    """A cluster whose resourceVersion is already high."""
     async with EmbeddedCluster(fast_cluster()) as alone:
         alone.store.revision = NEW
         yield alone
@@ -50,7 +50,7 @@ async def creates(at: Harness) -> None:
 
 
 async def test_an_owner_renews_its_lease_again_and_does_not_ask_without_a_pause(at: Harness) -> None:
-    """6,950 requests in five seconds, and the Lease was never renewed again."""
+    """Before, stackd sent 6,950 requests in five seconds, and never renewed the Lease again."""
     at.cluster.faults.set_back(OLD)
     at.cluster.counts.clear()
     await creates(at)
@@ -77,7 +77,7 @@ async def test_a_standby_takes_over_and_does_not_ask_without_a_pause(cluster: Em
 
 @pytest.mark.parametrize("silent", [False, True], ids=["older bookmarks", "silent watches"])
 async def test_what_happens_to_stacks_after_it_shows(at: Harness, *, silent: bool) -> None:
-    """An API server reports nothing that is older than the version from which it was asked to watch."""
+    """An API server reports nothing older than the resourceVersion at which a watch starts."""
     stack_id = (await at.create())["stack_id"]
     await at.until_status(stack_id, "running")
     if silent:
@@ -88,7 +88,7 @@ async def test_what_happens_to_stacks_after_it_shows(at: Harness, *, silent: boo
 
 
 async def test_what_a_backup_brings_back_is_removed_again(at: Harness) -> None:
-    """The file remembers that the stack was ended (invariant 3)."""
+    """The file remembers that it deleted the stack (invariant 3)."""
     stack_id = (await at.create())["stack_id"]
     pod = (await at.objects("pods"))[stack_id]
     assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200

@@ -1,4 +1,4 @@
-"""An API server that says nothing, or "come back later": what stackd does meanwhile, and how soon it notices both ends."""
+"""An API server that is silent or says "come back later": what stackd does then, and how soon it notices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.harness import Harness, eventually, fast_cluster, harness, request_fo
 
 
 async def metric(at: Harness, name: str) -> float:
-    """The worst of a gauge's samples: the lowest."""
+    """The lowest of a gauge's samples, which is the worst."""
     text = (await at.call("GET", "/metrics")).text
     return min(
         float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith((name + "{", name + " "))
@@ -27,7 +27,7 @@ async def metric(at: Harness, name: str) -> float:
 
 
 async def test_a_watch_that_is_to_come_back_in_a_minute_and_a_half_comes_back_within_seconds(at: Harness) -> None:
-    """One 503 with Retry-After: 90 made stackd blind for 88 s while everything answered again."""
+    """Before, one 503 with Retry-After: 90 left stackd without events for 88 s while everything answered again."""
     at.cluster.faults.add_fault(action="status", verb="watch", code=503, seconds=90, count=5)
     at.cluster.faults.drop_watches()
 
@@ -51,7 +51,7 @@ async def test_a_list_that_is_to_come_back_in_a_minute_and_a_half_is_asked_for_w
 
 
 async def test_a_create_does_not_fail_for_want_of_room_where_only_the_watch_is_silent(at: Harness) -> None:
-    """Creates failed after 20 s each with "no node has taken the stack" while the cluster had them run."""
+    """Before, creates failed after 20 s with "no node has taken the stack" although their pods ran."""
     at.cluster.faults.freeze_watches()
     began = time.monotonic()
     stack = await at.create()
@@ -60,7 +60,7 @@ async def test_a_create_does_not_fail_for_want_of_room_where_only_the_watch_is_s
 
 
 async def test_a_create_asks_for_its_pod_before_it_says_that_no_node_took_it(tmp_path: Path) -> None:
-    """Where every watch is silent, the new ones too."""
+    """All watches are silent, also the new ones."""
     async with harness(tmp_path, {"STACKD_STACKS__SCHEDULING_TIMEOUT": "1s"}) as at:
         at.cluster.faults.freeze_watches()
         at.cluster.faults.reset_counts()
@@ -72,7 +72,7 @@ async def test_a_create_asks_for_its_pod_before_it_says_that_no_node_took_it(tmp
 async def test_what_happens_to_stacks_shows_also_where_a_proxy_holds_back_what_watches_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Every watch can be opened, and says nothing: a stack whose pod had ended was `running` for ever."""
+    """Each watch opens but sends nothing. Before, a stack whose pod had ended stayed `running` for ever."""
     caplog.set_level(logging.INFO, "stackd.kube.mirror")
     monkeypatch.setattr("stackd.lifecycle.observe.UNSEEN_SECONDS", 0.3)
     monkeypatch.setattr("stackd.kube.watch.MISSED_SECONDS", 0.3)
@@ -112,7 +112,7 @@ async def test_what_happens_to_stacks_shows_also_where_a_proxy_holds_back_what_w
 async def test_lists_that_are_polled_do_not_hurry_what_waits_for_its_next_try(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each list was taken for the return of a cluster that had been away."""
+    """Before, stackd took each list for the return of a cluster that had been away."""
     monkeypatch.setattr("stackd.lifecycle.observe.UNSEEN_SECONDS", 0.2)
     monkeypatch.setattr("stackd.kube.watch.MISSED_SECONDS", 0.2)
     monkeypatch.setattr("stackd.kube.watch.POLL_SECONDS", 0.1)
@@ -138,7 +138,7 @@ async def test_a_create_for_which_there_is_no_room_says_so_after_the_question(tm
 
 
 def silence(at: Harness) -> None:
-    """The API server takes requests, holds all connections, and says nothing any more."""
+    """The API server accepts requests, keeps all connections open, and sends nothing any more."""
     at.cluster.faults.pause()
 
 
@@ -149,7 +149,7 @@ async def ready(at: Harness, wanted: int) -> bool:
 async def test_a_silent_api_server_shows_within_seconds_and_so_does_its_return(
     at: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """/readyz was 200 and mirror_connected 1 for 115 s."""
+    """Before, /readyz stayed 200 and mirror_connected 1 for 115 s."""
     monkeypatch.setattr(guards, "QUIET_SECONDS", 0.5)
     caplog.set_level(logging.INFO)
     silence(at)
@@ -168,7 +168,7 @@ async def test_a_silent_api_server_shows_within_seconds_and_so_does_its_return(
 
 
 async def test_creates_are_refused_at_once_while_the_api_server_hangs(at: Harness) -> None:
-    """They took 20 s each, with 32 places for them all: p50 was 29.7 s."""
+    """Before, each took 20 s in one of 32 slots: the p50 was 29.7 s."""
     silence(at)
     began = time.monotonic()
     first = await asyncio.gather(*(at.call("POST", "/stacks", seed()) for _ in range(40)))
@@ -208,7 +208,7 @@ async def test_a_create_is_refused_when_the_intent_to_undo_it_is_committed_and_n
 
 
 async def test_a_stop_while_the_api_server_hangs_takes_no_longer_than_allowed(tmp_path: Path) -> None:
-    """SIGTERM took 19.1 s of a shutdown_timeout of 10 s."""
+    """Before, SIGTERM took 19.1 s with a shutdown_timeout of 10 s."""
     async with EmbeddedCluster(fast_cluster()) as cluster:
         async with harness(tmp_path, cluster=cluster) as at:
             silence(at)
@@ -227,7 +227,7 @@ async def nothing_is_left(at: Harness) -> bool:
 
 
 async def test_every_connection_to_the_api_server_is_asked_whether_it_lives(at: Harness) -> None:
-    """A NAT or load balancer forgets connections without a word."""
+    """Each connection has TCP keepalive, since a NAT or load balancer may drop connections silently."""
     await at.create()
     made = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     port = f":{at.cluster.server.port:04X}"
@@ -244,7 +244,7 @@ async def test_an_idle_stackd_asks_no_more_than_a_dozen_times_a_minute(at: Harne
 
 
 async def test_connections_that_died_in_silence_are_left_for_new_ones(at: Harness) -> None:
-    """Those of the watches, and those that wait for the next create."""
+    """This holds for the connections of the watches and for the idle ones that the next create uses."""
     await asyncio.gather(*(at.create() for _ in range(4)))
     at.cluster.faults.silence()
     began = time.monotonic()

@@ -1,5 +1,8 @@
-"""Creates at a steady rate are served from the pool as long as the cluster makes stacks faster than that, also from an empty
-one: each stack that comes to run goes to whoever waits longest, and ends give way. Counts, not times."""
+"""Creates at a steady rate are served from the pool as long as the cluster makes stacks faster than they come.
+
+This holds also from an empty pool: each stack that comes to run goes to the create that has waited longest, and deletes
+yield to creates. The tests count; they measure no times.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from tests.harness import Harness, eventually, fast_cluster, harness, seed
 
 SIZE = 6
 IN_LINE = SIZE // 2
-"""So many wait for the next stack where six are on their way."""
+"""How many creates wait for the next stack while six stacks are on their way."""
 
 BODY = {"template": "web-1"}
 
@@ -35,7 +38,7 @@ def in_line(at: Harness) -> int:
 
 
 async def emptied(at: Harness) -> set[str]:
-    """Take all that the pool has, while no pod starts; the stacks that are on their way into it then."""
+    """Take all stacks of the pool while no pod starts; return the ids of those that are on their way into it."""
     given = await asyncio.gather(*(at.create(BODY) for _ in range(SIZE)))
     assert {one["status"] for one in given} == {"running"}
     await eventually(lambda: at.on_their_way("web-1") == (0, SIZE))
@@ -43,7 +46,7 @@ async def emptied(at: Harness) -> set[str]:
 
 
 async def wait_in_line(at: Harness, count: int) -> list[asyncio.Task[dict[str, Any]]]:
-    """So many creates that wait, one behind the other."""
+    """Creates that wait, in this order."""
     creates = []
     for number in range(1, count + 1):
         creates.append(asyncio.create_task(at.create(BODY)))
@@ -58,7 +61,7 @@ async def test_creates_that_find_the_pool_empty_get_the_next_that_come_to_run_an
     with at.no_pod_starting():
         coming = await emptied(at)
         creates = await wait_in_line(at, IN_LINE)
-        beyond = await at.create(BODY)  # half of those on their way are spoken for
+        beyond = await at.create(BODY)  # the waiting creates already claim half of the stacks that are on their way
         assert (beyond["status"], beyond["stack_id"] in coming, in_line(at)) == ("creating", False, IN_LINE)
     given = await asyncio.gather(*creates)
     assert {one["status"] for one in given} == {"running"}
@@ -92,7 +95,7 @@ async def test_those_for_whom_no_room_is_left_wait_in_the_same_line(
         cluster.faults.hold_starts()
         async with harness(tmp_path, folder_with(tmp_path, web_1=template(pool=3)) | ports, cluster=cluster) as at:
             await eventually(lambda: at.on_their_way("web-1") == (0, 3))
-            creates = await wait_in_line(at, 3)  # the first for its turn, the others because the pool has all ports
+            creates = await wait_in_line(at, 3)  # the first waits for its turn, the others for a port
             cluster.faults.let_start()
             given = await asyncio.gather(*creates)
             assert {one["status"] for one in given} == {"running"}
@@ -133,8 +136,8 @@ async def test_what_a_limit_keeps_from_one_who_waits_is_for_the_next(
 async def test_a_load_below_what_the_cluster_makes_is_served_from_the_pool_from_the_time_that_it_is_empty(
     tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of the pool is taken at once. From then on, for each five stacks that the cluster has made, four are asked for."""
-    monkeypatch.setattr(assign, "NEXT_SECONDS", 60.0)  # on a busy machine a second is over soon
+    """All of the pool is taken at once; then four stacks are requested for each five that the cluster has made."""
+    monkeypatch.setattr(assign, "NEXT_SECONDS", 60.0)  # on a busy machine one second passes quickly
     slow = EmbeddedCluster(fast_cluster(start_delay=0.02))
     settings = folder_with(tmp_path, web_1=template(pool=size))
     async with slow as cluster, harness(tmp_path, settings, cluster=cluster) as at:

@@ -1,4 +1,4 @@
-"""Stacks by template: what is made, what is told to whom, and what outlives what."""
+"""Stacks from templates: what is created, who sees which values, and what survives a restart or a changed template."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def values_of(at: Harness, stack_id: str) -> list[dict[str, str]]:
 
 
 def all_but_the_values(at: Harness) -> str:
-    """What the file says of all stacks in other columns than that of their values."""
+    """The rows of all stacks without the column of their generated values."""
     columns = [name for (name,) in at.rows("SELECT name FROM pragma_table_info('stacks')") if name != "generated"]
     rows = at.rows(f"SELECT {', '.join(columns)} FROM stacks")
     assert rows
@@ -77,7 +77,7 @@ def all_but_the_values(at: Harness) -> str:
 
 
 def take_away(folder: Path, *names: str) -> None:
-    """The templates of these names are gone."""
+    """Delete the files of these templates."""
     for name in names:
         (folder / "templates" / f"{name}.yaml").unlink()
 
@@ -162,7 +162,7 @@ async def test_values_are_told_to_the_creator_again_and_to_nobody_else(
 
 @pytest.mark.parametrize("ends", ["", "; exit 1"])
 async def test_values_that_a_container_prints_are_in_no_log(tmp_path: Path, ends: str) -> None:
-    """Not in what is read from the cluster, nor in what is kept of a container that fails, or of a stack that is deleted."""
+    """Neither logs read from the cluster nor kept logs, of a failed container or a deleted stack, contain a value."""
     prints = f"""      command: [sh, -c, 'echo the flag is $FLAG; echo and $TEAM_SECRET{ends}']\n"""
     settings = folder_with(tmp_path, web_1=WEB.replace("      env: [{", prints + "      env: [{"))
     async with harness(tmp_path, settings) as at:
@@ -183,7 +183,7 @@ async def test_values_that_a_container_prints_are_in_no_log(tmp_path: Path, ends
 async def test_values_that_a_webhook_quotes_are_told_to_nobody(
     at: Harness, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refused are a create, a dry run, a restart with all its tries, and a stop's record."""
+    """The webhook refuses a create, a dry run, a restart with all its tries, and the record of a stop."""
     caplog.set_level(logging.DEBUG)
     kept: list[str] = []
     generate = Template.generate
@@ -207,7 +207,7 @@ async def test_values_that_a_webhook_quotes_are_told_to_nobody(
     ]
     assert [reply.status >= 400 for reply in answers[:4]] == [True] * 4
     assert [HIDDEN in reply.text for reply in answers[:3]] == [True] * 3
-    await eventually(lambda: caplog.text.count("next try in") > 1)  # of the restart
+    await eventually(lambda: caplog.text.count("next try in") > 1)  # the tries of the restart
     paths = ("/stacks", f"/stacks/{stack_id}", f"/stacks/{stack_id}/timeline", "/templates", "/metrics", "/reconcile")
     told = [reply.text for reply in answers] + [(await at.call("GET", path)).text for path in paths]
     told += [caplog.text, all_but_the_values(at)]
@@ -458,7 +458,7 @@ async def test_running_may_mean_that_the_published_port_answers(tmp_path: Path, 
 
 
 def _hours(made: dict[str, Any]) -> int:
-    """The stack's life in whole hours."""
+    """The stack's time to live in whole hours."""
     nanoseconds = to_nanoseconds(made["ttl_expires_at"]) - to_nanoseconds(made["created_at"])
     return nanoseconds // (3600 * NANOSECONDS)
 

@@ -1,4 +1,4 @@
-"""Time to live, clients that leave, and stopping."""
+"""Time to live, clients that leave, and stops."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.harness import Harness, eventually, fast_cluster, harness, request_fo
 
 
 class Ahead(SystemClock):
-    """The machine's clock, so many seconds ahead."""
+    """The machine's clock, with a monotonic time that is ``by`` seconds ahead."""
 
     by = 0.0
 
@@ -83,7 +83,7 @@ async def test_with_a_grace_a_create_waits_for_a_node_that_comes(tmp_path: Path,
 
 
 async def unschedulable(at: Harness) -> bool:
-    """The cluster has said that no node takes the pod."""
+    """Whether the cluster has said that no node can take the pod."""
     conditions = [pod["status"].get("conditions", []) for pod in (await at.objects("pods")).values()]
     return any(each.get("reason") == "Unschedulable" for given in conditions for each in given)
 
@@ -143,7 +143,7 @@ async def test_how_old_the_view_of_the_cluster_is_goes_by_the_daemons_clock(tmp_
     ):
 
         async def stale() -> bool:
-            clock.by += 1000.0  # a watch that was opened just now may still count as a word of the cluster
+            clock.by += 1000.0  # a watch that was opened just now may still count as an answer of the cluster
             reply = await at.call("GET", "/readyz")
             return reply.status == 503 and "Kubernetes has sent nothing for 1000 s" in reply.json["error"]
 

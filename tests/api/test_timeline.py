@@ -1,4 +1,4 @@
-"""Why did it die: timelines and logs, also of what is gone."""
+"""Why a stack died: timelines and logs, also of stacks that are deleted."""
 
 from __future__ import annotations
 

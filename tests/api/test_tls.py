@@ -1,4 +1,4 @@
-"""The API over TLS: it is served, its certificate is renewed without a restart, and nobody dawdles at the handshake."""
+"""The API over TLS: its certificate is renewed without a restart, and no client can stay in the handshake for long."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def settings(cert: str, key: str) -> dict[str, str]:
 
 
 async def silent(at: Harness, count: int) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Clients that connect and say nothing, not even a TLS hello."""
+    """Clients that connect and send nothing, not even a TLS hello."""
     return [await asyncio.open_connection("127.0.0.1", at.port) for _ in range(count)]
 
 
 def descriptors() -> int:
-    """How many this process has open; the test's own end of each connection is one of them."""
+    """How many file descriptors this process has open; the test's own end of each connection is one of them."""
     return len(os.listdir("/proc/self/fd"))
 
 
 async def ended(reader: asyncio.StreamReader) -> bool:
-    """Whether the other side has closed the connection without a word; waits for it."""
+    """Wait until the other side closes; return whether it closed without sending anything."""
     try:
         return await reader.read() == b""
     except ConnectionResetError:
@@ -43,7 +43,7 @@ async def ended(reader: asyncio.StreamReader) -> bool:
 
 
 async def name_served(at: Harness, *certs: str) -> str:
-    """The name in the certificate that a new connection gets, after a request was answered over it."""
+    """The name in the certificate of a new connection, over which a request was answered."""
     reader, writer = await asyncio.open_connection("127.0.0.1", at.port, ssl=trusting(*certs))
     writer.write(f"GET /healthz HTTP/1.1\r\nHost: a\r\nX-API-KEY: {KEY}\r\nConnection: close\r\n\r\n".encode())
     assert b'{"status":"ok"}' in await reader.read()

@@ -1,4 +1,4 @@
-"""Waiting for a status without asking again and again."""
+"""Requests that wait for a status, so that a client need not poll."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_a_stack_that_goes_meanwhile_is_a_404(tmp_path: Path) -> None:
         await at.until_metric("stackd_waiting_requests", 1)
         assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
         reply = await waiting
-        # It is told as soon as the delete is intended (as it is then) or once the stack is gone.
+        # The response comes as soon as the delete is committed (as it is then) or once the stack is gone.
         assert reply.status in (200, 404)
         assert (await wait(at, stack_id, "running")).status == 404
 
@@ -70,7 +70,7 @@ async def test_many_can_wait_and_each_costs_no_more_than_its_request(tmp_path: P
         before = len(asyncio.all_tasks())
         waiting = [asyncio.create_task(wait(at, stack_id, "running")) for _ in range(50)]
         await at.until_metric("stackd_waiting_requests", 50)
-        # Of these, one task is the test's own and one the connection's that aiohttp makes.
+        # Of each request's three tasks, one is the test's and one belongs to aiohttp's connection.
         assert len(asyncio.all_tasks()) - before <= 3 * 50
         assert {reply.json["status"] for reply in await asyncio.gather(*waiting)} == {"running"}
         assert await at.metric("stackd_waiting_requests") == 0
@@ -144,7 +144,7 @@ async def test_stopping_answers_those_who_wait(tmp_path: Path) -> None:
 
             task = asyncio.create_task(waiting())
             await at.until_metric("stackd_waiting_requests", 1)
-            at.end_waits()  # as the daemon does first of all when it stops
+            at.end_waits()  # the first thing that the daemon does when it stops
             await task
             assert (answered[0].status, answered[0].json["status"]) == (200, "creating")
             began = time.monotonic()

@@ -1,4 +1,4 @@
-"""A proxy before the daemon that loses answers: what was asked is done, and who asked does not learn of it."""
+"""A proxy before the daemon that loses responses: the request is carried out, but its client does not learn of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True, kw_only=True)
 class Proxy:
-    """``lose`` so many of the next answers; ``requests`` are the ones that came."""
+    """``lose``: how many of the next responses are lost; ``requests``: those that have arrived."""
 
     behind: int
     port: int = 0

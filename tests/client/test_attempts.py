@@ -1,4 +1,4 @@
-"""When a request is sent again: decided without a network."""
+"""When a request is sent again; decided without a network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def answer(status: int, body: bytes = b'{"error": "no"}', **headers: str) -> Res
 
 
 def played(steps: Steps[Any], *said: Response | Unreachable, retries: Retries | None = None) -> tuple[Any, list[Any]]:
-    """The result, or what was raised, and what the steps wanted on the way."""
+    """The result or the raised error, and what the steps requested on the way."""
     steps = with_retries(steps, retries or Retries())
     script: Iterator[Response | Unreachable] = iter(said)
     wanted: list[Any] = []

@@ -1,4 +1,4 @@
-"""The client against a whole stackd: blocking and concurrent, with answers that get lost on the way."""
+"""Both clients, blocking and asynchronous, against a whole stackd, with responses that are lost on the way."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ POD = seed()["pod_spec"]
 
 
 class Caller:
-    """One client, whichever it is."""
+    """One client of either class."""
 
     def __init__(self, client: Client | AsyncClient) -> None:
         self.client = client
@@ -46,7 +46,7 @@ class Caller:
         return await asyncio.to_thread(getattr(self.client, name), *args, **kwargs)
 
     async def events(self, into: list[Event], until: Callable[[Event], bool], **options: Any) -> None:
-        """Put every event into the list, until one is the last."""
+        """Append each event to the list, until one satisfies ``until``."""
         if isinstance(self.client, AsyncClient):
             async for event in self.client.events(**options):
                 into.append(event)

@@ -1,4 +1,4 @@
-"""A stackd on the cluster that STACKD_TEST_KUBECONFIG names, in a namespace of its own; without one, on an embedded one."""
+"""A stackd on the cluster that STACKD_TEST_KUBECONFIG names, in its own namespace, or else on an embedded one."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from tests.ports import free_port
 
 VARIABLE = "STACKD_TEST_KUBECONFIG"
 STANDBY_KUBECONFIG = "STACKD_TEST_STANDBY_KUBECONFIG"
-"""Other credentials for all but the owner, so that the API server's audit log tells the two apart."""
+"""Other credentials for everything but the owner, so that the API server's audit log can tell the owner's requests."""
 
 NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @pytest.fixture
 async def real(tmp_path: Path) -> AsyncIterator[Real]:
-    """A stackd as it usually is."""
+    """A stackd with its usual settings."""
     async with cluster_for(tmp_path) as kubeconfig, _real(kubeconfig, tmp_path) as at:
         yield at
 
 
 @pytest.fixture
 async def roomless(tmp_path: Path) -> AsyncIterator[Real]:
-    """One whose stacks no node may take, whatever the cluster's quotas and limits allow."""
+    """A stackd whose stacks fit on no node, whatever the cluster's quotas and limits allow."""
     selector = {"STACKD_STACKS__NODE_SELECTOR": '{"role": "stack", "stackd.io/test": "nowhere"}'}
     async with cluster_for(tmp_path) as kubeconfig, _real(kubeconfig, tmp_path, selector) as at:
         yield at
@@ -74,7 +74,7 @@ async def _real(kubeconfig: str, folder: Path, settings: Mapping[str, str] = NON
 
 @pytest.fixture
 async def process(tmp_path: Path) -> AsyncIterator[Process]:
-    """One that can be killed; it is not started yet."""
+    """A daemon that can be killed; it is not started yet."""
     port = free_port()
     async with cluster_for(tmp_path) as kubeconfig:
         environment = environment_of(kubeconfig, tmp_path) | {"STACKD_SERVER__PORT": str(port)}
@@ -90,7 +90,7 @@ async def process(tmp_path: Path) -> AsyncIterator[Process]:
 
 @pytest.fixture
 async def crowded(tmp_path: Path) -> AsyncIterator[tuple[Real, int]]:
-    """One with three node ports, of which somebody else holds the first; and that one."""
+    """A daemon with three node ports, and the first of them, which another instance's Service holds."""
     async with cluster_for(tmp_path) as kubeconfig, held_port(_target(environment_of(kubeconfig, tmp_path))) as port:
         ports = {"STACKD_STACKS__NODE_PORT_MIN": str(port), "STACKD_STACKS__NODE_PORT_MAX": str(port + 2)}
         async with _real(kubeconfig, tmp_path, ports) as at:
@@ -134,7 +134,7 @@ def environment_of(kubeconfig: str, folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    """Two that can be killed, each with a file of its own; neither is started yet."""
+    """Two daemons that can be killed, each with its own file; neither is started yet."""
     async with AsyncExitStack() as stack:
         kubeconfig = await stack.enter_async_context(cluster_for(tmp_path))
         common = environment_of(kubeconfig, tmp_path) | {"STACKD_CLUSTER__LEASE_DURATION": f"{LEASE_SECONDS:g}s"}

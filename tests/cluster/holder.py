@@ -1,4 +1,4 @@
-"""Somebody else's Service on a node port."""
+"""A Service of another instance on a node port."""
 
 from __future__ import annotations
 

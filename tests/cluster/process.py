@@ -19,7 +19,7 @@ STACKD = [sys.executable, str(ROOT / "stackd.py")]
 
 
 class Process:
-    """One daemon, started and killed as often as the test likes, with one file."""
+    """One daemon with one file; a test may start and kill it several times."""
 
     def __init__(self, real: Real, environment: Mapping[str, str], folder: Path) -> None:
         self.real = real
@@ -28,17 +28,17 @@ class Process:
         self._process: subprocess.Popen[bytes] | None = None
 
     def configure(self, **settings: str) -> None:
-        """Have these hold from the next start on."""
+        """Use these settings from the next start on."""
         self._environment.update(settings)
 
     async def start(self, *, standing_by: bool = False) -> None:
-        """Return when it is ready, or stands by."""
+        """Start the daemon; return when it is ready, or stands by."""
         with (self.folder / "daemon.log").open("ab") as log:
             self._process = subprocess.Popen([*STACKD, "serve"], env=self._environment, stdout=log, stderr=log)
         await (self.real.until(self._stands_by, "standing by") if standing_by else self.until_ready())
 
     async def until_ready(self) -> None:
-        """Return when it is ready."""
+        """Return when the daemon is ready."""
         await self.real.until(self._ready, "readiness")
 
     async def _stands_by(self) -> bool:
@@ -49,7 +49,7 @@ class Process:
         return status == 200 and answer["role"] == "standby" and bool(answer["owner"])
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send the daemon a signal."""
         assert self._process is not None
         self._process.send_signal(number)
 
@@ -69,23 +69,23 @@ class Process:
             self._process.wait()
 
     def lose_file(self) -> None:
-        """Nothing is left of the state."""
+        """Move all state files away."""
         lose_file(self.folder)
 
     def restore(self, copy: Path) -> None:
-        """As an operator does: the copy in the file's place, and nothing beside it."""
+        """Put the copy in the place of the file, as an operator does; nothing else remains beside it."""
         for suffix in ("-wal", "-shm"):
             (self.folder / f"stackd.db{suffix}").unlink(missing_ok=True)
         shutil.copy(copy, self.folder / "stackd.db")
 
     async def command(self, *words: str) -> str:
-        """Run a command of ``stackd`` with the same configuration; what it said."""
+        """Run a command of ``stackd`` with the daemon's configuration; return its output."""
         code, said = await self.run(*words)
         assert code == 0, said
         return said
 
     async def run(self, *words: str, **settings: str) -> tuple[int, str]:
-        """The exit code of a command and all that it said; ``settings`` differ from the daemon's."""
+        """The exit code and output of a command; ``settings`` override the daemon's."""
         run = await asyncio.create_subprocess_exec(
             *STACKD, *words, env=self._environment | settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )

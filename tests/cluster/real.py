@@ -1,4 +1,4 @@
-"""A client of the daemon, and a second way to the same cluster."""
+"""A client of the daemon, and a client of its own for the same cluster."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ AT_ONCE = 20
 
 @dataclass(slots=True, kw_only=True)
 class Real:
-    """The daemon under test and its cluster, looked at from outside of the daemon."""
+    """The daemon under test and its cluster, seen from outside of the daemon."""
 
     session: aiohttp.ClientSession
     url: str
     outside: Cluster
 
     lost: ClassVar = (aiohttp.ClientError, OSError, TimeoutError)
-    """What a request raises that gets no answer."""
+    """What a request raises when no response comes."""
 
     async def call(self, method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
-        """Status and JSON of one request."""
+        """Status and JSON of the response to one request."""
         data = None if body is None else json.dumps(body).encode()
         async with self.session.request(method, self.url + path, data=data, headers={"X-API-KEY": KEY}) as answer:
             return answer.status, await answer.json()
 
     async def stacks(self) -> list[dict[str, Any]]:
-        """All stacks, as the list shows them."""
+        """All stacks as the list returns them."""
         status, answer = await self.call("GET", "/stacks")
         assert status == 200, answer
         stacks: list[dict[str, Any]] = answer["stacks"]
         return stacks
 
     async def create(self, count: int, **more: object) -> list[dict[str, Any]]:
-        """So many stacks, of which up to twenty are asked for at once."""
+        """Create ``count`` stacks, up to twenty at once."""
         stacks: list[dict[str, Any]] = []
         while (left := count - len(stacks)) > 0:
             asked = (self.call("POST", "/stacks", seed() | more) for _ in range(min(AT_ONCE, left)))
@@ -54,7 +54,7 @@ class Real:
         return stacks
 
     async def finished(self, job_id: str) -> dict[str, Any]:
-        """The job, at its end."""
+        """The job once it has finished."""
         job: dict[str, Any] = {}
 
         async def at_its_end() -> bool:
@@ -70,7 +70,7 @@ class Real:
         return float(value)
 
     async def requests(self) -> dict[str, str]:
-        """How often the daemon has asked the cluster for what, watches and the Lease aside."""
+        """How often the daemon has sent each kind of request to the cluster, without watches and the Lease."""
         lines = await self._metrics()
         counted = (line.rsplit(" ", 1) for line in lines if line.startswith("stackd_kubernetes_requests_total{"))
         return {
@@ -82,18 +82,18 @@ class Real:
             return (await answer.text()).splitlines()
 
     async def objects(self, kind: str) -> dict[str, dict[str, Any]]:
-        """Our objects as the API server has them."""
+        """The objects of the test's stackd, as the API server has them."""
         return {raw["metadata"]["name"]: raw for raw in await self.outside.list_raw(kind)}
 
     async def until(self, check: Callable[[], Awaitable[bool]], what: str) -> None:
-        """Return when it is so."""
+        """Return when ``check`` returns true."""
         end = time.monotonic() + DEADLINE
         while not await check():
             assert time.monotonic() < end, f"{what} did not come true within {DEADLINE:g} s"
             await asyncio.sleep(0.1)
 
     async def remove_everything(self) -> None:
-        """Leave the cluster as it was found, but for the namespace."""
+        """Delete all objects that the test has left in the cluster, but not the namespace."""
         for name in await self.objects("pods"):
             await self.outside.delete_pod(name)
         for name in await self.objects("services"):

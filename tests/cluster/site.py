@@ -1,4 +1,4 @@
-"""Two stackds of one instance on a real cluster, clients who press on, and what they were told."""
+"""Two stackds of one instance on a real cluster, clients that keep sending requests, and what they were told."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STACKS = int(os.environ.get("STACKD_TEST_STACKS", "8"))
 
 @dataclass(slots=True)
 class Wire:
-    """The way of one stackd to the API server, which can be cut."""
+    """A proxy between one stackd and the API server, which can be cut."""
 
     host: str
     port: int
@@ -46,7 +46,7 @@ class Wire:
                 while not self.whole:
                     await asyncio.sleep(0.02)
                 if reader.exception() is not None:
-                    return  # its sender has reset the connection: what the network had not delivered is nowhere
+                    return  # the sender has reset the connection: what the network still held is lost
                 writer.write(data)
                 await writer.drain()
         finally:
@@ -63,11 +63,11 @@ class Wire:
 
 @dataclass(slots=True)
 class Ledger:
-    """What clients were told, by stack: how it was when that was acknowledged, or that it is gone."""
+    """What clients were told of each stack: its state when the response came, or that it is deleted."""
 
     created: dict[str, dict[str, Any]] = field(default_factory=dict)
     wanted: dict[str, str] = field(default_factory=dict)
-    """What was asked for last and not answered: ``delete``, ``stop`` or ``start``."""
+    """The last request that got no response: ``delete``, ``stop``, ``start`` or ``extend``."""
     deleted: set[str] = field(default_factory=set)
     ends: dict[str, str] = field(default_factory=dict)
     stopped: dict[str, bool] = field(default_factory=dict)
@@ -75,17 +75,17 @@ class Ledger:
 
 @dataclass(slots=True, kw_only=True)
 class Site:
-    """Two stackds of one instance, each with a file of its own."""
+    """Two stackds of one instance, each with its own file."""
 
     owner: Process
     standby: Process
     wire: Wire
     ledger: Ledger = field(default_factory=Ledger)
     late: list[tuple[float, str]] = field(default_factory=list)
-    """Acknowledgements of the first owner, by the time at which they came."""
+    """Acknowledgements of the first owner, with the times at which they came."""
 
     async def press(self, chance: random.Random, until: asyncio.Event) -> None:
-        """One client, who does this and that."""
+        """A client that sends requests of random kinds."""
         real, ledger = self.owner.real, self.ledger
         while not until.is_set():
             known = [s for s in ledger.created if s not in ledger.deleted and s not in ledger.wanted]

@@ -1,4 +1,4 @@
-"""Nothing is lost and nothing is left on a real cluster: processes that die, files that are lost, ports that others hold."""
+"""Nothing is lost and nothing is left on a real cluster: killed processes, lost files, ports held by others."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ PASSING = ("status", "status_reason", "status_message", "updated_at")
 
 
 async def agreed(real: Real) -> bool:
-    """Whether the cluster's objects and the stacks are the same."""
+    """Whether the pods and Services in the cluster are exactly those of the listed stacks."""
     stacks = {stack["stack_id"] for stack in await real.stacks()}
     pods, services = await real.objects("pods"), await real.objects("services")
     return set(pods) == stacks and set(services) == {f"svc-{name}" for name in stacks}
 
 
 def lasting(stacks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What does not change while pods start."""
+    """The stacks without the fields that change while pods start."""
     return [{name: value for name, value in stack.items() if name not in PASSING} for stack in stacks]
 
 
@@ -41,7 +41,7 @@ async def test_a_daemon_killed_while_players_press_start_keeps_what_it_has_confi
 
     await process.start()
     pressing = [asyncio.create_task(press_start()) for _ in range(20)]
-    await asyncio.sleep(moment)  # the moment itself: wherever the daemon is by then
+    await asyncio.sleep(moment)  # whatever the daemon is doing at that moment
     process.kill()
     confirmed = {stack_id for stack_id in await asyncio.gather(*pressing) if stack_id is not None}
     await process.start()

@@ -1,4 +1,4 @@
-"""No mistake of an operator ends a player's stack: a second stackd, a lost file, an edited configuration, an old backup."""
+"""No mistake of an operator deletes a player's stack: second stackd, lost file, edited configuration, old backup."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REFUSED = 2
 
 
 async def answers(real: Real) -> dict[str, dict[str, Any]]:
-    """Every stack as it reads, but for when it last changed."""
+    """Every stack as the API shows it, without the time of its last change."""
     found = {}
     for stack in await real.stacks():
         status, found[stack["stack_id"]] = await real.call("GET", f"/stacks/{stack['stack_id']}")
@@ -30,7 +30,7 @@ async def uids(real: Real) -> dict[str, str]:
 
 
 async def settled(real: Real) -> bool:
-    """Whether every stack runs or is stopped."""
+    """Whether every stack is running or stopped."""
     return {stack["status"] for stack in await real.stacks()} <= {"running", "stopped"}
 
 
@@ -40,7 +40,7 @@ async def asked(real: Real, stack_id: str, verb: str, body: object = None) -> No
 
 
 async def made(real: Real) -> list[str]:
-    """So many stacks; the second is extended, the third stopped, the fourth has been started again. Their ids."""
+    """The ids of ``STACKS`` stacks; the second was extended, the third stopped, the fourth stopped and started."""
     ids = [stack["stack_id"] for stack in await real.create(STACKS, labels={"team": "7"})]
     await asked(real, ids[1], "extend", {"ttl": "10m"})
     await real.until(lambda: settled(real), "all of them running")
@@ -52,7 +52,7 @@ async def made(real: Real) -> list[str]:
 
 
 async def passes(real: Real, count: int) -> None:
-    """Return when so many passes of reconciliation have been made from now on."""
+    """Return after this many more reconciliation passes."""
     until = await real.metric("stackd_reconcile_passes_total") + count
 
     async def reached() -> bool:

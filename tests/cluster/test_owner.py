@@ -1,4 +1,4 @@
-"""The owner of the stacks is killed, stopped, or cut off from the API server under load; a standby goes on, and loses nothing."""
+"""Under load, the owner is killed, paused or cut off from the API server: a standby takes over and loses nothing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_a_standby_takes_over_and_nothing_that_was_acknowledged_is_lost(si
     if event == "stop":
         site.owner.send(signal.SIGCONT)
     site.wire.whole = True
-    await asyncio.sleep(2.0)  # whatever the old owner would do now, it does
+    await asyncio.sleep(2.0)  # time for the old owner to do what it still would
     over.set()
     await asyncio.wait(pressing, timeout=60)
     acknowledged_late = [what for at, what in site.late if at > taken_over]
@@ -48,7 +48,7 @@ async def test_a_standby_takes_over_and_nothing_that_was_acknowledged_is_lost(si
 
 
 async def agree(site: Site) -> None:
-    """The standby has all that was acknowledged, as it was; and the cluster has what it says."""
+    """Check that the standby has everything that was acknowledged, and that the cluster matches."""
     real, ledger = site.standby.real, site.ledger
     stacks = {stack["stack_id"]: stack for stack in await real.stacks()}
     assert not ledger.deleted & stacks.keys(), "deleted stacks came back"

@@ -1,4 +1,4 @@
-"""Pools on a real cluster: a daemon that gives and refills is killed again and again, and nothing is given twice or lost."""
+"""Pools on a real cluster: a daemon that fills them is killed again and again; no stack is given twice or lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pod:
 
 @dataclass(slots=True)
 class Given:
-    """What clients were told: each stack as it was given, and those whose delete was asked for, or acknowledged."""
+    """What clients were told: the stacks that they got, and those whose delete they requested or had acknowledged."""
 
     stacks: dict[str, dict[str, Any]] = field(default_factory=dict)
     twice: list[str] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Given:
 
 @pytest.fixture
 def pooled(process: Process) -> Process:
-    """One with a template and its pool."""
+    """The daemon with a template and its pool."""
     folder = process.folder / "templates"
     folder.mkdir()
     pod = "".join(f"  {line}\n" for line in seed()["pod_spec"].splitlines())
@@ -48,7 +48,7 @@ def pooled(process: Process) -> Process:
 
 
 async def press(real: Real, given: Given, chance: random.Random, over: asyncio.Event) -> None:
-    """A client who starts stacks and ends every second one."""
+    """A client that starts stacks and deletes about every second one."""
     while not over.is_set():
         mine = [one for one in given.stacks if one not in given.asked]
         try:
@@ -70,7 +70,7 @@ async def press(real: Real, given: Given, chance: random.Random, over: asyncio.E
 
 
 async def entry(real: Real) -> dict[str, Any]:
-    """What ``GET /templates`` says of it."""
+    """The template as ``GET /templates`` shows it."""
     _, answer = await real.call("GET", "/templates")
     found: dict[str, Any] = answer["templates"][0]
     return found
@@ -97,7 +97,7 @@ async def test_what_is_given_while_the_daemon_is_killed_is_given_once_and_kept_a
             return len(given.stacks) >= before + CLIENTS
 
         await real.until(some_were_given, "creates that are answered")
-        await asyncio.sleep(chance.uniform(0.0, 0.3))  # the moment itself: wherever the daemon is by then
+        await asyncio.sleep(chance.uniform(0.0, 0.3))  # whatever the daemon is doing at that moment
         pooled.kill()
         await pooled.start()
     over.set()

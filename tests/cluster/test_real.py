@@ -1,7 +1,7 @@
-"""The main job on a real cluster: STACKD_TEST_KUBECONFIG=… pytest tests/cluster.
+"""The main features on a real cluster: STACKD_TEST_KUBECONFIG=… pytest tests/cluster.
 
-The cluster needs a schedulable node with the label role=stack; nothing is assumed of its kubelet, so that a control plane
-with nodes that exist on paper only will do: pods need to be scheduled, not to run.
+The cluster needs a schedulable node with the label role=stack. Pods only have to be scheduled, not to run: a control
+plane whose nodes have no kubelet is enough.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A stackd as the docs assume one: node ports that answer, and one stack for each player."""
+"""The stackd that the docs assume: its node ports answer, and each player has one stack."""
 
 from __future__ import annotations
 

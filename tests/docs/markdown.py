@@ -14,7 +14,7 @@ RUN = "run"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """A fenced block; ``marks`` is what stands behind its language."""
+    """A fenced block; ``marks`` are the words after its language."""
 
     page: Path
     language: str
@@ -23,7 +23,7 @@ class Block:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """All fenced blocks of the page, those in lists too."""
+    """All fenced blocks of the page, also those in lists."""
     for indent, info, text in re.findall(r"^( *)```([^\n]*)\n(.*?)^\1```$", page.read_text(), re.MULTILINE | re.DOTALL):
         language, *marks = info.split() or [""]
         lines = [line.removeprefix(indent) for line in text.splitlines()]
@@ -31,17 +31,17 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def script(page: Path) -> str:
-    """All blocks of the page that are to be run, one after the other as a reader would."""
+    """All blocks of the page that are marked to be run, in the order in which a reader would run them."""
     return "".join(one.text for one in blocks(page) if RUN in one.marks)
 
 
 def links(page: Path) -> list[str]:
-    """Where the page's links lead, those in blocks left out."""
+    """The targets of the page's links, without those in code."""
     text = re.sub(r"^( *)```.*?^\1```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     return re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", text))
 
 
 def anchors(page: Path) -> set[str]:
-    """What headings of the page are linked by."""
+    """The anchors of the page's headings."""
     heads = re.findall(r"^#{1,6} (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}

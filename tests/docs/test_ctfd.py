@@ -1,4 +1,4 @@
-"""The CTFd plugin, under no more of CTFd and Flask than it imports, against a whole stackd."""
+"""The CTFd plugin against a whole stackd; of CTFd and Flask there is only what the plugin imports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ View = Callable[[int], Any]
 
 
 class Ctfd:
-    """Who is logged in, which challenges there are, and what the plugin has registered."""
+    """A fake CTFd: the account that is logged in, the challenges, and what the plugin has registered."""
 
     def __init__(self) -> None:
         self.account: int | None = 7
@@ -32,7 +32,7 @@ class Ctfd:
         self.guards: dict[str, list[str]] = {}
 
     def modules(self) -> dict[str, ModuleType]:
-        """The modules of CTFd and Flask, with what the plugin imports of them."""
+        """Fake modules of CTFd and Flask with the names that the plugin imports."""
         return {
             "flask": _module("flask", Blueprint=self._blueprint, Flask=object, jsonify=lambda body: body),
             "CTFd": _module("CTFd"),
@@ -52,16 +52,16 @@ class Ctfd:
         }
 
     def filter_by(self, *, id: int) -> Any:  # noqa: A002 - as SQLAlchemy has it
-        """The challenges with that number."""
+        """The challenges with this id."""
         state = self.challenges.get(id)
         return SimpleNamespace(first=lambda: None if state is None else SimpleNamespace(state=state))
 
     def register_blueprint(self, blueprint: Any) -> None:
-        """What an application does."""
+        """Keep the blueprint, as a Flask application would."""
         self.blueprints.append(blueprint)
 
     async def press(self, method: str, challenge: int) -> tuple[int, Any]:
-        """Status and body of the answer to a button."""
+        """Press a button; return status and body of the response."""
         answer = await asyncio.to_thread(self.views[method, PATH], challenge)
         return (answer[1], answer[0]) if isinstance(answer, tuple) else (200, answer)
 
@@ -91,7 +91,7 @@ def _module(name: str, **content: Any) -> ModuleType:
 
 @pytest.fixture
 def ctfd(one_each: Harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Ctfd]:
-    """CTFd, once it has loaded the plugin."""
+    """The fake CTFd once it has loaded the plugin."""
     pods = tmp_path / "pods"
     pods.mkdir()
     for number in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""What the page for who changes stackd names is there."""
+"""Everything that the page for developers of stackd names exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example of an integration does what its page says."""
+"""The integration example does what its page says."""
 
 from __future__ import annotations
 

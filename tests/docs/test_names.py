@@ -1,4 +1,4 @@
-"""Commands, options and keys that the pages name are stackd's."""
+"""Each command, option and key that a page names exists in stackd."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENDS = re.compile(r"[|;&<>)`]|\s#\s|…|\$\(")
 
 
 def code(page: Path) -> Iterator[str]:
-    """Lines of blocks that are no program, and code within sentences."""
+    """The lines of shell blocks, and the code within sentences."""
     text = re.sub(r"^( *)```.*?^\1```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     yield from (re.sub(r"\s+", " ", one) for one in re.findall(r"`([^`]+)`", text))
     for block in blocks(page):
@@ -29,7 +29,7 @@ def code(page: Path) -> Iterator[str]:
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """The arguments of each call of stackd on the page, up to what is the shell's or left to the reader."""
+    """The arguments of each call of stackd on the page, without shell syntax and placeholders at the end."""
     for line in code(page):
         for call in re.split(r"(?:^|[|(;&] *|-- )stackd (?=[a-z-])", line)[1:]:
             try:
@@ -39,7 +39,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 
 def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
-    """The command that the words name, and the rest of them."""
+    """The command that the words name, and the remaining words."""
     command: click.Command = stackd
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         with click.Context(command) as context:

@@ -1,4 +1,4 @@
-"""The recipes for the network keep what they are added to: nobody gets in or out who should not."""
+"""The recipes for network policies protect as well as the policies that they are added to."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_recipe_keeps_stacks_apart_from_the_cluster_and_its_metadata(recipe: d
     for direction in (INGRESS, EGRESS):
         assert protects(together, "default", direction)
         assert not opens(recipe, direction)
-    everybody = recipe | {"spec": recipe["spec"] | {"podSelector": {}}}  # whomever it means, as if it meant all
+    everybody = recipe | {"spec": recipe["spec"] | {"podSelector": {}}}  # as if the recipe selected every pod
     for networks in (CLUSTER, METADATA):
         assert not list(lets_through([*applied(), everybody], "default", networks, EGRESS))
 

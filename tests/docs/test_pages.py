@@ -1,4 +1,4 @@
-"""What the pages tell to type works, and where they lead is something."""
+"""The commands that the pages tell to type work, and their links lead somewhere."""
 
 from __future__ import annotations
 

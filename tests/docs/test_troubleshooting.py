@@ -1,4 +1,4 @@
-"""Each symptom of the page is what stackd prints, and what it prints most is on the page."""
+"""Each symptom on the page is printed by stackd, and the messages that stackd prints most are on the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the code can print: every text in it, with `…` in the place of what differs."""
+"""What the code can print: each of its texts, with `…` in the place of values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HOLE = "…"
 
 @cache
 def texts() -> str:
-    """All texts of the package, one a line."""
+    """All texts of the package, one per line."""
     found = []
     for path in sorted(SOURCE.rglob("*.py")):
         found += [text for node in ast.walk(ast.parse(path.read_text())) if (text := _text(node))]
@@ -21,7 +21,7 @@ def texts() -> str:
 
 
 def is_printed(symptom: str) -> bool:
-    """Whether each part of the symptom, in this order, stands in one of the code's texts, or in one and what it quotes."""
+    """Whether one text of the code contains the symptom's parts in this order; a part may come from a quoted value."""
     parts = [re.escape(part) for part in symptom.split(HOLE) if part]
     return re.search(".*".join(parts), texts()) is not None
 

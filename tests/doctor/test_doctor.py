@@ -1,4 +1,4 @@
-"""The doctor finds what is wrong, says what to do, and finds nothing where everything is as ``manifests`` sets it up."""
+"""The doctor finds what is wrong and says what to do; it finds nothing on a cluster that ``manifests`` has set up."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ QUICK = ProbeOptions(seconds=10.0)
 
 @dataclass(slots=True, kw_only=True)
 class Ward:
-    """A cluster that was set up, and how the doctor is asked to look at it."""
+    """A prepared cluster, and the ways to let the doctor examine it."""
 
     cluster: EmbeddedCluster
     environment: dict[str, str]

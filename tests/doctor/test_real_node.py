@@ -1,4 +1,4 @@
-"""What the doctor makes of the node that a real kubelet registered."""
+"""What the doctor says of the node that a real kubelet registered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the doctor makes of the installed service, and of its files."""
+"""What the doctor says of the installed service and its files."""
 
 from __future__ import annotations
 

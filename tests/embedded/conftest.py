@@ -9,6 +9,6 @@ from tests.embedded.wire import Wire, fast, running
 
 @pytest.fixture
 async def wire() -> AsyncIterator[Wire]:
-    """A cluster in which nothing takes long."""
+    """A cluster with short delays."""
     async with running(fast()) as one:
         yield one

@@ -1,4 +1,4 @@
-"""Recorded and embedded answers made comparable: what differs from run to run is replaced, all else stays."""
+"""Makes recorded and embedded responses comparable: replaces only the values that differ from run to run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BY_KEY = {"resourceVersion", "continue", "nodePort", "token"}
 
 
 def normal(value: Any, *, keep_ports: bool = False) -> Any:
-    """The same value with uids, versions, times, addresses, hashes and chosen ports replaced by their kind."""
+    """The value with uids, versions, times, addresses, hashes and chosen ports replaced by placeholders."""
     if isinstance(value, dict):
         return {
             key: f"<{key}>"
@@ -48,7 +48,7 @@ def _text(value: str) -> str:
 
 
 def ordered(value: Any) -> Any:
-    """The value with every dict as a list of pairs, so that comparing compares the order of keys too."""
+    """The value with every dict as a list of pairs, so that a comparison also covers the order of keys."""
     if isinstance(value, dict):
         return [(key, ordered(part)) for key, part in value.items()]
     if isinstance(value, list):
@@ -57,7 +57,7 @@ def ordered(value: Any) -> Any:
 
 
 def shape(value: Any) -> Any:
-    """Keys and types alone."""
+    """The value with only its keys and types."""
     if isinstance(value, dict):
         return {key: shape(part) for key, part in value.items()}
     if isinstance(value, list):

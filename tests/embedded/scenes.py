@@ -1,4 +1,4 @@
-"""The states in which the recordings were made, rebuilt on the embedded cluster."""
+"""Rebuilds, on the embedded cluster, the states in which the recordings were made."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def recording(name: str) -> Json:
 
 
 def options(**more: Any) -> EmbeddedOptions:
-    """The cluster of the recordings: two cordoned nodes, a real one, an admin and a user without rights."""
+    """The options of the recordings' cluster: two cordoned nodes, a normal one, an admin and a user without rights."""
     users = (
         User(token=ADMIN, name="admin", rules=(everything(),)),
         User(token=WEAK, name="system:serviceaccount:rec:weak"),
@@ -38,7 +38,7 @@ def options(**more: Any) -> EmbeddedOptions:
 
 
 async def replay(wire: Wire, name: str) -> Json:
-    """Send a recorded request and return the body of the answer, which must be a success."""
+    """Send a recorded request, which must succeed, and return the response body."""
     request = recording(name)["request"]
     answer = await wire.call(request["method"], request["path"], request["body"])
     assert answer.status < 300, answer.body
@@ -47,7 +47,7 @@ async def replay(wire: Wire, name: str) -> Json:
 
 
 async def make(wire: Wire, name: str) -> None:
-    """Create a pod as it was recorded by `pod-get-NAME`."""
+    """Create the pod that `pod-get-NAME` recorded."""
     recorded = recording(f"pod-get-{name}")["response"]["body"]
     spec = {key: value for key, value in recorded["spec"].items() if key != "nodeName"}
     metadata = {"name": name, "labels": recorded["metadata"]["labels"]}
@@ -69,7 +69,7 @@ SETTLED = {
 
 
 async def settled(wire: Wire, *names: str) -> None:
-    """Create pods and wait until they stand as recorded after 25 s."""
+    """Create pods and wait until they look as recorded after 25 s."""
     for name in names:
         await make(wire, name)
     for name in names:
@@ -84,7 +84,7 @@ async def _stands(wire: Wire, name: str) -> bool:
 
 
 async def doomed_node(wire: Wire) -> str:
-    """A node that was made by hand, is ready and runs nothing; the version of the list after that."""
+    """Create a node that is ready and runs nothing; return the version of the list after that."""
     await replay(wire, "node-create")
     addresses = [{"type": "InternalIP", "address": "10.0.0.9"}, {"type": "ExternalIP", "address": "203.0.113.9"}]
     status = {"conditions": [{"type": "Ready"} | READY], "addresses": addresses}
@@ -98,16 +98,16 @@ Prepare = Callable[[Wire], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """What comes before a recorded request, and who sends it."""
+    """What is done before a recorded request, and who sends it."""
 
     prepare: tuple[Prepare, ...] = ()
     token: str = ADMIN
     namespace: bool = True
-    """Whether `rec` is there."""
+    """Whether the namespace `rec` exists."""
 
 
 def played(*names: str) -> Prepare:
-    """Recorded requests, one after the other."""
+    """Replay these recorded requests in this order."""
 
     async def prepare(wire: Wire) -> None:
         for name in names:
@@ -117,7 +117,7 @@ def played(*names: str) -> Prepare:
 
 
 def pods(*names: str) -> Prepare:
-    """Pods in the state in which they were recorded."""
+    """Create pods and wait until they are in their recorded state."""
 
     async def prepare(wire: Wire) -> None:
         await settled(wire, *names)
@@ -126,7 +126,7 @@ def pods(*names: str) -> Prepare:
 
 
 async def on_lost_nodes(wire: Wire) -> None:
-    """Two pods: the node of one is gone, that of the other does not answer."""
+    """Two pods: the node of one is deleted, the node of the other does not answer."""
     await replay(wire, "node-create")
     addresses = [{"type": "InternalIP", "address": "127.0.0.9"}]
     await wire.patch("/api/v1/nodes/doomed/status", {"status": {"addresses": addresses}})
@@ -135,23 +135,23 @@ async def on_lost_nodes(wire: Wire) -> None:
 
 
 async def waiting(wire: Wire) -> None:
-    """A pod for which there is no node."""
+    """A pod that fits on no node."""
     await wire.make_pod("p", nodeSelector={"no": "where"})
 
 
 async def owner(wire: Wire) -> None:
-    """The pod that owns a service."""
+    """The pod that owns a Service."""
     await wire.make_pod("owner")
 
 
 async def quota_measured(wire: Wire) -> None:
-    """64.2 cpus asked for, and then a quota of one."""
+    """Pods that request 64.2 CPUs, and then a quota of one CPU."""
     await settled(wire, "ok", "toobig", "badimage")
     await replay(wire, "quota-create")
 
 
 async def terminating(wire: Wire) -> None:
-    """A namespace that is being deleted and cannot go yet."""
+    """A namespace that is being deleted, but is held by a finalizer."""
     metadata = {"name": "held", "finalizers": ["test/hold"]}
     await wire.post("/api/v1/namespaces/rec/configmaps", {"metadata": metadata})
     await wire.delete("/api/v1/namespaces/rec")
@@ -164,7 +164,7 @@ async def baseline(wire: Wire) -> None:
 
 
 async def compacted(wire: Wire) -> None:
-    """History before now is forgotten."""
+    """Compact the history: older versions are no longer available."""
     wire.cluster.faults.compact()
 
 

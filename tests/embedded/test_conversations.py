@@ -1,6 +1,7 @@
-"""Leases and ConfigMaps, held to a real API server: whole conversations are replayed, one request after the other.
+"""Leases and ConfigMaps, compared with a real API server: whole conversations are replayed, request by request.
 
-Uids and versions are those of the server that answers; that a version is the one of before, or another one, is compared.
+Uids and versions are those of the server that responds. The test compares whether a version is equal to an earlier one
+or new.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ MAPS_PATH = "/api/v1/namespaces/rec/configmaps"
 
 
 class Conversation:
-    """A recorded sequence of requests, and which uid and version of ours each recorded one stands for."""
+    """A recorded sequence of requests; maps each recorded uid and version to the one of the embedded cluster."""
 
     def __init__(self, wire: Wire, before: str) -> None:
         self._wire = wire
@@ -103,7 +104,7 @@ class Conversation:
         assert ordered(_settled(found)) == ordered(_settled(self._ours(expected))), name
 
     def _learn(self, expected: Any, found: Any) -> None:
-        """Take note of the uids and versions of objects that are new in the conversation."""
+        """Remember the uids and versions of objects that are new in the conversation."""
         if isinstance(expected, list) and isinstance(found, list):
             for one, other in zip(expected, found, strict=False):
                 self._learn(one, other)
@@ -123,7 +124,7 @@ class Conversation:
         return self._versions.get(recorded, self._before)
 
     def _ours(self, recorded: Any) -> Any:
-        """The recorded JSON as it has to be here."""
+        """The recorded JSON with the embedded cluster's uids and versions."""
         if isinstance(recorded, dict):
             return {
                 key: self._versions.get(part, part) if key == "resourceVersion" else self._ours(part)
@@ -139,7 +140,7 @@ class Conversation:
 
 
 def _settled(value: Any) -> Any:
-    """Without what is the server's own: when an object was made, and the version of a whole list."""
+    """The JSON without creation times and without the version of a list, which are the server's own."""
     if isinstance(value, dict):
         whole = {key: _settled(part) for key, part in value.items() if key != "creationTimestamp"}
         if isinstance(value.get("items"), list):

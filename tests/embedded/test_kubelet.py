@@ -87,7 +87,7 @@ async def test_a_node_pulls_what_it_does_not_have_one_image_after_the_other() ->
         clock.advance(30)
         await wire.until_pod("two", ready)
         await wire.make_pod("four", "x/second")
-        await wire.until_pod("four", ready)  # the node has it by now
+        await wire.until_pod("four", ready)  # the node has the image now
         events = (await wire.get("/api/v1/namespaces/rec/events?fieldSelector=involvedObject.name=two")).body["items"]
         assert [event["reason"] for event in events] == ["Scheduled", "Pulling", "Pulled", "Created", "Started"]
 

@@ -1,4 +1,4 @@
-"""The nodes of an embedded cluster report what the kubelets of real machines report."""
+"""The nodes of an embedded cluster report the same as the kubelets of real machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded cluster's answers, held to those of a real API server: every recording is replayed and compared."""
+"""The embedded cluster's responses, compared with those of a real API server: every recording is replayed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COMPARED_BELOW = {
     "watch-pods-lifecycle",
 }
 NOT_COVERED = {"pod-log-404-kubelet": "the embedded kubelet knows each pod of its node"}
-"""Recording → why it is not replayed."""
+"""Recording → the reason why it is not replayed."""
 
 GIVEN_PORT = {"service-create-201", "service-delete-200", "service-create-409"}
 
@@ -74,7 +74,7 @@ async def _with_real_owner(wire: Wire, body: Any) -> Any:
 
 
 def _sorted_lists(body: Any) -> Any:
-    """LimitRange lists its violations in any order (a Go map's)."""
+    """LimitRange lists its violations in any order (it iterates over a Go map)."""
     if isinstance(body, dict) and (match := re.fullmatch(r"(.*: )\[(.*)\]", str(body.get("message")))):
         parts = sorted(re.split(r", (?=m[ai])", match[2]))
         return body | {"message": f"{match[1]}{parts}"}
@@ -117,7 +117,7 @@ async def test_events_tell_what_was_recorded(name: str) -> None:
         await settled(wire, name)
         answer = await wire.get(recorded["request"]["path"])
     expected = [event for event in recorded["response"]["body"]["items"] if event["reason"] != "MissingClusterDNS"]
-    if name == "toobig":  # the recording has the scheduler's second attempt, seconds later, as an event of its own
+    if name == "toobig":  # the recording has a second event, of the scheduler's next attempt seconds later
         del expected[1:]
     assert ordered(normal(answer.body["items"])) == ordered(normal(expected))
 
@@ -144,7 +144,7 @@ async def test_a_service_is_collected_as_long_after_its_pod_as_recorded() -> Non
 
 
 def _steps(events: list[Json], *names: str) -> dict[str, list[Any]]:
-    """Per pod: type, phase, conditions, container states and marks of deletion, event by event."""
+    """For each pod and event: type, phase, conditions, container states, and marks of deletion."""
     steps: dict[str, list[Any]] = {name: [] for name in names}
     for event in events:
         metadata, status = event["object"]["metadata"], event["object"]["status"]

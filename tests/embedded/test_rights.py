@@ -76,7 +76,7 @@ async def test_a_rule_may_be_for_named_objects_alone() -> None:
 
 
 async def test_a_rule_for_a_named_object_covers_the_list_and_the_watch_of_that_name_alone() -> None:
-    """As Kubernetes does, which takes the name from ``fieldSelector=metadata.name=…``."""
+    """Kubernetes does so: it takes the name from ``fieldSelector=metadata.name=…``."""
     verbs = frozenset({"get", "list", "watch"})
     named = Rule(
         verbs=verbs,

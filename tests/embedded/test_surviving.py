@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 class Remote:
-    """A cluster in another process, as far as `Wire` looks at it."""
+    """A cluster in another process, with the only attribute that `Wire` uses."""
 
     def __init__(self, url: str) -> None:
         self.url = url

@@ -1,4 +1,4 @@
-"""A plain HTTP client for the embedded cluster, and objects to send it."""
+"""A plain HTTP client for the embedded cluster, and objects to send to it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Answer:
 
 
 class Wire:
-    """Speaks to one cluster, as whoever `token` says."""
+    """Sends requests to one cluster with one `token`."""
 
     def __init__(self, cluster: EmbeddedCluster, session: aiohttp.ClientSession, token: str | None = None) -> None:
         self.cluster = cluster
@@ -65,13 +65,13 @@ class Wire:
         return await self.call("PATCH", path, body, kind="application/merge-patch+json")
 
     async def watch_all(self, path: str) -> list[Json]:
-        """Every event of a watch that ends by itself."""
+        """All events of a watch that ends by itself."""
         async with self.session.get(self.cluster.url + path, headers=self.headers()) as answer:
             return [json.loads(line) async for line in answer.content]
 
     @asynccontextmanager
     async def watching(self, path: str) -> AsyncIterator[Watched]:
-        """A watch, open for the length of the block."""
+        """A watch that is open within this block."""
         async with self.session.get(self.cluster.url + path, headers=self.headers()) as answer:
             yield Watched(answer)
 
@@ -93,7 +93,7 @@ class Wire:
         return body
 
     async def until_pod(self, name: str, wanted: Callable[[Json], object]) -> Json:
-        """The pod, once it is as wanted."""
+        """Return the pod as soon as it satisfies the condition."""
         async with asyncio.timeout(DEADLINE):
             while True:
                 body = await self.pod(name)
@@ -124,7 +124,7 @@ class Watched:
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Return once the condition holds; fail if it does not in time."""
+    """Return once the condition holds; fail after a deadline."""
     async with asyncio.timeout(DEADLINE):
         while not await condition():
             await asyncio.sleep(0.005)
@@ -132,7 +132,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 @asynccontextmanager
 async def running(options: EmbeddedOptions) -> AsyncIterator[Wire]:
-    """A started cluster with the namespace `rec`, seen by its first user, if it has any."""
+    """A running cluster with the namespace `rec`; the first user sends the requests, if there are users."""
     async with EmbeddedCluster(options) as cluster, aiohttp.ClientSession() as session:
         wire = Wire(cluster, session, options.users[0].token if options.users else None)
         await wire.post("/api/v1/namespaces", {"metadata": {"name": "rec"}})
@@ -140,7 +140,7 @@ async def running(options: EmbeddedOptions) -> AsyncIterator[Wire]:
 
 
 def fast(**options: Any) -> EmbeddedOptions:
-    """Options for a cluster in which nothing takes long."""
+    """Options for a cluster with short delays."""
     quick = {
         "start_delay": 0.0,
         "run_time": 0.01,
@@ -174,14 +174,14 @@ def service(name: str, *, node_port: int = 0, owner: Json | None = None, **spec:
 
 
 def waiting(body: Json) -> str:
-    """The reason why the pod's first container waits; empty if it does not."""
+    """The reason why the pod's first container waits, or an empty string."""
     statuses = body["status"].get("containerStatuses", [{"state": {}}])
     reason: str = statuses[0]["state"].get("waiting", {}).get("reason", "")
     return reason
 
 
 def condition(body: Json, kind: str) -> Json:
-    """The condition of that type; empty if there is none."""
+    """The condition of that type, or an empty dict."""
     conditions = body["status"].get("conditions", ())
     found: Json = next((one for one in conditions if one["type"] == kind), {})
     return found

@@ -1,4 +1,4 @@
-"""``python -m tests.faults``: fault schedules, for as long as told or as many as told, and what came of them."""
+"""``python -m tests.faults``: runs fault schedules, for a time or a number of them, and reports the results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.faults.runner import Wanted, run_many
 
 
 def main() -> int:
-    """Exit code 1 if an invariant did not hold."""
+    """Run the schedules; the exit code is 1 if an invariant did not hold."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--seconds", type=float, help="go on for so long")
     parser.add_argument("--schedules", type=int, help="run so many (default: 1 with --seed, else 44)")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breakage:
-    """In ``file``, ``text`` (which is there exactly once) becomes ``instead``.
+    """Replaces ``text``, which is in ``file`` exactly once, by ``instead``.
 
-    ``also``: what is broken with it, where either of two would be enough. ``first``: the tests that are tried first.
+    ``also`` is another breakage that is applied too, where one alone would have no effect. ``first`` names the tests to
+    try first.
     """
 
     name: str
@@ -21,7 +22,7 @@ class Breakage:
     first: str = ""
 
     def check(self, root: Path) -> None:
-        """Raise if the text is not there any more, or more than once."""
+        """Raise LookupError if ``file`` does not contain the text exactly once."""
         if self.also is not None:
             self.also.check(root)
         count = (root / self.file).read_text().count(self.text)
@@ -29,7 +30,7 @@ class Breakage:
             raise LookupError(f"mutation {self.name!r}: its text is {count} times in {self.file}")
 
     def apply(self, root: Path) -> None:
-        """Break it."""
+        """Apply the replacement."""
         self.check(root)
         if self.also is not None:
             self.also.apply(root)

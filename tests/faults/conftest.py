@@ -1,4 +1,4 @@
-"""What the fault tests share: a process that has imported everything, of which each daemon is a fork."""
+"""What the fault tests share: a process that has imported everything; each daemon is a fork of it."""
 
 from __future__ import annotations
 

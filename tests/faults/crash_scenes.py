@@ -1,4 +1,4 @@
-"""For each crash point a scene that leads there by construction: what is done until the daemon has died at it.
+"""For each crash point, a scene that leads to it for certain: what is done until the daemon has died there.
 
 Owns: one scene for every name in ``crashpoints.POINTS``; a name without a scene fails a test.
 """
@@ -19,7 +19,7 @@ from tests.faults.world import NAMESPACE, World
 
 ENDS = "app/exit0"
 ALL_BEFORE_THE_CHUNK = 60
-"""More ids than a job begins at once, so that each of its points is reached twice."""
+"""More ids than a job starts at once, so that each of its crash points is reached twice."""
 
 LIFETIME = 7300.0
 LAST = 0.9999
@@ -28,7 +28,7 @@ LAST = 0.9999
 
 @dataclass(slots=True, kw_only=True)
 class Stage:
-    """What a scene plays on. ``point`` is the crash point at which the daemon is to die."""
+    """Where a scene is played; ``point`` is the crash point at which the daemon has to die."""
 
     world: World
     operations: Operations
@@ -42,12 +42,12 @@ class Stage:
         return self.world.counts[f"died at {self.point}"] > 0
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a condition, or for the death."""
+        """Wait for a condition, or for the daemon's death."""
         while not condition() and not self.over:
             await asyncio.sleep(0.01)
 
     async def stack(self, image: str = RUNS_ON) -> str:
-        """A stack that was acknowledged; empty if the daemon died over it."""
+        """Create a stack and return its id; an empty string if the daemon died before the acknowledgement."""
         create = self.operations.new_create(image)
         while not self.over and (await self.operations.attempt(create)).status == 503:
             await asyncio.sleep(0.02)
@@ -59,9 +59,9 @@ Act = Callable[[Stage], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """``act`` is done again until the daemon has died. ``before``: crash points of the starts that precede.
+    """``act`` is repeated until the daemon has died. ``before``: the crash points of the starts before that one.
 
-    ``times``: how often the point is reached within one life of a daemon, if asked for.
+    ``times``: how often one life of a daemon reaches the point; a test runs for each of these times.
     """
 
     act: Act
@@ -70,17 +70,17 @@ class Scene:
     late: bool = False
     pool: int = 0
     pooled: str = RUNS_ON
-    """So many stacks of that image are kept in a pool."""
+    """The image of the ``pool`` stacks that wait in a pool."""
 
 
 async def create(stage: Stage) -> None:
-    """Two clients: one who will ask again under its key, and one who will not."""
+    """Two clients create: one repeats its request under a key, the other does not."""
     create = stage.operations.new_create(RUNS_ON, keyed=True)
     await asyncio.gather(stage.stack(), stage.operations.attempt(create))
 
 
 async def create_where_all_ports_are_taken(stage: Stage) -> None:
-    """Each proposed port is somebody else's."""
+    """Each proposed port is held by somebody else."""
     held = asyncio.create_task(stage.troubles.take_ports(share=1.0, seconds=600.0))
     try:
         await create(stage)
@@ -89,13 +89,13 @@ async def create_where_all_ports_are_taken(stage: Stage) -> None:
 
 
 async def create_in_vain(stage: Stage) -> None:
-    """The cluster refuses the pod's Service, when the pod is made."""
+    """The cluster refuses the Service when the pod exists already."""
     await stage.troubles.status(verb="create", resource="services", count=1, code=403)
     await stage.operations.create(RUNS_ON)
 
 
 async def create_again_before_all_is_seen(stage: Stage) -> None:
-    """A create was cut short by a crash, and its client asks again before the daemon has seen what is there."""
+    """A crash interrupts a create; the client repeats it before the daemon has seen what exists."""
     world = stage.world
     first = stage.operations.new_create(RUNS_ON, keyed=True)
     while world.counts["died at create.pod_created"] == 0:
@@ -108,33 +108,33 @@ async def create_again_before_all_is_seen(stage: Stage) -> None:
 
 
 async def start_after_a_create_was_cut_short(stage: Stage) -> None:
-    """The first daemon dies in a create, the second one over undoing it."""
+    """The first daemon dies in a create, the second while it undoes that create."""
     while not stage.over:
         await stage.operations.create(RUNS_ON)
         await asyncio.sleep(0.02)
 
 
 async def delete(stage: Stage) -> None:
-    """A stack, and its end."""
+    """Create and delete a stack."""
     if stack_id := await stage.stack():
         await stage.operations.delete_one(stack_id)
 
 
 async def stop(stage: Stage) -> None:
-    """A stack that is stopped."""
+    """Create and stop a stack."""
     if await stage.stack():
         await stage.operations.stop(LAST)
 
 
 async def delete_stopped(stage: Stage) -> None:
-    """A stack that is stopped, and then deleted."""
+    """Create, stop and delete a stack."""
     if stack_id := await stage.stack():
         await stage.operations.stop(LAST)
         await stage.operations.delete_one(stack_id)
 
 
 async def lose_record(stage: Stage) -> None:
-    """Somebody deletes the record of a stopped stack; it is put back."""
+    """Somebody deletes the record of a stopped stack; the daemon restores it."""
     stack_id = await stage.stack()
     if stack_id:
         await stage.operations.stop(LAST)
@@ -145,32 +145,32 @@ async def lose_record(stage: Stage) -> None:
 
 
 async def restart(stage: Stage) -> None:
-    """A stack that gets a fresh pod."""
+    """Restart a stack: it gets a new pod."""
     if await stage.stack():
         await stage.operations.restart(LAST)
 
 
 async def extend(stage: Stage) -> None:
-    """A stack that lives longer."""
+    """Extend a stack."""
     if await stage.stack():
         await stage.operations.extend(LAST, "10m", keyed=True)
 
 
 async def end(stage: Stage) -> None:
-    """A stack whose pod ends by itself."""
+    """Create a stack whose pod exits by itself."""
     stack_id = await stage.stack(ENDS)
     await stage.until(lambda: (row := stage.world.file.row(stack_id)) is None or not row.ports_held)
 
 
 async def expire(stage: Stage) -> None:
-    """A stack whose time is up."""
+    """Create a stack that expires."""
     stack_id = await stage.stack()
     stage.world.skew.jump(LIFETIME)
     await stage.until(lambda: stage.world.file.row(stack_id) is None)
 
 
 async def batch(stage: Stage) -> None:
-    """A job of two chunks, with stacks in both."""
+    """A batch-delete job of two chunks, with stacks in both."""
     stacks = [await stage.stack() for _ in range(2)]
     operations, ledger = stage.operations, stage.world.ledger
     known = [stack_id for stack_id in stacks if stack_id]
@@ -183,7 +183,7 @@ async def batch(stage: Stage) -> None:
 
 
 async def lose_service(stage: Stage) -> None:
-    """Somebody deletes a Service; it is put back."""
+    """Somebody deletes a Service; the daemon restores it."""
     stack_id = await stage.stack()
     if stack_id:
         _remove_service(stage, stack_id)
@@ -191,7 +191,7 @@ async def lose_service(stage: Stage) -> None:
 
 
 async def change_service(stage: Stage) -> None:
-    """Somebody makes a Service lead nowhere; it is made anew."""
+    """Somebody breaks a Service's selector; the daemon replaces the Service."""
     stack_id = await stage.stack()
     if stack_id:
         store = stage.world.cluster.store
@@ -206,7 +206,7 @@ async def change_service(stage: Stage) -> None:
 
 
 async def take_labels_off(stage: Stage) -> None:
-    """Somebody takes the labels off a pod; they are put back."""
+    """Somebody removes the labels of a pod; the daemon restores them."""
     stack_id = await stage.stack()
     if stack_id:
         store = stage.world.cluster.store
@@ -227,7 +227,7 @@ async def lose_service_and_port(stage: Stage) -> None:
 
 
 async def leave_behind(stage: Stage) -> None:
-    """There is a pod of ours whose stack the file has removed long ago."""
+    """There is a pod of a stack that the file says was deleted long ago."""
     number = stage.world.counts["left behind"] = stage.world.counts["left behind"] + 1
     name = f"stack-1e{number:014x}"
     stage.world.file.remember_as_removed(name)
@@ -238,7 +238,7 @@ async def leave_behind(stage: Stage) -> None:
 
 
 async def create_late(stage: Stage) -> None:
-    """A create that failed takes effect when its row is gone already."""
+    """A failed create takes effect when its row is already deleted."""
     faults = stage.world.cluster.faults
     faults.add_fault(action="late", verb="create", resource="pods", count=1, seconds=0.5)
     faults.add_fault(action="status", verb="create", resource="pods", count=2, code=403)
@@ -249,7 +249,7 @@ async def create_late(stage: Stage) -> None:
 
 
 async def press(stage: Stage) -> None:
-    """Two clients take from the pool, as soon as there is something in it: one under a key, and one who asks once."""
+    """Two clients create from the pool once it has a stack: one under a key, the other only once."""
     rows = stage.world.file.rows
     await stage.until(lambda: sum(row.unassigned and row.status == "running" for row in rows().values()) > 1)
     operations = stage.operations
@@ -257,14 +257,14 @@ async def press(stage: Stage) -> None:
 
 
 async def need_a_port(stage: Stage) -> None:
-    """The pool holds all node ports, and somebody wants a stack of another kind."""
+    """The pool holds all node ports, and a client creates a stack of another kind."""
     rows = stage.world.file.rows
     await stage.until(lambda: any(row.unassigned and row.status == "running" for row in rows().values()))
     await stage.operations.create(RUNS_ON)
 
 
 async def start(_: Stage) -> None:
-    """It is enough to start."""
+    """The start alone reaches the point."""
     await asyncio.sleep(0.02)
 
 

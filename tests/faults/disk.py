@@ -1,6 +1,6 @@
-"""The disk under the state file, and what can be wrong with it: full, failing, locked by somebody.
+"""The disk under the state file and its troubles: full, failing, locked by somebody else.
 
-Owns the small file system (where root may mount one) and whether there is, or was, trouble with it.
+Owns: the small file system (where root may mount one), and whether there is or was trouble with it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SIZE = "16m"
-"""Room for the space that the store sets aside (8 MiB), its log (4 MiB) and some rows."""
+"""Enough for the store's reserve (8 MiB), its WAL (4 MiB) and some rows."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Disk:
-    """``folder`` is where the state file is; ``small``: it is a file system of its own that can be filled."""
+    """``folder`` contains the state file; ``small``: it is a file system of its own that can be filled."""
 
     folder: Path
     small: bool
@@ -31,17 +31,17 @@ class Disk:
     trouble_seen: bool = False
     _lock: sqlite3.Connection | None = None
     _troubles: set[object] = field(default_factory=set)
-    """What is wrong now: several things may be at once."""
+    """The troubles at the moment; there may be several at once."""
 
     _last_over: float = 0.0
 
     @property
     def in_trouble(self) -> bool:
-        """Whether anything is wrong now."""
+        """Whether there is any trouble now."""
         return bool(self._troubles)
 
     def was_in_trouble_since(self, moment: float) -> bool:
-        """Whether anything was wrong at that time (monotonic seconds) or after it."""
+        """Whether there was any trouble at that time (monotonic seconds) or since."""
         return self.in_trouble or self._last_over >= moment
 
     @classmethod
@@ -60,7 +60,7 @@ class Disk:
                 subprocess.run(["umount", "-l", str(target)], check=True)
 
     def fill(self) -> None:
-        """Leave no free byte."""
+        """Fill the disk to its last byte."""
         self._trouble("full")
         with (self.folder / "filler").open("ab", buffering=0) as filler:
             for size in (256 * 1024, 4096):
@@ -69,26 +69,26 @@ class Disk:
                         filler.write(b"\0" * size)
 
     def empty(self) -> None:
-        """There is room again."""
+        """Make room again."""
         (self.folder / "filler").unlink(missing_ok=True)
         self._over("full")
 
     def fail_writes(self, pid: int) -> None:
-        """Let each write of that process to any file fail."""
+        """Let all file writes of that process fail."""
         self._trouble(pid)
         with contextlib.suppress(ProcessLookupError):
             _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
 
     def mend(self, pid: int) -> None:
-        """Writes of that process succeed again."""
+        """Let writes of that process succeed again."""
         with contextlib.suppress(ProcessLookupError):
             _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
         self._over(pid)
 
     def lock(self, path: Path) -> None:
-        """Hold the file's write lock, as a SQLite shell with an open transaction does."""
+        """Take the file's write lock, as a SQLite shell with an open transaction does."""
         if self._lock is not None or not path.exists():
             return
         self._trouble("locked")
@@ -97,7 +97,7 @@ class Disk:
         self._lock = connection
 
     def unlock(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.execute("ROLLBACK")
             self._lock.close()
@@ -105,7 +105,7 @@ class Disk:
             self._over("locked")
 
     def watch_from_now_on(self) -> None:
-        """Have ``trouble_seen`` tell whether there is trouble now, or will have been, even if it is over by then."""
+        """Reset ``trouble_seen``: from now on it says whether there is or was trouble, even if that is over."""
         self.trouble_seen = self.in_trouble
 
     def _over(self, what: object) -> None:

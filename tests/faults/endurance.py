@@ -1,6 +1,6 @@
-"""One daemon that lives through round after round of faults: it must not grow. The soak's other half.
+"""One daemon that lives through round after round of faults: it must not grow. The other half of the soak.
 
-Owns what counts as growing: descriptors and memory, compared with what they were when the daemon had warmed up.
+Owns: what counts as growth: descriptors and memory, compared with those of the warmed-up daemon.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.faults.world import World, world
 
 WARM_ROUNDS = 4
 MORE_DESCRIPTORS = 96
-"""The pool keeps as many connections to the API server as were once in use at a time, 64 at most, and 24 for clients."""
+"""The pool keeps as many API server connections as were ever used at once (at most 64), and clients have up to 24."""
 
 MORE_BYTES = 48 << 20
 DEADLY = frozenset(
@@ -35,20 +35,20 @@ SETTINGS = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_M
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """What a process holds."""
+    """What a process uses."""
 
     descriptors: int
     resident: int
 
     @classmethod
     def of(cls, pid: int) -> Size:
-        """Of a process that lives."""
+        """The size of a running process."""
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         return cls(descriptors=len(os.listdir(f"/proc/{pid}/fd")), resident=pages * os.sysconf("SC_PAGE_SIZE"))
 
 
 async def endure(first: int, seconds: float, forkserver: ForkServer) -> Report:
-    """Rounds of the seeds from ``first`` on, without those troubles that end a process, for so long."""
+    """Run rounds from seed ``first`` on for this long, without the troubles that end a process."""
     sizes: list[Size] = []
     with tempfile.TemporaryDirectory(prefix="stackd-faults-endurance-") as folder:
         async with world(Path(folder), forkserver, dict(SETTINGS)) as here:
@@ -70,7 +70,7 @@ async def endure(first: int, seconds: float, forkserver: ForkServer) -> Report:
 
 
 async def _round(here: World, seed: int, sizes: list[Size]) -> None:
-    here.ledger = Ledger(touched=here.ledger.touched)  # the brake adds up the endings of a whole minute
+    here.ledger = Ledger(touched=here.ledger.touched)  # the brake counts the endings of a whole minute
     operations, troubles, oracle = operations_of(here, len(sizes)), Troubles(here, seed), Oracle(here)
     for steps in make_plan(seed).rounds:
         await play_round(_harmless(steps), operations, troubles, None)
@@ -93,7 +93,7 @@ async def _round(here: World, seed: int, sizes: list[Size]) -> None:
 
 
 def operations_of(here: World, number: int) -> Operations:
-    """The operations of a round; their names and keys are not those of any other round against the same daemon."""
+    """The operations of one round; names and keys differ from those of all other rounds on the same daemon."""
     return Operations(here, prefix=f"r{number}")
 
 

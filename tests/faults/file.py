@@ -1,4 +1,4 @@
-"""The state file as somebody else reads it: what is committed, and not what the daemon says of it."""
+"""The state file, read over a connection of its own: what is committed, whatever the daemon says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What is committed of one stack; ``ports`` are those that it says, ``held`` those that the table holds for it."""
+    """One committed row; ``ports`` are the ports in the row, ``held`` those that the table of ports has for it."""
 
     stack_id: str
     pod_spec: str
@@ -33,13 +33,13 @@ class Row:
 
     @property
     def stopped(self) -> bool:
-        """Whether its user wants it to be stopped."""
+        """Whether the desired state is stopped."""
         return self.desired == "stopped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRow:
-    """What is committed of one job; ``items`` by stack id."""
+    """One committed job; ``items`` by stack id."""
 
     status: str
     total: int
@@ -50,18 +50,18 @@ class JobRow:
 
 
 class StateFile:
-    """Reads committed state. A connection for each read: what stays open would change how a crash is recovered from."""
+    """Reads committed state; each read has its own connection: an open one would change the recovery after a crash."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def remember_as_removed(self, stack_id: str) -> None:
-        """Have the file say that it has once removed this stack."""
+        """Write into the file that it has once deleted this stack."""
         with closing(sqlite3.connect(self.path, timeout=5.0)) as connection, connection:
             connection.execute("INSERT INTO removed_stacks VALUES (?, 1)", (stack_id,))
 
     def row(self, stack_id: str) -> Row | None:
-        """The row of one stack; None also while there is no file."""
+        """The row of one stack, or None; None also if there is no file."""
         if not self.path.exists():
             return None
         with self._open() as connection:
@@ -73,12 +73,12 @@ class StateFile:
             return {row.stack_id: row for row in _rows(connection, "", ())}
 
     def marked(self, marker: str) -> list[Row]:
-        """The rows whose pod spec holds the marker."""
+        """The rows whose pod spec contains the marker."""
         with self._open() as connection:
             return list(_rows(connection, "WHERE instr(pod_spec, ?) > 0", (marker,)))
 
     def holders(self) -> dict[int, str]:
-        """Who holds which node port."""
+        """The stack that holds each node port."""
         with self._open() as connection:
             return dict(connection.execute("SELECT node_port, stack_id FROM node_ports"))
 
@@ -95,20 +95,20 @@ class StateFile:
 
     @property
     def incomplete(self) -> bool:
-        """Whether it may lack what the cluster has: it is new, or not there yet."""
+        """Whether the file may lack stacks that the cluster has: it is new, or does not exist yet."""
         if not self.path.exists():
             return True
         with self._open() as connection:
             return connection.execute("SELECT 1 FROM meta WHERE key = 'incomplete'").fetchone() is not None
 
     def sequence(self) -> int:
-        """How many commits have changed what stacks there are to be."""
+        """How many commits have changed which stacks are wanted."""
         with self._open() as connection:
             found = connection.execute("SELECT value FROM meta WHERE key = 'sequence'").fetchone()
             return int(found[0]) if found is not None else 0
 
     def damage(self) -> str:
-        """What SQLite's own check and the foreign keys say; empty if nothing is wrong."""
+        """What SQLite's own check and the foreign keys report; empty if nothing is wrong."""
         with self._open() as connection:
             (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
             loose = connection.execute("PRAGMA foreign_key_check").fetchall()

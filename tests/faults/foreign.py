@@ -1,4 +1,4 @@
-"""What belongs to others, and must be as it was when all is over (invariant 5)."""
+"""Objects of others, which must not have changed at the end (invariant 5)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMESPACE = "stacks"
 
 
 class Foreign:
-    """Objects with names and labels much like ours; each differs in one thing."""
+    """Objects with names and labels much like stackd's; each differs in one respect."""
 
     def __init__(self, cluster: EmbeddedCluster) -> None:
         self._cluster = cluster
@@ -23,7 +23,7 @@ class Foreign:
         self.ports: set[int] = set()
 
     def settle(self) -> None:
-        """Put them there."""
+        """Create the objects."""
         for name in (NAMESPACE, ELSEWHERE):
             namespace: Json = {"metadata": {"name": name}}
             default_namespace(namespace)
@@ -37,11 +37,11 @@ class Foreign:
         self.put_pod("stack-00000000000000ff", OURS | {"stackd.io/stack": "stack-00000000000000ff"}, ELSEWHERE)
 
     def put_pod(self, name: str, labels: dict[str, str] | None = None, namespace: str = NAMESPACE) -> None:
-        """Somebody else's pod."""
+        """Create somebody else's pod."""
         self._keep(PODS, namespace, self.new_pod(name, labels, namespace))
 
     def new_pod(self, name: str, labels: dict[str, str] | None = None, namespace: str = NAMESPACE) -> Json:
-        """A pod that no node takes, ready to be stored."""
+        """A pod that fits on no node, ready to be stored."""
         pod: Json = {
             "metadata": {"name": name, "namespace": namespace, "labels": labels or {}},
             "spec": {"nodeSelector": {"for": "nobody"}, "containers": [{"name": "theirs", "image": "theirs/runs"}]},
@@ -51,7 +51,7 @@ class Foreign:
         return self._cluster.store.prepare(PODS, namespace, pod)
 
     def put_service(self, name: str, port: int, labels: dict[str, str]) -> None:
-        """Somebody else's Service."""
+        """Create somebody else's Service."""
         service: Json = {
             "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
             "spec": {"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP", "nodePort": port}], "selector": {}},
@@ -62,11 +62,11 @@ class Foreign:
         self._keep(SERVICES, NAMESPACE, self._cluster.store.prepare(SERVICES, NAMESPACE, service))
 
     def is_theirs(self, obj: Json) -> bool:
-        """Whether the object is somebody else's, whatever its name is."""
+        """Whether the object belongs to somebody else, whatever its name is."""
         return obj["metadata"]["uid"] in self._uids
 
     def differences(self) -> list[str]:
-        """What is not as it was."""
+        """Which of the objects have changed."""
         found = []
         for (kind, namespace, name), (uid, labels, spec) in self._put.items():
             record = self._cluster.store.of(PODS if kind == "Pod" else SERVICES).records.get((namespace, name))
@@ -84,5 +84,5 @@ class Foreign:
 
 
 def _own(obj: Json) -> dict[str, Any]:
-    """The spec without what the cluster itself adds."""
+    """The spec without the fields that the cluster adds."""
     return {key: value for key, value in obj["spec"].items() if key not in ("nodeName", "tolerations")}

@@ -1,8 +1,9 @@
-"""The fork server, as multiprocessing has one: a process that has imported stackd once, and each daemon is a fork of it.
+"""The fork server, like that of multiprocessing: a process that has imported stackd; each daemon is a fork of it.
 
-A fork is a process of its own, with its own pid, files and event loop: ``kill -9`` is real. What it runs is what
-``python stackd.py serve`` runs. Owns the orders: start one, and tell how one ended. Runs as ``python -m
-tests.faults.forkserver FD``.
+A fork is a process of its own, with its own pid, files and event loop: ``kill -9`` is real. It runs the same as
+``python stackd.py serve``.
+
+Owns: the orders: start a daemon, and report how one ended. Runs as ``python -m tests.faults.forkserver FD``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ HOST = "STACKD_FAULTS_HOST"
 
 
 def main() -> None:
-    """Obey until the other end of the socket is closed; then nothing that was started here is left."""
+    """Obey orders until the other end of the socket is closed; then end every process that was started here."""
     control = socket.socket(fileno=int(sys.argv[1]))
     _import_everything()
     gc.freeze()

@@ -1,8 +1,7 @@
-"""Checks invariants at run time: whenever the cluster makes or removes an object of ours, it reads the state file, at that
-instant.
+"""Checks invariants at run time: reads the state file whenever the cluster creates or removes an object of stackd.
 
-Owns invariants 1 and 2 as they are meant, at every moment and not only in the end: when an object of ours comes to be, its
-row is committed and holds its ports; and while the object is there, until the instant of its end, so it is still.
+Owns: invariants 1 and 2 at every moment, and not only at the end. When an object of stackd appears, its row is
+committed and holds its ports; this remains true until the instant at which the object is removed.
 """
 
 from __future__ import annotations
@@ -20,7 +19,10 @@ STACK = "stackd.io/stack"
 
 
 class InvariantMonitor:
-    """Sees every change of pods and services. With ``late``, a call may take effect while its row goes, or after that."""
+    """Sees every change of pods and Services.
+
+    With ``late``, a call may take effect while its row is being deleted, or after that.
+    """
 
     def __init__(self, world: World, *, late: bool) -> None:
         self._world = world
@@ -29,16 +31,16 @@ class InvariantMonitor:
         world.cluster.store.observe(self._see)
 
     def excuse(self, uid: str) -> None:
-        """This object has no row, and is not to have one: it was left behind by an earlier daemon, say."""
+        """Accept that this object has no row, for example since an earlier daemon left it behind."""
         self._strays.add(uid)
 
     def forget(self) -> None:
-        """The owner's file is another one, which may not have what the cluster has."""
+        """The owner's file is another one, which may lack what the cluster has: accept all objects that exist."""
         for kind in ("pods", "services"):
             self._strays |= {obj["metadata"]["uid"] for obj in self._world.ours(kind).values()}
 
     def settle(self) -> None:
-        """By now it has."""
+        """Expect rows again for all objects whose stack the owner's file has by now."""
         rows = self._world.file.rows()
         for kind in ("pods", "services"):
             for obj in self._world.ours(kind).values():
@@ -57,7 +59,7 @@ class InvariantMonitor:
             return
         stack_id = _stack_of(obj)
         if stack_id.startswith(RANGE_PREFIX):
-            return  # it is no stack's, and only asks
+            return  # a probe for the port range belongs to no stack
         try:
             self._check(change, stack_id, obj)
         except sqlite3.Error as error:
@@ -81,7 +83,7 @@ class InvariantMonitor:
             text = (
                 f"Service of {stack_id} {when} with ports {sorted(ports)}, and the file holds {sorted(row.held)} for it"
             )
-            if self._late and not row.held:  # its ports were given back before the call took effect
+            if self._late and not row.held:  # its ports were released before the call took effect
                 self._strays.add(uid)
                 return
             if uid in world.drifted or (born and world.drifting):

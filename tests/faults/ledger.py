@@ -1,7 +1,7 @@
-"""What clients were told: the model that the oracle holds the daemon to.
+"""What clients were told: the model that the oracle compares the daemon with.
 
-Owns: acknowledgements, refusals, and what nobody knows because no answer came. Nothing here is asked of the daemon's file
-or of the cluster.
+Owns: acknowledgements, refusals, and requests without a response, whose result is unknown. Nothing in it comes from the
+daemon's file or from the cluster.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from typing import Any
 
 RUNS_ON = "app/stays"
 EARLY = 61 * 10**9
-"""By so much a stack may end too early: a clock that differs from the API server's by no more than that is believed."""
+"""Nanoseconds by which a stack may expire early: stackd trusts a clock this close to the API server's."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Create:
-    """One wish for one stack, however often it was sent; ``marker`` is in its pod spec and in no other's, unless it is
-    one for a stack of a ``template``.
+    """One wish for one stack, however often it was sent.
 
-    ``open``: attempts that may still take effect or whose effect is not known. ``since``: so many answers are of a file that is
-    another one by now, which has forgotten them; ``loose``: what became of an attempt may have been forgotten with it.
+    ``marker`` is in its pod spec and in no other, unless the wish is for a stack of a ``template``. ``open``: attempts
+    that may still take effect, or whose effect is unknown. ``since``: how many answers came from an earlier file, so
+    that the present one does not know them. ``loose``: an attempt without an answer may be forgotten together with its
+    file.
     """
 
     marker: str
@@ -38,7 +39,7 @@ class Create:
 
     @property
     def told(self) -> set[str]:
-        """The stacks that its answers named: one, if all is well."""
+        """The stack ids in its answers: a single one, if all is well."""
         return {answer["stack_id"] for answer in self.answers}
 
     @property
@@ -49,7 +50,7 @@ class Create:
 
 @dataclass(slots=True, kw_only=True)
 class Ending:
-    """What was asked and said about the end of one stack. ``promised``: it has to go; ``gone``: it is gone."""
+    """What was requested and answered about the end of one stack; ``promised``: it has to go; ``gone``: it is gone."""
 
     asked: int = 0
     promised: bool = False
@@ -58,7 +59,7 @@ class Ending:
 
 @dataclass(slots=True, kw_only=True)
 class Wish:
-    """What a stack's user may want of it by now, as far as anybody can know; ``under_way`` requests may change it."""
+    """The states that the stack's user may want now, as far as is known; requests ``under_way`` may change them."""
 
     possible: set[str] = field(default_factory=lambda: {"running"})
     under_way: int = 0
@@ -67,7 +68,7 @@ class Wish:
 
 @dataclass(slots=True, kw_only=True)
 class Batch:
-    """A wish for a batch delete; ``job_id`` once one was answered. ``forgotten``: of a file that is another one by now."""
+    """A wish for a batch delete; ``job_id`` once it was answered; ``forgotten``: the owner's file has changed since."""
 
     ids: list[str]
     unknown: frozenset[str]
@@ -78,29 +79,30 @@ class Batch:
 
 @dataclass(slots=True, kw_only=True)
 class Ledger:
-    """All of one schedule."""
+    """Everything of one schedule."""
 
     creates: list[Create] = field(default_factory=list)
     batches: list[Batch] = field(default_factory=list)
     endings: dict[str, Ending] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
-    """Stacks whose pod somebody else ended: by hand, or with its node."""
+    """Stacks whose pod somebody else has ended: by hand, or with its node."""
     usurped: set[str] = field(default_factory=set)
-    """Stacks of whose pod somebody else has taken the name."""
+    """Stacks whose pod's name somebody else's pod has now."""
     wishes: dict[str, Wish] = field(default_factory=dict)
     expires: dict[str, int] = field(default_factory=dict)
-    """No stack may end before that, in nanoseconds; the clock of the daemon may be wrong, this is not."""
+    """When each stack may expire at the earliest, in nanoseconds of the true time; the daemon's clock may be wrong."""
     lives: dict[str, int] = field(default_factory=dict)
-    """For how many nanoseconds each is to live."""
+    """Each stack's time to live in nanoseconds."""
     fleeting: set[str] = field(default_factory=set)
-    """Stacks of which the cluster may have had nothing any more when the file became another one."""
+    """Stacks of which the cluster may have had nothing when the owner's file became another one."""
     files: int = 1
-    """So many files have been the owner's, one after the other."""
+    """How many files the owner has had so far, one after the other."""
 
     def forget(self) -> None:
-        """The owner's file is another one, which knows of earlier promises only what stands in the cluster.
+        """The owner's file is another one, which knows of earlier promises only what is in the cluster.
 
-        What that is not: jobs, answers under a key, deletes that were not done, and stacks without a pod (docs/operate.md).
+        It does not know jobs, answers under a key, deletes that were not done, and stacks without a pod
+        (docs/operate.md).
         """
         self.files += 1
         self.fleeting |= self.touched | self.usurped
@@ -113,17 +115,17 @@ class Ledger:
             ending.promised = False
 
     def accepted(self, stack_id: str, asked_at: int, lives: int) -> None:
-        """A create that was asked for then was answered."""
+        """Record that a create, requested at ``asked_at``, was acknowledged."""
         self.expires[stack_id], self.lives[stack_id] = asked_at + lives - EARLY, lives
 
     def extended(self, stack_id: str, by: int) -> None:
-        """It lives longer."""
+        """Record that the stack lives longer."""
         if stack_id in self.expires:
             self.expires[stack_id] += by
             self.lives[stack_id] += by
 
     def set_back(self, now: int) -> None:
-        """It is earlier for everybody: each lives on for no longer than it was to live in all."""
+        """The true time was set back to ``now``: no stack lives longer from now on than its whole time to live."""
         for stack_id, ends in self.expires.items():
             self.expires[stack_id] = min(ends, now + self.lives[stack_id] - EARLY)
 
@@ -132,7 +134,7 @@ class Ledger:
         return self.endings.setdefault(stack_id, Ending())
 
     def wish(self, stack_id: str) -> Wish:
-        """What is wanted of a stack."""
+        """What the user wants of a stack."""
         return self.wishes.setdefault(stack_id, Wish())
 
     def told(self) -> dict[str, Create]:
@@ -140,15 +142,15 @@ class Ledger:
         return {answer["stack_id"]: create for create in self.creates for answer in create.answers}
 
     def known(self) -> list[str]:
-        """The ids of all stacks that a client was told of, in the order of their creation."""
+        """The ids of all stacks that a client was told, in the order of their creation."""
         return list(dict.fromkeys(a["stack_id"] for create in self.creates for a in create.answers))
 
     def expired(self, stack_id: str, now: int) -> bool:
-        """Whether the stack's time was up by then."""
+        """Whether the stack may have expired by then."""
         return self.expires.get(stack_id, now + 1) <= now
 
     def may_be_gone(self, stack_id: str, now: int) -> bool:
-        """Whether a stack that was acknowledged need not be there."""
+        """Whether an acknowledged stack may be missing."""
         asked = self.endings.get(stack_id)
         return (asked is not None and asked.asked > 0) or stack_id in self.fleeting or self.expired(stack_id, now)
 

@@ -1,6 +1,7 @@
-"""A machine with a daemon and a state file of its own: whoever keeps the daemon running there, and what happens to the file.
+"""A machine with its own daemon and state file.
 
-Owns: starting the daemon again when it has died, as a service manager would, and what counts as a death that is allowed.
+Owns: starting the daemon again after its death, as a service manager does; which deaths are allowed; what happens to
+the file.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ if TYPE_CHECKING:
 STOP_SECONDS = 40.0
 RESTART_PAUSE = 0.2
 STEPS_BACK = "stands by when it starts again"
-"""The last words of a daemon whose stacks another one owns."""
+"""Part of the last log line of a daemon whose stacks another daemon owns."""
 
 OWNER_WORDS = (STEPS_BACK, "the Lease was not renewed in time", "this stackd does not own the stacks any more")
-"""Errors of a daemon that does not own the stacks any more, or not for now."""
+"""Error messages of a daemon that does not own the stacks for now, or any more."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Machine:
-    """``in_flight`` requests of clients are under way to it. ``absent``: no daemon is started there, until it is over."""
+    """``in_flight``: requests of clients to it; ``absent``: while this is set, no daemon is started there."""
 
     name: str
     world: World = field(repr=False)
@@ -57,36 +58,36 @@ class Machine:
 
     @property
     def process(self) -> Process:
-        """The daemon of now, or the last one."""
+        """The current daemon, or the last one."""
         return self.processes[-1]
 
     @property
     def url(self) -> str:
-        """Where it listens; empty before it does."""
+        """The daemon's address; empty before it listens."""
         return self.processes[-1].url if self.processes else ""
 
     # ---- the daemon
 
     def keep(self) -> None:
-        """Start the daemon, and again whenever it dies."""
+        """Start the daemon, and start it again whenever it dies."""
         self._keeper = asyncio.create_task(self._keep(), name=f"keeper of {self.name}")
 
     def kill(self, pause: float = 0.0) -> None:
-        """``kill -9``; the keeper starts another one after the pause."""
+        """``kill -9``; the keeper starts another daemon after the pause."""
         self._pause = pause
         self.process.killed = True
         self.up.clear()
         self.process.send(signal.SIGKILL)
 
     def stop(self, pause: float = 0.0) -> None:
-        """SIGTERM; the keeper starts another one when it has stopped."""
+        """SIGTERM; the keeper starts another daemon when this one has stopped."""
         self._pause = pause
         self.expect_stop = True
         self.world.counts["stopped"] += 1
         self.process.send(signal.SIGTERM)
 
     async def gone(self, *, kill: bool) -> None:
-        """Kill or stop the daemon, and have none there; return when all clients know."""
+        """Kill or stop the daemon and start no other; return when all its clients have noticed."""
         self.absent = True
         if self.process.alive:
             self.kill() if kill or not self.up.is_set() else self.stop()
@@ -94,7 +95,7 @@ class Machine:
         await eventually(lambda: not self.in_flight and not self.up.is_set())
 
     async def shut(self) -> None:
-        """Stop the daemon for good; what it holds must be given back in time."""
+        """Stop the daemon for good; it has to stop in time."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -114,7 +115,7 @@ class Machine:
         self._listen_to(self.process)
 
     def start(self, crash_at: str = "", **settings: str) -> Process:
-        """A daemon, with other settings, of which the keeper knows nothing."""
+        """Start a daemon with other settings, which the keeper does not know of."""
         return self.world.forkserver.start(self._environment(crash_at) | settings, self.world.folder)
 
     async def _keep(self) -> None:
@@ -161,11 +162,11 @@ class Machine:
         world.checked("never ends by itself", excused, f"it ended with {code}: {process.lines[-5:]}")
 
     def _steps_back(self, process: Process) -> bool:
-        """Whether it has ended since there is another one that owns the stacks, or is to."""
+        """Whether it has ended because another daemon owns the stacks, or is going to."""
         return len(self.world.machines) > 1 and any(STEPS_BACK in line for line in process.lines[-1:])
 
     def _listen_to(self, process: Process) -> None:
-        """Nothing that it says may be an error that nobody planned."""
+        """Check that the daemon has logged no unexpected error."""
         for record in process.said():
             message = str(record.get("message", ""))
             loud = record.get("level") in ("error", "critical", "raw") or "exception" in record
@@ -173,7 +174,7 @@ class Machine:
                 self.world.violated("no unexpected error", json.dumps(record)[:2000])
 
     def _planned(self, message: str) -> bool:
-        # a schedule that sets the clock is told so
+        # in a schedule that sets the clock, the daemon complains about it
         if message.startswith(("brake:", "the clock of this machine is")):
             return True
         if self.world.owners is not None and any(words in message for words in OWNER_WORDS):
@@ -204,11 +205,11 @@ class Machine:
     # ---- its file
 
     def lose_file(self) -> None:
-        """Nothing is left of the state; no daemon may run."""
+        """Move all state files away; no daemon may run."""
         lose_file(self.disk.folder)
 
     def copy_file(self, target: Path, *, snapshot: bool) -> None:
-        """A copy of the state as it is: made as ``stackd backup`` makes one, or one as a snapshot of the disk holds it."""
+        """Copy the state file: as ``stackd backup`` does, or with ``snapshot`` as a snapshot of the disk would."""
         if not snapshot:
             backup_file(self.file.path, target, force=True)
             return
@@ -216,6 +217,6 @@ class Machine:
             source.backup(to)
 
     def restore_file(self, copy: Path) -> None:
-        """The copy in the place of the state; no daemon may run."""
+        """Put the copy in the place of the state file; no daemon may run."""
         self.lose_file()
         shutil.copy(copy, self.file.path)

@@ -1,7 +1,7 @@
 """``python -m tests.faults.mutations``: break the product on purpose, and see whether the fixed set of tests notices.
 
-Each mutation is an exact replacement of text in a copy of the tree; one whose text is not found any more is an error. For
-each it is said which test, and which seed or crash point, noticed first. Takes some minutes; not a part of CI.
+Each mutation is an exact replacement of text in a copy of the tree; a text that is not found is an error. The result
+says which test, and which seed or crash point, noticed first. Takes some minutes and is not part of CI.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FOUND = re.compile(r"^E\s+(?:AssertionError: )?((?:\d |[a-z]).*?: .*)$", re.MULT
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What became of one mutation; ``by`` is empty if nothing noticed it."""
+    """The result of one mutation; ``by`` is empty if nothing noticed it."""
 
     breakage: Breakage
     by: str
@@ -56,7 +56,7 @@ class Verdict:
 
 
 def main() -> int:
-    """Exit code 1 if a mutation went unnoticed."""
+    """Try the mutations; the exit code is 1 if one went unnoticed."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.mutations", description=__doc__)
     parser.add_argument("only", nargs="*", help="parts of the names of the mutations to try; default: all")
     parser.add_argument("--test", nargs="+", default=TESTS, help="only these files of tests")
@@ -79,13 +79,13 @@ def main() -> int:
 
 
 def try_all(breakages: list[Breakage], tests: Sequence[str], at_once: int, keep: Path | None) -> Iterator[Verdict]:
-    """The verdicts, in the order of the mutations."""
+    """Try the mutations; yields the verdicts in their order."""
     with ThreadPoolExecutor(at_once) as pool:
         yield from pool.map(lambda breakage: try_one(breakage, tests, keep), breakages)
 
 
 def try_one(breakage: Breakage, tests: Sequence[str], keep: Path | None) -> Verdict:
-    """Run the tests in a copy that has the mutation, up to the first that fails."""
+    """Run the tests in a copy that has the mutation, until one fails."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="stackd-mutation-") as folder:
         copy = Path(folder) / "stackd"
@@ -119,7 +119,7 @@ def try_one(breakage: Breakage, tests: Sequence[str], keep: Path | None) -> Verd
 
 
 def noticed(output: str) -> tuple[str, str]:
-    """Which test and which seed or point, and the first thing that it found."""
+    """Which test and which seed or crash point noticed, and what it found first."""
     test = FAILED.search(output)
     seeds, points = SEED.findall(output), POINT.findall(output)
     where = f" seed {seeds[0]}" if seeds else f" {points[0]}" if points else ""
@@ -129,7 +129,7 @@ def noticed(output: str) -> tuple[str, str]:
 
 
 def table(verdicts: list[Verdict]) -> str:
-    """For README.md."""
+    """The verdicts as a table for README.md."""
     rows = ["| mutation | caught by | what was found |", "|---|---|---|"]
     for one in verdicts:
         words = re.sub(r"stack-[0-9a-f]{16}", "stack-…", one.words).replace("|", "\\|")

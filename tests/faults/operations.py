@@ -1,6 +1,6 @@
-"""What clients and passers-by do, and what is checked at the very moment in which they are answered.
+"""What clients and others do, and what is checked at the moment at which the response arrives.
 
-Owns: which answers are allowed, and what an answer promises (invariant 3) at the instant at which it arrives.
+Owns: which responses are allowed, and what a response promises (invariant 3) at the moment at which it arrives.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KEYED_TRIES = 6
 TRY_AGAIN_SECONDS = 0.1
 READ_SECONDS = 8.0
 TTLS = {None: 7200 * 10**9, "1s": 10**9, "10m": 600 * 10**9, "3h": 10_800 * 10**9}
-"""What a create or an extension may ask for, in nanoseconds; None is the default of the configuration."""
+"""The times to live that a create or an extension may request, in nanoseconds; None is the configured default."""
 ANSWERS = {"create": {201, 503}, "delete": {200, 404, 503}, "batch": {202, 503}}
 
 
@@ -35,13 +35,13 @@ class Operations:
         self._number = 0
 
     async def do(self, what: str, how: dict[str, Any]) -> None:
-        """Do one."""
+        """Do the operation of this name."""
         self._world.counts["operations"] += 1
         await self._verbs()[what](**how)
 
     @staticmethod
     def names() -> frozenset[str]:
-        """All that can be done."""
+        """The names of all operations."""
         return frozenset(_VERBS)
 
     def _verbs(self) -> dict[str, Callable[..., Awaitable[None]]]:
@@ -54,11 +54,11 @@ class Operations:
         await self.attempt(self.new_create(image, ttl=ttl))
 
     async def create_and_leave(self, image: str, patience: float) -> None:
-        """A create whose client goes away."""
+        """A create whose client disconnects early."""
         await self.attempt(self.new_create(image), patience)
 
     async def create_with_key(self, image: str, patience: float) -> None:
-        """A create under an Idempotency-Key: the client goes away once, and then asks until it is answered."""
+        """A create under an Idempotency-Key: the client disconnects once, and then repeats it until it is answered."""
         create = self.new_create(image, keyed=True)
         await self.attempt(create, patience)
         for _ in range(KEYED_TRIES):
@@ -67,7 +67,7 @@ class Operations:
             await asyncio.sleep(TRY_AGAIN_SECONDS)
 
     async def create_of_template(self, patience: float | None = None, *, keyed: bool = False) -> None:
-        """A create by the name of the template, which may be answered from its pool; with a key, until it is answered."""
+        """A create from the template, which may get a stack of its pool; with a key, repeated until it succeeds."""
         create = self.new_create(RUNS_ON, keyed=keyed, template=TEMPLATE)
         await self.attempt(create, patience)
         for _ in range(KEYED_TRIES if keyed else 0):
@@ -82,7 +82,7 @@ class Operations:
             await self.attempt(self.new_create(image), machine=standby)
 
     def new_create(self, image: str, *, keyed: bool = False, ttl: str | None = None, template: str = "") -> Create:
-        """A wish that nobody else has."""
+        """A new wish, whose marker no other create has."""
         self._number += 1
         marker = self._marker()
         key = self.key("create") if keyed else None
@@ -91,11 +91,11 @@ class Operations:
         return create
 
     def _marker(self) -> str:
-        """The present operation's own, as a word that is in no other's."""
+        """A word that belongs to the present operation only."""
         return f"{self._prefix}op{self._number}x"
 
     def key(self, what: str) -> str:
-        """An Idempotency-Key that no other operation of any round has."""
+        """An Idempotency-Key that no other operation of any round uses."""
         return f"{what}-{self._marker()}"
 
     async def attempt(
@@ -106,7 +106,10 @@ class Operations:
         may_be_invalid: bool = False,
         machine: Machine | None = None,
     ) -> Outcome:
-        """Send it (again), to the owner or to ``machine``. ``may_be_invalid``: the cluster has been told to refuse the pod."""
+        """Send the create (again), to the owner or to ``machine``.
+
+        ``may_be_invalid``: the cluster has been told to refuse the pod.
+        """
         world = self._world
         create.attempts += 1
         create.asked_at = create.asked_at or world.skew.now()
@@ -141,8 +144,8 @@ class Operations:
         create.answers.append(answer)
         row = file.row(stack_id)
         if not again:
-            # by a daemon that may not have noticed yet that it is later
-            began = min(create.asked_at, world.skew.now())  # the clock may have been set back meanwhile
+            # the daemon may not have noticed a leap of the clock yet
+            began = min(create.asked_at, world.skew.now())  # the clock may have been set back since
             world.ledger.accepted(stack_id, began - world.skew.leaps, TTLS[create.ttl])
         if again or world.ledger.may_be_gone(stack_id, world.skew.highest()):
             return
@@ -167,7 +170,7 @@ class Operations:
         return any(self._world.counts[f"fault {what}"] for what in ("remove_node", "cordon"))
 
     def _refused(self, create: Create, file: StateFile, began: float) -> None:
-        """A create that failed has left nothing, or the intent to remove what it has left."""
+        """Check that a failed create has left nothing, or a committed intent to delete what it has left."""
         world = self._world
         if create.open or create.loose or create.answers or world.disk.was_in_trouble_since(began):
             return
@@ -177,13 +180,13 @@ class Operations:
     # ---- deletes
 
     async def delete(self, pick: float, patience: float | None = None) -> None:
-        """Delete one of those that are known."""
+        """Delete one of the known stacks."""
         stack_id = self._one(pick)
         if stack_id is not None:
             await self.delete_one(stack_id, patience)
 
     async def delete_one(self, stack_id: str, patience: float | None = None) -> Outcome:
-        """Delete this one."""
+        """Delete this stack."""
         world = self._world
         ending = world.ledger.ending(stack_id)
         alone = not world.ledger.may_be_gone(stack_id, world.skew.highest())
@@ -213,7 +216,7 @@ class Operations:
     async def batch(
         self, picks: list[float], unknown: int, patience: float | None = None, *, keyed: bool = False
     ) -> None:
-        """Delete several of those that are known, and some that do not exist."""
+        """Delete several of the known stacks, and some that do not exist."""
         world = self._world
         self._number += 1
         nobodys = [f"stack-{self._number:08x}{number:08x}" for number in range(unknown)]
@@ -232,11 +235,11 @@ class Operations:
             outcome = await self.submit(batch)
 
     async def batch_with_key(self, picks: list[float], unknown: int, patience: float | None = None) -> None:
-        """The same under an Idempotency-Key, until it is answered."""
+        """The same under an Idempotency-Key, repeated until it is answered."""
         await self.batch(picks, unknown, patience, keyed=True)
 
     async def submit(self, batch: Batch, patience: float | None = None) -> Outcome:
-        """Send it (again)."""
+        """Send the batch delete (again)."""
         world = self._world
         body = {"stack_ids": batch.ids}
         outcome = await world.call("POST", "/stacks/batch-delete", body, key=batch.key, patience=patience)
@@ -261,15 +264,15 @@ class Operations:
     # ---- changes
 
     async def stop(self, pick: float) -> None:
-        """Stop one: no pod and no Service remains, its ports stay its own."""
+        """Stop a stack: its pod and Service are deleted, it keeps its ports."""
         await self._change(pick, "stop", "stopped")
 
     async def start(self, pick: float) -> None:
-        """Start one."""
+        """Start a stack."""
         await self._change(pick, "start", "running")
 
     async def restart(self, pick: float) -> None:
-        """Give one a fresh pod."""
+        """Give a stack a new pod."""
         await self._change(pick, "restart", "running")
 
     async def _change(self, pick: float, verb: str, desired: str) -> None:
@@ -284,7 +287,7 @@ class Operations:
         outcome = await world.call("POST", f"/stacks/{stack_id}/{verb}")
         world.note(f"{verb} {stack_id}: {self._short(outcome)}")
         if outcome.status is None:
-            return  # nobody knows, for ever
+            return  # the result stays unknown
         wish.under_way -= 1
         world.checked("only documented answers", self._expected(stack_id, outcome), f"{verb}: {outcome}")
         if outcome.status == 200 and not wish.under_way and wish.asked == mine:
@@ -292,7 +295,7 @@ class Operations:
             self._changed(stack_id, desired, outcome.file)
 
     def _changed(self, stack_id: str, desired: str, file: StateFile) -> None:
-        """What was answered is in the file; what was stopped is gone from the cluster at that moment."""
+        """Check that the file has the acknowledged state, and that the cluster has nothing of a stopped stack now."""
         world, row = self._world, file.row(stack_id)
         if row is None or world.ledger.may_be_gone(stack_id, world.skew.highest()):
             return
@@ -302,7 +305,7 @@ class Operations:
         world.checked("3 acknowledged is durable", gone, f"{stack_id} is said to be stopped, and {left} remain")
 
     async def extend(self, pick: float, ttl: str, *, keyed: bool = False) -> None:
-        """Let one live longer."""
+        """Extend a stack."""
         stack_id = self._one(pick)
         if stack_id is None:
             return
@@ -316,20 +319,20 @@ class Operations:
         world.checked("only documented answers", self._expected(stack_id, outcome), f"extend: {outcome}")
         after = outcome.file.row(stack_id)
         if outcome.status == 200 and before is not None and after is not None:
-            # one that was made while the clock was ahead is made to end in time when it is set back
+            # a stack that was created while the clock was ahead gets an earlier expiry when the clock is set back
             longer = world.skew.changes > 0 or after.ttl_expires_at > before.ttl_expires_at
             world.checked("3 acknowledged is durable", longer, f"{stack_id} was extended, and ends as before")
             world.ledger.extended(stack_id, TTLS[ttl])
 
     def _expected(self, stack_id: str, outcome: Outcome) -> bool:
-        """Whether a change of a stack may be answered so."""
+        """Whether this response to a change of a stack is allowed."""
         gone = self._world.ledger.may_be_gone(stack_id, self._world.skew.highest())
         return outcome.status in {200, 409, 503} or (outcome.status == 404 and gone)
 
     # ---- reads
 
     async def read(self, pick: float, route: str) -> None:
-        """A read: answered soon, whatever else is going on, unless there is no daemon."""
+        """A read has to be answered soon, whatever else happens, unless there is no daemon."""
         world = self._world
         path, may_miss = self._path(pick, route)
         process = world.process
@@ -363,7 +366,7 @@ class Operations:
     # ---- others
 
     async def delete_pod_by_hand(self, pick: float) -> None:
-        """Somebody deletes a pod of ours."""
+        """Somebody deletes a pod of stackd."""
         stack_id = self._one(pick)
         if stack_id is None:
             return
@@ -372,14 +375,14 @@ class Operations:
         self._world.note(f"pod of {stack_id} deleted by hand: {removed}")
 
     async def delete_service_by_hand(self, pick: float) -> None:
-        """Somebody deletes a Service of ours."""
+        """Somebody deletes a Service of stackd."""
         stack_id = self._one(pick)
         if stack_id is not None:
             removed = self._remove_by_hand("services", f"svc-{stack_id}")
             self._world.note(f"Service of {stack_id} deleted by hand: {removed}")
 
     async def usurp(self, pick: float) -> None:
-        """Somebody puts a pod of his own in the place of one of ours; it is not ours to touch."""
+        """Somebody replaces a pod of stackd with their own, which stackd must not touch."""
         stack_id = self._one(pick)
         if stack_id is None:
             return
@@ -390,7 +393,7 @@ class Operations:
             self._world.note(f"pod of {stack_id} replaced by somebody else's")
 
     async def confirm(self) -> None:
-        """The operator confirms what is held, whether anything is or not."""
+        """The operator confirms what is held, whether or not anything is."""
         outcome = await self._world.call("POST", "/reconcile/confirm")
         if outcome.status is not None:
             self._world.checked("only documented answers", outcome.status in (200, 503), f"confirm: {outcome}")

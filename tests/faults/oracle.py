@@ -1,7 +1,7 @@
-"""What has to be true when all troubles are over: rows, objects and acknowledgements compared.
+"""What has to be true when all troubles are over: compares rows, objects and acknowledgements.
 
-Owns invariants 3, 4, 5 and 7 as they are at the end. Everything is read from the cluster itself, the state file, and what
-clients were told; of the daemon only its answers are looked at, and they are compared, too.
+Owns: invariants 3, 4, 5 and 7 at the end. It reads the cluster itself, the state file and what clients were told; of
+the daemon it only reads the responses, which it compares, too.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ TRIES = 4
 SETTLE_SECONDS = 0.5
 SAME_SECONDS = 5.0
 LONGEST = 86_460 * 10**9
-"""Nothing may live for longer than a day (``stacks.max_ttl``), in nanoseconds."""
+"""Nanoseconds, about a day: nothing may live longer (``stacks.max_ttl``)."""
 FINISHED = ("completed", "failed")
 LATE_LEASES = 5
-"""So often in a row a busy machine may be late with a Lease while reads are checked."""
+"""How often in a row a busy machine may renew a Lease too late while reads are checked."""
 
 
 class Oracle:
-    """Compares. ``differences`` is empty once all has converged; the other checks are made then."""
+    """Compares. ``differences`` is empty once all has converged; then the other checks are made."""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
     def differences(self) -> list[str]:
-        """What is not as it has to be (yet): rows against objects (4), promises (3), jobs (7)."""
+        """What is not (yet) as it has to be: rows against objects (4), promises (3), jobs (7)."""
         world = self._world
         rows, pods, services = world.file.rows(), world.ours("pods"), world.ours("services")
         found = [f"pod {name} has no row" for name in pods.keys() - rows.keys()]
         found += [f"Service {name} has no row" for name in services if name.removeprefix("svc-") not in rows]
         stopped = {row.stack_id for row in rows.values() if row.stopped}
-        # one whose pod's name is somebody else's now has neither been started nor is it stopped
+        # if somebody else's pod has its pod's name, a stack can neither start nor be stopped completely
         waiting = {name for name, row in rows.items() if name in world.ledger.usurped and not row.has_pod_uid}
         records = set(world.ours("configmaps"))
         if records - waiting != stopped - waiting:
@@ -56,10 +56,10 @@ class Oracle:
         return found + self._promises(rows) + self._jobs() + self._pool(rows, pods)
 
     def _pool(self, rows: dict[str, Row], pods: dict[str, dict[str, Any]]) -> list[str]:
-        """The pool is as large as it is to be; whatever was given was asked for, and its pod tells so (11)."""
+        """The pool is full; each stack that was given away was requested, and its pod says so (11)."""
         world, found = self._world, []
         of_template = [row for row in rows.values() if row.template == TEMPLATE]
-        waiting = [row for row in of_template if row.unassigned and row.digest]  # others are held, and given to nobody
+        waiting = [row for row in of_template if row.unassigned and row.digest]  # others are held, never given away
         if world.pool and [row.status for row in waiting] != ["running"] * world.pool:
             found.append(
                 f"in the pool are {[(row.stack_id, row.status) for row in waiting]}, not {world.pool} that run"
@@ -88,7 +88,7 @@ class Oracle:
         if row.stopped:
             return found + self._stopped(row, pod, service)
         if not row.has_pod_uid:
-            stuck = name in self._world.ledger.usurped  # its pod's name is somebody else's now: it has to wait
+            stuck = name in self._world.ledger.usurped  # somebody else's pod has its pod's name: the stack has to wait
             return found if stuck else [*found, f"{name}: it has not been started yet"]
         if not row.ended:
             there = [obj for obj in (pod, service) if obj is not None]
@@ -132,10 +132,10 @@ class Oracle:
         return found + [text for create in world.ledger.creates if (text := self._count(create, rows))]
 
     def _end(self, row: Row) -> str:
-        """A stack ends when it was told to, by the time of the API server."""
+        """Compare the expiry with what clients were told, by the API server's time."""
         world = self._world
         if row.stack_id in world.ledger.fleeting:
-            return ""  # it had no pod any more on which its end could have been written
+            return ""  # it had no pod that could carry its expiry
         early = world.ledger.expires.get(row.stack_id, 0) - row.ttl_expires_at
         late = row.ttl_expires_at - world.skew.now() - LONGEST
         if early <= 0 and late <= 0:
@@ -143,11 +143,11 @@ class Oracle:
         return f"{row.stack_id} is to end {max(early, late) / 1e9:.0f} s too {'early' if early > 0 else 'late'}"
 
     def _count(self, create: Create, rows: dict[str, Row]) -> str:
-        """One wish is one stack at most, the one that was told; and none if it was refused."""
+        """One wish makes at most one stack, the one that was told, and none if it was refused."""
         mine = [row.stack_id for row in rows.values() if f":{create.marker}\n" in row.pod_spec]
         told = {answer["stack_id"] for answer in create.answers}
         if create.loose or (create.since and create.key):
-            return ""  # an earlier file may have known of others
+            return ""  # an earlier file may have known others
         if len(mine) > 1:
             return f"{create.marker} has made {mine}"
         if mine and told and mine[0] not in told:
@@ -199,7 +199,7 @@ class Oracle:
             world.checked("7 each id counts once", not lost, f"{job_id}: {stack_id} was there, and is not_found")
 
     async def stacks(self) -> dict[str, Any]:
-        """All stacks as the API tells of them."""
+        """All stacks as the API shows them."""
         listed = await self._world.call("GET", "/stacks")
         if listed.status != 200:
             return {}
@@ -207,7 +207,7 @@ class Oracle:
         return {one.body["stack_id"]: one.body for one in ones if one.status == 200}
 
     async def same(self, before: dict[str, Any]) -> None:
-        """The API tells the same as before, but for when things last changed."""
+        """Check that the API shows the same as before, without the times of the last change."""
         world, end = self._world, time.monotonic() + SAME_SECONDS
         while (found := self._differ(before, await self.stacks())) and time.monotonic() < end:
             await asyncio.sleep(SETTLE_SECONDS)
@@ -224,7 +224,7 @@ class Oracle:
             one, other = before.get(stack_id), after.get(stack_id)
             create = ledger.told().get(stack_id)
             if other is None and (create is None or ledger.may_be_gone(stack_id, now)):
-                continue  # what was refused is undone, and what was to go is gone
+                continue  # a refused create was undone, or a stack that may be gone is gone
             if one is None or other is None:
                 found.append(f"{stack_id} was {one and one['status']}, and is {other and other['status']}")
                 continue
@@ -235,19 +235,19 @@ class Oracle:
                 for key in one.keys() | other.keys()
                 if key != "updated_at"
                 and one.get(key) != other.get(key)
-                # how a pod that does not stay came to its end may have been seen meanwhile, a stop that was not
-                # acknowledged may have been done, and so may an extension
+                # What may have changed: how a pod that does not stay has ended, and the effect of a stop or an
+                # extension without an acknowledgement.
                 and not (open_ and key.startswith("status"))
                 and not (key == "ttl_expires_at" and one[key] < other[key])
             ]
         return found
 
     async def answers(self) -> None:
-        """The daemon says what is so, and asks the cluster nothing for it (invariant 6)."""
+        """Check that reads return what is true, and send the cluster no request (invariant 6)."""
         world = self._world
-        await world.ready()  # after a leap of the clock only once the API server's time agrees
+        await world.ready()  # after a leap of the clock, only once the API server's time agrees
         asked: Counter[tuple[str, str]] = Counter()
-        for _ in range(TRIES):  # something of its own may have been on its way
+        for _ in range(TRIES):  # the daemon may have sent a request of its own
             before = self._asked()
             await self._read_all()
             asked = self._asked() - before
@@ -267,7 +267,7 @@ class Oracle:
         for stack_id, row in rows.items():
             one = await world.call("GET", f"/stacks/{stack_id}")
             good = one.status == 200 and {port["node_port"] for port in one.body["ports"]} == row.ports
-            after = world.file.row(stack_id)  # it may have moved on while it was being read
+            after = world.file.row(stack_id)  # the stack may have changed during the read
             good = good and one.body["status"] in {seen.status for seen in (row, after) if seen is not None}
             world.checked("the list is true", good, f"{stack_id}: {one.body}, and the row is {row}")
         for batch in world.ledger.batches:
@@ -288,7 +288,7 @@ class Oracle:
             world.checked("6 reads are answered", outcome.status == 200, f"GET {path}: {outcome}")
 
     def _asked(self) -> Counter[tuple[str, str]]:
-        """What the cluster has been asked so far, watches and the Lease left out."""
+        """The requests that the cluster has got so far, without watches and the Lease."""
         requests = self._world.cluster.counts.requests
         asked: Counter[tuple[str, str]] = Counter()
         for (verb, resource, _), count in requests.items():
@@ -302,7 +302,7 @@ def _phase(pod: dict[str, Any] | None) -> str:
 
 
 def _status(pod: dict[str, Any] | None) -> tuple[str, ...]:
-    """What a stack with such a pod may be; empty where that depends on more."""
+    """The statuses that a stack with this pod may have; empty if that depends on more."""
     if pod is None:
         return ("stopped", "failed", "node_deleted")
     if pod["status"]["phase"] == "Succeeded":

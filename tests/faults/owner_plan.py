@@ -1,4 +1,4 @@
-"""The themes in which the owner of the stacks, or its file, becomes another one, and what happens there."""
+"""The themes in which the owner of the stacks, or its file, changes, and what happens then."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tests.faults.theme import Theme
 
 CHANGES = {"create": 40, "stop": 8, "start": 8, "restart": 6, "extend": 6}
-"""What an earlier file does not know."""
+"""Operations whose results an earlier file does not know."""
 
 OWNER_THEMES = (
     Theme(
@@ -43,10 +43,10 @@ OWNER_THEMES = (
         count=(3, 6),
     ),
 )
-"""Where the owner of the stacks, or its file, becomes another one."""
+"""Where the owner of the stacks, or its file, changes."""
 
 LEASE_SECONDS = 1.0
-"""Of the Lease of a daemon in them."""
+"""The duration of the daemons' Lease in these themes."""
 
 OWNER_DETAILS: dict[str, Callable[[Random], dict[str, Any]]] = {
     "lose_file": lambda random: {"kill": random.random() < 0.7, "pause": random.choice((0.0, 0.0, 0.4))},

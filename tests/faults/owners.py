@@ -1,7 +1,8 @@
-"""Who owns the stacks, and the troubles of that: lost, restored and second files, owners that are replaced, asked or paused.
+"""Who owns the stacks, and the troubles of ownership: lost, restored and second files; dead, stopped or paused owners.
 
-Owns invariant 9 as it is meant, at every moment: it sees the Lease change, each request as it arrives at the cluster, and each
-answer as it arrives at a client. Owns ``settled``: whether the owner's file is known to have what the cluster has.
+Owns: invariant 9 at every moment: it sees each change of the Lease, each request that arrives at the cluster, and each
+response that arrives at a client. Also owns ``settled``: whether the owner's file is known to have what the cluster
+has.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from tests.faults.world import NAMESPACE, Outcome, World
 LEASE = "stackd-default"
 CHANGING = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 FREE = frozenset({"leases", "namespaces"})
-"""What also a daemon changes that owns nothing."""
+"""Resources that a daemon may change without being the owner."""
 
 SLACK_SECONDS = 0.5
-"""So much later than it was sent may a request be seen to arrive, or an answer: this machine is busy."""
+"""How much later than it was sent a request or response may arrive: this machine is busy."""
 
 EARLY_SECONDS = 0.02
 
@@ -37,7 +38,7 @@ START_SECONDS = 20.0
 
 
 class Owners:
-    """The owners of one world, one after the other. ``machine`` is that of the present one, or the last."""
+    """The owners of one world, one after the other; ``machine`` is that of the present owner, or of the last one."""
 
     def __init__(self, world: World, monitor: InvariantMonitor, lease_seconds: float) -> None:
         world.owners = self
@@ -59,11 +60,11 @@ class Owners:
 
     @staticmethod
     def names() -> frozenset[str]:
-        """All that can happen to whoever owns the stacks."""
+        """The names of all that can happen to the owner."""
         return frozenset(_VERBS)
 
     async def do(self, what: str, how: dict[str, Any]) -> None:
-        """Have one of them happen; no two at the same time."""
+        """Let one of them happen; never two at the same time."""
         verbs: dict[str, Callable[..., Awaitable[None]]] = {name: getattr(self, verb) for name, verb in _VERBS.items()}
         async with self._busy:
             self._world.counts["faults"] += 1
@@ -72,7 +73,7 @@ class Owners:
             await verbs[what](**how)
 
     async def close(self) -> None:
-        """Look at nothing any more."""
+        """Stop looking."""
         if self._settling is not None:
             self._settling.cancel()
             await asyncio.gather(self._settling, return_exceptions=True)
@@ -134,7 +135,7 @@ class Owners:
             await asyncio.sleep(0.01)
 
     async def _look(self, machine: Machine) -> None:
-        """A client looks at a stack that has to be there: it is there, or nothing can be said of it yet."""
+        """A client reads a stack that has to exist: the answer is the stack, or that nothing can be said yet."""
         world = self._world
         stays = [one for one in world.ledger.known() if not world.ledger.may_be_gone(one, world.skew.highest())]
         if not stays:
@@ -150,7 +151,7 @@ class Owners:
         world.checked("9 nobody notices", not missing, f"{machine.name}: {missing} are not listed")
 
     def _arrived(self, call: Exchange) -> None:
-        """A request to the cluster: one that changes anything comes from the owner, as long as its Lease is good."""
+        """Check a request to the cluster: only the owner may change anything, and only while its Lease is valid."""
         if call.target is None or call.target.verb not in CHANGING or call.target.full_resource in FREE:
             return
         sender = call.user.name if call.user is not None else self._world.machines[0].name
@@ -161,7 +162,7 @@ class Owners:
         self._world.checked("9 one owner", late < SLACK_SECONDS, f"{what} {late:.1f} s after the end of its Lease")
 
     def answered(self, machine: Machine, method: str, path: str, outcome: Outcome) -> None:
-        """A client has got its answer: who says that something is done owns the stacks."""
+        """Check a response to a client: only the owner may say that something is done."""
         if method == "GET" or path == "/takeover" or outcome.status is None or outcome.status >= 300:
             return
         since = time.monotonic() - SLACK_SECONDS
@@ -179,7 +180,7 @@ class Owners:
     # ---- what happens
 
     async def lose_file(self, *, kill: bool, pause: float = 0.0) -> None:
-        """The machine comes back with an empty disk."""
+        """The machine returns with an empty disk."""
         machine = self.machine
         await machine.gone(kill=kill)
         await asyncio.sleep(pause)
@@ -187,7 +188,7 @@ class Owners:
         self._begin_anew(machine)
 
     async def back_up(self, *, snapshot: bool) -> None:
-        """A copy of the file is made; of the disk with ``snapshot``, so that it does not know that it is a copy."""
+        """Copy the file; with ``snapshot`` as a snapshot of the disk, so that the copy does not know that it is one."""
         if not self.machine.file.path.exists() or not self.settled:
             return
         copy = self._world.folder / f"copy-{len(self._copies)}.db"
@@ -195,10 +196,10 @@ class Owners:
         self._copies.append((copy, StateFile(copy).sequence() if snapshot else -1))
 
     async def restore(self, *, pick: float, kill: bool) -> None:
-        """One of the copies is put back; where there is none yet, the file is lost."""
+        """Restore one of the copies; if there is none yet, the file is lost."""
         machine = self.machine
         await machine.gone(kill=kill)
-        # A snapshot passes for the file itself until the Lease, as it is renewed, tells of later changes (docs/operate.md).
+        # A snapshot passes for the file itself until a renewal of the Lease tells of later changes (docs/operate.md).
         copies = [copy for copy, sequence in self._copies if sequence < self._sequence]
         if copies:
             copy = copies[min(int(pick * len(copies)), len(copies) - 1)]
@@ -214,7 +215,7 @@ class Owners:
         machine.absent = False
 
     async def mistake(self, *, key: str, kill: bool) -> None:
-        """The operator edits what the stacks belong to; that is refused, and nothing happens to them."""
+        """The operator configures another namespace or instance: the start is refused, and the stacks do not change."""
         world, machine = self._world, self.machine
         await machine.gone(kill=kill)
         if machine.file.path.exists() and (rows := machine.file.rows()):
@@ -233,7 +234,7 @@ class Owners:
         machine.absent = False
 
     async def hand_over(self, *, how: str) -> None:
-        """Another machine takes over: since the owner is dead or stopped for long, or as it is asked to."""
+        """Another machine takes over: the owner is dead or stopped, or the machine asks for it."""
         standby, machine = self.standby(), self.machine
         if standby is None or not machine.up.is_set():
             return
@@ -259,7 +260,7 @@ class Owners:
             await self._until_owner(standby, "the owner has stepped back")
 
     async def _until_owner(self, standby: Machine, why: str) -> None:
-        """Return when it owns the stacks, or has died meanwhile."""
+        """Return when ``standby`` owns the stacks, or has died meanwhile."""
         process, end = standby.process, time.monotonic() + HAND_OVER_SECONDS
         while self.machine is not standby and process.alive:
             if time.monotonic() > end:
@@ -268,7 +269,7 @@ class Owners:
             await asyncio.sleep(0.01)
 
     async def freeze(self, *, seconds: float) -> None:
-        """The owner's process gets no CPU for so long, and then goes on as if nothing had been."""
+        """Pause the owner's process for this long; then it continues as if nothing had happened."""
         process = self.machine.process
         process.send(signal.SIGSTOP)
         await asyncio.sleep(seconds)
@@ -277,7 +278,7 @@ class Owners:
     # ---- when all is quiet
 
     async def at_rest(self) -> None:
-        """One owns the stacks, and the others come to stand by."""
+        """Check that one machine owns the stacks, and that the others become standbys."""
         world, end, wrong = self._world, time.monotonic() + START_SECONDS, ["?"]
         while wrong and time.monotonic() < end:
             wrong = []
@@ -291,7 +292,7 @@ class Owners:
 
 
 def _changes(world: World) -> int:
-    """How often anything of a stack was to be changed."""
+    """How many requests to change pods or Services the cluster has got."""
     counts = world.cluster.counts
     return sum(counts.total(verb, kind.plural) for verb in CHANGING for kind in (PODS, SERVICES))
 

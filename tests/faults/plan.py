@@ -1,7 +1,7 @@
-"""What one seed means: operations and faults, each with its moment and its parameters.
+"""What one seed means: operations and faults, each with its time and its parameters.
 
-Owns the chances. A plan is made without looking at anything but its seed; which stack a delete means is settled when it
-is done, by ``pick``, a fraction of the list of those that are known by then.
+Owns: the probabilities. A plan depends only on its seed. Which stack a delete means is decided when it is done:
+``pick`` is a position, from 0 to 1, in the list of the stacks that are known by then.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ IMAGES = ("app/stays",) * 8 + ("app/exit0", "app/fail", "app/nopull", "app/crash
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """Something that is done ``at`` so many seconds after the beginning of its round."""
+    """Something that is done ``at`` this many seconds after the beginning of its round."""
 
     at: float
     what: str
@@ -36,10 +36,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """``starts``: at which crash point each further start of the daemon is to end; the last ones at none.
+    """``starts``: the crash point at which each start of the daemon ends; after them, starts have none.
 
-    ``late``: calls may take effect after they were given up, so that objects turn up whose row is gone already.
-    ``machines``: so many run a daemon; ``turns``: what happens to the owner after each round, when all is quiet.
+    ``late``: calls may take effect after they were given up, so that objects appear whose row is already deleted.
+    ``machines``: how many run a daemon. ``turns``: what happens to the owner after each round, when all is quiet.
     """
 
     seed: int
@@ -131,23 +131,23 @@ THEMES = (
 
 SEEDS_APART = 1000
 CATALOGUES = (THEMES, WIRE_THEMES, OWNER_THEMES)
-"""The first thousand seeds are of the first of them, and so on, so that a seed keeps its theme when others come to be."""
+"""The first belongs to the seeds below 1000, and so on, so that a seed keeps its theme when a catalogue is added."""
 
 ALL = os.environ.get("STACKD_TEST_SCHEDULES") == "all"
-"""Whether the tests run all schedules of the fixed set, not only the first ones of each theme."""
+"""Whether the tests run all schedules of the fixed set, or only the first ones of each theme."""
 
 OWNERS_FROM = 2 * SEEDS_APART
 
 
 def theme_of(seed: int) -> Theme:
-    """The theme of a seed: beyond those that belong to a catalogue, of all."""
+    """The theme of a seed; seeds above the catalogues draw from all themes."""
     number, place = divmod(seed, SEEDS_APART)
     themes = CATALOGUES[number] if number < len(CATALOGUES) else [one for themes in CATALOGUES for one in themes]
     return themes[place % len(themes)]
 
 
 def make_plan(seed: int) -> Plan:
-    """The plan of a seed; the same one always."""
+    """The plan of a seed; always the same."""
     random = Random(seed)
     theme = theme_of(seed)
     rounds = tuple(_round(random, theme) for _ in range(random.choice(theme.rounds)))
@@ -163,7 +163,7 @@ def make_plan(seed: int) -> Plan:
     turns: tuple[Step, ...] = ()
     if theme.turns:
         settings["STACKD_CLUSTER__LEASE_DURATION"] = f"{LEASE_SECONDS:.0f}s"
-        settings["STACKD_RECONCILE__ORPHAN_GRACE"] = "15s"  # what is to be taken over is so at once, or is missed
+        settings["STACKD_RECONCILE__ORPHAN_GRACE"] = "15s"  # so long that a stack that is not adopted at once is missed
         names, chances = list(theme.turns), list(theme.turns.values())
         turns = tuple(_step(random, random.choices(names, chances)[0]) for _ in rounds)
     return Plan(
@@ -228,7 +228,7 @@ def _status(random: Random) -> dict[str, Any]:
 
 
 def _forbid(random: Random) -> dict[str, Any]:
-    """What is not asked again at once: rights are lost for a moment."""
+    """A request that is not repeated at once: rights are lost for a moment."""
     resource = random.choice(("pods", "services", "pods|services"))
     return {"verb": "delete", "resource": resource, "count": random.choice((1, 2, 4)), "code": 403}
 
@@ -242,7 +242,7 @@ def _latency(random: Random) -> dict[str, Any]:
 
 
 def _odd(random: Random) -> dict[str, Any]:
-    """For what answers in the API server's stead: it does so to all that is asked, of whatever kind."""
+    """Parameters for something that answers in the API server's place: it does so to requests of any kind."""
     return {
         "verb": random.choice(("create", "delete", "delete", "create|delete", "get", "list", "watch", ".*")),
         "resource": random.choice(("pods", "services", "pods|services", "namespaces", ".*")),

@@ -1,6 +1,6 @@
 """Daemons as processes: started, watched, killed.
 
-Owns a process' life and what it has said. Knows nothing of why it is started or killed.
+Owns: a process' life and output. Does not know why it is started or killed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LISTENING = "listening on "
 
 
 class ForkServer:
-    """The client of ``tests.faults.forkserver``; used by one thread. Its calls take milliseconds and block."""
+    """The client of ``tests.faults.forkserver``, for one thread; its calls block for some milliseconds."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -32,7 +32,7 @@ class ForkServer:
         self._control = ours
 
     def start(self, environment: dict[str, str], folder: Path) -> Process:
-        """A new daemon."""
+        """Start a daemon."""
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(writing, True)
         order = {"do": "start", "environment": environment, "folder": str(folder)}
@@ -41,18 +41,18 @@ class ForkServer:
         return Process(int(self._control.recv(64)), reading, self)
 
     def ended(self, pid: int) -> int:
-        """The exit code of a daemon that has ended; minus the signal if one has ended it."""
+        """The exit code of a daemon that has ended; minus the signal's number if a signal has ended it."""
         self._control.send(json.dumps({"do": "wait", "pid": pid}).encode())
         return int(self._control.recv(64))
 
     def close(self) -> None:
-        """End everything that was started here."""
+        """End everything that the fork server has started."""
         self._control.close()
         self._process.wait()
 
 
 class Process:
-    """One daemon. ``exited`` has its exit code when it has ended and all that it said has been read."""
+    """One daemon; ``exited`` gets its exit code once it has ended and all its output has been read."""
 
     def __init__(self, pid: int, output: int, forkserver: ForkServer) -> None:
         self.pid = pid
@@ -69,24 +69,24 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether it has not been seen to end."""
+        """Whether it is not known to have ended."""
         return not self.exited.done()
 
     def starved(self) -> float:
-        """Seconds for which its event loop, or ours, was ready to run and had no CPU; 0 where the kernel does not say.
+        """Seconds for which its event loop, or ours, was ready to run but had no CPU; 0 if the kernel does not say.
 
-        What a busy machine takes from a daemon is no fault of the daemon's.
+        The daemon is not to blame for what a busy machine takes from it.
         """
         return sum(_waited_for_cpu(pid) for pid in (self.pid, os.getpid()))
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal, if it is still there."""
+        """Send a signal, if the process still exists."""
         if self.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     def said(self) -> list[dict[str, Any]]:
-        """What it has logged; a line that is no JSON is a record of level ``raw``."""
+        """The log records; a line that is no JSON is a record of level ``raw``."""
         return [_record(line) for line in self.lines]
 
     def _read(self) -> None:

@@ -1,4 +1,4 @@
-"""Many schedules, in several processes and several at a time in each: most of a schedule is waiting."""
+"""Runs many schedules, in several processes and several at a time in each: a schedule mostly waits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.faults.schedule import Report, run_schedule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """``schedules`` many, or as many as begin within ``seconds``; from the seed ``first`` on."""
+    """How many ``schedules``, or for how many ``seconds`` new ones begin; ``first`` is the first seed."""
 
     first: int
     schedules: int | None = None
@@ -36,7 +36,7 @@ class Wanted:
 
 
 def run_many(wanted: Wanted) -> Iterator[Report]:
-    """The reports, as they come."""
+    """Run the schedules; yields the reports as they come."""
     context = multiprocessing.get_context("spawn")
     reports: Queue[Report | None] = context.Queue()
     workers = [
@@ -61,7 +61,7 @@ def run_many(wanted: Wanted) -> Iterator[Report]:
 
 
 async def run_here(seeds: Iterable[int], forkserver: ForkServer, *, at_once: int) -> list[Report]:
-    """Run the schedules in this process, on this loop."""
+    """Run the schedules in this process, in this event loop."""
     reports: list[Report] = []
     await _run(iter(seeds), at_once, forkserver, reports.append)
     return reports
@@ -77,7 +77,7 @@ def _work(wanted: Wanted, number: int, reports: Queue[Report | None]) -> None:
 
 
 async def _work_here(wanted: Wanted, number: int, forkserver: ForkServer, tell: Callable[[Report], None]) -> None:
-    """The first worker of a soak lets one daemon live all the time, beside its schedules."""
+    """Run one worker's schedules; in a soak, the first worker also keeps one daemon alive all the time."""
     if number or wanted.seconds is None:
         await _run(wanted.seeds(number), wanted.at_once, forkserver, tell)
         return
@@ -95,7 +95,7 @@ async def _run(seeds: Iterator[int], at_once: int, forkserver: ForkServer, tell:
 
 
 async def _guarded(seed: int, forkserver: ForkServer) -> Report:
-    """A schedule that itself breaks is a finding, too."""
+    """Run one schedule; an exception in it is a finding, too."""
     try:
         return await run_schedule(seed, forkserver)
     except Exception:  # noqa: BLE001 - it is told

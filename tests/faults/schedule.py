@@ -1,6 +1,6 @@
 """One schedule: play a plan against a daemon, end all troubles, wait until all is quiet, and judge.
 
-Owns the order of these. A report says what was done and which invariants do not hold.
+Owns: the order of these. A report says what was done and which invariants do not hold.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FREE_ENDINGS = 10
 
 @dataclass(slots=True, kw_only=True)
 class Report:
-    """What became of one schedule."""
+    """The result of one schedule."""
 
     seed: int
     theme: str
@@ -43,13 +43,13 @@ class Report:
     said: list[str] = field(default_factory=list)
 
     def story(self) -> str:
-        """Everything that is needed to understand a failure, and the command that replays it."""
+        """All that is needed to understand a failure, and the command that replays it."""
         lines = [*self.violations, "", self.plan, "", *self.trace, "", "what the daemon said last:", *self.said[-60:]]
         return "\n".join([*lines, "", f"replay: python -m tests.faults --seed {self.seed} --schedules 1"])
 
 
 async def run_schedule(seed: int, forkserver: ForkServer) -> Report:
-    """Play the plan of a seed."""
+    """Play and judge the plan of a seed."""
     plan = make_plan(seed)
     with tempfile.TemporaryDirectory(prefix=f"stackd-faults-{seed}-") as folder:
         settings, machines = dict(plan.settings), plan.machines
@@ -76,7 +76,7 @@ async def run_schedule(seed: int, forkserver: ForkServer) -> Report:
 
 
 async def play(plan: Plan, here: World) -> None:
-    """Everything but the setting up and clearing away."""
+    """Everything except setting up and cleaning up."""
     here.starts.extend(plan.starts)
     if plan.pool:
         here.pool = plan.pool
@@ -104,7 +104,7 @@ async def play(plan: Plan, here: World) -> None:
 
 
 async def turn(step: Step, here: World, owners: Owners, judges: tuple[Operations, Oracle]) -> bool:
-    """Have something happen to the owner while all is quiet, and there is at least one stack: nobody notices."""
+    """Let something happen to the owner while all is quiet and there is at least one stack; no client may notice."""
     operations, oracle = judges
     if not here.file.rows():
         await operations.create(RUNS_ON)
@@ -122,7 +122,7 @@ async def turn(step: Step, here: World, owners: Owners, judges: tuple[Operations
 async def play_round(
     steps: tuple[Step, ...], operations: Operations, troubles: Troubles, owners: Owners | None
 ) -> None:
-    """Do each step at its moment; return when all have ended."""
+    """Do each step at its time; return when all have ended."""
     began = time.monotonic()
     async with asyncio.TaskGroup() as group:
         for step in steps:
@@ -134,7 +134,7 @@ async def play_round(
 
 
 async def ask_again(here: World, operations: Operations) -> None:
-    """Requests under a key whose answers were lost are made again: the daemon knows the first answer, or makes one now."""
+    """Repeat the keyed requests whose answers were lost: the daemon knows the first answer, or gives one now."""
     await here.listening()
     for create in [create for create in here.ledger.creates if create.key]:
         again = await operations.attempt(create)
@@ -145,7 +145,7 @@ async def ask_again(here: World, operations: Operations) -> None:
 
 
 async def converge(here: World, oracle: Oracle) -> bool:
-    """Wait until nothing differs any more, and stays so; an operator confirms what a brake rightly holds."""
+    """Wait until nothing differs any more, and stays so; the operator confirms what a brake holds rightly."""
     end = time.monotonic() + CONVERGENCE_SECONDS
     quiet_since: float | None = None
     differences: list[str] = []
@@ -169,11 +169,11 @@ async def converge(here: World, oracle: Oracle) -> bool:
 
 
 async def _release_brake(here: World) -> None:
-    """Confirm what is held, where so many stacks ended by other hands that a brake is what we want."""
+    """Confirm what is held, if so many stacks were ended by others that a brake is right."""
     unasked = len(here.ledger.touched)
     right = unasked > FREE_ENDINGS or here.skew.leaps > 0
     held = await _held(here)
-    # A watch that is late shows pods too late that were asked for: they are held until it has told of them.
+    # A late watch has not shown recently created pods yet: their stacks are held until it has.
     end = time.monotonic() + LATE_WATCH_SECONDS
     while held and not right and time.monotonic() < end:
         await asyncio.sleep(0.1)
@@ -192,12 +192,12 @@ async def _held(here: World) -> list[str]:
 
 
 def _when(line: str) -> str:
-    """What puts the lines of several daemons in order; each begins with its time."""
+    """The key that sorts the lines of several daemons: each line begins with its time."""
     return line.partition(",")[0]
 
 
 def check_ports(here: World, troubles: Troubles, *, late: bool) -> None:
-    """No port was handed out while another Service of ours still had it: only others' ports are ever refused."""
+    """Check that no port was reused while a Service of stackd still had it: only others' ports may be refused."""
     for process in here.processes:
         for record in process.said():
             words = str(record.get("message", "")).split("node port ")

@@ -1,7 +1,7 @@
-"""What time it is, and what time a machine takes it to be: both can be set, through sixteen bytes in a shared file.
+"""The true time, and the time of the daemon's machine: both can be set, through sixteen bytes in a shared file.
 
-Owns the offsets: of the time itself, which the API server has, too; and by how much the daemon's machine is wrong about it.
-Monotonic clocks are not touched, as on a machine whose time is set.
+Owns: two offsets: of the true time, which the API server has, and of the daemon's machine from the true time. Monotonic
+clocks are not changed, as on a machine whose time is set.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _real_time_ns = time.time_ns
 
 
 class Skew:
-    """The time, in nanoseconds. ``leaps``: by so much has it moved on in no time; ``changes``: so often was a clock set."""
+    """The time in nanoseconds; ``leaps``: the sum of all leaps ahead; ``changes``: how often a clock was set."""
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
@@ -31,43 +31,43 @@ class Skew:
 
     @property
     def offset(self) -> int:
-        """How far the time is ahead of this machine's."""
+        """How far the true time is ahead of this machine's clock."""
         offset: int = _OFFSETS.unpack_from(self._memory)[0]
         return offset
 
     @property
     def wrong(self) -> int:
-        """How far the daemon's machine is ahead of the time."""
+        """How far the clock of the daemon's machine is ahead of the true time."""
         wrong: int = _OFFSETS.unpack_from(self._memory)[1]
         return wrong
 
     def jump(self, seconds: float) -> None:
-        """Let it be later, or earlier."""
+        """Move the true time forward or back."""
         self._highest = self.highest()
         self.leaps += max(0, round(seconds * _NANOSECONDS))
         self.changes += 1
         _OFFSETS.pack_into(self._memory, 0, self.offset + round(seconds * _NANOSECONDS), self.wrong)
 
     def set_wrong(self, seconds: float) -> None:
-        """Let the daemon's machine be so far ahead; 0: it is right."""
+        """Set the clock of the daemon's machine ahead by this much; 0 makes it right."""
         self.changes += 1
         _OFFSETS.pack_into(self._memory, 0, self.offset, round(seconds * _NANOSECONDS))
 
     def now(self) -> int:
-        """Nanoseconds since the epoch."""
+        """The true time in nanoseconds since the epoch."""
         return _real_time_ns() + self.offset
 
     def on_machine(self) -> int:
-        """What the daemon's machine takes for now."""
+        """The time of the daemon's machine."""
         return self.now() + self.wrong
 
     def highest(self) -> int:
-        """The latest time that it has ever been."""
+        """The latest true time so far."""
         return max(self._highest, self.now())
 
 
 def install(path: str) -> None:
-    """Let this process read its wall clock there: ``time``, and APScheduler, which asks ``datetime``."""
+    """Let this process take its wall clock from there: ``time``, and ``datetime`` in APScheduler."""
     from apscheduler.schedulers import base
 
     skew = Skew(Path(path))

@@ -1,4 +1,4 @@
-"""Invariant 8, on real processes: on another cluster, and when too much is gone, nothing is touched until somebody says so."""
+"""Invariant 8, on real processes: on another cluster, or when too much is gone, nothing changes unconfirmed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def held(here: World) -> list[str]:
 
 
 async def restart(here: World) -> None:
-    """Stop the daemon, and wait until the next one has looked around."""
+    """Stop the daemon, and wait until the next one listens."""
     passed = here.counts["starts"]
     here.stop()
     await eventually(lambda: here.counts["starts"] > passed and here.up.is_set(), deadline=30)
@@ -57,7 +57,7 @@ async def test_when_most_pods_are_gone_at_once_nothing_is_given_back_until_it_is
         return len(await held(here)) == MANY
 
     await eventually(all_held, deadline=20)
-    here.kill()  # a brake is no memory of one process
+    here.kill()  # the next process has to hold them, too
     await here.listening()
     await eventually(all_held, deadline=20)
     await asyncio.sleep(SEVERAL_PASSES)

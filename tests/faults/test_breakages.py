@@ -1,4 +1,4 @@
-"""The table of deliberate breakages fits the code: one whose text has changed would break nothing, and prove nothing."""
+"""The table of deliberate breakages fits the code: a breakage whose text has changed would break and prove nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that leave, on real processes: a create that nobody waits for is undone, and never in the middle of a call."""
+"""Clients that disconnect, on real processes: their create is undone, but never in the middle of a call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The daemon dies at each named point, by construction, the first and the second time it gets there; nothing is lost."""
+"""The daemon dies at each crash point, for certain, the first and the second time it gets there; nothing is lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.faults.schedule import ask_again, check_ports, converge
 from tests.faults.troubles import Troubles
 from tests.faults.world import World, world
 
-# Connections are cut at any moment here, at both ends; what asyncio says of it is no finding.
+# Connections are cut at any moment here, at both ends; asyncio's messages about it are no findings.
 pytestmark = pytest.mark.filterwarnings("ignore:.*_SelectorTransport:pytest.PytestUnraisableExceptionWarning")
 
 DEATH_SECONDS = 75.0
@@ -28,10 +28,10 @@ SETTINGS = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_M
 AT_ONCE = 4
 FAMILIES = sorted({point.split(".")[0] for point in POINTS})
 GROUPS = [FAMILIES[first : first + AT_ONCE] for first in range(0, len(FAMILIES), AT_ONCE)]
-"""Most of it is waiting, so several are done at once."""
+"""Crash tests mostly wait, so several run at once."""
 
 WORLDS = 8 * len(os.sched_getaffinity(0))
-"""As many daemons at a time; with more, their starts alone keep the machine busy until none is ready in time."""
+"""How many daemons run at a time; with more, their starts keep the machine so busy that none is ready in time."""
 
 
 def test_every_crash_point_has_a_scene_and_is_in_the_code_once() -> None:
@@ -67,7 +67,7 @@ async def test_a_crash_at_any_point_loses_nothing_and_leaks_nothing(
 
 
 async def crash(point: str, time: int, forkserver: ForkServer, folder: Path) -> World:
-    """Die at the point, the so manieth time that it is reached; come back, and be judged."""
+    """Let the daemon die when it reaches the point for the ``time``-th time; the next one recovers, and is judged."""
     scene = SCENES[point]
     place = folder / f"{point}-{time}"
     place.mkdir()

@@ -1,4 +1,4 @@
-"""Names of ours that somebody else has taken: what is not ours is left alone, and ours goes all the same (invariant 5)."""
+"""Somebody else uses names of stackd: stackd leaves their objects alone, and still deletes its own (invariant 5)."""
 
 from __future__ import annotations
 

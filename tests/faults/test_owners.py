@@ -1,4 +1,4 @@
-"""The fixed set of schedules in which the owner of the stacks, or its file, becomes another one (invariant 9)."""
+"""The fixed set of schedules in which the owner of the stacks, or its file, changes (invariant 9)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MUST_HAPPEN = {
     "restored backup": ("fault back_up", "fault restore"),
 }
 
-# Connections are cut at any moment here, at both ends; what asyncio says of it is no finding.
+# Connections are cut at any moment here, at both ends; asyncio's messages about it are no findings.
 pytestmark = pytest.mark.filterwarnings("ignore:.*_SelectorTransport:pytest.PytestUnraisableExceptionWarning")
 
 

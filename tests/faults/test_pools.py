@@ -1,5 +1,7 @@
-"""None is given from a pool that is not seen to be alive, though the file says that it runs, or whose end was decided at the
-same moment (invariant 11)."""
+"""No stack of a pool is given away that is not known to be alive, whatever its row says (invariant 11).
+
+Nor one whose delete is decided at the same moment.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ SEEN_SECONDS = 10.0
 
 @asynccontextmanager
 async def full_pool(folder: Path, forkserver: ForkServer) -> AsyncIterator[World]:
-    """A daemon with a pool of four that run."""
+    """A daemon with a pool of four running stacks."""
     async with world(folder, forkserver, dict(SETTINGS)) as here:
         here.pool = 4
         here.put_template(here.pool, RUNS_ON)
@@ -38,7 +40,7 @@ async def full_pool(folder: Path, forkserver: ForkServer) -> AsyncIterator[World
 
 
 async def until_seen(here: World, nodes: int) -> None:
-    """Return when the daemon sees so many nodes that take stacks."""
+    """Return when the daemon sees this many nodes that take stacks."""
     async with asyncio.timeout(SEEN_SECONDS):
         while len((await here.call("GET", "/capacity")).body["nodes"]) != nodes:
             await asyncio.sleep(0.01)
@@ -76,7 +78,7 @@ async def pool_of(here: World) -> dict[str, int]:
 async def test_a_daemon_that_ends_while_creates_wait_for_the_next_stack_keeps_what_it_has_told(
     forkserver: ForkServer, tmp_path: Path, end: str
 ) -> None:
-    """Two wait, one of them with a key, for two of the four that are on their way into the empty pool."""
+    """Two creates wait, one of them with a key, for two of the four stacks on their way into the empty pool."""
     async with full_pool(tmp_path, forkserver) as here:
         operations = Operations(here)
         here.cluster.faults.hold_starts()
@@ -120,7 +122,7 @@ pod:
 async def test_none_is_given_whose_end_is_committed_just_before_it_would_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The end stands in the writer's queue before the claim that has chosen the stack while it was still to be had."""
+    """The delete is in the writer's queue before the claim; the claim chose the stack while it was still available."""
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates" / "web-1.yaml").write_text(TWO_WAIT)
     async with harness(tmp_path, {"STACKD_TEMPLATES__DIRECTORY": str(tmp_path / "templates")}) as at:
@@ -133,7 +135,7 @@ async def test_none_is_given_whose_end_is_committed_just_before_it_would_be(
         def end_what_was_picked(point: str) -> None:
             if point == "assign.picked" and not ends:
                 ending = context.store.stacks.mark_deleting([oldest], DeleteReason.POOL)
-                waits_for = ending.send(None)  # it is in the queue from here on
+                waits_for = ending.send(None)  # the delete is in the queue from here on
                 ends.append(asyncio.ensure_future(waits_for))
 
         monkeypatch.setattr(crashpoints, "hook", end_what_was_picked)

@@ -21,10 +21,10 @@ from tests.faults.world import World
 SEEDS_EACH = 4 if ALL else 2
 AT_ONCE = 3
 
-# Connections are cut at any moment here, at both ends; what asyncio says of it is no finding.
+# Connections are cut at any moment here, at both ends; asyncio's messages about it are no findings.
 pytestmark = pytest.mark.filterwarnings("ignore:.*_SelectorTransport:pytest.PytestUnraisableExceptionWarning")
 GROUPS = [range(len(THEMES))[first : first + AT_ONCE] for first in range(0, len(THEMES), AT_ONCE)]
-"""Numbers of themes. Most of a schedule is waiting, so several are run at once."""
+"""Numbers of themes. A schedule mostly waits, so several run at once."""
 
 IDS = ["-".join(THEMES[number].name.replace(" ", "-") for number in group) for group in GROUPS]
 

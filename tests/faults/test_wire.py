@@ -1,4 +1,4 @@
-"""The fixed set of schedules about what is between stackd and Kubernetes, other hands in the cluster, and the clock."""
+"""The fixed set of schedules about what is between stackd and Kubernetes, other users of the cluster, and the clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.faults.processes import ForkServer
 from tests.faults.runner import run_here
 from tests.faults.wire_plan import WIRE_THEMES
 
-# Connections are cut at any moment here, at both ends; what asyncio says of it is no finding.
+# Connections are cut at any moment here, at both ends; asyncio's messages about it are no findings.
 pytestmark = pytest.mark.filterwarnings("ignore:.*_SelectorTransport:pytest.PytestUnraisableExceptionWarning")
 
 SEEDS_EACH = 3 if ALL else 1

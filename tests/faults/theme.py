@@ -1,4 +1,4 @@
-"""What a plan is made from: a theme, and the chances that many details share."""
+"""What plans are made from: themes, and probabilities that many details share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(slots=True, kw_only=True)
 class Theme:
-    """Which troubles come, how likely each is, and how many."""
+    """The troubles that may come, how likely each is, and how many there are."""
 
     name: str
     troubles: dict[str, int]
@@ -19,14 +19,14 @@ class Theme:
     machines: int = 1
     turns: dict[str, int] = field(default_factory=dict)
     rounds: tuple[int, ...] = (1, 1, 2)
-    """Of these chances is one for so many rounds."""
+    """The number of rounds is drawn from these."""
 
 
 def pick(random: Random) -> dict[str, Any]:
-    """One of those that are known by then."""
+    """The position of a stack in the list of those that are known by then."""
     return {"pick": round(random.random(), 4)}
 
 
 def lasting(random: Random) -> dict[str, Any]:
-    """So long."""
+    """A random duration."""
     return {"seconds": round(random.uniform(0.05, 0.9), 3)}

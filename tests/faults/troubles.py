@@ -1,4 +1,4 @@
-"""What goes wrong: with the process, the cluster, the network, the disk and the clock; and how each of it ends.
+"""What goes wrong, and how it ends: with the process, the cluster, the network, the disk and the clock.
 
 Owns: that everything it has begun can be ended at once (``lift``).
 """
@@ -33,7 +33,7 @@ class Troubles:
         self._faults.seed(seed)
 
     async def do(self, what: str, how: dict[str, Any]) -> None:
-        """Begin one, and end it when its time is over."""
+        """Begin a trouble, and end it when its time is over."""
         self._world.counts["faults"] += 1
         self._world.counts[f"fault {what}"] += 1
         self._world.note(f"trouble: {what} {how}")
@@ -41,16 +41,16 @@ class Troubles:
 
     @staticmethod
     def names() -> frozenset[str]:
-        """All that can go wrong."""
+        """The names of all troubles."""
         return frozenset(_VERBS) | frozenset(OF_THE_WIRE)
 
     async def lift(self) -> None:
-        """End everything."""
+        """End all troubles."""
         world = self._world
         self._wire.lift()
         self._faults.clear()
         await self._faults.listen()
-        await asyncio.sleep(self._late)  # what was given up may still take effect
+        await asyncio.sleep(self._late)  # calls that were given up may still take effect
         self._late = 0.0
         self.give_back()
         for name in NODE_NAMES:
@@ -89,7 +89,7 @@ class Troubles:
         self._faults.add_fault(action="status", verb=verb, resource=resource, count=count, code=code, seconds=seconds)
 
     async def lost_reply(self, verb: str, resource: str, count: int) -> None:
-        """Do the work and lose the answer."""
+        """Do the work and lose the response."""
         self._faults.add_fault(action="lost_reply", verb=verb, resource=resource, count=count)
 
     async def cut(self, verb: str, resource: str, count: int) -> None:
@@ -97,26 +97,26 @@ class Troubles:
         self._faults.add_fault(action="cut", verb=verb, resource=resource, count=count)
 
     async def hang(self, verb: str, resource: str, count: int) -> None:
-        """Never answer."""
+        """Never respond."""
         self._faults.add_fault(action="hang", verb=verb, resource=resource, count=count)
 
     async def late(self, verb: str, resource: str, count: int, seconds: float) -> None:
-        """Cut the connection, and do the work some time later all the same."""
+        """Cut the connection, and do the work some time later."""
         self._late = max(self._late, seconds)
         self._faults.add_fault(action="late", verb=verb, resource=resource, count=count, seconds=seconds)
 
     async def page(self, verb: str, resource: str, count: int, code: int, done: bool) -> None:
-        """A load balancer answers with a page instead of the work, or after it."""
+        """A load balancer sends a page instead of doing the work, or after it."""
         fault = {"action": "page", "verb": verb, "resource": resource, "count": count, "code": code, "done": done}
         self._faults.add_fault(**fault)
 
     async def spoil(self, verb: str, resource: str, count: int, how: str) -> None:
-        """Do the work; half of the answer arrives, or nothing of it, or not the fields that matter most."""
+        """Do the work; the response is cut in half, empty, or lacks its most important fields."""
         fields = ("metadata", "items", "kind") if how == "strip" else ()
         self._faults.add_fault(action=how, verb=verb, resource=resource, count=count, fields=fields)
 
     async def latency(self, verb: str, resource: str, count: int, seconds: float) -> None:
-        """Answer slowly."""
+        """Respond slowly."""
         self._faults.add_fault(action="latency", verb=verb, resource=resource, count=count, seconds=seconds)
 
     # ---- the whole API server
@@ -128,7 +128,7 @@ class Troubles:
         await self._faults.listen()
 
     async def pause(self, seconds: float) -> None:
-        """The API server takes connections and answers nothing."""
+        """The API server accepts connections and answers nothing."""
         self._faults.pause()
         await asyncio.sleep(seconds)
         self._faults.resume()
@@ -143,19 +143,19 @@ class Troubles:
         self._faults.drop_watches()
 
     async def malformed(self) -> None:
-        """A line that is no event."""
+        """Send a line that is no event."""
         self._faults.malformed()
 
     async def freeze_watches(self, seconds: float) -> None:
-        """Watches that stay connected and say nothing; then they are cut."""
+        """Watches stay connected and send nothing; then they are cut."""
         self._faults.freeze_watches()
         await asyncio.sleep(seconds)
         self._faults.drop_watches()
 
-    # ---- what is in it
+    # ---- what is in the cluster
 
     async def take_ports(self, share: float, seconds: float) -> None:
-        """Others take node ports of our range that are free in the cluster at this moment."""
+        """Others take node ports of stackd's range that are free in the cluster now."""
         settings = self._world.settings
         low, high = int(settings["STACKD_STACKS__NODE_PORT_MIN"]), int(settings["STACKD_STACKS__NODE_PORT_MAX"])
         ports = [port for port in range(low, high + 1) if self._random.random() < share]
@@ -171,13 +171,13 @@ class Troubles:
         self.ever_taken |= self._taken
 
     def give_back(self) -> None:
-        """Others hold none any more."""
+        """Others release all their ports."""
         for port in self._taken:
             self._faults.give_back_port(port)
         self._taken.clear()
 
     async def remove_node(self, node: int, seconds: float) -> None:
-        """A node is deleted, and comes back under its name."""
+        """A node is deleted, and returns under its name."""
         name = NODE_NAMES[node]
         try:
             self._faults.remove_node(name)
@@ -207,7 +207,7 @@ class Troubles:
     # ---- the machine
 
     async def full_disk(self, seconds: float) -> None:
-        """Not a byte is free."""
+        """Fill the disk to its last byte."""
         if not self._world.disk.small:
             return
         self._world.disk.fill()
@@ -228,7 +228,7 @@ class Troubles:
         self._world.disk.unlock()
 
     async def clock(self, seconds: float) -> None:
-        """It is another time at once, for all."""
+        """The time changes at once, for everybody."""
         self._world.skew.jump(seconds)
         if seconds < 0:
             self._world.ledger.set_back(self._world.skew.now())

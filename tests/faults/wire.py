@@ -1,6 +1,6 @@
-"""Troubles of what is between stackd and Kubernetes, of other hands in the cluster, and of the machine's clock.
+"""Troubles between stackd and Kubernetes, by other users of the cluster, and of the machine's clock.
 
-Owns what the oracle has to know of them: which Services have ports that no row holds, and which ports others have.
+Owns: what the oracle has to know of them: which Services have ports that no row holds, and which ports others have.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ NO_LABELS = {"metadata": {"labels": dict.fromkeys(OURS)}}
 RETRY_AFTER = 90.0
 WAITS, WAIT_SECONDS = 50, 0.02
 FIRST_PORT, LAST_PORT = 32011, 32400
-"""Node ports that no stack has, to which Services are moved."""
+"""Node ports that no stack has; Services are moved to them."""
 
 
 class Wire:
-    """These troubles of one world, by their names in a plan; ``ever_taken`` are ports that Services were moved to."""
+    """These troubles of one world, by their names in a plan; ``ever_taken``: the ports that Services were moved to."""
 
     def __init__(self, world: World, faults: Faults) -> None:
         self._world = world
@@ -33,39 +33,39 @@ class Wire:
         self.ever_taken: set[int] = set()
 
     def lift(self) -> None:
-        """The clock is right again. Everything else is a fault of the cluster."""
+        """Correct the clock. Everything else is a fault of the cluster, which ends with the cluster's faults."""
         self._world.skew.set_wrong(0.0)
 
     # ---- connections
 
     async def silence(self) -> None:
-        """The connections that there are are forgotten by what is between, without a word; new ones work."""
+        """A NAT silently forgets all open connections; new ones work."""
         self._faults.silence()
 
     async def mute(self, resource: str, seconds: float) -> None:
-        """Watches that are there, and new ones, say nothing."""
+        """Watches, open and new ones, send nothing."""
         self._faults.add_fault(action="mute", verb="watch", resource=resource)
         self._faults.freeze_watches()
         await asyncio.sleep(seconds)
         self._faults.end("mute")
 
     async def trickle(self, verb: str, resource: str, count: int, seconds: float) -> None:
-        """Answers, or the events of a watch, come a few bytes at a time."""
+        """Responses, or the events of a watch, arrive a few bytes at a time."""
         self._faults.add_fault(action="trickle", verb=verb, resource=resource, count=count, seconds=seconds)
 
     async def retry_after(self, verb: str, resource: str, count: int, code: int) -> None:
-        """Come back in a minute and a half."""
+        """The API server answers "come back in a minute and a half"."""
         fault = {"verb": verb, "resource": resource, "count": count, "code": code, "seconds": RETRY_AFTER}
         self._faults.add_fault(action="status", **fault)
 
     async def gone_page(self, verb: str, resource: str, count: int, code: int) -> None:
-        """A load balancer that has lost its API servers answers, to deletes above all."""
+        """A load balancer without API servers answers, mostly to deletes."""
         self._faults.add_fault(action="page", verb=verb, resource=resource, count=count, code=code)
 
     # ---- old answers
 
     async def old_list(self, resource: str, count: int, seconds: float) -> None:
-        """The lists that are taken next are so many seconds old."""
+        """The next lists are ``seconds`` old."""
         self._faults.remember()
         await asyncio.sleep(seconds)
         self._faults.add_fault(action="stale", verb="list", resource=resource, count=count)
@@ -73,7 +73,7 @@ class Wire:
         self._faults.drop_watches()
 
     async def old_deletion(self, pick: float, kind: str, seconds: float, *, old: bool) -> None:
-        """Watches are told that an object is gone which is there: as it was some seconds ago, or as it is."""
+        """Watches report an existing object as deleted: as it was ``seconds`` ago, or as it is."""
         name = await self._name(pick, kind)
         if name is None:
             return
@@ -88,13 +88,13 @@ class Wire:
     # ---- other hands
 
     async def strip(self, pick: float, kind: str) -> None:
-        """Somebody takes our labels off an object."""
+        """Somebody removes stackd's labels from an object."""
         name = await self._name(pick, kind)
         if name is not None and self._change(kind, name, NO_LABELS):
             self._world.note(f"the labels of {name} were taken off")
 
     async def strip_policy(self, verb: str, kind: str, seconds: float) -> None:
-        """An admission policy takes our labels off what is created or changed."""
+        """An admission policy removes stackd's labels from what is created or changed."""
         self._faults.add_fault(action="admit", verb=verb, resource=kind, body=json.dumps(NO_LABELS))
         await asyncio.sleep(seconds)
         self._faults.end("admit")
@@ -121,7 +121,7 @@ class Wire:
         self._faults.end("admit")
 
     def _changed(self, ports: list[dict[str, Any]], change: str) -> dict[str, Any]:
-        """The parts of a Service's spec that are others then."""
+        """The parts of a Service's spec that the change replaces."""
         if change == "selector":
             return {"selector": {"stackd.io/stack": "nobody"}}
         if change == "type":
@@ -140,7 +140,7 @@ class Wire:
         return True
 
     async def _name(self, pick: float, kind: str) -> str | None:
-        """An object of one of those stacks that are known, once there is one, which is not somebody else's by now."""
+        """An object of a known stack, as soon as there is one; not one whose name somebody else's pod has."""
         for _ in range(WAITS):
             there, usurped = self._world.ours(kind), self._world.ledger.usurped
             names = {known: known if kind == "pods" else f"svc-{known}" for known in self._world.ledger.known()}
@@ -153,7 +153,7 @@ class Wire:
     # ---- the clock
 
     async def wrong_clock(self, by: float, seconds: float) -> None:
-        """The machine's clock is wrong for a while; the API server's is not."""
+        """The machine's clock is wrong for a while; the API server's is right."""
         mine = self._wrong = self._wrong + 1
         self._world.skew.set_wrong(by)
         await asyncio.sleep(seconds)
@@ -166,7 +166,7 @@ class Wire:
         await self.wrong_clock(by, 1.0 + seconds)
 
     async def clock_step(self, by: float) -> None:
-        """The machine's clock is set by less than it may differ from the API server's."""
+        """The machine's clock is set by less than the tolerated difference from the API server's."""
         self._world.skew.set_wrong(by)
 
 

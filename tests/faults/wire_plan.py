@@ -1,6 +1,6 @@
-"""What is between stackd and Kubernetes, whose hands are in the cluster, and what time it is: themes, and their details.
+"""Themes and details of troubles between stackd and Kubernetes, by other users of the cluster, and of the clock.
 
-They have seeds of their own (``plan.theme_of``).
+They have their own seeds (``plan.theme_of``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ YEARS = 12 * 365 * 86_400.0
 HOUR = 3600.0
 
 TWO = (2,)
-"""The second one begins with stacks that there are."""
+"""The second round begins with existing stacks."""
 
 WIRE_THEMES = (
     Theme(

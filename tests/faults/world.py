@@ -1,6 +1,6 @@
 """Everything around one schedule: the cluster, the clock, the machines with their daemons, and the clients.
 
-Owns: which of the machines clients turn to, and what has been noted, counted and found.
+Owns: which machine clients turn to, and what has been noted, counted and found.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ pod:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a request. ``status`` None: no answer came; then ``sent`` says whether it may have been taken.
+    """The result of a request; ``status`` None: no response came; ``sent`` then says whether it may have been accepted.
 
-    ``at`` is the machine that was asked; ``unsettled``: meanwhile it was not known to have all that the cluster has.
+    ``at`` is the machine that was asked; ``unsettled``: it was not known to have all that the cluster has.
     """
 
     status: int | None = None
@@ -73,7 +73,7 @@ class Outcome:
 
     @property
     def file(self) -> StateFile:
-        """The state file there."""
+        """The state file of the machine that was asked."""
         return self.at.file
 
     def __str__(self) -> str:
@@ -85,7 +85,7 @@ class Outcome:
 
 @dataclass(slots=True, kw_only=True)
 class World:
-    """``starts`` holds the crash points of the next starts of a daemon, one each; empty strings are none.
+    """``starts`` has the crash point of each next start of a daemon; an empty string is none.
 
     ``owners`` knows which machine's daemon owns the stacks, where that may change.
     """
@@ -108,23 +108,23 @@ class World:
     drifted: set[str] = field(default_factory=set)
     """The uids of Services that somebody else has changed: their ports are not those of their rows."""
     drifting: bool = False
-    """Whether an admission policy has changed Services as they were made."""
+    """Whether an admission policy has changed Services when they were created."""
     pool: int = 0
-    """So many stacks are to wait in the pool of ``TEMPLATE`` when all is quiet; 0: it is not looked at."""
+    """How many stacks have to wait in the pool of ``TEMPLATE`` when all is quiet; 0: not checked."""
 
     @property
     def machine(self) -> Machine:
-        """The one whose daemon owns the stacks, or did last."""
+        """The machine whose daemon owns the stacks, or did last."""
         return self.machines[0] if self.owners is None else self.owners.machine
 
     @property
     def disk(self) -> Disk:
-        """Under the owner's state file."""
+        """The disk under the owner's state file."""
         return self.machine.disk
 
     @property
     def file(self) -> StateFile:
-        """The owner's."""
+        """The owner's state file."""
         return self.machine.file
 
     @property
@@ -134,47 +134,47 @@ class World:
 
     @property
     def process(self) -> Process:
-        """The daemon of now, or the last one."""
+        """The owner's current daemon, or its last one."""
         return self.machine.process
 
     @property
     def url(self) -> str:
-        """Where it listens; empty before it does."""
+        """The address of the owner's daemon; empty before it listens."""
         return self.machine.url
 
     @property
     def up(self) -> asyncio.Event:
-        """Set while it listens."""
+        """Set while the owner's daemon listens."""
         return self.machine.up
 
     @property
     def expect_stop(self) -> bool:
-        """Whether it has been told to stop."""
+        """Whether the owner's daemon was told to stop."""
         return self.machine.expect_stop
 
     @property
     def unsettled(self) -> bool:
-        """Whether another file has become the owner's that is not known to have all that the cluster has."""
+        """Whether the owner's file is a new one that is not known to have all that the cluster has."""
         return self.owners is not None and not self.owners.settled
 
     def note(self, text: str) -> None:
-        """Remember what happened, for the trace."""
+        """Add a line to the trace."""
         self.trace.append(f"{time.monotonic() - self.began:7.3f}  {text}")
 
     def violated(self, invariant: str, text: str) -> None:
-        """An invariant does not hold."""
+        """Record a violated invariant."""
         self.note(f"VIOLATION {invariant}: {text}")
         self.violations.append(f"{invariant}: {text}")
 
     def checked(self, invariant: str, holds: bool, text: str = "") -> bool:
-        """Count a check; record the violation."""
+        """Count a check, and record a violation."""
         self.counts[f"checked {invariant}"] += 1
         if not holds:
             self.violated(invariant, text)
         return holds
 
     def put_template(self, pool: int, image: str) -> None:
-        """Have the next daemon keep a pool of that size."""
+        """Let the next daemon keep a pool of this size."""
         folder = self.folder / "templates"
         folder.mkdir(exist_ok=True)
         (folder / f"{TEMPLATE}.yaml").write_text(_TEMPLATE_FILE.format(pool=pool, image=image))
@@ -183,7 +183,7 @@ class World:
     # ---- the daemon
 
     async def keep_running(self) -> None:
-        """Start the daemons, and again whenever one dies; return when the first one listens."""
+        """Start the daemons, and start each again whenever it dies; return when the first one listens."""
         self.machines[0].keep()
         await self.listening()
         for machine in self.machines[1:]:
@@ -195,21 +195,21 @@ class World:
             await self.up.wait()
 
     async def ready(self) -> None:
-        """Return when a daemon has seen the cluster, too."""
+        """Return when the owner's daemon has seen the cluster, too."""
         async with asyncio.timeout(START_SECONDS):
             while (await self.call("GET", "/readyz")).status != 200:
                 await asyncio.sleep(0.02)
 
     def kill(self, pause: float = 0.0) -> None:
-        """``kill -9``; another one is started after the pause."""
+        """``kill -9`` the owner's daemon; another one is started after the pause."""
         self.machine.kill(pause)
 
     def stop(self, pause: float = 0.0) -> None:
-        """SIGTERM; another one is started when it has stopped."""
+        """Send the owner's daemon SIGTERM; another one is started when it has stopped."""
         self.machine.stop(pause)
 
     async def shut(self) -> None:
-        """Stop the daemons for good; what they hold must be given back in time."""
+        """Stop the daemons for good; each has to stop in time."""
         for machine in self.machines:
             await machine.shut()
 
@@ -225,7 +225,7 @@ class World:
         patience: float | None = None,
         machine: Machine | None = None,
     ) -> Outcome:
-        """One request on a connection of its own, to the owner; a client whose ``patience`` (seconds) is over goes away."""
+        """One request to the owner, on its own connection; the client leaves after ``patience`` seconds."""
         asked, unsettled, files = machine or self.machine, self.unsettled, self.ledger.files
         asked.in_flight += 1
         self.counts["requests"] += 1
@@ -262,16 +262,16 @@ class World:
     # ---- the cluster, as it is
 
     def record(self, kind: str, name: str) -> Record:
-        """One of the namespace. Raises ApiError if it is not there."""
+        """An object of the namespace. Raises ApiError if it does not exist."""
         return self.cluster.store.of(PODS if kind == "pods" else SERVICES).get(NAMESPACE, name)
 
     def objects(self, kind: str) -> dict[str, dict[str, Any]]:
-        """All ``pods``, ``services`` or ``configmaps`` of the namespace, by name, without asking the API."""
+        """All ``pods``, ``services`` or ``configmaps`` of the namespace, by name, read without the API."""
         resource = {"pods": PODS, "services": SERVICES, "configmaps": CONFIG_MAPS}[kind]
         return {record.key[1]: record.obj for record in self.cluster.store.of(resource).in_namespace(NAMESPACE)}
 
     def ours(self, kind: str) -> dict[str, dict[str, Any]]:
-        """Those that the daemon has made: they carry our labels and our instance, or did before somebody took them off."""
+        """The objects that the daemon has made, even if somebody has removed their labels."""
         return {name: obj for name, obj in self.objects(kind).items() if self.made_by_us(obj)}
 
     def made_by_us(self, obj: dict[str, Any]) -> bool:
@@ -287,7 +287,7 @@ def is_ours(obj: dict[str, Any]) -> bool:
 
 
 class Skewed(LoopClock):
-    """The cluster's clock: when time moves on, it does for all; a daemon alone would not be believed to be right."""
+    """The cluster's clock follows the true time: the daemon would not trust its own clock if only that moved."""
 
     def __init__(self, skew: Skew) -> None:
         self._skew = skew
@@ -300,11 +300,11 @@ class Skewed(LoopClock):
 async def world(
     folder: Path, forkserver: ForkServer, settings: dict[str, str], *, small_disk: bool = False, machines: int = 1
 ) -> AsyncIterator[World]:
-    """A cluster and so many machines with an empty folder; no daemon yet."""
+    """A cluster and this many machines, each with an empty folder; no daemon runs yet."""
     names = [f"vm{number}" for number in range(1, machines + 1)]
     async with AsyncExitStack() as stack:
         skew = Skew(folder / "clock")
-        # One machine needs no name to be told from others.
+        # One machine needs no user name to be told from others.
         users = tuple(User(token=name, name=name, rules=(everything(),)) for name in names if machines > 1)
         options = fast_cluster(pod_gc_delay=0.4, clock=Skewed(skew), users=users)
         cluster = await stack.enter_async_context(EmbeddedCluster(options))

@@ -13,7 +13,7 @@ from tests.target import target_at
 
 @pytest.fixture
 def player() -> Iterator[aioresponses]:
-    """Answers from recordings instead of a network."""
+    """Responses come from recordings instead of a network."""
     with aioresponses() as playing:
         yield playing
 

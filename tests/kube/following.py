@@ -1,4 +1,4 @@
-"""A mirror at work on the scripted server, for the tests of both."""
+"""A mirror that follows the scripted server, for the tests of both."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ async def seen(mirror: Mirror, name: str, version: int) -> PodState:
 
 
 def told(changes: list[MirrorChange]) -> list[tuple[str, str]]:
-    """What was told of pods."""
+    """What the mirror reported of pods."""
     pods = [change for change in changes if isinstance(change, PodChanged)]
     return [(c.name, "came" if c.before is None else "went" if c.after is None else "changed") for c in pods]
 
 
 def then(*events: tuple[str, dict[str, Any]], stay: bool = True) -> Callable[[Stream], Any]:
-    """A watch that says this, and then stays open (or is ended by the server)."""
+    """A watch that sends these events, and then stays open (or is ended by the server)."""
 
     async def script(stream: Stream) -> None:
         for kind, obj in events:

@@ -1,4 +1,4 @@
-"""The recordings of a real API server, and aioresponses made to play them."""
+"""The recordings of a real API server, played by aioresponses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def all_recordings() -> list[str]:
 
 
 class _Writer:
-    """What aiohttp looks at of the request's writer, which aioresponses does not make."""
+    """The attribute of the request's writer that aiohttp reads; aioresponses makes no writer."""
 
     output_size = 0
 
@@ -37,7 +37,7 @@ class PlayedResponse(ClientResponse):
 
 
 def play(player: aioresponses, name: str, *, path: str = "", method: str = "") -> None:
-    """Have the next request that matches the recording answered by it."""
+    """Answer the next request that matches the recording with its response."""
     document = recording(name)
     body = document["response"]["body"]
     log = isinstance(body, str)
@@ -82,7 +82,7 @@ def answered(document: dict[str, Any]) -> KubeResponse:
 
 
 def is_ours(document: dict[str, Any]) -> bool:
-    """Whether it is an exchange of a kind that stackd has."""
+    """Whether stackd sends requests of this kind."""
     if "response" not in document:
         return False
     call = asked(document)

@@ -1,4 +1,4 @@
-"""Which API servers are trusted: those that kubectl trusts, on each Python."""
+"""Which API servers are trusted: the same as by kubectl, on each Python version."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UID = says(namespace("kube-system", uid="cluster-1"))
 
 @pytest.fixture(autouse=True)
 def strict_as_since_python_3_13(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every context begins as strict as it does since Python 3.13, so that 3.11 tests the same."""
+    """Make every TLS context as strict as since Python 3.13, so that older versions test the same."""
     original = ssl.create_default_context
 
     def strict(*args: Any, **kwargs: Any) -> ssl.SSLContext:
@@ -42,7 +42,7 @@ def strict_as_since_python_3_13(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def reached(folder: Path, presents: Pair, trusts: Pair, **more: str) -> AsyncIterator[Cluster]:
-    """A client that trusts ``trusts``, of an API server that presents itself so."""
+    """A client that trusts only ``trusts``, of an API server with the certificate ``presents``."""
     wire = Wire()
     await wire.start(tls=presents.server_context())
     path = folder / "kubeconfig"

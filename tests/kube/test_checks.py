@@ -1,4 +1,4 @@
-"""What counts as an answer of Kubernetes to what was asked, and what does not, whatever its code."""
+"""What counts as an answer of Kubernetes to a request, and what does not, whatever its status code."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_a_list_that_lacks_what_every_list_has_is_none(
 @pytest.mark.parametrize(
     "change",
     [
-        lambda body: body.pop("details"),  # there is no such path, say
+        lambda body: body.pop("details"),  # for example when the path does not exist
         lambda body: body["details"].update(name="another"),
         lambda body: body["details"].update(kind="namespaces2"),
         lambda body: body.update(status="Success"),
@@ -192,7 +192,7 @@ def test_only_a_status_that_names_the_object_says_that_it_is_not_there(
 def test_a_token_is_believed_to_be_the_accounts_that_it_was_asked_for(
     change: Callable[[dict[str, Any]], object],
 ) -> None:
-    check(*altered("token-request-201", lambda body: body["metadata"].pop("uid")))  # older API servers do not say it
+    check(*altered("token-request-201", lambda body: body["metadata"].pop("uid")))  # older API servers do not send it
     refused(*altered("token-request-201", change))
 
 

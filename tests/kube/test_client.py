@@ -1,4 +1,4 @@
-"""The client against a scripted server: what is lost, late or refused on the way."""
+"""The client against a scripted server: requests and responses that are lost, late or refused."""
 
 from __future__ import annotations
 

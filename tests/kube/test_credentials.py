@@ -21,7 +21,7 @@ NAMES = ("HOME", "KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PO
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No kubeconfig of whoever runs the tests."""
+    """Hide the kubeconfig of the user who runs the tests."""
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -50,7 +50,7 @@ def kubeconfig(path: Path, server: str, user: dict[str, Any], *, context: str = 
 
 
 def plugin(folder: Path, token_file: Path) -> dict[str, Any]:
-    """A credential plugin that hands out what stands in a file and counts how often it was run."""
+    """A credential plugin that returns the content of a file and counts its runs."""
     script = folder / "plugin.sh"
     credential = '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"%s"}}'
     script.write_text(f"#!/bin/sh\necho run >> {folder}/runs\nprintf '{credential}' \"$(cat {token_file})\"\n")

@@ -1,4 +1,4 @@
-"""Client and mirror against the embedded cluster, over HTTP, with its faults."""
+"""Client and mirror against the embedded cluster, over HTTP, with faults."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOKEN, NEW_TOKEN = "token-1", "token-2"
 
 @pytest.fixture
 async def embedded() -> AsyncIterator[EmbeddedCluster]:
-    """A quick cluster without listening node ports."""
+    """An embedded cluster with short delays and without listening node ports."""
     options = EmbeddedOptions(start_delay=0.0, gc_delay=0.01, bookmark_interval=0.1, serve_node_ports=False)
     async with EmbeddedCluster(options) as running:
         yield running
@@ -37,7 +37,7 @@ async def embedded() -> AsyncIterator[EmbeddedCluster]:
 
 @pytest.fixture
 async def cluster(embedded: EmbeddedCluster) -> AsyncIterator[Cluster]:
-    """A client of it, with the namespace made."""
+    """A client of the embedded cluster; the namespace exists."""
     target = target_at(embedded.url, namespace=NAMESPACE, timeout=5, attempt_timeout=0.5)
     connected = await Cluster.connect(target)
     await connected.ensure_namespace()
@@ -47,7 +47,7 @@ async def cluster(embedded: EmbeddedCluster) -> AsyncIterator[Cluster]:
 
 @pytest.fixture
 async def mirror(cluster: Cluster) -> AsyncIterator[Mirror]:
-    """A mirror in sync."""
+    """A mirror that is in sync."""
     copy = Mirror(cluster, timings=QUICK)
     task = asyncio.create_task(copy.run())
     await copy.wait_synced(10)
@@ -102,7 +102,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def test_a_log_that_hangs_tells_nothing_of_the_api_server(embedded: EmbeddedCluster, cluster: Cluster) -> None:
-    """It waits for a node, and so says nothing of the connections to the API server."""
+    """A log request waits for a node, so its failure says nothing about the connections to the API server."""
     session = cluster.connection.access.session
     embedded.faults.add(Fault(action="hang", resource="pods/log"))
     with pytest.raises(ClusterUnavailable):

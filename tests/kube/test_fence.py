@@ -1,4 +1,4 @@
-"""No request that changes anything goes out, or goes on, after the moment until which that is allowed."""
+"""A request that changes anything is sent only until the fence's deadline, and is cut off at the deadline."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CHANGES: dict[str, Callable[[Cluster], Awaitable[object]]] = {
 
 
 class Ticks:
-    """A clock that goes on by one second each time that it is looked at."""
+    """A clock that advances by one second each time that it is read."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -95,7 +95,7 @@ async def test_a_request_under_way_is_cut_off_when_it_is_over(wire: Wire) -> Non
         wire.on("POST", PODS, waits(60))
         fence.allow_until(fence.now() + 1.0, OVER)
         with pytest.raises(NotOwner, match=OVER):
-            await asyncio.wait_for(cluster.create_pod(pod("p")), 30)  # sooner than the request's own time limit
+            await asyncio.wait_for(cluster.create_pod(pod("p")), 30)  # sooner than the request's own timeout
         assert len(wire.seen) == 1
     finally:
         await cluster.close()
@@ -115,7 +115,7 @@ async def test_a_request_that_is_tried_again_is_asked_about_again(cluster: Clust
 
 
 class Sink(asyncio.Protocol):
-    """A server that takes whatever it is sent, and says nothing."""
+    """A server that accepts whatever it is sent, and does not answer."""
 
     def __init__(self) -> None:
         self.received = b""
@@ -125,7 +125,7 @@ class Sink(asyncio.Protocol):
 
 
 async def test_whoever_is_stopped_while_it_connects_sends_nothing_when_it_wakes_up() -> None:
-    """The clock moves each time that it is asked: it is over between the last look and the writing of the request."""
+    """The clock advances with each read: the deadline passes between the last check and the write of the request."""
     sink = Sink()
     async with await asyncio.get_running_loop().create_server(lambda: sink, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
@@ -187,7 +187,7 @@ def test_the_moment_is_on_a_clock_that_goes_on_while_the_machine_is_suspended() 
 
 
 def read_to_the_end(listener: socket.socket) -> int:
-    """How many bytes come over the connection that waits there."""
+    """How many bytes arrive over the waiting connection."""
     accepted, _ = listener.accept()
     with accepted:
         accepted.settimeout(30)
@@ -199,7 +199,7 @@ def read_to_the_end(listener: socket.socket) -> int:
 
 
 async def test_what_was_cut_off_does_not_arrive_later() -> None:
-    """A network that was cut delivers, once it is whole again, what the system still holds of a request."""
+    """When a network works again after a cut, it delivers what the operating system still holds of a request."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         listener.bind(("127.0.0.1", 0))
@@ -213,14 +213,14 @@ async def test_what_was_cut_off_does_not_arrive_later() -> None:
             large = pod("p") | {"spec": {"containers": [{"name": "a", "image": "x" * 300_000}]}}
             with pytest.raises(NotOwner):
                 await cluster.create_pod(large)
-            await asyncio.sleep(0)  # a transport closes its socket in the event loop's next turn
+            await asyncio.sleep(0)  # a transport closes its socket in the next iteration of the event loop
             assert await asyncio.to_thread(read_to_the_end, listener) < 300_000
         finally:
             await cluster.close()
 
 
 def test_a_request_whose_connection_is_closed_already_is_cut_without_complaint() -> None:
-    """On uvloop, which the daemon runs on, a closed socket is a ValueError."""
+    """On uvloop, which the daemon uses, a closed socket raises ValueError."""
 
     async def scene() -> None:
         loop = asyncio.get_running_loop()

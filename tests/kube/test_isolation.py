@@ -1,4 +1,4 @@
-"""Which NetworkPolicies protect the stacks, and which only look like it."""
+"""Which NetworkPolicies protect the stacks, and which only seem to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Lease: what is read of it, what is written, and that of two changes of one version one is refused."""
+"""The Lease: how it is read and written; of two changes of the same version one is refused."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def embedded() -> AsyncIterator[EmbeddedCluster]:
 
 @pytest.fixture
 async def real(embedded: EmbeddedCluster) -> AsyncIterator[Cluster]:
-    """A client of the embedded cluster, with the namespace made."""
+    """A client of the embedded cluster; the namespace exists."""
     target = target_at(embedded.url, namespace="stacks", timeout=30, attempt_timeout=2.0)
     connected = await Cluster.connect(target)
     await connected.ensure_namespace()
@@ -210,7 +210,7 @@ async def test_without_its_namespace_there_is_none_and_none_can_be_made(real: Cl
 
 
 def without(path: str) -> dict[str, Any]:
-    """A Lease that lacks a part."""
+    """A Lease without one of its parts."""
     lease = lease_manifest(MINE, namespace=NAMESPACE, instance="default")
     lease["metadata"] |= {"uid": "u", "resourceVersion": "5"}
     *parents, last = path.split(".")

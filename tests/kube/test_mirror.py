@@ -1,4 +1,4 @@
-"""The mirror: what it keeps, whom it tells, who waits for it."""
+"""The mirror: what it keeps, whom it notifies, and who waits for it."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ async def test_the_view_cannot_be_changed_from_outside(cluster: Cluster) -> None
 
 
 class Hands:
-    """A clock that stands still until it is set."""
+    """A clock that moves only when a test sets it."""
 
     def __init__(self) -> None:
         self.at = 1000.0

@@ -1,4 +1,4 @@
-"""The proxy of the environment is found once, when the credentials are loaded, and not looked for with every request."""
+"""The environment's proxy is looked up once, when the credentials are loaded, and not with each request."""
 
 from __future__ import annotations
 

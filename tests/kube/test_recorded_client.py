@@ -70,7 +70,7 @@ async def test_a_node_port_that_somebody_else_holds_is_named(recorded: Cluster, 
     play(player, "service-create-422-port-allocated")
     play(player, "service-delete-404", method="GET")
     asked = asked_body("service-create-422-port-allocated")
-    asked["metadata"]["name"] = "svc-ok"  # whose absence is recorded
+    asked["metadata"]["name"] = "svc-ok"  # the recording says that this Service does not exist
     with pytest.raises(NodePortTaken) as caught:
         await recorded.create_service(asked)
     assert caught.value.node_port == 31900

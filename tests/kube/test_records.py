@@ -24,7 +24,7 @@ ANNOTATIONS_LIMIT = 256 * 1024
 
 
 def objects_of(stack: Stack) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The pod and the service as the API server would show them."""
+    """The pod and the Service as the API server would return them."""
     pod = pod_manifest(PodRequest(stack=stack, manifest={"spec": {}}, instance="default", node_selector={}))
     service = service_manifest(ServiceRequest(stack=stack, instance="default", pod_uid="pod-uid"))
     pod["metadata"]["uid"], service["metadata"]["uid"] = "pod-uid", "service-uid"

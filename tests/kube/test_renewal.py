@@ -1,4 +1,4 @@
-"""The own service account's token: renewed in time, kept over a restart, and told of where that does not work."""
+"""The token of stackd's service account: renewed in time, kept over a restart, and reported if the renewal fails."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ADMIN = User(token="admin", name="admin", rules=(everything(),))
 
 
 class Time:
-    """The same time for stackd and the cluster; only advanced."""
+    """One time for stackd and the cluster; it only advances."""
 
     def __init__(self) -> None:
         self.cluster = ManualClock(start=time.time())
@@ -108,7 +108,7 @@ async def test_a_token_is_renewed_with_half_of_its_time_left_and_not_before(tmp_
             await keeping.check()
             second = used(cluster)
             assert second != first
-            at.time.pass_by(HOUR / 2)  # the first one has ended
+            at.time.pass_by(HOUR / 2)  # the first token has expired
             assert await cluster.cluster_uid()
             assert cluster.counts["get", "namespaces", "401"] == 0
             assert at.token_file.read_text().strip() == second

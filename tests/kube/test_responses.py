@@ -26,7 +26,7 @@ from stackd.kube.wire import KubeRequest, KubeResponse
 from tests.kube.recorded import all_recordings, answered, asked, recording
 from tests.kube.wire import status
 
-# Each recorded refusal: the error that it is, and what its sentence says (the whole of it where a tenant reads it).
+# Each recorded refusal: its error class, and a part of its message (all of it where a tenant reads it).
 REFUSALS: dict[str, tuple[type[StackdError], str]] = {
     "namespace-create-409": (ObjectExists, 'namespaces "rec" already exists'),
     "namespace-get-404": (ObjectNotFound, 'namespaces "rec" not found'),

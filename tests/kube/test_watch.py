@@ -1,4 +1,4 @@
-"""Every way in which a watch can end, be silent or lie, on the wire, and what the mirror makes of it."""
+"""Every way in which a watch can end, be silent or be wrong, on the wire, and how the mirror reacts."""
 
 from __future__ import annotations
 

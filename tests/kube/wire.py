@@ -1,6 +1,6 @@
-"""A scripted API server: what it was asked is kept, what it answers is written down by the test.
+"""A scripted API server: it keeps the requests, and the test writes down the responses.
 
-For what the embedded cluster would never say: malformed lines, silence, an answer that is lost on the way.
+For what the embedded cluster would never send: malformed lines, silence, a response that is lost on the way.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Stream:
 
 
 class Wire:
-    """The server. Lists are empty and watches silent unless a test says otherwise."""
+    """The server; without a script, lists are empty and watches are silent."""
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
@@ -87,11 +87,11 @@ class Wire:
         return self._server.port
 
     def on(self, method: str, path: str, *replies: Reply) -> None:
-        """The next requests of this kind are answered so, in this order; with ``WATCH``, watches instead of opened."""
+        """Send these replies to the next requests of this kind, in order; ``WATCH``: in place of opening a watch."""
         self._replies[method, path].extend(replies)
 
     def watch(self, resource: str, *scripts: Script) -> None:
-        """The next watches of the resource go so; when a script returns, the server ends the answer."""
+        """Run these scripts for the resource's next watches; when a script returns, the server ends the response."""
         self._scripts[resource].extend(scripts)
 
     def asked(self, method: str, path: str, *, watch: bool | None = None) -> list[Seen]:
@@ -171,7 +171,7 @@ def says(body: Any, code: int = 200, **headers: str) -> Reply:
 
 
 def page(text: str, code: int = 200, kind: str = "text/html") -> Reply:
-    """What a load balancer says."""
+    """A page of a load balancer."""
 
     async def reply(_: web.Request) -> web.StreamResponse:
         return web.Response(status=code, text=text, content_type=kind)
@@ -180,7 +180,7 @@ def page(text: str, code: int = 200, kind: str = "text/html") -> Reply:
 
 
 def loses() -> Reply:
-    """The connection ends without an answer."""
+    """Cut the connection without a response."""
 
     async def reply(request: web.Request) -> web.StreamResponse:
         assert request.transport is not None
@@ -191,7 +191,7 @@ def loses() -> Reply:
 
 
 def waits(seconds: float) -> Reply:
-    """No answer for a long time."""
+    """Do not answer for a long time."""
 
     async def reply(_: web.Request) -> web.StreamResponse:
         await asyncio.sleep(seconds)
@@ -208,7 +208,7 @@ def status(code: int, reason: str, message: str, **details: Any) -> dict[str, An
 
 
 def pod(name: str, *, version: int = 10, uid: str = "", instance: str = INSTANCE, **state: Any) -> dict[str, Any]:
-    """A pod of an instance of stackd, as the API server would show it."""
+    """A pod of a stackd instance, as the API server would return it."""
     return {
         "kind": "Pod",
         "apiVersion": "v1",
@@ -230,14 +230,14 @@ def pod(name: str, *, version: int = 10, uid: str = "", instance: str = INSTANCE
 
 
 def items(*objects: dict[str, Any], version: int = 100, more: str = "", kind: str = "Pod") -> dict[str, Any]:
-    """A list of them; of the kind of the first, if there is one."""
+    """A list of the objects; its kind is that of the first, or ``kind`` if there is none."""
     listed = f"{objects[0]['kind'] if objects else kind}List"
     metadata = {"resourceVersion": str(version), "continue": more}
     return {"kind": listed, "apiVersion": "v1", "metadata": metadata, "items": list(objects)}
 
 
 def empty_list(resource: str) -> dict[str, Any]:
-    """The list of a resource of which there is nothing."""
+    """An empty list of the resource."""
     kind = KINDS[resource]
     metadata = {"resourceVersion": "1"}
     return {"kind": f"{kind.name}List", "apiVersion": kind.api_version, "metadata": metadata, "items": []}
@@ -249,6 +249,6 @@ def namespace(name: str = NAMESPACE, *, uid: str = "", phase: str = "Active") ->
 
 
 def going(obj: dict[str, Any], **metadata: Any) -> dict[str, Any]:
-    """The object as a delete answers it."""
+    """The object as the response to a DELETE has it."""
     when = {"deletionTimestamp": "2026-11-24T22:56:24Z", "deletionGracePeriodSeconds": 0}
     return {**obj, "metadata": {**obj["metadata"], **when, **metadata}}

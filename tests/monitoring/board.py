@@ -16,14 +16,14 @@ _VARIABLE = re.compile(r"label_values\((?P<series>.+), (?P<label>\w+)\)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One query of a panel; ``legend`` are the labels that its legend shows."""
+    """One query of a panel; ``legend`` holds the labels that its legend shows."""
 
     panel: str
     expression: str
     legend: frozenset[str]
 
     def filled(self, window: str) -> str:
-        """The query as Grafana sends it with everything selected."""
+        """The query as Grafana sends it when everything is selected."""
         text = self.expression.replace("$job", ".+").replace("$instance", ".+")
         return text.replace("$__rate_interval", window)
 
@@ -43,7 +43,7 @@ def targets() -> list[Target]:
 
 
 def variables() -> dict[str, tuple[str, str]]:
-    """The variables that are asked for: name → series and label."""
+    """The board's query variables: name → series and label."""
     found = {}
     for variable in json.loads(BOARD.read_text())["templating"]["list"]:
         if variable["type"] == "query":
@@ -54,11 +54,11 @@ def variables() -> dict[str, tuple[str, str]]:
 
 
 def rules() -> dict[str, str]:
-    """Alert → expression."""
+    """The alert rules: name → expression."""
     groups = yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"]
     return {rule["alert"]: rule["expr"] for group in groups for rule in group["rules"]}
 
 
 def expressions(file: Path) -> list[str]:
-    """The PromQL in the alert file or the board."""
+    """The PromQL expressions of the alert file or of the board."""
     return list(rules().values()) if file.suffix == ".yaml" else [target.expression for target in targets()]

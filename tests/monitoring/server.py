@@ -1,4 +1,4 @@
-"""A Prometheus of its own for a test, on loopback; and where its programs are."""
+"""A Prometheus server for one test, on loopback, and the paths of its programs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LISTENS = re.compile(r'"?Listening on"?.*?address"?[=:]"?(127\.0\.0\.1:\d+)')
 
 
 def program(name: str) -> str:
-    """The path of ``prometheus`` or ``promtool``; where there is none, the test is skipped and says so."""
+    """The path of ``prometheus`` or ``promtool``; skips the test with a reason if it is not installed."""
     found = shutil.which(name)
     if found is None:
         pytest.skip(f"{name} is not installed (Debian: apt install prometheus)")
@@ -33,20 +33,20 @@ def program(name: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prometheus:
-    """A running server."""
+    """A running Prometheus server."""
 
     url: str
     session: aiohttp.ClientSession
 
     async def get(self, path: str, **parameters: str) -> Any:
-        """The data of an API call that has to succeed."""
+        """The data of an API call, which must succeed."""
         async with self.session.get(f"{self.url}/api/v1/{path}", params=parameters) as answer:
             body = await answer.json()
         assert body["status"] == "success", f"{path} {parameters}: {body}"
         return body["data"]
 
     async def query(self, expression: str) -> list[dict[str, Any]]:
-        """The samples of an instant query, each with ``metric`` and ``value``."""
+        """The samples that an instant query returns, each with ``metric`` and ``value``."""
         found = await self.get("query", query=expression)
         samples: list[dict[str, Any]] = found["result"]
         return samples

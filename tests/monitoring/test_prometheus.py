@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a busy daemon: every query of the board is answered, and every rule is evaluated."""
+"""A real Prometheus scrapes a busy daemon: each query of the board returns something, and each rule is evaluated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WINDOW = "30s"
 SECONDS = 60.0
 PAUSE = 0.25
 EMPTY = {"Credentials for Kubernetes end": "those of the embedded cluster do not"}
-"""Panels that rightly show nothing here; their queries have to be answered all the same."""
+"""Panels that rightly show nothing here; their queries still have to succeed."""
 
 POOLED = """\
 target_port: [{container_port: 80, protocol: TCP}]
@@ -39,7 +39,7 @@ pod:
 
 @asynccontextmanager
 async def scraped(tmp_path: Path) -> AsyncIterator[tuple[Harness, Prometheus]]:
-    """A daemon, and a Prometheus that has a key for its metrics only."""
+    """A daemon, and a Prometheus with a key that may only read its metrics."""
     program("prometheus")
     config = tmp_path / "config.toml"
     config.write_text(f'[[auth.keys]]\nname = "scraper"\nsha256 = "{digest(SCRAPER).hex()}"\nscope = "metrics"\n')
@@ -53,7 +53,7 @@ async def scraped(tmp_path: Path) -> AsyncIterator[tuple[Harness, Prometheus]]:
 
 
 async def be_busy(at: Harness) -> None:
-    """A round of what the board shows: creates, also ones that fail, deletes, a job."""
+    """One round of everything that the board shows: creates, also failing ones, deletes, a job."""
     stacks = await asyncio.gather(*(at.create() for _ in range(3)))
     stacks += await asyncio.gather(*(at.create({"template": "web-1"}) for _ in range(3)))
     ids = [stack["stack_id"] for stack in stacks]
@@ -67,7 +67,7 @@ async def be_busy(at: Harness) -> None:
 
 @asynccontextmanager
 async def busy(at: Harness) -> AsyncIterator[None]:
-    """Busy meanwhile; one stack stays, and the pod of another was removed by somebody else."""
+    """Keep the daemon busy within this block; one stack stays, and another's pod was deleted by hand."""
 
     async def again_and_again() -> None:
         while True:
@@ -88,7 +88,7 @@ async def busy(at: Harness) -> AsyncIterator[None]:
 
 
 def shown(samples: list[dict[str, Any]]) -> bool:
-    """Whether there is a number; of what has not happened lately a quantile is none, and leaves a gap."""
+    """Whether any sample is a number; a quantile over no events is NaN, which the board shows as a gap."""
     return any(math.isfinite(float(sample["value"][1])) for sample in samples)
 
 
@@ -149,6 +149,6 @@ async def test_a_daemon_that_has_gone_is_seen_to_be_down(tmp_path: Path) -> None
             return bool(states["StackdDown"] == "pending")
 
         await eventually(up, deadline=SECONDS)
-        # the key is not taken any more: to Prometheus the daemon is gone
+        # the daemon rejects the key: for Prometheus it is down
         at.put_keys_in_force()
         await eventually(pending, deadline=SECONDS)

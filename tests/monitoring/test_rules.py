@@ -1,4 +1,4 @@
-"""The alert rules load, and each fires when it should and rests when it should: Prometheus' own tool says so."""
+"""The alert rules load, and each fires and rests when it should: checked by Prometheus' own tool."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def cases() -> dict[str, list[Any]]:
-    """What is expected of each alert, at some time each: a list of alerts, or none."""
+    """The expectations of each alert, one for each tested time: a list of alerts, which may be empty."""
     found: dict[str, list[Any]] = {}
     for test in yaml.safe_load(TESTS.read_text())["tests"]:
         for case in test["alert_rule_test"]:
@@ -49,8 +49,8 @@ def test_of_each_alert_it_is_tested_that_it_fires_and_that_it_rests(alert: str) 
 
 @pytest.mark.parametrize("alert", rules())
 def test_an_alert_that_never_fires_fails_its_test(alert: str, tmp_path: Path) -> None:
-    tests = yaml.load(TESTS.read_text(), yaml.BaseLoader)  # "0x20" is no number there
-    for test in tests["tests"]:  # to run those of the other alerts as well takes twenty times as long
+    tests = yaml.load(TESTS.read_text(), yaml.BaseLoader)  # so that "0x20" does not become a number
+    for test in tests["tests"]:  # with the cases of all alerts it takes twenty times as long
         test["alert_rule_test"] = [case for case in test["alert_rule_test"] if case["alertname"] == alert]
     tests["tests"] = [test for test in tests["tests"] if test["alert_rule_test"]]
     (tmp_path / TESTS.name).write_text(yaml.safe_dump(tests))

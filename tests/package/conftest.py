@@ -1,4 +1,4 @@
-"""The Debian package, built once, and a machine that has never seen stackd."""
+"""The Debian package, built once, and a machine that has never had stackd on it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tests.systemd.service import Service
 
 VERDICTS = "test_verdicts.py"
 SECONDS = 400
-"""For the first test, which has the package built."""
+"""A time limit for tests; the first one also builds the package."""
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """The first of them has the package built."""
+    """Set a long timeout, since the first test also builds the package."""
     item.add_marker(pytest.mark.timeout(SECONDS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """The package; and where a test asks for them, the same one built elsewhere meanwhile, and lintian's look at it."""
+    """The package; if a test needs them, also a second build in another place, and lintian's result."""
 
     deb: Path
     commit_time: int
@@ -73,9 +73,7 @@ def machine(deb: Path, newer: Path, tmp_path_factory: pytest.TempPathFactory) ->
         shutil.copy(package, made.files)
     boot(made)
     try:
-        made.must(
-            "rm", "-f", "/usr/sbin/policy-rc.d"
-        )  # a container image's, which keeps packages from touching services
+        made.must("rm", "-f", "/usr/sbin/policy-rc.d")  # it keeps packages in containers from starting services
         yield made
     finally:
         power_off(made)
@@ -83,10 +81,10 @@ def machine(deb: Path, newer: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 async def service(machine: Machine, deb: Path, tmp_path: Path) -> AsyncIterator[Service]:
-    """Installed on a machine without a trace of stackd, and with ports of its own; nothing else is configured."""
+    """stackd installed on a machine without a trace of it; only its ports differ from the default configuration."""
     machine.must("dpkg", "--purge", "stackd")
     machine.must("dpkg", "--install", f"/{deb.name}")
-    # kept-alive connections would let each stop wait a second for a last request
+    # with keep-alive connections, each stop could wait one second for a last request
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
         service = Service(
             machine=machine, folder=tmp_path, api_port=free_port(), cluster_port=free_port(), session=session

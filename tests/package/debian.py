@@ -1,4 +1,4 @@
-"""Building packages, and looking into them."""
+"""Builds Debian packages and reads them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNWANTED = ("MAKE", "PYTHON", "VIRTUAL_ENV", "DEB", "DIST", "SOURCE_DATE_EPOCH")
 
 
 def why_not() -> str:
-    """Why there can be no package here, or no machine for it; empty if there can."""
+    """Why no package can be built or installed here; empty if it can."""
     missing = [name for name in TOOLS if not shutil.which(name)]
     if missing:
         return f"packages are built and installed with {', '.join(missing)}"
@@ -27,7 +27,7 @@ def why_not() -> str:
 
 
 def build(folder: Path, *, copy_of: int | None = None) -> Ran:
-    """``make deb``; or in a copy of the checkout without its history, of which that commit time is told."""
+    """Run ``make deb``; with ``copy_of``, in a copy of the checkout without its history, with this commit time."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(UNWANTED)}
     source = ROOT
     if copy_of is not None:
@@ -38,20 +38,20 @@ def build(folder: Path, *, copy_of: int | None = None) -> Ran:
 
 
 def ran(*command: str, env: dict[str, str] | None = None) -> Ran:
-    """What a command did."""
+    """Run a command and return its result."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=env)
     return Ran(code=done.returncode, out=done.stdout, err=done.stderr)
 
 
 def commit_time() -> int:
-    """The time of the checkout's last commit that changed a file; of a source archive, what the build takes in its place."""
+    """The time of the last commit that changed a file; without a history, the time that the build uses instead."""
     command = ["git", "-C", str(ROOT), "log", "-1", "--format=%ct", "--", "."]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return int(done.stdout.strip() or (ROOT / "pyproject.toml").stat().st_mtime)
 
 
 def newer_version(deb: Path, folder: Path) -> Path:
-    """The same as a later version: with another default configuration, and a state file of a later format."""
+    """A later version of the package, with another default configuration and a later format of the state file."""
     tree = folder / "tree"
     subprocess.run(["dpkg-deb", "--raw-extract", str(deb), str(tree)], check=True, timeout=100)
     control = tree / "DEBIAN/control"
@@ -74,5 +74,5 @@ def field(deb: Path, name: str) -> str:
 
 
 def run(*command: str) -> str:
-    """What a command that succeeds prints."""
+    """The output of a command, which must succeed."""
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout

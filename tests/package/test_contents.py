@@ -1,4 +1,4 @@
-"""What is in the Debian package."""
+"""The contents of the Debian package."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def control(deb: Path, name: str) -> str:
 
 
 def listing(deb: Path) -> dict[str, str]:
-    """Each file's name and its mode, owner, size and time."""
+    """Name, mode, owner, size and time of each file."""
     lines = run("dpkg-deb", "--contents", str(deb)).splitlines()
     return {re.split(" \\./", line, maxsplit=1)[1].partition(" -> ")[0]: line.partition(" ./")[0] for line in lines}
 

@@ -1,4 +1,4 @@
-"""From the first installation to the purge, on a machine with a systemd of its own."""
+"""From the first installation to the purge, on a machine with its own systemd."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def of_user(machine: Machine, name: str) -> str:
 
 
 async def install(service: Service, deb: Path) -> Ran:
-    """As the README says it: apt is given the file."""
+    """Give the file to apt, as the README says."""
     return await asyncio.to_thread(service.machine.run, *APT, *KEEP, "install", f"/{deb.name}")
 
 
@@ -74,7 +74,7 @@ async def test_configured_it_starts_reloads_and_serves(service: Service) -> None
 
 
 async def test_setup_leads_from_the_package_to_a_first_stack(service: Service, tmp_path: Path) -> None:
-    """As an operator does it: nothing but the package, the configuration as it came, and an administrator's kubeconfig."""
+    """Only the package, its unchanged configuration and an administrator's kubeconfig are used, as by an operator."""
     nodes = (NodeSpec(name="worker", labels={}),)
     users = (User(token="admin", name="admin", rules=(everything(),)),)
     cluster = await service.start_cluster(nodes=nodes, users=users)
@@ -152,7 +152,7 @@ async def test_setup_tells_the_commands_to_who_may_not_even_look_at_the_configur
 
 
 def steps(ran: Ran) -> dict[str, str]:
-    """What became of each step."""
+    """The result of each step."""
     found = {}
     for line in ran.out.partition("stackd doctor:")[0].splitlines():
         for state in ("already so", "done", "by hand", "failed"):
@@ -199,7 +199,7 @@ async def test_an_older_package_is_refused_over_a_newer_file_and_the_newer_one_g
     await service.start()
     await service.create()
     before = (await service.state())["MainPID"]
-    # the newer format is in the log beside the file as yet, as after a migration
+    # the newer format is only in the WAL so far, as after a migration
     known = await service.do(
         "/usr/bin/python3",
         "-c",

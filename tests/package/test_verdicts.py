@@ -1,4 +1,4 @@
-"""The Debian package is the same wherever it is built, and in order. Both are found out while the other tests run."""
+"""The Debian package is reproducible, and lintian finds nothing wrong. Both checks run beside the other tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rehearsals on a whole stackd and its embedded cluster, in this process or as a command of its own."""
+"""Rehearsals against a whole stackd and its embedded cluster, in this process or as a command."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def kind(image: str = "nginx:stable", weight: float = 1.0, **body: Any) -> Stack
 
 
 def plan(stacks: int, **options: Any) -> Plan:
-    """A plan that asks often and does not wait for long."""
+    """A plan that polls often and gives up soon."""
     quick: dict[str, Any] = {"kinds": [kind()], "poll": 0.2, "patience": 10.0}
     return Plan(stacks=stacks, **(quick | options))
 
 
 async def rehearsed(at: Harness, plan: Plan, *goals: Goal, connection: type[Connection] = Connection) -> Outcome:
-    """A rehearsal from its first press to its last delete."""
+    """Run a rehearsal from its first create to its last delete."""
     async with connected(at.url, KEY, plan.connections) as plain:
         wire = connection(plain._session, at.url)
         rehearsal = Rehearsal(plan=plan, connection=wire, ident="test")
@@ -49,7 +49,7 @@ async def rehearsed(at: Harness, plan: Plan, *goals: Goal, connection: type[Conn
 
 @pytest.fixture
 async def at(tmp_path: Path) -> AsyncIterator[Harness]:
-    """A stackd whose pods take their time to start."""
+    """A stackd whose pods take some time to start."""
     async with (
         EmbeddedCluster(fast_cluster(start_delay=START_DELAY)) as cluster,
         harness(tmp_path, cluster=cluster) as ready,
@@ -64,24 +64,24 @@ class Command:
     process: subprocess.Popen[str]
 
     def interrupt(self, number: int) -> None:
-        """Send it a signal."""
+        """Send the command a signal."""
         self.process.send_signal(number)
 
     def end(self) -> tuple[int, str, str]:
-        """Its exit code, what it said and what it complained of."""
+        """The command's exit code, standard output and standard error."""
         said, complained = self.process.communicate(timeout=60)
         return self.process.returncode, said, complained
 
 
 @dataclass(slots=True, kw_only=True)
 class Terminal:
-    """Starts commands, and ends those that a test leaves behind."""
+    """Starts commands, and ends those that a test leaves running."""
 
     folder: Path
     ends: ExitStack = field(default_factory=ExitStack)
 
     def rehearse(self, at: Harness, *words: str, image: str = "nginx:stable") -> Command:
-        """``stackd rehearse … --file POD``"""
+        """Run ``stackd rehearse … --file POD``."""
         pod = self.folder / "pod.yaml"
         pod.write_text(request_for(image)["pod_spec"])
         environment = os.environ | {"STACKD_URL": at.url, "STACKD_API_KEY": KEY, "COLUMNS": "200"}

@@ -1,4 +1,4 @@
-"""What a rehearsal measures is what happened: by the cluster's own count, and by the daemon's own record."""
+"""A rehearsal measures what happened: compared with the cluster's own counts and the daemon's own records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.rehearse.conftest import START_DELAY, kind, plan, rehearsed
 
 
 def created(cluster: EmbeddedCluster, kind: str = "pods") -> int:
-    """How many the cluster has made, by its own count."""
+    """How many objects the cluster has created, by its own count."""
     return cluster.counts.requests["create", kind, 201]
 
 
@@ -37,7 +37,7 @@ async def test_each_stage_takes_what_the_cluster_made_it_take(at: Harness) -> No
 
 
 async def test_each_stacks_times_are_those_of_its_timeline(at: Harness) -> None:
-    """The timeline stays when the stack is gone; the press was before its create, and in the same clock."""
+    """The timeline remains after the delete; the press comes before its create, on the same clock."""
     found = await rehearsed(at, plan(8))
     for sample in found.results.samples:
         lines = (await at.call("GET", f"/stacks/{sample.stack_id}/timeline")).json["events"]
@@ -170,7 +170,7 @@ async def test_an_address_answers_or_the_stack_does_not_count_as_reached(tmp_pat
 
 
 async def test_an_address_that_does_not_answer_is_a_failure_with_its_reason(at: Harness) -> None:
-    found = await rehearsed(at, plan(2, probe="tcp", patience=3.0))  # this cluster serves no node ports
+    found = await rehearsed(at, plan(2, probe="tcp", patience=3.0))  # no node port is served here
     assert found.results.stages["running"].count == 2
     assert found.results.first_refused == 2
     assert found.results.reasons[0].example.startswith("tcp: connection refused (")

@@ -1,4 +1,4 @@
-"""What is expected of a rehearsal, and the verdict; and what a plan comes to. Without a daemon."""
+"""The goals of a rehearsal, its verdict, and the sizes of a plan; without a daemon."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.rehearse.conftest import kind
 
 
 def results(running: list[float | None], *, bottleneck: tuple[str, ...] = ()) -> Results:
-    """What a rehearsal has measured in which stacks took so long to run; None is never."""
+    """The results of a rehearsal whose stacks took this long to run; None means never."""
     attempts = []
     for player, seconds in enumerate(running):
         attempt = Attempt(player=player, kind="pod.yaml", due=10.0 + player)
@@ -137,7 +137,7 @@ def test_what_is_no_rate_share_or_weight_is_refused(read_text: Callable[[str], o
 
 
 def counted(posts: int, seconds: float, accepted: int) -> DaemonMetrics:
-    """What a daemon tells after so many creates, whose pods took a tenth of a second each."""
+    """The metrics of a daemon after this many creates, each of whose pods took a tenth of a second to create."""
     route = 'method="POST",route="/stacks"'
     return read_metrics(
         "# TYPE stackd_http_request_duration_seconds histogram\n"

@@ -1,4 +1,4 @@
-"""However a rehearsal ends, nothing of it stays."""
+"""However a rehearsal ends, none of its stacks is left."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HOLD = ("--burst", "--hold", "1m", "--poll", "300ms")
 
 
 async def until_running(at: Harness, stacks: int) -> None:
-    """Return once so many stacks of a rehearsal run."""
+    """Return once this many stacks of a rehearsal run."""
 
     async def run() -> bool:
         found = (await at.call("GET", "/stacks?status=running&fields=labels")).json["stacks"]
@@ -30,7 +30,7 @@ async def until_running(at: Harness, stacks: int) -> None:
 
 
 async def ended(command: Command) -> tuple[int, str, str]:
-    """What the command said, once it has ended."""
+    """Exit code and output of the command, once it has ended."""
     return await asyncio.to_thread(command.end)
 
 
@@ -110,13 +110,13 @@ async def test_what_a_killed_rehearsal_leaves_ends_with_its_time_to_live(at: Har
 
 @pytest.fixture
 async def cluster() -> AsyncIterator[EmbeddedCluster]:
-    """One that outlives its daemon."""
+    """A cluster that outlives its daemon."""
     async with EmbeddedCluster(fast_cluster(start_delay=START_DELAY)) as alone:
         yield alone
 
 
 async def test_a_daemon_that_is_away_for_a_moment_is_waited_for(cluster: EmbeddedCluster, tmp_path: Path) -> None:
-    """It goes while stacks are held, and comes back with what it had: the rehearsal follows it and cleans up."""
+    """While stacks are held, the daemon stops and starts again: the rehearsal reconnects and cleans up."""
     settings = {"STACKD_SERVER__PORT": str(free_port())}
     async with harness(tmp_path, settings, cluster=cluster) as first:
         rehearsing = asyncio.create_task(rehearsed(first, plan(4, hold=3.0)))

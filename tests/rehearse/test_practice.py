@@ -1,4 +1,4 @@
-"""At home: a demo with a size and a pace, and a rehearsal on it, both as commands."""
+"""For practice: a demo with a size and a pace, and a rehearsal on it, both as commands."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_usual_size_is_that_of_an_embedded_cluster() -> None:
 
 
 async def rehearse(where: dict[str, str], *words: str) -> tuple[int | None, Any]:
-    """The exit code of a burst, and its figures."""
+    """The exit code and the figures of a rehearsal in one burst."""
     command = await asyncio.create_subprocess_exec(
         *STACKD, "rehearse", "--burst", "--hold", "0s", "--json", *words, env=where, stdout=asyncio.subprocess.PIPE
     )

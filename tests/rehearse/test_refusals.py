@@ -1,4 +1,4 @@
-"""Before anything is made: what a rehearsal refuses to begin with, and what the command line refuses to take."""
+"""Before anything is created: plans that a rehearsal refuses to start, and options that the command line refuses."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_node_ports_bind_a_mix_by_what_each_kind_takes(tmp_path: Path) -> 
     )
     mixed = (kind(weight=1), StackKind(name="two ports", body={"target_port": two, "pod_spec": spec}))
     async with harness(tmp_path, ports) as at:
-        assert (await looked(at, 8, *mixed)).anyway == []  # 4 take one, 4 take two: all 12
+        assert (await looked(at, 8, *mixed)).anyway == []  # 4 stacks take one port each, 4 take two: all 12
         found = await looked(at, 10, *mixed)
         assert found.fits == 8
         assert found.anyway == ["10 stacks do not fit: 8 do, limited by free node ports"]

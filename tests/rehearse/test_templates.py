@@ -1,4 +1,4 @@
-"""Templates are rehearsed by their names and weights, and those with a pool are as fast as players see them."""
+"""Templates are rehearsed by name and weight; those with a pool are as fast as for players."""
 
 from __future__ import annotations
 

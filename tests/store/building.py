@@ -1,4 +1,4 @@
-"""Records and stores for the tests of ``stackd.store``: real files, a clock of their own."""
+"""Rows and stores for the tests of ``stackd.store``: real files, and a clock that tests set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PORTS = (31001, 31100)
 
 
 class TestClock:
-    """A clock that moves when it is told to."""
+    """A clock that moves only when a test says so."""
 
     __test__ = False
 

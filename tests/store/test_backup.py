@@ -128,7 +128,7 @@ async def test_a_restored_backup_is_not_mixed_with_the_log_of_the_file_it_replac
     await accepted(store, 2)
     crashed = path.with_name("crashed")
     crashed.mkdir()
-    for file in path.parent.glob("stackd.db*"):  # as a killed process leaves them: the log is still there
+    for file in path.parent.glob("stackd.db*"):  # as a killed process leaves them, with a WAL
         shutil.copy(file, crashed / file.name)
     await store.close()
     assert (crashed / "stackd.db-wal").stat().st_size > 0

@@ -1,4 +1,4 @@
-"""kill -9 of a process that writes: what it acknowledged is there, and what is there is whole."""
+"""A writing process is killed with kill -9: what it acknowledged is in the file, and nothing is there by halves."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ asyncio.run(main())
 
 
 def run_and_kill(path: Path, lines: int) -> list[str]:
-    """Let it write until it has acknowledged so much, kill it, and return all that it acknowledged."""
+    """Run the writer until it has acknowledged ``lines`` writes, kill it, and return all acknowledgements."""
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -1,4 +1,4 @@
-"""A file that cannot be written: full disk, I/O errors, locks, a file that was taken away."""
+"""A file that cannot be written: full disk, I/O errors, locks, deleted or replaced files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MiB = 1024 * 1024
 
 
 async def fill(store: Store, first: int = 0) -> list[Stack]:
-    """Reserve until the file takes no more; nothing of the refused one remains."""
+    """Reserve stacks until the disk is full; return them, without the one that was refused."""
     stacks: list[Stack] = []
     for number in range(2000):
         result = (
@@ -78,7 +78,7 @@ async def test_of_operations_that_share_a_commit_on_a_full_disk_only_those_that_
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 6 MiB of its own."""
+    """A separate file system of 6 MiB."""
     mount, umount = shutil.which("mount"), shutil.which("umount")
     if os.geteuid() != 0 or mount is None or umount is None:
         pytest.skip("needs root to mount a small tmpfs; the tests with max_pages run everywhere")
@@ -94,7 +94,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def occupy(folder: Path) -> None:
-    """Leave a disk without a free byte."""
+    """Fill the disk to its last byte."""
     with (folder / "filler").open("ab", buffering=0) as filler:
         for size in (256 * 1024, 4096):
             with contextlib.suppress(OSError):
@@ -187,14 +187,14 @@ async def test_a_file_that_is_damaged_while_it_runs_ends_the_store(path: Path) -
     store = await open_store(path, ports=(30000, 32767))
     await asyncio.gather(
         *(store.stacks.reserve(new_stack(number, pod_spec=BIG)) for number in range(1000))
-    )  # more than SQLite caches
+    )  # more than SQLite's cache holds
     await store.close()
     store = await open_store(path, ports=(30000, 32767), options=SMALL)
     before = path.stat()
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * (before.st_size - 4096))
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # a disk that fails does not tell
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # a failing disk does not change the time
     with pytest.raises(StoreUnavailable, match="it is damaged"):
         await store.stacks.mark_deleting([stack_id(number) for number in range(1000)], DeleteReason.REQUEST)
     with pytest.raises(StoreError, match="cannot go on"):

@@ -1,4 +1,4 @@
-"""Whose stacks a file holds, and how far its history goes."""
+"""The cluster, namespace and instance that a file belongs to, and how far its history reaches."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ async def test_what_a_file_says_is_read_while_it_is_in_use(store: Store, path: P
 
 
 def older(path: Path, *namespaces: str) -> None:
-    """A file as the second format left it, with a stack in each of the namespaces."""
+    """A file in the second format, with a stack in each of the namespaces."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         schema.create(connection, schema.MIGRATIONS[:2])
         for number, namespace in enumerate(namespaces):

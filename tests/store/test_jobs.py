@@ -75,7 +75,7 @@ async def test_a_job_goes_on_where_it_was_after_a_restart(store: Store, path: Pa
     ids = [stack_id(number) for number in (1, 2, 3, 4)]
     await store.jobs.create("job-1", ids)
     await store.jobs.begin_items("job-1", ids[:2])
-    await store.stacks.remove([stack_id(1)])  # the cluster confirmed, and then the process died before the outcome
+    await store.stacks.remove([stack_id(1)])  # confirmed by the cluster; then the process died
     await store.close()
     clock.advance(60)
     store = await open_store(path, clock)

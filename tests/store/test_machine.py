@@ -1,7 +1,7 @@
-"""After any sequence of operations, batches, failures and restarts, view, table and pool say the same.
+"""After any sequence of operations, batches, failures and restarts, view, table and port pool agree.
 
-Hypothesis repeats a sequence to make it smaller, and has to meet the same state each time: the ports are drawn from a
-seed, time is a clock that is set by hand, and what is submitted together shares one commit however busy the machine is.
+Hypothesis repeats a sequence to shrink it, and must reach the same state each time. So ports are drawn from a seed, a
+test sets the clock, and what is submitted together shares one commit even on a busy machine.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ outcomes = st.sampled_from(list(DeleteOutcome))
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Drives a real store on a real file, and keeps a model of what was acknowledged."""
+    """Drives a real store on a real file, and compares it with a model of what was acknowledged."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class StoreMachine(RuleBasedStateMachine):
         return store
 
     def follow(self, before: Stack | None, after: Stack | None) -> None:
-        """The model believes what is published; that this is what the file holds is the invariant."""
+        """Update the model with each published change; the invariant checks that the file has the same."""
         known = after or before
         assert known is not None
         assert self.expected.get(known.stack_id) == before
@@ -72,14 +72,14 @@ class StoreMachine(RuleBasedStateMachine):
             self.expected[known.stack_id] = after
 
     def attempt(self, *calls: Coroutine[Any, Any, object]) -> list[object]:
-        """Run together, in one commit; domain errors are answers like others."""
+        """Run the calls in one commit; return their results, including errors that stackd defines."""
 
         async def together() -> list[object]:
             if len(calls) == 1:
                 return list(await asyncio.gather(*calls, return_exceptions=True))
             async with self.writer_held():
                 answers = asyncio.gather(*calls, return_exceptions=True)
-                await asyncio.sleep(0)  # until all are submitted
+                await asyncio.sleep(0)  # until all calls are submitted
             return list(await answers)
 
         results = self.run(together())
@@ -89,7 +89,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @contextlib.asynccontextmanager
     async def writer_held(self) -> AsyncIterator[None]:
-        """The writer is busy meanwhile, so that what is submitted waits for the same commit."""
+        """Keep the writer busy within this block, so that everything submitted waits for the same commit."""
         busy, go_on = threading.Event(), threading.Event()
 
         def hold(_: Transaction) -> None:
@@ -130,7 +130,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(number=numbers)
     def restart(self, number: int) -> None:
-        """An ended stack takes its ports again, or none of them."""
+        """Start a stopped or ended stack: it gets all its ports again, or none."""
         self.attempt(self.store.stacks.start(stack_id(number), START_AGAIN))
 
     @rule(number=numbers)
@@ -236,7 +236,7 @@ def held(stacks: Sequence[Stack]) -> list[tuple[str, int]]:
 
 
 def test_the_same_steps_lead_to_the_same_state_each_time() -> None:
-    """Otherwise Hypothesis cannot repeat what it has found."""
+    """Otherwise Hypothesis cannot reproduce its findings."""
 
     def steps() -> tuple[dict[str, Stack], int, int]:
         machine = StoreMachine()

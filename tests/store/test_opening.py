@@ -23,14 +23,14 @@ ROOT = Path(__file__).parents[2]
 
 
 async def prepared(path: Path) -> None:
-    """A file with ten stacks in it, closed."""
+    """A closed file with ten stacks in it."""
     store = await open_store(path)
     await asyncio.gather(*(store.stacks.reserve(new_stack(number, pod_spec="x" * 3000)) for number in range(10)))
     await store.close()
 
 
 async def refusal(path: Path) -> str:
-    """Why the file is not opened; nothing beside the lock may have changed."""
+    """Why the file cannot be opened; check that the attempt has not changed it."""
     before = path.read_bytes()
     with pytest.raises(StoreError) as caught:
         await open_store(path)
@@ -186,7 +186,7 @@ async def test_a_creation_that_was_cut_short_is_begun_again(path: Path) -> None:
 
 @contextlib.contextmanager
 def unprivileged() -> Iterator[None]:
-    """Root may write to anything, so be somebody else for a moment."""
+    """Drop root's rights within this block, since root may write to anything."""
     if os.geteuid() != 0:
         yield
         return
@@ -198,7 +198,7 @@ def unprivileged() -> Iterator[None]:
 
 
 async def test_a_read_only_file_is_refused_in_plain_words() -> None:
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
+    with tempfile.TemporaryDirectory() as folder:  # other users cannot enter pytest's own folders
         Path(folder).chmod(0o777)
         path = Path(folder) / "stackd.db"
         await prepared(path)

@@ -1,4 +1,4 @@
-"""Stacks that wait in a pool: given away once, alive, and until then nobody's."""
+"""Stacks that wait in a pool: each is given away only once and only while it lives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AS_IT_IS = "digest of the template"
 
 
 async def pooled(store: Store, number: int = 0, status: StackStatus = StackStatus.RUNNING) -> Stack:
-    """A stack that waits."""
+    """A stack that waits in a pool."""
     new = replace(new_stack(number), labels={}, template="web-1", unassigned=True, digest=AS_IT_IS)
     await store.stacks.reserve(new)
     await store.stacks.accept(seen(number, StackStatus.CREATING), pod_uid="pod", service_uid="service")
@@ -112,7 +112,7 @@ async def test_limits_count_what_was_given_and_nothing_else(tmp_path: Path) -> N
     with pytest.raises(Unavailable, match="limit of 1 stacks"):
         await store.stacks.reserve(new_stack(9), max_stacks=1)
     assert len(store.assigned) == 1
-    assert await store.stacks.assign(wanted(1, max_stacks=2)) is not None  # what was refused waits as before
+    assert await store.stacks.assign(wanted(1, max_stacks=2)) is not None  # the stack waited as before
     await store.close()
 
 
@@ -184,7 +184,7 @@ async def test_what_a_restored_file_has_in_a_pool_is_given_to_nobody(tmp_path: P
     assert await store.stacks.assign(wanted()) is None
     clock.wall += HOUR
     assert await store.stacks.renew([row]) == []
-    assert store.stacks.get(row.stack_id) == held  # at the next start its time is not put off again
+    assert store.stacks.get(row.stack_id) == held  # the next start does not extend it again
     await store.close()
 
 

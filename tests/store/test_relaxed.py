@@ -1,4 +1,4 @@
-"""What is seen again in the cluster does not wait for the disk; everything else does, and takes that along."""
+"""What the cluster would show again is committed without a disk sync; any other write syncs, and syncs it too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept of stacks that were removed: proof, within this file's history, that they ended."""
+"""What the file keeps of deleted stacks: proof, within this file's history, that they were deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a restored file's row takes over from the record of a pod, and what it keeps."""
+"""What the row of a restored file takes over from a pod's record, and what it keeps."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ ENDED = stack(status=StackStatus.FAILED, ended=True, ports_held=False)
     [
         (STACK, RECORD),
         (STACK, replace(RECORD, ttl_expires_at=STACK.ttl_expires_at - 1)),
-        # of an earlier pod than the row's
+        # the record is of an earlier pod than the row's
         (stack(generation=1, pod_uid=None), RECORD),
-        # its delete was asked for, its pod has ended, its stop is not done yet
+        # a requested delete, an ended pod, a stop that is not done yet
         (stack(deleting_since=NOW, delete_reason=DeleteReason.REQUEST), replace(RECORD, **NEXT, ttl_expires_at=LATER)),
         (ENDED, RECORD),
         (STOPPED, RECORD),
@@ -54,14 +54,14 @@ def test_a_create_that_the_file_has_not_seen_to_its_end_was_one() -> None:
 
 
 def test_what_another_owner_has_told_of_since_is_not_undone() -> None:
-    """Its create was refused here, and what was left of it was taken over: clients of that owner may use it by now."""
+    """This owner refused the create, another owner adopted what was left: its clients may use the stack now."""
     undone = stack(accepted=False, pod_uid=None, deleting_since=NOW, delete_reason=DeleteReason.UNDO)
     found = renewed(undone, RECORD, NOW)
     assert (found.accepted, found.deleting_since, found.delete_reason, found.pod_uid) == (True, None, None, "pod")
 
 
 def test_a_stack_that_has_ended_since_has_given_its_ports_back() -> None:
-    """They may be another stack's by now, whose row could not be made otherwise."""
+    """Another stack may have the ports now, and its row could not be created otherwise."""
     over = replace(RECORD, ended=True, status=StackStatus.FAILED, status_reason="Error", ports_held=False)
     found = renewed(STACK, over, NOW)
     assert (found.ended, found.status, found.status_reason, found.ports_held) == (

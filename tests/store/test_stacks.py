@@ -134,7 +134,7 @@ async def test_an_observation_behind_another_one_is_compared_with_it_not_with_th
     await accepted(store, 1)
     await asyncio.gather(
         store.stacks.observe([seen(1, StackStatus.RUNNING)]),
-        store.stacks.observe([seen(1, StackStatus.CREATING)]),  # equal to the view, but no longer when its turn comes
+        store.stacks.observe([seen(1, StackStatus.CREATING)]),  # equal to the view now, but not when it is executed
     )
     last = store.stacks.get(stack_id(1))
     assert last is not None

@@ -1,4 +1,4 @@
-"""Tries to get out of the service's sandbox, from inside; prints what succeeded, as JSON. Run by the unit itself."""
+"""Tries to break out of the service's sandbox from inside; prints what succeeded as JSON. The unit itself runs it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
 
 
 def know_this_start_of_the_machine() -> None:
-    """By the package's own means, since the file in which the kernel tells it is hidden here."""
+    """By reading stackd's boot id, since the kernel's file for it is hidden here."""
     if len(boot_id()) != 32:
         raise OSError("the start of the machine is not known")
 

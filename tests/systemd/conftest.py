@@ -1,4 +1,4 @@
-"""One machine with stackd installed for all of these tests, and a fresh service for each."""
+"""One machine with stackd installed for all of these tests, and a fresh service for each test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.systemd
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """The first of them installs stackd, which takes a while beside other tests."""
+    """Set a long timeout, since the first test also installs stackd."""
     item.add_marker(pytest.mark.timeout(SECONDS))
 
 
@@ -50,8 +50,8 @@ def ports() -> tuple[int, int]:
 
 @pytest.fixture
 async def bare(machine: Machine, ports: tuple[int, int], tmp_path: Path) -> AsyncIterator[Service]:
-    """Installed and configured; without credentials, and without a cluster."""
-    # kept-alive connections would let each stop wait a second for a last request
+    """stackd installed and configured, without credentials and without a cluster."""
+    # with keep-alive connections, each stop could wait one second for a last request
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
         service = Service(machine=machine, folder=tmp_path, api_port=ports[0], cluster_port=ports[1], session=session)
         await service.fresh()
@@ -63,6 +63,6 @@ async def bare(machine: Machine, ports: tuple[int, int], tmp_path: Path) -> Asyn
 
 @pytest.fixture
 async def service(bare: Service) -> Service:
-    """Started and ready, on a cluster."""
+    """stackd started on a cluster, and ready."""
     await bare.start_on_a_cluster()
     return bare

@@ -1,4 +1,4 @@
-"""Clients that read, create and delete all the while, and what they saw."""
+"""Clients that read, create and delete all the time, and what they saw."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CREATORS = 3
 
 @dataclass(slots=True)
 class Load:
-    """What the clients saw: answers by method and status, failures in words, and the longest wait in seconds."""
+    """What the clients saw: responses by method and status, failures as texts, and the longest wait in seconds."""
 
     answers: dict[tuple[str, int], int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""A machine with a systemd of its own: a booted sdbox, or this very host where that was opted into."""
+"""A machine with its own systemd: a booted sdbox, or this host if the environment opts into that."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SDBOX_VARIABLE = "STACKD_TEST_SDBOX"
 HOST_VARIABLE = "STACKD_TEST_HOST_SYSTEMD"
 SECONDS = 60.0
 IN_USE = [path for path in ("/etc/stackd", "/var/lib/stackd") if Path(path).exists()]
-"""What a stackd that lives on this host has left there, looked at before any test has run."""
+"""What a stackd that is installed on this host has left there; checked before any test runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
-    """What a command did."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -29,7 +29,7 @@ class Ran:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """``enter`` is put before each command; ``files`` is laid over the machine's root (the root itself on the host)."""
+    """``enter`` precedes each command; ``files`` is an overlay on the machine's root (on the host, the root itself)."""
 
     enter: tuple[str, ...]
     environment: dict[str, str]
@@ -49,13 +49,13 @@ class Machine:
         return Ran(code=done.returncode, out=done.stdout, err=done.stderr)
 
     def must(self, *command: str, stdin: str = "") -> str:
-        """Run a command that is to succeed; what it printed."""
+        """Run a command, which must succeed; return its output."""
         ran = self.run(*command, stdin=stdin)
         assert ran.code == 0, f"{command}: {ran.code}: {ran.out}{ran.err}"
         return ran.out
 
     def write(self, path: str, text: str, mode: str = "0644") -> None:
-        """A file of root's."""
+        """Write a file that belongs to root."""
         self.must("install", "-D", "-m", mode, "/dev/stdin", path, stdin=text)
 
     def show(self, unit: str, *properties: str) -> dict[str, str]:
@@ -71,14 +71,14 @@ class Machine:
 
 
 def sdbox() -> Path | None:
-    """Where the tool is: named by the environment, or beside the checkout."""
+    """The path of the tool: from the environment, or beside the checkout."""
     named = os.environ.get(SDBOX_VARIABLE)
     places = [Path(named)] if named else [parent / "shared/tools/sdbox" for parent in list(ROOT.parents)[:3]]
     return next((place for place in places if place.is_file()), None)
 
 
 def why_not() -> str:
-    """Why there can be no machine here; empty if there can."""
+    """Why there can be no machine here; empty if there can be one."""
     if os.geteuid() != 0:
         return "a systemd can only be booted, or installed into, by root"
     if not shutil.which("systemctl") or not Path("/usr/lib/systemd/systemd").exists():
@@ -93,7 +93,7 @@ def why_not() -> str:
 
 
 def box(folder: Path) -> Machine:
-    """A box in that folder, on this host's network, not yet booted."""
+    """A box in that folder, on this host's network; it is not booted yet."""
     tool = sdbox()
     assert tool is not None
     environment = {"SDBOX": str(folder), "SDBOX_NET": "host"}
@@ -102,7 +102,7 @@ def box(folder: Path) -> Machine:
 
 
 def host() -> Machine:
-    """This host."""
+    """This host as a machine."""
     return Machine(enter=(), environment={}, files=Path("/"))
 
 
@@ -113,14 +113,14 @@ def boot(machine: Machine) -> None:
 
 
 def power_off(machine: Machine) -> None:
-    """Stop a box, and remove what it left."""
+    """Stop a box, and delete its files."""
     environment = {**os.environ, **machine.environment}
     subprocess.run([machine.enter[0], "stop"], env=environment, check=True, capture_output=True, timeout=60)
     shutil.rmtree(machine.files.parent, ignore_errors=True)
 
 
 def install(destination: Path, *, wheel: Path | None = None) -> None:
-    """``make install``; into a folder unless that is ``/``."""
+    """Run ``make install``, into a folder unless that is ``/``."""
     destdir = "" if destination == Path("/") else str(destination)
     command = ["make", "-C", str(ROOT), "--no-print-directory", "install", f"DESTDIR={destdir}"]
     done = subprocess.run(

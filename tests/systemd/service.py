@@ -20,12 +20,12 @@ UNIT = "stackd.service"
 COMMAND = "/usr/local/bin/stackd"
 START_SECONDS = 60.0
 LOOK_SECONDS = 0.1
-"""Between two looks for which commands are run: without a pause they would keep a CPU busy, and what is waited for waiting."""
+"""Pause between two polls that run commands: without it, they would keep a CPU busy and delay the daemon."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Service:
-    """One stackd; ``api_port`` and ``cluster_port`` are its own, and ``key`` the API key that was put in place."""
+    """One stackd; ``api_port`` and ``cluster_port`` are its own, and ``key`` is the API key of its key file."""
 
     machine: Machine
     folder: Path
@@ -36,15 +36,15 @@ class Service:
     session: aiohttp.ClientSession | None = None
 
     async def do(self, *command: str, stdin: str = "") -> str:
-        """Run a command that is to succeed, without holding up the cluster that runs in this process."""
+        """Run a command, which must succeed, without blocking the cluster that runs in this process."""
         return await asyncio.to_thread(self.machine.must, *command, stdin=stdin)
 
     async def try_to(self, *command: str) -> int:
-        """Run a command; its exit code."""
+        """Run a command; return its exit code."""
         return (await asyncio.to_thread(self.machine.run, *command)).code
 
     async def fresh(self) -> None:
-        """No state, no credentials, no drop-ins, and a configuration with the ports of this test run."""
+        """Delete state, credentials and drop-ins, and write a configuration with the ports of this test run."""
         await self.try_to("systemctl", "stop", "stackd.socket", UNIT)
         await self.do("bash", "-c", "rm -rf /var/lib/stackd/* /etc/stackd/* /etc/systemd/system/stackd.*")
         await self.do("systemctl", "daemon-reload")
@@ -52,7 +52,7 @@ class Service:
         await self.configure()
 
     async def configure(self, more: str = "", **sections: str) -> None:
-        """Write the configuration; the keyword is a section, its value lines for it."""
+        """Write the configuration; each keyword is a section, its value are lines for that section."""
         own = {
             "server": f"port = {self.api_port}",
             "stacks": "require_ingress_network_policy = false",
@@ -64,12 +64,12 @@ class Service:
         await self.do("bash", "-c", "chgrp stackd /etc/stackd/config.toml; chmod 640 /etc/stackd/config.toml")
 
     async def credentials(self, **cluster: str) -> None:
-        """Put key and kubeconfig in place, readable by root only."""
+        """Write the key and the kubeconfig, readable by root only."""
         await asyncio.to_thread(self.machine.write, "/etc/stackd/api-key", self.key + "\n", "0600")
         await asyncio.to_thread(self.machine.write, "/etc/stackd/kubeconfig", self.kubeconfig(**cluster), "0600")
 
     def kubeconfig(self, *, token: str = "", **cluster: str) -> str:
-        """How to get to the embedded cluster; more is said of it, or instead, with ``cluster``."""
+        """A kubeconfig for the embedded cluster; ``cluster`` adds or replaces fields of its cluster entry."""
         server = {"server": f"http://127.0.0.1:{self.cluster_port}", **cluster}
         context = {"name": "x", "context": {"cluster": "x", "user": "x"}}
         config = {
@@ -88,29 +88,29 @@ class Service:
         await self.do("systemctl", "daemon-reload")
 
     async def start_cluster(self, **options: Any) -> EmbeddedCluster:
-        """The cluster, from now on."""
+        """Start the embedded cluster."""
         state = self.folder / "cluster"
         self.cluster = EmbeddedCluster(fast_cluster(port=self.cluster_port, state_path=state, **options))
         await self.cluster.start()
         return self.cluster
 
     async def start_on_a_cluster(self) -> None:
-        """With credentials, and a cluster for which they hold."""
+        """Start the service with credentials for an embedded cluster."""
         await self.credentials()
         await self.start_cluster()
         await self.start()
 
     async def start(self) -> None:
-        """Start and wait until it is ready."""
+        """Start the service and wait until it is ready."""
         await self.do("systemctl", "start", UNIT)
 
     async def state(self) -> dict[str, str]:
-        """How the unit is."""
+        """Properties of the unit."""
         names = ("ActiveState", "SubState", "StatusText", "MainPID", "NRestarts", "Result", "ExecMainStatus")
         return await asyncio.to_thread(self.machine.show, UNIT, *names)
 
     async def until(self, condition: Callable[[dict[str, str]], bool]) -> dict[str, str]:
-        """The state as soon as the condition holds for it."""
+        """The unit's state as soon as it satisfies the condition."""
         found: dict[str, str] = {}
 
         async def check() -> bool:
@@ -121,7 +121,7 @@ class Service:
         return found
 
     async def call(self, method: str, path: str, body: object = None, **options: Any) -> Reply:
-        """One request to the API, with the key."""
+        """Send one request to the API, with the key."""
         assert self.session is not None
         headers = {"X-API-KEY": self.key, **options.pop("headers", {})}
         url = f"http://127.0.0.1:{self.api_port}{path}"
@@ -129,7 +129,7 @@ class Service:
             return Reply(answer.status, await answer.text(), dict(answer.headers))
 
     async def create(self) -> dict[str, Any]:
-        """A stack, created."""
+        """Create a stack."""
         reply = await self.call("POST", "/stacks", seed())
         assert reply.status == 201, reply.text
         stack: dict[str, Any] = reply.json

@@ -1,4 +1,4 @@
-"""``stackd doctor`` as root on a machine with an installed service: what is wrong with that is found, and how to mend it."""
+"""``stackd doctor`` as root on a machine with an installed service: it finds what is wrong, and how to repair it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.systemd
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What the doctor has told; ``about`` gives the lines of one subject, with their levels, joined."""
+    """The doctor's output; ``about`` returns the lines on one subject, with their levels, joined."""
 
     ran: Ran
 
@@ -73,7 +73,7 @@ async def test_a_start_that_failed_is_found_with_its_reason(bare: Service) -> No
 
 
 async def test_what_was_edited_and_is_not_in_force_is_found(service: Service) -> None:
-    await asyncio.sleep(1.5)  # times of files are compared to the second
+    await asyncio.sleep(1.5)  # file times are compared to the second
     await service.configure(stacks='ttl = "90m"\nnamespace = "others"')
     told = await doctor(service)
     (edited,) = [line for line in told.about("service") if "is not in force" in line]

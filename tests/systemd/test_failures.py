@@ -1,4 +1,4 @@
-"""Killed, hung, stopped in the middle: what systemd and stackd make of it."""
+"""What systemd and stackd do when the daemon is killed, hangs, or is stopped in the middle of its work."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_an_unreachable_cluster_is_no_reason_to_be_restarted(bare: Service
     assert bare.cluster is not None
     await bare.cluster.faults.refuse()
     await bare.until(lambda state: "Kubernetes away" in state["StatusText"])
-    await asyncio.sleep(3.0)  # longer than the watchdog waits
+    await asyncio.sleep(3.0)  # longer than the watchdog's timeout
     state = await bare.state()
     assert (state["MainPID"], state["NRestarts"], state["ActiveState"]) == (pid, "0", "active")
     await bare.cluster.faults.listen()

@@ -1,4 +1,4 @@
-"""What the journal has: a stack's whole story, with fields, and no more than is worth saying."""
+"""The journal: each stack's whole story, with fields, and nothing that is not worth a line."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def test_nothing_is_said_while_nothing_happens(service: Service) -> None:
 
     await eventually(running)
     before = len(await service.said(f"_SYSTEMD_UNIT={UNIT}"))
-    await asyncio.sleep(2.0)  # four passes of the reconciliation
+    await asyncio.sleep(2.0)  # four reconciliation passes
     assert len(await service.said(f"_SYSTEMD_UNIT={UNIT}")) == before
 
 

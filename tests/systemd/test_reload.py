@@ -1,4 +1,4 @@
-"""``systemctl reload``: a whole change, or none of it."""
+"""``systemctl reload`` applies a change completely or not at all."""
 
 from __future__ import annotations
 

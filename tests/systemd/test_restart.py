@@ -1,4 +1,4 @@
-"""A restart under load: nobody is refused, and no request fails."""
+"""A restart under load: no connection is refused, and no request fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Breaking out of the sandbox, tried from inside; and an upgrade from a wheel that keeps the state."""
+"""Attempts to break out of the sandbox from inside, and an upgrade from a wheel that keeps the state."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tests.systemd.service import UNIT, Service
 
 pytestmark = pytest.mark.systemd
 SOON = 15.0
-"""Seconds; the daemon takes 5 of them to look for the cluster."""
+"""Seconds; the daemon spends 5 of them on trying to reach the cluster."""
 
 
 async def test_it_is_ready_when_it_serves_and_says_so_in_its_status(service: Service) -> None:
@@ -52,7 +52,10 @@ async def test_a_configuration_with_wrong_modes_is_named(bare: Service) -> None:
 
 
 async def started_without_the_cluster(bare: Service, why: str) -> None:
-    """``systemctl start`` has returned, and everywhere it is said what is waited for; a new file may lack stacks until then."""
+    """Start the service without a cluster: the start returns, and status, API and log say what stackd waits for.
+
+    Until then a list is refused, since a new file may lack stacks.
+    """
     before = len(await bare.said())
     began = time.monotonic()
     await bare.do("systemctl", "start", UNIT)

@@ -1,4 +1,4 @@
-"""The dashboard in Debian's Chromium, on a whole stackd. Whatever the browser complains of fails the test."""
+"""The dashboard in Debian's Chromium, on a whole stackd. Anything that the browser complains of fails the test."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ NOT_A_SUCCESS = "Failed to load resource: the server responded with a status of 
 
 @dataclass(slots=True, kw_only=True)
 class Board:
-    """The page, and what the browser complained of; ``refusals`` are the statuses that a test is about.
+    """The page and the browser's complaints; ``refusals`` are the error statuses that a test expects.
 
-    ``url`` is where the browser finds the daemon: directly, unless a test puts something between.
+    ``url`` is the daemon's address for the browser: its own, unless a test puts something between.
     """
 
     page: Page
@@ -44,7 +44,7 @@ class Board:
     requests: list[str] = field(default_factory=list)
 
     async def open(self, key: str | None = KEY, path: str = "/dashboard") -> None:
-        """Load the dashboard, and give it the key."""
+        """Load the dashboard, and enter the key."""
         await self.page.goto(self.url + path)
         if key is not None:
             await self.page.get_by_label("API key").fill(key)
@@ -57,12 +57,12 @@ class Board:
 
     @property
     def rows(self) -> Locator:
-        """The rows that are in the page."""
+        """The rows that are on the page."""
         return self.page.locator("tbody tr[data-id]")
 
     @property
     def dialog(self) -> Locator:
-        """The dialog that is open."""
+        """The open dialog."""
         return self.page.locator("dialog[open]")
 
     @property
@@ -77,7 +77,7 @@ class Board:
 
 
 def heard(board: Board, message: ConsoleMessage) -> None:
-    """The browser's console: warnings and errors are kept."""
+    """Keep the warnings and errors of the browser's console."""
     if message.type not in ("error", "warning"):
         return
     if message.text.startswith(NOT_A_SUCCESS):
@@ -90,7 +90,7 @@ Boards = Callable[..., AbstractAsyncContextManager[Board]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of the pages share one loop, and with it one browser: to start one takes longer than most of them."""
+    """Run all tests of the pages in one loop with one browser: starting one takes longer than most tests."""
     for item in items:
         if item.path.is_relative_to(HERE) and is_async_test(item):
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
@@ -132,7 +132,7 @@ def boards(browser: Browser, tmp_path: Path) -> Boards:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def board(boards: Boards) -> AsyncIterator[Board]:
-    """A board of a stackd with nothing on it yet."""
+    """A board of a stackd without stacks."""
     async with boards() as ready:
         yield ready
         assert not ready.refusals, "everything that the dashboard asked for was answered"

@@ -1,4 +1,4 @@
-"""Usable without a mouse, with a screen reader, in light and dark, and on a phone."""
+"""The pages can be used without a mouse, with a screen reader, in light and dark, and on a phone."""
 
 from __future__ import annotations
 

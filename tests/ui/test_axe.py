@@ -1,4 +1,4 @@
-"""Nothing that axe knows to be wrong: every state of the pages, in light and dark, on a desk and on a phone."""
+"""axe finds nothing wrong in any state of the pages: in light and dark, on a desktop and on a phone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WRONG = "apiVersion: v1\nkind: Pod\nspec:\n  hostNetwork: true\n  containers: 3\
 
 
 async def audit(page: Page, state: str) -> None:
-    """Fail with what axe finds."""
+    """Fail if axe finds anything."""
     if not AXE.exists():
         pytest.skip("axe-core is not installed (make js)")
     if not await page.evaluate("Boolean(globalThis.axe)"):

@@ -1,4 +1,4 @@
-"""Creating from YAML: what the API refuses is shown at the line."""
+"""Creating from YAML: what the API refuses is shown at its line."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_each_mistake_is_shown_at_its_line(boards: Boards) -> None:
 
 
 async def test_mistakes_come_by_line_and_each_can_be_reached(boards: Boards) -> None:
-    """The API tells of unknown fields and volumes in an order of its own."""
+    """The API lists unknown fields and volumes in its own order."""
     async with boards(viewport={"width": 1024, "height": 640}) as board:
         await board.open()
         await board.page.keyboard.press("n")
@@ -67,13 +67,13 @@ async def test_mistakes_come_by_line_and_each_can_be_reached(boards: Boards) -> 
         assert await board.page.evaluate(selected) == "  wrong11: 1"
         await rows.last.scroll_into_view_if_needed()
         for place in (rows.last, board.dialog.get_by_role("button", name="Create")):
-            await expect(place).to_be_in_viewport(ratio=0.9)  # whatever is scrolled, the buttons stay in sight
+            await expect(place).to_be_in_viewport(ratio=0.9)  # however one scrolls, the buttons stay visible
         assert board.refusals == ["400"]
 
 
 BROKEN = [
     ("spec:\n  a:\n    - containerPort: 80\n  b: [1\n  c: 2\n", 5),
-    ("spec:\n  a: [1\nb: 2\n", 3),  # no port can be read from it, which the API says before it looks at the YAML
+    ("spec:\n  a: [1\nb: 2\n", 3),  # no port can be read from it; the API checks the ports before the YAML
     ("apiVersion: v1\n\tkind: Pod\n", 2),
     ("kind: Pod\nkind: Pod\nspec:\n  ports:\n  - containerPort: 1\n", 2),
     ("kind: Pod\nmetadata:\n  name: a: b\n", 3),

@@ -1,4 +1,4 @@
-"""Deleting asks first, deletes what was asked for, and shows how far it has got."""
+"""Deleting asks first, deletes exactly the selected stacks, and shows its progress."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_selected_stacks_are_deleted_as_one_job(board: Board) -> None:
 
 
 async def teams(board: Board, count: int) -> dict[str, list[str]]:
-    """So many stacks, in turn of team 0 and team 1; their ids by team."""
+    """Create ``count`` stacks, alternately for team 0 and team 1; their ids by team."""
     found: dict[str, list[str]] = {"0": [], "1": []}
     for number in range(count):
         team = str(number % 2)
@@ -56,7 +56,7 @@ async def test_select_all_reaches_only_what_the_filter_shows_and_the_question_sa
     ids = await teams(board, 14)
     await board.open()
     await expect(board.rows).to_have_count(14)
-    await board.page.get_by_label("Label", exact=True).fill("team=1")  # as one types: there is no Enter
+    await board.page.get_by_label("Label", exact=True).fill("team=1")  # as by typing, without Enter
     await board.page.get_by_label("Select all that are shown").check()
     await expect(board.rows).to_have_count(7)
     await expect(board.page.locator("#selection")).to_contain_text("7 selected")
@@ -147,4 +147,4 @@ async def test_a_job_that_fails_shows_why_and_stays(board: Board) -> None:
         await expect(board.page.locator("#selection")).to_be_hidden()
     finally:
         await board.at.cluster.faults.listen()
-    board.refusals.clear()  # /readyz says meanwhile that the cluster is away
+    board.refusals.clear()  # meanwhile /readyz says that the cluster is away

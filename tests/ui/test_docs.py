@@ -1,4 +1,4 @@
-"""The page of the API: every route, found by its words, on a phone too."""
+"""The page of the API shows every route, has a search, and works on a phone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_a_search_leaves_what_has_its_words_in_the_list_too(board: Board) 
     await expect(board.page.locator("#contents a:visible")).to_have_count(2)
     await expect(board.page.locator("#contents h2:visible")).to_have_text(["Batch delete"], ignore_case=True)
     await expect(board.page.locator("#content > section:visible")).to_have_count(1)
-    await field.fill("if_exists")  # a field of a body
+    await field.fill("if_exists")  # a field of a request body
     await expect(board.page.locator("article:visible h3 code")).to_contain_text(["/stacks"])
     await field.fill("last-event-id")  # a parameter
     await expect(board.page.locator("article:visible")).to_have_count(2)

@@ -1,4 +1,4 @@
-"""The figures say what is so, and that they do not know where they do not: no false zeros, no false bars."""
+"""The figures show what is true, and say when they do not know: no false zeros, no false bars."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ async def test_while_the_daemon_is_away_the_last_known_is_grey_with_its_age(boar
         await way.open()
         await expect(notice).to_be_hidden()
         assert await status.evaluate("(e) => getComputedStyle(e).color") == live
-        board.complaints.clear()  # the browser tells of each refused connection
+        board.complaints.clear()  # the browser reports each refused connection
 
 
 async def test_retry_now_connects_at_once(boards: Boards) -> None:
@@ -141,7 +141,7 @@ async def test_retry_now_connects_at_once(boards: Boards) -> None:
         notice = board.page.locator("#away")
         await expect(notice).to_be_visible()
         await board.page.clock.pause_at(await board.page.evaluate("Date.now() + 1"))
-        # a try of the page's own that was under way has failed before this one has
+        # by the time this request has failed, a try of the page that was under way has failed, too
         await board.page.evaluate("fetch('/healthz').catch(() => null)")
         tried = len(board.requests)
         await way.open()

@@ -1,4 +1,4 @@
-"""The key is asked for once in a browser, and kept in its open tabs only."""
+"""A browser asks for the key once, and keeps it only in its open tabs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_a_reload_keeps_the_key_and_forgetting_it_ends_the_session(board: 
 
 
 async def another(board: Board) -> Page:
-    """One more tab of the same browser."""
+    """Another tab of the same browser."""
     page = await board.page.context.new_page()
     await page.goto(board.url + "/dashboard")
     return page
@@ -108,7 +108,7 @@ async def test_a_tab_that_nobody_sees_gives_its_connection_back(board: Board) ->
     }"""
     await board.page.evaluate(see, True)
     await board.page.clock.run_for(21_000)
-    stack = await board.at.create()  # the daemon sees that a client has left when it has something to say
+    stack = await board.at.create()  # the daemon notices that a client has left only when it sends something
     await board.at.until_metric("stackd_event_streams", 0)
     await board.page.evaluate(see, False)
     await expect(board.row(stack["stack_id"])).to_be_visible()

@@ -1,4 +1,4 @@
-"""One field finds everything, and does what is done most."""
+"""One field finds everything, and runs the most frequent commands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.ui
 
 
 async def found(board: Board, text: str) -> list[str]:
-    """The ids of the stacks that the palette shows."""
+    """The ids of the stacks that the palette finds for a text."""
     await board.dialog.get_by_role("combobox").fill(text)
     return [text.strip() for text in await board.dialog.locator("li .id").all_inner_texts()]
 
@@ -29,7 +29,7 @@ async def test_ids_labels_addresses_and_reasons_are_found_at_once(board: Board) 
     await expect(board.dialog.get_by_role("combobox")).to_be_focused()
     assert await found(board, web["stack_id"][-5:]) == [web["stack_id"]]
     assert await found(board, "pwn") == [other["stack_id"]]
-    assert await found(board, "team=7") == [web["stack_id"], other["stack_id"]]  # the very label first
+    assert await found(board, "team=7") == [web["stack_id"], other["stack_id"]]  # the exact label first
     assert await found(board, f":{web['ports'][0]['node_port']}") == [web["stack_id"]]
     assert await found(board, f"failed {reason}") == [failed["stack_id"]]
     assert await found(board, "no such thing") == []

@@ -1,4 +1,4 @@
-"""The panel lies over the table without moving it, has an address of its own, and is closed by Back."""
+"""The panel covers the table without moving it, has its own address, and closes with Back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a rehearsal in Chromium: light, dark and on paper. It asks for nothing, and hostile names stay text."""
+"""A rehearsal's page in Chromium: light, dark and printed. It requests nothing, and hostile names stay text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOSTILE = '<img src="http://elsewhere.example/x.png" onerror="alert(1)">&amp;'
 
 
 def outcome(stacks: int = 60) -> Outcome:
-    """A rehearsal that took a while on five nodes, with failures."""
+    """A longer rehearsal on five nodes, with failures."""
     attempts = []
     for player in range(stacks):
         attempt = Attempt(
@@ -59,7 +59,7 @@ def outcome(stacks: int = 60) -> Outcome:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def report(browser: Browser, tmp_path: Path) -> AsyncIterator[Page]:
-    """The page as a file, opened; whatever it asks the network for, or complains of, fails the test."""
+    """The page, opened from a file; any request or complaint of the browser fails the test."""
     file = tmp_path / "report.html"
     file.write_text(page_of(outcome()), encoding="utf-8")
     page, asked, complaints = await browser.new_page(), list[str](), list[str]()
@@ -110,7 +110,7 @@ async def test_nothing_is_cut_off_on_a_phone(report: Page) -> None:
 
 
 async def _shades(page: Page) -> dict[str, float]:
-    """How light the background and three texts are, from 0 to 255."""
+    """The brightness of the background and of three texts, from 0 to 255."""
     shades: dict[str, float] = await page.evaluate(
         """() => {
           const light = (colour) => { const [r, g, b] = colour.match(/[\\d.]+/g).map(Number); return .3*r + .59*g + .11*b; };

@@ -1,4 +1,4 @@
-"""The panel of one stack: why it failed, what it wrote, and what can be done. All that a tenant wrote is inert."""
+"""The panel of one stack: why it failed, what it logged, and which actions are possible. A tenant's texts are inert."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_logs_are_followed_and_what_is_read_stays(board: Board) -> None:
     lines += ["line 100 is new", "line 101 as well"]
     await board.page.clock.run_for(2_100)
     await expect(log).to_contain_text("line 101 as well")
-    await expect(log).to_contain_text("line 0 of")  # what has been seen is not taken away
+    await expect(log).to_contain_text("line 0 of")  # lines that were shown stay
     assert (await log.text_content() or "").count("line 99 of") == 1
     assert await log.evaluate("(e) => e.firstChild === globalThis.first")
     assert await log.evaluate(at_end)

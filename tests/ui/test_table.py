@@ -1,4 +1,4 @@
-"""The table follows the event stream, and is quick with thousands of stacks."""
+"""The table follows the event stream, and stays fast with thousands of stacks."""
 
 from __future__ import annotations
 

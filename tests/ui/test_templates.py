@@ -1,4 +1,4 @@
-"""Per challenge: the templates above the table, and creating from one."""
+"""The templates above the table, one per challenge, and creating from one of them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def test_a_stack_is_created_from_a_template_and_its_values_are_told_once(b
         stack = await board.at.stack(stack_id)
         assert (stack["template"], stack["labels"]) == ("web-1", {"challenge": "web-1", "kind": "web", "team": "7"})
         given = (await values_of(board.at, stack_id))[0]
-        values = {name: text.replace("$$", "$") for name, text in given.items()}  # as a container sees it
+        values = {name: text.replace("$$", "$") for name, text in given.items()}  # as a container gets it
         assert values.keys() == {"FLAG", "TEAM_SECRET"}
         for name, value in values.items():
             await expect(board.dialog).to_contain_text(value)

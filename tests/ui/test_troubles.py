@@ -1,4 +1,4 @@
-"""What the person on duty has to know is in the banners; a lost connection is made again."""
+"""Banners show what an operator on duty has to know, and a lost connection is made again."""
 
 from __future__ import annotations
 
@@ -78,4 +78,4 @@ async def test_a_cut_stream_goes_on_where_it_was(boards: Boards) -> None:
         await expect(board.row(second["stack_id"])).to_be_visible()
         assert any(url.startswith("/events") for url in board.requests)
         assert not [url for url in board.requests if url.startswith("/stacks?")], "there was no need for a list"
-        board.complaints.clear()  # the browser tells of each refused connection
+        board.complaints.clear()  # the browser reports each refused connection

@@ -1,4 +1,4 @@
-"""Labels are what people call their stacks by: they lead the columns, make groups, and a view of them is a link."""
+"""Labels are how people name their stacks: they are the first columns, form groups, and a link to a view keeps them."""
 
 from __future__ import annotations
 

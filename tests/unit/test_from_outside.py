@@ -1,4 +1,4 @@
-"""The tests of what users see look at a stackd from outside: what has to be known of its parts is the harness' to know."""
+"""Tests of what users see use a stackd from outside: only the harness knows its parts."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 FROM_OUTSIDE = ("api", "client", "doctor", "monitoring", "rehearse", "ui")
-"""The folders of the tests that see what a client, a browser, the doctor or a Prometheus sees."""
+"""The folders of tests that see only what a client, a browser, the doctor or Prometheus sees."""
 
 FILES = [file for folder in FROM_OUTSIDE for file in sorted((TESTS / folder).rglob("*.py"))]
 
 INSIDE = {"daemon", "context"}
-"""Attributes of the harness and of the daemon by which one gets at its parts."""
+"""Attributes of the harness and of the daemon that lead to its parts."""
 
 ELSEWHERE = {"page.context": "the browser's own, which holds the tabs"}
-"""What has such a name and is no part of a daemon, by what stands before it, and why it may stand there."""
+"""Attributes with such a name that are no part of a daemon: owner and name → the reason why they are allowed."""
 
 
 def parts_reached(source: str) -> Iterator[str]:
-    """Each place where the source gets at a part of a daemon, by line."""
+    """Each place where the source uses a part of a daemon, with its line number."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and node.attr in INSIDE:
             owner = node.value.attr if isinstance(node.value, ast.Attribute) else ast.unparse(node.value)

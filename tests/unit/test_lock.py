@@ -1,4 +1,4 @@
-"""`make install` runs as root: it installs what the lock file names by its hash, and nothing else."""
+"""`make install` runs as root: it installs only what the lock file names, checked by its hash."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOOL: dict[str, Any] = runpy.run_path(str(ROOT / ".ci/lock.py"), run_name="lock"
 
 
 def locked() -> dict[str, tuple[Requirement, list[str]]]:
-    """Each package of the lock file with its hashes, in the order of the file."""
+    """Each package of the lock file with its hashes, in the file's order."""
     text = "".join(line for line in LOCK.read_text().splitlines(keepends=True) if not line.startswith("#"))
     found: dict[str, tuple[Requirement, list[str]]] = {}
     for entry in text.replace("\\\n", " ").splitlines():
@@ -81,7 +81,7 @@ def test_the_wheels_are_those_for_linux_and_the_promised_pythons(wheel: str, fit
 
 
 def test_a_package_with_another_hash_is_not_installed(tmp_path: Path) -> None:
-    """All packages are there, under their names and versions; what is in them is not what was locked."""
+    """All packages are there with their names and versions, but their content is not what was locked."""
     folder = tmp_path / "index"
     folder.mkdir()
     for requirement, _ in locked().values():
@@ -107,7 +107,7 @@ def test_a_package_with_another_hash_is_not_installed(tmp_path: Path) -> None:
 
 
 def forge(folder: Path, requirement: Requirement) -> None:
-    """A wheel of that name and version that pip can install, with a module in it."""
+    """A wheel with this name and version that pip can install; it has one module."""
     (specifier,) = requirement.specifier
     name = requirement.name.replace("-", "_")
     info = f"{name}-{specifier.version}.dist-info"

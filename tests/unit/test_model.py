@@ -1,4 +1,4 @@
-"""What records show of themselves, in a log or a trace."""
+"""What records show of themselves in a log or a traceback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ VALUES = {"FLAG": "flag{0123456789abcdef}"}
 
 
 def test_a_stack_shows_nothing_of_its_values() -> None:
-    """They are secrets of its creator's."""
+    """The values are secrets of the stack's creator."""
     new = NewStack(
         stack_id="stack-0123456789abcdef",
         namespace="stacks",

@@ -1,4 +1,4 @@
-"""What is installed, and with what, is written down once and agrees."""
+"""What is installed, and with which versions, is written down once and agrees everywhere."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_the_source_distribution_has_all_that_an_installation_needs(tmp_path: Pa
 
 def test_a_tag_builds_and_publishes_all_that_make_release_does() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())
-    assert workflow[True] == {"push": {"tags": ["v*"]}}  # "on" is a truth to YAML 1.1
+    assert workflow[True] == {"push": {"tags": ["v*"]}}  # YAML 1.1 reads "on" as true
     runs = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
     assert "make release" in runs
     assert any("lintian" in run and "dist/*.deb" in run for run in runs)

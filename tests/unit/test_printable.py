@@ -1,4 +1,4 @@
-"""What a stranger's text may do to whoever looks at it: nothing."""
+"""A stranger's text cannot affect the terminal of whoever looks at it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from stackd.printable import printable, printable_json
 
 ANY = st.text(alphabet=st.characters())
-"""Halves of characters among them."""
+"""Any text, including lone surrogates."""
 
 FORBIDDEN = {"Cc", "Zl", "Zp", "Cs"}
 TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def obeyed(text: str) -> list[str]:
-    """The characters that a terminal, a reader of lines or a layout of text would act on."""
+    """The characters that a terminal, a reader of lines or a text layout would act on."""
     return [c for c in text if unicodedata.category(c) in FORBIDDEN or c in TURNING]
 
 

@@ -1,7 +1,7 @@
-"""What stackd needs of aiohttp and the Kubernetes client that they do not promise: each part, why, and that it is there.
+"""The private parts of aiohttp and the Kubernetes client that stackd uses: each one, why, and that it exists.
 
-Both are capped below their next versions. To raise a cap, make these tests pass first: what fails here names the place
-to look at. A private part that the code begins to use has to be entered here.
+Both libraries are capped below their next versions. To raise a cap, make these tests pass first: a failing test names
+the place to look at. A private part that the code begins to use has to be entered here.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def test_the_next_versions_are_not_installed_before_these_tests_have_seen_them()
 
 
 def private_names(kind: type) -> set[str]:
-    """The names with an underscore that a class has or mentions: of itself, as a method, as an attribute, as a string."""
+    """The private names that a class has or mentions: its own, methods, attributes, strings."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(inspect.getsource(kind))):
         match node:
@@ -76,7 +76,7 @@ def private_names(kind: type) -> set[str]:
 
 
 def made_by(kind: type) -> set[str]:
-    """The private names that aiohttp's own class has or sets, on itself or in its bases."""
+    """The private names that aiohttp's class, or one of its bases, has or sets."""
     source = "".join(inspect.getsource(base) for base in kind.__mro__ if base.__module__.startswith("aiohttp"))
     set_there = {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
     return {name for name in {*dir(kind), *set_there} if name.startswith("_") and not name.startswith("__")}
@@ -95,7 +95,7 @@ def test_aiohttp_still_has_it(kind: type, name: str) -> None:
 
 
 async def test_a_connection_waits_for_a_head_exactly_while_waiter_is_pending() -> None:
-    """``limits.header_size`` bounds heads, not bodies: Connection.data_received tells them apart by this."""
+    """``limits.header_size`` bounds heads, not bodies: Connection.data_received uses ``_waiter`` to tell them apart."""
     seen: list[bool] = []
     handlers: list[Any] = []
 
@@ -142,7 +142,7 @@ def test_methods_that_are_replaced_are_called_as_before(method: Callable[..., An
 
 
 async def test_a_server_keeps_what_it_was_made_of() -> None:
-    """Entrance is made from aiohttp's own server."""
+    """Entrance is built from the parts of aiohttp's own server."""
 
     async def handler(request: web.BaseRequest) -> web.StreamResponse:
         return web.Response()
@@ -154,20 +154,20 @@ async def test_a_server_keeps_what_it_was_made_of() -> None:
 
 
 def test_a_request_knows_its_connection_and_what_was_written() -> None:
-    """Whether an answer has begun is read off ``writer.output_size``; the key's connection off ``protocol``."""
+    """Whether a response has begun is read from ``writer.output_size``; the key's connection from ``protocol``."""
     request = make_mocked_request("GET", "/")
     assert hasattr(request, "protocol")
     assert "output_size" in inspect.getsource(aiohttp.http_writer.StreamWriter)
 
 
 def test_every_answer_is_asked_whether_it_is_an_exception() -> None:
-    """ReadyAnswer has the attribute on its class: it would become an ordinary response at the first look for one."""
+    """ReadyAnswer has the attribute on its class; without it, the first access would make it an ordinary response."""
     assert "__http_exception__" in inspect.getsource(web_protocol)
     assert responses.ReadyAnswer.__http_exception__ is False
 
 
 async def refused(head: bytes, **limits: Any) -> HttpProcessingError:
-    """What the parser says of a head."""
+    """The parser's error for a head."""
     loop = asyncio.get_running_loop()
     parser = HttpRequestParser(BaseProtocol(loop), loop, 1 << 16, **limits)
     with pytest.raises(HttpProcessingError) as caught:
@@ -176,7 +176,7 @@ async def refused(head: bytes, **limits: Any) -> HttpProcessingError:
 
 
 async def test_the_parser_says_what_connection_reads_from_its_errors() -> None:
-    """The answers 431 and "this port does not speak TLS" depend on the kind and the words of these."""
+    """The response 431 and "this port does not speak TLS" depend on the class and the text of these errors."""
     many = b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: a\r\n" % number for number in range(99)) + b"\r\n"
     assert connection._TOO_MANY_HEADERS in str(await refused(many, max_headers=64))
     hello = await refused(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(50))
@@ -197,7 +197,7 @@ async def client(**settings: Any) -> ApiClient:
 
 
 async def test_the_clients_pool_is_made_late_and_may_be_set() -> None:
-    """Pool.session sets ``rest_client.pool_manager`` to connections of our own; ``close()`` closes them."""
+    """Pool.session sets ``rest_client.pool_manager`` to stackd's own connections; ``close()`` closes them."""
     made = await client()
     rest = made.rest_client
     assert rest.pool_manager is None
@@ -207,7 +207,7 @@ async def test_the_clients_pool_is_made_late_and_may_be_set() -> None:
 
 
 async def test_the_clients_pool_takes_its_size_and_tls_from_the_configuration() -> None:
-    """``rest_client.maxsize`` and ``rest_client.ssl_context`` go into our connector."""
+    """``rest_client.maxsize`` and ``rest_client.ssl_context`` go into stackd's connector."""
     made = await client(connection_pool_maxsize=7, verify_ssl=False)
     assert made.rest_client.maxsize == 7
     assert isinstance(made.rest_client.ssl_context, ssl.SSLContext)

@@ -1,4 +1,4 @@
-"""Quantities: one reader for all of them, and the canonical form of the API server."""
+"""Quantities: one parser for all of them, and the canonical form of the API server."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ HELD = {"capacity", "allocatable", "requests", "limits", "max", "min", "default"
 
 
 def recorded() -> set[str]:
-    """Every quantity that the recorded API server wrote."""
+    """Every quantity that the recorded API server has written."""
     found: set[str] = set()
 
     def walk(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Who is told how a task ended: whoever awaits it, or else the process, which ends for what nobody had thought of."""
+"""Who learns how a task ended: whoever awaits it, or else the process, which ends for an unexpected error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def fails(error: BaseException, after: asyncio.Event | None = None) -> Non
 
 
 async def over(tasks: Tasks) -> None:
-    """Every background task has ended, and its callbacks have run."""
+    """Return when all background tasks have ended and their callbacks have run."""
     await tasks.finish(5)
     await asyncio.sleep(0)
 

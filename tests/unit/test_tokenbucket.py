@@ -1,4 +1,4 @@
-"""The allowance of the refill: so many a second, and a second's worth at once."""
+"""The rate limit of the refill: this many per second, and one second's worth at once."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ async def test_a_change_between_the_check_and_the_wait_is_not_lost() -> None:
 
     def look() -> Thing | None:
         seen = current[0]
-        # The change comes when the state has been read and nobody is waiting yet.
+        # The change comes after the state was read and before anything waits.
         current[0] = A1
         waiters.wake("a", A1)
         return seen

@@ -1,4 +1,4 @@
-"""The work queue: each key once, at its time, by one worker at a time, and again after a failure."""
+"""The work queue: each key runs once, at its time, in one worker at a time, and again after a failure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RETRIES = RetryPolicy(first=1.0, longest=8.0)
 
 
 class Time:
-    """A clock that is set by hand."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -1,6 +1,6 @@
-"""What no JSON Schema can say: a pod spec declares the ports that are to be published, a cursor is the API's own.
+"""Schemathesis hooks for rules that JSON Schema cannot express. Loaded by SCHEMATHESIS_HOOKS.
 
-Loaded by schemathesis (SCHEMATHESIS_HOOKS).
+A pod spec has to declare the published ports, and a cursor has to come from the API.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ schemathesis.openapi.format("stackd-cursor", strategies.just("MSBzdGFjay0w"))
 
 @schemathesis.hook
 def before_call(context: object, case: Any, kwargs: dict[str, Any]) -> None:
-    """Put a pod in the place of the text that stands for one."""
+    """Replace the placeholder text with a real pod spec."""
     body = case.body
     if isinstance(body, dict) and body.get("pod_spec") in (STANDS_FOR_A_POD_SPEC, examples.POD_SPEC):
         targets = [_written_whole(port) for port in _listed(body.get("target_port"))]
@@ -54,7 +54,7 @@ spec:
 
 
 def _written_whole(port: Any) -> Any:
-    """The port as 80 where it is 80.0: to a schema both are whole numbers, but only one of them is a port's."""
+    """A whole number for 80.0: JSON Schema takes both for an integer, but a port has to be written 80."""
     number = port.get("container_port") if isinstance(port, dict) else None
     return {**port, "container_port": int(number)} if isinstance(number, float) and number.is_integer() else port
 

@@ -1,4 +1,4 @@
-"""The commands against a whole stackd; they run in a thread, as the daemon's loop has to go on."""
+"""The commands against a whole stackd; they run in a thread, since the daemon's event loop has to keep running."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ENVIRONMENT = {"STACKD_URL": "", "STACKD_API_KEY": "", "XDG_CONFIG_HOME": "", "C
 
 @dataclass(slots=True, kw_only=True)
 class Shell:
-    """Runs ``stackd stacks …`` as somebody with an address and a key in the environment would."""
+    """Runs ``stackd stacks …`` with an address and a key in the environment."""
 
     at: Harness
     home: Path
 
     async def run(self, *words: str, stdin: str | None = None, **environment: str) -> Result:
-        """The command's result, whatever it was."""
+        """The command's result, whatever its exit code."""
         return await self.any_command("stacks", *words, stdin=stdin, **environment)
 
     async def any_command(self, *words: str, stdin: str | None = None, **environment: str) -> Result:
@@ -34,13 +34,13 @@ class Shell:
         return await asyncio.to_thread(runner.invoke, stackd, list(words), input=stdin)
 
     async def good(self, *words: str, stdin: str | None = None) -> str:
-        """What the command printed; it did what it was told."""
+        """The output of a command that must succeed."""
         result = await self.run(*words, stdin=stdin)
         assert result.exit_code == 0, result.output
         return result.stdout
 
     async def failing(self, code: int, *words: str, stdin: str | None = None) -> str:
-        """What the command complained of, with this exit code."""
+        """The errors of a command that must end with this exit code."""
         result = await self.run(*words, stdin=stdin)
         assert result.exit_code == code, result.output
         return result.stderr

@@ -1,4 +1,4 @@
-"""Address and key: an option goes before the environment, the environment before the user's file."""
+"""Address and key: an option wins over the environment, the environment over the user's file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo takes its configuration from the environment, and an address that is taken is said with who has it."""
+"""The demo takes its configuration from the environment, and names the process that already uses its address."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCRIPT = Path(__file__).parents[3] / "stackd.py"
 
 @asynccontextmanager
 async def demo(*words: str, **environment: str) -> AsyncIterator[tuple[Process, dict[str, str]]]:
-    """The demo, and what its print_instructions says."""
+    """The demo's process, and the values that its instructions print."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(SCRIPT), "demo", *words, stdout=PIPE, stderr=PIPE, env=os.environ | environment
     )

@@ -1,4 +1,4 @@
-"""What tenants wrote does nothing to the terminal of whoever looks at it."""
+"""What tenants write cannot affect the terminal of whoever looks at it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROGRAM = "import sys; from stackd.cli import main; main(sys.argv[1:])"
 
 
 async def on_terminal(shell: Shell, *words: str, **more: str) -> str:
-    """What the command writes to a terminal: standard output and error."""
+    """What the command writes to a terminal: standard output and standard error."""
     master, slave = pty.openpty()
     environment = os.environ | {
         "STACKD_URL": shell.at.url, "STACKD_API_KEY": KEY, "HOME": str(shell.home), "TERM": "dumb", "COLUMNS": "400",
@@ -50,7 +50,7 @@ def _everything(master: int) -> str:
 
 
 async def hostile_stack(shell: Shell) -> str:
-    """A stack whose pod cannot start, and says so in the tenant's own words."""
+    """A stack whose pod cannot start, with the tenant's own text in the reason."""
     body = request_for("registry.example/nostart")
     body["pod_spec"] += f"\n      command: [{json.dumps(f'/gone{EVIL}')}]"
     stack = await shell.at.create(body)

@@ -1,4 +1,4 @@
-"""On a machine with an installed stackd each command finds its configuration, and asks for what it needs only."""
+"""On a machine with an installed stackd, each command finds its configuration, and requires only what it uses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNWANTED = ("STACKD_URL", "STACKD_API_KEY", "STACKD_AUTH__KEY", "KUBECONFIG", "K
 
 @pytest.fixture
 def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """/etc/stackd as the README's installation leaves it, with nothing but the configuration."""
+    """/etc/stackd as the README's installation leaves it: only with the configuration."""
     for name in UNWANTED:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Ctrl-C: the command says what goes on without it, and exits with 130."""
+"""Ctrl-C: the command says what continues without it, and exits with 130."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 
 
 async def interrupted(shell: Shell, *words: str) -> str:
-    """What the command says when it is interrupted while the daemon waits for the cluster."""
+    """What the command prints when it is interrupted while the daemon waits for the cluster."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(ROOT / "stackd.py"), "stacks", *words,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,

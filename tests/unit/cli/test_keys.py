@@ -1,4 +1,4 @@
-"""``stackd key new``: what it prints can be put into the configuration as it is."""
+"""``stackd key new`` prints lines that can be put into the configuration unchanged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def new(name: str, *more: str) -> Result:
     return CliRunner().invoke(stackd, ["key", "new", f"--name={name}", *more])
 
 
-@settings(deadline=None)  # the first one loads the command
+@settings(deadline=None)  # the first example loads the command
 @given(st.text(CHARACTERS | st.sampled_from("\"'\\\x00\x1f\x7f\x85\n\r\t #={}[]\u2028\ufeff"), max_size=80))
 @example('a"b c')
 @example("a\\b")

@@ -1,4 +1,4 @@
-"""A TAB, ``--version`` and ``--help`` load nothing that takes long; each command has a line of help that fits."""
+"""TAB, ``--version`` and ``--help`` load nothing that is slow to import; each command has a line of help that fits."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ main(sys.argv[1:])
 
 
 async def loaded(*words: str, **environment: str) -> tuple[str, str]:
-    """What the command prints, and which of the heavy modules it has loaded."""
+    """What the command prints, and which of the slow modules it has loaded."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", PROGRAM, *words,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=os.environ | environment, cwd=ROOT,

@@ -1,4 +1,4 @@
-"""``stackd manifests``: what it prints follows the configuration and its options, and can be applied again and again."""
+"""``stackd manifests`` follows the configuration and its options; its output can be applied again and again."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ esac
 
 
 def kubeconfig_made(folder: Path, *arguments: str, refused: str = "") -> subprocess.CompletedProcess[str]:
-    """What the printed script prints where kubectl is this one."""
+    """Run the printed script with a fake kubectl."""
     (folder / "kubectl").write_text(KUBECTL)
     (folder / "kubectl").chmod(0o755)
     words = ["manifests", "--kubeconfig-for", "https://api.example:6443", *arguments]

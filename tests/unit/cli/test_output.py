@@ -1,4 +1,4 @@
-"""Forms of output: JSON, lines of JSON, ids, and tables that keep addresses whole on any terminal."""
+"""Output formats: JSON, JSON lines, ids, and tables that show addresses whole on any terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``stackd reconcile``: what it prints of a plan, and of what became of a confirmation."""
+"""``stackd reconcile`` prints the plan and the result of a confirmation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``stackd setup``, from a configuration alone to a first stack, against an embedded cluster that asks who one is."""
+"""``stackd setup``: from a configuration to a first stack, against an embedded cluster with access rights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ UNWANTED = ("STACKD_URL", "STACKD_API_KEY", "STACKD_AUTH__KEY", "KUBERNETES_SERV
 
 @dataclass(slots=True, kw_only=True)
 class Site:
-    """A machine with nothing but a configuration, and a cluster with nothing but nodes."""
+    """A machine with only a configuration, and a cluster with only nodes."""
 
     folder: Path
     cluster: EmbeddedCluster
@@ -48,7 +48,7 @@ class Site:
         return self.config.with_name(name)
 
     async def setup(self, *words: str, stdin: str | None = None, admin: str | None = "admin") -> Result:
-        """What the command said and how it ended; as that user of the cluster, if any."""
+        """Run the command with this cluster user's kubeconfig, if any, and return its result."""
         given = ["setup", "--config", str(self.config)]
         if admin is not None:
             self.cluster.write_kubeconfig(self.folder / "admin", token=admin)
@@ -76,7 +76,7 @@ async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 
 def states(result: Result) -> dict[str, str]:
-    """What was last said of each step."""
+    """The last state that was printed of each step."""
     found = {}
     for line in result.stdout.partition("stackd doctor:")[0].splitlines():
         for state in ("already so", "to do", "by hand", "done", "failed"):
@@ -115,7 +115,7 @@ async def test_it_leads_from_a_configuration_to_a_first_stack_and_a_second_time_
 
 
 def secrets(site: Site) -> set[str]:
-    """What must be on no screen."""
+    """The secrets that no output may contain."""
     token = yaml.safe_load(site.beside("kubeconfig").read_text())["users"][0]["user"]["token"]
     return {site.beside("api-key").read_text().strip(), token}
 
@@ -172,7 +172,7 @@ async def test_without_an_administrator_it_prints_what_one_has_to_run(site: Site
     make = "stackd manifests --kubeconfig-for https://api:6443 --dns --quota-cpu 64 | ssh ADMIN sh"
     assert f"(umask 077; {make} > {site.beside('kubeconfig')})" in lines
     assert not site.beside("kubeconfig").exists()
-    await site.setup("--yes", "--node", "one")  # what somebody has run there
+    await site.setup("--yes", "--node", "one")  # stands for somebody who has run these lines
     result = await site.setup("--yes", admin=None)
     assert [name for name, state in states(result).items() if state == "already so"] == [
         "key",

@@ -1,4 +1,4 @@
-"""What a terminal shows: tables with colours, and nothing that a tenant's text could make it do."""
+"""What a terminal shows: coloured tables, and no tenant's text that could control it."""
 
 from __future__ import annotations
 

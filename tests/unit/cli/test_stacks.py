@@ -1,4 +1,4 @@
-"""``stackd stacks …`` in a pipe: lines of fields, the API's own JSON, its sentences, and exit codes."""
+"""``stackd stacks …`` in a pipe: lines of fields, the API's own JSON and error texts, and exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``stacks watch`` follows the stream, and keeps its picture true over cuts."""
+"""``stacks watch`` follows the event stream, and stays correct when connections are cut."""
 
 from __future__ import annotations
 

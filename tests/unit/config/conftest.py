@@ -1,4 +1,4 @@
-"""A configuration from text, and the mistakes in one."""
+"""Helpers to load a configuration from text and to list its mistakes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Mistakes = Callable[..., list[str]]
 
 @pytest.fixture
 def load_text(tmp_path: Path) -> Load:
-    """Load a text as config.toml, with one API key in the environment and no cluster in sight."""
+    """Load a text as config.toml, with one API key in the environment and no cluster."""
 
     def run(text: str = "", environ: Mapping[str, str] | None = None, credentials: Path | None = None) -> LoadedConfig:
         path = tmp_path / "config.toml"
@@ -29,7 +29,7 @@ def load_text(tmp_path: Path) -> Load:
 
 @pytest.fixture
 def mistakes_in(tmp_path: Path, load_text: Load) -> Mistakes:
-    """The mistakes in a text, without the folder that the file is in."""
+    """The mistakes in a text, without the path of the file's folder."""
 
     def run(text: str = "", environ: Mapping[str, str] | None = None, credentials: Path | None = None) -> list[str]:
         with pytest.raises(ConfigError) as caught:

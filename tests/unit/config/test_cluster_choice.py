@@ -1,4 +1,4 @@
-"""Which cluster is meant, from what is there."""
+"""Which cluster is used, depending on what is there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each key can be set from the environment, which wins over the file."""
+"""Each key can be set in the environment, which wins over the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""API keys: from everywhere, by their hash, and never shown."""
+"""API keys: read from all sources, kept as hashes, and never shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every mistake is told at once, with its place, and what would be right."""
+"""All mistakes are reported at once, each with its place and what would be right."""
 
 from __future__ import annotations
 

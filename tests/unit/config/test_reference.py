@@ -1,4 +1,4 @@
-"""The example file, the table of the docs, and the pod policy say what the models say."""
+"""The example file, the table of the docs, and the pod policy agree with the models."""
 
 from __future__ import annotations
 

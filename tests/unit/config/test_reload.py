@@ -1,4 +1,4 @@
-"""What a reload applies, and what it leaves for a restart."""
+"""What a reload applies, and what needs a restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the scheduler needs of the machine, and what it does where the clock is set."""
+"""What the scheduler needs of the machine, and what it does when the clock is set."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_time_zone_may_be_any_that_the_machine_has(zone: str) -> None:
 async def test_what_is_due_stays_due_where_the_clock_is_set_right_after_the_start(
     seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Set back by a day, nothing would be done for a day otherwise: no stack would expire."""
+    """Otherwise a clock that is set back by a day stops the schedule for a day: no stack would expire."""
     by = 0.0
     real = time.time
 

@@ -1,4 +1,4 @@
-"""Rows and objects for the tables of situations: a stack that lives, with its pod and its Service, and changes to them."""
+"""Rows and objects for tables of situations: a living stack with its pod and Service, and changes to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The brake as a table of situations: which endings that nobody asked for go ahead, and which wait for the operator."""
+"""The brake as a table of situations: which unrequested endings proceed, and which wait for the operator."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def names(count: int, first: int = 0) -> list[str]:
 
 @dataclass(slots=True)
 class Braked:
-    """A brake among so many stacks, by a clock that is set by hand."""
+    """A brake for ``among`` stacks, with a clock that the test sets."""
 
     brake: Brake
     clock: TestClock
     among: list[str]
 
     def ends(self, ids: Iterable[str], share: float = SHARE) -> list[str]:
-        """Try to end these; what is held back."""
+        """Try to end these stacks; return the ids that are held back."""
         return sorted(self.brake.hold_back(dict.fromkeys(ids, "end"), self.among, share))
 
     @property
@@ -65,7 +65,7 @@ def test_up_to_ten_endings_or_a_share_of_all_go_ahead(ending: int, among: int, s
 def test_endings_that_trickle_in_within_a_minute_count_together(braked: Braked) -> None:
     for number in range(FREE_ENDINGS):
         assert braked.ends(names(1, number)) == []
-        braked.among = braked.among[1:]  # it has ended
+        braked.among = braked.among[1:]  # this stack has ended
         braked.clock.advance(WINDOW_SECONDS / FREE_ENDINGS - 0.1)
     assert braked.ends(names(1, FREE_ENDINGS)) == names(1, FREE_ENDINGS)
 
@@ -85,7 +85,7 @@ def test_an_ending_that_is_tried_again_and_again_counts_once(braked: Braked, pau
 
 
 def test_tries_do_not_keep_an_ending_in_the_window(braked: Braked) -> None:
-    """Only its first one within a minute counts: what is tried for hours is not the news of each minute."""
+    """Only the first try within a minute counts, so that an ending that is tried for hours counts once."""
     braked.ends(names(5))
     braked.clock.advance(WINDOW_SECONDS - 1)
     braked.ends(names(5))
@@ -179,7 +179,7 @@ def test_a_pass_without_a_confirmation_forgets_no_ending(braked: Braked) -> None
     assert braked.ends(names(1, FREE_ENDINGS)) == names(1, FREE_ENDINGS)
 
 
-# ---- the wrong cluster
+# ---- another cluster
 
 
 def test_on_the_wrong_cluster_everything_is_held_and_nothing_is_created(braked: Braked) -> None:

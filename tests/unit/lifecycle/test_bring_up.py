@@ -1,4 +1,4 @@
-"""The service that asks the cluster for its identity: a defect in it does not pass unseen."""
+"""The service that asks the cluster for its identity: a defect in it ends the process."""
 
 from __future__ import annotations
 

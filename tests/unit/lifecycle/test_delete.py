@@ -1,4 +1,4 @@
-"""What is left to be done about the objects of a stack, by its row alone."""
+"""What is left to do about a stack's objects, decided from its row alone."""
 
 from __future__ import annotations
 

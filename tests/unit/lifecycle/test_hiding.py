@@ -1,4 +1,4 @@
-"""Generated values are found in text however it quotes them, and nothing else is touched."""
+"""Generated values are found in a text however it quotes them, and nothing else is changed."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ def test_who_takes_it_over_is_a_new_holder_and_who_restarts_is_not() -> None:
 
 
 def test_who_restarts_still_steps_back_for_whoever_has_asked_for_it() -> None:
-    """The request had been answered with 202, and was forgotten by the restart."""
+    """Before, a restart of the owner forgot a takeover request that was answered with 202."""
     again = taken(replace(MINE, epoch=3, takeover="vm9/l9"), ME, sequence=9, duration=30, now=7_000_000)
     assert holding(ME, again) is Holding.ASKED_FOR
     given_back = taken(replace(RETURNED, takeover="vm9/l9"), ME, sequence=9, duration=30, now=7_000_000)

@@ -1,4 +1,4 @@
-"""Creates that wait for the next stack of an empty pool get theirs in the order in which they came."""
+"""Creates that wait for the next stack of an empty pool get stacks in the order in which they came."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_stacks_of_another_template_call_nobody() -> None:
 def test_so_many_are_on_their_way_to_run() -> None:
     rows = [
         *numbered(1, 2, status=CREATING),
-        *numbered(3, status=CREATING, accepted=False),  # one of those that are being made
+        *numbered(3, status=CREATING, accepted=False),  # one of those that ``making`` counts
         *numbered(4, status=CREATING, status_reason="ErrImagePull"),
         *numbered(5, status=CREATING, deleting_since=1),
         *numbered(6, status=CREATING, digest="old"),

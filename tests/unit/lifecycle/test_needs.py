@@ -1,4 +1,4 @@
-"""What a create lacks where a quota has refused it."""
+"""Which resources a create lacks when a quota has refused it."""
 
 from __future__ import annotations
 

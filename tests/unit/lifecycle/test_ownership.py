@@ -1,4 +1,4 @@
-"""Several stackds with files of their own, one cluster, one owner at a time; over HTTP, with real files."""
+"""Several stackds, each with its own file, one cluster, one owner at a time; over HTTP, with real files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.target import target_at
 
 TIMING = LeaseTiming(duration=2.0)
 SLOW = LeaseTiming(duration=60.0)
-"""For what happens without waiting for the next renewal or look: that comes after twenty seconds."""
+"""A Lease that is renewed only every twenty seconds: the test shows that nothing waits for a renewal."""
 
 SOON = 15.0
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/stacks/leases/stackd-default"
@@ -37,7 +37,7 @@ LEASES = "/apis/coordination.k8s.io/v1/namespaces/stacks/leases/stackd-default"
 
 @dataclass(slots=True)
 class Machine:
-    """One stackd, as far as this is concerned: a file, a connection, and its part in the ownership."""
+    """A stackd with only what ownership needs: a file, a connection, and its ``Ownership``."""
 
     host: str
     store: Store
@@ -51,7 +51,7 @@ class Machine:
         return self.cluster.connection.fence
 
     async def owns(self, within: float = DEADLINE) -> None:
-        """Return when it is owner; fail if it is not in time, or its task fails."""
+        """Return when it is the owner; fail if that takes too long or its task fails."""
         owned = asyncio.ensure_future(self.ownership.owned.wait())
         done, _ = await asyncio.wait({owned, self.task}, timeout=within, return_when=asyncio.FIRST_COMPLETED)
         owned.cancel()
@@ -60,7 +60,7 @@ class Machine:
         assert self.ownership.owned.is_set(), self.ownership.trouble
 
     async def dies(self) -> None:
-        """The process ends; nobody is told."""
+        """End the process without a word."""
         if not self._closed:
             self._closed = True
             self.task.cancel()
@@ -70,7 +70,7 @@ class Machine:
 
 
 class Site:
-    """A cluster, and machines that come and go."""
+    """A cluster, and machines that start and die."""
 
     def __init__(self, cluster: EmbeddedCluster, folder: Path) -> None:
         self.cluster = cluster
@@ -86,7 +86,7 @@ class Site:
         clock: SystemClock | None = None,
         timing: LeaseTiming = TIMING,
     ) -> Machine:
-        """A stackd on that host, with the file of that name (its own unless said otherwise)."""
+        """Start a stackd on that host, with the file of that name (by default, its own)."""
         clock = clock or SystemClock()
         path = self.folder / (file or host) / "stackd.db"
         store = await Store.open(path, clock=clock, node_ports=(31001, 31100), options=SMALL)
@@ -101,14 +101,14 @@ class Site:
         return machine
 
     async def owner(self, host: str, *, timing: LeaseTiming = TIMING) -> Machine:
-        """A stackd that owns the stacks, with a file that has all that there is."""
+        """A stackd that owns the stacks, with a complete file."""
         machine = await self.start(host, timing=timing)
         await machine.owns()
         await machine.store.end_adoption()
         return machine
 
     async def lease(self) -> Lease:
-        """The Lease as it is."""
+        """The current Lease."""
         viewer = self.machines[0] if self.machines else None
         assert viewer is not None
         cluster = await Cluster.connect(viewer.cluster.target)
@@ -233,10 +233,10 @@ async def test_an_owner_that_hears_of_another_one_is_none_any_more(site: Site) -
 
 
 async def test_an_owner_that_was_stopped_finds_out_before_it_changes_anything(site: Site) -> None:
-    """Its clock shows that its time is over before anything else happens; then it learns who has the Lease."""
+    """The fence sees from the clock that the Lease has ended, before stackd asks who has it."""
     one = await site.owner("vm1")
     later = one.fence.valid_until + 1
-    one.fence.now = lambda: later  # as after a stop, or a suspend, of that length
+    one.fence.now = lambda: later  # as after SIGSTOP or a suspend for that long
     with pytest.raises(NotOwner, match="another stackd may own the stacks now"):
         await one.cluster.delete_pod("p", "u1")
     assert site.cluster.counts.total("delete") == 0
@@ -268,7 +268,7 @@ async def test_whatever_happens_to_the_answer_there_is_one_owner(site: Site, ver
     site.cluster.faults.add_fault(action=action, verb="update", resource="leases", count=1)
     end = now() + 1.2 * TIMING.duration
     while now() < end:
-        # A request that hangs takes half of this short Lease's time before it is tried again.
+        # A hanging request takes half of this short Lease's time before it is tried again.
         assert one.fence.open or action == "hang", "one answer that is lost is not missed"
         await asyncio.sleep(0.02)
     await eventually(lambda: one.fence.open)
@@ -361,7 +361,7 @@ async def test_a_lease_that_is_deleted_is_made_again_by_its_owner_and_not_taken_
     before = (await site.lease()).uid
     async with aiohttp.ClientSession() as session, session.delete(site.cluster.url + LEASES) as answer:
         assert answer.status == 200
-    # At once, and not when its next renewal is due.
+    # At once, not only when its next renewal is due.
     await eventually(lambda: one.ownership.lease is not None and one.ownership.lease.uid != before, deadline=SOON)
     assert (one.ownership.role, two.ownership.role) == (Role.OWNER, Role.STANDBY)
     assert one.fence.open
@@ -449,7 +449,7 @@ async def test_an_owner_whose_clock_stands_still_is_seen_to_live(site: Site) -> 
 
 
 class Troubles:
-    """Three machines die, come back, are cut off, hand over and lose answers, as chance has it."""
+    """Three machines die, return, are cut off, hand over and lose responses at random."""
 
     def __init__(self, site: Site, seed: int) -> None:
         self.site = site
@@ -459,7 +459,7 @@ class Troubles:
         site.cluster.faults.seed(seed)
 
     async def watch(self) -> None:
-        """Fail as soon as two of them may change something."""
+        """Fail as soon as two machines may change something."""
         while True:
             allowed = {machine.host for machine in self.alive.values() if machine.fence.open}
             assert len(allowed) <= 1, allowed
@@ -472,7 +472,7 @@ class Troubles:
         self.alive[host] = await self.site.start(host)
 
     async def something(self) -> None:
-        """One of what may happen."""
+        """Do one of these at random."""
         faults, what = self.site.cluster.faults, self.chance.randrange(7)
         if what < 2:
             await self.restart(self.chance.choice(sorted(self.alive)))

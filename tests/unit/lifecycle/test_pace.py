@@ -1,5 +1,7 @@
-"""What can wait gives way to creates that pools answer: in their gaps, after a burst, and never for ever. The emptier a pool,
-the more of what the cluster can do is the refill's."""
+"""Background work yields to creates that pools serve: it runs in their gaps and after a burst, and does run at last.
+
+The emptier a pool, the larger the refill's share of what the cluster can do.
+"""
 
 from __future__ import annotations
 

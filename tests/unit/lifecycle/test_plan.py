@@ -1,4 +1,4 @@
-"""The plan as a table of situations: what a pass would do about one stack, or about an object that no row knows."""
+"""The plan as a table of situations: what a pass would do about one stack, or about an object without a row."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def kinds(snapshot: Snapshot) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("row", "around", "kind"),
     [
-        # a stack that lives
+        # a living stack
         (STACK, LIVES, None),
         (STACK, {}, "end"),
         (STACK, {"services": [service()]}, "end"),
         (replace(STACK, generation=1), {"pods": [pod(uid="earlier")], "services": [service()]}, "end"),
         (replace(STACK, generation=1), LIVES, None),  # the annotation was removed from its own pod
         (replace(STACK, generation=1), {"pods": [pod(generation=1)], "services": [service()]}, None),
-        # its Service is gone, or was changed
+        # its Service is deleted or changed
         (STACK, {"pods": [pod()]}, "repair"),
         (STACK, {"pods": [pod()], "locked": {NAME}}, None),
         (STACK, {"pods": [pod()], "repairs": {Repair(kind=RepairKind.SERVICE, stack_id=NAME)}}, None),
@@ -77,7 +77,7 @@ def kinds(snapshot: Snapshot) -> list[tuple[str, str]]:
         (STACK, LIVES | {"services": [service(node_ports=())]}, "repair"),
         (STACK, LIVES | {"services": [service(type="LoadBalancer")]}, "repair"),
         (STACK, LIVES | {"services": [service(selects="")]}, "repair"),
-        # its end is on its pod
+        # its expiry is on its pod
         (STACK, LIVES | {"pods": [pod(expires_at=STACK.ttl_expires_at)]}, None),
         (STACK, LIVES | {"pods": [pod(expires_at=STACK.ttl_expires_at - 1)]}, "annotate"),
         (STACK, LIVES | {"pods": [pod(expires_at=1)], "locked": {NAME}}, None),
@@ -90,7 +90,7 @@ def kinds(snapshot: Snapshot) -> list[tuple[str, str]]:
         (STACK, LIVES | {"pods": [pod(recorded=False)]}, "annotate"),
         (stack(unassigned=True), LIVES | {"pods": [pod(recorded=False, pool="web-1")]}, "annotate"),
         (STACK, LIVES | {"pods": [pod(recorded=False)], "unrecordable": {"pod"}}, None),
-        # its time
+        # it expires
         (stack(ttl_expires_at=NOW + 1), LIVES, None),
         (stack(ttl_expires_at=NOW), LIVES, "expire"),
         (stack(ttl_expires_at=NOW), {}, "expire"),
@@ -99,12 +99,12 @@ def kinds(snapshot: Snapshot) -> list[tuple[str, str]]:
         (replace(ENDED, ttl_expires_at=NOW), {}, "expire"),
         (replace(STOPPED, ttl_expires_at=NOW), {}, "expire"),
         (replace(DELETING, ttl_expires_at=NOW), {}, "delete"),
-        # a create that nobody was told of
+        # an unfinished create that no client was told of
         (stack(accepted=False), LIVES, "undo"),
         (stack(accepted=False), {}, "undo"),
         (stack(accepted=False), LIVES | {"creating": {NAME}}, None),
         (stack(accepted=False, ttl_expires_at=NOW), {}, "undo"),
-        # a delete that is intended, and whoever is at it
+        # a delete that is committed, and whoever carries it out
         (DELETING, LIVES, "delete"),
         (DELETING, {}, "delete"),
         (DELETING, LIVES | {"removals": {NAME}}, None),
@@ -148,10 +148,10 @@ def test_what_is_to_be_done_about_a_stack(row: Stack, around: dict[str, Any], ki
 @pytest.mark.parametrize(
     ("around", "actions"),
     [
-        # the file has removed its stack: whatever is left of it goes, however young it is
+        # the file says that it deleted the stack: whatever is left of it is deleted, however young
         (GONE | {"pods": [pod(OTHER)]}, [("remove-pod", OTHER)]),
         (GONE | {"services": [service(f"svc-{OTHER}")]}, [("remove-service", f"svc-{OTHER}")]),
-        # a clock that may be wrong makes nothing old
+        # while the clock is not trusted, nothing counts as old
         (ASKED | {"pods": [pod(OTHER)], "clock_trusted": False}, []),
         (GONE | {"pods": [pod(OTHER)], "clock_trusted": False}, [("remove-pod", OTHER)]),
         (
@@ -161,7 +161,7 @@ def test_what_is_to_be_done_about_a_stack(row: Stack, around: dict[str, Any], ki
         (GONE | {"pods": [pod(OTHER, created_at=NOW)]}, [("remove-pod", OTHER)]),
         (GONE | {"pods": [pod(OTHER, deleting=True)]}, [("remove-pod", OTHER)]),
         (GONE | {"pods": [pod(OTHER)], "incomplete": True}, [("remove-pod", OTHER)]),
-        # the file does not know whether it was ended: a pod is taken over, with its Service; nothing is removed
+        # the file does not know whether the stack was deleted: a pod is adopted with its Service; nothing is deleted
         (ASKED | {"pods": [pod(OTHER)]}, [("adopt", OTHER)]),
         (ASKED | {"pods": [pod(OTHER)], "services": [service(f"svc-{OTHER}")]}, [("adopt", OTHER)]),
         (ASKED | {"services": [service(f"svc-{OTHER}")]}, []),
@@ -172,7 +172,8 @@ def test_what_is_to_be_done_about_a_stack(row: Stack, around: dict[str, Any], ki
         (ASKED | {"pods": [pod(OTHER)], "unadoptable": {"pod": "no record"}}, []),
         (ASKED | {"pods": [pod(OTHER, uid="next")], "unadoptable": {"pod": "no record"}}, [("adopt", OTHER)]),
         (ASKED | {"pods": [pod(OTHER)], "creating": {OTHER}}, []),
-        # a record of a stopped stack likewise; where there is a pod, that is taken over, whichever of the two is of a later time
+        # the same for a record of a stopped stack; if there is a pod as well, the pod is adopted, whichever of the two
+        # is later
         (GONE | {"stopped": [record(OTHER)]}, [("remove-record", OTHER)]),
         (GONE | {"stopped": [record(OTHER)], "removals": {OTHER}}, []),
         (ASKED | {"stopped": [record(OTHER)]}, [("adopt", OTHER)]),
@@ -184,7 +185,7 @@ def test_what_is_to_be_done_about_a_stack(row: Stack, around: dict[str, Any], ki
         (ASKED | {"stopped": [record(OTHER)], "pods": [pod(OTHER, deleting=True)]}, [("adopt", OTHER)]),
         (ASKED | {"stopped": [record(OTHER)], "services": [service(f"svc-{OTHER}")]}, [("adopt", OTHER)]),
         ({"stopped": [record(OTHER)]}, []),
-        # nobody has asked the file yet
+        # the file was not asked yet
         ({"pods": [pod(OTHER)]}, []),
         ({"pods": [pod(OTHER)], "incomplete": True}, []),
         ({"services": [service(f"svc-{OTHER}")]}, []),
@@ -218,7 +219,7 @@ def test_what_is_to_be_done_about_objects_that_no_row_knows(
     [
         (GONE | {"pods": [pod(OTHER)], "services": [service(f"svc-{OTHER}")]}, []),
         ({"pods": [pod(OTHER)], "services": [service(f"svc-{OTHER}")]}, []),
-        # what is taken over, or goes together with its pod, is not unknown
+        # what is adopted, or is deleted together with its pod, is not unknown
         (ASKED | {"pods": [pod(OTHER)], "services": [service(f"svc-{OTHER}")]}, []),
         (ASKED | {"pods": [pod(OTHER, deleting=True)], "services": [service(f"svc-{OTHER}")]}, []),
         (ASKED | {"services": [service(f"svc-{OTHER}", deleting=True)]}, []),

@@ -1,4 +1,4 @@
-"""What a pod's containers did between two snapshots: told once it can be written down, and not forgotten before that."""
+"""What a pod's containers did between two snapshots: each change is reported until it is written down."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_stack_that_runs_in_its_first_snapshot_has_started_before() -> None:
 
 
 def test_what_is_not_remembered_is_told_again() -> None:
-    """The file could not be written: the next snapshot is compared with the same one as before."""
+    """If the file cannot be written, the next snapshot is compared with the same earlier one."""
     assert pod_progress(WAITED, CREATING, snapshot(RUNS)) == pod_progress(WAITED, CREATING, snapshot(RUNS))
     known, _ = pod_progress(WAITED, CREATING, snapshot(RUNS))
     assert pod_progress(known, CREATING, snapshot(RUNS)) == (STARTED, ())

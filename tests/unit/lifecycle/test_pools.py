@@ -172,7 +172,7 @@ def test_what_somebody_may_have_been_given_stays_until_its_time_is_up_and_is_mis
     before = work_for(pool_of(held), template, NOW + 9)
     assert (ends(before), before.missing) == ((), template.pool if template is not None else 0)
     assert ends(work_for(pool_of(held), template, NOW + 10)) == (held,)
-    assert ends(work_for(pool_of(held), template, None)) == ()  # by a clock that may be wrong nothing ends
+    assert ends(work_for(pool_of(held), template, None)) == ()  # by a clock that may be wrong, nothing expires
     (ended,) = numbered(1, digest=None, ended=True)
     assert ends(work_for(pool_of(ended), template, NOW)) == (ended,)
 
@@ -207,7 +207,7 @@ def test_a_pool_that_fails_is_tried_again_later_each_time_until_one_runs() -> No
 
 
 def test_where_stacks_have_ended_by_themselves_one_has_to_run_for_a_while() -> None:
-    """A program may come up, be ready, and end a second later: that it came up says nothing then."""
+    """A program may start, be ready, and exit a second later: being ready proves nothing then."""
     now = 100.0
     pools = Pools(lambda: now)
     pool = pools.of("web-1")

@@ -1,4 +1,4 @@
-"""The refill gives way to creates that pools answer, within a bound, and not where a pool has nothing to give."""
+"""The refill yields to creates that pools serve: only for a limited time, and not if the pool has no stack to give."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Clock:
 
 @dataclass
 class Surroundings:
-    """What the rule looks at of a context."""
+    """The parts of a context that the rule reads."""
 
     clock: Clock = field(default_factory=Clock)
     pools: Pools = field(default_factory=Pools)

@@ -1,4 +1,4 @@
-"""Statuses, held to what a real cluster recorded."""
+"""Statuses, compared with what a real cluster recorded."""
 
 from __future__ import annotations
 

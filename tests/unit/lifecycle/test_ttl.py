@@ -1,4 +1,4 @@
-"""Whose time is up: which stacks come up, at what time, and what their rows say by then."""
+"""Expiry: which stacks expire, when, and what their rows say by then."""
 
 from __future__ import annotations
 

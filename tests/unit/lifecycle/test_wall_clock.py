@@ -1,4 +1,4 @@
-"""When the wall clock is believed: the API server's dates, and jumps between them."""
+"""When the wall clock is trusted: the API server's dates, and jumps between them."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_an_answer_without_a_date_says_nothing_against_the_clock(wall_clock: Wal
 
 
 class SetWhileRead(TestClock):
-    """A clock that is set, once, right after it was read."""
+    """A clock that is set once, right after it was read."""
 
     by = 0.0
 
@@ -122,7 +122,7 @@ class SetWhileRead(TestClock):
 
 @pytest.mark.parametrize("by", [3600.0, -3600.0, -YEARS])
 def test_a_clock_that_is_set_just_after_it_was_found_right_is_not_believed(by: float) -> None:
-    """Otherwise all that is made until the clocks agree would end so much too early or too late."""
+    """Otherwise everything that is created until the clocks agree would expire too early or too late by that much."""
     clock = SetWhileRead()
     wall_clock = WallClock(clock)
     clock.by = by
@@ -152,6 +152,6 @@ def test_a_clock_that_only_an_answer_without_a_date_spoke_for_is_put_right_by_th
 
 
 def test_a_date_that_cannot_be_says_nothing(wall_clock: WallClock) -> None:
-    """An API server, or whoever answers in its place, can send any text; this one ended the daemon."""
+    """An API server, or something in its place, can send any text; this one ended the daemon before."""
     wall_clock.observe_date("1 Jan 99999999999 00:00:00 GMT", 0.1)
     assert wall_clock.trouble() == ""

@@ -1,4 +1,4 @@
-"""Log lines as text and as JSON: what tenants' texts hold forges none of them."""
+"""Log lines as text and as JSON: no text of a tenant can forge one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def raised(message: str) -> ValueError:
 
 
 def quiet(text: str) -> bool:
-    """Whether a terminal has nothing to obey in it but ends of lines."""
+    """Whether the text has no control characters for a terminal except newlines."""
     return all(c == "\n" or c.isprintable() for c in text)
 
 
@@ -77,7 +77,7 @@ def test_a_json_record_is_one_line_and_says_exactly_what_was_said(message: str) 
 
 @pytest.fixture
 def put_back() -> Iterator[None]:
-    """The handlers, levels and switches of logging are those of before, whatever a test sets up."""
+    """Restore logging's handlers, levels and switches after the test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     levels = {name: logging.getLogger(name).level for name in NOISY}

@@ -1,4 +1,4 @@
-"""The journal's native protocol, received by a socket that stands for journald."""
+"""The journal's native protocol, received by a socket in the place of journald."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stackd.logs.journal import JournalHandler, is_journal
 
 
 class Journal:
-    """Receives records and takes their fields apart."""
+    """Receives records and parses their fields."""
 
     def __init__(self, folder: Path) -> None:
         self.address = str(folder / "journal")

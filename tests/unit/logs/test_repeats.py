@@ -1,4 +1,4 @@
-"""Repetition is counted instead of said, and never across stacks."""
+"""Repeated messages are counted instead of logged, separately for each stack."""
 
 from __future__ import annotations
 

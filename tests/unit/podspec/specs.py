@@ -1,4 +1,4 @@
-"""Pod specs as tests need them: the document's example, and ways to change it."""
+"""Pod specs for tests: the document's example, and ways to change it."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ _SEED: dict[str, Any] = {
 
 
 def seed() -> dict[str, Any]:
-    """A fresh copy of the document's example."""
+    """A new copy of the document's example."""
     return copy.deepcopy(_SEED)
 
 
 def container(**fields: Any) -> dict[str, Any]:
-    """The seed with further fields in its container."""
+    """The seed with more fields in its container."""
     pod = seed()
     pod["spec"]["containers"][0].update(fields)
     return pod
 
 
 def spec(**fields: Any) -> dict[str, Any]:
-    """The seed with further fields in its spec."""
+    """The seed with more fields in its spec."""
     pod = seed()
     pod["spec"].update(fields)
     return pod
 
 
 def metadata(**fields: Any) -> dict[str, Any]:
-    """The seed with further fields in its metadata."""
+    """The seed with more fields in its metadata."""
     pod = seed()
     pod["metadata"].update(fields)
     return pod
@@ -78,7 +78,7 @@ def manifest(pod: object, policy: Policy = DEFAULT_POLICY) -> dict[str, Any]:
 
 
 def reasons(pod: object, policy: Policy = DEFAULT_POLICY, ports: tuple[TargetPort, ...] = HTTP) -> list[str]:
-    """Why ``pod`` is refused; empty if it is not."""
+    """Why ``pod`` is refused; an empty list if it is not."""
     try:
         admit(pod, policy, ports)
     except InvalidPodSpec as refused:

@@ -33,7 +33,7 @@ RESTRICTED_VOLUMES = {
 
 
 def containers(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every container of the pod, of whatever kind."""
+    """Every container of the pod, of each kind."""
     return [one for kind in ("initContainers", "containers", "ephemeralContainers") for one in spec.get(kind) or []]
 
 

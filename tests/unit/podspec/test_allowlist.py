@@ -1,4 +1,4 @@
-"""What is accepted and what is refused by default, each by its path."""
+"""What is accepted and what is refused by default, field by field."""
 
 from __future__ import annotations
 

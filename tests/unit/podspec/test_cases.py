@@ -1,4 +1,4 @@
-"""The shared cases: what a pod spec may ask for, as data."""
+"""The shared cases of the contract, as data: what a pod spec may request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing YAML as Kubernetes' own tools do."""
+"""Writing YAML as Kubernetes' own tools write it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An image has one name however it is spelled, and the operator's patterns are held against that name."""
+"""An image has one name, however it is spelled, and the operator's patterns are matched against that name."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ REFS = st.sampled_from(["", ":1", ":latest", f"@{DIGEST}", f":1@{DIGEST}"])
 
 @st.composite
 def spelled(draw: st.DrawFn, host: str) -> str:
-    """The host in another spelling of the same registry."""
+    """Another spelling of the host that names the same registry."""
     letters = draw(st.lists(st.booleans(), min_size=len(host), max_size=len(host)))
     text = "".join(letter.upper() if up else letter for letter, up in zip(host, letters, strict=True))
     return text + draw(st.sampled_from(["", "."])) + draw(st.sampled_from(["", ":443", ":0443"]))

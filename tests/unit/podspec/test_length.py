@@ -1,4 +1,4 @@
-"""How long a pod spec may be: as it comes, and as it is kept, at a cost that its length bounds."""
+"""The maximum length of a pod spec: as sent and as stored, at a cost that its length bounds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIMIT = 64 << 10
 
 
 def padded(size: int, letter: str = "x") -> str:
-    """The seed with a variable that makes its text so many bytes long."""
+    """The seed with a variable that makes its text ``size`` bytes long."""
     text = json.dumps(container(env=[{"name": "A", "value": "@"}]), ensure_ascii=False)
     left = size - len(text.encode()) + 1
     assert left % len(letter.encode()) == 0
@@ -27,7 +27,7 @@ def padded(size: int, letter: str = "x") -> str:
 
 
 def repeating(value: str, times: int) -> str:
-    """The seed with a variable whose value other variables repeat by an alias."""
+    """The seed with a variable whose value other variables repeat through an alias."""
     env = [
         f'        - {{name: A, value: &a "{value}"}}',
         *(f"        - {{name: A{n}, value: *a}}" for n in range(times)),

@@ -1,4 +1,4 @@
-"""A refusal names the line of each thing that is wrong."""
+"""A refusal names the line of each mistake."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def refusal(text: str) -> InvalidPodSpec:
         ("a: {b: {c: 1}}\n", "a.b.c", 1),
         ("a: {b:\n  {c: [1,\n   2]}}\n", "a.b.c[1]", 3),
         ('# first\n\na:\n  # then\n  "x/y": 1\n', 'a["x/y"]', 5),
-        ('a:\n  x/y.z: 1\n  "b]c": 1\n', "a[x/y.z]", 2),  # as Kubernetes writes it
+        ('a:\n  x/y.z: 1\n  "b]c": 1\n', "a[x/y.z]", 2),  # as Kubernetes writes the path
         ('a:\n  x/y.z: 1\n  "b]c": 1\n', 'a["b]c"]', 3),
         ('"a b":\n  c: 1\n', '["a b"].c', 2),
         ("a:\n  b: 1\nc:\n  b: 2\n", "c.b", 4),

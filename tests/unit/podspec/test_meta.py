@@ -1,4 +1,4 @@
-"""Labels and annotations: a tenant's own are kept, what somebody acts on is refused by its path."""
+"""Labels and annotations: a tenant's own are kept; those that something acts on are refused by their path."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_other_labels_are_a_tenants_own() -> None:
 
 
 def selectors() -> list[dict[str, str]]:
-    """Of the stacks' pods: the Service's, and those of everything that ``stackd manifests`` prints."""
+    """The selectors of the stacks' pods: the Service's, and those of all policies that ``stackd manifests`` prints."""
     site = ManifestOptions(
         namespace="stacks", profile="baseline", account="stackd", account_namespace="stackd", stacks=9,
         egress="internet", dns=True, target_ports=((80, 80),),

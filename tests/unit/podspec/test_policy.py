@@ -1,4 +1,4 @@
-"""What the operator can allow, demand and add."""
+"""What the operator can allow, require and add."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Whatever is sent, what is admitted is safe: pods generated from the client's typed models, most of them nearly valid.
 
-The standards that they are held to are written down in ``standards``, apart from the policy's own code.
+The standards that the pods are checked against are in ``standards``, separate from the policy's own code.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ SPECS: st.SearchStrategy[Any] = st.fixed_dictionaries(
 
 
 def values(field: FieldType, depth: int) -> st.SearchStrategy[Any]:
-    """Values of a field's type; ``depth`` says how far objects go down."""
+    """Values of a field's type; ``depth`` limits how deeply objects are nested."""
     plain: dict[FieldKind, st.SearchStrategy[Any]] = {
         FieldKind.STRING: WORDS,
         FieldKind.INTEGER: st.sampled_from([0, 1, 80, -1, 2**40]),
@@ -127,14 +127,14 @@ def values(field: FieldType, depth: int) -> st.SearchStrategy[Any]:
 
 @st.composite
 def objects(draw: st.DrawFn, model: Any, depth: int) -> dict[str, Any]:
-    """Objects of a model, with a few of its fields."""
+    """Objects of a model, with up to three of its fields."""
     fields = fields_of(model)
     names = draw(st.lists(st.sampled_from(sorted(fields)), max_size=3, unique=True)) if depth and fields else []
     return {name: draw(values(fields[name], depth - 1)) for name in names}
 
 
 def places(value: dict[str, Any], model: Any) -> list[tuple[dict[str, Any], Any]]:
-    """Every object of the pod with its model."""
+    """Every object of the pod, with its model."""
     found = [(value, model)]
     for name, field in fields_of(model).items():
         inner = value.get(name)
@@ -148,7 +148,7 @@ def places(value: dict[str, Any], model: Any) -> list[tuple[dict[str, Any], Any]
 
 @st.composite
 def pods(draw: st.DrawFn) -> dict[str, Any]:
-    """Pods that are valid but for a field or two, put in anywhere with a value of its type."""
+    """Valid pods in which up to two fields, anywhere, got a random value of their type."""
     pod: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": draw(SPECS)}
     pod = copy.deepcopy(pod)
     for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2]))):
@@ -196,7 +196,7 @@ def amount(text: str) -> Fraction:
 
 
 def effective(spec: dict[str, Any], resource: str) -> Fraction:
-    """What the scheduler will reserve: the highest of every moment of the pod's life."""
+    """What the scheduler reserves: the highest sum of requests at any moment of the pod's life."""
     moments, beside = [], Fraction(0)
     for one in spec.get("initContainers", []):
         own = amount(one["resources"]["requests"][resource])
@@ -208,7 +208,7 @@ def effective(spec: dict[str, Any], resource: str) -> Fraction:
 
 
 def check_isolation(pod: dict[str, Any]) -> None:
-    """No host access and no other namespace, whatever the policy."""
+    """Check that the pod has no host access and no other namespace, under any policy."""
     spec = pod["spec"]
     assert "namespace" not in pod["metadata"]
     assert not {"hostNetwork", "hostPID", "hostIPC", "hostUsers", "nodeName", "hostAliases"} & spec.keys()
@@ -226,7 +226,7 @@ def check_isolation(pod: dict[str, Any]) -> None:
 
 
 def check_no_credentials(pod: dict[str, Any]) -> None:
-    """Nothing of the namespace's Secrets, ConfigMaps or claims, by default."""
+    """Check that the pod uses none of the namespace's Secrets, ConfigMaps or claims, by default."""
     text = json.dumps(pod)
     for word in ("secret", "Secret", "configMap", "persistentVolumeClaim", "csi", "envFrom", "serviceAccountToken"):
         assert f'"{word}' not in text

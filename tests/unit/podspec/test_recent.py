@@ -1,4 +1,4 @@
-"""What was sanitized lately is known again, and only under the same policy."""
+"""A recently sanitized pod spec is found again, and only under the same policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CPU, memory and storage: per container, and of the pod as a whole."""
+"""CPU, memory and storage: for each container, and for the pod as a whole."""
 
 from __future__ import annotations
 

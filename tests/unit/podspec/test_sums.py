@@ -1,4 +1,4 @@
-"""What a pod may have in all, and what it gets where it asks for nothing: no maximum is passed by leaving it out."""
+"""A pod's totals and its defaults: leaving an amount out does not get a pod past a maximum."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AMOUNTS = {"cpu": "100m", "memory": "128Mi"}
 
 
 def pod(*storage: str | None, dirs: tuple[dict[str, Any], ...] = (), init: tuple[dict[str, Any], ...] = ()) -> Any:
-    """A pod with a container for each amount of disk (None names none) and an emptyDir for each of ``dirs``."""
+    """A pod with a container for each amount of disk (None: no amount) and an emptyDir for each of ``dirs``."""
     made = seed()
     made["spec"]["containers"] = [
         {"name": f"c{index}", "image": "a:1", "ports": [{"containerPort": 80}], "resources": {"limits": limits(amount)}}

@@ -1,4 +1,4 @@
-"""Reading a tenant's text: strict, and bounded in time and memory whatever it is."""
+"""Reading a tenant's YAML: strict, and with bounded time and memory for any text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Templates are read as a whole: all of them are right, or every mistake is told with its file and line."""
+"""Templates are read as a whole: either all are right, or every mistake is reported with its file and line."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read(folder: Path, text: str = WEB, **sections: Any) -> Template:
 
 
 def mistakes(folder: Path, text: str, **sections: Any) -> list[str]:
-    """What is wrong with a file of this text, without the path of its folder."""
+    """The mistakes in a file with this text, without the path of its folder."""
     with pytest.raises(ConfigError) as refusal:
         read(folder, text, **sections)
     return [mistake.removeprefix(f"{folder}/") for mistake in refusal.value.mistakes]

@@ -1,4 +1,4 @@
-"""Values that are made anew for each stack."""
+"""Values that are generated for each stack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The TLS certificate: what is used, what is refused in words, and what is said of its time."""
+"""The TLS certificate: what is used, what is refused with a reason, and what is reported of its validity."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RSA = ("-newkey", "rsa:2048")
 def make(
     folder: Path, name: str = "one", *, days: int = 90, password: str = "", kind: tuple[str, ...] = EC
 ) -> tuple[str, str]:
-    """A self-signed certificate for 127.0.0.1 and its key."""
+    """A self-signed certificate for 127.0.0.1, and its key."""
     cert, key = folder / f"{name}.crt", folder / f"{name}.key"
     encryption = ["-passout", f"pass:{password}"] if password else ["-nodes"]
     subject = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-days", str(days)]
@@ -46,7 +46,7 @@ def of(cert: str, key: str, folder: Path) -> Certificate | None:
 
 
 async def served(certificate: Certificate, client: ssl.SSLContext) -> tuple[str | None, str | None, str]:
-    """Version and protocol that a client gets, and the name in the certificate."""
+    """TLS version and ALPN protocol that a client gets, and the name in the certificate."""
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=certificate.context)
     async with server:
         port = server.sockets[0].getsockname()[1]

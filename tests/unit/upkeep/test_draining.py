@@ -1,4 +1,4 @@
-"""A stop with sockets that outlive the process: who was let in is served, who comes later waits for the next one."""
+"""A stop with sockets that outlive the process: accepted clients are served, later ones wait for the next one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reload waits for the credentials that come with it, and not for ever."""
+"""A reload waits for the credentials that are passed with it, but not for ever."""
 
 from __future__ import annotations
 

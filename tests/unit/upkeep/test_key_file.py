@@ -1,4 +1,4 @@
-"""The key file is followed: what is written into it is in force a moment later, and an unusable one changes nothing."""
+"""The key file is watched: new content is in force a moment later, and an unusable file changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The service manager's protocol, spoken to a socket that stands for it."""
+"""The service manager's protocol, spoken to a socket in its place."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ print([(each.name, each.socket.getsockname() == listening.getsockname()) for eac
 
 
 class Manager:
-    """Receives what a service manager would."""
+    """Receives what stackd sends to a service manager."""
 
     def __init__(self, folder: Path) -> None:
         self.address = str(folder / "notify")

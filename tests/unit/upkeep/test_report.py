@@ -1,4 +1,4 @@
-"""What the service manager is told: never "ready" while /readyz says otherwise, and READY without a cluster, too."""
+"""What stackd tells the service manager: never "ready" against /readyz, and READY=1 also without a cluster."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OLD, NEW = (User(token=name, name="stackd", rules=(everything(),)) for name in (
 
 
 class Manager:
-    """A service manager that listens: what it was told, latest last."""
+    """A service manager that keeps what it was told, the latest last."""
 
     def __init__(self, folder: Path) -> None:
         self.address = str(folder / "notify")
@@ -89,7 +89,10 @@ async def asked(daemon: Daemon, method: str, path: str, body: Any = None) -> tup
 
 
 async def waits(daemon: Daemon, manager: Manager, why: str) -> None:
-    """It is started, says everywhere what it waits for, and refuses creates; its file is new, and it says that of the stacks."""
+    """Check that the daemon is started, says everywhere what it waits for, and refuses reads and creates of stacks.
+
+    Its file is new, so it may lack stacks.
+    """
     await eventually(lambda: manager.started and why in manager.status, lambda: manager.status)
     assert manager.status.startswith("waiting for the cluster: ")
     status, answer = await asked(daemon, "GET", "/readyz")

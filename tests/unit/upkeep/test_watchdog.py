@@ -1,4 +1,4 @@
-"""What the watchdog takes for stuck, and what not."""
+"""What the watchdog takes for a hanging daemon, and what not."""
 
 from __future__ import annotations
 

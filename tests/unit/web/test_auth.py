@@ -1,4 +1,4 @@
-"""Who a caller is by address: behind proxies, and among addresses that one host chooses freely."""
+"""The caller's address: behind proxies, and among addresses that one host can choose freely."""
 
 from __future__ import annotations
 

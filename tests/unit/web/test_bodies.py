@@ -1,4 +1,4 @@
-"""Request bodies and queries: what is not known or stands twice is named, and no name holds anybody up."""
+"""Request bodies and queries: unknown and repeated names are reported, and no name makes the check slow."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_name_that_is_not_known_is_shown_short_with_what_would_be_right() -> N
 
 
 def fastest(run: Callable[[], object]) -> float:
-    """The CPU seconds of the quickest of five tries: what it takes where nobody else is at work."""
+    """The CPU seconds of the fastest of five runs, which other load disturbs least."""
     taken = []
     for _ in range(5):
         began = time.process_time()

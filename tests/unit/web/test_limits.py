@@ -1,4 +1,4 @@
-"""How requests of a key and creates of a label value are counted, on a clock that is set by hand."""
+"""How requests of a key and creates of a label value are counted, with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stackd.web.limits import SWEEP_ABOVE, LabelRates, Limits
 
 
 class Hands(SystemClock):
-    """A clock that is set by hand."""
+    """A clock that the test sets."""
 
     at = 0.0
 

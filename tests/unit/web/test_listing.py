@@ -1,4 +1,4 @@
-"""The list in pieces: right, shared, and not in anybody's way."""
+"""The list in pieces: correct, shared between requests, and blocking nobody."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def entry(one: Stack) -> bytes:
 
 
 def ready(pieces: list[Piece | Late]) -> list[Piece]:
-    """The pieces, of which none is late."""
+    """The pieces; none of them may be late."""
     found = [piece for piece in pieces if not isinstance(piece, tuple)]
     assert len(found) == len(pieces)
     return found
@@ -138,7 +138,7 @@ def with_text(one: Stack) -> bytes:
 
 
 async def fill(store: Store, long: Callable[[int], bool], count: int = 70) -> list[tuple[str, str]]:
-    """Stacks with long and short pod specs; their ids and pod specs."""
+    """Create stacks with long and short pod specs; return their ids and pod specs."""
     texts = [(LONG if long(number) else SHORT) + str(number) for number in range(count)]
     for number, text in enumerate(texts):
         await store.stacks.reserve(new_stack(number, created_at=number, pod_spec=text))

@@ -1,4 +1,4 @@
-"""The OpenAPI document in itself: every route is in it, its references lead somewhere, its examples are valid."""
+"""The OpenAPI document itself: it has every route, its references resolve, and its examples are valid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of the pages for browsers: none is missing, and no script among them makes markup of text."""
+"""The files of the pages for browsers: none is missing, and no script turns text into markup."""
 
 from __future__ import annotations
 

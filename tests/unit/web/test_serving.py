@@ -1,4 +1,4 @@
-"""Where stackd listens, as it is told."""
+"""The address at which stackd says that it listens."""
 
 from __future__ import annotations
 
