@@ -1,7 +1,7 @@
 """The stacks of players, one for each account, over stackd's API. Knows nothing of CTFd.
 
-Owns: which stack belongs to whom (labels `player` and `challenge`), its pod, and its flag. The flag is computed from the
-account, the challenge and a secret, so nothing has to be stored.
+Owns: which stack belongs to whom (labels `player` and `challenge`), its pod, and its flag. The flag is computed from
+the account, the challenge and a secret, so nothing has to be stored.
 """
 
 from __future__ import annotations
