@@ -1,4 +1,4 @@
-"""What a platform does for its players: a stack each, with a flag of its own, until it is solved."""
+"""What a platform does for its players: each gets one stack with a flag of their own, until they solve it."""
 
 import hmac
 import os
@@ -21,28 +21,28 @@ client = Client(os.environ["STACKD_URL"], os.environ["STACKD_API_KEY"])
 
 
 def flag(player: str) -> str:
-    """The same for a player each time, so that no list of flags is kept."""
+    """The player's flag; it is computed, so the platform keeps no list of flags."""
     return "flag{" + hmac.digest(os.environ["FLAG_SECRET"].encode(), player.encode(), "sha256").hex()[:32] + "}"
 
 
 def start(player: str) -> Stack:
-    """The player's stack, once it answers; who presses the button again gets the same one."""
+    """Start the player's stack, or take the existing one, and wait until it runs."""
     pod = POD.replace("FLAG_OF_THE_PLAYER", flag(player))
     stack = client.create(pod, ports=["80/tcp"], ttl="30m", labels={"player": player}, return_existing=True)
     try:
         return client.wait(stack, timeout=60)
     except StackEnded:
-        client.delete(stack)  # it cannot run: the next press of the button starts afresh
+        client.delete(stack)  # it cannot run; the next start makes a new one
         raise
 
 
 def extend(player: str) -> list[Stack]:
-    """Ten minutes more, up to `stacks.max_ttl` in all."""
+    """Give the player ten minutes more, up to `stacks.max_ttl` in all."""
     return [client.extend(stack, "10m") for stack in client.stacks(labels={"player": player})]
 
 
 def solve(player: str, answer: str) -> bool:
-    """Whether it is the player's flag; then the stack is not needed any more."""
+    """Check the player's flag; if it is right, delete the stack."""
     solved = hmac.compare_digest(flag(player).encode(), answer.encode())
     if solved and (stacks := client.stacks(labels={"player": player})):
         client.batch_delete(stacks)

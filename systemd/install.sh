@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Called by `make install` and `make uninstall`; reads DESTDIR, PREFIX, WHEEL and PYTHON.
-# Installs a virtual environment of its own under PREFIX/lib/stackd, the command with its manual page and completions, and
-# the units. Configuration and state are never overwritten and never removed.
+# Installs a virtual environment under PREFIX/lib/stackd, the command with its manual page and completions, and the units.
+# It never overwrites or removes configuration and state.
 set -euo pipefail
 umask 022
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -12,7 +12,7 @@ wheel=${WHEEL:-}
 lib=$prefix/lib/stackd
 # systemd looks for units below /usr and /usr/local only
 case $prefix in /usr | /usr/local) units=$prefix/lib ;; *) units=/usr/local/lib ;; esac
-# where each shell looks below PREFIX/share
+# where each shell looks for completions, below PREFIX/share
 declare -A completions=(
   [bash]=bash-completion/completions/stackd
   [zsh]=zsh/$([[ $prefix == /usr && -e /etc/debian_version ]] && echo vendor-completions || echo site-functions)/_stackd
@@ -24,7 +24,7 @@ complain() {
   exit 1
 }
 
-# The service runs as a user of its own and sees no home directory, so the interpreter must not live in one.
+# The service runs as a user of its own and sees no home directory, so the interpreter must not be in one.
 usable() {
   "$1" - 2>/dev/null <<'PY'
 import ensurepip, os, sqlite3, ssl, sys, venv
@@ -56,10 +56,10 @@ install_stackd() {
   mkdir -p "$destdir$prefix/lib"
   "$python" -m venv --clear "$target.new"
   install_packages "$target.new/bin/python" "$source"
-  # what knows its own path is told the final one, without DESTDIR and .new
+  # scripts and settings that contain their own path get the final one, without DESTDIR and .new
   sed -i "1s|^#!.*|#!$lib/bin/python|" $(grep -rlI --include='*' -e "^#!.*$target.new" "$target.new/bin")
   sed -i "s|$target.new|$lib|g" "$target.new/pyvenv.cfg" "$target.new"/bin/activate*
-  # on all CPUs; what only an installation runs is not worth the time
+  # on all CPUs, and not for packages that only an installation runs
   "$target.new/bin/python" -m compileall -q -f -j 0 -x '/site-packages/(pip|setuptools|pkg_resources|_distutils_hack)/' \
     -s "$target.new" -p "$lib" "$target.new/lib"
   install -m 755 systemd/hand-over "$target.new/bin/hand-over"
@@ -71,8 +71,8 @@ install_stackd() {
   if on_this_machine; then settle; fi
 }
 
-# Root runs nothing that came over the network but what the lock file names by its hash: wheels only, as a source package
-# would run its build and fetch what that needs; and nothing is asked of an index beyond that.
+# Of what comes over the network, root runs only wheels whose hashes are in the lock file: a source package would run its
+# build, and fetch what the build needs. pip asks an index for nothing else.
 install_packages() {
   local pip=("$1" -m pip --quiet --disable-pip-version-check --no-input)
   local install=("${pip[@]}" install --no-compile)
@@ -80,7 +80,7 @@ install_packages() {
   if [[ -n $wheel ]]; then
     "${install[@]}" --no-index --no-deps "$wheel"
   else
-    # built from a copy: root leaves nothing behind in the checkout; links become what they lead to
+    # built from a copy, so that root leaves nothing behind in the checkout; links become the files that they point to
     cp -rL pyproject.toml README.md LICENSE stackd "$2/"
     "${install[@]}" --no-index --no-deps --no-build-isolation "$2"
   fi
@@ -145,7 +145,7 @@ uninstall_stackd() {
   echo "nothing in the cluster was changed; docs/operate.md, \"Leaving\", says how to remove what is there"
 }
 
-if [[ ${BASH_SOURCE[0]} == "$0" ]]; then # and not where a test takes one of the functions
+if [[ ${BASH_SOURCE[0]} == "$0" ]]; then # not if a test sources this file for its functions
   case ${1:-} in
     install) install_stackd ;;
     uninstall) uninstall_stackd ;;

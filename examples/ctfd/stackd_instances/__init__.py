@@ -1,7 +1,7 @@
 """A CTFd plugin: a stack for each player (or team) and challenge, with a flag of its own.
 
-Copy this folder into CTFd/plugins, and set STACKD_URL, STACKD_API_KEY, STACKD_PODS (a folder) and FLAG_SECRET. A flag of
-the type `stackd` in a challenge accepts the account's own flag, and has the stack deleted when it is given.
+Copy this folder into CTFd/plugins, and set STACKD_URL, STACKD_API_KEY, STACKD_PODS (a folder) and FLAG_SECRET. A
+challenge's flag of the type `stackd` accepts the account's own flag. When an account submits it, its stack is deleted.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ blueprint = Blueprint("stackd_instances", __name__)
 
 
 def instances() -> Instances:
-    """As the environment says."""
+    """The instances that the environment variables configure."""
     client = Client(os.environ["STACKD_URL"], os.environ["STACKD_API_KEY"])
     pods, secret = Path(os.environ["STACKD_PODS"]), os.environ["FLAG_SECRET"].encode()
     return Instances(client=client, pods=pods, secret=secret)
 
 
 class AccountFlag(BaseFlag):
-    """A flag of the account's own; what stands in the flag's content does not count."""
+    """The account's own flag; the content that CTFd has saved for the flag is ignored."""
 
     name = "stackd"
     templates: ClassVar = {
@@ -43,11 +43,11 @@ class AccountFlag(BaseFlag):
 
     @staticmethod
     def compare(saved: Any, provided: str) -> bool:
-        """Whether it is the flag of who asks. Then the stack has done its work."""
+        """Whether ``provided`` is the flag of the current account; if so, have its stack deleted."""
         account, known = get_current_user().account_id, instances()
         if not known.is_flag(account, saved.challenge_id, provided):
             return False
-        with suppress(ClientError):  # a solve counts whether or not stackd answers; the stack ends in time by itself
+        with suppress(ClientError):  # the solve counts even if stackd does not answer; the stack then expires
             known.stop(account, saved.challenge_id)
         return True
 
@@ -55,7 +55,7 @@ class AccountFlag(BaseFlag):
 @blueprint.route("/api/v1/stackd/<int:challenge_id>", methods=["GET"])
 @authed_only
 def look(challenge_id: int) -> Any:
-    """How the account's instance is."""
+    """The state of the account's instance."""
     return answer(lambda: instances().look(account_for(challenge_id), challenge_id))
 
 
@@ -96,7 +96,7 @@ def account_for(challenge_id: int) -> int:
 
 
 def answer(work: Callable[[], Any]) -> Any:
-    """In the form that CTFd's own API has."""
+    """Return the result or the error of ``work`` in the form of CTFd's own API."""
     try:
         return jsonify({"success": True, "data": work()})
     except NoInstance as error:
@@ -109,6 +109,6 @@ def answer(work: Callable[[], Any]) -> Any:
 
 
 def load(app: Flask) -> None:
-    """What CTFd calls."""
+    """Register the flag type and the routes; CTFd calls this."""
     FLAG_CLASSES[AccountFlag.name] = AccountFlag
     app.register_blueprint(blueprint)

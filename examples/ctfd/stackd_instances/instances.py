@@ -1,7 +1,7 @@
 """The stacks of players, one for each account, over stackd's API. Knows nothing of CTFd.
 
-Owns: which stack is whose (labels `player` and `challenge`), what stands in its pod, and the flag, which is computed from
-the account, the challenge and a secret, so that nothing has to be kept.
+Owns: which stack belongs to whom (labels `player` and `challenge`), its pod, and its flag. The flag is computed from
+the account, the challenge and a secret, so nothing has to be stored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TTL, EXTENSION = "30m", "10m"
 
 
 class NoInstance(Exception):
-    """There is none to be had; the text may be shown to a player."""
+    """The account has no instance, or cannot get one; the text may be shown to a player."""
 
     def __init__(self, text: str, status: int = 404) -> None:
         super().__init__(text)
@@ -39,11 +39,11 @@ class Instances:
         return f"flag{{{digest.hex()[:32]}}}"
 
     def is_flag(self, account: int, challenge: int, given: str) -> bool:
-        """Whether it is."""
+        """Whether ``given`` is the account's flag for the challenge."""
         return hmac.compare_digest(self.flag(account, challenge).encode(), given.strip().encode())
 
     def start(self, account: int, challenge: int) -> dict[str, Any]:
-        """The account's stack for the challenge; the one that is there, if there is one."""
+        """Create the account's stack for the challenge, or return the existing one."""
         pod = self._pod(challenge).replace(PLACE_OF_THE_FLAG, self.flag(account, challenge))
         labels = {"player": str(account), "challenge": str(challenge)}
         stack = self.client.create(pod, ports=_ports(pod), ttl=TTL, labels=labels, return_existing=True)
@@ -52,15 +52,15 @@ class Instances:
         return told(stack)
 
     def look(self, account: int, challenge: int) -> dict[str, Any]:
-        """How the account's stack for the challenge is."""
+        """The state of the account's stack for the challenge."""
         return told(self._stack(account, challenge))
 
     def extend(self, account: int, challenge: int) -> dict[str, Any]:
-        """Let it live longer."""
+        """Extend the stack's time to live by ``EXTENSION``."""
         return told(self.client.extend(self._stack(account, challenge), EXTENSION))
 
     def stop(self, account: int, challenge: int) -> None:
-        """Have it deleted; nothing where there is none. stackd goes on by itself where that takes a while."""
+        """Have the stack deleted, if there is one; stackd does it in the background."""
         if stacks := self._stacks(account, challenge):
             self.client.batch_delete(stacks)
 
@@ -86,7 +86,7 @@ def told(stack: Stack) -> dict[str, Any]:
 
 
 def refusal(error: ApiError) -> tuple[str, int]:
-    """What a player is told of a refusal: stackd's sentence names no secrets; who is to blame is in its log."""
+    """The text and the status that a player gets for an error of the API. A 409, 429 or 503 keeps stackd's sentence."""
     if isinstance(error, NotFound):
         return "no instance runs", 404
     if error.status in (409, 429, 503):
@@ -95,6 +95,6 @@ def refusal(error: ApiError) -> tuple[str, int]:
 
 
 def _ports(pod: str) -> list[str]:
-    """The ports that the pod's first lines say: `# ports: 80/tcp 53/udp`."""
+    """The ports in the pod's first line, such as `# ports: 80/tcp 53/udp`; without that line, 80/tcp."""
     first, _, _ = pod.partition("\n")
     return first.removeprefix("# ports:").split() if first.startswith("# ports:") else ["80/tcp"]

@@ -1,10 +1,10 @@
 """``stackd setup``: from an installation to a first stack.
 
-    run      the plan, the question, and doing what is not done
-    steps    each step: how it is, what it would do, doing it, and the commands that do it by hand
-    admin    an administrator's kubeconfig: where it is, and stackd's own that is made from it
+    run      shows the plan, asks, and runs the unfinished steps
+    steps    each step: its state, what it would change, the change itself, and the commands to do it by hand
+    admin    finds an administrator's kubeconfig, and makes stackd's own from it
 
-Shows the plan, asks, and does only what is not done yet, so that it can be run again after anything.
+Each run does only the steps that are not done yet, so the command can be repeated after any failure.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""An administrator's kubeconfig: where it usually is, and the one for stackd that is made from it.
+"""Find an administrator's kubeconfig, and make stackd's kubeconfig from it.
 
-Owns: the reading of the cluster's entry (address and authority), and the text of stackd's kubeconfig. Of the administrator's
-credentials nothing gets into it.
+Owns: reading the cluster's entry (address and authority), and the text of stackd's kubeconfig. The administrator's
+credentials are never copied into it.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import yaml
 from stackd.errors import ConfigError
 
 USUAL = ("/etc/kubernetes/admin.conf", "/etc/rancher/k3s/k3s.yaml")
-"""kubeadm's and k3s'."""
+"""Where kubeadm and k3s put the administrator's kubeconfig."""
 
 KEPT = ("server", "certificate-authority-data", "tls-server-name", "insecure-skip-tls-verify", "proxy-url")
 
 
 def kubeconfig_of(environ: Mapping[str, str]) -> Path | None:
-    """The kubeconfig that kubectl would use here, or one of those that a cluster leaves on its own machine."""
+    """The first readable kubeconfig: $KUBECONFIG, ~/.kube/config, then those in ``USUAL``."""
     named = [part for part in environ.get("KUBECONFIG", "").split(os.pathsep) if part][:1]
     places = [*named, str(Path(environ.get("HOME") or "/") / ".kube/config"), *USUAL]
     return next((Path(place) for place in places if os.access(place, os.R_OK)), None)
 
 
 def cluster_entry(path: Path, context: str = "") -> dict[str, Any]:
-    """How to get to the cluster, without who one is there. Raises ConfigError."""
+    """The cluster's address and authority, without credentials. Raises ConfigError."""
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         name = context or config["current-context"]
@@ -45,7 +45,7 @@ def cluster_entry(path: Path, context: str = "") -> dict[str, Any]:
 
 
 def render(cluster: Mapping[str, Any], token: str) -> str:
-    """A kubeconfig for stackd."""
+    """The text of stackd's kubeconfig."""
     config = {
         "apiVersion": "v1",
         "kind": "Config",

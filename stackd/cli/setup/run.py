@@ -1,4 +1,4 @@
-"""The run of ``stackd setup``: the plan, the question, and the steps that are not done yet."""
+"""Runs ``stackd setup``: shows the plan, asks, and does the steps that are not done yet."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FIRST_STACK = Size(cpu_milli=100, memory_bytes=128 << 20, ephemeral_bytes=None)
 
 
 async def set_up(config_path: Path | None, options: dict[str, Any], *, yes: bool, only_plan: bool) -> bool:
-    """Do what is not done yet; whether anything is left to do, or failed."""
+    """Do the unfinished steps. Returns True if something is left to do or has failed."""
     config = alone(config_path).config
     kubeconfig = None if options["no_admin"] else options["admin_kubeconfig"] or kubeconfig_of(os.environ)
     admin = None
@@ -64,18 +64,18 @@ async def set_up(config_path: Path | None, options: dict[str, Any], *, yes: bool
 
 
 async def _finds_no_disk(admin: Administrator, config: Config, options: dict[str, Any]) -> bool:
-    """Whether the manifests have to leave disk out, and no option decides that."""
+    """Whether the manifests must leave disk out, and no option on the command line decides it."""
     if click.get_current_context().get_parameter_source("storage") is ParameterSource.COMMANDLINE:
         return False
     try:
         nodes = await admin.list_nodes()
     except (ClusterError, ClusterUnavailable):
-        return False  # the first step that needs the cluster says why
+        return False  # the first step that needs the cluster reports the error
     return without_disk(nodes, options["nodes"], config.stacks.node_selector)
 
 
 def _given(context: click.Context) -> str:
-    """The options for ``stackd manifests`` that were given here, to be given there."""
+    """The options of this command line that ``stackd manifests`` also takes, as text."""
     names = {parameter.name for parameter in manifests.params} - {"config_path", "server"}
     flags = []
     for parameter in context.command.params:
@@ -117,16 +117,16 @@ async def _run(setup: Setup, report: Report, *, yes: bool, only_plan: bool) -> b
         report.blank()
         stopped = await _do(setup, report, [step for step, _ in looks], {step.name for step, _ in open_steps})
         if stopped == STEPS[-1].name:
-            await _doctor(setup)  # all is there but a stack: it knows why
+            await _doctor(setup)  # only the first stack is missing; the doctor says why
         if stopped:
             return True
     return await _doctor(setup)
 
 
 async def _do(setup: Setup, report: Report, steps: Sequence[SetupStep], planned: Collection[str]) -> str:
-    """Do one after the other, each as it is by then: what was done by one may be for a later one to take over.
+    """Do the steps in order. Each looks again first, because an earlier step may have changed its state.
 
-    Returns the name of the first one that failed, or that somebody has to do by hand.
+    Returns the name of the first step that failed, or that blocks until somebody does it by hand; else an empty text.
     """
     for step in steps:
         try:
@@ -160,13 +160,13 @@ async def _doctor(setup: Setup) -> bool:
 
 
 class Report:
-    """What is printed, a line a step."""
+    """Prints the plan and the results, one line for each step."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False)
 
     def title(self, setup: Setup) -> None:
-        """What is set up, and as whom."""
+        """Print which configuration is set up, and with whose kubeconfig."""
         self._console.print(f"configuration  {setup.path}")
         admin = setup.admin_kubeconfig or "none: commands for an administrator are printed"
         self._console.print(f"administrator  {admin}")
@@ -177,11 +177,11 @@ class Report:
         self.blank()
 
     def blank(self) -> None:
-        """An empty line."""
+        """Print an empty line."""
         self._console.print()
 
     def plan(self, name: str, look: StepState, *, by_hand: bool) -> None:
-        """How a step is, and what it would do; with the commands for those who do it ``by_hand``."""
+        """Print a step's state and what it would do. With ``by_hand``, also print the commands that do it."""
         if look.done:
             self.line("already so", name, look.what)
         elif look.will:
@@ -192,16 +192,16 @@ class Report:
             self._commands(look)
 
     def by_hand(self, name: str, look: StepState) -> None:
-        """The steps that are left to somebody else."""
+        """Print a step that somebody else has to do, with its commands."""
         self.line("by hand", name, look.what)
         self._commands(look)
 
     def _commands(self, look: StepState) -> None:
-        """To be copied from here: not wrapped."""
+        """Print the commands without wrapping, so that they can be copied."""
         for command in look.commands:
             click.echo(f"    {printable(command, lines=True)}")
 
     def line(self, state: str, name: str, what: str, advice: str = "") -> None:
-        """One step."""
+        """Print one step."""
         heads = ((Text(state, style=COLOURS[state]), max(map(len, COLOURS))), (Text(name), NAME_WIDTH))
         self._console.print(advised(heads, what, advice))

@@ -1,6 +1,6 @@
-"""The steps of ``stackd setup``: how each is, what it would do, and doing it.
+"""The steps of ``stackd setup``: the state of each, what it would change, and the change itself.
 
-Owns: their order, and what "done" means for each. A step looks before it does anything, and changes nothing by looking.
+Owns: the order of the steps, and what "done" means for each. A step looks before it acts; looking changes nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ STACK_TTL = "30m"
 
 
 class StepFailed(Exception):
-    """A step could not be done; ``advice`` is what to do about that."""
+    """A step failed; ``advice`` says how to fix it."""
 
     def __init__(self, what: str, advice: str) -> None:
         super().__init__(what)
@@ -47,7 +47,7 @@ class StepFailed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What is set up, and with what; ``flags`` are the options for ``stackd manifests`` that were given, as text."""
+    """The input of all steps; ``flags`` are the given options of ``stackd manifests``, as text."""
 
     config: Config
     path: Path
@@ -57,48 +57,50 @@ class Setup:
     admin_kubeconfig: Path | None
     flags: str = ""
     written: list[Path] = field(default_factory=list)
-    """The files that were put in place here and that a running service has not read yet."""
+    """The files that this run has written and that a running service has not read yet."""
 
     @property
     def key_file(self) -> Path:
-        """Where the API key is put."""
+        """The path of the API key."""
         return self.path.with_name(API_KEY)
 
     @property
     def kubeconfig(self) -> Path:
-        """Where stackd's kubeconfig is put."""
+        """The path of stackd's kubeconfig."""
         return self.path.with_name(KUBECONFIG)
 
     @property
     def may_write(self) -> bool:
-        """Whether this user may put files there."""
+        """Whether this user may write files beside the configuration."""
         return os.access(self.path.parent, os.W_OK)
 
     @property
     def may_look(self) -> bool:
-        """Whether this user may see which files are there."""
+        """Whether this user may see which files are beside the configuration."""
         return os.access(self.path.parent, os.X_OK)
 
     @property
     def url(self) -> str:
-        """Where the daemon is."""
+        """The daemon's URL."""
         server = self.config.server
         return url_of(server.host, server.port, secure=bool(server.tls_cert))
 
     @property
     def key(self) -> str:
-        """The key to it, or nothing."""
+        """The API key, or an empty text."""
         return key_of(self.config.auth.key_file, self.path)
 
     def client(self) -> AsyncClient:
-        """The way to the daemon, to be closed."""
+        """A client of the daemon, without retries; the caller closes it."""
         return AsyncClient(self.url, self.key, retries=NO_RETRIES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepState:
-    """How a step is. What is not ``done`` either ``will`` be done, or is left to somebody: the ``commands`` do it by hand, and
-    what comes after has to wait for that if it ``blocks``.
+    """The state of a step.
+
+    If it is not ``done``, ``will`` lists what setup would do. An empty ``will`` leaves the step to somebody else;
+    ``commands`` do it by hand. If such a step ``blocks``, the later steps wait for it.
     """
 
     what: str
@@ -110,7 +112,7 @@ class StepState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetupStep:
-    """One step; ``do`` says what was done, and raises StepFailed or the error that it met."""
+    """One step; ``do`` returns what it did. It raises StepFailed or the error that stopped it."""
 
     name: str
     look: Callable[[Setup], Awaitable[StepState]]
@@ -122,7 +124,7 @@ def _already(what: str) -> StepState:
 
 
 async def look_at_key(setup: Setup) -> StepState:
-    """The step that provides an API key."""
+    """Whether callers have an API key."""
     config, file = setup.config, setup.key_file
     if not config.auth.enabled:
         return _already("auth.enabled is false: nobody needs a key")
@@ -138,13 +140,13 @@ async def look_at_key(setup: Setup) -> StepState:
 
 
 async def make_key(setup: Setup) -> str:
-    """Put a fresh one in place."""
+    """Write a fresh API key."""
     _put(setup, setup.key_file, new_key()[0] + "\n")
     return f"{setup.key_file} has a new key; callers send it as X-API-KEY"
 
 
 async def look_at_cluster(setup: Setup) -> StepState:
-    """Namespaces, rights, limits and network policies."""
+    """Whether the cluster has stackd's namespaces, rights, limits and network policies."""
     if setup.admin is None:
         if await _own_access(setup) is None:
             return _already(
@@ -164,7 +166,7 @@ async def look_at_cluster(setup: Setup) -> StepState:
 
 
 async def apply_manifests(setup: Setup) -> str:
-    """What `stackd manifests` prints, applied."""
+    """Apply what `stackd manifests` prints, where the cluster differs from it."""
     admin, changed = _admin(setup), 0
     for document in documents(setup.site):
         if await admin.change(document) is not None:
@@ -174,7 +176,7 @@ async def apply_manifests(setup: Setup) -> str:
 
 
 async def look_at_kubeconfig(setup: Setup) -> StepState:
-    """stackd's own way into the cluster."""
+    """Whether stackd's own credentials give access to the cluster."""
     file, chosen = setup.kubeconfig, setup.config.cluster
     if chosen.mode == "in-cluster" or chosen.kubeconfig not in ("", str(file)):
         return _already(f"the configuration has its own: {chosen.kubeconfig or chosen.mode}")
@@ -200,7 +202,7 @@ async def look_at_kubeconfig(setup: Setup) -> StepState:
 
 
 async def make_kubeconfig(setup: Setup) -> str:
-    """Have the cluster make a token, and put it in place with the way there."""
+    """Have the cluster make a token, and write it into stackd's kubeconfig."""
     admin, site = _admin(setup), setup.site
     assert setup.admin_kubeconfig is not None
     cluster = cluster_entry(setup.admin_kubeconfig, setup.options["admin_context"])
@@ -221,7 +223,7 @@ async def make_kubeconfig(setup: Setup) -> str:
 
 
 async def look_at_nodes(setup: Setup) -> StepState:
-    """The nodes that stacks may run on."""
+    """Whether nodes have the label for stacks, and all nodes of ``--node`` do."""
     selector = setup.config.stacks.node_selector
     wanted = ",".join(f"{key}={value}" for key, value in selector.items())
     nodes = await _nodes(setup)
@@ -252,7 +254,7 @@ async def look_at_nodes(setup: Setup) -> StepState:
 
 
 def without_disk(nodes: list[NodeState], named: Sequence[str], selector: Mapping[str, str]) -> bool:
-    """Whether none of the nodes that are to run stacks reports ephemeral storage: a pod that asks for some is put on none."""
+    """Whether no node for stacks reports ephemeral storage. The scheduler would place no pod that requests some."""
     ours = [node for node in nodes if node.name in named or _takes(node, selector)]
     if not ours:
         ours = [node for node in nodes if node.name in _candidates(nodes)]
@@ -260,7 +262,7 @@ def without_disk(nodes: list[NodeState], named: Sequence[str], selector: Mapping
 
 
 async def label_nodes(setup: Setup) -> str:
-    """Set the labels."""
+    """Label the nodes, and say which of them have no public address."""
     admin, selector = _admin(setup), setup.config.stacks.node_selector
     names = setup.options["nodes"] or _candidates(await admin.list_nodes())
     labelled = [await admin.label_node(name, selector) for name in names]
@@ -279,7 +281,7 @@ async def label_nodes(setup: Setup) -> str:
 
 
 async def look_at_service(setup: Setup) -> StepState:
-    """The daemon, started and ready."""
+    """Whether the daemon runs, is enabled at boot, is ready, and has read its files."""
     known = unit.unit() if is_installed(setup.path) else None
     if known is None:
         if await _answers(setup):
@@ -300,7 +302,7 @@ async def look_at_service(setup: Setup) -> StepState:
 
 
 async def start(setup: Setup) -> str:
-    """Start it, or have it read its credentials again, and wait until it is ready."""
+    """Start the daemon, or have it read its credentials again; then wait until it is ready."""
     known = unit.unit()
     active = known is not None and known.active in ("active", "reloading")
     trouble = unit.enable_and_start() or ("" if not active or unit.reload() else "its reload was refused")
@@ -318,7 +320,7 @@ async def start(setup: Setup) -> str:
 
 
 async def look_at_stack(setup: Setup) -> StepState:
-    """A first stack, where there is none at all."""
+    """Whether the daemon has any stack."""
     if not setup.options["first_stack"]:
         return _already("skipped (--no-first-stack)")
     if await _answers(setup):
@@ -335,7 +337,7 @@ async def look_at_stack(setup: Setup) -> StepState:
 
 
 async def first_stack(setup: Setup) -> str:
-    """Create it, and wait until it runs."""
+    """Create a stack, and wait until it runs."""
     body = {
         "pod_spec": FIRST.format(image=setup.options["image"], port=setup.options["port"]),
         "target_port": [{"container_port": setup.options["port"], "protocol": "TCP"}],
@@ -380,7 +382,7 @@ def _admin(setup: Setup) -> Administrator:
 
 
 def _own_target(setup: Setup) -> ClusterTarget:
-    """Where stackd's own credentials lead. A kubeconfig of this user's own is none of them. Raises ConfigError."""
+    """The cluster that stackd's own credentials are for; this user's kubeconfig is not used. Raises ConfigError."""
     chosen = setup.config.cluster
     if chosen.mode == "in-cluster" or chosen.kubeconfig:
         return ClusterTarget.of(for_cluster(setup.path).config)
@@ -398,7 +400,10 @@ def _own_target(setup: Setup) -> ClusterTarget:
 
 
 async def _own_access(setup: Setup) -> str | None:
-    """Why stackd's own credentials do not lead into the cluster; None where they do. Raises StepFailed for another cluster."""
+    """Why stackd's own credentials give no access to the cluster, or None if they do.
+
+    Raises StepFailed if they are for another cluster than the administrator's.
+    """
     try:
         own = await Cluster.connect(_own_target(setup))
     except ConfigError as error:
@@ -418,7 +423,7 @@ async def _own_access(setup: Setup) -> str | None:
 
 
 async def _nodes(setup: Setup) -> list[NodeState] | None:
-    """All nodes, as the administrator or stackd itself sees them; None where nobody may look."""
+    """All nodes, listed with the administrator's credentials or else stackd's own; None without access."""
     if setup.admin is not None:
         return await setup.admin.list_nodes()
     if await _own_access(setup) is not None:
@@ -435,19 +440,19 @@ def _takes(node: NodeState, selector: Mapping[str, str]) -> bool:
 
 
 def _candidates(nodes: list[NodeState]) -> list[str]:
-    """Nodes that could run stacks: ready, and not there for the control plane; where all are, they are not left out."""
+    """Ready, schedulable nodes outside the control plane; if there are none, those of the control plane."""
     ready = [node for node in nodes if node.ready and not node.unschedulable]
     workers = [node.name for node in ready if not any(label in node.labels for label in CONTROL_PLANE)]
     return workers or [node.name for node in ready]
 
 
 async def _answers(setup: Setup) -> bool:
-    """Whether the daemon is there, and ready."""
+    """Whether the daemon answers and is ready."""
     return not await _not_ready(setup)
 
 
 async def _until_ready(setup: Setup) -> str:
-    """Why it is still not ready when it should be; nothing as soon as it is."""
+    """Wait up to ``READY_SECONDS``. Returns why the daemon is not ready, or an empty text once it is."""
     deadline = time.monotonic() + READY_SECONDS
     while True:
         why = await _not_ready(setup)
@@ -466,7 +471,7 @@ async def _not_ready(setup: Setup) -> str:
 
 
 def _has_text(file: Path) -> bool:
-    """Whether it is there, and not empty, as far as this user may see."""
+    """Whether the file exists and is not empty; False if this user may not see it."""
     try:
         return file.stat().st_size > 0
     except OSError:
@@ -474,7 +479,7 @@ def _has_text(file: Path) -> bool:
 
 
 def _put(setup: Setup, path: Path, text: str) -> None:
-    """The whole file or none, readable by its owner only."""
+    """Write the whole file or nothing; only its owner may read it."""
     fresh = path.with_name(f".{path.name}.new")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

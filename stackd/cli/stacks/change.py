@@ -87,7 +87,7 @@ def _print(stack: Any, output: str, *fields: str) -> None:
 
 
 def _all(stack_ids: tuple[str, ...], each: Callable[[str], None]) -> None:
-    """Try all of them, say what went wrong with each, and fail if anything did."""
+    """Call ``each`` for every stack, print the API's errors, and fail at the end if there were any."""
     from stackd.client import ApiError, ClientError
 
     failed = 0
@@ -142,7 +142,7 @@ def batch_delete(
 
 def _ids(client: Client, stack_ids: tuple[str, ...], chosen: list[tuple[str, str]]) -> list[str]:
     if stack_ids == ("-",):
-        # What `stacks list` prints in a pipe is good as it is: the id is the first field of each line.
+        # Takes what `stacks list` prints in a pipe: the id is the first field of each line.
         return [line.split()[0] for line in sys.stdin if line.strip()]
     if stack_ids:
         return list(stack_ids)
@@ -158,7 +158,7 @@ def _confirm(count: int) -> None:
 
 
 def _finished(client: Client, job_id: str, total: int) -> Job:
-    """The job when it has finished, with a bar on the way if anybody looks."""
+    """Wait until the job has finished, and return it; a terminal shows a progress bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("deleting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

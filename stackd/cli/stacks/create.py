@@ -1,4 +1,4 @@
-"""``stacks create``: a pod spec, or a whole request, to a stack."""
+"""``stacks create``: creates a stack from a pod spec, a whole request or a template."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _body(source: str | None, template: str | None, ports: Sequence[str]) -> dic
 
 
 def request_body(text: str, ports: Sequence[str]) -> dict[str, Any]:
-    """The request for a text that is one already, or a pod spec. Raises UsageError, or InvalidPodSpec."""
+    """The request body for ``text``: a whole request as JSON, or a pod spec. Raises UsageError or InvalidPodSpec."""
     body = _whole_request(text)
     if body is None:
         published = [_port(port) for port in ports] if ports else declared_ports(text)
@@ -92,7 +92,7 @@ def request_body(text: str, ports: Sequence[str]) -> dict[str, Any]:
 
 
 def declared_ports(text: str) -> list[dict[str, Any]]:
-    """All container ports of a pod spec, in its order."""
+    """All container ports of a pod spec, in its order. Raises UsageError if it has none, and InvalidPodSpec."""
     from stackd.podspec.yaml_reader import read
 
     spec = read(text).get("spec")

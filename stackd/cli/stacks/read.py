@@ -1,4 +1,4 @@
-"""``stacks list``, ``show``, ``timeline`` and ``logs``: what there is, and why."""
+"""``stacks list``, ``show``, ``timeline`` and ``logs``: the commands that only read."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def logs(client: Client, stack_id: str, follow: bool, tail: int | None, containe
 
 
 def _follow(client: Client, stack_id: str, container: str, known: str) -> None:
-    """Print what is new at each poll; ends with the stack's pod."""
+    """Print new output at each poll, until the stack is gone or no longer creating or running."""
     from stackd.client import Busy, NotFound
 
     while True:
@@ -111,7 +111,7 @@ def _follow(client: Client, stack_id: str, container: str, known: str) -> None:
             click.echo(f"{stack_id} is gone", err=True)
             return
         except Busy:
-            continue  # the cluster is away; what is written meanwhile comes later
+            continue  # a later poll prints what is missed now
         if more := added(known, text):
             print_text(more)
         known = text
@@ -120,7 +120,7 @@ def _follow(client: Client, stack_id: str, container: str, known: str) -> None:
 
 
 def added(before: str, now: str) -> str:
-    """What ``now`` has behind ``before``, where both are the ends of one text, or of a text and one that began anew."""
+    """The lines of ``now`` after those of ``before``, where both are tails of one log; all of ``now`` for a new log."""
     if now.startswith(before):
         return now[len(before) :]
     lines = before.splitlines(keepends=True)
@@ -133,7 +133,7 @@ def added(before: str, now: str) -> str:
 
 
 def checked(stack_id: str) -> str:
-    """The id of a stack. Raises UsageError for what cannot be one."""
+    """Return ``stack_id``. Raises UsageError if no stack can have that id."""
     from stackd.client.operations import PATH_PART
 
     if not PATH_PART.fullmatch(stack_id):
@@ -142,12 +142,12 @@ def checked(stack_id: str) -> str:
 
 
 def path_of(stack_id: str) -> str:
-    """The stack's path. Raises UsageError."""
+    """The stack's path in the API. Raises UsageError as ``checked`` does."""
     return f"/stacks/{checked(stack_id)}"
 
 
 def print_detail(stack: Fields) -> None:
-    """One stack: a name and a value on each line."""
+    """Print one stack: a name and a value on each line."""
     print_facts(_facts(stack), {"status": style(stack)})
 
 

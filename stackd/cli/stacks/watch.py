@@ -1,7 +1,7 @@
-"""``stacks watch``: the stacks as they change.
+"""``stacks watch``: shows the stacks as they change.
 
-Owns: the stacks kept from one list and the events after it. The stream is opened before the list is read, so that
-nothing falls between the two.
+Owns: a copy of the stacks, made from one list and kept current by events. The stream opens before the list is read, so
+that no change is missed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Told = Callable[[str, dict[str, Any]], None]
 
 
 class WatchedStacks:
-    """The stacks as last heard of."""
+    """A copy of the chosen stacks; ``told`` is called for each change."""
 
     def __init__(self, client: AsyncClient, chosen: list[tuple[str, str]], told: Told) -> None:
         self._client = client
@@ -42,7 +42,10 @@ class WatchedStacks:
         self.trouble = ""
 
     async def follow(self) -> None:
-        """Keep the stacks up to date until cancelled; reconnect after a lost connection."""
+        """Keep the copy current until cancelled; reconnect after a lost connection.
+
+        Raises ClientError if it has never connected.
+        """
         import asyncio
 
         from stackd.client import ClientError
@@ -112,7 +115,7 @@ async def _watch(client: Client, chosen: list[tuple[str, str]], *, as_json: bool
 
 
 def matches(stack: dict[str, Any], chosen: list[tuple[str, str]]) -> bool:
-    """Whether a stack is among the chosen: every label, any of the statuses, the node, the template."""
+    """Whether a stack passes the filters: every label, one of the statuses, the node and the template."""
     labels = stack.get("labels", {})
     statuses = [value for name, value in chosen if name == "status"]
     if statuses and stack["status"] not in statuses:
@@ -129,7 +132,7 @@ def matches(stack: dict[str, Any], chosen: list[tuple[str, str]]) -> bool:
 
 
 def view(watched: WatchedStacks, height: int, width: int) -> RenderableType:
-    """What fits on the screen: the newest at the top, and how many there are in all."""
+    """The newest stacks that fit on the screen, and how many there are in all."""
     from rich.console import Group
     from rich.text import Text
 
@@ -158,7 +161,7 @@ async def _on_screen(watched: WatchedStacks) -> None:
 
 
 def _seen(stack: dict[str, Any] | None) -> object:
-    """What of a stack is worth a line when it changes."""
+    """The fields of a stack whose change is worth a line."""
     return stack and [stack.get(name) for name in LISTED.split(",")]
 
 

@@ -2,9 +2,9 @@
 
 Owns: the document at ``/openapi.json``. Inside:
 
-    schemas      what goes over the wire
-    operations   parameters, words, examples and answers of each route
-    examples     the contract's own examples
+    schemas      the bodies of requests and responses
+    operations   the parameters, text, examples and responses of each route
+    examples     the example bodies
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ PATH_PARTS = {
 
 
 def document(routes: Iterable[Route], config: Config) -> dict[str, Any]:
-    """The description of these routes under these settings. Raises ValueError for a route without a description."""
+    """The OpenAPI document for ``routes`` under ``config``. Raises ValueError for a route without a description."""
     paths: dict[str, dict[str, Any]] = {}
     order = list(OPERATIONS)
     for route in sorted(routes, key=lambda route: order.index((route.method, route.path))):

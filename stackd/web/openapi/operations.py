@@ -1,6 +1,6 @@
-"""What the description says about each route, by method and path as in the route table.
+"""The description of each route, by method and path as in the route table.
 
-Owns: query parameters and headers, and for each route its words, examples and possible answers.
+Owns: query parameters and headers, and the text, examples and possible responses of each route.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What goes over the wire, as JSON Schema.
+"""The bodies of requests and responses, as JSON Schema.
 
-Owns: the schemas of bodies and answers. Numbers, words and limits are those that the code checks with; a test compares
-the fields of every answer with these.
+Owns: the schemas. Their enumerations and limits are the constants that the code checks with. A test compares the fields
+of every response with the schemas.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _either(these: tuple[str, ...], not_those: tuple[str, ...]) -> Schema:
 
 
 def _values() -> dict[str, Schema]:
-    """The fields that the answer to a create has beyond a stack's own."""
+    """The fields that only the response to a create has."""
     about = (
         "What was generated for this stack, by the names of variables; left out where nothing was. No other answer tells "
         "it, except a repetition with the same Idempotency-Key."
