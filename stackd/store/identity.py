@@ -1,8 +1,8 @@
 """The identity of the state file: whose stacks it holds, and how far its history goes.
 
-Owns: the named values of the file, about itself and about others (such as whether a brake is on), and the rule when a
-file starts a new history. Then it gets a new id, so that a comparison with the Lease detects it. Does not know the
-cluster, nor how identities are compared.
+Owns: the named values of the file (the cluster and the namespace it belongs to, its ids, whether it may lack stacks), and
+the rule when a file starts a new history. Then it gets a new id, so that a comparison with the Lease detects it. Does not
+know the cluster, nor how identities are compared.
 """
 
 from __future__ import annotations
