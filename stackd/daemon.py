@@ -166,8 +166,7 @@ async def _open(stack: AsyncExitStack, config: Config, templates: TemplateSet, c
 
 
 async def _store(stack: AsyncExitStack, config: Config, clock: Clock) -> Store:
-    ports = (config.stacks.node_port_min, config.stacks.node_port_max)
-    store = await Store.open(Path(config.state.path), clock=clock, node_ports=ports)
+    store = await Store.open(Path(config.state.path), clock=clock, node_ports=config.stacks.node_ports)
     stack.push_async_callback(store.close)
     require_own_stacks(store.identity, len(store.stacks), config)
     await store.begin(config.stacks.namespace, config.cluster.instance)

@@ -15,7 +15,7 @@ from typing import Annotated, Final, TypeVar
 from annotated_types import Ge, Le
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 
-from stackd.names import is_bare_key, is_key, is_label, is_label_value, is_subdomain
+from stackd.names import BARE_KEY_FORM, LABEL_FORM, is_bare_key, is_key, is_label, is_label_value, is_subdomain
 from stackd.quantity import TooLarge
 from stackd.quantity import parse as parse_quantity
 from stackd.units import parse_duration, parse_frequency, parse_size
@@ -163,17 +163,17 @@ LeaseDuration = Annotated[
 DnsLabel = Annotated[
     str,
     AfterValidator(_matches(is_label, "is not a DNS label")),
-    Expects(what='lower-case letters, digits and "-", at most 63'),
+    Expects(what=f"a name of {LABEL_FORM}"),
 ]
 OptionalDnsLabel = Annotated[
     str,
     AfterValidator(_matches(lambda name: not name or is_label(name), "is not a DNS label")),
-    Expects(what='a name of lower-case letters, digits and "-", or ""'),
+    Expects(what=f'a name of {LABEL_FORM}, or ""'),
 ]
 LabelName = Annotated[
     str,
     AfterValidator(_matches(is_bare_key, "is not a label value")),
-    Expects(what='letters, digits, "-", "_" and ".", at most 63'),
+    Expects(what=f"a name of {BARE_KEY_FORM}"),
 ]
 Address = Annotated[str, AfterValidator(_address), Expects(what="an IP address or a host name")]
 Quantity = Annotated[

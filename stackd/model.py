@@ -18,6 +18,9 @@ NO_LIMITS: Mapping[str, int] = MappingProxyType({})
 SERVICE_PREFIX = "svc-"
 RANGE_PREFIX = "range-"
 """The name prefix of a Service that only asks for the cluster's range of node ports."""
+NODE_PORTS_REMEDY = (
+    "choose stacks.node_port_min and node_port_max within it, or change the API server's --service-node-port-range"
+)
 
 
 class StackStatus(enum.StrEnum):
@@ -128,8 +131,13 @@ class PortRange:
         return PortRange(max(self.first, other.first), min(self.last, other.last))
 
     def mismatch(self, cluster: PortRange) -> str:
-        """The message for this configured range when it has no port in common with the cluster's own range."""
-        return f"{self} (stacks.node_port_min to node_port_max) is outside of the cluster's own range, {cluster}"
+        """Which of these configured ports the cluster's own range excludes; empty if none. ``NODE_PORTS_REMEDY`` helps."""
+        usable = self.common(cluster)
+        if not usable:
+            return f"{self} (stacks.node_port_min to node_port_max) is outside of the cluster's own range, {cluster}"
+        if usable != self:
+            return f"only {usable} of the node ports {self} are used: the cluster's own range is {cluster}"
+        return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,6 +315,11 @@ class ItemResult:
     stack_id: str
     outcome: DeleteOutcome
     error: str = ""
+
+
+def list_key(stack: Stack) -> tuple[int, str]:
+    """The sort key of all lists of stacks: ``created_at``, then id."""
+    return stack.created_at, stack.stack_id
 
 
 def service_name(stack_id: str) -> str:

@@ -1,7 +1,7 @@
 """The syntax of Kubernetes' names, and the operator's patterns for them.
 
-Owns: regular expressions for labels, keys, port names and paths; glob patterns; and the nearest known name for a typo.
-Does not know pods.
+Owns: regular expressions for labels, keys, port names and paths, and their descriptions for messages; glob patterns;
+and the suggestion of the nearest known name for a typo. Does not know pods.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ _BARE_KEY = re.compile(BARE_KEY + r"\Z")
 _PORT_NAME = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?\Z")
 _ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*\Z")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+\Z")
-_LONGEST_SUBDOMAIN = 253
+LONGEST_SUBDOMAIN = 253
+"""The longest name of an object in the cluster, in characters."""
+
+LABEL_FORM = "at most 63 lower-case letters, digits and inner hyphens"
+SUBDOMAIN_FORM = f"at most {LONGEST_SUBDOMAIN} lower-case letters, digits, inner hyphens and dots"
+BARE_KEY_FORM = "at most 63 letters, digits, and inner hyphens, dots and underscores"
+PORT_NAME_FORM = "at most 15 lower-case letters, digits and single inner hyphens"
 LONGEST_GUESSED = 64
 _SEPARATORS = str.maketrans("", "", "_-")
 
@@ -40,7 +46,7 @@ def is_label(text: str) -> bool:
 
 def is_subdomain(text: str) -> bool:
     """A DNS subdomain (RFC 1123): pods, Secrets, ConfigMaps."""
-    return len(text) <= _LONGEST_SUBDOMAIN and _SUBDOMAIN.match(text) is not None
+    return len(text) <= LONGEST_SUBDOMAIN and _SUBDOMAIN.match(text) is not None
 
 
 def is_bare_key(text: str) -> bool:
@@ -104,6 +110,17 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     plain = {_plain(candidate): candidate for candidate in known}
     close = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.7)
     return plain[close[0]] if close else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean "…"?)`` with the nearest known name, to end a message with; empty if none is close."""
+    close = nearest(name, known)
+    return suggest(f'"{close}"') if close else ""
+
+
+def suggest(right: str) -> str:
+    """`` (did you mean …?)``, to end a message with."""
+    return f" (did you mean {right}?)"
 
 
 def _plain(name: str) -> str:

@@ -1,12 +1,12 @@
 """Makes text from outside safe to show: it cannot move the cursor, begin a new line or change the text direction.
 
-Owns: the characters that a terminal or a line-based log reader would interpret. They are shown as Python escapes:
-``\\x1b``, ``\\n``, ``\\u202e``. Text from containers, pod specs and annotations is not trusted.
+Owns: how a long list is cut; and the characters that a terminal or a line-based log reader would interpret. They are
+shown as Python escapes: ``\\x1b``, ``\\n``, ``\\u202e``. Text from containers, pod specs and annotations is not trusted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 _CONTROLS: Final = (*range(0x20), *range(0x7F, 0xA0))
@@ -37,3 +37,9 @@ def printable(text: str, *, lines: bool = False) -> str:
 def printable_json(text: str) -> str:
     """As ``printable``, for a JSON document; its meaning stays the same. JSON itself escapes all below 0x20."""
     return text if text.isprintable() else text.translate(_IN_JSON)
+
+
+def some_of(items: Sequence[str], most: int, separator: str = ", ") -> str:
+    """The first ``most`` items in one line, and how many more there are."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return separator.join(items[:most]) + more

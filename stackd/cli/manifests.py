@@ -175,7 +175,7 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
         account=options["account"],
         account_namespace=options["account_namespace"],
         token_secret=options["token"] == LASTING,
-        stacks=config.limits.max_stacks or stacks.node_port_max - stacks.node_port_min + 1,
+        stacks=config.limits.max_stacks or len(stacks.node_ports),
         cluster_cidrs=options["cidrs"] or NETWORKS,
         egress=options["egress"],
         dns=options["dns"],

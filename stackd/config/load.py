@@ -20,7 +20,7 @@ from stackd.config.credentials import NO_CLUSTER, choose_cluster, gather_keys
 from stackd.config.sections import AuthSection, ClusterSection, Config, policy_of
 from stackd.config.sources import KEY_VARIABLE, KeyPath, TomlFile, is_ours, read_toml, value_of, variable
 from stackd.errors import ConfigError
-from stackd.names import is_loopback
+from stackd.names import did_you_mean, is_loopback
 from stackd.podspec.pod import is_reserved
 from stackd.units import format_duration
 
@@ -161,7 +161,7 @@ def _take_environment(draft: _Draft, environment: Mapping[str, str]) -> None:
     }
     for name in sorted(filter(is_ours, environment)):
         if name not in fields:
-            suggestion = wording.did_you_mean(name, [*fields, KEY_VARIABLE])
+            suggestion = did_you_mean(name, [*fields, KEY_VARIABLE])
             draft.mistakes.append((_IN_NO_FILE, f"environment {name}: unknown key{suggestion}"))
             continue
         section, key, info = fields[name]

@@ -41,6 +41,7 @@ from stackd.kinds import (
     TextSize,
     as_tuple,
 )
+from stackd.model import PortRange
 from stackd.podspec.policy import Policy, PolicySection, RestartPolicy
 
 AddressType = Literal["ExternalIP", "InternalIP", "Hostname", "ExternalDNS", "InternalDNS"]
@@ -162,6 +163,11 @@ class StacksSection(Section):
     keep_history: Duration = Field(
         default=86400.0, description="How long a stack's timeline is kept after the stack is gone."
     )
+
+    @property
+    def node_ports(self) -> PortRange:
+        """The node ports that stackd may hand out."""
+        return PortRange(self.node_port_min, self.node_port_max)
 
 
 class TemplatesSection(Section):

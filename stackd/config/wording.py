@@ -6,7 +6,6 @@ A value is repeated only if its key cannot hold a secret.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Final
 
 from pydantic import BaseModel
@@ -17,7 +16,7 @@ from stackd.config.sections import Config
 from stackd.config.sources import KeyPath
 from stackd.keys import ApiKey
 from stackd.kinds import Expects
-from stackd.names import nearest
+from stackd.names import did_you_mean, suggest
 from stackd.podspec.policy import Toleration
 
 _NESTED: Final[dict[str, type[BaseModel]]] = {"keys": ApiKey, "tolerations": Toleration}
@@ -115,12 +114,6 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """`` (did you mean "…"?)`` with the nearest known name, or nothing."""
-    close = nearest(wrong, known)
-    return f' (did you mean "{close}"?)' if close else ""
-
-
 def unknown_key(section: str, key: str) -> str:
     """The sentence for an unknown key, with the nearest name in the section, or the section that has the key."""
     if (section, key) == ("auth", "key"):
@@ -128,7 +121,7 @@ def unknown_key(section: str, key: str) -> str:
     models = sections()
     elsewhere = [other for other, model in models.items() if key in model.model_fields]
     if elsewhere:
-        return f"unknown key (did you mean [{elsewhere[0]}] {key}?)"
+        return "unknown key" + suggest(f"[{elsewhere[0]}] {key}")
     return "unknown key" + did_you_mean(key, models[section].model_fields)
 
 
@@ -137,5 +130,5 @@ def unknown_section(section: str) -> str:
     models = sections()
     owners = [other for other, model in models.items() if section in model.model_fields]
     if owners:
-        return f"this key belongs in a section (did you mean [{owners[0]}] {section}?)"
+        return "this key belongs in a section" + suggest(f"[{owners[0]}] {section}")
     return "unknown section" + did_you_mean(section, models)

@@ -13,7 +13,6 @@ Each yields findings, which are defined here. Only the probe and the port check 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -36,12 +35,7 @@ class Finding:
 
 
 SHOWN = 3
-
-
-def some_of(names: Sequence[str], separator: str = ", ") -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return separator.join(names[:SHOWN]) + more
+"""A finding names this many of what it is about."""
 
 
 def ok(about: str, what: str) -> Finding:

@@ -11,7 +11,7 @@ from typing import Any
 
 from stackd.clock import utc_minute
 from stackd.config import Config
-from stackd.doctor import Finding, fail, ok, some_of, warn
+from stackd.doctor import SHOWN, Finding, fail, ok, warn
 from stackd.errors import ClusterRefused, QuotaExceeded, StackdError
 from stackd.kube.access import REMEDY, expiry_remark
 from stackd.kube.client import Cluster
@@ -32,7 +32,8 @@ from stackd.lifecycle.needs import (
     storage_given,
 )
 from stackd.lifecycle.wall_clock import SKEW_SECONDS
-from stackd.model import PortMapping, PortRange, Stack, StackStatus
+from stackd.model import NODE_PORTS_REMEDY, PortMapping, Stack, StackStatus
+from stackd.printable import some_of
 from stackd.quantity import of_bytes, of_milli, parse
 
 APPLY = "apply what `stackd manifests` prints"
@@ -219,7 +220,9 @@ def _networks(policies: list[dict[str, Any]], nodes: list[NodeState], instance: 
                 "apply what `stackd manifests --cluster-cidr NETWORK` prints, with the networks of pods and of services"
             )
             yield say(
-                "policies", f"NetworkPolicy {name} {what} the cluster's own pods (podCIDR {some_of(cidrs)})", advice
+                "policies",
+                f"NetworkPolicy {name} {what} the cluster's own pods (podCIDR {some_of(cidrs, SHOWN)})",
+                advice,
             )
 
 
@@ -242,7 +245,7 @@ async def _nodes(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
 
 
 async def _ports(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
-    about, wanted = "ports", PortRange(config.stacks.node_port_min, config.stacks.node_port_max)
+    about, wanted = "ports", config.stacks.node_ports
     if await cluster.namespace() is None:
         return []
     try:
@@ -251,15 +254,11 @@ async def _ports(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
         return [warn(about, f"the range cannot be read while the quota is used up: {full}")]
     if told is None:
         return [warn(about, "the cluster does not tell its node port range")]
-    advice = (
-        "choose stacks.node_port_min and node_port_max within it, or change the API server's --service-node-port-range"
-    )
-    usable = wanted.common(told)
-    if not usable:
-        return [fail(about, f"no stack can be created: {wanted.mismatch(told)}", advice)]
-    if usable != wanted:
-        text = f"only {usable} of {wanted} are used: the cluster's own range is {told}"
-        return [warn(about, text, advice)]
+    mismatch = wanted.mismatch(told)
+    if not wanted.common(told):
+        return [fail(about, f"no stack can be created: {mismatch}", NODE_PORTS_REMEDY)]
+    if mismatch:
+        return [warn(about, mismatch, NODE_PORTS_REMEDY)]
     return [ok(about, f"{wanted.first} to {wanted.last} are node ports of this cluster, whose range is {told}")]
 
 
@@ -275,7 +274,7 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
             Bound(stacks=one.stacks, why=f"quota {one.why.replace(': ', ', ')}")
             for one in by_quotas(quotas, need, left=False)
         ),
-        Bound(stacks=stacks.node_port_max - stacks.node_port_min + 1, why="node ports"),
+        Bound(stacks=len(stacks.node_ports), why="node ports"),
         *([Bound(stacks=limit, why="limits.max_stacks")] if limit else []),
     ]
     least = min(bounds, key=lambda bound: bound.stacks)
@@ -306,7 +305,7 @@ def _without_disk(usable: list[NodeState], need: StackResources, given: Storage)
     short = [node for node in usable if node.ephemeral_bytes < need.ephemeral_bytes]
     if not short:
         return []
-    names = some_of([node.name for node in short])
+    names = some_of([node.name for node in short], SHOWN)
     has = f"report{'s' if len(short) == 1 else ''} {'less' if any(node.ephemeral_bytes for node in short) else 'none'}"
     advice = "let the kubelets report it (localStorageCapacityIsolation)"
     if given.limit_range:

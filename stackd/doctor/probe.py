@@ -24,7 +24,7 @@ from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, serv
 from stackd.kube.objects import ContainerState, pod_state
 from stackd.kube.wire import JsonObject
 from stackd.lifecycle.nodes import address
-from stackd.model import PortRange, Stack
+from stackd.model import NODE_PORTS_REMEDY, PortRange, Stack
 from stackd.podspec import harden
 
 ABOUT: Final = "probe"
@@ -134,7 +134,7 @@ class _Probe:
         stack = throwaway(self._config, 0, PORT)
         container = self._container("listen", list(LISTEN))
         uid = await self._pod(stack, [container | {"ports": [{"containerPort": PORT}]}])
-        wanted = usable = PortRange(self._config.stacks.node_port_min, self._config.stacks.node_port_max)
+        wanted = usable = self._config.stacks.node_ports
         for _ in range(TRIES_FOR_A_PORT):
             port = usable.first + secrets.randbelow(len(usable))
             stack = dataclasses.replace(stack, ports=(dataclasses.replace(stack.ports[0], node_port=port),))
@@ -148,7 +148,7 @@ class _Probe:
                 cluster = PortRange(*refused.cluster)
                 usable = wanted.common(cluster)
                 if not usable:
-                    raise _NotRunning(wanted.mismatch(cluster)) from refused
+                    raise _NotRunning(f"{wanted.mismatch(cluster)}; {NODE_PORTS_REMEDY}") from refused
                 continue
             return stack
         raise _NotRunning(f"{TRIES_FOR_A_PORT} node ports in a row were taken; try again")

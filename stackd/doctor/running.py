@@ -7,7 +7,8 @@ from typing import Any
 
 import aiohttp
 
-from stackd.doctor import Finding, fail, ok, some_of, warn
+from stackd.doctor import SHOWN, Finding, fail, ok, warn
+from stackd.printable import some_of
 
 ABOUT = "daemon"
 TEMPLATES = "templates"
@@ -79,7 +80,7 @@ async def unknown_objects(url: str, key: str) -> list[Finding]:
         return []
     if not unknown:
         return []
-    text = f"{len(unknown)} objects belong to no known stack and are left alone: {some_of(unknown)}"
+    text = f"{len(unknown)} objects belong to no known stack and are left alone: {some_of(unknown, SHOWN)}"
     return [warn(ABOUT, text, "look at `stackd reconcile --plan`; `stackd reconcile --confirm` removes them")]
 
 
@@ -97,7 +98,7 @@ async def templates(url: str, key: str) -> list[Finding]:
     except (ValueError, KeyError, TypeError):
         return []
     return [
-        warn(TEMPLATES, f"{what}: {some_of(found, '; ')}", remedy)
+        warn(TEMPLATES, f"{what}: {some_of(found, SHOWN, '; ')}", remedy)
         for what, found, remedy in (
             (
                 "images cannot be pulled ahead",

@@ -24,7 +24,7 @@ from stackd.embedded.nodes import NodeController
 from stackd.embedded.options import EmbeddedOptions
 from stackd.embedded.quota import QuotaController
 from stackd.embedded.request import is_true, parse, read_target, selected_name, whole_number
-from stackd.embedded.resources import ALL, NAMESPACES, RESOURCE_QUOTAS, Json, discover
+from stackd.embedded.resources import ALL, JSON, NAMESPACES, RESOURCE_QUOTAS, Json, discover
 from stackd.embedded.scheduler import Scheduler
 from stackd.embedded.server import ApiServer, Backend, Exchange
 from stackd.embedded.status import StatusCause, invalid, method_not_allowed, no_such_path, unauthorized
@@ -196,7 +196,7 @@ class EmbeddedCluster:
             text = read_log(self.store, self.kubelet, target.namespace, target.name, call.query)
             return 200, text, "text/plain"
         if target.subresource == "token":
-            return _CREATED, self.accounts.request(target.namespace, target.name, call.body), "application/json"
+            return _CREATED, self.accounts.request(target.namespace, target.name, call.body), JSON
         if target.resource is RESOURCE_QUOTAS:
             self.quotas.refresh()
         code, body = 200, b""
@@ -215,20 +215,20 @@ class EmbeddedCluster:
                 body = self._api.delete(target, call.query, call.body)
             case "deletecollection":
                 body = self._api.delete_collection(target, call.query, call.body)
-        return code, body, "application/json"
+        return code, body, JSON
 
     def _answer_as_of_old(self, call: Exchange) -> Answer:
         target = call.target
         if target is None or target.resource.qualified not in self._past:
             return self._answer(call)
         collection, revision = self._past[target.resource.qualified]
-        return 200, list_objects(collection, revision, target, call.query), "application/json"
+        return 200, list_objects(collection, revision, target, call.query), JSON
 
     def _answer_without_target(self, call: Exchange) -> Answer:
         if call.path in REVIEWS:
             if call.method != "POST":
                 raise method_not_allowed()
-            return _CREATED, review(call.user, call.body), "application/json"
+            return _CREATED, review(call.user, call.body), JSON
         found = discover(call.path, call.method)
         if found is None:
             raise no_such_path()
@@ -251,7 +251,7 @@ class EmbeddedCluster:
 
     async def _control_call(self, call: Exchange) -> Answer:
         if call.path == "/__stats__":
-            return 200, orjson.dumps(self.faults.stats()), "application/json"
+            return 200, orjson.dumps(self.faults.stats()), JSON
         if call.path == "/__faults__" and call.method == "POST":
             return await self.faults.call(call.body)
         return 404, b"404 page not found\n", "text/plain"

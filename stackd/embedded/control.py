@@ -9,7 +9,7 @@ import orjson
 
 from stackd.embedded.faults import Fault
 from stackd.embedded.options import NodeSpec
-from stackd.embedded.resources import NODES, PODS, SERVICES, Json
+from stackd.embedded.resources import JSON, NODES, PODS, SERVICES, Json
 from stackd.embedded.status import StatusError
 from stackd.embedded.store import stamped, watch_line
 
@@ -201,10 +201,10 @@ class Faults:
             if asyncio.iscoroutine(result):
                 await result
         except StatusError as exc:
-            return exc.code, exc.body(), "application/json"
+            return exc.code, exc.body(), JSON
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as exc:
-            return 400, orjson.dumps({"error": f"not an order: {exc!r}"}), "application/json"
-        return 200, orjson.dumps(self.stats()), "application/json"
+            return 400, orjson.dumps({"error": f"not an order: {exc!r}"}), JSON
+        return 200, orjson.dumps(self.stats()), JSON
 
 
 _ORDERS = {name for name in vars(Faults) if not name.startswith("_")} - {"add", "call", "stop"}

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import orjson
 
+from stackd.embedded.resources import JSON
 from stackd.embedded.status import StatusError
 
 Action = Literal[
@@ -25,7 +26,6 @@ Action = Literal[
 Answer = tuple[int, bytes, str]
 """Code, body, content type."""
 HTML = "text/html"
-JSON = "application/json"
 _INSTEAD = frozenset({"page", "reply"})
 _SPOILING = frozenset({"truncate", "empty", "strip"})
 

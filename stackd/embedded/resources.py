@@ -10,6 +10,8 @@ from typing import Any
 
 import orjson
 
+JSON = "application/json"
+
 Json = dict[str, Any]
 """A Kubernetes object, or a part of one, as JSON."""
 
@@ -129,7 +131,7 @@ def discover(path: str, method: str) -> tuple[int, bytes, str] | None:
         return 200, b"ok", "text/plain"
     body = _DOCUMENTS.get(path.rstrip("/"))
     if body is not None:
-        return 200, orjson.dumps(body), "application/json"
+        return 200, orjson.dumps(body), JSON
     if not path.startswith(("/api/", "/apis/")):
         return 404, b"404 page not found\n", "text/plain"
     return None

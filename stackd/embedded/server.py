@@ -14,9 +14,10 @@ from weakref import WeakSet
 from aiohttp import web
 
 from stackd.embedded.auth import User
-from stackd.embedded.faults import JSON, Answer, Counts, Fault, FaultRules, admitted, instead, spoiled, spoils
+from stackd.embedded.faults import Answer, Counts, Fault, FaultRules, admitted, instead, spoiled, spoils
 from stackd.embedded.listwatch import Watch
 from stackd.embedded.request import RequestInfo
+from stackd.embedded.resources import JSON
 from stackd.embedded.status import StatusError, injected
 from stackd.embedded.timing import http_date
 

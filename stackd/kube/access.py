@@ -33,7 +33,7 @@ from stackd.kube.credentials import (
     load_credentials,
     read_token,
 )
-from stackd.kube.wire import KINDS, TOKENS, JsonObject, KubeRequest
+from stackd.kube.wire import JSON, KINDS, TOKENS, JsonObject, KubeRequest
 from stackd.validity import WARN_SECONDS
 
 log = logging.getLogger(__name__)
@@ -224,7 +224,7 @@ class Access:
 
     async def headers(self) -> dict[str, str]:
         """The headers of a request, with a fresh token if its source renews it by time. Raises ClusterUnavailable."""
-        headers: dict[str, str] = {"User-Agent": f"stackd/{__version__}", "Accept": "application/json"}
+        headers: dict[str, str] = {"User-Agent": f"stackd/{__version__}", "Accept": JSON}
         try:
             await self._pool.client.update_params_for_auth(headers, [], ["BearerToken"], None, None, None)
         except UNREADABLE as exc:

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 
 from stackd.config import Config
 from stackd.kube.objects import NodeState
+from stackd.printable import some_of
 
 _FAMILIES: Mapping[str, str] = {"ipv4": "IPv4", "ipv6": "IPv6"}
 NAMED = 5
@@ -73,8 +74,7 @@ def none_eligible(config: Config, nodes: Sequence[NodeState]) -> str:
 def without_address(config: Config, nodes: Iterable[NodeState]) -> str:
     """The eligible nodes for which no address is known, by name; empty if there are none."""
     names = sorted(node.name for node in eligible(config, nodes) if address(config, node) is None)
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    return some_of(names, NAMED)
 
 
 def remarks(config: Config, nodes: Sequence[NodeState]) -> list[str]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from stackd.config import Config
 from stackd.errors import ClusterRefused, NodePortOutOfRange, NodePortTaken, NoNodePort, StackdError
 from stackd.kube.labels import object_labels
 from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, service_manifest
@@ -20,7 +19,7 @@ from stackd.lifecycle.context import Abandon, Context
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.plan import service_trouble
 from stackd.logs import about
-from stackd.model import PortRange, SanitizedSpec, Stack, TargetPort
+from stackd.model import NODE_PORTS_REMEDY, PortRange, SanitizedSpec, Stack, TargetPort
 from stackd.podspec import harden, sanitize
 from stackd.podspec.additions import with_readiness, with_values
 
@@ -121,7 +120,7 @@ async def ask_node_ports(context: Context) -> None:
 
     If the cluster does not tell its range, its first refusal of a port does.
     """
-    wanted = configured_range(context.config)
+    wanted = context.config.stacks.node_ports
     if context.node_ports is not None and wanted.common(context.node_ports) == wanted:
         return
     try:
@@ -136,20 +135,14 @@ async def learn_node_ports(context: Context, cluster: PortRange) -> None:
     """Take over the cluster's node port range. Raises StoreUnavailable."""
     if context.node_ports == cluster:
         return
-    wanted = configured_range(context.config)
+    wanted = context.config.stacks.node_ports
     usable = wanted.common(cluster)
     if context.node_ports is not None or usable != wanted:
         await context.store.ports.limit(cluster)
     context.node_ports = cluster
-    context.ports_trouble = "" if usable else f"no stack can be created: {wanted.mismatch(cluster)}"
+    mismatch = wanted.mismatch(cluster)
+    context.ports_trouble = "" if usable else f"no stack can be created: {mismatch}; {NODE_PORTS_REMEDY}"
     if not usable:
         log.error("%s", context.ports_trouble)
-    elif usable != wanted:
-        log.warning(
-            "of the configured node ports %s only %s are used: the cluster's own range is %s", wanted, usable, cluster
-        )
-
-
-def configured_range(config: Config) -> PortRange:
-    """The node port range of the configuration."""
-    return PortRange(config.stacks.node_port_min, config.stacks.node_port_max)
+    elif mismatch:
+        log.warning("%s", mismatch)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stackd.names import is_env_name, is_header_name, is_inner_path, is_label, is_port_name
+from stackd.names import LABEL_FORM, PORT_NAME_FORM, is_env_name, is_header_name, is_inner_path, is_label, is_port_name
 from stackd.podspec.images import check_image
 from stackd.podspec.policy import Policy
 from stackd.podspec.reasons import Reasons, check_choice, check_range
@@ -87,7 +87,7 @@ def _check_identity(container: Mapping[str, Any], path: str, first_use: dict[str
     if name is None:
         reasons.missing(f"{path}.name", "is required")
     elif not is_label(name):
-        reasons.add(f"{path}.name", "must be at most 63 lower-case letters, digits and inner hyphens")
+        reasons.add(f"{path}.name", f"must be {LABEL_FORM}")
     elif first_use.setdefault(name, path) != path:
         reasons.add(f"{path}.name", f"is also the name of {first_use[name]}")
 
@@ -137,7 +137,7 @@ def _check_ports(ports: Any, path: str, reasons: Reasons) -> None:
         numbers.add((number, protocol))
         check_choice(protocol, _PORT_PROTOCOLS, f"{here}.protocol", reasons)
         if name is not None and not is_port_name(name):
-            reasons.add(f"{here}.name", "must be at most 15 lower-case letters, digits and single inner hyphens")
+            reasons.add(f"{here}.name", f"must be {PORT_NAME_FORM}")
         elif name is not None and name in names:
             reasons.add(f"{here}.name", "is used twice in this container")
         names.add(name)
@@ -226,6 +226,6 @@ def _check_port(port: int | str | None, path: str, reasons: Reasons) -> None:
         reasons.missing(path, "is required")
     elif isinstance(port, str):
         if not is_port_name(port):
-            reasons.add(path, "must be a number, or a port's name (lower-case letters, digits and single hyphens)")
+            reasons.add(path, f"must be a number, or a port's name ({PORT_NAME_FORM})")
     else:
         check_range(port, 1, LARGEST_PORT, path, reasons)

@@ -16,7 +16,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stackd.names import is_bare_key, is_key, is_label, is_label_value, is_subdomain, matches_any
+from stackd.names import (
+    BARE_KEY_FORM,
+    LABEL_FORM,
+    SUBDOMAIN_FORM,
+    is_bare_key,
+    is_key,
+    is_label,
+    is_label_value,
+    is_subdomain,
+    matches_any,
+)
 from stackd.podspec.containers import LARGEST_INT32
 from stackd.podspec.policy import RESTART_POLICIES, Policy
 from stackd.podspec.reasons import Reasons, below, check_choice, check_range
@@ -43,7 +53,6 @@ _ACTED_ON = frozenset(
 )
 _ACTED_ON_FAMILIES = ("io.kubernetes.", "io.cilium.")
 """Names without a prefix that kubelets use to instruct runtimes, and networks to instruct their agents."""
-_LABEL_FORM = "at most 63 letters, digits, and inner hyphens, dots, underscores"
 _OWN = "not accepted; stackd sets the security context"
 _USER = "not accepted, unless policy.run_as_user allows it"
 _IDS = frozenset({"runAsUser", "runAsGroup", "fsGroup"})
@@ -59,7 +68,7 @@ def check_head(pod: Mapping[str, Any], policy: Policy, reasons: Reasons) -> None
         reasons.missing("spec", "is required")
     metadata = pod.get("metadata", {})
     if not is_subdomain(metadata.get("name", "pod")):
-        reasons.add("metadata.name", "must be lower-case letters, digits, hyphens and dots, at most 253")
+        reasons.add("metadata.name", f"must be {SUBDOMAIN_FORM}")
     _check_labels(metadata.get("labels", {}), reasons)
     _check_annotations(metadata.get("annotations", {}), policy, reasons)
 
@@ -67,7 +76,7 @@ def check_head(pod: Mapping[str, Any], policy: Policy, reasons: Reasons) -> None
 def check_settings(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) -> None:
     """Report what is wrong with the pod's own fields."""
     if not is_label(spec.get("hostname", "pod")):
-        reasons.add("spec.hostname", "must be at most 63 lower-case letters, digits and inner hyphens")
+        reasons.add("spec.hostname", f"must be {LABEL_FORM}")
     for field, least, most in (
         ("terminationGracePeriodSeconds", 0, LONGEST_GRACE),
         ("activeDeadlineSeconds", 1, LARGEST_INT32),
@@ -78,7 +87,7 @@ def check_settings(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) ->
         if not is_key(key):
             reasons.add(below("spec.nodeSelector", key), "is not a valid label key")
         elif value is not None and not is_label_value(value):
-            reasons.add(below("spec.nodeSelector", key), f"must be {_LABEL_FORM}")
+            reasons.add(below("spec.nodeSelector", key), f"must be {BARE_KEY_FORM}")
     for index, reference in enumerate(spec.get("imagePullSecrets", ())):
         path = f"spec.imagePullSecrets[{index}]"
         check_granted(reference.get("name", ""), policy.pull_secrets, path, "pull_secrets", reasons)
@@ -105,11 +114,11 @@ def _check_labels(labels: Mapping[str, str | None], reasons: Reasons) -> None:
         if "/" in key:
             reasons.add(path, "keys with a prefix belong to the cluster and the operator; use a key without one")
         elif not is_bare_key(key):
-            reasons.add(path, f"is not a valid key: {_LABEL_FORM}")
+            reasons.add(path, f"is not a valid key: {BARE_KEY_FORM}")
         elif key in _ACTED_ON or key.startswith(_ACTED_ON_FAMILIES):
             reasons.add(path, "controllers in the cluster act on this label; use another key")
         if value is not None and not is_label_value(value):
-            reasons.add(path, f"must be {_LABEL_FORM}")
+            reasons.add(path, f"must be {BARE_KEY_FORM}")
 
 
 def _check_annotations(annotations: Mapping[str, str | None], policy: Policy, reasons: Reasons) -> None:
@@ -123,7 +132,7 @@ def _check_annotations(annotations: Mapping[str, str | None], policy: Policy, re
 
 def _refusal(key: str, policy: Policy) -> str:
     if not is_key(key):
-        return f"is not a valid key: {_LABEL_FORM}"
+        return f"is not a valid key: {BARE_KEY_FORM}"
     if is_reserved(key):
         return "is reserved for stackd"
     if key.startswith(_CONFINING):

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 
 from stackd.errors import Reason
-from stackd.names import nearest
+from stackd.names import did_you_mean
 
 ROOT = "(root)"
 """The path of the text as a whole."""
@@ -78,8 +78,7 @@ def below(path: str, key: str) -> str:
 
 def unknown_field(name: str, known: Iterable[str]) -> str:
     """The text about an unknown field, with the nearest known one."""
-    guess = nearest(name, known)
-    return f'unknown field; did you mean "{guess}"?' if guess else "unknown field"
+    return "unknown field" + did_you_mean(name, known)
 
 
 def shown(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from stackd.errors import InvalidRequest
 from stackd.model import NO_LABELS, TargetPort
-from stackd.names import is_bare_key, is_label_value
+from stackd.names import BARE_KEY_FORM, is_bare_key, is_label_value
 from stackd.podspec.reasons import Enough, Reasons, below, shown, unknown_field
 
 MAX_TARGET_PORTS = 24
@@ -60,9 +60,9 @@ def parse_labels(value: object) -> Mapping[str, str]:
         raise ValueError(f"{len(value)} labels; {MAX_LABELS} at most")
     for key, text in value.items():
         if not is_bare_key(key):
-            raise ValueError(f"labels: {key[:64]!r} is not a label name (at most 63 of A-Za-z0-9._-)")
+            raise ValueError(f"labels: {key[:64]!r} is not a label name ({BARE_KEY_FORM})")
         if not isinstance(text, str) or not is_label_value(text):
-            raise ValueError(f"labels.{key} must be a string of at most 63 of A-Za-z0-9._-")
+            raise ValueError(f"labels.{key} must be a string of {BARE_KEY_FORM}")
     return MappingProxyType(value) if value else NO_LABELS
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from stackd.names import is_inner_path, is_key, is_label, is_subdomain, matches_any
+from stackd.names import LABEL_FORM, SUBDOMAIN_FORM, is_inner_path, is_key, is_label, is_subdomain, matches_any
 from stackd.podspec.policy import Policy
 from stackd.podspec.reasons import Reasons, below
 
@@ -45,7 +45,7 @@ def check_granted(name: str, patterns: tuple[str, ...], path: str, key: str, rea
     if not patterns:
         reasons.add(path, f"not accepted, unless policy.{key} allows it")
     elif not is_subdomain(name):
-        reasons.add(path, "must be a name in lower-case letters, digits, hyphens and dots")
+        reasons.add(path, f"must be a name of {SUBDOMAIN_FORM}")
     elif not matches_any(patterns, name):
         reasons.add(path, f"only what policy.{key} names may be used")
 
@@ -64,7 +64,7 @@ def check_volumes(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) -> 
         if name is None:
             reasons.missing(f"{path}.name", "is required")
         elif not is_label(name):
-            reasons.add(f"{path}.name", "must be at most 63 lower-case letters, digits and inner hyphens")
+            reasons.add(f"{path}.name", f"must be {LABEL_FORM}")
         elif name in seen:
             reasons.add(f"{path}.name", "is also the name of another volume")
         seen.add(name)

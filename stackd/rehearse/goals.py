@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stackd.names import nearest
+from stackd.names import did_you_mean
 from stackd.rehearse.attempts import Stage
 from stackd.rehearse.measure import Results, percentile
 from stackd.units import parse_duration
@@ -63,8 +63,8 @@ def parse(text: str) -> Goal:
         return _failed(text, value)
     match = _GOAL.fullmatch(name)
     if match is None or match[1] not in TIMED:
-        known = nearest(name.partition("-")[0], (*TIMED, FAILED))
-        hint = f' (did you mean "{known}"?)' if known and known != name.partition("-")[0] else ""
+        word, known = name.partition("-")[0], (*TIMED, FAILED)
+        hint = "" if word in known else did_you_mean(word, known)
         raise ValueError(f'"{name}" is not one of {", ".join(f"{one}-pNN" for one in TIMED)} and {FAILED}{hint}')
     share = 1.0 if match[3] else float(match[2]) / 100
     if share <= 0:

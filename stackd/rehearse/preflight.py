@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stackd.printable import some_of
 from stackd.rehearse.connection import Answer, Connection, NoAnswer
 from stackd.rehearse.plan import LABEL, Plan
 
@@ -109,9 +110,8 @@ def _of_nodes(nodes: Mapping[str, int], resource: str) -> str:
     if not nodes:
         return "none is ready"
     scarce = sorted(nodes.items(), key=lambda one: one[1])
-    shown = ", ".join(f"{name} {count}" for name, count in scarce[:SHOWN_NODES])
-    more = f" and {len(scarce) - SHOWN_NODES} more" if len(scarce) > SHOWN_NODES else ""
-    return f"{'' if resource == NODES else f'{WORDS.get(resource, resource)}: '}{shown}{more}"
+    shown = some_of([f"{name} {count}" for name, count in scarce], SHOWN_NODES)
+    return f"{'' if resource == NODES else f'{WORDS.get(resource, resource)}: '}{shown}"
 
 
 async def _refusals(connection: Connection, plan: Plan, ident: str) -> list[str]:

@@ -25,18 +25,17 @@ class PortCounts:
 
 
 class PortPool:
-    """Free, held and set-aside ports of ``minimum``..``maximum``; ``choose`` picks a free one by its index, in O(1)."""
+    """Free, held and set-aside ports of the ``configured`` range; ``choose`` picks a free one by its index, in O(1)."""
 
     def __init__(
         self,
-        minimum: int,
-        maximum: int,
+        configured: PortRange,
         *,
         quarantine: float,
         monotonic: Callable[[], float],
         choose: Callable[[int], int] = random.randrange,
     ) -> None:
-        self._configured = PortRange(minimum, maximum)
+        self._configured = configured
         self._cluster: PortRange | None = None
         self._quarantine = quarantine
         self._monotonic = monotonic

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence
 from dataclasses import replace
 
 from stackd.errors import StackNotFound
-from stackd.model import Observation, Stack
+from stackd.model import Observation, Stack, list_key
 from stackd.store import adoption, changes, reservations, rows
 from stackd.store.transaction import Submit, Table, operation
 
@@ -23,9 +23,9 @@ class StacksView:
     """All stacks as committed. ``version`` grows by one with each published batch that changed a stack."""
 
     def __init__(self, stacks: Iterable[Stack] = ()) -> None:
-        ordered = sorted(map(_kept, stacks), key=_key)
+        ordered = sorted(map(_kept, stacks), key=list_key)
         self._by_id = {stack.stack_id: stack for stack in ordered}
-        self._keys = [_key(stack) for stack in ordered]
+        self._keys = [list_key(stack) for stack in ordered]
         self._records = ordered
         self._ordered: tuple[Stack, ...] | None = None
         self._subscribers: list[Subscriber] = []
@@ -84,15 +84,15 @@ class StacksView:
                 callback(before, after)
 
     def _place(self, before: Stack | None, after: Stack | None) -> None:
-        if before is not None and (after is None or _key(before) != _key(after)):
-            index = bisect_left(self._keys, _key(before))
+        if before is not None and (after is None or list_key(before) != list_key(after)):
+            index = bisect_left(self._keys, list_key(before))
             del self._keys[index], self._records[index], self._by_id[before.stack_id]
             before = None
         if after is None:
             return
-        index = bisect_left(self._keys, _key(after))
+        index = bisect_left(self._keys, list_key(after))
         if before is None:
-            self._keys.insert(index, _key(after))
+            self._keys.insert(index, list_key(after))
             self._records.insert(index, after)
         else:
             self._records[index] = after
@@ -170,7 +170,3 @@ def _kept(stack: Stack) -> Stack:
     if stack.pod_spec is None or len(stack.pod_spec) <= rows.LONGEST_KEPT:
         return stack
     return replace(stack, pod_spec=None)
-
-
-def _key(stack: Stack) -> tuple[int, str]:
-    return (stack.created_at, stack.stack_id)

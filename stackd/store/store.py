@@ -15,7 +15,7 @@ from pathlib import Path
 
 from stackd.clock import NANOSECONDS, Clock
 from stackd.errors import StoreError
-from stackd.model import Job, Stack
+from stackd.model import Job, PortRange, Stack
 from stackd.store import claims, failures, identity, jobs, rows, timeline
 from stackd.store.claims import Claims
 from stackd.store.companions import Ballast, FileLock, companion
@@ -51,7 +51,7 @@ class LoadedState:
     begun: frozenset[str]
 
 
-def load(path: Path, *, clock: Clock, node_ports: tuple[int, int], options: StoreOptions) -> LoadedState:
+def load(path: Path, *, clock: Clock, node_ports: PortRange, options: StoreOptions) -> LoadedState:
     """Lock, check, open, migrate and read the file; creates it if there is none. Raises ``StoreError``.
 
     Links are followed first, so that lock, log and copies are beside the real file, whatever name leads to it.
@@ -69,13 +69,11 @@ def load(path: Path, *, clock: Clock, node_ports: tuple[int, int], options: Stor
         raise
 
 
-def _load_locked(
-    path: Path, lock: FileLock, clock: Clock, node_ports: tuple[int, int], options: StoreOptions
-) -> LoadedState:
+def _load_locked(path: Path, lock: FileLock, clock: Clock, node_ports: PortRange, options: StoreOptions) -> LoadedState:
     ballast = Ballast(path, options.ballast_bytes)
     connection = _open(path, ballast, options)
     try:
-        ports = PortPool(*node_ports, quarantine=options.quarantine, monotonic=clock.monotonic, choose=options.choose)
+        ports = PortPool(node_ports, quarantine=options.quarantine, monotonic=clock.monotonic, choose=options.choose)
         ports.load(port for (port,) in connection.execute(rows.ALL_NODE_PORTS))
         stacks = [rows.from_row(row) for row in connection.execute(rows.ALL_STACKS)]
         loaded_jobs = _jobs(connection)
@@ -177,10 +175,8 @@ class Store:
         self.meta = Meta(submit)
 
     @classmethod
-    async def open(
-        cls, path: Path, *, clock: Clock, node_ports: tuple[int, int], options: StoreOptions = DEFAULTS
-    ) -> Store:
-        """Open the state file, or create it if there is none; ``node_ports`` is the range, both ends included.
+    async def open(cls, path: Path, *, clock: Clock, node_ports: PortRange, options: StoreOptions = DEFAULTS) -> Store:
+        """Open the state file, or create it if there is none; ``node_ports`` is the range to hand out.
 
         Raises ``StoreError`` if the file is damaged, newer, foreign, or held by another process.
         """

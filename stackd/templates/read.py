@@ -16,10 +16,10 @@ import orjson
 from pydantic import ValidationError
 
 from stackd.config import Config, PolicySection, policy_of
-from stackd.config.wording import did_you_mean, explain
+from stackd.config.wording import explain
 from stackd.errors import ConfigError, InvalidPodSpec, InvalidRequest, Reason
 from stackd.model import NO_LABELS, NO_VALUES, SanitizedSpec, TargetPort
-from stackd.names import is_label
+from stackd.names import LABEL_FORM, did_you_mean, is_label
 from stackd.podspec import Policy, harden, parse_target_ports, sanitize
 from stackd.podspec.additions import variables
 from stackd.podspec.reasons import ROOT
@@ -78,8 +78,9 @@ def _files(folder: Path, mistakes: list[str]) -> list[Path]:
         if path.suffix != SUFFIX:
             mistakes.append(f"{path}: a template's file ends in {SUFFIX}; rename it to {path.stem}{SUFFIX}")
         elif not is_label(path.stem):
-            what = 'lower-case letters, digits and "-", at most 63'
-            mistakes.append(f'{path}: "{path.stem}" is not the name of a template; {what} are expected before {SUFFIX}')
+            mistakes.append(
+                f'{path}: "{path.stem}" is not the name of a template; {LABEL_FORM} are expected before {SUFFIX}'
+            )
         else:
             found.append(path)
     return found

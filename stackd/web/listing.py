@@ -18,7 +18,7 @@ import orjson
 from aiohttp import web
 
 from stackd.errors import InvalidRequest
-from stackd.model import Stack
+from stackd.model import Stack, list_key
 from stackd.web.api import JOB_ID, ApiCall
 from stackd.web.bodies import HOLD_SECONDS, OPEN, is_late, listed_body, read_late, rendered
 from stackd.web.requests import Parameters
@@ -39,7 +39,7 @@ async def list_matching(call: ApiCall) -> web.StreamResponse:
     if cursor is not None and limit is None:
         limit = DEFAULT_PAGE
     stacks = call.api.context.store.assigned.ordered()
-    start = 0 if cursor is None else bisect_right(stacks, _position(cursor), key=_key)
+    start = 0 if cursor is None else bisect_right(stacks, _position(cursor), key=list_key)
     matching = (stack for stack in islice(stacks, start, None) if selection.matches(stack))
     page = list(matching) if limit is None else list(islice(matching, limit + 1))
     more = limit is not None and len(page) > limit
@@ -74,10 +74,6 @@ async def _rendered(stacks: Sequence[Stack], render: Callable[[Stack], bytes]) -
             await asyncio.sleep(0)
             began = perf_counter()
     return made
-
-
-def _key(stack: Stack) -> tuple[int, str]:
-    return stack.created_at, stack.stack_id
 
 
 def _cursor(stack: Stack) -> str:

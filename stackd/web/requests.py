@@ -20,13 +20,12 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
 
 from stackd.clock import NANOSECONDS
-from stackd.config.wording import did_you_mean
 from stackd.errors import InvalidPodSpec, InvalidRequest, Reason, RequestTooLarge, UnsupportedCoding
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.create import CreateRequest
 from stackd.metrics import INVALID
 from stackd.model import NO_LABELS
-from stackd.names import nearest
+from stackd.names import LONGEST_SUBDOMAIN, did_you_mean
 from stackd.podspec import located, parse_target_ports
 from stackd.podspec.request import parse_labels
 from stackd.templates import Template, TemplateSet
@@ -131,7 +130,6 @@ def _seconds(name: str, text: str) -> float:
 
 
 SENTENCE_IDS = "stack_ids must be a list of stack ids"
-ID_LIMIT = 253
 LONGEST_SHOWN: Final = 64
 PLAIN: Final = frozenset({"", "identity", "chunked"})
 CONTINUE: Final = "100-continue"
@@ -237,9 +235,7 @@ def _short(name: str) -> str:
 
 def unknown(name: str, known: Sequence[str]) -> str:
     """A message about an unknown name: the name, shortened, and the nearest known one, or all known ones."""
-    close = nearest(name, known)
-    hint = f"did you mean {close!r}?" if close else f"known are {', '.join(known)}"
-    return f"{_short(name)!r}; {hint}"
+    return repr(_short(name)) + (did_you_mean(name, known) or f"; known are {', '.join(known)}")
 
 
 def text_of(fields: dict[str, Any], name: str) -> str:
@@ -266,8 +262,10 @@ def stack_ids(fields: dict[str, Any], max_ids: int) -> list[str]:
         trimmed = value.strip()
         if not trimmed:
             raise InvalidRequest(f"invalid request body: stack_ids[{index}] is blank")
-        if len(trimmed) > ID_LIMIT:
-            raise InvalidRequest(f"invalid request body: stack_ids[{index}] is longer than {ID_LIMIT} characters")
+        if len(trimmed) > LONGEST_SUBDOMAIN:
+            raise InvalidRequest(
+                f"invalid request body: stack_ids[{index}] is longer than {LONGEST_SUBDOMAIN} characters"
+            )
         ids[trimmed] = None
     return list(ids)
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-JSON = "application/json"
+from stackd.web.responses import JSON
+
 Schema = dict[str, Any]
 
 

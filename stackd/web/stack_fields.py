@@ -15,10 +15,9 @@ import orjson
 from stackd.clock import from_nanoseconds as rfc3339
 from stackd.errors import InvalidRequest
 from stackd.model import Stack, StackStatus
+from stackd.names import LONGEST_SUBDOMAIN
 from stackd.web.requests import Parameters
 from stackd.web.schema import Schema, flag, many, moment, nullable, number, one_of, ref, table, text
-
-LONGEST_NAME = 253
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,15 +215,15 @@ def _has_status(given: str) -> Test:
 
 
 def _on_node(given: str) -> Test:
-    if not 0 < len(given) <= LONGEST_NAME:
-        raise InvalidRequest(f"node must be the name of a node, of 1 to {LONGEST_NAME} characters")
+    if not 0 < len(given) <= LONGEST_SUBDOMAIN:
+        raise InvalidRequest(f"node must be the name of a node, of 1 to {LONGEST_SUBDOMAIN} characters")
     return lambda stack: stack.node_id == given
 
 
 def _made_from(given: str) -> Test:
     """A name without a template is valid, too: stacks of a removed template may still exist."""
-    if not 0 < len(given) <= LONGEST_NAME:
-        raise InvalidRequest(f"template must be the name of a template, of 1 to {LONGEST_NAME} characters")
+    if not 0 < len(given) <= LONGEST_SUBDOMAIN:
+        raise InvalidRequest(f"template must be the name of a template, of 1 to {LONGEST_SUBDOMAIN} characters")
     return lambda stack: stack.template == given
 
 
@@ -249,14 +248,14 @@ FILTERS: Final = (
         name="node",
         test=_on_node,
         about="On this node.",
-        schema=text("A node's name.", minLength=1, maxLength=LONGEST_NAME),
+        schema=text("A node's name.", minLength=1, maxLength=LONGEST_SUBDOMAIN),
     ),
     StackFilter(
         name="template",
         test=_made_from,
         lasting=True,
         about="Made from this template.",
-        schema=text("A template's name.", minLength=1, maxLength=LONGEST_NAME),
+        schema=text("A template's name.", minLength=1, maxLength=LONGEST_SUBDOMAIN),
     ),
 )
 FILTERS_ONCE: Final = tuple(each.name for each in FILTERS if each.repeated is None)

@@ -28,7 +28,7 @@ from stackd.store import Claim, Store
 from stackd.web import bodies, listing, requests
 from stackd.web.api import IDEMPOTENCY_KEY, JOB_ID, STACK_ID, ApiCall
 from stackd.web.requests import CreateBody, Parameters
-from stackd.web.responses import ReadyAnswer, json_response, streamed_json
+from stackd.web.responses import JSON, ReadyAnswer, json_response, streamed_json
 from stackd.web.stack_fields import FILTERS_MANY, FILTERS_ONCE, status_named
 
 REPLAYED = {"Idempotency-Replayed": "true"}
@@ -130,7 +130,7 @@ async def list_stacks(call: ApiCall) -> web.StreamResponse:
         return ReadyAnswer(b"".join(pieces))
     # A long list is sent piece by piece, at the reader's pace: a slow one holds references to shared bytes, no copies.
     response = web.StreamResponse()
-    response.content_type = "application/json"
+    response.content_type = JSON
     response.content_length = size
     await response.prepare(call.request)
     for piece in pieces:

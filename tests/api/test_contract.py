@@ -140,7 +140,7 @@ async def test_a_batch_delete_counts_each_id_once(at: Harness) -> None:
         (b'{"stack_ids": "stack-1"}', "must be a list"),
         (b'{"stack_ids": [1]}', "stack_ids[0] must be a string"),
         (b'{"stack_ids": ["a", "  "]}', "stack_ids[1] is blank"),
-        (b'{"stack_id": ["a"]}', "did you mean 'stack_ids'?"),
+        (b'{"stack_id": ["a"]}', '(did you mean "stack_ids"?)'),
     ],
 )
 async def test_a_wrong_batch_delete_says_what_is_wrong(at: Harness, body: bytes, sentence: str) -> None:
@@ -158,7 +158,7 @@ async def test_a_wrong_batch_delete_says_what_is_wrong(at: Harness, body: bytes,
         (b'{"pod_spec": "x"}', "target_port is required"),
         (b'{"target_port": []}', "pod_spec is required"),
         (b'{"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": 5}', "pod_spec must be a string"),
-        (b'{"target_ports": [], "pod_spec": ""}', "did you mean 'target_port'?"),
+        (b'{"target_ports": [], "pod_spec": ""}', '(did you mean "target_port"?)'),
     ],
 )
 async def test_a_wrong_create_says_what_is_wrong(at: Harness, body: bytes, sentence: str) -> None:

@@ -119,7 +119,7 @@ async def test_pages_hold_each_stack_once_although_others_come_and_go(at: Harnes
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("lable=team=7", "did you mean 'label'?"),
+        ("lable=team=7", '(did you mean "label"?)'),
         ("limit=0", "limit must be a whole number from 1 to 1000"),
         ("limit=1001", "limit must be a whole number from 1 to 1000"),
         ("limit=1&limit=2", "the parameter limit is given more than once"),
@@ -237,7 +237,7 @@ async def test_an_ended_stack_does_not_come_back_into_a_place_that_is_taken(tmp_
         ("sort=status", "'sort'; stacks are always ordered by created_at, then stack_id"),
         ("page=2", "'page'; use limit and cursor"),
         ("q=x", "'q'; filter by label, status, node or template"),
-        ("lable=team", "did you mean 'label'?"),
+        ("lable=team", '(did you mean "label"?)'),
     ],
 )
 async def test_a_parameter_of_other_apis_is_refused_with_what_there_is_instead(

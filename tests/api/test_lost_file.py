@@ -10,6 +10,7 @@ from typing import Any
 from stackd.clock import NANOSECONDS, SystemClock
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.resources import LEASES
+from stackd.model import PortRange
 from stackd.store import Store, backup_file
 from tests.api.test_reconcile import NAMESPACE, confirm, leave_behind, plan, running
 from tests.harness import Harness, eventually, fast_cluster, harness, lose_file, request_for, seed
@@ -321,7 +322,7 @@ async def test_a_stack_whose_port_another_row_has_is_taken_over_once_that_is_fre
             (port,) = [port["node_port"] for port in before[stack_id]["ports"]]
         lose_file(tmp_path)
         cluster.store.remove(cluster.store.of(LEASES).get(NAMESPACE, "stackd-default"))
-        store = await Store.open(tmp_path / "stackd.db", clock=SystemClock(), node_ports=(port, port))
+        store = await Store.open(tmp_path / "stackd.db", clock=SystemClock(), node_ports=PortRange(port, port))
         await store.begin(NAMESPACE, "default")
         await store.stacks.reserve(new_stack())  # an interrupted create
         await store.close()

@@ -76,7 +76,7 @@ async def test_of_a_range_that_is_partly_the_clusters_that_part_is_used(
         assert (await at.call("GET", "/readyz")).status == 200
         # a repeated message of another test's daemon may be logged, with its count, while this one runs
         (said,) = {record.message for record in caplog.records if "are used: the cluster's own range" in record.message}
-        assert "31001-32767 only 31001-31004 are used" in said
+        assert "only 31001-31004 of the node ports 31001-32767 are used" in said
 
 
 @pytest.mark.parametrize(("cluster", "status"), [((32700, 32767), 201), ((30000, 30500), 503)])

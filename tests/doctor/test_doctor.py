@@ -275,7 +275,7 @@ async def test_a_cluster_whose_pods_are_not_in_the_networks_that_the_policies_le
 async def test_a_port_range_beyond_the_clusters_own_is_found(tmp_path: Path) -> None:
     async with ward(tmp_path, node_port_range=(30000, 32000)) as at:
         found = only(await at.look(), "ports")
-        said = "only 31001-32000 of 31001-32767 are used: the cluster's own range is 30000-32000"
+        said = "only 31001-32000 of the node ports 31001-32767 are used: the cluster's own range is 30000-32000"
         assert (found.level, found.what) == (Level.WARN, said)
         at.cluster.faults.take_port(31001)
         assert not bad(await at.look(STACKD_STACKS__NODE_PORT_MAX="32000"))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stackd.clock import NANOSECONDS
-from stackd.model import NewStack, Observation, Stack, StackStatus, TargetPort
+from stackd.model import NewStack, Observation, PortRange, Stack, StackStatus, TargetPort
 from stackd.store import Claim, Store, StoreOptions
 
 START = 1_770_000_000 * NANOSECONDS
@@ -68,7 +68,7 @@ def seen(number: int = 0, status: StackStatus = StackStatus.RUNNING, *, ended: b
 async def open_store(
     path: Path, clock: TestClock | None = None, *, ports: tuple[int, int] = PORTS, options: StoreOptions = SMALL
 ) -> Store:
-    return await Store.open(path, clock=clock or TestClock(), node_ports=ports, options=options)
+    return await Store.open(path, clock=clock or TestClock(), node_ports=PortRange(*ports), options=options)
 
 
 async def accepted(store: Store, number: int = 0, *, ports: int = 1) -> Stack:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 WRITER = """
 import asyncio, pathlib, sys
 from stackd.clock import SystemClock
-from stackd.model import DeleteReason
+from stackd.model import DeleteReason, PortRange
 from stackd.store import Store
 from tests.store.building import new_stack, stack_id
 
@@ -32,7 +32,7 @@ async def one(store, number):
         number += 8
 
 async def main():
-    store = await Store.open(pathlib.Path(sys.argv[1]), clock=SystemClock(), node_ports=(20000, 32767))
+    store = await Store.open(pathlib.Path(sys.argv[1]), clock=SystemClock(), node_ports=PortRange(20000, 32767))
     await asyncio.gather(*(one(store, number) for number in range(8)))
 
 asyncio.run(main())

@@ -92,9 +92,10 @@ async def test_a_second_opening_is_told_who_holds_the_file(store: Store, path: P
 
 async def test_another_process_is_told_who_holds_the_file_and_a_killed_one_holds_nothing(path: Path) -> None:
     program = (
-        "import asyncio, pathlib, sys\nfrom stackd.clock import SystemClock\nfrom stackd.store import Store\n"
+        "import asyncio, pathlib, sys\n"
+        "from stackd.clock import SystemClock\nfrom stackd.model import PortRange\nfrom stackd.store import Store\n"
         "async def main():\n"
-        "    await Store.open(pathlib.Path(sys.argv[1]), clock=SystemClock(), node_ports=(31001, 31002))\n"
+        "    await Store.open(pathlib.Path(sys.argv[1]), clock=SystemClock(), node_ports=PortRange(31001, 31002))\n"
         "    print('open', flush=True)\n    await asyncio.sleep(60)\n"
         "asyncio.run(main())\n"
     )

@@ -119,7 +119,7 @@ async def test_the_constraint_decides_where_the_pool_is_wrong(path: Path) -> Non
 
 def test_taking_a_port_does_not_scan_the_range() -> None:
     now = 0.0
-    pool = PortPool(1, 60_000, quarantine=10, monotonic=lambda: now)
+    pool = PortPool(PortRange(1, 60_000), quarantine=10, monotonic=lambda: now)
     pool.load(range(1, 59_990))
     taken = {pool.take() for _ in range(11)}
     assert taken == set(range(59_990, 60_001))
@@ -127,7 +127,7 @@ def test_taking_a_port_does_not_scan_the_range() -> None:
 
 
 def test_what_a_rolled_back_operation_held_is_free_again_and_what_it_freed_is_held() -> None:
-    pool = PortPool(1, 3, quarantine=10, monotonic=lambda: 0.0)
+    pool = PortPool(PortRange(1, 3), quarantine=10, monotonic=lambda: 0.0)
     pool.load([1])
     mark = pool.mark()
     pool.put(1)

@@ -20,7 +20,8 @@ from stackd.web.auth import HEADER, METRICS_PATHS, PARAMETER, SAFE_METHODS
 from stackd.web.openapi import examples
 from stackd.web.openapi.operations import OPERATIONS, TAGS
 from stackd.web.openapi.schemas import schemas
-from stackd.web.schema import JSON, Operation, Parameter, ResponseDoc, ref
+from stackd.web.responses import JSON
+from stackd.web.schema import Operation, Parameter, ResponseDoc, ref
 
 ABOUT = """\
 Hand out *stacks*: a hardened Pod and a NodePort Service each, with a time to live.

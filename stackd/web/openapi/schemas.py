@@ -12,13 +12,13 @@ from stackd.config import Config
 from stackd.lifecycle.prepull import PullState
 from stackd.lifecycle.template_history import SERIES
 from stackd.model import EventKind, JobStatus, StackStatus
-from stackd.names import BARE_KEY
+from stackd.names import BARE_KEY, LONGEST_SUBDOMAIN
 from stackd.podspec.request import LARGEST_PORT, MAX_LABELS, MAX_TARGET_PORTS, PROTOCOLS
 from stackd.store.jobs import MAX_ERROR_LENGTH, MAX_ERRORS
 from stackd.units import format_duration
 from stackd.web.openapi import examples
-from stackd.web.requests import ID_LIMIT, IF_EXISTS
-from stackd.web.responses import ERROR_LIMIT
+from stackd.web.requests import IF_EXISTS
+from stackd.web.responses import ERROR_LIMIT, JSON
 from stackd.web.schema import Schema, flag, many, moment, nullable, number, one_of, record, ref, table, text
 from stackd.web.stack_fields import FIELDS, OPTIONAL, STATUS_READ, schemas_of
 
@@ -169,7 +169,7 @@ def _requests(config: Config) -> dict[str, Schema]:
                     text(
                         "An id; blanks around it are ignored.",
                         minLength=1,
-                        maxLength=ID_LIMIT,
+                        maxLength=LONGEST_SUBDOMAIN,
                         pattern=r"[^\s\x1c-\x1f\x85]",
                     ),
                     "Duplicates count once.",
@@ -243,7 +243,7 @@ def history() -> dict[str, Schema]:
             {
                 "id": text("What `Last-Event-ID` takes."),
                 "event": text("What it is about.", enum=list(STREAM_EVENTS)),
-                "data": text("JSON, as the route says.", contentMediaType="application/json"),
+                "data": text("JSON, as the route says.", contentMediaType=JSON),
             },
             optional=("id",),
         ),

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from stackd.cli import options, stackd
 from stackd.clock import SystemClock
 from stackd.keys import new_key
+from stackd.model import PortRange
 from stackd.store import Store
 from tests.harness import KEY as KEY_OF_HARNESS
 from tests.unit.cli.conftest import Shell
@@ -72,7 +73,7 @@ def test_mistakes_are_told_to_a_command_that_needs_little_too(etc: Path) -> None
 
 async def test_a_backup_needs_neither_a_key_nor_a_cluster(etc: Path) -> None:
     configure(etc, '[cluster]\nkubeconfig = "/nowhere"\n')
-    store = await Store.open(etc / "stackd.db", clock=SystemClock(), node_ports=(31001, 31002))
+    store = await Store.open(etc / "stackd.db", clock=SystemClock(), node_ports=PortRange(31001, 31002))
     await store.close()
     result = run("backup", str(etc / "copy.db"))
     assert result.exit_code == 0, result.output

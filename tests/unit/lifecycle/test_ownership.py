@@ -22,6 +22,7 @@ from stackd.kube.guards import Fence
 from stackd.kube.lease import Lease, Leases
 from stackd.lifecycle.lease_rules import LeaseTiming
 from stackd.lifecycle.ownership import Ownership, Role
+from stackd.model import PortRange
 from stackd.store import Store
 from tests.harness import DEADLINE, eventually, fast_cluster
 from tests.store.building import SMALL, accepted
@@ -89,7 +90,7 @@ class Site:
         """Start a stackd on that host, with the file of that name (by default, its own)."""
         clock = clock or SystemClock()
         path = self.folder / (file or host) / "stackd.db"
-        store = await Store.open(path, clock=clock, node_ports=(31001, 31100), options=SMALL)
+        store = await Store.open(path, clock=clock, node_ports=PortRange(31001, 31100), options=SMALL)
         await store.begin("stacks", "default")
         target = target_at(self.cluster.url, token=token, timeout=2.0, attempt_timeout=0.2)
         fence = Fence()

@@ -132,7 +132,7 @@ def test_a_key_of_the_policy_grants_what_it_names_and_nothing_else(
         (
             env_from("secretRef", "../x"),
             Policy(secrets=("**",)),
-            "envFrom[0].secretRef: must be a name in lower-case letters",
+            "envFrom[0].secretRef: must be a name of at most 253 lower-case letters",
         ),
     ],
 )

@@ -46,7 +46,7 @@ def test_ports_keep_their_order_and_protocols_are_in_upper_case() -> None:
         ([WEB, {**WEB, "protocol": "tcp"}], "target_port[1]: 80/TCP is already target_port[0]"),
         (
             [{**WEB, "containerPort": 80}],
-            'target_port[0].containerPort: unknown field; did you mean "container_port"?',
+            'target_port[0].containerPort: unknown field (did you mean "container_port"?)',
         ),
         ([{**WEB, "x": 1}], "target_port[0].x: unknown field"),
     ],

@@ -89,13 +89,14 @@ def test_all_mistakes_of_all_files_are_told_in_order(tmp_path: Path) -> None:
     told = mistakes(tmp_path, "ttll: 1h\n" + WEB.replace("name: app", "name: app\n      imagee: x"))
     assert told.pop(2).startswith("b.yaml:2: line 2, column 1: not valid YAML: ")
     assert told == [
-        'D_.yaml: "D_" is not the name of a template; lower-case letters, digits and "-", at most 63 are expected before .yaml',
+        'D_.yaml: "D_" is not the name of a template; '
+        "at most 63 lower-case letters, digits and inner hyphens are expected before .yaml",
         "c.yml: a template's file ends in .yaml; rename it to c.yaml",
         "e.yaml: a template is expected: a mapping with target_port and pod",
         "f.yaml: the file cannot be read: No such file or directory",
         "g.yaml: the file is not UTF-8 (byte 0)",
         'web-1.yaml:1: ttll: there is no such field (did you mean "ttl"?)',
-        'web-1.yaml:10: pod.spec.containers[0].imagee: unknown field; did you mean "image"?',
+        'web-1.yaml:10: pod.spec.containers[0].imagee: unknown field (did you mean "image"?)',
     ]
 
 

@@ -9,9 +9,8 @@ from collections.abc import Callable
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from stackd.config.wording import did_you_mean
 from stackd.errors import InvalidRequest
-from stackd.names import LONGEST_GUESSED
+from stackd.names import LONGEST_GUESSED, did_you_mean
 from stackd.podspec import DEFAULT_POLICY, sanitize
 from stackd.web.requests import Parameters, parse_object
 
@@ -65,7 +64,7 @@ def test_objects_in_objects_without_end_are_refused_in_words() -> None:
 
 
 def test_a_name_that_is_not_known_is_shown_short_with_what_would_be_right() -> None:
-    assert refusal('{"pod_spce": ""}') == "invalid request body: unknown field 'pod_spce'; did you mean 'pod_spec'?"
+    assert refusal('{"pod_spce": ""}') == "invalid request body: unknown field 'pod_spce' (did you mean \"pod_spec\"?)"
     long = refusal(json.dumps({"pod_spec" * 1000: ""}))
     assert len(long) < 200
     assert "known are target_port, pod_spec" in long
@@ -94,7 +93,7 @@ def test_a_parameter_with_a_long_name_is_shown_short_and_not_compared() -> None:
     with pytest.raises(InvalidRequest, match="known are label") as caught:
         Parameters(request, ("label",))
     assert len(str(caught.value)) < 200
-    with pytest.raises(InvalidRequest, match="did you mean 'label'"):
+    with pytest.raises(InvalidRequest, match='did you mean "label"'):
         Parameters(make_mocked_request("GET", "/stacks?lable=1"), ("label",))
 
 

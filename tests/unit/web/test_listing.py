@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from stackd.model import Stack, StackStatus
+from stackd.model import PortRange, Stack, StackStatus
 from stackd.store import Store
 from stackd.web.bodies import HOLD_SECONDS, Late, Listing, Piece, read_late
 from tests.store.building import PORTS, SMALL, TestClock, new_stack, stack_id
@@ -128,7 +128,7 @@ SHORT = "kind: Pod # short"
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await Store.open(tmp_path / "stackd.db", clock=TestClock(), node_ports=PORTS, options=SMALL)
+    opened = await Store.open(tmp_path / "stackd.db", clock=TestClock(), node_ports=PortRange(*PORTS), options=SMALL)
     yield opened
     await opened.close()
 
