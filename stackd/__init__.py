@@ -5,14 +5,26 @@ The packages. Calls go down the list; results come back as return values or ``as
     cli, daemon     commands; the daemon opens, starts tasks, serves, and closes in reverse
     doctor/         checks the machine and the cluster, and says what to repair
     rehearse/       starts many stacks through the API, and measures how long players wait
+    upkeep/         serves the operator of a running daemon: health, reloads, systemd, TLS certificates
     web/            input: HTTP
     jobs/           input: time (APScheduler), and the batch-delete queue
     lifecycle/      decides: one verb per file; the only place that uses both store and cluster
     store/          keeps the state that stackd intends (SQLite)
     kube/           knows the state that exists (Kubernetes)
+    logs/           log lines as text, JSON or for the journal
+    templates/      stacks that the operator has described in files
+    config/         what the operator has set: files, environment, defaults
     podspec/        pure: what a tenant may ask for
     client/         stackd.client: the API for Python programs; the command line uses it, too
-    config, model, errors, names, quantity, tasks, workqueue
+    keys            API keys
+    metrics         counters and histograms
+    model, errors   the nouns, and what can go wrong
+    kinds, units    types of configuration values; durations, sizes and frequencies
+    names           the syntax of Kubernetes' names, and suggestions for typos
+    quantity        CPU, memory and disk as Kubernetes writes them
+    printable       text that is safe to show
+    validity        the dates of certificates
+    clock, tasks, waiters, workqueue, tokenbucket    time and work on the event loop
     embedded/       a Kubernetes API in process, reached over HTTP like a real one, for the demo and the tests
 """
 

@@ -1,4 +1,4 @@
-"""The error tree. Each boundary translates once, with ``raise … from exc``; ``web/problems.py`` has the statuses.
+"""The error tree. Each boundary translates once, with ``raise … from exc``; ``web/responses.py`` has the statuses.
 
 StackdError
 ├── ConfigError                     the daemon cannot start as configured
