@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from stackd.cli import options
-from stackd.doctor import unit
+from stackd.doctor import service
 
 ONE_PROCESS_EACH = ("tests/package/", "tests/systemd/", "tests/ui/")
 """Tests of these folders share something that is slow to set up: a machine with systemd, a browser."""
@@ -35,7 +35,7 @@ settings.load_profile("any-machine")
 @pytest.fixture(autouse=True)
 def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(options, "INSTALLED", tmp_path / "none-installed" / "config.toml")
-    monkeypatch.setattr(unit, "SERVICE", "stackd-none-installed.service")
+    monkeypatch.setattr(service, "SERVICE", "stackd-none-installed.service")
 
 
 def pytest_configure() -> None:

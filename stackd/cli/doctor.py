@@ -17,10 +17,10 @@ from stackd.cli.output import print_json_line
 from stackd.cli.target import key_of, url_of
 from stackd.config import Config, LoadedConfig
 from stackd.config.credentials import API_KEY, KUBECONFIG
-from stackd.doctor import Finding, Level, cluster, fail, machine, ok, running, service, unit, warn
+from stackd.doctor import Finding, Level, cluster, fail, machine, ok, running, service, warn
 from stackd.doctor.cluster import Size
 from stackd.doctor.probe import ProbeOptions, instance_for, probe
-from stackd.doctor.unit import Unit
+from stackd.doctor.service import Unit
 from stackd.errors import ConfigError
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget
@@ -45,8 +45,8 @@ async def _misconfigured(error: ConfigError) -> AsyncGenerator[Finding, None]:
     """The findings if the configuration is not valid: its mistakes, and the service's state in systemd."""
     for mistake in error.mistakes:
         yield fail("configuration", mistake, "fix it; `stackd check` checks it again")
-    if (known := unit.unit()) is not None:
-        for finding in service.examine(known, unit.last_error()):
+    if (known := service.find_unit()) is not None:
+        for finding in service.examine(known, service.last_error()):
             yield finding
 
 
@@ -54,7 +54,7 @@ async def examine(
     found: LoadedConfig, config_path: Path | None, size: Size, options: ProbeOptions | None
 ) -> AsyncGenerator[Finding, None]:
     """Yield all findings, each as soon as it is known."""
-    known = unit.unit() if is_installed(config_path) else None
+    known = service.find_unit() if is_installed(config_path) else None
     if known is not None:
         found = dataclasses.replace(found, config=service.as_seen_by(found.config, known))
     config = found.config
@@ -83,7 +83,7 @@ async def _installed(
 ) -> AsyncGenerator[Finding, None]:
     files = [config_path, *(config_path.with_name(name) for name in CREDENTIALS)] if config_path is not None else []
     for findings in (
-        service.examine(known, unit.last_error()),
+        service.examine(known, service.last_error()),
         service.not_in_force(known, loaded_at, files),
         service.owners(config, known),
         service.unreadable(config, config_path, known),

@@ -53,10 +53,10 @@ def check(config_path: Path | None, effective: bool, for_reload: bool) -> None:
 
 def _readable_for_the_service(config_path: Path | None, config: Config) -> None:
     """Raise ConfigError for files that the service's user cannot read, even if this user can."""
-    from stackd.doctor import service, unit
+    from stackd.doctor import service
     from stackd.errors import ConfigError
 
-    known = unit.unit() if is_installed(config_path) else None
+    known = service.find_unit() if is_installed(config_path) else None
     if known is not None and (mistakes := [one.what for one in service.unreadable(config, config_path, known)]):
         raise ConfigError(mistakes)
 
@@ -160,15 +160,15 @@ def reload() -> None:
 
     systemctl reload prints none of that; the daemon logs it in the journal.
     """
-    from stackd.doctor import unit
+    from stackd.doctor import service
 
-    if not unit.runs_here():
+    if not service.runs_here():
         raise click.ClickException(
             "systemd does not run here: send the daemon a SIGHUP, and read the result in its log"
         )
     began = time.time()
-    taken = unit.reload()
-    click.echo(unit.said_since(began, RELOADS), nl=False)
+    taken = service.reload()
+    click.echo(service.said_since(began, RELOADS), nl=False)
     if not taken:
         sys.exit(FAILED)
 

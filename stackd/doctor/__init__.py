@@ -1,8 +1,7 @@
 """The doctor: examines this machine, the cluster and a running daemon, and reports what is not as it should be.
 
     machine    files, certificate, configuration
-    unit       the service as systemd knows it
-    service    what is wrong with the service and its files
+    service    the service as systemd knows it, and what is wrong with it and its files
     running    a daemon that answers
     cluster    rights, namespace, policies, nodes, ports, clock, and how many stacks fit
     probe      two stacks that try to reach each other and other addresses that they must not reach

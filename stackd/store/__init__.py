@@ -6,12 +6,13 @@ Each module holds the SQL, rows and operations of one noun. An operation is a fu
 store         ``Store.open``; the content of the open file, and its upkeep
 stacks        ``store.stacks``: the memory view, and all operations on stacks
 rows          the rows of stacks and their node ports, and the building blocks of all operations on them
-reservations  ``store.ports``; the operations that give a create its stack (new or from a pool) and its node ports
+reservations  the operations that give a create its stack (new or from a pool)
+ports         ``store.ports``: how many node ports are held and free, and the operations on them
 changes       the operations on a living stack
 adoption      the operations that take over what the cluster's records say and the file lacks
 jobs, timeline, claims    batch-delete jobs, the events of each stack, Idempotency-Keys
 identity      ``store.meta``; whose stacks the file holds, and how far its history goes
-ports         the pool of free node ports that the writer keeps in memory
+port_pool     the pool of free node ports that the writer keeps in memory
 transaction   what an operation works with, and how it becomes a method
 writer        the thread that commits all waiting operations together
 file, companions, schema  opening, checking, migrating and copying the file; the files beside it; its format
@@ -25,7 +26,8 @@ from stackd.store.changes import STOPPED_BY_USER, STOPPED_MESSAGE, Extension, St
 from stackd.store.claims import Claim
 from stackd.store.file import FileSummary, StoreOptions, backup_file, read_summary
 from stackd.store.identity import FileIdentity
-from stackd.store.reservations import FROM_POOL, PORT_REPLACED, Assignment, ports_replaced
+from stackd.store.ports import PORT_REPLACED, ports_replaced
+from stackd.store.reservations import FROM_POOL, Assignment
 from stackd.store.store import Purged, Store
 from stackd.store.transaction import Counters
 

@@ -15,7 +15,7 @@ from typing import Any
 from stackd.clock import NANOSECONDS, from_nanoseconds
 from stackd.errors import Conflict, StackNotFound
 from stackd.model import DeleteReason, Desired, EventKind, Observation, Stack, StackStatus, TimelineEvent
-from stackd.store import claims, reservations, rows, timeline
+from stackd.store import claims, ports, reservations, rows, timeline
 from stackd.store.claims import Claim
 from stackd.store.transaction import Transaction
 from stackd.units import format_duration
@@ -267,7 +267,7 @@ def started(tx: Transaction, seen: Observation, *, pod_uid: str, service_uid: st
     after = replace(observed(before, seen, tx.now), pod_uid=pod_uid, service_uid=service_uid)
     lines = [*seen.events, *timeline.between(before, after, tx.now)]
     timeline.add(
-        tx, [(seen.stack_id, one) for one in lines if one.reason != reservations.PORT_REPLACED]
+        tx, [(seen.stack_id, one) for one in lines if one.reason != ports.PORT_REPLACED]
     )  # the timeline has this line since the port was replaced
     return rows.save(tx, [after])[0]
 

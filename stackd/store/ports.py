@@ -1,166 +1,92 @@
-"""The pool of node ports on the writer's thread: it proposes ports, the primary key of ``node_ports`` decides.
+"""The node ports of stacks: how many are held and free, and the operations that hold, replace and release them.
 
-Owns: which ports of the range are free, which are set aside because somebody else in the cluster uses them, and which
-are never proposed because they are outside the cluster's own range. Does not know SQL. Changes of held ports are
-journalled, so that a rolled back operation or a failed commit undoes them. Ports set aside and the cluster's range are
-facts about the cluster, and are not undone.
+Owns: a stack holds each of its ports by the primary key of ``node_ports``; the pool (``port_pool``) only proposes.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
-from stackd.model import PortRange
+from stackd.errors import NoNodePort
+from stackd.model import EventKind, PortMapping, PortRange, Stack, TimelineEvent
+from stackd.store import rows, timeline
+from stackd.store.port_pool import PortCounts
+from stackd.store.transaction import Submit, Table, Transaction, id_array, operation
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PortCounts:
-    """A snapshot. ``due`` holds the monotonic seconds at which the ports that are set aside become free again."""
-
-    used: int = 0
-    free: int = 0
-    due: tuple[float, ...] = ()
+PORT_REPLACED = "NodePortReplaced"
 
 
-class PortPool:
-    """Free, held and set-aside ports of the ``configured`` range; ``choose`` picks a free one by its index, in O(1)."""
+def propose(tx: Transaction) -> int:
+    """Take a free port from the pool. Raises ``NoNodePort``."""
+    port = tx.ports.take()
+    if port is None:
+        raise NoNodePort(tx.ports.why_none())
+    return port
 
-    def __init__(
-        self,
-        configured: PortRange,
-        *,
-        quarantine: float,
-        monotonic: Callable[[], float],
-        choose: Callable[[int], int] = random.randrange,
-    ) -> None:
-        self._configured = configured
-        self._cluster: PortRange | None = None
-        self._quarantine = quarantine
-        self._monotonic = monotonic
-        self._choose = choose
-        self._free: list[int] = []
-        self._index: dict[int, int] = {}
-        self._held: set[int] = set()
-        self._aside: dict[int, float] = {}  # in the order of their deadlines: the period is always the same
-        self._journal: list[tuple[bool, int]] = []
 
-    def load(self, held: Iterable[int]) -> None:
-        """Start with the ports that the table holds, including those outside the range."""
-        self._held = set(held)
-        self._fill()
+def hold(tx: Transaction, stack_id: str, port: PortMapping) -> PortMapping:
+    """Hold the proposed port, or another one if the constraint refuses it."""
+    while True:
+        try:
+            tx.run(rows.INSERT_NODE_PORT, (port.node_port, stack_id))
+        except sqlite3.IntegrityError:
+            port = replace(port, node_port=propose(tx))  # the refused port stays held in the pool
+        else:
+            return port
 
-    def limit(self, cluster: PortRange) -> None:
-        """Propose only ports of the cluster's own range from now on."""
-        self._cluster = cluster
-        self._free.clear()
-        self._index.clear()
-        self._fill()
 
-    def why_none(self) -> str:
-        """The message when no port is available."""
-        usable, configured, cluster = self._usable(), self._configured, self._cluster
-        if cluster is not None and not usable:
-            return f"no node port is available: {configured.mismatch(cluster)}"
-        held = f"no node port is free: all {len(usable)} of {usable} are held"
-        if usable == configured:
-            return held
-        return f"{held}, and the rest of {configured} is outside the cluster's own range, {cluster}"
+def replace_port(tx: Transaction, stack_id: str, taken: int) -> Stack:
+    """Set ``taken`` aside for a while and hold another port instead. If the stack is accepted, its timeline says so.
 
-    def take(self) -> int | None:
-        """Hold a random free port, or None if there is none."""
-        self._bring_back()
-        if not self._free:
-            return None
-        port = self._free[self._choose(len(self._free))]
-        self.hold(port)
-        return port
+    A stack that does not hold ``taken`` is returned unchanged. Raises ``NoNodePort`` (the stack keeps ``taken``);
+    ``StackNotFound`` if the stack is gone or being deleted.
+    """
+    stack = rows.find_live(tx, stack_id)
+    tx.ports.set_aside(taken)
+    if not tx.run(rows.DELETE_NODE_PORT, (taken, stack_id)):
+        return stack  # already replaced: a repeated call changes nothing
+    tx.ports.put(taken)
+    ports = tuple(
+        hold(tx, stack_id, replace(port, node_port=propose(tx))) if port.node_port == taken else port
+        for port in stack.ports
+    )
+    after = replace(stack, ports=ports)
+    if stack.accepted:
+        message = ports_replaced(stack.ports, after.ports)
+        timeline.add(
+            tx, [(stack_id, TimelineEvent(kind=EventKind.WARNING, at=tx.now, reason=PORT_REPLACED, message=message))]
+        )
+        after = replace(after, updated_at=max(tx.now, stack.updated_at))
+    return rows.save(tx, [after])[0]
 
-    def hold(self, port: int) -> None:
-        """Hold this port, inside the range or not."""
-        self._journal.append((True, port))
-        self._hold(port)
 
-    def put(self, port: int) -> None:
-        """Free a port."""
-        self._journal.append((False, port))
-        self._put(port)
+def ports_replaced(before: Sequence[PortMapping], after: Sequence[PortMapping]) -> str:
+    """A sentence about the node ports of a stack that have changed; empty if none has."""
+    changed = [
+        f"another Service has node port {old.node_port} now; {new.node_port} replaces it"
+        for old, new in zip(before, after, strict=True)
+        if old.node_port != new.node_port
+    ]
+    return "; ".join(changed)
 
-    def set_aside(self, port: int) -> None:
-        """Do not propose ``port`` for the quarantine period, whoever holds it now."""
-        self._bring_back()
-        self._aside.pop(port, None)
-        self._aside[port] = self._monotonic() + self._quarantine
-        self._remove_free(port)
 
-    def mark(self) -> int:
-        """The current point in the journal, for ``undo``."""
-        return len(self._journal)
+def limit_ports(tx: Transaction, cluster: PortRange) -> None:
+    """Hand out only ports of the cluster's own range from now on."""
+    tx.ports.limit(cluster)
 
-    def undo(self, mark: int) -> None:
-        """Undo all ``hold`` and ``put`` since ``mark``."""
-        while len(self._journal) > mark:
-            taken, port = self._journal.pop()
-            if taken:
-                self._put(port)
-            else:
-                self._hold(port)
 
-    def settle(self) -> None:
-        """Forget the journal: the changes are durable."""
-        self._journal.clear()
+def release(tx: Transaction, ids: Iterable[str]) -> list[Stack]:
+    """Free the ports of ended stacks, once their Services are confirmed gone. Stacks that have not ended are skipped.
 
-    def counts(self) -> PortCounts:
-        """A snapshot for the view."""
-        self._bring_back()
-        due = tuple(at for port, at in self._aside.items() if port not in self._held and self._in_range(port))
-        return PortCounts(used=len(self._held), free=len(self._free), due=due)
-
-    def _usable(self) -> PortRange:
-        return self._configured if self._cluster is None else self._configured.common(self._cluster)
-
-    def _in_range(self, port: int) -> bool:
-        return port in self._usable()
-
-    def _fill(self) -> None:
-        usable = self._usable()
-        for port in range(usable.first, usable.last + 1):
-            if port not in self._held and port not in self._aside:
-                self._add_free(port)
-
-    def _hold(self, port: int) -> None:
-        self._held.add(port)
-        self._remove_free(port)
-
-    def _put(self, port: int) -> None:
-        self._held.discard(port)
-        if self._in_range(port) and port not in self._aside:
-            self._add_free(port)
-
-    def _bring_back(self) -> None:
-        now = self._monotonic()
-        while self._aside:
-            port, due = next(iter(self._aside.items()))
-            if due > now:
-                return
-            del self._aside[port]
-            if self._in_range(port) and port not in self._held:
-                self._add_free(port)
-
-    def _add_free(self, port: int) -> None:
-        if port not in self._index:
-            self._index[port] = len(self._free)
-            self._free.append(port)
-
-    def _remove_free(self, port: int) -> None:
-        index = self._index.pop(port, None)
-        if index is None:
-            return
-        last = self._free.pop()
-        if last != port:
-            self._free[index] = last
-            self._index[last] = index
+    Returns the stacks that changed; their ``ports`` still show what they had.
+    """
+    ended = [stack for stack in rows.find_all(tx, ids).values() if stack.ended and stack.ports_held]
+    if not ended:
+        return []
+    rows.give_back_ports(tx, id_array(stack.stack_id for stack in ended))
+    return rows.save(tx, [replace(stack, ports_held=False) for stack in ended])
 
 
 class PortsView:
@@ -189,3 +115,15 @@ class PortsView:
     def publish(self, counts: PortCounts) -> None:
         """Apply a committed batch."""
         self._counts = counts
+
+
+class Ports(PortsView, Table):
+    """The node ports of all stacks: how many are held and free, and the operations."""
+
+    def __init__(self, counts: PortCounts, monotonic: Callable[[], float], submit: Submit) -> None:
+        PortsView.__init__(self, counts, monotonic)
+        Table.__init__(self, submit)
+
+    replace = operation(replace_port)
+    limit = operation(limit_ports)
+    release = operation(release)

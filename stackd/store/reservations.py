@@ -1,36 +1,32 @@
-"""The operations that give a create its stack and node ports: reserve, assign from a pool, replace a port, release.
+"""The operations that give a create its stack: reserve a new one, or assign one from a pool.
 
-Owns: a stack holds all of its ports or none, each by the primary key of ``node_ports``; the pool of ports only
-proposes. A stack of a pool is given away once, alive and from the right template (invariant 11), by one UPDATE that
-matches the row or not. Owns, too, the limits of stacks in all and of living stacks with the same label. The caller
-must know whether a pod can be relied on.
+Owns: a stack is reserved with all of its node ports, or not at all. A stack of a pool is given away once, alive and
+from the right template (invariant 11), by one UPDATE that matches the row or not. Owns, too, the limits of stacks in
+all and of living stacks with the same label. The caller must know whether a pod can be relied on.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 
-from stackd.errors import LabelLimitReached, NoNodePort, Unavailable
+from stackd.errors import LabelLimitReached, Unavailable
 from stackd.model import (
     NO_LABELS,
     NO_LIMITS,
     EventKind,
     NewStack,
     PortMapping,
-    PortRange,
     Stack,
     StackStatus,
     TimelineEvent,
 )
 from stackd.store import claims, rows, timeline
 from stackd.store.claims import Claim
-from stackd.store.ports import PortCounts, PortsView
-from stackd.store.transaction import Submit, Table, Transaction, id_array, operation
+from stackd.store.ports import hold, propose
+from stackd.store.transaction import Transaction
 
-PORT_REPLACED = "NodePortReplaced"
 FROM_POOL = "FromPool"
 LABEL_HOLDERS = (
     "SELECT s.stack_id FROM stack_labels AS l CROSS JOIN stacks AS s ON s.stack_id = l.stack_id"
@@ -75,13 +71,13 @@ def reserve(
     """
     if new.labels and label_limits:
         check_labels(tx, new.labels, label_limits)
-    _require_room(tx, max_stacks)
+    _check_max_stacks(tx, max_stacks)
     ports = tuple(
-        PortMapping(container_port=port.container_port, protocol=port.protocol, node_port=_propose(tx))
+        PortMapping(container_port=port.container_port, protocol=port.protocol, node_port=propose(tx))
         for port in new.target_ports
     )
     stack = rows.insert(tx, _fresh(new, ports))
-    held = tuple(_hold(tx, stack.stack_id, port) for port in ports)
+    held = tuple(hold(tx, stack.stack_id, port) for port in ports)
     if held != ports:
         (stack,) = rows.save(tx, [replace(stack, ports=held)])
     if claim is not None:
@@ -111,7 +107,7 @@ def assign(
     # The counts below include the stack itself by now.
     if wanted.labels and wanted.label_limits:
         check_labels(tx, wanted.labels, wanted.label_limits, apart_from=wanted.stack_id)
-    _require_room(tx, wanted.max_stacks, there=1)
+    _check_max_stacks(tx, wanted.max_stacks, there=1)
     if wanted.labels:
         tx.run(rows.INSERT_LABELS, (stack.stack_id, labels))
     if claim is not None:
@@ -124,58 +120,6 @@ def assign(
     )
     timeline.add(tx, [(stack.stack_id, given)])
     return tx.put_stack(stack)
-
-
-def replace_port(tx: Transaction, stack_id: str, taken: int) -> Stack:
-    """Set ``taken`` aside for a while and hold another port instead. If the stack is accepted, its timeline says so.
-
-    A stack that does not hold ``taken`` is returned unchanged. Raises ``NoNodePort`` (the stack keeps ``taken``);
-    ``StackNotFound`` if the stack is gone or being deleted.
-    """
-    stack = rows.find_live(tx, stack_id)
-    tx.ports.set_aside(taken)
-    if not tx.run(rows.DELETE_NODE_PORT, (taken, stack_id)):
-        return stack  # already replaced: a repeated call changes nothing
-    tx.ports.put(taken)
-    ports = tuple(
-        _hold(tx, stack_id, replace(port, node_port=_propose(tx))) if port.node_port == taken else port
-        for port in stack.ports
-    )
-    after = replace(stack, ports=ports)
-    if stack.accepted:
-        message = ports_replaced(stack.ports, after.ports)
-        timeline.add(
-            tx, [(stack_id, TimelineEvent(kind=EventKind.WARNING, at=tx.now, reason=PORT_REPLACED, message=message))]
-        )
-        after = replace(after, updated_at=max(tx.now, stack.updated_at))
-    return rows.save(tx, [after])[0]
-
-
-def ports_replaced(before: Sequence[PortMapping], after: Sequence[PortMapping]) -> str:
-    """A sentence about the node ports of a stack that have changed; empty if none has."""
-    changed = [
-        f"another Service has node port {old.node_port} now; {new.node_port} replaces it"
-        for old, new in zip(before, after, strict=True)
-        if old.node_port != new.node_port
-    ]
-    return "; ".join(changed)
-
-
-def limit_ports(tx: Transaction, cluster: PortRange) -> None:
-    """Hand out only ports of the cluster's own range from now on."""
-    tx.ports.limit(cluster)
-
-
-def release(tx: Transaction, ids: Iterable[str]) -> list[Stack]:
-    """Free the ports of ended stacks, once their Services are confirmed gone. Stacks that have not ended are skipped.
-
-    Returns the stacks that changed; their ``ports`` still show what they had.
-    """
-    ended = [stack for stack in rows.find_all(tx, ids).values() if stack.ended and stack.ports_held]
-    if not ended:
-        return []
-    rows.give_back_ports(tx, id_array(stack.stack_id for stack in ended))
-    return rows.save(tx, [replace(stack, ports_held=False) for stack in ended])
 
 
 def check_labels(
@@ -195,7 +139,7 @@ def check_labels(
             )
 
 
-def _require_room(tx: Transaction, max_stacks: int | None, *, there: int = 0) -> None:
+def _check_max_stacks(tx: Transaction, max_stacks: int | None, *, there: int = 0) -> None:
     """Raise ``Unavailable`` if there are as many stacks as allowed, not counting ``there`` of them."""
     if max_stacks is not None and rows.count_assigned(tx) - there >= max_stacks:
         raise Unavailable(f"the limit of {max_stacks} stacks in all is reached (limits.max_stacks)", retry_after=30)
@@ -205,33 +149,3 @@ def _fresh(new: NewStack, ports: tuple[PortMapping, ...]) -> Stack:
     given = {one.name: getattr(new, one.name) for one in fields(new) if one.name != "target_ports"}
     given["labels"] = MappingProxyType(dict(new.labels))
     return Stack(**given, ports=ports, status=StackStatus.CREATING, updated_at=new.created_at)
-
-
-def _propose(tx: Transaction) -> int:
-    port = tx.ports.take()
-    if port is None:
-        raise NoNodePort(tx.ports.why_none())
-    return port
-
-
-def _hold(tx: Transaction, stack_id: str, port: PortMapping) -> PortMapping:
-    """Hold the proposed port, or another one if the constraint refuses it."""
-    while True:
-        try:
-            tx.run(rows.INSERT_NODE_PORT, (port.node_port, stack_id))
-        except sqlite3.IntegrityError:
-            port = replace(port, node_port=_propose(tx))  # the refused port stays held in the pool
-        else:
-            return port
-
-
-class Ports(PortsView, Table):
-    """The node ports of all stacks: how many are held and free, and the operations."""
-
-    def __init__(self, counts: PortCounts, monotonic: Callable[[], float], submit: Submit) -> None:
-        PortsView.__init__(self, counts, monotonic)
-        Table.__init__(self, submit)
-
-    replace = operation(replace_port)
-    limit = operation(limit_ports)
-    release = operation(release)

@@ -22,8 +22,8 @@ from stackd.store.companions import Ballast, FileLock, companion
 from stackd.store.file import StoreOptions, backup_file, damaged, follow_links, open_file
 from stackd.store.identity import FileIdentity, Meta
 from stackd.store.jobs import Jobs
-from stackd.store.ports import PortPool
-from stackd.store.reservations import Ports
+from stackd.store.port_pool import PortPool
+from stackd.store.ports import Ports
 from stackd.store.stacks import Stacks, StacksView
 from stackd.store.timeline import Timeline
 from stackd.store.transaction import Counters, Transaction

@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from stackd.metrics import Histogram
 from stackd.model import Job, Stack
-from stackd.store.ports import PortPool
+from stackd.store.port_pool import PortPool
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -21,7 +21,7 @@ from stackd.errors import StoreError, StoreUnavailable
 from stackd.model import Job, Stack
 from stackd.store import failures, identity, transaction
 from stackd.store.companions import Ballast, OpenFiles, ReplacedError
-from stackd.store.ports import PortCounts, PortPool
+from stackd.store.port_pool import PortCounts, PortPool
 from stackd.store.transaction import OPERATION, Counters, Transaction
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ import pytest
 
 from stackd.config import Config, load
 from stackd.doctor import Finding, Level, service
-from stackd.doctor.unit import Unit, read
+from stackd.doctor.service import Unit, read_unit
 
 ACTIVE = {
     "LoadState": "loaded",
@@ -30,7 +30,7 @@ ACTIVE = {
 
 
 def unit(*, socket: bool = False, **properties: str) -> Unit:
-    return read(ACTIVE | properties, socket_waits=socket)
+    return read_unit(ACTIVE | properties, socket_waits=socket)
 
 
 def found(made: Unit, error: str = "") -> list[Finding]:

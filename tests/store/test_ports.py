@@ -9,7 +9,7 @@ import pytest
 from stackd.errors import NoNodePort, StackNotFound
 from stackd.model import DeleteReason, PortRange
 from stackd.store import Store
-from stackd.store.ports import PortPool
+from stackd.store.port_pool import PortPool
 from tests.store.building import TestClock, accepted, new_stack, open_store, stack_id
 
 

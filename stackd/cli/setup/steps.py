@@ -21,7 +21,7 @@ from stackd.client.attempts import NO_RETRIES
 from stackd.config import Config
 from stackd.config.credentials import API_KEY, KUBECONFIG
 from stackd.doctor import running as daemon
-from stackd.doctor import service, unit
+from stackd.doctor import service
 from stackd.errors import ClusterUnavailable, ConfigError
 from stackd.keys import new_key
 from stackd.kube.client import Cluster
@@ -282,7 +282,7 @@ async def label_nodes(setup: Setup) -> str:
 
 async def look_at_service(setup: Setup) -> StepState:
     """Whether the daemon runs, is enabled at boot, is ready, and has read its files."""
-    known = unit.unit() if is_installed(setup.path) else None
+    known = service.find_unit() if is_installed(setup.path) else None
     if known is None:
         if await _answers(setup):
             return _already(f"it answers at {setup.url}")
@@ -297,17 +297,17 @@ async def look_at_service(setup: Setup) -> StepState:
             return _already(f"it is active: {known.status}")
         what = "reload it" if old or setup.written else "wait until it is ready"
         return StepState(what=what, will=(what,), commands=("stackd reload",))
-    command = f"systemctl enable --now {unit.SERVICE}"
+    command = f"systemctl enable --now {service.SERVICE}"
     return StepState(what="the daemon", will=(command,), commands=(command,))
 
 
 async def start(setup: Setup) -> str:
     """Start the daemon, or have it read its credentials again; then wait until it is ready."""
-    known = unit.unit()
+    known = service.find_unit()
     active = known is not None and known.active in ("active", "reloading")
-    trouble = unit.enable_and_start() or ("" if not active or unit.reload() else "its reload was refused")
+    trouble = service.enable_and_start() or ("" if not active or service.reload() else "its reload was refused")
     if trouble:
-        error = unit.last_error()
+        error = service.last_error()
         raise StepFailed(error or trouble, "fix that, then run this again; journalctl -u stackd shows its log")
     setup.written.clear()
     why = await _until_ready(setup)
