@@ -138,7 +138,7 @@ async def _open(stack: AsyncExitStack, config: Config, templates: TemplateSet, c
     wall_clock = WallClock(clock)
     store = await _store(stack, config, wall_clock)
     metrics, fence = Metrics(), Fence()
-    cluster = await Cluster.connect(ClusterTarget.of(config), observer=metrics.asked, fence=fence)
+    cluster = await Cluster.connect(ClusterTarget.of(config), on_request=metrics.kubernetes_request, fence=fence)
     stack.push_async_callback(cluster.close)
     timing = LeaseTiming(duration=config.cluster.lease_duration)
     ownership = Ownership(Leases(cluster, clock), fence, store, host=socket.gethostname(), timing=timing, clock=clock)

@@ -253,12 +253,12 @@ class ClusterSilent(ClusterUnavailable):
 class UnexpectedAnswer(ClusterUnavailable):
     """A response that Kubernetes would not give to the request. It proves neither success nor failure.
 
-    ``shown`` quotes the response. It is for the log only: clients must not see the text of a load balancer or proxy.
+    ``excerpt`` quotes the response. It is for the log only: clients must not see the text of a load balancer or proxy.
     """
 
-    def __init__(self, message: str, shown: str = "") -> None:
+    def __init__(self, message: str, excerpt: str = "") -> None:
         super().__init__(message)
-        self.shown = shown
+        self.excerpt = excerpt
 
 
 class ClusterRefused(ClusterUnavailable):

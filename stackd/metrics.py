@@ -132,7 +132,7 @@ class Metrics:
         if before.status is StackStatus.CREATING and after.status is StackStatus.RUNNING:
             self.time_to_running.observe((time_ns() - after.created_at) / 1e9)
 
-    def asked(self, verb: str, resource: str, code: str, seconds: float) -> None:
+    def kubernetes_request(self, verb: str, resource: str, code: str, seconds: float) -> None:
         """Observe a finished request to Kubernetes; ``kube`` itself counts the codes."""
         self.kubernetes[verb, resource].observe(seconds)
 

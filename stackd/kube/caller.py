@@ -112,15 +112,17 @@ class Caller:
 
     @classmethod
     async def connect(
-        cls, target: ClusterTarget, *, observer: OnRequest | None = None, fence: Fence | None = None
+        cls, target: ClusterTarget, *, on_request: OnRequest | None = None, fence: Fence | None = None
     ) -> Self:
         """Load the credentials. Nothing is sent, so the cluster need not be reachable.
 
-        ``observer(verb, resource, code, seconds)`` is called after each request. ``fence`` says until when changes are
-        allowed; without a fence they always are. Raises ConfigError.
+        ``on_request(verb, resource, code, seconds)`` is called after each request. ``fence`` says until when changes
+        are allowed; without a fence they always are. Raises ConfigError.
         """
         access = await Access.open(target)
-        return cls(target, KubeConnection(access, max_in_flight=target.max_in_flight, observer=observer, fence=fence))
+        return cls(
+            target, KubeConnection(access, max_in_flight=target.max_in_flight, on_request=on_request, fence=fence)
+        )
 
     async def close(self) -> None:
         """Close all connections; running requests and watches fail."""
@@ -198,7 +200,7 @@ class Caller:
             raise
         except ClusterUnavailable as exc:
             if isinstance(exc, UnexpectedAnswer):
-                log.warning("%s (%s)", exc, exc.shown)
+                log.warning("%s (%s)", exc, exc.excerpt)
             if not call.asks_node:
                 contact.failed(sent, str(exc))
             raise

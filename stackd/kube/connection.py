@@ -54,12 +54,12 @@ class KubeConnection:
     """
 
     def __init__(
-        self, access: Access, *, max_in_flight: int, observer: OnRequest | None = None, fence: Fence | None = None
+        self, access: Access, *, max_in_flight: int, on_request: OnRequest | None = None, fence: Fence | None = None
     ) -> None:
         self.access = access
         self.fence = fence or Fence()
         self._in_flight = asyncio.Semaphore(max_in_flight)
-        self._observer = observer
+        self._on_request = on_request
         self.counts: Counter[tuple[str, str, str]] = Counter()
         self.on_doubt: Callable[[], None] = lambda: None
         self.contact = Contact()
@@ -220,8 +220,8 @@ class KubeConnection:
 
     def _count(self, call: KubeRequest, code: str, seconds: float) -> None:
         self.counts[call.verb, call.resource, code] += 1
-        if self._observer is not None:
-            self._observer(call.verb, call.resource, code, seconds)
+        if self._on_request is not None:
+            self._on_request(call.verb, call.resource, code, seconds)
 
 
 @contextmanager

@@ -231,19 +231,19 @@ class Mirror:
         if not self._is_ours(pod) or self.pods.get(pod.name) == pod:
             return None  # the pod lacks stackd's labels, so it is not watched; or the watch has reported it
         pods = self.health_by_kind["pods"]
-        if not pods.missed() or pods.held_back:
+        if not pods.missed() or pods.buffered:
             return self.reopen("pods")
         log.warning(
             "the watches of Kubernetes are open and report nothing, although pods have changed; everything is listed every "
             "%g s instead; is there a proxy that buffers answers between stackd and the API server?",
             POLL_SECONDS,
         )
-        self._hold_back(True)
+        self._set_buffered(True)
         return self.reopen()
 
-    def _hold_back(self, held_back: bool) -> None:
+    def _set_buffered(self, buffered: bool) -> None:
         for one in self.health_by_kind.values():
-            one.held_back = held_back
+            one.buffered = buffered
 
     def lose(self, error: StackdError) -> None:
         """Kubernetes does not answer: mark all watches as disconnected, even if their connections look open."""
@@ -293,9 +293,9 @@ class Mirror:
         health = self.health_by_kind[source.kind]
         async with aclosing(endless(self._cluster, source, health, self._timings)) as events:
             async for event in events:
-                if health.held_back and isinstance(event, Changed):
+                if health.buffered and isinstance(event, Changed):
                     log.info("the watches of Kubernetes report changes again")
-                    self._hold_back(False)
+                    self._set_buffered(False)
                 if isinstance(event, Listed):
                     changes = table.replace(filter(wanted, event.items))
                 elif event.gone or not wanted(event.item):
@@ -311,7 +311,7 @@ class Mirror:
         self._unlisted.discard(kind)
         if not self._unlisted:
             self._synced.set()
-        self._tell(Relisted(kind=kind, polled=self.health_by_kind[kind].held_back))
+        self._tell(Relisted(kind=kind, polled=self.health_by_kind[kind].buffered))
 
     def _lost(self) -> None:
         self.failed()

@@ -90,8 +90,8 @@ def check(call: KubeRequest, answer: KubeResponse) -> None:
 
 def unexpected(call: KubeRequest, answer: KubeResponse, trouble: str) -> UnexpectedAnswer:
     """The error for a response that does not fit the request. Clients can read ``trouble``: use only our own words."""
-    shown = f"{answer.status} {answer.content_type or 'of no type'}, {len(answer.body)} bytes: {answer.body[:SHOWN_BYTES]!r}"
-    return UnexpectedAnswer(f"the cluster's answer to {what(call)} is not what was asked for: {trouble}", shown)
+    excerpt = f"{answer.status} {answer.content_type or 'of no type'}, {len(answer.body)} bytes: {answer.body[:SHOWN_BYTES]!r}"
+    return UnexpectedAnswer(f"the cluster's answer to {what(call)} is not what was asked for: {trouble}", excerpt)
 
 
 def what(call: KubeRequest) -> str:

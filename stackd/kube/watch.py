@@ -128,7 +128,7 @@ class WatchHealth:
         self.last_good: float | None = None
         self.disconnected_since: float | None = self._born
         self.last_error = ""
-        self.held_back = False
+        self.buffered = False
         """Whether the watch opens, but its events do not arrive; set by the mirror."""
         self._missed: tuple[float, int] | None = None
         self._content: aiohttp.StreamReader | None = None
@@ -137,7 +137,7 @@ class WatchHealth:
     @property
     def connected(self) -> bool:
         """Whether the watch has a connection, and its events are not held back as far as is known."""
-        return self.disconnected_since is None and not self.held_back
+        return self.disconnected_since is None and not self.buffered
 
     def beat(self) -> None:
         """Note a sign of life: a list, an event, or a watch that stays open."""
@@ -153,7 +153,7 @@ class WatchHealth:
             self.disconnected_since = self._clock.monotonic()
         if not self.last_error:
             self.outages += 1
-            detail = f" ({error.shown})" if isinstance(error, UnexpectedAnswer) and error.shown else ""
+            detail = f" ({error.excerpt})" if isinstance(error, UnexpectedAnswer) and error.excerpt else ""
             log.warning("watch of %s is interrupted: %s%s", self.kind, error, detail)
         self.last_error = str(error)
         self._failed()
@@ -209,7 +209,7 @@ async def stream(
     Raises VersionExpired when the version is too old, ClusterUnavailable for everything that a reconnect may fix.
     """
     call = _watch_call(source, version, timings)
-    idle = POLL_SECONDS if health.held_back else timings.idle_limit
+    idle = POLL_SECONDS if health.buffered else timings.idle_limit
     async with caller.connection.stream(call, idle=idle) as response:
         # An open response alone proves little, because a proxy can give one, too. But a proxy ends it at once or sends
         # nonsense.
@@ -231,22 +231,22 @@ async def endless(
     caller: Caller, source: Source[T], health: WatchHealth, timings: Timings
 ) -> AsyncGenerator[Listed[T] | Changed[T], None]:
     """Yields a list and every change after it, without end; after a gap, a new list."""
-    place = _Place(Backoff(first=timings.first_pause, most=timings.longest_pause))
+    position = _Position(Backoff(first=timings.first_pause, most=timings.longest_pause))
     while True:
         retry_after = 0
         try:
-            async with aclosing(_once(caller, source, place, health, timings)) as news:
+            async with aclosing(_once(caller, source, position, health, timings)) as news:
                 async for one in news:
                     yield one
         except VersionExpired as exc:
             log.info("watch of %s: listing again: %s", source.kind, exc)
-            place.version = ""
+            position.version = ""
             health.relists += 1
         except ClusterSilent as exc:
             log.debug("watch of %s: %s; asking again", source.kind, exc)
             health.restarts += 1
-            if health.held_back:
-                place.version = ""
+            if health.buffered:
+                position.version = ""
             continue
         except ClusterOverloaded as exc:
             health.lost(exc)
@@ -254,10 +254,10 @@ async def endless(
         except (ClusterError, ClusterUnavailable) as exc:
             health.lost(exc)
         health.restarts += 1
-        await asyncio.sleep(place.backoff.pause(min(retry_after, timings.longest_pause)))
+        await asyncio.sleep(position.backoff.pause(min(retry_after, timings.longest_pause)))
 
 
-class _Place:
+class _Position:
     """The version from which the watch continues (empty: list first), and its back-off."""
 
     def __init__(self, backoff: Backoff) -> None:
@@ -304,25 +304,25 @@ class _Place:
 
 
 async def _once(
-    caller: Caller, source: Source[T], place: _Place, health: WatchHealth, timings: Timings
+    caller: Caller, source: Source[T], position: _Position, health: WatchHealth, timings: Timings
 ) -> AsyncGenerator[Listed[T] | Changed[T], None]:
     """The list, if there is no version yet, and the changes of one connection."""
     loop = asyncio.get_running_loop()
     began, said = loop.time(), health.events + health.bookmarks
-    if not place.version:
+    if not position.version:
         items, version = await caller.everything(source.call, source.read)
-        place.listed(health, version)
+        position.listed(health, version)
         health.beat()
         yield Listed(items=tuple(items))
-    async with aclosing(stream(caller, source, place.version, health, timings)) as events:
+    async with aclosing(stream(caller, source, position.version, health, timings)) as events:
         async for event in events:
-            if is_older(event.resource_version, place.version):
+            if is_older(event.resource_version, position.version):
                 health.refused += 1
                 log.warning(
                     "watch of %s: an event is older than what was known, and does not count (resourceVersion %s, after %s)",
-                    source.kind, event.resource_version, place.version, extra={"same": f"older {source.kind}"},
+                    source.kind, event.resource_version, position.version, extra={"same": f"older {source.kind}"},
                 )  # fmt: skip
-                place.older()
+                position.older()
                 continue
             if event.type == "BOOKMARK":
                 health.bookmarks += 1
@@ -331,10 +331,10 @@ async def _once(
                 health.events += 1
                 yield Changed(item=item, gone=event.type == "DELETED")
             # Only after the event was read and passed on: an event that could not be read is requested again.
-            place.advance(event.resource_version)
-            place.backoff.reset()
+            position.advance(event.resource_version)
+            position.backoff.reset()
     if loop.time() - began >= _GOOD_SECONDS:
-        place.backoff.reset()
+        position.backoff.reset()
     elif health.events + health.bookmarks == said:
         raise UnexpectedAnswer(f"the watch of {source.kind} ended as soon as it was opened")
 

@@ -61,7 +61,7 @@ def hide_in(error: BaseException, values: Mapping[str, str]) -> None:
         if isinstance(one, InvalidRequest):
             one.reasons = tuple(replace(each, text=hide(each.text, values)) for each in one.reasons)
         if isinstance(one, UnexpectedAnswer):
-            one.shown = hide(one.shown, values)
+            one.excerpt = hide(one.excerpt, values)
         one = one.__cause__ or one.__context__
 
 

@@ -222,7 +222,7 @@ class Jobs(Table):
         self._subscribers.append(callback)
 
     def publish(self, changes: Iterable[tuple[str, Job | None]]) -> None:
-        """Apply a committed batch, and call the subscribers."""
+        """Apply a committed group, and call the subscribers."""
         for job_id, job in changes:
             self._unfinished.discard(job_id)
             if job is None:

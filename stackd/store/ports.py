@@ -113,7 +113,7 @@ class PortsView:
         return sum(1 for due in self._counts.due if due > now)
 
     def publish(self, counts: PortCounts) -> None:
-        """Apply a committed batch."""
+        """Apply a committed group."""
         self._counts = counts
 
 

@@ -2,7 +2,7 @@
 
 Reads of the view never wait and see only committed data. The view leaves out long pod specs, to limit its memory.
 Owns: the order of the list (``created_at``, then id), the version that tells whether anything changed, and the
-subscribers. Only ``publish`` changes the view, on the loop, once per committed batch.
+subscribers. Only ``publish`` changes the view, on the loop, once per committed group.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Subscriber = Callable[[Stack | None, Stack | None], None]
 
 
 class StacksView:
-    """All stacks as committed. ``version`` grows by one with each published batch that changed a stack."""
+    """All stacks as committed. ``version`` grows by one with each published group that changed a stack."""
 
     def __init__(self, stacks: Iterable[Stack] = ()) -> None:
         ordered = sorted(map(_kept, stacks), key=list_key)
@@ -68,7 +68,7 @@ class StacksView:
         return unsubscribe
 
     def publish(self, changes: Iterable[tuple[str, Stack | None]]) -> None:
-        """Apply a committed batch, then call the subscribers with each change, in order."""
+        """Apply a committed group, then call the subscribers with each change, in order."""
         news: list[tuple[Stack | None, Stack | None]] = []
         for stack_id, changed in changes:
             before, after = self._by_id.get(stack_id), changed and _kept(changed)

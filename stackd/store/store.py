@@ -27,7 +27,7 @@ from stackd.store.ports import Ports
 from stackd.store.stacks import Stacks, StacksView
 from stackd.store.timeline import Timeline
 from stackd.store.transaction import Counters, Transaction
-from stackd.store.writer import Batch, Writer, WriterParts
+from stackd.store.writer import CommitGroup, Writer, WriterParts
 
 _UNREADABLE = "Could not decode"  # the sqlite3 module's error for text that is not UTF-8
 DAY = 24 * 3600 * NANOSECONDS
@@ -290,10 +290,10 @@ class Store:
         """Make a consistent copy while the store stays in use. Raises ``StoreError`` (``file.backup_file``)."""
         await asyncio.to_thread(backup_file, self.path, target, force=force)
 
-    def _publish(self, batch: Batch) -> None:
-        self._sequence = max(self._sequence, batch.sequence)
-        if batch.ports is not None:
-            self.ports.publish(batch.ports)
-        self.jobs.publish(batch.jobs)
-        self.assigned.publish((name, None if one is None or one.unassigned else one) for name, one in batch.stacks)
-        self.stacks.publish(batch.stacks)
+    def _publish(self, group: CommitGroup) -> None:
+        self._sequence = max(self._sequence, group.sequence)
+        if group.ports is not None:
+            self.ports.publish(group.ports)
+        self.jobs.publish(group.jobs)
+        self.assigned.publish((name, None if one is None or one.unassigned else one) for name, one in group.stacks)
+        self.stacks.publish(group.stacks)

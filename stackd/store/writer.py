@@ -1,7 +1,7 @@
 """The only thread that writes: it owns the connection, and commits all waiting operations together (group commit).
 
-Owns: the queue, the transaction around a batch, the savepoint around each operation, and the retry when the disk is
-full. Does not know what the operations do. Hands each committed batch to the event loop in one call.
+Owns: the queue, the transaction around a group, the savepoint around each operation, and the retry when the disk is
+full. Does not know what the operations do. Hands each committed group to the event loop in one call.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stackd.store.transaction import OPERATION, Counters, Transaction
 
 T = TypeVar("T")
 
-_MAX_BATCH = 500  # limits how long the first operation of a burst waits for its commit
+_MAX_OPERATIONS = 500  # limits how long the first operation of a burst waits for its commit
 _FULL = "the state file cannot be written now: the disk is full"
 
 
@@ -45,8 +45,8 @@ Outcome = tuple[Submission, Any, BaseException | None]
 
 
 @dataclass(slots=True, kw_only=True)
-class Batch:
-    """The result of a batch: one outcome per call, and the changed records (none if the commit failed).
+class CommitGroup:
+    """The result of a group of operations: one outcome per call, and the changed records (none if the commit failed).
 
     ``sequence`` is the file's sequence after the commit (``FileIdentity.sequence``); 0 if the commit did not change it.
     """
@@ -71,17 +71,17 @@ class WriterParts:
 
 
 class Writer:
-    """The writer thread. ``submit`` is called on the event loop; ``publish`` is called there with each batch, before
+    """The writer thread. ``submit`` is called on the event loop; ``publish`` is called there with each group, before
     the results of its operations are set.
     """
 
-    def __init__(self, parts: WriterParts, publish: Callable[[Batch], None]) -> None:
+    def __init__(self, parts: WriterParts, publish: Callable[[CommitGroup], None]) -> None:
         self.counters = Counters()
         self._parts = parts
         self._publish = publish
         self._sequence = parts.sequence
         self._files = OpenFiles(parts.path)
-        self._guard = _guard(parts.path)
+        self._log_holder = _open_log_holder(parts.path)
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
         self._outstanding: set[Submission] = set()
@@ -139,14 +139,14 @@ class Writer:
 
     # ---- on the event loop
 
-    def _settle(self, batch: Batch) -> None:
+    def _settle(self, group: CommitGroup) -> None:
         try:
-            self._publish(batch)
+            self._publish(group)
         except BaseException as exc:
             self._fail(exc)  # readers would see less than was committed, so the daemon must stop
             raise
         finally:
-            for call, result, error in batch.outcomes:
+            for call, result, error in group.outcomes:
                 self._resolve(call, result, error)
 
     def _resolve(self, call: Submission, result: Any, error: BaseException | None) -> None:
@@ -190,11 +190,11 @@ class Writer:
         self._post(self._end, died)
 
     def _serve(self) -> bool:
-        """Commit one batch; False when it was the last."""
+        """Commit one group; False when it was the last."""
         calls, last = self._drain()
         if calls:
-            batch, fatal = self._commit(calls)
-            self._post(self._settle, batch)
+            group, fatal = self._commit(calls)
+            self._post(self._settle, group)
             if fatal is not None:
                 raise fatal
         return not last
@@ -204,7 +204,7 @@ class Writer:
         item = self._queue.get()
         while item is not None:
             calls.append(item)
-            if len(calls) >= _MAX_BATCH:
+            if len(calls) >= _MAX_OPERATIONS:
                 return calls, False
             try:
                 item = self._queue.get_nowait()
@@ -212,8 +212,8 @@ class Writer:
                 return calls, False
         return calls, True
 
-    def _commit(self, calls: list[Submission]) -> tuple[Batch, BaseException | None]:
-        """Commit a batch; returns it, and the error that must end the thread, if any.
+    def _commit(self, calls: list[Submission]) -> tuple[CommitGroup, BaseException | None]:
+        """Commit a group; returns it, and the error that must end the thread, if any.
 
         Errors of the file or the disk are not raised, but become the outcome of each call.
         """
@@ -221,18 +221,18 @@ class Writer:
         if self._parts.ballast.spent and any(call.grows for call in calls) and not self._parts.ballast.fill():
             calls, refused = _split(calls)
         try:
-            batch = self._attempt(calls)
+            group = self._attempt(calls)
         except sqlite3.Error as exc:
             if not failures.is_full(exc):
                 return _all_failed(calls + refused, failures.unavailable(exc)), exc if failures.is_damage(exc) else None
-            batch, more = self._make_room(calls)
+            group, more = self._free_disk_space(calls)
             refused += more
         except ReplacedError as exc:
             return _all_failed(calls + refused, StoreUnavailable(str(exc))), exc
-        batch.outcomes += [(call, None, StoreUnavailable(_FULL)) for call in refused]
-        return batch, None
+        group.outcomes += [(call, None, StoreUnavailable(_FULL)) for call in refused]
+        return group, None
 
-    def _make_room(self, calls: list[Submission]) -> tuple[Batch, list[Submission]]:
+    def _free_disk_space(self, calls: list[Submission]) -> tuple[CommitGroup, list[Submission]]:
         """Free the reserved space of a full disk for the calls that do not grow the file, and refuse the others."""
         self._parts.ballast.release()
         shrinking, refused = _split(calls)
@@ -241,11 +241,11 @@ class Writer:
         except sqlite3.Error as exc:
             return _all_failed(shrinking, failures.unavailable(exc)), refused
 
-    def _attempt(self, calls: list[Submission]) -> Batch:
+    def _attempt(self, calls: list[Submission]) -> CommitGroup:
         """Run all calls in one transaction. If it cannot be committed, it is rolled back, and the error is raised."""
         parts = self._parts
         if not calls:
-            return Batch()
+            return CommitGroup()
         writes = any(call.writes for call in calls)
         tight = parts.ballast.spent
         self._wait_for_disk(any(call.writes and not call.relaxed for call in calls))
@@ -277,15 +277,17 @@ class Writer:
         parts.ports.settle()
         self._sequence += decided
         sequence = self._sequence if decided else 0
-        return Batch(outcomes=outcomes, stacks=tx.stacks, jobs=tx.jobs, ports=parts.ports.counts(), sequence=sequence)
+        return CommitGroup(
+            outcomes=outcomes, stacks=tx.stacks, jobs=tx.jobs, ports=parts.ports.counts(), sequence=sequence
+        )
 
-    def _without_trace(self, outcomes: list[Outcome]) -> Batch:
+    def _without_trace(self, outcomes: list[Outcome]) -> CommitGroup:
         """Roll back a transaction whose only operation has failed."""
         parts = self._parts
         parts.ports.undo(0)
         if parts.connection.in_transaction:
             parts.connection.execute(transaction.ROLLBACK)
-        return Batch(outcomes=outcomes, ports=parts.ports.counts())
+        return CommitGroup(outcomes=outcomes, ports=parts.ports.counts())
 
     def _apply(self, tx: Transaction, call: Submission, *, alone: bool) -> Outcome:
         """Run one operation in a savepoint. An operation that is ``alone`` needs none, because the transaction does the
@@ -331,14 +333,14 @@ class Writer:
         connection = self._parts.connection
         try:
             if self._files.untouched:
-                self._guard.close()
+                self._log_holder.close()
                 connection.execute(transaction.CHECKPOINT)
         except sqlite3.OperationalError as exc:
             if not failures.is_environment(exc):
                 raise  # otherwise the log stays, and the next start replays it
         finally:
             connection.close()
-            self._guard.close()
+            self._log_holder.close()
 
     def _post(self, callback: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -348,13 +350,13 @@ class Writer:
                 raise
 
 
-def _guard(path: Path) -> sqlite3.Connection:
+def _open_log_holder(path: Path) -> sqlite3.Connection:
     """A read-only connection. While it is open, closing the writer's connection does not checkpoint the log."""
-    guard = sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True, check_same_thread=False)
-    guard.execute(transaction.BEGIN_READ)
-    guard.execute(identity.ALL_META).fetchone()
-    guard.execute(transaction.ROLLBACK)
-    return guard
+    reader = sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True, check_same_thread=False)
+    reader.execute(transaction.BEGIN_READ)
+    reader.execute(identity.ALL_META).fetchone()
+    reader.execute(transaction.ROLLBACK)
+    return reader
 
 
 def _split(calls: list[Submission]) -> tuple[list[Submission], list[Submission]]:
@@ -362,6 +364,6 @@ def _split(calls: list[Submission]) -> tuple[list[Submission], list[Submission]]
     return [call for call in calls if not call.grows], [call for call in calls if call.grows]
 
 
-def _all_failed(calls: list[Submission], error: StoreUnavailable) -> Batch:
-    """A batch that failed for all calls. Each call gets its own exception, because that collects a traceback."""
-    return Batch(outcomes=[(call, None, StoreUnavailable(str(error))) for call in calls])
+def _all_failed(calls: list[Submission], error: StoreUnavailable) -> CommitGroup:
+    """A group that failed for all calls. Each call gets its own exception, because that collects a traceback."""
+    return CommitGroup(outcomes=[(call, None, StoreUnavailable(str(error))) for call in calls])

@@ -77,7 +77,7 @@ class Limits:
             raise TooManyRequests(f"more than {rate:g} a second with this key (limits.{limit})", ceil(wait))
 
 
-Place = tuple[str, str]
+RateKey = tuple[str, str]
 """A label of the configuration, and a value of it."""
 
 SWEEP_ABOVE = 1024
@@ -89,21 +89,21 @@ class LabelRates:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._rates: dict[str, tuple[str, Frequency]] = {}
-        self._made: dict[Place, deque[float]] = {}
+        self._made: dict[RateKey, deque[float]] = {}
         self._sweep_above = SWEEP_ABOVE
 
     def replace(self, rates: Mapping[str, str]) -> None:
         """Put other rates in force; what was counted under a rate that stays is kept."""
         fresh = {label.lower(): (label, parse_frequency(rate)) for label, rate in rates.items()}
         stay = {label for label, rate in fresh.items() if self._rates.get(label) == rate}
-        self._made = {place: made for place, made in self._made.items() if place[0] in stay}
+        self._made = {key: made for key, made in self._made.items() if key[0] in stay}
         self._rates = fresh
 
     def check(self, labels: Mapping[str, str]) -> None:
         """Raise TooManyRequests if a create with these labels would be one too many now. Counts nothing."""
         now = self._clock.monotonic()
-        for place, value in self._places(labels).items():
-            self._check(place, value, now)
+        for key, value in self._rate_keys(labels).items():
+            self._check(key, value, now)
 
     @contextmanager
     def create(self, labels: Mapping[str, str]) -> Iterator[Callable[[], None]]:
@@ -112,16 +112,16 @@ class LabelRates:
         Yields a function to call if nothing was created after all. A Conflict calls it, too.
         """
         now = self._clock.monotonic()
-        places = self._places(labels)
-        for place, value in places.items():
-            self._check(place, value, now)
-        for place in places:
-            self._made.setdefault(place, deque()).append(now)
+        keys = self._rate_keys(labels)
+        for key, value in keys.items():
+            self._check(key, value, now)
+        for key in keys:
+            self._made.setdefault(key, deque()).append(now)
         self._sweep(now)
 
         def not_made() -> None:
-            for place in places:
-                made = self._made.get(place)
+            for key in keys:
+                made = self._made.get(key)
                 if made is not None and now in made:
                     made.remove(now)
 
@@ -131,15 +131,15 @@ class LabelRates:
             not_made()
             raise
 
-    def _places(self, labels: Mapping[str, str]) -> dict[Place, str]:
-        """The places of these labels, each with the label's value as it was given."""
+    def _rate_keys(self, labels: Mapping[str, str]) -> dict[RateKey, str]:
+        """The keys of these labels, each with the label's value as it was given."""
         if not self._rates:
             return {}
         return {(key.lower(), value.lower()): value for key, value in labels.items() if key.lower() in self._rates}
 
-    def _check(self, place: Place, value: str, now: float) -> None:
-        label, rate = self._rates[place[0]]
-        made = self._made.get(place)
+    def _check(self, key: RateKey, value: str, now: float) -> None:
+        label, rate = self._rates[key[0]]
+        made = self._made.get(key)
         if made is None:
             return
         while made and made[0] <= now - rate.seconds:
@@ -156,5 +156,5 @@ class LabelRates:
         if len(self._made) <= self._sweep_above:
             return
         seconds = {label: rate.seconds for label, (_, rate) in self._rates.items()}
-        self._made = {place: made for place, made in self._made.items() if made and made[-1] > now - seconds[place[0]]}
+        self._made = {key: made for key, made in self._made.items() if made and made[-1] > now - seconds[key[0]]}
         self._sweep_above = max(SWEEP_ABOVE, 2 * len(self._made))

@@ -168,7 +168,7 @@ OF_THE_WIRE = (
     Breakage(
         name="an older event is believed",
         file="stackd/kube/watch.py",
-        text="            if is_older(event.resource_version, place.version):\n",
+        text="            if is_older(event.resource_version, position.version):\n",
         instead="            if False:\n",
         also=NO_PROOF,
     ),
@@ -235,8 +235,8 @@ OF_THE_WIRE = (
     Breakage(
         name="a Retry-After is waited for to its end",
         file="stackd/kube/watch.py",
-        text="place.backoff.pause(min(retry_after, timings.longest_pause))",
-        instead="place.backoff.pause(retry_after)",
+        text="position.backoff.pause(min(retry_after, timings.longest_pause))",
+        instead="position.backoff.pause(retry_after)",
     ),
     Breakage(
         name="a silent watch is believed healthy",

@@ -249,7 +249,7 @@ def test_the_sentence_is_for_anybody_and_the_detail_for_the_log() -> None:
         check(call, KubeResponse(status=404, body=PAGE * 100, content_type="text/html"))
     sentence = "the cluster's answer to delete pods in namespace rec is not what was asked for: a 404 that is not from Kubernetes"
     assert str(caught.value) == sentence
-    assert caught.value.shown.startswith("404 text/html, 4500 bytes: b'<html><body>")
+    assert caught.value.excerpt.startswith("404 text/html, 4500 bytes: b'<html><body>")
     assert len(caught.value.detail) < 300
 
 

@@ -319,7 +319,7 @@ async def test_a_connection_is_kept_for_a_minute(
 async def test_each_request_is_reported(wire: Wire) -> None:
     reports: list[tuple[str, str, str, float]] = []
     target = target_at(wire.url, namespace=NAMESPACE)
-    cluster = await Cluster.connect(target, observer=lambda *report: reports.append(report))
+    cluster = await Cluster.connect(target, on_request=lambda *report: reports.append(report))
     wire.on("GET", f"{PODS}/p", says(GONE, 404))
     assert await cluster.get_pod("p") is None
     assert [report[:3] for report in reports] == [("get", "pods", "404")]

@@ -95,27 +95,27 @@ def _written(parameter: click.Parameter, value: Any) -> list[str]:
 
 async def _run(setup: Setup, report: Report, *, yes: bool, only_plan: bool) -> bool:
     report.title(setup)
-    looks: list[tuple[SetupStep, StepState]] = []
+    states: list[tuple[SetupStep, StepState]] = []
     for step in STEPS:
         try:
-            look = await step.look(setup)
+            state = await step.inspect(setup)
         except StepFailed as failure:
             report.line("failed", step.name, failure.what, failure.advice)
             return True
         except StackdError as error:
             report.line("failed", step.name, str(error))
             return True
-        looks.append((step, look))
-        report.plan(step.name, look, by_hand=only_plan or not setup.may_write)
-    open_steps = [(step, look) for step, look in looks if not look.done]
+        states.append((step, state))
+        report.plan(step.name, state, by_hand=only_plan or not setup.may_write)
+    open_steps = [(step, state) for step, state in states if not state.done]
     if only_plan or not setup.may_write:
         return bool(open_steps)
     if open_steps:
-        if not yes and any(look.will for _, look in open_steps):
+        if not yes and any(state.will for _, state in open_steps):
             report.blank()
             click.confirm("Do this?", abort=True)
         report.blank()
-        stopped = await _do(setup, report, [step for step, _ in looks], {step.name for step, _ in open_steps})
+        stopped = await _do(setup, report, [step for step, _ in states], {step.name for step, _ in open_steps})
         if stopped == STEPS[-1].name:
             await _doctor(setup)  # only the first stack is missing; the doctor says why
         if stopped:
@@ -124,20 +124,20 @@ async def _run(setup: Setup, report: Report, *, yes: bool, only_plan: bool) -> b
 
 
 async def _do(setup: Setup, report: Report, steps: Sequence[SetupStep], planned: Collection[str]) -> str:
-    """Do the steps in order. Each looks again first, because an earlier step may have changed its state.
+    """Do the steps in order. Each is inspected again first, because an earlier step may have changed its state.
 
     Returns the name of the first step that failed, or that blocks until somebody does it by hand; else an empty text.
     """
     for step in steps:
         try:
-            look = await step.look(setup)
-            if look.done:
+            state = await step.inspect(setup)
+            if state.done:
                 if step.name in planned:
-                    report.line("already so", step.name, look.what)
+                    report.line("already so", step.name, state.what)
                 continue
-            if not look.will:
-                report.by_hand(step.name, look)
-                if look.blocks:
+            if not state.will:
+                report.by_hand(step.name, state)
+                if state.blocks:
                     return step.name
                 continue
             report.line("done", step.name, await step.do(setup))
@@ -180,25 +180,25 @@ class Report:
         """Print an empty line."""
         self._console.print()
 
-    def plan(self, name: str, look: StepState, *, by_hand: bool) -> None:
+    def plan(self, name: str, state: StepState, *, by_hand: bool) -> None:
         """Print a step's state and what it would do. With ``by_hand``, also print the commands that do it."""
-        if look.done:
-            self.line("already so", name, look.what)
-        elif look.will:
-            self.line("to do", name, "\n".join(look.will))
+        if state.done:
+            self.line("already so", name, state.what)
+        elif state.will:
+            self.line("to do", name, "\n".join(state.will))
         else:
-            self.line("by hand", name, look.what)
-        if by_hand and not look.done:
-            self._commands(look)
+            self.line("by hand", name, state.what)
+        if by_hand and not state.done:
+            self._commands(state)
 
-    def by_hand(self, name: str, look: StepState) -> None:
+    def by_hand(self, name: str, state: StepState) -> None:
         """Print a step that somebody else has to do, with its commands."""
-        self.line("by hand", name, look.what)
-        self._commands(look)
+        self.line("by hand", name, state.what)
+        self._commands(state)
 
-    def _commands(self, look: StepState) -> None:
+    def _commands(self, state: StepState) -> None:
         """Print the commands without wrapping, so that they can be copied."""
-        for command in look.commands:
+        for command in state.commands:
             click.echo(f"    {printable(command, lines=True)}")
 
     def line(self, state: str, name: str, what: str, advice: str = "") -> None:

@@ -1,6 +1,6 @@
 """The steps of ``stackd setup``: the state of each, what it would change, and the change itself.
 
-Owns: the order of the steps, and what "done" means for each. A step looks before it acts; looking changes nothing.
+Owns: the order of the steps, and what "done" means for each. A step is inspected before it acts; that changes nothing.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class SetupStep:
     """One step; ``do`` returns what it did. It raises StepFailed or the error that stopped it."""
 
     name: str
-    look: Callable[[Setup], Awaitable[StepState]]
+    inspect: Callable[[Setup], Awaitable[StepState]]
     do: Callable[[Setup], Awaitable[str]]
 
 
@@ -123,7 +123,7 @@ def _already(what: str) -> StepState:
     return StepState(what=what, done=True)
 
 
-async def look_at_key(setup: Setup) -> StepState:
+async def inspect_key(setup: Setup) -> StepState:
     """Whether callers have an API key."""
     config, file = setup.config, setup.key_file
     if not config.auth.enabled:
@@ -145,7 +145,7 @@ async def make_key(setup: Setup) -> str:
     return f"{setup.key_file} has a new key; callers send it as X-API-KEY"
 
 
-async def look_at_cluster(setup: Setup) -> StepState:
+async def inspect_cluster(setup: Setup) -> StepState:
     """Whether the cluster has stackd's namespaces, rights, limits and network policies."""
     if setup.admin is None:
         if await _own_access(setup) is None:
@@ -175,7 +175,7 @@ async def apply_manifests(setup: Setup) -> str:
     return f"{changed} of {len(documents(setup.site))} objects of `stackd manifests` created or changed"
 
 
-async def look_at_kubeconfig(setup: Setup) -> StepState:
+async def inspect_kubeconfig(setup: Setup) -> StepState:
     """Whether stackd's own credentials give access to the cluster."""
     file, chosen = setup.kubeconfig, setup.config.cluster
     if chosen.mode == "in-cluster" or chosen.kubeconfig not in ("", str(file)):
@@ -222,7 +222,7 @@ async def make_kubeconfig(setup: Setup) -> str:
     return f"{setup.kubeconfig} leads to {cluster['server']}"
 
 
-async def look_at_nodes(setup: Setup) -> StepState:
+async def inspect_nodes(setup: Setup) -> StepState:
     """Whether nodes have the label for stacks, and all nodes of ``--node`` do."""
     selector = setup.config.stacks.node_selector
     wanted = ",".join(f"{key}={value}" for key, value in selector.items())
@@ -280,7 +280,7 @@ async def label_nodes(setup: Setup) -> str:
     return text
 
 
-async def look_at_service(setup: Setup) -> StepState:
+async def inspect_service(setup: Setup) -> StepState:
     """Whether the daemon runs, is enabled at boot, is ready, and has read its files."""
     known = service.find_unit() if is_installed(setup.path) else None
     if known is None:
@@ -319,7 +319,7 @@ async def start(setup: Setup) -> str:
     return f"it runs, starts at boot, and is ready at {setup.url}"
 
 
-async def look_at_stack(setup: Setup) -> StepState:
+async def inspect_stack(setup: Setup) -> StepState:
     """Whether the daemon has any stack."""
     if not setup.options["first_stack"]:
         return _already("skipped (--no-first-stack)")
@@ -367,12 +367,12 @@ spec:
 """
 
 STEPS = (
-    SetupStep(name="key", look=look_at_key, do=make_key),
-    SetupStep(name="cluster", look=look_at_cluster, do=apply_manifests),
-    SetupStep(name="kubeconfig", look=look_at_kubeconfig, do=make_kubeconfig),
-    SetupStep(name="nodes", look=look_at_nodes, do=label_nodes),
-    SetupStep(name="service", look=look_at_service, do=start),
-    SetupStep(name="first stack", look=look_at_stack, do=first_stack),
+    SetupStep(name="key", inspect=inspect_key, do=make_key),
+    SetupStep(name="cluster", inspect=inspect_cluster, do=apply_manifests),
+    SetupStep(name="kubeconfig", inspect=inspect_kubeconfig, do=make_kubeconfig),
+    SetupStep(name="nodes", inspect=inspect_nodes, do=label_nodes),
+    SetupStep(name="service", inspect=inspect_service, do=start),
+    SetupStep(name="first stack", inspect=inspect_stack, do=first_stack),
 )
 
 
