@@ -11,43 +11,28 @@ settings      the keys as a list: what a reload may change, the example file, th
 from stackd.config.credentials import require_cluster
 from stackd.config.load import LoadedConfig, Need, load
 from stackd.config.sections import (
-    AuthSection,
-    BatchDeleteSection,
-    ClusterSection,
     Config,
     LimitsSection,
     LogSection,
-    MetricsSection,
-    ReconcileSection,
-    ServerSection,
     StacksSection,
-    StateSection,
     TemplatesSection,
     policy_of,
 )
-from stackd.config.settings import LIVE_KEYS, Changes, SettingChange, diff, merge_live
+from stackd.config.settings import LIVE_KEYS, SettingChange, diff, merge_live
 from stackd.keys import ApiKey
 from stackd.podspec.policy import PolicySection
 
 __all__ = [
     "LIVE_KEYS",
     "ApiKey",
-    "AuthSection",
-    "BatchDeleteSection",
-    "Changes",
-    "ClusterSection",
     "Config",
     "LimitsSection",
     "LoadedConfig",
     "LogSection",
-    "MetricsSection",
     "Need",
     "PolicySection",
-    "ReconcileSection",
-    "ServerSection",
     "SettingChange",
     "StacksSection",
-    "StateSection",
     "TemplatesSection",
     "diff",
     "load",

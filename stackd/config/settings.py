@@ -171,8 +171,6 @@ def _value(config: Config, setting: Setting) -> object:
     return getattr(getattr(config, setting.section), setting.key)
 
 
-TABLE_BEGIN: Final = "<!-- configuration table: begin -->"
-TABLE_END: Final = "<!-- configuration table: end -->"
 _HEADER: Final = """\
 # stackd's configuration: every key with its default. Delete what you do not change.
 #
@@ -205,7 +203,7 @@ def _example_section(section: str, doc: str) -> str:
 
 
 def table() -> str:
-    """The table of keys in docs/configure.md, between ``TABLE_BEGIN`` and ``TABLE_END``."""
+    """The table of keys in docs/configure.md."""
     rows = ["| key | default | at | what for |", "|---|---|---|---|"]
     for setting in settings():
         when = "reload" if setting.name in LIVE_KEYS else "restart"

@@ -108,11 +108,6 @@ class EmbeddedCluster:
         """The counts of requests."""
         return self.server.counts
 
-    @property
-    def open_node_ports(self) -> frozenset[int]:
-        """The node ports that answer on this machine now."""
-        return self._listeners.numbers if self._listeners is not None else frozenset()
-
     def kubeconfig(self, *, token: str | None = None) -> str:
         """A kubeconfig for this cluster."""
         return render_kubeconfig(self.url, token)

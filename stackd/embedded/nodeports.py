@@ -179,11 +179,6 @@ class NodePortListeners:
             handle.close()
         self._open.clear()
 
-    @property
-    def numbers(self) -> frozenset[int]:
-        """The ports that are open now."""
-        return frozenset(number for number, _ in self._open)
-
     def _follow(self, change: ObjectChange) -> None:
         if change.after.resource is SERVICES:
             self._index(None if change.type == "DELETED" else change.after, change.before)

@@ -52,11 +52,9 @@ class Cluster(Caller):
         raw = await self._create("pods", manifest, self.deadline(timeout), dry_run=dry_run)
         return readable("pods", pod_state, raw)
 
-    async def create_service(
-        self, manifest: Mapping[str, Any], *, dry_run: bool = False, timeout: float | None = None
-    ) -> ServiceState:
+    async def create_service(self, manifest: Mapping[str, Any], *, timeout: float | None = None) -> ServiceState:
         """Create the service once. Raises as ``create_pod`` does, and NodePortTaken or NodePortOutOfRange."""
-        raw = await self._create("services", manifest, self.deadline(timeout), dry_run=dry_run)
+        raw = await self._create("services", manifest, self.deadline(timeout))
         return readable("services", service_state, raw)
 
     async def node_port_range(self) -> PortRange | None:
@@ -85,30 +83,26 @@ class Cluster(Caller):
         raw = await self.find("pods", name, self.deadline(timeout))
         return None if raw is None else readable("pods", pod_state, raw)
 
-    async def get_service(self, name: str, *, timeout: float | None = None) -> ServiceState | None:
+    async def get_service(self, name: str) -> ServiceState | None:
         """The service as the API server has it now, whoever created it; None if there is none."""
-        raw = await self.find("services", name, self.deadline(timeout))
+        raw = await self.find("services", name, self.deadline())
         return None if raw is None else readable("services", service_state, raw)
 
-    async def delete_pod(
-        self, name: str, uid: str | None = None, *, known: Collection[str | None] = (), timeout: float | None = None
-    ) -> None:
+    async def delete_pod(self, name: str, uid: str | None = None, *, known: Collection[str | None] = ()) -> None:
         """Delete our pod at once, without a grace period, and return when it is confirmed gone.
 
         With ``uid``, deletes only the pod of that uid. Without it, deletes only a pod with our labels and instance, or
         with a ``known`` uid. A pod that is not ours counts as gone. Raises ClusterUnavailable if the pod is not
         confirmed gone.
         """
-        await remove(self, "pods", name, uid, self.deadline(timeout), known)
+        await remove(self, "pods", name, uid, self.deadline(), known)
 
-    async def delete_service(
-        self, name: str, uid: str | None = None, *, known: Collection[str | None] = (), timeout: float | None = None
-    ) -> None:
+    async def delete_service(self, name: str, uid: str | None = None, *, known: Collection[str | None] = ()) -> None:
         """Delete our service and return when it is confirmed gone, so that its node ports are free.
 
         Works as ``delete_pod``; a service that is owned by a pod with a ``known`` uid is ours, too.
         """
-        await remove(self, "services", name, uid, self.deadline(timeout), known)
+        await remove(self, "services", name, uid, self.deadline(), known)
 
     async def patch_pod(
         self,
@@ -128,12 +122,12 @@ class Cluster(Caller):
         raw = await self._patch("pods", name, uid, self.deadline(timeout), **changes)
         return readable("pods", pod_state, raw)
 
-    async def put_stopped(self, manifest: Mapping[str, Any], *, timeout: float | None = None) -> StoppedRecord:
+    async def put_stopped(self, manifest: Mapping[str, Any]) -> StoppedRecord:
         """Create the record (ConfigMap) of a stack without a pod, or update the annotations of an existing one.
 
         Raises as ``create_pod`` does; ObjectExists if a ConfigMap that is not ours has the name.
         """
-        deadline = self.deadline(timeout)
+        deadline = self.deadline()
         while True:
             try:
                 return await self.create_stopped(manifest, timeout=deadline.left)
@@ -151,13 +145,13 @@ class Cluster(Caller):
                 except (ObjectNotFound, PreconditionFailed):
                     continue  # it is gone or replaced by now
 
-    async def has_stopped(self, name: str, *, timeout: float | None = None) -> bool:
+    async def has_stopped(self, name: str) -> bool:
         """Whether the API server has a ConfigMap of that name now, whoever created it."""
-        return await self.find(CONFIG_MAPS, name, self.deadline(timeout)) is not None
+        return await self.find(CONFIG_MAPS, name, self.deadline()) is not None
 
     async def create_stopped(self, manifest: Mapping[str, Any], *, timeout: float | None = None) -> StoppedRecord:
         """Create the record of a stopped stack once. Raises as ``create_pod`` does."""
-        raw = await self._create(CONFIG_MAPS, manifest, self.deadline(timeout), dry_run=False)
+        raw = await self._create(CONFIG_MAPS, manifest, self.deadline(timeout))
         return readable(CONFIG_MAPS, stopped_record, raw)
 
     async def patch_stopped_annotations(
@@ -166,9 +160,9 @@ class Cluster(Caller):
         """Set annotations of the record of a stopped stack, as ``patch_pod`` does for pods."""
         await self._patch(CONFIG_MAPS, name, uid, self.deadline(timeout), annotations=annotations)
 
-    async def delete_stopped(self, name: str, uid: str | None = None, *, timeout: float | None = None) -> None:
+    async def delete_stopped(self, name: str, uid: str | None = None) -> None:
         """Delete the record of a stopped stack and return when it is confirmed gone; works as ``delete_pod``."""
-        await remove(self, CONFIG_MAPS, name, uid, self.deadline(timeout))
+        await remove(self, CONFIG_MAPS, name, uid, self.deadline())
 
     async def _patch(
         self, resource: str, name: str, uid: str, deadline: Deadline, **metadata: Mapping[str, str | None]
@@ -179,7 +173,7 @@ class Cluster(Caller):
         )
 
     async def _create(
-        self, resource: str, manifest: Mapping[str, Any], deadline: Deadline, *, dry_run: bool
+        self, resource: str, manifest: Mapping[str, Any], deadline: Deadline, *, dry_run: bool = False
     ) -> JsonObject:
         params = {"dryRun": "All"} if dry_run else {}
         name = manifest["metadata"]["name"]

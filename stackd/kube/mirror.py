@@ -203,10 +203,9 @@ class Mirror:
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback)
 
-    async def wait_synced(self, timeout: float | None = None) -> None:
-        """Return when all four kinds were listed. Raises TimeoutError after ``timeout`` seconds."""
-        async with asyncio.timeout(timeout):
-            await self._synced.wait()
+    async def wait_synced(self) -> None:
+        """Return when all four kinds were listed."""
+        await self._synced.wait()
 
     async def until(self, name: str, predicate: Callable[[PodState | None], T | None], *, timeout: float) -> T:
         """The first value other than None that the predicate returns for the pod of that name.

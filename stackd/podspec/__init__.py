@@ -6,7 +6,7 @@
     sanitize             text → SanitizedSpec, or InvalidPodSpec
     Sanitizer            the same under one policy; remembers recent results
     harden               a manifest with the operator's additions
-    Policy               the operator's choices; DEFAULT_POLICY
+    Policy               the operator's choices
     prepare              load the typed models ahead of the first spec
 
 Inside, in the order of use: yaml_reader → decode (with allow) → pod, containers, sources, images, request, resources →
@@ -18,14 +18,13 @@ from __future__ import annotations
 
 from stackd.podspec.additions import harden
 from stackd.podspec.decode import prepare
-from stackd.podspec.policy import DEFAULT_POLICY, Policy
+from stackd.podspec.policy import Policy
 from stackd.podspec.reasons import by_line
 from stackd.podspec.request import parse_target_ports
 from stackd.podspec.sanitize import Sanitizer, sanitize
 from stackd.podspec.yaml_reader import located
 
 __all__ = [
-    "DEFAULT_POLICY",
     "Policy",
     "Sanitizer",
     "by_line",

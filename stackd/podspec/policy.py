@@ -195,7 +195,3 @@ def _names(policy: Policy) -> list[str]:
         for name in policy.add_pull_secrets
         if not is_subdomain(name)
     ]
-
-
-DEFAULT_POLICY = Policy()
-"""The policy of an empty ``[policy]`` section."""

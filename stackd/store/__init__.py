@@ -21,30 +21,24 @@ failures      errors from SQLite's result codes
 
 from __future__ import annotations
 
-from stackd.store.adoption import REMOVED, Adopted
+from stackd.store.adoption import REMOVED
 from stackd.store.changes import STOPPED_BY_USER, STOPPED_MESSAGE, Extension, Start, differs
 from stackd.store.claims import Claim
-from stackd.store.file import FileSummary, StoreOptions, backup_file, read_summary
+from stackd.store.file import StoreOptions, backup_file, read_summary
 from stackd.store.identity import FileIdentity
 from stackd.store.ports import PORT_REPLACED, ports_replaced
-from stackd.store.reservations import FROM_POOL, Assignment
-from stackd.store.store import Purged, Store
-from stackd.store.transaction import Counters
+from stackd.store.reservations import Assignment
+from stackd.store.store import Store
 
 __all__ = [
-    "FROM_POOL",
     "PORT_REPLACED",
     "REMOVED",
     "STOPPED_BY_USER",
     "STOPPED_MESSAGE",
-    "Adopted",
     "Assignment",
     "Claim",
-    "Counters",
     "Extension",
     "FileIdentity",
-    "FileSummary",
-    "Purged",
     "Start",
     "Store",
     "StoreOptions",

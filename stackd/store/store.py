@@ -19,7 +19,7 @@ from stackd.model import Job, PortRange, Stack
 from stackd.store import claims, failures, identity, jobs, rows, timeline
 from stackd.store.claims import Claims
 from stackd.store.companions import Ballast, FileLock, companion
-from stackd.store.file import StoreOptions, backup_file, damaged, follow_links, open_file
+from stackd.store.file import StoreOptions, damaged, follow_links, open_file
 from stackd.store.identity import FileIdentity, Meta
 from stackd.store.jobs import Jobs
 from stackd.store.port_pool import PortPool
@@ -33,6 +33,7 @@ _UNREADABLE = "Could not decode"  # the sqlite3 module's error for text that is 
 DAY = 24 * 3600 * NANOSECONDS
 _PURGED_AT_ONCE = 10_000
 _TIMELINES_PURGED_AT_ONCE = 1_000
+_KEEP_REMOVED_NS = 30 * DAY
 DEFAULTS = StoreOptions()
 
 
@@ -264,7 +265,6 @@ class Store:
         keep_jobs_ns: int,
         keep_claims_ns: int = DAY,
         keep_history_ns: int = DAY,
-        keep_removed_ns: int = 30 * DAY,
     ) -> Purged:
         """Delete finished jobs, claims, timelines and ids of removed stacks that are older than the given ages.
 
@@ -279,16 +279,12 @@ class Store:
                 events=timeline.purge(tx, now - keep_history_ns, _TIMELINES_PURGED_AT_ONCE),
                 jobs=jobs.purge(tx, now - keep_jobs_ns, _PURGED_AT_ONCE),
                 claims=claims.purge(tx, now - keep_claims_ns, _PURGED_AT_ONCE),
-                removed=rows.purge_removed(tx, now - keep_removed_ns, _PURGED_AT_ONCE),
+                removed=rows.purge_removed(tx, now - _KEEP_REMOVED_NS, _PURGED_AT_ONCE),
             )
 
         purged = await self._writer.submit(operation)
         self._purged = True
         return purged
-
-    async def backup(self, target: Path, *, force: bool = False) -> None:
-        """Make a consistent copy while the store stays in use. Raises ``StoreError`` (``file.backup_file``)."""
-        await asyncio.to_thread(backup_file, self.path, target, force=force)
 
     def _publish(self, group: CommitGroup) -> None:
         self._sequence = max(self._sequence, group.sequence)

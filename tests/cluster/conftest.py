@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator, Mapping
@@ -62,7 +63,7 @@ async def _real(kubeconfig: str, folder: Path, settings: Mapping[str, str] = NON
     """A daemon in this process."""
     environment = {**environment_of(kubeconfig, folder), **settings}
     async with outside_of(environment) as outside, running(load(None, environment)) as daemon:
-        await daemon.context.mirror.wait_synced(30)
+        await asyncio.wait_for(daemon.context.mirror.wait_synced(), 30)
         await daemon.ready.wait()
         async with aiohttp.ClientSession() as session:
             at = Real(session=session, url=f"http://127.0.0.1:{daemon.port}", outside=outside)

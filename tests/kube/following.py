@@ -26,7 +26,7 @@ async def mirroring(cluster: Cluster, timings: Timings = QUICK) -> AsyncIterator
     mirror.subscribe(changes.append)
     task = asyncio.create_task(mirror.run())
     try:
-        await mirror.wait_synced(10)
+        await asyncio.wait_for(mirror.wait_synced(), 10)
         yield mirror, changes
     finally:
         task.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -225,8 +226,9 @@ async def test_a_conflict_that_is_not_about_the_uid_does_not_count_as_gone(clust
 async def test_a_delete_that_is_refused_is_not_asked_again(cluster: Cluster, wire: Wire) -> None:
     refused = status(403, "Forbidden", 'pods "p" is forbidden: User "u" cannot delete resource "pods" in API group ""')
     wire.on("DELETE", f"{PODS}/p", *[says(refused, 403)] * 9)
+    cluster.target = replace(cluster.target, timeout=0.5)
     with pytest.raises(ClusterUnavailable, match="no right to delete pods"):
-        await cluster.delete_pod("p", "u1", timeout=0.5)
+        await cluster.delete_pod("p", "u1")
     assert len(wire.seen) == 1
 
 
@@ -250,8 +252,9 @@ async def test_a_pod_that_does_not_go_is_said_to_be_still_there_and_why(cluster:
     held = going(pod("p", uid="u1"), finalizers=["example.com/hold"])
     wire.on("DELETE", f"{PODS}/p", says(held))
     wire.on("GET", f"{PODS}/p", *[says(held)] * 50)
+    cluster.target = replace(cluster.target, timeout=0.3)
     with pytest.raises(ClusterUnavailable, match=r"still being deleted \(finalizers example.com/hold\)"):
-        await cluster.delete_pod("p", "u1", timeout=0.3)
+        await cluster.delete_pod("p", "u1")
 
 
 async def test_annotations_are_patched_on_that_very_pod(cluster: Cluster, wire: Wire) -> None:
@@ -366,8 +369,9 @@ async def test_a_delete_is_done_when_kubernetes_says_so_and_on_no_other_answer(
 ) -> None:
     wire.on("DELETE", f"{PODS}/p", *[ODD[odd]] * 100)
     wire.on("GET", f"{PODS}/p", *[says(pod("p", uid="u1"))] * 100)
+    cluster.target = replace(cluster.target, timeout=0.3)
     with pytest.raises(ClusterUnavailable) as caught:
-        await cluster.delete_pod("p", "u1", timeout=0.3)
+        await cluster.delete_pod("p", "u1")
     assert "html" not in str(caught.value)
 
 

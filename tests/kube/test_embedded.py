@@ -50,7 +50,7 @@ async def mirror(cluster: Cluster) -> AsyncIterator[Mirror]:
     """A mirror that is in sync."""
     copy = Mirror(cluster, timings=QUICK)
     task = asyncio.create_task(copy.run())
-    await copy.wait_synced(10)
+    await asyncio.wait_for(copy.wait_synced(), 10)
     yield copy
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -253,7 +253,7 @@ async def test_a_dropped_watch_goes_on_without_a_new_list(
 async def test_a_silent_watch_is_left_for_a_new_one(embedded: EmbeddedCluster, cluster: Cluster) -> None:
     mirror = Mirror(cluster, timings=IMPATIENT)
     task = asyncio.create_task(mirror.run())
-    await mirror.wait_synced(10)
+    await asyncio.wait_for(mirror.wait_synced(), 10)
     await until(lambda: len(embedded.server.watches) == 4)
     embedded.faults.freeze_watches()
     row = stack(1)
@@ -382,7 +382,7 @@ async def test_an_expired_token_is_renewed_for_calls_and_watches(tmp_path_factor
         await cluster.ensure_namespace()
         mirror = Mirror(cluster, timings=QUICK)
         task = asyncio.create_task(mirror.run())
-        await mirror.wait_synced(10)
+        await asyncio.wait_for(mirror.wait_synced(), 10)
         embedded.write_kubeconfig(path, token=NEW_TOKEN)
         embedded.faults.expire_token(TOKEN)
         embedded.faults.drop_watches()

@@ -53,10 +53,10 @@ async def test_the_copy_is_in_sync_only_when_all_four_are_listed(cluster: Cluste
     mirror.subscribe(lambda change: relisted.append(change.kind) if isinstance(change, Relisted) else None)
     task = asyncio.create_task(mirror.run())
     with pytest.raises(TimeoutError):
-        await mirror.wait_synced(0.03)
+        await asyncio.wait_for(mirror.wait_synced(), 0.03)
     await until(lambda: len(relisted) == 3)
     assert not mirror.synced
-    await mirror.wait_synced(10)
+    await asyncio.wait_for(mirror.wait_synced(), 10)
     assert set(relisted) == {"pods", "services", "configmaps", "nodes"}
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import resource
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from stackd.clock import NANOSECONDS
 from stackd.model import NewStack, Observation, PortRange, Stack, StackStatus, TargetPort
-from stackd.store import Claim, Store, StoreOptions
+from stackd.store import Claim, Store, StoreOptions, backup_file
 
 START = 1_770_000_000 * NANOSECONDS
 HOUR = 3600 * NANOSECONDS
@@ -69,6 +70,11 @@ async def open_store(
     path: Path, clock: TestClock | None = None, *, ports: tuple[int, int] = PORTS, options: StoreOptions = SMALL
 ) -> Store:
     return await Store.open(path, clock=clock or TestClock(), node_ports=PortRange(*ports), options=options)
+
+
+async def back_up(store: Store, target: Path, *, force: bool = False) -> None:
+    """Copy the file while the store is in use, as ``stackd backup`` does."""
+    await asyncio.to_thread(backup_file, store.path, target, force=force)
 
 
 async def accepted(store: Store, number: int = 0, *, ports: int = 1) -> Stack:

@@ -13,7 +13,7 @@ import pytest
 
 from stackd.errors import StoreError
 from stackd.store import Store, backup_file
-from tests.store.building import accepted, new_stack, open_store, stack_id
+from tests.store.building import accepted, back_up, new_stack, open_store, stack_id
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +29,7 @@ async def test_a_backup_taken_while_stacks_come_and_go_is_consistent(path: Path,
     async def copies() -> list[Path]:
         targets = [tmp_path / f"copy-{number}.db" for number in range(4)]
         for target in targets:
-            await store.backup(target)
+            await back_up(store, target)
         return targets
 
     targets, _ = await asyncio.gather(copies(), churn())
@@ -44,7 +44,7 @@ async def test_a_backup_is_one_file_for_its_owner_only(store: Store, tmp_path: P
     await accepted(store, 1)
     target = tmp_path / "copies"
     target.mkdir()
-    await store.backup(target / "copy.db")
+    await back_up(store, target / "copy.db")
     assert [file.name for file in target.iterdir()] == ["copy.db"]
     assert stat.S_IMODE((target / "copy.db").stat().st_mode) == 0o600
     with contextlib.closing(sqlite3.connect((target / "copy.db").as_uri() + "?immutable=1", uri=True)) as copy:
@@ -69,7 +69,7 @@ async def test_a_backup_replaces_an_earlier_one_in_one_step(
 ) -> None:
     target = tmp_path / "copies" / "copy.db"
     target.parent.mkdir()
-    await store.backup(target)
+    await back_up(store, target)
     first = target.read_bytes()
     await accepted(store, 1)
 
@@ -81,7 +81,7 @@ async def test_a_backup_replaces_an_earlier_one_in_one_step(
         with pytest.raises(KeyboardInterrupt):
             backup_file(store.path, target)
     assert target.read_bytes() == first
-    await store.backup(target)
+    await back_up(store, target)
     assert [file.name for file in target.parent.iterdir()] == ["copy.db"]
     copy = await open_store(target)
     assert len(copy.stacks) == 1
@@ -96,22 +96,22 @@ async def test_a_backup_overwrites_what_is_none_only_when_told_to(store: Store, 
     for precious in (target, tmp_path / "used.db"):
         before = precious.read_bytes()
         with pytest.raises(StoreError, match=r"exists already, and is no backup of stackd.*--force"):
-            await store.backup(precious)
+            await back_up(store, precious)
         assert precious.read_bytes() == before
-    await store.backup(target, force=True)
+    await back_up(store, target, force=True)
     assert target.read_bytes().startswith(b"SQLite format 3")
 
 
 async def test_a_backup_never_overwrites_the_file_itself(store: Store, path: Path) -> None:
     await accepted(store, 1)
     with pytest.raises(StoreError, match="exists already"):
-        await store.backup(path, force=True)
+        await back_up(store, path, force=True)
     await accepted(store, 2)
 
 
 async def test_a_backup_that_fails_leaves_nothing_behind(store: Store, path: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be copied"):
-        await store.backup(tmp_path / "nowhere" / "copy.db")
+        await back_up(store, tmp_path / "nowhere" / "copy.db")
     (tmp_path / "other.db").write_bytes(b"SQLite format 3\x00" + b"\0" * 5000)
     with pytest.raises(StoreError):
         backup_file(tmp_path / "other.db", tmp_path / "copy.db")
@@ -124,7 +124,7 @@ async def test_a_backup_that_fails_leaves_nothing_behind(store: Store, path: Pat
 async def test_a_restored_backup_is_not_mixed_with_the_log_of_the_file_it_replaced(path: Path) -> None:
     store = await open_store(path)
     kept = await accepted(store, 1)
-    await store.backup(path.with_name("copy.db"))
+    await back_up(store, path.with_name("copy.db"))
     await accepted(store, 2)
     crashed = path.with_name("crashed")
     crashed.mkdir()

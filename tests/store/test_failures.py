@@ -17,7 +17,7 @@ from stackd.errors import StoreError, StoreUnavailable
 from stackd.model import DeleteReason, Stack
 from stackd.store import Store, StoreOptions
 from stackd.store.transaction import Transaction
-from tests.store.building import SMALL, accepted, largest_file, new_stack, open_store, seen, stack_id
+from tests.store.building import SMALL, accepted, back_up, largest_file, new_stack, open_store, seen, stack_id
 
 BIG = "x" * 3000
 MiB = 1024 * 1024
@@ -236,7 +236,7 @@ async def test_a_copy_that_is_put_over_the_live_file_is_left_as_it_is(
     store = await open_store(path)
     await accepted(store, 1)
     copy = tmp_path / "copy.db"
-    await store.backup(copy)
+    await back_up(store, copy)
     await accepted(store, 2)
     shutil.copyfile(copy, path)
     if running:

@@ -13,7 +13,7 @@ from stackd.clock import boot_id
 from stackd.errors import StoreError
 from stackd.model import DeleteReason, EventKind, StackStatus
 from stackd.store import Extension, Start, Store, read_summary, schema
-from tests.store.building import HOUR, START, TestClock, accepted, new_stack, open_store, seen, stack_id
+from tests.store.building import HOUR, START, TestClock, accepted, back_up, new_stack, open_store, seen, stack_id
 from tests.store.test_schema import PORT
 
 
@@ -130,7 +130,7 @@ async def test_a_backup_knows_that_it_is_one_and_the_file_itself_goes_on(store: 
     first = await store.begin("stacks", "default")
     await store.end_adoption()
     stack = await accepted(store, 1)
-    await store.backup(tmp_path / "copy.db")
+    await back_up(store, tmp_path / "copy.db")
     assert (store.identity.file_id, store.identity.incomplete) == (first.file_id, False)
     copy = await open_store(tmp_path / "copy.db")
     assert copy.stacks.ordered() == (stack,)

@@ -8,13 +8,15 @@ import pytest
 from pydantic import ValidationError
 
 from stackd.config import Config, StacksSection, load, policy_of
-from stackd.config.settings import TABLE_BEGIN, TABLE_END, example, settings, table
-from stackd.podspec.policy import DEFAULT_POLICY
+from stackd.config.settings import example, settings, table
+from stackd.podspec.policy import Policy
 from tests.unit.config.conftest import KEY, Load
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "config.example.toml"
 PAGE = ROOT / "docs" / "configure.md"
+TABLE_BEGIN = "<!-- configuration table: begin -->"
+TABLE_END = "<!-- configuration table: end -->"
 
 
 def test_the_example_loads_to_exactly_the_defaults() -> None:
@@ -90,7 +92,7 @@ def test_a_value_in_force_is_shown_as_the_file_would_have_it(load_text: Load) ->
 
 
 def test_the_default_policy_is_that_of_an_empty_section() -> None:
-    assert policy_of(Config()) == DEFAULT_POLICY
+    assert policy_of(Config()) == Policy()
 
 
 def test_what_the_operator_sets_reaches_the_pod_policy(load_text: Load) -> None:

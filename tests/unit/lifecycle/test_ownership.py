@@ -25,7 +25,7 @@ from stackd.lifecycle.ownership import Ownership, Role
 from stackd.model import PortRange
 from stackd.store import Store
 from tests.harness import DEADLINE, eventually, fast_cluster
-from tests.store.building import SMALL, accepted
+from tests.store.building import SMALL, accepted, back_up
 from tests.target import target_at
 
 TIMING = LeaseTiming(duration=2.0)
@@ -392,7 +392,7 @@ async def test_a_restored_file_knows_that_it_lacks_something(site: Site, how: st
     path, saved = site.folder / "vm1" / "stackd.db", site.folder / "saved.db"
     await accepted(one.store, 1)
     if how == "backup":
-        await one.store.backup(saved)
+        await back_up(one.store, saved)
     else:
         await one.dies()
         shutil.copy(path, saved)

@@ -8,8 +8,9 @@ from typing import Any
 
 from stackd.errors import InvalidPodSpec
 from stackd.model import SanitizedSpec, TargetPort
-from stackd.podspec import DEFAULT_POLICY, Policy, sanitize
+from stackd.podspec import Policy, sanitize
 
+DEFAULT_POLICY = Policy()
 HTTP = (TargetPort(container_port=80, protocol="TCP"),)
 _SEED: dict[str, Any] = {
     "apiVersion": "v1",

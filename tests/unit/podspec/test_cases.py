@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from stackd.errors import InvalidRequest
-from stackd.podspec import DEFAULT_POLICY, parse_target_ports, sanitize
+from stackd.podspec import parse_target_ports, sanitize
+from tests.unit.podspec.specs import DEFAULT_POLICY
 
 CASES: list[dict[str, Any]] = json.loads(Path(__file__).with_name("cases.json").read_text())
 ACCEPTED = [case for case in CASES if case["expect"] == "accept"]

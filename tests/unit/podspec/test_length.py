@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stackd.errors import InvalidPodSpec
-from stackd.podspec import DEFAULT_POLICY, Policy, sanitize
+from stackd.podspec import Policy, sanitize
 from stackd.podspec.yaml_writer import TooLong, emit
-from tests.unit.podspec.specs import HTTP, admit, container, reasons
+from tests.unit.podspec.specs import DEFAULT_POLICY, HTTP, admit, container, reasons
 from tests.unit.podspec.test_emit import KEYS, VALUES
 
 LIMIT = 64 << 10

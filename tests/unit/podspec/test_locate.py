@@ -7,8 +7,8 @@ import time
 import pytest
 
 from stackd.errors import InvalidPodSpec, Reason
-from stackd.podspec import DEFAULT_POLICY, located, sanitize
-from tests.unit.podspec.specs import HTTP
+from stackd.podspec import located, sanitize
+from tests.unit.podspec.specs import DEFAULT_POLICY, HTTP
 
 TWO = "containers:\n  - name: one\n    ports:\n    - containerPort: 1\n    - containerPort: 2\n  - name: two\n"
 

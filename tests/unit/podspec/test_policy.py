@@ -9,10 +9,20 @@ import pytest
 
 from stackd.errors import ConfigError
 from stackd.names import matches_any
-from stackd.podspec import DEFAULT_POLICY, Policy, harden
+from stackd.podspec import Policy, harden
 from stackd.podspec.images import parse_reference
 from stackd.podspec.policy import Toleration
-from tests.unit.podspec.specs import admit, container, manifest, reasons, seed, spec, with_init, with_volume
+from tests.unit.podspec.specs import (
+    DEFAULT_POLICY,
+    admit,
+    container,
+    manifest,
+    reasons,
+    seed,
+    spec,
+    with_init,
+    with_volume,
+)
 
 DIGEST = "sha256:" + "0" * 64
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from stackd.errors import InvalidPodSpec
 from stackd.model import SanitizedSpec, TargetPort
-from stackd.podspec import DEFAULT_POLICY, Policy, harden, sanitize
+from stackd.podspec import Policy, harden, sanitize
 from stackd.podspec.decode import FieldKind, FieldType, fields_of, pod_model
-from tests.unit.podspec.specs import HTTP, container, seed, with_volume
+from tests.unit.podspec.specs import DEFAULT_POLICY, HTTP, container, seed, with_volume
 from tests.unit.podspec.standards import actions, baseline, containers, restricted
 
 RESTRICTED = Policy(profile="restricted")

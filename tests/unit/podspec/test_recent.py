@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from stackd.errors import InvalidPodSpec
-from stackd.podspec import DEFAULT_POLICY, Sanitizer, sanitize
+from stackd.podspec import Sanitizer, sanitize
 from stackd.podspec.sanitize import KEPT, LONGEST
-from tests.unit.podspec.specs import HTTP, container, seed
+from tests.unit.podspec.specs import DEFAULT_POLICY, HTTP, container, seed
 
 
 def numbered(number: int) -> str:

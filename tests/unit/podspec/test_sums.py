@@ -9,9 +9,9 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from stackd.errors import InvalidPodSpec
-from stackd.podspec import DEFAULT_POLICY, Policy
+from stackd.podspec import Policy
 from stackd.quantity import parse
-from tests.unit.podspec.specs import admit, manifest, reasons, seed
+from tests.unit.podspec.specs import DEFAULT_POLICY, admit, manifest, reasons, seed
 
 STORAGE = "ephemeral-storage"
 DISK = Policy(max_ephemeral_storage="8Gi")
