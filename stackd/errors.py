@@ -25,7 +25,7 @@ StackdError
     ├── ShuttingDown
     ├── NotOwner                         another stackd may own the stacks now: this one changes nothing
     ├── StoreUnavailable                 the file cannot be written now
-    └── ClusterUnavailable               Kubernetes is unreachable, overloaded, or refuses stackd itself
+    └── ClusterUnavailable               Kubernetes is unreachable, overloaded, or rejects stackd itself
         ├── ClusterUnreachable           no connection could be made: the request was not sent
         ├── ClusterRefused               credentials or certificate are not accepted, or a right is missing
         ├── ClusterTimeout               no answer came within the timeout of one try
@@ -231,7 +231,7 @@ class StoreUnavailable(Unavailable):
 
 
 class ClusterUnavailable(Unavailable):
-    """Kubernetes is unreachable, overloaded, or refuses stackd itself."""
+    """Kubernetes is unreachable or overloaded, or it rejects stackd's credentials or requests."""
 
 
 class ClusterUnreachable(ClusterUnavailable):

@@ -108,7 +108,7 @@ def _quantity(value: str) -> str:
     try:
         parse_quantity(value or "0")
     except TooLarge:
-        raise ValueError(f'"{value}" is more than there can be') from None
+        raise ValueError(f'"{value}" is too large') from None
     except ValueError:
         raise ValueError(f'"{value}" is not a quantity') from None
     return value

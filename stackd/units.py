@@ -58,7 +58,7 @@ def parse_frequency(text: str) -> Frequency:
     if not 0 < int(count) <= _MOST_TIMES:
         raise ValueError(f'"{text}" is not from 1 to {_MOST_TIMES} times')
     if not 0 < seconds <= _LONGEST_EACH:
-        raise ValueError(f'"{text}" is not within a day')
+        raise ValueError(f'"{text}": the period must be above zero and at most one day')
     return Frequency(count=int(count), seconds=seconds, text=text.strip())
 
 

@@ -61,7 +61,7 @@ class Response:
         fields = self._parsed()
         sentence = fields.get("error") if isinstance(fields, dict) else None
         if not isinstance(sentence, str):
-            raise BadAnswer(f"what answers is not stackd ({self.status})")
+            raise BadAnswer(f"the server is not stackd (HTTP {self.status}); check the URL")
         raise KINDS.get(self.status, ApiError)(self.status, sentence, fields, self.retry_after)
 
     @property
@@ -74,7 +74,7 @@ class Response:
         try:
             return json.loads(self.body)
         except ValueError as error:
-            raise BadAnswer(f"what answers is not stackd ({self.status})") from error
+            raise BadAnswer(f"the server is not stackd (HTTP {self.status}); check the URL") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -325,7 +325,8 @@ def _refused_disk(config: Config, limit_ranges: list[dict[str, Any]]) -> Iterato
     most, given = most_storage(limit_ranges), config.policy.max_ephemeral_storage
     if given and 0 < most.limit_bytes < parse(given).whole:
         text = f"policy.max_ephemeral_storage gives a pod {given}, and LimitRange {most.limit_range} refuses a container more"
-        yield fail("room", f"{text} than {most.limit}: a stack that names none is a 400", APPLY)
+        text += f" than {most.limit}: creates without a disk request fail with 400"
+        yield fail("room", text, f"lower policy.max_ephemeral_storage, or {APPLY}")
 
 
 def throwaway(config: Config, port: int, container_port: int = 8080) -> Stack:

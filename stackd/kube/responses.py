@@ -91,7 +91,7 @@ def check(call: KubeRequest, answer: KubeResponse) -> None:
 def unexpected(call: KubeRequest, answer: KubeResponse, trouble: str) -> UnexpectedAnswer:
     """The error for a response that does not fit the request. Clients can read ``trouble``: use only our own words."""
     excerpt = f"{answer.status} {answer.content_type or 'of no type'}, {len(answer.body)} bytes: {answer.body[:SHOWN_BYTES]!r}"
-    return UnexpectedAnswer(f"the cluster's answer to {what(call)} is not what was asked for: {trouble}", excerpt)
+    return UnexpectedAnswer(f"unexpected response to {what(call)}: {trouble}; is a proxy in between?", excerpt)
 
 
 def what(call: KubeRequest) -> str:
@@ -230,8 +230,9 @@ def _token(call: KubeRequest, document: JsonObject) -> str:
     return "" if isinstance(status, dict) and text_of(status, "token") else "a token request without its token"
 
 
-_NOT_NOW = "Kubernetes cannot do it now"
-_NOT_ACCEPTED = "Kubernetes does not accept what stackd asks for"
+_NOT_NOW = "Kubernetes cannot process this now (retry)"
+REJECTED = "Kubernetes rejected stackd's credentials or permissions (run `stackd doctor`)"
+_NOT_ACCEPTED = "Kubernetes rejected stackd's request (see stackd's log)"
 
 
 def error_of(call: KubeRequest, answer: KubeResponse) -> StackdError:
@@ -333,7 +334,7 @@ def _forbidden(call: KubeRequest, message: str) -> StackdError:
 
 
 def _refused(call: KubeRequest, why: str) -> ClusterRefused:
-    return ClusterRefused("Kubernetes refuses stackd itself", detail=f"{why} ({what(call)})")
+    return ClusterRefused(REJECTED, detail=f"{why} ({what(call)})")
 
 
 def _missing(call: KubeRequest, answer: KubeResponse, status: Status, message: str) -> StackdError:

@@ -21,6 +21,7 @@ from stackd.kube.client import Cluster
 from stackd.kube.guards import Fence
 from stackd.kube.mirror import Mirror
 from stackd.kube.objects import PodState, ServiceState
+from stackd.kube.responses import REJECTED
 from stackd.lifecycle import nodes
 from stackd.lifecycle.brake import Brake
 from stackd.lifecycle.needs import Quotas
@@ -314,7 +315,7 @@ class Context:
         is not proven gone. Raises ClusterUnavailable, without waiting if the cluster does not accept stackd.
         """
         if self.refused:
-            raise ClusterUnavailable("Kubernetes refuses stackd itself", detail=self.waiting_for)
+            raise ClusterUnavailable(REJECTED, detail=self.waiting_for)
         self.require_cluster()
         try:
             await self.brake.identity_known(IDENTITY_SECONDS)

@@ -183,7 +183,7 @@ def extend(
     ends = before.ttl_expires_at + extension.add
     most = min(before.created_at, tx.now) + extension.longest - before.ttl_expires_at
     if extension.add > most:
-        left = f"so at most {format_duration(most // 10**9)} more" if most > 0 else "so no longer than now"
+        left = f"so at most {format_duration(most // 10**9)} more" if most > 0 else "so it cannot be extended further"
         raise Conflict(
             f"{stack_id} cannot be extended that far: it may live {format_duration(extension.longest / 1e9)} in all"
             f" (stacks.max_ttl), {left}"

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 MINIMUM_SQLITE = (3, 37, 0)  # STRICT tables
 _MAGIC = b"SQLite format 3\x00"
-_ADVICE = "restore a copy made by `stackd.py backup`, or move the file away and run `stackd.py rebuild`"
+_ADVICE = "restore a copy made by `stackd backup`, or move the file away and run `stackd rebuild`"
 _LOG_BYTES = 4 * 1024 * 1024  # the write-ahead log keeps this size, so that its disk space stays allocated
 _LOG_PAGES = 1000
 _CHECK_LIMIT = 256 * 1024 * 1024
@@ -116,7 +116,7 @@ def _create(path: Path, migrations: Sequence[Migration]) -> None:
         if companion(path, suffix).exists():
             raise StoreError(
                 f"the state file {path} is missing, but its {suffix[1:]} file is there: put the state file back; or,"
-                f" if it is lost, move {companion(path, suffix)} away and run `stackd.py rebuild`"
+                f" if it is lost, move {companion(path, suffix)} away and run `stackd rebuild`"
             )
     fresh = companion(path, ".new")
     for suffix in ("", "-wal", "-shm", "-journal"):

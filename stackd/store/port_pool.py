@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from stackd.model import PortRange
+from stackd.model import NODE_PORTS_REMEDY, PortRange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +62,12 @@ class PortPool:
         """The message when no port is available."""
         usable, configured, cluster = self._usable(), self._configured, self._cluster
         if cluster is not None and not usable:
-            return f"no node port is available: {configured.mismatch(cluster)}"
-        held = f"no node port is free: all {len(usable)} of {usable} are held"
+            return f"no node port is available: {configured.mismatch(cluster)}; {NODE_PORTS_REMEDY}"
+        held = f"all {len(usable)} node ports in {usable} are in use"
         if usable == configured:
-            return held
-        return f"{held}, and the rest of {configured} is outside the cluster's own range, {cluster}"
+            return f"{held}; delete stacks or widen stacks.node_port_min/max"
+        rest = f"the rest of {configured} is outside the cluster's own range, {cluster}"
+        return f"{held}, and {rest}; delete stacks, or {NODE_PORTS_REMEDY}"
 
     def take(self) -> int | None:
         """Hold a random free port, or None if there is none."""

@@ -161,7 +161,7 @@ class Writer:
     def _fail(self, exc: BaseException) -> None:
         if self._failed.done():
             return
-        error = StoreError(f"the store cannot go on: {str(exc) or type(exc).__name__}")
+        error = StoreError(f"the state file failed: {str(exc) or type(exc).__name__}; stackd stops")
         error.__cause__ = exc
         self._failed.set_exception(error)
         self._failed.exception()  # marks the exception as retrieved, because nobody has to await it

@@ -71,7 +71,7 @@ async def test_an_extension_beyond_the_longest_life_is_refused_with_what_is_poss
         assert "stacks.max_ttl" in reply.error
         assert (await extend(at, created["stack_id"], "1h")).status == 200
         reply = await extend(at, created["stack_id"], "1s")
-        assert (reply.status, "so no longer than now" in reply.error) == (409, True)
+        assert (reply.status, "so it cannot be extended further" in reply.error) == (409, True)
 
 
 async def test_an_extension_of_what_is_gone_or_going_is_refused(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ async def test_of_a_range_that_is_partly_the_clusters_that_part_is_used(
         assert posts(at) == 1 + 4, "one request learns the range, and each create takes a port of it at once"
         reply = await at.call("POST", "/stacks", seed())
         assert reply.status == 503
-        assert "all 4 of 31001-31004 are held" in reply.error
+        assert "all 4 node ports in 31001-31004 are in use" in reply.error
         assert (await at.call("GET", "/readyz")).status == 200
         # a repeated message of another test's daemon may be logged, with its count, while this one runs
         (said,) = {record.message for record in caplog.records if "are used: the cluster's own range" in record.message}

@@ -476,7 +476,7 @@ async def test_a_create_for_which_its_own_pool_has_taken_the_last_port_gets_what
             assert (reply.status, reply.json["status"]) == (201, "running"), reply.text
             assert not waiting(at)
         else:
-            assert (reply.status, "no node port is free" in reply.error) == (503, True), reply.text
+            assert (reply.status, "are in use; delete stacks" in reply.error) == (503, True), reply.text
 
 
 async def test_what_is_held_after_the_file_was_lost_gives_way_to_creates_and_to_the_pool(tmp_path: Path) -> None:

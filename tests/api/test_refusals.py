@@ -75,7 +75,7 @@ async def test_a_port_that_somebody_else_holds_is_set_aside_and_another_is_taken
         assert services[stack["service_name"]]["spec"]["ports"][0]["nodePort"] == 31002
         reply = await at.call("POST", "/stacks", seed())
         assert reply.status == 503
-        assert "no node port is free" in reply.error
+        assert "are in use; delete stacks" in reply.error
         assert int(reply.headers["Retry-After"]) > 0
         assert len(await at.objects("pods")) == 1
         assert (await at.call("GET", "/stats")).json["used_node_ports"] == 1

@@ -241,7 +241,7 @@ async def test_what_answers_and_is_not_stackd_is_said(kind: Any) -> None:
 
     async with await asyncio.start_server(other, "127.0.0.1", 0) as server:
         ask = Caller(kind(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", KEY))
-        with pytest.raises(Exception, match="what answers is not stackd"):
+        with pytest.raises(Exception, match="the server is not stackd"):
             await ask("get", "stack-1")
         await ask("close")
 

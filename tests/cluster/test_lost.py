@@ -89,7 +89,7 @@ async def test_a_node_port_that_somebody_else_holds_is_never_handed_out_and_all_
     assert handed_out == {held + 1, held + 2}
     status, answer = await real.call("POST", "/stacks", seed())
     assert (status, len(await real.objects("services"))) == (503, 2)
-    assert "no node port is free" in answer["error"]
+    assert "are in use; delete stacks" in answer["error"]
 
 
 async def test_stacks_whose_time_is_up_are_gone_from_the_cluster(real: Real) -> None:

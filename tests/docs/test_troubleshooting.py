@@ -20,7 +20,7 @@ def test_a_symptom_reads_as_it_is_printed(symptom: str) -> None:
 
 def test_words_that_nobody_prints_are_noticed() -> None:
     assert not is_printed("no node has space for the stack")
-    assert is_printed("no node port is free: all … of … are held")
+    assert is_printed("all … node ports in … are in use")
 
 
 def test_each_symptom_has_a_remedy() -> None:

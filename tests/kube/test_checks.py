@@ -79,7 +79,7 @@ def test_a_page_of_an_overloaded_server_is_worth_another_try_and_its_text_goes_n
     check(call, answer)
     assert (
         str(error_of(call, answer))
-        == f"Kubernetes cannot do it now: it answered {code} to delete pods in namespace rec"
+        == f"Kubernetes cannot process this now (retry): it answered {code} to delete pods in namespace rec"
     )
 
 
@@ -130,7 +130,8 @@ def test_a_delete_of_another_uid_is_not_the_one_that_was_asked_for(name: str) ->
     document = recording(name)
     call = asked(document)
     check(dataclasses.replace(call, uid=document["response"]["body"]["metadata"]["uid"]), answered(document))
-    assert refused(dataclasses.replace(call, uid="another"), answered(document)).endswith("of another uid")
+    trouble = refused(dataclasses.replace(call, uid="another"), answered(document))
+    assert trouble.endswith("of another uid; is a proxy in between?")
 
 
 @pytest.mark.parametrize("name", LISTS)
@@ -247,7 +248,9 @@ def test_the_sentence_is_for_anybody_and_the_detail_for_the_log() -> None:
     call = asked(recording("pod-delete-404"))
     with pytest.raises(UnexpectedAnswer) as caught:
         check(call, KubeResponse(status=404, body=PAGE * 100, content_type="text/html"))
-    sentence = "the cluster's answer to delete pods in namespace rec is not what was asked for: a 404 that is not from Kubernetes"
+    sentence = (
+        "unexpected response to delete pods in namespace rec: a 404 that is not from Kubernetes; is a proxy in between?"
+    )
     assert str(caught.value) == sentence
     assert caught.value.excerpt.startswith("404 text/html, 4500 bytes: b'<html><body>")
     assert len(caught.value.detail) < 300

@@ -192,7 +192,8 @@ async def test_without_the_right_it_is_said_in_time_that_the_token_will_end(
         assert await keeping.check() <= 60
         said = expiry_remark(access, at.now())
         assert said.startswith("stackd's token for the cluster expires on ")
-        assert "cannot be renewed: Kubernetes refuses stackd itself: it has no right to create serviceaccounts" in said
+        why = "Kubernetes rejected stackd's credentials or permissions (run `stackd doctor`)"
+        assert f"cannot be renewed: {why}: it has no right to create serviceaccounts" in said
         for _ in range(3):
             await keeping.check()
         assert len([one for one in caplog.messages if "cannot be renewed, it is good until" in one]) == 1

@@ -27,22 +27,23 @@ from tests.kube.recorded import all_recordings, answered, asked, recording
 from tests.kube.wire import status
 
 # Each recorded refusal: its error class, and a part of its message (all of it where a tenant reads it).
+REJECTED = "Kubernetes rejected stackd's credentials or permissions (run `stackd doctor`)"
 REFUSALS: dict[str, tuple[type[StackdError], str]] = {
     "namespace-create-409": (ObjectExists, 'namespaces "rec" already exists'),
     "namespace-get-404": (ObjectNotFound, 'namespaces "rec" not found'),
     "node-get-404": (ObjectNotFound, 'nodes "none" not found'),
     "nodes-list-403-rbac": (
         ClusterRefused,
-        "Kubernetes refuses stackd itself: it has no right to list nodes (list nodes)",
+        f"{REJECTED}: it has no right to list nodes (list nodes)",
     ),
     "configmap-create-400-type": (
         ClusterUnavailable,
-        "does not accept what stackd asks for: create configmaps in namespace rec: ConfigMap",
+        "rejected stackd's request (see stackd's log): create configmaps in namespace rec: ConfigMap",
     ),
     "configmap-create-409": (ObjectExists, 'configmaps "stack-0123456789abcdef" already exists'),
     "configmap-create-422-keys": (
         ClusterUnavailable,
-        "does not accept what stackd asks for: create configmaps in namespace rec: ConfigMap",
+        "rejected stackd's request (see stackd's log): create configmaps in namespace rec: ConfigMap",
     ),
     "configmap-delete-404": (ObjectNotFound, 'configmaps "stack-0123456789abcdef" not found'),
     "configmap-delete-409-uid": (PreconditionFailed, "the UID in the precondition"),
@@ -51,11 +52,11 @@ REFUSALS: dict[str, tuple[type[StackdError], str]] = {
     "configmap-update-404": (ObjectNotFound, 'configmaps "nowhere" not found'),
     "lease-create-400-time": (
         ClusterUnavailable,
-        "does not accept what stackd asks for: create leases in namespace rec: Lease in version",
+        "rejected stackd's request (see stackd's log): create leases in namespace rec: Lease in version",
     ),
     "lease-create-400-type": (
         ClusterUnavailable,
-        "does not accept what stackd asks for: create leases in namespace rec: Lease in version",
+        "rejected stackd's request (see stackd's log): create leases in namespace rec: Lease in version",
     ),
     "lease-create-403-terminating": (ClusterUnavailable, "namespace rec because it is being terminated"),
     "lease-create-404-namespace": (ClusterUnavailable, "the namespace rec does not exist"),
@@ -107,11 +108,11 @@ REFUSALS: dict[str, tuple[type[StackdError], str]] = {
     ),
     "pod-create-403-rbac": (
         ClusterRefused,
-        "Kubernetes refuses stackd itself: it has no right to create pods (create pods in namespace rec)",
+        f"{REJECTED}: it has no right to create pods (create pods in namespace rec)",
     ),
     "pod-create-403-terminating": (
         ClusterUnavailable,
-        "Kubernetes cannot do it now: unable to create new content in namespace rec because it is being terminated",
+        "cannot process this now (retry): unable to create new content in namespace rec because it is being terminated",
     ),
     "pod-create-404-namespace": (ClusterUnavailable, "the namespace rec does not exist"),
     "pod-create-409": (ObjectExists, 'pods "ok" already exists'),
@@ -130,9 +131,12 @@ REFUSALS: dict[str, tuple[type[StackdError], str]] = {
     "pod-patch-422-uid": (PreconditionFailed, "metadata.uid: Invalid value"),
     "pods-list-401": (
         ClusterRefused,
-        "Kubernetes refuses stackd itself: its credentials are not accepted (401) (list pods in namespace rec)",
+        f"{REJECTED}: its credentials are not accepted (401) (list pods in namespace rec)",
     ),
-    "pods-list-403-rbac": (ClusterRefused, "Kubernetes refuses stackd itself: it has no right to list pods"),
+    "pods-list-403-rbac": (
+        ClusterRefused,
+        f"{REJECTED}: it has no right to list pods",
+    ),
     "service-create-403-quota-nodeports": (
         QuotaExceeded,
         "ResourceQuota stacks-resource-quota: requested: services.nodeports=1, used: services.nodeports=2, "
@@ -145,7 +149,7 @@ REFUSALS: dict[str, tuple[type[StackdError], str]] = {
     "service-delete-404": (ObjectNotFound, 'services "svc-ok" not found'),
     "token-request-403-rbac": (
         ClusterRefused,
-        "Kubernetes refuses stackd itself: it has no right to create serviceaccounts/token",
+        f"{REJECTED}: it has no right to create serviceaccounts/token",
     ),
     "token-request-404": (ObjectNotFound, 'serviceaccounts "nobody" not found'),
     "token-request-422": (ClusterUnavailable, "may not specify a duration less than 10 minutes"),

@@ -78,7 +78,7 @@ async def test_the_key_of_a_create_that_was_undone_may_be_used_again(store: Stor
 async def test_a_failed_reservation_leaves_no_claim(path: Path) -> None:
     store = await open_store(path, ports=(31001, 31001))
     await store.stacks.reserve(new_stack(1))
-    with pytest.raises(Exception, match="no node port"):
+    with pytest.raises(Exception, match="node ports in 31001-31001 are in use"):
         await store.stacks.reserve(new_stack(2), claim=claim())
     assert await store.claims.find("web", "key-1") is None
     await store.close()

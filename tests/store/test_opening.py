@@ -122,8 +122,8 @@ async def test_an_empty_file_is_damaged_not_new(path: Path) -> None:
     path.touch()
     message = await refusal(path)
     assert message == (
-        f"the state file {path} is damaged (it is empty): restore a copy made by `stackd.py backup`,"
-        " or move the file away and run `stackd.py rebuild`"
+        f"the state file {path} is damaged (it is empty): restore a copy made by `stackd backup`,"
+        " or move the file away and run `stackd rebuild`"
     )
 
 
@@ -132,7 +132,7 @@ async def test_a_file_that_is_no_database_is_damaged_not_replaced(path: Path, co
     path.write_bytes(content)
     message = await refusal(path)
     assert "is damaged (it is not a SQLite file)" in message
-    assert "stackd.py rebuild" in message
+    assert "`stackd rebuild`" in message
 
 
 @pytest.mark.parametrize("keep", [0.9, 0.5, 0.1])
@@ -141,7 +141,7 @@ async def test_a_truncated_file_is_damaged(path: Path, keep: float) -> None:
     os.truncate(path, int(path.stat().st_size * keep))
     message = await refusal(path)
     assert "is damaged" in message
-    assert "`stackd.py backup`" in message
+    assert "`stackd backup`" in message
 
 
 @pytest.mark.parametrize("page", range(1, 6))
@@ -278,4 +278,4 @@ async def test_a_row_that_cannot_be_read_is_damage_with_its_remedy(path: Path, c
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as shell:
         shell.execute("PRAGMA ignore_check_constraints = ON")
         assert shell.execute(change).rowcount
-    assert re.search(r"is damaged \(.*\): restore a copy made by `stackd.py backup`", await refusal(path))
+    assert re.search(r"is damaged \(.*\): restore a copy made by `stackd backup`", await refusal(path))

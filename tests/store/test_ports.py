@@ -21,7 +21,8 @@ async def test_no_two_stacks_hold_the_same_port_until_the_range_is_exhausted(sto
     await asyncio.gather(*(store.stacks.reserve(new_stack(number)) for number in range(100)))
     assert sorted(ports_of(store)) == list(range(31001, 31101))
     assert (store.ports.used, store.ports.free) == (100, 0)
-    with pytest.raises(NoNodePort, match="no node port is free: all 100 of 31001-31100 are held"):
+    said = r"all 100 node ports in 31001-31100 are in use; delete stacks or widen stacks\.node_port_min/max"
+    with pytest.raises(NoNodePort, match=said):
         await store.stacks.reserve(new_stack(200))
 
 
@@ -145,7 +146,10 @@ async def test_only_what_the_cluster_has_of_the_range_is_handed_out(path: Path) 
     assert (store.ports.used, store.ports.free) == (1, len(usable))
     given = {(await store.stacks.reserve(new_stack(2 + number))).ports[0].node_port for number in range(len(usable))}
     assert given == usable
-    said = "all 2 of 31009-31010 are held, and the rest of 31001-31010 is outside the cluster's own range, 31009-32000"
+    said = (
+        "all 2 node ports in 31009-31010 are in use, and the rest of 31001-31010 is outside the cluster's own range, "
+        "31009-32000; delete stacks, or choose"
+    )
     with pytest.raises(NoNodePort, match=said):
         await store.stacks.reserve(new_stack(9))
     await store.stacks.remove([stack_id(1)])
@@ -163,7 +167,8 @@ async def test_where_the_cluster_has_none_of_the_range_both_ranges_are_named(pat
         await store.stacks.reserve(new_stack(1))
     assert str(caught.value) == (
         "no node port is available: 20000-20100 (stacks.node_port_min to node_port_max) is outside of the cluster's own range, "
-        "30000-32767"
+        "30000-32767; choose stacks.node_port_min and node_port_max within it, or change the API server's "
+        "--service-node-port-range"
     )
     assert len(store.stacks) == 0
     await store.close()

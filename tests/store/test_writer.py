@@ -138,7 +138,7 @@ async def test_the_end_of_the_thread_fails_what_waits_and_is_told_to_the_daemon(
         return_exceptions=True,
     )
     assert [type(result) for result in results] == [StoreUnavailable, StoreUnavailable]
-    with pytest.raises(StoreError, match="the store cannot go on: told to"):
+    with pytest.raises(StoreError, match="the state file failed: told to"):
         await asyncio.wait_for(watcher, 30)
     with pytest.raises(StoreUnavailable):
         await store.probe()

@@ -25,7 +25,7 @@ from stackd.kube.credentials import ClusterTarget
 from stackd.kube.provision import Administrator
 from stackd.printable import printable
 
-COLOURS = {"done": "green", "already so": "green", "to do": "cyan", "by hand": "yellow", "failed": "bold red"}
+COLOURS = {"done": "green", "ok": "green", "to do": "cyan", "by hand": "yellow", "failed": "bold red"}
 NAME_WIDTH = 11
 FIRST_STACK = Size(cpu_milli=100, memory_bytes=128 << 20, ephemeral_bytes=None)
 
@@ -133,7 +133,7 @@ async def _do(setup: Setup, report: Report, steps: Sequence[SetupStep], planned:
             state = await step.inspect(setup)
             if state.done:
                 if step.name in planned:
-                    report.line("already so", step.name, state.what)
+                    report.line("ok", step.name, state.what)
                 continue
             if not state.will:
                 report.by_hand(step.name, state)
@@ -183,7 +183,7 @@ class Report:
     def plan(self, name: str, state: StepState, *, by_hand: bool) -> None:
         """Print a step's state and what it would do. With ``by_hand``, also print the commands that do it."""
         if state.done:
-            self.line("already so", name, state.what)
+            self.line("ok", name, state.what)
         elif state.will:
             self.line("to do", name, "\n".join(state.will))
         else:

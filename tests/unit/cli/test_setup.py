@@ -79,7 +79,7 @@ def states(result: Result) -> dict[str, str]:
     """The last state that was printed of each step."""
     found = {}
     for line in result.stdout.partition("stackd doctor:")[0].splitlines():
-        for state in ("already so", "to do", "by hand", "done", "failed"):
+        for state in ("ok", "to do", "by hand", "done", "failed"):
             for name in ("key", "cluster", "kubeconfig", "nodes", "service", "first stack"):
                 if line.startswith(state) and line.removeprefix(state).strip().startswith(name):
                     found[name] = state
@@ -104,12 +104,12 @@ async def test_it_leads_from_a_configuration_to_a_first_stack_and_a_second_time_
     async with running(load(site.config, {}, site.config.parent)) as daemon:
         await daemon.ready.wait()
         second = await site.setup("--yes", "--image", "registry.example/run", "--port", "8080")
-        assert states(second) == dict.fromkeys(states(first), "already so") | {"first stack": "done"}
+        assert states(second) == dict.fromkeys(states(first), "ok") | {"first stack": "done"}
         assert second.exit_code == 0, second.stdout
         assert "0 failures" in second.stdout
         before = site.cluster.store.revision
         third = await site.setup("--yes")
-        assert set(states(third).values()) == {"already so"}
+        assert set(states(third).values()) == {"ok"}
         assert third.exit_code == 0
     assert site.cluster.store.revision == before
 
@@ -174,7 +174,7 @@ async def test_without_an_administrator_it_prints_what_one_has_to_run(site: Site
     assert not site.beside("kubeconfig").exists()
     await site.setup("--yes", "--node", "one")  # stands for somebody who has run these lines
     result = await site.setup("--yes", admin=None)
-    assert [name for name, state in states(result).items() if state == "already so"] == [
+    assert [name for name, state in states(result).items() if state == "ok"] == [
         "key",
         "cluster",
         "kubeconfig",

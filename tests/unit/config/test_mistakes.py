@@ -157,7 +157,7 @@ def test_a_mistake_names_the_line_however_the_key_is_written(
         ("[limits]\nrequests_per_second = -1\n", "-1 is out of range"),
         ('[policy]\nmax_cpu = "lots"\n', '"lots" is not a quantity'),
         ('[policy]\nmax_memory = "4 Gi"\n', '"4 Gi" is not a quantity'),
-        ('[policy]\nmax_ephemeral_storage = "1e30"\n', '"1e30" is more than there can be'),
+        ('[policy]\nmax_ephemeral_storage = "1e30"\n', '"1e30" is too large'),
         (
             '[policy]\nprofile = "privileged"\n',
             '"privileged" is not known; one of "baseline", "restricted" is expected',
