@@ -1,8 +1,8 @@
 """Answer a create from a pool, and delete stacks of pools where a create finds no room.
 
 Owns: which stack of a pool may be given (invariant 11): one whose pod, node and Service the mirror shows in order at
-that moment. One transaction then gives the stack away, without a call to Kubernetes. Its pod is annotated in the
-background.
+that moment. One transaction then gives the stack away, without a call to Kubernetes. ``annotations`` then writes on
+its pod to whom, in the background.
 """
 
 from __future__ import annotations
@@ -11,41 +11,29 @@ import asyncio
 import logging
 from collections.abc import Iterable, Iterator
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 from stackd.clock import NANOSECONDS
 from stackd.errors import NoNodePort, NoRoom, NotOwner, StackdError
 from stackd.kube.objects import NodeState, PodState, ServiceState
+from stackd.lifecycle.annotations import ANNOTATE_AFTER_SECONDS
 from stackd.lifecycle.capacity import free_on_nodes
-from stackd.lifecycle.context import Abandon, Context, current_pod
+from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.create_request import Abandon, CreateRequest
 from stackd.lifecycle.delete import finish_delete
 from stackd.lifecycle.needs import CPU, MEMORY, PODS, PORTS, short_of
 from stackd.lifecycle.plan import service_trouble, wants_service
 from stackd.lifecycle.pools import AFTER_PREEMPTION_SECONDS, FIRST_PAUSE, Given, Pool, has_failed, is_held, is_ready
-from stackd.lifecycle.ttl import annotate
 from stackd.logs import about
 from stackd.model import DeleteReason, Stack
 from stackd.store import Assignment
 from stackd.templates import Template
 from stackd.waiters import set_within
 
-if TYPE_CHECKING:
-    from stackd.lifecycle.create import CreateRequest
-
 log = logging.getLogger(__name__)
 
 MOST_ENDED = 8
 """At most this many stacks of pools are deleted each time a create preempts."""
-
-ANNOTATIONS_AT_ONCE = 4
-"""This many pods are annotated at a time with the fact that they were given away, and to whom."""
-
-ANNOTATE_AFTER_SECONDS = 0.01
-"""How long after a stack was given away its pod is annotated: the response has been sent by then."""
-
-ANNOTATE_HOLD_SECONDS = 0.5
-"""A burst of claims delays it at most this long. If the file is lost before, nobody knows whose the stack is."""
 
 COMING_SECONDS = 0.05
 """How often a waiting create checks whether a stack of its pool is ready."""
@@ -58,26 +46,6 @@ IN_VAIN_SECONDS = 30.0
 
 PREEMPTION_SECONDS = 20.0
 """How long a create waits until preempted stacks are gone, or until a stack that its pool is making is ready."""
-
-
-async def annotate_given(context: Context) -> None:
-    """The annotating service: write on the pods of given stacks that they were given, and to whom; for ever."""
-
-    async def one(given: Given) -> None:
-        # A background task of its own: a graceful stop waits for it.
-        await context.tasks.spawn(f"annotate {given.stack_id}", _annotate_given(context, given))
-
-    def failed(given: Given, error: StackdError, delay: float | None) -> None:
-        about(log, given.stack_id, same="annotate").info("its pod is annotated in %.1f s: %s", delay or 0.0, error)
-
-    await context.given.run(one, workers=ANNOTATIONS_AT_ONCE, failed=failed)
-
-
-async def _annotate_given(context: Context, given: Given) -> None:
-    pace, clock = context.pools.pace, context.clock
-    while (pause := pace.wait(clock.monotonic(), given.at, ANNOTATE_HOLD_SECONDS)) and not context.closing:  # noqa: ASYNC110
-        await asyncio.sleep(pause)
-    await annotate(context, given.stack_id)
 
 
 def pool_for(context: Context, request: CreateRequest) -> Template | None:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from stackd.clock import NANOSECONDS
 from stackd.errors import (
@@ -27,27 +26,24 @@ from stackd.errors import (
 )
 from stackd.kube.objects import PodState, ServiceState
 from stackd.lifecycle.assign import assign, assign_next, assign_when_made, preempt
-from stackd.lifecycle.context import Abandon, Context, new_id
+from stackd.lifecycle.context import Context, new_id
 from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.create_request import Abandon, CreateRequest
 from stackd.lifecycle.delete import finish_delete
 from stackd.lifecycle.hiding import hide_in
 from stackd.lifecycle.objects import expose, pod_request
+from stackd.lifecycle.readiness import admitted
 from stackd.lifecycle.status import PodSnapshot, judge, observation, pod_progress
 from stackd.logs import about
 from stackd.model import (
-    NO_LABELS,
     NO_VALUES,
     DeleteReason,
     NewStack,
     Observation,
     PortMapping,
-    SanitizedSpec,
     Stack,
     StackStatus,
-    TargetPort,
 )
-from stackd.store import Claim
-from stackd.templates import Template
 from stackd.units import format_duration
 
 log = logging.getLogger(__name__)
@@ -69,30 +65,6 @@ UNDO_SECONDS = 2.0
 """How long a failed create waits for its undo; after that, the undo goes on in the background."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreateRequest:
-    """What is requested, and by whom; ``ttl`` in seconds, None for the configured default.
-
-    ``template`` is the source of ``spec`` and ``target_ports``, None if the client sent them.
-    ``claim`` is the client's Idempotency-Key, if it sent one, and ``answer`` renders the response that is kept under
-    it. ``unassigned``: the stack is for the pool of its template, and belongs to nobody yet.
-    """
-
-    spec: SanitizedSpec
-    target_ports: tuple[TargetPort, ...]
-    ttl: float | None = None
-    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
-    by: str = "stackd"
-    claim: Claim | None = None
-    answer: Callable[[Stack], bytes] | None = None
-    template: Template | None = None
-    unassigned: bool = False
-
-    def under(self, claim: Claim, answer: Callable[[Stack], bytes]) -> CreateRequest:
-        """The same request under an Idempotency-Key."""
-        return dataclasses.replace(self, claim=claim, answer=answer)
-
-
 async def create(context: Context, request: CreateRequest) -> Stack:
     """Create a stack, or take one from a pool, and return it as soon as a node has it. The returned stack survives
     ``kill -9``. If there is no room for it, stacks of pools are deleted.
@@ -102,7 +74,7 @@ async def create(context: Context, request: CreateRequest) -> Stack:
     LabelLimitReached, Held and ShuttingDown; nothing is left in any of these cases.
     """
     try:
-        await context.admitted()
+        await admitted(context)
     except StackdError as error:
         context.metrics.create_ended(error)
         raise
@@ -424,7 +396,7 @@ async def dry_run(context: Context, request: CreateRequest) -> None:
 
     Returns if a create would pass these checks now; raises what it would raise. Does not check whether a node has room.
     """
-    await context.admitted()
+    await admitted(context)
     limits = context.config.limits.stacks_per_label
     if limits and request.labels:
         await context.store.stacks.check_labels(request.labels, limits)

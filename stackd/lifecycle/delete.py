@@ -1,13 +1,8 @@
-"""Delete stacks: on request, in batch jobs, and in the background whatever is left to delete.
+"""Delete stacks: on request, and in the background whatever is left to delete.
 
 Owns: the order (Service and Pod are confirmed gone before ports and row go: invariants 2 and 3), and the background
 workers, which give way to creates for a while. No other module deletes stacks. Does not decide what is deleted: that is
 a `deleting` row, an ended stack that gives back its Service, or an object without a row.
-
-Owns, too, the walk through a batch job, with each id counted once (invariant 7). Intents are committed a chunk ahead.
-What the cluster has confirmed is counted in the transaction that removes its row, while the next delete is already
-under way. A job owns the stacks that it has begun (``Context.being_deleted``) until each has an outcome, so that no
-background worker deletes them beyond the job's concurrency.
 """
 
 from __future__ import annotations
@@ -29,19 +24,13 @@ from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.pace import EndPace
 from stackd.lifecycle.plan import PODS, RECORDS, SERVICES, Orphan, Removal, is_claimed
 from stackd.logs import about
-from stackd.model import DeleteOutcome, DeleteReason, Desired, ItemResult, Stack
+from stackd.model import DeleteReason, Desired, Stack
 from stackd.workqueue import RetryPolicy
 
 log = logging.getLogger(__name__)
 
 WORKERS = 16
 RETRIES = RetryPolicy(first=0.5, longest=30.0)
-CHUNK = 50
-"""How many ids of a job are begun, and counted, in one transaction."""
-
-COUNT_EVERY_SECONDS = 0.5
-"""A job's progress is written at least this often while a slow cluster works through a chunk."""
-
 DELETE_PENDING = "DeletePending"
 """The ``status_reason`` of a stack that something in the cluster keeps from being deleted."""
 
@@ -265,96 +254,3 @@ def _is_there(context: Context, orphan: Orphan) -> bool:
     views: dict[str, Mapping[str, Named]] = {PODS: mirror.pods, SERVICES: mirror.services, RECORDS: mirror.stopped}
     seen = views[orphan.resource].get(orphan.name)
     return seen is not None and seen.uid == orphan.uid
-
-
-async def run_job(context: Context, job_id: str) -> None:
-    """Process all ids of the job that have no outcome yet, and leave the job finished.
-
-    Raises StoreUnavailable; the next run of the job then continues from there.
-    """
-    while ids := await context.store.jobs.pending_items(job_id, CHUNK):
-        context.being_deleted.update(ids)  # before the intents are committed: a pass may run before this task continues
-        stacks = await context.store.jobs.begin_items(job_id, ids)
-        reached("batch.begun")
-        for stack in stacks:
-            context.abandon_create(stack.stack_id)
-        await _delete_chunk(context, job_id, stacks)
-        context.being_deleted.difference_update(ids)
-    job = context.store.jobs.get(job_id)
-    if job is not None:
-        log.info(
-            "%s: %s: %d deleted, %d not found, %d failed of %d",
-            job_id, job.status, job.deleted, job.not_found, job.failed, job.total,
-            extra={"job_id": job_id},
-        )  # fmt: skip
-
-
-async def _delete_chunk(context: Context, job_id: str, stacks: list[Stack]) -> None:
-    progress = _JobProgress(context, job_id)
-    slots = asyncio.Semaphore(context.config.batch_delete.concurrency)
-
-    async def one(stack: Stack) -> None:
-        try:
-            result = await _delete_one(context, stack)
-            progress.add(result)
-            why = result.error and f": {result.error}"
-            about(log, stack.stack_id, job_id=job_id).info("%s by %s%s", result.outcome, job_id, why)
-        finally:
-            slots.release()
-
-    async with asyncio.TaskGroup() as group:
-        for stack in stacks:
-            await slots.acquire()
-            group.create_task(one(stack), name=f"batch {stack.stack_id}")
-    await progress.count()
-
-
-async def _delete_one(context: Context, stack: Stack) -> ItemResult:
-    stack_id = stack.stack_id
-    async with context.locks.of(stack_id):
-        current = context.store.stacks.get(stack_id)
-        try:
-            if current is not None:
-                await delete_objects(context, current)
-        except StackdError as error:
-            context.being_deleted.discard(stack_id)
-            context.removals.retry(stack_id)
-            return ItemResult(
-                stack_id=stack_id, outcome=DeleteOutcome.FAILED, error=f"delete pod/service failed: {told(error)}"
-            )
-    reached("batch.confirmed")
-    return ItemResult(stack_id=stack_id, outcome=DeleteOutcome.DELETED)
-
-
-class _JobProgress:
-    """Collects results and writes them together; the next delete does not wait for the write."""
-
-    def __init__(self, context: Context, job_id: str) -> None:
-        self._context = context
-        self._job_id = job_id
-        self._results: list[ItemResult] = []
-        self._written = context.clock.monotonic()
-        self._writing: asyncio.Task[None] | None = None
-
-    def add(self, result: ItemResult) -> None:
-        self._results.append(result)
-        now = self._context.clock.monotonic()
-        if now - self._written >= COUNT_EVERY_SECONDS and (self._writing is None or self._writing.done()):
-            self._written = now
-            self._writing = self._context.tasks.spawn(f"count {self._job_id}", self._write())
-
-    async def count(self) -> None:
-        if self._writing is not None:
-            await self._writing
-        await self._write()
-
-    async def _write(self) -> None:
-        results, self._results = self._results, []
-        if not results:
-            return
-        try:
-            await self._context.store.jobs.finish_items(self._job_id, results)
-        except BaseException:
-            self._results = results + self._results
-            raise
-        reached("batch.counted")

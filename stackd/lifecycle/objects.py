@@ -16,8 +16,9 @@ from stackd.errors import ClusterRefused, NodePortOutOfRange, NodePortTaken, NoN
 from stackd.kube.labels import object_labels
 from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, service_manifest
 from stackd.kube.objects import PodState, ServiceState
-from stackd.lifecycle.context import Abandon, Context
+from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.create_request import Abandon
 from stackd.lifecycle.plan import service_trouble
 from stackd.logs import about
 from stackd.model import PortRange, SanitizedSpec, Stack, TargetPort

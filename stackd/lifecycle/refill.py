@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stackd.errors import NoNodePort, NoRoom, QuotaExceeded, StackdError, StoreUnavailable, Unavailable
-from stackd.lifecycle.assign import ANNOTATIONS_AT_ONCE
+from stackd.lifecycle.annotations import ANNOTATIONS_AT_ONCE
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import reached
-from stackd.lifecycle.create import CreateRequest, make_unassigned
+from stackd.lifecycle.create import make_unassigned
+from stackd.lifecycle.create_request import CreateRequest
 from stackd.lifecycle.pace import refills_at_once
 from stackd.lifecycle.pools import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WAIT, Pool, has_failed, is_held, is_ready
+from stackd.lifecycle.readiness import admit
 from stackd.logs import about
 from stackd.model import DeleteReason, Stack, StackStatus
 from stackd.templates import Template
@@ -110,7 +112,7 @@ class Refill:
         again if nothing changes."""
         context, pools = self._context, self._context.pools
         try:
-            context.admit()
+            admit(context)
             await context.right_cluster()
         except StackdError as error:
             self._put_off(str(error))

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 
 from stackd.errors import ClusterError, StackdError
+from stackd.lifecycle.annotations import annotate
 from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.crashpoints import reached
 from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.objects import expose, put_labels_on
 from stackd.lifecycle.plan import Repair, RepairKind, service_trouble, wants_service
 from stackd.lifecycle.restart import put_record_right, resume
-from stackd.lifecycle.ttl import annotate
 from stackd.logs import about
 from stackd.workqueue import RetryPolicy
 

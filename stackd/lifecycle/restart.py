@@ -34,6 +34,7 @@ from stackd.lifecycle.delete import delete_objects
 from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.objects import expose, pod_request, put_labels_on, spec_of
 from stackd.lifecycle.plan import Repair, RepairKind
+from stackd.lifecycle.readiness import admitted
 from stackd.logs import about
 from stackd.model import Desired, EventKind, Observation, SanitizedSpec, Stack, StackStatus
 from stackd.store import PORT_REPLACED, Start, ports_replaced
@@ -130,7 +131,7 @@ async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> S
             and stack.accepted
         ):
             return stack
-        await context.admitted()
+        await admitted(context)
         spec = _spec(context, await context.store.stacks.whole(stack))
         limits = context.config.limits.stacks_per_label
         await context.store.stacks.start(stack_id, Start(pod_spec=spec.text, kind=kind, by=by, label_limits=limits))

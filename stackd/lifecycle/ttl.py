@@ -8,19 +8,14 @@ lost file would be rebuilt. An extension is acknowledged once both have it.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
 from stackd.clock import NANOSECONDS, Clock, from_nanoseconds
 from stackd.errors import ClusterError, ClusterUnavailable, NotOwner, StackdError, Unavailable, detail_of, told
-from stackd.kube import labels
-from stackd.kube.manifests import client_labels
-from stackd.kube.objects import PodState
-from stackd.kube.records import our_annotations
+from stackd.lifecycle.annotations import annotate
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import reached
-from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.plan import Repair, RepairKind
 from stackd.logs import about
 from stackd.model import Stack
@@ -188,68 +183,3 @@ async def _annotate_or_retry(context: Context, stack: Stack) -> None:
         end = from_nanoseconds(stack.ttl_expires_at)
         sentence = f"{stack.stack_id} is extended until {end}, and stackd retries to write that into the cluster: {told(error)}"
         raise ClusterUnavailable(sentence, detail=detail_of(error)) from error
-
-
-async def annotate(context: Context, stack_id: str, *, timeout: float | None = None) -> None:
-    """Write the stack's end on its pod, or on its record if it is stopped, where that differs; also that it was given
-    away, if it was; and the whole record on a pod that has lost it.
-
-    Raises ClusterUnavailable, ClusterError.
-    """
-    with hiding(context, stack_id):
-        await _annotate(context, stack_id, timeout)
-
-
-async def _annotate(context: Context, stack_id: str, timeout: float | None) -> None:
-    async with context.locks.of(stack_id):
-        stack, pod = context.store.stacks.get(stack_id), context.mirror.pods.get(stack_id)
-        if stack is None:
-            return
-        if pod is not None and pod.pool and not stack.unassigned:
-            await _annotate_owner(context, stack, pod, timeout)
-            return
-        noted = {labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at)}
-        if pod is not None and (pod.expires_at != stack.ttl_expires_at or not pod.recorded):
-            annotations = noted if pod.recorded else our_annotations(await context.store.stacks.whole(stack))
-            await context.right_cluster()
-            changed = await context.cluster.patch_pod(stack_id, pod.uid, annotations=annotations, timeout=timeout)
-            _note_record(context, stack_id, pod, changed)
-        record = context.mirror.stopped.get(stack_id)
-        if record is not None and record.expires_at != stack.ttl_expires_at:
-            await context.right_cluster()
-            await context.cluster.patch_stopped_annotations(stack_id, record.uid, noted, timeout=timeout)
-
-
-def _note_record(context: Context, stack_id: str, before: PodState, after: PodState) -> None:
-    """Remember and log whether the pod kept the record that was written on it."""
-    if after.recorded:
-        context.unrecordable.discard(after.uid)
-        if not before.recorded:
-            about(log, stack_id).warning("stackd's annotations were removed from its pod and are restored")
-    else:
-        context.unrecordable.add(after.uid)
-        about(log, stack_id, same="annotations").warning(
-            "something in the cluster removes stackd's annotations from its pod: a lost state file could not be rebuilt"
-        )
-
-
-async def annotate_all_given(context: Context, seconds: float) -> None:
-    """At a stop: annotate the pods of stacks that were just given away; the next owner may have another file."""
-    given = [name for name, pod in context.mirror.pods.items() if pod.pool and name in context.store.assigned]
-    if not given or context.cluster.connection.contact.lost:
-        return
-    annotating = {context.tasks.spawn(f"annotate {name}", annotate(context, name, timeout=seconds)) for name in given}
-    await asyncio.wait(annotating, timeout=seconds)
-    for task in annotating:
-        context.tasks.let_go(task)
-
-
-async def _annotate_owner(context: Context, stack: Stack, pod: PodState, timeout: float | None) -> None:
-    """Write on the pod of a stack from a pool that it was given away, and to whom."""
-    whole = await context.store.stacks.whole(stack)
-    await context.right_cluster()
-    names: dict[str, str | None] = {labels.POOL: None, **client_labels(whole)}
-    await context.cluster.patch_pod(
-        stack.pod_name, pod.uid, labels=names, annotations=our_annotations(whole), timeout=timeout
-    )
-    reached("assign.annotated")

@@ -23,7 +23,7 @@ from stackd.clock import NANOSECONDS
 from stackd.config.wording import did_you_mean
 from stackd.errors import InvalidPodSpec, InvalidRequest, Reason, RequestTooLarge, UnsupportedCoding
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.create import CreateRequest
+from stackd.lifecycle.create_request import CreateRequest
 from stackd.metrics import INVALID
 from stackd.model import NO_LABELS
 from stackd.names import nearest

@@ -338,7 +338,7 @@ BREAKAGES = (
     ),
     Breakage(
         name="a job counts an id before it is deleted",
-        file="stackd/lifecycle/delete.py",
+        file="stackd/jobs/batch_delete.py",
         text="                await delete_objects(context, current)\n",
         instead='                context.tasks.spawn("delete objects", delete_objects(context, current))\n',
     ),
@@ -352,7 +352,7 @@ BREAKAGES = (
     ),
     Breakage(
         name="jobs are not taken up again after a restart",
-        file="stackd/jobs/queue.py",
+        file="stackd/jobs/batch_delete.py",
         text="            self._waiting.put_nowait(job.job_id)\n        while True:",
         instead="            pass\n        while True:",
     ),
@@ -472,7 +472,7 @@ BREAKAGES = (
     ),
     Breakage(
         name="no pod is told that it was given away",
-        file="stackd/lifecycle/ttl.py",
+        file="stackd/lifecycle/annotations.py",
         text="        if pod is not None and pod.pool and not stack.unassigned:\n",
         instead="        if False:\n",
     ),

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from stackd.lifecycle.assign import ANNOTATIONS_AT_ONCE
+from stackd.lifecycle.annotations import ANNOTATIONS_AT_ONCE
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.pace import CROWD, CROWD_SECONDS
 from stackd.lifecycle.pools import Pool, Pools
