@@ -3,10 +3,10 @@
 Owns: which job is next, and that each id of a job is counted once (invariant 7). The jobs and their progress are in the
 file: a job that the end of the process interrupted is queued again at the next start.
 
-The deletes of a job are intended one chunk at a time, before any of them begins. A delete that the cluster has confirmed
-is counted in the transaction that removes its row, while the next delete is already under way. A job owns the stacks
-that it has begun (``Context.being_deleted``) until each has an outcome, so that no background worker deletes them beyond
-the job's concurrency.
+The deletes of a job are intended one chunk at a time, before any of them begins. A delete that the cluster has
+confirmed is counted in the transaction that removes its row, while the next delete is already under way. A job owns the
+stacks that it has begun (``Context.being_deleted``) until each has an outcome, so that no background worker deletes
+them beyond the job's concurrency.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from stackd.errors import StackdError, StoreUnavailable, told
 from stackd.lifecycle.context import Context, new_id
-from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.delete import delete_objects
 from stackd.logs import about
 from stackd.model import DeleteOutcome, ItemResult, Job, Stack
@@ -65,7 +65,7 @@ class BatchQueue:
 
     async def _submit(self, writing: Coroutine[Any, Any, Job]) -> Job:
         job = await writing
-        reached("batch.queued")
+        crash_point("batch.queued")
         self._waiting.put_nowait(job.job_id)
         log.info("%s: queued, %d stacks", job.job_id, job.total, extra={"job_id": job.job_id})
         return job
@@ -97,7 +97,7 @@ async def run_job(context: Context, job_id: str) -> None:
     while ids := await context.store.jobs.pending_items(job_id, CHUNK):
         context.being_deleted.update(ids)  # before the intents are committed: a pass may run before this task continues
         stacks = await context.store.jobs.begin_items(job_id, ids)
-        reached("batch.begun")
+        crash_point("batch.begun")
         for stack in stacks:
             context.abandon_create(stack.stack_id)
         await _delete_chunk(context, job_id, stacks)
@@ -144,7 +144,7 @@ async def _delete_one(context: Context, stack: Stack) -> ItemResult:
             return ItemResult(
                 stack_id=stack_id, outcome=DeleteOutcome.FAILED, error=f"delete pod/service failed: {told(error)}"
             )
-    reached("batch.confirmed")
+    crash_point("batch.confirmed")
     return ItemResult(stack_id=stack_id, outcome=DeleteOutcome.DELETED)
 
 
@@ -179,4 +179,4 @@ class _JobProgress:
         except BaseException:
             self._results = results + self._results
             raise
-        reached("batch.counted")
+        crash_point("batch.counted")

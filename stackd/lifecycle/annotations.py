@@ -17,7 +17,7 @@ from stackd.kube.manifests import client_labels
 from stackd.kube.objects import PodState
 from stackd.kube.records import our_annotations
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.pools import Given
 from stackd.logs import about
@@ -31,13 +31,14 @@ ANNOTATIONS_AT_ONCE = 4
 ANNOTATE_AFTER_SECONDS = 0.01
 """How long after a stack was given away its pod is annotated: the response has been sent by then."""
 
-ANNOTATE_HOLD_SECONDS = 0.5
-"""A burst of claims delays it at most this long. If the file is lost before, nobody knows whose the stack is."""
+ANNOTATE_YIELD_SECONDS = 0.5
+"""A burst of creates that pools answer delays it at most this long. If the file is lost before, nobody knows whose the
+stack is."""
 
 
 async def annotate(context: Context, stack_id: str, *, timeout: float | None = None) -> None:
-    """Write the stack's end on its pod, or on its record if it is stopped, where that differs; also that it was given
-    away, if it was; and the whole record on a pod that has lost it.
+    """Write the stack's expiry on its pod, or on its record if it is stopped, where that differs; also that it was
+    given away, if it was; and the whole record on a pod that has lost it.
 
     Raises ClusterUnavailable, ClusterError.
     """
@@ -73,7 +74,7 @@ async def _annotate_owner(context: Context, stack: Stack, pod: PodState, timeout
     await context.cluster.patch_pod(
         stack.pod_name, pod.uid, labels=names, annotations=our_annotations(whole), timeout=timeout
     )
-    reached("assign.annotated")
+    crash_point("assign.annotated")
 
 
 def _note_record(context: Context, stack_id: str, before: PodState, after: PodState) -> None:
@@ -104,7 +105,7 @@ async def annotate_given(context: Context) -> None:
 
 async def _annotate_given(context: Context, given: Given) -> None:
     pace, clock = context.pools.pace, context.clock
-    while (pause := pace.wait(clock.monotonic(), given.at, ANNOTATE_HOLD_SECONDS)) and not context.closing:  # noqa: ASYNC110
+    while (pause := pace.wait(clock.monotonic(), given.at, ANNOTATE_YIELD_SECONDS)) and not context.closing:  # noqa: ASYNC110
         await asyncio.sleep(pause)
     await annotate(context, given.stack_id)
 

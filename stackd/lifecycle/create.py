@@ -27,13 +27,13 @@ from stackd.errors import (
 from stackd.kube.objects import PodState, ServiceState
 from stackd.lifecycle.assign import assign, assign_next, assign_when_made, preempt
 from stackd.lifecycle.context import Context, new_id
-from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.create_request import Abandon, CreateRequest
 from stackd.lifecycle.delete import finish_delete
 from stackd.lifecycle.hiding import hide_in
 from stackd.lifecycle.objects import expose, pod_request
 from stackd.lifecycle.readiness import admitted
-from stackd.lifecycle.status import PodSnapshot, judge, observation, pod_progress
+from stackd.lifecycle.status import PodSnapshot, derive_status, observation, pod_progress
 from stackd.logs import about
 from stackd.model import (
     NO_VALUES,
@@ -98,7 +98,7 @@ async def make_unassigned(context: Context, request: CreateRequest) -> Stack:
     try:
         return await _made(context, new_id("stack"), request, Abandon())
     except (NoNodePort, NoRoom, QuotaExceeded) as error:
-        context.pools.room_lacked(context.clock.monotonic())
+        context.pools.capacity_lacked(context.clock.monotonic())
         if context.pools.exchange.locked():
             raise
         async with context.pools.exchange:
@@ -126,7 +126,7 @@ async def _given_or_made(context: Context, stack_id: str, request: CreateRequest
         try:
             return await _made(context, stack_id, request, abandon)
         except (NoNodePort, NoRoom, QuotaExceeded) as error:
-            context.pools.room_lacked(context.clock.monotonic())
+            context.pools.capacity_lacked(context.clock.monotonic())
             if abandon.abandoned:
                 raise
             if not preemptions or not await preempt(context, request, error):
@@ -175,7 +175,7 @@ async def _steps(context: Context, stack_id: str, request: CreateRequest, abando
     phase_timer = context.metrics.phase_timer()
     await context.right_cluster()
     abandon.check()
-    reached("create.before_reserve")
+    crash_point("create.before_reserve")
     stack = await context.store.stacks.reserve(
         _new_stack(context, stack_id, request),
         claim=request.claim,
@@ -183,19 +183,19 @@ async def _steps(context: Context, stack_id: str, request: CreateRequest, abando
         label_limits=context.config.limits.stacks_per_label,
     )
     phase_timer.end("reserve")
-    reached("create.reserved")
+    crash_point("create.reserved")
     abandon.check()
     pod = await context.cluster.create_pod(pod_request(context, stack, request.spec))
     phase_timer.end("pod")
-    reached("create.pod_created")
+    crash_point("create.pod_created")
     abandon.check()
     stack, service = await expose(context, stack, pod, abandon=abandon)
     phase_timer.end("service")
-    reached("create.service_created")
+    crash_point("create.service_created")
     abandon.check()
     pod = await _scheduled(context, stack, pod, abandon)
     phase_timer.end("schedule")
-    reached("create.scheduled")
+    crash_point("create.scheduled")
     abandon.check()
     stack = await context.store.stacks.accept(
         first_observation(context, stack, pod, service, node_exists=True),
@@ -205,7 +205,7 @@ async def _steps(context: Context, stack_id: str, request: CreateRequest, abando
         by=request.by,
     )
     phase_timer.end("accept")
-    reached("create.accepted")
+    crash_point("create.accepted")
     about(log, stack_id).info("created on %s", stack.node_id)
     return stack
 
@@ -323,9 +323,9 @@ def first_observation(
         pull_failing_since=None,
         now=context.clock.now(),
     )
-    verdict = judge(stack, snapshot, context.config.stacks.image_pull_grace)
-    seen = observation(stack, snapshot, verdict)
-    if verdict.status is StackStatus.CREATING:
+    derived = derive_status(stack, snapshot, context.config.stacks.image_pull_grace)
+    seen = observation(stack, snapshot, derived)
+    if derived.status is StackStatus.CREATING:
         return seen  # the observer records when it starts
     _, events = pod_progress(None, stack, snapshot)
     return dataclasses.replace(seen, events=events)
@@ -352,7 +352,7 @@ async def _undo(context: Context, stack_id: str, marked: asyncio.Event) -> None:
     """Delete what was created; if that fails now, the row stays `deleting` and the delete is retried."""
     try:
         if await context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO):
-            reached("create.undo_marked")
+            crash_point("create.undo_marked")
             marked.set()
             await finish_delete(context, stack_id)
     except StackdError as error:

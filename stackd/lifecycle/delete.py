@@ -17,12 +17,13 @@ from stackd.clock import NANOSECONDS
 from stackd.errors import ClusterUnavailable, StackdError, StackNotFound, StillThere, detail_of, told
 from stackd.kube.mirror import Named
 from stackd.kube.objects import PodState, ServiceState
+from stackd.kube.wire import CONFIG_MAPS
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.diagnostics import capture_logs, capture_logs_of_expired
 from stackd.lifecycle.hiding import hiding
-from stackd.lifecycle.pace import EndPace
-from stackd.lifecycle.plan import PODS, RECORDS, SERVICES, Orphan, Removal, is_claimed
+from stackd.lifecycle.pace import DeletePace
+from stackd.lifecycle.plan import PODS, SERVICES, Orphan, Removal, is_kept
 from stackd.logs import about
 from stackd.model import DeleteReason, Desired, Stack
 from stackd.workqueue import RetryPolicy
@@ -53,7 +54,7 @@ async def _delete(context: Context, stack_id: str, by: str) -> None:
     with context.deleting(stack_id):
         if not await context.store.stacks.mark_deleting([stack_id], DeleteReason.REQUEST, by):
             raise StackNotFound(stack_id)
-        reached("delete.marked")
+        crash_point("delete.marked")
         context.abandon_create(stack_id)
         try:
             await finish_delete(context, stack_id)
@@ -83,10 +84,10 @@ async def work(context: Context) -> None:
         extra = {"stack_id": stack_id, "same": "not gone"}
         log.info("%s: not gone yet, next try in %.1f s: %s", removal, delay or 0.0, error, extra=extra)
 
-    await context.removals.run(partial(_in_its_turn, context, EndPace()), workers=WORKERS, failed=failed)
+    await context.removals.run(partial(_in_its_turn, context, DeletePace()), workers=WORKERS, failed=failed)
 
 
-async def _in_its_turn(context: Context, pace: EndPace, removal: Removal) -> None:
+async def _in_its_turn(context: Context, pace: DeletePace, removal: Removal) -> None:
     """Carry out the removal. While creates need the cluster more, few removals run at a time; others wait a while."""
     since, clock = _intended_at(context, removal), context.clock
     while (pause := pace.wait(clock.monotonic(), since, in_need=creates_in_need(context))) and not context.closing:  # noqa: ASYNC110
@@ -111,7 +112,7 @@ def creates_in_need(context: Context) -> bool:
     False if they lack ports, nodes or quota: deletes give those back.
     """
     pools, now = context.pools, context.clock.monotonic()
-    if pools.short_of_room(now):
+    if pools.short_of_capacity(now):
         return False
     return context.create_slots.locked() or (pools.pace.traffic(now) and pools.low(context.settings.templates.values()))
 
@@ -156,7 +157,7 @@ async def finish_delete(context: Context, stack_id: str) -> None:
             await capture_logs_of_expired(context, stack_id)
         await _delete_or_tell(context, stack)
         await context.store.stacks.remove([stack_id])
-        reached("delete.removed")
+        crash_point("delete.removed")
     about(log, stack_id).info("removed (%s)", stack.delete_reason)
 
 
@@ -183,21 +184,21 @@ async def delete_objects(context: Context, stack: Stack, *, for_good: bool = Tru
 
     async def service_goes() -> None:
         await _delete_service(context, stack)
-        reached("delete.service_deleted")
+        crash_point("delete.service_deleted")
 
     async def pod_goes() -> None:
         await context.cluster.delete_pod(stack.pod_name, _uid(stack.pod_uid, pod), known=(stack.pod_uid,))
-        reached("delete.pod_deleted")
+        crash_point("delete.pod_deleted")
 
     async def record_goes() -> None:
         if for_good and _may_have_record(context, stack):
             await context.cluster.delete_stopped(stack.stack_id)
-            reached("delete.record_deleted")
+            crash_point("delete.record_deleted")
 
     for result in await asyncio.gather(service_goes(), pod_goes(), record_goes(), return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
-    reached("delete.confirmed")
+    crash_point("delete.confirmed")
 
 
 def _may_have_record(context: Context, stack: Stack) -> bool:
@@ -227,30 +228,30 @@ async def _release(context: Context, stack_id: str) -> None:
             return
         await context.right_cluster()
         await _delete_service(context, stack)
-        reached("release.service_deleted")
+        crash_point("release.service_deleted")
         await context.store.ports.release([stack_id])
-        reached("release.released")
+        crash_point("release.released")
     about(log, stack_id).info("Service and ports given back (%s)", stack.status_reason)
 
 
 async def _delete_orphan(context: Context, orphan: Orphan) -> None:
-    """Delete an object with our labels that no row knows, unless a row claims it by now."""
+    """Delete an object with our labels that no row knows, unless a row is reason enough by now to keep it."""
     stack_id = orphan.stack_id
     async with context.locks.of(stack_id):
-        if stack_id in context.creating or is_claimed(orphan, context.store.stacks.get(stack_id)):
+        if stack_id in context.creating or is_kept(orphan, context.store.stacks.get(stack_id)):
             return
         await context.right_cluster()
         if not _is_there(context, orphan):
             return
         cluster = context.cluster
-        delete = {PODS: cluster.delete_pod, SERVICES: cluster.delete_service, RECORDS: cluster.delete_stopped}
+        delete = {PODS: cluster.delete_pod, SERVICES: cluster.delete_service, CONFIG_MAPS: cluster.delete_stopped}
         await delete[orphan.resource](orphan.name, orphan.uid)
-        reached("orphan.removed")
+        crash_point("orphan.removed")
     about(log, stack_id).info("%s removed, which no row knows", orphan)
 
 
 def _is_there(context: Context, orphan: Orphan) -> bool:
     mirror = context.mirror
-    views: dict[str, Mapping[str, Named]] = {PODS: mirror.pods, SERVICES: mirror.services, RECORDS: mirror.stopped}
+    views: dict[str, Mapping[str, Named]] = {PODS: mirror.pods, SERVICES: mirror.services, CONFIG_MAPS: mirror.stopped}
     seen = views[orphan.resource].get(orphan.name)
     return seen is not None and seen.uid == orphan.uid

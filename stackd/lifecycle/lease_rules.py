@@ -73,7 +73,7 @@ class Candidate:
 
     @property
     def requester(self) -> str:
-        """How it asks for a Lease that another process holds. Not by ``file_id``: a takeover of stacks changes it."""
+        """How it asks for a Lease that another process holds. Not by ``file_id``: an adoption of stacks changes it."""
         return f"{self.host}/{self.lock_id}"
 
     def has_written(self, lease: Lease) -> bool:
@@ -105,7 +105,7 @@ class Succession:
     after_lease: bool = False
 
 
-def watch(before: ObservedLease | None, lease: Lease | None, now: float) -> ObservedLease:
+def observed(before: ObservedLease | None, lease: Lease | None, now: float) -> ObservedLease:
     """What is known after the Lease was observed as ``lease``. A version older than the known one is ignored. If only
     older ones are seen for a while, the operator has set the cluster back (restored a backup of it).
     """

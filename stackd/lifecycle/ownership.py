@@ -38,11 +38,11 @@ from stackd.lifecycle.lease_rules import (
     ObservedLease,
     Succession,
     holding,
+    observed,
     renewed,
     seconds_to_wait,
     succession,
     taken,
-    watch,
 )
 from stackd.store import Store
 from stackd.waiters import set_within
@@ -185,7 +185,7 @@ class Ownership:
             self._observe(lease)
 
     def _observe(self, lease: Lease | None) -> None:
-        before, self._watched = self._watched, watch(self._watched, lease, self._clock.monotonic())
+        before, self._watched = self._watched, observed(self._watched, lease, self._clock.monotonic())
         if self._watched != before:
             self._changed.set()
         seen, now = before and before.lease, self._watched.lease
@@ -258,7 +258,7 @@ class Ownership:
         await self.confirmed()
         found = succession(watched.last, self._store.identity)
         if not found.continuous:
-            # Before the Lease names this file, so that after a crash the takeover is finished, too.
+            # Before the Lease names this file, so that after a crash the adoption is finished, too.
             await self._store.begin_adoption()
         sent = self._fence.now()
         wanted = self._as_taken(watched.lease)

@@ -1,7 +1,7 @@
 """Whether stackd accepts new work, knows the stacks and is ready; and if not, why.
 
-Owns: the sentences for clients, for ``/readyz`` and for the service's status. Reads only what is known: whether the file
-accepts a write is tried by the callers.
+Owns: the sentences for clients, for ``/readyz`` and for the service's status. Reads only what is known: whether the
+file accepts a write is tried by the callers.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from stackd.errors import (
 from stackd.kube.objects import PodState
 from stackd.kube.records import stopped_manifest
 from stackd.lifecycle.context import Context, current_pod
-from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.create import first_observation, reopening_silent_watch
 from stackd.lifecycle.delete import delete_objects
 from stackd.lifecycle.hiding import hiding
@@ -62,7 +62,7 @@ async def start(context: Context, stack_id: str, *, by: str) -> Stack:
 
 
 async def restart(context: Context, stack_id: str, *, by: str) -> Stack:
-    """Give the stack a new pod behind the same ports and with the same end, and return it as ``creating``.
+    """Give the stack a new pod behind the same ports and with the same expiry, and return it as ``creating``.
 
     The node may be another. An error of the cluster (a quota, say) is raised, and the start is retried until it is
     done. Raises StackNotFound, Conflict (also if the ports were given back and are no longer free), LabelLimitReached,
@@ -87,7 +87,7 @@ async def resume(context: Context, stack_id: str) -> None:
 async def _stop(context: Context, stack_id: str, by: str) -> Stack:
     async with context.locks.of(stack_id):
         await context.store.stacks.stop(stack_id, by)
-        reached("stop.intended")
+        crash_point("stop.intended")
         try:
             return await _finish_stop(context, stack_id)
         except (ClusterError, Unavailable) as error:
@@ -104,7 +104,7 @@ async def _finish_stop(context: Context, stack_id: str) -> Stack:
     stopped = await context.store.stacks.stopped(stack_id)
     if stopped is None:
         raise StackNotFound(stack_id)
-    reached("stop.stopped")
+    crash_point("stop.stopped")
     about(log, stack_id).info("stopped")
     return stopped
 
@@ -114,9 +114,9 @@ async def _clear(context: Context, stack: Stack) -> None:
     stack_id = stack.stack_id
     if not stack.at_rest or stack_id in context.mirror.pods or stack.service_name in context.mirror.services:
         await _put_record(context, stack)
-        reached("stop.recorded")
+        crash_point("stop.recorded")
         await delete_objects(context, stack, for_good=False)
-        reached("stop.cleared")
+        crash_point("stop.cleared")
 
 
 async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> Stack:
@@ -135,7 +135,7 @@ async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> S
         spec = _spec(context, await context.store.stacks.whole(stack))
         limits = context.config.limits.stacks_per_label
         await context.store.stacks.start(stack_id, Start(pod_spec=spec.text, kind=kind, by=by, label_limits=limits))
-        reached("restart.intended")
+        crash_point("restart.intended")
         try:
             return await _finish_start(context, stack_id)
         except StackdError as error:
@@ -182,26 +182,26 @@ async def _make(context: Context, stack: Stack) -> Stack:
         # Not by the mirror, which may still show the record of an earlier stop.
         if not await context.cluster.has_stopped(stack_id):
             await _put_record(context, stack)
-            reached("restart.recorded")
+            crash_point("restart.recorded")
         await delete_objects(context, stack, for_good=False)
-        reached("restart.cleared")
+        crash_point("restart.cleared")
         whole = await context.store.stacks.whole(_wanted(context, stack_id, Desired.RUNNING))
         pod = await context.cluster.create_pod(pod_request(context, whole, _spec(context, whole)))
     elif pod.stack_id != stack_id or pod.instance != context.config.cluster.instance:
         pod = await _labelled(context, stack, pod)
-    reached("restart.pod_created")
+    crash_point("restart.pod_created")
     await context.cluster.delete_stopped(stack_id)
-    reached("restart.record_deleted")
+    crash_point("restart.record_deleted")
     _wanted(context, stack_id, Desired.RUNNING)
     kept = stack.ports
     stack, service = await expose(context, stack, pod)
-    reached("restart.service_created")
+    crash_point("restart.service_created")
     pod = await _placed(context, pod)
     seen = first_observation(context, stack, pod, service, node_exists=pod.node_name in context.mirror.nodes)
     if replaced := ports_replaced(kept, stack.ports):
         seen = dataclasses.replace(seen, status_reason=PORT_REPLACED, status_message=replaced)
     started = await context.store.stacks.started(seen, pod_uid=pod.uid, service_uid=service.uid)
-    reached("restart.started")
+    crash_point("restart.started")
     about(log, stack_id).info("started again, pod %d", stack.generation)
     return started
 
@@ -232,7 +232,7 @@ async def put_record_right(context: Context, stack_id: str) -> None:
         elif stack.pod_uid is not None:
             await context.right_cluster()
             await context.cluster.delete_stopped(stack_id)
-        reached("repair.record_put_right")
+        crash_point("repair.record_put_right")
 
 
 async def _put_record(context: Context, stack: Stack) -> None:

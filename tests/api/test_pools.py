@@ -554,6 +554,6 @@ async def test_what_was_given_and_could_not_be_promised_ends(at: Harness, monkey
             at.lose_lease("late")
             monkeypatch.undo()
 
-    monkeypatch.setattr("stackd.lifecycle.assign.reached", lapse)
+    monkeypatch.setattr("stackd.lifecycle.assign.crash_point", lapse)
     assert (await at.call("POST", "/stacks", {"template": "web-1"})).status == 503
     await eventually(lambda: not at.rows("SELECT 1 FROM stacks WHERE unassigned = 0"))
