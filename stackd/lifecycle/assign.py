@@ -262,7 +262,7 @@ async def _delete(context: Context, stack_id: str) -> None:
             await finish_delete(context, stack_id)
     except StackdError as error:
         context.removals.retry(stack_id)
-        about(log, stack_id).info("it goes in the background: %s", error)
+        about(log, stack_id).info("delete retried in the background: %s", error)
 
 
 def _victims(context: Context, request: CreateRequest, error: StackdError) -> list[Stack]:

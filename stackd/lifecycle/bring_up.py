@@ -135,7 +135,7 @@ def require_own_stacks(identity: FileIdentity, stacks: int, config: Config) -> N
         raise ConfigError(
             [
                 f"the state file {config.state.path} holds {stacks} stacks for which {contradiction}: "
-                "set it back, or choose another state.path"
+                "restore that setting, or choose another state.path"
             ]
         )
 

@@ -41,6 +41,7 @@ from stackd.workqueue import WorkQueue
 REMEMBER_DELETED = 10_000
 
 AWAY_SECONDS = 2.0
+CHECKING_IDENTITY = "stackd is still checking that this is its own cluster"
 IDENTITY_SECONDS = 10.0
 """How long a change waits for the cluster to say who it is; as long as one call may take."""
 
@@ -218,19 +219,23 @@ class Context:
             raise self.cluster.connection.contact.error()
         since = self.mirror.disconnected_since
         if self.mirror.synced and since is not None and self.clock.monotonic() - since > AWAY_SECONDS:
-            raise ClusterUnavailable("Kubernetes is away", detail=self.mirror.last_error)
+            raise ClusterUnavailable(
+                f"Kubernetes has not answered for over {AWAY_SECONDS:g} s; retry", detail=self.mirror.last_error
+            )
 
     async def right_cluster(self) -> None:
         """Return once the cluster has confirmed that it is the file's own: an object that another cluster does not have
         is not proven gone. Raises ClusterUnavailable, without waiting if the cluster does not accept stackd.
         """
         if self.refused:
-            raise ClusterUnavailable("Kubernetes refuses stackd itself", detail=self.waiting_for)
+            raise ClusterUnavailable(
+                "Kubernetes rejected stackd's credentials or permissions; run `stackd doctor`", detail=self.waiting_for
+            )
         self.require_cluster()
         try:
             await self.brake.identity_known(IDENTITY_SECONDS)
         except TimeoutError:
-            raise ClusterUnavailable("the cluster has not confirmed its identity", detail=self.waiting_for) from None
+            raise ClusterUnavailable(f"{CHECKING_IDENTITY}; retry", detail=self.waiting_for) from None
         self.require_cluster()
 
     async def confirmed_cluster(self) -> None:

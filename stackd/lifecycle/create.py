@@ -134,7 +134,7 @@ async def _given_or_made(context: Context, stack_id: str, request: CreateRequest
                 if given is None:
                     raise
                 return await _unless_abandoned(context, given, abandon)
-        about(log, stack_id).info("pools have made room; the create is tried again")
+        about(log, stack_id).info("deleted pooled stacks to free capacity; retrying the create")
         stack_id = new_id("stack")
         preemptions -= 1
 
@@ -161,9 +161,7 @@ async def _made(context: Context, stack_id: str, request: CreateRequest, abandon
         about(log, stack_id).info("create undone: %s", reason)
         await _undone(context, stack_id)
         if isinstance(error, StackNotFound):
-            raise ClusterUnavailable(
-                f"{stack_id} was deleted, or its time was up, while it was being created"
-            ) from error
+            raise ClusterUnavailable(f"{stack_id} was deleted or expired during its create; create it again") from error
         if isinstance(error, ClusterError):
             raise ClusterUnavailable(f"{stack_id} cannot be created now", detail=str(error)) from error
         raise

@@ -40,7 +40,7 @@ async def delete(context: Context, stack_id: str, *, by: str = "stackd") -> None
     """Delete the stack, as ``by`` asked; when this returns, no pod, service, port or row of it remains (invariant 3).
 
     The intent is committed first. If the cluster does not confirm now, ClusterUnavailable is raised, the stack stays
-    listed, and the delete is retried until it is done. The delete also goes on if the caller leaves. Raises
+    listed, and stackd keeps trying. The delete also goes on if the caller leaves. Raises
     StackNotFound; NotOwner if this stackd cannot promise the retry.
     """
     spawn = context.tasks.spawn(f"delete {stack_id}", _delete(context, stack_id, by))
@@ -63,7 +63,7 @@ async def _delete(context: Context, stack_id: str, by: str) -> None:
             context.may_promise(error)
             about(log, stack_id).warning("the delete goes on in the background: %s", error)
             raise ClusterUnavailable(
-                f"{stack_id} cannot be deleted now; it is retried until it is done: {told(error)}",
+                f"{stack_id} cannot be deleted now; stackd keeps trying: {told(error)}",
                 detail=detail_of(error),
             ) from error
 

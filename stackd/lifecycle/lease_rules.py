@@ -17,6 +17,7 @@ from stackd.store import FileIdentity
 
 _NO_LEASE = Lease(holder="")
 _MICROSECOND = 1000
+_OLDER = "the state file is older than the Lease"
 
 
 class Holding(enum.Enum):
@@ -176,9 +177,11 @@ def _what_is_missing(last: Lease | None, identity: FileIdentity) -> str:
     if not last.file_id or last.epoch is None or last.sequence is None:
         return "the Lease does not say how far the file had come"
     if last.epoch > identity.epoch or (last.epoch == identity.epoch and last.lock_id != identity.lock_id):
-        return f"the file is older than the Lease: start {identity.epoch}, of {last.epoch}"
+        if last.epoch == identity.epoch:
+            return f"{_OLDER}, which was taken with another copy of the file"
+        return f"{_OLDER}: the file's start count is {identity.epoch}, the Lease's is {last.epoch}"
     if last.sequence > identity.sequence:
-        return f"the file is older than the Lease: change {identity.sequence}, of {last.sequence}"
+        return f"{_OLDER}: the file's change count is {identity.sequence}, the Lease's is {last.sequence}"
     return ""
 
 

@@ -101,7 +101,7 @@ class Ownership:
         self._ended = asyncio.Event()
         self._next_renewal = 0.0
         self._lapsed = False
-        fence.close("it is not known yet who owns the stacks")
+        fence.close("stackd does not know yet whether it owns the stacks; retry")
 
     @property
     def lease(self) -> Lease | None:
@@ -351,7 +351,7 @@ class Ownership:
         else:
             if self.lease == known:  # a try now would be refused like this one
                 self._next_renewal = self._fence.now() + self._timing.retry
-                self.trouble = "the cluster has an older version of it than stackd has seen"
+                self.trouble = "the API server returned an older Lease than before"
 
     def _renewed(self, held: Lease, sent: float) -> None:
         self._observe(held)

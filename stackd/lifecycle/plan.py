@@ -351,7 +351,7 @@ def _rowless(seen: PlanInput, known: Collection[str]) -> Iterator[Action | Unkno
             yield _remove(orphan)
         elif name.startswith(RANGE_PREFIX):
             if _is_old(seen, service.created_at) and not _is_handled(seen, orphan):
-                yield _remove(orphan, "it only asked which node ports the cluster has")
+                yield _remove(orphan, "leftover Service of a node-port-range check")
         elif not service.deleting and _is_due(seen, orphan, service.created_at) and not _comes_along(seen, orphan):
             yield Unknown(object=orphan, why="it has no pod to adopt, and no row says that its stack was removed")
 

@@ -135,7 +135,7 @@ class Pool:
 
     def preempted(self, until: float) -> None:
         """Some of its stacks were deleted to make room for creates: do not refill before ``until``."""
-        self.reason = "it gives way to creates, which found no room"
+        self.reason = "paused: stacks were deleted to free capacity for creates"
         self.put_off(until)
 
 

@@ -7,10 +7,11 @@ file accepts a write is tried by the callers.
 from __future__ import annotations
 
 from stackd.errors import ClusterUnavailable, ShuttingDown
-from stackd.lifecycle.context import AWAY_SECONDS, STALE_SECONDS, Context
+from stackd.lifecycle.context import AWAY_SECONDS, CHECKING_IDENTITY, STALE_SECONDS, Context
 from stackd.lifecycle.ownership import Role
 from stackd.waiters import first_of, set_within
 
+ADOPTING = "stackd is adopting stacks found in the cluster"
 FIRST_CONTACT_SECONDS = 5.0
 """How long a create waits for the first contact with the cluster, while no attempt has failed."""
 
@@ -50,7 +51,7 @@ async def stacks_known(context: Context) -> None:
         raise ClusterUnavailable(
             "stackd does not know the stacks yet: waiting for the cluster", detail=_why_not_reached(context)
         )
-    raise ClusterUnavailable("stackd does not know the stacks yet: it is taking over those that the cluster has")
+    raise ClusterUnavailable(f"{ADOPTING}; retry soon")
 
 
 def admit(context: Context) -> None:
@@ -64,7 +65,7 @@ def admit(context: Context) -> None:
         raise ClusterUnavailable("no stack can be created: waiting for the cluster", detail=_why_not_reached(context))
     context.require_cluster()
     if context.store.incomplete:
-        raise ClusterUnavailable("no stack can be created: stackd is taking over the stacks that the cluster has")
+        raise ClusterUnavailable(f"no stack can be created: {ADOPTING}; retry soon")
     context.fence.require()
 
 
@@ -90,7 +91,7 @@ def why_not_ready(context: Context) -> list[str]:
     if trouble := context.wall_clock.trouble():
         found.append(trouble)
     if context.mirror.synced and context.store.incomplete:
-        found.append("stackd is taking over stacks that the cluster has and the file does not")
+        found.append(ADOPTING)
     if context.ports_trouble:
         found.append(context.ports_trouble)
     if context.file_trouble:
@@ -107,7 +108,7 @@ def _why_in_doubt(context: Context) -> str:
     since = context.doubted_since
     if since is None or context.clock.monotonic() - since <= AWAY_SECONDS:
         return ""
-    return "the cluster has not confirmed its identity yet"
+    return CHECKING_IDENTITY
 
 
 def _why_not_reached(context: Context) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from stackd.clock import NANOSECONDS
 from stackd.errors import ClusterError, ClusterUnavailable, Held
 from stackd.lifecycle.brake import CONFIRMED_SECONDS
-from stackd.lifecycle.context import STALE_SECONDS, Context
+from stackd.lifecycle.context import CHECKING_IDENTITY, STALE_SECONDS, Context
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.observe import Observer
 from stackd.lifecycle.plan import (
@@ -264,7 +264,7 @@ def _blocked(context: Context) -> str:
     if context.brake.wrong_cluster is not None:
         return str(context.brake.wrong_cluster)
     if context.brake.identity_in_doubt:
-        return "the cluster was away, and has not confirmed yet that it is still the same"
+        return CHECKING_IDENTITY
     if not context.mirror.synced:
         return "the cluster has not been seen yet"
     if not context.renewed:

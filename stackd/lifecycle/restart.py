@@ -93,7 +93,7 @@ async def _stop(context: Context, stack_id: str, by: str) -> Stack:
         except (ClusterError, Unavailable) as error:
             context.repairs.retry(Repair(kind=RepairKind.RESUME, stack_id=stack_id))
             context.may_promise(error)
-            sentence = f"{stack_id} cannot be stopped now; it is retried until it is done: {told(error)}"
+            sentence = f"{stack_id} cannot be stopped now; stackd keeps trying: {told(error)}"
             raise ClusterUnavailable(sentence, detail=detail_of(error)) from error
 
 
@@ -149,8 +149,8 @@ async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> S
 def _retried(context: Context, stack_id: str, error: ClusterError | Unavailable) -> Unavailable:
     """The error for a start that failed now; it says that stackd retries, and whether there is a pod until then."""
     stack = context.store.stacks.get(stack_id)
-    without = "" if stack is None or current_pod(context, stack) is not None else ", and has no pod until then"
-    sentence = f"{stack_id} cannot be started now; it is retried until it is done{without}: {told(error)}"
+    without = "" if stack is None or current_pod(context, stack) is not None else "; it has no pod until then"
+    sentence = f"{stack_id} cannot be started now; stackd keeps trying{without}: {told(error)}"
     retry_after = error.retry_after if isinstance(error, Unavailable) else None
     return Unavailable(sentence, retry_after, detail=detail_of(error))
 
@@ -280,7 +280,7 @@ async def _write_reason(context: Context, stack: Stack, error: StackdError) -> N
         stack_id=stack.stack_id,
         status=StackStatus.CREATING,
         status_reason=reason,
-        status_message=f"its pod cannot be made now, and is tried again: {told(error)}"[:1024],
+        status_message=f"waiting to create the pod: {told(error)}; retrying"[:1024],
         generation=stack.generation,
     )
     try:

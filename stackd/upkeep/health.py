@@ -114,7 +114,7 @@ async def feed(context: Context, notifier: Notifier) -> None:
     while True:
         stuck = await why_stuck(context, every)
         if stuck:
-            log.critical("the watchdog is not fed: %s", stuck)
+            log.critical("watchdog withheld, systemd will restart stackd: %s", stuck)
         else:
             notifier.alive()
         await asyncio.sleep(every)

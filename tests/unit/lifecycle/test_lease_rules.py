@@ -141,9 +141,21 @@ LAST = replace(MINE, epoch=3, sequence=100)
         (replace(LAST, file_id=""), COMPLETE, "the Lease does not say how far the file had come"),
         (replace(LAST, sequence=None), COMPLETE, "the Lease does not say how far the file had come"),
         (replace(LAST, epoch=None), COMPLETE, "the Lease does not say how far the file had come"),
-        (replace(LAST, sequence=101), COMPLETE, "the file is older than the Lease: change 100, of 101"),
-        (replace(LAST, epoch=5), COMPLETE, "the file is older than the Lease: start 4, of 5"),
-        (replace(LAST, epoch=4, lock_id="l9"), COMPLETE, "the file is older than the Lease: start 4, of 4"),
+        (
+            replace(LAST, sequence=101),
+            COMPLETE,
+            "the state file is older than the Lease: the file's change count is 100, the Lease's is 101",
+        ),
+        (
+            replace(LAST, epoch=5),
+            COMPLETE,
+            "the state file is older than the Lease: the file's start count is 4, the Lease's is 5",
+        ),
+        (
+            replace(LAST, epoch=4, lock_id="l9"),
+            COMPLETE,
+            "the state file is older than the Lease, which was taken with another copy of the file",
+        ),
     ],
     ids=[
         "a file of before there were Leases",
