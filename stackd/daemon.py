@@ -20,7 +20,7 @@ from stackd import __version__
 from stackd.clock import Clock, SystemClock
 from stackd.config import Config, LoadedConfig, require_cluster
 from stackd.errors import ClusterError, ClusterSilent, ClusterUnavailable, NotOwner, StoreUnavailable
-from stackd.jobs.queue import BatchQueue
+from stackd.jobs.batch_delete import BatchQueue
 from stackd.jobs.schedule import EXPIRE_SECONDS, PURGE_SECONDS, QUOTAS_SECONDS, Entry, Schedule
 from stackd.kube.access import Renewal
 from stackd.kube.client import Cluster
@@ -28,7 +28,8 @@ from stackd.kube.credentials import ClusterTarget
 from stackd.kube.guards import Fence, watch_over
 from stackd.kube.lease import Leases
 from stackd.kube.mirror import Mirror
-from stackd.lifecycle import assign, crashpoints, delete, diagnostics, repair
+from stackd.lifecycle import crashpoints, delete, diagnostics, repair
+from stackd.lifecycle.annotations import annotate_all_given, annotate_given
 from stackd.lifecycle.brake import Brake
 from stackd.lifecycle.bring_up import bring_up, follow_identity, require_own_stacks
 from stackd.lifecycle.capacity import refresh_quotas
@@ -44,7 +45,7 @@ from stackd.lifecycle.rebuild import rebuild as recover
 from stackd.lifecycle.reconcile import Reconciler
 from stackd.lifecycle.refill import Refill
 from stackd.lifecycle.template_history import SAMPLE_SECONDS, TemplateHistory
-from stackd.lifecycle.ttl import Expiries, annotate_all_given, expire
+from stackd.lifecycle.ttl import Expiries, expire
 from stackd.lifecycle.wall_clock import WallClock
 from stackd.metrics import Metrics
 from stackd.podspec import prepare as prepare_podspec
@@ -324,7 +325,7 @@ def _work_queues(daemon: Daemon, group: asyncio.TaskGroup) -> None:
     group.create_task(daemon.observer.run(), name="observe")
     group.create_task(delete.work(context), name="delete")
     group.create_task(repair.work(context), name="repair")
-    group.create_task(assign.annotate_given(context), name="annotate")
+    group.create_task(annotate_given(context), name="annotate")
     group.create_task(diagnostics.work(context), name="diagnostics")
     daemon.observer.mark_all_dirty()
 

@@ -1,8 +1,8 @@
 """Answer a create from a pool, and delete stacks of pools where a create finds no room.
 
 Owns: which stack of a pool may be given (invariant 11): one whose pod, node and Service the mirror shows in order at
-that moment. One transaction then gives the stack away, without a call to Kubernetes. Its pod is annotated in the
-background.
+that moment. One transaction then gives the stack away, without a call to Kubernetes. ``annotations`` then writes on
+its pod to whom, in the background.
 """
 
 from __future__ import annotations
@@ -11,41 +11,29 @@ import asyncio
 import logging
 from collections.abc import Iterable, Iterator
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 from stackd.clock import NANOSECONDS
 from stackd.errors import NoNodePort, NoRoom, NotOwner, StackdError
 from stackd.kube.objects import NodeState, PodState, ServiceState
+from stackd.lifecycle.annotations import ANNOTATE_AFTER_SECONDS
 from stackd.lifecycle.capacity import free_on_nodes
-from stackd.lifecycle.context import Abandon, Context, current_pod
-from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.context import Context, current_pod
+from stackd.lifecycle.crashpoints import crash_point
+from stackd.lifecycle.create_request import Abandon, CreateRequest
 from stackd.lifecycle.delete import finish_delete
 from stackd.lifecycle.needs import CPU, MEMORY, PODS, PORTS, short_of
 from stackd.lifecycle.plan import service_trouble, wants_service
 from stackd.lifecycle.pools import AFTER_PREEMPTION_SECONDS, FIRST_PAUSE, Given, Pool, has_failed, is_held, is_ready
-from stackd.lifecycle.ttl import annotate
 from stackd.logs import about
 from stackd.model import DeleteReason, Stack
 from stackd.store import Assignment
 from stackd.templates import Template
 from stackd.waiters import set_within
 
-if TYPE_CHECKING:
-    from stackd.lifecycle.create import CreateRequest
-
 log = logging.getLogger(__name__)
 
-MOST_ENDED = 8
+MOST_DELETED = 8
 """At most this many stacks of pools are deleted each time a create preempts."""
-
-ANNOTATIONS_AT_ONCE = 4
-"""This many pods are annotated at a time with the fact that they were given away, and to whom."""
-
-ANNOTATE_AFTER_SECONDS = 0.01
-"""How long after a stack was given away its pod is annotated: the response has been sent by then."""
-
-ANNOTATE_HOLD_SECONDS = 0.5
-"""A burst of claims delays it at most this long. If the file is lost before, nobody knows whose the stack is."""
 
 COMING_SECONDS = 0.05
 """How often a waiting create checks whether a stack of its pool is ready."""
@@ -58,26 +46,6 @@ IN_VAIN_SECONDS = 30.0
 
 PREEMPTION_SECONDS = 20.0
 """How long a create waits until preempted stacks are gone, or until a stack that its pool is making is ready."""
-
-
-async def annotate_given(context: Context) -> None:
-    """The annotating service: write on the pods of given stacks that they were given, and to whom; for ever."""
-
-    async def one(given: Given) -> None:
-        # A background task of its own: a graceful stop waits for it.
-        await context.tasks.spawn(f"annotate {given.stack_id}", _annotate_given(context, given))
-
-    def failed(given: Given, error: StackdError, delay: float | None) -> None:
-        about(log, given.stack_id, same="annotate").info("its pod is annotated in %.1f s: %s", delay or 0.0, error)
-
-    await context.given.run(one, workers=ANNOTATIONS_AT_ONCE, failed=failed)
-
-
-async def _annotate_given(context: Context, given: Given) -> None:
-    pace, clock = context.pools.pace, context.clock
-    while (pause := pace.wait(clock.monotonic(), given.at, ANNOTATE_HOLD_SECONDS)) and not context.closing:  # noqa: ASYNC110
-        await asyncio.sleep(pause)
-    await annotate(context, given.stack_id)
 
 
 def pool_for(context: Context, request: CreateRequest) -> Template | None:
@@ -104,10 +72,10 @@ async def assign(context: Context, request: CreateRequest, *, once_more: bool = 
         await context.right_cluster()
         pool, stack = context.pools.of(template.name), None
         if once_more or context.pools.free(template.digest) > context.pools.waiting(template.digest):
-            stack = await _claim_first(context, template, request)
+            stack = await _assign_first(context, template, request)
     finally:
         if not once_more:
-            pace.ended()
+            pace.done()
     if stack is None:
         pool.misses += not once_more
         return None
@@ -156,19 +124,19 @@ async def _next_of(
     """
     pools, pool, digest = context.pools, context.pools.of(template.name), template.digest
     until = context.clock.monotonic() + seconds
-    with pools.in_line(digest) as place:
+    with pools.in_line(digest) as waiting:
         while not abandon.abandoned:
             coming = pool.coming(digest)  # before the try: a stack that arrives meanwhile is not coming any more
-            place.taking = pools.has_turn(digest, place)
-            if place.taking and (given := await assign(context, request, once_more=True)) is not None:
+            waiting.taking = pools.has_turn(digest, waiting)
+            if waiting.taking and (given := await assign(context, request, once_more=True)) is not None:
                 return given
-            place.taking = False
+            waiting.taking = False
             left = until - context.clock.monotonic()
-            if left <= 0 or not (coming or place.called.is_set()):
+            if left <= 0 or not (coming or waiting.notified.is_set()):
                 break
-            # Polls as well: a change of the pod alone changes no row, so it does not set ``called``.
-            await set_within(place.called, min(COMING_SECONDS, left))
-            place.called.clear()
+            # Polls as well: a change of the pod alone changes no row, so it does not set ``notified``.
+            await set_within(waiting.notified, min(COMING_SECONDS, left))
+            waiting.notified.clear()
     return None
 
 
@@ -180,19 +148,19 @@ def next_is_sooner(pool: Pool, digest: str, waiting: int, now: float) -> bool:
     return 2 * (waiting + 1) <= pool.coming(digest) and now >= pool.in_vain_until
 
 
-async def _claim_first(context: Context, template: Template, request: CreateRequest) -> Stack | None:
+async def _assign_first(context: Context, template: Template, request: CreateRequest) -> Stack | None:
     taken: list[str] = []
     try:
-        while (waiting := context.pools.take(template.digest)) is not None:
-            taken.append(waiting.stack_id)
-            if not _in_order(context, waiting):
+        while (pooled := context.pools.take(template.digest)) is not None:
+            taken.append(pooled.stack_id)
+            if not _in_order(context, pooled):
                 continue
-            reached("assign.picked")
+            crash_point("assign.picked")
             context.fence.require()
-            wanted = _assignment(context, waiting.stack_id, template, request)
+            wanted = _assignment(context, pooled.stack_id, template, request)
             stack = await context.store.stacks.assign(wanted, claim=request.claim, answer=request.answer)
             if stack is not None:
-                reached("assign.assigned")
+                crash_point("assign.assigned")
                 await _require_ownership(context, stack, request)
                 return stack
         return None
@@ -270,29 +238,31 @@ async def preempt(context: Context, request: CreateRequest, error: StackdError) 
     if not request.unassigned:
         for pool in context.pools.by_name.values():  # no pool may take the room that is freed for a client
             pool.put_off(now + FIRST_PAUSE)
-    context.pools.ending |= victims.keys()
+    context.pools.preempting |= victims.keys()
     try:
         marked = await context.store.stacks.mark_deleting(victims, DeleteReason.POOL)
     finally:
-        context.pools.ending -= victims.keys()
-    reached("pool.gave_way")
+        context.pools.preempting -= victims.keys()
+    crash_point("pool.preempted")
     for stack in marked:
-        log.info("%s: ended in the pool of %s: %s", stack.stack_id, stack.template, error, extra={"same": "give way"})
-    ends = {context.tasks.spawn(f"end {stack.stack_id}", _end(context, stack.stack_id)) for stack in marked}
-    if ends:
-        await asyncio.wait(ends, timeout=PREEMPTION_SECONDS)
-    for end in ends:
-        context.tasks.let_go(end)
+        log.info(
+            "%s: deleted from the pool of %s: %s", stack.stack_id, stack.template, error, extra={"same": "preempted"}
+        )
+    deletes = {context.tasks.spawn(f"preempt {stack.stack_id}", _delete(context, stack.stack_id)) for stack in marked}
+    if deletes:
+        await asyncio.wait(deletes, timeout=PREEMPTION_SECONDS)
+    for delete in deletes:
+        context.tasks.let_go(delete)
     return bool(marked)
 
 
-async def _end(context: Context, stack_id: str) -> None:
+async def _delete(context: Context, stack_id: str) -> None:
     try:
         with context.deleting(stack_id):
             await finish_delete(context, stack_id)
     except StackdError as error:
         context.removals.retry(stack_id)
-        about(log, stack_id).info("it goes in the background: %s", error)
+        about(log, stack_id).info("delete retried in the background: %s", error)
 
 
 def _victims(context: Context, request: CreateRequest, error: StackdError) -> list[Stack]:
@@ -316,11 +286,11 @@ def _victims(context: Context, request: CreateRequest, error: StackdError) -> li
 
 
 def _spare(context: Context, apart_from: str) -> Iterator[Stack]:
-    ending = context.pools.ending
+    preempting = context.pools.preempting
     for name, pool in context.pools.by_name.items():
         for row in pool.waits.values():
             usable = name == apart_from and not is_held(row)
-            if row.accepted and row.deleting_since is None and row.stack_id not in ending and not usable:
+            if row.accepted and row.deleting_since is None and row.stack_id not in preempting and not usable:
                 yield row
 
 
@@ -339,6 +309,6 @@ def _enough_of(spare: Iterable[Stack], *, ports: int = 0, cpu: int = 0, memory: 
             cpu, memory = cpu - stack.requested_cpu_milli, memory - stack.requested_memory_bytes
         if max(ports, cpu, memory, pods) <= 0:
             return chosen
-        if len(chosen) == MOST_ENDED:
+        if len(chosen) == MOST_DELETED:
             return []
     return []

@@ -36,7 +36,8 @@ class WrongCluster:
     def __str__(self) -> str:
         return (
             f"the file belongs to the cluster with kube-system uid {self.expected}, but {self.found} answers; "
-            "nothing is created or removed until the right cluster is back"
+            "nothing is created or removed until the right cluster is back: check cluster.kubeconfig, "
+            "or set another state.path"
         )
 
 

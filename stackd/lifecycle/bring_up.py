@@ -19,7 +19,7 @@ from stackd.kube import provision
 from stackd.kube.caller import Backoff
 from stackd.lifecycle.brake import WrongCluster
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.objects import ask_node_ports
 from stackd.store import FileIdentity, read_summary
 from stackd.waiters import set_within
@@ -90,7 +90,7 @@ async def _identify(context: Context) -> None:
     known = await context.store.meta.get(CLUSTER_UID)
     if known is None:
         await context.store.meta.put(CLUSTER_UID, found)
-        reached("bring_up.identified")
+        crash_point("bring_up.identified")
     elif known != found:
         wrong = WrongCluster(expected=known, found=found)
         if context.brake.wrong_cluster != wrong:
@@ -135,7 +135,7 @@ def require_own_stacks(identity: FileIdentity, stacks: int, config: Config) -> N
         raise ConfigError(
             [
                 f"the state file {config.state.path} holds {stacks} stacks for which {contradiction}: "
-                "set it back, or choose another state.path"
+                "restore that setting, or choose another state.path"
             ]
         )
 

@@ -1,6 +1,7 @@
 """The context that every verb gets: store, cluster, mirror, clock, settings in force, locks, work queues.
 
-Owns the per-stack locks and the memory of recently deleted stacks. Decides nothing.
+Owns: the per-stack locks, the memory of recently deleted stacks, and the check before every change that the cluster
+that answers is the file's own. Whether new work is accepted is decided in ``readiness``.
 """
 
 from __future__ import annotations
@@ -8,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from stackd.clock import Clock
 from stackd.config import Config, policy_of
-from stackd.errors import ClusterUnavailable, NotOwner, ShuttingDown, StackdError
+from stackd.errors import ClusterUnavailable, NotOwner, StackdError
 from stackd.kube.client import Cluster
 from stackd.kube.guards import Fence
 from stackd.kube.mirror import Mirror
@@ -24,8 +24,9 @@ from stackd.kube.objects import PodState, ServiceState
 from stackd.kube.responses import REJECTED
 from stackd.lifecycle import nodes
 from stackd.lifecycle.brake import Brake
+from stackd.lifecycle.create_request import Abandon
 from stackd.lifecycle.needs import Quotas
-from stackd.lifecycle.ownership import Ownership, Role
+from stackd.lifecycle.ownership import Ownership
 from stackd.lifecycle.plan import Removal, Repair, own_pod
 from stackd.lifecycle.pools import Given, Pools
 from stackd.lifecycle.wall_clock import WallClock
@@ -35,15 +36,13 @@ from stackd.podspec import Policy, Sanitizer
 from stackd.store import Store
 from stackd.tasks import Tasks
 from stackd.templates import NO_TEMPLATES, TemplateSet
-from stackd.waiters import Waiters, first_of, set_within
+from stackd.waiters import Waiters
 from stackd.workqueue import WorkQueue
 
 REMEMBER_DELETED = 10_000
 
-FIRST_CONTACT_SECONDS = 5.0
-"""How long a create waits for the first contact with the cluster, while no attempt has failed."""
-
 AWAY_SECONDS = 2.0
+CHECKING_IDENTITY = "stackd is still checking that this is its own cluster"
 IDENTITY_SECONDS = 10.0
 """How long a change waits for the cluster to say who it is; as long as one call may take."""
 
@@ -53,8 +52,6 @@ STALE_SECONDS = 120.0
 CREATES_AT_ONCE = 32
 """At most this many creates talk to the cluster at a time. The others wait, so that a burst neither runs into deadlines
 nor delays everything else."""
-
-T = TypeVar("T")
 
 
 class Settings:
@@ -92,37 +89,6 @@ class Locks:
 
     def __contains__(self, stack_id: object) -> bool:
         return isinstance(stack_id, str) and self.busy(stack_id)
-
-
-class Abandon:
-    """Whether a create was abandoned, and a way to cancel what it waits for."""
-
-    __slots__ = ("_on_set", "abandoned")
-
-    def __init__(self) -> None:
-        self.abandoned = False
-        self._on_set: Callable[[], object] | None = None
-
-    def set(self) -> None:
-        """Abandon the create: it undoes itself at its next step."""
-        self.abandoned = True
-        if self._on_set is not None:
-            self._on_set()
-
-    def check(self) -> None:
-        """Raise ClusterUnavailable if the create was abandoned."""
-        if self.abandoned:
-            raise ClusterUnavailable("the create was abandoned")
-
-    async def unless_abandoned(self, task: asyncio.Task[T]) -> T:
-        """The result of ``task``; CancelledError as soon as the create is abandoned."""
-        self._on_set = task.cancel
-        try:
-            if self.abandoned:
-                task.cancel()
-            return await task
-        finally:
-            self._on_set = None
 
 
 class RecentlyDeleted:
@@ -234,55 +200,6 @@ class Context:
         self.brake.identity_in_doubt = True
         self.doubted.set()
 
-    async def owner_known(self, patience: float = FIRST_CONTACT_SECONDS) -> None:
-        """Return when it is known who owns the stacks; just after a start, wait up to ``patience`` seconds for that.
-
-        Does not wait once a try to reach the cluster was made, or while a brake is on.
-        """
-        ownership = self.ownership
-        if ownership.role is Role.STANDBY and not (ownership.standby or self.closing or self.brake.on):
-            await first_of(ownership.owned, ownership.stands_by, self.contact_tried, timeout=patience)
-
-    async def admitted(self) -> None:
-        """Return when new work can be accepted; just after a start, wait a moment for contact with the cluster.
-
-        Raises as ``admit`` does. Does not wait once a try to reach the cluster has failed.
-        """
-        if (not self.mirror.synced or self.store.incomplete) and not (self.closing or self.brake.on):
-            await set_within(self.contact_tried, FIRST_CONTACT_SECONDS)  # after a timeout ``admit`` raises
-        self.admit()
-
-    async def stacks_known(self) -> None:
-        """Return when the file has all stacks that the cluster has; just after a start, wait a moment for that.
-
-        Otherwise raises ClusterUnavailable or ShuttingDown: a stack that the file lacks must not be taken for deleted.
-        """
-        if not (self.contact_tried.is_set() or self.closing or self.brake.on):
-            await set_within(self.contact_tried, FIRST_CONTACT_SECONDS)
-        if not self.store.incomplete:
-            return
-        if self.closing:
-            raise ShuttingDown("stackd is shutting down")
-        if not self.mirror.synced:
-            raise ClusterUnavailable(
-                "stackd does not know the stacks yet: waiting for the cluster", detail=self.why_not_reached()
-            )
-        raise ClusterUnavailable("stackd does not know the stacks yet: it is taking over those that the cluster has")
-
-    def admit(self) -> None:
-        """Raise unless new work can be accepted: not while stackd stops, not without a view of the right cluster, and
-        not before the file has all stacks that the cluster has.
-        """
-        if self.closing:
-            raise ShuttingDown("stackd is shutting down")
-        self.brake.admit_creates()
-        if not self.mirror.synced:
-            raise ClusterUnavailable("no stack can be created: waiting for the cluster", detail=self.why_not_reached())
-        self.require_cluster()
-        if self.store.incomplete:
-            raise ClusterUnavailable("no stack can be created: stackd is taking over the stacks that the cluster has")
-        self.fence.require()
-
     def may_promise(self, error: StackdError) -> None:
         """Raise NotOwner unless this stackd can promise to carry on a change that failed with ``error``.
 
@@ -291,11 +208,6 @@ class Context:
         if isinstance(error, NotOwner):
             raise error
         self.fence.require()
-
-    def why_not_reached(self) -> str:
-        """Why the cluster has not been seen since the start, if that is known."""
-        why = self.waiting_for or self.ownership.trouble or self.mirror.last_error
-        return why or "pods, services and nodes are being listed"
 
     def require_cluster(self) -> None:
         """Raise ClusterUnavailable on the wrong cluster, or if the cluster does not answer or the watches have lost it.
@@ -308,7 +220,9 @@ class Context:
             raise self.cluster.connection.contact.error()
         since = self.mirror.disconnected_since
         if self.mirror.synced and since is not None and self.clock.monotonic() - since > AWAY_SECONDS:
-            raise ClusterUnavailable("Kubernetes is away", detail=self.mirror.last_error)
+            raise ClusterUnavailable(
+                f"Kubernetes has not answered for over {AWAY_SECONDS:g} s; retry", detail=self.mirror.last_error
+            )
 
     async def right_cluster(self) -> None:
         """Return once the cluster has confirmed that it is the file's own: an object that another cluster does not have
@@ -320,7 +234,7 @@ class Context:
         try:
             await self.brake.identity_known(IDENTITY_SECONDS)
         except TimeoutError:
-            raise ClusterUnavailable("the cluster has not confirmed its identity", detail=self.waiting_for) from None
+            raise ClusterUnavailable(f"{CHECKING_IDENTITY}; retry", detail=self.waiting_for) from None
         self.require_cluster()
 
     async def confirmed_cluster(self) -> None:

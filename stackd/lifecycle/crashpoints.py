@@ -43,8 +43,8 @@ POINTS = (
     "assign.picked",
     "assign.assigned",
     "assign.annotated",
-    "pool.ended",
-    "pool.gave_way",
+    "pool.delete_marked",
+    "pool.preempted",
     "expire.marked",
     "batch.queued",
     "batch.begun",
@@ -66,8 +66,8 @@ ENVIRONMENT = "STACKD_TEST_CRASH_AT"
 hook: Callable[[str], None] | None = None
 
 
-def reached(name: str) -> None:
-    """The process has reached the point ``name``."""
+def crash_point(name: str) -> None:
+    """Mark the point ``name``: a fault test may kill the process here."""
     if hook is not None:
         hook(name)
 

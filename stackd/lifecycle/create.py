@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from stackd.clock import NANOSECONDS
 from stackd.errors import (
@@ -27,27 +26,24 @@ from stackd.errors import (
 )
 from stackd.kube.objects import PodState, ServiceState
 from stackd.lifecycle.assign import assign, assign_next, assign_when_made, preempt
-from stackd.lifecycle.context import Abandon, Context, new_id
-from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.context import Context, new_id
+from stackd.lifecycle.crashpoints import crash_point
+from stackd.lifecycle.create_request import Abandon, CreateRequest
 from stackd.lifecycle.delete import finish_delete
 from stackd.lifecycle.hiding import hide_in
 from stackd.lifecycle.objects import expose, pod_request
-from stackd.lifecycle.status import PodSnapshot, judge, observation, pod_progress
+from stackd.lifecycle.readiness import admitted
+from stackd.lifecycle.status import PodSnapshot, derive_status, observation, pod_progress
 from stackd.logs import about
 from stackd.model import (
-    NO_LABELS,
     NO_VALUES,
     DeleteReason,
     NewStack,
     Observation,
     PortMapping,
-    SanitizedSpec,
     Stack,
     StackStatus,
-    TargetPort,
 )
-from stackd.store import Claim
-from stackd.templates import Template
 from stackd.units import format_duration
 
 log = logging.getLogger(__name__)
@@ -69,30 +65,6 @@ UNDO_SECONDS = 2.0
 """How long a failed create waits for its undo; after that, the undo goes on in the background."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreateRequest:
-    """What is requested, and by whom; ``ttl`` in seconds, None for the configured default.
-
-    ``template`` is the source of ``spec`` and ``target_ports``, None if the client sent them.
-    ``claim`` is the client's Idempotency-Key, if it sent one, and ``answer`` renders the response that is kept under
-    it. ``unassigned``: the stack is for the pool of its template, and belongs to nobody yet.
-    """
-
-    spec: SanitizedSpec
-    target_ports: tuple[TargetPort, ...]
-    ttl: float | None = None
-    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
-    by: str = "stackd"
-    claim: Claim | None = None
-    answer: Callable[[Stack], bytes] | None = None
-    template: Template | None = None
-    unassigned: bool = False
-
-    def under(self, claim: Claim, answer: Callable[[Stack], bytes]) -> CreateRequest:
-        """The same request under an Idempotency-Key."""
-        return dataclasses.replace(self, claim=claim, answer=answer)
-
-
 async def create(context: Context, request: CreateRequest) -> Stack:
     """Create a stack, or take one from a pool, and return it as soon as a node has it. The returned stack survives
     ``kill -9``. If there is no room for it, stacks of pools are deleted.
@@ -102,7 +74,7 @@ async def create(context: Context, request: CreateRequest) -> Stack:
     LabelLimitReached, Held and ShuttingDown; nothing is left in any of these cases.
     """
     try:
-        await context.admitted()
+        await admitted(context)
     except StackdError as error:
         context.metrics.create_ended(error)
         raise
@@ -126,7 +98,7 @@ async def make_unassigned(context: Context, request: CreateRequest) -> Stack:
     try:
         return await _made(context, new_id("stack"), request, Abandon())
     except (NoNodePort, NoRoom, QuotaExceeded) as error:
-        context.pools.room_lacked(context.clock.monotonic())
+        context.pools.capacity_lacked(context.clock.monotonic())
         if context.pools.exchange.locked():
             raise
         async with context.pools.exchange:
@@ -154,7 +126,7 @@ async def _given_or_made(context: Context, stack_id: str, request: CreateRequest
         try:
             return await _made(context, stack_id, request, abandon)
         except (NoNodePort, NoRoom, QuotaExceeded) as error:
-            context.pools.room_lacked(context.clock.monotonic())
+            context.pools.capacity_lacked(context.clock.monotonic())
             if abandon.abandoned:
                 raise
             if not preemptions or not await preempt(context, request, error):
@@ -162,7 +134,7 @@ async def _given_or_made(context: Context, stack_id: str, request: CreateRequest
                 if given is None:
                     raise
                 return await _unless_abandoned(context, given, abandon)
-        about(log, stack_id).info("pools have made room; the create is tried again")
+        about(log, stack_id).info("deleted pooled stacks to free capacity; retrying the create")
         stack_id = new_id("stack")
         preemptions -= 1
 
@@ -189,9 +161,7 @@ async def _made(context: Context, stack_id: str, request: CreateRequest, abandon
         about(log, stack_id).info("create undone: %s", reason)
         await _undone(context, stack_id)
         if isinstance(error, StackNotFound):
-            raise ClusterUnavailable(
-                f"{stack_id} was deleted, or its time was up, while it was being created"
-            ) from error
+            raise ClusterUnavailable(f"{stack_id} was deleted or expired during its create; create it again") from error
         if isinstance(error, ClusterError):
             raise ClusterUnavailable(f"{stack_id} cannot be created now", detail=str(error)) from error
         raise
@@ -203,7 +173,7 @@ async def _steps(context: Context, stack_id: str, request: CreateRequest, abando
     phase_timer = context.metrics.phase_timer()
     await context.right_cluster()
     abandon.check()
-    reached("create.before_reserve")
+    crash_point("create.before_reserve")
     stack = await context.store.stacks.reserve(
         _new_stack(context, stack_id, request),
         claim=request.claim,
@@ -211,19 +181,19 @@ async def _steps(context: Context, stack_id: str, request: CreateRequest, abando
         label_limits=context.config.limits.stacks_per_label,
     )
     phase_timer.end("reserve")
-    reached("create.reserved")
+    crash_point("create.reserved")
     abandon.check()
     pod = await context.cluster.create_pod(pod_request(context, stack, request.spec))
     phase_timer.end("pod")
-    reached("create.pod_created")
+    crash_point("create.pod_created")
     abandon.check()
     stack, service = await expose(context, stack, pod, abandon=abandon)
     phase_timer.end("service")
-    reached("create.service_created")
+    crash_point("create.service_created")
     abandon.check()
     pod = await _scheduled(context, stack, pod, abandon)
     phase_timer.end("schedule")
-    reached("create.scheduled")
+    crash_point("create.scheduled")
     abandon.check()
     stack = await context.store.stacks.accept(
         first_observation(context, stack, pod, service, node_exists=True),
@@ -233,7 +203,7 @@ async def _steps(context: Context, stack_id: str, request: CreateRequest, abando
         by=request.by,
     )
     phase_timer.end("accept")
-    reached("create.accepted")
+    crash_point("create.accepted")
     about(log, stack_id).info("created on %s", stack.node_id)
     return stack
 
@@ -351,9 +321,9 @@ def first_observation(
         pull_failing_since=None,
         now=context.clock.now(),
     )
-    verdict = judge(stack, snapshot, context.config.stacks.image_pull_grace)
-    seen = observation(stack, snapshot, verdict)
-    if verdict.status is StackStatus.CREATING:
+    derived = derive_status(stack, snapshot, context.config.stacks.image_pull_grace)
+    seen = observation(stack, snapshot, derived)
+    if derived.status is StackStatus.CREATING:
         return seen  # the observer records when it starts
     _, events = pod_progress(None, stack, snapshot)
     return dataclasses.replace(seen, events=events)
@@ -380,7 +350,7 @@ async def _undo(context: Context, stack_id: str, marked: asyncio.Event) -> None:
     """Delete what was created; if that fails now, the row stays `deleting` and the delete is retried."""
     try:
         if await context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO):
-            reached("create.undo_marked")
+            crash_point("create.undo_marked")
             marked.set()
             await finish_delete(context, stack_id)
     except StackdError as error:
@@ -424,7 +394,7 @@ async def dry_run(context: Context, request: CreateRequest) -> None:
 
     Returns if a create would pass these checks now; raises what it would raise. Does not check whether a node has room.
     """
-    await context.admitted()
+    await admitted(context)
     limits = context.config.limits.stacks_per_label
     if limits and request.labels:
         await context.store.stacks.check_labels(request.labels, limits)

@@ -1,13 +1,8 @@
-"""Delete stacks: on request, in batch jobs, and in the background whatever is left to delete.
+"""Delete stacks: on request, and in the background whatever is left to delete.
 
 Owns: the order (Service and Pod are confirmed gone before ports and row go: invariants 2 and 3), and the background
 workers, which give way to creates for a while. No other module deletes stacks. Does not decide what is deleted: that is
 a `deleting` row, an ended stack that gives back its Service, or an object without a row.
-
-Owns, too, the walk through a batch job, with each id counted once (invariant 7). Intents are committed a chunk ahead.
-What the cluster has confirmed is counted in the transaction that removes its row, while the next delete is already
-under way. A job owns the stacks that it has begun (``Context.being_deleted``) until each has an outcome, so that no
-background worker deletes them beyond the job's concurrency.
 """
 
 from __future__ import annotations
@@ -22,26 +17,21 @@ from stackd.clock import NANOSECONDS
 from stackd.errors import ClusterUnavailable, StackdError, StackNotFound, StillThere, detail_of, told
 from stackd.kube.mirror import Named
 from stackd.kube.objects import PodState, ServiceState
+from stackd.kube.wire import CONFIG_MAPS
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.diagnostics import capture_logs, capture_logs_of_expired
 from stackd.lifecycle.hiding import hiding
-from stackd.lifecycle.pace import EndPace
-from stackd.lifecycle.plan import PODS, RECORDS, SERVICES, Orphan, Removal, is_claimed
+from stackd.lifecycle.pace import DeletePace
+from stackd.lifecycle.plan import PODS, SERVICES, Orphan, Removal, is_kept
 from stackd.logs import about
-from stackd.model import DeleteOutcome, DeleteReason, Desired, ItemResult, Stack
+from stackd.model import DeleteReason, Desired, Stack
 from stackd.workqueue import RetryPolicy
 
 log = logging.getLogger(__name__)
 
 WORKERS = 16
 RETRIES = RetryPolicy(first=0.5, longest=30.0)
-CHUNK = 50
-"""How many ids of a job are begun, and counted, in one transaction."""
-
-COUNT_EVERY_SECONDS = 0.5
-"""A job's progress is written at least this often while a slow cluster works through a chunk."""
-
 DELETE_PENDING = "DeletePending"
 """The ``status_reason`` of a stack that something in the cluster keeps from being deleted."""
 
@@ -50,7 +40,7 @@ async def delete(context: Context, stack_id: str, *, by: str = "stackd") -> None
     """Delete the stack, as ``by`` asked; when this returns, no pod, service, port or row of it remains (invariant 3).
 
     The intent is committed first. If the cluster does not confirm now, ClusterUnavailable is raised, the stack stays
-    listed, and the delete is retried until it is done. The delete also goes on if the caller leaves. Raises
+    listed, and stackd keeps trying. The delete also goes on if the caller leaves. Raises
     StackNotFound; NotOwner if this stackd cannot promise the retry.
     """
     spawn = context.tasks.spawn(f"delete {stack_id}", _delete(context, stack_id, by))
@@ -64,7 +54,7 @@ async def _delete(context: Context, stack_id: str, by: str) -> None:
     with context.deleting(stack_id):
         if not await context.store.stacks.mark_deleting([stack_id], DeleteReason.REQUEST, by):
             raise StackNotFound(stack_id)
-        reached("delete.marked")
+        crash_point("delete.marked")
         context.abandon_create(stack_id)
         try:
             await finish_delete(context, stack_id)
@@ -73,7 +63,7 @@ async def _delete(context: Context, stack_id: str, by: str) -> None:
             context.may_promise(error)
             about(log, stack_id).warning("the delete goes on in the background: %s", error)
             raise ClusterUnavailable(
-                f"{stack_id} cannot be deleted now; it is retried until it is done: {told(error)}",
+                f"{stack_id} cannot be deleted now; stackd keeps trying: {told(error)}",
                 detail=detail_of(error),
             ) from error
 
@@ -94,10 +84,10 @@ async def work(context: Context) -> None:
         extra = {"stack_id": stack_id, "same": "not gone"}
         log.info("%s: not gone yet, next try in %.1f s: %s", removal, delay or 0.0, error, extra=extra)
 
-    await context.removals.run(partial(_in_its_turn, context, EndPace()), workers=WORKERS, failed=failed)
+    await context.removals.run(partial(_in_its_turn, context, DeletePace()), workers=WORKERS, failed=failed)
 
 
-async def _in_its_turn(context: Context, pace: EndPace, removal: Removal) -> None:
+async def _in_its_turn(context: Context, pace: DeletePace, removal: Removal) -> None:
     """Carry out the removal. While creates need the cluster more, few removals run at a time; others wait a while."""
     since, clock = _intended_at(context, removal), context.clock
     while (pause := pace.wait(clock.monotonic(), since, in_need=creates_in_need(context))) and not context.closing:  # noqa: ASYNC110
@@ -122,7 +112,7 @@ def creates_in_need(context: Context) -> bool:
     False if they lack ports, nodes or quota: deletes give those back.
     """
     pools, now = context.pools, context.clock.monotonic()
-    if pools.short_of_room(now):
+    if pools.short_of_capacity(now):
         return False
     return context.create_slots.locked() or (pools.pace.traffic(now) and pools.low(context.settings.templates.values()))
 
@@ -167,7 +157,7 @@ async def finish_delete(context: Context, stack_id: str) -> None:
             await capture_logs_of_expired(context, stack_id)
         await _delete_or_tell(context, stack)
         await context.store.stacks.remove([stack_id])
-        reached("delete.removed")
+        crash_point("delete.removed")
     about(log, stack_id).info("removed (%s)", stack.delete_reason)
 
 
@@ -194,21 +184,21 @@ async def delete_objects(context: Context, stack: Stack, *, for_good: bool = Tru
 
     async def service_goes() -> None:
         await _delete_service(context, stack)
-        reached("delete.service_deleted")
+        crash_point("delete.service_deleted")
 
     async def pod_goes() -> None:
         await context.cluster.delete_pod(stack.pod_name, _uid(stack.pod_uid, pod), known=(stack.pod_uid,))
-        reached("delete.pod_deleted")
+        crash_point("delete.pod_deleted")
 
     async def record_goes() -> None:
         if for_good and _may_have_record(context, stack):
             await context.cluster.delete_stopped(stack.stack_id)
-            reached("delete.record_deleted")
+            crash_point("delete.record_deleted")
 
     for result in await asyncio.gather(service_goes(), pod_goes(), record_goes(), return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
-    reached("delete.confirmed")
+    crash_point("delete.confirmed")
 
 
 def _may_have_record(context: Context, stack: Stack) -> bool:
@@ -238,123 +228,30 @@ async def _release(context: Context, stack_id: str) -> None:
             return
         await context.right_cluster()
         await _delete_service(context, stack)
-        reached("release.service_deleted")
+        crash_point("release.service_deleted")
         await context.store.ports.release([stack_id])
-        reached("release.released")
+        crash_point("release.released")
     about(log, stack_id).info("Service and ports given back (%s)", stack.status_reason)
 
 
 async def _delete_orphan(context: Context, orphan: Orphan) -> None:
-    """Delete an object with our labels that no row knows, unless a row claims it by now."""
+    """Delete an object with our labels that no row knows, unless a row is reason enough by now to keep it."""
     stack_id = orphan.stack_id
     async with context.locks.of(stack_id):
-        if stack_id in context.creating or is_claimed(orphan, context.store.stacks.get(stack_id)):
+        if stack_id in context.creating or is_kept(orphan, context.store.stacks.get(stack_id)):
             return
         await context.right_cluster()
         if not _is_there(context, orphan):
             return
         cluster = context.cluster
-        delete = {PODS: cluster.delete_pod, SERVICES: cluster.delete_service, RECORDS: cluster.delete_stopped}
+        delete = {PODS: cluster.delete_pod, SERVICES: cluster.delete_service, CONFIG_MAPS: cluster.delete_stopped}
         await delete[orphan.resource](orphan.name, orphan.uid)
-        reached("orphan.removed")
+        crash_point("orphan.removed")
     about(log, stack_id).info("%s removed, which no row knows", orphan)
 
 
 def _is_there(context: Context, orphan: Orphan) -> bool:
     mirror = context.mirror
-    views: dict[str, Mapping[str, Named]] = {PODS: mirror.pods, SERVICES: mirror.services, RECORDS: mirror.stopped}
+    views: dict[str, Mapping[str, Named]] = {PODS: mirror.pods, SERVICES: mirror.services, CONFIG_MAPS: mirror.stopped}
     seen = views[orphan.resource].get(orphan.name)
     return seen is not None and seen.uid == orphan.uid
-
-
-async def run_job(context: Context, job_id: str) -> None:
-    """Process all ids of the job that have no outcome yet, and leave the job finished.
-
-    Raises StoreUnavailable; the next run of the job then continues from there.
-    """
-    while ids := await context.store.jobs.pending_items(job_id, CHUNK):
-        context.being_deleted.update(ids)  # before the intents are committed: a pass may run before this task continues
-        stacks = await context.store.jobs.begin_items(job_id, ids)
-        reached("batch.begun")
-        for stack in stacks:
-            context.abandon_create(stack.stack_id)
-        await _delete_chunk(context, job_id, stacks)
-        context.being_deleted.difference_update(ids)
-    job = context.store.jobs.get(job_id)
-    if job is not None:
-        log.info(
-            "%s: %s: %d deleted, %d not found, %d failed of %d",
-            job_id, job.status, job.deleted, job.not_found, job.failed, job.total,
-            extra={"job_id": job_id},
-        )  # fmt: skip
-
-
-async def _delete_chunk(context: Context, job_id: str, stacks: list[Stack]) -> None:
-    progress = _JobProgress(context, job_id)
-    slots = asyncio.Semaphore(context.config.batch_delete.concurrency)
-
-    async def one(stack: Stack) -> None:
-        try:
-            result = await _delete_one(context, stack)
-            progress.add(result)
-            why = result.error and f": {result.error}"
-            about(log, stack.stack_id, job_id=job_id).info("%s by %s%s", result.outcome, job_id, why)
-        finally:
-            slots.release()
-
-    async with asyncio.TaskGroup() as group:
-        for stack in stacks:
-            await slots.acquire()
-            group.create_task(one(stack), name=f"batch {stack.stack_id}")
-    await progress.count()
-
-
-async def _delete_one(context: Context, stack: Stack) -> ItemResult:
-    stack_id = stack.stack_id
-    async with context.locks.of(stack_id):
-        current = context.store.stacks.get(stack_id)
-        try:
-            if current is not None:
-                await delete_objects(context, current)
-        except StackdError as error:
-            context.being_deleted.discard(stack_id)
-            context.removals.retry(stack_id)
-            return ItemResult(
-                stack_id=stack_id, outcome=DeleteOutcome.FAILED, error=f"delete pod/service failed: {told(error)}"
-            )
-    reached("batch.confirmed")
-    return ItemResult(stack_id=stack_id, outcome=DeleteOutcome.DELETED)
-
-
-class _JobProgress:
-    """Collects results and writes them together; the next delete does not wait for the write."""
-
-    def __init__(self, context: Context, job_id: str) -> None:
-        self._context = context
-        self._job_id = job_id
-        self._results: list[ItemResult] = []
-        self._written = context.clock.monotonic()
-        self._writing: asyncio.Task[None] | None = None
-
-    def add(self, result: ItemResult) -> None:
-        self._results.append(result)
-        now = self._context.clock.monotonic()
-        if now - self._written >= COUNT_EVERY_SECONDS and (self._writing is None or self._writing.done()):
-            self._written = now
-            self._writing = self._context.tasks.spawn(f"count {self._job_id}", self._write())
-
-    async def count(self) -> None:
-        if self._writing is not None:
-            await self._writing
-        await self._write()
-
-    async def _write(self) -> None:
-        results, self._results = self._results, []
-        if not results:
-            return
-        try:
-            await self._context.store.jobs.finish_items(self._job_id, results)
-        except BaseException:
-            self._results = results + self._results
-            raise
-        reached("batch.counted")

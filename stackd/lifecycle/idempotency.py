@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from stackd.clock import NANOSECONDS
 from stackd.errors import IdempotencyKeyReused, InvalidRequest
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.delete import finish_delete
 from stackd.model import DeleteReason
 from stackd.store import Claim
@@ -90,9 +90,9 @@ class Replays:
         """Undo a create under this key that the end of the process interrupted, before it is made again."""
         with self._context.deleting(stack_id):
             await self._context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO)
-            reached("replay.undo_marked")
+            crash_point("replay.undo_marked")
             await finish_delete(self._context, stack_id)
-            reached("replay.undone")
+            crash_point("replay.undone")
 
 
 def check_key(key: str) -> None:

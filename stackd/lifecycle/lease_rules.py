@@ -17,6 +17,7 @@ from stackd.store import FileIdentity
 
 _NO_LEASE = Lease(holder="")
 _MICROSECOND = 1000
+_OLDER = "the state file is older than the Lease"
 
 
 class Holding(enum.Enum):
@@ -73,7 +74,7 @@ class Candidate:
 
     @property
     def requester(self) -> str:
-        """How it asks for a Lease that another process holds. Not by ``file_id``: a takeover of stacks changes it."""
+        """How it asks for a Lease that another process holds. Not by ``file_id``: an adoption of stacks changes it."""
         return f"{self.host}/{self.lock_id}"
 
     def has_written(self, lease: Lease) -> bool:
@@ -105,7 +106,7 @@ class Succession:
     after_lease: bool = False
 
 
-def watch(before: ObservedLease | None, lease: Lease | None, now: float) -> ObservedLease:
+def observed(before: ObservedLease | None, lease: Lease | None, now: float) -> ObservedLease:
     """What is known after the Lease was observed as ``lease``. A version older than the known one is ignored. If only
     older ones are seen for a while, the operator has set the cluster back (restored a backup of it).
     """
@@ -176,9 +177,11 @@ def _what_is_missing(last: Lease | None, identity: FileIdentity) -> str:
     if not last.file_id or last.epoch is None or last.sequence is None:
         return "the Lease does not say how far the file had come"
     if last.epoch > identity.epoch or (last.epoch == identity.epoch and last.lock_id != identity.lock_id):
-        return f"the file is older than the Lease: start {identity.epoch}, of {last.epoch}"
+        if last.epoch == identity.epoch:
+            return f"{_OLDER}, which was taken with another copy of the file"
+        return f"{_OLDER}: the file's start count is {identity.epoch}, the Lease's is {last.epoch}"
     if last.sequence > identity.sequence:
-        return f"the file is older than the Lease: change {identity.sequence}, of {last.sequence}"
+        return f"{_OLDER}: the file's change count is {identity.sequence}, the Lease's is {last.sequence}"
     return ""
 
 

@@ -15,8 +15,9 @@ from stackd.errors import ClusterRefused, NodePortOutOfRange, NodePortTaken, NoN
 from stackd.kube.labels import object_labels
 from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, service_manifest
 from stackd.kube.objects import PodState, ServiceState
-from stackd.lifecycle.context import Abandon, Context
-from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.context import Context
+from stackd.lifecycle.crashpoints import crash_point
+from stackd.lifecycle.create_request import Abandon
 from stackd.lifecycle.plan import service_trouble
 from stackd.logs import about
 from stackd.model import NODE_PORTS_REMEDY, PortRange, SanitizedSpec, Stack, TargetPort
@@ -68,7 +69,7 @@ async def put_labels_on(context: Context, stack: Stack, pod_uid: str) -> PodStat
 
 
 def _replaced() -> None:
-    reached("create.port_replaced")
+    crash_point("create.port_replaced")
 
 
 async def expose(
@@ -132,7 +133,7 @@ async def ask_node_ports(context: Context) -> None:
 
 
 async def learn_node_ports(context: Context, cluster: PortRange) -> None:
-    """Take over the cluster's node port range. Raises StoreUnavailable."""
+    """Read the cluster's node port range and use it. Raises StoreUnavailable."""
     if context.node_ports == cluster:
         return
     wanted = context.config.stacks.node_ports

@@ -1,8 +1,8 @@
 """Follow the cluster: derive each stack's status from the mirror, and write it only if it differs.
 
 Owns: which stacks have to be checked and when to check them again, since when a pull has been failing, and waiting for
-a status. ``status.judge`` does the mapping. A stack that has ended for good goes to the deleter, unless a brake holds
-it.
+a status. ``status.derive_status`` does the mapping. A stack that has ended for good goes to the deleter, unless a brake
+holds it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from stackd.errors import ClusterError, ClusterUnavailable, StackNotFound, Store
 from stackd.kube.mirror import MirrorChange, NodeChanged, PodChanged, Relisted, ServiceChanged
 from stackd.kube.objects import PodState
 from stackd.lifecycle.context import Context, current_pod
-from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.plan import PODS, SERVICES, Orphan, Repair, RepairKind, service_trouble, wants_service
-from stackd.lifecycle.status import PodProgress, PodSnapshot, judge, observation, pod_progress, pull_is_failing
+from stackd.lifecycle.status import PodProgress, PodSnapshot, derive_status, observation, pod_progress, pull_is_failing
 from stackd.logs import about
 from stackd.model import Observation, Stack, StackStatus
 from stackd.store import differs
@@ -168,7 +168,7 @@ class Observer:
                 self.mark_dirty([stack_id])
         elif change.after is not None and stack_id in context.recently_deleted and stack_id not in context.creating:
             context.removals.add(Orphan(resource=resource, name=change.name, uid=change.after.uid))
-            reached("late.noticed")
+            crash_point("late.noticed")
 
     def _assess(self, stack_id: str) -> Assessment | None:
         context = self._context
@@ -178,10 +178,10 @@ class Observer:
         if stack.pod_uid is None and not stack.ended:
             return None  # it is being stopped or started; that verb writes its status
         snapshot = self._snapshot(stack)
-        verdict = judge(stack, snapshot, context.config.stacks.image_pull_grace)
-        if verdict.recheck_at is not None:
-            self._due.add(stack_id, at=context.clock.monotonic() + (verdict.recheck_at - snapshot.now) / NANOSECONDS)
-        seen = observation(stack, snapshot, verdict)
+        derived = derive_status(stack, snapshot, context.config.stacks.image_pull_grace)
+        if derived.recheck_at is not None:
+            self._due.add(stack_id, at=context.clock.monotonic() + (derived.recheck_at - snapshot.now) / NANOSECONDS)
+        seen = observation(stack, snapshot, derived)
         progress, events = pod_progress(self._progress.get(stack_id), stack, snapshot)
         if events:
             seen = dataclasses.replace(seen, events=events)

@@ -38,11 +38,11 @@ from stackd.lifecycle.lease_rules import (
     ObservedLease,
     Succession,
     holding,
+    observed,
     renewed,
     seconds_to_wait,
     succession,
     taken,
-    watch,
 )
 from stackd.store import Store
 from stackd.waiters import set_within
@@ -101,7 +101,7 @@ class Ownership:
         self._ended = asyncio.Event()
         self._next_renewal = 0.0
         self._lapsed = False
-        fence.close("it is not known yet who owns the stacks")
+        fence.close("stackd does not know yet whether it owns the stacks; retry")
 
     @property
     def lease(self) -> Lease | None:
@@ -185,7 +185,7 @@ class Ownership:
             self._observe(lease)
 
     def _observe(self, lease: Lease | None) -> None:
-        before, self._watched = self._watched, watch(self._watched, lease, self._clock.monotonic())
+        before, self._watched = self._watched, observed(self._watched, lease, self._clock.monotonic())
         if self._watched != before:
             self._changed.set()
         seen, now = before and before.lease, self._watched.lease
@@ -258,7 +258,7 @@ class Ownership:
         await self.confirmed()
         found = succession(watched.last, self._store.identity)
         if not found.continuous:
-            # Before the Lease names this file, so that after a crash the takeover is finished, too.
+            # Before the Lease names this file, so that after a crash the adoption is finished, too.
             await self._store.begin_adoption()
         sent = self._fence.now()
         wanted = self._as_taken(watched.lease)
@@ -351,7 +351,7 @@ class Ownership:
         else:
             if self.lease == known:  # a try now would be refused like this one
                 self._next_renewal = self._fence.now() + self._timing.retry
-                self.trouble = "the cluster has an older version of it than stackd has seen"
+                self.trouble = "the API server returned an older Lease than before"
 
     def _renewed(self, held: Lease, sent: float) -> None:
         self._observe(held)

@@ -1,8 +1,8 @@
-"""When background work gives way to the creates that pools answer (claims), and how much of it runs at a time.
+"""When background work yields to the creates that pools answer (assigns), and how much of it runs at a time.
 
-Owns: one rule for the refill and for annotating given pods. Single or steady claims leave gaps, in which that work
+Owns: one rule for the refill and for annotating given pods. Single or steady assigns leave gaps, in which that work
 begins. A burst leaves no gaps: the work begins when the burst is over. Owns, too, how many stacks the refill makes at a
-time, and how many the deleter deletes: the emptier a pool that claims take from, the larger the refill's share of the
+time, and how many the deleter deletes: the emptier a pool that creates take from, the larger the refill's share of the
 cluster's capacity. Nothing waits for ever. Times are in monotonic seconds, and are passed in by the caller.
 """
 
@@ -12,10 +12,10 @@ from collections import deque
 
 CROWD = 10
 CROWD_SECONDS = 0.1
-"""This many claims within this many seconds are a burst."""
+"""This many assigns within this many seconds are a burst."""
 
 GAP_SECONDS = 0.002
-"""When to check again while a claim is under way: a claim takes about one commit."""
+"""When to check again while an assign is under way: it takes about one commit."""
 
 
 AT_ONCE = 8
@@ -30,14 +30,14 @@ AT_ONCE_IN_TRAFFIC, HALF_FULL = 4, 0.5
 AT_ONCE_NEARLY_EMPTY, NEARLY_EMPTY = 24, 0.25
 """The same for a pool that is less full than this: what it cannot give, the cluster has to make for clients anyway."""
 
-ENDS_AT_ONCE_IN_NEED = 4
+DELETES_AT_ONCE_IN_NEED = 4
 """How many deletes run at a time in the background while creates need all that the cluster can do."""
 
-ENDS_HOLD_SECONDS = 10.0
-"""How long at most a delete gives way to creates: it also holds ports and nodes that they may need."""
+DELETES_YIELD_SECONDS = 10.0
+"""How long at most a delete yields to creates: it also holds ports and nodes that they may need."""
 
 CHECK_SECONDS = 0.05
-"""How often a delete that gives way checks whether it may begin."""
+"""How often a delete that yields checks whether it may begin."""
 
 
 def refills_at_once(full: float, *, traffic: bool) -> int:
@@ -51,7 +51,7 @@ def refills_at_once(full: float, *, traffic: bool) -> int:
     return AT_ONCE if full >= NEARLY_EMPTY else AT_ONCE_NEARLY_EMPTY
 
 
-class EndPace:
+class DeletePace:
     """The background deletes of one daemon: how many are under way, and when the next may begin."""
 
     def __init__(self) -> None:
@@ -62,38 +62,38 @@ class EndPace:
 
         ``in_need``: creates need all that the cluster can do.
         """
-        if not in_need or self.under_way < ENDS_AT_ONCE_IN_NEED:
+        if not in_need or self.under_way < DELETES_AT_ONCE_IN_NEED:
             return 0.0
-        return max(0.0, min(CHECK_SECONDS, since + ENDS_HOLD_SECONDS - now))
+        return max(0.0, min(CHECK_SECONDS, since + DELETES_YIELD_SECONDS - now))
 
 
-class ClaimPace:
-    """The claims of one daemon: how many are under way, and when the latest came."""
+class AssignPace:
+    """The assigns of one daemon: how many are under way, and when the latest came."""
 
     def __init__(self) -> None:
         self._latest: deque[float] = deque(maxlen=CROWD)
         self._under_way = 0
 
     def begun(self, now: float) -> None:
-        """A claim has come; the caller must call ``ended`` for it."""
+        """A create looks for a stack in a pool; the caller must call ``done`` for it."""
         self._under_way += 1
         self._latest.append(now)
 
-    def ended(self) -> None:
-        """The claim has been answered."""
+    def done(self) -> None:
+        """It has got a stack or found none."""
         self._under_way -= 1
 
-    def wait(self, now: float, since: float, hold: float) -> float:
-        """In how many seconds work that waits since ``since`` may begin, 0: now; it waits at most ``hold`` seconds."""
+    def wait(self, now: float, since: float, longest: float) -> float:
+        """In how many seconds work that waits since ``since`` may begin (0: now); it never waits beyond ``longest``."""
         pause = max(GAP_SECONDS if self._under_way else 0.0, self._burst_ends(now))
-        return max(0.0, min(pause, since + hold - now))
+        return max(0.0, min(pause, since + longest - now))
 
     def traffic(self, now: float) -> bool:
-        """Whether a claim is under way or came just now."""
+        """Whether an assign is under way or came just now."""
         return bool(self._under_way or (self._latest and now - self._latest[-1] < CROWD_SECONDS))
 
     def _burst_ends(self, now: float) -> float:
-        """In how many seconds the current burst is over if no other claim comes; 0 if there is none."""
+        """In how many seconds the current burst is over if no other assign comes; 0 if there is none."""
         if len(self._latest) < CROWD or self._latest[-1] - self._latest[0] >= CROWD_SECONDS:
             return 0.0
         return self._latest[-1] + CROWD_SECONDS - now

@@ -2,7 +2,7 @@
 
 Owns: the comparison, and the keys (stacks by id, objects without a row, repairs). It makes no request and remembers
 nothing, so anybody may call it as often as they like. What a pass has to know of the one before is part of the
-snapshot.
+input.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 
 from stackd.kube.objects import PodState, ServiceState
 from stackd.kube.records import StoppedRecord
+from stackd.kube.wire import CONFIG_MAPS
 from stackd.model import RANGE_PREFIX, SERVICE_PREFIX, Desired, Stack
 
-PODS, SERVICES, RECORDS = "pods", "services", "configmaps"
+PODS, SERVICES = "pods", "services"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class RepairKind(enum.StrEnum):
     """What a living stack may lack."""
 
     RESUME = "resume"
-    SERVICE = "repair"
+    SERVICE = "service"
     ANNOTATE = "annotate"
     LABELS = "labels"
     RECORD = "record"
@@ -81,7 +82,7 @@ class ActionKind(enum.StrEnum):
 REMOVES = {
     PODS: ActionKind.REMOVE_POD,
     SERVICES: ActionKind.REMOVE_SERVICE,
-    RECORDS: ActionKind.REMOVE_RECORD,
+    CONFIG_MAPS: ActionKind.REMOVE_RECORD,
 }
 
 UNASKED = frozenset({ActionKind.END, *REMOVES.values()})
@@ -123,7 +124,7 @@ class Unknown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class PlanInput:
     """Everything that a plan is made from, as it is at one moment; times in nanoseconds.
 
     ``creating``  creates under way
@@ -134,7 +135,7 @@ class Snapshot:
     ``stopped``   the records of stacks without a pod
     ``unadoptable``  pods and records from which no row can be made, by uid, and why
     ``unrecordable``  the uids of pods from which something in the cluster removes stackd's annotations
-    ``incomplete``  the file may lack what the cluster has: objects without a row are taken over at once
+    ``incomplete``  the file may lack what the cluster has: objects without a row are adopted at once
     ``removals``, ``repairs``  what is in the work queues already
     ``clock_trusted``  whether ``now`` may be right; ``sudden_until``  to what time the clock was set forward (0: never)
     """
@@ -172,7 +173,7 @@ class ReconcilePlan:
     unknown: tuple[Unknown, ...] = ()
 
 
-def make_plan(seen: Snapshot) -> ReconcilePlan:
+def make_plan(seen: PlanInput) -> ReconcilePlan:
     """What a pass would do now."""
     known = {stack.stack_id: stack for stack in seen.stacks}
     actions = [action for stack in seen.stacks if (action := _row(seen, stack)) is not None]
@@ -196,16 +197,17 @@ def without_row(
     return frozenset(pods.keys() | served | stopped.keys()).difference(known)
 
 
-def is_claimed(orphan: Orphan, stack: Stack | None) -> bool:
+def is_kept(orphan: Orphan, stack: Stack | None) -> bool:
     """Whether the row, if there is one, is reason enough to keep the object.
 
-    An ended stack claims its Service and its own pod; another pod of that name was made by a create that was given up.
+    For an ended stack these are its Service and its own pod. Another pod of that name was made by a create that was
+    given up.
     """
     if stack is None:
         return False
     if orphan.resource == SERVICES:
         return orphan.name == stack.service_name
-    if orphan.resource == RECORDS:
+    if orphan.resource == CONFIG_MAPS:
         return True  # the repairs handle it
     return not stack.ended or stack.pod_uid in (None, orphan.uid)
 
@@ -249,7 +251,7 @@ def _listed(ports: Sequence[int]) -> str:
     return ", ".join(map(str, ports)) or "none"
 
 
-def _row(seen: Snapshot, stack: Stack) -> Action | None:
+def _row(seen: PlanInput, stack: Stack) -> Action | None:
     name = stack.stack_id
     if stack.deleting_since is not None:
         if name in seen.removals or name in seen.creating or name in seen.being_deleted or name in seen.locked:
@@ -269,7 +271,7 @@ def _row(seen: Snapshot, stack: Stack) -> Action | None:
     return _living(seen, stack)
 
 
-def _ended(seen: Snapshot, stack: Stack) -> Action | None:
+def _ended(seen: PlanInput, stack: Stack) -> Action | None:
     if stack.ports_held or stack.service_name in seen.services:
         if stack.stack_id in seen.removals:
             return None
@@ -278,12 +280,12 @@ def _ended(seen: Snapshot, stack: Stack) -> Action | None:
     if pod is None:
         return None
     orphan = Orphan(resource=PODS, name=pod.name, uid=pod.uid)
-    if is_claimed(orphan, stack) or orphan in seen.removals:
+    if is_kept(orphan, stack) or orphan in seen.removals:
         return None
     return _remove(orphan, "its stack's own pod has ended before")
 
 
-def _unfinished(seen: Snapshot, stack: Stack) -> Action | None:
+def _unfinished(seen: PlanInput, stack: Stack) -> Action | None:
     """What is left to be done of a stop or a start, unless somebody is doing it."""
     there = stack.pod_name in seen.pods or stack.service_name in seen.services
     if stack.at_rest and not there:
@@ -292,17 +294,17 @@ def _unfinished(seen: Snapshot, stack: Stack) -> Action | None:
     return _repair(seen, ActionKind.RESUME, stack.stack_id, why)
 
 
-def _at_rest(seen: Snapshot, stack: Stack) -> Action | None:
+def _at_rest(seen: PlanInput, stack: Stack) -> Action | None:
     """What the cluster's record of a stopped stack lacks."""
     record = seen.stopped.get(stack.stack_id)
     if record is None or record.going:
         return _repair(seen, ActionKind.RECORD, stack.stack_id, "the cluster has no record of this stopped stack")
     if record.expires_at != stack.ttl_expires_at:
-        return _repair(seen, ActionKind.RECORD, stack.stack_id, "its record in the cluster lacks its new end")
+        return _repair(seen, ActionKind.RECORD, stack.stack_id, "the expiry in its record in the cluster is outdated")
     return None
 
 
-def _living(seen: Snapshot, stack: Stack) -> Action | None:
+def _living(seen: PlanInput, stack: Stack) -> Action | None:
     name = stack.stack_id
     pod = own_pod(seen.pods, stack)
     if pod is None:
@@ -312,7 +314,7 @@ def _living(seen: Snapshot, stack: Stack) -> Action | None:
     if pod.pool and not stack.unassigned:
         return _repair(seen, ActionKind.ANNOTATE, name, "its pod does not say yet that it was given away")
     if pod.expires_at not in (None, stack.ttl_expires_at) and not stack.unassigned:
-        return _repair(seen, ActionKind.ANNOTATE, name, "its pod lacks its new end")
+        return _repair(seen, ActionKind.ANNOTATE, name, "the expiry annotation on its pod is outdated")
     if not pod.recorded and pod.uid not in seen.unrecordable:
         return _repair(seen, ActionKind.ANNOTATE, name, "its pod lacks the record from which a lost file is rebuilt")
     if name in seen.stopped:
@@ -320,77 +322,77 @@ def _living(seen: Snapshot, stack: Stack) -> Action | None:
     return None
 
 
-def _repair(seen: Snapshot, kind: ActionKind, name: str, why: str) -> Action | None:
+def _repair(seen: PlanInput, kind: ActionKind, name: str, why: str) -> Action | None:
     if name in seen.locked or Repair(kind=REPAIRS[kind], stack_id=name) in seen.repairs:
         return None
     return Action(kind=kind, name=name, why=why)
 
 
-def _rowless(seen: Snapshot, known: Collection[str]) -> Iterator[Action | Unknown]:
+def _rowless(seen: PlanInput, known: Collection[str]) -> Iterator[Action | Unknown]:
     """What becomes of objects without a row. An object is removed only if the file has removed its stack."""
     for name in seen.pods.keys() - known:
         pod = seen.pods[name]
         orphan = Orphan(resource=PODS, name=name, uid=pod.uid)
-        if _is_ended(seen, orphan):
+        if _was_removed(seen, orphan):
             yield _remove(orphan)
         elif not pod.deleting and _is_due(seen, orphan, pod.created_at):
             yield _adopt(seen, orphan, "no row belongs to this pod, and none says that its stack was removed")
     for name in seen.stopped.keys() - known:
         record = seen.stopped[name]
-        orphan = Orphan(resource=RECORDS, name=name, uid=record.uid)
-        if _is_ended(seen, orphan):
+        orphan = Orphan(resource=CONFIG_MAPS, name=name, uid=record.uid)
+        if _was_removed(seen, orphan):
             yield _remove(orphan)
         elif not record.going and _is_due(seen, orphan, record.created_at) and not _has_adoptable_pod(seen, name):
             yield _adopt(seen, orphan, "no row belongs to this stopped stack, and none says that it was removed")
     for name in seen.services.keys() - {SERVICE_PREFIX + stack_id for stack_id in known}:
         service = seen.services[name]
         orphan = Orphan(resource=SERVICES, name=name, uid=service.uid)
-        if _is_ended(seen, orphan):
+        if _was_removed(seen, orphan):
             yield _remove(orphan)
         elif name.startswith(RANGE_PREFIX):
             if _is_old(seen, service.created_at) and not _is_handled(seen, orphan):
-                yield _remove(orphan, "it only asked which node ports the cluster has")
+                yield _remove(orphan, "leftover Service of a node-port-range check")
         elif not service.deleting and _is_due(seen, orphan, service.created_at) and not _comes_along(seen, orphan):
-            yield Unknown(object=orphan, why="it has no pod to take over, and no row says that its stack was removed")
+            yield Unknown(object=orphan, why="it has no pod to adopt, and no row says that its stack was removed")
 
 
 def _remove(orphan: Orphan, why: str = "its stack was removed") -> Action:
     return Action(kind=REMOVES[orphan.resource], name=orphan.name, why=why, orphan=orphan)
 
 
-def _adopt(seen: Snapshot, orphan: Orphan, why: str) -> Action | Unknown:
+def _adopt(seen: PlanInput, orphan: Orphan, why: str) -> Action | Unknown:
     obstacle = seen.unadoptable.get(orphan.uid)
     if obstacle is not None:
         return Unknown(object=orphan, why=obstacle)
     return Action(kind=ActionKind.ADOPT, name=orphan.name, why=why)
 
 
-def _is_ended(seen: Snapshot, orphan: Orphan) -> bool:
+def _was_removed(seen: PlanInput, orphan: Orphan) -> bool:
     return orphan.stack_id in seen.removed and not _is_handled(seen, orphan)
 
 
-def _is_due(seen: Snapshot, orphan: Orphan, created_at: int) -> bool:
+def _is_due(seen: PlanInput, orphan: Orphan, created_at: int) -> bool:
     if _is_handled(seen, orphan) or orphan.stack_id not in seen.looked_up:
         return False
     return seen.incomplete or _is_old(seen, created_at)
 
 
-def _is_old(seen: Snapshot, created_at: int) -> bool:
+def _is_old(seen: PlanInput, created_at: int) -> bool:
     return seen.clock_trusted and seen.now - created_at >= seen.orphan_grace
 
 
-def _is_handled(seen: Snapshot, orphan: Orphan) -> bool:
+def _is_handled(seen: PlanInput, orphan: Orphan) -> bool:
     return orphan.stack_id in seen.creating or orphan in seen.removals or orphan.stack_id in seen.removals
 
 
-def _comes_along(seen: Snapshot, orphan: Orphan) -> bool:
-    """Whether a pod or record of the Service's stack exists, with which the Service is taken over or removed."""
+def _comes_along(seen: PlanInput, orphan: Orphan) -> bool:
+    """Whether a pod or record of the Service's stack exists, with which the Service is adopted or removed."""
     if not orphan.name.startswith(SERVICE_PREFIX):
         return False
     found = (seen.pods.get(orphan.stack_id), seen.stopped.get(orphan.stack_id))
     return any(one is not None and one.uid not in seen.unadoptable for one in found)
 
 
-def _has_adoptable_pod(seen: Snapshot, stack_id: str) -> bool:
+def _has_adoptable_pod(seen: PlanInput, stack_id: str) -> bool:
     pod = seen.pods.get(stack_id)
     return pod is not None and not pod.deleting and pod.uid not in seen.unadoptable

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 
-from stackd.lifecycle.pace import HALF_FULL, ClaimPace
+from stackd.lifecycle.pace import HALF_FULL, AssignPace
 from stackd.model import Desired, Stack, StackStatus
 from stackd.templates import Template
 from stackd.workqueue import RetryPolicy
@@ -32,7 +32,7 @@ LONGEST_WAIT = 30.0
 AFTER_PREEMPTION_SECONDS = 30.0
 """How long a pool is not refilled after its stacks were deleted to make room for creates."""
 
-SHORT_OF_ROOM_SECONDS = 10.0
+SHORT_OF_CAPACITY_SECONDS = 10.0
 """How long ports, room or quota count as short after a stack could not be made for want of one of them."""
 
 
@@ -135,15 +135,15 @@ class Pool:
 
     def preempted(self, until: float) -> None:
         """Some of its stacks were deleted to make room for creates: do not refill before ``until``."""
-        self.reason = "it gives way to creates, which found no room"
+        self.reason = "paused: stacks were deleted to free capacity for creates"
         self.put_off(until)
 
 
 @dataclass(slots=True, eq=False)
-class Place:
-    """The place of one create: ``called`` when there may be a stack for it, ``taking`` while it tries to take one."""
+class Waiting:
+    """A waiting create: ``notified`` is set when there may be a stack for it, ``taking`` while it tries to take one."""
 
-    called: asyncio.Event = field(default_factory=asyncio.Event)
+    notified: asyncio.Event = field(default_factory=asyncio.Event)
     taking: bool = False
 
 
@@ -151,38 +151,38 @@ class Line:
     """The creates that wait for stacks of one digest, in the order of their arrival."""
 
     def __init__(self) -> None:
-        self._places: dict[Place, None] = {}
+        self._all: dict[Waiting, None] = {}
 
     def __len__(self) -> int:
         """How many wait, without those that are taking a stack."""
-        return sum(1 for _ in self._waiting())
+        return sum(1 for _ in self._not_taking())
 
     @property
     def deserted(self) -> bool:
-        """Whether nobody has a place."""
-        return not self._places
+        """Whether no create waits."""
+        return not self._all
 
     @contextmanager
-    def place(self) -> Iterator[Place]:
+    def join(self) -> Iterator[Waiting]:
         """Within this, the caller waits, behind those who wait already."""
-        place = Place()
-        self._places[place] = None
+        waiting = Waiting()
+        self._all[waiting] = None
         try:
-            yield place
+            yield waiting
         finally:
-            del self._places[place]
+            del self._all[waiting]
 
-    def call(self, stacks: int) -> None:
+    def notify(self, stacks: int) -> None:
         """Tell as many of those who wait as there are ``stacks``."""
-        for place in islice(self._waiting(), stacks):
-            place.called.set()
+        for waiting in islice(self._not_taking(), stacks):
+            waiting.notified.set()
 
-    def has_turn(self, place: Place, stacks: int) -> bool:
-        """Whether this many stacks are enough for all who wait up to this place."""
-        return place in islice(self._waiting(), stacks)
+    def has_turn(self, waiting: Waiting, stacks: int) -> bool:
+        """Whether this many stacks are enough for this create and all who wait before it."""
+        return waiting in islice(self._not_taking(), stacks)
 
-    def _waiting(self) -> Iterator[Place]:
-        return (place for place in self._places if not place.taking)
+    def _not_taking(self) -> Iterator[Waiting]:
+        return (waiting for waiting in self._all if not waiting.taking)
 
 
 class Pools:
@@ -191,17 +191,17 @@ class Pools:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self.by_name: dict[str, Pool] = {}
         self._now = now
-        self.pace = ClaimPace()
+        self.pace = AssignPace()
         self.news = asyncio.Event()
         """Set when the refill has to look at the pools in ``changed``."""
         self.changed: set[str] = set()
         self.exchange = asyncio.Lock()
         """Locked while a held stack is replaced by one for a pool."""
-        self.ending: set[str] = set()
+        self.preempting: set[str] = set()
         """Stacks chosen for preemption whose intent is not committed yet."""
         self._free: dict[str, dict[str, None]] = {}
         self._lines: dict[str, Line] = {}
-        self._short_of_room_at: float | None = None
+        self._short_of_capacity_at: float | None = None
         self._rows: dict[str, Stack] = {}
         self._taken: set[str] = set()
 
@@ -243,16 +243,16 @@ class Pools:
         assert changed is not None
         self._sort(changed.stack_id, before)
         if after is not None and (line := self._lines.get(after.digest or "")) is not None:
-            line.call(self.free(after.digest or ""))
+            line.notify(self.free(after.digest or ""))
         self.news.set()
 
-    def room_lacked(self, now: float) -> None:
+    def capacity_lacked(self, now: float) -> None:
         """Note that something could not be made for want of a port, of room or of quota."""
-        self._short_of_room_at = now
+        self._short_of_capacity_at = now
 
-    def short_of_room(self, now: float) -> bool:
+    def short_of_capacity(self, now: float) -> bool:
         """Whether a port, room or quota was lacking just now."""
-        return self._short_of_room_at is not None and now - self._short_of_room_at < SHORT_OF_ROOM_SECONDS
+        return self._short_of_capacity_at is not None and now - self._short_of_capacity_at < SHORT_OF_CAPACITY_SECONDS
 
     def low(self, templates: Iterable[Template]) -> bool:
         """Whether a pool of these templates is less than half full, and could be fuller."""
@@ -271,20 +271,20 @@ class Pools:
         return len(self._lines.get(digest, ()))
 
     @contextmanager
-    def in_line(self, digest: str) -> Iterator[Place]:
+    def in_line(self, digest: str) -> Iterator[Waiting]:
         """Within this, the caller waits for the next stack of that digest, behind those who wait already."""
         line = self._lines.setdefault(digest, Line())
         try:
-            with line.place() as place:
-                yield place
+            with line.join() as waiting:
+                yield waiting
         finally:
-            line.call(self.free(digest))  # what is left is for the next one
+            line.notify(self.free(digest))  # what is left is for the next one
             if line.deserted:
                 del self._lines[digest]
 
-    def has_turn(self, digest: str, place: Place) -> bool:
-        """Whether there are enough stacks for all who wait up to this place."""
-        return self._lines[digest].has_turn(place, self.free(digest))
+    def has_turn(self, digest: str, waiting: Waiting) -> bool:
+        """Whether there are enough stacks for this create and all who wait before it."""
+        return self._lines[digest].has_turn(waiting, self.free(digest))
 
     def take(self, digest: str) -> Stack | None:
         """Take the stack of that digest that has been ready longest; nobody else gets it until ``put_back``."""

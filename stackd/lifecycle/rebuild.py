@@ -19,7 +19,7 @@ from stackd.kube.records import Unrecoverable, parse_record, parse_stopped, supe
 from stackd.kube.wire import CONFIG_MAPS, JsonObject
 from stackd.lifecycle.bring_up import CLUSTER_UID
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.status import PodSnapshot, judge
+from stackd.lifecycle.status import PodSnapshot, derive_status
 from stackd.logs import about
 from stackd.model import Desired, Stack, service_name
 from stackd.store import REMOVED, STOPPED_BY_USER, STOPPED_MESSAGE, Store
@@ -56,7 +56,7 @@ async def rebuild(store: Store, cluster: Cluster) -> Rebuilt:
 
 
 @dataclass(slots=True, kw_only=True)
-class TakenOver:
+class AdoptionReport:
     """The ids of stacks that have rows now, and the objects that no row could be made from, by uid, with the reason.
 
     ``contested`` are those that lack something another row has, such as a port: it may give it back.
@@ -67,13 +67,13 @@ class TakenOver:
     contested: set[str] = field(default_factory=set)
 
 
-async def take_over(context: Context, names: Collection[str]) -> TakenOver:
+async def adopt(context: Context, names: Collection[str]) -> AdoptionReport:
     """Make rows for the pods and records with these names. One that is gone or being deleted by now is left out.
 
     Raises ClusterUnavailable or ClusterError; StoreUnavailable: then no row was made.
     """
     await context.right_cluster()
-    report, stacks, uids = TakenOver(), [], {}
+    report, stacks, uids = AdoptionReport(), [], {}
     for one in await _found(context.cluster):
         if one.name not in names or one.going:
             continue
@@ -184,7 +184,7 @@ def _as_it_ended(stack: Stack, pod: PodState) -> Stack:
     snapshot = PodSnapshot(
         pod=pod, node_exists=True, node_public_ip=None, pull_failing_since=None, now=stack.created_at
     )
-    verdict = judge(replace(stack, ended=False), snapshot, image_pull_grace=0.0)
+    derived = derive_status(replace(stack, ended=False), snapshot, image_pull_grace=0.0)
     return replace(
-        stack, status=verdict.status, status_reason=verdict.reason, status_message=verdict.message, ended=verdict.ended
+        stack, status=derived.status, status_reason=derived.reason, status_message=derived.message, ended=derived.ended
     )

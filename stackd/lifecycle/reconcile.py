@@ -1,7 +1,7 @@
 """Compare what stackd intends with what exists, plan what to do about it, and have it done unless a brake holds it.
 
 Owns: the passes. ``plan`` says what is to be done. A pass hands work to the observer (statuses), the deleter (removals)
-and the repairs, so that no request holds it up, and finds what they may have missed. Only taking over objects without a
+and the repairs, so that no request holds it up, and finds what they may have missed. Only adopting objects without a
 row and observing confirmed stacks are part of the pass itself.
 """
 
@@ -14,23 +14,23 @@ from dataclasses import dataclass, replace
 from stackd.clock import NANOSECONDS
 from stackd.errors import ClusterError, ClusterUnavailable, Held
 from stackd.lifecycle.brake import CONFIRMED_SECONDS
-from stackd.lifecycle.context import STALE_SECONDS, Context
-from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.context import CHECKING_IDENTITY, STALE_SECONDS, Context
+from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.observe import Observer
 from stackd.lifecycle.plan import (
     REPAIRS,
     UNASKED,
     Action,
     ActionKind,
+    PlanInput,
     ReconcilePlan,
     Repair,
-    Snapshot,
     Unknown,
     make_plan,
     without_row,
 )
-from stackd.lifecycle.rebuild import take_over
-from stackd.lifecycle.ttl import end_overdue
+from stackd.lifecycle.rebuild import adopt
+from stackd.lifecycle.ttl import expire_overdue
 from stackd.logs import about
 from stackd.model import DeleteReason
 
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 BLOCKED_RETRY_SECONDS = 5
 
 CONTESTED_PASSES = 10
-"""How many passes a new owner waits at most for the ports of stacks that it takes over."""
+"""How many passes a new owner waits at most for the ports of stacks that it adopts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,7 @@ class Reconciler:
         held = frozenset(self._context.brake.held)
         if blocked := _blocked(self._context):
             return ReconcilePlan(blocked=blocked, held=held)
-        return replace(make_plan(self._snapshot()), held=held)
+        return replace(make_plan(self._plan_input()), held=held)
 
     async def _look_up(self) -> None:
         """Ask the file whether it has removed the stacks of objects without a row, if there are any."""
@@ -147,7 +147,7 @@ class Reconciler:
         return replace(plan, held=frozenset(context.brake.held))
 
     def _still_adopts(self, plan: ReconcilePlan) -> bool:
-        """Whether something is still to be taken over; waits at most ``CONTESTED_PASSES`` passes for missing ports."""
+        """Whether something is still to be adopted; waits at most ``CONTESTED_PASSES`` passes for missing ports."""
         self._contested_passes += bool(self._contested)
         waits = bool(self._contested) and self._contested_passes < CONTESTED_PASSES
         return waits or any(action.kind is ActionKind.ADOPT for action in plan.actions)
@@ -156,9 +156,9 @@ class Reconciler:
         """Make rows for pods that carry a stack's record; the next pass finds again what fails now."""
         context = self._context
         try:
-            done = await take_over(context, frozenset(action.name for action in actions))
+            done = await adopt(context, frozenset(action.name for action in actions))
         except (ClusterError, ClusterUnavailable) as error:
-            log.warning("%d stacks cannot be taken over now: %s", len(actions), error)
+            log.warning("%d stacks cannot be adopted now: %s", len(actions), error)
             return
         there = {pod.uid for pod in context.mirror.pods.values()}
         there |= {record.uid for record in context.mirror.stopped.values()}
@@ -166,9 +166,9 @@ class Reconciler:
         self._unadoptable, self._contested = kept | done.unadoptable, frozenset(done.contested)
         self.actions[ActionKind.ADOPT] += len(done.stacks)
         for stack_id in done.stacks:
-            about(log, stack_id).info("taken over from its pod")
+            about(log, stack_id).info("adopted from its pod")
         if done.stacks:
-            log.warning("%d stacks were taken over from their pods: the file did not have them", len(done.stacks))
+            log.warning("%d stacks were adopted from their pods: the file did not have them", len(done.stacks))
             await self._observer.observe(set(done.stacks))
 
     def _tell_unknown(self, unknown: tuple[Unknown, ...]) -> None:
@@ -188,11 +188,11 @@ class Reconciler:
             self._outages = self._context.mirror.outages
             self._context.doubt()
 
-    def _snapshot(self) -> Snapshot:
+    def _plan_input(self) -> PlanInput:
         context = self._context
         if context.unrecordable:
             context.unrecordable &= {pod.uid for pod in context.mirror.pods.values()}
-        return Snapshot(
+        return PlanInput(
             now=context.clock.now(),
             orphan_grace=round(context.config.reconcile.orphan_grace * NANOSECONDS),
             stacks=context.store.stacks.ordered(),
@@ -236,11 +236,11 @@ class Reconciler:
             self._count(action)
         if by_kind[ActionKind.UNDO]:
             await context.store.stacks.mark_deleting(by_kind[ActionKind.UNDO], DeleteReason.UNDO)
-            reached("reconcile.undo_marked")
+            crash_point("reconcile.undo_marked")
         for name in (*by_kind[ActionKind.UNDO], *by_kind[ActionKind.DELETE], *by_kind[ActionKind.RELEASE]):
             context.removals.add(name)
         if by_kind[ActionKind.EXPIRE]:
-            await end_overdue(context, by_kind[ActionKind.EXPIRE])
+            await expire_overdue(context, by_kind[ActionKind.EXPIRE])
         self._observer.mark_dirty(by_kind[ActionKind.END])
         for kind, repair in REPAIRS.items():
             for name in by_kind[kind]:
@@ -264,7 +264,7 @@ def _blocked(context: Context) -> str:
     if context.brake.wrong_cluster is not None:
         return str(context.brake.wrong_cluster)
     if context.brake.identity_in_doubt:
-        return "the cluster was away, and has not confirmed yet that it is still the same"
+        return CHECKING_IDENTITY
     if not context.mirror.synced:
         return "the cluster has not been seen yet"
     if not context.renewed:

@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stackd.errors import NoNodePort, NoRoom, QuotaExceeded, StackdError, StoreUnavailable, Unavailable
-from stackd.lifecycle.assign import ANNOTATIONS_AT_ONCE
+from stackd.lifecycle.annotations import ANNOTATIONS_AT_ONCE
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.crashpoints import reached
-from stackd.lifecycle.create import CreateRequest, make_unassigned
+from stackd.lifecycle.crashpoints import crash_point
+from stackd.lifecycle.create import make_unassigned
+from stackd.lifecycle.create_request import CreateRequest
 from stackd.lifecycle.pace import refills_at_once
 from stackd.lifecycle.pools import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WAIT, Pool, has_failed, is_held, is_ready
+from stackd.lifecycle.readiness import admit
 from stackd.logs import about
 from stackd.model import DeleteReason, Stack, StackStatus
 from stackd.templates import Template
@@ -32,11 +34,11 @@ CHECK_SECONDS = 1.0
 CROWDED_SECONDS = 0.1
 """When to check again while clients' creates wait for a slot: until none does, nothing is made for pools."""
 
-HOLD_SECONDS = 1.0
+YIELD_SECONDS = 1.0
 """How long at most a burst of creates keeps a pool that still has stacks from being filled."""
 
 ANNOTATING_SECONDS = 0.02
-"""When to check again while given pods wait to be annotated: that comes first, for at most ``HOLD_SECONDS``."""
+"""When to check again while given pods wait to be annotated: that comes first, for at most ``YIELD_SECONDS``."""
 
 GATHER_SECONDS = 0.005
 """Changes within this time are handled together."""
@@ -94,7 +96,7 @@ class Refill:
         self._making = 0
         self._next_check: dict[str, float] = {}
         self._short: set[str] = set()
-        self._held_since: float | None = None
+        self._yielding_since: float | None = None
 
     async def run(self) -> None:
         """The refilling service; runs for ever."""
@@ -110,7 +112,7 @@ class Refill:
         again if nothing changes."""
         context, pools = self._context, self._context.pools
         try:
-            context.admit()
+            admit(context)
             await context.right_cluster()
         except StackdError as error:
             self._put_off(str(error))
@@ -154,24 +156,24 @@ class Refill:
         if work.failed:
             pool.crashed = True
             self._note_failure(pool, name, work.failed, LONGEST_PAUSE)
-        await self._end(work)
+        await self._delete(work)
         return self._make(pool, template, work, now)
 
     def _now(self) -> int | None:
         """The time of day in nanoseconds; None while the clock is not trusted."""
         return self._context.clock.now() if self._context.wall_clock.trusted else None
 
-    async def _end(self, work: Work) -> None:
+    async def _delete(self, work: Work) -> None:
         """Delete failed stacks at once, and the others as fast as they are replaced."""
         others = (*work.stale, *work.surplus)
-        ends = [*work.failing, *others[: self._allowed(len(others))]]
-        if not ends:
+        chosen = [*work.failing, *others[: self._allowed(len(others))]]
+        if not chosen:
             return
         context = self._context
-        marked = await context.store.stacks.mark_deleting([row.stack_id for row in ends], DeleteReason.POOL)
-        reached("pool.ended")
+        marked = await context.store.stacks.mark_deleting([row.stack_id for row in chosen], DeleteReason.POOL)
+        crash_point("pool.delete_marked")
         for stack in marked:
-            about(log, stack.stack_id).info("ended in the pool of %s", stack.template)
+            about(log, stack.stack_id).info("deleted from the pool of %s", stack.template)
             context.removals.add(stack.stack_id)
 
     def _make(self, pool: Pool, template: Template | None, work: Work, now: float) -> float:
@@ -184,7 +186,7 @@ class Refill:
             return min(CHECK_SECONDS, pool.not_before - now)
         if self._context.create_slots.locked():  # clients wait for a slot
             return CROWDED_SECONDS
-        if pause := self._gives_way(pool, now):
+        if pause := self._pause_for_creates(pool, now):
             return pause
         at_once = refills_at_once(self._full(template.name), traffic=self._context.pools.pace.traffic(now))
         most = max(0, min(work.missing, at_once - self._making))
@@ -203,20 +205,20 @@ class Refill:
         rate = self._context.config.templates.refill_per_second
         return max(0.001, self._allowance.wait(self._context.clock.monotonic(), rate, A_SECOND))
 
-    def _gives_way(self, pool: Pool, now: float) -> float:
+    def _pause_for_creates(self, pool: Pool, now: float) -> float:
         """In how many seconds the pool may be filled; 0: now. A pool with no stack to give never has to wait."""
         context = self._context
-        pause = context.pools.pace.wait(now, now, HOLD_SECONDS)
+        pause = context.pools.pace.wait(now, now, YIELD_SECONDS)
         if not pause and len(context.given) > ANNOTATIONS_AT_ONCE:
             pause = ANNOTATING_SECONDS
         if not pause:
-            self._held_since = None
+            self._yielding_since = None
             return 0.0
         if not any(map(is_ready, pool.waits.values())):
             return 0.0
-        if self._held_since is None:
-            self._held_since = now
-        return max(0.0, min(pause, self._held_since + HOLD_SECONDS - now))
+        if self._yielding_since is None:
+            self._yielding_since = now
+        return max(0.0, min(pause, self._yielding_since + YIELD_SECONDS - now))
 
     def _allowed(self, most: int) -> int:
         """How many of ``most`` steps may be taken now."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 
 from stackd.errors import ClusterError, StackdError
+from stackd.lifecycle.annotations import annotate
 from stackd.lifecycle.context import Context, current_pod
-from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.objects import expose, put_labels_on
 from stackd.lifecycle.plan import Repair, RepairKind, service_trouble, wants_service
 from stackd.lifecycle.restart import put_record_right, resume
-from stackd.lifecycle.ttl import annotate
 from stackd.logs import about
 from stackd.workqueue import RetryPolicy
 
@@ -72,7 +72,7 @@ async def put_back_labels(context: Context, stack_id: str) -> None:
             pod = await put_labels_on(context, stack, stack.pod_uid)
         except ClusterError:
             return  # the pod is gone, or another pod has its name by now
-        reached("repair.labels_put_back")
+        crash_point("repair.labels_put_back")
     if pod.stack_id == stack_id:
         about(log, stack_id).warning("stackd's labels were removed from its pod and are restored")
     else:
@@ -99,10 +99,10 @@ async def put_back_service(context: Context, stack_id: str) -> None:
                 return
             known = (stack.service_uid, stack.pod_uid)
             await context.cluster.delete_service(stack.service_name, known=known)
-            reached("repair.service_removed")
+            crash_point("repair.service_removed")
         # The mirror may still show the removed Service: if the row had the same uid, a delete would trust that uid.
         await context.store.stacks.set_service(stack_id, None)
-        _, service = await expose(context, stack, pod, replaced=lambda: reached("repair.port_replaced"))
-        reached("repair.service_created")
+        _, service = await expose(context, stack, pod, replaced=lambda: crash_point("repair.port_replaced"))
+        crash_point("repair.service_created")
         await context.store.stacks.set_service(stack_id, service.uid)
     about(log, stack_id).info("Service created again")

@@ -28,12 +28,13 @@ from stackd.errors import (
 from stackd.kube.objects import PodState
 from stackd.kube.records import stopped_manifest
 from stackd.lifecycle.context import Context, current_pod
-from stackd.lifecycle.crashpoints import reached
+from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.create import first_observation, reopening_silent_watch
 from stackd.lifecycle.delete import delete_objects
 from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.objects import expose, pod_request, put_labels_on, spec_of
 from stackd.lifecycle.plan import Repair, RepairKind
+from stackd.lifecycle.readiness import admitted
 from stackd.logs import about
 from stackd.model import Desired, EventKind, Observation, SanitizedSpec, Stack, StackStatus
 from stackd.store import PORT_REPLACED, Start, ports_replaced
@@ -61,7 +62,7 @@ async def start(context: Context, stack_id: str, *, by: str) -> Stack:
 
 
 async def restart(context: Context, stack_id: str, *, by: str) -> Stack:
-    """Give the stack a new pod behind the same ports and with the same end, and return it as ``creating``.
+    """Give the stack a new pod behind the same ports and with the same expiry, and return it as ``creating``.
 
     The node may be another. An error of the cluster (a quota, say) is raised, and the start is retried until it is
     done. Raises StackNotFound, Conflict (also if the ports were given back and are no longer free), LabelLimitReached,
@@ -86,13 +87,13 @@ async def resume(context: Context, stack_id: str) -> None:
 async def _stop(context: Context, stack_id: str, by: str) -> Stack:
     async with context.locks.of(stack_id):
         await context.store.stacks.stop(stack_id, by)
-        reached("stop.intended")
+        crash_point("stop.intended")
         try:
             return await _finish_stop(context, stack_id)
         except (ClusterError, Unavailable) as error:
             context.repairs.retry(Repair(kind=RepairKind.RESUME, stack_id=stack_id))
             context.may_promise(error)
-            sentence = f"{stack_id} cannot be stopped now; it is retried until it is done: {told(error)}"
+            sentence = f"{stack_id} cannot be stopped now; stackd keeps trying: {told(error)}"
             raise ClusterUnavailable(sentence, detail=detail_of(error)) from error
 
 
@@ -103,7 +104,7 @@ async def _finish_stop(context: Context, stack_id: str) -> Stack:
     stopped = await context.store.stacks.stopped(stack_id)
     if stopped is None:
         raise StackNotFound(stack_id)
-    reached("stop.stopped")
+    crash_point("stop.stopped")
     about(log, stack_id).info("stopped")
     return stopped
 
@@ -113,9 +114,9 @@ async def _clear(context: Context, stack: Stack) -> None:
     stack_id = stack.stack_id
     if not stack.at_rest or stack_id in context.mirror.pods or stack.service_name in context.mirror.services:
         await _put_record(context, stack)
-        reached("stop.recorded")
+        crash_point("stop.recorded")
         await delete_objects(context, stack, for_good=False)
-        reached("stop.cleared")
+        crash_point("stop.cleared")
 
 
 async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> Stack:
@@ -130,11 +131,11 @@ async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> S
             and stack.accepted
         ):
             return stack
-        await context.admitted()
+        await admitted(context)
         spec = _spec(context, await context.store.stacks.whole(stack))
         limits = context.config.limits.stacks_per_label
         await context.store.stacks.start(stack_id, Start(pod_spec=spec.text, kind=kind, by=by, label_limits=limits))
-        reached("restart.intended")
+        crash_point("restart.intended")
         try:
             return await _finish_start(context, stack_id)
         except StackdError as error:
@@ -148,8 +149,8 @@ async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> S
 def _retried(context: Context, stack_id: str, error: ClusterError | Unavailable) -> Unavailable:
     """The error for a start that failed now; it says that stackd retries, and whether there is a pod until then."""
     stack = context.store.stacks.get(stack_id)
-    without = "" if stack is None or current_pod(context, stack) is not None else ", and has no pod until then"
-    sentence = f"{stack_id} cannot be started now; it is retried until it is done{without}: {told(error)}"
+    without = "" if stack is None or current_pod(context, stack) is not None else "; it has no pod until then"
+    sentence = f"{stack_id} cannot be started now; stackd keeps trying{without}: {told(error)}"
     retry_after = error.retry_after if isinstance(error, Unavailable) else None
     return Unavailable(sentence, retry_after, detail=detail_of(error))
 
@@ -181,26 +182,26 @@ async def _make(context: Context, stack: Stack) -> Stack:
         # Not by the mirror, which may still show the record of an earlier stop.
         if not await context.cluster.has_stopped(stack_id):
             await _put_record(context, stack)
-            reached("restart.recorded")
+            crash_point("restart.recorded")
         await delete_objects(context, stack, for_good=False)
-        reached("restart.cleared")
+        crash_point("restart.cleared")
         whole = await context.store.stacks.whole(_wanted(context, stack_id, Desired.RUNNING))
         pod = await context.cluster.create_pod(pod_request(context, whole, _spec(context, whole)))
     elif pod.stack_id != stack_id or pod.instance != context.config.cluster.instance:
         pod = await _labelled(context, stack, pod)
-    reached("restart.pod_created")
+    crash_point("restart.pod_created")
     await context.cluster.delete_stopped(stack_id)
-    reached("restart.record_deleted")
+    crash_point("restart.record_deleted")
     _wanted(context, stack_id, Desired.RUNNING)
     kept = stack.ports
     stack, service = await expose(context, stack, pod)
-    reached("restart.service_created")
+    crash_point("restart.service_created")
     pod = await _placed(context, pod)
     seen = first_observation(context, stack, pod, service, node_exists=pod.node_name in context.mirror.nodes)
     if replaced := ports_replaced(kept, stack.ports):
         seen = dataclasses.replace(seen, status_reason=PORT_REPLACED, status_message=replaced)
     started = await context.store.stacks.started(seen, pod_uid=pod.uid, service_uid=service.uid)
-    reached("restart.started")
+    crash_point("restart.started")
     about(log, stack_id).info("started again, pod %d", stack.generation)
     return started
 
@@ -231,7 +232,7 @@ async def put_record_right(context: Context, stack_id: str) -> None:
         elif stack.pod_uid is not None:
             await context.right_cluster()
             await context.cluster.delete_stopped(stack_id)
-        reached("repair.record_put_right")
+        crash_point("repair.record_put_right")
 
 
 async def _put_record(context: Context, stack: Stack) -> None:
@@ -279,7 +280,7 @@ async def _write_reason(context: Context, stack: Stack, error: StackdError) -> N
         stack_id=stack.stack_id,
         status=StackStatus.CREATING,
         status_reason=reason,
-        status_message=f"its pod cannot be made now, and is tried again: {told(error)}"[:1024],
+        status_message=f"waiting to create the pod: {told(error)}; retrying"[:1024],
         generation=stack.generation,
     )
     try:

@@ -65,26 +65,26 @@ def pull_is_failing(pod: PodState | None) -> bool:
     return pod is not None and any(c.reason in PULL_ERRORS for c in pod.containers if c.state == "waiting")
 
 
-def observation(stack: Stack, snapshot: PodSnapshot, verdict: DerivedStatus) -> Observation:
+def observation(stack: Stack, snapshot: PodSnapshot, derived: DerivedStatus) -> Observation:
     """What is written about the stack. The node and its address stay known after they are gone."""
     pod = snapshot.pod
     node_id = pod.node_name if pod is not None and pod.node_name else stack.node_id
     address = snapshot.node_public_ip if snapshot.node_exists else stack.node_public_ip
     return Observation(
         stack_id=stack.stack_id,
-        status=verdict.status,
-        status_reason=verdict.reason,
-        status_message=hide(verdict.message, stack.values)[:MESSAGE_LIMIT],
+        status=derived.status,
+        status_reason=derived.reason,
+        status_message=hide(derived.message, stack.values)[:MESSAGE_LIMIT],
         node_id=node_id,
         node_public_ip=address,
-        ended=verdict.ended,
+        ended=derived.ended,
         generation=stack.generation,
         requested_cpu_milli=pod.cpu_milli if pod is not None else 0,
         requested_memory_bytes=pod.memory_bytes if pod is not None else 0,
     )
 
 
-def judge(stack: Stack, snapshot: PodSnapshot, image_pull_grace: float) -> DerivedStatus:
+def derive_status(stack: Stack, snapshot: PodSnapshot, image_pull_grace: float) -> DerivedStatus:
     """The status that ``snapshot`` means for an accepted stack; ``image_pull_grace`` in seconds.
 
     An ended stack keeps its status, because the cluster may collect its pod at any time. A stack that its user has

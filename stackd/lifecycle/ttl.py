@@ -8,19 +8,14 @@ lost file would be rebuilt. An extension is acknowledged once both have it.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
 from stackd.clock import NANOSECONDS, Clock, from_nanoseconds
 from stackd.errors import ClusterError, ClusterUnavailable, NotOwner, StackdError, Unavailable, detail_of, told
-from stackd.kube import labels
-from stackd.kube.manifests import client_labels
-from stackd.kube.objects import PodState
-from stackd.kube.records import our_annotations
+from stackd.lifecycle.annotations import annotate
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.crashpoints import reached
-from stackd.lifecycle.hiding import hiding
+from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.plan import Repair, RepairKind
 from stackd.logs import about
 from stackd.model import Stack
@@ -46,7 +41,7 @@ class Expiries:
         self._queue: WorkQueue[str] = WorkQueue(lambda: clock.now() / NANOSECONDS)
 
     def follow(self, before: Stack | None, after: Stack | None) -> None:
-        """Subscriber of the store: follow changes of the end."""
+        """Subscriber of the store: follow changes of the expiry."""
         if after is not None and (before is None or before.ttl_expires_at != after.ttl_expires_at):
             self.put(after)
 
@@ -83,15 +78,15 @@ async def expire(context: Context, expiries: Expiries) -> int:
         expiries.again(due)
         return 0
     try:
-        ended = await end_overdue(context, overdue) if overdue else set()
+        expired = await expire_overdue(context, overdue) if overdue else set()
     except BaseException:
         expiries.again(due)
         raise
     expiries.done(due)
-    not_ended = (context.store.stacks.get(stack_id) for stack_id in overdue if stack_id not in ended)
-    for stack in (*later, *filter(None, not_ended)):
+    not_expired = (context.store.stacks.get(stack_id) for stack_id in overdue if stack_id not in expired)
+    for stack in (*later, *filter(None, not_expired)):
         expiries.put(stack)
-    return len(ended)
+    return len(expired)
 
 
 def sort_out(due: Iterable[str], row: Callable[[str], Stack | None], now: int) -> tuple[list[str], list[Stack]]:
@@ -121,7 +116,7 @@ async def _confirm_clock(context: Context, expiries: Expiries) -> None:
         wall_clock.changed = False
 
 
-async def end_overdue(context: Context, stack_ids: list[str]) -> set[str]:
+async def expire_overdue(context: Context, stack_ids: list[str]) -> set[str]:
     """Mark expired stacks as deleting, unless a brake holds them back, and hand them to the deleter.
 
     Returns the ids of the marked stacks. Raises StoreUnavailable; then nothing has happened.
@@ -129,7 +124,7 @@ async def end_overdue(context: Context, stack_ids: list[str]) -> set[str]:
     held = _hold_back(context, stack_ids)
     allowed = [stack_id for stack_id in stack_ids if stack_id not in held]
     marked = await context.store.stacks.mark_expired(allowed) if allowed else []
-    reached("expire.marked")
+    crash_point("expire.marked")
     for stack in marked:
         context.abandon_create(stack.stack_id)
         about(log, stack.stack_id).info("its time is up")
@@ -166,14 +161,14 @@ async def extend(
     extension = Extension(add=round(seconds * NANOSECONDS), longest=longest, by=by)
     writing = context.store.stacks.extend(stack_id, extension, claim=claim, answer=answer)
     stack = await context.tasks.result_of(context.tasks.spawn(f"extend {stack_id}", writing))
-    reached("extend.extended")
+    crash_point("extend.extended")
     about(log, stack_id).info("extended by %g s by %s", seconds, by)
     await context.tasks.result_of(context.tasks.spawn(f"annotate {stack_id}", _annotate_or_retry(context, stack)))
     return stack
 
 
 async def _annotate_or_retry(context: Context, stack: Stack) -> None:
-    """Write the new end into the cluster, too: an owner with another file reads it there.
+    """Write the new expiry into the cluster, too: an owner with another file reads it there.
 
     Raises ClusterUnavailable if the cluster may not have it; the write is then retried.
     """
@@ -184,72 +179,8 @@ async def _annotate_or_retry(context: Context, stack: Stack) -> None:
         if isinstance(error, NotOwner):
             raise  # another stackd may own the stacks, and not know of the extension
         if not isinstance(error, Unavailable):
-            return  # the object is another one by now, say: its creator has written the end on it
-        end = from_nanoseconds(stack.ttl_expires_at)
-        sentence = f"{stack.stack_id} is extended until {end}, and stackd retries to write that into the cluster: {told(error)}"
+            return  # the object is another one by now, say: its creator has written the expiry on it
+        expiry = from_nanoseconds(stack.ttl_expires_at)
+        written = f"stackd retries to write that into the cluster: {told(error)}"
+        sentence = f"{stack.stack_id} is extended until {expiry}, and {written}"
         raise ClusterUnavailable(sentence, detail=detail_of(error)) from error
-
-
-async def annotate(context: Context, stack_id: str, *, timeout: float | None = None) -> None:
-    """Write the stack's end on its pod, or on its record if it is stopped, where that differs; also that it was given
-    away, if it was; and the whole record on a pod that has lost it.
-
-    Raises ClusterUnavailable, ClusterError.
-    """
-    with hiding(context, stack_id):
-        await _annotate(context, stack_id, timeout)
-
-
-async def _annotate(context: Context, stack_id: str, timeout: float | None) -> None:
-    async with context.locks.of(stack_id):
-        stack, pod = context.store.stacks.get(stack_id), context.mirror.pods.get(stack_id)
-        if stack is None:
-            return
-        if pod is not None and pod.pool and not stack.unassigned:
-            await _annotate_owner(context, stack, pod, timeout)
-            return
-        noted = {labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at)}
-        if pod is not None and (pod.expires_at != stack.ttl_expires_at or not pod.recorded):
-            annotations = noted if pod.recorded else our_annotations(await context.store.stacks.whole(stack))
-            await context.right_cluster()
-            changed = await context.cluster.patch_pod(stack_id, pod.uid, annotations=annotations, timeout=timeout)
-            _note_record(context, stack_id, pod, changed)
-        record = context.mirror.stopped.get(stack_id)
-        if record is not None and record.expires_at != stack.ttl_expires_at:
-            await context.right_cluster()
-            await context.cluster.patch_stopped_annotations(stack_id, record.uid, noted, timeout=timeout)
-
-
-def _note_record(context: Context, stack_id: str, before: PodState, after: PodState) -> None:
-    """Remember and log whether the pod kept the record that was written on it."""
-    if after.recorded:
-        context.unrecordable.discard(after.uid)
-        if not before.recorded:
-            about(log, stack_id).warning("stackd's annotations were removed from its pod and are restored")
-    else:
-        context.unrecordable.add(after.uid)
-        about(log, stack_id, same="annotations").warning(
-            "something in the cluster removes stackd's annotations from its pod: a lost state file could not be rebuilt"
-        )
-
-
-async def annotate_all_given(context: Context, seconds: float) -> None:
-    """At a stop: annotate the pods of stacks that were just given away; the next owner may have another file."""
-    given = [name for name, pod in context.mirror.pods.items() if pod.pool and name in context.store.assigned]
-    if not given or context.cluster.connection.contact.lost:
-        return
-    annotating = {context.tasks.spawn(f"annotate {name}", annotate(context, name, timeout=seconds)) for name in given}
-    await asyncio.wait(annotating, timeout=seconds)
-    for task in annotating:
-        context.tasks.let_go(task)
-
-
-async def _annotate_owner(context: Context, stack: Stack, pod: PodState, timeout: float | None) -> None:
-    """Write on the pod of a stack from a pool that it was given away, and to whom."""
-    whole = await context.store.stacks.whole(stack)
-    await context.right_cluster()
-    names: dict[str, str | None] = {labels.POOL: None, **client_labels(whole)}
-    await context.cluster.patch_pod(
-        stack.pod_name, pod.uid, labels=names, annotations=our_annotations(whole), timeout=timeout
-    )
-    reached("assign.annotated")

@@ -16,8 +16,9 @@ import logging
 from stackd import logs
 from stackd.errors import StoreUnavailable
 from stackd.kube.access import expiry_remark
-from stackd.lifecycle import nodes, readiness
+from stackd.lifecycle import nodes
 from stackd.lifecycle.context import Context
+from stackd.lifecycle.readiness import why_not_ready
 from stackd.metrics import Histogram
 from stackd.upkeep.systemd import Notifier
 from stackd.waiters import first_of
@@ -61,7 +62,7 @@ def line(context: Context, ready: asyncio.Event) -> str:
     ownership = context.ownership
     if ownership.standby:
         return f"standby: {ownership.owner} owns the stacks"
-    found = readiness.reasons(context)
+    found = why_not_ready(context)
     counts = f"{_count(len(context.store.assigned), 'stack')}, {_nodes(context)}"
     if not context.mirror.synced:
         parts = found
@@ -113,7 +114,7 @@ async def feed(context: Context, notifier: Notifier) -> None:
     while True:
         stuck = await why_stuck(context, every)
         if stuck:
-            log.critical("the watchdog is not fed: %s", stuck)
+            log.critical("watchdog withheld, systemd will restart stackd: %s", stuck)
         else:
             notifier.alive()
         await asyncio.sleep(every)

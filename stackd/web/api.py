@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from stackd.errors import TooManyRequests
-from stackd.jobs.queue import BatchQueue
+from stackd.jobs.batch_delete import BatchQueue
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.idempotency import Replays

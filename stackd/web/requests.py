@@ -22,7 +22,7 @@ from aiohttp.web import RequestPayloadError
 from stackd.clock import NANOSECONDS
 from stackd.errors import InvalidPodSpec, InvalidRequest, Reason, RequestTooLarge, UnsupportedCoding
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.create import CreateRequest
+from stackd.lifecycle.create_request import CreateRequest
 from stackd.metrics import INVALID
 from stackd.model import NO_LABELS
 from stackd.names import LONGEST_SUBDOMAIN, did_you_mean

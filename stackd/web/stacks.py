@@ -16,7 +16,8 @@ from aiohttp import hdrs, web
 from stackd.clock import from_nanoseconds
 from stackd.errors import ClusterUnavailable, InvalidRequest, JobNotFound, StackNotFound
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.create import CreateRequest, create, create_once, dry_run
+from stackd.lifecycle.create import create, create_once, dry_run
+from stackd.lifecycle.create_request import CreateRequest
 from stackd.lifecycle.delete import delete
 from stackd.lifecycle.diagnostics import read_logs
 from stackd.lifecycle.idempotency import Replayable, StoredResponse, check_key

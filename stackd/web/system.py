@@ -7,11 +7,11 @@ from aiohttp import web
 
 from stackd.clock import from_nanoseconds
 from stackd.errors import InvalidRequest, StoreUnavailable
-from stackd.lifecycle import readiness
 from stackd.lifecycle.capacity import Capacity, capacity, refresh_quotas, storage
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.needs import StackResources
 from stackd.lifecycle.plan import ReconcilePlan
+from stackd.lifecycle.readiness import why_not_ready
 from stackd.podspec.request import MAX_TARGET_PORTS
 from stackd.quantity import Quantity, parse
 from stackd.web import requests
@@ -101,7 +101,7 @@ async def unready(api: Api) -> list[str]:
         context.file_trouble = ""
     except StoreUnavailable as error:
         context.file_trouble = str(error)
-    return readiness.reasons(context)
+    return why_not_ready(context)
 
 
 def plan_fields(plan: ReconcilePlan) -> dict[str, object]:

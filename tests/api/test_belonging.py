@@ -34,7 +34,7 @@ async def test_a_start_for_others_is_refused_and_ends_nothing(
             async with harness(tmp_path, settings, cluster=cluster):
                 pass
         (mistake,) = refused.value.mistakes
-        assert f"{tmp_path}/stackd.db holds 1 stacks for which {said}: set it back" in mistake
+        assert f"{tmp_path}/stackd.db holds 1 stacks for which {said}: restore that setting" in mistake
         async with harness(tmp_path, cluster=cluster) as at:
             assert await at.stack(stack_id) == before
 

@@ -138,6 +138,6 @@ async def test_a_cluster_that_hangs_when_it_is_asked_who_it_is_shows_before_the_
         at.give_kubernetes(attempt_timeout=0.5)
         at.cluster.faults.add_fault(action="hang", verb="get", name="kube-system")
         at.doubt()
-        await eventually(lambda: unready_for(at, "the cluster has not confirmed its identity yet"))
+        await eventually(lambda: unready_for(at, "stackd is still checking that this is its own cluster"))
         at.cluster.faults.clear()
         await eventually(lambda: ready(at))

@@ -139,7 +139,7 @@ async def test_a_create_whose_time_is_up_before_it_has_found_a_port_is_undone(tm
         at.reload("stacks", ttl=1.0)
         reply = await at.call("POST", "/stacks", seed())
         assert reply.status == 503
-        assert "its time was up, while it was being created" in reply.error
+        assert "was deleted or expired during its create; create it again" in reply.error
         await at.until_listed(0)
         assert not await at.objects("pods")
 

@@ -307,7 +307,7 @@ async def test_a_pool_gives_way_where_no_node_port_is_left(tmp_path: Path) -> No
         made = await at.create({"template": "other"})
         assert made["ports"][0]["node_port"] in range(31001, 31004)
         assert len(waiting(at)) == SIZE - 1
-        assert "gives way" in (await entry(at))["reason"]
+        assert "paused: stacks were deleted" in (await entry(at))["reason"]
         assert len(await at.objects("pods")) == SIZE
 
 
@@ -381,7 +381,7 @@ async def test_a_pool_gives_way_where_the_quota_leaves_no_room_and_as_little_as_
         assert made["stack_id"] in await at.objects("pods")
         left = {row.stack_id for row in waiting(at)}
         assert (left < before, len(left)) == (True, SIZE - 1)
-        assert "gives way" in (await entry(at))["reason"]
+        assert "paused: stacks were deleted" in (await entry(at))["reason"]
 
 
 async def test_a_changed_template_replaces_its_pool_and_gives_nothing_old(at: Harness, tmp_path: Path) -> None:
@@ -554,6 +554,6 @@ async def test_what_was_given_and_could_not_be_promised_ends(at: Harness, monkey
             at.lose_lease("late")
             monkeypatch.undo()
 
-    monkeypatch.setattr("stackd.lifecycle.assign.reached", lapse)
+    monkeypatch.setattr("stackd.lifecycle.assign.crash_point", lapse)
     assert (await at.call("POST", "/stacks", {"template": "web-1"})).status == 503
     await eventually(lambda: not at.rows("SELECT 1 FROM stacks WHERE unassigned = 0"))

@@ -102,7 +102,7 @@ async def test_a_confirmation_while_a_pass_can_do_nothing_is_refused_and_release
     ids = await running(at, MANY)
     await doubt(at)
     reply = await confirm(at)
-    assert (reply.status, "has not confirmed yet that it is still the same" in reply.error) == (503, True)
+    assert (reply.status, "still checking that this is its own cluster" in reply.error) == (503, True)
     store = at.cluster.store
     for stack_id in ids:
         store.remove(store.of(PODS).get(NAMESPACE, stack_id))

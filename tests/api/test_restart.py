@@ -255,7 +255,7 @@ async def test_what_the_quota_refuses_is_said_and_tried_again_until_there_is_roo
     await at.kubectl("POST", path, quota)
     reply = await do(at, "start", stack["stack_id"])
     assert (reply.status, "ResourceQuota tight" in reply.error) == (503, True)
-    assert "cannot be started now; it is retried until it is done, and has no pod until then: " in reply.error
+    assert "cannot be started now; stackd keeps trying; it has no pod until then: " in reply.error
     assert reply.headers["Retry-After"] == "30"
     waiting = await at.stack(stack["stack_id"])
     assert (waiting["status"], waiting["status_reason"]) == ("creating", "QuotaExceeded")

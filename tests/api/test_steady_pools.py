@@ -15,7 +15,7 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster
 from stackd.lifecycle import assign, delete
-from stackd.lifecycle.pace import ENDS_AT_ONCE_IN_NEED
+from stackd.lifecycle.pace import DELETES_AT_ONCE_IN_NEED
 from tests.api.test_pools import entry, filled, folder_with, template, waiting
 from tests.harness import Harness, eventually, fast_cluster, harness, seed
 
@@ -179,12 +179,12 @@ async def test_ends_that_nobody_waits_for_give_way_while_creates_wait_for_their_
         await eventually(lambda: begun == len(ids))
 
     monkeypatch.setattr(delete, "carry_out", counted)
-    made = [(await at.create())["stack_id"] for _ in range(6 * ENDS_AT_ONCE_IN_NEED)]
+    made = [(await at.create())["stack_id"] for _ in range(6 * DELETES_AT_ONCE_IN_NEED)]
     await end(made[::2])
-    assert peak > ENDS_AT_ONCE_IN_NEED
+    assert peak > DELETES_AT_ONCE_IN_NEED
     async with at.no_create_slots():
         await end(made[1::2])
-        assert peak == ENDS_AT_ONCE_IN_NEED
+        assert peak == DELETES_AT_ONCE_IN_NEED
     await at.until_listed(0)
 
 

@@ -251,7 +251,7 @@ BREAKAGES = (
         name="ports are free before the Service is gone",
         file="stackd/lifecycle/delete.py",
         text="""        await _delete_service(context, stack)
-        reached("release.service_deleted")
+        crash_point("release.service_deleted")
         await context.store.ports.release([stack_id])
 """,
         instead="""        await context.store.ports.release([stack_id])
@@ -338,7 +338,7 @@ BREAKAGES = (
     ),
     Breakage(
         name="a job counts an id before it is deleted",
-        file="stackd/lifecycle/delete.py",
+        file="stackd/jobs/batch_delete.py",
         text="                await delete_objects(context, current)\n",
         instead='                context.tasks.spawn("delete objects", delete_objects(context, current))\n',
     ),
@@ -352,7 +352,7 @@ BREAKAGES = (
     ),
     Breakage(
         name="jobs are not taken up again after a restart",
-        file="stackd/jobs/queue.py",
+        file="stackd/jobs/batch_delete.py",
         text="            self._waiting.put_nowait(job.job_id)\n        while True:",
         instead="            pass\n        while True:",
     ),
@@ -421,13 +421,13 @@ BREAKAGES = (
     Breakage(
         name="pods of removed stacks are not swept",
         file="stackd/lifecycle/plan.py",
-        text="        orphan = Orphan(resource=PODS, name=name, uid=pod.uid)\n        if _is_ended(seen, orphan):\n",
+        text="        orphan = Orphan(resource=PODS, name=name, uid=pod.uid)\n        if _was_removed(seen, orphan):\n",
         instead="        orphan = Orphan(resource=PODS, name=name, uid=pod.uid)\n        if False:\n",
     ),
     Breakage(
         name="a Service that was lost is not put back",
         file="stackd/lifecycle/repair.py",
-        text='        _, service = await expose(context, stack, pod, replaced=lambda: reached("repair.port_replaced"))\n',
+        text='        _, service = await expose(context, stack, pod, replaced=lambda: crash_point("repair.port_replaced"))\n',
         instead="        return\n",
     ),
     Breakage(
@@ -440,10 +440,10 @@ BREAKAGES = (
         name="a stop is acknowledged before the pod is gone",
         file="stackd/lifecycle/restart.py",
         text="""        await delete_objects(context, stack, for_good=False)
-        reached("stop.cleared")
+        crash_point("stop.cleared")
 """,
         instead="""        context.tasks.spawn("delete objects", delete_objects(context, stack, for_good=False))
-        reached("stop.cleared")
+        crash_point("stop.cleared")
 """,
     ),
     Breakage(
@@ -472,15 +472,15 @@ BREAKAGES = (
     ),
     Breakage(
         name="no pod is told that it was given away",
-        file="stackd/lifecycle/ttl.py",
+        file="stackd/lifecycle/annotations.py",
         text="        if pod is not None and pod.pool and not stack.unassigned:\n",
         instead="        if False:\n",
     ),
     Breakage(
         name="what has failed in a pool is kept",
         file="stackd/lifecycle/refill.py",
-        text="        ends = [*work.failing, ",
-        instead="        ends = [",
+        text="        chosen = [*work.failing, ",
+        instead="        chosen = [",
     ),
     *OWNER_BREAKAGES,
     Breakage(

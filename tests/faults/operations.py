@@ -202,7 +202,7 @@ class Operations:
         elif outcome.status == 200:
             ending.gone = True
             self._is_gone(stack_id, outcome.file)
-        elif "retried until it is done" in str(outcome):
+        elif "; stackd keeps trying: " in str(outcome):
             ending.promised = True
         return outcome
 

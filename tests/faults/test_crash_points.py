@@ -36,7 +36,7 @@ WORLDS = 8 * len(os.sched_getaffinity(0))
 
 def test_every_crash_point_has_a_scene_and_is_in_the_code_once() -> None:
     source = "".join(path.read_text() for path in Path(stackd.__file__).parent.rglob("*.py"))
-    assert sorted(re.findall(r'reached\("([^"]+)"\)', source)) == sorted(POINTS)
+    assert sorted(re.findall(r'crash_point\("([^"]+)"\)', source)) == sorted(POINTS)
     assert set(SCENES) == set(POINTS)
 
 

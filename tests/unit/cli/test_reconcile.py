@@ -43,8 +43,8 @@ async def test_a_confirmation_that_cannot_be_used_now_is_a_failure_with_the_reas
     await until_held(at, MANY)
     await doubt(at)
     shown = await reconcile(at, "--plan")
-    assert shown.output.startswith("reconciliation is stopped: the cluster was away")
+    assert shown.output.startswith("reconciliation is stopped: stackd is still checking that this is its own cluster")
     assert f"{MANY} held back" in shown.output
     result = await reconcile(at, "--confirm")
     assert result.exit_code == 1
-    assert f"the {MANY} stacks held back cannot be released now: the cluster was away" in result.stderr
+    assert f"the {MANY} stacks held back cannot be released now: stackd is still checking that this is" in result.stderr

@@ -13,11 +13,11 @@ from stackd.lifecycle.lease_rules import (
     LeaseTiming,
     ObservedLease,
     holding,
+    observed,
     renewed,
     seconds_to_wait,
     succession,
     taken,
-    watch,
 )
 from stackd.store import FileIdentity
 
@@ -141,9 +141,21 @@ LAST = replace(MINE, epoch=3, sequence=100)
         (replace(LAST, file_id=""), COMPLETE, "the Lease does not say how far the file had come"),
         (replace(LAST, sequence=None), COMPLETE, "the Lease does not say how far the file had come"),
         (replace(LAST, epoch=None), COMPLETE, "the Lease does not say how far the file had come"),
-        (replace(LAST, sequence=101), COMPLETE, "the file is older than the Lease: change 100, of 101"),
-        (replace(LAST, epoch=5), COMPLETE, "the file is older than the Lease: start 4, of 5"),
-        (replace(LAST, epoch=4, lock_id="l9"), COMPLETE, "the file is older than the Lease: start 4, of 4"),
+        (
+            replace(LAST, sequence=101),
+            COMPLETE,
+            "the state file is older than the Lease: the file's change count is 100, the Lease's is 101",
+        ),
+        (
+            replace(LAST, epoch=5),
+            COMPLETE,
+            "the state file is older than the Lease: the file's start count is 4, the Lease's is 5",
+        ),
+        (
+            replace(LAST, epoch=4, lock_id="l9"),
+            COMPLETE,
+            "the state file is older than the Lease, which was taken with another copy of the file",
+        ),
     ],
     ids=[
         "a file of before there were Leases",
@@ -171,33 +183,33 @@ def test_whether_the_file_has_all_that_the_cluster_has_seen(
 
 
 def test_only_a_renewal_is_a_sign_of_life() -> None:
-    first = watch(None, THEIRS, 10.0)
+    first = observed(None, THEIRS, 10.0)
     assert (first.lease, first.since) == (THEIRS, 10.0)
-    asked = watch(first, replace(THEIRS, takeover="vm2/l2", version="51"), 15.0)
+    asked = observed(first, replace(THEIRS, takeover="vm2/l2", version="51"), 15.0)
     assert asked.since == 10.0
     assert asked.lease is not None
     assert asked.lease.version == "51", "what is changed is the Lease as it is now"
-    again = watch(asked, replace(THEIRS, renewed_at=6_000_000, version="52"), 20.0)
+    again = observed(asked, replace(THEIRS, renewed_at=6_000_000, version="52"), 20.0)
     assert again.since == 20.0
-    other = watch(again, replace(THEIRS, renewed_at=6_000_000, holder="vm3/f3", version="53"), 21.0)
+    other = observed(again, replace(THEIRS, renewed_at=6_000_000, holder="vm3/f3", version="53"), 21.0)
     assert other.since == 21.0
 
 
 def test_an_earlier_version_that_comes_late_is_no_news() -> None:
-    now = watch(None, replace(THEIRS, version="100"), 10.0)
-    assert watch(now, replace(THEIRS, renewed_at=1, version="99"), 15.0) == now
-    remade = watch(now, replace(THEIRS, uid="another", version="99"), 15.0)
+    now = observed(None, replace(THEIRS, version="100"), 10.0)
+    assert observed(now, replace(THEIRS, renewed_at=1, version="99"), 15.0) == now
+    remade = observed(now, replace(THEIRS, uid="another", version="99"), 15.0)
     assert remade.since == 15.0
 
 
 def test_a_lease_that_vanishes_may_still_be_held_for_a_while() -> None:
-    assert watch(None, None, 5.0) == ObservedLease(lease=None, since=5.0)
-    gone = watch(watch(None, THEIRS, 10.0), None, 15.0)
+    assert observed(None, None, 5.0) == ObservedLease(lease=None, since=5.0)
+    gone = observed(observed(None, THEIRS, 10.0), None, 15.0)
     assert (gone.lease, gone.last, gone.since, gone.guard) == (None, THEIRS, 15.0, 20)
-    assert watch(gone, None, 20.0) == gone
+    assert observed(gone, None, 20.0) == gone
     assert seconds_to_wait(ME, gone, 20.0, TIMING) == 15
-    assert watch(watch(None, RETURNED, 10.0), None, 15.0).guard == 0
-    assert watch(gone, THEIRS, 30.0).guard == 0
+    assert observed(observed(None, RETURNED, 10.0), None, 15.0).guard == 0
+    assert observed(gone, THEIRS, 30.0).guard == 0
 
 
 def test_who_takes_it_over_is_a_new_holder_and_who_restarts_is_not() -> None:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from stackd.lifecycle.assign import next_is_sooner
-from stackd.lifecycle.pools import SHORT_OF_ROOM_SECONDS, Pools
+from stackd.lifecycle.pools import SHORT_OF_CAPACITY_SECONDS, Pools
 from stackd.model import StackStatus
 from tests.unit.lifecycle.test_pools import numbered, pool_of, waits, web
 
@@ -29,10 +29,10 @@ async def test_as_many_are_called_as_there_are_stacks_the_first_first() -> None:
     starting(pools, 1, 2)
     with pools.in_line("now") as first, pools.in_line("now") as second, pools.in_line("now") as third:
         comes_to_run(pools, 1)
-        assert [place.called.is_set() for place in (first, second, third)] == [True, False, False]
-        assert [pools.has_turn("now", place) for place in (first, second, third)] == [True, False, False]
+        assert [waiting.notified.is_set() for waiting in (first, second, third)] == [True, False, False]
+        assert [pools.has_turn("now", waiting) for waiting in (first, second, third)] == [True, False, False]
         comes_to_run(pools, 2)
-        assert [place.called.is_set() for place in (first, second, third)] == [True, True, False]
+        assert [waiting.notified.is_set() for waiting in (first, second, third)] == [True, True, False]
 
 
 async def test_one_that_leaves_leaves_its_turn_to_the_next_one() -> None:
@@ -42,9 +42,9 @@ async def test_one_that_leaves_leaves_its_turn_to_the_next_one() -> None:
         leaves.enter_context(pools.in_line("now"))
         with pools.in_line("now") as second:
             comes_to_run(pools, 1)
-            assert not second.called.is_set()
+            assert not second.notified.is_set()
             leaves.close()
-            assert second.called.is_set()
+            assert second.notified.is_set()
             assert pools.has_turn("now", second)
     assert pools.waiting("now") == 0
 
@@ -63,9 +63,9 @@ async def test_one_that_is_taking_its_stack_waits_for_no_other_one() -> None:
 
 async def test_stacks_of_another_template_call_nobody() -> None:
     pools = Pools()
-    with pools.in_line("now") as place:
+    with pools.in_line("now") as waiting:
         pools.row_changed(None, waits(digest="other"))
-        assert not place.called.is_set()
+        assert not waiting.notified.is_set()
 
 
 def test_so_many_are_on_their_way_to_run() -> None:
@@ -109,7 +109,7 @@ def test_a_pool_runs_low_that_is_less_than_half_full_and_does_not_fail() -> None
 
 def test_room_is_short_for_a_while_after_something_found_none() -> None:
     pools = Pools()
-    assert not pools.short_of_room(10.0)
-    pools.room_lacked(10.0)
-    assert pools.short_of_room(10.0 + 0.9 * SHORT_OF_ROOM_SECONDS)
-    assert not pools.short_of_room(10.0 + SHORT_OF_ROOM_SECONDS)
+    assert not pools.short_of_capacity(10.0)
+    pools.capacity_lacked(10.0)
+    assert pools.short_of_capacity(10.0 + 0.9 * SHORT_OF_CAPACITY_SECONDS)
+    assert not pools.short_of_capacity(10.0 + SHORT_OF_CAPACITY_SECONDS)

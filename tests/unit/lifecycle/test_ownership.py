@@ -383,7 +383,7 @@ async def test_a_copy_of_the_file_waits_for_the_file_itself(site: Site) -> None:
     await one.dies()
     await two.owns()
     assert two.ownership.succession is not None
-    assert two.ownership.succession.why.startswith("the file is older than the Lease")
+    assert two.ownership.succession.why.startswith("the state file is older than the Lease")
 
 
 @pytest.mark.parametrize("how", ["backup", "cp"])

@@ -16,49 +16,49 @@ from stackd.lifecycle.pace import (
     CHECK_SECONDS,
     CROWD,
     CROWD_SECONDS,
-    ENDS_AT_ONCE_IN_NEED,
-    ENDS_HOLD_SECONDS,
+    DELETES_AT_ONCE_IN_NEED,
+    DELETES_YIELD_SECONDS,
     GAP_SECONDS,
-    ClaimPace,
-    EndPace,
+    AssignPace,
+    DeletePace,
     refills_at_once,
 )
 
 HOLD = 1.0
 
 
-def answered(pace: ClaimPace, *times: float) -> None:
+def answered(pace: AssignPace, *times: float) -> None:
     for time in times:
         pace.begun(time)
-        pace.ended()
+        pace.done()
 
 
-def burst(pace: ClaimPace, at: float, seconds: float = CROWD_SECONDS / 2) -> None:
+def burst(pace: AssignPace, at: float, seconds: float = CROWD_SECONDS / 2) -> None:
     answered(pace, *(at + number * seconds / CROWD for number in range(CROWD)))
 
 
-def test_without_claims_nothing_waits() -> None:
-    assert ClaimPace().wait(10.0, 10.0, HOLD) == 0.0
+def test_without_assigns_nothing_waits() -> None:
+    assert AssignPace().wait(10.0, 10.0, HOLD) == 0.0
 
 
-def test_while_a_claim_is_under_way_everything_waits_for_its_end() -> None:
-    pace = ClaimPace()
+def test_while_an_assign_is_under_way_everything_waits_for_its_end() -> None:
+    pace = AssignPace()
     pace.begun(10.0)
     assert pace.wait(10.0, 10.0, HOLD) == GAP_SECONDS
-    pace.ended()
+    pace.done()
     assert pace.wait(10.0, 10.0, HOLD) == 0.0
 
 
 @pytest.mark.parametrize("rate", [1.0, 10.0, 45.0, 80.0])
-def test_claims_at_a_steady_rate_leave_gaps_to_begin_in(rate: float) -> None:
-    pace = ClaimPace()
+def test_assigns_at_a_steady_rate_leave_gaps_to_begin_in(rate: float) -> None:
+    pace = AssignPace()
     for number in range(10 * CROWD):
         answered(pace, number / rate)
         assert pace.wait(number / rate, number / rate, HOLD) == 0.0
 
 
 def test_what_waits_begins_when_a_burst_is_over() -> None:
-    pace = ClaimPace()
+    pace = AssignPace()
     burst(pace, 10.0)
     last = 10.0 + CROWD_SECONDS / 2 * (CROWD - 1) / CROWD
     assert pace.wait(last, 10.0, HOLD) == pytest.approx(CROWD_SECONDS)
@@ -67,7 +67,7 @@ def test_what_waits_begins_when_a_burst_is_over() -> None:
 
 
 def test_a_burst_that_does_not_end_holds_nothing_up_for_longer_than_that() -> None:
-    pace = ClaimPace()
+    pace = AssignPace()
     for number in range(int(HOLD / CROWD_SECONDS)):
         burst(pace, 10.0 + number * CROWD_SECONDS, CROWD_SECONDS)
     pace.begun(10.0 + HOLD - 0.01)
@@ -75,12 +75,12 @@ def test_a_burst_that_does_not_end_holds_nothing_up_for_longer_than_that() -> No
     assert pace.wait(10.0 + HOLD, 10.0, HOLD) == 0.0
 
 
-def test_there_is_traffic_from_the_first_claim_until_none_has_come_for_a_while() -> None:
-    pace = ClaimPace()
+def test_there_is_traffic_from_the_first_assign_until_none_has_come_for_a_while() -> None:
+    pace = AssignPace()
     assert not pace.traffic(10.0)
     pace.begun(10.0)
     assert pace.traffic(10.0 + 2 * CROWD_SECONDS)
-    pace.ended()
+    pace.done()
     assert (pace.traffic(10.0 + 0.9 * CROWD_SECONDS), pace.traffic(10.0 + 1.1 * CROWD_SECONDS)) == (True, False)
 
 
@@ -109,19 +109,19 @@ def test_some_creates_of_clients_find_a_place_beside_the_busiest_refill() -> Non
     assert max(refills_at_once(full / 100, traffic=True) for full in range(101)) <= CREATES_AT_ONCE - AT_ONCE
 
 
-def test_ends_wait_for_nobody_where_creates_lack_nothing() -> None:
-    pace = EndPace()
+def test_deletes_wait_for_nobody_where_creates_lack_nothing() -> None:
+    pace = DeletePace()
     pace.under_way = 100
     assert pace.wait(10.0, 10.0, in_need=False) == 0.0
 
 
-def test_where_creates_are_in_need_a_few_ends_are_under_way_and_none_waits_for_ever() -> None:
-    pace = EndPace()
-    pace.under_way = ENDS_AT_ONCE_IN_NEED - 1
+def test_where_creates_are_in_need_a_few_deletes_are_under_way_and_none_waits_for_ever() -> None:
+    pace = DeletePace()
+    pace.under_way = DELETES_AT_ONCE_IN_NEED - 1
     assert pace.wait(10.0, 10.0, in_need=True) == 0.0
     pace.under_way += 1
     assert pace.wait(10.0, 10.0, in_need=True) == CHECK_SECONDS
-    assert pace.wait(10.0 + ENDS_HOLD_SECONDS - CHECK_SECONDS / 2, 10.0, in_need=True) == pytest.approx(
+    assert pace.wait(10.0 + DELETES_YIELD_SECONDS - CHECK_SECONDS / 2, 10.0, in_need=True) == pytest.approx(
         CHECK_SECONDS / 2
     )
-    assert pace.wait(10.0 + ENDS_HOLD_SECONDS, 10.0, in_need=True) == 0.0
+    assert pace.wait(10.0 + DELETES_YIELD_SECONDS, 10.0, in_need=True) == 0.0

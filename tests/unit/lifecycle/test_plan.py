@@ -16,10 +16,10 @@ from stackd.lifecycle.plan import (
     SERVICES,
     ActionKind,
     Orphan,
+    PlanInput,
     Repair,
     RepairKind,
-    Snapshot,
-    is_claimed,
+    is_kept,
     make_plan,
 )
 from stackd.model import DeleteReason, Desired, Stack, StackStatus
@@ -43,8 +43,8 @@ def seen(
     services: Iterable[ServiceState] = (),
     stopped: Iterable[StoppedRecord] = (),
     **more: Any,
-) -> Snapshot:
-    return Snapshot(
+) -> PlanInput:
+    return PlanInput(
         now=NOW,
         orphan_grace=GRACE,
         stacks=rows,
@@ -55,7 +55,7 @@ def seen(
     )
 
 
-def kinds(snapshot: Snapshot) -> list[tuple[str, str]]:
+def kinds(snapshot: PlanInput) -> list[tuple[str, str]]:
     return sorted((action.kind.value, action.name) for action in make_plan(snapshot).actions)
 
 
@@ -253,7 +253,7 @@ def test_an_orphan_is_named_by_the_very_object_and_counts_as_its_stack() -> None
 
 
 @pytest.mark.parametrize(
-    ("orphan", "row", "claimed"),
+    ("orphan", "row", "kept"),
     [
         (Orphan(resource=PODS, name=NAME, uid="pod"), None, False),
         (Orphan(resource=PODS, name=NAME, uid="pod"), STACK, True),
@@ -267,8 +267,8 @@ def test_an_orphan_is_named_by_the_very_object_and_counts_as_its_stack() -> None
         (Orphan(resource=SERVICES, name=NAME, uid="service"), STACK, False),
     ],
 )
-def test_whose_row_is_reason_enough_to_let_an_object_be(orphan: Orphan, row: Stack | None, claimed: bool) -> None:
-    assert is_claimed(orphan, row) is claimed
+def test_whose_row_is_reason_enough_to_let_an_object_be(orphan: Orphan, row: Stack | None, kept: bool) -> None:
+    assert is_kept(orphan, row) is kept
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import pytest
 
-from stackd.lifecycle.assign import ANNOTATIONS_AT_ONCE
+from stackd.lifecycle.annotations import ANNOTATIONS_AT_ONCE
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.pace import CROWD, CROWD_SECONDS
 from stackd.lifecycle.pools import Pool, Pools
-from stackd.lifecycle.refill import HOLD_SECONDS, Refill
+from stackd.lifecycle.refill import YIELD_SECONDS, Refill
 from tests.unit.lifecycle.test_pools import numbered, pool_of
 
 
@@ -39,13 +39,13 @@ def here() -> Surroundings:
 
 def waits(refill: Refill, here: Surroundings, pool: Pool, after: float = 0.0) -> float:
     here.clock.seconds += after
-    return cast(Any, refill)._gives_way(pool, here.clock.monotonic())  # type: ignore[no-any-return]
+    return cast(Any, refill)._pause_for_creates(pool, here.clock.monotonic())  # type: ignore[no-any-return]
 
 
 def burst(here: Surroundings) -> None:
     for _ in range(CROWD):
         here.pools.pace.begun(here.clock.seconds)
-        here.pools.pace.ended()
+        here.pools.pace.done()
 
 
 async def test_after_a_burst_it_begins_and_an_empty_pool_does_not_wait_for_that(here: Surroundings) -> None:
@@ -63,7 +63,7 @@ async def test_burst_upon_burst_holds_it_up_for_so_long_at_most(here: Surroundin
         burst(here)
         here.clock.seconds += CROWD_SECONDS / 4
         held += CROWD_SECONDS / 4
-    assert held == pytest.approx(HOLD_SECONDS, abs=CROWD_SECONDS)
+    assert held == pytest.approx(YIELD_SECONDS, abs=CROWD_SECONDS)
 
 
 async def test_pods_are_told_first_that_they_were_given_but_not_for_ever(here: Surroundings) -> None:
@@ -72,4 +72,4 @@ async def test_pods_are_told_first_that_they_were_given_but_not_for_ever(here: S
     assert waits(refill, here, pool) == 0.0
     here.given.append("one more")
     assert waits(refill, here, pool) > 0.0
-    assert waits(refill, here, pool, after=HOLD_SECONDS) == 0.0
+    assert waits(refill, here, pool, after=YIELD_SECONDS) == 0.0

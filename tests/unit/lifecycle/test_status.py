@@ -11,7 +11,7 @@ import pytest
 
 from stackd.clock import NANOSECONDS
 from stackd.kube.objects import PodState, pod_state
-from stackd.lifecycle.status import DerivedStatus, PodSnapshot, judge
+from stackd.lifecycle.status import DerivedStatus, PodSnapshot, derive_status
 from stackd.model import Stack, StackStatus
 
 RECORDINGS = Path(__file__).parents[2] / "recordings"
@@ -46,7 +46,7 @@ def seen(pod: PodState | None, **changes: Any) -> PodSnapshot:
 
 
 def verdict(name: str, stack: Stack = STACK, **changes: Any) -> DerivedStatus:
-    return judge(stack, seen(recorded(name), **changes), GRACE)
+    return derive_status(stack, seen(recorded(name), **changes), GRACE)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_the_recorded_lifecycle_never_shows_running_before_ready() -> None:
             continue
         pod = pod_state(event["object"])
         stack = stacks.setdefault(pod.name, STACK)
-        found = judge(stack, seen(pod), GRACE)
+        found = derive_status(stack, seen(pod), GRACE)
         assert found.status is not StackStatus.RUNNING or stack.status is StackStatus.RUNNING or pod.ready
         stacks[pod.name] = replace(stack, status=found.status, ended=found.ended)
         if story.setdefault(pod.name, ["creating"])[-1] != found.status:
@@ -103,24 +103,24 @@ def test_the_recorded_lifecycle_never_shows_running_before_ready() -> None:
 
 def test_readiness_lost_later_shows_in_the_reason_only() -> None:
     pod = replace(recorded("pod-get-ok"), ready=False)
-    assert judge(STACK, seen(pod), GRACE).status is StackStatus.CREATING
+    assert derive_status(STACK, seen(pod), GRACE).status is StackStatus.CREATING
     was_running = replace(STACK, status=StackStatus.RUNNING)
-    found = judge(was_running, seen(pod), GRACE)
+    found = derive_status(was_running, seen(pod), GRACE)
     assert (found.status, found.reason, found.ended) == (StackStatus.RUNNING, "NotReady", False)
 
 
 def test_a_pod_that_is_gone_without_stackd_having_deleted_it_is_stopped_for_good() -> None:
-    found = judge(replace(STACK, status=StackStatus.RUNNING), seen(None), GRACE)
+    found = derive_status(replace(STACK, status=StackStatus.RUNNING), seen(None), GRACE)
     assert (found.status, found.reason, found.ended) == (StackStatus.STOPPED, "PodDeleted", True)
 
 
 def test_a_node_that_is_gone_keeps_the_stack_until_its_pod_is_collected() -> None:
     running = replace(STACK, status=StackStatus.RUNNING)
-    away = judge(running, seen(recorded("pod-get-ok"), node_exists=False), GRACE)
+    away = derive_status(running, seen(recorded("pod-get-ok"), node_exists=False), GRACE)
     assert (away.status, away.ended) == (StackStatus.NODE_DELETED, False)
-    back = judge(replace(running, status=StackStatus.NODE_DELETED), seen(recorded("pod-get-ok")), GRACE)
+    back = derive_status(replace(running, status=StackStatus.NODE_DELETED), seen(recorded("pod-get-ok")), GRACE)
     assert (back.status, back.ended) == (StackStatus.RUNNING, False)
-    collected = judge(replace(running, status=StackStatus.NODE_DELETED), seen(None, node_exists=False), GRACE)
+    collected = derive_status(replace(running, status=StackStatus.NODE_DELETED), seen(None, node_exists=False), GRACE)
     assert (collected.status, collected.ended) == (StackStatus.NODE_DELETED, True)
 
 
@@ -129,11 +129,11 @@ def test_the_recorded_end_of_a_node_is_node_deleted_and_not_failed() -> None:
     disrupted = [pod_state(e["object"]) for e in events if e["object"]["status"]["phase"] == "Failed"]
     assert disrupted
     for pod in disrupted:
-        found = judge(STACK, seen(pod, node_exists=False), GRACE)
+        found = derive_status(STACK, seen(pod, node_exists=False), GRACE)
         assert (found.status, found.ended) == (StackStatus.NODE_DELETED, True)
 
 
 def test_what_has_ended_stays_as_it_ended_when_its_pod_is_collected() -> None:
     ended = replace(STACK, status=StackStatus.FAILED, status_reason="OOMKilled", status_message="why", ended=True)
-    found = judge(ended, seen(None), GRACE)
+    found = derive_status(ended, seen(None), GRACE)
     assert (found.status, found.reason, found.message, found.ended) == (StackStatus.FAILED, "OOMKilled", "why", True)
