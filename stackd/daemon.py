@@ -78,7 +78,7 @@ ANNOTATE_SECONDS = 2.0
 STOP_EXTRA_SECONDS = 15.0
 
 COMPLETE_SECONDS = 0.5
-"""The pause between two tries to take over from the cluster what a new or restored file lacks."""
+"""The pause between two tries to adopt the stacks that a new or restored file lacks."""
 
 
 @dataclass(slots=True, kw_only=True)

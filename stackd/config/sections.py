@@ -190,7 +190,7 @@ class ReconcileSection(Section):
     interval: Period = Field(default=10.0, description="Time between passes; a pass reads the local mirror only.")
     orphan_grace: Duration = Field(
         default=120.0,
-        description="Objects without a row are left alone until this age, then taken over or reported as unknown.",
+        description="Objects without a row are left alone until this age, then adopted or reported as unknown.",
     )
     max_delete_share: Share = Field(
         default=0.2,

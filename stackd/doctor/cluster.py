@@ -98,7 +98,7 @@ async def foreign_pods(cluster: Cluster, config: Config, known: set[str]) -> Fin
     return fail(
         "instance",
         f"{text}{', …' if len(names) > 1 else ''}; another stackd works in {config.stacks.namespace} under the same name",
-        "give each its own cluster.instance; `stackd reconcile --plan` shows what would be taken over here",
+        "give each its own cluster.instance; `stackd reconcile --plan` shows what would be adopted here",
     )
 
 

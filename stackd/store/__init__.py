@@ -9,7 +9,7 @@ rows          the rows of stacks and their node ports, and the building blocks o
 reservations  the operations that give a create its stack (new or from a pool)
 ports         ``store.ports``: how many node ports are held and free, and the operations on them
 changes       the operations on a living stack
-adoption      the operations that take over what the cluster's records say and the file lacks
+adoption      the operations that adopt what the cluster's records say and the file lacks
 jobs, timeline, claims    batch-delete jobs, the events of each stack, Idempotency-Keys
 identity      ``store.meta``; whose stacks the file holds, and how far its history goes
 port_pool     the pool of free node ports that the writer keeps in memory

@@ -1,4 +1,4 @@
-"""The operations that take over what the cluster's records say and the file lacks: adopt a stack, renew a row.
+"""The operations for what the cluster's records say and the file lacks: adopt a stack, renew a row.
 
 Owns: which parts of a pod's record replace the row of a file that is older than the cluster. A delete that the row
 intends stays intended; a stop, too, unless the stack was started since. A stack of a pool may have been given away

@@ -207,7 +207,7 @@ class DaemonCollector(Collector):
         yield gauge("stackd_brake_on", "1 while a brake holds the reconciliation back.", {(): context.brake.on})
         yield gauge("stackd_brake_held_stacks", "Stacks that a brake holds back.", {(): len(context.brake.held)})
         yield counter(
-            "stackd_adoptions_total", "Stacks taken over from their pods.", {(): reconciler.actions[ActionKind.ADOPT]}
+            "stackd_adoptions_total", "Stacks adopted from their pods.", {(): reconciler.actions[ActionKind.ADOPT]}
         )
         yield gauge(
             "stackd_unknown_objects",

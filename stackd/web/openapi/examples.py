@@ -157,7 +157,12 @@ JOB: dict[str, Any] = {
     "deleted": 1,
     "not_found": 1,
     "failed": 1,
-    "errors": [{"stack_id": STACK_ID, "error": f"{STACK_ID} could not be deleted: Kubernetes is away"}],
+    "errors": [
+        {
+            "stack_id": STACK_ID,
+            "error": f"{STACK_ID} could not be deleted: Kubernetes has not answered for over 2 s; retry",
+        }
+    ],
     "created_at": CREATED,
     "updated_at": "2026-02-10T02:03:10.535664Z",
 }
