@@ -33,8 +33,44 @@ SLACK_SECONDS = 0.5
 
 EARLY_SECONDS = 0.02
 
+BEAT_SECONDS = 0.02
+STALL_SECONDS = 0.1
+"""A longer pause between two beats means that this process did not run: what arrived meanwhile is seen later."""
+
 HAND_OVER_SECONDS = 15.0
 START_SECONDS = 20.0
+
+
+class Pulse:
+    """Knows when this process, which is also the cluster, did not run: nothing that happens then can be timed."""
+
+    def __init__(self) -> None:
+        self._beat = time.monotonic()
+        self._stalls: list[tuple[float, float]] = []
+        self._beating = asyncio.create_task(self._run(), name="pulse")
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            self.beat(time.monotonic())
+
+    def beat(self, now: float) -> None:
+        """The process runs at this moment (monotonic seconds)."""
+        if now - self._beat > STALL_SECONDS:
+            self._stalls.append((self._beat, now))
+        self._beat = now
+
+    def running(self, since: float) -> float:
+        """For how many seconds since then the process has run; negative before that moment."""
+        now = time.monotonic()
+        self.beat(now)
+        stalled = sum(max(0.0, min(now, end) - max(since, start)) for start, end in self._stalls if end > since)
+        return now - since - stalled
+
+    async def stop(self) -> None:
+        """End the task."""
+        self._beating.cancel()
+        await asyncio.gather(self._beating, return_exceptions=True)
 
 
 class Owners:
@@ -55,6 +91,7 @@ class Owners:
         self._sequence = 0
         self._busy = asyncio.Lock()
         self._settling: asyncio.Task[None] | None = None
+        self._pulse = Pulse()
         world.cluster.store.observe(self._see)
         world.cluster.server.audit = self._arrived
 
@@ -74,6 +111,7 @@ class Owners:
 
     async def close(self) -> None:
         """Stop looking."""
+        await self._pulse.stop()
         if self._settling is not None:
             self._settling.cancel()
             await asyncio.gather(self._settling, return_exceptions=True)
@@ -156,7 +194,7 @@ class Owners:
             return
         sender = call.user.name if call.user is not None else self._world.machines[0].name
         holder = self._held[-1][1] if self._held else ""
-        late = time.monotonic() - self._renewed - self._lease_seconds
+        late = self._pulse.running(self._renewed + self._lease_seconds)
         what = f"{sender} sends {call.method} {call.path}"
         self._world.checked("9 one owner", sender == holder, f"{what}, and {holder or 'nobody'} owns the stacks")
         self._world.checked("9 one owner", late < SLACK_SECONDS, f"{what} {late:.1f} s after the end of its Lease")
@@ -170,7 +208,7 @@ class Owners:
         holders |= {
             host for at, host in self._held if at < since and not any(at < later < since for later, _ in self._held)
         }
-        late = time.monotonic() - self._renewed - self._lease_seconds
+        late = self._pulse.running(self._renewed + self._lease_seconds)
         what = f"{machine.name} acknowledges {method} {path}"
         self._world.checked(
             "9 one owner acknowledges", machine.name in holders, f"{what}, and {holders} own the stacks"
