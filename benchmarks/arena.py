@@ -24,7 +24,7 @@ from benchmarks.processes import LOADING, MEASURED, Process, Usage, python
 KEY = "sk-bench-" + secrets.token_hex(16)
 NAMESPACE = "stacks"
 EMBEDDED_PORTS = {"STACKD_STACKS__NODE_PORT_MIN": "20000", "STACKD_STACKS__NODE_PORT_MAX": "29999"}
-"""Room for more stacks than the default range has. The raw client uses 30000 to 30999, as on any other cluster."""
+"""Enough node ports for more stacks than the default range allows. The raw client uses 30000 to 30999, as elsewhere."""
 START_SECONDS = 60.0
 
 

@@ -189,7 +189,7 @@ def test_a_node_that_goes_is_not_the_templates_fault() -> None:
     assert work_for(pool_of(*failed), web(), NOW).failed == "ErrImagePull: no such image"
     before = numbered(1, status=StackStatus.FAILED, digest="before")
     assert work_for(pool_of(*before), web(), NOW) == Work(missing=3, failing=tuple(before)), (
-        "the template was mended since"
+        "the template has changed since"
     )
 
 
