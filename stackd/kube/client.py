@@ -33,7 +33,7 @@ from stackd.kube.objects import PodState, ServiceState, pod_state, service_state
 from stackd.kube.records import StoppedRecord, stopped_record
 from stackd.kube.responses import NOT_FOUND, error_of, is_other_uid, names_missing_namespace, readable
 from stackd.kube.wire import CONFIG_MAPS, MERGE_PATCH, JsonObject, KubeRequest, KubeResponse, read_status
-from stackd.model import RANGE_PREFIX, PortRange
+from stackd.model import RANGE_PREFIX, PortRange, service_name
 
 _CONFLICT = 409
 
@@ -123,27 +123,28 @@ class Cluster(Caller):
         return readable("pods", pod_state, raw)
 
     async def put_stopped(self, manifest: Mapping[str, Any]) -> StoppedRecord:
-        """Create the record (ConfigMap) of a stack without a pod, or update the annotations of an existing one.
+        """Create the record (ConfigMap) of a stack without a pod, or put labels and annotations of an existing one right.
 
         Raises as ``create_pod`` does; ObjectExists if a ConfigMap that is not ours has the name.
         """
         deadline = self.deadline()
+        metadata = manifest["metadata"]
+        name, given = metadata["name"], {part: metadata[part] for part in ("labels", "annotations")}
         while True:
             try:
                 return await self.create_stopped(manifest, timeout=deadline.left)
             except ObjectExists:
-                name = manifest["metadata"]["name"]
                 found = await self.find(CONFIG_MAPS, name, deadline)
                 if found is None:
                     continue
-                if not labels.is_ours(found, self.instance):
+                if not _is_ours(found, self.instance, ()):
                     raise
-                uid, annotations = found["metadata"]["uid"], manifest["metadata"]["annotations"]
                 try:
-                    raw = await self._patch(CONFIG_MAPS, name, uid, deadline, annotations=annotations)
-                    return readable(CONFIG_MAPS, stopped_record, raw)
+                    raw = await self._patch(CONFIG_MAPS, name, found["metadata"]["uid"], deadline, **given)
                 except (ObjectNotFound, PreconditionFailed):
                     continue  # it is gone or replaced by now
+                _require_labels(CONFIG_MAPS, raw, manifest)
+                return readable(CONFIG_MAPS, stopped_record, raw)
 
     async def has_stopped(self, name: str) -> bool:
         """Whether the API server has a ConfigMap of that name now, whoever created it."""
@@ -203,16 +204,13 @@ class Cluster(Caller):
 
         Raises ClusterRefused after the delete; ClusterUnavailable if the object could not be deleted.
         """
-        wanted, given = labels.labels_of(manifest), labels.labels_of(made)
-        missing = sorted(key for key, value in wanted.items() if key in labels.OURS and given.get(key) != value)
-        if not missing:
-            return made
-        if not dry_run:
-            await remove(self, call.resource, call.name, made["metadata"]["uid"], deadline)
-        raise ClusterRefused(
-            f"an admission policy of the cluster removes stackd's labels from {call.resource} ({', '.join(missing)}); "
-            "it must leave them there"
-        )
+        try:
+            _require_labels(call.resource, made, manifest)
+        except ClusterRefused:
+            if not dry_run:
+                await remove(self, call.resource, call.name, made["metadata"]["uid"], deadline)
+            raise
+        return made
 
     async def _made_before(
         self, call: KubeRequest, answer: KubeResponse, manifest: Mapping[str, Any], deadline: Deadline
@@ -233,6 +231,17 @@ class Cluster(Caller):
         if not labels.is_ours(found, self.instance) or not _same(found, manifest):
             raise error
         return None if found["metadata"].get("deletionTimestamp") else found
+
+
+def _require_labels(resource: str, stored: JsonObject, manifest: Mapping[str, Any]) -> None:
+    """Raise ClusterRefused if the object was stored without one of our labels."""
+    wanted, given = labels.labels_of(manifest), labels.labels_of(stored)
+    missing = sorted(key for key, value in wanted.items() if key in labels.OURS and given.get(key) != value)
+    if missing:
+        raise ClusterRefused(
+            f"an admission policy of the cluster removes stackd's labels from {resource} ({', '.join(missing)}); "
+            "it must leave them there"
+        )
 
 
 def _same(found: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
@@ -256,8 +265,8 @@ async def remove(
     """Delete the object and return once it is confirmed gone. Raises ClusterUnavailable if it is not by the deadline.
 
     With ``uid``, deletes only the object of that uid. Without it, deletes only an object that carries our labels and
-    our instance, or that has a ``known`` uid or an owner with one, whatever its labels. Any other object of that name
-    counts as gone and is left alone.
+    our instance; that has a ``known`` uid or an owner with one; or that, without labels, has our record or is owned by
+    the pod of its stack. Any other object of that name counts as gone and is left alone.
     """
     if uid is None:
         found = await caller.find(resource, name, deadline)
@@ -272,15 +281,18 @@ async def remove(
 def _is_ours(found: JsonObject, instance: str, known: Collection[str | None]) -> bool:
     """Whether the object is ours, even if somebody or an admission policy has removed its labels.
 
-    A uid cannot change, and nobody else writes our record.
+    A uid cannot change, nobody else writes our record, and no other Service of this name is owned by the stack's pod.
     """
     if labels.is_ours(found, instance):
         return True
     metadata = found["metadata"]
-    owners = [owner.get("uid") for owner in metadata.get("ownerReferences") or ()]
-    if any(uid in known for uid in (metadata["uid"], *owners)):
+    owners = metadata.get("ownerReferences") or ()
+    if any(uid in known for uid in (metadata["uid"], *(owner.get("uid") for owner in owners))):
         return True
-    return not labels.instance_of(labels.labels_of(found)) and labels.RECORD in labels.annotations_of(found)
+    if labels.instance_of(labels.labels_of(found)):
+        return False
+    of_its_pod = any(owner.get("kind") == "Pod" and service_name(owner["name"]) == metadata["name"] for owner in owners)
+    return of_its_pod or labels.RECORD in labels.annotations_of(found)
 
 
 async def _delete(caller: Caller, resource: str, name: str, uid: str, deadline: Deadline) -> JsonObject | None:

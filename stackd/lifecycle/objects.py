@@ -109,6 +109,23 @@ async def expose(
     raise NoNodePort("no free node port was found in time: other Services in the cluster hold those that were tried")
 
 
+async def keep_right_service(context: Context, stack: Stack, pod: PodState) -> ServiceState | None:
+    """Return the stack's Service as the cluster has it now, if it is as the row says; otherwise delete it.
+
+    A Service without stackd's labels is deleted, too: no watch shows it, and it has the name that the next one needs.
+    Raises ClusterUnavailable, ClusterError.
+    """
+    await context.right_cluster()
+    found = await context.cluster.get_service(stack.service_name)
+    if found is None:
+        return None
+    ours = found.instance == context.config.cluster.instance and found.stack_id == stack.stack_id
+    if ours and not found.deleting and not service_trouble(stack, found):
+        return found
+    await context.cluster.delete_service(stack.service_name, known=(stack.service_uid, pod.uid))
+    return None
+
+
 async def _require_as_asked(context: Context, stack: Stack, service: ServiceState) -> None:
     """Delete the Service and raise ClusterRefused if the Service that was made is not the one that was requested."""
     if trouble := service_trouble(stack, service):

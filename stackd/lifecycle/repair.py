@@ -13,8 +13,8 @@ from stackd.lifecycle.annotations import annotate
 from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.hiding import hiding
-from stackd.lifecycle.objects import expose, put_labels_on
-from stackd.lifecycle.plan import Repair, RepairKind, service_trouble, wants_service
+from stackd.lifecycle.objects import expose, keep_right_service, put_labels_on
+from stackd.lifecycle.plan import Repair, RepairKind, wants_service
 from stackd.lifecycle.restart import put_record_right, resume
 from stackd.logs import about
 from stackd.workqueue import RetryPolicy
@@ -91,15 +91,9 @@ async def put_back_service(context: Context, stack_id: str) -> None:
         pod = current_pod(context, stack)
         if pod is None or pod.deleting:
             return  # the Service goes with the pod
-        await context.right_cluster()
-        found = await context.cluster.get_service(stack.service_name)
-        if found is not None:
-            ours = found.instance == context.config.cluster.instance and found.stack_id == stack_id
-            if ours and not found.deleting and not service_trouble(stack, found):
-                return
-            known = (stack.service_uid, stack.pod_uid)
-            await context.cluster.delete_service(stack.service_name, known=known)
-            crash_point("repair.service_removed")
+        if await keep_right_service(context, stack, pod) is not None:
+            return
+        crash_point("repair.service_removed")
         # The mirror may still show the removed Service: if the row had the same uid, a delete would trust that uid.
         await context.store.stacks.set_service(stack_id, None)
         _, service = await expose(context, stack, pod, replaced=lambda: crash_point("repair.port_replaced"))

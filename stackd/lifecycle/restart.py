@@ -32,7 +32,7 @@ from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.create import first_observation, reopening_silent_watch
 from stackd.lifecycle.delete import delete_objects
 from stackd.lifecycle.hiding import hiding
-from stackd.lifecycle.objects import expose, pod_request, put_labels_on, spec_of
+from stackd.lifecycle.objects import expose, keep_right_service, pod_request, put_labels_on, spec_of
 from stackd.lifecycle.plan import Repair, RepairKind
 from stackd.lifecycle.readiness import admitted
 from stackd.logs import about
@@ -187,8 +187,10 @@ async def _make(context: Context, stack: Stack) -> Stack:
         crash_point("restart.cleared")
         whole = await context.store.stacks.whole(_wanted(context, stack_id, Desired.RUNNING))
         pod = await context.cluster.create_pod(pod_request(context, whole, _spec(context, whole)))
-    elif pod.stack_id != stack_id or pod.instance != context.config.cluster.instance:
-        pod = await _labelled(context, stack, pod)
+    else:  # an interrupted start has created it, and may have left its Service without labels
+        if pod.stack_id != stack_id or pod.instance != context.config.cluster.instance:
+            pod = await _labelled(context, stack, pod)
+        await keep_right_service(context, stack, pod)
     crash_point("restart.pod_created")
     await context.cluster.delete_stopped(stack_id)
     crash_point("restart.record_deleted")

@@ -230,6 +230,65 @@ async def test_a_create_off_which_a_policy_takes_labels_is_refused_and_undone(at
     assert not (await at.call("GET", "/stacks")).json["stacks"]
 
 
+async def restart_that_has_left_a_service_without_labels(at: Harness) -> tuple[str, int]:
+    """The stack and its node port. A policy took the labels off, and stackd was not allowed to undo the create."""
+    stack_id = await running(at)
+    port = (await at.stack(stack_id))["ports"][0]["node_port"]
+    at.cluster.faults.add_fault(action="status", verb="create", resource="services", code=403, count=1)
+    assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status == 503
+    at.cluster.faults.add_fault(action="admit", verb="create", resource="services", body=json.dumps(NO_LABELS))
+    at.cluster.faults.add_fault(action="status", verb="delete", resource="services", code=403)
+    await eventually(lambda: at.cluster.counts.requests["delete", "services", 403])
+    at.cluster.faults.clear()
+    return stack_id, port
+
+
+async def test_a_restart_that_has_left_a_service_without_labels_makes_it_anew(at: Harness) -> None:
+    """Before, the stack was never started: its Service existed already, again and again."""
+    stack_id, port = await restart_that_has_left_a_service_without_labels(at)
+    await at.until_status(stack_id, "running")
+    assert await serves(at, stack_id, port)
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/stop"), ("DELETE", "")])
+async def test_a_service_without_labels_that_a_restart_has_left_is_gone_when_its_stack_is(
+    at: Harness, method: str, path: str
+) -> None:
+    """Before, it was left to the cluster's garbage collector, and its port was free for others before that."""
+    stack_id, _ = await restart_that_has_left_a_service_without_labels(at)
+    assert (await at.call(method, f"/stacks/{stack_id}{path}")).status == 200
+    assert not await objects_left(at)
+
+
+async def test_a_record_of_a_stopped_stack_whose_labels_were_taken_off_gets_them_back(at: Harness) -> None:
+    stack_id = await running(at)
+    assert (await at.call("POST", f"/stacks/{stack_id}/stop")).status == 200
+    await patch(at, f"/api/v1/namespaces/stacks/configmaps/{stack_id}", NO_LABELS)
+
+    async def labelled() -> bool:
+        given = (await at.objects("configmaps"))[stack_id]["metadata"].get("labels", {})
+        return all(map(given.get, OURS))
+
+    await eventually(labelled)
+    assert (await at.call("POST", f"/stacks/{stack_id}/start")).status == 200
+    assert not await at.objects("configmaps")
+
+
+async def test_a_stop_whose_record_a_policy_takes_the_labels_off_is_not_done(at: Harness) -> None:
+    """A record without labels is not found after the file was lost, so a pod must not be deleted in favour of it."""
+    stack_id = await running(at)
+    manifest = {"metadata": {"name": stack_id, "annotations": {"stackd.io/record": "{}"}}}
+    async with at.session.post(f"{at.cluster.url}/api/v1/namespaces/stacks/configmaps", json=manifest) as answer:
+        assert answer.status == 201
+    at.cluster.faults.add_fault(action="admit", verb="patch", resource="configmaps", body=json.dumps(NO_LABELS))
+    reply = await at.call("POST", f"/stacks/{stack_id}/stop")
+    assert (reply.status, "removes stackd's labels from configmaps" in reply.error) == (503, True)
+    assert stack_id in await at.objects("pods")
+    at.cluster.faults.clear()
+    await at.until_status(stack_id, "stopped")
+    assert not await objects_left(at)
+
+
 # ---- removed annotations
 
 

@@ -187,8 +187,8 @@ OF_THE_WIRE = (
     Breakage(
         name="what a policy has taken the labels off is taken for made",
         file="stackd/kube/client.py",
-        text="        if not missing:\n            return made\n",
-        instead="        return made\n",
+        text="    if missing:\n        raise ClusterRefused(\n",
+        instead="    if False:\n        raise ClusterRefused(\n",
     ),
     Breakage(
         name="other node ports of a Service are not noticed",
