@@ -390,14 +390,18 @@ async def _until_accepted(context: Context, stack_id: str, timeout: float) -> St
 
 
 async def dry_run(context: Context, request: CreateRequest) -> None:
-    """Let the cluster check the pod (Pod Security, LimitRange, ResourceQuota) and the file the label limits.
+    """Let the cluster check the pod (Pod Security, LimitRange, ResourceQuota); check stackd's own limits and free ports.
 
     Returns if a create would pass these checks now; raises what it would raise. Does not check whether a node has room.
     """
     await admitted(context)
-    limits = context.config.limits.stacks_per_label
-    if limits and request.labels:
-        await context.store.stacks.check_labels(request.labels, limits)
+    limits = context.config.limits
+    await context.store.stacks.check(
+        request.labels,
+        ports=len(request.target_ports),
+        max_stacks=limits.max_stacks or None,
+        label_limits=limits.stacks_per_label,
+    )
     imagined = _for_dry_run(context, request)
     manifest = pod_request(context, imagined, request.spec)
     try:

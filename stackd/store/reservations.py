@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 
-from stackd.errors import LabelLimitReached, Unavailable
+from stackd.errors import LabelLimitReached, NoNodePort, Unavailable
 from stackd.model import (
     NO_LABELS,
     NO_LIMITS,
@@ -120,6 +120,25 @@ def assign(
     )
     timeline.add(tx, [(stack.stack_id, given)])
     return tx.put_stack(stack)
+
+
+def check(
+    tx: Transaction,
+    labels: Mapping[str, str],
+    *,
+    ports: int,
+    max_stacks: int | None = None,
+    label_limits: Mapping[str, int] = NO_LIMITS,
+) -> None:
+    """Raise what ``reserve`` would raise for a stack with these labels and so many ports; write nothing.
+
+    Ports of stacks that wait in a pool count as free: a create takes such a stack, or has one deleted.
+    """
+    if labels and label_limits:
+        check_labels(tx, labels, label_limits)
+    _check_max_stacks(tx, max_stacks)
+    if tx.ports.counts().free < ports and not tx.row(rows.ANY_UNASSIGNED):
+        raise NoNodePort(tx.ports.why_none())
 
 
 def check_labels(

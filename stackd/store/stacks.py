@@ -109,7 +109,7 @@ class Stacks(StacksView, Table):
 
     reserve = operation(reservations.reserve, grows=True)
     accept = operation(changes.accept)
-    check_labels = operation(reservations.check_labels, writes=False)
+    check = operation(reservations.check, writes=False)
 
     async def observe(self, seen: Sequence[Observation]) -> list[Stack]:
         """As ``changes.observe``. Without news it needs no transaction.

@@ -70,6 +70,26 @@ async def test_a_dry_run_knows_the_limits_of_labels(tmp_path: Path) -> None:
         assert (await dry(at, seed() | {"labels": {"player": "8"}})).status == 200
 
 
+async def test_a_dry_run_knows_the_limit_of_all_stacks(tmp_path: Path) -> None:
+    async with harness(tmp_path, {"STACKD_LIMITS__MAX_STACKS": "1"}) as at:
+        assert (await dry(at)).status == 200
+        await at.create()
+        reply = await dry(at)
+        assert (reply.status, "limits.max_stacks" in reply.error) == (503, True)
+        assert reply.error == (await at.call("POST", "/stacks", seed())).error
+
+
+async def test_a_dry_run_knows_whether_enough_node_ports_are_free(tmp_path: Path) -> None:
+    two = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31002"}
+    async with harness(tmp_path, two) as at:
+        assert (await dry(at)).status == 200
+        await at.create()
+        await at.create()
+        reply = await dry(at)
+        assert (reply.status, "all 2 node ports" in reply.error) == (503, True)
+        assert reply.error == (await at.call("POST", "/stacks", seed())).error
+
+
 async def test_a_dry_run_is_asked_for_in_so_many_words(at: Harness) -> None:
     assert (await dry(at, value="perhaps")).status == 400
     wrong = await at.call("POST", "/stacks?dryrun=true", seed())

@@ -304,6 +304,7 @@ async def test_a_pool_gives_way_where_no_node_port_is_left(tmp_path: Path) -> No
     settings = folder_with(tmp_path, web_1=template(), other=template("other", pool=0)) | ports
     async with harness(tmp_path, settings) as at:
         await filled(at)
+        assert (await at.call("POST", "/stacks?dry_run=true", {"template": "other"})).status == 200
         made = await at.create({"template": "other"})
         assert made["ports"][0]["node_port"] in range(31001, 31004)
         assert len(waiting(at)) == SIZE - 1

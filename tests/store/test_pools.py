@@ -197,7 +197,7 @@ async def test_what_was_given_since_a_file_was_copied_is_so_again(tmp_path: Path
     assert await store.stacks.renew([record]) == []
     assert store.assigned.get(stack_id(0)) == record
     with pytest.raises(LabelLimitReached):
-        await store.stacks.check_labels({"team": "7"}, {"team": 1})
+        await store.stacks.check({"team": "7"}, ports=1, label_limits={"team": 1})
     await store.close()
     store = await open_store(tmp_path / "file.db")
     assert store.assigned.get(stack_id(0)) == record
