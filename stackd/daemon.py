@@ -48,7 +48,6 @@ from stackd.lifecycle.template_history import SAMPLE_SECONDS, TemplateHistory
 from stackd.lifecycle.ttl import Expiries, expire
 from stackd.lifecycle.wall_clock import WallClock
 from stackd.metrics import Metrics
-from stackd.podspec import prepare as prepare_podspec
 from stackd.store import Store
 from stackd.tasks import Tasks
 from stackd.templates import TemplateSet, read_templates
@@ -233,7 +232,6 @@ async def _start(stack: AsyncExitStack, daemon: Daemon, process: ProcessContext)
     stack.push_async_callback(_drain, daemon, listener, process.notifier)
     context.tasks.supervise("store", _watch_store(context.store))
     context.tasks.supervise("cluster", _follow_cluster(daemon))
-    context.tasks.background("prepare", asyncio.to_thread(prepare_podspec))
     if process.inherited:
         await _wait_for_cluster(daemon)
     await listener.open((lambda: certificate.context) if certificate else None)

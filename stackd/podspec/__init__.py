@@ -7,9 +7,8 @@
     Sanitizer            the same under one policy; remembers recent results
     harden               a manifest with the operator's additions
     Policy               the operator's choices
-    prepare              load the typed models ahead of the first spec
 
-Inside, in the order of use: yaml_reader → decode (with allow) → pod, containers, sources, images, request, resources →
+Inside, in the order of use: yaml_reader → decode (with allow and fields) → pod, containers, sources, images, request, resources →
 yaml_writer. ``sanitize`` calls them in turn; ``reasons`` collects the mistakes. ``additions`` is what stackd adds
 later.
 """
@@ -17,7 +16,6 @@ later.
 from __future__ import annotations
 
 from stackd.podspec.additions import harden
-from stackd.podspec.decode import prepare
 from stackd.podspec.policy import Policy
 from stackd.podspec.reasons import by_line
 from stackd.podspec.request import parse_target_ports
@@ -31,6 +29,5 @@ __all__ = [
     "harden",
     "located",
     "parse_target_ports",
-    "prepare",
     "sanitize",
 ]

@@ -2,7 +2,7 @@
 
 Owns: one table per kind of object. A field that is not in its table is refused by path, whatever its value; a field
 with a ``Refused`` is refused for that reason. Other modules check the values of allowed fields. This module names no
-types: ``decode`` takes them from the Kubernetes client's models.
+types: ``decode`` takes them from ``fields``.
 """
 
 from __future__ import annotations

@@ -1,95 +1,23 @@
 """From untyped data to a typed Pod that holds allowed fields only.
 
-Owns: reading the fields' types from the Kubernetes client's models, joining them with the allowlist (once, on first
-use), and the walk that checks types, leaves out empty values, and turns quantities into ``Quantity``. Walking this
-table is many times faster than validating with the models. The result is a new tree.
-
-Importing the models takes a third of a second. It happens on first use; ``prepare`` does it at the start instead.
+Owns: joining the types of Kubernetes' fields with the allowlist (once, on first use), and the walk that checks types,
+leaves out empty values, and turns quantities into ``Quantity``. Walking this table is many times faster than validating
+with the Kubernetes client's models. The result is a new tree.
 """
 
 from __future__ import annotations
 
 import functools
-import types
-import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stackd import quantity
 from stackd.podspec.allow import POD, Leaf, Refused
+from stackd.podspec.fields import MODELS, FieldKind, FieldType
 from stackd.podspec.reasons import Reasons, below, unknown_field
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
 
 Decoder = Callable[[Any, str, Reasons], Any]
 """Returns the checked value, or ``None`` if there is nothing to keep (or a reason was added)."""
-
-
-class FieldKind(Enum):
-    """The JSON shape of a field."""
-
-    STRING = "a string"
-    INTEGER = "an integer"
-    BOOLEAN = "true or false"
-    INTEGER_OR_STRING = "an integer or a string"
-    STRINGS = "a list of strings"
-    STRING_MAP = "a mapping of strings"
-    OBJECT = "an object"
-    OBJECTS = "a list of objects"
-    OTHER = "something else"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FieldType:
-    """A field's shape; ``model`` for objects and lists of objects."""
-
-    kind: FieldKind
-    model: type[BaseModel] | None = None
-
-
-def pod_model() -> type[BaseModel]:
-    """The typed model of a Pod."""
-    from kubernetes.aio.client.models.v1_pod import V1Pod
-
-    return V1Pod
-
-
-@functools.cache
-def fields_of(model: type[BaseModel]) -> Mapping[str, FieldType]:
-    """The model's fields by their JSON names."""
-    hints = typing.get_type_hints(model)
-    return {info.serialization_alias or name: _field_type(hints[name]) for name, info in model.model_fields.items()}
-
-
-def _field_type(annotation: object) -> FieldType:
-    inner = [part for part in _alternatives(annotation) if part is not type(None)]
-    if len(inner) > 1:
-        return FieldType(kind=FieldKind.INTEGER_OR_STRING if set(inner) == {int, str} else FieldKind.OTHER)
-    (only,) = inner
-    if only in _PLAIN:
-        return FieldType(kind=_PLAIN[only])
-    origin, arguments = typing.get_origin(only), typing.get_args(only)
-    if origin is list:
-        item = _field_type(arguments[0])
-        return FieldType(kind=_LISTS.get(item.kind, FieldKind.OTHER), model=item.model)
-    if origin is dict:
-        return FieldType(kind=FieldKind.STRING_MAP if arguments[1] is str else FieldKind.OTHER)
-    if isinstance(only, type) and hasattr(only, "model_fields"):
-        return FieldType(kind=FieldKind.OBJECT, model=only)
-    return FieldType(kind=FieldKind.OTHER)
-
-
-def _alternatives(annotation: object) -> tuple[typing.Any, ...]:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return typing.get_args(annotation)
-    return (annotation,)
-
-
-_PLAIN: dict[object, FieldKind] = {str: FieldKind.STRING, int: FieldKind.INTEGER, bool: FieldKind.BOOLEAN}
-_LISTS = {FieldKind.STRING: FieldKind.STRINGS, FieldKind.OBJECT: FieldKind.OBJECTS}
 
 
 def decode(document: Mapping[str, Any], reasons: Reasons) -> dict[str, Any]:
@@ -100,19 +28,14 @@ def decode(document: Mapping[str, Any], reasons: Reasons) -> dict[str, Any]:
 
 @functools.cache
 def _pod_decoder() -> Decoder:
-    return _object(pod_model(), POD)
+    return _object("Pod", POD)
 
 
-def prepare() -> None:
-    """Load the typed models now (a third of a second) instead of with the first pod spec."""
-    _pod_decoder()
-
-
-def _object(model: type[BaseModel], table: Mapping[str, Any]) -> Decoder:
-    types = fields_of(model)
+def _object(model: str, table: Mapping[str, Any]) -> Decoder:
+    types = MODELS[model]
     unheard = table.keys() - types.keys()
     if unheard:
-        raise LookupError(f"{model.__name__} has no field {', '.join(sorted(unheard))}")
+        raise LookupError(f"{model} has no field {', '.join(sorted(unheard))}")
     decoders = {name: _field(types[name], entry) for name, entry in table.items() if not isinstance(entry, Refused)}
     refused = {name: entry.why for name, entry in table.items() if isinstance(entry, Refused)}
 

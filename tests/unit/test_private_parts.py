@@ -25,7 +25,6 @@ from kubernetes.aio import config as loading
 from kubernetes.aio.client import ApiClient, Configuration
 from packaging.requirements import Requirement
 
-from stackd.podspec.decode import FieldKind, fields_of, pod_model
 from stackd.web import connection, responses
 from tests.unit.test_packaging import PROJECT
 
@@ -258,17 +257,3 @@ async def test_a_kubeconfig_is_loaded_from_several_files_and_never_written(tmp_p
     )
     assert configuration.host == "https://192.0.2.1:6443"
     assert (first.read_bytes(), second.read_bytes()) == before
-
-
-def test_the_models_of_a_pod_are_pydantic_models_with_json_names() -> None:
-    """``podspec.decode`` reads types and JSON names off V1Pod; a change of generator would change both."""
-    fields = fields_of(pod_model())
-    assert fields["apiVersion"].kind is FieldKind.STRING
-    spec = fields["spec"].model
-    assert spec is not None
-    container = fields_of(spec)["containers"]
-    assert container.kind is FieldKind.OBJECTS
-    assert container.model is not None
-    assert fields_of(container.model)["ports"].kind is FieldKind.OBJECTS
-    assert fields_of(spec)["nodeSelector"].kind is FieldKind.STRING_MAP
-    assert fields_of(spec)["restartPolicy"].kind is FieldKind.STRING

@@ -9,14 +9,15 @@ import pytest
 from stackd.errors import InvalidPodSpec
 from stackd.podspec import Policy
 from stackd.podspec.allow import CONTAINER, METADATA, SPEC, VOLUME, Refused
-from stackd.podspec.decode import FieldKind, FieldType, fields_of, pod_model
+from stackd.podspec.fields import FieldKind
+from tests.unit.podspec.models import POD, ModelField, fields_of
 from tests.unit.podspec.specs import admit, container, manifest, metadata, reasons, seed, spec, with_init, with_volume
 
 SECRET = "flag{not-to-be-shown}"
 
 
-def model_fields(*path: str) -> dict[str, FieldType]:
-    fields = dict(fields_of(pod_model()))
+def model_fields(*path: str) -> dict[str, ModelField]:
+    fields = dict(fields_of(POD))
     for name in path:
         model = fields[name].model
         assert model is not None
@@ -24,7 +25,7 @@ def model_fields(*path: str) -> dict[str, FieldType]:
     return fields
 
 
-def sample(field: FieldType) -> Any:
+def sample(field: ModelField) -> Any:
     """A value of the field's type."""
     return {
         FieldKind.STRING: "a",
@@ -39,7 +40,7 @@ def sample(field: FieldType) -> Any:
     }[field.kind]
 
 
-def never(table: Any, fields: dict[str, FieldType]) -> list[str]:
+def never(table: Any, fields: dict[str, ModelField]) -> list[str]:
     return [name for name in fields if name not in table or isinstance(table[name], Refused)]
 
 

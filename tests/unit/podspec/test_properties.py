@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from stackd.errors import InvalidPodSpec
 from stackd.model import SanitizedSpec, TargetPort
 from stackd.podspec import Policy, harden, sanitize
-from stackd.podspec.decode import FieldKind, FieldType, fields_of, pod_model
+from stackd.podspec.fields import FieldKind
+from tests.unit.podspec.models import POD, ModelField, fields_of
 from tests.unit.podspec.specs import DEFAULT_POLICY, HTTP, container, seed, with_volume
 from tests.unit.podspec.standards import actions, baseline, containers, restricted
 
@@ -108,7 +109,7 @@ SPECS: st.SearchStrategy[Any] = st.fixed_dictionaries(
 )
 
 
-def values(field: FieldType, depth: int) -> st.SearchStrategy[Any]:
+def values(field: ModelField, depth: int) -> st.SearchStrategy[Any]:
     """Values of a field's type; ``depth`` limits how deeply objects are nested."""
     plain: dict[FieldKind, st.SearchStrategy[Any]] = {
         FieldKind.STRING: WORDS,
@@ -152,7 +153,7 @@ def pods(draw: st.DrawFn) -> dict[str, Any]:
     pod: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": draw(SPECS)}
     pod = copy.deepcopy(pod)
     for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2]))):
-        owner, model = draw(st.sampled_from(places(pod, pod_model())))
+        owner, model = draw(st.sampled_from(places(pod, POD)))
         fields = fields_of(model)
         if not fields:
             continue
@@ -234,7 +235,7 @@ def check_no_credentials(pod: dict[str, Any]) -> None:
 
 def check(pod: dict[str, Any], policy: Policy, spec: SanitizedSpec) -> None:
     manifest: dict[str, Any] = dict(spec.manifest)
-    pod_model().model_validate(manifest)
+    POD.model_validate(manifest)
     assert yaml.safe_load(spec.text) == {**manifest, "kind": pod["kind"], "status": {}}
     assert spec.requested_cpu_milli == effective(manifest["spec"], "cpu") * 1000
     assert spec.requested_memory_bytes == effective(manifest["spec"], "memory")

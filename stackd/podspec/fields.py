@@ -1,0 +1,225 @@
+"""The fields of a Pod, and of the objects in it, with their JSON types.
+
+Owns: all that ``decode`` knows of Kubernetes' types. These are the fields that the Kubernetes client's models have
+(release 1.37), and a test compares them. The daemon does not import the models: it would take a third of each start,
+and needs only the names and types. An object that no allowed field holds has no fields here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+
+class FieldKind(Enum):
+    """The JSON shape of a field."""
+
+    STRING = "string"
+    INTEGER = "integer"
+    BOOLEAN = "boolean"
+    INTEGER_OR_STRING = "integer or string"
+    STRINGS = "strings"
+    STRING_MAP = "map"
+    OBJECT = "object"
+    OBJECTS = "objects"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldType:
+    """A field's shape. ``model`` names the fields of an object, or of each object in a list; None if none is allowed."""
+
+    kind: FieldKind
+    model: str | None = None
+
+
+_CONTINUED = re.compile(r"\n {4,}")
+# A line at the margin names a model, each line below it has the fields of one kind, and ``=`` names a field's model.
+_TEXT = """
+Pod
+  string: apiVersion kind
+  object: metadata=ObjectMeta spec=PodSpec status=PodStatus
+ObjectMeta
+  string: generateName name namespace resourceVersion selfLink uid
+  integer: deletionGracePeriodSeconds generation
+  strings: finalizers
+  map: annotations labels
+  objects: managedFields ownerReferences
+  other: creationTimestamp deletionTimestamp
+PodSpec
+  string: dnsPolicy hostname hostnameOverride nodeName preemptionPolicy priorityClassName restartPolicy
+    runtimeClassName schedulerName serviceAccount serviceAccountName subdomain
+  integer: activeDeadlineSeconds priority terminationGracePeriodSeconds
+  boolean: automountServiceAccountToken enableServiceLinks hostIPC hostNetwork hostPID hostUsers setHostnameAsFQDN
+    shareProcessNamespace
+  map: nodeSelector overhead
+  object: affinity dnsConfig os resources=ResourceRequirements schedulingGroup securityContext=PodSecurityContext
+  objects: containers=Container ephemeralContainers evictionResponders hostAliases
+    imagePullSecrets=LocalObjectReference initContainers=Container readinessGates resourceClaims schedulingGates
+    tolerations topologySpreadConstraints volumes=Volume
+Container
+  string: image imagePullPolicy name restartPolicy terminationMessagePath terminationMessagePolicy workingDir
+  boolean: stdin stdinOnce tty
+  strings: args command
+  object: lifecycle=Lifecycle livenessProbe=Probe readinessProbe=Probe resources=ResourceRequirements
+    securityContext=SecurityContext startupProbe=Probe
+  objects: env=EnvVar envFrom=EnvFromSource ports=ContainerPort resizePolicy restartPolicyRules volumeDevices
+    volumeMounts=VolumeMount
+EnvVar
+  string: name value
+  object: valueFrom=EnvVarSource
+EnvVarSource
+  object: configMapKeyRef=ConfigMapKeySelector fieldRef=ObjectFieldSelector fileKeyRef
+    resourceFieldRef=ResourceFieldSelector secretKeyRef=SecretKeySelector
+ObjectFieldSelector
+  string: apiVersion fieldPath
+ResourceFieldSelector
+  string: containerName divisor resource
+SecretKeySelector
+  string: key name
+  boolean: optional
+ConfigMapKeySelector
+  string: key name
+  boolean: optional
+EnvFromSource
+  string: prefix
+  object: configMapRef=ConfigMapEnvSource secretRef=SecretEnvSource
+ConfigMapEnvSource
+  string: name
+  boolean: optional
+SecretEnvSource
+  string: name
+  boolean: optional
+ContainerPort
+  string: hostIP name protocol
+  integer: containerPort hostPort
+ResourceRequirements
+  map: limits requests
+  objects: claims
+Probe
+  integer: failureThreshold initialDelaySeconds periodSeconds successThreshold terminationGracePeriodSeconds
+    timeoutSeconds
+  object: exec=ExecAction grpc=GRPCAction httpGet=HTTPGetAction tcpSocket=TCPSocketAction
+ExecAction
+  strings: command
+HTTPGetAction
+  string: host path protocol scheme
+  integer or string: port
+  objects: httpHeaders=HTTPHeader
+HTTPHeader
+  string: name value
+TCPSocketAction
+  string: host
+  integer or string: port
+GRPCAction
+  string: mode service
+  integer: port
+Lifecycle
+  string: stopSignal
+  object: postStart=LifecycleHandler preStop=LifecycleHandler
+LifecycleHandler
+  object: exec=ExecAction httpGet=HTTPGetAction sleep=SleepAction tcpSocket=TCPSocketAction
+SleepAction
+  integer: seconds
+VolumeMount
+  string: mountPath mountPropagation name recursiveReadOnly subPath subPathExpr
+  boolean: readOnly
+  strings: bindMountOptions
+SecurityContext
+  string: procMount
+  integer: runAsGroup runAsUser
+  boolean: allowPrivilegeEscalation privileged readOnlyRootFilesystem runAsNonRoot
+  object: appArmorProfile capabilities=Capabilities seLinuxOptions seccompProfile=SeccompProfile windowsOptions
+SeccompProfile
+  string: localhostProfile type
+Capabilities
+  strings: add drop
+Volume
+  string: name
+  object: awsElasticBlockStore azureDisk azureFile cephfs cinder configMap=ConfigMapVolumeSource csi=CSIVolumeSource
+    downwardAPI=DownwardAPIVolumeSource emptyDir=EmptyDirVolumeSource ephemeral fc flexVolume flocker
+    gcePersistentDisk gitRepo glusterfs hostPath image iscsi nfs
+    persistentVolumeClaim=PersistentVolumeClaimVolumeSource photonPersistentDisk portworxVolume
+    projected=ProjectedVolumeSource quobyte rbd scaleIO secret=SecretVolumeSource storageos vsphereVolume
+EmptyDirVolumeSource
+  string: medium sizeLimit
+  integer: mode
+DownwardAPIVolumeSource
+  integer: defaultMode defaultUser
+  objects: items=DownwardAPIVolumeFile
+DownwardAPIVolumeFile
+  string: path
+  integer: mode user
+  object: fieldRef=ObjectFieldSelector resourceFieldRef=ResourceFieldSelector
+ConfigMapVolumeSource
+  string: name
+  integer: defaultMode defaultUser
+  boolean: optional
+  objects: items=KeyToPath
+KeyToPath
+  string: key path
+  integer: mode user
+SecretVolumeSource
+  string: secretName
+  integer: defaultMode defaultUser
+  boolean: optional
+  objects: items=KeyToPath
+ProjectedVolumeSource
+  integer: defaultMode defaultUser
+  objects: sources=VolumeProjection
+VolumeProjection
+  object: clusterTrustBundle configMap=ConfigMapProjection downwardAPI=DownwardAPIProjection podCertificate
+    secret=SecretProjection serviceAccountToken
+DownwardAPIProjection
+  objects: items=DownwardAPIVolumeFile
+ConfigMapProjection
+  string: name
+  boolean: optional
+  objects: items=KeyToPath
+SecretProjection
+  string: name
+  boolean: optional
+  objects: items=KeyToPath
+PersistentVolumeClaimVolumeSource
+  string: claimName
+  boolean: readOnly
+CSIVolumeSource
+  string: driver fsType
+  boolean: readOnly
+  map: volumeAttributes
+  object: nodePublishSecretRef=LocalObjectReference
+LocalObjectReference
+  string: name
+PodSecurityContext
+  string: fsGroupChangePolicy seLinuxChangePolicy supplementalGroupsPolicy
+  integer: fsGroup runAsGroup runAsUser
+  boolean: runAsNonRoot
+  object: appArmorProfile seLinuxOptions seccompProfile=SeccompProfile windowsOptions
+  objects: sysctls
+  other: supplementalGroups
+PodStatus
+  string: hostIP message nominatedNodeName phase podIP qosClass reason resize
+  integer: observedGeneration
+  map: allocatedResources
+  object: extendedResourceClaimStatus resources=ResourceRequirements
+  objects: conditions containerStatuses ephemeralContainerStatuses hostIPs initContainerStatuses
+    nodeAllocatableResourceClaimStatuses podIPs resourceClaimStatuses volumeHealth
+  other: startTime
+"""
+
+
+def _read(text: str) -> Mapping[str, Mapping[str, FieldType]]:
+    blocks = (block.splitlines() for block in re.split(r"\n(?=\S)", _CONTINUED.sub(" ", text).strip()))
+    return {name: dict(field for line in lines for field in _fields(line)) for name, *lines in blocks}
+
+
+def _fields(line: str) -> Iterator[tuple[str, FieldType]]:
+    kind, _, words = line.strip().partition(": ")
+    for name, _, model in (word.partition("=") for word in words.split()):
+        yield name, FieldType(kind=FieldKind(kind), model=model or None)
+
+
+MODELS = _read(_TEXT)
+"""The fields of each model, by their JSON names."""
