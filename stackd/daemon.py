@@ -31,7 +31,7 @@ from stackd.kube.mirror import Mirror
 from stackd.lifecycle import crashpoints, delete, diagnostics, repair
 from stackd.lifecycle.annotations import annotate_all_given, annotate_given
 from stackd.lifecycle.brake import Brake
-from stackd.lifecycle.bring_up import bring_up, follow_identity, require_own_stacks
+from stackd.lifecycle.bring_up import bring_up, follow_identity
 from stackd.lifecycle.capacity import refresh_quotas
 from stackd.lifecycle.context import Context, Settings
 from stackd.lifecycle.idempotency import Replays, purge
@@ -168,8 +168,9 @@ async def _open(stack: AsyncExitStack, config: Config, templates: TemplateSet, c
 async def _store(stack: AsyncExitStack, config: Config, clock: Clock) -> Store:
     store = await Store.open(Path(config.state.path), clock=clock, node_ports=config.stacks.node_ports)
     stack.push_async_callback(store.close)
-    require_own_stacks(store.identity, len(store.stacks), config)
-    await store.begin(config.stacks.namespace, config.cluster.instance)
+    namespace, instance = config.stacks.namespace, config.cluster.instance
+    store.identity.require_own(config.state.path, len(store.stacks), namespace=namespace, instance=instance)
+    await store.begin(namespace, instance)
     return store
 
 

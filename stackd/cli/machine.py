@@ -30,7 +30,6 @@ SCOPES = ("admin", "read", "metrics")
 def check(config_path: Path | None, effective: bool, for_reload: bool) -> None:
     """Check the configuration without starting anything; report all mistakes at once, with exit code 2."""
     from stackd.config.settings import settings
-    from stackd.lifecycle.bring_up import require_own_file
     from stackd.templates import read_templates
 
     if for_reload:
@@ -38,7 +37,7 @@ def check(config_path: Path | None, effective: bool, for_reload: bool) -> None:
         return
     result = as_service(config_path)
     _readable_for_the_service(config_path, result.config)
-    require_own_file(result.config)
+    _require_own_file(result.config)
     read_templates(result.config)
     for warning in result.warnings:
         click.echo(f"warning: {warning}", err=True)
@@ -49,6 +48,12 @@ def check(config_path: Path | None, effective: bool, for_reload: bool) -> None:
     width = min(60, max(len(text) for text, _ in lines))
     for text, origin in lines:
         click.echo(f"{text:<{width}}  # {origin}")
+
+
+def _require_own_file(config: Config) -> None:
+    from stackd.store import require_own_file
+
+    require_own_file(config.state.path, namespace=config.stacks.namespace, instance=config.cluster.instance)
 
 
 def _readable_for_the_service(config_path: Path | None, config: Config) -> None:
@@ -71,13 +76,12 @@ def _check_for_reload(config_path: Path | None) -> None:
     from stackd.config import load
     from stackd.config.credentials import HOW_TO_SET_ONE, KUBECONFIG, NO_CLUSTER, credential, handed_over
     from stackd.errors import ConfigError
-    from stackd.lifecycle.bring_up import require_own_file
     from stackd.templates import read_templates
 
     folder = handed_over(os.environ)
     try:
         read_templates(alone(config_path).config)
-        require_own_file(load(config_path, os.environ, folder).config)
+        _require_own_file(load(config_path, os.environ, folder).config)
         if (kubeconfig := credential(folder, KUBECONFIG)) is not None:
             asyncio.run(_can_be_used(kubeconfig))
     except ConfigError as error:

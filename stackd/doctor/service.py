@@ -15,11 +15,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from stackd.config import Config
 from stackd.doctor import Finding, fail, ok, warn
-from stackd.upkeep.health import REFUSED, WAITS
+from stackd.upkeep import REFUSED, WAITS
+
+if TYPE_CHECKING:
+    from stackd.config import Config
 
 SERVICE: Final = "stackd.service"
 SOCKET: Final = "stackd.socket"

@@ -11,17 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
-from stackd.config import Config
-from stackd.errors import ClusterError, ClusterRefused, ClusterUnavailable, ConfigError, StoreError, StoreUnavailable
+from stackd.errors import ClusterError, ClusterRefused, ClusterUnavailable, ConfigError, StoreUnavailable
 from stackd.kube import provision
 from stackd.kube.caller import Backoff
 from stackd.lifecycle.brake import WrongCluster
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.objects import ask_node_ports
-from stackd.store import FileIdentity, read_summary
 from stackd.waiters import set_within
 
 log = logging.getLogger(__name__)
@@ -127,24 +124,3 @@ async def _require_policy(context: Context) -> None:
                 "other; apply what `stackd manifests` prints, or set stacks.require_ingress_network_policy = false"
             ]
         )
-
-
-def require_own_stacks(identity: FileIdentity, stacks: int, config: Config) -> None:
-    """Raise ConfigError if the file holds stacks and says that they belong to another namespace or instance."""
-    if stacks and (contradiction := identity.contradiction(config.stacks.namespace, config.cluster.instance)):
-        raise ConfigError(
-            [
-                f"the state file {config.state.path} holds {stacks} stacks for which {contradiction}: "
-                "restore that setting, or choose another state.path"
-            ]
-        )
-
-
-def require_own_file(config: Config) -> None:
-    """As ``require_own_stacks`` for the file on disk, whoever has it open. Blocking; ignores an unreadable file."""
-    try:
-        summary = read_summary(Path(config.state.path))
-    except (StoreError, OSError):
-        return
-    if summary is not None:
-        require_own_stacks(summary.identity, summary.stacks, config)

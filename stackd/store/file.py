@@ -233,6 +233,16 @@ def read_summary(path: Path) -> FileSummary | None:
         raise StoreError(f"the state file {path} cannot be read: {failures.sentence(exc)}") from exc
 
 
+def require_own_file(path: str, *, namespace: str, instance: str) -> None:
+    """As ``FileIdentity.require_own`` for a file that another process may have open. Ignores an unreadable file."""
+    try:
+        summary = read_summary(Path(path))
+    except (StoreError, OSError):
+        return
+    if summary is not None:
+        summary.identity.require_own(path, summary.stacks, namespace=namespace, instance=instance)
+
+
 def _summary(reader: sqlite3.Connection) -> FileSummary:
     values = dict(reader.execute(identity.ALL_META).fetchall())
     (stacks,) = reader.execute(rows.COUNT_STACKS).fetchone()

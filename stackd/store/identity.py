@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stackd.errors import StoreError
+from stackd.errors import ConfigError, StoreError
 from stackd.store import rows
 from stackd.store.transaction import Table, Transaction, operation
 
@@ -89,6 +89,16 @@ class FileIdentity:
         return ", ".join(
             f'{key} is "{said}", not "{wanted}"' for key, said, wanted in pairs if said not in ("", wanted)
         )
+
+    def require_own(self, path: str, stacks: int, *, namespace: str, instance: str) -> None:
+        """Raise ConfigError if the file at ``path`` holds stacks, and says that they belong to others."""
+        if stacks and (contradiction := self.contradiction(namespace, instance)):
+            raise ConfigError(
+                [
+                    f"the state file {path} holds {stacks} stacks for which {contradiction}: "
+                    "restore that setting, or choose another state.path"
+                ]
+            )
 
 
 def begin(tx: Transaction, namespace: str, instance: str) -> None:

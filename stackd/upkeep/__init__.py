@@ -5,3 +5,7 @@ reload    takes over a changed configuration or key file, as a whole or not at a
 tls       loads the TLS certificate again when its files change
 systemd   the service manager: its protocol, the sockets that it hands over, its credentials
 """
+
+REFUSED = "the last reload was refused: "
+WAITS = "waits for a restart: "
+"""Beginnings of two parts of the status line; the doctor looks for them."""

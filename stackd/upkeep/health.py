@@ -20,14 +20,13 @@ from stackd.lifecycle import nodes
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.readiness import why_not_ready
 from stackd.metrics import Histogram
+from stackd.upkeep import REFUSED, WAITS
 from stackd.upkeep.systemd import Notifier
 from stackd.waiters import first_of
 
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 2.0
-REFUSED = "the last reload was refused: "
-WAITS = "waits for a restart: "
 
 
 async def report(context: Context, ready: asyncio.Event, notifier: Notifier, patience: float) -> None:

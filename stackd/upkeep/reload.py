@@ -19,7 +19,6 @@ from stackd.config import Config, LoadedConfig, SettingChange, diff, merge_live
 from stackd.config.credentials import STAMP
 from stackd.errors import ConfigError
 from stackd.jobs.schedule import Schedule
-from stackd.lifecycle.bring_up import require_own_stacks
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.observe import Observer
 from stackd.templates import TemplateSet, read_templates
@@ -136,7 +135,10 @@ class Reloader:
         try:
             loaded = await asyncio.to_thread(self.again)
             store = self.context.store
-            require_own_stacks(store.identity, len(store.stacks), loaded.config)
+            namespace, instance = loaded.config.stacks.namespace, loaded.config.cluster.instance
+            store.identity.require_own(
+                loaded.config.state.path, len(store.stacks), namespace=namespace, instance=instance
+            )
             merged = merge_live(self.context.config, loaded.config)
             templates = await asyncio.to_thread(read_templates, merged)
             fresh = await self.context.cluster.connection.access.look_again()

@@ -52,6 +52,20 @@ async def completed(line: str, **environment: str) -> tuple[str, str]:
     return await loaded(_STACKD_COMPLETE="bash_complete", **words, **environment)
 
 
+async def test_a_reload_loads_nothing_heavy() -> None:
+    """It is a request to systemd, which runs here or not."""
+    _, heavy = await loaded("reload", PATH="/nowhere")
+    assert "asyncio" not in heavy
+    assert "pydantic" not in heavy
+
+
+async def test_a_check_of_the_configuration_loads_nothing_that_talks_to_a_cluster(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[auth]\nenabled = false\n[cluster]\nmode = 'embedded'\n")
+    out, heavy = await loaded("check", "--config", str(tmp_path / "config.toml"))
+    assert out == "the configuration is valid\n"
+    assert not {"aiohttp", "kubernetes", "apscheduler"} & {*heavy.split()}
+
+
 @pytest.mark.parametrize("words", ["--version", "--help", "stacks --help"])
 async def test_version_and_help_load_nothing_heavy(words: str) -> None:
     out, heavy = await loaded(*words.split())
