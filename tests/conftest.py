@@ -1,6 +1,7 @@
 """What holds for all tests.
 
-No test sees a stackd that is installed on this machine, or its configuration. Hypothesis has no deadline, since a busy
+No test sees a stackd that is installed on this machine, or its configuration, or trusts the authorities that this
+machine trusts: to load those takes 10 ms for each TLS context. Hypothesis has no deadline, since a busy
 machine is slow, and draws the same examples each time. Under xdist there are more processes than CPUs, and tests that
 share something expensive run in one process.
 """
@@ -25,6 +26,8 @@ ONE_PROCESS_EACH = ("tests/package/", "tests/systemd/", "tests/ui/")
 
 PROCESSES_PER_CPU = 2
 """The tests mostly wait: for the daemon's next pass, for a time to live, for systemd."""
+
+os.environ |= dict.fromkeys(("SSL_CERT_FILE", "SSL_CERT_DIR"), os.devnull)
 
 settings.register_profile(
     "any-machine", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]

@@ -119,9 +119,9 @@ OWNER_BREAKAGES = (
     ),
     Breakage(
         name="a file of other stacks is begun with",
-        file="stackd/lifecycle/bring_up.py",
-        text="    if stacks and (contradiction := identity.contradiction(config.stacks.namespace, config.cluster.instance)):\n",
-        instead="    if False and (contradiction := identity.contradiction(config.stacks.namespace, config.cluster.instance)):\n",
+        file="stackd/store/identity.py",
+        text="        if stacks and (contradiction := self.contradiction(namespace, instance)):\n",
+        instead="        if False and (contradiction := self.contradiction(namespace, instance)):\n",
         first=_OWNERS,
     ),
     Breakage(
