@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.package.debian import build, commit_time, newer_version, ran, why_not
+from tests.package.debian import build, commit_time, ran, uncompressed, why_not
 from tests.ports import free_port
 from tests.systemd.machine import Machine, Ran, boot, box, power_off
 from tests.systemd.service import Service
@@ -62,14 +62,24 @@ def deb(built: Built) -> Path:
 
 
 @pytest.fixture(scope="session")
-def newer(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return newer_version(deb, tmp_path_factory.mktemp("newer"))
+def plain_and_newer(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return uncompressed(deb, tmp_path_factory.mktemp("uncompressed"))
 
 
 @pytest.fixture(scope="session")
-def machine(deb: Path, newer: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+def newer(plain_and_newer: tuple[Path, Path]) -> Path:
+    return plain_and_newer[1]
+
+
+@pytest.fixture(scope="session")
+def machine(
+    deb: Path, plain_and_newer: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Machine]:
+    """A machine with the package as it was built in ``/as-built``; in ``/``, the same and a newer one, uncompressed."""
     made = box(tmp_path_factory.mktemp("package") / f"package-{os.getpid()}")
-    for package in (deb, newer):
+    (made.files / "as-built").mkdir()
+    shutil.copy(deb, made.files / "as-built")
+    for package in plain_and_newer:
         shutil.copy(package, made.files)
     boot(made)
     try:

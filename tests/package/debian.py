@@ -50,10 +50,14 @@ def commit_time() -> int:
     return int(done.stdout.strip() or (ROOT / "pyproject.toml").stat().st_mtime)
 
 
-def newer_version(deb: Path, folder: Path) -> Path:
-    """A later version of the package, with another default configuration and a later format of the state file."""
+def uncompressed(deb: Path, folder: Path) -> tuple[Path, Path]:
+    """The package without compression, and a later version of it. Each installation would decompress it again.
+
+    The later version has another default configuration, and a later format of the state file.
+    """
     tree = folder / "tree"
     subprocess.run(["dpkg-deb", "--raw-extract", str(deb), str(tree)], check=True, timeout=100)
+    plain = _packed(tree, folder / deb.name)
     control = tree / "DEBIAN/control"
     version = field(deb, "Version")
     control.write_text(control.read_text().replace(f"Version: {version}", f"Version: {NEWER}"))
@@ -61,11 +65,15 @@ def newer_version(deb: Path, folder: Path) -> Path:
     preinst.write_text(preinst.read_text().replace("\nformats=", "\nformats=1"))
     with (tree / "etc/stackd/config.toml").open("a") as config:
         config.write("# a new default\n")
-    made = folder / f"stackd_{NEWER}.deb"
-    command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(made)]
-    subprocess.run(command, check=True, capture_output=True, timeout=100)
+    newer = _packed(tree, folder / f"stackd_{NEWER}.deb")
     shutil.rmtree(tree)
-    return made
+    return plain, newer
+
+
+def _packed(tree: Path, deb: Path) -> Path:
+    command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(deb)]
+    subprocess.run(command, check=True, capture_output=True, timeout=100)
+    return deb
 
 
 def field(deb: Path, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 from pathlib import Path
@@ -21,6 +22,7 @@ def control(deb: Path, name: str) -> str:
     return run("dpkg-deb", "--info", str(deb), name)
 
 
+@functools.cache
 def listing(deb: Path) -> dict[str, str]:
     """Name, mode, owner, size and time of each file."""
     lines = run("dpkg-deb", "--contents", str(deb)).splitlines()

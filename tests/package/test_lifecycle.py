@@ -40,7 +40,7 @@ async def install(service: Service, deb: Path) -> Ran:
 
 async def test_an_installation_starts_nothing_and_says_what_is_next(machine: Machine, deb: Path) -> None:
     machine.must("dpkg", "--purge", "stackd")
-    said = machine.must(*APT, "install", f"/{deb.name}")
+    said = machine.must(*APT, "install", f"/as-built/{deb.name}")
     assert "stackd is installed, and not started. Next: stackd setup" in said
     assert "policy-rc.d" not in said
     assert machine.run("systemctl", "is-enabled", UNIT).out.strip() == "disabled"
