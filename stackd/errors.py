@@ -19,7 +19,7 @@ StackdError
 ├── TooManyRequests                 429  with retry_after
 └── Unavailable                     503  with retry_after
     ├── NoNodePort                       every node port of the range is held
-    ├── NoRoom                           no node takes the pod (Unschedulable, or not in time)
+    ├── Unschedulable                    no node takes the pod, or not in time
     ├── QuotaExceeded                    the namespace's ResourceQuota refuses
     ├── Held                             a brake is on (invariant 8)
     ├── ShuttingDown
@@ -82,7 +82,7 @@ class StackdError(Exception):
         return f"{self.sentence}: {self.detail}" if self.detail else self.sentence
 
 
-def told(error: StackdError) -> str:
+def public_text(error: StackdError) -> str:
     """What a client is told about the cause of another error. Hides a ClusterError, because it quotes Kubernetes."""
     return "the cluster refuses it" if isinstance(error, ClusterError) else error.sentence
 
@@ -200,7 +200,7 @@ class NoNodePort(Unavailable):
     default_retry_after = 30
 
 
-class NoRoom(Unavailable):
+class Unschedulable(Unavailable):
     """No node takes the pod."""
 
     default_retry_after = 30

@@ -59,8 +59,9 @@ install_stackd() {
   # scripts and settings that contain their own path get the final one, without DESTDIR and .new
   sed -i "1s|^#!.*|#!$lib/bin/python|" $(grep -rlI --include='*' -e "^#!.*$target.new" "$target.new/bin")
   sed -i "s|$target.new|$lib|g" "$target.new/pyvenv.cfg" "$target.new"/bin/activate*
-  # on all CPUs, and not for packages that only an installation runs
-  "$target.new/bin/python" -m compileall -q -f -j 0 -x '/site-packages/(pip|setuptools|pkg_resources|_distutils_hack)/' \
+  # on all CPUs, and not for what stackd never imports
+  local unused='(pip|setuptools|pkg_resources|_distutils_hack|pygments|markdown_it)/|kubernetes/(aio/)?client/(api|models)/[a-z]'
+  "$target.new/bin/python" -m compileall -q -f -j 0 -x "/site-packages/($unused)" \
     -s "$target.new" -p "$lib" "$target.new/lib"
   install -m 755 systemd/hand-over "$target.new/bin/hand-over"
   rm -rf "$target.old"

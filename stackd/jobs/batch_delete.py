@@ -16,11 +16,11 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from stackd.errors import StackdError, StoreUnavailable, told
+from stackd.errors import StackdError, StoreUnavailable, public_text
 from stackd.lifecycle.context import Context, new_id
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.delete import delete_objects
-from stackd.logs import about
+from stackd.logs import stack_log
 from stackd.model import DeleteOutcome, ItemResult, Job, Stack
 from stackd.store import Claim
 
@@ -120,7 +120,7 @@ async def _delete_chunk(context: Context, job_id: str, stacks: list[Stack]) -> N
             result = await _delete_one(context, stack)
             progress.add(result)
             why = result.error and f": {result.error}"
-            about(log, stack.stack_id, job_id=job_id).info("%s by %s%s", result.outcome, job_id, why)
+            stack_log(log, stack.stack_id, job_id=job_id).info("%s by %s%s", result.outcome, job_id, why)
         finally:
             slots.release()
 
@@ -142,7 +142,9 @@ async def _delete_one(context: Context, stack: Stack) -> ItemResult:
             context.being_deleted.discard(stack_id)
             context.removals.retry(stack_id)
             return ItemResult(
-                stack_id=stack_id, outcome=DeleteOutcome.FAILED, error=f"delete pod/service failed: {told(error)}"
+                stack_id=stack_id,
+                outcome=DeleteOutcome.FAILED,
+                error=f"delete pod/service failed: {public_text(error)}",
             )
     crash_point("batch.confirmed")
     return ItemResult(stack_id=stack_id, outcome=DeleteOutcome.DELETED)

@@ -20,7 +20,7 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.pools import Given
-from stackd.logs import about
+from stackd.logs import stack_log
 from stackd.model import Stack
 
 log = logging.getLogger(__name__)
@@ -82,10 +82,10 @@ def _note_record(context: Context, stack_id: str, before: PodState, after: PodSt
     if after.recorded:
         context.unrecordable.discard(after.uid)
         if not before.recorded:
-            about(log, stack_id).warning("stackd's annotations were removed from its pod and are restored")
+            stack_log(log, stack_id).warning("stackd's annotations were removed from its pod and are restored")
     else:
         context.unrecordable.add(after.uid)
-        about(log, stack_id, same="annotations").warning(
+        stack_log(log, stack_id, same="annotations").warning(
             "something in the cluster removes stackd's annotations from its pod: a lost state file could not be rebuilt"
         )
 
@@ -98,7 +98,7 @@ async def annotate_given(context: Context) -> None:
         await context.tasks.spawn(f"annotate {given.stack_id}", _annotate_given(context, given))
 
     def failed(given: Given, error: StackdError, delay: float | None) -> None:
-        about(log, given.stack_id, same="annotate").info("its pod is annotated in %.1f s: %s", delay or 0.0, error)
+        stack_log(log, given.stack_id, same="annotate").info("its pod is annotated in %.1f s: %s", delay or 0.0, error)
 
     await context.given.run(one, workers=ANNOTATIONS_AT_ONCE, failed=failed)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from time import perf_counter
 
 from stackd.clock import NANOSECONDS
-from stackd.errors import NoNodePort, NoRoom, NotOwner, StackdError
+from stackd.errors import NoNodePort, NotOwner, StackdError, Unschedulable
 from stackd.kube.objects import NodeState, PodState, ServiceState
 from stackd.lifecycle.annotations import ANNOTATE_AFTER_SECONDS
 from stackd.lifecycle.capacity import free_on_nodes
@@ -24,7 +24,7 @@ from stackd.lifecycle.delete import finish_delete
 from stackd.lifecycle.needs import CPU, MEMORY, PODS, PORTS, short_of
 from stackd.lifecycle.plan import service_trouble, wants_service
 from stackd.lifecycle.pools import AFTER_PREEMPTION_SECONDS, FIRST_PAUSE, Given, Pool, has_failed, is_held, is_ready
-from stackd.logs import about
+from stackd.logs import stack_log
 from stackd.model import DeleteReason, Stack
 from stackd.store import Assignment
 from stackd.templates import Template
@@ -83,7 +83,7 @@ async def assign(context: Context, request: CreateRequest, *, once_more: bool = 
     context.given.add(Given(stack_id=stack.stack_id, at=now), at=now + ANNOTATE_AFTER_SECONDS)
     pool.hits += 1
     context.metrics.assigned(perf_counter() - began)
-    about(log, stack.stack_id).debug("given from the pool of %s", template.name)
+    stack_log(log, stack.stack_id).debug("given from the pool of %s", template.name)
     return stack
 
 
@@ -226,7 +226,7 @@ async def preempt(context: Context, request: CreateRequest, error: StackdError) 
     """Delete unassigned stacks of other templates if that makes room for this create; True if it is worth another try.
 
     Held stacks of any template are candidates too, but last. A create for a pool may displace only held stacks.
-    ``error`` is what the create has met: NoNodePort, NoRoom or QuotaExceeded. Waits until the stacks are gone, for at
+    ``error`` is what the create has met: NoNodePort, Unschedulable or QuotaExceeded. Waits until the stacks are gone, for at
     most ``PREEMPTION_SECONDS``.
     """
     victims = {stack.stack_id: stack for stack in _victims(context, request, error)}
@@ -262,7 +262,7 @@ async def _delete(context: Context, stack_id: str) -> None:
             await finish_delete(context, stack_id)
     except StackdError as error:
         context.removals.retry(stack_id)
-        about(log, stack_id).info("delete retried in the background: %s", error)
+        stack_log(log, stack_id).info("delete retried in the background: %s", error)
 
 
 def _victims(context: Context, request: CreateRequest, error: StackdError) -> list[Stack]:
@@ -274,7 +274,7 @@ def _victims(context: Context, request: CreateRequest, error: StackdError) -> li
         return _enough_of(spare, ports=len(request.target_ports))
     cpu, memory = request.spec.requested_cpu_milli, request.spec.requested_memory_bytes
     whole = {CPU: cpu, MEMORY: memory}
-    if not isinstance(error, NoRoom):
+    if not isinstance(error, Unschedulable):
         return _enough_of(spare, **(short_of(error.sentence) or {PORTS: len(request.target_ports), **whole}))
     found = []
     for node, free in free_on_nodes(context):

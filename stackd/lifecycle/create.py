@@ -19,10 +19,10 @@ from stackd.errors import (
     ClusterUnavailable,
     LabelLimitReached,
     NoNodePort,
-    NoRoom,
     QuotaExceeded,
     StackdError,
     StackNotFound,
+    Unschedulable,
 )
 from stackd.kube.objects import PodState, ServiceState
 from stackd.lifecycle.assign import assign, assign_next, assign_when_made, preempt
@@ -34,7 +34,7 @@ from stackd.lifecycle.hiding import hide_in
 from stackd.lifecycle.objects import expose, pod_request
 from stackd.lifecycle.readiness import admitted
 from stackd.lifecycle.status import PodSnapshot, derive_status, observation, pod_progress
-from stackd.logs import about
+from stackd.logs import stack_log
 from stackd.model import (
     NO_VALUES,
     DeleteReason,
@@ -70,7 +70,7 @@ async def create(context: Context, request: CreateRequest) -> Stack:
     ``kill -9``. If there is no room for it, stacks of pools are deleted.
 
     If the caller is cancelled, the stack is undone, except under an Idempotency-Key: then the client will ask again.
-    Raises NoNodePort, QuotaExceeded, NoRoom, LimitRangeViolation, InvalidPodSpec, ClusterUnavailable, StoreUnavailable,
+    Raises NoNodePort, QuotaExceeded, Unschedulable, LimitRangeViolation, InvalidPodSpec, ClusterUnavailable, StoreUnavailable,
     LabelLimitReached, Held and ShuttingDown; nothing is left in any of these cases.
     """
     try:
@@ -97,7 +97,7 @@ async def make_unassigned(context: Context, request: CreateRequest) -> Stack:
     """
     try:
         return await _made(context, new_id("stack"), request, Abandon())
-    except (NoNodePort, NoRoom, QuotaExceeded) as error:
+    except (NoNodePort, Unschedulable, QuotaExceeded) as error:
         context.pools.capacity_lacked(context.clock.monotonic())
         if context.pools.exchange.locked():
             raise
@@ -125,7 +125,7 @@ async def _given_or_made(context: Context, stack_id: str, request: CreateRequest
     while True:
         try:
             return await _made(context, stack_id, request, abandon)
-        except (NoNodePort, NoRoom, QuotaExceeded) as error:
+        except (NoNodePort, Unschedulable, QuotaExceeded) as error:
             context.pools.capacity_lacked(context.clock.monotonic())
             if abandon.abandoned:
                 raise
@@ -134,7 +134,7 @@ async def _given_or_made(context: Context, stack_id: str, request: CreateRequest
                 if given is None:
                     raise
                 return await _unless_abandoned(context, given, abandon)
-        about(log, stack_id).info("deleted pooled stacks to free capacity; retrying the create")
+        stack_log(log, stack_id).info("deleted pooled stacks to free capacity; retrying the create")
         stack_id = new_id("stack")
         preemptions -= 1
 
@@ -158,7 +158,7 @@ async def _made(context: Context, stack_id: str, request: CreateRequest, abandon
         if (row := context.store.stacks.get(stack_id)) is not None:
             hide_in(error, row.values)
         reason = error if isinstance(error, StackdError) else type(error).__name__
-        about(log, stack_id).info("create undone: %s", reason)
+        stack_log(log, stack_id).info("create undone: %s", reason)
         await _undone(context, stack_id)
         if isinstance(error, StackNotFound):
             raise ClusterUnavailable(f"{stack_id} was deleted or expired during its create; create it again") from error
@@ -204,7 +204,7 @@ async def _steps(context: Context, stack_id: str, request: CreateRequest, abando
     )
     phase_timer.end("accept")
     crash_point("create.accepted")
-    about(log, stack_id).info("created on %s", stack.node_id)
+    stack_log(log, stack_id).info("created on %s", stack.node_id)
     return stack
 
 
@@ -229,7 +229,7 @@ def _new_stack(context: Context, stack_id: str, request: CreateRequest) -> NewSt
 
 
 async def _scheduled(context: Context, stack: Stack, made: PodState, abandon: Abandon) -> PodState:
-    """The pod once a node has it. Raises NoRoom if, after the grace, the scheduler says that no node takes it."""
+    """The pod once a node has it. Raises Unschedulable if, after the grace, the scheduler says that no node takes it."""
     stacks = context.config.stacks
     started = context.clock.monotonic()
     seen = False
@@ -244,7 +244,7 @@ async def _scheduled(context: Context, stack: Stack, made: PodState, abandon: Ab
         if pod.scheduled and pod.node_name:
             return pod
         if pod.scheduled is False and context.clock.monotonic() - started >= stacks.unschedulable_grace:
-            raise NoRoom("no node has room for the stack", detail=pod.unschedulable_message)
+            raise Unschedulable("no node has room for the stack", detail=pod.unschedulable_message)
         return None
 
     if (known := scheduled(context.mirror.pods.get(stack.pod_name))) is not None:
@@ -285,14 +285,14 @@ def reopening_silent_watch(context: Context, made: PodState) -> Iterator[None]:
 async def _asked_for(context: Context, stack: Stack, late: TimeoutError) -> PodState:
     """Ask Kubernetes itself for the pod after the watch has shown no node in time: perhaps only the watch is late.
 
-    Raises NoRoom if the pod has no node, and ClusterUnavailable.
+    Raises Unschedulable if the pod has no node, and ClusterUnavailable.
     """
     pod = await context.cluster.get_pod(stack.pod_name, timeout=ASK_SECONDS)
     if pod is None:
         raise ClusterUnavailable("the pod was deleted from the cluster while it was being created") from late
     if not (pod.scheduled and pod.node_name):
         within = format_duration(context.config.stacks.scheduling_timeout)
-        raise NoRoom(f"no node has taken the stack within {within}", detail=pod.unschedulable_message) from late
+        raise Unschedulable(f"no node has taken the stack within {within}", detail=pod.unschedulable_message) from late
     log.warning("%s: the watch has not reported that it is on %s", stack.stack_id, pod.node_name)
     context.mirror.missed(pod)
     return pod
@@ -354,7 +354,7 @@ async def _undo(context: Context, stack_id: str, marked: asyncio.Event) -> None:
             marked.set()
             await finish_delete(context, stack_id)
     except StackdError as error:
-        about(log, stack_id).warning("the undo goes on in the background: %s", error)
+        stack_log(log, stack_id).warning("the undo goes on in the background: %s", error)
         context.removals.retry(stack_id)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from stackd.clock import NANOSECONDS
-from stackd.errors import ClusterUnavailable, StackdError, StackNotFound, StillThere, detail_of, told
+from stackd.errors import ClusterUnavailable, StackdError, StackNotFound, StillThere, detail_of, public_text
 from stackd.kube.mirror import Named
 from stackd.kube.objects import PodState, ServiceState
 from stackd.kube.wire import CONFIG_MAPS
@@ -24,7 +24,7 @@ from stackd.lifecycle.diagnostics import capture_logs, capture_logs_of_expired
 from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.pace import DeletePace
 from stackd.lifecycle.plan import PODS, SERVICES, Orphan, Removal, is_kept
-from stackd.logs import about
+from stackd.logs import stack_log
 from stackd.model import DeleteReason, Desired, Stack
 from stackd.workqueue import RetryPolicy
 
@@ -61,9 +61,9 @@ async def _delete(context: Context, stack_id: str, by: str) -> None:
         except StackdError as error:
             context.removals.retry(stack_id)
             context.may_promise(error)
-            about(log, stack_id).warning("the delete goes on in the background: %s", error)
+            stack_log(log, stack_id).warning("the delete goes on in the background: %s", error)
             raise ClusterUnavailable(
-                f"{stack_id} cannot be deleted now; stackd keeps trying: {told(error)}",
+                f"{stack_id} cannot be deleted now; stackd keeps trying: {public_text(error)}",
                 detail=detail_of(error),
             ) from error
 
@@ -158,7 +158,7 @@ async def finish_delete(context: Context, stack_id: str) -> None:
         await _delete_or_tell(context, stack)
         await context.store.stacks.remove([stack_id])
         crash_point("delete.removed")
-    about(log, stack_id).info("removed (%s)", stack.delete_reason)
+    stack_log(log, stack_id).info("removed (%s)", stack.delete_reason)
 
 
 async def _delete_or_tell(context: Context, stack: Stack) -> None:
@@ -231,7 +231,7 @@ async def _release(context: Context, stack_id: str) -> None:
         crash_point("release.service_deleted")
         await context.store.ports.release([stack_id])
         crash_point("release.released")
-    about(log, stack_id).info("Service and ports given back (%s)", stack.status_reason)
+    stack_log(log, stack_id).info("Service and ports given back (%s)", stack.status_reason)
 
 
 async def _delete_orphan(context: Context, orphan: Orphan) -> None:
@@ -247,7 +247,7 @@ async def _delete_orphan(context: Context, orphan: Orphan) -> None:
         delete = {PODS: cluster.delete_pod, SERVICES: cluster.delete_service, CONFIG_MAPS: cluster.delete_stopped}
         await delete[orphan.resource](orphan.name, orphan.uid)
         crash_point("orphan.removed")
-    about(log, stack_id).info("%s removed, which no row knows", orphan)
+    stack_log(log, stack_id).info("%s removed, which no row knows", orphan)
 
 
 def _is_there(context: Context, orphan: Orphan) -> bool:

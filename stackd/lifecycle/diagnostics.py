@@ -16,7 +16,7 @@ from stackd.errors import ClusterUnavailable, Conflict, NotFound, ObjectNotFound
 from stackd.kube.objects import PodEvent, PodState
 from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.hiding import hide
-from stackd.logs import about
+from stackd.logs import stack_log
 from stackd.model import NO_VALUES, EventKind, KeptLog, Stack, TimelineEvent
 from stackd.workqueue import RetryPolicy
 
@@ -42,7 +42,7 @@ async def work(context: Context) -> None:
 
     def failed(stack_id: str, error: StackdError, delay: float | None) -> None:
         """An error about one stack does not stop the service."""
-        about(log, stack_id, same="diagnostics").info("its events and logs cannot be kept now: %s", error)
+        stack_log(log, stack_id, same="diagnostics").info("its events and logs cannot be kept now: %s", error)
 
     await context.diagnostics.run(partial(keep, context), workers=WORKERS, failed=failed)
 
@@ -110,7 +110,7 @@ async def _capture_logs(context: Context, pod: PodState, containers: list[str], 
         if logs:
             await context.store.timeline.keep_final_logs(pod.name, logs)
     except (StackdError, TimeoutError) as error:
-        about(log, pod.name).debug("its last log lines are not kept: %s", error)
+        stack_log(log, pod.name).debug("its last log lines are not kept: %s", error)
     finally:
         del context.log_captures[pod.name]
 

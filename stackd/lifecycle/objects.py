@@ -19,7 +19,7 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.create_request import Abandon
 from stackd.lifecycle.plan import service_trouble
-from stackd.logs import about
+from stackd.logs import stack_log
 from stackd.model import NODE_PORTS_REMEDY, PortRange, SanitizedSpec, Stack, TargetPort
 from stackd.podspec import harden, sanitize
 from stackd.podspec.additions import with_readiness, with_values
@@ -99,7 +99,7 @@ async def expose(
             taken: NodePortOutOfRange | NodePortTaken = refused
         except NodePortTaken as refused:
             taken = refused
-        about(log, stack.stack_id).info("%s; trying another node port", taken)
+        stack_log(log, stack.stack_id).info("%s; trying another node port", taken)
         stack = await context.store.ports.replace(stack.stack_id, taken.node_port)
         replaced()
         if abandon is not None:

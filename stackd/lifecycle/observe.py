@@ -21,7 +21,7 @@ from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.plan import PODS, SERVICES, Orphan, Repair, RepairKind, service_trouble, wants_service
 from stackd.lifecycle.status import PodProgress, PodSnapshot, derive_status, observation, pod_progress, pull_is_failing
-from stackd.logs import about
+from stackd.logs import stack_log
 from stackd.model import Observation, Stack, StackStatus
 from stackd.store import differs
 from stackd.workqueue import RetryPolicy, WorkQueue
@@ -148,7 +148,7 @@ class Observer:
         for stack in changed:
             reason = f" ({stack.status_reason})" if stack.status_reason else ""
             message = f": {stack.status_message}" if stack.status_message else ""
-            about(log, stack.stack_id).info("%s%s%s", stack.status, reason, message)
+            stack_log(log, stack.stack_id).info("%s%s%s", stack.status, reason, message)
             if stack.ended and stack.ports_held:
                 context.removals.add(stack.stack_id)
             if stack.ended or stack.status_reason:

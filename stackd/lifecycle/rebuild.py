@@ -20,7 +20,7 @@ from stackd.kube.wire import CONFIG_MAPS, JsonObject
 from stackd.lifecycle.bring_up import CLUSTER_UID
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.status import PodSnapshot, derive_status
-from stackd.logs import about
+from stackd.logs import stack_log
 from stackd.model import Desired, Stack, service_name
 from stackd.store import REMOVED, STOPPED_BY_USER, STOPPED_MESSAGE, Store
 
@@ -104,11 +104,11 @@ async def renew_rows(context: Context) -> None:
     gone = await _gone(context, {one.name for one in found})
     await context.right_cluster()
     for stack_id in gone:
-        about(log, stack_id).info("deleted while another stackd owned the stacks")
+        stack_log(log, stack_id).info("deleted while another stackd owned the stacks")
     await context.store.stacks.remove(gone)  # first: others may have got their ports
     records = [one.stack for one in found if not isinstance(one.stack, Unrecoverable)]
     for stack_id, why in await context.store.stacks.renew(records):
-        about(log, stack_id).warning("its row cannot be brought up to date: %s", why)
+        stack_log(log, stack_id).warning("its row cannot be brought up to date: %s", why)
 
 
 async def _gone(context: Context, there: Collection[str]) -> list[str]:

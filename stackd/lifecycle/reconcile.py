@@ -31,7 +31,7 @@ from stackd.lifecycle.plan import (
 )
 from stackd.lifecycle.rebuild import adopt
 from stackd.lifecycle.ttl import expire_overdue
-from stackd.logs import about
+from stackd.logs import stack_log
 from stackd.model import DeleteReason
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ class Reconciler:
         self._unadoptable, self._contested = kept | done.unadoptable, frozenset(done.contested)
         self.actions[ActionKind.ADOPT] += len(done.stacks)
         for stack_id in done.stacks:
-            about(log, stack_id).info("adopted from its pod")
+            stack_log(log, stack_id).info("adopted from its pod")
         if done.stacks:
             log.warning("%d stacks were adopted from their pods: the file did not have them", len(done.stacks))
             await self._observer.observe(set(done.stacks))
@@ -248,7 +248,7 @@ class Reconciler:
 
     def _count(self, action: Action) -> None:
         self.actions[action.kind] += 1
-        about(log, action.stack_id).info("%s: %s", action.kind, action.why)
+        stack_log(log, action.stack_id).info("%s: %s", action.kind, action.why)
 
 
 def _not_now(blocked: str, confirmed: int) -> str:

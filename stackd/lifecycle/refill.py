@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stackd.errors import NoNodePort, NoRoom, QuotaExceeded, StackdError, StoreUnavailable, Unavailable
+from stackd.errors import NoNodePort, QuotaExceeded, StackdError, StoreUnavailable, Unavailable, Unschedulable
 from stackd.lifecycle.annotations import ANNOTATIONS_AT_ONCE
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
@@ -20,7 +20,7 @@ from stackd.lifecycle.create_request import CreateRequest
 from stackd.lifecycle.pace import refills_at_once
 from stackd.lifecycle.pools import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WAIT, Pool, has_failed, is_held, is_ready
 from stackd.lifecycle.readiness import admit
-from stackd.logs import about
+from stackd.logs import stack_log
 from stackd.model import DeleteReason, Stack, StackStatus
 from stackd.templates import Template
 from stackd.tokenbucket import A_SECOND, TokenBucket
@@ -173,7 +173,7 @@ class Refill:
         marked = await context.store.stacks.mark_deleting([row.stack_id for row in chosen], DeleteReason.POOL)
         crash_point("pool.delete_marked")
         for stack in marked:
-            about(log, stack.stack_id).info("deleted from the pool of %s", stack.template)
+            stack_log(log, stack.stack_id).info("deleted from the pool of %s", stack.template)
             context.removals.add(stack.stack_id)
 
     def _make(self, pool: Pool, template: Template | None, work: Work, now: float) -> float:
@@ -249,7 +249,7 @@ class Refill:
 
     def _failed(self, pool: Pool, template: Template, error: StackdError) -> None:
         now = self._context.clock.monotonic()
-        if isinstance(error, NoRoom | NoNodePort | QuotaExceeded):
+        if isinstance(error, Unschedulable | NoNodePort | QuotaExceeded):
             self._note_failure(pool, template.name, str(error), LONGEST_WAIT)
         elif isinstance(error, Unavailable):
             pool.reason = str(error)

@@ -16,7 +16,7 @@ from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.objects import expose, keep_right_service, put_labels_on
 from stackd.lifecycle.plan import Repair, RepairKind, wants_service
 from stackd.lifecycle.restart import put_record_right, resume
-from stackd.logs import about
+from stackd.logs import stack_log
 from stackd.workqueue import RetryPolicy
 
 log = logging.getLogger(__name__)
@@ -74,9 +74,9 @@ async def put_back_labels(context: Context, stack_id: str) -> None:
             return  # the pod is gone, or another pod has its name by now
         crash_point("repair.labels_put_back")
     if pod.stack_id == stack_id:
-        about(log, stack_id).warning("stackd's labels were removed from its pod and are restored")
+        stack_log(log, stack_id).warning("stackd's labels were removed from its pod and are restored")
     else:
-        about(log, stack_id, same="labels").warning("something in the cluster removes stackd's labels from its pod")
+        stack_log(log, stack_id, same="labels").warning("something in the cluster removes stackd's labels from its pod")
 
 
 async def put_back_service(context: Context, stack_id: str) -> None:
@@ -99,4 +99,4 @@ async def put_back_service(context: Context, stack_id: str) -> None:
         _, service = await expose(context, stack, pod, replaced=lambda: crash_point("repair.port_replaced"))
         crash_point("repair.service_created")
         await context.store.stacks.set_service(stack_id, service.uid)
-    about(log, stack_id).info("Service created again")
+    stack_log(log, stack_id).info("Service created again")

@@ -23,7 +23,7 @@ from stackd.errors import (
     StoreUnavailable,
     Unavailable,
     detail_of,
-    told,
+    public_text,
 )
 from stackd.kube.objects import PodState
 from stackd.kube.records import stopped_manifest
@@ -35,7 +35,7 @@ from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.objects import expose, keep_right_service, pod_request, put_labels_on, spec_of
 from stackd.lifecycle.plan import Repair, RepairKind
 from stackd.lifecycle.readiness import admitted
-from stackd.logs import about
+from stackd.logs import stack_log
 from stackd.model import Desired, EventKind, Observation, SanitizedSpec, Stack, StackStatus
 from stackd.store import PORT_REPLACED, Start, ports_replaced
 
@@ -93,7 +93,7 @@ async def _stop(context: Context, stack_id: str, by: str) -> Stack:
         except (ClusterError, Unavailable) as error:
             context.repairs.retry(Repair(kind=RepairKind.RESUME, stack_id=stack_id))
             context.may_promise(error)
-            sentence = f"{stack_id} cannot be stopped now; stackd keeps trying: {told(error)}"
+            sentence = f"{stack_id} cannot be stopped now; stackd keeps trying: {public_text(error)}"
             raise ClusterUnavailable(sentence, detail=detail_of(error)) from error
 
 
@@ -105,7 +105,7 @@ async def _finish_stop(context: Context, stack_id: str) -> Stack:
     if stopped is None:
         raise StackNotFound(stack_id)
     crash_point("stop.stopped")
-    about(log, stack_id).info("stopped")
+    stack_log(log, stack_id).info("stopped")
     return stopped
 
 
@@ -150,7 +150,7 @@ def _retried(context: Context, stack_id: str, error: ClusterError | Unavailable)
     """The error for a start that failed now; it says that stackd retries, and whether there is a pod until then."""
     stack = context.store.stacks.get(stack_id)
     without = "" if stack is None or current_pod(context, stack) is not None else "; it has no pod until then"
-    sentence = f"{stack_id} cannot be started now; stackd keeps trying{without}: {told(error)}"
+    sentence = f"{stack_id} cannot be started now; stackd keeps trying{without}: {public_text(error)}"
     retry_after = error.retry_after if isinstance(error, Unavailable) else None
     return Unavailable(sentence, retry_after, detail=detail_of(error))
 
@@ -204,7 +204,7 @@ async def _make(context: Context, stack: Stack) -> Stack:
         seen = dataclasses.replace(seen, status_reason=PORT_REPLACED, status_message=replaced)
     started = await context.store.stacks.started(seen, pod_uid=pod.uid, service_uid=service.uid)
     crash_point("restart.started")
-    about(log, stack_id).info("started again, pod %d", stack.generation)
+    stack_log(log, stack_id).info("started again, pod %d", stack.generation)
     return started
 
 
@@ -216,7 +216,7 @@ async def _labelled(context: Context, stack: Stack, pod: PodState) -> PodState:
     pod = await put_labels_on(context, stack, pod.uid)
     if pod.stack_id != stack.stack_id:
         raise ClusterRefused("something in the cluster removes stackd's labels from its pod; it must leave them there")
-    about(log, stack.stack_id).warning("stackd's labels were removed from its fresh pod and are restored")
+    stack_log(log, stack.stack_id).warning("stackd's labels were removed from its fresh pod and are restored")
     return pod
 
 
@@ -282,7 +282,7 @@ async def _write_reason(context: Context, stack: Stack, error: StackdError) -> N
         stack_id=stack.stack_id,
         status=StackStatus.CREATING,
         status_reason=reason,
-        status_message=f"waiting to create the pod: {told(error)}; retrying"[:1024],
+        status_message=f"waiting to create the pod: {public_text(error)}; retrying"[:1024],
         generation=stack.generation,
     )
     try:

@@ -12,12 +12,12 @@ import logging
 from collections.abc import Callable, Iterable
 
 from stackd.clock import NANOSECONDS, Clock, from_nanoseconds
-from stackd.errors import ClusterError, ClusterUnavailable, NotOwner, StackdError, Unavailable, detail_of, told
+from stackd.errors import ClusterError, ClusterUnavailable, NotOwner, StackdError, Unavailable, detail_of, public_text
 from stackd.lifecycle.annotations import annotate
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.plan import Repair, RepairKind
-from stackd.logs import about
+from stackd.logs import stack_log
 from stackd.model import Stack
 from stackd.store import Claim, Extension
 from stackd.workqueue import WorkQueue
@@ -112,7 +112,7 @@ async def _confirm_clock(context: Context, expiries: Expiries) -> None:
         longest = round(context.config.stacks.max_ttl * NANOSECONDS)
         for stack in await context.store.stacks.end_in_time(longest):
             ends = from_nanoseconds(stack.ttl_expires_at)
-            about(log, stack.stack_id).warning("made while the clock was ahead: it ends at %s", ends)
+            stack_log(log, stack.stack_id).warning("made while the clock was ahead: it ends at %s", ends)
         wall_clock.changed = False
 
 
@@ -127,7 +127,7 @@ async def expire_overdue(context: Context, stack_ids: list[str]) -> set[str]:
     crash_point("expire.marked")
     for stack in marked:
         context.abandon_create(stack.stack_id)
-        about(log, stack.stack_id).info("its time is up")
+        stack_log(log, stack.stack_id).info("its time is up")
         context.removals.add(stack.stack_id)
     return {stack.stack_id for stack in marked}
 
@@ -162,7 +162,7 @@ async def extend(
     writing = context.store.stacks.extend(stack_id, extension, claim=claim, answer=answer)
     stack = await context.tasks.result_of(context.tasks.spawn(f"extend {stack_id}", writing))
     crash_point("extend.extended")
-    about(log, stack_id).info("extended by %g s by %s", seconds, by)
+    stack_log(log, stack_id).info("extended by %g s by %s", seconds, by)
     await context.tasks.result_of(context.tasks.spawn(f"annotate {stack_id}", _annotate_or_retry(context, stack)))
     return stack
 
@@ -181,6 +181,6 @@ async def _annotate_or_retry(context: Context, stack: Stack) -> None:
         if not isinstance(error, Unavailable):
             return  # the object is another one by now, say: its creator has written the expiry on it
         expiry = from_nanoseconds(stack.ttl_expires_at)
-        written = f"stackd retries to write that into the cluster: {told(error)}"
+        written = f"stackd retries to write that into the cluster: {public_text(error)}"
         sentence = f"{stack.stack_id} is extended until {expiry}, and {written}"
         raise ClusterUnavailable(sentence, detail=detail_of(error)) from error

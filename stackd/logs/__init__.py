@@ -25,7 +25,7 @@ from stackd.config import LogSection
 from stackd.logs.formats import REQUEST_ID, JsonFormatter, TextFormatter
 from stackd.logs.journal import JournalHandler, is_journal
 
-__all__ = ["REQUEST_ID", "about", "collect_for", "log", "say_repeated", "set_level", "setup"]
+__all__ = ["REQUEST_ID", "collect_for", "log", "say_repeated", "set_level", "setup", "stack_log"]
 
 log = logging.getLogger("stackd")
 _CALLERS = logging._srcfile  # noqa: SLF001  documented under this name
@@ -39,18 +39,18 @@ REMEMBERED: Final = 1000
 """How many different messages are remembered: the latest."""
 
 
-class _About(logging.LoggerAdapter[logging.Logger]):
+class _StackLog(logging.LoggerAdapter[logging.Logger]):
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         kwargs["extra"] = self.extra
         return f"{self.extra['stack_id']}: {msg}" if self.extra else msg, kwargs
 
 
-def about(log: logging.Logger, stack_id: str, **fields: str) -> logging.LoggerAdapter[logging.Logger]:
+def stack_log(log: logging.Logger, stack_id: str, **fields: str) -> logging.LoggerAdapter[logging.Logger]:
     """``log`` for messages about a stack: each begins with the stack's id, which is also a field, like ``fields``.
 
     The field ``same`` is part of what identifies a repetition; with it, messages below warnings are counted, too.
     """
-    return _About(log, {"stack_id": stack_id, **fields})
+    return _StackLog(log, {"stack_id": stack_id, **fields})
 
 
 def setup(section: LogSection) -> None:

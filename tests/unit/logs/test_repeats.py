@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from stackd.logs import IN_FULL, WITHIN_SECONDS, Repeats, about
+from stackd.logs import IN_FULL, WITHIN_SECONDS, Repeats, stack_log
 
 
 class Time:
@@ -55,7 +55,7 @@ def test_what_is_no_warning_passes_unless_it_is_marked_as_the_same() -> None:
 
 def test_what_is_said_about_a_stack_has_its_id(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        about(logging.getLogger("x"), "stack-1", same="pull").info("%d %% of it", 7)
+        stack_log(logging.getLogger("x"), "stack-1", same="pull").info("%d %% of it", 7)
     (made,) = caplog.records
     assert (made.getMessage(), made.name, made.funcName) == (
         "stack-1: 7 % of it",
