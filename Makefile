@@ -11,7 +11,8 @@ JS := .ci/js
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys, ensurepip, venv, sqlite3, ssl; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& command -v $$python && break; done)
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+# Most of what pip would compile is never imported; the rest is compiled when it is.
+PIP_INSTALL := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input install --no-compile
 SECONDS_TO_SOAK ?= 600
 PREFIX ?= /usr/local
 DIST ?= dist
@@ -33,6 +34,9 @@ lint: $(VENV)/.dev  ## format and lint, without changing anything
 
 types: $(VENV)/.dev  ## mypy, strict, tests too
 	$(BIN)/mypy
+
+collect: $(VENV)/.dev  ## find the tests; compiles them once, and not in each of the processes that run them
+	@$(BIN)/python -m pytest --collect-only --quiet >/dev/null
 
 layers: $(VENV)/.dev  ## who may import whom
 	$(BIN)/lint-imports --no-logo
@@ -83,13 +87,13 @@ $(VENV)/.python:
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/.python
 	@echo "installing the pinned packages" >&2
-	@$(PIP) install --constraint constraints.txt setuptools
-	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable .
+	@$(PIP_INSTALL) --constraint constraints.txt setuptools
+	@$(PIP_INSTALL) --constraint constraints.txt --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "installing the pinned packages for tests and checks" >&2
-	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[test,dev]'
+	@$(PIP_INSTALL) --constraint constraints.txt --no-build-isolation --editable '.[test,dev]'
 	@touch $@
 
 $(JS)/node_modules/.installed: $(JS)/package.json $(JS)/package-lock.json
@@ -100,4 +104,4 @@ $(JS)/node_modules/.installed: $(JS)/package.json $(JS)/package-lock.json
 	@npm --prefix $(JS) ci --loglevel=error
 	@touch $@
 
-.PHONY: help demo test check lint types layers js js-fix api bench soak install uninstall deb release lock venv clean
+.PHONY: help demo test check lint types collect layers js js-fix api bench soak install uninstall deb release lock venv clean
