@@ -19,7 +19,7 @@ StackdError
 ├── TooManyRequests                 429  with retry_after
 └── Unavailable                     503  with retry_after
     ├── NoNodePort                       every node port of the range is held
-    ├── Unschedulable                    no node takes the pod, or not in time
+    ├── NoRoom                           no node takes the pod (Unschedulable, or not in time)
     ├── QuotaExceeded                    the namespace's ResourceQuota refuses
     ├── Held                             a brake is on (invariant 8)
     ├── ShuttingDown
@@ -200,7 +200,7 @@ class NoNodePort(Unavailable):
     default_retry_after = 30
 
 
-class Unschedulable(Unavailable):
+class NoRoom(Unavailable):
     """No node takes the pod."""
 
     default_retry_after = 30

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from time import perf_counter
 
 from stackd.clock import NANOSECONDS
-from stackd.errors import NoNodePort, NotOwner, StackdError, Unschedulable
+from stackd.errors import NoNodePort, NoRoom, NotOwner, StackdError
 from stackd.kube.objects import NodeState, PodState, ServiceState
 from stackd.lifecycle.annotations import ANNOTATE_AFTER_SECONDS
 from stackd.lifecycle.capacity import free_on_nodes
@@ -226,7 +226,7 @@ async def preempt(context: Context, request: CreateRequest, error: StackdError) 
     """Delete unassigned stacks of other templates if that makes room for this create; True if it is worth another try.
 
     Held stacks of any template are candidates too, but last. A create for a pool may displace only held stacks.
-    ``error`` is what the create has met: NoNodePort, Unschedulable or QuotaExceeded. Waits until the stacks are gone, for at
+    ``error`` is what the create has met: NoNodePort, NoRoom or QuotaExceeded. Waits until the stacks are gone, for at
     most ``PREEMPTION_SECONDS``.
     """
     victims = {stack.stack_id: stack for stack in _victims(context, request, error)}
@@ -274,7 +274,7 @@ def _victims(context: Context, request: CreateRequest, error: StackdError) -> li
         return _enough_of(spare, ports=len(request.target_ports))
     cpu, memory = request.spec.requested_cpu_milli, request.spec.requested_memory_bytes
     whole = {CPU: cpu, MEMORY: memory}
-    if not isinstance(error, Unschedulable):
+    if not isinstance(error, NoRoom):
         return _enough_of(spare, **(short_of(error.sentence) or {PORTS: len(request.target_ports), **whole}))
     found = []
     for node, free in free_on_nodes(context):

@@ -19,10 +19,10 @@ from stackd.errors import (
     ClusterUnavailable,
     LabelLimitReached,
     NoNodePort,
+    NoRoom,
     QuotaExceeded,
     StackdError,
     StackNotFound,
-    Unschedulable,
 )
 from stackd.kube.objects import PodState, ServiceState
 from stackd.lifecycle.assign import assign, assign_next, assign_when_made, preempt
@@ -70,7 +70,7 @@ async def create(context: Context, request: CreateRequest) -> Stack:
     ``kill -9``. If there is no room for it, stacks of pools are deleted.
 
     If the caller is cancelled, the stack is undone, except under an Idempotency-Key: then the client will ask again.
-    Raises NoNodePort, QuotaExceeded, Unschedulable, LimitRangeViolation, InvalidPodSpec, ClusterUnavailable, StoreUnavailable,
+    Raises NoNodePort, QuotaExceeded, NoRoom, LimitRangeViolation, InvalidPodSpec, ClusterUnavailable, StoreUnavailable,
     LabelLimitReached, Held and ShuttingDown; nothing is left in any of these cases.
     """
     try:
@@ -97,7 +97,7 @@ async def make_unassigned(context: Context, request: CreateRequest) -> Stack:
     """
     try:
         return await _made(context, new_id("stack"), request, Abandon())
-    except (NoNodePort, Unschedulable, QuotaExceeded) as error:
+    except (NoNodePort, NoRoom, QuotaExceeded) as error:
         context.pools.capacity_lacked(context.clock.monotonic())
         if context.pools.exchange.locked():
             raise
@@ -125,7 +125,7 @@ async def _given_or_made(context: Context, stack_id: str, request: CreateRequest
     while True:
         try:
             return await _made(context, stack_id, request, abandon)
-        except (NoNodePort, Unschedulable, QuotaExceeded) as error:
+        except (NoNodePort, NoRoom, QuotaExceeded) as error:
             context.pools.capacity_lacked(context.clock.monotonic())
             if abandon.abandoned:
                 raise
@@ -229,7 +229,7 @@ def _new_stack(context: Context, stack_id: str, request: CreateRequest) -> NewSt
 
 
 async def _scheduled(context: Context, stack: Stack, made: PodState, abandon: Abandon) -> PodState:
-    """The pod once a node has it. Raises Unschedulable if, after the grace, the scheduler says that no node takes it."""
+    """The pod once a node has it. Raises NoRoom if, after the grace, the scheduler says that no node takes it."""
     stacks = context.config.stacks
     started = context.clock.monotonic()
     seen = False
@@ -244,7 +244,7 @@ async def _scheduled(context: Context, stack: Stack, made: PodState, abandon: Ab
         if pod.scheduled and pod.node_name:
             return pod
         if pod.scheduled is False and context.clock.monotonic() - started >= stacks.unschedulable_grace:
-            raise Unschedulable("no node has room for the stack", detail=pod.unschedulable_message)
+            raise NoRoom("no node has room for the stack", detail=pod.unschedulable_message)
         return None
 
     if (known := scheduled(context.mirror.pods.get(stack.pod_name))) is not None:
@@ -285,14 +285,14 @@ def reopening_silent_watch(context: Context, made: PodState) -> Iterator[None]:
 async def _asked_for(context: Context, stack: Stack, late: TimeoutError) -> PodState:
     """Ask Kubernetes itself for the pod after the watch has shown no node in time: perhaps only the watch is late.
 
-    Raises Unschedulable if the pod has no node, and ClusterUnavailable.
+    Raises NoRoom if the pod has no node, and ClusterUnavailable.
     """
     pod = await context.cluster.get_pod(stack.pod_name, timeout=ASK_SECONDS)
     if pod is None:
         raise ClusterUnavailable("the pod was deleted from the cluster while it was being created") from late
     if not (pod.scheduled and pod.node_name):
         within = format_duration(context.config.stacks.scheduling_timeout)
-        raise Unschedulable(f"no node has taken the stack within {within}", detail=pod.unschedulable_message) from late
+        raise NoRoom(f"no node has taken the stack within {within}", detail=pod.unschedulable_message) from late
     log.warning("%s: the watch has not reported that it is on %s", stack.stack_id, pod.node_name)
     context.mirror.missed(pod)
     return pod

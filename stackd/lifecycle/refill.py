@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stackd.errors import NoNodePort, QuotaExceeded, StackdError, StoreUnavailable, Unavailable, Unschedulable
+from stackd.errors import NoNodePort, NoRoom, QuotaExceeded, StackdError, StoreUnavailable, Unavailable
 from stackd.lifecycle.annotations import ANNOTATIONS_AT_ONCE
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
@@ -249,7 +249,7 @@ class Refill:
 
     def _failed(self, pool: Pool, template: Template, error: StackdError) -> None:
         now = self._context.clock.monotonic()
-        if isinstance(error, Unschedulable | NoNodePort | QuotaExceeded):
+        if isinstance(error, NoRoom | NoNodePort | QuotaExceeded):
             self._note_failure(pool, template.name, str(error), LONGEST_WAIT)
         elif isinstance(error, Unavailable):
             pool.reason = str(error)

@@ -143,7 +143,7 @@ NO_QUESTION = Breakage(
     name="no pod is asked for before it is said that no node has taken it",
     file="stackd/lifecycle/create.py",
     text="        return await _asked_for(context, stack, exc)\n",
-    instead='        raise Unschedulable("no node has taken the stack within so long") from exc\n',
+    instead='        raise NoRoom("no node has taken the stack within so long") from exc\n',
 )
 OF_THE_WIRE = (
     NO_PROOF,
