@@ -104,6 +104,7 @@ async def test_any_body_can_be_answered_in_the_servers_stead(wire: Wire) -> None
 
 async def test_an_answer_can_be_cut_or_emptied_and_says_nothing_of_it(wire: Wire) -> None:
     await wire.make_pod("one")
+    await wire.until_pod("one", lambda pod: pod["status"]["phase"] == "Running")
     whole = (await text(wire, f"{PODS}/one"))[2]
     wire.cluster.faults.add_fault(action="truncate", verb="get", resource="pods", count=1)
     wire.cluster.faults.add_fault(action="empty", verb="list", resource="pods", count=1)
