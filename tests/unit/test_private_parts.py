@@ -10,6 +10,8 @@ import ast
 import asyncio
 import inspect
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -257,3 +259,14 @@ async def test_a_kubeconfig_is_loaded_from_several_files_and_never_written(tmp_p
     )
     assert configuration.host == "https://192.0.2.1:6443"
     assert (first.read_bytes(), second.read_bytes()) == before
+
+
+def test_the_daemon_loads_no_second_client_of_kubernetes() -> None:
+    """``stackd.kube`` keeps ``kubernetes`` from importing its synchronous client, with requests and a WebSocket library."""
+    code = (
+        "import sys, stackd.cli.process; "
+        "print(*sorted({'kubernetes.client', 'requests', 'websocket'} & sys.modules.keys())); "
+        "import kubernetes.client; print(kubernetes.client.CoreV1Api.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout, done.stderr) == ("\nCoreV1Api\n", "")
