@@ -71,10 +71,11 @@ async def _annotate_owner(context: Context, stack: Stack, pod: PodState, timeout
     whole = await context.store.stacks.whole(stack)
     await context.right_cluster()
     names: dict[str, str | None] = {labels.POOL: None, **client_labels(whole)}
-    await context.cluster.patch_pod(
+    changed = await context.cluster.patch_pod(
         stack.pod_name, pod.uid, labels=names, annotations=our_annotations(whole), timeout=timeout
     )
     crash_point("assign.annotated")
+    _note_record(context, stack.stack_id, pod, changed)
 
 
 def _note_record(context: Context, stack_id: str, before: PodState, after: PodState) -> None:

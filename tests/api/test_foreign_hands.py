@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from stackd.embedded import EmbeddedCluster
+from tests.api.test_pools import filled, folder_with, plain
 from tests.harness import Harness, eventually, fast_cluster, harness, lose_file, seed
 
 PODS = "/api/v1/namespaces/stacks/pods"
@@ -340,6 +341,17 @@ async def test_a_pod_off_which_a_policy_takes_annotations_is_not_written_again_a
     await at.passes(5)
     assert at.cluster.counts.total("patch", "pods") == 1
     assert (await at.stack(stack_id))["status"] == "running"
+
+
+async def test_a_stack_of_a_pool_off_which_a_policy_takes_annotations_is_written_once(tmp_path: Path) -> None:
+    async with harness(tmp_path, folder_with(tmp_path, plain=plain(pool=1))) as at:
+        await filled(at, "plain", size=1)
+        at.cluster.faults.add_fault(action="admit", verb="patch", resource="pods", body=json.dumps(NO_ANNOTATIONS))
+        at.cluster.faults.reset_counts()
+        await at.create({"template": "plain"})
+        await eventually(lambda: at.cluster.counts.total("patch", "pods"))
+        await at.passes(5)
+        assert at.cluster.counts.total("patch", "pods") == 1
 
 
 # ---- finalizers
