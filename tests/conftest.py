@@ -8,9 +8,11 @@ share something expensive run in one process.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from stackd.cli import options
 from stackd.doctor import service
+from stackd.logs import NOISY
 
 ONE_PROCESS_EACH = ("tests/package/", "tests/systemd/", "tests/ui/")
 """Tests of these folders share something that is slow to set up: a machine with systemd, a browser."""
@@ -39,6 +42,20 @@ settings.load_profile("any-machine")
 def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(options, "INSTALLED", tmp_path / "none-installed" / "config.toml")
     monkeypatch.setattr(service, "SERVICE", "stackd-none-installed.service")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undo what a daemon in this process has set up: its handler, and what it leaves out of all records."""
+    for name in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks", "_srcfile"):
+        if hasattr(logging, name):
+            monkeypatch.setattr(logging, name, getattr(logging, name))
+    handlers = logging.getLogger().handlers[:]
+    levels = {logger: logger.level for logger in map(logging.getLogger, (None, *NOISY))}
+    yield
+    logging.getLogger().handlers[:] = handlers
+    for logger, level in levels.items():
+        logger.setLevel(level)
 
 
 def pytest_configure() -> None:

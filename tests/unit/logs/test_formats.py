@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
 
 import pytest
 
 from stackd.config.sections import LogSection
-from stackd.logs import NOISY, setup
+from stackd.logs import setup
 from stackd.logs.formats import INDENT, JsonFormatter, TextFormatter
 
 FORGED = "2026-01-01T00:00:00.000Z ERROR   forged"
@@ -75,22 +74,7 @@ def test_a_json_record_is_one_line_and_says_exactly_what_was_said(message: str) 
     assert said["exception"].endswith(f"ValueError: {message}")
 
 
-@pytest.fixture
-def put_back() -> Iterator[None]:
-    """Restore logging's handlers, levels and switches after the test."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    levels = {name: logging.getLogger(name).level for name in NOISY}
-    switches = logging.logThreads, logging.logProcesses, logging.logMultiprocessing, logging._srcfile
-    yield
-    root.handlers[:], root.level = handlers, level
-    for name, its_level in levels.items():
-        logging.getLogger(name).setLevel(its_level)
-    logging.logThreads, logging.logProcesses, logging.logMultiprocessing, logging._srcfile = switches
-
-
 @pytest.mark.parametrize("form", ["text", "json"])
-@pytest.mark.usefixtures("put_back")
 def test_what_is_set_up_is_safe_for_every_logger(capsys: pytest.CaptureFixture[str], form: str) -> None:
     setup(LogSection.model_validate({"format": form}))
     for name in ("stackd.lifecycle.observe", "asyncio", "py.warnings"):
