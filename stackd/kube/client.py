@@ -291,7 +291,9 @@ def _is_ours(found: JsonObject, instance: str, known: Collection[str | None]) ->
         return True
     if labels.instance_of(labels.labels_of(found)):
         return False
-    of_its_pod = any(owner.get("kind") == "Pod" and service_name(owner["name"]) == metadata["name"] for owner in owners)
+    of_its_pod = any(
+        owner.get("kind") == "Pod" and service_name(owner.get("name", "")) == metadata["name"] for owner in owners
+    )
     return of_its_pod or labels.RECORD in labels.annotations_of(found)
 
 

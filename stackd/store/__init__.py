@@ -24,7 +24,7 @@ from __future__ import annotations
 from stackd.store.adoption import REMOVED
 from stackd.store.changes import STOPPED_BY_USER, STOPPED_MESSAGE, Extension, Start, differs
 from stackd.store.claims import Claim
-from stackd.store.file import StoreOptions, backup_file, read_summary, require_own_file
+from stackd.store.file import StoreOptions, backup_file, require_own_file
 from stackd.store.identity import FileIdentity
 from stackd.store.ports import PORT_REPLACED, ports_replaced
 from stackd.store.reservations import Assignment
@@ -45,6 +45,5 @@ __all__ = [
     "backup_file",
     "differs",
     "ports_replaced",
-    "read_summary",
     "require_own_file",
 ]

@@ -12,7 +12,8 @@ import pytest
 from stackd.clock import boot_id
 from stackd.errors import StoreError
 from stackd.model import DeleteReason, EventKind, StackStatus
-from stackd.store import Extension, Start, Store, read_summary, schema
+from stackd.store import Extension, Start, Store, schema
+from stackd.store.file import read_summary
 from tests.store.building import HOUR, START, TestClock, accepted, back_up, new_stack, open_store, seen, stack_id
 from tests.store.test_schema import PORT
 
