@@ -150,15 +150,18 @@ class OpenFiles:
     """The state file and its write-ahead log as this process last left them; created while they are open."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._log = path, companion(path, "-wal")
+        self._path, self._log = str(path), str(companion(path, "-wal"))
         self._inode = path.stat().st_ino
         self._log_inode: int | None = None
         self._written: tuple[int, int] = (0, 0)
         self.remember()
 
-    def remember(self) -> None:
-        """Remember the current state of both files, after this process has written to them, or may have."""
-        if (status := _status(self._path)) is not None:
+    def remember(self, status: os.stat_result | None = None) -> None:
+        """Remember the current state of both files, after this process has written to them, or may have.
+
+        ``status`` is the file's, if it was read since.
+        """
+        if (status := status or _status(self._path)) is not None:
             self._written = (status.st_size, status.st_mtime_ns)
         if self._log_inode is None and (log := _status(self._log)) is not None:
             self._log_inode = log.st_ino
@@ -193,9 +196,9 @@ class OpenFiles:
         return status.st_ino == self._inode
 
 
-def _status(path: Path) -> os.stat_result | None:
+def _status(path: str) -> os.stat_result | None:
     try:
-        return path.stat()
+        return os.stat(path)
     except FileNotFoundError:
         return None
 

@@ -115,8 +115,10 @@ class PortPool:
     def counts(self) -> PortCounts:
         """A snapshot for the view."""
         self._bring_back()
-        due = tuple(at for port, at in self._aside.items() if port not in self._held and self._in_range(port))
-        return PortCounts(used=len(self._held), free=len(self._free), due=due)
+        return PortCounts(used=len(self._held), free=len(self._free), due=self._due() if self._aside else ())
+
+    def _due(self) -> tuple[float, ...]:
+        return tuple(at for port, at in self._aside.items() if port not in self._held and self._in_range(port))
 
     def _usable(self) -> PortRange:
         return self._configured if self._cluster is None else self._configured.common(self._cluster)

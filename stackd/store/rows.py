@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -42,7 +43,13 @@ _SHORT_COLUMNS = COLUMNS.replace(
     "pod_spec", f"CASE WHEN length(pod_spec) > {LONGEST_KEPT} THEN NULL ELSE pod_spec END", 1
 )
 _FIXED = {"stack_id", "namespace", "pod_spec", "created_at", "labels"}
-_CHANGING = ", ".join(f"{name} = :{name}" for name in _COLUMN_OF.values() if name not in _FIXED)
+_CHANGING = [name for name in _COLUMN_OF if name not in _FIXED]
+
+
+def _assigned(names: Iterable[str]) -> str:
+    """The SET clause of an UPDATE of these fields."""
+    return ", ".join(f"{_COLUMN_OF[name]} = ?" for name in names)
+
 
 ALL_STACKS = f"SELECT {_SHORT_COLUMNS} FROM stacks"
 FIND_STACK = f"SELECT {COLUMNS} FROM stacks WHERE stack_id = ?"
@@ -52,10 +59,10 @@ COUNT_STACKS = "SELECT count(*) FROM stacks"
 ANY_UNASSIGNED = "SELECT 1 FROM stacks WHERE unassigned = 1 LIMIT 1"
 COUNT_ASSIGNED = "SELECT (SELECT count(*) FROM stacks) - (SELECT count(*) FROM stacks WHERE unassigned = 1)"
 NAMESPACES = "SELECT DISTINCT namespace FROM stacks LIMIT 2"
-INSERT_STACK = f"INSERT INTO stacks ({COLUMNS}) VALUES ({', '.join(f':{name}' for name in _COLUMN_OF.values())})"
+INSERT_STACK = f"INSERT INTO stacks ({COLUMNS}) VALUES ({', '.join('?' * len(_COLUMN_OF))})"
 INSERT_LABELS = "INSERT INTO stack_labels (key, value, stack_id) SELECT key, value, ? FROM json_each(?)"
-UPDATE_STACK = f"UPDATE stacks SET {_CHANGING} WHERE stack_id = :stack_id"
-UPDATE_GIVEN = "UPDATE stacks SET labels = :labels, created_at = :created_at WHERE stack_id = :stack_id"
+UPDATE_STACK = f"UPDATE stacks SET {_assigned(_CHANGING)} WHERE stack_id = ?"
+UPDATE_GIVEN = "UPDATE stacks SET labels = ?, created_at = ? WHERE stack_id = ?"
 UPDATE_POD_SPEC = "UPDATE stacks SET pod_spec = ? WHERE stack_id = ?"
 DELETE_STACKS = "DELETE FROM stacks WHERE stack_id IN (SELECT value FROM json_each(?)) RETURNING stack_id, unassigned"
 
@@ -103,16 +110,30 @@ _FORMS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
 }
 
 
+class _Values:
+    """Takes the values of some fields from a stack, in this order and in the forms of their columns."""
+
+    def __init__(self, *names: str) -> None:
+        self._get = attrgetter(*names)
+        self._forms = [(names.index(name), write) for name, (write, _) in _FORMS.items() if name in names]
+
+    def __call__(self, stack: Stack) -> list[Any]:
+        values = list(self._get(stack))
+        for index, write in self._forms:
+            values[index] = write(values[index])
+        return values
+
+
+_all_values = _Values(*_COLUMN_OF)
+_changing_values = _Values(*_CHANGING, "stack_id")
+
+
 def from_row(row: Iterable[object]) -> Stack:
     """The stack of a row of ``COLUMNS``."""
     found: dict[str, Any] = dict(zip(_COLUMN_OF, row, strict=True))
-    return Stack(**found | {name: read(found[name]) for name, (_, read) in _FORMS.items()})
-
-
-def to_row(stack: Stack) -> dict[str, Any]:
-    """The stack's row, by column."""
-    row = {column: getattr(stack, name) for name, column in _COLUMN_OF.items()}
-    return row | {_COLUMN_OF[name]: write(getattr(stack, name)) for name, (write, _) in _FORMS.items()}
+    for name, (_, read) in _FORMS.items():
+        found[name] = read(found[name])
+    return Stack(**found)
 
 
 def find(tx: Transaction, stack_id: str) -> Stack | None:
@@ -153,25 +174,24 @@ def count_assigned(tx: Transaction) -> int:
 
 def insert(tx: Transaction, stack: Stack) -> Stack:
     """Write a new row and its labels. Raises ``Conflict`` if the id is taken."""
-    row = to_row(stack)
-    tx.run(INSERT_STACK, row)
+    tx.run(INSERT_STACK, _all_values(stack))
     if stack.labels:
-        tx.run(INSERT_LABELS, (stack.stack_id, row["labels"]))
+        tx.run(INSERT_LABELS, (stack.stack_id, labels_text(stack.labels)))
     return stack
 
 
 def save(tx: Transaction, stacks: Sequence[Stack]) -> list[Stack]:
     """Write the columns that can change; returns the stacks."""
-    tx.many(UPDATE_STACK, [to_row(stack) for stack in stacks])
+    tx.many(UPDATE_STACK, map(_changing_values, stacks))
     return [tx.put_stack(stack) for stack in stacks]
 
 
 def give(tx: Transaction, stack: Stack) -> None:
     """Write the columns that change only when a stack of a pool is given away; ``save`` writes the others."""
-    row = to_row(stack)
-    tx.run(UPDATE_GIVEN, row)
+    labels = labels_text(stack.labels)
+    tx.run(UPDATE_GIVEN, (labels, stack.created_at, stack.stack_id))
     if stack.labels:
-        tx.run(INSERT_LABELS, (stack.stack_id, row["labels"]))
+        tx.run(INSERT_LABELS, (stack.stack_id, labels))
 
 
 def mark_deleting(tx: Transaction, ids: Iterable[str], reason: DeleteReason, by: str = "stackd") -> list[Stack]:

@@ -6,7 +6,6 @@ the transaction of the change. On a full disk it is left out, so that deletes ne
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from stackd.model import EventKind, KeptLog, Stack, StackStatus, TimelineEvent
@@ -15,14 +14,16 @@ from stackd.store.transaction import Table, Transaction, id_array, operation
 LINES_PER_STACK = 300
 """When a stack flaps for days, its oldest lines are deleted."""
 
-INSERT_TIMELINE = (
-    "INSERT INTO timeline (stack_id, at, kind, reason, message, by, count)"
-    " SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),"
-    " json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]')"
-    " FROM json_each(?) WHERE true"
+LINES_AT_ONCE = 16
+"""How many lines one statement inserts."""
+
+_LINE = "(?, ?, ?, ?, ?, ?, ?)"
+_INSERT = (
+    "INSERT INTO timeline (stack_id, at, kind, reason, message, by, count) VALUES {lines}"
     " ON CONFLICT (stack_id, kind, reason, message) WHERE kind IN ('warning', 'pulling')"
     " DO UPDATE SET at = max(at, excluded.at), count = max(count, excluded.count)"
 )
+_INSERTS = tuple(_INSERT.format(lines=", ".join([_LINE] * count)) for count in range(LINES_AT_ONCE + 1))
 INSERT_DELETED = (
     "INSERT INTO timeline (stack_id, at, kind, reason, message, by, count)"
     " SELECT stack_id, ?, 'deleted', coalesce(delete_reason, ''), '', 'stackd', 1 FROM stacks"
@@ -72,7 +73,9 @@ def add(tx: Transaction, lines: Sequence[tuple[str, TimelineEvent]]) -> None:
     """Write lines, each with its stack's id. A repeated warning or pull only updates the time and count of its line."""
     if not lines or tx.tight:
         return
-    tx.run(INSERT_TIMELINE, (json.dumps([_line(stack_id, one) for stack_id, one in lines]),))
+    for start in range(0, len(lines), LINES_AT_ONCE):
+        some = lines[start : start + LINES_AT_ONCE]
+        tx.run(_INSERTS[len(some)], [value for stack_id, one in some for value in _line(stack_id, one)])
     noisy = {stack_id for stack_id, one in lines if one.kind in _REPEATING}
     if noisy:
         tx.run(TRIM_TIMELINES, (id_array(noisy), LINES_PER_STACK))
@@ -148,8 +151,8 @@ def _keep_logs(tx: Transaction, stack_id: str, logs: Iterable[KeptLog]) -> None:
         tx.many(KEEP_LOG, [(stack_id, log.container, log.at, log.text) for log in logs])
 
 
-def _line(stack_id: str, one: TimelineEvent) -> list[object]:
-    return [stack_id, one.at, one.kind.value, one.reason, one.message, one.by, one.count]
+def _line(stack_id: str, one: TimelineEvent) -> tuple[object, ...]:
+    return stack_id, one.at, one.kind.value, one.reason, one.message, one.by, one.count
 
 
 def _kind(before: Stack, after: Stack) -> EventKind | None:

@@ -69,6 +69,8 @@ class Transaction:
         self.ports = ports
         self.now = now
         self.tight = tight
+        self.unclean = False
+        """Whether a failed operation has left changes in the transaction, so that it cannot be committed."""
         self.stacks: list[tuple[str, Stack | None]] = []
         self.jobs: list[tuple[str, Job | None]] = []
 
@@ -103,22 +105,43 @@ class Transaction:
         self.jobs.append((job.job_id, job))
         return job
 
+    def anew(self) -> Transaction:
+        """A transaction like this one, without what was staged in it; this one must have been rolled back."""
+        return Transaction(self._connection, self._counters, self.ports, self.now, tight=self.tight)
+
+    def tried(self, operation: Callable[[Transaction], T]) -> T:
+        """Run the operation. If it raises, ``unclean`` says whether rows that it has changed are left changed."""
+        staged, changes = self._staged(), self._connection.total_changes
+        try:
+            return operation(self)
+        except BaseException:
+            self._unstage(*staged)
+            self.unclean = self.unclean or self._connection.total_changes != changes
+            raise
+
     def isolated(self, operation: Callable[[Transaction], T], savepoint: str) -> T:
         """Run the operation in a savepoint. If it raises, all its changes are undone, those of the port pool, too."""
-        stacks, jobs, ports = len(self.stacks), len(self.jobs), self.ports.mark()
+        staged = self._staged()
         self._connection.execute(f"SAVEPOINT {savepoint}")
         try:
             result = operation(self)
         except BaseException:
-            del self.stacks[stacks:]
-            del self.jobs[jobs:]
-            self.ports.undo(ports)
+            self._unstage(*staged)
             if self._connection.in_transaction:  # SQLite may have rolled it back already, after a full disk
                 self._connection.execute(f"ROLLBACK TO {savepoint}")
                 self._connection.execute(f"RELEASE {savepoint}")
             raise
         self._connection.execute(f"RELEASE {savepoint}")
         return result
+
+    def _staged(self) -> tuple[int, int, int]:
+        return len(self.stacks), len(self.jobs), self.ports.mark()
+
+    def _unstage(self, stacks: int, jobs: int, ports: int) -> None:
+        """Forget what was staged since then, and undo what was done to the port pool."""
+        del self.stacks[stacks:]
+        del self.jobs[jobs:]
+        self.ports.undo(ports)
 
 
 class Submit(Protocol):

@@ -1,12 +1,14 @@
 """The only thread that writes: it owns the connection, and commits all waiting operations together (group commit).
 
-Owns: the queue, the transaction around a group, the savepoint around each operation, and the retry when the disk is
-full. Does not know what the operations do. Hands each committed group to the event loop in one call.
+Owns: the queue, which operations share a commit, the transaction around a group, what becomes of the others when one
+operation in it fails, and the retry when the disk is full. Does not know what the operations do. Hands each committed
+group to the event loop in one call.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import sqlite3
 import threading
@@ -27,6 +29,12 @@ from stackd.store.transaction import OPERATION, Counters, Transaction
 T = TypeVar("T")
 
 _MAX_OPERATIONS = 500  # limits how long the first operation of a burst waits for its commit
+_COMPANY_SECONDS = 0.02
+"""How long a relaxed operation waits for one that needs the disk, to share its commit."""
+
+_BUSY_SECONDS = 0.05
+"""It waits only if the last commit that waited for the disk is not older than this: the next is likely to be near."""
+
 _FULL = "the state file cannot be written now: the disk is full"
 
 
@@ -87,6 +95,7 @@ class Writer:
         self._outstanding: set[Submission] = set()
         self._closing = False
         self._waits = True
+        self._synced_at = -math.inf
         self._failed: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._main, name="stackd-store", daemon=True)
@@ -117,7 +126,8 @@ class Writer:
 
         ``writes`` is False for an operation that only reads. One that ``grows`` is refused while the disk is full.
         A ``relaxed`` operation does not wait for the disk: it survives the end of the process, but a power failure may
-        lose it. Whatever a later operation has waited for is not lost with it.
+        lose it. Whatever a later operation has waited for is not lost with it. While others commit all the time, it
+        waits for up to ``_COMPANY_SECONDS`` to share a commit, because one of its own costs as much as theirs.
 
         Cancelling the call does not undo an operation that has started.
         """
@@ -200,14 +210,20 @@ class Writer:
         return not last
 
     def _drain(self) -> tuple[list[Submission], bool]:
+        """The operations for the next commit, and whether they are the last."""
         calls: list[Submission] = []
         item = self._queue.get()
+        now = time.perf_counter()
+        company_until = now + _COMPANY_SECONDS if now - self._synced_at < _BUSY_SECONDS else now
+        relaxed = True
         while item is not None:
             calls.append(item)
+            relaxed = relaxed and item.relaxed
             if len(calls) >= _MAX_OPERATIONS:
                 return calls, False
+            left = company_until - time.perf_counter() if relaxed else 0.0
             try:
-                item = self._queue.get_nowait()
+                item = self._queue.get(left > 0, left)
             except queue.Empty:
                 return calls, False
         return calls, True
@@ -252,25 +268,30 @@ class Writer:
         if writes:
             self._files.require_untouched()
         tx = Transaction(parts.connection, self.counters, parts.ports, parts.clock.now(), tight=tight)
+        begin = transaction.BEGIN_WRITE if writes else transaction.BEGIN_READ
         try:
-            parts.connection.execute(transaction.BEGIN_WRITE if writes else transaction.BEGIN_READ)
-            outcomes = [self._apply(tx, call, alone=len(calls) == 1) for call in calls]
+            parts.connection.execute(begin)
+            outcomes = [self._apply(tx, call) for call in calls]
             if len(calls) == 1 and outcomes[0][2] is not None:
                 return self._without_trace(outcomes)
+            if tx.unclean:
+                self._roll_back()
+                parts.connection.execute(begin)
+                tx = tx.anew()
+                outcomes = [self._apply(tx, call, isolated=True) for call in calls]
             # Observations are relaxed. They do not change what is intended, so they do not advance the sequence.
             decided = bool(tx.stacks) and any(call.writes and not call.relaxed for call in calls)
             if decided:
                 parts.connection.execute(identity.SET_META, (identity.SEQUENCE, str(self._sequence + 1)))
             self._finish(writes)
         except BaseException:
-            parts.ports.undo(0)
             self.counters.failed_commits += 1
-            if parts.connection.in_transaction:
-                parts.connection.execute(transaction.ROLLBACK)
+            try:
+                self._roll_back()
+            finally:
+                if writes:
+                    self._files.remember()
             raise
-        finally:
-            if writes:
-                self._files.remember()
         if tight and writes:
             self._begin_log_anew()
             self._files.remember()
@@ -283,20 +304,26 @@ class Writer:
 
     def _without_trace(self, outcomes: list[Outcome]) -> CommitGroup:
         """Roll back a transaction whose only operation has failed."""
-        parts = self._parts
-        parts.ports.undo(0)
-        if parts.connection.in_transaction:
-            parts.connection.execute(transaction.ROLLBACK)
-        return CommitGroup(outcomes=outcomes, ports=parts.ports.counts())
+        self._roll_back()
+        return CommitGroup(outcomes=outcomes, ports=self._parts.ports.counts())
 
-    def _apply(self, tx: Transaction, call: Submission, *, alone: bool) -> Outcome:
-        """Run one operation in a savepoint. An operation that is ``alone`` needs none, because the transaction does the
-        same; this saves statements, each of which may hand the interpreter to the event loop."""
+    def _roll_back(self) -> None:
+        """Undo everything since the transaction began."""
+        self._parts.ports.undo(0)
+        if self._parts.connection.in_transaction:
+            self._parts.connection.execute(transaction.ROLLBACK)
+
+    def _apply(self, tx: Transaction, call: Submission, *, isolated: bool = False) -> Outcome:
+        """Run one operation; ``isolated``: in a savepoint, so that it leaves nothing if it fails.
+
+        A failed operation has mostly written nothing. If it has, the group is run again, all of it in savepoints: these
+        are two statements for each operation, and each statement may hand the interpreter to the event loop.
+        """
         if call.future.cancelled():
             return call, None, None  # nobody waits for it, and it has not started
         self.counters.operations += 1
         try:
-            return call, call.operation(tx) if alone else tx.isolated(call.operation, OPERATION), None
+            return call, tx.isolated(call.operation, OPERATION) if isolated else tx.tried(call.operation), None
         except sqlite3.IntegrityError as exc:
             return call, None, failures.from_constraint(exc)
         except sqlite3.Error as exc:
@@ -315,7 +342,10 @@ class Writer:
         began = time.perf_counter()
         self._parts.connection.execute(transaction.COMMIT)
         if writes:
-            self._files.require_in_place()  # the file may have been removed since the transaction began
+            # The file may have been removed since the transaction began.
+            self._files.remember(self._files.require_in_place())
+            if self._waits:
+                self._synced_at = began
             self.counters.commits += 1
             self.counters.disk_waits += self._waits
             self.counters.commit_durations.observe(time.perf_counter() - began)
