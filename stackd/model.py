@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from stackd.records import record
+
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 NO_VALUES: Mapping[str, str] = MappingProxyType({})
 NO_LIMITS: Mapping[str, int] = MappingProxyType({})
@@ -93,7 +95,7 @@ class DeleteOutcome(enum.StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TargetPort:
     """A container port that a stack publishes."""
 
@@ -101,7 +103,7 @@ class TargetPort:
     protocol: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class PortMapping:
     """A published container port and the node port that leads to it."""
 
@@ -140,7 +142,7 @@ class PortRange:
         return ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class SanitizedSpec:
     """The result of the pod-spec policy for a tenant's text.
 
@@ -154,7 +156,7 @@ class SanitizedSpec:
     requested_memory_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class NewStack:
     """A stack that is about to be reserved: everything but its node ports."""
 
@@ -173,7 +175,7 @@ class NewStack:
     digest: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Stack:
     """One row: what stackd intends and what it last observed.
 
@@ -235,7 +237,7 @@ class Stack:
         return service_name(self.stack_id)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TimelineEvent:
     """One line of a stack's timeline; ``at`` in nanoseconds; ``by`` is a key's name, ``stackd`` or ``cluster``.
 
@@ -250,7 +252,7 @@ class TimelineEvent:
     count: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class KeptLog:
     """The last log lines of a container before it ended; ``at`` is when they were kept, in nanoseconds."""
 
@@ -259,7 +261,7 @@ class KeptLog:
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Observation:
     """The observed state of a stack, to be written if it differs from the row.
 
@@ -280,7 +282,7 @@ class Observation:
     events: tuple[TimelineEvent, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class JobError:
     """Why one id of a job could not be deleted; ``error`` has at most 512 characters (API contract)."""
 
@@ -288,7 +290,7 @@ class JobError:
     error: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Job:
     """A batch-delete job; ``errors`` holds the first 100 failures (API contract)."""
 
@@ -308,7 +310,7 @@ class Job:
         return self.status in (JobStatus.COMPLETED, JobStatus.FAILED)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ItemResult:
     """The outcome of one id of a job; ``error`` only with ``FAILED``."""
 

@@ -12,10 +12,10 @@ import asyncio
 import heapq
 import random
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from stackd.errors import StackdError
+from stackd.records import record
 from stackd.waiters import set_within
 
 K = TypeVar("K", bound=Hashable)
@@ -25,7 +25,7 @@ _STALE_ENTRIES = 64
 """How many stale entries a heap may have, beyond twice the number of waiting keys, before it is rebuilt."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class RetryPolicy:
     """The delays after failures in seconds: they double from ``first`` to ``longest``, minus up to a random half.
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, nullcontext
 from typing import Any
 
 import aiohttp
@@ -69,13 +69,13 @@ class KubeConnection:
         """Send the request once; returns the response, whatever its status. Raises ClusterUnavailable if none arrives
         within ``seconds``; NotOwner if the fence forbids the request, or ends it midway, when it may have been done.
         """
-        session = self.access.session
+        session, fenced = self.access.session, is_fenced(call)
         try:
-            async with asyncio.timeout(seconds) as limit:
-                with self.fence.change() if is_fenced(call) else nullcontext():
+            async with asyncio.timeout(min(seconds, self.fence.left) if fenced else seconds) as limit:
+                with self.fence.change() if fenced else nullcontext():
                     return await self._within(limit, call)
         except TimeoutError as exc:
-            if is_fenced(call):
+            if fenced:
                 self.fence.require()
             if not call.asks_node:
                 await self.access.leave(session)
@@ -84,8 +84,6 @@ class KubeConnection:
             raise ClusterTimeout(f"Kubernetes did not answer within {seconds:.1f} s") from exc
 
     async def _within(self, limit: asyncio.Timeout, call: KubeRequest) -> KubeResponse:
-        if is_fenced(call):
-            _end_by(limit, self.fence.left)
         async with self._turn(call):
             # Requests for the Lease have their own timeout, and go on when the contact is lost: they show when it is
             # back.
@@ -158,9 +156,14 @@ class KubeConnection:
             headers = await self.access.headers()
             if is_fenced(call):
                 self.fence.require()
-            with self.access.borrowed() if session is None else nullcontext(session) as connections, _cut_off(body):
-                async with self._request(connections, call, _TIMEOUT, headers, body) as response:
-                    answer = await _answer(response)
+            with self.access.borrowed() if session is None else nullcontext(session) as connections:
+                try:
+                    async with self._request(connections, call, _TIMEOUT, headers, body) as response:
+                        answer = await _answer(response)
+                except BaseException:
+                    if isinstance(body, FencedBody):
+                        body.cut()  # so that the request cannot arrive later
+                    raise
             code = str(answer.status)
             if answer.ok and answer.document is not None:
                 self.on_date(answer.date, time.perf_counter() - began)
@@ -224,25 +227,7 @@ class KubeConnection:
             self._on_request(call.verb, call.resource, code, seconds)
 
 
-@contextmanager
-def _cut_off(body: bytes | FencedBody | None) -> Iterator[None]:
-    """If the request fails, reset its connection so that it cannot arrive later."""
-    try:
-        yield
-    except BaseException:
-        if isinstance(body, FencedBody):
-            body.cut()
-        raise
-
-
 _UNREACHABLE = "Kubernetes cannot be reached"
-
-
-def _end_by(limit: asyncio.Timeout, seconds: float) -> None:
-    """Shorten the time limit to ``seconds`` from now, unless it already is shorter."""
-    end, now = limit.when(), asyncio.get_running_loop().time()
-    if end is not None and now + seconds < end:
-        limit.reschedule(now + seconds)
 
 
 async def _said(response: aiohttp.ClientResponse) -> KubeResponse:

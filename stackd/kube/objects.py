@@ -7,13 +7,13 @@ are interned and messages are cut, so that thousands of pods cost little memory.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from sys import intern
 from typing import Any
 
 from stackd.clock import to_nanoseconds
 from stackd.kube import labels
 from stackd.quantity import NANO, reported
+from stackd.records import record
 
 MESSAGE_LIMIT = 1024
 EPHEMERAL_STORAGE = "ephemeral-storage"
@@ -21,7 +21,7 @@ EPHEMERAL_STORAGE = "ephemeral-storage"
 _NONE: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ContainerState:
     """One container as the kubelet last reported it; ``state`` is waiting, running, terminated or empty."""
 
@@ -38,7 +38,7 @@ class ContainerState:
     last_exit_code: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class PodState:
     """A pod. ``scheduled`` is the PodScheduled condition, None while there is none; times in nanoseconds.
 
@@ -74,7 +74,7 @@ class PodState:
     recorded: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ServiceState:
     """A service. ``selects`` is the stack that its selector names.
 
@@ -93,7 +93,7 @@ class ServiceState:
     families: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class NodeState:
     """A node. CPU in thousandths, memory and disk in bytes, and the number of pods are the allocatable amounts.
 
@@ -113,7 +113,7 @@ class NodeState:
     pod_cidrs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class PodEvent:
     """A Kubernetes event about a pod; ``at`` is when it last happened, in nanoseconds."""
 
@@ -228,13 +228,15 @@ def reserved_nanos(spec: Mapping[str, Any], resource: str, part: str = "requests
         peak = max(peak, together + amount)
         if container.get("restartPolicy") == "Always":
             together += amount
-    together += sum(_amount(container, resource, part) for container in spec.get("containers") or ())
+    for container in spec.get("containers") or ():
+        together += _amount(container, resource, part)
     return max(together, peak)
 
 
 def _amount(container: Mapping[str, Any], resource: str, part: str) -> int:
-    amounts = (container.get("resources") or _NONE).get(part) or _NONE
-    return reported(amounts[resource]).nanos if resource in amounts else 0
+    resources = container.get("resources")
+    amounts = resources.get(part) if resources else None
+    return reported(amounts[resource]).nanos if amounts and resource in amounts else 0
 
 
 def _containers(status: Mapping[str, Any]) -> Iterator[ContainerState]:

@@ -132,8 +132,11 @@ def is_older(version: str, than: str) -> bool:
 
     Decimal numbers can be compared (documented since Kubernetes 1.35); returns False for other versions.
     """
-    numbers = version, than
-    return all(one.isascii() and one.isdecimal() for one in numbers) and int(version) < int(than)
+    return _is_number(version) and _is_number(than) and int(version) < int(than)
+
+
+def _is_number(version: str) -> bool:
+    return version.isascii() and version.isdecimal()
 
 
 def readable(name: str, read: Callable[[JsonObject], T], raw: JsonObject) -> T:

@@ -16,7 +16,7 @@ import logging
 import random
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 import aiohttp
@@ -34,7 +34,8 @@ from stackd.errors import (
 )
 from stackd.kube.caller import Backoff, Caller
 from stackd.kube.responses import SHOWN_BYTES, error_of, is_a, is_older, is_version, item_trouble, readable
-from stackd.kube.wire import KINDS, JsonObject, KubeRequest, KubeResponse, read_status
+from stackd.kube.wire import KINDS, JsonObject, KubeRequest, KubeResponse, read_json, read_status
+from stackd.records import record
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -53,7 +54,7 @@ _INTERNAL = 500
 _EVENTS = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Timings:
     """All in seconds.
 
@@ -73,7 +74,7 @@ class Timings:
     longest_pause: float = 5.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Source(Generic[T]):
     """What is watched: ``call`` is the request for the list, ``parse`` reads one object."""
 
@@ -86,14 +87,14 @@ class Source(Generic[T]):
         return readable(self.kind, self.parse, raw)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Listed(Generic[T]):
     """All objects at one moment."""
 
     items: tuple[T, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Changed(Generic[T]):
     """One object as it is now, or its last state if it is ``gone``."""
 
@@ -101,7 +102,7 @@ class Changed(Generic[T]):
     gone: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class WatchEvent:
     """One line of a watch; ``raw`` is the object (for a bookmark, only a resourceVersion)."""
 
@@ -354,7 +355,7 @@ def _watch_call(source: Source[T], version: str, timings: Timings) -> KubeReques
 def _event(call: KubeRequest, line: bytes) -> WatchEvent:
     """The event in the line. Raises the error that an ERROR event means, and UnexpectedAnswer if it is no event."""
     try:
-        document = orjson.loads(line)
+        document = read_json(line)
     except orjson.JSONDecodeError as exc:
         raise _unreadable(call.resource, "a line is no JSON", line) from exc
     kind, raw = (document.get("type"), document.get("object")) if isinstance(document, dict) else (None, None)

@@ -7,10 +7,12 @@ for another code than the response's, is not from Kubernetes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import orjson
+
+from stackd.records import record
 
 METHODS: Mapping[str, str] = {
     "get": "GET",
@@ -43,7 +45,7 @@ JsonObject = dict[str, Any]
 _OK = range(200, 300)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Kind:
     """The kind and apiVersion of a resource's objects."""
 
@@ -83,7 +85,7 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class KubeRequest:
     """A request: Kubernetes' verb and resource (as RBAC and the counters name them), the namespace, and the object.
 
@@ -119,7 +121,7 @@ class KubeRequest:
         return self.resource == LOG
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class KubeResponse:
     """A response of any status; ``retry_after`` in seconds and ``date`` if the server sent them.
 
@@ -148,15 +150,35 @@ class KubeResponse:
         return self.status in _OK
 
 
+_ITEMS, _MANAGED_FIELDS, _AFTER_MANAGED_FIELDS = b'"items":[', b',"managedFields":[', b']},"spec":{'
+
+
+def read_json(text: bytes) -> Any:
+    """The JSON of a response or an event; an object is mostly without its ``managedFields``.
+
+    They say who has set which field: a third of a pod, and stackd does not read them. Kubernetes sends them last in
+    ``metadata``. The quotes of the marks cannot be within a string, where they would be escaped. If what is left is not
+    JSON, the marks were elsewhere, and all of it is read. Raises ``orjson.JSONDecodeError``.
+    """
+    start = text.find(_MANAGED_FIELDS)
+    end = text.find(_AFTER_MANAGED_FIELDS, start) if start > 0 else -1
+    if end > 0 and _ITEMS not in text[:start]:
+        try:
+            return orjson.loads(text[:start] + text[end + 1 :])
+        except orjson.JSONDecodeError:
+            pass
+    return orjson.loads(text)
+
+
 def _document(body: bytes) -> JsonObject | None:
     try:
-        document = orjson.loads(body)
+        document = read_json(body)
     except orjson.JSONDecodeError:
         return None
     return document if isinstance(document, dict) else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Cause:
     """One thing that is wrong with a field of an object."""
 
@@ -164,7 +186,7 @@ class Cause:
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Status:
     """``kind`` (mostly a resource: ``pods``), ``name`` and ``uid`` say what it is about; empty if it does not say."""
 

@@ -10,6 +10,7 @@ import json
 import logging
 import time
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Final
 
 import orjson
@@ -62,12 +63,19 @@ def lines_of(record: logging.LogRecord) -> list[str]:
 
 def utc(seconds: float) -> str:
     """``2026-02-10T02:02:26.535Z``."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds * 1000) % 1000:03d}Z"
+    return f"{_second(int(seconds))}.{int(seconds * 1000) % 1000:03d}Z"
+
+
+@lru_cache(maxsize=16)
+def _second(seconds: int) -> str:
+    """Cached, because many records are of the same second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, object]:
     """The fields of a record that are set, by name."""
-    found = {name: value for name in FIELDS if (value := getattr(record, name, None)) not in (None, "")}
+    given = vars(record)
+    found = {name: value for name in FIELDS if (value := given.get(name)) not in (None, "")}
     if "request_id" not in found and (request_id := REQUEST_ID.get()):
         found["request_id"] = request_id
     return found

@@ -156,6 +156,8 @@ async def read(request: web.Request, max_body: int, timeout: float) -> bytes:
     if request.content_length is not None and request.content_length > max_body:
         raise RequestTooLarge(_too_large(max_body))
     try:
+        if request.content.is_eof():  # as usual for a small body: it has come with its head
+            return await request.read()
         async with asyncio.timeout(timeout):
             await _go_on(request)
             return await request.read()

@@ -35,7 +35,10 @@ COMPARED_BELOW = {
     "watch-pods-delete",
     "watch-pods-lifecycle",
 }
-NOT_COVERED = {"pod-log-404-kubelet": "the embedded kubelet knows each pod of its node"}
+NOT_COVERED = {
+    "pod-log-404-kubelet": "the embedded kubelet knows each pod of its node",
+    "watch-managed-fields": "the embedded cluster keeps no managedFields; tests/kube reads these",
+}
 """Recording → the reason why it is not replayed."""
 
 GIVEN_PORT = {"service-create-201", "service-delete-200", "service-create-409"}
