@@ -29,7 +29,7 @@ def test_a_changed_copy_leaves_the_record_as_it_was() -> None:
 
 def test_a_record_has_no_other_fields_and_takes_them_by_name() -> None:
     with pytest.raises(TypeError):
-        Point(1)  # type: ignore[misc]
+        Point(1)  # type: ignore[call-arg]
     with pytest.raises(AttributeError):
         Point(x=1).z  # type: ignore[attr-defined]  # noqa: B018
     assert not hasattr(Point(x=1), "__dict__")
