@@ -11,7 +11,6 @@ import pytest
 from stackd.model import DeleteReason, Stack, StackStatus
 from stackd.store import Store
 from stackd.store.transaction import Transaction
-from tests.harness import eventually
 from tests.store.building import accepted, new_stack, open_store, seen, stack_id
 
 FULL, NORMAL = 2, 1
@@ -73,10 +72,10 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def waiting_observation(store: Store) -> asyncio.Task[list[Stack]]:
-    """An observation that the writer's thread has taken from its queue."""
+    """An observation that waits."""
     observing = asyncio.create_task(store.stacks.observe([seen(0, StackStatus.RUNNING)]))
-    await asyncio.sleep(0)
-    await eventually(store._writer._queue.empty)
+    done, _ = await asyncio.wait({observing}, timeout=0.2)
+    assert not done
     return observing
 
 
@@ -112,5 +111,6 @@ async def test_an_observation_waits_for_nobody_where_nothing_else_is_written(
     monkeypatch.setattr("stackd.store.writer._BUSY_SECONDS", 0.0)
     store = await open_store(tmp_path / "state.db")
     await accepted(store)
-    assert await store.stacks.observe([seen(0, StackStatus.RUNNING)])
+    async with asyncio.timeout(20):
+        assert await store.stacks.observe([seen(0, StackStatus.RUNNING)])
     await store.close()

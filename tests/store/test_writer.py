@@ -3,7 +3,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -50,6 +51,62 @@ async def test_an_operation_that_fails_takes_nothing_of_the_others_with_it(store
     kinds = [type(result) for result in results]
     assert kinds == [Stack, Conflict, StackNotFound, ZeroDivisionError, Stack]
     assert [stack.stack_id for stack in store.stacks] == [stack_id(1), stack_id(3)]
+    assert (store.ports.used, store.ports.free) == (2, 98)
+
+
+@asynccontextmanager
+async def busy(store: Store) -> AsyncIterator[None]:
+    """While the writer's thread works on stack 1: what is submitted in the block shares the commit after it."""
+    reached, go_on = threading.Event(), threading.Event()
+    await store.stacks.reserve(new_stack(1), claim=claim("a"))
+
+    def hold_up(stack: Stack) -> bytes:
+        reached.set()
+        assert go_on.wait(10)
+        return b""
+
+    first = asyncio.ensure_future(store.stacks.accept(seen(1), pod_uid="p", service_uid="s", answer=hold_up))
+    await asyncio.to_thread(reached.wait, 10)
+    yield
+    await asyncio.sleep(0)
+    go_on.set()
+    await first
+
+
+async def test_what_fails_after_it_has_written_leaves_nothing_in_the_commit_that_it_shares(
+    store: Store, path: Path
+) -> None:
+    heard: list[str] = []
+    async with busy(store):
+        store.stacks.subscribe(lambda _, after: heard.append(after.stack_id if after else ""))
+        commits = store.counters.commits
+        others = asyncio.gather(
+            store.stacks.reserve(new_stack(2, ports=5), claim=claim("a")),
+            store.stacks.reserve(new_stack(3), claim=claim("b")),
+            store.stacks.accept(seen(3), pod_uid="p", service_uid="s", answer=lambda _: bytes(1 // 0)),
+            store.stacks.reserve(new_stack(4), claim=claim("c")),
+            return_exceptions=True,
+        )
+    assert [type(result) for result in await others] == [Conflict, Stack, ZeroDivisionError, Stack]
+    assert store.counters.commits == commits + 2, "that of the first, and one that all others share"
+    assert heard == [stack_id(1), stack_id(3), stack_id(4)]
+    with closing(sqlite3.connect(path)) as reader:
+        assert sorted(reader.execute("SELECT stack_id, accepted FROM stacks")) == [
+            (stack_id(1), 1),
+            (stack_id(3), 0),
+            (stack_id(4), 0),
+        ]
+        assert reader.execute("SELECT count(*) FROM node_ports").fetchone() == (3,)
+        assert reader.execute("SELECT count(*) FROM timeline WHERE stack_id <> ?", (stack_id(1),)).fetchone() == (0,)
+    assert (store.ports.used, store.ports.free) == (3, 97)
+
+
+async def test_what_fails_before_it_has_written_gives_its_ports_back(store: Store) -> None:
+    async with busy(store):
+        others = asyncio.gather(
+            store.stacks.reserve(new_stack(1, ports=5)), store.stacks.reserve(new_stack(2)), return_exceptions=True
+        )
+    assert [type(result) for result in await others] == [Conflict, Stack]
     assert (store.ports.used, store.ports.free) == (2, 98)
 
 
