@@ -115,14 +115,26 @@ def runs_here() -> bool:
     return Path("/run/systemd/system").is_dir() and shutil.which("systemctl") is not None
 
 
+def _keeps_ending(unit: Unit) -> bool:
+    """Whether systemd restarts the service after it has ended.
+
+    Between an end and the next start, the unit is in several states. Some last only a moment: it is ``deactivating``,
+    and, since systemd 254, ``inactive`` or ``failed`` with a sub-state such as ``dead-before-auto-restart``.
+    """
+    if "auto-restart" in unit.sub:
+        return True
+    ending = unit.active == "deactivating" and unit.result != "success"
+    return bool(unit.restarts) and (unit.active == "activating" or ending)
+
+
 def examine(unit: Unit, error: str) -> Iterator[Finding]:
     """What systemd does with the service; ``error`` is the last error in its journal, if there is any."""
     why = f"; the last error: {error}" if error else ""
-    if unit.active == "failed":
-        yield fail(ABOUT, f"it has failed ({unit.result}){why}", "fix that, then: systemctl restart stackd")
-    elif unit.active == "activating" and (unit.restarts or unit.sub.startswith("auto-restart")):
+    if _keeps_ending(unit):
         text = f"it keeps ending; systemd has restarted it {unit.restarts} times{why}"
         yield fail(ABOUT, text, "fix that; systemd tries again by itself")
+    elif unit.active == "failed":
+        yield fail(ABOUT, f"it has failed ({unit.result}){why}", "fix that, then: systemctl restart stackd")
     elif unit.active == "activating":
         yield warn(ABOUT, f"it is starting: {unit.status}")
     elif unit.active in ("active", "reloading"):

@@ -54,9 +54,20 @@ def test_a_failed_service_is_told_with_its_last_error_and_how_to_start_it() -> N
     assert "systemctl restart stackd" in finding.advice
 
 
-def test_a_service_that_ends_again_and_again_is_told_with_its_last_error() -> None:
+@pytest.mark.parametrize(
+    ("active", "sub"),
+    [
+        ("activating", "auto-restart"),
+        ("activating", "auto-restart-queued"),
+        ("activating", "start"),
+        ("deactivating", "final-sigterm"),
+        ("inactive", "dead-before-auto-restart"),
+        ("failed", "failed-before-auto-restart"),
+    ],
+)
+def test_a_service_that_ends_again_and_again_is_told_with_its_last_error(active: str, sub: str) -> None:
     finding = only(
-        unit(ActiveState="activating", SubState="auto-restart", NRestarts="7"), "the state file is read-only"
+        unit(ActiveState=active, SubState=sub, Result="exit-code", NRestarts="7"), "the state file is read-only"
     )
     assert finding.level is Level.FAIL
     assert "7 times; the last error: the state file is read-only" in finding.what
