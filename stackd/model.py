@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from stackd.records import record
+from stackd.structs import struct
 
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 NO_VALUES: Mapping[str, str] = MappingProxyType({})
@@ -95,7 +95,7 @@ class DeleteOutcome(enum.StrEnum):
     FAILED = "failed"
 
 
-@record
+@struct
 class TargetPort:
     """A container port that a stack publishes."""
 
@@ -103,7 +103,7 @@ class TargetPort:
     protocol: str
 
 
-@record
+@struct
 class PortMapping:
     """A published container port and the node port that leads to it."""
 
@@ -142,7 +142,7 @@ class PortRange:
         return ""
 
 
-@record
+@struct
 class SanitizedSpec:
     """The result of the pod-spec policy for a tenant's text.
 
@@ -156,7 +156,7 @@ class SanitizedSpec:
     requested_memory_bytes: int
 
 
-@record
+@struct
 class NewStack:
     """A stack that is about to be reserved: everything but its node ports."""
 
@@ -175,7 +175,7 @@ class NewStack:
     digest: str | None = None
 
 
-@record
+@struct
 class Stack:
     """One row: what stackd intends and what it last observed.
 
@@ -237,7 +237,7 @@ class Stack:
         return service_name(self.stack_id)
 
 
-@record
+@struct
 class TimelineEvent:
     """One line of a stack's timeline; ``at`` in nanoseconds; ``by`` is a key's name, ``stackd`` or ``cluster``.
 
@@ -252,7 +252,7 @@ class TimelineEvent:
     count: int = 1
 
 
-@record
+@struct
 class KeptLog:
     """The last log lines of a container before it ended; ``at`` is when they were kept, in nanoseconds."""
 
@@ -261,7 +261,7 @@ class KeptLog:
     text: str
 
 
-@record
+@struct
 class Observation:
     """The observed state of a stack, to be written if it differs from the row.
 
@@ -282,7 +282,7 @@ class Observation:
     events: tuple[TimelineEvent, ...] = ()
 
 
-@record
+@struct
 class JobError:
     """Why one id of a job could not be deleted; ``error`` has at most 512 characters (API contract)."""
 
@@ -290,7 +290,7 @@ class JobError:
     error: str
 
 
-@record
+@struct
 class Job:
     """A batch-delete job; ``errors`` holds the first 100 failures (API contract)."""
 
@@ -310,7 +310,7 @@ class Job:
         return self.status in (JobStatus.COMPLETED, JobStatus.FAILED)
 
 
-@record
+@struct
 class ItemResult:
     """The outcome of one id of a job; ``error`` only with ``FAILED``."""
 

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
 from stackd.errors import StackdError
-from stackd.records import record
+from stackd.structs import struct
 from stackd.waiters import set_within
 
 K = TypeVar("K", bound=Hashable)
@@ -25,7 +25,7 @@ _STALE_ENTRIES = 64
 """How many stale entries a heap may have, beyond twice the number of waiting keys, before it is rebuilt."""
 
 
-@record
+@struct
 class RetryPolicy:
     """The delays after failures in seconds: they double from ``first`` to ``longest``, minus up to a random half.
 

@@ -21,7 +21,7 @@ from stackd.kube.objects import NodeState, PodState, ServiceState, node_state, p
 from stackd.kube.records import StoppedRecord, stopped_record
 from stackd.kube.watch import POLL_SECONDS, Changed, Listed, Source, Timings, WatchHealth, endless
 from stackd.kube.wire import CONFIG_MAPS, KubeRequest
-from stackd.records import record
+from stackd.structs import struct
 from stackd.waiters import Waiters
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def _difference(before: S | None, after: S) -> list[Difference[S]]:
     return [(before, after)]
 
 
-@record
+@struct
 class PodChanged:
     """A pod appeared (``before`` None), changed, or is gone (``after`` None)."""
 
@@ -95,7 +95,7 @@ class PodChanged:
     after: PodState | None
 
 
-@record
+@struct
 class ServiceChanged:
     """A service appeared, changed, or is gone."""
 
@@ -104,7 +104,7 @@ class ServiceChanged:
     after: ServiceState | None
 
 
-@record
+@struct
 class RecordChanged:
     """A record of a stopped stack appeared, changed, or is gone."""
 
@@ -113,7 +113,7 @@ class RecordChanged:
     after: StoppedRecord | None
 
 
-@record
+@struct
 class NodeChanged:
     """A node appeared, changed in a field that ``NodeState`` keeps, or is gone."""
 
@@ -122,7 +122,7 @@ class NodeChanged:
     after: NodeState | None
 
 
-@record
+@struct
 class Relisted:
     """A list was read (the first one, too), and the subscribers were told its differences.
 

@@ -13,7 +13,7 @@ from typing import Any
 from stackd.clock import to_nanoseconds
 from stackd.kube import labels
 from stackd.quantity import NANO, reported
-from stackd.records import record
+from stackd.structs import struct
 
 MESSAGE_LIMIT = 1024
 EPHEMERAL_STORAGE = "ephemeral-storage"
@@ -21,7 +21,7 @@ EPHEMERAL_STORAGE = "ephemeral-storage"
 _NONE: Mapping[str, Any] = {}
 
 
-@record
+@struct
 class ContainerState:
     """One container as the kubelet last reported it; ``state`` is waiting, running, terminated or empty."""
 
@@ -38,7 +38,7 @@ class ContainerState:
     last_exit_code: int | None
 
 
-@record
+@struct
 class PodState:
     """A pod. ``scheduled`` is the PodScheduled condition, None while there is none; times in nanoseconds.
 
@@ -74,7 +74,7 @@ class PodState:
     recorded: bool = True
 
 
-@record
+@struct
 class ServiceState:
     """A service. ``selects`` is the stack that its selector names.
 
@@ -93,7 +93,7 @@ class ServiceState:
     families: tuple[str, ...] = ()
 
 
-@record
+@struct
 class NodeState:
     """A node. CPU in thousandths, memory and disk in bytes, and the number of pods are the allocatable amounts.
 
@@ -113,7 +113,7 @@ class NodeState:
     pod_cidrs: tuple[str, ...] = ()
 
 
-@record
+@struct
 class PodEvent:
     """A Kubernetes event about a pod; ``at`` is when it last happened, in nanoseconds."""
 

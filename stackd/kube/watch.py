@@ -35,7 +35,7 @@ from stackd.errors import (
 from stackd.kube.caller import Backoff, Caller
 from stackd.kube.responses import SHOWN_BYTES, error_of, is_a, is_older, is_version, item_trouble, readable
 from stackd.kube.wire import KINDS, JsonObject, KubeRequest, KubeResponse, read_json, read_status
-from stackd.records import record
+from stackd.structs import struct
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -54,7 +54,7 @@ _INTERNAL = 500
 _EVENTS = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK"})
 
 
-@record
+@struct
 class Timings:
     """All in seconds.
 
@@ -74,7 +74,7 @@ class Timings:
     longest_pause: float = 5.0
 
 
-@record
+@struct
 class Source(Generic[T]):
     """What is watched: ``call`` is the request for the list, ``parse`` reads one object."""
 
@@ -87,14 +87,14 @@ class Source(Generic[T]):
         return readable(self.kind, self.parse, raw)
 
 
-@record
+@struct
 class Listed(Generic[T]):
     """All objects at one moment."""
 
     items: tuple[T, ...]
 
 
-@record
+@struct
 class Changed(Generic[T]):
     """One object as it is now, or its last state if it is ``gone``."""
 
@@ -102,7 +102,7 @@ class Changed(Generic[T]):
     gone: bool
 
 
-@record
+@struct
 class WatchEvent:
     """One line of a watch; ``raw`` is the object (for a bookmark, only a resourceVersion)."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from stackd.records import record
+from stackd.structs import struct
 
 METHODS: Mapping[str, str] = {
     "get": "GET",
@@ -45,7 +45,7 @@ JsonObject = dict[str, Any]
 _OK = range(200, 300)
 
 
-@record
+@struct
 class Kind:
     """The kind and apiVersion of a resource's objects."""
 
@@ -85,7 +85,7 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
-@record
+@struct
 class KubeRequest:
     """A request: Kubernetes' verb and resource (as RBAC and the counters name them), the namespace, and the object.
 
@@ -121,7 +121,7 @@ class KubeRequest:
         return self.resource == LOG
 
 
-@record
+@struct
 class KubeResponse:
     """A response of any status; ``retry_after`` in seconds and ``date`` if the server sent them.
 
@@ -178,7 +178,7 @@ def _document(body: bytes) -> JsonObject | None:
     return document if isinstance(document, dict) else None
 
 
-@record
+@struct
 class Cause:
     """One thing that is wrong with a field of an object."""
 
@@ -186,7 +186,7 @@ class Cause:
     message: str
 
 
-@record
+@struct
 class Status:
     """``kind`` (mostly a resource: ``pods``), ``name`` and ``uid`` say what it is about; empty if it does not say."""
 

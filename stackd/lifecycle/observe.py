@@ -22,8 +22,8 @@ from stackd.lifecycle.plan import PODS, SERVICES, Orphan, Repair, RepairKind, se
 from stackd.lifecycle.status import PodProgress, PodSnapshot, derive_status, observation, pod_progress, pull_is_failing
 from stackd.logs import stack_log
 from stackd.model import Observation, Stack, StackStatus
-from stackd.records import record
 from stackd.store import differs
+from stackd.structs import struct
 from stackd.workqueue import RetryPolicy, WorkQueue
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ UNSEEN_SECONDS = 10.0
 """How often an existing pod that the watch does not report is asked for."""
 
 
-@record
+@struct
 class Assessment:
     """A stack, what is to be written about it, and what is known of its pod once that is written."""
 
@@ -48,7 +48,7 @@ class Assessment:
     progress: PodProgress | None
 
 
-@record
+@struct
 class Unseen:
     """A pod that the watch does not report, as Kubernetes returned it; asked for again at ``ask_at`` (monotonic)."""
 

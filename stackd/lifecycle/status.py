@@ -13,7 +13,7 @@ from stackd.clock import NANOSECONDS
 from stackd.kube.objects import ContainerState, PodState
 from stackd.lifecycle.hiding import hide
 from stackd.model import Desired, EventKind, Observation, Stack, StackStatus, TimelineEvent
-from stackd.records import record
+from stackd.structs import struct
 
 PULL_ERRORS = frozenset({"ErrImagePull", "ImagePullBackOff"})
 """Waiting reasons of a failed pull that is retried: ``failed`` once they have lasted for the grace."""
@@ -34,7 +34,7 @@ POD_GARBAGE_COLLECTED = "DeletionByPodGC"
 MESSAGE_LIMIT = 1024
 
 
-@record
+@struct
 class PodSnapshot:
     """What is seen of one stack at one moment; ``pull_failing_since`` and ``now`` in nanoseconds.
 
@@ -49,7 +49,7 @@ class PodSnapshot:
     trouble: tuple[str, str] = ("", "")
 
 
-@record
+@struct
 class DerivedStatus:
     """The status in words; ``recheck_at`` (nanoseconds): when it changes if nothing else happens."""
 
@@ -225,7 +225,7 @@ def _not_ready(pod: PodState) -> str:
     return "not ready at present: " + ", ".join(unready) if unready else "not ready at present"
 
 
-@record
+@struct
 class PodProgress:
     """What the last snapshot of a pod showed: whether a container has run, and how often each was restarted."""
 

@@ -15,7 +15,7 @@ from stackd.lifecycle.idempotency import Replays
 from stackd.lifecycle.prepull import PrePulls
 from stackd.lifecycle.reconcile import Reconciler
 from stackd.lifecycle.template_history import TemplateHistory
-from stackd.records import record
+from stackd.structs import struct
 from stackd.web.auth import Keys, permit
 from stackd.web.bodies import BodyCache
 from stackd.web.change_feed import ChangeFeed
@@ -49,7 +49,7 @@ class Api:
     draining: bool = False
 
 
-@record
+@struct
 class ApiCall:
     """One request and the API key that it carries.
 
@@ -70,7 +70,7 @@ class ApiCall:
 Handler = Callable[[ApiCall], Awaitable[web.StreamResponse]]
 
 
-@record
+@struct
 class Route:
     """One line of the route table.
 

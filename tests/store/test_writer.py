@@ -125,23 +125,13 @@ async def test_nobody_sees_a_row_before_its_commit(store: Store, path: Path) -> 
 
 
 async def test_a_call_that_was_given_up_before_its_turn_does_nothing(store: Store) -> None:
-    busy, go_on = threading.Event(), threading.Event()
-
-    def hold_up(stack: Stack) -> bytes:
-        busy.set()
-        assert go_on.wait(10)
-        return b""
-
-    await store.stacks.reserve(new_stack(1), claim=claim())
-    first = asyncio.ensure_future(store.stacks.accept(seen(1), pod_uid="p", service_uid="s", answer=hold_up))
-    await asyncio.to_thread(busy.wait, 10)
-    call = asyncio.ensure_future(store.stacks.reserve(new_stack(2)))
-    other = asyncio.ensure_future(store.stacks.reserve(new_stack(3)))
-    await asyncio.sleep(0)
-    assert store.pending == 3
-    call.cancel()
-    go_on.set()
-    await asyncio.gather(first, other)
+    async with busy(store):
+        call = asyncio.ensure_future(store.stacks.reserve(new_stack(2)))
+        other = asyncio.ensure_future(store.stacks.reserve(new_stack(3)))
+        await asyncio.sleep(0)
+        assert store.pending == 3
+        call.cancel()
+    await other
     with pytest.raises(asyncio.CancelledError):
         await call
     assert [stack.stack_id for stack in store.stacks] == [stack_id(1), stack_id(3)]

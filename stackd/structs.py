@@ -1,4 +1,4 @@
-"""``record``: the decorator of small classes that only hold values, and of which many are made for each request."""
+"""``struct``: the decorator of small classes that only hold values, and of which many are made for each request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
-def record(cls: type[T]) -> type[T]:
+def struct(cls: type[T]) -> type[T]:
     """A dataclass with slots and keyword-only fields that is never changed: mypy refuses that, the interpreter does not.
 
     The ``__init__`` of a dataclass that the interpreter keeps frozen takes three times as long (it calls a function for

@@ -1,4 +1,4 @@
-"""A record holds its values and nothing else; that nobody changes one is mypy's to check."""
+"""A struct holds its values and nothing else; that nobody changes one is mypy's to check."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from dataclasses import field, replace
 
 import pytest
 
-from stackd.records import record
+from stackd.structs import struct
 
 
-@record
+@struct
 class Point:
     x: int
     y: int = 0
     names: tuple[str, ...] = field(default_factory=tuple)
 
 
-def test_records_with_equal_values_are_equal_and_stand_for_each_other_in_a_set() -> None:
+def test_structs_with_equal_values_are_equal_and_stand_for_each_other_in_a_set() -> None:
     assert Point(x=1) == Point(x=1, y=0, names=())
     assert len({Point(x=1), Point(x=1), Point(x=2)}) == 2
 
 
-def test_a_changed_copy_leaves_the_record_as_it_was() -> None:
+def test_a_changed_copy_leaves_the_struct_as_it_was() -> None:
     point = Point(x=1)
     assert replace(point, y=2) == Point(x=1, y=2)
     assert point == Point(x=1)
 
 
-def test_a_record_has_no_other_fields_and_takes_them_by_name() -> None:
+def test_a_struct_has_no_other_fields_and_takes_them_by_name() -> None:
     with pytest.raises(TypeError):
         Point(1)  # type: ignore[call-arg]
     with pytest.raises(AttributeError):
