@@ -37,7 +37,7 @@ from stackd.client.failures import (
     TimedOut,
     Unreachable,
 )
-from stackd.client.records import Capacity, DryRun, Event, Job, Port, Stack, Stats, Template, TimelineEvent
+from stackd.client.records import Capacity, DryRun, Event, Job, Port, Stack, StackStatus, Stats, Template, TimelineEvent
 
 __all__ = [
     "ApiError",
@@ -57,6 +57,7 @@ __all__ = [
     "Retries",
     "Stack",
     "StackEnded",
+    "StackStatus",
     "Stats",
     "Template",
     "TimedOut",

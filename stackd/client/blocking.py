@@ -7,7 +7,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 from urllib.parse import SplitResult, urlencode, urlsplit
@@ -101,8 +101,8 @@ class Client:
         self,
         *,
         after: str = "",
-        labels: Iterable[str] | Mapping[str, str] = (),
-        statuses: Iterable[str] = (),
+        labels: operations.Labels = (),
+        statuses: operations.Statuses = (),
         node: str = "",
         template: str = "",
         fields: Iterable[str] = (),

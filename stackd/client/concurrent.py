@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from stackd.client import operations, stream
@@ -84,8 +84,8 @@ class AsyncClient:
         self,
         *,
         after: str = "",
-        labels: Iterable[str] | Mapping[str, str] = (),
-        statuses: Iterable[str] = (),
+        labels: operations.Labels = (),
+        statuses: operations.Statuses = (),
         node: str = "",
         template: str = "",
         fields: Iterable[str] = (),

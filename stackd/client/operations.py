@@ -9,12 +9,25 @@ import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from stackd.client.attempts import SECONDS, Pause, Request, Response, Steps
 from stackd.client.failures import ClientError, NotFound, StackEnded, TimedOut
-from stackd.client.records import Capacity, DryRun, Job, Port, Stack, Stats, Template, TimelineEvent
-from stackd.units import format_duration
+from stackd.client.records import (
+    STACK_FIELDS,
+    Capacity,
+    DryRun,
+    Job,
+    Port,
+    Stack,
+    StackStatus,
+    Stats,
+    Template,
+    TimelineEvent,
+)
+from stackd.units import format_duration, parse_duration
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 CHANGE_SECONDS = 300.0
@@ -24,11 +37,17 @@ HELD_SECONDS = 30
 """How long the API holds back one answer; to wait longer, the client asks again."""
 
 POLL_SECONDS = 0.25
+ENDS = ("stopped", "failed", "node_deleted")
 PATH_PART = re.compile(r"(?!\.+\Z)[A-Za-z0-9._-]{1,253}")
 
 Query = Iterable[tuple[str, str]]
-Length = str | float
-"""A length of time: ``"30m"``, or seconds."""
+Length = str | float | timedelta
+"""A length of time: ``"30m"``, seconds, or a timedelta."""
+
+Ports = Iterable[str | int | Port] | str | int | Port
+Labels = Iterable[str] | Mapping[str, str]
+Statuses = Iterable[StackStatus] | StackStatus
+"""Of these, one text is one element: ``ports="80/tcp"``, ``labels="team=7"``, ``statuses="running"``."""
 
 
 def call(
@@ -50,7 +69,7 @@ def call(
 def create(
     pod_spec: str,
     *,
-    ports: Iterable[str | int | Port],
+    ports: Ports,
     ttl: Length | None = None,
     labels: Mapping[str, str] | None = None,
     return_existing: bool = False,
@@ -86,7 +105,7 @@ def create_from(body: Mapping[str, Any], *, idempotency_key: str = "") -> Steps[
 def dry_run(
     pod_spec: str,
     *,
-    ports: Iterable[str | int | Port],
+    ports: Ports,
     ttl: Length | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> Steps[DryRun]:
@@ -102,43 +121,53 @@ def dry_run_from(body: Mapping[str, Any]) -> Steps[DryRun]:
 
 def stacks(
     *,
-    labels: Iterable[str] | Mapping[str, str] = (),
-    statuses: Iterable[str] = (),
+    labels: Labels = (),
+    statuses: Statuses = (),
     node: str = "",
     template: str = "",
     fields: Iterable[str] = (),
 ) -> Steps[list[Stack]]:
     """All stacks with every label (``"team"`` or ``"team=7"``), one of the statuses, on the node, of the template.
 
-    ``fields`` selects the fields of each, for example to leave out large pod specs.
+    ``fields`` selects the fields of each, for example to leave out large pod specs; the others have their defaults.
     """
-    query = [*chosen(labels=labels, statuses=statuses, node=node, template=template), *of_fields(fields)]
+    chosen_fields = of_fields(fields or STACK_FIELDS)
+    query = [*chosen(labels=labels, statuses=statuses, node=node, template=template), *chosen_fields]
     answer = yield from call("GET", "/stacks", query=query)
     return [Stack.of(one) for one in answer["stacks"]]
 
 
 def get(stack: str | Stack) -> Steps[Stack]:
     """A stack with all its fields."""
-    return Stack.of((yield from call("GET", path_of(stack))))
+    return _updated(stack, (yield from call("GET", path_of(stack))))
 
 
-def wait(stack: str | Stack, status: str = "running", *, timeout: float = 300.0) -> Steps[Stack]:
-    """Return the stack once it has that status.
+def wait(stack: str | Stack, status: StackStatus = "running", *, timeout: Length = 300.0) -> Steps[Stack]:
+    """Return the stack once it has that status; with ``deleted``, once there is no such stack.
 
-    Raises StackEnded if it has another status than that or ``creating``, TimedOut after ``timeout`` seconds.
+    Raises StackEnded if the stack ends with another status, NotFound if it is deleted, TimedOut after ``timeout``.
     """
-    end = time.monotonic() + timeout
+    seconds = _seconds(timeout)
+    end = time.monotonic() + seconds
     while True:
-        left = end - time.monotonic()
-        held = max(1, min(HELD_SECONDS, round(left)))
+        held = max(1, min(HELD_SECONDS, round(end - time.monotonic())))
         query = [("wait", status), ("timeout", f"{held}s")]
-        now = yield from call("GET", f"{path_of(stack)}/status", query=query)
+        try:
+            now = yield from call("GET", f"{path_of(stack)}/status", query=query)
+        except NotFound:
+            if status != "deleted":
+                raise
+            now = {"deleted": True}
+        if "status" not in now:
+            last = stack if isinstance(stack, Stack) else Stack(stack_id=stack)
+            return replace(last, status="deleted", ended=True)
         if now["status"] == status:
             return (yield from get(stack))
-        if now["status"] != "creating":
+        if now["status"] in ENDS and status != "deleted":
             raise StackEnded((yield from get(stack)))
         if end - time.monotonic() <= 0:
-            raise TimedOut(f"{now['stack_id']} is still {now['status']} after {timeout:g} s")
+            raise TimedOut(f"{now['stack_id']} is still {now['status']} after {seconds:g} s")
+        yield Pause(seconds=POLL_SECONDS)  # a stackd that stops does not hold its answer back
 
 
 def delete(stack: str | Stack) -> Steps[None]:
@@ -154,7 +183,7 @@ def delete(stack: str | Stack) -> Steps[None]:
 
 def batch_delete(stack_ids: Iterable[str | Stack]) -> Steps[Job]:
     """Start a job that deletes these stacks."""
-    ids = [_id(one) for one in stack_ids]
+    ids = [_id(one) for one in _several(stack_ids)]
     return Job.of((yield from _once("/stacks/batch-delete", {"stack_ids": ids}, "")))
 
 
@@ -163,19 +192,20 @@ def job(job_id: str) -> Steps[Job]:
     return Job.of((yield from call("GET", f"/stacks/batch-delete/{_part(job_id)}")))
 
 
-def wait_job(job_id: str, *, timeout: float = 3600.0) -> Steps[Job]:
-    """A batch-delete job, once it has finished. Raises TimedOut after ``timeout`` seconds."""
-    end = time.monotonic() + timeout
+def wait_job(job_id: str, *, timeout: Length = 3600.0) -> Steps[Job]:
+    """A batch-delete job, once it has finished. Raises TimedOut after ``timeout``."""
+    seconds = _seconds(timeout)
+    end = time.monotonic() + seconds
     while not (now := (yield from job(job_id))).finished:
         if time.monotonic() > end:
-            raise TimedOut(f"{job_id} is still {now.status} after {timeout:g} s")
+            raise TimedOut(f"{job_id} is still {now.status} after {seconds:g} s")
         yield Pause(seconds=POLL_SECONDS)
     return now
 
 
 def extend(stack: str | Stack, ttl: Length) -> Steps[Stack]:
     """Let a stack live longer by ``ttl``."""
-    return Stack.of((yield from _once(f"{path_of(stack)}/extend", {"ttl": _length(ttl)}, "")))
+    return _updated(stack, (yield from _once(f"{path_of(stack)}/extend", {"ttl": _length(ttl)}, "")))
 
 
 def stop(stack: str | Stack) -> Steps[Stack]:
@@ -225,14 +255,14 @@ def capacity(*, cpu: str = "", memory: str = "", ephemeral_storage: str = "", po
 
 def request_body(
     pod_spec: str,
-    ports: Iterable[str | int | Port],
+    ports: Ports,
     *,
     ttl: Length | None,
     labels: Mapping[str, str] | None,
     return_existing: bool,
 ) -> dict[str, Any]:
     """The body of a create."""
-    body: dict[str, Any] = {"target_port": [_target_port(port) for port in ports], "pod_spec": pod_spec}
+    body: dict[str, Any] = {"target_port": [_target_port(port) for port in _several(ports)], "pod_spec": pod_spec}
     return _with_more(body, ttl=ttl, labels=labels, return_existing=return_existing)
 
 
@@ -250,20 +280,20 @@ def _with_more(
 
 def chosen(
     *,
-    labels: Iterable[str] | Mapping[str, str] = (),
-    statuses: Iterable[str] = (),
+    labels: Labels = (),
+    statuses: Statuses = (),
     node: str = "",
     template: str = "",
 ) -> list[tuple[str, str]]:
     """The filters as query parameters."""
-    wanted = [f"{name}={value}" for name, value in labels.items()] if isinstance(labels, Mapping) else labels
-    query = [("label", one) for one in wanted] + [("status", one) for one in statuses]
+    wanted = [f"{name}={value}" for name, value in labels.items()] if isinstance(labels, Mapping) else _several(labels)
+    query = [("label", one) for one in wanted] + [("status", one) for one in _several(statuses)]
     return query + [(name, value) for name, value in (("node", node), ("template", template)) if value]
 
 
 def of_fields(fields: Iterable[str]) -> list[tuple[str, str]]:
     """The choice of fields as a query parameter, or none."""
-    names = ",".join(fields)
+    names = ",".join(_several(fields))
     return [("fields", names)] if names else []
 
 
@@ -282,8 +312,18 @@ def _id(stack: str | Stack) -> str:
     return stack if isinstance(stack, str) else stack.stack_id
 
 
+def _several(values: Any) -> Iterable[Any]:
+    return (values,) if isinstance(values, str | int | Port | Stack) else values
+
+
 def _length(ttl: Length) -> str:
-    return ttl if isinstance(ttl, str) else format_duration(ttl)
+    return ttl if isinstance(ttl, str) else format_duration(_seconds(ttl))
+
+
+def _seconds(length: Length) -> float:
+    if isinstance(length, timedelta):
+        return length.total_seconds()
+    return parse_duration(length) if isinstance(length, str) else length
 
 
 def _target_port(port: str | int | Port) -> dict[str, Any]:
@@ -306,4 +346,10 @@ def _once(path: str, body: Mapping[str, Any], key: str) -> Steps[Any]:
 
 
 def _change(stack: str | Stack, verb: str) -> Steps[Stack]:
-    return Stack.of((yield from call("POST", f"{path_of(stack)}/{verb}", seconds=CHANGE_SECONDS)))
+    return _updated(stack, (yield from call("POST", f"{path_of(stack)}/{verb}", seconds=CHANGE_SECONDS)))
+
+
+def _updated(before: str | Stack, raw: Mapping[str, Any]) -> Stack:
+    """The stack as it is now; it keeps its ``values``, which only the answer to its create has."""
+    now = Stack.of(raw)
+    return replace(now, values=before.values) if isinstance(before, Stack) else now

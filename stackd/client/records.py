@@ -10,8 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
+StackStatus = Literal["creating", "running", "stopped", "failed", "node_deleted", "deleted"]
+"""``deleted`` is not a status of the API: ``wait`` can wait for it, and then returns it."""
+
+JobStatus = Literal["queued", "running", "completed", "failed"]
+EventName = Literal["hello", "stack", "deleted", "left", "job", "skipped", "reset", "dropped"]
 EPOCH = datetime.fromtimestamp(0, UTC)
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -31,10 +36,10 @@ class Port:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """A stack; only its create returns ``values``, which were generated for it."""
+    """A stack. ``values`` were generated for it: only its create returns them, and what is done with its result."""
 
     stack_id: str = ""
-    status: str = ""
+    status: StackStatus | Literal[""] = ""
     status_reason: str = ""
     status_message: str = ""
     ended: bool = False
@@ -95,12 +100,16 @@ class Stack:
         return tuple(f"{host}:{port.node_port}" for port in self.ports)
 
 
+STACK_FIELDS = (*(name for name in Stack.__slots__ if name not in ("values", "raw")), "pod_id", "service_name")
+"""The API's names of all fields of a stack; its lists leave some out unless they are requested."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A batch-delete job; ``errors`` has the first hundred failures, by the id of the stack."""
 
     job_id: str
-    status: str = ""
+    status: JobStatus | Literal[""] = ""
     total: int = 0
     deleted: int = 0
     not_found: int = 0
@@ -233,7 +242,7 @@ class Event:
     ``reset`` (missed changes are no longer known: list the stacks again), or ``dropped`` (stackd ends this connection).
     """
 
-    kind: str
+    kind: EventName
     id: str = ""
     data: Any = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 from stackd.client.attempts import Request
 from stackd.client.records import Event
@@ -52,5 +53,6 @@ def _event(lines: list[bytes]) -> Event | None:
         fields[name] = fields[name] + b"\n" + value if name == b"data" and name in fields else value
     if b"data" not in fields:
         return None
-    kind, data = fields.get(b"event", b"message").decode(), json.loads(fields[b"data"] or b"null")
+    kind: Any = fields.get(b"event", b"message").decode()
+    data = json.loads(fields[b"data"] or b"null")
     return Event(kind=kind, id=fields.get(b"id", b"").decode(), data=data)

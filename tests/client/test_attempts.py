@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from datetime import timedelta
+from typing import Any, get_args
 
 import pytest
 
-from stackd.client import Busy, Client, ClientError, Retries, Unreachable, operations
+from stackd import model
+from stackd.client import (
+    Busy,
+    Client,
+    ClientError,
+    NotFound,
+    Port,
+    Retries,
+    Stack,
+    StackEnded,
+    StackStatus,
+    TimedOut,
+    Unreachable,
+    operations,
+)
 from stackd.client.attempts import NO_RETRIES, Pause, Request, Response, Steps, with_retries
+from stackd.client.records import STACK_FIELDS, JobStatus
+from stackd.web.stack_fields import FIELDS
 
 STACK = b'{"stack_id": "stack-1", "status": "creating"}'
 LOST = Unreachable("lost", sent=True)
@@ -97,6 +114,53 @@ def test_a_delete_whose_answer_was_lost_has_deleted() -> None:
     assert error.status == 404
     error, _ = played(operations.delete("stack-1"), REFUSED, answer(404))
     assert error.status == 404, "it was never sent before"
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [operations.get, operations.wait, operations.stop, operations.start, operations.restart, operations.extend],
+)
+def test_what_a_create_returned_keeps_its_values(operation: Callable[..., Steps[Stack]]) -> None:
+    running = b'{"stack_id": "stack-1", "status": "running"}'
+    ttl = (timedelta(minutes=10),) if operation is operations.extend else ()
+    created = Stack(stack_id="stack-1", values={"flag": "f{1}"})
+    stack, wanted = played(operation(created, *ttl), *[answer(200, running)] * 2)
+    assert (stack.status, stack.values) == ("running", {"flag": "f{1}"})
+    assert requests(wanted)[0].body in (None, {"ttl": "10m"})
+
+
+@pytest.mark.parametrize("last", [answer(200, b'{"deleted": true, "stack_id": "stack-1"}'), answer(404)])
+def test_a_wait_for_the_end_returns_what_was_deleted(last: Response) -> None:
+    stack, wanted = played(operations.wait("stack-1", "deleted"), answer(200, STACK), last)
+    assert (stack.stack_id, stack.status, stack.ended) == ("stack-1", "deleted", True)
+    assert [type(one) for one in wanted] == [Request, Pause, Request], "it does not spin"
+    error, _ = played(operations.wait("stack-1"), answer(404))
+    assert isinstance(error, NotFound)
+
+
+@pytest.mark.parametrize(("status", "wanted", "end"), [("running", "stopped", TimedOut), ("failed", "x", StackEnded)])
+def test_a_wait_gives_up_when_a_stack_has_ended_and_not_before(status: str, wanted: Any, end: type[Exception]) -> None:
+    body = b'{"stack_id": "stack-1", "status": "%b"}' % status.encode()
+    error, _ = played(operations.wait("stack-1", wanted, timeout=timedelta(0)), *[answer(200, body)] * 2)
+    assert type(error) is end
+
+
+def test_one_text_is_one_element() -> None:
+    for ports in ("53/udp", ["53/udp"], Port(container_port=53, protocol="UDP")):
+        _, wanted = played(operations.create("pod", ports=ports, ttl=timedelta(seconds=90)), answer(201, STACK))
+        body = {"target_port": [{"container_port": 53, "protocol": "UDP"}], "pod_spec": "pod", "ttl": "90s"}
+        assert requests(wanted)[0].body == body
+    steps = operations.stacks(labels="team=7", statuses="running", fields="stack_id")
+    _, wanted = played(steps, answer(200, b'{"stacks": []}'))
+    assert requests(wanted)[0].query == (("label", "team=7"), ("status", "running"), ("fields", "stack_id"))
+    _, wanted = played(operations.batch_delete("stack-1"), answer(202, b'{"job_id": "job-1"}'))
+    assert requests(wanted)[0].body == {"stack_ids": ["stack-1"]}
+
+
+def test_the_types_name_what_the_api_sends() -> None:
+    assert set(get_args(StackStatus)) == {*model.StackStatus, "deleted"}
+    assert set(get_args(JobStatus)) == {*model.JobStatus}
+    assert set(STACK_FIELDS) == {*FIELDS}
 
 
 @pytest.mark.parametrize("bad", ["", "..", "a/b", "stack-1?x=1", "x" * 254])

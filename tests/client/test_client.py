@@ -89,7 +89,7 @@ async def test_the_life_of_a_stack(at: Harness, ask: Caller) -> None:
     assert stack.address == f"127.0.0.1:{stack.ports[0].node_port}"
     assert stack.labels == {"team": "7"}
     assert timedelta(minutes=29) < stack.ttl_expires_at - datetime.now(UTC) < timedelta(minutes=30)
-    assert [one.stack_id for one in await ask("stacks", labels={"team": "7"}, statuses=["running"])] == [stack.stack_id]
+    assert await ask("stacks", labels={"team": "7"}, statuses=["running"]) == [stack]
     assert await ask("stacks", labels=["player"]) == []
     assert (await ask("extend", stack, 60)).ttl_expires_at == stack.ttl_expires_at + timedelta(minutes=1)
     assert (await ask("stop", stack)).status == "stopped"
@@ -101,9 +101,19 @@ async def test_the_life_of_a_stack(at: Harness, ask: Caller) -> None:
     assert (await ask("stats")).total_stacks == 1
     assert (await ask("capacity", cpu="1", memory="1Gi")).fits > 0
     assert "automountServiceAccountToken: false" in (await ask("dry_run", POD, ports=[80])).pod_spec
+    gone = asyncio.create_task(ask("wait", stack, "deleted"))
     await ask("delete", stack)
+    assert ((await gone).status, (await gone).labels) == ("deleted", {"team": "7"})
     with pytest.raises(NotFound):
         await ask("get", stack)
+
+
+async def test_a_list_tells_why_a_stack_has_failed_and_whether_it_has_ended(at: Harness, ask: Caller) -> None:
+    failing = await ask("create", request_for("registry.example/badname")["pod_spec"], ports="80/tcp")
+    await at.until_status(failing.stack_id, "failed")
+    (listed,) = await ask("stacks")
+    assert listed == await ask("get", failing)
+    assert listed.status_reason == "InvalidImageName"
 
 
 async def test_many_are_deleted_as_one_job(at: Harness, ask: Caller) -> None:
