@@ -19,6 +19,7 @@ The packages. Calls go down the list; results come back as return values or ``as
     keys            API keys
     metrics         counters and histograms
     model, errors   the nouns, and what can go wrong
+    files           files that only their owner may read
     kinds, units    types of configuration values; durations, sizes and frequencies
     names           the syntax of Kubernetes' names, and suggestions for typos
     quantity        CPU, memory and disk as Kubernetes writes them

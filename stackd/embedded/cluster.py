@@ -30,6 +30,7 @@ from stackd.embedded.server import ApiServer, Backend, Exchange
 from stackd.embedded.status import StatusCause, invalid, method_not_allowed, no_such_path, unauthorized
 from stackd.embedded.store import Collection, ObjectStore
 from stackd.embedded.timing import LoopClock
+from stackd.files import write_private
 
 _OWN_NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")
 _CREATED = 201
@@ -114,8 +115,7 @@ class EmbeddedCluster:
 
     def write_kubeconfig(self, path: Path, *, token: str | None = None) -> None:
         """Write the kubeconfig to a file that only its owner can read."""
-        path.touch(mode=0o600)
-        path.write_text(self.kubeconfig(token=token), encoding="utf-8")
+        write_private(path, self.kubeconfig(token=token))
 
     def remember(self) -> None:
         """Keep a copy of all lists as they are now, to simulate responses from a cache."""

@@ -18,6 +18,7 @@ import orjson
 
 from stackd.embedded.resources import ALL
 from stackd.embedded.store import ObjectChange, ObjectStore, Record
+from stackd.files import create_private
 
 _RESERVE = 10_000
 """How many revisions are reserved ahead, because not all of them are written to the file (events are not)."""
@@ -110,7 +111,8 @@ class Journal:
         fresh = self._path.with_name(self._path.name + ".new")
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._reserved = max(self._reserved, self._store.revision + _RESERVE)
-        file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        fresh.unlink(missing_ok=True)
+        file = create_private(fresh)
         try:
             end = _write(file, orjson.dumps({"reserved": self._reserved}) + b"\n")
             for resource in ALL:

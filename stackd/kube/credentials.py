@@ -27,6 +27,7 @@ from stackd.clock import DAY_SECONDS
 from stackd.config import Config, require_cluster
 from stackd.config.credentials import current
 from stackd.errors import ConfigError
+from stackd.files import write_private
 from stackd.names import is_loopback
 from stackd.validity import validity
 
@@ -104,14 +105,7 @@ def kept_token(path: str) -> Token | None:
 
 def keep_token(path: str, token: Token) -> None:
     """Write the token to the file atomically, readable only by its owner (mode 0600). Raises OSError."""
-    fresh = Path(f"{path}.new")
-    fresh.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(token.text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    write_private(Path(path), token.text + "\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,13 @@ from pathlib import Path
 from stackd.clock import NANOSECONDS, boot_id, from_nanoseconds
 from stackd.errors import StoreError
 
+FULL = "the disk is full"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OF_DISKS = (*_NO_ROOM, errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EIO)
+"""A full, read-only or failing disk, and files of others."""
+
+_OURS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
 
 class FileLock:
     """The exclusive right to a state file, from ``acquire`` until ``release`` or the end of the process.
@@ -40,7 +47,7 @@ class FileLock:
     @classmethod
     def acquire(cls, path: Path, now: int) -> FileLock:
         """Lock ``path``'s companion. Raises ``StoreError`` that names the holder if another process has it."""
-        descriptor = os.open(companion(path, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(companion(path, ".lock"), _OURS, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
@@ -98,48 +105,55 @@ class Ballast:
         self._path = companion(path, ".reserve")
         self._size = size
         self.spent = False
+        self.why = FULL
+        """Why the space could not be reserved, once it is ``spent``."""
 
     def fill(self) -> bool:
-        """Reserve the space (again). Returns False, and stays ``spent``, if the disk has no room for it."""
-        if self._size and not self._allocate():
+        """Reserve the space (again). Returns False, and stays ``spent``, if that is not possible."""
+        try:
+            if self._size:
+                self._allocate()
+        except OSError as exc:
+            if exc.errno not in _OF_DISKS:
+                raise
+            self.why = FULL if exc.errno in _NO_ROOM else f"{self._path}: {exc.strerror}"
             self._empty()
             self.spent = True
-            return False
-        self.spent = False
-        return True
+        else:
+            self.spent = False
+        return not self.spent
 
     def release(self) -> None:
         """Free the space for writes that must succeed now."""
         self.spent = True
+        self.why = FULL
         self._empty()
 
-    def _allocate(self) -> bool:
-        try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as exc:
-            return _refused(exc)
+    def _allocate(self) -> None:
+        descriptor = self._opened()
         try:
             os.posix_fallocate(descriptor, 0, self._size)
-        except OSError as exc:
-            return _refused(exc)
         finally:
             os.close(descriptor)
-        return True
+
+    def _opened(self) -> int:
+        """The file's descriptor. A link, or a file that belongs to another user, is replaced: the folder is ours."""
+        try:
+            return os.open(self._path, _OURS, 0o600)
+        except OSError as exc:
+            if exc.errno not in (errno.EACCES, errno.EPERM, errno.ELOOP):
+                raise
+        self._path.unlink()
+        return os.open(self._path, _OURS, 0o600)
 
     def _empty(self) -> None:
         try:
-            os.truncate(self._path, 0)
+            os.close(os.open(self._path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW))
         except FileNotFoundError:
             return
         except OSError as exc:
-            _refused(exc)
-
-
-def _refused(exc: OSError) -> bool:
-    """Returns False for a full, read-only or failing disk; raises any other error."""
-    if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
-        return False
-    raise exc
+            if exc.errno not in _OF_DISKS:
+                raise
 
 
 class ReplacedError(Exception):

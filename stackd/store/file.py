@@ -16,8 +16,10 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from stackd.errors import StoreError
+from stackd.files import create_private
 from stackd.store import failures, identity, rows, schema
 from stackd.store.companions import companion, sync_folder
 from stackd.store.identity import FileIdentity
@@ -121,7 +123,7 @@ def _create(path: Path, migrations: Sequence[Migration]) -> None:
     fresh = companion(path, ".new")
     for suffix in ("", "-wal", "-shm", "-journal"):
         companion(fresh, suffix).unlink(missing_ok=True)
-    os.close(os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    os.close(create_private(fresh))
     connection = _connect(fresh, 0)
     try:
         schema.create(connection, migrations)
@@ -281,19 +283,17 @@ def backup_file(source: Path, target: Path, *, force: bool = False) -> None:
                 f"{target} exists already, and is no backup of stackd; it is left as it is (--force replaces it)"
             )
         force = True
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        _copy(source, partial)
-        _put_in_place(partial, target, force)
+        with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:  # nobody else can enter it
+            partial = Path(folder) / target.name
+            _copy(source, partial)
+            _put_in_place(partial, target, force)
     except FileExistsError as exc:
         raise StoreError(f"{target} exists already; it is left as it is") from exc
     except sqlite3.Error as exc:
         raise StoreError(f"{source} cannot be copied to {target}: {failures.sentence(exc)}") from exc
     except OSError as exc:
         raise StoreError(f"{source} cannot be copied to {target}: {exc.strerror or exc}") from exc
-    finally:
-        for suffix in ("", "-journal", "-wal", "-shm"):
-            companion(partial, suffix).unlink(missing_ok=True)
 
 
 def _is_backup(path: Path) -> bool:
@@ -310,7 +310,7 @@ def _is_backup(path: Path) -> bool:
 def _copy(source: Path, partial: Path) -> None:
     reader = _reader(source)
     try:
-        os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600))
+        os.close(create_private(partial))
         writer = sqlite3.connect(partial, isolation_level=None)
         try:
             reader.backup(writer)  # all pages in one step, so the copy is one snapshot

@@ -35,8 +35,6 @@ _COMPANY_SECONDS = 0.02
 _BUSY_SECONDS = 0.05
 """It waits only if the last commit that waited for the disk is not older than this: the next is likely to be near."""
 
-_FULL = "the state file cannot be written now: the disk is full"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Submission:
@@ -245,7 +243,10 @@ class Writer:
             refused += more
         except ReplacedError as exc:
             return _all_failed(calls + refused, StoreUnavailable(str(exc))), exc
-        group.outcomes += [(call, None, StoreUnavailable(_FULL)) for call in refused]
+        group.outcomes += [
+            (call, None, StoreUnavailable(f"the state file cannot be written now: {self._parts.ballast.why}"))
+            for call in refused
+        ]
         return group, None
 
     def _free_disk_space(self, calls: list[Submission]) -> tuple[CommitGroup, list[Submission]]:

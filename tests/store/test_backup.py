@@ -2,20 +2,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from stackd.errors import StoreError
+from stackd.files import write_private
 from stackd.store import Store, backup_file
+from stackd.store.companions import Ballast, companion
+from stackd.store.file import StoreOptions
 from tests.store.building import accepted, back_up, new_stack, open_store, stack_id
 
 ROOT = Path(__file__).parents[2]
+NOBODY = 65534
 
 
 async def test_a_backup_taken_while_stacks_come_and_go_is_consistent(path: Path, tmp_path: Path) -> None:
@@ -137,3 +143,51 @@ async def test_a_restored_backup_is_not_mixed_with_the_log_of_the_file_it_replac
     assert restored.stacks.ordered() == (kept,)
     assert (crashed / "stackd.db-wal.before-restore").exists()
     await restored.close()
+
+
+@pytest.mark.parametrize("link", [False, True])
+async def test_nothing_secret_is_written_into_a_file_that_somebody_else_has_put_there(
+    store: Store, tmp_path: Path, link: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder such as /tmp, others can guess the name of a file that is about to be written."""
+    monkeypatch.setattr("secrets.token_hex", lambda _: "guessed")
+    theirs = tmp_path / "theirs"
+    theirs.touch()
+    for path in (tmp_path / f".copy.db.{os.getpid()}.partial", tmp_path / ".api-key.guessed"):
+        path.symlink_to(theirs) if link else path.hardlink_to(theirs)
+    await back_up(store, tmp_path / "copy.db")
+    with pytest.raises(FileExistsError):
+        write_private(tmp_path / "api-key", "secret")
+    assert theirs.read_bytes() == b""
+
+
+@pytest.mark.parametrize("suffix", [".lock", ".reserve"])
+async def test_no_file_beside_the_state_is_reached_through_a_link(path: Path, suffix: str) -> None:
+    theirs = path.with_name("theirs")
+    theirs.write_text("precious")
+    path.with_name(path.name + suffix).symlink_to(theirs)
+    with contextlib.suppress(StoreError):
+        await (await open_store(path, options=StoreOptions(ballast_bytes=4096))).close()
+    assert theirs.read_text() == "precious"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_a_reserve_file_of_another_user_is_replaced_or_named() -> None:
+    """`stackd rebuild` as root leaves one behind; it was reported as a full disk."""
+    with TemporaryDirectory() as folder:
+        state = Path(folder) / "stackd.db"
+        reserve = companion(state, ".reserve")
+        reserve.touch(0o600)
+        Path(folder).chmod(0o755)
+        ballast = Ballast(state, 4096)
+        os.seteuid(NOBODY)
+        try:
+            assert not ballast.fill()
+            assert ballast.why == f"{reserve}: Permission denied"
+            os.seteuid(0)
+            os.chown(folder, NOBODY, -1)
+            os.seteuid(NOBODY)
+            assert ballast.fill()
+        finally:
+            os.seteuid(0)
+        assert (reserve.stat().st_uid, reserve.stat().st_size) == (NOBODY, 4096)

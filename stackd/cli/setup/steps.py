@@ -23,6 +23,7 @@ from stackd.config.credentials import API_KEY, KUBECONFIG
 from stackd.doctor import running as daemon
 from stackd.doctor import service
 from stackd.errors import ClusterUnavailable, ConfigError
+from stackd.files import write_private
 from stackd.keys import new_key
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget, token_file_of
@@ -479,13 +480,5 @@ def _has_text(file: Path) -> bool:
 
 
 def _put(setup: Setup, path: Path, text: str) -> None:
-    """Write the whole file or nothing; only its owner may read it."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    write_private(path, text)
     setup.written.append(path)
