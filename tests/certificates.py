@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import ssl
+import struct
 import subprocess
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
 HAVE_OPENSSL = shutil.which("openssl") is not None
 KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
@@ -91,13 +94,44 @@ def _openssl(*arguments: object) -> None:
     subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, timeout=30)
 
 
-@asynccontextmanager
-async def tls_in_front(port: int, presents: Pair) -> AsyncIterator[int]:
-    """The port of a server that speaks TLS and forwards everything to the plain server at ``port``."""
+@dataclass(eq=False, slots=True, kw_only=True)
+class TlsFront:
+    """Speaks TLS and forwards everything to the plain server ``behind``. Resets connections, as a load balancer does.
 
-    async def passed(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    ``share`` of what arrives in either direction is lost, and its connection reset.
+    """
+
+    behind: int
+    port: int = 0
+    share: float = 0.0
+    random: Random = field(default_factory=lambda: Random(1))
+    resets: int = 0
+    _open: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = field(default_factory=set)
+
+    def reset_all(self) -> None:
+        """Reset all open connections: those that are kept for later, and those of watches and of running requests."""
+        for pair in tuple(self._open):
+            self._reset(pair)
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection."""
+        try:
+            reader_behind, writer_behind = await asyncio.open_connection("127.0.0.1", self.behind)
+        except OSError:
+            writer.close()
+            return
+        pair = writer, writer_behind
+        self._open.add(pair)
+        await asyncio.gather(self._pass(reader, writer_behind, pair), self._pass(reader_behind, writer, pair))
+        self._open.discard(pair)
+
+    async def _pass(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, pair: tuple[asyncio.StreamWriter, ...]
+    ) -> None:
         try:
             while data := await source.read(65536):
+                if self.random.random() < self.share:
+                    return self._reset(pair)
                 sink.write(data)
                 await sink.drain()
         except OSError:
@@ -105,16 +139,23 @@ async def tls_in_front(port: int, presents: Pair) -> AsyncIterator[int]:
         finally:
             sink.close()
 
-    async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            writer.close()
-            return
-        await asyncio.gather(passed(reader, behind_writer), passed(behind_reader, writer))
+    def _reset(self, pair: tuple[asyncio.StreamWriter, ...]) -> None:
+        self.resets += 1
+        for writer in pair:
+            with suppress(OSError, AttributeError):  # it is closed already
+                sock = writer.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
 
-    server = await asyncio.start_server(accepted, "127.0.0.1", 0, ssl=presents.server_context())
+
+@asynccontextmanager
+async def tls_in_front(port: int, presents: Pair) -> AsyncIterator[TlsFront]:
+    """A server that speaks TLS in front of the plain server at ``port``."""
+    front = TlsFront(behind=port)
+    server = await asyncio.start_server(front.accept, "127.0.0.1", 0, ssl=presents.server_context())
+    front.port = server.sockets[0].getsockname()[1]
     try:
-        yield server.sockets[0].getsockname()[1]
+        yield front
     finally:
         server.close()
+        front.reset_all()

@@ -127,9 +127,9 @@ class FencedBody(aiohttp.BytesPayload):
         """
         if self._transport is None:
             return
-        sock = self._transport.get_extra_info("socket")
-        with contextlib.suppress(OSError, ValueError):  # the socket is already closed
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DISCARD)
+        # A connection that is closed already raises one of these: it depends on the event loop, and on TLS.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DISCARD)
         self._transport.abort()
 
     def _begin(self, writer: AbstractStreamWriter) -> None:

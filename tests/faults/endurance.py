@@ -51,7 +51,7 @@ async def endure(first: int, seconds: float, forkserver: ForkServer) -> Report:
     """Run rounds from seed ``first`` on for this long, without the troubles that end a process."""
     sizes: list[Size] = []
     with tempfile.TemporaryDirectory(prefix="stackd-faults-endurance-") as folder:
-        async with world(Path(folder), forkserver, dict(SETTINGS)) as here:
+        async with world(Path(folder), forkserver, dict(SETTINGS), tls=True) as here:
             InvariantMonitor(here, late=False)
             await here.keep_running()
             end = time.monotonic() + seconds

@@ -15,7 +15,7 @@ from typing import Any
 from stackd.lifecycle.crashpoints import POINTS
 from tests.faults.owner_plan import LEASE_SECONDS, OWNER_DETAILS, OWNER_THEMES
 from tests.faults.theme import Theme, lasting, pick
-from tests.faults.wire_plan import WIRE_DETAILS, WIRE_THEMES
+from tests.faults.wire_plan import RESET_THEMES, WIRE_DETAILS, WIRE_THEMES
 
 ROUND_SECONDS = 1.2
 IMAGES = ("app/stays",) * 8 + ("app/exit0", "app/fail", "app/nopull", "app/crashloop")
@@ -48,6 +48,7 @@ class Plan:
     starts: tuple[str, ...]
     rounds: tuple[tuple[Step, ...], ...]
     small_disk: bool = False
+    tls: bool = False
     late: bool = False
     pool: int = 0
     machines: int = 1
@@ -130,13 +131,13 @@ THEMES = (
 
 
 SEEDS_APART = 1000
-CATALOGUES = (THEMES, WIRE_THEMES, OWNER_THEMES)
+CATALOGUES = (THEMES, WIRE_THEMES, OWNER_THEMES, RESET_THEMES)
 """The first belongs to the seeds below 1000, and so on, so that a seed keeps its theme when a catalogue is added."""
 
 ALL = os.environ.get("STACKD_TEST_SCHEDULES") == "all"
 """Whether the tests run all schedules of the fixed set, or only the first ones of each theme."""
 
-OWNERS_FROM = 2 * SEEDS_APART
+OWNERS_FROM, RESETS_FROM = 2 * SEEDS_APART, 3 * SEEDS_APART
 
 
 def theme_of(seed: int) -> Theme:
@@ -173,6 +174,7 @@ def make_plan(seed: int) -> Plan:
         starts=starts,
         rounds=rounds,
         small_disk=theme.name == "disk",
+        tls=theme.name == "resets",
         late=theme.name == "late",
         pool=3 if theme.name == "pools" else 0,
         machines=theme.machines,

@@ -53,7 +53,8 @@ async def run_schedule(seed: int, forkserver: ForkServer) -> Report:
     plan = make_plan(seed)
     with tempfile.TemporaryDirectory(prefix=f"stackd-faults-{seed}-") as folder:
         settings, machines = dict(plan.settings), plan.machines
-        async with world(Path(folder), forkserver, settings, small_disk=plan.small_disk, machines=machines) as here:
+        disk, tls = plan.small_disk, plan.tls
+        async with world(Path(folder), forkserver, settings, small_disk=disk, machines=machines, tls=tls) as here:
             try:
                 async with asyncio.timeout(SCHEDULE_SECONDS):
                     await play(plan, here)
@@ -62,7 +63,7 @@ async def run_schedule(seed: int, forkserver: ForkServer) -> Report:
             finally:
                 if here.owners is not None:
                     await here.owners.close()
-        counts = here.counts + Counter(schedules=1)
+        counts = here.counts + Counter(schedules=1, resets=here.front.resets if here.front is not None else 0)
         said = sorted((line for process in here.processes for line in process.lines), key=_when)
         return Report(
             seed=seed,

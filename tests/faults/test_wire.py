@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.plan import ALL, SEEDS_APART
+from tests.certificates import HAVE_OPENSSL
+from tests.faults.plan import ALL, RESETS_FROM, SEEDS_APART
 from tests.faults.processes import ForkServer
 from tests.faults.runner import run_here
 from tests.faults.wire_plan import WIRE_THEMES
@@ -29,3 +30,15 @@ async def test_whoever_answers_and_whatever_the_clock_says_what_was_acknowledged
     assert not failed, "\n\n".join(failed)
     assert {report.theme for report in reports} == {WIRE_THEMES[number].name for number in numbers}
     assert all(report.counts["faults"] > 0 for report in reports)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.skipif(not HAVE_OPENSSL, reason="certificates are made with openssl")
+async def test_a_connection_that_is_reset_at_any_moment_is_a_lost_response_and_nothing_else(
+    forkserver: ForkServer,
+) -> None:
+    """In the middle of requests and between them, in every verb and in all background work."""
+    reports = await run_here(range(RESETS_FROM, RESETS_FROM + 2 * SEEDS_EACH), forkserver, at_once=3)
+    failed = [report.story() for report in reports if report.violations]
+    assert not failed, "\n\n".join(failed)
+    assert all(report.counts["resets"] > 20 for report in reports)

@@ -33,14 +33,28 @@ class Wire:
         self.ever_taken: set[int] = set()
 
     def lift(self) -> None:
-        """Correct the clock. Everything else is a fault of the cluster, which ends with the cluster's faults."""
+        """Correct the clock, and end resets. All else are faults of the cluster, which end with the cluster's faults."""
         self._world.skew.set_wrong(0.0)
+        if self._world.front is not None:
+            self._world.front.share = 0.0
 
     # ---- connections
 
     async def silence(self) -> None:
         """A NAT silently forgets all open connections; new ones work."""
         self._faults.silence()
+
+    async def reset_all(self) -> None:
+        """A load balancer resets all connections: idle ones, those of watches, and those of running requests."""
+        if self._world.front is not None:
+            self._world.front.reset_all()
+
+    async def resets(self, share: float, seconds: float) -> None:
+        """This share of what is sent in either direction is lost, and its connection reset."""
+        if self._world.front is not None:
+            self._world.front.share = share
+            await asyncio.sleep(seconds)
+            self._world.front.share = 0.0
 
     async def mute(self, resource: str, seconds: float) -> None:
         """Watches, open and new ones, send nothing."""
@@ -172,6 +186,8 @@ class Wire:
 
 VERBS = (
     "silence",
+    "reset_all",
+    "resets",
     "mute",
     "trickle",
     "retry_after",

@@ -66,6 +66,16 @@ WIRE_THEMES = (
     ),
 )  # fmt: skip
 
+RESET_THEMES = (
+    Theme(
+        name="resets",
+        troubles={"resets": 6, "reset_all": 12, "status": 1, "drop_watches": 1, "kill": 1},
+        count=(10, 16),
+        operations={"create": 30, "stop": 8, "restart": 8, "extend": 8, "delete_service_by_hand": 6},
+        rounds=(2,),
+    ),
+)
+
 
 def _call(random: Random, *verbs: str) -> dict[str, Any]:
     return {
@@ -87,6 +97,7 @@ def _wrong(random: Random) -> dict[str, Any]:
 
 
 WIRE_DETAILS: dict[str, Callable[[Random], dict[str, Any]]] = {
+    "resets": lambda random: lasting(random) | {"share": random.choice((0.04, 0.2, 0.5))},
     "mute": lambda random: {
         "resource": random.choice(("pods", "services", "pods|services|configmaps|nodes", ".*")),
         "seconds": round(random.uniform(0.3, 5.0), 3),

@@ -23,6 +23,7 @@ from stackd.embedded.auth import User, everything
 from stackd.embedded.resources import CONFIG_MAPS, PODS, SERVICES
 from stackd.embedded.store import Record
 from stackd.embedded.timing import LoopClock
+from tests.certificates import TlsFront, authority, issued, tls_in_front
 from tests.faults.disk import Disk
 from tests.faults.file import StateFile
 from tests.faults.foreign import Foreign
@@ -109,6 +110,8 @@ class World:
     """The uids of Services that somebody else has changed: their ports are not those of their rows."""
     drifting: bool = False
     """Whether an admission policy has changed Services when they were created."""
+    front: TlsFront | None = None
+    """What the daemons' connections go through, over TLS; None: they reach the cluster itself."""
     pool: int = 0
     """How many stacks have to wait in the pool of ``TEMPLATE`` when all is quiet; 0: not checked."""
 
@@ -298,9 +301,18 @@ class Skewed(LoopClock):
 
 @asynccontextmanager
 async def world(
-    folder: Path, forkserver: ForkServer, settings: dict[str, str], *, small_disk: bool = False, machines: int = 1
+    folder: Path,
+    forkserver: ForkServer,
+    settings: dict[str, str],
+    *,
+    small_disk: bool = False,
+    machines: int = 1,
+    tls: bool = False,
 ) -> AsyncIterator[World]:
-    """A cluster and this many machines, each with an empty folder; no daemon runs yet."""
+    """A cluster and this many machines, each with an empty folder; no daemon runs yet.
+
+    ``tls``: the daemons reach the cluster through a front that speaks TLS and can reset their connections.
+    """
     names = [f"vm{number}" for number in range(1, machines + 1)]
     async with AsyncExitStack() as stack:
         skew = Skew(folder / "clock")
@@ -319,12 +331,21 @@ async def world(
             skew=skew,
             settings=settings,
         )
+        root = authority(folder) if tls else None
+        if root is not None:
+            front = tls_in_front(cluster.server.port, issued(folder, root))
+            made.front = await stack.enter_async_context(front)
         for name in names:
             home = folder if machines == 1 else folder / name
             home.mkdir(exist_ok=True)
             disk = stack.enter_context(Disk.make(home, small=small_disk))
             kubeconfig = home / "kubeconfig"
             cluster.write_kubeconfig(kubeconfig, token=name if users else None)
+            if made.front is not None and root is not None:
+                config = json.loads(kubeconfig.read_text())
+                server = f"https://127.0.0.1:{made.front.port}"
+                config["clusters"][0]["cluster"] = {"server": server, "certificate-authority": str(root.cert)}
+                kubeconfig.write_text(json.dumps(config))
             made.machines.append(Machine(name=name, world=made, disk=disk, kubeconfig=kubeconfig))
         made.foreign.settle()
         stack.push_async_callback(made.shut)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -20,6 +22,7 @@ from stackd.kube.client import Cluster
 from stackd.kube.guards import Fence, FencedBody, is_fenced
 from stackd.kube.rights import AccessReview
 from stackd.kube.wire import KINDS, LEASES, TOKENS, KubeRequest
+from tests.certificates import authority, issued
 from tests.kube.wire import NAMESPACE, Wire, pod, says, status, waits
 from tests.target import target_at
 
@@ -219,21 +222,29 @@ async def test_what_was_cut_off_does_not_arrive_later() -> None:
             await cluster.close()
 
 
-def test_a_request_whose_connection_is_closed_already_is_cut_without_complaint() -> None:
-    """On uvloop, which the daemon uses, a closed socket raises ValueError."""
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_request_whose_connection_is_closed_already_is_cut_without_complaint(
+    tmp_path: Path, new_loop: Callable[[], asyncio.AbstractEventLoop], tls: bool
+) -> None:
+    """On uvloop, a closed socket raises ValueError; over TLS, a closed connection has no socket."""
 
     async def scene() -> None:
         loop = asyncio.get_running_loop()
-        async with await loop.create_server(asyncio.Protocol, "127.0.0.1", 0) as server:
+        ours = theirs = None
+        if tls:
+            theirs = issued(tmp_path, authority(tmp_path)).server_context()
+            ours = ssl.create_default_context(cafile=tmp_path / "ca.crt")
+        async with await loop.create_server(asyncio.Protocol, "127.0.0.1", 0, ssl=theirs) as server:
             address = server.sockets[0].getsockname()[:2]
-            transport, protocol = await loop.create_connection(lambda: BaseProtocol(loop), *address)
+            transport, protocol = await loop.create_connection(lambda: BaseProtocol(loop), *address, ssl=ours)
             body = FencedBody(b"{}", Fence())
             writer = StreamWriter(protocol, loop)
             await body.write(writer)
             transport.abort()
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+            while protocol.connected:
+                await asyncio.sleep(0)
             body.cut()
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(scene())

@@ -97,8 +97,8 @@ async def test_an_authority_without_extensions_is_accepted_and_another_one_is_no
 ) -> None:
     root = authority(tmp_path, extensions=BARE)
     await bare.start_cluster()
-    async with tls_in_front(bare.cluster_port, issued(tmp_path, root, plain=True)) as port:
-        server = f"https://127.0.0.1:{port}"
+    async with tls_in_front(bare.cluster_port, issued(tmp_path, root, plain=True)) as front:
+        server = f"https://127.0.0.1:{front.port}"
         other = authority(tmp_path, "other")
         for trusted in (other, root):
             data = base64.b64encode(trusted.cert.read_bytes()).decode()
