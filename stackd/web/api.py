@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from stackd.config import Config
 from stackd.errors import TooManyRequests
 from stackd.jobs.batch_delete import BatchQueue
 from stackd.keys import ApiKey
@@ -22,6 +24,9 @@ from stackd.web.change_feed import ChangeFeed
 from stackd.web.connection import HttpConnection
 from stackd.web.limits import Limits
 
+if TYPE_CHECKING:
+    from stackd.web.pages import File
+
 STACK_ID = web.RequestKey("stack_id", str)
 """The stack that a request created, for the request log."""
 
@@ -34,7 +39,10 @@ IDEMPOTENCY_KEY = "Idempotency-Key"
 
 @dataclass(slots=True, kw_only=True)
 class Api:
-    """What the handlers of one daemon share. While ``draining``, each response closes its connection."""
+    """What the handlers of one daemon share. While ``draining``, each response closes its connection.
+
+    ``described`` is the API's description, rendered for that configuration.
+    """
 
     context: Context
     keys: Keys
@@ -47,6 +55,7 @@ class Api:
     prepulls: PrePulls
     history: TemplateHistory
     draining: bool = False
+    described: tuple[Config, File] | None = None
 
 
 @struct

@@ -201,7 +201,7 @@ class _Ended:
 
 def _elsewhere(routes: tuple[Route, ...]) -> Route:
     """Return the route for every path and method that the table does not have: 405 with ``Allow``, or 404."""
-    patterns = [(re.compile(re.sub(r"\{\w+\}", "[^/]+", route.path)), route.method) for route in routes]
+    patterns = [(re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(route.path))), route.method) for route in routes]
     literal: dict[str, set[str]] = {}
     for route in routes:
         literal.setdefault(route.path, set()).add(route.method)

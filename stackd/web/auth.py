@@ -1,4 +1,4 @@
-"""Authentication: API keys from header or query, compared by hash and in constant time.
+"""Authentication: API keys from a header or the query, compared by hash and in constant time.
 
 Owns: the keys in force, the trusted proxies, and the count of failed attempts per address. Authentication comes before
 any part of the body is read. Each proxy appends the address of its client to ``X-Forwarded-For``, and only entries of
@@ -64,7 +64,7 @@ class Keys:
         """
         if not self._enabled:
             return ANONYMOUS
-        text = request.headers.get(HEADER) or request.query.get(PARAMETER)
+        text = request.headers.get(HEADER) or bearer(request) or request.query.get(PARAMETER)
         found = self._find(text) if text and len(text) <= LONGEST_KEY else None
         if found is not None:
             return found
@@ -72,7 +72,9 @@ class Keys:
         if wait:
             raise TooManyRequests("too many wrong API keys from this address (limits.failed_auth_per_minute)", wait)
         if not text:
-            raise Unauthenticated("no API key: send it in the X-API-KEY header or the api_key query parameter")
+            raise Unauthenticated(
+                "no API key: send it in the X-API-KEY header, as Authorization: Bearer, or in the api_key query parameter"
+            )
         raise Unauthenticated("the API key is not valid")
 
     def _find(self, text: str) -> ApiKey | None:
@@ -82,6 +84,12 @@ class Keys:
             if hmac.compare_digest(given, key.sha256):
                 found = key
         return found
+
+
+def bearer(request: web.BaseRequest) -> str:
+    """The key of an ``Authorization: Bearer`` header; empty if there is none."""
+    scheme, _, key = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
 
 
 class Failures:

@@ -14,7 +14,7 @@ import re
 import resource
 import socket
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
 from aiohttp import hdrs, web
@@ -158,6 +158,11 @@ class HttpConnection(web.RequestHandler):
         self._all.authenticated(self, key_name)
         self.key_name = key_name
 
+    @property
+    def waiting(self) -> bool:
+        """Whether the client has sent further requests already."""
+        return bool(self._messages)
+
     def abort(self) -> None:
         """Close the connection at once, whatever is under way, even if it is already closing and the client is slow."""
         if self._wire is not None:
@@ -270,6 +275,8 @@ BaseHandler = Callable[[Any], Awaitable[web.StreamResponse]]
 
 def _routed(handler: BaseHandler, unrouted: BaseHandler) -> BaseHandler:
     async def routed(request: Any) -> web.StreamResponse:
+        if request.protocol.waiting:
+            await asyncio.sleep(0)  # from Python 3.12 on, aiohttp answers all of them in one turn of the loop
         try:
             return await handler(request)
         except web.HTTPException:  # it is the router's: the routes' own handlers let none through
@@ -290,15 +297,26 @@ class HttpServer(web.Server):
         )
         self._made_for = connections
         self._handshakes: dict[Handshake, asyncio.Task[None]] = {}
+        self._opening: set[asyncio.Task[HttpConnection]] = set()
 
     @property
-    def handshakes(self) -> Collection[Handshake]:
-        """The handshakes under way."""
-        return self._handshakes.keys()
+    def opening(self) -> bool:
+        """Whether an accepted client is not a connection yet."""
+        return bool(self._handshakes or self._opening)
 
     def __call__(self, handshake: Handshake | None = None) -> HttpConnection:
         """Return a new connection with the limits in force."""
         return HttpConnection(self, self._made_for, handshake, loop=asyncio.get_running_loop(), access_log=None)
+
+    def connect(self, client: socket.socket) -> None:
+        """Begin a connection with an accepted client."""
+        task = asyncio.create_task(self._connect(client), name="connection")
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def _connect(self, client: socket.socket) -> HttpConnection:
+        _, connection = await asyncio.get_running_loop().connect_accepted_socket(self, client)
+        return connection
 
     def secure(self, client: socket.socket, context: ContextFactory) -> None:
         """Begin the handshake with an accepted client, which counts as a connection from now on."""
@@ -333,7 +351,7 @@ class HttpServer(web.Server):
 
     async def shutdown(self, timeout: float | None = None) -> None:
         """Close all connections."""
-        await asyncio.gather(*self._handshakes.values())
+        await asyncio.gather(*self._handshakes.values(), *self._opening)
         await super().shutdown(timeout)
 
 
@@ -353,14 +371,18 @@ class Runner(web.AppRunner):
     def busy(self) -> bool:
         """Whether a client is connected or in its handshake."""
         server = self.server
-        return isinstance(server, HttpServer) and bool(server.connections or server.handshakes)
+        return isinstance(server, HttpServer) and bool(server.connections or server.opening)
 
     async def _make_server(self) -> web.Server:
         return HttpServer(await super()._make_server(), self._connections, self._unrouted)
 
 
 class HttpSite(web.SockSite):
-    """A listening socket; with a ``context``, for TLS connections."""
+    """A listening socket; with a ``context``, for TLS connections.
+
+    uvloop's own server accepts one client in each turn of the loop. While many connections are busy a turn is long, and
+    new clients would wait for many of them.
+    """
 
     __slots__ = ("_context", "_listener")
 
@@ -373,13 +395,10 @@ class HttpSite(web.SockSite):
 
     async def start(self) -> None:
         """Accept connections."""
-        context = self._context
-        if context is None:
-            await super().start()
-            return
         await web.BaseSite.start(self)
-        server = cast(HttpServer, self._runner.server)
-        self._listener = Acceptor(self._sock, self._backlog, lambda client: server.secure(client, context))
+        server, context = cast(HttpServer, self._runner.server), self._context
+        accepted = server.connect if context is None else lambda client: server.secure(client, context)
+        self._listener = Acceptor(self._sock, self._backlog, accepted)
         self._listener.start()
 
     async def stop(self) -> None:

@@ -15,6 +15,7 @@ from aiohttp import hdrs, web
 
 from stackd.errors import NotFound
 from stackd.web.api import ApiCall
+from stackd.web.responses import JSON
 
 FOLDER = Path(__file__).parent / "static"
 TEXT_CHARSET = "utf-8"
@@ -55,7 +56,7 @@ class File:
 def files() -> dict[str, File]:
     """All files of the pages by their path; read once, so that an upgrade on disk does not mix two versions."""
     found = sorted(path for path in FOLDER.rglob("*") if path.suffix in MEDIA)
-    return {path.relative_to(FOLDER).as_posix(): _file(path) for path in found}
+    return {path.relative_to(FOLDER).as_posix(): file_of(path.read_bytes(), MEDIA[path.suffix]) for path in found}
 
 
 async def dashboard(call: ApiCall) -> web.Response:
@@ -112,12 +113,18 @@ def _answer(call: ApiCall, path: str) -> web.Response:
     file = files().get(path)
     if file is None:
         raise NotFound(f"no such file: {call.request.path}")
+    return send(call, file)
+
+
+def send(call: ApiCall, file: File) -> web.Response:
+    """The file, or 304 if the client has it."""
     headers = {**PROTECTION, hdrs.ETAG: f'"{file.tag}"'}
     if any(each.value in (file.tag, "*") for each in call.request.if_none_match or ()):
         return web.Response(status=304, headers=headers)
-    return web.Response(body=file.body, headers=headers, content_type=file.media, charset=TEXT_CHARSET)
+    charset = None if file.media == JSON else TEXT_CHARSET
+    return web.Response(body=file.body, headers=headers, content_type=file.media, charset=charset)
 
 
-def _file(path: Path) -> File:
-    body = path.read_bytes()
-    return File(body=body, media=MEDIA[path.suffix], tag=hashlib.sha256(body).hexdigest()[:32])
+def file_of(body: bytes, media: str) -> File:
+    """A file with these bytes."""
+    return File(body=body, media=media, tag=hashlib.sha256(body).hexdigest()[:32])

@@ -167,7 +167,7 @@ def problem_of(error: BaseException) -> web.Response:
     if isinstance(error, errors.Unavailable | errors.TooManyRequests):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, errors.Unauthenticated):
-        headers["WWW-Authenticate"] = "ApiKey"
+        headers["WWW-Authenticate"] = "ApiKey, Bearer"
     if isinstance(error, errors.UnsupportedCoding):
         headers["Accept-Encoding"] = "identity"
     if isinstance(error, errors.StackdError):

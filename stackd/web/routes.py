@@ -8,12 +8,15 @@ from aiohttp import web
 from stackd.web import events, exposition, listing, pages, stacks, system, templates
 from stackd.web.api import ApiCall, Route
 from stackd.web.openapi import document
-from stackd.web.responses import json_response
+from stackd.web.responses import JSON
 
 
 async def openapi(call: ApiCall) -> web.Response:
-    """``GET /openapi.json``: this table, described."""
-    return json_response(orjson.dumps(document(ROUTES, call.api.context.config)))
+    """``GET /openapi.json``: this table, described; rendered once for each configuration."""
+    config = call.api.context.config
+    if call.api.described is None or call.api.described[0] is not config:
+        call.api.described = config, pages.file_of(orjson.dumps(document(ROUTES, config)), JSON)
+    return pages.send(call, call.api.described[1])
 
 
 ROUTES: tuple[Route, ...] = (

@@ -230,7 +230,7 @@ async def test_a_pod_spec_is_taken_or_refused_as_the_cases_say(at: Harness, case
 
 
 @pytest.mark.parametrize(("method", "path"), ENDPOINTS)
-async def test_every_endpoint_needs_the_key_and_takes_it_from_header_or_query(
+async def test_every_endpoint_needs_the_key_and_takes_it_from_headers_or_query(
     at: Harness, method: str, path: str
 ) -> None:
     assert (await at.call(method, path, key=None)).status == 401
@@ -239,6 +239,19 @@ async def test_every_endpoint_needs_the_key_and_takes_it_from_header_or_query(
     assert "key" in (await at.call(method, path, key=None)).error
     assert (await at.call(method, path, b"{}")).status != 401
     assert (await at.call(method, f"{path}?api_key={KEY}", b"{}", key=None)).status != 401
+    for given, accepted in {
+        f"Bearer {KEY}": True,
+        f"bearer  {KEY} ": True,
+        "Bearer sk-wrong": False,
+        KEY: False,
+    }.items():
+        reply = await at.call(method, path, b"{}", key=None, headers={"Authorization": given})
+        assert (reply.status != 401) is accepted, given
+
+
+async def test_a_proxys_own_authorization_does_not_hide_the_key(at: Harness) -> None:
+    assert (await at.call("GET", "/healthz", headers={"Authorization": "Basic bWU6aXQ="})).status == 200
+    assert (await at.call("GET", "/healthz", headers={"Authorization": "Bearer other"})).status == 200
 
 
 async def test_healthz_says_ok(at: Harness) -> None:
@@ -247,7 +260,16 @@ async def test_healthz_says_ok(at: Harness) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/nothing", "/stacks/", "/stacks/a/b", "/stacks/batch-delete/a/b", "/stacks/a/status/"]
+    "path",
+    [
+        "/nothing",
+        "/openapi_json",
+        "/favicon+ico",
+        "/stacks/",
+        "/stacks/a/b",
+        "/stacks/batch-delete/a/b",
+        "/stacks/a/status/",
+    ],
 )
 async def test_an_unknown_route_is_a_404_in_json(at: Harness, path: str) -> None:
     reply = await at.call("GET", path)

@@ -6,11 +6,12 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from unittest import mock
 
 import jsonschema_rs
 import pytest
 
-from stackd.web.openapi import examples
+from stackd.web.openapi import document, examples
 from stackd.web.schema import Schema
 from tests.api.test_templates import WEB, folder_with
 from tests.harness import KEY, Harness, harness, request_for
@@ -48,6 +49,21 @@ async def test_the_document_needs_no_key_and_has_the_settings_in_force(tmp_path:
     assert schemas["BatchDelete"]["properties"]["stack_ids"]["maxItems"] == 7
     assert "at most 3h" in schemas["Create"]["properties"]["ttl"]["description"]
     assert "5120 bytes (`limits.pod_spec`)" in schemas["Create"]["properties"]["pod_spec"]["description"]
+
+
+async def test_the_document_is_rendered_once_for_each_configuration(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renders = mock.Mock(wraps=document)
+    monkeypatch.setattr("stackd.web.routes.document", renders)
+    first, second = [await at.call("GET", "/openapi.json", key=None) for _ in range(2)]
+    assert first.text == second.text
+    unchanged = await at.call("GET", "/openapi.json", key=None, headers={"If-None-Match": first.headers["ETag"]})
+    assert (unchanged.status, renders.call_count) == (304, 1)
+    settings = at.daemon.context.settings
+    settings.replace(settings.current.model_copy(update={"auth": at.config.auth.model_copy(update={"enabled": False})}))
+    third = await at.call("GET", "/openapi.json", key=None)
+    assert (third.json["security"], third.headers["ETag"] != first.headers["ETag"]) == ([], True)
 
 
 async def test_the_contracts_example_is_answered_as_the_document_shows(at: Harness) -> None:

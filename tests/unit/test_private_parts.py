@@ -33,6 +33,7 @@ from tests.unit.test_packaging import PROJECT
 AIOHTTP: dict[tuple[type, str], str] = {
     (web.RequestHandler, "_waiter"): "Connection.data_received: while it is pending, what comes is a request's head",
     (web.RequestHandler, "_loop"): "Connection: timers for clients that do not read",
+    (web.RequestHandler, "_messages"): "Connection.waiting: requests that came behind the one under way",
     (web.RequestHandler, "_manager"): "Connection.start: None once the connection is lost",
     (web.AppRunner, "_make_server"): "Runner: connections are our own, and server() may return no other kind",
     (web.SockSite, "_runner"): "Site.start: it accepts TLS connections itself, and hands them to the runner's server",

@@ -79,7 +79,8 @@ def document(routes: Iterable[Route], config: Config) -> dict[str, Any]:
     for route in sorted(routes, key=lambda route: order.index((route.method, route.path))):
         operation = OPERATIONS[route.method, route.path]
         path = route.path
-        paths.setdefault(path, {})[route.method.lower()] = _rendered(operation, route.method, path, public=route.public)
+        public = config.metrics.public if path == "/metrics" else route.public
+        paths.setdefault(path, {})[route.method.lower()] = _rendered(operation, route.method, path, public=public)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -89,12 +90,13 @@ def document(routes: Iterable[Route], config: Config) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
-        "security": [{"header": []}, {"query": []}] if config.auth.enabled else [],
+        "security": [{"header": []}, {"bearer": []}, {"query": []}] if config.auth.enabled else [],
         "tags": [{"name": name, "description": about} for name, about in TAGS.items()],
         "paths": paths,
         "components": {
             "securitySchemes": {
                 "header": {"type": "apiKey", "in": "header", "name": HEADER, "description": SCOPES},
+                "bearer": {"type": "http", "scheme": "bearer", "description": SCOPES},
                 "query": {"type": "apiKey", "in": "query", "name": PARAMETER, "description": SCOPES},
             },
             "headers": {

@@ -414,7 +414,6 @@ SYSTEM: Mapping[tuple[str, str], Operation] = {
         summary="Metrics for Prometheus",
         about="Needs a key unless `metrics.public` is set.",
         answers={200: ResponseDoc(about="Prometheus' text format.", schema={"type": "string"}, media="text/plain")},
-        errors=(401, 429),
     ),
     ("GET", "/owner"): Operation(
         id="owner",
@@ -489,7 +488,7 @@ BROWSER: Mapping[tuple[str, str], Operation] = {
         tag=PAGES,
         summary="This API, for programs",
         about="This document, with the settings in force.",
-        answers={200: ResponseDoc(about="OpenAPI 3.1.", schema={"type": "object"})},
+        answers={200: ResponseDoc(about="OpenAPI 3.1.", schema={"type": "object"}), 304: UNCHANGED},
     ),
 }
 

@@ -43,8 +43,10 @@ def test_every_status_that_an_error_can_have_is_described() -> None:
 
 
 def test_only_routes_without_a_key_say_that_they_need_none() -> None:
-    public = {(route.method, route.path) for route in ROUTES if route.public}
+    public = {(route.method, route.path) for route in ROUTES if route.public} - {("GET", "/metrics")}
     assert {(method, path) for method, path, operation in operations() if operation.get("security") == []} == public
+    opened = document(ROUTES, Config.model_validate({"metrics": {"public": True}}))
+    assert opened["paths"]["/metrics"]["get"]["security"] == []
 
 
 def test_whoever_needs_a_key_may_be_told_401_and_429() -> None:

@@ -193,7 +193,8 @@ function draw() {
 function authentication() {
   const key = `curl -H "X-API-KEY: $STACKD_API_KEY" ${location.origin}/healthz`;
   const text =
-    "Every route but those for browsers needs a key, in the `X-API-KEY` header or the `api_key` query parameter. " +
+    "Every route but those for browsers needs a key, in the `X-API-KEY` header, as `Authorization: Bearer`, or in the " +
+    "`api_key` query parameter. " +
     "Make a key with `stackd key new`.";
   return h("div", {}, prose(text), copyable(key, "the command"));
 }
