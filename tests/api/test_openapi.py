@@ -58,12 +58,12 @@ async def test_the_document_is_rendered_once_for_each_configuration(
     monkeypatch.setattr("stackd.web.routes.document", renders)
     first, second = [await at.call("GET", "/openapi.json", key=None) for _ in range(2)]
     assert first.text == second.text
-    unchanged = await at.call("GET", "/openapi.json", key=None, headers={"If-None-Match": first.headers["ETag"]})
+    unchanged = await at.call("GET", "/openapi.json", key=None, headers={"If-None-Match": first.headers["Etag"]})
     assert (unchanged.status, renders.call_count) == (304, 1)
     settings = at.daemon.context.settings
     settings.replace(settings.current.model_copy(update={"auth": at.config.auth.model_copy(update={"enabled": False})}))
     third = await at.call("GET", "/openapi.json", key=None)
-    assert (third.json["security"], third.headers["ETag"] != first.headers["ETag"]) == ([], True)
+    assert (third.json["security"], third.headers["Etag"] != first.headers["Etag"]) == ([], True)
 
 
 async def test_the_contracts_example_is_answered_as_the_document_shows(at: Harness) -> None:
