@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.ui.conftest import Board, Boards
 
@@ -129,3 +129,31 @@ async def test_a_stack_is_checked_and_then_created_with_its_labels_and_life(boar
     (stack,) = (await board.at.call("GET", "/stacks?fields=stack_id,labels")).json["stacks"]
     assert stack["labels"] == {"team": "7", "player": "3"}
     await expect(board.row(stack["stack_id"])).to_contain_text("44m")
+
+
+async def test_a_create_whose_answer_is_lost_makes_one_stack(boards: Boards) -> None:
+    """However the person tries again: in the same dialog, or in a new one."""
+    async with boards() as board:
+        await board.open()
+
+        async def lost(route: Route) -> None:
+            await route.fetch()
+            await route.abort()
+
+        await board.page.route("**/stacks", lost)
+        await board.page.keyboard.press("n")
+        create = board.dialog.get_by_role("button", name="Create")
+        for _ in range(2):
+            await create.click()
+            await expect(board.dialog.locator(".mistakes")).to_contain_text("stackd does not answer")
+            await board.page.keyboard.press("Escape")
+            await board.page.keyboard.press("n")
+        await board.page.unroute("**/stacks")
+        await create.dblclick()
+        await expect(board.panel).to_be_visible()
+        await expect(board.rows).to_have_count(1)
+        await board.page.keyboard.press("n")
+        await create.click()
+        await expect(board.rows).to_have_count(2)  # this one is meant
+        assert len(await board.at.listed()) == 2
+        board.complaints.clear()  # the browser reports the lost answers

@@ -8,6 +8,7 @@ import pytest
 from playwright.async_api import Route, expect
 
 from tests.api.test_templates import PLAIN, WEB, folder_with, values_of
+from tests.harness import seed
 from tests.ui.conftest import PHONE, Boards
 from tests.ui.test_axe import BOTH, audit
 
@@ -31,9 +32,30 @@ async def test_each_template_is_shown_with_its_stacks_and_what_is_wrong(boards: 
         await expect(chart).to_have_accessible_name("web-1 within the last hour: 1 running, 1 at the most")
         await expect(bad).to_contain_text("images on 0 of 2 nodes")
         await expect(bad).to_contain_text("none started within the hour")
-        await web.get_by_role("button", name="web-1", exact=True).click()
+
+
+async def test_a_template_selects_its_own_stacks_and_no_others(boards: Boards, tmp_path: Path) -> None:
+    async with boards(folder_with(tmp_path, web_1=WEB, web_10=WEB)) as board:
+        ids = {name: (await board.at.create({"template": name}))["stack_id"] for name in ("web-1", "web-10")}
+        named = await board.at.create(seed() | {"labels": {"challenge": "web-1"}})
+        await board.open()
+        await expect(board.rows).to_have_count(3)
+        await board.page.locator("[data-template=web-1]").get_by_role("button", name="web-1", exact=True).click()
         await expect(board.rows).to_have_count(1)
-        await expect(board.row(made["stack_id"])).to_be_visible()
+        await expect(board.row(ids["web-1"])).to_be_visible()
+        await board.page.get_by_label("Select all that are shown").check()
+        await board.page.locator("#selection").get_by_role("button", name="Delete 1…").click()
+        await expect(board.dialog).to_contain_text("The filter is template web-1.")
+        await board.dialog.get_by_role("button", name="Delete 1").click()
+        await expect(board.rows).to_have_count(0)
+        await board.page.reload()
+        choice = board.page.get_by_role("combobox", name="Template")
+        await expect(choice).to_have_value("web-1")
+        await expect(board.page.get_by_text("No stack matches the filter.")).to_be_visible()
+        await choice.select_option("web-10")
+        await expect(board.row(ids["web-10"])).to_be_visible()
+        await board.page.get_by_role("button", name="Clear filters").click()
+        await expect(board.row(named["stack_id"])).to_be_visible()
 
 
 async def test_stacks_that_are_held_since_the_state_file_was_lost_are_shown(boards: Boards, tmp_path: Path) -> None:
@@ -61,7 +83,9 @@ async def test_without_templates_there_is_no_place_for_them(boards: Boards) -> N
         await expect(board.dialog.get_by_label("From")).to_be_hidden()
 
 
-async def test_a_stack_is_created_from_a_template_and_its_values_are_told_once(boards: Boards, tmp_path: Path) -> None:
+async def test_a_stack_is_created_from_a_template_and_its_values_stay_in_its_panel(
+    boards: Boards, tmp_path: Path
+) -> None:
     async with boards(folder_with(tmp_path, web_1=WEB)) as board:
         await board.open()
         await board.page.get_by_role("button", name="New web-1").click()
@@ -72,18 +96,23 @@ async def test_a_stack_is_created_from_a_template_and_its_values_are_told_once(b
         await expect(board.dialog.get_by_label("Ports")).to_be_hidden()
         await board.dialog.get_by_label("Labels").fill("team=7")
         await board.dialog.get_by_role("button", name="Create").click()
-        await expect(board.dialog.get_by_role("heading")).to_have_text("Values of the new stack")
+        await expect(board.panel.get_by_role("heading", name="Values")).to_be_visible()
         (stack_id,) = await board.at.listed()
         stack = await board.at.stack(stack_id)
         assert (stack["template"], stack["labels"]) == ("web-1", {"challenge": "web-1", "kind": "web", "team": "7"})
         given = (await values_of(board.at, stack_id))[0]
         values = {name: text.replace("$$", "$") for name, text in given.items()}  # as a container gets it
         assert values.keys() == {"FLAG", "TEAM_SECRET"}
+        await board.page.keyboard.press("Escape")
+        await expect(board.panel).to_be_hidden()
+        await board.at.until_status(stack_id, "running")
+        await board.at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": "10m"})
+        await expect(board.row(stack_id)).to_contain_text("1h 09m")
+        await board.open_panel(stack_id)
         for name, value in values.items():
-            await expect(board.dialog).to_contain_text(value)
-            await expect(board.dialog.get_by_role("button", name=f"Copy {name}")).to_be_visible()
-        await board.dialog.get_by_role("button", name="Done").click()
-        await expect(board.panel).to_be_visible()
+            await expect(board.panel).to_contain_text(value)
+            await expect(board.panel.get_by_role("button", name=f"Copy {name}")).to_be_visible()
+        await board.page.get_by_role("button", name="Forget key").click()
         await expect(board.page.get_by_text(values["FLAG"])).to_have_count(0)
 
 
@@ -116,5 +145,5 @@ async def test_nothing_that_axe_knows_is_wrong_with_them(boards: Boards, tmp_pat
         await expect(board.dialog.get_by_label("From")).to_have_value("web-1")
         await audit(board.page, "the create dialog with a template")
         await board.dialog.get_by_role("button", name="Create").click()
-        await expect(board.dialog.get_by_role("heading")).to_have_text("Values of the new stack")
+        await expect(board.panel.get_by_role("heading", name="Values")).to_be_visible()
         await audit(board.page, "the values")

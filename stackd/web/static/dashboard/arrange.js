@@ -91,7 +91,7 @@ function groupOf(by) {
  * @param {State} state
  * @returns {(stack: Stack) => boolean}
  */
-function filter(all, { text, statuses, node, label }) {
+function filter(all, { text, statuses, node, template, label }) {
   const sought = text.toLowerCase().split(/\s+/).filter(Boolean);
   const labels = label
     .split(/[\s,]+/)
@@ -100,6 +100,7 @@ function filter(all, { text, statuses, node, label }) {
   return (stack) =>
     (!statuses.size || statuses.has(stack.status)) &&
     (!node || stack.node_id === node) &&
+    (!template || stack.template === template) &&
     labels.every((test) => test(stack)) &&
     sought.every((word) => stack.haystack.includes(word));
 }

@@ -1,6 +1,6 @@
 // Creating a stack from YAML: the API checks it, and what it refuses is shown at the line.
 
-import { button, copy, fill, h, say } from "../shared/dom.js";
+import { button, fill, h, say } from "../shared/dom.js";
 /** @import { StackData } from "./stack.js" */
 /** @import { Template } from "./templates.js" */
 
@@ -32,8 +32,11 @@ spec:
  * @typedef {"ports" | "ttl" | "labels"} Field
  */
 
-/** What was typed last stays for the next time. */
-const draft = { yaml: EXAMPLE };
+/**
+ * What was typed last stays for the next time. A create whose answer was lost is sent again under the same key, so that
+ * it makes one stack, however often and from whichever dialog.
+ */
+const draft = { yaml: EXAMPLE, body: "", key: "" };
 /** @type {Field[]} */
 const FIELDS = ["ports", "ttl", "labels"];
 const ANY_PORT = [{ container_port: 80, protocol: "TCP" }];
@@ -189,7 +192,10 @@ class Create {
     if (this.#busy) return;
     this.#occupied(true, dry ? "checking …" : "creating …");
     try {
-      const answer = await ask("POST", dry ? "/stacks?dry_run=true" : "/stacks", { body: this.#body() });
+      const body = this.#body();
+      const answer = dry
+        ? await ask("POST", "/stacks?dry_run=true", { body })
+        : await ask("POST", "/stacks", { body, headers: { "Idempotency-Key": keyOf(body) } });
       this.#clear();
       if (dry) {
         say(
@@ -198,10 +204,10 @@ class Create {
         );
         return;
       }
+      draft.body = "";
       tell(`${answer.stack_id} is ${answer.status}`);
       this.box.close();
       this.created(answer);
-      if (answer.values) showValues(answer);
     } catch (error) {
       await this.#refused(error);
       say(this.verdict, "");
@@ -287,6 +293,20 @@ class Create {
 }
 
 /**
+ * The Idempotency-Key of a request: another one for each body, and for each stack that is meant.
+ *
+ * @param {unknown} body
+ */
+function keyOf(body) {
+  const text = JSON.stringify(body);
+  if (draft.body !== text) {
+    draft.body = text;
+    draft.key = crypto.getRandomValues(new Uint32Array(4)).join("-");
+  }
+  return draft.key;
+}
+
+/**
  * What a template makes, in a sentence.
  *
  * @param {Template} template
@@ -301,38 +321,6 @@ function aboutOf({ target_port: published, ttl, labels, generates }) {
   ]
     .filter(Boolean)
     .join(" ");
-}
-
-/**
- * The values that were generated for a stack: the API tells them this once.
- *
- * @param {StackData} stack
- */
-function showValues(stack) {
-  const box = dialog("Values of the new stack", { class: "values", "data-keep": "yes" });
-  const rows = Object.entries(stack.values ?? {}).map(([name, value]) => [
-    h("dt", {}, name),
-    h(
-      "dd",
-      {},
-      h("code", {}, value),
-      button("Copy", () => copy(value, () => tell(`copied ${name}`)), { "aria-label": `Copy ${name}` }),
-    ),
-  ]);
-  box.append(
-    h(
-      "div",
-      { class: "body" },
-      h("p", {}, `They were generated for ${stack.stack_id} and are shown only once.`),
-      h("dl", {}, ...rows),
-      h(
-        "div",
-        { class: "buttons" },
-        button("Done", () => box.close(), { class: "primary" }),
-      ),
-    ),
-  );
-  box.showModal();
 }
 
 /**

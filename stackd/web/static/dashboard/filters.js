@@ -11,8 +11,6 @@ const PAUSE = 1_500; // between two counts that are read out
 const SUGGESTED = 100;
 
 export class Filters {
-  #nodes = "";
-  #groups = "";
   #labels = "";
   #said = 0;
   /** @type {number | undefined} */
@@ -30,11 +28,13 @@ export class Filters {
     this.find = found("find", HTMLInputElement);
     this.label = found("label", HTMLInputElement);
     this.node = found("node", HTMLSelectElement);
+    this.template = found("template", HTMLSelectElement);
     this.find.addEventListener("input", () => view.change({ text: this.find.value }));
     this.label.addEventListener("input", () => view.change({ label: this.label.value }));
     this.group = found("group", HTMLSelectElement);
     this.group.addEventListener("change", () => view.change({ group: this.group.value, closed: new Set() }));
     this.node.addEventListener("change", () => view.change({ node: this.node.value }));
+    this.template.addEventListener("change", () => view.change({ template: this.template.value }));
     at("clear").addEventListener("click", () => view.clearFilter());
     view.subscribe(() => this.#fields());
     stacks.subscribe(() => this.#draw());
@@ -43,29 +43,34 @@ export class Filters {
 
   /** The fields say what the view is. */
   #fields() {
-    const { text, label, node, group } = this.view.state;
+    const { text, label, node, template, group } = this.view.state;
     if (this.find.value !== text) this.find.value = text;
     if (this.label.value !== label) this.label.value = label;
     this.node.value = node;
+    this.template.value = template;
     this.group.value = group;
     at("clear").hidden = !this.view.narrowed;
   }
 
   #draw() {
-    const { node } = this.view.state;
-    const nodes = new Set(node ? [node] : []);
+    const { node, template, group } = this.view.state;
+    const [nodes, templates] = [new Set([node]), new Set([template])];
     /** @type {Map<string, Set<string>>} */
     const labels = new Map();
     for (const stack of this.stacks.all.values()) {
-      if (stack.node_id) nodes.add(stack.node_id);
+      nodes.add(stack.node_id ?? "");
+      templates.add(stack.template ?? "");
       for (const [name, value] of Object.entries(stack.labels ?? {})) {
         const values = labels.get(name);
         if (values) values.add(value);
         else labels.set(name, new Set([value]));
       }
     }
-    this.#options([...nodes].sort());
-    this.#groupings();
+    offer(this.node, "All nodes", [...nodes].sort(), (name) => name);
+    offer(this.template, "All templates", [...templates].sort(), (name) => name);
+    // One can group by the labels in use, and by what every stack has.
+    const keys = [...this.columns.names.map((name) => LABEL + name), "status", "node", group];
+    offer(this.group, "No groups", keys, (key) => `By ${headOf(key)}`);
     this.#suggest(labels);
     this.#fields();
     this.#count();
@@ -85,31 +90,6 @@ export class Filters {
     this.#saying = setTimeout(read, Math.max(0, this.#said + PAUSE - Date.now()));
   }
 
-  /** @param {string[]} nodes */
-  #options(nodes) {
-    if (nodes.join("\n") === this.#nodes) return;
-    this.#nodes = nodes.join("\n");
-    fill(
-      this.node,
-      h("option", { value: "" }, "All nodes"),
-      nodes.map((name) => h("option", { value: name }, name)),
-    );
-  }
-
-  /** What one can group by: the labels in use, and what every stack has. */
-  #groupings() {
-    const { group } = this.view.state;
-    const labels = this.columns.names.map((name) => LABEL + name);
-    const keys = [...new Set([...labels, "status", "node", group])].filter(Boolean);
-    if (keys.join() === this.#groups) return;
-    this.#groups = keys.join();
-    fill(
-      this.group,
-      h("option", { value: "" }, "No groups"),
-      keys.map((key) => h("option", { value: key }, `By ${headOf(key)}`)),
-    );
-  }
-
   /**
    * The names of the labels in use; those with few values with each of them.
    *
@@ -126,4 +106,22 @@ export class Filters {
       offered.map((text) => h("option", { value: text })),
     );
   }
+}
+
+/**
+ * Offer these values; a choice between none is not shown.
+ *
+ * @param {HTMLSelectElement} select
+ * @param {string} none
+ * @param {string[]} values
+ * @param {(value: string) => string} words
+ */
+function offer(select, none, values, words) {
+  const offered = ["", ...new Set(values.filter(Boolean))];
+  if (offered.join("\n") === [...select.options].map(({ value }) => value).join("\n")) return;
+  fill(
+    select,
+    offered.map((value) => h("option", { value }, value ? words(value) : none)),
+  );
+  if (select.parentElement) select.parentElement.hidden = offered.length === 1;
 }

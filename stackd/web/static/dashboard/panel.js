@@ -1,7 +1,7 @@
 // The panel of one stack: what it is, what can be done, what happened to it, and what it has written.
 
 /** @import { Actions } from "./actions.js" */
-/** @import { Port, Stack } from "./stack.js" */
+/** @import { Port, Stack, Values } from "./stack.js" */
 /** @import { Stacks } from "./stacks.js" */
 /** @import { View } from "./view.js" */
 
@@ -85,6 +85,7 @@ class Sheet {
     this.start = this.#button("Start", () => actions.start(id));
     this.#buttons();
     const { gone, status, why, facts, extend, verbs, history } = this;
+    const { stacks } = actions;
     this.elements = [
       h(
         "header",
@@ -94,7 +95,18 @@ class Sheet {
         h("span", { class: "spring" }),
         button("✕", () => view.close(), { class: "plain", "aria-label": "Close the panel" }),
       ),
-      h("div", { class: "content" }, gone, status, why, facts, extend, verbs, history.element),
+      h(
+        "div",
+        { class: "content" },
+        gone,
+        status,
+        why,
+        facts,
+        values(stacks.valuesOf(id)),
+        extend,
+        verbs,
+        history.element,
+      ),
     ];
   }
 
@@ -217,4 +229,25 @@ function fact(name, value) {
 function addressLine(address, port) {
   const copied = button(address, () => copy(address, tell), { class: "plain mono", "aria-label": `Copy ${address}` });
   return h("div", {}, copied, port && h("span", { class: "quiet" }, ` → ${port.container_port}/${port.protocol}`));
+}
+
+/**
+ * The values that were generated for a stack: the API tells them only once.
+ *
+ * @param {Values} [given]
+ */
+function values(given) {
+  if (!given) return null;
+  const rows = Object.entries(given).map(([name, value]) => {
+    const copied = button("Copy", () => copy(value, () => tell(`copied ${name}`)), { "aria-label": `Copy ${name}` });
+    return [h("dt", {}, name), h("dd", {}, h("code", {}, value), copied)];
+  });
+  const note = "They were generated for this stack and cannot be read again: copy them before this page is closed.";
+  return h(
+    "section",
+    { class: "values" },
+    h("h3", {}, "Values"),
+    h("p", { class: "quiet" }, note),
+    h("dl", {}, ...rows),
+  );
 }

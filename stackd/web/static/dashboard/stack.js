@@ -4,6 +4,7 @@
  * A stack as the API returns it, and what the page needs beside that.
  *
  * @typedef {"running" | "creating" | "failed" | "stopped" | "node_deleted"} Status
+ * @typedef {Record<string, string>} Values
  * @typedef {{ container_port: number, protocol: string, node_port: number }} Port
  * @typedef {object} StackData
  * @property {string} stack_id
@@ -19,7 +20,7 @@
  * @property {Record<string, string>} [labels]
  * @property {boolean} [ended]
  * @property {string} [template]
- * @property {Record<string, string>} [values]
+ * @property {Values} [values]
  *
  * @typedef {object} Prepared
  * @property {string[]} labelled

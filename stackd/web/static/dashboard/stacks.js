@@ -1,6 +1,6 @@
 // The stacks as last received, and which of them are shown. Knows nothing of the page.
 
-/** @import { Stack, StackData } from "./stack.js" */
+/** @import { Stack, StackData, Values } from "./stack.js" */
 /** @import { Group } from "./arrange.js" */
 /** @import { View } from "./view.js" */
 
@@ -10,6 +10,8 @@ import { isOlder, prepare } from "./stack.js";
 export class Stacks {
   /** @type {Map<string, Stack>} */
   #all = new Map();
+  /** What was generated for the stacks that were created here; no later answer has it. @type {Map<string, Values>} */
+  #values = new Map();
   /** @type {Set<() => void>} */
   #listeners = new Set();
   /** @type {number | null} */
@@ -61,10 +63,16 @@ export class Stacks {
    * @param {StackData} stack
    */
   put(stack) {
+    if (stack.values) this.#values.set(stack.stack_id, stack.values);
     const known = this.#all.get(stack.stack_id);
     if (known && isOlder(stack.updated_at, known.updated_at)) return;
     this.#all.set(stack.stack_id, prepare(stack));
     this.changed();
+  }
+
+  /** @param {string} id */
+  valuesOf(id) {
+    return this.#values.get(id);
   }
 
   /** @param {string} id */
@@ -74,6 +82,7 @@ export class Stacks {
 
   clear() {
     this.#all = new Map();
+    this.#values.clear();
     this.arrived = false;
     this.changed();
   }

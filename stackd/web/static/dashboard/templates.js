@@ -88,7 +88,7 @@ export class Templates {
   /** @param {Template} template */
   #row(template) {
     const { name } = template;
-    const find = button(name, () => this.view.change({ text: name }), {
+    const find = button(name, () => this.view.change({ template: name }), {
       class: "plain name",
       title: `Show the stacks of ${name}`,
       "data-does": `find ${name}`,

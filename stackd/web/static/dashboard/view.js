@@ -13,6 +13,7 @@ import { STATUSES } from "./stack.js";
  * @property {string} text
  * @property {Set<Status>} statuses
  * @property {string} node
+ * @property {string} template
  * @property {string} label
  * @property {{ by: string, down: boolean }} order
  * @property {string} group
@@ -21,8 +22,8 @@ import { STATUSES } from "./stack.js";
  * @property {Set<string>} closed
  */
 
-/** @type {Readonly<Pick<State, "text" | "statuses" | "node" | "label">>} */
-const NO_FILTER = Object.freeze({ text: "", statuses: new Set(), node: "", label: "" });
+/** @type {Readonly<Pick<State, "text" | "statuses" | "node" | "template" | "label">>} */
+const NO_FILTER = Object.freeze({ text: "", statuses: new Set(), node: "", template: "", label: "" });
 const NEWEST_FIRST = "age";
 
 export class View {
@@ -47,14 +48,15 @@ export class View {
 
   /** Whether a filter leaves something out. */
   get narrowed() {
-    const { text, statuses, node, label } = this.state;
-    return Boolean(text.trim() || statuses.size || node || label.trim());
+    const { text, statuses, node, template, label } = this.state;
+    return Boolean(text.trim() || statuses.size || node || template || label.trim());
   }
 
   /** The filter in words; empty where there is none. */
   get words() {
-    const { text, statuses, node, label } = this.state;
-    const parts = [label.trim(), [...statuses].join(" or ").replace("_", " "), node && `node ${node}`];
+    const { text, statuses, node, template, label } = this.state;
+    const status = [...statuses].join(" or ").replace("_", " ");
+    const parts = [template && `template ${template}`, label.trim(), status, node && `node ${node}`];
     if (text.trim()) parts.push(`“${text.trim()}”`);
     return parts.filter(Boolean).join(", ");
   }
@@ -131,6 +133,7 @@ export class View {
     if (state.text) kept.set("find", state.text);
     if (state.statuses.size) kept.set("status", [...state.statuses].join(","));
     if (state.node) kept.set("node", state.node);
+    if (state.template) kept.set("template", state.template);
     if (state.label) kept.set("label", state.label);
     const { by, down } = state.order;
     if (by !== NEWEST_FIRST || down) kept.set("sort", `${down ? "-" : ""}${by}`);
@@ -169,6 +172,7 @@ function parse(hash) {
     text: kept.get("find") ?? "",
     statuses: new Set(STATUSES.filter((status) => named.includes(status))),
     node: kept.get("node") ?? "",
+    template: kept.get("template") ?? "",
     label: kept.get("label") ?? "",
     order: { by: sort.replace(/^-/, ""), down: sort.startsWith("-") },
     group: kept.get("group") ?? "",
