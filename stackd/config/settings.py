@@ -182,7 +182,7 @@ _KEYS: Final = """\
 # [[auth.keys]]
 # name = "platform"
 # sha256 = "<64 hex digits>"
-# scope = "admin"  # or "read", or "metrics": /metrics and /healthz only
+# scope = "admin"  # or "read", or "metrics": /metrics, /healthz, /readyz and /owner only
 """
 
 

@@ -105,10 +105,12 @@ class Route:
         return self.method not in QUIET_METHODS and not (self.standby or self.asks)
 
 
-def admit(api: Api, request: web.Request, path: str, *, replays: bool = False) -> tuple[ApiKey, TooManyRequests | None]:
+def admit(
+    api: Api, request: web.Request, path: str, *, replays: bool = False, asks: bool = False
+) -> tuple[ApiKey, TooManyRequests | None]:
     """Return the request's key, and the exceeded rate limit if the Idempotency-Key may already have an answer.
 
-    ``path`` and ``replays`` are the route's.
+    ``path``, ``replays`` and ``asks`` are the route's.
     Raises Unauthenticated, PermissionDenied or TooManyRequests.
     """
     key = api.keys.identify(request)
@@ -122,5 +124,5 @@ def admit(api: Api, request: web.Request, path: str, *, replays: bool = False) -
         if not replays or IDEMPOTENCY_KEY not in request.headers:
             raise
         over = error
-    permit(key, request.method, path)
+    permit(key, "GET" if asks else request.method, path)
     return key, over

@@ -98,8 +98,13 @@ def _request_ids() -> Callable[[web.Request], str]:
 async def _name_request(request: web.Request, response: web.StreamResponse) -> None:
     """Add the request's id, remove version numbers, and forbid caching unless the response says otherwise.
 
+    Close the connection after chunks and offers of other protocols: aiohttp's parser may keep trailers as headers of the
+    next request, which is another caller's behind a proxy.
     It is a signal of aiohttp, so it also runs for streamed responses.
     """
+    if hdrs.TRANSFER_ENCODING in request.headers or hdrs.UPGRADE in request.headers:
+        response.force_close()
+        response.headers[hdrs.CONNECTION] = "close"
     response.headers[REQUEST_ID_HEADER] = REQUEST_ID.get()
     response.headers[hdrs.SERVER] = SERVER_NAME
     response.headers.setdefault(hdrs.CACHE_CONTROL, NOT_KEPT)
@@ -132,7 +137,7 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
         over: TooManyRequests | None = None
         try:
             if not public:
-                key, over = admit(api, request, route.path, replays=route.replays)
+                key, over = admit(api, request, route.path, replays=route.replays, asks=route.asks)
             if hdrs.CONTENT_ENCODING in request.headers or hdrs.TRANSFER_ENCODING in request.headers:
                 check_coding(request)
             if changes and not fence.open:

@@ -27,7 +27,7 @@ Network = IPv4Network | IPv6Network
 HEADER = "X-API-KEY"
 PARAMETER = "api_key"
 ADMIN, METRICS = "admin", "metrics"
-METRICS_PATHS = frozenset({"/metrics", "/healthz"})
+METRICS_PATHS = frozenset({"/metrics", "/healthz", "/readyz", "/owner"})
 """What a key of scope ``metrics`` may read."""
 
 ANONYMOUS = ApiKey.model_construct(name="anonymous", sha256=b"", scope="admin")
@@ -137,7 +137,7 @@ def permit(key: ApiKey, method: str, path: str) -> None:
     if key.scope == ADMIN:
         return
     if key.scope == METRICS and not (path in METRICS_PATHS and method in SAFE_METHODS):
-        raise PermissionDenied(f"the API key {key.name!r} may only read {' and '.join(sorted(METRICS_PATHS))}")
+        raise PermissionDenied(f"the API key {key.name!r} may only read {', '.join(sorted(METRICS_PATHS))}")
     if method not in SAFE_METHODS:
         raise PermissionDenied(f"the API key {key.name!r} may only read")
 

@@ -40,6 +40,7 @@ async def test_a_key_that_may_only_read_reads_and_changes_nothing(two: Harness) 
     ):
         reply = await two.call(method, path, seed(), key=READ_KEY)
         assert (reply.status, "'reader'" in reply.error) == (403, True)
+    assert (await two.call("POST", "/capacity", seed(), key=READ_KEY)).status == 200, "it changes nothing"
     assert len(await two.objects("pods")) == 1
 
 
@@ -48,12 +49,12 @@ async def test_a_key_for_metrics_reads_those_and_nothing_of_any_tenant(tmp_path:
     config.write_text(f'[[auth.keys]]\nname = "scraper"\nsha256 = "{digest(READ_KEY).hex()}"\nscope = "metrics"\n')
     async with harness(tmp_path, config=config) as at:
         stack_id = (await at.create())["stack_id"]
-        for path in ("/metrics", "/healthz"):
+        for path in ("/metrics", "/healthz", "/readyz", "/owner"):
             for method in ("GET", "HEAD"):
                 assert (await at.call(method, path, key=READ_KEY)).status == 200
-        refused = "the API key 'scraper' may only read /healthz and /metrics"
+        refused = "the API key 'scraper' may only read /healthz, /metrics, /owner, /readyz"
         for route in ROUTES:
-            if route.public or route.path == "/healthz":
+            if route.public or route.path in ("/healthz", "/readyz", "/owner"):
                 continue
             path = route.path.format(stack_id=stack_id, job_id="job-1")
             reply = await at.call(route.method, path, seed(), key=READ_KEY)
