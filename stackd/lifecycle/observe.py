@@ -66,6 +66,7 @@ class Observer:
         self._listed: set[str] = set()
         self._progress: dict[str, PodProgress] = {}
         self._unseen: dict[str, Unseen] = {}
+        self._gone: dict[str, str | None] = {}
         self._observing = asyncio.Lock()
 
     def cluster_changed(self, change: MirrorChange) -> None:
@@ -104,6 +105,7 @@ class Observer:
                 self._pull_failing.pop(before.stack_id, None)
                 self._progress.pop(before.stack_id, None)
                 self._unseen.pop(before.stack_id, None)
+                self._gone.pop(before.stack_id, None)
         elif after.accepted and (before is None or not before.accepted or before.pod_uid != after.pod_uid):
             self.mark_dirty([after.stack_id])
 
@@ -141,7 +143,7 @@ class Observer:
         if not context.mirror.synced or context.brake.identity_in_doubt or context.brake.wrong_cluster is not None:
             return  # all stacks are marked again when that is over
         assessed = [one for stack_id in stack_ids if (one := self._assess(stack_id)) is not None]
-        assessed = await self._proven(self._hold_back(assessed))
+        assessed = self._hold_back(await self._proven(assessed))
         news = [one.observation for one in assessed if differs(one.stack, one.observation)]
         changed = await context.store.stacks.observe(news) if news else []
         self._remember(assessed)
@@ -221,7 +223,9 @@ class Observer:
             return False
         if (unseen := self._unseen_of(stack)) is not None:
             return self._context.clock.monotonic() >= unseen.ask_at
-        return one.observation.ended
+        # What a brake holds is asked for once, and once more when the operator has confirmed it.
+        held = self._gone.get(stack.stack_id) == stack.pod_uid and stack.stack_id not in self._context.brake.confirmed
+        return one.observation.ended and not held
 
     async def _ask_for(self, one: Assessment) -> Assessment | None:
         """The assessment, renewed if Kubernetes still has the pod; None if it has to be made again later."""
@@ -239,6 +243,7 @@ class Observer:
             return None
         if pod is None or pod.uid != stack.pod_uid:
             if self._unseen.pop(stack.stack_id, None) is None:
+                self._gone[stack.stack_id] = stack.pod_uid
                 return one
             self._due.add(stack.stack_id)  # this assessment used the previous answer of Kubernetes
             return None
@@ -279,7 +284,7 @@ class Observer:
         return "ServiceChanged", f"{trouble}; stackd repairs it"
 
     def _hold_back(self, assessed: list[Assessment]) -> list[Assessment]:
-        """If the pods of too many stacks are missing, say so in their statuses but give nothing back (invariant 8)."""
+        """If the pods of too many stacks are gone, say so in their statuses but give nothing back (invariant 8)."""
         context = self._context
         gone = {
             one.stack.stack_id: f"end: {one.observation.status_message}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,26 @@ async def test_labels_that_were_taken_off_a_pod_are_put_back(at: Harness) -> Non
 
     await eventually(labelled)
     assert (await at.stack(stack_id))["status"] == "running"
+
+
+async def test_labels_that_were_taken_off_many_pods_at_once_trip_no_brake(
+    at: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before, 10 of 40 were repaired; the brake held the other 30 as ended, before anybody had asked for their pods."""
+    stacks = await asyncio.gather(*(running(at) for _ in range(15)))
+    no_instance = {"metadata": {"labels": {"stackd.io/instance": None}}}
+    await asyncio.gather(*(patch(at, f"{PODS}/{stack_id}", no_instance) for stack_id in stacks))
+
+    async def repaired() -> bool:
+        pods = await at.objects("pods")
+        return all("stackd.io/instance" in pods[stack_id]["metadata"]["labels"] for stack_id in stacks)
+
+    await eventually(repaired, deadline=10.0)
+    for stack_id in stacks:
+        await at.until_status(stack_id, "running")
+        told = [one["kind"] for one in (await at.call("GET", f"/stacks/{stack_id}/timeline")).json["events"]]
+        assert "stopped" not in told
+    assert "brake" not in caplog.text
 
 
 async def test_labels_that_were_taken_off_the_pod_of_an_unfinished_restart_are_put_back(at: Harness) -> None:
