@@ -122,12 +122,12 @@ class Cluster(Caller):
         raw = await self._patch("pods", name, uid, self.deadline(timeout), **changes)
         return readable("pods", pod_state, raw)
 
-    async def put_stopped(self, manifest: Mapping[str, Any]) -> StoppedRecord:
+    async def put_stopped(self, manifest: Mapping[str, Any], *, timeout: float | None = None) -> StoppedRecord:
         """Create the record (ConfigMap) of a stack without a pod, or put labels and annotations of an existing one right.
 
         Raises as ``create_pod`` does; ObjectExists if a ConfigMap that is not ours has the name.
         """
-        deadline = self.deadline()
+        deadline = self.deadline(timeout)
         metadata = manifest["metadata"]
         name, given = metadata["name"], {part: metadata[part] for part in ("labels", "annotations")}
         while True:
@@ -154,12 +154,6 @@ class Cluster(Caller):
         """Create the record of a stopped stack once. Raises as ``create_pod`` does."""
         raw = await self._create(CONFIG_MAPS, manifest, self.deadline(timeout))
         return readable(CONFIG_MAPS, stopped_record, raw)
-
-    async def patch_stopped_annotations(
-        self, name: str, uid: str, annotations: Mapping[str, str | None], *, timeout: float | None = None
-    ) -> None:
-        """Set annotations of the record of a stopped stack, as ``patch_pod`` does for pods."""
-        await self._patch(CONFIG_MAPS, name, uid, self.deadline(timeout), annotations=annotations)
 
     async def delete_stopped(self, name: str, uid: str | None = None) -> None:
         """Delete the record of a stopped stack and return when it is confirmed gone; works as ``delete_pod``."""

@@ -1,27 +1,28 @@
 """Write on the pods of stacks what a lost file is rebuilt from: that a stack was given away and to whom, and when it
-expires. The record of a stopped stack has its expiry, too.
+expires; and the record of a stack without a pod.
 
-Owns: the annotating service for stacks given from pools, and noticing where something in the cluster removes the
-annotations again.
+Owns: where a stack's record is, the annotating service for stacks given from pools, and noticing where something in the
+cluster removes the annotations again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 from stackd.clock import from_nanoseconds
-from stackd.errors import StackdError
+from stackd.errors import ObjectNotFound, PreconditionFailed, StackdError
 from stackd.kube import labels
 from stackd.kube.manifests import client_labels
 from stackd.kube.objects import PodState
-from stackd.kube.records import our_annotations
+from stackd.kube.records import our_annotations, stopped_manifest
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.pools import Given
 from stackd.logs import stack_log
-from stackd.model import Stack
+from stackd.model import Desired, Stack
 
 log = logging.getLogger(__name__)
 
@@ -37,52 +38,59 @@ stack is."""
 
 
 async def annotate(context: Context, stack_id: str, *, timeout: float | None = None) -> None:
-    """Write the stack's expiry on its pod, or on its record if it is stopped, where that differs; also that it was
-    given away, if it was; and the whole record on a pod that has lost it.
+    """Write the stack's expiry where its record is, if it differs there or the mirror does not show it; also that it
+    was given away, if it was; and the whole record on a pod that has lost it.
 
-    Raises ClusterUnavailable, ClusterError.
+    A pod that is gone needs nothing. Raises ClusterUnavailable, ClusterError, StackNotFound, StoreUnavailable.
     """
     with hiding(context, stack_id):
-        await _annotate(context, stack_id, timeout)
+        async with context.locks.of(stack_id):
+            stack = context.store.stacks.get(stack_id)
+            if stack is None:
+                return
+            with contextlib.suppress(ObjectNotFound, PreconditionFailed):
+                await _annotate_pod(context, stack, timeout)
+            record = context.mirror.stopped.get(stack_id)
+            recorded = record is not None and not record.going and record.expires_at == stack.ttl_expires_at
+            if _is_in_record(stack) and not recorded:
+                await put_record(context, stack, timeout=timeout)
 
 
-async def _annotate(context: Context, stack_id: str, timeout: float | None) -> None:
-    async with context.locks.of(stack_id):
-        stack, pod = context.store.stacks.get(stack_id), context.mirror.pods.get(stack_id)
-        if stack is None:
-            return
-        if pod is not None and pod.pool and not stack.unassigned:
-            await _annotate_owner(context, stack, pod, timeout)
-            return
-        noted = {labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at)}
-        if pod is not None and (pod.expires_at != stack.ttl_expires_at or not pod.recorded):
-            annotations = noted if pod.recorded else our_annotations(await context.store.stacks.whole(stack))
-            await context.right_cluster()
-            changed = await context.cluster.patch_pod(stack_id, pod.uid, annotations=annotations, timeout=timeout)
-            _note_record(context, stack_id, pod, changed)
-        record = context.mirror.stopped.get(stack_id)
-        if record is not None and record.expires_at != stack.ttl_expires_at:
-            await context.right_cluster()
-            await context.cluster.patch_stopped_annotations(stack_id, record.uid, noted, timeout=timeout)
+def _is_in_record(stack: Stack) -> bool:
+    """Whether a ConfigMap is to hold the stack's record: it was stopped, or waits for another pod."""
+    lives = stack.accepted and not stack.ended and stack.deleting_since is None
+    return lives and (stack.desired is Desired.STOPPED or stack.pod_uid is None)
 
 
-async def _annotate_owner(context: Context, stack: Stack, pod: PodState, timeout: float | None) -> None:
-    """Write on the pod of a stack from a pool that it was given away, and to whom."""
+async def _annotate_pod(context: Context, stack: Stack, timeout: float | None) -> None:
+    pod = context.mirror.pods.get(stack.pod_name)
+    uid = stack.pod_uid if pod is None else pod.uid
+    given = not stack.unassigned and (pod is None or bool(pod.pool))
+    recorded = pod is not None and pod.recorded and not given
+    if uid is None or (recorded and pod is not None and pod.expires_at == stack.ttl_expires_at):
+        return
     whole = await context.store.stacks.whole(stack)
     await context.right_cluster()
-    names: dict[str, str | None] = {labels.POOL: None, **client_labels(whole)}
-    changed = await context.cluster.patch_pod(
-        stack.pod_name, pod.uid, labels=names, annotations=our_annotations(whole), timeout=timeout
-    )
-    crash_point("assign.annotated")
+    names: dict[str, str | None] = {labels.POOL: None, **client_labels(whole)} if given else {}
+    noted = {labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at)} if recorded else our_annotations(whole)
+    changed = await context.cluster.patch_pod(stack.pod_name, uid, labels=names, annotations=noted, timeout=timeout)
+    if given:
+        crash_point("assign.annotated")
     _note_record(context, stack.stack_id, pod, changed)
 
 
-def _note_record(context: Context, stack_id: str, before: PodState, after: PodState) -> None:
+async def put_record(context: Context, stack: Stack, *, timeout: float | None = None) -> None:
+    """Have a ConfigMap hold the stack's record as it is now. Raises as ``Cluster.put_stopped`` does."""
+    await context.right_cluster()
+    whole = await context.store.stacks.whole(stack)
+    await context.cluster.put_stopped(stopped_manifest(whole, context.config.cluster.instance), timeout=timeout)
+
+
+def _note_record(context: Context, stack_id: str, before: PodState | None, after: PodState) -> None:
     """Remember and log whether the pod kept the record that was written on it."""
     if after.recorded:
         context.unrecordable.discard(after.uid)
-        if not before.recorded:
+        if before is not None and not before.recorded:
             stack_log(log, stack_id).warning("stackd's annotations were removed from its pod and are restored")
     else:
         context.unrecordable.add(after.uid)

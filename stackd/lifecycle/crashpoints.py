@@ -40,6 +40,7 @@ POINTS = (
     "restart.service_created",
     "restart.started",
     "extend.extended",
+    "extend.annotated",
     "assign.picked",
     "assign.assigned",
     "assign.annotated",

@@ -54,16 +54,19 @@ class Replays:
         self._context = context
         self._running: dict[tuple[str, str], tuple[bytes, asyncio.Task[StoredResponse]]] = {}
 
-    async def once(self, request: Replayable, run: Callable[[Claim], Awaitable[StoredResponse]]) -> StoredResponse:
+    async def once(
+        self, request: Replayable, run: Callable[[Claim], Awaitable[StoredResponse]], *, resumes: bool = False
+    ) -> StoredResponse:
         """The response to the first request with this key; ``run`` makes it if there is none, or only failures.
 
-        Goes on if the caller leaves. Raises IdempotencyKeyReused for another body, and whatever ``run`` raises.
+        ``resumes``: ``run`` also finishes what an earlier request with the key has begun; otherwise that is undone
+        first. Goes on if the caller leaves. Raises IdempotencyKeyReused for another body, and whatever ``run`` raises.
         """
         check_key(request.key)
         name = (request.scope, request.key)
         running = self._running.get(name)
         if running is None:
-            task = self._context.tasks.spawn(f"idempotent {request.key}", self._run(request, run))
+            task = self._context.tasks.spawn(f"idempotent {request.key}", self._run(request, run, resumes))
             self._running[name] = (request.fingerprint, task)
             task.add_done_callback(lambda _: self._running.pop(name, None))
             return await self._context.tasks.result_of(task)
@@ -72,7 +75,9 @@ class Replays:
         answer = await self._context.tasks.result_of(task)
         return StoredResponse(status=answer.status, body=answer.body, replayed=True)
 
-    async def _run(self, request: Replayable, run: Callable[[Claim], Awaitable[StoredResponse]]) -> StoredResponse:
+    async def _run(
+        self, request: Replayable, run: Callable[[Claim], Awaitable[StoredResponse]], resumes: bool
+    ) -> StoredResponse:
         context = self._context
         known = await context.store.claims.find(request.scope, request.key)
         now = context.wall_clock.now()
@@ -82,6 +87,8 @@ class Replays:
             _same(known.fingerprint, request)
             if known.answer is not None and known.status is not None:
                 return StoredResponse(status=known.status, body=known.answer, replayed=True)
+            if resumes:
+                return await run(known)
             if known.stack_id is not None:
                 await self._take_back(known.stack_id)
         return await run(Claim(scope=request.scope, key=request.key, fingerprint=request.fingerprint, created_at=now))

@@ -26,7 +26,7 @@ from stackd.errors import (
     public_text,
 )
 from stackd.kube.objects import PodState
-from stackd.kube.records import stopped_manifest
+from stackd.lifecycle.annotations import put_record
 from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.create import first_observation, reopening_silent_watch
@@ -113,7 +113,7 @@ async def _clear(context: Context, stack: Stack) -> None:
     """Remove everything of the stack from the cluster except its record."""
     stack_id = stack.stack_id
     if not stack.at_rest or stack_id in context.mirror.pods or stack.service_name in context.mirror.services:
-        await _put_record(context, stack)
+        await put_record(context, stack)
         crash_point("stop.recorded")
         await delete_objects(context, stack, for_good=False)
         crash_point("stop.cleared")
@@ -181,7 +181,7 @@ async def _make(context: Context, stack: Stack) -> Stack:
     if pod is None or pod.deleting or pod.generation < stack.generation:
         # Not by the mirror, which may still show the record of an earlier stop.
         if not await context.cluster.has_stopped(stack_id):
-            await _put_record(context, stack)
+            await put_record(context, stack)
             crash_point("restart.recorded")
         await delete_objects(context, stack, for_good=False)
         crash_point("restart.cleared")
@@ -230,17 +230,11 @@ async def put_record_right(context: Context, stack_id: str) -> None:
         if stack is None or stack.deleting_since is not None:
             return
         if stack.desired is Desired.STOPPED and stack.at_rest:
-            await _put_record(context, stack)
+            await put_record(context, stack)
         elif stack.pod_uid is not None:
             await context.right_cluster()
             await context.cluster.delete_stopped(stack_id)
         crash_point("repair.record_put_right")
-
-
-async def _put_record(context: Context, stack: Stack) -> None:
-    await context.right_cluster()
-    whole = await context.store.stacks.whole(stack)
-    await context.cluster.put_stopped(stopped_manifest(whole, context.config.cluster.instance))
 
 
 async def _placed(context: Context, made: PodState) -> PodState:

@@ -3,7 +3,8 @@
 Owns: the order of expiry, fed by the file's own changes, so that a check costs nothing while nothing expires; that no
 stack expires by a clock that may be wrong (if many have expired only because the clock was set, the brake decides); and
 the order of an extension: first the file, then the annotation of the pod or of a stopped stack's record, from which a
-lost file would be rebuilt. An extension is acknowledged once both have it.
+lost file would be rebuilt. An extension is acknowledged once both have it, and only then is its answer kept under its
+Idempotency-Key.
 """
 
 from __future__ import annotations
@@ -12,7 +13,15 @@ import logging
 from collections.abc import Callable, Iterable
 
 from stackd.clock import NANOSECONDS, Clock, from_nanoseconds
-from stackd.errors import ClusterError, ClusterUnavailable, NotOwner, StackdError, Unavailable, detail_of, public_text
+from stackd.errors import (
+    ClusterError,
+    ClusterUnavailable,
+    NotOwner,
+    StackdError,
+    StackNotFound,
+    detail_of,
+    public_text,
+)
 from stackd.lifecycle.annotations import annotate
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
@@ -149,21 +158,27 @@ async def extend(
     *,
     by: str,
     claim: Claim | None = None,
-    answer: Callable[[Stack], bytes] | None = None,
 ) -> Stack:
     """Extend the stack by ``seconds`` and return it; the extension survives ``kill -9``, and the loss of the file.
 
-    Raises StackNotFound; Conflict if it is too late, or more than ``stacks.max_ttl`` in all; StoreUnavailable,
-    NotOwner; ClusterUnavailable if the stack is extended but the cluster could not be told.
+    A ``claim`` that names the stack already belongs to an extension that the file has and the cluster may lack: the
+    stack is not extended again. Raises StackNotFound; Conflict if it is too late, or more than ``stacks.max_ttl`` in
+    all; StoreUnavailable, NotOwner; ClusterUnavailable if the stack is extended but the cluster may not have that.
     """
     context.fence.require()
-    longest = round(context.config.stacks.max_ttl * NANOSECONDS)
-    extension = Extension(add=round(seconds * NANOSECONDS), longest=longest, by=by)
-    writing = context.store.stacks.extend(stack_id, extension, claim=claim, answer=answer)
-    stack = await context.tasks.result_of(context.tasks.spawn(f"extend {stack_id}", writing))
-    crash_point("extend.extended")
-    stack_log(log, stack_id).info("extended by %g s by %s", seconds, by)
+    if claim is None or claim.stack_id is None:
+        longest = round(context.config.stacks.max_ttl * NANOSECONDS)
+        extension = Extension(add=round(seconds * NANOSECONDS), longest=longest, by=by)
+        writing = context.store.stacks.extend(stack_id, extension, claim=claim)
+        stack = await context.tasks.result_of(context.tasks.spawn(f"extend {stack_id}", writing))
+        crash_point("extend.extended")
+        stack_log(log, stack_id).info("extended by %g s by %s", seconds, by)
+    elif (found := context.store.stacks.get(stack_id)) is not None:
+        stack = found
+    else:
+        raise StackNotFound(stack_id)
     await context.tasks.result_of(context.tasks.spawn(f"annotate {stack_id}", _annotate_or_retry(context, stack)))
+    crash_point("extend.annotated")
     return stack
 
 
@@ -176,10 +191,8 @@ async def _annotate_or_retry(context: Context, stack: Stack) -> None:
         await annotate(context, stack.stack_id, timeout=ANNOTATE_SECONDS)
     except StackdError as error:
         context.repairs.add(Repair(kind=RepairKind.ANNOTATE, stack_id=stack.stack_id))
-        if isinstance(error, NotOwner):
-            raise  # another stackd may own the stacks, and not know of the extension
-        if not isinstance(error, Unavailable):
-            return  # the object is another one by now, say: its creator has written the expiry on it
+        if isinstance(error, NotOwner | StackNotFound):
+            raise  # another stackd may own the stacks, and not know of the extension; or the stack is deleted
         expiry = from_nanoseconds(stack.ttl_expires_at)
         written = f"stackd retries to write that into the cluster: {public_text(error)}"
         sentence = f"{stack.stack_id} is extended until {expiry}, and {written}"

@@ -170,15 +170,11 @@ def _warning(reason: str, message: str, now: int) -> TimelineEvent:
     return TimelineEvent(kind=EventKind.WARNING, at=now, reason=reason, message=message)
 
 
-def extend(
-    tx: Transaction,
-    stack_id: str,
-    extension: Extension,
-    *,
-    claim: Claim | None = None,
-    answer: Callable[[Stack], bytes] | None = None,
-) -> Stack:
-    """Extend the stack. Raises ``StackNotFound``; ``Conflict``, with the longest extension that is possible."""
+def extend(tx: Transaction, stack_id: str, extension: Extension, *, claim: Claim | None = None) -> Stack:
+    """Extend the stack; ``claim`` is kept without an answer (``claims.answer``).
+
+    Raises ``StackNotFound``; ``Conflict``, with the longest extension that is possible.
+    """
     before = _in_use(tx, stack_id)
     ends = before.ttl_expires_at + extension.add
     most = min(before.created_at, tx.now) + extension.longest - before.ttl_expires_at
@@ -191,8 +187,8 @@ def extend(
     stack = replace(before, ttl_expires_at=ends, updated_at=max(tx.now, before.updated_at))
     rows.save(tx, [stack])
     _note(tx, stack_id, EventKind.EXTENDED, extension.by, message=f"until {from_nanoseconds(ends)}")
-    if claim is not None and answer is not None:
-        claims.insert(tx, replace(claim, status=claims.OK, answer=answer(stack)))
+    if claim is not None:
+        claims.insert(tx, replace(claim, stack_id=stack_id))
     return stack
 
 

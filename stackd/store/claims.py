@@ -36,6 +36,7 @@ INSERT_CLAIM = f"INSERT INTO idempotency ({_COLUMNS}) VALUES (?{', ?' * (len(_NA
 FIND_CLAIM = f"SELECT {_COLUMNS} FROM idempotency WHERE scope = ? AND key = ?"
 UNANSWERED_CLAIM = "SELECT 1 FROM idempotency WHERE stack_id = ? AND answer IS NULL"
 ANSWER_CLAIM = "UPDATE idempotency SET status = ?, answer = ? WHERE stack_id = ? AND answer IS NULL"
+ANSWER_KEY = "UPDATE idempotency SET status = ?, answer = ? WHERE scope = ? AND key = ?"
 DROP_UNANSWERED_CLAIMS = "DELETE FROM idempotency WHERE stack_id IN (SELECT value FROM json_each(?)) AND answer IS NULL"
 PURGE_CLAIMS = (
     "DELETE FROM idempotency WHERE rowid IN (SELECT rowid FROM idempotency WHERE created_at < ? LIMIT ?)"
@@ -64,6 +65,11 @@ def answer_for_stack(tx: Transaction, stack_id: str, status: int, answer: bytes)
     tx.run(ANSWER_CLAIM, (status, answer, stack_id))
 
 
+def answer(tx: Transaction, claim: Claim, status: int, body: bytes) -> None:
+    """Keep the answer to the request with this key."""
+    tx.run(ANSWER_KEY, (status, body, claim.scope, claim.key))
+
+
 def drop_unanswered(tx: Transaction, ids: str) -> None:
     """Delete the unanswered claims of these stacks (a JSON array of ids), so that a client can use the keys again."""
     tx.run(DROP_UNANSWERED_CLAIMS, (ids,))
@@ -79,3 +85,4 @@ class Claims(Table):
 
     find = operation(find, writes=False)
     keep = operation(insert, grows=True)
+    answer = operation(answer)

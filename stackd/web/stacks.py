@@ -227,7 +227,7 @@ async def read_body(call: ApiCall) -> bytes:
 
 
 async def first_answer(
-    call: ApiCall, body: bytes, run: Callable[[Claim | None], Awaitable[StoredResponse]]
+    call: ApiCall, body: bytes, run: Callable[[Claim | None], Awaitable[StoredResponse]], *, resumes: bool = False
 ) -> web.Response:
     """The answer of ``run``; under an Idempotency-Key, its answer to the first request with that key.
 
@@ -245,7 +245,7 @@ async def first_answer(
 
     # The name is quoted: with blanks in it, it could pass for another key's name and route.
     scope = f"{quote(call.key.name, safe='')} {call.request.method} {call.request.path}"
-    answer = await call.api.replays.once(Replayable(scope=scope, key=key, body=body), first)
+    answer = await call.api.replays.once(Replayable(scope=scope, key=key, body=body), first, resumes=resumes)
     return json_response(answer.body, answer.status, REPLAYED if answer.replayed else None)
 
 
@@ -274,10 +274,13 @@ async def extend_stack(call: ApiCall) -> web.Response:
     async def run(claim: Claim | None) -> StoredResponse:
         fields = requests.parse_object(body, EXTEND_FIELDS, EXTEND_FIELDS)
         seconds = requests.ttl_of(fields, context.config.stacks.max_ttl)
-        stack = await extend(context, stack_id, seconds, by=by, claim=claim, answer=bodies.detail_body)
-        return StoredResponse(status=200, body=await _detail(context, stack))
+        stack = await extend(context, stack_id, seconds, by=by, claim=claim)
+        answer = StoredResponse(status=200, body=await _detail(context, stack))
+        if claim is not None:
+            await context.store.claims.answer(claim, answer.status, answer.body)
+        return answer
 
-    return await first_answer(call, body, run)
+    return await first_answer(call, body, run, resumes=True)
 
 
 async def stop_stack(call: ApiCall) -> web.Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from stackd.clock import to_nanoseconds
 from stackd.embedded import EmbeddedCluster
+from tests.api.test_foreign_hands import patch
 from tests.harness import Harness, Reply, eventually, fast_cluster, harness, seed
 
 SECOND = 10**9
@@ -170,3 +172,94 @@ async def test_an_extension_survives_a_restart_and_reaches_the_pod_when_the_clus
                 return await noted_end(later, created["stack_id"]) == extended
 
             await eventually(noted)
+
+
+async def until_extended(at: Harness, stack_id: str, headers: dict[str, str]) -> Reply:
+    """Repeat the extension by 10 minutes until it is acknowledged."""
+    replies: list[Reply] = []
+
+    async def acknowledged() -> bool:
+        replies.append(await extend(at, stack_id, "10m", headers=headers))
+        return replies[-1].status == 200
+
+    await eventually(acknowledged, lambda: replies[-1].text)
+    return replies[-1]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"action": "status", "code": 503},
+        {"action": "status", "code": 500},
+        {"action": "status", "code": 403},
+        {"action": "hang"},
+        {"action": "cut"},
+        {"action": "lost_reply"},
+    ],
+    ids=lambda fault: f"{fault['action']}{fault.get('code', '')}",
+)
+async def test_an_extension_under_a_key_is_answered_once_the_cluster_has_it_and_not_before(
+    at: Harness, monkeypatch: pytest.MonkeyPatch, fault: dict[str, Any]
+) -> None:
+    """Before, the retry of a 503 got a stored 200, although the pod still had the old end: a lost file lost it."""
+    monkeypatch.setattr("stackd.lifecycle.ttl.ANNOTATE_SECONDS", 0.3)
+    created = await at.create()
+    headers = {"Idempotency-Key": "once"}
+    at.give_kubernetes(timeout=0.5, attempt_timeout=0.2)
+    at.cluster.faults.add_fault(verb="patch", resource="pods", **fault)
+    for _ in range(2):
+        reply = await extend(at, created["stack_id"], "10m", headers=headers)
+        if fault["action"] != "lost_reply":  # which may have been read back by the second try
+            assert (reply.status, "is extended until" in reply.error) == (503, True)
+            assert await noted_end(at, created["stack_id"]) == created["ttl_expires_at"]
+    at.cluster.faults.clear()
+    first = await until_extended(at, created["stack_id"], headers)
+    assert life(first.json) == 7800, "it counts once"
+    assert await noted_end(at, created["stack_id"]) == first.json["ttl_expires_at"]
+    again = await extend(at, created["stack_id"], "10m", headers=headers)
+    assert (again.status, again.headers.get("Idempotency-Replayed"), again.json) == (200, "true", first.json)
+
+
+async def test_the_key_of_an_extension_that_a_crash_has_cut_short_is_taken_up_where_it_was(tmp_path: Path) -> None:
+    headers = {"Idempotency-Key": "once"}
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, cluster=cluster) as at:
+            created = await at.create()
+            cluster.faults.add_fault(action="status", code=403, verb="patch", resource="pods")
+            assert (await extend(at, created["stack_id"], "10m", headers=headers)).status == 503
+        cluster.faults.clear()
+        async with harness(tmp_path, cluster=cluster) as later:
+            assert life((await until_extended(later, created["stack_id"], headers)).json) == 7800
+
+
+async def test_the_key_of_an_extension_is_free_again_when_its_stack_is_gone(at: Harness) -> None:
+    created, headers = await at.create(), {"Idempotency-Key": "once"}
+    at.cluster.faults.add_fault(action="status", code=403, verb="patch", resource="pods")
+    assert (await extend(at, created["stack_id"], "10m", headers=headers)).status == 503
+    assert (await at.call("DELETE", f"/stacks/{created['stack_id']}")).status == 200
+    assert (await extend(at, created["stack_id"], "10m", headers=headers)).status == 404
+
+
+async def test_an_extension_is_written_on_a_pod_that_the_watch_does_not_show(at: Harness) -> None:
+    """Before, it was answered with 200, and the pod kept the old end."""
+    stack_id = (await at.create())["stack_id"]
+    pods, no_instance = "/api/v1/namespaces/stacks/pods", {"metadata": {"labels": {"stackd.io/instance": None}}}
+    at.cluster.faults.add_fault(action="admit", verb="patch", resource="pods", body=json.dumps(no_instance))
+    await patch(at, f"{pods}/{stack_id}", no_instance)
+    await at.until_metric("stackd_mirror_objects", 0, kind="pods")
+    extended = await extend(at, stack_id, "1h")
+    assert extended.status == 200
+    assert await noted_end(at, stack_id) == extended.json["ttl_expires_at"]
+
+
+async def test_an_extension_of_a_stopped_stack_writes_the_record_that_somebody_has_taken_away(tmp_path: Path) -> None:
+    async with harness(tmp_path, {"STACKD_RECONCILE__INTERVAL": "1h"}) as at:
+        stack_id = (await at.create())["stack_id"]
+        assert (await at.call("POST", f"/stacks/{stack_id}/stop")).status == 200
+        await at.delete_object("configmaps", stack_id)
+        at.cluster.faults.add_fault(action="status", code=403, verb="create", resource="configmaps", count=1)
+        assert (await extend(at, stack_id, "1h")).status == 503
+        extended = await extend(at, stack_id, "1h")
+        assert extended.status == 200
+        record = (await at.objects("configmaps"))[stack_id]
+        assert record["metadata"]["annotations"]["stackd.io/expires-at"] == extended.json["ttl_expires_at"]

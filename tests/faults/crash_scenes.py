@@ -304,6 +304,7 @@ SCENES: dict[str, Scene] = {
     "restart.service_created": Scene(act=restart),
     "restart.started": Scene(act=restart),
     "extend.extended": Scene(act=extend),
+    "extend.annotated": Scene(act=extend),
     "assign.picked": Scene(act=press, pool=3),
     "assign.assigned": Scene(act=press, pool=3),
     "assign.annotated": Scene(act=press, pool=3),
