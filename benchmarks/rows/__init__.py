@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.rows.bench import Bench
-from benchmarks.rows.fairness import burst, long_list, slow_readers
+from benchmarks.rows.fairness import burst, holds, long_list, slow_readers
 from benchmarks.rows.peer import beside_peer
 from benchmarks.rows.pools import give_alone, give_bursts, give_steadily, pools_idle
 from benchmarks.rows.reads import busy_status, list_all, status
@@ -35,7 +35,7 @@ STANDING: dict[str, Row] = {
 }
 POOLS: dict[str, Row] = {"give": give_alone, "steady": give_steadily, "poolsidle": pools_idle}
 BURSTS: dict[str, Row] = {"bursts": give_bursts}
-SCALE: dict[str, Row] = {"scale": scale, "longlist": long_list, "slowreaders": slow_readers}
+SCALE: dict[str, Row] = {"scale": scale, "longlist": long_list, "slowreaders": slow_readers, "holds": holds}
 ALL = (*WRITES, *STANDING, *POOLS, *BURSTS, *SCALE)
 """The names, in the order in which they are run."""
 

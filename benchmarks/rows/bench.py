@@ -21,6 +21,7 @@ class Amounts:
     read_seconds: float = 5.0
     idle_seconds: float = 60.0
     burst: int = 200
+    holding: int = 2000
     scale: tuple[int, ...] = (10, 100, 1000, 1700, 5000)
     bursts: tuple[int, ...] = (300, 600)
     sizes: tuple[int, ...] = ()
@@ -37,7 +38,7 @@ class Amounts:
         """Enough to see that it works."""
         return cls(
             stacks=200, creates_alone=30, creates_together=120, deletes=100,
-            read_seconds=2.0, idle_seconds=10.0, scale=(10, 100, 500), bursts=(60,), paced_seconds=5.0,
+            read_seconds=2.0, idle_seconds=10.0, scale=(10, 100, 500), holding=500, bursts=(60,), paced_seconds=5.0,
         )  # fmt: skip
 
 

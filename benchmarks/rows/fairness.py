@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
+
+import orjson
 
 from benchmarks import processes
 from benchmarks.arena import KEY
@@ -13,6 +16,7 @@ from benchmarks.orders import BODY
 from benchmarks.processes import LOADING
 from benchmarks.rows.bench import Bench
 from benchmarks.rows.reads import status_paths
+from stackd.web.openapi.examples import POD_SPEC
 
 READS_PER_SECOND = 500
 STALLED = 50
@@ -20,6 +24,7 @@ BURST = Goal(
     name="status reads in a burst of creates, p99", text="200 creates at once", bound=50.0, at_most=True, unit="ms"
 )
 LAG = Goal(name="loop lag while listing, most", text="nothing rendered yet", bound=20.0, at_most=True, unit="ms")
+HOLD = Goal(name="one request holds the loop", text="the least of five", bound=20.0, at_most=True, unit="ms")
 STALL = Goal(
     name="memory of stalled readers", text=f"{STALLED} of the longest list", bound=50.0, at_most=True, unit="MB"
 )
@@ -52,6 +57,48 @@ def long_list(bench: Bench) -> None:
     bench.daemon.longest_lag()
     bench.daemon.call("GET", "/stacks")
     bench.results.add(LAG, bench.daemon.longest_lag() * 1e3, note=f"{stacks} stacks, first list after a start")
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value).decode()
+
+
+LABELS = "&".join(f"label=a{number}" for number in range(16))
+FIELDS = "stack_id,node_id,pod_spec,ports,status,ttl_expires_at,created_at,updated_at,labels,ended,status_message"
+PORTS = [{"container_port": 80, "protocol": "TCP"}]
+LONG_SPEC = POD_SPEC + "\n".join(["", "      env:", *(f"      - {{name: v{n}, value: x}}" for n in range(2000))])
+REQUESTS: tuple[tuple[str, str, str | None], ...] = (
+    ("GET", f"/stacks?{LABELS}", None),
+    ("GET", "/stacks?status=creating&status=running&status=stopped&status=failed&fields=stack_id", None),
+    ("GET", f"/stacks?fields={FIELDS}", None),
+    ("GET", f"/stacks?limit=1000&fields={FIELDS}", None),
+    ("GET", "/stacks", None),
+    ("GET", "/stats", None),
+    ("GET", "/metrics", None),
+    ("GET", "/templates?history=true", None),
+    ("GET", "/reconcile", None),
+    ("GET", "/capacity", None),
+    ("POST", "/capacity", BODY),
+    ("DELETE", f"/stacks?{LABELS}", None),
+    ("POST", "/stacks/batch-delete", _json({"stack_ids": [f"stack-{number:016x}" for number in range(10_000)]})),
+    ("POST", "/stacks", _json({"target_port": [[]] * 300_000})),
+    ("POST", "/stacks?dry_run=true", _json({"target_port": PORTS, "pod_spec": LONG_SPEC})),
+)
+"""What a client may ask that costs the most."""
+
+
+def holds(bench: Bench) -> None:
+    """The longest time that one request holds the loop. Others use the machine, too, so the least of five counts."""
+    bench.daemon.fill(bench.amounts.holding)
+    bench.daemon.longest_lag()
+    for method, path, body in REQUESTS:
+        lags = []
+        for _ in range(5):
+            bench.daemon.longest_lag()
+            bench.daemon.call(method, path, body)
+            lags.append(bench.daemon.longest_lag())
+        goal = replace(HOLD, name=f"{HOLD.name}: {method} {path[:40]}")
+        bench.results.add(goal, min(lags) * 1e3, note=f"{bench.amounts.holding} stacks")
 
 
 def slow_readers(bench: Bench) -> None:

@@ -13,11 +13,11 @@ when it is sent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from time import perf_counter
-from typing import Final
+from typing import Final, TypeVar
 
 import orjson
 
@@ -173,12 +173,25 @@ class BodyCache:
 OPEN: Final = b'{"stacks":['
 CLOSE: Final = b"]}"
 HOLD_SECONDS: Final = 0.004
-"""After rendering for this long, other tasks get a turn."""
+"""How long one request works before other tasks get a turn."""
 
 _LAST_OF_PIECE: Final = ("00", "40", "80", "c0")  # the end of one id in 64
 _LONGEST_PIECE: Final = 256
 _READ_AT_ONCE: Final = 16
 """How many pod specs a reader of the list loads at once. They take memory, and the store's writer waits meanwhile."""
+
+T = TypeVar("T")
+
+
+async def in_turns(items: Iterable[T]) -> AsyncIterator[T]:
+    """The items. Other tasks get a turn when the caller has worked for ``HOLD_SECONDS``."""
+    began = perf_counter()
+    for item in items:
+        yield item
+        if perf_counter() - began >= HOLD_SECONDS:
+            await asyncio.sleep(0)
+            began = perf_counter()
+
 
 Piece = bytes | memoryview
 Late = tuple[Stack, ...]
@@ -199,16 +212,12 @@ class Listing:
         if stacks is self._stacks:
             return self._pieces
         blocks: dict[str, _Block] = {}
-        began = perf_counter()
-        for group in _groups(stacks):
+        async for group in in_turns(_groups(stacks)):
             first = group[0].stack_id
             known = self._blocks.get(first)
             if known is None or known[0] != group:
                 known = self._blocks[first] = (group, list(rendered(group, self._entry)))
             blocks[first] = known
-            if perf_counter() - began >= HOLD_SECONDS:
-                await asyncio.sleep(0)
-                began = perf_counter()
         self._blocks, self._stacks, self._pieces = blocks, stacks, _joined(blocks)
         return self._pieces
 

@@ -70,7 +70,10 @@ def _selected(selection: StackSelection) -> Callable[[FeedChange], ChangeKind | 
 
 
 class _Subscriber:
-    """What one client is sent; ``only`` is the stack that it follows, if it follows a single one."""
+    """What one client is sent; ``only`` is the stack that it follows, if it follows a single one.
+
+    ``ended``: it has been sent the end of that stack.
+    """
 
     def __init__(
         self, render: Renderer, kind_of: Callable[[FeedChange], ChangeKind | None], only: Stack | None = None
@@ -78,6 +81,7 @@ class _Subscriber:
         self.render = render
         self.kind_of = kind_of
         self.only = only
+        self.ended = False
 
 
 async def _stream(call: ApiCall, subscriber: _Subscriber) -> web.StreamResponse:
@@ -103,15 +107,14 @@ async def _follow(
     feed = api.feed
     changes: list[FeedChange] | None = missed
     while not feed.closed:
-        selected = [(change, kind) for change in changes or () if (kind := subscriber.kind_of(change)) is not None]
         try:
-            async with aclosing(_frames(api, selected, subscriber.render)) as frames:
+            async with aclosing(_frames(api, changes or [], subscriber)) as frames:
                 async for piece in frames:
                     await response.write(piece)
         except StoreUnavailable:
             await response.write(event(b"dropped", b"{}"))
             return
-        if subscriber.only is not None and any(kind is ChangeKind.DELETED for _, kind in selected):
+        if subscriber.ended:
             return
         if not await feed.more(position, HEARTBEAT_SECONDS):
             await response.write(HEARTBEAT)
@@ -144,14 +147,16 @@ def _present_state(call: ApiCall, present: Stack | None) -> list[FeedChange]:
     return [] if present is None else [FeedChange(call.api.feed.number, present.stack_id, present)]
 
 
-async def _frames(
-    api: Api, changes: list[tuple[FeedChange, ChangeKind]], render: Renderer
-) -> AsyncGenerator[bytes, None]:
-    """The changes as events, joined to pieces of about ``PIECE_BYTES``. Raises StoreUnavailable."""
+async def _frames(api: Api, changes: list[FeedChange], subscriber: _Subscriber) -> AsyncGenerator[bytes, None]:
+    """The selected changes as events, joined to pieces of about ``PIECE_BYTES``. Raises StoreUnavailable."""
     waiting: list[bytes] = []
     size = 0
-    for change, kind in changes:
-        one = await _frame(api, change, kind, render)
+    async for change in bodies.in_turns(changes):
+        kind = subscriber.kind_of(change)
+        if kind is None:
+            continue
+        one = await _frame(api, change, kind, subscriber.render)
+        subscriber.ended = subscriber.only is not None and kind is ChangeKind.DELETED
         waiting.append(one)
         size += len(one)
         if size >= PIECE_BYTES:

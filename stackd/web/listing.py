@@ -6,13 +6,10 @@ pages neither repeat nor skip stacks while others are created and deleted.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
 from itertools import islice
-from time import perf_counter
 
 import orjson
 from aiohttp import web
@@ -20,7 +17,7 @@ from aiohttp import web
 from stackd.errors import InvalidRequest
 from stackd.model import Stack, list_key
 from stackd.web.api import JOB_ID, ApiCall
-from stackd.web.bodies import HOLD_SECONDS, OPEN, is_late, listed_body, read_late, rendered
+from stackd.web.bodies import OPEN, in_turns, is_late, listed_body, read_late, rendered
 from stackd.web.requests import Parameters
 from stackd.web.responses import json_response, streamed_json
 from stackd.web.stack_fields import FILTERS_MANY, FILTERS_ONCE, POD_SPEC, StackSelection, chosen_fields, renderer
@@ -40,8 +37,12 @@ async def list_matching(call: ApiCall) -> web.StreamResponse:
         limit = DEFAULT_PAGE
     stacks = call.api.context.store.assigned.ordered()
     start = 0 if cursor is None else bisect_right(stacks, _position(cursor), key=list_key)
-    matching = (stack for stack in islice(stacks, start, None) if selection.matches(stack))
-    page = list(matching) if limit is None else list(islice(matching, limit + 1))
+    page: list[Stack] = []
+    async for stack in in_turns(islice(stacks, start, None)):
+        if selection.matches(stack):
+            page.append(stack)
+            if limit is not None and len(page) > limit:
+                break
     more = limit is not None and len(page) > limit
     shown = page[:limit] if more else page
     end = b"]}" if limit is None else b'],"next_cursor":%b}' % orjson.dumps(_cursor(shown[-1]) if more else None)
@@ -49,7 +50,7 @@ async def list_matching(call: ApiCall) -> web.StreamResponse:
     if (not fields or POD_SPEC in fields) and any(map(is_late, shown)):
         pieces = [OPEN, *rendered(shown, render), end]
         return await streamed_json(call.request, read_late(pieces, call.api.context.store, render))
-    return json_response(OPEN + b",".join(await _rendered(shown, render)) + end)
+    return json_response(OPEN + b",".join([render(stack) async for stack in in_turns(shown)]) + end)
 
 
 async def delete_matching(call: ApiCall) -> web.Response:
@@ -58,22 +59,11 @@ async def delete_matching(call: ApiCall) -> web.Response:
     selection = StackSelection(parameters)
     if not parameters.all("label"):
         raise InvalidRequest("a label is required to delete by, such as DELETE /stacks?label=team=7")
-    ids = [stack.stack_id for stack in call.api.context.store.assigned.ordered() if selection.matches(stack)]
+    stacks = call.api.context.store.assigned.ordered()
+    ids = [stack.stack_id async for stack in in_turns(stacks) if selection.matches(stack)]
     job = await call.api.batch.submit(ids, by=call.key.name)
     call.request[JOB_ID] = job.job_id
     return json_response(orjson.dumps({"job_id": job.job_id, "total": job.total}), status=202)
-
-
-async def _rendered(stacks: Sequence[Stack], render: Callable[[Stack], bytes]) -> list[bytes]:
-    """Each stack as JSON. Other tasks get a turn in between."""
-    made: list[bytes] = []
-    began = perf_counter()
-    for stack in stacks:
-        made.append(render(stack))
-        if perf_counter() - began >= HOLD_SECONDS:
-            await asyncio.sleep(0)
-            began = perf_counter()
-    return made
 
 
 def _cursor(stack: Stack) -> str:

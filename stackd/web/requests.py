@@ -35,6 +35,9 @@ from stackd.web.auth import PARAMETER
 TRUE = frozenset({"true", "1", ""})
 FALSE = frozenset({"false", "0"})
 
+MOST_VALUES: Final = 16
+"""How many different values a parameter may have: a stack has no more labels. Each is compared with each stack."""
+
 _OFTEN_TRIED: Final = {
     (
         "sort",
@@ -56,7 +59,10 @@ _OFTEN_TRIED: Final = {
 
 
 class Parameters:
-    """The query of one request. Parameters of ``once`` may occur once each, those of ``many`` any number of times."""
+    """The query of one request. Parameters of ``once`` may occur once each, those of ``many`` with ``MOST_VALUES`` values.
+
+    A value that is given again is ignored.
+    """
 
     def __init__(self, request: web.Request, once: Sequence[str], many: Sequence[str] = ()) -> None:
         self._values: dict[str, list[str]] = {}
@@ -66,9 +72,13 @@ class Parameters:
                 continue
             if name not in known:
                 raise InvalidRequest(f"unknown parameter {_unknown_parameter(name, known)}")
-            self._values.setdefault(name, []).append(value)
-            if name in once and len(self._values[name]) > 1:
+            values = self._values.setdefault(name, [])
+            if name in once and values:
                 raise InvalidRequest(f"the parameter {name} is given more than once")
+            if value not in values:
+                values.append(value)
+            if len(values) > MOST_VALUES:
+                raise InvalidRequest(f"the parameter {name} has more than {MOST_VALUES} different values")
 
     def __bool__(self) -> bool:
         return bool(self._values)
@@ -129,6 +139,12 @@ def _seconds(name: str, text: str) -> float:
         raise InvalidRequest(f'{name} must be a duration such as "30m", "1h30m" or "90s"') from exc
 
 
+MOST_PARTS: Final = 4_000
+"""How many objects, lists and names a body may have: its parts take far longer to read than its bytes."""
+
+BYTES_PER_PART: Final = 4
+"""A pod spec may have one more for so many bytes of ``limits.pod_spec``: a text with more of them is none."""
+
 SENTENCE_IDS = "stack_ids must be a list of stack ids"
 LONGEST_SHOWN: Final = 64
 PLAIN: Final = frozenset({"", "identity", "chunked"})
@@ -181,8 +197,12 @@ def _too_large(max_body: int) -> str:
     return f"the request body is larger than {max_body} bytes (server.max_body)"
 
 
-def parse_object(body: bytes, known: Iterable[str], required: Iterable[str]) -> dict[str, Any]:
+def parse_object(
+    body: bytes, known: Iterable[str], required: Iterable[str], most_parts: int = MOST_PARTS
+) -> dict[str, Any]:
     """The body as a JSON object with only known fields and all required ones, whatever its Content-Type says."""
+    if sum(map(body.count, (b"{", b"[", b":"))) > most_parts:
+        raise InvalidRequest(f"invalid request body: it has more than {most_parts} objects, lists and names")
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
@@ -300,7 +320,8 @@ def create_body(context: Context, key_name: str, body: bytes, *, labelled: bool 
 
 
 def _create_body(context: Context, key_name: str, body: bytes, *, labelled: bool) -> CreateBody:
-    fields = parse_object(body, CREATE_FIELDS, ())
+    most_parts = MOST_PARTS + context.config.limits.pod_spec // BYTES_PER_PART
+    fields = parse_object(body, CREATE_FIELDS, (), most_parts)
     template = _template_of(fields, context.settings.templates)
     if template is None:
         _require(fields, REQUIRED)

@@ -193,8 +193,9 @@ async def batch_delete(call: ApiCall) -> web.Response:
     body = await read_body(call)
 
     async def run(claim: Claim | None) -> StoredResponse:
-        fields = requests.parse_object(body, ("stack_ids",), ("stack_ids",))
-        ids = requests.stack_ids(fields, call.api.context.config.batch_delete.max_ids)
+        max_ids = call.api.context.config.batch_delete.max_ids
+        fields = requests.parse_object(body, ("stack_ids",), ("stack_ids",), requests.MOST_PARTS + max_ids)
+        ids = requests.stack_ids(fields, max_ids)
         job = await call.api.batch.submit(ids, claim, bodies.accepted_body, by=call.key.name)
         call.request[JOB_ID] = job.job_id
         return StoredResponse(status=202, body=bodies.accepted_body(job))

@@ -129,6 +129,7 @@ async def test_pages_hold_each_stack_once_although_others_come_and_go(at: Harnes
         ("fields=stack_id,sttus", "there is no field 'sttus'"),
         ("label==7", "label must be key=value"),
         ("node=", "node must be the name of a node"),
+        ("&".join(f"label=a{n}" for n in range(17)), "the parameter label has more than 16 different values"),
     ],
 )
 async def test_a_filter_that_cannot_be_is_refused_and_never_ignored(at: Harness, query: str, words: str) -> None:

@@ -20,8 +20,9 @@ from stackd.web.auth import HEADER, METRICS_PATHS, PARAMETER, SAFE_METHODS
 from stackd.web.openapi import examples
 from stackd.web.openapi.operations import OPERATIONS, TAGS
 from stackd.web.openapi.schemas import schemas
+from stackd.web.requests import MOST_VALUES
 from stackd.web.responses import JSON
-from stackd.web.schema import Operation, Parameter, ResponseDoc, ref
+from stackd.web.schema import Operation, Parameter, ResponseDoc, many, ref
 
 ABOUT = """\
 Hand out *stacks*: a hardened Pod and a NodePort Service each, with a time to live.
@@ -171,7 +172,7 @@ def _path_parameters(path: str) -> list[dict[str, Any]]:
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
-    schema = {"type": "array", "items": parameter.schema} if parameter.many else parameter.schema
+    schema = many(parameter.schema, maxItems=MOST_VALUES) if parameter.many else parameter.schema
     made: dict[str, Any] = {
         "name": parameter.name,
         "in": parameter.where,

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import cast
 
 import orjson
 import pytest
 
 from stackd.model import PortRange, Stack, StackStatus
 from stackd.store import Store
+from stackd.web.api import Api
 from stackd.web.bodies import HOLD_SECONDS, Late, Listing, Piece, read_late
+from stackd.web.change_feed import FeedChange
+from stackd.web.events import _frames, _render, _Subscriber
 from tests.store.building import PORTS, SMALL, TestClock, new_stack, stack_id
 
 
@@ -120,6 +125,26 @@ async def test_others_get_their_turn_while_a_long_list_is_rendered() -> None:
     longest_piece = 256 * 40e-6
     assert turns >= seconds / (HOLD_SECONDS + longest_piece) / 3
     assert turns >= 3
+
+
+async def test_others_get_a_turn_while_changes_are_filtered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream may resume after 10,000 changes of which its filters select none."""
+    clock = itertools.count()
+    monkeypatch.setattr("stackd.web.bodies.perf_counter", lambda: next(clock))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    changes = [FeedChange(number, "stack-1", None) for number in range(100)]
+    nothing = _Subscriber(_render(()), lambda change: None)
+    assert [piece async for piece in _frames(cast(Api, None), changes, nothing)] == []
+    task.cancel()
+    assert turns >= len(changes)
 
 
 LONG = "kind: Pod # " + "x" * 10_000
