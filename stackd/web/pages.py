@@ -71,13 +71,6 @@ async def docs(call: ApiCall) -> web.Response:
     return _answer(call, "docs/index.html")
 
 
-async def guide(call: ApiCall) -> web.Response:
-    """``GET /docs/{page}``: one of the guides; the page reads its Markdown from ``/static/guide``."""
-    if f"guide/{call.request.match_info['page']}.md" not in files():
-        raise NotFound(f"no such page: {call.request.path}")
-    return _answer(call, "docs/guide.html")
-
-
 async def home(call: ApiCall) -> web.Response:
     """``GET /``: redirects to the dashboard, or to the docs if ``server.dashboard`` is off."""
     return _to("/dashboard" if call.api.context.config.server.dashboard else "/docs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 from aiohttp import web
 
-from stackd.web import events, exposition, listing, pages, stacks, system, templates
+from stackd.web import events, exposition, guides, listing, pages, stacks, system, templates
 from stackd.web.api import ApiCall, Route
 from stackd.web.openapi import document
 from stackd.web.responses import JSON
@@ -51,7 +51,7 @@ ROUTES: tuple[Route, ...] = (
     Route(method="GET", path="/", handler=pages.home, public=True, standby=True),
     Route(method="GET", path="/docs", handler=pages.docs, public=True, standby=True),
     Route(method="GET", path="/docs/", handler=pages.docs_below, public=True, standby=True),
-    Route(method="GET", path="/docs/{page}", handler=pages.guide, public=True, standby=True),
+    Route(method="GET", path="/docs/{page}", handler=guides.guide, public=True, standby=True),
     Route(method="GET", path="/dashboard", handler=pages.dashboard, public=True, standby=True),
     Route(method="GET", path="/dashboard/", handler=pages.dashboard_below, public=True, standby=True),
     Route(method="GET", path="/favicon.ico", handler=pages.favicon, public=True, standby=True),

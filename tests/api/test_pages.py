@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stackd.web.guides import guides
 from tests.harness import Harness, harness
 
 ROOT = Path(__file__).parents[2]
@@ -94,11 +95,14 @@ async def test_guides_are_pages_whose_text_is_in_the_package(at: Harness) -> Non
     for name in ("integrate", "api-guide", "troubleshooting"):
         page = await at.call("GET", f"/docs/{name}", key=None)
         assert (page.status, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+        assert page.text.count("<h1>") + page.text.count("<h1 ") == 1
+        assert "{{" not in page.text
         text = await at.call("GET", f"/static/guide/{name}.md", key=None)
         assert (text.status, text.headers["Content-Type"]) == (200, "text/markdown; charset=utf-8")
         assert text.text == (ROOT / "docs" / f"{name}.md").read_text()
     for path in ("/docs/none", "/docs/integrate.md", "/docs/..%2fintegrate"):
         assert (await at.call("GET", path, key=None)).status in (401, 404), path
+    assert guides.cache_info().misses == 1, "they are rendered once"
 
 
 async def test_browsers_find_the_icon_where_they_look_for_one(at: Harness) -> None:

@@ -81,6 +81,8 @@ async def test_a_guide_is_laid_out_whole(board: Board, name: str) -> None:
     for level, marks in (("h1", "#"), ("h2", "##"), ("h3", "###")):
         heads = re.findall(rf"^{marks} (.*)$", prose, re.MULTILINE)
         await expect(guide.locator(level)).to_have_text([head.replace("`", "") for head in heads])
+    await expect(guide.locator("li")).to_have_count(len(re.findall(r"^(?:-|\d\.) ", prose, re.MULTILINE)))
+    assert await guide.locator("ol[start]").count() == 0, "a line that begins with a status is no list"
     await expect(guide.locator("table")).to_have_count(len(re.findall(r"^\|(?:---\|)+$", prose, re.MULTILINE)))
     shown = await guide.inner_text()
     assert not re.search(r"```|\]\(|\*\*", shown)

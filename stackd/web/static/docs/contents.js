@@ -4,8 +4,6 @@
 
 import { at, fill, found, h, say } from "../shared/dom.js";
 
-const WIDE = matchMedia("(min-width: 861px)"); // a narrow window has the list behind a button
-
 /** @typedef {{ name: string, description: string }} Tag */
 /** @typedef {{ tag: Tag, items: Operation[] }} Section */
 
@@ -28,14 +26,8 @@ export function drawContents(sections) {
       ),
     ),
   );
-  const menu = found("menu", HTMLDetailsElement);
-  const fold = () => {
-    menu.open = WIDE.matches;
-  };
-  fold();
-  WIDE.addEventListener("change", fold);
   at("contents").addEventListener("click", (event) => {
-    if (event.target instanceof HTMLAnchorElement && !WIDE.matches) menu.open = false;
+    if (event.target instanceof HTMLAnchorElement) found("menu", HTMLDetailsElement).open = false;
   });
   follow();
 }

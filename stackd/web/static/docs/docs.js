@@ -2,10 +2,9 @@
 
 /** @import { Child } from "../shared/dom.js" */
 
-import { at, fill, found, h, inline, say } from "../shared/dom.js";
+import { at, button, copy, fill, found, h, inline, say } from "../shared/dom.js";
 import { drawContents, find } from "./contents.js";
 import { curl } from "./curl.js";
-import { example as copyable } from "./markdown.js";
 import { properties, prose, typeOf } from "./schema.js";
 
 /**
@@ -53,6 +52,23 @@ function example(content) {
   const first = Object.values(content?.examples ?? {})[0]?.value;
   if (first === undefined) return null;
   return copyable(typeof first === "string" ? first : JSON.stringify(first, null, 2), "the example");
+}
+
+/**
+ * A text to be copied.
+ *
+ * @param {string} text
+ * @param {string} name
+ */
+function copyable(text, name) {
+  const said = h("span", { class: "unseen", role: "status" });
+  const copied = () => {
+    say(made, "Copied");
+    say(said, `${name} is copied`);
+    setTimeout(() => say(made, "Copy"), 1500);
+  };
+  const made = button("Copy", () => copy(text, copied), { class: "plain", "aria-label": `Copy ${name}` });
+  return h("div", { class: "example" }, made, said, h("pre", { tabindex: "0" }, text));
 }
 
 /**
