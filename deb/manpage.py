@@ -23,7 +23,7 @@ FILES = {
     "/etc/stackd/api-key, /etc/stackd/kubeconfig": "The API key, and the way into the cluster. They are readable by root only; "
     "systemd hands them to the service at a start and at a reload.",
     "/var/lib/stackd": "The state.",
-    "~/.config/stackd/client.toml": "url, and key or key_file: which daemon the commands of the API talk to, unless --url and "
+    "~/.config/stackd/client.toml": "url, key or key_file, ca_file: which daemon the commands talk to, unless --url and "
     "--key-file, STACKD_URL and STACKD_API_KEY, or this machine's configuration say so.",
 }
 EXIT = {"0": "Done.", "1": "Failed.", "2": "Wrong usage, or a wrong configuration."}

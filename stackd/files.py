@@ -1,10 +1,32 @@
-"""Files that only their owner may read."""
+"""Files that only their owner may read, and key files.
+
+Owns: the form of a key file, for the daemon and for the commands.
+"""
 
 from __future__ import annotations
 
 import os
 import secrets
 from pathlib import Path
+
+ONE_A_LINE = "a file with one key a line is expected"
+_LARGEST = 64 << 10
+
+
+def read_keys(path: Path) -> list[str]:
+    """The keys of a key file, one a line; a line that begins with ``#`` is a comment.
+
+    Raises OSError if the file cannot be read, ValueError with the rest of a sentence if it is no key file.
+    """
+    with path.open("rb") as file:
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:  # a truncated last key would count as a key
+        raise ValueError(f"is larger than {_LARGEST >> 10} KiB; {ONE_A_LINE}")
+    try:
+        lines = [line.strip() for line in content.decode().splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not text; {ONE_A_LINE}") from error
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def create_private(path: Path) -> int:

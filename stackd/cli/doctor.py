@@ -14,7 +14,7 @@ from rich.text import Text
 
 from stackd.cli.options import as_service, is_installed
 from stackd.cli.output import print_json_line
-from stackd.cli.target import key_of, url_of
+from stackd.cli.target import local_daemon
 from stackd.config import Config, LoadedConfig
 from stackd.config.credentials import API_KEY, KUBECONFIG
 from stackd.doctor import Finding, Level, cluster, fail, machine, ok, running, service, warn
@@ -60,20 +60,20 @@ async def examine(
     config = found.config
     for finding in machine.examine(found, config_path):
         yield finding
-    server = config.server
-    url = url_of(server.host, server.port, secure=bool(server.tls_cert))
-    key = key_of_environment() or key_of(config.auth.key_file, config_path)
+    at = local_daemon(config, config_path)
+    if key := key_of_environment():
+        at = dataclasses.replace(at, key=key)
     if known is not None:
-        async for finding in _installed(known, config, config_path, await running.loaded_at(url, key)):
+        async for finding in _installed(known, config, config_path, await running.loaded_at(at)):
             yield finding
-    yield await running.examine(url, key, expected=known is not None and known.active == "active")
-    for finding in (*await running.unknown_objects(url, key), *await running.templates(url, key)):
+    yield await running.examine(at, expected=known is not None and known.active == "active")
+    for finding in (*await running.unknown_objects(at), *await running.templates(at)):
         yield finding
     if config.cluster.mode in ("embedded", "auto"):
         text = {"embedded": "it is the embedded one: its pods are simulated", "auto": "none is configured"}
         yield (ok if config.cluster.mode == "embedded" else warn)("cluster", text[config.cluster.mode])
         return
-    async with aclosing(_connected(config, size, options, await running.stacks(url, key))) as findings:
+    async with aclosing(_connected(config, size, options, await running.stacks(at))) as findings:
         async for finding in findings:
             yield finding
 

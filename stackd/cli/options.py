@@ -171,7 +171,7 @@ def _answered_at_once(context: click.Context, path: str, query: list[tuple[str, 
     from stackd.errors import StackdError
 
     try:
-        client = completing(context.params.get("url"), context.params.get("key_file"), COMPLETION_SECONDS)
+        client = completing(context.params)
         answer: dict[str, Any] = client.call("GET", path, query=query, seconds=COMPLETION_SECONDS)
     except (StackdError, click.ClickException):
         return {}

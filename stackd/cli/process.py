@@ -25,10 +25,10 @@ import click
 from stackd import daemon, logs
 from stackd.cli import FAILED
 from stackd.cli.options import loop_factory
-from stackd.cli.target import url_of
 from stackd.config import Config, LoadedConfig, load
 from stackd.config.sources import KEY_VARIABLE, variable
 from stackd.daemon import Daemon
+from stackd.doctor.local import port_holder, url_of
 from stackd.embedded import EmbeddedCluster, EmbeddedOptions
 from stackd.errors import StackdError
 from stackd.keys import new_key
@@ -135,36 +135,6 @@ def _taken(config: Config) -> str:
         f"cannot listen on {server.host}:{server.port}: address already in use{f' by {holder}' if holder else ''}; "
         f"choose another port with server.port or {variable('server', 'port')}"
     )
-
-
-def port_holder(port: int, proc: Path = Path("/proc")) -> str:
-    """The process that listens on the port, ``process 4711 (nginx)``; empty if this user cannot see it."""
-    sockets = {f"socket:[{inode}]" for table in ("tcp", "tcp6") for inode in _listening(proc / "net" / table, port)}
-    for folder in proc.iterdir() if sockets else ():
-        if not folder.name.isdecimal():
-            continue
-        try:
-            if any(os.readlink(file) in sockets for file in (folder / "fd").iterdir()):
-                return f"process {folder.name} ({_name_of(folder)})"
-        except OSError:
-            continue  # it has ended, or belongs to another user
-    return ""
-
-
-def _listening(table: Path, port: int) -> list[str]:
-    """The inodes of the sockets that listen on the port."""
-    try:
-        rows = [line.split() for line in table.read_text().splitlines()[1:]]
-    except OSError:
-        return []
-    return [row[9] for row in rows if row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port]
-
-
-def _name_of(folder: Path) -> str:
-    """The command line, cut to 60 characters; the process's name if there is none."""
-    words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-    text = " ".join(filter(None, words))
-    return text if len(text) <= 60 else text[:59] + "…" if text else (folder / "comm").read_text().strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

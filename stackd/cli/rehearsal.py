@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
 import signal
 import sys
@@ -28,7 +27,7 @@ from stackd.cli import FAILED, INTERRUPTED
 from stackd.cli.options import loop_factory
 from stackd.cli.output import print_json
 from stackd.cli.stacks.create import request_body
-from stackd.cli.target import NO_KEY, Target, client_file
+from stackd.cli.target import Target, no_key
 from stackd.printable import printable
 from stackd.rehearse import goals, preflight, run
 from stackd.rehearse.connection import NoAnswer, connected
@@ -141,10 +140,13 @@ def _allow_connections(connections: int) -> None:
 
 async def _rehearse(given: RehearsalOptions) -> Outcome:
     plan, ident = given.plan, secrets.token_hex(4)
-    async with connected(given.target.url, given.target.key, plan.connections) as connection:
+    target = given.target
+    async with connected(
+        target.url, target.key, plan.connections, ssl_context=target.ssl_context, check_peer=target.check_peer
+    ) as connection:
         found = await preflight.inspect(connection, plan, ident)
-        if found.key_refused and not given.target.key:
-            raise click.ClickException(NO_KEY.format(client_file(os.environ)))
+        if found.key_refused and not target.key:
+            raise click.ClickException(no_key(target.url))
         _refuse(given, found)
         rehearsal = Rehearsal(plan=plan, connection=connection, ident=ident)
         work = asyncio.create_task(run.run(rehearsal), name="rehearsal")

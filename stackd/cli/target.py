@@ -6,82 +6,95 @@ Owns: ``client.toml``, the order of these sources, and what an interrupted comma
 from __future__ import annotations
 
 import functools
-import ipaddress
 import os
 import stat
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 
 from stackd.cli import INTERRUPTED
 from stackd.cli.options import installed
+from stackd.files import ONE_A_LINE, read_keys
+from stackd.names import is_loopback
 
 if TYPE_CHECKING:
-    from stackd.client import Client
+    import ssl
 
-DEFAULT_URL = "http://127.0.0.1:8081"
-FILE_KEYS = ("url", "key", "key_file")
+    from stackd.client import Client, Retries
+    from stackd.config import Config
+    from stackd.doctor.local import LocalDaemon
+
+FILE_KEYS = ("url", "key", "key_file", "ca_file")
 FOR_OTHERS = stat.S_IRWXG | stat.S_IRWXO
-NO_KEY = (
-    "no API key was given; set STACKD_API_KEY, name a file that holds it with --key-file, "
-    "or put key or key_file into {}"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """The daemon's address and an API key; the key is empty if none was given."""
+    """The daemon's address and an API key (empty if there is none), and how its connections are checked."""
 
     url: str
     key: str = field(repr=False)
+    ssl_context: ssl.SSLContext | None = None
+    check_peer: Callable[[], None] | None = None
 
 
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command ``--url`` and ``--key-file``; pass it the resulting ``target``.
+    """Give a command ``--url``, ``--key-file`` and ``--ca-file``; pass it the resulting ``target``.
 
     The key itself is no option: every user of the machine can read a command line.
     """
 
     @_options
     @functools.wraps(command)
-    def with_target(*args: Any, url: str | None, key_file: Path | None, **kwargs: Any) -> Any:
-        return command(*args, target=_found(url, key_file), **kwargs)
+    def with_target(*args: Any, url: str | None, key_file: Path | None, ca_file: Path | None, **kwargs: Any) -> Any:
+        return command(*args, target=_target(url, key_file, ca_file), **kwargs)
 
     return with_target
 
 
 def client_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command ``--url`` and ``--key-file``; pass it a ``client``."""
+    """Give a command the same options; pass it a ``client``."""
 
     @_options
     @functools.wraps(command)
-    def with_client(*args: Any, url: str | None, key_file: Path | None, **kwargs: Any) -> Any:
-        with client_for(url, key_file) as client, sentences(client):
+    def with_client(*args: Any, url: str | None, key_file: Path | None, ca_file: Path | None, **kwargs: Any) -> Any:
+        with client_for(url, key_file, ca_file) as client, sentences(client):
             return command(*args, client=client, **kwargs)
 
     return with_client
 
 
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
-    given = click.option(
-        "--url",
-        envvar="STACKD_URL",
-        help=f"The daemon's address; or STACKD_URL, or url in client.toml.  [default: this machine's daemon, or {DEFAULT_URL}]",
-    )
-    key = click.option(
-        "--key-file",
-        type=click.Path(path_type=Path, dir_okay=False),
-        metavar="FILE",
-        help="File with the API key; or STACKD_API_KEY, or key or key_file in client.toml.",
-    )
-    decorated: Callable[..., Any] = given(key(command))
-    return decorated
+    for option in (
+        click.option(
+            "--ca-file",
+            type=click.Path(path_type=Path, dir_okay=False),
+            envvar="STACKD_CA_FILE",
+            metavar="FILE",
+            help="The authority of the daemon's certificate (PEM); or STACKD_CA_FILE, or ca_file in client.toml."
+            "  [the system's authorities]",
+        ),
+        click.option(
+            "--key-file",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+            help="File with the API key; or STACKD_API_KEY, or key or key_file in client.toml.",
+        ),
+        click.option(
+            "--url",
+            envvar="STACKD_URL",
+            help="The daemon's address; or STACKD_URL, or url in client.toml.  [this machine's daemon]",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @contextmanager
@@ -94,7 +107,7 @@ def sentences(client: Client) -> Iterator[None]:
         yield
     except KeyRefused as error:
         if not client.has_key:
-            raise click.ClickException(NO_KEY.format(client_file(os.environ))) from error
+            raise click.ClickException(no_key(client.url)) from error
         raise click.ClickException(printable(str(error))) from error
     except ClientError as error:
         raise click.ClickException(printable(str(error))) from error
@@ -110,101 +123,143 @@ def leaving(behind: str) -> Iterator[None]:
         sys.exit(INTERRUPTED)
 
 
-def client_for(url: str | None, key_file: Path | None) -> Client:
-    """The client for the given options; what is missing comes from the environment, the file or this machine's daemon.
+def client_for(url: str | None, key_file: Path | None, ca_file: Path | None = None) -> Client:
+    """The client for these options; what is missing comes from the environment, the file or this machine's daemon.
 
     Raises UsageError for a wrong file or address.
     """
-    from stackd.client import Client, Retries
+    from stackd.client import Retries
 
-    return _client(url, key_file, functools.partial(Client, retries=Retries(times=2, busy=False)))
+    return _client(_target(url, key_file, ca_file), Retries(times=2, busy=False))
 
 
-def completing(url: str | None, key_file: Path | None, seconds: float) -> Client:
+def completing(options: Mapping[str, Any]) -> Client:
     """The client for completion: one attempt, and no warning about the permissions of ``client.toml``."""
-    from stackd.client import Client
     from stackd.client.attempts import NO_RETRIES
 
-    return _client(
-        url or os.environ.get("STACKD_URL"), key_file, functools.partial(Client, retries=NO_RETRIES), quiet=True
-    )
+    url = options.get("url") or os.environ.get("STACKD_URL")
+    ca_file = options.get("ca_file") or os.environ.get("STACKD_CA_FILE")
+    return _client(_target(url, options.get("key_file"), ca_file, quiet=True), NO_RETRIES)
 
 
-def _client(
-    url: str | None, key_file: Path | None, made: Callable[[str, str], Client], *, quiet: bool = False
-) -> Client:
-    found = _found(url, key_file, quiet=quiet)
+def _client(target: Target, retries: Retries) -> Client:
+    from stackd.client import Client
+
     try:
-        return made(found.url, found.key)
+        return Client(
+            target.url,
+            target.key,
+            retries=retries,
+            ssl_context=target.ssl_context,
+            check_peer=target.check_peer,
+        )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 
 
-def _found(url: str | None, key_file: Path | None, *, quiet: bool = False) -> Target:
-    key = _key_of(key_file) if key_file is not None else os.environ.get("STACKD_API_KEY")
+def _target(url: str | None, key_file: Path | None, ca_file: Path | str | None, *, quiet: bool = False) -> Target:
+    key = _key_of(key_file) if key_file is not None else os.environ.get("STACKD_API_KEY", "")
     file = client_file(os.environ)
-    known = {} if url and key else read(file)
-    if not quiet and not key and "key" in known and file.stat().st_mode & FOR_OTHERS:
+    in_file = {} if url and key else read(file)
+    if not quiet and not key and "key" in in_file and file.stat().st_mode & FOR_OTHERS:
         click.echo(f"warning: {file} gives access to a key and other users can read it; chmod 600 {file}", err=True)
-    if not url and "url" not in known:
-        known = here() | known
-    return Target(url=url or known.get("url") or DEFAULT_URL, key=key or known.get("key", ""))
+    address = url or in_file.get("url", "")
+    if not key and not _is_for_another(in_file, address):
+        key = in_file.get("key", "")
+    if not address:
+        at = here()
+        return Target(url=at.url, key=key or at.key, ssl_context=at.tls, check_peer=at.require_own)
+    authority = ca_file or in_file.get("ca_file")
+    return Target(url=address, key=key, ssl_context=_trusting(Path(authority).expanduser()) if authority else None)
 
 
-def here() -> dict[str, str]:
-    """``url`` and ``key`` of the daemon of this machine, as far as this user may read them.
+def _is_for_another(in_file: Mapping[str, str], address: str) -> bool:
+    """Whether the key in ``client.toml`` is for another daemon than the one at this address."""
+    if not address:
+        return False
+    if "url" in in_file:
+        return _origin(in_file["url"]) != _origin(address)
+    return not is_loopback(urlsplit(address).hostname or "")
 
-    Reads only the four keys that it needs: loading the whole configuration takes too long for a completion.
-    """
-    path = installed()
-    if path is None:
-        return {}
+
+def _origin(address: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(address)
     try:
-        with path.open("rb") as file:
-            tables = tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        port = parts.port
+    except ValueError:
+        port = None
+    return parts.scheme, parts.hostname, port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def no_key(url: str) -> str:
+    """The sentence for a missing key, and how to give one."""
+    file = client_file(os.environ)
+    why = "no API key was given"
+    if (in_file := read(file)).get("key") and _is_for_another(in_file, url):
+        why = f"the key in {file} is for {in_file.get('url', 'this machine')}, and was not sent to {url}"
+    return f"{why}; set STACKD_API_KEY, name a file that holds it with --key-file, or put key or key_file into {file}"
+
+
+def _trusting(ca_file: Path) -> ssl.SSLContext:
+    import ssl
+
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise click.UsageError(f"{ca_file} cannot be used as --ca-file: {error.strerror or error}") from error
+
+
+def here() -> LocalDaemon:
+    """The daemon of this machine, as far as this user may read its configuration.
+
+    Reads only the keys that it needs: loading the whole configuration takes too long for a completion.
+    """
+    from stackd.doctor.local import LocalDaemon
+
+    path = installed()
+    tables: dict[str, Any] = {}
+    try:
+        tables = tomllib.loads(path.read_text()) if path is not None else {}
+    except (OSError, ValueError) as error:
         click.echo(f"warning: {path} cannot be read: {error}", err=True)
-        return {}
 
     def value(section: str, key: str, default: Any) -> Any:
         table = tables.get(section)
         in_file = table.get(key, default) if isinstance(table, dict) else default
-        return os.environ.get(f"STACKD_{section.upper()}__{key.upper()}") or in_file
+        return (path and os.environ.get(f"STACKD_{section.upper()}__{key.upper()}")) or in_file
 
-    key = key_of(str(value("auth", "key_file", "")), path)
-    host, port = str(value("server", "host", "127.0.0.1")), value("server", "port", 8081)
-    url = url_of(host, port, secure=bool(value("server", "tls_cert", "")))
-    return {"url": url} | ({"key": key} if key else {})
-
-
-def url_of(host: str, port: object, *, secure: bool) -> str:
-    """The address at which a daemon that listens there is reached from here."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        name = host
-    else:
-        if address.is_unspecified:
-            name = "127.0.0.1" if address.version == 4 else "[::1]"
-        else:
-            name = str(address) if address.version == 4 else f"[{address}]"
-    return f"{'https' if secure else 'http'}://{name}:{port}"
+    port = str(value("server", "port", 8081))
+    return LocalDaemon(
+        host=str(value("server", "host", "127.0.0.1")),
+        port=int(port) if port.isdecimal() else 8081,
+        key=key_beside(str(value("auth", "key_file", "")), path),
+        secure=bool(value("server", "tls_cert", "")),
+        state=str(value("state", "path", "")),
+    )
 
 
-def key_of(key_file: str, config_path: Path | None) -> str:
-    """The first key in ``key_file``, or else in ``api-key`` beside the configuration; empty if none can be read.
+def local_daemon(config: Config, config_path: Path | None) -> LocalDaemon:
+    """The daemon of this machine that has that configuration."""
+    from stackd.doctor.local import LocalDaemon
 
-    A line that begins with ``#`` is no key: it is a comment, or the unit's value for no key.
-    """
+    server = config.server
+    return LocalDaemon(
+        host=server.host,
+        port=server.port,
+        key=key_beside(config.auth.key_file, config_path),
+        secure=bool(server.tls_cert),
+        state=config.state.path,
+    )
+
+
+def key_beside(key_file: str, config_path: Path | None) -> str:
+    """The first key in ``key_file``, or else in ``api-key`` beside the configuration; empty if none can be read."""
     named = Path(key_file).expanduser() if key_file else None
     beside = config_path.with_name("api-key") if config_path is not None else None
     for file in (named, beside):
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines() if file is not None else []
-        except (OSError, UnicodeDecodeError):
-            continue
-        if keys := [line.strip() for line in lines if line.strip() and not line.startswith("#")]:
-            return keys[0]
+        with suppress(OSError, ValueError):
+            if file is not None and (keys := read_keys(file)):
+                return keys[0]
     return ""
 
 
@@ -235,6 +290,11 @@ def read(path: Path) -> dict[str, str]:
 
 def _key_of(path: Path) -> str:
     try:
-        return path.read_text().split("\n", 1)[0].strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{path} cannot be read: {error}") from error
+        keys = read_keys(path)
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise click.UsageError(f"{path} {error}") from error
+    if not keys:
+        raise click.UsageError(f"{path} holds no key; {ONE_A_LINE}")
+    return keys[0]

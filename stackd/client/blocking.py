@@ -38,13 +38,21 @@ class Client:
     """stackd at an address, with an API key."""
 
     def __init__(
-        self, url: str, key: str, *, retries: Retries | None = None, ssl_context: ssl.SSLContext | None = None
+        self,
+        url: str,
+        key: str,
+        *,
+        retries: Retries | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        check_peer: Callable[[], None] | None = None,
     ) -> None:
+        """``check_peer`` is called with each new connection, before anything is sent; what it raises ends the request."""
         self._address = parsed(url)
         self.url = url.rstrip("/")
         self._key = key
         self._retries = retries or Retries()
         self._ssl = ssl_context
+        self._check_peer = check_peer
         self._kept = threading.local()
 
     def __repr__(self) -> str:
@@ -59,7 +67,9 @@ class Client:
         """An ``AsyncClient`` for the same stackd, with the same key."""
         from stackd.client.concurrent import AsyncClient
 
-        return AsyncClient(self.url, self._key, retries=self._retries, ssl_context=self._ssl)
+        return AsyncClient(
+            self.url, self._key, retries=self._retries, ssl_context=self._ssl, check_peer=self._check_peer
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -199,6 +209,8 @@ class Client:
             except OSError as error:
                 connection.close()
                 raise Unreachable(self._lost(error), sent=False) from error
+            if self._check_peer is not None:
+                self._check_peer()
         path = self._address.path.rstrip("/") + request.path
         if request.query:
             path += "?" + urlencode(request.query)

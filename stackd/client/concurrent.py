@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+from weakref import WeakSet
 
 from stackd.client import operations, stream
 from stackd.client.attempts import Pause, Request, Response, Retries, Steps, with_retries
@@ -33,13 +34,21 @@ class AsyncClient:
     """stackd at an address, with an API key; ``async with`` keeps connections from one operation to the next."""
 
     def __init__(
-        self, url: str, key: str, *, retries: Retries | None = None, ssl_context: ssl.SSLContext | None = None
+        self,
+        url: str,
+        key: str,
+        *,
+        retries: Retries | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        check_peer: Callable[[], None] | None = None,
     ) -> None:
+        """As ``Client``."""
         parsed(url)
         self.url = url.rstrip("/")
         self._key = key
         self._retries = retries or Retries()
         self._ssl = ssl_context
+        self._check_peer = check_peer
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
@@ -162,8 +171,8 @@ class AsyncClient:
         import aiohttp
 
         if self._session is None:
-            connector = aiohttp.TCPConnector(ssl=self._ssl if self._ssl is not None else True, limit=0)
-            self._session = aiohttp.ClientSession(connector=connector, read_bufsize=stream.LONGEST_LINE)
+            own = connector(self._check_peer, ssl=self._ssl if self._ssl is not None else True, limit=0)
+            self._session = aiohttp.ClientSession(connector=own, read_bufsize=stream.LONGEST_LINE)
             # Only ``with_retries`` sends requests again. If aiohttp silently sent a DELETE twice, the answer would be
             # that there is no such stack.
             self._session._retry_connection = False  # noqa: SLF001 - there is no other way to say so
@@ -185,6 +194,27 @@ class AsyncClient:
             return Unreachable(f"{self.url} did not answer in time", sent=True)
         sent = not isinstance(error, aiohttp.ClientConnectorError)
         return Unreachable(f"{self.url} cannot be reached: {error}", sent=sent)
+
+
+def connector(check_peer: Callable[[], None] | None, **options: Any) -> aiohttp.TCPConnector:
+    """A connector of aiohttp that calls ``check_peer`` with each new connection, before anything is sent over it."""
+    import aiohttp
+
+    checked: WeakSet[Any] = WeakSet()
+
+    class Connector(aiohttp.TCPConnector):
+        async def connect(self, *args: Any, **kwargs: Any) -> Any:
+            connection = await super().connect(*args, **kwargs)
+            if check_peer is not None and connection.protocol not in checked:
+                try:
+                    check_peer()
+                except BaseException:
+                    connection.close()
+                    raise
+                checked.add(connection.protocol)
+            return connection
+
+    return Connector(**options)
 
 
 async def _response(answer: aiohttp.ClientResponse) -> Response:

@@ -18,6 +18,7 @@ from typing import Final, Literal
 from stackd.config.sections import AuthSection, ClusterSection, Config
 from stackd.config.sources import KEY_VARIABLE
 from stackd.errors import ConfigError
+from stackd.files import ONE_A_LINE, read_keys
 from stackd.keys import SHORTEST, ApiKey, digest
 
 UNSET: Final = b"#unset"
@@ -58,8 +59,6 @@ def credential(folder: Path | None, name: str) -> Path | None:
 
 
 API_KEY: Final = "api-key"
-_LARGEST_FILE: Final = 64 << 10
-_ONE_A_LINE: Final = "a file with one key a line is expected"
 _SHORT: Final = (
     "{} holds a key of fewer than "
     f"{SHORTEST} characters, which can be guessed; `stackd key new` prints one that cannot"
@@ -88,7 +87,7 @@ class Keyring:
         """Add the keys of one place, as admin keys named after it."""
         self.origins.append(origin)
         if not texts:
-            self.mistakes.append(("keys", f"{origin} holds no key; {_ONE_A_LINE}"))
+            self.mistakes.append(("keys", f"{origin} holds no key; {ONE_A_LINE}"))
         for number, text in enumerate(texts, 1):
             if not text.isascii() or not text.isprintable() or " " in text:
                 self.mistakes.append(("keys", _UNSENDABLE.format(origin)))
@@ -119,22 +118,16 @@ def gather_keys(auth: AuthSection, environ: Mapping[str, str], credentials: Path
 def _add_file(ring: Keyring, name: str, key: str, path: Path, origin: str) -> None:
     try:
         mode = path.stat().st_mode
-        with current(path).open("rb") as file:
-            given = file.read(_LARGEST_FILE + 1)
-        if len(given) > _LARGEST_FILE:  # a truncated last key would count as a key
-            ring.mistakes.append((key, f"{origin} is larger than {_LARGEST_FILE >> 10} KiB; {_ONE_A_LINE}"))
-            return
-        text = given.decode()
+        keys = read_keys(current(path))
     except OSError as error:
-        ring.mistakes.append((key, f"{origin} cannot be read: {error.strerror}; {_ONE_A_LINE}"))
+        ring.mistakes.append((key, f"{origin} cannot be read: {error.strerror}; {ONE_A_LINE}"))
         return
-    except UnicodeDecodeError:
-        ring.mistakes.append((key, f"{origin} is not text; {_ONE_A_LINE}"))
+    except ValueError as error:
+        ring.mistakes.append((key, f"{origin} {error}"))
         return
     if mode & 0o007 and key == "key_file":
         ring.warnings.append(_OPEN_TO_ALL)
-    lines = [line.strip() for line in text.splitlines()]
-    ring.add(name, origin, [line for line in lines if line and not line.startswith("#")])
+    ring.add(name, origin, keys)
 
 
 def _check_keys(ring: Keyring) -> None:

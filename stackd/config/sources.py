@@ -155,7 +155,9 @@ PREFIX: Final = "STACKD_"
 KEY_VARIABLE: Final = "STACKD_AUTH__KEY"
 _TRUE: Final = dict.fromkeys(("true", "1", "yes", "on"), True)
 _FLAGS: Final = _TRUE | dict.fromkeys(("false", "0", "no", "off"), False)
-_OTHERS: Final = frozenset({KEY_VARIABLE, BOOT_VARIABLE, "STACKD_URL", "STACKD_API_KEY", "STACKD_CONFIG"})
+_OTHERS: Final = frozenset(
+    {KEY_VARIABLE, BOOT_VARIABLE, "STACKD_URL", "STACKD_API_KEY", "STACKD_CA_FILE", "STACKD_CONFIG"}
+)
 _SERVICE_LINK: Final = re.compile(r"STACKD_(?:SERVICE_(?:HOST|PORT(?:_.*)?)|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_.*)?)?)")
 
 

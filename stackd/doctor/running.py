@@ -7,26 +7,24 @@ from typing import Any
 
 import aiohttp
 
+from stackd.client.failures import ClientError
 from stackd.doctor import SHOWN, Finding, fail, ok, warn
+from stackd.doctor.local import LocalDaemon
 from stackd.printable import some_of
 
 ABOUT = "daemon"
 TEMPLATES = "templates"
-SECONDS = 5.0
 RELOADED = "stackd_config_reload_timestamp_seconds"
 
 
-async def examine(url: str, key: str, *, expected: bool = False) -> Finding:
-    """Ask the daemon for its readiness; ``key`` may be empty, ``expected`` says that a daemon should be running."""
-    timeout = aiohttp.ClientTimeout(total=SECONDS)
-    headers = {"X-API-KEY": key} if key else {}
+async def examine(at: LocalDaemon, *, expected: bool = False) -> Finding:
+    """Ask the daemon for its readiness; ``expected`` says that a daemon should be running."""
+    url = at.url
     try:
-        # Not checked here: the certificate need not be valid for this name, and ``machine`` checks it.
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(f"{url}/readyz", headers=headers, ssl=False) as answer,
-        ):
+        async with at.session() as session, session.get(f"{url}/readyz") as answer:
             status, body = answer.status, await answer.json(content_type=None)
+    except ClientError as error:
+        return fail(ABOUT, str(error), "find out who runs that, and whether it was given keys")
     except (aiohttp.ClientConnectorError, TimeoutError):
         text = f"nothing answers at {url}"
         if expected:
@@ -36,15 +34,15 @@ async def examine(url: str, key: str, *, expected: bool = False) -> Finding:
         return ok(ABOUT, f"none is running here: {text}")
     except (aiohttp.ClientError, ValueError):
         return fail(ABOUT, f"what answers at {url} is not stackd", "choose another server.port, or stop the other one")
-    if status == 503 and (owner := await _owner_it_stands_by_for(url, key)):
+    if status == 503 and (owner := await _owner_it_stands_by_for(at)):
         return ok(ABOUT, f"it stands by at {url}: {owner} owns the stacks")
     return _judged(url, status, body if isinstance(body, dict) else {})
 
 
-async def _owner_it_stands_by_for(url: str, key: str) -> str:
+async def _owner_it_stands_by_for(at: LocalDaemon) -> str:
     """The machine whose stackd owns the stacks while this one stands by; empty if it does not."""
     try:
-        told = json.loads(await _asked(f"{url}/owner", key))
+        told = json.loads(await _asked(at, "/owner"))
         return str(told["owner"]) if told["role"] == "standby" else ""
     except (ValueError, KeyError, TypeError):
         return ""
@@ -61,21 +59,19 @@ def _judged(url: str, status: int, body: dict[str, Any]) -> Finding:
     return fail(ABOUT, f"it is not ready: {reasons}")
 
 
-async def loaded_at(url: str, key: str) -> float:
+async def loaded_at(at: LocalDaemon) -> float:
     """When the daemon last took over a changed configuration, in seconds since the epoch; 0 if never or unknown."""
-    for line in (await _asked(f"{url}/metrics", key)).splitlines():
+    for line in (await _asked(at, "/metrics")).splitlines():
         name, _, value = line.rpartition(" ")
         if name == RELOADED:
             return float(value)
     return 0.0
 
 
-async def unknown_objects(url: str, key: str) -> list[Finding]:
+async def unknown_objects(at: LocalDaemon) -> list[Finding]:
     """Objects with stackd's labels that belong to no stack of the daemon; nothing if the daemon does not answer."""
     try:
-        unknown = [
-            f"{one['kind']} {one['name']}" for one in json.loads(await _asked(f"{url}/reconcile", key))["unknown"]
-        ]
+        unknown = [f"{one['kind']} {one['name']}" for one in json.loads(await _asked(at, "/reconcile"))["unknown"]]
     except (ValueError, KeyError, TypeError):
         return []
     if not unknown:
@@ -84,10 +80,10 @@ async def unknown_objects(url: str, key: str) -> list[Finding]:
     return [warn(ABOUT, text, "look at `stackd reconcile --plan`; `stackd reconcile --confirm` removes them")]
 
 
-async def templates(url: str, key: str) -> list[Finding]:
+async def templates(at: LocalDaemon) -> list[Finding]:
     """Templates with an unfilled pool, or with images missing on a node; nothing if the daemon does not answer."""
     try:
-        known = json.loads(await _asked(f"{url}/templates", key))["templates"]
+        known = json.loads(await _asked(at, "/templates"))["templates"]
         failing = [
             f"{one['name']}: {node}: {pull['reason']}"
             for one in known
@@ -111,21 +107,17 @@ async def templates(url: str, key: str) -> list[Finding]:
     ]
 
 
-async def stacks(url: str, key: str) -> set[str] | None:
+async def stacks(at: LocalDaemon) -> set[str] | None:
     """The ids of all its stacks; None if it does not answer."""
     try:
-        return {stack["stack_id"] for stack in json.loads(await _asked(f"{url}/stacks?fields=stack_id", key))["stacks"]}
+        return {stack["stack_id"] for stack in json.loads(await _asked(at, "/stacks?fields=stack_id"))["stacks"]}
     except (ValueError, KeyError, TypeError):
         return None
 
 
-async def _asked(url: str, key: str) -> str:
-    timeout = aiohttp.ClientTimeout(total=SECONDS)
+async def _asked(at: LocalDaemon, path: str) -> str:
     try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout, headers={"X-API-KEY": key}) as session,
-            session.get(url, ssl=False) as answer,
-        ):
+        async with at.session() as session, session.get(f"{at.url}{path}") as answer:
             return await answer.text() if answer.status == 200 else ""
-    except (aiohttp.ClientError, TimeoutError, ValueError):
+    except (ClientError, aiohttp.ClientError, TimeoutError, ValueError):
         return ""

@@ -7,17 +7,21 @@ reader of event streams it uses, this module never retries and measures all of t
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import orjson
 
+from stackd.client.concurrent import connector
 from stackd.client.records import Event
 from stackd.client.stream import LAST_EVENT_ID, EventReader
+
+if TYPE_CHECKING:
+    import ssl
 
 SECONDS = 30.0
 QUIET_SECONDS = 40.0
@@ -117,13 +121,20 @@ class Connection:
 
 
 @asynccontextmanager
-async def connected(url: str, key: str, limit: int) -> AsyncIterator[Connection]:
-    """A connection pool of at most ``limit`` connections, closed on leaving."""
+async def connected(
+    url: str,
+    key: str,
+    limit: int,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    check_peer: Callable[[], None] | None = None,
+) -> AsyncIterator[Connection]:
+    """A connection pool of at most ``limit`` connections, closed on leaving; the rest as for ``stackd.client``."""
     trace = aiohttp.TraceConfig()
     trace.on_connection_queued_start.append(_queued)
     trace.on_connection_queued_end.append(_connected)
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=limit, ttl_dns_cache=300),
+        connector=connector(check_peer, limit=limit, ttl_dns_cache=300, ssl=ssl_context or True),
         headers={"X-API-KEY": key} if key else {},
         read_bufsize=MAX_LINE,
         trace_configs=[trace],

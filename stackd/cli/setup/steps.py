@@ -15,13 +15,13 @@ from typing import Any
 
 from stackd.cli.options import for_cluster, is_installed
 from stackd.cli.setup.admin import cluster_entry, render
-from stackd.cli.target import key_of, url_of
+from stackd.cli.target import local_daemon
 from stackd.client import AsyncClient, ClientError
 from stackd.client.attempts import NO_RETRIES
 from stackd.config import Config
 from stackd.config.credentials import API_KEY, KUBECONFIG
-from stackd.doctor import running as daemon
-from stackd.doctor import service
+from stackd.doctor import running, service
+from stackd.doctor.local import LocalDaemon
 from stackd.errors import ClusterUnavailable, ConfigError
 from stackd.files import write_private
 from stackd.keys import new_key
@@ -81,19 +81,19 @@ class Setup:
         return os.access(self.path.parent, os.X_OK)
 
     @property
-    def url(self) -> str:
-        """The daemon's URL."""
-        server = self.config.server
-        return url_of(server.host, server.port, secure=bool(server.tls_cert))
+    def daemon(self) -> LocalDaemon:
+        """The daemon of this configuration."""
+        return local_daemon(self.config, self.path)
 
     @property
-    def key(self) -> str:
-        """The API key, or an empty text."""
-        return key_of(self.config.auth.key_file, self.path)
+    def url(self) -> str:
+        """The daemon's URL."""
+        return self.daemon.url
 
     def client(self) -> AsyncClient:
         """A client of the daemon, without retries; the caller closes it."""
-        return AsyncClient(self.url, self.key, retries=NO_RETRIES)
+        at = self.daemon
+        return AsyncClient(at.url, at.key, retries=NO_RETRIES, ssl_context=at.tls, check_peer=at.require_own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,7 +292,7 @@ async def inspect_service(setup: Setup) -> StepState:
             commands=(f"stackd serve --config {setup.path}",),
         )
     if known.active in ("active", "reloading") and known.enabled:
-        loaded_at = await daemon.loaded_at(setup.url, setup.key)
+        loaded_at = await running.loaded_at(setup.daemon)
         old = [*service.not_in_force(known, loaded_at, [setup.path, setup.key_file, setup.kubeconfig])]
         if not old and not setup.written and await _answers(setup):
             return _already(f"it is active: {known.status}")

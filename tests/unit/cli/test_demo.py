@@ -15,7 +15,7 @@ from pathlib import Path
 
 import aiohttp
 
-from stackd.cli.process import port_holder
+from stackd.doctor.local import port_holder
 from tests.ports import free_port
 
 SCRIPT = Path(__file__).parents[3] / "stackd.py"

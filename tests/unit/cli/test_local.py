@@ -1,0 +1,123 @@
+"""The key of this machine goes to the daemon of this machine, and to nobody else who listens there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from stackd.cli import options
+from stackd.doctor.local import listeners
+from tests.certificates import HAVE_OPENSSL, authority, issued
+from tests.harness import KEY, harness
+from tests.ports import free_port
+from tests.unit.cli.conftest import Shell
+
+NOBODY = 65534
+STRANGER = """
+import os, socket, sys
+os.setuid(int(sys.argv[2]))
+with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as server:
+    print("listening", flush=True)
+    while True:
+        with server.accept()[0] as client:
+            client.settimeout(5)
+            try:
+                print(client.recv(1000), flush=True)
+            except TimeoutError:
+                print("timeout", flush=True)
+"""
+
+
+@asynccontextmanager
+async def stranger(port: int) -> AsyncIterator[asyncio.StreamReader]:
+    """Another user's program that listens on the port; it prints what each client sends to it."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-c", STRANGER, str(port), str(NOBODY), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"listening\n"
+    try:
+        yield process.stdout
+    finally:
+        process.kill()
+        await process.wait()
+
+
+def configured(shell: Shell, monkeypatch: pytest.MonkeyPatch, more: str) -> Path:
+    config = shell.home / "etc" / "config.toml"
+    config.parent.mkdir()
+    config.write_text(f'{more}\n[state]\npath = "{shell.home}/stackd.db"\n[cluster]\nmode = "embedded"\n')
+    config.with_name("api-key").write_text(f"{KEY}\n")
+    config.with_name("api-key").chmod(0o600)
+    monkeypatch.setattr(options, "INSTALLED", config)
+    return config
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may start a program as another user")
+@pytest.mark.parametrize(
+    "words",
+    ["stats", "stacks list", "events", "doctor", "setup --plan --no-admin", "rehearse --stacks 1 --burst --template x"],
+)
+async def test_a_stranger_on_the_port_of_a_stopped_daemon_gets_no_key(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    port = free_port()
+    configured(shell, monkeypatch, f"[server]\nport = {port}")
+    async with stranger(port) as heard:
+        result = await shell.any_command(*words.split(), STACKD_URL="", STACKD_API_KEY="")
+        assert result.exit_code == 1
+        if "setup" not in words:  # it only asks whether the daemon is ready
+            assert (
+                f"what listens at http://127.0.0.1:{port} belongs to the user nobody"
+                in f"{result.exception}{result.output}"
+            )
+        assert await heard.readline() == b"b''\n"
+
+
+@pytest.mark.skipif(not HAVE_OPENSSL, reason="certificates are made with openssl")
+async def test_the_daemon_here_is_reached_whatever_name_its_certificate_is_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = issued(tmp_path, authority(tmp_path), host="DNS:stackd.example")
+    tls = {"STACKD_SERVER__TLS_CERT": str(pair.cert), "STACKD_SERVER__TLS_KEY": str(pair.key)}
+    async with harness(tmp_path, tls) as at:
+        shell = Shell(at=at, home=tmp_path)
+        configured(shell, monkeypatch, f'[server]\nport = {at.port}\ntls_cert = "{pair.cert}"\ntls_key = "{pair.key}"')
+        for words, said in (
+            ("stacks list", ""),
+            ("owner", "owner"),
+            ("doctor", f"it is ready at https://127.0.0.1:{at.port}"),
+        ):
+            result = await shell.any_command(*words.split(), STACKD_URL="", STACKD_API_KEY="")
+            assert result.exit_code == 0, result.output
+            assert said in result.output
+
+
+def test_who_gets_a_connection_is_read_from_the_kernels_tables(tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+    rest = "00000000:00000000 00:00000000 00000000"
+    (tmp_path / "net/tcp").write_text(
+        f"{head}   0: 0100007F:1F91 00000000:0000 0A {rest}   998        0 11 1\n"
+        f"   1: 0A01A8C0:1F91 00000000:0000 0A {rest}  1000        0 12 1\n"
+        f"   2: 0100007F:1F91 0100007F:9999 01 {rest}  1000        0 13 1\n"
+    )
+    (tmp_path / "net/tcp6").write_text(
+        f"{head}   0: {'0' * 32}:1F92 {'0' * 32}:0000 0A {rest}     0        0 14 1\n"
+        f"   1: {'0' * 24}01000000:1F91 {'0' * 32}:0000 0A {rest}    33        0 15 1\n"
+    )
+
+    def uids(port: int, host: str) -> list[int]:
+        return [one.uid for one in listeners(port, host, proc=tmp_path)]
+
+    assert [one.address for one in listeners(8081, "192.168.1.10", tmp_path)] == [ip_address("192.168.1.10")]
+    assert (uids(8081, "127.0.0.1"), uids(8081, "0.0.0.0"), uids(8081, "::1")) == ([998], [998], [33])
+    assert (uids(8082, "127.0.0.1"), uids(8083, "127.0.0.1")) == ([0], [])
+    assert uids(8081, "localhost") == [998, 1000, 33]
