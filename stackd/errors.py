@@ -152,11 +152,15 @@ class Conflict(StackdError):
 
 
 class LabelLimitReached(Conflict):
-    """As many stacks as ``limits.stacks_per_label`` allows have this value of the label; ``stack_id`` is the oldest."""
+    """As many stacks as ``limits.stacks_per_label`` allows have this value of the label; ``stack_id`` is the oldest.
 
-    def __init__(self, message: str, stack_id: str) -> None:
+    ``same`` is the oldest with all labels of the request; empty if there is none.
+    """
+
+    def __init__(self, message: str, stack_id: str, *, same: str = "") -> None:
         super().__init__(message)
         self.stack_id = stack_id
+        self.same = same
 
 
 class IdempotencyKeyReused(StackdError):

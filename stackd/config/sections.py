@@ -220,7 +220,8 @@ class LimitsSection(Section):
     )
     max_stacks: Count = Field(default=0, description="Stacks in all before a 503; 0 leaves it to ports and quota.")
     stacks_per_label: LabelLimits = Field(
-        default_factory=lambda: NO_LIMITS, description="Stacks per value of a label, such as { player = 1 }."
+        default_factory=lambda: NO_LIMITS,
+        description="Stacks per value of a label in any letter case, such as { player = 1 }.",
     )
     pod_spec: TextSize = Field(
         default=64 << 10, description="Longest pod spec, as sent and with its YAML aliases expanded."

@@ -361,14 +361,17 @@ async def _undo(context: Context, stack_id: str, marked: asyncio.Event) -> None:
 async def create_once(context: Context, request: CreateRequest) -> tuple[Stack, bool]:
     """The new stack and True, or the existing one and False; waits for an equal create under way.
 
-    Of any number of concurrent requests, one makes the stack. Raises as ``create`` does.
+    The existing one has all labels of the request; if there is none, LabelLimitReached is raised. Of any number of
+    concurrent requests, one makes the stack. Raises as ``create`` does.
     """
     for _ in range(ONCE_TRIES):
         try:
             return await create(context, request), True
         except LabelLimitReached as error:
+            if not error.same:
+                raise
             try:
-                existing = await _until_accepted(context, error.stack_id, ONCE_SECONDS)
+                existing = await _until_accepted(context, error.same, ONCE_SECONDS)
             except TimeoutError:
                 raise error from None
             if existing is not None:

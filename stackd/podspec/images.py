@@ -66,9 +66,9 @@ class Reference:
             yield from (name, name + suffix)
 
     def loose(self) -> Iterator[str]:
-        """The forms that a denying pattern may match: also the tag or the digest alone, and the host without TLS."""
+        """The forms that a denying pattern may match: also the tag or the digest alone, and the host without its port."""
         yield from self.exact()
-        ports = (None, _TLS, _PLAIN) if self.port in (None, _PLAIN) else (self.port,)
+        ports = (None, _TLS, _PLAIN) if self.port in (None, _PLAIN) else (None, self.port)
         for name in self.names(*ports):
             yield name
             yield from (

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 
+import orjson
+
 from stackd.errors import LabelLimitReached, NoNodePort, Unavailable
 from stackd.model import (
     NO_LABELS,
@@ -29,9 +31,9 @@ from stackd.store.transaction import Transaction
 
 FROM_POOL = "FromPool"
 LABEL_HOLDERS = (
-    "SELECT s.stack_id FROM stack_labels AS l CROSS JOIN stacks AS s ON s.stack_id = l.stack_id"
+    "SELECT s.stack_id, s.labels FROM stack_labels AS l CROSS JOIN stacks AS s ON s.stack_id = l.stack_id"
     " WHERE l.key = ? AND l.value = ? AND s.stack_id <> ? AND s.deleting_since IS NULL AND s.ended = 0"
-    " AND s.ttl_expires_at > ? ORDER BY s.created_at, s.stack_id LIMIT ?"
+    " AND s.ttl_expires_at > ? ORDER BY s.created_at, s.stack_id"
 )
 
 # This UPDATE matches each row at most once (invariant 11).
@@ -144,18 +146,27 @@ def check(
 def check_labels(
     tx: Transaction, labels: Mapping[str, str], limits: Mapping[str, int], *, apart_from: str = ""
 ) -> None:
-    """Raise ``LabelLimitReached`` if as many living stacks as allowed already have one of these labels."""
+    """Raise ``LabelLimitReached`` if as many living stacks as allowed already have one of these labels.
+
+    Letter case does not count, as for ``limits.creates_per_label``: another spelling of a player is the same player.
+    """
+    wanted = {(key.lower(), value.lower()) for key, value in labels.items()}
     for key, limit in limits.items():
-        value = labels.get(key)
-        if value is None:
-            continue
-        holders = tx.rows(LABEL_HOLDERS, (key, value, apart_from, tx.now, limit))
-        if len(holders) >= limit:
-            named = ", ".join(stack_id for (stack_id,) in holders[:5])
-            raise LabelLimitReached(
-                f"label {key}={value} has {len(holders)} of {limit} stacks (limits.stacks_per_label): {named}",
-                str(holders[0][0]),
-            )
+        for name, value in labels.items():
+            if name.lower() != key.lower():
+                continue
+            holders = tx.rows(LABEL_HOLDERS, (key.lower(), value.lower(), apart_from, tx.now))
+            if len(holders) >= limit:
+                named = ", ".join(stack_id for stack_id, _ in holders[:5])
+                raise LabelLimitReached(
+                    f"label {key}={value} has {len(holders)} of {limit} stacks (limits.stacks_per_label): {named}",
+                    str(holders[0][0]),
+                    same=next((str(stack_id) for stack_id, text in holders if wanted <= _folded(text)), ""),
+                )
+
+
+def _folded(labels: str) -> set[tuple[str, str]]:
+    return {(key.lower(), value.lower()) for key, value in orjson.loads(labels).items()}
 
 
 def _check_max_stacks(tx: Transaction, max_stacks: int | None, *, there: int = 0) -> None:

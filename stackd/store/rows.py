@@ -60,7 +60,9 @@ ANY_UNASSIGNED = "SELECT 1 FROM stacks WHERE unassigned = 1 LIMIT 1"
 COUNT_ASSIGNED = "SELECT (SELECT count(*) FROM stacks) - (SELECT count(*) FROM stacks WHERE unassigned = 1)"
 NAMESPACES = "SELECT DISTINCT namespace FROM stacks LIMIT 2"
 INSERT_STACK = f"INSERT INTO stacks ({COLUMNS}) VALUES ({', '.join('?' * len(_COLUMN_OF))})"
-INSERT_LABELS = "INSERT INTO stack_labels (key, value, stack_id) SELECT key, value, ? FROM json_each(?)"
+INSERT_LABELS = (
+    "INSERT OR IGNORE INTO stack_labels (key, value, stack_id) SELECT lower(key), lower(value), ? FROM json_each(?)"
+)
 UPDATE_STACK = f"UPDATE stacks SET {_assigned(_CHANGING)} WHERE stack_id = ?"
 UPDATE_GIVEN = "UPDATE stacks SET labels = ?, created_at = ? WHERE stack_id = ?"
 UPDATE_POD_SPEC = "UPDATE stacks SET pod_spec = ? WHERE stack_id = ?"

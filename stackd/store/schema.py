@@ -161,7 +161,12 @@ TEMPLATES = Migration(
     ),
 )
 
-MIGRATIONS: tuple[Migration, ...] = (FIRST, HISTORY, OWNERSHIP, TEMPLATES)
+FOLDED_LABELS = Migration(
+    name="the label limits ignore letter case",
+    statements=("UPDATE OR REPLACE stack_labels SET key = lower(key), value = lower(value)",),
+)
+
+MIGRATIONS: tuple[Migration, ...] = (FIRST, HISTORY, OWNERSHIP, TEMPLATES, FOLDED_LABELS)
 
 
 def is_ours(connection: sqlite3.Connection) -> bool:

@@ -196,6 +196,27 @@ async def test_a_double_click_with_if_exists_return_gives_the_one_stack_to_all(t
         assert (wrong.status, "if_exists" in wrong.error) == (400, True)
 
 
+@pytest.mark.parametrize("limits", ["{ player = 2, instance = 1 }", "{ instance = 1, player = 2 }"])
+async def test_if_exists_return_returns_the_stack_with_all_labels_whichever_limit_is_reached(
+    tmp_path: Path, limits: str
+) -> None:
+    """Before, the first limit of the configuration chose it: the player got the stack of another challenge."""
+    async with harness(tmp_path, {"STACKD_LIMITS__STACKS_PER_LABEL": limits}) as at:
+        web, pwn = [await at.create(labelled(player="7", instance=name)) for name in ("web-7", "pwn-7")]
+        for stack, instance in ((web, "web-7"), (pwn, "PWN-7")):
+            reply = await at.call("POST", "/stacks", labelled(player="7", instance=instance) | {"if_exists": "return"})
+            assert (reply.status, reply.json["stack_id"]) == (200, stack["stack_id"])
+        other = await at.call("POST", "/stacks", labelled(player="7", instance="rev-7") | {"if_exists": "return"})
+        assert (other.status, other.json["stack_id"]) == (409, web["stack_id"])
+
+
+@pytest.mark.parametrize("labels", [{"player": "7a"}, {"Player": "7A"}, {"player": "8", "PLAYER": "7a"}])
+async def test_another_spelling_of_a_player_is_the_same_player(tmp_path: Path, labels: dict[str, str]) -> None:
+    async with harness(tmp_path, ONE_EACH) as at:
+        await at.create(labelled(player="7A", Player="7a"))
+        assert (await at.call("POST", "/stacks", labelled(**labels))).status == 409
+
+
 async def test_the_place_is_free_again_once_the_stack_is_going_or_its_pod_has_ended(tmp_path: Path) -> None:
     async with harness(tmp_path, ONE_EACH) as at:
         first = (await at.create(labelled(player="7")))["stack_id"]

@@ -119,7 +119,7 @@ async def test_a_file_of_the_first_format_keeps_its_stacks_and_learns_stops_labe
         connection.execute(
             "INSERT INTO stacks VALUES (?, 'stacks', 'kind: Pod', ?, 'running', 1, 2, ?, 100, 200, 'worker', NULL,"
             " '', '', ?, 1, 0, 1, NULL, NULL, 'pod', 'service')",
-            (stack_id(1), PORT, START + HOUR, '{"player":"7"}'),
+            (stack_id(1), PORT, START + HOUR, '{"Player":"7A"}'),
         )
         connection.execute("INSERT INTO node_ports VALUES (31001, ?)", (stack_id(1),))
         connection.commit()
@@ -128,7 +128,7 @@ async def test_a_file_of_the_first_format_keeps_its_stacks_and_learns_stops_labe
     assert (stack.desired, stack.generation, stack.pod_uid) == (Desired.RUNNING, 0, "pod")
     assert await store.timeline.read(stack.stack_id) == []
     with pytest.raises(LabelLimitReached):
-        await store.stacks.reserve(replace(new_stack(2), labels={"player": "7"}), label_limits={"player": 1})
+        await store.stacks.reserve(replace(new_stack(2), labels={"player": "7a"}), label_limits={"player": 1})
     await store.stacks.mark_deleting([stack.stack_id], DeleteReason.REQUEST, "alice")
     await store.stacks.remove([stack.stack_id])
     assert [line.kind for line in await store.timeline.read(stack.stack_id)] == [

@@ -123,8 +123,8 @@ def _requests(config: Config) -> dict[str, Schema]:
             **({"required": required} if required else {}),
         ),
         "if_exists": text(
-            "Where `limits.stacks_per_label` is reached: `error` is a 409 that names the existing stack, `return` is a "
-            "200 with that stack.",
+            "Where `limits.stacks_per_label` is reached: `error` is a 409 that names an existing stack, `return` is a "
+            "200 with the existing stack that has all labels of the request, or a 409 if there is none.",
             enum=list(IF_EXISTS),
         ),
     }

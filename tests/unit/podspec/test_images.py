@@ -56,6 +56,13 @@ def test_a_denied_registry_is_denied_in_every_spelling(image: str, pattern: str)
     assert denied(image, pattern)
 
 
+@pytest.mark.parametrize("image", ["evil.io:5000/x/miner", "EVIL.io.:8443/x/miner:1", f"evil.io:80/x/miner@{DIGEST}"])
+def test_a_pattern_without_a_port_denies_every_port_and_allows_only_the_default(image: str) -> None:
+    assert denied(image, "evil.io/**")
+    assert not denied(image, "evil.io:81/**")
+    assert not allowed(image, "evil.io/**")
+
+
 @pytest.mark.parametrize("image", HUB)
 @pytest.mark.parametrize(
     "pattern",
@@ -105,7 +112,6 @@ def test_an_address_is_the_same_however_it_is_written(image: str, pattern: str) 
     [
         "evil.io.good.io/x",
         "notevil.io/x",
-        "evil.io:8443/x",
         "good.io/evil.io/x",
         "docker.io/evil.io/x",
         "evil/io/x",
