@@ -79,28 +79,6 @@ async def test_numbers_in_labels_sort_as_numbers(board: Board) -> None:
     assert "sort=-label:team" in board.page.url
 
 
-async def test_columns_are_chosen_and_ordered_by_key_and_kept_in_the_link(boards: Boards) -> None:
-    async with boards(viewport=WIDE) as board:
-        await games(board)
-        await board.open()
-        await expect(board.rows).to_have_count(5)
-        await board.page.get_by_role("button", name="Columns").click()
-        for name in ("challenge", "player", "Address", "Node", "Age", "Stack"):
-            await board.dialog.get_by_role("checkbox", name=name).uncheck()
-        await board.dialog.get_by_role("button", name="Move Time left to the left").press("Enter")
-        await expect(board.dialog.get_by_role("button", name="Move Time left to the left")).to_be_focused()
-        await board.page.keyboard.press("Enter")
-        await board.dialog.get_by_role("button", name="Done").click()
-        assert await board.page.evaluate(HEADS) == ["Time left", "team", "Status"]
-        assert board.page.url.endswith("#columns=left,label:team,status")
-        await board.page.reload()
-        await expect(board.rows).to_have_count(5)
-        assert await board.page.evaluate(HEADS) == ["Time left", "team", "Status"]
-        await board.page.get_by_role("button", name="Columns").click()
-        await board.dialog.get_by_role("button", name="Usual columns").click()
-        assert (await board.page.evaluate(HEADS))[0] == "challenge"
-
-
 async def test_a_narrow_table_leaves_columns_out_rather_than_cutting_them(boards: Boards) -> None:
     async with boards(viewport={"width": 1024, "height": 768}) as board:
         (stack_id,) = await labelled(board, {"challenge": "web", "team": "2", "player": "eve"})

@@ -2,11 +2,22 @@
 
 /** @import { Stacks } from "./stacks.js" */
 
-import { button, fill, h } from "../shared/dom.js";
-import { dialog } from "./dialogs.js";
-
 export const LABEL = "label:";
-const LEADING = 3; // so many labels are columns unless others are chosen
+const LEADING = 3; // so many labels are columns
+const BOX = 44;
+const PHONE = 680;
+/** The least width in pixels, and the share of what is left over. @type {Record<string, [number, number]>} */
+const NEEDS = {
+  label: [100, 1],
+  status: [180, 4],
+  address: [186, 0.2],
+  node: [100, 1.2],
+  age: [84, 0.1],
+  left: [100, 0.1],
+  labels: [190, 1.6],
+  id: [212, 0.1],
+};
+const FIRST_TO_GO = ["labels", "node", "id", "age"];
 
 /** @type {Record<string, string>} */
 const HEADS = {
@@ -35,7 +46,6 @@ export class Columns {
   /** @param {Stacks} stacks */
   constructor(stacks) {
     this.stacks = stacks;
-    this.view = stacks.view;
     stacks.subscribe(() => this.#look());
   }
 
@@ -43,30 +53,24 @@ export class Columns {
     return this.#names;
   }
 
-  /** Whether somebody has chosen them. */
-  get chosen() {
-    return this.#chosen.length > 0;
-  }
-
-  /** The columns that are shown, in their order. */
-  get shown() {
-    return this.chosen ? this.#chosen : this.#usual;
-  }
-
-  /** All columns there could be: those shown first. */
-  get all() {
-    return [...new Set([...this.shown, ...this.#names.map((name) => LABEL + name), ...Object.keys(HEADS)])];
-  }
-
-  get #chosen() {
-    const { columns } = this.view.state;
-    return [...new Set(columns ?? [])].filter((key) => Object.hasOwn(HEADS, key) || key.startsWith(LABEL));
-  }
-
-  get #usual() {
+  /**
+   * The columns of a table of this width, each with its own width: a narrow one leaves some out. A phone has cards:
+   * nothing is left out, and nothing has a width.
+   *
+   * @param {number} width
+   * @returns {Map<string, number | null>}
+   */
+  fit(width) {
     const leading = this.#names.slice(0, LEADING).map((name) => LABEL + name);
     const others = Object.keys(HEADS).filter((key) => key !== "labels" || this.#names.length > LEADING);
-    return [...leading, ...others];
+    let shown = [...leading, ...others];
+    if (width <= PHONE) return new Map(shown.map((key) => [key, null]));
+    for (const key of [...FIRST_TO_GO, ...leading.slice(1).reverse()]) {
+      if (sum(shown, 0) + BOX <= width) break;
+      shown = shown.filter((each) => each !== key);
+    }
+    const over = (width - BOX - sum(shown, 0)) / sum(shown, 1);
+    return new Map(shown.map((key) => [key, needOf(key)[0] + over * needOf(key)[1]]));
   }
 
   #look() {
@@ -83,76 +87,17 @@ export class Columns {
 }
 
 /**
- * The dialog in which columns are chosen and put in order; what is chosen is seen at once.
- *
- * @param {Columns} columns
+ * @param {string[]} keys
+ * @param {0 | 1} which
  */
-export function chooseColumns(columns) {
-  const box = dialog("Columns", { class: "columns" });
-  const list = h("ul", { class: "choices" });
-  const { view } = columns;
+function sum(keys, which) {
+  return keys.reduce((whole, key) => whole + needOf(key)[which], 0);
+}
 
-  /** @param {string[]} shown */
-  const choose = (shown) => {
-    view.change({ columns: shown });
-    draw();
-  };
-  /**
-   * @param {string} key
-   * @param {number} by
-   */
-  const move = (key, by) => {
-    const shown = [...columns.shown];
-    const place = shown.indexOf(key);
-    shown.splice(place, 1);
-    shown.splice(place + by, 0, key);
-    choose(shown);
-    const again = list.querySelector(`[data-key="${CSS.escape(key)}"] [data-by="${by}"]:enabled`);
-    const other = list.querySelector(`[data-key="${CSS.escape(key)}"] button:enabled`);
-    for (const found of [again ?? other]) if (found instanceof HTMLElement) found.focus();
-  };
-  const draw = () => {
-    const { shown, all } = columns;
-    fill(
-      list,
-      all.map((key) => {
-        const place = shown.indexOf(key);
-        const on = place >= 0;
-        const tick = h("input", { type: "checkbox", checked: on, disabled: on && shown.length === 1 });
-        tick.addEventListener("change", () => {
-          choose(tick.checked ? [...shown, key] : shown.filter((each) => each !== key));
-          const now = list.querySelector(`[data-key="${CSS.escape(key)}"] input`);
-          if (now instanceof HTMLElement) now.focus();
-        });
-        const name = headOf(key);
-        const up = { class: "plain", "aria-label": `Move ${name} to the left`, disabled: place < 1, "data-by": "-1" };
-        const down = {
-          class: "plain",
-          "aria-label": `Move ${name} to the right`,
-          disabled: !on || place === shown.length - 1,
-          "data-by": "1",
-        };
-        return h(
-          "li",
-          { "data-key": key },
-          h("label", {}, tick, name, key.startsWith(LABEL) && h("span", { class: "quiet" }, "label")),
-          button("↑", () => move(key, -1), up),
-          button("↓", () => move(key, 1), down),
-        );
-      }),
-    );
-  };
-  draw();
-  const usual = button("Usual columns", () => {
-    view.change({ columns: null });
-    draw();
-  });
-  const foot = h(
-    "div",
-    { class: "buttons" },
-    usual,
-    button("Done", () => box.close(), { class: "primary" }),
-  );
-  box.append(h("div", { class: "body" }, list, foot));
-  box.showModal();
+/**
+ * @param {string} key
+ * @returns {[number, number]}
+ */
+function needOf(key) {
+  return NEEDS[key.startsWith(LABEL) ? "label" : key] ?? [104, 1];
 }

@@ -80,7 +80,6 @@ export function confirm({ title, text, details = [], verb, type = null }) {
 /** @type {[string, string][]} */
 const KEYS = [
   ["/", "filter by what is typed"],
-  ["Ctrl  k", "find a stack or a command"],
   ["j  k", "next, previous stack"],
   ["Enter", "open the stack"],
   ["Esc", "close; clear the selection"],

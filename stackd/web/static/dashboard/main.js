@@ -6,14 +6,13 @@ import { at, button, copy, fill, found, h, say } from "../shared/dom.js";
 import { Actions } from "./actions.js";
 import { ask, onUnauthorized, sentence } from "./api.js";
 import { Banners } from "./banners.js";
-import { Columns, chooseColumns } from "./columns.js";
+import { Columns } from "./columns.js";
 import { openCreate } from "./create.js";
 import { help } from "./dialogs.js";
 import { Feed } from "./feed.js";
 import { Figures } from "./figures.js";
 import { Filters } from "./filters.js";
 import { Link } from "./link.js";
-import { openPalette } from "./palette.js";
 import { Panel } from "./panel.js";
 import { Progress } from "./progress.js";
 import { Selection } from "./selection.js";
@@ -158,17 +157,6 @@ function drawEmpty() {
   fill(at("empty"), said, !view.narrowed && button("Create one", () => create()));
 }
 
-/** What the palette offers beside stacks. */
-const COMMANDS = [
-  { name: "New stack", act: () => create() },
-  { name: "Choose columns", act: () => chooseColumns(columns) },
-  { name: "Copy link to this view", act: () => copyLink() },
-  { name: "Clear filters", act: () => view.clearFilter() },
-  { name: "Select all that are shown", act: () => selection.all() },
-  { name: "API documentation", act: () => location.assign("/docs") },
-  { name: "Keyboard help", act: help },
-];
-
 function copyLink() {
   copy(location.origin + location.pathname + view.hash(), tell);
 }
@@ -189,11 +177,6 @@ const KEYS = {
 
 /** @param {KeyboardEvent} event */
 function pressed(event) {
-  if (event.key === "k" && (event.ctrlKey || event.metaKey) && feed && !document.querySelector("dialog[open]")) {
-    event.preventDefault();
-    openPalette(stacks, COMMANDS);
-    return;
-  }
   if (event.ctrlKey || event.metaKey || event.altKey || !feed || document.querySelector("dialog[open]")) return;
   const { target } = event;
   if (!(target instanceof Element)) return;
@@ -240,7 +223,6 @@ at("leave").addEventListener("click", () => {
 });
 at("new").addEventListener("click", () => create());
 at("show-help").addEventListener("click", help);
-at("columns").addEventListener("click", () => chooseColumns(columns));
 at("copy-link").addEventListener("click", copyLink);
 
 /** Whether requests need a key at all; the description says so, and needs none itself. */

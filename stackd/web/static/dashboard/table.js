@@ -14,7 +14,6 @@ import { Group } from "./arrange.js";
 import { GroupRow } from "./group.js";
 import { Head } from "./head.js";
 import { Row } from "./row.js";
-import { fit } from "./widths.js";
 import { Heights } from "./window.js";
 
 const BEYOND = 8;
@@ -169,7 +168,7 @@ export class Table {
     const width = this.frame.clientWidth - BORDERS;
     if (width <= 0) return false;
     const before = [...this.#columns.keys()].join();
-    this.#columns = fit(this.columns.shown, width, this.columns.chosen);
+    this.#columns = this.columns.fit(width);
     this.head.draw(this.#columns);
     if ([...this.#columns.keys()].join() === before) return false;
     this.#drop(new Set());

@@ -1,14 +1,12 @@
-// Per challenge: each template with its stacks, its pool, how long a start takes, and the last hour as a small chart.
+// Per challenge: each template with its stacks, its pool and how long a start takes.
 
 /** @import { View } from "./view.js" */
 
 import { button, fill, h } from "../shared/dom.js";
 import { ask, Refusal } from "./api.js";
 import { numbers } from "./bar.js";
-import { spark } from "./spark.js";
 
 const EVERY = 10_000;
-const SAMPLES = 120;
 
 /**
  * A template as the API tells of it.
@@ -28,7 +26,6 @@ const SAMPLES = 120;
  * @property {number} held
  * @property {string} reason
  * @property {Record<string, { state: string, reason: string }> | null} prepull
- * @property {{ every_seconds: number, running: number[], ready: number[] }} [history]
  */
 
 export class Templates {
@@ -60,7 +57,7 @@ export class Templates {
   /** Ask for them. What does not arrive leaves what was last known. */
   async refresh() {
     try {
-      this.#draw((await ask("GET", "/templates?history=true")).templates);
+      this.#draw((await ask("GET", "/templates")).templates);
     } catch (error) {
       if (error instanceof Refusal && error.status) this.#draw([]);
     }
@@ -100,7 +97,6 @@ export class Templates {
       { "data-template": name },
       h("div", { class: "head" }, find, h("span", { class: "spring" }), add),
       h("p", {}, h("b", { class: "big" }, numbers.format(template.stacks.running ?? 0)), ` ${restOf(template.stacks)}`),
-      chartOf(template),
       h("p", { class: "quiet" }, poolOf(template)),
       h("p", { class: "quiet" }, startOf(template), imagesOf(template)),
       trouble && h("p", { class: "trouble", title: trouble }, trouble),
@@ -151,17 +147,4 @@ function troubleOf({ reason, prepull }) {
   if (reason) return reason;
   const failing = Object.entries(prepull ?? {}).find(([, pull]) => pull.state === "failing");
   return failing && `${failing[0]}: ${failing[1].reason}`;
-}
-
-/** @param {Template} template */
-function chartOf({ name, pool, history }) {
-  const running = history?.running ?? [];
-  const ready = history?.ready ?? [];
-  const last = (/** @type {number[]} */ samples) => samples.at(-1) ?? 0;
-  const most = (/** @type {number[]} */ samples) => Math.max(0, ...samples);
-  const ofPool = pool ? `; ${last(ready)} ready, ${Math.min(...ready, last(ready))} at the least` : "";
-  const words = `${name} within the last hour: ${last(running)} running, ${most(running)} at the most${ofPool}`;
-  const series = [{ samples: running, kind: "running" }];
-  if (pool) series.push({ samples: ready, kind: "ready" });
-  return spark(series, SAMPLES, words);
 }

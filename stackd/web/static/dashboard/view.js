@@ -1,4 +1,4 @@
-// What is looked at: filters, order, groups, columns and the open stack. All of it stands in the address bar, so that a
+// What is looked at: filters, order, groups and the open stack. All of it stands in the address bar, so that a
 // link, a reload and Back bring it back. Knows nothing of the page's elements.
 
 /** @import { Status } from "./stack.js" */
@@ -6,7 +6,7 @@
 import { STATUSES } from "./stack.js";
 
 /**
- * `order.by`, `group` and `columns` name columns: `status`, `node`, …, and `label:NAME` for a label's. `closed` are the
+ * `order.by` and `group` name columns: `status`, `node`, …, and `label:NAME` for a label's. `closed` are the
  * groups that are closed, which no link keeps.
  *
  * @typedef {object} State
@@ -17,7 +17,6 @@ import { STATUSES } from "./stack.js";
  * @property {string} label
  * @property {{ by: string, down: boolean }} order
  * @property {string} group
- * @property {string[] | null} columns
  * @property {string | null} stack
  * @property {Set<string>} closed
  */
@@ -138,7 +137,6 @@ export class View {
     const { by, down } = state.order;
     if (by !== NEWEST_FIRST || down) kept.set("sort", `${down ? "-" : ""}${by}`);
     if (state.group) kept.set("group", state.group);
-    if (state.columns) kept.set("columns", state.columns.join(","));
     if (state.stack) kept.set("stack", state.stack);
     const hash = String(kept).replaceAll("%3A", ":").replaceAll("%2C", ",");
     return hash && `#${hash}`;
@@ -176,7 +174,6 @@ function parse(hash) {
     label: kept.get("label") ?? "",
     order: { by: sort.replace(/^-/, ""), down: sort.startsWith("-") },
     group: kept.get("group") ?? "",
-    columns: kept.get("columns")?.split(",").filter(Boolean) ?? null,
     stack: kept.get("stack"),
     closed: new Set(),
   };
