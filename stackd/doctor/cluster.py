@@ -88,10 +88,12 @@ async def examine(cluster: Cluster, config: Config, size: Size) -> AsyncIterator
 
 
 async def foreign_pods(cluster: Cluster, config: Config, known: set[str]) -> Finding | None:
-    """Older pods of our instance that the daemon here does not know: usually they belong to another stackd."""
+    """Older pods of our instance, not in a pool, that the daemon here does not know: usually another stackd's."""
     pods = [pod_state(raw) for raw in await cluster.list_raw("pods")]
     old = time.time_ns() - round(STRANGE_SECONDS * 1e9)
-    names = sorted(pod.name for pod in pods if pod.name not in known and not pod.deleting and pod.created_at < old)
+    names = sorted(
+        pod.name for pod in pods if pod.name not in known and not (pod.pool or pod.deleting) and pod.created_at < old
+    )
     if not names:
         return None
     text = f"{len(names)} pods with cluster.instance {config.cluster.instance} are no stacks of the daemon here: {names[0]}"

@@ -192,14 +192,19 @@ async def test_pods_of_the_same_instance_that_the_daemon_does_not_know_are_found
 ) -> None:
     monkeypatch.setenv("STACKD_API_KEY", KEY)
     async with ward(tmp_path) as at:
-        quiet = {"STACKD_RECONCILE__INTERVAL": "1h"}
+        quiet = {"STACKD_RECONCILE__INTERVAL": "1h"} | folder_with(tmp_path, web=PLAIN + "pool: 1\n")
         async with harness(tmp_path, quiet, cluster=at.cluster, token=OURS, admin=ADMIN.token) as own:
+            await own.until_metric("stackd_pool_stacks", 1, template="web", state="ready")
             await leave_behind(own, STRANGE)
             port = {"STACKD_SERVER__PORT": str(own.port)}
             assert "instance" not in {finding.about for finding in await at.look(None, **port)}
             monkeypatch.setattr(doctors, "STRANGE_SECONDS", -1.0)
             found = only(await at.look(None, **port), "instance")
-            assert (found.level, STRANGE in found.what) == (Level.FAIL, True)
+            assert (found.level, found.what.startswith("1 pods with cluster.instance default are no stacks of")) == (
+                Level.FAIL,
+                True,
+            )
+            assert STRANGE in found.what
             assert "give each its own cluster.instance" in found.advice
 
 
