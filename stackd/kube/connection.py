@@ -244,7 +244,9 @@ def unreachable(exc: BaseException) -> ClusterUnavailable:
     if isinstance(exc, aiohttp.ClientHttpProxyError):
         return ClusterUnavailable(_UNREACHABLE, detail=f"the proxy answered {exc.status}")
     if isinstance(exc, aiohttp.ClientResponseError):
-        return UnexpectedAnswer("Kubernetes cannot be reached: what answers does not speak HTTP", str(exc))
+        return UnexpectedAnswer(
+            "Kubernetes cannot be reached: what answers does not speak HTTP", exc.message.partition("\n")[0]
+        )
     if isinstance(exc, aiohttp.ClientConnectorCertificateError):
         return ClusterRefused("Kubernetes' certificate is not accepted", detail=_mistrust(exc.certificate_error))
     if isinstance(exc, aiohttp.ClientConnectorError):

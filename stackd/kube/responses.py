@@ -89,8 +89,15 @@ def check(call: KubeRequest, answer: KubeResponse) -> None:
 
 
 def unexpected(call: KubeRequest, answer: KubeResponse, trouble: str) -> UnexpectedAnswer:
-    """The error for a response that does not fit the request. Clients can read ``trouble``: use only our own words."""
-    excerpt = f"{answer.status} {answer.content_type or 'of no type'}, {len(answer.body)} bytes: {answer.body[:SHOWN_BYTES]!r}"
+    """The error for a response that does not fit the request. Clients can read ``trouble``: use only our own words.
+
+    A stack's generated values are in its pod, its record and its logs. So the excerpt does not quote what may repeat
+    one: JSON, a log, or any response to a request that sends an object.
+    """
+    excerpt = f"{answer.status} {answer.content_type or 'of no type'}, {len(answer.body)} bytes"
+    sends = call.body is not None and call.verb != "delete"
+    if not sends and not call.asks_node and not answer.body.lstrip().startswith((b"{", b"[")):
+        excerpt += f": {answer.body[:SHOWN_BYTES]!r}"
     return UnexpectedAnswer(f"unexpected response to {what(call)}: {trouble}; is a proxy in between?", excerpt)
 
 

@@ -379,4 +379,6 @@ def _trouble(call: KubeRequest, kind: str, raw: JsonObject) -> str:
 
 
 def _unreadable(kind: str, trouble: str, line: bytes) -> UnexpectedAnswer:
-    return UnexpectedAnswer(f"the watch of {kind} cannot be read: {trouble}", repr(line[:SHOWN_BYTES]))
+    # A part of an object is not quoted: it may hold a stack's generated values.
+    page = repr(line[:SHOWN_BYTES]) if line.lstrip().startswith(b"<") else f"{len(line)} bytes"
+    return UnexpectedAnswer(f"the watch of {kind} cannot be read: {trouble}", page)

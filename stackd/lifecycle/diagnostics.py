@@ -125,8 +125,13 @@ async def _log_tail(context: Context, pod: PodState, container: str, values: Map
         text = await context.cluster.pod_log(pod.name, tail=KEPT_LINES, container=container)
     except (ObjectNotFound, Conflict):
         return None
-    tail = hide(text, values).encode()[-KEPT_BYTES:].decode(errors="ignore")
+    tail = (await _hidden(text, values)).encode()[-KEPT_BYTES:].decode(errors="ignore")
     return KeptLog(container=container, at=context.clock.now(), text=tail) if tail else None
+
+
+async def _hidden(text: str, values: Mapping[str, str]) -> str:
+    """A log without the values. A long one would hold the loop."""
+    return await asyncio.to_thread(hide, text, values) if values else text
 
 
 def _timeline_event(event: PodEvent, values: Mapping[str, str]) -> TimelineEvent:
@@ -155,7 +160,7 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
         name = container or next((c.name for c in pod.containers if not c.init), "")
         try:
             context.require_cluster()
-            return hide(await context.cluster.pod_log(pod.name, tail=tail, container=name), stack.values)
+            return await _hidden(await context.cluster.pod_log(pod.name, tail=tail, container=name), stack.values)
         except ObjectNotFound:
             pass  # the pod has just gone
         except ClusterUnavailable as error:

@@ -256,6 +256,24 @@ def test_the_sentence_is_for_anybody_and_the_detail_for_the_log() -> None:
     assert len(caught.value.detail) < 300
 
 
+FLAG = b"flag{0123456789abcdef}"
+
+
+@pytest.mark.parametrize(
+    ("call", "body"),
+    [
+        (KubeRequest(verb="create", resource="pods", namespace="rec", name="p", body=b"{}"), b"<p>refused: " + FLAG),
+        (KubeRequest(verb="list", resource="pods", namespace="rec"), b' {"items": [{"value": "' + FLAG),
+        (KubeRequest(verb="get", resource="pods/log", namespace="rec", name="p"), FLAG),
+    ],
+)
+def test_what_may_repeat_a_generated_value_is_not_quoted(call: KubeRequest, body: bytes) -> None:
+    """The excerpt is logged before any stack's values are hidden."""
+    with pytest.raises(UnexpectedAnswer) as caught:
+        check(call, KubeResponse(status=404, body=body, content_type="text/html"))
+    assert caught.value.excerpt == f"404 text/html, {len(body)} bytes"
+
+
 def test_what_the_tests_take_for_answers_are_some() -> None:
     call = KubeRequest(verb="get", resource="pods", namespace="rec", name="p")
     for document in (pod("p"), going(pod("p"))):
