@@ -21,7 +21,7 @@ from stackd.clock import Clock, SystemClock
 from stackd.config import Config, LoadedConfig, require_cluster
 from stackd.errors import ClusterError, ClusterSilent, ClusterUnavailable, NotOwner, StoreUnavailable
 from stackd.jobs.batch_delete import BatchQueue
-from stackd.jobs.schedule import EXPIRE_SECONDS, PURGE_SECONDS, QUOTAS_SECONDS, Entry, Schedule
+from stackd.jobs.schedule import EXPIRE_SECONDS, POLICIES_SECONDS, PURGE_SECONDS, QUOTAS_SECONDS, Entry, Schedule
 from stackd.kube.access import Renewal
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget
@@ -31,7 +31,7 @@ from stackd.kube.mirror import Mirror
 from stackd.lifecycle import crashpoints, delete, diagnostics, repair
 from stackd.lifecycle.annotations import annotate_all_given, annotate_given
 from stackd.lifecycle.brake import Brake
-from stackd.lifecycle.bring_up import bring_up, follow_identity
+from stackd.lifecycle.bring_up import bring_up, follow_identity, refresh_policies
 from stackd.lifecycle.capacity import refresh_quotas
 from stackd.lifecycle.context import Context, Settings
 from stackd.lifecycle.idempotency import Replays, purge
@@ -216,6 +216,7 @@ def _wire(context: Context) -> Daemon:
         Entry(name="reconcile", every=context.config.reconcile.interval, verb=reconciler.reconcile),
         Entry(name="purge", every=PURGE_SECONDS, verb=lambda: purge(context)),
         Entry(name="quotas", every=QUOTAS_SECONDS, verb=lambda: refresh_quotas(context)),
+        Entry(name="policies", every=POLICIES_SECONDS, verb=lambda: refresh_policies(context)),
         Entry(name="prepull", every=REFRESH_SECONDS, verb=prepulls.refresh),
         Entry(name="history", every=SAMPLE_SECONDS, verb=history.sample),
     ]
@@ -259,6 +260,7 @@ def _look_after(daemon: Daemon, process: ProcessContext, certificate: Certificat
         "credentials", Renewal(context.cluster.connection.access, context.cluster.answer, context.clock).run()
     )
     if certificate is not None:
+        context.metrics.certificate_ends = lambda: certificate.ends
         context.tasks.supervise("certificate", certificate.follow())
     if process.again is not None:
         context.tasks.supervise("key-file", KeyFile(context, daemon.api.keys, process.again).follow())
@@ -281,10 +283,9 @@ def _look_after(daemon: Daemon, process: ProcessContext, certificate: Certificat
 async def _follow_cluster(daemon: Daemon) -> None:
     """Reach the cluster, become the owner of its stacks, reconcile rows and cluster once, then follow the cluster."""
     context, ownership = daemon.context, daemon.context.ownership
-    policies = context.config.stacks.require_ingress_network_policy
-    await bring_up(context, check_policies=policies)
+    await bring_up(context)
     async with asyncio.TaskGroup() as group:
-        identity = follow_identity(context, check_policies=policies, known=daemon.observer.mark_all_dirty)
+        identity = follow_identity(context, known=daemon.observer.mark_all_dirty)
         group.create_task(identity, name="identity")
         group.create_task(watch_over(context.cluster.connection.contact, context.cluster.probe), name="contact")
         context.tasks.supervise("ownership", _own(context))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter, time_ns
 from typing import Final
@@ -107,6 +107,7 @@ class Metrics:
     assignments: Histogram = field(default_factory=Histogram)
     loop_lag: Histogram = field(default_factory=Histogram)
     reloads: Reloads = field(default_factory=Reloads)
+    certificate_ends: Callable[[], float] = lambda: 0.0
 
     def route(self, method: str, path: str) -> RouteMeter:
         """The meter of a route."""

@@ -235,6 +235,7 @@ class Harness:
             return words in why
 
         await eventually(check, lambda: f"/readyz says {why}", deadline)
+        assert await self.metric("stackd_ready") == 0
         return why
 
     async def until_unblocked(self) -> None:

@@ -158,7 +158,7 @@ class StacksSection(Section):
         default="auto", description="Family of the addresses to report; auto is that of the Services."
     )
     require_ingress_network_policy: Flag = Field(
-        default=True, description="Refuse to start while no ingress NetworkPolicy protects the stacks' namespace."
+        default=True, description="Create nothing while no ingress NetworkPolicy protects the stacks' namespace."
     )
     keep_history: Duration = Field(
         default=86400.0, description="How long a stack's timeline is kept after the stack is gone."

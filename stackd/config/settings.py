@@ -121,6 +121,7 @@ _LIVE_SINGLE: Final = frozenset(
         "stacks.public_ips",
         "stacks.address_types",
         "stacks.address_family",
+        "stacks.require_ingress_network_policy",
         "stacks.keep_history",
         "metrics.public",
     }

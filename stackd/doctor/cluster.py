@@ -203,7 +203,9 @@ async def _policies(cluster: Cluster, config: Config, size: Size) -> list[Findin
     else:
         text = "no NetworkPolicy restricts who reaches the stacks: each is open to every other"
         needed = config.stacks.require_ingress_network_policy
-        found.append(fail(about, text + "; the daemon will not start", APPLY) if needed else warn(about, text, APPLY))
+        found.append(
+            fail(about, text + "; the daemon creates no stacks", APPLY) if needed else warn(about, text, APPLY)
+        )
     if protects(policies, instance, EGRESS):
         found.append(ok(about, "NetworkPolicies restrict what the stacks reach"))
     else:

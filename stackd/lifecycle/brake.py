@@ -81,15 +81,14 @@ class Brake:
         """Whether any brake is on."""
         return self.wrong_cluster is not None or bool(self._held)
 
-    def reasons(self) -> list[str]:
-        """One sentence for each brake that is on."""
-        reasons = [str(self.wrong_cluster)] if self.wrong_cluster else []
-        if self._held:
-            reasons.append(
-                f"{len(self._held)} stacks would be ended or removed although nobody asked for it; "
-                "see `stackd reconcile --plan`, release with `stackd reconcile --confirm`"
-            )
-        return reasons
+    def why_held(self) -> str:
+        """How many stacks are held back, and what to do; empty if none are."""
+        if not self._held:
+            return ""
+        return (
+            f"{len(self._held)} stacks would be ended or removed although nobody asked for it; "
+            "see `stackd reconcile --plan`, release with `stackd reconcile --confirm`"
+        )
 
     def admit_creates(self) -> None:
         """Raise Held where nothing may be created: on the wrong cluster."""

@@ -1,6 +1,6 @@
 """Connect to the cluster; check its identity, the namespace and its protection. Retries until the cluster answers.
 
-Owns: the conditions under which stackd works with a cluster and a file at all (invariant 8 and
+Owns: the conditions under which stackd creates stacks in a cluster (invariant 8 and
 ``require_ingress_network_policy``), and checking the cluster's identity again whenever it may be another cluster. On
 the wrong cluster stackd creates nothing. With another namespace or instance all stacks of the file would look gone and
 be marked ended.
@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from stackd.errors import ClusterError, ClusterRefused, ClusterUnavailable, ConfigError, StoreUnavailable
+from stackd.errors import ClusterError, ClusterRefused, ClusterUnavailable, StoreUnavailable
 from stackd.kube import provision
 from stackd.kube.caller import Backoff
 from stackd.lifecycle.brake import WrongCluster
@@ -32,18 +32,15 @@ ASK_AGAIN_SECONDS = 5.0
 shows that the right cluster is back."""
 
 
-async def bring_up(context: Context, *, check_policies: bool) -> None:
-    """Return when the cluster was reached and passed the checks; the brake is on if it is not the file's own.
-
-    Raises ConfigError where the operator has to do something first.
-    """
+async def bring_up(context: Context) -> None:
+    """Return when the cluster was reached and checked; the brake is on if it is not the file's own."""
     backoff = Backoff(first=FIRST_PAUSE, most=LONGEST_PAUSE)
     began = context.clock.monotonic()
     while True:
         try:
             await _identify(context)
             if context.brake.wrong_cluster is None:
-                await _prepare(context, check_policies=check_policies)
+                await _prepare(context)
         except (ClusterError, ClusterUnavailable, StoreUnavailable) as error:
             if context.waiting_for != str(error):
                 log.warning("waiting for the cluster: %s", error)
@@ -57,15 +54,14 @@ async def bring_up(context: Context, *, check_policies: bool) -> None:
             return
 
 
-async def follow_identity(context: Context, *, check_policies: bool, known: Callable[[], None]) -> None:
+async def follow_identity(context: Context, *, known: Callable[[], None]) -> None:
     """The identity service: ask for the cluster's identity whenever it is in doubt, until it answers; for ever.
 
-    ``known`` is called whenever the identity is confirmed. Raises ConfigError as ``bring_up`` does, on a cluster not
-    seen before.
+    ``known`` is called whenever the identity is confirmed.
     """
     while True:
         await _doubted(context)
-        await bring_up(context, check_policies=check_policies)
+        await bring_up(context)
         if context.foreign_view and context.brake.wrong_cluster is None:
             log.warning("the cluster that the file belongs to answers again; its objects are listed anew")
             await context.mirror.relist()
@@ -104,23 +100,39 @@ async def _identify(context: Context) -> None:
     context.brake.identity_in_doubt = context.doubted.is_set()
 
 
-async def _prepare(context: Context, *, check_policies: bool) -> None:
+async def _prepare(context: Context) -> None:
     """Check, or create, what must exist before any stack is created."""
     if not context.prepared:
         await context.cluster.ensure_namespace()
-        if check_policies:
-            await _require_policy(context)
+        await _check_policies(context)
         context.prepared = True
     if context.fence.open:
         await ask_node_ports(context)
 
 
-async def _require_policy(context: Context) -> None:
-    namespace, instance = context.config.stacks.namespace, context.config.cluster.instance
-    if not provision.protects(await context.cluster.network_policies(namespace), instance):
-        raise ConfigError(
-            [
-                f"no NetworkPolicy in namespace {namespace} restricts ingress to the stacks: every stack is open to every "
-                "other; apply what `stackd manifests` prints, or set stacks.require_ingress_network_policy = false"
-            ]
+async def refresh_policies(context: Context) -> None:
+    """Check the NetworkPolicies again. If the cluster does not answer, the last result stays."""
+    try:
+        context.require_cluster()
+        await _check_policies(context)
+    except (ClusterError, ClusterUnavailable) as error:
+        log.debug("policies: %s", error)
+
+
+async def _check_policies(context: Context) -> None:
+    """Find out whether a NetworkPolicy protects the stacks, if one is required."""
+    config, before = context.config, context.policy_trouble
+    if not config.stacks.require_ingress_network_policy or provision.protects(
+        await context.cluster.network_policies(), config.cluster.instance
+    ):
+        context.policy_trouble = ""
+    else:
+        context.policy_trouble = (
+            f"no stack can be created: no NetworkPolicy in namespace {config.stacks.namespace} restricts ingress to the "
+            "stacks, so every stack is open to every other; apply what `stackd manifests` prints, or set "
+            "stacks.require_ingress_network_policy = false"
         )
+    if context.policy_trouble and not before:
+        log.error("%s", context.policy_trouble)
+    elif before and not context.policy_trouble:
+        log.info("stacks can be created again: a NetworkPolicy protects them, or none is required")

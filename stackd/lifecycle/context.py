@@ -126,6 +126,7 @@ class Context:
     ``renewed``        False while rows of a restored file have to be brought up to date
     ``waiting_for``    why the cluster cannot be used; ``refused``: the cluster answers, but does not accept stackd
     ``file_trouble``   why the last try to write the file failed
+    ``policy_trouble`` that no NetworkPolicy protects the stacks, although one is required
     ``node_ports``     the cluster's node port range, if known; ``ports_trouble``: why none of them can be used
     ``families``       the address families of the Services that were seen last
     """
@@ -164,6 +165,7 @@ class Context:
     file_trouble: str = ""
     node_ports: PortRange | None = None
     ports_trouble: str = ""
+    policy_trouble: str = ""
     closing: bool = False
     families: tuple[str, ...] = ()
     pools: Pools = field(default_factory=Pools)

@@ -6,12 +6,18 @@ file accepts a write is tried by the callers.
 
 from __future__ import annotations
 
-from stackd.errors import ClusterUnavailable, ShuttingDown
+from stackd.errors import ClusterUnavailable, Held, ShuttingDown
 from stackd.lifecycle.context import AWAY_SECONDS, CHECKING_IDENTITY, STALE_SECONDS, Context
 from stackd.lifecycle.ownership import Role
 from stackd.waiters import first_of, set_within
 
 ADOPTING = "stackd is adopting stacks found in the cluster"
+NOT_READY = (
+    "standby", "cluster", "lease", "wrong_cluster", "brake", "stopping", "clock", "adopting", "node_ports",
+    "network_policy", "file",
+)  # fmt: skip
+"""What keeps stackd from being ready, as the metrics name it."""
+
 FIRST_CONTACT_SECONDS = 5.0
 """How long a create waits for the first contact with the cluster, while no attempt has failed."""
 
@@ -55,8 +61,8 @@ async def stacks_known(context: Context) -> None:
 
 
 def admit(context: Context) -> None:
-    """Raise unless new work can be accepted: not while stackd stops, not without a view of the right cluster, and
-    not before the file has all stacks that the cluster has.
+    """Raise unless new work can be accepted: not while stackd stops, not without a view of the right cluster, not
+    before the file has all stacks that the cluster has, and not without the required NetworkPolicy.
     """
     if context.closing:
         raise ShuttingDown("stackd is shutting down")
@@ -66,37 +72,43 @@ def admit(context: Context) -> None:
     context.require_cluster()
     if context.store.incomplete:
         raise ClusterUnavailable(f"no stack can be created: {ADOPTING}; retry soon")
+    if context.policy_trouble:
+        raise Held(context.policy_trouble)
     context.fence.require()
 
 
-def why_not_ready(context: Context) -> list[str]:
-    """Why stackd is not ready, in sentences; empty if it is."""
-    ownership = context.ownership
+def why_not_ready(context: Context) -> dict[str, str]:
+    """Why stackd is not ready: a sentence for each of ``NOT_READY`` that applies; empty if it is ready."""
+    ownership, brake = context.ownership, context.brake
     if ownership.standby:
-        return [ownership.standby]
-    found = [] if context.mirror.synced else [f"waiting for the cluster: {_why_not_reached(context)}"]
-    if lapsed := ownership.why_closed():
-        found.append(lapsed)
-    found += context.brake.reasons()
-    if context.closing:
-        found.append("stackd is shutting down")
+        return {"standby": ownership.standby}
+    found = {
+        "cluster": _why_no_cluster(context),
+        "lease": ownership.why_closed(),
+        "wrong_cluster": str(brake.wrong_cluster or ""),
+        "brake": brake.why_held(),
+        "stopping": "stackd is shutting down" if context.closing else "",
+        "clock": context.wall_clock.trouble(),
+        "adopting": ADOPTING if context.mirror.synced and context.store.incomplete else "",
+        "node_ports": context.ports_trouble,
+        "network_policy": context.policy_trouble,
+        "file": context.file_trouble,
+    }
+    return {reason: sentence for reason, sentence in found.items() if sentence}
+
+
+def _why_no_cluster(context: Context) -> str:
+    """Why the cluster is not there for changes; empty if it is, or if it was asked who it is only just now."""
+    if not context.mirror.synced:
+        return f"waiting for the cluster: {_why_not_reached(context)}"
     contact = context.cluster.connection.contact
-    if context.mirror.synced and contact.lost:
-        found.append(f"{contact.sentence()}; reads return the last known state")
-    elif context.mirror.synced and (stale := context.mirror.staleness()) > STALE_SECONDS:
+    if contact.lost:
+        return f"{contact.sentence()}; reads return the last known state"
+    if (stale := context.mirror.staleness()) > STALE_SECONDS:
         why = f" ({context.mirror.last_error})" if context.mirror.last_error else ""
-        found.append(f"Kubernetes has sent nothing for {stale:.0f} s{why}; reads return the last known state")
-    elif context.mirror.synced and (doubt := _why_in_doubt(context)):
-        found.append(f"nothing can be created or deleted: {doubt}")
-    if trouble := context.wall_clock.trouble():
-        found.append(trouble)
-    if context.mirror.synced and context.store.incomplete:
-        found.append(ADOPTING)
-    if context.ports_trouble:
-        found.append(context.ports_trouble)
-    if context.file_trouble:
-        found.append(context.file_trouble)
-    return found
+        return f"Kubernetes has sent nothing for {stale:.0f} s{why}; reads return the last known state"
+    doubt = _why_in_doubt(context)
+    return f"nothing can be created or deleted: {doubt}" if doubt else ""
 
 
 def _why_in_doubt(context: Context) -> str:

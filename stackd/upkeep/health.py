@@ -61,7 +61,7 @@ def line(context: Context, ready: asyncio.Event) -> str:
     ownership = context.ownership
     if ownership.standby:
         return f"standby: {ownership.owner} owns the stacks"
-    found = why_not_ready(context)
+    found = [*why_not_ready(context).values()]
     counts = f"{_count(len(context.store.assigned), 'stack')}, {_nodes(context)}"
     if not context.mirror.synced:
         parts = found

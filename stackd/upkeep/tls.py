@@ -15,6 +15,7 @@ import os
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def stamp_of(path: str | Path) -> Stamp | None:
 
 
 class Certificate:
-    """The pair of ``server.tls_cert`` and ``server.tls_key``."""
+    """The pair of ``server.tls_cert`` and ``server.tls_key``; ``ends``: when it expires, in seconds since the epoch."""
 
     def __init__(self, cert: str, key: str, *, now: Callable[[], float] = time.time) -> None:
         self._now = now
@@ -50,6 +51,7 @@ class Certificate:
         self._stamps: list[Stamp | None] = []
         self._said = 0.0
         self._context = _context()
+        self.ends = 0.0
 
     @property
     def context(self) -> ssl.SSLContext:
@@ -75,6 +77,8 @@ class Certificate:
         fresh = _context()
         fresh.load_cert_chain(*self._files, password=_no_password)
         self._context = fresh
+        with suppress(OSError, ValueError):
+            self.ends = validity(Path(self._files[0])).ends
         self._said = 0.0
         self.remind()
 

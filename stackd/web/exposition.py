@@ -26,6 +26,7 @@ from stackd.kube.access import expiry_remark
 from stackd.lifecycle.ownership import Role
 from stackd.lifecycle.plan import ActionKind
 from stackd.lifecycle.pools import PoolFigures
+from stackd.lifecycle.readiness import NOT_READY, why_not_ready
 from stackd.metrics import CREATED, INVALID, PHASES, Histogram
 from stackd.model import StackStatus
 from stackd.web.api import Api, ApiCall, admit
@@ -84,7 +85,10 @@ class DaemonCollector(Collector):
         api, measured = self._api, self._api.context.metrics
         labels = {"version": __version__, "python": platform.python_version()}
         yield gauge("stackd_build_info", "What runs; always 1.", {tuple(labels.values()): 1}, tuple(labels))
-        yield gauge("stackd_ready", "1 once the file is open and the mirror in sync.", {(): api.context.mirror.synced})
+        reasons = why_not_ready(api.context)
+        yield gauge("stackd_ready", "1 while /readyz is 200.", {(): not reasons})
+        keeps = {(reason,): reason in reasons for reason in NOT_READY}
+        yield gauge("stackd_not_ready", "1 while this keeps stackd from being ready.", keeps, ("reason",))
         ownership = api.context.ownership
         yield gauge(
             "stackd_owner",
@@ -300,6 +304,12 @@ class DaemonCollector(Collector):
             "stackd_kubernetes_credentials_expiring",
             "1 when they have ended, or end within two weeks and are not renewed.",
             {(): bool(expiry_remark(access, context.clock.now() / 1e9))},
+        )
+
+        yield gauge(
+            "stackd_tls_certificate_expiry_timestamp_seconds",
+            "When the API's TLS certificate in force expires; 0 without TLS.",
+            {(): context.metrics.certificate_ends()},
         )
 
     def _store(self) -> Iterator[Metric]:

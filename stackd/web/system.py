@@ -101,7 +101,7 @@ async def unready(api: Api) -> list[str]:
         context.file_trouble = ""
     except StoreUnavailable as error:
         context.file_trouble = str(error)
-    return why_not_ready(context)
+    return [*why_not_ready(context).values()]
 
 
 def plan_fields(plan: ReconcilePlan) -> dict[str, object]:

@@ -24,7 +24,6 @@ from tests.api.test_contract import (
     test_stats_count_stacks_nodes_ports_and_reservations,
     test_what_no_node_can_take_is_a_503_that_says_so_and_leaves_nothing,
 )
-from tests.api.test_process import environment, run
 from tests.api.test_refusals import test_a_limitrange_violation_is_a_400
 from tests.harness import Harness, eventually, fast_cluster, harness, seed
 from tests.provisioning import ADMIN, OURS, apply, printed, rules
@@ -155,23 +154,39 @@ async def test_without_the_namespace_the_start_waits_for_it_and_says_why(tmp_pat
         await at.until_ready(10)
 
 
-async def test_the_daemon_does_not_start_where_no_policy_protects_the_stacks(tmp_path: Path) -> None:
+async def test_nothing_is_created_while_no_policy_protects_the_stacks_and_reads_are_answered(tmp_path: Path) -> None:
     documents = printed()
+    good = [one for one in documents if one["metadata"]["name"] == "default-deny"]
     open_to_all = {"kind": "NetworkPolicy", "metadata": {"name": "open", "namespace": "stacks"}}
     open_to_all |= {"spec": {"podSelector": {}, "ingress": [{}]}}
     others = {"kind": "NetworkPolicy", "metadata": {"name": "others", "namespace": "stacks"}}
     others |= {"spec": {"podSelector": {"matchLabels": {"app": "web"}}}}
+    settings = {"STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY": "true"}
     async with EmbeddedCluster(fast_cluster()) as cluster:
         await apply(cluster, [documents[0], others])
-        env = environment(
-            tmp_path, cluster, STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY="true", STACKD_LOG__FORMAT="text"
-        )
-        for _ in range(2):
-            code, said = await run(env, "serve")
-            assert code == 1
-            last = said.strip().splitlines()[-1]
-            assert "no NetworkPolicy in namespace stacks restricts ingress to the stacks" in last
-            assert "stackd manifests" in last
-            assert "Traceback" not in said
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            await refused(at)
+            await apply(cluster, good)
+            await at.run_now("policies")
+            stack_id = (await at.create())["stack_id"]
+            assert await at.metric("stackd_ready") == 1
             await apply(cluster, [open_to_all])
-            open_to_all["metadata"] = {"name": "again", "namespace": "stacks"}
+            await at.run_now("policies")
+            await refused(at)
+            assert (await at.stack(stack_id))["stack_id"] == stack_id
+            cluster.faults.add_fault(action="status", verb="list", resource="networkpolicies", code=500)
+            await at.run_now("policies")
+            await refused(at)
+            at.reload("stacks", require_ingress_network_policy=False)
+            await at.run_now("policies")
+            await at.create()
+
+
+async def refused(at: Harness) -> None:
+    """Creates are refused for want of a policy, which readiness and metrics show; a list is answered."""
+    reply = await at.call("POST", "/stacks", seed())
+    assert (reply.status, "no NetworkPolicy in namespace stacks restricts ingress" in reply.error) == (503, True)
+    assert "stackd manifests" in await at.until_unready("no NetworkPolicy in namespace stacks")
+    assert await at.metric("stackd_not_ready", reason="network_policy") == 1
+    assert (await at.metric("stackd_not_ready"), await at.metric("stackd_ready")) == (1, 0)
+    assert (await at.call("GET", "/stacks")).status == 200

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from stackd.upkeep import tls
+from stackd.validity import validity
 from tests.harness import KEY, Harness, eventually, harness
 from tests.unit.upkeep.test_certificate import EC, RSA, make, trusting
 
@@ -56,6 +58,13 @@ async def test_requests_are_answered_over_tls_with_the_certificate_in_the_file(t
     cert, key = make(tmp_path)
     async with harness(tmp_path, settings(cert, key)) as at:
         assert await name_served(at, cert) == "one"
+        url = f"https://127.0.0.1:{at.port}/metrics?api_key={KEY}"
+        async with at.session.get(url, ssl=trusting(cert)) as answer:
+            ends = re.search(
+                r"^stackd_tls_certificate_expiry_timestamp_seconds (.*)$", await answer.text(), re.MULTILINE
+            )
+            assert ends is not None
+            assert float(ends[1]) == validity(Path(cert)).ends
 
 
 async def test_a_handshake_that_does_not_come_is_cut_off_and_others_go_on(tmp_path: Path) -> None:

@@ -18,7 +18,10 @@ SCRAPER = "sk-scraper-0123456789abcdef0123456789"
 WINDOW = "30s"
 SECONDS = 60.0
 PAUSE = 0.25
-EMPTY = {"Credentials for Kubernetes end": "those of the embedded cluster do not"}
+EMPTY = {
+    "Credentials for Kubernetes end": "those of the embedded cluster do not",
+    "TLS certificate ends": "the API speaks plain HTTP",
+}
 """Panels that rightly show nothing here; their queries still have to succeed."""
 
 POOLED = """\

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.monitoring.board import MONITORING, rules
+from tests.monitoring.board import MONITORING, rules, targets
 from tests.monitoring.server import program
 
 TESTS = MONITORING / "alerts.test.yaml"
@@ -65,3 +65,21 @@ def test_an_alert_that_never_fires_fails_its_test(alert: str, tmp_path: Path) ->
     (tmp_path / "alerts.yaml").write_text(yaml.safe_dump(text))
     done = promtool("test", "rules", str(tmp_path / TESTS.name))
     assert done.returncode != 0, f"{alert} is not needed by {TESTS.name}"
+
+
+@pytest.mark.parametrize("owner", [0, 1])
+def test_the_board_is_as_ready_as_the_owner_whatever_the_standby_says(owner: int, tmp_path: Path) -> None:
+    (ready,) = [target.filled("1m") for target in targets() if target.panel == "Ready"]
+    series = {"stackd_ready": (owner, 0), "stackd_standby": (0, 1)}
+    test = {
+        "interval": "1m",
+        "input_series": [
+            {"series": f'{name}{{job="stackd", instance="{instance}"}}', "values": f"{value}x5"}
+            for name, values in series.items()
+            for instance, value in zip("ab", values, strict=True)
+        ],
+        "promql_expr_test": [{"expr": ready, "eval_time": "3m", "exp_samples": [{"labels": "{}", "value": owner}]}],
+    }
+    (tmp_path / "board.yaml").write_text(yaml.safe_dump({"tests": [test]}))
+    done = promtool("test", "rules", str(tmp_path / "board.yaml"))
+    assert done.returncode == 0, done.stdout + done.stderr
