@@ -21,7 +21,7 @@ from stackd.embedded.status import StatusError
 
 Action = Literal[
     "latency", "status", "lost_reply", "cut", "hang", "late", "page", "reply", "truncate", "empty", "strip", "stale",
-    "trickle", "mute", "admit", "deny", "turns",
+    "trickle", "mute", "admit", "deny", "turns", "no_query",
 ]  # fmt: skip
 Answer = tuple[int, bytes, str]
 """Code, body, content type."""
@@ -46,7 +46,8 @@ class Fault:
     empty: does the work, and answers without a body. strip: does the work, and answers without `fields` (paths such as
     `metadata.uid` or `items.metadata.uid`). A watch with one of these faults ends at once. stale: answers a list as it
     was at the last `remember`. trickle: does the work, and sends the response, or each event of a watch, a few bytes
-    at a time, over `seconds` in all. mute: opens a watch that sends nothing.
+    at a time, over `seconds` in all. mute: opens a watch that sends nothing. no_query: does the work for the request
+    without its query string.
 
     admit: an admission policy applies the merge patch `body` to created, updated or patched objects before they are
     stored. deny: an admission webhook refuses the request, and quotes its containers' environment.

@@ -178,6 +178,9 @@ class ApiServer:
                 if fault.action == "late":
                     asyncio.get_running_loop().call_later(fault.seconds, self._do_late, call)
             return self._cut(request, call)
+        if any(fault.action == "no_query" for fault in faults):
+            call.query = {}
+            self._backend.route(call)
         if faults:
             call.body = admitted(call.body, faults, patch=call.method == "PATCH")
         if (other := instead(faults, done=False)) is not None:

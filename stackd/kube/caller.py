@@ -323,13 +323,16 @@ class Caller:
 
     async def list_raw(self, resource: str) -> list[JsonObject]:
         """Our ``pods``, ``services`` or ``configmaps``, as JSON."""
-        return await self._all(self.on("list", resource, params=self.ours()))
+        listed = await self._all(self.on("list", resource, params=self.ours()))
+        # As in the mirror: what counts is what an object says, not what was asked for.
+        return [raw for raw in listed if labels.is_ours(raw, self.instance)]
 
     async def list_prepulls(self) -> list[JsonObject]:
         """The pods of this instance that only pull images, as JSON."""
         wanted = labels.prepull_labels(self.instance).items()
         params = {"labelSelector": ",".join(f"{key}={value}" for key, value in wanted)}
-        return await self._all(self.on("list", "pods", params=params))
+        listed = await self._all(self.on("list", "pods", params=params))
+        return [raw for raw in listed if labels.is_prepull(raw, self.instance)]
 
     async def list_nodes(self) -> list[NodeState]:
         """All nodes."""
@@ -355,8 +358,9 @@ class Caller:
     async def pod_events(self, name: str, uid: str = "") -> list[PodEvent]:
         """The Kubernetes events about the pod (of that uid, if given), oldest first."""
         fields = f"involvedObject.name={name}" + (f",involvedObject.uid={uid}" if uid else "")
-        items, _ = await self.everything(self.on("list", "events", params={"fieldSelector": fields}), pod_event)
-        return sorted(items, key=lambda event: event.at)
+        listed = await self._all(self.on("list", "events", params={"fieldSelector": fields}))
+        about = [raw for raw in listed if _is_about(raw.get("involvedObject") or {}, name, uid)]
+        return sorted((readable("events", pod_event, raw) for raw in about), key=lambda event: event.at)
 
     async def _all(self, call: KubeRequest) -> list[JsonObject]:
         items, _ = await self.everything(call, lambda raw: raw)
@@ -381,6 +385,10 @@ class Caller:
     def _attempt(self, call: KubeRequest, deadline: Deadline) -> float:
         longest = LIST_SECONDS if call.verb == "list" else self.target.attempt_timeout
         return max(_SHORTEST_ATTEMPT, min(longest, deadline.left))
+
+
+def _is_about(involved: JsonObject, name: str, uid: str) -> bool:
+    return involved.get("name") == name and uid in ("", involved.get("uid"))
 
 
 def document_of(call: KubeRequest, answer: KubeResponse) -> JsonObject:

@@ -194,14 +194,18 @@ class Cluster(Caller):
     async def _as_asked(
         self, call: KubeRequest, made: JsonObject, manifest: Mapping[str, Any], deadline: Deadline, *, dry_run: bool
     ) -> JsonObject:
-        """Return the created object if it carries our labels. Otherwise delete it, because no watch would see it.
+        """Return the created object if it carries our labels, and exists only if it should. Otherwise delete it.
 
-        Raises ClusterRefused after the delete; ClusterUnavailable if the object could not be deleted.
+        No watch would see it without labels. Raises ClusterRefused after the delete; ClusterUnavailable if the object
+        could not be deleted.
         """
+        exists = bool(made["metadata"].get("resourceVersion"))
         try:
             _require_labels(call.resource, made, manifest)
+            if dry_run and exists:
+                raise ClusterRefused("a dry run was carried out: something before Kubernetes drops the query string")
         except ClusterRefused:
-            if not dry_run:
+            if exists or not dry_run:
                 await remove(self, call.resource, call.name, made["metadata"]["uid"], deadline)
             raise
         return made

@@ -43,6 +43,11 @@ def prepull_labels(instance: str) -> dict[str, str]:
     return {ROLE: PREPULL, INSTANCE: instance}
 
 
+def is_prepull(raw: Mapping[str, Any], instance: str) -> bool:
+    """Whether the object (as Kubernetes' JSON) is a pod of this instance that only pulls an image."""
+    return prepull_labels(instance).items() <= labels_of(raw).items() and STACK not in labels_of(raw)
+
+
 def labels_of(raw: Mapping[str, Any]) -> Mapping[str, str]:
     """The labels of an object as JSON."""
     found: Mapping[str, str] = raw["metadata"].get("labels") or {}

@@ -146,9 +146,12 @@ class Leases:
         async with aclosing(endless(self._caller, source, self.health, _TIMINGS)) as news:
             async for one in news:
                 if isinstance(one, Listed):
-                    yield one.items[0] if one.items else None
-                else:
+                    yield next(filter(self._is_mine, one.items), None)
+                elif self._is_mine(one.item):
                     yield None if one.gone else one.item
+
+    def _is_mine(self, lease: Lease) -> bool:
+        return bool(lease.raw["metadata"]["name"] == self.name)  # whatever was asked for
 
     async def _send(self, verb: str, lease: Lease, timeout: float | None) -> Lease:
         caller = self._caller

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stackd.errors import ClusterUnavailable, ObjectExists, StackdError
+from stackd.kube.labels import is_prepull
 from stackd.kube.manifests import DEADLINE_SECONDS, prepull_name, prepull_pod, prepull_spec, pull_status
 from stackd.kube.wire import JsonObject
 from stackd.lifecycle import nodes
@@ -180,6 +181,8 @@ class PrePulls:
         found = await context.cluster.pod_json(self._name(target))
         if found is None:
             raise ClusterUnavailable(f"the pod that is to pull {target} is gone")
+        if not is_prepull(found, instance):
+            raise ClusterUnavailable(f"the pod {self._name(target)} is not stackd's: delete it, or have it renamed")
         return found
 
     async def _until_done(self, target: ImageOnNode, uid: str) -> bool:

@@ -197,6 +197,44 @@ def _posted(pod: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": pod["metadata"], "spec": spec}
 
 
+async def test_a_list_whose_query_string_a_proxy_drops_deletes_nothing_else(tmp_path: Path) -> None:
+    """Before, this deleted the pods of all stacks, and those of others."""
+    settings = folder_with(tmp_path, slow=slow())
+    foreign: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "foreign"}}
+    foreign["spec"] = {"containers": [{"name": "app", "image": "nginx"}]}
+    async with EmbeddedCluster(fast_cluster(slow_pull=60.0)) as cluster:
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            stack_id = (await at.create())["stack_id"]
+            await at.kubectl("POST", "/api/v1/namespaces/stacks/pods", foreign)
+            await eventually(lambda: _pulls(at, IMAGE))
+            (left, *_) = (await pulling_pods(at)).values()
+            left["metadata"] = {**_bare(left), "name": "prepull-left"}
+            await at.kubectl("POST", "/api/v1/namespaces/stacks/pods", _posted(left))
+        folder_with(tmp_path, slow=slow(prepulled=False))
+        cluster.faults.add_fault(action="no_query", verb="list", resource="pods")
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            await eventually(lambda: _none(at))
+            assert set(await at.objects("pods")) == {stack_id, "foreign"}
+
+
+async def test_a_pod_of_somebody_else_with_the_name_of_a_pull_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = folder_with(tmp_path, slow=slow())
+    async with EmbeddedCluster(fast_cluster(slow_pull=60.0)) as cluster:
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            await eventually(lambda: _pulls(at, IMAGE))
+            names = {name for name, pod in (await pulling_pods(at)).items() if _image(pod) == IMAGE}
+        async with harness(tmp_path, cluster=cluster) as at:
+            for name in names:
+                spec = {"containers": [{"name": "app", "image": "registry.example/fail"}], "restartPolicy": "Never"}
+                pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+                await at.kubectl("POST", "/api/v1/namespaces/stacks/pods", pod)
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            await eventually(lambda: "is not stackd's" in caplog.text)
+            assert names <= set(await at.objects("pods"))
+
+
 async def test_a_stop_leaves_no_pod(tmp_path: Path) -> None:
     async with EmbeddedCluster(fast_cluster(slow_pull=60.0)) as cluster:
         async with harness(tmp_path, folder_with(tmp_path, slow=slow()), cluster=cluster) as at:

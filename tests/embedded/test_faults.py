@@ -290,6 +290,14 @@ async def test_an_answer_that_trickles_is_whole_and_takes_its_time(wire: Wire) -
     assert json.loads(whole)["metadata"]["uid"] == made["metadata"]["uid"]
 
 
+async def test_a_query_string_can_be_dropped(wire: Wire) -> None:
+    await wire.make_pod("one")
+    wire.cluster.faults.add(Fault(action="no_query", resource="pods"))
+    (found,) = (await wire.get(f"{PODS}?labelSelector=none=such")).body["items"]
+    assert found["metadata"]["name"] == "one"
+    assert (await wire.get(f"{PODS}?watch=true")).body["kind"] == "PodList"
+
+
 async def test_the_events_of_a_watch_can_trickle(wire: Wire) -> None:
     wire.cluster.faults.add(Fault(action="trickle", seconds=0.1, verb="watch"))
     async with wire.watching(f"{PODS}?watch=true&resourceVersion=1") as watched:

@@ -345,12 +345,19 @@ async def test_rows_can_be_rebuilt_from_what_is_listed(cluster: Cluster) -> None
         ) == dataclasses.replace(row, updated_at=row.created_at)
 
 
-async def test_events_and_logs_of_a_pod_are_read(cluster: Cluster, mirror: Mirror) -> None:
+@pytest.mark.parametrize("fault", ["", "no_query"])
+async def test_events_and_logs_of_a_pod_are_read(
+    embedded: EmbeddedCluster, cluster: Cluster, mirror: Mirror, fault: str
+) -> None:
+    other = await cluster.create_pod(pod_of(stack(2)))
+    await mirror.until(other.name, running, timeout=30)
+    if fault:
+        embedded.faults.add_fault(action="no_query", verb="list", resource="events")
     row = stack(1)
     pod = await cluster.create_pod(pod_of(row))
     await mirror.until(row.pod_name, running, timeout=30)
     events = await cluster.pod_events(row.pod_name, pod.uid)
-    assert "Scheduled" in [event.reason for event in events]
+    assert [event.reason for event in events].count("Scheduled") == 1
     assert isinstance(await cluster.pod_log(row.pod_name, tail=5), str)
 
 

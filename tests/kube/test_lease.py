@@ -185,6 +185,19 @@ async def test_a_lease_of_another_instance_is_another_one(real: Cluster, leases:
     assert found.holder == "vm1/f1"
 
 
+async def test_the_lease_of_another_instance_is_not_followed_if_the_query_string_is_dropped(
+    embedded: EmbeddedCluster, real: Cluster, leases: Leases
+) -> None:
+    other = await Cluster.connect(target_at(embedded.url, namespace="stacks", instance="a"))
+    try:
+        await Leases(other).create(MINE)
+    finally:
+        await other.close()
+    embedded.faults.add_fault(action="no_query", verb="list", resource="leases.*")
+    async with asyncio.timeout(30), aclosing(leases.follow()) as followed:
+        assert await anext(followed) is None
+
+
 async def test_it_is_followed_through_changes_its_end_and_a_new_one(real: Cluster, leases: Leases) -> None:
     async with asyncio.timeout(30), aclosing(leases.follow()) as followed:
         assert await anext(followed) is None
