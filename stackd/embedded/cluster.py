@@ -128,7 +128,7 @@ class EmbeddedCluster:
     def _assemble(self) -> None:
         options, store = self.options, self.store
         events = EventRecorder(store, options.event_limit)
-        self.ports = PortAllocator(store, options.node_port_range)
+        self.ports = PortAllocator(store, options.node_port_range, options.port_release_delay)
         self.quotas = QuotaController(store)
         self.nodes = NodeController(store)
         self._scheduler = Scheduler(store, events)

@@ -26,7 +26,8 @@ _HEADLESS = "None"
 class PortAllocator:
     """The node ports and cluster IPs of a cluster. Follows the store's services."""
 
-    def __init__(self, store: ObjectStore, port_range: tuple[int, int]) -> None:
+    def __init__(self, store: ObjectStore, port_range: tuple[int, int], release_delay: float = 0.0) -> None:
+        self._release_delay = release_delay
         self._low, self._high = port_range
         self._holders: dict[int, str] = {}
         self._addresses: set[str] = set()
@@ -108,7 +109,11 @@ class PortAllocator:
 
     def _follow(self, change: ObjectChange) -> None:
         if change.after.resource is SERVICES:
-            if change.before is not None:
+            if change.type == "DELETED" and self._release_delay:
+                deleted = change.after
+                loop = asyncio.get_running_loop()
+                loop.call_later(self._release_delay, self._release, deleted.obj["spec"], deleted.uid)
+            elif change.before is not None:
                 self._release(change.before.obj["spec"], change.before.uid)
             if change.type != "DELETED":
                 self._note(change.after.obj["spec"], change.after.uid)

@@ -78,6 +78,8 @@ class EmbeddedOptions:
     """From the deletion of a Node to that of its pods."""
     serve_node_ports: bool = True
     node_port_range: tuple[int, int] = (30000, 32767)
+    port_release_delay: float = 0.0
+    """From the deletion of a Service, of which watches tell at once, to its node ports being free."""
     watch_cache_size: int = 4096
     """How many changes per resource are kept, from which a watch can resume."""
     event_limit: int = 5_000

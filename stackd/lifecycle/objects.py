@@ -8,6 +8,7 @@ are none, creates fail at once, and readiness says why.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -30,6 +31,10 @@ TCP = "tcp"
 
 PORT_TRIES = 50
 """After this many node ports that others hold, a create stops trying."""
+
+KEEP_PORT_SECONDS = 2.0
+"""How long an existing stack asks for its old node port: the API server frees a port a little after it has reported
+that the port's Service is gone."""
 
 
 def pod_request(context: Context, stack: Stack, spec: SanitizedSpec) -> dict[str, object]:
@@ -82,11 +87,13 @@ async def expose(
 ) -> tuple[Stack, ServiceState]:
     """Create the Service; a node port that others hold is replaced until a free one is found or none is left.
 
+    An existing stack asks for its port for ``KEEP_PORT_SECONDS`` before it gets another.
     ``replaced`` is called after each replacement (the crash points of the caller). All tries together end by the
     deadline of one call. Raises NoNodePort, and what ``create_service`` raises.
     """
     await context.right_cluster()
     deadline, instance = context.cluster.deadline(), context.config.cluster.instance
+    keep, backoff = context.cluster.deadline(KEEP_PORT_SECONDS if stack.accepted else 0.0), context.cluster.backoff()
     for _ in range(PORT_TRIES):
         try:
             # Owned by the pod, so that the cluster collects it with the pod.
@@ -98,6 +105,9 @@ async def expose(
             await learn_node_ports(context, PortRange(*refused.cluster))
             taken: NodePortOutOfRange | NodePortTaken = refused
         except NodePortTaken as refused:
+            if (pause := backoff.pause()) < keep.left:
+                await asyncio.sleep(pause)
+                continue
             taken = refused
         stack_log(log, stack.stack_id).info("%s; trying another node port", taken)
         stack = await context.store.ports.replace(stack.stack_id, taken.node_port)

@@ -65,7 +65,7 @@ def replace_port(tx: Transaction, stack_id: str, taken: int) -> Stack:
 def ports_replaced(before: Sequence[PortMapping], after: Sequence[PortMapping]) -> str:
     """A sentence about the node ports of a stack that have changed; empty if none has."""
     changed = [
-        f"another Service has node port {old.node_port} now; {new.node_port} replaces it"
+        f"node port {old.node_port} is not available any more; {new.node_port} replaces it"
         for old, new in zip(before, after, strict=True)
         if old.node_port != new.node_port
     ]

@@ -434,7 +434,7 @@ async def test_a_start_that_gets_another_port_says_so(at: Harness) -> None:
     assert made["metadata"]["uid"], made
     answer = (await do(at, "start", stack["stack_id"])).json
     (port,) = held_ports(answer)
-    words = f"another Service has node port {kept} now; {port} replaces it"
+    words = f"node port {kept} is not available any more; {port} replaces it"
     assert port != kept
     assert (answer["status_reason"], answer["status_message"]) == ("NodePortReplaced", words)
     events = (await at.call("GET", f"/stacks/{stack['stack_id']}/timeline")).json["events"]
