@@ -29,7 +29,6 @@ from stackd.kube.guards import Fence, watch_over
 from stackd.kube.lease import Leases
 from stackd.kube.mirror import Mirror
 from stackd.lifecycle import crashpoints, delete, diagnostics, repair
-from stackd.lifecycle.annotations import annotate_all_given, annotate_given
 from stackd.lifecycle.brake import Brake
 from stackd.lifecycle.bring_up import bring_up, follow_identity, refresh_policies
 from stackd.lifecycle.capacity import refresh_quotas
@@ -70,9 +69,6 @@ HURRIED_EXIT = 1
 PATIENCE_SECONDS = 5.0
 """How long a start waits for the cluster, before it completes without it. Meanwhile connections queue at a handed-over
 socket, and the service manager waits for the start."""
-
-ANNOTATE_SECONDS = 2.0
-"""The longest that a stop takes to write on pods of pools that they were given away."""
 
 STOP_EXTRA_SECONDS = 15.0
 
@@ -156,7 +152,6 @@ async def _open(stack: AsyncExitStack, config: Config, templates: TemplateSet, c
         brake=Brake(clock),
         removals=WorkQueue(clock.monotonic, delete.RETRIES),
         repairs=WorkQueue(clock.monotonic, repair.RETRIES),
-        given=WorkQueue(clock.monotonic, repair.RETRIES),
         diagnostics=WorkQueue(clock.monotonic, diagnostics.RETRIES),
         being_deleted=set(store.begun),
         renewed=not (store.incomplete and len(store.stacks)),
@@ -325,7 +320,6 @@ def _work_queues(daemon: Daemon, group: asyncio.TaskGroup) -> None:
     group.create_task(daemon.observer.run(), name="observe")
     group.create_task(delete.work(context), name="delete")
     group.create_task(repair.work(context), name="repair")
-    group.create_task(annotate_given(context), name="annotate")
     group.create_task(diagnostics.work(context), name="diagnostics")
     daemon.observer.mark_all_dirty()
 
@@ -394,7 +388,6 @@ async def _drain(daemon: Daemon, listener: HttpListener, notifier: Notifier) -> 
     late = await context.tasks.finish(max(0.0, timeout - (context.clock.monotonic() - started)))
     if late:
         log.warning("%d operations did not end in time; they go on at the next start", late)
-    await annotate_all_given(context, ANNOTATE_SECONDS)
     if context.ownership.asked_for.is_set():
         await context.ownership.release()
 

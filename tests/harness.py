@@ -329,11 +329,6 @@ class Harness:
         seen = self.daemon.context.quotas
         seen.seen_at, seen.objects = 1, list(quotas)
 
-    def creates_in_line(self, template: str) -> int:
-        """How many creates wait for the next stack of the template's pool."""
-        context = self.daemon.context
-        return context.pools.waiting(context.settings.templates[template].digest)
-
     def on_their_way(self, template: str) -> tuple[int, int]:
         """For the template's pool: how many creates are under way, and how many stacks do not run yet."""
         context = self.daemon.context
@@ -376,6 +371,12 @@ class Harness:
         yield
         for _ in range(CREATES_AT_ONCE):
             slots.release()
+
+    @asynccontextmanager
+    async def at_work_on(self, stack_id: str) -> AsyncIterator[None]:
+        """Within this, stackd is at work on the stack, so that it is not given from its pool."""
+        async with self.daemon.context.locks.of(stack_id):
+            yield
 
     def look_again(self) -> None:
         """Mark all stacks dirty, so that the daemon looks at each of them again."""
@@ -476,7 +477,8 @@ class Harness:
 
     async def kubectl(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         """A request to the cluster that does not come from stackd."""
-        async with self.session.request(method, self.cluster.url + path, json=body, headers=self.as_admin) as answer:
+        headers = self.as_admin | ({"Content-Type": "application/merge-patch+json"} if method == "PATCH" else {})
+        async with self.session.request(method, self.cluster.url + path, json=body, headers=headers) as answer:
             result: dict[str, Any] = await answer.json()
             return result
 

@@ -192,7 +192,8 @@ class NodePortListeners:
             is_ready(change.after.obj) or (change.before and is_ready(change.before.obj))
         ):
             namespace = change.after.key[0]
-            for label in (change.after.obj["metadata"].get("labels") or {}).items():
+            pods = [change.after.obj] + ([change.before.obj] if change.before else [])
+            for label in {label for pod in pods for label in (pod["metadata"].get("labels") or {}).items()}:
                 for key in self._by_selector.get(label, ()):
                     if key[0] == namespace:
                         self._mark(key)

@@ -22,6 +22,9 @@ CLIENT_LABEL_PREFIX = "label.stackd.io/"
 RECORD = "stackd.io/record"
 POOL = "stackd.io/pool"
 """Label on a pod that waits in the pool of this template; removed when the pod is given to a client."""
+ASSIGNED = "stackd.io/assigned"
+"""Label on a pod of a pool, set when it is given to a client. Its Service selects this label: until then the node port
+answers nobody."""
 
 EXPIRES = "stackd.io/expires-at"
 GENERATION = "stackd.io/generation"

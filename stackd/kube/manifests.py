@@ -94,10 +94,22 @@ def service_manifest(request: ServiceRequest) -> dict[str, Any]:
         },
         "spec": {
             "type": "NodePort",
-            "selector": {labels.STACK: stack.stack_id},
+            "selector": service_selector(stack),
             "ports": [_service_port(port) for port in stack.ports],
         },
     }
+
+
+def service_selector(stack: Stack) -> dict[str, str]:
+    """What the stack's Service selects: of a stack in a pool, no pod until somebody is given the stack."""
+    return {labels.STACK: stack.stack_id} | ({labels.ASSIGNED: "true"} if stack.unassigned else {})
+
+
+def pool_labels(stack: Stack) -> dict[str, str | None]:
+    """The labels of a pod from a pool that say whether the stack was given away, and to whom; None removes one."""
+    if stack.unassigned:
+        return {labels.POOL: stack.template or "", labels.ASSIGNED: None}
+    return {labels.POOL: None, labels.ASSIGNED: "true", **client_labels(stack)}
 
 
 def range_question(namespace: str, instance: str, name: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class PodState:
     """A pod. ``scheduled`` is the PodScheduled condition, None while there is none; times in nanoseconds.
 
     ``generation`` and ``expires_at`` are stackd's annotations: which pod of its stack it is, and when that expires.
-    ``pool`` is the template in whose pool it waits, empty if it is in no pool.
+    ``pool`` is the template in whose pool it waits, empty if it is in no pool; ``assigned``: it was given from one.
     ``recorded`` says whether it carries the record and the end of its stack, from which a lost state file is rebuilt.
     ``cpu_milli``, ``memory_bytes`` and ``ephemeral_bytes`` are what the scheduler reserves for it: its requests, after
     admission policies and LimitRanges have changed them.
@@ -71,12 +71,14 @@ class PodState:
     memory_bytes: int = 0
     ephemeral_bytes: int = 0
     pool: str = ""
+    assigned: bool = False
     recorded: bool = True
 
 
 @struct
 class ServiceState:
-    """A service. ``selects`` is the stack that its selector names.
+    """A service. ``selects`` is the stack that its selector names; with ``once_assigned``, its pod only once that was
+    given from a pool.
 
     ``families`` are ``IPv4`` and ``IPv6``, the primary one first.
     """
@@ -90,6 +92,7 @@ class ServiceState:
     created_at: int
     type: str = "NodePort"
     selects: str = ""
+    once_assigned: bool = False
     families: tuple[str, ...] = ()
 
 
@@ -155,6 +158,7 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
         memory_bytes=reserved(spec, "memory"),
         ephemeral_bytes=reserved(spec, EPHEMERAL_STORAGE),
         pool=intern(names.get(labels.POOL, "")),
+        assigned=labels.ASSIGNED in names,
         recorded=bool(notes.get(labels.RECORD) and notes.get(labels.EXPIRES)),
     )
 
@@ -165,6 +169,7 @@ def service_state(raw: Mapping[str, Any]) -> ServiceState:
     names = labels.labels_of(raw)
     spec = raw.get("spec") or _NONE
     ports, selector = spec.get("ports") or (), spec.get("selector") or _NONE
+    once_assigned = selector.get(labels.ASSIGNED) == "true"
     return ServiceState(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -174,7 +179,8 @@ def service_state(raw: Mapping[str, Any]) -> ServiceState:
         deleting="deletionTimestamp" in metadata,
         created_at=to_nanoseconds(metadata["creationTimestamp"]),
         type=intern(spec.get("type") or "ClusterIP"),
-        selects=selector.get(labels.STACK, "") if len(selector) == 1 else "",
+        selects=selector.get(labels.STACK, "") if len(selector) == 1 + once_assigned else "",
+        once_assigned=once_assigned,
         families=tuple(map(intern, spec.get("ipFamilies") or ())),
     )
 

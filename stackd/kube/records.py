@@ -30,6 +30,11 @@ VERSION = 1
 _PACK_ABOVE_BYTES = 2 * 1024
 _LONGEST_UNPACKED = 16 * 1024 * 1024
 _PACKED = "pod_spec_deflated"
+_CLOSED = "closed"
+"""In the record of a stack in a pool: this record is replaced before the stack's create is answered.
+
+Earlier versions of stackd answered first, so a stack of theirs may have been given away whatever its record says.
+"""
 
 DESIRED = "stackd.io/desired"
 """``running`` if the stack is to get another pod instead of staying stopped."""
@@ -80,7 +85,7 @@ def _of_template(stack: Stack) -> dict[str, object]:
     if stack.values:
         found["values"] = list(stack.values)
     if stack.unassigned:
-        found["unassigned"] = True
+        found |= {"unassigned": True, _CLOSED: True}
     return found
 
 
@@ -90,7 +95,8 @@ def parse_record(
     """The stack of the pod and its service (both as Kubernetes' JSON).
 
     Its generated values are ``values``, or those of the pod's environment if ``values`` is None. Node ports are taken
-    from the service if there is one, because a port may have been replaced after the pod was created. Never raises
+    from the service if there is one, because a port may have been replaced after the pod was created. A stack that
+    waits in a pool by its record has no digest if it may have been given to a client nevertheless. Never raises
     because of the annotation's content: anybody with rights on the pod can edit it.
     """
     metadata = pod["metadata"]
@@ -137,8 +143,14 @@ def _stack(
         template=_text_or_none(record.get("template")),
         values=values,
         unassigned=record.get("unassigned") is True,
-        digest=_text_or_none(record.get("digest")),
+        digest=None if _may_be_given(metadata, record) else _text_or_none(record.get("digest")),
     )
+
+
+def _may_be_given(metadata: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    """Whether a stack that waits in a pool by its record may have been given to a client nevertheless."""
+    waits = record.get("unassigned") is True
+    return waits and (record.get(_CLOSED) is not True or labels.ASSIGNED in metadata["labels"])
 
 
 def _ports(record: Mapping[str, Any], service: Mapping[str, Any] | None) -> tuple[PortMapping, ...]:

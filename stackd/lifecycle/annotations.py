@@ -1,40 +1,33 @@
 """Write on the pods of stacks what a lost file is rebuilt from: that a stack was given away and to whom, and when it
 expires; and the record of a stack without a pod.
 
-Owns: where a stack's record is, the annotating service for stacks given from pools, and noticing where something in the
-cluster removes the annotations again.
+Owns: where a stack's record is; that the write that says to whom a stack of a pool was given also makes it reachable;
+and noticing where something in the cluster removes the annotations again.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 
 from stackd.clock import from_nanoseconds
-from stackd.errors import ObjectNotFound, PreconditionFailed, StackdError
+from stackd.errors import ClusterRefused, ObjectNotFound, PreconditionFailed
 from stackd.kube import labels
-from stackd.kube.manifests import client_labels
+from stackd.kube.manifests import pool_labels
 from stackd.kube.objects import PodState
 from stackd.kube.records import our_annotations, stopped_manifest
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.hiding import hiding
-from stackd.lifecycle.pools import Given
+from stackd.lifecycle.plan import wrongly_labelled
+from stackd.lifecycle.readiness import admitted
 from stackd.logs import stack_log
 from stackd.model import Desired, Stack
 
 log = logging.getLogger(__name__)
 
-ANNOTATIONS_AT_ONCE = 4
-"""This many pods are annotated at a time with the fact that they were given away, and to whom."""
-
-ANNOTATE_AFTER_SECONDS = 0.01
-"""How long after a stack was given away its pod is annotated: the response has been sent by then."""
-
-ANNOTATE_YIELD_SECONDS = 0.5
-"""A burst of creates that pools answer delays it at most this long. If the file is lost before, nobody knows whose the
-stack is."""
+OPEN_SECONDS = 2.0
+"""How long a create that is given a stack of a pool waits for the cluster to make that stack reachable."""
 
 
 async def annotate(context: Context, stack_id: str, *, timeout: float | None = None) -> None:
@@ -65,18 +58,36 @@ def _is_in_record(stack: Stack) -> bool:
 async def _annotate_pod(context: Context, stack: Stack, timeout: float | None) -> None:
     pod = context.mirror.pods.get(stack.pod_name)
     uid = stack.pod_uid if pod is None else pod.uid
-    given = not stack.unassigned and (pod is None or bool(pod.pool))
-    recorded = pod is not None and pod.recorded and not given
+    service = context.mirror.services.get(stack.service_name)
+    relabels = not stack.unassigned if pod is None else bool(wrongly_labelled(stack, pod, service))
+    recorded = pod is not None and pod.recorded and not relabels
     if uid is None or (recorded and pod is not None and pod.expires_at == stack.ttl_expires_at):
         return
     whole = await context.store.stacks.whole(stack)
     await context.right_cluster()
-    names: dict[str, str | None] = {labels.POOL: None, **client_labels(whole)} if given else {}
+    names = pool_labels(whole) if relabels else {}
     noted = {labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at)} if recorded else our_annotations(whole)
     changed = await context.cluster.patch_pod(stack.pod_name, uid, labels=names, annotations=noted, timeout=timeout)
-    if given:
+    if relabels:
         crash_point("assign.annotated")
+        if changed.assigned == stack.unassigned:
+            raise ClusterRefused(f"something in the cluster changes the label {labels.ASSIGNED} of pods")
     _note_record(context, stack.stack_id, pod, changed)
+
+
+async def opened(context: Context, stack_id: str) -> None:
+    """Return once a stack that was given from a pool is reachable, and the cluster has the record of that.
+
+    Just after a start, waits for the first sight of the cluster. Raises, after at most ``OPEN_SECONDS``,
+    ClusterUnavailable and ClusterError; ObjectNotFound or PreconditionFailed if its pod is gone.
+    """
+    if not context.mirror.synced:
+        await admitted(context)
+    with hiding(context, stack_id):
+        async with context.locks.of(stack_id):
+            stack, pod = context.store.stacks.get(stack_id), context.mirror.pods.get(stack_id)
+            if stack is not None and (pod is None or pod.pool):
+                await _annotate_pod(context, stack, OPEN_SECONDS)
 
 
 async def put_record(context: Context, stack: Stack, *, timeout: float | None = None) -> None:
@@ -97,34 +108,3 @@ def _note_record(context: Context, stack_id: str, before: PodState | None, after
         stack_log(log, stack_id, same="annotations").warning(
             "something in the cluster removes stackd's annotations from its pod: a lost state file could not be rebuilt"
         )
-
-
-async def annotate_given(context: Context) -> None:
-    """The annotating service: write on the pods of given stacks that they were given, and to whom; for ever."""
-
-    async def one(given: Given) -> None:
-        # A background task of its own: a graceful stop waits for it.
-        await context.tasks.spawn(f"annotate {given.stack_id}", _annotate_given(context, given))
-
-    def failed(given: Given, error: StackdError, delay: float | None) -> None:
-        stack_log(log, given.stack_id, same="annotate").info("its pod is annotated in %.1f s: %s", delay or 0.0, error)
-
-    await context.given.run(one, workers=ANNOTATIONS_AT_ONCE, failed=failed)
-
-
-async def _annotate_given(context: Context, given: Given) -> None:
-    pace, clock = context.pools.pace, context.clock
-    while (pause := pace.wait(clock.monotonic(), given.at, ANNOTATE_YIELD_SECONDS)) and not context.closing:  # noqa: ASYNC110
-        await asyncio.sleep(pause)
-    await annotate(context, given.stack_id)
-
-
-async def annotate_all_given(context: Context, seconds: float) -> None:
-    """At a stop: annotate the pods of stacks that were just given away; the next owner may have another file."""
-    given = [name for name, pod in context.mirror.pods.items() if pod.pool and name in context.store.assigned]
-    if not given or context.cluster.connection.contact.lost:
-        return
-    annotating = {context.tasks.spawn(f"annotate {name}", annotate(context, name, timeout=seconds)) for name in given}
-    await asyncio.wait(annotating, timeout=seconds)
-    for task in annotating:
-        context.tasks.let_go(task)

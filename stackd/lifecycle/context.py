@@ -28,7 +28,7 @@ from stackd.lifecycle.create_request import Abandon
 from stackd.lifecycle.needs import Quotas
 from stackd.lifecycle.ownership import Ownership
 from stackd.lifecycle.plan import Removal, Repair, own_pod
-from stackd.lifecycle.pools import Given, Pools
+from stackd.lifecycle.pools import Pools
 from stackd.lifecycle.wall_clock import WallClock
 from stackd.metrics import Metrics
 from stackd.model import PortRange, Stack
@@ -113,8 +113,8 @@ class Context:
 
     ``creating``       the creates under way
     ``being_deleted``  the stacks whose delete a request or a batch job carries out
-    ``removals``, ``repairs``, ``given``, ``diagnostics``  work queues: objects to delete; what living stacks lack; pods
-                       that have yet to be annotated as given away; stacks whose events and logs are to be kept
+    ``removals``, ``repairs``, ``diagnostics``  work queues: objects to delete; what living stacks lack; stacks whose
+                       events and logs are to be kept
     ``log_captures``   tasks that keep the last log lines of stacks that are being deleted
     ``rows``           those who wait for a change of some row
     ``pools``          the stacks that wait to be given to somebody, by template
@@ -142,7 +142,6 @@ class Context:
     brake: Brake
     removals: WorkQueue[Removal]
     repairs: WorkQueue[Repair]
-    given: WorkQueue[Given]
     diagnostics: WorkQueue[str]
     being_deleted: set[str]
     locks: Locks = field(default_factory=Locks)
@@ -248,7 +247,6 @@ class Context:
         """The cluster answers again: make due now what was put off because it did not."""
         self.removals.hurry()
         self.repairs.hurry()
-        self.given.hurry()
 
     @contextmanager
     def deleting(self, stack_id: str) -> Iterator[None]:

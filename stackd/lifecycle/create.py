@@ -25,7 +25,7 @@ from stackd.errors import (
     StackNotFound,
 )
 from stackd.kube.objects import PodState, ServiceState
-from stackd.lifecycle.assign import assign, assign_next, assign_when_made, preempt
+from stackd.lifecycle.assign import assign, assign_when_made, preempt
 from stackd.lifecycle.context import Context, new_id
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.create_request import Abandon, CreateRequest
@@ -90,21 +90,12 @@ async def create(context: Context, request: CreateRequest) -> Stack:
 
 
 async def make_unassigned(context: Context, request: CreateRequest) -> Stack:
-    """Make a stack for a pool. Only held stacks are deleted for it, for one such create at a time, so that clients'
-    creates find some, too.
-
-    Raises as ``create`` does, and leaves nothing then.
-    """
+    """Make a stack for a pool. Raises as ``create`` does, and leaves nothing then."""
     try:
         return await _made(context, new_id("stack"), request, Abandon())
-    except (NoNodePort, NoRoom, QuotaExceeded) as error:
+    except (NoNodePort, NoRoom, QuotaExceeded):
         context.pools.capacity_lacked(context.clock.monotonic())
-        if context.pools.exchange.locked():
-            raise
-        async with context.pools.exchange:
-            if not await preempt(context, request, error):
-                raise
-            return await _made(context, new_id("stack"), request, Abandon())
+        raise
 
 
 async def _create(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
@@ -118,8 +109,7 @@ async def _create(context: Context, stack_id: str, request: CreateRequest, aband
 
 
 async def _given_or_made(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
-    given = await assign(context, request) or await assign_next(context, request, abandon)
-    if given is not None:
+    if (given := await assign(context, request)) is not None:
         return await _unless_abandoned(context, given, abandon)
     preemptions = PREEMPTIONS
     while True:

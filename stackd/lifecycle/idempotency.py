@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from stackd.clock import NANOSECONDS
-from stackd.errors import IdempotencyKeyReused, InvalidRequest
+from stackd.errors import ClusterError, IdempotencyKeyReused, InvalidRequest
+from stackd.lifecycle.annotations import opened
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.delete import finish_delete
@@ -86,6 +88,10 @@ class Replays:
         elif known is not None:
             _same(known.fingerprint, request)
             if known.answer is not None and known.status is not None:
+                stack = context.store.stacks.get(known.stack_id or "")
+                if stack is not None and stack.digest is not None:
+                    with suppress(ClusterError):  # it is gone
+                        await opened(context, stack.stack_id)  # the process may have ended before that
                 return StoredResponse(status=known.status, body=known.answer, replayed=True)
             if resumes:
                 return await run(known)

@@ -18,7 +18,16 @@ from stackd.kube.mirror import MirrorChange, NodeChanged, PodChanged, Relisted, 
 from stackd.kube.objects import PodState
 from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.crashpoints import crash_point
-from stackd.lifecycle.plan import PODS, SERVICES, Orphan, Repair, RepairKind, service_trouble, wants_service
+from stackd.lifecycle.plan import (
+    PODS,
+    SERVICES,
+    Orphan,
+    Repair,
+    RepairKind,
+    service_trouble,
+    wants_service,
+    wrongly_labelled,
+)
 from stackd.lifecycle.status import PodProgress, PodSnapshot, derive_status, observation, pod_progress, pull_is_failing
 from stackd.logs import stack_log
 from stackd.model import Observation, Stack, StackStatus
@@ -279,6 +288,8 @@ class Observer:
             return "LabelsChanged", "stackd's labels on the pod were changed; stackd restores them"
         service = self._context.mirror.services.get(stack.service_name)
         if service is None or not (trouble := service_trouble(stack, service)):
+            if wrongly_labelled(stack, pod, service) and stack.stack_id not in self._context.locks:
+                self._context.repairs.add(Repair(kind=RepairKind.ANNOTATE, stack_id=stack.stack_id))
             return "", ""
         self._context.repairs.add(Repair(kind=RepairKind.SERVICE, stack_id=stack.stack_id))
         return "ServiceChanged", f"{trouble}; stackd repairs it"

@@ -1,9 +1,9 @@
-"""When background work yields to the creates that pools answer (assigns), and how much of it runs at a time.
+"""When the refill yields to the creates that pools answer (assigns), and how much background work runs at a time.
 
-Owns: one rule for the refill and for annotating given pods. Single or steady assigns leave gaps, in which that work
-begins. A burst leaves no gaps: the work begins when the burst is over. Owns, too, how many stacks the refill makes at a
-time, and how many the deleter deletes: the emptier a pool that creates take from, the larger the refill's share of the
-cluster's capacity. Nothing waits for ever. Times are in monotonic seconds, and are passed in by the caller.
+Owns: when the refill begins. Single or steady assigns leave gaps, in which it begins. A burst leaves no gaps: it begins
+when the burst is over. Owns, too, how many stacks the refill makes at a time, and how many the deleter deletes: the
+emptier a pool that creates take from, the larger the refill's share of the cluster's capacity. Nothing waits for ever.
+Times are in monotonic seconds, and are passed in by the caller.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ CROWD_SECONDS = 0.1
 """This many assigns within this many seconds are a burst."""
 
 GAP_SECONDS = 0.002
-"""When to check again while an assign is under way: it takes about one commit."""
+"""When to check again while an assign is under way: it takes about one commit and one patch."""
 
 
 AT_ONCE = 8

@@ -244,7 +244,17 @@ def service_trouble(stack: Stack, service: ServiceState | None) -> str:
     ours, theirs = sorted(port.node_port for port in stack.ports), sorted(service.node_ports)
     if ours != theirs:
         return f"the node ports of its Service were changed from {_listed(ours)} to {_listed(theirs)}"
-    return "" if service.selects == stack.stack_id else "the selector of its Service was changed"
+    # A Service that waits for the assignment also serves once that is on the pod; one that does not serves at once.
+    right = service.selects == stack.stack_id and (service.once_assigned or not stack.unassigned)
+    return "" if right else "the selector of its Service was changed"
+
+
+def wrongly_labelled(stack: Stack, pod: PodState, service: ServiceState | None) -> str:
+    """Why a pod from a pool can be reached while nobody has it, or cannot although somebody has; empty if neither."""
+    if stack.unassigned:
+        return "its pod is in a pool and does not say so" if pod.assigned or not pod.pool else ""
+    waits = bool(pod.pool) or (service is not None and service.once_assigned and not pod.assigned)
+    return "its pod does not say yet that it was given away" if waits else ""
 
 
 def _listed(ports: Sequence[int]) -> str:
@@ -309,10 +319,11 @@ def _living(seen: PlanInput, stack: Stack) -> Action | None:
     pod = own_pod(seen.pods, stack)
     if pod is None:
         return Action(kind=ActionKind.END, name=name, why="its pod is gone from the cluster")
-    if trouble := service_trouble(stack, seen.services.get(stack.service_name)):
+    service = seen.services.get(stack.service_name)
+    if trouble := service_trouble(stack, service):
         return _repair(seen, ActionKind.REPAIR, name, trouble)
-    if pod.pool and not stack.unassigned:
-        return _repair(seen, ActionKind.ANNOTATE, name, "its pod does not say yet that it was given away")
+    if wrong := wrongly_labelled(stack, pod, service):
+        return _repair(seen, ActionKind.ANNOTATE, name, wrong)
     if pod.expires_at not in (None, stack.ttl_expires_at) and not stack.unassigned:
         return _repair(seen, ActionKind.ANNOTATE, name, "the expiry annotation on its pod is outdated")
     if not pod.recorded and pod.uid not in seen.unrecordable:

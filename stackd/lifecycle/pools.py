@@ -1,19 +1,17 @@
 """The stacks that wait in pools, by template: which may be given, and how the pool of each template is doing.
 
-Owns: that concurrent creates pick different stacks, and the one that has been ready longest first; that creates waiting
-for the next stack get one in the order of their arrival; what is remembered of a pool's failures; and a pool's figures,
-which ``/templates``, doctor, the metrics and the dashboard read through ``Pools.figures``. The file decides that a
-stack is given only once. Row changes keep this module up to date.
+Owns: that concurrent creates pick different stacks, and the one that has been ready longest first, or else the oldest
+that starts; what is remembered of a pool's failures; and a pool's figures, which ``/templates``, doctor, the metrics
+and the dashboard read through ``Pools.figures``. The file decides that a stack is given only once. Row changes keep
+this module up to date.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import islice
 
 from stackd.lifecycle.pace import HALF_FULL, AssignPace
 from stackd.model import Desired, Stack, StackStatus
@@ -40,14 +38,12 @@ SHORT_OF_CAPACITY_SECONDS = 10.0
 class PoolFigures:
     """One template's unassigned stacks by state, and the creates that found one (``hits``) or none (``misses``).
 
-    ``held`` may have been given away just before the file was lost: they are kept for a while and given to nobody.
     ``reason`` is why the pool is not filled; empty while it is full or being filled.
     """
 
     ready: int = 0
     starting: int = 0
     failing: int = 0
-    held: int = 0
     hits: int = 0
     misses: int = 0
     reason: str = ""
@@ -56,19 +52,10 @@ class PoolFigures:
 NO_POOL = PoolFigures()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
-    """A stack that was given away ``at`` that time (monotonic seconds), and whose pod does not say so yet."""
-
-    stack_id: str
-    at: float
-
-
 @dataclass(slots=True, kw_only=True)
 class Pool:
     """How the pool of one template is doing. ``not_before`` in monotonic seconds; ``digest`` of the template in force.
 
-    Before ``in_vain_until`` no create waits for its next stack, because one waited too long.
     ``waits`` are its rows. ``making`` counts creates under way, whose rows may not exist yet.
     ``unproven``: the stacks that came to run less than PROVEN_SECONDS ago, and when, in that order; ``crashed``: some
     have ended by themselves, and none was proven since.
@@ -83,22 +70,7 @@ class Pool:
     failures: int = 0
     reason: str = ""
     not_before: float = 0.0
-    in_vain_until: float = 0.0
     digest: str = ""
-
-    def coming(self, digest: str) -> int:
-        """How many stacks of this digest are about to run, as far as is known."""
-        if self.failures:
-            return 0
-        starting = sum(
-            row.digest == digest
-            and row.status is StackStatus.CREATING
-            and row.accepted  # until then it is counted in ``making``
-            and not row.status_reason  # nothing keeps it from running
-            and row.deleting_since is None
-            for row in self.waits.values()
-        )
-        return starting + self.making
 
     def failed(self, why: str, now: float, *, longest: float = LONGEST_PAUSE) -> None:
         """Record a failure; each one delays the next try longer."""
@@ -139,52 +111,6 @@ class Pool:
         self.put_off(until)
 
 
-@dataclass(slots=True, eq=False)
-class Waiting:
-    """A waiting create: ``notified`` is set when there may be a stack for it, ``taking`` while it tries to take one."""
-
-    notified: asyncio.Event = field(default_factory=asyncio.Event)
-    taking: bool = False
-
-
-class Line:
-    """The creates that wait for stacks of one digest, in the order of their arrival."""
-
-    def __init__(self) -> None:
-        self._all: dict[Waiting, None] = {}
-
-    def __len__(self) -> int:
-        """How many wait, without those that are taking a stack."""
-        return sum(1 for _ in self._not_taking())
-
-    @property
-    def deserted(self) -> bool:
-        """Whether no create waits."""
-        return not self._all
-
-    @contextmanager
-    def join(self) -> Iterator[Waiting]:
-        """Within this, the caller waits, behind those who wait already."""
-        waiting = Waiting()
-        self._all[waiting] = None
-        try:
-            yield waiting
-        finally:
-            del self._all[waiting]
-
-    def notify(self, stacks: int) -> None:
-        """Tell as many of those who wait as there are ``stacks``."""
-        for waiting in islice(self._not_taking(), stacks):
-            waiting.notified.set()
-
-    def has_turn(self, waiting: Waiting, stacks: int) -> bool:
-        """Whether this many stacks are enough for this create and all who wait before it."""
-        return waiting in islice(self._not_taking(), stacks)
-
-    def _not_taking(self) -> Iterator[Waiting]:
-        return (waiting for waiting in self._all if not waiting.taking)
-
-
 class Pools:
     """The pools of one daemon, by the name of the template; includes templates that no longer exist."""
 
@@ -195,12 +121,9 @@ class Pools:
         self.news = asyncio.Event()
         """Set when the refill has to look at the pools in ``changed``."""
         self.changed: set[str] = set()
-        self.exchange = asyncio.Lock()
-        """Locked while a held stack is replaced by one for a pool."""
         self.preempting: set[str] = set()
         """Stacks chosen for preemption whose intent is not committed yet."""
         self._free: dict[str, dict[str, None]] = {}
-        self._lines: dict[str, Line] = {}
         self._short_of_capacity_at: float | None = None
         self._rows: dict[str, Stack] = {}
         self._taken: set[str] = set()
@@ -242,8 +165,6 @@ class Pools:
         changed = after or before
         assert changed is not None
         self._sort(changed.stack_id, before)
-        if after is not None and (line := self._lines.get(after.digest or "")) is not None:
-            line.notify(self.free(after.digest or ""))
         self.news.set()
 
     def capacity_lacked(self, now: float) -> None:
@@ -266,35 +187,28 @@ class Pools:
         """How many stacks of that digest can be taken."""
         return len(self._free.get(digest, ()))
 
-    def waiting(self, digest: str) -> int:
-        """How many creates wait for the next stack of that digest."""
-        return len(self._lines.get(digest, ()))
-
-    @contextmanager
-    def in_line(self, digest: str) -> Iterator[Waiting]:
-        """Within this, the caller waits for the next stack of that digest, behind those who wait already."""
-        line = self._lines.setdefault(digest, Line())
-        try:
-            with line.join() as waiting:
-                yield waiting
-        finally:
-            line.notify(self.free(digest))  # what is left is for the next one
-            if line.deserted:
-                del self._lines[digest]
-
-    def has_turn(self, digest: str, waiting: Waiting) -> bool:
-        """Whether there are enough stacks for this create and all who wait before it."""
-        return self._lines[digest].has_turn(waiting, self.free(digest))
-
     def take(self, digest: str) -> Stack | None:
-        """Take the stack of that digest that has been ready longest; nobody else gets it until ``put_back``."""
-        free = self._free.get(digest)
-        if not free:
+        """Take the stack of that digest that has been ready longest, or else the oldest that starts, if there is one.
+
+        Nobody else gets it until ``put_back``.
+        """
+        if free := self._free.get(digest):
+            stack_id = next(iter(free))
+            del free[stack_id]
+        elif starting := self._starting(digest):
+            stack_id = starting.stack_id
+        else:
             return None
-        stack_id = next(iter(free))
-        del free[stack_id]
         self._taken.add(stack_id)
         return self._rows[stack_id]
+
+    def _starting(self, digest: str) -> Stack | None:
+        """The oldest stack of that digest that starts, unless such stacks fail to."""
+        rows = (row for pool in self.by_name.values() if not pool.failures for row in pool.waits.values())
+        starting = (
+            row for row in rows if row.digest == digest and row.stack_id not in self._taken and is_starting(row)
+        )
+        return min(starting, key=lambda row: row.created_at, default=None)
 
     def put_back(self, stack_ids: Iterable[str]) -> None:
         """Release stacks that were taken: those that still wait in the pool can be taken again."""
@@ -309,18 +223,14 @@ class Pools:
             return NO_POOL
         rows = [row for row in pool.waits.values() if row.deleting_since is None]
         ready = sum(is_ready(row) and row.digest == template.digest for row in rows)
-        failing = sum(has_failed(row) and not is_held(row) for row in rows)
-        held = sum(map(is_held, rows))
-        starting = sum(
-            row.status is StackStatus.CREATING and row.accepted and not row.ended and not is_held(row) for row in rows
-        )
+        failing = sum(map(has_failed, rows))
+        starting = sum(row.status is StackStatus.CREATING and row.accepted and not row.ended for row in rows)
         if pool.failures:
             failing = max(failing, template.pool - ready - starting)
         return PoolFigures(
             ready=ready,
             starting=starting + pool.making,
             failing=max(0, failing),
-            held=held,
             hits=pool.hits,
             misses=pool.misses,
             reason=pool.reason,
@@ -351,9 +261,16 @@ def is_ready(row: Stack) -> bool:
     )
 
 
-def is_held(row: Stack) -> bool:
-    """Whether it is unknown if the stack was given away, because the file that knew is lost. It is given to nobody."""
-    return row.unassigned and row.digest is None
+def is_starting(row: Stack) -> bool:
+    """Whether the row of a stack in a pool says that it comes to run, as far as is known."""
+    return (
+        row.accepted
+        and not row.ended
+        and row.deleting_since is None
+        and row.desired is Desired.RUNNING
+        and row.status is StackStatus.CREATING
+        and not row.status_reason  # nothing keeps it from running
+    )
 
 
 def has_failed(row: Stack) -> bool:

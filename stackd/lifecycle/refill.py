@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stackd.errors import NoNodePort, NoRoom, QuotaExceeded, StackdError, StoreUnavailable, Unavailable
-from stackd.lifecycle.annotations import ANNOTATIONS_AT_ONCE
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.create import make_unassigned
 from stackd.lifecycle.create_request import CreateRequest
 from stackd.lifecycle.pace import refills_at_once
-from stackd.lifecycle.pools import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WAIT, Pool, has_failed, is_held, is_ready
+from stackd.lifecycle.pools import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WAIT, Pool, has_failed, is_ready
 from stackd.lifecycle.readiness import admit
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, Stack, StackStatus
@@ -36,9 +35,6 @@ CROWDED_SECONDS = 0.1
 
 YIELD_SECONDS = 1.0
 """How long at most a burst of creates keeps a pool that still has stacks from being filled."""
-
-ANNOTATING_SECONDS = 0.02
-"""When to check again while given pods wait to be annotated: that comes first, for at most ``YIELD_SECONDS``."""
 
 GATHER_SECONDS = 0.005
 """Changes within this time are handled together."""
@@ -58,24 +54,17 @@ class Work:
     surplus: tuple[Stack, ...] = ()
 
 
-def work_for(pool: Pool, template: Template | None, now: int | None) -> Work:
+def work_for(pool: Pool, template: Template | None) -> Work:
     """What the pool needs, even if it cannot be done now. Pure. Without a template all of its stacks are deleted.
 
-    A held stack goes when it has expired (``now`` in nanoseconds, None while the clock is not trusted).
     A stack of an outdated template counts as present until its delete is intended, so a pool is replaced bit by bit.
     """
     digest = template.digest if template is not None else None
     failing: list[Stack] = []
     good: list[Stack] = []
     stale: list[Stack] = []
-    over: list[Stack] = []
     for row in pool.waits.values():
-        if not row.accepted or row.deleting_since is not None:
-            continue
-        if is_held(row):
-            if row.ended or (now is not None and row.ttl_expires_at <= now):
-                over.append(row)
-        else:
+        if row.accepted and row.deleting_since is None:
             (failing if has_failed(row) else good if row.digest == digest else stale).append(row)
     wanted = template.pool if template is not None else 0
     surplus: list[Stack] = []
@@ -84,7 +73,7 @@ def work_for(pool: Pool, template: Template | None, now: int | None) -> Work:
     missing = max(0, wanted - len(good) - len(stale) - pool.making)
     ours = (row for row in failing if row.digest == digest and row.status in (StackStatus.FAILED, StackStatus.STOPPED))
     failed = next(map(_why, ours), "")
-    return Work(missing=missing, failing=tuple(failing), failed=failed, stale=tuple(stale), surplus=(*surplus, *over))
+    return Work(missing=missing, failing=tuple(failing), failed=failed, stale=tuple(stale), surplus=tuple(surplus))
 
 
 class Refill:
@@ -141,7 +130,7 @@ class Refill:
         """Nothing can be made now: give that as the reason of every pool that lacks stacks and has not failed."""
         for name, template in self._context.settings.templates.items():
             pool = self._context.pools.of(name)
-            if template.pool and not pool.failures and work_for(pool, template, None).missing:
+            if template.pool and not pool.failures and work_for(pool, template).missing:
                 pool.reason = why
 
     async def _maintain(self, name: str, templates: Mapping[str, Template]) -> float:
@@ -152,16 +141,12 @@ class Refill:
         if template is not None and pool.digest != template.digest:  # earlier failures were the old one's
             pool.changed_to(template.digest)
         pool.settle(now)
-        work = work_for(pool, template, self._now())
+        work = work_for(pool, template)
         if work.failed:
             pool.crashed = True
             self._note_failure(pool, name, work.failed, LONGEST_PAUSE)
         await self._delete(work)
         return self._make(pool, template, work, now)
-
-    def _now(self) -> int | None:
-        """The time of day in nanoseconds; None while the clock is not trusted."""
-        return self._context.clock.now() if self._context.wall_clock.trusted else None
 
     async def _delete(self, work: Work) -> None:
         """Delete failed stacks at once, and the others as fast as they are replaced."""
@@ -209,8 +194,6 @@ class Refill:
         """In how many seconds the pool may be filled; 0: now. A pool with no stack to give never has to wait."""
         context = self._context
         pause = context.pools.pace.wait(now, now, YIELD_SECONDS)
-        if not pause and len(context.given) > ANNOTATIONS_AT_ONCE:
-            pause = ANNOTATING_SECONDS
         if not pause:
             self._yielding_since = None
             return 0.0

@@ -1,9 +1,8 @@
 """The operations for what the cluster's records say and the file lacks: adopt a stack, renew a row.
 
 Owns: which parts of a pod's record replace the row of a file that is older than the cluster. A delete that the row
-intends stays intended; a stop, too, unless the stack was started since. A stack of a pool may have been given away
-since: unless its record says so, it loses its digest, so that it is given to nobody, and lives as long as a client
-that may have it could expect.
+intends stays intended; a stop, too, unless the stack was started since. A stack of a pool that a client may have been
+given (its record has no digest) becomes a client's, and lives as long as that client could expect.
 """
 
 from __future__ import annotations
@@ -34,8 +33,7 @@ class Adopted:
 def adopt(tx: Transaction, records: Sequence[Stack]) -> list[Adopted]:
     """Insert whole records as they are (``rebuild``). A record that contradicts the file is skipped, with the reason.
 
-    A stack that waits in a pool by its record may have been given away just before the record was updated. So it is
-    inserted without its digest, and nobody is given it.
+    A stack of a pool stays in it, unless a client may have been given it.
     """
     gone = rows.removed_among(tx, (record.stack_id for record in records))
     return [
@@ -46,7 +44,7 @@ def adopt(tx: Transaction, records: Sequence[Stack]) -> list[Adopted]:
 
 def _adopt_one(tx: Transaction, record: Stack) -> Adopted:
     def insert(inner: Transaction) -> Stack:
-        stack = rows.insert(inner, _held(record, tx.now) if record.unassigned else record)
+        stack = rows.insert(inner, _a_clients(record, tx.now) if _may_be_given(record) else record)
         rows.hold_ports(inner, record)
         return inner.put_stack(stack)
 
@@ -56,13 +54,13 @@ def _adopt_one(tx: Transaction, record: Stack) -> Adopted:
         return Adopted(stack_id=record.stack_id, reason=str(failures.from_constraint(exc)))
 
 
-def _held(stack: Stack, now: int) -> Stack:
-    """A stack of a pool that may have been given away already.
+def _may_be_given(record: Stack) -> bool:
+    return record.unassigned and record.digest is None
 
-    Without its digest it is given to nobody. From now on it lives for the whole time that a client would have been
-    told.
-    """
-    return replace(stack, digest=None, ttl_expires_at=now + stack.ttl_expires_at - stack.created_at)
+
+def _a_clients(stack: Stack, now: int) -> Stack:
+    """The stack of a pool as one that a client has had since just now."""
+    return replace(stack, unassigned=False, ttl_expires_at=now + stack.ttl_expires_at - stack.created_at)
 
 
 def renewed(row: Stack, record: Stack, now: int) -> Stack:
@@ -75,7 +73,7 @@ def renewed(row: Stack, record: Stack, now: int) -> Stack:
     if row.deleting_since is not None:
         return row
     if record.unassigned:  # if the row says that it was given away, only the record is not updated yet
-        return _held(row, now) if row.unassigned and row.digest is not None else row
+        return _a_clients(row, now) if row.unassigned and _may_be_given(record) else row
     if row.unassigned:
         row = _given(row, record)
     ttl_expires_at = max(row.ttl_expires_at, record.ttl_expires_at)

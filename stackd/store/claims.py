@@ -38,6 +38,7 @@ UNANSWERED_CLAIM = "SELECT 1 FROM idempotency WHERE stack_id = ? AND answer IS N
 ANSWER_CLAIM = "UPDATE idempotency SET status = ?, answer = ? WHERE stack_id = ? AND answer IS NULL"
 ANSWER_KEY = "UPDATE idempotency SET status = ?, answer = ? WHERE scope = ? AND key = ?"
 DROP_UNANSWERED_CLAIMS = "DELETE FROM idempotency WHERE stack_id IN (SELECT value FROM json_each(?)) AND answer IS NULL"
+DROP_CLAIMS = "DELETE FROM idempotency WHERE stack_id IN (SELECT value FROM json_each(?))"
 PURGE_CLAIMS = (
     "DELETE FROM idempotency WHERE rowid IN (SELECT rowid FROM idempotency WHERE created_at < ? LIMIT ?)"
     " RETURNING rowid"
@@ -73,6 +74,11 @@ def answer(tx: Transaction, claim: Claim, status: int, body: bytes) -> None:
 def drop_unanswered(tx: Transaction, ids: str) -> None:
     """Delete the unanswered claims of these stacks (a JSON array of ids), so that a client can use the keys again."""
     tx.run(DROP_UNANSWERED_CLAIMS, (ids,))
+
+
+def drop(tx: Transaction, ids: str) -> None:
+    """Delete the claims of these stacks, although an answer may be kept with them that was never sent."""
+    tx.run(DROP_CLAIMS, (ids,))
 
 
 def purge(tx: Transaction, before: int, limit: int) -> int:

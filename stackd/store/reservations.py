@@ -40,7 +40,7 @@ LABEL_HOLDERS = (
 ASSIGN_STACK = (
     "UPDATE stacks SET unassigned = 0, labels = ?, created_at = ?, updated_at = ?, ttl_expires_at = ?"
     " WHERE stack_id = ? AND unassigned = 1 AND digest = ? AND accepted = 1 AND ended = 0 AND deleting_since IS NULL"
-    f" AND desired = 'running' AND status = 'running' RETURNING {rows.COLUMNS}"
+    f" AND desired = 'running' AND status IN ('creating', 'running') RETURNING {rows.COLUMNS}"
 )
 
 

@@ -200,7 +200,7 @@ def mark_deleting(tx: Transaction, ids: Iterable[str], reason: DeleteReason, by:
     """Write the intent to delete; the first reason and time are kept. Returns the stacks, in the order of ``ids``.
 
     ``DeleteReason.POOL`` applies only to stacks that wait in a pool, ``DeleteReason.UNDO`` to all stacks, other reasons
-    only to stacks of clients. All others count as not existing.
+    only to stacks of clients. All others count as not existing. After an undo the Idempotency-Key can be used again.
     """
     found = find_all(tx, ids)
     if reason is not DeleteReason.UNDO:
@@ -219,9 +219,9 @@ def mark_all_deleting(tx: Transaction, stacks: dict[str, Stack], reason: DeleteR
         save(tx, fresh)
         asked = TimelineEvent(kind=EventKind.DELETE_REQUESTED, at=tx.now, reason=reason.value, by=by)
         timeline.add(tx, [(stack.stack_id, asked) for stack in fresh if stack.accepted])
-    unanswered = [stack.stack_id for stack in fresh if not stack.accepted]
-    if unanswered:
-        claims.drop_unanswered(tx, id_array(unanswered))
+    undone = [stack.stack_id for stack in fresh if reason is DeleteReason.UNDO or not stack.accepted]
+    if undone:
+        claims.drop(tx, id_array(undone))
     return list((stacks | {stack.stack_id: stack for stack in fresh}).values())
 
 

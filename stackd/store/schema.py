@@ -166,7 +166,12 @@ FOLDED_LABELS = Migration(
     statements=("UPDATE OR REPLACE stack_labels SET key = lower(key), value = lower(value)",),
 )
 
-MIGRATIONS: tuple[Migration, ...] = (FIRST, HISTORY, OWNERSHIP, TEMPLATES, FOLDED_LABELS)
+MAYBE_GIVEN = Migration(
+    name="stacks of pools that a client may have been given are clients'",
+    statements=("UPDATE stacks SET unassigned = 0 WHERE unassigned = 1 AND digest IS NULL",),
+)
+
+MIGRATIONS: tuple[Migration, ...] = (FIRST, HISTORY, OWNERSHIP, TEMPLATES, FOLDED_LABELS, MAYBE_GIVEN)
 
 
 def is_ours(connection: sqlite3.Connection) -> bool:

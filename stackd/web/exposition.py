@@ -174,9 +174,7 @@ class DaemonCollector(Collector):
         templates = context.settings.templates.values()
         figures = {template.name: context.pools.figures(template) for template in templates}
         by_state = {(name, state): count for name, one in figures.items() for state, count in _pool_states(one).items()}
-        about = (
-            "Unassigned stacks of a template's pool: ready, starting, failing, or held since the state file was lost."
-        )
+        about = "Unassigned stacks of a template's pool: ready, starting or failing; held is always 0."
         yield gauge("stackd_pool_stacks", about, by_state, ("template", "state"))
         wanted = {(template.name,): template.pool for template in templates}
         yield gauge("stackd_pool_wanted_stacks", "Stacks that the pool should have.", wanted, ("template",))
@@ -374,5 +372,5 @@ def _pool_states(figures: PoolFigures) -> dict[str, int]:
         "ready": figures.ready,
         "starting": figures.starting,
         "failing": figures.failing,
-        "held": figures.held,
+        "held": 0,
     }

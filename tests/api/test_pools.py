@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +13,12 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.options import NodeSpec
-from stackd.embedded.resources import PODS
+from stackd.embedded.resources import PODS, SERVICES
 from stackd.lifecycle import pools
 from stackd.lifecycle.context import CREATES_AT_ONCE
 from stackd.lifecycle.refill import CROWDED_SECONDS
 from tests.harness import Harness, eventually, fast_cluster, harness, lose_file
+from tests.ports import free_port
 
 SIZE = 3
 POD = """\
@@ -140,21 +142,115 @@ async def test_a_create_is_answered_with_a_running_stack_whose_pod_has_run_befor
     assert (found["ready"], found["hits"], found["misses"], found["reason"]) == (SIZE, 1, 0, "")
 
 
-async def test_what_its_pod_tells_follows(at: Harness) -> None:
+async def test_the_cluster_knows_whose_it_is_before_the_create_is_answered(at: Harness) -> None:
     made = await at.create({"template": "web-1", "labels": {"team": "7"}, "ttl": "2h"})
+    metadata = at.cluster.store.of(PODS).get("stacks", made["stack_id"]).obj["metadata"]
+    record = json.loads(metadata["annotations"]["stackd.io/record"])
+    assert "stackd.io/pool" not in metadata["labels"]
+    assert metadata["labels"]["label.stackd.io/team"] == "7"
+    assert metadata["annotations"]["stackd.io/expires-at"] == made["ttl_expires_at"]
+    assert (record["labels"], "unassigned" in record) == ({"challenge": "web-1", "team": "7"}, False)
 
-    async def told() -> bool:
-        metadata = (await at.objects("pods"))[made["stack_id"]]["metadata"]
-        record = json.loads(metadata["annotations"]["stackd.io/record"])
-        return (
-            "stackd.io/pool" not in metadata["labels"]
-            and metadata["labels"]["label.stackd.io/team"] == "7"
-            and metadata["annotations"]["stackd.io/expires-at"] == made["ttl_expires_at"]
-            and record["labels"] == {"challenge": "web-1", "team": "7"}
-            and "unassigned" not in record
-        )
 
-    await eventually(told)
+async def answers(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return False
+    writer.close()
+    return True
+
+
+@asynccontextmanager
+async def one_port(folder: Path) -> AsyncIterator[tuple[Harness, int]]:
+    """A pool of one at the only node port, which answers as a node's does."""
+    port = free_port()
+    settings = folder_with(folder, web_1=template(pool=1), open=template("open", pool=0))
+    settings |= {"STACKD_STACKS__NODE_PORT_MIN": f"{port}", "STACKD_STACKS__NODE_PORT_MAX": f"{port}"}
+    options = fast_cluster(serve_node_ports=True, node_port_range=(port, port))
+    async with EmbeddedCluster(options) as cluster, harness(folder, settings, cluster=cluster) as at:
+        await filled(at, size=1)
+        yield at, port
+
+
+async def test_a_port_answers_nobody_until_somebody_has_the_stack(tmp_path: Path) -> None:
+    async with one_port(tmp_path) as (at, port):
+        (row,) = waiting(at)
+        probe = await at.kubectl("GET", f"/api/v1/namespaces/stacks/pods/{row.stack_id}")
+        assert {one["type"]: one["status"] for one in probe["status"]["conditions"]}["Ready"] == "True"
+        assert not await answers(port)
+        made = await at.create({"template": "web-1"})
+        assert (made["stack_id"], made["ports"][0]["node_port"]) == (row.stack_id, port)
+        await eventually(lambda: answers(port))
+        restarted = await at.call("POST", f"/stacks/{row.stack_id}/restart")
+        assert restarted.status == 200, restarted.text
+        await at.until_status(row.stack_id, "running")
+        await eventually(lambda: answers(port))
+
+
+EDITS = {
+    "the selector, of nobody's": ("services", "svc-", {"spec": {"selector": {"stackd.io/assigned": None}}}, False),
+    "the label, of nobody's": ("pods", "", {"metadata": {"labels": {"stackd.io/assigned": "true"}}}, False),
+    "the selector, of somebody's": ("services", "svc-", {"spec": {"selector": {"stackd.io/assigned": "no"}}}, True),
+    "the label, of somebody's": ("pods", "", {"metadata": {"labels": {"stackd.io/assigned": None}}}, True),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+async def test_what_opens_or_shuts_a_port_by_hand_is_repaired_at_once(tmp_path: Path, edit: str) -> None:
+    kind, prefix, change, given = EDITS[edit]
+    async with one_port(tmp_path) as (at, port):
+        (row,) = waiting(at)
+        if given:
+            await at.create({"template": "web-1"})
+        await eventually(lambda: matches(answers(port), given))
+        at.reload("reconcile", interval=3600.0)
+        edited = await at.kubectl("PATCH", f"/api/v1/namespaces/stacks/{kind}/{prefix}{row.stack_id}", change)
+        assert edited["kind"] in ("Service", "Pod"), edited
+        seen: list[object] = []
+
+        async def repaired() -> bool:
+            pod = (await at.objects("pods"))[row.stack_id]
+            service = (await at.objects("services")).get(f"svc-{row.stack_id}")
+            wanted = {"stackd.io/stack": row.stack_id} | (
+                {} if given and kind == "services" else {"stackd.io/assigned": "true"}
+            )
+            seen[:] = [pod["metadata"]["labels"], service and service["spec"]]
+            labelled = pod["metadata"]["labels"].get("stackd.io/assigned") == ("true" if given else None)
+            return service is not None and service["spec"]["selector"] == wanted and labelled
+
+        await eventually(repaired, lambda: f"{seen}")
+        await eventually(lambda: matches(answers(port), given))
+
+
+async def matches(found: Awaitable[bool], wanted: bool) -> bool:
+    return await found is wanted
+
+
+@pytest.mark.parametrize("key", [None, "press-1"])
+async def test_one_that_the_cluster_cannot_open_now_is_undone_and_the_create_can_be_repeated(
+    at: Harness, key: str | None
+) -> None:
+    before = {row.stack_id for row in waiting(at)}
+    headers = {"Idempotency-Key": key} if key else {}
+    at.cluster.faults.add_fault(action="hang", verb="patch", resource="pods")
+    refused = await at.call("POST", "/stacks", {"template": "web-1"}, headers=headers)
+    assert (refused.status, "Retry-After" in refused.headers) == (503, True), refused.text
+    at.cluster.faults.clear()
+    made = await at.call("POST", "/stacks", {"template": "web-1"}, headers=headers)
+    assert (made.status, made.json["stack_id"] in before) == (201, True), made.text
+    await filled(at)
+    await at.until_listed(1)
+    undone = before - {row.stack_id for row in waiting(at)} - {made.json["stack_id"]}
+    await eventually(lambda: not undone & {pod.key[1] for pod in at.cluster.store.of(PODS).records.values()})
+    assert len(undone) == 1
+
+
+async def test_one_whose_pod_is_gone_is_not_given(at: Harness) -> None:
+    at.cluster.faults.add_fault(action="status", verb="patch", resource="pods", code=404, count=1)
+    made = await at.create({"template": "web-1"})
+    await filled(at)
+    assert await at.listed() == [made["stack_id"]]
 
 
 async def test_what_waits_is_no_stack_to_anybody(at: Harness) -> None:
@@ -408,17 +504,6 @@ async def test_a_pool_that_is_configured_away_is_drained(at: Harness, tmp_path: 
     await eventually(gone)
 
 
-async def test_a_stop_has_the_pod_of_what_was_just_given_tell_so(tmp_path: Path) -> None:
-    settings = folder_with(tmp_path, web_1=template())
-    async with EmbeddedCluster(fast_cluster()) as cluster:
-        async with harness(tmp_path, settings, cluster=cluster) as at:
-            await filled(at)
-            given = await at.create({"template": "web-1", "labels": {"team": "7"}})
-        pod = cluster.store.of(PODS).get("stacks", given["stack_id"]).obj
-        assert "stackd.io/pool" not in pod["metadata"]["labels"]
-        assert json.loads(pod["metadata"]["annotations"]["stackd.io/record"])["labels"]["team"] == "7"
-
-
 async def test_none_is_given_by_a_stackd_that_does_not_own_the_stacks_any_more(at: Harness) -> None:
     before = waiting(at)
     at.lose_lease("another stackd owns the stacks")
@@ -436,61 +521,64 @@ async def test_a_pool_outlives_a_restart(tmp_path: Path) -> None:
             assert (await at.create({"template": "web-1"}))["stack_id"] in before
 
 
-async def test_what_was_given_stays_given_after_the_file_is_lost_and_the_rest_is_held_and_given_to_nobody(
-    tmp_path: Path,
-) -> None:
+async def test_after_the_file_is_lost_what_was_given_stays_so_and_the_rest_is_the_pool(tmp_path: Path) -> None:
+    """Before, each takeover left a pool that was given to nobody, beside a new one."""
     settings = folder_with(tmp_path, web_1=template(ttl="4s")) | {"STACKD_CLUSTER__LEASE_DURATION": "2s"}
     async with EmbeddedCluster(fast_cluster()) as cluster:
         async with harness(tmp_path, settings, cluster=cluster) as at:
             await filled(at)
             mine = await at.create({"template": "web-1", "labels": {"team": "7"}, "ttl": "1h"})
-            await filled(at)
-            old = {row.stack_id for row in waiting(at)}
-
-            async def told() -> bool:
-                return "stackd.io/pool" not in (await at.objects("pods"))[mine["stack_id"]]["metadata"]["labels"]
-
-            await eventually(told)
+            old = {row.stack_id for row in await filled(at)}
         lose_file(tmp_path)
         async with harness(tmp_path, settings, cluster=cluster) as at:
             found = await at.stack(mine["stack_id"])
             assert (found["labels"], found["created_at"]) == ({"challenge": "web-1", "team": "7"}, mine["created_at"])
-            made = await asyncio.gather(*(at.create({"template": "web-1"}) for _ in range(2 * SIZE)))
-            assert not old & {one["stack_id"] for one in made}
-            assert ((await entry(at))["held"], old - (await at.objects("pods")).keys()) == (SIZE, set())
-            await eventually(lambda: not old & {row.stack_id for row in waiting(at)})  # a client's would expire now
-            await filled(at)
-            assert (await entry(at))["held"] == 0
+            assert {row.stack_id for row in await filled(at)} == old
+            assert (await at.objects("pods")).keys() == old | {mine["stack_id"]}
+            assert (await at.create({"template": "web-1"}))["stack_id"] in old
 
 
-@pytest.mark.parametrize("runs", [True, False])
-async def test_a_create_for_which_its_own_pool_has_taken_the_last_port_gets_what_the_pool_makes(
-    tmp_path: Path, runs: bool
-) -> None:
-    ports = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31001"}
-    settings = folder_with(tmp_path, web_1=template(pool=1, image="nginx" if runs else "app/nopull")) | ports
-    slow = EmbeddedCluster(fast_cluster(start_delay=0.5))
-    async with slow as cluster, harness(tmp_path, settings, cluster=cluster) as at:
-        await eventually(lambda: waiting(at))
-        reply = await at.call("POST", "/stacks", {"template": "web-1"})
-        if runs:
-            assert (reply.status, reply.json["status"]) == (201, "running"), reply.text
-            assert not waiting(at)
-        else:
-            assert (reply.status, "are in use; delete stacks" in reply.error) == (503, True), reply.text
+def as_an_earlier_version_made_it(cluster: EmbeddedCluster) -> None:
+    """Its pooled stacks were reachable, and their pods were told only after the answer that they were given."""
+    for pod in list(cluster.store.of(PODS).records.values()):
+        record = json.loads(pod.obj["metadata"]["annotations"]["stackd.io/record"])
+        del record["closed"]
+        notes = pod.obj["metadata"]["annotations"] | {"stackd.io/record": json.dumps(record)}
+        cluster.store.update(pod, metadata=pod.obj["metadata"] | {"annotations": notes})
+    for service in list(cluster.store.of(SERVICES).records.values()):
+        selector = {"stackd.io/stack": service.obj["spec"]["selector"]["stackd.io/stack"]}
+        cluster.store.update(service, spec=service.obj["spec"] | {"selector": selector})
 
 
-async def test_what_is_held_after_the_file_was_lost_gives_way_to_creates_and_to_the_pool(tmp_path: Path) -> None:
-    ports = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": f"{31000 + SIZE}"}
-    settings = folder_with(tmp_path, web_1=template()) | ports | {"STACKD_CLUSTER__LEASE_DURATION": "2s"}
+@pytest.mark.parametrize("lost", [True, False])
+async def test_the_pool_of_an_earlier_version_is_shut_or_its_clients(tmp_path: Path, lost: bool) -> None:
+    settings = folder_with(tmp_path, web_1=template()) | {"STACKD_CLUSTER__LEASE_DURATION": "2s"}
     async with EmbeddedCluster(fast_cluster()) as cluster:
         async with harness(tmp_path, settings, cluster=cluster) as at:
             old = {row.stack_id for row in await filled(at)}
-        lose_file(tmp_path)
+        as_an_earlier_version_made_it(cluster)
+        if lost:
+            lose_file(tmp_path)
         async with harness(tmp_path, settings, cluster=cluster) as at:
-            assert (await at.create({"template": "web-1"}))["stack_id"] not in old
-            await eventually(lambda: not old & {row.stack_id for row in waiting(at)})
-            assert len(await filled(at, size=SIZE - 1)) == SIZE - 1
+
+            async def shut() -> bool:
+                selectors = [one["spec"]["selector"] for one in (await at.objects("services")).values()]
+                return sum("stackd.io/assigned" in one for one in selectors) == SIZE
+
+            await eventually(shut)
+            assert {row.stack_id for row in await filled(at)} & old == (set() if lost else old)
+            assert set(await at.listed()) == (old if lost else set())
+
+
+async def test_a_create_for_which_its_own_pool_has_taken_the_last_port_gets_what_the_pool_makes(tmp_path: Path) -> None:
+    ports = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31001"}
+    settings = folder_with(tmp_path, web_1=template(pool=1)) | ports
+    slow = EmbeddedCluster(fast_cluster(start_delay=0.5))
+    async with slow as cluster, harness(tmp_path, settings, cluster=cluster) as at:
+        await eventually(lambda: at.on_their_way("web-1") != (0, 0))
+        reply = await at.call("POST", "/stacks", {"template": "web-1"})
+        assert (reply.status, reply.json["status"]) == (201, "creating"), reply.text
+        assert not waiting(at)
 
 
 async def test_a_delete_by_hand_of_what_waits_is_made_good(at: Harness) -> None:
@@ -508,15 +596,14 @@ async def test_clients_come_before_the_refill_and_get_what_the_pool_has_when_it_
         EmbeddedCluster(fast_cluster(nodes=nodes)) as cluster,
         harness(tmp_path, settings | {"STACKD_STACKS__UNSCHEDULABLE_GRACE": "20s"}, cluster=cluster) as at,
     ):
-        with at.no_pod_starting():
-            await eventually(lambda: [row.status for row in waiting(at)] == ["creating"])
+        (row,) = await filled(at, size=1)
+        async with at.at_work_on(row.stack_id):
             larges = [asyncio.create_task(at.create({"template": "large"})) for _ in range(CREATES_AT_ONCE)]
             await eventually(lambda: len(at.rows("SELECT 1 FROM stacks WHERE unassigned = 0")) == CREATES_AT_ONCE)
             waits = asyncio.create_task(at.create({"template": "web-1"}))
             await at.until_metric("stackd_creates_in_flight", CREATES_AT_ONCE + 1)
             (tmp_path / "templates" / "web-1.yaml").write_text(template(pool=5))
             at.reload_templates()
-        (row,) = await filled(at, size=1)
         await asyncio.sleep(2 * CROWDED_SECONDS)  # nothing may happen in this time
         found = await entry(at)
         assert (waiting(at), found["ready"], found["starting"]) == ([row], 1, 0)
@@ -530,21 +617,17 @@ async def test_clients_come_before_the_refill_and_get_what_the_pool_has_when_it_
 async def test_none_is_given_to_a_client_that_has_left_while_it_waited_for_its_turn(tmp_path: Path) -> None:
     """Before, no client knew of this stack, and it remained until it expired."""
     async with harness(tmp_path, folder_with(tmp_path, web_1=template(pool=1))) as at:
-        await filled(at, size=1)
-        at.cluster.faults.hold_starts()
-        first = (await at.call("POST", "/stacks", {"template": "web-1"})).json["stack_id"]
-        await eventually(lambda: at.on_their_way("web-1") == (0, 1))
+        (row,) = await filled(at, size=1)
         async with at.no_create_slots():
-            leaving = asyncio.create_task(at.call("POST", "/stacks", {"template": "web-1"}))
-            await eventually(lambda: at.rows("SELECT 1 FROM stacks WHERE unassigned = 1"))
+            async with at.at_work_on(row.stack_id):
+                leaving = asyncio.create_task(at.call("POST", "/stacks", {"template": "web-1"}))
+                await eventually(lambda: at.creates_under_way == 1)
             await eventually(lambda: at.creates_under_way == 1)
             leaving.cancel()
             await asyncio.gather(leaving, return_exceptions=True)
             await eventually(lambda: at.abandoned_creates == 1)
-            at.cluster.faults.let_start()
-            await eventually(lambda: [row.status for row in waiting(at)] == ["running"])
         await eventually(lambda: at.creates_under_way == 0)
-        await eventually(lambda: not at.rows(f"SELECT 1 FROM stacks WHERE unassigned = 0 AND stack_id <> '{first}'"))
+        await eventually(lambda: not at.rows("SELECT 1 FROM stacks WHERE unassigned = 0"))
 
 
 async def test_what_was_given_and_could_not_be_promised_ends(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

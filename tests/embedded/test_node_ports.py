@@ -48,6 +48,17 @@ async def test_a_node_port_answers_while_its_service_and_a_ready_pod_are_there()
         await until(lambda: is_silent(port))
 
 
+async def test_a_node_port_is_silent_while_its_service_does_not_select_the_pod() -> None:
+    port = free_port()
+    async with running(around(port)) as wire:
+        await wire.post(PODS, pod("one", labels={"given": "true", "stack": "svc-one"}))
+        await wire.make_service("svc-one", node_port=port, selector={"given": "true", "stack": "svc-one"})
+        await until(lambda: answers(port))
+        for given, check in ((None, is_silent), ("true", answers)):
+            await wire.patch(f"{PODS}/one", {"metadata": {"labels": {"given": given}}})
+            await until(lambda check=check: check(port))  # type: ignore[misc]
+
+
 async def test_a_node_port_is_silent_once_its_pod_has_gone() -> None:
     port = free_port()
     async with running(around(port)) as wire:

@@ -471,10 +471,10 @@ BREAKAGES = (
         instead="        pass\n",
     ),
     Breakage(
-        name="no pod is told that it was given away",
+        name="a create from a pool is answered before its stack is reachable",
         file="stackd/lifecycle/annotations.py",
-        text="        if pod is not None and pod.pool and not stack.unassigned:\n",
-        instead="        if False:\n",
+        text="    if pod.pool:\n",
+        instead="    if False:\n",
     ),
     Breakage(
         name="what has failed in a pool is kept",

@@ -165,6 +165,8 @@ class Operations:
                 env = {one["name"]: one["value"] for one in pod["spec"]["containers"][0]["env"]}
                 world.checked("11 given whole", env == answer["values"], f"{stack_id}: {answer['values']}, not {env}")
                 world.checked("11 given once", not row.unassigned, f"201 for {stack_id}, and it waits in the pool")
+                reachable = "stackd.io/pool" not in pod["metadata"]["labels"]
+                world.checked("11 given whole", reachable, f"201 for {stack_id}, and its port answers nobody")
 
     def _moved_nodes(self) -> bool:
         return any(self._world.counts[f"fault {what}"] for what in ("remove_node", "cordon"))

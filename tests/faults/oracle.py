@@ -59,7 +59,7 @@ class Oracle:
         """The pool is full; each stack that was given away was requested, and its pod says so (11)."""
         world, found = self._world, []
         of_template = [row for row in rows.values() if row.template == TEMPLATE]
-        waiting = [row for row in of_template if row.unassigned and row.digest]  # others are held, never given away
+        waiting = [row for row in of_template if row.unassigned]
         if world.pool and [row.status for row in waiting] != ["running"] * world.pool:
             found.append(
                 f"in the pool are {[(row.stack_id, row.status) for row in waiting]}, not {world.pool} that run"

@@ -69,40 +69,6 @@ async def test_none_is_given_whose_node_has_stopped_answering(forkserver: ForkSe
         assert not here.violations
 
 
-async def pool_of(here: World) -> dict[str, int]:
-    found: dict[str, int] = (await here.call("GET", "/templates")).body["templates"][0]
-    return found
-
-
-@pytest.mark.parametrize("end", ["kill", "stop"])
-async def test_a_daemon_that_ends_while_creates_wait_for_the_next_stack_keeps_what_it_has_told(
-    forkserver: ForkServer, tmp_path: Path, end: str
-) -> None:
-    """Two creates wait, one of them with a key, for two of the four stacks on their way into the empty pool."""
-    async with full_pool(tmp_path, forkserver) as here:
-        operations = Operations(here)
-        here.cluster.faults.hold_starts()
-        for _ in range(here.pool):
-            await operations.create_of_template()
-        async with asyncio.timeout(SEEN_SECONDS):
-            while (await pool_of(here))["starting"] != here.pool:
-                await asyncio.sleep(0.01)
-            creates = [operations.new_create(RUNS_ON, keyed=keyed, template=TEMPLATE) for keyed in (True, False)]
-            waiting = [asyncio.create_task(operations.attempt(create)) for create in creates]
-            while (await pool_of(here))["misses"] != len(creates):
-                await asyncio.sleep(0.01)
-        here.kill() if end == "kill" else here.stop()
-        here.cluster.faults.let_start()
-        outcomes = [(await one).status for one in waiting]
-        if end == "stop":
-            assert set(outcomes) <= {201, 503}, "whoever is waited for is told"
-        await here.ready()
-        while (await operations.attempt(creates[0])).status != 201:
-            await asyncio.sleep(0.02)
-        assert await converge(here, Oracle(here)), here.violations
-        assert not here.violations
-
-
 TWO_WAIT = """\
 target_port: [{container_port: 80, protocol: TCP}]
 pool: 2

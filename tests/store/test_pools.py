@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from stackd.errors import Conflict, LabelLimitReached, StackNotFound, Unavailabl
 from stackd.model import DeleteReason, EventKind, Stack, StackStatus
 from stackd.store import Assignment, Extension, Store
 from stackd.store.adoption import renewed
+from stackd.store.schema import MAYBE_GIVEN, MIGRATIONS
 from tests.store.building import HOUR, START, TestClock, accepted, claim, new_stack, open_store, seen, stack_id
 from tests.unit.lifecycle.situations import STACK
 
@@ -77,8 +80,8 @@ async def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
     await store.close()
 
 
-@pytest.mark.parametrize("status", [status for status in StackStatus if status is not StackStatus.RUNNING])
-async def test_none_is_given_that_does_not_run(tmp_path: Path, status: StackStatus) -> None:
+@pytest.mark.parametrize("status", [StackStatus.STOPPED, StackStatus.FAILED, StackStatus.NODE_DELETED])
+async def test_none_is_given_that_neither_runs_nor_starts(tmp_path: Path, status: StackStatus) -> None:
     store = await open_store(tmp_path / "file.db")
     await pooled(store, status=status)
     assert await store.stacks.assign(wanted()) is None
@@ -173,18 +176,21 @@ async def test_a_pool_gives_up_only_what_is_nobodys_and_leaves_no_trace_of_it(tm
     await store.close()
 
 
-async def test_what_a_restored_file_has_in_a_pool_is_given_to_nobody(tmp_path: Path) -> None:
+async def test_what_a_restored_file_has_in_a_pool_stays_there_unless_a_client_may_have_been_given_it(
+    tmp_path: Path,
+) -> None:
     clock = TestClock()
     store = await open_store(tmp_path / "file.db", clock)
     row = await pooled(store)
     clock.wall += HOUR
     assert await store.stacks.renew([row]) == []
-    held = replace(row, digest=None, ttl_expires_at=row.ttl_expires_at + HOUR)
-    assert store.stacks.get(row.stack_id) == held
-    assert await store.stacks.assign(wanted()) is None
+    assert store.stacks.get(row.stack_id) == row
+    assert await store.stacks.renew([replace(row, digest=None)]) == []
+    a_clients = replace(row, unassigned=False, ttl_expires_at=row.ttl_expires_at + HOUR)
+    assert store.assigned.get(row.stack_id) == a_clients
     clock.wall += HOUR
-    assert await store.stacks.renew([row]) == []
-    assert store.stacks.get(row.stack_id) == held  # the next start does not extend it again
+    assert await store.stacks.renew([replace(row, digest=None)]) == []
+    assert store.stacks.get(row.stack_id) == a_clients  # the next start does not extend it again
     await store.close()
 
 
@@ -204,18 +210,43 @@ async def test_what_was_given_since_a_file_was_copied_is_so_again(tmp_path: Path
     await store.close()
 
 
-async def test_what_is_adopted_into_a_pool_is_given_to_nobody_and_lives_as_long_as_one_that_was_just_given(
-    tmp_path: Path,
+@pytest.mark.parametrize("digest", [AS_IT_IS, None])
+async def test_what_is_adopted_stays_in_its_pool_unless_a_client_may_have_been_given_it(
+    tmp_path: Path, digest: str | None
 ) -> None:
     store = await open_store(tmp_path / "file.db")
-    record = await pooled(store)
+    record = replace(await pooled(store), digest=digest)
     await store.close()
     clock = TestClock()
     clock.wall += HOUR
     store = await open_store(tmp_path / "another.db", clock)
     (adopted,) = await store.stacks.adopt([record])
-    assert adopted.stack == replace(record, digest=None, ttl_expires_at=record.ttl_expires_at + HOUR)
-    assert await store.stacks.assign(wanted()) is None
+    a_clients = replace(record, unassigned=False, ttl_expires_at=record.ttl_expires_at + HOUR)
+    assert adopted.stack == (a_clients if digest is None else record)
+    assert (await store.stacks.assign(wanted()) is None) is (digest is None)
+    await store.close()
+
+
+async def test_an_undone_assignment_frees_the_key_whose_answer_was_never_sent(tmp_path: Path) -> None:
+    store = await open_store(tmp_path / "file.db")
+    for number in range(2):
+        await pooled(store, number)
+    assert await store.stacks.assign(wanted(0), claim=claim(), answer=lambda stack: b"{}") is not None
+    await store.stacks.mark_deleting([stack_id(0)], DeleteReason.UNDO)
+    assert await store.stacks.assign(wanted(1), claim=claim(), answer=lambda stack: b"{}") is not None
+    await store.close()
+
+
+async def test_what_an_earlier_version_kept_for_whoever_may_have_it_is_a_clients(tmp_path: Path) -> None:
+    path = tmp_path / "file.db"
+    store = await open_store(path)
+    row = await pooled(store)
+    await store.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as before:
+        before.execute("UPDATE stacks SET digest = NULL")
+        before.execute(f"PRAGMA user_version = {MIGRATIONS.index(MAYBE_GIVEN)}")
+    store = await open_store(path)
+    assert store.assigned.get(row.stack_id) == replace(row, digest=None, unassigned=False)
     await store.close()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Route, expect
+from playwright.async_api import expect
 
 from tests.api.test_templates import PLAIN, WEB, folder_with, values_of
 from tests.harness import seed
@@ -53,21 +53,6 @@ async def test_a_template_selects_its_own_stacks_and_no_others(boards: Boards, t
         await expect(board.row(ids["web-10"])).to_be_visible()
         await board.page.get_by_role("button", name="Clear filters").click()
         await expect(board.row(named["stack_id"])).to_be_visible()
-
-
-async def test_stacks_that_are_held_since_the_state_file_was_lost_are_shown(boards: Boards, tmp_path: Path) -> None:
-    async def with_held(route: Route) -> None:
-        answer = await route.fetch()
-        body = await answer.json()
-        body["templates"][0]["held"] = 3
-        await route.fulfill(response=answer, json=body)
-
-    async with boards(folder_with(tmp_path, web_1=WEB)) as board:
-        await board.page.route("**/templates", with_held)
-        await board.open()
-        await expect(board.page.locator("[data-template=web-1]")).to_contain_text(
-            "3 held since the state file was lost"
-        )
 
 
 async def test_without_templates_there_is_no_place_for_them(boards: Boards) -> None:

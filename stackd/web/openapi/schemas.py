@@ -296,11 +296,7 @@ def _template_properties() -> dict[str, Schema]:
         "ready": number(pooled + "can be given away now."),
         "starting": number(pooled + "are being started."),
         "failing": number(pooled + "do not come up."),
-        "held": number(
-            pooled
-            + "may have been given away just before the state file was lost. They stay until the time to live that"
-            " they would have had is over, or their capacity is needed, and are assigned to nobody."
-        ),
+        "held": number("Always 0; older versions of stackd kept stacks back."),
         "hits": number("Creates that got a stack from the pool, since the daemon started."),
         "misses": number("Creates that found the pool empty, since the daemon started."),
         "reason": text("Why the pool is not filled; empty while it is, or is being filled."),

@@ -88,7 +88,11 @@ def kinds(snapshot: PlanInput) -> list[tuple[str, str]]:
         ),
         # the record is on its pod
         (STACK, LIVES | {"pods": [pod(recorded=False)]}, "annotate"),
-        (stack(unassigned=True), LIVES | {"pods": [pod(recorded=False, pool="web-1")]}, "annotate"),
+        (
+            stack(unassigned=True),
+            LIVES | {"pods": [pod(recorded=False, pool="web-1")], "services": [service(once_assigned=True)]},
+            "annotate",
+        ),
         (STACK, LIVES | {"pods": [pod(recorded=False)], "unrecordable": {"pod"}}, None),
         # it expires
         (stack(ttl_expires_at=NOW + 1), LIVES, None),

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from stackd.kube.objects import NodeState
+from stackd.kube.objects import NodeState, PodState, ServiceState
 from stackd.lifecycle.assign import may_be_given
-from stackd.lifecycle.pools import FIRST_PAUSE, PROVEN_SECONDS, Pool, Pools
+from stackd.lifecycle.pools import FIRST_PAUSE, PROVEN_SECONDS, SHORT_OF_CAPACITY_SECONDS, Pool, Pools
 from stackd.lifecycle.refill import Work, work_for
 from stackd.model import DeleteReason, Desired, SanitizedSpec, Stack, StackStatus, TargetPort
 from stackd.podspec import Policy
@@ -58,14 +58,24 @@ def pool_of(*rows: Stack, making: int = 0) -> Pool:
     return Pool(waits={row.stack_id: row for row in rows}, making=making)
 
 
-def test_one_that_runs_and_can_be_reached_may_be_given() -> None:
-    assert may_be_given(waits(), pod(), service(), NODE)
+def pooled(**changes: Any) -> PodState:
+    return pod(**({"pool": "web-1"} | changes))
+
+
+def shut(**changes: Any) -> ServiceState:
+    """The Service of a stack in a pool, which selects its pod once that is assigned."""
+    return service(**({"once_assigned": True} | changes))
+
+
+def test_one_that_runs_or_starts_and_can_be_reached_once_given_may_be_given() -> None:
+    assert may_be_given(waits(), pooled(), shut(), NODE)
+    assert may_be_given(waits(status=StackStatus.CREATING), pooled(phase="Pending", ready=False), shut(), NODE)
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        waits(status=StackStatus.CREATING),
+        waits(status=StackStatus.CREATING, status_reason="ErrImagePull"),
         waits(status=StackStatus.FAILED),
         waits(ended=True),
         waits(accepted=False),
@@ -75,24 +85,27 @@ def test_one_that_runs_and_can_be_reached_may_be_given() -> None:
     ],
 )
 def test_none_whose_row_says_otherwise(changed: Stack) -> None:
-    assert not may_be_given(changed, pod(), service(), NODE)
+    assert not may_be_given(changed, pooled(), shut(), NODE)
 
 
 @pytest.mark.parametrize(
     ("seen", "leads", "node"),
     [
-        (None, service(), NODE),
-        (pod(ready=False), service(), NODE),
-        (pod(phase="Pending"), service(), NODE),
-        (pod(phase="Failed"), service(), NODE),
-        (pod(deleting=True), service(), NODE),
-        (pod(uid="another"), service(), NODE),
-        (pod(), None, NODE),
-        (pod(), service(deleting=True), NODE),
-        (pod(), service(node_ports=(31002,)), NODE),
-        (pod(), service(selects=OTHER), NODE),
-        (pod(), service(), None),
-        (pod(), service(), UNREADY),
+        (None, shut(), NODE),
+        (pooled(ready=False), shut(), NODE),
+        (pooled(phase="Pending"), shut(), NODE),
+        (pooled(phase="Failed"), shut(), NODE),
+        (pooled(deleting=True), shut(), NODE),
+        (pooled(uid="another"), shut(), NODE),
+        (pooled(), None, NODE),
+        (pooled(), shut(deleting=True), NODE),
+        (pooled(), shut(node_ports=(31002,)), NODE),
+        (pooled(), shut(selects=OTHER), NODE),
+        (pooled(), shut(once_assigned=False), NODE),
+        (pooled(assigned=True), shut(), NODE),
+        (pooled(pool=""), shut(), NODE),
+        (pooled(), shut(), None),
+        (pooled(), shut(), UNREADY),
     ],
 )
 def test_none_that_is_not_seen_to_be_in_order(seen: Any, leads: Any, node: Any) -> None:
@@ -106,6 +119,19 @@ def test_the_oldest_is_taken_first_and_no_two_take_the_same() -> None:
     assert [pools.take("now") for _ in range(4)] == [*rows, None]
     pools.put_back(row.stack_id for row in rows[1:])
     assert [pools.take("now"), pools.take("now"), pools.take("now")] == [rows[1], rows[2], None]
+
+
+def test_where_none_runs_the_oldest_is_taken_that_comes_to_run_unless_the_pool_fails() -> None:
+    creating, pools = StackStatus.CREATING, Pools()
+    old, young = numbered(2, 3, status=creating)
+    (runs,) = numbered(4)
+    stuck = numbered(1, status=creating, status_reason="ErrImagePull")
+    others = [*numbered(0, status=creating, digest="old"), *numbered(5, status=creating, accepted=False)]
+    pools.load([young, old, runs, *stuck, *others])
+    assert [pools.take("now") for _ in range(4)] == [runs, old, young, None]
+    pools.put_back([old.stack_id])
+    pools.of("web-1").failed("why", 0.0)
+    assert pools.take("now") is None
 
 
 def test_what_was_given_or_ended_or_changed_while_it_was_taken_is_not_taken_again() -> None:
@@ -151,7 +177,7 @@ def test_what_changes_keeps_its_place() -> None:
     ],
 )
 def test_so_many_are_missing(pool: Pool, missing: int) -> None:
-    assert work_for(pool, web(), NOW).missing == missing
+    assert work_for(pool, web()).missing == missing
 
 
 def ends(work: Work) -> tuple[Stack, ...]:
@@ -160,37 +186,22 @@ def ends(work: Work) -> tuple[Stack, ...]:
 
 def test_what_has_failed_or_is_of_an_earlier_template_or_too_much_goes() -> None:
     failed, stale, young = numbered(1, status=StackStatus.FAILED), numbered(2, digest="old"), numbered(9)
-    work = work_for(pool_of(*failed, *stale, *numbered(3, 4, 5), *young), web(), NOW)
+    work = work_for(pool_of(*failed, *stale, *numbered(3, 4, 5), *young), web())
     assert (work.failing, work.stale, work.surplus) == (tuple(failed), tuple(stale), tuple(young))
-
-
-@pytest.mark.parametrize("template", [web(), web(pool=0), None])
-def test_what_somebody_may_have_been_given_stays_until_its_time_is_up_and_is_missed_in_the_pool(
-    template: Template | None,
-) -> None:
-    (held,) = numbered(1, digest=None, ttl_expires_at=NOW + 10)
-    before = work_for(pool_of(held), template, NOW + 9)
-    assert (ends(before), before.missing) == ((), template.pool if template is not None else 0)
-    assert ends(work_for(pool_of(held), template, NOW + 10)) == (held,)
-    assert ends(work_for(pool_of(held), template, None)) == ()  # by a clock that may be wrong, nothing expires
-    (ended,) = numbered(1, digest=None, ended=True)
-    assert ends(work_for(pool_of(ended), template, NOW)) == (ended,)
 
 
 def test_without_a_template_all_of_it_goes() -> None:
     rows = numbered(1, 2)
-    assert ends(work_for(pool_of(*rows), None, NOW)) == tuple(rows)
-    assert ends(work_for(pool_of(*rows), web(pool=0), NOW)) == tuple(reversed(rows))
+    assert ends(work_for(pool_of(*rows), None)) == tuple(rows)
+    assert ends(work_for(pool_of(*rows), web(pool=0))) == tuple(reversed(rows))
 
 
 def test_a_node_that_goes_is_not_the_templates_fault() -> None:
-    assert work_for(pool_of(*numbered(1, status=StackStatus.NODE_DELETED)), web(), NOW).failed == ""
+    assert work_for(pool_of(*numbered(1, status=StackStatus.NODE_DELETED)), web()).failed == ""
     failed = numbered(1, status=StackStatus.FAILED, status_reason="ErrImagePull", status_message="no such image")
-    assert work_for(pool_of(*failed), web(), NOW).failed == "ErrImagePull: no such image"
+    assert work_for(pool_of(*failed), web()).failed == "ErrImagePull: no such image"
     before = numbered(1, status=StackStatus.FAILED, digest="before")
-    assert work_for(pool_of(*before), web(), NOW) == Work(missing=3, failing=tuple(before)), (
-        "the template has changed since"
-    )
+    assert work_for(pool_of(*before), web()) == Work(missing=3, failing=tuple(before)), "the template has changed since"
 
 
 def test_a_pool_that_fails_is_tried_again_later_each_time_until_one_runs() -> None:
@@ -232,9 +243,41 @@ def test_where_stacks_have_ended_by_themselves_one_has_to_run_for_a_while() -> N
     assert (pool.failures, pool.reason, pool.not_before, pool.crashed) == (0, "", 0.0, False)
 
 
-def test_a_pass_has_a_given_stacks_pod_told_and_lets_what_waits_live_beyond_its_time() -> None:
-    given = stack(digest="now", template="web-1")
-    told = pod(pool="web-1", expires_at=given.ttl_expires_at)
-    assert kinds(seen(given, pods=[told], services=[service()])) == [("annotate", NAME)]
-    late = waits(ttl_expires_at=NOW - 1)
-    assert kinds(seen(late, pods=[pod(pool="web-1")], services=[service()])) == []
+GIVEN = stack(digest="now", template="web-1")
+TOLD: dict[str, Any] = {"expires_at": GIVEN.ttl_expires_at}
+
+
+@pytest.mark.parametrize(
+    ("row", "of", "leads", "wanted"),
+    [
+        (GIVEN, pooled(**TOLD), shut(), "annotate"),  # the process ended between the commit and the patch
+        (GIVEN, pod(**TOLD), shut(), "annotate"),
+        (GIVEN, pod(assigned=True, **TOLD), shut(), None),
+        (GIVEN, pod(**TOLD), service(), None),  # given by an earlier version
+        (waits(ttl_expires_at=NOW - 1), pooled(), shut(), None),  # it lives beyond its time
+        (waits(), pooled(assigned=True), shut(), "annotate"),
+        (waits(), pooled(), service(), "repair"),  # made by an earlier version, or edited
+        (waits(), pooled(), shut(selects=OTHER), "repair"),
+    ],
+)
+def test_a_pass_opens_what_is_somebodys_and_shuts_what_is_nobodys(
+    row: Stack, of: PodState, leads: ServiceState, wanted: str | None
+) -> None:
+    assert kinds(seen(row, pods=[of], services=[leads])) == ([(wanted, NAME)] if wanted else [])
+
+
+def test_a_pool_runs_low_that_is_less_than_half_full_and_does_not_fail() -> None:
+    pools = Pools()
+    pools.load(numbered(1, 2, 3))
+    assert not pools.low([web(pool=6), web(pool=0)])
+    assert pools.low([web(pool=7)])
+    pools.of("web-1").failed("why", 0.0)
+    assert not pools.low([web(pool=7)])
+
+
+def test_room_is_short_for_a_while_after_something_found_none() -> None:
+    pools = Pools()
+    assert not pools.short_of_capacity(10.0)
+    pools.capacity_lacked(10.0)
+    assert pools.short_of_capacity(10.0 + 0.9 * SHORT_OF_CAPACITY_SECONDS)
+    assert not pools.short_of_capacity(10.0 + SHORT_OF_CAPACITY_SECONDS)

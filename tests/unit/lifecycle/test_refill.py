@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import pytest
 
-from stackd.lifecycle.annotations import ANNOTATIONS_AT_ONCE
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.pace import CROWD, CROWD_SECONDS
 from stackd.lifecycle.pools import Pool, Pools
@@ -29,7 +28,6 @@ class Surroundings:
 
     clock: Clock = field(default_factory=Clock)
     pools: Pools = field(default_factory=Pools)
-    given: list[str] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -64,12 +62,3 @@ async def test_burst_upon_burst_holds_it_up_for_so_long_at_most(here: Surroundin
         here.clock.seconds += CROWD_SECONDS / 4
         held += CROWD_SECONDS / 4
     assert held == pytest.approx(YIELD_SECONDS, abs=CROWD_SECONDS)
-
-
-async def test_pods_are_told_first_that_they_were_given_but_not_for_ever(here: Surroundings) -> None:
-    refill, pool = Refill(cast(Context, here)), pool_of(*numbered(1))
-    here.given = ["stack"] * ANNOTATIONS_AT_ONCE
-    assert waits(refill, here, pool) == 0.0
-    here.given.append("one more")
-    assert waits(refill, here, pool) > 0.0
-    assert waits(refill, here, pool, after=YIELD_SECONDS) == 0.0

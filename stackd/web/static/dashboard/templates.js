@@ -23,7 +23,6 @@ const EVERY = 10_000;
  * @property {number} ready
  * @property {number} starting
  * @property {number} failing
- * @property {number} held
  * @property {string} reason
  * @property {Record<string, { state: string, reason: string }> | null} prepull
  */
@@ -116,13 +115,12 @@ function restOf(stacks) {
 }
 
 /** @param {Template} template */
-function poolOf({ pool, ready, starting, failing, held }) {
-  if (!pool && !ready && !starting && !failing && !held) return "no pool";
+function poolOf({ pool, ready, starting, failing }) {
+  if (!pool && !ready && !starting && !failing) return "no pool";
   const parts = [
     `${ready} of ${pool} ready`,
     starting && `${starting} starting`,
     failing && `${failing} failing`,
-    held && `${held} held since the state file was lost`,
   ];
   return `pool: ${parts.filter(Boolean).join(", ")}`;
 }
