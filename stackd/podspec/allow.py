@@ -110,6 +110,8 @@ CONTAINER: Table = {
         "runAsUser": KEPT,
         "runAsGroup": KEPT,
         "runAsNonRoot": KEPT,
+        "readOnlyRootFilesystem": KEPT,
+        "appArmorProfile": {"type": KEPT},
     },
     "volumeDevices": Refused("block devices are not available"),
 }
@@ -150,7 +152,8 @@ VOLUME: Table = {
     "ephemeral": Refused("the claim must exist already; use one that policy.volume_claims allows"),
 }
 
-_NO_HOST_NAMESPACES = Refused("a stack may not share the node's namespaces; leave this field out")
+NO_HOST_NAMESPACES = "a stack may not share the node's namespaces; leave this field out"
+_NO_HOST_NAMESPACES = Refused(NO_HOST_NAMESPACES)
 _NO_ACCOUNT = Refused("a stack has no service account")
 _NO_PLACEMENT = Refused("the operator decides on which nodes stacks run; use nodeSelector to choose among these")
 SPEC: Table = {
@@ -171,11 +174,12 @@ SPEC: Table = {
         "runAsGroup": KEPT,
         "runAsNonRoot": KEPT,
         "fsGroup": KEPT,
+        "appArmorProfile": {"type": KEPT},
     },
     "hostNetwork": _NO_HOST_NAMESPACES,
     "hostPID": _NO_HOST_NAMESPACES,
     "hostIPC": _NO_HOST_NAMESPACES,
-    "hostUsers": _NO_HOST_NAMESPACES,
+    "hostUsers": KEPT,
     "serviceAccount": _NO_ACCOUNT,
     "serviceAccountName": _NO_ACCOUNT,
     "nodeName": _NO_PLACEMENT,

@@ -131,8 +131,10 @@ SecurityContext
   string: procMount
   integer: runAsGroup runAsUser
   boolean: allowPrivilegeEscalation privileged readOnlyRootFilesystem runAsNonRoot
-  object: appArmorProfile capabilities=Capabilities seLinuxOptions seccompProfile=SeccompProfile windowsOptions
+  object: appArmorProfile=AppArmorProfile capabilities=Capabilities seLinuxOptions seccompProfile=SeccompProfile windowsOptions
 SeccompProfile
+  string: localhostProfile type
+AppArmorProfile
   string: localhostProfile type
 Capabilities
   strings: add drop
@@ -196,7 +198,7 @@ PodSecurityContext
   string: fsGroupChangePolicy seLinuxChangePolicy supplementalGroupsPolicy
   integer: fsGroup runAsGroup runAsUser
   boolean: runAsNonRoot
-  object: appArmorProfile seLinuxOptions seccompProfile=SeccompProfile windowsOptions
+  object: appArmorProfile=AppArmorProfile seLinuxOptions seccompProfile=SeccompProfile windowsOptions
   objects: sysctls
   other: supplementalGroups
 PodStatus

@@ -7,8 +7,8 @@ Annotations are instructions to runtimes, networks and controllers, so a tenant 
 allows. An annotation needs no prefix to have an effect: ``io.katacontainers.config_path`` and ``cpu-quota.crio.io``
 have none. A tenant may choose any label, except those that something in the cluster acts on.
 
-A tenant's security context is refused, even an empty one, unless it asks only for what the policy grants. The block
-that stackd itself writes is accepted, so that a client can send a sanitized spec again.
+A tenant's security context is refused, even an empty one, unless it asks only for what the policy grants or what only
+hardens the pod. The block that stackd itself writes is accepted, so that a client can send a sanitized spec again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from stackd.names import (
     is_subdomain,
     matches_any,
 )
+from stackd.podspec.allow import NO_HOST_NAMESPACES
 from stackd.podspec.containers import LARGEST_INT32
 from stackd.podspec.policy import RESTART_POLICIES, Policy
 from stackd.podspec.reasons import Reasons, below, check_choice, check_range
@@ -56,6 +57,8 @@ _ACTED_ON_FAMILIES = ("io.kubernetes.", "io.cilium.")
 _OWN = "not accepted; stackd sets the security context"
 _USER = "not accepted, unless policy.run_as_user allows it"
 _IDS = frozenset({"runAsUser", "runAsGroup", "fsGroup"})
+_HARDENING: Mapping[str, object] = {"readOnlyRootFilesystem": True, "appArmorProfile": {"type": "RuntimeDefault"}}
+"""Everybody may ask for this."""
 
 
 def check_head(pod: Mapping[str, Any], policy: Policy, reasons: Reasons) -> None:
@@ -83,6 +86,8 @@ def check_settings(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) ->
     ):
         check_range(spec.get(field), least, most, f"spec.{field}", reasons)
     check_choice(spec.get("restartPolicy"), RESTART_POLICIES, "spec.restartPolicy", reasons)
+    if spec.get("hostUsers", False):
+        reasons.add("spec.hostUsers", NO_HOST_NAMESPACES)
     for key, value in spec.get("nodeSelector", {}).items():
         if not is_key(key):
             reasons.add(below("spec.nodeSelector", key), "is not a valid label key")
@@ -189,7 +194,9 @@ def _check_whole(given: Mapping[str, Any], profile: Mapping[str, Any], path: str
 
 
 def _settle_field(field: str, value: Any, profile: dict[str, Any], path: str, policy: Policy, reasons: Reasons) -> None:
-    if field not in _IDS and field != "runAsNonRoot":
+    if value == _HARDENING.get(field):
+        profile[field] = value
+    elif field not in _IDS and field != "runAsNonRoot":
         reasons.add(path, _OWN)
     elif not policy.run_as_user:
         reasons.add(path, _USER)

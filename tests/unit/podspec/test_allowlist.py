@@ -223,6 +223,10 @@ def test_a_wrong_type_is_refused_once_and_by_path(pod: Any, reason: str) -> None
             container(securityContext={"seccompProfile": {"type": "Unconfined"}}),
             "spec.containers[0].securityContext.seccompProfile: not accepted",
         ),
+        (container(securityContext={"readOnlyRootFilesystem": False}), "readOnlyRootFilesystem: not accepted"),
+        (container(securityContext={"appArmorProfile": {"type": "Unconfined"}}), "appArmorProfile: not accepted"),
+        (spec(securityContext={"appArmorProfile": {"type": "Localhost"}}), "appArmorProfile: not accepted"),
+        (spec(hostUsers=True), "spec.hostUsers: a stack may not share the node's namespaces"),
         (spec(securityContext={}), "spec.securityContext: not accepted"),
         (spec(securityContext={"sysctls": []}), "spec.securityContext.sysctls: not accepted"),
         (spec(imagePullSecrets=[{"name": "r"}]), "imagePullSecrets[0]: not accepted, unless policy.pull_secrets"),
@@ -481,3 +485,26 @@ def test_the_manifest_is_a_pod_whatever_the_case_of_its_kind() -> None:
     assert spec_.manifest["kind"] == "Pod"
     assert "kind: POD\n" in spec_.text
     assert "status" not in spec_.manifest
+
+
+APPARMOR = {"appArmorProfile": {"type": "RuntimeDefault"}}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        spec(hostUsers=False),
+        spec(securityContext=APPARMOR),
+        container(securityContext={"readOnlyRootFilesystem": True, **APPARMOR}),
+    ],
+)
+def test_whoever_asks_for_less_gets_it(asked: dict[str, Any]) -> None:
+    admitted, default = manifest(asked), manifest(seed())["spec"]
+    assert manifest(admitted) == admitted
+    pod, app = admitted["spec"], admitted["spec"]["containers"][0]
+    assert pod.get("hostUsers") == asked["spec"].get("hostUsers")
+    for got, base, wanted in (
+        (pod, default, asked["spec"]),
+        (app, default["containers"][0], asked["spec"]["containers"][0]),
+    ):
+        assert got["securityContext"] == base["securityContext"] | wanted.get("securityContext", {})

@@ -212,7 +212,8 @@ def check_isolation(pod: dict[str, Any]) -> None:
     """Check that the pod has no host access and no other namespace, under any policy."""
     spec = pod["spec"]
     assert "namespace" not in pod["metadata"]
-    assert not {"hostNetwork", "hostPID", "hostIPC", "hostUsers", "nodeName", "hostAliases"} & spec.keys()
+    assert not {"hostNetwork", "hostPID", "hostIPC", "nodeName", "hostAliases"} & spec.keys()
+    assert spec.get("hostUsers", False) is False
     assert not {"serviceAccount", "serviceAccountName", "ephemeralContainers", "affinity", "tolerations"} & spec.keys()
     assert spec["automountServiceAccountToken"] is False
     assert spec["enableServiceLinks"] is False
