@@ -172,10 +172,10 @@ async def _delete_or_tell(context: Context, stack: Stack) -> None:
 
 
 async def delete_objects(context: Context, stack: Stack, *, for_good: bool = True) -> None:
-    """Delete the stack's Service and Pod at the same time; return when the cluster has confirmed both gone.
+    """Delete the stack's Service and Pod; return when the cluster has confirmed both gone.
 
-    ``for_good``: also delete the record that the cluster may have of the stack, and have objects of it that appear
-    later deleted.
+    ``for_good``: both at the same time, and also the record that the cluster may have of the stack; objects of it that
+    appear later are deleted, too. Otherwise the Service stays as long as the pod may run.
     """
     if for_good:
         context.recently_deleted.add(stack.stack_id)
@@ -191,10 +191,14 @@ async def delete_objects(context: Context, stack: Stack, *, for_good: bool = Tru
         crash_point("delete.pod_deleted")
 
     async def record_goes() -> None:
-        if for_good and _may_have_record(context, stack):
+        if _may_have_record(context, stack):
             await context.cluster.delete_stopped(stack.stack_id)
             crash_point("delete.record_deleted")
 
+    if not for_good:
+        await pod_goes()
+        await service_goes()
+        return
     for result in await asyncio.gather(service_goes(), pod_goes(), record_goes(), return_exceptions=True):
         if isinstance(result, BaseException):
             raise result

@@ -148,9 +148,11 @@ async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> S
 
 def _retried(context: Context, stack_id: str, error: ClusterError | Unavailable) -> Unavailable:
     """The error for a start that failed now; it says that stackd retries, and whether there is a pod until then."""
-    stack = context.store.stacks.get(stack_id)
-    without = "" if stack is None or current_pod(context, stack) is not None else "; it has no pod until then"
-    sentence = f"{stack_id} cannot be started now; stackd keeps trying{without}: {public_text(error)}"
+    stack, pod = context.store.stacks.get(stack_id), context.mirror.pods.get(stack_id)
+    until = "it has no pod until then" if pod is None else "its old pod may run on until then"
+    if stack is None or current_pod(context, stack) is not None:
+        until = ""
+    sentence = f"{stack_id} cannot be started now; stackd keeps trying{until and f'; {until}'}: {public_text(error)}"
     retry_after = error.retry_after if isinstance(error, Unavailable) else None
     return Unavailable(sentence, retry_after, detail=detail_of(error))
 
@@ -276,7 +278,7 @@ async def _write_reason(context: Context, stack: Stack, error: StackdError) -> N
         stack_id=stack.stack_id,
         status=StackStatus.CREATING,
         status_reason=reason,
-        status_message=f"waiting to create the pod: {public_text(error)}; retrying"[:1024],
+        status_message=f"waiting for another pod: {public_text(error)}; retrying"[:1024],
         generation=stack.generation,
     )
     try:

@@ -278,6 +278,28 @@ async def test_what_the_cluster_refused_is_tried_again_without_waiting_for_a_pas
         assert await at.metric("stackd_reconcile_passes_total") == passes
 
 
+@pytest.mark.parametrize("action", ["status", "hang"])
+@pytest.mark.parametrize(("verb", "settled"), [("restart", "running"), ("stop", "stopped")])
+async def test_a_pod_that_may_not_be_deleted_can_still_be_reached(
+    at: Harness, verb: str, settled: str, action: str
+) -> None:
+    """Before, its Service was removed, and the answer said that the stack had no pod."""
+    stack = await running(at)
+    before = {kind: (await at.objects(kind)).values() for kind in ("pods", "services")}
+    at.give_kubernetes(timeout=0.5, attempt_timeout=0.2)
+    at.cluster.faults.add_fault(action=action, verb="delete", resource="pods", code=403)
+    for _ in range(2):
+        reply = await do(at, verb, stack["stack_id"])
+        assert reply.status == 503
+        assert ("its old pod may run on until then" in reply.error) == (verb == "restart")
+        assert "no pod" not in reply.error + (await at.stack(stack["stack_id"]))["status_message"]
+    after = {kind: (await at.objects(kind)).values() for kind in ("pods", "services")}
+    uids = [[one["metadata"]["uid"] for kind in seen.values() for one in kind] for seen in (before, after)]
+    assert uids[0] == uids[1]
+    at.cluster.faults.clear()
+    assert held_ports(await at.until_status(stack["stack_id"], settled)) == held_ports(stack)
+
+
 async def test_a_pod_spec_that_is_no_longer_allowed_is_not_started_again(tmp_path: Path) -> None:
     async with EmbeddedCluster(fast_cluster()) as cluster:
         async with harness(tmp_path, cluster=cluster) as at:
