@@ -56,7 +56,8 @@ async def test_only_the_row_that_changed_is_touched(board: Board) -> None:
           const row = document.querySelector(`tr[data-id="${id}"]`);
           const cells = ".c-status, .c-id, .c-address, .c-node, .c-labels";
           for (const cell of row.querySelectorAll(cells))
-            new MutationObserver(() => touched.push(cell.className)).observe(cell, { subtree: true, childList: true });
+            new MutationObserver(() => touched.push(cell.className))
+              .observe(cell, { subtree: true, childList: true, characterData: true });
         }""",
         first,
     )

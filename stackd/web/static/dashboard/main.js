@@ -47,8 +47,6 @@ const columns = new Columns(stacks);
 new Filters(stacks, view, columns);
 const table = new Table(found("table", HTMLTableElement), stacks, selection, columns, {
   open: (id) => view.open(id),
-  toggle: (value) => view.toggleGroup(value),
-  selectMany: (ids, on) => selection.set(ids, on),
   copy: (address) => copy(address, tell),
   select: (id, on, many) => {
     selection.set(many ? table.between(id) : [id], on);

@@ -3,17 +3,14 @@
 // The document scrolls, not a box in it. Empty rows above and below stand for those that are not in the page.
 
 /** @import { Columns } from "./columns.js" */
-/** @import { GroupActions } from "./group.js" */
-/** @import { RowActions } from "./row.js" */
+/** @import { TableActions } from "./rows.js" */
 /** @import { Selection } from "./selection.js" */
 /** @import { Stack } from "./stack.js" */
 /** @import { Stacks } from "./stacks.js" */
 
-import { h } from "../shared/dom.js";
+import { show } from "../shared/dom.js";
 import { Group } from "./arrange.js";
-import { GroupRow } from "./group.js";
-import { Head } from "./head.js";
-import { Row } from "./row.js";
+import { groupRow, headRow, spacer, stackRow } from "./rows.js";
 import { Heights } from "./window.js";
 
 const BEYOND = 8;
@@ -21,15 +18,13 @@ const GAP = 8;
 const BORDERS = 2;
 
 export class Table {
-  /** The rows that are in the page, by their key. @type {Map<string, Row | GroupRow>} */
-  #made = new Map();
   /** @type {(Stack | Group)[]} */
   #rows = [];
   /** @type {Map<string, number>} */
   #places = new Map();
   #heights = new Heights([], { stack: 0, group: 0 });
   /** The columns that fit, with their widths. @type {Map<string, number | null>} */
-  #columns = new Map();
+  columns = new Map();
   #scheduled = false;
   /** @type {string | null} */
   active = null;
@@ -42,36 +37,31 @@ export class Table {
    * @param {HTMLTableElement} table
    * @param {Stacks} stacks
    * @param {Selection} selection
-   * @param {Columns} columns
-   * @param {RowActions & GroupActions} actions
+   * @param {Columns} usual
+   * @param {TableActions} actions
    */
-  constructor(table, stacks, selection, columns, actions) {
+  constructor(table, stacks, selection, usual, actions) {
     this.table = table;
     this.body = table.createTBody();
-    const top = table.createTHead();
-    for (const part of [top, this.body]) part.setAttribute("role", "rowgroup");
-    this.top = top;
-    this.head = new Head(top, stacks, selection);
+    this.head = table.createTHead();
+    for (const part of [this.head, this.body]) part.setAttribute("role", "rowgroup");
     this.stacks = stacks;
     this.selection = selection;
-    this.columns = columns;
+    this.usual = usual;
     this.actions = actions;
     this.frame = table.parentElement ?? table;
-    this.above = spacer();
-    this.below = spacer();
-    this.body.append(this.above.element, this.below.element);
     stacks.subscribe(() => this.#changed());
     selection.subscribe(() => this.render());
     for (const name of ["scroll", "resize"]) {
       addEventListener(name, () => this.#schedule(), { passive: true });
     }
-    new ResizeObserver(() => this.#layOut() && this.render()).observe(this.frame);
+    new ResizeObserver(() => this.render()).observe(this.frame);
     matchMedia("(max-width: 680px)").addEventListener("change", () => this.#changed()); // cards have another height
     this.body.addEventListener("focusin", (event) => {
       const id = event.target instanceof Element && event.target.closest("tr")?.dataset.id;
       if (id && id !== this.active) this.#activate(id);
     });
-    setInterval(() => this.#tick(), 1000);
+    setInterval(() => document.hidden || this.render(), 1000); // ages
   }
 
   /**
@@ -98,7 +88,8 @@ export class Table {
     if (place === undefined) return;
     this.#reveal(place);
     this.#activate(id);
-    this.#made.get(id)?.element.focus({ preventScroll: true });
+    const row = this.body.querySelector(`[data-id="${CSS.escape(id)}"]`);
+    if (row instanceof HTMLElement) row.focus({ preventScroll: true });
   }
 
   /**
@@ -131,22 +122,22 @@ export class Table {
     const from = this.#firstSeen();
     const first = Math.max(0, from - BEYOND);
     const last = Math.min(heights.count, heights.at(heights.top(from) + innerHeight) + 1 + BEYOND);
-    const wanted = this.#rows.slice(first, last);
+    const rows = this.#rows.slice(first, last);
     const held = this.#focused();
+    const width = this.frame.clientWidth - BORDERS;
+    if (width > 0) this.columns = this.usual.fit(width);
+    show(this.head, headRow(this));
     // While rows come and go the page must not get shorter, or the browser scrolls to its new end.
     this.frame.style.minHeight = `${heights.whole}px`;
-    this.above.space.style.height = `${heights.top(first)}px`;
-    this.below.space.style.height = `${heights.whole - heights.top(last)}px`;
-    this.#drop(new Set(wanted.map(keyOf)));
-    let next = this.above.element.nextSibling;
-    wanted.forEach((row, offset) => {
-      const { element } = row instanceof Group ? this.#group(row, first + offset) : this.#row(row, first + offset);
-      if (element === next) next = next.nextSibling;
-      else this.body.insertBefore(element, next);
-    });
+    show(
+      this.body,
+      spacer("above", heights.top(first)),
+      rows.map((row, offset) =>
+        row instanceof Group ? groupRow(row, first + offset, this) : stackRow(row, first + offset, this),
+      ),
+      spacer("below", heights.whole - heights.top(last)),
+    );
     if (held && !held.isConnected) this.frame.focus({ preventScroll: true });
-    else if (held && document.activeElement !== held) held.focus({ preventScroll: true }); // it was moved, and lost it
-    this.head.tick();
   }
 
   #changed() {
@@ -157,63 +148,9 @@ export class Table {
     this.#places = new Map(this.#rows.map((row, place) => [keyOf(row), place]));
     this.#heights = new Heights(this.#rows, { stack: this.#length("--row"), group: this.#length("--group") });
     this.table.setAttribute("aria-rowcount", String(this.#rows.length + 1));
-    this.#layOut();
     this.render();
     const after = anchor && this.#places.get(keyOf(anchor));
     if (after !== undefined && after !== before) scrollBy(0, this.#heights.top(after) - within); // what is read stays put
-  }
-
-  /** Rows are made for the columns that fit; for others they are made anew. Returns whether there are others. */
-  #layOut() {
-    const width = this.frame.clientWidth - BORDERS;
-    if (width <= 0) return false;
-    const before = [...this.#columns.keys()].join();
-    this.#columns = this.columns.fit(width);
-    this.head.draw(this.#columns);
-    if ([...this.#columns.keys()].join() === before) return false;
-    this.#drop(new Set());
-    return true;
-  }
-
-  /**
-   * @param {Stack} stack
-   * @param {number} place
-   */
-  #row(stack, place) {
-    const known = this.#made.get(stack.stack_id);
-    const row = known instanceof Row ? known : new Row(this.actions, [...this.#columns.keys()]);
-    this.#made.set(stack.stack_id, row);
-    row.update(stack, place, {
-      selected: this.selection.has(stack.stack_id),
-      active: stack.stack_id === this.active || (this.active === null && stack === this.stacks.shown[0]),
-      open: stack.stack_id === this.opened,
-    });
-    return row;
-  }
-
-  /**
-   * @param {Group} group
-   * @param {number} place
-   */
-  #group(group, place) {
-    const known = this.#made.get(keyOf(group));
-    const row = known instanceof GroupRow ? known : new GroupRow(this.actions);
-    this.#made.set(keyOf(group), row);
-    row.update(group, place, {
-      by: this.stacks.view.state.group,
-      columns: this.#columns.size,
-      selected: group.stacks.filter((stack) => this.selection.has(stack.stack_id)).length,
-    });
-    return row;
-  }
-
-  /** @param {Set<string>} wanted */
-  #drop(wanted) {
-    for (const [key, row] of this.#made) {
-      if (wanted.has(key)) continue;
-      row.element.remove();
-      this.#made.delete(key);
-    }
   }
 
   /** @param {string} id */
@@ -238,8 +175,8 @@ export class Table {
 
   /** How much of the window's top is not the rows': the page's bar and the table's head stay where they are. */
   #covered() {
-    const style = getComputedStyle(this.top);
-    return style.position === "sticky" ? this.top.offsetHeight + (Number.parseFloat(style.top) || 0) : 0;
+    const style = getComputedStyle(this.head);
+    return style.position === "sticky" ? this.head.offsetHeight + (Number.parseFloat(style.top) || 0) : 0;
   }
 
   /** How much of the window's end is the bar of the selection. */
@@ -257,11 +194,6 @@ export class Table {
     return focused instanceof HTMLElement && this.body.contains(focused) ? focused : null;
   }
 
-  #tick() {
-    if (document.hidden) return;
-    for (const row of this.#made.values()) if (row instanceof Row) row.tick();
-  }
-
   #schedule() {
     if (this.#scheduled) return;
     this.#scheduled = true;
@@ -272,10 +204,4 @@ export class Table {
 /** @param {Stack | Group} row */
 function keyOf(row) {
   return row instanceof Group ? `group ${row.value}` : row.stack_id;
-}
-
-/** An empty row, as high as the rows that it stands for. */
-function spacer() {
-  const space = h("td", { role: "presentation" });
-  return { space, element: h("tr", { role: "presentation", "aria-hidden": "true", class: "spacer" }, space) };
 }

@@ -26,9 +26,14 @@ export function drawContents(sections) {
       ),
     ),
   );
-  at("contents").addEventListener("click", (event) => {
-    if (event.target instanceof HTMLAnchorElement) found("menu", HTMLDetailsElement).open = false;
-  });
+  const menu = found("menu", HTMLDetailsElement);
+  const wide = matchMedia("(min-width: 861px)"); // a narrow window has the list behind a button
+  const fold = () => {
+    menu.open = wide.matches;
+  };
+  fold();
+  wide.addEventListener("change", fold);
+  at("contents").addEventListener("click", ({ target }) => target instanceof HTMLAnchorElement && fold());
   follow();
 }
 

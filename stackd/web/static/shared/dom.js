@@ -6,15 +6,16 @@
  * @typedef {Node | string | null | undefined | false} Piece
  * @typedef {Piece | Piece[] | Piece[][]} Child
  * @typedef {string | number | boolean | null | undefined} Value
+ * @typedef {Value | Value[] | ((event: MouseEvent) => unknown)} Attribute
  */
 
 /**
- * An element with attributes and children; strings become text nodes. `class` may be a list, and what is null,
- * undefined or false is left out.
+ * An element with attributes and children; strings become text nodes. `class` may be a list, `click` is what a click
+ * does, and what is null, undefined or false is left out.
  *
  * @template {keyof HTMLElementTagNameMap} Name
  * @param {Name} name
- * @param {Record<string, Value | Value[]>} [attributes]
+ * @param {Record<string, Attribute>} [attributes]
  * @param {...Child} children
  * @returns {HTMLElementTagNameMap[Name]}
  */
@@ -22,7 +23,8 @@ export function h(name, attributes = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
-    if (Array.isArray(value)) element.setAttribute(key, value.filter(Boolean).join(" "));
+    if (typeof value === "function") element.onclick = value;
+    else if (Array.isArray(value)) element.setAttribute(key, value.filter(Boolean).join(" "));
     else element.setAttribute(key, value === true ? "" : String(value));
   }
   element.append(...pieces(children));
@@ -34,12 +36,10 @@ export function h(name, attributes = {}, ...children) {
  *
  * @param {string} text
  * @param {(event: MouseEvent) => unknown} clicked
- * @param {Record<string, Value | Value[]>} [attributes]
+ * @param {Record<string, Attribute>} [attributes]
  */
 export function button(text, clicked, attributes = {}) {
-  const made = h("button", { type: "button", ...attributes }, text);
-  made.addEventListener("click", clicked);
-  return made;
+  return h("button", { type: "button", click: clicked, ...attributes }, text);
 }
 
 /**
@@ -52,6 +52,69 @@ export function button(text, clicked, attributes = {}) {
 export function fill(element, ...children) {
   element.replaceChildren(...pieces(children));
   return element;
+}
+
+/**
+ * Make these the children of an element, touching the page only where it differs: a child with the same `data-key`, or
+ * with no key and of the same kind at the same place, stays, with its focus and with what was typed into it.
+ *
+ * @param {Element} element
+ * @param {...Child} children
+ */
+export function show(element, ...children) {
+  const wanted = pieces(children).map((each) => (typeof each === "string" ? new Text(each) : each));
+  const keys = new Set(wanted.map(keyOf));
+  const focused = document.activeElement;
+  /** @type {Map<string, ChildNode>} */
+  const kept = new Map();
+  for (const each of [...element.childNodes]) {
+    const key = keyOf(each);
+    if (key && keys.has(key)) kept.set(key, each);
+    else if (key) each.remove();
+  }
+  let next = element.firstChild;
+  for (const each of wanted) {
+    const key = keyOf(each);
+    const there = key ? kept.get(key) : next && !keyOf(next) && next.nodeName === each.nodeName ? next : null;
+    if (there && there === next) next = next.nextSibling;
+    else element.insertBefore(there ?? each, next);
+    if (there) change(there, each);
+  }
+  while (next) {
+    const after = next.nextSibling;
+    next.remove();
+    next = after;
+  }
+  if (focused !== document.activeElement && focused instanceof HTMLElement && focused.isConnected)
+    focused.focus({ preventScroll: true }); // it was moved, and lost it
+}
+
+/**
+ * Make a node what another one of its kind is.
+ *
+ * @param {Node} there
+ * @param {Node} wanted
+ */
+function change(there, wanted) {
+  if (there instanceof HTMLElement && wanted instanceof HTMLElement) {
+    for (const name of there.getAttributeNames()) if (!wanted.hasAttribute(name)) there.removeAttribute(name);
+    for (const { name, value } of wanted.attributes) {
+      if (name === "style")
+        there.style.cssText = wanted.style.cssText; // the page's policy forbids the attribute
+      else if (there.getAttribute(name) !== value) there.setAttribute(name, value);
+    }
+    there.onclick = wanted.onclick;
+    if (there instanceof HTMLInputElement && wanted instanceof HTMLInputElement) {
+      there.checked = wanted.checked;
+      there.indeterminate = wanted.indeterminate;
+    }
+    show(there, ...wanted.childNodes);
+  } else if (there.nodeValue !== wanted.nodeValue) there.nodeValue = wanted.nodeValue;
+}
+
+/** @param {Node} node */
+function keyOf(node) {
+  return node instanceof HTMLElement ? node.dataset.key : undefined;
 }
 
 /**
