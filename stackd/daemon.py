@@ -7,13 +7,14 @@ open, before the cluster has answered, and creates once the mirror is synced.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stackd import __version__
@@ -48,11 +49,11 @@ from stackd.lifecycle.ttl import Expiries, expire
 from stackd.lifecycle.wall_clock import WallClock
 from stackd.metrics import Metrics
 from stackd.store import Store
-from stackd.tasks import Tasks
+from stackd.tasks import ServiceEnded, Tasks
 from stackd.templates import TemplateSet, read_templates
 from stackd.upkeep import health
 from stackd.upkeep.reload import HandOver, KeyFile, Reloader
-from stackd.upkeep.systemd import Notifier, ProcessContext
+from stackd.upkeep.systemd import ProcessContext
 from stackd.upkeep.tls import Certificate
 from stackd.waiters import first_of
 from stackd.web.api import Api
@@ -97,19 +98,29 @@ async def serve(
 ) -> None:
     """Run until SIGTERM or SIGINT; a second one ends the process at once. SIGHUP applies what ``again`` reads.
 
+    When another stackd owns the stacks, a new daemon begins in this process, and stands by.
     Raises ConfigError, StoreError, OSError (the address is taken) or ServiceEnded.
     """
     stop = asyncio.Event()
     _handle_signals(stop)
-    async with running(loaded, process=ProcessContext.of_process(os.environ, again)) as daemon:
-        if on_listening is not None:
-            on_listening(daemon)
-        settling = asyncio.create_task(health.settle_memory(daemon.ready), name="memory")
-        try:
-            await _until(stop, daemon.context.tasks)
-        finally:
-            settling.cancel()
-        log.info("stopping")
+    process = ProcessContext.of_process(os.environ, again)
+    while not stop.is_set():
+        async with running(loaded, process=process) as daemon:
+            if on_listening is not None:
+                on_listening(daemon)
+            settling = asyncio.create_task(health.settle_memory(daemon.ready), name="memory")
+            try:
+                await _until(stop, daemon.context.tasks)
+                log.info("stopping")
+            except ServiceEnded as ended:
+                if not isinstance(ended.__cause__, NotOwner):
+                    raise
+                log.info("%s", ended.__cause__)
+            finally:
+                settling.cancel()
+        loaded = replace(loaded, config=daemon.context.config, warnings=())
+        del daemon
+        gc.unfreeze()
 
 
 @asynccontextmanager
@@ -226,7 +237,7 @@ async def _start(stack: AsyncExitStack, daemon: Daemon, process: ProcessContext)
     sockets, lasting = process.sockets(config)
     listener = await prepare(daemon.api, sockets, lasting=lasting)
     daemon.port = listener.port
-    stack.push_async_callback(_drain, daemon, listener, process.notifier)
+    stack.push_async_callback(_drain, daemon, listener, process)
     context.tasks.supervise("store", _watch_store(context.store))
     context.tasks.supervise("cluster", _follow_cluster(daemon))
     if process.inherited:
@@ -332,12 +343,12 @@ async def _own(context: Context) -> None:
 
 
 async def _step_back(ownership: Ownership) -> None:
-    """End the process when another stackd asks for the stacks. The stop hands them over after running operations.
+    """End the daemon when another stackd asks for the stacks. The stop hands them over after running operations.
 
-    The service manager starts this stackd again, and it then stands by.
+    The next daemon stands by.
     """
     await ownership.asked_for.wait()
-    raise NotOwner(f"{ownership.asker} takes over; this stackd stands by when it starts again")
+    raise NotOwner(f"{ownership.asker} takes over; this stackd will stand by")
 
 
 def _begin_work(daemon: Daemon) -> None:
@@ -364,21 +375,26 @@ async def _watch_store(store: Store) -> None:
     await store.failed
 
 
-async def _drain(daemon: Daemon, listener: HttpListener, notifier: Notifier) -> None:
+async def _drain(daemon: Daemon, listener: HttpListener, process: ProcessContext) -> None:
     """Finish running requests and operations within ``server.shutdown_timeout``; undo the rest now or at next start.
 
-    If the sockets outlive the process, accepted connections are still served, and later ones wait for the next process.
+    If the sockets outlive the daemon, accepted connections are still served, and later ones wait for the next daemon.
     """
-    context = daemon.context
+    context, notifier = daemon.context, process.notifier
+    stands_by = process.stays and context.ownership.stepped_back
     timeout = context.config.server.shutdown_timeout
     started = context.clock.monotonic()
-    notifier.stopping("finishing what is under way")
-    notifier.extend(timeout + STOP_EXTRA_SECONDS)
+    if stands_by:
+        notifier.status("finishing what is under way, to stand by")
+    else:
+        notifier.stopping("finishing what is under way")
+        notifier.extend(timeout + STOP_EXTRA_SECONDS)
+        process.close()
     await listener.stop_accepting()
     daemon.api.draining = True
     daemon.api.feed.close()
     context.rows.give_up()
-    if listener.lasting:
+    if listener.lasting or stands_by:
         await listener.last_requests(min(IDLE_SECONDS, timeout))
     context.closing = True
     context.contact_tried.set()

@@ -118,6 +118,11 @@ class Ownership:
         """The name of the Lease, in the namespace of the stacks."""
         return self._leases.name
 
+    @property
+    def stepped_back(self) -> bool:
+        """Whether another process owns the stacks that this one has owned, or has asked for them."""
+        return self.asked_for.is_set() or self.role in (Role.LOST, Role.RELEASED)
+
     def why_closed(self) -> str:
         """Why this owner may change nothing now; empty if it may, or is not the owner."""
         if self.role is not Role.OWNER or self._fence.open:
@@ -130,10 +135,8 @@ class Ownership:
         """``run`` as a service; raises NotOwner when this process stops being owner."""
         role = await self.run()
         if role is Role.LOST:
-            raise NotOwner(
-                f"{self.owner or 'another stackd'} owns the stacks now; this stackd stands by when it starts again"
-            )
-        raise NotOwner("the stacks were handed over; this stackd stands by when it starts again")
+            raise NotOwner(f"{self.owner or 'another stackd'} owns the stacks now; this stackd will stand by")
+        raise NotOwner("the stacks were handed over; this stackd will stand by")
 
     async def run(self) -> Role:
         """Stand by, take the Lease, keep it; ``LOST`` when another process has it, ``RELEASED`` after ``release``.

@@ -154,12 +154,12 @@ def _line(text: str) -> str:
     return printable(text.replace("\n", " "))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ProcessContext:
     """``can_keep``: the manager keeps sockets over a restart (``FileDescriptorStoreMax=``).
 
     ``again`` reads the configuration again. ``handed_over``: the folder into which the manager puts credentials at a
-    reload.
+    reload. ``stays``: the process starts another daemon, with the same sockets, when another stackd owns the stacks.
     """
 
     notifier: Notifier = field(default_factory=Notifier)
@@ -167,6 +167,8 @@ class ProcessContext:
     can_keep: bool = False
     again: Callable[[], LoadedConfig] | None = None
     handed_over: Path | None = None
+    stays: bool = False
+    _own: list[socket.socket] = field(default_factory=list)
 
     @classmethod
     def of_process(cls, environ: MutableMapping[str, str], again: Callable[[], LoadedConfig] | None) -> ProcessContext:
@@ -178,6 +180,7 @@ class ProcessContext:
             can_keep=room_for.isdecimal() and int(room_for) > 0,
             again=again,
             handed_over=handed_over(environ) if environ.get("CREDENTIALS_DIRECTORY") else None,
+            stays=True,
         )
 
     def sockets(self, config: Config) -> tuple[list[socket.socket], bool]:
@@ -187,12 +190,21 @@ class ProcessContext:
         if given and not all(is_at(each, config) for each in given):
             log.warning("server.host and server.port are ignored: the socket unit says where to listen")
         if given or kept:
-            return given or kept, True
-        made = listen(config)
-        if self.can_keep:
-            for each in made:
+            return self._copies(given or kept), True
+        if not self._own:
+            self._own = listen(config)
+            for each in self._own if self.can_keep else ():
                 self.notifier.keep(each, KEPT)
-        return made, self.can_keep
+        return self._copies(self._own), self.can_keep
+
+    def close(self) -> None:
+        """Close the process's own sockets: no other daemon will listen on them here."""
+        while self._own:
+            self._own.pop().close()
+
+    def _copies(self, sockets: list[socket.socket]) -> list[socket.socket]:
+        """Copies for one daemon, which closes them; the sockets themselves if there will be no other daemon."""
+        return [each.dup() for each in sockets] if self.stays else sockets
 
     def _kept(self, config: Config, *, wanted: bool) -> list[socket.socket]:
         kept = [each.socket for each in self.inherited if each.name == KEPT]

@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 
 from stackd.embedded import EmbeddedCluster
+from stackd.embedded.resources import LEASES
 from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import KEY, eventually, fast_cluster, seed
 
@@ -112,6 +113,36 @@ async def run(env: dict[str, str], *arguments: str) -> tuple[int, str]:
     )
     out, err = await process.communicate()
     return process.returncode or 0, out.decode() + err.decode()
+
+
+async def test_an_owner_that_was_replaced_stands_by_in_the_same_process_and_at_the_same_address(tmp_path: Path) -> None:
+    """Before, it ended with 1, and only a service manager started it again."""
+    async with (
+        EmbeddedCluster(fast_cluster()) as cluster,
+        daemon(environment(tmp_path, cluster, STACKD_CLUSTER__LEASE_DURATION="1s")) as (process, url),
+        aiohttp.ClientSession(headers={"X-API-KEY": KEY}) as session,
+    ):
+        lease = cluster.store.of(LEASES).get("stacks", "stackd-default")
+        spec = lease.obj["spec"] | {"holderIdentity": "vm9/0123456789abcdef"}
+        metadata = lease.obj["metadata"] | {"annotations": {}}
+        cluster.store.update(lease, metadata=metadata, spec=spec)
+
+        async def role() -> str:
+            async with session.get(f"{url}/owner") as answer:
+                return str((await answer.json())["role"])
+
+        async def is_standby() -> bool:
+            return await role() == "standby"
+
+        async def owns_again() -> bool:
+            return await role() == "owner"
+
+        await eventually(is_standby)
+        await eventually(owns_again)  # vm9 does not renew the Lease
+        assert await post(session, url) == 201
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            assert await process.wait() == 0
 
 
 DEFECT = """

@@ -21,6 +21,7 @@ from stackd.kube.lease import SEQUENCE
 from tests.faults.file import StateFile
 from tests.faults.invariant_monitor import InvariantMonitor
 from tests.faults.machine import Machine
+from tests.faults.processes import Process
 from tests.faults.world import NAMESPACE, Outcome, World
 
 LEASE = "stackd-default"
@@ -290,17 +291,13 @@ class Owners:
         asked = await world.call("POST", "/takeover", machine=standby)
         world.note(f"{standby.name} asks to take over: {asked}")
         world.checked("only documented answers", asked.status in (202, 409, 503, None), f"takeover: {asked}")
-        if asked.status != 202:
-            return
-        async with asyncio.timeout(HAND_OVER_SECONDS):
-            await asyncio.wait([process.exited])
-        if not process.killed and process.exited.result() > 0:
-            await self._until_owner(standby, "the owner has stepped back")
+        if asked.status == 202:
+            await self._until_owner(standby, "the owner was asked", process)
 
-    async def _until_owner(self, standby: Machine, why: str) -> None:
-        """Return when ``standby`` owns the stacks, or has died meanwhile."""
-        process, end = standby.process, time.monotonic() + HAND_OVER_SECONDS
-        while self.machine is not standby and process.alive:
+    async def _until_owner(self, standby: Machine, why: str, *others: Process) -> None:
+        """Return when ``standby`` owns the stacks, or it or one of the ``others`` has died meanwhile."""
+        processes, end = (standby.process, *others), time.monotonic() + HAND_OVER_SECONDS
+        while self.machine is not standby and all(process.alive for process in processes):
             if time.monotonic() > end:
                 self._world.violated("9 one owner", f"{why}, and {standby.name} does not take over")
                 return
