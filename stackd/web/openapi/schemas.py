@@ -32,10 +32,6 @@ def schemas(config: Config) -> dict[str, Schema]:
     return {**_stacks(), **_requests(config), **jobs(), **history(), **system()}
 
 
-def _either(these: tuple[str, ...], not_those: tuple[str, ...]) -> Schema:
-    return {"required": list(these), "properties": dict.fromkeys(not_those, False)}
-
-
 def _values() -> dict[str, Schema]:
     """The fields that only the response to a create has."""
     about = (
@@ -143,11 +139,10 @@ def _requests(config: Config) -> dict[str, Schema]:
             create,
             optional=tuple(name for name in create if name != "labels" or not required),
         )
-        | {
-            "oneOf": [
-                _either(("target_port", "pod_spec"), ("template",)),
-                _either(("template",), ("target_port", "pod_spec")),
-            ]
+        | {  # not as oneOf: of its alternatives, generators of clients make classes, or nothing
+            "if": {"required": ["template"]},
+            "then": {"not": {"anyOf": [{"required": ["target_port"]}, {"required": ["pod_spec"]}]}},
+            "else": {"required": ["target_port", "pod_spec"]},
         },
         "DryRun": record(
             "What the create would make.",
