@@ -13,6 +13,7 @@ complain() {
 
 # as Debian's own tools take it
 maintainer="${DEBFULLNAME:-the maintainers of stackd} <${DEBEMAIL:-stackd@users.noreply.github.com}>"
+homepage=${HOMEPAGE:-${GITHUB_REPOSITORY:+$GITHUB_SERVER_URL/$GITHUB_REPOSITORY}}
 for tool in dpkg-deb dpkg-shlibdeps; do
   command -v "$tool" >/dev/null || complain "needs $tool (Debian: apt install dpkg-dev)"
 done
@@ -47,7 +48,7 @@ rm -rf "$packages"/{pip,setuptools,_distutils_hack,pkg_resources} "$packages"/{p
 sed -i '/direct_url\.json,/d; \|^\.\./\.\./\.\./bin/|d' "$packages"/*.dist-info/RECORD
 find "$lib/bin" -mindepth 1 ! -name 'python*' ! -name stackd ! -name hand-over -delete
 rm -f "$lib/.gitignore"
-gzip -9n "$share/man/man1/stackd.1"
+gzip -9n "$share/man/man1/stackd.1" "$share/man/man5/stackd-config.5"
 # A file of a few lines seldom changes, so that an upgrade has nothing to ask about one that was edited.
 install -m 640 deb/config.toml "$root/etc/stackd/config.toml"
 
@@ -85,7 +86,8 @@ control=$root/DEBIAN
 install -d "$control"
 size=$(du -sk --apparent-size --exclude=DEBIAN "$root" | cut -f1)
 sed -e "s|@VERSION@|$version|; s|@ARCHITECTURE@|$architecture|; s|@SIZE@|$size|; s|@MAINTAINER@|$maintainer|" \
-  -e "s|@DEPENDS@|python3 (>= $minor~), python3 (<< $next), $libraries|" deb/control >"$control/control"
+  -e "s|@DEPENDS@|python3 (>= $minor~), python3 (<< $next), $libraries|" -e "${homepage:+s|@HOMEPAGE@|$homepage|}" \
+  -e '/@HOMEPAGE@/d' deb/control >"$control/control"
 echo /etc/stackd/config.toml >"$control/conffiles"
 for script in preinst postinst prerm postrm; do
   sed -e "s|@FORMATS@|$formats|; s|@VERSION@|$version|" "deb/$script" >"$control/$script"

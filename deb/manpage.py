@@ -1,4 +1,4 @@
-"""Write the manual page stackd(1) from the commands' own help.
+"""Write the manual page stackd(1) from the commands' own help, or stackd-config(5) from the table of the keys.
 
 Run by `make install` and `make deb` with the Python that stackd was installed for. The date is SOURCE_DATE_EPOCH's, if set.
 """
@@ -15,6 +15,7 @@ import click
 
 from stackd import __version__
 from stackd.cli import stackd
+from stackd.config.settings import LIVE_KEYS, section_docs, settings
 
 FILES = {
     "/etc/stackd/config.toml": "The configuration; each command takes it unless another file is named by --config or "
@@ -27,15 +28,22 @@ FILES = {
     "--key-file, STACKD_URL and STACKD_API_KEY, or this machine's configuration say so.",
 }
 EXIT = {"0": "Done.", "1": "Failed.", "2": "Wrong usage, or a wrong configuration."}
-SEE_ALSO = "systemctl(1), journalctl(1), kubectl(1)"
+SEE_ALSO = "stackd-config(5), systemctl(1), journalctl(1), kubectl(1)"
+CONFIG = (
+    "The configuration is TOML. A key that is not there has its default. Durations are written 1h30m, sizes 1MiB. `stackd "
+    "check` reports all mistakes at once; `stackd check --effective` prints what is in force. Each key can be set from the "
+    "environment, too, which wins over the file: STACKD_<SECTION>__<KEY>."
+)
+ENVIRONMENT = {
+    "STACKD_AUTH__KEY": "An admin key for the callers, beside those of auth.keys and auth.key_file.",
+    "STACKD_CONFIG": "The configuration file, unless --config names one.",
+}
 
 
 def page() -> str:
-    """The whole page."""
-    now = int(os.environ.get("SOURCE_DATE_EPOCH") or datetime.now(tz=UTC).timestamp())
-    day = datetime.fromtimestamp(now, tz=UTC).date().isoformat()
+    """The page of the commands."""
     lines = [
-        f'.TH STACKD 1 "{day}" "stackd {__version__}" "User Commands"',
+        _head("STACKD 1", "User Commands"),
         *_section("NAME", "stackd - stacks on demand: hardened pods behind node ports, over a REST API"),
         *_section("SYNOPSIS"),
         r".B stackd",
@@ -54,6 +62,28 @@ def page() -> str:
         *_section("SEE ALSO", SEE_ALSO),
     ]
     return "\n".join(lines) + "\n"
+
+
+def config_page() -> str:
+    """The page of the configuration."""
+    lines = [
+        _head("STACKD-CONFIG 5", "File Formats"),
+        *_section("NAME", "stackd-config - the configuration of stackd, /etc/stackd/config.toml"),
+        *_section("DESCRIPTION", CONFIG),
+    ]
+    for section, what in section_docs().items():
+        lines += [f'.SH "[{section}]"', _escaped(what)]
+        for one in (one for one in settings() if one.section == section):
+            when = "reload" if one.name in LIVE_KEYS else "restart"
+            lines += _terms({f"{one.key} = {one.default}": f"{one.why} A change takes effect at a {when}."})
+    lines += [*_section("ENVIRONMENT"), *_terms(ENVIRONMENT), *_section("SEE ALSO", "stackd(1)")]
+    return "\n".join(lines) + "\n"
+
+
+def _head(name: str, manual: str) -> str:
+    now = int(os.environ.get("SOURCE_DATE_EPOCH") or datetime.now(tz=UTC).timestamp())
+    day = datetime.fromtimestamp(now, tz=UTC).date().isoformat()
+    return f'.TH {name} "{day}" "stackd {__version__}" "{manual}"'
 
 
 def _commands(group: click.Group, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
@@ -111,4 +141,4 @@ def _escaped(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page())
+    sys.stdout.write(config_page() if sys.argv[1:] == ["config"] else page())

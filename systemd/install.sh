@@ -93,7 +93,7 @@ install_files() {
   ln -sfn "$lib/bin/stackd" "$destdir$prefix/bin/stackd"
   install -d "$destdir$units/systemd/system"
   local unit
-  for unit in stackd.service stackd.socket; do
+  for unit in stackd.service stackd.socket stackd-backup.service stackd-backup.timer; do
     sed -E "s#/usr/local/(bin|lib)/stackd#$prefix/\1/stackd#g" "systemd/$unit" >"$destdir$units/systemd/system/$unit"
   done
   install -Dm 644 systemd/stackd.sysusers.conf "$destdir$units/sysusers.d/stackd.conf"
@@ -108,11 +108,12 @@ install_files() {
   fi
 }
 
-# A manual page and completions, from the commands' own help.
+# Manual pages and completions, from the commands' own help and the table of the configuration's keys.
 install_help() {
   local python=("$destdir$lib/bin/python" -I -B) shell
-  install -d "$destdir$prefix/share/man/man1"
+  install -d "$destdir$prefix/share/man/"man{1,5}
   "${python[@]}" deb/manpage.py >"$destdir$prefix/share/man/man1/stackd.1"
+  "${python[@]}" deb/manpage.py config >"$destdir$prefix/share/man/man5/stackd-config.5"
   for shell in "${!completions[@]}"; do
     install -d "$(dirname "$destdir$prefix/share/${completions[$shell]}")"
     env "_STACKD_COMPLETE=${shell}_source" "${python[@]}" -c 'from stackd.cli import main; main()' \
@@ -136,10 +137,10 @@ settle() {
 }
 
 uninstall_stackd() {
-  if on_this_machine; then systemctl disable --quiet --now stackd.socket stackd.service 2>/dev/null || true; fi
+  if on_this_machine; then systemctl disable --quiet --now stackd{.socket,.service,-backup.timer} 2>/dev/null || true; fi
   rm -rf "$destdir$lib"
-  rm -f "$destdir$prefix/bin/stackd" "$destdir$units/systemd/system/stackd".{service,socket} \
-    "$destdir$units"/{sysusers,tmpfiles}.d/stackd.conf "$destdir$prefix/share/man/man1/stackd.1" \
+  rm -f "$destdir$prefix/bin/stackd" "$destdir$units/systemd/system/stackd"{,-backup}.{service,socket,timer} \
+    "$destdir$units"/{sysusers,tmpfiles}.d/stackd.conf "$destdir$prefix/share/man/"{man1/stackd.1,man5/stackd-config.5} \
     "${completions[@]/#/$destdir$prefix/share/}"
   if on_this_machine; then systemctl daemon-reload; fi
   echo "uninstalled; kept: ${destdir}/etc/stackd, ${destdir}/var/lib/stackd and the user stackd"

@@ -46,7 +46,8 @@ async def _misconfigured(error: ConfigError) -> AsyncGenerator[Finding, None]:
     for mistake in error.mistakes:
         yield fail("configuration", mistake, "fix it; `stackd check` checks it again")
     if (known := service.find_unit()) is not None:
-        for finding in service.examine(known, service.last_error()):
+        last = service.last_error(known)
+        for finding in service.examine(known, "" if any(one in last for one in error.mistakes) else last):
             yield finding
 
 
@@ -66,15 +67,19 @@ async def examine(
     if known is not None:
         async for finding in _installed(known, config, config_path, await running.loaded_at(at)):
             yield finding
-    yield await running.examine(at, expected=known is not None and known.active == "active")
-    for finding in (*await running.unknown_objects(at), *await running.templates(at)):
-        yield finding
+    state = await running.examine(at, expected=known is not None and known.active == "active")
+    about_daemon = [state, *await running.unknown_objects(at), *await running.templates(at)]
     if config.cluster.mode in ("embedded", "auto"):
         text = {"embedded": "it is the embedded one: its pods are simulated", "auto": "none is configured"}
-        yield (ok if config.cluster.mode == "embedded" else warn)("cluster", text[config.cluster.mode])
+        about_daemon.append((ok if config.cluster.mode == "embedded" else warn)("cluster", text[config.cluster.mode]))
+        for finding in about_daemon:
+            yield finding
         return
     async with aclosing(_connected(config, size, options, await running.stacks(at))) as findings:
         async for finding in findings:
+            for one in about_daemon:
+                yield dataclasses.replace(one, what=one.what.replace(finding.what, "see cluster, below"))
+            about_daemon.clear()
             yield finding
 
 
@@ -83,7 +88,7 @@ async def _installed(
 ) -> AsyncGenerator[Finding, None]:
     files = [config_path, *(config_path.with_name(name) for name in CREDENTIALS)] if config_path is not None else []
     for findings in (
-        service.examine(known, service.last_error()),
+        service.examine(known, service.last_error(known)),
         service.not_in_force(known, loaded_at, files),
         service.owners(config, known),
         service.unreadable(config, config_path, known),
@@ -95,7 +100,12 @@ async def _installed(
 async def _connected(
     config: Config, size: Size, options: ProbeOptions | None, stacks: set[str] | None
 ) -> AsyncGenerator[Finding, None]:
-    reached = await Cluster.connect(ClusterTarget.of(config))
+    try:
+        reached = await Cluster.connect(ClusterTarget.of(config))
+    except ConfigError as error:
+        for mistake in error.mistakes:
+            yield fail("cluster", mistake, "fix the kubeconfig")
+        return
     try:
         healthy = False
         async for finding in cluster.examine(reached, config, size):

@@ -67,6 +67,10 @@ class Size:
         )
 
 
+class _NothingThere(StackdError):
+    """The namespace is missing, or is not the one that stackd may use."""
+
+
 async def examine(cluster: Cluster, config: Config, size: Size) -> AsyncIterator[Finding]:
     """Run all checks, in an order in which the first failure explains the others."""
     try:
@@ -83,6 +87,9 @@ async def examine(cluster: Cluster, config: Config, size: Size) -> AsyncIterator
         try:
             for finding in await check(cluster, config, size):
                 yield finding
+        except _NothingThere as error:  # the other checks would only repeat it
+            yield fail(about, str(error), f"is stacks.namespace right? If so, {APPLY}")
+            return
         except StackdError as error:
             yield fail(about, str(error), f"{APPLY}, if it is about a right")
 
@@ -137,7 +144,7 @@ async def _namespace(cluster: Cluster, config: Config, size: Size) -> list[Findi
     name = config.stacks.namespace
     document = await cluster.namespace()
     if document is None:
-        return [fail("namespace", f"there is no namespace {name}", APPLY)]
+        raise _NothingThere(f"there is no namespace {name}")
     if (document.get("status") or {}).get("phase") == "Terminating":
         return [fail("namespace", f"{name} is being terminated", "wait, or see what holds it")]
     level = (document["metadata"].get("labels") or {}).get(ENFORCE, "")
@@ -164,6 +171,9 @@ def _can_be_restricted(config: Config) -> bool:
 async def _rights(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     wanted = list(asks(config.stacks.namespace, config.cluster.instance))
     allowed = await asyncio.gather(*(cluster.may(ask) for ask in wanted))
+    own = [may for ask, may in zip(wanted, allowed, strict=True) if ask.namespace == config.stacks.namespace]
+    if not any(own):
+        raise _NothingThere(f"stackd has none of its {len(own)} rights in the namespace {config.stacks.namespace}")
     found = [
         fail("rights", f"stackd may not {_words(ask)}: {ask.why}", APPLY)
         for ask, may in zip(wanted, allowed, strict=True)
@@ -250,8 +260,6 @@ async def _nodes(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
 
 async def _ports(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     about, wanted = "ports", config.stacks.node_ports
-    if await cluster.namespace() is None:
-        return []
     try:
         told = await cluster.node_port_range()
     except QuotaExceeded as full:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -19,6 +20,10 @@ from stackd.upkeep.tls import Certificate, timeliness
 FILES = "files"
 TEMPLATES = "templates"
 CERTIFICATE = "certificate"
+DISK = "disk"
+DISK_WARN, DISK_FAIL = 512 << 20, 32 << 20
+"""Bytes. A state of 2,000 stacks and its log take less than 100 MiB."""
+
 OTHERS_READ = 0o004
 OTHERS_WRITE = 0o002
 
@@ -31,6 +36,7 @@ def examine(loaded: LoadedConfig, config_path: Path | None) -> Iterator[Finding]
         yield ok("configuration", "it is valid")
     yield from _templates(loaded.config)
     yield from _files(loaded.config, config_path)
+    yield from _disk(Path(loaded.config.state.path))
     yield from _certificate(loaded.config)
 
 
@@ -75,6 +81,19 @@ def _state(path: Path) -> Iterator[Finding]:
         yield from _judged(path, "the state", OTHERS_READ | OTHERS_WRITE)
     elif not os.access(path.parent, os.W_OK):
         yield warn(FILES, f"{path.parent} cannot be written by this user", "run the doctor as the daemon's user")
+
+
+def _disk(state: Path) -> Iterator[Finding]:
+    try:
+        free = shutil.disk_usage(state.parent).free
+    except OSError:
+        return
+    text = f"{free / (1 << 30):.1f} GiB are free in {state.parent}"
+    if free >= DISK_WARN:
+        yield ok(DISK, text)
+    else:
+        say = warn if free >= DISK_FAIL else fail
+        yield say(DISK, f"{text}; on a full disk, nothing is created", "make room there")
 
 
 def _judged(path: Path, what: str, forbidden: int) -> Iterator[Finding]:

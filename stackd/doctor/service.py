@@ -32,6 +32,9 @@ _PROPERTIES: Final = (
 )  # fmt: skip
 ABOUT: Final = "service"
 FILES: Final = "files"
+ENDING_SECONDS: Final = 60.0
+"""A process that ends says why at most this long before the next one starts."""
+
 SETTLED_SECONDS: Final = 1.0
 """File times are coarse, and systemd's times are too."""
 
@@ -80,9 +83,19 @@ def read_unit(found: Mapping[str, str], *, socket_waits: bool = False) -> Unit:
     )
 
 
-def last_error() -> str:
-    """The latest error in the service's journal; empty if there is none or it may not be read."""
-    return _journal("--lines=1", "--priority=err").strip()
+def last_error(unit: Unit) -> str:
+    """The latest error in the service's journal since its last start; empty if there is none or it may not be read.
+
+    For a service at work or on its way, it is the error for which the process before ended, if it did.
+    """
+    if not unit.started:
+        return ""
+    since = unit.started
+    until: tuple[str, ...] = ()
+    if unit.restarts:
+        since -= ENDING_SECONDS
+        until = (f"--until=@{unit.started:.0f}",) if unit.active in ("active", "reloading") else ()
+    return _journal("--lines=1", "--priority=err", f"--since=@{since:.0f}", *until).strip()
 
 
 def said_since(moment: float, logger: str) -> str:
@@ -161,10 +174,10 @@ def _at_work(unit: Unit, why: str) -> Iterator[Finding]:
         yield warn(ABOUT, f"it has ended and was restarted {unit.restarts} times{why}", "journalctl -u stackd")
     if not unit.enabled and not unit.socket_waits:
         yield warn(ABOUT, "it does not start at boot", "systemctl enable stackd")
-    if unit.status.startswith("ready"):
+    if unit.status.startswith(("ready", "standby")):
         yield ok(ABOUT, unit.status)
-    else:
-        yield warn(ABOUT, unit.status or "it reports no status")
+    else:  # the daemon itself says why
+        yield warn(ABOUT, unit.status.partition(":")[0] or "it reports no status")
 
 
 def as_seen_by(config: Config, unit: Unit) -> Config:

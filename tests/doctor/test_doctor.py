@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -21,7 +22,7 @@ from click.testing import CliRunner
 from stackd.cli import stackd
 from stackd.cli.doctor import examine
 from stackd.config import load
-from stackd.doctor import Finding, Level
+from stackd.doctor import Finding, Level, machine
 from stackd.doctor import cluster as doctors
 from stackd.doctor.cluster import Size
 from stackd.doctor.probe import ProbeOptions, Question
@@ -91,8 +92,8 @@ async def test_where_all_is_as_it_should_be_nothing_is_found(tmp_path: Path) -> 
         findings = await at.look()
         assert not bad(findings)
         assert [finding.about for finding in findings] == [
-            "configuration", "files", "daemon", "cluster", "clock", "credentials", "namespace", "rights", "policies", "policies",
-            "nodes", "ports", "room",
+            "configuration", "files", "disk", "daemon", "cluster", "clock", "credentials", "namespace", "rights", "policies",
+            "policies", "nodes", "ports", "room",
         ]  # fmt: skip
         assert not await at.names("services")
 
@@ -144,8 +145,9 @@ async def test_an_account_that_may_do_everything_is_warned_of(tmp_path: Path) ->
 
 async def test_an_absent_namespace_policies_and_quota_are_found(tmp_path: Path) -> None:
     async with ward(tmp_path, []) as at:
-        found = {finding.about: finding.level for finding in bad(await at.look())}
-        assert found["namespace"] is Level.FAIL
+        (found,) = bad(await at.look())
+        assert (found.about, found.level, found.what) == ("namespace", Level.FAIL, "there is no namespace stacks")
+        assert "is stacks.namespace right?" in found.advice
     (tmp_path / "two").mkdir()
     async with ward(tmp_path / "two", [{"kind": "Namespace", "metadata": {"name": "stacks"}}]) as at:
         findings = bad(await at.look())
@@ -159,6 +161,36 @@ async def test_an_absent_namespace_policies_and_quota_are_found(tmp_path: Path) 
         assert all("manifests" in f.advice or "kubectl label" in f.advice for f in findings)
         levels = [f.level for f in bad(await at.look(STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY="false"))]
         assert Level.FAIL not in levels
+
+
+async def test_a_wrong_namespace_is_one_question_and_not_a_failure_for_each_right(tmp_path: Path) -> None:
+    async with ward(tmp_path) as at:
+        *_, found = bad(await at.look(STACKD_STACKS__NAMESPACE="stakcs"))
+        assert (found.about, "has none of its" in found.what, "stakcs" in found.what) == ("rights", True, True)
+        assert "is stacks.namespace right?" in found.advice
+        assert len(bad(await at.look(STACKD_STACKS__NAMESPACE="stakcs"))) <= 2
+
+
+@pytest.mark.parametrize(("free", "level"), [(1 << 30, Level.OK), (300 << 20, Level.WARN), (8 << 20, Level.FAIL)])
+async def test_a_disk_that_is_nearly_full_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, level: Level
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    loaded = load(
+        None, {"STACKD_AUTH__KEY": KEY, "STACKD_STATE__PATH": f"{tmp_path}/a.db", "STACKD_CLUSTER__MODE": "embedded"}
+    )
+    (found,) = [one for one in machine.examine(loaded, None) if one.about == "disk"]
+    assert found.level is level
+
+
+async def test_what_keeps_the_daemon_waiting_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STACKD_API_KEY", KEY)
+    async with ward(tmp_path) as ours, harness(tmp_path, cluster=ours.cluster, token="refused", wait=False) as at:
+        await at.until_unready("waiting for the cluster: ")
+        looked = await ours.look(STACKD_SERVER__PORT=str(at.port))
+    found = [one for one in looked if one.level is Level.FAIL]
+    assert [one.about for one in found] == ["daemon", "cluster"]
+    assert found[1].what not in found[0].what
 
 
 async def test_nodes_that_cannot_be_used_or_reached_are_found(tmp_path: Path) -> None:

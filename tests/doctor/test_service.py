@@ -97,7 +97,9 @@ def test_what_the_status_says_is_told() -> None:
         "systemctl restart stackd",
     )
     finding = only(unit(StatusText="waiting for the cluster: Kubernetes' certificate is not accepted: expired"))
-    assert (finding.level, "certificate" in finding.what) == (Level.WARN, True)
+    assert (finding.level, finding.what) == (Level.WARN, "waiting for the cluster")
+    finding = only(unit(StatusText="standby: vm1 owns the stacks"))
+    assert (finding.level, finding.what) == (Level.OK, "standby: vm1 owns the stacks")
 
 
 def test_restarts_a_missing_enable_and_a_changed_unit_are_told_beside_it() -> None:

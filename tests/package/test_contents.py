@@ -11,6 +11,7 @@ import click
 import pytest
 
 import stackd
+from stackd.config.settings import settings
 from stackd.store.schema import MIGRATIONS
 from tests.package.conftest import Built
 from tests.package.debian import field, run
@@ -49,9 +50,12 @@ def test_it_has_command_units_manual_page_and_completions(deb: Path) -> None:
         "usr/lib/stackd/bin/hand-over",
         "usr/lib/systemd/system/stackd.service",
         "usr/lib/systemd/system/stackd.socket",
+        "usr/lib/systemd/system/stackd-backup.service",
+        "usr/lib/systemd/system/stackd-backup.timer",
         "usr/lib/sysusers.d/stackd.conf",
         "usr/lib/tmpfiles.d/stackd.conf",
         "usr/share/man/man1/stackd.1.gz",
+        "usr/share/man/man5/stackd-config.5.gz",
         "usr/share/bash-completion/completions/stackd",
         "usr/share/zsh/vendor-completions/_stackd",
         "usr/share/fish/vendor_completions.d/stackd.fish",
@@ -102,14 +106,25 @@ def test_the_scripts_are_what_a_plain_shell_understands(deb: Path, tmp_path: Pat
         subprocess.run(["dash", "-n", str(script)], check=True, timeout=60)
 
 
-def test_the_manual_page_has_each_command(deb: Path, tmp_path: Path) -> None:
+def manual(deb: Path, name: str) -> str:
+    page = run("bash", "-c", f"dpkg-deb --fsys-tarfile {deb} | tar -xO ./usr/share/man/{name}.gz | zcat")
+    return page.replace("\\-", "-")
+
+
+def test_the_manual_of_the_configuration_has_each_key_with_its_default(deb: Path) -> None:
+    page = manual(deb, "man5/stackd-config.5")
+    for one in settings():
+        assert f"\\fB{one.key} = {one.default}\\fR\n{one.why}" in page
+    assert "STACKD_AUTH__KEY" in page
+
+
+def test_the_manual_page_has_each_command(deb: Path) -> None:
     from stackd.cli import stackd as group
 
-    command = f"dpkg-deb --fsys-tarfile {deb} | tar -xO ./usr/share/man/man1/stackd.1.gz | zcat"
-    page = run("bash", "-c", command)
+    page = manual(deb, "man1/stackd.1")
     names = group.list_commands(click.Context(group))
     assert "setup" in names
     for name in names:
         assert f'.SS "stackd {name}' in page
     for setting in ("/etc/stackd/config.toml", "STACKD_CONFIG"):
-        assert setting in page.replace("\\-", "-")
+        assert setting in page

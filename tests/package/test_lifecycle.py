@@ -181,6 +181,40 @@ async def test_an_upgrade_keeps_edits_restarts_and_loses_no_request(service: Ser
     assert of_user(service.machine, "/etc/stackd/config.toml") == "root:stackd 640"
 
 
+async def test_an_upgrade_over_a_configuration_with_a_mistake_leaves_the_old_process_running(
+    service: Service, newer: Path
+) -> None:
+    """It was restarted, and ended for good, while apt said nothing of the reason."""
+    await service.credentials()
+    await service.start_cluster()
+    await service.start()
+    stack, before = await service.create(), (await service.state())["MainPID"]
+    valid = await service.do("cat", "/etc/stackd/config.toml")
+    await service.do("tee", "-a", "/etc/stackd/config.toml", stdin="prot = 8082\n")
+    ran = await install(service, newer)
+    assert ran.code == 0, ran.out + ran.err
+    assert "prot: unknown key" in ran.out + ran.err
+    assert "the old process was left running" in ran.out + ran.err
+    assert (await service.state())["MainPID"] == before
+    assert [one["stack_id"] for one in await service.stacks()] == [stack["stack_id"]]
+    await service.do("tee", "/etc/stackd/config.toml", stdin=valid)
+    await service.do("systemctl", "restart", UNIT)
+    assert version(service.machine) == f"ii {NEWER}"
+
+
+async def test_an_upgrade_takes_the_variables_of_a_drop_in_into_account(service: Service, newer: Path) -> None:
+    await service.credentials()
+    await service.start_cluster()
+    await service.do("rm", "/etc/stackd/api-key")
+    await service.drop_in(f"[Service]\nEnvironment=STACKD_AUTH__KEY={service.key}\n")
+    await service.start()
+    before = (await service.state())["MainPID"]
+    ran = await install(service, newer)
+    await service.do("rm", "-r", f"/etc/systemd/system/{UNIT}.d")
+    assert "refuses the configuration" not in ran.out + ran.err
+    assert (await service.state())["MainPID"] != before
+
+
 async def test_an_upgrade_starts_no_service_that_was_stopped(service: Service, newer: Path) -> None:
     await service.credentials()
     await service.start_cluster()
@@ -233,6 +267,8 @@ async def test_removal_keeps_configuration_and_state_for_the_next_installation(s
     stack = await service.create()
     said = await service.do("dpkg", "--remove", "stackd")
     assert "nothing in the cluster was changed" in said
+    named = next(word for word in said.split() if word.endswith(".yaml:")).rstrip(":")
+    assert "kind: Namespace" in await service.do("cat", named)
     kept = ("/etc/stackd/config.toml", "/etc/stackd/api-key", "/etc/stackd/kubeconfig", STATE)
     await service.do("ls", *kept)
     for gone in ("/usr/bin/stackd", "/usr/lib/stackd", "/usr/lib/systemd/system/stackd.service", "/run/stackd"):

@@ -21,12 +21,15 @@ from stackd.cli.setup.steps import STEPS, Setup, SetupStep, StepFailed, StepStat
 from stackd.config import Config
 from stackd.doctor.cluster import Size
 from stackd.errors import ClusterError, ClusterUnavailable, ConfigError, StackdError
+from stackd.files import write_private
 from stackd.kube.credentials import ClusterTarget
 from stackd.kube.provision import Administrator
 from stackd.printable import printable
 
 COLOURS = {"done": "green", "ok": "green", "to do": "cyan", "by hand": "yellow", "failed": "bold red"}
 NAME_WIDTH = 11
+OPTIONS = "setup-options"
+"""The file beside the configuration with the options for the cluster, for later runs."""
 FIRST_STACK = Size(cpu_milli=100, memory_bytes=128 << 20, ephemeral_bytes=None)
 
 
@@ -44,8 +47,12 @@ async def set_up(config_path: Path | None, options: dict[str, Any], *, yes: bool
         )
         admin = await Administrator.connect(target)
     try:
-        flags = _given(click.get_current_context())
-        if admin is not None and await _finds_no_disk(admin, config, options):
+        remembered = _remembered(config_path or INSTALLED)
+        given = _given(click.get_current_context())
+        options |= {name: value for name, (value, _) in remembered.items() if name not in given}
+        flags = chosen = "".join(text for _, text in (remembered | given).values())
+        decided = "storage" in remembered | given
+        if admin is not None and not decided and await _finds_no_disk(admin, config, options):
             options = options | {"storage": False}
             flags += " --no-ephemeral-storage"
         setup = Setup(
@@ -56,6 +63,7 @@ async def set_up(config_path: Path | None, options: dict[str, Any], *, yes: bool
             admin=admin,
             admin_kubeconfig=kubeconfig,
             flags=flags,
+            chosen=chosen,
         )
         return await _run(setup, Report(), yes=yes, only_plan=only_plan)
     finally:
@@ -64,9 +72,7 @@ async def set_up(config_path: Path | None, options: dict[str, Any], *, yes: bool
 
 
 async def _finds_no_disk(admin: Administrator, config: Config, options: dict[str, Any]) -> bool:
-    """Whether the manifests must leave disk out, and no option on the command line decides it."""
-    if click.get_current_context().get_parameter_source("storage") is ParameterSource.COMMANDLINE:
-        return False
+    """Whether the manifests must leave disk out."""
     try:
         nodes = await admin.list_nodes()
     except (ClusterError, ClusterUnavailable):
@@ -74,15 +80,31 @@ async def _finds_no_disk(admin: Administrator, config: Config, options: dict[str
     return without_disk(nodes, options["nodes"], config.stacks.node_selector)
 
 
-def _given(context: click.Context) -> str:
-    """The options of this command line that ``stackd manifests`` also takes, as text."""
+def _given(context: click.Context) -> dict[str, tuple[Any, str]]:
+    """The options of this command line that ``stackd manifests`` also takes: name → value, and its text."""
     names = {parameter.name for parameter in manifests.params} - {"config_path", "server"}
-    flags = []
+    given = {}
     for parameter in context.command.params:
         name = parameter.name or ""
         if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            flags += _written(parameter, context.params[name])
-    return "".join(f" {flag}" for flag in flags)
+            value = context.params[name]
+            given[name] = value, "".join(f" {flag}" for flag in _written(parameter, value))
+    return given
+
+
+def _remembered(config_path: Path) -> dict[str, tuple[Any, str]]:
+    """The same of the last run that changed the cluster. Raises UsageError if somebody has spoilt the file."""
+    file = config_path.with_name(OPTIONS)
+    try:
+        words = shlex.split(file.read_text(encoding="utf-8"), comments=True)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"{file} cannot be read: {error}") from error
+    try:
+        return _given(manifests.make_context(str(file), words))
+    except click.UsageError as error:
+        raise click.UsageError(f"{file}: {error.format_message()}") from error
 
 
 def _written(parameter: click.Parameter, value: Any) -> list[str]:
@@ -141,6 +163,10 @@ async def _do(setup: Setup, report: Report, steps: Sequence[SetupStep], planned:
                     return step.name
                 continue
             report.line("done", step.name, await step.do(setup))
+            if step.name == "cluster":
+                write_private(
+                    setup.path.with_name(OPTIONS), f"# the options of stackd setup, for later runs\n{setup.chosen}\n"
+                )
         except StepFailed as failure:
             report.line("failed", step.name, failure.what, failure.advice)
             return step.name
@@ -170,6 +196,8 @@ class Report:
         self._console.print(f"configuration  {setup.path}")
         admin = setup.admin_kubeconfig or "none: commands for an administrator are printed"
         self._console.print(f"administrator  {admin}")
+        if setup.chosen:
+            self._console.print(f"options       {setup.chosen}")
         if not setup.may_write:
             self._console.print(
                 f"this user cannot write to {setup.path.parent}: run the commands below, or run this as root"

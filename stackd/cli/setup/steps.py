@@ -48,7 +48,7 @@ class StepFailed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """The input of all steps; ``flags`` are the given options of ``stackd manifests``, as text."""
+    """The input of all steps; ``flags`` are the options of ``stackd manifests``, as text, ``chosen`` those that were given."""
 
     config: Config
     path: Path
@@ -57,6 +57,7 @@ class Setup:
     admin: Administrator | None
     admin_kubeconfig: Path | None
     flags: str = ""
+    chosen: str = ""
     written: list[Path] = field(default_factory=list)
     """The files that this run has written and that a running service has not read yet."""
 
@@ -308,7 +309,8 @@ async def start(setup: Setup) -> str:
     active = known is not None and known.active in ("active", "reloading")
     trouble = service.enable_and_start() or ("" if not active or service.reload() else "its reload was refused")
     if trouble:
-        error = service.last_error()
+        known = service.find_unit()
+        error = service.last_error(known) if known is not None else ""
         raise StepFailed(error or trouble, "fix that, then run this again; journalctl -u stackd shows its log")
     setup.written.clear()
     why = await _until_ready(setup)
@@ -326,6 +328,8 @@ async def inspect_stack(setup: Setup) -> StepState:
         return _already("skipped (--no-first-stack)")
     if await _answers(setup):
         async with setup.client() as client:
+            if owner := await _owner(client):
+                return _already(f"this stackd stands by: {owner} owns the stacks")
             there = (await client.call("GET", "/stacks", query=[("limit", "1")]))["stacks"]
         if there:
             return _already(f"there are stacks: {there[0]['stack_id']} is one")
@@ -465,10 +469,18 @@ async def _until_ready(setup: Setup) -> str:
 async def _not_ready(setup: Setup) -> str:
     try:
         async with setup.client() as client:
+            if await _owner(client):
+                return ""
             await client.call("GET", "/readyz", seconds=5.0)
     except ClientError as error:
         return str(error)
     return ""
+
+
+async def _owner(client: AsyncClient) -> str:
+    """The machine whose stackd owns the stacks while this one stands by; empty if this one owns them."""
+    told = await client.call("GET", "/owner", seconds=5.0)
+    return str(told["owner"]) if told["role"] == "standby" else ""
 
 
 def _has_text(file: Path) -> bool:

@@ -14,6 +14,7 @@ from stackd.cli.options import Length, names_of_templates, output_option
 from stackd.cli.output import PRINTED, addresses, is_terminal, print_facts, print_text
 from stackd.cli.stacks.read import print_detail
 from stackd.cli.target import client_options, leaving
+from stackd.printable import printable
 
 if TYPE_CHECKING:
     from stackd.client import Client
@@ -143,15 +144,17 @@ def _label(text: str) -> tuple[str, str]:
 
 
 def _print(stack: Any, output: str) -> None:
+    values = stack.get("values") or {}
     if output in PRINTED:
         PRINTED[output](stack)
     elif output == "name":
         click.echo(stack["stack_id"])
     elif is_terminal():
         print_detail(stack)
-        print_facts((stack.get("values") or {}).items())
+        print_facts(values.items())
     else:
-        click.echo("\t".join([stack["stack_id"], stack["status"], *addresses(stack)]))
+        shown = [f"{name}={printable(value)}" for name, value in values.items()]  # nobody gets them a second time
+        click.echo("\t".join([stack["stack_id"], stack["status"], *addresses(stack), *shown]))
 
 
 def _print_dry_run(answer: Any, output: str) -> None:

@@ -90,8 +90,14 @@ def timeline(client: Client, stack_id: str, output: str) -> None:
 @click.option("--container", metavar="NAME", help="The container.  [the first one]")
 def logs(client: Client, stack_id: str, follow: bool, tail: int | None, container: str | None) -> None:
     """Print what a stack's container has written; after a failure, its last lines."""
-    stack_id = checked(stack_id)
-    text = client.logs(stack_id, tail=tail or 0, container=container or "")
+    from stackd.client import Conflict
+
+    stack_id, text = checked(stack_id), ""
+    try:
+        text = client.logs(stack_id, tail=tail or 0, container=container or "")
+    except Conflict:
+        if not follow:
+            raise
     print_text(text) if text else None
     if follow:
         with suppress(KeyboardInterrupt):
@@ -99,9 +105,13 @@ def logs(client: Client, stack_id: str, follow: bool, tail: int | None, containe
 
 
 def _follow(client: Client, stack_id: str, container: str, known: str) -> None:
-    """Print new output at each poll, until the stack is gone or no longer creating or running."""
-    from stackd.client import Busy, NotFound
+    """Print new output at each poll, until the stack is gone or no longer creating or running.
 
+    A container that has not started yet is waited for.
+    """
+    from stackd.client import Busy, Conflict, NotFound
+
+    over = False
     while True:
         time.sleep(FOLLOW_SECONDS)
         try:
@@ -112,6 +122,10 @@ def _follow(client: Client, stack_id: str, container: str, known: str) -> None:
             return
         except Busy:
             continue  # a later poll prints what is missed now
+        except Conflict:
+            if over:
+                raise
+            continue
         if more := added(known, text):
             print_text(more)
         known = text

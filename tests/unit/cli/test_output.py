@@ -161,6 +161,21 @@ async def test_following_a_log_ends_with_the_pod(shell: Shell) -> None:
     assert await shell.good("logs", "-f", stack_id) == await shell.good("logs", stack_id)
 
 
+async def test_following_a_log_waits_for_the_container_to_start(shell: Shell) -> None:
+    counts = shell.at.cluster.counts.requests
+    with shell.at.no_pod_starting():
+        stack_id = (await shell.at.create())["stack_id"]
+        assert "409" in await shell.failing(1, "logs", stack_id)
+        seen = counts["get", "pods/log", 400]
+        following = asyncio.create_task(shell.run("logs", "-f", stack_id))
+        await eventually(lambda: counts["get", "pods/log", 400] >= seen + 2)
+    await shell.at.until_status(stack_id, "running")
+    await eventually(lambda: counts["get", "pods/log", 200] >= 1)
+    await shell.at.call("DELETE", f"/stacks/{stack_id}")
+    result = await following
+    assert (result.exit_code, result.stdout) == (0, "starting\nready\n")
+
+
 async def test_following_a_log_outlasts_a_cluster_that_is_away_and_ends_when_the_stack_is_deleted(shell: Shell) -> None:
     stack_id = (await shell.at.create())["stack_id"]
     await shell.at.until_status(stack_id, "running")

@@ -217,10 +217,7 @@ async def test_nodes_that_report_no_disk_get_no_limits_on_it_unless_they_are_ask
         await mine.setup("--yes", "--node", "one", "--ephemeral-storage")
         (limit,) = (await get(mine, "/api/v1/namespaces/arena/limitranges/stacks"))["spec"]["limits"]
         assert set(limit["max"]) == {"cpu", "memory", "ephemeral-storage"}
-        result = await mine.setup("--yes", "--node", "one")
-        assert "change LimitRange stacks in arena (spec.limits)" in result.stdout
-        (limit,) = (await get(mine, "/api/v1/namespaces/arena/limitranges/stacks"))["spec"]["limits"]
-        assert set(limit["max"]) == {"cpu", "memory"}
+        assert states(await mine.setup("--plan"))["cluster"] == "ok"
 
 
 async def test_a_cluster_that_is_away_and_one_that_is_another_are_told_apart(site: Site, tmp_path: Path) -> None:
@@ -299,3 +296,31 @@ async def patch(site: Site, path: str, body: dict[str, object]) -> None:
         session.patch(site.cluster.url + path, json=body, headers=headers) as answer,
     ):
         assert answer.status == 200, await answer.text()
+
+
+async def test_the_options_for_the_cluster_are_remembered_for_the_next_run(site: Site) -> None:
+    """A second run without them took the quota away again."""
+    await site.setup("--yes", "--node", "one", "--quota-cpu", "8", "--dns")
+    before = site.cluster.store.revision
+    again = await site.setup("--plan")
+    assert states(again)["cluster"] == "ok"
+    assert "options        --dns --quota-cpu 8" in again.stdout
+    assert "ResourceQuota" in (await site.setup("--plan", "--quota-cpu", "9")).stdout
+    assert site.cluster.store.revision == before
+    site.beside("setup-options").write_text("--quota-cpux 8")
+    assert "setup-options: No such option" in (await site.setup("--plan")).stderr
+
+
+async def test_a_standby_is_set_up_too(site: Site) -> None:
+    await site.setup("--yes", "--node", "one")
+    config = load(site.config, {}, site.config.parent)
+    other = config.config.state.model_copy(update={"path": f"{site.folder}/other/stackd.db"})
+    server = config.config.server.model_copy(update={"port": free_port()})
+    owners = replace(config, config=config.config.model_copy(update={"state": other, "server": server}))
+    async with running(owners) as owner:
+        await owner.ready.wait()
+        async with running(config) as standby:
+            await standby.context.ownership.stands_by.wait()
+            result = await site.setup("--yes")
+    assert (result.exit_code, states(result)["first stack"]) == (0, "ok"), result.stdout
+    assert "this stackd stands by: " in result.stdout

@@ -45,6 +45,12 @@ async def test_create_takes_a_template_and_keeps_its_values_while_it_waits(shell
     assert "values" not in json.loads(await shell.good("show", stack["stack_id"], "--json"))
 
 
+async def test_a_pipe_gets_the_values_too_because_nobody_can_ask_for_them_again(shell: Shell) -> None:
+    fields = (await shell.good("create", "--template", "web-1", "--label", "team=7", "--wait")).rstrip("\n").split("\t")
+    assert fields[1] == "running"
+    assert any(field.startswith("FLAG=flag{") for field in fields[3:])
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
