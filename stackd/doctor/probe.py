@@ -1,4 +1,5 @@
-"""Two stacks: one must answer at its node port, the other tries to reach what stacks must not reach.
+"""Two stacks: one, as if from a pool, must answer at its node port once it is assigned, and not before; the other tries
+to reach what stacks must not reach.
 
 Owns: the probe's pods, what they run, and their removal. They are made like stacks, hardened and labelled, but under an
 instance of their own, so that the policies select them and no daemon touches them. Each question is a container that
@@ -20,7 +21,7 @@ from stackd.doctor import Finding, fail, ok
 from stackd.doctor.cluster import throwaway
 from stackd.errors import NodePortOutOfRange, NodePortTaken, StackdError
 from stackd.kube.client import Cluster
-from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, service_manifest
+from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, pool_labels, service_manifest
 from stackd.kube.objects import ContainerState, pod_state
 from stackd.kube.wire import JsonObject
 from stackd.lifecycle.nodes import address
@@ -42,12 +43,16 @@ SETTLE: Final = "sleep 3"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What a stack tries to reach; ``{peer}`` is the other stack's address. ``script`` exits with 0 if it does."""
+    """What a stack tries to reach; ``{peer}`` is the other stack's address. ``script`` exits with 0 if it does.
+
+    ``as_stack``: its container has no more restrictions than those of stacks.
+    """
 
     name: str
     what: str
     script: str
     remedy: str
+    as_stack: bool = False
 
 
 def connect(host: str, port: str) -> str:
@@ -71,6 +76,14 @@ QUESTIONS: Final = (
         what="the API server",
         script=connect('"$KUBERNETES_SERVICE_HOST"', '"$KUBERNETES_SERVICE_PORT"'),
         remedy=EGRESS,
+    ),
+    Question(
+        name="raw",
+        what="raw sockets, with which it could pretend to be another stack",
+        script="while read -r key set; do [ $key = CapBnd: ] && [ $((0x$set >> 13 & 1)) = 1 ] && exit 0; done"
+        " </proc/self/status; exit 1",
+        remedy='add "NET_RAW" to policy.drop_capabilities',
+        as_stack=True,
     ),
 )
 CONTROL: Final = (
@@ -115,7 +128,8 @@ class _Probe:
         """The findings."""
         stack = await self._listener()
         pod = await self._until(stack.pod_name, _is_ready)
-        yield await self._node_port(stack, pod)
+        async for finding in self._node_port(stack, pod):
+            yield finding
         asking = throwaway(self._config, 0, PORT)
         names = ("control", *(question.name for question in self._options.questions))
         await self._pod(asking, self._askers(pod["status"].get("podIP") or "127.0.0.1"))
@@ -130,8 +144,8 @@ class _Probe:
             yield _judged(question, ends[question.name])
 
     async def _listener(self) -> Stack:
-        """A stack that listens, with its Service."""
-        stack = throwaway(self._config, 0, PORT)
+        """A stack that listens and that nobody has yet, with its Service."""
+        stack = dataclasses.replace(throwaway(self._config, 0, PORT), unassigned=True, template="probe")
         container = self._container("listen", list(LISTEN))
         uid = await self._pod(stack, [container | {"ports": [{"containerPort": PORT}]}])
         wanted = usable = self._config.stacks.node_ports
@@ -153,26 +167,40 @@ class _Probe:
             return stack
         raise _NotRunning(f"{TRIES_FOR_A_PORT} node ports in a row were taken; try again")
 
-    async def _node_port(self, stack: Stack, pod: JsonObject) -> Finding:
+    async def _node_port(self, stack: Stack, pod: JsonObject) -> AsyncIterator[Finding]:
         node_name, port = pod["spec"]["nodeName"], stack.ports[0].node_port
         nodes = await self._cluster.list_nodes()
         host = next((address(self._config, node) for node in nodes if node.name == node_name), None)
         if host is None:
-            return fail(ABOUT, f"the node {node_name} has no public address", "see stacks.public_ips and address_types")
+            yield fail(ABOUT, f"the node {node_name} has no public address", "see stacks.public_ips and address_types")
+            return
+        if await _answers(host, port):
+            yield fail(ABOUT, f"a pooled stack answers at {host}:{port} before anybody has it", _NETWORK)
+        else:
+            yield ok(ABOUT, "a pooled stack answers nobody before it is assigned")
+        assigned = pool_labels(dataclasses.replace(stack, unassigned=False))
+        await self._cluster.patch_pod(stack.pod_name, pod["metadata"]["uid"], labels=assigned)
         try:
             async with asyncio.timeout(self._options.seconds):
-                await _answers(host, port)
+                while not await _answers(host, port):  # noqa: ASYNC110 - nothing tells
+                    await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
             advice = "check the firewall, stacks.public_ips, and that the policies let clients in"
-            return fail(ABOUT, f"a stack's node port does not answer at {host}:{port}", advice)
-        return ok(ABOUT, f"a stack's node port answers at {host}:{port}")
+            yield fail(ABOUT, f"a stack's node port does not answer at {host}:{port}", advice)
+        else:
+            yield ok(ABOUT, f"a stack's node port answers at {host}:{port} once it is assigned")
 
     def _askers(self, peer: str) -> list[dict[str, Any]]:
-        asked = [(one.name, one.script.replace("{peer}", peer)) for one in self._options.questions]
-        scripts = [self._container(name, ["sh", "-c", script]) for name, script in (("control", CONTROL), *asked)]
-        return [self._container("listen", list(LISTEN)), *scripts]
+        asked = [
+            self._container(one.name, ["sh", "-c", one.script.replace("{peer}", peer)], as_stack=one.as_stack)
+            for one in self._options.questions
+        ]
+        return [self._container("listen", list(LISTEN)), self._container("control", ["sh", "-c", CONTROL]), *asked]
 
-    def _container(self, name: str, command: list[str]) -> dict[str, Any]:
+    def _container(self, name: str, command: list[str], *, as_stack: bool = False) -> dict[str, Any]:
+        policy = policy_of(self._config)
+        non_root: dict[str, Any] = {"runAsNonRoot": True, "runAsUser": NOBODY}
+        drop: dict[str, Any] = {"capabilities": {"drop": ["ALL"]}}
         amounts = {"cpu": "20m", "memory": "32Mi"}
         return {
             "name": name,
@@ -182,9 +210,8 @@ class _Probe:
             "securityContext": {
                 "allowPrivilegeEscalation": False,
                 "privileged": False,
-                "capabilities": {"drop": ["ALL"]},
-                "runAsNonRoot": True,
-                "runAsUser": NOBODY,
+                **({} if as_stack and not policy.restricted else drop),
+                **({} if as_stack and not policy.non_root else non_root),
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
         }
@@ -230,6 +257,7 @@ class _Probe:
         raise _NotRunning(f"a pod of the probe does not run within {self._options.seconds:g} s{why}; {_NEEDS}")
 
 
+_NETWORK = "the cluster's network serves pods that the Service does not select: look for another proxy of node ports"
 _MAKE_ROOM = "delete some stacks; `stackd doctor` shows nodes and room"
 _NEEDS = "choose --probe-image: it needs sh, nc and httpd, as busybox has them"
 
@@ -266,18 +294,15 @@ def _why(raw: JsonObject) -> str:
     return f" ({text[:300]})" if text else ""
 
 
-async def _answers(host: str, port: int) -> None:
-    """Return once the address has answered with a byte."""
-    while True:
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                reader, writer = await asyncio.open_connection(host, port)
-                try:
-                    writer.write(b"GET / HTTP/1.0\r\n\r\n")
-                    if await reader.read(1):
-                        return
-                finally:
-                    writer.close()
-        except (OSError, TimeoutError):
-            pass
-        await asyncio.sleep(POLL_SECONDS)
+async def _answers(host: str, port: int) -> bool:
+    """Whether the address answers with a byte."""
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(b"GET / HTTP/1.0\r\n\r\n")
+                return bool(await reader.read(1))
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False

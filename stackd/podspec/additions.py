@@ -74,10 +74,14 @@ def variables(manifest: Mapping[str, Any]) -> set[str]:
 
 
 def _dropped(container: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """The container without these capabilities, except those that the policy lets it add."""
     context = container["securityContext"]
     capabilities = context.get("capabilities", {})
-    drop = list(dict.fromkeys((*capabilities.get("drop", ()), *names)))
-    return {**container, "securityContext": {**context, "capabilities": {**capabilities, "drop": drop}}}
+    before, added = capabilities.get("drop", []), capabilities.get("add", [])
+    more = [name for name in names if name not in (*before, *added)]
+    if "ALL" in before or not more:
+        return dict(container)
+    return {**container, "securityContext": {**context, "capabilities": {**capabilities, "drop": [*before, *more]}}}
 
 
 def _label(pod: dict[str, Any], field: str, additions: Mapping[str, str]) -> None:

@@ -12,12 +12,12 @@ from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, get_args
 
 from annotated_types import Ge, Le
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from stackd import quantity
 from stackd.errors import ConfigError
 from stackd.kinds import Annotations, Expects, Flag, Labels, OptionalDnsLabel, Quantity, Strings, as_tuple
-from stackd.names import is_subdomain
+from stackd.names import did_you_mean, is_subdomain
 
 RestartPolicy = Literal["Never", "OnFailure", "Always"]
 RESTART_POLICIES: Final[tuple[str, ...]] = get_args(RestartPolicy)
@@ -39,7 +39,19 @@ BASELINE_CAPABILITIES = frozenset(
     }
 )
 RESTRICTED_CAPABILITIES = frozenset({"NET_BIND_SERVICE"})
+_OTHERS = (
+    "ALL AUDIT_CONTROL AUDIT_READ BLOCK_SUSPEND BPF CHECKPOINT_RESTORE DAC_READ_SEARCH IPC_LOCK IPC_OWNER LEASE"
+    " LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE NET_ADMIN NET_BROADCAST NET_RAW PERFMON SYSLOG SYS_ADMIN SYS_BOOT"
+    " SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM"
+)
+DROPPABLE = BASELINE_CAPABILITIES | frozenset(_OTHERS.split())
+"""All capabilities of Linux. A runtime ignores an unknown one, so a misspelt name would drop nothing."""
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+def _plain(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names as pods spell them; ``CAP_NET_RAW`` is what Linux calls ``NET_RAW``."""
+    return tuple(dict.fromkeys(name.upper().removeprefix("CAP_") for name in names))
 
 
 class Toleration(BaseModel):
@@ -115,8 +127,9 @@ class PolicySection(BaseModel):
         Expects(what='a list of tables such as [{ key = "stacks", operator = "Exists" }]'),
     ] = Field(default=(), description="Put on every pod: the taints of your stack nodes.")
     add_pull_secrets: Strings = Field(default=(), description="Put on every pod: secrets for your own registry.")
-    drop_capabilities: Strings = Field(
-        default=(), description='Put on every container: ["ALL"] unless challenges need some.'
+    drop_capabilities: Annotated[Strings, AfterValidator(_plain)] = Field(
+        default=("NET_RAW",),
+        description='Dropped from every container that does not add them; "ALL" unless challenges need some.',
     )
     labels: Labels = Field(default_factory=lambda: _NOTHING, description="Put on every pod, for your own tools.")
     annotations: Annotations = Field(default_factory=lambda: _NOTHING, description="Put on every pod, as labels are.")
@@ -186,6 +199,10 @@ def _capabilities(policy: Policy) -> list[str]:
         f"policy.add_capabilities: {name} is not within the {policy.profile} standard ({', '.join(sorted(possible))})"
         for name in policy.add_capabilities
         if name not in possible
+    ] + [
+        f"policy.drop_capabilities: {name} is not a capability{did_you_mean(name, DROPPABLE)}"
+        for name in policy.drop_capabilities
+        if name not in DROPPABLE
     ]
 
 

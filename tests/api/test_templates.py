@@ -297,7 +297,7 @@ async def test_a_template_may_have_other_rights_than_pod_specs(tmp_path: Path) -
                 container = (await at.objects("pods"))[made["stack_id"]]["spec"]["containers"][0]
                 context = container["securityContext"]
                 assert (context.get("runAsUser"), context.get("capabilities")) == (
-                    (1000, None) if name == "more" else (None, {"drop": ["ALL"]})
+                    (1000, {"drop": ["NET_RAW"]}) if name == "more" else (None, {"drop": ["ALL"]})
                 )
         refused = await at.call("POST", "/stacks", {"target_port": seed()["target_port"], "pod_spec": _pod(more)})
         assert refused.status == 400

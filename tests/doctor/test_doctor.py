@@ -430,12 +430,14 @@ async def test_templates_are_looked_at_and_what_keeps_them_from_being_ready_is_t
 async def test_the_probe_proves_what_is_reached_and_what_is_not_and_removes_itself(tmp_path: Path) -> None:
     async with ward(tmp_path, serve_node_ports=True) as at:
         findings = [finding for finding in await at.look(QUICK) if finding.about == "probe"]
-        assert [finding.level for finding in findings] == [Level.OK] * 4, findings
-        assert "node port answers at 127.0.0.1:" in findings[0].what
-        assert [finding.what.rpartition("reach ")[2] for finding in findings[1:]] == [
+        assert [finding.level for finding in findings] == [Level.OK] * 6, findings
+        assert findings[0].what == "a pooled stack answers nobody before it is assigned"
+        assert "node port answers at 127.0.0.1:" in findings[1].what
+        assert [finding.what.rpartition("reach ")[2].partition(",")[0] for finding in findings[2:]] == [
             "another stack",
             "the metadata address",
             "the API server",
+            "raw sockets",
         ]
         assert not await at.names("pods")
         assert not await at.names("services")
@@ -466,9 +468,18 @@ async def test_what_a_stack_reaches_is_a_failure_with_what_to_do(tmp_path: Path)
     async with ward(tmp_path, serve_node_ports=True) as at:
         options = ProbeOptions(seconds=10.0, questions=(reached, odd))
         found = [finding for finding in await at.look(options) if finding.about == "probe"]
-        assert [finding.level for finding in found] == [Level.OK, Level.FAIL, Level.FAIL]
-        assert (found[1].what, found[1].advice) == ("a stack reaches the API server", "restrict egress")
-        assert "is not known: exit code 127" in found[2].what
+        assert [finding.level for finding in found] == [Level.OK, Level.OK, Level.FAIL, Level.FAIL]
+        assert (found[2].what, found[2].advice) == ("a stack reaches the API server", "restrict egress")
+        assert "is not known: exit code 127" in found[3].what
+
+
+async def test_a_port_that_answers_before_anybody_has_the_stack_is_a_failure(tmp_path: Path) -> None:
+    async with ward(tmp_path, serve_node_ports=True) as at:
+        opened = json.dumps({"spec": {"selector": {"stackd.io/assigned": None}}})
+        at.cluster.faults.add_fault(action="admit", verb="create", resource="services", body=opened)
+        found = [finding for finding in await at.look(QUICK) if finding.about == "probe"]
+        assert found[0].level is Level.FAIL
+        assert "before anybody has it" in found[0].what
 
 
 @pytest.mark.parametrize(
@@ -500,8 +511,8 @@ async def test_a_probe_for_which_no_node_has_room_ends_at_once_and_says_so(tmp_p
 async def test_a_node_port_that_does_not_answer_is_a_failure(tmp_path: Path) -> None:
     async with ward(tmp_path, serve_node_ports=False) as at:
         found = [finding for finding in await at.look(ProbeOptions(seconds=1.0)) if finding.about == "probe"]
-        assert found[0].level is Level.FAIL
-        assert "does not answer at 127.0.0.1:" in found[0].what
+        assert found[1].level is Level.FAIL
+        assert "does not answer at 127.0.0.1:" in found[1].what
 
 
 async def test_an_interrupted_probe_removes_itself(tmp_path: Path) -> None:

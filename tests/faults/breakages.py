@@ -473,8 +473,8 @@ BREAKAGES = (
     Breakage(
         name="a create from a pool is answered before its stack is reachable",
         file="stackd/lifecycle/annotations.py",
-        text="    if pod.pool:\n",
-        instead="    if False:\n",
+        text="            if stack is not None and (pod is None or pod.pool):\n",
+        instead="            if False:\n",
     ),
     Breakage(
         name="what has failed in a pool is kept",

@@ -297,6 +297,10 @@ def test_the_restart_policy_is_the_operators() -> None:
             "policy.add_capabilities: SYS_ADMIN is not within the baseline standard",
         ),
         (
+            {"drop_capabilities": ("NETRAW",)},
+            'policy.drop_capabilities: NETRAW is not a capability (did you mean "NET_RAW"?)',
+        ),
+        (
             {"add_capabilities": ("CHOWN",), "profile": "restricted"},
             "policy.add_capabilities: CHOWN is not within the restricted standard (NET_BIND_SERVICE)",
         ),
@@ -310,9 +314,37 @@ def test_a_policy_that_cannot_be_is_refused_by_its_key(keys: dict[str, Any], mis
     assert only.startswith(mistake)
 
 
-def test_the_default_adds_nothing_to_a_manifest() -> None:
-    pod = manifest(seed())
-    assert harden(pod, DEFAULT_POLICY) == pod
+def test_the_default_takes_raw_sockets_from_every_container_and_shows_it_in_no_text() -> None:
+    """On a bridge, a stack with raw sockets reads the traffic of other stacks."""
+    admitted = admit(with_init({}))
+    assert "NET_RAW" not in admitted.text
+    pod = harden(admitted.manifest, DEFAULT_POLICY)
+    for kind in ("containers", "initContainers"):
+        assert pod["spec"][kind][0]["securityContext"].pop("capabilities") == {"drop": ["NET_RAW"]}
+    assert pod == admitted.manifest
+
+
+@pytest.mark.parametrize(
+    ("policy", "asked", "sent"),
+    [
+        ({}, {"drop": ["ALL"]}, {"drop": ["ALL"]}),
+        ({}, {"drop": ["KILL"]}, {"drop": ["KILL", "NET_RAW"]}),
+        ({}, {"drop": ["NET_RAW"]}, {"drop": ["NET_RAW"]}),
+        ({}, {"add": ["CHOWN"]}, {"add": ["CHOWN"], "drop": ["NET_RAW"]}),
+        ({"drop_capabilities": ("CAP_CHOWN", "kill")}, {"add": ["CHOWN"]}, {"add": ["CHOWN"], "drop": ["KILL"]}),
+        ({"drop_capabilities": ("CHOWN",)}, {"add": ["CHOWN"]}, {"add": ["CHOWN"]}),
+        ({"drop_capabilities": ("ALL",)}, {"add": ["CHOWN"]}, {"add": ["CHOWN"], "drop": ["ALL"]}),
+        ({"drop_capabilities": ()}, {}, {}),
+        ({"profile": "restricted", "add_capabilities": ()}, {}, {"drop": ["ALL"]}),
+    ],
+)
+def test_what_is_dropped(policy: dict[str, Any], asked: dict[str, Any], sent: dict[str, Any]) -> None:
+    pod = seed()
+    if asked:
+        pod["spec"]["containers"][0]["securityContext"] = {"capabilities": asked}
+    chosen = Policy(**({"add_capabilities": ("CHOWN",)} | policy))
+    hardened = harden(admit(pod, chosen).manifest, chosen)
+    assert hardened["spec"]["containers"][0]["securityContext"].get("capabilities", {}) == sent
 
 
 def test_the_operators_additions_go_into_the_manifest_and_not_into_the_text() -> None:
