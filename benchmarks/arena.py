@@ -236,25 +236,6 @@ def bare(status: bytes, everything: bytes) -> Iterator[Bare]:
             yield Bare(process, url)
 
 
-class Committing(Bare):
-    """The committing handler in a process of its own."""
-
-    def load(self, count: int) -> Any:
-        """Let the loader send ``count`` requests, one at a time; returns its result."""
-        plan = {"url": self.url, "key": KEY, "method": "POST", "paths": ["/stacks"], "body": BODY}
-        return processes.ask("benchmarks.loader", {**plan, "count": count, "connections": 1}, LOADING)
-
-
-@contextmanager
-def committing(body: bytes) -> Iterator[Committing]:
-    """The handler that commits before it answers with this body; its file is on the same disk as the daemons' files."""
-    with tempfile.TemporaryDirectory(prefix="stackd-bench-", dir=os.environ.get("BENCH_FOLDER")) as name:
-        folder = Path(name)
-        (folder / "body").write_bytes(body)
-        with _handler("commit", folder, folder / "body", folder / "commits.db") as (process, url):
-            yield Committing(process, url)
-
-
 @contextmanager
 def _handler(module: str, folder: Path, *files: Path) -> Iterator[tuple[Process, str]]:
     """A floor's handler in a process of its own, and its address."""
