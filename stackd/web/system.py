@@ -158,6 +158,7 @@ def _capacity_fields(context: Context, need: StackResources, found: Capacity) ->
         "quota_limited_by": found.quota_limited_by,
         "quota_seen_at": None if seen_at is None else from_nanoseconds(seen_at),
         "ports": found.ports,
+        "free_node_ports": context.store.ports.free,
         "stacks": found.stacks,
         "unassigned": found.unassigned,
         "requested_cpu_milli": need.cpu_milli,

@@ -459,7 +459,8 @@ async def test_capacity_shows_what_waits_apart_and_counts_it_as_free(tmp_path: P
 
     without, full = await counted(0), await counted(5)
     assert (without["unassigned"], full["unassigned"]) == (0, 5)
-    assert full | {"unassigned": 0} == without | {"quota_seen_at": full["quota_seen_at"]}
+    assert (without["free_node_ports"], full["free_node_ports"]) == (6, 1), "as many as /stats says are not used"
+    assert full | {"unassigned": 0, "free_node_ports": 6} == without | {"quota_seen_at": full["quota_seen_at"]}
     assert (full["fits"], full["nodes"], full["ports"], full["quota"]) == (3, {"one": 2, "two": 2}, 6, 3)
 
 

@@ -174,6 +174,7 @@ CAPACITY: dict[str, Any] = {
     "quota_limited_by": "memory",
     "quota_seen_at": CREATED,
     "ports": 1760,
+    "free_node_ports": 1740,
     "stacks": None,
     "unassigned": 20,
     "requested_cpu_milli": 100,

@@ -254,7 +254,8 @@ def history() -> dict[str, Schema]:
                 "quota": nullable(number("How many more the namespace's quotas allow; null while they are not known.")),
                 "quota_limited_by": text("The resource of the quotas that runs out first; empty if none."),
                 "quota_seen_at": nullable(moment("When the quotas were read.")),
-                "ports": number("Node ports that are free."),
+                "ports": number("How many more the node ports allow."),
+                "free_node_ports": number("Node ports that nobody holds; stacks that wait in pools hold theirs."),
                 "stacks": nullable(number("How many more `limits.max_stacks` allows; null if there is no limit.")),
                 "unassigned": number(
                     "Stacks that wait in pools. They give way to creates, so what they take counts as free everywhere here."

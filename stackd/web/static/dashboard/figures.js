@@ -19,7 +19,7 @@ const TYPICAL = "cpu=100m&memory=128Mi";
  * Answers of `/stats` and `/capacity`, as far as they are shown; null where stackd has refused them, undefined before.
  *
  * @typedef {{ used_node_ports: number, reserved_cpu_milli: number, reserved_memory_bytes: number }} Stats
- * @typedef {{ fits: number, limited_by: string, nodes: Record<string, number>, ports: number | null }} Capacity
+ * @typedef {{ fits: number, limited_by: string, nodes: Record<string, number>, free_node_ports: number | null }} Capacity
  */
 
 /** @type {Record<string, string>} */
@@ -157,7 +157,7 @@ export class Figures {
       return;
     }
     const used = this.#stats?.used_node_ports;
-    const free = this.#capacity?.ports ?? null;
+    const free = this.#capacity?.free_node_ports ?? null;
     if (used === undefined) fill(place, h("h3", {}, "Ports in use"), h("p", { class: "quiet" }, "unknown"));
     else if (free === null)
       fill(place, big(used, " ports in use"), h("p", { class: "quiet" }, "how many are free is unknown"));
