@@ -11,10 +11,13 @@ import errno
 import json
 import logging
 import os
+import shlex
+import shutil
+import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,6 +145,8 @@ class Demo:
     """The daemon on an embedded cluster. The state is deleted at the end, unless the environment says where it is."""
 
     configuration: LoadedConfig
+    environment: Mapping[str, str]
+    in_terminal: bool
     key: str
     body: Path
     throw_away: bool
@@ -166,7 +171,21 @@ class Demo:
             environment[variable("server", "port")] = str(port)
         body = folder / "stack.json"
         body.write_text(json.dumps(BODY, indent=2))
-        return cls(configuration=load(None, environment), key=plaintext, body=body, throw_away=throw_away)
+        configuration = load(None, environment)
+        return cls(
+            configuration=configuration,
+            environment=environment,
+            in_terminal=_has_terminal(),
+            key=plaintext,
+            body=body,
+            throw_away=throw_away,
+        )
+
+    def again(self) -> LoadedConfig:
+        """The configuration for a reload. A SIGHUP of a terminal that was closed ends the demo in order."""
+        if self.in_terminal and not _has_terminal():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return load(None, self.environment)
 
     def print_instructions(self, started: Daemon) -> None:
         """Print how to use the demo."""
@@ -190,7 +209,7 @@ stackd demo: an embedded cluster, and {state}
 
   Rehearse an event (--nodes, --start-delay and --pull give the demo a size and a pace):
     STACKD_URL={address} STACKD_API_KEY={self.key} \\
-      stackd rehearse --stacks 50 --rate 10/s --probe http --file {self.body}
+      {_program()} rehearse --stacks 50 --rate 10/s --probe http --with-others --file {self.body}
 
   Stop with Ctrl-C.
 """
@@ -199,6 +218,32 @@ stackd demo: an embedded cluster, and {state}
     def last_line(self) -> str:
         """The last line of output: whether the state is kept."""
         return "\nstopped; nothing is left" if self.throw_away else "\nstopped; the state is kept"
+
+
+def _has_terminal() -> bool:
+    """Whether the process has a terminal; one that was closed is none."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+def _program() -> str:
+    """How this process was started, for the user's shell."""
+    script = sys.argv[0]
+    if os.path.basename(script) != "stackd":
+        return shlex.join([_from_here(sys.executable), _from_here(script)])
+    found = shutil.which("stackd")
+    return (
+        "stackd" if found and os.path.realpath(found) == os.path.realpath(script) else shlex.quote(_from_here(script))
+    )
+
+
+def _from_here(path: str) -> str:
+    """The path, relative if it is below the working directory."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
 
 
 def _free_port() -> int:

@@ -87,7 +87,7 @@ def serve(config_path: Path | None) -> None:
 def demo(port: int | None, level: str, size: EmbeddedOptions) -> None:
     """Try stackd with an embedded cluster, a new key and throw-away state.
 
-    Every key but those of [cluster] can be set from the environment, as for serve: STACKD_STACKS__TTL=5m.
+    Every key but those of [cluster] can be set from the environment, as for serve: STACKD_STACKS__TTL=5m. SIGHUP reloads.
     """
     from stackd import logs
     from stackd.cli import process
@@ -96,7 +96,9 @@ def demo(port: int | None, level: str, size: EmbeddedOptions) -> None:
     with tempfile.TemporaryDirectory(prefix="stackd-demo-") as folder:
         logs.setup(LogSection.model_validate({"level": level, "format": "text"}))
         shown = process.Demo.prepared(Path(folder), port)
-        process.run(process.serve(shown.configuration, size=size, on_listening=shown.print_instructions))
+        process.run(
+            process.serve(shown.configuration, size=size, again=shown.again, on_listening=shown.print_instructions)
+        )
         click.echo(shown.last_line())
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import aiohttp
 
 from stackd.doctor.local import port_holder
+from tests.api.test_templates import PLAIN
 from tests.ports import free_port
 
 SCRIPT = Path(__file__).parents[3] / "stackd.py"
@@ -100,3 +101,35 @@ async def test_a_port_that_is_taken_is_said_with_who_has_it_and_how_to_choose_an
 def test_who_has_a_port_is_nobody_where_it_cannot_be_seen(tmp_path: Path) -> None:
     assert port_holder(free_port()) == ""
     assert port_holder(1, tmp_path) == ""
+
+
+async def test_the_printed_commands_work_one_after_the_other_and_a_sighup_reloads_the_templates(tmp_path: Path) -> None:
+    """`stackd` was not on the PATH, the rehearsal refused because of the stack just made, and SIGHUP ended the demo."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(SCRIPT), "demo", "--port", "0",
+        stdout=PIPE, env=os.environ | {"STACKD_TEMPLATES__DIRECTORY": str(tmp_path), "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            text = (await process.stdout.readuntil(b"Stop with Ctrl-C.")).decode()
+            create = next(line for line in text.splitlines() if " -d @" in line)
+            rehearse = text[text.index("    STACKD_URL=") : text.index("\n\n  Stop")].replace(
+                "--stacks 50", "--stacks 2"
+            )
+            run = await asyncio.create_subprocess_shell(
+                f"{create.replace('curl', 'curl --fail --retry 9 --retry-all-errors')} && {rehearse}",
+                stdout=PIPE, stderr=PIPE, env={"PATH": "/usr/bin:/bin"},
+            )  # fmt: skip
+            out, err = await run.communicate()
+            assert run.returncode == 0, out.decode() + err.decode()
+            (tmp_path / "web.yaml").write_text(PLAIN)
+            process.send_signal(signal.SIGHUP)
+            address, key = (re.search(rf"  {name} +(\S+)", text)[1] for name in ("address", "API key"))  # type: ignore[index]
+            async with aiohttp.ClientSession(headers={"X-API-KEY": key}) as session:
+                while "web" not in await (await session.get(f"{address}/templates")).text():
+                    assert process.returncode is None
+                    await asyncio.sleep(0.05)
+    finally:
+        process.kill()
+        await process.wait()
