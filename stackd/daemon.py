@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stackd import __version__
-from stackd.clock import Clock, SystemClock
+from stackd.clock import NANOSECONDS, Clock, SystemClock
 from stackd.config import Config, LoadedConfig, require_cluster
 from stackd.errors import ClusterError, ClusterSilent, ClusterUnavailable, NotOwner, StoreUnavailable
 from stackd.jobs.batch_delete import BatchQueue
@@ -40,7 +40,7 @@ from stackd.lifecycle.objects import ask_node_ports
 from stackd.lifecycle.observe import Observer
 from stackd.lifecycle.ownership import Ownership
 from stackd.lifecycle.prepull import REFRESH_SECONDS, PrePulls
-from stackd.lifecycle.rebuild import Rebuilt, renew_rows
+from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, renew_rows
 from stackd.lifecycle.rebuild import rebuild as recover
 from stackd.lifecycle.reconcile import Reconciler
 from stackd.lifecycle.refill import Refill
@@ -435,4 +435,6 @@ async def rebuild(loaded: LoadedConfig) -> Rebuilt:
         store = await _store(stack, config, SystemClock())
         cluster = await Cluster.connect(ClusterTarget.of(config))
         stack.push_async_callback(cluster.close)
-        return await recover(store, cluster)
+        longest, clock = round(config.stacks.max_ttl * NANOSECONDS), SystemClock()
+        templates = await asyncio.to_thread(read_templates, config)
+        return await recover(store, cluster, RecordBounds(now=clock.now(), max_ttl=longest, templates=templates))

@@ -1,7 +1,9 @@
 """Recover rows from what the cluster's objects carry: all of a lost file by command, or those of objects without a row.
 
-Owns: which objects make a stack again. The statuses of living stacks are observed once the daemon runs. How the others
-ended is read from their pods here, because an ended stack is not observed again.
+Owns: which objects make a stack again, and how far a record is believed: somebody else may have written it, so it gives
+no longer life than a create, and a template's policy only to the template's own pod spec. The statuses of living stacks
+are observed once the daemon runs. How the others ended is read from their pods here, because an ended stack is not
+observed again.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from stackd.clock import NANOSECONDS
 from stackd.errors import StoreError
 from stackd.kube import labels
 from stackd.kube.client import Cluster
@@ -23,6 +26,7 @@ from stackd.lifecycle.status import PodSnapshot, derive_status
 from stackd.logs import stack_log
 from stackd.model import Desired, Stack, service_name
 from stackd.store import REMOVED, STOPPED_BY_USER, STOPPED_MESSAGE, Store
+from stackd.templates import TemplateSet
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +39,37 @@ class Rebuilt:
     lost: list[tuple[str, str]] = field(default_factory=list)
 
 
-async def rebuild(store: Store, cluster: Cluster) -> Rebuilt:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordBounds:
+    """How far a record is believed: times in nanoseconds, and the templates in force."""
+
+    now: int
+    max_ttl: int
+    templates: TemplateSet
+
+    def capped(self, record: Stack) -> Stack:
+        """The record with an expiry that ``max_ttl`` allows."""
+        begin = min(record.created_at, self.now) if record.unassigned else self.now
+        return replace(record, ttl_expires_at=min(record.ttl_expires_at, begin + self.max_ttl))
+
+    def adoptable(self, record: Stack) -> Stack:
+        """The same, and without a template that its pod spec is not from.
+
+        A stack of a pool keeps its template, because nobody can restart it; but none is given by a false digest.
+        """
+        record = self.capped(record)
+        template = self.templates.get(record.template or "")
+        if record.template is None or (template is not None and template.spec.text == record.pod_spec):
+            return record
+        if record.unassigned and record.digest is not None and (template is None or record.digest != template.digest):
+            return record
+        stack_log(log, record.stack_id).warning(
+            "its pod spec is not the template's: adopted without %s", record.template
+        )
+        return replace(record, template=None, digest=None)
+
+
+async def rebuild(store: Store, cluster: Cluster, bounds: RecordBounds) -> Rebuilt:
     """Fill the empty file. Raises StoreError if it is not empty, ClusterUnavailable if the cluster cannot be read."""
     if len(store.stacks):
         raise StoreError(f"the file already holds {len(store.stacks)} stacks; rebuild needs an empty one")
@@ -45,7 +79,7 @@ async def rebuild(store: Store, cluster: Cluster) -> Rebuilt:
         if isinstance(one.stack, Unrecoverable):
             report.lost.append((one.stack.name, one.stack.reason))
         else:
-            stacks.append(one.stack)
+            stacks.append(bounds.adoptable(one.stack))
     for adopted in await store.stacks.adopt(stacks):
         if adopted.stack is None:
             report.lost.append((adopted.stack_id, adopted.reason))
@@ -80,7 +114,7 @@ async def adopt(context: Context, names: Collection[str]) -> AdoptionReport:
         if isinstance(one.stack, Unrecoverable):
             report.unadoptable[one.uid] = one.stack.reason
         else:
-            stacks.append(one.stack)
+            stacks.append(_bounds(context).adoptable(one.stack))
             uids[one.name] = one.uid
     await context.right_cluster()  # the lists came from this cluster, and not from another that answered meanwhile
     for adopted in await context.store.stacks.adopt(stacks):
@@ -106,9 +140,14 @@ async def renew_rows(context: Context) -> None:
     for stack_id in gone:
         stack_log(log, stack_id).info("deleted while another stackd owned the stacks")
     await context.store.stacks.remove(gone)  # first: others may have got their ports
-    records = [one.stack for one in found if not isinstance(one.stack, Unrecoverable)]
+    records = [_bounds(context).capped(one.stack) for one in found if not isinstance(one.stack, Unrecoverable)]
     for stack_id, why in await context.store.stacks.renew(records):
         stack_log(log, stack_id).warning("its row cannot be brought up to date: %s", why)
+
+
+def _bounds(context: Context) -> RecordBounds:
+    longest = round(context.config.stacks.max_ttl * NANOSECONDS)
+    return RecordBounds(now=context.wall_clock.now(), max_ttl=longest, templates=context.settings.templates)
 
 
 async def _gone(context: Context, there: Collection[str]) -> list[str]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
-from stackd.clock import NANOSECONDS, SystemClock
+from stackd.clock import NANOSECONDS, SystemClock, to_nanoseconds
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.resources import LEASES
 from stackd.model import PortRange
 from stackd.store import Store, backup_file
 from tests.api.test_reconcile import NAMESPACE, confirm, leave_behind, plan, running
+from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import Harness, eventually, fast_cluster, harness, lose_file, request_for, seed
 from tests.store.building import new_stack
 
@@ -333,3 +336,50 @@ async def test_a_stack_whose_port_another_row_has_is_taken_over_once_that_is_fre
 
             await eventually(there)
             assert await at.metric("stackd_unknown_objects") == 0
+
+
+NEEDS_MORE = PLAIN.replace("image: nginx:stable", "image: nginx:stable\n      securityContext: {runAsUser: 1000}")
+FORGED = "stack-00000000000000f0"
+
+
+async def test_a_forged_record_gets_no_longer_life_and_no_other_policy_than_a_create(tmp_path: Path) -> None:
+    """Before, whoever may create ConfigMaps had his pod run until 2035, within the policy of a template."""
+    settings = AT_ONCE | folder_with(tmp_path, more=NEEDS_MORE + "policy: {run_as_user: true}\n")
+    async with harness(tmp_path, settings) as at:
+        stack_id = (await at.create({"template": "more"}))["stack_id"]
+        assert (await at.call("POST", f"/stacks/{stack_id}/stop")).status == 200
+        metadata = (await at.objects("configmaps"))[stack_id]["metadata"]
+        record = json.loads(metadata["annotations"]["stackd.io/record"])
+        for name, spec in (
+            (FORGED, record["pod_spec"].replace("nginx", "miner")),
+            (f"{FORGED[:-1]}1", seed()["pod_spec"]),
+        ):
+            forged = record | {"pod_spec": spec, "ports": [[80, "TCP", 31900 + int(name[-1])]]}
+            edited = {"stackd.io/record": json.dumps(forged), "stackd.io/expires-at": "2035-01-01T00:00:00Z"}
+            edited |= {"stackd.io/desired": "running", "stackd.io/generation": "7"}
+            labels = metadata["labels"] | {"stackd.io/stack": name}
+            body = {"metadata": {"name": name, "labels": labels, "annotations": metadata["annotations"] | edited}}
+            await at.kubectl("POST", f"/api/v1/namespaces/{NAMESPACE}/configmaps", body)
+        await at.until_listed(3)
+
+        async def refused() -> bool:
+            return "securityContext" in (await at.stack(FORGED))["status_message"]
+
+        await eventually(refused)
+        assert FORGED not in await at.objects("pods")
+        plain = await at.until_status(f"{FORGED[:-1]}1", "running")
+        for stack in (plain, await at.stack(FORGED)):
+            assert to_nanoseconds(stack["ttl_expires_at"]) <= time.time_ns() + 24 * 3600 * NANOSECONDS
+            assert "template" not in stack or stack["template"] is None
+
+
+async def test_the_template_of_a_lost_file_is_that_of_its_pod_spec(tmp_path: Path) -> None:
+    settings = AT_ONCE | folder_with(tmp_path, more=NEEDS_MORE + "policy: {run_as_user: true}\n")
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            stack_id = (await at.create({"template": "more"}))["stack_id"]
+            assert (await at.call("POST", f"/stacks/{stack_id}/stop")).status == 200
+        lose_file(tmp_path)
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            assert (await at.call("POST", f"/stacks/{stack_id}/start")).status == 200
+            await at.until_status(stack_id, "running")
