@@ -158,7 +158,7 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
         memory_bytes=reserved(spec, "memory"),
         ephemeral_bytes=reserved(spec, EPHEMERAL_STORAGE),
         pool=intern(names.get(labels.POOL, "")),
-        assigned=labels.ASSIGNED in names,
+        assigned=names.get(labels.ASSIGNED) == "true",
         recorded=bool(notes.get(labels.RECORD) and notes.get(labels.EXPIRES)),
     )
 

@@ -193,6 +193,7 @@ EDITS = {
     "the label, of nobody's": ("pods", "", {"metadata": {"labels": {"stackd.io/assigned": "true"}}}, False),
     "the selector, of somebody's": ("services", "svc-", {"spec": {"selector": {"stackd.io/assigned": "no"}}}, True),
     "the label, of somebody's": ("pods", "", {"metadata": {"labels": {"stackd.io/assigned": None}}}, True),
+    "the label's value, of somebody's": ("pods", "", {"metadata": {"labels": {"stackd.io/assigned": "no"}}}, True),
 }
 
 
