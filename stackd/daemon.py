@@ -198,6 +198,7 @@ def _wire(context: Context) -> Daemon:
         history=history,
     )
     keys.replace(context.config)
+    keys.replaced = api.feed.wake
     context.store.jobs.subscribe(api.feed.job_changed)
     context.pools.load(context.store.stacks.ordered())
     for owner in (context, observer, context.pools, history):

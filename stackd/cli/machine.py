@@ -74,7 +74,7 @@ def _check_for_reload(config_path: Path | None) -> None:
     import asyncio
 
     from stackd.config import load
-    from stackd.config.credentials import HOW_TO_SET_ONE, KUBECONFIG, NO_CLUSTER, credential, handed_over
+    from stackd.config.credentials import API_KEY, HOW_TO_SET_ONE, KUBECONFIG, NO_CLUSTER, credential, handed_over
     from stackd.errors import ConfigError
     from stackd.templates import read_templates
 
@@ -85,7 +85,9 @@ def _check_for_reload(config_path: Path | None) -> None:
         if (kubeconfig := credential(folder, KUBECONFIG)) is not None:
             asyncio.run(_can_be_used(kubeconfig))
     except ConfigError as error:
-        if not all(mistake.endswith((HOW_TO_SET_ONE, NO_CLUSTER)) for mistake in error.mistakes):
+        complete = folder is not None and (folder / API_KEY).exists()
+        excused = (NO_CLUSTER,) if complete else (NO_CLUSTER, HOW_TO_SET_ONE)
+        if not all(mistake.endswith(excused) for mistake in error.mistakes):
             sys.exit(USAGE)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hmac
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from math import ceil
 
@@ -44,13 +44,19 @@ class Keys:
         self._enabled = True
         self._failures = Failures(clock)
         self._trusted: tuple[Network, ...] = ()
+        self.replaced: Callable[[], None] = lambda: None
 
     def replace(self, config: Config) -> None:
-        """Put the configured keys in force."""
+        """Put the configured keys in force, and call ``replaced``."""
         self._keys = config.auth.keys
         self._enabled = config.auth.enabled
         self._failures.per_minute = config.limits.failed_auth_per_minute
         self._trusted = tuple(ip_network(each) for each in config.server.trusted_proxies)
+        self.replaced()
+
+    def in_force(self, key: ApiKey) -> bool:
+        """Whether the key, once accepted, would be accepted now."""
+        return not self._enabled or key in self._keys
 
     def caller(self, request: web.BaseRequest) -> str:
         """The address that the request comes from, or that a trusted proxy says it comes from."""

@@ -187,7 +187,15 @@ class ChangeFeed:
     def close(self) -> None:
         """End all streams."""
         self.closed = True
-        self._wake()
+        self.wake()
+
+    def wake(self) -> None:
+        """Let all followers look now: whether the feed is closed, their keys are in force, or there are changes."""
+        self._waking = None
+        self._woken = asyncio.get_running_loop().time()
+        self._announced = self.number
+        announcement, self._announcement = self._announcement, asyncio.Event()
+        announcement.set()
 
     def _add(self, name: str, record: Stack | Job | None, before: Stack | None = None) -> None:
         self.number += 1
@@ -198,14 +206,7 @@ class ChangeFeed:
         self._log.append(FeedChange(self.number, name, record, before, exact=True))
         if self.followers and self._waking is None:
             loop = asyncio.get_running_loop()
-            self._waking = loop.call_at(max(loop.time(), self._woken + PAUSE_SECONDS), self._wake)
-
-    def _wake(self) -> None:
-        self._waking = None
-        self._woken = asyncio.get_running_loop().time()
-        self._announced = self.number
-        announcement, self._announcement = self._announcement, asyncio.Event()
-        announcement.set()
+            self._waking = loop.call_at(max(loop.time(), self._woken + PAUSE_SECONDS), self.wake)
 
     def _now(self, name: str) -> Stack | Job | None:
         store = self._context.store

@@ -95,18 +95,18 @@ async def _stream(call: ApiCall, subscriber: _Subscriber) -> web.StreamResponse:
             if call.request.method == hdrs.METH_HEAD:
                 return response
             await response.write(opening)
-            await _follow(call.api, response, subscriber, missed, position)
+            await _follow(call, response, subscriber, missed, position)
         except ConnectionError:
             pass  # the client has left
         return response
 
 
 async def _follow(
-    api: Api, response: web.StreamResponse, subscriber: _Subscriber, missed: list[FeedChange], position: int
+    call: ApiCall, response: web.StreamResponse, subscriber: _Subscriber, missed: list[FeedChange], position: int
 ) -> None:
-    feed = api.feed
+    api, feed = call.api, call.api.feed
     changes: list[FeedChange] | None = missed
-    while not feed.closed:
+    while not feed.closed and api.keys.in_force(call.key):
         try:
             async with aclosing(_frames(api, changes or [], subscriber)) as frames:
                 async for piece in frames:

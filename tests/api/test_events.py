@@ -15,7 +15,7 @@ import pytest
 
 from stackd import __version__
 from stackd.embedded import EmbeddedCluster
-from stackd.keys import digest
+from stackd.keys import ApiKey, digest
 from stackd.web import change_feed
 from tests.harness import DEADLINE, KEY, READ_KEY, Harness, fast_cluster, harness, seed
 
@@ -71,8 +71,8 @@ class Stream:
 
 
 @asynccontextmanager
-async def follow(at: Harness, path: str = "/events", last: str = "") -> AsyncIterator[Stream]:
-    headers = {"X-API-KEY": KEY} | ({"Last-Event-ID": last} if last else {})
+async def follow(at: Harness, path: str = "/events", last: str = "", key: str = KEY) -> AsyncIterator[Stream]:
+    headers = {"X-API-KEY": key} | ({"Last-Event-ID": last} if last else {})
     timeout = aiohttp.ClientTimeout(total=None)
     async with (
         aiohttp.ClientSession(timeout=timeout, read_bufsize=1 << 20) as session,
@@ -365,3 +365,16 @@ async def test_a_stream_needs_a_key_and_takes_it_from_the_query_too(at: Harness)
         assert answer.status == 200
         await Stream(answer).expect("hello")
     assert (await at.call("HEAD", "/events")).status == 200
+
+
+async def test_the_stream_of_a_key_that_is_no_longer_in_force_ends_and_others_go_on(at: Harness) -> None:
+    stays = ApiKey(name="stays", sha256=digest(READ_KEY), scope="read")
+    at.put_keys_in_force(*at.config.auth.keys, stays)
+    async with follow(at) as revoked, follow(at, key=READ_KEY) as other:
+        for stream in (revoked, other):
+            await stream.expect("hello")
+        at.put_keys_in_force(stays)
+        assert (await revoked.next(), revoked.comments) == (None, 0), "it does not wait for a heartbeat"
+        at.put_keys_in_force(*at.config.auth.keys, stays)
+        stack_id = (await at.create())["stack_id"]
+        await other.until("stack", stack_id=stack_id)

@@ -150,3 +150,17 @@ async def test_what_waits_for_a_restart_is_said_by_the_reload_and_stays_in_the_s
     await service.configure()
     await service.do(COMMAND, "reload")
     await service.until(lambda state: state["StatusText"] == "ready: 0 stacks, 2 nodes")
+
+
+async def test_a_removed_key_file_ends_its_keys_at_a_reload_which_is_refused_if_there_are_no_others(
+    service: Service,
+) -> None:
+    await service.do("mv", "/etc/stackd/api-key", "/etc/stackd/removed")
+    ran = await asyncio.to_thread(service.machine.run, COMMAND, "reload")
+    assert (ran.code, "[auth] keys: no API key is configured" in ran.out) == (1, True), ran
+    assert (await service.call("GET", "/healthz")).status == 200, "the keys in force stay"
+    secret, sha256 = new_key()
+    await service.configure(auth=f'keys = [{{name = "other", sha256 = "{sha256}", scope = "admin"}}]')
+    assert 'name = "credential", scope = "admin" }] → [{ name = "other"' in await service.do(COMMAND, "reload")
+    assert (await service.call("GET", "/healthz")).status == 401
+    assert (await service.call("GET", "/healthz", headers={"X-API-KEY": secret})).status == 200
