@@ -1,6 +1,6 @@
 // What the person on duty must know: a brake is on, or Kubernetes is away. That stackd itself does not answer, it passes on.
 
-import { button, fill, h, inline } from "../shared/dom.js";
+import { button, h, inline, show } from "../shared/dom.js";
 import { ask, Refusal, sentence } from "./api.js";
 import { confirm, dialog } from "./dialogs.js";
 import { complain, tell } from "./toasts.js";
@@ -16,7 +16,6 @@ const PATIENCE = 8_000;
  */
 
 export class Banners {
-  #drawn = "";
   /** @type {number | undefined} */
   #timer;
 
@@ -58,25 +57,12 @@ export class Banners {
    * @param {string[]} held
    */
   #draw(reasons, held) {
-    const state = JSON.stringify([reasons, held]);
-    if (state === this.#drawn) return;
-    this.#drawn = state;
-    const rows = reasons.map((reason) => h("p", {}, inline(reason)));
-    if (!rows.length) {
-      fill(this.place);
-      return;
-    }
     const look = button("What would be done?", () => this.#plan());
     const release = button("Release …", () => this.#release(held), { class: "danger" });
-    fill(
-      this.place,
-      h(
-        "div",
-        { class: ["banner", held.length ? "brake" : null] },
-        h("div", {}, rows),
-        held.length ? h("div", { class: "buttons" }, look, release) : null,
-      ),
-    );
+    const rows = reasons.map((reason) => h("p", {}, inline(reason)));
+    const buttons = held.length > 0 && h("div", { class: "buttons" }, look, release);
+    const banner = h("div", { class: ["banner", held.length > 0 && "brake"] }, h("div", {}, rows), buttons);
+    show(this.place, reasons.length > 0 && banner);
   }
 
   async #plan() {

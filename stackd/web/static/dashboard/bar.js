@@ -26,3 +26,13 @@ export function bar(parts, whole, words) {
 export function bone(kind = "line") {
   return h("span", { class: `bone ${kind}`, "aria-hidden": "true" });
 }
+
+/**
+ * A number, and what it counts.
+ *
+ * @param {number} count
+ * @param {string} what
+ */
+export function big(count, what) {
+  return h("h3", {}, h("b", { class: "big" }, numbers.format(count)), what);
+}

@@ -5,10 +5,10 @@
 /** @import { Status } from "./stack.js" */
 /** @import { Stacks } from "./stacks.js" */
 
-import { button, fill, h, say } from "../shared/dom.js";
+import { h, show } from "../shared/dom.js";
 import { ask, Refusal } from "./api.js";
-import { bar, bone, numbers } from "./bar.js";
-import { drawNodes, loads } from "./nodes.js";
+import { bar, big, bone, numbers } from "./bar.js";
+import { loads, nodesFigure } from "./nodes.js";
 import { STATUSES, WORDS } from "./stack.js";
 
 const EVERY = 10_000;
@@ -39,7 +39,6 @@ export class Figures {
   #stats;
   /** @type {Capacity | null | undefined} */
   #capacity;
-  #drawn = "";
   #counted = "";
   /** @type {number | undefined} */
   #timer;
@@ -53,12 +52,6 @@ export class Figures {
   constructor(places, stacks) {
     this.places = places;
     this.stacks = stacks;
-    this.total = h("h3");
-    this.statusBar = h("div");
-    this.chips = new Map(STATUSES.map((status) => [status, this.#chip(status)]));
-    const legend = h("div", { class: "legend", role: "group", "aria-label": "Filter by status" });
-    for (const { chip } of this.chips.values()) legend.append(chip);
-    fill(places.status, this.total, this.statusBar, legend);
     stacks.subscribe(() => this.#draw());
   }
 
@@ -83,41 +76,17 @@ export class Figures {
     this.#draw();
   }
 
-  /**
-   * How many have a status, as a button that filters by it.
-   *
-   * @param {Status} status
-   */
-  #chip(status) {
-    const count = h("b");
-    const chip = button("", () => this.stacks.view.toggleStatus(status), {
-      class: "chip",
-      "aria-pressed": "false",
-      "data-status": status,
-    });
-    chip.append(h("span", { class: "dot", "aria-hidden": "true" }), count, WORDS[status]);
-    return { chip, count };
-  }
-
   #draw() {
-    const { all, arrived, view } = this.stacks;
+    const { all, arrived } = this.stacks;
     const counts = { running: 0, creating: 0, failed: 0, stopped: 0, node_deleted: 0 };
     for (const stack of all.values()) counts[stack.status] += 1;
-    for (const [status, { chip, count }] of this.chips) {
-      if (arrived) say(count, numbers.format(counts[status]));
-      else fill(count, bone("digit"));
-      chip.setAttribute("aria-pressed", String(view.state.statuses.has(status)));
-    }
     const nodes = loads(all.values());
     this.#refreshSoon(JSON.stringify([counts, [...nodes]]));
-    const state = JSON.stringify([arrived, counts, [...nodes], this.#stats, this.#capacity]);
-    if (state === this.#drawn) return;
-    this.#drawn = state;
-    this.#statuses(counts);
-    if (!arrived || this.#capacity === undefined) waiting(this.places.nodes, "nodes");
-    else drawNodes(this.places.nodes, nodes, this.#capacity?.nodes ?? null);
-    this.#ports();
-    this.#room();
+    show(this.places.status, this.#statuses(counts));
+    const capacity = arrived ? this.#capacity : undefined;
+    show(this.places.nodes, capacity === undefined ? waiting("nodes") : nodesFigure(nodes, capacity?.nodes ?? null));
+    show(this.places.ports, this.#ports());
+    show(this.places.room, this.#room());
   }
 
   /**
@@ -138,59 +107,58 @@ export class Figures {
 
   /** @param {Record<Status, number>} counts */
   #statuses(counts) {
-    const { all, arrived } = this.stacks;
-    if (!arrived) {
-      fill(this.total, bone("digit"), " stacks");
-      fill(this.statusBar, bone("chart"));
-      return;
-    }
-    fill(this.total, h("b", { class: "big" }, numbers.format(all.size)), all.size === 1 ? " stack" : " stacks");
+    const { all, arrived, view } = this.stacks;
     const words = STATUSES.map((status) => `${counts[status]} ${WORDS[status]}`).join(", ");
     const parts = STATUSES.map((status) => ({ size: counts[status], kind: status }));
-    fill(this.statusBar, bar(parts, all.size, words));
+    const chips = STATUSES.map((status) =>
+      h(
+        "button",
+        {
+          type: "button",
+          class: "chip",
+          "aria-pressed": String(view.state.statuses.has(status)),
+          "data-status": status,
+          click: () => view.toggleStatus(status),
+        },
+        h("span", { class: "dot", "aria-hidden": "true" }),
+        h("b", {}, arrived ? numbers.format(counts[status]) : bone("digit")),
+        WORDS[status],
+      ),
+    );
+    return [
+      arrived ? big(all.size, all.size === 1 ? " stack" : " stacks") : h("h3", {}, bone("digit"), " stacks"),
+      h("div", {}, arrived ? bar(parts, all.size, words) : bone("chart")),
+      h("div", { class: "legend", role: "group", "aria-label": "Filter by status" }, chips),
+    ];
   }
 
   #ports() {
-    const place = this.places.ports;
-    if (this.#stats === undefined || this.#capacity === undefined) {
-      waiting(place, "ports in use");
-      return;
-    }
+    if (this.#stats === undefined || this.#capacity === undefined) return waiting("ports in use");
     const used = this.#stats?.used_node_ports;
     const free = this.#capacity?.free_node_ports ?? null;
-    if (used === undefined) fill(place, h("h3", {}, "Ports in use"), h("p", { class: "quiet" }, "unknown"));
-    else if (free === null)
-      fill(place, big(used, " ports in use"), h("p", { class: "quiet" }, "how many are free is unknown"));
-    else {
-      const kind = used > 9 * free ? "full" : "used";
-      const words = `${used} of ${used + free} node ports are in use`;
-      fill(
-        place,
-        big(used, used === 1 ? " port in use" : " ports in use"),
-        bar([{ size: used, kind }], used + free, words),
-        h("p", { class: "quiet" }, `${numbers.format(free)} free`),
-      );
-    }
+    if (used === undefined) return [h("h3", {}, "Ports in use"), note("unknown")];
+    if (free === null) return [big(used, " ports in use"), note("how many are free is unknown")];
+    const words = `${used} of ${used + free} node ports are in use`;
+    return [
+      big(used, used === 1 ? " port in use" : " ports in use"),
+      bar([{ size: used, kind: used > 9 * free ? "full" : "used" }], used + free, words),
+      note(`${numbers.format(free)} free`),
+    ];
   }
 
   #room() {
-    const place = this.places.room;
     const capacity = this.#capacity;
     const stats = this.#stats;
-    if (capacity === undefined || stats === undefined) {
-      waiting(place, "more fit");
-      return;
-    }
+    if (capacity === undefined || stats === undefined) return waiting("more fit");
     const reserved = stats
       ? `${(stats.reserved_cpu_milli / 1000).toFixed(1)} cores and ${memory(stats.reserved_memory_bytes)} reserved`
       : "what is reserved is unknown";
     const limit = capacity && `of 100m CPU and 128 MiB; ${ENDS[capacity.limited_by] ?? capacity.limited_by} first`;
-    fill(
-      place,
+    return [
       capacity ? big(capacity.fits, " more fit") : h("h3", {}, "More that fit"),
-      h("p", { class: "quiet" }, limit ?? "unknown"),
-      h("p", { class: "quiet" }, reserved),
-    );
+      note(limit ?? "unknown"),
+      note(reserved),
+    ];
   }
 }
 
@@ -207,20 +175,14 @@ function latest(asked, before) {
   return reason instanceof Refusal && reason.status ? null : before;
 }
 
-/**
- * @param {HTMLElement} place
- * @param {string} what
- */
-function waiting(place, what) {
-  fill(place, h("h3", {}, bone("digit"), ` ${what}`), bone("chart"), bone());
+/** @param {string} what */
+function waiting(what) {
+  return [h("h3", {}, bone("digit"), ` ${what}`), bone("chart"), bone()];
 }
 
-/**
- * @param {number} count
- * @param {string} what
- */
-function big(count, what) {
-  return h("h3", {}, h("b", { class: "big" }, numbers.format(count)), what);
+/** @param {string} text */
+function note(text) {
+  return h("p", { class: "quiet" }, text);
 }
 
 /** @param {number} bytes */

@@ -4,14 +4,13 @@
 /** @import { Stacks } from "./stacks.js" */
 /** @import { View } from "./view.js" */
 
-import { at, fill, found, h, say } from "../shared/dom.js";
+import { at, found, h, say, show } from "../shared/dom.js";
 import { headOf, LABEL } from "./columns.js";
 
 const PAUSE = 1_500; // between two counts that are read out
 const SUGGESTED = 100;
 
 export class Filters {
-  #labels = "";
   #said = 0;
   /** @type {number | undefined} */
   #saying;
@@ -99,9 +98,7 @@ export class Filters {
     const names = [...labels.keys()].sort();
     const pairs = names.flatMap((name) => [...(labels.get(name) ?? [])].sort().map((value) => `${name}=${value}`));
     const offered = [...names, ...pairs].slice(0, Math.max(names.length, SUGGESTED));
-    if (offered.join("\n") === this.#labels) return;
-    this.#labels = offered.join("\n");
-    fill(
+    show(
       at("label-names"),
       offered.map((text) => h("option", { value: text })),
     );
@@ -118,10 +115,9 @@ export class Filters {
  */
 function offer(select, none, values, words) {
   const offered = ["", ...new Set(values.filter(Boolean))];
-  if (offered.join("\n") === [...select.options].map(({ value }) => value).join("\n")) return;
-  fill(
+  show(
     select,
-    offered.map((value) => h("option", { value }, value ? words(value) : none)),
+    offered.map((value) => h("option", { value, "data-key": value || " " }, value ? words(value) : none)),
   );
   if (select.parentElement) select.parentElement.hidden = offered.length === 1;
 }

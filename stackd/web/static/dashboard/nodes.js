@@ -2,8 +2,8 @@
 
 /** @import { Stack } from "./stack.js" */
 
-import { fill, h } from "../shared/dom.js";
-import { bar, numbers } from "./bar.js";
+import { h } from "../shared/dom.js";
+import { bar, big, numbers } from "./bar.js";
 
 /**
  * The stacks of a node: those that take room, and those that went with it.
@@ -30,32 +30,23 @@ export function loads(stacks) {
 }
 
 /**
- * Draw the figure; `free` is how many more each node takes that takes any, or null where that is not known.
+ * The figure; `free` is how many more each node takes that takes any, or null where that is not known.
  *
- * @param {HTMLElement} place
  * @param {Map<string, Load>} found
  * @param {Record<string, number> | null} free
  */
-export function drawNodes(place, found, free) {
+export function nodesFigure(found, free) {
   const here = [...found].filter(([, { there, lost }]) => there || lost).map(([name]) => name);
   const names = [...new Set([...Object.keys(free ?? {}), ...here])].sort();
   const rows = names.map((name) =>
     node(name, found.get(name) ?? { there: 0, lost: 0 }, free && (free[name] ?? null), !free),
   );
-  const count = free ? Object.keys(free).length : null;
+  const count = free && Object.keys(free).length;
   const list = { class: "nodes", tabindex: rows.length > 4 ? "0" : null, "aria-label": "Nodes" };
-  fill(
-    place,
-    count === null
-      ? h("h3", {}, "Nodes")
-      : h(
-          "h3",
-          {},
-          h("b", { class: "big" }, numbers.format(count)),
-          count === 1 ? " node takes stacks" : " nodes take stacks",
-        ),
+  return [
+    count === null ? h("h3", {}, "Nodes") : big(count, count === 1 ? " node takes stacks" : " nodes take stacks"),
     rows.length ? h("ul", list, rows) : h("p", { class: "quiet" }, count === null ? "unknown" : "none"),
-  );
+  ];
 }
 
 /**

@@ -5,7 +5,7 @@
 /** @import { Stacks } from "./stacks.js" */
 /** @import { View } from "./view.js" */
 
-import { button, copy, fill, h, say } from "../shared/dom.js";
+import { button, copy, fill, h, show } from "../shared/dom.js";
 import { History } from "./history.js";
 import { WORDS } from "./stack.js";
 import { age, full, left } from "./times.js";
@@ -27,7 +27,7 @@ export class Panel {
     this.stacks = stacks;
     this.actions = actions;
     stacks.subscribe(() => this.#changed());
-    setInterval(() => document.hidden || this.#sheet?.tick(), 1000);
+    setInterval(() => document.hidden || this.#sheet?.draw(), 1000); // ages
   }
 
   /** The stack that is shown, or null. */
@@ -54,22 +54,18 @@ export class Panel {
   }
 
   #changed() {
-    if (this.#sheet) this.#sheet.update(this.stacks.get(this.#sheet.id), this.stacks.arrived);
+    this.#sheet?.update(this.stacks.get(this.#sheet.id), this.stacks.arrived);
   }
 }
 
 /** What the panel shows of one stack. */
 class Sheet {
-  /** @type {Stack | null} */
+  /** The stack as it was last seen. @type {Stack | null} */
   #stack = null;
-  status = h("p", { class: "status" });
-  why = h("p", { class: "why" });
-  gone = h("p", { class: "banner", hidden: true }, "This stack is gone. Its timeline is kept for a while.");
-  facts = h("dl", { class: "facts" });
-  extend = h("div", { class: "buttons", role: "group", "aria-label": "Extend" });
-  verbs = h("div", { class: "buttons", role: "group", "aria-label": "Change" });
-  age = h("span");
-  left = h("span");
+  #gone = false;
+  /** The buttons whose work goes on. @type {Set<string>} */
+  #busy = new Set();
+  body = h("div", { class: "now" });
 
   /**
    * @param {string} id
@@ -81,11 +77,6 @@ class Sheet {
     this.actions = actions;
     this.view = view;
     this.history = new History(id, () => this.#writes);
-    this.stop = this.#button("Stop", () => actions.stop(id));
-    this.start = this.#button("Start", () => actions.start(id));
-    this.#buttons();
-    const { gone, status, why, facts, extend, verbs, history } = this;
-    const { stacks } = actions;
     this.elements = [
       h(
         "header",
@@ -95,18 +86,7 @@ class Sheet {
         h("span", { class: "spring" }),
         button("✕", () => view.close(), { class: "plain", "aria-label": "Close the panel" }),
       ),
-      h(
-        "div",
-        { class: "content" },
-        gone,
-        status,
-        why,
-        facts,
-        values(stacks.valuesOf(id)),
-        extend,
-        verbs,
-        history.element,
-      ),
+      h("div", { class: "content" }, this.body, this.history.element),
     ];
   }
 
@@ -117,38 +97,48 @@ class Sheet {
    * @param {boolean} arrived
    */
   update(stack, arrived) {
-    this.gone.hidden = Boolean(stack) || !arrived;
-    for (const part of [this.extend, this.verbs]) part.hidden = !stack;
-    if (!stack || stack === this.#stack) return;
-    if (this.#stack) this.history.later();
-    this.#stack = stack;
-    this.#draw(stack);
+    this.#gone = !stack && arrived;
+    if (this.#stack && stack && stack !== this.#stack) this.history.later();
+    this.#stack = stack ?? this.#stack;
+    this.draw();
   }
 
   /** Whether its containers may still write something. */
   get #writes() {
     if (!this.#stack) return true; // it is not known yet
-    return this.gone.hidden && !this.#stack.ended && ["creating", "running"].includes(this.#stack.status);
+    return !this.#gone && !this.#stack.ended && ["creating", "running"].includes(this.#stack.status);
   }
 
-  /** What changes with the time alone. */
-  tick() {
-    if (!this.#stack) return;
-    say(this.age, age(this.#stack.created_at));
-    say(this.left, left(this.#stack.ttl_expires_at));
-  }
-
-  #buttons() {
+  draw() {
     const { id, actions } = this;
-    const lengths = LENGTHS.map((ttl) => this.#button(`+${ttl}`, () => actions.extend(id, ttl)));
-    fill(this.extend, h("span", { class: "quiet" }, "Extend"), lengths, this.#other());
-    fill(
-      this.verbs,
-      this.#button("Restart", () => actions.restart(id)),
-      this.stop,
-      this.start,
-      h("span", { class: "spring" }),
-      this.#button("Delete", () => actions.remove(id), "danger"),
+    const stack = this.#stack;
+    const gone = h("p", { class: "banner" }, "This stack is gone. Its timeline is kept for a while.");
+    const extend = (/** @type {string} */ ttl) => this.#button(`+${ttl}`, () => actions.extend(id, ttl));
+    const stopped = stack?.status === "stopped";
+    show(
+      this.body,
+      this.#gone && gone,
+      stack && this.#facts(stack),
+      values(actions.stacks.valuesOf(id)),
+      stack &&
+        !this.#gone && [
+          h(
+            "div",
+            { class: "buttons", role: "group", "aria-label": "Extend" },
+            h("span", { class: "quiet" }, "Extend"),
+            LENGTHS.map(extend),
+            this.#other(),
+          ),
+          h(
+            "div",
+            { class: "buttons", role: "group", "aria-label": "Change" },
+            this.#button("Restart", () => actions.restart(id)),
+            !stopped && !stack.ended && this.#button("Stop", () => actions.stop(id)),
+            stopped && this.#button("Start", () => actions.start(id)),
+            h("span", { class: "spring" }),
+            this.#button("Delete", () => actions.remove(id), "danger"),
+          ),
+        ],
     );
   }
 
@@ -157,19 +147,23 @@ class Sheet {
    * @param {() => Promise<unknown>} act
    */
   #button(text, act, kind = "") {
-    const made = button(
-      text,
-      async () => {
-        made.disabled = true;
-        await act();
-        made.disabled = false;
-        this.history.refresh();
-      },
-      { class: kind },
-    );
-    return made;
+    return button(text, () => this.#do(text, act), { class: kind, disabled: this.#busy.has(text), "data-key": text });
   }
 
+  /**
+   * @param {string} text
+   * @param {() => Promise<unknown>} act
+   */
+  async #do(text, act) {
+    this.#busy.add(text);
+    this.draw();
+    await act();
+    this.#busy.delete(text);
+    this.draw();
+    this.history.refresh();
+  }
+
+  /** Extend by what is typed: Enter in the field clicks the button, too. */
   #other() {
     const input = h("input", {
       type: "text",
@@ -178,39 +172,45 @@ class Sheet {
       "aria-label": "Extend by another length of time",
       autocomplete: "off",
     });
-    const form = h("form", { class: "other" }, input, h("button", { type: "submit" }, "Extend"));
-    form.addEventListener("submit", async (event) => {
-      event.preventDefault();
-      const ttl = input.value.trim();
-      if (ttl && (await this.actions.extend(this.id, ttl))) {
-        input.value = "";
-        this.history.refresh();
-      }
-    });
-    return form;
+    const submit = {
+      type: "submit",
+      disabled: this.#busy.has("other"),
+      click: (/** @type {MouseEvent} */ event) => {
+        event.preventDefault();
+        const field = this.body.querySelector("input");
+        if (field?.value.trim()) this.#do("other", () => this.#extend(field));
+      },
+    };
+    return h("form", { class: "other" }, input, h("button", submit, "Extend"));
+  }
+
+  /** @param {HTMLInputElement} field */
+  async #extend(field) {
+    if (await this.actions.extend(this.id, field.value.trim())) field.value = "";
   }
 
   /** @param {Stack} stack */
-  #draw(stack) {
-    say(this.status, WORDS[stack.status] ?? stack.status).dataset.status = stack.status;
-    const words = [stack.status_reason, stack.status_message].filter(Boolean);
-    say(this.why, words.join(": "));
-    this.why.hidden = !words.length;
-    this.stop.hidden = stack.status === "stopped" || stack.ended === true;
-    this.start.hidden = stack.status !== "stopped";
+  #facts(stack) {
+    const why = [stack.status_reason, stack.status_message].filter(Boolean).join(": ");
     const addresses = stack.addresses.map((address, index) => addressLine(address, stack.ports?.[index]));
     const labels = stack.labelled.map((label) =>
       button(label, () => this.view.change({ label }), { class: "label mono", title: `Show all with ${label}` }),
     );
-    fill(
-      this.facts,
-      fact("Address", addresses.length ? addresses : "none"),
-      fact("Node", stack.node_id ?? "none"),
-      fact("Time left", [this.left, h("span", { class: "quiet" }, ` until ${full(stack.ttl_expires_at)}`)]),
-      fact("Age", [this.age, h("span", { class: "quiet" }, ` since ${full(stack.created_at)}`)]),
-      fact("Labels", labels.length ? labels : "none"),
-    );
-    this.tick();
+    const until = h("span", { class: "quiet" }, ` until ${full(stack.ttl_expires_at)}`);
+    const since = h("span", { class: "quiet" }, ` since ${full(stack.created_at)}`);
+    return [
+      h("p", { class: "status", "data-status": stack.status }, WORDS[stack.status] ?? stack.status),
+      why && h("p", { class: "why" }, why),
+      h(
+        "dl",
+        { class: "facts" },
+        fact("Address", addresses.length ? addresses : "none"),
+        fact("Node", stack.node_id ?? "none"),
+        fact("Time left", [h("span", {}, left(stack.ttl_expires_at)), until]),
+        fact("Age", [h("span", {}, age(stack.created_at)), since]),
+        fact("Labels", labels.length ? labels : "none"),
+      ),
+    ];
   }
 }
 

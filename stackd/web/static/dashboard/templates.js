@@ -2,7 +2,7 @@
 
 /** @import { View } from "./view.js" */
 
-import { button, fill, h } from "../shared/dom.js";
+import { button, h, show } from "../shared/dom.js";
 import { ask, Refusal } from "./api.js";
 import { numbers } from "./bar.js";
 
@@ -28,7 +28,6 @@ const EVERY = 10_000;
  */
 
 export class Templates {
-  #drawn = "";
   /** @type {number | undefined} */
   #timer;
 
@@ -64,21 +63,17 @@ export class Templates {
 
   /** @param {Template[]} templates */
   #draw(templates) {
-    const state = JSON.stringify(templates);
-    if (state === this.#drawn) return;
-    this.#drawn = state;
     this.place.hidden = templates.length === 0;
-    const focused = document.activeElement instanceof HTMLElement ? document.activeElement.dataset.does : undefined;
-    const rows = templates.map((template) => this.#row(template));
-    fill(
+    const list = { class: "templates", tabindex: templates.length > 8 ? "0" : null };
+    show(
       this.place,
       h("h3", {}, "Templates"),
-      h("ul", { class: "templates", tabindex: rows.length > 8 ? "0" : null }, rows),
+      h(
+        "ul",
+        list,
+        templates.map((template) => this.#row(template)),
+      ),
     );
-    if (focused) {
-      const again = [...this.place.querySelectorAll("button")].find((each) => each.dataset.does === focused);
-      again?.focus({ preventScroll: true });
-    }
   }
 
   /** @param {Template} template */
@@ -87,13 +82,12 @@ export class Templates {
     const find = button(name, () => this.view.change({ template: name }), {
       class: "plain name",
       title: `Show the stacks of ${name}`,
-      "data-does": `find ${name}`,
     });
-    const add = button("New", () => this.create(name), { "aria-label": `New ${name}`, "data-does": `new ${name}` });
+    const add = button("New", () => this.create(name), { "aria-label": `New ${name}` });
     const trouble = troubleOf(template);
     return h(
       "li",
-      { "data-template": name },
+      { "data-template": name, "data-key": name },
       h("div", { class: "head" }, find, h("span", { class: "spring" }), add),
       h("p", {}, h("b", { class: "big" }, numbers.format(template.stacks.running ?? 0)), ` ${restOf(template.stacks)}`),
       h("p", { class: "quiet" }, poolOf(template)),
@@ -117,11 +111,7 @@ function restOf(stacks) {
 /** @param {Template} template */
 function poolOf({ pool, ready, starting, failing }) {
   if (!pool && !ready && !starting && !failing) return "no pool";
-  const parts = [
-    `${ready} of ${pool} ready`,
-    starting && `${starting} starting`,
-    failing && `${failing} failing`,
-  ];
+  const parts = [`${ready} of ${pool} ready`, starting && `${starting} starting`, failing && `${failing} failing`];
   return `pool: ${parts.filter(Boolean).join(", ")}`;
 }
 
