@@ -80,7 +80,10 @@ class ServerSection(Section):
 class AuthSection(Section):
     """Who may call."""
 
-    enabled: Flag = Field(default=True, description="Every endpoint needs a key; false logs a warning at every start.")
+    enabled: Flag = Field(
+        default=True,
+        description="Every endpoint needs a key; false warns at every start and refuses other sites' web pages.",
+    )
     key_file: FilePath = Field(
         default="", description="File with admin keys, one a line, so that this file needs to hold none."
     )

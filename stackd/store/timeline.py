@@ -6,13 +6,16 @@ the transaction of the change. On a full disk it is left out, so that deletes ne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from stackd.model import EventKind, KeptLog, Stack, StackStatus, TimelineEvent
 from stackd.store.transaction import Table, Transaction, id_array, operation
 
 LINES_PER_STACK = 300
 """When a stack flaps for days, its oldest lines are deleted."""
+
+MOST_LOGS = 4096
+"""How many logs are kept in all, the latest ones: 64 MiB of 16 KiB each, however fast stacks come and go."""
 
 LINES_AT_ONCE = 16
 """How many lines one statement inserts."""
@@ -49,10 +52,9 @@ PURGE_TIMELINES = (
     "DELETE FROM timeline WHERE stack_id IN"
     " (SELECT stack_id FROM timeline INDEXED BY timeline_gone WHERE kind = 'deleted' AND at < ? ORDER BY at LIMIT ?)"
 )
-KEEP_LOG = (
-    "INSERT INTO kept_logs (stack_id, container, at, text) VALUES (?, ?, ?, ?) ON CONFLICT (stack_id, container)"
-    " DO UPDATE SET at = excluded.at, text = excluded.text"
-)
+# A replaced log gets a new rowid, so that the rowids are in the order of writing.
+KEEP_LOG = "INSERT OR REPLACE INTO kept_logs (stack_id, container, at, text) VALUES (?, ?, ?, ?)"
+TRIM_KEPT_LOGS = "DELETE FROM kept_logs WHERE rowid <= (SELECT max(rowid) FROM kept_logs) - ?"
 KEPT_LOGS = "SELECT container, at, text FROM kept_logs WHERE stack_id = ? ORDER BY at DESC, container"
 FORGET_TIMELINES = "DELETE FROM timeline WHERE stack_id IN (SELECT value FROM json_each(?))"
 FORGET_KEPT_LOGS = "DELETE FROM kept_logs WHERE stack_id IN (SELECT value FROM json_each(?))"
@@ -145,10 +147,11 @@ def purge(tx: Transaction, before: int, limit: int) -> int:
     return tx.run(PURGE_TIMELINES, (before, limit))
 
 
-def _keep_logs(tx: Transaction, stack_id: str, logs: Iterable[KeptLog]) -> None:
-    """Write the logs, replacing earlier ones of the same containers."""
-    if not tx.tight:
+def _keep_logs(tx: Transaction, stack_id: str, logs: Sequence[KeptLog]) -> None:
+    """Write the logs, replacing earlier ones of the same containers. The oldest of all give way."""
+    if logs and not tx.tight:
         tx.many(KEEP_LOG, [(stack_id, log.container, log.at, log.text) for log in logs])
+        tx.run(TRIM_KEPT_LOGS, (MOST_LOGS,))
 
 
 def _line(stack_id: str, one: TimelineEvent) -> tuple[object, ...]:

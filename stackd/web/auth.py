@@ -9,6 +9,8 @@ may have invented everything to the left of it.
 from __future__ import annotations
 
 import hmac
+import re
+import socket
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -33,6 +35,7 @@ METRICS_PATHS = frozenset({"/metrics", "/healthz", "/readyz", "/owner"})
 ANONYMOUS = ApiKey.model_construct(name="anonymous", sha256=b"", scope="admin")
 REMEMBERED_ADDRESSES = 10_000
 LONGEST_KEY = 512
+_LAST_PORT = re.compile(r":[0-9]*\Z")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -44,6 +47,7 @@ class Keys:
         self._enabled = True
         self._failures = Failures(clock)
         self._trusted: tuple[Network, ...] = ()
+        self._names: set[str] = set()
         self.replaced: Callable[[], None] = lambda: None
 
     def replace(self, config: Config) -> None:
@@ -52,6 +56,7 @@ class Keys:
         self._enabled = config.auth.enabled
         self._failures.per_minute = config.limits.failed_auth_per_minute
         self._trusted = tuple(ip_network(each) for each in config.server.trusted_proxies)
+        self._names = {config.server.host.lower(), socket.gethostname().lower()}
         self.replaced()
 
     def in_force(self, key: ApiKey) -> bool:
@@ -63,12 +68,14 @@ class Keys:
         return caller(request, self._trusted)
 
     def identify(self, request: web.BaseRequest) -> ApiKey:
-        """Return the request's key. Raises Unauthenticated, or TooManyRequests if its address sent too many wrong keys.
+        """Return the request's key. Raises Unauthenticated, or TooManyRequests if its address sent too many wrong keys;
+        without keys, PermissionDenied for what another site's web page may have sent.
 
         A valid key is accepted however many wrong keys came from its address: clients behind a proxy share one address.
         The length of the keys makes guessing hopeless (``keys.SHORTEST``).
         """
         if not self._enabled:
+            self._refuse_other_sites(request)
             return ANONYMOUS
         text = request.headers.get(HEADER) or bearer(request) or request.query.get(PARAMETER)
         found = self._find(text) if text and len(text) <= LONGEST_KEY else None
@@ -82,6 +89,28 @@ class Keys:
                 "no API key: send it in the X-API-KEY header, as Authorization: Bearer, or in the api_key query parameter"
             )
         raise Unauthenticated("the API key is not valid")
+
+    def _refuse_other_sites(self, request: web.BaseRequest) -> None:
+        """Raise PermissionDenied if a web page of another site may have sent this: a browser reaches what its user does.
+
+        Such a page may have made a DNS name of its own lead here. No such name is an address, or has no dot.
+        """
+        headers = request.headers
+        if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+            raise PermissionDenied("auth.enabled is false, and this request comes from another site's web page")
+        peer = _address(request.remote or "")
+        if peer is not None and any(peer in network for network in self._trusted):
+            return  # the proxy may have replaced Host
+        host, origin = headers.get(hdrs.HOST, "").lower(), headers.get(hdrs.ORIGIN)
+        if origin is not None and origin.lower().partition("://")[2] != host:
+            raise PermissionDenied("auth.enabled is false, and Origin is another site than Host")
+        name = _LAST_PORT.sub("", host).rstrip(".")
+        own = name in self._names or "." not in name or name.endswith(".localhost") or _address(name) is not None
+        if not own:
+            raise PermissionDenied(
+                f"auth.enabled is false, and stackd is not reached as {name[:64]!r}; use its address, enable keys, "
+                "or name the proxy in server.trusted_proxies"
+            )
 
     def _find(self, text: str) -> ApiKey | None:
         given = digest(text)

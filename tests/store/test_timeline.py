@@ -70,6 +70,17 @@ async def test_last_words_are_kept_of_a_stack_that_has_just_gone_and_of_no_stran
     assert store.counters.disk_waits == waits
 
 
+async def test_the_latest_logs_of_all_are_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stackd.store.timeline.MOST_LOGS", 3)
+    for number in (1, 2):
+        await accepted(store, number)
+        logs = [KeptLog(container=name, at=START, text="bye") for name in ("a", "b")]
+        await store.timeline.keep_diagnostics(stack_id(number), [], logs)
+    await store.timeline.keep_diagnostics(ONE, [], [KeptLog(container="b", at=START + 1, text="again")])
+    assert [log.text for log in await store.timeline.kept_logs(ONE)] == ["again"]
+    assert [log.container for log in await store.timeline.kept_logs(stack_id(2))] == ["a", "b"]
+
+
 async def test_a_stack_that_flaps_keeps_a_bounded_number_of_lines(store: Store) -> None:
     await accepted(store, 1)
     for number in range(LINES_PER_STACK):

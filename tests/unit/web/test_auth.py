@@ -1,12 +1,16 @@
-"""The caller's address: behind proxies, and among addresses that one host can choose freely."""
+"""The caller's address: behind proxies, and among addresses that one host can choose freely; its site without keys."""
 
 from __future__ import annotations
 
 from ipaddress import ip_network
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
-from stackd.web.auth import client_network, nearest_untrusted
+from stackd.clock import SystemClock
+from stackd.config import Config
+from stackd.errors import PermissionDenied
+from stackd.web.auth import Keys, client_network, nearest_untrusted
 
 TRUSTED = [ip_network(text) for text in ("10.0.0.0/8", "2001:db8:aaaa::/48", "127.0.0.1/32")]
 
@@ -53,3 +57,34 @@ def test_the_caller_is_the_nearest_address_that_is_no_proxy_of_ours(
 )
 def test_addresses_that_one_host_may_choose_freely_count_as_one(address: str, counted_as: str) -> None:
     assert client_network(address) == counted_as
+
+
+def asked(host: str, **headers: str) -> bool:
+    """Whether a request without a key is accepted where no keys are in force."""
+    keys = Keys(SystemClock())
+    keys.replace(Config.model_validate({"auth": {"enabled": False}, "server": {"host": "stackd.example.org"}}))
+    try:
+        keys.identify(make_mocked_request("POST", "/stacks", {"Host": host} | headers))
+    except PermissionDenied as error:
+        assert "auth.enabled is false" in str(error)  # noqa: PT017 - there may be none
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1:8081", "localhost:8081", "[::1]:8081", "[::1]", "stackd", "demo.localhost", "stackd.example.org"],
+)
+def test_without_keys_stackd_answers_under_its_own_names(host: str) -> None:
+    assert asked(host)
+    assert asked(host, **{"Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"})
+    assert not asked(host, Origin="http://evil.example")
+    assert not asked(host, Origin="null")
+    assert not asked(host, **{"Sec-Fetch-Site": "cross-site"})
+    assert not asked(host, **{"Sec-Fetch-Site": "same-site"})
+
+
+@pytest.mark.parametrize("host", ["evil.example:8081", "127.0.0.1.evil.example", "stackd.example.org.evil.example"])
+def test_without_keys_a_page_whose_name_leads_here_is_refused(host: str) -> None:
+    """DNS rebinding: for the browser it is the same site."""
+    assert not asked(host, **{"Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"})
