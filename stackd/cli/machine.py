@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stackd.cli import FAILED, USAGE
-from stackd.cli.options import alone, as_service, config_option, is_installed, quantity
+from stackd.cli.options import INSTALLED, alone, as_service, config_option, is_installed, quantity
 
 if TYPE_CHECKING:
     from stackd.config import Config
@@ -189,17 +189,17 @@ def key() -> None:
 @click.option("--scope", type=click.Choice(SCOPES), default="admin", show_default=True)
 @click.option("--plain", is_flag=True, help="Print the key alone: stackd key new --plain > /etc/stackd/api-key")
 def new(name: str, scope: str, plain: bool) -> None:
-    """Print a new key, once, and what to put into the configuration."""
+    """Print a new key, once; on standard error, what to put into the configuration."""
     from stackd.config.settings import toml
     from stackd.keys import new_key
 
     plaintext, sha256 = new_key()
-    if plain:
-        click.echo(plaintext)
-        return
     entry = {"name": _name(name), "sha256": sha256, "scope": scope}
+    click.echo(plaintext)
+    if plain:
+        return
     lines = "\n".join(f"{field} = {toml(value)}" for field, value in entry.items())
-    click.echo(f"key (shown only now): {plaintext}\n\n[[auth.keys]]\n{lines}")
+    click.echo(f"# the key above is shown only now; for {INSTALLED}:\n[[auth.keys]]\n{lines}", err=True)
 
 
 def _name(name: str) -> str:

@@ -194,10 +194,12 @@ def _origin(address: str) -> tuple[str, str | None, int | None]:
 def no_key(url: str) -> str:
     """The sentence for a missing key, and how to give one."""
     file = client_file(os.environ)
-    why = "no API key was given"
+    remedies = f"name a file that holds it with --key-file, or put key or key_file into {file}"
+    text = f"no API key was given; set STACKD_API_KEY, {remedies}"
     if (in_file := read(file)).get("key") and _is_for_another(in_file, url):
         why = f"the key in {file} is for {in_file.get('url', 'this machine')}, and was not sent to {url}"
-    return f"{why}; set STACKD_API_KEY, name a file that holds it with --key-file, or put key or key_file into {file}"
+        return text.replace("no API key was given", why)
+    return text
 
 
 def _trusting(ca_file: Path) -> ssl.SSLContext:

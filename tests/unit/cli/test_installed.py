@@ -116,7 +116,7 @@ async def test_the_client_finds_this_machines_daemon_and_its_key(shell: Shell, m
 
 
 @pytest.mark.parametrize("sink", ["true", "head -n 1", "(sleep 0.2; head -c 1)"])
-@pytest.mark.parametrize("words", ["manifests", "check --effective", "key new", "--help"])
+@pytest.mark.parametrize("words", ["manifests", "check --effective", "key new --plain", "--help"])
 def test_a_reader_that_leaves_ends_a_command_without_a_word(tmp_path: Path, words: str, sink: str) -> None:
     (tmp_path / "config.toml").write_text('[cluster]\nmode = "embedded"\n')
     environment = {**os.environ, "STACKD_CONFIG": str(tmp_path / "config.toml"), "STACKD_AUTH__KEY": KEY}
