@@ -32,7 +32,7 @@ from stackd.config import Config, LoadedConfig, load
 from stackd.config.sources import KEY_VARIABLE, variable
 from stackd.daemon import Daemon
 from stackd.doctor.local import port_holder, url_of
-from stackd.embedded import EmbeddedCluster, EmbeddedOptions
+from stackd.embedded import EmbeddedCluster, EmbeddedOptions, administrator
 from stackd.errors import StackdError
 from stackd.keys import new_key
 from stackd.lifecycle.rebuild import Rebuilt
@@ -103,8 +103,10 @@ async def with_cluster(
     state.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock.acquire(file, time.time_ns())
     try:
-        async with EmbeddedCluster(replace(size or EmbeddedOptions(), state_path=file)) as cluster:
-            cluster.write_kubeconfig(kubeconfig)
+        user = administrator()  # other users of this machine reach the cluster's port, too
+        options = replace(size or EmbeddedOptions(), state_path=file, users=(user,))
+        async with EmbeddedCluster(options) as cluster:
+            cluster.write_kubeconfig(kubeconfig, token=user.token)
             log.warning("the embedded cluster answers at %s; its pods are simulated", cluster.url)
             yield lambda one: _leading_to(kubeconfig, one)
     finally:

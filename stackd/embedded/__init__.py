@@ -12,7 +12,7 @@ For the demo, the tests and the benchmarks. Independent: it does not know stackd
     scheduler, kubelet, nodes, nodeports, deletion, events      the controllers; needs, podstatus: helpers for pods
 """
 
-from stackd.embedded.auth import Rule, User, everything, rules_from_manifests
+from stackd.embedded.auth import Rule, User, administrator, everything, rules_from_manifests
 from stackd.embedded.cluster import EmbeddedCluster
 from stackd.embedded.faults import Counts, Fault
 from stackd.embedded.options import DEFAULT_NODES, WORKER, EmbeddedOptions, NodeSpec, node_specs
@@ -31,6 +31,7 @@ __all__ = [
     "Rule",
     "StatusError",
     "User",
+    "administrator",
     "everything",
     "node_specs",
     "rules_from_manifests",

@@ -6,8 +6,10 @@ import argparse
 import asyncio
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from stackd.embedded.auth import administrator
 from stackd.embedded.cluster import EmbeddedCluster
 from stackd.embedded.options import EmbeddedOptions, node_specs
 
@@ -27,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m stackd.embedded", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0 takes any free one")
     parser.add_argument("--state", type=Path, help="file to keep the state in")
-    parser.add_argument("--kubeconfig", type=Path, help="file to write a kubeconfig to")
+    parser.add_argument("--kubeconfig", type=Path, required=True, help="file to write a kubeconfig to, with a token")
     parser.add_argument("--nodes", type=int, default=len(defaults.nodes), help="how many nodes a new cluster has")
     parser.add_argument("--no-node-ports", action="store_true", help="do not listen on the services' node ports")
     parser.add_argument("--start-delay", type=float, default=defaults.start_delay, metavar="SECONDS")
@@ -72,13 +74,13 @@ async def _run(arguments: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    async with EmbeddedCluster(_options(arguments)) as cluster:
+    user = administrator()
+    async with EmbeddedCluster(replace(_options(arguments), users=(user,))) as cluster:
         if arguments.latency:
             cluster.faults.add_fault(action="latency", verb=_BUT_WATCHES, seconds=arguments.latency)
         if arguments.writes_per_second:
             cluster.faults.add_fault(action="turns", seconds=1 / arguments.writes_per_second, **_WRITES)
-        if arguments.kubeconfig is not None:
-            cluster.write_kubeconfig(arguments.kubeconfig)
+        cluster.write_kubeconfig(arguments.kubeconfig, token=user.token)
         sys.stdout.write(f"{cluster.url}\n")
         sys.stdout.flush()
         await stopped.wait()

@@ -10,9 +10,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import secrets
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -69,13 +70,18 @@ class AccessAttributes:
 class User:
     """A user with a bearer token."""
 
-    token: str
+    token: str = field(repr=False)
     name: str
     rules: tuple[Rule, ...] = ()
 
     def may(self, ask: AccessAttributes) -> bool:
         """Whether any rule allows the request."""
         return any(rule.allows(ask) for rule in self.rules)
+
+
+def administrator() -> User:
+    """A user who may do everything, with a token that nobody can guess."""
+    return User(token=secrets.token_urlsafe(32), name="embedded-admin", rules=(everything(),))
 
 
 def everything() -> Rule:

@@ -146,6 +146,10 @@ class ApiServer:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         call = Exchange(request)
         if call.path.startswith("/__"):
+            try:
+                self._backend.identify(_token(request))
+            except StatusError as exc:
+                return _response(exc.code, exc.body(), JSON, exc.headers)
             call.body = await request.read()
             return _response(*await self._backend.control(call))
         counts = self.counts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from pathlib import Path
 
@@ -31,6 +32,16 @@ async def test_its_stacks_are_there_after_a_restart_also_without_a_network_polic
         async with daemon(env) as (_, url):
             await eventually(lambda: running(session, url), lambda: "the stack does not run again")
             assert [stack_id for stack_id, _ in await listed(session, url)] == [stack_id for stack_id, _ in before]
+
+
+async def test_its_cluster_answers_whoever_has_the_kubeconfig(tmp_path: Path) -> None:
+    env = environment(tmp_path, None, STACKD_CLUSTER__MODE="embedded")
+    async with aiohttp.ClientSession() as session, daemon(env):
+        config = json.loads((tmp_path / "stackd.db.kubeconfig").read_text())
+        url, token = config["clusters"][0]["cluster"]["server"], config["users"][0]["user"]["token"]
+        for headers, status in (({}, 401), ({"Authorization": f"Bearer {token}"}, 200)):
+            async with session.get(f"{url}/api/v1/namespaces/stacks/pods", headers=headers) as answer:
+                assert answer.status == status
 
 
 async def running(session: aiohttp.ClientSession, url: str) -> bool:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -31,15 +32,17 @@ class Remote:
 
 
 @asynccontextmanager
-async def process(*arguments: str) -> AsyncIterator[tuple[Wire, asyncio.subprocess.Process]]:
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "stackd.embedded", *arguments, stdout=asyncio.subprocess.PIPE, cwd=ROOT
-    )
+async def process(folder: Path, *arguments: str) -> AsyncIterator[tuple[Wire, asyncio.subprocess.Process]]:
+    """The cluster in a process of its own, with the kubeconfig in the folder."""
+    kubeconfig = folder / "kubeconfig"
+    command = (sys.executable, "-m", "stackd.embedded", "--kubeconfig", str(kubeconfig), *arguments)
+    child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, cwd=ROOT)
     try:
         assert child.stdout is not None
         url = (await asyncio.wait_for(child.stdout.readline(), 60)).decode().strip()
         async with aiohttp.ClientSession() as session:
-            yield Wire(Remote(url), session), child  # type: ignore[arg-type]
+            token = json.loads(kubeconfig.read_text())["users"][0]["user"]["token"]
+            yield Wire(Remote(url), session, token), child  # type: ignore[arg-type]
     finally:
         if child.returncode is None:
             child.terminate()
@@ -48,7 +51,7 @@ async def process(*arguments: str) -> AsyncIterator[tuple[Wire, asyncio.subproce
 
 async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
     arguments = ("--state", str(tmp_path / "cluster"), "--no-node-ports", "--start-delay", "0")
-    async with process(*arguments) as (wire, child):
+    async with process(tmp_path, *arguments) as (wire, child):
         await wire.post("/api/v1/namespaces", {"metadata": {"name": "rec"}})
         uid = (await wire.get("/api/v1/namespaces/kube-system")).body["metadata"]["uid"]
         for number in range(20):
@@ -58,7 +61,7 @@ async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
         last = (await wire.get(PODS)).body["metadata"]["resourceVersion"]
         os.kill(child.pid, signal.SIGKILL)
         await child.wait()
-    async with process(*arguments) as (wire, _):
+    async with process(tmp_path, *arguments) as (wire, _):
         assert (await wire.get("/api/v1/namespaces/kube-system")).body["metadata"]["uid"] == uid
         body = (await wire.get(PODS)).body
         assert {item["metadata"]["name"] for item in body["items"]} == {f"p{number}" for number in range(1, 20)}
@@ -68,8 +71,8 @@ async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
         assert events[0]["object"]["code"] == 410
 
 
-async def test_a_process_can_be_held_to_a_rate_of_writes() -> None:
-    async with process("--no-node-ports", "--start-delay", "0", "--writes-per-second", "20") as (wire, _):
+async def test_a_process_can_be_held_to_a_rate_of_writes(tmp_path: Path) -> None:
+    async with process(tmp_path, "--no-node-ports", "--start-delay", "0", "--writes-per-second", "20") as (wire, _):
         await wire.post("/api/v1/namespaces", {"metadata": {"name": "rec"}})
         began = time.monotonic()
         await asyncio.gather(*(wire.make_pod(f"p{number}") for number in range(6)))
@@ -78,10 +81,18 @@ async def test_a_process_can_be_held_to_a_rate_of_writes() -> None:
 
 async def test_a_process_writes_a_kubeconfig_and_ends_on_a_signal(tmp_path: Path) -> None:
     target = tmp_path / "kubeconfig"
-    async with process("--kubeconfig", str(target), "--nodes", "3") as (wire, child):
+    async with process(tmp_path, "--nodes", "3") as (wire, child):
         assert wire.cluster.url in target.read_text()
         assert target.stat().st_mode & 0o077 == 0
         assert len((await wire.get("/api/v1/nodes")).body["items"]) == 3
+        for token in ("", "other"):
+            stranger = wire.as_user(token)
+            answers = [
+                await stranger.get("/api/v1/nodes"),
+                await stranger.get("/__stats__"),
+                await stranger.post("/__faults__", {"do": "pause"}),
+            ]
+            assert [answer.status for answer in answers] == [401, 401, 401], "any local user reaches the port"
         child.terminate()
         assert await child.wait() == 0
 
