@@ -212,6 +212,7 @@ def _wire(context: Context) -> Daemon:
     context.cluster.connection.on_doubt = context.doubt
     context.cluster.connection.on_date = context.wall_clock.observe_date
     context.mirror.failed = context.contact_tried.set
+    context.mirror.restored = context.view_restored
     context.ownership.confirmed = context.confirmed_cluster
     context.ownership.troubled = context.contact_tried.set
     context.ownership.set_back = lambda: context.tasks.background("list anew", context.mirror.relist())

@@ -28,6 +28,7 @@ StackdError
     └── ClusterUnavailable               Kubernetes is unreachable, overloaded, or rejects stackd itself
         ├── ClusterUnreachable           no connection could be made: the request was not sent
         ├── ClusterRefused               credentials or certificate are not accepted, or a right is missing
+        ├── NoRequestSlot                stackd's own requests under way left no room: it was not sent
         ├── ClusterTimeout               no answer came within the timeout of one try
         ├── StillThere                   a deleted object is not gone yet: something in the cluster holds it
         ├── ClusterSilent                nothing has come over an open watch for a long time
@@ -240,6 +241,10 @@ class ClusterUnavailable(Unavailable):
 
 class ClusterUnreachable(ClusterUnavailable):
     """No connection to Kubernetes could be made: the request was not sent."""
+
+
+class NoRequestSlot(ClusterUnavailable):
+    """Too many of stackd's own requests were under way: this one was not sent."""
 
 
 class ClusterTimeout(ClusterUnavailable):

@@ -86,6 +86,15 @@ async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
     return True
 
 
+async def acquired_within(slots: asyncio.Semaphore, seconds: float) -> bool:
+    """Whether the semaphore was acquired within ``seconds``; the caller then releases it."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await slots.acquire()
+    except TimeoutError:
+        return False
+
+
 async def first_of(
     *events: asyncio.Event, failure: asyncio.Future[Any] | None = None, timeout: float | None = None
 ) -> None:

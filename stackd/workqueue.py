@@ -118,9 +118,13 @@ class WorkQueue(Generic[K]):
         return delay
 
     def hurry(self) -> None:
-        """Make all keys due that wait after a failure, because the cause of the failures may be over."""
+        """Make all keys due that wait after a failure, because the cause of the failures may be over.
+
+        All begin with the shortest delay again, also those that are being worked on and fail because of what was before.
+        """
         now = self._now()
         for key in self._tries:
+            self._tries[key] = 0
             if self._waiting.get(key, now) > now:
                 self._put(key, now)
 

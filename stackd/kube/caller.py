@@ -25,6 +25,7 @@ from stackd.errors import (
     ClusterTimeout,
     ClusterUnavailable,
     ClusterUnreachable,
+    NoRequestSlot,
     ObjectExists,
     ObjectNotFound,
     StackdError,
@@ -73,6 +74,10 @@ class Deadline:
         """Seconds since the deadline was created."""
         return self.seconds - (self._at - asyncio.get_running_loop().time())
 
+    def extend(self, seconds: float) -> None:
+        """Put the deadline off by the time that was spent on waiting for a turn, and not for Kubernetes."""
+        self._at += seconds
+
     @property
     def left(self) -> float:
         """Seconds until the deadline; 0 when it has passed."""
@@ -120,9 +125,7 @@ class Caller:
         are allowed; without a fence they always are. Raises ConfigError.
         """
         access = await Access.open(target)
-        return cls(
-            target, KubeConnection(access, max_in_flight=target.max_in_flight, on_request=on_request, fence=fence)
-        )
+        return cls(target, KubeConnection(access, target, on_request=on_request, fence=fence))
 
     async def close(self) -> None:
         """Close all connections; running requests and watches fail."""
@@ -155,6 +158,7 @@ class Caller:
         """Send the call, retrying it; returns the first response of Kubernetes that a retry would not change.
 
         Raises ClusterUnavailable at the deadline; at once for a change while Kubernetes is known not to answer.
+        Time that the call waits for its turn does not count; NoRequestSlot ends a wait as long as the deadline.
         Raises ClusterRefused at once if the cluster refuses the credentials, or stackd does not trust its certificate.
         Kubernetes may have done the call more than once, or may have done it although this raises.
         """
@@ -164,7 +168,7 @@ class Caller:
             retry_after: float = 0
             try:
                 answer = await self._try(call, deadline)
-            except ClusterRefused:
+            except (ClusterRefused, NoRequestSlot):
                 raise
             except ClusterUnreachable as exc:
                 if deadline.spent >= CONNECT_PATIENCE:
@@ -188,10 +192,16 @@ class Caller:
             await asyncio.sleep(pause)
 
     async def _try(self, call: KubeRequest, deadline: Deadline) -> KubeResponse:
-        """Send the call once, and report the outcome to the contact. Raises ClusterUnavailable without an answer."""
+        """Send the call once, when it is its turn. Raises ClusterUnavailable without an answer."""
+        async with self.connection.turn(call, deadline.seconds) as waited:
+            deadline.extend(waited)
+            if self.connection.contact.lost and is_fenced(call):
+                raise self.connection.contact.error()
+            return await self._send(call, deadline)
+
+    async def _send(self, call: KubeRequest, deadline: Deadline) -> KubeResponse:
+        """Send the call now, and report the outcome to the contact."""
         contact = self.connection.contact
-        if contact.lost and is_fenced(call):
-            raise contact.error()
         sent = contact.now()
         try:
             answer = await self.connection.once(call, self._attempt(call, deadline))
@@ -266,10 +276,13 @@ class Caller:
         document = await self.answer(_IDENTITY)
         return str(document["metadata"]["uid"])
 
-    async def probe(self) -> None:
-        """Return if Kubernetes answers over a new connection within ``attempt_timeout``. Raises ClusterUnavailable."""
+    async def probe(self, seconds: float) -> KubeResponse:
+        """Kubernetes' answer over a new connection within ``seconds``, or ``attempt_timeout`` if that is less.
+
+        Raises ClusterUnavailable.
+        """
         # Unlike /version, this namespace is read from etcd; and stackd has the right to read it.
-        await self.connection.probe(_IDENTITY, self.target.attempt_timeout)
+        return await self.connection.probe(_IDENTITY, min(seconds, self.target.attempt_timeout))
 
     async def namespace(self) -> JsonObject | None:
         """The stacks' namespace as JSON; None if there is none."""

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, nullcontext
+from contextlib import ExitStack, asynccontextmanager, nullcontext
 from typing import Any
 
 import aiohttp
@@ -22,12 +22,15 @@ from stackd.errors import (
     ClusterTimeout,
     ClusterUnavailable,
     ClusterUnreachable,
+    NoRequestSlot,
     UnexpectedAnswer,
 )
 from stackd.kube.access import Access
+from stackd.kube.credentials import ClusterTarget
 from stackd.kube.guards import Contact, Fence, FencedBody, is_fenced
 from stackd.kube.responses import check, error_of, unexpected
 from stackd.kube.wire import FAILING, JSON, LEASES, METHODS, KubeRequest, KubeResponse
+from stackd.waiters import acquired_within
 
 CONNECT_SECONDS = 3.0
 WATCH_OPEN_SECONDS = 5.0
@@ -54,11 +57,12 @@ class KubeConnection:
     """
 
     def __init__(
-        self, access: Access, *, max_in_flight: int, on_request: OnRequest | None = None, fence: Fence | None = None
+        self, access: Access, target: ClusterTarget, *, on_request: OnRequest | None = None, fence: Fence | None = None
     ) -> None:
         self.access = access
         self.fence = fence or Fence()
-        self._in_flight = asyncio.Semaphore(max_in_flight)
+        self._in_flight = asyncio.Semaphore(target.max_in_flight)
+        self._logs_in_flight = asyncio.Semaphore(target.logs_in_flight)
         self._on_request = on_request
         self.counts: Counter[tuple[str, str, str]] = Counter()
         self.on_doubt: Callable[[], None] = lambda: None
@@ -66,14 +70,19 @@ class KubeConnection:
         self.on_date: Callable[[str, float], None] = lambda date, seconds: None
 
     async def once(self, call: KubeRequest, seconds: float) -> KubeResponse:
-        """Send the request once; returns the response, whatever its status. Raises ClusterUnavailable if none arrives
-        within ``seconds``; NotOwner if the fence forbids the request, or ends it midway, when it may have been done.
+        """Send the request once, in its ``turn``; returns the response, whatever its status.
+
+        Raises ClusterUnavailable if none arrives within ``seconds``; NotOwner if the fence forbids the request, or ends
+        it midway, when it may have been done.
         """
         session, fenced = self.access.session, is_fenced(call)
         try:
             async with asyncio.timeout(min(seconds, self.fence.left) if fenced else seconds) as limit:
-                with self.fence.change() if fenced else nullcontext():
-                    return await self._within(limit, call)
+                # Requests for the Lease have their own timeout, and go on when the contact is lost: they show when it
+                # is back.
+                waiting = nullcontext() if call.resource == LEASES else self.contact.waiting(limit)
+                with self.fence.change() if fenced else nullcontext(), waiting:
+                    return await self._authenticated(call)
         except TimeoutError as exc:
             if fenced:
                 self.fence.require()
@@ -83,17 +92,33 @@ class KubeConnection:
                 raise self.contact.error() from exc
             raise ClusterTimeout(f"Kubernetes did not answer within {seconds:.1f} s") from exc
 
-    async def _within(self, limit: asyncio.Timeout, call: KubeRequest) -> KubeResponse:
-        async with self._turn(call):
-            # Requests for the Lease have their own timeout, and go on when the contact is lost: they show when it is
-            # back.
-            with nullcontext() if call.resource == LEASES else self.contact.waiting(limit):
-                return await self._authenticated(call)
+    @asynccontextmanager
+    async def turn(self, call: KubeRequest, seconds: float) -> AsyncIterator[float]:
+        """A slot among the requests in flight; yields for how many seconds the request has waited for it.
 
-    async def probe(self, call: KubeRequest, seconds: float) -> None:
-        """Return if Kubernetes answers within ``seconds`` over a new connection, even with a refusal.
+        The Lease needs none: it must not wait behind requests that hang. Raises NoRequestSlot after ``seconds``, and
+        NotOwner once the fence forbids the request.
+        """
+        if call.resource == LEASES:
+            yield 0.0
+            return
+        began = self.contact.now()
+        slots, fenced = self._logs_in_flight if call.asks_node else self._in_flight, is_fenced(call)
+        if not await acquired_within(slots, min(seconds, self.fence.left) if fenced else seconds):
+            if fenced:
+                self.fence.require()
+            raise NoRequestSlot(
+                f"stackd waits for so many of Kubernetes' answers that a request could not be sent within {seconds:g} s"
+            )
+        try:
+            yield self.contact.now() - began
+        finally:
+            slots.release()
 
-        Raises ClusterUnavailable if it does not, or if it answers 502, 503 or 504.
+    async def probe(self, call: KubeRequest, seconds: float) -> KubeResponse:
+        """Kubernetes' answer within ``seconds`` over a new connection, even if it is a refusal.
+
+        Raises ClusterUnavailable if there is none, or if it is 502, 503 or 504.
         """
         try:
             async with asyncio.timeout(seconds), self.access.new_session() as session:
@@ -104,6 +129,7 @@ class KubeConnection:
         if answer.status in FAILING:
             raise error_of(call, answer)
         self.contact.heard(answer=True)
+        return answer
 
     async def _authenticated(self, call: KubeRequest) -> KubeResponse:
         generation = self.access.generation
@@ -111,10 +137,6 @@ class KubeConnection:
         if answer.status == _UNAUTHORIZED and await self._renewed(generation):
             answer = await self._send(call)
         return answer
-
-    def _turn(self, call: KubeRequest) -> AbstractAsyncContextManager[object]:
-        """A slot among the requests in flight. The Lease needs none: it must not wait behind requests that hang."""
-        return nullcontext() if call.resource == LEASES else self._in_flight
 
     @asynccontextmanager
     async def stream(self, call: KubeRequest, *, idle: float) -> AsyncIterator[aiohttp.ClientResponse]:

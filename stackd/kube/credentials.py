@@ -113,7 +113,8 @@ class ClusterTarget:
     """Which cluster, as whom, and in which namespace.
 
     ``token_file``, if any, keeps a token that stackd has renewed across restarts.
-    ``timeout`` limits one call with all its tries, ``attempt_timeout`` one try, in seconds.
+    ``timeout`` limits one call with all its tries, ``attempt_timeout`` one try, in seconds. ``max_in_flight`` limits how
+    many requests run at a time; logs, which a node may hold up, have a limit of their own, and the Lease has none.
     """
 
     mode: Mode = "auto"
@@ -125,6 +126,7 @@ class ClusterTarget:
     timeout: float = 10.0
     attempt_timeout: float = 5.0
     max_in_flight: int = 64
+    logs_in_flight: int = 24
     reload_interval: float = 2.0
 
     @classmethod
@@ -157,7 +159,7 @@ class Credentials:
 
 async def load_credentials(target: ClusterTarget) -> Credentials:
     """Load the credentials; nothing is sent. Raises ConfigError."""
-    configuration = Configuration(connection_pool_maxsize=target.max_in_flight + 8)
+    configuration = Configuration(connection_pool_maxsize=target.max_in_flight + target.logs_in_flight + 8)
     mode = _resolved(target)
     lasting = False
     try:

@@ -145,14 +145,20 @@ FAILURES = 3
 FAILING_SECONDS = 3.0
 """Long enough for an API server that restarts."""
 
-CHECK_SECONDS = 0.5
-WAITING_SECONDS = 1.0
+CHECK_SECONDS = 0.2
+WAITING_SECONDS = 0.3
 """A probe is sent when a request has waited this long."""
+
+PROBE_SECONDS = 1.0
+"""How long a probe waits for its answer: then Kubernetes does not answer, and requests stop waiting after 1.5 s."""
+
+USUAL_TIMES = 3.0
+"""A probe waits this many times as long as the last answered one took: a slow API server does answer."""
 
 QUIET_SECONDS = 12.0
 """A probe is sent when nothing was heard for this long: five times a minute when nothing happens."""
 
-AGAIN_SECONDS = 1.0
+AGAIN_SECONDS = 0.5
 """The pause between two probes, while Kubernetes does not answer or a request still waits."""
 
 
@@ -172,6 +178,7 @@ class Contact:
         self.on_back: Callable[[], None] = lambda: None
         self._failing_since = 0.0
         self._waiting: dict[asyncio.Timeout, float] = {}
+        self._back = asyncio.Event()
 
     @property
     def lost(self) -> bool:
@@ -215,7 +222,13 @@ class Contact:
         if self.lost_since is not None:
             log.info("Kubernetes answers again after %.1f s", self.heard_at - self.lost_since)
             self.lost_since, self.why = None, ""
+            self._back.set()
+            self._back = asyncio.Event()
             self.on_back()
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep before another try, but no longer than until Kubernetes answers again."""
+        await set_within(self._back, seconds)
 
     def failed(self, sent: float, why: str) -> None:
         """Note that a request sent at ``sent`` got no answer. Ignored if another one was answered since then."""
@@ -241,19 +254,19 @@ class Contact:
         self.on_lost()
 
 
-async def watch_over(contact: Contact, probe: Callable[[], Awaitable[None]]) -> None:
-    """Call ``probe`` whenever it is unclear whether Kubernetes answers, forever."""
+async def watch_over(contact: Contact, probe: Callable[[float], Awaitable[object]]) -> None:
+    """Call ``probe`` (with its time limit in seconds) whenever it is unclear whether Kubernetes answers, forever."""
+    usual = 0.0
     while True:
         await asyncio.sleep(CHECK_SECONDS)
         if contact.lost or contact.longest_wait > WAITING_SECONDS or contact.silence > QUIET_SECONDS:
-            await _ask(contact, probe)
+            asked_at, began = contact.heard_at, contact.now()
+            try:
+                # Once Kubernetes counts as lost, its answer may take as long as any other.
+                await probe(math.inf if contact.lost else max(PROBE_SECONDS, USUAL_TIMES * usual))
+            except StackdError as error:
+                if contact.heard_at == asked_at:
+                    contact.lose(str(error))
+            else:
+                usual = contact.now() - began
             await asyncio.sleep(AGAIN_SECONDS - CHECK_SECONDS)
-
-
-async def _ask(contact: Contact, probe: Callable[[], Awaitable[None]]) -> None:
-    asked_at = contact.heard_at
-    try:
-        await probe()
-    except StackdError as error:
-        if contact.heard_at == asked_at:
-            contact.lose(str(error))

@@ -154,8 +154,11 @@ class Mirror:
         self.nodes: Mapping[str, NodeState] = MappingProxyType(self._nodes.current)
         self.failed: Callable[[], None] = lambda: None
         """Called when one of the four watches loses its connection, or cannot get one."""
+        self.restored: Callable[[float], None] = lambda away: None
+        """Called when all four have one again, with the seconds for which the last of them had none."""
         self.health_by_kind: Mapping[str, WatchHealth] = {
-            kind: WatchHealth(kind, clock, self._lost) for kind in ("pods", "services", CONFIG_MAPS, "nodes")
+            kind: WatchHealth(kind, clock, self._lost, self._restored)
+            for kind in ("pods", "services", CONFIG_MAPS, "nodes")
         }
         self._waiters: Waiters[PodState] = Waiters()
         self._subscribers: list[Callable[[MirrorChange], None]] = []
@@ -314,6 +317,10 @@ class Mirror:
 
     def _lost(self) -> None:
         self.failed()
+
+    def _restored(self, away: float) -> None:
+        if self.disconnected_since is None:
+            self.restored(away)
 
     def _is_ours(self, state: PodState | ServiceState | StoppedRecord) -> bool:
         # The selector already excludes the others. This check holds even if the selector were wrong (invariant 5).

@@ -28,6 +28,7 @@ from stackd.errors import (
     ClusterOverloaded,
     ClusterSilent,
     ClusterUnavailable,
+    ClusterUnreachable,
     StackdError,
     UnexpectedAnswer,
     VersionExpired,
@@ -118,13 +119,21 @@ class WatchEvent:
 class WatchHealth:
     """The state of one watch. ``disconnected_since`` is on the monotonic clock, None while connected.
 
-    ``failed`` is called each time that the connection is lost or cannot be made.
+    ``failed`` is called each time that the connection is lost or cannot be made, ``restored`` when it is back, with the
+    seconds for which it was away.
     """
 
-    def __init__(self, kind: str, clock: Clock, failed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        clock: Clock,
+        failed: Callable[[], None] = lambda: None,
+        restored: Callable[[float], None] = lambda _: None,
+    ) -> None:
         self.kind = kind
         self._clock = clock
         self._failed = failed
+        self._restored = restored
         self._born = clock.monotonic()
         self.last_good: float | None = None
         self.disconnected_since: float | None = self._born
@@ -144,9 +153,11 @@ class WatchHealth:
         """Note a sign of life: a list, an event, or a watch that stays open."""
         self.last_good = self._clock.monotonic()
         if self.disconnected_since is not None:
+            away = self.last_good - self.disconnected_since
             if self.last_error:
-                log.info("watch of %s is back after %.1f s", self.kind, self.last_good - self.disconnected_since)
+                log.info("watch of %s is back after %.1f s", self.kind, away)
             self.disconnected_since, self.last_error = None, ""
+            self._restored(away)
 
     def lost(self, error: StackdError) -> None:
         """Note that the connection, or the attempt to make one, failed. Logged once per outage."""
@@ -233,8 +244,9 @@ async def endless(
 ) -> AsyncGenerator[Listed[T] | Changed[T], None]:
     """Yields a list and every change after it, without end; after a gap, a new list."""
     position = _Position(Backoff(first=timings.first_pause, most=timings.longest_pause))
+    contact = caller.connection.contact
     while True:
-        retry_after = 0
+        retry_after, began = 0, contact.now()
         try:
             async with aclosing(_once(caller, source, position, health, timings)) as news:
                 async for one in news:
@@ -254,8 +266,11 @@ async def endless(
             retry_after = exc.retry_after
         except (ClusterError, ClusterUnavailable) as exc:
             health.lost(exc)
+            if isinstance(exc, ClusterUnreachable):
+                contact.failed(began, str(exc))
         health.restarts += 1
-        await asyncio.sleep(position.backoff.pause(min(retry_after, timings.longest_pause)))
+        pause = position.backoff.pause(min(retry_after, timings.longest_pause))
+        await contact.pause(pause)
 
 
 class _Position:

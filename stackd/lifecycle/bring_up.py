@@ -8,7 +8,6 @@ be marked ended.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 
@@ -46,7 +45,7 @@ async def bring_up(context: Context) -> None:
                 log.warning("waiting for the cluster: %s", error)
             context.waiting_for, context.refused = str(error), isinstance(error, ClusterRefused)
             context.contact_tried.set()
-            await asyncio.sleep(backoff.pause())
+            await context.cluster.connection.contact.pause(backoff.pause())
         else:
             if context.waiting_for:
                 log.info("the cluster was reached after %.1f s", context.clock.monotonic() - began)

@@ -53,6 +53,9 @@ CREATES_AT_ONCE = 32
 """At most this many creates talk to the cluster at a time. The others wait, so that a burst neither runs into deadlines
 nor delays everything else."""
 
+LOG_READS_AT_ONCE = 8
+"""At most this many clients read logs from the cluster at a time, so that neither creates nor captures wait for them."""
+
 
 class Settings:
     """The configuration in force, the pod policy that follows from it, and the templates; a reload replaces all."""
@@ -151,6 +154,7 @@ class Context:
     quotas: Quotas = field(default_factory=Quotas)
     creating: dict[str, Abandon] = field(default_factory=dict)
     create_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CREATES_AT_ONCE))
+    log_reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOG_READS_AT_ONCE))
     metrics: Metrics = field(default_factory=Metrics)
     doubted: asyncio.Event = field(default_factory=asyncio.Event)
     doubted_since: float | None = None
@@ -219,11 +223,16 @@ class Context:
             raise ClusterUnavailable(str(self.brake.wrong_cluster))
         if self.cluster.connection.contact.lost:
             raise self.cluster.connection.contact.error()
-        since = self.mirror.disconnected_since
-        if self.mirror.synced and since is not None and self.clock.monotonic() - since > AWAY_SECONDS:
+        if self.watches_lost:
             raise ClusterUnavailable(
                 f"Kubernetes has not answered for over {AWAY_SECONDS:g} s; retry", detail=self.mirror.last_error
             )
+
+    @property
+    def watches_lost(self) -> bool:
+        """Whether the mirror has not been connected for so long that nothing is done by it."""
+        since = self.mirror.disconnected_since
+        return self.mirror.synced and since is not None and self.clock.monotonic() - since > AWAY_SECONDS
 
     async def right_cluster(self) -> None:
         """Return once the cluster has confirmed that it is the file's own: an object that another cluster does not have
@@ -243,8 +252,14 @@ class Context:
         self.doubt()
         await self.right_cluster()
 
+    def view_restored(self, away: float) -> None:
+        """The watches are back after ``away`` seconds. While they are away, ``require_cluster`` refuses all work."""
+        if away > AWAY_SECONDS:
+            self.hurry()
+
     def hurry(self) -> None:
         """The cluster answers again: make due now what was put off because it did not."""
+        self.ownership.hurry()
         self.removals.hurry()
         self.repairs.hurry()
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 
 from stackd.errors import ClusterUnavailable, Conflict, NotFound, ObjectNotFound, StackdError, StackNotFound
 from stackd.kube.objects import PodEvent, PodState
-from stackd.lifecycle.context import Context, current_pod
+from stackd.lifecycle.context import LOG_READS_AT_ONCE, Context, current_pod
 from stackd.lifecycle.hiding import hide
 from stackd.logs import stack_log
 from stackd.model import NO_VALUES, EventKind, KeptLog, Stack, TimelineEvent
+from stackd.waiters import acquired_within
 from stackd.workqueue import RetryPolicy
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,9 @@ EXPIRY_WAITS_SECONDS = 0.25
 
 CAPTURES_AT_ONCE = 16
 """At most this many captures at a time, so that none takes a connection that a delete needs."""
+
+READ_WAITS_SECONDS = 5.0
+"""How long a client that reads a log waits for its turn."""
 
 _KINDS = {("Normal", "Pulling"): EventKind.PULLING}
 _WARNING = "Warning"
@@ -160,7 +165,9 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
         name = container or next((c.name for c in pod.containers if not c.init), "")
         try:
             context.require_cluster()
-            return await _hidden(await context.cluster.pod_log(pod.name, tail=tail, container=name), stack.values)
+            async with _turn(context.log_reads):
+                text = await context.cluster.pod_log(pod.name, tail=tail, container=name)
+            return await _hidden(text, stack.values)
         except ObjectNotFound:
             pass  # the pod has just gone
         except ClusterUnavailable as error:
@@ -173,6 +180,17 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
     if away is not None:
         raise away
     return await _no_log(context, stack, stack_id, container)
+
+
+@asynccontextmanager
+async def _turn(slots: asyncio.Semaphore) -> AsyncIterator[None]:
+    """A turn to read a log. Raises ClusterUnavailable after ``READ_WAITS_SECONDS``."""
+    if not await acquired_within(slots, READ_WAITS_SECONDS):
+        raise ClusterUnavailable(f"{LOG_READS_AT_ONCE} logs are being read from the cluster, as many as may be; retry")
+    try:
+        yield
+    finally:
+        slots.release()
 
 
 async def _no_log(context: Context, stack: Stack | None, stack_id: str, container: str) -> str:

@@ -153,6 +153,12 @@ class Ownership:
                 self._ended.set()
         return self.role
 
+    def hurry(self) -> None:
+        """The cluster answers again: an owner that could not renew the Lease tries again now."""
+        if self.role is Role.OWNER and self.trouble:
+            self._next_renewal = self._fence.now()
+            self._changed.set()
+
     async def release(self) -> None:
         """Give the Lease back, for whoever asked for it; to be called when everything under way is done.
 

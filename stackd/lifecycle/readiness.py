@@ -107,6 +107,8 @@ def _why_no_cluster(context: Context) -> str:
     if (stale := context.mirror.staleness()) > STALE_SECONDS:
         why = f" ({context.mirror.last_error})" if context.mirror.last_error else ""
         return f"Kubernetes has sent nothing for {stale:.0f} s{why}; reads return the last known state"
+    if context.watches_lost:
+        return f"nothing can be created or deleted: the watches are interrupted: {context.mirror.last_error}"
     doubt = _why_in_doubt(context)
     return f"nothing can be created or deleted: {doubt}" if doubt else ""
 

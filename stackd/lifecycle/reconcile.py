@@ -66,7 +66,6 @@ class Reconciler:
         self._contested: frozenset[str] = frozenset()
         self._contested_passes = 0
         self.unknown: tuple[Unknown, ...] = ()
-        self._was_away = False
         self._outages = 0
         self._busy = asyncio.Lock()
         self.passes = 0
@@ -179,12 +178,8 @@ class Reconciler:
                 log.warning("%s belongs to no known stack and is left alone: %s", one.object, one.why, extra=extra)
 
     def _notice_return(self) -> None:
-        """When the cluster answers again, ask for its identity, and make due at once what was put off meanwhile."""
-        away = self._context.mirror.disconnected_since is not None
-        if self._was_away and not away:
-            self._context.hurry()
-        self._was_away = away
-        if self._outages != self._context.mirror.outages and not away:
+        """When the cluster answers again, ask for its identity."""
+        if self._outages != self._context.mirror.outages and self._context.mirror.disconnected_since is None:
             self._outages = self._context.mirror.outages
             self._context.doubt()
 

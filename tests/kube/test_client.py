@@ -16,6 +16,7 @@ from stackd.errors import (
     ClusterUnavailable,
     InvalidPodSpec,
     NodePortTaken,
+    NoRequestSlot,
     ObjectExists,
     PreconditionFailed,
     UnexpectedAnswer,
@@ -342,6 +343,55 @@ async def test_a_caller_that_leaves_frees_its_place(wire: Wire) -> None:
         with pytest.raises(asyncio.CancelledError):
             await leaving
         assert (await cluster.get_pod("p")) is not None
+    await cluster.close()
+
+
+async def test_the_wait_for_a_turn_is_not_taken_for_kubernetes_silence(wire: Wire) -> None:
+    """Before, "Kubernetes did not answer" was said of calls that were not sent yet, and warm connections were closed."""
+
+    async def slow(_: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.2)
+        return web.json_response(pod("p"))
+
+    wire.on("GET", f"{PODS}/p", *[slow] * 8)
+    target = target_at(wire.url, namespace=NAMESPACE, max_in_flight=2, timeout=5.0, attempt_timeout=0.6)
+    cluster = await Cluster.connect(target)
+    pods = await asyncio.gather(*(cluster.get_pod("p", timeout=1.0) for _ in range(8)))
+    assert all(pods)
+    assert len(wire.seen) == 8, "a request was repeated"
+    assert len({seen.connection for seen in wire.seen}) == 2
+    assert cluster.connection.contact.failures == 0
+
+    wire.on("GET", f"{PODS}/p", *[waits(30)] * 4)
+    wire.on("GET", f"{PODS}/q", says(pod("q")))
+    cluster.target = replace(target, attempt_timeout=30.0)
+    hanging = [asyncio.create_task(cluster.get_pod("p", timeout=30.0)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(NoRequestSlot, match=r"could not be sent within 0\.2 s"):
+        await cluster.get_pod("q", timeout=0.2)
+    assert cluster.connection.contact.failures == 0
+    for task in hanging:
+        task.cancel()
+    await asyncio.gather(*hanging, return_exceptions=True)
+    await cluster.close()
+
+
+async def test_logs_that_hang_take_no_turn_of_a_create(wire: Wire) -> None:
+    wire.on("GET", f"{PODS}/p/log", *[waits(30)] * 100)
+    wire.on("POST", PODS, says(pod("p"), 201))
+    target = target_at(
+        wire.url, namespace=NAMESPACE, max_in_flight=2, logs_in_flight=2, timeout=30.0, attempt_timeout=20.0
+    )
+    cluster = await Cluster.connect(target)
+    reading = [asyncio.create_task(cluster.pod_log("p", tail=1)) for _ in range(50)]
+    async with asyncio.timeout(15):
+        while len(wire.seen) < 2:
+            await asyncio.sleep(0.001)
+        await cluster.create_pod(pod("p"))
+    assert len(wire.asked("GET", f"{PODS}/p/log")) == 2
+    for task in reading:
+        task.cancel()
+    await asyncio.gather(*reading, return_exceptions=True)
     await cluster.close()
 
 

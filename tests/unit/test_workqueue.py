@@ -161,6 +161,19 @@ def test_when_the_trouble_is_over_all_that_has_failed_is_due_and_what_has_a_time
     assert sorted(queue.take()) == ["a", "b"]
 
 
+def test_when_the_trouble_is_over_what_fails_once_more_waits_as_after_its_first_failure(time: Time) -> None:
+    queue: WorkQueue[str] = WorkQueue(time, RetryPolicy(first=1.0, longest=60.0))
+    queue.add("a")
+    for _ in range(8):
+        queue.take()
+        time.now += queue.retry("a") or 0.0
+    queue.take()  # it is being worked on, and is about to fail
+    queue.hurry()
+    delay = queue.retry("a")
+    assert delay is not None
+    assert delay <= 1.0
+
+
 def test_a_key_is_given_up_after_so_many_tries_and_may_come_again(time: Time) -> None:
     queue: WorkQueue[str] = WorkQueue(time, RetryPolicy(first=1.0, longest=1.0, most=2))
     for _ in range(2):
