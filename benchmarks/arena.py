@@ -173,12 +173,13 @@ class Daemon(Http):
         """All requests to Kubernetes so far except watches."""
         return sum(count for (verb, _), count in self.asked().items() if verb != "watch")
 
-    def longest_lag(self) -> float:
-        """The longest lag of the event loop since the last call, in seconds."""
+    def longest_lag(self) -> tuple[float, float]:
+        """Since the last call: the longest lag of the event loop, and the most CPU that one turn has used, in seconds."""
         self.lags.unlink(missing_ok=True)
         self.process.signal(signal.SIGUSR2)
         self.process.until(self.lags.exists, 10.0)
-        return float(self.lags.read_text())
+        lag, used = map(float, self.lags.read_text().split())
+        return lag, used
 
     def usage(self) -> Usage:
         """CPU and memory."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from statistics import median
 
 import orjson
 
@@ -24,7 +25,7 @@ BURST = Goal(
     name="status reads in a burst of creates, p99", text="200 creates at once", bound=50.0, at_most=True, unit="ms"
 )
 LAG = Goal(name="loop lag while listing, most", text="nothing rendered yet", bound=20.0, at_most=True, unit="ms")
-HOLD = Goal(name="one request holds the loop", text="the least of five", bound=20.0, at_most=True, unit="ms")
+HOLD = Goal(name="one request holds the loop", text="CPU, the median of five", bound=20.0, at_most=True, unit="ms")
 STALL = Goal(
     name="memory of stalled readers", text=f"{STALLED} of the longest list", bound=50.0, at_most=True, unit="MB"
 )
@@ -56,7 +57,7 @@ def long_list(bench: Bench) -> None:
     time.sleep(0.5)
     bench.daemon.longest_lag()
     bench.daemon.call("GET", "/stacks")
-    bench.results.add(LAG, bench.daemon.longest_lag() * 1e3, note=f"{stacks} stacks, first list after a start")
+    bench.results.add(LAG, bench.daemon.longest_lag()[0] * 1e3, note=f"{stacks} stacks, first list after a start")
 
 
 def _json(value: object) -> str:
@@ -67,8 +68,10 @@ LABELS = "&".join(f"label=a{number}" for number in range(16))
 FIELDS = "stack_id,node_id,pod_spec,ports,status,ttl_expires_at,created_at,updated_at,labels,ended,status_message"
 PORTS = [{"container_port": 80, "protocol": "TCP"}]
 LONG_SPEC = POD_SPEC + "\n".join(["", "      env:", *(f"      - {{name: v{n}, value: x}}" for n in range(2000))])
+TWICE = "&".join(["label=a"] * 1800)  # as many as a request line may have
 REQUESTS: tuple[tuple[str, str, str | None], ...] = (
     ("GET", f"/stacks?{LABELS}", None),
+    ("GET", f"/stacks?{TWICE}", None),
     ("GET", "/stacks?status=creating&status=running&status=stopped&status=failed&fields=stack_id", None),
     ("GET", f"/stacks?fields={FIELDS}", None),
     ("GET", f"/stacks?limit=1000&fields={FIELDS}", None),
@@ -88,17 +91,17 @@ REQUESTS: tuple[tuple[str, str, str | None], ...] = (
 
 
 def holds(bench: Bench) -> None:
-    """The longest time that one request holds the loop. Others use the machine, too, so the least of five counts."""
+    """The most CPU that one request uses in one turn of the loop: the others wait for so long."""
     bench.daemon.fill(bench.amounts.holding)
     bench.daemon.longest_lag()
     for method, path, body in REQUESTS:
-        lags = []
+        used = []
         for _ in range(5):
             bench.daemon.longest_lag()
             bench.daemon.call(method, path, body)
-            lags.append(bench.daemon.longest_lag())
+            used.append(bench.daemon.longest_lag()[1])
         goal = replace(HOLD, name=f"{HOLD.name}: {method} {path[:40]}")
-        bench.results.add(goal, min(lags) * 1e3, note=f"{bench.amounts.holding} stacks")
+        bench.results.add(goal, median(used) * 1e3, note=f"{bench.amounts.holding} stacks")
 
 
 def slow_readers(bench: Bench) -> None:
