@@ -76,6 +76,13 @@ class Board:
         await self.row(stack_id).locator(".c-status").click()
         await expect(self.panel).to_be_visible()
 
+    async def open_part(self, name: str) -> Locator:
+        """Open a part of the panel, such as its logs."""
+        part = self.panel.locator("details").filter(has=self.page.locator("summary", has_text=name))
+        if await part.get_attribute("open") is None:
+            await part.locator("summary").click()
+        return part
+
 
 def heard(board: Board, message: ConsoleMessage) -> None:
     """Keep the warnings and errors of the browser's console."""

@@ -63,12 +63,10 @@ async def test_the_table_and_what_lies_over_it(boards: Boards, scheme: str, view
         await board.page.get_by_label("Group").select_option("")
         await board.row(ids[0]).get_by_role("checkbox").check()
         await board.open_panel(ids[1])
-        for tab in ("Timeline", "Logs", "Pod spec"):
-            await board.panel.get_by_role("tab", name=tab).click()
-            await expect(
-                board.panel.locator("[role=tabpanel]:not([hidden]) :is(li, pre:not(:empty))").first
-            ).to_be_visible()
-            await audit(board.page, f"the panel with {tab}")
+        for name in ("Timeline", "Logs", "Pod spec"):
+            part = await board.open_part(name)
+            await expect(part.locator(":is(li, pre:not(:empty))").first).to_be_visible()
+            await audit(board.page, f"the panel with {name}")
 
 
 @BOTH

@@ -45,7 +45,7 @@ async def test_it_leaves_the_bar_of_the_selection_in_reach(boards: Boards, viewp
         await bar.get_by_role("button", name="Delete 1…").click()
         await board.page.keyboard.press("Escape")
         await expect(board.dialog).to_have_count(0)
-        last = board.panel.get_by_role("tabpanel").last
+        last = board.panel.locator("details").last
         await last.scroll_into_view_if_needed()
         panel, foot = await board.panel.bounding_box(), await bar.bounding_box()
         assert panel is not None

@@ -25,7 +25,7 @@ async def test_timeline_and_logs_tell_why_a_stack_failed(board: Board) -> None:
     timeline = board.panel.locator(".timeline")
     for kind in ("accepted", "scheduled", "failed"):
         await expect(timeline.get_by_text(kind, exact=True)).to_be_visible()
-    await board.panel.get_by_role("tab", name="Logs").click()
+    await board.open_part("Logs")
     log = board.panel.locator("pre.log")
     await expect(log).to_have_text(re.compile(r"\S"))
     assert await log.text_content() == (await board.at.call("GET", f"/stacks/{stack_id}/logs?tail=100")).text
@@ -43,7 +43,7 @@ async def test_logs_are_followed_and_what_is_read_stays(board: Board) -> None:
     await board.page.clock.install()
     await board.open()
     await board.open_panel(stack_id)
-    await board.panel.get_by_role("tab", name="Logs").click()
+    await board.open_part("Logs")
     log = board.panel.locator("pre.log")
     await expect(log).to_contain_text("line 99")
     at_end = "(e) => e.scrollTop + e.clientHeight >= e.scrollHeight - 4"
@@ -81,7 +81,7 @@ async def test_logs_of_a_stack_that_has_ended_are_read_once(board: Board) -> Non
     await board.page.clock.install()
     await board.open()
     await board.open_panel(stack_id)
-    await board.panel.get_by_role("tab", name="Logs").click()
+    await board.open_part("Logs")
     await expect(board.panel.get_by_text("It has stopped writing.")).to_be_visible()
     asked = len(board.requests)
     await board.page.clock.run_for(10_000)
@@ -180,8 +180,8 @@ async def test_an_address_is_copied(boards: Boards) -> None:
         await expect(board.panel).to_be_hidden()
 
 
-@pytest.mark.parametrize("tab", ["Logs", "Pod spec", "Timeline"])
-async def test_hostile_text_stays_text(board: Board, tab: str) -> None:
+@pytest.mark.parametrize("name", ["Logs", "Pod spec", "Timeline"])
+async def test_hostile_text_stays_text(board: Board, name: str) -> None:
     body = request_for("nginx:stable")
     body["pod_spec"] += f"\n      env:\n        - name: X\n          value: {json.dumps(HOSTILE)}"
     stack_id = (await board.at.create(body))["stack_id"]
@@ -198,8 +198,8 @@ async def test_hostile_text_stays_text(board: Board, tab: str) -> None:
     await board.page.route("**/timeline", hostile_past)
     await board.open()
     await board.open_panel(stack_id)
-    await board.panel.get_by_role("tab", name=tab).click()
-    await expect(board.panel.locator("[role=tabpanel]:not([hidden])").get_by_text("onerror").first).to_be_visible()
+    part = await board.open_part(name)
+    await expect(part.get_by_text("onerror").first).to_be_visible()
     assert await board.panel.locator("img, script").count() == 0
     assert await board.page.title() == "stackd"
 

@@ -1,6 +1,6 @@
-// Timeline, logs and pod spec of one stack, as tabs. All three are hostile text.
+// Timeline, logs and pod spec of one stack; one of them is open. All three are hostile text.
 
-import { fill, h, say } from "../shared/dom.js";
+import { h, say, show } from "../shared/dom.js";
 /** @import { Child } from "../shared/dom.js" */
 
 import { ask, pathOf, sentence } from "./api.js";
@@ -14,16 +14,9 @@ const WRONG = new Set(["failed", "warning", "node_deleted", "not_ready"]);
  * An entry of a timeline.
  *
  * @typedef {{ at: string, kind: string, reason?: string, message?: string, by?: string }} Entry
- *
- * @typedef {"timeline" | "logs" | "spec"} Name
- * @typedef {{ tab: HTMLElement, body: HTMLElement, load: (() => Promise<Child>) | undefined }} Tab
  */
 
 export class History {
-  /** @type {Map<Name, Tab>} */
-  #tabs = new Map();
-  /** @type {Name} */
-  #current = "timeline";
   /** @type {number | undefined} */
   #timer;
 
@@ -36,36 +29,26 @@ export class History {
   constructor(id, live) {
     this.id = id;
     this.logs = new Logs(id, live);
-    const list = h("div", { class: "tabs", role: "tablist", "aria-label": "About this stack" });
-    this.element = h("div", { class: "history" }, list);
-    this.#tab(list, "timeline", "Timeline", () => this.#timeline());
-    fill(this.#tab(list, "logs", "Logs"), this.logs.element);
-    this.#tab(list, "spec", "Pod spec", () => this.#spec());
-    list.addEventListener("keydown", (event) => this.#arrows(event));
-    this.select("timeline");
+    this.timeline = this.#part("Timeline", h("p", { class: "quiet" }, "…"));
+    this.written = this.#part("Logs", this.logs.element);
+    this.spec = this.#part("Pod spec", h("p", { class: "quiet" }, "…"));
+    this.timeline.part.open = true;
+    this.element = h("div", { class: "history" }, this.timeline.part, this.written.part, this.spec.part);
   }
 
   /** Ask again for what is shown. */
   async refresh() {
     clearTimeout(this.#timer);
-    const name = this.#current;
-    if (name === "logs") {
-      await this.logs.start();
-      return;
-    }
-    const { body, load } = /** @type {Tab} */ (this.#tabs.get(name));
-    try {
-      const content = await load?.();
-      if (name === this.#current) fill(body, content);
-    } catch (error) {
-      if (name === this.#current) fill(body, h("p", { class: "quiet", role: "status" }, sentence(error)));
-    }
+    if (this.written.part.open) await this.logs.start();
+    else this.logs.stop();
+    if (this.timeline.part.open) await load(this.timeline.body, () => this.#timeline());
+    if (this.spec.part.open) await load(this.spec.body, () => this.#spec());
   }
 
   /** Ask again in a moment: the stack has changed, and may again. */
   later() {
     clearTimeout(this.#timer);
-    if (this.#current !== "spec") this.#timer = setTimeout(() => this.refresh(), SOON);
+    if (!this.spec.part.open) this.#timer = setTimeout(() => this.refresh(), SOON);
   }
 
   /** Nobody looks any more. */
@@ -74,53 +57,17 @@ export class History {
     this.logs.stop();
   }
 
-  /** @param {Name} name */
-  select(name) {
-    if (this.#current === "logs") this.logs.stop();
-    this.#current = name;
-    for (const [each, { tab, body }] of this.#tabs) {
-      tab.setAttribute("aria-selected", String(each === name));
-      tab.tabIndex = each === name ? 0 : -1;
-      body.hidden = each !== name;
-    }
-  }
-
   /**
-   * @param {HTMLElement} list
-   * @param {Name} name
-   * @param {string} text
-   * @param {() => Promise<Child>} [load]
+   * One of the parts, of which one is open at a time.
+   *
+   * @param {string} name
+   * @param {HTMLElement} content
    */
-  #tab(list, name, text, load) {
-    const tab = h(
-      "button",
-      { type: "button", role: "tab", class: "plain", id: `tab-${name}`, "aria-controls": `body-${name}` },
-      text,
-    );
-    const body = h(
-      "div",
-      { role: "tabpanel", id: `body-${name}`, "aria-labelledby": `tab-${name}`, tabindex: "0" },
-      h("p", { class: "quiet" }, "…"),
-    );
-    tab.addEventListener("click", () => {
-      this.select(name);
-      this.refresh();
-    });
-    this.#tabs.set(name, { tab, body, load });
-    list.append(tab);
-    this.element.append(body);
-    return body;
-  }
-
-  /** @param {KeyboardEvent} event */
-  #arrows(event) {
-    if (event.key !== "ArrowRight" && event.key !== "ArrowLeft") return;
-    const by = event.key === "ArrowRight" ? 1 : -1;
-    const names = [...this.#tabs.keys()];
-    const next = names[(names.indexOf(this.#current) + by + names.length) % names.length] ?? this.#current;
-    this.select(next);
-    this.#tabs.get(next)?.tab.focus();
-    this.refresh();
+  #part(name, content) {
+    const body = h("div", {}, content);
+    const part = h("details", { name: "about" }, h("summary", {}, name), body);
+    part.addEventListener("toggle", () => part.isConnected && this.refresh());
+    return { part, body };
   }
 
   async #timeline() {
@@ -154,5 +101,19 @@ export class History {
   async #spec() {
     const stack = await ask("GET", pathOf(this.id));
     return say(h("pre", { tabindex: "0", "aria-label": "Pod spec" }), stack.pod_spec);
+  }
+}
+
+/**
+ * Show what is asked for, or why it did not come.
+ *
+ * @param {HTMLElement} body
+ * @param {() => Promise<Child>} content
+ */
+async function load(body, content) {
+  try {
+    show(body, await content());
+  } catch (error) {
+    show(body, h("p", { class: "quiet", role: "status" }, sentence(error)));
   }
 }
