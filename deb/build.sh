@@ -13,7 +13,8 @@ complain() {
 
 # as Debian's own tools take it
 maintainer="${DEBFULLNAME:-the maintainers of stackd} <${DEBEMAIL:-stackd@users.noreply.github.com}>"
-homepage=${HOMEPAGE:-${GITHUB_REPOSITORY:+$GITHUB_SERVER_URL/$GITHUB_REPOSITORY}}
+# of [project.urls], once the project has one
+homepage=$(sed -n 's/^Homepage = "\(.*\)"$/\1/p' pyproject.toml)
 for tool in dpkg-deb dpkg-shlibdeps; do
   command -v "$tool" >/dev/null || complain "needs $tool (Debian: apt install dpkg-dev)"
 done
