@@ -33,6 +33,7 @@ StackdError
         ├── StillThere                   a deleted object is not gone yet: something in the cluster holds it
         ├── ClusterSilent                nothing has come over an open watch for a long time
         ├── UnexpectedAnswer             the answer is not from Kubernetes, or was cut short
+        │   └── AnswerTooLarge           it has more bytes than stackd reads
         └── ClusterOverloaded            Kubernetes is overloaded, and says when to retry
 StoreError                          (a StackdError) the file is unusable: corrupt, newer, locked by another process
 ClusterError                        (a StackdError) refusals that the caller handles: no client sees their text
@@ -268,6 +269,10 @@ class UnexpectedAnswer(ClusterUnavailable):
     def __init__(self, message: str, excerpt: str = "") -> None:
         super().__init__(message)
         self.excerpt = excerpt
+
+
+class AnswerTooLarge(UnexpectedAnswer):
+    """A response, as it is when unpacked, has more bytes than stackd reads."""
 
 
 class ClusterRefused(ClusterUnavailable):

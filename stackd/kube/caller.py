@@ -21,6 +21,7 @@ from typing import Any, Self, TypeVar
 import orjson
 
 from stackd.errors import (
+    AnswerTooLarge,
     ClusterRefused,
     ClusterTimeout,
     ClusterUnavailable,
@@ -50,7 +51,7 @@ LONGEST_PAUSE = 1.0
 _SHORTEST_ATTEMPT = 0.5
 # Long enough for an API server that restarts. If the server is down for longer, the caller gets its error soon.
 CONNECT_PATIENCE = 3.0
-PAGE = 500
+PAGE, SMALL_PAGE = 500, 25
 # A page may hold megabytes. If the client gave up early, the server would only have to send the page again.
 LIST_SECONDS = 30.0
 # Without its list stackd sees nothing, so it does not wait longer than this, whatever a Retry-After says.
@@ -168,7 +169,7 @@ class Caller:
             retry_after: float = 0
             try:
                 answer = await self._try(call, deadline)
-            except (ClusterRefused, NoRequestSlot):
+            except (ClusterRefused, NoRequestSlot, AnswerTooLarge):
                 raise
             except ClusterUnreachable as exc:
                 if deadline.spent >= CONNECT_PATIENCE:
@@ -211,7 +212,7 @@ class Caller:
         except ClusterUnavailable as exc:
             if isinstance(exc, UnexpectedAnswer):
                 log.warning("%s (%s)", exc, exc.excerpt)
-            if not call.asks_node:
+            if not call.asks_node and not isinstance(exc, AnswerTooLarge):
                 contact.failed(sent, str(exc))
             raise
         if answer.status in FAILING and not is_from_node(call, answer):
@@ -234,9 +235,11 @@ class Caller:
         """All items of a list, each converted by ``read``, and the list's resourceVersion.
 
         If the pages expire while they are read (the API server answers 410 because etcd was compacted), the list is
-        read again without paging. Raises ClusterUnavailable if that expires, too.
+        read again without paging; if a page is larger than stackd reads, in smaller pages. Raises ClusterUnavailable if
+        that does not help.
         """
-        for page in (PAGE, 0):
+        page: int | None = PAGE
+        while page is not None:
             items: list[T] = []
             version = ""
             try:
@@ -245,8 +248,13 @@ class Caller:
                         items.extend(readable(call.resource, read, raw) for raw in document["items"])
                         version = document["metadata"]["resourceVersion"]
             except VersionExpired:
-                continue
-            return items, version
+                page = 0 if page else None
+            except AnswerTooLarge:
+                if page != PAGE:
+                    raise
+                page = SMALL_PAGE
+            else:
+                return items, version
         raise ClusterUnavailable(f"the list of {call.resource} expired while it was read")
 
     async def _pages(self, call: KubeRequest, page: int) -> AsyncGenerator[JsonObject, None]:

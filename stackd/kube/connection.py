@@ -17,6 +17,7 @@ import aiohttp
 from yarl import URL
 
 from stackd.errors import (
+    AnswerTooLarge,
     ClusterRefused,
     ClusterSilent,
     ClusterTimeout,
@@ -28,13 +29,16 @@ from stackd.errors import (
 from stackd.kube.access import Access
 from stackd.kube.credentials import ClusterTarget
 from stackd.kube.guards import Contact, Fence, FencedBody, is_fenced
-from stackd.kube.responses import check, error_of, unexpected
+from stackd.kube.responses import check, error_of, unexpected, what
 from stackd.kube.wire import FAILING, JSON, LEASES, METHODS, KubeRequest, KubeResponse
 from stackd.waiters import acquired_within
 
 CONNECT_SECONDS = 3.0
 WATCH_OPEN_SECONDS = 5.0
 NO_ANSWER = "none"
+OBJECT_BYTES, LIST_BYTES = 8 << 20, 64 << 20
+"""The most bytes of one object or error, and of one page of a list. Kubernetes limits an object to 1.5 MiB."""
+
 _OK, _UNAUTHORIZED = 200, 401
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
 _LONGEST_RETRY_AFTER = 300
@@ -152,9 +156,9 @@ class KubeConnection:
                 response = await self._open(call, idle, held)
             try:
                 if response.status != _OK:
-                    raise error_of(call, await _said(response))
+                    raise error_of(call, await _said(response, call))
                 if response.content_type != JSON:
-                    raise unexpected(call, await _said(response), "not a watch")
+                    raise unexpected(call, await _said(response, call), "not a watch")
                 yield response
             except TimeoutError as exc:
                 raise ClusterSilent(f"Kubernetes has said nothing for {idle:g} s") from exc
@@ -181,7 +185,7 @@ class KubeConnection:
             with self.access.borrowed() if session is None else nullcontext(session) as connections:
                 try:
                     async with self._request(connections, call, _TIMEOUT, headers, body) as response:
-                        answer = await _answer(response)
+                        answer = await _answer(response, call)
                 except BaseException:
                     if isinstance(body, FencedBody):
                         body.cut()  # so that the request cannot arrive later
@@ -252,11 +256,11 @@ class KubeConnection:
 _UNREACHABLE = "Kubernetes cannot be reached"
 
 
-async def _said(response: aiohttp.ClientResponse) -> KubeResponse:
+async def _said(response: aiohttp.ClientResponse, call: KubeRequest) -> KubeResponse:
     """The complete response that came instead of a watch. Raises ClusterUnavailable if it is cut short."""
     try:
         async with asyncio.timeout(WATCH_OPEN_SECONDS):
-            return await _answer(response)
+            return await _answer(response, call)
     except _TRANSPORT_ERRORS as exc:
         raise unreachable(exc) from exc
 
@@ -296,11 +300,25 @@ def _mistrust(exc: Exception) -> str:
     return f"{what}; the kubeconfig's certificate-authority-data must be that of the authority that issued it"
 
 
-async def _answer(response: aiohttp.ClientResponse) -> KubeResponse:
+async def _read(response: aiohttp.ClientResponse, call: KubeRequest) -> bytes:
+    """The body, unpacked. Raises AnswerTooLarge, and holds no more of it than that."""
+    most = LIST_BYTES if call.verb == "list" else OBJECT_BYTES
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > most:
+            raise AnswerTooLarge(
+                f"the response to {what(call)} has more than {most >> 20} MiB, as much as stackd reads",
+                f"{response.status} {response.content_type}, packed as {response.headers.get('Content-Encoding')}",
+            )
+    return bytes(body)
+
+
+async def _answer(response: aiohttp.ClientResponse, call: KubeRequest) -> KubeResponse:
     after = response.headers.get("Retry-After", "")
     return KubeResponse(
         status=response.status,
-        body=await response.read(),
+        body=await _read(response, call),
         content_type=response.content_type,
         retry_after=min(int(after), _LONGEST_RETRY_AFTER) if after.isdecimal() else None,
         date=response.headers.get("Date", ""),

@@ -34,6 +34,7 @@ from stackd.errors import (
     VersionExpired,
 )
 from stackd.kube.caller import Backoff, Caller
+from stackd.kube.connection import OBJECT_BYTES
 from stackd.kube.responses import SHOWN_BYTES, error_of, is_a, is_older, is_version, item_trouble, readable
 from stackd.kube.wire import KINDS, JsonObject, KubeRequest, KubeResponse, read_json, read_status
 from stackd.structs import struct
@@ -200,8 +201,8 @@ class WatchHealth:
 
 
 async def lines(call: KubeRequest, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-    """The lines until the server ends the response. Raises UnexpectedAnswer if the last line is incomplete: a server
-    ends a watch only between two events.
+    """The lines until the server ends the response. Raises UnexpectedAnswer if a line is too long, or the last one
+    incomplete: a server ends a watch only between two events.
     """
     rest = b""
     while chunk := await response.content.readany():
@@ -209,6 +210,8 @@ async def lines(call: KubeRequest, response: aiohttp.ClientResponse) -> AsyncGen
         for line in whole:
             if line.strip():
                 yield line
+        if len(rest) > OBJECT_BYTES:
+            raise _unreadable(call.resource, f"an event has more than {OBJECT_BYTES >> 20} MiB", rest)
     if rest.strip():
         raise _unreadable(call.resource, "it ends in the middle of an event", rest)
 

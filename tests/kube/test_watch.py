@@ -97,6 +97,7 @@ async def test_a_watch_that_is_refused_as_too_old_is_listed_again(cluster: Clust
         b'{"type":"ERROR","object":{"kind":"Status","code":500,"message":"etcd leader changed"}}\n',
         b'{"type":"ERROR","object":"x"}\n',
         b"\xff\xfe\n",
+        b"x" * (9 << 20),
     ],
 )
 async def test_a_line_that_cannot_be_read_costs_nothing_but_a_reconnect(
