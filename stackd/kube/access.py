@@ -251,14 +251,23 @@ class Access:
                 raise ClusterRefused(self._trouble)
             return False
 
-    async def look_again(self) -> bool:
-        """Load the credentials and use them if they have changed; returns whether they have. Raises ConfigError."""
+    async def look_again(self, accepted: Callable[[Access], Awaitable[None]]) -> bool:
+        """Load the credentials and use them if they have changed; returns whether they have.
+
+        ``accepted`` tries them, and raises ClusterRefused if they are no use. Raises ConfigError then, or if they cannot
+        be loaded; those in force stay.
+        """
         async with self._reloading:
             fresh = await self._loaded()
             if fresh.is_as(self._pool):
                 await fresh.close()
                 return False
             self._prefer_fresh(fresh)
+            try:
+                await accepted(Access(self._target, fresh))
+            except ClusterRefused as error:
+                await fresh.close()
+                raise ConfigError([f"[cluster] the new credentials are no use: {error}"]) from error
             await self._take(fresh)
             self._reloaded_at, self._trouble = None, ""
             return True

@@ -35,7 +35,7 @@ from stackd.errors import (
 )
 from stackd.kube import labels
 from stackd.kube.access import Access
-from stackd.kube.connection import KubeConnection, OnRequest
+from stackd.kube.connection import UNAUTHORIZED, KubeConnection, OnRequest
 from stackd.kube.credentials import ClusterTarget
 from stackd.kube.guards import Fence, is_fenced
 from stackd.kube.objects import NodeState, PodEvent, node_state, pod_event
@@ -291,6 +291,25 @@ class Caller:
         """
         # Unlike /version, this namespace is read from etcd; and stackd has the right to read it.
         return await self.connection.probe(_IDENTITY, min(seconds, self.target.attempt_timeout))
+
+    async def look_again(self) -> bool:
+        """Load the credentials again, and use them if they have changed; returns whether they have.
+
+        Raises ConfigError if they cannot be loaded, or Kubernetes refuses them (401), or its certificate is not accepted
+        with them. If there is no answer, they are used.
+        """
+        return await self.connection.access.look_again(self._accepted)
+
+    async def _accepted(self, access: Access) -> None:
+        try:
+            answer = await KubeConnection(access, self.target).probe(_IDENTITY, self.target.attempt_timeout)
+        except ClusterRefused:
+            raise
+        except ClusterUnavailable as error:
+            log.warning("the new credentials for the cluster could not be tried: %s", error)
+        else:
+            if answer.status == UNAUTHORIZED:
+                raise error_of(_IDENTITY, answer)
 
     async def namespace(self) -> JsonObject | None:
         """The stacks' namespace as JSON; None if there is none."""

@@ -39,7 +39,7 @@ NO_ANSWER = "none"
 OBJECT_BYTES, LIST_BYTES = 8 << 20, 64 << 20
 """The most bytes of one object or error, and of one page of a list. Kubernetes limits an object to 1.5 MiB."""
 
-_OK, _UNAUTHORIZED = 200, 401
+_OK, UNAUTHORIZED = 200, 401
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
 _LONGEST_RETRY_AFTER = 300
 
@@ -138,7 +138,7 @@ class KubeConnection:
     async def _authenticated(self, call: KubeRequest) -> KubeResponse:
         generation = self.access.generation
         answer = await self._send(call)
-        if answer.status == _UNAUTHORIZED and await self._renewed(generation):
+        if answer.status == UNAUTHORIZED and await self._renewed(generation):
             answer = await self._send(call)
         return answer
 
@@ -151,7 +151,7 @@ class KubeConnection:
         generation = self.access.generation
         with ExitStack() as held:
             response = await self._open(call, idle, held)
-            if response.status == _UNAUTHORIZED and await self._renewed(generation):
+            if response.status == UNAUTHORIZED and await self._renewed(generation):
                 held.close()
                 response = await self._open(call, idle, held)
             try:

@@ -141,7 +141,7 @@ class Reloader:
             )
             merged = merge_live(self.context.config, loaded.config)
             templates = await asyncio.to_thread(read_templates, merged)
-            fresh = await self.context.cluster.connection.access.look_again()
+            fresh = await self.context.cluster.look_again()
         except ConfigError as error:
             self._refuse(error.mistakes)
         else:

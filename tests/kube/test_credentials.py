@@ -12,10 +12,12 @@ from stackd.config import credentials
 from stackd.errors import ClusterUnavailable, ConfigError
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget
-from tests.kube.wire import Wire, namespace, says
+from tests.certificates import Pair, authority, issued
+from tests.kube.wire import Reply, Wire, loses, namespace, says, status
 
 SYSTEM = "/api/v1/namespaces/kube-system"
 UID = says(namespace("kube-system", uid="cluster-1"))
+FORBIDDEN = says(status(403, "Forbidden", 'namespaces "kube-system" is forbidden: User "u" cannot get resource'), 403)
 NAMES = ("HOME", "KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT")
 
 
@@ -203,14 +205,13 @@ async def test_changed_credentials_are_taken_when_it_is_asked_for_and_others_are
 ) -> None:
     path = kubeconfig(tmp_path / "config", wire.url, {"token": "first"})
     cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path)))
-    access = cluster.connection.access
-    assert not await access.look_again()
+    assert not await cluster.look_again()
     kubeconfig(path, wire.url, {"token": "second"})
-    assert await access.look_again()
-    assert not await access.look_again()
+    assert await cluster.look_again()
+    assert not await cluster.look_again()
     wire.on("GET", SYSTEM, UID)
     await cluster.cluster_uid()
-    assert [seen.token for seen in wire.seen] == ["second"]
+    assert {seen.token for seen in wire.seen} == {"second"}
     await cluster.close()
 
 
@@ -232,11 +233,56 @@ async def test_credentials_that_cannot_be_used_leave_those_in_force(
     else:
         path.write_text(text)
     with pytest.raises(ConfigError, match=why):
-        await cluster.connection.access.look_again()
+        await cluster.look_again()
     wire.on("GET", SYSTEM, UID)
     await cluster.cluster_uid()
     assert [seen.token for seen in wire.seen] == ["first"]
     await cluster.close()
+
+
+@pytest.mark.parametrize(("reply", "used"), [(None, "first"), (loses(), "second"), (FORBIDDEN, "second")])
+async def test_credentials_that_kubernetes_refuses_are_not_taken_and_silence_refuses_nothing(
+    wire: Wire, tmp_path: Path, reply: Reply | None, used: str
+) -> None:
+    """Before, a reload took credentials that got only 401."""
+    path = kubeconfig(tmp_path / "config", wire.url, {"token": "first"})
+    cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path)))
+    kubeconfig(path, wire.url, {"token": "second"})
+    if reply is None:
+        wire.token = "first"
+        with pytest.raises(ConfigError, match=r"the new credentials are no use: .*not accepted \(401\)"):
+            await cluster.look_again()
+    else:
+        wire.on("GET", SYSTEM, reply)
+        assert await cluster.look_again()
+    assert wire.seen[0].token == "second", "it was tried"
+    wire.on("GET", SYSTEM, UID)
+    await cluster.cluster_uid()
+    assert wire.seen[-1].token == used
+    await cluster.close()
+
+
+async def test_an_authority_that_did_not_issue_the_servers_certificate_is_not_taken(tmp_path: Path) -> None:
+    root, other = authority(tmp_path), authority(tmp_path, "other")
+    wire = Wire()
+    await wire.start(tls=issued(tmp_path, root).server_context())
+    path = tmp_path / "config"
+
+    def trust(which: Pair) -> None:
+        kubeconfig(path, wire.url, {"token": "first"})
+        document = yaml.safe_load(path.read_text())
+        document["clusters"][0]["cluster"]["certificate-authority"] = str(which.cert)
+        path.write_text(yaml.safe_dump(document))
+
+    trust(root)
+    cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path)))
+    trust(other)
+    with pytest.raises(ConfigError, match="the new credentials are no use: Kubernetes' certificate is not accepted"):
+        await cluster.look_again()
+    wire.on("GET", SYSTEM, UID)
+    await cluster.cluster_uid()
+    await cluster.close()
+    await wire.stop()
 
 
 async def test_a_credential_that_was_handed_over_since_the_start_is_the_one_that_counts(
