@@ -34,6 +34,9 @@ WHY = {
     "podCIDR) reach the stacks. Node ports lead to target ports only; --target-port closes the others to the nodes' "
     "network, too",
     "stacks-to-dns": "the cluster's DNS",
+    "ValidatingAdmissionPolicy": "only stackd writes the objects of its stacks, and whoever may remove this policy: "
+    "otherwise somebody who may create ConfigMaps or pods here could have stackd run a stack of his own (Kubernetes 1.30 "
+    "and later; --no-admission-policy leaves it out)",
     "stacks-to-internet": "the internet, but no private network, not the cluster, and no metadata address",
 }
 
@@ -101,6 +104,11 @@ _SITE_OPTIONS = (
         "storage",
         default=True,
         help="Limit each container's disk; not where nodes report none, as no stack would run there.  [yes]",
+    ),
+    click.option(
+        "--admission-policy/--no-admission-policy",
+        default=True,
+        help="Let only stackd write the objects of its stacks; needs Kubernetes 1.30.  [yes]",
     ),
     click.option(
         "--token",
@@ -175,6 +183,7 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
         account=options["account"],
         account_namespace=options["account_namespace"],
         token_secret=options["token"] == LASTING,
+        admission_policy=options["admission_policy"],
         stacks=config.limits.max_stacks or len(stacks.node_ports),
         cluster_cidrs=options["cidrs"] or NETWORKS,
         egress=options["egress"],

@@ -81,6 +81,20 @@ ROLES = Resource(plural="roles", kind="Role", group=_RBAC)
 ROLE_BINDINGS = Resource(plural="rolebindings", kind="RoleBinding", group=_RBAC)
 CLUSTER_ROLES = Resource(plural="clusterroles", kind="ClusterRole", group=_RBAC, namespaced=False)
 CLUSTER_ROLE_BINDINGS = Resource(plural="clusterrolebindings", kind="ClusterRoleBinding", group=_RBAC, namespaced=False)
+_ADMISSION = "admissionregistration.k8s.io"
+ADMISSION_POLICIES = Resource(
+    plural="validatingadmissionpolicies",
+    kind="ValidatingAdmissionPolicy",
+    group=_ADMISSION,
+    namespaced=False,
+    generation=True,
+)
+ADMISSION_POLICY_BINDINGS = Resource(
+    plural="validatingadmissionpolicybindings",
+    kind="ValidatingAdmissionPolicyBinding",
+    group=_ADMISSION,
+    namespaced=False,
+)
 
 ALL = (
     NAMESPACES,
@@ -99,6 +113,8 @@ ALL = (
     ROLE_BINDINGS,
     CLUSTER_ROLES,
     CLUSTER_ROLE_BINDINGS,
+    ADMISSION_POLICIES,
+    ADMISSION_POLICY_BINDINGS,
 )
 BY_PATH = {(resource.group, resource.version, resource.plural): resource for resource in ALL}
 BY_KIND = {(resource.api_version, resource.kind): resource for resource in ALL}

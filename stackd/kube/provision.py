@@ -18,7 +18,7 @@ from typing import Any, Literal
 import orjson
 
 from stackd.errors import ClusterUnavailable, ObjectExists, ObjectNotFound
-from stackd.kube import labels
+from stackd.kube import admission, labels
 from stackd.kube.access import token_request
 from stackd.kube.caller import Caller
 from stackd.kube.objects import EPHEMERAL_STORAGE, NodeState, node_state
@@ -70,6 +70,7 @@ class ManifestOptions:
     ``token_secret``   whether the account has a token that does not expire, instead of one that stackd renews
     ``stacks``         the most stacks; CPU, memory and disk are for all stacks together, empty for no limit
     ``instance``       the instance whose Lease may be read and renewed
+    ``admission_policy``  whether only stackd may write the objects of its stacks; needs Kubernetes 1.30
     ``largest_…``      the most that one container may have; an empty disk sets no limit, for nodes that report no disk
     """
 
@@ -90,11 +91,13 @@ class ManifestOptions:
     largest_memory: str = "2Gi"
     largest_ephemeral_storage: str = "2Gi"
     instance: str = "default"
+    admission_policy: bool = True
 
 
 def documents(site: ManifestOptions) -> list[Manifest]:
     """All manifests, in the order of application."""
-    return [*_namespaces(site), *_account(site), *_rights(site), _quota(site), _limits(site), *_networks(site)]
+    found = [*_namespaces(site), *_account(site), *_rights(site), _quota(site), _limits(site), *_networks(site)]
+    return found + (_admission(site) if site.admission_policy else [])
 
 
 def _object(resource: str, name: str, *, namespace: str = "", **fields: Any) -> Manifest:
@@ -202,6 +205,15 @@ def _networks(site: ManifestOptions) -> list[Manifest]:
     if site.egress == "internet":
         found.append(_policy(site, "stacks-to-internet", _stacks(egress=[{"to": _internet(site)}])))
     return found
+
+
+def _admission(site: ManifestOptions) -> list[Manifest]:
+    name = f"{labels.lease_name(site.instance)}-{site.namespace}"
+    user = f"system:serviceaccount:{site.account_namespace}:{site.account}"
+    return [
+        _object(admission.POLICIES, name, spec=admission.policy_spec(site.instance, user)),
+        _object(admission.BINDINGS, name, spec=admission.binding_spec(name, site.namespace)),
+    ]
 
 
 def _policy(site: ManifestOptions, name: str, spec: dict[str, Any]) -> Manifest:

@@ -33,6 +33,7 @@ LEASES = "leases"
 CONFIG_MAPS = "configmaps"
 TOKENS = "serviceaccounts/token"
 RBAC = "rbac.authorization.k8s.io/v1"
+ADMISSION = "admissionregistration.k8s.io/v1"
 PASSING = frozenset({429, 500, 502, 503, 504})
 """Codes of a temporary failure. A retry makes sense, whoever sent the code and in whatever form."""
 FAILING = frozenset({502, 503, 504})
@@ -79,6 +80,8 @@ KINDS: Mapping[str, Kind] = {
     "rolebindings": Kind(name="RoleBinding", api_version=RBAC),
     "clusterroles": Kind(name="ClusterRole", api_version=RBAC),
     "clusterrolebindings": Kind(name="ClusterRoleBinding", api_version=RBAC),
+    "validatingadmissionpolicies": Kind(name="ValidatingAdmissionPolicy", api_version=ADMISSION),
+    "validatingadmissionpolicybindings": Kind(name="ValidatingAdmissionPolicyBinding", api_version=ADMISSION),
     LEASES: Kind(name="Lease", api_version="coordination.k8s.io/v1"),
     REVIEWS: Kind(name="SelfSubjectAccessReview", api_version="authorization.k8s.io/v1"),
     TOKENS: Kind(name="TokenRequest", api_version="authentication.k8s.io/v1"),

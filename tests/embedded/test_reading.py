@@ -85,5 +85,10 @@ async def test_discovery_names_the_resources(wire: Wire) -> None:
     resources = (await wire.get("/api/v1")).body["resources"]
     assert {"pods", "services", "nodes"} <= {resource["name"] for resource in resources}
     groups = {group["name"] for group in (await wire.get("/apis")).body["groups"]}
-    assert groups == {"coordination.k8s.io", "networking.k8s.io", "rbac.authorization.k8s.io"}
+    assert groups == {
+        "admissionregistration.k8s.io",
+        "coordination.k8s.io",
+        "networking.k8s.io",
+        "rbac.authorization.k8s.io",
+    }
     assert (await wire.get("/readyz")).body == "ok"

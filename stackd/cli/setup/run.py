@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from stackd.printable import printable
 
 COLOURS = {"done": "green", "ok": "green", "to do": "cyan", "by hand": "yellow", "failed": "bold red"}
 NAME_WIDTH = 11
+ADMISSION_POLICIES_SINCE = (1, 30)
 OPTIONS = "setup-options"
 """The file beside the configuration with the options for the cluster, for later runs."""
 FIRST_STACK = Size(cpu_milli=100, memory_bytes=128 << 20, ephemeral_bytes=None)
@@ -51,10 +53,13 @@ async def set_up(config_path: Path | None, options: dict[str, Any], *, yes: bool
         given = _given(click.get_current_context())
         options |= {name: value for name, (value, _) in remembered.items() if name not in given}
         flags = chosen = "".join(text for _, text in (remembered | given).values())
-        decided = "storage" in remembered | given
-        if admin is not None and not decided and await _finds_no_disk(admin, config, options):
+        decided = remembered | given
+        if admin is not None and "storage" not in decided and await _finds_no_disk(admin, config, options):
             options = options | {"storage": False}
             flags += " --no-ephemeral-storage"
+        if admin is not None and "admission_policy" not in decided and await _is_too_old_for_policies(admin):
+            options = options | {"admission_policy": False}
+            flags += " --no-admission-policy"
         setup = Setup(
             config=config,
             path=config_path or INSTALLED,
@@ -78,6 +83,15 @@ async def _finds_no_disk(admin: Administrator, config: Config, options: dict[str
     except (ClusterError, ClusterUnavailable):
         return False  # the first step that needs the cluster reports the error
     return without_disk(nodes, options["nodes"], config.stacks.node_selector)
+
+
+async def _is_too_old_for_policies(admin: Administrator) -> bool:
+    """Whether the API server does not know ValidatingAdmissionPolicies."""
+    try:
+        found = re.match(r"v(\d+)\.(\d+)", await admin.version())
+    except (ClusterError, ClusterUnavailable):
+        return False
+    return found is not None and (int(found[1]), int(found[2])) < ADMISSION_POLICIES_SINCE
 
 
 def _given(context: click.Context) -> dict[str, tuple[Any, str]]:

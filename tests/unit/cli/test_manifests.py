@@ -16,6 +16,7 @@ from stackd.cli import stackd
 from stackd.embedded import EmbeddedCluster
 from stackd.kube.labels import lease_name
 from stackd.kube.provision import EGRESS, INGRESS, protects
+from stackd.kube.rights import in_namespace
 from tests.harness import fast_cluster
 from tests.provisioning import ADMIN, PATHS, apply, printed
 
@@ -47,6 +48,24 @@ def test_the_policies_protect_the_stacks_in_both_directions() -> None:
         found = [one for one in printed(*arguments) if one["kind"] == "NetworkPolicy"]
         assert protects(found, "default", INGRESS)
         assert protects(found, "default", EGRESS)
+
+
+def test_only_stackd_may_write_the_objects_of_its_stacks() -> None:
+    """What the expressions mean is tried on a real API server in ``tests/cluster/test_admission.py``."""
+    policy, binding = (one for one in printed("--account", "me") if one["kind"].startswith("ValidatingAdmission"))
+    assert binding["spec"]["policyName"] == policy["metadata"]["name"] == "stackd-default-stacks"
+    namespace = {"kubernetes.io/metadata.name": "stacks"}
+    assert binding["spec"]["matchResources"]["namespaceSelector"]["matchLabels"] == namespace
+    assert (binding["spec"]["validationActions"], policy["spec"]["failurePolicy"]) == (["Deny"], "Fail")
+    rules = policy["spec"]["matchConstraints"]["resourceRules"]
+    written = {right.resource for right in in_namespace("default") if {"create", "update", "patch"} & {*right.verbs}}
+    assert written <= {resource for rule in rules for resource in rule["resources"]}, "all that stackd writes"
+    assert all(rule["operations"] == ["CREATE", "UPDATE", "DELETE"] for rule in rules)
+    conditions = {one["name"]: one["expression"] for one in policy["spec"]["matchConditions"]}
+    assert "system:serviceaccount:stackd:me" in conditions["not-by-stackd"]
+    assert "'stackd.io/instance'] == 'default'" in conditions["of-a-stack"]
+    kinds = [one["kind"] for one in printed("--no-admission-policy")]
+    assert not [kind for kind in kinds if kind.startswith("ValidatingAdmission")]
 
 
 def test_stacks_reach_nothing_unless_it_is_asked_for() -> None:

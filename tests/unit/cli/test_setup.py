@@ -19,6 +19,7 @@ from stackd.cli.setup import admin as kubeconfigs
 from stackd.config import load
 from stackd.daemon import running
 from stackd.embedded import EmbeddedCluster, NodeSpec, Rule, User, everything
+from stackd.embedded.resources import VERSION
 from stackd.kube.provision import differences
 from tests.harness import fast_cluster
 from tests.ports import free_port
@@ -147,7 +148,7 @@ async def test_what_was_changed_in_the_cluster_is_named_and_put_right_and_what_w
     assert "change ResourceQuota stacks in arena (spec.hard.pods)" in result.stdout
     assert "Namespace" not in result.stdout
     result = await site.setup("--yes", "--node", "one", "--dns")
-    assert "1 of 14 objects of `stackd manifests` created or changed" in result.stdout
+    assert "1 of 16 objects of `stackd manifests` created or changed" in result.stdout
     hard = (await get(site, "/api/v1/namespaces/arena/resourcequotas/stacks"))["spec"]["hard"]
     assert (hard["pods"], hard["secrets"]) == ("1767", "0")
 
@@ -218,6 +219,13 @@ async def test_nodes_that_report_no_disk_get_no_limits_on_it_unless_they_are_ask
         (limit,) = (await get(mine, "/api/v1/namespaces/arena/limitranges/stacks"))["spec"]["limits"]
         assert set(limit["max"]) == {"cpu", "memory", "ephemeral-storage"}
         assert states(await mine.setup("--plan"))["cluster"] == "ok"
+
+
+async def test_a_cluster_without_admission_policies_gets_none(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VERSION, "gitVersion", "v1.29.14-gke.1")
+    result = await site.setup("--plan", "--node", "one")
+    assert "stackd manifests --no-admission-policy | kubectl apply -f -" in result.stdout
+    assert "ValidatingAdmissionPolicy" not in result.stdout
 
 
 async def test_a_cluster_that_is_away_and_one_that_is_another_are_told_apart(site: Site, tmp_path: Path) -> None:

@@ -1,0 +1,230 @@
+"""The admission policy of ``stackd manifests`` on a real API server: who may write the objects of stacks, and who not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import yaml
+
+from stackd.errors import ObjectNotFound, StackdError, UnexpectedAnswer
+from stackd.kube.credentials import ClusterTarget
+from stackd.kube.provision import Administrator, ManifestOptions, documents
+from stackd.kube.wire import KINDS, MERGE_PATCH, Kind, KubeRequest
+from tests.cluster.conftest import VARIABLE
+from tests.harness import eventually
+
+pytestmark = pytest.mark.skipif(VARIABLE not in os.environ, reason="the embedded cluster evaluates no policies")
+
+LABELS = {"app.kubernetes.io/managed-by": "stackd", "stackd.io/instance": "default", "stackd.io/stack": "one"}
+DENIED = "only stackd writes the objects of its stacks"
+WRITES = ["create", "get", "list", "update", "patch", "delete", "deletecollection"]
+SPECS: dict[str, dict[str, Any]] = {
+    "pods": {"spec": {"containers": [{"name": "app", "image": "nginx:stable"}], "nodeSelector": {"no": "node"}}},
+    "services": {"spec": {"ports": [{"port": 80}]}},
+    "configmaps": {"data": {"key": "value"}},
+    "leases": {"spec": {"holderIdentity": "me"}},
+}
+KINDS_OF_STACKS = sorted(SPECS)
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """Three callers: the administrator, stackd's account, and one with every right in the namespace of the stacks."""
+
+    admin: Administrator
+    stackd: Administrator
+    other: Administrator
+    namespace: str
+
+    def call(self, verb: str, kind: str, name: str, **more: Any) -> KubeRequest:
+        return KubeRequest(verb=verb, resource=kind, namespace=self.namespace, name=name, **more)
+
+    async def create(self, user: Administrator, kind: str, name: str = "one", **metadata: Any) -> dict[str, Any]:
+        body = {**KINDS[kind].type_meta, "metadata": {"name": name, **metadata}, **SPECS[kind]}
+        return await user.answer(self.call("create", kind, name, body=orjson.dumps(body)))
+
+    async def patch(self, user: Administrator, kind: str, change: dict[str, Any], name: str = "one") -> None:
+        await user.answer(self.call("patch", kind, name, body=orjson.dumps(change), content_type=MERGE_PATCH))
+
+    async def delete(self, user: Administrator, kind: str, name: str = "one") -> None:
+        await user.answer(self.call("delete", kind, name, body=b'{"gracePeriodSeconds": 0}'))
+
+    async def gone(self, kind: str, name: str = "one") -> bool:
+        try:
+            await self.admin.answer(self.call("get", kind, name))
+        except ObjectNotFound:
+            return True
+        return False
+
+
+@pytest.fixture
+async def users(tmp_path: Path) -> AsyncIterator[Users]:
+    namespace = f"stackd-policy-{secrets.token_hex(3)}"
+    site = ManifestOptions(
+        namespace=namespace,
+        profile="baseline",
+        account="stackd",
+        account_namespace=namespace,
+        stacks=10,
+        largest_cpu="100m",
+        largest_memory="64Mi",
+        largest_ephemeral_storage="",
+    )
+    target = ClusterTarget(mode="kubeconfig", kubeconfig=os.environ[VARIABLE], namespace=namespace)
+    async with AsyncExitStack() as stack:
+        admin = await Administrator.connect(target)
+        stack.push_async_callback(admin.close)
+        objects = documents(site)
+        for one in [*objects, *_everything_in(namespace)]:
+            await admin.apply(one)
+            if "namespace" not in one["metadata"]:
+                stack.push_async_callback(_remove, admin, one)
+
+        async def user(account: str) -> Administrator:
+            document = yaml.safe_load(Path(os.environ[VARIABLE]).read_text())
+            for each in document["users"]:
+                each["user"] = {"token": await admin.token(namespace, account, 3600)}
+            path = tmp_path / account
+            path.write_text(yaml.safe_dump(document))
+            connected = await Administrator.connect(replace(target, kubeconfig=str(path)))
+            stack.push_async_callback(connected.close)
+            return connected
+
+        found = Users(admin, await user("stackd"), await user("other"), namespace)
+
+        async def in_force() -> bool:
+            try:
+                await found.create(found.other, "configmaps", "trial", labels=LABELS)
+            except StackdError as refused:
+                return DENIED in str(refused)
+            await found.delete(found.admin, "configmaps", "trial")
+            return False
+
+        await eventually(in_force, pause=0.2)
+        yield found
+
+
+def _everything_in(namespace: str) -> list[dict[str, Any]]:
+    resources = ["pods", "pods/eviction", "pods/ephemeralcontainers", "services", "configmaps"]
+    rules = [
+        {"apiGroups": [""], "resources": resources, "verbs": WRITES},
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": WRITES},
+    ]
+    metadata = {"name": "other", "namespace": namespace}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "other"}
+    subjects = [{"kind": "ServiceAccount", **metadata}]
+    return [
+        {**KINDS["serviceaccounts"].type_meta, "metadata": metadata},
+        {**KINDS["roles"].type_meta, "metadata": metadata, "rules": rules},
+        {**KINDS["rolebindings"].type_meta, "metadata": metadata, "roleRef": role, "subjects": subjects},
+    ]
+
+
+async def _remove(admin: Administrator, one: dict[str, Any]) -> None:
+    (kind,) = [plural for plural, kind in KINDS.items() if kind.name == one["kind"]]
+    with contextlib.suppress(ObjectNotFound):
+        await admin.answer(KubeRequest(verb="delete", resource=kind, name=one["metadata"]["name"], body=b"{}"))
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_STACKS)
+async def test_only_stackd_and_an_administrator_write_the_objects_of_stacks(users: Users, kind: str) -> None:
+    unlabelled = {"metadata": {"labels": dict.fromkeys(LABELS)}}
+    for change in ("create", "label"):
+        with pytest.raises(StackdError, match=DENIED):
+            if change == "create":
+                await users.create(users.other, kind, labels=LABELS)
+            else:
+                await users.create(users.other, kind, "theirs")
+                await users.patch(users.other, kind, {"metadata": {"labels": LABELS}}, "theirs")
+    await users.delete(users.other, kind, "theirs")
+    await users.create(users.stackd, kind, labels=LABELS, annotations={"stackd.io/record": "{}"})
+    forbidden: tuple[dict[str, Any], ...] = (
+        unlabelled,
+        {"metadata": {"labels": {"stackd.io/stack": "two"}}},
+        {"metadata": {"annotations": {"stackd.io/record": "forged"}}},
+        {"metadata": {"annotations": {"stackd.io/expires-at": "2035-01-01T00:00:00Z"}}},
+        {"metadata": {"finalizers": ["example.org/stays"]}},
+    )
+    for each in forbidden:
+        with pytest.raises(StackdError, match=DENIED):
+            await users.patch(users.other, kind, each)
+    with pytest.raises(StackdError, match=DENIED):
+        await users.delete(users.other, kind)
+    await users.patch(users.other, kind, {"metadata": {"annotations": {"cni.example.org/ip": "10.0.0.1"}}})
+    await users.patch(users.admin, kind, {"metadata": {"annotations": {"stackd.io/record": "mended"}}})
+    await users.delete(users.admin if kind == "leases" else users.stackd, kind)
+
+
+async def test_the_contents_are_stackds_too(users: Users) -> None:
+    await users.create(users.stackd, "services", labels=LABELS)
+    await users.create(users.stackd, "configmaps", labels=LABELS)
+    await users.create(users.stackd, "pods", labels=LABELS)
+    for kind, change in (
+        ("services", {"spec": {"selector": {"app": "mine"}}}),
+        ("configmaps", {"data": {"key": "other"}}),
+        ("pods", {"spec": {"activeDeadlineSeconds": 5}}),
+    ):
+        with pytest.raises(StackdError, match=DENIED):
+            await users.patch(users.other, kind, change)
+
+
+async def test_the_lease_is_stackds_by_its_name(users: Users) -> None:
+    with pytest.raises(StackdError, match=DENIED):
+        await users.create(users.other, "leases", "stackd-default")
+    await users.create(users.other, "leases", "stackd-of-somebody-else")
+
+
+async def test_the_cluster_itself_goes_on(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Garbage is collected, a pod is evicted, and the namespace is emptied, which the fixture waits for."""
+    monkeypatch.setitem(KINDS, "pods/eviction", Kind(name="Eviction", api_version="policy/v1"))
+    owner = await users.create(users.stackd, "pods", labels=LABELS)
+    owned = [{**KINDS["pods"].type_meta, "name": "one", "uid": owner["metadata"]["uid"]}]
+    for kind in ("services", "configmaps"):
+        await users.create(users.stackd, kind, labels=LABELS, ownerReferences=owned)
+    eviction = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": "one", "namespace": users.namespace},
+    }
+    with contextlib.suppress(UnexpectedAnswer):  # the answer is a Status
+        await users.other.answer(users.call("create", "pods/eviction", "one", body=orjson.dumps(eviction)))
+    for kind in ("pods", "services", "configmaps"):
+        await eventually(partial(users.gone, kind), pause=0.2)
+    await users.create(users.stackd, "configmaps", labels=LABELS)
+    await users.admin.answer(KubeRequest(verb="delete", resource="namespaces", name=users.namespace, body=b"{}"))
+    await eventually(lambda: users.gone("configmaps"), lambda: "the namespace is not emptied", pause=0.2)
+
+
+async def test_a_pod_runs_and_ends_on_a_node(users: Users) -> None:
+    """The kubelet writes its status, and deletes it at the end of its grace period."""
+    listed = await users.admin.answer(KubeRequest(verb="list", resource="nodes"))
+    real = [one["metadata"]["name"] for one in listed["items"] if one["status"]["nodeInfo"].get("kubeletVersion")]
+    if not real:
+        pytest.skip("no node has a kubelet")
+    spec = {
+        "containers": [{"name": "app", "image": "nginx:stable", "imagePullPolicy": "IfNotPresent"}],
+        "terminationGracePeriodSeconds": 1,
+        "nodeSelector": {"kubernetes.io/hostname": real[0]},
+    }
+    body = {**KINDS["pods"].type_meta, "metadata": {"name": "one", "labels": LABELS}, "spec": spec}
+    await users.stackd.answer(users.call("create", "pods", "one", body=orjson.dumps(body)))
+    status: dict[str, Any] = {}
+
+    async def runs() -> bool:
+        found = await users.admin.answer(users.call("get", "pods", "one"))
+        status.update(found["status"])
+        return bool(found["status"]["phase"] == "Running")
+
+    await eventually(runs, lambda: str(status), pause=0.2)
+    await users.stackd.answer(users.call("delete", "pods", "one", body=b"{}"))
+    await eventually(lambda: users.gone("pods"), pause=0.2)
