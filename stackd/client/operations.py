@@ -77,8 +77,8 @@ def create(
 ) -> Steps[Stack]:
     """Create a stack; returns when its pod has a node. ``ports`` are such as ``80`` or ``"53/udp"``.
 
-    ``return_existing``: if a label's limit is reached, return the existing stack. With an ``idempotency_key`` of your
-    own, your program can repeat the same create even after a restart.
+    ``return_existing``: if a label's limit is reached, return the existing stack with these labels. With an ``idempotency_key``
+    of your own, your program can repeat the same create even after a restart.
     """
     body = request_body(pod_spec, ports, ttl=ttl, labels=labels, return_existing=return_existing)
     return (yield from create_from(body, idempotency_key=idempotency_key))

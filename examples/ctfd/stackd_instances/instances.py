@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stackd.client import ApiError, Client, NotFound, Stack
+from stackd.client import ApiError, Client, Conflict, NotFound, Stack
 
 PLACE_OF_THE_FLAG = "FLAG_OF_THE_PLAYER"
 TTL, EXTENSION = "30m", "10m"
@@ -46,10 +46,10 @@ class Instances:
         """Create the account's stack for the challenge, or return the existing one."""
         pod = self._pod(challenge).replace(PLACE_OF_THE_FLAG, self.flag(account, challenge))
         labels = {"player": str(account), "challenge": str(challenge)}
-        stack = self.client.create(pod, ports=_ports(pod), ttl=TTL, labels=labels, return_existing=True)
-        if stack.labels.get("challenge") != str(challenge):
-            raise NoInstance("your instance of another challenge runs: stop it first", 409)
-        return told(stack)
+        try:
+            return told(self.client.create(pod, ports=_ports(pod), ttl=TTL, labels=labels, return_existing=True))
+        except Conflict as error:
+            raise NoInstance("your instance of another challenge runs: stop it first", 409) from error
 
     def look(self, account: int, challenge: int) -> dict[str, Any]:
         """The state of the account's stack for the challenge."""
