@@ -42,7 +42,7 @@ from stackd.structs import struct
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# After a watch of at least this length the back-off starts again: its end was the server's routine.
+# After a watch of at least this length the back-off starts again, however it ended.
 _GOOD_SECONDS = 1.0
 # A watch that stays open this long without an event counts as connected.
 _STANDING_SECONDS = 0.25
@@ -141,6 +141,8 @@ class WatchHealth:
         self.last_error = ""
         self.buffered = False
         """Whether the watch opens, but its events do not arrive; set by the mirror."""
+        self.open_seconds = 0.0
+        """For how long the last connection was open."""
         self._missed: tuple[float, int] | None = None
         self._content: aiohttp.StreamReader | None = None
         self.relists = self.restarts = self.outages = self.bookmarks = self.events = self.refused = 0
@@ -183,11 +185,11 @@ class WatchHealth:
     @contextmanager
     def reading(self, response: aiohttp.ClientResponse) -> Iterator[None]:
         """Within the block, the watch reads from this response, and ``reopen`` can interrupt it."""
-        self._content = response.content
+        self._content, opened = response.content, self._clock.monotonic()
         try:
             yield
         finally:
-            self._content = None
+            self._content, self.open_seconds = None, self._clock.monotonic() - opened
 
     def reopen(self) -> None:
         """Interrupt the connection, which may be dead: the watch restarts over another one from the same version."""
@@ -249,7 +251,7 @@ async def endless(
     position = _Position(Backoff(first=timings.first_pause, most=timings.longest_pause))
     contact = caller.connection.contact
     while True:
-        retry_after, began = 0, contact.now()
+        retry_after, began, health.open_seconds = 0, contact.now(), 0.0
         try:
             async with aclosing(_once(caller, source, position, health, timings)) as news:
                 async for one in news:
@@ -272,6 +274,8 @@ async def endless(
             if isinstance(exc, ClusterUnreachable):
                 contact.failed(began, str(exc))
         health.restarts += 1
+        if health.open_seconds >= _GOOD_SECONDS:
+            position.backoff.reset()
         pause = position.backoff.pause(min(retry_after, timings.longest_pause))
         await contact.pause(pause)
 
@@ -326,8 +330,7 @@ async def _once(
     caller: Caller, source: Source[T], position: _Position, health: WatchHealth, timings: Timings
 ) -> AsyncGenerator[Listed[T] | Changed[T], None]:
     """The list, if there is no version yet, and the changes of one connection."""
-    loop = asyncio.get_running_loop()
-    began, said = loop.time(), health.events + health.bookmarks
+    said = health.events + health.bookmarks
     if not position.version:
         items, version = await caller.everything(source.call, source.read)
         position.listed(health, version)
@@ -352,9 +355,7 @@ async def _once(
             # Only after the event was read and passed on: an event that could not be read is requested again.
             position.advance(event.resource_version)
             position.backoff.reset()
-    if loop.time() - began >= _GOOD_SECONDS:
-        position.backoff.reset()
-    elif health.events + health.bookmarks == said:
+    if health.open_seconds < _GOOD_SECONDS and health.events + health.bookmarks == said:
         raise UnexpectedAnswer(f"the watch of {source.kind} ended as soon as it was opened")
 
 

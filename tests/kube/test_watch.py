@@ -201,6 +201,20 @@ async def test_a_connection_that_is_cut_in_the_middle_of_a_line_loses_nothing(cl
         assert set(mirror.pods) == {"a", "b"}
 
 
+async def test_a_quiet_watch_that_is_cut_now_and_then_is_back_at_once_each_time(
+    cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cut(stream: Stream) -> None:
+        await asyncio.sleep(0.1)
+        stream.cut()
+
+    monkeypatch.setattr("stackd.kube.watch._GOOD_SECONDS", 0.05)
+    wire.watch("pods", *[cut] * 14, then(("ADDED", pod("a", version=205))))
+    timings = Timings(first_pause=0.005, longest_pause=60.0, idle_limit=5.0)
+    async with mirroring(cluster, timings) as (mirror, _), asyncio.timeout(10):
+        await seen(mirror, "a", 205)
+
+
 async def test_a_half_open_connection_is_left_after_the_idle_limit(cluster: Cluster, wire: Wire) -> None:
     wire.watch("pods", then(("ADDED", pod("a", version=205))), then(("MODIFIED", pod("a", version=206))))
     timings = Timings(first_pause=0.005, longest_pause=0.05, idle_limit=0.1)
