@@ -126,7 +126,8 @@ async def _open(context: Context, stack: Stack) -> bool:
     Otherwise the stack is undone: False if its pod is gone, else ClusterUnavailable or NotOwner is raised.
     """
     try:
-        await opened(context, stack.stack_id)
+        async with context.pools.opening:
+            await opened(context, stack.stack_id)
         context.fence.require()
     except StackdError as error:
         stack_log(log, stack.stack_id).warning("given from a pool, and undone: %s", error)

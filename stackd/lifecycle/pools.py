@@ -34,6 +34,10 @@ SHORT_OF_CAPACITY_SECONDS = 10.0
 """How long ports, room or quota count as short after a stack could not be made for want of one of them."""
 
 
+OPENED_AT_ONCE = 32
+"""How many pods of given stacks are patched at a time; in a burst the others wait, before their deadline begins."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolFigures:
     """One template's unassigned stacks by state, and the creates that found one (``hits``) or none (``misses``).
@@ -118,6 +122,8 @@ class Pools:
         self.by_name: dict[str, Pool] = {}
         self._now = now
         self.pace = AssignPace()
+        self.opening = asyncio.Semaphore(OPENED_AT_ONCE)
+        """Held while the pod of a stack that was just given is patched."""
         self.news = asyncio.Event()
         """Set when the refill has to look at the pools in ``changed``."""
         self.changed: set[str] = set()

@@ -15,7 +15,9 @@ from stackd.embedded import EmbeddedCluster
 from stackd.embedded.options import NodeSpec
 from stackd.embedded.resources import PODS, SERVICES
 from stackd.lifecycle import pools
+from stackd.lifecycle.annotations import OPEN_SECONDS
 from stackd.lifecycle.context import CREATES_AT_ONCE
+from stackd.lifecycle.pools import OPENED_AT_ONCE
 from stackd.lifecycle.refill import CROWDED_SECONDS
 from tests.harness import Harness, eventually, fast_cluster, harness, lose_file
 from tests.ports import free_port
@@ -245,6 +247,15 @@ async def test_one_that_the_cluster_cannot_open_now_is_undone_and_the_create_can
     undone = before - {row.stack_id for row in waiting(at)} - {made.json["stack_id"]}
     await eventually(lambda: not undone & {pod.key[1] for pod in at.cluster.store.of(PODS).records.values()})
     assert len(undone) == 1
+
+
+async def test_a_burst_that_the_cluster_serves_slowly_runs_into_no_deadline(tmp_path: Path) -> None:
+    async with harness(tmp_path, folder_with(tmp_path, web_1=template(pool=2 * OPENED_AT_ONCE))) as at:
+        await filled(at, size=2 * OPENED_AT_ONCE)
+        seconds = OPEN_SECONDS / OPENED_AT_ONCE / 1.4  # all at once would take longer than the deadline
+        at.cluster.faults.add_fault(action="turns", verb="patch", resource="pods", seconds=seconds)
+        creates = (at.call("POST", "/stacks", {"template": "web-1"}) for _ in range(2 * OPENED_AT_ONCE))
+        assert {reply.status for reply in await asyncio.gather(*creates)} == {201}
 
 
 async def test_one_whose_pod_is_gone_is_not_given(at: Harness) -> None:
