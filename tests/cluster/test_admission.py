@@ -12,16 +12,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import orjson
 import pytest
 import yaml
 
+from stackd.config import load
+from stackd.daemon import running
 from stackd.errors import ObjectNotFound, StackdError, UnexpectedAnswer
 from stackd.kube.credentials import ClusterTarget
 from stackd.kube.provision import Administrator, ManifestOptions, documents
 from stackd.kube.wire import KINDS, MERGE_PATCH, Kind, KubeRequest
-from tests.cluster.conftest import VARIABLE
-from tests.harness import eventually
+from tests.cluster.conftest import VARIABLE, environment_of
+from tests.cluster.real import KEY
+from tests.harness import eventually, seed
 
 pytestmark = pytest.mark.skipif(VARIABLE not in os.environ, reason="the embedded cluster evaluates no policies")
 
@@ -77,7 +81,7 @@ async def users(tmp_path: Path) -> AsyncIterator[Users]:
         account_namespace=namespace,
         stacks=10,
         largest_cpu="100m",
-        largest_memory="64Mi",
+        largest_memory="128Mi",
         largest_ephemeral_storage="",
     )
     target = ClusterTarget(mode="kubeconfig", kubeconfig=os.environ[VARIABLE], namespace=namespace)
@@ -176,6 +180,29 @@ async def test_the_contents_are_stackds_too(users: Users) -> None:
     ):
         with pytest.raises(StackdError, match=DENIED):
             await users.patch(users.other, kind, change)
+
+
+async def test_stackd_itself_works_under_it(users: Users, tmp_path: Path) -> None:
+    environment = environment_of(str(tmp_path / "stackd"), tmp_path) | {
+        "STACKD_STACKS__NAMESPACE": users.namespace,
+        "STACKD_CLUSTER__INSTANCE": "default",
+    }
+    async with running(load(None, environment)) as daemon, aiohttp.ClientSession() as session:
+        await daemon.ready.wait()
+
+        async def call(method: str, path: str, body: object = None) -> Any:
+            url = f"http://127.0.0.1:{daemon.port}{path}"
+            async with session.request(method, url, json=body, headers={"X-API-KEY": KEY}) as answer:
+                assert answer.status in (200, 201), await answer.text()
+                return await answer.json()
+
+        stack = await call("POST", "/stacks", seed())
+        path = f"/stacks/{stack['stack_id']}"
+        for verb, body in (("extend", {"ttl": "1m"}), ("restart", None), ("stop", None), ("start", None)):
+            await call("POST", f"{path}/{verb}", body)
+        await call("DELETE", path)
+        assert await users.gone("pods", stack["stack_id"])
+        assert await users.gone("services", f"svc-{stack['stack_id']}")
 
 
 async def test_the_lease_is_stackds_by_its_name(users: Users) -> None:
