@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from stackd.lifecycle.idempotency import Replays, purge
 from stackd.lifecycle.lease_rules import LeaseTiming
 from stackd.lifecycle.objects import ask_node_ports
 from stackd.lifecycle.observe import Observer
-from stackd.lifecycle.ownership import Ownership
+from stackd.lifecycle.ownership import Ownership, Role
 from stackd.lifecycle.prepull import REFRESH_SECONDS, PrePulls
 from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, renew_rows
 from stackd.lifecycle.rebuild import rebuild as recover
@@ -70,6 +70,9 @@ HURRIED_EXIT = 1
 PATIENCE_SECONDS = 5.0
 """How long a start waits for the cluster, before it completes without it. Meanwhile connections queue at a handed-over
 socket, and the service manager waits for the start."""
+
+SHORTEN_SECONDS = 2.0
+"""The longest that a stop takes to shorten its Lease, so that a standby does not wait for all of its duration."""
 
 STOP_EXTRA_SECONDS = 15.0
 
@@ -406,8 +409,10 @@ async def _drain(daemon: Daemon, listener: HttpListener, process: ProcessContext
     late = await context.tasks.finish(max(0.0, timeout - (context.clock.monotonic() - started)))
     if late:
         log.warning("%d operations did not end in time; they go on at the next start", late)
-    if context.ownership.asked_for.is_set():
-        await context.ownership.release()
+    if context.ownership.role is Role.OWNER:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if context.ownership.asked_for.is_set() else SHORTEN_SECONDS):
+                await context.ownership.release()
 
 
 async def _until(stop: asyncio.Event, tasks: Tasks) -> None:

@@ -15,6 +15,9 @@ from stackd.kube.lease import Lease, is_older
 from stackd.kube.watch import OLDER_SECONDS
 from stackd.store import FileIdentity
 
+RESTART_SECONDS = 10
+"""How long the Lease of an owner that was stopped in order is kept for its next start; then a standby takes over."""
+
 _NO_LEASE = Lease(holder="")
 _MICROSECOND = 1000
 _OLDER = "the state file is older than the Lease"
@@ -211,6 +214,11 @@ def taken(lease: Lease | None, me: Candidate, *, sequence: int, duration: int, n
 def renewed(lease: Lease, me: Candidate, *, sequence: int, now: int) -> Lease:
     """The Lease as its holder writes it at a renewal; what others have written on it stays."""
     return replace(lease, holder=me.holder, renewed_at=_later(lease, now), sequence=sequence)
+
+
+def stopped(lease: Lease, me: Candidate, *, sequence: int, now: int) -> Lease:
+    """The Lease as its holder writes it at an orderly stop, when nothing is under way any more."""
+    return replace(renewed(lease, me, sequence=sequence, now=now), duration=min(lease.duration, RESTART_SECONDS))
 
 
 def _later(lease: Lease, now: int) -> int:

@@ -41,6 +41,7 @@ from stackd.lifecycle.lease_rules import (
     observed,
     renewed,
     seconds_to_wait,
+    stopped,
     succession,
     taken,
 )
@@ -50,6 +51,7 @@ from stackd.waiters import set_within
 log = logging.getLogger(__name__)
 
 _CHECK_SECONDS = 1.0
+STANDS_BY = ", this stackd stands by"
 
 
 class Role(enum.StrEnum):
@@ -160,9 +162,9 @@ class Ownership:
             self._changed.set()
 
     async def release(self) -> None:
-        """Give the Lease back, for whoever asked for it; to be called when everything under way is done.
+        """Give the Lease back, for whoever asked for it, or else shorten it to the time that a restart takes.
 
-        Does nothing if ``run`` has not begun or is over.
+        To be called when everything under way is done. Does nothing if ``run`` has not begun or is over.
         """
         if self._watched is None:
             return
@@ -252,13 +254,18 @@ class Ownership:
             self._fence.close(f"who owns the stacks is not known: {self.trouble}")
 
     def _stand_by_for(self, owner: str) -> None:
-        before, self.standby = self.standby, f"{owner} owns the stacks, this stackd stands by" if owner else ""
+        before, self.standby = self.standby, f"{owner} owns the stacks{STANDS_BY}" if owner else ""
+        if owner == self.host:
+            self.standby = (
+                f"another state file of {owner} owns the stacks; this stackd takes them once that has not renewed its Lease "
+                f"for {self.lease.duration if self.lease else 0} s"
+            )
         if not owner:
             self.stands_by.clear()
             return
         self.stands_by.set()
         if self.standby != before:
-            log.info("standing by: %s owns the stacks (Lease %s)", owner, self._leases.name)
+            log.info("standing by: %s (Lease %s)", self.standby.removesuffix(STANDS_BY), self._leases.name)
 
     async def _take(self) -> bool:
         """Try to take the Lease; False if somebody else was faster, or if an earlier try of ours succeeded unseen."""
@@ -372,23 +379,28 @@ class Ownership:
             log.info("the Lease is renewed again")
 
     async def _give_back(self) -> None:
-        """Change nothing from here on, and give the Lease back; if that is not possible in time, it expires."""
+        """Change nothing from here on, and give the Lease back or shorten it; otherwise it expires."""
         until = self._fence.valid_until
-        self._fence.close("the stacks are being handed over to another stackd")
+        self._fence.close("stackd is shutting down")
         await self._fence.nothing_under_way(until)
-        while self._fence.now() < until and holding(self._me, self.lease) in (Holding.OURS, Holding.ASKED_FOR):
-            lease = self.lease
-            assert lease is not None
-            try:
-                self._observe(await self._leases.update(replace(self._as_renewed(lease), holder="")))
+        while self._fence.now() < until and (lease := self.lease) is not None:
+            found = holding(self._me, lease)
+            if found not in (Holding.OURS, Holding.ASKED_FOR):
                 break
+            asked = found is Holding.ASKED_FOR
+            try:
+                given = replace(self._as_renewed(lease), holder="") if asked else self._as_stopped(lease)
+                self._observe(await self._leases.update(given))
             except PreconditionFailed:
                 await self._read_lease_again()
             except (ClusterError, ClusterUnavailable) as error:
                 self._failed(error, "the Lease cannot be given back")
                 await asyncio.sleep(self._timing.retry)
-        self._end(Role.RELEASED, "the stacks were handed over to another stackd")
-        log.info("the Lease %s was given back", self._leases.name)
+            else:
+                if asked:
+                    log.info("the Lease %s was given back", self._leases.name)
+                break
+        self._end(Role.RELEASED, "the stacks were handed over to another stackd, or stackd is shutting down")
 
     def _end(self, role: Role, why: str) -> None:
         self.role, self.standby = role, why
@@ -407,6 +419,9 @@ class Ownership:
 
     def _as_renewed(self, lease: Lease) -> Lease:
         return renewed(lease, self._me, sequence=self._store.identity.sequence, now=self._clock.now())
+
+    def _as_stopped(self, lease: Lease) -> Lease:
+        return stopped(lease, self._me, sequence=self._store.identity.sequence, now=self._clock.now())
 
     def _failed(self, error: StackdError, what: str) -> None:
         if not self.trouble:

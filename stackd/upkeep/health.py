@@ -18,6 +18,7 @@ from stackd.errors import StoreUnavailable
 from stackd.kube.access import expiry_remark
 from stackd.lifecycle import nodes
 from stackd.lifecycle.context import Context
+from stackd.lifecycle.ownership import STANDS_BY
 from stackd.lifecycle.readiness import why_not_ready
 from stackd.metrics import Histogram
 from stackd.upkeep import REFUSED, WAITS
@@ -60,7 +61,7 @@ def line(context: Context, ready: asyncio.Event) -> str:
     """``ready: 137 stacks, 3 nodes``; ``waiting for the cluster: …`` or ``not ready: …`` as /readyz has it."""
     ownership = context.ownership
     if ownership.standby:
-        return f"standby: {ownership.owner} owns the stacks"
+        return f"standby: {ownership.standby.removesuffix(STANDS_BY)}"
     found = [*why_not_ready(context).values()]
     counts = f"{_count(len(context.store.assigned), 'stack')}, {_nodes(context)}"
     if not context.mirror.synced:

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from stackd.cli import stackd as command
 from stackd.embedded import EmbeddedCluster, resources
 from stackd.embedded.store import ObjectChange
+from stackd.lifecycle import lease_rules
 from tests.api.test_lost_file import answers, uids
 from tests.harness import KEY, Harness, Reply, eventually, fast_cluster, harness, seed
 
@@ -55,11 +56,12 @@ class Site:
             if self.holders[-1:] != [holder]:
                 self.holders.append(holder)
 
-    async def start(self, name: str, *, wait: bool = False) -> Harness:
+    async def start(self, name: str, *, wait: bool = False, lease: str = "1s") -> Harness:
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         self.stacks[name] = AsyncExitStack()
-        starting = harness(folder, LEASE, cluster=self.cluster, wait=wait, host=name)
+        settings = LEASE | {"STACKD_CLUSTER__LEASE_DURATION": lease}
+        starting = harness(folder, settings, cluster=self.cluster, wait=wait, host=name)
         return await self.stacks[name].enter_async_context(starting)
 
     async def stop(self, name: str) -> None:
@@ -145,6 +147,33 @@ async def test_a_restart_of_the_same_file_takes_the_lease_at_once(site: Site) ->
     assert (await one.stack(stack["stack_id"]))["stack_id"] == stack["stack_id"]
     assert (await site.lease(one))["spec"].get("leaseTransitions", 0) == 0
     assert await two.role() == "standby"
+
+
+async def test_a_standby_waits_for_a_restart_of_an_owner_that_was_stopped_and_no_longer(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_rules, "RESTART_SECONDS", 2)
+    one = await site.start("vm1", wait=True, lease="60s")
+    await one.create()
+    two = await site.start("vm2", lease="60s")
+    await standing_by(two)
+    await site.stop("vm1")
+    spec = (await site.lease(two))["spec"]
+    assert (spec["holderIdentity"].partition("/")[0], spec["leaseDurationSeconds"]) == ("vm1", 2)
+    one = await site.start("vm1", wait=True, lease="60s")
+    assert ((await site.lease(two))["spec"]["leaseDurationSeconds"], site.holders) == (60, ["vm1"])
+    await site.stop("vm1")
+    await eventually(lambda: owns(two))
+
+
+async def test_a_stackd_that_waits_for_the_lease_of_another_file_of_its_host_says_so(site: Site) -> None:
+    one = await site.start("vm1", wait=True)
+    stood = (await site.lease(one))["spec"]["holderIdentity"]
+    (site.folder / "restored").mkdir()
+    async with harness(site.folder / "restored", LEASE, cluster=site.cluster, wait=False, host="vm1") as two:
+        said = await two.until_unready("another state file of vm1 owns the stacks")
+        assert said.endswith("this stackd takes them once that has not renewed its Lease for 1 s")
+    assert (await site.lease(one))["spec"]["holderIdentity"] == stood
 
 
 async def test_a_takeover_is_asked_for_and_loses_nothing(site: Site) -> None:
