@@ -119,6 +119,7 @@ class Context:
     ``removals``, ``repairs``, ``diagnostics``  work queues: objects to delete; what living stacks lack; stacks whose
                        events and logs are to be kept
     ``log_captures``   tasks that keep the last log lines of stacks that are being deleted
+    ``long_specs``     who may check a long pod spec: each takes many milliseconds
     ``rows``           those who wait for a change of some row
     ``pools``          the stacks that wait to be given to somebody, by template
     ``doubted``        set while the cluster has to be asked for its identity; ``doubted_since`` in monotonic seconds
@@ -155,6 +156,7 @@ class Context:
     creating: dict[str, Abandon] = field(default_factory=dict)
     create_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CREATES_AT_ONCE))
     log_reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOG_READS_AT_ONCE))
+    long_specs: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     metrics: Metrics = field(default_factory=Metrics)
     doubted: asyncio.Event = field(default_factory=asyncio.Event)
     doubted_since: float | None = None

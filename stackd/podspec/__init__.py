@@ -19,10 +19,11 @@ from stackd.podspec.additions import harden
 from stackd.podspec.policy import Policy
 from stackd.podspec.reasons import by_line
 from stackd.podspec.request import parse_target_ports
-from stackd.podspec.sanitize import Sanitizer, sanitize
+from stackd.podspec.sanitize import LONG_SPEC, Sanitizer, sanitize
 from stackd.podspec.yaml_reader import located
 
 __all__ = [
+    "LONG_SPEC",
     "Policy",
     "Sanitizer",
     "by_line",

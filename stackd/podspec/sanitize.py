@@ -30,7 +30,7 @@ from stackd.podspec.yaml_reader import located, read
 from stackd.podspec.yaml_writer import TooLong, emit
 
 KEPT: Final = 64
-LONGEST: Final = 16 * 1024
+LONG_SPEC: Final = 16 * 1024
 """In characters. Longer texts are not cached but checked each time, to save memory."""
 
 
@@ -117,7 +117,7 @@ class Sanitizer:
             self._known.move_to_end(name)
             return spec
         spec = sanitize(text, target_ports, self._policy)
-        if len(text) <= LONGEST:
+        if len(text) <= LONG_SPEC:
             self._known[name] = spec
             if len(self._known) > KEPT:
                 self._known.popitem(last=False)

@@ -24,9 +24,9 @@ from stackd.errors import InvalidPodSpec, InvalidRequest, Reason, RequestTooLarg
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.create_request import CreateRequest
 from stackd.metrics import INVALID
-from stackd.model import NO_LABELS
+from stackd.model import NO_LABELS, SanitizedSpec, TargetPort
 from stackd.names import LONGEST_SUBDOMAIN, did_you_mean
-from stackd.podspec import located, parse_target_ports
+from stackd.podspec import LONG_SPEC, located, parse_target_ports
 from stackd.podspec.request import parse_labels
 from stackd.templates import Template, TemplateSet
 from stackd.units import format_duration, parse_duration
@@ -304,14 +304,14 @@ class CreateBody:
     text: str
 
 
-def create_body(context: Context, key_name: str, body: bytes, *, labelled: bool = True) -> CreateBody:
+async def create_body(context: Context, key_name: str, body: bytes, *, labelled: bool = True) -> CreateBody:
     """Parse the body of a create; ``labelled``: it must have the labels of ``limits.required_labels``.
 
     ``key_name`` names the request's key. Raises InvalidRequest, InvalidPodSpec.
     """
     phase_timer = context.metrics.phase_timer()
     try:
-        return _create_body(context, key_name, body, labelled=labelled)
+        return await _create_body(context, key_name, body, labelled=labelled)
     except InvalidRequest:
         context.metrics.creates[INVALID] += 1
         raise
@@ -319,7 +319,7 @@ def create_body(context: Context, key_name: str, body: bytes, *, labelled: bool 
         phase_timer.end("validate")
 
 
-def _create_body(context: Context, key_name: str, body: bytes, *, labelled: bool) -> CreateBody:
+async def _create_body(context: Context, key_name: str, body: bytes, *, labelled: bool) -> CreateBody:
     most_parts = MOST_PARTS + context.config.limits.pod_spec // BYTES_PER_PART
     fields = parse_object(body, CREATE_FIELDS, (), most_parts)
     template = _template_of(fields, context.settings.templates)
@@ -339,11 +339,19 @@ def _create_body(context: Context, key_name: str, body: bytes, *, labelled: bool
         ports, spec, text = template.target_ports, template.spec, ""
     else:
         ports, text = parse_target_ports(fields["target_port"]), text_of(fields, "pod_spec")
-        spec = context.sanitizer.sanitize(text, ports)
+        spec = await _sanitized(context, text, ports)
     create_request = CreateRequest(
         spec=spec, target_ports=ports, ttl=ttl, labels=labels, by=key_name, template=template
     )
     return CreateBody(create_request=create_request, return_existing=existing == "return", text=text)
+
+
+async def _sanitized(context: Context, text: str, ports: tuple[TargetPort, ...]) -> SanitizedSpec:
+    """The pod that the text describes. A long one takes up to 50 ms: outside of the loop, one at a time."""
+    if len(text) <= LONG_SPEC:
+        return context.sanitizer.sanitize(text, ports)
+    async with context.long_specs:
+        return await asyncio.to_thread(context.sanitizer.sanitize, text, ports)
 
 
 def _template_of(fields: dict[str, Any], known: TemplateSet) -> Template | None:

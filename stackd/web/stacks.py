@@ -55,7 +55,7 @@ async def create_stack(call: ApiCall) -> web.Response:
 
     async def run(claim: Claim | None) -> StoredResponse:
         with call.api.limits.create(call.key.name):
-            parsed = requests.create_body(call.api.context, call.key.name, body)
+            parsed = await requests.create_body(call.api.context, call.key.name, body)
             rendered = CreatedBody(bodies.created_body)
             create_request = parsed.create_request
             if claim is not None:
@@ -70,7 +70,7 @@ async def _tried(call: ApiCall, body: bytes) -> web.Response:
     idempotency_key(call)
     call.within_limits()
     with call.api.limits.create(call.key.name):
-        parsed = requests.create_body(call.api.context, call.key.name, body)
+        parsed = await requests.create_body(call.api.context, call.key.name, body)
         create_request = parsed.create_request
         call.api.limits.per_label.check(create_request.labels)
         with requests.refusals_located(parsed):

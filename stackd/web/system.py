@@ -132,7 +132,7 @@ async def get_capacity(call: ApiCall) -> web.Response:
 
 async def post_capacity(call: ApiCall) -> web.Response:
     """``POST /capacity`` with the body of a create; reads the quotas now."""
-    parsed = requests.create_body(call.api.context, call.key.name, await read_body(call), labelled=False)
+    parsed = await requests.create_body(call.api.context, call.key.name, await read_body(call), labelled=False)
     await refresh_quotas(call.api.context, asked=True)
     create_request = parsed.create_request
     spec = create_request.spec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import threading
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster
 from stackd.kube.records import parse_record
-from stackd.model import Stack
+from stackd.model import SanitizedSpec, Stack, TargetPort
+from stackd.podspec import Sanitizer
 from stackd.store import rows
 from tests.harness import KEY, Harness, eventually, fast_cluster, harness, request_for, seed
 
@@ -28,6 +30,22 @@ def long_request(number: int = 0, size: int = 40_000) -> dict[str, Any]:
     value = (MARK + f"{number} ") * (size // (len(MARK) + 2))
     request["pod_spec"] += f"\n      env:\n        - name: TEXT\n          value: '{value.strip()}'\n"
     return request
+
+
+async def test_a_long_text_is_checked_outside_of_the_loop(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to 50 ms, also of a text that is refused: the other requests would wait for so long."""
+    checked: list[bool] = []
+    check = Sanitizer.sanitize
+
+    def noted(self: Sanitizer, text: str, ports: tuple[TargetPort, ...]) -> SanitizedSpec:
+        checked.append(threading.current_thread() is threading.main_thread())
+        return check(self, text, ports)
+
+    monkeypatch.setattr(Sanitizer, "sanitize", noted)
+    for path in ("/stacks", "/stacks?dry_run=true", "/capacity"):
+        for request in (seed(), long_request(), seed() | {"pod_spec": "- x\n" * 10_000}):
+            await at.call("POST", path, request)
+    assert checked == [True, False, False] * 3
 
 
 async def test_a_text_over_the_limit_is_a_400_that_names_the_key(at: Harness) -> None:

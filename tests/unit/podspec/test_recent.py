@@ -9,7 +9,7 @@ import yaml
 
 from stackd.errors import InvalidPodSpec
 from stackd.podspec import Sanitizer, sanitize
-from stackd.podspec.sanitize import KEPT, LONGEST
+from stackd.podspec.sanitize import KEPT, LONG_SPEC
 from tests.unit.podspec.specs import DEFAULT_POLICY, HTTP, container, seed
 
 
@@ -52,5 +52,5 @@ def test_only_so_many_are_kept_and_those_used_last() -> None:
 
 def test_a_long_text_is_not_kept() -> None:
     sanitizer = Sanitizer(DEFAULT_POLICY)
-    text = yaml.safe_dump(seed()) + "#" * LONGEST
+    text = yaml.safe_dump(seed()) + "#" * LONG_SPEC
     assert sanitizer.sanitize(text, HTTP) is not sanitizer.sanitize(text, HTTP)
