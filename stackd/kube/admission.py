@@ -17,7 +17,8 @@ KINDS_OF_STACKS: Final = (
     ("coordination.k8s.io", "v1", ("leases",)),
 )
 CONTROLLERS: Final = ("system:kube-controller-manager", "system:kube-scheduler")
-"""They collect garbage, drain lost nodes, and make room for pods of a higher priority."""
+"""They collect garbage, drain lost nodes, and make room for pods of a higher priority. None creates an object of a stack,
+but what others tell it to: a ReplicaSet's pod would have the labels of the ReplicaSet."""
 CONTROLLER_GROUPS: Final = ("system:nodes", "system:serviceaccounts:kube-system")
 """Kubelets delete the pods that have ended; the controllers may have an account each."""
 _KEPT: Final = ("spec", "data", "binaryData", "metadata.labels", "metadata.finalizers", "metadata.ownerReferences")
@@ -30,8 +31,8 @@ def policy_spec(instance: str, user: str) -> dict[str, Any]:
     conditions = {
         "of-a-stack": f"[object, oldObject].exists(one, one != null && ({_is_ours(instance)}))",
         "not-by-stackd": f"request.userInfo.username != '{user}'",
-        "not-by-the-cluster": f"!(request.userInfo.username in {list(CONTROLLERS)}) && !(has(request.userInfo.groups) && "
-        f"request.userInfo.groups.exists(group, group in {list(CONTROLLER_GROUPS)}))",
+        "not-by-the-cluster": f"request.operation == 'CREATE' || !(request.userInfo.username in {list(CONTROLLERS)} || "
+        f"(has(request.userInfo.groups) && request.userInfo.groups.exists(group, group in {list(CONTROLLER_GROUPS)})))",
         "not-by-an-administrator": "!authorizer.group('admissionregistration.k8s.io')"
         f".resource('{POLICIES}').check('delete').allowed()",
     }
@@ -53,7 +54,9 @@ def policy_spec(instance: str, user: str) -> dict[str, Any]:
         "variables": [
             {"name": name, "expression": f"has({one}.metadata.annotations) ? {one}.metadata.annotations : {{}}"}
             for name, one in (("before", "oldObject"), ("after", "object"))
-        ],
+        ]
+        # Not every kind has every field: the API server warns about that in the status of the policy, except for dyn().
+        + [{"name": name, "expression": f"dyn({one})"} for name, one in (("old", "oldObject"), ("new", "object"))],
         "validations": [
             {
                 "expression": f"request.operation == 'UPDATE' && {_unchanged()}",
@@ -71,20 +74,23 @@ def binding_spec(policy: str, namespace: str) -> dict[str, Any]:
 
 
 def _is_ours(instance: str) -> str:
-    """CEL: whether ``one`` has the instance's label, or is its Lease, which has a fixed name."""
+    """CEL: whether ``one`` has the instance's label, or any stack's, by which Services select their pods, or is the
+    instance's Lease, which has a fixed name.
+    """
     named, label = "one.metadata.labels", labels.INSTANCE
-    labelled = f"(has({named}) && '{label}' in {named} && {named}['{label}'] == '{instance}')"
+    ours = f"('{label}' in {named} && {named}['{label}'] == '{instance}')"
+    labelled = f"(has({named}) && ('{labels.STACK}' in {named} || {ours}))"
     lease = f"has(one.metadata.name) && one.metadata.name == '{labels.lease_name(instance)}'"
     return f"{labelled} || (request.resource.resource == 'leases' && {lease})"
 
 
 def _unchanged() -> str:
     """CEL: whether an update changes nothing that stackd reads: others may annotate its pods, as some networks do."""
-    kept = [f"({_value('object', path)}) == ({_value('oldObject', path)})" for path in _KEPT]
+    kept = [f"({_value('new', path)}) == ({_value('old', path)})" for path in _KEPT]
     mine, both = "!key.startsWith('stackd.io/')", "key in variables.before && key in variables.after"
     same = f"{mine} || ({both} && variables.before[key] == variables.after[key])"
     return " && ".join([*kept, *(f"variables.{side}.all(key, {same})" for side in ("before", "after"))])
 
 
 def _value(one: str, path: str) -> str:
-    return f"has({one}.{path}) ? dyn({one}.{path}) : dyn(null)"
+    return f"has(variables.{one}.{path}) ? variables.{one}.{path} : null"

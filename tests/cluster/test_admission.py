@@ -20,6 +20,7 @@ import yaml
 from stackd.config import load
 from stackd.daemon import running
 from stackd.errors import ObjectNotFound, StackdError, UnexpectedAnswer
+from stackd.kube.admission import POLICIES
 from stackd.kube.credentials import ClusterTarget
 from stackd.kube.provision import Administrator, ManifestOptions, documents
 from stackd.kube.wire import KINDS, MERGE_PATCH, Kind, KubeRequest
@@ -123,6 +124,7 @@ def _everything_in(namespace: str) -> list[dict[str, Any]]:
     rules = [
         {"apiGroups": [""], "resources": resources, "verbs": WRITES},
         {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": WRITES},
+        {"apiGroups": ["apps"], "resources": ["replicasets"], "verbs": WRITES},
     ]
     metadata = {"name": "other", "namespace": namespace}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "other"}
@@ -209,6 +211,45 @@ async def test_the_lease_is_stackds_by_its_name(users: Users) -> None:
     with pytest.raises(StackdError, match=DENIED):
         await users.create(users.other, "leases", "stackd-default")
     await users.create(users.other, "leases", "stackd-of-somebody-else")
+
+
+@pytest.mark.parametrize("instance", [None, "another"])
+async def test_no_other_pod_gets_the_traffic_of_a_stacks_port(users: Users, instance: str | None) -> None:
+    """A Service selects by the stack's label alone."""
+    taken = {"stackd.io/stack": "one"} | ({"stackd.io/instance": instance} if instance else {})
+    with pytest.raises(StackdError, match=DENIED):
+        await users.create(users.other, "pods", labels=taken)
+    await users.create(users.other, "pods")
+    with pytest.raises(StackdError, match=DENIED):
+        await users.patch(users.other, "pods", {"metadata": {"labels": taken}})
+
+
+async def test_a_controller_makes_no_pod_of_a_stack(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "replicasets", Kind(name="ReplicaSet", api_version="apps/v1"))
+    template = {"metadata": {"labels": LABELS}, **SPECS["pods"]}
+    spec = {"replicas": 1, "selector": {"matchLabels": LABELS}, "template": template}
+    monkeypatch.setitem(SPECS, "replicasets", {"spec": spec})
+    await users.create(users.other, "replicasets")
+    status: dict[str, Any] = {}
+
+    async def tried() -> bool:
+        status.update((await users.admin.answer(users.call("get", "replicasets", "one")))["status"])
+        return "conditions" in status or bool(status.get("replicas"))
+
+    await eventually(tried, pause=0.2)
+    assert [DENIED in one["message"] for one in status.get("conditions", ())] == [True], status
+
+
+async def test_the_api_server_finds_no_mistake_in_the_policy(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = KubeRequest(verb="get", resource=POLICIES, name=f"stackd-default-{users.namespace}")
+    status: dict[str, Any] = {}
+
+    async def checked() -> bool:
+        status.update((await users.admin.answer(call)).get("status", {}))
+        return "typeChecking" in status
+
+    await eventually(checked, pause=0.2)
+    assert status["typeChecking"] == {}
 
 
 async def test_the_cluster_itself_goes_on(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
