@@ -261,11 +261,13 @@ async def watch_over(contact: Contact, probe: Callable[[float], Awaitable[object
         await asyncio.sleep(CHECK_SECONDS)
         if contact.lost or contact.longest_wait > WAITING_SECONDS or contact.silence > QUIET_SECONDS:
             asked_at, began = contact.heard_at, contact.now()
+            # Once Kubernetes counts as lost, its answer may take as long as any other.
+            limit = math.inf if contact.lost else max(PROBE_SECONDS, USUAL_TIMES * usual)
             try:
-                # Once Kubernetes counts as lost, its answer may take as long as any other.
-                await probe(math.inf if contact.lost else max(PROBE_SECONDS, USUAL_TIMES * usual))
+                await probe(limit)
             except StackdError as error:
-                if contact.heard_at == asked_at:
+                # After more than its limit this process itself has not run, and the answer may be waiting to be read.
+                if contact.heard_at == asked_at and contact.now() - began < limit + CHECK_SECONDS:
                     contact.lose(str(error))
             else:
                 usual = contact.now() - began

@@ -18,8 +18,9 @@ from aiohttp.http import StreamWriter
 
 from stackd.clock import boottime
 from stackd.errors import ClusterUnavailable, NotOwner
+from stackd.kube import guards
 from stackd.kube.client import Cluster
-from stackd.kube.guards import Fence, FencedBody, is_fenced
+from stackd.kube.guards import Contact, Fence, FencedBody, is_fenced
 from stackd.kube.rights import AccessReview
 from stackd.kube.wire import KINDS, LEASES, TOKENS, KubeRequest
 from tests.certificates import authority, issued
@@ -187,6 +188,30 @@ async def test_the_lease_does_not_wait_for_the_requests_that_hang(wire: Wire) ->
 def test_the_moment_is_on_a_clock_that_goes_on_while_the_machine_is_suspended() -> None:
     assert Fence().now is boottime
     assert abs(boottime() - time.clock_gettime(time.CLOCK_BOOTTIME)) < 1
+
+
+@pytest.mark.parametrize(("stopped", "lost"), [(0.0, True), (3.0, False)])
+async def test_a_process_that_was_stopped_takes_its_own_absence_for_no_silence(
+    monkeypatch: pytest.MonkeyPatch, stopped: float, lost: bool
+) -> None:
+    monkeypatch.setattr(guards, "CHECK_SECONDS", 0.01)
+    time_of_it = 100.0
+    contact = Contact(now=lambda: time_of_it)
+    contact.heard_at -= guards.QUIET_SECONDS + 1
+    probed = asyncio.Event()
+
+    async def probe(limit: float) -> None:
+        nonlocal time_of_it
+        time_of_it += min(limit, 1.0) + stopped
+        probed.set()
+        raise ClusterUnavailable("it did not answer")
+
+    watching = asyncio.create_task(guards.watch_over(contact, probe))
+    await probed.wait()
+    await asyncio.sleep(0)
+    assert contact.lost is lost
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
 
 
 def read_to_the_end(listener: socket.socket) -> int:
