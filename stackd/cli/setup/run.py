@@ -111,7 +111,7 @@ def _remembered(config_path: Path) -> dict[str, tuple[Any, str]]:
     file = config_path.with_name(OPTIONS)
     try:
         words = shlex.split(file.read_text(encoding="utf-8"), comments=True)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # a user who may not look gets the commands only
         return {}
     except (OSError, ValueError) as error:
         raise click.UsageError(f"{file} cannot be read: {error}") from error
