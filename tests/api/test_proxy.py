@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,8 +20,9 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster
 from stackd.keys import digest
+from tests.api.test_process import daemon, environment
 from tests.api.test_reconcile import MANY, running, until_held, vanish
-from tests.harness import KEY, Harness, fast_cluster, harness
+from tests.harness import KEY, Harness, eventually, fast_cluster, harness
 from tests.ports import free_port
 
 OPERATE = Path(__file__).parents[2] / "docs" / "operate.md"
@@ -95,12 +97,13 @@ async def test_the_next_request_on_a_connection_is_the_next_callers_own(
 
 # ---- a real HAProxy, configured as docs/operate.md says
 
+RESTART_SECONDS = 4.0
 METRICS_KEY = "sk-checks-0123456789abcdef0123456789"
 
 
 @asynccontextmanager
-async def haproxy(folder: Path, *behind: Harness) -> AsyncIterator[str]:
-    """The URL of an HAProxy in front of these two stackds, once it has found the owner."""
+async def haproxy(folder: Path, one: int, two: int) -> AsyncIterator[str]:
+    """The URL of an HAProxy in front of the stackds at these two ports."""
     program = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         pytest.skip("haproxy is not installed (Debian: apt install haproxy)")
@@ -109,8 +112,8 @@ async def haproxy(folder: Path, *behind: Harness) -> AsyncIterator[str]:
     for documented, here in (
         ("bind :8081", f"bind 127.0.0.1:{port}"),
         ("sk-…", METRICS_KEY),
-        ("192.0.2.1:8081", f"127.0.0.1:{behind[0].port}"),
-        ("192.0.2.2:8081", f"127.0.0.1:{behind[1].port}"),
+        ("192.0.2.1:8081", f"127.0.0.1:{one}"),
+        ("192.0.2.2:8081", f"127.0.0.1:{two}"),
     ):
         assert text.count(documented) == 1
         text = text.replace(documented, here)
@@ -118,8 +121,6 @@ async def haproxy(folder: Path, *behind: Harness) -> AsyncIterator[str]:
     file.write_text(text)
     process = await asyncio.create_subprocess_exec(program, "-q", "-db", "-f", file)
     try:
-        for at in behind:  # HAProxy uses both until two checks have failed
-            await at.until_at_least("stackd_http_requests_total", 3, route="/owner")
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
@@ -131,11 +132,17 @@ async def status(url: str, path: str) -> int:
         return answer.status
 
 
+def key_for_checks(folder: Path) -> Path:
+    """A configuration with the key that HAProxy checks with."""
+    config = folder / "config.toml"
+    config.write_text(f'[[auth.keys]]\nname = "checks"\nsha256 = "{digest(METRICS_KEY).hex()}"\nscope = "metrics"\n')
+    return config
+
+
 @asynccontextmanager
 async def two_behind_haproxy(folder: Path, **settings: str) -> AsyncIterator[tuple[Harness, Harness, str]]:
     """An owner, a standby, and the URL of the HAProxy in front of them."""
-    config = folder / "config.toml"
-    config.write_text(f'[[auth.keys]]\nname = "checks"\nsha256 = "{digest(METRICS_KEY).hex()}"\nscope = "metrics"\n')
+    config = key_for_checks(folder)
     for name in ("vm1", "vm2"):
         (folder / name).mkdir()
     async with (
@@ -144,7 +151,9 @@ async def two_behind_haproxy(folder: Path, **settings: str) -> AsyncIterator[tup
         harness(folder / "vm2", settings, cluster=cluster, config=config, host="vm2", wait=False) as two,
     ):
         await two.until_metric("stackd_standby", 1)
-        async with haproxy(folder, one, two) as url:
+        async with haproxy(folder, one.port, two.port) as url:
+            for at in (one, two):  # HAProxy uses both until two checks have failed
+                await at.until_at_least("stackd_http_requests_total", 3, route="/owner")
             yield one, two, url
 
 
@@ -179,3 +188,23 @@ async def test_haproxy_sends_reads_to_the_owner_also_while_a_brake_keeps_it_from
         last = (await one.create())["stack_id"]
         await events.content.readuntil(last.encode())
     assert not [record for record in caplog.records if getattr(record, "route", "") == "/owner"]
+
+
+async def test_a_request_waits_in_haproxy_for_an_owner_that_restarts(tmp_path: Path) -> None:
+    """While stackd restarts, systemd holds its socket: connections are made, and nobody answers, as with a SIGSTOP."""
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        env = environment(tmp_path, cluster, STACKD_CONFIG=str(key_for_checks(tmp_path)))
+        async with daemon(env) as (process, at), haproxy(tmp_path, int(at.rpartition(":")[2]), free_port()) as url:
+
+            async def found() -> bool:
+                try:
+                    return await status(url, "/stats") == 200
+                except aiohttp.ClientError:  # it does not listen yet
+                    return False
+
+            await eventually(found, pause=0.1)
+            process.send_signal(signal.SIGSTOP)
+            asking = [asyncio.create_task(status(url, "/stats")) for _ in range(5)]
+            await asyncio.sleep(RESTART_SECONDS)
+            process.send_signal(signal.SIGCONT)
+            assert await asyncio.gather(*asking) == [200] * 5

@@ -393,8 +393,8 @@ SYSTEM: Mapping[tuple[str, str], Operation] = {
         answers={
             200: ResponseDoc(about="It does.", schema="Ready", examples={"ready": {"status": "ready"}}),
             503: ResponseDoc(
-                about="Something does not: Kubernetes is unreachable, silent, uncertain or lacks the node ports, the file cannot "
-                "be written, or a brake is on.",
+                about="Something does not: Kubernetes is unreachable, silent, uncertain or lacks the node ports, no "
+                "NetworkPolicy protects the stacks, the file cannot be written, or a brake is on.",
                 schema={"anyOf": [{"$ref": "#/components/schemas/NotReady"}, {"$ref": "#/components/schemas/Error"}]},
                 examples={"not ready": examples.NOT_READY},
                 headers=("Retry-After",),
@@ -419,7 +419,8 @@ SYSTEM: Mapping[tuple[str, str], Operation] = {
         id="owner",
         tag=OPERATOR,
         summary="Who owns the stacks?",
-        about="What the Lease says, and what this stackd is: the owner, or a standby that answers everything else with 503.",
+        about="What the Lease says, and what this stackd is: the owner, or a standby that answers everything else with 503. "
+        "Load balancers choose the stackd whose `role` is `owner`; a key of scope `metrics` is enough.",
         answers={200: ResponseDoc(about="The owner.", schema="Owner")},
     ),
     ("POST", "/takeover"): Operation(
