@@ -115,6 +115,13 @@ async def run(env: dict[str, str], *arguments: str) -> tuple[int, str]:
     return process.returncode or 0, out.decode() + err.decode()
 
 
+def replace_owner(cluster: EmbeddedCluster) -> None:
+    """Let vm9 take the Lease, which it never renews."""
+    lease = cluster.store.of(LEASES).get("stacks", "stackd-default")
+    spec = lease.obj["spec"] | {"holderIdentity": "vm9/0123456789abcdef"}
+    cluster.store.update(lease, metadata=lease.obj["metadata"] | {"annotations": {}}, spec=spec)
+
+
 async def test_an_owner_that_was_replaced_stands_by_in_the_same_process_and_at_the_same_address(tmp_path: Path) -> None:
     """Before, it ended with 1, and only a service manager started it again."""
     async with (
@@ -122,10 +129,7 @@ async def test_an_owner_that_was_replaced_stands_by_in_the_same_process_and_at_t
         daemon(environment(tmp_path, cluster, STACKD_CLUSTER__LEASE_DURATION="1s")) as (process, url),
         aiohttp.ClientSession(headers={"X-API-KEY": KEY}) as session,
     ):
-        lease = cluster.store.of(LEASES).get("stacks", "stackd-default")
-        spec = lease.obj["spec"] | {"holderIdentity": "vm9/0123456789abcdef"}
-        metadata = lease.obj["metadata"] | {"annotations": {}}
-        cluster.store.update(lease, metadata=metadata, spec=spec)
+        replace_owner(cluster)
 
         async def role() -> str:
             async with session.get(f"{url}/owner") as answer:

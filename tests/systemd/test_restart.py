@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from tests.api.test_process import replace_owner
 from tests.systemd.load import under_load
 from tests.systemd.service import UNIT, Service
 
@@ -47,3 +48,15 @@ async def _restarts(service: Service) -> None:
     for number in range(RESTARTS):
         await asyncio.sleep(0.3 if number else 0)
         await service.do("systemctl", "restart", UNIT)
+
+
+async def test_an_owner_that_was_replaced_stands_by_and_a_restart_keeps_its_socket(service: Service) -> None:
+    assert service.cluster is not None
+    before = await service.state()
+    replace_owner(service.cluster)
+    after = await service.until(lambda state: state["StatusText"] == "standby: vm9 owns the stacks")
+    for name in ("ActiveState", "SubState", "MainPID", "NRestarts"):
+        assert after[name] == before[name], after
+    assert (await service.call("GET", "/owner")).json["role"] == "standby"
+    await service.do("systemctl", "restart", UNIT)
+    assert (await service.call("GET", "/owner")).json["role"] == "standby"
