@@ -286,7 +286,7 @@ async def test_whoever_loses_the_stacks_amid_a_change_promises_nothing_of_it(at:
     assert at.rows(f"SELECT 1 FROM stacks WHERE {INTENDED[verb]}"), "it was begun"
 
 
-WAITS_FOR_A_READ = {"delete": 2, "stop": 2, "restart": 0}
+WAITS_FOR_A_READ = {"delete": 2, "stop": 1, "restart": 0}
 """How many deletes are answered before the first GET of the pod, for which each verb waits."""
 
 
