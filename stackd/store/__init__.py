@@ -7,12 +7,11 @@ store         ``Store.open``; the content of the open file, and its upkeep
 stacks        ``store.stacks``: the memory view, and all operations on stacks
 rows          the rows of stacks and their node ports, and the building blocks of all operations on them
 reservations  the operations that give a create its stack (new or from a pool)
-ports         ``store.ports``: how many node ports are held and free, and the operations on them
+ports         ``store.ports``: which node ports are free, how many, and the operations on them
 changes       the operations on a living stack
 adoption      the operations that adopt what the cluster's records say and the file lacks
 jobs, timeline, claims    batch-delete jobs, the events of each stack, Idempotency-Keys
 identity      ``store.meta``; whose stacks the file holds, and how far its history goes
-port_pool     the pool of free node ports that the writer keeps in memory
 transaction   what an operation works with, and how it becomes a method
 writer        the thread that commits all waiting operations together
 file, companions, schema  opening, checking, migrating and copying the file; the files beside it; its format

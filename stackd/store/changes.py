@@ -295,7 +295,6 @@ def _take_again(tx: Transaction, stack: Stack) -> None:
                 f"{stack.stack_id} gave its ports back when its pod ended, and another stack has node port"
                 f" {port.node_port} by now; create a new stack"
             ) from exc
-        tx.ports.hold(port.node_port)
 
 
 def _note(tx: Transaction, stack_id: str, kind: EventKind, by: str, message: str = "") -> None:

@@ -46,7 +46,7 @@ class StoreOptions:
     ``busy_timeout``   seconds to wait for another process's lock (a SQLite shell, for example)
     ``ballast_bytes``  space reserved on the disk so that deletes work while the disk is full; 0 for none
     ``max_pages``      the largest size of the file; beyond it, the file behaves as on a full disk
-    ``choose``         picks the index of the free port to propose, given their number; random by default
+    ``shuffle``        decides the order in which free ports are tried
     """
 
     quarantine: float = 600.0
@@ -54,7 +54,7 @@ class StoreOptions:
     ballast_bytes: int = 8 * 1024 * 1024
     max_pages: int | None = None
     migrations: tuple[Migration, ...] = MIGRATIONS
-    choose: Callable[[int], int] = random.randrange
+    shuffle: Callable[[list[int]], None] = random.shuffle
 
 
 def follow_links(path: Path) -> Path:

@@ -1,40 +1,95 @@
-"""The node ports of stacks: how many are held and free, and the operations that hold, replace and release them.
+"""The node ports of stacks: which are free, and the operations that replace and release them.
 
-Owns: a stack holds each of its ports by the primary key of ``node_ports``; the pool (``port_pool``) only proposes.
+Owns: which ports may be handed out. The table ``node_ports`` says which stacks hold some of them; what is set aside
+because somebody else in the cluster uses it, and what is outside the cluster's own range, are facts in memory.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+import random
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 from stackd.errors import NoNodePort
-from stackd.model import EventKind, PortMapping, PortRange, Stack, TimelineEvent
+from stackd.model import NODE_PORTS_REMEDY, EventKind, PortMapping, PortRange, Stack, TimelineEvent
 from stackd.store import rows, timeline
-from stackd.store.port_pool import PortCounts
 from stackd.store.transaction import Submit, Table, Transaction, id_array, operation
 
 PORT_REPLACED = "NodePortReplaced"
 
 
-def propose(tx: Transaction) -> int:
-    """Take a free port from the pool. Raises ``NoNodePort``."""
-    port = tx.ports.take()
-    if port is None:
-        raise NoNodePort(tx.ports.why_none())
-    return port
+class PortRules:
+    """Which ports of the ``configured`` range may be handed out. The writer's thread changes it, anyone may read it.
+
+    A rollback does not undo these facts about the cluster.
+    """
+
+    def __init__(
+        self,
+        configured: PortRange,
+        *,
+        quarantine: float,
+        monotonic: Callable[[], float],
+        shuffle: Callable[[list[int]], None] = random.shuffle,
+    ) -> None:
+        self.usable = configured
+        self._configured = configured
+        self._cluster: PortRange | None = None
+        self._quarantine = quarantine
+        self._monotonic = monotonic
+        self._shuffle = shuffle
+        self._aside: dict[int, float] = {}
+        self.to_try: list[int] = []
+
+    def limit(self, cluster: PortRange) -> None:
+        """Only ports of the cluster's own range are usable from now on."""
+        self._cluster = cluster
+        self.usable = self._configured.common(cluster)
+        self.to_try = []
+
+    def set_aside(self, port: int) -> None:
+        """Do not hand out ``port`` for the quarantine period, whoever holds it now."""
+        self._aside = {one: self._aside[one] for one in self.aside()} | {port: self._monotonic() + self._quarantine}
+        self.to_try = []
+
+    def aside(self) -> frozenset[int]:
+        """The ports that are set aside now."""
+        now = self._monotonic()
+        return frozenset(port for port, until in self._aside.items() if until > now)
+
+    def refill(self, held: Collection[int]) -> None:
+        """Begin to try, in random order, the usable ports that are not ``held``."""
+        self.to_try = sorted(set(range(self.usable.first, self.usable.last + 1)).difference(held, self.aside()))
+        self._shuffle(self.to_try)
+
+    def why_none(self) -> str:
+        """The message when no port is available."""
+        usable, configured, cluster = self.usable, self._configured, self._cluster
+        if cluster is not None and not usable:
+            return f"no node port is available: {configured.mismatch(cluster)}; {NODE_PORTS_REMEDY}"
+        held = f"all {len(usable)} node ports in {usable} are in use"
+        if usable == configured:
+            return f"{held}; delete stacks or widen stacks.node_port_min/max"
+        rest = f"the rest of {configured} is outside the cluster's own range, {cluster}"
+        return f"{held}, and {rest}; delete stacks, or {NODE_PORTS_REMEDY}"
 
 
-def hold(tx: Transaction, stack_id: str, port: PortMapping) -> PortMapping:
-    """Hold the proposed port, or another one if the constraint refuses it."""
-    while True:
-        try:
-            tx.run(rows.INSERT_NODE_PORT, (port.node_port, stack_id))
-        except sqlite3.IntegrityError:
-            port = replace(port, node_port=propose(tx))  # the refused port stays held in the pool
-        else:
-            return port
+def find_free(tx: Transaction, wanted: int) -> list[int]:
+    """So many random free ports. Raises ``NoNodePort`` if there are fewer.
+
+    The table decides. It is read as a whole only once the ports that were free then have been tried.
+    """
+    free: list[int] = []
+    while len(free) < wanted:
+        if not tx.ports.to_try:
+            held = {port for (port,) in tx.rows(rows.ALL_NODE_PORTS)}
+            tx.ports.refill(held.union(free))
+        if not tx.ports.to_try:
+            raise NoNodePort(tx.ports.why_none())
+        port = tx.ports.to_try.pop()
+        if not tx.row(rows.IS_HELD, (port,)):
+            free.append(port)
+    return free
 
 
 def replace_port(tx: Transaction, stack_id: str, taken: int) -> Stack:
@@ -45,13 +100,11 @@ def replace_port(tx: Transaction, stack_id: str, taken: int) -> Stack:
     """
     stack = rows.find_live(tx, stack_id)
     tx.ports.set_aside(taken)
-    if not tx.run(rows.DELETE_NODE_PORT, (taken, stack_id)):
+    if taken not in rows.held(stack):
         return stack  # already replaced: a repeated call changes nothing
-    tx.ports.put(taken)
-    ports = tuple(
-        hold(tx, stack_id, replace(port, node_port=propose(tx))) if port.node_port == taken else port
-        for port in stack.ports
-    )
+    (other,) = find_free(tx, 1)
+    tx.run(rows.REPLACE_NODE_PORT, (other, taken))
+    ports = tuple(replace(port, node_port=other) if port.node_port == taken else port for port in stack.ports)
     after = replace(stack, ports=ports)
     if stack.accepted:
         message = ports_replaced(stack.ports, after.ports)
@@ -89,40 +142,35 @@ def release(tx: Transaction, ids: Iterable[str]) -> list[Stack]:
     return rows.save(tx, [replace(stack, ports_held=False) for stack in ended])
 
 
-class PortsView:
-    """How many node ports are held, free, and set aside for a while."""
+class Ports(Table):
+    """The node ports of all stacks: how many are held, free, and set aside for a while; and the operations."""
 
-    def __init__(self, counts: PortCounts, monotonic: Callable[[], float]) -> None:
-        self._counts = counts
-        self._monotonic = monotonic
+    def __init__(self, rules: PortRules, stacks: Iterable[Stack], submit: Submit) -> None:
+        super().__init__(submit)
+        self._rules = rules
+        self._held = {port for stack in stacks for port in rows.held(stack)}
 
     @property
     def used(self) -> int:
         """How many ports stacks hold, inside the range or not."""
-        return self._counts.used
+        return len(self._held)
 
     @property
     def free(self) -> int:
         """How many ports are free."""
-        return self._counts.free + len(self._counts.due) - self.quarantined
+        usable = self._rules.usable
+        return len(usable) - sum(usable.first <= port <= usable.last for port in self._held) - self.quarantined
 
     @property
     def quarantined(self) -> int:
         """How many ports are set aside because somebody else in the cluster uses them."""
-        now = self._monotonic()
-        return sum(1 for due in self._counts.due if due > now)
+        return sum(port in self._rules.usable for port in self._rules.aside() - self._held)
 
-    def publish(self, counts: PortCounts) -> None:
-        """Apply a committed group."""
-        self._counts = counts
-
-
-class Ports(PortsView, Table):
-    """The node ports of all stacks: how many are held and free, and the operations."""
-
-    def __init__(self, counts: PortCounts, monotonic: Callable[[], float], submit: Submit) -> None:
-        PortsView.__init__(self, counts, monotonic)
-        Table.__init__(self, submit)
+    def follow(self, before: Stack | None, after: Stack | None) -> None:
+        """Count the ports of a stack that has changed."""
+        if before is None or after is None or (before.ports, before.ports_held) != (after.ports, after.ports_held):
+            self._held.difference_update(() if before is None else rows.held(before))
+            self._held.update(() if after is None else rows.held(after))
 
     replace = operation(replace_port)
     limit = operation(limit_ports)

@@ -26,7 +26,7 @@ from stackd.model import (
 )
 from stackd.store import claims, rows, timeline
 from stackd.store.claims import Claim
-from stackd.store.ports import hold, propose
+from stackd.store.ports import find_free
 from stackd.store.transaction import Transaction
 
 FROM_POOL = "FromPool"
@@ -75,13 +75,11 @@ def reserve(
         check_labels(tx, new.labels, label_limits)
     _check_max_stacks(tx, max_stacks)
     ports = tuple(
-        PortMapping(container_port=port.container_port, protocol=port.protocol, node_port=propose(tx))
-        for port in new.target_ports
+        PortMapping(container_port=port.container_port, protocol=port.protocol, node_port=free)
+        for port, free in zip(new.target_ports, find_free(tx, len(new.target_ports)), strict=True)
     )
     stack = rows.insert(tx, _fresh(new, ports))
-    held = tuple(hold(tx, stack.stack_id, port) for port in ports)
-    if held != ports:
-        (stack,) = rows.save(tx, [replace(stack, ports=held)])
+    rows.hold_ports(tx, stack)
     if claim is not None:
         claims.insert(tx, replace(claim, stack_id=new.stack_id))
     return tx.put_stack(stack)
@@ -139,8 +137,11 @@ def check(
     if labels and label_limits:
         check_labels(tx, labels, label_limits)
     _check_max_stacks(tx, max_stacks)
-    if tx.ports.counts().free < ports and not tx.row(rows.ANY_UNASSIGNED):
-        raise NoNodePort(tx.ports.why_none())
+    try:
+        find_free(tx, ports)
+    except NoNodePort:
+        if not tx.row(rows.ANY_UNASSIGNED):
+            raise
 
 
 def check_labels(

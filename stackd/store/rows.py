@@ -70,9 +70,10 @@ DELETE_STACKS = "DELETE FROM stacks WHERE stack_id IN (SELECT value FROM json_ea
 
 # The primary key decides which stack holds a node port (invariant 2).
 ALL_NODE_PORTS = "SELECT node_port FROM node_ports"
+IS_HELD = "SELECT 1 FROM node_ports WHERE node_port = ?"
 INSERT_NODE_PORT = "INSERT INTO node_ports (node_port, stack_id) VALUES (?, ?)"
-DELETE_NODE_PORT = "DELETE FROM node_ports WHERE node_port = ? AND stack_id = ?"
-DELETE_NODE_PORTS_OF = "DELETE FROM node_ports WHERE stack_id IN (SELECT value FROM json_each(?)) RETURNING node_port"
+REPLACE_NODE_PORT = "UPDATE node_ports SET node_port = ? WHERE node_port = ?"
+DELETE_NODE_PORTS_OF = "DELETE FROM node_ports WHERE stack_id IN (SELECT value FROM json_each(?))"
 
 INSERT_REMOVED = (
     "INSERT OR IGNORE INTO removed_stacks (stack_id, removed_at)"
@@ -255,12 +256,15 @@ def purge_removed(tx: Transaction, before: int, limit: int) -> int:
 
 def give_back_ports(tx: Transaction, array: str) -> None:
     """Free the node ports of these stacks; ``array`` is an ``id_array``."""
-    for (port,) in tx.rows(DELETE_NODE_PORTS_OF, (array,)):
-        tx.ports.put(port)
+    tx.run(DELETE_NODE_PORTS_OF, (array,))
 
 
 def hold_ports(tx: Transaction, stack: Stack) -> None:
     """Hold the node ports of the stack's record, if it holds any. Raises IntegrityError if another stack has one."""
-    for port in stack.ports if stack.ports_held else ():
-        tx.run(INSERT_NODE_PORT, (port.node_port, stack.stack_id))
-        tx.ports.hold(port.node_port)
+    for port in held(stack):
+        tx.run(INSERT_NODE_PORT, (port, stack.stack_id))
+
+
+def held(stack: Stack) -> list[int]:
+    """The node ports that the stack holds."""
+    return [port.node_port for port in stack.ports] if stack.ports_held else []

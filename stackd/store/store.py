@@ -1,6 +1,6 @@
 """The open state file: a memory view for immediate reads, and operations that are durable when they return.
 
-Owns: opening and closing a state file, with its lock, port pool, writer thread and view, in the right order. Does not
+Owns: opening and closing a state file, with its lock, writer thread and view, in the right order. Does not
 know Kubernetes or HTTP, nor why an operation is called. Everything belongs to the event loop on which the file was
 opened.
 """
@@ -22,8 +22,7 @@ from stackd.store.companions import Ballast, FileLock, companion
 from stackd.store.file import StoreOptions, damaged, follow_links, open_file
 from stackd.store.identity import FileIdentity, Meta
 from stackd.store.jobs import Jobs
-from stackd.store.port_pool import PortPool
-from stackd.store.ports import Ports
+from stackd.store.ports import PortRules, Ports
 from stackd.store.stacks import Stacks, StacksView
 from stackd.store.timeline import Timeline
 from stackd.store.transaction import Counters, Transaction
@@ -44,7 +43,7 @@ class LoadedState:
     path: Path
     lock: FileLock
     connection: sqlite3.Connection
-    ports: PortPool
+    ports: PortRules
     ballast: Ballast
     stacks: list[Stack]
     jobs: list[Job]
@@ -74,8 +73,6 @@ def _load_locked(path: Path, lock: FileLock, clock: Clock, node_ports: PortRange
     ballast = Ballast(path, options.ballast_bytes)
     connection = _open(path, ballast, options)
     try:
-        ports = PortPool(node_ports, quarantine=options.quarantine, monotonic=clock.monotonic, choose=options.choose)
-        ports.load(port for (port,) in connection.execute(rows.ALL_NODE_PORTS))
         stacks = [rows.from_row(row) for row in connection.execute(rows.ALL_STACKS)]
         loaded_jobs = _jobs(connection)
         file_identity = FileIdentity.from_meta(dict(connection.execute(identity.ALL_META)), lock.lock_id)
@@ -94,7 +91,7 @@ def _load_locked(path: Path, lock: FileLock, clock: Clock, node_ports: PortRange
         path=path,
         lock=lock,
         connection=connection,
-        ports=ports,
+        ports=PortRules(node_ports, quarantine=options.quarantine, monotonic=clock.monotonic, shuffle=options.shuffle),
         ballast=ballast,
         stacks=stacks,
         jobs=loaded_jobs,
@@ -169,7 +166,8 @@ class Store:
         submit = self._writer.submit
         self.stacks = Stacks(loaded.stacks, submit, lambda: self._writer.pending)
         self.assigned = StacksView(stack for stack in loaded.stacks if not stack.unassigned)
-        self.ports = Ports(loaded.ports.counts(), clock.monotonic, submit)
+        self.ports = Ports(loaded.ports, loaded.stacks, submit)
+        self.stacks.subscribe(self.ports.follow)
         self.jobs = Jobs(loaded.jobs, submit)
         self.timeline = Timeline(submit)
         self.claims = Claims(submit)
@@ -288,8 +286,6 @@ class Store:
 
     def _publish(self, group: CommitGroup) -> None:
         self._sequence = max(self._sequence, group.sequence)
-        if group.ports is not None:
-            self.ports.publish(group.ports)
         self.jobs.publish(group.jobs)
         self.assigned.publish((name, None if one is None or one.unassigned else one) for name, one in group.stacks)
         self.stacks.publish(group.stacks)

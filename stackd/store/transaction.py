@@ -1,4 +1,4 @@
-"""What an operation works with: the write connection, the port pool, and the list of its changes.
+"""What an operation works with: the write connection, the rules for ports, and the list of its changes.
 
 Owns: counting statements, and staging changed records until the commit is durable. Operations are plain functions
 ``(Transaction, …) -> result``. They may run twice (after a full disk), so they must have no other side effects.
@@ -11,11 +11,13 @@ import sqlite3
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from stackd.metrics import Histogram
 from stackd.model import Job, Stack
-from stackd.store.port_pool import PortPool
+
+if TYPE_CHECKING:
+    from stackd.store.ports import PortRules
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -62,7 +64,7 @@ class Transaction:
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, counters: Counters, ports: PortPool, now: int, *, tight: bool = False
+        self, connection: sqlite3.Connection, counters: Counters, ports: PortRules, now: int, *, tight: bool = False
     ) -> None:
         self._connection = connection
         self._counters = counters
@@ -120,7 +122,7 @@ class Transaction:
             raise
 
     def isolated(self, operation: Callable[[Transaction], T], savepoint: str) -> T:
-        """Run the operation in a savepoint. If it raises, all its changes are undone, those of the port pool, too."""
+        """Run the operation in a savepoint. If it raises, all its changes are undone."""
         staged = self._staged()
         self._connection.execute(f"SAVEPOINT {savepoint}")
         try:
@@ -134,14 +136,13 @@ class Transaction:
         self._connection.execute(f"RELEASE {savepoint}")
         return result
 
-    def _staged(self) -> tuple[int, int, int]:
-        return len(self.stacks), len(self.jobs), self.ports.mark()
+    def _staged(self) -> tuple[int, int]:
+        return len(self.stacks), len(self.jobs)
 
-    def _unstage(self, stacks: int, jobs: int, ports: int) -> None:
-        """Forget what was staged since then, and undo what was done to the port pool."""
+    def _unstage(self, stacks: int, jobs: int) -> None:
+        """Forget what was staged since then."""
         del self.stacks[stacks:]
         del self.jobs[jobs:]
-        self.ports.undo(ports)
 
 
 class Submit(Protocol):

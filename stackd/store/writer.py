@@ -23,7 +23,7 @@ from stackd.errors import StoreError, StoreUnavailable
 from stackd.model import Job, Stack
 from stackd.store import failures, identity, transaction
 from stackd.store.companions import Ballast, OpenFiles, ReplacedError
-from stackd.store.port_pool import PortCounts, PortPool
+from stackd.store.ports import PortRules
 from stackd.store.transaction import OPERATION, Counters, Transaction
 
 T = TypeVar("T")
@@ -60,7 +60,6 @@ class CommitGroup:
     outcomes: list[Outcome] = field(default_factory=list)
     stacks: list[tuple[str, Stack | None]] = field(default_factory=list)
     jobs: list[tuple[str, Job | None]] = field(default_factory=list)
-    ports: PortCounts | None = None
     sequence: int = 0
 
 
@@ -70,7 +69,7 @@ class WriterParts:
 
     path: Path
     connection: sqlite3.Connection
-    ports: PortPool
+    ports: PortRules
     ballast: Ballast
     clock: Clock
     sequence: int = 0
@@ -274,7 +273,8 @@ class Writer:
             parts.connection.execute(begin)
             outcomes = [self._apply(tx, call) for call in calls]
             if len(calls) == 1 and outcomes[0][2] is not None:
-                return self._without_trace(outcomes)
+                self._roll_back()
+                return CommitGroup(outcomes=outcomes)
             if tx.unclean:
                 self._roll_back()
                 parts.connection.execute(begin)
@@ -296,21 +296,12 @@ class Writer:
         if tight and writes:
             self._begin_log_anew()
             self._files.remember()
-        parts.ports.settle()
         self._sequence += decided
         sequence = self._sequence if decided else 0
-        return CommitGroup(
-            outcomes=outcomes, stacks=tx.stacks, jobs=tx.jobs, ports=parts.ports.counts(), sequence=sequence
-        )
-
-    def _without_trace(self, outcomes: list[Outcome]) -> CommitGroup:
-        """Roll back a transaction whose only operation has failed."""
-        self._roll_back()
-        return CommitGroup(outcomes=outcomes, ports=self._parts.ports.counts())
+        return CommitGroup(outcomes=outcomes, stacks=tx.stacks, jobs=tx.jobs, sequence=sequence)
 
     def _roll_back(self) -> None:
         """Undo everything since the transaction began."""
-        self._parts.ports.undo(0)
         if self._parts.connection.in_transaction:
             self._parts.connection.execute(transaction.ROLLBACK)
 

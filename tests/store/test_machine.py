@@ -45,7 +45,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.path = Path(self.folder.name) / "stackd.db"
         self.runner = asyncio.Runner()
         self.clock = TestClock()
-        self.options = replace(IMPATIENT, choose=random.Random(0).randrange)
+        self.options = replace(IMPATIENT, shuffle=random.Random(0).shuffle)
         self.expected: dict[str, Stack] = {}
         self.removed: set[str] = set()
         self.jobs = 0

@@ -9,7 +9,6 @@ import pytest
 from stackd.errors import NoNodePort, StackNotFound
 from stackd.model import DeleteReason, PortRange
 from stackd.store import Store
-from stackd.store.port_pool import PortPool
 from tests.store.building import TestClock, accepted, new_stack, open_store, stack_id
 
 
@@ -103,13 +102,12 @@ async def test_ports_outside_of_a_range_that_shrank_stay_held_and_do_not_come_ba
     await store.close()
 
 
-async def test_the_constraint_decides_where_the_pool_is_wrong(path: Path) -> None:
+async def test_the_table_says_which_ports_are_free(path: Path) -> None:
     store = await open_store(path, ports=(31001, 31003))
     await store.stacks.reserve(new_stack(1))
     behind = sqlite3.connect(path, isolation_level=None)
     free = {31001, 31002, 31003} - set(ports_of(store))
-    wrong = min(free)
-    behind.execute("INSERT INTO node_ports VALUES (?, ?)", (wrong, stack_id(1)))
+    behind.execute("INSERT INTO node_ports VALUES (?, ?)", (min(free), stack_id(1)))
     behind.close()
     stack = await store.stacks.reserve(new_stack(2))
     assert stack.ports[0].node_port == max(free)
@@ -118,24 +116,20 @@ async def test_the_constraint_decides_where_the_pool_is_wrong(path: Path) -> Non
     await store.close()
 
 
-def test_taking_a_port_does_not_scan_the_range() -> None:
-    now = 0.0
-    pool = PortPool(PortRange(1, 60_000), quarantine=10, monotonic=lambda: now)
-    pool.load(range(1, 59_990))
-    taken = {pool.take() for _ in range(11)}
-    assert taken == set(range(59_990, 60_001))
-    assert pool.take() is None
-
-
-def test_what_a_rolled_back_operation_held_is_free_again_and_what_it_freed_is_held() -> None:
-    pool = PortPool(PortRange(1, 3), quarantine=10, monotonic=lambda: 0.0)
-    pool.load([1])
-    mark = pool.mark()
-    pool.put(1)
-    assert {pool.take(), pool.take(), pool.take()} == {1, 2, 3}
-    pool.undo(mark)
-    assert (pool.counts().used, pool.counts().free) == (1, 2)
-    assert {pool.take(), pool.take()} == {2, 3}
+async def test_a_rolled_back_operation_and_a_check_lose_no_port(path: Path) -> None:
+    store = await open_store(path, ports=(31001, 31003))
+    for _ in range(3):
+        with pytest.raises(NoNodePort):
+            await store.stacks.reserve(new_stack(1, ports=4))
+        await store.stacks.check({}, ports=3)
+    await store.stacks.reserve(new_stack(1, ports=3))
+    await store.stacks.remove([stack_id(1)])
+    assert sorted(port.node_port for port in (await store.stacks.reserve(new_stack(2, ports=3))).ports) == [
+        31001,
+        31002,
+        31003,
+    ]
+    await store.close()
 
 
 async def test_only_what_the_cluster_has_of_the_range_is_handed_out(path: Path) -> None:
