@@ -75,7 +75,7 @@ echo "Source: stackd" >"$work/debian/control"
 libraries=$(cd "$work" && find debian/stackd -name '*.so' -print0 | sort -z | xargs -0 dpkg-shlibdeps -O 2>shlibdeps.log) \
   || complain "dpkg-shlibdeps: $(tail -n 3 "$work/shlibdeps.log")"
 libraries=${libraries#shlibs:Depends=}
-formats=$(run -c 'from stackd.store.schema import MIGRATIONS; print(len(MIGRATIONS))')
+formats=$(run -c 'from stackd.store.schema import FORMAT; print(FORMAT)')
 
 # links within the package, and to the distribution's Python, by relative paths
 ln -sfn ../lib/stackd/bin/stackd "$root/usr/bin/stackd"

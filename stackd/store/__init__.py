@@ -14,7 +14,7 @@ jobs, timeline, claims    batch-delete jobs, the events of each stack, Idempoten
 identity      ``store.meta``; whose stacks the file holds, and how far its history goes
 transaction   what an operation works with, and how it becomes a method
 writer        the thread that commits all waiting operations together
-file, companions, schema  opening, checking, migrating and copying the file; the files beside it; its format
+file, companions, schema  opening, checking, converting and copying the file; the files beside it; its format
 failures      errors from SQLite's result codes
 """
 

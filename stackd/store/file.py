@@ -1,10 +1,10 @@
-"""Creates, checks, opens, migrates, summarizes and copies the state file.
+"""Creates, checks, opens, converts, summarizes and copies the state file.
 
 Owns: creation (under another name, then renamed, so that a crash never leaves a partial file), the checks that keep
-stackd from using a damaged, foreign or newer file, the pragmas, and migration, which keeps a copy. Never creates a new
-file in the place of an existing one. Owns, too, backups: a consistent copy, whether or not the daemon runs, as one
-self-contained file (no write-ahead log) of mode 0600, complete or absent. To restore one: stop stackd, copy it to
-``state.path``, start stackd.
+stackd from using a damaged, foreign or newer file, the pragmas, and the conversion of an earlier format, which keeps a
+copy. Never creates a new file in the place of an existing one. Owns, too, backups: a consistent copy, whether or not
+the daemon runs, as one self-contained file (no write-ahead log) of mode 0600, complete or absent. To restore one: stop
+stackd, copy it to ``state.path``, start stackd.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import os
 import random
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,6 @@ from stackd.files import create_private
 from stackd.store import failures, identity, rows, schema
 from stackd.store.companions import companion, sync_folder
 from stackd.store.identity import FileIdentity
-from stackd.store.schema import MIGRATIONS, Migration
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +52,6 @@ class StoreOptions:
     busy_timeout: float = 2.0
     ballast_bytes: int = 8 * 1024 * 1024
     max_pages: int | None = None
-    migrations: tuple[Migration, ...] = MIGRATIONS
     shuffle: Callable[[list[int]], None] = random.shuffle
 
 
@@ -82,7 +80,7 @@ def open_file(path: Path, options: StoreOptions) -> sqlite3.Connection:
         if path.exists():
             _check_header(path)
         else:
-            _create(path, options.migrations)
+            _create(path)
         return _connect_checked(path, options)
     except sqlite3.Error as exc:
         if failures.is_full(exc):
@@ -98,10 +96,10 @@ def _connect_checked(path: Path, options: StoreOptions) -> sqlite3.Connection:
     connection = _connect(path, options.busy_timeout)
     try:
         _check_identity(connection, path)
-        _check_version(connection, path, options.migrations)
+        _check_version(connection, path)
         _check_pages(connection, path)
         _set_pragmas(connection, path, options.max_pages)
-        _migrate(connection, path, options.migrations)
+        _convert(connection, path)
     except BaseException:
         connection.close()
         raise
@@ -113,7 +111,7 @@ def _connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
 
 
-def _create(path: Path, migrations: Sequence[Migration]) -> None:
+def _create(path: Path) -> None:
     for suffix in ("-wal", "-journal"):
         if companion(path, suffix).exists():
             raise StoreError(
@@ -126,7 +124,7 @@ def _create(path: Path, migrations: Sequence[Migration]) -> None:
     os.close(create_private(fresh))
     connection = _connect(fresh, 0)
     try:
-        schema.create(connection, migrations)
+        schema.create(connection)
     finally:
         connection.close()
     os.rename(fresh, path)
@@ -168,12 +166,17 @@ def _check_identity(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _check_version(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> None:
+def _check_version(connection: sqlite3.Connection, path: Path) -> None:
     version = schema.version_of(connection)
-    if version > len(migrations):
+    if version > schema.FORMAT:
         raise StoreError(
-            f"the state file {path} has format {version}, and this stackd knows formats up to {len(migrations)}:"
+            f"the state file {path} has format {version}, and this stackd knows formats up to {schema.FORMAT}:"
             f" run the newer stackd that wrote it, or restore a copy made before the upgrade"
+        )
+    if version < schema.OLDEST:
+        raise StoreError(
+            f"the state file {path} has format {version}, and this stackd converts formats from {schema.OLDEST} on:"
+            f" {_ADVICE}"
         )
 
 
@@ -197,12 +200,11 @@ def _set_pragmas(connection: sqlite3.Connection, path: Path, max_pages: int | No
         connection.execute(f"PRAGMA max_page_count = {max_pages}")
 
 
-def _migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> None:
+def _convert(connection: sqlite3.Connection, path: Path) -> None:
     version = schema.version_of(connection)
-    if version == len(migrations):
-        return
-    backup_file(path, companion(path, f".v{version}-before-v{len(migrations)}.bak"), force=True)
-    schema.migrate(connection, migrations)
+    if version != schema.FORMAT:
+        backup_file(path, companion(path, f".v{version}-before-v{schema.FORMAT}.bak"), force=True)
+        schema.convert(connection)
 
 
 def damaged(path: Path, why: str) -> StoreError:
@@ -248,10 +250,6 @@ def require_own_file(path: str, *, namespace: str, instance: str) -> None:
 def _summary(reader: sqlite3.Connection) -> FileSummary:
     values = dict(reader.execute(identity.ALL_META).fetchall())
     (stacks,) = reader.execute(rows.COUNT_STACKS).fetchone()
-    if identity.NAMESPACE not in values:
-        namespaces = [row[0] for row in reader.execute(rows.NAMESPACES).fetchall()]
-        if len(namespaces) == 1:  # a file of an earlier stackd, before its migration
-            values[identity.NAMESPACE] = namespaces[0]
     return FileSummary(identity=FileIdentity.from_meta(values), stacks=stacks)
 
 

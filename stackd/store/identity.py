@@ -116,7 +116,7 @@ def begin(tx: Transaction, namespace: str, instance: str) -> None:
     if contradiction:
         _begin_history(tx, incomplete=True)
     elif not known.file_id:
-        # A file of an earlier stackd has no id, and is complete if it has stacks. An empty one may replace a lost file.
+        # A file that `stackd rebuild` has filled has no id, and is complete. An empty one may replace a lost file.
         _begin_history(tx, incomplete=known.incomplete or not stacks)
     for key, value in ((NAMESPACE, namespace), (INSTANCE, instance), (EPOCH, str(known.epoch + 1))):
         put(tx, key, value)

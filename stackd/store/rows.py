@@ -58,7 +58,6 @@ POD_SPECS = "SELECT stack_id, pod_spec FROM stacks WHERE stack_id IN (SELECT val
 COUNT_STACKS = "SELECT count(*) FROM stacks"
 ANY_UNASSIGNED = "SELECT 1 FROM stacks WHERE unassigned = 1 LIMIT 1"
 COUNT_ASSIGNED = "SELECT (SELECT count(*) FROM stacks) - (SELECT count(*) FROM stacks WHERE unassigned = 1)"
-NAMESPACES = "SELECT DISTINCT namespace FROM stacks LIMIT 2"
 INSERT_STACK = f"INSERT INTO stacks ({COLUMNS}) VALUES ({', '.join('?' * len(_COLUMN_OF))})"
 INSERT_LABELS = (
     "INSERT OR IGNORE INTO stack_labels (key, value, stack_id) SELECT lower(key), lower(value), ? FROM json_each(?)"

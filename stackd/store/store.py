@@ -52,7 +52,7 @@ class LoadedState:
 
 
 def load(path: Path, *, clock: Clock, node_ports: PortRange, options: StoreOptions) -> LoadedState:
-    """Lock, check, open, migrate and read the file; creates it if there is none. Raises ``StoreError``.
+    """Lock, check, open, convert and read the file; creates it if there is none. Raises ``StoreError``.
 
     Links are followed first, so that lock, log and copies are beside the real file, whatever name leads to it.
     """

@@ -12,7 +12,7 @@ import pytest
 
 import stackd
 from stackd.config.settings import settings
-from stackd.store.schema import MIGRATIONS
+from stackd.store.schema import FORMAT
 from tests.package.conftest import Built
 from tests.package.debian import field, run
 
@@ -94,7 +94,7 @@ def test_the_scripts_name_no_host_and_fetch_nothing(deb: Path) -> None:
         script = control(deb, name)
         assert "://" not in script
         assert not re.search(r"\b(pip|curl|wget|apt|apt-get)\b", script)
-    assert f"\nformats={len(MIGRATIONS)}\n" in control(deb, "preinst")
+    assert f"\nformats={FORMAT}\n" in control(deb, "preinst")
 
 
 def test_the_scripts_are_what_a_plain_shell_understands(deb: Path, tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ async def test_an_older_package_is_refused_over_a_newer_file_and_the_newer_one_g
     await service.start()
     await service.create()
     before = (await service.state())["MainPID"]
-    # the newer format is only in the WAL so far, as after a migration
+    # the newer format is only in the WAL so far, as after a conversion
     known = await service.do(
         "/usr/bin/python3",
         "-c",

@@ -12,10 +12,9 @@ import pytest
 from stackd.clock import boot_id
 from stackd.errors import StoreError
 from stackd.model import DeleteReason, EventKind, StackStatus
-from stackd.store import Extension, Start, Store, schema
+from stackd.store import Extension, Start, Store
 from stackd.store.file import read_summary
-from tests.store.building import HOUR, START, TestClock, accepted, back_up, new_stack, open_store, seen, stack_id
-from tests.store.test_schema import PORT
+from tests.store.building import HOUR, accepted, back_up, new_stack, open_store, seen, stack_id
 
 
 async def test_a_file_gets_an_id_once_and_each_process_counts(path: Path) -> None:
@@ -173,52 +172,6 @@ async def test_what_a_file_says_is_read_while_it_is_in_use(store: Store, path: P
     assert (summary.identity.file_id, summary.identity.namespace) == (first.file_id, "stacks")
     assert summary.identity.contradiction("arena", "default")
     assert read_summary(path.with_name("none.db")) is None
-
-
-def older(path: Path, *namespaces: str) -> None:
-    """A file in the second format, with a stack in each of the namespaces."""
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        schema.create(connection, schema.MIGRATIONS[:2])
-        for number, namespace in enumerate(namespaces):
-            connection.execute(
-                "INSERT INTO stacks VALUES (?, ?, 'kind: Pod', ?, 'running', 1, 2, ?, 100, 200, 'worker', NULL,"
-                " '', '', '{}', 1, 0, 1, NULL, NULL, 'pod', 'service', 'running', 0)",
-                (stack_id(number), namespace, PORT, START + HOUR),
-            )
-        connection.execute("INSERT INTO meta VALUES ('cluster_uid', 'u')")
-        connection.commit()
-
-
-async def test_a_file_of_an_earlier_stackd_is_complete_and_knows_its_namespace(path: Path) -> None:
-    older(path, "stacks")
-    summary = read_summary(path)
-    assert summary is not None
-    assert summary.identity.contradiction("arena", "default") == 'stacks.namespace is "stacks", not "arena"'
-    store = await open_store(path)
-    assert (store.identity.namespace, store.identity.cluster_uid) == ("stacks", "u")
-    begun = await store.begin("stacks", "second")
-    assert not begun.incomplete
-    assert (begun.instance, begun.epoch, begun.sequence) == ("second", 1, 0)
-    await store.close()
-
-
-async def test_the_copy_made_before_the_migration_is_known_as_one_when_it_comes_back(path: Path) -> None:
-    older(path, "stacks")
-    store = await open_store(path)
-    await store.begin("stacks", "default")
-    await store.close()
-    copy = path.with_name(f"stackd.db.v2-before-v{len(schema.MIGRATIONS)}.bak")
-    shutil.move(copy, path)
-    again = await open_store(path, TestClock())
-    assert (await again.begin("stacks", "default")).incomplete
-    await again.close()
-
-
-async def test_a_file_of_stacks_in_several_namespaces_does_not_say_one(path: Path) -> None:
-    older(path, "one", "two")
-    store = await open_store(path)
-    assert store.identity.namespace == ""
-    await store.close()
 
 
 def test_what_is_no_state_file_says_so(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""After any sequence of operations, batches, failures and restarts, view, table and port pool agree.
+"""After any sequence of operations, batches, failures and restarts, view and table agree.
 
 Hypothesis repeats a sequence to shrink it, and must reach the same state each time. So ports are drawn from a seed, a
 test sets the clock, and what is submitted together shares one commit even on a busy machine.

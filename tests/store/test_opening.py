@@ -64,7 +64,7 @@ async def test_the_file_is_run_as_sqlite_should_be(store: Store, path: Path) -> 
     with contextlib.closing(sqlite3.connect(path)) as reader:
         assert reader.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert reader.execute("PRAGMA application_id").fetchone() == (schema.APPLICATION_ID,)
-        assert reader.execute("PRAGMA user_version").fetchone() == (len(schema.MIGRATIONS),)
+        assert reader.execute("PRAGMA user_version").fetchone() == (schema.FORMAT,)
         strict = dict(reader.execute("SELECT name, strict FROM pragma_table_list WHERE schema = 'main'"))
     tables = {
         "stacks",
@@ -157,15 +157,6 @@ async def test_a_database_of_another_application_is_left_alone(path: Path) -> No
     with contextlib.closing(sqlite3.connect(path)) as other:
         other.execute("CREATE TABLE stacks (anything)")
     assert "is a SQLite file of another application" in await refusal(path)
-
-
-async def test_a_newer_file_is_refused_with_both_versions(path: Path) -> None:
-    await prepared(path)
-    newer = len(schema.MIGRATIONS) + 6
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute(f"PRAGMA user_version = {newer}")
-    message = await refusal(path)
-    assert re.search(rf"has format {newer}, and this stackd knows formats up to {newer - 6}", message)
 
 
 async def test_a_lost_file_whose_log_is_still_there_is_not_replaced_by_a_new_one(path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ from stackd.errors import Conflict, LabelLimitReached, StackNotFound, Unavailabl
 from stackd.model import DeleteReason, EventKind, Stack, StackStatus
 from stackd.store import Assignment, Extension, Store
 from stackd.store.adoption import renewed
-from stackd.store.schema import MAYBE_GIVEN, MIGRATIONS
 from tests.store.building import HOUR, START, TestClock, accepted, claim, new_stack, open_store, seen, stack_id
 from tests.unit.lifecycle.situations import STACK
 
@@ -234,19 +231,6 @@ async def test_an_undone_assignment_frees_the_key_whose_answer_was_never_sent(tm
     assert await store.stacks.assign(wanted(0), claim=claim(), answer=lambda stack: b"{}") is not None
     await store.stacks.mark_deleting([stack_id(0)], DeleteReason.UNDO)
     assert await store.stacks.assign(wanted(1), claim=claim(), answer=lambda stack: b"{}") is not None
-    await store.close()
-
-
-async def test_what_an_earlier_version_kept_for_whoever_may_have_it_is_a_clients(tmp_path: Path) -> None:
-    path = tmp_path / "file.db"
-    store = await open_store(path)
-    row = await pooled(store)
-    await store.close()
-    with closing(sqlite3.connect(path, isolation_level=None)) as before:
-        before.execute("UPDATE stacks SET digest = NULL")
-        before.execute(f"PRAGMA user_version = {MIGRATIONS.index(MAYBE_GIVEN)}")
-    store = await open_store(path)
-    assert store.assigned.get(row.stack_id) == replace(row, digest=None, unassigned=False)
     await store.close()
 
 
