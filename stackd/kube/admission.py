@@ -17,10 +17,12 @@ KINDS_OF_STACKS: Final = (
     ("coordination.k8s.io", "v1", ("leases",)),
 )
 CONTROLLERS: Final = ("system:kube-controller-manager", "system:kube-scheduler")
-"""They collect garbage, drain lost nodes, and make room for pods of a higher priority. None creates an object of a stack,
-but what others tell it to: a ReplicaSet's pod would have the labels of the ReplicaSet."""
+"""They collect garbage, drain lost nodes, and make room for pods of a higher priority. They neither create nor adopt an
+object of a stack, unless somebody's ReplicaSet has its labels: it would get the stack's connections, or end the stack."""
 CONTROLLER_GROUPS: Final = ("system:nodes", "system:serviceaccounts:kube-system")
 """Kubelets delete the pods that have ended; the controllers may have an account each."""
+_OWNERS: Final = "(has({0}.metadata.ownerReferences) ? size({0}.metadata.ownerReferences) : 0)"
+_ADOPTED: Final = f"{_OWNERS.format('object')} > {_OWNERS.format('oldObject')}"
 _KEPT: Final = ("spec", "data", "binaryData", "metadata.labels", "metadata.finalizers", "metadata.ownerReferences")
 
 
@@ -31,8 +33,9 @@ def policy_spec(instance: str, user: str) -> dict[str, Any]:
     conditions = {
         "of-a-stack": f"[object, oldObject].exists(one, one != null && ({_is_ours(instance)}))",
         "not-by-stackd": f"request.userInfo.username != '{user}'",
-        "not-by-the-cluster": f"request.operation == 'CREATE' || !(request.userInfo.username in {list(CONTROLLERS)} || "
-        f"(has(request.userInfo.groups) && request.userInfo.groups.exists(group, group in {list(CONTROLLER_GROUPS)})))",
+        "not-by-the-cluster": f"request.operation == 'CREATE' || (request.operation == 'UPDATE' && {_ADOPTED}) || "
+        f"!(request.userInfo.username in {list(CONTROLLERS)} || (has(request.userInfo.groups) && "
+        f"request.userInfo.groups.exists(group, group in {list(CONTROLLER_GROUPS)})))",
         "not-by-an-administrator": "!authorizer.group('admissionregistration.k8s.io')"
         f".resource('{POLICIES}').check('delete').allowed()",
     }

@@ -44,11 +44,14 @@ KINDS_OF_STACKS = sorted(SPECS)
 
 @dataclass(frozen=True, slots=True)
 class Users:
-    """Three callers: the administrator, stackd's account, and one with every right in the namespace of the stacks."""
+    """The administrator, stackd's account, and two with every right in the namespace of the stacks: somebody's, and one
+    as the controllers have.
+    """
 
     admin: Administrator
     stackd: Administrator
     other: Administrator
+    controller: Administrator
     namespace: str
 
     def call(self, verb: str, kind: str, name: str, **more: Any) -> KubeRequest:
@@ -92,20 +95,21 @@ async def users(tmp_path: Path) -> AsyncIterator[Users]:
         objects = documents(site)
         for one in [*objects, *_everything_in(namespace)]:
             await admin.apply(one)
-            if "namespace" not in one["metadata"]:
+            if one["metadata"].get("namespace") != namespace:
                 stack.push_async_callback(_remove, admin, one)
 
-        async def user(account: str) -> Administrator:
+        async def user(account: str, where: str = namespace) -> Administrator:
             document = yaml.safe_load(Path(os.environ[VARIABLE]).read_text())
             for each in document["users"]:
-                each["user"] = {"token": await admin.token(namespace, account, 3600)}
+                each["user"] = {"token": await admin.token(where, account, 3600)}
             path = tmp_path / account
             path.write_text(yaml.safe_dump(document))
             connected = await Administrator.connect(replace(target, kubeconfig=str(path)))
             stack.push_async_callback(connected.close)
             return connected
 
-        found = Users(admin, await user("stackd"), await user("other"), namespace)
+        controller = await user(namespace, "kube-system")
+        found = Users(admin, await user("stackd"), await user("other"), controller, namespace)
 
         async def in_force() -> bool:
             try:
@@ -124,13 +128,13 @@ def _everything_in(namespace: str) -> list[dict[str, Any]]:
     rules = [
         {"apiGroups": [""], "resources": resources, "verbs": WRITES},
         {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": WRITES},
-        {"apiGroups": ["apps"], "resources": ["replicasets"], "verbs": WRITES},
     ]
     metadata = {"name": "other", "namespace": namespace}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "other"}
-    subjects = [{"kind": "ServiceAccount", **metadata}]
+    accounts = [metadata, {"name": namespace, "namespace": "kube-system"}]
+    subjects = [{"kind": "ServiceAccount", **one} for one in accounts]
     return [
-        {**KINDS["serviceaccounts"].type_meta, "metadata": metadata},
+        *({**KINDS["serviceaccounts"].type_meta, "metadata": one} for one in accounts),
         {**KINDS["roles"].type_meta, "metadata": metadata, "rules": rules},
         {**KINDS["rolebindings"].type_meta, "metadata": metadata, "roleRef": role, "subjects": subjects},
     ]
@@ -138,8 +142,12 @@ def _everything_in(namespace: str) -> list[dict[str, Any]]:
 
 async def _remove(admin: Administrator, one: dict[str, Any]) -> None:
     (kind,) = [plural for plural, kind in KINDS.items() if kind.name == one["kind"]]
+    metadata = one["metadata"]
+    call = KubeRequest(
+        verb="delete", resource=kind, namespace=metadata.get("namespace", ""), name=metadata["name"], body=b"{}"
+    )
     with contextlib.suppress(ObjectNotFound):
-        await admin.answer(KubeRequest(verb="delete", resource=kind, name=one["metadata"]["name"], body=b"{}"))
+        await admin.answer(call)
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_STACKS)
@@ -224,23 +232,20 @@ async def test_no_other_pod_gets_the_traffic_of_a_stacks_port(users: Users, inst
         await users.patch(users.other, "pods", {"metadata": {"labels": taken}})
 
 
-async def test_a_controller_makes_no_pod_of_a_stack(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(KINDS, "replicasets", Kind(name="ReplicaSet", api_version="apps/v1"))
-    template = {"metadata": {"labels": LABELS}, **SPECS["pods"]}
-    spec = {"replicas": 1, "selector": {"matchLabels": LABELS}, "template": template}
-    monkeypatch.setitem(SPECS, "replicasets", {"spec": spec})
-    await users.create(users.other, "replicasets")
-    status: dict[str, Any] = {}
-
-    async def tried() -> bool:
-        status.update((await users.admin.answer(users.call("get", "replicasets", "one")))["status"])
-        return "conditions" in status or bool(status.get("replicas"))
-
-    await eventually(tried, pause=0.2)
-    assert [DENIED in one["message"] for one in status.get("conditions", ())] == [True], status
+async def test_the_clusters_controllers_may_end_an_object_but_neither_make_nor_adopt_one(users: Users) -> None:
+    """Whoever may create a ReplicaSet has its controller create pods, and adopt and delete those that match."""
+    owner = [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "one", "uid": "one", "controller": True}]
+    for kind in KINDS_OF_STACKS:
+        with pytest.raises(StackdError, match=DENIED):
+            await users.create(users.controller, kind, labels=LABELS)
+        await users.create(users.stackd, kind, labels=LABELS, finalizers=["example.org/stays"])
+        with pytest.raises(StackdError, match=DENIED):
+            await users.patch(users.controller, kind, {"metadata": {"ownerReferences": owner}})
+        await users.patch(users.controller, kind, {"metadata": {"finalizers": None}})
+        await users.delete(users.controller, kind)
 
 
-async def test_the_api_server_finds_no_mistake_in_the_policy(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_api_server_finds_no_mistake_in_the_policy(users: Users) -> None:
     call = KubeRequest(verb="get", resource=POLICIES, name=f"stackd-default-{users.namespace}")
     status: dict[str, Any] = {}
 
