@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,14 +96,13 @@ async def doomed_node(wire: Wire) -> str:
 Prepare = Callable[[Wire], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Scene:
-    """What is done before a recorded request, and who sends it."""
+    """What is done before a recorded request, and who sends it; `namespace`: whether `rec` exists."""
 
     prepare: tuple[Prepare, ...] = ()
     token: str = ADMIN
     namespace: bool = True
-    """Whether the namespace `rec` exists."""
 
 
 def played(*names: str) -> Prepare:
@@ -163,85 +162,34 @@ async def baseline(wire: Wire) -> None:
     await wire.patch("/api/v1/namespaces/rec", {"metadata": {"labels": labels}})
 
 
-async def compacted(wire: Wire) -> None:
-    """Compact the history: older versions are no longer available."""
-    wire.cluster.faults.compact()
+def _scenes() -> Iterator[tuple[Scene, str]]:
+    limits, quota = played("limitrange-create"), played("quota-create")
+    services = played("service-create-201", "service-create-201-allocated")
+    yield Scene(token=WEAK), "access-review-no nodes-list-403-rbac pod-create-403-rbac pods-list-403-rbac"
+    yield Scene(token=WEAK), "token-request-403-rbac"
+    yield Scene(token=BAD), "pods-list-401"
+    yield Scene(namespace=False), "namespace-create namespace-get-404 pod-create-404-namespace"
+    yield Scene((limits,)), "pod-create-403-limitrange-max pod-create-403-limitrange-max-two"
+    yield Scene((limits,)), "pod-create-403-limitrange-min"
+    yield Scene((baseline,)), "pod-create-403-podsecurity"
+    yield Scene((quota_measured,)), "pod-create-403-quota"
+    yield Scene((quota,)), "pod-create-403-quota-must-specify"
+    yield Scene((terminating,)), "pod-create-403-terminating"
+    yield Scene((played("node-create"),)), "node-delete-200"
+    yield Scene((played("pod-create-201"),)), "pod-create-409"
+    yield Scene((pods("badimage"),)), "pod-delete-200-grace pod-log-400-not-started"
+    yield Scene((pods("exit1"),)), "pod-delete-409-uid pod-log-200"
+    yield Scene((pods("ok"),)), "pod-delete-200-grace0"
+    yield Scene((on_lost_nodes,)), "pod-log-404-node pod-log-500-kubelet-away"
+    yield Scene((waiting,)), "pod-patch-422-uid"
+    yield Scene((pods(*SETTLED),)), "pods-list-labels pods-list-page1"
+    yield Scene((services, quota)), "service-create-403-quota-nodeports"
+    yield Scene((services,)), "service-create-409 service-create-422-port-allocated service-create-udp-same-port"
+    yield Scene((services,)), "service-delete-200"
+    yield Scene((owner,)), "service-create-owned"
+    for name in SETTLED:
+        yield Scene((pods(name),)), f"pod-get-{name}"
 
 
-_LIMITS, _QUOTA = played("limitrange-create"), played("quota-create")
-_SERVICES = played("service-create-201", "service-create-201-allocated")
-_ALL = pods(*SETTLED)
-
-SCENES: dict[str, Scene] = {
-    "access-review-no": Scene(token=WEAK),
-    "access-review-yes": Scene(),
-    "limitrange-create": Scene(),
-    "namespace-create": Scene(namespace=False),
-    "namespace-create-409": Scene(),
-    "namespace-delete": Scene(),
-    "namespace-get-404": Scene(namespace=False),
-    "namespace-kube-system": Scene(),
-    "networkpolicies-list": Scene(),
-    "node-create": Scene(),
-    "node-delete-200": Scene(prepare=(played("node-create"),)),
-    "node-get-404": Scene(),
-    "nodes-list-403-rbac": Scene(token=WEAK),
-    "pod-create-201": Scene(),
-    "pod-create-400-strict": Scene(),
-    "pod-create-400-type": Scene(),
-    "pod-create-403-limitrange-max": Scene(prepare=(_LIMITS,)),
-    "pod-create-403-limitrange-max-two": Scene(prepare=(_LIMITS,)),
-    "pod-create-403-limitrange-min": Scene(prepare=(_LIMITS,)),
-    "pod-create-403-podsecurity": Scene(prepare=(baseline,)),
-    "pod-create-403-quota": Scene(prepare=(quota_measured,)),
-    "pod-create-403-quota-must-specify": Scene(prepare=(_QUOTA,)),
-    "pod-create-403-rbac": Scene(token=WEAK),
-    "pod-create-403-terminating": Scene(prepare=(terminating,)),
-    "pod-create-404-namespace": Scene(namespace=False),
-    "pod-create-409": Scene(prepare=(played("pod-create-201"),)),
-    "pod-create-422-image": Scene(),
-    "pod-create-422-name": Scene(),
-    "pod-create-bad-image": Scene(),
-    "pod-create-dryrun": Scene(),
-    "pod-create-invalid-image": Scene(),
-    "pod-create-unschedulable": Scene(),
-    "pod-delete-200-grace": Scene(prepare=(pods("badimage"),)),
-    "pod-delete-200-grace0": Scene(prepare=(pods("ok"),)),
-    "pod-delete-404": Scene(),
-    "pod-delete-409-uid": Scene(prepare=(pods("exit1"),)),
-    "pod-get-404": Scene(),
-    "pod-get-badimage": Scene(prepare=(pods("badimage"),)),
-    "pod-get-exit0": Scene(prepare=(pods("exit0"),)),
-    "pod-get-exit1": Scene(prepare=(pods("exit1"),)),
-    "pod-get-invalidimage": Scene(prepare=(pods("invalidimage"),)),
-    "pod-get-nocmd": Scene(prepare=(pods("nocmd"),)),
-    "pod-get-nosecret": Scene(prepare=(pods("nosecret"),)),
-    "pod-get-ok": Scene(prepare=(pods("ok"),)),
-    "pod-get-oom": Scene(prepare=(pods("oom"),)),
-    "pod-get-toobig": Scene(prepare=(pods("toobig"),)),
-    "pod-log-200": Scene(prepare=(pods("exit1"),)),
-    "pod-log-400-not-started": Scene(prepare=(pods("badimage"),)),
-    "pod-log-404-node": Scene(prepare=(on_lost_nodes,)),
-    "pod-log-500-kubelet-away": Scene(prepare=(on_lost_nodes,)),
-    "pod-patch-422-uid": Scene(prepare=(waiting,)),
-    "pods-list-401": Scene(token=BAD),
-    "pods-list-403-rbac": Scene(token=WEAK),
-    "pods-list-empty": Scene(),
-    "pods-list-labels": Scene(prepare=(_ALL,)),
-    "pods-list-page1": Scene(prepare=(_ALL,)),
-    "quota-create": Scene(),
-    "service-create-201": Scene(),
-    "service-create-201-allocated": Scene(),
-    "service-create-403-quota-nodeports": Scene(prepare=(_SERVICES, _QUOTA)),
-    "service-create-409": Scene(prepare=(_SERVICES,)),
-    "service-create-422-port-allocated": Scene(prepare=(_SERVICES,)),
-    "service-create-422-port-range": Scene(),
-    "service-create-owned": Scene(prepare=(owner,)),
-    "service-create-udp-same-port": Scene(prepare=(_SERVICES,)),
-    "service-delete-200": Scene(prepare=(_SERVICES,)),
-    "service-delete-404": Scene(),
-    "token-request-201": Scene(),
-    "token-request-403-rbac": Scene(token=WEAK),
-    "token-request-404": Scene(),
-    "token-request-422": Scene(),
-}
+SCENES = {name: scene for scene, names in _scenes() for name in names.split()}
+"""Recording → how it is replayed; the others need no preparation."""

@@ -1,0 +1,228 @@
+"""What the recordings do not show of the API, and what stackd's tests would not miss if the double were kinder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stackd.embedded import ManualClock, NodeSpec, Rule, User, everything
+from stackd.embedded.nodes import new_node
+from stackd.quantity import parse
+from tests.embedded.wire import Json, Wire, fast, pod, running, service
+
+MAPS, PODS, SERVICES, QUOTAS = (
+    f"/api/v1/namespaces/rec/{kind}" for kind in ("configmaps", "pods", "services", "resourcequotas")
+)
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/rec/leases"
+TOKENS = "/api/v1/namespaces/rec/serviceaccounts/own/token"
+
+
+async def add(wire: Wire, name: str, **labels: str) -> str:
+    answer = await wire.post(MAPS, {"metadata": {"name": name, "labels": labels}})
+    version: str = answer.body["metadata"]["resourceVersion"]
+    return version
+
+
+def names(body: Json) -> list[str]:
+    return [item["metadata"]["name"] for item in body["items"]]
+
+
+async def test_an_object_that_leaves_the_selector_is_deleted_and_one_that_enters_is_added(wire: Wire) -> None:
+    version = await add(wire, "a", team="red")
+    async with wire.watching(f"{MAPS}?watch=1&resourceVersion={version}&labelSelector=team%3Dred") as watched:
+        await wire.post("/api/v1/namespaces/default/configmaps", {"metadata": {"name": "b", "labels": {"team": "red"}}})
+        for team in ("blue", "green", "red"):
+            await wire.patch(f"{MAPS}/a", {"metadata": {"labels": {"team": team}}})
+        events = [await watched.next(), await watched.next()]
+    assert [(one["type"], one["object"]["metadata"]["labels"]) for one in events] == [
+        ("DELETED", {"team": "red"}),
+        ("ADDED", {"team": "red"}),
+    ]
+    assert int(events[0]["object"]["metadata"]["resourceVersion"]) == int(version) + 2
+
+
+async def test_a_version_older_than_the_history_is_gone() -> None:
+    async with running(fast(watch_cache_size=3)) as wire:
+        version = await add(wire, "a")
+        for name in "bcde":
+            await add(wire, name)
+        events = await wire.watch_all(f"{MAPS}?watch=1&resourceVersion={version}")
+        assert [(event["type"], event["object"]["code"]) for event in events] == [("ERROR", 410)]
+
+
+async def test_bookmarks_come_only_when_asked_for() -> None:
+    async with running(fast(bookmark_interval=0.02)) as wire:
+        version = await add(wire, "a")
+        path = f"{MAPS}?watch=1&resourceVersion={version}&timeoutSeconds=1"
+        events = await wire.watch_all(f"{path}&allowWatchBookmarks=true")
+        assert {event["type"] for event in events} == {"BOOKMARK"}
+        assert events[0]["object"]["metadata"] == {"resourceVersion": version}
+        assert await wire.watch_all(path) == []
+
+
+async def test_a_patch_that_changes_nothing_makes_no_new_version_and_a_spec_stays(wire: Wire) -> None:
+    await wire.make_pod(labels={"a": "1", "b": "2"}, nodeSelector={"no": "where"})
+    before = await wire.until_pod("one", lambda body: "conditions" in body["status"])
+    after = await wire.patch(f"{PODS}/one", {"metadata": {"labels": {"a": "1"}}})
+    assert after.body["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+    assert (await wire.patch(f"{PODS}/one", {"metadata": {"labels": {"a": None}}})).body["metadata"]["labels"] == {
+        "b": "2"
+    }
+    assert (await wire.patch(f"{PODS}/one", {"spec": {"hostname": "other"}})).status == 422
+    for kind in ("application/json", "application/json-patch+json"):
+        assert (await wire.call("PATCH", f"{PODS}/one", {}, kind=kind)).status == 415
+
+
+async def test_quantities_are_canonical_and_no_finer_than_a_thousandth(wire: Wire) -> None:
+    limits = {"cpu": "0.1u", "memory": "1024Mi", "ephemeral-storage": "1000000"}
+    body = await wire.make_pod(resources={"limits": limits})
+    canonical = {"cpu": "1m", "memory": "1Gi", "ephemeral-storage": "1M"}
+    assert body["spec"]["containers"][0]["resources"] == {"limits": canonical, "requests": canonical}
+
+
+@pytest.mark.parametrize("memory", ["1Gi", "1000000", "24581684Ki"])
+def test_no_node_reports_round_amounts(memory: str) -> None:
+    status = new_node(NodeSpec(name="n", memory=memory, cpu="1930m"), 0)["status"]
+    reported = status["allocatable"]["memory"]
+    assert reported.endswith("Ki") or not reported.endswith("i")
+    assert 0 <= parse(reported).whole - parse(memory).whole <= 4096
+    assert (status["capacity"]["cpu"], status["allocatable"]["cpu"]) == ("2", "1930m")
+
+
+async def test_a_dry_run_keeps_nothing_and_as_in_kubernetes_1_36_does_not_check_the_port_range(wire: Wire) -> None:
+    assert (await wire.post(f"{PODS}?dryRun=All", pod("one"))).status == 201
+    assert (await wire.get(f"{PODS}/one")).status == 404
+    await wire.make_pod()
+    assert (await wire.post(f"{PODS}?dryRun=All", pod("one"))).status == 409
+    await wire.delete(f"{PODS}/one?dryRun=All")
+    assert (await wire.get(f"{PODS}/one")).status == 200
+    outside = service("svc-a", node_port=1)
+    assert (await wire.post(f"{SERVICES}?dryRun=All", outside)).status == 201
+    assert (await wire.post(SERVICES, outside)).status == 422
+
+
+async def test_node_ports_run_out_and_are_free_again_only_after_the_service() -> None:
+    async with running(fast(node_port_range=(30000, 30001))) as wire:
+        await wire.make_service("svc-a", node_port=30000)
+        await wire.make_service("svc-b")
+        answer = await wire.post(SERVICES, service("svc-c"))
+        assert (answer.status, answer.body["reason"]) == (500, "InternalError")
+        await wire.delete(f"{SERVICES}/svc-a")
+        await wire.make_service("svc-c", node_port=30000)
+
+
+async def test_a_changed_service_gives_back_its_old_port(wire: Wire) -> None:
+    await wire.make_service("svc-a", node_port=31001)
+    ports = [{"name": "p", "port": 80, "nodePort": 31002}]
+    await wire.patch(f"{SERVICES}/svc-a", {"spec": {"ports": ports}})
+    await wire.make_service("svc-b", node_port=31001)
+    assert (await wire.post(SERVICES, service("svc-c", node_port=31002))).status == 422
+    patch = {"spec": {"type": "ClusterIP", "ports": [{"name": "p", "port": 80, "nodePort": None}]}}
+    inner = (await wire.patch(f"{SERVICES}/svc-a", patch)).body["spec"]
+    assert (inner["type"], inner["ports"][0].get("nodePort")) == ("ClusterIP", None)
+    await wire.make_service("svc-c", node_port=31002)
+
+
+async def test_two_protocols_may_share_a_number_and_two_ports_may_not(wire: Wire) -> None:
+    ports = [{"name": f"p-{protocol.lower()}", "port": 53, "protocol": protocol} for protocol in ("TCP", "UDP")]
+    made = await wire.make_service("svc-dns", ports=[ports[0] | {"nodePort": 31053}, ports[1]])
+    assert [port["nodePort"] for port in made["spec"]["ports"]] == [31053, 31053]
+    twice = [{"name": f"p{number}", "port": number, "nodePort": 31055} for number in (80, 81)]
+    answer = await wire.post(SERVICES, service("svc-a", ports=twice))
+    assert answer.body["details"]["causes"][0]["field"] == "spec.ports[1].nodePort"
+
+
+async def test_dependents_go_after_their_owner_by_uid_and_only_when_the_last_is_gone() -> None:
+    clock = ManualClock()
+    async with running(fast(clock=clock)) as wire:
+        old = await wire.make_pod("owner")
+        await wire.delete(f"{PODS}/owner?gracePeriodSeconds=0")
+        owner, second = await wire.make_pod("owner"), await wire.make_pod("second")
+        await wire.make_service("svc-old", owner=old)  # of another pod of that name
+        await wire.make_service("svc-new", owner=owner)
+        await wire.make_service("svc-free")
+        uids = [one["metadata"] for one in (owner, second)]
+        both = [{"apiVersion": "v1", "kind": "Pod", "name": one["name"], "uid": one["uid"]} for one in uids]
+        await wire.patch(f"{SERVICES}/svc-new", {"metadata": {"ownerReferences": both}})
+        clock.advance(60)
+        assert names((await wire.get(SERVICES)).body) == ["svc-free", "svc-new"]
+        await wire.delete(f"{PODS}/owner?gracePeriodSeconds=0")
+        clock.advance(60)
+        assert (await wire.get(f"{SERVICES}/svc-new")).status == 200
+        orphan = {"gracePeriodSeconds": 0, "propagationPolicy": "Orphan"}
+        assert (await wire.delete(f"{PODS}/second", orphan)).status == 400
+        await wire.delete(f"{PODS}/second?gracePeriodSeconds=0")
+        clock.advance(60)
+        assert names((await wire.get(SERVICES)).body) == ["svc-free"]
+
+
+async def test_a_namespace_takes_everything_with_it() -> None:
+    async with running(fast(stop_delay=0.02)) as wire:
+        await wire.make_pod()
+        await wire.make_service()
+        await wire.until_pod("one", lambda body: body["status"]["phase"] == "Running")
+        assert (await wire.delete("/api/v1/namespaces/rec")).body["status"]["phase"] == "Terminating"
+        assert (await wire.delete("/api/v1/namespaces/rec")).status == 409
+        await wire.until_gone("/api/v1/namespaces/rec")
+        for kind in ("pods", "services"):
+            assert (await wire.get(f"/api/v1/{kind}")).body["items"] == []
+
+
+async def test_a_quota_counts_what_is_there_and_nothing_that_was_refused_or_has_ended(wire: Wire) -> None:
+    half = {"limits": {"cpu": "500m", "memory": "64Mi"}}
+    await wire.make_pod("before", resources=half)
+    hard = {"limits.cpu": "1", "limits.memory": "200Mi", "services.nodeports": "2"}
+    await wire.post(QUOTAS, {"metadata": {"name": "q"}, "spec": {"hard": hard}})
+
+    async def used() -> list[str]:
+        return list((await wire.get(f"{QUOTAS}/q")).body["status"]["used"].values())
+
+    await wire.make_pod("after", "x/exit0", resources=half)
+    assert (await wire.post(PODS, pod("third", resources=half))).status == 403
+    assert await used() == ["1", "128Mi", "0"]
+    await wire.until_pod("after", lambda body: body["status"]["phase"] == "Succeeded")
+    assert await used() == ["500m", "64Mi", "0"]
+    assert (await wire.post(PODS, pod("Bad Name", resources=half))).status == 422
+    await wire.delete(f"{PODS}/before?gracePeriodSeconds=0")
+    await wire.make_service("two", ports=[{"name": name, "port": number} for number, name in enumerate("ab", 80)])
+    assert (await wire.post(SERVICES, service("three"))).status == 403
+    await wire.make_service("inner", type="ClusterIP")
+    assert await used() == ["0", "0", "2"]
+
+
+def rule(verbs: str, resource: str, **more: Any) -> Rule:
+    return Rule(verbs=frozenset(verbs.split()), resources=frozenset({resource}), **more)
+
+
+async def test_a_rule_for_a_named_object_covers_the_list_and_the_watch_of_that_name_alone() -> None:
+    """Kubernetes does so: it takes the name from ``fieldSelector=metadata.name=…``."""
+    named = rule("get list watch", "leases", groups=frozenset({"coordination.k8s.io"}), names=frozenset({"ours"}))
+    users = (User(token="admin", name="admin", rules=(everything(),)), User(token="t", name="reader", rules=(named,)))
+    async with running(fast(users=users)) as admin:
+        wire = admin.as_user("t")
+        assert (await wire.get(f"{LEASES}?fieldSelector=metadata.name%3Dours")).status == 200
+        async with wire.watching(f"{LEASES}?watch=1&fieldSelector=metadata.name%3Dours") as watched:
+            assert watched.answer.status == 200
+        theirs, not_ours = "?fieldSelector=metadata.name%3Dtheirs", "?fieldSelector=metadata.name%21%3Dours"
+        for query in ("", "/theirs", theirs, not_ours, "?watch=1"):
+            assert (await wire.get(LEASES + query)).status == 403
+
+
+async def test_a_token_is_its_accounts_alone_until_it_expires() -> None:
+    clock, spec = ManualClock(), {"spec": {"expirationSeconds": 600}}
+    renew = rule("create", "serviceaccounts/token", names=frozenset({"own"}), namespace="rec")
+    account = User(token="first", name="system:serviceaccount:rec:own", rules=(renew, rule("list", "nodes")))
+    async with running(
+        fast(users=(account, User(token="o", name="system:serviceaccount:rec:other")), clock=clock)
+    ) as wire:
+        assert (await wire.post(TOKENS.replace("/own/", "/other/"), spec)).status == 403
+        token = (await wire.post(TOKENS, spec)).body["status"]["token"]
+        assert (await wire.as_user(token).get("/api/v1/nodes")).status == 200
+        assert (await wire.as_user(token).get(PODS)).status == 403
+        for forged in (token[:-2] + "xx", token.rpartition(".")[0] + ".", "a.b.c", f"{token}."):
+            assert (await wire.as_user(forged).get("/api/v1/nodes")).status == 401
+        async with running(fast(users=(account,))) as other:
+            assert (await other.as_user(token).get("/api/v1/nodes")).status == 401
+        clock.advance(601)
+        assert (await wire.as_user(token).get("/api/v1/nodes")).status == 401
