@@ -239,8 +239,7 @@ async def _start(stack: AsyncExitStack, daemon: Daemon, process: ProcessContext)
     context, config = daemon.context, daemon.context.config
     began = context.clock.monotonic()
     certificate = Certificate.of(config)
-    sockets, lasting = process.sockets(config)
-    listener = await prepare(daemon.api, sockets, lasting=lasting)
+    listener = await prepare(daemon.api, process.sockets(config), lasting=process.can_keep)
     daemon.port = listener.port
     stack.push_async_callback(_drain, daemon, listener, process)
     context.tasks.supervise("store", _watch_store(context.store))

@@ -93,7 +93,7 @@ install_files() {
   ln -sfn "$lib/bin/stackd" "$destdir$prefix/bin/stackd"
   install -d "$destdir$units/systemd/system"
   local unit
-  for unit in stackd.service stackd.socket stackd-backup.service stackd-backup.timer; do
+  for unit in stackd.service stackd-backup.service stackd-backup.timer; do
     sed -E "s#/usr/local/(bin|lib)/stackd#$prefix/\1/stackd#g" "systemd/$unit" >"$destdir$units/systemd/system/$unit"
   done
   install -Dm 644 systemd/stackd.sysusers.conf "$destdir$units/sysusers.d/stackd.conf"
@@ -137,9 +137,9 @@ settle() {
 }
 
 uninstall_stackd() {
-  if on_this_machine; then systemctl disable --quiet --now stackd{.socket,.service,-backup.timer} 2>/dev/null || true; fi
+  if on_this_machine; then systemctl disable --quiet --now stackd{.service,-backup.timer} 2>/dev/null || true; fi
   rm -rf "$destdir$lib"
-  rm -f "$destdir$prefix/bin/stackd" "$destdir$units/systemd/system/stackd"{,-backup}.{service,socket,timer} \
+  rm -f "$destdir$prefix/bin/stackd" "$destdir$units/systemd/system/stackd"{,-backup}.{service,timer} \
     "$destdir$units"/{sysusers,tmpfiles}.d/stackd.conf "$destdir$prefix/share/man/"{man1/stackd.1,man5/stackd-config.5} \
     "${completions[@]/#/$destdir$prefix/share/}"
   if on_this_machine; then systemctl daemon-reload; fi

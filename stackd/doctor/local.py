@@ -1,7 +1,7 @@
 """The daemon of this machine, and who listens where it should: its key goes to nobody else.
 
 Owns: reading the kernel's tables of listening sockets (``/proc/net/tcp``). While stackd is stopped, any user may listen on
-its port; so the socket must belong to root (a socket unit), to this process's user, or to the service's user.
+its port; so the socket must belong to root, to this process's user, or to the service's user.
 """
 
 from __future__ import annotations

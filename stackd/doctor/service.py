@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from stackd.config import Config
 
 SERVICE: Final = "stackd.service"
-SOCKET: Final = "stackd.socket"
 SECONDS: Final = 10.0
 _PROPERTIES: Final = (
     "LoadState", "ActiveState", "SubState", "Result", "NRestarts", "StatusText", "User",
@@ -55,7 +54,6 @@ class Unit:
     stale: bool
     started: float
     folder: str = ""
-    socket_waits: bool = False
 
 
 def find_unit() -> Unit | None:
@@ -63,10 +61,10 @@ def find_unit() -> Unit | None:
     found = _properties(SERVICE)
     if found.get("LoadState") != "loaded":
         return None
-    return read_unit(found, socket_waits=_properties(SOCKET).get("ActiveState") == "active")
+    return read_unit(found)
 
 
-def read_unit(found: Mapping[str, str], *, socket_waits: bool = False) -> Unit:
+def read_unit(found: Mapping[str, str]) -> Unit:
     """The unit from its properties, as ``systemctl show`` prints them."""
     return Unit(
         active=found.get("ActiveState", ""),
@@ -79,7 +77,6 @@ def read_unit(found: Mapping[str, str], *, socket_waits: bool = False) -> Unit:
         stale=found.get("NeedDaemonReload") == "yes",
         started=_seconds(found.get("ExecMainStartTimestamp", "")),
         folder=found.get("WorkingDirectory", "").lstrip("!-"),
-        socket_waits=socket_waits,
     )
 
 
@@ -152,8 +149,6 @@ def examine(unit: Unit, error: str) -> Iterator[Finding]:
         yield warn(ABOUT, f"it is starting: {unit.status}")
     elif unit.active in ("active", "reloading"):
         yield from _at_work(unit, why)
-    elif unit.socket_waits:
-        yield ok(ABOUT, "the first connection to stackd.socket starts it")
     elif unit.enabled:
         yield fail(ABOUT, f"it does not run{why}", "systemctl start stackd")
     else:
@@ -172,7 +167,7 @@ def _at_work(unit: Unit, why: str) -> Iterator[Finding]:
         yield warn(ABOUT, f"changed, but not in force until a restart: {waiting[0]}", "systemctl restart stackd")
     if unit.restarts:
         yield warn(ABOUT, f"it has ended and was restarted {unit.restarts} times{why}", "journalctl -u stackd")
-    if not unit.enabled and not unit.socket_waits:
+    if not unit.enabled:
         yield warn(ABOUT, "it does not start at boot", "systemctl enable stackd")
     if unit.status.startswith(("ready", "standby")):
         yield ok(ABOUT, unit.status)

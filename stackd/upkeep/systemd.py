@@ -1,8 +1,8 @@
 """What surrounds the process: the service manager, the sockets that it hands over, and where the configuration is read.
 
 Owns: the protocol with the manager (sd_notify, LISTEN_FDS, descriptor store); without a manager every call does
-nothing. Owns, too, which sockets are listened on: those of a socket unit first; then those that the manager kept over a
-restart, if they are still at the configured address; otherwise new ones, which the manager is asked to keep.
+nothing. Owns, too, which sockets are listened on: those that the manager kept over a restart, if they are still at the
+configured address; otherwise new ones, which the manager is asked to keep.
 """
 
 from __future__ import annotations
@@ -30,14 +30,6 @@ KEPT = "stackd-api"
 FIRST_DESCRIPTOR: Final = 3
 SEND_SECONDS: Final = 1.0
 """How long a send waits at most: the manager's queue may be full for a moment."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inherited:
-    """A listening socket that was handed over, and the manager's name for it."""
-
-    name: str
-    socket: socket.socket
 
 
 class Notifier:
@@ -113,27 +105,27 @@ class Notifier:
             log.warning("the service manager cannot be told %r: %s", message.partition("\n")[0], error)
 
 
-def inherited(environ: MutableMapping[str, str]) -> list[Inherited]:
-    """The listening sockets that were handed to this process; their variables are removed.
+def inherited(environ: MutableMapping[str, str]) -> tuple[socket.socket, ...]:
+    """Our own listening sockets, which the manager has kept for this process; their variables are removed.
 
     Anything else that was handed over is closed.
     """
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     names = environ.pop("LISTEN_FDNAMES", "").split(":")
     if pid != str(os.getpid()) or not count.isdecimal():
-        return []
-    found: list[Inherited] = []
-    for index in range(int(count)):
-        descriptor = FIRST_DESCRIPTOR + index
-        name = names[index] if index < len(names) else ""
-        listening = _listening(descriptor)
+        return ()
+    found: list[socket.socket] = []
+    for descriptor, name in enumerate(names[: int(count)], FIRST_DESCRIPTOR):
+        listening = _listening(descriptor) if name == KEPT else None
         if listening is None:
-            log.warning("descriptor %d (%s) that was handed over is not a listening socket", descriptor, name)
+            log.warning(
+                "descriptor %d (%s) that was handed over is none of stackd's listening sockets", descriptor, name
+            )
             with contextlib.suppress(OSError):
                 os.close(descriptor)
         else:
-            found.append(Inherited(name=name, socket=listening))
-    return found
+            found.append(listening)
+    return tuple(found)
 
 
 def _listening(descriptor: int) -> socket.socket | None:
@@ -163,7 +155,7 @@ class ProcessContext:
     """
 
     notifier: Notifier = field(default_factory=Notifier)
-    inherited: tuple[Inherited, ...] = ()
+    inherited: tuple[socket.socket, ...] = ()
     can_keep: bool = False
     again: Callable[[], LoadedConfig] | None = None
     handed_over: Path | None = None
@@ -176,41 +168,28 @@ class ProcessContext:
         room_for = environ.pop("FDSTORE", "")
         return cls(
             notifier=Notifier.from_environment(environ),
-            inherited=tuple(inherited(environ)),
+            inherited=inherited(environ),
             can_keep=room_for.isdecimal() and int(room_for) > 0,
             again=again,
             handed_over=handed_over(environ) if environ.get("CREDENTIALS_DIRECTORY") else None,
             stays=True,
         )
 
-    def sockets(self, config: Config) -> tuple[list[socket.socket], bool]:
-        """The sockets to listen on, and whether they outlive the process. Raises OSError if the address is taken."""
-        given = [each.socket for each in self.inherited if each.name != KEPT]
-        kept = self._kept(config, wanted=not given)
-        if given and not all(is_at(each, config) for each in given):
-            log.warning("server.host and server.port are ignored: the socket unit says where to listen")
-        if given or kept:
-            return self._copies(given or kept), True
+    def sockets(self, config: Config) -> list[socket.socket]:
+        """Copies, for one daemon, of the sockets to listen on. Raises OSError if the address is taken."""
+        if not self._own and all(is_at(each, config) for each in self.inherited):
+            self._own = [*self.inherited]
         if not self._own:
+            if self.inherited:
+                self.notifier.forget(KEPT)
+            for each in self.inherited:
+                each.close()
             self._own = listen(config)
             for each in self._own if self.can_keep else ():
                 self.notifier.keep(each, KEPT)
-        return self._copies(self._own), self.can_keep
+        return [each.dup() for each in self._own]
 
     def close(self) -> None:
         """Close the process's own sockets: no other daemon will listen on them here."""
         while self._own:
             self._own.pop().close()
-
-    def _copies(self, sockets: list[socket.socket]) -> list[socket.socket]:
-        """Copies for one daemon, which closes them; the sockets themselves if there will be no other daemon."""
-        return [each.dup() for each in sockets] if self.stays else sockets
-
-    def _kept(self, config: Config, *, wanted: bool) -> list[socket.socket]:
-        kept = [each.socket for each in self.inherited if each.name == KEPT]
-        if kept and not (wanted and all(is_at(each, config) for each in kept)):
-            self.notifier.forget(KEPT)
-            for each in kept:
-                each.close()
-            return []
-        return kept

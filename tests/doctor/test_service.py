@@ -29,8 +29,8 @@ ACTIVE = {
 }
 
 
-def unit(*, socket: bool = False, **properties: str) -> Unit:
-    return read_unit(ACTIVE | properties, socket_waits=socket)
+def unit(**properties: str) -> Unit:
+    return read_unit(ACTIVE | properties)
 
 
 def found(made: Unit, error: str = "") -> list[Finding]:
@@ -74,15 +74,11 @@ def test_a_service_that_ends_again_and_again_is_told_with_its_last_error(active:
 
 
 @pytest.mark.parametrize(
-    ("enabled", "socket", "level", "said"),
-    [
-        ("enabled", False, Level.FAIL, "it does not run"),
-        ("disabled", False, Level.WARN, "neither runs nor starts at boot"),
-        ("disabled", True, Level.OK, "the first connection to stackd.socket starts it"),
-    ],
+    ("enabled", "level", "said"),
+    [("enabled", Level.FAIL, "it does not run"), ("disabled", Level.WARN, "neither runs nor starts at boot")],
 )
-def test_a_service_that_does_not_run_is_told(enabled: str, socket: bool, level: Level, said: str) -> None:
-    finding = only(unit(ActiveState="inactive", SubState="dead", UnitFileState=enabled, socket=socket))
+def test_a_service_that_does_not_run_is_told(enabled: str, level: Level, said: str) -> None:
+    finding = only(unit(ActiveState="inactive", SubState="dead", UnitFileState=enabled))
     assert (finding.level, said in finding.what) == (level, True)
 
 

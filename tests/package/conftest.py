@@ -102,6 +102,6 @@ async def service(machine: Machine, deb: Path, tmp_path: Path) -> AsyncIterator[
         edit = f"[server]\nport = {service.api_port}\n[stacks]\nrequire_ingress_network_policy = false\n"
         machine.must("tee", "-a", "/etc/stackd/config.toml", stdin=edit)
         yield service
-        await service.try_to("systemctl", "stop", "stackd.socket", "stackd.service")
+        await service.try_to("systemctl", "stop", "stackd.service")
         if service.cluster is not None:
             await service.cluster.stop()

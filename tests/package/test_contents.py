@@ -49,7 +49,6 @@ def test_it_has_command_units_manual_page_and_completions(deb: Path) -> None:
         "usr/bin/stackd",
         "usr/lib/stackd/bin/hand-over",
         "usr/lib/systemd/system/stackd.service",
-        "usr/lib/systemd/system/stackd.socket",
         "usr/lib/systemd/system/stackd-backup.service",
         "usr/lib/systemd/system/stackd-backup.timer",
         "usr/lib/sysusers.d/stackd.conf",

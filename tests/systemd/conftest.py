@@ -56,7 +56,7 @@ async def bare(machine: Machine, ports: tuple[int, int], tmp_path: Path) -> Asyn
         service = Service(machine=machine, folder=tmp_path, api_port=ports[0], cluster_port=ports[1], session=session)
         await service.fresh()
         yield service
-        await service.try_to("systemctl", "stop", "stackd.socket", "stackd.service")
+        await service.try_to("systemctl", "stop", "stackd.service")
         if service.cluster is not None:
             await service.cluster.stop()
 

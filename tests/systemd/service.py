@@ -45,10 +45,10 @@ class Service:
 
     async def fresh(self) -> None:
         """Delete state, credentials and drop-ins, and write a configuration with the ports of this test run."""
-        await self.try_to("systemctl", "stop", "stackd.socket", UNIT)
+        await self.try_to("systemctl", "stop", UNIT)
         await self.do("bash", "-c", "rm -rf /var/lib/stackd/* /etc/stackd/* /etc/systemd/system/stackd.*")
         await self.do("systemctl", "daemon-reload")
-        await self.try_to("systemctl", "reset-failed", "stackd.socket", UNIT)
+        await self.try_to("systemctl", "reset-failed", UNIT)
         await self.configure()
 
     async def configure(self, more: str = "", **sections: str) -> None:

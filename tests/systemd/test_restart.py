@@ -13,12 +13,6 @@ from tests.systemd.service import UNIT, Service
 pytestmark = pytest.mark.systemd
 
 RESTARTS = 3
-SOCKET = """[Unit]
-Description=the API's socket
-[Socket]
-ListenStream=127.0.0.1:{port}
-Backlog=4096
-"""
 
 
 async def test_a_restart_refuses_no_connection_and_fails_no_request(service: Service) -> None:
@@ -26,22 +20,6 @@ async def test_a_restart_refuses_no_connection_and_fails_no_request(service: Ser
     assert load.failures == []
     assert {status for _, status in load.answers} == {200, 201}
     assert load.longest < 10.0
-
-
-async def test_a_restart_behind_a_socket_unit_refuses_no_connection_and_fails_no_request(bare: Service) -> None:
-    await bare.credentials()
-    await bare.start_cluster()
-    text = SOCKET.format(port=bare.api_port)
-    await asyncio.to_thread(bare.machine.write, "/etc/systemd/system/stackd.socket", text)
-    await bare.do("systemctl", "daemon-reload")
-    await bare.do("systemctl", "start", "stackd.socket")
-    assert (await bare.state())["ActiveState"] == "inactive"
-    assert (await bare.call("GET", "/healthz")).status == 200
-    assert (await bare.state())["ActiveState"] in ("activating", "active")
-    await bare.until(lambda state: state["ActiveState"] == "active")
-    load = await under_load(bare, _restarts(bare))
-    assert load.failures == []
-    assert {status for _, status in load.answers} == {200, 201}
 
 
 async def _restarts(service: Service) -> None:

@@ -11,7 +11,7 @@ import aiohttp
 from stackd.config import load
 from stackd.daemon import running
 from stackd.embedded import EmbeddedCluster, Fault
-from stackd.upkeep.systemd import KEPT, Inherited, ProcessContext
+from stackd.upkeep.systemd import ProcessContext
 from stackd.web.api import Api
 from tests.harness import KEY, eventually, fast_cluster, harness, seed
 
@@ -50,8 +50,7 @@ async def test_a_connection_made_while_nobody_serves_is_served_by_the_next_daemo
         loaded = load(None, environment(tmp_path, cluster, port))
         early = asyncio.create_task(ask(port))
         for _ in range(2):
-            copy = Inherited(name="stackd.socket", socket=listener.dup())
-            async with running(loaded, process=ProcessContext(inherited=(copy,))):
+            async with running(loaded, process=ProcessContext(inherited=(listener.dup(),), can_keep=True)):
                 assert (await early).startswith(b"HTTP/1.1 200")
             early = asyncio.create_task(ask(port))
             await asyncio.sleep(0)
@@ -64,9 +63,9 @@ async def test_a_request_on_an_open_connection_is_served_during_the_drain_and_en
     port = listener.getsockname()[1]
     async with EmbeddedCluster(fast_cluster()) as cluster:
         loaded = load(None, environment(tmp_path, cluster, port))
-        held = Inherited(name=KEPT, socket=listener.dup())
+        process = ProcessContext(inherited=(listener.dup(),), can_keep=True)
         request = f"GET /healthz HTTP/1.1\r\nHost: x\r\nX-API-KEY: {KEY}\r\n\r\n".encode()
-        async with running(loaded, process=ProcessContext(inherited=(held,))) as daemon:
+        async with running(loaded, process=process) as daemon:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(request)
             first = await reader.readuntil(b'"ok"}')
@@ -86,7 +85,7 @@ async def test_sockets_at_another_address_than_configured_are_replaced(tmp_path:
     new.close()
     async with EmbeddedCluster(fast_cluster()) as cluster:
         loaded = load(None, environment(tmp_path, cluster, wanted))
-        process = ProcessContext(inherited=(Inherited(name=KEPT, socket=old),))
+        process = ProcessContext(inherited=(old,), can_keep=True)
         async with running(loaded, process=process) as daemon:
             assert daemon.port == wanted
             assert old.fileno() == -1
