@@ -44,7 +44,6 @@ from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, renew_rows
 from stackd.lifecycle.rebuild import rebuild as recover
 from stackd.lifecycle.reconcile import Reconciler
 from stackd.lifecycle.refill import Refill
-from stackd.lifecycle.template_history import SAMPLE_SECONDS, TemplateHistory
 from stackd.lifecycle.ttl import Expiries, expire
 from stackd.lifecycle.wall_clock import WallClock
 from stackd.metrics import Metrics
@@ -186,7 +185,7 @@ async def _store(stack: AsyncExitStack, config: Config, clock: Clock) -> Store:
 def _wire(context: Context) -> Daemon:
     observer, expiries = Observer(context), Expiries(context.clock)
     reconciler = Reconciler(context, observer)
-    prepulls, history = PrePulls(context), TemplateHistory(context)
+    prepulls = PrePulls(context)
     keys = Keys(context.clock)
     api = Api(
         context=context,
@@ -198,13 +197,12 @@ def _wire(context: Context) -> Daemon:
         reconciler=reconciler,
         feed=ChangeFeed(context),
         prepulls=prepulls,
-        history=history,
     )
     keys.replace(context.config)
     keys.replaced = api.feed.wake
     context.store.jobs.subscribe(api.feed.job_changed)
     context.pools.load(context.store.stacks.ordered())
-    for owner in (context, observer, context.pools, history):
+    for owner in (context, observer, context.pools):
         context.store.stacks.subscribe(owner.row_changed)
     for seen_by_clients in (api.feed, api.bodies, context.metrics):
         context.store.assigned.subscribe(seen_by_clients.row_changed)
@@ -229,7 +227,6 @@ def _wire(context: Context) -> Daemon:
         Entry(name="quotas", every=QUOTAS_SECONDS, verb=lambda: refresh_quotas(context)),
         Entry(name="policies", every=POLICIES_SECONDS, verb=lambda: refresh_policies(context)),
         Entry(name="prepull", every=REFRESH_SECONDS, verb=prepulls.refresh),
-        Entry(name="history", every=SAMPLE_SECONDS, verb=history.sample),
     ]
     schedule = Schedule(entries, context.tasks)
     return Daemon(context=context, api=api, observer=observer, schedule=schedule, prepulls=prepulls)

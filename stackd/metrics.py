@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter, time_ns
+from statistics import median
+from time import monotonic, perf_counter, time_ns
 from typing import Final
 
 from stackd.model import Stack, StackStatus
@@ -22,6 +23,8 @@ FAST: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.
 SLOW: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 """Bounds in seconds, for durations that depend on the cluster."""
 
+HOUR: Final = 3600.0
+MOST_STARTS: Final = 1000
 CREATED: Final = "created"
 INVALID: Final = "invalid"
 PHASES: Final = ("validate", "reserve", "pod", "service", "schedule", "accept")
@@ -104,6 +107,9 @@ class Metrics:
     phases: dict[str, Histogram] = field(default_factory=lambda: {phase: Histogram() for phase in PHASES})
     time_to_running: Histogram = field(default_factory=lambda: Histogram(SLOW))
     kubernetes: defaultdict[tuple[str, str], Histogram] = field(default_factory=lambda: defaultdict(Histogram))
+    starts: defaultdict[str | None, deque[tuple[float, float]]] = field(
+        default_factory=lambda: defaultdict(lambda: deque(maxlen=MOST_STARTS))
+    )
     assignments: Histogram = field(default_factory=Histogram)
     loop_lag: Histogram = field(default_factory=Histogram)
     reloads: Reloads = field(default_factory=Reloads)
@@ -121,17 +127,26 @@ class Metrics:
         """Count a create by its outcome."""
         self.creates[CREATED if error is None else outcome(error)] += 1
 
-    def assigned(self, seconds: float) -> None:
+    def assigned(self, seconds: float, template: str | None) -> None:
         """Observe a create that was answered from a pool; ``seconds`` is also its time to running."""
         self.assignments.observe(seconds)
-        self.time_to_running.observe(seconds)
+        self._runs(seconds, template)
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """Observe the time to running when a row changes; a subscriber of the store."""
         if before is None or after is None or before.status is after.status or after.generation:
             return  # a restarted stack was created long before
         if before.status is StackStatus.CREATING and after.status is StackStatus.RUNNING:
-            self.time_to_running.observe((time_ns() - after.created_at) / 1e9)
+            self._runs((time_ns() - after.created_at) / 1e9, after.template)
+
+    def _runs(self, seconds: float, template: str | None) -> None:
+        self.time_to_running.observe(seconds)
+        self.starts[template].append((monotonic(), max(0.0, seconds)))
+
+    def median_seconds_to_running(self, template: str) -> float | None:
+        """Of the stacks of one template that ran within the last hour; None if none did."""
+        recent = [seconds for at, seconds in self.starts[template] if at > monotonic() - HOUR]
+        return round(median(recent), 3) if recent else None
 
     def kubernetes_request(self, verb: str, resource: str, code: str, seconds: float) -> None:
         """Observe a finished request to Kubernetes; ``kube`` itself counts the codes."""

@@ -13,7 +13,6 @@ readiness                             whether stackd accepts work and is ready; 
 ownership, lease_rules                which of two stackd may change anything
 prepull                               pulls images onto nodes before stacks need them
 pools, assign, refill, pace           pooled stacks: which may be given; giving them; making new ones; what comes first
-template_history                      the last hour of each template
 hiding                                hides generated values in what others say about a stack
 wall_clock, nodes                     whether the wall clock can be trusted; which nodes take stacks
 context, crashpoints                  what every verb gets; where the fault tests kill the process

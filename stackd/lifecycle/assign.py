@@ -78,7 +78,7 @@ async def assign(context: Context, request: CreateRequest, *, once_more: bool = 
         pool.misses += not once_more
         return None
     pool.hits += 1
-    context.metrics.assigned(perf_counter() - began)
+    context.metrics.assigned(perf_counter() - began, stack.template)
     stack_log(log, stack.stack_id).debug("given from the pool of %s", template.name)
     return stack
 

@@ -16,7 +16,6 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.idempotency import Replays
 from stackd.lifecycle.prepull import PrePulls
 from stackd.lifecycle.reconcile import Reconciler
-from stackd.lifecycle.template_history import TemplateHistory
 from stackd.structs import struct
 from stackd.web.auth import Keys, permit
 from stackd.web.bodies import BodyCache
@@ -53,7 +52,6 @@ class Api:
     reconciler: Reconciler
     feed: ChangeFeed
     prepulls: PrePulls
-    history: TemplateHistory
     draining: bool = False
     described: tuple[Config, File] | None = None
 

@@ -6,11 +6,11 @@ Owns: the fields of an entry. ``lifecycle.pools`` owns the figures of pools.
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import orjson
 from aiohttp import web
 
-from stackd.lifecycle.template_history import SAMPLE_SECONDS, stacks_of_templates
 from stackd.model import StackStatus
 from stackd.templates import Template
 from stackd.units import format_duration
@@ -19,21 +19,25 @@ from stackd.web.requests import Parameters
 from stackd.web.responses import json_response
 
 HISTORY = "history"
+HISTORY_OF_STACKS = ("running", "creating", "failed")
+HISTORY_OF_POOLS = ("ready", "starting", "failing")
 
 
 async def list_templates(call: ApiCall) -> web.Response:
     """``GET /templates``"""
     api = call.api
     with_history = bool(call.request.query_string) and Parameters(call.request, (HISTORY,)).flag(HISTORY)
-    stacks = stacks_of_templates(api.context)
-    entries = [
-        _entry(api, template, stacks) | (_history(api, template) if with_history else {})
-        for template in api.context.settings.templates.values()
-    ]
+    stacks = Counter(
+        (stack.template, stack.status) for stack in api.context.store.assigned.ordered() if stack.template is not None
+    )
+    entries = [_entry(api, template, stacks) for template in api.context.settings.templates.values()]
+    for entry in entries if with_history else ():
+        samples = {name: [entry["stacks"][name]] for name in HISTORY_OF_STACKS}
+        entry[HISTORY] = {"every_seconds": 30.0, **samples, **{name: [entry[name]] for name in HISTORY_OF_POOLS}}
     return json_response(orjson.dumps({"templates": entries}))
 
 
-def _entry(api: Api, template: Template, stacks: Counter[tuple[str, StackStatus]]) -> dict[str, object]:
+def _entry(api: Api, template: Template, stacks: Counter[tuple[str, StackStatus]]) -> dict[str, Any]:
     figures = api.context.pools.figures(template)
     ttl = api.context.config.stacks.ttl if template.ttl is None else template.ttl
     return {
@@ -48,7 +52,7 @@ def _entry(api: Api, template: Template, stacks: Counter[tuple[str, StackStatus]
         "requested_cpu_milli": template.spec.requested_cpu_milli,
         "requested_memory_bytes": template.spec.requested_memory_bytes,
         "stacks": {str(status): stacks[template.name, status] for status in StackStatus},
-        "median_seconds_to_running": api.history.median_seconds(template.name),
+        "median_seconds_to_running": api.context.metrics.median_seconds_to_running(template.name),
         "pool": template.pool,
         "ready": figures.ready,
         "starting": figures.starting,
@@ -66,7 +70,3 @@ def _prepull(api: Api, template: Template) -> dict[str, object] | None:
     if not template.prepull:
         return None
     return {node: {"state": pull.state, "reason": pull.reason} for node, pull in api.prepulls.of(template).items()}
-
-
-def _history(api: Api, template: Template) -> dict[str, object]:
-    return {HISTORY: {"every_seconds": SAMPLE_SECONDS, **api.history.series(template.name)}}

@@ -48,7 +48,7 @@ FIELDS = Parameter(
     schema=text("Names of fields.", pattern=f"^{_FIELD}(?:,{_FIELD})*$"),
     example="stack_id,status",
 )
-HISTORY_FLAG = Parameter(name="history", about="With samples of the last hour.", schema=_FLAG)
+HISTORY_FLAG = Parameter(name="history", about="With `history`, which has one sample now.", schema=_FLAG)
 LIST_QUERY = (
     *FILTER_QUERY,
     Parameter(

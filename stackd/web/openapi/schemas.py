@@ -10,7 +10,6 @@ from typing import Any
 
 from stackd.config import Config
 from stackd.lifecycle.prepull import PullState
-from stackd.lifecycle.template_history import SERIES
 from stackd.model import EventKind, JobStatus, StackStatus
 from stackd.names import BARE_KEY, LONGEST_SUBDOMAIN
 from stackd.podspec.request import LARGEST_PORT, MAX_LABELS, MAX_TARGET_PORTS, PROTOCOLS
@@ -21,6 +20,7 @@ from stackd.web.requests import IF_EXISTS
 from stackd.web.responses import ERROR_LIMIT, JSON
 from stackd.web.schema import Schema, flag, many, moment, nullable, number, one_of, record, ref, table, text
 from stackd.web.stack_fields import FIELDS, OPTIONAL, STATUS_READ, schemas_of
+from stackd.web.templates import HISTORY_OF_POOLS, HISTORY_OF_STACKS
 
 LABEL_NAME = f"^{BARE_KEY}$"
 LABEL_VALUE = f"^(?:{BARE_KEY})?$"
@@ -309,11 +309,11 @@ def _template_properties() -> dict[str, Schema]:
             )
         ),
         "history": record(
-            "With `history`: samples of the last hour, the oldest first. It begins anew with each start of the daemon.",
+            "With `history`: one sample, the present one. Older versions of stackd kept those of an hour; Prometheus does.",
             {
-                "every_seconds": {"type": "number", "description": "Time between two samples."},
-                **{name: many(number("How many."), f"Its stacks that were {name}.") for name in SERIES[:3]},
-                **{name: many(number("How many."), f"Unassigned ones that were {name}.") for name in SERIES[3:]},
+                "every_seconds": {"type": "number", "description": "Always 30."},
+                **{name: many(number("How many."), f"Its stacks that are {name}.") for name in HISTORY_OF_STACKS},
+                **{name: many(number("How many."), f"Unassigned ones that are {name}.") for name in HISTORY_OF_POOLS},
             },
         ),
     }
