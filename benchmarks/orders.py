@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import yaml
 
-from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, service_manifest
+from stackd.kube.manifests import PodRequest, pod_manifest, service_manifest
 from stackd.model import PortMapping, Stack, StackStatus, TargetPort
 from stackd.podspec import Policy, harden, sanitize
 from stackd.web.openapi.examples import POD_SPEC
@@ -35,4 +35,4 @@ def floor_manifests(name: str, namespace: str, instance: str) -> tuple[dict[str,
         requested_memory_bytes=_SPEC.requested_memory_bytes,
     )
     request = PodRequest(stack=stack, manifest=_MANIFEST, instance=instance, node_selector=NODE_SELECTOR)
-    return pod_manifest(request), service_manifest(ServiceRequest(stack=stack, instance=instance, pod_uid=""))
+    return pod_manifest(request), service_manifest(stack, instance)

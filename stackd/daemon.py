@@ -15,6 +15,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from stackd import __version__
@@ -29,7 +30,7 @@ from stackd.kube.credentials import ClusterTarget
 from stackd.kube.guards import Fence, watch_over
 from stackd.kube.lease import Leases
 from stackd.kube.mirror import Mirror
-from stackd.lifecycle import crashpoints, delete, diagnostics, repair
+from stackd.lifecycle import crashpoints, diagnostics
 from stackd.lifecycle.brake import Brake
 from stackd.lifecycle.bring_up import bring_up, follow_identity, refresh_policies
 from stackd.lifecycle.capacity import refresh_quotas
@@ -40,12 +41,14 @@ from stackd.lifecycle.objects import ask_node_ports
 from stackd.lifecycle.observe import Observer
 from stackd.lifecycle.ownership import Ownership, Role
 from stackd.lifecycle.prepull import REFRESH_SECONDS, PrePulls
-from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, renew_rows
+from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, renew_rows, require_empty, retire_config_maps
 from stackd.lifecycle.rebuild import rebuild as recover
 from stackd.lifecycle.reconcile import Reconciler
 from stackd.lifecycle.refill import Refill
+from stackd.lifecycle.steps import converge
 from stackd.lifecycle.ttl import Expiries, expire
 from stackd.lifecycle.wall_clock import WallClock
+from stackd.lifecycle.worker import Worker
 from stackd.metrics import Metrics
 from stackd.store import Store
 from stackd.tasks import ServiceEnded, Tasks
@@ -74,6 +77,9 @@ SHORTEN_SECONDS = 2.0
 """The longest that a stop takes to shorten its Lease, so that a standby does not wait for all of its duration."""
 
 STOP_EXTRA_SECONDS = 15.0
+
+RETIRE_SECONDS = 10.0
+"""The pause between two looks for ConfigMaps of the version before."""
 
 COMPLETE_SECONDS = 0.5
 """The pause between two tries to adopt the stacks that a new or restored file lacks."""
@@ -163,13 +169,12 @@ async def _open(stack: AsyncExitStack, config: Config, templates: TemplateSet, c
         settings=Settings(config, templates),
         tasks=tasks,
         brake=Brake(clock),
-        removals=WorkQueue(clock.monotonic, delete.RETRIES),
-        repairs=WorkQueue(clock.monotonic, repair.RETRIES),
         diagnostics=WorkQueue(clock.monotonic, diagnostics.RETRIES),
-        being_deleted=set(store.begun),
         renewed=not (store.incomplete and len(store.stacks)),
         metrics=metrics,
     )
+    context.worker = Worker(clock.monotonic, tasks, partial(converge, context))
+    context.worker.jobs.update(store.begun)
     return _wire(context)
 
 
@@ -219,7 +224,7 @@ def _wire(context: Context) -> Daemon:
     context.ownership.set_back = lambda: context.tasks.background("list anew", context.mirror.relist())
     contact = context.cluster.connection.contact
     contact.on_lost = lambda: context.mirror.lose(ClusterSilent(contact.sentence()))
-    contact.on_back = context.hurry
+    contact.on_back = context.worker.retry_all
     entries = [
         Entry(name="expire", every=EXPIRE_SECONDS, verb=lambda: expire(context, expiries)),
         Entry(name="reconcile", every=context.config.reconcile.interval, verb=reconciler.reconcile),
@@ -319,6 +324,8 @@ async def _follow_cluster(daemon: Daemon) -> None:
             context.contact_tried.set()  # waiting requests are told the reason
             await asyncio.sleep(COMPLETE_SECONDS)
             await daemon.schedule.now("reconcile")
+        if not await _retired(context):
+            group.create_task(_retire_config_maps(context), name="config maps")
         context.contact_tried.set()
         daemon.ready.set()
         group.create_task(daemon.prepulls.run(), name="prepull")
@@ -330,8 +337,7 @@ def _work_queues(daemon: Daemon, group: asyncio.TaskGroup) -> None:
     """Start the workers of the queues, and mark every stack to be looked at once."""
     context = daemon.context
     group.create_task(daemon.observer.run(), name="observe")
-    group.create_task(delete.work(context), name="delete")
-    group.create_task(repair.work(context), name="repair")
+    group.create_task(context.worker.run(), name="work")
     group.create_task(diagnostics.work(context), name="diagnostics")
     daemon.observer.mark_all_dirty()
 
@@ -370,6 +376,22 @@ async def _renew_rows(context: Context) -> None:
             await asyncio.sleep(COMPLETE_SECONDS)
         else:
             context.renewed = True
+
+
+async def _retire_config_maps(context: Context) -> None:
+    """Delete what the version before has left, until nothing of it is there."""
+    while True:
+        await asyncio.sleep(RETIRE_SECONDS)
+        if await _retired(context):
+            return
+
+
+async def _retired(context: Context) -> bool:
+    try:
+        return not await retire_config_maps(context)
+    except (ClusterError, ClusterUnavailable, StoreUnavailable) as error:
+        log.info("ConfigMaps of the version before may still be there: %s", error)
+        return False
 
 
 async def _watch_store(store: Store) -> None:
@@ -432,12 +454,37 @@ def _handle_signals(stop: asyncio.Event) -> None:
 
 
 async def rebuild(loaded: LoadedConfig) -> Rebuilt:
-    """Recover the rows from the cluster into an empty file. Raises StoreError, ClusterUnavailable, ConfigError."""
-    config = loaded.config
+    """Recover the rows from the cluster into an empty file, and leave the Lease to that file.
+
+    Waits for the end of the Lease that the lost file held. Raises StoreError, ClusterUnavailable, ConfigError.
+    """
+    config, clock, fence = loaded.config, SystemClock(), Fence()
     async with AsyncExitStack() as stack:
-        store = await _store(stack, config, SystemClock())
-        cluster = await Cluster.connect(ClusterTarget.of(config))
+        store = await _store(stack, config, clock)
+        require_empty(store)
+        cluster = await Cluster.connect(ClusterTarget.of(config), fence=fence)
         stack.push_async_callback(cluster.close)
-        longest, clock = round(config.stacks.max_ttl * NANOSECONDS), SystemClock()
+        longest = round(config.stacks.max_ttl * NANOSECONDS)
         templates = await asyncio.to_thread(read_templates, config)
-        return await recover(store, cluster, RecordBounds(now=clock.now(), max_ttl=longest, templates=templates))
+        bounds = RecordBounds(now=clock.now(), max_ttl=longest, templates=templates)
+        timing = LeaseTiming(duration=config.cluster.lease_duration)
+        leases, host = Leases(cluster, clock), socket.gethostname()
+        async with _owning(Ownership(leases, fence, store, host=host, timing=timing, clock=clock)):
+            return await recover(store, cluster, bounds)
+
+
+@asynccontextmanager
+async def _owning(ownership: Ownership) -> AsyncIterator[None]:
+    """Within this, this process owns the stacks; afterwards its file does. Raises ClusterUnavailable if another stackd
+    goes on owning them.
+    """
+    owning = asyncio.create_task(ownership.run(), name="ownership")
+    try:
+        async with asyncio.timeout(ownership.longest_wait):
+            await ownership.owned.wait()
+        yield
+    except TimeoutError:
+        raise ClusterUnavailable(ownership.standby or ownership.trouble or "the Lease is not free") from None
+    finally:
+        owning.cancel()
+        await asyncio.gather(owning, return_exceptions=True)

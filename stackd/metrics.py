@@ -79,6 +79,14 @@ class PhaseTimer:
         self._phases = phases
         self._since = perf_counter()
 
+    def lap(self, phase: str) -> None:
+        """Observe ``phase``, which began with the present one and runs beside others."""
+        self._phases[phase].observe(perf_counter() - self._since)
+
+    def restart(self) -> None:
+        """The next phase starts now."""
+        self._since = perf_counter()
+
     def end(self, phase: str) -> None:
         """End ``phase``; the next phase starts now."""
         now = perf_counter()

@@ -2,8 +2,8 @@
 
 Owns: which keys are due, which are being worked on, the delays after failures, and the workers' loop. Does not know
 what the work is. The semantics are those of client-go's work queue: a key that is added while it waits is queued only
-once; a key that is added while it is being worked on is queued again afterwards. In addition, keys that have failed
-come after those that have not, so that many hopeless keys do not delay the others.
+once; a key that is added while it is being worked on is queued again afterwards. In addition, keys have priorities,
+and those that have failed come after those that have not, so that many hopeless keys do not delay the others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from stackd.waiters import set_within
 
 K = TypeVar("K", bound=Hashable)
 _Heap = list[tuple[float, int, K]]
+_Rank = tuple[bool, int]
+"""Whether a key has failed, and its priority: what comes first."""
 
+_NO_LIMIT = 1 << 30
 _STALE_ENTRIES = 64
 """How many stale entries a heap may have, beyond twice the number of waiting keys, before it is rebuilt."""
 
@@ -48,18 +51,38 @@ class RetryPolicy:
 AT_ONCE = RetryPolicy(first=0.0, longest=0.0)
 
 
-class WorkQueue(Generic[K]):
-    """The queue, on the clock ``now`` (seconds). Belongs to one event loop; one task takes keys out of it."""
+@struct
+class _Entry:
+    """When a waiting key is due, and what comes before it."""
 
-    def __init__(self, now: Callable[[], float], retries: RetryPolicy = AT_ONCE) -> None:
+    at: float
+    rank: _Rank
+
+
+class WorkQueue(Generic[K]):
+    """The queue, on the clock ``now`` (seconds). Belongs to one event loop; one task takes keys out of it.
+
+    A lower priority number comes first. Nobody waits for keys of priority ``background`` and above: ``run`` works on at
+    most ``at_once_in_background`` of those at a time.
+    """
+
+    def __init__(
+        self,
+        now: Callable[[], float],
+        retries: RetryPolicy = AT_ONCE,
+        *,
+        background: int = 1,
+        at_once_in_background: int = _NO_LIMIT,
+    ) -> None:
         self._now = now
         self._retries = retries
-        self._waiting: dict[K, float] = {}
-        self._fresh: _Heap[K] = []
-        self._failed: _Heap[K] = []
+        self._background = background
+        self._at_once_in_background = at_once_in_background
+        self._waiting: dict[K, _Entry] = {}
+        self._heaps: dict[_Rank, _Heap[K]] = {}
         self._count = 0
-        self._working: set[K] = set()
-        self._again: dict[K, float] = {}
+        self._working: dict[K, int] = {}
+        self._again: dict[K, tuple[float, int]] = {}
         self._tries: dict[K, int] = {}
         self._wake = asyncio.Event()
 
@@ -70,54 +93,81 @@ class WorkQueue(Generic[K]):
     def __contains__(self, key: object) -> bool:
         return key in self._waiting or key in self._working
 
-    def add(self, key: K, *, at: float | None = None) -> None:
-        """Queue the key for time ``at``, or for now; if it already waits, for the earlier time.
+    def at_work(self, key: K) -> bool:
+        """Whether the key is being worked on."""
+        return key in self._working
 
-        A key that waits after a failure keeps its time. A key that is being worked on is queued again afterwards.
+    def add(self, key: K, *, at: float | None = None, priority: int = 0, retry: bool = False) -> None:
+        """Queue the key for time ``at``, or for now; if it already waits, for the earlier time and the lower priority.
+
+        A key that waits after a failure keeps its time, unless ``retry``. A key that is being worked on is queued again
+        afterwards.
         """
         at = self._now() if at is None else at
         if key in self._working:
-            self._again[key] = min(at, self._again.get(key, at))
-        elif key not in self._waiting or (key not in self._tries and at < self._waiting[key]):
-            self._put(key, at)
+            before, first = self._again.get(key, (at, priority))
+            self._again[key] = (min(at, before), min(priority, first))
+            return
+        entry = self._waiting.get(key)
+        if entry is None:
+            self._put(key, at, priority)
+        elif retry:
+            self._put(key, min(at, entry.at), min(priority, entry.rank[1]), failed=False)
+        elif key in self._tries:
+            if priority < entry.rank[1]:
+                self._put(key, entry.at, priority)
+        elif at < entry.at or priority < entry.rank[1]:
+            self._put(key, min(at, entry.at), min(priority, entry.rank[1]))
 
-    def take(self, most: int | None = None) -> list[K]:
-        """Take out up to ``most`` due keys, the earliest first, those that have failed last.
+    def reserve(self, key: K) -> None:
+        """Take the key out without being queued: the caller works on it, and calls ``done``."""
+        if entry := self._waiting.pop(key, None):
+            self._again[key] = (entry.at, entry.rank[1])
+        self._working[key] = 0
 
-        The caller must call ``done`` or ``retry`` for each.
+    def take(self, most: int | None = None, *, background: bool = True) -> list[K]:
+        """Take out up to ``most`` due keys: by priority, then the earliest first; those that have failed come last.
+
+        Without ``background``, takes none of those for which nobody waits. The caller must call ``done`` or ``retry``
+        for each.
         """
         now = self._now()
         taken: list[K] = []
-        for heap in (self._fresh, self._failed):
-            while (most is None or len(taken) < most) and (at := self._next(heap)) is not None and at <= now:
+        for rank in sorted(self._heaps):
+            if not background and rank[1] >= self._background:
+                continue
+            heap = self._heaps[rank]
+            while (most is None or len(taken) < most) and (at := self._next(rank)) is not None and at <= now:
                 key = heapq.heappop(heap)[2]
                 del self._waiting[key]
-                self._working.add(key)
+                self._working[key] = rank[1]
                 taken.append(key)
         return taken
 
     def done(self, key: K) -> None:
         """Note that the work on the key has succeeded."""
-        self._working.discard(key)
+        self._working.pop(key, None)
         self._tries.pop(key, None)
         if key in self._again:
-            self._put(key, self._again.pop(key))
+            self._put(key, *self._again.pop(key))
 
     def retry(self, key: K) -> float | None:
         """Note that the work on the key has failed, and queue it again after a delay; returns it, None if given up."""
-        self._working.discard(key)
+        priority = self._working.pop(key, 0)
         again = self._again.pop(key, None)
         tries = self._tries[key] = self._tries.get(key, 0) + 1
         if self._retries.most is not None and tries >= self._retries.most:
             del self._tries[key]
             if again is not None:
-                self._put(key, again)
+                self._put(key, *again)
             return None
         delay = self._retries.delay(tries)
-        self._put(key, self._now() + delay)
+        if again is not None:
+            priority = min(priority, again[1])
+        self._put(key, self._now() + delay, priority)
         return delay
 
-    def hurry(self) -> None:
+    def retry_all(self) -> None:
         """Make all keys due that wait after a failure, because the cause of the failures may be over.
 
         All begin with the shortest delay again, also those that are being worked on and fail because of what was before.
@@ -125,18 +175,22 @@ class WorkQueue(Generic[K]):
         now = self._now()
         for key in self._tries:
             self._tries[key] = 0
-            if self._waiting.get(key, now) > now:
-                self._put(key, now)
+            entry = self._waiting.get(key)
+            if entry is not None and entry.at > now:
+                self._put(key, now, entry.rank[1])
 
-    async def wait(self) -> None:
-        """Return when a key is due."""
+    async def wait(self, *, background: bool = True) -> None:
+        """Return when a key is due; without ``background``, one for which somebody waits."""
         while True:
             self._wake.clear()
-            times = [at for heap in (self._fresh, self._failed) if (at := self._next(heap)) is not None]
-            left = min(times) - self._now() if times else None
-            if left is not None and left <= 0:
+            ranks = [rank for rank in self._heaps if background or rank[1] < self._background]
+            times = [at for rank in ranks if (at := self._next(rank)) is not None]
+            remaining = min(times) - self._now() if times else None
+            if remaining is not None and remaining <= 0:
                 return
-            await set_within(self._wake, left)
+            await set_within(self._wake, remaining)
+            if not background and self._may_be_background():
+                return
 
     async def run(
         self,
@@ -145,7 +199,7 @@ class WorkQueue(Generic[K]):
         workers: int,
         failed: Callable[[K, StackdError, float | None], None],
     ) -> None:
-        """Work on due keys, forever, on at most ``workers`` keys at a time.
+        """Work on due keys, forever, on at most ``workers`` keys at a time, ``in_background`` of them for nobody.
 
         A StackdError from ``work`` is passed to ``failed``, with the delay until the next try (None: there is none).
         Any other exception is a defect, and is raised as an ExceptionGroup.
@@ -161,25 +215,32 @@ class WorkQueue(Generic[K]):
                 self.done(key)
             finally:
                 slots.release()
+                self._wake.set()
 
         async with asyncio.TaskGroup() as group:
             while True:
                 await slots.acquire()
-                await self.wait()
-                (key,) = self.take(1)
-                group.create_task(one(key), name=f"work on {key}")
+                while not (taken := self.take(1, background=self._may_be_background())):
+                    await self.wait(background=self._may_be_background())
+                group.create_task(one(taken[0]), name=f"work on {taken[0]}")
 
-    def _next(self, heap: _Heap[K]) -> float | None:
-        """The time of the earliest key in the heap; drops stale entries."""
-        while heap and self._waiting.get(heap[0][2]) != heap[0][0]:
+    def _may_be_background(self) -> bool:
+        busy = sum(1 for priority in self._working.values() if priority >= self._background)
+        return busy < self._at_once_in_background
+
+    def _next(self, rank: _Rank) -> float | None:
+        """The time of the earliest key of this rank; drops stale entries."""
+        heap = self._heaps[rank]
+        while heap and self._waiting.get(heap[0][2]) != _Entry(at=heap[0][0], rank=rank):
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
-    def _put(self, key: K, at: float) -> None:
-        heap = self._failed if key in self._tries else self._fresh
-        self._waiting[key] = at
+    def _put(self, key: K, at: float, priority: int, *, failed: bool | None = None) -> None:
+        rank = (key in self._tries if failed is None else failed, priority)
+        heap = self._heaps.setdefault(rank, [])
+        self._waiting[key] = _Entry(at=at, rank=rank)
         self._count += 1
         heapq.heappush(heap, (at, self._count, key))
         if len(heap) > 2 * len(self._waiting) + _STALE_ENTRIES:
-            heap[:] = sorted(entry for entry in heap if self._waiting.get(entry[2]) == entry[0])
+            heap[:] = sorted(one for one in heap if self._waiting.get(one[2]) == _Entry(at=one[0], rank=rank))
         self._wake.set()

@@ -29,8 +29,7 @@ from stackd.embedded import EmbeddedCluster, EmbeddedOptions
 from stackd.embedded.resources import NODES
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import CREATES_AT_ONCE
-from stackd.lifecycle.delete import creates_in_need
-from stackd.lifecycle.plan import Orphan
+from stackd.lifecycle.worker import Priority
 from stackd.model import DeleteReason
 from stackd.store.transaction import Counters
 from stackd.tasks import ServiceEnded
@@ -320,10 +319,6 @@ class Harness:
         """Run this task of the schedule now."""
         await self.daemon.schedule.now(task)
 
-    def remove_object(self, kind: str, name: str, uid: str) -> None:
-        """Let the daemon delete an object, as a pass does that has found no row for it."""
-        self.daemon.context.removals.add(Orphan(resource=kind, name=name, uid=uid))
-
     def see_quotas(self, *quotas: dict[str, Any]) -> None:
         """Show the daemon these quotas of the namespace, even ones that the embedded cluster would refuse."""
         seen = self.daemon.context.quotas
@@ -350,17 +345,12 @@ class Harness:
         """How many of the creates under way have lost their client."""
         return sum(one.abandoned for one in self.daemon.context.creating.values())
 
-    @property
-    def creates_in_need(self) -> bool:
-        """Whether background deletes yield to creates now."""
-        return creates_in_need(self.daemon.context)
-
     async def end_in_background(self, stack_ids: list[str]) -> None:
         """Let the daemon delete these stacks in the background, as when they expire."""
         context = self.daemon.context
         await context.store.stacks.mark_deleting(stack_ids, DeleteReason.EXPIRED)
         for stack_id in stack_ids:
-            context.removals.add(stack_id)
+            context.worker.add(stack_id, Priority.EXPIRY)
 
     @asynccontextmanager
     async def no_create_slots(self) -> AsyncIterator[None]:
@@ -375,7 +365,7 @@ class Harness:
     @asynccontextmanager
     async def at_work_on(self, stack_id: str) -> AsyncIterator[None]:
         """Within this, stackd is at work on the stack, so that it is not given from its pool."""
-        async with self.daemon.context.locks.of(stack_id):
+        with self.daemon.context.worker.reserve(stack_id):
             yield
 
     def look_again(self) -> None:

@@ -21,7 +21,7 @@ from stackd.doctor import Finding, fail, ok
 from stackd.doctor.cluster import throwaway
 from stackd.errors import NodePortOutOfRange, NodePortTaken, StackdError
 from stackd.kube.client import Cluster
-from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, pool_labels, service_manifest
+from stackd.kube.manifests import PodRequest, pod_manifest, service_manifest
 from stackd.kube.objects import ContainerState, pod_state
 from stackd.kube.wire import JsonObject
 from stackd.lifecycle.nodes import address
@@ -147,15 +147,14 @@ class _Probe:
         """A stack that listens and that nobody has yet, with its Service."""
         stack = dataclasses.replace(throwaway(self._config, 0, PORT), unassigned=True, template="probe")
         container = self._container("listen", list(LISTEN))
-        uid = await self._pod(stack, [container | {"ports": [{"containerPort": PORT}]}])
+        await self._pod(stack, [container | {"ports": [{"containerPort": PORT}]}])
         wanted = usable = self._config.stacks.node_ports
         for _ in range(TRIES_FOR_A_PORT):
             port = usable.first + secrets.randbelow(len(usable))
             stack = dataclasses.replace(stack, ports=(dataclasses.replace(stack.ports[0], node_port=port),))
-            request = ServiceRequest(stack=stack, instance=self._cluster.instance, pod_uid=uid)
             self._made.push_async_callback(self._remove, self._cluster.delete_service, stack.service_name)
             try:
-                await self._cluster.create_service(service_manifest(request))
+                await self._cluster.create_service(service_manifest(stack, self._cluster.instance))
             except NodePortTaken:
                 continue
             except NodePortOutOfRange as refused:
@@ -178,8 +177,8 @@ class _Probe:
             yield fail(ABOUT, f"a pooled stack answers at {host}:{port} before anybody has it", _NETWORK)
         else:
             yield ok(ABOUT, "a pooled stack answers nobody before it is assigned")
-        assigned = pool_labels(dataclasses.replace(stack, unassigned=False))
-        await self._cluster.patch_pod(stack.pod_name, pod["metadata"]["uid"], labels=assigned)
+        assigned = dataclasses.replace(stack, unassigned=False)
+        await self._cluster.put_service(service_manifest(assigned, self._cluster.instance))
         try:
             async with asyncio.timeout(self._options.seconds):
                 while not await _answers(host, port):  # noqa: ASYNC110 - nothing tells

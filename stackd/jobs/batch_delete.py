@@ -5,8 +5,8 @@ file: a job that the end of the process interrupted is queued again at the next 
 
 The deletes of a job are intended one chunk at a time, before any of them begins. A delete that the cluster has
 confirmed is counted in the transaction that removes its row, while the next delete is already under way. A job owns the
-stacks that it has begun (``Context.being_deleted``) until each has an outcome, so that no background worker deletes
-them beyond the job's concurrency.
+stacks that it has begun (``Worker.jobs``) until each has an outcome, so that no others are deleted beyond the job's
+concurrency.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from itertools import zip_longest
 from typing import Any
 
 from stackd.errors import StackdError, StoreUnavailable, public_text
 from stackd.lifecycle.context import Context, new_id
 from stackd.lifecycle.crashpoints import crash_point
-from stackd.lifecycle.delete import delete_objects
+from stackd.lifecycle.diagnostics import capture_logs
 from stackd.logs import stack_log
 from stackd.model import DeleteOutcome, ItemResult, Job, Stack
 from stackd.store import Claim
@@ -95,13 +96,13 @@ async def run_job(context: Context, job_id: str) -> None:
     Raises StoreUnavailable; the next run of the job then continues from there.
     """
     while ids := await context.store.jobs.pending_items(job_id, CHUNK):
-        context.being_deleted.update(ids)  # before the intents are committed: a pass may run before this task continues
+        context.worker.jobs.update(ids)  # before the intents are committed: a pass may run before this task continues
         stacks = await context.store.jobs.begin_items(job_id, ids)
         crash_point("batch.begun")
         for stack in stacks:
             context.abandon_create(stack.stack_id)
         await _delete_chunk(context, job_id, stacks)
-        context.being_deleted.difference_update(ids)
+        context.worker.jobs.difference_update(ids)
     job = context.store.jobs.get(job_id)
     if job is not None:
         log.info(
@@ -124,28 +125,26 @@ async def _delete_chunk(context: Context, job_id: str, stacks: list[Stack]) -> N
         finally:
             slots.release()
 
+    for first in stacks[:1]:
+        capture_logs(context, first.stack_id)
     async with asyncio.TaskGroup() as group:
-        for stack in stacks:
+        for stack, following in zip_longest(stacks, stacks[1:]):
             await slots.acquire()
             group.create_task(one(stack), name=f"batch {stack.stack_id}")
+            if following is not None:
+                capture_logs(context, following.stack_id)  # while its pod still runs
     await progress.count()
 
 
 async def _delete_one(context: Context, stack: Stack) -> ItemResult:
     stack_id = stack.stack_id
-    async with context.locks.of(stack_id):
-        current = context.store.stacks.get(stack_id)
-        try:
-            if current is not None:
-                await delete_objects(context, current)
-        except StackdError as error:
-            context.being_deleted.discard(stack_id)
-            context.removals.retry(stack_id)
-            return ItemResult(
-                stack_id=stack_id,
-                outcome=DeleteOutcome.FAILED,
-                error=f"delete pod/service failed: {public_text(error)}",
-            )
+    try:
+        await context.settle(stack_id)
+    except StackdError as error:
+        context.worker.jobs.discard(stack_id)
+        return ItemResult(
+            stack_id=stack_id, outcome=DeleteOutcome.FAILED, error=f"delete pod/service failed: {public_text(error)}"
+        )
     crash_point("batch.confirmed")
     return ItemResult(stack_id=stack_id, outcome=DeleteOutcome.DELETED)
 

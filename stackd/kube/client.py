@@ -30,12 +30,13 @@ from stackd.kube import labels
 from stackd.kube.caller import Caller, Deadline, document_of
 from stackd.kube.manifests import FIRST_PORT, LAST_PORT, range_question
 from stackd.kube.objects import PodState, ServiceState, pod_state, service_state
-from stackd.kube.records import StoppedRecord, stopped_record
 from stackd.kube.responses import NOT_FOUND, error_of, is_other_uid, names_missing_namespace, readable
 from stackd.kube.wire import CONFIG_MAPS, MERGE_PATCH, JsonObject, KubeRequest, KubeResponse, read_status
-from stackd.model import RANGE_PREFIX, PortRange, service_name
+from stackd.model import RANGE_PREFIX, PortRange
 
 _CONFLICT = 409
+_OF_POOLS: Mapping[str, None] = {labels.POOL: None, labels.ASSIGNED: None}
+"""What only the Service of a stack that waits in a pool has."""
 
 
 class Cluster(Caller):
@@ -100,7 +101,7 @@ class Cluster(Caller):
     async def delete_service(self, name: str, uid: str | None = None, *, known: Collection[str | None] = ()) -> None:
         """Delete our service and return when it is confirmed gone, so that its node ports are free.
 
-        Works as ``delete_pod``; a service that is owned by a pod with a ``known`` uid is ours, too.
+        Works as ``delete_pod``.
         """
         await remove(self, "services", name, uid, self.deadline(), known)
 
@@ -122,42 +123,85 @@ class Cluster(Caller):
         raw = await self._patch("pods", name, uid, self.deadline(timeout), **changes)
         return readable("pods", pod_state, raw)
 
-    async def put_stopped(self, manifest: Mapping[str, Any], *, timeout: float | None = None) -> StoppedRecord:
-        """Create the record (ConfigMap) of a stack without a pod, or put labels and annotations of an existing one right.
+    async def put_service(
+        self, manifest: Mapping[str, Any], *, known: Collection[str | None] = (), timeout: float | None = None
+    ) -> ServiceState:
+        """Make the Service be as the manifest says: create it, or change the one that is there, whose ports stay held.
 
-        Raises as ``create_pod`` does; ObjectExists if a ConfigMap that is not ours has the name.
+        Raises as ``create_service``; ObjectExists if a Service that is neither ours nor has a ``known`` uid has the
+        name.
         """
-        deadline = self.deadline(timeout)
-        metadata = manifest["metadata"]
-        name, given = metadata["name"], {part: metadata[part] for part in ("labels", "annotations")}
+        deadline, metadata = self.deadline(timeout), manifest["metadata"]
         while True:
+            found = await self.find("services", metadata["name"], deadline)
             try:
-                return await self.create_stopped(manifest, timeout=deadline.left)
-            except ObjectExists:
-                found = await self.find(CONFIG_MAPS, name, deadline)
                 if found is None:
+                    return await self.create_service(manifest, timeout=deadline.left)
+                if not _is_ours(found, self.instance, known):
+                    raise ObjectExists(f"services {metadata['name']} exists and is not stackd's")
+                if "deletionTimestamp" in found["metadata"]:
+                    await _until_gone(self, "services", metadata["name"], found["metadata"]["uid"], found, deadline)
                     continue
-                if not _is_ours(found, self.instance, ()):
+                return await self._change_service(found, manifest, deadline)
+            except (ObjectExists, ObjectNotFound, PreconditionFailed):
+                # Another one has the name by now, or none.
+                if found is not None and not _is_ours(found, self.instance, known):
                     raise
-                try:
-                    raw = await self._patch(CONFIG_MAPS, name, found["metadata"]["uid"], deadline, **given)
-                except (ObjectNotFound, PreconditionFailed):
-                    continue  # it is gone or replaced by now
-                _require_labels(CONFIG_MAPS, raw, manifest)
-                return readable(CONFIG_MAPS, stopped_record, raw)
+                if not deadline.left:
+                    raise ClusterUnavailable(f"services {metadata['name']} keeps changing") from None
 
-    async def has_stopped(self, name: str) -> bool:
-        """Whether the API server has a ConfigMap of that name now, whoever created it."""
-        return await self.find(CONFIG_MAPS, name, self.deadline()) is not None
+    async def _change_service(self, found: JsonObject, manifest: Mapping[str, Any], deadline: Deadline) -> ServiceState:
+        wanted = manifest["metadata"]["labels"]
+        others = dict.fromkeys(
+            name
+            for name in labels.labels_of(found).keys() - wanted.keys()
+            if name == labels.POOL or name.startswith(labels.CLIENT_LABEL_PREFIX)
+        )
+        unselected = dict.fromkeys((found["spec"].get("selector") or {}).keys() - manifest["spec"]["selector"].keys())
+        return await self.patch_service(
+            manifest, found["metadata"]["uid"], others=others, unselected=unselected, timeout=deadline.left
+        )
 
-    async def create_stopped(self, manifest: Mapping[str, Any], *, timeout: float | None = None) -> StoppedRecord:
-        """Create the record of a stopped stack once. Raises as ``create_pod`` does."""
-        raw = await self._create(CONFIG_MAPS, manifest, self.deadline(timeout))
-        return readable(CONFIG_MAPS, stopped_record, raw)
+    async def patch_service(
+        self,
+        manifest: Mapping[str, Any],
+        uid: str,
+        *,
+        others: Mapping[str, None] = _OF_POOLS,
+        unselected: Mapping[str, None] = _OF_POOLS,
+        timeout: float | None = None,
+    ) -> ServiceState:
+        """Change the Service of that uid to what the manifest says; its node ports stay held.
 
-    async def delete_stopped(self, name: str, uid: str | None = None) -> None:
-        """Delete the record of a stopped stack and return when it is confirmed gone; works as ``delete_pod``."""
-        await remove(self, CONFIG_MAPS, name, uid, self.deadline())
+        ``others`` are labels, and ``unselected`` keys of the selector, to remove unless the manifest has them. Raises
+        NodePortTaken, NodePortOutOfRange, ClusterRefused if a policy removes our labels, and as ``patch_pod``.
+        """
+        metadata, spec = manifest["metadata"], manifest["spec"]
+        patch = {
+            "metadata": {
+                "uid": uid,
+                "labels": {**others, **metadata["labels"]},
+                "annotations": metadata["annotations"],
+                "ownerReferences": None,
+            },
+            "spec": {**spec, "selector": {**unselected, **spec["selector"]}},
+        }
+        body, name = orjson.dumps(patch), metadata["name"]
+        call = self.on("patch", "services", name, uid=uid, body=body, content_type=MERGE_PATCH)
+        raw = await self.answer(call, self.deadline(timeout))
+        _require_labels("services", raw, manifest)
+        return readable("services", service_state, raw)
+
+    async def annotate_service(
+        self, name: str, uid: str, annotations: Mapping[str, str], *, timeout: float | None = None
+    ) -> ServiceState:
+        """Set annotations of the Service of that uid; returns the Service as it is then. Raises as ``patch_pod``."""
+        raw = await self._patch("services", name, uid, self.deadline(timeout), annotations=annotations)
+        return readable("services", service_state, raw)
+
+    async def delete_config_map(self, name: str) -> None:
+        """Delete our ConfigMap of that name, which the version before this one may have made, as ``delete_pod`` does."""
+        await remove(self, CONFIG_MAPS, name, None, self.deadline())
 
     async def _patch(
         self, resource: str, name: str, uid: str, deadline: Deadline, **metadata: Mapping[str, str | None]
@@ -243,16 +287,15 @@ def _require_labels(resource: str, stored: JsonObject, manifest: Mapping[str, An
 
 
 def _same(found: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
-    """Whether the object was created from this manifest: same stack, same record, same owner, same node ports."""
+    """Whether the object was created from this manifest: same stack, record, generation and node ports."""
     return _traits(found) == _traits(manifest)
 
 
 def _traits(raw: Mapping[str, Any]) -> tuple[object, ...]:
-    metadata = raw["metadata"]
     return (
         labels.labels_of(raw).get(labels.STACK),
         labels.annotations_of(raw).get(labels.RECORD),
-        [owner.get("uid") for owner in metadata.get("ownerReferences") or ()],
+        labels.generation_of(raw),
         [tuple(map(port.get, ("port", "protocol", "nodePort"))) for port in (raw.get("spec") or {}).get("ports") or ()],
     )
 
@@ -263,8 +306,8 @@ async def remove(
     """Delete the object and return once it is confirmed gone. Raises ClusterUnavailable if it is not by the deadline.
 
     With ``uid``, deletes only the object of that uid. Without it, deletes only an object that carries our labels and
-    our instance; that has a ``known`` uid or an owner with one; or that, without labels, has our record or is owned by
-    the pod of its stack. Any other object of that name counts as gone and is left alone.
+    our instance; that has a ``known`` uid; or that, without labels, has our annotations. Any other object of that name
+    counts as gone and is left alone.
     """
     if uid is None:
         found = await caller.find(resource, name, deadline)
@@ -279,20 +322,13 @@ async def remove(
 def _is_ours(found: JsonObject, instance: str, known: Collection[str | None]) -> bool:
     """Whether the object is ours, even if somebody or an admission policy has removed its labels.
 
-    A uid cannot change, nobody else writes our record, and no other Service of this name is owned by the stack's pod.
+    A uid cannot change, and nobody else writes our annotations.
     """
-    if labels.is_ours(found, instance):
-        return True
-    metadata = found["metadata"]
-    owners = metadata.get("ownerReferences") or ()
-    if any(uid in known for uid in (metadata["uid"], *(owner.get("uid") for owner in owners))):
+    if labels.is_ours(found, instance) or found["metadata"]["uid"] in known:
         return True
     if labels.instance_of(labels.labels_of(found)):
         return False
-    of_its_pod = any(
-        owner.get("kind") == "Pod" and service_name(owner.get("name", "")) == metadata["name"] for owner in owners
-    )
-    return of_its_pod or labels.RECORD in labels.annotations_of(found)
+    return not labels.OURS_ALONE.isdisjoint(labels.annotations_of(found))
 
 
 async def _delete(caller: Caller, resource: str, name: str, uid: str, deadline: Deadline) -> JsonObject | None:

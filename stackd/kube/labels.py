@@ -21,13 +21,17 @@ PREPULL = "prepull"
 CLIENT_LABEL_PREFIX = "label.stackd.io/"
 RECORD = "stackd.io/record"
 POOL = "stackd.io/pool"
-"""Label on a pod that waits in the pool of this template; removed when the pod is given to a client."""
+"""Label on the objects of a stack that waits in the pool of this template; removed when a client gets the stack."""
 ASSIGNED = "stackd.io/assigned"
-"""Label on a pod of a pool, set when it is given to a client. Its Service selects this label: until then the node port
-answers nobody."""
+"""No pod carries this label. The Service of a stack in a pool selects it: until somebody is given the stack, its node
+port answers nobody."""
 
 EXPIRES = "stackd.io/expires-at"
 GENERATION = "stackd.io/generation"
+DESIRED = "stackd.io/desired"
+"""What the pod of a Service's stack should be: ``running``, ``starting`` (a new pod is on its way) or ``stopped``."""
+OURS_ALONE = frozenset({RECORD, GENERATION})
+"""Annotations that tell an object of stackd's even without its labels: a Service has both, a pod the second."""
 _LONGEST_NUMBER = 10
 
 

@@ -1,7 +1,7 @@
 """The manifests of a stack's Pod and Service, and of the pod that pulls an image, as Kubernetes' JSON. Pure.
 
 ``podspec`` decides what a tenant may ask for, and the caller applies the operator's additions. This module adds the
-names, the labels, the record (``records``) and the placement.
+names, the labels, the record (``records``) of the Service and the placement of the pod.
 
 The pod that pulls an image on one node runs no program of the image: its only container has a command that no image
 contains. The kubelet pulls the image first; then the container fails to start.
@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from stackd.kube import labels
-from stackd.kube.records import our_annotations
+from stackd.kube import labels, records
 from stackd.kube.wire import KINDS, JsonObject
 from stackd.model import PortMapping, Stack
 from stackd.podspec.pod import is_reserved
@@ -49,17 +48,8 @@ class PodRequest:
     node_selector: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceRequest:
-    """What a stack's service is made of. The pod with ``pod_uid`` owns it, so it is deleted with the pod."""
-
-    stack: Stack
-    instance: str
-    pod_uid: str
-
-
 def pod_manifest(request: PodRequest) -> dict[str, Any]:
-    """The Pod. Our labels and record override the tenant's; the operator's node selector overrides the pod spec's."""
+    """The Pod. Our labels and generation override the tenant's; the operator's node selector the pod spec's."""
     metadata = request.manifest.get("metadata") or {}
     stack = request.stack
     return {
@@ -73,29 +63,35 @@ def pod_manifest(request: PodRequest) -> dict[str, Any]:
                 **labels.object_labels(request.instance, stack.stack_id),
                 **({labels.POOL: stack.template or ""} if stack.unassigned else {}),
             },
-            "annotations": {**_others(metadata.get("annotations")), **our_annotations(stack)},
+            "annotations": {**_others(metadata.get("annotations")), labels.GENERATION: str(stack.generation)},
         },
         "spec": _placed(request.manifest["spec"], request.node_selector),
     }
 
 
-def service_manifest(request: ServiceRequest) -> dict[str, Any]:
-    """The NodePort Service with the stack's ports, owned by the stack's pod."""
-    stack = request.stack
+def service_manifest(stack: Stack, instance: str) -> dict[str, Any]:
+    """The stack's Service, with its record. Needs a stack with its pod spec (``Stacks.whole``).
+
+    While the stack waits in a pool, the Service selects no pod. Once the stack has given its ports back (it has ended),
+    the Service is of type ClusterIP, which holds no node port.
+    """
+    holds = stack.ports_held
     return {
         **KINDS["services"].type_meta,
         "metadata": {
             "name": stack.service_name,
             "namespace": stack.namespace,
-            "labels": {**client_labels(stack), **labels.object_labels(request.instance, stack.stack_id)},
-            "ownerReferences": [
-                {**KINDS["pods"].type_meta, "name": stack.pod_name, "uid": request.pod_uid},
-            ],
+            "labels": {
+                **client_labels(stack),
+                **labels.object_labels(instance, stack.stack_id),
+                **({labels.POOL: stack.template or ""} if stack.unassigned else {}),
+            },
+            "annotations": records.service_annotations(stack),
         },
         "spec": {
-            "type": "NodePort",
+            "type": "NodePort" if holds else "ClusterIP",
             "selector": service_selector(stack),
-            "ports": [_service_port(port) for port in stack.ports],
+            "ports": [_service_port(port, holds=holds) for port in stack.ports],
         },
     }
 
@@ -103,13 +99,6 @@ def service_manifest(request: ServiceRequest) -> dict[str, Any]:
 def service_selector(stack: Stack) -> dict[str, str]:
     """What the stack's Service selects: of a stack in a pool, no pod until somebody is given the stack."""
     return {labels.STACK: stack.stack_id} | ({labels.ASSIGNED: "true"} if stack.unassigned else {})
-
-
-def pool_labels(stack: Stack) -> dict[str, str | None]:
-    """The labels of a pod from a pool that say whether the stack was given away, and to whom; None removes one."""
-    if stack.unassigned:
-        return {labels.POOL: stack.template or "", labels.ASSIGNED: None}
-    return {labels.POOL: None, labels.ASSIGNED: "true", **client_labels(stack)}
 
 
 def range_question(namespace: str, instance: str, name: str) -> dict[str, Any]:
@@ -126,13 +115,13 @@ def range_question(namespace: str, instance: str, name: str) -> dict[str, Any]:
     return {**KINDS["services"].type_meta, "metadata": metadata, "spec": spec}
 
 
-def _service_port(port: PortMapping) -> dict[str, Any]:
+def _service_port(port: PortMapping, *, holds: bool) -> dict[str, Any]:
     return {
         "name": f"p-{port.container_port}-{port.protocol.lower()}",
         "protocol": port.protocol,
         "port": port.container_port,
         "targetPort": port.container_port,
-        "nodePort": port.node_port,
+        **({"nodePort": port.node_port} if holds else {}),
     }
 
 
@@ -147,6 +136,16 @@ def _placed(spec: Mapping[str, Any], node_selector: Mapping[str, str]) -> dict[s
 def client_labels(stack: Stack) -> dict[str, str]:
     """The client's labels of the stack, in the form that its objects carry."""
     return {labels.CLIENT_LABEL_PREFIX + key: value for key, value in stack.labels.items()}
+
+
+def pod_labels(stack: Stack, instance: str) -> dict[str, str | None]:
+    """The labels of stackd on the stack's pod; None: the pod must not have that one."""
+    return {
+        **client_labels(stack),
+        **labels.object_labels(instance, stack.stack_id),
+        labels.POOL: (stack.template or "") if stack.unassigned else None,
+        labels.ASSIGNED: None,
+    }
 
 
 def _others(names: Mapping[str, str] | None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""``Mirror``: a local copy of our pods, services and records of stopped stacks, and of all nodes, fed by four watches.
+"""``Mirror``: a local copy of our pods and services, and of all nodes, fed by three watches.
 
 Owns: the copy, the subscribers to its changes, and those who wait for a change. stackd serves all its reads from the
 mirror or from the store, and never asks Kubernetes for them (invariant 6). Does not decide what a state means, and does
@@ -18,13 +18,16 @@ from stackd.clock import Clock, SystemClock
 from stackd.errors import StackdError
 from stackd.kube.caller import Caller
 from stackd.kube.objects import NodeState, PodState, ServiceState, node_state, pod_state, service_state
-from stackd.kube.records import StoppedRecord, stopped_record
-from stackd.kube.watch import POLL_SECONDS, Changed, Listed, Source, Timings, WatchHealth, endless
-from stackd.kube.wire import CONFIG_MAPS, KubeRequest
+from stackd.kube.watch import Listed, Source, Timings, WatchHealth, endless
+from stackd.kube.wire import KubeRequest
 from stackd.structs import struct
 from stackd.waiters import Waiters
 
 log = logging.getLogger(__name__)
+WITHHELD = (
+    "the watch of pods is open and reports nothing, although pods have changed; is there a proxy that buffers answers "
+    "between stackd and the API server?"
+)
 T = TypeVar("T")
 
 
@@ -105,15 +108,6 @@ class ServiceChanged:
 
 
 @struct
-class RecordChanged:
-    """A record of a stopped stack appeared, changed, or is gone."""
-
-    name: str
-    before: StoppedRecord | None
-    after: StoppedRecord | None
-
-
-@struct
 class NodeChanged:
     """A node appeared, changed in a field that ``NodeState`` keeps, or is gone."""
 
@@ -124,21 +118,18 @@ class NodeChanged:
 
 @struct
 class Relisted:
-    """A list was read (the first one, too), and the subscribers were told its differences.
-
-    ``polled``: the list was not read after a gap, but because the watches report nothing.
-    """
+    """A list was read (the first one, too), and the subscribers were told its differences."""
 
     kind: str
-    polled: bool = False
 
 
-MirrorChange = PodChanged | ServiceChanged | RecordChanged | NodeChanged | Relisted
+MirrorChange = PodChanged | ServiceChanged | NodeChanged | Relisted
 _Change = Callable[..., MirrorChange]
 
 
 class Mirror:
-    """The copy. ``pods``, ``services``, ``stopped`` and ``nodes`` are live views by name; only ``run`` changes them."""
+    """The copy. ``pods``, ``services`` and ``nodes`` are live views by name. The watches change them, and the answers to
+    stackd's own changes, which come sooner (``saw``, ``gone``)."""
 
     def __init__(self, cluster: Caller, *, clock: Clock | None = None, timings: Timings | None = None) -> None:
         self._cluster = cluster
@@ -146,19 +137,16 @@ class Mirror:
         clock = clock or SystemClock()
         self._pods: ObjectTable[PodState] = ObjectTable()
         self._services: ObjectTable[ServiceState] = ObjectTable()
-        self._stopped: ObjectTable[StoppedRecord] = ObjectTable()
         self._nodes: ObjectTable[NodeState] = ObjectTable()
         self.pods: Mapping[str, PodState] = MappingProxyType(self._pods.current)
         self.services: Mapping[str, ServiceState] = MappingProxyType(self._services.current)
-        self.stopped: Mapping[str, StoppedRecord] = MappingProxyType(self._stopped.current)
         self.nodes: Mapping[str, NodeState] = MappingProxyType(self._nodes.current)
         self.failed: Callable[[], None] = lambda: None
-        """Called when one of the four watches loses its connection, or cannot get one."""
+        """Called when one of the three watches loses its connection, or cannot get one."""
         self.restored: Callable[[float], None] = lambda away: None
-        """Called when all four have one again, with the seconds for which the last of them had none."""
+        """Called when all three have one again, with the seconds for which the last of them had none."""
         self.health_by_kind: Mapping[str, WatchHealth] = {
-            kind: WatchHealth(kind, clock, self._lost, self._restored)
-            for kind in ("pods", "services", CONFIG_MAPS, "nodes")
+            kind: WatchHealth(kind, clock, self._lost, self._restored) for kind in ("pods", "services", "nodes")
         }
         self._waiters: Waiters[PodState] = Waiters()
         self._subscribers: list[Callable[[MirrorChange], None]] = []
@@ -168,14 +156,14 @@ class Mirror:
 
     @property
     def synced(self) -> bool:
-        """Whether all four kinds were listed since the start. Remains true when a watch is lost (see ``staleness``),
+        """Whether all three kinds were listed since the start. Remains true when a watch is lost (see ``staleness``),
         but not during a ``relist``.
         """
         return self._synced.is_set()
 
     @property
     def disconnected_since(self) -> float | None:
-        """Since when (monotonic seconds) at least one of the four watches has no connection; None if all have one."""
+        """Since when (monotonic seconds) at least one of the three watches has no connection; None if all have one."""
         return min(
             (p.disconnected_since for p in self.health_by_kind.values() if p.disconnected_since is not None),
             default=None,
@@ -188,11 +176,11 @@ class Mirror:
 
     @property
     def outages(self) -> int:
-        """How many outages the four watches had; the server's routine end of a watch does not count."""
+        """How many outages the three watches had; the server's routine end of a watch does not count."""
         return sum(health.outages for health in self.health_by_kind.values())
 
     def staleness(self) -> float:
-        """Seconds since the copy was last known to be current: the largest value of the four watches.
+        """Seconds since the copy was last known to be current: the largest value of the three watches.
 
         On a quiet cluster it rises up to the interval of bookmarks, which is about a minute.
         """
@@ -207,7 +195,7 @@ class Mirror:
         return lambda: self._subscribers.remove(callback)
 
     async def wait_synced(self) -> None:
-        """Return when all four kinds were listed."""
+        """Return when all three kinds were listed."""
         await self._synced.wait()
 
     async def until(self, name: str, predicate: Callable[[PodState | None], T | None], *, timeout: float) -> T:
@@ -227,25 +215,20 @@ class Mirror:
     def missed(self, pod: PodState) -> None:
         """Compare ``pod``, as a get has just returned it, with the copy; reopen the watch if it has not reported it.
 
-        If the new connection reports nothing either, something holds back the events, such as a proxy that buffers
-        responses. Then everything is listed every few seconds, until any watch reports an event.
+        If the new connection reports nothing either, something holds back the events (``withheld``).
         """
         if not self._is_ours(pod) or self.pods.get(pod.name) == pod:
-            return None  # the pod lacks stackd's labels, so it is not watched; or the watch has reported it
+            return  # the pod lacks stackd's labels, so it is not watched; or the watch has reported it
         pods = self.health_by_kind["pods"]
-        if not pods.missed() or pods.buffered:
-            return self.reopen("pods")
-        log.warning(
-            "the watches of Kubernetes are open and report nothing, although pods have changed; everything is listed every "
-            "%g s instead; is there a proxy that buffers answers between stackd and the API server?",
-            POLL_SECONDS,
-        )
-        self._set_buffered(True)
-        return self.reopen()
+        pods.missed()
+        if pods.withheld:
+            log.warning("%s", WITHHELD, extra={"same": "withheld"})
+        self.reopen("pods")
 
-    def _set_buffered(self, buffered: bool) -> None:
-        for one in self.health_by_kind.values():
-            one.buffered = buffered
+    @property
+    def withheld(self) -> bool:
+        """Whether the watch of pods is open and reports nothing of what Kubernetes has."""
+        return self.health_by_kind["pods"].withheld
 
     def lose(self, error: StackdError) -> None:
         """Kubernetes does not answer: mark all watches as disconnected, even if their connections look open."""
@@ -254,7 +237,7 @@ class Mirror:
         self.reopen()
 
     async def relist(self) -> None:
-        """Read all four lists again, with new watches; returns when that is done. Until then the copy is not synced."""
+        """Read all three lists again, with new watches; returns when that is done. Until then the copy is not synced."""
         self._unlisted = set(self.health_by_kind)
         self._synced.clear()
         self._again.set()
@@ -279,14 +262,12 @@ class Mirror:
         call, ours = self._cluster.on, self._cluster.ours()
         pods = Source(kind="pods", call=call("list", "pods", params=ours), parse=pod_state)
         services = Source(kind="services", call=call("list", "services", params=ours), parse=service_state)
-        stopped = Source(kind=CONFIG_MAPS, call=call("list", CONFIG_MAPS, params=ours), parse=stopped_record)
         nodes = Source(kind="nodes", call=KubeRequest(verb="list", resource="nodes"), parse=node_state)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep(pods, self._pods, self._is_ours, PodChanged), name="mirror-pods")
             group.create_task(
                 self._keep(services, self._services, self._is_ours, ServiceChanged), name="mirror-services"
             )
-            group.create_task(self._keep(stopped, self._stopped, self._is_ours, RecordChanged), name="mirror-records")
             group.create_task(self._keep(nodes, self._nodes, lambda _: True, NodeChanged), name="mirror-nodes")
 
     async def _keep(
@@ -295,25 +276,40 @@ class Mirror:
         health = self.health_by_kind[source.kind]
         async with aclosing(endless(self._cluster, source, health, self._timings)) as events:
             async for event in events:
-                if health.buffered and isinstance(event, Changed):
-                    log.info("the watches of Kubernetes report changes again")
-                    self._set_buffered(False)
                 if isinstance(event, Listed):
                     changes = table.replace(filter(wanted, event.items))
                 elif event.gone or not wanted(event.item):
                     changes = table.drop(event.item)
                 else:
                     changes = table.put(event.item)
-                for before, after in changes:
-                    self._tell(change(name=_name(before, after), before=before, after=after))
+                self._report(changes, change)
                 if isinstance(event, Listed):
                     self._listed(source.kind)
+
+    def saw(self, state: PodState | ServiceState) -> None:
+        """An answer of the API server to stackd's own change: the copy need not wait for the watch to report it."""
+        if self._is_ours(state):
+            if isinstance(state, PodState):
+                self._report(self._pods.put(state), PodChanged)
+            else:
+                self._report(self._services.put(state), ServiceChanged)
+
+    def gone(self, state: PodState | ServiceState) -> None:
+        """The API server has confirmed that this object is gone."""
+        if isinstance(state, PodState):
+            self._report(self._pods.drop(state), PodChanged)
+        else:
+            self._report(self._services.drop(state), ServiceChanged)
+
+    def _report(self, changes: Iterable[Difference[S]], change: _Change) -> None:
+        for before, after in changes:
+            self._tell(change(name=_name(before, after), before=before, after=after))
 
     def _listed(self, kind: str) -> None:
         self._unlisted.discard(kind)
         if not self._unlisted:
             self._synced.set()
-        self._tell(Relisted(kind=kind, polled=self.health_by_kind[kind].buffered))
+        self._tell(Relisted(kind=kind))
 
     def _lost(self) -> None:
         self.failed()
@@ -322,7 +318,7 @@ class Mirror:
         if self.disconnected_since is None:
             self.restored(away)
 
-    def _is_ours(self, state: PodState | ServiceState | StoppedRecord) -> bool:
+    def _is_ours(self, state: PodState | ServiceState) -> bool:
         # The selector already excludes the others. This check holds even if the selector were wrong (invariant 5).
         return state.instance == self._cluster.instance
 

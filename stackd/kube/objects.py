@@ -42,9 +42,8 @@ class ContainerState:
 class PodState:
     """A pod. ``scheduled`` is the PodScheduled condition, None while there is none; times in nanoseconds.
 
-    ``generation`` and ``expires_at`` are stackd's annotations: which pod of its stack it is, and when that expires.
-    ``pool`` is the template in whose pool it waits, empty if it is in no pool; ``assigned``: it was given from one.
-    ``recorded`` says whether it carries the record and the end of its stack, from which a lost state file is rebuilt.
+    ``generation`` is stackd's annotation: which pod of its stack it is. ``pool`` is the template in whose pool its label
+    says that it waits, empty if it is in no pool; ``assigned``: it has a label that no pod should have.
     ``cpu_milli``, ``memory_bytes`` and ``ephemeral_bytes`` are what the scheduler reserves for it: its requests, after
     admission policies and LimitRanges have changed them.
     """
@@ -66,21 +65,21 @@ class PodState:
     created_at: int
     containers: tuple[ContainerState, ...]
     generation: int = 0
-    expires_at: int | None = None
     cpu_milli: int = 0
     memory_bytes: int = 0
     ephemeral_bytes: int = 0
     pool: str = ""
     assigned: bool = False
-    recorded: bool = True
 
 
 @struct
 class ServiceState:
-    """A service. ``selects`` is the stack that its selector names; with ``once_assigned``, its pod only once that was
-    given from a pool.
+    """A service. ``selects`` is the stack that its selector names; while ``once_assigned``, it selects no pod, because
+    the stack waits in a pool.
 
-    ``families`` are ``IPv4`` and ``IPv6``, the primary one first.
+    ``families`` are ``IPv4`` and ``IPv6``, the primary one first. ``expires_at`` (nanoseconds), ``generation`` and
+    ``desired`` are stackd's annotations beside the record; ``recorded`` says whether it carries a record of the current
+    form, and ``pool`` in which template's pool the stack waits by its label.
     """
 
     name: str
@@ -94,6 +93,11 @@ class ServiceState:
     selects: str = ""
     once_assigned: bool = False
     families: tuple[str, ...] = ()
+    expires_at: int | None = None
+    generation: int = 0
+    desired: str = ""
+    recorded: bool = True
+    pool: str = ""
 
 
 @struct
@@ -133,7 +137,7 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled", _NONE)
     disruption = conditions.get("DisruptionTarget", _NONE)
-    names, notes = labels.labels_of(raw), labels.annotations_of(raw)
+    names = labels.labels_of(raw)
     node_name = spec.get("nodeName")
     return PodState(
         name=metadata["name"],
@@ -153,20 +157,18 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
         created_at=to_nanoseconds(metadata["creationTimestamp"]),
         containers=tuple(_containers(status)),
         generation=labels.generation_of(raw),
-        expires_at=expiry_of(raw),
         cpu_milli=-(-reserved_nanos(spec, "cpu") // (NANO // 1000)),
         memory_bytes=reserved(spec, "memory"),
         ephemeral_bytes=reserved(spec, EPHEMERAL_STORAGE),
         pool=intern(names.get(labels.POOL, "")),
-        assigned=names.get(labels.ASSIGNED) == "true",
-        recorded=bool(notes.get(labels.RECORD) and notes.get(labels.EXPIRES)),
+        assigned=labels.ASSIGNED in names,
     )
 
 
 def service_state(raw: Mapping[str, Any]) -> ServiceState:
     """The view of a Service's JSON."""
     metadata = raw["metadata"]
-    names = labels.labels_of(raw)
+    names, notes = labels.labels_of(raw), labels.annotations_of(raw)
     spec = raw.get("spec") or _NONE
     ports, selector = spec.get("ports") or (), spec.get("selector") or _NONE
     once_assigned = selector.get(labels.ASSIGNED) == "true"
@@ -182,6 +184,11 @@ def service_state(raw: Mapping[str, Any]) -> ServiceState:
         selects=selector.get(labels.STACK, "") if len(selector) == 1 + once_assigned else "",
         once_assigned=once_assigned,
         families=tuple(map(intern, spec.get("ipFamilies") or ())),
+        expires_at=expiry_of(raw),
+        generation=labels.generation_of(raw),
+        desired=intern(notes.get(labels.DESIRED, "")),
+        recorded=bool(notes.get(labels.RECORD) and notes.get(labels.DESIRED)) and not metadata.get("ownerReferences"),
+        pool=intern(names.get(labels.POOL, "")),
     )
 
 

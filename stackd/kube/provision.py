@@ -159,11 +159,14 @@ def _binding(role: Manifest, subjects: list[dict[str, str]]) -> Manifest:
 
 
 def _quota(site: ManifestOptions) -> Manifest:
-    """An example: as many pods and services as stacks are allowed, and none of the objects that stacks do not use."""
+    """An example: as many pods and node ports as stacks are allowed, and none of the objects that stacks do not use.
+
+    Twice as many Services: that of an ended stack keeps its record, without a node port, until the stack expires.
+    """
     count = str(parse(site.stacks))
     hard = {
         "pods": count,
-        "services": count,
+        "services": str(2 * parse(site.stacks).whole),
         "services.nodeports": count,
         "services.loadbalancers": "0",
         "persistentvolumeclaims": "0",

@@ -1,9 +1,9 @@
-"""The record of a stack, from which a lost state file can be rebuilt: on its Pod, or in a ConfigMap without a pod.
+"""The record of a stack on its Service, from which a lost state file can be rebuilt.
 
-Owns: the record's format and version, and the form of the ConfigMap. The record is an annotation. A rebuilt stack
-starts as ``creating`` and is then observed like any other. When a stack is extended, only a separate annotation with
-the new expiry changes, not the record. A stack that its user has stopped, or that waits for another pod, has a
-ConfigMap with its name. Pure. Records are not read while the state file exists.
+Owns: the record's format and version. The record is an annotation of the Service, which exists from the reservation of
+a stack to its removal; the pod carries only its generation. What changes most (the expiry) and what the daemon compares
+on each pass (the generation, and what the pod should be) are annotations of their own beside it. Pure. Records are not
+read while the state file exists. ``parse_pod`` and ``parse_config_map`` read what the version before wrote.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,13 +19,13 @@ import orjson
 
 from stackd.clock import from_nanoseconds, to_nanoseconds
 from stackd.kube import labels
-from stackd.kube.objects import expiry_of
-from stackd.kube.wire import CONFIG_MAPS, KINDS, JsonObject
+from stackd.kube.wire import JsonObject
 from stackd.model import NO_VALUES, Desired, PortMapping, Stack, StackStatus
 from stackd.podspec.additions import values_in
 
-VERSION = 1
-# Everybody who watches pods receives the annotation with each change of a pod, and Kubernetes allows 256 KiB of
+VERSION = 2
+_BEFORE = 1
+# Everybody who watches Services receives the annotation with each change of a Service, and Kubernetes allows 256 KiB of
 # annotations in all. So a long text is compressed, unless that makes it longer.
 _PACK_ABOVE_BYTES = 2 * 1024
 _LONGEST_UNPACKED = 16 * 1024 * 1024
@@ -36,32 +36,37 @@ _CLOSED = "closed"
 Earlier versions of stackd answered first, so a stack of theirs may have been given away whatever its record says.
 """
 
-DESIRED = "stackd.io/desired"
-"""``running`` if the stack is to get another pod instead of staying stopped."""
-
-NODE, ADDRESS = "stackd.io/node", "stackd.io/node-public-ip"
-"""The node of the stack's last pod, which the API still shows."""
-
-VALUES = "values"
-"""The key of the ConfigMap's data that holds the stack's generated values, as JSON."""
+RUNNING, STARTING, STOPPED = "running", "starting", "stopped"
+POD_DELETED = "PodDeleted"
+POD_DELETED_MESSAGE = "the pod is gone from the cluster and stackd did not delete it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unrecoverable:
-    """A pod of ours from which no stack can be rebuilt, and why."""
+    """An object of ours from which no stack can be rebuilt, and why."""
 
     name: str
     reason: str
 
 
-def our_annotations(stack: Stack) -> dict[str, str]:
-    """The annotations of a stack's pod from which its row can be rebuilt. Needs a whole stack (``Stacks.whole``)."""
-    ours = {labels.RECORD: record_annotation(stack), labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at)}
-    return ours | ({labels.GENERATION: str(stack.generation)} if stack.generation else {})
+def wanted_pod(stack: Stack) -> str:
+    """What the stack's pod should be, in the words of the ``stackd.io/desired`` annotation."""
+    if stack.desired is Desired.STOPPED:
+        return STOPPED
+    return STARTING if stack.accepted and stack.pod_uid is None and not stack.ended else RUNNING
 
 
-def record_annotation(stack: Stack) -> str:
-    """The value of the ``stackd.io/record`` annotation for the stack as it is now."""
+def service_annotations(stack: Stack) -> dict[str, str]:
+    """The annotations of the stack's Service. Needs a stack with its pod spec (``Stacks.whole``)."""
+    return {
+        labels.RECORD: _record(stack),
+        labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at),
+        labels.GENERATION: str(stack.generation),
+        labels.DESIRED: wanted_pod(stack),
+    }
+
+
+def _record(stack: Stack) -> str:
     record: dict[str, object] = {
         "version": VERSION,
         "created_at": from_nanoseconds(stack.created_at),
@@ -70,107 +75,143 @@ def record_annotation(stack: Stack) -> str:
         "cpu_milli": stack.requested_cpu_milli,
         "memory_bytes": stack.requested_memory_bytes,
         "labels": dict(stack.labels),
-        **({"generation": stack.generation} if stack.generation else {}),
-        **_of_template(stack),
         **_pack(_text(stack)),
     }
+    record |= {key: value for key, value in _optional(stack).items() if value}
     return orjson.dumps(record, option=orjson.OPT_SORT_KEYS).decode()
 
 
-def _of_template(stack: Stack) -> dict[str, object]:
-    """The record's fields about the template. Of generated values it has only the names: the pod has the values."""
-    found: dict[str, object] = {"template": stack.template} if stack.template is not None else {}
-    if stack.digest is not None:
-        found["digest"] = stack.digest
-    if stack.values:
-        found["values"] = list(stack.values)
-    if stack.unassigned:
-        found |= {"unassigned": True, _CLOSED: True}
-    return found
+def _optional(stack: Stack) -> dict[str, object]:
+    """The fields that most records lack.
 
-
-def parse_record(
-    pod: Mapping[str, Any], service: Mapping[str, Any] | None, values: Mapping[str, str] | None = None
-) -> Stack | Unrecoverable:
-    """The stack of the pod and its service (both as Kubernetes' JSON).
-
-    Its generated values are ``values``, or those of the pod's environment if ``values`` is None. Node ports are taken
-    from the service if there is one, because a port may have been replaced after the pod was created. A stack that
-    waits in a pool by its record has no digest if it may have been given to a client nevertheless. Never raises
-    because of the annotation's content: anybody with rights on the pod can edit it.
+    Generated values are in the record only while there is no pod, which has them otherwise: more programs may read
+    Services than pods.
     """
-    metadata = pod["metadata"]
+    without_pod = wanted_pod(stack) != RUNNING
+    return {
+        "template": stack.template,
+        "digest": stack.digest,
+        "values": dict(stack.values) if without_pod else list(stack.values),
+        "unassigned": stack.unassigned,
+        "node": stack.node_id,
+        "address": stack.node_public_ip,
+        "ended": [stack.status.value, stack.status_reason, stack.status_message] if stack.ended else None,
+    }
+
+
+def parse_record(service: JsonObject, pod: JsonObject | None) -> Stack | Unrecoverable:
+    """The stack of a Service and its pod (both as Kubernetes' JSON).
+
+    Never raises because of the record's content: anybody with rights on the Service can edit it.
+    """
+    return _parsed(service, VERSION, lambda record: _from_service(service, pod, record))
+
+
+def _from_service(service: JsonObject, pod: JsonObject | None, record: Mapping[str, Any]) -> Stack:
+    generation, wanted = labels.generation_of(service), labels.annotations_of(service).get(labels.DESIRED)
+    own = pod if pod is not None and labels.generation_of(pod) >= generation else None
+    holds = service["spec"].get("type") == "NodePort"
+    found = replace(
+        _common(service, record, values=_values(own, record)),
+        ports=_ports(record, service),
+        ports_held=holds,
+        service_uid=service["metadata"]["uid"],
+        generation=generation,
+        node_id=_optional_text(record.get("node")),
+        node_public_ip=_optional_text(record.get("address")),
+    )
+    if wanted == STOPPED:
+        return replace(found, status=StackStatus.STOPPED, desired=Desired.STOPPED, ports_held=True)
+    if own is None and wanted == STARTING:
+        return replace(found, ports_held=True)
+    if own is not None:
+        found = _with_pod(found, own)
+    if "ended" in record:
+        status, reason, message = record["ended"]
+        return replace(
+            found, ended=True, status=StackStatus(status), status_reason=str(reason), status_message=str(message)
+        )
+    if own is None:
+        return replace(
+            found,
+            ended=True,
+            status=StackStatus.STOPPED,
+            status_reason=POD_DELETED,
+            status_message=POD_DELETED_MESSAGE,
+        )
+    return found if found.ended else replace(found, ports_held=True)
+
+
+def _with_pod(stack: Stack, pod: JsonObject) -> Stack:
+    phase = (pod.get("status") or {}).get("phase")
+    return replace(
+        stack,
+        pod_uid=pod["metadata"]["uid"],
+        node_id=pod["spec"].get("nodeName") or stack.node_id,
+        ended=phase in ("Failed", "Succeeded"),
+    )
+
+
+def _parsed(raw: JsonObject, version: int, read: Callable[[Mapping[str, Any]], Stack]) -> Stack | Unrecoverable:
+    metadata = raw["metadata"]
     name: str = metadata["name"]
-    text = labels.annotations_of(pod).get(labels.RECORD)
+    text = labels.annotations_of(raw).get(labels.RECORD)
     if not text:
         return Unrecoverable(name=name, reason=f"it carries no {labels.RECORD} annotation")
     if metadata.get("deletionTimestamp"):
         return Unrecoverable(name=name, reason="it is being deleted")
     try:
         record = orjson.loads(text)
-        if record["version"] != VERSION:
-            return Unrecoverable(name=name, reason=f"its record has version {record['version']}, not {VERSION}")
-        return _stack(pod, service, record, _values(pod, record) if values is None else values)
+        if record["version"] != version:
+            return Unrecoverable(name=name, reason=f"its record has version {record['version']}, not {version}")
+        return read(record)
     except (ValueError, TypeError, KeyError, LookupError, AttributeError, zlib.error, binascii.Error) as exc:
         return Unrecoverable(name=name, reason=f"its record cannot be read: {type(exc).__name__}: {exc}")
 
 
-def _stack(
-    pod: Mapping[str, Any], service: Mapping[str, Any] | None, record: Mapping[str, Any], values: Mapping[str, str]
-) -> Stack:
-    metadata = pod["metadata"]
+def _common(raw: JsonObject, record: Mapping[str, Any], *, values: Mapping[str, str]) -> Stack:
+    """What a record of any version says of a stack, without its pod and its Service."""
+    metadata = raw["metadata"]
     created_at = to_nanoseconds(record["created_at"])
-    ended = (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
     return Stack(
         stack_id=metadata["labels"][labels.STACK],
         namespace=metadata["namespace"],
         pod_spec=_unpack(record),
-        ports=_ports(record, service),
+        ports=_ports(record, None),
         status=StackStatus.CREATING,
         created_at=created_at,
         updated_at=created_at,
         ttl_expires_at=to_nanoseconds(metadata["annotations"].get(labels.EXPIRES) or record["ttl_expires_at"]),
         requested_cpu_milli=int(record["cpu_milli"]),
         requested_memory_bytes=int(record["memory_bytes"]),
-        node_id=pod["spec"].get("nodeName"),
         labels={str(key): str(value) for key, value in record["labels"].items()},
         accepted=True,
-        ended=ended,
-        ports_held=service is not None or not ended,
-        pod_uid=metadata["uid"],
-        service_uid=service["metadata"]["uid"] if service is not None else None,
         generation=int(record.get("generation", 0)),
-        template=_text_or_none(record.get("template")),
+        template=_optional_text(record.get("template")),
         values=values,
         unassigned=record.get("unassigned") is True,
-        digest=None if _may_be_given(metadata, record) else _text_or_none(record.get("digest")),
+        digest=_optional_text(record.get("digest")),
     )
 
 
-def _may_be_given(metadata: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
-    """Whether a stack that waits in a pool by its record may have been given to a client nevertheless."""
-    waits = record.get("unassigned") is True
-    return waits and (record.get(_CLOSED) is not True or labels.ASSIGNED in metadata["labels"])
+def _values(pod: JsonObject | None, record: Mapping[str, Any]) -> Mapping[str, str]:
+    kept = record.get("values") or {}
+    if isinstance(kept, dict):
+        return {str(name): str(value) for name, value in kept.items()} or NO_VALUES
+    return values_in(pod, map(str, kept)) if pod is not None else NO_VALUES
 
 
-def _ports(record: Mapping[str, Any], service: Mapping[str, Any] | None) -> tuple[PortMapping, ...]:
-    given = {} if service is None else _node_ports(service)
+def _ports(record: Mapping[str, Any], service: JsonObject | None) -> tuple[PortMapping, ...]:
+    """The ports; their node ports from the Service, where it has them: a port may have been replaced."""
+    node_ports = {} if service is None else _node_ports(service)
     return tuple(
         PortMapping(
             container_port=int(container_port),
             protocol=str(protocol),
-            node_port=given.get((container_port, protocol), int(node_port)),
+            node_port=node_ports.get((container_port, protocol), int(node_port)),
         )
         for container_port, protocol, node_port in record["ports"]
     )
-
-
-def _values(pod: Mapping[str, Any], record: Mapping[str, Any]) -> Mapping[str, str]:
-    return values_in(pod, map(str, record["values"])) if "values" in record else NO_VALUES
-
-
-def _text_or_none(value: object) -> str | None:
-    return None if value is None else str(value)
 
 
 def _node_ports(service: Mapping[str, Any]) -> dict[tuple[int, str], int]:
@@ -179,6 +220,10 @@ def _node_ports(service: Mapping[str, Any]) -> dict[tuple[int, str], int]:
         for port in service["spec"].get("ports") or ()
         if "nodePort" in port
     }
+
+
+def _optional_text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _text(stack: Stack) -> str:
@@ -206,95 +251,42 @@ def _unpack(record: Mapping[str, Any]) -> str:
     return data.decode()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoppedRecord:
-    """What stackd keeps of the ConfigMap of a stopped stack; ``going`` while it is being deleted.
-
-    Times in nanoseconds; ``expires_at`` is 0 if its annotation cannot be read.
-    """
-
-    name: str
-    uid: str
-    resource_version: str
-    instance: str
-    stack_id: str
-    going: bool
-    created_at: int = 0
-    expires_at: int = 0
+def parse_pod(pod: JsonObject, service: JsonObject | None) -> Stack | Unrecoverable:
+    """The stack of a pod that the version before this one made; its Service has no record."""
+    return _parsed(pod, _BEFORE, lambda record: _from_pod(pod, service, record))
 
 
-def stopped_manifest(stack: Stack, instance: str) -> JsonObject:
-    """The ConfigMap, named as the stack, with the annotations that the stack's next pod would carry."""
-    metadata = {
-        "name": stack.stack_id,
-        "namespace": stack.namespace,
-        "labels": labels.object_labels(instance, stack.stack_id),
-        "annotations": stopped_annotations(stack),
-    }
-    manifest: JsonObject = {**KINDS[CONFIG_MAPS].type_meta, "metadata": metadata}
-    # No pod holds the generated values now. Whoever may read ConfigMaps here could also read the pods that held them.
-    return manifest | ({"data": {VALUES: orjson.dumps(dict(stack.values)).decode()}} if stack.values else {})
-
-
-def stopped_annotations(stack: Stack) -> dict[str, str]:
-    """The annotations of a stopped stack's ConfigMap, for the stack as it is now."""
-    return our_annotations(stack) | {
-        labels.GENERATION: str(stack.generation),
-        DESIRED: stack.desired.value,
-        NODE: stack.node_id or "",
-        ADDRESS: stack.node_public_ip or "",
-    }
-
-
-def stopped_record(raw: Mapping[str, Any]) -> StoppedRecord:
-    """The view of the ConfigMap's JSON. Raises KeyError."""
-    metadata, names = raw["metadata"], labels.labels_of(raw)
-    return StoppedRecord(
-        name=metadata["name"],
-        uid=metadata["uid"],
-        resource_version=metadata["resourceVersion"],
-        instance=labels.instance_of(names),
-        stack_id=names.get(labels.STACK, ""),
-        going=bool(metadata.get("deletionTimestamp")),
-        created_at=to_nanoseconds(metadata["creationTimestamp"]),
-        expires_at=expiry_of(raw) or 0,
-    )
-
-
-def parse_stopped(raw: Mapping[str, Any]) -> Stack | Unrecoverable:
-    """The stack with its ports and without a pod: stopped, or about to get one. Never raises because of the content."""
-    try:
-        values = _stopped_values(raw)
-    except (ValueError, TypeError, AttributeError) as exc:
-        return Unrecoverable(name=raw["metadata"]["name"], reason=f"its values cannot be read: {type(exc).__name__}")
-    found = parse_record({**raw, "spec": {}, "status": {}}, None, values)
-    if isinstance(found, Unrecoverable):
-        return found
-    annotations, starting = labels.annotations_of(raw), _is_starting(raw)
+def _from_pod(pod: JsonObject, service: JsonObject | None, record: Mapping[str, Any]) -> Stack:
+    found = _with_pod(_common(pod, record, values=_values(pod, record)), pod)
     return replace(
         found,
-        status=StackStatus.CREATING if starting else StackStatus.STOPPED,
-        desired=Desired.RUNNING if starting else Desired.STOPPED,
-        pod_uid=None,
-        ports_held=True,
-        node_id=annotations.get(NODE) or None,
-        node_public_ip=annotations.get(ADDRESS) or None,
+        # That version answered a create before it wrote here that a stack was given away.
+        digest=None if found.unassigned else found.digest,
+        ports=_ports(record, service),
+        ports_held=service is not None or not found.ended,
+        service_uid=service["metadata"]["uid"] if service is not None else None,
     )
 
 
-def supersedes(record: Mapping[str, Any], pod: Mapping[str, Any]) -> bool:
-    """Whether the record is newer than the pod of the same stack (both as JSON).
+def parse_config_map(raw: JsonObject) -> Stack | Unrecoverable:
+    """The stack of a ConfigMap in which the version before this one kept a stack without a pod."""
+    return _parsed(raw, _BEFORE, lambda record: _from_config_map(raw, record))
 
-    If so, that pod is to be stopped, or replaced by another one.
-    """
+
+def _from_config_map(raw: JsonObject, record: Mapping[str, Any]) -> Stack:
+    notes, text = labels.annotations_of(raw), (raw.get("data") or {}).get("values")
+    starting = notes.get(labels.DESIRED) == RUNNING
+    return replace(
+        _common(raw, record, values=_values(None, {"values": orjson.loads(text)} if text else {})),
+        status=StackStatus.CREATING if starting else StackStatus.STOPPED,
+        desired=Desired.RUNNING if starting else Desired.STOPPED,
+        node_id=notes.get("stackd.io/node") or None,
+        node_public_ip=notes.get("stackd.io/node-public-ip") or None,
+    )
+
+
+def config_map_supersedes(record: JsonObject, pod: JsonObject) -> bool:
+    """Whether the ConfigMap is newer than the pod of the same stack: that pod is to be stopped or replaced."""
     one, other = labels.generation_of(record), labels.generation_of(pod)
-    return one > other or (one == other and not _is_starting(record))
-
-
-def _is_starting(raw: Mapping[str, Any]) -> bool:
-    return labels.annotations_of(raw).get(DESIRED) == Desired.RUNNING.value
-
-
-def _stopped_values(raw: Mapping[str, Any]) -> Mapping[str, str]:
-    text = (raw.get("data") or {}).get(VALUES)
-    return NO_VALUES if text is None else {str(name): str(value) for name, value in orjson.loads(text).items()}
+    stopped = labels.annotations_of(record).get(labels.DESIRED) != RUNNING
+    return one > other or (one == other and stopped)

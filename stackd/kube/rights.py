@@ -53,17 +53,17 @@ IN_NAMESPACE: tuple[Right, ...] = (
     Right(
         resource="pods",
         verbs=("create", "get", "list", "watch", "patch", "delete"),
-        why="the stacks' pods; patch writes a longer life on a pod",
+        why="the stacks' pods; patch restores their labels",
     ),
     Right(
         resource="services",
-        verbs=("create", "get", "list", "watch", "delete"),
-        why="the stacks' services",
+        verbs=("create", "get", "list", "watch", "patch", "delete"),
+        why="the stacks' Services; patch keeps their records up to date",
     ),
     Right(
         resource="configmaps",
-        verbs=("create", "get", "list", "watch", "patch", "delete"),
-        why="the records of stacks that their users have stopped",
+        verbs=("get", "list", "delete"),
+        why="the records of stopped stacks of stackd 0.1.0 before Services carried them; they are converted at the start",
     ),
     Right(resource="pods/log", verbs=("get",), why="the logs of a stack"),
     Right(resource="events", verbs=("list",), why="the events of a stack"),

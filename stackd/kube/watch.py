@@ -50,8 +50,6 @@ OLDER_SECONDS = 10.0
 """When all lists are older than the known version for this long, the cluster itself was set back."""
 MISSED_SECONDS = 2.0
 """How long a reopened watch may take to report what was missed."""
-POLL_SECONDS = 5.0
-"""How often everything is listed while the watches do not report changes."""
 _INTERNAL = 500
 _EVENTS = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK"})
 
@@ -139,8 +137,6 @@ class WatchHealth:
         self.last_good: float | None = None
         self.disconnected_since: float | None = self._born
         self.last_error = ""
-        self.buffered = False
-        """Whether the watch opens, but its events do not arrive; set by the mirror."""
         self.open_seconds = 0.0
         """For how long the last connection was open."""
         self._missed: tuple[float, int] | None = None
@@ -150,7 +146,14 @@ class WatchHealth:
     @property
     def connected(self) -> bool:
         """Whether the watch has a connection, and its events are not held back as far as is known."""
-        return self.disconnected_since is None and not self.buffered
+        return self.disconnected_since is None and not self.withheld
+
+    @property
+    def withheld(self) -> bool:
+        """Whether the watch opens, but for some time has reported nothing of what Kubernetes has."""
+        missed = self._missed
+        silent = missed is not None and missed[1] == self.events
+        return silent and missed is not None and self._clock.monotonic() - missed[0] >= MISSED_SECONDS
 
     def beat(self) -> None:
         """Note a sign of life: a list, an event, or a watch that stays open."""
@@ -173,14 +176,10 @@ class WatchHealth:
         self.last_error = str(error)
         self._failed()
 
-    def missed(self) -> bool:
-        """Note that the watch has not reported an object that Kubernetes has. Returns whether the watch has reported
-        nothing at all since the first such call, at least ``MISSED_SECONDS`` ago, although it was reopened.
-        """
-        now = self._clock.monotonic()
+    def missed(self) -> None:
+        """Note that the watch has not reported an object that Kubernetes has."""
         if self._missed is None or self._missed[1] != self.events:
-            self._missed = (now, self.events)
-        return now - self._missed[0] >= MISSED_SECONDS
+            self._missed = (self._clock.monotonic(), self.events)
 
     @contextmanager
     def reading(self, response: aiohttp.ClientResponse) -> Iterator[None]:
@@ -226,8 +225,7 @@ async def stream(
     Raises VersionExpired when the version is too old, ClusterUnavailable for everything that a reconnect may fix.
     """
     call = _watch_call(source, version, timings)
-    idle = POLL_SECONDS if health.buffered else timings.idle_limit
-    async with caller.connection.stream(call, idle=idle) as response:
+    async with caller.connection.stream(call, idle=timings.idle_limit) as response:
         # An open response alone proves little, because a proxy can give one, too. But a proxy ends it at once or sends
         # nonsense.
         standing = asyncio.get_running_loop().call_later(_STANDING_SECONDS, health.beat)
@@ -263,8 +261,6 @@ async def endless(
         except ClusterSilent as exc:
             log.debug("watch of %s: %s; asking again", source.kind, exc)
             health.restarts += 1
-            if health.buffered:
-                position.version = ""
             continue
         except ClusterOverloaded as exc:
             health.lost(exc)

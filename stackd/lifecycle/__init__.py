@@ -1,13 +1,13 @@
 """What stackd does with a stack, and the only place where store and cluster meet.
 
+next_step, steps, worker              decides; one executor for each step; the one queue, by stack
 create, delete, ttl, restart          the verbs, one per file (ttl expires and extends; restart also stops and starts)
 create_request                        what a create is asked for
 capacity, needs                       how many more stacks would fit
 idempotency                           repeated requests under one Idempotency-Key; purging old keys, jobs and timelines
 objects                               a stack's pod with stackd's additions; its Service and its node ports
-annotations, repair                   writes on pods what a lost file is rebuilt from; restores what living stacks lack
 observe, status, diagnostics          observes pods, derives statuses from them, keeps the reasons of failures
-plan, reconcile, brake                finds what was missed; stops and waits for the operator where too much would go
+reconcile, brake                      finds what was missed; stops and waits for the operator where too much would go
 bring_up, rebuild                     checks the cluster; recovers rows from its objects
 readiness                             whether stackd accepts work and is ready; if not, why
 ownership, lease_rules                which of two stackd may change anything

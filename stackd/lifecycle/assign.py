@@ -1,8 +1,8 @@
 """Answer a create from a pool, and delete stacks of pools where a create finds no room.
 
 Owns: which stack of a pool may be given (invariant 11): one whose pod, node and Service the mirror shows in order at
-that moment, a running one before one that starts. One transaction gives the stack away. One patch of its pod then makes
-it reachable and records whose it is, so that no answered create depends on the file.
+that moment, a running one before one that starts. One transaction gives the stack away. One patch of its Service then
+makes it reachable and records whose it is, so that no answered create depends on the file.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from stackd.errors import (
     NoNodePort,
     NoRoom,
     NotOwner,
-    ObjectNotFound,
-    PreconditionFailed,
     StackdError,
 )
 from stackd.kube.objects import NodeState, PodState, ServiceState
-from stackd.lifecycle.annotations import opened
 from stackd.lifecycle.capacity import free_on_nodes
 from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.create_request import Abandon, CreateRequest
-from stackd.lifecycle.delete import finish_delete
 from stackd.lifecycle.needs import CPU, MEMORY, PODS, PORTS, short_of
-from stackd.lifecycle.plan import service_trouble, wants_service, wrongly_labelled
+from stackd.lifecycle.next_step import has_pod, service_error
 from stackd.lifecycle.pools import AFTER_PREEMPTION_SECONDS, FIRST_PAUSE, has_failed, is_ready, is_starting
+from stackd.lifecycle.steps import put
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, Stack
 from stackd.store import Assignment
 from stackd.templates import Template
 
 log = logging.getLogger(__name__)
+
+OPEN_SECONDS = 2.0
+"""How long a create that is given a stack of a pool waits for the cluster to make that stack reachable."""
 
 MOST_DELETED = 8
 """At most this many stacks of pools are deleted each time a create preempts."""
@@ -110,14 +110,27 @@ async def _assign_first(context: Context, template: Template, request: CreateReq
             crash_point("assign.picked")
             context.fence.require()
             wanted = _assignment(context, pooled.stack_id, template, request)
-            stack = await context.store.stacks.assign(wanted, claim=request.claim, answer=request.answer)
-            if stack is not None:
-                crash_point("assign.assigned")
-                if await _open(context, stack):
-                    return stack
+            with context.worker.reserve(pooled.stack_id):
+                stack = await context.store.stacks.assign(wanted, claim=request.claim, answer=request.answer)
+                if stack is not None:
+                    crash_point("assign.assigned")
+                    if await _open(context, stack):
+                        return stack
         return None
     finally:
         context.pools.put_back(taken)
+
+
+async def opened(context: Context, stack: Stack) -> None:
+    """Return once a stack that was given from a pool is reachable, and the cluster has the record of that.
+
+    Raises as ``put``, after at most ``OPEN_SECONDS``.
+    """
+    service = context.mirror.services.get(stack.service_name)
+    if service is None or service.once_assigned or service.pool:
+        await put(context, stack, timeout=OPEN_SECONDS)
+        crash_point("assign.opened")
+        context.worker.add(stack.stack_id)  # its pod's labels say it, too
 
 
 async def _open(context: Context, stack: Stack) -> bool:
@@ -127,13 +140,13 @@ async def _open(context: Context, stack: Stack) -> bool:
     """
     try:
         async with context.pools.opening:
-            await opened(context, stack.stack_id)
+            await opened(context, stack)
         context.fence.require()
     except StackdError as error:
         stack_log(log, stack.stack_id).warning("given from a pool, and undone: %s", error)
         await context.store.stacks.mark_deleting([stack.stack_id], DeleteReason.UNDO)
-        context.removals.add(stack.stack_id)
-        if isinstance(error, ObjectNotFound | PreconditionFailed):
+        context.worker.add(stack.stack_id)
+        if current_pod(context, stack) is None:
             return False
         if isinstance(error, ClusterUnavailable | NotOwner):
             raise
@@ -160,23 +173,25 @@ def _in_order(context: Context, stack: Stack) -> bool:
     pod = current_pod(context, stack)
     node = context.mirror.nodes.get(pod.node_name) if pod is not None and pod.node_name else None
     seen = may_be_given(stack, pod, context.mirror.services.get(stack.service_name), node)
-    return seen and not context.locks.busy(stack.stack_id)
+    return seen and not context.worker.at_work(stack.stack_id)
 
 
 def may_be_given(stack: Stack, pod: PodState | None, service: ServiceState | None, node: NodeState | None) -> bool:
     """Whether everything known about the stack says that it runs, or will, and can be reached once given. Pure."""
     return (
-        wants_service(stack)
+        has_pod(stack)
         and pod is not None
         and pod.uid == stack.pod_uid
         and (is_starting(stack) or (is_ready(stack) and pod.phase == "Running" and pod.ready))
         and not pod.deleting
-        and not wrongly_labelled(stack, pod, service)
+        and bool(pod.pool)
+        and not pod.assigned
         and node is not None
         and node.ready
         and service is not None
         and not service.deleting
-        and not service_trouble(stack, service)
+        and service.once_assigned
+        and not service_error(stack, service)
     )
 
 
@@ -214,10 +229,8 @@ async def preempt(context: Context, request: CreateRequest, error: StackdError) 
 
 async def _delete(context: Context, stack_id: str) -> None:
     try:
-        with context.deleting(stack_id):
-            await finish_delete(context, stack_id)
+        await context.worker.settle(stack_id, timeout=PREEMPTION_SECONDS)
     except StackdError as error:
-        context.removals.retry(stack_id)
         stack_log(log, stack_id).info("delete retried in the background: %s", error)
 
 

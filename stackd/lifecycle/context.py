@@ -1,18 +1,14 @@
-"""The context that every verb gets: store, cluster, mirror, clock, settings in force, locks, work queues.
+"""The context that every verb gets: store, cluster, mirror, clock, settings in force, and the worker.
 
-Owns: the per-stack locks, the memory of recently deleted stacks, and the check before every change that the cluster
-that answers is the file's own. Whether new work is accepted is decided in ``readiness``.
+Owns: what is seen of a stack, and the check before every change that the cluster that answers is the file's own. Whether
+new work is accepted is decided in ``readiness``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from weakref import WeakValueDictionary
+from dataclasses import dataclass, field, replace
 
 from stackd.clock import Clock
 from stackd.config import Config, policy_of
@@ -21,30 +17,34 @@ from stackd.kube.client import Cluster
 from stackd.kube.guards import Fence
 from stackd.kube.mirror import Mirror
 from stackd.kube.objects import PodState, ServiceState
+from stackd.kube.records import wanted_pod
 from stackd.kube.responses import REJECTED
 from stackd.lifecycle import nodes
 from stackd.lifecycle.brake import Brake
 from stackd.lifecycle.create_request import Abandon
 from stackd.lifecycle.needs import Quotas
+from stackd.lifecycle.next_step import Step, next_step, own_pod
 from stackd.lifecycle.ownership import Ownership
-from stackd.lifecycle.plan import Removal, Repair, own_pod
 from stackd.lifecycle.pools import Pools
 from stackd.lifecycle.wall_clock import WallClock
+from stackd.lifecycle.worker import Worker
 from stackd.metrics import Metrics
 from stackd.model import PortRange, Stack
 from stackd.podspec import Policy, Sanitizer
 from stackd.store import Store
+from stackd.structs import struct
 from stackd.tasks import Tasks
 from stackd.templates import NO_TEMPLATES, TemplateSet
 from stackd.waiters import Waiters
 from stackd.workqueue import WorkQueue
 
-REMEMBER_DELETED = 10_000
-
 AWAY_SECONDS = 2.0
 CHECKING_IDENTITY = "stackd is still checking that this is its own cluster"
 IDENTITY_SECONDS = 10.0
 """How long a change waits for the cluster to say who it is; as long as one call may take."""
+
+SETTLE_EXTRA_SECONDS = 1.0
+"""So much longer than one call a change is waited for: then the error of the call itself is the answer."""
 
 STALE_SECONDS = 120.0
 """A mirror that has heard nothing for longer is not acted upon, nor called ready."""
@@ -72,42 +72,12 @@ class Settings:
         self.sanitizer = Sanitizer(self.policy)
 
 
-class Locks:
-    """One asyncio lock per stack, which exists only while somebody holds or wants it."""
+@struct
+class Unseen:
+    """A pod that the watch does not report, as Kubernetes returned it; asked for again at ``ask_at`` (monotonic)."""
 
-    def __init__(self) -> None:
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-
-    def of(self, stack_id: str) -> asyncio.Lock:
-        """The lock of one stack."""
-        lock = self._locks.get(stack_id)
-        if lock is None:
-            lock = self._locks[stack_id] = asyncio.Lock()
-        return lock
-
-    def busy(self, stack_id: str) -> bool:
-        """Whether somebody holds the stack's lock."""
-        lock = self._locks.get(stack_id)
-        return lock is not None and lock.locked()
-
-    def __contains__(self, stack_id: object) -> bool:
-        return isinstance(stack_id, str) and self.busy(stack_id)
-
-
-class RecentlyDeleted:
-    """The ids of recently deleted stacks: an object of theirs that appears late is known to have no owner."""
-
-    def __init__(self) -> None:
-        self._ids: OrderedDict[str, None] = OrderedDict()
-
-    def add(self, stack_id: str) -> None:
-        """Remember an id; the oldest is forgotten."""
-        self._ids[stack_id] = None
-        if len(self._ids) > REMEMBER_DELETED:
-            self._ids.popitem(last=False)
-
-    def __contains__(self, stack_id: object) -> bool:
-        return stack_id in self._ids
+    pod: PodState
+    ask_at: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,9 +85,9 @@ class Context:
     """What one daemon's verbs share.
 
     ``creating``       the creates under way
-    ``being_deleted``  the stacks whose delete a request or a batch job carries out
-    ``removals``, ``repairs``, ``diagnostics``  work queues: objects to delete; what living stacks lack; stacks whose
-                       events and logs are to be kept
+    ``worker``         makes stacks be as their rows say; ``diagnostics``: stacks whose events and logs are to be kept
+    ``unseen``         pods that exist although the watch does not report them, as Kubernetes has returned them
+    ``confirmed``      the uids of objects without a row that the operator wants removed
     ``log_captures``   tasks that keep the last log lines of stacks that are being deleted
     ``long_specs``     who may check a long pod spec: each takes many milliseconds
     ``rows``           those who wait for a change of some row
@@ -125,7 +95,7 @@ class Context:
     ``doubted``        set while the cluster has to be asked for its identity; ``doubted_since`` in monotonic seconds
     ``contact_tried``  set once the cluster was reached, or a try to reach it has failed
     ``foreign_view``   whether the mirror may hold what another cluster has said
-    ``unrecordable``   the uids of pods from which something in the cluster removes stackd's annotations
+    ``unrecordable``   the uids of Services from which something in the cluster removes stackd's annotations
     ``prepared``       whether everything that must exist in the cluster was found there
     ``renewed``        False while rows of a restored file have to be brought up to date
     ``waiting_for``    why the cluster cannot be used; ``refused``: the cluster answers, but does not accept stackd
@@ -144,12 +114,10 @@ class Context:
     settings: Settings
     tasks: Tasks
     brake: Brake
-    removals: WorkQueue[Removal]
-    repairs: WorkQueue[Repair]
+    worker: Worker = field(init=False, repr=False)
     diagnostics: WorkQueue[str]
-    being_deleted: set[str]
-    locks: Locks = field(default_factory=Locks)
-    recently_deleted: RecentlyDeleted = field(default_factory=RecentlyDeleted)
+    unseen: dict[str, Unseen] = field(default_factory=dict)
+    confirmed: set[str] = field(default_factory=set)
     log_captures: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     rows: Waiters[Stack] = field(default_factory=Waiters)
     quotas: Quotas = field(default_factory=Quotas)
@@ -254,30 +222,44 @@ class Context:
         self.doubt()
         await self.right_cluster()
 
+    def pod_of(self, stack: Stack) -> PodState | None:
+        """The stack's pod as the mirror has it, or as Kubernetes has returned it on request."""
+        if (pod := own_pod(self.mirror.pods.get(stack.pod_name), stack)) is not None:
+            return pod
+        unseen = self.unseen.get(stack.stack_id)
+        return unseen.pod if unseen is not None and unseen.pod.uid == stack.pod_uid else None
+
     def view_restored(self, away: float) -> None:
         """The watches are back after ``away`` seconds. While they are away, ``require_cluster`` refuses all work."""
         if away > AWAY_SECONDS:
-            self.hurry()
+            self.retry_all()
 
-    def hurry(self) -> None:
+    def retry_all(self) -> None:
         """The cluster answers again: make due now what was put off because it did not."""
         self.ownership.hurry()
-        self.removals.hurry()
-        self.repairs.hurry()
+        self.worker.retry_all()
 
-    @contextmanager
-    def deleting(self, stack_id: str) -> Iterator[None]:
-        """Within this context the caller deletes the stack, and no background worker does.
+    def step(self, stack: Stack) -> Step | None:
+        """What is to be done next about the stack, by what is seen of it."""
+        pod = self.pod_of(stack) or self.mirror.pods.get(stack.pod_name)
+        if pod is not None and pod.instance != self.config.cluster.instance:
+            pod = replace(pod, stack_id="")  # somebody has changed or removed our labels
+        service = self.mirror.services.get(stack.service_name)
+        if service is not None and service.uid in self.unrecordable:
+            service = replace(
+                service,
+                recorded=True,
+                generation=stack.generation,
+                desired=wanted_pod(stack),
+                expires_at=stack.ttl_expires_at,
+            )
+        return next_step(stack, pod, service, self.clock.now() if self.wall_clock.trusted else None)
 
-        Enter it before the intent is committed.
+    async def settle(self, stack_id: str) -> None:
+        """Return when nothing is left to do about the stack. Raises what keeps it from that, soon after the time that one
+        call to the cluster may take.
         """
-        already = stack_id in self.being_deleted
-        self.being_deleted.add(stack_id)
-        try:
-            yield
-        finally:
-            if not already:
-                self.being_deleted.discard(stack_id)
+        await self.worker.settle(stack_id, timeout=self.cluster.target.timeout + SETTLE_EXTRA_SECONDS)
 
     def abandon_create(self, stack_id: str) -> None:
         """Abandon the stack's create, if it is still under way: it undoes itself."""
@@ -306,7 +288,7 @@ class Context:
 
 def current_pod(context: Context, stack: Stack) -> PodState | None:
     """The stack's pod as the mirror has it; a pod of an earlier generation, which is being deleted, does not count."""
-    return own_pod(context.mirror.pods, stack)
+    return own_pod(context.mirror.pods.get(stack.pod_name), stack)
 
 
 def new_id(prefix: str) -> str:

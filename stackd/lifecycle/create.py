@@ -8,7 +8,6 @@ at its next step, so the outcome of every call is known before the undo begins.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,17 +28,16 @@ from stackd.lifecycle.assign import assign, assign_when_made, preempt
 from stackd.lifecycle.context import Context, new_id
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.create_request import Abandon, CreateRequest
-from stackd.lifecycle.delete import finish_delete
 from stackd.lifecycle.hiding import hide_in
 from stackd.lifecycle.objects import expose, pod_request
 from stackd.lifecycle.readiness import admitted
-from stackd.lifecycle.status import PodSnapshot, derive_status, observation, pod_progress
+from stackd.lifecycle.steps import first_observation
 from stackd.logs import stack_log
+from stackd.metrics import PhaseTimer
 from stackd.model import (
     NO_VALUES,
     DeleteReason,
     NewStack,
-    Observation,
     PortMapping,
     Stack,
     StackStatus,
@@ -61,8 +59,9 @@ SUSPECT_SECONDS = 2.0
 PREEMPTIONS = 3
 """How many times one create may delete stacks of pools: for a node port, for the quota, for a node's room."""
 
-UNDO_SECONDS = 2.0
-"""How long a failed create waits for its undo; after that, the undo goes on in the background."""
+UNDO_SECONDS, INTENT_SECONDS = 2.0, 0.1
+"""How long a failed create waits for its undo, or, while Kubernetes does not answer, only for the intent to be written;
+after that, the undo goes on in the background."""
 
 
 async def create(context: Context, request: CreateRequest) -> Stack:
@@ -140,10 +139,11 @@ async def _made(context: Context, stack_id: str, request: CreateRequest, abandon
     context.creating[stack_id] = abandon
     waits = context.create_slots.locked() and not request.unassigned
     try:
-        async with context.locks.of(stack_id), context.create_slots:  # in this order everywhere
+        async with context.create_slots:
             if waits and (given := await assign(context, request, once_more=True)) is not None:
                 return await _unless_abandoned(context, given, abandon)  # its pool has got one meanwhile
-            return await _steps(context, stack_id, request, abandon)
+            with context.worker.reserve(stack_id):
+                return await _steps(context, stack_id, request, abandon)
     except BaseException as error:
         if (row := context.store.stacks.get(stack_id)) is not None:
             hide_in(error, row.values)
@@ -173,13 +173,7 @@ async def _steps(context: Context, stack_id: str, request: CreateRequest, abando
     phase_timer.end("reserve")
     crash_point("create.reserved")
     abandon.check()
-    pod = await context.cluster.create_pod(pod_request(context, stack, request.spec))
-    phase_timer.end("pod")
-    crash_point("create.pod_created")
-    abandon.check()
-    stack, service = await expose(context, stack, pod, abandon=abandon)
-    phase_timer.end("service")
-    crash_point("create.service_created")
+    pod, stack, service = await _objects(context, stack, request, abandon, phase_timer)
     abandon.check()
     pod = await _scheduled(context, stack, pod, abandon)
     phase_timer.end("schedule")
@@ -196,6 +190,33 @@ async def _steps(context: Context, stack_id: str, request: CreateRequest, abando
     crash_point("create.accepted")
     stack_log(log, stack_id).info("created on %s", stack.node_id)
     return stack
+
+
+async def _objects(
+    context: Context, stack: Stack, request: CreateRequest, abandon: Abandon, phase_timer: PhaseTimer
+) -> tuple[PodState, Stack, ServiceState]:
+    """Create pod and Service at the same time. Both outcomes are known when this returns or raises."""
+
+    async def create_pod() -> PodState:
+        pod = await context.cluster.create_pod(pod_request(context, stack, request.spec))
+        phase_timer.lap("pod")
+        crash_point("create.pod_created")
+        context.mirror.saw(pod)
+        return pod
+
+    async def create_service() -> tuple[Stack, ServiceState]:
+        exposed = await expose(context, stack, fresh=True, abandon=abandon)
+        phase_timer.lap("service")
+        crash_point("create.service_created")
+        return exposed
+
+    pod, exposed = await asyncio.gather(create_pod(), create_service(), return_exceptions=True)
+    if isinstance(pod, BaseException):
+        raise pod
+    if isinstance(exposed, BaseException):
+        raise exposed
+    phase_timer.restart()
+    return pod, *exposed
 
 
 def _new_stack(context: Context, stack_id: str, request: CreateRequest) -> NewStack:
@@ -300,52 +321,28 @@ async def _until(context: Context, stack: Stack, scheduled: Callable[[PodState |
     return await context.mirror.until(stack.pod_name, scheduled, timeout=max(0.0, stacks.scheduling_timeout - grace))
 
 
-def first_observation(
-    context: Context, stack: Stack, pod: PodState, service: ServiceState, *, node_exists: bool
-) -> Observation:
-    """What is written about a stack together with its new pod and Service; the pod may have started by then."""
-    snapshot = PodSnapshot(
-        pod=pod,
-        node_exists=node_exists,
-        node_public_ip=context.public_address(pod.node_name, service),
-        pull_failing_since=None,
-        now=context.clock.now(),
-    )
-    derived = derive_status(stack, snapshot, context.config.stacks.image_pull_grace)
-    seen = observation(stack, snapshot, derived)
-    if derived.status is StackStatus.CREATING:
-        return seen  # the observer records when it starts
-    _, events = pod_progress(None, stack, snapshot)
-    return dataclasses.replace(seen, events=events)
-
-
 async def _undone(context: Context, stack_id: str) -> None:
     """Undo the create and wait a moment for that. The row keeps the intent, so nobody has to wait longer while
     Kubernetes does not answer or stackd stops.
     """
-    marked = asyncio.Event()
-    undo = context.tasks.spawn(f"undo {stack_id}", _undo(context, stack_id, marked))
-    intended = asyncio.create_task(marked.wait(), name=f"intend to undo {stack_id}")
     contact = context.cluster.connection.contact
     waits = not (contact.lost or contact.failures or context.closing)
+    undo = context.tasks.spawn(f"undo {stack_id}", _undo(context, stack_id))
     try:
-        await asyncio.wait({undo, intended}, timeout=UNDO_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.wait({undo}, timeout=UNDO_SECONDS if waits else 0)
+        await asyncio.wait({undo}, timeout=UNDO_SECONDS if waits else INTENT_SECONDS)
     finally:
-        intended.cancel()
         context.tasks.let_go(undo)
 
 
-async def _undo(context: Context, stack_id: str, marked: asyncio.Event) -> None:
+async def _undo(context: Context, stack_id: str) -> None:
     """Delete what was created; if that fails now, the row stays `deleting` and the delete is retried."""
+    if not await context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO):
+        return
+    crash_point("create.undo_marked")
     try:
-        if await context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO):
-            crash_point("create.undo_marked")
-            marked.set()
-            await finish_delete(context, stack_id)
+        await context.settle(stack_id)
     except StackdError as error:
         stack_log(log, stack_id).warning("the undo goes on in the background: %s", error)
-        context.removals.retry(stack_id)
 
 
 async def create_once(context: Context, request: CreateRequest) -> tuple[Stack, bool]:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 from stackd.clock import NANOSECONDS
-from stackd.errors import ClusterError, IdempotencyKeyReused, InvalidRequest
-from stackd.lifecycle.annotations import opened
+from stackd.errors import IdempotencyKeyReused, InvalidRequest
+from stackd.lifecycle.assign import opened
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
-from stackd.lifecycle.delete import finish_delete
+from stackd.lifecycle.next_step import has_pod
 from stackd.model import DeleteReason
 from stackd.store import Claim
 
@@ -88,10 +87,9 @@ class Replays:
         elif known is not None:
             _same(known.fingerprint, request)
             if known.answer is not None and known.status is not None:
-                stack = context.store.stacks.get(known.stack_id or "")
-                if stack is not None and stack.digest is not None:
-                    with suppress(ClusterError):  # it is gone
-                        await opened(context, stack.stack_id)  # the process may have ended before that
+                stack = None if known.stack_id is None else context.store.stacks.get(known.stack_id)
+                if stack is not None and has_pod(stack):  # the process may have ended before that
+                    await opened(context, stack)
                 return StoredResponse(status=known.status, body=known.answer, replayed=True)
             if resumes:
                 return await run(known)
@@ -101,11 +99,10 @@ class Replays:
 
     async def _take_back(self, stack_id: str) -> None:
         """Undo a create under this key that the end of the process interrupted, before it is made again."""
-        with self._context.deleting(stack_id):
-            await self._context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO)
-            crash_point("replay.undo_marked")
-            await finish_delete(self._context, stack_id)
-            crash_point("replay.undone")
+        await self._context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO)
+        crash_point("replay.undo_marked")
+        await self._context.settle(stack_id)
+        crash_point("replay.undone")
 
 
 def check_key(key: str) -> None:

@@ -10,16 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 
-from stackd.errors import ClusterRefused, NodePortOutOfRange, NodePortTaken, NoNodePort, StackdError
-from stackd.kube.labels import object_labels
-from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, service_manifest
-from stackd.kube.objects import PodState, ServiceState
+from stackd.errors import (
+    ClusterRefused,
+    NodePortOutOfRange,
+    NodePortTaken,
+    NoNodePort,
+    ObjectNotFound,
+    PreconditionFailed,
+    StackdError,
+)
+from stackd.kube.caller import Deadline
+from stackd.kube.manifests import PodRequest, pod_manifest, service_manifest
+from stackd.kube.objects import ServiceState
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.create_request import Abandon
-from stackd.lifecycle.plan import service_trouble
+from stackd.lifecycle.next_step import service_error
 from stackd.logs import stack_log
 from stackd.model import NODE_PORTS_REMEDY, PortRange, SanitizedSpec, Stack, TargetPort
 from stackd.podspec import harden, sanitize
@@ -64,42 +71,24 @@ def spec_of(context: Context, stack: Stack) -> SanitizedSpec:
     return sanitize(stack.pod_spec, ports, policy)
 
 
-async def put_labels_on(context: Context, stack: Stack, pod_uid: str) -> PodState:
-    """Put stackd's labels on the stack's pod of that uid and return it; something may remove them at once.
-
-    Raises ObjectNotFound, PreconditionFailed, ClusterUnavailable.
-    """
-    wanted = object_labels(context.config.cluster.instance, stack.stack_id)
-    return await context.cluster.patch_pod(stack.pod_name, pod_uid, labels=wanted)
-
-
-def _replaced() -> None:
-    crash_point("create.port_replaced")
-
-
 async def expose(
-    context: Context,
-    stack: Stack,
-    pod: PodState,
-    *,
-    abandon: Abandon | None = None,
-    replaced: Callable[[], None] = _replaced,
+    context: Context, stack: Stack, *, fresh: bool = False, abandon: Abandon | None = None, timeout: float | None = None
 ) -> tuple[Stack, ServiceState]:
-    """Create the Service; a node port that others hold is replaced until a free one is found or none is left.
+    """Make the Service be as the row says; a node port that others hold is replaced until a free one is found.
 
-    An existing stack asks for its port for ``KEEP_PORT_SECONDS`` before it gets another.
-    ``replaced`` is called after each replacement (the crash points of the caller). All tries together end by the
-    deadline of one call. Raises NoNodePort, and what ``create_service`` raises.
+    An existing stack asks for its port for ``KEEP_PORT_SECONDS`` before it gets another. ``fresh``: a create, so there
+    is no Service of this name yet. All tries together end by the deadline of one call. Raises NoNodePort, ClusterRefused
+    if a policy changes the Service, and what ``put_service`` raises.
     """
     await context.right_cluster()
-    deadline, instance = context.cluster.deadline(), context.config.cluster.instance
+    deadline = context.cluster.deadline(timeout)
     keep, backoff = context.cluster.deadline(KEEP_PORT_SECONDS if stack.accepted else 0.0), context.cluster.backoff()
+    stack = await context.store.stacks.whole(stack)
     for _ in range(PORT_TRIES):
         try:
-            # Owned by the pod, so that the cluster collects it with the pod.
-            request = service_manifest(ServiceRequest(stack=stack, instance=instance, pod_uid=pod.uid))
-            service = await context.cluster.create_service(request, timeout=deadline.left)
-            await _require_as_asked(context, stack, service)
+            service = await _put(context, stack, deadline, fresh=fresh)
+            await _require_as_asked(context, stack, service, fresh=fresh)
+            context.mirror.saw(service)
             return stack, service
         except NodePortOutOfRange as refused:
             await learn_node_ports(context, PortRange(*refused.cluster))
@@ -110,8 +99,9 @@ async def expose(
                 continue
             taken = refused
         stack_log(log, stack.stack_id).info("%s; trying another node port", taken)
-        stack = await context.store.ports.replace(stack.stack_id, taken.node_port)
-        replaced()
+        replaced = await context.store.ports.replace(stack.stack_id, taken.node_port)
+        stack = await context.store.stacks.whole(replaced)
+        crash_point("service.port_replaced")
         if abandon is not None:
             abandon.check()
         if not deadline.left:
@@ -119,28 +109,28 @@ async def expose(
     raise NoNodePort("no free node port was found in time: other Services in the cluster hold those that were tried")
 
 
-async def keep_right_service(context: Context, stack: Stack, pod: PodState) -> ServiceState | None:
-    """Return the stack's Service as the cluster has it now, if it is as the row says; otherwise delete it.
+async def _put(context: Context, stack: Stack, deadline: Deadline, *, fresh: bool) -> ServiceState:
+    manifest = service_manifest(stack, context.config.cluster.instance)
+    if fresh:
+        return await context.cluster.create_service(manifest, timeout=deadline.left)
+    seen = context.mirror.services.get(stack.service_name)
+    if seen is not None and not seen.deleting:
+        try:
+            service = await context.cluster.patch_service(manifest, seen.uid, timeout=deadline.left)
+        except (ObjectNotFound, PreconditionFailed):
+            context.mirror.gone(seen)
+        else:
+            if not service_error(stack, service):
+                return service
+    return await context.cluster.put_service(manifest, known=(stack.service_uid,), timeout=deadline.left)
 
-    A Service without stackd's labels is deleted, too: no watch shows it, and it has the name that the next one needs.
-    Raises ClusterUnavailable, ClusterError.
-    """
-    await context.right_cluster()
-    found = await context.cluster.get_service(stack.service_name)
-    if found is None:
-        return None
-    ours = found.instance == context.config.cluster.instance and found.stack_id == stack.stack_id
-    if ours and not found.deleting and not service_trouble(stack, found):
-        return found
-    await context.cluster.delete_service(stack.service_name, known=(stack.service_uid, pod.uid))
-    return None
 
-
-async def _require_as_asked(context: Context, stack: Stack, service: ServiceState) -> None:
-    """Delete the Service and raise ClusterRefused if the Service that was made is not the one that was requested."""
-    if trouble := service_trouble(stack, service):
-        await context.cluster.delete_service(stack.service_name, service.uid)
-        raise ClusterRefused(f"an admission policy of the cluster changes the Services that stackd makes: {trouble}")
+async def _require_as_asked(context: Context, stack: Stack, service: ServiceState, *, fresh: bool) -> None:
+    """Raise ClusterRefused if the Service that was made is not the one that was requested; a new one is deleted."""
+    if error := service_error(stack, service):
+        if fresh:
+            await context.cluster.delete_service(stack.service_name, service.uid)
+        raise ClusterRefused(f"an admission policy of the cluster changes the Services that stackd makes: {error}")
 
 
 async def ask_node_ports(context: Context) -> None:

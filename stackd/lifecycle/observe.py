@@ -15,19 +15,8 @@ from collections.abc import Iterable
 from stackd.clock import NANOSECONDS
 from stackd.errors import ClusterError, ClusterUnavailable, StackNotFound, StoreUnavailable
 from stackd.kube.mirror import MirrorChange, NodeChanged, PodChanged, Relisted, ServiceChanged
-from stackd.kube.objects import PodState
-from stackd.lifecycle.context import Context, current_pod
-from stackd.lifecycle.crashpoints import crash_point
-from stackd.lifecycle.plan import (
-    PODS,
-    SERVICES,
-    Orphan,
-    Repair,
-    RepairKind,
-    service_trouble,
-    wants_service,
-    wrongly_labelled,
-)
+from stackd.lifecycle.context import Context, Unseen, current_pod
+from stackd.lifecycle.next_step import OF_THE_PASS, service_error
 from stackd.lifecycle.status import PodProgress, PodSnapshot, derive_status, observation, pod_progress, pull_is_failing
 from stackd.logs import stack_log
 from stackd.model import Observation, Stack, StackStatus
@@ -57,14 +46,6 @@ class Assessment:
     progress: PodProgress | None
 
 
-@struct
-class Unseen:
-    """A pod that the watch does not report, as Kubernetes returned it; asked for again at ``ask_at`` (monotonic)."""
-
-    pod: PodState
-    ask_at: float
-
-
 class Observer:
     """The stacks whose status has to be determined again, and the service that does it."""
 
@@ -74,33 +55,23 @@ class Observer:
         self._pull_failing: dict[str, int] = {}
         self._listed: set[str] = set()
         self._progress: dict[str, PodProgress] = {}
-        self._unseen: dict[str, Unseen] = {}
         self._gone: dict[str, str | None] = {}
         self._observing = asyncio.Lock()
 
     def cluster_changed(self, change: MirrorChange) -> None:
         """Subscriber of the mirror: mark the stacks that the change concerns."""
         if isinstance(change, PodChanged):
-            self._unseen.pop(change.name, None)
-            self._object_changed(change.name, PODS, change)
+            self._context.unseen.pop(change.name, None)
+            self._object_changed(change.name)
         elif isinstance(change, ServiceChanged):
             seen = change.after or change.before
             if seen is not None and seen.stack_id:
-                self._object_changed(seen.stack_id, SERVICES, change)
-                if change.after is None:
-                    self._service_gone(seen.stack_id)
+                self._object_changed(seen.stack_id)
         elif isinstance(change, NodeChanged):
             self.mark_dirty(s.stack_id for s in self._context.store.stacks.ordered() if s.node_id == change.name)
         elif isinstance(change, Relisted):
-            if not change.polled:
-                self._context.hurry()
+            self._context.retry_all()
             self._relisted(change.kind)
-
-    def _service_gone(self, stack_id: str) -> None:
-        """Have a living stack's Service created again at once; the repair checks that it still needs one."""
-        stack = self._context.store.stacks.get(stack_id)
-        if stack is not None and wants_service(stack):
-            self._context.repairs.add(Repair(kind=RepairKind.SERVICE, stack_id=stack_id))
 
     def _relisted(self, kind: str) -> None:
         if kind in self._listed:
@@ -113,7 +84,7 @@ class Observer:
             if before is not None:
                 self._pull_failing.pop(before.stack_id, None)
                 self._progress.pop(before.stack_id, None)
-                self._unseen.pop(before.stack_id, None)
+                self._context.unseen.pop(before.stack_id, None)
                 self._gone.pop(before.stack_id, None)
         elif after.accepted and (before is None or not before.accepted or before.pod_uid != after.pod_uid):
             self.mark_dirty([after.stack_id])
@@ -156,14 +127,21 @@ class Observer:
         news = [one.observation for one in assessed if differs(one.stack, one.observation)]
         changed = await context.store.stacks.observe(news) if news else []
         self._remember(assessed)
+        for stack_id in stack_ids:
+            self._have_done(stack_id)
         for stack in changed:
             reason = f" ({stack.status_reason})" if stack.status_reason else ""
             message = f": {stack.status_message}" if stack.status_message else ""
             stack_log(log, stack.stack_id).info("%s%s%s", stack.status, reason, message)
-            if stack.ended and stack.ports_held:
-                context.removals.add(stack.stack_id)
             if stack.ended or stack.status_reason:
                 context.diagnostics.add(stack.stack_id)
+
+    def _have_done(self, stack_id: str) -> None:
+        """Have done what the stack needs by what is seen of it now."""
+        context, stack = self._context, self._context.store.stacks.get(stack_id)
+        step = None if stack is None else context.step(stack)
+        if step is not None and step.kind not in OF_THE_PASS:
+            context.worker.add(stack_id)
 
     def _remember(self, assessed: list[Assessment]) -> None:
         for one in assessed:
@@ -171,15 +149,10 @@ class Observer:
             if one.progress is not None and stack_id in self._context.store.stacks:
                 self._progress[stack_id] = one.progress
 
-    def _object_changed(self, stack_id: str, resource: str, change: PodChanged | ServiceChanged) -> None:
-        context = self._context
-        stack = context.store.stacks.get(stack_id)
-        if stack is not None:
-            if stack.accepted and stack.deleting_since is None:  # nothing is written about any other stack
-                self.mark_dirty([stack_id])
-        elif change.after is not None and stack_id in context.recently_deleted and stack_id not in context.creating:
-            context.removals.add(Orphan(resource=resource, name=change.name, uid=change.after.uid))
-            crash_point("late.noticed")
+    def _object_changed(self, stack_id: str) -> None:
+        stack = self._context.store.stacks.get(stack_id)
+        if stack is not None and stack.accepted and stack.deleting_since is None:  # of others nothing is written
+            self.mark_dirty([stack_id])
 
     def _assess(self, stack_id: str) -> Assessment | None:
         context = self._context
@@ -200,7 +173,7 @@ class Observer:
 
     def _snapshot(self, stack: Stack) -> PodSnapshot:
         context = self._context
-        pod = self._pod(stack)
+        pod = self._context.pod_of(stack)
         now = context.clock.now()
         if pull_is_failing(pod):
             self._pull_failing.setdefault(stack.stack_id, now)
@@ -213,7 +186,7 @@ class Observer:
             node_public_ip=context.public_address(node, context.mirror.services.get(stack.service_name)),
             pull_failing_since=self._pull_failing.get(stack.stack_id),
             now=now,
-            trouble=self._trouble(stack, pod),
+            trouble=self._repaired(stack),
         )
 
     async def _proven(self, assessed: list[Assessment]) -> list[Assessment]:
@@ -251,48 +224,35 @@ class Observer:
             self._due.add(stack.stack_id, at=context.clock.monotonic() + ASK_AGAIN_SECONDS)
             return None
         if pod is None or pod.uid != stack.pod_uid:
-            if self._unseen.pop(stack.stack_id, None) is None:
+            if self._context.unseen.pop(stack.stack_id, None) is None:
                 self._gone[stack.stack_id] = stack.pod_uid
                 return one
             self._due.add(stack.stack_id)  # this assessment used the previous answer of Kubernetes
             return None
         ask_at = context.clock.monotonic() + UNSEEN_SECONDS
-        self._unseen[stack.stack_id] = Unseen(pod=pod, ask_at=ask_at)
-        if pod.instance != context.config.cluster.instance or pod.stack_id != stack.stack_id:
-            context.repairs.add(Repair(kind=RepairKind.LABELS, stack_id=stack.stack_id))
-        else:
+        context.unseen[stack.stack_id] = Unseen(pod=pod, ask_at=ask_at)
+        if pod.instance == context.config.cluster.instance and pod.stack_id == stack.stack_id:
             log.warning("%s: the watch does not report its pod, although the pod exists", stack.stack_id)
             context.mirror.missed(pod)
         self._due.add(stack.stack_id, at=ask_at)
         return self._assess(stack.stack_id)
 
-    def _pod(self, stack: Stack) -> PodState | None:
-        """The stack's pod as the mirror has it, or as Kubernetes returned it on request."""
-        if (pod := current_pod(self._context, stack)) is not None:
-            return pod
-        unseen = self._unseen_of(stack)
-        return unseen.pod if unseen is not None else None
-
     def _unseen_of(self, stack: Stack) -> Unseen | None:
-        unseen = self._unseen.get(stack.stack_id)
+        unseen = self._context.unseen.get(stack.stack_id)
         return unseen if unseen is not None and unseen.pod.uid == stack.pod_uid else None
 
-    def _trouble(self, stack: Stack, pod: PodState | None) -> tuple[str, str]:
+    def _repaired(self, stack: Stack) -> tuple[str, str]:
         """What somebody else has changed and stackd repairs: a reason and a sentence, empty if nothing was."""
+        context, pod = self._context, self._context.pod_of(stack)
         if pod is None or stack.ended:
             return "", ""
-        if stack.stack_id in self._unseen and pod.instance != self._context.config.cluster.instance:
+        if pod.instance != context.config.cluster.instance:
             return "LabelsMissing", "stackd's labels were removed from the pod; stackd restores them"
-        if pod.uid == stack.pod_uid and pod.stack_id != stack.stack_id:
-            self._context.repairs.add(Repair(kind=RepairKind.LABELS, stack_id=stack.stack_id))
+        if pod.stack_id != stack.stack_id:
             return "LabelsChanged", "stackd's labels on the pod were changed; stackd restores them"
-        service = self._context.mirror.services.get(stack.service_name)
-        if service is None or not (trouble := service_trouble(stack, service)):
-            if wrongly_labelled(stack, pod, service) and stack.stack_id not in self._context.locks:
-                self._context.repairs.add(Repair(kind=RepairKind.ANNOTATE, stack_id=stack.stack_id))
-            return "", ""
-        self._context.repairs.add(Repair(kind=RepairKind.SERVICE, stack_id=stack.stack_id))
-        return "ServiceChanged", f"{trouble}; stackd repairs it"
+        service = context.mirror.services.get(stack.service_name)
+        error = service_error(stack, service) if service is not None else ""
+        return ("ServiceChanged", f"{error}; stackd repairs it") if error else ("", "")
 
     def _hold_back(self, assessed: list[Assessment]) -> list[Assessment]:
         """If the pods of too many stacks are gone, say so in their statuses but give nothing back (invariant 8)."""
@@ -300,7 +260,7 @@ class Observer:
         gone = {
             one.stack.stack_id: f"end: {one.observation.status_message}"
             for one in assessed
-            if one.observation.ended and not one.stack.ended and self._pod(one.stack) is None
+            if one.observation.ended and not one.stack.ended and context.pod_of(one.stack) is None
         }
         context.brake.forget({one.stack.stack_id for one in assessed} - gone.keys())
         if not gone:

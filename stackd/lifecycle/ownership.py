@@ -116,6 +116,11 @@ class Ownership:
         return self.lease.holder.partition("/")[0] if self.lease is not None else ""
 
     @property
+    def longest_wait(self) -> float:
+        """How long, in seconds, a Lease that nobody renews keeps this process waiting at most."""
+        return self._timing.duration + 2 * self._timing.interval
+
+    @property
     def lease_name(self) -> str:
         """The name of the Lease, in the namespace of the stacks."""
         return self._leases.name

@@ -1,9 +1,9 @@
-"""When the refill yields to the creates that pools answer (assigns), and how much background work runs at a time.
+"""When the refill yields to the creates that pools answer (assigns), and how many stacks it makes at a time.
 
 Owns: when the refill begins. Single or steady assigns leave gaps, in which it begins. A burst leaves no gaps: it begins
-when the burst is over. Owns, too, how many stacks the refill makes at a time, and how many the deleter deletes: the
-emptier a pool that creates take from, the larger the refill's share of the cluster's capacity. Nothing waits for ever.
-Times are in monotonic seconds, and are passed in by the caller.
+when the burst is over. Owns, too, how many stacks the refill makes at a time: the emptier a pool that creates take
+from, the larger the refill's share of the cluster's capacity. Nothing waits for ever. Times are in monotonic seconds,
+and are passed in by the caller.
 """
 
 from __future__ import annotations
@@ -30,15 +30,6 @@ AT_ONCE_IN_TRAFFIC, HALF_FULL = 4, 0.5
 AT_ONCE_NEARLY_EMPTY, NEARLY_EMPTY = 24, 0.25
 """The same for a pool that is less full than this: what it cannot give, the cluster has to make for clients anyway."""
 
-DELETES_AT_ONCE_IN_NEED = 4
-"""How many deletes run at a time in the background while creates need all that the cluster can do."""
-
-DELETES_YIELD_SECONDS = 10.0
-"""How long at most a delete yields to creates: it also holds ports and nodes that they may need."""
-
-CHECK_SECONDS = 0.05
-"""How often a delete that yields checks whether it may begin."""
-
 
 def refills_at_once(full: float, *, traffic: bool) -> int:
     """How many stacks the refill makes at a time for a pool that is filled to the share ``full`` (0 to 1). Pure."""
@@ -49,22 +40,6 @@ def refills_at_once(full: float, *, traffic: bool) -> int:
     if full >= HALF_FULL:
         return AT_ONCE_IN_TRAFFIC
     return AT_ONCE if full >= NEARLY_EMPTY else AT_ONCE_NEARLY_EMPTY
-
-
-class DeletePace:
-    """The background deletes of one daemon: how many are under way, and when the next may begin."""
-
-    def __init__(self) -> None:
-        self.under_way = 0
-
-    def wait(self, now: float, since: float, *, in_need: bool) -> float:
-        """In how many seconds to check again whether a delete intended since ``since`` may begin; 0: it may begin now.
-
-        ``in_need``: creates need all that the cluster can do.
-        """
-        if not in_need or self.under_way < DELETES_AT_ONCE_IN_NEED:
-            return 0.0
-        return max(0.0, min(CHECK_SECONDS, since + DELETES_YIELD_SECONDS - now))
 
 
 class AssignPace:

@@ -7,6 +7,7 @@ file accepts a write is tried by the callers.
 from __future__ import annotations
 
 from stackd.errors import ClusterUnavailable, Held, ShuttingDown
+from stackd.kube.mirror import WITHHELD
 from stackd.lifecycle.context import AWAY_SECONDS, CHECKING_IDENTITY, STALE_SECONDS, Context
 from stackd.lifecycle.ownership import Role
 from stackd.waiters import first_of, set_within
@@ -109,6 +110,8 @@ def _why_no_cluster(context: Context) -> str:
         return f"Kubernetes has sent nothing for {stale:.0f} s{why}; reads return the last known state"
     if context.watches_lost:
         return f"nothing can be created or deleted: the watches are interrupted: {context.mirror.last_error}"
+    if context.mirror.withheld:
+        return f"statuses are late: {WITHHELD}"
     doubt = _why_in_doubt(context)
     return f"nothing can be created or deleted: {doubt}" if doubt else ""
 

@@ -10,21 +10,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from stackd.clock import NANOSECONDS
 from stackd.errors import StoreError
 from stackd.kube import labels
 from stackd.kube.client import Cluster
-from stackd.kube.objects import PodState, pod_state
-from stackd.kube.records import Unrecoverable, parse_record, parse_stopped, supersedes
+from stackd.kube.objects import pod_state
+from stackd.kube.records import (
+    Unrecoverable,
+    config_map_supersedes,
+    parse_config_map,
+    parse_pod,
+    parse_record,
+)
 from stackd.kube.wire import CONFIG_MAPS, JsonObject
 from stackd.lifecycle.bring_up import CLUSTER_UID
 from stackd.lifecycle.context import Context
+from stackd.lifecycle.crashpoints import crash_point
+from stackd.lifecycle.next_step import SERVICES, stack_of
 from stackd.lifecycle.status import PodSnapshot, derive_status
 from stackd.logs import stack_log
-from stackd.model import Desired, Stack, service_name
+from stackd.model import Desired, Stack, StackStatus, service_name
 from stackd.store import REMOVED, STOPPED_BY_USER, STOPPED_MESSAGE, Store
 from stackd.templates import TemplateSet
 
@@ -69,10 +77,14 @@ class RecordBounds:
         return replace(record, template=None, digest=None)
 
 
-async def rebuild(store: Store, cluster: Cluster, bounds: RecordBounds) -> Rebuilt:
-    """Fill the empty file. Raises StoreError if it is not empty, ClusterUnavailable if the cluster cannot be read."""
+def require_empty(store: Store) -> None:
+    """Raise StoreError if the file has stacks already."""
     if len(store.stacks):
         raise StoreError(f"the file already holds {len(store.stacks)} stacks; rebuild needs an empty one")
+
+
+async def rebuild(store: Store, cluster: Cluster, bounds: RecordBounds) -> Rebuilt:
+    """Fill the empty file. Raises ClusterUnavailable if the cluster cannot be read."""
     uid = await cluster.cluster_uid()
     report, stacks = Rebuilt(), []
     for one in await _found(cluster):
@@ -91,7 +103,7 @@ async def rebuild(store: Store, cluster: Cluster, bounds: RecordBounds) -> Rebui
 
 @dataclass(slots=True, kw_only=True)
 class AdoptionReport:
-    """The ids of stacks that have rows now, and the objects that no row could be made from, by uid, with the reason.
+    """The ids of stacks that have rows now, and those that no row could be made for, with the reason.
 
     ``contested`` are those that lack something another row has, such as a port: it may give it back.
     """
@@ -102,28 +114,31 @@ class AdoptionReport:
 
 
 async def adopt(context: Context, names: Collection[str]) -> AdoptionReport:
-    """Make rows for the pods and records with these names. One that is gone or being deleted by now is left out.
+    """Make rows for the stacks of these ids. One whose Service is gone or being deleted by now is left out.
 
+    While the file is incomplete, also for all others: the mirror does not show the ConfigMaps of the version before.
     Raises ClusterUnavailable or ClusterError; StoreUnavailable: then no row was made.
     """
     await context.right_cluster()
-    report, stacks, uids = AdoptionReport(), [], {}
+    report, stacks = AdoptionReport(), []
     for one in await _found(context.cluster):
-        if one.name not in names or one.going:
+        wanted = one.name in names or (context.store.incomplete and one.name not in context.store.stacks)
+        if not wanted or one.deleting:
             continue
         if isinstance(one.stack, Unrecoverable):
-            report.unadoptable[one.uid] = one.stack.reason
+            report.unadoptable[one.name] = one.stack.reason
         else:
             stacks.append(_bounds(context).adoptable(one.stack))
-            uids[one.name] = one.uid
     await context.right_cluster()  # the lists came from this cluster, and not from another that answered meanwhile
     for adopted in await context.store.stacks.adopt(stacks):
         if adopted.stack is None:
-            report.unadoptable[uids[adopted.stack_id]] = adopted.reason
+            report.unadoptable[adopted.stack_id] = adopted.reason
             if adopted.reason != REMOVED:
-                report.contested.add(uids[adopted.stack_id])
+                report.contested.add(adopted.stack_id)
         else:
             report.stacks.append(adopted.stack_id)
+    for name in set(names).difference(report.stacks, report.unadoptable):
+        report.unadoptable[name] = "neither its Service nor its pod carries a record"
     return report
 
 
@@ -151,7 +166,7 @@ def _bounds(context: Context) -> RecordBounds:
 
 
 async def _gone(context: Context, there: Collection[str]) -> list[str]:
-    """The stacks of which the cluster has neither pod nor record; it is asked for each of them.
+    """The stacks of which the cluster has neither pod nor Service; it is asked for each of them.
 
     None of them if no stackd has held a Lease before: a stackd without a Lease kept no records of stopped stacks.
     """
@@ -159,71 +174,98 @@ async def _gone(context: Context, there: Collection[str]) -> list[str]:
     if succession is None or not succession.after_lease:
         return []
     missing = [stack for stack in context.store.stacks.ordered() if stack.stack_id not in there]
-    held = await asyncio.gather(*(_is_there(context.cluster, stack.stack_id) for stack in missing))
+    held = await asyncio.gather(*(_is_there(context.cluster, stack) for stack in missing))
     return [stack.stack_id for stack, is_there in zip(missing, held, strict=True) if not is_there]
 
 
-async def _is_there(cluster: Cluster, stack_id: str) -> bool:
-    return await cluster.get_pod(stack_id) is not None or await cluster.has_stopped(stack_id)
+async def _is_there(cluster: Cluster, stack: Stack) -> bool:
+    return (
+        await cluster.get_service(stack.service_name) is not None or await cluster.get_pod(stack.pod_name) is not None
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A pod, or a record of a stack without one, and the stack made from it; ``going`` while it is being deleted."""
+    """A stack's object that carries its record, and the stack made from it. ``name`` is the stack's id.
+
+    ``deleting``: the object is being deleted.
+    """
 
     name: str
     uid: str
-    going: bool
+    deleting: bool
     stack: Stack | Unrecoverable
 
 
 async def _found(cluster: Cluster) -> list[Found]:
-    """What the cluster has of each stack: its pod or its record, whichever is newer."""
+    """What the cluster has of each stack."""
+    pods = {raw["metadata"]["name"]: raw for raw in await cluster.list_raw("pods")}
     services = {raw["metadata"]["name"]: raw for raw in await cluster.list_raw("services")}
-    records = {raw["metadata"]["name"]: raw for raw in await cluster.list_raw(CONFIG_MAPS)}
+    config_maps = {raw["metadata"]["name"]: raw for raw in await cluster.list_raw(CONFIG_MAPS)}
     found = []
-    for pod in await cluster.list_raw("pods"):
-        record = records.get(pod["metadata"]["name"])
-        if record is None or not supersedes(record, pod):
-            records.pop(pod["metadata"]["name"], None)
-            found.append(_one(pod, _recovered(pod, services)))
-    return found + [_one(record, _stopped(record)) for record in records.values()]
+    for name, service in services.items():
+        if labels.RECORD in labels.annotations_of(service):
+            stack_id = stack_of(SERVICES, name)
+            pod = pods.pop(stack_id, None)
+            config_maps.pop(stack_id, None)
+            found.append(_one(stack_id, service, _as_it_is(name, parse_record(service, pod), pod)))
+    return [*found, *_of_version_before(pods, services, config_maps)]
 
 
-def _one(raw: JsonObject, stack: Stack | Unrecoverable) -> Found:
+def _of_version_before(
+    pods: Mapping[str, JsonObject], services: Mapping[str, JsonObject], config_maps: dict[str, JsonObject]
+) -> Iterator[Found]:
+    """The stacks whose record is on the pod, or in a ConfigMap while they have none."""
+    for name, pod in pods.items():
+        config_map = config_maps.get(name)
+        if config_map is None or not config_map_supersedes(config_map, pod):
+            config_maps.pop(name, None)
+            yield _one(name, pod, _as_it_is(name, parse_pod(pod, services.get(service_name(name))), pod))
+    for name, config_map in config_maps.items():
+        yield _one(name, config_map, _as_it_is(name, parse_config_map(config_map), None))
+
+
+def _one(stack_id: str, raw: JsonObject, stack: Stack | Unrecoverable) -> Found:
     metadata = raw["metadata"]
-    return Found(name=metadata["name"], uid=metadata["uid"], going=bool(metadata.get("deletionTimestamp")), stack=stack)
+    return Found(name=stack_id, uid=metadata["uid"], deleting=bool(metadata.get("deletionTimestamp")), stack=stack)
 
 
-def _stopped(record: JsonObject) -> Stack | Unrecoverable:
-    found, name = parse_stopped(record), record["metadata"]["name"]
+def _as_it_is(name: str, found: Stack | Unrecoverable, pod: JsonObject | None) -> Stack | Unrecoverable:
+    """The stack with the status that its record or its pod tells, unless its names contradict each other."""
     if isinstance(found, Unrecoverable):
         return found
-    if found.stack_id != name:
+    if name not in (found.stack_id, found.service_name):
         return Unrecoverable(name=name, reason=f"its label {labels.STACK} names another stack: {found.stack_id!r}")
-    if found.desired is Desired.RUNNING:
+    if found.desired is Desired.STOPPED:
+        return replace(found, status_reason=STOPPED_BY_USER, status_message=STOPPED_MESSAGE)
+    if not found.ended or found.status is not StackStatus.CREATING or pod is None:
         return found
-    return replace(found, status_reason=STOPPED_BY_USER, status_message=STOPPED_MESSAGE)
-
-
-def _recovered(pod: JsonObject, services: Mapping[str, JsonObject]) -> Stack | Unrecoverable:
-    name: str = pod["metadata"]["name"]
-    stack_id: str = (pod["metadata"].get("labels") or {}).get(labels.STACK, "")
-    found = parse_record(pod, services.get(service_name(stack_id)))
-    if isinstance(found, Unrecoverable):
-        return found
-    if name != stack_id:
-        return Unrecoverable(name=name, reason=f"its label {labels.STACK} names another stack: {stack_id!r}")
-    if not found.ended:
-        return found
-    return _as_it_ended(found, pod_state(pod))
-
-
-def _as_it_ended(stack: Stack, pod: PodState) -> Stack:
     snapshot = PodSnapshot(
-        pod=pod, node_exists=True, node_public_ip=None, pull_failing_since=None, now=stack.created_at
+        pod=pod_state(pod), node_exists=True, node_public_ip=None, pull_failing_since=None, now=found.created_at
     )
-    derived = derive_status(replace(stack, ended=False), snapshot, image_pull_grace=0.0)
+    derived = derive_status(replace(found, ended=False), snapshot, image_pull_grace=0.0)
     return replace(
-        stack, status=derived.status, status_reason=derived.reason, status_message=derived.message, ended=derived.ended
+        found, status=derived.status, status_reason=derived.reason, status_message=derived.message, ended=derived.ended
     )
+
+
+async def retire_config_maps(context: Context) -> int:
+    """Delete the ConfigMaps of the version before, once the Services of their stacks carry the records instead.
+
+    Returns how many there were. Raises ClusterUnavailable, ClusterError, StoreUnavailable.
+    """
+    found = [raw["metadata"]["name"] for raw in await context.cluster.list_raw(CONFIG_MAPS)]
+    rowless = frozenset(found) - context.store.stacks.ids()
+    removed = await context.store.stacks.removed_among(rowless)
+    if rowless - removed:
+        await adopt(context, rowless - removed)
+    for stack_id in found:
+        stack = context.store.stacks.get(stack_id)
+        service = context.mirror.services.get(service_name(stack_id))
+        if stack is None and stack_id not in removed:
+            continue  # it cannot be adopted
+        if stack is None or (service is not None and service.recorded):
+            await context.right_cluster()
+            await context.cluster.delete_config_map(stack_id)
+            crash_point("upgrade.config_map_deleted")
+    return len(found)

@@ -1,8 +1,8 @@
 """Compare what stackd intends with what exists, plan what to do about it, and have it done unless a brake holds it.
 
-Owns: the passes. ``plan`` says what is to be done. A pass hands work to the observer (statuses), the deleter (removals)
-and the repairs, so that no request holds it up, and finds what they may have missed. Only adopting objects without a
-row and observing confirmed stacks are part of the pass itself.
+Owns: the passes. ``next_step`` says what is to be done. A pass hands work to the observer (statuses) and the worker, so
+that no request holds it up, and finds what they may have missed. Only adopting objects without a row and observing
+confirmed stacks are part of the pass itself.
 """
 
 from __future__ import annotations
@@ -15,31 +15,28 @@ from stackd.clock import NANOSECONDS
 from stackd.errors import ClusterError, ClusterUnavailable, Held
 from stackd.lifecycle.brake import CONFIRMED_SECONDS
 from stackd.lifecycle.context import CHECKING_IDENTITY, STALE_SECONDS, Context
-from stackd.lifecycle.crashpoints import crash_point
-from stackd.lifecycle.observe import Observer
-from stackd.lifecycle.plan import (
-    REPAIRS,
+from stackd.lifecycle.next_step import (
     UNASKED,
     Action,
-    ActionKind,
     PlanInput,
     ReconcilePlan,
-    Repair,
+    StepKind,
     Unknown,
     make_plan,
     without_row,
 )
+from stackd.lifecycle.observe import Observer
 from stackd.lifecycle.rebuild import adopt
 from stackd.lifecycle.ttl import expire_overdue
 from stackd.logs import stack_log
-from stackd.model import DeleteReason
 
 log = logging.getLogger(__name__)
 
 BLOCKED_RETRY_SECONDS = 5
 
-CONTESTED_PASSES = 10
-"""How many passes a new owner waits at most for the ports of stacks that it adopts."""
+CONTESTED_PASSES, AGAIN_PASSES = 10, 30
+"""How many passes a new owner waits at most for the ports of stacks that it adopts, and how often it looks for them
+afterwards: each look lists everything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +66,7 @@ class Reconciler:
         self._outages = 0
         self._busy = asyncio.Lock()
         self.passes = 0
-        self.actions: dict[ActionKind, int] = dict.fromkeys(ActionKind, 0)
+        self.actions: dict[StepKind, int] = dict.fromkeys(StepKind, 0)
 
     async def plan(self) -> ReconcilePlan:
         """What a pass would do now, and why. Makes no request and changes nothing, however often it is called.
@@ -85,11 +82,10 @@ class Reconciler:
     async def _look_up(self) -> None:
         """Ask the file whether it has removed the stacks of objects without a row, if there are any."""
         context = self._context
-        wanted = without_row(
-            context.mirror.pods, context.mirror.services, context.mirror.stopped, context.store.stacks.ids()
-        )
+        wanted = without_row(context.mirror.pods, context.mirror.services, context.store.stacks.ids())
         removed = await context.store.stacks.removed_among(wanted) if wanted else frozenset()
         self._looked_up, self._removed = wanted, removed
+        self._unadoptable = {stack_id: why for stack_id, why in self._unadoptable.items() if stack_id in wanted}
 
     async def reconcile(self) -> ReconcilePlan:
         """Make one pass. The next pass finds again what cannot be done now; one bad stack never holds up the others.
@@ -117,7 +113,8 @@ class Reconciler:
         agreed = [one.object for one in plan.unknown if one.object in listed]
         for orphan in agreed:
             log.warning("%s: removed, as the operator confirmed", orphan, extra={"stack_id": orphan.stack_id})
-            context.removals.add(orphan)
+            context.confirmed.add(orphan.uid)
+            context.worker.add(orphan.stack_id)
         removed = frozenset(f"{orphan}" for orphan in agreed)
         return Released(count=len(confirmed - plan.held), held=plan.held, removed=removed)
 
@@ -127,17 +124,21 @@ class Reconciler:
         confirmed = context.brake.confirmed
         if confirmed and not _blocked(context):
             await self._observer.observe(set(confirmed))
-        # What they lack may have been given back since the last pass.
-        self._unadoptable = {uid: why for uid, why in self._unadoptable.items() if uid not in self._contested}
-        self._contested = frozenset()
+        if self._contested_passes < CONTESTED_PASSES or self.passes % AGAIN_PASSES == 0:
+            # What they lack may have been given back since the last pass.
+            for stack_id in self._contested:
+                self._unadoptable.pop(stack_id, None)
+            self._contested = frozenset()
         plan = await self.plan()
-        if adoptable := [action for action in plan.actions if action.kind is ActionKind.ADOPT]:
-            await self._adopt(adoptable)
+        adoptable = frozenset(action.name for action in plan.actions if action.kind is StepKind.ADOPT)
+        adopted = True
+        if not plan.blocked and (adoptable or context.store.incomplete):
+            adopted = await self._adopt(adoptable)
             plan = await self.plan()
         if plan.blocked:
             log.debug("reconciliation is waiting: %s", plan.blocked)
             return plan
-        if context.store.incomplete and not self._still_adopts(plan):
+        if context.store.incomplete and adopted and not self._still_adopts(plan):
             await context.store.end_adoption()
         self._tell_unknown(plan.unknown)
         await self._apply(plan)
@@ -149,26 +150,27 @@ class Reconciler:
         """Whether something is still to be adopted; waits at most ``CONTESTED_PASSES`` passes for missing ports."""
         self._contested_passes += bool(self._contested)
         waits = bool(self._contested) and self._contested_passes < CONTESTED_PASSES
-        return waits or any(action.kind is ActionKind.ADOPT for action in plan.actions)
+        return waits or any(action.kind is StepKind.ADOPT for action in plan.actions)
 
-    async def _adopt(self, actions: list[Action]) -> None:
-        """Make rows for pods that carry a stack's record; the next pass finds again what fails now."""
+    async def _adopt(self, names: frozenset[str]) -> bool:
+        """Make rows for Services that carry a stack's record. False if the cluster cannot be asked now: the next pass
+        tries again.
+        """
         context = self._context
         try:
-            done = await adopt(context, frozenset(action.name for action in actions))
+            done = await adopt(context, names)
         except (ClusterError, ClusterUnavailable) as error:
-            log.warning("%d stacks cannot be adopted now: %s", len(actions), error)
-            return
-        there = {pod.uid for pod in context.mirror.pods.values()}
-        there |= {record.uid for record in context.mirror.stopped.values()}
-        kept = {uid: why for uid, why in self._unadoptable.items() if uid in there}
-        self._unadoptable, self._contested = kept | done.unadoptable, frozenset(done.contested)
-        self.actions[ActionKind.ADOPT] += len(done.stacks)
+            log.warning("%d stacks or more cannot be adopted now: %s", len(names), error)
+            return False
+        self._unadoptable |= done.unadoptable
+        self._contested = frozenset(done.contested)
+        self.actions[StepKind.ADOPT] += len(done.stacks)
         for stack_id in done.stacks:
-            stack_log(log, stack_id).info("adopted from its pod")
+            stack_log(log, stack_id).info("adopted from its Service")
         if done.stacks:
-            log.warning("%d stacks were adopted from their pods: the file did not have them", len(done.stacks))
+            log.warning("%d stacks were adopted from their Services: the file did not have them", len(done.stacks))
             await self._observer.observe(set(done.stacks))
+        return True
 
     def _tell_unknown(self, unknown: tuple[Unknown, ...]) -> None:
         before, self.unknown = {one.object for one in self.unknown}, unknown
@@ -186,25 +188,19 @@ class Reconciler:
     def _plan_input(self) -> PlanInput:
         context = self._context
         if context.unrecordable:
-            context.unrecordable &= {pod.uid for pod in context.mirror.pods.values()}
+            context.unrecordable &= {service.uid for service in context.mirror.services.values()}
         return PlanInput(
-            now=context.clock.now(),
+            now=context.clock.now() if context.wall_clock.trusted else None,
             orphan_grace=round(context.config.reconcile.orphan_grace * NANOSECONDS),
             stacks=context.store.stacks.ordered(),
             pods=context.mirror.pods,
             services=context.mirror.services,
-            stopped=context.mirror.stopped,
-            creating=context.creating,
-            being_deleted=context.being_deleted,
-            locked=context.locks,
+            step=context.step,
+            busy=context.worker,
             removed=self._removed,
             looked_up=self._looked_up,
             unadoptable=self._unadoptable,
-            unrecordable=context.unrecordable,
             incomplete=context.store.incomplete,
-            removals=context.removals,
-            repairs=context.repairs,
-            clock_trusted=context.wall_clock.trusted,
             sudden_until=context.wall_clock.sudden_until,
         )
 
@@ -216,30 +212,16 @@ class Reconciler:
         held = context.brake.hold_back(
             orphans, context.store.stacks.ids() | orphans, context.config.reconcile.max_delete_share
         )
-        rows = [action for action in plan.actions if action.orphan is None and action.kind is not ActionKind.ADOPT]
-        await self._rows_apply(rows)
         for action in plan.actions:
-            if action.orphan is not None and action.stack_id not in held:
-                self._count(action)
-                context.removals.add(action.orphan)
-
-    async def _rows_apply(self, actions: list[Action]) -> None:
-        context = self._context
-        by_kind: dict[ActionKind, list[str]] = {kind: [] for kind in ActionKind}
-        for action in actions:
-            by_kind[action.kind].append(action.name)
+            if action.kind is StepKind.ADOPT or (action.orphan is not None and action.stack_id in held):
+                continue
             self._count(action)
-        if by_kind[ActionKind.UNDO]:
-            await context.store.stacks.mark_deleting(by_kind[ActionKind.UNDO], DeleteReason.UNDO)
-            crash_point("reconcile.undo_marked")
-        for name in (*by_kind[ActionKind.UNDO], *by_kind[ActionKind.DELETE], *by_kind[ActionKind.RELEASE]):
-            context.removals.add(name)
-        if by_kind[ActionKind.EXPIRE]:
-            await expire_overdue(context, by_kind[ActionKind.EXPIRE])
-        self._observer.mark_dirty(by_kind[ActionKind.END])
-        for kind, repair in REPAIRS.items():
-            for name in by_kind[kind]:
-                context.repairs.add(Repair(kind=repair, stack_id=name))
+            if action.kind is StepKind.END:
+                self._observer.mark_dirty([action.name])
+            elif action.kind is not StepKind.EXPIRE:
+                context.worker.add(action.stack_id)
+        if expired := [action.name for action in plan.actions if action.kind is StepKind.EXPIRE]:
+            await expire_overdue(context, expired)
 
     def _count(self, action: Action) -> None:
         self.actions[action.kind] += 1

@@ -19,6 +19,7 @@ from stackd.lifecycle.create_request import CreateRequest
 from stackd.lifecycle.pace import refills_at_once
 from stackd.lifecycle.pools import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WAIT, Pool, has_failed, is_ready
 from stackd.lifecycle.readiness import admit
+from stackd.lifecycle.worker import Priority
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, Stack, StackStatus
 from stackd.templates import Template
@@ -159,7 +160,7 @@ class Refill:
         crash_point("pool.delete_marked")
         for stack in marked:
             stack_log(log, stack.stack_id).info("deleted from the pool of %s", stack.template)
-            context.removals.add(stack.stack_id)
+            context.worker.add(stack.stack_id, Priority.POOL)
 
     def _make(self, pool: Pool, template: Template | None, work: Work, now: float) -> float:
         """Begin making missing stacks; after a failure one at a time. Returns in how many seconds to check again."""

@@ -22,10 +22,9 @@ from stackd.errors import (
     detail_of,
     public_text,
 )
-from stackd.lifecycle.annotations import annotate
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
-from stackd.lifecycle.plan import Repair, RepairKind
+from stackd.lifecycle.worker import Priority
 from stackd.logs import stack_log
 from stackd.model import Stack
 from stackd.store import Claim, Extension
@@ -36,7 +35,7 @@ log = logging.getLogger(__name__)
 ASK_SECONDS = 5.0
 """How often the API server is asked for the time while the clock is not trusted."""
 
-ANNOTATE_SECONDS = 5.0
+RECORD_SECONDS = 5.0
 """How long an extension waits until the cluster has it, too."""
 
 SUDDEN = "its time is up since the clock was set forward"
@@ -137,7 +136,7 @@ async def expire_overdue(context: Context, stack_ids: list[str]) -> set[str]:
     for stack in marked:
         context.abandon_create(stack.stack_id)
         stack_log(log, stack.stack_id).info("its time is up")
-        context.removals.add(stack.stack_id)
+        context.worker.add(stack.stack_id, Priority.EXPIRY)
     return {stack.stack_id for stack in marked}
 
 
@@ -177,23 +176,27 @@ async def extend(
         stack = found
     else:
         raise StackNotFound(stack_id)
-    await context.tasks.result_of(context.tasks.spawn(f"annotate {stack_id}", _annotate_or_retry(context, stack)))
-    crash_point("extend.annotated")
+    await context.tasks.result_of(context.tasks.spawn(f"record {stack_id}", _record(context, stack)))
+    crash_point("extend.recorded")
     return stack
 
 
-async def _annotate_or_retry(context: Context, stack: Stack) -> None:
+async def _record(context: Context, stack: Stack) -> None:
     """Write the new expiry into the cluster, too: an owner with another file reads it there.
 
     Raises ClusterUnavailable if the cluster may not have it; the write is then retried.
     """
     try:
-        await annotate(context, stack.stack_id, timeout=ANNOTATE_SECONDS)
+        await context.worker.settle(stack.stack_id, timeout=RECORD_SECONDS)
     except StackdError as error:
-        context.repairs.add(Repair(kind=RepairKind.ANNOTATE, stack_id=stack.stack_id))
         if isinstance(error, NotOwner | StackNotFound):
             raise  # another stackd may own the stacks, and not know of the extension; or the stack is deleted
+        service = context.mirror.services.get(stack.service_name)
+        if service is not None and service.recorded and service.expires_at == stack.ttl_expires_at:
+            return  # something else is left to do about the stack
         expiry = from_nanoseconds(stack.ttl_expires_at)
         written = f"stackd retries to write that into the cluster: {public_text(error)}"
         sentence = f"{stack.stack_id} is extended until {expiry}, and {written}"
         raise ClusterUnavailable(sentence, detail=detail_of(error)) from error
+    if stack.stack_id not in context.store.stacks:
+        raise StackNotFound(stack.stack_id)

@@ -204,7 +204,7 @@ def stop(tx: Transaction, stack_id: str, by: str) -> Stack:
 
 
 def stopped(tx: Transaction, stack_id: str) -> Stack | None:
-    """Mark the stack as stopped, once pod and Service are confirmed gone. None if it is not to be stopped any more."""
+    """Mark the stack as stopped, once its pod is confirmed gone. None if it is not to be stopped any more."""
     before = rows.find(tx, stack_id)
     if before is None or before.desired is not Desired.STOPPED or before.deleting_since is not None:
         return None
@@ -215,7 +215,6 @@ def stopped(tx: Transaction, stack_id: str) -> Stack | None:
         status_message=STOPPED_MESSAGE,
         updated_at=max(tx.now, before.updated_at),
         pod_uid=None,
-        service_uid=None,
     )
     if before.at_rest:
         return before
@@ -245,7 +244,6 @@ def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
         ended=False,
         ports_held=True,
         pod_uid=None,
-        service_uid=None,
         desired=Desired.RUNNING,
         generation=before.generation + 1,
     )
@@ -255,8 +253,8 @@ def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
     return rows.save(tx, [after])[0]
 
 
-def started(tx: Transaction, seen: Observation, *, pod_uid: str, service_uid: str) -> Stack:
-    """Write that the fresh pod and its Service exist. Raises ``StackNotFound`` if the stack no longer needs them."""
+def started(tx: Transaction, seen: Observation, *, pod_uid: str, service_uid: str | None) -> Stack:
+    """Write that the new pod and its Service exist. Raises ``StackNotFound`` if the stack no longer needs them."""
     before = rows.find_live(tx, seen.stack_id)
     if before.generation != seen.generation or before.desired is not Desired.RUNNING or before.ended:
         raise StackNotFound(seen.stack_id)
@@ -268,8 +266,8 @@ def started(tx: Transaction, seen: Observation, *, pod_uid: str, service_uid: st
     return rows.save(tx, [after])[0]
 
 
-def set_service(tx: Transaction, stack_id: str, service_uid: str | None) -> None:
-    """Set the uid of a living stack's Service; None while the Service is being replaced. Raises ``StackNotFound``."""
+def set_service(tx: Transaction, stack_id: str, service_uid: str) -> None:
+    """Set the uid of a living stack's Service. Raises ``StackNotFound``."""
     rows.save(tx, [replace(rows.find_live(tx, stack_id), service_uid=service_uid)])
 
 

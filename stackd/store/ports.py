@@ -131,7 +131,7 @@ def limit_ports(tx: Transaction, cluster: PortRange) -> None:
 
 
 def release(tx: Transaction, ids: Iterable[str]) -> list[Stack]:
-    """Free the ports of ended stacks, once their Services are confirmed gone. Stacks that have not ended are skipped.
+    """Free the ports of ended stacks, once their Services have none any more. Stacks that have not ended are skipped.
 
     Returns the stacks that changed; their ``ports`` still show what they had.
     """

@@ -145,6 +145,8 @@ class Stacks(StacksView, Table):
     tell_held = operation(changes.tell_held)
     end_in_time = operation(changes.end_in_time)
     remove = operation(rows.remove)
+    remove_soon = operation(rows.remove, relaxed=True)
+    """As ``remove``, without waiting for the disk: whoever counts on it has another write that does."""
     removed_among = operation(rows.removed_among, writes=False)
 
     adopt = operation(adoption.adopt, grows=True)

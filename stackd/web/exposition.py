@@ -23,8 +23,8 @@ from prometheus_client.registry import Collector
 
 from stackd import __version__
 from stackd.kube.access import expiry_remark
+from stackd.lifecycle.next_step import StepKind
 from stackd.lifecycle.ownership import Role
-from stackd.lifecycle.plan import ActionKind
 from stackd.lifecycle.pools import PoolFigures
 from stackd.lifecycle.readiness import NOT_READY, why_not_ready
 from stackd.metrics import CREATED, INVALID, PHASES, Histogram
@@ -197,7 +197,7 @@ class DaemonCollector(Collector):
         yield gauge(
             "stackd_removals_pending",
             "Stacks whose objects are to be removed, and objects without a row.",
-            {(): len(context.removals)},
+            {(): len(context.worker)},
         )
         yield counter("stackd_reconcile_passes_total", "Passes of the reconciliation.", {(): reconciler.passes})
         yield counter(
@@ -209,7 +209,7 @@ class DaemonCollector(Collector):
         yield gauge("stackd_brake_on", "1 while a brake holds the reconciliation back.", {(): context.brake.on})
         yield gauge("stackd_brake_held_stacks", "Stacks that a brake holds back.", {(): len(context.brake.held)})
         yield counter(
-            "stackd_adoptions_total", "Stacks adopted from their pods.", {(): reconciler.actions[ActionKind.ADOPT]}
+            "stackd_adoptions_total", "Stacks adopted from their pods.", {(): reconciler.actions[StepKind.ADOPT]}
         )
         yield gauge(
             "stackd_unknown_objects",

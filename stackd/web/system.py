@@ -10,7 +10,7 @@ from stackd.errors import InvalidRequest, StoreUnavailable
 from stackd.lifecycle.capacity import Capacity, capacity, refresh_quotas, storage
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.needs import StackResources
-from stackd.lifecycle.plan import ReconcilePlan
+from stackd.lifecycle.next_step import ReconcilePlan
 from stackd.lifecycle.readiness import why_not_ready
 from stackd.podspec.request import MAX_TARGET_PORTS
 from stackd.quantity import Quantity, parse

@@ -138,24 +138,20 @@ async def test_labels_that_were_taken_off_many_pods_at_once_trip_no_brake(
     assert "brake" not in caplog.text
 
 
+async def restart_that_has_left_a_pod_without_labels(at: Harness) -> str:
+    """The stack. A policy took the labels off its new pod, and stackd was not allowed to undo the create."""
+    stack_id = await running(at)
+    at.cluster.faults.add_fault(action="status", verb="create", resource="pods", code=403, count=1)
+    assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status >= 400
+    at.cluster.faults.add_fault(action="admit", verb="create|patch", resource="pods", body=json.dumps(NO_LABELS))
+    at.cluster.faults.add_fault(action="status", verb="delete", resource="pods", code=403)
+    await eventually(lambda: at.cluster.counts.requests["delete", "pods", 403])
+    return stack_id
+
+
 async def test_labels_that_were_taken_off_the_pod_of_an_unfinished_restart_are_put_back(at: Harness) -> None:
     """Before, the restart waited for ever for a pod that stackd did not see."""
-    stack_id = await running(at)
-    at.cluster.faults.add_fault(action="status", verb="create", resource="services", code=403)
-    assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status == 503
-    await patch(at, f"{PODS}/{stack_id}", NO_LABELS)
-    at.cluster.faults.clear()
-    assert (await at.until_status(stack_id, "running"))["status"] == "running"
-    given = (await at.objects("pods"))[stack_id]["metadata"]["labels"]
-    assert all(map(given.get, OURS))
-
-
-async def test_a_restart_off_whose_pod_a_policy_takes_the_labels_says_so_until_it_does_no_more(at: Harness) -> None:
-    stack_id = await running(at)
-    at.cluster.faults.add_fault(action="status", verb="create", resource="services", code=403)
-    assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status == 503
-    at.cluster.faults.add_fault(action="admit", verb="patch", resource="pods", body=json.dumps(NO_LABELS))
-    await patch(at, f"{PODS}/{stack_id}", NO_LABELS)
+    stack_id = await restart_that_has_left_a_pod_without_labels(at)
 
     async def said() -> bool:
         return "removes stackd's labels from its pod" in (await at.stack(stack_id)).get("status_message", "")
@@ -163,6 +159,18 @@ async def test_a_restart_off_whose_pod_a_policy_takes_the_labels_says_so_until_i
     await eventually(said)
     at.cluster.faults.clear()
     await at.until_status(stack_id, "running")
+    given = (await at.objects("pods"))[stack_id]["metadata"]["labels"]
+    assert all(map(given.get, OURS))
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/stop"), ("DELETE", "")])
+async def test_a_pod_without_labels_that_a_restart_has_left_is_gone_when_its_stack_is(
+    at: Harness, method: str, path: str
+) -> None:
+    stack_id = await restart_that_has_left_a_pod_without_labels(at)
+    at.cluster.faults.clear()
+    assert (await at.call(method, f"/stacks/{stack_id}{path}")).status == 200
+    assert not await at.objects("pods")
 
 
 async def test_a_pod_off_which_a_policy_takes_labels_is_followed_and_deleted_by_its_uid(at: Harness) -> None:
@@ -209,11 +217,7 @@ async def test_the_end_of_a_pod_without_labels_is_noticed(at: Harness, monkeypat
     stack_id = await without_labels(at, monkeypatch)
     await at.delete_object("pods", stack_id)
     assert (await at.until_status(stack_id, "stopped"))["status_reason"] == "PodDeleted"
-    await eventually(lambda: nothing_left(at))
-
-
-async def nothing_left(at: Harness) -> bool:
-    return not await objects_left(at)
+    await at.until_metric("stackd_node_ports", 0, state="used")
 
 
 async def test_a_service_whose_labels_were_taken_off_goes_with_its_stack(at: Harness) -> None:
@@ -252,63 +256,24 @@ async def test_a_create_off_which_a_policy_takes_labels_is_refused_and_undone(at
     assert not (await at.call("GET", "/stacks")).json["stacks"]
 
 
-async def restart_that_has_left_a_service_without_labels(at: Harness) -> tuple[str, int]:
-    """The stack and its node port. A policy took the labels off, and stackd was not allowed to undo the create."""
+async def test_the_record_of_a_stopped_stack_whose_labels_were_taken_off_gets_them_back(at: Harness) -> None:
     stack_id = await running(at)
     port = (await at.stack(stack_id))["ports"][0]["node_port"]
-    at.cluster.faults.add_fault(action="status", verb="create", resource="services", code=403, count=1)
-    assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status == 503
-    at.cluster.faults.add_fault(action="admit", verb="create", resource="services", body=json.dumps(NO_LABELS))
-    at.cluster.faults.add_fault(action="status", verb="delete", resource="services", code=403)
-    await eventually(lambda: at.cluster.counts.requests["delete", "services", 403])
-    at.cluster.faults.clear()
-    return stack_id, port
-
-
-async def test_a_restart_that_has_left_a_service_without_labels_makes_it_anew(at: Harness) -> None:
-    """Before, the stack was never started: its Service existed already, again and again."""
-    stack_id, port = await restart_that_has_left_a_service_without_labels(at)
-    await at.until_status(stack_id, "running")
-    assert await serves(at, stack_id, port)
-
-
-@pytest.mark.parametrize(("method", "path"), [("POST", "/stop"), ("DELETE", "")])
-async def test_a_service_without_labels_that_a_restart_has_left_is_gone_when_its_stack_is(
-    at: Harness, method: str, path: str
-) -> None:
-    """Before, it was left to the cluster's garbage collector, and its port was free for others before that."""
-    stack_id, _ = await restart_that_has_left_a_service_without_labels(at)
-    assert (await at.call(method, f"/stacks/{stack_id}{path}")).status == 200
-    assert not await objects_left(at)
-
-
-async def test_a_record_of_a_stopped_stack_whose_labels_were_taken_off_gets_them_back(at: Harness) -> None:
-    stack_id = await running(at)
     assert (await at.call("POST", f"/stacks/{stack_id}/stop")).status == 200
-    await patch(at, f"/api/v1/namespaces/stacks/configmaps/{stack_id}", NO_LABELS)
-
-    async def labelled() -> bool:
-        given = (await at.objects("configmaps"))[stack_id]["metadata"].get("labels", {})
-        return all(map(given.get, OURS))
-
-    await eventually(labelled)
-    assert (await at.call("POST", f"/stacks/{stack_id}/start")).status == 200
-    assert not await at.objects("configmaps")
+    await patch(at, f"{SERVICES}/svc-{stack_id}", NO_LABELS)
+    await eventually(lambda: serves(at, stack_id, port))
 
 
 async def test_a_stop_whose_record_a_policy_takes_the_labels_off_is_not_done(at: Harness) -> None:
     """A record without labels is not found after the file was lost, so a pod must not be deleted in favour of it."""
     stack_id = await running(at)
-    manifest = {"metadata": {"name": stack_id, "annotations": {"stackd.io/record": "{}"}}}
-    async with at.session.post(f"{at.cluster.url}/api/v1/namespaces/stacks/configmaps", json=manifest) as answer:
-        assert answer.status == 201
-    at.cluster.faults.add_fault(action="admit", verb="patch", resource="configmaps", body=json.dumps(NO_LABELS))
+    at.cluster.faults.add_fault(action="admit", verb="patch", resource="services", body=json.dumps(NO_LABELS))
     reply = await at.call("POST", f"/stacks/{stack_id}/stop")
-    assert (reply.status, "removes stackd's labels from configmaps" in reply.error) == (503, True)
+    assert (reply.status, "removes stackd's labels from services" in reply.error) == (503, True)
     assert stack_id in await at.objects("pods")
     at.cluster.faults.clear()
     await at.until_status(stack_id, "stopped")
-    assert not await objects_left(at)
+    assert not await at.objects("pods")
 
 
 # ---- removed annotations
@@ -318,7 +283,7 @@ NOTES = ("stackd.io/record", "stackd.io/expires-at", "stackd.io/generation")
 NO_ANNOTATIONS = {"metadata": {"annotations": dict.fromkeys(NOTES)}}
 
 
-async def test_annotations_that_were_taken_off_a_pod_are_put_back_so_that_a_lost_file_loses_no_stack(
+async def test_annotations_that_were_taken_off_a_service_are_put_back_so_that_a_lost_file_loses_no_stack(
     tmp_path: Path,
 ) -> None:
     """The annotations also carry the expiry, which was extended after the create."""
@@ -328,18 +293,18 @@ async def test_annotations_that_were_taken_off_a_pod_are_put_back_so_that_a_lost
             stack_id = await running(at)
             assert (await at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": "5h"})).status == 200
             before = await at.stack(stack_id)
-            await patch(at, f"{PODS}/{stack_id}", NO_ANNOTATIONS)
-            await eventually(lambda: annotated(at, stack_id))
+            await patch(at, f"{SERVICES}/svc-{stack_id}", NO_ANNOTATIONS)
+            await eventually(lambda: annotated(at, "services", f"svc-{stack_id}"))
         lose_file(tmp_path)
         async with harness(tmp_path, settings, cluster=cluster) as at:
             after = await at.stack(stack_id)
             assert (after["ttl_expires_at"], after["ports"]) == (before["ttl_expires_at"], before["ports"])
 
 
-async def annotated(at: Harness, stack_id: str) -> bool:
-    """Whether the pod carries the record and the expiry of its stack."""
-    found = (await at.objects("pods"))[stack_id]["metadata"].get("annotations", {})
-    return all(map(found.get, ("stackd.io/record", "stackd.io/expires-at")))
+async def annotated(at: Harness, kind: str, name: str) -> bool:
+    """Whether the object carries the annotations that stackd has made it with."""
+    found = (await at.objects(kind))[name]["metadata"].get("annotations", {})
+    return all(map(found.get, NOTES if kind == "services" else ("stackd.io/generation",)))
 
 
 async def test_a_restarted_stack_whose_pod_has_lost_its_generation_lives_on(at: Harness) -> None:
@@ -349,30 +314,30 @@ async def test_a_restarted_stack_whose_pod_has_lost_its_generation_lives_on(at: 
     await at.until_status(stack_id, "running")
     await patch(at, f"{PODS}/{stack_id}", NO_ANNOTATIONS)
 
-    await eventually(lambda: annotated(at, stack_id))
+    await eventually(lambda: annotated(at, "pods", stack_id))
     assert (await at.stack(stack_id))["status"] == "running"
 
 
-async def test_a_pod_off_which_a_policy_takes_annotations_is_not_written_again_and_again(at: Harness) -> None:
+async def test_a_service_off_which_a_policy_takes_annotations_is_not_written_again_and_again(at: Harness) -> None:
     stack_id = await running(at)
-    at.cluster.faults.add_fault(action="admit", verb="patch", resource="pods", body=json.dumps(NO_ANNOTATIONS))
-    await patch(at, f"{PODS}/{stack_id}", NO_ANNOTATIONS)
+    at.cluster.faults.add_fault(action="admit", verb="patch", resource="services", body=json.dumps(NO_ANNOTATIONS))
+    await patch(at, f"{SERVICES}/svc-{stack_id}", NO_ANNOTATIONS)
     at.cluster.faults.reset_counts()
-    await eventually(lambda: at.cluster.counts.total("patch", "pods") == 1)
+    await eventually(lambda: at.cluster.counts.total("patch", "services") == 1)
     await at.passes(5)
-    assert at.cluster.counts.total("patch", "pods") == 1
+    assert at.cluster.counts.total("patch", "services") == 1
     assert (await at.stack(stack_id))["status"] == "running"
 
 
 async def test_a_stack_of_a_pool_off_which_a_policy_takes_annotations_is_written_once(tmp_path: Path) -> None:
     async with harness(tmp_path, folder_with(tmp_path, plain=plain(pool=1))) as at:
         await filled(at, "plain", size=1)
-        at.cluster.faults.add_fault(action="admit", verb="patch", resource="pods", body=json.dumps(NO_ANNOTATIONS))
+        at.cluster.faults.add_fault(action="admit", verb="patch", resource="services", body=json.dumps(NO_ANNOTATIONS))
         at.cluster.faults.reset_counts()
         await at.create({"template": "plain"})
-        await eventually(lambda: at.cluster.counts.total("patch", "pods"))
+        await eventually(lambda: at.cluster.counts.total("patch", "services"))
         await at.passes(5)
-        assert at.cluster.counts.total("patch", "pods") == 1
+        assert at.cluster.counts.total("patch", "services") == 1
 
 
 # ---- finalizers
@@ -427,9 +392,10 @@ async def test_a_service_that_was_changed_by_hand_is_put_right(at: Harness, chan
 async def test_a_service_that_cannot_be_put_right_is_told_in_the_status(at: Harness) -> None:
     stack_id = await running(at)
     port = (await at.stack(stack_id))["ports"][0]["node_port"]
-    at.cluster.faults.add_fault(action="status", verb="delete", resource="services", code=503)
     moved = [{"name": "p-80-tcp", "protocol": "TCP", "port": 80, "targetPort": 80, "nodePort": 32012}]
-    await patch(at, f"{SERVICES}/svc-{stack_id}", {"spec": {"ports": moved}})
+    edit = {"spec": {"ports": moved}}
+    at.cluster.faults.add_fault(action="admit", verb="patch", resource="services", body=json.dumps(edit))
+    await patch(at, f"{SERVICES}/svc-{stack_id}", edit)
 
     async def said() -> bool:
         stack = await at.stack(stack_id)
@@ -555,25 +521,21 @@ async def test_requests_that_a_policy_has_raised_count(at: Harness) -> None:
 
 
 async def test_a_delete_removes_the_service_that_was_put_back_also_before_the_watch_has_told_of_it(at: Harness) -> None:
-    """At that time the row and the mirror both have the changed Service, which is already deleted."""
     stack_id = await running(at)
-    at.cluster.faults.add_fault(action="latency", verb="delete", resource="services", seconds=0.3, count=1)
-    moved = [{"name": "p-80-tcp", "protocol": "TCP", "port": 80, "targetPort": 80, "nodePort": 32014}]
-    before = (await patch(at, f"{SERVICES}/svc-{stack_id}", {"spec": {"ports": moved}}))["metadata"]["uid"]
-    await eventually(lambda: at.cluster.counts.in_flight > 0)  # the repair has begun to delete it
+    before = (await at.objects("services"))[f"svc-{stack_id}"]["metadata"]["uid"]
+    at.cluster.faults.add_fault(action="status", verb="create", resource="services", code=503)
+    await at.delete_object("services", f"svc-{stack_id}")
+    await eventually(lambda: at.cluster.counts.requests["create", "services", 503])  # the watch has reported its end
     at.cluster.faults.add_fault(action="mute", verb="watch", resource="services")
     at.cluster.faults.drop_watches()
+    at.cluster.faults.end("status")
 
     async def made_anew() -> bool:
         there = (await at.objects("services")).get(f"svc-{stack_id}")
         return there is not None and there["metadata"]["uid"] != before
 
     await eventually(made_anew)
-    # The garbage collector deletes the Service with its pod. Delay the pod's end: only stackd's own DELETE is counted.
-    at.cluster.faults.add_fault(action="latency", verb="delete", resource="pods", seconds=2.0, count=1)
-    at.cluster.counts.clear()
     assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
-    assert at.cluster.counts.requests["delete", "services", 200] == 1
     assert not await at.objects("services")
 
 

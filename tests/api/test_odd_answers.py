@@ -169,7 +169,7 @@ async def test_a_list_that_is_none_ends_no_stack(at: Harness, odd: str) -> None:
     at.cluster.faults.add_fault(**LISTS[odd], verb="list", resource=MIRRORED, count=8)
     listed_anew(at)
     await at.until_at_least("stackd_mirror_relists_total", before + 1, kind="pods")
-    await at.until_metric("stackd_mirror_connected", 4)
+    await at.until_metric("stackd_mirror_connected", 3)
     await at.passes(2)
     assert (await at.stack(stack_id))["status"] == "running"
     assert (await at.call("GET", "/stats")).json["used_node_ports"] == 1
@@ -187,7 +187,7 @@ async def test_a_watch_that_is_none_shows_and_is_replaced(at: Harness, odd: str)
     assert await at.metric("stackd_mirror_connected") == 0
     nothing_foreign((await at.call("GET", "/readyz")).text)
     at.cluster.faults.clear()
-    await at.until_metric("stackd_mirror_connected", 4)
+    await at.until_metric("stackd_mirror_connected", 3)
     await at.delete_object("pods", stack_id)
     await at.until_status(stack_id, "stopped")
 

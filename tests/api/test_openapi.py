@@ -60,8 +60,7 @@ async def test_the_document_is_rendered_once_for_each_configuration(
     assert first.text == second.text
     unchanged = await at.call("GET", "/openapi.json", key=None, headers={"If-None-Match": first.headers["Etag"]})
     assert (unchanged.status, renders.call_count) == (304, 1)
-    settings = at.daemon.context.settings
-    settings.replace(settings.current.model_copy(update={"auth": at.config.auth.model_copy(update={"enabled": False})}))
+    at.reload("auth", enabled=False)
     third = await at.call("GET", "/openapi.json", key=None)
     assert (third.json["security"], third.headers["Etag"] != first.headers["Etag"]) == ([], True)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stackd.embedded import Fault
-from stackd.embedded.resources import PODS, SERVICES
+from stackd.embedded.resources import PODS
 from stackd.lifecycle.brake import FREE_ENDINGS
 from tests.harness import Harness, Reply, eventually, harness
 
@@ -190,17 +190,6 @@ async def test_an_orphan_whose_removal_hangs_is_asked_for_once_at_a_time(tmp_pat
         await at.passes(5)
         assert await at.metric("stackd_removals_pending") == 1
         assert await at.metric("stackd_reconcile_actions_total", action="remove-pod") == 1
-
-
-@pytest.mark.parametrize("kind", ["pods", "services"])
-async def test_an_object_that_a_row_claims_before_its_removal_is_tried_stays(at: Harness, kind: str) -> None:
-    (stack_id,) = await running(at, 1)
-    name = {"pods": stack_id, "services": f"svc-{stack_id}"}[kind]
-    uid = (await at.objects(kind))[name]["metadata"]["uid"]
-    at.remove_object(kind, name, uid)
-    await at.until_metric("stackd_removals_pending", 0)
-    resource = {"pods": PODS, "services": SERVICES}[kind]
-    assert at.cluster.store.of(resource).get(NAMESPACE, name).obj["metadata"].get("deletionTimestamp") is None
 
 
 async def test_a_service_whose_making_hangs_is_asked_for_once_at_a_time(at: Harness) -> None:

@@ -110,7 +110,6 @@ async def test_no_answer_of_the_api_is_kept_by_a_cache(at: Harness) -> None:
         ("GET", "/metrics"),
         ("GET", "/capacity"),
         ("GET", "/reconcile"),
-        ("GET", "/openapi.json"),
         ("GET", "/stacks/stack-none"),
         ("DELETE", f"/stacks/{stack_id}"),
     ):

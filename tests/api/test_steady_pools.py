@@ -9,15 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from stackd.embedded import EmbeddedCluster
-from stackd.lifecycle import delete
-from stackd.lifecycle.pace import DELETES_AT_ONCE_IN_NEED
 from tests.api.test_pools import entry, filled, folder_with, template, waiting
-from tests.harness import Harness, eventually, fast_cluster, harness, seed
+from tests.harness import Harness, eventually, fast_cluster, harness
 
 SIZE = 6
 BODY = {"template": "web-1"}
@@ -83,45 +80,3 @@ async def test_a_load_below_what_the_cluster_makes_is_served_from_the_pool_from_
         assert len({one["stack_id"] for one in made}) == 4 * size
         assert (await entry(at))["hits"] >= 0.6 * 4 * size
         await filled(at, size=size)
-
-
-async def test_ends_that_nobody_waits_for_give_way_while_creates_wait_for_their_turn_and_are_all_done(
-    at: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    carry_out = delete.carry_out
-    under_way = peak = begun = 0
-
-    async def counted(*arguments: Any) -> None:
-        nonlocal under_way, peak, begun
-        begun, under_way = begun + 1, under_way + 1
-        peak = max(peak, under_way)
-        try:
-            await carry_out(*arguments)
-        finally:
-            under_way -= 1
-
-    async def end(ids: list[str]) -> None:
-        nonlocal peak, begun
-        peak = begun = 0
-        await at.end_in_background(ids)
-        await eventually(lambda: begun == len(ids))
-
-    monkeypatch.setattr(delete, "carry_out", counted)
-    made = [(await at.create())["stack_id"] for _ in range(6 * DELETES_AT_ONCE_IN_NEED)]
-    await end(made[::2])
-    assert peak > DELETES_AT_ONCE_IN_NEED
-    async with at.no_create_slots():
-        await end(made[1::2])
-        assert peak == DELETES_AT_ONCE_IN_NEED
-    await at.until_listed(0)
-
-
-async def test_where_room_is_short_ends_do_not_give_way(tmp_path: Path) -> None:
-    ports = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31001"}
-    async with harness(tmp_path, ports) as at:
-        await at.create()
-        async with at.no_create_slots():
-            assert at.creates_in_need
-        assert (await at.call("POST", "/stacks", seed())).status == 503
-        async with at.no_create_slots():
-            assert not at.creates_in_need

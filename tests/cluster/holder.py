@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from stackd.errors import NodePortTaken
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget
-from stackd.kube.manifests import ServiceRequest, service_manifest
+from stackd.kube.manifests import service_manifest
 from stackd.model import PortMapping, Stack, StackStatus
 
 USUAL = range(31001, 32765)
@@ -58,6 +58,4 @@ def _manifest(name: str, port: int, cluster: Cluster) -> dict[str, object]:
         requested_cpu_milli=0,
         requested_memory_bytes=0,
     )
-    manifest = service_manifest(ServiceRequest(stack=stack, instance=cluster.instance, pod_uid=""))
-    del manifest["metadata"]["ownerReferences"]
-    return manifest
+    return service_manifest(stack, cluster.instance)

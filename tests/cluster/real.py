@@ -99,4 +99,4 @@ class Real:
         for name in await self.objects("services"):
             await self.outside.delete_service(name)
         for name in await self.objects("configmaps"):
-            await self.outside.delete_stopped(name)
+            await self.outside.delete_config_map(name)

@@ -110,7 +110,6 @@ async def test_each_missing_right_is_named(tmp_path: Path) -> None:
             "delete pods in stacks",
             "watch services in stacks",
             "delete services in stacks",
-            "watch configmaps in stacks",
             "delete configmaps in stacks",
             "watch leases in stacks",
         )

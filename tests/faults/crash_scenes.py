@@ -1,6 +1,6 @@
 """For each crash point, a scene that leads to it for certain: what is done until the daemon has died there.
 
-Owns: one scene for every name in ``crashpoints.POINTS``; a name without a scene fails a test.
+Owns: at least one scene for every name in ``crashpoints.POINTS``; a name without a scene fails a test.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from stackd.embedded.resources import CONFIG_MAPS, PODS, SERVICES
+from stackd.embedded.resources import PODS, SERVICES
+from tests.earlier import as_version_before
 from tests.faults.foreign import OURS
 from tests.faults.invariant_monitor import InvariantMonitor
 from tests.faults.ledger import RUNS_ON
@@ -59,7 +60,7 @@ Act = Callable[[Stage], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """``act`` is repeated until the daemon has died. ``before``: the crash points of the starts before that one.
+    """``act`` is repeated until the daemon has died. ``before``: the crash points of the starts before that one; "" is none.
 
     ``times``: how often one life of a daemon reaches the point; a test runs for each of these times.
     """
@@ -134,14 +135,15 @@ async def delete_stopped(stage: Stage) -> None:
 
 
 async def lose_record(stage: Stage) -> None:
-    """Somebody deletes the record of a stopped stack; the daemon restores it."""
+    """Somebody removes the annotations of a stopped stack's Service; the daemon restores them."""
     stack_id = await stage.stack()
     if stack_id:
         await stage.operations.stop(LAST)
         store = stage.world.cluster.store
-        if (record := store.of(CONFIG_MAPS).records.get((NAMESPACE, stack_id))) is not None:
-            store.remove(record)
-            await stage.until(lambda: (NAMESPACE, stack_id) in store.of(CONFIG_MAPS).records)
+        before = store.of(SERVICES).get(NAMESPACE, f"svc-{stack_id}")
+        metadata = before.obj["metadata"]
+        store.update(before, metadata={key: value for key, value in metadata.items() if key != "annotations"})
+        await stage.until(lambda: "annotations" in stage.world.ours("services")[f"svc-{stack_id}"]["metadata"])
 
 
 async def restart(stage: Stage) -> None:
@@ -191,18 +193,14 @@ async def lose_service(stage: Stage) -> None:
 
 
 async def change_service(stage: Stage) -> None:
-    """Somebody breaks a Service's selector; the daemon replaces the Service."""
+    """Somebody breaks a Service's selector; the daemon repairs it."""
     stack_id = await stage.stack()
     if stack_id:
         store = stage.world.cluster.store
         before = store.of(SERVICES).get(NAMESPACE, f"svc-{stack_id}")
         store.update(before, spec=before.obj["spec"] | {"selector": {"stackd.io/stack": "nobody"}})
-
-        def anew() -> bool:
-            now = store.of(SERVICES).records.get((NAMESPACE, f"svc-{stack_id}"))
-            return now is not None and now.uid != before.uid
-
-        await stage.until(anew)
+        own = {"stackd.io/stack": stack_id}
+        await stage.until(lambda: stage.world.record("services", f"svc-{stack_id}").obj["spec"]["selector"] == own)
 
 
 async def take_labels_off(stage: Stage) -> None:
@@ -237,15 +235,57 @@ async def leave_behind(stage: Stage) -> None:
     await stage.until(lambda: name not in stage.world.objects("pods"))
 
 
-async def create_late(stage: Stage) -> None:
-    """A failed create takes effect when its row is already deleted."""
-    faults = stage.world.cluster.faults
-    faults.add_fault(action="late", verb="create", resource="pods", count=1, seconds=0.5)
-    faults.add_fault(action="status", verb="create", resource="pods", count=2, code=403)
-    create = stage.operations.new_create(RUNS_ON)
-    await stage.operations.attempt(create, may_be_invalid=True)
-    faults.clear()
-    await asyncio.sleep(0.6)
+async def leave_beside_an_ended_stack(stage: Stage) -> None:
+    """A stack has ended because its pod was deleted; then a pod with its name and labels appears."""
+    stack_id = await stage.stack()
+    if stack_id:
+        await stage.operations.delete_pod_by_hand(LAST)
+        await stage.until(lambda: (row := stage.world.file.row(stack_id)) is None or row.ended)
+        pod = stage.world.foreign.new_pod(stack_id, OURS | {"stackd.io/stack": stack_id})
+        stage.monitor.excuse(pod["metadata"]["uid"])
+        stage.world.cluster.store.create(PODS, pod)
+        await stage.until(lambda: stack_id not in stage.world.objects("pods"))
+
+
+async def upgrade(stage: Stage) -> None:
+    """Two running, two stopped stacks and an ended one have the objects of the version before; stackd starts."""
+    world = stage.world
+    await _several(stage)
+    await world.machine.gone(kill=False)
+    as_version_before(world.cluster)
+    world.machine.absent = False
+    await _until_converted(stage)
+
+
+async def upgrade_and_lose_file(stage: Stage) -> None:
+    """The same, and the state file is lost."""
+    world = stage.world
+    await _several(stage)
+    await world.machine.gone(kill=False)
+    as_version_before(world.cluster)
+    world.machine.lose_file()
+    world.ledger.forget()
+    stage.monitor.forget()
+    world.machine.absent = False
+    await _until_converted(stage)
+
+
+async def _several(stage: Stage) -> None:
+    """Make two running stacks, two stopped ones and one that has ended."""
+    for _ in range(2):
+        await stage.stack()
+        await stage.stack()
+        await stage.operations.stop(LAST)
+    ended = await stage.stack(ENDS)
+    await stage.until(lambda: (row := stage.world.file.row(ended)) is None or not row.ports_held)
+
+
+async def _until_converted(stage: Stage) -> None:
+    def converted() -> bool:
+        services = stage.world.ours("services").values()
+        return not stage.world.objects("configmaps") and all("annotations" in one["metadata"] for one in services)
+
+    await stage.until(converted)
 
 
 async def press(stage: Stage) -> None:
@@ -278,36 +318,44 @@ SCENES: dict[str, Scene] = {
     "create.reserved": Scene(act=create),
     "create.pod_created": Scene(act=create),
     "create.service_created": Scene(act=create),
-    "create.port_replaced": Scene(act=create_where_all_ports_are_taken),
     "create.scheduled": Scene(act=create),
     "create.accepted": Scene(act=create),
     "create.undo_marked": Scene(act=create_in_vain),
+    "create.undo_marked after a crash": Scene(
+        act=start_after_a_create_was_cut_short, before=("create.service_created",), times=1
+    ),
     "replay.undo_marked": Scene(act=create_again_before_all_is_seen, before=("create.pod_created",), times=1),
     "replay.undone": Scene(act=create_again_before_all_is_seen, before=("create.pod_created",), times=1),
+    "service.port_replaced": Scene(act=create_where_all_ports_are_taken),
+    "service.port_replaced by others": Scene(act=lose_service_and_port),
+    "service.put": Scene(act=lose_service),
+    "service.put after a change": Scene(act=change_service),
+    "service.put without a record": Scene(act=lose_record),
+    "service.put in an upgrade": Scene(act=upgrade, before=("",), times=5),
+    "service.put in an upgrade without the file": Scene(act=upgrade_and_lose_file, before=("",), times=4),
+    "upgrade.config_map_deleted": Scene(act=upgrade, before=("",)),
+    "upgrade.config_map_deleted without the file": Scene(act=upgrade_and_lose_file, before=("",)),
     "delete.marked": Scene(act=delete),
     "delete.service_deleted": Scene(act=delete),
     "delete.pod_deleted": Scene(act=delete),
-    "delete.record_deleted": Scene(act=delete_stopped),
     "delete.confirmed": Scene(act=delete),
+    "delete.confirmed when stopped": Scene(act=delete_stopped),
     "delete.removed": Scene(act=delete),
-    "release.service_deleted": Scene(act=end),
+    "release.service_changed": Scene(act=end),
     "release.released": Scene(act=end),
     "stop.intended": Scene(act=stop),
     "stop.recorded": Scene(act=stop),
-    "stop.cleared": Scene(act=stop),
     "stop.stopped": Scene(act=stop),
     "restart.intended": Scene(act=restart),
     "restart.recorded": Scene(act=restart),
     "restart.cleared": Scene(act=restart),
     "restart.pod_created": Scene(act=restart),
-    "restart.record_deleted": Scene(act=restart),
-    "restart.service_created": Scene(act=restart),
     "restart.started": Scene(act=restart),
     "extend.extended": Scene(act=extend),
-    "extend.annotated": Scene(act=extend),
+    "extend.recorded": Scene(act=extend),
     "assign.picked": Scene(act=press, pool=3),
     "assign.assigned": Scene(act=press, pool=3),
-    "assign.annotated": Scene(act=press, pool=3),
+    "assign.opened": Scene(act=press, pool=3),
     "pool.delete_marked": Scene(act=start, pool=2, pooled=ENDS),
     "pool.preempted": Scene(act=need_a_port, pool=12),
     "expire.marked": Scene(act=expire),
@@ -315,13 +363,9 @@ SCENES: dict[str, Scene] = {
     "batch.begun": Scene(act=batch),
     "batch.confirmed": Scene(act=batch),
     "batch.counted": Scene(act=batch),
-    "reconcile.undo_marked": Scene(act=start_after_a_create_was_cut_short, before=("create.service_created",), times=1),
-    "repair.port_replaced": Scene(act=lose_service_and_port),
-    "repair.service_created": Scene(act=lose_service),
-    "repair.service_removed": Scene(act=change_service),
-    "repair.record_put_right": Scene(act=lose_record),
     "repair.labels_put_back": Scene(act=take_labels_off),
-    "late.noticed": Scene(act=create_late, late=True),
     "orphan.removed": Scene(act=leave_behind),
+    "orphan.removed beside an ended stack": Scene(act=leave_beside_an_ended_stack),
     "bring_up.identified": Scene(act=start, times=1),
 }
+"""By crash point, and a few words where there are several ways to it."""

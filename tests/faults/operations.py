@@ -165,7 +165,8 @@ class Operations:
                 env = {one["name"]: one["value"] for one in pod["spec"]["containers"][0]["env"]}
                 world.checked("11 given whole", env == answer["values"], f"{stack_id}: {answer['values']}, not {env}")
                 world.checked("11 given once", not row.unassigned, f"201 for {stack_id}, and it waits in the pool")
-                reachable = "stackd.io/pool" not in pod["metadata"]["labels"]
+                selector = service["spec"]["selector"] if service is not None else {"": ""}
+                reachable = selector.items() <= pod["metadata"]["labels"].items()
                 world.checked("11 given whole", reachable, f"201 for {stack_id}, and its port answers nobody")
 
     def _moved_nodes(self) -> bool:
@@ -266,7 +267,7 @@ class Operations:
     # ---- changes
 
     async def stop(self, pick: float) -> None:
-        """Stop a stack: its pod and Service are deleted, it keeps its ports."""
+        """Stop a stack: its pod is deleted, it keeps its Service and ports."""
         await self._change(pick, "stop", "stopped")
 
     async def start(self, pick: float) -> None:
@@ -297,14 +298,13 @@ class Operations:
             self._changed(stack_id, desired, outcome.file)
 
     def _changed(self, stack_id: str, desired: str, file: StateFile) -> None:
-        """Check that the file has the acknowledged state, and that the cluster has nothing of a stopped stack now."""
+        """Check that the file has the acknowledged state, and that a stopped stack has no pod and keeps its Service."""
         world, row = self._world, file.row(stack_id)
         if row is None or world.ledger.may_be_gone(stack_id, world.skew.highest()):
             return
         world.checked("3 acknowledged is durable", row.desired == desired, f"{stack_id} is to be {desired}, not {row}")
-        left = [name for kind in ("pods", "services") for name in world.ours(kind) if stack_id in name]
-        gone = desired == "running" or not left
-        world.checked("3 acknowledged is durable", gone, f"{stack_id} is said to be stopped, and {left} remain")
+        gone = desired == "running" or stack_id not in world.ours("pods")
+        world.checked("3 acknowledged is durable", gone, f"{stack_id} is said to be stopped, and its pod remains")
 
     async def extend(self, pick: float, ttl: str, *, keyed: bool = False) -> None:
         """Extend a stack."""

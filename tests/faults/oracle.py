@@ -12,11 +12,12 @@ from collections import Counter
 from typing import Any
 
 from stackd.embedded.nodeports import node_ports
+from stackd.kube.records import Unrecoverable, parse_record
 from tests.faults.file import Row
 from tests.faults.ledger import Batch, Create
 from tests.faults.world import TEMPLATE, World, is_ours
 
-WATCHES = 5
+WATCHES = 4
 TRIES = 4
 SETTLE_SECONDS = 0.5
 SAME_SECONDS = 5.0
@@ -39,12 +40,7 @@ class Oracle:
         rows, pods, services = world.file.rows(), world.ours("pods"), world.ours("services")
         found = [f"pod {name} has no row" for name in pods.keys() - rows.keys()]
         found += [f"Service {name} has no row" for name in services if name.removeprefix("svc-") not in rows]
-        stopped = {row.stack_id for row in rows.values() if row.stopped}
-        # if somebody else's pod has its pod's name, a stack can neither start nor be stopped completely
-        waiting = {name for name, row in rows.items() if name in world.ledger.usurped and not row.has_pod_uid}
-        records = set(world.ours("configmaps"))
-        if records - waiting != stopped - waiting:
-            found.append(f"the cluster has records of {sorted(records)}, and stopped are {sorted(stopped)}")
+        found += [f"ConfigMap {name} was not retired" for name in world.objects("configmaps")]
         for row in rows.values():
             found += self._row(row, pods.get(row.stack_id), services.get(f"svc-{row.stack_id}"))
         if len(world.cluster.server.watches) < WATCHES:
@@ -85,35 +81,53 @@ class Oracle:
         wish = self._world.ledger.wish(name)
         if row.desired not in wish.possible:
             found.append(f"{name} is to be {row.desired}, and was asked to be {wish.possible}")
+        found += self._service(row, service)
+        if row.held != (row.ports if row.ports_held else frozenset()) or row.ports_held == row.ended:
+            found.append(f"{name}: it holds {sorted(row.held)}, ended is {row.ended}, ports_held is {row.ports_held}")
+        # if somebody else's pod has its pod's name, a stack can neither start nor be stopped completely
+        stuck = name in self._world.ledger.usurped and not row.has_pod_uid
+        if stuck:
+            return found
+        if service is not None:
+            found += self._record(row, service, pod)
         if row.stopped:
-            return found + self._stopped(row, pod, service)
+            return found + self._stopped(row, pod)
         if not row.has_pod_uid:
-            stuck = name in self._world.ledger.usurped  # somebody else's pod has its pod's name: the stack has to wait
-            return found if stuck else [*found, f"{name}: it has not been started yet"]
+            return [*found, f"{name}: it has not been started yet"]
         if not row.ended:
-            there = [obj for obj in (pod, service) if obj is not None]
-            bare = [obj["metadata"]["name"] for obj in there if not is_ours(obj)]
-            found += [f"{name}: labels are missing on {one}" for one in bare]
+            found += [f"{name}: labels are missing on its pod"] if pod is not None and not is_ours(pod) else []
         over = pod is None or pod["status"]["phase"] in ("Succeeded", "Failed")
         if over != row.ended:
             found.append(f"{name}: ended is {row.ended}, and its pod is {_phase(pod)}")
-        if (service is None) != row.ended:
-            found.append(f"{name}: ended is {row.ended}, and its Service is {'there' if service else 'not there'}")
-        if service is not None and node_ports(service["spec"]) != row.ports:
-            found.append(
-                f"{name}: its ports are {sorted(row.ports)}, its Service's {sorted(node_ports(service['spec']))}"
-            )
-        if row.held != (row.ports if row.ports_held else frozenset()) or row.ports_held == row.ended:
-            found.append(f"{name}: it holds {sorted(row.held)}, ended is {row.ended}, ports_held is {row.ports_held}")
         if (expected := _status(pod)) and row.status not in expected:
             found.append(f"{name}: it is {row.status}, and its pod is {_phase(pod)}")
         return found
 
-    def _stopped(self, row: Row, pod: dict[str, Any] | None, service: dict[str, Any] | None) -> list[str]:
+    def _service(self, row: Row, service: dict[str, Any] | None) -> list[str]:
+        """Each row has a Service: with its node ports, or of type ClusterIP once they were given back."""
+        name = row.stack_id
+        if service is None:
+            return [f"{name}: its Service is not there"]
+        wanted = ("NodePort", row.ports) if row.ports_held else ("ClusterIP", frozenset[int]())
+        has = (service["spec"]["type"], node_ports(service["spec"]))
+        found = [] if has == wanted else [f"{name}: its Service is {has}, and should be {wanted}"]
+        return found if is_ours(service) else [*found, f"{name}: labels are missing on its Service"]
+
+    def _record(self, row: Row, service: dict[str, Any], pod: dict[str, Any] | None) -> list[str]:
+        """Whoever loses the file gets the same stack from the record of the Service."""
+        told = parse_record(service, pod)
+        if isinstance(told, Unrecoverable):
+            return [f"{row.stack_id}: no row can be made from its Service: {told.reason}"]
+        # an ended stack's ports are nobody's; how it ended is read from the pod where the record lacks it
+        one = (told.desired.value, told.ended, told.ports_held, told.ttl_expires_at, told.pod_spec, told.unassigned)
+        other = (row.desired, row.ended, row.ports_held, row.ttl_expires_at, row.pod_spec, row.unassigned)
+        return [] if one == other else [f"{row.stack_id}: its record says {one}, and the file {other}"]
+
+    def _stopped(self, row: Row, pod: dict[str, Any] | None) -> list[str]:
         name, found = row.stack_id, []
-        if pod is not None or service is not None:
-            found.append(f"{name} is stopped, and its pod is {_phase(pod)}, its Service {bool(service)}")
-        if row.held != row.ports or not row.ports_held or row.ended or row.status != "stopped":
+        if pod is not None:
+            found.append(f"{name} is stopped, and its pod is {_phase(pod)}")
+        if row.ended or row.status != "stopped":
             found.append(f"{name} is stopped, and the file says {row}")
         return found
 

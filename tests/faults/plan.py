@@ -219,7 +219,7 @@ def _batch(random: Random) -> dict[str, Any]:
 
 def _fault(random: Random) -> dict[str, Any]:
     return {
-        "verb": random.choice(("create", "delete", "create|delete", "get", ".*")),
+        "verb": random.choice(("create", "delete", "patch", "create|delete|patch", "get", ".*")),
         "resource": random.choice(("pods", "services", "pods|services")),
         "count": random.choice((1, 1, 2, 3, 6)),
     }
@@ -232,11 +232,12 @@ def _status(random: Random) -> dict[str, Any]:
 def _forbid(random: Random) -> dict[str, Any]:
     """A request that is not repeated at once: rights are lost for a moment."""
     resource = random.choice(("pods", "services", "pods|services"))
-    return {"verb": "delete", "resource": resource, "count": random.choice((1, 2, 4)), "code": 403}
+    verb = random.choice(("delete", "patch"))
+    return {"verb": verb, "resource": resource, "count": random.choice((1, 2, 4)), "code": 403}
 
 
 def _conflict(random: Random) -> dict[str, Any]:
-    return {"verb": "create|delete", "resource": "pods|services", "count": random.choice((1, 2)), "code": 409}
+    return {"verb": "create|delete|patch", "resource": "pods|services", "count": random.choice((1, 2)), "code": 409}
 
 
 def _latency(random: Random) -> dict[str, Any]:
@@ -246,7 +247,7 @@ def _latency(random: Random) -> dict[str, Any]:
 def _odd(random: Random) -> dict[str, Any]:
     """Parameters for something that answers in the API server's place: it does so to requests of any kind."""
     return {
-        "verb": random.choice(("create", "delete", "delete", "create|delete", "get", "list", "watch", ".*")),
+        "verb": random.choice(("create", "delete", "delete", "patch", "create|delete", "get", "list", "watch", ".*")),
         "resource": random.choice(("pods", "services", "pods|services", "namespaces", ".*")),
         "count": random.choice((1, 2, 3, 6)),
     }

@@ -109,6 +109,6 @@ async def test_none_is_given_whose_end_is_committed_just_before_it_would_be(
         monkeypatch.setattr(crashpoints, "hook", None)
         await asyncio.gather(*ends)
         assert made["stack_id"] != oldest
-        context.removals.add(oldest)
+        context.worker.add(oldest)
         await eventually(lambda: oldest not in context.store.stacks.ids())
         assert (await at.stack(made["stack_id"]))["status"] == "running"

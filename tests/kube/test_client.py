@@ -143,8 +143,11 @@ async def test_a_pod_of_that_name_that_this_create_did_not_make_is_not_taken_for
     assert {seen.method for seen in wire.seen} == {"POST", "GET"}
 
 
-@pytest.mark.parametrize("other", [service(node_port=31001), service(owner="older-pod")])
-async def test_a_service_with_other_ports_or_another_owner_is_not_taken_for_ours(
+@pytest.mark.parametrize(
+    "other",
+    [service(node_port=31001), with_meta(service(), annotations={"stackd.io/record": '{"version":2,"of":"another"}'})],
+)
+async def test_a_service_with_other_ports_or_another_record_is_not_taken_for_ours(
     cluster: Cluster, wire: Wire, other: dict[str, Any]
 ) -> None:
     wire.on("POST", SERVICES, says(EXISTS, 409))

@@ -12,7 +12,7 @@ from stackd.embedded import EmbeddedCluster, EmbeddedOptions, Fault, User, every
 from stackd.errors import ClusterUnavailable, NodePortTaken
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget
-from stackd.kube.manifests import PodRequest, ServiceRequest, pod_manifest, service_manifest
+from stackd.kube.manifests import PodRequest, pod_manifest, service_manifest
 from stackd.kube.mirror import Mirror, NodeChanged
 from stackd.kube.objects import PodState
 from stackd.kube.records import parse_record
@@ -83,8 +83,8 @@ def pod_of(row: Stack, image: str = "nginx:stable", instance: str = "default") -
     return pod_manifest(PodRequest(stack=row, manifest=manifest, instance=instance, node_selector=selector))
 
 
-def service_of(row: Stack, pod_uid: str) -> dict[str, object]:
-    return service_manifest(ServiceRequest(stack=row, instance="default", pod_uid=pod_uid))
+def service_of(row: Stack) -> dict[str, object]:
+    return service_manifest(row, "default")
 
 
 def running(pod: PodState | None) -> PodState | None:
@@ -116,7 +116,7 @@ async def test_a_stack_is_created_seen_running_and_deleted(
 ) -> None:
     row = stack(1)
     pod = await cluster.create_pod(pod_of(row))
-    service = await cluster.create_service(service_of(row, pod.uid))
+    service = await cluster.create_service(service_of(row))
     seen = await mirror.until(row.pod_name, running, timeout=30)
     assert (seen.uid, seen.scheduled, seen.stack_id, seen.instance) == (pod.uid, True, row.stack_id, "default")
     assert seen.node_name in mirror.nodes
@@ -134,11 +134,11 @@ async def test_a_stack_is_created_seen_running_and_deleted(
 async def test_a_stack_costs_four_writes_and_no_reads(
     embedded: EmbeddedCluster, cluster: Cluster, mirror: Mirror
 ) -> None:
-    await until(lambda: embedded.counts.total("watch") == 4)
+    await until(lambda: embedded.counts.total("watch") == 3)
     embedded.counts.clear()
     row = stack(1)
     pod = await cluster.create_pod(pod_of(row))
-    service = await cluster.create_service(service_of(row, pod.uid))
+    service = await cluster.create_service(service_of(row))
     await mirror.until(row.pod_name, running, timeout=30)
     await cluster.delete_service(row.service_name, service.uid)
     await cluster.delete_pod(row.pod_name, pod.uid)
@@ -218,9 +218,8 @@ async def test_a_delete_of_the_old_pod_leaves_the_new_one_of_that_name_alone(clu
 async def test_a_port_that_somebody_holds_is_named(embedded: EmbeddedCluster, cluster: Cluster) -> None:
     embedded.faults.take_port(31007)
     row = stack(1, node_port=31007)
-    pod = await cluster.create_pod(pod_of(row))
     with pytest.raises(NodePortTaken) as caught:
-        await cluster.create_service(service_of(row, pod.uid))
+        await cluster.create_service(service_of(row))
     assert caught.value.node_port == 31007
 
 
@@ -254,7 +253,7 @@ async def test_a_silent_watch_is_left_for_a_new_one(embedded: EmbeddedCluster, c
     mirror = Mirror(cluster, timings=IMPATIENT)
     task = asyncio.create_task(mirror.run())
     await asyncio.wait_for(mirror.wait_synced(), 10)
-    await until(lambda: len(embedded.server.watches) == 4)
+    await until(lambda: len(embedded.server.watches) == 3)
     embedded.faults.freeze_watches()
     row = stack(1)
     await cluster.create_pod(pod_of(row))
@@ -264,7 +263,7 @@ async def test_a_silent_watch_is_left_for_a_new_one(embedded: EmbeddedCluster, c
 
 
 async def test_a_malformed_line_loses_nothing(embedded: EmbeddedCluster, cluster: Cluster, mirror: Mirror) -> None:
-    await until(lambda: len(embedded.server.watches) == 4)
+    await until(lambda: len(embedded.server.watches) == 3)
     embedded.faults.malformed()
     row = stack(1)
     await cluster.create_pod(pod_of(row))
@@ -330,12 +329,12 @@ async def test_an_unschedulable_pod_says_why(embedded: EmbeddedCluster, cluster:
 async def test_rows_can_be_rebuilt_from_what_is_listed(cluster: Cluster) -> None:
     rows = [stack(number, node_port=31000 + number) for number in range(5)]
     for row in rows:
-        pod = await cluster.create_pod(pod_of(row))
-        await cluster.create_service(service_of(row, pod.uid))
-    services = {raw["metadata"]["name"]: raw for raw in await cluster.list_raw("services")}
+        await cluster.create_pod(pod_of(row))
+        await cluster.create_service(service_of(row))
+    pods = {raw["metadata"]["name"]: raw for raw in await cluster.list_raw("pods")}
     rebuilt = {}
-    for raw in await cluster.list_raw("pods"):
-        found = parse_record(raw, services.get(f"svc-{raw['metadata']['name']}"))
+    for raw in await cluster.list_raw("services"):
+        found = parse_record(raw, pods[raw["metadata"]["name"].removeprefix("svc-")])
         assert isinstance(found, Stack)
         rebuilt[found.stack_id] = found
     for row in rows:

@@ -9,7 +9,6 @@ import pytest
 
 from stackd.kube.manifests import (
     PodRequest,
-    ServiceRequest,
     pod_manifest,
     prepull_name,
     prepull_pod,
@@ -17,7 +16,7 @@ from stackd.kube.manifests import (
     pull_status,
     service_manifest,
 )
-from stackd.kube.records import record_annotation
+from stackd.kube.records import service_annotations
 from stackd.model import PortMapping, Stack, StackStatus
 
 STACK = Stack(
@@ -39,7 +38,7 @@ STACK = Stack(
 CONTAINERS = [{"name": "app", "image": "nginx:stable"}]
 
 
-def test_the_pod_carries_names_labels_record_and_placement() -> None:
+def test_the_pod_carries_names_labels_generation_and_placement() -> None:
     request = PodRequest(
         stack=STACK,
         manifest={
@@ -72,8 +71,7 @@ def test_the_pod_carries_names_labels_record_and_placement() -> None:
             },
             "annotations": {
                 "example.org/note": "hello",
-                "stackd.io/record": record_annotation(STACK),
-                "stackd.io/expires-at": "2026-02-10T04:02:26.535664Z",
+                "stackd.io/generation": "0",
             },
         },
         "spec": {"containers": CONTAINERS, "nodeSelector": {"disk": "ssd", "role": "stack"}},
@@ -104,8 +102,8 @@ def test_the_tenants_manifest_is_not_changed() -> None:
     assert json.dumps(manifest) == before
 
 
-def test_the_service_publishes_the_ports_and_belongs_to_the_pod() -> None:
-    assert service_manifest(ServiceRequest(stack=STACK, instance="blue", pod_uid="4cbc4a7f")) == {
+def test_the_service_publishes_the_ports_and_carries_the_record() -> None:
+    assert service_manifest(STACK, "blue") == {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {
@@ -117,9 +115,7 @@ def test_the_service_publishes_the_ports_and_belongs_to_the_pod() -> None:
                 "stackd.io/instance": "blue",
                 "stackd.io/stack": "stack-716b6384dd477b0b",
             },
-            "ownerReferences": [
-                {"apiVersion": "v1", "kind": "Pod", "name": "stack-716b6384dd477b0b", "uid": "4cbc4a7f"}
-            ],
+            "annotations": service_annotations(STACK),
         },
         "spec": {
             "type": "NodePort",
@@ -130,6 +126,12 @@ def test_the_service_publishes_the_ports_and_belongs_to_the_pod() -> None:
             ],
         },
     }
+
+
+def test_a_service_without_ports_to_hold_is_one_of_the_cluster_alone() -> None:
+    spec = service_manifest(dataclasses.replace(STACK, ended=True, ports_held=False), "blue")["spec"]
+    assert spec["type"] == "ClusterIP"
+    assert not [port for port in spec["ports"] if "nodePort" in port]
 
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"

@@ -45,7 +45,7 @@ async def test_only_our_objects_are_asked_for_and_the_watch_begins_where_the_lis
     assert "labelSelector" not in wire.asked("GET", NODES, watch=False)[0].query
 
 
-async def test_the_copy_is_in_sync_only_when_all_four_are_listed(cluster: Cluster, wire: Wire) -> None:
+async def test_the_copy_is_in_sync_only_when_all_three_are_listed(cluster: Cluster, wire: Wire) -> None:
     refused = says(status(500, "InternalError", "not yet"), 500)
     wire.on("GET", NODES, *[refused] * 2)
     mirror = Mirror(cluster, timings=QUICK)
@@ -54,10 +54,10 @@ async def test_the_copy_is_in_sync_only_when_all_four_are_listed(cluster: Cluste
     task = asyncio.create_task(mirror.run())
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(mirror.wait_synced(), 0.03)
-    await until(lambda: len(relisted) == 3)
+    await until(lambda: len(relisted) == 2)
     assert not mirror.synced
     await asyncio.wait_for(mirror.wait_synced(), 10)
-    assert set(relisted) == {"pods", "services", "configmaps", "nodes"}
+    assert set(relisted) == {"pods", "services", "nodes"}
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -183,11 +183,11 @@ async def test_a_subscriber_that_fails_ends_the_mirror_instead_of_being_ignored(
 async def test_reading_the_copy_asks_the_cluster_nothing(cluster: Cluster, wire: Wire) -> None:
     wire.on("GET", PODS, says(items(pod("a"))))
     async with mirroring(cluster) as (mirror, _):
-        await until(lambda: len(wire.seen) == 8)
+        await until(lambda: len(wire.seen) == 6)
         for _ in range(100):
             assert mirror.pods["a"].name == "a"
             assert await mirror.until("a", lambda state: state, timeout=1) is mirror.pods["a"]
-        assert len(wire.seen) == 8
+        assert len(wire.seen) == 6
 
 
 async def test_the_view_cannot_be_changed_from_outside(cluster: Cluster) -> None:
@@ -208,7 +208,7 @@ class Hands:
         return self.at
 
 
-async def test_staleness_is_that_of_the_worst_of_the_four(cluster: Cluster, wire: Wire) -> None:
+async def test_staleness_is_that_of_the_worst_of_the_three(cluster: Cluster, wire: Wire) -> None:
     go_on = asyncio.Event()
 
     async def quiet(stream: Stream) -> None:
@@ -224,7 +224,6 @@ async def test_staleness_is_that_of_the_worst_of_the_four(cluster: Cluster, wire
     clock = Hands()
     wire.watch("pods", lively)
     wire.watch("services", quiet)
-    wire.watch("configmaps", quiet)
     wire.watch("nodes", quiet)
     mirror = Mirror(cluster, timings=QUICK, clock=clock)
     clock.at += 7
@@ -237,7 +236,6 @@ async def test_staleness_is_that_of_the_worst_of_the_four(cluster: Cluster, wire
     assert {kind: health.staleness() for kind, health in mirror.health_by_kind.items()} == {
         "pods": 0,
         "services": 50,
-        "configmaps": 50,
         "nodes": 50,
     }
     assert mirror.staleness() == 50

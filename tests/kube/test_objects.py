@@ -57,7 +57,6 @@ def test_a_running_pod_as_recorded() -> None:
                 last_exit_code=None,
             ),
         ),
-        recorded=False,
         cpu_milli=100,
         memory_bytes=64 << 20,
     )
@@ -147,6 +146,7 @@ def test_a_service_as_recorded() -> None:
         created_at=1_795_560_992 * SECOND,
         type="NodePort",
         families=("IPv4",),
+        recorded=False,
     )
 
 

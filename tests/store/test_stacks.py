@@ -62,7 +62,7 @@ async def test_an_accepted_stack_shows_updated_at_as_created_at(store: Store, cl
 async def test_another_service_is_kept_and_no_client_sees_a_change(store: Store, clock: TestClock) -> None:
     before = await accepted(store, 1)
     clock.advance(3)
-    for uid in (None, "made anew"):
+    for uid in ("another", "a third"):
         await store.stacks.set_service(before.stack_id, uid)
         assert store.stacks.get(before.stack_id) == replace(before, service_uid=uid)
     await store.stacks.mark_deleting([before.stack_id], DeleteReason.REQUEST)

@@ -25,7 +25,7 @@ async def test_a_stack_is_followed_through_the_journal_by_its_id(service: Servic
     assert (await service.call("DELETE", f"/stacks/{stack_id}")).status == 200
     records = await _records(service, f"STACK_ID={stack_id}")
     story = [record["MESSAGE"] for record in records]
-    wanted = ["created on", "POST /stacks 201", "failed (Error)", "Service and ports given back", "removed (request)"]
+    wanted = ["created on", "POST /stacks 201", "failed (Error)", "ports given back", "removed (request)"]
     assert [next((line for line in story if part in line), part) for part in wanted] == [
         line for part in wanted for line in story if part in line
     ]

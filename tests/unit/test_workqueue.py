@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 import pytest
 
@@ -157,7 +158,7 @@ def test_when_the_trouble_is_over_all_that_has_failed_is_due_and_what_has_a_time
     for key in ("a", "b"):
         queue.retry(key)
     queue.add("later", at=time.now + 100)
-    queue.hurry()
+    queue.retry_all()
     assert sorted(queue.take()) == ["a", "b"]
 
 
@@ -168,7 +169,7 @@ def test_when_the_trouble_is_over_what_fails_once_more_waits_as_after_its_first_
         queue.take()
         time.now += queue.retry("a") or 0.0
     queue.take()  # it is being worked on, and is about to fail
-    queue.hurry()
+    queue.retry_all()
     delay = queue.retry("a")
     assert delay is not None
     assert delay <= 1.0
@@ -207,7 +208,7 @@ def test_a_failure_of_what_was_tried_elsewhere_is_a_key_that_waits(queue: WorkQu
 def test_times_that_are_brought_forward_again_and_again_do_not_pile_up(queue: WorkQueue[str], time: Time) -> None:
     for number in range(10_000):
         queue.add("a", at=time.now + 20_000 - number)
-    assert len(queue._fresh) < 200
+    assert sum(map(len, queue._heaps.values())) < 200
     time.now += 20_000
     assert queue.take() == ["a"]
 
@@ -318,3 +319,61 @@ async def until_empty(queue: WorkQueue[str], running: asyncio.Task[None]) -> Non
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
+
+
+def test_what_somebody_waits_for_comes_first(queue: WorkQueue[str]) -> None:
+    queue.add("pool", priority=3)
+    queue.add("repair", priority=1)
+    queue.add("waited", priority=0)
+    assert queue.take() == ["waited", "repair", "pool"]
+
+
+def test_a_key_that_somebody_comes_to_wait_for_is_moved_up(queue: WorkQueue[str]) -> None:
+    queue.add("first", priority=1)
+    queue.add("second", priority=1)
+    queue.add("second", priority=0)
+    assert queue.take() == ["second", "first"]
+
+
+def test_a_key_that_has_failed_is_due_at_once_for_somebody_who_waits(queue: WorkQueue[str]) -> None:
+    queue.add("a")
+    queue.take()
+    queue.retry("a")
+    assert queue.take() == []
+    queue.add("a", retry=True)
+    assert queue.take() == ["a"]
+
+
+def test_a_reserved_key_is_worked_on_afterwards(queue: WorkQueue[str]) -> None:
+    queue.reserve("a")
+    queue.add("a")
+    assert queue.take() == []
+    queue.done("a")
+    assert queue.take() == ["a"]
+
+
+async def test_work_for_nobody_leaves_workers_to_those_who_wait(time: Time) -> None:
+    queue: WorkQueue[str] = WorkQueue(time, RETRIES, background=2, at_once_in_background=1)
+    begun: list[str] = []
+    go_on = asyncio.Event()
+
+    async def work(key: str) -> None:
+        begun.append(key)
+        await go_on.wait()
+
+    for key in ("expiry-1", "expiry-2"):
+        queue.add(key, priority=2)
+    running = asyncio.create_task(queue.run(work, workers=3, failed=lambda *_: None))
+    await until(lambda: begun == ["expiry-1"])
+    queue.add("waited")
+    await until(lambda: begun == ["expiry-1", "waited"])
+    go_on.set()
+    await until(lambda: begun == ["expiry-1", "waited", "expiry-2"])
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)

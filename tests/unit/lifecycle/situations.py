@@ -7,7 +7,7 @@ from typing import Any
 
 from stackd.clock import NANOSECONDS
 from stackd.kube.objects import PodState, ServiceState
-from stackd.kube.records import StoppedRecord
+from stackd.kube.records import RUNNING
 from stackd.model import Desired, PortMapping, Stack, StackStatus
 
 NOW = 1_800_000_000 * NANOSECONDS
@@ -70,19 +70,7 @@ def service(name: str = SERVICE, **changes: Any) -> ServiceState:
         deleting=False,
         created_at=NOW - 3600 * NANOSECONDS,
         selects=name.removeprefix("svc-"),
-    )
-    return replace(made, **changes)
-
-
-def record(name: str = NAME, **changes: Any) -> StoppedRecord:
-    made = StoppedRecord(
-        name=name,
-        uid="record",
-        resource_version="1",
-        instance="default",
-        stack_id=name,
-        going=False,
-        created_at=NOW - 3600 * NANOSECONDS,
         expires_at=STACK.ttl_expires_at,
+        desired=RUNNING,
     )
     return replace(made, **changes)

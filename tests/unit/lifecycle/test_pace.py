@@ -13,14 +13,10 @@ from stackd.lifecycle.pace import (
     AT_ONCE_IN_TRAFFIC,
     AT_ONCE_NEARLY_EMPTY,
     AT_ONCE_NEARLY_FULL,
-    CHECK_SECONDS,
     CROWD,
     CROWD_SECONDS,
-    DELETES_AT_ONCE_IN_NEED,
-    DELETES_YIELD_SECONDS,
     GAP_SECONDS,
     AssignPace,
-    DeletePace,
     refills_at_once,
 )
 
@@ -107,21 +103,3 @@ def test_the_emptier_a_pool_is_that_creates_take_from_the_more_is_made_at_a_time
 
 def test_some_creates_of_clients_find_a_place_beside_the_busiest_refill() -> None:
     assert max(refills_at_once(full / 100, traffic=True) for full in range(101)) <= CREATES_AT_ONCE - AT_ONCE
-
-
-def test_deletes_wait_for_nobody_where_creates_lack_nothing() -> None:
-    pace = DeletePace()
-    pace.under_way = 100
-    assert pace.wait(10.0, 10.0, in_need=False) == 0.0
-
-
-def test_where_creates_are_in_need_a_few_deletes_are_under_way_and_none_waits_for_ever() -> None:
-    pace = DeletePace()
-    pace.under_way = DELETES_AT_ONCE_IN_NEED - 1
-    assert pace.wait(10.0, 10.0, in_need=True) == 0.0
-    pace.under_way += 1
-    assert pace.wait(10.0, 10.0, in_need=True) == CHECK_SECONDS
-    assert pace.wait(10.0 + DELETES_YIELD_SECONDS - CHECK_SECONDS / 2, 10.0, in_need=True) == pytest.approx(
-        CHECK_SECONDS / 2
-    )
-    assert pace.wait(10.0 + DELETES_YIELD_SECONDS, 10.0, in_need=True) == 0.0

@@ -14,7 +14,6 @@ from stackd.model import DeleteReason, Desired, SanitizedSpec, Stack, StackStatu
 from stackd.podspec import Policy
 from stackd.templates import Template
 from tests.unit.lifecycle.situations import NAME, NOW, OTHER, pod, service, stack
-from tests.unit.lifecycle.test_plan import kinds, seen
 
 NODE = NodeState(
     name="worker",
@@ -241,29 +240,6 @@ def test_where_stacks_have_ended_by_themselves_one_has_to_run_for_a_while() -> N
     now += 0.1
     pool.settle(now)
     assert (pool.failures, pool.reason, pool.not_before, pool.crashed) == (0, "", 0.0, False)
-
-
-GIVEN = stack(digest="now", template="web-1")
-TOLD: dict[str, Any] = {"expires_at": GIVEN.ttl_expires_at}
-
-
-@pytest.mark.parametrize(
-    ("row", "of", "leads", "wanted"),
-    [
-        (GIVEN, pooled(**TOLD), shut(), "annotate"),  # the process ended between the commit and the patch
-        (GIVEN, pod(**TOLD), shut(), "annotate"),
-        (GIVEN, pod(assigned=True, **TOLD), shut(), None),
-        (GIVEN, pod(**TOLD), service(), None),  # given by an earlier version
-        (waits(ttl_expires_at=NOW - 1), pooled(), shut(), None),  # it lives beyond its time
-        (waits(), pooled(assigned=True), shut(), "annotate"),
-        (waits(), pooled(), service(), "repair"),  # made by an earlier version, or edited
-        (waits(), pooled(), shut(selects=OTHER), "repair"),
-    ],
-)
-def test_a_pass_opens_what_is_somebodys_and_shuts_what_is_nobodys(
-    row: Stack, of: PodState, leads: ServiceState, wanted: str | None
-) -> None:
-    assert kinds(seen(row, pods=[of], services=[leads])) == ([(wanted, NAME)] if wanted else [])
 
 
 def test_a_pool_runs_low_that_is_less_than_half_full_and_does_not_fail() -> None:

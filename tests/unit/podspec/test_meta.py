@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stackd.kube.manifests import ServiceRequest, service_manifest
+from stackd.kube.manifests import service_manifest
 from stackd.kube.provision import ManifestOptions, documents
 from stackd.podspec import Policy
 from stackd.podspec.pod import is_reserved
@@ -134,7 +134,7 @@ def selectors() -> list[dict[str, str]]:
         namespace="stacks", profile="baseline", account="stackd", account_namespace="stackd", stacks=9,
         egress="internet", dns=True, target_ports=((80, 80),),
     )  # fmt: skip
-    service = service_manifest(ServiceRequest(stack=STACK, instance="default", pod_uid="u"))
+    service = service_manifest(STACK, "default")
     policies: list[dict[str, Any]] = [one for one in documents(site) if one["kind"] == "NetworkPolicy"]
     assert len(policies) == 4
     found = [one["spec"]["podSelector"].get("matchLabels", {}) for one in policies]

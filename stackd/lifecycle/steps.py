@@ -1,0 +1,394 @@
+"""The executors: one for each kind of step that ``next_step`` can decide on; and ``converge``, which runs them.
+
+Owns: the order within a step. A step may be repeated: each finds what an interrupted one has left. What the API server
+answers goes into the mirror at once (``Mirror.saw``), so that the next decision rests on it. Does not decide anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+
+from stackd.clock import from_nanoseconds
+from stackd.errors import (
+    ClusterError,
+    ClusterRefused,
+    ClusterUnavailable,
+    Conflict,
+    InvalidPodSpec,
+    ObjectNotFound,
+    PreconditionFailed,
+    StackdError,
+    StackNotFound,
+    StillThere,
+    StoreUnavailable,
+    public_text,
+)
+from stackd.kube import labels
+from stackd.kube.manifests import pod_labels
+from stackd.kube.objects import PodState, ServiceState
+from stackd.kube.records import wanted_pod
+from stackd.lifecycle.context import Context
+from stackd.lifecycle.crashpoints import crash_point
+from stackd.lifecycle.diagnostics import capture_logs_of_expired
+from stackd.lifecycle.hiding import hiding
+from stackd.lifecycle.next_step import OF_THE_PASS, StepKind, service_error
+from stackd.lifecycle.objects import expose, pod_request, spec_of
+from stackd.lifecycle.status import PodSnapshot, derive_status, observation, pod_progress
+from stackd.logs import stack_log
+from stackd.model import (
+    RANGE_PREFIX,
+    DeleteReason,
+    Desired,
+    Observation,
+    SanitizedSpec,
+    Stack,
+    StackStatus,
+    service_name,
+)
+
+log = logging.getLogger(__name__)
+
+DELETE_PENDING = "DeletePending"
+"""The ``status_reason`` of a stack that something in the cluster keeps from being deleted."""
+
+MOST_STEPS = 10
+"""More steps in a row mean that something in the cluster undoes what stackd does."""
+
+
+async def converge(context: Context, stack_id: str) -> None:
+    """Do what is left to be done about the stack, one step after the other. Raises what keeps it from being done now.
+
+    Leaves alone what a brake may hold back: a pass does that.
+    """
+    for _ in range(MOST_STEPS):
+        stack = context.store.stacks.get(stack_id)
+        if stack is None:
+            return await remove_without_row(context, stack_id)
+        step = context.step(stack)
+        if step is None or step.kind in OF_THE_PASS:
+            return None
+        with hiding(context, stack_id):
+            await EXECUTORS[step.kind](context, stack)
+    raise ClusterRefused("something in the cluster keeps changing what stackd makes")
+
+
+async def undo(context: Context, stack: Stack) -> None:
+    """Intend to delete a stack whose create was never completed."""
+    await context.store.stacks.mark_deleting([stack.stack_id], DeleteReason.UNDO)
+    crash_point("create.undo_marked")
+
+
+async def delete(context: Context, stack: Stack) -> None:
+    """Delete Service and pod at the same time; once the cluster has confirmed both gone, remove the row."""
+    if stack.delete_reason is DeleteReason.EXPIRED:
+        await capture_logs_of_expired(context, stack.stack_id)
+    try:
+        await _delete_objects(context, stack)
+    except StillThere as error:
+        await context.store.stacks.tell_held(stack.stack_id, DELETE_PENDING, str(error))
+        raise
+    if stack.stack_id in context.worker.jobs:
+        await context.store.stacks.remove_soon([stack.stack_id])
+    else:
+        await context.store.stacks.remove([stack.stack_id])
+    crash_point("delete.removed")
+    stack_log(log, stack.stack_id).info("removed (%s)", stack.delete_reason)
+
+
+async def _delete_objects(context: Context, stack: Stack) -> None:
+    await context.right_cluster()
+
+    async def service_goes() -> None:
+        seen = context.mirror.services.get(stack.service_name)
+        uid = _uid(stack.service_uid, seen)
+        await context.cluster.delete_service(stack.service_name, uid, known=(stack.service_uid,))
+        crash_point("delete.service_deleted")
+        if seen is not None:
+            context.mirror.gone(seen)
+
+    results = await asyncio.gather(service_goes(), _delete_pod(context, stack), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    crash_point("delete.confirmed")
+
+
+async def _delete_pod(context: Context, stack: Stack) -> None:
+    seen = context.mirror.pods.get(stack.pod_name)
+    await context.cluster.delete_pod(stack.pod_name, _uid(stack.pod_uid, seen), known=(stack.pod_uid,))
+    crash_point("delete.pod_deleted")
+    if seen is not None:
+        context.mirror.gone(seen)
+
+
+def _uid(of_row: str | None, seen: PodState | ServiceState | None) -> str | None:
+    """The uid to delete by; None if row and mirror disagree: then the cluster is asked what is there now.
+
+    A delete by the old uid of a Service that was created again would delete nothing, and look like success.
+    """
+    return seen.uid if seen is not None and of_row == seen.uid else None
+
+
+async def release(context: Context, stack: Stack) -> None:
+    """Give back the ports of a stack that has ended for good: its Service becomes one without node ports.
+
+    It stays, because it carries the record until the row goes.
+    """
+    await context.right_cluster()
+    seen = context.mirror.services.get(stack.service_name)
+    if seen is not None or await context.cluster.get_service(stack.service_name) is not None:
+        await expose(context, replace(stack, ports_held=False))
+    crash_point("release.service_changed")
+    await context.store.ports.release([stack.stack_id])
+    crash_point("release.released")
+    stack_log(log, stack.stack_id).info("ports given back (%s)", stack.status_reason)
+
+
+async def stop(context: Context, stack: Stack) -> None:
+    """Delete the pod of a stack that its user has stopped. The record says so before, the row afterwards."""
+    await _record_first(context, stack)
+    crash_point("stop.recorded")
+    await context.right_cluster()
+    await _delete_pod(context, stack)
+    await context.store.stacks.stopped(stack.stack_id)
+    crash_point("stop.stopped")
+    stack_log(log, stack.stack_id).info("stopped")
+
+
+async def start(context: Context, stack: Stack) -> None:
+    """Give the stack a new pod; its Service stays. The record says so before the old pod is deleted."""
+    try:
+        with hiding(context, stack.stack_id):
+            await _start(context, stack)
+    except StackNotFound:
+        return  # it was stopped, started again or deleted meanwhile: that is the next step
+    except StackdError as error:
+        await _write_reason(context, stack, error)
+        raise
+
+
+async def _start(context: Context, stack: Stack) -> None:
+    stack_id = stack.stack_id
+    stack = await _record_first(context, stack)
+    crash_point("restart.recorded")
+    await context.right_cluster()
+    pod = await context.cluster.get_pod(stack.pod_name)
+    if pod is not None and (pod.deleting or pod.generation < stack.generation):
+        await context.cluster.delete_pod(stack.pod_name)
+        context.mirror.gone(pod)
+        crash_point("restart.cleared")
+        pod = None
+    stack = await context.store.stacks.whole(_still(context, stack_id, Desired.RUNNING))
+    if pod is None:
+        pod = await context.cluster.create_pod(pod_request(context, stack, required_spec(context, stack)))
+    elif pod.stack_id != stack_id or pod.instance != context.config.cluster.instance:
+        pod = await _labelled(context, stack, pod)
+    context.mirror.saw(pod)
+    crash_point("restart.pod_created")
+    service = context.mirror.services.get(stack.service_name)
+    seen = first_observation(context, stack, pod, service, node_exists=pod.node_name in context.mirror.nodes)
+    await context.store.stacks.started(seen, pod_uid=pod.uid, service_uid=service.uid if service else stack.service_uid)
+    crash_point("restart.started")
+    stack_log(log, stack_id).info("started again, pod %d", stack.generation)
+
+
+def first_observation(
+    context: Context, stack: Stack, pod: PodState, service: ServiceState | None, *, node_exists: bool
+) -> Observation:
+    """What is written about a stack together with its new pod; the pod may have started by then."""
+    snapshot = PodSnapshot(
+        pod=pod,
+        node_exists=node_exists,
+        node_public_ip=context.public_address(pod.node_name, service),
+        pull_failing_since=None,
+        now=context.clock.now(),
+    )
+    derived = derive_status(stack, snapshot, context.config.stacks.image_pull_grace)
+    seen = observation(stack, snapshot, derived)
+    if derived.status is StackStatus.CREATING:
+        return seen  # the observer records when it starts
+    _, events = pod_progress(None, stack, snapshot)
+    return replace(seen, events=events)
+
+
+async def _record_first(context: Context, stack: Stack) -> Stack:
+    """The stack once its Service says what the row intends: whoever loses the file reads it there."""
+    service = context.mirror.services.get(stack.service_name)
+    current = (
+        service is not None
+        and not service_error(stack, service)
+        and service.recorded
+        and (service.generation, service.desired) == (stack.generation, wanted_pod(stack))
+        and service.expires_at == stack.ttl_expires_at
+    )
+    return stack if current else await put(context, stack)
+
+
+def required_spec(context: Context, stack: Stack) -> SanitizedSpec:
+    """The pod spec of a stack that is to start. Raises Conflict if the policy in force does not allow it any more."""
+    try:
+        return spec_of(context, stack)
+    except InvalidPodSpec as exc:
+        raise Conflict(f"{stack.stack_id} cannot be started: its pod spec is not allowed any more: {exc}") from exc
+
+
+async def _labelled(context: Context, stack: Stack, pod: PodState) -> PodState:
+    """Put stackd's labels back on the new pod; without them the mirror would not see it, and the row not get it.
+
+    Raises ClusterRefused if something removes them again, and ClusterUnavailable.
+    """
+    pod = await _put_labels(context, stack, pod.uid)
+    if pod.stack_id != stack.stack_id:
+        raise ClusterRefused("something in the cluster removes stackd's labels from its pod; it must leave them there")
+    stack_log(log, stack.stack_id).warning("stackd's labels were removed from its new pod and are restored")
+    return pod
+
+
+def _still(context: Context, stack_id: str, desired: Desired) -> Stack:
+    """The stack, if that is still its desired state. Raises StackNotFound otherwise, or if it is being deleted."""
+    stack = context.store.stacks.get(stack_id)
+    if stack is None or stack.deleting_since is not None or stack.desired is not desired:
+        raise StackNotFound(stack_id)
+    return stack
+
+
+async def _write_reason(context: Context, stack: Stack, error: StackdError) -> None:
+    """Write into the stack's status why its start has to be retried."""
+    reason = "ClusterUnavailable" if isinstance(error, ClusterError) else type(error).__name__
+    seen = Observation(
+        stack_id=stack.stack_id,
+        status=StackStatus.CREATING,
+        status_reason=reason,
+        status_message=f"waiting to create the pod: {public_text(error)}; retrying"[:1024],
+        generation=stack.generation,
+    )
+    try:
+        await context.store.stacks.observe([seen])
+    except StoreUnavailable as unavailable:
+        log.debug("%s: %s", stack.stack_id, unavailable)
+
+
+async def put(context: Context, stack: Stack, *, timeout: float | None = None) -> Stack:
+    """Make Service and record be as the row says; returns the row, in which a port may have been replaced."""
+    seen = context.mirror.services.get(stack.service_name)
+    if seen is not None and _lacks_only_expiry(stack, seen):
+        noted = {labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at)}
+        await context.right_cluster()
+        try:
+            service = await context.cluster.annotate_service(seen.name, seen.uid, noted, timeout=timeout)
+        except (ObjectNotFound, PreconditionFailed):
+            context.mirror.gone(seen)
+            raise ClusterUnavailable("its Service was replaced meanwhile") from None
+        context.mirror.saw(service)
+    else:
+        stack, service = await expose(context, stack, timeout=timeout)
+    crash_point("service.put")
+    if service.uid != stack.service_uid and stack.accepted:
+        await context.store.stacks.set_service(stack.stack_id, service.uid)
+        stack_log(log, stack.stack_id).info("its Service was created again")
+    _note_record(context, stack, seen, service)
+    return stack
+
+
+def _lacks_only_expiry(stack: Stack, service: ServiceState) -> bool:
+    same = (service.generation, service.desired) == (stack.generation, wanted_pod(stack))
+    of_pool = bool(service.pool) == service.once_assigned == stack.unassigned
+    return same and of_pool and service.recorded and not service.deleting and not service_error(stack, service)
+
+
+def _note_record(context: Context, stack: Stack, before: ServiceState | None, after: ServiceState) -> None:
+    """Remember and log whether the Service kept the record that was written on it."""
+    if after.recorded and after.expires_at == stack.ttl_expires_at:
+        context.unrecordable.discard(after.uid)
+        if before is not None and before.uid == after.uid and not before.recorded:
+            stack_log(log, stack.stack_id).warning("stackd's annotations were missing on its Service and are restored")
+    else:
+        context.unrecordable.add(after.uid)
+        stack_log(log, stack.stack_id, same="annotations").warning(
+            "something in the cluster removes stackd's annotations from its Service: a lost state file could not be rebuilt"
+        )
+
+
+async def repair(context: Context, stack: Stack) -> None:
+    """Make the Service be as the row says."""
+    await put(context, stack)
+
+
+async def label(context: Context, stack: Stack) -> None:
+    """Put our labels and the generation back on the pod: without them the watch and its Service do not see it."""
+    pod = context.pod_of(stack)
+    if pod is None:
+        return
+    await context.right_cluster()
+    try:
+        changed = await _put_labels(context, stack, pod.uid)
+    except (ObjectNotFound, PreconditionFailed):
+        context.mirror.gone(pod)  # the pod is gone, or another pod has its name by now
+        return
+    crash_point("repair.labels_put_back")
+    if changed.stack_id == stack.stack_id:
+        context.unseen.pop(stack.stack_id, None)
+        context.mirror.saw(changed)
+        if pod.stack_id != stack.stack_id:
+            stack_log(log, stack.stack_id).warning("stackd's labels were removed from its pod and are restored")
+    else:
+        raise ClusterRefused("something in the cluster removes stackd's labels from its pod; it must leave them there")
+
+
+async def _put_labels(context: Context, stack: Stack, pod_uid: str) -> PodState:
+    """Put stackd's labels on the stack's pod of that uid and return it; something may remove them at once.
+
+    Raises ObjectNotFound, PreconditionFailed, ClusterUnavailable.
+    """
+    wanted = pod_labels(stack, context.config.cluster.instance)
+    generation = {labels.GENERATION: str(stack.generation)}
+    return await context.cluster.patch_pod(stack.pod_name, pod_uid, labels=wanted, annotations=generation)
+
+
+async def remove_pod(context: Context, stack: Stack) -> None:
+    """Delete a pod that has the stack's name, but was made by a create that was given up."""
+    pod = context.mirror.pods.get(stack.pod_name)
+    if pod is not None and pod.uid != stack.pod_uid:
+        await context.right_cluster()
+        await context.cluster.delete_pod(pod.name, pod.uid)
+        context.mirror.gone(pod)
+        crash_point("orphan.removed")
+
+
+async def remove_without_row(context: Context, stack_id: str) -> None:
+    """Delete the objects of a stack without a row, if the file has removed it or the operator has confirmed it."""
+    mirror = context.mirror
+    service = mirror.services.get(service_name(stack_id)) or mirror.services.get(stack_id)
+    found = [one for one in (service, mirror.pods.get(stack_id)) if one is not None]
+    if not found:
+        return
+    removed = await context.store.stacks.removed_among([stack_id]) or stack_id.startswith(RANGE_PREFIX)
+    for one in found:
+        if not removed and one.uid not in context.confirmed:
+            continue
+        await context.right_cluster()
+        if isinstance(one, PodState):
+            await context.cluster.delete_pod(one.name, one.uid)
+        else:
+            await context.cluster.delete_service(one.name, one.uid)
+        mirror.gone(one)
+        context.confirmed.discard(one.uid)
+        crash_point("orphan.removed")
+        stack_log(log, stack_id).info("%s removed, which no row knows", one.name)
+
+
+EXECUTORS: Mapping[StepKind, Callable[[Context, Stack], Awaitable[None]]] = {
+    StepKind.UNDO: undo,
+    StepKind.DELETE: delete,
+    StepKind.RELEASE: release,
+    StepKind.STOP: stop,
+    StepKind.START: start,
+    StepKind.REPAIR: repair,
+    StepKind.ANNOTATE: repair,
+    StepKind.LABEL: label,
+    StepKind.REMOVE_POD: remove_pod,
+}
+"""The others are the pass's (``OF_THE_PASS``), or about objects without a row."""

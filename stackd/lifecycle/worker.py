@@ -1,0 +1,136 @@
+"""The one queue of work on stacks, by id: it makes each stack be as its row says, one step after the other.
+
+Owns: that at most one task works on a stack at a time, what comes first, and the retries. Whoever has committed an
+intent wakes the queue (``add``), and may wait until nothing is left to do (``settle``). A create works on its own stack
+directly, and reserves it meanwhile (``reserve``). Does not know what a step does (``steps``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+from stackd.errors import ClusterUnavailable, StackdError
+from stackd.logs import stack_log
+from stackd.tasks import Tasks
+from stackd.workqueue import RetryPolicy, WorkQueue
+
+log = logging.getLogger(__name__)
+
+WORKERS = 24
+"""At most this many stacks are worked on at a time. Each may have two requests under way; creates have slots of their
+own."""
+
+IN_THE_BACKGROUND = 8
+"""At most this many of them for which nobody waits: expiries and pools."""
+
+RETRIES = RetryPolicy(first=0.5, longest=30.0)
+
+
+class Priority(enum.IntEnum):
+    """Who comes first."""
+
+    WAITED = 0
+    """Somebody waits for it."""
+    REPAIR = 1
+    EXPIRY = 2
+    POOL = 3
+
+
+class Worker:
+    """The queue of one daemon; ``converge`` makes one stack be as its row says, or raises what keeps it from that.
+
+    ``jobs`` are stacks that a batch job deletes: nothing else wakes them, so that the job's concurrency holds.
+    """
+
+    def __init__(self, now: Callable[[], float], tasks: Tasks, converge: Callable[[str], Awaitable[None]]) -> None:
+        self._queue: WorkQueue[str] = WorkQueue(
+            now, RETRIES, background=Priority.EXPIRY, at_once_in_background=IN_THE_BACKGROUND
+        )
+        self._tasks = tasks
+        self._converge = converge
+        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+        self.jobs: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def __contains__(self, stack_id: object) -> bool:
+        return stack_id in self._queue or stack_id in self.jobs
+
+    def at_work(self, stack_id: str) -> bool:
+        """Whether somebody works on the stack just now."""
+        return self._queue.at_work(stack_id)
+
+    def add(self, stack_id: str, priority: Priority = Priority.REPAIR) -> None:
+        """Have the stack worked on; if that is under way, once more afterwards."""
+        if stack_id not in self.jobs:
+            self._queue.add(stack_id, priority=priority)
+
+    def retry_all(self) -> None:
+        """Make due now what waits after a failure: the cluster answers again."""
+        self._queue.retry_all()
+
+    async def settle(self, stack_id: str, timeout: float | None = None) -> None:
+        """Work on the stack before others, and return when nothing is left to do about it.
+
+        Raises what keeps that from being done now, or ClusterUnavailable after ``timeout`` seconds; the queue then
+        retries. The work goes on if the caller leaves.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(stack_id, []).append(done)
+        self._queue.add(stack_id, priority=Priority.WAITED, retry=True)
+        try:
+            async with asyncio.timeout(timeout):
+                await done
+        except TimeoutError:
+            raise ClusterUnavailable("Kubernetes has not done it yet") from None
+        finally:
+            waiting = self._waiting.get(stack_id, [])
+            if done in waiting:
+                waiting.remove(done)
+                if not waiting:
+                    del self._waiting[stack_id]
+
+    @contextmanager
+    def reserve(self, stack_id: str) -> Iterator[None]:
+        """Within this, the caller works on a stack that nobody else knows yet; what others add waits until the end."""
+        self._queue.reserve(stack_id)
+        try:
+            yield
+        finally:
+            self._queue.done(stack_id)
+
+    async def run(self) -> None:
+        """The working service; runs for ever."""
+        await self._queue.run(self._one, workers=WORKERS, failed=self._failed)
+
+    async def _one(self, stack_id: str) -> None:
+        waiting = self._waiting.pop(stack_id, [])
+        # A background task of its own: a graceful stop waits for it.
+        task = self._tasks.spawn(f"work on {stack_id}", self._settled(stack_id, waiting))
+        await task
+
+    async def _settled(self, stack_id: str, waiting: list[asyncio.Future[None]]) -> None:
+        error: BaseException | None = None
+        try:
+            await self._converge(stack_id)
+        except BaseException as exc:
+            error = exc
+            raise
+        finally:
+            for done in waiting:
+                if done.done():
+                    continue
+                if error is None:
+                    done.set_result(None)
+                elif isinstance(error, StackdError):
+                    done.set_exception(error)
+                else:
+                    done.cancel()
+
+    def _failed(self, stack_id: str, error: StackdError, delay: float | None) -> None:
+        stack_log(log, stack_id, same="work").info("next try in %.1f s: %s", delay or 0.0, error)

@@ -1,0 +1,203 @@
+"""The decision as a table of situations: what is next about one stack, and about objects without a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from stackd.clock import NANOSECONDS
+from stackd.kube.objects import PodState, ServiceState
+from stackd.kube.records import STARTING, STOPPED
+from stackd.lifecycle.next_step import PODS, SERVICES, Orphan, PlanInput, make_plan, next_step
+from stackd.lifecycle.steps import EXECUTORS
+from stackd.model import DeleteReason, Desired, Stack, StackStatus
+from tests.unit.lifecycle.situations import NAME, NOW, OTHER, STACK, pod, service, stack
+from tests.unit.lifecycle.situations import STOPPED as AT_REST
+
+GRACE = 120 * NANOSECONDS
+DELETING = stack(deleting_since=NOW, delete_reason=DeleteReason.REQUEST)
+ENDED = stack(status=StackStatus.FAILED, ended=True, ports_held=False)
+TO_START = stack(status=StackStatus.CREATING, pod_uid=None, generation=1)
+POOLED = stack(unassigned=True, template="web-1")
+RELEASED = service(type="ClusterIP", node_ports=())
+KEPT = service(desired=STOPPED)
+CLOSED = service(once_assigned=True, pool="web-1")
+WAITS = pod(pool="web-1")
+
+
+@pytest.mark.parametrize(
+    ("row", "its_pod", "its_service", "kind"),
+    [
+        # a living stack
+        (STACK, pod(), service(), None),
+        (STACK, None, None, "end"),
+        (STACK, None, service(), "end"),
+        (replace(STACK, generation=1), pod(uid="earlier"), service(generation=1), "end"),
+        (replace(STACK, generation=1), pod(), service(generation=1), "label"),  # its own pod has lost the annotation
+        (replace(STACK, generation=1), pod(generation=1), service(generation=1), None),
+        # its Service is deleted or changed
+        (STACK, pod(), None, "repair"),
+        (STACK, pod(), service(node_ports=(31002,)), "repair"),
+        (STACK, pod(), service(node_ports=()), "repair"),
+        (STACK, pod(), service(type="LoadBalancer"), "repair"),
+        (STACK, pod(), service(selects=""), "repair"),
+        # the record on its Service
+        (STACK, pod(), service(recorded=False), "annotate"),
+        (STACK, pod(), service(expires_at=STACK.ttl_expires_at - 1), "annotate"),
+        (STACK, pod(), service(expires_at=None), "annotate"),
+        (STACK, pod(), service(generation=1), "annotate"),
+        (STACK, pod(), service(desired=STARTING), "annotate"),
+        # its pod's labels
+        (STACK, pod(stack_id=""), service(), "label"),
+        (STACK, pod(stack_id="", deleting=True), service(), None),
+        # a stack in a pool, and one that was just given away
+        (POOLED, WAITS, CLOSED, None),
+        (POOLED, WAITS, replace(CLOSED, expires_at=1), None),
+        (POOLED, WAITS, replace(CLOSED, once_assigned=False), "annotate"),
+        (POOLED, WAITS, replace(CLOSED, recorded=False), "annotate"),
+        (POOLED, pod(), CLOSED, "label"),
+        (STACK, WAITS, CLOSED, "annotate"),
+        (STACK, WAITS, service(once_assigned=True), "annotate"),
+        (STACK, WAITS, service(), "label"),
+        # it expires
+        (stack(ttl_expires_at=NOW), pod(), service(), "expire"),
+        (stack(ttl_expires_at=NOW), None, None, "expire"),
+        (replace(POOLED, ttl_expires_at=NOW), WAITS, CLOSED, None),
+        (replace(ENDED, ttl_expires_at=NOW), None, RELEASED, "expire"),
+        (replace(AT_REST, ttl_expires_at=NOW), None, KEPT, "expire"),
+        (replace(DELETING, ttl_expires_at=NOW), None, None, "delete"),
+        # an unfinished create that no client was told of
+        (stack(accepted=False), pod(), service(), "undo"),
+        (stack(accepted=False, ttl_expires_at=NOW), None, None, "undo"),
+        # a delete that is committed
+        (DELETING, pod(), service(), "delete"),
+        (DELETING, None, None, "delete"),
+        (replace(DELETING, accepted=False), None, None, "delete"),
+        # it has ended: its Service stays, without node ports
+        (ENDED, None, RELEASED, None),
+        (ENDED, pod(), RELEASED, None),
+        (replace(ENDED, ports_held=True), None, service(), "release"),
+        (replace(ENDED, ports_held=True), None, None, "release"),
+        (ENDED, None, service(), "release"),
+        (ENDED, None, None, "repair"),
+        (ENDED, pod(uid="late"), RELEASED, "remove-pod"),
+        (replace(ENDED, pod_uid=None), pod(), RELEASED, None),
+        # a stop, a start, and what is left of them
+        (AT_REST, None, KEPT, None),
+        (AT_REST, None, None, "repair"),
+        (AT_REST, None, replace(KEPT, expires_at=1), "annotate"),
+        (AT_REST, None, service(), "annotate"),
+        (AT_REST, pod(), KEPT, "stop"),
+        (stack(desired=Desired.STOPPED), pod(), service(), "stop"),
+        (stack(desired=Desired.STOPPED), None, KEPT, "stop"),
+        (TO_START, None, service(desired=STARTING, generation=1), "start"),
+        (TO_START, pod(), service(), "start"),
+        (TO_START, None, None, "start"),
+    ],
+)
+def test_what_is_next_about_a_stack(
+    row: Stack, its_pod: PodState | None, its_service: ServiceState | None, kind: str | None
+) -> None:
+    step = next_step(row, its_pod, its_service, NOW)
+    assert (step and step.kind.value) == kind
+    assert step is None or step.why
+
+
+def test_nothing_expires_while_the_clock_cannot_be_trusted() -> None:
+    assert next_step(stack(ttl_expires_at=1), pod(), service(expires_at=1), None) is None
+
+
+def test_each_step_has_one_executor_but_those_of_the_pass_and_of_objects_without_a_row() -> None:
+    of_others = {"end", "expire", "adopt", "remove-service"}
+    assert {kind.value for kind in EXECUTORS} == {step for step in ALL_STEPS if step not in of_others}
+
+
+ALL_STEPS = {
+    "undo", "delete", "expire", "release", "end", "stop", "start", "repair", "annotate", "label", "adopt", "remove-pod",
+    "remove-service",
+}  # fmt: skip
+ASKED: dict[str, Any] = {"looked_up": {OTHER}}
+GONE = ASKED | {"removed": {OTHER}}
+ITS_SERVICE = f"svc-{OTHER}"
+
+
+def seen(*, pods: Iterable[PodState] = (), services: Iterable[ServiceState] = (), **more: Any) -> PlanInput:
+    return PlanInput(
+        orphan_grace=GRACE,
+        stacks=[STACK],
+        step=lambda row: next_step(row, pod(), service(), NOW),
+        pods={one.name: one for one in (pod(), *pods)},
+        services={one.name: one for one in (service(), *services)},
+        **({"now": NOW} | more),
+    )
+
+
+@pytest.mark.parametrize(
+    ("around", "actions"),
+    [
+        # the file says that it deleted the stack: whatever is left of it is deleted, however young
+        (GONE | {"pods": [pod(OTHER)]}, [("remove-pod", OTHER)]),
+        (GONE | {"services": [service(ITS_SERVICE, created_at=NOW)]}, [("remove-service", ITS_SERVICE)]),
+        (GONE | {"pods": [pod(OTHER)], "now": None}, [("remove-pod", OTHER)]),
+        (
+            GONE | {"pods": [pod(OTHER)], "services": [service(ITS_SERVICE)]},
+            [("remove-pod", OTHER), ("remove-service", ITS_SERVICE)],
+        ),
+        (GONE | {"pods": [pod(OTHER)], "busy": {OTHER}}, []),
+        # the file does not know: the stack is adopted from its Service, and nothing is deleted
+        (ASKED | {"services": [service(ITS_SERVICE)]}, [("adopt", OTHER)]),
+        (ASKED | {"services": [service(ITS_SERVICE)], "pods": [pod(OTHER)]}, [("adopt", OTHER)]),
+        (ASKED | {"services": [service(ITS_SERVICE)], "now": None}, []),
+        (ASKED | {"services": [service(ITS_SERVICE, created_at=NOW - GRACE + 1)]}, []),
+        (ASKED | {"services": [service(ITS_SERVICE, created_at=NOW)], "incomplete": True}, [("adopt", OTHER)]),
+        (ASKED | {"services": [service(ITS_SERVICE, deleting=True)]}, []),
+        (ASKED | {"services": [service(ITS_SERVICE)], "unadoptable": {OTHER: "no record"}}, []),
+        (ASKED | {"services": [service(ITS_SERVICE)], "busy": {OTHER}}, []),
+        # a pod without a Service: the version before had its record there
+        (ASKED | {"pods": [pod(OTHER)]}, [("adopt", OTHER)]),
+        (ASKED | {"pods": [pod(OTHER, deleting=True)]}, []),
+        # the file was not asked yet
+        ({"pods": [pod(OTHER)], "services": [service(ITS_SERVICE)], "incomplete": True}, []),
+        # what is left of a question for the range of node ports
+        ({"services": [service("range-1")]}, [("remove-service", "range-1")]),
+        ({"services": [service("range-1", created_at=NOW)]}, []),
+        ({"services": [service("range-1")], "busy": {"range-1"}}, []),
+    ],
+)
+def test_what_is_to_be_done_about_objects_without_a_row(around: dict[str, Any], actions: list[tuple[str, str]]) -> None:
+    assert sorted((action.kind.value, action.name) for action in make_plan(seen(**around)).actions) == actions
+
+
+@pytest.mark.parametrize(
+    ("around", "unknown"),
+    [
+        (ASKED | {"services": [service(ITS_SERVICE)], "unadoptable": {OTHER: "no record"}}, [ITS_SERVICE]),
+        (ASKED | {"pods": [pod(OTHER)], "unadoptable": {OTHER: "no record"}}, [OTHER]),
+    ],
+)
+def test_what_can_neither_be_taken_over_nor_proven_dead_is_left_alone_and_named(
+    around: dict[str, Any], unknown: list[str]
+) -> None:
+    plan = make_plan(seen(**around))
+    assert [one.object.name for one in plan.unknown] == unknown
+    assert not plan.actions
+
+
+def test_an_orphan_is_named_by_the_very_object_and_counts_as_its_stack() -> None:
+    around = GONE | {"pods": [pod(OTHER)], "services": [service(ITS_SERVICE)]}
+    assert {action.orphan for action in make_plan(seen(**around)).actions} == {
+        Orphan(resource=PODS, name=OTHER, uid="pod"),
+        Orphan(resource=SERVICES, name=ITS_SERVICE, uid="service"),
+    }
+    assert {action.stack_id for action in make_plan(seen(**around)).actions} == {OTHER}
+
+
+def test_a_stack_that_somebody_works_on_is_in_no_plan_but_its_end_is() -> None:
+    at_work = seen(busy={NAME})
+    labels = replace(at_work, step=lambda row: next_step(row, pod(stack_id=""), service(), NOW))
+    end = replace(at_work, step=lambda row: next_step(row, None, service(), NOW))
+    assert [action.kind.value for action in make_plan(labels).actions] == []
+    assert [action.kind.value for action in make_plan(end).actions] == ["end"]
