@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import sqlite3
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,18 +39,14 @@ _HEADER_BYTES = 100
 class StoreOptions:
     """How the file is handled; the defaults are right for the daemon.
 
-    ``quarantine``     seconds for which a port that somebody else uses is not proposed
     ``busy_timeout``   seconds to wait for another process's lock (a SQLite shell, for example)
     ``ballast_bytes``  space reserved on the disk so that deletes work while the disk is full; 0 for none
     ``max_pages``      the largest size of the file; beyond it, the file behaves as on a full disk
-    ``shuffle``        decides the order in which free ports are tried
     """
 
-    quarantine: float = 600.0
     busy_timeout: float = 2.0
     ballast_bytes: int = 8 * 1024 * 1024
     max_pages: int | None = None
-    shuffle: Callable[[list[int]], None] = random.shuffle
 
 
 def follow_links(path: Path) -> Path:

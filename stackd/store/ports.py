@@ -16,6 +16,8 @@ from stackd.store import rows, timeline
 from stackd.store.transaction import Submit, Table, Transaction, id_array, operation
 
 PORT_REPLACED = "NodePortReplaced"
+QUARANTINE_SECONDS = 600.0
+"""For how long a port that somebody else uses is not handed out."""
 
 
 class PortRules:
@@ -24,20 +26,11 @@ class PortRules:
     A rollback does not undo these facts about the cluster.
     """
 
-    def __init__(
-        self,
-        configured: PortRange,
-        *,
-        quarantine: float,
-        monotonic: Callable[[], float],
-        shuffle: Callable[[list[int]], None] = random.shuffle,
-    ) -> None:
+    def __init__(self, configured: PortRange, monotonic: Callable[[], float]) -> None:
         self.usable = configured
         self._configured = configured
         self._cluster: PortRange | None = None
-        self._quarantine = quarantine
         self._monotonic = monotonic
-        self._shuffle = shuffle
         self._aside: dict[int, float] = {}
         self.to_try: list[int] = []
 
@@ -48,8 +41,8 @@ class PortRules:
         self.to_try = []
 
     def set_aside(self, port: int) -> None:
-        """Do not hand out ``port`` for the quarantine period, whoever holds it now."""
-        self._aside = {one: self._aside[one] for one in self.aside()} | {port: self._monotonic() + self._quarantine}
+        """Do not hand out ``port`` for a while, whoever holds it now."""
+        self._aside = {one: self._aside[one] for one in self.aside()} | {port: self._monotonic() + QUARANTINE_SECONDS}
         self.to_try = []
 
     def aside(self) -> frozenset[int]:
@@ -60,7 +53,7 @@ class PortRules:
     def refill(self, held: Collection[int]) -> None:
         """Begin to try, in random order, the usable ports that are not ``held``."""
         self.to_try = sorted(set(range(self.usable.first, self.usable.last + 1)).difference(held, self.aside()))
-        self._shuffle(self.to_try)
+        random.shuffle(self.to_try)
 
     def why_none(self) -> str:
         """The message when no port is available."""

@@ -40,11 +40,8 @@ DEFAULTS = StoreOptions()
 class LoadedState:
     """An open file and its content; ``begun`` are the stacks that unfinished jobs had started to delete."""
 
-    path: Path
+    parts: WriterParts
     lock: FileLock
-    connection: sqlite3.Connection
-    ports: PortRules
-    ballast: Ballast
     stacks: list[Stack]
     jobs: list[Job]
     identity: FileIdentity
@@ -87,17 +84,15 @@ def _load_locked(path: Path, lock: FileLock, clock: Clock, node_ports: PortRange
         raise damaged(path, f"a row in it cannot be read: {exc}") from exc
     if not ballast.spent:
         ballast.fill()
-    return LoadedState(
+    parts = WriterParts(
         path=path,
-        lock=lock,
         connection=connection,
-        ports=PortRules(node_ports, quarantine=options.quarantine, monotonic=clock.monotonic, shuffle=options.shuffle),
+        ports=PortRules(node_ports, clock.monotonic),
         ballast=ballast,
-        stacks=stacks,
-        jobs=loaded_jobs,
-        identity=file_identity,
-        begun=begun,
+        clock=clock,
+        sequence=file_identity.sequence,
     )
+    return LoadedState(parts=parts, lock=lock, stacks=stacks, jobs=loaded_jobs, identity=file_identity, begun=begun)
 
 
 def _open(path: Path, ballast: Ballast, options: StoreOptions) -> sqlite3.Connection:
@@ -121,7 +116,7 @@ def _jobs(connection: sqlite3.Connection) -> list[Job]:
 
 def unload(loaded: LoadedState) -> None:
     """Close the connection of a file that no writer has taken over, and release the lock."""
-    loaded.connection.close()
+    loaded.parts.connection.close()
     loaded.lock.release()
 
 
@@ -145,28 +140,18 @@ class Store:
     ``begun`` are the stacks that unfinished jobs had started to delete when the file was opened.
     """
 
-    def __init__(self, loaded: LoadedState, clock: Clock) -> None:
-        self.path = loaded.path
+    def __init__(self, loaded: LoadedState) -> None:
+        self.path = loaded.parts.path
         self.begun = loaded.begun
         self._lock = loaded.lock
         self._identity = loaded.identity
         self._sequence = loaded.identity.sequence
         self._purged = False
-        self._writer = Writer(
-            WriterParts(
-                path=loaded.path,
-                connection=loaded.connection,
-                ports=loaded.ports,
-                ballast=loaded.ballast,
-                clock=clock,
-                sequence=loaded.identity.sequence,
-            ),
-            self._publish,
-        )
+        self._writer = Writer(loaded.parts, self._publish)
         submit = self._writer.submit
         self.stacks = Stacks(loaded.stacks, submit, lambda: self._writer.pending)
         self.assigned = StacksView(stack for stack in loaded.stacks if not stack.unassigned)
-        self.ports = Ports(loaded.ports, loaded.stacks, submit)
+        self.ports = Ports(loaded.parts.ports, loaded.stacks, submit)
         self.stacks.subscribe(self.ports.follow)
         self.jobs = Jobs(loaded.jobs, submit)
         self.timeline = Timeline(submit)
@@ -187,7 +172,7 @@ class Store:
         except asyncio.CancelledError:
             unload(await opening)
             raise
-        store = cls(loaded, clock)
+        store = cls(loaded)
         store._writer.start()
         return store
 

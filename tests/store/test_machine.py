@@ -45,7 +45,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.path = Path(self.folder.name) / "stackd.db"
         self.runner = asyncio.Runner()
         self.clock = TestClock()
-        self.options = replace(IMPATIENT, shuffle=random.Random(0).shuffle)
+        random.seed(0)
         self.expected: dict[str, Stack] = {}
         self.removed: set[str] = set()
         self.jobs = 0
@@ -56,7 +56,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def open(self, lowest: int = LOWEST) -> Store:
         self.lowest = lowest
-        store = self.run(open_store(self.path, self.clock, ports=(lowest, HIGHEST), options=self.options))
+        store = self.run(open_store(self.path, self.clock, ports=(lowest, HIGHEST), options=IMPATIENT))
         store.stacks.subscribe(self.follow)
         return store
 
