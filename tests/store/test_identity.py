@@ -148,8 +148,9 @@ async def test_a_backup_knows_that_it_is_one_and_the_file_itself_goes_on(store: 
         ("arena", "second", 'stacks.namespace is "stacks", not "arena", cluster.instance is "default", not "second"'),
     ],
 )
-async def test_a_file_with_stacks_is_not_given_to_others(path: Path, namespace: str, instance: str, said: str) -> None:
-    store = await open_store(path)
+async def test_a_file_with_stacks_is_not_given_to_others(
+    store: Store, namespace: str, instance: str, said: str
+) -> None:
     first = await store.begin("stacks", "default")
     await accepted(store, 1)
     assert store.identity.contradiction(namespace, instance) == said
@@ -160,7 +161,6 @@ async def test_a_file_with_stacks_is_not_given_to_others(path: Path, namespace: 
     moved = await store.begin(namespace, instance)
     assert (moved.namespace, moved.instance, moved.incomplete) == (namespace, instance, True)
     assert moved.file_id != first.file_id
-    await store.close()
 
 
 async def test_what_a_file_says_is_read_while_it_is_in_use(store: Store, path: Path) -> None:

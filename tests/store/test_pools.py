@@ -69,25 +69,20 @@ async def test_it_is_given_with_labels_and_times_of_now_and_comes_to_be_for_clie
     await store.close()
 
 
-async def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
-    store = await open_store(tmp_path / "file.db")
+async def test_of_many_at_once_one_gets_it(store: Store) -> None:
     await pooled(store)
     found = await asyncio.gather(*(store.stacks.assign(wanted(by=f"key-{number}")) for number in range(20)))
     assert sum(stack is not None for stack in found) == 1
-    await store.close()
 
 
 @pytest.mark.parametrize("status", [StackStatus.STOPPED, StackStatus.FAILED, StackStatus.NODE_DELETED])
-async def test_none_is_given_that_neither_runs_nor_starts(tmp_path: Path, status: StackStatus) -> None:
-    store = await open_store(tmp_path / "file.db")
+async def test_none_is_given_that_neither_runs_nor_starts(store: Store, status: StackStatus) -> None:
     await pooled(store, status=status)
     assert await store.stacks.assign(wanted()) is None
     assert len(store.assigned) == 0
-    await store.close()
 
 
-async def test_none_is_given_that_has_ended_or_goes_or_is_of_another_template(tmp_path: Path) -> None:
-    store = await open_store(tmp_path / "file.db")
+async def test_none_is_given_that_has_ended_or_goes_or_is_of_another_template(store: Store) -> None:
     for number in range(3):
         await pooled(store, number)
     await store.stacks.observe([replace(seen(0), ended=True)])
@@ -95,11 +90,9 @@ async def test_none_is_given_that_has_ended_or_goes_or_is_of_another_template(tm
     assert [await store.stacks.assign(wanted(0)), await store.stacks.assign(wanted(1))] == [None, None]
     assert await store.stacks.assign(wanted(2, digest="of another")) is None
     assert await store.stacks.assign(wanted(2)) is not None
-    await store.close()
 
 
-async def test_limits_count_what_was_given_and_nothing_else(tmp_path: Path) -> None:
-    store = await open_store(tmp_path / "file.db")
+async def test_limits_count_what_was_given_and_nothing_else(store: Store) -> None:
     for number in range(4):
         await pooled(store, number)
     limits = {"team": 1}
@@ -113,11 +106,9 @@ async def test_limits_count_what_was_given_and_nothing_else(tmp_path: Path) -> N
         await store.stacks.reserve(new_stack(9), max_stacks=1)
     assert len(store.assigned) == 1
     assert await store.stacks.assign(wanted(1, max_stacks=2)) is not None  # the stack waited as before
-    await store.close()
 
 
-async def test_the_answer_is_kept_with_it_or_not_at_all(tmp_path: Path) -> None:
-    store = await open_store(tmp_path / "file.db")
+async def test_the_answer_is_kept_with_it_or_not_at_all(store: Store) -> None:
     await pooled(store, 0)
     await pooled(store, 1)
     given = await store.stacks.assign(wanted(0), claim=claim(), answer=lambda stack: stack.stack_id.encode())
@@ -128,11 +119,9 @@ async def test_the_answer_is_kept_with_it_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(Conflict):
         await store.stacks.assign(wanted(1), claim=claim(), answer=lambda stack: b"")
     assert await store.stacks.assign(wanted(1)) is not None
-    await store.close()
 
 
-async def test_for_its_clients_it_does_not_exist(tmp_path: Path) -> None:
-    store = await open_store(tmp_path / "file.db")
+async def test_for_its_clients_it_does_not_exist(store: Store) -> None:
     await pooled(store)
     assert await store.stacks.mark_deleting([stack_id(0)], DeleteReason.REQUEST) == []
     with pytest.raises(StackNotFound):
@@ -145,7 +134,6 @@ async def test_for_its_clients_it_does_not_exist(tmp_path: Path) -> None:
     assert job is not None
     assert (job.not_found, job.finished) == (1, True)
     assert store.stacks.get(stack_id(0)) is not None
-    await store.close()
 
 
 async def test_it_has_no_end_of_its_own(tmp_path: Path) -> None:
@@ -160,8 +148,7 @@ async def test_it_has_no_end_of_its_own(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_a_pool_gives_up_only_what_is_nobodys_and_leaves_no_trace_of_it(tmp_path: Path) -> None:
-    store = await open_store(tmp_path / "file.db")
+async def test_a_pool_gives_up_only_what_is_nobodys_and_leaves_no_trace_of_it(store: Store) -> None:
     await pooled(store, 0)
     await accepted(store, 1)
     marked = await store.stacks.mark_deleting([stack_id(0), stack_id(1)], DeleteReason.POOL)
@@ -170,7 +157,6 @@ async def test_a_pool_gives_up_only_what_is_nobodys_and_leaves_no_trace_of_it(tm
     assert await store.stacks.remove([stack_id(0)]) == 1
     assert (await store.timeline.read(stack_id(0)), store.ports.used) == ([], 1)
     assert await store.stacks.removed_among([stack_id(0)]) == {stack_id(0)}
-    await store.close()
 
 
 async def test_what_a_restored_file_has_in_a_pool_stays_there_unless_a_client_may_have_been_given_it(
@@ -224,14 +210,12 @@ async def test_what_is_adopted_stays_in_its_pool_unless_a_client_may_have_been_g
     await store.close()
 
 
-async def test_an_undone_assignment_frees_the_key_whose_answer_was_never_sent(tmp_path: Path) -> None:
-    store = await open_store(tmp_path / "file.db")
+async def test_an_undone_assignment_frees_the_key_whose_answer_was_never_sent(store: Store) -> None:
     for number in range(2):
         await pooled(store, number)
     assert await store.stacks.assign(wanted(0), claim=claim(), answer=lambda stack: b"{}") is not None
     await store.stacks.mark_deleting([stack_id(0)], DeleteReason.UNDO)
     assert await store.stacks.assign(wanted(1), claim=claim(), answer=lambda stack: b"{}") is not None
-    await store.close()
 
 
 def test_a_record_that_does_not_know_yet_that_it_was_given_changes_nothing() -> None:

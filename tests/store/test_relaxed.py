@@ -22,28 +22,23 @@ def synchronous(tx: Transaction) -> int:
     return int(row[0])
 
 
-async def test_an_observation_alone_does_not_wait_for_the_disk(tmp_path: Path) -> None:
-    store = await open_store(tmp_path / "state.db")
+async def test_an_observation_alone_does_not_wait_for_the_disk(store: Store) -> None:
     await accepted(store)
     commits, waits = store.counters.commits, store.counters.disk_waits
     assert await store.stacks.observe([seen(0, StackStatus.RUNNING)])
     assert (store.counters.commits, store.counters.disk_waits) == (commits + 1, waits)
-    await store.close()
 
 
-async def test_every_other_write_waits_for_it(tmp_path: Path) -> None:
-    store = await open_store(tmp_path / "state.db")
+async def test_every_other_write_waits_for_it(store: Store) -> None:
     await accepted(store)
     await store.stacks.observe([seen(0, StackStatus.RUNNING)])
     waits = store.counters.disk_waits
     await store.stacks.mark_deleting([stack_id(0)], DeleteReason.REQUEST)
     await store.stacks.remove([stack_id(0)])
     assert store.counters.disk_waits == waits + 2
-    await store.close()
 
 
-async def test_an_observation_that_shares_a_commit_waits_with_it(tmp_path: Path) -> None:
-    store = await open_store(tmp_path / "state.db")
+async def test_an_observation_that_shares_a_commit_waits_with_it(store: Store) -> None:
     await accepted(store)
     waits = store.counters.disk_waits
     async with asyncio.TaskGroup() as group:
@@ -52,16 +47,13 @@ async def test_an_observation_that_shares_a_commit_waits_with_it(tmp_path: Path)
             group.create_task(store.stacks.observe([seen(0, StackStatus.RUNNING)]))
     assert store.stacks.get(stack_id(0)) is not None
     assert store.counters.disk_waits > waits
-    await store.close()
 
 
-async def test_the_file_is_told_to_wait_or_not_to(tmp_path: Path) -> None:
-    store: Store = await open_store(tmp_path / "state.db")
+async def test_the_file_is_told_to_wait_or_not_to(store: Store) -> None:
     submit = store._writer.submit
     assert await submit(synchronous) == FULL
     assert await submit(synchronous, relaxed=True) == NORMAL
     assert await submit(synchronous) == FULL
-    await store.close()
 
 
 @pytest.fixture
@@ -80,15 +72,13 @@ async def waiting_observation(store: Store) -> asyncio.Task[list[Stack]]:
 
 
 @pytest.mark.usefixtures("patient")
-async def test_an_observation_amid_other_writes_waits_to_share_the_next_commit(tmp_path: Path) -> None:
-    store = await open_store(tmp_path / "state.db")
+async def test_an_observation_amid_other_writes_waits_to_share_the_next_commit(store: Store) -> None:
     await accepted(store)
     commits = store.counters.commits
     observing = await waiting_observation(store)
     await store.stacks.reserve(new_stack(1))
     assert await observing
     assert store.counters.commits == commits + 1
-    await store.close()
 
 
 @pytest.mark.usefixtures("patient")

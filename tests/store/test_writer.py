@@ -102,15 +102,6 @@ async def test_what_fails_after_it_has_written_leaves_nothing_in_the_commit_that
     assert (store.ports.used, store.ports.free) == (3, 97)
 
 
-async def test_what_fails_before_it_has_written_gives_its_ports_back(store: Store) -> None:
-    async with busy(store):
-        others = asyncio.gather(
-            store.stacks.reserve(new_stack(1, ports=5)), store.stacks.reserve(new_stack(2)), return_exceptions=True
-        )
-    assert [type(result) for result in await others] == [Conflict, Stack]
-    assert (store.ports.used, store.ports.free) == (2, 98)
-
-
 async def test_nobody_sees_a_row_before_its_commit(store: Store, path: Path) -> None:
     process = sqlite3.connect(path)
     found: list[bool] = []
