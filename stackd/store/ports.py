@@ -10,6 +10,8 @@ import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
+import orjson
+
 from stackd.errors import NoNodePort
 from stackd.model import NODE_PORTS_REMEDY, EventKind, PortMapping, PortRange, Stack, TimelineEvent
 from stackd.store import rows, timeline
@@ -75,8 +77,8 @@ def find_free(tx: Transaction, wanted: int) -> list[int]:
     free: list[int] = []
     while len(free) < wanted:
         if not tx.ports.to_try:
-            held = {port for (port,) in tx.rows(rows.ALL_NODE_PORTS)}
-            tx.ports.refill(held.union(free))
+            ((held,),) = tx.rows(rows.ALL_NODE_PORTS)
+            tx.ports.refill([*orjson.loads(held), *free])
         if not tx.ports.to_try:
             raise NoNodePort(tx.ports.why_none())
         port = tx.ports.to_try.pop()
