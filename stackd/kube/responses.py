@@ -134,18 +134,6 @@ def is_version(text: object) -> bool:
     return isinstance(text, str) and text not in ("", "0")
 
 
-def is_older(version: str, than: str) -> bool:
-    """Whether resourceVersion ``version`` is older than ``than``, of the same resource.
-
-    Decimal numbers can be compared (documented since Kubernetes 1.35); returns False for other versions.
-    """
-    return _is_number(version) and _is_number(than) and int(version) < int(than)
-
-
-def _is_number(version: str) -> bool:
-    return version.isascii() and version.isdecimal()
-
-
 def readable(name: str, read: Callable[[JsonObject], T], raw: JsonObject) -> T:
     """The object, converted by ``read``. Raises UnexpectedAnswer if it lacks what each object of its kind has."""
     try:

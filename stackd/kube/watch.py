@@ -35,7 +35,7 @@ from stackd.errors import (
 )
 from stackd.kube.caller import Backoff, Caller
 from stackd.kube.connection import OBJECT_BYTES
-from stackd.kube.responses import SHOWN_BYTES, error_of, is_a, is_older, is_version, item_trouble, readable
+from stackd.kube.responses import SHOWN_BYTES, error_of, is_a, is_version, item_trouble, readable
 from stackd.kube.wire import KINDS, JsonObject, KubeRequest, KubeResponse, read_json, read_status
 from stackd.structs import struct
 
@@ -46,8 +46,6 @@ T = TypeVar("T")
 _GOOD_SECONDS = 1.0
 # A watch that stays open this long without an event counts as connected.
 _STANDING_SECONDS = 0.25
-OLDER_SECONDS = 10.0
-"""When all lists are older than the known version for this long, the cluster itself was set back."""
 MISSED_SECONDS = 2.0
 """How long a reopened watch may take to report what was missed."""
 _INTERNAL = 500
@@ -141,7 +139,7 @@ class WatchHealth:
         """For how long the last connection was open."""
         self._missed: tuple[float, int] | None = None
         self._content: aiohttp.StreamReader | None = None
-        self.relists = self.restarts = self.outages = self.bookmarks = self.events = self.refused = 0
+        self.relists = self.restarts = self.outages = self.bookmarks = self.events = 0
 
     @property
     def connected(self) -> bool:
@@ -281,45 +279,7 @@ class _Position:
 
     def __init__(self, backoff: Backoff) -> None:
         self.version = ""
-        self.newest = ""
-        self.older_since: float | None = None
         self.backoff = backoff
-
-    def advance(self, version: str) -> None:
-        """Continue the watch from ``version``."""
-        self.version = self.newest = version
-        self.older_since = None
-
-    def older(self) -> None:
-        """Note an event that is older than the known version. If all were older for a while, raises VersionExpired: a
-        new list must tell whether the cluster was set back.
-        """
-        if self._is_older_for_long():
-            self.older_since = None
-            raise VersionExpired("all that it says is older than what was known")
-
-    def _is_older_for_long(self) -> bool:
-        """Note something older than the known version. Returns whether everything was older for ``OLDER_SECONDS``."""
-        now = asyncio.get_running_loop().time()
-        if self.older_since is None:
-            self.older_since = now
-        return now - self.older_since >= OLDER_SECONDS
-
-    def listed(self, health: WatchHealth, version: str) -> None:
-        """Note the version of a list. Raises UnexpectedAnswer if it is older than the known version.
-
-        Such a list comes from a cache or a proxy. But if all lists are older for a while, the cluster was set back by
-        its operator, and the list is accepted.
-        """
-        if is_older(version, self.newest):
-            if not self._is_older_for_long():
-                health.refused += 1
-                detail = f"resourceVersion {version}, after {self.newest}"
-                raise UnexpectedAnswer(f"a list of {health.kind} is older than what was known before", detail)
-            log.warning(
-                "the cluster's %s were set back from resourceVersion %s to %s", health.kind, self.newest, version
-            )
-        self.advance(version)
 
 
 async def _once(
@@ -328,20 +288,11 @@ async def _once(
     """The list, if there is no version yet, and the changes of one connection."""
     said = health.events + health.bookmarks
     if not position.version:
-        items, version = await caller.everything(source.call, source.read)
-        position.listed(health, version)
+        items, position.version = await caller.everything(source.call, source.read)
         health.beat()
         yield Listed(items=tuple(items))
     async with aclosing(stream(caller, source, position.version, health, timings)) as events:
         async for event in events:
-            if is_older(event.resource_version, position.version):
-                health.refused += 1
-                log.warning(
-                    "watch of %s: an event is older than what was known, and does not count (resourceVersion %s, after %s)",
-                    source.kind, event.resource_version, position.version, extra={"same": f"older {source.kind}"},
-                )  # fmt: skip
-                position.older()
-                continue
             if event.type == "BOOKMARK":
                 health.bookmarks += 1
             else:
@@ -349,7 +300,7 @@ async def _once(
                 health.events += 1
                 yield Changed(item=item, gone=event.type == "DELETED")
             # Only after the event was read and passed on: an event that could not be read is requested again.
-            position.advance(event.resource_version)
+            position.version = event.resource_version
             position.backoff.reset()
     if health.open_seconds < _GOOD_SECONDS and health.events + health.bookmarks == said:
         raise UnexpectedAnswer(f"the watch of {source.kind} ended as soon as it was opened")

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from stackd.kube.lease import Lease, is_older
-from stackd.kube.watch import OLDER_SECONDS
+from stackd.kube.lease import Lease
 from stackd.store import FileIdentity
 
 RESTART_SECONDS = 10
@@ -90,14 +89,12 @@ class ObservedLease:
     """The Lease as last seen, and ``since`` when (on our own clock) no renewal of it was seen.
 
     ``last`` is the last Lease that existed; ``guard``: how long after ``since`` a vanished Lease may still be held.
-    ``older_since``: since when only versions older than ``lease`` were seen.
     """
 
     lease: Lease | None
     since: float
     last: Lease | None = None
     guard: float = 0.0
-    older_since: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +107,7 @@ class Succession:
 
 
 def observed(before: ObservedLease | None, lease: Lease | None, now: float) -> ObservedLease:
-    """What is known after the Lease was observed as ``lease``. A version older than the known one is ignored. If only
-    older ones are seen for a while, the operator has set the cluster back (restored a backup of it).
-    """
+    """What is known after the Lease was observed as ``lease``."""
     known = before.lease if before is not None else None
     if lease is None:
         if before is None or known is None:
@@ -121,10 +116,6 @@ def observed(before: ObservedLease | None, lease: Lease | None, now: float) -> O
         return ObservedLease(lease=None, since=now, last=known, guard=known.duration if known.holder else 0.0)
     if before is None or known is None:
         return ObservedLease(lease=lease, since=now, last=lease)
-    if is_older(lease, known):
-        older_since = now if before.older_since is None else before.older_since
-        if now - older_since < OLDER_SECONDS:
-            return replace(before, older_since=older_since)
     since = before.since if _renewal(lease) == _renewal(known) else now
     return ObservedLease(lease=lease, since=since, last=lease)
 

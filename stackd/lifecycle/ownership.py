@@ -198,22 +198,25 @@ class Ownership:
 
     async def _follow(self) -> None:
         async for lease in self._leases.follow():
-            self._observe(lease)
+            if not is_older(lease, self.lease):  # the answer to a request of our own came sooner
+                self._observe(lease)
 
     def _observe(self, lease: Lease | None) -> None:
         before, self._watched = self._watched, observed(self._watched, lease, self._clock.monotonic())
         if self._watched != before:
             self._changed.set()
-        seen, now = before and before.lease, self._watched.lease
-        if seen and now and is_older(now, seen):
-            log.warning(
-                "the cluster was set back: its Lease %s has resourceVersion %s, after %s; everything is listed anew",
-                self._leases.name, now.version, seen.version,
-            )  # fmt: skip
-            self.set_back()
 
     async def _read_lease(self) -> None:
-        self._observe(await self._leases.find(timeout=self._timing.interval))
+        before = self.lease
+        found = await self._leases.find(timeout=self._timing.interval)
+        if is_older(found, before):
+            log.warning(
+                "the cluster was restored from a backup; everything is listed again (Lease %s)", self.lease_name
+            )
+            self.set_back()
+        elif is_older(found, self.lease):
+            return  # the watch was faster
+        self._observe(found)
 
     async def _changed_within(self, seconds: float) -> bool:
         """Whether the Lease changed within so many seconds."""
@@ -372,7 +375,7 @@ class Ownership:
         else:
             if self.lease == known:  # a try now would be refused like this one
                 self._next_renewal = self._fence.now() + self._timing.retry
-                self.trouble = "the API server returned an older Lease than before"
+                self.trouble = "the API server refuses to change the Lease"
 
     def _renewed(self, held: Lease, sent: float) -> None:
         self._observe(held)

@@ -243,13 +243,6 @@ class DaemonCollector(Collector):
         yield counter("stackd_mirror_relists_total", "Lists read again because a watch was too old.", relists, kind)
         restarts = {(name,): health.restarts for name, health in health_by_kind.items()}
         yield counter("stackd_mirror_watch_restarts_total", "Watches that ended and were restarted.", restarts, kind)
-        refused = {(name,): health.refused for name, health in health_by_kind.items()}
-        yield counter(
-            "stackd_mirror_old_answers_total",
-            "Lists and events older than what was known, which do not count.",
-            refused,
-            kind,
-        )
         events = {(name,): health.events for name, health in health_by_kind.items()}
         yield counter("stackd_mirror_events_total", "Changes that the watches reported.", events, kind)
 

@@ -17,13 +17,6 @@ MOST_REQUESTS = 60
 """Far more requests than the Lease needs in ``SECONDS``; a loop without a pause makes thousands."""
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let stackd decide after one second that a cluster was set back."""
-    monkeypatch.setattr("stackd.kube.watch.OLDER_SECONDS", 1.0)
-    monkeypatch.setattr("stackd.lifecycle.lease_rules.OLDER_SECONDS", 1.0)
-
-
 @pytest.fixture
 async def cluster() -> AsyncIterator[EmbeddedCluster]:
     """A cluster whose resourceVersion is already high."""

@@ -195,13 +195,6 @@ def test_only_a_renewal_is_a_sign_of_life() -> None:
     assert other.since == 21.0
 
 
-def test_an_earlier_version_that_comes_late_is_no_news() -> None:
-    now = observed(None, replace(THEIRS, version="100"), 10.0)
-    assert observed(now, replace(THEIRS, renewed_at=1, version="99"), 15.0) == now
-    remade = observed(now, replace(THEIRS, uid="another", version="99"), 15.0)
-    assert remade.since == 15.0
-
-
 def test_a_lease_that_vanishes_may_still_be_held_for_a_while() -> None:
     assert observed(None, None, 5.0) == ObservedLease(lease=None, since=5.0)
     gone = observed(observed(None, THEIRS, 10.0), None, 15.0)

@@ -19,7 +19,7 @@ from stackd.embedded import EmbeddedCluster, Rule, User, everything
 from stackd.errors import ClusterError, ClusterUnavailable, Conflict, NotOwner
 from stackd.kube.client import Cluster
 from stackd.kube.guards import Fence
-from stackd.kube.lease import Lease, Leases
+from stackd.kube.lease import Lease, Leases, lease_manifest
 from stackd.lifecycle.lease_rules import LeaseTiming
 from stackd.lifecycle.ownership import Ownership, Role
 from stackd.model import PortRange
@@ -231,6 +231,19 @@ async def test_an_owner_that_hears_of_another_one_is_none_any_more(site: Site) -
     assert await asyncio.wait_for(one.task, DEADLINE) is Role.LOST
     with pytest.raises(NotOwner, match="vm9 owns the stacks now"):
         one.fence.require()
+
+
+async def test_an_event_that_is_older_than_the_answer_to_its_own_request_ends_no_ownership(site: Site) -> None:
+    one = await site.owner("vm1", timing=SLOW)
+    seen = await site.lease()
+    older = replace(seen, holder="vm9/f9", lock_id="l9")
+    obj = lease_manifest(older, namespace="stacks", instance="default")
+    obj["metadata"]["resourceVersion"] = str(int(seen.version) - 1)
+    await eventually(lambda: any(watch.collection.resource.kind == "Lease" for watch in site.cluster.server.watches))
+    site.cluster.faults.replay("leases.coordination.k8s.io", "MODIFIED", obj)
+    await site.edit(takeover="vm3/l3")
+    await asyncio.wait_for(one.ownership.asked_for.wait(), DEADLINE)
+    assert one.fence.open
 
 
 async def test_an_owner_that_was_stopped_finds_out_before_it_changes_anything(site: Site) -> None:
