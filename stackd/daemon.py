@@ -35,6 +35,7 @@ from stackd.lifecycle.brake import Brake
 from stackd.lifecycle.bring_up import bring_up, follow_identity, refresh_policies
 from stackd.lifecycle.capacity import refresh_quotas
 from stackd.lifecycle.context import Context, Settings
+from stackd.lifecycle.gate import Gate
 from stackd.lifecycle.idempotency import Replays, purge
 from stackd.lifecycle.lease_rules import LeaseTiming
 from stackd.lifecycle.objects import ask_node_ports
@@ -157,20 +158,29 @@ async def _open(stack: AsyncExitStack, config: Config, templates: TemplateSet, c
     stack.push_async_callback(cluster.close)
     timing = LeaseTiming(duration=config.cluster.lease_duration)
     ownership = Ownership(Leases(cluster, clock), fence, store, host=socket.gethostname(), timing=timing, clock=clock)
-    tasks = Tasks()
+    tasks, brake, mirror = Tasks(), Brake(clock), Mirror(cluster, clock=clock)
     stack.push_async_callback(tasks.stop)
+    gate = Gate(
+        store=store,
+        cluster=cluster,
+        ownership=ownership,
+        mirror=mirror,
+        brake=brake,
+        clock=clock,
+        wall_clock=wall_clock,
+    )
     context = Context(
         store=store,
         cluster=cluster,
         ownership=ownership,
-        mirror=Mirror(cluster, clock=clock),
+        mirror=mirror,
         clock=clock,
         wall_clock=wall_clock,
         settings=Settings(config, templates),
         tasks=tasks,
-        brake=Brake(clock),
+        brake=brake,
+        gate=gate,
         diagnostics=WorkQueue(clock.monotonic, diagnostics.RETRIES),
-        renewed=not (store.incomplete and len(store.stacks)),
         metrics=metrics,
     )
     context.worker = Worker(clock.monotonic, tasks, partial(converge, context))
@@ -215,12 +225,12 @@ def _wire(context: Context) -> Daemon:
     for stack in context.store.assigned.ordered():
         expiries.follow(None, stack)
     context.mirror.subscribe(observer.cluster_changed)
-    context.cluster.connection.on_doubt = context.doubt
+    context.cluster.connection.on_doubt = context.gate.doubt
     context.cluster.connection.on_date = context.wall_clock.observe_date
-    context.mirror.failed = context.contact_tried.set
+    context.mirror.failed = context.gate.contact_tried.set
     context.mirror.restored = context.view_restored
-    context.ownership.confirmed = context.confirmed_cluster
-    context.ownership.troubled = context.contact_tried.set
+    context.ownership.confirmed = context.gate.confirmed_cluster
+    context.ownership.troubled = context.gate.contact_tried.set
     context.ownership.set_back = lambda: context.tasks.background("list anew", context.mirror.relist())
     contact = context.cluster.connection.contact
     contact.on_lost = lambda: context.mirror.lose(ClusterSilent(contact.sentence()))
@@ -302,31 +312,31 @@ async def _follow_cluster(daemon: Daemon) -> None:
         group.create_task(watch_over(context.cluster.connection.contact, context.cluster.probe), name="contact")
         context.tasks.supervise("ownership", _own(context))
         context.tasks.supervise("takeover", _step_back(ownership))
-        foreign = context.brake.wrong_cluster is not None
+        foreign = context.gate.wrong_cluster is not None
         if not foreign:
             await ownership.owned.wait()
         group.create_task(context.mirror.run(), name="mirror")
         await context.mirror.wait_synced()
         if foreign:  # nothing may be done in the wrong cluster, and /readyz says so
-            context.contact_tried.set()
+            context.gate.contact_tried.set()
             daemon.ready.set()
             await ownership.owned.wait()
             await context.mirror.relist()
-        context.renewed = not (context.store.incomplete and len(context.store.stacks))
+        context.gate.renewed = not (context.store.incomplete and len(context.store.stacks))
         await ask_node_ports(context)
         _begin_work(daemon)
         await _renew_rows(context)
         if not context.store.incomplete:
-            context.contact_tried.set()
+            context.gate.contact_tried.set()
         _work_queues(daemon, group)
         await daemon.schedule.now("reconcile")
-        while context.store.incomplete and context.brake.wrong_cluster is None:
-            context.contact_tried.set()  # waiting requests are told the reason
+        while context.store.incomplete and context.gate.wrong_cluster is None:
+            context.gate.contact_tried.set()  # waiting requests are told the reason
             await asyncio.sleep(COMPLETE_SECONDS)
             await daemon.schedule.now("reconcile")
         if not await _retired(context):
             group.create_task(_retire_config_maps(context), name="config maps")
-        context.contact_tried.set()
+        context.gate.contact_tried.set()
         daemon.ready.set()
         group.create_task(daemon.prepulls.run(), name="prepull")
         group.create_task(Refill(context).run(), name="refill")
@@ -344,7 +354,7 @@ def _work_queues(daemon: Daemon, group: asyncio.TaskGroup) -> None:
 
 async def _own(context: Context) -> None:
     """Stand by, own the stacks, and end the process when the ownership ends. On the wrong cluster, only wait."""
-    while context.brake.wrong_cluster is not None:  # noqa: ASYNC110 - nothing tells
+    while context.gate.wrong_cluster is not None:  # noqa: ASYNC110 - nothing tells
         await asyncio.sleep(COMPLETE_SECONDS)
     await context.ownership.serve()
 
@@ -367,15 +377,15 @@ def _begin_work(daemon: Daemon) -> None:
 
 async def _renew_rows(context: Context) -> None:
     """Update the rows of a restored file from the cluster, before anything is done to its stacks."""
-    while not context.renewed:
+    while not context.gate.renewed:
         try:
             await renew_rows(context)
         except (ClusterError, ClusterUnavailable, StoreUnavailable) as error:
             log.warning("rows cannot be compared with the cluster now: %s", error)
-            context.contact_tried.set()
+            context.gate.contact_tried.set()
             await asyncio.sleep(COMPLETE_SECONDS)
         else:
-            context.renewed = True
+            context.gate.renewed = True
 
 
 async def _retire_config_maps(context: Context) -> None:
@@ -419,8 +429,8 @@ async def _drain(daemon: Daemon, listener: HttpListener, process: ProcessContext
     context.rows.give_up()
     if listener.lasting or stands_by:
         await listener.last_requests(min(IDLE_SECONDS, timeout))
-    context.closing = True
-    context.contact_tried.set()
+    context.gate.closing = True
+    context.gate.contact_tried.set()
     await listener.runner.cleanup()
     for abandon in list(context.creating.values()):
         abandon.set()

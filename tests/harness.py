@@ -374,7 +374,7 @@ class Harness:
 
     def doubt(self) -> None:
         """Let the daemon check whether this is still the same cluster."""
-        self.daemon.context.doubt()
+        self.daemon.context.gate.doubt()
 
     def lose_lease(self, why: str) -> None:
         """Close the daemon's fence, as when its Lease was not renewed in time; a renewal opens it again.
@@ -422,9 +422,9 @@ class Harness:
     @contextmanager
     def stopping(self) -> Iterator[None]:
         """Within this block the daemon starts nothing new, as during a stop."""
-        self.daemon.context.closing = True
+        self.daemon.context.gate.closing = True
         yield
-        self.daemon.context.closing = False
+        self.daemon.context.gate.closing = False
 
     def end_waits(self) -> None:
         """End streams and waiting reads at once, as a stop does."""

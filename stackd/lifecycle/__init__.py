@@ -9,7 +9,7 @@ objects                               a stack's pod with stackd's additions; its
 observe, status, diagnostics          observes pods, derives statuses from them, keeps the reasons of failures
 reconcile, brake                      finds what was missed; stops and waits for the operator where too much would go
 bring_up, rebuild                     checks the cluster; recovers rows from its objects
-readiness                             whether stackd accepts work and is ready; if not, why
+gate                                  whether stackd may change the cluster, accepts work and is ready; if not, why
 ownership, lease_rules                which of two stackd may change anything
 prepull                               pulls images onto nodes before stacks need them
 pools, assign, refill, pace           pooled stacks: which may be given; giving them; making new ones; what comes first

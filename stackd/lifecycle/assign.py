@@ -69,7 +69,7 @@ async def assign(context: Context, request: CreateRequest, *, once_more: bool = 
     if not once_more:  # repeated looks are not counted as a burst
         pace.begun(context.clock.monotonic())
     try:
-        await context.right_cluster()
+        await context.gate.right_cluster()
         pool, stack = context.pools.of(template.name), await _assign_first(context, template, request)
     finally:
         if not once_more:

@@ -6,13 +6,10 @@ removed.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 
 from stackd.clock import Clock
-from stackd.errors import Held
 
 log = logging.getLogger(__name__)
 
@@ -26,21 +23,6 @@ CONFIRMED_SECONDS = 60.0
 """A confirmation that no pass could use by then expires: the operator has not seen what is held later."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WrongCluster:
-    """The file belongs to another cluster: the uid of kube-system that it remembers, and the one that answered."""
-
-    expected: str
-    found: str
-
-    def __str__(self) -> str:
-        return (
-            f"the file belongs to the cluster with kube-system uid {self.expected}, but {self.found} answers; "
-            "nothing is created or removed until the right cluster is back: check cluster.kubeconfig, "
-            "or set another state.path"
-        )
-
-
 class Brake:
     """Which brakes are on."""
 
@@ -50,26 +32,6 @@ class Brake:
         self._held: dict[str, str] = {}
         self._confirmed: frozenset[str] = frozenset()
         self._confirmed_until = 0.0
-        self.wrong_cluster: WrongCluster | None = None
-        self._identity_known = asyncio.Event()
-
-    @property
-    def identity_in_doubt(self) -> bool:
-        """Whether the cluster has yet to confirm its identity: after a start, and each time it was unreachable."""
-        return not self._identity_known.is_set()
-
-    @identity_in_doubt.setter
-    def identity_in_doubt(self, doubted: bool) -> None:
-        if doubted:
-            self._identity_known.clear()
-        else:
-            self._identity_known.set()
-
-    async def identity_known(self, timeout: float) -> None:
-        """Return when the cluster has confirmed its identity. Raises TimeoutError after ``timeout`` seconds."""
-        if not self._identity_known.is_set():
-            async with asyncio.timeout(timeout):
-                await self._identity_known.wait()
 
     @property
     def held(self) -> dict[str, str]:
@@ -79,7 +41,7 @@ class Brake:
     @property
     def on(self) -> bool:
         """Whether any brake is on."""
-        return self.wrong_cluster is not None or bool(self._held)
+        return bool(self._held)
 
     def why_held(self) -> str:
         """How many stacks are held back, and what to do; empty if none are."""
@@ -90,19 +52,12 @@ class Brake:
             "see `stackd reconcile --plan`, release with `stackd reconcile --confirm`"
         )
 
-    def admit_creates(self) -> None:
-        """Raise Held where nothing may be created: on the wrong cluster."""
-        if self.wrong_cluster is not None:
-            raise Held(f"no stack can be created: {self.wrong_cluster}")
-
     def hold_back(self, endings: Mapping[str, str], among: Collection[str], max_share: float) -> frozenset[str]:
         """The ids of ``endings`` (id → what would be done, unrequested) that may not go ahead; ``among`` are all ids.
 
         Endings of the last minute count as well, each id once however often it is tried. A held id stays held until it
         no longer applies (``forget``) or is confirmed.
         """
-        if self.wrong_cluster is not None:
-            return frozenset(endings)
         now = self._clock.monotonic()
         self._endings = {name: at for name, at in self._endings.items() if at >= now - WINDOW_SECONDS}
         confirmed = self.confirmed

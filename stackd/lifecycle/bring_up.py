@@ -14,9 +14,9 @@ from collections.abc import Callable
 from stackd.errors import ClusterError, ClusterRefused, ClusterUnavailable, StoreUnavailable
 from stackd.kube import provision
 from stackd.kube.caller import Backoff
-from stackd.lifecycle.brake import WrongCluster
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
+from stackd.lifecycle.gate import WrongCluster
 from stackd.lifecycle.objects import ask_node_ports
 from stackd.waiters import set_within
 
@@ -38,18 +38,18 @@ async def bring_up(context: Context) -> None:
     while True:
         try:
             await _identify(context)
-            if context.brake.wrong_cluster is None:
+            if context.gate.wrong_cluster is None:
                 await _prepare(context)
         except (ClusterError, ClusterUnavailable, StoreUnavailable) as error:
-            if context.waiting_for != str(error):
+            if context.gate.waiting_for != str(error):
                 log.warning("waiting for the cluster: %s", error)
-            context.waiting_for, context.refused = str(error), isinstance(error, ClusterRefused)
-            context.contact_tried.set()
+            context.gate.waiting_for, context.gate.refused = str(error), isinstance(error, ClusterRefused)
+            context.gate.contact_tried.set()
             await context.cluster.connection.contact.pause(backoff.pause())
         else:
-            if context.waiting_for:
+            if context.gate.waiting_for:
                 log.info("the cluster was reached after %.1f s", context.clock.monotonic() - began)
-            context.waiting_for, context.refused = "", False
+            context.gate.waiting_for, context.gate.refused = "", False
             return
 
 
@@ -61,23 +61,23 @@ async def follow_identity(context: Context, *, known: Callable[[], None]) -> Non
     while True:
         await _doubted(context)
         await bring_up(context)
-        if context.foreign_view and context.brake.wrong_cluster is None:
+        if context.gate.foreign_view and context.gate.wrong_cluster is None:
             log.warning("the cluster that the file belongs to answers again; its objects are listed anew")
             await context.mirror.relist()
-            context.foreign_view = False  # still in doubt: the loop asks once more whether this cluster was listed
-        elif not context.brake.identity_in_doubt:
+            context.gate.foreign_view = False  # still in doubt: the loop asks once more whether this cluster was listed
+        elif not context.gate.in_doubt:
             known()
 
 
 async def _doubted(context: Context) -> None:
     """Return when the cluster has to be asked for its identity."""
-    wait = None if context.brake.wrong_cluster is None else ASK_AGAIN_SECONDS
-    await set_within(context.doubted, wait)
+    wait = None if context.gate.wrong_cluster is None else ASK_AGAIN_SECONDS
+    await set_within(context.gate.doubted, wait)
 
 
 async def _identify(context: Context) -> None:
     """Ask the cluster for its identity, and put the brake on if it is not the file's own cluster."""
-    context.doubted.clear()
+    context.gate.doubted.clear()
     found = await context.cluster.cluster_uid()
     known = await context.store.meta.get(CLUSTER_UID)
     if known is None:
@@ -85,26 +85,20 @@ async def _identify(context: Context) -> None:
         crash_point("bring_up.identified")
     elif known != found:
         wrong = WrongCluster(expected=known, found=found)
-        if context.brake.wrong_cluster != wrong:
+        if context.gate.wrong_cluster != wrong:
             log.error("brake: %s", wrong)
-        context.brake.wrong_cluster = wrong
-        context.brake.identity_in_doubt = False
-        context.foreign_view = True
+        context.gate.found_wrong(wrong)
         return
     context.cluster.belongs_to = found
-    if context.foreign_view:
-        context.doubt()  # the mirror may hold objects of the other cluster
-    context.brake.wrong_cluster = None
-    # If somebody has doubted during the request, the response may be older than the doubt: the loop asks again.
-    context.brake.identity_in_doubt = context.doubted.is_set()
+    context.gate.found_right()
 
 
 async def _prepare(context: Context) -> None:
     """Check, or create, what must exist before any stack is created."""
-    if not context.prepared:
+    if not context.gate.prepared:
         await context.cluster.ensure_namespace()
         await _check_policies(context)
-        context.prepared = True
+        context.gate.prepared = True
     if context.fence.open:
         await ask_node_ports(context)
 
@@ -112,7 +106,7 @@ async def _prepare(context: Context) -> None:
 async def refresh_policies(context: Context) -> None:
     """Check the NetworkPolicies again. If the cluster does not answer, the last result stays."""
     try:
-        context.require_cluster()
+        context.gate.require_cluster()
         await _check_policies(context)
     except (ClusterError, ClusterUnavailable) as error:
         log.debug("policies: %s", error)
@@ -120,18 +114,18 @@ async def refresh_policies(context: Context) -> None:
 
 async def _check_policies(context: Context) -> None:
     """Find out whether a NetworkPolicy protects the stacks, if one is required."""
-    config, before = context.config, context.policy_trouble
+    config, before = context.config, context.gate.policy_trouble
     if not config.stacks.require_ingress_network_policy or provision.protects(
         await context.cluster.network_policies(), config.cluster.instance
     ):
-        context.policy_trouble = ""
+        context.gate.policy_trouble = ""
     else:
-        context.policy_trouble = (
+        context.gate.policy_trouble = (
             f"no stack can be created: no NetworkPolicy in namespace {config.stacks.namespace} restricts ingress to the "
             "stacks, so every stack is open to every other; apply what `stackd manifests` prints, or set "
             "stacks.require_ingress_network_policy = false"
         )
-    if context.policy_trouble and not before:
-        log.error("%s", context.policy_trouble)
-    elif before and not context.policy_trouble:
+    if context.gate.policy_trouble and not before:
+        log.error("%s", context.gate.policy_trouble)
+    elif before and not context.gate.policy_trouble:
         log.info("stacks can be created again: a NetworkPolicy protects them, or none is required")

@@ -141,7 +141,7 @@ async def refresh_quotas(context: Context, *, asked: bool = False) -> None:
     if not asked and not quotas.wanted(now):
         return
     try:
-        context.require_cluster()
+        context.gate.require_cluster()
         objects, limit_ranges = await context.cluster.resource_quotas(), await context.cluster.limit_ranges()
     except (ClusterUnavailable, ClusterError) as error:
         quotas.error = str(error)

@@ -1,7 +1,6 @@
 """The context that every verb gets: store, cluster, mirror, clock, settings in force, and the worker.
 
-Owns: what is seen of a stack, and the check before every change that the cluster that answers is the file's own. Whether
-new work is accepted is decided in ``readiness``.
+Owns: what is seen of a stack. Whether anything may be done is asked at the ``gate``.
 """
 
 from __future__ import annotations
@@ -12,16 +11,15 @@ from dataclasses import dataclass, field, replace
 
 from stackd.clock import Clock
 from stackd.config import Config, policy_of
-from stackd.errors import ClusterUnavailable, NotOwner, StackdError
 from stackd.kube.client import Cluster
 from stackd.kube.guards import Fence
 from stackd.kube.mirror import Mirror
 from stackd.kube.objects import PodState, ServiceState
 from stackd.kube.records import wanted_pod
-from stackd.kube.responses import REJECTED
 from stackd.lifecycle import nodes
 from stackd.lifecycle.brake import Brake
 from stackd.lifecycle.create_request import Abandon
+from stackd.lifecycle.gate import AWAY_SECONDS, Gate
 from stackd.lifecycle.needs import Quotas
 from stackd.lifecycle.next_step import Step, next_step, own_pod
 from stackd.lifecycle.ownership import Ownership
@@ -38,16 +36,8 @@ from stackd.templates import NO_TEMPLATES, TemplateSet
 from stackd.waiters import Waiters
 from stackd.workqueue import WorkQueue
 
-AWAY_SECONDS = 2.0
-CHECKING_IDENTITY = "stackd is still checking that this is its own cluster"
-IDENTITY_SECONDS = 10.0
-"""How long a change waits for the cluster to say who it is; as long as one call may take."""
-
 SETTLE_EXTRA_SECONDS = 1.0
 """So much longer than one call a change is waited for: then the error of the call itself is the answer."""
-
-STALE_SECONDS = 120.0
-"""A mirror that has heard nothing for longer is not acted upon, nor called ready."""
 
 CREATES_AT_ONCE = 32
 """At most this many creates talk to the cluster at a time. The others wait, so that a burst neither runs into deadlines
@@ -92,16 +82,8 @@ class Context:
     ``long_specs``     who may check a long pod spec: each takes many milliseconds
     ``rows``           those who wait for a change of some row
     ``pools``          the stacks that wait to be given to somebody, by template
-    ``doubted``        set while the cluster has to be asked for its identity; ``doubted_since`` in monotonic seconds
-    ``contact_tried``  set once the cluster was reached, or a try to reach it has failed
-    ``foreign_view``   whether the mirror may hold what another cluster has said
     ``unrecordable``   the uids of Services from which something in the cluster removes stackd's annotations
-    ``prepared``       whether everything that must exist in the cluster was found there
-    ``renewed``        False while rows of a restored file have to be brought up to date
-    ``waiting_for``    why the cluster cannot be used; ``refused``: the cluster answers, but does not accept stackd
-    ``file_trouble``   why the last try to write the file failed
-    ``policy_trouble`` that no NetworkPolicy protects the stacks, although one is required
-    ``node_ports``     the cluster's node port range, if known; ``ports_trouble``: why none of them can be used
+    ``node_ports``     the cluster's node port range, if known
     ``families``       the address families of the Services that were seen last
     """
 
@@ -114,6 +96,7 @@ class Context:
     settings: Settings
     tasks: Tasks
     brake: Brake
+    gate: Gate
     worker: Worker = field(init=False, repr=False)
     diagnostics: WorkQueue[str]
     unseen: dict[str, Unseen] = field(default_factory=dict)
@@ -126,20 +109,8 @@ class Context:
     log_reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOG_READS_AT_ONCE))
     long_specs: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     metrics: Metrics = field(default_factory=Metrics)
-    doubted: asyncio.Event = field(default_factory=asyncio.Event)
-    doubted_since: float | None = None
-    contact_tried: asyncio.Event = field(default_factory=asyncio.Event)
-    foreign_view: bool = False
     unrecordable: set[str] = field(default_factory=set)
-    renewed: bool = True
-    prepared: bool = False
-    waiting_for: str = ""
-    refused: bool = False
-    file_trouble: str = ""
     node_ports: PortRange | None = None
-    ports_trouble: str = ""
-    policy_trouble: str = ""
-    closing: bool = False
     families: tuple[str, ...] = ()
     pools: Pools = field(default_factory=Pools)
 
@@ -166,61 +137,7 @@ class Context:
     @property
     def fence(self) -> Fence:
         """Says until when this process may change anything or acknowledge a change."""
-        return self.cluster.connection.fence
-
-    def doubt(self) -> None:
-        """The cluster may be another one: trust nothing until its identity is known (``bring_up.follow_identity``)."""
-        if not self.brake.identity_in_doubt or self.doubted_since is None:
-            self.doubted_since = self.clock.monotonic()
-        self.brake.identity_in_doubt = True
-        self.doubted.set()
-
-    def may_promise(self, error: StackdError) -> None:
-        """Raise NotOwner unless this stackd can promise to carry on a change that failed with ``error``.
-
-        Otherwise another stackd may own the stacks by now, and does not know of the change.
-        """
-        if isinstance(error, NotOwner):
-            raise error
-        self.fence.require()
-
-    def require_cluster(self) -> None:
-        """Raise ClusterUnavailable on the wrong cluster, or if the cluster does not answer or the watches have lost it.
-
-        Callers get an answer at once instead of at some deadline, and a long batch job does not hang.
-        """
-        if self.brake.wrong_cluster is not None:
-            raise ClusterUnavailable(str(self.brake.wrong_cluster))
-        if self.cluster.connection.contact.lost:
-            raise self.cluster.connection.contact.error()
-        if self.watches_lost:
-            raise ClusterUnavailable(
-                f"Kubernetes has not answered for over {AWAY_SECONDS:g} s; retry", detail=self.mirror.last_error
-            )
-
-    @property
-    def watches_lost(self) -> bool:
-        """Whether the mirror has not been connected for so long that nothing is done by it."""
-        since = self.mirror.disconnected_since
-        return self.mirror.synced and since is not None and self.clock.monotonic() - since > AWAY_SECONDS
-
-    async def right_cluster(self) -> None:
-        """Return once the cluster has confirmed that it is the file's own: an object that another cluster does not have
-        is not proven gone. Raises ClusterUnavailable, without waiting if the cluster does not accept stackd.
-        """
-        if self.refused:
-            raise ClusterUnavailable(REJECTED, detail=self.waiting_for)
-        self.require_cluster()
-        try:
-            await self.brake.identity_known(IDENTITY_SECONDS)
-        except TimeoutError:
-            raise ClusterUnavailable(f"{CHECKING_IDENTITY}; retry", detail=self.waiting_for) from None
-        self.require_cluster()
-
-    async def confirmed_cluster(self) -> None:
-        """Ask again; return once the cluster that answers is confirmed as the file's own. Raises ClusterUnavailable."""
-        self.doubt()
-        await self.right_cluster()
+        return self.gate.fence
 
     def pod_of(self, stack: Stack) -> PodState | None:
         """The stack's pod as the mirror has it, or as Kubernetes has returned it on request."""
@@ -230,7 +147,7 @@ class Context:
         return unseen.pod if unseen is not None and unseen.pod.uid == stack.pod_uid else None
 
     def view_restored(self, away: float) -> None:
-        """The watches are back after ``away`` seconds. While they are away, ``require_cluster`` refuses all work."""
+        """The watches are back after ``away`` seconds. While they are away, the gate refuses all work."""
         if away > AWAY_SECONDS:
             self.retry_all()
 

@@ -30,7 +30,6 @@ from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.create_request import Abandon, CreateRequest
 from stackd.lifecycle.hiding import hide_in
 from stackd.lifecycle.objects import expose, pod_request
-from stackd.lifecycle.readiness import admitted
 from stackd.lifecycle.steps import first_observation
 from stackd.logs import stack_log
 from stackd.metrics import PhaseTimer
@@ -73,7 +72,7 @@ async def create(context: Context, request: CreateRequest) -> Stack:
     LabelLimitReached, Held and ShuttingDown; nothing is left in any of these cases.
     """
     try:
-        await admitted(context)
+        await context.gate.admitted()
     except StackdError as error:
         context.metrics.create_ended(error)
         raise
@@ -161,7 +160,7 @@ async def _made(context: Context, stack_id: str, request: CreateRequest, abandon
 
 async def _steps(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
     phase_timer = context.metrics.phase_timer()
-    await context.right_cluster()
+    await context.gate.right_cluster()
     abandon.check()
     crash_point("create.before_reserve")
     stack = await context.store.stacks.reserve(
@@ -326,7 +325,7 @@ async def _undone(context: Context, stack_id: str) -> None:
     Kubernetes does not answer or stackd stops.
     """
     contact = context.cluster.connection.contact
-    waits = not (contact.lost or contact.failures or context.closing)
+    waits = not (contact.lost or contact.failures or context.gate.closing)
     undo = context.tasks.spawn(f"undo {stack_id}", _undo(context, stack_id))
     try:
         await asyncio.wait({undo}, timeout=UNDO_SECONDS if waits else INTENT_SECONDS)
@@ -384,7 +383,7 @@ async def dry_run(context: Context, request: CreateRequest) -> None:
 
     Returns if a create would pass these checks now; raises what it would raise. Does not check whether a node has room.
     """
-    await admitted(context)
+    await context.gate.admitted()
     limits = context.config.limits
     await context.store.stacks.check(
         request.labels,

@@ -36,7 +36,7 @@ async def _delete(context: Context, stack_id: str, by: str) -> None:
     try:
         await context.settle(stack_id)
     except StackdError as error:
-        context.may_promise(error)
+        context.gate.may_promise(error)
         stack_log(log, stack_id).warning("the delete goes on in the background: %s", error)
         raise ClusterUnavailable(
             f"{stack_id} cannot be deleted now; stackd keeps trying: {public_text(error)}",

@@ -84,13 +84,13 @@ def capture_logs(context: Context, stack_id: str) -> None:
     if (
         pod is None
         or not names
-        or context.closing
+        or context.gate.closing
         or len(context.log_captures) >= CAPTURES_AT_ONCE
         or stack_id in context.log_captures
     ):
         return
     try:
-        context.require_cluster()
+        context.gate.require_cluster()
     except ClusterUnavailable:
         return
     values = NO_VALUES if stack is None else stack.values  # the row may be gone when the logs arrive
@@ -164,7 +164,7 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
     if stack is not None and (pod := current_pod(context, stack)) is not None:
         name = container or next((c.name for c in pod.containers if not c.init), "")
         try:
-            context.require_cluster()
+            context.gate.require_cluster()
             async with _turn(context.log_reads):
                 text = await context.cluster.pod_log(pod.name, tail=tail, container=name)
             return await _hidden(text, stack.values)

@@ -80,7 +80,7 @@ async def expose(
     is no Service of this name yet. All tries together end by the deadline of one call. Raises NoNodePort, ClusterRefused
     if a policy changes the Service, and what ``put_service`` raises.
     """
-    await context.right_cluster()
+    await context.gate.right_cluster()
     deadline = context.cluster.deadline(timeout)
     keep, backoff = context.cluster.deadline(KEEP_PORT_SECONDS if stack.accepted else 0.0), context.cluster.backoff()
     stack = await context.store.stacks.whole(stack)
@@ -159,8 +159,8 @@ async def learn_node_ports(context: Context, cluster: PortRange) -> None:
         await context.store.ports.limit(cluster)
     context.node_ports = cluster
     mismatch = wanted.mismatch(cluster)
-    context.ports_trouble = "" if usable else f"no stack can be created: {mismatch}; {NODE_PORTS_REMEDY}"
+    context.gate.ports_trouble = "" if usable else f"no stack can be created: {mismatch}; {NODE_PORTS_REMEDY}"
     if not usable:
-        log.error("%s", context.ports_trouble)
+        log.error("%s", context.gate.ports_trouble)
     elif mismatch:
         log.warning("%s", mismatch)

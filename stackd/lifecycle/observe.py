@@ -75,7 +75,7 @@ class Observer:
 
     def _relisted(self, kind: str) -> None:
         if kind in self._listed:
-            self._context.doubt()
+            self._context.gate.doubt()
         self._listed.add(kind)  # the first list follows directly on the check of the cluster's identity
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
@@ -120,7 +120,7 @@ class Observer:
 
     async def _observe(self, stack_ids: set[str]) -> None:
         context = self._context
-        if not context.mirror.synced or context.brake.identity_in_doubt or context.brake.wrong_cluster is not None:
+        if not context.mirror.synced or context.gate.in_doubt or context.gate.wrong_cluster is not None:
             return  # all stacks are marked again when that is over
         assessed = [one for stack_id in stack_ids if (one := self._assess(stack_id)) is not None]
         assessed = self._hold_back(await self._proven(assessed))
@@ -266,7 +266,7 @@ class Observer:
         if not gone:
             return assessed
         alive = [stack.stack_id for stack in context.store.stacks.ordered() if not stack.ended]
-        held = context.brake.hold_back(gone, alive, context.config.reconcile.max_delete_share)
+        held = context.gate.hold_back(gone, alive, context.config.reconcile.max_delete_share)
         return [_without_end(one) if one.stack.stack_id in held else one for one in assessed]
 
 

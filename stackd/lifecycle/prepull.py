@@ -150,7 +150,7 @@ class PrePulls:
         Raises the error that keeps it from being pulled now.
         """
         async with self._nodes.setdefault(target.node, asyncio.Lock()):
-            if self._context.closing:
+            if self._context.gate.closing:
                 return
             template = self._wanted().get(target)
             if template is None:
@@ -172,7 +172,7 @@ class PrePulls:
 
     async def _made(self, target: ImageOnNode, template: Template) -> JsonObject:
         context = self._context
-        await context.right_cluster()
+        await context.gate.right_cluster()
         manifest = harden(prepull_spec(target.image, template.spec.manifest), template.policy)
         instance = context.config.cluster.instance
         pod = prepull_pod(manifest, context.config.stacks.namespace, instance, target.node)
@@ -192,7 +192,7 @@ class PrePulls:
         """
         context = self._context
         pause, end = FIRST_CHECK_SECONDS, context.clock.monotonic() + DEADLINE_SECONDS
-        while target in self._wanted() and not context.closing:
+        while target in self._wanted() and not context.gate.closing:
             pod = await context.cluster.pod_json(self._name(target))
             if pod is None or pod["metadata"]["uid"] != uid:
                 raise ClusterUnavailable("its pod was deleted")

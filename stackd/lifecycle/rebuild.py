@@ -119,7 +119,7 @@ async def adopt(context: Context, names: Collection[str]) -> AdoptionReport:
     While the file is incomplete, also for all others: the mirror does not show the ConfigMaps of the version before.
     Raises ClusterUnavailable or ClusterError; StoreUnavailable: then no row was made.
     """
-    await context.right_cluster()
+    await context.gate.right_cluster()
     report, stacks = AdoptionReport(), []
     for one in await _found(context.cluster):
         wanted = one.name in names or (context.store.incomplete and one.name not in context.store.stacks)
@@ -129,7 +129,7 @@ async def adopt(context: Context, names: Collection[str]) -> AdoptionReport:
             report.unadoptable[one.name] = one.stack.reason
         else:
             stacks.append(_bounds(context).adoptable(one.stack))
-    await context.right_cluster()  # the lists came from this cluster, and not from another that answered meanwhile
+    await context.gate.right_cluster()  # the lists came from this cluster, and not from another that answered meanwhile
     for adopted in await context.store.stacks.adopt(stacks):
         if adopted.stack is None:
             report.unadoptable[adopted.stack_id] = adopted.reason
@@ -148,10 +148,10 @@ async def renew_rows(context: Context) -> None:
 
     Raises ClusterUnavailable or ClusterError; StoreUnavailable: then nothing was changed.
     """
-    await context.right_cluster()
+    await context.gate.right_cluster()
     found = [one for one in await _found(context.cluster) if one.name in context.store.stacks]
     gone = await _gone(context, {one.name for one in found})
-    await context.right_cluster()
+    await context.gate.right_cluster()
     for stack_id in gone:
         stack_log(log, stack_id).info("deleted while another stackd owned the stacks")
     await context.store.stacks.remove(gone)  # first: others may have got their ports
@@ -265,7 +265,7 @@ async def retire_config_maps(context: Context) -> int:
         if stack is None and stack_id not in removed:
             continue  # it cannot be adopted
         if stack is None or (service is not None and service.recorded):
-            await context.right_cluster()
+            await context.gate.right_cluster()
             await context.cluster.delete_config_map(stack_id)
             crash_point("upgrade.config_map_deleted")
     return len(found)

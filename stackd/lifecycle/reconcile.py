@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from stackd.clock import NANOSECONDS
 from stackd.errors import ClusterError, ClusterUnavailable, Held
 from stackd.lifecycle.brake import CONFIRMED_SECONDS
-from stackd.lifecycle.context import CHECKING_IDENTITY, STALE_SECONDS, Context
+from stackd.lifecycle.context import Context
 from stackd.lifecycle.next_step import (
     UNASKED,
     Action,
@@ -75,7 +75,7 @@ class Reconciler:
         """
         await self._look_up()
         held = frozenset(self._context.brake.held)
-        if blocked := _blocked(self._context):
+        if blocked := self._context.gate.why_no_pass():
             return ReconcilePlan(blocked=blocked, held=held)
         return replace(make_plan(self._plan_input()), held=held)
 
@@ -122,7 +122,7 @@ class Reconciler:
         self._notice_return()
         context = self._context
         confirmed = context.brake.confirmed
-        if confirmed and not _blocked(context):
+        if confirmed and not context.gate.why_no_pass():
             await self._observer.observe(set(confirmed))
         if self._contested_passes < CONTESTED_PASSES or self.passes % AGAIN_PASSES == 0:
             # What they lack may have been given back since the last pass.
@@ -183,7 +183,7 @@ class Reconciler:
         """When the cluster answers again, ask for its identity."""
         if self._outages != self._context.mirror.outages and self._context.mirror.disconnected_since is None:
             self._outages = self._context.mirror.outages
-            self._context.doubt()
+            self._context.gate.doubt()
 
     def _plan_input(self) -> PlanInput:
         context = self._context
@@ -209,7 +209,7 @@ class Reconciler:
         unasked = {a.stack_id: f"{a.kind}: {a.why}" for a in plan.actions if a.kind in UNASKED or a.sudden}
         orphans = {a.stack_id: unasked[a.stack_id] for a in plan.actions if a.orphan is not None}
         context.brake.forget(context.brake.held.keys() - unasked.keys())
-        held = context.brake.hold_back(
+        held = context.gate.hold_back(
             orphans, context.store.stacks.ids() | orphans, context.config.reconcile.max_delete_share
         )
         for action in plan.actions:
@@ -235,18 +235,3 @@ def _not_now(blocked: str, confirmed: int) -> str:
         f"the {confirmed} stacks held back cannot be released now: {blocked}; "
         f"they will be if a pass can be made within {CONFIRMED_SECONDS:.0f} s"
     )
-
-
-def _blocked(context: Context) -> str:
-    if context.brake.wrong_cluster is not None:
-        return str(context.brake.wrong_cluster)
-    if context.brake.identity_in_doubt:
-        return CHECKING_IDENTITY
-    if not context.mirror.synced:
-        return "the cluster has not been seen yet"
-    if not context.renewed:
-        return "the file is new or restored, and its rows have not been compared with the cluster yet"
-    stale = context.mirror.staleness()
-    if stale > STALE_SECONDS:
-        return f"the cluster has sent nothing for {stale:.0f} s"
-    return ""

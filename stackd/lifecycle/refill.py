@@ -18,7 +18,6 @@ from stackd.lifecycle.create import make_unassigned
 from stackd.lifecycle.create_request import CreateRequest
 from stackd.lifecycle.pace import refills_at_once
 from stackd.lifecycle.pools import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WAIT, Pool, has_failed, is_ready
-from stackd.lifecycle.readiness import admit
 from stackd.lifecycle.worker import Priority
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, Stack, StackStatus
@@ -102,8 +101,8 @@ class Refill:
         again if nothing changes."""
         context, pools = self._context, self._context.pools
         try:
-            admit(context)
-            await context.right_cluster()
+            context.gate.admit()
+            await context.gate.right_cluster()
         except StackdError as error:
             self._put_off(str(error))
             return CHECK_SECONDS

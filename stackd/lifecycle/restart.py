@@ -21,7 +21,6 @@ from stackd.errors import (
 )
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
-from stackd.lifecycle.readiness import admitted
 from stackd.lifecycle.steps import required_spec
 from stackd.model import Desired, EventKind, Stack
 from stackd.store import PORT_REPLACED, Start, ports_replaced
@@ -65,7 +64,7 @@ async def _stop(context: Context, stack_id: str, by: str) -> Stack:
     try:
         await context.settle(stack_id)
     except (ClusterError, Unavailable) as error:
-        context.may_promise(error)
+        context.gate.may_promise(error)
         sentence = f"{stack_id} cannot be stopped now; stackd keeps trying: {public_text(error)}"
         raise ClusterUnavailable(sentence, detail=detail_of(error)) from error
     return _row(context, stack_id)
@@ -76,7 +75,7 @@ async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> S
     runs = stack.desired is Desired.RUNNING and not stack.ended and stack.accepted
     if kind is EventKind.START_REQUESTED and runs:
         return stack
-    await admitted(context)
+    await context.gate.admitted()
     spec = required_spec(context, await context.store.stacks.whole(stack))
     limits = context.config.limits.stacks_per_label
     await context.store.stacks.start(stack_id, Start(pod_spec=spec.text, kind=kind, by=by, label_limits=limits))
@@ -84,7 +83,7 @@ async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> S
     try:
         await context.settle(stack_id)
     except StackdError as error:
-        context.may_promise(error)
+        context.gate.may_promise(error)
         if isinstance(error, ClusterError | Unavailable):
             raise _retried(context, stack_id, error) from error
         raise

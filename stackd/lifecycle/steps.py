@@ -99,7 +99,7 @@ async def delete(context: Context, stack: Stack) -> None:
 
 
 async def _delete_objects(context: Context, stack: Stack) -> None:
-    await context.right_cluster()
+    await context.gate.right_cluster()
 
     async def service_goes() -> None:
         seen = context.mirror.services.get(stack.service_name)
@@ -137,7 +137,7 @@ async def release(context: Context, stack: Stack) -> None:
 
     It stays, because it carries the record until the row goes.
     """
-    await context.right_cluster()
+    await context.gate.right_cluster()
     seen = context.mirror.services.get(stack.service_name)
     if seen is not None or await context.cluster.get_service(stack.service_name) is not None:
         await expose(context, replace(stack, ports_held=False))
@@ -151,7 +151,7 @@ async def stop(context: Context, stack: Stack) -> None:
     """Delete the pod of a stack that its user has stopped. The record says so before, the row afterwards."""
     await _record_first(context, stack)
     crash_point("stop.recorded")
-    await context.right_cluster()
+    await context.gate.right_cluster()
     await _delete_pod(context, stack)
     await context.store.stacks.stopped(stack.stack_id)
     crash_point("stop.stopped")
@@ -174,7 +174,7 @@ async def _start(context: Context, stack: Stack) -> None:
     stack_id = stack.stack_id
     stack = await _record_first(context, stack)
     crash_point("restart.recorded")
-    await context.right_cluster()
+    await context.gate.right_cluster()
     pod = await context.cluster.get_pod(stack.pod_name)
     if pod is not None and (pod.deleting or pod.generation < stack.generation):
         await context.cluster.delete_pod(stack.pod_name)
@@ -276,7 +276,7 @@ async def put(context: Context, stack: Stack, *, timeout: float | None = None) -
     seen = context.mirror.services.get(stack.service_name)
     if seen is not None and _lacks_only_expiry(stack, seen):
         noted = {labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at)}
-        await context.right_cluster()
+        await context.gate.right_cluster()
         try:
             service = await context.cluster.annotate_service(seen.name, seen.uid, noted, timeout=timeout)
         except (ObjectNotFound, PreconditionFailed):
@@ -322,7 +322,7 @@ async def label(context: Context, stack: Stack) -> None:
     pod = context.pod_of(stack)
     if pod is None:
         return
-    await context.right_cluster()
+    await context.gate.right_cluster()
     try:
         changed = await _put_labels(context, stack, pod.uid)
     except (ObjectNotFound, PreconditionFailed):
@@ -352,7 +352,7 @@ async def remove_pod(context: Context, stack: Stack) -> None:
     """Delete a pod that has the stack's name, but was made by a create that was given up."""
     pod = context.mirror.pods.get(stack.pod_name)
     if pod is not None and pod.uid != stack.pod_uid:
-        await context.right_cluster()
+        await context.gate.right_cluster()
         await context.cluster.delete_pod(pod.name, pod.uid)
         context.mirror.gone(pod)
         crash_point("orphan.removed")
@@ -369,7 +369,7 @@ async def remove_without_row(context: Context, stack_id: str) -> None:
     for one in found:
         if not removed and one.uid not in context.confirmed:
             continue
-        await context.right_cluster()
+        await context.gate.right_cluster()
         if isinstance(one, PodState):
             await context.cluster.delete_pod(one.name, one.uid)
         else:

@@ -77,7 +77,7 @@ async def expire(context: Context, expiries: Expiries) -> int:
 
     Raises StoreUnavailable; then they are due again the next time.
     """
-    if not context.renewed or not context.fence.open:
+    if not context.gate.renewed or not context.fence.open:
         return 0  # a restored file, or one whose stacks another stackd has taken over, may not know of an extension
     await _confirm_clock(context, expiries)
     due = expiries.take()
@@ -147,7 +147,7 @@ def _hold_back(context: Context, stack_ids: Iterable[str]) -> frozenset[str]:
     sudden = {row.stack_id: f"expire: {SUDDEN}" for row in rows if row is not None and row.ttl_expires_at <= until}
     if not sudden:
         return frozenset()
-    return context.brake.hold_back(sudden, context.store.stacks.ids(), context.config.reconcile.max_delete_share)
+    return context.gate.hold_back(sudden, context.store.stacks.ids(), context.config.reconcile.max_delete_share)
 
 
 async def extend(

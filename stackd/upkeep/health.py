@@ -19,7 +19,6 @@ from stackd.kube.access import expiry_remark
 from stackd.lifecycle import nodes
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.ownership import STANDS_BY
-from stackd.lifecycle.readiness import why_not_ready
 from stackd.metrics import Histogram
 from stackd.upkeep import REFUSED, WAITS
 from stackd.upkeep.systemd import Notifier
@@ -62,7 +61,7 @@ def line(context: Context, ready: asyncio.Event) -> str:
     ownership = context.ownership
     if ownership.standby:
         return f"standby: {ownership.standby.removesuffix(STANDS_BY)}"
-    found = [*why_not_ready(context).values()]
+    found = [*context.gate.why_not_ready().values()]
     counts = f"{_count(len(context.store.assigned), 'stack')}, {_nodes(context)}"
     if not context.mirror.synced:
         parts = found
@@ -125,9 +124,9 @@ async def why_stuck(context: Context, seconds: float) -> str:
     try:
         async with asyncio.timeout(seconds):
             await context.store.probe()
-        context.file_trouble = ""
+        context.gate.file_trouble = ""
     except StoreUnavailable as error:
-        context.file_trouble = str(error)
+        context.gate.file_trouble = str(error)
     except TimeoutError:
         return f"the state file has not answered within {seconds:g} s"
     silent = [

@@ -148,7 +148,7 @@ class Reloader:
             reloads.refused = ""
             if fresh:
                 log.info("reloaded: the credentials for the cluster")
-                self.context.doubt()
+                self.context.gate.doubt()
             self._take(loaded, templates, anything=fresh)
         self.notifier.ready(line(self.context, self.ready))
         return not reloads.refused

@@ -22,7 +22,6 @@ from stackd.errors import ExpectationFailed, NotOwner, TooManyRequests
 from stackd.keys import ApiKey
 from stackd.kube.guards import Fence
 from stackd.lifecycle.ownership import Role
-from stackd.lifecycle.readiness import owner_known, stacks_known
 from stackd.logs import REQUEST_ID
 from stackd.metrics import RouteMeter
 from stackd.web.api import JOB_ID, QUIET_METHODS, STACK_ID, Api, ApiCall, Route, admit
@@ -141,13 +140,13 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
             if hdrs.CONTENT_ENCODING in request.headers or hdrs.TRANSFER_ENCODING in request.headers:
                 check_coding(request)
             if changes and not fence.open:
-                await owner_known(api.context)
+                await api.context.gate.owner_known()
             elif ownership.role is Role.STANDBY and not early:
-                await owner_known(api.context, OWNER_SECONDS)
+                await api.context.gate.owner_known(OWNER_SECONDS)
             if ownership.standby and not anywhere:
                 raise NotOwner(ownership.standby)
             if store.incomplete and not early:
-                await stacks_known(api.context)
+                await api.context.gate.stacks_known()
             response = await handler(ApiCall(api=api, request=request, key=key, over=over))
             if changes and response.status < 400:
                 fence.require()  # otherwise another stackd may have taken over, without the change

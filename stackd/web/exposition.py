@@ -23,10 +23,10 @@ from prometheus_client.registry import Collector
 
 from stackd import __version__
 from stackd.kube.access import expiry_remark
+from stackd.lifecycle.gate import NOT_READY
 from stackd.lifecycle.next_step import StepKind
 from stackd.lifecycle.ownership import Role
 from stackd.lifecycle.pools import PoolFigures
-from stackd.lifecycle.readiness import NOT_READY, why_not_ready
 from stackd.metrics import CREATED, INVALID, PHASES, Histogram
 from stackd.model import StackStatus
 from stackd.web.api import Api, ApiCall, admit
@@ -85,7 +85,7 @@ class DaemonCollector(Collector):
         api, measured = self._api, self._api.context.metrics
         labels = {"version": __version__, "python": platform.python_version()}
         yield gauge("stackd_build_info", "What runs; always 1.", {tuple(labels.values()): 1}, tuple(labels))
-        reasons = why_not_ready(api.context)
+        reasons = api.context.gate.why_not_ready()
         yield gauge("stackd_ready", "1 while /readyz is 200.", {(): not reasons})
         keeps = {(reason,): reason in reasons for reason in NOT_READY}
         yield gauge("stackd_not_ready", "1 while this keeps stackd from being ready.", keeps, ("reason",))
@@ -206,7 +206,7 @@ class DaemonCollector(Collector):
             {(str(kind),): count for kind, count in reconciler.actions.items()},
             ("action",),
         )
-        yield gauge("stackd_brake_on", "1 while a brake holds the reconciliation back.", {(): context.brake.on})
+        yield gauge("stackd_brake_on", "1 while a brake holds the reconciliation back.", {(): context.gate.braked})
         yield gauge("stackd_brake_held_stacks", "Stacks that a brake holds back.", {(): len(context.brake.held)})
         yield counter(
             "stackd_adoptions_total", "Stacks adopted from their pods.", {(): reconciler.actions[StepKind.ADOPT]}

@@ -11,7 +11,6 @@ from stackd.lifecycle.capacity import Capacity, capacity, refresh_quotas, storag
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.needs import StackResources
 from stackd.lifecycle.next_step import ReconcilePlan
-from stackd.lifecycle.readiness import why_not_ready
 from stackd.podspec.request import MAX_TARGET_PORTS
 from stackd.quantity import Quantity, parse
 from stackd.web import requests
@@ -98,10 +97,10 @@ async def unready(api: Api) -> list[str]:
     context = api.context
     try:
         await context.store.probe()
-        context.file_trouble = ""
+        context.gate.file_trouble = ""
     except StoreUnavailable as error:
-        context.file_trouble = str(error)
-    return [*why_not_ready(context).values()]
+        context.gate.file_trouble = str(error)
+    return [*context.gate.why_not_ready().values()]
 
 
 def plan_fields(plan: ReconcilePlan) -> dict[str, object]:

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from stackd.embedded import EmbeddedCluster
-from stackd.lifecycle import readiness
+from stackd.lifecycle import gate
 from tests.harness import KEY, Harness, eventually, fast_cluster, harness, seed
 
 
@@ -54,8 +54,8 @@ async def test_a_restart_waits_for_it_as_well(tmp_path: Path) -> None:
 
 
 async def test_it_waits_for_a_moment_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert readiness.FIRST_CONTACT_SECONDS == 5.0
-    monkeypatch.setattr(readiness, "FIRST_CONTACT_SECONDS", 0.2)
+    assert gate.FIRST_CONTACT_SECONDS == 5.0
+    monkeypatch.setattr(gate, "FIRST_CONTACT_SECONDS", 0.2)
     async with unseen(tmp_path) as at:
         reply = await at.call("POST", "/stacks", seed())
         assert reply.status == 503
@@ -66,7 +66,7 @@ async def test_it_waits_for_a_moment_only(tmp_path: Path, monkeypatch: pytest.Mo
 async def test_once_a_try_to_see_the_cluster_has_failed_nobody_waits_and_the_answer_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
-    monkeypatch.setattr(readiness, "FIRST_CONTACT_SECONDS", 60.0)
+    monkeypatch.setattr(gate, "FIRST_CONTACT_SECONDS", 60.0)
     async with EmbeddedCluster(fast_cluster()) as cluster:
         # Missing rights fail the first try at once: nothing is tried again for long.
         forbidden = (

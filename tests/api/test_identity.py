@@ -10,7 +10,7 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.resources import NAMESPACES, PODS
-from stackd.lifecycle import bring_up, context
+from stackd.lifecycle import bring_up, gate
 from tests.harness import Harness, eventually, fast_cluster, harness, seed
 
 OTHER = (
@@ -133,7 +133,7 @@ async def test_a_doubt_that_comes_while_the_cluster_is_being_asked_is_not_answer
 async def test_a_cluster_that_hangs_when_it_is_asked_who_it_is_shows_before_the_call_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(context, "AWAY_SECONDS", 0.2)
+    monkeypatch.setattr(gate, "AWAY_SECONDS", 0.2)
     async with harness(tmp_path) as at:
         at.give_kubernetes(attempt_timeout=0.5)
         at.cluster.faults.add_fault(action="hang", verb="get", name="kube-system")

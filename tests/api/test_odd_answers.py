@@ -11,7 +11,7 @@ import pytest
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.resources import PODS, SERVICES
 from stackd.kube.credentials import ClusterTarget
-from stackd.lifecycle import context
+from stackd.lifecycle import gate
 from tests.harness import MIRRORED, Harness, eventually, fast_cluster, harness, seed
 
 NOT_FOUND = (
@@ -209,7 +209,7 @@ IDENTITIES: dict[str, dict[str, Any]] = {
 async def test_a_cluster_that_does_not_say_who_it_is_is_asked_until_it_does_and_that_shows(
     at: Harness, odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(context, "IDENTITY_SECONDS", 0.3)
+    monkeypatch.setattr(gate, "IDENTITY_SECONDS", 0.3)
     stack_id = await running(at)
     at.give_kubernetes(timeout=0.4)
     at.cluster.faults.add_fault(**IDENTITIES[odd], verb="get", resource="namespaces", name="kube-system")

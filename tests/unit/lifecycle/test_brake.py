@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from stackd.errors import Held
-from stackd.lifecycle.brake import CONFIRMED_SECONDS, FREE_ENDINGS, WINDOW_SECONDS, Brake, WrongCluster
+from stackd.lifecycle.brake import CONFIRMED_SECONDS, FREE_ENDINGS, WINDOW_SECONDS, Brake
 from tests.store.building import TestClock
 
 SHARE = 0.2
@@ -177,24 +176,3 @@ def test_a_pass_without_a_confirmation_forgets_no_ending(braked: Braked) -> None
     assert braked.ends(names(FREE_ENDINGS)) == []
     braked.brake.pass_done()
     assert braked.ends(names(1, FREE_ENDINGS)) == names(1, FREE_ENDINGS)
-
-
-# ---- another cluster
-
-
-def test_on_the_wrong_cluster_everything_is_held_and_nothing_is_created(braked: Braked) -> None:
-    braked.brake.wrong_cluster = WrongCluster(expected="one", found="another")
-    assert braked.ends(names(1)) == names(1)
-    with pytest.raises(Held, match="another"):
-        braked.brake.admit_creates()
-    braked.brake.wrong_cluster = None
-    braked.brake.admit_creates()
-    assert braked.ends(names(1)) == []
-    assert (braked.brake.on, braked.brake.why_held()) == (False, "")
-
-
-def test_a_confirmation_does_not_make_another_cluster_the_right_one(braked: Braked) -> None:
-    braked.ends(names(MANY))
-    braked.brake.wrong_cluster = WrongCluster(expected="one", found="another")
-    braked.brake.confirm()
-    assert braked.ends(names(MANY)) == names(MANY)

@@ -202,7 +202,7 @@ async def test_the_status_is_not_ready_for_each_reason_that_readyz_has(tmp_path:
         assert "20 stacks would be ended" in line(context, ready)
         context.brake.confirm()
         context.brake.forget({f"stack-{n}" for n in range(20)})
-        context.file_trouble = "the file cannot be written"
+        context.gate.file_trouble = "the file cannot be written"
         assert line(context, ready).startswith("not ready: the file cannot be written; ")
         assert (await at.call("GET", "/readyz")).status == 200
         assert line(context, ready) == "ready: 1 stack, 2 nodes"
