@@ -112,23 +112,6 @@ def is_a(kind: Kind, document: JsonObject) -> bool:
     return (document.get("kind"), document.get("apiVersion")) == (kind.name, kind.api_version)
 
 
-def item_trouble(call: KubeRequest, raw: object) -> str:
-    """Why this is not an object of the requested kind in the requested namespace; empty if it is one."""
-    kind = KINDS[call.resource]
-    metadata = raw.get("metadata") if isinstance(raw, dict) else None
-    if not isinstance(raw, dict) or not isinstance(metadata, dict):
-        return f"not a {kind.name}"
-    if raw.get("kind", kind.name) != kind.name or raw.get("apiVersion", kind.api_version) != kind.api_version:
-        return f"not a {kind.name}"  # the items of a list may lack kind and apiVersion
-    if not text_of(metadata, "name"):
-        return f"a {kind.name} without a name"
-    if not text_of(metadata, "uid"):
-        return f"a {kind.name} without a uid"
-    if call.namespace and metadata.get("namespace") != call.namespace:
-        return f"a {kind.name} of another namespace"
-    return ""
-
-
 def is_version(text: object) -> bool:
     """Whether a watch can start from this resourceVersion. From an empty one or 0, it would start at any point."""
     return isinstance(text, str) and text not in ("", "0")
@@ -181,15 +164,17 @@ def _success_trouble(call: KubeRequest, answer: KubeResponse) -> str:
 
 
 def _object(call: KubeRequest, document: JsonObject) -> str:
-    kind = KINDS[call.resource]
-    if not is_a(kind, document):
+    kind, metadata = KINDS[call.resource], document.get("metadata")
+    if not is_a(kind, document) or not isinstance(metadata, dict):
         return f"not a {kind.name}"
-    if trouble := item_trouble(call, document):
-        return trouble
-    if document["metadata"]["name"] != call.name:
+    if text_of(metadata, "name") != call.name:
         return f"a {kind.name} of another name"
-    if call.uid and document["metadata"]["uid"] != call.uid:
+    if not text_of(metadata, "uid"):
+        return f"a {kind.name} without a uid"
+    if call.uid and metadata["uid"] != call.uid:
         return f"a {kind.name} of another uid"
+    if call.namespace and metadata.get("namespace") != call.namespace:
+        return f"a {kind.name} of another namespace"
     return ""
 
 
@@ -197,14 +182,14 @@ def _list(call: KubeRequest, document: JsonObject) -> str:
     kind = KINDS[call.resource]
     if (document.get("kind"), document.get("apiVersion")) != (f"{kind.name}List", kind.api_version):
         return f"not a list of {call.resource}"
-    metadata, items = document.get("metadata"), document.get("items")
-    if not isinstance(items, list):
+    metadata = document.get("metadata")
+    if not isinstance(document.get("items"), list):
         return "a list without items"
     if not isinstance(metadata, dict) or not is_version(metadata.get("resourceVersion")):
         return "a list without a resourceVersion"
     if not isinstance(metadata.get("continue", ""), str):
         return "a list that does not say whether it is complete"
-    return next((trouble for item in items if (trouble := item_trouble(call, item))), "")
+    return ""
 
 
 def _review(document: JsonObject) -> str:

@@ -35,7 +35,7 @@ from stackd.errors import (
 )
 from stackd.kube.caller import Backoff, Caller
 from stackd.kube.connection import OBJECT_BYTES
-from stackd.kube.responses import SHOWN_BYTES, error_of, is_a, is_version, item_trouble, readable
+from stackd.kube.responses import SHOWN_BYTES, error_of, is_a, is_version, readable
 from stackd.kube.wire import KINDS, JsonObject, KubeRequest, KubeResponse, read_json, read_status
 from stackd.structs import struct
 
@@ -329,19 +329,18 @@ def _event(call: KubeRequest, line: bytes) -> WatchEvent:
         raise error_of(call, KubeResponse(status=status.code or _INTERNAL, body=orjson.dumps(raw)))
     if kind not in _EVENTS or not isinstance(raw, dict):
         raise _unreadable(call.resource, "a line is no event", line)
-    if trouble := _trouble(call, kind, raw):
+    if trouble := _trouble(call, raw):
         raise _unreadable(call.resource, trouble, line)
     return WatchEvent(type=kind, raw=raw)
 
 
-def _trouble(call: KubeRequest, kind: str, raw: JsonObject) -> str:
+def _trouble(call: KubeRequest, raw: JsonObject) -> str:
     expected, metadata = KINDS[call.resource], raw.get("metadata")
     if not is_a(expected, raw):
         return f"an event is not about a {expected.name}"
     if not isinstance(metadata, dict) or not is_version(metadata.get("resourceVersion")):
         return "an event has no resourceVersion"
-    trouble = "" if kind == "BOOKMARK" else item_trouble(call, raw)
-    return trouble and f"an event is about {trouble}"
+    return ""
 
 
 def _unreadable(kind: str, trouble: str, line: bytes) -> UnexpectedAnswer:
