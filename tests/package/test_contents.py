@@ -61,7 +61,7 @@ def test_it_has_command_units_manual_page_and_completions(deb: Path) -> None:
         "usr/share/doc/stackd/README.md",
         "usr/share/doc/stackd/docs/integrate.md",
         "usr/share/doc/stackd/examples/integrate.py",
-        "usr/share/doc/stackd/examples/ctfd/stackd_instances/__init__.py",
+        "usr/share/doc/stackd/integrations/ctfd/stackd_instances/__init__.py",
         "usr/share/doc/stackd/examples/config.example.toml",
         "usr/share/doc/stackd/examples/monitoring/alerts.yaml",
     ):

@@ -1,0 +1,31 @@
+"""A CTFd plugin: stackd's stacks as instances of challenges, for each player or team.
+
+This folder goes into CTFd/plugins. It needs nothing that CTFd does not ship.
+"""
+
+PLUGIN = "stackd_instances"
+
+
+def load(app):
+    """Register everything; CTFd calls this once in each process."""
+    # Imported here, so that the modules that know nothing of CTFd can be imported without it.
+    from CTFd.plugins import (
+        register_admin_plugin_menu_bar,
+        register_plugin_assets_directory,
+        register_user_page_menu_bar,
+    )
+    from CTFd.plugins.challenges import CHALLENGE_CLASSES
+    from CTFd.plugins.migrations import upgrade
+
+    from . import admin, challenge, routes
+    from .worker import Worker
+
+    upgrade(plugin_name=PLUGIN)
+    CHALLENGE_CLASSES[challenge.StackdChallengeType.id] = challenge.StackdChallengeType
+    register_plugin_assets_directory(app, base_path=f"/plugins/{PLUGIN}/assets/")
+    register_user_page_menu_bar("My instances", routes.PAGE)
+    register_admin_plugin_menu_bar("Instances", admin.PAGE)
+    worker = app.stackd_worker = Worker(app)
+    app.before_request(worker.ensure_running)
+    app.register_blueprint(routes.blueprint)
+    app.register_blueprint(admin.blueprint)

@@ -1,0 +1,140 @@
+"""The challenge type "stackd": its form, and whether an answer is right. It never asks stackd."""
+
+from __future__ import annotations
+
+from CTFd.exceptions.challenges import ChallengeCreateException, ChallengeUpdateException
+from CTFd.models import db
+from CTFd.plugins.challenges import BaseChallenge
+from CTFd.plugins.dynamic_challenges.decay import DECAY_FUNCTIONS
+from flask import current_app, request
+from sqlalchemy.exc import IntegrityError
+
+from . import PLUGIN, access, flags, instances, recipe
+from .models import StackdChallenge, StackdFlag, StackdInstance, StackdSharing
+
+ASSETS = f"/plugins/{PLUGIN}/assets"
+WHOLE = ("initial", "minimum", "decay", "stackd_extensions")
+
+
+class StackdChallengeType(BaseChallenge):
+    id = "stackd"
+    name = "stackd"
+    templates = {page: f"{ASSETS}/{page}.html" for page in ("create", "update", "view")}  # noqa: RUF012
+    scripts = {"create": f"{ASSETS}/form.js", "update": f"{ASSETS}/form.js", "view": f"{ASSETS}/view.js"}  # noqa: RUF012
+    challenge_model = StackdChallenge
+
+    @classmethod
+    def create(cls, request):
+        try:
+            fields = checked(
+                request.form or request.get_json(), {"stackd_flag_source": "stack", "stackd_extensions": 0}
+            )
+        except ValueError as error:
+            raise ChallengeCreateException(str(error)) from error
+        if fields.get("initial") is not None:
+            fields["value"] = fields["initial"]
+        challenge = StackdChallenge(**fields)
+        db.session.add(challenge)
+        db.session.commit()
+        return calculate_value(challenge)
+
+    @classmethod
+    def read(cls, challenge):
+        data = super().read(challenge)
+        return data | {name: getattr(challenge, name) for name in ("initial", "minimum", "decay", "function")}
+
+    @classmethod
+    def update(cls, challenge, request):
+        before = {name: getattr(challenge, name) for name in (*instances.FIELDS, *WHOLE, "function")}
+        try:
+            fields = checked(request.form or request.get_json(), before)
+        except ValueError as error:
+            raise ChallengeUpdateException(str(error)) from error
+        for name, value in fields.items():
+            setattr(challenge, name, value)
+        db.session.commit()
+        return calculate_value(challenge)
+
+    @classmethod
+    def delete(cls, challenge):
+        # Its instances go on until they expire or are stopped: their rows do not need the challenge.
+        StackdInstance.query.filter_by(challenge_key=challenge.stackd_key).update(
+            {"challenge_id": None}, synchronize_session=False
+        )
+        super().delete(challenge)
+
+    @classmethod
+    def attempt(cls, challenge, request):
+        answer = str((request.form or request.get_json()).get("submission") or "").strip()
+        if not answer:
+            return False, "Incorrect"
+        if challenge.stackd_flag_source == recipe.FROM_CTFD:
+            return super().attempt(challenge, request)
+        account = access.account()
+        mine = StackdFlag.query.filter_by(account=account.key, challenge_key=challenge.stackd_key)
+        if flags.is_one_of(answer, [flag.hash for flag in mine], challenge.stackd_key):
+            return True, "Correct"
+        note_sharing(account, challenge, answer)
+        return False, "Incorrect"
+
+    @classmethod
+    def solve(cls, user, team, challenge, request):
+        stops, key, challenge_id = challenge.stackd_stop_when_solved, challenge.stackd_key, challenge.id
+        super().solve(user, team, challenge, request)
+        calculate_value(StackdChallenge.query.filter_by(id=challenge_id).first())
+        if stops:
+            owner = access.account().key
+            instances.stop(StackdInstance.account == owner, StackdInstance.challenge_key == key)
+            current_app.stackd_worker.wake()
+
+
+def checked(data, before):
+    """The fields of the form with their types. Raises ValueError with a sentence for the admin."""
+    fields = {name: value for name, value in data.items() if name != "stackd_key"}
+    for name in WHOLE:
+        if name in fields:
+            try:
+                fields[name] = int(float(fields[name])) if fields[name] not in (None, "") else None
+            except (TypeError, ValueError):
+                raise ValueError(f"{name}: write a number") from None
+    if "stackd_stop_when_solved" in fields:
+        fields["stackd_stop_when_solved"] = str(fields["stackd_stop_when_solved"]).lower() in ("true", "1", "on")
+    fields = {name: value.strip() if isinstance(value, str) else value for name, value in fields.items()}
+    together = {**before, **fields}
+    recipe.check(together)
+    if together.get("function") in DECAY_FUNCTIONS:
+        missing = [name for name in ("initial", "minimum", "decay") if together.get(name) is None]
+        if missing or not together["decay"]:
+            raise ValueError(f"{(missing or ['decay'])[0]}: a dynamic value needs a number above zero here")
+    return fields
+
+
+def calculate_value(challenge):
+    """Set the value of a challenge whose value decreases with its solves."""
+    function = DECAY_FUNCTIONS.get(challenge.function)
+    if function is not None:
+        challenge.value = function(challenge)
+        db.session.commit()
+    return challenge
+
+
+def note_sharing(account, challenge, answer):
+    """If the answer is a flag that somebody else got, keep that for the organisers."""
+    if request.args.get("preview"):
+        return
+    sent = flags.hashed(challenge.stackd_key, answer)
+    for flag in StackdFlag.query.filter_by(challenge_key=challenge.stackd_key, hash=sent):
+        db.session.add(
+            StackdSharing(
+                flag_id=flag.id,
+                sender=account.key,
+                sender_name=account.name,
+                user_id=account.user_id,
+                user_name=account.user_name,
+                sent=instances.now(),
+            )
+        )
+        try:
+            db.session.commit()
+        except IntegrityError:  # sent before
+            db.session.rollback()

@@ -1,0 +1,116 @@
+"""What a challenge says about its instances: reads the admin form, and renders create requests and addresses.
+
+Knows nothing of CTFd or the database.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+FROM_STACK, FROM_CTFD = "stack", "ctfd"
+UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+PROTOCOLS = ("TCP", "UDP")
+DEFAULT_TEXT = "{host}:{port}"
+
+
+def seconds(text: str, what: str) -> int:
+    """The seconds in ``"30m"`` or ``"1h30m"``. Raises ValueError with a sentence about ``what``."""
+    text = str(text).strip().lower()
+    parts = re.findall(r"(\d{1,6})([dhms])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ValueError(f"{what}: write a length of time such as 30m or 1h30m, not {text[:40]!r}")
+    return sum(int(number) * UNITS[unit] for number, unit in parts)
+
+
+def duration(total: int) -> str:
+    """``5400`` as ``"1h30m"``."""
+    text = ""
+    for unit, size in UNITS.items():
+        count, total = divmod(total, size)
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
+def ports(text: str) -> list[dict[str, Any]]:
+    """The target ports in ``"80/tcp 53/udp"``. Raises ValueError."""
+    found = []
+    for word in str(text).replace(",", " ").split():
+        number, _, protocol = word.partition("/")
+        protocol = (protocol or "tcp").upper()
+        if not number.isdecimal() or not 1 <= int(number) <= 65535 or protocol not in PROTOCOLS:
+            raise ValueError(f"Ports: write ports such as 80/tcp 53/udp, not {word[:40]!r}")
+        found.append({"container_port": int(number), "protocol": protocol})
+    return found
+
+
+def texts(text: str) -> dict[int, str]:
+    """The connection text of each container port, one a line: ``80 http://{host}:{port}``.
+
+    A line without a port is for all other ports: key 0. Raises ValueError.
+    """
+    found: dict[int, str] = {}
+    for line in filter(None, map(str.strip, str(text).splitlines())):
+        number, _, rest = line.partition(" ")
+        port, shown = (int(number), rest.strip()) if number.isdecimal() else (0, line)
+        if port in found:
+            raise ValueError(f"Connection: two lines for {f'port {port}' if port else 'all other ports'}")
+        for name in re.findall(r"\{(\w*)\}", shown):
+            if name not in ("host", "port", "url"):
+                raise ValueError(f"Connection: {{{name}}} is unknown; there are {{host}}, {{port}} and {{url}}")
+        if not shown:
+            raise ValueError(f"Connection: the line of port {port} has no text")
+        found[port] = shown
+    return found
+
+
+def addresses(shown: Mapping[int, str], host: str, opened: list[dict[str, Any]]) -> list[str]:
+    """What players see for each port of a stack. ``opened`` are stackd's ports."""
+    found = []
+    for port in opened:
+        url = str(port.get("url") or "")
+        text = shown.get(int(port["container_port"])) or shown.get(0) or DEFAULT_TEXT
+        if url and "{url}" not in text:
+            text = "{url}"
+        number = port.get("node_port")
+        if number is None and not url:
+            continue
+        found.append(
+            text.replace("{host}", host)
+            .replace("{port}", str(number or ""))
+            .replace("{url}", url or f"{host}:{number}")
+        )
+    return found
+
+
+def check(form: Mapping[str, Any]) -> None:
+    """Raise ValueError with a sentence for the admin if the fields do not fit together."""
+    template, pod = form.get("stackd_template") or "", form.get("stackd_pod_spec") or ""
+    if bool(template) == bool(pod):
+        raise ValueError("Choose a template or write a pod spec, not both" if pod else "Choose a template")
+    if pod and not ports(form.get("stackd_ports") or ""):
+        raise ValueError("Ports: a pod spec needs the ports that players reach, such as 80/tcp")
+    if form.get("stackd_flag_source") not in (FROM_STACK, FROM_CTFD):
+        raise ValueError("Flag: choose the stack's value or CTFd's flags")
+    if pod and form["stackd_flag_source"] == FROM_STACK:
+        raise ValueError("Flag: stackd generates values for templates only; with a pod spec choose CTFd's flags")
+    texts(form.get("stackd_connection") or "")
+    if form.get("stackd_ttl"):
+        seconds(form["stackd_ttl"], "Time to live")
+    count = str(form.get("stackd_extensions") if form.get("stackd_extensions") is not None else "")
+    if not count.isdecimal() or int(count) > 1000:
+        raise ValueError("Extensions: write a number from 0 to 1000")
+    if int(count) and not seconds(form.get("stackd_extension") or "", "Extension"):
+        raise ValueError("Extension: it must be longer than nothing")
+
+
+def body(fields: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+    """The body of the create request of a challenge with these fields."""
+    if fields.get("stackd_template"):
+        wanted: dict[str, Any] = {"template": fields["stackd_template"]}
+    else:
+        wanted = {"pod_spec": fields["stackd_pod_spec"], "target_port": ports(fields["stackd_ports"])}
+    if fields.get("stackd_ttl"):
+        wanted["ttl"] = fields["stackd_ttl"]
+    return wanted | {"labels": dict(labels)}

@@ -1,0 +1,39 @@
+"""The plugin's settings: in CTFd's table, or in the environment, which wins."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+from CTFd.utils import get_config, set_config
+
+from .client import Stackd
+
+URL, KEY, SITE = "stackd_url", "stackd_key", "stackd_site"
+INSTANCES, STARTS = "stackd_instances_per_account", "stackd_starts_per_minute"
+NUMBERS = {INSTANCES: 1, STARTS: 6}
+ENVIRONMENT = {URL: "STACKD_URL", KEY: "STACKD_KEY"}
+
+
+def text(name: str) -> str:
+    """The URL or the key; "" if there is none."""
+    return str(os.environ.get(ENVIRONMENT[name]) or get_config(name) or "").strip()
+
+
+def number(name: str) -> int:
+    """``INSTANCES`` or ``STARTS``: how many each account may have."""
+    return int(get_config(name) or NUMBERS[name])
+
+
+def stackd() -> Stackd:
+    """stackd with this CTFd's key."""
+    return Stackd(url=text(URL), key=text(KEY), cafile=os.environ.get("STACKD_CA_FILE", ""))
+
+
+def site() -> str:
+    """The label by which this CTFd knows its stacks again, if several use one stackd without keys of their own."""
+    name = get_config(SITE)
+    if not name:
+        name = secrets.token_hex(8)
+        set_config(SITE, name)
+    return str(name)

@@ -1,0 +1,251 @@
+"""A real CTFd with the plugin, on a whole stackd or on a server that misbehaves.
+
+STACKD_TEST_CTFD names a checkout of CTFd 3.7 or 3.8, and STACKD_TEST_CTFD_PYTHON the Python of a virtual environment
+with its requirements.txt (without it: .venv/bin/python in the checkout).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, async_playwright
+
+from tests.harness import KEY, Harness, eventually, harness
+from tests.ports import free_port
+from tests.ui.conftest import ARGUMENTS, CHROMIUM
+
+PLUGIN = Path(__file__).parents[2] / "integrations" / "ctfd" / "stackd_instances"
+PASSWORD = "password1"
+TEMPLATE = """\
+target_port: [{container_port: 80, protocol: TCP}]
+values: {FLAG: "flag{<hex:32>}"}
+pod:
+  apiVersion: v1
+  kind: Pod
+  metadata: {name: web-1}
+  spec:
+    containers:
+      - name: app
+        image: nginx:stable
+        ports: [{containerPort: 80}]
+        resources: {limits: {cpu: 100m, memory: 128Mi}}
+"""
+CHALLENGE = {
+    "name": "Web", "category": "web", "description": "Find it.", "value": 100, "state": "visible", "type": "stackd",
+    "function": "static", "stackd_template": "web-1", "stackd_ttl": "30m", "stackd_extension": "10m",
+    "stackd_extensions": 2, "stackd_connection": "80 http://{host}:{port}", "stackd_flag_source": "stack",
+    "stackd_value": "FLAG", "stackd_stop_when_solved": "true",
+}  # fmt: skip
+
+
+@dataclass(slots=True, kw_only=True)
+class Person:
+    """Somebody who is logged in to CTFd."""
+
+    session: aiohttp.ClientSession
+    nonce: str
+
+    async def call(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """A request as the pages send it; returns the status and the JSON."""
+        headers = {"CSRF-Token": self.nonce, "Content-Type": "application/json", "Accept": "application/json"}
+        async with self.session.request(method, path, json=body, headers=headers, allow_redirects=False) as answer:
+            return answer.status, await answer.json(content_type=None)
+
+    async def data(self, method: str, path: str, body: object = None) -> Any:
+        """The data of a request that must succeed."""
+        status, answer = await self.call(method, path, body)
+        assert (status, answer["success"]) == (200, True), answer
+        return answer["data"]
+
+    async def press(self, challenge: int, what: str = "look") -> dict[str, Any]:
+        """Press one of the buttons of the challenge's window, or only look at it."""
+        path = f"/api/v1/stackd/challenges/{challenge}"
+        instance = "/api/v1/stackd/instances/"
+        if what not in ("look", "start"):
+            instance += (await self.data("GET", path))["name"]
+        calls = {"look": ("GET", path), "start": ("POST", path), "stop": ("DELETE", instance)}
+        method, path = calls.get(what, ("POST", f"{instance}/{what}"))
+        shown: dict[str, Any] = await self.data(method, path, None if what == "look" else {})
+        return shown
+
+    async def until(self, challenge: int, **wanted: object) -> dict[str, Any]:
+        """What the window shows, once it is as wanted."""
+        seen: dict[str, Any] = {}
+
+        async def check() -> bool:
+            seen.update(await self.press(challenge))
+            return all(seen[key] == value for key, value in wanted.items())
+
+        await eventually(check, lambda: str(seen), pause=0.1)
+        return seen
+
+    async def submit(self, challenge: int, answer: str) -> str:
+        """Send an answer; return CTFd's verdict."""
+        data = await self.data("POST", "/api/v1/challenges/attempt", {"challenge_id": challenge, "submission": answer})
+        return str(data["status"])
+
+
+@dataclass(slots=True, kw_only=True)
+class Ctfd:
+    """A CTFd that runs; ``admin`` has set it up."""
+
+    url: str
+    folder: Path
+    process: asyncio.subprocess.Process
+    admin: Person = field(init=False)
+    sessions: list[aiohttp.ClientSession] = field(default_factory=list)
+
+    def log(self) -> str:
+        """What CTFd has written."""
+        return (self.folder / "ctfd.log").read_text()
+
+    async def person(self, path: str, **form: str) -> Person:
+        """Send one of CTFd's forms, as somebody new."""
+        session = aiohttp.ClientSession(self.url, cookie_jar=aiohttp.CookieJar(unsafe=True))
+        self.sessions.append(session)
+        person = Person(session=session, nonce=await nonce(session, path))
+        async with session.post(path, data={"nonce": person.nonce, **form}) as answer:
+            assert answer.status == 200, await answer.text()
+        person.nonce = await nonce(session, "/")
+        return person
+
+    async def player(self, name: str) -> Person:
+        """A new player."""
+        user = {"name": name, "email": f"{name}@example.com", "password": PASSWORD, "verified": True}
+        await self.admin.data("POST", "/api/v1/users", user)
+        return await self.person("/login", name=name, password=PASSWORD)
+
+    async def challenge(self, **fields: object) -> int:
+        """A new challenge, as the admin's form makes it."""
+        return int((await self.admin.data("POST", "/api/v1/challenges", {**CHALLENGE, **fields}))["id"])
+
+
+async def nonce(session: aiohttp.ClientSession, path: str) -> str:
+    """The token that CTFd wants with each change."""
+    async with session.get(path) as answer:
+        match = re.search(r"""['"]?csrfNonce['"]?: "([^"]+)"|name="nonce"[^>]*value="([^"]+)\"""", await answer.text())
+        assert match is not None, answer.url
+        return match.group(1) or match.group(2)
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """A copy of CTFd with the plugin in it, and the Python that runs it."""
+    checkout = os.environ.get("STACKD_TEST_CTFD")
+    if not checkout:
+        pytest.skip("STACKD_TEST_CTFD does not name a checkout of CTFd 3.7 or 3.8")
+    python = Path(os.environ.get("STACKD_TEST_CTFD_PYTHON") or Path(checkout, ".venv/bin/python"))
+    if not python.exists():
+        pytest.skip(f"{python} does not exist; STACKD_TEST_CTFD_PYTHON names a Python with CTFd's requirements.txt")
+    copy = tmp_path_factory.mktemp("ctfd") / "source"
+    leave = shutil.ignore_patterns(".git", ".venv", "tests", "__pycache__", "node_modules", ".data")
+    shutil.copytree(checkout, copy, ignore=leave)
+    shutil.copytree(PLUGIN, copy / "CTFd" / "plugins" / PLUGIN.name, ignore=shutil.ignore_patterns("__pycache__"))
+    yield copy, python
+    shutil.rmtree(copy)
+
+
+@asynccontextmanager
+async def ctfd_running(
+    source: tuple[Path, Path],
+    folder: Path,
+    *,
+    stackd: str,
+    key: str = KEY,
+    gunicorn: tuple[str, ...] = ("--worker-class", "gevent"),
+    **variables: str,
+) -> AsyncIterator[Ctfd]:
+    """CTFd as its container runs it, with ``stackd`` as the address of stackd."""
+    copy, python = source
+    folder.mkdir(exist_ok=True)
+    environment = {
+        "PATH": os.environ["PATH"], "HOME": str(folder), "SECRET_KEY": "of-a-test", "UPDATE_CHECK": "false",
+        "DATABASE_URL": f"sqlite:///{folder}/ctfd.db", "UPLOAD_FOLDER": f"{folder}/uploads", "LOG_FOLDER": f"{folder}/logs",
+        "PYTHONDONTWRITEBYTECODE": "1", "STACKD_URL": stackd, "STACKD_KEY": key, **variables,
+    }  # fmt: skip
+    for name in ("uploads", "logs"):
+        (folder / name).mkdir(exist_ok=True)
+    shutil.rmtree(copy / ".data", ignore_errors=True)  # the cache of an earlier CTFd
+    port = free_port()
+    with (folder / "ctfd.log").open("a") as log:
+        upgrade = await asyncio.create_subprocess_exec(
+            python, "-m", "flask", "db", "upgrade",
+            cwd=copy, env={**environment, "FLASK_APP": "CTFd:create_app()"}, stdout=log, stderr=log,
+        )  # fmt: skip
+        assert await upgrade.wait() == 0, (folder / "ctfd.log").read_text()
+        process = await asyncio.create_subprocess_exec(
+            python, "-m", "gunicorn", "CTFd:create_app()", "--bind", f"127.0.0.1:{port}", *gunicorn,
+            cwd=copy, env=environment, stdout=log, stderr=log,
+        )  # fmt: skip
+    ctfd = Ctfd(url=f"http://127.0.0.1:{port}", folder=folder, process=process)
+    try:
+        await eventually(lambda: answers(ctfd), ctfd.log, 60, pause=0.2)
+        yield ctfd
+    finally:
+        for session in ctfd.sessions:
+            await session.close()
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), 15)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def answers(ctfd: Ctfd) -> bool:
+    assert ctfd.process.returncode is None, ctfd.log()
+    try:
+        async with aiohttp.ClientSession() as session, session.get(ctfd.url, allow_redirects=False) as answer:
+            return answer.status in (200, 302)
+    except aiohttp.ClientError:
+        return False
+
+
+async def set_up(ctfd: Ctfd, mode: str = "users", theme: str = "core") -> None:
+    """Fill in CTFd's first form."""
+    ctfd.admin = await ctfd.person(
+        "/setup", ctf_name="Test", ctf_description="A test", user_mode=mode, name="admin", email="admin@example.com",
+        password=PASSWORD, ctf_theme=theme, challenge_visibility="private", account_visibility="public",
+        score_visibility="public", registration_visibility="public", verify_emails="", team_size="", start="", end="",
+    )  # fmt: skip
+    await ctfd.admin.call("PATCH", "/api/v1/configs", {"stackd_starts_per_minute": 1000})
+
+
+@pytest_asyncio.fixture
+async def stackd(tmp_path: Path) -> AsyncIterator[Harness]:
+    """A whole stackd with the template web-1."""
+    templates = tmp_path / "templates"
+    templates.mkdir()
+    (templates / "web-1.yaml").write_text(TEMPLATE)
+    (tmp_path / "stackd").mkdir()
+    async with harness(tmp_path / "stackd", {"STACKD_TEMPLATES__DIRECTORY": str(templates)}) as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def ctfd(source: tuple[Path, Path], stackd: Harness, tmp_path: Path) -> AsyncIterator[Ctfd]:
+    """CTFd for single users on that stackd."""
+    async with ctfd_running(source, tmp_path / "ctfd", stackd=stackd.url) as running:
+        await set_up(running)
+        yield running
+
+
+@pytest_asyncio.fixture
+async def browser() -> AsyncIterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium-headless-shell)")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        await browser.close()
