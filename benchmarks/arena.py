@@ -1,4 +1,4 @@
-"""The processes of a run: the cluster, the daemon on it, and the bare handler beside it."""
+"""The processes of a run: the cluster, the daemon on it, and the bare handler beside it; and what rows share."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,42 +19,49 @@ from urllib.parse import urlsplit
 import orjson
 
 from benchmarks import processes
-from benchmarks.orders import BODY
-from benchmarks.processes import LOADING, MEASURED, Process, Usage, python
+from benchmarks.processes import LOADING, MEASURED, Process
+from benchmarks.results import Results
+from stackd.web.openapi.examples import POD_SPEC
 
 KEY = "sk-bench-" + secrets.token_hex(16)
 NAMESPACE = "stacks"
+PORTS = [{"container_port": 80, "protocol": "TCP"}]
+BODY = orjson.dumps({"target_port": PORTS, "pod_spec": POD_SPEC}).decode()
+"""The stack of all benchmarks: the API document's own example."""
+
 EMBEDDED_PORTS = {"STACKD_STACKS__NODE_PORT_MIN": "20000", "STACKD_STACKS__NODE_PORT_MAX": "29999"}
 """Enough node ports for more stacks than the default range allows. The raw client uses 30000 to 30999, as elsewhere."""
 START_SECONDS = 60.0
 
 
-class Cluster:
-    """The Kubernetes for all measurements: an embedded one in a process of its own, or a given one."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amounts:
+    """How many stacks, requests and seconds each row takes."""
 
-    def __init__(
-        self, folder: Path, kubeconfig: Path | None, latency: float, writes_per_second: float | None = None
-    ) -> None:
-        self.kubeconfig = str(kubeconfig or folder / "kubeconfig")
-        self.process: Process | None = None
-        if kubeconfig is None:
-            command = python(
-                "stackd.embedded", "--kubeconfig", self.kubeconfig, "--no-node-ports",
-                "--node-port-range", "20000-32767", "--latency", f"{latency:g}",
-            )  # fmt: skip
-            if writes_per_second is not None:
-                command += ["--writes-per-second", f"{writes_per_second:g}"]
-            self.process = Process("cluster", command, folder, LOADING)
-            self.process.until(lambda: Path(self.kubeconfig).exists(), START_SECONDS)
+    stacks: int = 1700
+    creates_alone: int = 100
+    creates_together: int = 600
+    deletes: int = 1000
+    read_seconds: float = 5.0
+    idle_seconds: float = 60.0
+    holding: int = 2000
+    scale: tuple[int, ...] = (10, 100, 1000, 1700, 5000)
+    bursts: tuple[int, ...] = (300, 600)
+    sizes: tuple[int, ...] = ()
+    pool_rate: int = 45
+    paced_seconds: float = 60.0
 
-    def cpu(self) -> float:
-        """CPU seconds of the embedded cluster; 0 for a given one."""
-        return self.process.usage().cpu if self.process is not None else 0.0
+    @property
+    def pools(self) -> tuple[int, ...]:
+        """The sizes of the pools: the requested ``sizes``, or else each burst and a third of it."""
+        return self.sizes or tuple(sorted({size for burst in self.bursts for size in (burst, burst // 3)}))
 
-    def stop(self) -> None:
-        """End it."""
-        if self.process is not None:
-            self.process.stop()
+
+QUICK = Amounts(
+    stacks=200, creates_alone=30, creates_together=120, deletes=100, read_seconds=2.0, idle_seconds=10.0,
+    scale=(10, 100, 500), holding=500, bursts=(60,), paced_seconds=5.0,
+)  # fmt: skip
+"""Enough to see that it works; not for numbers to quote."""
 
 
 class Http:
@@ -74,9 +82,9 @@ class Http:
         finally:
             connection.close()
 
-    def json(self, method: str, path: str, body: str | None = None) -> Any:
+    def json(self, method: str, path: str, body: object = None) -> Any:
         """Send one request that must succeed; returns its JSON. Raises RuntimeError."""
-        status, text = self.call(method, path, body)
+        status, text = self.call(method, path, None if body is None else orjson.dumps(body).decode())
         if status >= 300:
             raise RuntimeError(f"{method} {self.url}{path}: {status} {text.decode(errors='replace')[:300]}")
         return orjson.loads(text)
@@ -85,46 +93,47 @@ class Http:
         """The ids of all stacks."""
         return [stack["stack_id"] for stack in self.json("GET", "/stacks")["stacks"]]
 
-    def load(self, method: str, paths: Sequence[str], **plan: Any) -> Any:
-        """Let the loader send the requests; returns its result."""
-        return processes.ask("benchmarks.loader", self.plan(method, paths, **plan), LOADING)
-
     def plan(self, method: str, paths: Sequence[str], **plan: Any) -> dict[str, Any]:
         """A plan for the loader."""
         return {"url": self.url, "key": self._key, "method": method, "paths": list(paths), **plan}
+
+    def load(self, method: str, paths: Sequence[str], **plan: Any) -> Any:
+        """Let the loader send the requests; returns its result. Raises RuntimeError if one fails."""
+        result = processes.ask("benchmarks.loader", self.plan(method, paths, **plan), LOADING)
+        if any(status >= "300" for status in result["statuses"]):
+            raise RuntimeError(f"{method} {self.url}{paths[0]}: {result['statuses']}")
+        return result
 
 
 class Daemon(Http):
     """stackd in a process of its own, with its file in a temporary folder."""
 
-    def __init__(self, folder: Path, cluster: Cluster, settings: dict[str, str]) -> None:
+    def __init__(self, folder: Path, kubeconfig: str, settings: dict[str, str]) -> None:
         self._folder = folder
-        self._port = free_port()
-        super().__init__(f"http://127.0.0.1:{self._port}", KEY)
+        port = free_port()
+        super().__init__(f"http://127.0.0.1:{port}", KEY)
         self.lags = folder / "lags"
         self._environment = {
             "STACKD_AUTH__KEY": KEY,
-            "STACKD_SERVER__PORT": str(self._port),
+            "STACKD_SERVER__PORT": str(port),
             "STACKD_STATE__PATH": str(folder / "stackd.db"),
             "STACKD_CLUSTER__MODE": "kubeconfig",
-            "STACKD_CLUSTER__KUBECONFIG": cluster.kubeconfig,
+            "STACKD_CLUSTER__KUBECONFIG": kubeconfig,
             "STACKD_CLUSTER__INSTANCE": "bench",
             "STACKD_STACKS__NAMESPACE": NAMESPACE,
             "STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY": "false",
             "STACKD_LOG__LEVEL": "info",
             "BENCH_LAGS": str(self.lags),
-            **(EMBEDDED_PORTS if cluster.process is not None else {}),
             **settings,
         }
         self.process = self._start()
 
     def _start(self) -> Process:
-        process = Process("daemon", python("benchmarks.probed"), self._folder, MEASURED, self._environment)
-        process.until(self.ready, START_SECONDS, every=0.005)
+        process = Process(self._folder, MEASURED, "benchmarks.probed", environment=self._environment)
+        process.until(self._ready, START_SECONDS, every=0.005)
         return process
 
-    def ready(self) -> bool:
-        """Whether ``/readyz`` says so."""
+    def _ready(self) -> bool:
         try:
             return self.call("GET", "/readyz")[0] == 200
         except OSError:
@@ -142,36 +151,30 @@ class Daemon(Http):
         missing = count - self.json("GET", "/stats")["total_stacks"]
         if missing > 0:
             self.load("POST", ["/stacks"], body=BODY, count=missing, connections=20)
-        self.process.until(self.settled, 600.0, every=0.1)
+        self.settle()
         return self.ids()
 
-    def settled(self) -> bool:
-        """Whether no stack is still creating."""
-        return not self.json("GET", "/stacks?status=creating")["stacks"]
+    def settle(self) -> None:
+        """Wait until no stack is still creating."""
+        self.process.until(lambda: not self.json("GET", "/stacks?status=creating")["stacks"], 600.0, every=0.1)
 
-    def batch_delete(self, ids: Sequence[str]) -> tuple[float, dict[str, Any]]:
-        """Delete these in one job; returns the seconds until the job has finished, and the job."""
+    def delete(self, ids: Sequence[str]) -> float:
+        """Delete these in one job; returns the seconds until it has finished. Raises RuntimeError if any remains."""
+        if not ids:
+            return 0.0
         began = time.perf_counter()
-        job_id = self.json("POST", "/stacks/batch-delete", orjson.dumps({"stack_ids": list(ids)}).decode())["job_id"]
-        while True:
-            job: dict[str, Any] = self.json("GET", f"/stacks/batch-delete/{job_id}")
-            if job["status"] in ("completed", "failed"):
-                return time.perf_counter() - began, job
+        job_id = self.json("POST", "/stacks/batch-delete", {"stack_ids": list(ids)})["job_id"]
+        while (job := self.json("GET", f"/stacks/batch-delete/{job_id}"))["status"] not in ("completed", "failed"):
             time.sleep(0.05)
+        if job["deleted"] != len(ids):
+            raise RuntimeError(f"the job did not delete all: {job}")
+        return time.perf_counter() - began
 
-    def asked(self) -> dict[tuple[str, str], int]:
-        """Requests to Kubernetes so far, by verb and resource."""
-        counts: dict[tuple[str, str], int] = {}
-        for line in self.call("GET", "/metrics")[1].decode().splitlines():
-            if line.startswith("stackd_kubernetes_requests_total{"):
-                labels = dict(pair.split("=") for pair in line.split("{")[1].split("}")[0].replace('"', "").split(","))
-                name = (labels["verb"], labels["resource"])
-                counts[name] = counts.get(name, 0) + int(float(line.rsplit(" ", 1)[1]))
-        return counts
-
-    def asked_beside_watches(self) -> int:
+    def asked(self) -> int:
         """All requests to Kubernetes so far except watches."""
-        return sum(count for (verb, _), count in self.asked().items() if verb != "watch")
+        lines = self.call("GET", "/metrics")[1].decode().splitlines()
+        counts = (line.rsplit(" ", 1) for line in lines if line.startswith("stackd_kubernetes_requests_total{"))
+        return sum(int(float(count)) for labels, count in counts if 'verb="watch"' not in labels)
 
     def longest_lag(self) -> tuple[float, float]:
         """Since the last call: the longest lag of the event loop, and the most CPU that one turn has used, in seconds."""
@@ -181,73 +184,68 @@ class Daemon(Http):
         lag, used = map(float, self.lags.read_text().split())
         return lag, used
 
-    def usage(self) -> Usage:
-        """CPU and memory."""
-        return self.process.usage()
 
-    def stop(self) -> None:
-        """End it."""
-        self.process.stop()
+@dataclass(slots=True, kw_only=True)
+class Bench:
+    """What a row gets. ``cluster`` is None for a real cluster; ``peer`` is another server with this API."""
+
+    cluster: Process | None
+    kubeconfig: str
+    daemon: Daemon
+    results: Results
+    amounts: Amounts
+    peer: Http | None = None
+    first_port: int = 0
+
+    def floor(self, do: str, **plan: Any) -> Any:
+        """Let the raw client carry out a plan; returns its result."""
+        return processes.ask("benchmarks.floor", self.floor_plan(do, **plan), MEASURED)
+
+    def floor_plan(self, do: str, **plan: Any) -> dict[str, Any]:
+        """A plan for the raw client."""
+        first, self.first_port = self.first_port, self.first_port + plan.get("count", 0)
+        return {"do": do, "kubeconfig": self.kubeconfig, "namespace": NAMESPACE, "first_port": first, **plan}
+
+    @contextmanager
+    def bare(self, stack_id: str) -> Iterator[tuple[Process, str]]:
+        """The bare handler in a process of its own, with the daemon's status and list as answers; and its address."""
+        with tempfile.TemporaryDirectory(prefix="stackd-bench-") as name:
+            files = [Path(name, "status"), Path(name, "everything")]
+            for file, path in zip(files, (f"/stacks/{stack_id}/status", "/stacks"), strict=True):
+                file.write_bytes(self.daemon.call("GET", path)[1])
+            port = free_port()
+            process = Process(Path(name), MEASURED, "benchmarks.bare", str(port), *map(str, files))
+            try:
+                process.until(lambda: _answers(port), START_SECONDS)
+                yield process, f"http://127.0.0.1:{port}"
+            finally:
+                process.signal(signal.SIGKILL)
+                process.stop()
 
 
 @contextmanager
 def arena(
-    kubeconfig: Path | None,
-    *,
-    latency: float = 0.0,
-    writes_per_second: float | None = None,
-    settings: dict[str, str],
-) -> Iterator[tuple[Cluster, Daemon]]:
-    """A cluster and a daemon on it; at the end, everything that was created is deleted."""
+    kubeconfig: Path | None, embedded: Sequence[str], settings: dict[str, str]
+) -> Iterator[tuple[Any, str, Daemon]]:
+    """An embedded cluster with these options, or the given one, and a daemon on it; deletes all stacks at the end."""
     with tempfile.TemporaryDirectory(prefix="stackd-bench-", dir=os.environ.get("BENCH_FOLDER")) as name:
-        folder = Path(name)
-        cluster = Cluster(folder, kubeconfig, latency, writes_per_second)
+        folder, cluster = Path(name), None
+        path = kubeconfig or folder / "kubeconfig"
+        if kubeconfig is None:
+            ports = ("--no-node-ports", "--node-port-range", "20000-32767")
+            cluster = Process(folder, LOADING, "stackd.embedded", "--kubeconfig", str(path), *ports, *embedded)
+            cluster.until(path.exists, START_SECONDS)
+            settings = EMBEDDED_PORTS | settings
         try:
-            daemon = Daemon(folder, cluster, settings)
+            daemon = Daemon(folder, str(path), settings)
             try:
-                yield cluster, daemon
-                if kubeconfig is not None and (ids := daemon.ids()):
-                    daemon.batch_delete(ids)
+                yield cluster, str(path), daemon
+                daemon.delete(daemon.ids())
             finally:
-                daemon.stop()
+                daemon.process.stop()
         finally:
-            cluster.stop()
-
-
-class Bare:
-    """The bare handler in a process of its own."""
-
-    def __init__(self, process: Process, url: str) -> None:
-        self._process = process
-        self.url = url
-
-    def usage(self) -> Usage:
-        """CPU and memory."""
-        return self._process.usage()
-
-
-@contextmanager
-def bare(status: bytes, everything: bytes) -> Iterator[Bare]:
-    """The bare handler with these bodies."""
-    with tempfile.TemporaryDirectory(prefix="stackd-bench-") as name:
-        folder = Path(name)
-        (folder / "status").write_bytes(status)
-        (folder / "everything").write_bytes(everything)
-        with _handler("bare", folder, folder / "status", folder / "everything") as (process, url):
-            yield Bare(process, url)
-
-
-@contextmanager
-def _handler(module: str, folder: Path, *files: Path) -> Iterator[tuple[Process, str]]:
-    """A floor's handler in a process of its own, and its address."""
-    port = free_port()
-    process = Process(module, python(f"benchmarks.{module}", str(port), *map(str, files)), folder, MEASURED)
-    try:
-        process.until(lambda: _answers(port), START_SECONDS)
-        yield process, f"http://127.0.0.1:{port}"
-    finally:
-        process.signal(signal.SIGKILL)
-        process.stop()
+            if cluster is not None:
+                cluster.stop()
 
 
 def free_port() -> int:

@@ -8,41 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvloop
 from aiohttp import web
 
 
-def application(status: bytes, everything: bytes) -> web.Application:
-    """An application with two handlers, each returning ready bytes."""
+def _always(body: bytes) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(body=body, content_type="application/json")
 
-    async def read_status(_: web.Request) -> web.Response:
-        return web.Response(body=status, content_type="application/json")
+    return answer
 
-    async def read_all(_: web.Request) -> web.Response:
-        return web.Response(body=everything, content_type="application/json")
 
+async def serve(port: int, status: bytes, everything: bytes) -> None:
+    """Serve until killed."""
     app = web.Application()
-    app.router.add_get("/stacks", read_all)
-    app.router.add_get("/stacks/{stack_id}/status", read_status)
-    return app
-
-
-async def serve(port: int, app: web.Application) -> None:
-    """Serve forever."""
+    app.router.add_get("/stacks", _always(everything))
+    app.router.add_get("/stacks/{stack_id}/status", _always(status))
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, backlog=1024).start()
     await asyncio.Event().wait()
 
 
-def main(port: str, status: str, everything: str) -> None:
-    """Serve until killed."""
-    app = application(Path(status).read_bytes(), Path(everything).read_bytes())
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(int(port), app))
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    uvloop.run(serve(int(sys.argv[1]), *(Path(name).read_bytes() for name in sys.argv[2:])))

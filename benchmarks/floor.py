@@ -12,42 +12,60 @@ import itertools
 import secrets
 import sys
 import time
-from dataclasses import asdict
 from typing import Any
 
 import aiohttp
 import orjson
 import uvloop
 
-from benchmarks.machine import Busy
-from benchmarks.orders import floor_manifests
 from stackd.kube.access import Access
 from stackd.kube.credentials import ClusterTarget
+from stackd.kube.manifests import PodRequest, pod_manifest, service_manifest
+from stackd.model import PortMapping, Stack, StackStatus, TargetPort
+from stackd.podspec import Policy, harden, sanitize
+from stackd.web.openapi.examples import POD_SPEC
 
 INSTANCE = "bench-floor"
 PORTS = range(30000, 31000)
 SETTLE_SECONDS = 60.0
+SPEC = sanitize(POD_SPEC, (TargetPort(container_port=80, protocol="TCP"),), Policy())
+MANIFEST = harden(SPEC.manifest, Policy())
+
+
+def manifests(name: str, namespace: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The pod and the service that stackd would send for the same stack, still without node port."""
+    stack = Stack(
+        stack_id=name,
+        namespace=namespace,
+        pod_spec=SPEC.text,
+        ports=(PortMapping(container_port=80, protocol="TCP", node_port=0),),
+        status=StackStatus.CREATING,
+        created_at=1_800_000_000_123_456_789,
+        updated_at=1_800_000_000_123_456_789,
+        ttl_expires_at=1_800_007_200_123_456_789,
+        requested_cpu_milli=SPEC.requested_cpu_milli,
+        requested_memory_bytes=SPEC.requested_memory_bytes,
+    )
+    request = PodRequest(stack=stack, manifest=MANIFEST, instance=INSTANCE, node_selector={"role": "stack"})
+    return pod_manifest(request), service_manifest(stack, INSTANCE)
 
 
 class Raw:
     """One raw client."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, server: str, headers: dict[str, str], plan: dict[str, Any]
+        self, session: aiohttp.ClientSession, access: Access, headers: dict[str, str], plan: dict[str, Any]
     ) -> None:
         self._session = session
         self._headers = headers
-        self._json = {**headers, "Content-Type": "application/json"}
         self._namespace: str = plan["namespace"]
-        self._base = f"{server}/api/v1/namespaces/{self._namespace}"
-        self._scheduled: dict[str, asyncio.Future[None]] = {}
-        self._running: dict[str, asyncio.Future[None]] = {}
+        self._base = f"{access.base_url}/api/v1/namespaces/{self._namespace}"
+        self._waiting: dict[str, tuple[asyncio.Future[None], asyncio.Future[None]]] = {}
         self._ports = (PORTS[number % len(PORTS)] for number in itertools.count(plan["first_port"]))
 
     async def warm_up(self) -> None:
         """Open a connection, because stackd has open ones, too."""
-        url, params = f"{self._base}/pods", {"limit": "1"}
-        async with self._session.get(url, params=params, headers=self._headers) as response:
+        async with self._session.get(f"{self._base}/pods", params={"limit": "1"}, headers=self._headers) as response:
             await response.read()
 
     async def watch(self, ready: asyncio.Event) -> None:
@@ -64,30 +82,28 @@ class Raw:
                     self._seen(orjson.loads(line)["object"])
 
     def _seen(self, pod: dict[str, Any]) -> None:
-        name = pod["metadata"]["name"]
-        if pod["spec"].get("nodeName"):
-            _resolve(self._scheduled.get(name))
-        if pod["status"].get("phase") == "Running":
-            _resolve(self._running.get(name))
+        reached = (bool(pod["spec"].get("nodeName")), pod["status"].get("phase") == "Running")
+        for waiting, there in zip(self._waiting.get(pod["metadata"]["name"], ()), reached, strict=False):
+            if there and not waiting.done():
+                waiting.set_result(None)
 
-    async def settled(self) -> None:
+    async def settle(self) -> None:
         """Return when all created pods run, so that the cluster is not busy with them in the next measurement."""
-        await asyncio.gather(*self._running.values())
+        async with asyncio.timeout(SETTLE_SECONDS):
+            await asyncio.gather(*(running for _, running in self._waiting.values()))
 
     async def create(self) -> str:
         """Create one pod and its service, and wait until the pod is scheduled."""
         name = f"floor-{secrets.token_hex(8)}"
-        pod, service = floor_manifests(name, self._namespace, INSTANCE)
+        pod, service = manifests(name, self._namespace)
         loop = asyncio.get_running_loop()
-        self._scheduled[name], self._running[name] = loop.create_future(), loop.create_future()
-        made = await self._send("POST", "/pods", pod)
-        service["metadata"]["ownerReferences"][0]["uid"] = made["metadata"]["uid"]
+        self._waiting[name] = loop.create_future(), loop.create_future()
+        await self._send("POST", "/pods", pod)
         for _ in range(1000):
             service["spec"]["ports"][0]["nodePort"] = next(self._ports)
             if (await self._send("POST", "/services", service, may_fail=True)).get("kind") == "Service":
                 break
-        await self._scheduled[name]
-        del self._scheduled[name]
+        await self._waiting[name][0]
         return name
 
     async def delete(self, name: str) -> None:
@@ -97,17 +113,13 @@ class Raw:
         await self._send("DELETE", f"/pods/{name}", options | {"gracePeriodSeconds": 0})
 
     async def _send(self, method: str, path: str, body: dict[str, Any], *, may_fail: bool = False) -> dict[str, Any]:
-        session = self._session
-        async with session.request(method, self._base + path, data=orjson.dumps(body), headers=self._json) as response:
+        headers = {**self._headers, "Content-Type": "application/json"}
+        request = self._session.request(method, self._base + path, data=orjson.dumps(body), headers=headers)
+        async with request as response:
             answer: dict[str, Any] = orjson.loads(await response.read())
             if response.status >= 300 and not may_fail:
                 raise RuntimeError(f"{method} {path}: {response.status} {answer.get('message')}")
             return answer
-
-
-def _resolve(waiting: asyncio.Future[None] | None) -> None:
-    if waiting is not None and not waiting.done():
-        waiting.set_result(None)
 
 
 async def run(plan: dict[str, Any]) -> dict[str, Any]:
@@ -115,8 +127,8 @@ async def run(plan: dict[str, Any]) -> dict[str, Any]:
     access = await Access.open(ClusterTarget(mode="kubeconfig", kubeconfig=plan["kubeconfig"]))
     try:
         with access.borrowed() as session:
-            raw = Raw(session, access.base_url, await access.headers(), plan)
-            return await (_create(raw, plan) if plan["do"] == "create" else _delete(raw, plan))
+            raw = Raw(session, access, await access.headers(), plan)
+            return await (_create(raw, plan) if plan["do"] == "create" else _delete(raw, plan["names"]))
     finally:
         await access.close()
 
@@ -128,50 +140,35 @@ async def _create(raw: Raw, plan: dict[str, Any]) -> dict[str, Any]:
     await ready.wait()
     latencies: list[float] = []
     names: list[str] = []
-    left = itertools.count()
+    numbers = itertools.count()
 
     async def some() -> None:
-        while (number := next(left)) < plan["count"]:
+        while (number := next(numbers)) < plan["count"]:
             if rate := plan.get("rate"):
                 await asyncio.sleep(max(0.0, start + number / rate - time.perf_counter()))
             began = time.perf_counter()
             names.append(await raw.create())
             latencies.append(time.perf_counter() - began)
 
-    async def turn() -> tuple[float, float, Busy]:
-        await asyncio.gather(*(some() for _ in range(plan["concurrency"])))
-        seconds, busy = time.perf_counter() - start, Busy.now() - before
-        async with asyncio.timeout(SETTLE_SECONDS):
-            await raw.settled()
-        return seconds, time.process_time() - cpu, busy
-
-    cpu, before, start = time.process_time(), Busy.now(), time.perf_counter()
-    creating = asyncio.create_task(turn())
-    both: set[asyncio.Future[Any]] = {creating, watching}
+    cpu, start = time.process_time(), time.perf_counter()
+    work = asyncio.gather(*(some() for _ in range(plan["concurrency"])))
+    both: set[asyncio.Future[Any]] = {work, watching}
     await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     if watching.done():
         raise RuntimeError("the watch has ended") from watching.exception()
-    seconds, cpu, busy = await creating
+    await work
+    seconds = time.perf_counter() - start
+    await raw.settle()
     watching.cancel()
-    return {"seconds": seconds, "cpu": cpu, "machine": asdict(busy), "latencies": latencies, "names": names}
+    return {"seconds": seconds, "cpu": time.process_time() - cpu, "latencies": latencies, "names": names}
 
 
-async def _delete(raw: Raw, plan: dict[str, Any]) -> dict[str, Any]:
-    latencies: list[float] = []
+async def _delete(raw: Raw, names: list[str]) -> dict[str, Any]:
     cpu, began = time.process_time(), time.perf_counter()
-    for name in plan["names"]:
-        start = time.perf_counter()
+    for name in names:
         await raw.delete(name)
-        latencies.append(time.perf_counter() - start)
-    return {"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu, "latencies": latencies}
-
-
-def main() -> None:
-    """Read the plan, carry it out, write the result."""
-    plan = orjson.loads(sys.stdin.buffer.read())
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.stdout.buffer.write(orjson.dumps(runner.run(run(plan))))
+    return {"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}
 
 
 if __name__ == "__main__":
-    main()
+    sys.stdout.buffer.write(orjson.dumps(uvloop.run(run(orjson.loads(sys.stdin.buffer.read())))))

@@ -12,10 +12,9 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console, Group
@@ -30,76 +29,82 @@ from stackd.cli.stacks.create import request_body
 from stackd.cli.target import Target, no_key
 from stackd.printable import printable
 from stackd.rehearse import goals, preflight, run
+from stackd.rehearse.attempts import Stage, reasons
 from stackd.rehearse.connection import NoAnswer, connected
-from stackd.rehearse.outcome import Outcome, are_numbers, outcome_of
-from stackd.rehearse.plan import LABEL, Plan, StackKind
-from stackd.rehearse.rehearsal import Progress, Rehearsal, progress_of
+from stackd.rehearse.measure import Times, summary
+from stackd.rehearse.outcome import TIMES, Outcome, Titled, are_numbers, outcome_of
+from stackd.rehearse.plan import LABEL, Plan, StackKind, parse_rate, parse_share, parse_weighted
+from stackd.rehearse.rehearsal import Rehearsal
 from stackd.rehearse.report import page
-from stackd.units import format_duration
+from stackd.units import format_duration, parse_duration
 
 MOST_CONNECTIONS = 4000
 SPARE_CONNECTIONS = 100
 """In addition to one connection per player, for all creates at the same time."""
 REDRAW_SECONDS = 0.5
 LINE_SECONDS = 10.0
+RATE_SECONDS = 5.0
+"""The rates of the live view are over this time."""
+SHOWN = 4
+"""How many reasons, and how many troubles, the live view has."""
+T = TypeVar("T")
 
 
 def rehearse(target: Target, options: dict[str, Any]) -> None:
     """Rehearse as the options say, and exit with the code for the result."""
-    plan = _plan(options)
-    given = RehearsalOptions(
-        target=target,
-        plan=plan,
-        goals=options["expected"],
-        anyway=options["anyway"],
-        with_others=options["with_others"],
-    )
-    _check_goals(plan, given.goals)
+    plan, expected = _plan(options), [_parsed("--expect", goals.parse, text) for text in options["expect"]]
+    _check_goals(plan, expected)
     if (report := options["report"]) is not None and not report.parent.is_dir():
         raise click.UsageError(f"{report.parent} is not a folder, so no report can be written there")
     _allow_connections(plan.connections)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
-            found = runner.run(_rehearse(given))
+            found = runner.run(_rehearse(target, plan, expected, options))
         except NoAnswer as error:
             raise click.ClickException(f"{target.url} cannot be reached: {error}") from error
     if options["as_json"]:
         print_json(found.fields())
     else:
-        print_outcome(found)
+        print_tables(found.tables())
+        style = "bold green" if found.verdict.holds else "bold red"
+        _console().print(Text(printable(found.verdict.sentence), style=style))
     if report is not None:
         report.write_text(page(found), encoding="utf-8")
     _end(found)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RehearsalOptions:
-    """The options of the command."""
-
-    target: Target
-    plan: Plan
-    goals: Sequence[goals.Goal]
-    anyway: bool
-    with_others: bool
+def _parsed(option: str, parse: Callable[[str], T], text: str) -> T:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint=f"'{option}'") from error
 
 
 def _plan(options: dict[str, Any]) -> Plan:
     if (options["rate"] is None) != options["burst"]:
         raise click.UsageError("say how players arrive: --rate 20/s, or --burst for all at once")
-    kinds = [StackKind(name=name, body={"template": name}, weight=weight) for name, weight in options["templates"]]
-    kinds += [StackKind(name=name, body=_request(name), weight=weight) for name, weight in options["files"]]
+    kinds = []
+    for what in ("template", "file"):
+        for name, weight in (_parsed(f"--{what}", parse_weighted, text) for text in options[what]):
+            body = {"template": name} if what == "template" else _request(name)
+            kinds.append(StackKind(name=name, body=body, weight=weight))
     if not kinds:
         raise click.UsageError("say what they start: --template NAME or --file POD.yaml")
-    if options["churn"] and not options["hold"]:
+    churn = _parsed("--churn", parse_share, options["churn"])
+    seconds: dict[str, Any] = {name: parse_duration(options[name]) for name in ("hold", "poll", "ttl", "patience")}
+    if churn and not seconds["hold"]:
         raise click.UsageError("--churn happens during --hold: set --hold, too")
-    if options["poll"] <= 0 or options["patience"] <= 0 or options["ttl"] < 1:
+    if seconds["poll"] <= 0 or seconds["patience"] <= 0 or seconds["ttl"] < 1:
         raise click.UsageError("--poll and --patience must be above zero, and --ttl at least 1s")
-    labels = dict(_label(text) for text in options["labels"])
     return Plan(
         kinds=kinds,
-        labels=labels,
-        **{name: options[name] for name in ("stacks", "rate", "hold", "churn", "poll", "probe", "ttl", "patience")},
+        stacks=options["stacks"],
+        rate=None if options["burst"] else _parsed("--rate", parse_rate, options["rate"]),
+        churn=churn,
+        probe=options["probe"],
+        labels=dict(_label(text) for text in options["label"]),
         connections=options["connections"] or min(MOST_CONNECTIONS, options["stacks"] + SPARE_CONNECTIONS),
+        **seconds,
     )
 
 
@@ -117,7 +122,7 @@ def _label(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _check_goals(plan: Plan, expected: Sequence[goals.Goal]) -> None:
+def _check_goals(plan: Plan, expected: Iterable[goals.Goal]) -> None:
     for goal in expected:
         if goal.what == "reachable" and plan.probe == "none":
             raise click.UsageError(
@@ -138,37 +143,31 @@ def _allow_connections(connections: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (best, hard))
 
 
-async def _rehearse(given: RehearsalOptions) -> Outcome:
-    plan, ident = given.plan, secrets.token_hex(4)
-    target = given.target
+async def _rehearse(target: Target, plan: Plan, expected: list[goals.Goal], options: dict[str, Any]) -> Outcome:
+    ident = secrets.token_hex(4)
     async with connected(
         target.url, target.key, plan.connections, ssl_context=target.ssl_context, check_peer=target.check_peer
     ) as connection:
         found = await preflight.inspect(connection, plan, ident)
         if found.key_refused and not target.key:
             raise click.ClickException(no_key(target.url))
-        _refuse(given, found)
+        lines = [*found.wrong]
+        for option, objections in (("anyway", found.anyway), ("with_others", found.with_others)):
+            if not options[option]:
+                lines += [f"{line} (override with --{option.replace('_', '-')})" for line in objections]
+        if lines:
+            raise click.ClickException("\n".join(printable(line) for line in lines))
         rehearsal = Rehearsal(plan=plan, connection=connection, ident=ident)
         work = asyncio.create_task(run.run(rehearsal), name="rehearsal")
         with _signals(rehearsal, work):
             with contextlib.suppress(OSError):  # standard error is closed
                 await show(rehearsal, work)
             await asyncio.wait([work])
-        measured = None if work.cancelled() else work.result()
-        return outcome_of(rehearsal, measured, given.goals)
-
-
-def _refuse(given: RehearsalOptions, found: preflight.Preflight) -> None:
-    """Raise ClickException with everything that prevents the rehearsal."""
-    lines = [*found.wrong]
-    lines += [] if given.anyway else [f"{line} (override with --anyway)" for line in found.anyway]
-    lines += [] if given.with_others else [f"{line} (override with --with-others)" for line in found.with_others]
-    if lines:
-        raise click.ClickException("\n".join(printable(line) for line in lines))
+        return outcome_of(rehearsal, None if work.cancelled() else work.result(), expected)
 
 
 @contextlib.contextmanager
-def _signals(rehearsal: Rehearsal, work: asyncio.Task[Any]) -> Any:
+def _signals(rehearsal: Rehearsal, work: asyncio.Task[Any]) -> Iterator[None]:
     """The first SIGINT, SIGTERM or SIGHUP stops the load and cleans up; the second cancels all work."""
     loop = asyncio.get_running_loop()
 
@@ -207,55 +206,71 @@ def _end(found: Outcome) -> None:
 
 async def show(rehearsal: Rehearsal, work: asyncio.Task[Any]) -> None:
     """Show the live view until the work has ended, successfully or not."""
-    err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    err = _console(stderr=True)
     last = time.monotonic()
     live = Live(console=err, auto_refresh=False, transient=True) if err.is_terminal else None
     with live or contextlib.nullcontext():
         while not work.done():
             await asyncio.wait([work], timeout=REDRAW_SECONDS)
             if live is not None:
-                live.update(view(progress_of(rehearsal)), refresh=True)
+                live.update(view(rehearsal), refresh=True)
             elif time.monotonic() - last >= LINE_SECONDS:
                 last = time.monotonic()
-                click.echo(_line(progress_of(rehearsal)), err=True)
+                click.echo(_line(rehearsal), err=True)
 
 
-def view(progress: Progress) -> Group:
+def view(rehearsal: Rehearsal) -> Group:
     """Build the live view."""
-    head = Text(f"rehearsal {progress.ident}  {progress.seconds:.0f} s  {progress.phase}", style="bold")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold dim")
-    for name in ("", "now", "a second", "p50", "p95", "p99", "longest"):
-        table.add_column(name, justify="left" if not name else "right")
-    for stage in progress.stages:
-        times = [f"{value:.2f} s" for value in (stage.times.p50, stage.times.p95, stage.times.p99, stage.times.longest)]
-        times = times if stage.times.count else [""] * 4
-        table.add_row(stage.name, f"{stage.times.count}/{progress.asked_for}", f"{stage.rate:.1f}", *times)
-    tail = [f"{progress.failed} failed", f"{progress.reads} status reads"]
-    tail += [f"{progress.left} stacks left"] if progress.left is not None else []
-    lines = [Text("  ".join(tail), style="bold red" if progress.failed else "dim")]
-    lines += [Text(f"{count} times: {printable(reason)}", style="red") for reason, count in progress.reasons]
-    lines += [Text(f"{count} times: {printable(reason)}", style="yellow") for reason, count in progress.troubles]
+    now, attempts = rehearsal.now(), rehearsal.attempts
+    head = Text(f"rehearsal {rehearsal.ident}  {now:.0f} s  {rehearsal.phase.value}", style="bold")
+    table = _table(("", "now", "a second", *TIMES[1:]))
+    for stage, times in _stages(rehearsal):
+        lately = sum(now - RATE_SECONDS <= one.times.get(stage, -now) for one in attempts) / RATE_SECONDS
+        spread = [f"{getattr(times, name):.2f} s" if times.count else "" for name in TIMES[1:]]
+        table.add_row(stage.value, f"{times.count}/{rehearsal.plan.stacks}", f"{lately:.1f}", *spread)
+    failed = sum(attempt.failed for attempt in attempts)
+    tail = [f"{failed} failed", f"{len(rehearsal.reads)} status reads"]
+    tail += [f"{rehearsal.left} stacks left"] if rehearsal.left is not None else []
+    lines = [Text("  ".join(tail), style="bold red" if failed else "dim")]
+    found = [(len(sentences), sentences[0], "red") for sentences in reasons(attempts).values()][:SHOWN]
+    found += [(count, reason, "yellow") for reason, count in rehearsal.troubles.most_common(SHOWN)]
+    lines += [Text(f"{count} times: {printable(reason)}", style=style) for count, reason, style in found]
     return Group(head, table, *lines)
 
 
-def _line(progress: Progress) -> str:
-    stages = ", ".join(f"{stage.times.count} {stage.name}" for stage in progress.stages)
-    left = "" if progress.left is None else f", {progress.left} left"
-    return f"{progress.seconds:.0f} s  {progress.phase}: {stages}, {progress.failed} failed{left}"
+def _line(rehearsal: Rehearsal) -> str:
+    stages = ", ".join(f"{times.count} {stage.value}" for stage, times in _stages(rehearsal))
+    left = "" if rehearsal.left is None else f", {rehearsal.left} left"
+    failed = sum(attempt.failed for attempt in rehearsal.attempts)
+    return f"{rehearsal.now():.0f} s  {rehearsal.phase.value}: {stages}, {failed} failed{left}"
 
 
-def print_outcome(found: Outcome) -> None:
-    """Print the tables, and the verdict last."""
-    out = Console(highlight=False, markup=False, emoji=False)
-    for title, heads, rows in found.tables():
-        if not rows:
-            continue
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold dim", title_justify="left")
-        table.title, table.title_style = title, "bold"
-        for head, column in zip(heads, zip(*rows, strict=True), strict=True):
-            table.add_column(head, justify="right" if are_numbers(column) else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(printable(cell) for cell in row))
-        out.print(table)
-        out.print()
-    out.print(Text(printable(found.verdict.sentence), style="bold green" if found.verdict.holds else "bold red"))
+def _stages(rehearsal: Rehearsal) -> Iterator[tuple[Stage, Times]]:
+    """How long each stage took so far; when a stack was scheduled is read from its timeline at the end."""
+    for stage in Stage:
+        if stage is not Stage.SCHEDULED and (stage is not Stage.REACHABLE or rehearsal.plan.probe != "none"):
+            yield stage, summary(one.took(stage) for one in rehearsal.attempts)
+
+
+def print_tables(tables: Iterable[Titled]) -> None:
+    """Print the tables that have rows."""
+    for title, heads, rows in tables:
+        if rows:
+            table = _table(heads, [are_numbers(column) for column in zip(*rows, strict=True)])
+            table.title, table.title_style, table.title_justify = title, "bold", "left"
+            for row in rows:
+                table.add_row(*(printable(cell) for cell in row))
+            _console().print(table, "")
+
+
+def _table(heads: Iterable[str], numeric: Iterable[bool] = ()) -> Table:
+    """A table whose columns of numbers are aligned to the right: by default all but the first."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold dim")
+    names = list(heads)
+    for name, right in zip(names, list(numeric) or [bool(name) for name in names], strict=True):
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    return table
+
+
+def _console(*, stderr: bool = False) -> Console:
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)

@@ -34,10 +34,10 @@ class Failure:
     reason: str
     at: float
 
-    @property
-    def group(self) -> str:
-        """The reason without ids and numbers, which differ from stack to stack."""
-        return _NUMBER.sub("N", _ID.sub("a stack", self.reason))
+
+def without_ids(reason: str) -> str:
+    """A reason without ids, which differ from stack to stack."""
+    return _ID.sub("a stack", reason)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -50,6 +50,7 @@ class Attempt:
     ``lost``           why a stack that had been running did not last until the end
     ``expires``        when the stack expires; ``extends`` says that it can be extended
     ``unanswered``     there was no answer, so the daemon may still create a stack
+    ``leaving``        the player, or the end of the rehearsal, deletes the stack
     ``news``           set whenever the record changes
     """
 
@@ -82,16 +83,12 @@ class Attempt:
             self.news.set()
 
     def fail(self, missed: Stage, reason: str, at: float) -> None:
-        """Record that the stack cannot reach a stage; the first reason counts."""
-        if self.failure is None:
+        """Record that the stack cannot reach a stage, or ran and did not last; the first reason counts."""
+        if missed is Stage.RUNNING and missed in self.times:
+            self.lost = self.lost or reason[:_LONGEST_REASON]
+        elif self.failure is None:
             self.failure = Failure(missed=missed, reason=reason[:_LONGEST_REASON], at=at)
-            self.news.set()
-
-    def lose(self, reason: str) -> None:
-        """Record that the stack ran and did not last; the first reason counts."""
-        if not self.lost:
-            self.lost = reason[:_LONGEST_REASON]
-            self.news.set()
+        self.news.set()
 
     def took(self, stage: Stage) -> float | None:
         """Seconds from the press to the stage; None if it was not reached."""
@@ -103,6 +100,11 @@ class Attempt:
         """Whether there is a stack, and it is neither deleted nor about to be."""
         return bool(self.stack_id) and not self.leaving and not self.gone
 
+    @property
+    def failed(self) -> bool:
+        """Whether the stack failed, or ran and did not last."""
+        return self.failure is not None or bool(self.lost)
+
 
 def seen(attempt: Attempt, status: str, reason: str, at: float) -> None:
     """Record a status of the stack from the API."""
@@ -112,22 +114,15 @@ def seen(attempt: Attempt, status: str, reason: str, at: float) -> None:
     if status == "running":
         attempt.reached(Stage.RUNNING, at)
     elif status != "creating":
-        why = f"{status} ({reason})" if reason else status
-        if Stage.RUNNING in attempt.times:
-            attempt.lose(why)
-        else:
-            attempt.fail(Stage.RUNNING, why, at)
+        attempt.fail(Stage.RUNNING, f"{status} ({reason})" if reason else status, at)
 
 
 def ended(attempt: Attempt, at: float) -> None:
     """Record that the stack is gone, as the API says."""
     attempt.gone = True
-    if attempt.leaving:
-        attempt.news.set()
-    elif Stage.RUNNING in attempt.times:
-        attempt.lose("gone before its time")
-    else:
-        attempt.fail(Stage.RUNNING, "gone before it ran", at)
+    if not attempt.leaving:
+        attempt.fail(Stage.RUNNING, f"gone before {'its time' if Stage.RUNNING in attempt.times else 'it ran'}", at)
+    attempt.news.set()
 
 
 def reasons(attempts: Iterable[Attempt]) -> dict[str, list[str]]:
@@ -135,7 +130,8 @@ def reasons(attempts: Iterable[Attempt]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for attempt in attempts:
         if attempt.failure is not None:
-            groups.setdefault(attempt.failure.group, []).append(attempt.failure.reason)
+            group = _NUMBER.sub("N", without_ids(attempt.failure.reason))
+            groups.setdefault(group, []).append(attempt.failure.reason)
         elif attempt.lost:
             groups.setdefault(f"lost: {attempt.lost}", []).append(f"ran, and was lost: {attempt.lost}")
     return dict(sorted(groups.items(), key=lambda group: -len(group[1])))

@@ -25,6 +25,7 @@ FAR = 2.5
 COLUMNS = 3
 
 STYLES = {"pressed": "s4", "accepted": "s0", "scheduled": "s1", "running": "s2", "reachable": "s3"}
+STYLES |= {"floor": "s0", "stackd": "s2"}
 """The colours of lines."""
 
 
@@ -85,30 +86,26 @@ def distribution(values: Sequence[float], marks: Sequence[Mark], label: str) -> 
     return _svg(label, [*_axes(across, up, "from the press to running", "stacks"), *bars, *_marks(across, marks)])
 
 
-def shares(lines: Mapping[str, Sequence[float]], total: int, marks: Sequence[Mark], label: str) -> str:
-    """The share of all stacks that had reached a stage, by the time since the press; a line for each stage."""
-    most = max((values[-1] for values in lines.values() if values), default=0.0)
+def rises(
+    lines: Mapping[str, Sequence[float]],
+    label: str,
+    below: str,
+    beside: str,
+    totals: Mapping[str, int] | None = None,
+    marks: Sequence[Mark] = (),
+) -> str:
+    """How many values are up to a time, or the share of ``totals`` that they are; a line for each name."""
+    most = max((max(values) for values in lines.values() if values), default=0.0)
     near = [mark for mark in marks if mark.value <= most * FAR]
-    across, up = _across(max([most, *(mark.value for mark in near)])), _up(1.0)
+    across = _across(max([most, *(mark.value for mark in near)]))
+    up = _up(max((len(values) for values in lines.values()), default=0) if totals is None else 1.0)
     drawn = []
     for name, values in lines.items():
-        points = [(0.0, 0.0), *_stairs(values, total)]
+        points = [(0.0, 0.0), *_stairs(sorted(values), 1 if totals is None else totals[name])]
         points.append((across.most, points[-1][1]))
         drawn.append(_line(name, [(across(x), up(y)) for x, y in points]))
-    axes = _axes(across, up, "after the press", "share of all stacks", percent=True)
+    axes = _axes(across, up, below, beside, percent=totals is not None)
     return _svg(label, [*axes, *drawn, *_marks(across, near, below=70), *_legend(list(lines))])
-
-
-def flow(lines: Mapping[str, Sequence[float]], label: str) -> str:
-    """How many stacks had reached a stage, by the time of the rehearsal; a line for each stage."""
-    across = _across(max((max(values) for values in lines.values() if values), default=0.0))
-    up = _up(max((len(values) for values in lines.values()), default=0))
-    drawn = []
-    for name, values in lines.items():
-        points = [(0.0, 0.0), *_stairs(sorted(values), 1)]
-        points.append((across.most, points[-1][1]))
-        drawn.append(_line(name, [(across(x), up(y)) for x, y in points]))
-    return _svg(label, [*_axes(across, up, "of the rehearsal", "stacks"), *drawn, *_legend(list(lines))])
 
 
 def scatter(points: Points, failed: Sequence[float], label: str) -> str:

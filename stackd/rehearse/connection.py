@@ -58,12 +58,12 @@ class Answer:
     @property
     def reason(self) -> str:
         """The status of an error, and the API's sentence."""
-        sentence = self.body.get("error") if isinstance(self.body, dict) else None
-        return f"{self.status} {sentence}" if sentence else str(self.status)
+        return f"{self.status} {self.sentence}".rstrip()
 
-    def get(self, name: str) -> Any:
-        """A field of the answer, or None."""
-        return self.body.get(name) if isinstance(self.body, dict) else None
+    @property
+    def sentence(self) -> str:
+        """The API's sentence about an error; empty without one."""
+        return str(self.body.get("error") or "") if isinstance(self.body, dict) else ""
 
 
 class Connection:

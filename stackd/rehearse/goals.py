@@ -92,8 +92,8 @@ def judge(results: Results, goals: Sequence[Goal], *, asked_for: int, interrupte
     if interrupted:
         done = f"stopped early, with {results.started} of {asked_for} stacks started and {running.count} running"
         return Verdict(holds=False, sentence=f"No verdict: {done}.", goals=found)
-    caveat = f" But this machine may have been the bottleneck: {'; '.join(results.bottleneck)}."
-    caveat = caveat if results.bottleneck else ""
+    slow = "; ".join(results.side.bottleneck)
+    caveat = f" But this machine may have been the bottleneck: {slow}." if slow else ""
     if missed:
         return Verdict(holds=False, sentence=f"It does not hold: {'; '.join(missed)}.{caveat}", goals=found)
     sentence = (
@@ -106,7 +106,7 @@ def judge(results: Results, goals: Sequence[Goal], *, asked_for: int, interrupte
 def _held(results: Results, goal: Goal) -> GoalResult:
     if goal.what == FAILED:
         return _failures_held(results, goal)
-    values = results.times_of(goal.what)
+    values = results.times[goal.what]
     total = results.started if goal.what in set(Stage) else len(values)
     needed = max(1, math.ceil(total * goal.share))
     name = "all" if goal.share == 1 else f"p{goal.share * 100:g}"
@@ -122,8 +122,7 @@ def _held(results: Results, goal: Goal) -> GoalResult:
 
 def _failures_held(results: Results, goal: Goal) -> GoalResult:
     limit = goal.limit * results.started if goal.relative else goal.limit
-    why = f", most of them because of: {results.reasons[0].example}" if len(results.reasons) > 1 else ""
-    if len(results.reasons) == 1:
-        why = f": {results.reasons[0].example}"
+    most = ", most of them because of" if len(results.reasons) > 1 else ""
+    why = f"{most}: {results.reasons[0].example}" if results.reasons else ""
     sentence = f"{results.failed} of {results.started} failed{why}"
     return GoalResult(goal=goal.text, met=results.failed <= limit, found=float(results.failed), sentence=sentence)

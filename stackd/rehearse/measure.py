@@ -1,6 +1,6 @@
-"""The figures of a rehearsal: the sums and percentiles of its attempts, and where a create's time goes.
+"""From attempts to figures: percentiles, rates, failures by reason, and where a create's time was spent.
 
-Owns: the meaning of each figure. A percentile of a stage is over the stacks that reached it, and comes with their
+Owns: what a percentile is of. A stage's percentiles are those of the stacks that reached it, and come with their
 number; a goal counts all stacks that were started (``goals``). A create's time is the difference of the daemon's own
 histograms before and after, so nothing is guessed here. Also owns this process' part in the times: how late its event
 loop was, and whether this machine, and not the cluster, was the bottleneck.
@@ -19,13 +19,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from stackd.rehearse.attempts import Attempt, Stage, reasons
 
-SHARES = (("p50", 0.50), ("p95", 0.95), ("p99", 0.99))
 SAMPLE_SECONDS = 0.05
 WINDOW_SECONDS = 2.0
-LATE_SECONDS = 0.1
-LATE_SHARE = 0.1
+LATE_SECONDS, LATE_SHARE = 0.1, 0.1
 """A delay above both this time and this share of the measured time means that this machine may be the bottleneck."""
 BUSY = 0.9
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that this share of ``values`` (sorted) does not exceed; 0 if there are none."""
+    return values[max(0, math.ceil(len(values) * share) - 1)] if values else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +36,17 @@ class Times:
     """How often something was measured and, in seconds, three percentiles and the longest; all 0 if it never was."""
 
     count: int
-    p50: float = 0.0
-    p95: float = 0.0
-    p99: float = 0.0
-    longest: float = 0.0
+    p50: float
+    p95: float
+    p99: float
+    longest: float
+
+
+def summary(values: Iterable[float | None]) -> Times:
+    """The percentiles of values; None does not count."""
+    known = sorted(value for value in values if value is not None)
+    p50, p95, p99, longest = (percentile(known, share) for share in (0.5, 0.95, 0.99, 1.0))
+    return Times(count=len(known), p50=p50, p95=p95, p99=p99, longest=longest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,46 +89,8 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Results:
-    """Everything that a rehearsal has measured; times are in seconds."""
-
-    started: int
-    failed: int
-    undecided: int
-    stages: Mapping[str, Times]
-    all_times: Mapping[str, Sequence[float]] = field(repr=False)
-    reasons: Sequence[FailureReason]
-    first_refused: int
-    accepted_rate: float
-    running_rate: float
-    reads: Times
-    failed_reads: int
-    deletes: Times
-    nodes: Sequence[Group]
-    images: Sequence[Group]
-    kinds: Sequence[Group]
-    create_time: CreateTime | None
-    daemon_lag: float
-    own: Mapping[str, float]
-    bottleneck: Sequence[str]
-    troubles: Mapping[str, int]
-    samples: Sequence[Sample] = field(repr=False)
-
-    def times_of(self, name: str) -> Sequence[float]:
-        """The times of a stage, of status reads or of deletes, sorted, without those that never reached it."""
-        return self.all_times.get(name, ())
-
-    def fields(self) -> dict[str, object]:
-        """The fields for ``--json``: the figures, and each start as ``stacks``."""
-        whole = asdict(self)
-        del whole["all_times"]
-        whole["stacks"] = whole.pop("samples")
-        return whole
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SideResults:
-    """Measurements beside the attempts."""
+class Side:
+    """Measurements beside the attempts; times are in seconds."""
 
     reads: Sequence[float] = ()
     failed_reads: int = 0
@@ -130,58 +102,61 @@ class SideResults:
     troubles: Mapping[str, int] = field(default_factory=dict)
 
 
-def measure(attempts: Sequence[Attempt], beside: SideResults) -> Results:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """Everything that a rehearsal has measured; times are in seconds, those of a stage are sorted."""
+
+    started: int
+    failed: int
+    undecided: int
+    stages: Mapping[str, Times]
+    times: Mapping[str, Sequence[float]] = field(repr=False)
+    reasons: Sequence[FailureReason]
+    first_refused: int
+    accepted_rate: float
+    running_rate: float
+    nodes: Sequence[Group]
+    images: Sequence[Group]
+    kinds: Sequence[Group]
+    reads: Times
+    deletes: Times
+    side: Side
+    samples: Sequence[Sample] = field(repr=False)
+
+    def fields(self) -> dict[str, object]:
+        """The fields for ``--json``: the figures, and each start as ``stacks``."""
+        fields = asdict(self)
+        side, stacks, _ = (fields.pop(name) for name in ("side", "samples", "times"))
+        return {**side, **fields, "stacks": stacks}
+
+
+def measure(attempts: Sequence[Attempt], side: Side) -> Results:
     """Calculate the figures."""
-    times: dict[str, list[float]] = {
-        stage.value: sorted(took for attempt in attempts if (took := attempt.took(stage)) is not None)
-        for stage in Stage
-    }
-    times |= {"reads": sorted(beside.reads), "deletes": sorted(beside.deletes)}
+    times = {stage.value: sorted(took for one in attempts if (took := one.took(stage)) is not None) for stage in Stage}
     return Results(
         started=len(attempts),
-        failed=sum(map(has_failed, attempts)),
-        undecided=sum(not has_failed(attempt) and Stage.RUNNING not in attempt.times for attempt in attempts),
-        stages={stage.value: summary(times[stage.value]) for stage in Stage},
-        all_times=times,
+        failed=sum(attempt.failed for attempt in attempts),
+        undecided=sum(not attempt.failed and Stage.RUNNING not in attempt.times for attempt in attempts),
+        stages={name: summary(values) for name, values in times.items()},
+        times=times | {"reads": sorted(side.reads), "deletes": sorted(side.deletes)},
         reasons=[FailureReason(count=len(found), example=found[0]) for found in reasons(attempts).values()],
         first_refused=sum(attempt.first_refused for attempt in attempts),
         accepted_rate=_rate(attempts, Stage.ACCEPTED),
         running_rate=_rate(attempts, Stage.RUNNING),
-        reads=summary(times["reads"]),
-        failed_reads=beside.failed_reads,
-        deletes=summary(times["deletes"]),
         nodes=_groups(attempts, lambda attempt: [attempt.node] if attempt.node else []),
         images=_groups(attempts, lambda attempt: attempt.images),
         kinds=_groups(attempts, lambda attempt: [attempt.kind]),
-        create_time=beside.create_time,
-        daemon_lag=beside.daemon_lag,
-        own=beside.own,
-        bottleneck=beside.bottleneck,
-        troubles=beside.troubles,
+        reads=summary(side.reads),
+        deletes=summary(side.deletes),
+        side=side,
         samples=[_sample(attempt) for attempt in attempts],
     )
 
 
-def has_failed(attempt: Attempt) -> bool:
-    """Whether the stack failed, or ran and did not last."""
-    return attempt.failure is not None or bool(attempt.lost)
-
-
-def summary(values: Sequence[float]) -> Times:
-    """The percentiles of sorted values."""
-    if not values:
-        return Times(count=0)
-    p50, p95, p99 = (percentile(values, share) for _, share in SHARES)
-    return Times(count=len(values), p50=p50, p95=p95, p99=p99, longest=values[-1])
-
-
 def _rate(attempts: Iterable[Attempt], stage: Stage) -> float:
-    """How many stacks a second reached the stage, from the first press to the last one; renewed starts do not count."""
-    first = [attempt for attempt in attempts if not attempt.again]
-    reached = [(attempt.due, attempt.times[stage]) for attempt in first if stage in attempt.times]
-    if not reached:
-        return 0.0
-    seconds = max(at for _, at in reached) - min(due for due, _ in reached)
+    """How many stacks a second reached the stage, from the first press to the last one; second starts do not count."""
+    reached = [(one.due, one.times[stage]) for one in attempts if not one.again and stage in one.times]
+    seconds = max((at for _, at in reached), default=0.0) - min((due for due, _ in reached), default=0.0)
     return len(reached) / seconds if seconds > 0 else 0.0
 
 
@@ -196,21 +171,20 @@ def _groups(attempts: Iterable[Attempt], names: Callable[[Attempt], Iterable[str
 
 
 def _group(name: str, members: Sequence[Attempt]) -> Group:
+    scheduled, running = ([one.times.get(stage) for one in members] for stage in (Stage.SCHEDULED, Stage.RUNNING))
+    started = [one.started for one in members]
     return Group(
         name=name,
         started=len(members),
-        failed=sum(map(has_failed, members)),
-        running=summary(sorted(took for one in members if (took := one.took(Stage.RUNNING)) is not None)),
-        starting=summary(_between(members, lambda one: one.times.get(Stage.SCHEDULED), lambda one: one.started)),
-        becoming_ready=summary(_between(members, lambda one: one.started, lambda one: one.times.get(Stage.RUNNING))),
+        failed=sum(one.failed for one in members),
+        running=summary(one.took(Stage.RUNNING) for one in members),
+        starting=summary(map(_between, scheduled, started)),
+        becoming_ready=summary(map(_between, started, running)),
     )
 
 
-def _between(
-    members: Iterable[Attempt], begin: Callable[[Attempt], float | None], end: Callable[[Attempt], float | None]
-) -> list[float]:
-    pairs = ((begin(one), end(one)) for one in members)
-    return sorted(max(0.0, last - first) for first, last in pairs if first is not None and last is not None)
+def _between(begin: float | None, end: float | None) -> float | None:
+    return None if begin is None or end is None else max(0.0, end - begin)
 
 
 def _sample(attempt: Attempt) -> Sample:
@@ -220,17 +194,9 @@ def _sample(attempt: Attempt) -> Sample:
         kind=attempt.kind,
         node=attempt.node,
         pressed=attempt.due,
-        accepted=attempt.took(Stage.ACCEPTED),
-        scheduled=attempt.took(Stage.SCHEDULED),
-        running=attempt.took(Stage.RUNNING),
-        reachable=attempt.took(Stage.REACHABLE),
         failed=attempt.failure.reason if attempt.failure is not None else attempt.lost,
+        **{stage.value: attempt.took(stage) for stage in Stage},
     )
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value that this share of ``values`` (sorted, not empty) does not exceed."""
-    return values[max(0, math.ceil(len(values) * share) - 1)]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -257,16 +223,14 @@ class OwnLoad:
                 window = now
 
     def figures(self) -> dict[str, float]:
-        """The lags (p99 and longest), how late creates were sent, how long requests waited for a connection, and CPU.
-
-        ``load`` is the machine's load average of the last minute.
-        """
+        """The lags, how late creates were sent, how long requests waited for a connection, CPU, and the load average."""
+        lags, sending, waits = summary(self.lags), summary(self.sending), summary(self.waits)
         return {
-            "loop_lag_p99": _p99(self.lags),
-            "loop_lag_max": max(self.lags, default=0.0),
-            "sent_late_p99": _p99(self.sending),
-            "sent_late_max": max(self.sending, default=0.0),
-            "connection_wait_p99": _p99(self.waits),
+            "loop_lag_p99": lags.p99,
+            "loop_lag_max": lags.longest,
+            "sent_late_p99": sending.p99,
+            "sent_late_max": sending.longest,
+            "connection_wait_p99": waits.p99,
             "cpu_busiest": self.cpu,
             "load": os.getloadavg()[0],
             "cpus": float(os.cpu_count() or 1),
@@ -274,44 +238,34 @@ class OwnLoad:
 
     def bottleneck(self, measured: float) -> list[str]:
         """Why this machine may be the bottleneck if starts took ``measured`` seconds; empty if it was not."""
-        found, figures, much = [], self.figures(), max(LATE_SECONDS, measured * LATE_SHARE)
-        if figures["loop_lag_p99"] > much:
-            found.append(f"its event loop was up to {figures['loop_lag_max']:.2f} s late")
-        if figures["sent_late_p99"] > much:
-            found.append(f"it sent creates up to {figures['sent_late_max']:.2f} s after they were due")
-        if figures["connection_wait_p99"] > much:
-            found.append(f"requests waited up to {max(self.waits):.2f} s for one of its own connections")
-        if self.cpu > BUSY:
-            found.append(f"its process used {self.cpu:.0%} of a core")
-        return found
-
-
-def _p99(values: Sequence[float]) -> float:
-    return percentile(sorted(values), 0.99) if values else 0.0
+        delays = (
+            (self.lags, "its event loop was up to {:.2f} s late"),
+            (self.sending, "it sent creates up to {:.2f} s after they were due"),
+            (self.waits, "requests waited up to {:.2f} s for one of its own connections"),
+        )
+        much = max(LATE_SECONDS, measured * LATE_SHARE)
+        found = [text.format(max(values)) for values, text in delays if summary(values).p99 > much]
+        return found + ([f"its process used {self.cpu:.0%} of a core"] if self.cpu > BUSY else [])
 
 
 PHASES = "stackd_create_phase_duration_seconds"
 HTTP = "stackd_http_request_duration_seconds"
 KUBERNETES = "stackd_kubernetes_request_duration_seconds"
 LAG = "stackd_event_loop_lag_seconds"
-ROUTE = "POST /stacks"
-AT_THE_API_SERVER = ("pods", "services")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonMetrics:
-    """The daemon's histograms at one moment: by name and label values, the sum of seconds and the count.
-
-    The values are in the order of their labels' names.
-    """
+    """The daemon's histograms at one moment, by name and label values: the sum of seconds, and the count."""
 
     totals: Mapping[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
 
-    def since(self, before: DaemonMetrics, name: str, label: str) -> tuple[float, float]:
-        """The seconds and the count added since ``before``."""
-        seconds, count = self.totals.get((name, label), (0.0, 0.0))
-        seconds_before, count_before = before.totals.get((name, label), (0.0, 0.0))
-        return seconds - seconds_before, count - count_before
+    def since(self, before: DaemonMetrics, name: str, label: str = "") -> tuple[float, float]:
+        """The seconds and the count added since ``before``; label values are in the order of their names."""
+        (seconds, count), (old_seconds, old_count) = (
+            one.totals.get((name, label), (0.0, 0.0)) for one in (self, before)
+        )
+        return seconds - old_seconds, count - old_count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -352,18 +306,14 @@ class CreateTime:
 
 def read_metrics(text: str) -> DaemonMetrics:
     """The metrics from Prometheus' text format. Raises ValueError if the text is something else."""
-    sums: dict[tuple[str, str], float] = {}
-    counts: dict[tuple[str, str], float] = {}
+    found: dict[str, dict[tuple[str, str], float]] = {"_sum": {}, "_count": {}}
     for family in text_string_to_metric_families(text):
-        if family.name not in (PHASES, HTTP, KUBERNETES, LAG):
-            continue
-        for sample in family.samples:
-            label = " ".join(value for name, value in sorted(sample.labels.items()) if name != "le")
-            if sample.name.endswith("_sum"):
-                sums[family.name, label] = sample.value
-            elif sample.name.endswith("_count"):
-                counts[family.name, label] = sample.value
-    return DaemonMetrics(totals={key: (sums.get(key, 0.0), count) for key, count in counts.items()})
+        if family.name in (PHASES, HTTP, KUBERNETES, LAG):
+            for sample in family.samples:
+                label = " ".join(value for name, value in sorted(sample.labels.items()) if name != "le")
+                found.get(sample.name.removeprefix(family.name), {})[family.name, label] = sample.value
+    sums = found["_sum"]
+    return DaemonMetrics(totals={key: (sums.get(key, 0.0), count) for key, count in found["_count"].items()})
 
 
 def create_time(before: DaemonMetrics, after: DaemonMetrics) -> CreateTime | None:
@@ -371,33 +321,30 @@ def create_time(before: DaemonMetrics, after: DaemonMetrics) -> CreateTime | Non
 
     None if no create was accepted, or if the daemon was restarted meanwhile.
     """
-    seconds, _ = after.since(before, HTTP, ROUTE)
+    seconds, _ = after.since(before, HTTP, "POST /stacks")
     _, accepted = after.since(before, PHASES, "accept")
     if accepted <= 0 or seconds < 0:
         return None
-    phase = {
-        name: max(0.0, after.since(before, PHASES, name)[0]) / accepted
-        for name in ("validate", "reserve", "pod", "service", "schedule", "accept")
-    }
-    asked = (after.since(before, KUBERNETES, f"{kind} create")[0] for kind in AT_THE_API_SERVER)
-    api_server = sum(max(0.0, one) for one in asked) / accepted
-    file, at_cluster = phase["reserve"] + phase["accept"], phase["pod"] + phase["service"]
+
+    def each(name: str, *labels: str) -> float:
+        return sum(max(0.0, after.since(before, name, label)[0]) for label in labels) / accepted
+
+    validate, schedule = each(PHASES, "validate"), each(PHASES, "schedule")
+    api_server = each(KUBERNETES, "pods create", "services create")
+    file, at_cluster = each(PHASES, "reserve", "accept"), each(PHASES, "pod", "service")
+    asked = (after.since(before, name, label)[1] for name, label in after.totals if name == KUBERNETES)
     return CreateTime(
         creates=round(accepted),
-        turn=max(0.0, seconds / accepted - max(at_cluster, api_server) - file - phase["schedule"] - phase["validate"]),
+        turn=max(0.0, seconds / accepted - max(at_cluster, api_server) - file - schedule - validate),
         api_server=api_server,
-        scheduler=phase["schedule"],
+        scheduler=schedule,
         file=file,
-        daemon=phase["validate"] + max(0.0, at_cluster - api_server),
-        requests=round(sum(count for _, count in _all_of(before, after, KUBERNETES))),
+        daemon=validate + max(0.0, at_cluster - api_server),
+        requests=round(sum(asked)),
     )
 
 
 def mean_lag(before: DaemonMetrics, after: DaemonMetrics) -> float:
     """How late the daemon's event loop was on average, in seconds; 0 if the metrics do not tell."""
-    seconds, count = after.since(before, LAG, "")
+    seconds, count = after.since(before, LAG)
     return seconds / count if count > 0 else 0.0
-
-
-def _all_of(before: DaemonMetrics, after: DaemonMetrics, name: str) -> list[tuple[float, float]]:
-    return [after.since(before, family, label) for family, label in after.totals if family == name]

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from stackd.clock import NANOSECONDS, from_nanoseconds
 from stackd.rehearse.attempts import Stage
 from stackd.rehearse.goals import Goal, Verdict, judge
-from stackd.rehearse.measure import Group, Results, SideResults, Times, create_time, mean_lag, measure, summary
+from stackd.rehearse.measure import Group, Results, Side, Times, create_time, mean_lag, measure, summary
 from stackd.rehearse.plan import Plan
 from stackd.rehearse.rehearsal import Rehearsal
 from stackd.rehearse.run import Measured, last_end
@@ -65,13 +65,12 @@ class Outcome:
         for name, times in self.results.stages.items():
             if name != Stage.REACHABLE.value or self.plan.probe != "none":
                 yield [name, *_cells(times, f"{times.count} of {self.results.started}")]
-        if self.results.deletes.count:
-            yield ["a delete's answer", *_cells(self.results.deletes, str(self.results.deletes.count))]
-        if self.results.reads.count:
-            yield ["a status read's answer", *_cells(self.results.reads, str(self.results.reads.count))]
+        for name, times in (("delete", self.results.deletes), ("status read", self.results.reads)):
+            if times.count:
+                yield [f"a {name}'s answer", *_cells(times, str(times.count))]
 
     def _create_time(self) -> Iterator[list[str]]:
-        spent = self.results.create_time
+        spent = self.results.side.create_time
         if spent is None or not spent.total:
             return
         for name, seconds in spent.parts().items():
@@ -79,32 +78,28 @@ class Outcome:
         yield ["all", f"{spent.total * 1000:.1f} ms", f"{spent.creates} creates"]
 
     def _about(self) -> Iterator[list[str]]:
-        results, own = self.results, self.results.own
-        yield [
-            "throughput",
-            f"{results.accepted_rate:.1f} accepted a second, {results.running_rate:.1f} running a second",
-        ]
-        if results.create_time is not None and self.seconds:
-            asked = results.create_time.requests
+        results, side, own = self.results, self.results.side, self.results.side.own
+        rates = f"{results.accepted_rate:.1f} accepted a second, {results.running_rate:.1f} running a second"
+        yield ["throughput", rates]
+        if side.create_time is not None and self.seconds:
+            asked = side.create_time.requests
             yield ["API server", f"{asked} requests of stackd's, {asked / self.seconds:.1f} a second"]
         if self.plan.probe != "none":
-            yield [
-                "addresses",
-                f"{results.first_refused} did not answer at first, after the stack was reported as running",
-            ]
-        if results.failed_reads:
-            yield ["status reads", f"{results.failed_reads} failed"]
+            refused = f"{results.first_refused} did not answer at first, after the stack was reported as running"
+            yield ["addresses", refused]
+        if side.failed_reads:
+            yield ["status reads", f"{side.failed_reads} failed"]
         yield [
             "this machine",
             f"loop at most {own['loop_lag_max'] * 1000:.0f} ms late (p99 {own['loop_lag_p99'] * 1000:.0f} ms), creates sent"
             f" at most {own['sent_late_max'] * 1000:.0f} ms late, {own['cpu_busiest']:.0%} of a core at its busiest",
         ]
-        yield from (["", f"this machine may have been the bottleneck: {why}"] for why in results.bottleneck)
+        yield from (["", f"this machine may have been the bottleneck: {why}"] for why in side.bottleneck)
         yield ["", f"load {own['load']:.1f} on {own['cpus']:.0f} CPUs at the end"]
-        yield ["the daemon's loop", f"{results.daemon_lag * 1000:.1f} ms late on average"]
+        yield ["the daemon's loop", f"{side.daemon_lag * 1000:.1f} ms late on average"]
         if self.clock_ahead is not None and self.clock_error is not None:
             yield ["clocks", f"the daemon's is {self.clock_ahead:+.3f} s, known to {self.clock_error * 1000:.0f} ms"]
-        yield from ([f"{count} times", trouble] for trouble, count in results.troubles.items())
+        yield from ([f"{count} times", problem] for problem, count in side.troubles.items())
 
     def fields(self) -> dict[str, object]:
         """The fields for ``--json``."""
@@ -139,11 +134,23 @@ class Outcome:
 def outcome_of(rehearsal: Rehearsal, measured: Measured | None, goals: Sequence[Goal]) -> Outcome:
     """The outcome; ``measured`` is None if the rehearsal was cancelled."""
     interrupted = rehearsal.interrupted or measured is None
-    results = measure(rehearsal.attempts, _beside(rehearsal, measured))
-    plan, now = rehearsal.plan, rehearsal.now()
-    unanswered = sum(attempt.unanswered for attempt in rehearsal.attempts)
-    kept = sum(bool(attempt.stack_id) and not attempt.gone for attempt in rehearsal.attempts)
+    plan, now, attempts, own = rehearsal.plan, rehearsal.now(), rehearsal.attempts, rehearsal.own
+    before, after = (measured.before, measured.after) if measured is not None else (None, None)
+    side = Side(
+        reads=rehearsal.reads,
+        failed_reads=rehearsal.failed_reads,
+        deletes=rehearsal.deletes,
+        create_time=create_time(before, after) if before and after else None,
+        daemon_lag=mean_lag(before, after) if before and after else 0.0,
+        own=own.figures(),
+        bottleneck=own.bottleneck(summary(one.took(Stage.RUNNING) for one in attempts).p50),
+        troubles=dict(rehearsal.troubles.most_common()),
+    )
+    results = measure(attempts, side)
+    unanswered = sum(attempt.unanswered for attempt in attempts)
+    kept = sum(bool(attempt.stack_id) and not attempt.gone for attempt in attempts)
     left = kept if rehearsal.left is None else rehearsal.left
+    sentence = f"{left} of its stacks may remain"
     return Outcome(
         ident=rehearsal.ident,
         plan=plan,
@@ -157,8 +164,8 @@ def outcome_of(rehearsal: Rehearsal, measured: Measured | None, goals: Sequence[
         goals=goals,
         interrupted=interrupted,
         left=left + (unanswered if rehearsal.left != 0 else 0),
-        left_sentence=_left(left, unanswered),
-        left_seconds=last_end(rehearsal.attempts, plan.ttl, now) - now,
+        left_sentence=f"{sentence}, and {unanswered} creates were never answered" if unanswered else sentence,
+        left_seconds=last_end(attempts, plan.ttl, now) - now,
     )
 
 
@@ -167,50 +174,20 @@ def are_numbers(cells: Iterable[str]) -> bool:
     return all(_NUMBER.fullmatch(cell) for cell in cells)
 
 
-def _left(left: int, unanswered: int) -> str:
-    sentence = f"{left} of its stacks may remain"
-    return f"{sentence}, and {unanswered} creates were never answered" if unanswered else sentence
-
-
-def _beside(rehearsal: Rehearsal, measured: Measured | None) -> SideResults:
-    before, after = (measured.before, measured.after) if measured is not None else (None, None)
-    running = sorted(took for one in rehearsal.attempts if (took := one.took(Stage.RUNNING)) is not None)
-    return SideResults(
-        reads=rehearsal.reads,
-        failed_reads=rehearsal.failed_reads,
-        deletes=rehearsal.deletes,
-        create_time=create_time(before, after) if before and after else None,
-        daemon_lag=mean_lag(before, after) if before and after else 0.0,
-        own=rehearsal.own.figures(),
-        bottleneck=rehearsal.own.bottleneck(summary(running).p50),
-        troubles=dict(rehearsal.troubles.most_common()),
-    )
-
-
 def _groups(groups: Sequence[Group]) -> tuple[Sequence[str], Rows]:
     heads = ("", "stacks", "failed", "p50", "p95", "longest", "to start", "to ready")
-    rows = [
-        [
-            group.name,
-            str(group.started),
-            str(group.failed),
-            *(
-                _seconds(value, group.running.count)
-                for value in (group.running.p50, group.running.p95, group.running.longest)
-            ),
-            _seconds(group.starting.p50, group.starting.count),
-            _seconds(group.becoming_ready.p50, group.becoming_ready.count),
-        ]
-        for group in groups
-    ]
+    rows = []
+    for group in groups:
+        spread = ((group.running, "p50"), (group.running, "p95"), (group.running, "longest"))
+        values = [*spread, (group.starting, "p50"), (group.becoming_ready, "p50")]
+        rows.append([group.name, str(group.started), str(group.failed), *(_seconds(*value) for value in values)])
     return heads, rows
 
 
 def _cells(times: Times, count: str) -> list[str]:
-    return [count, *(_seconds(value, times.count) for value in (times.p50, times.p95, times.p99, times.longest))]
+    return [count, *(_seconds(times, name) for name in TIMES[1:])]
 
 
-def _seconds(value: float, count: int) -> str:
-    if not count:
-        return "–"
-    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
+def _seconds(times: Times, name: str) -> str:
+    value = getattr(times, name)
+    return "–" if not times.count else f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"

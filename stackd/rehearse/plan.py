@@ -92,9 +92,11 @@ class Plan:
             counts[place] += 1
         return list(zip(self.kinds, counts, strict=True))
 
-    def labels_of(self, player: int) -> dict[str, str]:
-        """The labels that the plan gives this player's stacks."""
-        return {name: value.replace(PLAYER, str(player)) for name, value in self.labels.items()}
+
+def create_body(plan: Plan, body: Mapping[str, Any], player: int, ident: str) -> dict[str, Any]:
+    """The request body of one player's create."""
+    labels = {name: value.replace(PLAYER, str(player)) for name, value in plan.labels.items()}
+    return {**body, "ttl": f"{plan.ttl:g}s", "labels": {**body.get("labels", {}), **labels, LABEL: ident}}
 
 
 def parse_rate(text: str) -> float:
@@ -118,12 +120,10 @@ def parse_share(text: str) -> float:
 def parse_weighted(text: str) -> tuple[str, float]:
     """A name and its weight from ``web-1=3``; 1 if no weight is given. Raises ValueError with what is wrong."""
     name, equals, weight = text.rpartition("=")
-    if not equals:
-        return text, 1.0
     try:
-        value = float(weight)
+        value = float(weight) if equals else 1.0
     except ValueError:
-        return text, 1.0
+        name, value = "", 1.0
     if not 0 < value < float("inf"):
         raise ValueError(f'"{text}": a weight must be above zero')
-    return name, value
+    return name or text, value

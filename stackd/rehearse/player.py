@@ -13,8 +13,7 @@ from stackd.errors import InvalidPodSpec
 from stackd.podspec.yaml_reader import read
 from stackd.rehearse.attempts import Attempt, Stage, ended, seen
 from stackd.rehearse.connection import Answer, NoAnswer
-from stackd.rehearse.plan import Arrival
-from stackd.rehearse.preflight import create_body
+from stackd.rehearse.plan import Arrival, create_body
 from stackd.rehearse.rehearsal import Rehearsal
 
 AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 0.1, 2.0
@@ -34,41 +33,38 @@ async def arrive(rehearsal: Rehearsal, arrival: Arrival) -> Attempt | None:
     """Press start when it is due, and follow the stack; None if the rehearsal was over before."""
     if not await rehearsal.pause(arrival.due - rehearsal.now()):
         return None
-    return await _start(rehearsal, arrival, Attempt(player=arrival.player, kind=arrival.kind.name, due=arrival.due))
+    attempt = Attempt(player=arrival.player, kind=arrival.kind.name, due=arrival.due)
+    await _start(rehearsal, arrival, attempt)
+    return attempt
 
 
 async def stay(rehearsal: Rehearsal, arrival: Arrival, attempt: Attempt) -> None:
     """Keep reading the status until the rehearsal is over; a player with ``again`` starts another stack in the hold."""
     while attempt.kept and not rehearsal.over.is_set():
-        left = _until_renewal(rehearsal, arrival)
-        if left is not None and left <= 0:
-            if await _give_up(rehearsal, attempt):
-                again = Attempt(player=arrival.player, kind=arrival.kind.name, due=rehearsal.now(), again=True)
-                await _start(rehearsal, arrival, again)
-            return
-        pause = _jittered(rehearsal.plan.poll * SLOWER)
-        due = left is not None and left < pause
-        news = await rehearsal.rest(attempt, left if due and left is not None else pause)
+        pause, due = _jittered(rehearsal.plan.poll * SLOWER), False
+        if arrival.again is not None and rehearsal.hold_began is not None:
+            remaining = rehearsal.hold_began + arrival.again * rehearsal.plan.hold - rehearsal.now()
+            if remaining <= 0:
+                if await _give_up(rehearsal, attempt):
+                    again = Attempt(player=arrival.player, kind=arrival.kind.name, due=rehearsal.now(), again=True)
+                    await _start(rehearsal, arrival, again)
+                return
+            pause, due = min(pause, remaining), remaining < pause
+        news = await rehearsal.rest(attempt, pause)
         if not news and not due and not rehearsal.over.is_set():
             await _read_status(rehearsal, attempt)
 
 
-def _until_renewal(rehearsal: Rehearsal, arrival: Arrival) -> float | None:
-    if arrival.again is None or rehearsal.hold_began is None:
-        return None
-    return rehearsal.hold_began + arrival.again * rehearsal.plan.hold - rehearsal.now()
-
-
-async def _start(rehearsal: Rehearsal, arrival: Arrival, attempt: Attempt) -> Attempt:
+async def _start(rehearsal: Rehearsal, arrival: Arrival, attempt: Attempt) -> None:
     """One press of start, until the stack runs (and answers, if probed) or has failed."""
     rehearsal.attempts.append(attempt)
     key = f"rehearsal-{rehearsal.ident}-{len(rehearsal.attempts)}"
-    body = create_body(rehearsal.plan, arrival.kind.body, arrival.player, rehearsal.ident)
-    await _create(rehearsal, attempt, key, body)
+    await _create(
+        rehearsal, attempt, key, create_body(rehearsal.plan, arrival.kind.body, arrival.player, rehearsal.ident)
+    )
     await _until_running(rehearsal, attempt)
     if Stage.RUNNING in attempt.times and rehearsal.plan.probe != "none":
         await _try_address(rehearsal, attempt)
-    return attempt
 
 
 async def _create(rehearsal: Rehearsal, attempt: Attempt, key: str, body: object) -> None:
@@ -112,27 +108,26 @@ async def _until_running(rehearsal: Rehearsal, attempt: Attempt) -> None:
     """Read the status now and then until the stack runs or fails, or the patience is over."""
     end = attempt.due + rehearsal.plan.patience
     while attempt.failure is None and Stage.RUNNING not in attempt.times and not rehearsal.over.is_set():
-        left = end - rehearsal.now()
-        if left <= 0:
+        remaining = end - rehearsal.now()
+        if remaining <= 0:
             sentence = f"{attempt.status or 'creating'} after {rehearsal.plan.patience:g} s"
             attempt.fail(Stage.RUNNING, sentence, rehearsal.now())
-        elif not await rehearsal.rest(attempt, min(left, _jittered(rehearsal.plan.poll))):
+        elif not await rehearsal.rest(attempt, min(remaining, _jittered(rehearsal.plan.poll))):
             await _read_status(rehearsal, attempt)
 
 
 async def _read_status(rehearsal: Rehearsal, attempt: Attempt) -> None:
-    try:
-        answer = await rehearsal.connection.ask("GET", f"/stacks/{attempt.stack_id}/status")
-    except NoAnswer as error:
+    answer = await rehearsal.ask("status", "GET", f"/stacks/{attempt.stack_id}/status", accept=(404,))
+    if answer is None:
         rehearsal.failed_reads += 1
-        rehearsal.trouble(f"status: {error}")
         return
-    rehearsal.was_read(answer)
-    if answer.status == 404:
-        ended(attempt, rehearsal.at(answer.came))
-    elif answer.good:
+    rehearsal.reads.append(answer.seconds)
+    rehearsal.own.waits.append(answer.waited)
+    if answer.good:
         attempt.address = address(answer.body) or attempt.address
         seen(attempt, answer.body["status"], "", rehearsal.at(answer.came))
+    else:
+        ended(attempt, rehearsal.at(answer.came))
 
 
 async def _try_address(rehearsal: Rehearsal, attempt: Attempt) -> None:
@@ -157,17 +152,12 @@ async def _try_address(rehearsal: Rehearsal, attempt: Attempt) -> None:
 async def _give_up(rehearsal: Rehearsal, attempt: Attempt) -> bool:
     """Delete the stack; returns whether it is gone. If not, the end of the rehearsal deletes it."""
     attempt.leaving = True
-    try:
-        answer = await rehearsal.connection.ask("DELETE", f"/stacks/{attempt.stack_id}", seconds=CREATE_SECONDS)
-    except NoAnswer as error:
-        rehearsal.trouble(f"delete: {error}")
-        return False
-    if answer.status not in (200, 404):
-        rehearsal.trouble(f"delete: {answer.reason}")
-        return False
-    attempt.gone = True
-    rehearsal.deletes.append(answer.seconds)
-    return True
+    path = f"/stacks/{attempt.stack_id}"
+    answer = await rehearsal.ask("delete", "DELETE", path, accept=(404,), seconds=CREATE_SECONDS)
+    if answer is not None:
+        attempt.gone = True
+        rehearsal.deletes.append(answer.seconds)
+    return attempt.gone
 
 
 @lru_cache(maxsize=64)

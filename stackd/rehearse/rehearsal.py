@@ -1,8 +1,4 @@
-"""A rehearsal under way: what its players share, what they have seen, and its progress.
-
-Owns: the clock of the rehearsal, its attempts by stack, and the snapshot of their progress for the live view. Does
-nothing by itself.
-"""
+"""A rehearsal under way: its clock, its attempts by stack, and what its players share. Does nothing by itself."""
 
 from __future__ import annotations
 
@@ -10,23 +6,14 @@ import asyncio
 import enum
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from stackd.rehearse.attempts import Attempt, Stage, reasons, seen
-from stackd.rehearse.connection import Answer, Connection
-from stackd.rehearse.measure import OwnLoad, Times, has_failed, summary
+from stackd.rehearse.attempts import Attempt, seen, without_ids
+from stackd.rehearse.connection import Answer, Connection, NoAnswer
+from stackd.rehearse.measure import OwnLoad
 from stackd.rehearse.plan import Plan
 from stackd.waiters import set_within
-
-WINDOW_SECONDS = 5.0
-"""The rates of a snapshot are over this time."""
-
-SHOWN = 4
-"""How many reasons, and how many troubles, a snapshot has."""
-
-NOT_SEEN_LIVE = Stage.SCHEDULED
-"""When a stack was scheduled is read from its timeline at the end."""
 
 
 class Phase(enum.StrEnum):
@@ -54,8 +41,8 @@ class Rehearsal:
     """One rehearsal. Times are seconds since ``began`` (the loop's clock); ``wall`` is the same moment in Unix time.
 
     ``clock_ahead`` is how far the daemon's clock is ahead of this machine's, known to ``clock_error`` seconds; both are
-    None if the daemon has not told. ``over`` is set when all players have to finish. ``left`` is how many stacks
-    remain, None while that is unknown.
+    None while that is unknown. ``over`` is set when all players have to finish. ``left`` is how many stacks remain,
+    None while that is unknown.
     """
 
     plan: Plan
@@ -98,19 +85,25 @@ class Rehearsal:
         """A moment of the daemon's clock in the rehearsal's time."""
         return unix - (self.clock_ahead or 0.0) - self.wall
 
+    async def ask(
+        self, what: str, method: str, path: str, body: object = None, *, accept: tuple[int, ...] = (), **options: Any
+    ) -> Answer | None:
+        """An answer, good or of an accepted status; None if there is none, with the problem recorded."""
+        try:
+            answer = await self.connection.ask(method, path, body, **options)
+        except NoAnswer as error:
+            self.trouble(f"{what}: {error}")
+            return None
+        if answer.good or answer.status in accept:
+            return answer
+        self.trouble(f"{what}: {without_ids(answer.reason)}")
+        return None
+
     def accepted(self, attempt: Attempt) -> None:
         """Assign the attempt its stack, and apply a status that came before the create's answer."""
         self.by_stack[attempt.stack_id] = attempt
-        if (told := self.early.pop(attempt.stack_id, None)) is not None:
-            seen(attempt, told.status, told.reason, told.at)
-
-    def was_read(self, answer: Answer) -> None:
-        """Record a status read."""
-        self.reads.append(answer.seconds)
-        self.own.waits.append(answer.waited)
-        if not answer.good and answer.status != 404:
-            self.failed_reads += 1
-            self.trouble(f"status: {answer.reason}")
+        if (early := self.early.pop(attempt.stack_id, None)) is not None:
+            seen(attempt, early.status, early.reason, early.at)
 
     def trouble(self, reason: str) -> None:
         """Record a problem that does not concern one stack."""
@@ -140,55 +133,3 @@ class Rehearsal:
     def _wake(self) -> None:
         for attempt in self.attempts:
             attempt.news.set()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageProgress:
-    """A stage: how long it took so far, and how many stacks a second reached it lately."""
-
-    name: str
-    times: Times
-    rate: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """A snapshot of a rehearsal."""
-
-    ident: str
-    phase: str
-    seconds: float
-    asked_for: int
-    stages: Sequence[StageProgress]
-    failed: int
-    reads: int
-    reasons: Sequence[tuple[str, int]]
-    troubles: Sequence[tuple[str, int]]
-    left: int | None
-
-
-def progress_of(rehearsal: Rehearsal) -> Progress:
-    """The snapshot of now."""
-    now, attempts = rehearsal.now(), rehearsal.attempts
-    stages = [
-        StageProgress(
-            name=stage.value,
-            times=summary(sorted(took for one in attempts if (took := one.took(stage)) is not None)),
-            rate=sum(now - WINDOW_SECONDS <= one.times.get(stage, -now) for one in attempts) / WINDOW_SECONDS,
-        )
-        for stage in Stage
-        if stage is not NOT_SEEN_LIVE and (stage is not Stage.REACHABLE or rehearsal.plan.probe != "none")
-    ]
-    grouped = reasons(attempts).values()
-    return Progress(
-        ident=rehearsal.ident,
-        phase=rehearsal.phase.value,
-        seconds=now,
-        asked_for=rehearsal.plan.stacks,
-        stages=stages,
-        failed=sum(map(has_failed, attempts)),
-        reads=len(rehearsal.reads),
-        reasons=[(found[0], len(found)) for found in grouped][:SHOWN],
-        troubles=Counter(rehearsal.troubles).most_common(SHOWN),
-        left=rehearsal.left,
-    )

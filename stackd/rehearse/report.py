@@ -7,14 +7,14 @@ foreign text, and are escaped.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from stackd.rehearse import charts
 from stackd.rehearse.attempts import Stage
 from stackd.rehearse.charts import Mark, Span
 from stackd.rehearse.measure import Group
-from stackd.rehearse.outcome import Outcome, Rows, are_numbers
+from stackd.rehearse.outcome import Outcome, Titled, are_numbers
 
 RUNNING = Stage.RUNNING.value
 SPREAD_SECONDS = 1.0
@@ -63,26 +63,26 @@ svg .part.s2 { fill: var(--s2); } svg .part.s3 { fill: var(--s3); } svg .part.s4
 """
 
 
-def page(found: Outcome) -> str:
+def document(title: str, parts: Iterable[str]) -> str:
     """One self-contained HTML page."""
+    head = (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    )
+    return f"{head}<style>{STYLE}</style></head><body><main>\n" + "\n".join(parts) + "\n</main></body></html>\n"
+
+
+def page(found: Outcome) -> str:
+    """The page of a rehearsal."""
     tone = "good" if found.verdict.holds else "" if found.interrupted else "bad"
     title = f"Rehearsal {found.ident}"
     began = dt.datetime.fromtimestamp(found.began).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
-    parts = [
-        "<!doctype html>",
-        f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<style>{STYLE}</style></head><body><main>",
-        f'<header class="{tone}"><h1>{escape(found.verdict.sentence)}</h1>',
-        f"<p>{escape(found.arrival())}.</p>",
+    header = (
+        f'<header class="{tone}"><h1>{escape(found.verdict.sentence)}</h1>\n<p>{escape(found.arrival())}.</p>\n'
         f'<p class="soft">{escape(title)}, {escape(began)}, {found.seconds:.0f} s, stackd {escape(found.version or "?")}</p>'
-        "</header>",
-        _tiles(found),
-        *_drawings(found),
-        *(_table(title, heads, rows) for title, heads, rows in found.tables() if rows),
-        "</main></body></html>",
-    ]
-    return "\n".join(parts) + "\n"
+        "</header>"
+    )
+    return document(title, [header, _tiles(found), *_drawings(found), *tables(found.tables())])
 
 
 def _tiles(found: Outcome) -> str:
@@ -94,52 +94,41 @@ def _tiles(found: Outcome) -> str:
         "failed": f"{results.failed} of {results.started}",
         "accepted a second": f"{results.accepted_rate:.1f}",
     }
-    if (spent := results.create_time) is not None and spent.total:
+    if (spent := results.side.create_time) is not None and spent.total:
         tiles["API server's share of a create"] = f"{spent.api_server / spent.total:.0%}"
     shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in tiles.items())
     return f'<dl class="tiles">{shown}</dl>'
 
 
 def _drawings(found: Outcome) -> Iterator[str]:
-    results = found.results
-    running = results.times_of(RUNNING)
+    results, samples = found.results, found.results.samples
     goals = [
         Mark(name=f"goal {goal.what} {goal.text.partition('=')[0].partition('-')[2]}", value=goal.limit, style="goal")
         for goal in found.goals
         if goal.what in set(Stage)
     ]
     yield '<div class="pair">'
-    if running:
-        times = results.stages[RUNNING]
-        marks = [
-            Mark(name="p50", value=times.p50),
-            Mark(name="p95", value=times.p95),
-            Mark(name="p99", value=times.p99),
-        ]
-        yield _section("Time to running", charts.distribution(running, marks, "Distribution of the time to running"))
-    reached = {name: results.times_of(name) for name in results.stages if results.times_of(name)}
-    if reached:
-        yield _section(
-            "Share of stacks that came so far, over time",
-            charts.shares(reached, results.started, goals, "Share of stacks by time and stage"),
-        )
-        yield _section("The rehearsal's course", charts.flow(_course(found), "Stacks by stage over the rehearsal"))
-    pressed = [sample.pressed for sample in results.samples]
+    if running := results.times[RUNNING]:
+        marks = [Mark(name=name, value=getattr(results.stages[RUNNING], name)) for name in ("p50", "p95", "p99")]
+        yield section("Time to running", charts.distribution(running, marks, "Distribution of the time to running"))
+    if reached := {name: results.times[name] for name in results.stages if results.times[name]}:
+        totals, label = dict.fromkeys(reached, results.started), "Share of stacks by time and stage"
+        drawn = charts.rises(reached, label, "after the press", "share of all stacks", totals, goals)
+        yield section("Share of stacks that came so far, over time", drawn)
+        drawn = charts.rises(_course(found), "Stacks by stage over the rehearsal", "of the rehearsal", "stacks")
+        yield section("The rehearsal's course", drawn)
+    pressed = [sample.pressed for sample in samples]
     if pressed and max(pressed) - min(pressed) > SPREAD_SECONDS:
-        dots = [(sample.pressed, sample.running) for sample in results.samples if sample.running is not None]
-        failed = [sample.pressed for sample in results.samples if sample.failed]
-        yield _section(
-            "Time to running over time", charts.scatter(dots, failed, "Time to running by time of the press")
-        )
+        dots = [(sample.pressed, sample.running) for sample in samples if sample.running is not None]
+        failed = [sample.pressed for sample in samples if sample.failed]
+        yield section("Time to running over time", charts.scatter(dots, failed, "Time to running by time of the press"))
     yield "</div>"
-    if (spent := results.create_time) is not None and spent.total:
-        yield _section("Where a create's time goes, on average", charts.parts(spent.parts(), "A create's time by part"))
+    if (spent := results.side.create_time) is not None and spent.total:
+        yield section("Where a create's time goes, on average", charts.parts(spent.parts(), "A create's time by part"))
     yield '<div class="pair">'
-    for title, groups in (("By node", results.nodes), ("By image", results.images)):
+    for title, groups in (("By node: time to running", results.nodes), ("By image: time to running", results.images)):
         if any(group.running.count for group in groups):
-            yield _section(
-                f"{title}: time to running", charts.spans(_spans(groups), f"{title}: time to running"), SPAN_KEY
-            )
+            yield section(title, charts.spans(_spans(groups), title), SPAN_KEY)
     yield "</div>"
 
 
@@ -169,18 +158,22 @@ def _spans(groups: Sequence[Group]) -> list[Span]:
     ]
 
 
-def _section(title: str, content: str, note: str = "") -> str:
-    said = f'<p class="soft">{escape(note)}</p>' if note else ""
-    return f"<section><h2>{escape(title)}</h2>\n{content}\n{said}</section>"
+def section(title: str, content: str, note: str = "") -> str:
+    """A part of a page."""
+    soft = f'<p class="soft">{escape(note)}</p>' if note else ""
+    return f"<section><h2>{escape(title)}</h2>\n{content}\n{soft}</section>"
 
 
-def _table(title: str, heads: Sequence[str], rows: Rows) -> str:
-    numeric = [are_numbers(column) for column in zip(*rows, strict=True)]
-    classes = [' class="n"' if one else "" for one in numeric]
-    head = "".join(f"<th{style}>{escape(name)}</th>" for style, name in zip(classes, heads, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{style}>{escape(cell)}</td>" for style, cell in zip(classes, row, strict=True)) + "</tr>"
-        for row in rows
-    )
-    header = f"<thead><tr>{head}</tr></thead>" if any(heads) else ""
-    return _section(title[:1].upper() + title[1:], f"<table>{header}<tbody>{body}</tbody></table>")
+def tables(titled: Iterable[Titled]) -> Iterator[str]:
+    """The tables that have rows, each as a part of a page."""
+    for title, heads, rows in titled:
+        if rows:
+            columns = zip(*rows, strict=True)
+            styles = [' class="n"' if are_numbers(column) else "" for column in columns]
+            body = "".join(_row("td", row, styles) for row in rows)
+            head = f"<thead>{_row('th', heads, styles)}</thead>" if any(heads) else ""
+            yield section(title[:1].upper() + title[1:], f"<table>{head}<tbody>{body}</tbody></table>")
+
+
+def _row(tag: str, cells: Sequence[str], styles: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}{style}>{escape(cell)}</{tag}>' for style, cell in zip(styles, cells, strict=True))}</tr>"

@@ -17,7 +17,7 @@ from typing import Any
 
 from stackd.client.records import Event
 from stackd.clock import to_nanoseconds
-from stackd.rehearse.attempts import Attempt, Stage, ended, seen
+from stackd.rehearse.attempts import Attempt, Stage, ended, seen, without_ids
 from stackd.rehearse.connection import NoAnswer
 from stackd.rehearse.measure import DaemonMetrics, read_metrics
 from stackd.rehearse.plan import LABEL, Arrival
@@ -47,7 +47,19 @@ class Measured:
 async def run(rehearsal: Rehearsal) -> Measured:
     """Run all phases, and clean up. Raises CancelledError if it was cancelled: then stacks may be left."""
     try:
-        measured = await _attended(rehearsal)
+        following = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            beside = [
+                group.create_task(follow(rehearsal, following), name="events"),
+                group.create_task(keep_alive(rehearsal), name="keep alive"),
+                group.create_task(rehearsal.own.sample(), name="own load"),
+            ]
+            try:
+                await set_within(following, FOLLOW_SECONDS)
+                measured = await _measured(rehearsal)
+            finally:
+                for task in beside:
+                    task.cancel()
     except Exception:
         await clean(rehearsal)
         raise
@@ -56,23 +68,6 @@ async def run(rehearsal: Rehearsal) -> Measured:
     rehearsal.phase = Phase.DONE
     rehearsal.interrupted = rehearsal.stop.is_set()
     return measured
-
-
-async def _attended(rehearsal: Rehearsal) -> Measured:
-    """The rehearsal, with the tasks beside its players."""
-    following = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
-        beside = [
-            group.create_task(follow(rehearsal, following), name="events"),
-            group.create_task(keep_alive(rehearsal), name="keep alive"),
-            group.create_task(rehearsal.own.sample(), name="own load"),
-        ]
-        try:
-            await set_within(following, FOLLOW_SECONDS)
-            return await _measured(rehearsal)
-        finally:
-            for task in beside:
-                task.cancel()
 
 
 async def _measured(rehearsal: Rehearsal) -> Measured:
@@ -145,10 +140,10 @@ async def _or_stopped(rehearsal: Rehearsal, work: Coroutine[Any, Any, Any], seco
 
 
 async def _metrics(rehearsal: Rehearsal) -> DaemonMetrics | None:
+    answer = await rehearsal.ask("metrics", "GET", "/metrics")
     try:
-        answer = await rehearsal.connection.ask("GET", "/metrics")
-        return read_metrics(answer.body) if answer.good and isinstance(answer.body, str) else None
-    except (NoAnswer, ValueError) as error:
+        return read_metrics(answer.body) if answer is not None and isinstance(answer.body, str) else None
+    except ValueError as error:
         rehearsal.trouble(f"metrics: {error}")
         return None
 
@@ -163,18 +158,12 @@ async def _timeline(rehearsal: Rehearsal, attempt: Attempt, at_once: asyncio.Sem
     if not attempt.stack_id:
         return
     async with at_once:
-        try:
-            answer = await rehearsal.connection.ask("GET", f"/stacks/{attempt.stack_id}/timeline")
-        except NoAnswer as error:
-            rehearsal.trouble(f"timeline: {error}")
-            return
-    if not answer.good:
-        rehearsal.trouble(f"timeline: {answer.reason.replace(attempt.stack_id, 'a stack')}")
-        return
-    first: dict[str, float] = {}
-    for line in answer.body["events"]:
-        first.setdefault(line["kind"], rehearsal.of_daemon(to_nanoseconds(line["at"]) / 1e9))
-    take(attempt, first)
+        answer = await rehearsal.ask("timeline", "GET", f"/stacks/{attempt.stack_id}/timeline")
+    if answer is not None:
+        first: dict[str, float] = {}
+        for line in answer.body["events"]:
+            first.setdefault(line["kind"], rehearsal.of_daemon(to_nanoseconds(line["at"]) / 1e9))
+        take(attempt, first)
 
 
 def take(attempt: Attempt, first: Mapping[str, float]) -> None:
@@ -202,43 +191,30 @@ async def clean(rehearsal: Rehearsal) -> None:
         attempt.leaving = True
     changed = rehearsal.now()
     while rehearsal.left != 0:
-        try:
-            left = await _delete_all(rehearsal)
-        except NoAnswer as error:
-            rehearsal.trouble(f"clean-up: {error}")
-        else:
-            if left is not None and left != rehearsal.left:
-                rehearsal.left, changed = left, rehearsal.now()
+        remaining = await _delete_all(rehearsal)
+        if remaining is not None and remaining != rehearsal.left:
+            rehearsal.left, changed = remaining, rehearsal.now()
         if rehearsal.left == 0 or rehearsal.now() - changed > rehearsal.plan.patience:
             return
         await asyncio.sleep(AGAIN_SECONDS)
 
 
 async def _delete_all(rehearsal: Rehearsal) -> int | None:
-    """Delete all stacks with one job. Returns how many are left, or None if the API does not tell. Raises NoAnswer."""
-    ask, mine = rehearsal.connection.ask, ("label", f"{LABEL}={rehearsal.ident}")
-    answer = await ask("DELETE", "/stacks", query=[mine])
-    if answer.good:
+    """Delete all stacks with one job. Returns how many remain, or None if the API does not tell."""
+    mine = ("label", f"{LABEL}={rehearsal.ident}")
+    answer = await rehearsal.ask("clean-up", "DELETE", "/stacks", query=[mine])
+    if answer is not None:
         await _finished(rehearsal, answer.body["job_id"])
-    else:
-        rehearsal.trouble(f"clean-up: {answer.reason}")
-    answer = await ask("GET", "/stacks", query=[mine, ("fields", "stack_id")])
-    if not answer.good:
-        rehearsal.trouble(f"clean-up: {answer.reason}")
-        return None
-    return len(answer.body["stacks"])
+    answer = await rehearsal.ask("clean-up", "GET", "/stacks", query=[mine, ("fields", "stack_id")])
+    return None if answer is None else len(answer.body["stacks"])
 
 
 async def _finished(rehearsal: Rehearsal, job_id: str) -> None:
-    while True:
-        answer = await rehearsal.connection.ask("GET", f"/stacks/batch-delete/{job_id}")
-        if not answer.good:
-            return
+    while (answer := await rehearsal.ask("clean-up", "GET", f"/stacks/batch-delete/{job_id}")) is not None:
         job: Mapping[str, Any] = answer.body
-        done = job["deleted"] + job["not_found"] + job["failed"]
-        rehearsal.left = job["total"] - done or None
+        rehearsal.left = job["total"] - job["deleted"] - job["not_found"] - job["failed"] or None
         for error in job.get("errors", ()):
-            rehearsal.trouble(f"clean-up: {error['error'].replace(error['stack_id'], 'a stack')}")
+            rehearsal.trouble(f"clean-up: {without_ids(error['error'])}")
         if job["status"] in ("completed", "failed"):
             return
         await asyncio.sleep(POLL_SECONDS)
@@ -317,19 +293,15 @@ async def keep_alive(rehearsal: Rehearsal) -> None:
 
 async def _extend(rehearsal: Rehearsal, attempt: Attempt, at_once: asyncio.Semaphore) -> None:
     more = rehearsal.plan.ttl / 2
-    key = f"rehearsal-{attempt.stack_id}-{attempt.expires:.3f}"
+    key, path = f"rehearsal-{attempt.stack_id}-{attempt.expires:.3f}", f"/stacks/{attempt.stack_id}/extend"
     async with at_once:
         if not attempt.kept:
             return
-        try:
-            answer = await rehearsal.connection.ask(
-                "POST", f"/stacks/{attempt.stack_id}/extend", {"ttl": f"{more:g}s"}, key=key
-            )
-        except NoAnswer as error:
-            rehearsal.trouble(f"extend: {error}")
-            return
+        answer = await rehearsal.ask("extend", "POST", path, {"ttl": f"{more:g}s"}, key=key, accept=(404, 409))
+    if answer is None:
+        return
+    attempt.extends = answer.good
     if answer.good:
         attempt.expires += more
     else:
-        rehearsal.trouble(f"extend: {answer.reason.replace(attempt.stack_id, 'a stack')}")
-        attempt.extends = answer.status not in (404, 409)
+        rehearsal.trouble(f"extend: {without_ids(answer.reason)}")

@@ -10,7 +10,7 @@ import pytest
 
 from stackd.rehearse import goals
 from stackd.rehearse.attempts import Attempt, Stage
-from stackd.rehearse.measure import DaemonMetrics, OwnLoad, Results, SideResults, create_time, measure, read_metrics
+from stackd.rehearse.measure import DaemonMetrics, OwnLoad, Results, Side, create_time, measure, read_metrics
 from stackd.rehearse.plan import Plan, parse_rate, parse_share, parse_weighted
 from tests.rehearse.conftest import kind
 
@@ -27,7 +27,7 @@ def results(running: list[float | None], *, bottleneck: tuple[str, ...] = ()) ->
         else:
             attempt.reached(Stage.RUNNING, attempt.due + seconds)
         attempts.append(attempt)
-    return measure(attempts, SideResults(bottleneck=bottleneck))
+    return measure(attempts, Side(bottleneck=bottleneck))
 
 
 def verdict(found: Results, *texts: str, interrupted: bool = False) -> goals.Verdict:

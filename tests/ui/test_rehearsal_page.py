@@ -11,7 +11,7 @@ from playwright.async_api import Browser, Page, expect
 
 from stackd.rehearse import goals
 from stackd.rehearse.attempts import Attempt, Stage
-from stackd.rehearse.measure import CreateTime, OwnLoad, SideResults, measure
+from stackd.rehearse.measure import CreateTime, OwnLoad, Side, measure
 from stackd.rehearse.outcome import Outcome
 from stackd.rehearse.plan import Plan, StackKind
 from stackd.rehearse.report import page as page_of
@@ -37,7 +37,7 @@ def outcome(stacks: int = 60) -> Outcome:
             attempt.reached(Stage.RUNNING, attempt.due + 1 + player % 7 / 10)
         attempts.append(attempt)
     spent = CreateTime(creates=stacks, turn=0.1, api_server=0.06, scheduler=0.01, file=0.02, daemon=0.01, requests=300)
-    results = measure(attempts, SideResults(create_time=spent, own=OwnLoad().figures()))
+    results = measure(attempts, Side(create_time=spent, own=OwnLoad().figures()))
     stated = [goals.parse("running-p95=2s")]
     return Outcome(
         ident="c0ffee00",

@@ -10,25 +10,20 @@ from statistics import median
 import orjson
 
 from benchmarks import processes
-from benchmarks.arena import KEY
-from benchmarks.figures import Goal, percentile
-from benchmarks.http1 import HttpConnection, request
-from benchmarks.orders import BODY
+from benchmarks.arena import BODY, KEY, PORTS, Bench
+from benchmarks.loader import HttpConnection, request
 from benchmarks.processes import LOADING
-from benchmarks.rows.bench import Bench
-from benchmarks.rows.reads import status_paths
+from benchmarks.reads import status_paths
+from benchmarks.results import Goal, milliseconds
 from stackd.web.openapi.examples import POD_SPEC
 
 READS_PER_SECOND = 500
+AT_ONCE = 200
 STALLED = 50
-BURST = Goal(
-    name="status reads in a burst of creates, p99", text="200 creates at once", bound=50.0, at_most=True, unit="ms"
-)
-LAG = Goal(name="loop lag while listing, most", text="nothing rendered yet", bound=20.0, at_most=True, unit="ms")
-HOLD = Goal(name="one request holds the loop", text="CPU, the median of five", bound=20.0, at_most=True, unit="ms")
-STALL = Goal(
-    name="memory of stalled readers", text=f"{STALLED} of the longest list", bound=50.0, at_most=True, unit="MB"
-)
+BURST = Goal("status reads in a burst of creates, p99", f"{AT_ONCE} creates at once", 50.0, "ms")
+LAG = Goal("loop lag while listing, most", "nothing rendered yet", 20.0, "ms")
+HOLD = Goal("one request holds the loop", "CPU, the median of five", 20.0, "ms")
+STALL = Goal("memory of stalled readers", f"{STALLED} of the longest list", 50.0, "MB")
 
 
 def burst(bench: Bench) -> None:
@@ -37,15 +32,12 @@ def burst(bench: Bench) -> None:
     reading = bench.daemon.plan("GET", status_paths(ids), connections=32, rate=READS_PER_SECOND, seconds=4.0)
     reads = processes.begin("benchmarks.loader", reading, LOADING)
     time.sleep(1.0)
-    count = bench.amounts.burst
-    done = bench.daemon.load("POST", ["/stacks"], body=BODY, count=count, connections=count)
+    done = bench.daemon.load("POST", ["/stacks"], body=BODY, count=AT_ONCE, connections=AT_ONCE)
     latencies = reads()["latencies"]
-    if done["statuses"] != {"201": count}:
-        raise RuntimeError(f"not all were created: {done['statuses']}")
     note = f"{READS_PER_SECOND} reads/s for 4 s; the burst took {done['seconds']:.1f} s"
-    bench.results.add(BURST, percentile(latencies, 0.99) * 1e3, note=note)
-    bench.results.distribution("status reads in a burst of 200 creates", "stackd", latencies)
-    bench.daemon.batch_delete(bench.daemon.ids()[bench.amounts.stacks :])
+    bench.results.add(BURST, milliseconds(latencies, 0.99), note=note)
+    bench.results.draw(BURST.name, stackd=latencies)
+    bench.daemon.delete(bench.daemon.ids()[bench.amounts.stacks :])
 
 
 def long_list(bench: Bench) -> None:
@@ -66,7 +58,6 @@ def _json(value: object) -> str:
 
 LABELS = "&".join(f"label=a{number}" for number in range(16))
 FIELDS = "stack_id,node_id,pod_spec,ports,status,ttl_expires_at,created_at,updated_at,labels,ended,status_message"
-PORTS = [{"container_port": 80, "protocol": "TCP"}]
 LONG_SPEC = POD_SPEC + "\n".join(["", "      env:", *(f"      - {{name: v{n}, value: x}}" for n in range(2000))])
 TWICE = "&".join(["label=a"] * 1800)  # as many as a request line may have
 REQUESTS: tuple[tuple[str, str, str | None], ...] = (
@@ -75,12 +66,10 @@ REQUESTS: tuple[tuple[str, str, str | None], ...] = (
     ("GET", "/stacks?status=creating&status=running&status=stopped&status=failed&fields=stack_id", None),
     ("GET", f"/stacks?fields={FIELDS}", None),
     ("GET", f"/stacks?limit=1000&fields={FIELDS}", None),
-    ("GET", "/stacks", None),
-    ("GET", "/stats", None),
-    ("GET", "/metrics", None),
-    ("GET", "/templates?history=true", None),
-    ("GET", "/reconcile", None),
-    ("GET", "/capacity", None),
+    *(
+        ("GET", path, None)
+        for path in ("/stacks", "/stats", "/metrics", "/templates?history=true", "/reconcile", "/capacity")
+    ),
     ("POST", "/capacity", BODY),
     ("DELETE", f"/stacks?{LABELS}", None),
     ("POST", "/stacks/batch-delete", _json({"stack_ids": [f"stack-{number:016x}" for number in range(10_000)]})),
@@ -93,7 +82,6 @@ REQUESTS: tuple[tuple[str, str, str | None], ...] = (
 def holds(bench: Bench) -> None:
     """The most CPU that one request uses in one turn of the loop: the others wait for so long."""
     bench.daemon.fill(bench.amounts.holding)
-    bench.daemon.longest_lag()
     for method, path, body in REQUESTS:
         used = []
         for _ in range(5):
@@ -109,23 +97,19 @@ def slow_readers(bench: Bench) -> None:
     stacks = bench.amounts.scale[-1]
     ids = bench.daemon.fill(stacks)
     bench.daemon.call("GET", "/stacks")
-    before = bench.daemon.usage().rss
-    after = asyncio.run(_stall(bench, ids))
-    bench.results.add(
-        STALL, max(0, after - before) / 1e6, note=f"{stacks} stacks; a stack goes between any two readers"
-    )
+    before = bench.daemon.process.memory()
+    more = max(0, asyncio.run(_stall(bench, ids)) - before)
+    bench.results.add(STALL, more / 1e6, note=f"{stacks} stacks; a stack goes between any two readers")
 
 
 async def _stall(bench: Bench, ids: list[str]) -> int:
-    readers = []
-    for number in range(STALLED):
-        reader = await HttpConnection.open(bench.daemon.url)
-        reader.send(request(bench.daemon.url, "GET", "/stacks", KEY))
-        reader.pause()
-        readers.append(reader)
+    readers = [await HttpConnection.open(bench.daemon.url) for _ in range(STALLED)]
+    for number, reader in enumerate(readers):
+        reader.transport.write(request(bench.daemon.url, "GET", "/stacks", KEY))
+        reader.transport.pause_reading()
         await asyncio.to_thread(bench.daemon.call, "DELETE", f"/stacks/{ids[number * len(ids) // STALLED]}")
     await asyncio.sleep(0.5)
-    memory = bench.daemon.usage().rss
+    memory = bench.daemon.process.memory()
     for reader in readers:
-        reader.close()
+        reader.transport.close()
     return memory

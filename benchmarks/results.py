@@ -1,0 +1,143 @@
+"""The figures of all runs: ratios beside their floors, and on which side of a bound a value is good."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from stackd.rehearse import charts, report
+from stackd.rehearse.measure import percentile, summary
+from stackd.rehearse.outcome import Titled
+
+
+def milliseconds(seconds: Sequence[float], share: float) -> float:
+    """The percentile of samples in seconds, in milliseconds."""
+    return percentile(sorted(seconds), share) * 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A bound; with ``at_most``, values up to it are good, else values from it on. ``text`` says what is compared."""
+
+    name: str
+    text: str
+    bound: float
+    unit: str = ""
+    at_most: bool = True
+
+
+@dataclass(slots=True, kw_only=True)
+class Figure:
+    """One line of the table: a goal and each run's value; for a ratio, also its two sides in the unit ``of``."""
+
+    goal: Goal
+    runs: list[float] = field(default_factory=list)
+    measured: list[float] = field(default_factory=list)
+    floor: list[float] = field(default_factory=list)
+    of: str = ""
+    note: str = ""
+
+    @property
+    def median(self) -> float:
+        """The median of all runs."""
+        return statistics.median(self.runs)
+
+    @property
+    def met(self) -> bool:
+        """Whether the median is on the good side of the bound."""
+        return self.median <= self.goal.bound if self.goal.at_most else self.median >= self.goal.bound
+
+    def cells(self) -> list[str]:
+        """Its line in the table."""
+        goal = self.goal
+        sides = [
+            f"{number(statistics.median(side))} {self.of}" if self.floor else "" for side in (self.measured, self.floor)
+        ]
+        spread = [f"{number(value)} {goal.unit}".strip() for value in (min(self.runs), self.median, max(self.runs))]
+        bound = f"{'≤' if goal.at_most else '≥'} {goal.bound:g} {goal.unit}".strip()
+        return [goal.name, *sides, *spread, bound, "" if self.met else "missed", self.note or goal.text]
+
+
+@dataclass(slots=True)
+class Results:
+    """Everything measured, in the order of the first values. ``suffix`` ends the names while a row runs."""
+
+    suffix: str = ""
+    figures: dict[str, Figure] = field(default_factory=dict)
+    costs: dict[str, list[float]] = field(default_factory=dict)
+    latencies: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    scale: dict[str, dict[int, float]] = field(default_factory=dict)
+
+    def add(self, goal: Goal, measured: float, floor: float | None = None, *, of: str = "", note: str = "") -> None:
+        """Add one run's value for a goal, or its ratio to the floor; ``of`` is the unit of the two sides."""
+        goal = replace(goal, name=goal.name + self.suffix)
+        figure = self.figures.setdefault(goal.name, Figure(goal=goal, of=of, note=note))
+        figure.measured.append(measured)
+        if floor is not None:
+            figure.floor.append(floor)
+            measured = measured / floor if floor else float("inf")
+        figure.runs.append(measured)
+
+    def draw(self, chart: str, **lines: Sequence[float]) -> None:
+        """Set the latencies of a chart, by line; the latest run replaces earlier ones."""
+        self.latencies[chart + self.suffix] = {name: sorted(seconds) for name, seconds in lines.items()}
+
+    def cost(self, name: str, value: float) -> None:
+        """Add a value without a bound, such as CPU per operation."""
+        self.costs.setdefault(name + self.suffix, []).append(value)
+
+    def at_scale(self, line: str, stacks: int, value: float) -> None:
+        """Add one point of the cost against the number of stacks."""
+        self.scale.setdefault(line, {})[stacks] = value
+
+    def tables(self) -> Iterator[Titled]:
+        """The tables: title, heads and rows of each."""
+        heads = ("row", "stackd", "floor", "min", "median", "max", "goal", "", "")
+        yield "stackd beside its floors", heads, [figure.cells() for figure in self.figures.values()]
+        spreads = {name: (min(runs), statistics.median(runs), max(runs)) for name, runs in self.costs.items()}
+        yield (
+            "what it costs", ("", "min", "median", "max"),
+            [[name, *map(number, spread)] for name, spread in spreads.items()],
+        )  # fmt: skip
+        counts = sorted({count for points in self.scale.values() for count in points})
+        rows = [
+            [line, *(number(points[one]) if one in points else "" for one in counts)]
+            for line, points in self.scale.items()
+        ]
+        yield "cost against the number of stacks", ("", *map(str, counts)), rows
+
+    def page(self) -> str:
+        """A page with the tables, and the latencies as charts."""
+        drawn = [
+            report.section(
+                title,
+                charts.rises(
+                    lines, title, "latency", "share of requests", {name: len(one) for name, one in lines.items()}
+                ),
+            )
+            for title, lines in self.latencies.items()
+        ]
+        return report.document("Benchmarks", [*report.tables(self.tables()), *drawn])
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, with percentiles instead of the single latencies."""
+        return {
+            "figures": [asdict(one) | {"median": one.median, "met": one.met} for one in self.figures.values()],
+            "costs": self.costs,
+            "scale": {
+                line: {str(count): value for count, value in points.items()} for line, points in self.scale.items()
+            },
+            "latencies": {
+                chart: {line: asdict(summary(seconds)) for line, seconds in lines.items()}
+                for chart, lines in self.latencies.items()
+            },
+        }
+
+
+def number(value: float) -> str:
+    """A number with about three digits."""
+    if value == int(value) and abs(value) < 1000:
+        return f"{value:.0f}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
