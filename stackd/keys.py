@@ -1,16 +1,21 @@
 """API keys: how a key is made, and what is kept of it.
 
-Owns: the form of a key and its hash. Does not know where keys come from (``config``) or how requests carry them
-(``web``). A key's text exists only while it is read or printed. Everything else holds only its SHA-256.
+Owns: the form of a key and its hash, and what a key may see. Does not know where keys come from (``config``) or how
+requests carry them (``web``). A key's text exists only while it is read or printed. Everything else holds only its SHA-256.
 """
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-from typing import Annotated, Final, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+
+from stackd.kinds import TenantLabels, as_tuple
+from stackd.model import NO_LABELS, EventKind, Job, TimelineEvent
+from stackd.names import matches_any
 
 PREFIX: Final = "sk-"
 DIGEST_BYTES: Final = 32
@@ -18,8 +23,12 @@ DIGEST_BYTES: Final = 32
 SHORTEST: Final = 16
 """The fewest characters of a key's text. A shorter key can be guessed, even with few tries."""
 
-Scope = Literal["admin", "read", "metrics"]
-"""``read`` reads everything; ``metrics`` reads ``/metrics`` and ``/healthz``, and so no tenant's pod spec."""
+Scope = Literal["admin", "read", "metrics", "tenant"]
+"""``read`` reads everything; ``metrics`` reads ``/metrics`` and ``/healthz``, and so no tenant's pod spec.
+
+``tenant`` does with the stacks that have its labels what ``admin`` does with all, and knows of no others.
+"""
+TENANT: Final = "tenant"
 
 
 def digest(plaintext: str) -> bytes:
@@ -46,8 +55,24 @@ def _digest_from_hex(value: object) -> object:
     return raw
 
 
+def _only_of_tenants(value: Any, info: ValidationInfo) -> Any:
+    """Refuse a tenant without labels, who would see everything, and labels or templates of any other scope."""
+    scope, name = info.data.get("scope", TENANT if value else "admin"), info.field_name
+    if scope == TENANT and name == "labels" and not value:
+        raise ValueError(f'a key of scope "{TENANT}" needs labels: it sees the stacks that have them')
+    if scope != TENANT and value:
+        raise ValueError(f'a key of scope "{scope}" has no {name}')
+    return value
+
+
+_of_tenants: Final = AfterValidator(_only_of_tenants)
+
+
 class ApiKey(BaseModel):
-    """A key that is accepted: its name for the log, its hash, and what it allows."""
+    """A key that is accepted: its name for the log, its hash, and what it allows.
+
+    ``labels`` and ``templates`` are empty for all scopes but ``tenant``, and then allow everything.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -60,3 +85,32 @@ class ApiKey(BaseModel):
         repr=False, description="a SHA-256 in 64 hex digits"
     )
     scope: Scope = Field(default="admin", description="a scope")
+    labels: Annotated[TenantLabels, _of_tenants] = Field(
+        default_factory=lambda: NO_LABELS,
+        validate_default=True,
+        description=f'a table of labels such as {{ event = "a" }}, with scope = "{TENANT}",',
+    )
+    templates: Annotated[tuple[str, ...], as_tuple, _of_tenants] = Field(
+        default=(), description=f'a list of names of templates such as ["web-*"], with scope = "{TENANT}",'
+    )
+
+    @property
+    def tenant(self) -> bool:
+        """Whether there are stacks that the key may not see."""
+        return self.scope == TENANT
+
+    def may_see(self, labels: Mapping[str, str]) -> bool:
+        """Whether the key may see, change and count a stack with these labels."""
+        return self.labels.items() <= labels.items()
+
+    def may_see_job(self, job: Job) -> bool:
+        """Whether the key may see the batch-delete job: a tenant sees those that it has requested."""
+        return not self.tenant or job.by == self.name
+
+    def may_see_history(self, events: Iterable[TimelineEvent]) -> bool:
+        """Whether the key may see what is kept of a deleted stack: a tenant sees it of stacks that it has created."""
+        return not self.tenant or any(one.kind is EventKind.ACCEPTED and one.by == self.name for one in events)
+
+    def may_use(self, template: str) -> bool:
+        """Whether the key may create stacks from the template of this name."""
+        return not self.templates or matches_any(self.templates, template)

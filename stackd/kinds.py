@@ -92,11 +92,11 @@ def _address(value: str) -> str:
     return value
 
 
-def _one_spelling(rates: Mapping[str, str]) -> Mapping[str, str]:
-    """Refuse labels that differ only in letter case, because rates are counted without regard to it."""
-    if len({label.lower() for label in rates}) < len(rates):
+def _one_spelling(labels: Mapping[str, str]) -> Mapping[str, str]:
+    """Refuse labels that differ only in letter case, because limits are counted without regard to it."""
+    if len({label.lower() for label in labels}) < len(labels):
         raise ValueError("a label is given twice, in different letter case")
-    return rates
+    return labels
 
 
 def _frequency(value: str) -> str:
@@ -205,6 +205,12 @@ Addresses = Annotated[
 ClientLabels = Annotated[
     tuple[ClientLabel, ...], as_tuple, Expects(what='a list of labels without prefix such as ["player"]')
 ]
+TenantLabels = Annotated[
+    Mapping[ClientLabel, Annotated[str, AfterValidator(_matches(is_bare_key, "is not the value of a label"))]],
+    AfterValidator(_one_spelling),
+    AfterValidator(_frozen),
+]
+"""The labels of a tenant's key; none of their values is empty."""
 LabelLimits = Annotated[
     Mapping[ClientLabel, Annotated[int, Ge(1)]],
     AfterValidator(_frozen),

@@ -292,7 +292,7 @@ class JobError:
 
 @struct
 class Job:
-    """A batch-delete job; ``errors`` holds the first 100 failures (API contract)."""
+    """A batch-delete job; ``errors`` holds the first 100 failures (API contract). ``by`` is a key's name."""
 
     job_id: str
     status: JobStatus
@@ -303,6 +303,7 @@ class Job:
     errors: tuple[JobError, ...]
     created_at: int
     updated_at: int
+    by: str = "stackd"
 
     @property
     def finished(self) -> bool:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 RELOADS = "stackd.upkeep.reload"
 """The logger of a reload's result."""
 
-SCOPES = ("admin", "read", "metrics")
+SCOPES = ("admin", "read", "metrics", "tenant")
 
 
 @click.command()
@@ -187,14 +187,21 @@ def key() -> None:
 @key.command()
 @click.option("--name", default="platform", show_default=True, help="What the key is called in the log.")
 @click.option("--scope", type=click.Choice(SCOPES), default="admin", show_default=True)
+@click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", help="Of a tenant: a label of its stacks.")
+@click.option(
+    "--template", "templates", multiple=True, metavar="NAME", help='Of a tenant: it may use it, or all "web-*".'
+)
 @click.option("--plain", is_flag=True, help="Print the key alone: stackd key new --plain > /etc/stackd/api-key")
-def new(name: str, scope: str, plain: bool) -> None:
+def new(name: str, scope: str, labels: tuple[str, ...], templates: tuple[str, ...], plain: bool) -> None:
     """Print a new key, once; on standard error, what to put into the configuration."""
     from stackd.config.settings import toml
     from stackd.keys import new_key
 
     plaintext, sha256 = new_key()
-    entry = {"name": _name(name), "sha256": sha256, "scope": scope}
+    pairs = {key: value for key, _, value in (label.partition("=") for label in labels)}
+    tenant = ({"labels": pairs} if pairs else {}) | ({"templates": templates} if templates else {})
+    entry = {"name": name, "sha256": sha256, "scope": scope, **tenant}
+    _require_valid(entry)
     click.echo(plaintext)
     if plain:
         return
@@ -202,16 +209,18 @@ def new(name: str, scope: str, plain: bool) -> None:
     click.echo(f"# the key above is shown only now; for {INSTALLED}:\n[[auth.keys]]\n{lines}", err=True)
 
 
-def _name(name: str) -> str:
-    """Return the name if the configuration accepts it, so that ``stackd check`` does not refuse what is printed."""
+def _require_valid(entry: dict[str, Any]) -> None:
+    """Raise BadParameter unless the configuration accepts the entry: ``stackd check`` must not refuse what is printed."""
     from pydantic import ValidationError
 
     from stackd.config.settings import toml
-    from stackd.keys import DIGEST_BYTES, ApiKey
+    from stackd.keys import ApiKey
 
     try:
-        ApiKey(name=name, sha256=bytes(DIGEST_BYTES))
+        ApiKey.model_validate(entry)
     except ValidationError as error:
-        what = ApiKey.model_fields["name"].description
-        raise click.BadParameter(f"{toml(name)} cannot be used; {what} is expected", param_hint="--name") from error
-    return name
+        wrong = str(error.errors()[0]["loc"][0])
+        shown, what = toml(entry.get(wrong, {})), ApiKey.model_fields[wrong].description
+        raise click.BadParameter(
+            f"{shown} cannot be used; {what} is expected", param_hint=f"--{wrong.rstrip('s')}"
+        ) from error

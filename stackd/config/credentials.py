@@ -138,6 +138,9 @@ def _check_keys(ring: Keyring) -> None:
         known = by_hash.get(key.sha256)
         if known is not None and known.scope != key.scope:
             ring.mistakes.append(("keys", f'"{known.name}" and "{key.name}" are one key with two scopes'))
+        elif known is not None and (known.labels, known.templates) != (key.labels, key.templates):
+            wrong = f'"{known.name}" and "{key.name}" are one key with different labels or templates'
+            ring.mistakes.append(("keys", wrong))
         if known is not None:
             continue
         if key.name in names:

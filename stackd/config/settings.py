@@ -78,7 +78,8 @@ def toml(value: object, unit: str = "") -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, ApiKey):
-        return toml({"name": value.name, "scope": value.scope})
+        tenant = {"labels": value.labels, "templates": value.templates} if value.tenant else {}
+        return toml({"name": value.name, "scope": value.scope, **tenant})
     if isinstance(value, Toleration):
         return toml(value.manifest())
     if isinstance(value, tuple):
@@ -184,6 +185,13 @@ _KEYS: Final = """\
 # name = "platform"
 # sha256 = "<64 hex digits>"
 # scope = "admin"  # or "read", or "metrics": /metrics, /healthz, /readyz and /owner only
+#
+# [[auth.keys]]  # a tenant: its stacks get these labels, and it knows of no others
+# name = "ctfd-a"
+# sha256 = "<64 hex digits>"
+# scope = "tenant"
+# labels = { event = "a" }
+# templates = ["web-*"]  # those that it may use; without this line, all
 """
 
 

@@ -166,6 +166,7 @@ def _assignment(context: Context, stack_id: str, template: Template, request: Cr
         labels=request.labels,
         max_stacks=context.config.limits.max_stacks or None,
         label_limits=context.config.limits.stacks_per_label,
+        among=request.among,
     )
 
 

@@ -168,6 +168,7 @@ async def _steps(context: Context, stack_id: str, request: CreateRequest, abando
         claim=request.claim,
         max_stacks=None if request.unassigned else context.config.limits.max_stacks or None,
         label_limits=context.config.limits.stacks_per_label,
+        among=request.among,
     )
     phase_timer.end("reserve")
     crash_point("create.reserved")
@@ -390,6 +391,7 @@ async def dry_run(context: Context, request: CreateRequest) -> None:
         ports=len(request.target_ports),
         max_stacks=limits.max_stacks or None,
         label_limits=limits.stacks_per_label,
+        among=request.among,
     )
     imagined = _for_dry_run(context, request)
     manifest = pod_request(context, imagined, request.spec)

@@ -29,8 +29,7 @@ _COLUMNS = ", ".join(_NAMES)
 
 ALL_JOBS = f"SELECT {_COLUMNS} FROM jobs"
 FIND_JOB = f"SELECT {_COLUMNS} FROM jobs WHERE job_id = ?"
-JOB_ASKER = "SELECT by FROM jobs WHERE job_id = ?"
-INSERT_JOB = f"INSERT INTO jobs ({_COLUMNS}, by) VALUES (?, ?, ?, 0, 0, 0, ?, ?, ?)"
+INSERT_JOB = f"INSERT INTO jobs ({_COLUMNS}) VALUES (?, ?, ?, 0, 0, 0, ?, ?, ?)"
 INSERT_JOB_ITEMS = (
     "INSERT INTO job_items (job_id, seq, stack_id, state) SELECT ?, key, value, 'pending' FROM json_each(?)"
 )
@@ -112,7 +111,7 @@ def begin_items(tx: Transaction, job_id: str, ids: Sequence[str]) -> list[Stack]
 
     Raises ``JobNotFound``.
     """
-    by = _asker(tx, job_id)
+    by = _find(tx, job_id).by
     state = dict(_open_among(tx, job_id, ids))
     existing = {name: stack for name, stack in rows.find_all(tx, state).items() if not stack.unassigned}
     pending = [stack_id for stack_id in existing if state[stack_id] == "pending"]
@@ -157,13 +156,6 @@ def _find(tx: Transaction, job_id: str) -> Job:
     if row is None:
         raise JobNotFound(job_id)
     return _with_errors(tx, row)
-
-
-def _asker(tx: Transaction, job_id: str) -> str:
-    row = tx.row(JOB_ASKER, (job_id,))
-    if row is None:
-        raise JobNotFound(job_id)
-    return str(row[0])
 
 
 def _with_errors(tx: Transaction, row: Iterable[object]) -> Job:

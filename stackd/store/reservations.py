@@ -56,6 +56,7 @@ class Assignment:
     labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     max_stacks: int | None = None
     label_limits: Mapping[str, int] = field(default_factory=lambda: NO_LIMITS)
+    among: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
 
 
 def reserve(
@@ -65,6 +66,7 @@ def reserve(
     claim: Claim | None = None,
     max_stacks: int | None = None,
     label_limits: Mapping[str, int] = NO_LIMITS,
+    among: Mapping[str, str] = NO_LABELS,
 ) -> Stack:
     """Insert a row: ``creating``, not accepted, with a random free node port for each target port, or no row at all.
 
@@ -72,7 +74,7 @@ def reserve(
     ``LabelLimitReached`` if as many living stacks as ``label_limits`` allows have the same value of a label.
     """
     if new.labels and label_limits:
-        check_labels(tx, new.labels, label_limits)
+        check_labels(tx, new.labels, label_limits, among)
     _check_max_stacks(tx, max_stacks)
     ports = tuple(
         PortMapping(container_port=port.container_port, protocol=port.protocol, node_port=free)
@@ -106,7 +108,7 @@ def assign(
     stack = rows.from_row(row)
     # The counts below include the stack itself by now.
     if wanted.labels and wanted.label_limits:
-        check_labels(tx, wanted.labels, wanted.label_limits, apart_from=wanted.stack_id)
+        check_labels(tx, wanted.labels, wanted.label_limits, wanted.among, apart_from=wanted.stack_id)
     _check_max_stacks(tx, wanted.max_stacks, there=1)
     if wanted.labels:
         tx.run(rows.INSERT_LABELS, (stack.stack_id, labels))
@@ -129,13 +131,14 @@ def check(
     ports: int,
     max_stacks: int | None = None,
     label_limits: Mapping[str, int] = NO_LIMITS,
+    among: Mapping[str, str] = NO_LABELS,
 ) -> None:
     """Raise what ``reserve`` would raise for a stack with these labels and so many ports; write nothing.
 
     Ports of stacks that wait in a pool count as free: a create takes such a stack, or has one deleted.
     """
     if labels and label_limits:
-        check_labels(tx, labels, label_limits)
+        check_labels(tx, labels, label_limits, among)
     _check_max_stacks(tx, max_stacks)
     try:
         find_free(tx, ports)
@@ -145,10 +148,16 @@ def check(
 
 
 def check_labels(
-    tx: Transaction, labels: Mapping[str, str], limits: Mapping[str, int], *, apart_from: str = ""
+    tx: Transaction,
+    labels: Mapping[str, str],
+    limits: Mapping[str, int],
+    among: Mapping[str, str] = NO_LABELS,
+    *,
+    apart_from: str = "",
 ) -> None:
     """Raise ``LabelLimitReached`` if as many living stacks as allowed already have one of these labels.
 
+    Only the stacks that have all labels of ``among`` count, and are named: those that the caller may see.
     Letter case does not count, as for ``limits.creates_per_label``: another spelling of a player is the same player.
     """
     wanted = {(key.lower(), value.lower()) for key, value in labels.items()}
@@ -157,6 +166,8 @@ def check_labels(
             if name.lower() != key.lower():
                 continue
             holders = tx.rows(LABEL_HOLDERS, (key.lower(), value.lower(), apart_from, tx.now))
+            if among:
+                holders = [holder for holder in holders if among.items() <= orjson.loads(holder[1]).items()]
             if len(holders) >= limit:
                 named = ", ".join(stack_id for stack_id, _ in holders[:5])
                 raise LabelLimitReached(

@@ -22,6 +22,7 @@ from stackd.web.bodies import BodyCache
 from stackd.web.change_feed import ChangeFeed
 from stackd.web.connection import HttpConnection
 from stackd.web.limits import Limits
+from stackd.web.view import View
 
 if TYPE_CHECKING:
     from stackd.web.pages import File
@@ -67,6 +68,11 @@ class ApiCall:
     request: web.Request
     key: ApiKey
     over: TooManyRequests | None = None
+
+    @property
+    def view(self) -> View:
+        """What the key may see."""
+        return View(context=self.api.context, key=self.key)
 
     def within_limits(self) -> None:
         """Raise TooManyRequests if the key is over its rate limit. Handlers call it if there is no earlier answer."""

@@ -29,6 +29,8 @@ Network = IPv4Network | IPv6Network
 HEADER = "X-API-KEY"
 PARAMETER = "api_key"
 ADMIN, METRICS = "admin", "metrics"
+OPERATOR_PATHS = frozenset({"/metrics", "/reconcile", "/reconcile/confirm", "/takeover"})
+"""What a key of scope ``tenant`` may not use: it is about all stacks, or about stackd itself."""
 METRICS_PATHS = frozenset({"/metrics", "/healthz", "/readyz", "/owner"})
 """What a key of scope ``metrics`` may read."""
 
@@ -169,7 +171,9 @@ def client_network(address: str) -> str:
 
 def permit(key: ApiKey, method: str, path: str) -> None:
     """Raise PermissionDenied if the key's scope does not cover the method or the route's path."""
-    if key.scope == ADMIN:
+    if key.tenant and path in OPERATOR_PATHS:
+        raise PermissionDenied(f"the API key {key.name!r} is a tenant's, and {path} is the operator's")
+    if key.scope == ADMIN or key.tenant:
         return
     if key.scope == METRICS and not (path in METRICS_PATHS and method in SAFE_METHODS):
         raise PermissionDenied(f"the API key {key.name!r} may only read {', '.join(sorted(METRICS_PATHS))}")

@@ -12,7 +12,7 @@ import asyncio
 import enum
 import secrets
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -21,7 +21,7 @@ import orjson
 
 from stackd.errors import TooManyRequests, Unavailable
 from stackd.lifecycle.context import Context
-from stackd.model import Job, Stack
+from stackd.model import NO_LABELS, Job, Stack
 from stackd.waiters import set_within
 from stackd.web.limits import share_of_a_key
 
@@ -65,7 +65,7 @@ class FeedChange:
     """A change of a stack or a job; ``record`` is None for a deleted stack.
 
     ``before`` is the stack before the change; None for a new one. Unless ``exact``, ``before`` is unknown (None), and
-    the change may stand for several.
+    the change may stand for several. ``labels`` are the stack's: they are the same for its whole life.
     """
 
     number: int
@@ -73,6 +73,7 @@ class FeedChange:
     record: Stack | Job | None
     before: Stack | None = None
     exact: bool = False
+    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     rendered: dict[tuple[Renderer, ChangeKind], bytes] = field(default_factory=dict)
 
     @property
@@ -98,7 +99,7 @@ class ChangeFeed:
         self._context = context
         self._boot = secrets.token_hex(4)
         self._log: deque[FeedChange] = deque(maxlen=BEHIND)
-        self._changed: OrderedDict[str, int] = OrderedDict()
+        self._changed: OrderedDict[str, tuple[int, Mapping[str, str]]] = OrderedDict()
         self._forgotten = 0
         self._announcement = asyncio.Event()
         self._waking: asyncio.TimerHandle | None = None
@@ -165,12 +166,12 @@ class ChangeFeed:
         if (known := self.since(number)) is not None:
             return MissedChanges(changes=known, whole=True)
         found = []
-        for name, last in reversed(self._changed.items()):
+        for name, (last, labels) in reversed(self._changed.items()):
             if last <= number:
                 break
             record = self._now(name)
             if record is not None or not name.startswith(JOB_PREFIX):  # a purge is not announced
-                found.append(FeedChange(last, name, record))
+                found.append(FeedChange(last, name, record, labels=labels))
         return MissedChanges(changes=found[::-1], whole=len(found) == self.number - number)
 
     async def more(self, number: int, seconds: float) -> bool:
@@ -199,11 +200,13 @@ class ChangeFeed:
 
     def _add(self, name: str, record: Stack | Job | None, before: Stack | None = None) -> None:
         self.number += 1
-        self._changed[name] = self.number
+        stack = record or before
+        labels = stack.labels if isinstance(stack, Stack) else NO_LABELS
+        self._changed[name] = self.number, labels
         self._changed.move_to_end(name)
         if len(self._changed) > REMEMBERED:
-            _, self._forgotten = self._changed.popitem(last=False)
-        self._log.append(FeedChange(self.number, name, record, before, exact=True))
+            _, (self._forgotten, _) = self._changed.popitem(last=False)
+        self._log.append(FeedChange(self.number, name, record, before, exact=True, labels=labels))
         if self.followers and self._waking is None:
             loop = asyncio.get_running_loop()
             self._waking = loop.call_at(max(loop.time(), self._woken + PAUSE_SECONDS), self.wake)

@@ -15,6 +15,7 @@ from aiohttp import hdrs, web
 from stackd import __version__
 from stackd.clock import from_nanoseconds
 from stackd.errors import StackNotFound, StoreUnavailable
+from stackd.keys import ApiKey
 from stackd.model import Job, Stack
 from stackd.web import bodies
 from stackd.web.api import Api, ApiCall
@@ -39,7 +40,8 @@ async def all_events(call: ApiCall) -> web.StreamResponse:
     """``GET /events``: of all stacks and jobs, or of the stacks that the filters of the list choose."""
     parameters = Parameters(call.request, ("fields", *FILTERS_ONCE), FILTERS_MANY)
     selection, render = StackSelection(parameters), _render(chosen_fields(parameters))
-    return await _stream(call, _Subscriber(render, _selected(selection) if selection else lambda change: change.kind))
+    kind_of = _selected(selection) if selection else lambda change: change.kind
+    return await _stream(call, _Subscriber(render, _visible(call.key, kind_of)))
 
 
 async def stack_events(call: ApiCall) -> web.StreamResponse:
@@ -47,6 +49,21 @@ async def stack_events(call: ApiCall) -> web.StreamResponse:
     stack, render = stack_of(call), _render(chosen_fields(Parameters(call.request, ("fields",))))
     name = stack.stack_id
     return await _stream(call, _Subscriber(render, lambda change: change.kind if change.name == name else None, stack))
+
+
+def _visible(
+    key: ApiKey, kind_of: Callable[[FeedChange], ChangeKind | None]
+) -> Callable[[FeedChange], ChangeKind | None]:
+    """Return ``kind_of`` for the changes that the key may see, None for others."""
+    if not key.tenant:
+        return kind_of
+
+    def kind_if_visible(change: FeedChange) -> ChangeKind | None:
+        record = change.record
+        visible = key.may_see_job(record) if isinstance(record, Job) else key.may_see(change.labels)
+        return kind_of(change) if visible else None
+
+    return kind_if_visible
 
 
 def _selected(selection: StackSelection) -> Callable[[FeedChange], ChangeKind | None]:

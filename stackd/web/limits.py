@@ -16,6 +16,7 @@ from math import ceil
 from stackd.clock import Clock
 from stackd.config import Config
 from stackd.errors import Conflict, TooManyRequests
+from stackd.model import NO_LABELS
 from stackd.tokenbucket import A_SECOND, TokenBucket
 from stackd.units import Frequency, parse_frequency
 
@@ -77,8 +78,8 @@ class Limits:
             raise TooManyRequests(f"more than {rate:g} a second with this key (limits.{limit})", ceil(wait))
 
 
-RateKey = tuple[str, str]
-"""A label of the configuration, and a value of it."""
+RateKey = tuple[str, str, tuple[tuple[str, str], ...]]
+"""A label of the configuration, a value of it, and the tenant (the labels of its key) among whose creates it counts."""
 
 SWEEP_ABOVE = 1024
 
@@ -99,20 +100,20 @@ class LabelRates:
         self._made = {key: made for key, made in self._made.items() if key[0] in stay}
         self._rates = fresh
 
-    def check(self, labels: Mapping[str, str]) -> None:
+    def check(self, labels: Mapping[str, str], among: Mapping[str, str] = NO_LABELS) -> None:
         """Raise TooManyRequests if a create with these labels would be one too many now. Counts nothing."""
         now = self._clock.monotonic()
-        for key, value in self._rate_keys(labels).items():
+        for key, value in self._rate_keys(labels, among).items():
             self._check(key, value, now)
 
     @contextmanager
-    def create(self, labels: Mapping[str, str]) -> Iterator[Callable[[], None]]:
-        """Count a create with these labels. Raises TooManyRequests, which counts nothing.
+    def create(self, labels: Mapping[str, str], among: Mapping[str, str] = NO_LABELS) -> Iterator[Callable[[], None]]:
+        """Count a create with these labels, by a key with the labels ``among``. Raises TooManyRequests, which counts nothing.
 
         Yields a function to call if nothing was created after all. A Conflict calls it, too.
         """
         now = self._clock.monotonic()
-        keys = self._rate_keys(labels)
+        keys = self._rate_keys(labels, among)
         for key, value in keys.items():
             self._check(key, value, now)
         for key in keys:
@@ -131,11 +132,13 @@ class LabelRates:
             not_made()
             raise
 
-    def _rate_keys(self, labels: Mapping[str, str]) -> dict[RateKey, str]:
+    def _rate_keys(self, labels: Mapping[str, str], among: Mapping[str, str]) -> dict[RateKey, str]:
         """The keys of these labels, each with the label's value as it was given."""
         if not self._rates:
             return {}
-        return {(key.lower(), value.lower()): value for key, value in labels.items() if key.lower() in self._rates}
+        tenant = tuple(sorted(among.items()))
+        rated = ((key.lower(), value) for key, value in labels.items() if key.lower() in self._rates)
+        return {(key, value.lower(), tenant): value for key, value in rated}
 
     def _check(self, key: RateKey, value: str, now: float) -> None:
         label, rate = self._rates[key[0]]

@@ -35,7 +35,7 @@ async def list_matching(call: ApiCall) -> web.StreamResponse:
     cursor = parameters.get("cursor")
     if cursor is not None and limit is None:
         limit = DEFAULT_PAGE
-    stacks = call.api.context.store.assigned.ordered()
+    stacks = call.view.stacks()
     start = 0 if cursor is None else bisect_right(stacks, _position(cursor), key=list_key)
     page: list[Stack] = []
     async for stack in in_turns(islice(stacks, start, None)):
@@ -59,8 +59,7 @@ async def delete_matching(call: ApiCall) -> web.Response:
     selection = StackSelection(parameters)
     if not parameters.all("label"):
         raise InvalidRequest("a label is required to delete by, such as DELETE /stacks?label=team=7")
-    stacks = call.api.context.store.assigned.ordered()
-    ids = [stack.stack_id async for stack in in_turns(stacks) if selection.matches(stack)]
+    ids = [stack.stack_id async for stack in in_turns(call.view.stacks()) if selection.matches(stack)]
     job = await call.api.batch.submit(ids, by=call.key.name)
     call.request[JOB_ID] = job.job_id
     return json_response(orjson.dumps({"job_id": job.job_id, "total": job.total}), status=202)

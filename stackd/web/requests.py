@@ -28,9 +28,10 @@ from stackd.model import NO_LABELS, SanitizedSpec, TargetPort
 from stackd.names import LONGEST_SUBDOMAIN, did_you_mean
 from stackd.podspec import LONG_SPEC, located, parse_target_ports
 from stackd.podspec.request import parse_labels
-from stackd.templates import Template, TemplateSet
+from stackd.templates import Template
 from stackd.units import format_duration, parse_duration
 from stackd.web.auth import PARAMETER
+from stackd.web.view import View
 
 TRUE = frozenset({"true", "1", ""})
 FALSE = frozenset({"false", "0"})
@@ -304,32 +305,35 @@ class CreateBody:
     text: str
 
 
-async def create_body(context: Context, key_name: str, body: bytes, *, labelled: bool = True) -> CreateBody:
+async def create_body(view: View, body: bytes, *, labelled: bool = True) -> CreateBody:
     """Parse the body of a create; ``labelled``: it must have the labels of ``limits.required_labels``.
 
-    ``key_name`` names the request's key. Raises InvalidRequest, InvalidPodSpec.
+    ``view`` is that of the request's key. Raises InvalidRequest, InvalidPodSpec.
     """
-    phase_timer = context.metrics.phase_timer()
+    phase_timer = view.context.metrics.phase_timer()
     try:
-        return await _create_body(context, key_name, body, labelled=labelled)
+        return await _create_body(view, body, labelled=labelled)
     except InvalidRequest:
-        context.metrics.creates[INVALID] += 1
+        view.context.metrics.creates[INVALID] += 1
         raise
     finally:
         phase_timer.end("validate")
 
 
-async def _create_body(context: Context, key_name: str, body: bytes, *, labelled: bool) -> CreateBody:
+async def _create_body(view: View, body: bytes, *, labelled: bool) -> CreateBody:
+    context, key = view.context, view.key
     most_parts = MOST_PARTS + context.config.limits.pod_spec // BYTES_PER_PART
     fields = parse_object(body, CREATE_FIELDS, (), most_parts)
-    template = _template_of(fields, context.settings.templates)
+    template = _template_of(fields, view.templates())
     if template is None:
         _require(fields, REQUIRED)
     ttl = ttl_of(fields, context.config.stacks.max_ttl) if "ttl" in fields else None
     labels = labels_of(fields["labels"]) if "labels" in fields else NO_LABELS
     if template is not None:
         ttl = template.ttl if ttl is None else ttl
-        labels = labels_of({**template.labels, **labels}) if template.labels else labels
+    of_template = NO_LABELS if template is None else template.labels
+    if of_template or key.labels:
+        labels = labels_of(view.labels_of_create(labels, of_template))
     if labelled:
         _check_required(labels, context.config.limits.required_labels)
     existing = fields.get("if_exists", "error") if "if_exists" in fields else "error"
@@ -341,7 +345,7 @@ async def _create_body(context: Context, key_name: str, body: bytes, *, labelled
         ports, text = parse_target_ports(fields["target_port"]), text_of(fields, "pod_spec")
         spec = await _sanitized(context, text, ports)
     create_request = CreateRequest(
-        spec=spec, target_ports=ports, ttl=ttl, labels=labels, by=key_name, template=template
+        spec=spec, target_ports=ports, ttl=ttl, labels=labels, by=key.name, template=template, among=key.labels
     )
     return CreateBody(create_request=create_request, return_existing=existing == "return", text=text)
 
@@ -354,7 +358,7 @@ async def _sanitized(context: Context, text: str, ports: tuple[TargetPort, ...])
         return await asyncio.to_thread(context.sanitizer.sanitize, text, ports)
 
 
-def _template_of(fields: dict[str, Any], known: TemplateSet) -> Template | None:
+def _template_of(fields: dict[str, Any], known: Mapping[str, Template]) -> Template | None:
     """The template that the body names, or None. Raises InvalidRequest."""
     if "template" not in fields:
         return None

@@ -14,7 +14,7 @@ import orjson
 from aiohttp import hdrs, web
 
 from stackd.clock import from_nanoseconds
-from stackd.errors import ClusterUnavailable, InvalidRequest, JobNotFound, StackNotFound
+from stackd.errors import ClusterUnavailable, InvalidRequest, StackNotFound
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.create import create, create_once, dry_run
 from stackd.lifecycle.create_request import CreateRequest
@@ -55,7 +55,7 @@ async def create_stack(call: ApiCall) -> web.Response:
 
     async def run(claim: Claim | None) -> StoredResponse:
         with call.api.limits.create(call.key.name):
-            parsed = await requests.create_body(call.api.context, call.key.name, body)
+            parsed = await requests.create_body(call.view, body)
             rendered = CreatedBody(bodies.created_body)
             create_request = parsed.create_request
             if claim is not None:
@@ -70,9 +70,9 @@ async def _tried(call: ApiCall, body: bytes) -> web.Response:
     idempotency_key(call)
     call.within_limits()
     with call.api.limits.create(call.key.name):
-        parsed = await requests.create_body(call.api.context, call.key.name, body)
+        parsed = await requests.create_body(call.view, body)
         create_request = parsed.create_request
-        call.api.limits.per_label.check(create_request.labels)
+        call.api.limits.per_label.check(create_request.labels, call.key.labels)
         with requests.refusals_located(parsed):
             await dry_run(call.api.context, create_request)
     return json_response(bodies.dry_run_body(create_request.spec))
@@ -101,7 +101,7 @@ class CreatedBody:
 async def _created(
     call: ApiCall, parsed: CreateBody, create_request: CreateRequest, rendered: CreatedBody
 ) -> StoredResponse:
-    with call.api.limits.per_label.create(create_request.labels) as not_made:
+    with call.api.limits.per_label.create(create_request.labels, call.key.labels) as not_made:
         if parsed.return_existing:
             stack, is_new = await create_once(call.api.context, create_request)
         else:
@@ -120,7 +120,7 @@ async def _created(
 
 async def list_stacks(call: ApiCall) -> web.StreamResponse:
     """``GET /stacks``"""
-    if call.request.query_string and Parameters(call.request, ALL_ONCE, FILTERS_MANY):
+    if call.key.tenant or (call.request.query_string and Parameters(call.request, ALL_ONCE, FILTERS_MANY)):
         return await listing.list_matching(call)
     parts = await call.api.bodies.everything()
     pieces = [part for part in parts if not isinstance(part, tuple)]
@@ -174,11 +174,12 @@ def _patience(call: ApiCall, query: Parameters) -> float:
 
 async def delete_stack(call: ApiCall) -> web.Response:
     """``DELETE /stacks/{stack_id}``; with ``wait=deleted`` it also waits for a cluster that needs a while."""
-    stack_id, context = call.request.match_info["stack_id"], call.api.context
+    context = call.api.context
     query = Parameters(call.request, ("wait", "timeout"))
     if query.get("wait") not in (None, DELETED):
         raise InvalidRequest(f"wait must be {DELETED}, not {query.get('wait')!r}")
     end = context.clock.monotonic() + _patience(call, query)
+    stack_id = stack_of(call).stack_id
     try:
         await delete(context, stack_id, by=call.key.name)
     except ClusterUnavailable:
@@ -195,7 +196,7 @@ async def batch_delete(call: ApiCall) -> web.Response:
     async def run(claim: Claim | None) -> StoredResponse:
         max_ids = call.api.context.config.batch_delete.max_ids
         fields = requests.parse_object(body, ("stack_ids",), ("stack_ids",), requests.MOST_PARTS + max_ids)
-        ids = requests.stack_ids(fields, max_ids)
+        ids = call.view.to_delete(requests.stack_ids(fields, max_ids))
         job = await call.api.batch.submit(ids, claim, bodies.accepted_body, by=call.key.name)
         call.request[JOB_ID] = job.job_id
         return StoredResponse(status=202, body=bodies.accepted_body(job))
@@ -205,20 +206,12 @@ async def batch_delete(call: ApiCall) -> web.Response:
 
 async def get_job(call: ApiCall) -> web.Response:
     """``GET /stacks/batch-delete/{job_id}``"""
-    job_id = call.request.match_info["job_id"]
-    job = call.api.context.store.jobs.get(job_id)
-    if job is None:
-        raise JobNotFound(job_id)
-    return json_response(bodies.job_body(job))
+    return json_response(bodies.job_body(call.view.job(call.request.match_info["job_id"])))
 
 
 def stack_of(call: ApiCall) -> Stack:
     """The stack that the path names. Raises StackNotFound."""
-    stack_id = call.request.match_info["stack_id"]
-    stack = call.api.context.store.assigned.get(stack_id)
-    if stack is None:
-        raise StackNotFound(stack_id)
-    return stack
+    return call.view.stack(call.request.match_info["stack_id"])
 
 
 async def read_body(call: ApiCall) -> bytes:
@@ -270,12 +263,12 @@ class Beginning(Protocol):
 async def extend_stack(call: ApiCall) -> web.Response:
     """``POST /stacks/{stack_id}/extend``"""
     body = await read_body(call)
-    context, stack_id, by = call.api.context, call.request.match_info["stack_id"], call.key.name
+    context = call.api.context
 
     async def run(claim: Claim | None) -> StoredResponse:
         fields = requests.parse_object(body, EXTEND_FIELDS, EXTEND_FIELDS)
         seconds = requests.ttl_of(fields, context.config.stacks.max_ttl)
-        stack = await extend(context, stack_id, seconds, by=by, claim=claim)
+        stack = await extend(context, stack_of(call).stack_id, seconds, by=call.key.name, claim=claim)
         answer = StoredResponse(status=200, body=await _detail(context, stack))
         if claim is not None:
             await context.store.claims.answer(claim, answer.status, answer.body)
@@ -286,7 +279,7 @@ async def extend_stack(call: ApiCall) -> web.Response:
 
 async def stop_stack(call: ApiCall) -> web.Response:
     """``POST /stacks/{stack_id}/stop``"""
-    stack = await stop(call.api.context, call.request.match_info["stack_id"], by=call.key.name)
+    stack = await stop(call.api.context, stack_of(call).stack_id, by=call.key.name)
     return json_response(await _detail(call.api.context, stack))
 
 
@@ -304,7 +297,7 @@ async def _fresh(call: ApiCall, begin: Beginning) -> web.Response:
     limits = call.api.limits
     with limits.create(call.key.name):
         before = stack_of(call)
-        with limits.per_label.create(before.labels) as not_made:
+        with limits.per_label.create(before.labels, call.key.labels) as not_made:
             stack = await begin(call.api.context, before.stack_id, by=call.key.name)
             if stack.generation == before.generation:
                 not_made()
@@ -318,6 +311,7 @@ async def _detail(context: Context, stack: Stack) -> bytes:
 async def timeline(call: ApiCall) -> web.Response:
     """``GET /stacks/{stack_id}/timeline``: also of a deleted stack, for ``stacks.keep_history``."""
     stack_id = call.request.match_info["stack_id"]
+    await call.view.require_history(stack_id)
     store = call.api.context.store
     events = [] if store.stacks.waits_in_pool(stack_id) else await store.timeline.read(stack_id)
     if not events and stack_id not in store.assigned:
@@ -330,6 +324,7 @@ async def logs(call: ApiCall) -> web.Response:
     parameters = Parameters(call.request, ("tail", "container"))
     tail = parameters.number("tail", 1, LONGEST_TAIL) or DEFAULT_TAIL
     stack_id = call.request.match_info["stack_id"]
+    await call.view.require_history(stack_id)
     text = await read_logs(call.api.context, stack_id, tail=tail, container=parameters.get("container") or "")
     return web.Response(text=text, content_type="text/plain", headers={"X-Content-Type-Options": "nosniff"})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import orjson
 from aiohttp import web
 
@@ -15,12 +17,19 @@ from stackd.podspec.request import MAX_TARGET_PORTS
 from stackd.quantity import Quantity, parse
 from stackd.web import requests
 from stackd.web.api import Api, ApiCall
+from stackd.web.bodies import stats_body
 from stackd.web.requests import Parameters
 from stackd.web.responses import json_response
 from stackd.web.stacks import read_body
 
 HEALTHY = orjson.dumps({"status": "ok"})
 RETRY = {"Retry-After": "5"}
+OWNER_UNNAMED: Mapping[str, object] = {
+    **dict.fromkeys(("host", "trouble", "owner", "lease", "holder", "asked_for_by"), ""),
+    **dict.fromkeys(("lease_duration_seconds", "transitions"), 0),
+    **dict.fromkeys(("acquired_at", "renewed_at")),
+}
+"""What a tenant sees of the ownership, beside the role of this process and whether it may change anything."""
 ASSUMES = "nodes run nothing but stacks, and have no taints"
 DEFAULT_CPU = "100m"
 DEFAULT_MEMORY = "128Mi"
@@ -36,14 +45,17 @@ async def readyz(call: ApiCall) -> web.Response:
     reasons = await unready(call.api)
     if not reasons:
         return json_response(orjson.dumps({"status": "ready"}))
-    held = sorted(call.api.context.brake.held)
+    held = [] if call.key.tenant else sorted(call.api.context.brake.held)
     body = {"error": "; ".join(reasons), "status": "not ready", "reasons": reasons}
     return json_response(orjson.dumps(body | ({"held": held} if held else {})), status=503, headers=RETRY)
 
 
 async def owner(call: ApiCall) -> web.Response:
     """``GET /owner``: who owns the stacks, by the Lease as it was last seen, and the role of this process."""
-    return json_response(orjson.dumps(owner_fields(call.api.context)))
+    fields = owner_fields(call.api.context)
+    if call.key.tenant:
+        fields |= OWNER_UNNAMED
+    return json_response(orjson.dumps(fields))
 
 
 async def takeover(call: ApiCall) -> web.Response:
@@ -53,7 +65,10 @@ async def takeover(call: ApiCall) -> web.Response:
 
 async def stats(call: ApiCall) -> web.Response:
     """``GET /stats``"""
-    return json_response(call.api.bodies.stats())
+    if not call.key.tenant:
+        return json_response(call.api.bodies.stats())
+    stacks = call.view.stacks()
+    return json_response(stats_body(stacks, sum(len(one.ports) for one in stacks if one.ports_held)))
 
 
 async def reconcile_plan(call: ApiCall) -> web.Response:
@@ -131,7 +146,7 @@ async def get_capacity(call: ApiCall) -> web.Response:
 
 async def post_capacity(call: ApiCall) -> web.Response:
     """``POST /capacity`` with the body of a create; reads the quotas now."""
-    parsed = await requests.create_body(call.api.context, call.key.name, await read_body(call), labelled=False)
+    parsed = await requests.create_body(call.view, await read_body(call), labelled=False)
     await refresh_quotas(call.api.context, asked=True)
     create_request = parsed.create_request
     spec = create_request.spec

@@ -27,17 +27,15 @@ async def list_templates(call: ApiCall) -> web.Response:
     """``GET /templates``"""
     api = call.api
     with_history = bool(call.request.query_string) and Parameters(call.request, (HISTORY,)).flag(HISTORY)
-    stacks = Counter(
-        (stack.template, stack.status) for stack in api.context.store.assigned.ordered() if stack.template is not None
-    )
-    entries = [_entry(api, template, stacks) for template in api.context.settings.templates.values()]
+    stacks = Counter((stack.template, stack.status) for stack in call.view.stacks())
+    entries = [_entry(api, template, stacks) for template in call.view.templates().values()]
     for entry in entries if with_history else ():
         samples = {name: [entry["stacks"][name]] for name in HISTORY_OF_STACKS}
         entry[HISTORY] = {"every_seconds": 30.0, **samples, **{name: [entry[name]] for name in HISTORY_OF_POOLS}}
     return json_response(orjson.dumps({"templates": entries}))
 
 
-def _entry(api: Api, template: Template, stacks: Counter[tuple[str, StackStatus]]) -> dict[str, Any]:
+def _entry(api: Api, template: Template, stacks: Counter[tuple[str | None, StackStatus]]) -> dict[str, Any]:
     figures = api.context.pools.figures(template)
     ttl = api.context.config.stacks.ttl if template.ttl is None else template.ttl
     return {

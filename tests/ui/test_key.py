@@ -7,11 +7,13 @@ import asyncio
 import pytest
 from playwright.async_api import Page, Route, expect
 
-from tests.harness import KEY
+from stackd.keys import ApiKey, digest
+from tests.harness import KEY, seed
 from tests.ui.conftest import Board, Boards
 
 pytestmark = pytest.mark.ui
 
+TENANT = "sk-tenant-0123456789abcdef0123456789"
 STORED = "() => [Object.values(sessionStorage), Object.values(localStorage), document.cookie, location.href]"
 
 
@@ -139,3 +141,18 @@ async def test_a_reading_key_sees_everything_and_is_told_what_it_may_not(boards:
         await board.panel.get_by_role("button", name="+30m").click()
         await expect(board.page.get_by_role("alert").filter(has_text="may only read")).to_be_visible()
         assert board.refusals == ["403"]
+
+
+async def test_a_tenants_board_shows_and_deletes_its_own_stacks_and_asks_for_nothing_else(board: Board) -> None:
+    tenant = ApiKey(name="ctfd", sha256=digest(TENANT), scope="tenant", labels={"event": "a"})
+    board.at.put_keys_in_force(*board.at.config.auth.keys, tenant)
+    mine = (await board.at.call("POST", "/stacks", seed(), TENANT)).json
+    other = await board.at.create()
+    await board.open(key=TENANT)
+    await expect(board.rows).to_have_count(1)
+    await board.open_panel(mine["stack_id"])
+    await expect(await board.open_part("Timeline")).to_contain_text("accepted")
+    await board.panel.get_by_role("button", name="Delete").click()
+    await board.dialog.get_by_role("button", name="Delete").click()
+    await expect(board.rows).to_have_count(0)
+    assert (await board.at.stack(other["stack_id"]))["stack_id"] == other["stack_id"]

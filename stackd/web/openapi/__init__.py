@@ -16,7 +16,7 @@ from typing import Any
 from stackd import __version__
 from stackd.config import Config
 from stackd.web.api import Route
-from stackd.web.auth import HEADER, METRICS_PATHS, PARAMETER, SAFE_METHODS
+from stackd.web.auth import HEADER, METRICS_PATHS, OPERATOR_PATHS, PARAMETER, SAFE_METHODS
 from stackd.web.openapi import examples
 from stackd.web.openapi.operations import OPERATIONS, TAGS
 from stackd.web.openapi.schemas import schemas
@@ -36,7 +36,8 @@ log has it too."""
 
 SCOPES = """\
 A key of scope `admin` may do everything. One of scope `read` may read everything, including pod specs and logs. One of scope
-`metrics` may read `/metrics` and `/healthz`."""
+`metrics` may read `/metrics`, `/healthz`, `/readyz` and `/owner`. One of scope `tenant` may do everything with the stacks that
+have its labels. Others' stacks and jobs do not exist for it, and `/metrics`, `/reconcile` and `/takeover` are a 403."""
 
 ERRORS = {
     400: "The request is wrong: its body, a parameter, the pod spec (with the path of each mistake); or the "
@@ -150,7 +151,7 @@ def _rendered(operation: Operation, method: str, path: str, *, public: bool) -> 
 def _errors(operation: Operation, method: str, path: str, *, public: bool) -> set[int]:
     errors = {*operation.errors, *ALWAYS}
     errors.update(() if public else WITH_KEY)
-    errors.update(() if public or (method in SAFE_METHODS and path in METRICS_PATHS) else (403,))
+    errors.update(() if public or (method in SAFE_METHODS and path in METRICS_PATHS - OPERATOR_PATHS) else (403,))
     errors.update(WITH_BODY if operation.body else ())
     errors.update((400,) if operation.parameters else ())
     errors.update((404,) if "{" in path else ())

@@ -355,7 +355,8 @@ MORE: Mapping[tuple[str, str], Operation] = {
         id="listTemplates",
         tag=STACKS,
         summary="List the templates",
-        about="What a create can ask for by name, and how the pool of each is doing.",
+        about="What a create can ask for by name, and how the pool of each is doing. A tenant's key sees those that it may use, "
+        "and counts its own stacks.",
         parameters=(HISTORY_FLAG,),
         answers={200: ResponseDoc(about="The templates.", schema="Templates", examples={"one": examples.TEMPLATES})},
     ),
@@ -363,7 +364,7 @@ MORE: Mapping[tuple[str, str], Operation] = {
         id="getCapacity",
         tag=STACKS,
         summary="How many more fit?",
-        about="Uses the quotas and LimitRanges that stackd read last.",
+        about="Uses the quotas and LimitRanges that stackd read last. All keys share what is free.",
         parameters=CAPACITY_QUERY,
         answers={200: FITS},
     ),
@@ -405,7 +406,7 @@ SYSTEM: Mapping[tuple[str, str], Operation] = {
         id="stats",
         tag=HEALTH,
         summary="Counts over all stacks",
-        about="Stacks, ports and reservations, from memory.",
+        about="Stacks, ports and reservations, from memory. A tenant's key counts its own stacks.",
         answers={200: ResponseDoc(about="Counts.", schema="Stats", examples={"seven": examples.STATS})},
     ),
     ("GET", "/metrics"): Operation(
@@ -420,7 +421,8 @@ SYSTEM: Mapping[tuple[str, str], Operation] = {
         tag=OPERATOR,
         summary="Who owns the stacks?",
         about="What the Lease says, and what this stackd is: the owner, or a standby that answers everything else with 503. "
-        "Load balancers choose the stackd whose `role` is `owner`; a key of scope `metrics` is enough.",
+        "Load balancers choose the stackd whose `role` is `owner`; a key of scope `metrics` is enough. "
+        "For a tenant's key, all but `role` and `may_change` is empty.",
         answers={200: ResponseDoc(about="The owner.", schema="Owner")},
     ),
     ("POST", "/takeover"): Operation(

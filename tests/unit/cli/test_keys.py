@@ -71,10 +71,18 @@ def test_a_plain_key_is_the_key_alone() -> None:
         assert (rest in result.stderr, bool(result.stderr)) == (True, bool(rest))
 
 
-@pytest.mark.parametrize("scope", ["admin", "read", "metrics"])
-def test_the_printed_table_is_accepted_and_belongs_to_the_printed_key(tmp_path: Path, scope: str) -> None:
-    said = CliRunner().invoke(stackd, ["key", "new", "--name", "grafana", "--scope", scope])
+@pytest.mark.parametrize("more", [["admin"], ["read"], ["metrics"], ["tenant", "-l", "event=a", "--template", "web-*"]])
+def test_the_printed_table_is_accepted_and_belongs_to_the_printed_key(tmp_path: Path, more: list[str]) -> None:
+    said = CliRunner().invoke(stackd, ["key", "new", "--name", "grafana", "--scope", *more])
     (tmp_path / "config.toml").write_text(said.stderr)
     (accepted,) = load(tmp_path / "config.toml", {}).config.auth.keys
-    assert (accepted.name, accepted.scope) == ("grafana", scope)
+    assert (accepted.name, accepted.scope) == ("grafana", more[0])
+    assert accepted.tenant == (dict(accepted.labels) == {"event": "a"}) == (accepted.templates == ("web-*",))
     assert accepted.sha256 == digest(said.stdout.strip())
+
+
+@pytest.mark.parametrize("more", [(), ("-l", "event"), ("-l", "a/b=c")])
+def test_a_tenant_without_labels_that_it_can_have_is_refused(more: tuple[str, ...]) -> None:
+    said = new("ctfd", "--scope=tenant", *more)
+    assert (said.exit_code, said.stdout) == (2, "")
+    assert 'a table of labels such as { event = "a" }, with scope = "tenant", is expected' in said.stderr

@@ -87,7 +87,33 @@ def test_with_auth_off_no_key_is_needed_and_every_start_warns(load_text: Load) -
         ('[[auth.keys]]\nname = "a"\n', "keys[0].sha256: this is missing"),
         (
             f'[[auth.keys]]\nname = "a"\nsha256 = "{sha256("a")}"\nscope = "root"\n',
-            'one of "admin", "read", "metrics" is expected',
+            'one of "admin", "read", "metrics", "tenant" is expected',
+        ),
+        (entry("a", "a", 'scope = "tenant"\n'), 'keys[0].labels: a key of scope "tenant" needs labels: it sees the'),
+        (
+            entry("a", "a", 'scope = "tenant"\nlabels = "a"\n'),
+            '"a" is a string; a table of labels such as { event = "a"',
+        ),
+        *(
+            (entry("a", "a", f'scope = "tenant"\nlabels = {{ {labels} }}\n'), expected)
+            for labels, expected in (
+                ('"example.org/event" = "a"', '"example.org/event" is not a label of a create; a table of labels'),
+                ('event = "a b"', '"a b" is not the value of a label; a table of labels such as'),
+                ('event = ""', '"" is not the value of a label'),
+                ('event = "a", Event = "a"', "a label is given twice, in different letter case"),
+            )
+        ),
+        (
+            entry("a", "a", 'labels = { event = "a" }\n'),
+            'keys[0].labels: a key of scope "admin" has no labels; a table',
+        ),
+        (
+            entry("a", "a", 'templates = ["web"]\n'),
+            'keys[0].templates: a key of scope "admin" has no templates; a list',
+        ),
+        (
+            "".join(entry(one, "a", f'scope = "tenant"\nlabels = {{ event = "{one}" }}\n') for one in ("a", "b")),
+            '"a" and "b" are one key with different labels or templates',
         ),
         (f'[[auth.keys]]\nname = "a\\nb"\nsha256 = "{sha256("a")}"\n', '"a\\nb" is not acceptable; a name of at most'),
         (f'[[auth.keys]]\nname = " a"\nsha256 = "{sha256("a")}"\n', '" a" is not acceptable'),

@@ -55,6 +55,16 @@ def test_requests_of_each_key_refill_evenly_and_do_not_pile_up() -> None:
         checked.request("a")
 
 
+def test_a_players_creates_at_one_tenant_do_not_count_at_another() -> None:
+    counted = rates(Hands(), player="1/10s")
+    for event in ("a", "b"):
+        with counted.create({"player": "7"}, {"event": event}):
+            pass
+        with pytest.raises(TooManyRequests):
+            counted.check({"player": "7"}, {"event": event})
+    counted.check({"player": "7"})
+
+
 def test_the_window_slides_and_retry_after_is_when_there_is_room_again() -> None:
     clock = Hands()
     counted = rates(clock, player="2/10s")
