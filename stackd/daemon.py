@@ -321,7 +321,6 @@ async def _follow_cluster(daemon: Daemon) -> None:
             context.gate.contact_tried.set()
             daemon.ready.set()
             await ownership.owned.wait()
-            await context.mirror.relist()
         context.gate.renewed = not (context.store.incomplete and len(context.store.stacks))
         await ask_node_ports(context)
         _begin_work(daemon)

@@ -153,6 +153,7 @@ class Mirror:
         self._unlisted = set(self.health_by_kind)
         self._synced = asyncio.Event()
         self._again = asyncio.Event()
+        self._running = False
 
     @property
     def synced(self) -> bool:
@@ -237,7 +238,12 @@ class Mirror:
         self.reopen()
 
     async def relist(self) -> None:
-        """Read all three lists again, with new watches; returns when that is done. Until then the copy is not synced."""
+        """Read all three lists again, with new watches; returns when that is done. Until then the copy is not synced.
+
+        Does nothing before ``run``.
+        """
+        if not self._running:
+            return
         self._unlisted = set(self.health_by_kind)
         self._synced.clear()
         self._again.set()
@@ -245,6 +251,7 @@ class Mirror:
 
     async def run(self) -> None:
         """Keep the copy up to date until cancelled."""
+        self._running = True
         while True:
             self._again.clear()
             keeping = asyncio.create_task(self._run(), name="mirror-watches")

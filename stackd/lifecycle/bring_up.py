@@ -18,17 +18,12 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.gate import WrongCluster
 from stackd.lifecycle.objects import ask_node_ports
-from stackd.waiters import set_within
 
 log = logging.getLogger(__name__)
 
 CLUSTER_UID = "cluster_uid"
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 5.0
 """Seconds between two tries; the longest equals that of the watches."""
-
-ASK_AGAIN_SECONDS = 5.0
-"""How often the wrong cluster is asked for its identity again: if only every other request was misrouted, nothing else
-shows that the right cluster is back."""
 
 
 async def bring_up(context: Context) -> None:
@@ -59,20 +54,10 @@ async def follow_identity(context: Context, *, known: Callable[[], None]) -> Non
     ``known`` is called whenever the identity is confirmed.
     """
     while True:
-        await _doubted(context)
+        await context.gate.doubted.wait()
         await bring_up(context)
-        if context.gate.foreign_view and context.gate.wrong_cluster is None:
-            log.warning("the cluster that the file belongs to answers again; its objects are listed anew")
-            await context.mirror.relist()
-            context.gate.foreign_view = False  # still in doubt: the loop asks once more whether this cluster was listed
-        elif not context.gate.in_doubt:
+        if not context.gate.in_doubt:
             known()
-
-
-async def _doubted(context: Context) -> None:
-    """Return when the cluster has to be asked for its identity."""
-    wait = None if context.gate.wrong_cluster is None else ASK_AGAIN_SECONDS
-    await set_within(context.gate.doubted, wait)
 
 
 async def _identify(context: Context) -> None:
@@ -90,6 +75,9 @@ async def _identify(context: Context) -> None:
         context.gate.found_wrong(wrong)
         return
     context.cluster.belongs_to = found
+    if context.gate.wrong_cluster is not None:
+        log.warning("the cluster that the file belongs to answers again; its objects are listed again")
+        await context.mirror.relist()  # after a new list the identity is asked for once more
     context.gate.found_right()
 
 

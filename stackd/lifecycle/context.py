@@ -147,7 +147,11 @@ class Context:
         return unseen.pod if unseen is not None and unseen.pod.uid == stack.pod_uid else None
 
     def view_restored(self, away: float) -> None:
-        """The watches are back after ``away`` seconds. While they are away, the gate refuses all work."""
+        """The watches are back after ``away`` seconds: perhaps those of another cluster. While they are away, the gate
+        refuses all work.
+        """
+        if self.mirror.synced:
+            self.gate.doubt()
         if away > AWAY_SECONDS:
             self.retry_all()
 

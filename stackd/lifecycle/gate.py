@@ -64,7 +64,7 @@ class Gate:
 
     ``contact_tried``   set once the cluster was reached, or a try to reach it has failed
     ``doubted``         set while the cluster has to be asked for its identity
-    ``wrong_cluster``   another cluster answers; ``foreign_view``: the mirror may hold what that one has said
+    ``wrong_cluster``   another cluster answers
     ``waiting_for``     why the cluster cannot be used; ``refused``: the cluster answers, but does not accept stackd
     ``ports_trouble``, ``policy_trouble``, ``file_trouble``
                         no node port can be used; no NetworkPolicy protects the stacks; the file refuses writes
@@ -83,7 +83,6 @@ class Gate:
     contact_tried: asyncio.Event = field(default_factory=asyncio.Event)
     doubted: asyncio.Event = field(default_factory=asyncio.Event)
     wrong_cluster: WrongCluster | None = None
-    foreign_view: bool = False
     waiting_for: str = ""
     refused: bool = False
     ports_trouble: str = ""
@@ -120,13 +119,10 @@ class Gate:
     def found_wrong(self, wrong: WrongCluster) -> None:
         """Another cluster has answered: nothing is created or removed in it."""
         self.wrong_cluster = wrong
-        self.foreign_view = True
         self._identity_known.set()
 
     def found_right(self) -> None:
         """The file's own cluster has answered."""
-        if self.foreign_view:
-            self.doubt()  # the mirror may hold objects of the other cluster
         self.wrong_cluster = None
         if self.doubted.is_set():  # somebody has doubted during the request: the answer may be older than the doubt
             self._identity_known.clear()

@@ -63,7 +63,6 @@ class Reconciler:
         self._contested: frozenset[str] = frozenset()
         self._contested_passes = 0
         self.unknown: tuple[Unknown, ...] = ()
-        self._outages = 0
         self._busy = asyncio.Lock()
         self.passes = 0
         self.actions: dict[StepKind, int] = dict.fromkeys(StepKind, 0)
@@ -119,7 +118,6 @@ class Reconciler:
         return Released(count=len(confirmed - plan.held), held=plan.held, removed=removed)
 
     async def _pass(self) -> ReconcilePlan:
-        self._notice_return()
         context = self._context
         confirmed = context.brake.confirmed
         if confirmed and not context.gate.why_no_pass():
@@ -178,12 +176,6 @@ class Reconciler:
             if one.object not in before:
                 extra = {"stack_id": one.object.stack_id}
                 log.warning("%s belongs to no known stack and is left alone: %s", one.object, one.why, extra=extra)
-
-    def _notice_return(self) -> None:
-        """When the cluster answers again, ask for its identity."""
-        if self._outages != self._context.mirror.outages and self._context.mirror.disconnected_since is None:
-            self._outages = self._context.mirror.outages
-            self._context.gate.doubt()
 
     def _plan_input(self) -> PlanInput:
         context = self._context

@@ -10,7 +10,7 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.resources import NAMESPACES, PODS
-from stackd.lifecycle import bring_up, gate
+from stackd.lifecycle import gate
 from tests.harness import Harness, eventually, fast_cluster, harness, seed
 
 OTHER = (
@@ -51,10 +51,7 @@ async def test_on_the_wrong_cluster_nothing_is_created_not_even_the_namespace(tm
         assert ("", "stacks") not in other.cluster.store.of(NAMESPACES).records
 
 
-async def test_when_the_right_cluster_is_back_everything_goes_on_as_if_it_had_never_been_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bring_up, "ASK_AGAIN_SECONDS", 0.2)
+async def test_when_the_right_cluster_is_back_everything_goes_on_as_if_it_had_never_been_away(tmp_path: Path) -> None:
     async with at_port(0, tmp_path) as cluster, harness(tmp_path, cluster=cluster) as at:
         kept, deleted = await running(at), await running(at)
         port = cluster.server.port
@@ -75,9 +72,8 @@ async def test_when_the_right_cluster_is_back_everything_goes_on_as_if_it_had_ne
 
 
 async def test_what_was_seen_of_another_cluster_ends_nothing_while_the_right_one_is_being_prepared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(bring_up, "ASK_AGAIN_SECONDS", 0.1)
     async with at_port(0, tmp_path) as cluster:
         port = cluster.server.port
         async with harness(tmp_path, cluster=cluster) as at:
@@ -98,29 +94,24 @@ async def test_what_was_seen_of_another_cluster_ends_nothing_while_the_right_one
             assert again.counts.total("delete") == 0
 
 
-async def test_an_answer_that_was_led_astray_once_is_asked_for_again_although_the_watches_never_broke(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bring_up, "ASK_AGAIN_SECONDS", 0.1)
+async def test_after_an_outage_it_is_asked_for_although_the_watches_go_on_where_they_were(tmp_path: Path) -> None:
     async with harness(tmp_path) as at:
         stack_id = await running(at)
-        at.cluster.faults.add_fault(action="reply", code=200, body=OTHER, verb="get", name="kube-system", count=3)
-        at.doubt()
-        await eventually(lambda: unready_for(at, "belongs to the cluster"))
         relists = await at.metric("stackd_mirror_relists_total", kind="pods")
-        listed = at.cluster.counts.total("list", "pods")
-        await eventually(lambda: ready(at))
-        assert at.cluster.counts.total("list", "pods") > listed, "what was seen meanwhile was another cluster's"
-        assert relists == await at.metric("stackd_mirror_relists_total", kind="pods")
+        await at.cluster.faults.refuse()
+        await at.until_metric("stackd_mirror_connected", 0)
+        at.cluster.faults.add_fault(action="reply", code=200, body=OTHER, verb="get", name="kube-system")
+        await at.cluster.faults.listen()
+        await at.until_unready("belongs to the cluster")
+        assert await at.metric("stackd_mirror_relists_total", kind="pods") == relists
         assert (await at.stack(stack_id))["status"] == "running"
-        await running(at)
 
 
 async def test_a_doubt_that_comes_while_the_cluster_is_being_asked_is_not_answered_by_that(tmp_path: Path) -> None:
     async with harness(tmp_path) as at:
         counts = at.cluster.counts
         asked = counts.total("get", "namespaces")
-        at.cluster.faults.add_fault(action="latency", seconds=0.3, verb="get", name="kube-system", count=2)
+        at.cluster.faults.add_fault(action="latency", seconds=0.2, verb="get", name="kube-system", count=2)
         at.doubt()
         await eventually(lambda: counts.in_flight == 1)
         at.doubt()
