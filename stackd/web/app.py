@@ -27,7 +27,7 @@ from stackd.metrics import RouteMeter
 from stackd.web.api import JOB_ID, QUIET_METHODS, STACK_ID, Api, ApiCall, Route, admit
 from stackd.web.auth import ANONYMOUS, Keys
 from stackd.web.requests import CONTINUE, check_coding
-from stackd.web.responses import NOT_KEPT, SERVER_NAME, problem, problem_of
+from stackd.web.responses import NOT_KEPT, SERVER_NAME, is_last, problem, problem_of
 from stackd.web.routes import ROUTES
 
 log = logging.getLogger("stackd.request")
@@ -97,11 +97,9 @@ def _request_ids() -> Callable[[web.Request], str]:
 async def _name_request(request: web.Request, response: web.StreamResponse) -> None:
     """Add the request's id, remove version numbers, and forbid caching unless the response says otherwise.
 
-    Close the connection after chunks and offers of other protocols: aiohttp's parser may keep trailers as headers of the
-    next request, which is another caller's behind a proxy.
     It is a signal of aiohttp, so it also runs for streamed responses.
     """
-    if hdrs.TRANSFER_ENCODING in request.headers or hdrs.UPGRADE in request.headers:
+    if is_last(request):
         response.force_close()
         response.headers[hdrs.CONNECTION] = "close"
     response.headers[REQUEST_ID_HEADER] = REQUEST_ID.get()

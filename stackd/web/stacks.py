@@ -140,19 +140,19 @@ async def list_stacks(call: ApiCall) -> web.StreamResponse:
     return response
 
 
-async def get_stack(call: ApiCall) -> web.Response:
+async def get_stack(call: ApiCall) -> web.StreamResponse:
     """``GET /stacks/{stack_id}``"""
     return ReadyAnswer(await call.api.bodies.detail(stack_of(call)))
 
 
-async def get_status(call: ApiCall) -> web.Response:
+async def get_status(call: ApiCall) -> web.StreamResponse:
     """``GET /stacks/{stack_id}/status``"""
     if call.request.query_string and (query := Parameters(call.request, ("wait", "timeout"))):
         return await _awaited_status(call, query)
     return ReadyAnswer(call.api.bodies.status(stack_of(call)))
 
 
-async def _awaited_status(call: ApiCall, query: Parameters) -> web.Response:
+async def _awaited_status(call: ApiCall, query: Parameters) -> web.StreamResponse:
     stack = stack_of(call)
     seconds, wait = _patience(call, query), query.get("wait")
     if wait == DELETED:

@@ -38,6 +38,7 @@ FIRST = {
     "trailers, no key": b"POST /stacks HTTP/1.1\r\n" + CHUNKED + b"\r\n" + TRAILERS,
     "trailers, a key": b"POST /stacks HTTP/1.1\r\n" + AUTH + CHUNKED + b"\r\n2\r\n{}\r\n" + TRAILERS,
     "trailers, a read": b"GET /healthz HTTP/1.1\r\n" + AUTH + CHUNKED + b"\r\n" + TRAILERS,
+    "trailers, a ready answer": b"GET /stacks HTTP/1.1\r\n" + AUTH + CHUNKED + b"\r\n" + TRAILERS,
     "trailers, no route": b"PUT /nowhere HTTP/1.1\r\n" + CHUNKED + b"\r\n" + TRAILERS,
     "trailers, not a path": b"OPTIONS * HTTP/1.1\r\n" + CHUNKED + b"\r\n" + TRAILERS,
     "trailers, an upgrade": b"GET /healthz HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
