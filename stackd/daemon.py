@@ -258,7 +258,7 @@ async def _start(stack: AsyncExitStack, daemon: Daemon, process: ProcessContext)
     context.tasks.supervise("cluster", _follow_cluster(daemon))
     if process.inherited:
         await _wait_for_cluster(daemon)
-    await listener.open((lambda: certificate.context) if certificate else None)
+    listener.open((lambda: certificate.context) if certificate else None)
     log.info("stackd %s: listening on %s, %d stacks", __version__, listener.address, len(context.store.assigned))
     stack.callback(daemon.schedule.stop)
     patience = max(0.0, PATIENCE_SECONDS - (context.clock.monotonic() - began))
@@ -422,7 +422,7 @@ async def _drain(daemon: Daemon, listener: HttpListener, process: ProcessContext
         notifier.stopping("finishing what is under way")
         notifier.extend(timeout + STOP_EXTRA_SECONDS)
         process.close()
-    await listener.stop_accepting()
+    listener.stop_accepting()
     daemon.api.draining = True
     daemon.api.feed.close()
     context.rows.give_up()
@@ -430,7 +430,7 @@ async def _drain(daemon: Daemon, listener: HttpListener, process: ProcessContext
         await listener.last_requests(min(IDLE_SECONDS, timeout))
     context.gate.closing = True
     context.gate.contact_tried.set()
-    await listener.runner.cleanup()
+    await listener.close()
     for abandon in list(context.creating.values()):
         abandon.set()
     late = await context.tasks.finish(max(0.0, timeout - (context.clock.monotonic() - started)))

@@ -10,13 +10,14 @@ import asyncio
 import logging
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from aiohttp import web
 
 from stackd.config import Config
 from stackd.web.api import Api
 from stackd.web.app import application, unrouted
-from stackd.web.connection import Connections, HttpSite, Runner
-from stackd.web.handshake import ContextFactory
+from stackd.web.connection import Acceptor, Connections, ContextFactory, routed
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +34,11 @@ SHARE_OF_REQUESTS = 0.7
 class HttpListener:
     """The sockets of one daemon and their server; ``lasting`` if the sockets outlive the process."""
 
-    runner: Runner
+    runner: web.AppRunner
+    connections: Connections
     sockets: Sequence[socket.socket]
     lasting: bool
+    acceptors: list[Acceptor] = field(default_factory=list)
 
     @property
     def port(self) -> int:
@@ -49,15 +52,19 @@ class HttpListener:
         name = self.sockets[0].getsockname()
         return host_and_port(name[0], name[1]) if isinstance(name, tuple) else str(name)
 
-    async def open(self, context: ContextFactory | None) -> None:
+    def open(self, context: ContextFactory | None) -> None:
         """Start accepting connections; with a ``context``, over TLS."""
+        if (server := self.runner.server) is None:
+            raise RuntimeError("the runner is not set up")
         for listening in self.sockets:
-            await HttpSite(self.runner, listening, context=context, backlog=BACKLOG).start()
+            acceptor = Acceptor(listening, BACKLOG, server, self.connections, context)
+            self.acceptors.append(acceptor)
+            acceptor.start()
 
-    async def stop_accepting(self) -> None:
+    def stop_accepting(self) -> None:
         """Stop accepting connections; accepted ones continue."""
-        for site in list(self.runner.sites):
-            await site.stop()
+        for acceptor in self.acceptors:
+            acceptor.stop()
 
     async def last_requests(self, seconds: float) -> None:
         """Return when all connections have ended, or ``seconds`` have passed.
@@ -66,17 +73,25 @@ class HttpListener:
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        while self.runner.busy and loop.time() < end:  # noqa: ASYNC110 - nothing tells
+        while self.connections.count and loop.time() < end:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(POLL_SECONDS)
+
+    async def close(self) -> None:
+        """Finish the requests under way, and close all connections."""
+        for acceptor in self.acceptors:
+            await acceptor.finish()
+        await self.runner.cleanup()
 
 
 async def prepare(api: Api, sockets: Sequence[socket.socket], *, lasting: bool) -> HttpListener:
     """Set up everything, without accepting connections yet."""
     config = api.context.config
-    connections, patience = Connections(api.context), SHARE_OF_REQUESTS * config.server.shutdown_timeout
-    runner = Runner(application(api), connections, unrouted(api), shutdown_timeout=patience)
+    patience = SHARE_OF_REQUESTS * config.server.shutdown_timeout
+    runner = web.AppRunner(application(api), shutdown_timeout=patience, handler_cancellation=True)
     await runner.setup()
-    return HttpListener(runner=runner, sockets=sockets, lasting=lasting)
+    if runner.server is not None:
+        runner.server.request_handler = routed(runner.server.request_handler, unrouted(api))
+    return HttpListener(runner=runner, connections=Connections(api.context), sockets=sockets, lasting=lasting)
 
 
 def listen(config: Config) -> list[socket.socket]:

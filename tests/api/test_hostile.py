@@ -128,7 +128,7 @@ async def test_what_is_no_http_is_refused_in_json_without_a_trace(
 
 
 async def test_what_is_no_http_is_a_400(at: Harness) -> None:
-    assert only_error(await say(at, GARBAGE["noise"])) == (400, "this is not an HTTP request")
+    assert only_error(await say(at, GARBAGE["noise"])) == (400, "this is not an HTTP request with a known method")
     assert only_error(await say(at, GARBAGE["two lengths"])) == (400, "the request is not valid HTTP")
     assert "does not speak TLS" in only_error(await say(at, GARBAGE["tls"]))[1]
 
@@ -157,9 +157,8 @@ async def test_a_key_in_what_cannot_be_read_is_neither_answered_nor_logged(
         (b"GET / HTTP/1.1\r\nX-A: " + b"a" * 20000 + b"\r\n\r\n", "limits.header_size"),
         (b"GET / HTTP/1.1\r\n" + b"a" * 20000 + b": a\r\n\r\n", "limits.header_size"),
         (b"GET / HTTP/1.1\r\n" + b"X-A: a\r\n" * 100 + b"\r\n", "64 headers"),
-        (b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: %s\r\n" % (i, b"a" * 9000) for i in range(50)), "limits.header_size"),
     ],
-    ids=["line", "value", "name", "number", "sum"],
+    ids=["line", "value", "name", "number"],
 )
 async def test_a_head_that_is_too_large_is_a_431_that_names_the_limit(at: Harness, raw: bytes, limit: str) -> None:
     status, sentence = only_error(await say(at, raw))
