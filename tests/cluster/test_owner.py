@@ -67,7 +67,6 @@ async def agree(site: Site) -> None:
             assert (found["status"] == "stopped") is ledger.stopped[stack_id], (stack_id, found)
         assert found["ports"] == created["ports"]
         assert found["pod_spec"] == created["pod_spec"]
-    pods, records = await real.objects("pods"), await real.objects("configmaps")
-    gone = {name: stacks[name] for name in stacks.keys() - pods.keys() - records.keys()}
-    assert not gone
-    assert set(pods) | set(records) == set(stacks)
+    pods = await real.objects("pods")
+    assert set(pods) == {name for name, stack in stacks.items() if stack["status"] != "stopped"}
+    assert set(await real.objects("services")) == {stack["service_name"] for stack in stacks.values()}

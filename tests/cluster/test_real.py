@@ -10,7 +10,7 @@ from tests.cluster.real import Real
 from tests.harness import seed
 
 
-async def test_a_create_makes_a_pod_and_a_service_that_the_pod_owns(real: Real) -> None:
+async def test_a_create_makes_a_pod_and_a_service_with_the_record(real: Real) -> None:
     status, stack = await real.call("POST", "/stacks", seed())
     assert status == 201, stack
     pod = (await real.objects("pods"))[stack["pod_id"]]
@@ -18,8 +18,7 @@ async def test_a_create_makes_a_pod_and_a_service_that_the_pod_owns(real: Real) 
     assert pod["spec"]["nodeName"] == stack["node_id"]
     assert pod["spec"]["nodeSelector"] == {"role": "stack"}
     assert pod["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "stackd"
-    assert pod["metadata"]["annotations"]["stackd.io/record"]
-    assert service["metadata"]["ownerReferences"][0]["uid"] == pod["metadata"]["uid"]
+    assert service["metadata"]["annotations"]["stackd.io/record"]
     assert service["spec"]["type"] == "NodePort"
     assert service["spec"]["ports"][0]["nodePort"] == stack["ports"][0]["node_port"]
 
@@ -62,4 +61,4 @@ async def test_a_pod_deleted_by_hand_is_stopped_and_gives_its_port_back(real: Re
         return (now["status"], stats["used_node_ports"]) == ("stopped", 0)
 
     await real.until(stopped, "the stack's end")
-    assert not await real.objects("services")
+    assert (await real.objects("services"))[stack["service_name"]]["spec"]["type"] == "ClusterIP"
