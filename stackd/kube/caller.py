@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
@@ -42,6 +42,7 @@ from stackd.kube.objects import NodeState, PodEvent, node_state, pod_event
 from stackd.kube.responses import NOT_FOUND, check, error_of, is_from_node, may_repeat, readable, unexpected
 from stackd.kube.rights import CLUSTER_IDENTITY, AccessReview
 from stackd.kube.wire import FAILING, KINDS, LOG, NAMESPACES, REVIEWS, VERSION, JsonObject, KubeRequest, KubeResponse
+from stackd.structs import struct
 from stackd.workqueue import RetryPolicy
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,25 @@ class Backoff:
         self._tries = 0
 
 
+@struct
+class Again:
+    """A try that may have another outcome in ``at_least`` seconds or later; ``error`` says why it has none yet."""
+
+    error: StackdError
+    at_least: float = 0.0
+
+
+async def poll(deadline: Deadline, attempt: Callable[[], Awaitable[T | Again]]) -> T:
+    """The first result of ``attempt`` other than ``Again``; raises that one's error if there is none by the deadline."""
+    backoff = Backoff(first=FIRST_PAUSE, most=LONGEST_PAUSE)
+    while isinstance(result := await attempt(), Again):
+        pause = backoff.pause(result.at_least)
+        if pause >= deadline.left:
+            raise result.error
+        await asyncio.sleep(pause)
+    return result
+
+
 class Caller:
     """A connection together with the target's namespace, instance and time limits.
 
@@ -163,34 +183,27 @@ class Caller:
         Raises ClusterRefused at once if the cluster refuses the credentials, or stackd does not trust its certificate.
         Kubernetes may have done the call more than once, or may have done it although this raises.
         """
-        backoff = self.backoff()
-        while True:
-            failure: StackdError
-            retry_after: float = 0
-            try:
-                answer = await self._try(call, deadline)
-            except (ClusterRefused, NoRequestSlot, AnswerTooLarge):
+        try:
+            return await poll(deadline, lambda: self._answer_or_again(call, deadline))
+        except ClusterTimeout as exc:  # the caller has waited for all tries, not only for the last one
+            raise ClusterTimeout(f"Kubernetes did not answer within {deadline.spent:.1f} s") from exc
+
+    async def _answer_or_again(self, call: KubeRequest, deadline: Deadline) -> KubeResponse | Again:
+        contact = self.connection.contact
+        try:
+            answer = await self._try(call, deadline)
+        except (ClusterRefused, NoRequestSlot, AnswerTooLarge):
+            raise
+        except ClusterUnavailable as exc:
+            if contact.lost or (isinstance(exc, ClusterUnreachable) and deadline.spent >= CONNECT_PATIENCE):
                 raise
-            except ClusterUnreachable as exc:
-                if deadline.spent >= CONNECT_PATIENCE:
-                    raise
-                failure = exc
-            except ClusterUnavailable as exc:
-                failure = exc
-            else:
-                if not may_repeat(call, answer):
-                    return answer
-                failure, retry_after = error_of(call, answer), answer.retry_after or 0
-                if call.verb == "list":
-                    retry_after = min(retry_after, LONGEST_LIST_PAUSE)
-            pause = backoff.pause(retry_after)
-            if pause >= deadline.left or self.connection.contact.lost:
-                if isinstance(
-                    failure, ClusterTimeout
-                ):  # the caller has waited for all tries, not only for the last one
-                    raise ClusterTimeout(f"Kubernetes did not answer within {deadline.spent:.1f} s") from failure
-                raise failure
-            await asyncio.sleep(pause)
+            return Again(error=exc)
+        if not may_repeat(call, answer):
+            return answer
+        error, after = error_of(call, answer), answer.retry_after or 0
+        if contact.lost:
+            raise error
+        return Again(error=error, at_least=min(after, LONGEST_LIST_PAUSE) if call.verb == "list" else after)
 
     async def _try(self, call: KubeRequest, deadline: Deadline) -> KubeResponse:
         """Send the call once, when it is its turn. Raises ClusterUnavailable without an answer."""

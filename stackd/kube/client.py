@@ -9,7 +9,6 @@ first try created. Does not know when or why objects are created or deleted.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -27,7 +26,7 @@ from stackd.errors import (
     StillThere,
 )
 from stackd.kube import labels
-from stackd.kube.caller import Caller, Deadline, document_of
+from stackd.kube.caller import Again, Caller, Deadline, document_of, poll
 from stackd.kube.manifests import FIRST_PORT, LAST_PORT, range_question
 from stackd.kube.objects import PodState, ServiceState, pod_state, service_state
 from stackd.kube.responses import NOT_FOUND, error_of, is_other_uid, names_missing_namespace, readable
@@ -131,24 +130,22 @@ class Cluster(Caller):
         Raises as ``create_service``; ObjectExists if a Service that is neither ours nor has a ``known`` uid has the
         name.
         """
-        deadline, metadata = self.deadline(timeout), manifest["metadata"]
-        while True:
-            found = await self.find("services", metadata["name"], deadline)
+        deadline, name = self.deadline(timeout), manifest["metadata"]["name"]
+
+        async def put() -> ServiceState | Again:
+            found = await self.find("services", name, deadline)
+            if found is not None and not _is_ours(found, self.instance, known):
+                raise ObjectExists(f"services {name} exists and is not stackd's")
+            if found is not None and "deletionTimestamp" in found["metadata"]:
+                return Again(error=StillThere(f"services {name} is still being deleted{_held_by(found)}"))
             try:
                 if found is None:
                     return await self.create_service(manifest, timeout=deadline.left)
-                if not _is_ours(found, self.instance, known):
-                    raise ObjectExists(f"services {metadata['name']} exists and is not stackd's")
-                if "deletionTimestamp" in found["metadata"]:
-                    await _until_gone(self, "services", metadata["name"], found["metadata"]["uid"], found, deadline)
-                    continue
                 return await self._change_service(found, manifest, deadline)
-            except (ObjectExists, ObjectNotFound, PreconditionFailed):
-                # Another one has the name by now, or none.
-                if found is not None and not _is_ours(found, self.instance, known):
-                    raise
-                if not deadline.left:
-                    raise ClusterUnavailable(f"services {metadata['name']} keeps changing") from None
+            except (ObjectExists, ObjectNotFound, PreconditionFailed):  # another one has the name by now, or none
+                return Again(error=ClusterUnavailable(f"services {name} keeps changing"))
+
+        return await poll(deadline, put)
 
     async def _change_service(self, found: JsonObject, manifest: Mapping[str, Any], deadline: Deadline) -> ServiceState:
         wanted = manifest["metadata"]["labels"]
@@ -217,28 +214,28 @@ class Cluster(Caller):
         params = {"dryRun": "All"} if dry_run else {}
         name = manifest["metadata"]["name"]
         call = self.on("create", resource, name, body=orjson.dumps(manifest), params=params)
-        backoff = self.backoff()
-        namespace_ensured = False
-        while True:
+        namespace_ensured = dry_run
+
+        async def create() -> JsonObject | Again:
+            nonlocal namespace_ensured
             answer = await self.ask(call, deadline)
             if answer.ok:
-                return await self._as_asked(call, document_of(call, answer), manifest, deadline, dry_run=dry_run)
-            if names_missing_namespace(call, answer) and not namespace_ensured and not dry_run:
+                return document_of(call, answer)
+            if names_missing_namespace(call, answer) and not namespace_ensured:
                 namespace_ensured = True
                 await self.ensure_namespace()
-                continue
+                return Again(error=error_of(call, answer))
             made = await self._made_before(call, answer, manifest, deadline)
-            if made is not None:
-                return await self._as_asked(call, made, manifest, deadline, dry_run=dry_run)
-            pause = backoff.pause()
-            if pause >= deadline.left:
-                raise ClusterUnavailable(f"{resource} {name} is still being deleted")
-            await asyncio.sleep(pause)
+            return made or Again(error=StillThere(f"{resource} {name} is still being deleted"))
 
-    async def _as_asked(
+        made = await poll(deadline, create)
+        await self._require_as_asked(call, made, manifest, deadline, dry_run=dry_run)
+        return made
+
+    async def _require_as_asked(
         self, call: KubeRequest, made: JsonObject, manifest: Mapping[str, Any], deadline: Deadline, *, dry_run: bool
-    ) -> JsonObject:
-        """Return the created object if it carries our labels, and exists only if it should. Otherwise delete it.
+    ) -> None:
+        """Check that the created object carries our labels, and exists only if it should. Otherwise delete it.
 
         No watch would see it without labels. Raises ClusterRefused after the delete; ClusterUnavailable if the object
         could not be deleted.
@@ -252,7 +249,6 @@ class Cluster(Caller):
             if exists or not dry_run:
                 await remove(self, call.resource, call.name, made["metadata"]["uid"], deadline)
             raise
-        return made
 
     async def _made_before(
         self, call: KubeRequest, answer: KubeResponse, manifest: Mapping[str, Any], deadline: Deadline
@@ -314,9 +310,25 @@ async def remove(
         if found is None or not _is_ours(found, caller.instance, known):
             return
         uid = found["metadata"]["uid"]
-    left = await _delete(caller, resource, name, uid, deadline)
-    if left is not None:
-        await _until_gone(caller, resource, name, uid, left, deadline)
+    call = caller.on("delete", resource, name, uid=uid, body=orjson.dumps(_options(resource, uid)))
+
+    async def delete() -> bool | Again:
+        """Whether it is gone with the answer."""
+        answer = await caller.ask(call, deadline)
+        if answer.status == NOT_FOUND or is_other_uid(answer):
+            return True
+        if answer.status == _CONFLICT:  # between concurrent writers of the object
+            return Again(error=error_of(call, answer))
+        return _is_gone(resource, document_of(call, answer))
+
+    async def is_gone() -> bool | Again:
+        left = await caller.find(resource, name, deadline)
+        if left is None or left["metadata"]["uid"] != uid:
+            return True
+        return Again(error=StillThere(f"{resource} {name} is still being deleted{_held_by(left)}"))
+
+    if not await poll(deadline, delete):
+        await poll(deadline, is_gone)
 
 
 def _is_ours(found: JsonObject, instance: str, known: Collection[str | None]) -> bool:
@@ -329,36 +341,6 @@ def _is_ours(found: JsonObject, instance: str, known: Collection[str | None]) ->
     if labels.instance_of(labels.labels_of(found)):
         return False
     return not labels.OURS_ALONE.isdisjoint(labels.annotations_of(found))
-
-
-async def _delete(caller: Caller, resource: str, name: str, uid: str, deadline: Deadline) -> JsonObject | None:
-    """Request the deletion; returns the object if it is still there afterwards, else None."""
-    call = caller.on("delete", resource, name, uid=uid, body=orjson.dumps(_options(resource, uid)))
-    backoff = caller.backoff()
-    while True:
-        answer = await caller.ask(call, deadline)
-        if answer.status == NOT_FOUND or is_other_uid(answer):
-            return None
-        if answer.ok:
-            left = document_of(call, answer)
-            return None if _is_gone(resource, left) else left
-        pause = backoff.pause()
-        # Any other conflict is between concurrent writers of the object. A retry resolves it.
-        if answer.status != _CONFLICT or pause >= deadline.left:
-            raise error_of(call, answer)
-        await asyncio.sleep(pause)
-
-
-async def _until_gone(
-    caller: Caller, resource: str, name: str, uid: str, left: JsonObject | None, deadline: Deadline
-) -> None:
-    backoff = caller.backoff()
-    while left is not None and left["metadata"]["uid"] == uid:
-        pause = backoff.pause()
-        if pause >= deadline.left:
-            raise StillThere(f"{resource} {name} is still being deleted{_held_by(left)}")
-        await asyncio.sleep(pause)
-        left = await caller.find(resource, name, deadline)
 
 
 def _options(resource: str, uid: str) -> dict[str, Any]:

@@ -8,7 +8,6 @@ traffic undoes all others.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import orjson
 from stackd.errors import ClusterUnavailable, ObjectExists, ObjectNotFound
 from stackd.kube import admission, labels
 from stackd.kube.access import token_request
-from stackd.kube.caller import Caller
+from stackd.kube.caller import Again, Caller, poll
 from stackd.kube.objects import EPHEMERAL_STORAGE, NodeState, node_state
 from stackd.kube.rights import in_cluster, in_namespace, of_account
 from stackd.kube.wire import KINDS, MERGE_PATCH, JsonObject, KubeRequest
@@ -307,17 +306,16 @@ class Administrator(Caller):
         """The token in the account's Secret; waits until the cluster has put it there. Raises ClusterUnavailable."""
         name = f"{account}-token"
         call = KubeRequest(verb="get", resource="secrets", namespace=namespace, name=name)
-        deadline, backoff = self.deadline(SECRET_SECONDS), self.backoff()
-        while True:
+        deadline = self.deadline(SECRET_SECONDS)
+
+        async def token() -> str | Again:
             data = (await self.answer(call, deadline)).get("data") or {}
             if "token" in data:
                 return base64.b64decode(data["token"]).decode()
-            pause = backoff.pause()
-            if pause >= deadline.left:
-                raise ClusterUnavailable(
-                    f"the cluster has put no token into the Secret {name} of namespace {namespace}"
-                )
-            await asyncio.sleep(pause)
+            none = f"the cluster has put no token into the Secret {name} of namespace {namespace}"
+            return Again(error=ClusterUnavailable(none))
+
+        return await poll(deadline, token)
 
     async def label_node(self, name: str, labels: Mapping[str, str]) -> NodeState:
         """Set these labels of the node; returns the node. Raises ObjectNotFound."""
