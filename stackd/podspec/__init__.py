@@ -8,7 +8,7 @@
     harden               a manifest with the operator's additions
     Policy               the operator's choices
 
-Inside, in the order of use: yaml_reader → decode (with allow and fields) → pod, containers, sources, images, request, resources →
+Inside, in the order of use: yaml_reader → decode (with fields) → pod, containers, sources, images, request, resources →
 yaml_writer. ``sanitize`` calls them in turn; ``reasons`` collects the mistakes. ``additions`` is what stackd adds
 later.
 """

@@ -1,8 +1,7 @@
 """From untyped data to a typed Pod that holds allowed fields only.
 
-Owns: joining the types of Kubernetes' fields with the allowlist (once, on first use), and the walk that checks types,
-leaves out empty values, and turns quantities into ``Quantity``. Walking this table is many times faster than validating
-with the Kubernetes client's models. The result is a new tree.
+Owns: the walk along the table of ``fields`` that checks types, leaves out empty values, and turns quantities into
+``Quantity``. It is many times faster than validating with the Kubernetes client's models. The result is a new tree.
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from stackd import quantity
-from stackd.podspec.allow import POD, Leaf, Refused
-from stackd.podspec.fields import MODELS, FieldKind, FieldType
+from stackd.podspec.fields import MODELS, WHY, FieldKind, FieldType, Use
 from stackd.podspec.reasons import Reasons, below, unknown_field
 
 Decoder = Callable[[Any, str, Reasons], Any]
@@ -28,16 +26,12 @@ def decode(document: Mapping[str, Any], reasons: Reasons) -> dict[str, Any]:
 
 @functools.cache
 def _pod_decoder() -> Decoder:
-    return _object("Pod", POD)
+    return _object("Pod")
 
 
-def _object(model: str, table: Mapping[str, Any]) -> Decoder:
+def _object(model: str) -> Decoder:
     types = MODELS[model]
-    unheard = table.keys() - types.keys()
-    if unheard:
-        raise LookupError(f"{model} has no field {', '.join(sorted(unheard))}")
-    decoders = {name: _field(types[name], entry) for name, entry in table.items() if not isinstance(entry, Refused)}
-    refused = {name: entry.why for name, entry in table.items() if isinstance(entry, Refused)}
+    decoders = {name: _field(field) for name, field in types.items() if field.use is not Use.NEVER}
 
     def decode_object(value: Any, path: str, reasons: Reasons) -> Any:
         if type(value) is not dict:
@@ -49,7 +43,7 @@ def _object(model: str, table: Mapping[str, Any]) -> Decoder:
                 continue
             decoder = decoders.get(name)
             if decoder is None:
-                reasons.add(below(path, name), refused.get(name) or _refusal(name, types))
+                reasons.add(below(path, name), _refusal(model, name))
                 continue
             kept = decoder(item, f"{path}.{name}" if path else name, reasons)
             if kept is not None:
@@ -59,21 +53,20 @@ def _object(model: str, table: Mapping[str, Any]) -> Decoder:
     return decode_object
 
 
-def _field(field: FieldType, entry: Leaf | Mapping[str, Any]) -> Decoder:
-    if not isinstance(entry, Leaf):
-        if field.model is None:
-            raise LookupError("the allowlist has fields below a field that is no object")
-        decoder = _object(field.model, entry)
+def _field(field: FieldType) -> Decoder:
+    if field.model is not None:
+        decoder = _object(field.model)
         return _each(decoder) if field.kind is FieldKind.OBJECTS else decoder
-    if entry is Leaf.QUANTITY:
+    if field.use is Use.QUANTITY:
         return _quantities if field.kind is FieldKind.STRING_MAP else _quantity
     decoder = _LEAVES[field.kind]
-    return decoder if entry is Leaf.KEPT else _unless_empty(decoder)
+    return decoder if field.use is Use.KEPT else _unless_empty(decoder)
 
 
-def _refusal(name: str, types: Mapping[str, object]) -> str:
+def _refusal(model: str, name: str) -> str:
+    types = MODELS[model]
     if name in types:
-        return "not accepted in a stack's pod"
+        return WHY.get(f"{model.removeprefix('Init')}.{name}", "not accepted in a stack's pod")
     return unknown_field(name, types)
 
 

@@ -1,15 +1,16 @@
-"""The fields of a Pod, and of the objects in it, with their JSON types.
+"""The fields of a Pod, and of the objects in it: their JSON types, and which of them a tenant may use at all.
 
-Owns: all that ``decode`` knows of Kubernetes' types. These are the fields that the Kubernetes client's models have
-(release 1.37), and a test compares them. The daemon does not import the models: it would take a third of each start,
-and needs only the names and types. An object that no allowed field holds has no fields here.
+Owns: all that ``decode`` knows of Kubernetes' types, and the allowlist. A field that is not accepted is refused by path,
+whatever its value; other modules check the values of accepted fields. These are the fields that the Kubernetes client's
+models have (release 1.37), and a test compares them. The daemon does not import the models: it would take a third of
+each start, and needs only the names and types. An object that no accepted field holds has no fields here.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 
@@ -27,178 +28,227 @@ class FieldKind(Enum):
     OTHER = "other"
 
 
+class Use(Enum):
+    """Whether a field is accepted, and how its value is read and kept."""
+
+    NEVER = ""
+    PLAIN = "+"
+    """Left out when empty, as the typed encoder does."""
+    KEPT = "!"
+    """Kept as given, even when zero or empty."""
+    QUANTITY = "#"
+    """A quantity, or a mapping of quantities."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldType:
-    """A field's shape. ``model`` names the fields of an object, or of each object in a list; None if none is allowed."""
+    """A field's shape and use. ``model`` names the fields of an object, or of each object in a list, if any is accepted."""
 
     kind: FieldKind
     model: str | None = None
+    use: Use = Use.NEVER
 
+
+NO_HOST_NAMESPACES = "a stack may not share the node's namespaces; leave this field out"
+_NO_HOST_PORT = "ports of the node are not available; publish ports with target_port"
+_NO_OTHER_HOST = "a probe or hook may only connect to its own pod"
+_NO_CREDENTIALS = "a stack gets no credentials of the cluster"
+_NO_ACCOUNT = "a stack has no service account"
+_NO_PLACEMENT = "the operator decides on which nodes stacks run; use nodeSelector to choose among these"
+WHY: Mapping[str, str] = {
+    "ObjectMeta.generateName": "stackd names the pod",
+    "PodSpec.hostNetwork": NO_HOST_NAMESPACES,
+    "PodSpec.hostPID": NO_HOST_NAMESPACES,
+    "PodSpec.hostIPC": NO_HOST_NAMESPACES,
+    "PodSpec.serviceAccount": _NO_ACCOUNT,
+    "PodSpec.serviceAccountName": _NO_ACCOUNT,
+    "PodSpec.nodeName": _NO_PLACEMENT,
+    "PodSpec.affinity": _NO_PLACEMENT,
+    "PodSpec.topologySpreadConstraints": _NO_PLACEMENT,
+    "PodSpec.schedulerName": _NO_PLACEMENT,
+    "PodSpec.tolerations": "the operator sets tolerations (policy.tolerations)",
+    "PodSpec.runtimeClassName": "the operator sets the runtime class (policy.runtime_class)",
+    "PodSpec.ephemeralContainers": "can only be added to a running pod, which stackd does not offer",
+    "PodSpec.resources": "set the resources of each container instead",
+    "Container.volumeDevices": "block devices are not available",
+    "ContainerPort.hostPort": _NO_HOST_PORT,
+    "ContainerPort.hostIP": _NO_HOST_PORT,
+    "ResourceRequirements.claims": "device claims are not available",
+    "HTTPGetAction.host": _NO_OTHER_HOST,
+    "TCPSocketAction.host": _NO_OTHER_HOST,
+    "VolumeProjection.serviceAccountToken": _NO_CREDENTIALS,
+    "CSIVolumeSource.nodePublishSecretRef": _NO_CREDENTIALS,
+    "Volume.hostPath": "volumes of the node are not available",
+    "Volume.ephemeral": "the claim must exist already; use one that policy.volume_claims allows",
+}
+"""The reasons for fields that are never accepted; the others are "not accepted in a stack's pod"."""
 
 _CONTINUED = re.compile(r"\n {4,}")
-# A line at the margin names a model, each line below it has the fields of one kind, and ``=`` names a field's model.
+# A line at the margin names a model, each line below it has the fields of one kind. A field that is accepted has the sign
+# of its use, and ``=`` names a field's model.
 _TEXT = """
 Pod
-  string: apiVersion kind
-  object: metadata=ObjectMeta spec=PodSpec status=PodStatus
+  string: apiVersion! kind!
+  object: metadata+=ObjectMeta spec+=PodSpec status+=PodStatus
 ObjectMeta
-  string: generateName name namespace resourceVersion selfLink uid
+  string: generateName name+ namespace+ resourceVersion selfLink uid
   integer: deletionGracePeriodSeconds generation
   strings: finalizers
-  map: annotations labels
+  map: annotations+ labels+
   objects: managedFields ownerReferences
   other: creationTimestamp deletionTimestamp
 PodSpec
-  string: dnsPolicy hostname hostnameOverride nodeName preemptionPolicy priorityClassName restartPolicy
+  string: dnsPolicy hostname+ hostnameOverride nodeName preemptionPolicy priorityClassName restartPolicy+
     runtimeClassName schedulerName serviceAccount serviceAccountName subdomain
-  integer: activeDeadlineSeconds priority terminationGracePeriodSeconds
-  boolean: automountServiceAccountToken enableServiceLinks hostIPC hostNetwork hostPID hostUsers setHostnameAsFQDN
+  integer: activeDeadlineSeconds! priority terminationGracePeriodSeconds!
+  boolean: automountServiceAccountToken! enableServiceLinks! hostIPC hostNetwork hostPID hostUsers! setHostnameAsFQDN
     shareProcessNamespace
-  map: nodeSelector overhead
-  object: affinity dnsConfig os resources=ResourceRequirements schedulingGroup securityContext=PodSecurityContext
-  objects: containers=Container ephemeralContainers evictionResponders hostAliases
-    imagePullSecrets=LocalObjectReference initContainers=Container readinessGates resourceClaims schedulingGates
-    tolerations topologySpreadConstraints volumes=Volume
+  map: nodeSelector+ overhead
+  object: affinity dnsConfig os resources=ResourceRequirements schedulingGroup securityContext+=PodSecurityContext
+  objects: containers+=Container ephemeralContainers evictionResponders hostAliases
+    imagePullSecrets+=LocalObjectReference initContainers+=InitContainer readinessGates resourceClaims schedulingGates
+    tolerations topologySpreadConstraints volumes+=Volume
 Container
-  string: image imagePullPolicy name restartPolicy terminationMessagePath terminationMessagePolicy workingDir
-  boolean: stdin stdinOnce tty
-  strings: args command
-  object: lifecycle=Lifecycle livenessProbe=Probe readinessProbe=Probe resources=ResourceRequirements
-    securityContext=SecurityContext startupProbe=Probe
-  objects: env=EnvVar envFrom=EnvFromSource ports=ContainerPort resizePolicy restartPolicyRules volumeDevices
-    volumeMounts=VolumeMount
+  string: image+ imagePullPolicy+ name! restartPolicy terminationMessagePath+ terminationMessagePolicy+ workingDir+
+  boolean: stdin+ stdinOnce+ tty+
+  strings: args+ command+
+  object: lifecycle+=Lifecycle livenessProbe+=Probe readinessProbe+=Probe resources+=ResourceRequirements
+    securityContext+=SecurityContext startupProbe+=Probe
+  objects: env+=EnvVar envFrom+=EnvFromSource ports+=ContainerPort resizePolicy restartPolicyRules volumeDevices
+    volumeMounts+=VolumeMount
 EnvVar
-  string: name value
-  object: valueFrom=EnvVarSource
+  string: name! value+
+  object: valueFrom+=EnvVarSource
 EnvVarSource
-  object: configMapKeyRef=ConfigMapKeySelector fieldRef=ObjectFieldSelector fileKeyRef
-    resourceFieldRef=ResourceFieldSelector secretKeyRef=SecretKeySelector
+  object: configMapKeyRef+=ConfigMapKeySelector fieldRef+=ObjectFieldSelector fileKeyRef
+    resourceFieldRef+=ResourceFieldSelector secretKeyRef+=SecretKeySelector
 ObjectFieldSelector
-  string: apiVersion fieldPath
+  string: apiVersion+ fieldPath!
 ResourceFieldSelector
-  string: containerName divisor resource
+  string: containerName+ divisor# resource!
 SecretKeySelector
-  string: key name
-  boolean: optional
+  string: key! name+
+  boolean: optional!
 ConfigMapKeySelector
-  string: key name
-  boolean: optional
+  string: key! name+
+  boolean: optional!
 EnvFromSource
-  string: prefix
-  object: configMapRef=ConfigMapEnvSource secretRef=SecretEnvSource
+  string: prefix+
+  object: configMapRef+=ConfigMapEnvSource secretRef+=SecretEnvSource
 ConfigMapEnvSource
-  string: name
-  boolean: optional
+  string: name+
+  boolean: optional!
 SecretEnvSource
-  string: name
-  boolean: optional
+  string: name+
+  boolean: optional!
 ContainerPort
-  string: hostIP name protocol
-  integer: containerPort hostPort
+  string: hostIP name+ protocol+
+  integer: containerPort! hostPort
 ResourceRequirements
-  map: limits requests
+  map: limits# requests#
   objects: claims
 Probe
-  integer: failureThreshold initialDelaySeconds periodSeconds successThreshold terminationGracePeriodSeconds
-    timeoutSeconds
-  object: exec=ExecAction grpc=GRPCAction httpGet=HTTPGetAction tcpSocket=TCPSocketAction
+  integer: failureThreshold+ initialDelaySeconds+ periodSeconds+ successThreshold+ terminationGracePeriodSeconds!
+    timeoutSeconds+
+  object: exec+=ExecAction grpc+=GRPCAction httpGet+=HTTPGetAction tcpSocket+=TCPSocketAction
 ExecAction
-  strings: command
+  strings: command+
 HTTPGetAction
-  string: host path protocol scheme
-  integer or string: port
-  objects: httpHeaders=HTTPHeader
+  string: host path+ protocol scheme+
+  integer or string: port!
+  objects: httpHeaders+=HTTPHeader
 HTTPHeader
-  string: name value
+  string: name! value!
 TCPSocketAction
   string: host
-  integer or string: port
+  integer or string: port!
 GRPCAction
-  string: mode service
-  integer: port
+  string: mode service!
+  integer: port!
 Lifecycle
   string: stopSignal
-  object: postStart=LifecycleHandler preStop=LifecycleHandler
+  object: postStart+=LifecycleHandler preStop+=LifecycleHandler
 LifecycleHandler
-  object: exec=ExecAction httpGet=HTTPGetAction sleep=SleepAction tcpSocket=TCPSocketAction
+  object: exec+=ExecAction httpGet+=HTTPGetAction sleep+=SleepAction tcpSocket+=TCPSocketAction
 SleepAction
-  integer: seconds
+  integer: seconds!
 VolumeMount
-  string: mountPath mountPropagation name recursiveReadOnly subPath subPathExpr
-  boolean: readOnly
+  string: mountPath! mountPropagation name! recursiveReadOnly subPath+ subPathExpr
+  boolean: readOnly+
   strings: bindMountOptions
 SecurityContext
   string: procMount
-  integer: runAsGroup runAsUser
-  boolean: allowPrivilegeEscalation privileged readOnlyRootFilesystem runAsNonRoot
-  object: appArmorProfile=AppArmorProfile capabilities=Capabilities seLinuxOptions seccompProfile=SeccompProfile windowsOptions
+  integer: runAsGroup! runAsUser!
+  boolean: allowPrivilegeEscalation! privileged! readOnlyRootFilesystem! runAsNonRoot!
+  object: appArmorProfile+=AppArmorProfile capabilities+=Capabilities seLinuxOptions seccompProfile+=SeccompProfile
+    windowsOptions
 SeccompProfile
-  string: localhostProfile type
+  string: localhostProfile type!
 AppArmorProfile
-  string: localhostProfile type
+  string: localhostProfile type!
 Capabilities
-  strings: add drop
+  strings: add+ drop+
 Volume
-  string: name
-  object: awsElasticBlockStore azureDisk azureFile cephfs cinder configMap=ConfigMapVolumeSource csi=CSIVolumeSource
-    downwardAPI=DownwardAPIVolumeSource emptyDir=EmptyDirVolumeSource ephemeral fc flexVolume flocker
+  string: name!
+  object: awsElasticBlockStore azureDisk azureFile cephfs cinder configMap+=ConfigMapVolumeSource csi+=CSIVolumeSource
+    downwardAPI+=DownwardAPIVolumeSource emptyDir+=EmptyDirVolumeSource ephemeral fc flexVolume flocker
     gcePersistentDisk gitRepo glusterfs hostPath image iscsi nfs
-    persistentVolumeClaim=PersistentVolumeClaimVolumeSource photonPersistentDisk portworxVolume
-    projected=ProjectedVolumeSource quobyte rbd scaleIO secret=SecretVolumeSource storageos vsphereVolume
+    persistentVolumeClaim+=PersistentVolumeClaimVolumeSource photonPersistentDisk portworxVolume
+    projected+=ProjectedVolumeSource quobyte rbd scaleIO secret+=SecretVolumeSource storageos vsphereVolume
 EmptyDirVolumeSource
-  string: medium sizeLimit
+  string: medium+ sizeLimit#
   integer: mode
 DownwardAPIVolumeSource
-  integer: defaultMode defaultUser
-  objects: items=DownwardAPIVolumeFile
+  integer: defaultMode! defaultUser
+  objects: items+=DownwardAPIVolumeFile
 DownwardAPIVolumeFile
-  string: path
-  integer: mode user
-  object: fieldRef=ObjectFieldSelector resourceFieldRef=ResourceFieldSelector
+  string: path!
+  integer: mode! user
+  object: fieldRef+=ObjectFieldSelector resourceFieldRef+=ResourceFieldSelector
 ConfigMapVolumeSource
-  string: name
-  integer: defaultMode defaultUser
-  boolean: optional
-  objects: items=KeyToPath
+  string: name+
+  integer: defaultMode! defaultUser
+  boolean: optional!
+  objects: items+=KeyToPath
 KeyToPath
-  string: key path
-  integer: mode user
+  string: key! path!
+  integer: mode! user
 SecretVolumeSource
-  string: secretName
-  integer: defaultMode defaultUser
-  boolean: optional
-  objects: items=KeyToPath
+  string: secretName+
+  integer: defaultMode! defaultUser
+  boolean: optional!
+  objects: items+=KeyToPath
 ProjectedVolumeSource
-  integer: defaultMode defaultUser
-  objects: sources=VolumeProjection
+  integer: defaultMode! defaultUser
+  objects: sources+=VolumeProjection
 VolumeProjection
-  object: clusterTrustBundle configMap=ConfigMapProjection downwardAPI=DownwardAPIProjection podCertificate
-    secret=SecretProjection serviceAccountToken
+  object: clusterTrustBundle configMap+=ConfigMapProjection downwardAPI+=DownwardAPIProjection podCertificate
+    secret+=SecretProjection serviceAccountToken
 DownwardAPIProjection
-  objects: items=DownwardAPIVolumeFile
+  objects: items+=DownwardAPIVolumeFile
 ConfigMapProjection
-  string: name
-  boolean: optional
-  objects: items=KeyToPath
+  string: name+
+  boolean: optional!
+  objects: items+=KeyToPath
 SecretProjection
-  string: name
-  boolean: optional
-  objects: items=KeyToPath
+  string: name+
+  boolean: optional!
+  objects: items+=KeyToPath
 PersistentVolumeClaimVolumeSource
-  string: claimName
-  boolean: readOnly
+  string: claimName!
+  boolean: readOnly+
 CSIVolumeSource
-  string: driver fsType
-  boolean: readOnly
-  map: volumeAttributes
+  string: driver! fsType!
+  boolean: readOnly!
+  map: volumeAttributes+
   object: nodePublishSecretRef=LocalObjectReference
 LocalObjectReference
-  string: name
+  string: name+
 PodSecurityContext
   string: fsGroupChangePolicy seLinuxChangePolicy supplementalGroupsPolicy
-  integer: fsGroup runAsGroup runAsUser
-  boolean: runAsNonRoot
-  object: appArmorProfile=AppArmorProfile seLinuxOptions seccompProfile=SeccompProfile windowsOptions
+  integer: fsGroup! runAsGroup! runAsUser!
+  boolean: runAsNonRoot!
+  object: appArmorProfile+=AppArmorProfile seLinuxOptions seccompProfile+=SeccompProfile windowsOptions
   objects: sysctls
   other: supplementalGroups
 PodStatus
@@ -212,16 +262,19 @@ PodStatus
 """
 
 
-def _read(text: str) -> Mapping[str, Mapping[str, FieldType]]:
+def _read(text: str) -> dict[str, Mapping[str, FieldType]]:
     blocks = (block.splitlines() for block in re.split(r"\n(?=\S)", _CONTINUED.sub(" ", text).strip()))
     return {name: dict(field for line in lines for field in _fields(line)) for name, *lines in blocks}
 
 
 def _fields(line: str) -> Iterator[tuple[str, FieldType]]:
     kind, _, words = line.strip().partition(": ")
-    for name, _, model in (word.partition("=") for word in words.split()):
-        yield name, FieldType(kind=FieldKind(kind), model=model or None)
+    for word, _, model in (word.partition("=") for word in words.split()):
+        name = word.rstrip("+!#")
+        yield name, FieldType(kind=FieldKind(kind), model=model or None, use=Use(word[len(name) :]))
 
 
 MODELS = _read(_TEXT)
 """The fields of each model, by their JSON names."""
+_POLICY = replace(MODELS["Container"]["restartPolicy"], use=Use.PLAIN)
+MODELS["InitContainer"] = {**MODELS["Container"], "restartPolicy": _POLICY}

@@ -8,7 +8,7 @@ import sys
 import pytest
 from pydantic import BaseModel
 
-from stackd.podspec.fields import MODELS, FieldType
+from stackd.podspec.fields import MODELS, WHY, Use
 from tests.unit.podspec.models import POD, fields_of
 
 
@@ -34,8 +34,14 @@ def test_a_model_has_the_fields_and_types_of_the_client_library(name: str) -> No
         known = model.__name__.removeprefix("V1") if model is not None else ""
         return known if known in MODELS else None
 
-    theirs = {key: FieldType(kind=one.kind, model=named(one.model)) for key, one in fields_of(THEIRS[name]).items()}
-    assert MODELS[name] == theirs
+    theirs = fields_of(THEIRS[name.removeprefix("Init")])
+    ours = {key: (one.kind, one.model and one.model.removeprefix("Init")) for key, one in MODELS[name].items()}
+    assert ours == {key: (one.kind, named(one.model)) for key, one in theirs.items()}
+
+
+def test_each_reason_is_for_a_field_that_is_never_accepted() -> None:
+    for model, _, name in (path.partition(".") for path in WHY):
+        assert MODELS[model][name].use is Use.NEVER
 
 
 def test_a_pod_spec_is_read_without_the_client_library() -> None:
