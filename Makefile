@@ -70,8 +70,10 @@ deb:  ## build dist/stackd_VERSION_ARCH.deb for this distribution (DIST=dist)
 release:  ## all that is published, in dist/: package, wheel, source archive and SHA256SUMS
 	@PYTHON='$(PYTHON)' .ci/release
 
-lock: $(VENV)/.dev  ## write requirements.lock anew, after a change of pyproject.toml or constraints.txt
-	@$(BIN)/python .ci/lock.py
+lock: $(VENV)/.dev  ## write requirements.lock again, after a change of pyproject.toml or constraints.txt
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])' | \
+	  $(BIN)/uv pip compile pyproject.toml - --constraints constraints.txt --universal --python-version 3.11 --quiet \
+	    --generate-hashes --no-header --no-annotate --no-emit-index-url --output-file requirements.lock
 
 venv: $(VENV)/.dev  ## make .venv with everything, pinned
 
