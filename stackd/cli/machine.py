@@ -38,8 +38,13 @@ def check(config_path: Path | None, effective: bool, for_reload: bool) -> None:
     result = as_service(config_path)
     _readable_for_the_service(config_path, result.config)
     _require_own_file(result.config)
-    read_templates(result.config)
-    for warning in result.warnings:
+    templates = read_templates(result.config)
+    unused = [
+        f'the templates of the API key "{key.name}" match none that there is (templates.directory)'
+        for key in result.config.auth.keys
+        if key.templates and not any(map(key.may_use, templates))
+    ]
+    for warning in (*result.warnings, *unused):
         click.echo(f"warning: {warning}", err=True)
     if not effective:
         click.echo("the configuration is valid")

@@ -367,7 +367,11 @@ def _template_of(fields: dict[str, Any], known: Mapping[str, Template]) -> Templ
             raise _wrong_field("template", f"template and {name} exclude each other; the template has its own")
     name = text_of(fields, "template")
     if name not in known:
-        hint = did_you_mean(name, known) if known else "; there are no templates (templates.directory)"
+        hint = (
+            did_you_mean(name, known)
+            if known
+            else "; there are no templates that this API key may use (templates.directory)"
+        )
         raise _wrong_field("template", f'template: there is no "{name[:64]}"{hint}')
     return known[name]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stackd.keys import digest
+from stackd.keys import ApiKey, digest
 from stackd.web import change_feed
 from stackd.web.routes import ROUTES
 from tests.api import test_reconcile
@@ -183,6 +183,15 @@ async def test_a_tenant_uses_the_templates_of_its_key_only_and_counts_its_own_st
     reply = await at.call("POST", "/stacks", {"template": "db"}, A)
     unknown = await at.call("POST", "/stacks", {"template": "no"}, A)
     assert (reply.status, reply.text.replace("db", "no")) == (400, unknown.text)
+
+
+async def test_a_key_whose_templates_there_are_none_of_is_told_so(at: Harness) -> None:
+    key = ApiKey(name="ctfd-c", sha256=digest(A), scope="tenant", labels={"event": "c"}, templates=("x-*",))
+    at.put_keys_in_force(key)
+    reply = await at.call("POST", "/stacks", {"template": "web-1"}, A)
+    assert reply.status == 400
+    assert 'there is no "web-1"; there are no templates that this API key may use' in reply.error
+    assert (await at.call("GET", "/templates", key=A)).json == {"templates": []}
 
 
 async def test_the_same_player_of_another_tenant_is_another_one_and_is_never_named(at: Harness) -> None:

@@ -91,6 +91,20 @@ def test_a_check_looks_at_the_installed_configuration_and_what_lies_beside_it(et
     assert 'stacks.namespace = "arena"' in result.stdout
 
 
+def test_a_check_warns_of_a_tenant_whose_templates_there_are_none_of(etc: Path) -> None:
+    configure(
+        etc,
+        f'[[auth.keys]]\nname = "ctfd"\nsha256 = "{new_key()[1]}"\nscope = "tenant"\nlabels = {{ event = "a" }}\n'
+        'templates = ["web_*"]\n',
+    )
+    (etc / "kubeconfig").write_text("{}")
+    result = run("check", "--effective")
+    assert (
+        'warning: the templates of the API key "ctfd" match none that there is (templates.directory)' in result.stderr
+    )
+    assert 'scope = "tenant", labels = { event = "a" }, templates = ["web_*"] }]' in result.stdout
+
+
 def test_an_installed_configuration_that_cannot_be_read_is_said_and_does_not_count(
     etc: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
