@@ -52,7 +52,7 @@ PREEMPTION_SECONDS = 20.0
 def pool_for(context: Context, request: CreateRequest) -> Template | None:
     """The template whose pool can answer the create; None if there is no such pool."""
     template = request.template or context.settings.templates.pooled_as(request.spec, request.target_ports)
-    return template if template is not None and template.pool else None
+    return template if template is not None and template.pool and request.may_use(template.name) else None
 
 
 async def assign(context: Context, request: CreateRequest, *, once_more: bool = False) -> Stack | None:

@@ -22,8 +22,8 @@ class CreateRequest:
 
     ``template`` is the source of ``spec`` and ``target_ports``, None if the client sent them.
     ``claim`` is the client's Idempotency-Key, if it sent one, and ``answer`` renders the response that is kept under
-    it. ``among``: limits of labels count only the stacks with these labels. ``unassigned``: the stack is for the pool
-    of its template, and belongs to nobody yet.
+    it. ``among``: limits of labels count only the stacks with these labels. ``may_use``: which
+    templates' pools may serve it. ``unassigned``: the stack is for the pool of its template, and belongs to nobody yet.
     """
 
     spec: SanitizedSpec
@@ -31,6 +31,7 @@ class CreateRequest:
     ttl: float | None = None
     labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     among: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    may_use: Callable[[str], bool] = lambda _: True
     by: str = "stackd"
     claim: Claim | None = None
     answer: Callable[[Stack], bytes] | None = None

@@ -345,7 +345,14 @@ async def _create_body(view: View, body: bytes, *, labelled: bool) -> CreateBody
         ports, text = parse_target_ports(fields["target_port"]), text_of(fields, "pod_spec")
         spec = await _sanitized(context, text, ports)
     create_request = CreateRequest(
-        spec=spec, target_ports=ports, ttl=ttl, labels=labels, by=key.name, template=template, among=key.labels
+        spec=spec,
+        target_ports=ports,
+        ttl=ttl,
+        labels=labels,
+        by=key.name,
+        template=template,
+        among=key.labels,
+        may_use=key.may_use,
     )
     return CreateBody(create_request=create_request, return_existing=existing == "return", text=text)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from stackd.keys import ApiKey, digest
 from stackd.web import change_feed
@@ -36,7 +37,7 @@ def tenants(folder: Path) -> Path:
 @pytest.fixture
 async def at(tmp_path: Path) -> AsyncIterator[Harness]:
     event = PLAIN.replace("{challenge: web-1, kind: web}", "{event: b, Event: b, kind: web}")
-    settings = folder_with(tmp_path, web_1=event + "pool: 1\n", db=PLAIN)
+    settings = folder_with(tmp_path, web_1=event + "pool: 1\n", db=PLAIN + "pool: 1\n")
     async with harness(tmp_path, settings, config=tenants(tmp_path)) as ready:
         yield ready
 
@@ -161,11 +162,13 @@ async def test_a_tenants_stacks_get_its_labels_whatever_the_create_or_the_templa
     assert await ids(at, B) == []
 
 
-async def test_a_tenant_uses_the_templates_of_its_key_only_and_counts_its_own_stacks(at: Harness) -> None:
-    def pooled() -> bool:
-        return bool(at.rows("SELECT 1 FROM stacks WHERE unassigned = 1 AND status = 'running'"))
+async def until_pooled(at: Harness, template: str) -> None:
+    running = f"SELECT 1 FROM stacks WHERE unassigned = 1 AND status = 'running' AND template = '{template}'"
+    await eventually(lambda: at.rows(running))
 
-    await eventually(pooled)
+
+async def test_a_tenant_uses_the_templates_of_its_key_only_and_counts_its_own_stacks(at: Harness) -> None:
+    await until_pooled(at, "web-1")
     taken = await create(at, A, template="web-1")
     assert taken["status"] == "running", "it comes from the pool"
     pod = (await at.objects("pods"))[taken["stack_id"]]
@@ -183,6 +186,14 @@ async def test_a_tenant_uses_the_templates_of_its_key_only_and_counts_its_own_st
     reply = await at.call("POST", "/stacks", {"template": "db"}, A)
     unknown = await at.call("POST", "/stacks", {"template": "no"}, A)
     assert (reply.status, reply.text.replace("db", "no")) == (400, unknown.text)
+
+
+async def test_no_pool_of_a_template_that_a_tenant_may_not_use_serves_its_pod_spec(at: Harness) -> None:
+    await until_pooled(at, "db")
+    described = yaml.safe_load(PLAIN)
+    body = {"target_port": described["target_port"], "pod_spec": yaml.safe_dump(described["pod"])}
+    made = {key: await create(at, key, **body) for key in (A, B)}
+    assert [made[key].get("template") for key in (A, B)] == [None, "db"]
 
 
 async def test_a_key_whose_templates_there_are_none_of_is_told_so(at: Harness) -> None:
