@@ -36,7 +36,7 @@ from stackd.errors import (
 from stackd.kube.caller import Backoff, Caller
 from stackd.kube.connection import OBJECT_BYTES
 from stackd.kube.responses import SHOWN_BYTES, error_of, is_a, is_version, readable
-from stackd.kube.wire import KINDS, JsonObject, KubeRequest, KubeResponse, read_json, read_status
+from stackd.kube.wire import KINDS, JsonObject, KubeRequest, KubeResponse, read_status
 from stackd.structs import struct
 
 log = logging.getLogger(__name__)
@@ -321,7 +321,7 @@ def _watch_call(source: Source[T], version: str, timings: Timings) -> KubeReques
 def _event(call: KubeRequest, line: bytes) -> WatchEvent:
     """The event in the line. Raises the error that an ERROR event means, and UnexpectedAnswer if it is no event."""
     try:
-        document = read_json(line)
+        document = orjson.loads(line)
     except orjson.JSONDecodeError as exc:
         raise _unreadable(call.resource, "a line is no JSON", line) from exc
     kind, raw = (document.get("type"), document.get("object")) if isinstance(document, dict) else (None, None)

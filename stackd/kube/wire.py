@@ -153,29 +153,9 @@ class KubeResponse:
         return self.status in _OK
 
 
-_ITEMS, _MANAGED_FIELDS, _AFTER_MANAGED_FIELDS = b'"items":[', b',"managedFields":[', b']},"spec":{'
-
-
-def read_json(text: bytes) -> Any:
-    """The JSON of a response or an event; an object is mostly without its ``managedFields``.
-
-    They say who has set which field: a third of a pod, and stackd does not read them. Kubernetes sends them last in
-    ``metadata``. The quotes of the marks cannot be within a string, where they would be escaped. If what is left is not
-    JSON, the marks were elsewhere, and all of it is read. Raises ``orjson.JSONDecodeError``.
-    """
-    start = text.find(_MANAGED_FIELDS)
-    end = text.find(_AFTER_MANAGED_FIELDS, start) if start > 0 else -1
-    if end > 0 and _ITEMS not in text[:start]:
-        try:
-            return orjson.loads(text[:start] + text[end + 1 :])
-        except orjson.JSONDecodeError:
-            pass
-    return orjson.loads(text)
-
-
 def _document(body: bytes) -> JsonObject | None:
     try:
-        document = read_json(body)
+        document = orjson.loads(body)
     except orjson.JSONDecodeError:
         return None
     return document if isinstance(document, dict) else None

@@ -37,7 +37,6 @@ COMPARED_BELOW = {
 }
 NOT_COVERED = {
     "pod-log-404-kubelet": "the embedded kubelet knows each pod of its node",
-    "watch-managed-fields": "the embedded cluster keeps no managedFields; tests/kube reads these",
 }
 """Recording → the reason why it is not replayed."""
 
