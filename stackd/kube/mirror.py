@@ -18,6 +18,7 @@ from stackd.clock import Clock, SystemClock
 from stackd.errors import StackdError
 from stackd.kube.caller import Caller
 from stackd.kube.objects import NodeState, PodState, ServiceState, node_state, pod_state, service_state
+from stackd.kube.responses import is_older
 from stackd.kube.watch import Listed, Source, Timings, WatchHealth, endless
 from stackd.kube.wire import KubeRequest
 from stackd.structs import struct
@@ -57,8 +58,10 @@ class ObjectTable(Generic[S]):
         self.current: dict[str, S] = {}
 
     def put(self, state: S) -> list[Difference[S]]:
-        """Store the state of one object."""
+        """Store the state of one object, unless a newer one is there: answers and watches overtake each other."""
         before = self.current.get(state.name)
+        if _is_outdated(state, before):
+            return []
         self.current[state.name] = state
         return _difference(before, state)
 
@@ -79,6 +82,12 @@ class ObjectTable(Generic[S]):
         for name, state in self.current.items():
             changes.extend(_difference(old.get(name), state))
         return changes
+
+
+def _is_outdated(state: Named, before: Named | None) -> bool:
+    if not isinstance(state, PodState | ServiceState) or not isinstance(before, PodState | ServiceState):
+        return False  # only stackd's own changes of pods and Services are answered
+    return state.uid == before.uid and is_older(state.resource_version, before.resource_version)
 
 
 def _difference(before: S | None, after: S) -> list[Difference[S]]:
@@ -294,8 +303,12 @@ class Mirror:
                     self._listed(source.kind)
 
     def saw(self, state: PodState | ServiceState) -> None:
-        """An answer of the API server to stackd's own change: the copy need not wait for the watch to report it."""
-        if self._is_ours(state):
+        """An answer of the API server to stackd's own change: the copy need not wait for the watch to report it.
+
+        An answer that is older than what the watch has reported is ignored: the object may be gone by now.
+        """
+        reported = self.health_by_kind["pods" if isinstance(state, PodState) else "services"].version
+        if self._is_ours(state) and not is_older(state.resource_version, reported):
             if isinstance(state, PodState):
                 self._report(self._pods.put(state), PodChanged)
             else:

@@ -98,6 +98,7 @@ class ServiceState:
     desired: str = ""
     recorded: bool = True
     pool: str = ""
+    resource_version: str = ""
 
 
 @struct
@@ -189,6 +190,7 @@ def service_state(raw: Mapping[str, Any]) -> ServiceState:
         desired=intern(notes.get(labels.DESIRED, "")),
         recorded=bool(notes.get(labels.RECORD) and notes.get(labels.DESIRED)) and not metadata.get("ownerReferences"),
         pool=intern(names.get(labels.POOL, "")),
+        resource_version=metadata.get("resourceVersion", ""),
     )
 
 

@@ -137,6 +137,8 @@ class WatchHealth:
         self.last_error = ""
         self.open_seconds = 0.0
         """For how long the last connection was open."""
+        self.version = ""
+        """All that happened up to this resourceVersion was reported."""
         self._missed: tuple[float, int] | None = None
         self._content: aiohttp.StreamReader | None = None
         self.relists = self.restarts = self.outages = self.bookmarks = self.events = 0
@@ -291,6 +293,7 @@ async def _once(
         items, position.version = await caller.everything(source.call, source.read)
         health.beat()
         yield Listed(items=tuple(items))
+        health.version = position.version
     async with aclosing(stream(caller, source, position.version, health, timings)) as events:
         async for event in events:
             if event.type == "BOOKMARK":
@@ -301,6 +304,7 @@ async def _once(
                 yield Changed(item=item, gone=event.type == "DELETED")
             # Only after the event was read and passed on: an event that could not be read is requested again.
             position.version = event.resource_version
+            health.version = position.version
             position.backoff.reset()
     if health.open_seconds < _GOOD_SECONDS and health.events + health.bookmarks == said:
         raise UnexpectedAnswer(f"the watch of {source.kind} ended as soon as it was opened")

@@ -17,6 +17,7 @@ from tests.faults.world import NAMESPACE, World
 
 OURS = ("app.kubernetes.io/managed-by", "stackd.io/instance", "stackd.io/stack")
 NO_LABELS = {"metadata": {"labels": dict.fromkeys(OURS)}}
+NO_ANNOTATIONS = {"metadata": {"annotations": None}}
 RETRY_AFTER = 90.0
 WAITS, WAIT_SECONDS = 50, 0.02
 FIRST_PORT, LAST_PORT = 32011, 32400
@@ -101,11 +102,11 @@ class Wire:
 
     # ---- other hands
 
-    async def strip(self, pick: float, kind: str) -> None:
-        """Somebody removes stackd's labels from an object."""
+    async def strip(self, pick: float, kind: str, *, annotations: bool) -> None:
+        """Somebody removes stackd's labels or annotations from an object."""
         name = await self._name(pick, kind)
-        if name is not None and self._change(kind, name, NO_LABELS):
-            self._world.note(f"the labels of {name} were taken off")
+        if name is not None and self._change(kind, name, NO_ANNOTATIONS if annotations else NO_LABELS):
+            self._world.note(f"the {'annotations' if annotations else 'labels'} of {name} were taken off")
 
     async def strip_policy(self, verb: str, kind: str, seconds: float) -> None:
         """An admission policy removes stackd's labels from what is created or changed."""

@@ -99,14 +99,14 @@ def _wrong(random: Random) -> dict[str, Any]:
 WIRE_DETAILS: dict[str, Callable[[Random], dict[str, Any]]] = {
     "resets": lambda random: lasting(random) | {"share": random.choice((0.04, 0.2, 0.5))},
     "mute": lambda random: {
-        "resource": random.choice(("pods", "services", "pods|services|configmaps|nodes", ".*")),
+        "resource": random.choice(("pods", "services", "pods|services|nodes", ".*")),
         "seconds": round(random.uniform(0.3, 5.0), 3),
     },
     "trickle": lambda random: (
-        _call(random, "create", "delete", "get", "list", "watch", ".*") | {"seconds": random.choice((0.2, 1.0, 4.0))}
+        _call(random, "create", "delete", "patch", "get", "list", "watch", ".*") | {"seconds": random.choice((0.2, 1.0, 4.0))}
     ),
     "retry_after": lambda random: (
-        _call(random, "watch", "watch", "list", "create", "delete", "get", ".*") | {"code": random.choice((503, 429))}
+        _call(random, "watch", "watch", "list", "create", "delete", "patch", "get", ".*") | {"code": random.choice((503, 429))}
     ),
     "gone_page": lambda random: (
         _call(random, "delete", "delete|get", "delete|get|list") | {"code": random.choice((404, 404, 200))}
@@ -115,7 +115,10 @@ WIRE_DETAILS: dict[str, Callable[[Random], dict[str, Any]]] = {
     "old_deletion": lambda random: (
         pick(random) | lasting(random) | {"kind": random.choice(("pods", "pods", "services")), "old": random.random() < 0.4}
     ),
-    "strip": lambda random: pick(random) | {"kind": random.choice(("pods", "pods", "services"))},
+    "strip": lambda random: (
+        pick(random)
+        | {"kind": random.choice(("pods", "services")), "annotations": random.random() < 0.5}
+    ),
     "strip_policy": lambda random: (
         lasting(random)
         | {"verb": random.choice(("create", "patch", "create|patch")), "kind": random.choice(("pods", "services"))}

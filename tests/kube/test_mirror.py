@@ -9,7 +9,7 @@ import pytest
 
 from stackd.kube.client import Cluster
 from stackd.kube.mirror import Mirror, MirrorChange, NodeChanged, PodChanged, Relisted, ServiceChanged
-from stackd.kube.objects import PodState
+from stackd.kube.objects import PodState, pod_state
 from tests.kube.following import NODES, PODS, QUICK, SERVICES, mirroring, seen, then, told, until
 from tests.kube.wire import Stream, Wire, items, pod, says, status
 
@@ -242,3 +242,32 @@ async def test_staleness_is_that_of_the_worst_of_the_three(cluster: Cluster, wir
     assert mirror.disconnected_since is None
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_an_answer_that_the_watch_has_overtaken_changes_nothing(cluster: Cluster, wire: Wire) -> None:
+    """The answers to two creates come after the watch has reported that one pod runs and that the other is gone."""
+    running = ("MODIFIED", pod("a", version=103, phase="Running"))
+    wire.watch("pods", then(("ADDED", pod("b", version=102)), running, ("DELETED", pod("b", version=104))))
+    async with mirroring(cluster) as (mirror, changes):
+        await until(lambda: told(changes)[-1:] == [("b", "went")])
+        await until(lambda: mirror.health_by_kind["pods"].version == "104")
+        for name in "ab":
+            mirror.saw(pod_state(pod(name, version=102, phase="Pending")))
+        assert {name: one.phase for name, one in mirror.pods.items()} == {"a": "Running"}
+
+
+async def test_an_event_that_an_answer_has_overtaken_changes_nothing(cluster: Cluster, wire: Wire) -> None:
+    go_on = asyncio.Event()
+
+    async def script(stream: Stream) -> None:
+        await go_on.wait()
+        await stream.send("ADDED", pod("a", version=105, phase="Pending"))
+        await stream.send("ADDED", pod("b", version=107))
+        await asyncio.Event().wait()
+
+    wire.watch("pods", script)
+    async with mirroring(cluster) as (mirror, _):
+        mirror.saw(pod_state(pod("a", version=106, phase="Running")))
+        go_on.set()
+        await seen(mirror, "b", 107)
+        assert mirror.pods["a"].phase == "Running"
