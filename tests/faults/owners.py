@@ -150,8 +150,11 @@ class Owners:
         self._holder = (host, file_id)
 
     def forget(self) -> None:
-        """The owner's file is another one."""
-        self._world.ledger.forget()
+        """The owner's file is another one. It does not know a stack whose Service somebody has just deleted."""
+        world = self._world
+        recorded = {name.removeprefix("svc-") for name in world.ours("services")}
+        world.ledger.forget()
+        world.ledger.fleeting |= set(world.ledger.known()) - recorded
         self._monitor.forget()
         self.settled = False
         self._watch_settling()
