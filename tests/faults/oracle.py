@@ -94,7 +94,7 @@ class Oracle:
             found += self._record(row, service, pod)
         if row.stopped:
             return found + self._stopped(row, pod)
-        if not row.has_pod_uid:
+        if not row.has_pod_uid and not row.ended:  # one that was adopted without its pod has ended
             return [*found, f"{name}: it has not been started yet"]
         if not row.ended:
             found += [f"{name}: labels are missing on its pod"] if pod is not None and not is_ours(pod) else []
