@@ -18,7 +18,6 @@ from stackd.clock import Clock, SystemClock
 from stackd.errors import StackdError
 from stackd.kube.caller import Caller
 from stackd.kube.objects import NodeState, PodState, ServiceState, node_state, pod_state, service_state
-from stackd.kube.responses import is_older
 from stackd.kube.watch import Listed, Source, Timings, WatchHealth, endless
 from stackd.kube.wire import KubeRequest
 from stackd.structs import struct
@@ -58,10 +57,8 @@ class ObjectTable(Generic[S]):
         self.current: dict[str, S] = {}
 
     def put(self, state: S) -> list[Difference[S]]:
-        """Store the state of one object, unless a newer one is there: answers and watches overtake each other."""
+        """Store the state of one object."""
         before = self.current.get(state.name)
-        if _is_outdated(state, before):
-            return []
         self.current[state.name] = state
         return _difference(before, state)
 
@@ -82,12 +79,6 @@ class ObjectTable(Generic[S]):
         for name, state in self.current.items():
             changes.extend(_difference(old.get(name), state))
         return changes
-
-
-def _is_outdated(state: Named, before: Named | None) -> bool:
-    if not isinstance(state, PodState | ServiceState) or not isinstance(before, PodState | ServiceState):
-        return False  # only stackd's own changes of pods and Services are answered
-    return state.uid == before.uid and is_older(state.resource_version, before.resource_version)
 
 
 def _difference(before: S | None, after: S) -> list[Difference[S]]:
@@ -227,7 +218,12 @@ class Mirror:
 
         If the new connection reports nothing either, something holds back the events (``withheld``).
         """
-        if not self._is_ours(pod) or self.pods.get(pod.name) == pod:
+        seen = self.pods.get(pod.name)
+        if (
+            not self._is_ours(pod)
+            or seen == pod
+            or (seen is not None and seen.uid == pod.uid and _is_older(pod, seen.resource_version))
+        ):
             return  # the pod lacks stackd's labels, so it is not watched; or the watch has reported it
         pods = self.health_by_kind["pods"]
         pods.missed()
@@ -308,7 +304,7 @@ class Mirror:
         An answer that is older than what the watch has reported is ignored: the object may be gone by now.
         """
         reported = self.health_by_kind["pods" if isinstance(state, PodState) else "services"].version
-        if self._is_ours(state) and not is_older(state.resource_version, reported):
+        if self._is_ours(state) and not _is_older(state, reported):
             if isinstance(state, PodState):
                 self._report(self._pods.put(state), PodChanged)
             else:
@@ -347,6 +343,12 @@ class Mirror:
             callback(change)
         if isinstance(change, PodChanged):
             self._waiters.wake(change.name, change.after)
+
+
+def _is_older(state: PodState | ServiceState, than: str) -> bool:
+    """Whether the state is from before resourceVersion ``than``; only decimal numbers can be compared."""
+    version = state.resource_version
+    return version.isdecimal() and than.isdecimal() and int(version) < int(than)
 
 
 def _name(before: S | None, after: S | None) -> str:

@@ -176,6 +176,10 @@ class WatchHealth:
         self.last_error = str(error)
         self._failed()
 
+    def listed(self, version: str) -> None:
+        """Note a list, which has all that the watch may have missed."""
+        self.version, self._missed = version, None
+
     def missed(self) -> None:
         """Note that the watch has not reported an object that Kubernetes has."""
         if self._missed is None or self._missed[1] != self.events:
@@ -293,7 +297,7 @@ async def _once(
         items, position.version = await caller.everything(source.call, source.read)
         health.beat()
         yield Listed(items=tuple(items))
-        health.version = position.version
+        health.listed(position.version)
     async with aclosing(stream(caller, source, position.version, health, timings)) as events:
         async for event in events:
             if event.type == "BOOKMARK":

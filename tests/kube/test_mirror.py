@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from stackd.kube import watch
 from stackd.kube.client import Cluster
 from stackd.kube.mirror import Mirror, MirrorChange, NodeChanged, PodChanged, Relisted, ServiceChanged
 from stackd.kube.objects import PodState, pod_state
@@ -256,18 +257,15 @@ async def test_an_answer_that_the_watch_has_overtaken_changes_nothing(cluster: C
         assert {name: one.phase for name, one in mirror.pods.items()} == {"a": "Running"}
 
 
-async def test_an_event_that_an_answer_has_overtaken_changes_nothing(cluster: Cluster, wire: Wire) -> None:
-    go_on = asyncio.Event()
-
-    async def script(stream: Stream) -> None:
-        await go_on.wait()
-        await stream.send("ADDED", pod("a", version=105, phase="Pending"))
-        await stream.send("ADDED", pod("b", version=107))
-        await asyncio.Event().wait()
-
-    wire.watch("pods", script)
+async def test_a_pod_that_the_watch_reports_in_a_newer_state_was_not_missed(
+    cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "MISSED_SECONDS", 0.0)
+    wire.on("GET", PODS, says(items(pod("a", version=100))))
     async with mirroring(cluster) as (mirror, _):
-        mirror.saw(pod_state(pod("a", version=106, phase="Running")))
-        go_on.set()
-        await seen(mirror, "b", 107)
-        assert mirror.pods["a"].phase == "Running"
+        mirror.missed(pod_state(pod("a", version=99)))
+        assert not mirror.withheld
+        mirror.missed(pod_state(pod("b", version=101)))
+        assert mirror.withheld
+        mirror.health_by_kind["pods"].listed("101")
+        assert not mirror.withheld
