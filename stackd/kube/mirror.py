@@ -219,11 +219,8 @@ class Mirror:
         If the new connection reports nothing either, something holds back the events (``withheld``).
         """
         seen = self.pods.get(pod.name)
-        if (
-            not self._is_ours(pod)
-            or seen == pod
-            or (seen is not None and seen.uid == pod.uid and _is_older(pod, seen.resource_version))
-        ):
+        overtaken = seen is not None and seen.uid == pod.uid and _is_older(pod, seen.resource_version)
+        if not self._is_ours(pod) or seen == pod or overtaken:
             return  # the pod lacks stackd's labels, so it is not watched; or the watch has reported it
         pods = self.health_by_kind["pods"]
         pods.missed()
