@@ -15,6 +15,7 @@ from stackd.web import change_feed
 from stackd.web.routes import ROUTES
 from tests.api import test_reconcile
 from tests.api.test_events import Event, Stream, follow
+from tests.api.test_openapi import matches
 from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import Harness, Reply, eventually, harness, seed
 
@@ -297,6 +298,8 @@ async def test_counts_pages_and_the_owner_tell_a_tenant_nothing_of_others(at: Ha
     owner, for_all = [(await at.call("GET", "/owner", key=key)).json for key in (A, B)], await at.call("GET", "/owner")
     assert {name: value for name, value in owner[0].items() if value} == {"role": "owner", "may_change": True}
     assert owner[0].keys() == for_all.json.keys()
+    matches("Owner", owner[0])
+    matches("Stats", stats[A])
     assert len((await at.call("GET", "/stacks")).json["stacks"]) == 5, "an admin sees all"
 
 
