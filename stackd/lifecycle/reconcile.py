@@ -127,6 +127,8 @@ class Reconciler:
             for stack_id in self._contested:
                 self._unadoptable.pop(stack_id, None)
             self._contested = frozenset()
+        if context.unrecordable and self.passes % AGAIN_PASSES == AGAIN_PASSES - 1:
+            context.unrecordable.pop()  # one is tried again: what removed the annotations may be gone
         plan = await self.plan()
         adoptable = frozenset(action.name for action in plan.actions if action.kind is StepKind.ADOPT)
         adopted = True

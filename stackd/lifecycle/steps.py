@@ -304,6 +304,7 @@ def _note_record(context: Context, stack: Stack, before: ServiceState | None, af
     if after.recorded and after.expires_at == stack.ttl_expires_at:
         context.unrecordable.discard(after.uid)
         if before is not None and before.uid == after.uid and not before.recorded:
+            context.unrecordable.clear()  # annotations are kept now: the next pass writes the others, too
             stack_log(log, stack.stack_id).warning("stackd's annotations were missing on its Service and are restored")
     else:
         context.unrecordable.add(after.uid)

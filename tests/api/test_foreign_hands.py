@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 
 from stackd.embedded import EmbeddedCluster
+from stackd.lifecycle.reconcile import AGAIN_PASSES
 from tests.api.test_pools import filled, folder_with, plain
 from tests.harness import Harness, eventually, fast_cluster, harness, lose_file, seed
 
@@ -319,6 +320,10 @@ async def test_a_service_off_which_a_policy_takes_annotations_is_not_written_aga
     await at.passes(5)
     assert at.cluster.counts.total("patch", "services") == 1
     assert (await at.stack(stack_id))["status"] == "running"
+
+    at.cluster.faults.clear()
+    await at.passes(AGAIN_PASSES)
+    await eventually(lambda: annotated(at, "services", f"svc-{stack_id}"))
 
 
 async def test_a_stack_of_a_pool_off_which_a_policy_takes_annotations_is_written_once(tmp_path: Path) -> None:
