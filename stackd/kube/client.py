@@ -266,7 +266,7 @@ class Cluster(Caller):
             if isinstance(error, NodePortTaken):
                 raise error
             return None
-        if not labels.is_ours(found, self.instance) or not _same(found, manifest):
+        if not _is_ours(found, self.instance, ()) or not _same(found, manifest):
             raise error
         return None if found["metadata"].get("deletionTimestamp") else found
 
@@ -289,8 +289,8 @@ def _same(found: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
 
 def _traits(raw: Mapping[str, Any]) -> tuple[object, ...]:
     return (
-        labels.labels_of(raw).get(labels.STACK),
-        labels.annotations_of(raw).get(labels.RECORD),
+        # A policy may have removed the labels; the record names the stack, too.
+        labels.annotations_of(raw).get(labels.RECORD) or labels.labels_of(raw).get(labels.STACK),
         labels.generation_of(raw),
         [tuple(map(port.get, ("port", "protocol", "nodePort"))) for port in (raw.get("spec") or {}).get("ports") or ()],
     )

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from stackd.errors import (
     AnswerTooLarge,
+    ClusterRefused,
     ClusterUnavailable,
     InvalidPodSpec,
     NodePortTaken,
@@ -164,6 +165,22 @@ async def test_a_service_whose_first_answer_was_lost_is_found_although_its_own_p
     wire.on("POST", SERVICES, loses(), says(refusal, 422))
     wire.on("GET", f"{SERVICES}/s", says(service()))
     assert (await cluster.create_service(service())).name == "s"
+
+
+async def test_a_service_whose_answer_was_lost_and_whose_labels_a_policy_removed_is_deleted_again(
+    cluster: Cluster, wire: Wire
+) -> None:
+    """Otherwise it holds its node port for ever, and the create takes it for somebody else's."""
+    port = {"field": "spec.ports[0].nodePort", "message": "Invalid value: 31000: provided port is already allocated"}
+    refusal = {**status(422, "Invalid", "Service is invalid"), "details": {"causes": [port]}}
+    recorded = with_meta(service(), annotations={"stackd.io/record": '{"version":2,"of":"s"}'})
+    wire.on("POST", SERVICES, loses(), says(refusal, 422))
+    wire.on("GET", f"{SERVICES}/s", says(with_meta(recorded, labels={})))
+    gone = status(404, "NotFound", 'services "s" not found', kind="services", name="s")
+    wire.on("DELETE", f"{SERVICES}/s", says(gone, 404))
+    with pytest.raises(ClusterRefused, match="removes stackd's labels from services"):
+        await cluster.create_service(recorded)
+    assert wire.asked("DELETE", f"{SERVICES}/s")[0].body["preconditions"] == {"uid": "uid-of-s"}
 
 
 async def test_a_port_that_is_refused_while_nothing_was_made_is_somebody_elses(cluster: Cluster, wire: Wire) -> None:
