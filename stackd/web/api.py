@@ -22,6 +22,7 @@ from stackd.web.bodies import BodyCache
 from stackd.web.change_feed import ChangeFeed
 from stackd.web.connection import HttpConnection
 from stackd.web.limits import Limits
+from stackd.web.schema import Operation
 from stackd.web.view import View
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Route:
     ``public``: it holds no data and needs no key. ``streams``: it ends when its client leaves, which is no failure.
     ``replays``: it repeats the first answer for a request with the same Idempotency-Key. ``standby``: a stackd that
     does not own the stacks serves it, too. ``asks``: it changes nothing although its method is not GET. ``early``: it
-    is served even while the file may lack stacks that the cluster has.
+    is served even while the file may lack stacks that the cluster has. ``doc`` describes it, unless it is a page.
     """
 
     method: str
@@ -102,6 +103,7 @@ class Route:
     standby: bool = False
     asks: bool = False
     early: bool = False
+    doc: Operation | None = None
 
     @property
     def changes(self) -> bool:

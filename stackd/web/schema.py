@@ -6,8 +6,8 @@ Owns: how the tables of fields, schemas and operations are written down. Knows n
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from stackd.web.responses import JSON
@@ -73,40 +73,39 @@ def record(description: str, properties: dict[str, Schema], optional: tuple[str,
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResponseDoc:
-    """One answer. ``schema`` is the name of a schema or a schema; empty means a body without a schema.
+def answer(
+    about: str,
+    schema: str | Schema,
+    *,
+    media: str = JSON,
+    examples: Mapping[str, Any] | None = None,
+    headers: Iterable[str] = (),
+    links: Mapping[str, Any] | None = None,
+) -> Schema:
+    """A response. ``schema`` is the name of a schema, or a schema."""
+    described: Schema = {"description": about, "content": {media: _content(schema, examples or {})}}
+    if headers:
+        described["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in headers}
+    return described | ({"links": links} if links else {})
 
-    An empty ``media`` means no body.
-    """
 
-    about: str
-    schema: str | Schema = field(default_factory=dict)
-    media: str = JSON
-    examples: Mapping[str, Any] = field(default_factory=dict)
-    headers: tuple[str, ...] = ()
-    links: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Body:
+def body(schema: str, examples: Mapping[str, Any]) -> Schema:
     """A request's JSON body; ``schema`` is the name of a schema."""
-
-    schema: str
-    examples: Mapping[str, Any]
+    return {"required": True, "content": {JSON: _content(schema, examples)}}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameter:
-    """A query parameter or a header."""
+def parameter(
+    name: str, about: str, schema: Schema, *, where: str = "query", most: int = 1, example: Any = None
+) -> Schema:
+    """A query parameter or a header with ``most`` values at most."""
+    schema = many(schema, maxItems=most) if most > 1 else schema
+    described = {"name": name, "in": where, "description": about, "schema": schema}
+    return described if example is None else described | {"example": example}
 
-    name: str
-    about: str
-    schema: Schema
-    where: str = "query"
-    many: bool = False
-    required: bool = False
-    example: Any = None
+
+def _content(schema: str | Schema, examples: Mapping[str, Any]) -> Schema:
+    content = {"schema": ref(schema) if isinstance(schema, str) else schema}
+    return content | ({"examples": {name: {"value": value} for name, value in examples.items()}} if examples else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +116,7 @@ class Operation:
     tag: str
     summary: str
     about: str = ""
-    parameters: tuple[Parameter, ...] = ()
-    body: Body | None = None
-    answers: Mapping[int, ResponseDoc]
+    parameters: tuple[Schema, ...] = ()
+    body: Schema | None = None
+    answers: Mapping[int, Schema]
     errors: tuple[int, ...] = ()

@@ -85,7 +85,7 @@ async def test_what_cannot_be_read_is_said_in_json_too(at: Harness, head: str) -
 
 async def test_an_unknown_method_is_called_that(at: Harness) -> None:
     code, _, body = await answer(at, f"FOO /stacks?api_key={KEY} HTTP/1.1\r\n{AUTH}".removesuffix("\r\n"))
-    assert (code, json.loads(body)) == (400, {"error": "the request's method is not known"})
+    assert (code, json.loads(body)) == (400, {"error": "this is not an HTTP request with a known method"})
 
 
 async def test_one_who_speaks_http_1_0_is_not_told_to_go_on(at: Harness) -> None:

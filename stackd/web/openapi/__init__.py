@@ -10,7 +10,7 @@ Owns: the document at ``/openapi.json``. Inside:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from stackd import __version__
@@ -18,11 +18,9 @@ from stackd.config import Config
 from stackd.web.api import Route
 from stackd.web.auth import HEADER, METRICS_PATHS, OPERATOR_PATHS, PARAMETER, SAFE_METHODS
 from stackd.web.openapi import examples
-from stackd.web.openapi.operations import OPERATIONS, TAGS
+from stackd.web.openapi.operations import TAGS
 from stackd.web.openapi.schemas import schemas
-from stackd.web.requests import MOST_VALUES
-from stackd.web.responses import JSON
-from stackd.web.schema import Operation, Parameter, ResponseDoc, many, ref
+from stackd.web.schema import Operation, answer
 
 ABOUT = """\
 Hand out *stacks*: a hardened Pod and a NodePort Service each, with a time to live.
@@ -68,21 +66,16 @@ WITH_BODY = (400, 408, 413, 415, 417)
 PATH_PARTS = {
     "stack_id": ("A stack's id.", examples.STACK_ID),
     "job_id": ("A job's id.", examples.JOB_ID),
-    "folder": ("A page's name.", "docs"),
-    "file": ("A file's name.", "index.html"),
-    "page": ("A guide's name.", "integrate"),
 }
 
 
 def document(routes: Iterable[Route], config: Config) -> dict[str, Any]:
-    """The OpenAPI document for ``routes`` under ``config``. Raises ValueError for a route without a description."""
+    """The OpenAPI document for ``routes`` under ``config``. Pages for browsers have no description, and are not in it."""
     paths: dict[str, dict[str, Any]] = {}
-    order = list(OPERATIONS)
-    for route in sorted(routes, key=lambda route: order.index((route.method, route.path))):
-        operation = OPERATIONS[route.method, route.path]
-        path = route.path
-        public = config.metrics.public if path == "/metrics" else route.public
-        paths.setdefault(path, {})[route.method.lower()] = _rendered(operation, route.method, path, public=public)
+    described = [(route, route.doc) for route in routes if route.doc is not None]
+    for route, operation in sorted(described, key=lambda each: list(TAGS).index(each[1].tag)):
+        public = config.metrics.public if route.path == "/metrics" else route.public
+        paths.setdefault(route.path, {})[route.method.lower()] = _rendered(operation, route, public=public)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -103,58 +96,46 @@ def document(routes: Iterable[Route], config: Config) -> dict[str, Any]:
             },
             "headers": {
                 "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}},
-                "Location": {
-                    "description": "The address to go to.",
-                    "schema": {"type": "string", "format": "uri-reference"},
-                },
                 "Idempotency-Replayed": {
                     "description": "`true` if this is the answer to an earlier request with the same key.",
                     "schema": {"type": "string", "const": "true"},
                 },
             },
-            "responses": {str(status): _error(status, about) for status, about in ERRORS.items()},
+            "responses": {
+                str(status): answer(about, "Error", headers=HEADERS.get(status, ())) for status, about in ERRORS.items()
+            },
             "schemas": schemas(config),
         },
     }
 
 
-def _error(status: int, about: str) -> dict[str, Any]:
-    made: dict[str, Any] = {"description": about, "content": {JSON: {"schema": ref("Error")}}}
-    if status in HEADERS:
-        made["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in HEADERS[status]}
-    return made
-
-
-def _rendered(operation: Operation, method: str, path: str, *, public: bool) -> dict[str, Any]:
+def _rendered(operation: Operation, route: Route, *, public: bool) -> dict[str, Any]:
     """The operation in the form of OpenAPI 3.1."""
-    made: dict[str, Any] = {
+    parameters = [*_path_parameters(route.path), *operation.parameters]
+    responses = {
+        status: {"$ref": f"#/components/responses/{status}"} for status in _errors(operation, route, public=public)
+    }
+    return {
         "operationId": operation.id,
         "tags": [operation.tag],
         "summary": operation.summary,
+        "description": operation.about,
+        **({"security": []} if public else {}),
+        **({"parameters": parameters} if parameters else {}),
+        **({"requestBody": operation.body} if operation.body else {}),
+        "responses": {str(status): each for status, each in sorted((responses | dict(operation.answers)).items())},
     }
-    if operation.about:
-        made["description"] = operation.about
-    if public:
-        made["security"] = []
-    parameters = _path_parameters(path) + [_parameter(each) for each in operation.parameters]
-    if parameters:
-        made["parameters"] = parameters
-    if operation.body is not None:
-        content = {"schema": ref(operation.body.schema), "examples": _examples(operation.body.examples)}
-        made["requestBody"] = {"required": True, "content": {JSON: content}}
-    answers = {str(status): _answer(answer) for status, answer in operation.answers.items()}
-    for status in _errors(operation, method, path, public=public):
-        answers.setdefault(str(status), {"$ref": f"#/components/responses/{status}"})
-    return made | {"responses": dict(sorted(answers.items()))}
 
 
-def _errors(operation: Operation, method: str, path: str, *, public: bool) -> set[int]:
+def _errors(operation: Operation, route: Route, *, public: bool) -> set[int]:
     errors = {*operation.errors, *ALWAYS}
     errors.update(() if public else WITH_KEY)
-    errors.update(() if public or (method in SAFE_METHODS and path in METRICS_PATHS - OPERATOR_PATHS) else (403,))
+    errors.update(
+        () if public or (route.method in SAFE_METHODS and route.path in METRICS_PATHS - OPERATOR_PATHS) else (403,)
+    )
     errors.update(WITH_BODY if operation.body else ())
     errors.update((400,) if operation.parameters else ())
-    errors.update((404,) if "{" in path else ())
+    errors.update((404,) if "{" in route.path else ())
     return errors
 
 
@@ -170,35 +151,3 @@ def _path_parameters(path: str) -> list[dict[str, Any]]:
         }
         for name in re.findall(r"\{(\w+)", path)
     ]
-
-
-def _parameter(parameter: Parameter) -> dict[str, Any]:
-    schema = many(parameter.schema, maxItems=MOST_VALUES) if parameter.many else parameter.schema
-    made: dict[str, Any] = {
-        "name": parameter.name,
-        "in": parameter.where,
-        "description": parameter.about,
-        "schema": schema,
-    }
-    if parameter.required:
-        made["required"] = True
-    return made if parameter.example is None else made | {"example": parameter.example}
-
-
-def _answer(answer: ResponseDoc) -> dict[str, Any]:
-    schema = ref(answer.schema) if isinstance(answer.schema, str) else answer.schema
-    content: dict[str, Any] = {"schema": schema} if schema else {}
-    if answer.examples:
-        content["examples"] = _examples(answer.examples)
-    made: dict[str, Any] = {"description": answer.about}
-    if answer.media:
-        made["content"] = {answer.media: content}
-    if answer.headers:
-        made["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in answer.headers}
-    if answer.links:
-        made["links"] = dict(answer.links)
-    return made
-
-
-def _examples(examples: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: {"value": value} for name, value in examples.items()}

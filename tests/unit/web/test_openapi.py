@@ -11,7 +11,6 @@ import jsonschema_rs
 from stackd.config import Config
 from stackd.web import responses
 from stackd.web.openapi import document
-from stackd.web.openapi.operations import OPERATIONS
 from stackd.web.routes import ROUTES
 from stackd.web.schema import Schema
 
@@ -28,10 +27,12 @@ def validator(schema: Schema) -> Any:
     return jsonschema_rs.validator_for(schema | {"components": DESCRIBED["components"]}, validate_formats=False)
 
 
-def test_each_route_is_described_and_each_description_has_a_route() -> None:
-    routes = sorted((route.method, route.path) for route in ROUTES)
-    assert sorted((method, path) for method, path, _ in operations()) == routes
-    assert sorted(OPERATIONS) == routes
+def test_each_route_is_described_except_pages() -> None:
+    described = {(method, path) for method, path, _ in operations()}
+    undescribed = [route for route in ROUTES if (route.method, route.path) not in described]
+    assert len(described) + len(undescribed) == len(ROUTES)
+    pages = "/(|docs/?|docs/{page}|dashboard/?|favicon.ico|static/{folder}/{file}|openapi.json)"
+    assert [route.path for route in undescribed if not (route.public and re.fullmatch(pages, route.path))] == []
 
 
 def test_every_status_that_an_error_can_have_is_described() -> None:
@@ -42,24 +43,21 @@ def test_every_status_that_an_error_can_have_is_described() -> None:
     assert "405 with `Allow`" in DESCRIBED["info"]["description"], "which no operation of a path can answer"
 
 
-def test_only_routes_without_a_key_say_that_they_need_none() -> None:
-    public = {(route.method, route.path) for route in ROUTES if route.public} - {("GET", "/metrics")}
-    assert {(method, path) for method, path, operation in operations() if operation.get("security") == []} == public
+def test_only_public_metrics_need_no_key() -> None:
+    assert not [path for _, path, operation in operations() if "security" in operation]
     opened = document(ROUTES, Config.model_validate({"metrics": {"public": True}}))
     assert opened["paths"]["/metrics"]["get"]["security"] == []
 
 
 def test_whoever_needs_a_key_may_be_told_401_and_429() -> None:
     for method, path, operation in operations():
-        if operation.get("security") != []:
-            assert {"401", "429"} <= set(operation["responses"]), (method, path)
+        assert {"401", "429"} <= set(operation["responses"]), (method, path)
 
 
 def test_what_a_key_of_another_scope_may_not_do_can_be_a_403() -> None:
     for method, path, operation in operations():
-        if operation.get("security") != []:
-            open_to_all = method == "GET" and path in {"/healthz", "/readyz", "/owner"}
-            assert ("403" in operation["responses"]) is not open_to_all, (method, path)
+        open_to_all = method == "GET" and path in {"/healthz", "/readyz", "/owner"}
+        assert ("403" in operation["responses"]) is not open_to_all, (method, path)
 
 
 def test_ids_of_operations_are_unique_and_every_operation_has_a_known_tag() -> None:
