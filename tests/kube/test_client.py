@@ -459,6 +459,25 @@ async def test_logs_that_hang_take_no_turn_of_a_create(wire: Wire) -> None:
     await cluster.close()
 
 
+async def test_a_log_that_hangs_tells_nothing_of_the_api_server(cluster: Cluster, wire: Wire) -> None:
+    """A log request waits for a node, so its failure says nothing about the connections to the API server."""
+    session = cluster.connection.access.session
+    wire.on("GET", f"{PODS}/p/log", *[waits(30)] * 9)
+    cluster.target = replace(cluster.target, timeout=0.2, attempt_timeout=0.1)
+    with pytest.raises(ClusterUnavailable):
+        await cluster.pod_log("p", tail=5)
+    assert cluster.connection.contact.failures == 0
+    assert cluster.connection.access.session is session
+
+
+async def test_events_about_another_pod_are_not_this_ones(cluster: Cluster, wire: Wire) -> None:
+    """The field selector is in the query string, which a proxy may drop."""
+    about = [{"name": "p", "uid": "u1"}, {"name": "p", "uid": "u2"}, {"name": "q", "uid": "u1"}]
+    events = [{**with_meta(pod("e")), "kind": "Event", "reason": str(one), "involvedObject": one} for one in about]
+    wire.on("GET", EVENTS, says(items(*events)))
+    assert [event.reason for event in await cluster.pod_events("p", "u1")] == [str(about[0])]
+
+
 PAGE = "<html><body><h1>404</h1>balancer/1.2</body></html>"
 ODD: dict[str, Reply] = {
     "a page with 404": page(PAGE, 404),

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from stackd.embedded import EmbeddedCluster, EmbeddedOptions
-from stackd.errors import ClusterUnavailable, ObjectExists, PreconditionFailed
+from stackd.errors import ClusterUnavailable
 from stackd.kube.client import Cluster
 from stackd.kube.labels import lease_name
 from stackd.kube.lease import Lease, Leases, is_older, lease_manifest, read_lease
-from stackd.kube.wire import LEASES
+from tests.kube.following import then
 from tests.kube.recorded import recording
-from tests.kube.wire import NAMESPACE, Wire, page, says
-from tests.target import target_at
+from tests.kube.wire import NAMESPACE, Wire, items, page, says
 
 MINE = Lease(
     holder="vm1/f1",
@@ -33,27 +30,6 @@ MINE = Lease(
     sequence=1234,
 )
 PATH = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/stackd-default"
-
-
-@pytest.fixture
-async def embedded() -> AsyncIterator[EmbeddedCluster]:
-    async with EmbeddedCluster(EmbeddedOptions(serve_node_ports=False, bookmark_interval=0.1)) as running:
-        yield running
-
-
-@pytest.fixture
-async def real(embedded: EmbeddedCluster) -> AsyncIterator[Cluster]:
-    """A client of the embedded cluster; the namespace exists."""
-    target = target_at(embedded.url, namespace="stacks", timeout=30, attempt_timeout=2.0)
-    connected = await Cluster.connect(target)
-    await connected.ensure_namespace()
-    yield connected
-    await connected.close()
-
-
-@pytest.fixture
-def leases(real: Cluster) -> Leases:
-    return Leases(real)
 
 
 def test_each_instance_has_a_name_of_its_own_that_kubernetes_takes() -> None:
@@ -132,100 +108,25 @@ def test_versions_are_compared_where_they_are_of_one_object() -> None:
     assert not is_older(replace(one, version="x"), replace(one, version="y"))
 
 
-async def test_of_two_who_take_it_at_once_one_gets_it(leases: Leases) -> None:
-    assert await leases.find() is None
-    made = await leases.create(MINE)
-    assert await leases.find() == made
-    with pytest.raises(ObjectExists):
-        await leases.create(replace(MINE, holder="vm2/f2"))
-    taken = await asyncio.gather(
-        *(leases.update(replace(made, holder=f"vm{number}/f")) for number in (2, 3, 4)), return_exceptions=True
-    )
-    assert sorted(type(one).__name__ for one in taken) == ["Lease", "PreconditionFailed", "PreconditionFailed"]
-    (holder,) = [one.holder for one in taken if isinstance(one, Lease)]
-    now = await leases.find()
-    assert now is not None
-    assert now.holder == holder
+def stored(lease: Lease, version: int, instance: str = "default") -> dict[str, Any]:
+    """The Lease as the API server would return it."""
+    raw = lease_manifest(lease, namespace=NAMESPACE, instance=instance)
+    raw["metadata"] |= {"uid": f"uid-of-{instance}", "resourceVersion": str(version)}
+    return raw
 
 
-@pytest.mark.parametrize("action", ["lost_reply", "cut", "hang"])
-async def test_a_change_whose_answer_was_lost_is_refused_and_found_to_be_done(
-    embedded: EmbeddedCluster, leases: Leases, action: str
-) -> None:
-    made = await leases.create(MINE)
-    embedded.faults.add_fault(action=action, verb="update", resource="leases", count=1)
-    try:
-        changed = await leases.update(replace(made, sequence=2000))
-    except PreconditionFailed:
-        assert action == "lost_reply"
-        found = await leases.find()
-        assert found is not None
-        changed = found
-    assert changed.sequence == 2000
-
-
-async def test_a_lease_that_is_gone_is_not_made_by_a_change_of_it(real: Cluster, leases: Leases) -> None:
-    made = await leases.create(MINE)
-    await real.answer(real.on("delete", LEASES, leases.name, body=b"{}"))
-    with pytest.raises(PreconditionFailed):
-        await leases.update(replace(made, sequence=2000))
-    assert await leases.find() is None
-
-
-async def test_a_lease_of_another_instance_is_another_one(real: Cluster, leases: Leases) -> None:
-    other = await Cluster.connect(replace(real.target, instance="green"))
-    try:
-        await leases.create(MINE)
-        assert await Leases(other).find() is None
-        await Leases(other).create(replace(MINE, holder="vm9"))
-    finally:
-        await other.close()
-    found = await leases.find()
-    assert found is not None
-    assert found.holder == "vm1/f1"
-
-
-async def test_the_lease_of_another_instance_is_not_followed_if_the_query_string_is_dropped(
-    embedded: EmbeddedCluster, real: Cluster, leases: Leases
-) -> None:
-    other = await Cluster.connect(target_at(embedded.url, namespace="stacks", instance="a"))
-    try:
-        await Leases(other).create(MINE)
-    finally:
-        await other.close()
-    embedded.faults.add_fault(action="no_query", verb="list", resource="leases.*")
-    async with asyncio.timeout(30), aclosing(leases.follow()) as followed:
-        assert await anext(followed) is None
-
-
-async def test_it_is_followed_through_changes_its_end_and_a_new_one(real: Cluster, leases: Leases) -> None:
-    async with asyncio.timeout(30), aclosing(leases.follow()) as followed:
-        assert await anext(followed) is None
-        made = await leases.create(MINE)
-        assert await anext(followed) == made
-        changed = await leases.update(replace(made, sequence=2000))
-        assert await anext(followed) == changed
-        await real.answer(real.on("delete", LEASES, leases.name, body=b"{}"))
-        assert await anext(followed) is None
-        again = await leases.create(MINE)
-        assert await anext(followed) == again
-    assert leases.health.last_error == ""
-
-
-async def test_without_its_namespace_there_is_none_and_none_can_be_made(real: Cluster) -> None:
-    other = await Cluster.connect(replace(real.target, namespace="nowhere"))
-    try:
-        assert await Leases(other).find() is None
-        with pytest.raises(ClusterUnavailable, match="the namespace nowhere does not exist"):
-            await Leases(other).create(MINE)
-    finally:
-        await other.close()
+async def test_it_is_followed_through_its_end_and_another_one_is_not(cluster: Cluster, wire: Wire) -> None:
+    """The field selector is in the query string, which a proxy may drop."""
+    other, mine = stored(MINE, 7, "green"), stored(MINE, 8)
+    wire.on("GET", PATH.rpartition("/")[0], says(items(other)))
+    wire.watch("leases", then(("MODIFIED", other), ("ADDED", mine), ("DELETED", stored(MINE, 9))))
+    async with asyncio.timeout(30), aclosing(Leases(cluster).follow()) as followed:
+        assert [await anext(followed) for _ in range(3)] == [None, read_lease(mine), None]
 
 
 def without(path: str) -> dict[str, Any]:
     """A Lease without one of its parts."""
-    lease = lease_manifest(MINE, namespace=NAMESPACE, instance="default")
-    lease["metadata"] |= {"uid": "u", "resourceVersion": "5"}
+    lease = stored(MINE, 5)
     *parents, last = path.split(".")
     part = lease
     for parent in parents:

@@ -340,8 +340,11 @@ async def test_a_server_that_goes_away_and_comes_back_is_found_again(
             assert set(mirror.pods) == {"a"}
             assert mirror.synced
             await until(lambda: mirror.staleness() >= 0.1)
+            wire.on("POST", PODS, says(pod("b"), 201))
+            creating = asyncio.create_task(cluster.create_pod(pod("b")))
             wire.watch("pods", then(("MODIFIED", pod("a", version=500))))
             await wire.start(port)
+            assert (await creating).name == "b"
             await seen(mirror, "a", 500)
             await until(lambda: mirror.disconnected_since is None)
             assert [change.name for change in changes if isinstance(change, PodChanged)] == ["a"]

@@ -233,7 +233,8 @@ def items(*objects: dict[str, Any], version: int = 100, more: str = "", kind: st
     """A list of the objects; its kind is that of the first, or ``kind`` if there is none."""
     listed = f"{objects[0]['kind'] if objects else kind}List"
     metadata = {"resourceVersion": str(version), "continue": more}
-    return {"kind": listed, "apiVersion": "v1", "metadata": metadata, "items": list(objects)}
+    api = objects[0]["apiVersion"] if objects else "v1"
+    return {"kind": listed, "apiVersion": api, "metadata": metadata, "items": list(objects)}
 
 
 def empty_list(resource: str) -> dict[str, Any]:
