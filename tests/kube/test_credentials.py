@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-def kubeconfig(path: Path, server: str, user: dict[str, Any], *, context: str = "main") -> Path:
+def kubeconfig(path: Path, server: str, user: dict[str, Any], *, context: str = "main", **cluster: str) -> Path:
     path.write_text(
         yaml.safe_dump(
             {
@@ -41,7 +44,7 @@ def kubeconfig(path: Path, server: str, user: dict[str, Any], *, context: str = 
                     {"name": "elsewhere", "context": {"cluster": "far", "user": "u"}},
                 ],
                 "clusters": [
-                    {"name": "c", "cluster": {"server": server}},
+                    {"name": "c", "cluster": {"server": server, **cluster}},
                     {"name": "far", "cluster": {"server": "http://127.0.0.1:1"}},
                 ],
                 "users": [{"name": "u", "user": user}],
@@ -60,57 +63,54 @@ def plugin(folder: Path, token_file: Path) -> dict[str, Any]:
     return {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": str(script)}}
 
 
-async def test_a_kubeconfigs_server_and_token_are_used(wire: Wire, tmp_path: Path) -> None:
-    wire.token = "secret-1"
-    path = kubeconfig(tmp_path / "config", wire.url, {"token": "secret-1"})
-    cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path)))
-    wire.on("GET", SYSTEM, UID)
-    assert await cluster.cluster_uid() == "cluster-1"
-    await cluster.close()
+@asynccontextmanager
+async def connected(path: Path | None = None, **more: Any) -> AsyncIterator[Cluster]:
+    """A client with that kubeconfig."""
+    target = ClusterTarget(mode="kubeconfig", kubeconfig=str(path)) if path else ClusterTarget()
+    cluster = await Cluster.connect(replace(target, **more))
+    try:
+        yield cluster
+    finally:
+        await cluster.close()
 
 
-async def test_the_context_decides_which_cluster(wire: Wire, tmp_path: Path) -> None:
-    path = kubeconfig(tmp_path / "config", wire.url, {}, context="elsewhere")
-    wire.on("GET", SYSTEM, UID)
-    cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path), context="main"))
-    assert await cluster.cluster_uid() == "cluster-1"
-    await cluster.close()
-
-
-async def test_auto_takes_the_environments_kubeconfig(
-    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("named", ["context", "current-context", "environment"])
+async def test_server_and_token_are_those_of_the_kubeconfigs_context(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "config", wire.url, {})))
+    wire.token = "secret-1"
     wire.on("GET", SYSTEM, UID)
-    cluster = await Cluster.connect(ClusterTarget())
-    assert await cluster.cluster_uid() == "cluster-1"
-    await cluster.close()
+    current = "elsewhere" if named == "context" else "main"
+    path = kubeconfig(tmp_path / "config", wire.url, {"token": "secret-1"}, context=current)
+    if named == "environment":
+        monkeypatch.setenv("KUBECONFIG", str(path))
+    context = "main" if named == "context" else ""
+    async with connected(None if named == "environment" else path, context=context) as cluster:
+        assert await cluster.cluster_uid() == "cluster-1"
 
 
 async def test_a_token_file_that_was_renewed_is_read_again_after_a_401(wire: Wire, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("old")
     path = kubeconfig(tmp_path / "config", wire.url, {"tokenFile": str(token)})
-    cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path), timeout=1))
-    wire.token = "new"
-    token.write_text("new")
-    wire.on("GET", SYSTEM, UID)
-    assert await cluster.cluster_uid() == "cluster-1"
-    assert [seen.token for seen in wire.seen] == ["old", "new"]
-    await cluster.close()
+    async with connected(path, timeout=1) as cluster:
+        wire.token = "new"
+        token.write_text("new")
+        wire.on("GET", SYSTEM, UID)
+        assert await cluster.cluster_uid() == "cluster-1"
+        assert [seen.token for seen in wire.seen] == ["old", "new"]
 
 
 async def test_many_refused_requests_run_a_credential_plugin_once(wire: Wire, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("old")
     path = kubeconfig(tmp_path / "config", wire.url, plugin(tmp_path, token))
-    cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path)))
-    wire.token = "new"
-    token.write_text("new")
-    wire.on("GET", SYSTEM, *[UID] * 10)
-    assert set(await asyncio.gather(*[cluster.cluster_uid() for _ in range(10)])) == {"cluster-1"}
-    assert (tmp_path / "runs").read_text().count("run") == 2
-    await cluster.close()
+    async with connected(path) as cluster:
+        wire.token = "new"
+        token.write_text("new")
+        wire.on("GET", SYSTEM, *[UID] * 10)
+        assert set(await asyncio.gather(*[cluster.cluster_uid() for _ in range(10)])) == {"cluster-1"}
+        assert (tmp_path / "runs").read_text().count("run") == 2
 
 
 async def test_credentials_that_stay_refused_are_not_fetched_for_every_request(wire: Wire, tmp_path: Path) -> None:
@@ -118,24 +118,24 @@ async def test_credentials_that_stay_refused_are_not_fetched_for_every_request(w
     token.write_text("wrong")
     path = kubeconfig(tmp_path / "config", wire.url, plugin(tmp_path, token))
     wire.token = "right"
-    cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path), reload_interval=60))
-    for _ in range(5):
-        with pytest.raises(ClusterUnavailable, match=r"credentials are not accepted \(401\)") as caught:
-            await cluster.cluster_uid()
-        assert "wrong" not in str(caught.value)
-    assert (tmp_path / "runs").read_text().count("run") == 2
-    await cluster.close()
+    async with connected(path, reload_interval=60) as cluster:
+        for _ in range(5):
+            with pytest.raises(ClusterUnavailable, match=r"credentials are not accepted \(401\)") as caught:
+                await cluster.cluster_uid()
+            assert "wrong" not in str(caught.value)
+        assert (tmp_path / "runs").read_text().count("run") == 2
 
 
 async def test_new_credentials_for_another_server_are_not_taken(wire: Wire, tmp_path: Path) -> None:
     wire.token = "old"
     path = kubeconfig(tmp_path / "config", wire.url, {"token": "old"})
-    cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path), timeout=0.2))
-    wire.token = "new"
-    kubeconfig(path, "http://127.0.0.1:1", {"token": "new"})
-    with pytest.raises(ClusterUnavailable, match=r"now for http://127.0.0.1:1, and no longer for .*: restart stackd"):
-        await cluster.cluster_uid()
-    await cluster.close()
+    async with connected(path, timeout=0.2) as cluster:
+        wire.token = "new"
+        kubeconfig(path, "http://127.0.0.1:1", {"token": "new"})
+        with pytest.raises(
+            ClusterUnavailable, match=r"now for http://127.0.0.1:1, and no longer for .*: restart stackd"
+        ):
+            await cluster.cluster_uid()
 
 
 async def test_a_kubeconfig_is_never_written(wire: Wire, tmp_path: Path) -> None:
@@ -204,15 +204,14 @@ async def test_changed_credentials_are_taken_when_it_is_asked_for_and_others_are
     wire: Wire, tmp_path: Path
 ) -> None:
     path = kubeconfig(tmp_path / "config", wire.url, {"token": "first"})
-    cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path)))
-    assert not await cluster.look_again()
-    kubeconfig(path, wire.url, {"token": "second"})
-    assert await cluster.look_again()
-    assert not await cluster.look_again()
-    wire.on("GET", SYSTEM, UID)
-    await cluster.cluster_uid()
-    assert {seen.token for seen in wire.seen} == {"second"}
-    await cluster.close()
+    async with connected(path) as cluster:
+        assert not await cluster.look_again()
+        kubeconfig(path, wire.url, {"token": "second"})
+        assert await cluster.look_again()
+        assert not await cluster.look_again()
+        wire.on("GET", SYSTEM, UID)
+        await cluster.cluster_uid()
+        assert {seen.token for seen in wire.seen} == {"second"}
 
 
 @pytest.mark.parametrize(
@@ -227,17 +226,16 @@ async def test_credentials_that_cannot_be_used_leave_those_in_force(
     wire: Wire, tmp_path: Path, text: str | None, why: str
 ) -> None:
     path = kubeconfig(tmp_path / "config", wire.url, {"token": "first"})
-    cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path)))
-    if text is None:
-        kubeconfig(path, "http://127.0.0.1:1", {"token": "second"})
-    else:
-        path.write_text(text)
-    with pytest.raises(ConfigError, match=why):
-        await cluster.look_again()
-    wire.on("GET", SYSTEM, UID)
-    await cluster.cluster_uid()
-    assert [seen.token for seen in wire.seen] == ["first"]
-    await cluster.close()
+    async with connected(path) as cluster:
+        if text is None:
+            kubeconfig(path, "http://127.0.0.1:1", {"token": "second"})
+        else:
+            path.write_text(text)
+        with pytest.raises(ConfigError, match=why):
+            await cluster.look_again()
+        wire.on("GET", SYSTEM, UID)
+        await cluster.cluster_uid()
+        assert [seen.token for seen in wire.seen] == ["first"]
 
 
 @pytest.mark.parametrize(("reply", "used"), [(None, "first"), (loses(), "second"), (FORBIDDEN, "second")])
@@ -246,20 +244,19 @@ async def test_credentials_that_kubernetes_refuses_are_not_taken_and_silence_ref
 ) -> None:
     """Before, a reload took credentials that got only 401."""
     path = kubeconfig(tmp_path / "config", wire.url, {"token": "first"})
-    cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path)))
-    kubeconfig(path, wire.url, {"token": "second"})
-    if reply is None:
-        wire.token = "first"
-        with pytest.raises(ConfigError, match=r"the new credentials are no use: .*not accepted \(401\)"):
-            await cluster.look_again()
-    else:
-        wire.on("GET", SYSTEM, reply)
-        assert await cluster.look_again()
-    assert wire.seen[0].token == "second", "it was tried"
-    wire.on("GET", SYSTEM, UID)
-    await cluster.cluster_uid()
-    assert wire.seen[-1].token == used
-    await cluster.close()
+    async with connected(path) as cluster:
+        kubeconfig(path, wire.url, {"token": "second"})
+        if reply is None:
+            wire.token = "first"
+            with pytest.raises(ConfigError, match=r"the new credentials are no use: .*not accepted \(401\)"):
+                await cluster.look_again()
+        else:
+            wire.on("GET", SYSTEM, reply)
+            assert await cluster.look_again()
+        assert wire.seen[0].token == "second", "it was tried"
+        wire.on("GET", SYSTEM, UID)
+        await cluster.cluster_uid()
+        assert wire.seen[-1].token == used
 
 
 async def test_an_authority_that_did_not_issue_the_servers_certificate_is_not_taken(tmp_path: Path) -> None:
@@ -269,19 +266,17 @@ async def test_an_authority_that_did_not_issue_the_servers_certificate_is_not_ta
     path = tmp_path / "config"
 
     def trust(which: Pair) -> None:
-        kubeconfig(path, wire.url, {"token": "first"})
-        document = yaml.safe_load(path.read_text())
-        document["clusters"][0]["cluster"]["certificate-authority"] = str(which.cert)
-        path.write_text(yaml.safe_dump(document))
+        kubeconfig(path, wire.url, {"token": "first"}, **{"certificate-authority": str(which.cert)})
 
     trust(root)
-    cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path)))
-    trust(other)
-    with pytest.raises(ConfigError, match="the new credentials are no use: Kubernetes' certificate is not accepted"):
-        await cluster.look_again()
-    wire.on("GET", SYSTEM, UID)
-    await cluster.cluster_uid()
-    await cluster.close()
+    async with connected(path) as cluster:
+        trust(other)
+        with pytest.raises(
+            ConfigError, match="the new credentials are no use: Kubernetes' certificate is not accepted"
+        ):
+            await cluster.look_again()
+        wire.on("GET", SYSTEM, UID)
+        await cluster.cluster_uid()
     await wire.stop()
 
 
@@ -303,3 +298,37 @@ async def test_a_credential_that_was_handed_over_since_the_start_is_the_one_that
         await cluster.cluster_uid()
         await cluster.close()
         assert wire.seen[-1].token == token
+
+
+PROXY = "http://proxy.test:3128"
+
+
+@pytest.mark.parametrize(
+    ("server", "environment", "own", "used"),
+    [
+        ("http://api.test:6443", {}, "", None),
+        ("http://api.test:6443", {"http_proxy": PROXY}, "", PROXY),
+        ("https://api.test:6443", {"http_proxy": PROXY}, "", None),
+        ("http://api.test:6443", {"http_proxy": PROXY, "no_proxy": "api.test"}, "", None),
+        ("http://api.test:6443", {"http_proxy": "http://other.test:1"}, PROXY, PROXY),
+        *((f"http://{host}:1", {"http_proxy": PROXY}, "", None) for host in ("127.0.0.1", "localhost", "[::1]")),
+    ],
+)
+async def test_the_proxy_is_the_kubeconfigs_or_the_environments_as_with_kubectl(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    server: str,
+    environment: dict[str, str],
+    own: str,
+    used: str | None,
+) -> None:
+    """It is looked up once, when the credentials are loaded, and not with each request."""
+    for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    path = kubeconfig(tmp_path / "config", server, {}, **({"proxy-url": own} if own else {}))
+    async with connected(path) as cluster:
+        assert cluster.connection.access.options().get("proxy") == used
+        assert not cluster.connection.access.session.trust_env
