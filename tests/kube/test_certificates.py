@@ -13,18 +13,16 @@ from typing import Any
 
 import aiohttp
 import pytest
-import yaml
 
 from stackd.errors import ClusterUnavailable
 from stackd.kube.client import Cluster
 from stackd.kube.connection import unreachable
 from stackd.kube.credentials import ClusterTarget
 from tests.certificates import BARE, COMPLETE, HAVE_OPENSSL, NO_KEY_IDS, Pair, authority, issued
-from tests.kube.wire import Wire, namespace, says
+from tests.kube.test_credentials import SYSTEM, UID, kubeconfig
+from tests.kube.wire import Wire
 
 pytestmark = pytest.mark.skipif(not HAVE_OPENSSL, reason="certificates are made with openssl")
-SYSTEM = "/api/v1/namespaces/kube-system"
-UID = says(namespace("kube-system", uid="cluster-1"))
 
 
 @pytest.fixture(autouse=True)
@@ -45,15 +43,8 @@ async def reached(folder: Path, presents: Pair, trusts: Pair, **more: str) -> As
     """A client that trusts only ``trusts``, of an API server with the certificate ``presents``."""
     wire = Wire()
     await wire.start(tls=presents.server_context())
-    path = folder / "kubeconfig"
-    cluster = {"server": wire.url, "certificate-authority": str(trusts.cert), **more}
-    document = {
-        "current-context": "main",
-        "contexts": [{"name": "main", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": cluster}],
-        "users": [{"name": "u", "user": {"token": "t"}}],
-    }
-    path.write_text(yaml.safe_dump(document))
+    trusted = {"certificate-authority": str(trusts.cert)}
+    path = kubeconfig(folder / "kubeconfig", wire.url, {"token": "t"}, **trusted, **more)
     wire.on("GET", SYSTEM, UID)
     client = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path), timeout=1.0))
     try:
@@ -92,18 +83,24 @@ async def test_an_intermediate_authority_is_trusted_where_it_is_the_one_that_the
         assert await cluster.cluster_uid() == "cluster-1"
 
 
-async def test_another_authority_of_the_same_name_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("other", "host", "days", "why"),
+    [
+        (True, "IP:127.0.0.1", 1, ""),
+        (False, "IP:192.0.2.1", 1, r".*127\.0\.0\.1"),
+        (False, "IP:127.0.0.1", -1, ".*expired"),
+    ],
+    ids=["another authority of the same name", "another host", "expired"],
+)
+async def test_a_certificate_that_does_not_hold_is_refused(
+    tmp_path: Path, other: bool, host: str, days: int, why: str
+) -> None:
     (tmp_path / "other").mkdir()
-    root, other = authority(tmp_path, extensions=BARE), authority(tmp_path / "other", extensions=BARE)
-    async with reached(tmp_path, issued(tmp_path, other, plain=True), root) as cluster:
-        with pytest.raises(ClusterUnavailable, match="certificate is not accepted"):
-            await cluster.cluster_uid()
-
-
-async def test_a_certificate_for_another_host_is_refused(tmp_path: Path) -> None:
     root = authority(tmp_path, extensions=BARE)
-    async with reached(tmp_path, issued(tmp_path, root, host="IP:192.0.2.1", plain=True), root) as cluster:
-        with pytest.raises(ClusterUnavailable, match=r"certificate is not accepted.*127\.0\.0\.1"):
+    issuer = authority(tmp_path / "other", extensions=BARE) if other else root
+    server = issued(tmp_path, issuer, host=host, days=days, plain=True)
+    async with reached(tmp_path, server, root) as cluster:
+        with pytest.raises(ClusterUnavailable, match=f"certificate is not accepted{why}"):
             await cluster.cluster_uid()
 
 
@@ -112,13 +109,6 @@ async def test_the_name_that_the_kubeconfig_gives_the_server_is_the_one_that_cou
     server = issued(tmp_path, root, host="DNS:api.example", plain=True)
     async with reached(tmp_path, server, root, **{"tls-server-name": "api.example"}) as cluster:
         assert await cluster.cluster_uid() == "cluster-1"
-
-
-async def test_a_certificate_that_has_expired_is_refused(tmp_path: Path) -> None:
-    root = authority(tmp_path, extensions=BARE)
-    async with reached(tmp_path, issued(tmp_path, root, days=-1, plain=True), root) as cluster:
-        with pytest.raises(ClusterUnavailable, match=r"certificate is not accepted.*expired"):
-            await cluster.cluster_uid()
 
 
 @pytest.mark.parametrize(

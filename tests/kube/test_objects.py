@@ -175,13 +175,20 @@ def test_a_real_kubelets_node_as_recorded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "whole"),
-    [("24581684Ki", 24_581_684 * 1024), ("18242267924", 18_242_267_924), ("7833477939200m", 7_833_477_940), (None, 0)],
+    ("text", "milli", "whole"),
+    [
+        ("2", 2000, 2),
+        ("1900m", 1900, 2),
+        ("24581684Ki", 24_581_684 * 1_024_000, 24_581_684 * 1024),
+        ("7833477939200m", 7_833_477_939_200, 7_833_477_940),
+        (None, 0, 0),
+        ("many", 0, 0),
+    ],
 )
-def test_a_nodes_memory_and_disk_are_read_as_kubelets_write_them(text: str | None, whole: int) -> None:
-    amounts = {"memory": text, "ephemeral-storage": text}
+def test_a_nodes_amounts_are_read_as_kubelets_write_them(text: str | None, milli: int, whole: int) -> None:
+    amounts = {"cpu": text, "memory": text, "ephemeral-storage": text}
     node = node_state({"metadata": {"name": "n", "uid": "u"}, "status": {"allocatable": amounts}})
-    assert (node.memory_bytes, node.ephemeral_bytes) == (whole, whole)
+    assert (node.cpu_milli, node.memory_bytes, node.ephemeral_bytes) == (milli, whole, whole)
 
 
 @pytest.mark.parametrize(
@@ -207,14 +214,6 @@ def test_a_pods_disk_is_what_the_scheduler_reserves_for_it() -> None:
     raw["spec"]["initContainers"].pop()
     assert pod_state(raw).ephemeral_bytes == 4 << 30
     assert pod_state(pod("q")).ephemeral_bytes == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "milli"), [("2", 2000), ("1900m", 1900), ("0.5", 500), ("1k", 1_000_000), (None, 0), ("many", 0)]
-)
-def test_a_nodes_cpu_is_read_in_every_notation(text: str | None, milli: int) -> None:
-    raw = {"metadata": {"name": "n", "uid": "u"}, "status": {"allocatable": {"cpu": text}}}
-    assert node_state(raw).cpu_milli == milli
 
 
 def test_a_heartbeat_of_a_node_changes_nothing_that_is_kept() -> None:

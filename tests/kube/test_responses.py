@@ -180,18 +180,17 @@ def test_every_recorded_refusal_is_covered() -> None:
     assert refused == set(REFUSALS)
 
 
-def test_the_port_that_is_taken_is_named() -> None:
-    document = recording("service-create-422-port-allocated")
-    error = error_of(asked(document), answered(document))
-    assert isinstance(error, NodePortTaken)
-    assert error.node_port == 31900
-
-
-def test_the_range_that_a_port_is_outside_of_is_learned() -> None:
-    document = recording("service-create-422-port-range")
-    error = error_of(asked(document), answered(document))
-    assert isinstance(error, NodePortOutOfRange)
-    assert (error.node_port, error.cluster) == (8080, (30000, 32767))
+@pytest.mark.parametrize(
+    ("name", "port", "span"),
+    [
+        ("service-create-422-port-allocated", 31900, None),
+        ("service-create-422-port-range", 8080, (30000, 32767)),
+    ],
+)
+def test_the_refused_port_is_named_and_the_range_is_learned(name: str, port: int, span: object) -> None:
+    error = error_of(asked(recording(name)), answered(recording(name)))
+    assert isinstance(error, NodePortTaken | NodePortOutOfRange)
+    assert (error.node_port, getattr(error, "cluster", None)) == (port, span)
 
 
 def test_the_recorded_watch_error_says_that_the_version_expired() -> None:
@@ -200,41 +199,10 @@ def test_the_recorded_watch_error_says_that_the_version_expired() -> None:
     assert isinstance(error_of(CREATE_POD, answer), VersionExpired)
 
 
-@pytest.mark.parametrize("code", [500, 502, 503, 504])
-def test_an_overloaded_or_failing_server_is_unavailable_and_worth_another_try(code: int) -> None:
-    answer = refusal(code, "InternalError", "etcdserver: request timed out")
-    assert isinstance(error_of(CREATE_POD, answer), ClusterUnavailable)
-    assert may_repeat(CREATE_POD, answer)
-
-
 def test_the_servers_own_retry_after_is_kept() -> None:
     error = error_of(CREATE_POD, KubeResponse(status=429, body=b"slow down", retry_after=17))
     assert isinstance(error, ClusterOverloaded)
     assert error.retry_after == 17
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        'pods "x" is forbidden: error looking up service account rec/default: serviceaccount "default" not found',
-        'pods "x" is forbidden: status unknown for quota: q, resources: limits.cpu',
-    ],
-)
-def test_what_passes_moments_after_a_namespace_was_made_is_tried_again(message: str) -> None:
-    answer = refusal(403, "Forbidden", message)
-    assert may_repeat(CREATE_POD, answer)
-    assert isinstance(error_of(CREATE_POD, answer), ClusterUnavailable)
-
-
-def test_a_create_that_lost_a_race_for_the_quotas_bookkeeping_is_tried_again() -> None:
-    answer = refusal(
-        409,
-        "Conflict",
-        'Operation cannot be fulfilled on resourcequotas "q": the object has been modified; please apply your changes',
-    )
-    assert may_repeat(CREATE_POD, answer)
-    assert not may_repeat(DELETE_POD, answer)
-    assert isinstance(error_of(CREATE_POD, answer), ClusterUnavailable)
 
 
 @pytest.mark.parametrize("name", sorted(REFUSALS.keys() - {"lease-create-500-version"}))
@@ -254,39 +222,34 @@ def test_only_the_uid_conflict_means_that_ours_is_gone() -> None:
     assert not is_other_uid(refusal(409, "Conflict", "the object has been modified"))
 
 
+FORBIDDEN = 'pods "x" is forbidden: '
+
+
 @pytest.mark.parametrize(
-    "message",
+    ("call", "code", "message", "kind", "again"),
     [
-        'pods "x" is forbidden: cpu max limit to request ratio per Container is 2, but provided ratio is 4.000000',
-        'pods "x" is forbidden: maximum memory usage per Pod is 1Gi.  No limit is specified',
-        'pods "x" is forbidden: minimum cpu usage per Pod is 10m.  No request is specified',
+        *((CREATE_POD, code, "etcdserver: request timed out", ClusterUnavailable, True) for code in (500, 502, 503, 504)),
+        (CREATE_POD, 403, f"{FORBIDDEN}error looking up service account rec/default: not found", ClusterUnavailable, True),
+        (CREATE_POD, 403, f"{FORBIDDEN}status unknown for quota: q, resources: limits.cpu", ClusterUnavailable, True),
+        (CREATE_POD, 409, 'Operation cannot be fulfilled on resourcequotas "q": modified', ClusterUnavailable, True),
+        (DELETE_POD, 409, 'Operation cannot be fulfilled on resourcequotas "q": modified', PreconditionFailed, False),
+        (CREATE_POD, 403, f"{FORBIDDEN}cpu max limit to request ratio per Container is 2, but provided ratio is 4.000000",
+         LimitRangeViolation, False),
+        (CREATE_POD, 403, f"{FORBIDDEN}maximum memory usage per Pod is 1Gi.  No limit is specified", LimitRangeViolation, False),
+        (CREATE_POD, 403, f"{FORBIDDEN}minimum cpu usage per Pod is 10m.  No request is specified", LimitRangeViolation, False),
+        (CREATE_POD, 403, 'admission webhook "images.example" denied the request: image not signed', InvalidPodSpec, False),
+        (CREATE_POD, 403, f'{FORBIDDEN}pod rejected: RuntimeClass "gvisor" not found', ClusterRefused, False),
+        (CREATE_SERVICE, 422, 'Service "x" is invalid: spec.ports: Required value', ClusterUnavailable, False),
+        (CREATE_POD, 504, "Too large resource version: 900, current: 12", VersionExpired, False),
     ],
-)
-def test_the_other_forms_of_a_limit_range_refusal_are_known_too(message: str) -> None:
-    assert isinstance(error_of(CREATE_POD, refusal(403, "Forbidden", message)), LimitRangeViolation)
-
-
-def test_a_pod_refused_by_an_admission_webhook_is_the_tenants_matter() -> None:
-    answer = refusal(403, "Forbidden", 'admission webhook "images.example" denied the request: image not signed')
-    error = error_of(CREATE_POD, answer)
-    assert isinstance(error, InvalidPodSpec)
-    assert "image not signed" in str(error)
-
-
-def test_a_missing_runtime_class_is_the_operators_matter() -> None:
-    answer = refusal(403, "Forbidden", 'pods "x" is forbidden: pod rejected: RuntimeClass "gvisor" not found')
-    assert isinstance(error_of(CREATE_POD, answer), ClusterUnavailable)
-
-
-def test_a_refused_service_is_never_blamed_on_the_pod_spec() -> None:
-    answer = refusal(422, "Invalid", 'Service "x" is invalid: spec.ports: Required value')
-    assert isinstance(error_of(CREATE_SERVICE, answer), ClusterUnavailable)
-
-
-def test_history_that_was_set_back_calls_for_a_new_list() -> None:
-    answer = refusal(504, "Timeout", "Too large resource version: 900, current: 12")
-    assert isinstance(error_of(CREATE_POD, answer), VersionExpired)
-    assert not may_repeat(CREATE_POD, answer)
+)  # fmt: skip
+def test_what_another_refusal_means_and_whether_another_try_may_help(
+    call: KubeRequest, code: int, message: str, kind: type[StackdError], again: bool
+) -> None:
+    answer = refusal(code, "Conflict" if code == 409 else "", message)
+    error = error_of(call, answer)
+    assert type(error) is kind
+    assert may_repeat(call, answer) is again
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>Bad Gateway</html>", b"[1]", b'"x"', b"\xff\xfe", b'{"details": null}'])
