@@ -106,13 +106,13 @@ def lease_manifest(lease: Lease, *, namespace: str, instance: str) -> JsonObject
 
 
 def is_older(one: Lease | None, other: Lease | None) -> bool:
-    """Whether ``one`` is an earlier version of the same object; False if that is unknown.
-
-    Decimal resourceVersions of one resource can be compared (documented since Kubernetes 1.35).
-    """
-    if one is None or other is None or one.uid != other.uid:
-        return False
-    return one.version.isdecimal() and other.version.isdecimal() and int(one.version) < int(other.version)
+    """Whether ``one`` is an earlier version of the same object; False if that is unknown."""
+    return (
+        one is not None
+        and other is not None
+        and one.uid == other.uid
+        and responses.is_older(one.version, other.version)
+    )
 
 
 class Leases:

@@ -18,6 +18,7 @@ from stackd.clock import Clock, SystemClock
 from stackd.errors import StackdError
 from stackd.kube.caller import Caller
 from stackd.kube.objects import NodeState, PodState, ServiceState, node_state, pod_state, service_state
+from stackd.kube.responses import is_older
 from stackd.kube.watch import Listed, Source, Timings, WatchHealth, endless
 from stackd.kube.wire import KubeRequest
 from stackd.structs import struct
@@ -219,7 +220,7 @@ class Mirror:
         If the new connection reports nothing either, something holds back the events (``withheld``).
         """
         seen = self.pods.get(pod.name)
-        overtaken = seen is not None and seen.uid == pod.uid and _is_older(pod, seen.resource_version)
+        overtaken = seen is not None and seen.uid == pod.uid and is_older(pod.resource_version, seen.resource_version)
         if not self._is_ours(pod) or seen == pod or overtaken:
             return  # the pod lacks stackd's labels, so it is not watched; or the watch has reported it
         pods = self.health_by_kind["pods"]
@@ -301,7 +302,7 @@ class Mirror:
         An answer that is older than what the watch has reported is ignored: the object may be gone by now.
         """
         reported = self.health_by_kind["pods" if isinstance(state, PodState) else "services"].version
-        if self._is_ours(state) and not _is_older(state, reported):
+        if self._is_ours(state) and not is_older(state.resource_version, reported):
             if isinstance(state, PodState):
                 self._report(self._pods.put(state), PodChanged)
             else:
@@ -340,12 +341,6 @@ class Mirror:
             callback(change)
         if isinstance(change, PodChanged):
             self._waiters.wake(change.name, change.after)
-
-
-def _is_older(state: PodState | ServiceState, than: str) -> bool:
-    """Whether the state is from before resourceVersion ``than``; only decimal numbers can be compared."""
-    version = state.resource_version
-    return version.isdecimal() and than.isdecimal() and int(version) < int(than)
 
 
 def _name(before: S | None, after: S | None) -> str:

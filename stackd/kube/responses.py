@@ -117,6 +117,14 @@ def is_version(text: object) -> bool:
     return isinstance(text, str) and text not in ("", "0")
 
 
+def is_older(version: str, than: str) -> bool:
+    """Whether resourceVersion ``version`` is from before ``than``, of the same resource.
+
+    Only decimal numbers can be compared (documented since Kubernetes 1.35); False for others.
+    """
+    return version.isdecimal() and than.isdecimal() and int(version) < int(than)
+
+
 def readable(name: str, read: Callable[[JsonObject], T], raw: JsonObject) -> T:
     """The object, converted by ``read``. Raises UnexpectedAnswer if it lacks what each object of its kind has."""
     try:

@@ -147,6 +147,7 @@ def test_a_service_as_recorded() -> None:
         type="NodePort",
         families=("IPv4",),
         recorded=False,
+        resource_version="16776",
     )
 
 
