@@ -14,7 +14,7 @@ _LARGEST = 64 << 10
 
 
 def read_keys(path: Path) -> list[str]:
-    """The keys of a key file, one a line; a line that begins with ``#`` is a comment.
+    """The keys of a key file, at least one, each on its line; a line that begins with ``#`` is a comment.
 
     Raises OSError if the file cannot be read, ValueError with the rest of a sentence if it is no key file.
     """
@@ -26,7 +26,21 @@ def read_keys(path: Path) -> list[str]:
         lines = [line.strip() for line in content.decode().splitlines()]
     except UnicodeDecodeError as error:
         raise ValueError(f"is not text; {ONE_A_LINE}") from error
-    return [line for line in lines if line and not line.startswith("#")]
+    return usable([line for line in lines if line and not line.startswith("#")])
+
+
+def usable(keys: list[str]) -> list[str]:
+    """Return the keys. Raises ValueError with the rest of a sentence if there are none, or if one cannot be sent."""
+    if not any(keys):
+        raise ValueError(f"holds no key; {ONE_A_LINE}")
+    if not all(map(can_be_sent, keys)):
+        raise ValueError("holds a key that no header can carry; use letters and digits")
+    return keys
+
+
+def can_be_sent(key: str) -> bool:
+    """Whether a header can carry the key."""
+    return key.isascii() and key.isprintable() and " " not in key
 
 
 def create_private(path: Path) -> int:

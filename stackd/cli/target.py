@@ -21,7 +21,7 @@ import click
 
 from stackd.cli import INTERRUPTED
 from stackd.cli.options import installed
-from stackd.files import ONE_A_LINE, read_keys
+from stackd.files import read_keys
 from stackd.names import is_loopback
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _client(target: Target, retries: Retries) -> Client:
 
 
 def _target(url: str | None, key_file: Path | None, ca_file: Path | str | None, *, quiet: bool = False) -> Target:
-    key = _key_of(key_file) if key_file is not None else os.environ.get("STACKD_API_KEY", "")
+    key = _key(key_file) if key_file is not None else os.environ.get("STACKD_API_KEY", "").strip()
     file = client_file(os.environ)
     in_file = {} if url and key else read(file)
     if not quiet and not key and "key" in in_file and file.stat().st_mode & FOR_OTHERS:
@@ -260,8 +260,8 @@ def key_beside(key_file: str, config_path: Path | None) -> str:
     beside = config_path.with_name("api-key") if config_path is not None else None
     for file in (named, beside):
         with suppress(OSError, ValueError):
-            if file is not None and (keys := read_keys(file)):
-                return keys[0]
+            if file is not None:
+                return read_keys(file)[0]
     return ""
 
 
@@ -286,17 +286,14 @@ def read(path: Path) -> dict[str, str]:
         if not isinstance(value, str):
             raise click.UsageError(f"{path}: {name} must be a string")
     if "key_file" in values:
-        values.setdefault("key", _key_of(Path(values["key_file"]).expanduser()))
+        values.setdefault("key", _key(Path(values["key_file"]).expanduser()))
     return values
 
 
-def _key_of(path: Path) -> str:
+def _key(path: Path) -> str:
     try:
-        keys = read_keys(path)
+        return read_keys(path)[0]
     except OSError as error:
         raise click.UsageError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise click.UsageError(f"{path} {error}") from error
-    if not keys:
-        raise click.UsageError(f"{path} holds no key; {ONE_A_LINE}")
-    return keys[0]

@@ -16,6 +16,7 @@ from stackd.client import operations, stream
 from stackd.client.attempts import Pause, Request, Response, Retries, Steps, with_retries
 from stackd.client.failures import ClientError, Unreachable
 from stackd.client.records import Event
+from stackd.files import can_be_sent
 
 if TYPE_CHECKING:
     import ssl
@@ -47,7 +48,7 @@ class Client:
         check_peer: Callable[[], None] | None = None,
     ) -> None:
         """``check_peer`` is called with each new connection, before anything is sent; what it raises ends the request."""
-        self._address = parsed(url)
+        self._address = parsed(url, key)
         self.url = url.rstrip("/")
         self._key = key
         self._retries = retries or Retries()
@@ -230,8 +231,10 @@ class Client:
         return f"{self.url} cannot be reached: {error}"
 
 
-def parsed(url: str) -> SplitResult:
-    """The address of stackd. Raises ValueError if it is not valid."""
+def parsed(url: str, key: str) -> SplitResult:
+    """The address of stackd. Raises ValueError if it is not valid, or if no header can carry the key."""
+    if not can_be_sent(key):
+        raise ValueError("the API key has characters that no header can carry; copy it again")
     address = urlsplit(url)
     if address.scheme not in ("http", "https") or not address.hostname:
         raise ValueError(f"the address must begin with http:// or https:// and have a host, not {url!r}")

@@ -43,7 +43,7 @@ class AsyncClient:
         check_peer: Callable[[], None] | None = None,
     ) -> None:
         """As ``Client``."""
-        parsed(url)
+        parsed(url, key)
         self.url = url.rstrip("/")
         self._key = key
         self._retries = retries or Retries()

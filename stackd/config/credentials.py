@@ -10,7 +10,8 @@ hashed as soon as it is read, and never repeated in a mistake. Owns the places o
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -18,7 +19,7 @@ from typing import Final, Literal
 from stackd.config.sections import AuthSection, ClusterSection, Config
 from stackd.config.sources import KEY_VARIABLE
 from stackd.errors import ConfigError
-from stackd.files import ONE_A_LINE, read_keys
+from stackd.files import ONE_A_LINE, read_keys, usable
 from stackd.keys import SHORTEST, ApiKey, digest
 
 UNSET: Final = b"#unset"
@@ -63,7 +64,6 @@ _SHORT: Final = (
     "{} holds a key of fewer than "
     f"{SHORTEST} characters, which can be guessed; `stackd key new` prints one that cannot"
 )
-_UNSENDABLE: Final = "{} holds a key that no header can carry; use letters and digits"
 _OPEN_TO_ALL: Final = (
     "the file of auth.key_file can be read by every user of this machine; chmod 600 keeps it to its owner"
 )
@@ -83,15 +83,18 @@ class Keyring:
     mistakes: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def add(self, name: str, origin: str, texts: list[str]) -> None:
-        """Add the keys of one place, as admin keys named after it."""
+    def add(self, name: str, key: str, origin: str, read: Callable[[], list[str]]) -> None:
+        """Add the keys of one place, as admin keys named after it; ``key`` of [auth] is blamed if they cannot be read."""
         self.origins.append(origin)
-        if not texts:
-            self.mistakes.append(("keys", f"{origin} holds no key; {ONE_A_LINE}"))
+        try:
+            texts = read()
+        except OSError as error:
+            self.mistakes.append((key, f"{origin} cannot be read: {error.strerror}; {ONE_A_LINE}"))
+            return
+        except ValueError as error:
+            self.mistakes.append((key, f"{origin} {error}"))
+            return
         for number, text in enumerate(texts, 1):
-            if not text.isascii() or not text.isprintable() or " " in text:
-                self.mistakes.append(("keys", _UNSENDABLE.format(origin)))
-                continue
             if len(text) < SHORTEST:
                 self.mistakes.append(("keys", _SHORT.format(origin)))
                 continue
@@ -104,30 +107,19 @@ def gather_keys(auth: AuthSection, environ: Mapping[str, str], credentials: Path
     ring = Keyring(keys=list(auth.keys))
     if KEY_VARIABLE in environ:
         text = environ[KEY_VARIABLE].strip()
-        ring.add("environment", f"environment {KEY_VARIABLE}", [text] if text else [])
+        ring.add("environment", "keys", f"environment {KEY_VARIABLE}", lambda: usable([text]))
     if auth.key_file:
-        _add_file(ring, "key-file", "key_file", Path(auth.key_file), "the key file")
+        path = Path(auth.key_file)
+        ring.add("key-file", "key_file", "the key file", lambda: read_keys(current(path)))
+        with suppress(OSError):
+            if path.stat().st_mode & 0o007:
+                ring.warnings.append(_OPEN_TO_ALL)
     if (file := credential(credentials, API_KEY)) is not None:
-        _add_file(ring, "credential", "keys", file, f"credential {API_KEY}")
+        ring.add("credential", "keys", f"credential {API_KEY}", lambda: read_keys(current(file)))
     _check_keys(ring)
     if required and auth.enabled and not ring.keys and not ring.mistakes:
         ring.mistakes.append(("keys", HOW_TO_SET_ONE))
     return ring
-
-
-def _add_file(ring: Keyring, name: str, key: str, path: Path, origin: str) -> None:
-    try:
-        mode = path.stat().st_mode
-        keys = read_keys(current(path))
-    except OSError as error:
-        ring.mistakes.append((key, f"{origin} cannot be read: {error.strerror}; {ONE_A_LINE}"))
-        return
-    except ValueError as error:
-        ring.mistakes.append((key, f"{origin} {error}"))
-        return
-    if mode & 0o007 and key == "key_file":
-        ring.warnings.append(_OPEN_TO_ALL)
-    ring.add(name, origin, keys)
 
 
 def _check_keys(ring: Keyring) -> None:

@@ -120,6 +120,22 @@ def test_a_key_file_without_a_key_is_refused(tmp_path: Path, content: bytes, sai
         client_for("http://127.0.0.1:8081", tmp_path / "key")
 
 
+@pytest.mark.parametrize("place", ["environment", "key", "key_file", "--key-file"])
+async def test_a_key_that_no_header_can_carry_is_a_usage_error(shell: Shell, place: str) -> None:
+    (shell.home / "key").write_text("sk-ключ-ключ")
+    folder = shell.home / ".config" / "stackd"
+    folder.mkdir(parents=True)
+    in_file = {"key": 'key = "sk-ключ-ключ"', "key_file": f'key_file = "{shell.home / "key"}"'}.get(place, "")
+    (folder / "client.toml").write_text(f'url = "{shell.at.url}"\n{in_file}\n')
+    words = ("--key-file", str(shell.home / "key")) if place == "--key-file" else ()
+    result = await shell.run("list", *words, STACKD_API_KEY="sk-ключ" if place == "environment" else "")
+    assert (result.exit_code, "no header can carry" in result.stderr, "ключ" in result.stderr) == (2, True, False)
+
+
+async def test_a_line_end_behind_the_key_in_the_environment_is_not_part_of_it(shell: Shell) -> None:
+    assert (await shell.run("list", STACKD_API_KEY=f"{KEY}\n")).exit_code == 0
+
+
 @pytest.mark.skipif(not HAVE_OPENSSL, reason="certificates are made with openssl")
 async def test_a_ca_file_names_the_authority_of_a_daemon_elsewhere(tmp_path: Path) -> None:
     ca, other = authority(tmp_path), authority(tmp_path, "other")
