@@ -55,7 +55,7 @@ def job_body(job: Job) -> bytes:
         "failed": job.failed,
     }
     if job.errors:
-        fields["errors"] = [{"stack_id": e.stack_id, "error": e.error} for e in job.errors]
+        fields["errors"] = job.errors
     return orjson.dumps(fields | {"created_at": rfc3339(job.created_at), "updated_at": rfc3339(job.updated_at)})
 
 

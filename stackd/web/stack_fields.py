@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from typing import Any, Final
 
 import orjson
@@ -41,88 +43,41 @@ def pod_spec_text(stack: Stack) -> str:
     return stack.pod_spec
 
 
-def ports_of(stack: Stack) -> list[dict[str, object]]:
-    """A stack's ports."""
-    return [
-        {"container_port": port.container_port, "protocol": port.protocol, "node_port": port.node_port}
-        for port in stack.ports
-    ]
+def _field(name: str, schema: Schema, value: Callable[[Stack], object] | None = None, **options: bool) -> StackField:
+    return StackField(name=name, value=value or attrgetter(name), schema=schema, **options)
 
 
-def _beyond(name: str, value: Callable[[Stack], object], schema: Schema) -> StackField:
-    return StackField(name=name, value=value, schema=schema, contract=False)
+_beyond = partial(_field, contract=False)
+
+
+def _time(name: str, about: str) -> StackField:
+    return _field(name, moment(about), lambda stack: rfc3339(getattr(stack, name)))
 
 
 _TABLE: Final = (
-    StackField(name="stack_id", value=lambda s: s.stack_id, schema=ref("StackId")),
-    StackField(name="pod_id", value=lambda s: s.pod_name, schema=text("The pod's name.")),
-    StackField(name="namespace", value=lambda s: s.namespace, schema=text("Where the pod is.")),
-    StackField(
-        name="node_id",
-        value=lambda s: s.node_id,
-        schema=nullable(text("The node that the pod is on; null while there is none.")),
+    _field("stack_id", ref("StackId")),
+    _field("pod_id", text("The pod's name."), attrgetter("pod_name")),
+    _field("namespace", text("Where the pod is.")),
+    _field("node_id", nullable(text("The node that the pod is on; null while there is none."))),
+    _field("node_public_ip", nullable(text("The node's public address; null where none is known."))),
+    _field(
+        "pod_spec",
+        text("What runs: the request's pod spec, sanitized, as YAML.", contentMediaType="application/yaml"),
+        pod_spec_text,
     ),
-    StackField(
-        name="node_public_ip",
-        value=lambda s: s.node_public_ip,
-        schema=nullable(text("The node's public address; null where none is known.")),
-    ),
-    StackField(
-        name="pod_spec",
-        value=pod_spec_text,
-        schema=text("What runs: the request's pod spec, sanitized, as YAML.", contentMediaType="application/yaml"),
-    ),
-    StackField(
-        name="ports",
-        value=ports_of,
-        schema=many(ref("Port"), "Where the stack is reached: `node_public_ip:node_port`."),
-    ),
-    StackField(name="service_name", value=lambda s: s.service_name, schema=text("The service's name.")),
-    StackField(name="status", value=lambda s: s.status, schema=ref("StackStatus")),
-    StackField(
-        name="ttl_expires_at",
-        value=lambda s: rfc3339(s.ttl_expires_at),
-        schema=moment("When stackd deletes the stack."),
-    ),
-    StackField(name="created_at", value=lambda s: rfc3339(s.created_at), schema=moment("When it was created.")),
-    StackField(
-        name="updated_at",
-        value=lambda s: rfc3339(s.updated_at),
-        schema=moment("When a visible part of it last changed."),
-    ),
-    StackField(
-        name="requested_cpu_milli",
-        value=lambda s: s.requested_cpu_milli,
-        schema=number("CPU that is reserved for it, in thousandths of a core."),
-    ),
-    StackField(
-        name="requested_memory_bytes",
-        value=lambda s: s.requested_memory_bytes,
-        schema=number("Memory that is reserved for it."),
-    ),
-    _beyond(
-        "status_reason",
-        lambda s: s.status_reason,
-        text("Why the status is what it is, in one word; empty if there is no reason to give."),
-    ),
-    _beyond(
-        "status_message",
-        lambda s: s.status_message,
-        text("The same in a sentence. It may quote the pod: treat it as the tenant's text."),
-    ),
-    _beyond("labels", lambda s: dict(s.labels), table(text("A value."), "The labels from the create.")),
-    _beyond(
-        "ended",
-        lambda s: s.ended,
-        flag("Whether the pod has ended for good. Its ports and service are released; the record stays."),
-    ),
-    StackField(
-        name="template",
-        value=lambda s: s.template,
-        schema=text("The template that it was made from; left out where there is none."),
-        contract=False,
-        optional=True,
-    ),
+    _field("ports", many(ref("Port"), "Where the stack is reached: `node_public_ip:node_port`.")),
+    _field("service_name", text("The service's name.")),
+    _field("status", ref("StackStatus")),
+    _time("ttl_expires_at", "When stackd deletes the stack."),
+    _time("created_at", "When it was created."),
+    _time("updated_at", "When a visible part of it last changed."),
+    _field("requested_cpu_milli", number("CPU that is reserved for it, in thousandths of a core.")),
+    _field("requested_memory_bytes", number("Memory that is reserved for it.")),
+    _beyond("status_reason", text("Why the status is what it is, in one word; empty if there is no reason to give.")),
+    _beyond("status_message", text("The same in a sentence. It may quote the pod: treat it as the tenant's text.")),
+    _beyond("labels", table(text("A value."), "The labels from the create."), lambda stack: dict(stack.labels)),
+    _beyond("ended", flag("Whether the pod has ended for good. Its ports and service are released; the record stays.")),
+    _beyond("template", text("The template that it was made from; left out where there is none."), optional=True),
 )
 FIELDS: Final[Mapping[str, StackField]] = {field.name: field for field in _TABLE}
 CONTRACT: Final = tuple(field.name for field in _TABLE if field.contract)
@@ -214,17 +169,17 @@ def _has_status(given: str) -> Test:
     return lambda stack: stack.status is status
 
 
-def _on_node(given: str) -> Test:
-    if not 0 < len(given) <= LONGEST_SUBDOMAIN:
-        raise InvalidRequest(f"node must be the name of a node, of 1 to {LONGEST_SUBDOMAIN} characters")
-    return lambda stack: stack.node_id == given
+def _named(parameter: str, attribute: str) -> Callable[[str], Test]:
+    """Any name is valid: stacks of a removed node or template may still exist."""
 
+    def test(given: str) -> Test:
+        if not 0 < len(given) <= LONGEST_SUBDOMAIN:
+            raise InvalidRequest(
+                f"{parameter} must be the name of a {parameter}, of 1 to {LONGEST_SUBDOMAIN} characters"
+            )
+        return lambda stack: getattr(stack, attribute) == given
 
-def _made_from(given: str) -> Test:
-    """A name without a template is valid, too: stacks of a removed template may still exist."""
-    if not 0 < len(given) <= LONGEST_SUBDOMAIN:
-        raise InvalidRequest(f"template must be the name of a template, of 1 to {LONGEST_SUBDOMAIN} characters")
-    return lambda stack: stack.template == given
+    return test
 
 
 FILTERS: Final = (
@@ -246,13 +201,13 @@ FILTERS: Final = (
     ),
     StackFilter(
         name="node",
-        test=_on_node,
+        test=_named("node", "node_id"),
         about="On this node.",
         schema=text("A node's name.", minLength=1, maxLength=LONGEST_SUBDOMAIN),
     ),
     StackFilter(
         name="template",
-        test=_made_from,
+        test=_named("template", "template"),
         lasting=True,
         about="Made from this template.",
         schema=text("A template's name.", minLength=1, maxLength=LONGEST_SUBDOMAIN),

@@ -40,9 +40,7 @@ def _entry(api: Api, template: Template, stacks: Counter[tuple[str | None, Stack
     ttl = api.context.config.stacks.ttl if template.ttl is None else template.ttl
     return {
         "name": template.name,
-        "target_port": [
-            {"container_port": port.container_port, "protocol": port.protocol} for port in template.target_ports
-        ],
+        "target_port": template.target_ports,
         "ttl": format_duration(ttl),
         "labels": dict(template.labels),
         "images": list(template.images),
