@@ -112,7 +112,8 @@ class Ctfd:
 
     async def person(self, path: str, **form: str) -> Person:
         """Send one of CTFd's forms, as somebody new."""
-        session = aiohttp.ClientSession(self.url, cookie_jar=aiohttp.CookieJar(unsafe=True))
+        connector = aiohttp.TCPConnector(force_close=True)  # gunicorn closes idle connections after two seconds
+        session = aiohttp.ClientSession(self.url, connector=connector, cookie_jar=aiohttp.CookieJar(unsafe=True))
         self.sessions.append(session)
         person = Person(session=session, nonce=await nonce(session, path))
         async with session.post(path, data={"nonce": person.nonce, **form}) as answer:
@@ -153,7 +154,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Pat
     shutil.copytree(checkout, copy, ignore=leave)
     shutil.copytree(PLUGIN, copy / "CTFd" / "plugins" / PLUGIN.name, ignore=shutil.ignore_patterns("__pycache__"))
     yield copy, python
-    shutil.rmtree(copy)
+    shutil.rmtree(copy, ignore_errors=True)
 
 
 @asynccontextmanager
@@ -190,20 +191,21 @@ async def ctfd_running(
         )  # fmt: skip
     ctfd = Ctfd(url=f"http://127.0.0.1:{port}", folder=folder, process=process)
     try:
-        await eventually(lambda: answers(ctfd), ctfd.log, 60, pause=0.2)
+        await eventually(lambda: responds(ctfd), ctfd.log, 60, pause=0.2)
         yield ctfd
     finally:
         for session in ctfd.sessions:
             await session.close()
-        process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), 15)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        if process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), 15)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
 
 
-async def answers(ctfd: Ctfd) -> bool:
+async def responds(ctfd: Ctfd) -> bool:
     assert ctfd.process.returncode is None, ctfd.log()
     try:
         async with aiohttp.ClientSession() as session, session.get(ctfd.url, allow_redirects=False) as answer:

@@ -96,8 +96,8 @@ class Worker:
             self._pool.submit(self._carry_out, task_id)
         with self._app.app_context():
             # One process reads for all; if two do, nothing is harmed.
-            mine = cache.add(f"stackd_refresh_{pause}", 1, timeout=max(1, int(pause)))
-            if cache.add("stackd_accounts", 1, timeout=int(IDLE_PAUSE)):
+            mine = is_time(f"stackd_refresh_{pause}", max(1, int(pause)))
+            if is_time("stackd_accounts", int(IDLE_PAUSE)):
                 stop_of_lost_accounts()
         if mine:
             self._refresh()
@@ -144,7 +144,9 @@ class Worker:
     def _refresh(self) -> None:
         """Read the status of all stacks."""
         with self._app.app_context():
-            settled = (StackdInstance.stack_id.isnot(None), StackdInstance.todo.is_(None))
+            settled = (
+                StackdInstance.stack_id.isnot(None), StackdInstance.todo.is_(None), StackdInstance.slot.isnot(None),
+            )  # fmt: skip
             before = [row.id for row in db.session.query(StackdInstance.id).filter(*settled)]
             stackd, site = settings.stackd(), settings.site()
         if not before:
@@ -163,6 +165,14 @@ class Worker:
                 else:  # it has expired, or somebody has deleted it
                     db.session.delete(row)
             db.session.commit()
+
+
+def is_time(name: str, seconds: int) -> bool:
+    """Whether no process has done this for so long. Cache.add() would never see that a file of the cache has expired."""
+    if cache.get(name) is not None:
+        return False
+    cache.set(name, 1, timeout=seconds)
+    return True
 
 
 def stop_of_lost_accounts() -> None:
@@ -300,12 +310,13 @@ def settle_stop(row: StackdInstance, task: Task, reply: Reply) -> None:
     gone = reply.ok and reply.data.get("stacks") == []
     # A create without an answer may still arrive in stackd.
     settled = task.stack_id is not None or now() - task.since > SETTLED
-    row.attempts = task.attempts + 1
-    if not (gone and settled):
-        row.not_before = now() + answers.pause(task.attempts, reply.retry_after)
-        if not reply.ok:
-            note_problem(f"stop an instance of {task.account} ({task.recipe['name']})", reply)
-            row.detail = f"{reply.status} {reply.detail}"[:2000]
+    if not reply.ok:  # the same step again: a delete that was refused must not count as sent
+        note_problem(f"stop an instance of {task.account} ({task.recipe['name']})", reply)
+        row.detail = f"{reply.status} {reply.detail}"[:2000]
+        row.not_before = now() + answers.pause(3, reply.retry_after)
+    elif not (gone and settled):
+        row.attempts = task.attempts + 1
+        row.not_before = now() + answers.pause(task.attempts)
     elif row.challenge_key is not None and row.message:  # the player has not read yet why it failed
         row.todo, row.since = None, now()
     else:

@@ -1,0 +1,110 @@
+"""The box in the challenge's window, as a player in Chromium uses it, and the organisers' pages."""
+
+from __future__ import annotations
+
+from playwright.async_api import Browser, Locator, Page, expect
+
+from tests.ctfd.conftest import PASSWORD, Ctfd
+from tests.ctfd.test_path import flag_of
+from tests.harness import Harness
+
+SECONDS = 20_000.0
+
+
+async def page_of(browser: Browser, ctfd: Ctfd, name: str) -> Page:
+    """A page of somebody who is logged in."""
+    context = await browser.new_context(base_url=ctfd.url, viewport={"width": 1200, "height": 900})
+    context.set_default_timeout(SECONDS)
+    expect.set_options(timeout=SECONDS)
+    page = await context.new_page()
+    page.on("pageerror", lambda error: (_ for _ in ()).throw(AssertionError(str(error))))
+    await page.goto("/login")
+    await page.fill("input[name=name]", name)
+    await page.fill("input[name=password]", PASSWORD)
+    await page.press("input[name=password]", "Enter")
+    await page.wait_for_url("**/challenges*")
+    return page
+
+
+async def open_challenge(page: Page, name: str = "Web") -> Locator:
+    """Open the challenge's window; returns the box."""
+    await page.goto("/challenges")
+    await page.get_by_role("button", name=name).click()
+    box = page.get_by_role("region", name="Instance")
+    await expect(box).to_be_visible()
+    return box
+
+
+def button(box: Locator, name: str) -> Locator:
+    return box.get_by_role("button", name=name, exact=True)
+
+
+async def test_a_player_in_two_tabs(ctfd: Ctfd, stackd: Harness, browser: Browser) -> None:
+    await ctfd.challenge()
+    await ctfd.player("ada")
+    page = await page_of(browser, ctfd, "ada")
+    box = await open_challenge(page)
+    await expect(box.get_by_role("status")).to_have_text("No instance is running.")
+    await button(box, "Start").dblclick()
+    await expect(box.get_by_role("status")).to_have_text("Your instance is running.")
+    assert await page.evaluate("document.activeElement.closest('stackd-instance') !== null"), "the focus is kept"
+    assert len(await stackd.listed()) == 1
+    (stack_id,) = await stackd.listed()
+    port = (await stackd.stack(stack_id))["ports"][0]["node_port"]
+    await expect(box.get_by_role("link", name=f"http://127.0.0.1:{port}", exact=True)).to_be_visible()
+    await expect(box.get_by_role("timer")).to_contain_text("29:")
+    await button(box, f"Copy http://127.0.0.1:{port}").click()
+    await expect(box.get_by_text("Copied")).to_be_visible()
+    await button(box, "Extend").focus()
+    await page.keyboard.press("Enter")
+    await expect(box.get_by_role("timer")).to_contain_text("39:")
+    other = await page.context.new_page()
+    second = await open_challenge(other)
+    await expect(second.get_by_role("timer")).to_contain_text("39:")
+    await button(box, "Restart").click()
+    await expect(box.get_by_role("status")).to_have_text("Your instance is running.")
+    await other.goto("/stackd/instances")
+    listed = other.get_by_role("region", name="Instance")
+    await expect(button(listed, "Stop")).to_be_visible()
+    await page.fill("#challenge-input", await flag_of(stackd, stack_id))
+    await page.click("#challenge-submit")
+    await expect(page.get_by_text("Correct")).to_be_visible()
+    await stackd.until_listed(0)
+    await page.reload()
+    box = await open_challenge(page)
+    await expect(button(box, "Start")).to_be_visible()
+    await expect(button(box, "Stop")).to_be_hidden()
+    await other.reload()
+    await expect(other.get_by_text("No instance is running.").first).to_be_visible()
+
+
+async def test_an_organiser_makes_and_changes_a_challenge(ctfd: Ctfd, stackd: Harness, browser: Browser) -> None:
+    page = await page_of(browser, ctfd, "admin")
+    await page.goto("/admin/stackd")
+    await page.click("#stackd-test")
+    await expect(page.get_by_text("✓ a small pod: would start")).to_be_visible()
+    await page.goto("/admin/challenges/new")
+    await page.locator("label", has_text="stackd").click()
+    form = page.locator("#create-chal-entry-div form")
+    await expect(form.locator("#stackd-templates option")).to_have_attribute("value", "web-1", timeout=SECONDS)
+    await form.locator("input[name=name]").fill("Made")
+    await form.locator("input[name=category]").fill("web")
+    await form.locator("#value").fill("70")
+    await form.locator("#stackd_ttl").fill("soon")
+    await form.locator("#stackd_template").fill("web-1")
+    await form.locator("button[type=submit]").click()
+    await expect(page.get_by_text("write a length of time such as 30m")).to_be_visible()
+    await page.locator(".modal.show button", has_text="OK").click()
+    await form.locator("#stackd_ttl").fill("45m")
+    await form.locator("button[type=submit]").click()
+    await expect(page.locator("#challenge-create-options")).to_be_visible()
+    await page.goto("/admin/challenges/1")
+    update = page.locator("#challenge-update-container form")
+    await expect(update.locator("#stackd_ttl")).to_have_value("45m")
+    await update.locator("#function").select_option("linear")
+    for name, value in (("initial", "300"), ("decay", "10"), ("minimum", "50")):
+        await update.locator(f"#{name}").fill(value)
+    await update.locator("button[type=submit]").click()
+    await expect(page.get_by_text("Your challenge has been updated!")).to_be_visible()
+    shown = await ctfd.admin.data("GET", "/api/v1/challenges/1")
+    assert (shown["value"], shown["function"], shown["decay"]) == (300, "linear", 10)

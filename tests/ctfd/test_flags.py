@@ -1,0 +1,75 @@
+"""Flags: of the own stack only, hashed, and sharing is seen."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from tests.ctfd.conftest import Ctfd
+from tests.ctfd.test_path import flag_of
+from tests.harness import Harness
+
+
+async def test_somebody_elses_flag_is_wrong_and_listed(ctfd: Ctfd, stackd: Harness) -> None:
+    challenge, ada, bob = await ctfd.challenge(), await ctfd.player("ada"), await ctfd.player("bob")
+    for player in (ada, bob):
+        await player.press(challenge, "start")
+        await player.until(challenge, status="running")
+    owners = {(await stackd.stack(one))["labels"]["player"].split("-")[1]: one for one in await stackd.listed()}
+    flags = {name: await flag_of(stackd, owners[number]) for name, number in (("ada", "2"), ("bob", "3"))}
+    status, answer = await ctfd.admin.call(
+        "POST", "/api/v1/challenges/attempt?preview=true", {"challenge_id": challenge, "submission": flags["ada"]}
+    )
+    assert (status, answer["data"]["status"]) == (200, "incorrect")
+    assert await bob.submit(challenge, flags["ada"]) == "incorrect"
+    assert await bob.submit(challenge, flags["ada"]) == "incorrect"
+    async with ctfd.admin.session.get("/admin/stackd") as page:
+        text = await page.text()
+    assert "Flag sharing (1)" in text, "once, and not for the organiser's own try"
+    assert text.index("<td>bob</td>") < text.index("<td>ada</td>")
+    with sqlite3.connect(ctfd.folder / "ctfd.db") as file:
+        assert not any(flag in "\n".join(file.iterdump()).replace(f"'{flags['ada']}'", "", 2) for flag in flags.values()), (
+            "only what CTFd itself keeps of bob's answers has the flag"
+        )
+    await bob.press(challenge, "stop")
+    await stackd.until_listed(1)
+    assert await bob.submit(challenge, flags["bob"]) == "correct", "it was found while the stack ran"
+    assert (await ada.press(challenge))["status"] == "running", "ada's instance is not touched"
+    assert await ada.submit(challenge, flags["ada"]) == "correct"
+    await stackd.until_listed(0)
+
+
+async def test_ctfds_own_flags_and_a_dynamic_value_work_with_a_pod_spec(ctfd: Ctfd, stackd: Harness) -> None:
+    pod = (
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers:\n    - name: app\n      image: nginx:stable\n"
+        "      ports: [{containerPort: 80}]\n      resources: {limits: {cpu: 100m, memory: 128Mi}}\n"
+    )
+    fields = {
+        "stackd_template": "", "stackd_pod_spec": pod, "stackd_ports": "80/tcp", "stackd_flag_source": "ctfd",
+        "function": "linear", "initial": 500, "decay": 50, "minimum": 100, "stackd_stop_when_solved": "false",
+    }  # fmt: skip
+    challenge = await ctfd.challenge(**fields)
+    for content in ("flag{static}", ""):
+        flag = {"challenge": challenge, "content": content, "type": "static"}
+        await ctfd.admin.data("POST", "/api/v1/flags", flag)
+    status, answer = await ctfd.admin.call("PATCH", f"/api/v1/challenges/{challenge}", {"stackd_flag_source": "stack"})
+    assert (status, "choose CTFd's flags" in answer["errors"][""][0]) == (500, True)
+    for name in ("ada", "bob"):
+        player = await ctfd.player(name)
+        await player.press(challenge, "start")
+        await player.until(challenge, status="running")
+        assert await player.submit(challenge, " ") == "incorrect", "although CTFd has an empty flag"
+        assert await player.submit(challenge, "flag{static}") == "correct"
+        assert (await player.press(challenge))["status"] == "running"
+    assert (await ctfd.admin.data("GET", f"/api/v1/challenges/{challenge}"))["value"] == 450
+    assert len(await stackd.listed()) == 2
+
+
+async def test_a_template_without_the_value_is_the_organisers_mistake(ctfd: Ctfd, stackd: Harness) -> None:
+    challenge, player = await ctfd.challenge(stackd_value="OTHER"), await ctfd.player("ada")
+    await player.press(challenge, "start")
+    seen = await player.until(challenge, status="none", pending=False)
+    assert seen["message"] == "The organisers have to look at this challenge. Please tell them."
+    await stackd.until_listed(0)
+    lines = await ctfd.admin.data("POST", "/api/v1/stackd/admin/test", {})
+    assert [line["ok"] for line in lines] == [True, False]
+    assert lines[1]["text"] == "Web: Templates: web-1 generates no value OTHER"

@@ -1,0 +1,123 @@
+"""CTFd's own rules decide who may start; an instance that runs can always be stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from tests.ctfd.conftest import Ctfd, Person
+from tests.harness import Harness, eventually
+
+
+async def refusal(person: Person, challenge: int) -> tuple[int, str]:
+    """The status and the sentence of a start that CTFd does not allow."""
+    status, answer = await person.call("POST", f"/api/v1/stackd/challenges/{challenge}", {})
+    assert answer["success"] is False
+    return status, answer["errors"][""][0]
+
+
+async def configure(ctfd: Ctfd, **values: object) -> None:
+    await ctfd.admin.call("PATCH", "/api/v1/configs", values)
+
+
+async def test_who_may_not_open_a_challenge_may_not_start_it(ctfd: Ctfd, stackd: Harness) -> None:
+    first, player = await ctfd.challenge(name="First"), await ctfd.player("ada")
+    hidden = await ctfd.challenge(name="Hidden", state="hidden")
+    later = await ctfd.challenge(name="Later", requirements={"prerequisites": [first]})
+    unseen = await ctfd.challenge(name="Unseen", requirements={"prerequisites": [first], "anonymize": True})
+    plain = {"name": "Other", "category": "web", "value": 1, "state": "visible", "type": "standard"}
+    other = (await ctfd.admin.data("POST", "/api/v1/challenges", plain))["id"]
+    assert await refusal(player, hidden) == (404, "There is no such challenge.")
+    assert await refusal(player, 999) == (404, "There is no such challenge.")
+    assert await refusal(player, later) == (403, "You may not start this challenge yet.")
+    assert await refusal(player, unseen) == (403, "You may not start this challenge yet.")
+    assert await refusal(player, other) == (404, "This challenge has no instances.")
+    anonymous = await ctfd.person("/login", name="nobody", password="wrong")
+    assert await refusal(anonymous, first) == (401, "Log in first.")
+    now = int(time.time())
+    for setting, why in (
+        ({"paused": True}, "The event is paused."),
+        ({"start": now + 3600}, "The event has not started yet."),
+        ({"start": now - 60, "end": now - 30}, "The event has ended."),
+        ({"challenge_visibility": "admins"}, "You may not start this challenge yet."),
+    ):
+        await configure(ctfd, **setting)
+        assert await refusal(player, first) == (403, why)
+        await configure(ctfd, paused=False, start=None, end=None, challenge_visibility="private")
+    await configure(ctfd, verify_emails=True)
+    await ctfd.admin.data("PATCH", "/api/v1/users/2", {"verified": False})
+    assert await refusal(player, first) == (403, "Confirm your email address first.")
+    await configure(ctfd, verify_emails=False)
+    assert await stackd.listed() == []
+    await ctfd.admin.press(hidden, "start")
+    await ctfd.admin.until(hidden, status="running")
+    assert await refusal(ctfd.admin, first) == (409, "You have as many instances as you may (1). Stop one first.")
+
+
+async def test_an_instance_can_be_stopped_whatever_happened_to_its_challenge(ctfd: Ctfd, stackd: Harness) -> None:
+    player = await ctfd.player("ada")
+    hidden, deleted = await ctfd.challenge(name="Hidden"), await ctfd.challenge(name="Deleted")
+    await player.press(hidden, "start")
+    await player.until(hidden, status="running")
+    await ctfd.admin.data("PATCH", f"/api/v1/challenges/{hidden}", {"state": "hidden"})
+    await player.press(hidden, "extend")
+    await player.until(hidden, extensions_left=1)
+    await player.press(hidden, "stop")
+    await stackd.until_listed(0)
+    await player.press(deleted, "start")
+    name = (await player.until(deleted, status="running"))["name"]
+    status, _ = await ctfd.admin.call("DELETE", f"/api/v1/challenges/{deleted}", {})
+    assert status == 200
+    assert await ctfd.challenge(name="Another") == deleted, "SQLite gives the id again"
+    assert (await player.press(deleted))["status"] == "none", "and the new challenge has no instance"
+    assert (await player.data("GET", f"/api/v1/stackd/instances/{name}"))["status"] == "running"
+    await player.data("DELETE", f"/api/v1/stackd/instances/{name}", {})
+    await stackd.until_listed(0)
+
+
+async def test_presses_at_the_same_time_make_one_stack(ctfd: Ctfd, stackd: Harness) -> None:
+    player = await ctfd.player("ada")
+    challenges = [await ctfd.challenge(name=f"Challenge {number}") for number in range(2)]
+    calls = [player.call("POST", f"/api/v1/stackd/challenges/{challenges[index % 2]}", {}) for index in range(8)]
+    statuses = sorted(status for status, _ in await asyncio.gather(*calls))
+    assert statuses == [200] * 4 + [409] * 4, "one challenge has the only slot"
+    (instance,) = [challenge for challenge in challenges if (await player.press(challenge))["status"] != "none"]
+    await player.until(instance, status="running")
+    await asyncio.gather(*(player.press(instance, "extend") for _ in range(4)))
+    seen = await player.until(instance, pending=False)
+    assert seen["extensions_left"] == 1, "four clicks at once are one extension"
+    await player.press(instance, "restart")
+    await player.until(instance, status="running", pending=False)
+    assert len(await stackd.listed()) == 1
+
+
+async def test_instances_of_banned_and_deleted_accounts_are_stopped(ctfd: Ctfd, stackd: Harness) -> None:
+    challenge, ada, bob = await ctfd.challenge(), await ctfd.player("ada"), await ctfd.player("bob")
+    for player in (ada, bob):
+        await player.press(challenge, "start")
+        await player.until(challenge, status="running")
+    (id_of_bob,) = [(await bob.data("GET", "/api/v1/users/me"))["id"]]
+    await ctfd.admin.data("PATCH", "/api/v1/users/2", {"banned": True})
+    status, _ = await ctfd.admin.call("DELETE", f"/api/v1/users/{id_of_bob}", {})
+    assert status == 200
+    await asyncio.sleep(1.1)  # registrations are kept in whole seconds on MariaDB
+    eve = await ctfd.player("eve")
+    assert (await eve.data("GET", "/api/v1/users/me"))["id"] == id_of_bob, "SQLite gives the id again"
+    assert (await eve.press(challenge))["status"] == "none", "the instance is not inherited"
+
+    async def none() -> bool:
+        return await stackd.listed() == []
+
+    await eventually(none, ctfd.log, 45, pause=0.5)
+
+
+async def test_the_end_of_the_event_stops_instances(ctfd: Ctfd, stackd: Harness) -> None:
+    challenge, ada = await ctfd.challenge(), await ctfd.player("ada")
+    await ada.press(challenge, "start")
+    await ada.until(challenge, status="running")
+    await configure(ctfd, start=int(time.time()) - 60, end=int(time.time()) - 1)
+
+    async def none() -> bool:
+        return await stackd.listed() == []
+
+    await eventually(none, ctfd.log, 45, pause=0.5)
