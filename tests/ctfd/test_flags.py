@@ -27,9 +27,9 @@ async def test_somebody_elses_flag_is_wrong_and_listed(ctfd: Ctfd, stackd: Harne
     assert "Flag sharing (1)" in text, "once, and not for the organiser's own try"
     assert text.index("<td>bob</td>") < text.index("<td>ada</td>")
     with sqlite3.connect(ctfd.folder / "ctfd.db") as file:
-        assert not any(flag in "\n".join(file.iterdump()).replace(f"'{flags['ada']}'", "", 2) for flag in flags.values()), (
-            "only what CTFd itself keeps of bob's answers has the flag"
-        )
+        assert not any(
+            flag in "\n".join(file.iterdump()).replace(f"'{flags['ada']}'", "", 2) for flag in flags.values()
+        ), "only what CTFd itself keeps of bob's answers has the flag"
     await bob.press(challenge, "stop")
     await stackd.until_listed(1)
     assert await bob.submit(challenge, flags["bob"]) == "correct", "it was found while the stack ran"

@@ -9,7 +9,7 @@ from statistics import median
 
 import pytest
 
-from tests.ctfd.conftest import Ctfd, Person, ctfd_running, set_up
+from tests.ctfd.conftest import Person, ctfd_running, set_up
 from tests.ctfd.misbehaving import Misbehaving
 from tests.harness import Harness, eventually
 
@@ -82,7 +82,9 @@ async def test_thirty_hanging_starts_slow_no_page_and_no_solve(source: Source, t
         )
         solves = await player.data("GET", "/api/v1/users/me/solves")
         assert [one["challenge_id"] for one in solves] == [challenges[0]]
-        print(f"{worker}: start {median(starts):.3f} s, page {median(pages):.3f} s, at most {max(pages):.3f} s, solve {solve:.3f} s")
+        print(
+            f"{worker}: start {median(starts):.3f} s, page {median(pages):.3f} s, at most {max(pages):.3f} s, solve {solve:.3f} s"
+        )
         assert max(*starts, *pages, solve) < 4, "a call of stackd hangs for five seconds"
         assert "QueuePool" not in ctfd.log()
 

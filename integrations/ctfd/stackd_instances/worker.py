@@ -234,10 +234,12 @@ STEPS = {"create": create, "extend": extend, "grant": extend, "restart": restart
 
 def settle(task: Task, reply: Reply) -> None:
     """Write down what stackd has answered."""
-    row = StackdInstance.query.filter_by(id=task.id).first()
+    # Written before it is read: on every database nobody can press Stop between this and the commit.
+    query = StackdInstance.query.filter_by(id=task.id)
+    query.update({"claimed_until": 0}, synchronize_session=False)
+    row = query.first()
     if row is None:
         return
-    row.claimed_until = 0
     same = row.todo == task.todo and row.once == task.once  # otherwise somebody has pressed Stop meanwhile
     if task.todo == "stop":
         settle_stop(row, task, reply)
