@@ -176,11 +176,6 @@ class Mirror:
         """Why a watch is not connected, for /readyz; empty when all are, or before the first attempt has failed."""
         return next((f"{p.kind}: {p.last_error}" for p in self.health_by_kind.values() if p.last_error), "")
 
-    @property
-    def outages(self) -> int:
-        """How many outages the three watches had; the server's routine end of a watch does not count."""
-        return sum(health.outages for health in self.health_by_kind.values())
-
     def staleness(self) -> float:
         """Seconds since the copy was last known to be current: the largest value of the three watches.
 
@@ -188,13 +183,12 @@ class Mirror:
         """
         return max(health.staleness() for health in self.health_by_kind.values())
 
-    def subscribe(self, callback: Callable[[MirrorChange], None]) -> Callable[[], None]:
-        """Call ``callback`` with each change, in order, after the copy has it. Returns a function that unsubscribes.
+    def subscribe(self, callback: Callable[[MirrorChange], None]) -> None:
+        """Call ``callback`` with each change, in order, after the copy has it.
 
         The callback runs on the event loop inside the watch, so it must not block. An exception from it ends ``run``.
         """
         self._subscribers.append(callback)
-        return lambda: self._subscribers.remove(callback)
 
     async def wait_synced(self) -> None:
         """Return when all three kinds were listed."""
@@ -337,7 +331,7 @@ class Mirror:
         return state.instance == self._cluster.instance
 
     def _tell(self, change: MirrorChange) -> None:
-        for callback in tuple(self._subscribers):
+        for callback in self._subscribers:
             callback(change)
         if isinstance(change, PodChanged):
             self._waiters.wake(change.name, change.after)

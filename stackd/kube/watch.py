@@ -141,7 +141,7 @@ class WatchHealth:
         """All that happened up to this resourceVersion was reported."""
         self._missed: tuple[float, int] | None = None
         self._content: aiohttp.StreamReader | None = None
-        self.relists = self.restarts = self.outages = self.bookmarks = self.events = 0
+        self.relists = self.restarts = self.bookmarks = self.events = 0
 
     @property
     def connected(self) -> bool:
@@ -170,7 +170,6 @@ class WatchHealth:
         if self.disconnected_since is None:
             self.disconnected_since = self._clock.monotonic()
         if not self.last_error:
-            self.outages += 1
             detail = f" ({error.excerpt})" if isinstance(error, UnexpectedAnswer) and error.excerpt else ""
             log.warning("watch of %s is interrupted: %s%s", self.kind, error, detail)
         self.last_error = str(error)

@@ -151,24 +151,6 @@ async def test_waiting_for_a_pod_sees_each_state_and_times_out(cluster: Cluster,
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_an_unsubscribed_callback_is_told_no_more(cluster: Cluster, wire: Wire) -> None:
-    gate = asyncio.Event()
-
-    async def gated(stream: Stream) -> None:
-        await gate.wait()
-        await stream.send("ADDED", pod("a", version=205))
-        await asyncio.sleep(60)
-
-    wire.watch("pods", gated)
-    async with mirroring(cluster) as (mirror, changes):
-        heard: list[MirrorChange] = []
-        mirror.subscribe(heard.append)()
-        gate.set()
-        await seen(mirror, "a", 205)
-        assert any(isinstance(change, PodChanged) for change in changes)
-        assert heard == []
-
-
 async def test_a_subscriber_that_fails_ends_the_mirror_instead_of_being_ignored(cluster: Cluster, wire: Wire) -> None:
     mirror = Mirror(cluster, timings=QUICK)
 
@@ -179,21 +161,6 @@ async def test_a_subscriber_that_fails_ends_the_mirror_instead_of_being_ignored(
     with pytest.raises(ExceptionGroup) as caught:
         await asyncio.wait_for(mirror.run(), 30)
     assert caught.group_contains(RuntimeError, match="cannot cope")
-
-
-async def test_reading_the_copy_asks_the_cluster_nothing(cluster: Cluster, wire: Wire) -> None:
-    wire.on("GET", PODS, says(items(pod("a"))))
-    async with mirroring(cluster) as (mirror, _):
-        await until(lambda: len(wire.seen) == 6)
-        for _ in range(100):
-            assert mirror.pods["a"].name == "a"
-            assert await mirror.until("a", lambda state: state, timeout=1) is mirror.pods["a"]
-        assert len(wire.seen) == 6
-
-
-async def test_the_view_cannot_be_changed_from_outside(cluster: Cluster) -> None:
-    with pytest.raises(TypeError):
-        Mirror(cluster).pods["x"] = None  # type: ignore[index]
 
 
 class Hands:
