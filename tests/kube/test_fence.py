@@ -22,7 +22,7 @@ from stackd.kube import guards
 from stackd.kube.client import Cluster
 from stackd.kube.guards import Contact, Fence, FencedBody, is_fenced
 from stackd.kube.rights import AccessReview
-from stackd.kube.wire import KINDS, LEASES, TOKENS, KubeRequest
+from stackd.kube.wire import KINDS, LEASES, NAMESPACES, REVIEWS, TOKENS, KubeRequest
 from tests.certificates import authority, issued
 from tests.kube.wire import NAMESPACE, Wire, pod, says, status, waits
 from tests.target import target_at
@@ -63,31 +63,21 @@ async def test_what_is_not_allowed_is_not_sent_and_not_tried_again(
     assert wire.seen == []
 
 
-async def test_reads_go_on(cluster: Cluster, wire: Wire) -> None:
+async def test_what_changes_no_stack_goes_on(cluster: Cluster, wire: Wire) -> None:
+    """Reads, and what a process needs to become owner. A standby renews its credentials, too."""
     cluster.connection.fence.close(OVER)
     wire.on("GET", f"{PODS}/p", says(pod("p")))
     assert await cluster.get_pod("p") is not None
     assert await cluster.list_raw("pods") == []
-
-
-async def test_what_an_owner_is_made_by_goes_on_too(cluster: Cluster, wire: Wire) -> None:
-    cluster.connection.fence.close(OVER)
-    review = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "status": {"allowed": True}}
+    review = {**KINDS[REVIEWS].type_meta, "status": {"allowed": True}}
     wire.on("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", says(review, 201))
     ask = AccessReview(verb="get", resource="pods", subresource="", group="", namespace="rec", name="", why="")
     assert await cluster.may(ask)
-    lease = {**KINDS[LEASES].type_meta}
-    lease["metadata"] = {"name": "x", "uid": "u", "namespace": NAMESPACE, "resourceVersion": "1"}  # type: ignore[assignment]
-    call = KubeRequest(verb="update", resource=LEASES, namespace=NAMESPACE, name="x", body=b"{}")
-    wire.on("PUT", f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/x", says(lease))
-    assert (await cluster.answer(call))["kind"] == "Lease"
-    assert not is_fenced(KubeRequest(verb="create", resource=TOKENS)), "a standby renews its credentials, too"
+    for resource, verb in ((LEASES, "update"), (TOKENS, "create"), (NAMESPACES, "create")):
+        assert not is_fenced(KubeRequest(verb=verb, resource=resource))
 
 
 async def test_while_nobody_arms_it_everything_is_allowed(cluster: Cluster, wire: Wire) -> None:
-    fence = Fence()
-    assert (fence.open, fence.left) == (True, float("inf"))
-    fence.require()
     wire.on("POST", PODS, says(pod("p"), 201))
     assert (await cluster.create_pod(pod("p"))).name == "p"
 
@@ -149,26 +139,7 @@ async def test_whoever_is_stopped_while_it_connects_sends_nothing_when_it_wakes_
             await cluster.close()
 
 
-async def test_whoever_waits_for_a_place_finds_out_before_it_sends(wire: Wire) -> None:
-    target = target_at(wire.url, namespace=NAMESPACE, timeout=60.0, attempt_timeout=60.0)
-    cluster = await Cluster.connect(replace(target, max_in_flight=1))
-    try:
-        wire.on("GET", f"{PODS}/slow", waits(60))
-        slow = asyncio.create_task(cluster.get_pod("slow"))
-        while not wire.seen:
-            await asyncio.sleep(0.005)
-        fence = cluster.connection.fence
-        fence.allow_until(fence.now() + 0.1, OVER)
-        with pytest.raises(NotOwner):
-            await cluster.create_pod(pod("p"))
-        slow.cancel()
-        await asyncio.gather(slow, return_exceptions=True)
-        assert [seen.method for seen in wire.seen] == ["GET"]
-    finally:
-        await cluster.close()
-
-
-async def test_the_lease_does_not_wait_for_the_requests_that_hang(wire: Wire) -> None:
+async def test_with_all_slots_taken_a_change_is_not_sent_too_late_and_the_lease_is_sent(wire: Wire) -> None:
     target = target_at(wire.url, namespace=NAMESPACE, timeout=60.0, attempt_timeout=60.0)
     cluster = await Cluster.connect(replace(target, max_in_flight=1))
     try:
@@ -176,9 +147,14 @@ async def test_the_lease_does_not_wait_for_the_requests_that_hang(wire: Wire) ->
         hangs = asyncio.create_task(cluster.get_pod("hangs"))
         while not wire.seen:
             await asyncio.sleep(0.005)
-        call = KubeRequest(verb="list", resource=LEASES, namespace=NAMESPACE)
+        fence = cluster.connection.fence
+        fence.allow_until(fence.now() + 0.1, OVER)
+        with pytest.raises(NotOwner):
+            await cluster.create_pod(pod("p"))
+        assert [seen.method for seen in wire.seen] == ["GET"]
         async with asyncio.timeout(30):
-            assert (await cluster.answer(call))["kind"] == "LeaseList"
+            leases = await cluster.answer(KubeRequest(verb="list", resource=LEASES, namespace=NAMESPACE))
+        assert leases["kind"] == "LeaseList"
         hangs.cancel()
         await asyncio.gather(hangs, return_exceptions=True)
     finally:

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,6 +16,7 @@ from stackd.kube.manifests import (
 )
 from stackd.kube.records import service_annotations
 from stackd.model import PortMapping, Stack, StackStatus
+from tests.kube.recorded import recording
 
 STACK = Stack(
     stack_id="stack-716b6384dd477b0b",
@@ -78,28 +77,19 @@ def test_the_pod_carries_names_labels_generation_and_placement() -> None:
     }
 
 
-def test_a_pod_without_metadata_and_selectors_gets_ours_alone() -> None:
-    request = PodRequest(
-        stack=dataclasses.replace(STACK, labels={}),
-        manifest={"apiVersion": "v1", "kind": "Pod", "spec": {"containers": CONTAINERS}},
-        instance="default",
-        node_selector={},
-    )
-    manifest = pod_manifest(request)
-    assert manifest["spec"] == {"containers": CONTAINERS}
-    assert manifest["metadata"]["labels"] == {
+def test_the_tenants_manifest_is_not_changed_and_needs_no_metadata() -> None:
+    manifest = {"spec": {"containers": CONTAINERS, "nodeSelector": {"disk": "ssd"}}}
+    before = json.dumps(manifest)
+    request = PodRequest(stack=STACK, manifest=manifest, instance="default", node_selector={"role": "stack"})
+    made = pod_manifest(dataclasses.replace(request, stack=dataclasses.replace(STACK, labels={})))
+    assert json.dumps(manifest) == before
+    assert made["metadata"]["labels"] == {
         "app.kubernetes.io/managed-by": "stackd",
         "stackd.io/instance": "default",
         "stackd.io/stack": "stack-716b6384dd477b0b",
     }
-
-
-def test_the_tenants_manifest_is_not_changed() -> None:
-    spec = {"containers": CONTAINERS, "nodeSelector": {"disk": "ssd"}}
-    manifest = {"spec": spec, "metadata": {"labels": {"app": "web"}}}
-    before = json.dumps(manifest)
-    pod_manifest(PodRequest(stack=STACK, manifest=manifest, instance="i", node_selector={"role": "stack"}))
-    assert json.dumps(manifest) == before
+    bare = dataclasses.replace(request, manifest={"spec": {"containers": CONTAINERS}}, node_selector={})
+    assert pod_manifest(bare)["spec"] == {"containers": CONTAINERS}
 
 
 def test_the_service_publishes_the_ports_and_carries_the_record() -> None:
@@ -134,16 +124,8 @@ def test_a_service_without_ports_to_hold_is_one_of_the_cluster_alone() -> None:
     assert not [port for port in spec["ports"] if "nodePort" in port]
 
 
-RECORDINGS = Path(__file__).parents[1] / "recordings"
-
-
-def recorded(name: str) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads((RECORDINGS / f"{name}.json").read_text())["response"]["body"]
-    return body
-
-
 @pytest.mark.parametrize(
-    ("recording", "done", "reason"),
+    ("name", "done", "reason"),
     [
         ("pod-get-nocmd", True, ""),
         ("pod-get-ok", True, ""),
@@ -155,25 +137,30 @@ def recorded(name: str) -> dict[str, Any]:
     ],
 )
 def test_the_image_is_there_once_the_kubelet_has_it_or_has_failed_for_another_reason(
-    recording: str, done: bool, reason: str
+    name: str, done: bool, reason: str
 ) -> None:
-    status = pull_status(recorded(recording))
+    status = pull_status(recording(name)["response"]["body"])
     assert status.done == done
     assert status.reason.startswith(reason)
     assert bool(status.reason) == bool(reason)
 
 
-@pytest.mark.parametrize("reason", ["ContainerCreating", "PodInitializing"])
-def test_a_pull_that_goes_on_is_neither(reason: str) -> None:
-    container = {"imageID": "", "state": {"waiting": {"reason": reason}}}
-    pod = {"status": {"phase": "Pending", "containerStatuses": [container]}}
-    assert (pull_status(pod).done, pull_status(pod).reason) == (False, "")
-    assert (pull_status({}).done, pull_status({}).reason) == (False, "")
-
-
-def test_a_pod_that_the_kubelet_gave_up_has_failed() -> None:
-    status = pull_status({"status": {"phase": "Failed", "reason": "DeadlineExceeded", "message": "too long"}})
-    assert (status.done, status.reason) == (False, "DeadlineExceeded: too long")
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        ({}, ""),
+        *(
+            ({"containerStatuses": [{"imageID": "", "state": {"waiting": {"reason": reason}}}]}, "")
+            for reason in ("ContainerCreating", "PodInitializing")
+        ),
+        ({"phase": "Failed", "reason": "DeadlineExceeded", "message": "too long"}, "DeadlineExceeded: too long"),
+    ],
+)
+def test_a_pull_that_goes_on_is_neither_and_one_that_the_kubelet_gave_up_has_failed(
+    status: object, reason: str
+) -> None:
+    found = pull_status({"status": status})
+    assert (found.done, found.reason) == (False, reason)
 
 
 def test_the_pod_is_bound_to_its_node_by_the_scheduler_and_has_nothing_of_the_tenants() -> None:
