@@ -138,7 +138,7 @@ class WatchHealth:
         self.open_seconds = 0.0
         """For how long the last connection was open."""
         self.version = ""
-        """All that happened up to this resourceVersion was reported."""
+        """All that happened up to this resourceVersion was reported, and the watch continues from it; empty: list first."""
         self._missed: tuple[float, int] | None = None
         self._content: aiohttp.StreamReader | None = None
         self.relists = self.restarts = self.bookmarks = self.events = 0
@@ -249,17 +249,17 @@ async def endless(
     caller: Caller, source: Source[T], health: WatchHealth, timings: Timings
 ) -> AsyncGenerator[Listed[T] | Changed[T], None]:
     """Yields a list and every change after it, without end; after a gap, a new list."""
-    position = _Position(Backoff(first=timings.first_pause, most=timings.longest_pause))
+    backoff, health.version = Backoff(first=timings.first_pause, most=timings.longest_pause), ""
     contact = caller.connection.contact
     while True:
         retry_after, began, health.open_seconds = 0, contact.now(), 0.0
         try:
-            async with aclosing(_once(caller, source, position, health, timings)) as news:
+            async with aclosing(_once(caller, source, backoff, health, timings)) as news:
                 async for one in news:
                     yield one
         except VersionExpired as exc:
             log.info("watch of %s: listing again: %s", source.kind, exc)
-            position.version = ""
+            health.version = ""
             health.relists += 1
         except ClusterSilent as exc:
             log.debug("watch of %s: %s; asking again", source.kind, exc)
@@ -274,30 +274,22 @@ async def endless(
                 contact.failed(began, str(exc))
         health.restarts += 1
         if health.open_seconds >= _GOOD_SECONDS:
-            position.backoff.reset()
-        pause = position.backoff.pause(min(retry_after, timings.longest_pause))
+            backoff.reset()
+        pause = backoff.pause(min(retry_after, timings.longest_pause))
         await contact.pause(pause)
 
 
-class _Position:
-    """The version from which the watch continues (empty: list first), and its back-off."""
-
-    def __init__(self, backoff: Backoff) -> None:
-        self.version = ""
-        self.backoff = backoff
-
-
 async def _once(
-    caller: Caller, source: Source[T], position: _Position, health: WatchHealth, timings: Timings
+    caller: Caller, source: Source[T], backoff: Backoff, health: WatchHealth, timings: Timings
 ) -> AsyncGenerator[Listed[T] | Changed[T], None]:
     """The list, if there is no version yet, and the changes of one connection."""
     said = health.events + health.bookmarks
-    if not position.version:
-        items, position.version = await caller.everything(source.call, source.read)
+    if not health.version:
+        items, version = await caller.everything(source.call, source.read)
         health.beat()
         yield Listed(items=tuple(items))
-        health.listed(position.version)
-    async with aclosing(stream(caller, source, position.version, health, timings)) as events:
+        health.listed(version)
+    async with aclosing(stream(caller, source, health.version, health, timings)) as events:
         async for event in events:
             if event.type == "BOOKMARK":
                 health.bookmarks += 1
@@ -306,9 +298,8 @@ async def _once(
                 health.events += 1
                 yield Changed(item=item, gone=event.type == "DELETED")
             # Only after the event was read and passed on: an event that could not be read is requested again.
-            position.version = event.resource_version
-            health.version = position.version
-            position.backoff.reset()
+            health.version = event.resource_version
+            backoff.reset()
     if health.open_seconds < _GOOD_SECONDS and health.events + health.bookmarks == said:
         raise UnexpectedAnswer(f"the watch of {source.kind} ended as soon as it was opened")
 

@@ -160,7 +160,7 @@ async def test_what_is_no_watch_is_an_outage_however_often_it_is_opened(
         await until(lambda: len(wire.asked("GET", PODS, watch=True)) >= 20)
         assert pods.disconnected_since == since
         await seen(mirror, "a", 205)
-        assert (pods.disconnected_since, pods.last_error) == (None, "")
+        assert (mirror.disconnected_since, pods.last_error) == (None, "")
     assert len(wire.asked("GET", PODS, watch=False)) == 1
 
 
