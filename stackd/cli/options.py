@@ -206,7 +206,7 @@ def output_option(*forms: str) -> Callable[[Callable[..., Any]], Callable[..., A
 
 
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command ``--label``, ``--status``, ``--node`` and ``--template``; pass it these as a query ``chosen``."""
+    """Give a command ``--label``, ``--status``, ``--node`` and ``--template``; pass it ``chosen``, as the client takes it."""
 
     @click.option(
         "--label",
@@ -239,9 +239,7 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         template: str | None,
         **kwargs: Any,
     ) -> Any:
-        chosen: list[tuple[str, str]] = [("label", each) for each in label]
-        chosen += [("status", each) for each in status]
-        chosen += [(name, value) for name, value in (("node", node), ("template", template)) if value]
+        chosen = {"labels": label, "statuses": status, "node": node or "", "template": template or ""}
         return command(*args, chosen=chosen, **kwargs)
 
     return with_filters

@@ -115,26 +115,18 @@ def _bounds(found: Any) -> Iterator[tuple[str, str]]:
 @client_options
 @filter_options
 @output_option("json", "jsonl")
-def events(client: Client, chosen: list[tuple[str, str]], output: str) -> None:
+def events(client: Client, chosen: dict[str, Any], output: str) -> None:
     """Print what changes, as it changes: stacks, and without a filter batch-delete jobs. Ends with Ctrl-C.
 
     In JSON, one event a line: kind, id, and data as the API sends it.
     """
     fields = [] if output else LISTED.split(",")
     with suppress(KeyboardInterrupt):
-        for event in client.events(fields=fields, **_filters(chosen)):
+        for event in client.events(fields=fields, **chosen):
             if output:
                 print_json_line({"kind": event.kind, "id": event.id, "data": event.data})
             elif words := _words(event):
                 click.echo(line([datetime.now().astimezone().strftime("%H:%M:%S"), event.kind, *words]))
-
-
-def _filters(chosen: list[tuple[str, str]]) -> dict[str, Any]:
-    by_name: dict[str, list[str]] = {"label": [], "status": [], "node": [], "template": []}
-    for name, value in chosen:
-        by_name[name].append(value)
-    once = {name: "".join(by_name[name]) for name in ("node", "template")}
-    return {"labels": by_name["label"], "statuses": by_name["status"], **once}
 
 
 def _words(event: Event) -> list[str]:

@@ -77,6 +77,7 @@ class AsyncClient:
     wait = _operation(operations.wait)
     delete = _operation(operations.delete)
     batch_delete = _operation(operations.batch_delete)
+    batch_delete_matching = _operation(operations.batch_delete_matching)
     job = _operation(operations.job)
     wait_job = _operation(operations.wait_job)
     extend = _operation(operations.extend)

@@ -125,13 +125,14 @@ def stacks(
     statuses: Statuses = (),
     node: str = "",
     template: str = "",
-    fields: Iterable[str] = (),
+    fields: Iterable[str] | None = (),
 ) -> Steps[list[Stack]]:
     """All stacks with every label (``"team"`` or ``"team=7"``), one of the statuses, on the node, of the template.
 
     ``fields`` selects the fields of each, for example to leave out large pod specs; the others have their defaults.
+    With None, each has those that the API documents for a list.
     """
-    chosen_fields = of_fields(fields or STACK_FIELDS)
+    chosen_fields = [] if fields is None else of_fields(fields or STACK_FIELDS)
     query = [*chosen(labels=labels, statuses=statuses, node=node, template=template), *chosen_fields]
     answer = yield from call("GET", "/stacks", query=query)
     return [Stack.of(one) for one in answer["stacks"]]
@@ -185,6 +186,12 @@ def batch_delete(stack_ids: Iterable[str | Stack]) -> Steps[Job]:
     """Start a job that deletes these stacks."""
     ids = [_id(one) for one in _several(stack_ids)]
     return Job.of((yield from _once("/stacks/batch-delete", {"stack_ids": ids}, "")))
+
+
+def batch_delete_matching(*, labels: Labels, statuses: Statuses = (), node: str = "", template: str = "") -> Steps[Job]:
+    """Start a job that deletes the stacks that ``stacks`` would return; stackd chooses them, and needs a label."""
+    query = chosen(labels=labels, statuses=statuses, node=node, template=template)
+    return Job.of((yield from call("DELETE", "/stacks", query=query, seconds=CHANGE_SECONDS)))
 
 
 def job(job_id: str) -> Steps[Job]:

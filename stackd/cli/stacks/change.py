@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stackd.client import Client, Job
 
 POLL_SECONDS = 0.25
+TOO_LARGE = 413
 
 
 @click.command()
@@ -112,7 +113,7 @@ def _all(stack_ids: tuple[str, ...], each: Callable[[str], None]) -> None:
 @click.option("--no-wait", is_flag=True, help="Print the job's id and return at once.")
 @output_option("json", "jsonl", "name")
 def batch_delete(
-    client: Client, stack_ids: tuple[str, ...], chosen: list[tuple[str, str]], output: str, **options: Any
+    client: Client, stack_ids: tuple[str, ...], chosen: dict[str, Any], output: str, **options: Any
 ) -> None:
     """Delete many stacks as one job: those named, those that the filters find, or --all.
 
@@ -121,33 +122,49 @@ def batch_delete(
     \b
     stackd stacks batch-delete --label team=7
     """
-    if bool(stack_ids) + bool(chosen) + options["everything"] != 1:
+    if bool(stack_ids) + any(chosen.values()) + options["everything"] != 1:
         raise click.UsageError("name stacks, choose them with --label, --status, --node or --template, or use --all")
-    ids = _ids(client, stack_ids, chosen)
-    if not ids:
+    if options["yes"] and chosen["labels"]:
+        jobs = [client.batch_delete_matching(**chosen)]
+        total = jobs[0].total
+    else:
+        ids = _ids(client, stack_ids, chosen)
+        if ids and not options["yes"] and not stack_ids:
+            _confirm(len(ids))
+        jobs, total = _begun(client, ids) if ids else [], len(ids)
+    if not total:
         click.echo("no stack matches: nothing to delete", err=True)
         return
-    if not options["yes"] and not stack_ids:
-        _confirm(len(ids))
-    job_id = client.batch_delete(ids).job_id
+    names = [job.job_id for job in jobs]
     if options["no_wait"]:
-        click.echo(job_id)
+        click.echo("\n".join(names))
         return
-    with leaving(f"{job_id} continues to delete {len(ids)} stacks"):
-        job = _finished(client, job_id, len(ids))
-    _print_job(job, output)
-    if job.failed:
-        raise click.ClickException(f"{job.failed} of {job.total} could not be deleted")
+    with leaving(f"{' and '.join(names)} continue{'s' if len(names) == 1 else ''} to delete {total} stacks"):
+        jobs = _finished(client, jobs, total)
+    for job in jobs:
+        _print_job(job, output)
+    if failed := sum(job.failed for job in jobs):
+        raise click.ClickException(f"{failed} of {sum(job.total for job in jobs)} could not be deleted")
 
 
-def _ids(client: Client, stack_ids: tuple[str, ...], chosen: list[tuple[str, str]]) -> list[str]:
+def _begun(client: Client, ids: list[str]) -> list[Job]:
+    """Start a job for these ids, or several where stackd takes fewer at once (413)."""
+    from stackd.client import ApiError
+
+    try:
+        return [client.batch_delete(ids)]
+    except ApiError as error:
+        if error.status != TOO_LARGE or len(ids) == 1:
+            raise
+    middle = len(ids) // 2
+    return _begun(client, ids[:middle]) + _begun(client, ids[middle:])
+
+
+def _ids(client: Client, stack_ids: tuple[str, ...], chosen: dict[str, Any]) -> list[str]:
     if stack_ids == ("-",):
         # Takes what `stacks list` prints in a pipe: the id is the first field of each line.
         return [line.split()[0] for line in sys.stdin if line.strip()]
-    if stack_ids:
-        return list(stack_ids)
-    found = client.call("GET", "/stacks", query=[*chosen, ("fields", "stack_id")])
-    return [stack["stack_id"] for stack in found["stacks"]]
+    return list(stack_ids) or [stack.stack_id for stack in client.stacks(**chosen, fields=["stack_id"])]
 
 
 def _confirm(count: int) -> None:
@@ -157,18 +174,18 @@ def _confirm(count: int) -> None:
     click.confirm(f"Delete {stacks}?", abort=True, err=True)
 
 
-def _finished(client: Client, job_id: str, total: int) -> Job:
-    """Wait until the job has finished, and return it; a terminal shows a progress bar."""
+def _finished(client: Client, jobs: list[Job], total: int) -> list[Job]:
+    """Wait until the jobs have finished, and return them; a terminal shows a progress bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("deleting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console(), transient=True, disable=not is_terminal()) as progress:
         bar = progress.add_task("", total=total)
         while True:
-            job = client.job(job_id)
-            progress.update(bar, completed=job.deleted + job.not_found + job.failed, total=job.total)
-            if job.finished:
-                return job
+            jobs = [job if job.finished else client.job(job.job_id) for job in jobs]
+            progress.update(bar, completed=sum(job.deleted + job.not_found + job.failed for job in jobs))
+            if all(job.finished for job in jobs):
+                return jobs
             time.sleep(POLL_SECONDS)
 
 

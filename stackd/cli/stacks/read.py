@@ -44,10 +44,10 @@ CHOSEN = {"": LISTED, "wide": WIDE, "name": "stack_id"}
 @client_options
 @filter_options
 @output_option("wide", "json", "jsonl", "name")
-def list_stacks(client: Client, chosen: list[tuple[str, str]], output: str) -> None:
+def list_stacks(client: Client, chosen: dict[str, Any], output: str) -> None:
     """List the stacks: a table, or in a pipe one line each with tabs between the fields."""
-    fields = [("fields", CHOSEN[output])] if output in CHOSEN else []
-    print_stacks(client.call("GET", "/stacks", query=[*chosen, *fields]), output)
+    stacks = client.stacks(**chosen, fields=CHOSEN[output].split(",") if output in CHOSEN else None)
+    print_stacks({"stacks": [stack.raw for stack in stacks]}, output)
 
 
 @click.command()

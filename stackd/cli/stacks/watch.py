@@ -33,7 +33,7 @@ Told = Callable[[str, dict[str, Any]], None]
 class WatchedStacks:
     """A copy of the chosen stacks; ``told`` is called for each change."""
 
-    def __init__(self, client: AsyncClient, chosen: list[tuple[str, str]], told: Told) -> None:
+    def __init__(self, client: AsyncClient, chosen: dict[str, Any], told: Told) -> None:
         self._client = client
         self._chosen = chosen
         self._told = told
@@ -52,7 +52,9 @@ class WatchedStacks:
 
         while True:
             try:
-                events = self._client.events(after=self._last, fields=LISTED.split(","), reconnect=False)
+                events = self._client.events(
+                    after=self._last, fields=LISTED.split(","), reconnect=False, **self._chosen
+                )
                 async for event in events:
                     self.trouble = ""
                     await self._take(event)
@@ -65,17 +67,19 @@ class WatchedStacks:
     async def _take(self, event: Event) -> None:
         if event.kind == "reset" or (event.kind == "hello" and not self._last):
             await self._list()
-        elif event.kind == "deleted":
-            gone = self.stacks.pop(event.data["stack_id"], None)
+        elif event.kind in ("deleted", "left"):
+            gone = self.stacks.pop(event.stack_id, None)
             if gone is not None:
-                self._told("deleted", gone)
+                self._told(event.kind, gone if event.kind == "deleted" else await self._as_it_is(gone))
         elif event.kind == "stack":
-            self._change(event.data)
+            before, self.stacks[event.stack_id] = self.stacks.get(event.stack_id), event.data
+            if _seen(before) != _seen(event.data):
+                self._told("stack", event.data)
         self._last = event.id or self._last
 
     async def _list(self) -> None:
-        answer = await self._client.call("GET", "/stacks", query=[*self._chosen, ("fields", LISTED)])
-        before, self.stacks = self.stacks, {stack["stack_id"]: stack for stack in answer["stacks"]}
+        stacks = await self._client.stacks(**self._chosen, fields=LISTED.split(","))
+        before, self.stacks = self.stacks, {stack.stack_id: dict(stack.raw) for stack in stacks}
         for stack_id, gone in before.items():
             if stack_id not in self.stacks:
                 self._told("deleted", gone)
@@ -83,22 +87,20 @@ class WatchedStacks:
             if _seen(before.get(stack_id)) != _seen(stack):
                 self._told("stack", stack)
 
-    def _change(self, stack: dict[str, Any]) -> None:
-        stack_id = stack["stack_id"]
-        if matches(stack, self._chosen):
-            before = self.stacks.get(stack_id)
-            self.stacks[stack_id] = stack
-            if _seen(before) != _seen(stack):
-                self._told("stack", stack)
-        elif (gone := self.stacks.pop(stack_id, None)) is not None:
-            self._told("left", {**gone, **stack})
+    async def _as_it_is(self, stack: dict[str, Any]) -> dict[str, Any]:
+        from stackd.client import NotFound
+
+        with suppress(NotFound):
+            now = (await self._client.get(stack["stack_id"])).raw
+            return stack | {name: now[name] for name in stack if name in now}
+        return stack
 
 
 @click.command()
 @client_options
 @filter_options
 @output_option("json", "jsonl")
-def watch(client: Client, chosen: list[tuple[str, str]], output: str) -> None:
+def watch(client: Client, chosen: dict[str, Any], output: str) -> None:
     """Watch the stacks change: a live table, or in a pipe one line for each change. Ends with Ctrl-C."""
     import asyncio
 
@@ -106,29 +108,12 @@ def watch(client: Client, chosen: list[tuple[str, str]], output: str) -> None:
         asyncio.run(_watch(client, chosen, as_json=bool(output)))
 
 
-async def _watch(client: Client, chosen: list[tuple[str, str]], *, as_json: bool) -> None:
+async def _watch(client: Client, chosen: dict[str, Any], *, as_json: bool) -> None:
     async with client.concurrent() as concurrent:
         if as_json or not is_terminal():
             await WatchedStacks(concurrent, chosen, _print_json if as_json else _print_line).follow()
         else:
             await _on_screen(WatchedStacks(concurrent, chosen, lambda kind, stack: None))
-
-
-def matches(stack: dict[str, Any], chosen: list[tuple[str, str]]) -> bool:
-    """Whether a stack passes the filters: every label, one of the statuses, the node and the template."""
-    labels = stack.get("labels", {})
-    statuses = [value for name, value in chosen if name == "status"]
-    if statuses and stack["status"] not in statuses:
-        return False
-    for name, value in chosen:
-        key, equals, wanted = value.partition("=")
-        if name == "label" and (key not in labels or (equals and labels[key] != wanted)):
-            return False
-        if name == "node" and stack["node_id"] != value:
-            return False
-        if name == "template" and stack.get("template") != value:
-            return False
-    return True
 
 
 def view(watched: WatchedStacks, height: int, width: int) -> RenderableType:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import KEY, request_for, seed
+from tests.harness import KEY, harness, request_for, seed
 from tests.unit.cli.conftest import Shell
 
 POD = seed()["pod_spec"]
@@ -169,8 +169,23 @@ async def test_a_batch_delete_by_filter_needs_a_yes_where_nobody_can_be_asked(sh
     assert "1 deleted" in await shell.good("batch-delete", "--label", "team=7", "--yes")
     job_id = (await shell.good("batch-delete", "--all", "--yes", "--no-wait")).strip()
     assert (await shell.at.finished_job(job_id))["deleted"] == 1
-    result = await shell.run("batch-delete", "--all", "--yes")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no stack matches: nothing to delete\n")
+    for chosen in (("--all",), ("--label", "team=7")):
+        result = await shell.run("batch-delete", *chosen, "--yes")
+        assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no stack matches: nothing to delete\n")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "jobs"), [(("--label", "team=7", "--yes"), 1), (("--all", "--yes"), 3), (("-",), 3)]
+)
+async def test_more_are_deleted_than_one_job_takes(tmp_path: Path, chosen: tuple[str, ...], jobs: int) -> None:
+    async with harness(tmp_path, {"STACKD_BATCH_DELETE__MAX_IDS": "2"}) as at:
+        shell = Shell(at=at, home=tmp_path)
+        for _ in range(5):
+            await at.create(seed() | {"labels": {"team": "7"}})
+        text = await shell.good("batch-delete", *chosen, stdin=await shell.good("list"))
+        assert text.count("job-") == jobs
+        assert sum(int(line.split("\t")[1].split()[0]) for line in text.splitlines()) == 5
+        assert (await at.call("GET", "/stacks")).json == {"stacks": []}
 
 
 async def test_a_batch_delete_that_fails_says_which_and_why(shell: Shell) -> None:

@@ -70,7 +70,7 @@ async def test_a_template_that_is_not_there_is_said_with_the_nearest(shell: Shel
 async def test_stacks_are_chosen_by_their_template(shell: Shell) -> None:
     mine, other = [(await shell.at.create({"template": name}))["stack_id"] for name in ("web-1", "bad")]
     assert (await shell.good("list", "--template", "web-1", "-o", "name")).split() == [mine]
-    async with following(shell.at, ("template", "web-1")) as (picture, _):
+    async with following(shell.at, template="web-1") as (picture, _):
         await eventually(lambda: set(picture.stacks) == {mine})
         second = (await shell.at.create({"template": "web-1"}))["stack_id"]
         await shell.at.call("DELETE", f"/stacks/{other}")
