@@ -7,7 +7,7 @@ For the demo, the tests and the benchmarks. Independent: it does not know stackd
                 control, faults: failures on demand
     api         the verbs, and logs; listwatch: lists and watches
     admission   namespace → limit ranges → node ports → validation → podsecurity → quota
-    schema      the fields of the kinds; defaults: default values; resources: the kinds, and discovery
+    schema      the fields of the kinds; defaults: default values; resources: the kinds
     store       objects, versions, changes; journal: the state file
     scheduler, kubelet, nodes, nodeports, deletion, events      the controllers; needs, podstatus: helpers for pods
 """

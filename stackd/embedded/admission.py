@@ -6,8 +6,6 @@ LimitRange → Pod Security → ResourceQuota (all 403) → the name (409, check
 
 from __future__ import annotations
 
-import secrets
-
 from stackd.embedded import defaults, podsecurity
 from stackd.embedded.nodeports import PortAllocator, node_ports
 from stackd.embedded.quota import QuotaController, apply_limit_ranges, described, limit_violations
@@ -29,7 +27,6 @@ from stackd.embedded.store import ObjectStore, Record
 from stackd.embedded.timing import timestamp
 from stackd.embedded.validation import validate, validate_change
 
-_SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
 _DEFAULTS = {
     PODS: defaults.default_pod,
     SERVICES: defaults.default_service,
@@ -52,8 +49,6 @@ class Admission:
     def for_create(self, resource: Resource, namespace: str, obj: Json, *, dry_run: bool = False) -> Json:
         """The new object, ready to be stored. Raises StatusError."""
         metadata = obj["metadata"]
-        if not metadata.get("name") and metadata.get("generateName"):
-            metadata["name"] = metadata["generateName"] + "".join(secrets.choice(_SUFFIX) for _ in range(5))
         self._check_namespace(resource, namespace, metadata)
         if resource in _DEFAULTS:
             _DEFAULTS[resource](obj)

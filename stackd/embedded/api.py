@@ -12,10 +12,9 @@ from stackd.embedded.admission import Admission
 from stackd.embedded.defaults import containers, in_order, pod_status
 from stackd.embedded.deletion import Deletion
 from stackd.embedded.kubelet import Kubelet
-from stackd.embedded.listwatch import list_body
 from stackd.embedded.nodes import is_ready
 from stackd.embedded.quota import QuotaController
-from stackd.embedded.request import RequestInfo, is_true, parse, whole_number
+from stackd.embedded.request import RequestInfo, is_true, whole_number
 from stackd.embedded.resources import LEASES, NODES, PODS, RESOURCE_QUOTAS, Json, Resource
 from stackd.embedded.schema import decode
 from stackd.embedded.status import (
@@ -106,16 +105,6 @@ class Registry:
             record = self._deletion.delete(record, options.get("gracePeriodSeconds"))
             held = record.key in self._store.of(record.resource).records
         return record.alone() if held or record.resource.returns_deleted else _deleted_status(record)
-
-    def delete_collection(self, target: RequestInfo, query: Mapping[str, str], body: bytes) -> bytes:
-        """Delete the selected objects; returns them as a list. Raises StatusError."""
-        selector = parse(target.resource, query.get("labelSelector", ""), query.get("fieldSelector", ""))
-        options = _read_options(query, body)
-        records = list(self._store.of(target.resource).select(target.namespace, selector))
-        if "dryRun" not in query:
-            grace = options.get("gracePeriodSeconds")
-            records = [self._deletion.delete(record, grace) for record in records]
-        return list_body(target.resource, {"resourceVersion": str(self._store.revision)}, records)
 
     def _replace(self, target: RequestInfo, query: Mapping[str, str], before: Record, raw: Json) -> bytes:
         resource = target.resource

@@ -15,7 +15,7 @@ from stackd.embedded.control import Faults
 from stackd.embedded.defaults import default_namespace
 from stackd.embedded.deletion import Deletion, GarbageCollector
 from stackd.embedded.events import EventRecorder
-from stackd.embedded.faults import Answer, Counts, FaultRules
+from stackd.embedded.faults import Answer, Counts
 from stackd.embedded.journal import Journal
 from stackd.embedded.kubelet import Kubelet
 from stackd.embedded.listwatch import Watch, list_objects
@@ -27,7 +27,7 @@ from stackd.embedded.request import is_true, parse, read_target, selected_name, 
 from stackd.embedded.resources import ALL, JSON, NAMESPACES, RESOURCE_QUOTAS, Json, discover
 from stackd.embedded.scheduler import Scheduler
 from stackd.embedded.server import ApiServer, Backend, Exchange
-from stackd.embedded.status import StatusCause, invalid, method_not_allowed, no_such_path, unauthorized
+from stackd.embedded.status import method_not_allowed, no_such_path, unauthorized
 from stackd.embedded.store import Collection, ObjectStore
 from stackd.embedded.timing import LoopClock
 from stackd.files import write_private
@@ -41,8 +41,7 @@ class EmbeddedCluster:
 
     def __init__(self, options: EmbeddedOptions | None = None) -> None:
         self.options = options or EmbeddedOptions()
-        self.rules = FaultRules()
-        self.faults = Faults(self)
+        self.faults = self.rules = Faults(self)
         self._journal: Journal | None = None
         self._listeners: NodePortListeners | None = None
         self._past: dict[str, tuple[Collection, int]] = {}
@@ -208,8 +207,6 @@ class EmbeddedCluster:
                 code, body = self._api.update(target, call.query, call.body)
             case "delete":
                 body = self._api.delete(target, call.query, call.body)
-            case "deletecollection":
-                body = self._api.delete_collection(target, call.query, call.body)
         return code, body, JSON
 
     def _answer_as_of_old(self, call: Exchange) -> Answer:
@@ -232,11 +229,6 @@ class EmbeddedCluster:
     def _watch(self, call: Exchange) -> Watch:
         target, query = call.target, call.query
         assert target is not None
-        if is_true(query.get("sendInitialEvents")):
-            cause = StatusCause(
-                "sendInitialEvents", "FieldValueForbidden", "Forbidden: sendInitialEvents is not served"
-            )
-            raise invalid(target.resource, "", [cause])
         selector = parse(target.resource, query.get("labelSelector", ""), query.get("fieldSelector", ""))
         revision = whole_number(query, "resourceVersion") or None
         bookmarks = is_true(query.get("allowWatchBookmarks"))

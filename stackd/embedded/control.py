@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from stackd.embedded.faults import Fault
+from stackd.embedded.faults import Fault, FaultRules
 from stackd.embedded.options import NodeSpec
 from stackd.embedded.resources import JSON, NODES, PODS, SERVICES, Json
 from stackd.embedded.status import StatusError
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from stackd.embedded.cluster import EmbeddedCluster
 
 
-class Faults:
+class Faults(FaultRules):
     """The operations on a cluster outside its Kubernetes API; `cluster.faults`."""
 
     def __init__(self, cluster: EmbeddedCluster) -> None:
+        super().__init__()
         self._cluster = cluster
         self._refusal: asyncio.Task[None] | None = None
 
@@ -30,37 +31,25 @@ class Faults:
             self._refusal.cancel()
             await asyncio.gather(self._refusal, return_exceptions=True)
 
-    def add(self, fault: Fault) -> None:
-        """Activate a fault, after the active ones."""
-        self._cluster.rules.add(fault)
-
     def add_fault(self, **fault: Any) -> None:
         """As `add`; the arguments are the fields of `Fault`."""
         self.add(Fault(**fault))
 
     def clear(self) -> None:
         """End all faults, pauses, held starts, expired tokens and half-open watches."""
-        self._cluster.rules.clear()
+        super().clear()
         self._cluster.kubelet.let_start()
         self._let_watches_speak()
 
     def end(self, action: str) -> None:
         """End the faults of this action; for `mute`, also end half-open watches."""
-        self._cluster.rules.end(action)
+        super().end(action)
         if action == "mute":
             self._let_watches_speak()
 
     def _let_watches_speak(self) -> None:
         for watch in self._cluster.server.watches:
             watch.thaw()
-
-    def pause(self) -> None:
-        """Make all requests wait."""
-        self._cluster.rules.pause()
-
-    def resume(self) -> None:
-        """Continue with the waiting requests."""
-        self._cluster.rules.resume()
 
     async def refuse(self, seconds: float | None = None) -> None:
         """Close all connections and accept none, until `listen` or for ``seconds``."""
@@ -157,18 +146,6 @@ class Faults:
         """Start the pods that `hold_starts` has kept."""
         self._cluster.kubelet.let_start()
 
-    def expire_token(self, token: str | None = None) -> None:
-        """Answer requests with this bearer token (None: with none) with 401."""
-        self._cluster.rules.expire_token(token)
-
-    def renew_token(self, token: str | None = None) -> None:
-        """Accept the token again."""
-        self._cluster.rules.renew_token(token)
-
-    def seed(self, number: int) -> None:
-        """Seed the random numbers of faults, to make them repeatable."""
-        self._cluster.rules.seed(number)
-
     def reset_counts(self) -> None:
         """Reset all counts to zero."""
         self._cluster.counts.clear()
@@ -207,5 +184,6 @@ class Faults:
         return 200, orjson.dumps(self.stats()), JSON
 
 
-_ORDERS = {name for name in vars(Faults) if not name.startswith("_")} - {"add", "call", "stop"}
+_INHERITED = {"pause", "resume", "expire_token", "renew_token", "seed"}
+_ORDERS = {name for name in vars(Faults) if not name.startswith("_")} - {"call", "stop"} | _INHERITED
 """The methods that can be called over HTTP: those whose arguments are JSON."""

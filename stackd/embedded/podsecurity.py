@@ -2,190 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from stackd.embedded.defaults import containers
 from stackd.embedded.resources import Json
 
 LABEL = "pod-security.kubernetes.io/enforce"
-
-_BASELINE_CAPABILITIES = frozenset(
-    [
-        "AUDIT_WRITE",
-        "CHOWN",
-        "DAC_OVERRIDE",
-        "FOWNER",
-        "FSETID",
-        "KILL",
-        "MKNOD",
-        "NET_BIND_SERVICE",
-        "SETFCAP",
-        "SETGID",
-        "SETPCAP",
-        "SETUID",
-        "SYS_CHROOT",
-    ]
+_BASELINE = (
+    "AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE SETFCAP SETGID SETPCAP SETUID SYS_CHROOT"
 )
-_RESTRICTED_VOLUMES = frozenset(
-    [
-        "configMap",
-        "csi",
-        "downwardAPI",
-        "emptyDir",
-        "ephemeral",
-        "image",
-        "persistentVolumeClaim",
-        "projected",
-        "secret",
-    ]
-)
-Check = Callable[[Json], str | None]
+_CAPABILITIES = {"baseline": frozenset(_BASELINE.split()), "restricted": frozenset({"NET_BIND_SERVICE"})}
+_TYPES = "name configMap csi downwardAPI emptyDir ephemeral image persistentVolumeClaim projected secret"
+_VOLUMES = frozenset(_TYPES.split())
+_PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 
 
 def violation(pod: Json, namespace_labels: Json) -> str | None:
     """Why the namespace's level refuses the pod, or None."""
     level = namespace_labels.get(LABEL, "privileged")
-    checks = {"baseline": _BASELINE, "restricted": _RESTRICTED}.get(level, ())
-    found = [problem for check in checks if (problem := check(pod["spec"]))]
-    if not found:
+    if level not in _CAPABILITIES or not (found := list(_problems(pod["spec"], level))):
         return None
     version = namespace_labels.get(f"{LABEL}-version", "latest")
     return f'violates PodSecurity "{level}:{version}": {", ".join(found)}'
 
 
-def _contexts(spec: Json) -> Iterator[tuple[str, Json]]:
-    for container in containers(spec):
-        yield container.get("name", ""), container.get("securityContext", {})
+def _problems(spec: Json, level: str) -> Iterator[str]:
+    """The violations, in Kubernetes' order and words."""
+    restricted, default = level == "restricted", spec["securityContext"]
 
-
-def _quoted(names: list[str]) -> str:
-    return ", ".join(f'"{name}"' for name in names)
-
-
-def _containers(names: list[str]) -> str:
-    return f"container{'s' if len(names) > 1 else ''} {_quoted(names)}"
-
-
-def _escalation(spec: Json) -> str | None:
-    bad = [name for name, context in _contexts(spec) if context.get("allowPrivilegeEscalation") is not False]
-    must = "must set securityContext.allowPrivilegeEscalation=false"
-    return f"allowPrivilegeEscalation != false ({_containers(bad)} {must})" if bad else None
-
-
-def _capabilities(spec: Json) -> str | None:
-    bad, added = [], set()
-    for name, context in _contexts(spec):
-        more = set(context.get("capabilities", {}).get("add", ())) - _BASELINE_CAPABILITIES
-        if more:
-            bad.append(name)
-            added |= more
-    must = f"must not include {_quoted(sorted(added))} in securityContext.capabilities.add"
-    return f"non-default capabilities ({_containers(bad)} {must})" if bad else None
-
-
-def _capabilities_restricted(spec: Json) -> str | None:
-    keeps, adds, added = [], [], set()
-    for name, context in _contexts(spec):
-        capabilities = context.get("capabilities", {})
-        if "ALL" not in capabilities.get("drop", ()):
-            keeps.append(name)
-        more = set(capabilities.get("add", ())) - {"NET_BIND_SERVICE"}
-        if more:
-            adds.append(name)
-            added |= more
-    parts = []
-    if keeps:
-        parts.append(f'{_containers(keeps)} must set securityContext.capabilities.drop=["ALL"]')
-    if adds:
-        parts.append(
-            f"{_containers(adds)} must not include {_quoted(sorted(added))} in securityContext.capabilities.add"
+    def bad(test: Callable[[Json], object]) -> str:
+        """The containers whose security context fails the test; empty if there are none."""
+        return _named(
+            "container", [one.get("name", "") for one in containers(spec) if test(one.get("securityContext", {}))]
         )
-    return f"unrestricted capabilities ({'; '.join(parts)})" if parts else None
+
+    if restricted and (who := bad(lambda one: one.get("allowPrivilegeEscalation") is not False)):
+        yield f"allowPrivilegeEscalation != false ({who} must set securityContext.allowPrivilegeEscalation=false)"
+    yield from _capabilities(spec, level, bad)
+    if shared := [f"{field}=true" for field in ("hostNetwork", "hostPID", "hostIPC") if spec.get(field)]:
+        yield f"host namespaces ({', '.join(shared)})"
+    volumes = spec.get("volumes", ())
+    if not restricted and (who := _named("volume", [one["name"] for one in volumes if "hostPath" in one])):
+        yield f"hostPath volumes ({who})"
+    using = {one.get("name", ""): [port["hostPort"] for port in one.get("ports", ()) if port.get("hostPort")]
+             for one in containers(spec)}  # fmt: skip
+    if names := [name for name, ports in using.items() if ports]:
+        ports = sorted({port for ports in using.values() for port in ports})
+        uses = f"use{'' if len(names) > 1 else 's'} hostPort{'s' if len(ports) > 1 else ''}"
+        yield f"hostPort ({_named('container', names)} {uses} {', '.join(map(str, ports))})"
+    if who := _named("container", [one.get("name", "") for one in containers(spec) if _reaches_host(one)]):
+        yield f"probe or lifecycle host ({who} must not set host)"
+    if who := bad(lambda one: one.get("privileged")):
+        yield f"privileged ({who} must not set securityContext.privileged=true)"
+    if who := bad(lambda one: one.get("procMount", "Default") != "Default"):
+        yield f'procMount ({who} must not set securityContext.procMount to "Unmasked")'
+    if restricted:
+        yield from _restrictions(spec, bad)
+    elif who := _pod_and(bad(lambda one: _profile(one) == "Unconfined"), pod=_profile(default) == "Unconfined"):
+        yield f'seccompProfile ({who} must not set securityContext.seccompProfile.type to "Unconfined")'
+    windows = [default, *(one.get("securityContext", {}) for one in containers(spec))]
+    if any((one.get("windowsOptions") or {}).get("hostProcess") for one in windows):
+        yield "hostProcess (pod must not set securityContext.windowsOptions.hostProcess=true)"
 
 
-def _host_namespaces(spec: Json) -> str | None:
-    shared = [f"{field}=true" for field in ("hostNetwork", "hostPID", "hostIPC") if spec.get(field)]
-    return f"host namespaces ({', '.join(shared)})" if shared else None
+def _capabilities(spec: Json, level: str, bad: Callable[[Callable[[Json], object]], str]) -> Iterator[str]:
+    def added(context: Json) -> set[str]:
+        return set(context.get("capabilities", {}).get("add", ())) - _CAPABILITIES[level]
+
+    parts, title = [], "non-default capabilities"
+    if level == "restricted":
+        title = "unrestricted capabilities"
+        if who := bad(lambda one: "ALL" not in one.get("capabilities", {}).get("drop", ())):
+            parts.append(f'{who} must set securityContext.capabilities.drop=["ALL"]')
+    if who := bad(added):
+        more = sorted(set[str]().union(*(added(one.get("securityContext", {})) for one in containers(spec))))
+        parts.append(f"{who} must not include {_quoted(more)} in securityContext.capabilities.add")
+    if parts:
+        yield f"{title} ({'; '.join(parts)})"
 
 
-def _host_path(spec: Json) -> str | None:
-    bad = [volume["name"] for volume in spec.get("volumes", ()) if "hostPath" in volume]
-    return f"hostPath volumes (volume{'s' if len(bad) > 1 else ''} {_quoted(bad)})" if bad else None
-
-
-def _host_ports(spec: Json) -> str | None:
-    bad, ports = [], set()
-    for container in containers(spec):
-        used = {port["hostPort"] for port in container.get("ports", ()) if port.get("hostPort")}
-        if used:
-            bad.append(container.get("name", ""))
-            ports |= used
-    uses = "use" if len(bad) > 1 else "uses"
-    listed = ", ".join(str(port) for port in sorted(ports))
-    return f"hostPort ({_containers(bad)} {uses} hostPort{'s' if len(ports) > 1 else ''} {listed})" if bad else None
-
-
-def _host_probes(spec: Json) -> str | None:
-    bad = [container.get("name", "") for container in containers(spec) if _reaches_host(container)]
-    return f"probe or lifecycle host ({_containers(bad)} must not set host)" if bad else None
+def _restrictions(spec: Json, bad: Callable[[Callable[[Json], object]], str]) -> Iterator[str]:
+    """What only `restricted` asks for, after what it has in common with `baseline`."""
+    default = spec["securityContext"]
+    kinds = {volume["name"]: set(volume) - _VOLUMES for volume in spec.get("volumes", ())}
+    if who := _named("volume", [name for name, more in kinds.items() if more]):
+        types = _quoted(sorted(set[str]().union(*kinds.values())))
+        yield f"restricted volume types ({who} uses restricted volume type {types})"
+    if who := bad(lambda one: not one.get("runAsNonRoot", default.get("runAsNonRoot"))):
+        yield f"runAsNonRoot != true (pod or {who} must set securityContext.runAsNonRoot=true)"
+    if who := _pod_and(bad(lambda one: one.get("runAsUser") == 0), pod=default.get("runAsUser") == 0):
+        yield f"runAsUser=0 ({who} must not set runAsUser=0)"
+    if who := bad(lambda one: (_profile(one) or _profile(default)) not in {"RuntimeDefault", "Localhost"}):
+        must = 'must set securityContext.seccompProfile.type to "RuntimeDefault" or "Localhost"'
+        yield f"seccompProfile (pod or {who} {must})"
 
 
 def _reaches_host(container: Json) -> bool:
-    handlers = [container.get(probe, {}) for probe in ("livenessProbe", "readinessProbe", "startupProbe")]
+    handlers = [container.get(probe, {}) for probe in _PROBES]
     handlers += [container.get("lifecycle", {}).get(hook, {}) for hook in ("postStart", "preStop")]
-    actions = [handler.get(action, {}) for handler in handlers for action in ("httpGet", "tcpSocket")]
-    return any(action.get("host") for action in actions)
-
-
-def _privileged(spec: Json) -> str | None:
-    bad = [name for name, context in _contexts(spec) if context.get("privileged")]
-    return f"privileged ({_containers(bad)} must not set securityContext.privileged=true)" if bad else None
-
-
-def _proc_mount(spec: Json) -> str | None:
-    bad = [name for name, context in _contexts(spec) if context.get("procMount", "Default") != "Default"]
-    return f'procMount ({_containers(bad)} must not set securityContext.procMount to "Unmasked")' if bad else None
-
-
-def _volume_types(spec: Json) -> str | None:
-    bad, types = [], set()
-    for volume in spec.get("volumes", ()):
-        kinds = set(volume) - {"name"} - _RESTRICTED_VOLUMES
-        if kinds:
-            bad.append(volume["name"])
-            types |= kinds
-    text = f"volume{'s' if len(bad) > 1 else ''} {_quoted(bad)}"
-    return f"restricted volume types ({text} uses restricted volume type {_quoted(sorted(types))})" if bad else None
-
-
-def _non_root(spec: Json) -> str | None:
-    default = spec["securityContext"].get("runAsNonRoot")
-    bad = [name for name, context in _contexts(spec) if not context.get("runAsNonRoot", default)]
-    must = "must set securityContext.runAsNonRoot=true"
-    return f"runAsNonRoot != true (pod or {_containers(bad)} {must})" if bad else None
-
-
-def _root_user(spec: Json) -> str | None:
-    who = ["pod"] if spec["securityContext"].get("runAsUser") == 0 else []
-    bad = [name for name, context in _contexts(spec) if context.get("runAsUser") == 0]
-    who += [_containers(bad)] if bad else []
-    return f"runAsUser=0 ({' and '.join(who)} must not set runAsUser=0)" if who else None
-
-
-def _seccomp(spec: Json) -> str | None:
-    who = ["pod"] if _profile(spec["securityContext"]) == "Unconfined" else []
-    bad = [name for name, context in _contexts(spec) if _profile(context) == "Unconfined"]
-    who += [_containers(bad)] if bad else []
-    must = 'must not set securityContext.seccompProfile.type to "Unconfined"'
-    return f"seccompProfile ({' and '.join(who)} {must})" if who else None
-
-
-def _seccomp_restricted(spec: Json) -> str | None:
-    default = _profile(spec["securityContext"])
-    allowed = {"RuntimeDefault", "Localhost"}
-    bad = [name for name, context in _contexts(spec) if (_profile(context) or default) not in allowed]
-    must = 'must set securityContext.seccompProfile.type to "RuntimeDefault" or "Localhost"'
-    return f"seccompProfile (pod or {_containers(bad)} {must})" if bad else None
+    return any(handler.get(action, {}).get("host") for handler in handlers for action in ("httpGet", "tcpSocket"))
 
 
 def _profile(context: Json) -> str | None:
@@ -193,34 +108,13 @@ def _profile(context: Json) -> str | None:
     return kind
 
 
-def _host_process(spec: Json) -> str | None:
-    contexts = [spec["securityContext"], *(context for _, context in _contexts(spec))]
-    bad = any((context.get("windowsOptions") or {}).get("hostProcess") for context in contexts)
-    return "hostProcess (pod must not set securityContext.windowsOptions.hostProcess=true)" if bad else None
+def _pod_and(who: str, *, pod: bool) -> str:
+    return " and ".join([*(["pod"] if pod else []), *([who] if who else [])])
 
 
-_BASELINE: tuple[Check, ...] = (
-    _capabilities,
-    _host_namespaces,
-    _host_path,
-    _host_ports,
-    _host_probes,
-    _privileged,
-    _proc_mount,
-    _seccomp,
-    _host_process,
-)
-_RESTRICTED: tuple[Check, ...] = (
-    _escalation,
-    _capabilities_restricted,
-    _host_namespaces,
-    _host_ports,
-    _host_probes,
-    _privileged,
-    _proc_mount,
-    _volume_types,
-    _non_root,
-    _root_user,
-    _seccomp_restricted,
-    _host_process,
-)
+def _named(what: str, names: list[str]) -> str:
+    return f"{what}{'s' if len(names) > 1 else ''} {_quoted(names)}" if names else ""
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)

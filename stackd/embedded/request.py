@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from stackd.embedded.resources import BY_PATH, EVENTS, NAMESPACES, NODES, PODS, Json, Resource
+from stackd.embedded.resources import BY_PATH, EVENTS, NAMESPACES, Json, Resource
 from stackd.embedded.status import bad_request, method_not_allowed, no_such_path
 
 _SUBRESOURCES = {
@@ -23,7 +23,6 @@ _VERBS = {
     ("PUT", True): "update",
     ("PATCH", True): "patch",
     ("DELETE", True): "delete",
-    ("DELETE", False): "deletecollection",
 }
 
 
@@ -90,41 +89,11 @@ def whole_number(query: Mapping[str, str], name: str) -> int | None:
 
 Test = Callable[[Json], bool]
 
-_SET = re.compile(r"\s*([\w./-]+)\s+(in|notin)\s+\(([^)]*)\)\s*")
-_COMPARISON = re.compile(r"\s*([\w./-]+)\s*(==|=|!=)\s*([\w.-]*)\s*")
-_PRESENCE = re.compile(r"\s*(!?)\s*([\w./-]+)\s*")
-_SPLIT = re.compile(r",(?![^(]*\))")
+_LABEL = re.compile(r"\s*([\w./-]+)\s*==?\s*([\w.-]*)\s*")
 _FIELD = re.compile(r"\s*([\w./-]+)\s*(==|=|!=)\s*(.*?)\s*")
 
-_FIELDS: dict[str, frozenset[str]] = {
-    PODS.kind: frozenset(
-        {
-            "spec.nodeName",
-            "spec.restartPolicy",
-            "spec.schedulerName",
-            "spec.serviceAccountName",
-            "status.phase",
-            "status.podIP",
-            "status.nominatedNodeName",
-        }
-    ),
-    NODES.kind: frozenset({"spec.unschedulable"}),
-    EVENTS.kind: frozenset(
-        {
-            "involvedObject.kind",
-            "involvedObject.namespace",
-            "involvedObject.name",
-            "involvedObject.uid",
-            "involvedObject.apiVersion",
-            "involvedObject.resourceVersion",
-            "involvedObject.fieldPath",
-            "reason",
-            "reportingComponent",
-            "source",
-            "type",
-        }
-    ),
-}
+_FIELDS = {EVENTS.kind: frozenset({"involvedObject.name", "involvedObject.uid", "reason"})}
+"""The indexed fields of the kinds, beside those of all."""
 _NAMES = frozenset({"metadata.name", "metadata.namespace"})
 
 
@@ -151,7 +120,7 @@ def parse(resource: Resource, label_text: str, field_text: str) -> Selector:
     if not label_text and not field_text:
         return EVERYTHING
     equalities: list[tuple[str, str]] = []
-    tests = [_label_test(part, equalities) for part in _SPLIT.split(label_text) if part.strip()]
+    tests = [_label_test(part, equalities) for part in label_text.split(",") if part.strip()]
     name = None
     for part in field_text.split(","):
         if part.strip():
@@ -163,8 +132,8 @@ def parse(resource: Resource, label_text: str, field_text: str) -> Selector:
 
 
 def selected_name(verb: str, query: Mapping[str, str]) -> str:
-    """The only name that a list, watch or deletecollection selects, for RBAC; empty if there is none."""
-    if verb not in {"list", "watch", "deletecollection"}:
+    """The only name that a list or watch selects, for RBAC; empty if there is none."""
+    if verb not in {"list", "watch"}:
         return ""
     for part in query.get("fieldSelector", "").split(","):
         if (match := _FIELD.fullmatch(part)) and match[1] == "metadata.name" and match[2] != "!=":
@@ -178,22 +147,12 @@ def _labels(obj: Json) -> Json:
 
 
 def _label_test(part: str, equalities: list[tuple[str, str]]) -> Test:
-    if match := _SET.fullmatch(part):
-        key, operator, text = match.groups()
-        values = frozenset(value.strip() for value in text.split(","))
-        if operator == "in":
-            return lambda obj: _labels(obj).get(key) in values
-        return lambda obj: _labels(obj).get(key) not in values
-    if match := _COMPARISON.fullmatch(part):
-        key, operator, value = match.groups()
-        if operator == "!=":
-            return lambda obj: _labels(obj).get(key) != value
-        equalities.append((key, value))
-        return lambda obj: _labels(obj).get(key) == value
-    if match := _PRESENCE.fullmatch(part):
-        absent, key = match.groups()
-        return lambda obj: (key in _labels(obj)) != bool(absent)
-    raise bad_request(f"unable to parse requirement: found '{part.strip()}', expected: a label requirement")
+    """Equality; the other forms of a requirement are refused, although a real server accepts them."""
+    if (match := _LABEL.fullmatch(part)) is None:
+        raise bad_request(f"unable to parse requirement: found '{part.strip()}', expected: a label requirement")
+    key, value = match.groups()
+    equalities.append((key, value))
+    return lambda obj: _labels(obj).get(key) == value
 
 
 def _field(resource: Resource, part: str, label_text: str, field_text: str) -> tuple[str, bool, str]:
@@ -218,8 +177,6 @@ def _field_test(field: str, equal: bool, value: str) -> Test:
         for step in path:
             found = found.get(step, "") if isinstance(found, dict) else ""
         text = str(found).lower() if isinstance(found, bool) else str(found)
-        if field == "spec.unschedulable" and not text:
-            text = "false"
         return (text == value) == equal
 
     return test

@@ -1,7 +1,4 @@
-"""The kinds that the embedded API serves, their framing in JSON, and the API's version, health and discovery.
-
-Discovery is enough for kubectl. Has no behaviour.
-"""
+"""The kinds that the embedded API serves, their framing in JSON, and the API's version and health."""
 
 from __future__ import annotations
 
@@ -35,7 +32,6 @@ class Resource:
     """Whether PUT accepts an object without a resourceVersion."""
     create_on_update: bool = False
     """Whether PUT creates an object that does not exist."""
-    short_names: tuple[str, ...] = ()
     api_version: str = field(init=False)
     """As written in `apiVersion`."""
     qualified: str = field(init=False)
@@ -50,24 +46,21 @@ class Resource:
         object.__setattr__(self, "head", f'{{"kind":"{self.kind}","apiVersion":"{api_version}",'.encode())
 
 
-NAMESPACES = Resource(
-    plural="namespaces", kind="Namespace", namespaced=False, returns_deleted=True, short_names=("ns",)
-)
-NODES = Resource(plural="nodes", kind="Node", namespaced=False, short_names=("no",))
-PODS = Resource(plural="pods", kind="Pod", generation=True, returns_deleted=True, short_names=("po",))
-SERVICES = Resource(plural="services", kind="Service", returns_deleted=True, short_names=("svc",))
-EVENTS = Resource(plural="events", kind="Event", persistent=False, short_names=("ev",))
-RESOURCE_QUOTAS = Resource(plural="resourcequotas", kind="ResourceQuota", returns_deleted=True, short_names=("quota",))
-LIMIT_RANGES = Resource(plural="limitranges", kind="LimitRange", short_names=("limits",))
-CONFIG_MAPS = Resource(plural="configmaps", kind="ConfigMap", short_names=("cm",))
+NAMESPACES = Resource(plural="namespaces", kind="Namespace", namespaced=False, returns_deleted=True)
+NODES = Resource(plural="nodes", kind="Node", namespaced=False)
+PODS = Resource(plural="pods", kind="Pod", generation=True, returns_deleted=True)
+SERVICES = Resource(plural="services", kind="Service", returns_deleted=True)
+EVENTS = Resource(plural="events", kind="Event", persistent=False)
+RESOURCE_QUOTAS = Resource(plural="resourcequotas", kind="ResourceQuota", returns_deleted=True)
+LIMIT_RANGES = Resource(plural="limitranges", kind="LimitRange")
+CONFIG_MAPS = Resource(plural="configmaps", kind="ConfigMap")
 SECRETS = Resource(plural="secrets", kind="Secret")
-SERVICE_ACCOUNTS = Resource(plural="serviceaccounts", kind="ServiceAccount", returns_deleted=True, short_names=("sa",))
+SERVICE_ACCOUNTS = Resource(plural="serviceaccounts", kind="ServiceAccount", returns_deleted=True)
 NETWORK_POLICIES = Resource(
     plural="networkpolicies",
     kind="NetworkPolicy",
     group="networking.k8s.io",
     generation=True,
-    short_names=("netpol",),
 )
 LEASES = Resource(
     plural="leases",
@@ -136,52 +129,14 @@ VERSION: Json = {
     "platform": "embedded",
 }
 _HEALTH = frozenset({"/healthz", "/livez", "/readyz"})
-_VERBS = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
 
 
 def discover(path: str, method: str) -> tuple[int, bytes, str] | None:
-    """The response for a path of version, health or discovery; None for other paths."""
+    """The response for a path of version or health; None for other paths."""
     if method != "GET":
         return None
     if path in _HEALTH:
         return 200, b"ok", "text/plain"
-    body = _DOCUMENTS.get(path.rstrip("/"))
-    if body is not None:
-        return 200, orjson.dumps(body), JSON
-    if not path.startswith(("/api/", "/apis/")):
-        return 404, b"404 page not found\n", "text/plain"
-    return None
-
-
-def _resource_list(group: str, version: str) -> Json:
-    resources = [
-        {
-            "name": one.plural,
-            "singularName": one.kind.lower(),
-            "namespaced": one.namespaced,
-            "kind": one.kind,
-            "verbs": _VERBS,
-            "shortNames": list(one.short_names),
-        }
-        for one in ALL
-        if (one.group, one.version) == (group, version)
-    ]
-    name = f"{group}/{version}" if group else version
-    return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": name, "resources": resources}
-
-
-def _groups() -> Json:
-    found = sorted({(one.group, one.version) for one in ALL if one.group})
-    groups = []
-    for group, version in found:
-        entry = {"groupVersion": f"{group}/{version}", "version": version}
-        groups.append({"name": group, "versions": [entry], "preferredVersion": entry})
-    return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
-
-
-_DOCUMENTS: dict[str, Json] = {
-    "/version": VERSION,
-    "/api": {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []},
-    "/api/v1": _resource_list("", "v1"),
-    "/apis": _groups(),
-} | {f"/apis/{one.group}/{one.version}": _resource_list(one.group, one.version) for one in ALL if one.group}
+    if path == "/version":
+        return 200, orjson.dumps(VERSION), JSON
+    return None if path.startswith(("/api/", "/apis/")) else (404, b"404 page not found\n", "text/plain")
