@@ -90,6 +90,10 @@ class Wire:
         """Send these replies to the next requests of this kind, in order; ``WATCH``: in place of opening a watch."""
         self._replies[method, path].extend(replies)
 
+    def forget(self, method: str, path: str) -> None:
+        """Send none of the replies that were given for requests of this kind."""
+        self._replies[method, path].clear()
+
     def watch(self, resource: str, *scripts: Script) -> None:
         """Run these scripts for the resource's next watches; when a script returns, the server ends the response."""
         self._scripts[resource].extend(scripts)
