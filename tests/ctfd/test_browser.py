@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
 from tests.ctfd.conftest import PASSWORD, Ctfd
@@ -39,7 +42,13 @@ def button(box: Locator, name: str) -> Locator:
     return box.get_by_role("button", name=name, exact=True)
 
 
-async def test_a_player_in_two_tabs(ctfd: Ctfd, stackd: Harness, browser: Browser) -> None:
+@pytest.mark.parametrize("theme", ["core", "core-beta"])
+async def test_a_player_in_two_tabs(
+    ctfd: Ctfd, stackd: Harness, browser: Browser, source: tuple[Path, Path], theme: str
+) -> None:
+    if not (source[0] / "CTFd" / "themes" / theme).exists():
+        pytest.skip(f"this CTFd has no theme {theme}")
+    await ctfd.admin.call("PATCH", "/api/v1/configs", {"ctf_theme": theme})
     await ctfd.challenge()
     await ctfd.player("ada")
     page = await page_of(browser, ctfd, "ada")

@@ -121,3 +121,17 @@ async def test_the_end_of_the_event_stops_instances(ctfd: Ctfd, stackd: Harness)
         return await stackd.listed() == []
 
     await eventually(none, ctfd.log, 45, pause=0.5)
+
+
+async def test_each_account_has_limits_of_its_own(ctfd: Ctfd, stackd: Harness) -> None:
+    challenge, ada, bob = await ctfd.challenge(), await ctfd.player("ada"), await ctfd.player("bob")
+    await ctfd.admin.data("PATCH", "/api/v1/stackd/admin/settings", {"stackd_starts_per_minute": 2})
+    answers = set()
+    for _ in range(5):  # two minutes may be touched
+        status, answer = await ada.call("POST", f"/api/v1/stackd/challenges/{challenge}", {})
+        answers.add((status, answer.get("errors", {}).get("", [""])[0]))
+        if status == 200:
+            await ada.press(challenge, "stop")
+    assert answers == {(200, ""), (429, "You start instances too often. Please wait a minute.")}
+    await bob.press(challenge, "start")
+    await bob.until(challenge, status="running")

@@ -12,7 +12,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from CTFd.cache import cache
@@ -157,7 +157,6 @@ class Worker:
             if not reply.ok or not isinstance(stacks, list):
                 note_problem("read the stacks", reply)
                 return
-            cache.delete(PROBLEM)
             by_id = {stack["stack_id"]: stack for stack in stacks if isinstance(stack, dict) and "stack_id" in stack}
             for row in StackdInstance.query.filter(StackdInstance.id.in_(before), StackdInstance.todo.is_(None)):
                 if row.stack_id in by_id:
@@ -350,4 +349,5 @@ def note_problem(what: str, reply: Reply) -> None:
     """Log a refusal with its detail, and show it on the admin page."""
     text = f"{what}: {answers.diagnosis(reply.status, reply.detail)}"
     log.warning("stackd did not %s", text)
-    cache.set(PROBLEM, f"stackd did not {text}"[:1000], timeout=300)
+    at = datetime.now(UTC).strftime("%H:%M:%S UTC")
+    cache.set(PROBLEM, f"{at}: stackd did not {text}"[:1000], timeout=300)

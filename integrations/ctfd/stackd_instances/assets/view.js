@@ -65,7 +65,14 @@ if (!customElements.get("stackd-instance")) {
       throw new Error(UNREACHABLE);
     }
     if (body.success) return body.data;
-    throw Object.assign(new Error(Object.values(body.errors ?? {}).flat().join(" ") || UNREACHABLE), { status: answer.status });
+    throw Object.assign(
+      new Error(
+        Object.values(body.errors ?? {})
+          .flat()
+          .join(" ") || UNREACHABLE,
+      ),
+      { status: answer.status },
+    );
   };
 
   class StackdInstance extends HTMLElement {
@@ -144,7 +151,9 @@ if (!customElements.get("stackd-instance")) {
     show(data) {
       this.data = data;
       this.end = data.seconds_left == null ? null : Date.now() + data.seconds_left * 1000;
-      this.say(data.status === "none" && data.message ? data.message : `${TEXTS[data.status]} ${data.message ?? ""}`.trim());
+      this.say(
+        data.status === "none" && data.message ? data.message : `${TEXTS[data.status]} ${data.message ?? ""}`.trim(),
+      );
       const shown = JSON.stringify(data.addresses);
       if (shown !== this.shown) {
         this.shown = shown;
@@ -165,7 +174,11 @@ if (!customElements.get("stackd-instance")) {
       if (isLink) Object.assign(shown, { href: text, target: "_blank", rel: "noopener" });
       shown.textContent = text;
       const copy = document.createElement("button");
-      Object.assign(copy, { type: "button", className: "btn btn-sm btn-outline-secondary ml-2 ms-2", textContent: "Copy" });
+      Object.assign(copy, {
+        type: "button",
+        className: "btn btn-sm btn-outline-secondary ml-2 ms-2",
+        textContent: "Copy",
+      });
       copy.setAttribute("aria-label", `Copy ${text}`);
       copy.addEventListener("click", async () => {
         try {
