@@ -16,6 +16,7 @@ attempts     when a request is sent again
 records      what the operations return
 failures     what they raise
 stream       server-sent events, from lines
+both         what the two clients share: the table of operations
 blocking     ``Client``, over http.client
 concurrent   ``AsyncClient``, over aiohttp
 

@@ -2,62 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 import http.client
-import json
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
-from urllib.parse import SplitResult, urlencode, urlsplit
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import urlencode
 
 from stackd.client import operations, stream
-from stackd.client.attempts import Pause, Request, Response, Retries, Steps, with_retries
+from stackd.client.attempts import Pause, Request, Response, Steps, with_retries
+from stackd.client.both import Operations, encoded
 from stackd.client.failures import ClientError, Unreachable
 from stackd.client.records import Event
-from stackd.files import can_be_sent
 
 if TYPE_CHECKING:
-    import ssl
-
     from stackd.client.concurrent import AsyncClient
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _operation(steps: Callable[P, Steps[T]]) -> Callable[Concatenate[Client, P], T]:
-    @functools.wraps(steps)
-    def method(client: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return client.run(steps(*args, **kwargs))
-
-    return method
-
-
-class Client:
+class Client(Operations):
     """stackd at an address, with an API key."""
-
-    def __init__(
-        self,
-        url: str,
-        key: str,
-        *,
-        retries: Retries | None = None,
-        ssl_context: ssl.SSLContext | None = None,
-        check_peer: Callable[[], None] | None = None,
-    ) -> None:
-        """``check_peer`` is called with each new connection, before anything is sent; what it raises ends the request."""
-        self._address = parsed(url, key)
-        self.url = url.rstrip("/")
-        self._key = key
-        self._retries = retries or Retries()
-        self._ssl = ssl_context
-        self._check_peer = check_peer
-        self._kept = threading.local()
-
-    def __repr__(self) -> str:
-        return f"Client({self.url!r})"
 
     @property
     def has_key(self) -> bool:
@@ -84,30 +49,6 @@ class Client:
         if kept is not None:
             kept.close()
             self._kept.connection = None
-
-    call = _operation(operations.call)
-    create = _operation(operations.create)
-    create_from_template = _operation(operations.create_from_template)
-    create_from = _operation(operations.create_from)
-    dry_run = _operation(operations.dry_run)
-    dry_run_from = _operation(operations.dry_run_from)
-    stacks = _operation(operations.stacks)
-    get = _operation(operations.get)
-    wait = _operation(operations.wait)
-    delete = _operation(operations.delete)
-    batch_delete = _operation(operations.batch_delete)
-    batch_delete_matching = _operation(operations.batch_delete_matching)
-    job = _operation(operations.job)
-    wait_job = _operation(operations.wait_job)
-    extend = _operation(operations.extend)
-    stop = _operation(operations.stop)
-    start = _operation(operations.start)
-    restart = _operation(operations.restart)
-    timeline = _operation(operations.timeline)
-    logs = _operation(operations.logs)
-    templates = _operation(operations.templates)
-    stats = _operation(operations.stats)
-    capacity = _operation(operations.capacity)
 
     def events(  # noqa: PLR0913  the filters of the API
         self,
@@ -230,25 +171,6 @@ class Client:
         if isinstance(error, TimeoutError):
             return f"{self.url} did not answer in time"
         return f"{self.url} cannot be reached: {error}"
-
-
-def parsed(url: str, key: str) -> SplitResult:
-    """The address of stackd. Raises ValueError if it is not valid, or if no header can carry the key."""
-    if not can_be_sent(key):
-        raise ValueError("the API key has characters that no header can carry; copy it again")
-    address = urlsplit(url)
-    if address.scheme not in ("http", "https") or not address.hostname:
-        raise ValueError(f"the address must begin with http:// or https:// and have a host, not {url!r}")
-    _ = address.port  # raises ValueError itself
-    return address
-
-
-def encoded(request: Request, key: str) -> tuple[bytes | None, dict[str, str]]:
-    """The body and all headers of a request."""
-    headers = {"X-API-KEY": key, **request.headers}
-    if request.body is None:
-        return None, headers
-    return json.dumps(request.body).encode(), {**headers, "Content-Type": "application/json"}
 
 
 def _response(answer: http.client.HTTPResponse) -> Response:

@@ -2,57 +2,26 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakSet
 
 from stackd.client import operations, stream
-from stackd.client.attempts import Pause, Request, Response, Retries, Steps, with_retries
-from stackd.client.blocking import encoded, parsed
+from stackd.client.attempts import Pause, Request, Response, Steps, with_retries
+from stackd.client.both import Operations, encoded
 from stackd.client.failures import ClientError, Unreachable
 from stackd.client.records import Event
 
 if TYPE_CHECKING:
-    import ssl
-
     import aiohttp
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _operation(steps: Callable[P, Steps[T]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
-    @functools.wraps(steps)
-    async def method(client: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await client.run(steps(*args, **kwargs))
-
-    return method
-
-
-class AsyncClient:
+class AsyncClient(Operations):
     """stackd at an address, with an API key; ``async with`` keeps connections from one operation to the next."""
 
-    def __init__(
-        self,
-        url: str,
-        key: str,
-        *,
-        retries: Retries | None = None,
-        ssl_context: ssl.SSLContext | None = None,
-        check_peer: Callable[[], None] | None = None,
-    ) -> None:
-        """As ``Client``."""
-        parsed(url, key)
-        self.url = url.rstrip("/")
-        self._key = key
-        self._retries = retries or Retries()
-        self._ssl = ssl_context
-        self._check_peer = check_peer
-        self._session: aiohttp.ClientSession | None = None
-
-    def __repr__(self) -> str:
-        return f"AsyncClient({self.url!r})"
+    _session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -65,30 +34,6 @@ class AsyncClient:
         if self._session is not None:
             await self._session.close()
             self._session = None
-
-    call = _operation(operations.call)
-    create = _operation(operations.create)
-    create_from_template = _operation(operations.create_from_template)
-    create_from = _operation(operations.create_from)
-    dry_run = _operation(operations.dry_run)
-    dry_run_from = _operation(operations.dry_run_from)
-    stacks = _operation(operations.stacks)
-    get = _operation(operations.get)
-    wait = _operation(operations.wait)
-    delete = _operation(operations.delete)
-    batch_delete = _operation(operations.batch_delete)
-    batch_delete_matching = _operation(operations.batch_delete_matching)
-    job = _operation(operations.job)
-    wait_job = _operation(operations.wait_job)
-    extend = _operation(operations.extend)
-    stop = _operation(operations.stop)
-    start = _operation(operations.start)
-    restart = _operation(operations.restart)
-    timeline = _operation(operations.timeline)
-    logs = _operation(operations.logs)
-    templates = _operation(operations.templates)
-    stats = _operation(operations.stats)
-    capacity = _operation(operations.capacity)
 
     async def events(  # noqa: PLR0913  the filters of the API
         self,

@@ -1,0 +1,118 @@
+"""What ``Client`` and ``AsyncClient`` share: their options, the table of operations, and the form of a request."""
+
+from __future__ import annotations
+
+import functools
+import json
+import threading
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from urllib.parse import SplitResult, urlsplit
+
+from stackd.client import operations
+from stackd.client.attempts import Request, Retries, Steps
+from stackd.files import can_be_sent
+
+if TYPE_CHECKING:
+    import ssl
+
+    from stackd.client.blocking import Client
+    from stackd.client.concurrent import AsyncClient
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Operation(Generic[P, T]):
+    """A method of both clients that runs these steps; ``AsyncClient``'s returns a coroutine."""
+
+    def __init__(self, steps: Callable[P, Steps[T]]) -> None:
+        self._steps = steps
+
+    @overload
+    def __get__(self, client: None, kind: type) -> Callable[P, Steps[T]]: ...
+    @overload
+    def __get__(self, client: Client, kind: type) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, client: AsyncClient, kind: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, client: Client | AsyncClient | None, kind: type) -> Callable[P, Any]:
+        if client is None:
+            return self._steps
+
+        @functools.wraps(self._steps)
+        def method(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return client.run(self._steps(*args, **kwargs))
+
+        return method
+
+
+class Operations:
+    """stackd at an address, with an API key."""
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        retries: Retries | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        check_peer: Callable[[], None] | None = None,
+    ) -> None:
+        """``check_peer`` is called with each new connection, before anything is sent; what it raises ends the request.
+
+        Raises ValueError for a wrong address, or a key that no header can carry.
+        """
+        self._address = parsed(url)
+        if not can_be_sent(key):
+            raise ValueError("the API key has characters that no header can carry; copy it again")
+        self.url = url.rstrip("/")
+        self._key = key
+        self._retries = retries or Retries()
+        self._ssl = ssl_context
+        self._check_peer = check_peer
+        self._kept = threading.local()
+        """``Client``'s open connection, one for each thread."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    call = Operation(operations.call)
+    create = Operation(operations.create)
+    create_from_template = Operation(operations.create_from_template)
+    create_from = Operation(operations.create_from)
+    dry_run = Operation(operations.dry_run)
+    dry_run_from = Operation(operations.dry_run_from)
+    stacks = Operation(operations.stacks)
+    get = Operation(operations.get)
+    wait = Operation(operations.wait)
+    delete = Operation(operations.delete)
+    batch_delete = Operation(operations.batch_delete)
+    batch_delete_matching = Operation(operations.batch_delete_matching)
+    job = Operation(operations.job)
+    wait_job = Operation(operations.wait_job)
+    extend = Operation(operations.extend)
+    stop = Operation(operations.stop)
+    start = Operation(operations.start)
+    restart = Operation(operations.restart)
+    timeline = Operation(operations.timeline)
+    logs = Operation(operations.logs)
+    templates = Operation(operations.templates)
+    stats = Operation(operations.stats)
+    capacity = Operation(operations.capacity)
+
+
+def parsed(url: str) -> SplitResult:
+    """The address of stackd. Raises ValueError if it is not valid."""
+    address = urlsplit(url)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise ValueError(f"the address must begin with http:// or https:// and have a host, not {url!r}")
+    _ = address.port  # raises ValueError itself
+    return address
+
+
+def encoded(request: Request, key: str) -> tuple[bytes | None, dict[str, str]]:
+    """The body and all headers of a request."""
+    headers = {"X-API-KEY": key, **request.headers}
+    if request.body is None:
+        return None, headers
+    return json.dumps(request.body).encode(), {**headers, "Content-Type": "application/json"}
