@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
+from pydantic import BaseModel
 
-from stackd.errors import InvalidPodSpec
 from stackd.podspec import Policy
 from stackd.podspec.fields import MODELS, WHY, FieldKind, Use
 from tests.unit.podspec.models import POD, ModelField, fields_of
@@ -39,26 +40,19 @@ def sample(field: ModelField) -> Any:
     }[field.kind]
 
 
-def never(model: str, fields: dict[str, ModelField]) -> list[str]:
-    return [name for name in fields if MODELS[model][name].use is Use.NEVER]
+NEVER = [
+    (path, name)
+    for model, path in (("PodSpec", "spec"), ("Container", "spec.containers"), ("ObjectMeta", "metadata"))
+    for name in model_fields(*path.split("."))
+    if MODELS[model][name].use is Use.NEVER
+]
 
 
-@pytest.mark.parametrize("name", never("PodSpec", model_fields("spec")))
-def test_a_field_of_the_pod_that_is_not_listed_is_refused_whatever_its_value(name: str) -> None:
-    (reason,) = reasons(spec(**{name: sample(model_fields("spec")[name])}))
-    assert reason.startswith(f"spec.{name}: ")
-
-
-@pytest.mark.parametrize("name", never("Container", model_fields("spec", "containers")))
-def test_a_field_of_a_container_that_is_not_listed_is_refused_whatever_its_value(name: str) -> None:
-    (reason,) = reasons(container(**{name: sample(model_fields("spec", "containers")[name])}))
-    assert reason.startswith(f"spec.containers[0].{name}: ")
-
-
-@pytest.mark.parametrize("name", never("ObjectMeta", model_fields("metadata")))
-def test_a_field_of_the_metadata_that_is_not_listed_is_refused_whatever_its_value(name: str) -> None:
-    (reason,) = reasons(metadata(**{name: sample(model_fields("metadata")[name])}))
-    assert reason.startswith(f"metadata.{name}: ")
+@pytest.mark.parametrize(("path", "name"), NEVER)
+def test_a_field_that_is_not_listed_is_refused_whatever_its_value(path: str, name: str) -> None:
+    put = {"spec": spec, "spec.containers": container, "metadata": metadata}[path]
+    (reason,) = reasons(put(**{name: sample(model_fields(*path.split("."))[name])}))
+    assert reason.startswith(f"{path}{'[0]' if put is container else ''}.{name}: ")
 
 
 @pytest.mark.parametrize("kind", sorted(set(model_fields("spec", "volumes")) - {"name", "emptyDir", "downwardAPI"}))
@@ -71,24 +65,15 @@ def test_only_empty_dirs_and_the_downward_api_are_volumes_by_default(kind: str) 
     assert accepted or "not accepted" in refused[0]
 
 
-@pytest.mark.parametrize("name", ["hostNetwork", "hostPID", "hostIPC", "nodeName", "serviceAccountName", "affinity"])
-def test_null_is_as_good_as_absent(name: str) -> None:
-    assert admit(spec(**{name: None})) == admit(seed())
-
-
 @pytest.mark.parametrize(
     ("pod", "reason"),
     [
         (container(imagePulPolicy="Always"), 'imagePulPolicy: unknown field (did you mean "imagePullPolicy"?)'),
         (container(image_pull_policy="Always"), 'image_pull_policy: unknown field (did you mean "imagePullPolicy"?)'),
         (container(enviroment=[]), "spec.containers[0].enviroment: unknown field"),
-        (spec(hostnetwork=True), 'spec.hostnetwork: unknown field (did you mean "hostNetwork"?)'),
-        (spec(Containers=[]), 'spec.Containers: unknown field (did you mean "containers"?)'),
         (metadata(lables={}), 'metadata.lables: unknown field (did you mean "labels"?)'),
         ({**seed(), "specs": {}}, 'specs: unknown field (did you mean "spec"?)'),
         (spec(**{"a b\n": 1}), 'spec["a b?"]: unknown field'),
-        (spec(**{"x" * 200: 1}), "unknown field"),
-        (container(ports=[{"containerPort": 80, "hostport": 1}]), 'unknown field (did you mean "hostPort"?)'),
         (container(typo=None), "spec.containers[0].typo: unknown field"),
     ],
 )
@@ -100,34 +85,20 @@ def test_a_typo_is_refused_with_the_nearest_name(pod: Any, reason: str) -> None:
 @pytest.mark.parametrize(
     ("pod", "reason"),
     [
-        (container(image=1), "spec.containers[0].image: must be a string, not a number; put it in quotes"),
         (container(command="sh"), "spec.containers[0].command: must be a list of strings, not a string"),
-        (container(args=[True]), "spec.containers[0].args[0]: must be a string, not true or false; put it in quotes"),
         (container(args=[None]), "spec.containers[0].args[0]: must be a string, not null"),
         (container(args=["a\0b"]), "spec.containers[0].args[0]: must not contain the character NUL"),
         (container(tty="yes"), "spec.containers[0].tty: must be true or false, not a string"),
-        (container(env={"A": "b"}), "spec.containers[0].env: must be a list, not an object"),
         (container(env=[{"name": "A", "value": 1}]), "env[0].value: must be a string, not a number; put it in quotes"),
         (container(ports=[{"containerPort": 80.0}]), "ports[0].containerPort: must be an integer, not a number"),
-        (container(ports=[80]), "spec.containers[0].ports[0]: must be an object, not a number"),
-        (container(resources=[]), "spec.containers[0].resources: must be an object, not a list"),
         (container(resources={"limits": "1"}), "resources.limits: must be a mapping of quantities, not a string"),
         (container(resources={"limits": {"cpu": [], "memory": 1}}), "limits.cpu: must be a quantity, not a list"),
-        (container(resources={"limits": {"cpu": True, "memory": 1}}), "limits.cpu: must be a quantity"),
         (container(resources={"limits": {"cpu": "1 core", "memory": 1}}), "limits.cpu: not a quantity"),
-        (container(livenessProbe={"tcpSocket": {"port": []}}), "tcpSocket.port: must be an integer, not a list"),
-        (spec(terminationGracePeriodSeconds=True), "must be an integer, not true or false"),
         (spec(activeDeadlineSeconds=2**63), "spec.activeDeadlineSeconds: must fit into 64 bits"),
-        (spec(nodeSelector={"a": 1}), "spec.nodeSelector.a: must be a string, not a number; put it in quotes"),
         (spec(nodeSelector=[]), "spec.nodeSelector: must be a mapping of strings, not a list"),
-        (spec(containers={}), "spec.containers: must be a list, not an object"),
         (spec(containers=[None]), "spec.containers[0]: must be an object, not null"),
-        (spec(initContainers=[1]), "spec.initContainers[0]: must be an object, not a number"),
-        (spec(volumes=["v"]), "spec.volumes[0]: must be an object, not a string"),
         (metadata(labels={"a": True}), "metadata.labels.a: must be a string, not true or false; put it in quotes"),
         ({**seed(), "metadata": "x"}, "metadata: must be an object, not a string"),
-        ({**seed(), "spec": []}, "spec: must be an object, not a list"),
-        ({**seed(), "kind": 1}, "kind: must be a string, not a number; put it in quotes"),
     ],
 )
 def test_a_wrong_type_is_refused_once_and_by_path(pod: Any, reason: str) -> None:
@@ -140,7 +111,6 @@ def test_a_wrong_type_is_refused_once_and_by_path(pod: Any, reason: str) -> None
     ("pod", "reason"),
     [
         ({**seed(), "apiVersion": "apps/v1"}, "apiVersion: must be v1"),
-        ({**seed(), "apiVersion": None}, "apiVersion: must be v1"),
         ({**seed(), "kind": "Deployment"}, "kind: must be Pod"),
         ({**seed(), "status": {"phase": "Running"}}, "status.phase: not accepted in a stack's pod"),
         (metadata(name="Challenge"), "metadata.name: must be at most 253 lower-case letters"),
@@ -148,25 +118,17 @@ def test_a_wrong_type_is_refused_once_and_by_path(pod: Any, reason: str) -> None
         (metadata(labels={"a": "b c"}), "metadata.labels.a: must be at most 63"),
         (metadata(labels={"-a": ""}), 'metadata.labels["-a"]: is not a valid key'),
         (metadata(labels={f"k{index}": "" for index in range(33)}), "metadata.labels: at most 32"),
-        (
-            metadata(annotations={"a/b": "x"}),
-            'metadata.annotations["a/b"]: not accepted, unless policy.allow_annotations',
-        ),
         (spec(hostname="a.b"), "spec.hostname: must be"),
         (spec(terminationGracePeriodSeconds=-1), "spec.terminationGracePeriodSeconds: must be from 0 to 3600"),
-        (spec(terminationGracePeriodSeconds=3601), "spec.terminationGracePeriodSeconds: must be from 0 to 3600"),
         (spec(activeDeadlineSeconds=0), "spec.activeDeadlineSeconds: must be from 1"),
         (spec(restartPolicy="Sometimes"), "spec.restartPolicy: must be one of Never, OnFailure, Always"),
         (spec(nodeSelector={"a b": "c"}), 'spec.nodeSelector["a b"]: is not a valid label key'),
         (spec(nodeSelector={"a": "c d"}), "spec.nodeSelector.a: must be at most 63"),
         (container(name="App"), "spec.containers[0].name: must be at most 63 lower-case"),
         (container(name=None), "spec.containers[0].name: is required"),
-        (container(name="a" * 64), "spec.containers[0].name: must be at most 63 lower-case"),
         (container(image=""), "spec.containers[0].image: is required"),
         (container(image=" nginx"), "spec.containers[0].image: must be an image reference, without blanks"),
-        (container(image="ngi\nnx"), "spec.containers[0].image: must be an image reference, without blanks"),
         (container(imagePullPolicy="Maybe"), "imagePullPolicy: must be one of Always, IfNotPresent, Never"),
-        (container(terminationMessagePolicy="x"), "terminationMessagePolicy: must be one of File"),
         (container(restartPolicy="Always"), "spec.containers[0].restartPolicy: not accepted in a stack's pod"),
         (container(env=[{"name": "1A"}]), "spec.containers[0].env[0].name: must be letters"),
         (container(env=[{"value": "x"}]), "spec.containers[0].env[0].name: is required"),
@@ -212,38 +174,22 @@ def test_a_wrong_type_is_refused_once_and_by_path(pod: Any, reason: str) -> None
         (container(volumeMounts=[{"name": "v", "mountPath": "/v"}]), "volumeMounts[0].name: no volume has this name"),
         (container(securityContext={}), "spec.containers[0].securityContext: not accepted"),
         (container(securityContext={"privileged": True}), "securityContext.privileged: not accepted"),
-        (container(securityContext={"privileged": False}), "spec.containers[0].securityContext: not accepted"),
-        (container(securityContext={"procMount": "Unmasked"}), "securityContext.procMount: not accepted"),
-        (container(securityContext={"runAsUser": 1}), "runAsUser: not accepted, unless policy.run_as_user allows it"),
-        (
-            container(securityContext={"capabilities": {"add": ["SYS_ADMIN"]}}),
-            "capabilities: not accepted, unless policy.add_capabilities allows it",
-        ),
         (
             container(securityContext={"seccompProfile": {"type": "Unconfined"}}),
             "spec.containers[0].securityContext.seccompProfile: not accepted",
         ),
         (container(securityContext={"readOnlyRootFilesystem": False}), "readOnlyRootFilesystem: not accepted"),
         (container(securityContext={"appArmorProfile": {"type": "Unconfined"}}), "appArmorProfile: not accepted"),
-        (spec(securityContext={"appArmorProfile": {"type": "Localhost"}}), "appArmorProfile: not accepted"),
         (spec(hostUsers=True), "spec.hostUsers: a stack may not share the node's namespaces"),
         (spec(securityContext={}), "spec.securityContext: not accepted"),
         (spec(securityContext={"sysctls": []}), "spec.securityContext.sysctls: not accepted"),
-        (spec(imagePullSecrets=[{"name": "r"}]), "imagePullSecrets[0]: not accepted, unless policy.pull_secrets"),
         (with_volume({}), "spec.volumes[0]: must have exactly one source"),
         (with_volume({"emptyDir": {}, "downwardAPI": {}}), "spec.volumes[0]: must have exactly one source"),
-        (with_volume({"emptyDir": {"medium": "Memory"}}), "medium: not accepted, unless policy.empty_dir_memory"),
-        (with_volume({"emptyDir": {"medium": "HugePages"}}), "emptyDir.medium: must be Memory, or left out"),
         (with_volume({"emptyDir": {"sizeLimit": "2Gi"}}), "sizeLimit: more than 1Gi (policy.empty_dir_size)"),
-        (with_volume({"emptyDir": {"sizeLimit": "0"}}), "emptyDir.sizeLimit: must be more than zero"),
         (with_volume({"downwardAPI": {"defaultMode": 0o1777}}), "downwardAPI.defaultMode: must be from 0 to 0777"),
         (
             with_volume({"downwardAPI": {"items": [{"path": "../x", "fieldRef": {"fieldPath": "metadata.name"}}]}}),
             "downwardAPI.items[0].path: must be a relative path",
-        ),
-        (
-            with_volume({"downwardAPI": {"items": [{"path": "x", "fieldRef": {"fieldPath": "status.hostIP"}}]}}),
-            "downwardAPI.items[0].fieldRef.fieldPath: must be one of",
         ),
         (
             with_volume({"downwardAPI": {"items": [{"path": "x", "resourceFieldRef": {"resource": "limits.cpu"}}]}}),
@@ -256,17 +202,10 @@ def test_a_wrong_type_is_refused_once_and_by_path(pod: Any, reason: str) -> None
             with_init({"lifecycle": {}}),
             "spec.initContainers[0].lifecycle: requires restartPolicy: Always in an init container",
         ),
-        (with_init({"resources": {}}), "spec.initContainers[0].resources.cpu: is required"),
     ],
 )
 def test_what_is_wrong_is_named_by_path(pod: Any, reason: str) -> None:
     assert any(reason in text for text in reasons(pod))
-
-
-def test_annotations_are_limited_also_where_the_text_may_be_longer() -> None:
-    pod = metadata(annotations={"a": "x" * 70_000})
-    long = Policy(max_text=1 << 20)
-    assert "metadata.annotations: must be at most 65536 bytes in all" in reasons(pod, long)
 
 
 @pytest.mark.parametrize(
@@ -308,13 +247,6 @@ def test_ports_are_checked(ports: list[Any], reason: str) -> None:
     assert only.startswith(f"spec.containers[0].{reason}")
 
 
-def test_the_message_says_what_is_invalid_and_lists_the_reasons() -> None:
-    with pytest.raises(InvalidPodSpec) as refused:
-        admit(spec(hostPID=True, hostname="A"))
-    assert str(refused.value).startswith("invalid pod spec: spec.hostPID: ")
-    assert "; spec.hostname: " in str(refused.value)
-
-
 def test_all_reasons_are_given_at_once() -> None:
     pod = container(image=1, tty="x", ports=[{"containerPort": 80, "hostPort": 80}])
     pod["spec"].update(hostPID=True, hostname="A", volumes=[{"name": "v", "hostPath": {"path": "/"}}])
@@ -349,87 +281,86 @@ def test_reasons_do_not_show_values_that_may_be_secret() -> None:
     assert SECRET not in "; ".join(refused)
 
 
-EVERYTHING: dict[str, Any] = {
-    "apiVersion": "v1",
-    "kind": "Pod",
-    "metadata": {"name": "all.of-it", "labels": {"app": "web"}, "annotations": {"description": "Two\nlines"}},
-    "spec": {
-        "activeDeadlineSeconds": 60,
-        "containers": [
-            {
-                "args": ["-v", "", "a: b"],
-                "command": ["sh", "-c"],
-                "env": [
-                    {"name": "A", "value": "1"},
-                    {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
-                    {"name": "L", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
-                    {"name": "M", "valueFrom": {"resourceFieldRef": {"divisor": "1Mi", "resource": "limits.memory"}}},
-                ],
-                "image": "nginx:stable",
-                "lifecycle": {"postStart": {"exec": {"command": ["true"]}}, "preStop": {"sleep": {"seconds": 0}}},
-                "livenessProbe": {
-                    "httpGet": {
-                        "httpHeaders": [{"name": "X-A", "value": ""}],
-                        "path": "/",
-                        "port": "web",
-                        "scheme": "HTTPS",
-                    },
-                    "periodSeconds": 3,
-                },
-                "name": "app",
-                "ports": [{"containerPort": 80, "name": "web"}],
-                "readinessProbe": {"tcpSocket": {"port": 80}},
-                "resources": {"limits": {"cpu": "100m", "ephemeral-storage": "1Gi", "memory": "128Mi"}},
-                "startupProbe": {"grpc": {"port": 80, "service": ""}},
-                "stdin": True,
-                "stdinOnce": True,
-                "terminationMessagePath": "/dev/termination-log",
-                "terminationMessagePolicy": "FallbackToLogsOnError",
-                "tty": True,
-                "volumeMounts": [
-                    {"mountPath": "/tmp", "name": "tmp"},
-                    {"mountPath": "/info", "name": "info", "readOnly": True, "subPath": "a"},
-                    {"mountPath": "/all", "name": "all"},
-                ],
-                "workingDir": "/srv",
-            }
-        ],
-        "hostname": "web",
-        "nodeSelector": {"example.com/disk": "ssd"},
-        "terminationGracePeriodSeconds": 0,
-        "volumes": [
-            {"emptyDir": {"sizeLimit": "64Mi"}, "name": "tmp"},
-            {
-                "downwardAPI": {
-                    "defaultMode": 0o444,
-                    "items": [{"fieldRef": {"fieldPath": "metadata.labels"}, "mode": 0, "path": "a/b"}],
-                },
-                "name": "info",
-            },
-            {
-                "name": "all",
-                "projected": {
-                    "sources": [
-                        {
-                            "downwardAPI": {
-                                "items": [
-                                    {
-                                        "path": "cpu",
-                                        "resourceFieldRef": {
-                                            "containerName": "app",
-                                            "divisor": "0",
-                                            "resource": "limits.cpu",
-                                        },
-                                    }
-                                ]
-                            }
-                        }
-                    ]
-                },
-            },
-        ],
-    },
-}
+EVERYTHING: dict[str, Any] = yaml.safe_load("""
+apiVersion: v1
+kind: Pod
+metadata:
+  name: all.of-it
+  labels: {app: web}
+  annotations: {description: 'Two
+
+      lines'}
+spec:
+  activeDeadlineSeconds: 60
+  containers:
+  - args: [-v, '', 'a: b']
+    command: [sh, -c]
+    env:
+    - {name: A, value: '1'}
+    - name: IP
+      valueFrom:
+        fieldRef: {fieldPath: status.podIP}
+    - name: L
+      valueFrom:
+        fieldRef: {fieldPath: 'metadata.labels[''app'']'}
+    - name: M
+      valueFrom:
+        resourceFieldRef: {divisor: 1Mi, resource: limits.memory}
+    image: nginx:stable
+    lifecycle:
+      postStart:
+        exec:
+          command: ['true']
+      preStop:
+        sleep: {seconds: 0}
+    livenessProbe:
+      httpGet:
+        httpHeaders:
+        - {name: X-A, value: ''}
+        path: /
+        port: web
+        scheme: HTTPS
+      periodSeconds: 3
+    name: app
+    ports:
+    - {containerPort: 80, name: web}
+    readinessProbe:
+      tcpSocket: {port: 80}
+    resources:
+      limits: {cpu: 100m, ephemeral-storage: 1Gi, memory: 128Mi}
+    startupProbe:
+      grpc: {port: 80, service: ''}
+    stdin: true
+    stdinOnce: true
+    terminationMessagePath: /dev/termination-log
+    terminationMessagePolicy: FallbackToLogsOnError
+    tty: true
+    volumeMounts:
+    - {mountPath: /tmp, name: tmp}
+    - {mountPath: /info, name: info, readOnly: true, subPath: a}
+    - {mountPath: /all, name: all}
+    workingDir: /srv
+  hostname: web
+  nodeSelector: {example.com/disk: ssd}
+  terminationGracePeriodSeconds: 0
+  volumes:
+  - emptyDir: {sizeLimit: 64Mi}
+    name: tmp
+  - downwardAPI:
+      defaultMode: 292
+      items:
+      - fieldRef: {fieldPath: metadata.labels}
+        mode: 0
+        path: a/b
+    name: info
+  - name: all
+    projected:
+      sources:
+      - downwardAPI:
+          items:
+          - path: cpu
+            resourceFieldRef: {containerName: app, divisor: '0', resource: limits.cpu}
+""")
 
 
 def test_everything_that_is_allowed_is_kept() -> None:
@@ -459,6 +390,9 @@ def test_empty_fields_are_left_out_as_the_typed_encoder_does() -> None:
     pod["metadata"].update(labels={}, annotations=None, namespace="kube-system", creationTimestamp=None)
     pod["status"] = {}
     assert admit(pod) == admit(seed())
+    assert admit(spec(hostNetwork=None, nodeName=None, affinity=None)) == admit(seed())
+    del pod["metadata"]
+    assert "metadata: {}\n" in admit(pod).text
 
 
 def test_an_empty_value_of_a_variable_is_left_out_and_a_missing_divisor_is_written() -> None:
@@ -472,12 +406,6 @@ def test_an_empty_value_of_a_variable_is_left_out_and_a_missing_divisor_is_writt
         {"name": "A"},
         {"name": "B", "valueFrom": {"resourceFieldRef": {"divisor": "0", "resource": "requests.cpu"}}},
     ]
-
-
-def test_a_pod_needs_no_name_or_metadata() -> None:
-    pod = seed()
-    del pod["metadata"]
-    assert "metadata: {}\n" in admit(pod).text
 
 
 def test_the_manifest_is_a_pod_whatever_the_case_of_its_kind() -> None:
@@ -508,3 +436,38 @@ def test_whoever_asks_for_less_gets_it(asked: dict[str, Any]) -> None:
         (app, default["containers"][0], asked["spec"]["containers"][0]),
     ):
         assert got["securityContext"] == base["securityContext"] | wanted.get("securityContext", {})
+
+
+# ---- The fields that stackd knows are those of the Kubernetes client's models
+
+
+def reached(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """The models below this one, by their names in Kubernetes."""
+    found: dict[str, type[BaseModel]] = {}
+    left = [model]
+    while left:
+        one = left.pop()
+        name = one.__name__.removeprefix("V1")
+        if name not in found:
+            found[name] = one
+            left += [field.model for field in fields_of(one).values() if field.model is not None]
+    return found
+
+
+THEIRS = reached(POD)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_has_the_fields_and_types_of_the_client_library(name: str) -> None:
+    def named(model: type[BaseModel] | None) -> str | None:
+        known = model.__name__.removeprefix("V1") if model is not None else ""
+        return known if known in MODELS else None
+
+    theirs = fields_of(THEIRS[name.removeprefix("Init")])
+    ours = {key: (one.kind, one.model and one.model.removeprefix("Init")) for key, one in MODELS[name].items()}
+    assert ours == {key: (one.kind, named(one.model)) for key, one in theirs.items()}
+
+
+def test_each_reason_is_for_a_field_that_is_never_accepted() -> None:
+    for model, _, name in (path.partition(".") for path in WHY):
+        assert MODELS[model][name].use is Use.NEVER

@@ -10,7 +10,6 @@ import pytest
 from stackd.errors import ConfigError
 from stackd.names import matches_any
 from stackd.podspec import Policy, harden
-from stackd.podspec.images import parse_reference
 from stackd.podspec.policy import Toleration
 from tests.unit.podspec.specs import (
     DEFAULT_POLICY,
@@ -54,60 +53,47 @@ def resource(name: str, amount: Any) -> dict[str, Any]:
         ("secrets", Policy(secrets=("ctf-*",)), key_ref("secretKeyRef", "ctf-a"), key_ref("secretKeyRef", "db")),
         ("secrets", Policy(secrets=("ctf-*",)), projected("secret", "ctf-a"), projected("secret", "db")),
         (
-            "secrets",
-            Policy(secrets=("ctf-*",)),
-            with_volume({"secret": {"secretName": "ctf-a"}}),
+            "secrets", Policy(secrets=("ctf-*",)), with_volume({"secret": {"secretName": "ctf-a"}}),
             with_volume({"secret": {"secretName": "db"}}),
         ),
         ("config_maps", Policy(config_maps=("a",)), env_from("configMapRef", "a"), env_from("configMapRef", "b")),
         ("config_maps", Policy(config_maps=("a",)), key_ref("configMapKeyRef", "a"), key_ref("configMapKeyRef", "b")),
         ("config_maps", Policy(config_maps=("a",)), projected("configMap", "a"), projected("configMap", "b")),
         (
-            "config_maps",
-            Policy(config_maps=("a",)),
-            with_volume({"configMap": {"name": "a"}}),
+            "config_maps", Policy(config_maps=("a",)), with_volume({"configMap": {"name": "a"}}),
             with_volume({"configMap": {"name": "b"}}),
         ),
         (
-            "volume_claims",
-            Policy(volume_claims=("data",)),
+            "volume_claims", Policy(volume_claims=("data",)),
             with_volume({"persistentVolumeClaim": {"claimName": "data"}}),
             with_volume({"persistentVolumeClaim": {"claimName": "other"}}),
         ),
         (
-            "csi_drivers",
-            Policy(csi_drivers=("inline.example.com",)),
+            "csi_drivers", Policy(csi_drivers=("inline.example.com",)),
             with_volume({"csi": {"driver": "inline.example.com", "volumeAttributes": {"size": "1"}}}),
             with_volume({"csi": {"driver": "hostpath.csi.k8s.io"}}),
         ),
         (
-            "pull_secrets",
-            Policy(pull_secrets=("reg",)),
-            spec(imagePullSecrets=[{"name": "reg"}]),
+            "pull_secrets", Policy(pull_secrets=("reg",)), spec(imagePullSecrets=[{"name": "reg"}]),
             spec(imagePullSecrets=[{"name": "other"}]),
         ),
         (
-            "extended_resources",
-            Policy(extended_resources=("nvidia.com/*",)),
-            resource("nvidia.com/gpu", 1),
+            "extended_resources", Policy(extended_resources=("nvidia.com/*",)), resource("nvidia.com/gpu", 1),
             resource("amd.com/gpu", 1),
         ),
         ("add_capabilities", Policy(add_capabilities=("SYS_CHROOT",)), adding("SYS_CHROOT"), adding("CHOWN")),
         (
-            "run_as_user",
-            Policy(run_as_user=True),
+            "run_as_user", Policy(run_as_user=True),
             container(securityContext={"runAsUser": 0, "runAsGroup": 5, "runAsNonRoot": False}),
             container(securityContext={"runAsUser": -1}),
         ),
         ("run_as_user", Policy(run_as_user=True), spec(securityContext={"fsGroup": 5}), spec(securityContext={})),
         (
-            "empty_dir_memory",
-            Policy(empty_dir_memory=True),
-            with_volume({"emptyDir": {"medium": "Memory"}}),
+            "empty_dir_memory", Policy(empty_dir_memory=True), with_volume({"emptyDir": {"medium": "Memory"}}),
             with_volume({"emptyDir": {"medium": "HugePages"}}),
         ),
     ],
-)
+)  # fmt: skip
 def test_a_key_of_the_policy_grants_what_it_names_and_nothing_else(
     key: str, policy: Policy, granted: dict[str, Any], other: dict[str, Any]
 ) -> None:
@@ -152,11 +138,6 @@ def test_limits_of_the_policy_are_named(pod: dict[str, Any], policy: Policy, rea
     assert only.endswith(reason) or reason in only
 
 
-def test_limits_are_inclusive() -> None:
-    policy = Policy(max_cpu="0.1", max_memory="128Mi", max_containers=1)
-    assert reasons(seed(), policy) == []
-
-
 @pytest.mark.parametrize(
     ("size", "given_limit", "written"),
     [("1Gi", None, "1Gi"), ("64Mi", None, "64Mi"), ("1Gi", "0.5Gi", "512Mi"), ("", "5Gi", "5Gi"), ("", None, None)],
@@ -172,82 +153,46 @@ def test_an_empty_dir_has_the_policys_size_limit_unless_it_names_a_smaller_one(
 @pytest.mark.parametrize(
     ("image", "allow", "deny", "accepted"),
     [
-        ("nginx:stable", (), (), True),
-        ("nginx:stable", ("nginx",), (), True),
-        ("nginx:stable", ("nginx:*",), (), True),
-        ("nginx", ("nginx:latest",), (), True),
-        ("nginx:stable", ("docker.io/library/*",), (), True),
-        ("docker.io/nginx", ("nginx",), (), True),
-        ("index.docker.io/library/nginx", ("nginx",), (), True),
-        ("nginx.evil.example/x", ("nginx*",), (), False),
-        ("evil.example/nginx", ("nginx",), (), False),
-        ("ghcr.io/acme/a/b:1", ("ghcr.io/acme/*",), (), False),
+        ("nginx:stable", ("nginx:*",), (), True), ("nginx", ("nginx:latest",), (), True),
+        ("nginx.evil.example/x", ("nginx*",), (), False), ("ghcr.io/acme/a/b:1", ("ghcr.io/acme/*",), (), False),
         ("ghcr.io/acme/a/b:1", ("ghcr.io/acme/**",), (), True),
         (f"nginx:stable@{DIGEST}", ("nginx:stable",), (), False),
-        (f"nginx:stable@{DIGEST}", ("nginx:stable@*",), (), True),
-        ("evil/x:1", (), ("evil/*",), False),
-        ("docker.io/evil/x:1", (), ("evil/*",), False),
-        ("evil/x:1", (), ("docker.io/evil/**",), False),
-        (f"evil/x:1@{DIGEST}", (), ("evil/x:1",), False),
-        (f"evil/x@{DIGEST}", (), (f"evil/x@{DIGEST}",), False),
-        ("good/x:1", ("**",), ("evil/**",), True),
+        (f"nginx:stable@{DIGEST}", ("nginx:stable@*",), (), True), (f"evil/x:1@{DIGEST}", (), ("evil/x:1",), False),
+        (f"evil/x@{DIGEST}", (), (f"evil/x@{DIGEST}",), False), ("good/x:1", ("**",), ("evil/**",), True),
         ("evil/x:1", ("**",), ("evil/**",), False),
-        ("UPPER/case", ("**",), (), False),
-        ("nginx:bad/tag", ("**",), (), False),
     ],
-)
+)  # fmt: skip
 def test_images_are_matched_by_the_repository_they_really_name(
     image: str, allow: tuple[str, ...], deny: tuple[str, ...], accepted: bool
 ) -> None:
     assert (reasons(container(image=image), Policy(images_allow=allow, images_deny=deny)) == []) is accepted
 
 
-def test_a_digest_is_enough_where_digests_are_required() -> None:
-    assert reasons(container(image=f"nginx@{DIGEST}"), Policy(require_digest=True)) == []
-
-
-@pytest.mark.parametrize(
-    ("image", "name", "tag"),
-    [
-        ("nginx", "docker.io/library/nginx", "latest"),
-        ("nginx:80", "docker.io/library/nginx", "80"),
-        ("acme/x:1", "docker.io/acme/x", "1"),
-        ("localhost/x", "localhost/x", "latest"),
-        ("host:5000/x:1", "host:5000/x", "1"),
-        (f"nginx@{DIGEST}", "docker.io/library/nginx", None),
-    ],
-)
-def test_a_reference_is_read_as_a_container_runtime_reads_it(image: str, name: str, tag: str | None) -> None:
-    reference = parse_reference(image)
-    assert reference is not None
-    assert (next(reference.names(reference.port)), reference.tag) == (name, tag)
-
-
 @pytest.mark.parametrize(
     ("pattern", "name", "matching"),
     [
-        ("a", "a", True),
-        ("a", "ab", False),
-        ("a*", "ab", True),
-        ("a*", "a/b", False),
-        ("a**", "a/b", True),
-        ("a?", "ab", True),
-        ("a?", "a", False),
-        ("a.b", "axb", False),
-        ("[a]", "a", False),
-        ("a", "a\n", False),
+        ("a", "a", True), ("a", "ab", False), ("a*", "ab", True), ("a*", "a/b", False), ("a**", "a/b", True),
+        ("a?", "ab", True), ("a?", "a", False), ("a.b", "axb", False), ("[a]", "a", False), ("a", "a\n", False),
     ],
-)
+)  # fmt: skip
 def test_patterns_match_whole_names(pattern: str, name: str, matching: bool) -> None:
     assert matches_any([pattern], name) is matching
 
 
-def test_the_restricted_profile_is_one_key_away() -> None:
-    pod = manifest(seed(), Policy(profile="restricted"))["spec"]
+def test_what_is_just_allowed_is_accepted() -> None:
+    assert reasons(seed(), Policy(max_cpu="0.1", max_memory="128Mi", max_containers=1)) == []
+    assert reasons(container(image=f"nginx@{DIGEST}"), Policy(require_digest=True)) == []
+
+
+def test_the_restricted_profile_and_the_restart_policy_are_one_key_away() -> None:
+    policy = Policy(profile="restricted", restart_policy="OnFailure", add_capabilities=("NET_BIND_SERVICE",))
+    asked = container(securityContext={"capabilities": {"add": ["NET_BIND_SERVICE"], "drop": ["CHOWN"]}})
+    pod = manifest(asked | {"spec": asked["spec"] | {"restartPolicy": "Never"}}, policy)["spec"]
+    assert pod["restartPolicy"] == "OnFailure"
     assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     assert pod["containers"][0]["securityContext"] == {
         "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
+        "capabilities": {"add": ["NET_BIND_SERVICE"], "drop": ["ALL"]},
         "privileged": False,
         "runAsNonRoot": True,
         "seccompProfile": {"type": "RuntimeDefault"},
@@ -268,24 +213,6 @@ def test_nobody_becomes_root_where_root_is_not_allowed(policy: Policy) -> None:
         assert "may not run as root" in reasons(container(securityContext=context), policy)[0]
         assert "may not run as root" in reasons(spec(securityContext=context), policy)[0]
     assert reasons(container(securityContext={"runAsUser": 1000}), policy) == []
-
-
-def test_the_restricted_profile_keeps_dropping_all_capabilities_beside_an_added_one() -> None:
-    policy = Policy(profile="restricted", add_capabilities=("NET_BIND_SERVICE",))
-    pod = manifest(
-        container(securityContext={"capabilities": {"add": ["NET_BIND_SERVICE"], "drop": ["CHOWN"]}}), policy
-    )
-    assert pod["spec"]["containers"][0]["securityContext"]["capabilities"] == {
-        "add": ["NET_BIND_SERVICE"],
-        "drop": ["ALL"],
-    }
-
-
-def test_the_restart_policy_is_the_operators() -> None:
-    assert (
-        manifest(spec(restartPolicy="Never"), Policy(restart_policy="OnFailure"))["spec"]["restartPolicy"]
-        == "OnFailure"
-    )
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,9 @@ import yaml
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
-from stackd.errors import InvalidPodSpec
+from stackd.errors import InvalidPodSpec, InvalidRequest
 from stackd.model import SanitizedSpec, TargetPort
-from stackd.podspec import Policy, harden, sanitize
+from stackd.podspec import Policy, harden, parse_target_ports, sanitize
 from stackd.podspec.fields import FieldKind
 from tests.unit.podspec.models import POD, ModelField, fields_of
 from tests.unit.podspec.specs import DEFAULT_POLICY, HTTP, container, seed, with_volume
@@ -78,12 +79,10 @@ CONTAINERS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     },
 )
 SOURCES: list[dict[str, Any]] = [
-    {"emptyDir": {}},
-    {"emptyDir": {"sizeLimit": "0.5Gi"}},
+    {"emptyDir": {}}, {"emptyDir": {"sizeLimit": "0.5Gi"}},
     {"downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}},
-    {"secret": {"secretName": "s"}},
-    {"configMap": {"name": "s"}},
-]
+    {"secret": {"secretName": "s"}}, {"configMap": {"name": "s"}},
+]  # fmt: skip
 VOLUMES = st.sampled_from(SOURCES).map(lambda source: {"name": "v", **source})
 SPECS: st.SearchStrategy[Any] = st.fixed_dictionaries(
     {
@@ -266,15 +265,6 @@ def test_what_is_admitted_by_any_policy_meets_its_standard(pod: dict[str, Any], 
         check(pod, policy, spec)
 
 
-@settings(max_examples=200, deadline=None)
-@given(pods())
-def test_any_text_gives_a_spec_or_reasons(pod: dict[str, Any]) -> None:
-    text = json.dumps(pod)
-    for cut in (len(text) // 3, len(text) - 1):
-        with pytest.raises(InvalidPodSpec):
-            sanitize(text[:cut], HTTP, DEFAULT_POLICY)
-
-
 @settings(max_examples=150, deadline=None)
 @given(SPECS)
 def test_nearly_all_plain_pods_are_admitted(spec: dict[str, Any]) -> None:
@@ -301,3 +291,27 @@ def test_a_damaged_text_gives_a_spec_or_reasons(at: int, removed: int, inserted:
         event(f"refused: {len(refused.reasons)}")
     else:
         assert sanitize(spec.text, HTTP, DEFAULT_POLICY) == spec
+
+
+# ---- The shared cases of the contract, as data: what a pod spec may request
+
+
+CASES: list[dict[str, Any]] = json.loads(Path(__file__).with_name("cases.json").read_text())
+ACCEPTED = [case for case in CASES if case["expect"] == "accept"]
+REJECTED = [case for case in CASES if case["expect"] == "reject"]
+
+
+@pytest.mark.parametrize("case", ACCEPTED, ids=lambda case: str(case["name"]))
+def test_an_acceptable_spec_comes_back_sanitized_byte_for_byte(case: dict[str, Any]) -> None:
+    ports = parse_target_ports(case["target_port"])
+    spec = sanitize(case["pod_spec"], ports, DEFAULT_POLICY)
+    assert spec.text == case["sanitized"]
+    assert sanitize(spec.text, ports, DEFAULT_POLICY) == spec
+    assert spec.requested_cpu_milli == case["requested_cpu_milli"]
+    assert spec.requested_memory_bytes == case["requested_memory_bytes"]
+
+
+@pytest.mark.parametrize("case", REJECTED, ids=lambda case: str(case["name"]))
+def test_an_unacceptable_spec_is_refused(case: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        sanitize(case["pod_spec"], parse_target_ports(case["target_port"]), DEFAULT_POLICY)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from stackd.errors import InvalidPodSpec
-from stackd.podspec import Policy
+from stackd.podspec import Policy, Sanitizer, sanitize
+from stackd.podspec.sanitize import KEPT
 from stackd.quantity import parse
-from tests.unit.podspec.specs import DEFAULT_POLICY, admit, manifest, reasons, seed
+from tests.unit.podspec.specs import DEFAULT_POLICY, HTTP, admit, container, manifest, reasons, seed, with_init
 
 STORAGE = "ephemeral-storage"
 DISK = Policy(max_ephemeral_storage="8Gi")
@@ -48,35 +51,23 @@ def sizes(spec: dict[str, Any]) -> list[str | None]:
     return [one["emptyDir"].get("sizeLimit") for one in spec["volumes"]]
 
 
-def test_without_a_maximum_nothing_is_given() -> None:
-    assert disk(manifest(pod(None, "1Gi", dirs=({}, {})))["spec"]) == [None, "1Gi"]
-
-
 @pytest.mark.parametrize(
     ("storage", "dirs", "given_disk", "given_sizes"),
     [
-        ((None,), (), ["8Gi"], []),
-        ((None, None), (), ["4Gi", "4Gi"], []),
-        ((None, None, None), (), ["2730Mi", "2730Mi", "2730Mi"], []),
-        (("1Gi", None), (), ["1Gi", "7Gi"], []),
-        (("8Gi",), (), ["8Gi"], []),
-        ((None,), ({},), ["7Gi"], ["1Gi"]),
+        ((None,), (), ["8Gi"], []), ((None, None), (), ["4Gi", "4Gi"], []),
+        ((None, None, None), (), ["2730Mi", "2730Mi", "2730Mi"], []), (("1Gi", None), (), ["1Gi", "7Gi"], []),
+        (("8Gi",), (), ["8Gi"], []), ((None,), ({},), ["7Gi"], ["1Gi"]),
         ((None,), ({"sizeLimit": "512Mi"}, {}), ["6656Mi"], ["512Mi", "1Gi"]),
-        (("7680Mi",), ({},), ["7680Mi"], ["512Mi"]),
-        (("7680Mi", None), ({},), ["7680Mi", "256Mi"], ["256Mi"]),
+        (("7680Mi",), ({},), ["7680Mi"], ["512Mi"]), (("7680Mi", None), ({},), ["7680Mi", "256Mi"], ["256Mi"]),
         (("7Gi",), ({"sizeLimit": "1Gi"},), ["7Gi"], ["1Gi"]),
     ],
-)
+)  # fmt: skip
 def test_the_largest_disk_is_what_a_pod_has_that_names_none(
     storage: tuple[str | None, ...], dirs: tuple[dict[str, Any], ...], given_disk: list[str], given_sizes: list[str]
 ) -> None:
     spec = manifest(pod(*storage, dirs=dirs), DISK)["spec"]
     assert disk(spec) == given_disk
     assert sizes(spec) == given_sizes if dirs else "volumes" not in spec
-
-
-def test_the_maximum_is_given_in_the_words_of_the_operator() -> None:
-    assert disk(manifest(pod(None), Policy(max_ephemeral_storage="10G"))["spec"]) == ["10G"]
 
 
 def test_an_init_container_has_a_share_too() -> None:
@@ -116,10 +107,9 @@ def test_more_disk_than_the_maximum_is_refused_wherever_it_is_asked_for(
     [
         (({"medium": "Memory"},), ["896Mi"]),
         (({"medium": "Memory"}, {"medium": "Memory", "sizeLimit": "512Mi"}), ["384Mi", "512Mi"]),
-        (({"medium": "Memory"}, {}), ["896Mi", "1Gi"]),
-        (({},), ["1Gi"]),
+        (({"medium": "Memory"}, {}), ["896Mi", "1Gi"]), (({},), ["1Gi"]),
     ],
-)
+)  # fmt: skip
 def test_an_empty_dir_in_memory_counts_as_memory(dirs: tuple[dict[str, Any], ...], given_sizes: list[str]) -> None:
     assert sizes(manifest(pod(None, dirs=dirs), MEMORY)["spec"]) == given_sizes
 
@@ -184,3 +174,132 @@ def test_no_pod_has_more_than_the_policy_says(
 
 def test_the_default_policy_leaves_the_documents_example_as_it_is() -> None:
     assert STORAGE not in admit(seed(), DEFAULT_POLICY).text
+    assert disk(manifest(pod(None), Policy(max_ephemeral_storage="10G"))["spec"]) == ["10G"], "in the operator's words"
+
+
+# ---- A recently sanitized pod spec is found again, and only under the same policy
+
+
+def numbered(number: int) -> str:
+    return yaml.safe_dump(container(env=[{"name": "NUMBER", "value": str(number)}]))
+
+
+def test_the_result_is_that_of_sanitize_and_the_same_object_again() -> None:
+    sanitizer, text = Sanitizer(DEFAULT_POLICY), yaml.safe_dump(seed())
+    first = sanitizer.sanitize(text, HTTP)
+    assert first == sanitize(text, HTTP, DEFAULT_POLICY)
+    assert sanitizer.sanitize(text, HTTP) is first
+
+
+def test_other_target_ports_are_checked_anew() -> None:
+    sanitizer, text = Sanitizer(DEFAULT_POLICY), yaml.safe_dump(seed())
+    sanitizer.sanitize(text, HTTP)
+    with pytest.raises(InvalidPodSpec):
+        sanitizer.sanitize(text, (dataclasses.replace(HTTP[0], container_port=81),))
+
+
+def test_only_so_many_are_kept_and_those_used_last() -> None:
+    sanitizer = Sanitizer(DEFAULT_POLICY)
+    first = sanitizer.sanitize(numbered(0), HTTP)
+    second = sanitizer.sanitize(numbered(1), HTTP)
+    for number in range(2, KEPT):
+        sanitizer.sanitize(numbered(number), HTTP)
+    assert sanitizer.sanitize(numbered(0), HTTP) is first
+    sanitizer.sanitize(numbered(KEPT), HTTP)
+    assert sanitizer.sanitize(numbered(0), HTTP) is first
+    assert sanitizer.sanitize(numbered(1), HTTP) is not second
+
+
+# ---- CPU, memory and storage: for each container, and for the pod as a whole
+
+
+ALWAYS = {"restartPolicy": "Always"}
+
+
+def limits_of(cpu: str, memory: str = "1Mi") -> dict[str, Any]:
+    return {"resources": {"limits": {"cpu": cpu, "memory": memory}}}
+
+
+def settled(**resources: Any) -> dict[str, Any]:
+    pod = manifest(container(resources=resources))
+    found = pod["spec"]["containers"][0]["resources"]
+    assert found["limits"] == found["requests"]
+    assert found["limits"] is not found["requests"]
+    return dict(found["limits"])
+
+
+@pytest.mark.parametrize(
+    ("requests", "given_limits", "both"),
+    [
+        ({"cpu": "50m", "memory": "64Mi"}, {"cpu": "200m", "memory": "32Mi"}, {"cpu": "200m", "memory": "64Mi"}),
+        ({"cpu": 1, "memory": 1e9}, {}, {"cpu": "1", "memory": "1G"}),
+        ({"cpu": 0.1}, {"memory": 134217728}, {"cpu": "100m", "memory": "134217728"}),
+        ({"cpu": "0.0001", "memory": "100m"}, {}, {"cpu": "1m", "memory": "1"}),
+        ({"cpu": "1", "memory": "1Gi"}, {"ephemeral-storage": "1.5Gi"}, {"ephemeral-storage": "1536Mi"}),
+        ({"cpu": "1.0005", "memory": "1.5Gi"}, {}, {"cpu": "1001m", "memory": "1536Mi"}),
+    ],
+)
+def test_the_larger_of_request_and_limit_becomes_both(
+    requests: dict[str, Any], given_limits: dict[str, Any], both: dict[str, str]
+) -> None:
+    assert settled(requests=requests, limits=given_limits).items() >= both.items()
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        (None, ["resources.cpu: is required", "resources.memory: is required"]),
+        ({"limits": {"cpu": "1"}}, ["resources.memory: is required"]),
+        ({"limits": {"cpu": "1", "memory": "0"}}, ["resources.limits.memory: must be more than zero"]),
+        (
+            {"limits": {"cpu": "1", "memory": "1"}, "requests": {"cpu": "-1"}},
+            ["resources.requests.cpu: must be more"],
+        ),
+        ({"limits": {"cpu": "2M", "memory": "1"}}, ["resources.limits.cpu: is more CPU than any node has"]),
+        ({"limits": {"cpu": "1", "memory": "1Ei"}}, ["resources.limits.memory: is more than any node has"]),
+        ({"limits": {"cpu": "1", "memory": "1e100"}}, ["resources.limits.memory: too large"]),
+        (
+            {"limits": {"cpu": "x", "memory": None}},
+            ["limits.cpu: not a quantity", "limits.memory: must be a quantity"],
+        ),
+        (
+            {"limits": {"cpu": "1", "memory": "1", "nvidia.com/gpu": 1}},
+            ['resources.limits["nvidia.com/gpu"]: not accepted, unless policy.extended_resources allows it'],
+        ),
+        (
+            {"limits": {"cpu": "1", "memory": "1", "hugepages-2Mi": "2Mi"}},
+            ['resources.limits["hugepages-2Mi"]: not accepted'],
+        ),
+        (
+            {"limits": {"cpu": "1", "memory": "1"}, "claims": []},
+            ["resources.claims: device claims are not available"],
+        ),
+    ],
+)
+def test_what_is_wrong_with_resources_is_named(resources: Any, expected: list[str]) -> None:
+    found = reasons(container(resources=resources))
+    assert len(found) == len(expected)
+    assert all(part in reason for part, reason in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("init", "milli"),
+    [
+        ([], 100), ([limits_of("50m")], 100), ([limits_of("300m")], 300),
+        ([limits_of("300m"), limits_of("200m")], 300), ([{**limits_of("50m"), **ALWAYS}], 150),
+        ([{**limits_of("50m"), **ALWAYS}, limits_of("200m")], 250),
+        ([limits_of("200m"), {**limits_of("50m"), **ALWAYS}], 200),
+        ([{**limits_of("50m"), **ALWAYS}, {**limits_of("60m"), **ALWAYS}, limits_of("10m")], 210),
+        ([{**limits_of("50m"), **ALWAYS}, limits_of("100m"), {**limits_of("60m"), **ALWAYS}], 210),
+    ],
+)  # fmt: skip
+def test_sidecars_count_into_the_sum_and_other_init_containers_by_the_peak(init: list[Any], milli: int) -> None:
+    admitted = admit(with_init(*init))
+    assert admitted.requested_cpu_milli == milli
+
+
+def test_all_containers_count() -> None:
+    pod = container()
+    pod["spec"]["containers"].append({"name": "b", "image": "b:1", **limits_of("2", "1Gi")})
+    admitted = admit(pod)
+    assert (admitted.requested_cpu_milli, admitted.requested_memory_bytes) == (2100, 2**27 + 2**30)
