@@ -11,6 +11,8 @@ import pytest
 
 from stackd.errors import ClusterError, ClusterUnavailable, InvalidPodSpec, Reason
 from stackd.lifecycle.hiding import HIDDEN, hide, hide_in
+from stackd.model import NewStack
+from tests.unit.lifecycle.situations import stack
 
 CORE = "0123456789abcdef"
 FLAG = f"flag{{{CORE}}}"
@@ -22,16 +24,13 @@ VALUES = {"FLAG": FLAG, "ODD": ODD, "SHORT": "abc", "BASE32": "KEY-AB2CDEFGHIJ",
 @pytest.mark.parametrize(
     ("text", "hidden"),
     [
-        ("", ""),
-        ("about nothing", "about nothing"),
-        (f"FLAG={FLAG} and {FLAG}", f"FLAG={HIDDEN} and {HIDDEN}"),
+        ("", ""), ("about nothing", "about nothing"), (f"FLAG={FLAG} and {FLAG}", f"FLAG={HIDDEN} and {HIDDEN}"),
         (json.dumps({"env": ODD}), json.dumps({"env": HIDDEN})),
         (json.dumps({"env": ODD.replace("$", "$$")}), json.dumps({"env": HIDDEN})),
-        (f"cut off: {FLAG[:-1]}", f"cut off: {HIDDEN}"),
-        (f"cut off: {FLAG[:12]}…", f"cut off: {HIDDEN}…"),
+        (f"cut off: {FLAG[:-1]}", f"cut off: {HIDDEN}"), (f"cut off: {FLAG[:12]}…", f"cut off: {HIDDEN}…"),
         ("cut off: flag{", "cut off: flag{"),
     ],
-)
+)  # fmt: skip
 def test_values_are_hidden(text: str, hidden: str) -> None:
     assert hide(text, VALUES) == hidden
 
@@ -39,25 +38,12 @@ def test_values_are_hidden(text: str, hidden: str) -> None:
 @pytest.mark.parametrize(
     "quoted",
     [
-        FLAG.upper(),
-        quote(FLAG),
-        quote(ODD).lower(),
-        "".join(f"\\x{byte:02x}" for byte in FLAG.encode()),
-        FLAG.encode().hex(),
-        FLAG.encode().hex().upper(),
-        CORE,
-        CORE.encode().hex(),
-        "AB2CDEFGHIJ",
-        UUID.upper(),
-        json.dumps(json.dumps(ODD))[3:-3],
-        ODD.replace("&", "\\u0026"),
-        FLAG[:9] + "\n  " + FLAG[9:],
-        FLAG[:9] + "\\\n" + FLAG[9:],
-        FLAG[:9] + "\\n" + FLAG[9:],
-        FLAG[:9] + "\x1b[31m" + FLAG[9:],
-        "abc",
+        FLAG.upper(), quote(FLAG), quote(ODD).lower(), "".join(f"\\x{byte:02x}" for byte in FLAG.encode()),
+        FLAG.encode().hex(), FLAG.encode().hex().upper(), CORE, CORE.encode().hex(), "AB2CDEFGHIJ", UUID.upper(),
+        json.dumps(json.dumps(ODD))[3:-3], ODD.replace("&", "\\u0026"), FLAG[:9] + "\n  " + FLAG[9:],
+        FLAG[:9] + "\\\n" + FLAG[9:], FLAG[:9] + "\\n" + FLAG[9:], FLAG[:9] + "\x1b[31m" + FLAG[9:], "abc",
     ],
-)
+)  # fmt: skip
 def test_a_value_is_hidden_in_the_forms_in_which_programs_print_it(quoted: str) -> None:
     assert hide(f"see {quoted}, please", VALUES) == f"see {HIDDEN}, please"
 
@@ -86,3 +72,27 @@ def test_of_an_error_all_parts_and_all_reasons_are_cleared() -> None:
     assert error.reasons == (Reason(path="spec.containers[0].env", text=f"{HIDDEN} is not allowed"),)
     assert str(error.__cause__) == f"it cannot be created: it has {HIDDEN}"
     assert str(error.__cause__.__cause__) == HIDDEN
+
+
+# ---- What records show of themselves in a log or a traceback
+
+
+SECRETS = {"FLAG": "flag{0123456789abcdef}"}
+
+
+def test_a_stack_shows_nothing_of_its_values() -> None:
+    """The values are secrets of the stack's creator."""
+    new = NewStack(
+        stack_id="stack-0123456789abcdef",
+        namespace="stacks",
+        pod_spec="",
+        target_ports=(),
+        created_at=0,
+        ttl_expires_at=0,
+        requested_cpu_milli=1,
+        requested_memory_bytes=1,
+        values=SECRETS,
+    )
+    for shown in (repr(new), str(new), repr(stack(values=SECRETS)), str(stack(values=SECRETS))):
+        assert "stack-0123456789abcdef" in shown
+        assert "flag" not in shown.lower()

@@ -47,40 +47,28 @@ def seen(lease: Lease | None, ago: float = 0.0, guard: float = 0.0) -> ObservedL
 @pytest.mark.parametrize(
     ("watched", "seconds"),
     [
-        (seen(None), 0),
-        (seen(None, ago=5, guard=20), 15),
-        (seen(None, ago=20, guard=20), 0),
-        (seen(THEIRS), 20),
-        (seen(THEIRS, ago=19.5), 0.5),
-        (seen(THEIRS, ago=20), 0),
-        (seen(replace(THEIRS, duration=0), ago=19.5), 10.5),
-        (seen(replace(THEIRS, duration=3600), ago=30), 3570),
-        (seen(replace(THEIRS, lock_id="", file_id="")), 20),
-        (seen(replace(THEIRS, file_id="f2")), 20),
-        (seen(replace(THEIRS, lock_id="l2")), 0),
-        (seen(RETURNED), 0),
-        (seen(replace(RETURNED, takeover="vm2/l2")), 0),
-        (seen(replace(RETURNED, takeover="vm3/l3")), 20),
-        (seen(replace(RETURNED, takeover="vm3/l3", lock_id="l2"), ago=5), 15),
-        (seen(replace(THEIRS, takeover="vm2/l2")), 20),
-    ],
-    ids=[
-        "there is none",
-        "it was deleted while somebody held it",
-        "it was deleted, and its time would be over",
-        "it was renewed just now",
-        "its time is nearly over",
-        "its time is over",
-        "it does not say for how long it is good",
-        "it is good for longer than ours",
-        "nobody knows whose it is",
-        "a copy of our file has it",
-        "a former process with our lock has it",
-        "it was given back",
-        "it was given back for us",
-        "it was given back for somebody else",
-        "it was given back for somebody else by our own former process",
-        "we have asked for it, and it was not given back yet",
+        pytest.param(seen(None), 0, id="there is none"),
+        pytest.param(seen(None, ago=5, guard=20), 15, id="it was deleted while somebody held it"),
+        pytest.param(seen(None, ago=20, guard=20), 0, id="it was deleted, and its time would be over"),
+        pytest.param(seen(THEIRS), 20, id="it was renewed just now"),
+        pytest.param(seen(THEIRS, ago=19.5), 0.5, id="its time is nearly over"),
+        pytest.param(seen(THEIRS, ago=20), 0, id="its time is over"),
+        pytest.param(seen(replace(THEIRS, duration=0), ago=19.5), 10.5, id="it does not say for how long it is good"),
+        pytest.param(seen(replace(THEIRS, duration=3600), ago=30), 3570, id="it is good for longer than ours"),
+        pytest.param(seen(replace(THEIRS, lock_id="", file_id="")), 20, id="nobody knows whose it is"),
+        pytest.param(seen(replace(THEIRS, file_id="f2")), 20, id="a copy of our file has it"),
+        pytest.param(seen(replace(THEIRS, lock_id="l2")), 0, id="a former process with our lock has it"),
+        pytest.param(seen(RETURNED), 0, id="it was given back"),
+        pytest.param(seen(replace(RETURNED, takeover="vm2/l2")), 0, id="it was given back for us"),
+        pytest.param(seen(replace(RETURNED, takeover="vm3/l3")), 20, id="it was given back for somebody else"),
+        pytest.param(
+            seen(replace(RETURNED, takeover="vm3/l3", lock_id="l2"), ago=5),
+            15,
+            id="it was given back for somebody else by our own former process",
+        ),
+        pytest.param(
+            seen(replace(THEIRS, takeover="vm2/l2")), 20, id="we have asked for it, and it was not given back yet"
+        ),
     ],
 )
 def test_when_it_may_be_taken(watched: ObservedLease, seconds: float) -> None:
@@ -90,32 +78,18 @@ def test_when_it_may_be_taken(watched: ObservedLease, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("lease", "found"),
     [
-        (MINE, Holding.OURS),
-        (replace(MINE, sequence=200, renewed_at=6_000_000, version="60"), Holding.OURS),
-        (replace(MINE, takeover="vm3/l3"), Holding.ASKED_FOR),
-        (replace(MINE, takeover="vm2/l2"), Holding.OURS),
-        (replace(MINE, holder=""), Holding.OURS),
-        (None, Holding.GONE),
-        (THEIRS, Holding.LOST),
-        (RETURNED, Holding.LOST),
-        (replace(MINE, epoch=5), Holding.LOST),
-        (replace(MINE, lock_id="l9"), Holding.LOST),
-        (replace(MINE, file_id="f9"), Holding.LOST),
-        (replace(MINE, holder="vm9/f9"), Holding.LOST),
-    ],
-    ids=[
-        "ours",
-        "renewed by us",
-        "another one asks for it",
-        "our own wish of before",
-        "somebody has emptied it by hand",
-        "deleted",
-        "another one's",
-        "another one had it and gave it back",
-        "a later process of our file",
-        "a copy of our file",
-        "another file",
-        "somebody has written another holder by hand",
+        pytest.param(MINE, Holding.OURS, id="ours"),
+        pytest.param(replace(MINE, sequence=200, renewed_at=6_000_000, version="60"), Holding.OURS, id="renewed by us"),
+        pytest.param(replace(MINE, takeover="vm3/l3"), Holding.ASKED_FOR, id="another one asks for it"),
+        pytest.param(replace(MINE, takeover="vm2/l2"), Holding.OURS, id="our own wish of before"),
+        pytest.param(replace(MINE, holder=""), Holding.OURS, id="somebody has emptied it by hand"),
+        pytest.param(None, Holding.GONE, id="deleted"),
+        pytest.param(THEIRS, Holding.LOST, id="another one's"),
+        pytest.param(RETURNED, Holding.LOST, id="another one had it and gave it back"),
+        pytest.param(replace(MINE, epoch=5), Holding.LOST, id="a later process of our file"),
+        pytest.param(replace(MINE, lock_id="l9"), Holding.LOST, id="a copy of our file"),
+        pytest.param(replace(MINE, file_id="f9"), Holding.LOST, id="another file"),
+        pytest.param(replace(MINE, holder="vm9/f9"), Holding.LOST, id="somebody has written another holder by hand"),
     ],
 )
 def test_when_it_is_lost(lease: Lease | None, found: Holding) -> None:
@@ -124,55 +98,48 @@ def test_when_it_is_lost(lease: Lease | None, found: Holding) -> None:
 
 COMPLETE = FileIdentity(file_id="f2", lock_id="l2", epoch=4, sequence=100, namespace="stacks", instance="default")
 LAST = replace(MINE, epoch=3, sequence=100)
+NEW = "the file is new or restored, or was not completed before"
+UNSAID = "the Lease does not say how far the file had come"
+OLDER = "the state file is older than the Lease"
+CHANGES = f"{OLDER}: the file's change count is 100, the Lease's is 101"
+STARTS = f"{OLDER}: the file's start count is 4, the Lease's is 5"
+COPY = f"{OLDER}, which was taken with another copy of the file"
 
 
 @pytest.mark.parametrize(
     ("last", "identity", "why"),
     [
-        (None, COMPLETE, ""),
-        (None, replace(COMPLETE, incomplete=True), "the file is new or restored, or was not completed before"),
-        (LAST, COMPLETE, ""),
-        (replace(LAST, sequence=99), COMPLETE, ""),
-        (replace(LAST, holder=""), COMPLETE, ""),
-        (replace(LAST, epoch=4), COMPLETE, ""),
-        (LAST, replace(COMPLETE, incomplete=True), "the file is new or restored, or was not completed before"),
-        (THEIRS, COMPLETE, "vm1/f1 owned the stacks with another file"),
-        (RETURNED, COMPLETE, "another stackd owned the stacks with another file"),
-        (replace(LAST, file_id=""), COMPLETE, "the Lease does not say how far the file had come"),
-        (replace(LAST, sequence=None), COMPLETE, "the Lease does not say how far the file had come"),
-        (replace(LAST, epoch=None), COMPLETE, "the Lease does not say how far the file had come"),
-        (
-            replace(LAST, sequence=101),
-            COMPLETE,
-            "the state file is older than the Lease: the file's change count is 100, the Lease's is 101",
+        pytest.param(None, COMPLETE, "", id="a file of before there were Leases"),
+        pytest.param(None, replace(COMPLETE, incomplete=True), NEW, id="a new file on a new cluster"),
+        pytest.param(LAST, COMPLETE, "", id="a restart"),
+        pytest.param(
+            replace(LAST, sequence=99), COMPLETE, "", id="a restart after changes that the Lease has not heard of"
         ),
-        (
-            replace(LAST, epoch=5),
-            COMPLETE,
-            "the state file is older than the Lease: the file's start count is 4, the Lease's is 5",
+        pytest.param(replace(LAST, holder=""), COMPLETE, "", id="the Lease was given back"),
+        pytest.param(replace(LAST, epoch=4), COMPLETE, "", id="an earlier try of this process to take it"),
+        pytest.param(
+            LAST, replace(COMPLETE, incomplete=True), NEW, id="a copy made by backup, or an adoption that was cut short"
         ),
-        (
+        pytest.param(
+            THEIRS, COMPLETE, "vm1/f1 owned the stacks with another file", id="another machine owned the stacks"
+        ),
+        pytest.param(
+            RETURNED,
+            COMPLETE,
+            "another stackd owned the stacks with another file",
+            id="another machine owned the stacks and gave them back",
+        ),
+        pytest.param(replace(LAST, file_id=""), COMPLETE, UNSAID, id="somebody has taken the annotations off"),
+        pytest.param(replace(LAST, sequence=None), COMPLETE, UNSAID, id="somebody has taken the sequence off"),
+        pytest.param(replace(LAST, epoch=None), COMPLETE, UNSAID, id="somebody has taken the epoch off"),
+        pytest.param(replace(LAST, sequence=101), COMPLETE, CHANGES, id="a snapshot of an hour ago"),
+        pytest.param(replace(LAST, epoch=5), COMPLETE, STARTS, id="a snapshot of before the last start"),
+        pytest.param(
             replace(LAST, epoch=4, lock_id="l9"),
             COMPLETE,
-            "the state file is older than the Lease, which was taken with another copy of the file",
+            COPY,
+            id="a copy that was started as often as the file itself",
         ),
-    ],
-    ids=[
-        "a file of before there were Leases",
-        "a new file on a new cluster",
-        "a restart",
-        "a restart after changes that the Lease has not heard of",
-        "the Lease was given back",
-        "an earlier try of this process to take it",
-        "a copy made by backup, or an adoption that was cut short",
-        "another machine owned the stacks",
-        "another machine owned the stacks and gave them back",
-        "somebody has taken the annotations off",
-        "somebody has taken the sequence off",
-        "somebody has taken the epoch off",
-        "a snapshot of an hour ago",
-        "a snapshot of before the last start",
-        "a copy that was started as often as the file itself",
     ],
 )
 def test_whether_the_file_has_all_that_the_cluster_has_seen(

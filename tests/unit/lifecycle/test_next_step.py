@@ -154,7 +154,6 @@ def seen(*, pods: Iterable[PodState] = (), services: Iterable[ServiceState] = ()
         (ASKED | {"services": [service(ITS_SERVICE, created_at=NOW - GRACE + 1)]}, []),
         (ASKED | {"services": [service(ITS_SERVICE, created_at=NOW)], "incomplete": True}, [("adopt", OTHER)]),
         (ASKED | {"services": [service(ITS_SERVICE, deleting=True)]}, []),
-        (ASKED | {"services": [service(ITS_SERVICE)], "unadoptable": {OTHER: "no record"}}, []),
         (ASKED | {"services": [service(ITS_SERVICE)], "busy": {OTHER}}, []),
         # a pod without a Service: the version before had its record there
         (ASKED | {"pods": [pod(OTHER)]}, [("adopt", OTHER)]),
@@ -171,19 +170,11 @@ def test_what_is_to_be_done_about_objects_without_a_row(around: dict[str, Any], 
     assert sorted((action.kind.value, action.name) for action in make_plan(seen(**around)).actions) == actions
 
 
-@pytest.mark.parametrize(
-    ("around", "unknown"),
-    [
-        (ASKED | {"services": [service(ITS_SERVICE)], "unadoptable": {OTHER: "no record"}}, [ITS_SERVICE]),
-        (ASKED | {"pods": [pod(OTHER)], "unadoptable": {OTHER: "no record"}}, [OTHER]),
-    ],
-)
-def test_what_can_neither_be_taken_over_nor_proven_dead_is_left_alone_and_named(
-    around: dict[str, Any], unknown: list[str]
-) -> None:
-    plan = make_plan(seen(**around))
-    assert [one.object.name for one in plan.unknown] == unknown
-    assert not plan.actions
+@pytest.mark.parametrize("kind", ["services", "pods"])
+def test_what_can_neither_be_taken_over_nor_proven_dead_is_left_alone_and_named(kind: str) -> None:
+    one = service(ITS_SERVICE) if kind == "services" else pod(OTHER)
+    plan = make_plan(seen(**(ASKED | {kind: [one], "unadoptable": {OTHER: "no record"}})))
+    assert ([found.object.name for found in plan.unknown], list(plan.actions)) == ([one.name], [])
 
 
 def test_an_orphan_is_named_by_the_very_object_and_counts_as_its_stack() -> None:

@@ -5,9 +5,12 @@ The emptier a pool, the larger the refill's share of what the cluster can do.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import Any, cast
+
 import pytest
 
-from stackd.lifecycle.context import CREATES_AT_ONCE
+from stackd.lifecycle.context import CREATES_AT_ONCE, Context
 from stackd.lifecycle.pace import (
     AT_ONCE,
     AT_ONCE_IN_TRAFFIC,
@@ -19,6 +22,10 @@ from stackd.lifecycle.pace import (
     AssignPace,
     refills_at_once,
 )
+from stackd.lifecycle.pools import Pool, Pools
+from stackd.lifecycle.refill import YIELD_SECONDS, Refill
+from stackd.tokenbucket import A_SECOND, TokenBucket
+from tests.unit.lifecycle.test_pools import numbered, pool_of
 
 HOLD = 1.0
 
@@ -83,18 +90,12 @@ def test_there_is_traffic_from_the_first_assign_until_none_has_come_for_a_while(
 @pytest.mark.parametrize(
     ("full", "traffic", "at_once"),
     [
-        (0.0, False, AT_ONCE),
-        (0.9, False, AT_ONCE),
-        (0.9, True, AT_ONCE_NEARLY_FULL),
-        (0.75, True, AT_ONCE_NEARLY_FULL),
-        (0.74, True, AT_ONCE_IN_TRAFFIC),
-        (0.5, True, AT_ONCE_IN_TRAFFIC),
-        (0.49, True, AT_ONCE),
-        (0.25, True, AT_ONCE),
-        (0.24, True, AT_ONCE_NEARLY_EMPTY),
+        (0.0, False, AT_ONCE), (0.9, False, AT_ONCE), (0.9, True, AT_ONCE_NEARLY_FULL),
+        (0.75, True, AT_ONCE_NEARLY_FULL), (0.74, True, AT_ONCE_IN_TRAFFIC), (0.5, True, AT_ONCE_IN_TRAFFIC),
+        (0.49, True, AT_ONCE), (0.25, True, AT_ONCE), (0.24, True, AT_ONCE_NEARLY_EMPTY),
         (0.0, True, AT_ONCE_NEARLY_EMPTY),
     ],
-)
+)  # fmt: skip
 def test_the_emptier_a_pool_is_that_creates_take_from_the_more_is_made_at_a_time(
     full: float, *, traffic: bool, at_once: int
 ) -> None:
@@ -103,3 +104,68 @@ def test_the_emptier_a_pool_is_that_creates_take_from_the_more_is_made_at_a_time
 
 def test_some_creates_of_clients_find_a_place_beside_the_busiest_refill() -> None:
     assert max(refills_at_once(full / 100, traffic=True) for full in range(101)) <= CREATES_AT_ONCE - AT_ONCE
+
+
+# ---- The rate limit of the refill: this many per second, and one second's worth at once
+
+
+def test_the_allowance_is_so_many_per_second_and_a_seconds_worth_at_once() -> None:
+    allowance = TokenBucket(0.0, 1.0)
+    assert (allowance.take_some(100.0, 10.0, A_SECOND, 30), allowance.take_some(100.0, 10.0, A_SECOND, 1)) == (10, 0)
+    taken = allowance.take_some(100.25, 10.0, A_SECOND, 30)
+    assert (taken, round(allowance.wait(100.25, 10.0, A_SECOND), 3)) == (2, 0.05)
+    slow = TokenBucket(0.0, 1.0)
+    assert slow.take_some(1.0, 0.5, A_SECOND, 9) == 1
+
+
+# ---- The refill yields to creates that pools serve: only for a limited time, and not if the pool has no s
+
+
+@dataclass
+class Clock:
+    seconds: float = 100.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@dataclass
+class Surroundings:
+    """The parts of a context that the rule reads."""
+
+    clock: Clock = field(default_factory=Clock)
+    pools: Pools = field(default_factory=Pools)
+
+
+@pytest.fixture
+def here() -> Surroundings:
+    return Surroundings()
+
+
+def pause_of(refill: Refill, here: Surroundings, pool: Pool, after: float = 0.0) -> float:
+    here.clock.seconds += after
+    return cast(Any, refill)._pause_for_creates(pool, here.clock.monotonic())  # type: ignore[no-any-return]
+
+
+def burst_at(here: Surroundings) -> None:
+    for _ in range(CROWD):
+        here.pools.pace.begun(here.clock.seconds)
+        here.pools.pace.done()
+
+
+async def test_after_a_burst_it_begins_and_an_empty_pool_does_not_wait_for_that(here: Surroundings) -> None:
+    refill = Refill(cast(Context, here))
+    burst_at(here)
+    assert pause_of(refill, here, pool_of(*numbered(1))) == pytest.approx(CROWD_SECONDS)
+    assert pause_of(refill, here, pool_of()) == 0.0
+    assert pause_of(refill, here, pool_of(*numbered(1)), after=1.01 * CROWD_SECONDS) == 0.0
+
+
+async def test_burst_upon_burst_holds_it_up_for_so_long_at_most(here: Surroundings) -> None:
+    refill, pool, held = Refill(cast(Context, here)), pool_of(*numbered(1)), 0.0
+    burst_at(here)
+    while pause_of(refill, here, pool):
+        burst_at(here)
+        here.clock.seconds += CROWD_SECONDS / 4
+        held += CROWD_SECONDS / 4
+    assert held == pytest.approx(YIELD_SECONDS, abs=CROWD_SECONDS)

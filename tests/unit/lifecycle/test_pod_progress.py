@@ -46,19 +46,12 @@ AGAIN = pod(containers=(container(restart_count=1, last_exit_code=3, last_reason
 @pytest.mark.parametrize(
     ("before", "seen", "told"),
     [
-        (None, WAITS, []),
-        (None, RUNS, ["started"]),
-        (WAITED, WAITS, []),
-        (WAITED, RUNS, ["started"]),
-        (STARTED, RUNS, []),
-        (STARTED, AGAIN, ["restarted"]),
-        (WAITED, AGAIN, ["started", "restarted"]),
-        (None, AGAIN, ["started"]),
-        (replace(STARTED, uid="earlier"), RUNS, ["started"]),
-        (replace(STARTED, restarts=(5,), uid="earlier"), AGAIN, ["started"]),
-        (STARTED, None, []),
+        (None, WAITS, []), (None, RUNS, ["started"]), (WAITED, WAITS, []), (WAITED, RUNS, ["started"]),
+        (STARTED, RUNS, []), (STARTED, AGAIN, ["restarted"]), (WAITED, AGAIN, ["started", "restarted"]),
+        (None, AGAIN, ["started"]), (replace(STARTED, uid="earlier"), RUNS, ["started"]),
+        (replace(STARTED, restarts=(5,), uid="earlier"), AGAIN, ["started"]), (STARTED, None, []),
     ],
-)
+)  # fmt: skip
 def test_what_is_told_of_a_stack_that_is_being_created(
     before: PodProgress | None, seen: PodState | None, told: list[str]
 ) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from stackd.kube.objects import NodeState, PodState, ServiceState
 from stackd.lifecycle.assign import may_be_given
+from stackd.lifecycle.needs import short_of
 from stackd.lifecycle.pools import FIRST_PAUSE, PROVEN_SECONDS, SHORT_OF_CAPACITY_SECONDS, Pool, Pools
 from stackd.lifecycle.refill import Work, work_for
 from stackd.model import DeleteReason, Desired, SanitizedSpec, Stack, StackStatus, TargetPort
@@ -26,17 +28,7 @@ NODE = NodeState(
     memory_bytes=1,
     pods=1,
 )
-UNREADY = NodeState(
-    name="worker",
-    uid="n",
-    labels={},
-    addresses=(),
-    ready=False,
-    unschedulable=False,
-    cpu_milli=1,
-    memory_bytes=1,
-    pods=1,
-)
+UNREADY = replace(NODE, ready=False)
 
 
 def waits(name: str = NAME, **changes: Any) -> Stack:
@@ -74,15 +66,11 @@ def test_one_that_runs_or_starts_and_can_be_reached_once_given_may_be_given() ->
 @pytest.mark.parametrize(
     "changed",
     [
-        waits(status=StackStatus.CREATING, status_reason="ErrImagePull"),
-        waits(status=StackStatus.FAILED),
-        waits(ended=True),
-        waits(accepted=False),
-        waits(deleting_since=NOW, delete_reason=DeleteReason.POOL),
-        waits(desired=Desired.STOPPED),
-        waits(pod_uid="another"),
+        waits(status=StackStatus.CREATING, status_reason="ErrImagePull"), waits(status=StackStatus.FAILED),
+        waits(ended=True), waits(accepted=False), waits(deleting_since=NOW, delete_reason=DeleteReason.POOL),
+        waits(desired=Desired.STOPPED), waits(pod_uid="another"),
     ],
-)
+)  # fmt: skip
 def test_none_whose_row_says_otherwise(changed: Stack) -> None:
     assert not may_be_given(changed, pooled(), shut(), NODE)
 
@@ -90,23 +78,14 @@ def test_none_whose_row_says_otherwise(changed: Stack) -> None:
 @pytest.mark.parametrize(
     ("seen", "leads", "node"),
     [
-        (None, shut(), NODE),
-        (pooled(ready=False), shut(), NODE),
-        (pooled(phase="Pending"), shut(), NODE),
-        (pooled(phase="Failed"), shut(), NODE),
-        (pooled(deleting=True), shut(), NODE),
-        (pooled(uid="another"), shut(), NODE),
-        (pooled(), None, NODE),
-        (pooled(), shut(deleting=True), NODE),
-        (pooled(), shut(node_ports=(31002,)), NODE),
-        (pooled(), shut(selects=OTHER), NODE),
-        (pooled(), shut(once_assigned=False), NODE),
-        (pooled(assigned=True), shut(), NODE),
-        (pooled(pool=""), shut(), NODE),
-        (pooled(), shut(), None),
-        (pooled(), shut(), UNREADY),
+        (None, shut(), NODE), (pooled(ready=False), shut(), NODE), (pooled(phase="Pending"), shut(), NODE),
+        (pooled(phase="Failed"), shut(), NODE), (pooled(deleting=True), shut(), NODE),
+        (pooled(uid="another"), shut(), NODE), (pooled(), None, NODE), (pooled(), shut(deleting=True), NODE),
+        (pooled(), shut(node_ports=(31002,)), NODE), (pooled(), shut(selects=OTHER), NODE),
+        (pooled(), shut(once_assigned=False), NODE), (pooled(assigned=True), shut(), NODE),
+        (pooled(pool=""), shut(), NODE), (pooled(), shut(), None), (pooled(), shut(), UNREADY),
     ],
-)
+)  # fmt: skip
 def test_none_that_is_not_seen_to_be_in_order(seen: Any, leads: Any, node: Any) -> None:
     assert not may_be_given(waits(), seen, leads, node)
 
@@ -126,6 +105,7 @@ def test_where_none_runs_the_oldest_is_taken_that_comes_to_run_unless_the_pool_f
     (runs,) = numbered(4)
     stuck = numbered(1, status=creating, status_reason="ErrImagePull")
     others = [*numbered(0, status=creating, digest="old"), *numbered(5, status=creating, accepted=False)]
+    others += [*numbered(6, digest="old"), *numbered(7, digest=None)]
     pools.load([young, old, runs, *stuck, *others])
     assert [pools.take("now") for _ in range(4)] == [runs, old, young, None]
     pools.put_back([old.stack_id])
@@ -146,35 +126,16 @@ def test_what_was_given_or_ended_or_changed_while_it_was_taken_is_not_taken_agai
     assert pools.take("now") is None
 
 
-def test_none_of_another_template_or_of_nobody_knows_which_is_taken() -> None:
-    pools = Pools()
-    pools.load([*numbered(1, digest="old"), *numbered(2, digest=None)])
-    assert pools.take("now") is None
-
-
-def test_what_changes_keeps_its_place() -> None:
-    pools = Pools()
-    first, second = numbered(1, 2)
-    pools.load([first, second])
-    changed = waits(first.stack_id, status_message="it was put right")
-    pools.row_changed(first, changed)
-    assert pools.take("now") == changed
-
-
 @pytest.mark.parametrize(
     ("pool", "missing"),
     [
-        (pool_of(), 3),
-        (pool_of(making=2), 1),
-        (pool_of(*numbered(1, 2)), 1),
-        (pool_of(*numbered(1, 2, 3)), 0),
+        (pool_of(), 3), (pool_of(making=2), 1), (pool_of(*numbered(1, 2)), 1), (pool_of(*numbered(1, 2, 3)), 0),
         (pool_of(*numbered(1, 2, status=StackStatus.CREATING)), 1),
-        (pool_of(*numbered(1, accepted=False), making=1), 2),
-        (pool_of(*numbered(1, 2, digest="old")), 1),
+        (pool_of(*numbered(1, accepted=False), making=1), 2), (pool_of(*numbered(1, 2, digest="old")), 1),
         (pool_of(*numbered(1, deleting_since=NOW), *numbered(2)), 2),
         (pool_of(*numbered(1, status=StackStatus.FAILED)), 3),
     ],
-)
+)  # fmt: skip
 def test_so_many_are_missing(pool: Pool, missing: int) -> None:
     assert work_for(pool, web()).missing == missing
 
@@ -257,3 +218,28 @@ def test_room_is_short_for_a_while_after_something_found_none() -> None:
     pools.capacity_lacked(10.0)
     assert pools.short_of_capacity(10.0 + 0.9 * SHORT_OF_CAPACITY_SECONDS)
     assert not pools.short_of_capacity(10.0 + SHORT_OF_CAPACITY_SECONDS)
+
+
+# ---- Which resources a create lacks when a quota has refused it
+
+
+@pytest.mark.parametrize(
+    ("refusal", "short"),
+    [
+        ("ResourceQuota q: requested: requests.cpu=900m, used: requests.cpu=2300m, limited: requests.cpu=3", {"cpu": 200}),
+        (
+            "ResourceQuota q: requested: limits.memory=128Mi,pods=1, used: limits.memory=1Gi,pods=7,"
+            " limited: limits.memory=1Gi,pods=7",
+            {"memory": 128 << 20, "pods": 1},
+        ),
+        (
+            "ResourceQuota q: requested: services.nodeports=2, used: services.nodeports=9, limited: services.nodeports=10",
+            {"ports": 1},
+        ),
+        ("ResourceQuota q: requested: cpu=1m,pods=1, used: cpu=5m,pods=1, limited: cpu=5m,pods=9", {"cpu": 1, "pods": 0}),
+        ("ResourceQuota q: must specify limits.cpu for: app", {}),
+        ("", {}),
+    ],
+)  # fmt: skip
+def test_a_quotas_refusal_tells_what_is_short(refusal: str, short: dict[str, int]) -> None:
+    assert short_of(refusal) == short

@@ -38,15 +38,12 @@ def test_before_the_first_answer_the_clock_is_not_believed_and_nothing_is_said(w
 @pytest.mark.parametrize(
     ("ahead", "took", "trusted", "says"),
     [
-        (0.0, 0.0, True, ""),
-        (60.0, 0.0, True, ""),
-        (-60.0, 0.0, True, ""),
+        (0.0, 0.0, True, ""), (60.0, 0.0, True, ""), (-60.0, 0.0, True, ""),
         (90.0, 0.0, False, "the clock of this machine is 89 s ahead of the API server's"),
-        (-90.0, 0.0, False, "the clock of this machine is 90 s behind the API server's"),
-        (90.0, 40.0, True, ""),
+        (-90.0, 0.0, False, "the clock of this machine is 90 s behind the API server's"), (90.0, 40.0, True, ""),
         (YEARS, 5.0, False, "ahead of the API server's: no stack expires until they agree"),
     ],
-)
+)  # fmt: skip
 def test_the_clocks_may_differ_by_a_minute_beside_the_time_that_the_answer_took(
     wall_clock: WallClock, clock: TestClock, ahead: float, took: float, trusted: bool, says: str
 ) -> None:
@@ -88,16 +85,6 @@ def test_what_was_due_only_while_the_clock_was_ahead_is_not_suspected_afterwards
     wall_clock.changed = False
     wall_clock.observe_date(date(), 0.0)
     assert (wall_clock.trusted, wall_clock.changed, wall_clock.sudden_until) == (True, True, 0)
-
-
-def test_a_clock_that_was_behind_and_is_put_right_makes_sudden_what_is_due_by_that(
-    wall_clock: WallClock, clock: TestClock
-) -> None:
-    jump(clock, -YEARS)
-    wall_clock.observe_date(date(), 0.0)
-    jump(clock, YEARS)
-    wall_clock.observe_date(date(), 0.0)
-    assert wall_clock.sudden_until == clock.now()
 
 
 def test_an_answer_without_a_date_says_nothing_against_the_clock(wall_clock: WallClock, clock: TestClock) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,18 +13,15 @@ from typing import Any
 
 import aiohttp
 import pytest
-import yaml
 
 from stackd import daemon as daemons
 from stackd.config import load
 from stackd.daemon import Daemon, running
-from stackd.embedded import EmbeddedCluster, NodeSpec, Rule, User, everything
+from stackd.embedded import EmbeddedCluster, NodeSpec, User, everything
 from stackd.upkeep import health
-from stackd.upkeep.health import line
+from stackd.upkeep.health import line, why_stuck
 from stackd.upkeep.systemd import Notifier, ProcessContext
-from tests.certificates import HAVE_OPENSSL, authority, issued
 from tests.harness import KEY, eventually, fast_cluster, harness, seed
-from tests.kube.wire import Wire
 
 OLD, NEW = (User(token=name, name="stackd", rules=(everything(),)) for name in ("old", "new"))
 
@@ -122,42 +121,6 @@ async def test_a_start_without_the_cluster_is_soon_over_and_says_what_it_waits_f
     assert next(one for one in manager.told if "READY" in one)["STATUS"].startswith("waiting for the cluster: ")
 
 
-async def test_a_start_with_the_cluster_at_hand_is_over_when_it_is_ready(
-    tmp_path: Path, manager: Manager, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(daemons, "PATIENCE_SECONDS", 60.0)
-    async with EmbeddedCluster(fast_cluster()) as cluster:
-        kubeconfig = tmp_path / "kubeconfig"
-        cluster.write_kubeconfig(kubeconfig)
-        async with started(tmp_path, manager, kubeconfig):
-            await eventually(lambda: manager.started)
-            assert [one["STATUS"] for one in manager.told if "READY" in one] == ["ready: 0 stacks, 2 nodes"]
-
-
-@pytest.mark.skipif(not HAVE_OPENSSL, reason="certificates are made with openssl")
-async def test_a_certificate_that_is_not_accepted_is_said_with_what_has_to_be_right(
-    tmp_path: Path, manager: Manager
-) -> None:
-    (tmp_path / "other").mkdir()
-    wire, trusted = Wire(), authority(tmp_path)
-    await wire.start(tls=issued(tmp_path, authority(tmp_path / "other")).server_context())
-    kubeconfig = tmp_path / "kubeconfig"
-    cluster = {"server": wire.url, "certificate-authority": str(trusted.cert)}
-    document = {
-        "current-context": "main",
-        "contexts": [{"name": "main", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": cluster}],
-        "users": [{"name": "u", "user": {"token": "t"}}],
-    }
-    kubeconfig.write_text(yaml.safe_dump(document))
-    try:
-        async with started(tmp_path, manager, kubeconfig) as daemon:
-            await waits(daemon, manager, "Kubernetes' certificate is not accepted: ")
-            assert "certificate-authority-data" in manager.status
-    finally:
-        await wire.stop()
-
-
 async def test_credentials_that_are_refused_are_said_once_and_new_ones_are_taken(
     tmp_path: Path, manager: Manager, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -174,20 +137,6 @@ async def test_credentials_that_are_refused_are_said_once_and_new_ones_are_taken
             )
             cluster.write_kubeconfig(kubeconfig, token=NEW.token)
             await becomes_ready(daemon, manager)
-
-
-@pytest.mark.parametrize("resource", ["namespaces", "nodes"])
-async def test_a_right_that_is_missing_is_named(tmp_path: Path, manager: Manager, resource: str) -> None:
-    resources = {"namespaces", "nodes", "pods", "services", "configmaps", "leases"} - {resource}
-    groups = frozenset({"", "coordination.k8s.io"})
-    rights = Rule(verbs=frozenset({"*"}), resources=frozenset(resources), groups=groups)
-    user = User(token="some", name="stackd", rules=(rights,))
-    async with EmbeddedCluster(fast_cluster(users=(user,))) as cluster:
-        kubeconfig = tmp_path / "kubeconfig"
-        cluster.write_kubeconfig(kubeconfig, token=user.token)
-        async with started(tmp_path, manager, kubeconfig) as daemon:
-            await waits(daemon, manager, f"{resource}: " if resource == "nodes" else f"no right to get {resource}")
-            assert f"no right to {'list' if resource == 'nodes' else 'get'} {resource}" in manager.status
 
 
 async def test_the_status_is_not_ready_for_each_reason_that_readyz_has(tmp_path: Path) -> None:
@@ -253,5 +202,38 @@ async def test_a_first_start_on_nodes_without_an_address_says_so_and_what_to_do(
             assert line(at.daemon.context, at.daemon.ready) == "ready: 0 stacks, 7 nodes"
 
 
-def warnings(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    return [record for record in caplog.records if record.levelno >= logging.WARNING]
+# ---- What the watchdog takes for a hanging daemon, and what not
+
+
+async def test_a_file_that_does_not_answer_is_stuck(tmp_path: Path) -> None:
+    async with harness(tmp_path) as at:
+        store = at.daemon.context.store
+        begun, hold = threading.Event(), threading.Event()
+
+        def operation(_: object) -> None:
+            begun.set()
+            hold.wait(10.0)
+
+        holding = asyncio.create_task(store._writer.submit(operation, writes=False))
+        await eventually(begun.is_set)
+        assert await why_stuck(at.daemon.context, 0.2) == "the state file has not answered within 0.2 s"
+        hold.set()
+        await holding
+        assert await why_stuck(at.daemon.context, 5.0) == ""
+
+
+# ---- The service that asks the cluster for its identity: a defect in it ends the process
+
+
+async def test_a_defect_in_the_identity_service_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with harness(tmp_path) as at:
+
+        async def broken() -> str:
+            raise KeyError("uid")
+
+        monkeypatch.setattr(at.daemon.context.cluster, "cluster_uid", broken)
+        at.doubt()
+        with pytest.raises(RuntimeError, match=r"ended unexpectedly.*KeyError"):
+            await asyncio.wait_for(asyncio.shield(at.daemon.context.tasks.failure), 30)
