@@ -44,11 +44,10 @@ async def test_the_key_may_stand_in_a_file_of_its_own(shell: Shell) -> None:
     ("text", "said"),
     [
         ("address = 'http://x'", "unknown key address; known are url, key, key_file, ca_file"),
-        ("url = 1", "url must be a string"),
-        ("url =", "cannot be read"),
+        ("url = 1", "url must be a string"), ("url =", "cannot be read"),
         ("key_file = '/nowhere/at/all'", "cannot be read"),
     ],
-)
+)  # fmt: skip
 async def test_a_file_that_is_wrong_is_a_usage_error(shell: Shell, text: str, said: str) -> None:
     file = shell.home / ".config" / "stackd" / "client.toml"
     file.parent.mkdir(parents=True)

@@ -77,12 +77,6 @@ async def test_the_environment_configures_the_demo_but_for_its_cluster(tmp_path:
         assert "nothing is left" in out.decode()
 
 
-async def test_the_port_of_the_option_goes_before_the_environments() -> None:
-    port = free_port()
-    async with demo("--port", str(port), STACKD_SERVER__PORT="1") as (_, said):
-        assert said["address"].endswith(f":{port}")
-
-
 async def test_a_port_that_is_taken_is_said_with_who_has_it_and_how_to_choose_another() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -98,16 +92,13 @@ async def test_a_port_that_is_taken_is_said_with_who_has_it_and_how_to_choose_an
     assert "Traceback" not in said.decode()
 
 
-def test_who_has_a_port_is_nobody_where_it_cannot_be_seen(tmp_path: Path) -> None:
-    assert port_holder(free_port()) == ""
-    assert port_holder(1, tmp_path) == ""
-
-
 async def test_the_printed_commands_work_one_after_the_other_and_a_sighup_reloads_the_templates(tmp_path: Path) -> None:
     """`stackd` was not on the PATH, the rehearsal refused because of the stack just made, and SIGHUP ended the demo."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(SCRIPT), "demo", "--port", "0",
-        stdout=PIPE, env=os.environ | {"STACKD_TEMPLATES__DIRECTORY": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        stdout=PIPE, env=os.environ | {
+            "STACKD_TEMPLATES__DIRECTORY": str(tmp_path), "STACKD_SERVER__PORT": "1", "PATH": "/usr/bin:/bin",
+        },
     )  # fmt: skip
     assert process.stdout is not None
     try:

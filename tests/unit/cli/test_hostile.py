@@ -72,6 +72,9 @@ async def test_no_view_of_a_stack_lets_its_text_through(shell: Shell) -> None:
         said = await on_terminal(shell, "stacks", *words)
         assert shown in said, words
         assert not set(OBEYED) & set(said), words
+    document = json.loads(await shell.good("show", stack_id, "--json"))
+    assert document == await shell.at.stack(stack_id), "for another program, it is the same document"
+    assert EVIL in document["status_message"]
 
 
 async def test_an_error_of_the_apis_is_one_harmless_line(shell: Shell, tmp_path: Path) -> None:
@@ -82,14 +85,6 @@ async def test_an_error_of_the_apis_is_one_harmless_line(shell: Shell, tmp_path:
     assert "Error: " in said
     assert "evil" in said
     assert not set(OBEYED) & set(said)
-
-
-async def test_json_for_another_program_is_the_same_document(shell: Shell) -> None:
-    stack_id = await hostile_stack(shell)
-    said = await shell.good("show", stack_id, "--json")
-    assert not set(OBEYED) & set(said)
-    assert json.loads(said) == await shell.at.stack(stack_id)
-    assert EVIL in json.loads(said)["status_message"]
 
 
 async def test_the_plan_of_a_reconciliation_is_harmless(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,12 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from stackd.cli import options, stackd
+from stackd.cli import main, options, stackd
 from stackd.clock import SystemClock
 from stackd.keys import new_key
 from stackd.model import PortRange
 from stackd.store import Store
+from tests.api.test_templates import PLAIN, WEB, folder_with
 from tests.harness import KEY as KEY_OF_HARNESS
 from tests.unit.cli.conftest import Shell
 
@@ -62,13 +63,6 @@ def test_manifests_need_neither_a_key_nor_a_cluster(etc: Path, named: bool) -> N
         result = run("manifests", *(["--config", str(etc / "config.toml")] if named else []))
         assert (result.exit_code, result.stderr) == (0, "")
         assert namespaces(result.stdout) == ["arena", "stackd"]
-
-
-def test_mistakes_are_told_to_a_command_that_needs_little_too(etc: Path) -> None:
-    configure(etc, "[stack]\nttl = 1\n")
-    result = run("manifests")
-    assert result.exit_code != 0
-    assert "[stack]" in str(result.exception)
 
 
 async def test_a_backup_needs_neither_a_key_nor_a_cluster(etc: Path) -> None:
@@ -139,3 +133,90 @@ def test_a_reader_that_leaves_ends_a_command_without_a_word(tmp_path: Path, word
         ["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stderr == ""
+
+
+# ---- ``stackd check``, as an operator runs it
+
+
+KEY_TEXT = "sk-0123456789abcdef0123456789abcdef"
+
+
+def checked(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error."""
+    code = 0
+    try:
+        main(list(arguments))
+    except SystemExit as end:
+        code = int(end.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration folder as ``make install`` leaves it, with its credentials beside the file."""
+    for name in ("CREDENTIALS_DIRECTORY", "KUBECONFIG", "STACKD_AUTH__KEY", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "config.toml").write_text('[stacks]\nttl = "1h"\n')
+    (tmp_path / "api-key").write_text(KEY_TEXT + "\n")
+    (tmp_path / "kubeconfig").write_text("{}")
+    return tmp_path
+
+
+def test_all_mistakes_are_told_at_once_with_line_and_nearest_name(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "config.toml").write_text('[stacks]\nttll = "1h"\n[log]\nlevel = "loud"\n')
+    code, out, err = checked(capsys, "check", "--config", str(folder / "config.toml"))
+    assert (code, out) == (2, "")
+    first, second = err.splitlines()
+    assert f"{folder}/config.toml:2: [stacks] ttll: unknown key" in first
+    assert 'did you mean "ttl"' in first
+    assert f"{folder}/config.toml:4: [log] level" in second
+
+
+def test_for_a_reload_missing_credentials_are_no_mistake_and_others_are(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("api-key", "kubeconfig"):
+        (folder / name).unlink()
+    assert checked(capsys, "check", "--config", str(folder / "config.toml"))[0] == 2
+    assert checked(capsys, "check", "--for-reload", "--config", str(folder / "config.toml")) == (0, "", "")
+    (folder / "config.toml").write_text("[stacks]\nttll = 1\n")
+    assert checked(capsys, "check", "--for-reload", "--config", str(folder / "config.toml")) == (2, "", "")
+
+
+def test_a_credential_that_the_unit_leaves_unset_counts_as_none(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "api-key").write_text("#unset")
+    code, _, err = checked(capsys, "check", "--config", str(folder / "config.toml"))
+    assert code == 2
+    assert "no API key is configured" in err
+
+
+def test_check_tells_what_is_wrong_with_a_template(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kubeconfig").write_text("{}")
+    settings = folder_with(tmp_path, web_1=WEB) | {
+        "STACKD_AUTH__KEY": KEY_TEXT,
+        "STACKD_CLUSTER__KUBECONFIG": str(tmp_path / "kubeconfig"),
+        "STACKD_STATE__PATH": str(tmp_path / "stackd.db"),
+    }
+    for name, text in settings.items():
+        monkeypatch.setenv(name, text)
+    config = tmp_path / "config.toml"
+    config.write_text("")
+    assert checked(capsys, "check", "--config", str(config)) == (0, "the configuration is valid\n", "")
+    folder_with(tmp_path, web_1=WEB + "ttll: 1h\n", plain=PLAIN + "pool: 1.5\n")
+    told = (
+        f"{tmp_path}/templates/plain.yaml:19: pool: a whole number from 0 to 10000 is expected",
+        f'{tmp_path}/templates/web-1.yaml:20: ttll: there is no such field (did you mean "ttl"?)',
+    )
+    code, _, errors = checked(capsys, "check", "--config", str(config))
+    assert (code, [line for line in told if line not in errors]) == (2, []), errors
+    assert checked(capsys, "check", "--for-reload", "--config", str(config))[0] == 2
+    monkeypatch.delenv("STACKD_AUTH__KEY")
+    assert checked(capsys, "check", "--for-reload", "--config", str(config))[0] == 2, "systemd gives it no credentials"

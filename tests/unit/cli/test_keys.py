@@ -49,11 +49,6 @@ def test_any_name_is_printed_so_that_the_configuration_takes_it_or_refused(name:
         assert not name.isprintable() or not 0 < len(name) <= 64 or name != " ".join(name.split())
 
 
-@pytest.mark.parametrize("name", ["platform", 'a"b c', "a\\b", "it's", "équipe-7", "a=b # c"])
-def test_names_with_quotes_and_blanks_and_signs_are_names(name: str) -> None:
-    assert new(name).exit_code == 0
-
-
 @given(st.text(CHARACTERS))
 def test_any_text_is_written_as_toml_and_read_back_as_it_was(text: str) -> None:
     assert tomllib.loads(f"value = {toml(text)}") == {"value": text}

@@ -15,17 +15,9 @@ from tests.harness import KEY
 from tests.unit.cli.conftest import Shell
 
 HEAVY = (
-    "asyncio",
-    "aiohttp",
-    "kubernetes",
-    "pydantic",
-    "apscheduler",
-    "prometheus_client",
-    "rich",
-    "yaml",
-    "orjson",
+    "asyncio", "aiohttp", "kubernetes", "pydantic", "apscheduler", "prometheus_client", "rich", "yaml", "orjson",
     "sqlite3",
-)
+)  # fmt: skip
 ROOT = Path(__file__).parents[3]
 PROGRAM = f"""
 import atexit, sys
@@ -52,18 +44,13 @@ async def completed(line: str, **environment: str) -> tuple[str, str]:
     return await loaded(_STACKD_COMPLETE="bash_complete", **words, **environment)
 
 
-async def test_a_reload_loads_nothing_heavy() -> None:
-    """It is a request to systemd, which runs here or not."""
-    _, heavy = await loaded("reload", PATH="/nowhere")
-    assert "asyncio" not in heavy
-    assert "pydantic" not in heavy
-
-
 async def test_a_check_of_the_configuration_loads_nothing_that_talks_to_a_cluster(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[auth]\nenabled = false\n[cluster]\nmode = 'embedded'\n")
     out, heavy = await loaded("check", "--config", str(tmp_path / "config.toml"))
     assert out == "the configuration is valid\n"
     assert not {"aiohttp", "kubernetes", "apscheduler"} & {*heavy.split()}
+    _, heavy = await loaded("reload", PATH="/nowhere")  # a request to systemd, which runs here or not
+    assert not {"asyncio", "pydantic"} & {*heavy.split()}
 
 
 @pytest.mark.parametrize("words", ["--version", "--help", "stacks --help"])
@@ -73,15 +60,7 @@ async def test_version_and_help_load_nothing_heavy(words: str) -> None:
     assert heavy == ""
 
 
-LINES = [
-    "stackd ",
-    "stackd stacks ",
-    *(f"stackd {name} --" for name in COMMANDS if name != "stacks"),
-    *(f"stackd stacks {name} --" for name in VERBS),
-]
-
-
-@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("line", ["stackd ", "stackd stacks ", "stackd stacks create --", "stackd rehearse --"])
 async def test_no_completion_loads_anything_heavy(line: str) -> None:
     out, heavy = await completed(line)
     assert heavy == ""

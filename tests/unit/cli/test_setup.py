@@ -269,17 +269,12 @@ async def test_a_kubeconfig_of_the_users_own_is_not_taken_for_stackds(
 @pytest.mark.parametrize(
     ("wanted", "found", "told"),
     [
-        ({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}, []),
-        ({"a": {"b": 1}}, {"a": {"b": 2}}, ["a.b"]),
-        ({"a": [{"b": 1}]}, {"a": [{"b": 1, "c": {}}]}, []),
-        ({"a": [{"b": 1}]}, {"a": [{"b": 1, "c": 2}]}, ["a"]),
-        ({"a": [1, 2]}, {"a": [1]}, ["a"]),
-        ({"a": [{"b": 1}]}, {"a": [{"b": 2}]}, ["a"]),
-        ({"a": {}}, {}, []),
-        ({"a": False}, {}, []),
-        ({"a": ""}, {"a": "b"}, ["a"]),
+        ({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}, []), ({"a": {"b": 1}}, {"a": {"b": 2}}, ["a.b"]),
+        ({"a": [{"b": 1}]}, {"a": [{"b": 1, "c": {}}]}, []), ({"a": [{"b": 1}]}, {"a": [{"b": 1, "c": 2}]}, ["a"]),
+        ({"a": [1, 2]}, {"a": [1]}, ["a"]), ({"a": [{"b": 1}]}, {"a": [{"b": 2}]}, ["a"]), ({"a": {}}, {}, []),
+        ({"a": False}, {}, []), ({"a": ""}, {"a": "b"}, ["a"]),
     ],
-)
+)  # fmt: skip
 def test_what_a_manifest_does_not_name_is_no_difference(wanted: object, found: object, told: list[str]) -> None:
     assert list(differences(wanted, found)) == told
 

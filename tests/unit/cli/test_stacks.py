@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import KEY, harness, request_for, seed
+from tests.harness import harness, request_for, seed
 from tests.unit.cli.conftest import Shell
 
 POD = seed()["pod_spec"]
@@ -35,13 +35,6 @@ async def test_list_prints_a_line_for_each_stack_that_the_filters_leave(shell: S
     assert (await shell.good("list", "--label", "team=7")).count("\n") == 1
     assert await shell.good("list", "--status", "failed") == ""
     assert await shell.good("list", "--node", "nowhere") == ""
-
-
-async def test_json_is_the_apis_own(shell: Shell) -> None:
-    stack = await shell.at.create()
-    await shell.at.until_status(stack["stack_id"], "running")
-    assert json.loads(await shell.good("list", "--json")) == (await shell.at.call("GET", "/stacks")).json
-    assert json.loads(await shell.good("show", stack["stack_id"], "--json")) == await shell.at.stack(stack["stack_id"])
 
 
 async def test_show_tells_all_of_a_stack_and_its_pod_spec_alone(shell: Shell) -> None:
@@ -197,14 +190,3 @@ async def test_a_batch_delete_that_fails_says_which_and_why(shell: Shell) -> Non
     job = json.loads(result.stdout)
     assert (job["deleted"], job["not_found"], job["failed"]) == (0, 1, 1)
     assert "1 of 2 could not be deleted" in result.stderr
-
-
-async def test_ids_are_completed_from_the_daemon(shell: Shell) -> None:
-    stack_id = (await shell.at.create())["stack_id"]
-    result = await shell.run(
-        COMP_WORDS=f"stackd stacks show --url {shell.at.url} {stack_id[:8]}",
-        COMP_CWORD="5",
-        STACKD_API_KEY=KEY,
-        _STACKD_COMPLETE="bash_complete",
-    )
-    assert stack_id in result.output
