@@ -49,13 +49,11 @@ def test_a_json_document_stays_the_same_document(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("plain, mit Umlauten: äöü, and 日本語 🙂", "plain, mit Umlauten: äöü, and 日本語 🙂"),
-        ("a\nb\r\tc", r"a\nb\r\tc"),
-        ("\x1b]0;title\x07", r"\x1b]0;title\x07"),
-        ("\x9b31m \x7f \u2028 \u202egpj", r"\x9b31m \x7f \u2028 \u202egpj"),
+        ("plain, mit Umlauten: äöü, and 日本語 🙂", "plain, mit Umlauten: äöü, and 日本語 🙂"), ("a\nb\r\tc", r"a\nb\r\tc"),
+        ("\x1b]0;title\x07", r"\x1b]0;title\x07"), ("\x9b31m \x7f \u2028 \u202egpj", r"\x9b31m \x7f \u2028 \u202egpj"),
         ("", ""),
     ],
-)
+)  # fmt: skip
 def test_what_was_there_can_still_be_read(text: str, shown: str) -> None:
     assert printable(text) == shown
 

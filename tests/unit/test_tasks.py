@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta, tzinfo
 
 import pytest
+from apscheduler.schedulers import base
 
 from stackd.errors import ClusterUnavailable
+from stackd.jobs import schedule
+from stackd.jobs.schedule import Entry, Schedule
 from stackd.tasks import ServiceEnded, Tasks
+from tests.harness import eventually
 
 
 @pytest.fixture
@@ -88,24 +97,6 @@ async def test_a_defect_at_the_very_moment_at_which_it_was_left_is_not_lost(task
         await asyncio.wait_for(tasks.failure, 30)
 
 
-async def test_a_background_task_goes_on_when_its_caller_leaves(tasks: Tasks) -> None:
-    go_on, done = asyncio.Event(), asyncio.Event()
-
-    async def work() -> int:
-        await go_on.wait()
-        done.set()
-        return 7
-
-    attending = asyncio.create_task(tasks.result_of(tasks.spawn("delete", work())))
-    await asyncio.sleep(0)
-    attending.cancel()
-    await asyncio.gather(attending, return_exceptions=True)
-    go_on.set()
-    await over(tasks)
-    assert done.is_set()
-    assert not tasks.failure.done()
-
-
 @pytest.mark.parametrize("error", [None, KeyError("x"), ClusterUnavailable("gone")])
 async def test_a_service_that_ends_in_any_way_ends_the_process(tasks: Tasks, error: Exception | None) -> None:
     async def ends() -> None:
@@ -146,3 +137,51 @@ async def test_stopping_is_no_failure(tasks: Tasks, caplog: pytest.LogCaptureFix
     await asyncio.sleep(0)
     await tasks.stop()
     assert not said(caplog)
+
+
+# ---- What the scheduler needs of the machine, and what it does when the clock is set
+
+
+SCHEDULE = "from stackd.jobs.schedule import Schedule; from stackd.tasks import Tasks; Schedule([], Tasks())"
+
+
+@pytest.mark.parametrize("zone", ["EST5EDT,M3.2.0,M11.1.0", "CET-1CEST", "Europe/Nowhere", ""])
+def test_the_time_zone_may_be_any_that_the_machine_has(zone: str) -> None:
+    code = f"import asyncio\nasync def main():\n    {SCHEDULE}\nasyncio.run(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, env=os.environ | {"TZ": zone}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("seconds", [-86_400.0, 86_400.0])
+async def test_what_is_due_stays_due_where_the_clock_is_set_right_after_the_start(
+    seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a clock that is set back by a day stops the schedule for a day: no stack would expire."""
+    by = 0.0
+    real = time.time
+
+    class Set(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(seconds=by)
+
+    monkeypatch.setattr(base, "datetime", Set)
+    monkeypatch.setattr(schedule, "CHECK_CLOCK_SECONDS", 0.01)
+    monkeypatch.setattr(time, "time", lambda: real() + by)
+    done = []
+
+    async def verb() -> None:
+        done.append(1)
+
+    tasks = Tasks()
+    jobs = Schedule([Entry(name="one", every=0.02, verb=verb)], tasks)
+    jobs.start()
+    by = seconds
+    tasks.supervise("clock", jobs.follow_clock())
+    try:
+        await eventually(lambda: len(done) >= 3)
+    finally:
+        jobs.stop()
+        await tasks.stop()

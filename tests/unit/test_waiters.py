@@ -71,14 +71,6 @@ async def test_a_change_asks_only_those_who_wait_for_that_name() -> None:
     assert len(waiters) == 0
 
 
-async def test_all_who_wait_for_a_name_are_told() -> None:
-    waiters: Waiters[Thing] = Waiters()
-    tasks = [asyncio.create_task(waiters.until("a", lambda thing: thing, lambda: None, 1)) for _ in range(3)]
-    await asyncio.sleep(0)
-    waiters.wake("a", A1)
-    assert await asyncio.gather(*tasks) == [A1] * 3
-
-
 async def test_waiting_ends_with_a_timeout_and_leaves_nothing_behind() -> None:
     waiters: Waiters[Thing] = Waiters()
     with pytest.raises(TimeoutError):
@@ -101,3 +93,11 @@ async def test_what_a_predicate_raises_reaches_the_one_who_waits() -> None:
         await waiting
     with pytest.raises(RuntimeError, match="no room"):
         await waiters.until("a", refuse, lambda: A1, 1)
+
+
+async def test_all_who_wait_for_a_name_are_told() -> None:
+    waiters: Waiters[Thing] = Waiters()
+    tasks = [asyncio.create_task(waiters.until("a", lambda thing: thing, lambda: None, 1)) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiters.wake("a", A1)
+    assert await asyncio.gather(*tasks) == [A1] * 3

@@ -54,12 +54,6 @@ level = "debgu"
     ]
 
 
-def test_a_key_in_the_wrong_section_is_sent_to_the_right_one(mistakes_in: Mistakes) -> None:
-    assert mistakes_in('[server]\nttl = "1h"\n') == [
-        "config.toml:2: [server] ttl: unknown key (did you mean [stacks] ttl?)"
-    ]
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -70,12 +64,6 @@ def test_a_key_in_the_wrong_section_is_sent_to_the_right_one(mistakes_in: Mistak
 )
 def test_a_file_that_is_not_toml_is_refused_with_the_line(mistakes_in: Mistakes, text: str, expected: str) -> None:
     assert mistakes_in(text) == [expected]
-
-
-def test_the_environments_mistakes_are_told_beside_a_broken_file(mistakes_in: Mistakes) -> None:
-    found = mistakes_in("[", {"STACKD_SERVER__PORT": "x"})
-    assert found[0].startswith("config.toml:1: this is not TOML")
-    assert found[1].startswith("environment STACKD_SERVER__PORT: [server] port")
 
 
 def test_a_missing_file_is_a_mistake_and_not_an_empty_configuration(tmp_path: Path) -> None:
@@ -119,6 +107,7 @@ def test_a_mistake_names_the_line_however_the_key_is_written(
     ("text", "expected"),
     [
         ('[server]\ntls_cert = "cert.pem"\n', "tls_cert is set and tls_key is not; set both or neither"),
+        ('[server]\nttl = "1h"\n', "config.toml:2: [server] ttl: unknown key (did you mean [stacks] ttl?)"),
         ("[server]\nport = 65536\n", "65536 is out of range"),
         ("[server]\nport = true\n", "true is true or false; a port"),
         ("[server]\nshutdown_timeout = 10\n", "10 has no unit; a duration"),
@@ -153,7 +142,6 @@ def test_a_mistake_names_the_line_however_the_key_is_written(
         ),
         ('[limits]\ncreates_per_label = { player = "0/min" }\n', '"0/min" is not from 1 to 10000 times'),
         ("[limits]\ncreates_per_label = { player = 6 }\n", "creates_per_label.player: 6 is a whole number"),
-        ('[limits]\ncreates_per_label = { player = "1/s", Player = "2/s" }\n', "given twice, in different letter case"),
         ("[limits]\nrequests_per_second = -1\n", "-1 is out of range"),
         ('[policy]\nmax_cpu = "lots"\n', '"lots" is not a quantity'),
         ('[policy]\nmax_memory = "4 Gi"\n', '"4 Gi" is not a quantity'),
@@ -173,7 +161,6 @@ def test_a_mistake_names_the_line_however_the_key_is_written(
         ("[policy]\nmax_volumes = -1\n", "-1 is out of range; a whole number from 0 to 1000 is expected"),
         ('[policy]\nlabels = { "label.stackd.io/team" = "x" }\n', '"label.stackd.io/team" is stackd\'s own'),
         ('[policy]\nadd_capabilities = ["SYS_ADMIN"]\n', "add_capabilities: SYS_ADMIN is not within the baseline"),
-        ('[policy]\nprofile = "restricted"\nadd_capabilities = ["CHOWN"]\n', "CHOWN is not within the restricted"),
         ('[policy]\ntolerations = [{ opertor = "Exists" }]\n', '(did you mean "operator"?)'),
         ('[policy]\nlabels = { "stackd.io/stack" = "x" }\n', '"stackd.io/stack" is stackd\'s own'),
         ("server = 1\n", "[server]: this is not a section"),
@@ -190,3 +177,9 @@ def test_a_value_that_cannot_work_is_refused(mistakes_in: Mistakes, text: str, e
 def test_no_text_brings_down_the_reader(load_text: Load, text: str) -> None:
     with contextlib.suppress(ConfigError):
         assert load_text(text).config.server.port == 8081
+
+
+def test_the_environments_mistakes_are_told_beside_a_broken_file(mistakes_in: Mistakes) -> None:
+    found = mistakes_in("[", {"STACKD_SERVER__PORT": "x"})
+    assert found[0].startswith("config.toml:1: this is not TOML")
+    assert found[1].startswith("environment STACKD_SERVER__PORT: [server] port")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from stackd.config import Config, StacksSection, load, policy_of
+from stackd.config import LIVE_KEYS, Config, SettingChange, StacksSection, diff, load, merge_live, policy_of
 from stackd.config.settings import example, settings, table
 from stackd.podspec.policy import Policy
 from tests.unit.config.conftest import KEY, Load
@@ -23,13 +23,8 @@ def test_the_example_loads_to_exactly_the_defaults() -> None:
     loaded = load(EXAMPLE, {"STACKD_AUTH__KEY": KEY})
     assert loaded.config == load(None, {"STACKD_AUTH__KEY": KEY}).config
     assert loaded.config.model_copy(update={"auth": Config().auth}) == Config()
-
-
-def test_the_example_sets_every_key() -> None:
-    origins = load(EXAMPLE, {"STACKD_AUTH__KEY": KEY}).origins
-    unset = {key for key, origin in origins.items() if not origin.startswith(str(EXAMPLE))}
-    assert unset == {"auth.keys"}
-    assert "# [[auth.keys]]" in EXAMPLE.read_text()
+    assert {key for key, origin in loaded.origins.items() if not origin.startswith(str(EXAMPLE))} == {"auth.keys"}
+    assert policy_of(Config()) == Policy()
 
 
 def test_the_example_gives_each_key_its_default_and_one_line_of_why() -> None:
@@ -45,54 +40,12 @@ def test_the_table_of_the_docs_has_every_key() -> None:
     assert shown == table()
 
 
-def test_the_designs_defaults_hold() -> None:
-    values = {setting.name: setting.text(Config()) for setting in settings()}
-    design = {
-        "server.host": '"127.0.0.1"',
-        "server.port": "8081",
-        "server.shutdown_timeout": '"10s"',
-        "server.max_body": '"1MiB"',
-        "auth.enabled": "true",
-        "state.path": '"stackd.db"',
-        "cluster.mode": '"auto"',
-        "cluster.instance": '"default"',
-        "stacks.namespace": '"stacks"',
-        "stacks.ttl": '"2h"',
-        "stacks.max_ttl": '"24h"',
-        "stacks.node_selector": '{ role = "stack" }',
-        "stacks.node_port_min": "31001",
-        "stacks.node_port_max": "32767",
-        "stacks.scheduling_timeout": '"20s"',
-        "stacks.unschedulable_grace": '"0s"',
-        "stacks.restart_policy": '"Never"',
-        "stacks.image_pull_grace": '"60s"',
-        "stacks.public_ips": "{}",
-        "stacks.address_types": '["ExternalIP"]',
-        "stacks.address_family": '"auto"',
-        "stacks.require_ingress_network_policy": "true",
-        "reconcile.interval": '"10s"',
-        "reconcile.orphan_grace": '"2m"',
-        "reconcile.max_delete_share": "0.2",
-        "batch_delete.concurrency": "1",
-        "batch_delete.max_ids": "10000",
-        "batch_delete.keep_jobs": '"24h"',
-        "log.level": '"info"',
-        "log.format": '"auto"',
-        "metrics.public": "false",
-    }
-    assert {name: values[name] for name in design} == design
-
-
 def test_a_value_in_force_is_shown_as_the_file_would_have_it(load_text: Load) -> None:
     config = load_text('[stacks]\nttl = "90m"\npublic_ips = { "worker.1" = "203.0.113.7" }\n').config
     values = {setting.name: setting.text(config) for setting in settings()}
     assert values["stacks.ttl"] == '"1h30m"'
     assert values["stacks.public_ips"] == '{ "worker.1" = "203.0.113.7" }'
     assert values["auth.keys"] == '[{ name = "environment", scope = "admin" }]'
-
-
-def test_the_default_policy_is_that_of_an_empty_section() -> None:
-    assert policy_of(Config()) == Policy()
 
 
 def test_what_the_operator_sets_reaches_the_pod_policy(load_text: Load) -> None:
@@ -126,3 +79,47 @@ def test_a_configuration_cannot_be_changed() -> None:
     with pytest.raises(TypeError):
         config.stacks.node_selector["role"] = "other"  # type: ignore[index]
     assert StacksSection(ttl=3.0).ttl == 3.0
+
+
+# ---- What a reload applies, and what needs a restart
+
+
+def of(**variables: str) -> Config:
+    return load(None, {"STACKD_AUTH__KEY": KEY, **variables}).config
+
+
+def test_what_operators_tune_during_an_event_is_live_and_what_a_process_cannot_exchange_is_not() -> None:
+    live = {
+        "stacks.ttl", "stacks.public_ips", "limits.creates_per_second", "policy.images_deny", "auth.keys", "log.level",
+    }  # fmt: skip
+    fixed = {"server.port", "state.path", "cluster.mode", "stacks.namespace", "stacks.node_port_min", "auth.enabled"}
+    assert live <= LIVE_KEYS <= {setting.name for setting in settings()} - fixed
+
+
+def test_changes_are_told_apart_with_old_and_new_value() -> None:
+    new = of(STACKD_STACKS__TTL="30m", STACKD_SERVER__PORT="9000", STACKD_STACKS__PUBLIC_IPS="worker=203.0.113.7")
+    changes = diff(of(), new)
+    assert changes.live == (
+        SettingChange(key="stacks.ttl", old='"2h"', new='"30m"'),
+        SettingChange(key="stacks.public_ips", old="{}", new='{ worker = "203.0.113.7" }'),
+    )
+    assert changes.restart == (SettingChange(key="server.port", old="8081", new="9000"),)
+
+
+def test_a_rotated_key_is_a_live_change_that_shows_no_hash() -> None:
+    changes = diff(of(), load(None, {"STACKD_AUTH__KEY": "sk-another-key-altogether"}).config)
+    assert changes.live == (
+        SettingChange(
+            key="auth.keys",
+            old='[{ name = "environment", scope = "admin" }]',
+            new='[{ name = "environment", scope = "admin" }]',
+        ),
+    )
+
+
+def test_after_a_reload_live_keys_are_new_and_the_others_old() -> None:
+    old, new = of(), of(STACKD_STACKS__TTL="30m", STACKD_STACKS__NAMESPACE="other", STACKD_SERVER__PORT="9000")
+    merged = merge_live(old, new)
+    assert (merged.stacks.ttl, merged.stacks.namespace, merged.server.port) == (1800.0, "stacks", 8081)
+    assert diff(merged, new).live == ()
+    assert {change.key for change in diff(merged, new).restart} == {"stacks.namespace", "server.port"}

@@ -62,14 +62,10 @@ def test_a_size_that_is_printed_reads_back_as_itself(count: int) -> None:
 @pytest.mark.parametrize(
     ("text", "count", "seconds"),
     [
-        ("6/min", 6, 60),
-        ("1/s", 1, 1),
-        ("20/10min", 20, 600),
-        ("100/h", 100, 3600),
-        ("1/day", 1, 86400),
+        ("6/min", 6, 60), ("1/s", 1, 1), ("20/10min", 20, 600), ("100/h", 100, 3600), ("1/day", 1, 86400),
         ("5 / 30 s", 5, 30),
     ],
-)
+)  # fmt: skip
 def test_rates_are_read_as_people_write_them(text: str, count: int, seconds: float) -> None:
     frequency = parse_frequency(text)
     assert (frequency.count, frequency.seconds, str(frequency)) == (count, seconds, text)

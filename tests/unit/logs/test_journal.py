@@ -97,14 +97,6 @@ def test_a_record_too_large_for_a_datagram_arrives_whole(journal: Journal, log: 
     assert len(journal.received()["MESSAGE"]) == 16 << 20
 
 
-def test_a_trace_is_part_of_the_message(journal: Journal, log: logging.Logger) -> None:
-    try:
-        raise ValueError("the cause")
-    except ValueError as error:
-        log.error("failed", exc_info=error)
-    assert "ValueError: the cause" in journal.received()["MESSAGE"]
-
-
 def test_a_journal_that_is_away_is_replaced_by_standard_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

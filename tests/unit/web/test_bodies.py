@@ -44,12 +44,10 @@ def test_a_field_that_stands_twice_is_named(body: str, field: str) -> None:
     "body",
     [
         '{"target_port": [{"protocol": "TCP"}, {"protocol": "TCP"}], "pod_spec": "ttl: 1\\nttl: 2"}',
-        '{"labels": {"ttl": "1"}, "ttl": "{\\"a\\":1,\\"a\\":2}"}',
-        '{"labels": {"a": "1", "A": "2"}}',
-        '{"ttl": %s}' % ("9" * 300),
-        "{}",
+        '{"labels": {"ttl": "1"}, "ttl": "{\\"a\\":1,\\"a\\":2}"}', '{"labels": {"a": "1", "A": "2"}}',
+        '{"ttl": %s}' % ("9" * 300), "{}",
     ],
-)
+)  # fmt: skip
 def test_what_stands_once_in_each_object_is_no_repetition(body: str) -> None:
     assert parse_object(body.encode(), FIELDS, ()).keys() <= set(FIELDS)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.resources import files
 from typing import Any
 
 import jsonschema_rs
 
 from stackd.config import Config
-from stackd.web import responses
+from stackd.web import pages, responses
 from stackd.web.openapi import document
 from stackd.web.routes import ROUTES
 from stackd.web.schema import Schema
@@ -60,14 +61,6 @@ def test_what_a_key_of_another_scope_may_not_do_can_be_a_403() -> None:
         assert ("403" in operation["responses"]) is not open_to_all, (method, path)
 
 
-def test_ids_of_operations_are_unique_and_every_operation_has_a_known_tag() -> None:
-    ids = [operation["operationId"] for _, _, operation in operations()]
-    assert len(set(ids)) == len(ids)
-    assert {tag for _, _, operation in operations() for tag in operation["tags"]} == {
-        tag["name"] for tag in DESCRIBED["tags"]
-    }
-
-
 def test_every_example_is_valid() -> None:
     found = 0
     for _, _, operation in operations():
@@ -86,3 +79,31 @@ def test_every_schema_is_used_and_every_reference_leads_somewhere() -> None:
     assert {ref.rpartition("/")[2] for ref in re.findall(r"#/components/responses/\w+", text)} <= set(
         DESCRIBED["components"]["responses"]
     )
+
+
+# ---- The files of the pages for browsers: none is missing, and no script turns text into markup
+
+
+def test_the_package_holds_every_file_that_a_page_names() -> None:
+    known = pages.files()
+    named = {
+        name
+        for path, file in known.items()
+        if path.endswith(".html")
+        for name in re.findall(rb'(?:src|href)="/static/([^"]+)"', file.body)
+    }
+    assert {name.decode() for name in named} <= set(known)
+    for path, file in known.items():
+        for name in re.findall(rb'(?:from|import) "(\./|\.\./)([\w./]+)"', file.body):
+            folder = path.rpartition("/")[0] if name[0] == b"./" else ""
+            assert f"{folder}/{name[1].decode()}".lstrip("/") in known, (path, name)
+    assert all(files("stackd.web").joinpath("static", path).is_file() for path in known)
+
+
+def test_scripts_never_turn_text_into_markup() -> None:
+    forbidden = re.compile(rb"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|DOMParser")
+    for path, file in pages.files().items():
+        assert not forbidden.search(file.body), path
+        if path.endswith(".html"):
+            assert b"style=" not in file.body
+            assert not re.search(rb"<script>|\son\w+=", file.body), "inline scripts are against the policy"
