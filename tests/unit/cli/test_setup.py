@@ -8,8 +8,8 @@ import stat
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import aiohttp
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -116,6 +116,16 @@ async def test_it_leads_from_a_configuration_to_a_first_stack_and_a_second_time_
     assert objects(site) == before
 
 
+async def call(site: Site, method: str, path: str, body: Json | None = None) -> Json:
+    """What the cluster answers to its administrator."""
+    headers = {"Authorization": "Bearer admin"} | ({"Content-Type": "application/merge-patch+json"} if body else {})
+    url = f"{site.cluster.url}/api/v1/namespaces/arena{path}"
+    async with aiohttp.ClientSession() as session, session.request(method, url, json=body, headers=headers) as answer:
+        assert answer.status == 200, await answer.text()
+        found: Json = await answer.json()
+        return found
+
+
 def objects(site: Site) -> dict[tuple[str, Key], Json]:
     """What is in the cluster, without what it writes by itself."""
     kinds = (one for one in ALL if one not in (EVENTS, LEASES))
@@ -147,16 +157,14 @@ async def test_what_was_changed_in_the_cluster_is_named_and_put_right_and_what_w
     await site.setup("--yes", "--node", "one")
     result = await site.setup("--yes", "--node", "one", "--dns")
     assert "create NetworkPolicy stacks-to-dns in arena" in result.stdout
-    await patch(site, "/api/v1/namespaces/arena", {"metadata": {"labels": {"team": "a"}}})
-    await patch(
-        site, "/api/v1/namespaces/arena/resourcequotas/stacks", {"spec": {"hard": {"pods": "3", "secrets": "0"}}}
-    )
+    await call(site, "PATCH", "", {"metadata": {"labels": {"team": "a"}}})
+    await call(site, "PATCH", "/resourcequotas/stacks", {"spec": {"hard": {"pods": "3", "secrets": "0"}}})
     result = await site.setup("--plan", "--node", "one", "--dns")
     assert "change ResourceQuota stacks in arena (spec.hard.pods)" in result.stdout
     assert "Namespace" not in result.stdout
     result = await site.setup("--yes", "--node", "one", "--dns")
     assert "1 of 16 objects of `stackd manifests` created or changed" in result.stdout
-    hard = (await get(site, "/api/v1/namespaces/arena/resourcequotas/stacks"))["spec"]["hard"]
+    hard = (await call(site, "GET", "/resourcequotas/stacks"))["spec"]["hard"]
     assert (hard["pods"], hard["secrets"]) == ("1767", "0")
 
 
@@ -220,10 +228,10 @@ async def test_nodes_that_report_no_disk_get_no_limits_on_it_unless_they_are_ask
         result = await mine.setup("--plan", "--node", "one", "--dns")
         assert "stackd manifests --dns --no-ephemeral-storage | kubectl apply -f -" in result.stdout
         await mine.setup("--yes", "--node", "one")
-        (limit,) = (await get(mine, "/api/v1/namespaces/arena/limitranges/stacks"))["spec"]["limits"]
+        (limit,) = (await call(mine, "GET", "/limitranges/stacks"))["spec"]["limits"]
         assert set(limit["max"]) == {"cpu", "memory"}
         await mine.setup("--yes", "--node", "one", "--ephemeral-storage")
-        (limit,) = (await get(mine, "/api/v1/namespaces/arena/limitranges/stacks"))["spec"]["limits"]
+        (limit,) = (await call(mine, "GET", "/limitranges/stacks"))["spec"]["limits"]
         assert set(limit["max"]) == {"cpu", "memory", "ephemeral-storage"}
         assert states(await mine.setup("--plan"))["cluster"] == "ok"
 
@@ -284,28 +292,6 @@ def test_without_an_installation_it_says_so(tmp_path: Path, monkeypatch: pytest.
     result = CliRunner().invoke(stackd, ["setup", "--yes"])
     assert result.exit_code == 2
     assert "install stackd first" in result.stderr
-
-
-async def get(site: Site, path: str) -> dict[str, Any]:
-    import aiohttp
-
-    async with (
-        aiohttp.ClientSession(headers={"Authorization": "Bearer admin"}) as session,
-        session.get(site.cluster.url + path) as answer,
-    ):
-        found: dict[str, Any] = await answer.json()
-        return found
-
-
-async def patch(site: Site, path: str, body: dict[str, object]) -> None:
-    import aiohttp
-
-    headers = {"Authorization": "Bearer admin", "Content-Type": "application/merge-patch+json"}
-    async with (
-        aiohttp.ClientSession(headers=headers) as session,
-        session.patch(site.cluster.url + path, json=body, headers=headers) as answer,
-    ):
-        assert answer.status == 200, await answer.text()
 
 
 async def test_the_options_for_the_cluster_are_remembered_for_the_next_run(site: Site) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from stackd.client import AsyncClient
 from tests.api.test_templates import PLAIN, WEB, folder_with
 from tests.harness import KEY, eventually, harness
 from tests.unit.cli.conftest import Shell
@@ -76,13 +75,6 @@ async def test_stacks_are_chosen_by_their_template(shell: Shell) -> None:
         await shell.at.call("DELETE", f"/stacks/{other}")
         await shell.at.create()
         await eventually(lambda: set(picture.stacks) == {mine, second})
-
-
-async def test_the_client_chooses_by_template_too(shell: Shell) -> None:
-    made = await shell.at.create({"template": "web-1"})
-    await shell.at.create()
-    async with AsyncClient(shell.at.url, KEY) as client:
-        assert [stack.stack_id for stack in await client.stacks(template="web-1")] == [made["stack_id"]]
 
 
 async def test_names_of_templates_are_completed_from_the_daemon(shell: Shell) -> None:

@@ -84,12 +84,6 @@ async def test_a_screen_shows_the_newest_and_says_how_many_it_does_not(shell: Sh
     assert "2 older ones not shown" in text
 
 
-async def test_watch_ends_with_a_sentence_where_there_is_no_daemon(shell: Shell) -> None:
-    result = await shell.run("watch", "--url", "http://127.0.0.1:1")
-    assert result.exit_code == 1
-    assert "cannot be reached" in result.stderr
-
-
 # ---- Ctrl-C: the command says what continues without it, and exits with 130
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-from pydantic import ValidationError
-
-from stackd.config import LIVE_KEYS, Config, SettingChange, StacksSection, diff, load, merge_live, policy_of
+from stackd.config import LIVE_KEYS, Config, SettingChange, diff, load, merge_live, policy_of
 from stackd.config.settings import example, settings, table
 from stackd.podspec.policy import Policy
 from tests.unit.config.conftest import KEY, Load
@@ -70,15 +67,6 @@ labels = { event = "finals" }
         {"key": "stacks", "operator": "Exists", "tolerationSeconds": 60},
     )
     assert policy.labels == {"event": "finals"}
-
-
-def test_a_configuration_cannot_be_changed() -> None:
-    config = Config()
-    with pytest.raises(ValidationError, match="frozen"):
-        config.stacks.ttl = 1.0
-    with pytest.raises(TypeError):
-        config.stacks.node_selector["role"] = "other"  # type: ignore[index]
-    assert StacksSection(ttl=3.0).ttl == 3.0
 
 
 # ---- What a reload applies, and what needs a restart

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pytest
@@ -64,98 +64,85 @@ def test_endings_that_trickle_in_within_a_minute_count_together(braked: Braked) 
     assert braked.ends(names(1, FREE_ENDINGS)) == names(1, FREE_ENDINGS)
 
 
-def test_endings_of_more_than_a_minute_ago_count_no_longer(braked: Braked) -> None:
-    assert braked.ends(names(FREE_ENDINGS)) == []
-    braked.clock.advance(WINDOW_SECONDS + 0.1)
-    assert braked.ends(names(FREE_ENDINGS, FREE_ENDINGS)) == []
+Step = Callable[[Braked], object]
 
 
-@pytest.mark.parametrize("pause", [0.0, 1.0, WINDOW_SECONDS / 2, WINDOW_SECONDS + 1])
-def test_an_ending_that_is_tried_again_and_again_counts_once(braked: Braked, pause: float) -> None:
-    for _ in range(10 * FREE_ENDINGS):
-        assert braked.ends(names(5)) == []
-        braked.clock.advance(pause)
-    assert braked.ends(names(FREE_ENDINGS - 5, 5)) == []
+def ends(ids: list[str]) -> Step:
+    def step(braked: Braked) -> None:
+        assert braked.ends(ids) == []
+
+    return step
 
 
-def test_tries_do_not_keep_an_ending_in_the_window(braked: Braked) -> None:
-    """Only the first try within a minute counts, so that an ending that is tried for hours counts once."""
-    braked.ends(names(5))
-    braked.clock.advance(WINDOW_SECONDS - 1)
-    braked.ends(names(5))
-    braked.clock.advance(2)
-    assert braked.ends(names(FREE_ENDINGS, 5)) == []
+def holds(ids: list[str], held: list[str] | None = None) -> Step:
+    def step(braked: Braked) -> None:
+        assert braked.ends(ids) == (held or ids)
+        assert {*(held or ids)} <= {*braked.held}
+
+    return step
 
 
-def test_what_is_held_makes_further_endings_wait_too_and_what_is_true_no_longer_does_not(braked: Braked) -> None:
-    assert braked.ends(names(MANY)) == names(MANY)
-    assert braked.ends(names(1, MANY)) == names(1, MANY)
-    assert braked.held == names(MANY + 1)
-    braked.brake.forget(names(MANY))
-    assert braked.held == names(1, MANY)
-    assert braked.ends(names(1, MANY)) == []
-    assert not braked.brake.on
+def confirms(ids: list[str]) -> Step:
+    def step(braked: Braked) -> None:
+        assert braked.brake.confirm() == frozenset(ids)
+
+    return step
 
 
-def test_held_endings_stay_held_for_as_long_as_they_are_true(braked: Braked) -> None:
-    for _ in range(5):
-        assert braked.ends(names(MANY)) == names(MANY)
-        braked.brake.pass_done()
-        braked.clock.advance(WINDOW_SECONDS + 1)
-    assert braked.held == names(MANY)
-
-
-# ---- a confirmation
-
-
-def test_a_confirmation_is_not_for_what_comes_after_it(braked: Braked) -> None:
-    braked.ends(names(MANY))
-    braked.brake.confirm()
-    assert braked.ends(names(2 * MANY)) == names(MANY, MANY)
-    assert braked.held == names(MANY, MANY)
-
-
-def test_a_confirmation_where_nothing_is_held_is_for_nothing(braked: Braked) -> None:
-    assert braked.brake.confirm() == frozenset()
-    assert braked.ends(names(MANY)) == names(MANY)
-
-
-def test_what_was_confirmed_does_not_count_against_what_comes_next(braked: Braked) -> None:
-    braked.ends(names(MANY))
-    assert braked.brake.confirm() == frozenset(names(MANY))
-    for _ in range(3):  # the file cannot be written, and they are tried again
-        assert braked.ends(names(MANY)) == []
-        braked.clock.advance(1)
+def is_off(braked: Braked) -> None:
     assert (braked.held, braked.brake.on) == ([], False)
-    assert braked.ends(names(FREE_ENDINGS, MANY)) == []
 
 
-def test_a_confirmation_ends_with_the_pass_that_used_it(braked: Braked) -> None:
-    braked.ends(names(MANY))
-    braked.brake.confirm()
-    braked.ends(names(MANY))
+def wait(seconds: float) -> Step:
+    return lambda braked: braked.clock.advance(seconds)
+
+
+def passes(braked: Braked) -> None:
     braked.brake.pass_done()
-    assert braked.ends(names(MANY)) == names(MANY)
 
 
-@pytest.mark.parametrize(("after", "goes"), [(CONFIRMED_SECONDS - 1, True), (CONFIRMED_SECONDS, False)])
-def test_a_confirmation_that_no_pass_could_use_ends_after_a_minute(braked: Braked, after: float, goes: bool) -> None:
-    braked.ends(names(MANY))
-    braked.brake.confirm()
-    braked.clock.advance(after)
-    assert braked.ends(names(MANY)) == ([] if goes else names(MANY))
+def forget(ids: list[str]) -> Step:
+    return lambda braked: braked.brake.forget(ids)
 
 
-def test_what_led_to_a_confirmation_has_been_looked_at(braked: Braked) -> None:
-    assert braked.ends(names(FREE_ENDINGS)) == []
-    braked.ends(names(MANY, FREE_ENDINGS))
-    braked.brake.confirm()
-    braked.ends(names(MANY, FREE_ENDINGS))
-    braked.brake.pass_done()
-    assert braked.ends(names(FREE_ENDINGS, FREE_ENDINGS + MANY)) == []
+FREE, NEXT, ALL = names(FREE_ENDINGS), names(FREE_ENDINGS, FREE_ENDINGS), names(MANY)
+LATER = names(MANY, FREE_ENDINGS)
+SITUATIONS: dict[str, list[Step]] = {
+    "endings of more than a minute ago count no longer": [ends(FREE), wait(WINDOW_SECONDS + 0.1), ends(NEXT)],
+    **{
+        f"an ending that is tried again every {pause} s counts once": [
+            *[ends(names(5)), wait(pause)] * 100,
+            ends(names(FREE_ENDINGS - 5, 5)),
+        ]
+        for pause in (0.0, 1.0, WINDOW_SECONDS / 2, WINDOW_SECONDS + 1)
+    },
+    "tries do not keep an ending in the window": [
+        *(ends(names(5)), wait(WINDOW_SECONDS - 1), ends(names(5)), wait(2)),
+        ends(names(FREE_ENDINGS, 5)),
+    ],
+    "what is held makes further endings wait, and what is true no longer does not": [
+        *(holds(ALL), holds(names(1, MANY)), forget(ALL), ends(names(1, MANY)), is_off)
+    ],
+    "held endings stay held for as long as they are true": [holds(ALL), passes, wait(WINDOW_SECONDS + 1)] * 5,
+    "a confirmation lets go what was held then, also at further tries, and it counts against nothing": [
+        *(holds(ALL), confirms(ALL), ends(ALL), wait(1), ends(ALL), is_off, ends(LATER))
+    ],
+    "a confirmation is not for what comes after it": [
+        *(holds(ALL), confirms(ALL), holds(names(2 * MANY), held=names(MANY, MANY)))
+    ],
+    "a confirmation where nothing is held is for nothing": [confirms([]), holds(ALL)],
+    "a confirmation ends with the pass that used it": [holds(ALL), confirms(ALL), ends(ALL), passes, holds(ALL)],
+    "a confirmation lasts for a minute": [holds(ALL), confirms(ALL), wait(CONFIRMED_SECONDS - 1), ends(ALL)],
+    "a confirmation that no pass could use ends": [holds(ALL), confirms(ALL), wait(CONFIRMED_SECONDS), holds(ALL)],
+    "what led to a confirmation has been looked at": [
+        *(ends(FREE), holds(names(MANY, FREE_ENDINGS)), confirms(names(MANY, FREE_ENDINGS))),
+        *(ends(names(MANY, FREE_ENDINGS)), passes, ends(names(FREE_ENDINGS, FREE_ENDINGS + MANY))),
+    ],
+    "a pass without a confirmation forgets no ending": [ends(FREE), passes, holds(names(1, FREE_ENDINGS))],
+}
 
 
-def test_a_pass_without_a_confirmation_forgets_no_ending(braked: Braked) -> None:
-    assert braked.ends(names(FREE_ENDINGS)) == []
-    braked.brake.pass_done()
-    assert braked.ends(names(1, FREE_ENDINGS)) == names(1, FREE_ENDINGS)
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_unrequested_endings(braked: Braked, situation: str) -> None:
+    for step in SITUATIONS[situation]:
+        step(braked)

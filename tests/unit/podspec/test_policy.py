@@ -199,12 +199,6 @@ def test_the_restricted_profile_and_the_restart_policy_are_one_key_away() -> Non
     }
 
 
-@pytest.mark.parametrize("policy", [Policy(), Policy(profile="restricted"), Policy(run_as_root=False)])
-def test_a_sanitized_spec_can_be_sent_again_under_every_profile(policy: Policy) -> None:
-    admitted = admit(with_init({"restartPolicy": "Always"}), policy)
-    assert admit(admitted.text, policy) == admitted
-
-
 @pytest.mark.parametrize(
     "policy", [Policy(profile="restricted", run_as_user=True), Policy(run_as_root=False, run_as_user=True)]
 )

@@ -14,7 +14,7 @@ from stackd.errors import InvalidPodSpec
 from stackd.podspec import Policy, Sanitizer, sanitize
 from stackd.podspec.sanitize import KEPT
 from stackd.quantity import parse
-from tests.unit.podspec.specs import DEFAULT_POLICY, HTTP, admit, container, manifest, reasons, seed, with_init
+from tests.unit.podspec.specs import DEFAULT_POLICY, HTTP, admit, container, manifest, reasons, seed
 
 STORAGE = "ephemeral-storage"
 DISK = Policy(max_ephemeral_storage="8Gi")
@@ -213,13 +213,6 @@ def test_only_so_many_are_kept_and_those_used_last() -> None:
 # ---- CPU, memory and storage: for each container, and for the pod as a whole
 
 
-ALWAYS = {"restartPolicy": "Always"}
-
-
-def limits_of(cpu: str, memory: str = "1Mi") -> dict[str, Any]:
-    return {"resources": {"limits": {"cpu": cpu, "memory": memory}}}
-
-
 def settled(**resources: Any) -> dict[str, Any]:
     pod = manifest(container(resources=resources))
     found = pod["spec"]["containers"][0]["resources"]
@@ -280,26 +273,3 @@ def test_what_is_wrong_with_resources_is_named(resources: Any, expected: list[st
     found = reasons(container(resources=resources))
     assert len(found) == len(expected)
     assert all(part in reason for part, reason in zip(expected, found, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("init", "milli"),
-    [
-        ([], 100), ([limits_of("50m")], 100), ([limits_of("300m")], 300),
-        ([limits_of("300m"), limits_of("200m")], 300), ([{**limits_of("50m"), **ALWAYS}], 150),
-        ([{**limits_of("50m"), **ALWAYS}, limits_of("200m")], 250),
-        ([limits_of("200m"), {**limits_of("50m"), **ALWAYS}], 200),
-        ([{**limits_of("50m"), **ALWAYS}, {**limits_of("60m"), **ALWAYS}, limits_of("10m")], 210),
-        ([{**limits_of("50m"), **ALWAYS}, limits_of("100m"), {**limits_of("60m"), **ALWAYS}], 210),
-    ],
-)  # fmt: skip
-def test_sidecars_count_into_the_sum_and_other_init_containers_by_the_peak(init: list[Any], milli: int) -> None:
-    admitted = admit(with_init(*init))
-    assert admitted.requested_cpu_milli == milli
-
-
-def test_all_containers_count() -> None:
-    pod = container()
-    pod["spec"]["containers"].append({"name": "b", "image": "b:1", **limits_of("2", "1Gi")})
-    admitted = admit(pod)
-    assert (admitted.requested_cpu_milli, admitted.requested_memory_bytes) == (2100, 2**27 + 2**30)
