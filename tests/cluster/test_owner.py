@@ -40,7 +40,9 @@ async def test_a_standby_takes_over_and_nothing_that_was_acknowledged_is_lost(si
     site.wire.whole = True
     await asyncio.sleep(2.0)  # time for the old owner to do what it still would
     over.set()
-    await asyncio.wait(pressing, timeout=60)
+    done, _ = await asyncio.wait(pressing, timeout=60)
+    for client in done:
+        client.result()
     acknowledged_late = [what for at, what in site.late if at > taken_over]
     assert not acknowledged_late, f"two acknowledged: {acknowledged_late}"
     await agree(site)
