@@ -7,19 +7,20 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
+    from stackd.client import Client
     from stackd.config import LoadedConfig
     from stackd.quantity import Quantity
 
+T = TypeVar("T")
 INSTALLED = Path("/etc/stackd/config.toml")
 """Where `make install` puts the configuration."""
 
-COMPLETION_SECONDS = 1.5
 STATUSES = ("creating", "running", "stopped", "failed", "node_deleted")
 COMPLETED = ("stack_id", "status", "node_public_ip", "ports", "labels")
 
@@ -149,33 +150,29 @@ def ids_of_stacks(context: click.Context, parameter: click.Parameter, begin: str
     from stackd.cli.output import addresses, label_text
     from stackd.printable import printable
 
-    answer = _answered_at_once(context, "/stacks", [("fields", ",".join(COMPLETED))])
     return [
         CompletionItem(
-            stack["stack_id"], help=printable(" ".join([stack["status"], *addresses(stack), label_text(stack)]))
+            stack.stack_id, help=printable(" ".join([stack.status, *addresses(stack.raw), label_text(stack.raw)]))
         )
-        for stack in answer.get("stacks", ())
-        if stack["stack_id"].startswith(begin)
+        for stack in _answered_at_once(context, lambda client: client.stacks(fields=COMPLETED))
+        if stack.stack_id.startswith(begin)
     ]
 
 
 def names_of_templates(context: click.Context, parameter: click.Parameter, begin: str) -> list[CompletionItem]:
     """Completions of a template's name from the daemon; none if it does not answer at once."""
-    found = _answered_at_once(context, "/templates", [])
-    return [CompletionItem(one["name"]) for one in found.get("templates", ()) if one["name"].startswith(begin)]
+    found = _answered_at_once(context, lambda client: client.templates())
+    return [CompletionItem(one.name) for one in found if one.name.startswith(begin)]
 
 
-def _answered_at_once(context: click.Context, path: str, query: list[tuple[str, str]]) -> dict[str, Any]:
-    """The daemon's answer; empty if it does not come within ``COMPLETION_SECONDS``."""
+def _answered_at_once(context: click.Context, ask: Callable[[Client], list[T]]) -> list[T]:
     from stackd.cli.target import completing
     from stackd.errors import StackdError
 
     try:
-        client = completing(context.params)
-        answer: dict[str, Any] = client.call("GET", path, query=query, seconds=COMPLETION_SECONDS)
+        return ask(completing(context.params))
     except (StackdError, click.ClickException):
-        return {}
-    return answer
+        return []
 
 
 stack_id_argument = click.argument("stack_id", metavar="STACK", shell_complete=ids_of_stacks)

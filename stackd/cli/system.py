@@ -28,10 +28,9 @@ TEMPLATE_HEADS = ("template", "ports", "ttl", "stacks", "pool", "images", "troub
 @output_option("json", "jsonl", "name")
 def templates(client: Client, output: str) -> None:
     """List the templates that a create can ask for by name, their stacks, and how their pools are doing."""
-    answer = client.call("GET", "/templates")
-    found = answer["templates"]
+    found = [one.raw for one in client.templates()]
     if output == "json":
-        print_json(answer)
+        print_json({"templates": found})
     elif output == "jsonl":
         for one in found:
             print_json_line(one)
@@ -150,8 +149,7 @@ def _words(event: Event) -> list[str]:
 @output_option("json", "jsonl")
 def reconcile(client: Client, action: str, output: str) -> None:
     """Show what the reconciliation of a running daemon would do, or release its brake."""
-    method, path = ("POST", "/reconcile/confirm") if action == "confirm" else ("GET", "/reconcile")
-    answer = client.call(method, path)
+    answer = client.reconcile(confirm=action == "confirm")
     if output:
         PRINTED[output](answer)
     elif action == "confirm":
@@ -199,7 +197,7 @@ CHECK_SECONDS = 0.2
 @output_option("json", "jsonl")
 def owner(client: Client, output: str) -> None:
     """Show who owns the stacks, and the role of the daemon at this address."""
-    told = client.call("GET", "/owner")
+    told = client.owner()
     if output:
         PRINTED[output](told)
     else:
@@ -231,11 +229,11 @@ def takeover(client: Client) -> None:
 
     The owner finishes what is under way, hands the stacks over, and then becomes a standby itself.
     """
-    asked = client.call("POST", "/takeover")["asked"]
+    asked = client.takeover()
     click.echo(printable(f"{asked} was asked to hand the stacks over"))
     end = time.monotonic() + TAKEOVER_SECONDS
     while time.monotonic() < end:
-        told = client.call("GET", "/owner")
+        told = client.owner()
         if told["role"] == "owner" and told["may_change"]:
             click.echo(printable(f"{told['host']} owns the stacks"))
             return

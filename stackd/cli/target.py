@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from stackd.doctor.local import LocalDaemon
 
 FILE_KEYS = ("url", "key", "key_file", "ca_file")
+COMPLETION_SECONDS = 1.5
 FOR_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -134,15 +135,16 @@ def client_for(url: str | None, key_file: Path | None, ca_file: Path | None = No
 
 
 def completing(options: Mapping[str, Any]) -> Client:
-    """The client for completion: one attempt, and no warning about the permissions of ``client.toml``."""
+    """The client for completion: one short attempt, and no warning about the permissions of ``client.toml``."""
     from stackd.client.attempts import NO_RETRIES
 
     url = options.get("url") or os.environ.get("STACKD_URL")
     ca_file = options.get("ca_file") or os.environ.get("STACKD_CA_FILE")
-    return _client(_target(url, options.get("key_file"), ca_file, quiet=True), NO_RETRIES)
+    target = _target(url, options.get("key_file"), ca_file, quiet=True)
+    return _client(target, NO_RETRIES, timeout=COMPLETION_SECONDS)
 
 
-def _client(target: Target, retries: Retries) -> Client:
+def _client(target: Target, retries: Retries, timeout: float | None = None) -> Client:
     from stackd.client import Client
 
     try:
@@ -152,6 +154,7 @@ def _client(target: Target, retries: Retries) -> Client:
             retries=retries,
             ssl_context=target.ssl_context,
             check_peer=target.check_peer,
+            timeout=timeout,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error

@@ -110,11 +110,13 @@ class Retries:
 NO_RETRIES = Retries(times=0)
 
 
-def with_retries(steps: Steps[T], retries: Retries) -> Steps[T]:
-    """The same steps, with each request sent again as ``retries`` says."""
+def with_retries(steps: Steps[T], retries: Retries, timeout: float | None = None) -> Steps[T]:
+    """The same steps, with each request sent again as ``retries`` says, and cut off after ``timeout`` seconds."""
     try:
         wanted = next(steps)
         while True:
+            if timeout is not None and isinstance(wanted, Request):
+                wanted = replace(wanted, seconds=min(wanted.seconds, timeout))
             try:
                 got = (yield wanted) if isinstance(wanted, Pause) else (yield from _attempts(wanted, retries))
             except ClientError as error:

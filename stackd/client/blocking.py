@@ -82,7 +82,7 @@ class Client(Operations):
 
     def run(self, steps: Steps[T]) -> T:
         """Run the steps of an operation."""
-        steps = with_retries(steps, self._retries)
+        steps = with_retries(steps, self._retries, self._timeout)
         try:
             wanted = next(steps)
             while True:

@@ -57,8 +57,11 @@ class Operations:
         retries: Retries | None = None,
         ssl_context: ssl.SSLContext | None = None,
         check_peer: Callable[[], None] | None = None,
+        timeout: float | None = None,
     ) -> None:
-        """``check_peer`` is called with each new connection, before anything is sent; what it raises ends the request.
+        """``timeout``: the longest that one request may take, in seconds; by default it depends on the operation.
+
+        ``check_peer`` is called with each new connection, before anything is sent; what it raises ends the request.
 
         Raises ValueError for a wrong address, or a key that no header can carry.
         """
@@ -70,6 +73,7 @@ class Operations:
         self._retries = retries or Retries()
         self._ssl = ssl_context
         self._check_peer = check_peer
+        self._timeout = timeout
         self._kept = threading.local()
         """``Client``'s open connection, one for each thread."""
 
@@ -99,6 +103,11 @@ class Operations:
     templates = Operation(operations.templates)
     stats = Operation(operations.stats)
     capacity = Operation(operations.capacity)
+    ready = Operation(operations.ready)
+    metrics = Operation(operations.metrics)
+    owner = Operation(operations.owner)
+    takeover = Operation(operations.takeover)
+    reconcile = Operation(operations.reconcile)
 
 
 def parsed(url: str) -> SplitResult:
@@ -112,7 +121,7 @@ def parsed(url: str) -> SplitResult:
 
 def encoded(request: Request, key: str) -> tuple[bytes | None, dict[str, str]]:
     """The body and all headers of a request."""
-    headers = {"X-API-KEY": key, **request.headers}
+    headers = {**({"X-API-KEY": key} if key else {}), **request.headers}
     if request.body is None:
         return None, headers
     return json.dumps(request.body).encode(), {**headers, "Content-Type": "application/json"}

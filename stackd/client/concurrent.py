@@ -72,7 +72,7 @@ class AsyncClient(Operations):
         """Run the steps of an operation."""
         import asyncio
 
-        steps = with_retries(steps, self._retries)
+        steps = with_retries(steps, self._retries, self._timeout)
         try:
             wanted = next(steps)
             while True:

@@ -3,7 +3,7 @@
 ClientError
 ├── Unreachable      no answer came; ``sent``: stackd may have carried out the request
 ├── BadAnswer        the answer is not stackd's
-├── ApiError         stackd refused, in its own words: ``status``, ``sentence``, ``detail``, ``reasons``
+├── ApiError         stackd refused, in its own words: ``status``, ``sentence``, ``detail``, ``reasons``, ``fields``
 │   ├── KeyRefused   401, 403
 │   ├── NotFound     404
 │   ├── Conflict     409  ``stack_id`` names the stack that is in the way, if there is one
@@ -45,6 +45,7 @@ class ApiError(ClientError):
     def __init__(self, status: int, sentence: str, fields: Mapping[str, Any], retry_after: float = 0.0) -> None:
         super().__init__(sentence)
         self.status = status
+        self.fields = fields
         self.detail = fields.get("detail") or ""
         self.retry_after = retry_after
         self.reasons: list[Mapping[str, Any]] = list(fields.get("reasons") or ())

@@ -260,6 +260,33 @@ def capacity(*, cpu: str = "", memory: str = "", ephemeral_storage: str = "", po
     return Capacity.of((yield from call("GET", "/capacity", query=[(k, v) for k, v in asked.items() if v])))
 
 
+def ready() -> Steps[None]:
+    """Raises Busy, with the reasons, while stackd is not ready."""
+    yield from call("GET", "/readyz")
+
+
+def metrics() -> Steps[str]:
+    """The metrics, in Prometheus's text format."""
+    response: Response = yield Request(method="GET", path="/metrics", repeatable=True)
+    return response.text()
+
+
+def owner() -> Steps[dict[str, Any]]:
+    """Who owns the stacks, as JSON."""
+    return (yield from call("GET", "/owner"))  # type: ignore[no-any-return]
+
+
+def takeover() -> Steps[str]:
+    """Ask the owner to hand the stacks over to the standby at this address; the owner's name. Raises Conflict."""
+    return str((yield from call("POST", "/takeover"))["asked"])
+
+
+def reconcile(*, confirm: bool = False) -> Steps[dict[str, Any]]:
+    """What a reconciliation would do, as JSON; with ``confirm``, what the release of its brake has done."""
+    method, path = ("POST", "/reconcile/confirm") if confirm else ("GET", "/reconcile")
+    return (yield from call(method, path))  # type: ignore[no-any-return]
+
+
 def request_body(
     pod_spec: str,
     ports: Ports,

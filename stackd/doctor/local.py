@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from stackd.client.failures import ClientError
 
 if TYPE_CHECKING:
-    import aiohttp
+    from stackd.client import AsyncClient
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -67,16 +67,18 @@ class LocalDaemon:
                 f"what listens at {self.url} belongs to the user {who}, and not to stackd; the key was not sent{_NAME_IT}"
             )
 
-    def session(self) -> aiohttp.ClientSession:
-        """A session that sends the key to nobody else; the caller closes it."""
-        import aiohttp
+    def client(self, timeout: float | None = SECONDS) -> AsyncClient:
+        """A client that sends the key to nobody else, and each request once; the caller closes it."""
+        from stackd.client import AsyncClient
+        from stackd.client.attempts import NO_RETRIES
 
-        from stackd.client.concurrent import connector
-
-        return aiohttp.ClientSession(
-            connector=connector(self.require_own, ssl=self.tls or True),
-            timeout=aiohttp.ClientTimeout(total=SECONDS),
-            headers={"X-API-KEY": self.key} if self.key else {},
+        return AsyncClient(
+            self.url,
+            self.key,
+            retries=NO_RETRIES,
+            ssl_context=self.tls,
+            check_peer=self.require_own,
+            timeout=timeout,
         )
 
 

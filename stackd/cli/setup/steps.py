@@ -16,8 +16,7 @@ from typing import Any
 from stackd.cli.options import for_cluster, is_installed
 from stackd.cli.setup.admin import cluster_entry, render
 from stackd.cli.target import local_daemon
-from stackd.client import AsyncClient, ClientError
-from stackd.client.attempts import NO_RETRIES
+from stackd.client import ClientError
 from stackd.config import Config
 from stackd.config.credentials import API_KEY, KUBECONFIG
 from stackd.doctor import running, service
@@ -90,11 +89,6 @@ class Setup:
     def url(self) -> str:
         """The daemon's URL."""
         return self.daemon.url
-
-    def client(self) -> AsyncClient:
-        """A client of the daemon, without retries; the caller closes it."""
-        at = self.daemon
-        return AsyncClient(at.url, at.key, retries=NO_RETRIES, ssl_context=at.tls, check_peer=at.require_own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,12 +321,11 @@ async def inspect_stack(setup: Setup) -> StepState:
     if not setup.options["first_stack"]:
         return _already("skipped (--no-first-stack)")
     if await _answers(setup):
-        async with setup.client() as client:
-            if owner := await _owner(client):
-                return _already(f"this stackd stands by: {owner} owns the stacks")
-            there = (await client.call("GET", "/stacks", query=[("limit", "1")]))["stacks"]
-        if there:
-            return _already(f"there are stacks: {there[0]['stack_id']} is one")
+        if owner := await running.owner_it_stands_by_for(setup.daemon):
+            return _already(f"this stackd stands by: {owner} owns the stacks")
+        async with setup.daemon.client() as client:
+            if there := await client.stacks(fields=["stack_id"]):
+                return _already(f"there are stacks: {there[0].stack_id} is one")
     image, port = setup.options["image"], setup.options["port"]
     return StepState(
         what="a first stack",
@@ -349,7 +342,7 @@ async def first_stack(setup: Setup) -> str:
         "ttl": STACK_TTL,
     }
     try:
-        async with setup.client() as client:
+        async with setup.daemon.client(timeout=None) as client:
             stack = await client.wait(await client.create_from(body), timeout=STACK_SECONDS)
     except ClientError as error:
         raise StepFailed(
@@ -468,19 +461,12 @@ async def _until_ready(setup: Setup) -> str:
 
 async def _not_ready(setup: Setup) -> str:
     try:
-        async with setup.client() as client:
-            if await _owner(client):
-                return ""
-            await client.call("GET", "/readyz", seconds=5.0)
+        if not await running.owner_it_stands_by_for(setup.daemon):
+            async with setup.daemon.client() as client:
+                await client.ready()
     except ClientError as error:
         return str(error)
     return ""
-
-
-async def _owner(client: AsyncClient) -> str:
-    """The machine whose stackd owns the stacks while this one stands by; empty if this one owns them."""
-    told = await client.call("GET", "/owner", seconds=5.0)
-    return str(told["owner"]) if told["role"] == "standby" else ""
 
 
 def _has_text(file: Path) -> bool:

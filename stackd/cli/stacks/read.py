@@ -57,7 +57,7 @@ def list_stacks(client: Client, chosen: dict[str, Any], output: str) -> None:
 @output_option("json", "jsonl")
 def show(client: Client, stack_id: str, spec: bool, output: str) -> None:
     """Show everything about one stack."""
-    stack = client.call("GET", path_of(stack_id))
+    stack = client.get(checked(stack_id)).raw
     if output in PRINTED:
         PRINTED[output](stack)
     elif spec:
@@ -72,14 +72,14 @@ def show(client: Client, stack_id: str, spec: bool, output: str) -> None:
 @output_option("json", "jsonl")
 def timeline(client: Client, stack_id: str, output: str) -> None:
     """Show what happened to a stack, even for a while after it is gone."""
-    answer = client.call("GET", f"{path_of(stack_id)}/timeline")
+    events = [event.raw for event in client.timeline(checked(stack_id))]
     if output == "json":
-        print_json(answer)
+        print_json({"stack_id": stack_id, "events": events})
     elif output == "jsonl":
-        for event in answer["events"]:
+        for event in events:
             print_json_line(event)
     else:
-        print_rows(TIMELINE, map(_row, answer["events"]))
+        print_rows(TIMELINE, map(_row, events))
 
 
 @click.command()
@@ -115,7 +115,7 @@ def _follow(client: Client, stack_id: str, container: str, known: str) -> None:
     while True:
         time.sleep(FOLLOW_SECONDS)
         try:
-            over = client.call("GET", f"/stacks/{stack_id}/status")["status"] not in ("creating", "running")
+            over = client.get(stack_id).status not in ("creating", "running")
             text = client.logs(stack_id, tail=FOLLOWED_LINES, container=container)
         except NotFound:
             click.echo(f"{stack_id} is gone", err=True)
@@ -153,11 +153,6 @@ def checked(stack_id: str) -> str:
     if not PATH_PART.fullmatch(stack_id):
         raise click.UsageError(f"not a stack's id: {printable(stack_id)!r}")
     return stack_id
-
-
-def path_of(stack_id: str) -> str:
-    """The stack's path in the API. Raises UsageError as ``checked`` does."""
-    return f"/stacks/{checked(stack_id)}"
 
 
 def print_detail(stack: Fields) -> None:

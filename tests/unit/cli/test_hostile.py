@@ -93,7 +93,7 @@ async def test_the_plan_of_a_reconciliation_is_harmless(shell: Shell, monkeypatc
     def answer(*_: object, **__: object) -> dict[str, Any]:
         return plan
 
-    monkeypatch.setattr(Client, "call", answer)
+    monkeypatch.setattr(Client, "reconcile", answer)
     result = await shell.any_command("reconcile")
     assert "stack-1" in result.output
     assert not set(OBEYED) & set(result.output)
