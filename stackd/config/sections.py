@@ -238,7 +238,8 @@ class LimitsSection(Section):
     )
     header_size: Size = Field(default=16 << 10, description="Longest request line or header.")
     slow_client_timeout: Period = Field(
-        default=30.0, description="A client that takes longer to send a request or to read an answer is cut off."
+        default=30.0,
+        description="A client is cut off if its request takes longer, or if it reads nothing of an answer for longer.",
     )
     connections: Count = Field(
         default=4096, description="Open connections; above that, those without a valid key are closed first. 0 is off."
