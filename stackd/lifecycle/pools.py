@@ -258,25 +258,16 @@ class Pools:
 
 def is_ready(row: Stack) -> bool:
     """Whether the row of a stack in a pool says that it runs."""
-    return (
-        row.accepted
-        and not row.ended
-        and row.deleting_since is None
-        and row.desired is Desired.RUNNING
-        and row.status is StackStatus.RUNNING
-    )
+    return _is_to_run(row) and row.status is StackStatus.RUNNING
 
 
 def is_starting(row: Stack) -> bool:
-    """Whether the row of a stack in a pool says that it comes to run, as far as is known."""
-    return (
-        row.accepted
-        and not row.ended
-        and row.deleting_since is None
-        and row.desired is Desired.RUNNING
-        and row.status is StackStatus.CREATING
-        and not row.status_reason  # nothing keeps it from running
-    )
+    """Whether the row of a stack in a pool says that it comes to run: nothing is known that keeps it from that."""
+    return _is_to_run(row) and row.status is StackStatus.CREATING and not row.status_reason
+
+
+def _is_to_run(row: Stack) -> bool:
+    return row.accepted and not row.ended and row.deleting_since is None and row.desired is Desired.RUNNING
 
 
 def has_failed(row: Stack) -> bool:
