@@ -15,7 +15,7 @@ import click
 
 from stackd import __version__
 from stackd.cli import stackd
-from stackd.config.settings import LIVE_KEYS, section_docs, settings
+from stackd.config.settings import section_docs, settings
 
 FILES = {
     "/etc/stackd/config.toml": "The configuration; each command takes it unless another file is named by --config or "
@@ -74,7 +74,7 @@ def config_page() -> str:
     for section, what in section_docs().items():
         lines += [f'.SH "[{section}]"', _escaped(what)]
         for one in (one for one in settings() if one.section == section):
-            when = "reload" if one.name in LIVE_KEYS else "restart"
+            when = "reload" if one.live else "restart"
             lines += _terms({f"{one.key} = {one.default}": f"{one.why} A change takes effect at a {when}."})
     lines += [*_section("ENVIRONMENT"), *_terms(ENVIRONMENT), *_section("SEE ALSO", "stackd(1)")]
     return "\n".join(lines) + "\n"

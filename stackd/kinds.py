@@ -21,6 +21,12 @@ from stackd.quantity import parse as parse_quantity
 from stackd.units import parse_duration, parse_frequency, parse_size
 
 V = TypeVar("V")
+LIVE: Final = "live"
+"""The mark of a key, or of all keys of a section, that a reload may change."""
+
+AT_START: Final = "at start"
+"""The mark of a key of a live section that only a restart changes."""
+
 _LONGEST_SECONDS: Final = 10 * 366 * 86400.0
 
 

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stackd.keys import ApiKey
 from stackd.kinds import (
+    AT_START,
+    LIVE,
     Address,
     Addresses,
     ClientLabels,
@@ -69,7 +71,7 @@ class ServerSection(Section):
     max_body: Size = Field(default=1 << 20, description="Larger request bodies are refused with 413.")
     tls_cert: FilePath = Field(default="", description="PEM certificate chain; reloaded when the file changes.")
     tls_key: FilePath = Field(default="", description="PEM private key of tls_cert.")
-    trusted_proxies: Networks = Field(
+    trusted_proxies: Annotated[Networks, LIVE] = Field(
         default=(), description="Addresses and networks of proxies whose X-Forwarded-For names the caller."
     )
     dashboard: Flag = Field(
@@ -84,12 +86,12 @@ class AuthSection(Section):
         default=True,
         description="Every endpoint needs a key; false warns at every start and refuses other sites' web pages.",
     )
-    key_file: FilePath = Field(
+    key_file: Annotated[FilePath, LIVE] = Field(
         default="", description="File with admin keys, one a line, so that this file needs to hold none."
     )
-    keys: Annotated[tuple[ApiKey, ...], as_tuple, Expects(what="a list of tables, each [[auth.keys]]", secret=True)] = (
-        Field(default=(), description="Named keys by their SHA-256, with a scope; `stackd key new` prints one.")
-    )
+    keys: Annotated[
+        tuple[ApiKey, ...], as_tuple, Expects(what="a list of tables, each [[auth.keys]]", secret=True), LIVE
+    ] = Field(default=(), description="Named keys by their SHA-256, with a scope; `stackd key new` prints one.")
 
 
 class StateSection(Section):
@@ -125,8 +127,10 @@ class StacksSection(Section):
     """What a stack gets."""
 
     namespace: DnsLabel = Field(default="stacks", description="The namespace of the pods and services.")
-    ttl: Period = Field(default=7200.0, description="How long a stack lives unless its create says otherwise.")
-    max_ttl: Period = Field(default=86400.0, description="The longest life, extensions included.")
+    ttl: Annotated[Period, LIVE] = Field(
+        default=7200.0, description="How long a stack lives unless its create says otherwise."
+    )
+    max_ttl: Annotated[Period, LIVE] = Field(default=86400.0, description="The longest life, extensions included.")
     node_selector: Labels = Field(
         default_factory=_stack_nodes, description="Stacks run on nodes with these labels only."
     )
@@ -134,36 +138,37 @@ class StacksSection(Section):
         default=31001, description="First node port handed out; the cluster's own range is the limit."
     )
     node_port_max: NodePort = Field(default=32767, description="Last node port handed out.")
-    scheduling_timeout: Period = Field(
+    scheduling_timeout: Annotated[Period, LIVE] = Field(
         default=20.0, description="How long a create waits for a node before it fails with 503."
     )
-    unschedulable_grace: Duration = Field(
+    unschedulable_grace: Annotated[Duration, LIVE] = Field(
         default=0.0, description="How long to wait after the scheduler finds no node; for clusters that add nodes."
     )
     restart_policy: Annotated[RestartPolicy, Expects(what="a restart policy")] = Field(
         default="Never", description="What the kubelet does when a container ends."
     )
-    readiness: Annotated[Literal["", "tcp"], Expects(what="a kind of probe")] = Field(
+    readiness: Annotated[Literal["", "tcp"], Expects(what="a kind of probe"), LIVE] = Field(
         default="", description='"tcp": a container without a readiness probe is ready once its published port answers.'
     )
-    image_pull_grace: Duration = Field(
+    image_pull_grace: Annotated[Duration, LIVE] = Field(
         default=60.0, description="How long pulling an image may fail before the stack counts as failed."
     )
-    public_ips: Addresses = Field(
+    public_ips: Annotated[Addresses, LIVE] = Field(
         default_factory=lambda: NO_ADDRESSES, description="Node name to public address, where the cluster knows none."
     )
     address_types: Annotated[
         tuple[Annotated[AddressType, Expects(what="a node address type")], ...],
         as_tuple,
         Expects(what='a list such as ["ExternalIP", "InternalIP"]'),
+        LIVE,
     ] = Field(default=("ExternalIP",), description="Node address types that count as public, in order of preference.")
-    address_family: Annotated[Literal["auto", "ipv4", "ipv6"], Expects(what="an address family")] = Field(
+    address_family: Annotated[Literal["auto", "ipv4", "ipv6"], Expects(what="an address family"), LIVE] = Field(
         default="auto", description="Family of the addresses to report; auto is that of the Services."
     )
-    require_ingress_network_policy: Flag = Field(
+    require_ingress_network_policy: Annotated[Flag, LIVE] = Field(
         default=True, description="Create nothing while no ingress NetworkPolicy protects the stacks' namespace."
     )
-    keep_history: Duration = Field(
+    keep_history: Annotated[Duration, LIVE] = Field(
         default=86400.0, description="How long a stack's timeline is kept after the stack is gone."
     )
 
@@ -236,7 +241,7 @@ class LimitsSection(Section):
         default_factory=lambda: NO_RATES,
         description='Creates and starts per value of a label before a 429, such as { player = "6/min" }.',
     )
-    header_size: Size = Field(default=16 << 10, description="Longest request line or header.")
+    header_size: Annotated[Size, AT_START] = Field(default=16 << 10, description="Longest request line or header.")
     slow_client_timeout: Period = Field(
         default=30.0,
         description="A client is cut off if its request takes longer, or if it reads nothing of an answer for longer.",
@@ -274,7 +279,9 @@ class LogSection(Section):
 class MetricsSection(Section):
     """Metrics."""
 
-    public: Flag = Field(default=False, description="Serve /metrics without a key, for a scraper that cannot send one.")
+    public: Annotated[Flag, LIVE] = Field(
+        default=False, description="Serve /metrics without a key, for a scraper that cannot send one."
+    )
 
 
 class Config(Section):
@@ -285,12 +292,12 @@ class Config(Section):
     state: StateSection = Field(default_factory=StateSection)
     cluster: ClusterSection = Field(default_factory=ClusterSection)
     stacks: StacksSection = Field(default_factory=StacksSection)
-    policy: PolicySection = Field(default_factory=PolicySection)
-    templates: TemplatesSection = Field(default_factory=TemplatesSection)
-    reconcile: ReconcileSection = Field(default_factory=ReconcileSection)
-    batch_delete: BatchDeleteSection = Field(default_factory=BatchDeleteSection)
-    limits: LimitsSection = Field(default_factory=LimitsSection)
-    log: LogSection = Field(default_factory=LogSection)
+    policy: Annotated[PolicySection, LIVE] = Field(default_factory=PolicySection)
+    templates: Annotated[TemplatesSection, LIVE] = Field(default_factory=TemplatesSection)
+    reconcile: Annotated[ReconcileSection, LIVE] = Field(default_factory=ReconcileSection)
+    batch_delete: Annotated[BatchDeleteSection, LIVE] = Field(default_factory=BatchDeleteSection)
+    limits: Annotated[LimitsSection, LIVE] = Field(default_factory=LimitsSection)
+    log: Annotated[LogSection, LIVE] = Field(default_factory=LogSection)
     metrics: MetricsSection = Field(default_factory=MetricsSection)
 
 

@@ -20,6 +20,7 @@ from stackd.config import wording
 from stackd.config.sections import Config
 from stackd.config.sources import variable
 from stackd.keys import ApiKey
+from stackd.kinds import AT_START, LIVE
 from stackd.podspec.policy import Toleration
 from stackd.units import format_duration, format_size
 
@@ -36,6 +37,7 @@ class Setting:
     default: str
     why: str
     unit: str
+    live: bool
 
     @property
     def name(self) -> str:
@@ -66,7 +68,9 @@ def _settings() -> Iterator[Setting]:
 def _setting(section: str, key: str, field: FieldInfo) -> Setting:
     unit = wording.expectation(field).unit
     default = toml(field.get_default(call_default_factory=True), unit)
-    return Setting(section=section, key=key, default=default, why=field.description or "", unit=unit)
+    in_live_section = LIVE in Config.model_fields[section].metadata and AT_START not in field.metadata
+    live = in_live_section or LIVE in field.metadata
+    return Setting(section=section, key=key, default=default, why=field.description or "", unit=unit, live=live)
 
 
 def toml(value: object, unit: str = "") -> str:
@@ -106,30 +110,7 @@ def section_docs() -> dict[str, str]:
     return {name: (model.__doc__ or "").strip() for name, model in models.items()}
 
 
-_LIVE_SECTIONS: Final = ("limits", "policy", "templates", "log", "batch_delete", "reconcile")
-_RESTART_IN_THEM: Final = frozenset({"limits.header_size"})
-_LIVE_SINGLE: Final = frozenset(
-    {
-        "server.trusted_proxies",
-        "auth.keys",
-        "auth.key_file",
-        "stacks.ttl",
-        "stacks.max_ttl",
-        "stacks.readiness",
-        "stacks.scheduling_timeout",
-        "stacks.unschedulable_grace",
-        "stacks.image_pull_grace",
-        "stacks.public_ips",
-        "stacks.address_types",
-        "stacks.address_family",
-        "stacks.require_ingress_network_policy",
-        "stacks.keep_history",
-        "metrics.public",
-    }
-)
-LIVE_KEYS: Final = _LIVE_SINGLE | {
-    setting.name for setting in settings() if setting.section in _LIVE_SECTIONS and setting.name not in _RESTART_IN_THEM
-}
+LIVE_KEYS: Final = frozenset(setting.name for setting in settings() if setting.live)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +144,7 @@ def merge_live(old: Config, new: Config) -> Config:
     """``old`` with the live keys of ``new``: the configuration in force after a reload, until the restart."""
     parts = {}
     for section in {name.partition(".")[0] for name in LIVE_KEYS}:
-        live = [setting for setting in settings() if setting.section == section and setting.name in LIVE_KEYS]
+        live = [setting for setting in settings() if setting.section == section and setting.live]
         update = {setting.key: _value(new, setting) for setting in live}
         parts[section] = getattr(old, section).model_copy(update=update)
     return old.model_copy(update=parts)
@@ -205,7 +186,7 @@ def _example_section(section: str, doc: str) -> str:
     for setting in settings():
         if setting.section != section:
             continue
-        live = " (live)" if setting.name in LIVE_KEYS else ""
+        live = " (live)" if setting.live else ""
         body = _KEYS if setting.name == "auth.keys" else f"{setting.key} = {setting.default}\n"
         text += f"# {setting.why}{live}\n{body}"
     return text
@@ -215,6 +196,6 @@ def table() -> str:
     """The table of keys in docs/configure.md."""
     rows = ["| key | default | at | what for |", "|---|---|---|---|"]
     for setting in settings():
-        when = "reload" if setting.name in LIVE_KEYS else "restart"
+        when = "reload" if setting.live else "restart"
         rows.append(f"| `{setting.name}` | `{setting.default}` | {when} | {setting.why.replace('|', chr(92) + '|')} |")
     return "\n".join(rows) + "\n"
