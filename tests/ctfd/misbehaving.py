@@ -25,6 +25,7 @@ class Misbehaving:
         self.behaviour = behaviour
         self.requests: list[str] = []
         self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Misbehaving:
         self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
@@ -37,9 +38,12 @@ class Misbehaving:
         self._server.close()
         for writer in self._writers:
             writer.close()
-        await asyncio.sleep(0)
+        await asyncio.gather(*self._tasks)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
         self._writers.add(writer)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             head = await reader.readuntil(b"\r\n\r\n")

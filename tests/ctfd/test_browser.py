@@ -16,7 +16,9 @@ SECONDS = 20_000.0
 
 async def page_of(browser: Browser, ctfd: Ctfd, name: str) -> Page:
     """A page of somebody who is logged in."""
-    context = await browser.new_context(base_url=ctfd.url, viewport={"width": 1200, "height": 900})
+    context = await browser.new_context(
+        base_url=ctfd.url, viewport={"width": 1200, "height": 900}, reduced_motion="reduce"
+    )
     context.set_default_timeout(SECONDS)
     expect.set_options(timeout=SECONDS)
     page = await context.new_page()
@@ -93,6 +95,7 @@ async def test_an_organiser_makes_and_changes_a_challenge(ctfd: Ctfd, stackd: Ha
     await page.click("#stackd-test")
     await expect(page.get_by_text("✓ a small pod: would start")).to_be_visible()
     await page.goto("/admin/challenges/new")
+    await page.wait_for_load_state("networkidle")  # CTFd loads the form of its first type meanwhile
     await page.locator("label", has_text="stackd").click()
     form = page.locator("#create-chal-entry-div form")
     await expect(form.locator("#stackd-templates option")).to_have_attribute("value", "web-1", timeout=SECONDS)
