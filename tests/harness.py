@@ -13,11 +13,11 @@ import sqlite3
 import tempfile
 import time
 import types
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import aiohttp
@@ -39,6 +39,7 @@ from stackd.upkeep.systemd import ProcessContext
 KEY = "sk-test-0123456789abcdef0123456789"
 READ_KEY = "sk-read-0123456789abcdef0123456789"
 SPEC_FOLDER = Path(__file__).parent / "unit" / "podspec"
+T = TypeVar("T")
 DEADLINE = 30.0
 """Seconds that a condition may take to come true: far more than it needs, also on a busy machine."""
 
@@ -159,6 +160,12 @@ class Harness:
         assert reply.status == 201, reply.text
         stack: dict[str, Any] = reply.json
         return stack
+
+    async def running(self, body: dict[str, Any] | None = None) -> str:
+        """Create a stack, and return its id once it runs."""
+        stack_id: str = (await self.create(body))["stack_id"]
+        await self.until_status(stack_id, "running")
+        return stack_id
 
     async def stack(self, stack_id: str) -> dict[str, Any]:
         """The stack as the API shows it now."""
@@ -491,6 +498,18 @@ async def eventually(
             return
         assert time.monotonic() < end, why() or "the condition did not come true in time"
         await asyncio.sleep(pause)
+
+
+async def until(ask: Callable[[], Awaitable[T]], check: Callable[[T], object]) -> T:
+    """Ask again and again; return the first answer that fulfils the condition."""
+    found: list[T] = []
+
+    async def fulfilled() -> bool:
+        found[:] = [await ask()]
+        return bool(check(found[0]))
+
+    await eventually(fulfilled, lambda: f"it is still {found}")
+    return found[0]
 
 
 def lose_file(folder: Path) -> None:
