@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -17,8 +18,9 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.resources import LEASES
+from stackd.errors import ConfigError
 from tests.api.test_templates import PLAIN, folder_with
-from tests.harness import KEY, eventually, fast_cluster, seed
+from tests.harness import KEY, eventually, fast_cluster, harness, seed
 
 SCRIPT = Path(__file__).parents[2] / "stackd.py"
 
@@ -62,34 +64,10 @@ async def post(session: aiohttp.ClientSession, url: str) -> int:
         return answer.status
 
 
-async def test_sigterm_finishes_the_create_in_flight_and_exits_with_zero(tmp_path: Path) -> None:
-    async with (
-        EmbeddedCluster(fast_cluster()) as cluster,
-        daemon(environment(tmp_path, cluster)) as (process, url),
-        aiohttp.ClientSession() as session,
-    ):
-        cluster.faults.pause()
-        create = asyncio.create_task(post(session, url))
-        await eventually(lambda: cluster.counts.in_flight > 0, lambda: f"nothing is asked of the cluster: {create}")
-        process.send_signal(signal.SIGTERM)
-        await eventually(lambda: refuses(url))
-        cluster.faults.resume()
-        assert await create == 201
-        async with asyncio.timeout(30):
-            assert await process.wait() == 0
-        assert not list(tmp_path.glob("stackd.db-wal"))
-
-
-async def refuses(url: str) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
-    except OSError:
-        return True
-    writer.close()
-    return False
-
-
-async def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signals", [1, 2])
+async def test_sigterm_finishes_the_create_in_flight_and_a_second_one_stops_at_once(
+    tmp_path: Path, signals: int
+) -> None:
     async with (
         EmbeddedCluster(fast_cluster()) as cluster,
         daemon(environment(tmp_path, cluster, STACKD_SERVER__SHUTDOWN_TIMEOUT="60s")) as (process, url),
@@ -100,11 +78,25 @@ async def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
         await eventually(lambda: cluster.counts.in_flight > 0, lambda: f"nothing is asked of the cluster: {create}")
         process.send_signal(signal.SIGTERM)
         await eventually(lambda: refuses(url))
-        process.send_signal(signal.SIGTERM)
+        if signals == 1:
+            cluster.faults.resume()
+            assert await create == 201
+        else:
+            process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(30):
-            assert await process.wait() == 1
+            assert await process.wait() == signals - 1
         await asyncio.gather(create, return_exceptions=True)
         cluster.faults.resume()
+        assert signals == 2 or not list(tmp_path.glob("stackd.db-wal"))
+
+
+async def refuses(url: str) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    except OSError:
+        return True
+    writer.close()
+    return False
 
 
 async def run(env: dict[str, str], *arguments: str) -> tuple[int, str]:
@@ -120,33 +112,6 @@ def replace_owner(cluster: EmbeddedCluster) -> None:
     lease = cluster.store.of(LEASES).get("stacks", "stackd-default")
     spec = lease.obj["spec"] | {"holderIdentity": "vm9/0123456789abcdef"}
     cluster.store.update(lease, metadata=lease.obj["metadata"] | {"annotations": {}}, spec=spec)
-
-
-async def test_an_owner_that_was_replaced_stands_by_in_the_same_process_and_at_the_same_address(tmp_path: Path) -> None:
-    """Before, it ended with 1, and only a service manager started it again."""
-    async with (
-        EmbeddedCluster(fast_cluster()) as cluster,
-        daemon(environment(tmp_path, cluster, STACKD_CLUSTER__LEASE_DURATION="1s")) as (process, url),
-        aiohttp.ClientSession(headers={"X-API-KEY": KEY}) as session,
-    ):
-        replace_owner(cluster)
-
-        async def role() -> str:
-            async with session.get(f"{url}/owner") as answer:
-                return str((await answer.json())["role"])
-
-        async def is_standby() -> bool:
-            return await role() == "standby"
-
-        async def owns_again() -> bool:
-            return await role() == "owner"
-
-        await eventually(is_standby)
-        await eventually(owns_again)  # vm9 does not renew the Lease
-        assert await post(session, url) == 201
-        process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(30):
-            assert await process.wait() == 0
 
 
 DEFECT = """
@@ -174,36 +139,6 @@ async def test_a_defect_in_a_background_task_ends_the_process_with_its_trace_in_
         assert "KeyError: 'uid'" in said.decode()
 
 
-async def test_without_a_key_it_refuses_to_start_and_says_how_to_set_one(tmp_path: Path) -> None:
-    env = environment(tmp_path, None)
-    del env["STACKD_AUTH__KEY"]
-    code, said = await run(env, "serve")
-    assert code == 2
-    assert "STACKD_AUTH__KEY" in said
-    assert "key new" in said
-
-
-async def test_a_second_daemon_on_the_same_file_says_who_holds_it(tmp_path: Path) -> None:
-    async with EmbeddedCluster(fast_cluster()) as cluster:
-        env = environment(tmp_path, cluster)
-        async with daemon(env) as (process, _):
-            code, said = await run(env, "serve")
-            assert code == 1
-            assert str(process.pid) in said
-
-
-async def test_an_address_that_is_taken_is_one_clear_line(tmp_path: Path) -> None:
-    async with EmbeddedCluster(fast_cluster()) as cluster, daemon(environment(tmp_path, cluster)) as (process, url):
-        other = tmp_path / "other"
-        other.mkdir()
-        env = environment(other, cluster, STACKD_SERVER__PORT=url.rpartition(":")[2])
-        code, said = await run(env, "serve")
-        assert code == 1
-        assert f"address already in use by process {process.pid}" in said
-        assert "choose another port with server.port or STACKD_SERVER__PORT" in said
-        assert "Traceback" not in said
-
-
 @pytest.mark.parametrize(
     "content", [b"", b"no database, but long enough to be looked at", b"SQLite format 3\0" + b"\0" * 84]
 )
@@ -215,3 +150,105 @@ async def test_a_file_that_is_not_a_good_one_is_never_replaced_by_a_new_one(tmp_
     assert "backup" in said
     assert "Traceback" not in said
     assert (tmp_path / "stackd.db").read_bytes() == content
+
+
+# ---- cluster.mode = "embedded": the command line starts a cluster beside the state
+
+
+async def stacks_of(session: aiohttp.ClientSession, url: str) -> list[tuple[str, str]]:
+    async with session.get(f"{url}/stacks", headers={"X-API-KEY": KEY}) as answer:
+        return [(stack["stack_id"], stack["status"]) for stack in (await answer.json())["stacks"]]
+
+
+async def test_its_stacks_are_there_after_a_restart_also_without_a_network_policy(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[cluster]\nmode = "embedded"\n[stacks]\nrequire_ingress_network_policy = true\n')
+    env = environment(tmp_path, None, STACKD_CONFIG=str(config), http_proxy="http://127.0.0.1:9")
+    del env["STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY"]
+    async with aiohttp.ClientSession() as session:
+        async with daemon(env) as (process, url):
+            assert await post(session, url) == 201
+            before = await stacks_of(session, url)
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+        async with daemon(env) as (_, url):
+            await eventually(lambda: runs_one(session, url), lambda: "the stack does not run again")
+            assert [stack_id for stack_id, _ in await stacks_of(session, url)] == [stack_id for stack_id, _ in before]
+
+
+async def test_its_cluster_answers_whoever_has_the_kubeconfig_and_a_reload_changes_nothing(tmp_path: Path) -> None:
+    env = environment(tmp_path, None, STACKD_CLUSTER__MODE="embedded")
+    async with aiohttp.ClientSession() as session, daemon(env) as (process, _):
+        config = json.loads((tmp_path / "stackd.db.kubeconfig").read_text())
+        url, token = config["clusters"][0]["cluster"]["server"], config["users"][0]["user"]["token"]
+        for headers, status in (({}, 401), ({"Authorization": f"Bearer {token}"}, 200)):
+            async with session.get(f"{url}/api/v1/namespaces/stacks/pods", headers=headers) as answer:
+                assert answer.status == status
+        assert process.stderr is not None
+        process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(60):
+            while b"reloaded" not in (line := await process.stderr.readline()):
+                assert b"waits for a restart" not in line
+        assert b"reloaded: nothing has changed" in line
+
+
+async def runs_one(session: aiohttp.ClientSession, url: str) -> bool:
+    return [status for _, status in await stacks_of(session, url)] == ["running"]
+
+
+async def test_a_second_process_leaves_the_cluster_of_the_first_alone(tmp_path: Path) -> None:
+    env = environment(tmp_path, None, STACKD_CLUSTER__MODE="embedded")
+    async with aiohttp.ClientSession() as session, daemon(env) as (process, url):
+        code, said = await run(env, "serve")
+        assert code == 1
+        assert "is held by" in said
+        assert f"process {process.pid}" in said
+        assert await post(session, url) == 201
+
+
+# ---- a file with stacks stays with its namespace and instance
+
+
+ELSEWHERE = [
+    ({"STACKD_STACKS__NAMESPACE": "other"}, 'stacks.namespace is "stacks", not "other"'),
+    ({"STACKD_CLUSTER__INSTANCE": "other"}, 'cluster.instance is "default", not "other"'),
+]
+
+
+@pytest.mark.parametrize(("settings", "said"), ELSEWHERE)
+async def test_a_start_for_others_is_refused_and_ends_nothing(
+    tmp_path: Path, settings: dict[str, str], said: str
+) -> None:
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, cluster=cluster) as at:
+            stack_id = (await at.create())["stack_id"]
+            before = await at.until_status(stack_id, "running")
+        with pytest.raises(ConfigError) as refused:
+            async with harness(tmp_path, settings, cluster=cluster):
+                pass
+        (mistake,) = refused.value.mistakes
+        assert f"{tmp_path}/stackd.db holds 1 stacks for which {said}: restore that setting" in mistake
+        async with harness(tmp_path, cluster=cluster) as at:
+            assert await at.stack(stack_id) == before
+
+
+async def test_check_refuses_it_while_the_daemon_runs_and_afterwards(tmp_path: Path) -> None:
+    elsewhere, said = ELSEWHERE[0]
+    async with harness(tmp_path) as at:
+        env = environment(tmp_path, at.cluster, **elsewhere)
+        assert await run(env, "check") == (0, "the configuration is valid\n"), "a file without stacks may be for others"
+        await at.create()
+        status, told = await run(env, "check")
+        assert (status, said in told, len(told.splitlines())) == (2, True, 1)
+        assert (await run(env, "check", "--for-reload"))[0] == 2
+    assert await run(env, "check") == (2, told)
+
+
+async def test_a_reload_refuses_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    edited = {"STACKD_STACKS__NAMESPACE": "other", "STACKD_LIMITS__MAX_STACKS": "7"}
+    async with harness(tmp_path, edited=edited) as at:
+        await at.create()
+        os.kill(os.getpid(), signal.SIGHUP)
+        await at.until_metric("stackd_config_reload_successful", 0)
+        assert 'stacks.namespace is "stacks", not "other"' in caplog.text
+        assert (await at.call("GET", "/capacity")).json["stacks"] is None, "no other setting of it is in force"
