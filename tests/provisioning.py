@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -10,6 +14,7 @@ from click.testing import CliRunner
 
 from stackd.cli import stackd
 from stackd.embedded import EmbeddedCluster, Rule, User, everything, rules_from_manifests
+from tests.harness import fast_cluster
 
 ADMIN = User(token="admin", name="admin", rules=(everything(),))
 OURS = "token-of-stackd"
@@ -42,3 +47,31 @@ async def apply(cluster: EmbeddedCluster, documents: list[dict[str, Any]]) -> No
                 url = cluster.url + path.format(document["metadata"].get("namespace"))
                 async with session.post(url, json=document) as answer:
                     assert answer.status == 201, await answer.text()
+
+
+RECORDING = Path(__file__).parent / "recordings" / "nodes-list.json"
+
+
+def recorded_node() -> dict[str, Any]:
+    items = json.loads(RECORDING.read_text())["response"]["body"]["items"]
+    (node,) = [one for one in items if one["metadata"]["name"] == "real-worker"]
+    assert node["status"]["allocatable"]["memory"] == "24581684Ki"
+    for given_by_the_server in ("uid", "resourceVersion", "creationTimestamp"):
+        del node["metadata"][given_by_the_server]
+    return dict(node)
+
+
+@asynccontextmanager
+async def real_node(*manifests: str, **settings: Any) -> AsyncIterator[EmbeddedCluster]:
+    """A cluster whose only node is the recorded one, set up with the output of ``stackd manifests``."""
+    node = recorded_node()
+    async with EmbeddedCluster(fast_cluster(nodes=(), **settings)) as made:
+        async with aiohttp.ClientSession() as session:
+            async with session.post(f"{made.url}/api/v1/nodes", json=node) as answer:
+                assert answer.status == 201, await answer.text()
+            kind = {"Content-Type": "application/merge-patch+json"}
+            url = f"{made.url}/api/v1/nodes/real-worker/status"
+            async with session.patch(url, data=json.dumps({"status": node["status"]}), headers=kind) as answer:
+                assert (await answer.json())["status"]["allocatable"] == node["status"]["allocatable"]
+        await apply(made, printed(*manifests))
+        yield made

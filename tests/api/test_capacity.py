@@ -9,7 +9,8 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster, NodeSpec
 from stackd.lifecycle.needs import ENOUGH
-from tests.harness import Harness, eventually, fast_cluster, harness, request_for
+from tests.harness import Harness, fast_cluster, harness, request_for, seed, until
+from tests.provisioning import real_node
 
 NODES = (
     NodeSpec(name="a", cpu="1070m", memory="1048980Ki", pods="20"),
@@ -40,17 +41,6 @@ async def test_room_is_counted_on_the_nodes_that_take_stacks(tmp_path: Path) -> 
         await at.until_status(created["stack_id"], "running")
         await at.call("POST", f"/stacks/{created['stack_id']}/stop")
         assert (await capacity(at, "?cpu=100m&memory=256Mi"))["fits"] == 8
-
-
-async def test_what_is_said_to_fit_does_fit_and_no_more(tmp_path: Path) -> None:
-    async with EmbeddedCluster(fast_cluster(nodes=NODES)) as cluster, harness(tmp_path, cluster=cluster) as at:
-        body = request_for("nginx", cpu="300m", memory="200Mi")
-        found = (await at.call("POST", "/capacity", body)).json
-        assert (found["requested_cpu_milli"], found["requested_memory_bytes"]) == (300, 200 * 1024 * 1024)
-        for _ in range(found["fits"]):
-            await at.create(body)
-        assert (await at.call("POST", "/stacks", body)).status == 503
-        assert (await at.call("POST", "/capacity", body)).json["fits"] == 0
 
 
 LIMITS = {"type": "Container", "max": {"ephemeral-storage": "2Gi"}, "default": {"ephemeral-storage": "1Gi"}}
@@ -86,6 +76,16 @@ async def test_disk_counts_as_the_limit_range_gives_it_and_as_a_pod_asks_for_it(
         assert (await at.call("POST", "/capacity", body)).json["fits"] == 0
         found = await capacity(at, "?ephemeral_storage=1Mi")
         assert (found["fits"], found["requested_ephemeral_storage_bytes"]) == (168, 1 << 20)
+
+
+async def test_a_node_that_a_real_kubelet_registered_has_no_disk_for_the_largest_of_the_policy(tmp_path: Path) -> None:
+    settings = {"STACKD_POLICY__MAX_EPHEMERAL_STORAGE": "8Gi"}
+    async with real_node("--no-ephemeral-storage") as made, harness(tmp_path, settings, cluster=made) as at:
+        found = (await at.call("POST", "/capacity", seed())).json
+        assert (found["fits"], found["limited_by"], found["nodes"]) == (0, "ephemeral_storage", {"real-worker": 0})
+        assert found["requested_ephemeral_storage_bytes"] == 8 << 30
+        assert (await capacity(at))["requested_ephemeral_storage_bytes"] == 8 << 30
+        assert (await at.call("POST", "/stacks", seed())).status == 503
 
 
 async def test_disk_counts_in_quotas_as_request_and_as_limit(at: Harness) -> None:
@@ -141,16 +141,13 @@ async def test_quotas_are_looked_at_in_the_background_once_somebody_asks(at: Har
 
 
 async def test_a_post_looks_at_the_quotas_now(at: Harness) -> None:
-    spec = {"hard": {"pods": "2"}}
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "tight"}, "spec": spec}
+    quota = {"kind": "ResourceQuota", "metadata": {"name": "tight"}, "spec": {"hard": {"pods": "2"}}}
     await at.kubectl("POST", "/api/v1/namespaces/stacks/resourcequotas", quota)
     await at.create()
-
-    async def counted() -> bool:
-        found = (await at.call("POST", "/capacity", request_for("nginx"))).json
-        return (found["fits"], found["limited_by"]) == (1, "quota")
-
-    await eventually(counted)
+    found = await until(
+        lambda: at.call("POST", "/capacity", request_for("nginx")), lambda seen: seen.json["limited_by"] == "quota"
+    )
+    assert found.json["fits"] == 1
     assert (await at.call("POST", "/capacity", {"pod_spec": "x"})).status == 400
 
 

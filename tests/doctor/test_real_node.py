@@ -9,8 +9,8 @@ from stackd.config import load
 from stackd.doctor import Finding, Level
 from stackd.doctor.cluster import Size
 from stackd.embedded import EmbeddedCluster
-from tests.api.test_real_node import cluster
 from tests.harness import KEY
+from tests.provisioning import real_node
 
 
 async def doctor(made: EmbeddedCluster, folder: Path, **settings: str) -> list[Finding]:
@@ -27,11 +27,11 @@ async def doctor(made: EmbeddedCluster, folder: Path, **settings: str) -> list[F
 
 
 async def test_the_doctor_counts_the_same_and_says_why_nothing_runs(tmp_path: Path) -> None:
-    async with cluster("--no-ephemeral-storage") as made:
+    async with real_node("--no-ephemeral-storage") as made:
         (context,) = await doctor(made, tmp_path)
         assert context.level is Level.OK
         assert context.what.startswith("for 20 stacks of 100m CPU and 128Mi (nodes, cpu)")
-    async with cluster() as made:
+    async with real_node() as made:
         context, why = await doctor(made, tmp_path)
         assert (context.level, why.level) == (Level.FAIL, Level.FAIL)
         assert context.what.startswith("for 0 stacks of 100m CPU and 128Mi (nodes, ephemeral-storage)")
