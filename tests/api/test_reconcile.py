@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from stackd.embedded import Fault
+from stackd.embedded import EmbeddedCluster, Fault
 from stackd.embedded.resources import PODS
 from stackd.lifecycle.brake import FREE_ENDINGS
-from tests.harness import Harness, Reply, eventually, harness
+from tests.harness import Harness, Reply, eventually, fast_cluster, harness, until
 
 NAMESPACE = "stacks"
 MANY = FREE_ENDINGS + 4
@@ -55,10 +55,7 @@ async def plan(at: Harness) -> dict[str, Any]:
 async def until_held(at: Harness, count: int) -> None:
     """Return when ``count`` stacks are held back, and a pass could release them."""
 
-    async def so_many() -> bool:
-        return len(await held(at)) == count
-
-    await eventually(so_many)
+    await until(lambda: held(at), lambda seen: len(seen) == count)
     await at.passes(2)
 
 
@@ -142,13 +139,6 @@ async def test_a_confirmation_releases_what_was_shown_and_nothing_that_comes_aft
     assert await held(at) == sorted(later)
     assert (await confirm(at)).json == {"released": MANY}
     await eventually(lambda: nothing_is_used(at))
-
-
-async def test_a_confirmation_where_nothing_is_held_releases_nothing_later(at: Harness) -> None:
-    ids = await running(at, MANY)
-    assert (await confirm(at)).json == {"released": 0}
-    await vanish(at, ids)
-    await until_held(at, MANY)
 
 
 # ---- what a pass must not hold up, nor count twice
@@ -235,7 +225,48 @@ async def test_two_looks_at_the_plan_change_nothing_that_a_pass_would_do(tmp_pat
         at.cluster.faults.clear()
         await at.run_now("reconcile")
 
-        async def back() -> bool:
-            return f"svc-{stack_id}" in await at.objects("services")
+        await until(lambda: at.objects("services"), lambda seen: f"svc-{stack_id}" in seen)
 
-        await eventually(back)
+
+# ---- batch deletes
+
+
+LARGE_JOB = 24
+OFTEN = {"STACKD_RECONCILE__INTERVAL": "20ms", "STACKD_SERVER__SHUTDOWN_TIMEOUT": "200ms"}
+
+
+async def begin(at: Harness, ids: list[str]) -> str:
+    reply = await at.call("POST", "/stacks/batch-delete", {"stack_ids": ids})
+    assert reply.status == 202, reply.text
+    return str(reply.json["job_id"])
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_no_more_deletes_are_in_flight_than_wanted_while_passes_are_made(
+    tmp_path: Path, concurrency: int
+) -> None:
+    async with harness(tmp_path, OFTEN | {"STACKD_BATCH_DELETE__CONCURRENCY": str(concurrency)}) as at:
+        ids = await running(at, LARGE_JOB)
+        passes = await at.metric("stackd_reconcile_passes_total")
+        at.cluster.faults.add_fault(action="latency", verb="delete", seconds=0.01)
+        at.cluster.faults.reset_counts()
+        job = await at.finished_job(await begin(at, ids))
+        assert job["deleted"] == LARGE_JOB
+        assert await at.metric("stackd_reconcile_passes_total") > passes + 2, "nothing would have been in the job's way"
+        assert at.cluster.counts.peak_in_flight <= 3 * concurrency, "a pod, its log and a Service of each stack"
+        assert at.cluster.counts.total("delete") == 2 * LARGE_JOB, "nobody else deletes what the job deletes"
+
+
+async def test_a_job_that_was_cut_short_stays_sequential_after_the_restart(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, OFTEN, cluster=cluster) as at:
+            ids = await running(at, LARGE_JOB)
+            cluster.faults.add_fault(action="hang", verb="delete")
+            job_id = await begin(at, ids)
+            await at.until_metric("stackd_deletes_pending", LARGE_JOB)
+        cluster.faults.clear()
+        cluster.faults.add_fault(action="latency", verb="delete", seconds=0.01)
+        async with harness(tmp_path, OFTEN, cluster=cluster) as later:
+            job = await later.finished_job(job_id)
+            assert (job["deleted"], job["failed"]) == (LARGE_JOB, 0)
+            assert await later.metric("stackd_reconcile_actions_total", action="delete") == 0
