@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from stackd.clock import SystemClock
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.timing import LoopClock
-from tests.harness import Harness, eventually, fast_cluster, harness
+from tests.harness import Harness, eventually, fast_cluster, harness, request_for
 
 YEARS = 12 * 365 * 86_400.0
 MANY = 12
@@ -61,7 +63,7 @@ async def test_a_leap_into_the_future_ends_nothing_and_leaves_no_end_there(tmp_p
         await a_few_passes(at)
         assert await at.metric("stackd_removals_pending") == 0
         clock.by = 0.0
-        await eventually(lambda: is_ready(at))
+        await at.until_ready()
         await a_few_passes(at)
         for stack_id in (*kept, leapt):
             ends = datetime.fromisoformat((await at.stack(stack_id))["ttl_expires_at"])
@@ -81,7 +83,7 @@ async def test_a_clock_that_was_behind_takes_nothing_from_the_stacks_that_were_m
         made = [(await at.create())["stack_id"] for _ in range(3)]
         assert (await at.call("POST", f"/stacks/{made[2]}/restart")).status == 200
         clock.by = 0.0
-        await eventually(lambda: is_ready(at))
+        await at.until_ready()
         await a_few_passes(at)
         for stack_id in made:
             stack, now = await at.stack(stack_id), datetime.now(UTC)
@@ -142,17 +144,6 @@ async def test_many_that_are_due_because_the_clock_was_set_wait_for_the_operator
         await at.until_listed(0)
 
 
-async def test_one_that_is_due_because_the_clock_was_set_is_ended(tmp_path: Path) -> None:
-    clock = Ahead()
-    async with (
-        EmbeddedCluster(fast_cluster(clock=SetWithIt(clock))) as cluster,
-        harness(tmp_path, clock=clock, cluster=cluster) as at,
-    ):
-        await at.create()
-        clock.by = 86_400.0
-        await at.until_listed(0)
-
-
 @pytest.mark.parametrize("made_by", [0.0, -YEARS])
 async def test_a_key_of_an_idempotent_request_outlives_a_leap(tmp_path: Path, made_by: float) -> None:
     clock = Ahead()
@@ -165,3 +156,84 @@ async def test_a_key_of_an_idempotent_request_outlives_a_leap(tmp_path: Path, ma
         await at.run_now("purge")
         again = await at.call("POST", "/stacks/batch-delete", body, headers=headers)
         assert again.json["job_id"] == first.json["job_id"]
+
+
+# ---- time to live, clients that leave, and stops
+
+
+class AheadSinceBoot(SystemClock):
+    """The machine's clock, with a monotonic time that is ``by`` seconds ahead."""
+
+    by = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.by
+
+
+async def nothing_is_left(at: Harness) -> bool:
+    objects = {**await at.objects("pods"), **await at.objects("services")}
+    return not objects and not (await at.call("GET", "/stacks")).json["stacks"]
+
+
+async def test_a_stack_is_gone_at_its_time_and_needs_no_pass_for_that(tmp_path: Path) -> None:
+    async with harness(tmp_path, {"STACKD_STACKS__TTL": "1s", "STACKD_RECONCILE__INTERVAL": "1h"}) as at:
+        began = time.monotonic()
+        await at.create()
+        await eventually(lambda: nothing_is_left(at))
+        assert time.monotonic() - began >= 1.0
+        assert (await at.call("GET", "/stats")).json["used_node_ports"] == 0
+
+
+async def test_a_client_that_leaves_while_no_node_has_room_blocks_nothing(tmp_path: Path) -> None:
+    async with harness(tmp_path, {"STACKD_STACKS__UNSCHEDULABLE_GRACE": "10m"}) as at:
+        waiting = asyncio.create_task(at.call("POST", "/stacks", request_for("nginx", cpu="100000")))
+        await at.until_metric("stackd_mirror_objects", 1, kind="pods")
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await eventually(lambda: nothing_is_left(at))
+
+
+@pytest.mark.parametrize("scheduling_timeout", ["20s", "1ms"])
+async def test_with_a_grace_a_create_waits_for_a_node_that_comes(tmp_path: Path, scheduling_timeout: str) -> None:
+    settings = {
+        "STACKD_STACKS__UNSCHEDULABLE_GRACE": "1m",
+        "STACKD_STACKS__SCHEDULING_TIMEOUT": scheduling_timeout,
+    }
+    async with harness(tmp_path, settings) as at:
+        waiting = asyncio.create_task(at.call("POST", "/stacks", request_for("nginx", cpu="2000")))
+        await eventually(lambda: unschedulable(at))
+        at.cluster.faults.add_node(name="big", labels={"role": "stack"}, cpu="4000", external_ip="203.0.113.7")
+        reply = await waiting
+        assert reply.status == 201, reply.text
+        assert (reply.json["node_id"], reply.json["node_public_ip"]) == ("big", "203.0.113.7")
+
+
+async def unschedulable(at: Harness) -> bool:
+    """Whether the cluster has said that no node can take the pod."""
+    conditions = [pod["status"].get("conditions", []) for pod in (await at.objects("pods")).values()]
+    return any(each.get("reason") == "Unschedulable" for given in conditions for each in given)
+
+
+async def test_when_the_grace_is_over_the_scheduler_s_word_is_the_answer(tmp_path: Path) -> None:
+    settings = {"STACKD_STACKS__UNSCHEDULABLE_GRACE": "300ms", "STACKD_STACKS__SCHEDULING_TIMEOUT": "1ms"}
+    async with harness(tmp_path, settings) as at:
+        began = time.monotonic()
+        reply = await at.call("POST", "/stacks", request_for("nginx", cpu="2000"))
+        assert (reply.status, "no node has room" in reply.error) == (503, True)
+        assert time.monotonic() - began >= 0.3
+        assert await nothing_is_left(at)
+
+
+async def test_how_old_the_view_of_the_cluster_is_goes_by_the_daemons_clock(tmp_path: Path) -> None:
+    clock = AheadSinceBoot()
+    async with (
+        EmbeddedCluster(fast_cluster(bookmark_interval=3600)) as cluster,
+        harness(tmp_path, cluster=cluster, clock=clock) as at,
+    ):
+
+        async def stale() -> bool:
+            clock.by += 1000.0  # a watch that was opened just now may still count as an answer of the cluster
+            reply = await at.call("GET", "/readyz")
+            return reply.status == 503 and "Kubernetes has sent nothing for 1000 s" in reply.json["error"]
+
+        await eventually(stale)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sqlite3
 import time
-from contextlib import closing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from stackd.embedded import EmbeddedCluster
-from stackd.jobs.schedule import QUOTAS_SECONDS
 from stackd.kube import guards
 from stackd.kube.caller import Backoff
+from stackd.lifecycle import gate
 from stackd.lifecycle.context import LOG_READS_AT_ONCE
-from stackd.lifecycle.lease_rules import LeaseTiming
 from stackd.workqueue import RetryPolicy
-from tests.harness import Harness, eventually, fast_cluster, harness, request_for, seed
+from tests.harness import KEY, Harness, eventually, fast_cluster, harness, seed, until
 
 
 async def metric(at: Harness, name: str) -> float:
@@ -29,21 +31,6 @@ async def metric(at: Harness, name: str) -> float:
     )
 
 
-async def test_a_watch_that_is_to_come_back_in_a_minute_and_a_half_comes_back_within_seconds(at: Harness) -> None:
-    """Before, one 503 with Retry-After: 90 left stackd without events for 88 s while everything answered again."""
-    at.cluster.faults.add_fault(action="status", verb="watch", code=503, seconds=90, count=5)
-    at.cluster.faults.drop_watches()
-
-    async def connected(wanted: float) -> bool:
-        return await metric(at, "stackd_mirror_connected") == wanted
-
-    await eventually(lambda: connected(0))
-    began = time.monotonic()
-    await eventually(lambda: connected(1), lambda: "the watches wait for as long as the answer says")
-    assert time.monotonic() - began < 45
-    await at.until_status((await at.create())["stack_id"], "running")
-
-
 async def test_a_list_that_is_to_come_back_in_a_minute_and_a_half_is_asked_for_within_seconds(at: Harness) -> None:
     stack_id = (await at.create())["stack_id"]
     at.cluster.faults.add_fault(action="status", verb="list", resource="pods", code=503, seconds=90, count=1)
@@ -51,15 +38,6 @@ async def test_a_list_that_is_to_come_back_in_a_minute_and_a_half_is_asked_for_w
     at.cluster.faults.drop_watches()
     await at.delete_object("pods", stack_id)
     await at.until_status(stack_id, "stopped")
-
-
-async def test_a_create_does_not_fail_for_want_of_room_where_only_the_watch_is_silent(at: Harness) -> None:
-    """Before, creates failed after 20 s with "no node has taken the stack" although their pods ran."""
-    at.cluster.faults.freeze_watches()
-    began = time.monotonic()
-    stack = await at.create()
-    assert time.monotonic() - began < 15, "it has waited for the scheduling timeout"
-    await at.until_status(stack["stack_id"], "running")
 
 
 async def test_a_create_asks_for_its_pod_before_it_says_that_no_node_took_it(tmp_path: Path) -> None:
@@ -93,21 +71,9 @@ async def test_a_proxy_that_holds_back_what_watches_say_is_reported_until_it_doe
         assert (await at.call("GET", "/readyz")).status == 200
 
 
-async def test_a_create_for_which_there_is_no_room_says_so_after_the_question(tmp_path: Path) -> None:
-    settings = {"STACKD_STACKS__SCHEDULING_TIMEOUT": "1s", "STACKD_STACKS__UNSCHEDULABLE_GRACE": "1s"}
-    async with harness(tmp_path, settings) as at:
-        reply = await at.call("POST", "/stacks", request_for("nginx:stable", cpu="1000"))
-        assert reply.status == 503
-        assert reply.error.startswith("no node has")
-
-
 def silence(at: Harness) -> None:
     """The API server accepts requests, keeps all connections open, and sends nothing any more."""
     at.cluster.faults.pause()
-
-
-async def ready(at: Harness, wanted: int) -> bool:
-    return (await at.call("GET", "/readyz")).status == wanted
 
 
 async def test_a_silent_api_server_shows_within_seconds_and_so_does_its_return(
@@ -117,13 +83,13 @@ async def test_a_silent_api_server_shows_within_seconds_and_so_does_its_return(
     monkeypatch.setattr(guards, "QUIET_SECONDS", 0.5)
     caplog.set_level(logging.INFO)
     silence(at)
-    await eventually(lambda: ready(at, 503), lambda: "a hang does not show")
-    assert "Kubernetes has not answered for " in (await at.call("GET", "/readyz")).json["error"]
+    await at.until_unready("Kubernetes")
+    await at.until_unready("Kubernetes has not answered for ")
     assert await metric(at, "stackd_kubernetes_answers") == 0
     assert await metric(at, "stackd_mirror_connected") == 0
     assert (await at.call("GET", "/stacks")).status == 200
     at.cluster.faults.resume()
-    await eventually(lambda: ready(at, 200), lambda: "that it is over does not show")
+    await at.until_ready()
     assert await metric(at, "stackd_kubernetes_answers") == 1
     said = [record.getMessage() for record in caplog.records]
     assert sum(line.startswith("Kubernetes does not answer") for line in said) == 1
@@ -145,10 +111,7 @@ async def test_creates_are_refused_at_once_while_the_api_server_hangs(at: Harnes
     assert all("Retry-After" in reply.headers for reply in first + later)
     at.cluster.faults.resume()
 
-    async def created() -> bool:
-        return (await at.call("POST", "/stacks", seed())).status == 201
-
-    await eventually(created)
+    await until(lambda: at.call("POST", "/stacks", seed()), lambda seen: seen.status == 201)
 
     async def undone() -> bool:
         rows = {stack["stack_id"] for stack in (await at.call("GET", "/stacks")).json["stacks"]}
@@ -187,16 +150,13 @@ async def test_when_the_api_server_answers_again_what_was_put_off_is_done_at_onc
     async with harness(tmp_path) as at:
         stack_id = (await at.create())["stack_id"]
         await at.cluster.faults.refuse()
-        await eventually(lambda: ready(at, 503))
+        await at.until_unready("Kubernetes")
         assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 503
 
-        async def lost() -> bool:
-            return await metric(at, "stackd_kubernetes_answers") == 0
-
-        await eventually(lost)
+        await until(lambda: metric(at, "stackd_kubernetes_answers"), lambda seen: seen == 0)
         await at.cluster.faults.listen()
         began = time.monotonic()
-        await eventually(lambda: ready(at, 200), deadline=15)
+        await at.until_ready(15)
         assert (await at.call("POST", "/stacks", seed())).status == 201, "it says that it is ready"
         await at.until_listed(1)
         assert time.monotonic() - began < 15, "it has waited for a back-off"
@@ -245,13 +205,6 @@ async def test_every_connection_to_the_api_server_is_asked_whether_it_lives(at: 
     assert set(timers) == {"02"}, "a connection has no keepalive timer"
 
 
-async def test_an_idle_stackd_asks_no_more_than_a_dozen_times_a_minute(at: Harness) -> None:
-    lease, quotas = 60 / LeaseTiming().interval, 2 * 60 / QUOTAS_SECONDS
-    assert (lease, lease + quotas) == (6, 12)
-    assert LeaseTiming().interval < guards.QUIET_SECONDS, "what the Lease is asked tells that Kubernetes answers"
-    assert at.cluster.counts.total("get", "namespaces") <= 4, "stackd asks although something was just heard"
-
-
 async def test_connections_that_died_in_silence_are_left_for_new_ones(at: Harness) -> None:
     """This holds for the connections of the watches and for the idle ones that the next create uses."""
     await asyncio.gather(*(at.create() for _ in range(4)))
@@ -265,8 +218,7 @@ async def test_connections_that_died_in_silence_are_left_for_new_ones(at: Harnes
 async def test_logs_that_hang_keep_no_create_waiting(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before, 256 reads of logs held all slots for requests: creates took 4 to 9 s, or got 503."""
     monkeypatch.setattr("stackd.lifecycle.diagnostics.READ_WAITS_SECONDS", 0.5)
-    stack_id = (await at.create())["stack_id"]
-    await at.until_status(stack_id, "running")
+    stack_id = await at.running()
     at.cluster.faults.add_fault(action="hang", resource="pods/log", count=1000)
     reads = [asyncio.create_task(at.call("GET", f"/stacks/{stack_id}/logs")) for _ in range(100)]
     await eventually(lambda: at.cluster.counts.in_flight == LOG_READS_AT_ONCE)
@@ -277,3 +229,76 @@ async def test_logs_that_hang_keep_no_create_waiting(at: Harness, monkeypatch: p
     for read in reads:
         read.cancel()
     await asyncio.gather(*reads, return_exceptions=True)
+
+
+# ---- just after a start, before stackd has seen the cluster: requests that need it wait for a moment
+
+
+@asynccontextmanager
+async def unseen(folder: Path) -> AsyncIterator[Harness]:
+    """A daemon that listens while its cluster accepts requests and answers none."""
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        cluster.faults.pause()
+        async with harness(folder, cluster=cluster, wait=False) as at:
+            await eventually(lambda: cluster.counts.in_flight > 0)
+            yield at
+            cluster.faults.resume()
+
+
+async def test_a_create_that_comes_before_the_first_sight_of_the_cluster_waits_for_it(tmp_path: Path) -> None:
+    async with unseen(tmp_path) as at:
+        assert (await at.call("GET", "/healthz")).status == 200
+        creates = [asyncio.create_task(at.call("POST", "/stacks", seed())) for _ in range(3)]
+        dry = asyncio.create_task(at.call("POST", "/stacks?dry_run=true", seed()))
+        done, _ = await asyncio.wait([*creates, dry], timeout=0.3)
+        assert not done
+        at.cluster.faults.resume()
+        assert [(await create).status for create in creates] == [201] * 3
+        assert (await dry).status == 200
+
+
+async def test_it_waits_for_a_moment_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gate.FIRST_CONTACT_SECONDS == 5.0
+    monkeypatch.setattr(gate, "FIRST_CONTACT_SECONDS", 0.2)
+    async with unseen(tmp_path) as at:
+        reply = await at.call("POST", "/stacks", seed())
+        assert reply.status == 503
+        assert "waiting for the cluster" in reply.error
+
+
+@pytest.mark.parametrize("verb", ["get", "list"])
+async def test_once_a_try_to_see_the_cluster_has_failed_nobody_waits_and_the_answer_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setattr(gate, "FIRST_CONTACT_SECONDS", 60.0)
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        # Missing rights fail the first try at once: nothing is tried again for long.
+        forbidden = (
+            '{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403,'
+            '"message":"pods is forbidden: User \\"u\\" cannot do it: cannot VERB resource \\"x\\""}'
+        ).replace("VERB", verb)
+        json.loads(forbidden)
+        cluster.faults.add_fault(action="reply", code=403, body=forbidden, verb=verb)
+        async with harness(tmp_path, cluster=cluster, wait=False) as at:
+            began = asyncio.get_running_loop().time()
+            for _ in range(5):
+                reply = await at.call("POST", "/stacks", seed())
+                assert reply.status == 503
+                assert f"no right to {verb}" in reply.detail
+            assert asyncio.get_running_loop().time() - began < 60
+            cluster.faults.clear()
+            await at.until_ready()
+            await at.create()
+
+
+async def test_a_create_that_waits_when_the_daemon_stops_is_told_so(tmp_path: Path) -> None:
+    async with EmbeddedCluster(fast_cluster()) as cluster, aiohttp.ClientSession(headers={"X-API-KEY": KEY}) as client:
+        cluster.faults.pause()
+        async with harness(tmp_path, cluster=cluster, wait=False) as at:
+            create = asyncio.create_task(client.post(f"{at.url}/stacks", json=seed()))
+            await eventually(lambda: cluster.counts.in_flight > 0)
+            done, _ = await asyncio.wait([create], timeout=0.3)
+            assert not done
+        answer = await create
+        assert (answer.status, await answer.json()) == (503, {"error": "stackd is shutting down"})
+        cluster.faults.resume()
