@@ -17,6 +17,7 @@ from stackd.embedded.resources import PODS, SERVICES
 from stackd.lifecycle import pools
 from stackd.lifecycle.context import CREATES_AT_ONCE
 from stackd.lifecycle.refill import CROWDED_SECONDS
+from tests.api import test_templates
 from tests.earlier import as_version_before
 from tests.harness import Harness, eventually, fast_cluster, harness, lose_file
 from tests.ports import free_port
@@ -64,11 +65,7 @@ def plain(pool: int = SIZE) -> str:
 
 def folder_with(folder: Path, **templates: str) -> dict[str, str]:
     """A folder of templates, and the settings that name it and let pools fill at once."""
-    place = folder / "templates"
-    place.mkdir(exist_ok=True)
-    for name, text in templates.items():
-        (place / f"{name.replace('_', '-')}.yaml").write_text(text)
-    return FAST | {"STACKD_TEMPLATES__DIRECTORY": str(place)}
+    return FAST | test_templates.folder_with(folder, **templates)
 
 
 class Row(NamedTuple):
@@ -311,28 +308,6 @@ async def test_a_dry_run_takes_none(at: Harness) -> None:
     assert waiting(at) == before
 
 
-async def test_the_same_key_gets_the_same_stack_and_its_values_again(at: Harness) -> None:
-    key = {"Idempotency-Key": "press"}
-    first = await at.call("POST", "/stacks", {"template": "web-1"}, headers=key)
-    again = await at.call("POST", "/stacks", {"template": "web-1"}, headers=key)
-    assert (first.status, again.status, again.text) == (201, 201, first.text)
-    assert again.json["values"]
-    assert len((await at.call("GET", "/stacks")).json["stacks"]) == 1
-
-
-async def test_limits_per_label_hold_for_what_is_given(tmp_path: Path) -> None:
-    settings = folder_with(tmp_path, web_1=template()) | {"STACKD_LIMITS__STACKS_PER_LABEL": '{"team": 1}'}
-    async with harness(tmp_path, settings) as at:
-        await filled(at)
-        body = {"template": "web-1", "labels": {"team": "7"}}
-        first = await at.create(body)
-        refused = await at.call("POST", "/stacks", body)
-        assert refused.status == 409
-        existing = await at.call("POST", "/stacks", body | {"if_exists": "return"})
-        assert (existing.status, existing.json["stack_id"]) == (200, first["stack_id"])
-        assert len(await filled(at)) == SIZE
-
-
 async def test_none_is_given_whose_pod_is_not_ready(at: Harness) -> None:
     """One of the three stacks has a pod that is not ready."""
     store, rows = at.cluster.store, waiting(at)
@@ -347,18 +322,6 @@ async def test_none_is_given_whose_pod_is_not_ready(at: Harness) -> None:
     given = {one["stack_id"] for one in made}
     assert rows[0].stack_id not in given
     assert {rows[1].stack_id, rows[2].stack_id} <= given
-
-
-async def test_none_is_given_whose_node_is_not_ready(at: Harness) -> None:
-    at.silence_nodes()
-
-    async def none_takes_stacks() -> bool:
-        return not (await at.call("GET", "/capacity")).json["nodes"]
-
-    await eventually(none_takes_stacks)
-    before = {row.stack_id for row in waiting(at)}
-    made = await at.call("POST", "/stacks", {"template": "web-1"})
-    assert made.status != 201 or made.json["stack_id"] not in before
 
 
 async def test_what_fails_in_a_pool_is_ended_and_the_template_is_left_alone_for_a_while(
@@ -623,3 +586,74 @@ async def test_what_was_given_and_could_not_be_promised_ends(at: Harness, monkey
     monkeypatch.setattr("stackd.lifecycle.assign.crash_point", lapse)
     assert (await at.call("POST", "/stacks", {"template": "web-1"})).status == 503
     await eventually(lambda: not at.rows("SELECT 1 FROM stacks WHERE unassigned = 0"))
+
+
+# ---- creates at a steady rate, counted and not timed
+
+
+LARGER = 6
+BODY = {"template": "web-1"}
+
+
+@pytest.fixture
+async def larger(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with harness(tmp_path, folder_with(tmp_path, web_1=template(pool=LARGER))) as ready:
+        await filled(ready, size=LARGER)
+        yield ready
+
+
+async def emptied(larger: Harness) -> set[str]:
+    """Take all stacks of the pool while no pod starts; return the ids of those that are on their way into it."""
+    given = await asyncio.gather(*(larger.create(BODY) for _ in range(LARGER)))
+    assert {one["status"] for one in given} == {"running"}
+    await eventually(lambda: larger.on_their_way("web-1") == (0, LARGER))
+    return {row.stack_id for row in waiting(larger)}
+
+
+async def test_creates_that_find_none_running_get_the_oldest_that_starts_and_then_one_of_their_own(
+    larger: Harness,
+) -> None:
+    with larger.no_pod_starting():
+        coming = await emptied(larger)
+        larger.reload("templates", refill_per_second=1)  # no others come meanwhile
+        first = waiting(larger)[0].stack_id
+        assert (await larger.create(BODY))["stack_id"] == first
+        made = await asyncio.gather(*(larger.create(BODY) for _ in range(LARGER)))
+        assert {one["status"] for one in made} == {"creating"}
+        assert coming <= {first} | {one["stack_id"] for one in made}
+    for one in made:
+        await larger.until_status(one["stack_id"], "running")
+
+
+async def test_what_a_limit_keeps_from_one_stays_for_the_next(larger: Harness) -> None:
+    larger.reload("limits", stacks_per_label={"team": 1})
+    with larger.no_pod_starting():
+        await emptied(larger)
+        body = BODY | {"labels": {"team": "7"}}
+        replies = await asyncio.gather(*(larger.call("POST", "/stacks", body) for _ in range(2)))
+        assert sorted(reply.status for reply in replies) == [201, 409]
+    await filled(larger, size=LARGER)
+
+
+@pytest.mark.parametrize("size", [8, 24])
+async def test_a_load_below_what_the_cluster_makes_is_served_from_the_pool_from_the_time_that_it_is_empty(
+    tmp_path: Path, size: int
+) -> None:
+    """All of the pool is taken at once; then four stacks are requested for each five that the cluster has made."""
+    slow = EmbeddedCluster(fast_cluster(start_delay=0.02))
+    settings = folder_with(tmp_path, web_1=template(pool=size))
+    async with slow as cluster, harness(tmp_path, settings, cluster=cluster) as larger:
+        await filled(larger, size=size)
+        cluster.faults.add_fault(action="turns", verb="create|delete", resource="pods|services", seconds=0.005)
+        before, creates = cluster.counts.total("create", "pods"), []
+        for number in range(4 * size):
+
+            def due(number: int = number) -> bool:
+                return size + 0.8 * (cluster.counts.total("create", "pods") - before) > number
+
+            await eventually(due)
+            creates.append(asyncio.create_task(larger.create(BODY)))
+        made = await asyncio.gather(*creates)
+        assert len({one["stack_id"] for one in made}) == 4 * size
+        assert (await entry(larger))["hits"] >= 0.6 * 4 * size
+        await filled(larger, size=size)

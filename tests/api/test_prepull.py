@@ -12,10 +12,9 @@ from stackd.embedded.options import DEFAULT_NODES
 from stackd.lifecycle import prepull
 from stackd.workqueue import RetryPolicy
 from tests.api.test_templates import PLAIN, folder_with
-from tests.harness import Harness, eventually, fast_cluster, harness
+from tests.harness import Harness, eventually, fast_cluster, harness, until
 
 IMAGE = "registry.example/slowpull:1"
-INIT = "registry.example/prepare:1"
 NODES = {node.name for node in DEFAULT_NODES}
 
 
@@ -64,18 +63,6 @@ async def test_images_are_pulled_on_every_node_and_no_pod_is_left(tmp_path: Path
 
 async def _none(at: Harness) -> bool:
     return not await pulling_pods(at)
-
-
-async def test_a_stack_of_the_template_starts_without_a_pull(tmp_path: Path) -> None:
-    async with (
-        EmbeddedCluster(fast_cluster(slow_pull=0.5)) as cluster,
-        harness(tmp_path, folder_with(tmp_path, slow=slow()), cluster=cluster) as at,
-    ):
-        await until_states(at, dict.fromkeys(NODES, "pulled"))
-        made = await at.create({"template": "slow"})
-        await at.until_status(made["stack_id"], "running")
-        kinds = [one["kind"] for one in (await at.call("GET", f"/stacks/{made['stack_id']}/timeline")).json["events"]]
-        assert "pulling" not in kinds
 
 
 async def test_the_pods_run_nothing_and_carry_no_stacks_labels(tmp_path: Path) -> None:
@@ -133,15 +120,7 @@ async def test_a_node_that_joins_later_gets_them_too(tmp_path: Path) -> None:
         harness(tmp_path, folder_with(tmp_path, slow=slow()), cluster=cluster) as at,
     ):
         await until_states(at, dict.fromkeys(NODES, "pulled"))
-        (name, *_) = NODES
-        node = (await at.objects("nodes"))[name]
-        joined = {
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": {"name": "late", "labels": node["metadata"]["labels"]},
-            "status": node["status"],
-        }
-        await at.kubectl("POST", "/api/v1/nodes", joined)
+        cluster.faults.add_node(name="late", labels={"role": "stack"})
         await at.until_metric("stackd_nodes", len(NODES) + 1)
         await at.run_now("prepull")
         await until_states(at, dict.fromkeys([*NODES, "late"], "pulled"))
@@ -162,59 +141,28 @@ async def test_an_image_that_cannot_be_pulled_says_why_and_keeps_nobody_waiting(
         assert 'stackd_prepull_images{state="failing"} 2.0' in metrics
 
 
-async def test_what_an_earlier_process_left_is_deleted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dropped", [False, True])
+async def test_what_an_earlier_process_left_is_deleted_and_nothing_else(tmp_path: Path, dropped: bool) -> None:
+    """Before, a proxy that drops the query string of the list had the pods of all stacks deleted."""
     settings = folder_with(tmp_path, slow=slow())
     async with EmbeddedCluster(fast_cluster(slow_pull=60.0)) as cluster:
         async with harness(tmp_path, settings, cluster=cluster) as at:
+            stack_id = await at.running()
             await eventually(lambda: _pulls(at, IMAGE))
-            left = (await pulling_pods(at)).values()
-            others = [
-                {**pod, "metadata": {**_bare(pod), "labels": {"stackd.io/role": "prepull", "stackd.io/instance": "b"}}}
-                for pod in left
-            ]
-            for pod in others:
-                pod["metadata"]["name"] += "-b"
-            for pod in [*({**pod, "metadata": _bare(pod)} for pod in left), *others]:
-                pod["metadata"]["name"] = "prepull-left-" + pod["metadata"]["name"][8:]
-                await at.kubectl("POST", "/api/v1/namespaces/stacks/pods", _posted(pod))
-            assert [name for name in await pulling_pods(at) if "left" in name]
+            (pull, *_) = (await pulling_pods(at)).values()
+            spec = {key: value for key, value in pull["spec"].items() if key != "nodeName"}
+            ours = pull["metadata"]["labels"]
+            for name, labels in (("left", ours), ("other", ours | {"stackd.io/instance": "b"}), ("foreign", {})):
+                pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
+                await at.kubectl("POST", "/api/v1/namespaces/stacks/pods", pod)
+            assert "left" in await at.objects("pods")
         folder_with(tmp_path, slow=slow(prepulled=False))
+        if dropped:
+            cluster.faults.add_fault(action="no_query", verb="list", resource="pods")
         async with harness(tmp_path, settings, cluster=cluster) as at:
-
-            async def check() -> bool:
-                return [name for name in await pulling_pods(at) if not name.endswith("-b")] == []
-
-            await eventually(check)
-            assert await pulling_pods(at), "those of another instance stay"
-
-
-def _bare(pod: dict[str, Any]) -> dict[str, Any]:
-    return {key: pod["metadata"][key] for key in ("name", "namespace", "labels")}
-
-
-def _posted(pod: dict[str, Any]) -> dict[str, Any]:
-    spec = {key: value for key, value in pod["spec"].items() if key != "nodeName"}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": pod["metadata"], "spec": spec}
-
-
-async def test_a_list_whose_query_string_a_proxy_drops_deletes_nothing_else(tmp_path: Path) -> None:
-    """Before, this deleted the pods of all stacks, and those of others."""
-    settings = folder_with(tmp_path, slow=slow())
-    foreign: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "foreign"}}
-    foreign["spec"] = {"containers": [{"name": "app", "image": "nginx"}]}
-    async with EmbeddedCluster(fast_cluster(slow_pull=60.0)) as cluster:
-        async with harness(tmp_path, settings, cluster=cluster) as at:
-            stack_id = (await at.create())["stack_id"]
-            await at.kubectl("POST", "/api/v1/namespaces/stacks/pods", foreign)
-            await eventually(lambda: _pulls(at, IMAGE))
-            (left, *_) = (await pulling_pods(at)).values()
-            left["metadata"] = {**_bare(left), "name": "prepull-left"}
-            await at.kubectl("POST", "/api/v1/namespaces/stacks/pods", _posted(left))
-        folder_with(tmp_path, slow=slow(prepulled=False))
-        cluster.faults.add_fault(action="no_query", verb="list", resource="pods")
-        async with harness(tmp_path, settings, cluster=cluster) as at:
-            await eventually(lambda: _none(at))
-            assert set(await at.objects("pods")) == {stack_id, "foreign"}
+            await until(lambda: at.objects("pods"), lambda seen: "left" not in seen)
+            await at.run_now("prepull")
+            assert set(await at.objects("pods")) == {stack_id, "other", "foreign"}
 
 
 async def test_a_pod_of_somebody_else_with_the_name_of_a_pull_stays(
@@ -254,14 +202,3 @@ async def test_what_nobody_wants_any_more_is_given_up(tmp_path: Path) -> None:
         await eventually(lambda: _none(at))
         await at.run_now("prepull")
         assert await at.metric("stackd_prepull_images") == 0
-
-
-@pytest.mark.parametrize("action", ["lost_reply", "cut"])
-async def test_there_is_one_pod_whatever_happens_to_the_answer(tmp_path: Path, action: str) -> None:
-    async with (
-        EmbeddedCluster(fast_cluster(slow_pull=0.05)) as cluster,
-        harness(tmp_path, folder_with(tmp_path, slow=slow()), cluster=cluster, wait=False) as at,
-    ):
-        cluster.faults.add_fault(action=action, verb="create", resource="pods", count=2)
-        await until_states(at, dict.fromkeys(NODES, "pulled"))
-        await eventually(lambda: _none(at))
