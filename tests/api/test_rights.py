@@ -14,31 +14,8 @@ from stackd.kube.access import request_token
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget
 from stackd.kube.labels import object_labels
-from tests.api.test_cluster_truth import (
-    test_a_pod_collected_with_its_node_has_ended_as_node_deleted,
-    test_a_service_deleted_by_hand_is_put_back_with_the_same_ports,
-)
-from tests.api.test_contract import (
-    test_a_batch_delete_counts_each_id_once,
-    test_a_create_answers_the_documented_fields_in_the_documented_order,
-    test_a_deleted_stack_is_gone_from_the_api_and_from_the_cluster,
-    test_stats_count_stacks_nodes_ports_and_reservations,
-    test_what_no_node_can_take_is_a_503_that_says_so_and_leaves_nothing,
-)
-from tests.api.test_refusals import test_a_limitrange_violation_is_a_400
 from tests.harness import Harness, eventually, fast_cluster, harness, seed
 from tests.provisioning import ADMIN, OURS, apply, printed, rules
-
-__all__ = [
-    "test_a_batch_delete_counts_each_id_once",
-    "test_a_create_answers_the_documented_fields_in_the_documented_order",
-    "test_a_deleted_stack_is_gone_from_the_api_and_from_the_cluster",
-    "test_a_limitrange_violation_is_a_400",
-    "test_a_pod_collected_with_its_node_has_ended_as_node_deleted",
-    "test_a_service_deleted_by_hand_is_put_back_with_the_same_ports",
-    "test_stats_count_stacks_nodes_ports_and_reservations",
-    "test_what_no_node_can_take_is_a_503_that_says_so_and_leaves_nothing",
-]
 
 
 @asynccontextmanager
@@ -54,16 +31,6 @@ async def provisioned(
         token = cluster.accounts.issue("stackd", "stackd", 3600)
         async with harness(folder, policy, cluster=cluster, token=token, admin=ADMIN.token) as ready:
             yield ready
-
-
-@pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[Harness]:
-    documents = printed()
-    documents = [one for one in documents if one["kind"] != "LimitRange"]  # one of the tests creates its own
-    async with provisioned(tmp_path, documents) as ready:
-        yield ready
-        refused = [key for key in ready.cluster.counts.requests if key[2] == 403 and key[1] not in ("pods",)]
-        assert not refused
 
 
 async def used(at: Harness, target: ClusterTarget) -> None:
