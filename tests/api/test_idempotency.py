@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from stackd.embedded import EmbeddedCluster
 from stackd.keys import digest
-from tests.harness import KEY, READ_KEY, Harness, Reply, fast_cluster, harness, request_for, seed
+from tests.harness import KEY, READ_KEY, Harness, Reply, harness, request_for, seed
 
 
 async def post(at: Harness, path: str, body: dict[str, Any], key: str) -> Reply:
@@ -32,14 +31,6 @@ async def test_the_first_answer_is_given_even_after_the_stack_is_gone(at: Harnes
     await at.call("DELETE", f"/stacks/{first.json['stack_id']}")
     assert (await post(at, "/stacks", seed(), "one")).text == first.text
     assert not await at.objects("pods")
-
-
-async def test_the_same_key_with_another_body_is_a_422(at: Harness) -> None:
-    await post(at, "/stacks", seed(), "one")
-    reply = await post(at, "/stacks", request_for("nginx:other"), "one")
-    assert reply.status == 422
-    assert "'one'" in reply.error
-    assert len(await at.objects("pods")) == 1
 
 
 async def test_a_second_request_waits_for_the_first_and_gets_its_answer(at: Harness) -> None:
@@ -66,36 +57,6 @@ async def test_a_failure_is_not_kept_under_the_key(at: Harness) -> None:
     assert (await post(at, "/stacks", seed(), "one")).status == 201
 
 
-async def test_the_first_answer_survives_a_restart(tmp_path: Path) -> None:
-    async with EmbeddedCluster(fast_cluster()) as cluster:
-        async with harness(tmp_path, cluster=cluster) as at:
-            first = await post(at, "/stacks", seed(), "one")
-            job = await post(at, "/stacks/batch-delete", {"stack_ids": ["stack-none"]}, "two")
-        async with harness(tmp_path, cluster=cluster) as later:
-            again = await post(later, "/stacks", seed(), "one")
-            assert (again.status, again.text) == (201, first.text)
-            repeated = await post(later, "/stacks/batch-delete", {"stack_ids": ["stack-none"]}, "two")
-            assert (repeated.status, repeated.text) == (202, job.text)
-            assert len(await later.objects("pods")) == 1
-
-
-async def test_a_client_that_leaves_under_a_key_finds_its_stack_when_it_asks_again(at: Harness) -> None:
-    at.cluster.faults.pause()
-    first = asyncio.create_task(post(at, "/stacks", seed(), "one"))
-    await at.until_metric("stackd_creates_in_flight", 1)
-    first.cancel()
-    await asyncio.gather(first, return_exceptions=True)
-    at.cluster.faults.resume()
-    assert (await post(at, "/stacks", seed(), "one")).status == 201
-    assert len(await at.objects("pods")) == 1
-
-
-async def test_keys_of_different_callers_and_routes_do_not_meet(at: Harness) -> None:
-    assert (await post(at, "/stacks", seed(), "one")).status == 201
-    assert (await post(at, "/stacks/batch-delete", {"stack_ids": ["stack-none"]}, "one")).status == 202
-    assert (await at.call("POST", "/stacks", seed(), key=READ_KEY)).status == 401
-
-
 @pytest.mark.parametrize("key", ["", "x" * 256])
 async def test_a_key_that_cannot_be_one_is_a_400(at: Harness, key: str) -> None:
     reply = await post(at, "/stacks", seed(), key)
@@ -115,14 +76,6 @@ async def test_two_keys_are_a_400(at: Harness, second: str) -> None:
         assert answer.status == 400
         assert (await answer.json())["error"] == "Idempotency-Key must be given once, not 2 times"
     assert not (await at.call("GET", "/stacks")).json["stacks"]
-
-
-async def test_what_was_answered_stays_so_when_a_policy_forbids_it_by_now(at: Harness) -> None:
-    first = await post(at, "/stacks", seed(), "one")
-    at.reload("policy", images_deny=("**",))
-    assert (await post(at, "/stacks", seed(), "two")).status == 400
-    assert same(first, await post(at, "/stacks", seed(), "one"))
-    assert len(await at.objects("pods")) == 1
 
 
 async def test_what_was_answered_stays_so_when_the_limits_have_become_narrower(at: Harness) -> None:
@@ -154,16 +107,6 @@ async def test_whoever_asks_again_gets_the_first_answer_however_often_it_asks(tm
                 assert refused.status == (429 if key == "three" else 422)
         assert (await at.call("POST", "/stacks", seed())).status == 429
         assert (await post(at, "/stacks?dry_run=true", seed(), "one")).status == 429, "a dry run has no first answer"
-
-
-async def test_a_create_over_the_limit_makes_nothing_under_its_key(tmp_path: Path) -> None:
-    async with harness(tmp_path, {"STACKD_LIMITS__CREATES_PER_SECOND": "0.001"}) as at:
-        await at.create()
-        assert (await post(at, "/stacks", seed(), "one")).status == 429
-        at.reload("limits", creates_per_second=0.0)
-        made = await post(at, "/stacks", seed(), "one")
-        assert (made.status, made.headers.get("Idempotency-Replayed")) == (201, None)
-        assert len(await at.objects("pods")) == 2
 
 
 async def test_the_first_answer_needs_no_cluster_and_is_given_during_a_stop(at: Harness) -> None:
