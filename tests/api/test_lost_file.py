@@ -16,7 +16,7 @@ from stackd.model import PortRange
 from stackd.store import Store, backup_file
 from tests.api.test_reconcile import NAMESPACE, confirm, leave_behind, plan, running
 from tests.api.test_templates import PLAIN, folder_with
-from tests.harness import Harness, eventually, fast_cluster, harness, lose_file, request_for, seed
+from tests.harness import Harness, eventually, fast_cluster, harness, lose_file, request_for, seed, until
 from tests.store.building import new_stack
 
 MANY = 8
@@ -36,10 +36,6 @@ async def uids(at: Harness) -> dict[str, str]:
     return {name: one["metadata"]["uid"] for name, one in found.items()}
 
 
-async def ready(at: Harness) -> bool:
-    return (await at.call("GET", "/readyz")).status == 200
-
-
 async def test_a_lost_file_loses_no_stack(tmp_path: Path) -> None:
     async with EmbeddedCluster(fast_cluster()) as cluster:
         async with harness(tmp_path, AT_ONCE, cluster=cluster) as at:
@@ -48,7 +44,7 @@ async def test_a_lost_file_loses_no_stack(tmp_path: Path) -> None:
         assert set(before) == set(ids)
         lose_file(tmp_path)
         async with harness(tmp_path, AT_ONCE, cluster=cluster) as at:
-            assert await ready(at)
+            assert (await at.call("GET", "/readyz")).status == 200
             assert await answers(at) == before
             await at.passes(3)
             assert (await answers(at), await uids(at)) == (before, objects)
@@ -69,11 +65,7 @@ async def test_nothing_is_said_of_the_stacks_before_a_lost_file_has_them_again(t
         lose_file(tmp_path)
         cluster.faults.add_fault(action="status", verb="list", resource="pods", code=503)
         async with harness(tmp_path, AT_ONCE, cluster=cluster, wait=False) as at:
-
-            async def owns() -> bool:
-                return await at.role() == "owner"
-
-            await eventually(owns)
+            await until(at.role, lambda seen: seen == "owner")
             asked: list[tuple[str, str, object]] = [
                 ("GET", "/stacks", None),
                 ("GET", f"/stacks/{stack_id}", None),
@@ -94,56 +86,18 @@ async def test_nothing_is_said_of_the_stacks_before_a_lost_file_has_them_again(t
             assert await answers(at) == before
 
 
-async def test_a_second_stackd_with_a_file_of_its_own_changes_nothing(tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    first.mkdir()
-    second.mkdir()
-    async with harness(first, AT_ONCE) as at:
-        await running(at, MANY)
-        before, objects = await answers(at), await uids(at)
-        async with harness(second, AT_ONCE, cluster=at.cluster, wait=False) as other:
-            await other.until_unready("owns the stacks")
-            await at.passes(3)
-            assert (await other.call("GET", "/stacks")).status == 503
-        await at.passes(2)
-        assert (await answers(at), await uids(at)) == (before, objects)
-
-
-async def test_a_stack_that_was_deleted_is_not_taken_over_when_its_pod_turns_up_late(tmp_path: Path) -> None:
-    async with EmbeddedCluster(fast_cluster()) as cluster:
-        async with harness(tmp_path, AT_ONCE, cluster=cluster) as at:
-            (stack_id,) = await running(at, 1)
-            pod = (await at.objects("pods"))[stack_id]
-            assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
-        metadata = {key: pod["metadata"][key] for key in ("name", "labels", "annotations")}
-        async with harness(tmp_path, AT_ONCE, cluster=cluster) as at:
-            body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod["spec"] | {"nodeName": ""}}
-            made = await at.kubectl("POST", f"/api/v1/namespaces/{NAMESPACE}/pods", body)
-            assert made["kind"] == "Pod", made
-
-            async def gone() -> bool:
-                return not await at.objects("pods")
-
-            await eventually(gone)
-            assert await answers(at) == {}
-            assert await at.metric("stackd_adoptions_total") == 0
-
-
 async def test_what_no_stack_can_be_made_of_is_left_alone_until_the_operator_agrees(tmp_path: Path) -> None:
     name = "stack-00000000000000aa"
     async with harness(tmp_path, AT_ONCE) as at:
         (stack_id,) = await running(at, 1)
         await leave_behind(at, name)
 
-        async def listed() -> bool:
-            return [one["name"] for one in (await plan(at))["unknown"]] == [name]
-
-        await eventually(listed)
+        await until(lambda: plan(at), lambda seen: [one["name"] for one in seen["unknown"]] == [name])
         await at.passes(3)
         (unknown,) = (await plan(at))["unknown"]
         assert (unknown["kind"], "stackd.io/record" in unknown["why"]) == ("pods", True)
         assert set(await at.objects("pods")) == {stack_id, name}
-        assert await ready(at)
+        assert (await at.call("GET", "/readyz")).status == 200
         assert "stackd_unknown_objects 1.0" in (await at.call("GET", "/metrics")).text
         assert (await confirm(at)).json == {"released": 0, "removed": [f"pods {name}"]}
 
@@ -171,29 +125,30 @@ def restore(folder: Path, copy: Path) -> None:
     shutil.copy(copy, folder / "stackd.db")
 
 
-async def test_a_restored_backup_ends_nothing_that_was_created_extended_or_started_since(tmp_path: Path) -> None:
+async def test_a_restored_backup_learns_what_has_happened_to_the_stacks_since(tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
     async with EmbeddedCluster(fast_cluster()) as cluster:
         async with harness(tmp_path, AT_ONCE, cluster=cluster) as at:
-            restarted, started = await running(at, 2)
-            extended = (await at.create(seed() | {"ttl": "10m"}))["stack_id"]
-            await at.until_status(extended, "running")
-            assert (await at.call("POST", f"/stacks/{started}/stop")).status == 200
-            await at.until_status(started, "stopped")
+            restarted, stopped_since, deleted = await running(at, 3)
+            started, at_rest, deleted_at_rest = await stopped(at), await stopped(at), await stopped(at)
+            extended = await at.running(seed() | {"ttl": "10m"})
             await asyncio.to_thread(backup_file, tmp_path / "stackd.db", copy)
             assert (await at.call("POST", f"/stacks/{extended}/extend", {"ttl": "2h"})).status == 200
-            for stack_id, verb in ((restarted, "restart"), (started, "start")):
+            for stack_id, verb in ((restarted, "restart"), (started, "start"), (stopped_since, "stop")):
                 reply = await at.call("POST", f"/stacks/{stack_id}/{verb}")
                 assert reply.status == 200, reply.text
-                await at.until_status(stack_id, "running")
-            (created,) = await running(at, 1)
+                await at.until_status(stack_id, "stopped" if verb == "stop" else "running")
+            for stack_id in (deleted, deleted_at_rest):
+                assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
+            created = await at.running()
             before, objects = await answers(at), await uids(at)
-        assert set(before) == {restarted, started, extended, created}
+        assert set(before) == {restarted, started, extended, created, stopped_since, at_rest}
         restore(tmp_path, copy)
         async with harness(tmp_path, AT_ONCE, cluster=cluster, clock=Later()) as at:
             await at.passes(3)
             assert (await answers(at), await uids(at)) == (before, objects)
             assert (await plan(at))["actions"] == []
+            assert (await at.call("GET", "/stats")).json["used_node_ports"] == 6
 
 
 async def records(at: Harness) -> dict[str, Any]:
@@ -230,7 +185,7 @@ async def test_a_stopped_stack_survives_a_lost_file_with_its_ports_and_its_end(t
         assert set(before) == {stack_id, started}
         lose_file(tmp_path)
         async with harness(tmp_path, AT_ONCE, cluster=cluster) as at:
-            assert await ready(at)
+            assert (await at.call("GET", "/readyz")).status == 200
             assert await answers(at) == before
             await at.passes(3)
             assert (await plan(at))["actions"] == []
@@ -243,26 +198,6 @@ async def test_a_stopped_stack_survives_a_lost_file_with_its_ports_and_its_end(t
             await eventually(lambda: only_at_rest(at))
 
 
-async def test_a_restored_backup_knows_what_was_stopped_and_deleted_since(tmp_path: Path) -> None:
-    copy = tmp_path / "copy.db"
-    async with EmbeddedCluster(fast_cluster()) as cluster:
-        async with harness(tmp_path, AT_ONCE, cluster=cluster) as at:
-            (kept, stopped_since, deleted) = await running(at, 3)
-            at_rest, deleted_at_rest = await stopped(at), await stopped(at)
-            await asyncio.to_thread(backup_file, tmp_path / "stackd.db", copy)
-            assert (await at.call("POST", f"/stacks/{stopped_since}/stop")).status == 200
-            for stack_id in (deleted, deleted_at_rest):
-                assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
-            before, objects = await answers(at), await uids(at)
-        assert set(before) == {kept, stopped_since, at_rest}
-        restore(tmp_path, copy)
-        async with harness(tmp_path, AT_ONCE, cluster=cluster) as at:
-            await at.passes(3)
-            assert (await answers(at), await uids(at)) == (before, objects)
-            assert (await plan(at))["actions"] == []
-            assert (await at.call("GET", "/stats")).json["used_node_ports"] == 3
-
-
 async def test_a_restart_that_is_cut_short_by_the_loss_of_the_file_goes_on(tmp_path: Path) -> None:
     async with EmbeddedCluster(fast_cluster()) as cluster:
         async with harness(tmp_path, AT_ONCE | {"STACKD_SERVER__SHUTDOWN_TIMEOUT": "200ms"}, cluster=cluster) as at:
@@ -271,10 +206,7 @@ async def test_a_restart_that_is_cut_short_by_the_loss_of_the_file_goes_on(tmp_p
             cluster.faults.add_fault(action="status", verb="create", resource="pods", code=503)
             restart = asyncio.create_task(at.call("POST", f"/stacks/{stack_id}/restart"))
 
-            async def gone() -> bool:
-                return not await at.objects("pods")
-
-            await eventually(gone)
+            await until(lambda: at.objects("pods"), lambda seen: not seen)
             assert set(await records(at)) == {stack_id}
         await asyncio.gather(restart, return_exceptions=True)
         cluster.faults.clear()
@@ -283,18 +215,6 @@ async def test_a_restart_that_is_cut_short_by_the_loss_of_the_file_goes_on(tmp_p
             again = await at.until_status(stack_id, "running")
             assert (again["ports"], again["ttl_expires_at"]) == (before["ports"], before["ttl_expires_at"])
             await eventually(lambda: only_at_rest(at))
-
-
-async def test_a_record_that_somebody_takes_away_is_put_back(tmp_path: Path) -> None:
-    async with harness(tmp_path, AT_ONCE) as at:
-        stack_id = await stopped(at)
-        before = await records(at)
-        await at.kubectl("DELETE", f"/api/v1/namespaces/{NAMESPACE}/services/svc-{stack_id}")
-
-        async def back() -> bool:
-            return await records(at) == before
-
-        await eventually(back)
 
 
 async def test_a_port_that_was_given_back_since_the_backup_is_its_next_stacks(tmp_path: Path) -> None:
@@ -333,11 +253,8 @@ async def test_a_stack_whose_port_another_row_has_is_taken_over_once_that_is_fre
         await store.stacks.reserve(new_stack())  # an interrupted create
         await store.close()
         async with harness(tmp_path, AT_ONCE, cluster=cluster, wait=False) as at:
-
-            async def there() -> bool:
-                return await ready(at) and await answers(at) == before
-
-            await eventually(there)
+            await at.until_ready()
+            await until(lambda: answers(at), lambda seen: seen == before)
             assert await at.metric("stackd_unknown_objects") == 0
 
 
@@ -369,10 +286,7 @@ async def test_a_forged_record_gets_no_longer_life_and_no_other_policy_than_a_cr
             await at.kubectl("POST", f"/api/v1/namespaces/{NAMESPACE}/services", body)
         await at.until_listed(3)
 
-        async def refused() -> bool:
-            return "securityContext" in (await at.stack(FORGED))["status_message"]
-
-        await eventually(refused)
+        await until(lambda: at.stack(FORGED), lambda seen: "securityContext" in seen["status_message"])
         assert FORGED not in await at.objects("pods")
         plain = await at.until_status(f"{FORGED[:-1]}1", "running")
         for stack in (plain, await at.stack(FORGED)):

@@ -89,16 +89,6 @@ async def owns(at: Harness) -> bool:
     return bool(reply.json["role"] == "owner" and (await at.call("GET", "/readyz")).status == 200)
 
 
-async def test_the_lease_says_who_owns_the_stacks(site: Site) -> None:
-    one = await site.start("vm1", wait=True)
-    lease = await site.lease(one)
-    host, _, file_id = lease["spec"]["holderIdentity"].partition("/")
-    assert (host, len(file_id)) == ("vm1", 16)
-    told = (await one.call("GET", "/owner")).json
-    assert (told["role"], told["owner"], told["may_change"], told["lease"]) == ("owner", "vm1", True, "stackd-default")
-    assert (told["holder"], told["lease_duration_seconds"]) == (lease["spec"]["holderIdentity"], 1)
-
-
 async def test_a_standby_answers_nothing_but_that_it_lives_and_whose_the_stacks_are(site: Site) -> None:
     one = await site.start("vm1", wait=True)
     await one.create()
@@ -118,35 +108,6 @@ async def test_a_standby_answers_nothing_but_that_it_lives_and_whose_the_stacks_
     assert "stackd_owner 1.0" in (await one.call("GET", "/metrics")).text
     assert await uids(one) == before
     assert two.cluster.counts.total("create", "services") == 2, "one asked for the port range, and one for the stack"
-
-
-async def test_a_standby_takes_over_when_the_owner_is_gone_with_every_answer_as_before(site: Site) -> None:
-    one = await site.start("vm1", wait=True)
-    for _ in range(5):
-        await one.until_status((await one.create())["stack_id"], "running")
-    before, objects = await answers(one), await uids(one)
-    two = await site.start("vm2")
-    await standing_by(two)
-    await site.stop("vm1")
-    await eventually(lambda: owns(two))
-    assert (await answers(two), await uids(two)) == (before, objects)
-    lease = await site.lease(two)
-    assert lease["spec"]["leaseTransitions"] == 1
-    assert "stackd_lease_transitions_total 1.0" in (await two.call("GET", "/metrics")).text
-    one = await site.start("vm1")
-    await standing_by(one)
-
-
-async def test_a_restart_of_the_same_file_takes_the_lease_at_once(site: Site) -> None:
-    one = await site.start("vm1", wait=True)
-    stack = await one.create()
-    two = await site.start("vm2")
-    await standing_by(two)
-    await site.stop("vm1")
-    one = await site.start("vm1", wait=True)
-    assert (await one.stack(stack["stack_id"]))["stack_id"] == stack["stack_id"]
-    assert (await site.lease(one))["spec"].get("leaseTransitions", 0) == 0
-    assert await two.role() == "standby"
 
 
 async def test_a_standby_waits_for_a_restart_of_an_owner_that_was_stopped_and_no_longer(
@@ -178,8 +139,7 @@ async def test_a_stackd_that_waits_for_the_lease_of_another_file_of_its_host_say
 
 async def test_a_takeover_is_asked_for_and_loses_nothing(site: Site) -> None:
     one = await site.start("vm1", wait=True)
-    stack_id = (await one.create())["stack_id"]
-    await one.until_status(stack_id, "running")
+    await one.running()
     before = await answers(one)
     assert (await one.call("POST", "/takeover")).status == 409
     two = await site.start("vm2")
@@ -205,8 +165,7 @@ def run(at: Harness, name: str) -> str:
 
 async def test_an_owner_that_was_replaced_says_so_and_ends(site: Site) -> None:
     one = await site.start("vm1", wait=True)
-    stack_id = (await one.create())["stack_id"]
-    await one.until_status(stack_id, "running")
+    stack_id = await one.running()
     lease = await site.lease(one)
     lease["spec"]["holderIdentity"], lease["metadata"]["annotations"] = "vm9/0123456789abcdef", {}
     changed = await one.kubectl("PUT", LEASES, lease)

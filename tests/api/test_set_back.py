@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stackd.embedded import EmbeddedCluster
-from tests.harness import Harness, eventually, fast_cluster, harness, seed
+from tests.harness import Harness, eventually, fast_cluster, harness, seed, until
 
 NEW, OLD = 100_000, 1_000
 LEASE = {"STACKD_CLUSTER__LEASE_DURATION": "2s"}
@@ -61,18 +61,14 @@ async def test_a_standby_takes_over_and_does_not_ask_without_a_pause(cluster: Em
             cluster.faults.set_back(OLD)
             cluster.counts.clear()
 
-            async def owns() -> bool:
-                return await standby.role() == "owner"
-
-            await eventually(owns)
+            await until(standby.role, lambda seen: seen == "owner")
             assert asked_about_leases(cluster) < MOST_REQUESTS
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["older bookmarks", "silent watches"])
 async def test_what_happens_to_stacks_after_it_shows(at: Harness, *, silent: bool) -> None:
     """An API server reports nothing older than the resourceVersion at which a watch starts."""
-    stack_id = (await at.create())["stack_id"]
-    await at.until_status(stack_id, "running")
+    stack_id = await at.running()
     if silent:
         at.cluster.faults.add_fault(action="mute", verb="watch", resource="(pods|services|configmaps|nodes)")
     at.cluster.faults.set_back(OLD)
@@ -89,7 +85,4 @@ async def test_what_a_backup_brings_back_is_removed_again(at: Harness) -> None:
     metadata = {key: value for key, value in pod["metadata"].items() if key in ("name", "labels", "annotations")}
     await at.kubectl("POST", "/api/v1/namespaces/stacks/pods", {"metadata": metadata, "spec": pod["spec"]})
 
-    async def gone() -> bool:
-        return not await at.objects("pods")
-
-    await eventually(gone)
+    await until(lambda: at.objects("pods"), lambda seen: not seen)
