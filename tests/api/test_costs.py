@@ -20,7 +20,8 @@ from tests.harness import KEY, Harness, eventually, harness, seed
 
 GETS = [
     "/healthz", "/stats", "/stacks", "/stacks/{id}", "/stacks/{id}/status", "/reconcile", "/metrics",
-    "/stacks/stack-none", "/no/such/route",
+    "/stacks/stack-none", "/no/such/route", "/stacks/{id}/status?wait=running", "/capacity",
+    "/stacks?label=team=7", "/stacks?limit=5",
 ]  # fmt: skip
 QUIET = {"STACKD_RECONCILE__INTERVAL": "1h"}
 FOLDER = str(Path(stackd.__file__).parent)
@@ -135,6 +136,9 @@ async def test_no_read_asks_kubernetes_or_writes(at: Harness) -> None:
             await at.call("GET", path.replace("{id}", stack_id))
     assert not cost.kubernetes
     assert (cost.statements, cost.commits) == (0, 0)
+    with spent(at) as cost:
+        await at.call("GET", f"/stacks/{stack_id}/timeline")
+    assert (cost.kubernetes, cost.statements, cost.commits) == ({}, 1, 0)
 
 
 async def test_readiness_is_one_small_write_and_no_request(at: Harness) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -14,7 +13,6 @@ from stackd.keys import digest
 from stackd.web.routes import ROUTES
 from tests.harness import KEY, READ_KEY, Harness, harness, seed
 
-NEW_KEY = "sk-new-0123456789abcdef0123456789"
 FLAG = "FLAG{not-for-the-log}"
 
 
@@ -75,25 +73,6 @@ async def test_whoever_guesses_is_slowed_down_and_the_others_at_the_address_are_
             assert "limits.failed_auth_per_minute" in reply.error
             assert 0 < int(reply.headers["Retry-After"]) <= 12
         assert (await at.call("GET", "/stacks")).status == 200
-
-
-async def test_thousands_of_wrong_guesses_from_an_address_do_not_lock_out_the_right_key(tmp_path: Path) -> None:
-    async with harness(tmp_path) as at:
-        guessing = True
-
-        async def guess(number: int) -> int:
-            count = 0
-            while guessing:
-                reply = await at.call("GET", "/stacks", key=f"sk-wrong-{number}-{count:016x}")
-                assert reply.status in (401, 429)
-                count += 1
-            return count
-
-        guesses = [asyncio.create_task(guess(number)) for number in range(8)]
-        for _ in range(100):
-            assert (await at.call("GET", "/stacks")).status == 200
-        guessing = False
-        assert sum(await asyncio.gather(*guesses)) > 200
 
 
 async def test_behind_a_trusted_proxy_each_caller_is_limited_and_logged_by_itself(

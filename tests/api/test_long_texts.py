@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import threading
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from stackd.kube.records import parse_record
 from stackd.model import SanitizedSpec, Stack, TargetPort
 from stackd.podspec import Sanitizer
 from stackd.store import rows
+from tests.api.test_events import Stream, follow
 from tests.harness import KEY, Harness, eventually, fast_cluster, harness, request_for, seed
 
 MARK = "this is a long text "
@@ -63,13 +64,6 @@ async def test_a_text_over_the_limit_is_a_400_that_names_the_key(at: Harness) ->
     assert not await at.objects("pods")
 
 
-async def test_the_limit_is_the_operators(tmp_path: Path) -> None:
-    async with harness(tmp_path, {"STACKD_LIMITS__POD_SPEC": "2KiB"}) as at:
-        await at.create()
-        reply = await at.call("POST", "/stacks", long_request(size=3000))
-        assert (reply.status, "longer than 2048 bytes" in reply.error) == (400, True)
-
-
 async def test_every_answer_has_the_whole_text(at: Harness) -> None:
     short = await at.create()
     made = await at.create(long_request())
@@ -113,31 +107,12 @@ async def test_a_list_as_others_send_it_for_http_1_0(at: Harness) -> None:
 
 
 async def test_an_event_has_the_whole_text_where_it_is_wanted(at: Harness) -> None:
-    headers = {"X-API-KEY": KEY}
-    timeout = aiohttp.ClientTimeout(sock_read=10)
-    async with (
-        at.session.get(f"{at.url}/events", headers=headers, timeout=timeout) as all_of_it,
-        at.session.get(f"{at.url}/events?fields=stack_id,status", headers=headers, timeout=timeout) as a_part,
-    ):
-        await all_of_it.content.readuntil(b"\n\n")
-        await a_part.content.readuntil(b"\n\n")
+    async with follow(at) as all_of_it, follow(at, "/events?fields=stack_id,status") as a_part:
         made = await at.create(long_request())
-        assert made["pod_spec"] in (await event_of(all_of_it, "running"))["pod_spec"]
-        assert await event_of(a_part, "running") == {"stack_id": made["stack_id"], "status": "running"}
-    async with at.session.get(
-        f"{at.url}/stacks/{made['stack_id']}/events", headers=headers, timeout=timeout
-    ) as one_stack:
-        assert (await event_of(one_stack, "running"))["pod_spec"] == made["pod_spec"]
-
-
-async def event_of(response: aiohttp.ClientResponse, status: str) -> dict[str, Any]:
-    """The data of the first event with this status."""
-    while True:
-        event = await response.content.readuntil(b"\n\n")
-        data = dict(line.partition(b": ")[::2] for line in event.splitlines()).get(b"data", b"{}")
-        found: dict[str, Any] = json.loads(data)
-        if found.get("status") == status:
-            return found
+        assert (await all_of_it.until("stack", status="running")).data["pod_spec"] == made["pod_spec"]
+        assert list((await a_part.until("stack", status="running")).data) == ["stack_id", "status"]
+    async with follow(at, f"/stacks/{made['stack_id']}/events") as one_stack:
+        assert (await one_stack.until("stack", status="running")).data["pod_spec"] == made["pod_spec"]
 
 
 async def test_it_is_there_after_a_restart_and_under_an_idempotency_key(tmp_path: Path) -> None:
@@ -194,19 +169,18 @@ async def use(at: Harness, count: int) -> None:
 
 
 @asynccontextmanager
-async def follower(at: Harness) -> Any:
+async def follower(at: Harness) -> AsyncIterator[None]:
     """A client that follows all events and reads them."""
 
-    async def follow() -> None:
-        async with at.session.get(f"{at.url}/events", headers={"X-API-KEY": KEY}) as stream:
-            async for _ in stream.content.iter_any():
-                pass
+    async def read(stream: Stream) -> None:
+        while await stream.next():
+            pass
 
-    following = asyncio.create_task(follow())
-    await at.until_metric("stackd_event_streams", 1)
-    yield
-    following.cancel()
-    await asyncio.gather(following, return_exceptions=True)
+    async with follow(at) as stream:
+        reading = asyncio.create_task(read(stream))
+        yield
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
 
 
 def held(at: Harness) -> list[int]:

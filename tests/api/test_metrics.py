@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from stackd.web.routes import ROUTES
-from tests.harness import Harness, eventually, harness, request_for
+from tests.harness import Harness, harness, request_for, until
 from tests.monitoring.board import MONITORING, expressions
 
 METRIC = re.compile(r"\b(?:stackd|process)_[a-z_]+\b")
@@ -97,10 +97,7 @@ async def test_what_waits_is_told_with_its_age(at: Harness) -> None:
     assert sample(samples, "stackd_delete_oldest_age_seconds") > 0
     at.cluster.faults.clear()
 
-    async def done() -> bool:
-        return sample(await scrape(at), "stackd_deletes_pending") == 0
-
-    await eventually(done)
+    await until(lambda: scrape(at), lambda seen: sample(seen, "stackd_deletes_pending") == 0)
 
 
 async def test_metrics_need_a_key_unless_they_are_public(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from tests.harness import KEY, Harness, harness, request_for
 from tests.unit.web.test_openapi import DESCRIBED, validator
 
 FUZZING = Path(__file__).parent / "fuzzing"
-METHODS = ("get", "post", "delete")
 
 
 def schema_of(name: str) -> Schema:

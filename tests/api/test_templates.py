@@ -16,7 +16,6 @@ import pytest
 from stackd.clock import NANOSECONDS, to_nanoseconds
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.resources import PODS
-from stackd.errors import ConfigError
 from stackd.lifecycle.hiding import HIDDEN
 from stackd.templates import Template
 from tests.harness import Harness, eventually, fast_cluster, harness, lose_file, seed
@@ -68,12 +67,15 @@ async def values_of(at: Harness, stack_id: str) -> list[dict[str, str]]:
     return [{one["name"]: one["value"] for one in container.get("env", [])} for container in containers]
 
 
-def all_but_the_values(at: Harness) -> str:
-    """The rows of all stacks without the column of their generated values."""
+async def all_texts(at: Harness, stack_id: str) -> list[str]:
+    """All that anybody can read of the stack, and its row without the column of its generated values."""
+    paths = [f"/stacks{part}" for part in ("", f"/{stack_id}", f"/{stack_id}/status", f"/{stack_id}/timeline")]
+    paths += [f"/stacks/{stack_id}/logs", "/stacks?fields=stack_id,template,labels,pod_spec,status_message"]
+    paths += ["/stacks?template=web-1", "/templates", "/metrics", "/reconcile", "/stats", "/openapi.json"]
     columns = [name for (name,) in at.rows("SELECT name FROM pragma_table_info('stacks')") if name != "generated"]
     rows = at.rows(f"SELECT {', '.join(columns)} FROM stacks")
     assert rows
-    return str(rows)
+    return [(await at.call("GET", path)).text for path in paths] + [str(rows)]
 
 
 def take_away(folder: Path, *names: str) -> None:
@@ -113,12 +115,6 @@ async def test_each_stack_has_values_of_its_own_in_every_container(at: Harness) 
         assert list(app) == ["FLAG", "TEAM_SECRET", "GREETING"], "what follows may refer to them"
 
 
-async def test_a_create_with_a_pod_spec_is_answered_as_documented(at: Harness) -> None:
-    made = await at.create()
-    assert not {"template", "values"} & made.keys()
-    assert "template" not in await at.stack(made["stack_id"])
-
-
 async def test_values_are_told_to_the_creator_again_and_to_nobody_else(
     at: Harness, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
@@ -135,27 +131,9 @@ async def test_values_are_told_to_the_creator_again_and_to_nobody_else(
     await at.call("POST", f"/stacks/{stack_id}/stop")
     await at.call("POST", f"/stacks/{stack_id}/start")
     await at.until_status(stack_id, "running")
-    told = [
-        (await at.call("GET", path)).text
-        for path in (
-            "/stacks",
-            f"/stacks/{stack_id}",
-            f"/stacks/{stack_id}/status",
-            f"/stacks/{stack_id}/timeline",
-            f"/stacks/{stack_id}/logs",
-            "/stacks?fields=stack_id,template,labels,pod_spec,status_message",
-            "/stacks?template=web-1",
-            "/templates",
-            "/metrics",
-            "/reconcile",
-            "/stats",
-            "/openapi.json",
-        )
-    ]
+    told = await all_texts(at, stack_id)
     told.append((await at.call("POST", "/stacks?dry_run=true", {"template": "web-1"})).text)
-    told += [caplog.text, all_but_the_values(at)]
-    pod = (await at.objects("pods"))[stack_id]["metadata"]
-    told.append(json.dumps(pod))
+    told += [caplog.text, json.dumps((await at.objects("pods"))[stack_id]["metadata"])]
     for value in made["values"].values():
         assert not [text for text in told if value in text]
 
@@ -208,9 +186,7 @@ async def test_values_that_a_webhook_quotes_are_told_to_nobody(
     assert [reply.status >= 400 for reply in answers[:4]] == [True] * 4
     assert [HIDDEN in reply.text for reply in answers[:3]] == [True] * 3
     await eventually(lambda: caplog.text.count("next try in") > 1)  # the tries of the restart
-    paths = ("/stacks", f"/stacks/{stack_id}", f"/stacks/{stack_id}/timeline", "/templates", "/metrics", "/reconcile")
-    told = [reply.text for reply in answers] + [(await at.call("GET", path)).text for path in paths]
-    told += [caplog.text, all_but_the_values(at)]
+    told = [*(reply.text for reply in answers), *await all_texts(at, stack_id), caplog.text]
     assert len(kept) == 8
     for value in kept:
         for form in (value, value.replace("$", "$$"), value[: len(value) // 2]):
@@ -229,8 +205,7 @@ async def test_values_that_a_kubelet_quotes_are_told_to_nobody(at: Harness, capl
     statuses = [last | {"ready": False, "state": state}]
     store.update(pod, status=pod.obj["status"] | {"phase": "Pending", "containerStatuses": statuses})
     await at.until_status(stack_id, "failed")
-    paths = ("/stacks", f"/stacks/{stack_id}", f"/stacks/{stack_id}/timeline", "/templates")
-    told = [(await at.call("GET", path)).text for path in paths] + [caplog.text]
+    told = [*await all_texts(at, stack_id), caplog.text]
     assert f'exec: \\"{HIDDEN}\\": no such file' in told[1]
     assert not [text for text in told if flag[: len(flag) // 2] in text]
 
@@ -244,23 +219,6 @@ async def test_an_existing_stack_is_returned_without_its_values(tmp_path: Path) 
         assert (first.status, second.status) == (201, 200)
         assert second.json["stack_id"] == first.json["stack_id"]
         assert ("values" in first.json, "values" in second.json) == (True, False)
-
-
-async def test_values_survive_a_restart_of_the_daemon_and_of_the_stack(tmp_path: Path) -> None:
-    settings = folder_with(tmp_path, web_1=WEB)
-    async with EmbeddedCluster(fast_cluster()) as cluster:
-        async with harness(tmp_path, settings, cluster=cluster) as at:
-            made = await at.create({"template": "web-1"})
-            await at.until_status(made["stack_id"], "running")
-        async with harness(tmp_path, settings, cluster=cluster) as at:
-            stack_id = made["stack_id"]
-            before = await values_of(at, stack_id)
-            uid = (await at.objects("pods"))[stack_id]["metadata"]["uid"]
-            reply = await at.call("POST", f"/stacks/{stack_id}/restart")
-            assert reply.status == 200, reply.text
-            await at.until_status(stack_id, "running")
-            assert (await at.objects("pods"))[stack_id]["metadata"]["uid"] != uid
-            assert await values_of(at, stack_id) == before
 
 
 async def test_values_survive_the_loss_of_the_file(tmp_path: Path) -> None:
@@ -328,14 +286,6 @@ async def test_without_templates_a_create_by_template_says_how_to_have_some(tmp_
         assert (await at.call("GET", "/templates")).json == {"templates": []}
 
 
-async def test_a_dry_run_asks_the_cluster_and_makes_nothing(at: Harness) -> None:
-    reply = await at.call("POST", "/stacks?dry_run=true", {"template": "web-1"})
-    assert (reply.status, reply.json["dry_run"]) == (200, True)
-    assert "FLAG" not in reply.text
-    assert not await at.objects("pods")
-    assert (await at.call("POST", "/capacity", {"template": "web-1"})).status == 200
-
-
 async def test_the_templates_are_told_with_what_their_stacks_do(at: Harness) -> None:
     made = await at.create({"template": "web-1"})
     await at.until_status(made["stack_id"], "running")
@@ -388,15 +338,6 @@ async def test_labels_that_must_be_given_may_come_from_the_template(tmp_path: Pa
         reply = await at.call("POST", "/stacks", {"template": "web-1"})
         assert (reply.status, "player" in reply.error, "challenge" in reply.error) == (400, True, False)
         assert (await at.call("POST", "/stacks", {"template": "web-1", "labels": {"player": "a"}})).status == 201
-
-
-async def test_a_daemon_with_a_wrong_template_does_not_start(tmp_path: Path) -> None:
-    settings = folder_with(tmp_path, web_1=WEB.replace("nginx:stable", "'not an image'"))
-    with pytest.raises(ConfigError) as refusal:
-        async with harness(tmp_path, settings):
-            pass
-    (mistake,) = refusal.value.mistakes
-    assert mistake.startswith(f"{tmp_path}/templates/web-1.yaml:16: pod.spec.containers[0].image: ")
 
 
 async def test_a_stack_whose_template_is_gone_starts_again_under_the_policy_in_force(

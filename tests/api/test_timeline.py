@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from stackd.clock import to_nanoseconds
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.faults import Fault
 from stackd.lifecycle import diagnostics
-from tests.harness import READ_KEY, Harness, Reply, eventually, fast_cluster, harness, request_for, seed
+from tests.harness import Harness, Reply, eventually, fast_cluster, harness, request_for, seed
 
 
 async def timeline(at: Harness, stack_id: str) -> list[dict[str, Any]]:
@@ -39,8 +37,7 @@ async def logs(at: Harness, stack_id: str, query: str = "") -> Reply:
 
 
 async def test_a_stack_tells_its_story_from_its_create_to_its_delete_and_who_asked_for_what(at: Harness) -> None:
-    stack_id = (await at.create())["stack_id"]
-    await at.until_status(stack_id, "running")
+    stack_id = await at.running()
     await at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": "1m"})
     await at.call("POST", f"/stacks/{stack_id}/restart")
     await at.until_status(stack_id, "running")
@@ -73,11 +70,6 @@ async def test_a_pod_that_runs_before_the_stack_is_written_down_has_started(at: 
     assert restarted.json["status"] == "running"
     await at.run_now("reconcile")
     assert kinds(await timeline(at, stack_id))[4:] == ["restart_requested", "started", "ready"]
-
-
-async def test_an_unknown_stack_has_no_timeline_and_no_logs(at: Harness) -> None:
-    assert (await at.call("GET", "/stacks/stack-none/timeline")).status == 404
-    assert (await logs(at, "stack-none")).status == 404
 
 
 async def test_expiry_and_batch_jobs_say_who_it_was(at: Harness) -> None:
@@ -143,20 +135,6 @@ async def test_readiness_that_is_lost_and_comes_back_is_told(tmp_path: Path) -> 
         assert events.index("ready") < events.index("not_ready")
 
 
-async def test_a_start_that_could_not_be_written_down_at_first_is_told_later(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with EmbeddedCluster(fast_cluster(start_delay=0.5)) as cluster, harness(tmp_path, cluster=cluster) as at:
-        stack_id = (await at.create())["stack_id"]
-        with contextlib.closing(sqlite3.connect(tmp_path / "stackd.db", isolation_level=None)) as shell:
-            shell.execute("BEGIN IMMEDIATE")
-            assert (await at.stack(stack_id))["status"] == "creating"
-            await eventually(lambda: "statuses cannot be written now" in caplog.text)
-            shell.execute("ROLLBACK")
-        await at.until_status(stack_id, "running")
-        assert kinds(await timeline(at, stack_id)) == ["accepted", "scheduled", "started", "ready"]
-
-
 async def test_a_timeline_outlives_its_stack_for_as_long_as_it_is_to_be_kept(tmp_path: Path) -> None:
     async with EmbeddedCluster(fast_cluster()) as cluster:
         async with harness(tmp_path, cluster=cluster) as at:
@@ -171,23 +149,13 @@ async def test_a_timeline_outlives_its_stack_for_as_long_as_it_is_to_be_kept(tmp
             assert (await last.call("GET", f"/stacks/{stack_id}/timeline")).status == 404
 
 
-async def test_a_create_that_failed_leaves_no_story(tmp_path: Path) -> None:
-    async with harness(tmp_path) as at:
-        assert (await at.call("POST", "/stacks", request_for("nginx", cpu="100000"))).status == 503
-        assert not await at.objects("pods")
-        (count,) = await lines_in(tmp_path / "stackd.db")
-        assert count == 0
-
-
-async def lines_in(path: Path) -> tuple[int]:
-    with contextlib.closing(sqlite3.connect(path)) as file:
-        found: tuple[int] = file.execute("SELECT count(*) FROM timeline").fetchone()
-    return found
+async def test_a_create_that_failed_leaves_no_story(at: Harness) -> None:
+    assert (await at.call("POST", "/stacks", request_for("nginx", cpu="100000"))).status == 503
+    assert (at.rows("SELECT * FROM timeline"), await at.objects("pods")) == ([], {})
 
 
 async def test_logs_come_from_the_cluster_while_the_pod_is_there(at: Harness) -> None:
-    stack_id = (await at.create())["stack_id"]
-    await at.until_status(stack_id, "running")
+    stack_id = await at.running()
     reply = await logs(at, stack_id)
     assert (reply.status, reply.headers["Content-Type"]) == (200, "text/plain; charset=utf-8")
     assert reply.headers["X-Content-Type-Options"] == "nosniff"
@@ -203,10 +171,7 @@ async def test_the_last_words_of_what_failed_are_kept_when_its_pod_is_gone(at: H
     stack_id = (await at.create(request_for("registry.example/fail")))["stack_id"]
     await at.until_status(stack_id, "failed")
 
-    async def kept() -> bool:
-        return bool(at.rows("SELECT 1 FROM kept_logs"))
-
-    await eventually(kept)
+    await eventually(lambda: bool(at.rows("SELECT 1 FROM kept_logs")))
     await at.delete_object("pods", stack_id)
     await at.until_metric("stackd_mirror_objects", 0, kind="pods")
     assert (await logs(at, stack_id)).text == "starting\nboom\n"
@@ -215,19 +180,9 @@ async def test_the_last_words_of_what_failed_are_kept_when_its_pod_is_gone(at: H
     assert (await logs(at, stack_id)).text == "starting\nboom\n"
 
 
-async def test_the_last_words_of_a_healthy_stack_are_kept_when_it_is_deleted(at: Harness) -> None:
-    stack_id = (await at.create())["stack_id"]
-    await at.until_status(stack_id, "running")
-    at.cluster.faults.add_fault(action="latency", verb="delete", seconds=0.1)
-    assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
-    assert (await logs(at, stack_id)).text == "starting\nready\n"
-    assert (await logs(at, stack_id, "?tail=1")).text == "ready\n"
-
-
 async def test_the_last_words_of_a_stack_whose_time_is_up_are_kept(tmp_path: Path) -> None:
     async with harness(tmp_path, {"STACKD_STACKS__TTL": "1s"}) as at:
-        stack_id = (await at.create())["stack_id"]
-        await at.until_status(stack_id, "running")
+        stack_id = await at.running()
         await at.until_listed(0)
         assert (await logs(at, stack_id)).text == "starting\nready\n"
 
@@ -235,16 +190,14 @@ async def test_the_last_words_of_a_stack_whose_time_is_up_are_kept(tmp_path: Pat
 async def test_a_stack_whose_time_is_up_goes_also_where_nobody_tells_its_last_words(tmp_path: Path) -> None:
     async with harness(tmp_path, {"STACKD_STACKS__TTL": "1s"}) as at:
         at.cluster.faults.add_fault(action="hang", resource="pods/log")
-        stack_id = (await at.create())["stack_id"]
-        await at.until_status(stack_id, "running")
+        await at.running()
         await at.until_listed(0)
         assert at.cluster.counts.total("get", "pods/log") == 0, "it was not waited for"
 
 
 async def test_a_delete_does_not_wait_for_the_last_words(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnostics, "CAPTURE_SECONDS", 0.5)
-    stack_id = (await at.create())["stack_id"]
-    await at.until_status(stack_id, "running")
+    stack_id = await at.running()
     at.cluster.faults.add_fault(action="hang", resource="pods/log")
     assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
     assert at.cluster.counts.in_flight > 0, "it is still being asked for, and will be given up"
@@ -253,59 +206,13 @@ async def test_a_delete_does_not_wait_for_the_last_words(at: Harness, monkeypatc
     assert (reply.status, "no log was kept" in reply.error) == (404, True)
 
 
-async def test_a_cluster_that_does_not_tell_the_last_words_is_not_asked_for_long(
-    at: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(diagnostics, "CAPTURE_SECONDS", 0.05)
-    monkeypatch.setattr(diagnostics, "CAPTURES_AT_ONCE", 1)
-    ids = [(await at.create())["stack_id"] for _ in range(2)]
-    for stack_id in ids:
-        await at.until_status(stack_id, "running")
-    at.cluster.faults.add_fault(action="hang", resource="pods/log")
-    replies = await asyncio.gather(*(at.call("DELETE", f"/stacks/{stack_id}") for stack_id in ids))
-    assert [reply.status for reply in replies] == [200, 200]
-    unanswered = {"verb": "get", "resource": "pods/log", "code": "none"}
-    await at.until_metric("stackd_kubernetes_requests_total", 1, **unanswered)
-    await eventually(lambda: at.cluster.counts.in_flight == 0)
-    assert await at.metric("stackd_kubernetes_requests_total", **unanswered) == 1
-    for stack_id in ids:
-        assert (await logs(at, stack_id)).status == 404
-
-
-async def test_a_node_that_does_not_answer_is_asked_once_for_each_log_and_is_not_taken_for_the_cluster(
-    at: Harness,
-) -> None:
-    ids = [(await at.create())["stack_id"] for _ in range(4)]
-    for stack_id in ids:
-        await at.until_status(stack_id, "running")
-    at.silence_nodes()
-    for stack_id in ids:
-        reply = await logs(at, stack_id)
-        assert (reply.status, "its node does not answer" in reply.error) == (503, True)
-    assert at.cluster.counts.total("get", "pods/log") == len(ids)
-    assert (await at.call("GET", "/readyz")).status == 200
-    assert (await at.call("DELETE", f"/stacks/{ids[0]}")).status == 200
-    await eventually(lambda: at.cluster.counts.total("get", "pods/log") == len(ids) + 1)
-
-
-async def test_a_batch_delete_keeps_the_last_words_as_a_delete_does(at: Harness) -> None:
-    stack_id = (await at.create())["stack_id"]
-    await at.until_status(stack_id, "running")
-    job_id = (await at.call("POST", "/stacks/batch-delete", {"stack_ids": [stack_id]})).json["job_id"]
-    assert (await at.finished_job(job_id))["deleted"] == 1
-    assert (await logs(at, stack_id)).text == "starting\nready\n"
-
-
 async def test_the_kept_words_answer_while_the_cluster_is_away(tmp_path: Path) -> None:
     async with EmbeddedCluster(fast_cluster()) as cluster, harness(tmp_path, cluster=cluster) as at:
         failed = (await at.create(request_for("registry.example/fail")))["stack_id"]
         well = (await at.create())["stack_id"]
         await at.until_status(failed, "failed")
 
-        async def kept() -> bool:
-            return bool(at.rows("SELECT 1 FROM kept_logs"))
-
-        await eventually(kept)
+        await eventually(lambda: bool(at.rows("SELECT 1 FROM kept_logs")))
         cluster.faults.add_fault(action="cut", resource="pods/log")
         cluster.faults.add_fault(action="status", code=403, resource="pods/log")
         await cluster.faults.refuse()
@@ -323,8 +230,7 @@ async def test_a_container_that_has_not_started_has_no_log_yet_and_that_is_said(
 
 
 async def test_a_stopped_stack_has_no_logs_but_still_its_story(at: Harness) -> None:
-    stack_id = (await at.create())["stack_id"]
-    await at.until_status(stack_id, "running")
+    stack_id = await at.running()
     await at.call("POST", f"/stacks/{stack_id}/stop")
     reply = await logs(at, stack_id)
     assert (reply.status, "no log" in reply.error) == (404, True)
@@ -332,8 +238,7 @@ async def test_a_stopped_stack_has_no_logs_but_still_its_story(at: Harness) -> N
 
 
 async def test_the_old_pod_of_a_restart_speaks_no_more(at: Harness) -> None:
-    stack_id = (await at.create())["stack_id"]
-    await at.until_status(stack_id, "running")
+    stack_id = await at.running()
     at.cluster.faults.add_fault(action="hang", verb="delete", resource="pods")
     restarting = asyncio.create_task(at.call("POST", f"/stacks/{stack_id}/restart"))
     await at.until_status(stack_id, "creating")
@@ -341,25 +246,3 @@ async def test_the_old_pod_of_a_restart_speaks_no_more(at: Harness) -> None:
     assert (reply.status, reply.error) == (409, f"{stack_id} has no pod at present")
     restarting.cancel()
     await asyncio.gather(restarting, return_exceptions=True)
-
-
-@pytest.mark.parametrize("path", ["timeline", "logs"])
-async def test_reading_a_story_needs_a_key(at: Harness, path: str) -> None:
-    stack_id = (await at.create())["stack_id"]
-    assert (await at.call("GET", f"/stacks/{stack_id}/{path}", key=None)).status == 401
-    assert (await at.call("GET", f"/stacks/{stack_id}/{path}", key=READ_KEY)).status == 401
-
-
-async def test_no_read_but_logs_asks_the_cluster(at: Harness) -> None:
-    stack_id = (await at.create())["stack_id"]
-    await at.until_status(stack_id, "running")
-    at.cluster.faults.reset_counts()
-    for path in ("timeline", "status?wait=running", "", "status"):
-        assert (await at.call("GET", f"/stacks/{stack_id}/{path}".rstrip("/"))).status == 200
-    for path in ("/capacity", "/stacks?label=team=7", "/stacks?limit=5"):
-        assert (await at.call("GET", path)).status == 200
-    asked = {request[:2] for request in at.cluster.counts.requests if request[0] != "watch"}
-    assert asked == set()
-    await logs(at, stack_id)
-    asked = {request[:2] for request in at.cluster.counts.requests if request[0] != "watch"}
-    assert asked == {("get", "pods/log")}
