@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from stackd.cli.doctor import advised, examine, say
 from stackd.cli.manifests import manifests, site_of
 from stackd.cli.options import INSTALLED, alone, as_service
 from stackd.cli.setup.admin import kubeconfig_of
-from stackd.cli.setup.steps import STEPS, Setup, SetupStep, StepFailed, StepState, without_disk
+from stackd.cli.setup.steps import STEPS, Setup, StepFailed, StepState, without_disk
 from stackd.config import Config
 from stackd.doctor.cluster import Size
 from stackd.errors import ClusterError, ClusterUnavailable, ConfigError, StackdError
@@ -131,66 +131,65 @@ def _written(parameter: click.Parameter, value: Any) -> list[str]:
 
 async def _run(setup: Setup, report: Report, *, yes: bool, only_plan: bool) -> bool:
     report.title(setup)
-    states: list[tuple[SetupStep, StepState]] = []
-    for step in STEPS:
+    states: dict[str, StepState] = {}
+    for name, inspect in STEPS.items():
         try:
-            state = await step.inspect(setup)
+            state = states[name] = await inspect(setup)
         except StepFailed as failure:
-            report.line("failed", step.name, failure.what, failure.advice)
+            report.line("failed", name, failure.what, failure.advice)
             return True
         except StackdError as error:
-            report.line("failed", step.name, str(error))
+            report.line("failed", name, str(error))
             return True
-        states.append((step, state))
-        report.plan(step.name, state, by_hand=only_plan or not setup.may_write)
-    open_steps = [(step, state) for step, state in states if not state.done]
+        report.plan(name, state, by_hand=only_plan or not setup.may_write)
+    unfinished = [name for name, state in states.items() if not state.done]
     if only_plan or not setup.may_write:
-        return bool(open_steps)
-    if open_steps:
-        if not yes and any(state.will for _, state in open_steps):
+        return bool(unfinished)
+    if unfinished:
+        if not yes and any(states[name].do for name in unfinished):
             report.blank()
             click.confirm("Do this?", abort=True)
         report.blank()
-        stopped = await _do(setup, report, [step for step, _ in states], {step.name for step, _ in open_steps})
-        if stopped == STEPS[-1].name:
+        stopped = await _do(setup, report, unfinished)
+        if stopped == [*STEPS][-1]:
             await _doctor(setup)  # only the first stack is missing; the doctor says why
         if stopped:
             return True
     return await _doctor(setup)
 
 
-async def _do(setup: Setup, report: Report, steps: Sequence[SetupStep], planned: Collection[str]) -> str:
+async def _do(setup: Setup, report: Report, planned: Collection[str]) -> str:
     """Do the steps in order. Each is inspected again first, because an earlier step may have changed its state.
 
     Returns the name of the first step that failed, or that blocks until somebody does it by hand; else an empty text.
     """
-    for step in steps:
+    for name, inspect in STEPS.items():
         try:
-            state = await step.inspect(setup)
+            state = await inspect(setup)
             if state.done:
-                if step.name in planned:
-                    report.line("ok", step.name, state.what)
+                if name in planned:
+                    report.line("ok", name, state.what)
                 continue
-            if not state.will:
-                report.by_hand(step.name, state)
+            if state.do is None:
+                report.by_hand(name, state)
                 if state.blocks:
-                    return step.name
+                    return name
                 continue
-            report.line("done", step.name, await step.do(setup))
-            if step.name == "cluster":
+            report.line("done", name, await state.do())
+            if name == "cluster":
                 write_private(
                     setup.path.with_name(OPTIONS), f"# the options of stackd setup, for later runs\n{setup.chosen}\n"
                 )
         except StepFailed as failure:
-            report.line("failed", step.name, failure.what, failure.advice)
-            return step.name
+            report.line("failed", name, failure.what, failure.advice)
+            return name
         except ConfigError as error:
-            report.line("failed", step.name, "; ".join(error.mistakes), f"fix {setup.path}, then run this again")
-            return step.name
+            report.line("failed", name, "; ".join(error.mistakes), f"fix {setup.path}, then run this again")
+            return name
         except (StackdError, click.ClickException, OSError) as error:
             what = error.message if isinstance(error, click.ClickException) else str(error)
-            report.line("failed", step.name, what, "fix that, then run this again: finished steps are skipped")
-            return step.name
+            report.line("failed", name, what, "fix that, then run this again: finished steps are skipped")
+            return name
     return ""
 
 
@@ -226,7 +225,7 @@ class Report:
         """Print a step's state and what it would do. With ``by_hand``, also print the commands that do it."""
         if state.done:
             self.line("ok", name, state.what)
-        elif state.will:
+        elif state.do:
             self.line("to do", name, "\n".join(state.will))
         else:
             self.line("by hand", name, state.what)

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,32 +96,25 @@ class Setup:
 class StepState:
     """The state of a step.
 
-    If it is not ``done``, ``will`` lists what setup would do. An empty ``will`` leaves the step to somebody else;
-    ``commands`` do it by hand. If such a step ``blocks``, the later steps wait for it.
+    If it is not ``done``, ``do`` does what ``will`` lists, and returns what it did; ``commands`` do the same by hand. It
+    raises StepFailed or the error that stopped it. Without ``do`` the step is left to somebody else; if such a step
+    ``blocks``, the later steps wait for it.
     """
 
     what: str
     done: bool = False
+    do: Callable[[], Awaitable[str]] | None = None
     will: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
     blocks: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetupStep:
-    """One step; ``do`` returns what it did. It raises StepFailed or the error that stopped it."""
-
-    name: str
-    inspect: Callable[[Setup], Awaitable[StepState]]
-    do: Callable[[Setup], Awaitable[str]]
 
 
 def _already(what: str) -> StepState:
     return StepState(what=what, done=True)
 
 
-async def inspect_key(setup: Setup) -> StepState:
-    """Whether callers have an API key."""
+async def _key(setup: Setup) -> StepState:
+    """Callers have an API key."""
     config, file = setup.config, setup.key_file
     if not config.auth.enabled:
         return _already("auth.enabled is false: nobody needs a key")
@@ -128,98 +122,93 @@ async def inspect_key(setup: Setup) -> StepState:
         return _already("the configuration has keys")
     if _has_text(file):
         return _already(f"{file} has one")
+
+    async def make() -> str:
+        _put(setup, file, new_key()[0] + "\n")
+        return f"{file} has a new key; callers send it as X-API-KEY"
+
     return StepState(
         what=f"a key in {file}, unless there is one",
+        do=make,
         will=(f"put a new key into {file}, readable by root only",),
         commands=(f"[ -s {file} ] || (umask 077; stackd key new --plain > {file})",),
     )
 
 
-async def make_key(setup: Setup) -> str:
-    """Write a fresh API key."""
-    _put(setup, setup.key_file, new_key()[0] + "\n")
-    return f"{setup.key_file} has a new key; callers send it as X-API-KEY"
-
-
-async def inspect_cluster(setup: Setup) -> StepState:
-    """Whether the cluster has stackd's namespaces, rights, limits and network policies."""
-    if setup.admin is None:
+async def _cluster(setup: Setup) -> StepState:
+    """The cluster has stackd's namespaces, rights, limits and network policies."""
+    admin, apply = setup.admin, f"stackd manifests{setup.flags} |"
+    if admin is None:
         if await _own_access(setup) is None:
             return _already(
                 f"{setup.kubeconfig} gives access to the cluster; `stackd doctor` checks rights and policies"
             )
-        apply = f"stackd manifests{setup.flags} | ssh ADMIN kubectl apply -f -"
         return StepState(
             what="to be applied where kubectl works as an administrator (ADMIN): namespaces, rights, limits and network policies",
-            commands=(apply,),
+            commands=(f"{apply} ssh ADMIN kubectl apply -f -",),
             blocks=False,
         )
-    changes = [change for one in documents(setup.site) if (change := await setup.admin.change(one)) is not None]
+    wanted = documents(setup.site)
+    changes = [(one, change) for one in wanted if (change := await admin.change(one)) is not None]
     if not changes:
-        return _already(f"all {len(documents(setup.site))} objects of `stackd manifests` are there")
-    apply = f"stackd manifests{setup.flags} | kubectl apply -f -"
-    return StepState(what="what stackd needs in the cluster", will=tuple(map(str, changes)), commands=(apply,))
+        return _already(f"all {len(wanted)} objects of `stackd manifests` are there")
 
-
-async def apply_manifests(setup: Setup) -> str:
-    """Apply what `stackd manifests` prints, where the cluster differs from it."""
-    admin, changed = _admin(setup), 0
-    for document in documents(setup.site):
-        if await admin.change(document) is not None:
+    async def do() -> str:
+        for document, _ in changes:
             await admin.apply(document)
-            changed += 1
-    return f"{changed} of {len(documents(setup.site))} objects of `stackd manifests` created or changed"
+        return f"{len(changes)} of {len(wanted)} objects of `stackd manifests` created or changed"
+
+    return StepState(
+        what="what stackd needs in the cluster",
+        do=do,
+        will=tuple(str(change) for _, change in changes),
+        commands=(f"{apply} kubectl apply -f -",),
+    )
 
 
-async def inspect_kubeconfig(setup: Setup) -> StepState:
-    """Whether stackd's own credentials give access to the cluster."""
+async def _kubeconfig(setup: Setup) -> StepState:
+    """stackd's own credentials give access to the cluster."""
+    admin, site, options = setup.admin, setup.site, setup.options
     file, chosen = setup.kubeconfig, setup.config.cluster
     if chosen.mode == "in-cluster" or chosen.kubeconfig not in ("", str(file)):
         return _already(f"the configuration has its own: {chosen.kubeconfig or chosen.mode}")
     trouble = await _own_access(setup)
     if trouble is None:
         return _already(f"{file} gives access to the cluster")
-    server = setup.options["server"] or "https://API-SERVER:6443"
-    if setup.admin_kubeconfig is not None and not setup.options["server"]:
-        server = cluster_entry(setup.admin_kubeconfig, setup.options["admin_context"]).get("server", server)
-    where = "ssh ADMIN sh" if setup.admin is None else "sh"
-    make = f"(umask 077; stackd manifests --kubeconfig-for {server}{setup.flags} | {where} > {file})"
+    cluster: dict[str, Any] = {}
+    if setup.admin_kubeconfig is not None:
+        cluster = cluster_entry(setup.admin_kubeconfig, options["admin_context"])
+    if options["server"]:
+        cluster["server"] = options["server"]
+    server = cluster.get("server", "https://API-SERVER:6443")
+    where = "ssh ADMIN sh" if admin is None else "sh"
+    command = f"(umask 077; stackd manifests --kubeconfig-for {server}{setup.flags} | {where} > {file})"
     what = f"stackd's own kubeconfig, made once the manifests are applied ({trouble})"
-    if setup.admin is None:
-        return StepState(what=what, commands=(make,))
-    account = f"{setup.site.account_namespace}/{setup.site.account}"
-    good = (
-        "a token that does not expire"
-        if setup.site.token_secret
-        else f"a token for {setup.options['token_hours']} hours"
-    )
-    will = f"put {good} of the account {account} into {file}, readable by root only ({trouble})"
-    return StepState(what=what, will=(will,), commands=(make,))
+    if admin is None:
+        return StepState(what=what, commands=(command,))
+
+    async def make() -> str:
+        if site.token_secret:
+            token = await admin.lasting_token(site.account_namespace, site.account)
+        else:
+            token = await admin.token(site.account_namespace, site.account, options["token_hours"] * 3600)
+        _put(setup, file, render(cluster, token))
+        if (trouble := await _own_access(setup)) is not None:
+            raise StepFailed(
+                f"{file} was written but does not work: {trouble}",
+                "check that this machine reaches the address in it; --server names another",
+            )
+        return f"{file} leads to {server}"
+
+    token = "a token that does not expire" if site.token_secret else f"a token for {options['token_hours']} hours"
+    account = f"{site.account_namespace}/{site.account}"
+    will = f"put {token} of the account {account} into {file}, readable by root only ({trouble})"
+    return StepState(what=what, do=make, will=(will,), commands=(command,))
 
 
-async def make_kubeconfig(setup: Setup) -> str:
-    """Have the cluster make a token, and write it into stackd's kubeconfig."""
-    admin, site = _admin(setup), setup.site
-    assert setup.admin_kubeconfig is not None
-    cluster = cluster_entry(setup.admin_kubeconfig, setup.options["admin_context"])
-    if setup.options["server"]:
-        cluster["server"] = setup.options["server"]
-    if site.token_secret:
-        token = await admin.lasting_token(site.account_namespace, site.account)
-    else:
-        token = await admin.token(site.account_namespace, site.account, setup.options["token_hours"] * 3600)
-    _put(setup, setup.kubeconfig, render(cluster, token))
-    trouble = await _own_access(setup)
-    if trouble is not None:
-        raise StepFailed(
-            f"{setup.kubeconfig} was written but does not work: {trouble}",
-            "check that this machine reaches the address in it; --server names another",
-        )
-    return f"{setup.kubeconfig} leads to {cluster['server']}"
-
-
-async def inspect_nodes(setup: Setup) -> StepState:
-    """Whether nodes have the label for stacks, and all nodes of ``--node`` do."""
+async def _labels(setup: Setup) -> StepState:
+    """Nodes have the label for stacks, and all nodes of ``--node`` do."""
+    admin = setup.admin
     selector = setup.config.stacks.node_selector
     wanted = ",".join(f"{key}={value}" for key, value in selector.items())
     nodes = await _nodes(setup)
@@ -229,7 +218,7 @@ async def inspect_nodes(setup: Setup) -> StepState:
         raise StepFailed(f"there is no node {unknown[0]}", f"nodes are: {', '.join(node.name for node in nodes)}")
     if chosen and not missing:
         return _already(f"{', '.join(node.name for node in chosen)}: {wanted}")
-    if setup.admin is None:
+    if admin is None:
         lines = tuple(f"ssh ADMIN kubectl label node {name} {wanted}" for name in missing or ("NAME",))
         return StepState(
             what="each node that is to run stacks gets a label, where kubectl works as an administrator (ADMIN)",
@@ -242,8 +231,14 @@ async def inspect_nodes(setup: Setup) -> StepState:
         flags = " ".join(f"--node {name}" for name in names) or "--node NAME"
         what = f"no node has the label {wanted}, and {said}: name those that are to run stacks, such as"
         return StepState(what=what, commands=(flags,))
+
+    async def label() -> str:
+        labelled = [await admin.label_node(name, selector) for name in names]
+        return ", ".join(names) + _without_address(setup, labelled)
+
     return StepState(
         what="nodes for stacks",
+        do=label,
         will=tuple(f"label node {name} {wanted}" for name in names),
         commands=tuple(f"kubectl label node {name} {wanted}" for name in names),
     )
@@ -257,27 +252,20 @@ def without_disk(nodes: list[NodeState], named: Sequence[str], selector: Mapping
     return bool(ours) and not any(node.ephemeral_bytes for node in ours)
 
 
-async def label_nodes(setup: Setup) -> str:
-    """Label the nodes, and say which of them have no public address."""
-    admin, selector = _admin(setup), setup.config.stacks.node_selector
-    names = setup.options["nodes"] or _candidates(await admin.list_nodes())
-    labelled = [await admin.label_node(name, selector) for name in names]
-    kinds = set(setup.config.stacks.address_types)
-    public = setup.config.stacks.public_ips
-    without = [
-        node.name for node in labelled if node.name not in public and not kinds & {kind for kind, _ in node.addresses}
-    ]
-    text = ", ".join(names)
-    if without:
-        text += (
-            f"; {', '.join(without)} has no {' or '.join(sorted(kinds))}: set in {setup.path} where players reach it "
-            "(stacks.address_types or stacks.public_ips)"
-        )
-    return text
+def _without_address(setup: Setup, nodes: list[NodeState]) -> str:
+    """What to set for nodes without a public address, or an empty text."""
+    kinds, public = set(setup.config.stacks.address_types), setup.config.stacks.public_ips
+    without = [one.name for one in nodes if one.name not in public and not kinds & {kind for kind, _ in one.addresses}]
+    if not without:
+        return ""
+    return (
+        f"; {', '.join(without)} has no {' or '.join(sorted(kinds))}: set in {setup.path} where players reach it "
+        "(stacks.address_types or stacks.public_ips)"
+    )
 
 
-async def inspect_service(setup: Setup) -> StepState:
-    """Whether the daemon runs, is enabled at boot, is ready, and has read its files."""
+async def _service(setup: Setup) -> StepState:
+    """The daemon runs, is enabled at boot, is ready, and has read its files."""
     known = service.find_unit() if is_installed(setup.path) else None
     if known is None:
         if await _answers(setup):
@@ -292,12 +280,12 @@ async def inspect_service(setup: Setup) -> StepState:
         if not old and not setup.written and await _answers(setup):
             return _already(f"it is active: {known.status}")
         what = "reload it" if old or setup.written else "wait until it is ready"
-        return StepState(what=what, will=(what,), commands=("stackd reload",))
+        return StepState(what=what, do=partial(_start, setup), will=(what,), commands=("stackd reload",))
     command = f"systemctl enable --now {service.SERVICE}"
-    return StepState(what="the daemon", will=(command,), commands=(command,))
+    return StepState(what="the daemon", do=partial(_start, setup), will=(command,), commands=(command,))
 
 
-async def start(setup: Setup) -> str:
+async def _start(setup: Setup) -> str:
     """Start the daemon, or have it read its credentials again; then wait until it is ready."""
     known = service.find_unit()
     active = known is not None and known.active in ("active", "reloading")
@@ -316,8 +304,8 @@ async def start(setup: Setup) -> str:
     return f"it runs, starts at boot, and is ready at {setup.url}"
 
 
-async def inspect_stack(setup: Setup) -> StepState:
-    """Whether the daemon has any stack."""
+async def _first_stack(setup: Setup) -> StepState:
+    """The daemon has a stack."""
     if not setup.options["first_stack"]:
         return _already("skipped (--no-first-stack)")
     if await _answers(setup):
@@ -327,29 +315,25 @@ async def inspect_stack(setup: Setup) -> StepState:
             if there := await client.stacks(fields=["stack_id"]):
                 return _already(f"there are stacks: {there[0].stack_id} is one")
     image, port = setup.options["image"], setup.options["port"]
+
+    async def create() -> str:
+        spec = FIRST.format(image=image, port=port)
+        try:
+            async with setup.daemon.client(timeout=None) as client:
+                stack = await client.wait(await client.create(spec, ports=port, ttl=STACK_TTL), timeout=STACK_SECONDS)
+        except ClientError as error:
+            raise StepFailed(
+                str(error), "`stackd doctor` says what does not fit; --no-first-stack leaves it out"
+            ) from error
+        where = ", ".join(stack.addresses)
+        return f"{stack.stack_id} runs at {where}; `stackd stacks delete {stack.stack_id}` removes it"
+
     return StepState(
         what="a first stack",
+        do=create,
         will=(f"start a stack of {image}, port {port}, for {STACK_TTL}",),
         commands=("stackd stacks create --file pod.yaml --wait",),
     )
-
-
-async def first_stack(setup: Setup) -> str:
-    """Create a stack, and wait until it runs."""
-    body = {
-        "pod_spec": FIRST.format(image=setup.options["image"], port=setup.options["port"]),
-        "target_port": [{"container_port": setup.options["port"], "protocol": "TCP"}],
-        "ttl": STACK_TTL,
-    }
-    try:
-        async with setup.daemon.client(timeout=None) as client:
-            stack = await client.wait(await client.create_from(body), timeout=STACK_SECONDS)
-    except ClientError as error:
-        raise StepFailed(
-            str(error), "`stackd doctor` says what does not fit; --no-first-stack leaves it out"
-        ) from error
-    where = ", ".join(stack.addresses)
-    return f"{stack.stack_id} runs at {where}; `stackd stacks delete {stack.stack_id}` removes it"
 
 
 FIRST = """\
@@ -364,19 +348,14 @@ spec:
       resources: {{limits: {{cpu: 100m, memory: 128Mi}}}}
 """
 
-STEPS = (
-    SetupStep(name="key", inspect=inspect_key, do=make_key),
-    SetupStep(name="cluster", inspect=inspect_cluster, do=apply_manifests),
-    SetupStep(name="kubeconfig", inspect=inspect_kubeconfig, do=make_kubeconfig),
-    SetupStep(name="nodes", inspect=inspect_nodes, do=label_nodes),
-    SetupStep(name="service", inspect=inspect_service, do=start),
-    SetupStep(name="first stack", inspect=inspect_stack, do=first_stack),
-)
-
-
-def _admin(setup: Setup) -> Administrator:
-    assert setup.admin is not None, "what needs an administrator is left to one where there is none"
-    return setup.admin
+STEPS: Mapping[str, Callable[[Setup], Awaitable[StepState]]] = {
+    "key": _key,
+    "cluster": _cluster,
+    "kubeconfig": _kubeconfig,
+    "nodes": _labels,
+    "service": _service,
+    "first stack": _first_stack,
+}
 
 
 def _own_target(setup: Setup) -> ClusterTarget:
