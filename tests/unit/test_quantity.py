@@ -43,7 +43,7 @@ def test_a_quantity_is_written_in_canonical_form(given_text: str | int | float, 
     "text",
     [
         "", ".", "m", "1 Gi", " 1", "1\n", "1gi", "1KI", "1e", "1ee3", "--1", "1,5", "0x10", "1mi", "\u0661",
-        "1e99999", "NaN",
+        "1e99999", "NaN", "9" * 1_000_000,
     ],
 )  # fmt: skip
 def test_what_is_no_quantity_is_refused(text: str) -> None:
@@ -125,14 +125,6 @@ def test_what_an_api_server_wrote_is_written_in_the_same_way() -> None:
     texts = recorded()
     assert {"24581684Ki", "1k", "1000Gi", "100m"} <= texts
     assert {str(quantity.parse(text)) for text in texts} == texts
-
-
-@settings(deadline=None)
-@given(st.integers(0, 2**53), st.sampled_from(["", "Ki", "Mi", "Gi"]))
-def test_an_amount_of_bytes_reads_as_so_many_bytes_whatever_its_suffix(count: int, suffix: str) -> None:
-    power = ["", "Ki", "Mi", "Gi"].index(suffix)
-    if count * 1024**power < 2**63:
-        assert quantity.parse(f"{count}{suffix}").whole == count * 1024**power
 
 
 @settings(deadline=None)

@@ -198,15 +198,6 @@ def live() -> WorkQueue[str]:
     return WorkQueue(lambda: asyncio.get_running_loop().time(), RetryPolicy(first=0.001, longest=0.001))
 
 
-async def test_whoever_waits_is_woken_by_a_key_that_is_added(live: WorkQueue[str]) -> None:
-    waiting = asyncio.create_task(live.wait())
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    live.add("a")
-    await waiting
-    assert live.take() == ["a"]
-
-
 async def test_whoever_waits_for_a_late_key_is_woken_by_an_early_one(live: WorkQueue[str]) -> None:
     live.add("late", at=asyncio.get_running_loop().time() + 3600)
     waiting = asyncio.create_task(live.wait())

@@ -81,6 +81,7 @@ async def test_a_port_that_is_taken_is_said_with_who_has_it_and_how_to_choose_an
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert str(os.getpid()) in port_holder(port)
+        assert port_holder(free_port()) == ""
         process = await asyncio.create_subprocess_exec(
             sys.executable, str(SCRIPT), "demo", stdout=PIPE, stderr=PIPE,
             env=os.environ | {"STACKD_SERVER__PORT": str(port)},

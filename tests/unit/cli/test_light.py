@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from stackd.cli import COMMANDS, LazyGroup, stackd
-from stackd.cli.stacks import VERBS, stacks
 from tests.harness import KEY
 from tests.unit.cli.conftest import Shell
 
@@ -83,15 +81,3 @@ async def test_ids_are_completed_with_nothing_heavy_also_for_this_machines_daemo
     out, heavy = await completed("stackd stacks show stack-", **given)
     assert heavy == ""
     assert stack_id in out
-
-
-@pytest.mark.parametrize(("group", "table"), [(stackd, COMMANDS), (stacks, VERBS)])
-def test_every_command_has_a_line_of_help_that_fits(group: LazyGroup, table: dict[str, tuple[str, str]]) -> None:
-    assert group.table == table
-    longest = max(map(len, table))
-    for name, (_, line) in table.items():
-        command = group.get_command(None, name)  # type: ignore[arg-type]
-        assert command is not None
-        assert command.name == name
-        assert len(line) + longest + 6 <= 80
-        assert line.endswith(".")

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from stackd.cli.output import COLUMNS, addresses, cells, duration, fitting, line, print_table, table
+from stackd.cli.output import addresses, cells, duration, line, print_table, table
 from stackd.cli.stacks.read import added
-from tests.harness import KEY, eventually, seed
+from tests.harness import KEY, eventually, request_for, seed
 from tests.unit.cli.conftest import Shell
 from tests.unit.cli.test_hostile import ROOT, on_terminal
 
@@ -63,15 +63,6 @@ def test_text_of_a_tenant_does_nothing_to_a_terminal_and_a_status_has_its_colour
     assert not any(obeyed in text for obeyed in ("\x1b]", "\x1b[2J", "\r", "\x9b", "\u202e"))
     assert line(cells(stack)).count("\t") == len(cells(stack)) - 1
     assert ("[red]x[/red]" in text) is hostile.startswith("[red]")
-
-
-def test_a_narrow_terminal_has_fewer_columns_and_a_wide_one_all() -> None:
-    heads = {width: drawn(width)[0].split() for width in (200, 100, 80, 50)}
-    assert heads[200] == [column.head.upper() for column in COLUMNS]
-    assert "NODE" not in heads[100]
-    assert "LABELS" in heads[80]
-    assert heads[50] == ["STATUS", "ADDRESS"]
-    assert fitting(COLUMNS, [10] * len(COLUMNS), None) == dict.fromkeys(range(len(COLUMNS)), 10)
 
 
 async def test_a_terminal_of_any_kind_shows_whole_addresses(shell: Shell) -> None:
@@ -210,3 +201,17 @@ def test_addresses_are_ready_to_be_used() -> None:
 )
 def test_lengths_of_time_are_short(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+async def test_following_a_log_ends_with_the_pod(shell: Shell) -> None:
+    stack_id = (await shell.at.create(request_for("registry.example/fail")))["stack_id"]
+    await eventually(lambda: shell.at.daemon.context.store.stacks.get(stack_id).status == "failed")  # type: ignore[union-attr]
+    assert await shell.good("logs", "-f", stack_id) == await shell.good("logs", stack_id)
+
+
+async def test_times_are_read_by_people(shell: Shell) -> None:
+    stack = await shell.at.create()
+    for words in (("show", stack["stack_id"]), ("timeline", stack["stack_id"])):
+        text = await shell.good(*words)
+        assert stack["created_at"] not in text
+        assert datetime.fromisoformat(stack["created_at"]).astimezone().isoformat(timespec="minutes")[:16] in text

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from stackd.client import AsyncClient
 from tests.api.test_templates import PLAIN, WEB, folder_with
 from tests.harness import KEY, eventually, harness
 from tests.unit.cli.conftest import Shell
@@ -87,3 +88,10 @@ async def test_names_of_templates_are_completed_from_the_daemon(shell: Shell) ->
         )
         assert "web-1" in result.output
         assert "bad" not in result.output
+
+
+async def test_the_client_chooses_by_template_too(shell: Shell) -> None:
+    made = await shell.at.create({"template": "web-1"})
+    await shell.at.create()
+    async with AsyncClient(shell.at.url, KEY) as client:
+        assert [stack.stack_id for stack in await client.stacks(template="web-1")] == [made["stack_id"]]

@@ -153,3 +153,9 @@ async def test_a_batch_delete_that_is_left_names_its_job(shell: Shell) -> None:
     shell.at.cluster.faults.resume()
     assert "continues to delete 1 stack" in said
     assert "job-" in said
+
+
+async def test_watch_ends_with_a_sentence_where_there_is_no_daemon(shell: Shell) -> None:
+    result = await shell.run("watch", "--url", "http://127.0.0.1:1")
+    assert result.exit_code == 1
+    assert "cannot be reached" in result.stderr

@@ -71,10 +71,7 @@ def test_with_auth_off_no_key_is_needed_and_every_start_warns(load_text: Load) -
         (f'[auth]\nkey_file = "{OTHER}"\n', "the key file cannot be read: No such file or directory"),
         (f"[auth]\nkey_file = ['{OTHER}']\n", "this is a list; a path is expected"),
         (f'[[auth.keys]]\nname = "a"\nsha256 = "{OTHER}"\n', "this is not a SHA-256; a SHA-256 in 64 hex digits is"),
-        (
-            f'[[auth.keys]]\nname = "a"\nkey = "{OTHER}"\nsha256 = "{sha256("a")}"\n',
-            "keys[0].key: unknown key",
-        ),
+        (f'[[auth.keys]]\nname = "a"\nkey = "{OTHER}"\nsha256 = "{sha256("a")}"\n', "keys[0].key: unknown key"),
         ('[[auth.keys]]\nname = "a"\n', "keys[0].sha256: this is missing"),
         (
             f'[[auth.keys]]\nname = "a"\nsha256 = "{sha256("a")}"\nscope = "root"\n',
@@ -108,10 +105,7 @@ def test_with_auth_off_no_key_is_needed_and_every_start_warns(load_text: Load) -
         ),
         (f'[[auth.keys]]\nname = "a\\nb"\nsha256 = "{sha256("a")}"\n', '"a\\nb" is not acceptable; a name of at most'),
         (f'[[auth.keys]]\nname = "a\u202eb"\nsha256 = "{sha256("a")}"\n', "is not acceptable"),
-        (
-            entry("a", "a") + entry("a", "b"),
-            'two keys are named "a"',
-        ),
+        (entry("a", "a") + entry("a", "b"), 'two keys are named "a"'),
         (
             f'[[auth.keys]]\nname = "a"\nsha256 = "{sha256(KEY)}"\nscope = "read"\n',
             '"a" and "environment" are one key with two scopes',

@@ -158,6 +158,7 @@ def test_a_mistake_names_the_line_however_the_key_is_written(
         ('[policy]\nlabels = { "a b" = "c" }\n', '"a b" is not a label key'),
         ('[policy]\nlabels = { a = "b c" }\n', '"b c" is not a label value'),
         ('[policy]\nannotations = { "a b" = "c" }\n', '"a b" is not a label key'),
+        ('[policy]\ndrop_capabilities = ["NETRAW"]\n', 'NETRAW is not a capability (did you mean "NET_RAW"?)'),
         ("[policy]\nmax_volumes = -1\n", "-1 is out of range; a whole number from 0 to 1000 is expected"),
         ('[policy]\nlabels = { "label.stackd.io/team" = "x" }\n', '"label.stackd.io/team" is stackd\'s own'),
         ('[policy]\nadd_capabilities = ["SYS_ADMIN"]\n', "add_capabilities: SYS_ADMIN is not within the baseline"),

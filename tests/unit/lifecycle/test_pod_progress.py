@@ -59,17 +59,7 @@ def test_what_is_told_of_a_stack_that_is_being_created(
     assert [line.kind.value for line in lines] == told
 
 
-def test_a_stack_that_runs_in_its_first_snapshot_has_started_before() -> None:
-    known, lines = pod_progress(None, STACK, snapshot(RUNS))
-    assert (known, lines) == (STARTED, ())
-
-
-def test_what_is_not_remembered_is_told_again() -> None:
-    """If the file cannot be written, the next snapshot is compared with the same earlier one."""
-    assert pod_progress(WAITED, CREATING, snapshot(RUNS)) == pod_progress(WAITED, CREATING, snapshot(RUNS))
-    known, _ = pod_progress(WAITED, CREATING, snapshot(RUNS))
-    assert pod_progress(known, CREATING, snapshot(RUNS)) == (STARTED, ())
-
-
-def test_a_pod_that_is_gone_leaves_what_is_known() -> None:
-    assert pod_progress(STARTED, STACK, snapshot(None)) == (STARTED, ())
+def test_what_is_seen_is_remembered_and_a_pod_that_is_gone_changes_nothing() -> None:
+    assert pod_progress(None, STACK, snapshot(RUNS)) == (STARTED, ()), "it has started before"
+    seen, _ = pod_progress(WAITED, CREATING, snapshot(RUNS))
+    assert pod_progress(seen, CREATING, snapshot(RUNS)) == pod_progress(seen, STACK, snapshot(None)) == (STARTED, ())

@@ -85,9 +85,13 @@ def test_a_record_has_message_priority_place_and_fields(journal: Journal, log: l
 
 
 def test_lines_cannot_be_forged_by_what_is_logged(journal: Journal, log: logging.Logger) -> None:
-    log.info("from a client: %s", "x\nPRIORITY=0\nSTACK_ID=forged")
+    try:
+        raise ValueError("the cause")
+    except ValueError as error:
+        log.info("from a client: %s", "x\nPRIORITY=0\nSTACK_ID=forged", exc_info=error)
     fields = journal.received()
-    assert fields["MESSAGE"] == "from a client: x\nPRIORITY=0\nSTACK_ID=forged"
+    assert fields["MESSAGE"].startswith("from a client: x\nPRIORITY=0\nSTACK_ID=forged\n")
+    assert "ValueError: the cause" in fields["MESSAGE"]
     assert fields["PRIORITY"] == "6"
     assert "STACK_ID" not in fields
 

@@ -107,6 +107,14 @@ def test_a_wrong_type_is_refused_once_and_by_path(pod: Any, reason: str) -> None
     assert reason in found[0]
 
 
+def env_from(source: dict[str, Any], **more: str) -> dict[str, Any]:
+    return container(env=[{"name": "A", "valueFrom": source, **more}])
+
+
+def downward(item: dict[str, Any]) -> dict[str, Any]:
+    return with_volume({"downwardAPI": {"items": [item]}})
+
+
 @pytest.mark.parametrize(
     ("pod", "reason"),
     [
@@ -132,24 +140,22 @@ def test_a_wrong_type_is_refused_once_and_by_path(pod: Any, reason: str) -> None
         (container(restartPolicy="Always"), "spec.containers[0].restartPolicy: not accepted in a stack's pod"),
         (container(env=[{"name": "1A"}]), "spec.containers[0].env[0].name: must be letters"),
         (container(env=[{"value": "x"}]), "spec.containers[0].env[0].name: is required"),
-        (container(env=[{"name": "A", "valueFrom": {}}]), "env[0].valueFrom: must have exactly one source"),
+        (env_from({}), "env[0].valueFrom: must have exactly one source"),
         (
-            container(env=[{"name": "A", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]),
+            env_from({"fieldRef": {"fieldPath": "metadata.name"}}, value="x"),
             "env[0].valueFrom: must not be given together with value",
         ),
         (
-            container(env=[{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.containers"}}}]),
+            env_from({"fieldRef": {"fieldPath": "spec.containers"}}),
             "env[0].valueFrom.fieldRef.fieldPath: must be one of",
         ),
         (
-            container(env=[{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.gpu"}}}]),
-            "env[0].valueFrom.resourceFieldRef.resource: must be limits or requests",
+            env_from({"resourceFieldRef": {"resource": "limits.gpu"}}),
+            "resourceFieldRef.resource: must be limits or requests",
         ),
         (
-            container(
-                env=[{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1Mi"}}}]
-            ),
-            "env[0].valueFrom.resourceFieldRef.divisor: must be 1m or 1",
+            env_from({"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1Mi"}}),
+            "resourceFieldRef.divisor: must be 1m or 1",
         ),
         (container(envFrom=[{"prefix": "A"}]), "envFrom[0]: must have either configMapRef or secretRef"),
         (container(lifecycle={"preStop": {}}), "lifecycle.preStop: must have exactly one of exec"),
@@ -188,14 +194,14 @@ def test_a_wrong_type_is_refused_once_and_by_path(pod: Any, reason: str) -> None
         (with_volume({"emptyDir": {"sizeLimit": "2Gi"}}), "sizeLimit: more than 1Gi (policy.empty_dir_size)"),
         (with_volume({"downwardAPI": {"defaultMode": 0o1777}}), "downwardAPI.defaultMode: must be from 0 to 0777"),
         (
-            with_volume({"downwardAPI": {"items": [{"path": "../x", "fieldRef": {"fieldPath": "metadata.name"}}]}}),
+            downward({"path": "../x", "fieldRef": {"fieldPath": "metadata.name"}}),
             "downwardAPI.items[0].path: must be a relative path",
         ),
         (
-            with_volume({"downwardAPI": {"items": [{"path": "x", "resourceFieldRef": {"resource": "limits.cpu"}}]}}),
+            downward({"path": "x", "resourceFieldRef": {"resource": "limits.cpu"}}),
             "items[0].resourceFieldRef.containerName: is required in a volume",
         ),
-        (with_volume({"downwardAPI": {"items": [{"path": "x"}]}}), "items[0]: must have either fieldRef or"),
+        (downward({"path": "x"}), "items[0]: must have either fieldRef or"),
         (with_init({"name": "app"}), "spec.initContainers[0].name: is also the name of spec.containers[0]"),
         (with_init({"restartPolicy": "Never"}), "spec.initContainers[0].restartPolicy: must be one of Always"),
         (

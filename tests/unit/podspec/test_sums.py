@@ -14,7 +14,7 @@ from stackd.errors import InvalidPodSpec
 from stackd.podspec import Policy, Sanitizer, sanitize
 from stackd.podspec.sanitize import KEPT
 from stackd.quantity import parse
-from tests.unit.podspec.specs import DEFAULT_POLICY, HTTP, admit, container, manifest, reasons, seed
+from tests.unit.podspec.specs import DEFAULT_POLICY, HTTP, admit, container, manifest, reasons, seed, with_init
 
 STORAGE = "ephemeral-storage"
 DISK = Policy(max_ephemeral_storage="8Gi")
@@ -244,17 +244,11 @@ def test_the_larger_of_request_and_limit_becomes_both(
         (None, ["resources.cpu: is required", "resources.memory: is required"]),
         ({"limits": {"cpu": "1"}}, ["resources.memory: is required"]),
         ({"limits": {"cpu": "1", "memory": "0"}}, ["resources.limits.memory: must be more than zero"]),
-        (
-            {"limits": {"cpu": "1", "memory": "1"}, "requests": {"cpu": "-1"}},
-            ["resources.requests.cpu: must be more"],
-        ),
+        ({"limits": {"cpu": "1", "memory": "1"}, "requests": {"cpu": "-1"}}, ["resources.requests.cpu: must be more"]),
         ({"limits": {"cpu": "2M", "memory": "1"}}, ["resources.limits.cpu: is more CPU than any node has"]),
         ({"limits": {"cpu": "1", "memory": "1Ei"}}, ["resources.limits.memory: is more than any node has"]),
         ({"limits": {"cpu": "1", "memory": "1e100"}}, ["resources.limits.memory: too large"]),
-        (
-            {"limits": {"cpu": "x", "memory": None}},
-            ["limits.cpu: not a quantity", "limits.memory: must be a quantity"],
-        ),
+        ({"limits": {"cpu": "x", "memory": None}}, ["limits.cpu: not a quantity", "limits.memory: must be a quantity"]),
         (
             {"limits": {"cpu": "1", "memory": "1", "nvidia.com/gpu": 1}},
             ['resources.limits["nvidia.com/gpu"]: not accepted, unless policy.extended_resources allows it'],
@@ -263,13 +257,29 @@ def test_the_larger_of_request_and_limit_becomes_both(
             {"limits": {"cpu": "1", "memory": "1", "hugepages-2Mi": "2Mi"}},
             ['resources.limits["hugepages-2Mi"]: not accepted'],
         ),
-        (
-            {"limits": {"cpu": "1", "memory": "1"}, "claims": []},
-            ["resources.claims: device claims are not available"],
-        ),
+        ({"limits": {"cpu": "1", "memory": "1"}, "claims": []}, ["resources.claims: device claims are not available"]),
     ],
 )
 def test_what_is_wrong_with_resources_is_named(resources: Any, expected: list[str]) -> None:
     found = reasons(container(resources=resources))
     assert len(found) == len(expected)
     assert all(part in reason for part, reason in zip(expected, found, strict=True))
+
+
+def limits_of(cpu: str, restart: str = "") -> dict[str, Any]:
+    return {"resources": {"limits": {"cpu": cpu, "memory": "1Mi"}}} | ({"restartPolicy": restart} if restart else {})
+
+
+END50, END100, END200, END300 = map(limits_of, ("50m", "100m", "200m", "300m"))
+SIDE50, SIDE60 = limits_of("50m", "Always"), limits_of("60m", "Always")
+
+
+@pytest.mark.parametrize(
+    ("init", "milli"),
+    [
+        ([], 100), ([END50], 100), ([END300, END200], 300), ([SIDE50], 150), ([SIDE50, END200], 250),
+        ([END200, SIDE50], 200), ([SIDE50, SIDE60, END50], 210), ([SIDE50, END100, SIDE60], 210),
+    ],
+)  # fmt: skip
+def test_sidecars_count_into_the_sum_and_other_init_containers_by_the_peak(init: list[Any], milli: int) -> None:
+    assert admit(with_init(*init)).requested_cpu_milli == milli
