@@ -9,12 +9,12 @@
     access       connections to one API server with the current credentials, and the renewal of a token
     credentials  pure except for files: which cluster, as whom; kubeconfig, certificates, the saved token
     watch        endless lists and watches
-    mirror       ``Mirror``: a local copy of our pods, services and records of stopped stacks, and of all nodes
+    mirror       ``Mirror``: a local copy of our pods and services, and of all nodes
     lease        the Lease that says which stackd owns the stacks
     objects      pure: what stackd keeps of Kubernetes' objects
     labels       pure: names, labels and annotations of stackd's objects
     manifests    pure: the Pod and the Service of a stack, and the pod that pulls an image
-    records      pure: a stack's record, on its pod or in a ConfigMap, from which a lost state file can be rebuilt
+    records      pure: a stack's record on its Service, from which a lost state file can be rebuilt
     provision    the objects that a cluster needs before stackd runs, how an administrator applies them, NetworkPolicies
     rights       pure: what stackd may do in a cluster, as a table
 
