@@ -83,13 +83,11 @@ async def test_a_lost_answer_to_a_create_makes_exactly_one_pod(cluster: Cluster,
         waits(30),
     ],
 )
-async def test_a_create_outlasts_a_passing_failure(wire: Wire, refusal: Reply) -> None:
-    target = target_at(wire.url, namespace=NAMESPACE, timeout=5, attempt_timeout=0.5)
-    cluster = await Cluster.connect(target)
+async def test_a_create_outlasts_a_passing_failure(cluster: Cluster, wire: Wire, refusal: Reply) -> None:
+    cluster.target = replace(cluster.target, timeout=5, attempt_timeout=0.5)
     wire.on("POST", PODS, refusal, says(pod("p"), 201))
     assert (await cluster.create_pod(pod("p"))).name == "p"
     assert len(wire.asked("POST", PODS)) == 2
-    await cluster.close()
 
 
 async def test_retry_after_is_waited_for_within_the_deadline_and_otherwise_passed_on(
@@ -106,12 +104,11 @@ async def test_retry_after_is_waited_for_within_the_deadline_and_otherwise_passe
     assert time.monotonic() - began < 30, "it has waited for the deadline"
 
 
-async def test_a_server_that_is_not_there_is_unavailable(wire: Wire) -> None:
-    cluster = await Cluster.connect(target_at(wire.url, namespace=NAMESPACE, timeout=0.2))
+async def test_a_server_that_is_not_there_is_unavailable(cluster: Cluster, wire: Wire) -> None:
+    cluster.target = replace(cluster.target, timeout=0.2)
     await wire.stop()
     with pytest.raises(ClusterUnavailable, match=r"cannot be reached: Connect"):
         await cluster.cluster_uid()
-    await cluster.close()
 
 
 @pytest.mark.parametrize(
@@ -554,14 +551,11 @@ async def test_what_does_not_speak_http_is_not_quoted() -> None:
     await server.wait_closed()
 
 
-async def test_a_deadline_tells_how_long_was_waited_in_all(wire: Wire) -> None:
-    cluster = await Cluster.connect(target_at(wire.url, namespace=NAMESPACE, timeout=1.5))
-    try:
-        wire.on("GET", "/version", *[says(status(500, "InternalError", "oops"), 500)] * 2, waits(30))
-        began = time.monotonic()
-        with pytest.raises(ClusterUnavailable) as caught:
-            await cluster.version()
-        told = float(re.findall(r"within (\d+\.\d) s", str(caught.value))[0])
-        assert 1.5 <= told <= time.monotonic() - began + 0.05, "not what the last of three tries had left"
-    finally:
-        await cluster.close()
+async def test_a_deadline_tells_how_long_was_waited_in_all(cluster: Cluster, wire: Wire) -> None:
+    cluster.target = replace(cluster.target, timeout=1.5, attempt_timeout=5.0)
+    wire.on("GET", "/version", *[says(status(500, "InternalError", "oops"), 500)] * 2, waits(30))
+    began = time.monotonic()
+    with pytest.raises(ClusterUnavailable) as caught:
+        await cluster.version()
+    told = float(re.findall(r"within (\d+\.\d) s", str(caught.value))[0])
+    assert 1.5 <= told <= time.monotonic() - began + 0.05, "not what the last of three tries had left"
