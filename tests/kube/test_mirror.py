@@ -163,6 +163,11 @@ async def test_a_subscriber_that_fails_ends_the_mirror_instead_of_being_ignored(
     assert caught.group_contains(RuntimeError, match="cannot cope")
 
 
+async def test_what_has_listed_nothing_yet_has_nothing_to_list_again(cluster: Cluster) -> None:
+    """Before, a standby waited for ever that saw another cluster and then its own again."""
+    await asyncio.wait_for(Mirror(cluster).relist(), 30)
+
+
 class Hands:
     """A clock that moves only when a test sets it."""
 

@@ -312,6 +312,7 @@ async def test_a_server_that_goes_away_and_comes_back_is_found_again(
             await until(lambda: mirror.staleness() >= 0.1)
             wire.on("POST", PODS, says(pod("b"), 201))
             creating = asyncio.create_task(cluster.create_pod(pod("b")))
+            await until(lambda: cluster.counts["create", "pods", "none"])
             wire.watch("pods", then(("MODIFIED", pod("a", version=500))))
             await wire.start(port)
             assert (await creating).name == "b"
