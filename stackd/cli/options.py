@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -143,6 +143,16 @@ class Length(click.ParamType[str]):
         except ValueError as error:
             self.fail(f"{error}; write it like 30m, 2h or 1h30m", param, ctx)
         return str(value)
+
+
+def labels_of(texts: Iterable[str]) -> dict[str, str]:
+    """The labels that ``--label`` names. Raises UsageError."""
+    labels = {}
+    for text in texts:
+        name, equals, labels[name] = text.partition("=")
+        if not equals:
+            raise click.UsageError(f"--label must be like team=7, not {text!r}")
+    return labels
 
 
 def ids_of_stacks(context: click.Context, parameter: click.Parameter, begin: str) -> list[CompletionItem]:

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stackd.cli import FAILED, INTERRUPTED
-from stackd.cli.options import loop_factory
+from stackd.cli.options import labels_of, loop_factory
 from stackd.cli.output import print_json
 from stackd.cli.stacks.create import request_body
 from stackd.cli.target import Target, no_key
@@ -96,13 +96,15 @@ def _plan(options: dict[str, Any]) -> Plan:
         raise click.UsageError("--churn happens during --hold: set --hold, too")
     if seconds["poll"] <= 0 or seconds["patience"] <= 0 or seconds["ttl"] < 1:
         raise click.UsageError("--poll and --patience must be above zero, and --ttl at least 1s")
+    if LABEL in (labels := labels_of(options["label"])):
+        raise click.UsageError(f"--label must be like team=7, and not {LABEL}")
     return Plan(
         kinds=kinds,
         stacks=options["stacks"],
         rate=None if options["burst"] else _parsed("--rate", parse_rate, options["rate"]),
         churn=churn,
         probe=options["probe"],
-        labels=dict(_label(text) for text in options["label"]),
+        labels=labels,
         connections=options["connections"] or min(MOST_CONNECTIONS, options["stacks"] + SPARE_CONNECTIONS),
         **seconds,
     )
@@ -113,13 +115,6 @@ def _request(name: str) -> dict[str, Any]:
         return request_body(Path(name).read_text(encoding="utf-8"), ())
     except (OSError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{name} cannot be read: {error}") from error
-
-
-def _label(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or name == LABEL:
-        raise click.UsageError(f"--label must be like team=7, and not {LABEL}: {text!r}")
-    return name, value
 
 
 def _check_goals(plan: Plan, expected: Iterable[goals.Goal]) -> None:

@@ -99,14 +99,14 @@ class Connection:
         came = time.monotonic()
         return Answer(status=response.status, body=_content(response, text), sent=sent, came=came, waited=own.waited)
 
-    async def events(self, after: str, fields: str) -> AsyncIterator[Event]:
+    async def events(self, after: str, query: Query) -> AsyncIterator[Event]:
         """The event stream until it ends, resumed after the event ``after``. Raises NoAnswer."""
         reader, headers = EventReader(last=after), {LAST_EVENT_ID: after} if after else {}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=SECONDS, sock_read=QUIET_SECONDS)
         try:
             async with self._session.get(
                 f"{self._url}/events",
-                params={"fields": fields},
+                params=list(query),
                 headers=headers,
                 timeout=timeout,
                 trace_request_ctx=SimpleNamespace(),

@@ -226,7 +226,7 @@ def last_end(attempts: Iterable[Attempt], ttl: float, now: float) -> float:
     return max(ends, default=now)
 
 
-FIELDS = "stack_id,status,status_reason,node_id,node_public_ip,ports,labels"
+FIELDS = "stack_id,status,status_reason,node_id,node_public_ip,ports"
 FOLLOW_AGAIN_SECONDS = 0.5
 CHECKS = 8
 """How many times in a stack's time to live ``keep_alive`` checks whether to extend it."""
@@ -236,11 +236,11 @@ EXTENDS_AT_ONCE = 8
 
 async def follow(rehearsal: Rehearsal, following: asyncio.Event) -> None:
     """Follow the event stream until cancelled, and reconnect after each cut; ``following`` is set once it is open."""
-    last = ""
+    last, query = "", [("label", f"{LABEL}={rehearsal.ident}"), ("fields", FIELDS)]
     while True:
         asked, fresh = time.monotonic(), not last
         try:
-            async for event in rehearsal.connection.events(last, FIELDS):
+            async for event in rehearsal.connection.events(last, query):
                 if event.kind == "hello":
                     _greeted(rehearsal, event.data, asked if fresh else None)
                     following.set()
@@ -270,8 +270,6 @@ def _take(rehearsal: Rehearsal, event: Event) -> None:
     if event.kind == "deleted":
         if attempt is not None:
             ended(attempt, at)
-        return
-    if stack["labels"].get(LABEL) != rehearsal.ident:
         return
     reason = stack["status_reason"]
     if attempt is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stackd.cli.options import Length, names_of_templates, output_option
+from stackd.cli.options import Length, labels_of, names_of_templates, output_option
 from stackd.cli.output import PRINTED, addresses, is_terminal, print_facts, print_text
 from stackd.cli.stacks.read import print_detail
 from stackd.cli.target import client_options, leaving
@@ -56,7 +56,7 @@ def create(client: Client, source: str | None, output: str, **options: Any) -> N
     if options["ttl"]:
         body["ttl"] = options["ttl"]
     if options["labels"]:
-        body["labels"] = {**body.get("labels", {}), **dict(_label(text) for text in options["labels"])}
+        body["labels"] = {**body.get("labels", {}), **labels_of(options["labels"])}
     if options["return_existing"]:
         body["if_exists"] = "return"
     if options["dry_run"]:
@@ -134,13 +134,6 @@ def _port(text: str) -> dict[str, Any]:
     if not number.isdecimal():
         raise click.UsageError(f"--port must be like 80 or 53/udp, not {text!r}")
     return {"container_port": int(number), "protocol": protocol.upper() or "TCP"}
-
-
-def _label(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise click.UsageError(f"--label must be like team=7, not {text!r}")
-    return name, value
 
 
 def _print(stack: Any, output: str) -> None:
