@@ -1,4 +1,4 @@
-"""A wrong clock deletes nothing: stacks expire only by a time that the API server agrees with."""
+"""Times to live and graces; and a wrong clock deletes nothing: stacks expire by a time that the API server agrees with."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ async def test_a_key_of_an_idempotent_request_outlives_a_leap(tmp_path: Path, ma
         assert again.json["job_id"] == first.json["job_id"]
 
 
-# ---- time to live, clients that leave, and stops
+# ---- times to live, and creates that wait for a node
 
 
 class AheadSinceBoot(SystemClock):

@@ -12,7 +12,7 @@ import pytest
 from stackd.clock import to_nanoseconds
 from stackd.embedded import EmbeddedCluster
 from tests.api.test_foreign_hands import patch
-from tests.harness import Harness, Reply, eventually, fast_cluster, harness, seed, until
+from tests.harness import Harness, Reply, fast_cluster, harness, seed, until
 
 SECOND = 10**9
 
@@ -134,14 +134,7 @@ async def test_an_end_that_could_not_be_written_on_the_service_is_written_withou
 
 async def until_extended(at: Harness, stack_id: str, headers: dict[str, str]) -> Reply:
     """Repeat the extension by 10 minutes until it is acknowledged."""
-    replies: list[Reply] = []
-
-    async def acknowledged() -> bool:
-        replies.append(await extend(at, stack_id, "10m", headers=headers))
-        return replies[-1].status == 200
-
-    await eventually(acknowledged, lambda: replies[-1].text)
-    return replies[-1]
+    return await until(lambda: extend(at, stack_id, "10m", headers=headers), lambda seen: seen.status == 200)
 
 
 @pytest.mark.parametrize(

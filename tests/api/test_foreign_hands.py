@@ -11,6 +11,7 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster
 from stackd.lifecycle.reconcile import AGAIN_PASSES
+from tests.api.test_lost_file import uids
 from tests.api.test_pools import filled, folder_with, plain
 from tests.harness import Harness, eventually, fast_cluster, harness, lose_file, seed, until
 
@@ -27,6 +28,11 @@ async def patch(at: Harness, path: str, change: object) -> dict[str, Any]:
         assert answer.status == 200, await answer.text()
         result: dict[str, Any] = await answer.json()
         return result
+
+
+def labelled(found: dict[str, Any]) -> bool:
+    """Whether the object has stackd's labels."""
+    return all(map(found["metadata"].get("labels", {}).get, OURS))
 
 
 async def objects_left(at: Harness) -> dict[str, Any]:
@@ -87,11 +93,7 @@ async def test_labels_that_were_taken_off_many_pods_at_once_trip_no_brake(
     no_instance = {"metadata": {"labels": {"stackd.io/instance": None}}}
     await asyncio.gather(*(patch(at, f"{PODS}/{stack_id}", no_instance) for stack_id in stacks))
 
-    async def repaired() -> bool:
-        pods = await at.objects("pods")
-        return all("stackd.io/instance" in pods[stack_id]["metadata"]["labels"] for stack_id in stacks)
-
-    await eventually(repaired, deadline=10.0)
+    await until(lambda: at.objects("pods"), lambda seen: all(labelled(seen[stack_id]) for stack_id in stacks))
     for stack_id in stacks:
         await at.until_status(stack_id, "running")
         told = [one["kind"] for one in (await at.call("GET", f"/stacks/{stack_id}/timeline")).json["events"]]
@@ -120,8 +122,7 @@ async def test_labels_that_were_taken_off_the_pod_of_an_unfinished_restart_are_p
     )
     at.cluster.faults.clear()
     await at.until_status(stack_id, "running")
-    given = (await at.objects("pods"))[stack_id]["metadata"]["labels"]
-    assert all(map(given.get, OURS))
+    assert labelled((await at.objects("pods"))[stack_id])
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/stop"), ("DELETE", "")])
@@ -163,11 +164,7 @@ async def test_labels_that_a_policy_took_off_are_put_back_when_it_does_no_more(
     stack_id = await without_labels(at, monkeypatch)
     at.cluster.faults.clear()
 
-    async def labelled() -> bool:
-        given = (await at.objects("pods"))[stack_id]["metadata"].get("labels", {})
-        return all(given.get(key) for key in OURS)
-
-    await eventually(labelled)
+    await until(lambda: at.objects("pods"), lambda seen: labelled(seen[stack_id]))
 
 
 async def test_the_end_of_a_pod_without_labels_is_noticed(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,9 +200,9 @@ async def serves(at: Harness, stack_id: str, port: int) -> bool:
     service = (await at.objects("services")).get(f"svc-{stack_id}")
     if service is None or "deletionTimestamp" in service["metadata"]:
         return False
-    spec, given = service["spec"], service["metadata"].get("labels", {})
+    spec = service["spec"]
     as_made = spec["type"] == "NodePort" and spec["selector"] == {"stackd.io/stack": stack_id}
-    return as_made and all(map(given.get, OURS)) and [one["nodePort"] for one in spec["ports"]] == [port]
+    return as_made and labelled(service) and [one["nodePort"] for one in spec["ports"]] == [port]
 
 
 MOVED = [{"name": "p-80-tcp", "protocol": "TCP", "port": 80, "targetPort": 80, "nodePort": 32011}]
@@ -364,12 +361,8 @@ async def test_a_service_that_cannot_be_put_right_is_told_in_the_status(at: Harn
     at.cluster.faults.add_fault(action="admit", verb="patch", resource="services", body=json.dumps(edit))
     await patch(at, f"{SERVICES}/svc-{stack_id}", edit)
 
-    async def said() -> bool:
-        stack = await at.stack(stack_id)
-        changed = f"the node ports of its Service were changed from {port} to 32011"
-        return stack.get("status_reason") == "ServiceChanged" and changed in stack["status_message"]
-
-    await eventually(said)
+    stack = await until(lambda: at.stack(stack_id), lambda seen: seen["status_reason"] == "ServiceChanged")
+    assert f"the node ports of its Service were changed from {port} to 32011" in stack["status_message"]
     at.cluster.faults.clear()
     await eventually(lambda: serves(at, stack_id, port))
 
@@ -471,11 +464,7 @@ async def test_a_delete_removes_the_service_that_was_put_back_also_before_the_wa
     at.cluster.faults.drop_watches()
     at.cluster.faults.end("status")
 
-    async def made_anew() -> bool:
-        there = (await at.objects("services")).get(f"svc-{stack_id}")
-        return there is not None and there["metadata"]["uid"] != before
-
-    await eventually(made_anew)
+    await until(lambda: uids(at), lambda seen: seen.get(f"svc-{stack_id}", before) != before)
     assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
     assert not await at.objects("services")
 
@@ -485,11 +474,7 @@ async def test_a_label_that_names_another_stack_is_put_right(at: Harness) -> Non
     one, other = await at.running(), await at.running()
     await patch(at, f"{PODS}/{one}", {"metadata": {"labels": {"stackd.io/stack": other}}})
 
-    async def right() -> bool:
-        names: dict[str, str] = (await at.objects("pods"))[one]["metadata"]["labels"]
-        return names["stackd.io/stack"] == one
-
-    await eventually(right)
+    await until(lambda: at.objects("pods"), lambda seen: seen[one]["metadata"]["labels"]["stackd.io/stack"] == one)
     assert (await at.stack(other))["status"] == "running"
 
 

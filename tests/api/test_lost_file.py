@@ -101,10 +101,7 @@ async def test_what_no_stack_can_be_made_of_is_left_alone_until_the_operator_agr
         assert "stackd_unknown_objects 1.0" in (await at.call("GET", "/metrics")).text
         assert (await confirm(at)).json == {"released": 0, "removed": [f"pods {name}"]}
 
-        async def removed() -> bool:
-            return set(await at.objects("pods")) == {stack_id}
-
-        await eventually(removed)
+        await until(lambda: at.objects("pods"), lambda seen: set(seen) == {stack_id})
         await at.until_metric("stackd_mirror_objects", 1, kind="pods")
         await at.passes(1)
         assert (await plan(at))["unknown"] == []

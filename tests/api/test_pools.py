@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from stackd.lifecycle.context import CREATES_AT_ONCE
 from stackd.lifecycle.refill import CROWDED_SECONDS
 from tests.api import test_templates
 from tests.earlier import as_version_before
-from tests.harness import Harness, eventually, fast_cluster, harness, lose_file
+from tests.harness import Harness, eventually, fast_cluster, harness, lose_file, until
 from tests.ports import free_port
 
 SIZE = 3
@@ -90,14 +91,7 @@ def waiting(at: Harness, name: str = "web-1") -> list[Row]:
 
 async def filled(at: Harness, name: str = "web-1", size: int = SIZE) -> list[Row]:
     """The stacks that wait in the template's pool, once it is full."""
-    seen: object = None
-
-    async def check() -> bool:
-        nonlocal seen
-        seen = found = await entry(at, name)
-        return bool(found["ready"] == size == len(waiting(at, name)))
-
-    await eventually(check, lambda: f"{seen}, {waiting(at, name)}")
+    await until(lambda: entry(at, name), lambda seen: seen["ready"] == size == len(waiting(at, name)))
     return waiting(at, name)
 
 
@@ -338,13 +332,8 @@ async def test_what_fails_in_a_pool_is_ended_and_the_template_is_left_alone_for_
         EmbeddedCluster(fast_cluster(start_delay=0.4, run_time=0.05)) as cluster,
         harness(tmp_path, settings, cluster=cluster) as at,
     ):
-
-        async def failed() -> bool:
-            found = await entry(at)
-            return bool("exit code" in found["reason"] and found["failing"] == SIZE) and not waiting(at)
-
-        await eventually(failed)
-        assert (await entry(at))["ready"] == 0
+        found = await until(lambda: entry(at), lambda seen: seen["failing"] == SIZE and not waiting(at))
+        assert (found["ready"], "exit code" in found["reason"]) == (0, True)
         await filled(at, "plain")
         await at.create({"template": "plain"})
         await filled(at, "plain")
@@ -455,10 +444,8 @@ async def test_a_pool_that_is_configured_away_is_drained(at: Harness, tmp_path: 
     await eventually(lambda: not waiting(at))
     assert len(await filled(at, "plain", 1)) == 1
 
-    async def gone() -> bool:
-        return len(await at.objects("pods")) == len(await at.objects("services")) == 1
-
-    await eventually(gone)
+    for kind in ("pods", "services"):
+        await until(partial(at.objects, kind), lambda seen: len(seen) == 1)
 
 
 async def test_none_is_given_by_a_stackd_that_does_not_own_the_stacks_any_more(at: Harness) -> None:
@@ -505,12 +492,10 @@ async def test_the_pool_of_an_earlier_version_is_shut_or_its_clients(tmp_path: P
         if lost:
             lose_file(tmp_path)
         async with harness(tmp_path, settings, cluster=cluster) as at:
-
-            async def shut() -> bool:
-                selectors = [one["spec"]["selector"] for one in (await at.objects("services")).values()]
-                return sum("stackd.io/assigned" in one for one in selectors) == SIZE
-
-            await eventually(shut)
+            await until(
+                lambda: at.objects("services"),
+                lambda seen: sum("stackd.io/assigned" in one["spec"]["selector"] for one in seen.values()) == SIZE,
+            )
             assert {row.stack_id for row in await filled(at)} & old == (set() if lost else old)
             assert set(await at.listed()) == (old if lost else set())
 

@@ -37,14 +37,7 @@ async def states(at: Harness, name: str = "slow") -> dict[str, str]:
 
 
 async def until_states(at: Harness, wanted: dict[str, str], name: str = "slow") -> None:
-    found: dict[str, str] = {}
-
-    async def check() -> bool:
-        found.clear()
-        found.update(await states(at, name))
-        return found == wanted
-
-    await eventually(check, lambda: str(found))
+    await until(lambda: states(at, name), lambda seen: seen == wanted)
 
 
 async def pulling_pods(at: Harness) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The daemon as a process: signals, exit codes, and its last log line."""
+"""The daemon as a process: signals, exit codes, an embedded cluster, and a file that belongs to another one."""
 
 from __future__ import annotations
 

@@ -86,10 +86,7 @@ async def doubt(at: Harness) -> None:
     at.cluster.faults.compact()
     at.cluster.faults.drop_watches()
 
-    async def blocked() -> bool:
-        return bool((await plan(at))["blocked"])
-
-    await eventually(blocked)
+    await until(lambda: plan(at), lambda seen: seen["blocked"])
 
 
 # ---- a confirmation

@@ -1,4 +1,4 @@
-"""Each refusal of the cluster becomes the documented status, says which limit it was, and leaves nothing behind."""
+"""Each refusal of the cluster, also of a dry run, is the documented status, names the limit, and leaves nothing behind."""
 
 from __future__ import annotations
 

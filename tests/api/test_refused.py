@@ -1,4 +1,4 @@
-"""Requests that are refused before any handler: in JSON, the right status, the key checked first, not cacheable."""
+"""Responses without a handler: refusals in JSON, the key checked first, not cacheable; and those that are ready."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stackd.embedded import EmbeddedCluster
-from tests.harness import Harness, eventually, fast_cluster, harness, seed, until
+from tests.harness import Harness, fast_cluster, harness, seed, until
 
 NEW, OLD = 100_000, 1_000
 LEASE = {"STACKD_CLUSTER__LEASE_DURATION": "2s"}
@@ -36,10 +36,7 @@ def asked_about_leases(cluster: EmbeddedCluster) -> int:
 
 
 async def creates(at: Harness) -> None:
-    async def created() -> bool:
-        return (await at.call("POST", "/stacks", seed())).status == 201
-
-    await eventually(created, lambda: "nothing can be created any more")
+    await until(lambda: at.call("POST", "/stacks", seed()), lambda seen: seen.status == 201)
 
 
 async def test_an_owner_renews_its_lease_again_and_does_not_ask_without_a_pause(at: Harness) -> None:

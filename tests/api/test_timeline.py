@@ -180,19 +180,19 @@ async def test_the_last_words_of_what_failed_are_kept_when_its_pod_is_gone(at: H
     assert (await logs(at, stack_id)).text == "starting\nboom\n"
 
 
-async def test_the_last_words_of_a_stack_whose_time_is_up_are_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_the_last_words_of_a_stack_whose_time_is_up_are_kept_and_not_waited_for(
+    tmp_path: Path, hangs: bool
+) -> None:
     async with harness(tmp_path, {"STACKD_STACKS__TTL": "1s"}) as at:
+        if hangs:
+            at.cluster.faults.add_fault(action="hang", resource="pods/log")
         stack_id = await at.running()
         await at.until_listed(0)
-        assert (await logs(at, stack_id)).text == "starting\nready\n"
-
-
-async def test_a_stack_whose_time_is_up_goes_also_where_nobody_tells_its_last_words(tmp_path: Path) -> None:
-    async with harness(tmp_path, {"STACKD_STACKS__TTL": "1s"}) as at:
-        at.cluster.faults.add_fault(action="hang", resource="pods/log")
-        await at.running()
-        await at.until_listed(0)
-        assert at.cluster.counts.total("get", "pods/log") == 0, "it was not waited for"
+        if hangs:
+            assert at.cluster.counts.total("get", "pods/log") == 0
+        else:
+            assert (await logs(at, stack_id)).text == "starting\nready\n"
 
 
 async def test_a_delete_does_not_wait_for_the_last_words(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,21 +204,6 @@ async def test_a_delete_does_not_wait_for_the_last_words(at: Harness, monkeypatc
     await eventually(lambda: at.cluster.counts.in_flight == 0)
     reply = await logs(at, stack_id)
     assert (reply.status, "no log was kept" in reply.error) == (404, True)
-
-
-async def test_the_kept_words_answer_while_the_cluster_is_away(tmp_path: Path) -> None:
-    async with EmbeddedCluster(fast_cluster()) as cluster, harness(tmp_path, cluster=cluster) as at:
-        failed = (await at.create(request_for("registry.example/fail")))["stack_id"]
-        well = (await at.create())["stack_id"]
-        await at.until_status(failed, "failed")
-
-        await eventually(lambda: bool(at.rows("SELECT 1 FROM kept_logs")))
-        cluster.faults.add_fault(action="cut", resource="pods/log")
-        cluster.faults.add_fault(action="status", code=403, resource="pods/log")
-        await cluster.faults.refuse()
-        assert (await logs(at, failed)).text == "starting\nboom\n"
-        assert (await logs(at, well)).status == 503
-        assert kinds(await timeline(at, failed))
 
 
 async def test_a_container_that_has_not_started_has_no_log_yet_and_that_is_said(tmp_path: Path) -> None:
