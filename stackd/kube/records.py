@@ -30,11 +30,6 @@ _BEFORE = 1
 _PACK_ABOVE_BYTES = 2 * 1024
 _LONGEST_UNPACKED = 16 * 1024 * 1024
 _PACKED = "pod_spec_deflated"
-_CLOSED = "closed"
-"""In the record of a stack in a pool: this record is replaced before the stack's create is answered.
-
-Earlier versions of stackd answered first, so a stack of theirs may have been given away whatever its record says.
-"""
 
 RUNNING, STARTING, STOPPED = "running", "starting", "stopped"
 POD_DELETED = "PodDeleted"

@@ -89,11 +89,7 @@ async def create(context: Context, request: CreateRequest) -> Stack:
 
 async def make_unassigned(context: Context, request: CreateRequest) -> Stack:
     """Make a stack for a pool. Raises as ``create`` does, and leaves nothing then."""
-    try:
-        return await _made(context, new_id("stack"), request, Abandon())
-    except (NoNodePort, NoRoom, QuotaExceeded):
-        context.pools.capacity_lacked(context.clock.monotonic())
-        raise
+    return await _made(context, new_id("stack"), request, Abandon())
 
 
 async def _create(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
@@ -114,7 +110,6 @@ async def _given_or_made(context: Context, stack_id: str, request: CreateRequest
         try:
             return await _made(context, stack_id, request, abandon)
         except (NoNodePort, NoRoom, QuotaExceeded) as error:
-            context.pools.capacity_lacked(context.clock.monotonic())
             if abandon.abandoned:
                 raise
             if not preemptions or not await preempt(context, request, error):

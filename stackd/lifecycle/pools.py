@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from stackd.lifecycle.pace import HALF_FULL, AssignPace
+from stackd.lifecycle.pace import AssignPace
 from stackd.model import Desired, Stack, StackStatus
 from stackd.templates import Template
 from stackd.workqueue import RetryPolicy
@@ -29,9 +29,6 @@ LONGEST_WAIT = 30.0
 
 AFTER_PREEMPTION_SECONDS = 30.0
 """How long a pool is not refilled after its stacks were deleted to make room for creates."""
-
-SHORT_OF_CAPACITY_SECONDS = 10.0
-"""How long ports, room or quota count as short after a stack could not be made for want of one of them."""
 
 
 OPENED_AT_ONCE = 32
@@ -130,7 +127,6 @@ class Pools:
         self.preempting: set[str] = set()
         """Stacks chosen for preemption whose intent is not committed yet."""
         self._free: dict[str, dict[str, None]] = {}
-        self._short_of_capacity_at: float | None = None
         self._rows: dict[str, Stack] = {}
         self._taken: set[str] = set()
 
@@ -172,26 +168,6 @@ class Pools:
         assert changed is not None
         self._sort(changed.stack_id, before)
         self.news.set()
-
-    def capacity_lacked(self, now: float) -> None:
-        """Note that something could not be made for want of a port, of room or of quota."""
-        self._short_of_capacity_at = now
-
-    def short_of_capacity(self, now: float) -> bool:
-        """Whether a port, room or quota was lacking just now."""
-        return self._short_of_capacity_at is not None and now - self._short_of_capacity_at < SHORT_OF_CAPACITY_SECONDS
-
-    def low(self, templates: Iterable[Template]) -> bool:
-        """Whether a pool of these templates is less than half full, and could be fuller."""
-        return any(
-            self.free(template.digest) < HALF_FULL * template.pool
-            for template in templates
-            if (pool := self.by_name.get(template.name)) is not None and not pool.failures
-        )
-
-    def free(self, digest: str) -> int:
-        """How many stacks of that digest can be taken."""
-        return len(self._free.get(digest, ()))
 
     def take(self, digest: str) -> Stack | None:
         """Take the stack of that digest that has been ready longest, or else the oldest that starts, if there is one.

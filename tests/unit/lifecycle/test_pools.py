@@ -10,7 +10,7 @@ import pytest
 from stackd.kube.objects import NodeState, PodState, ServiceState
 from stackd.lifecycle.assign import may_be_given
 from stackd.lifecycle.needs import short_of
-from stackd.lifecycle.pools import FIRST_PAUSE, PROVEN_SECONDS, SHORT_OF_CAPACITY_SECONDS, Pool, Pools
+from stackd.lifecycle.pools import FIRST_PAUSE, PROVEN_SECONDS, Pool, Pools
 from stackd.lifecycle.refill import Work, work_for
 from stackd.model import DeleteReason, Desired, SanitizedSpec, Stack, StackStatus, TargetPort
 from stackd.podspec import Policy
@@ -201,23 +201,6 @@ def test_where_stacks_have_ended_by_themselves_one_has_to_run_for_a_while() -> N
     now += 0.1
     pool.settle(now)
     assert (pool.failures, pool.reason, pool.not_before, pool.crashed) == (0, "", 0.0, False)
-
-
-def test_a_pool_runs_low_that_is_less_than_half_full_and_does_not_fail() -> None:
-    pools = Pools()
-    pools.load(numbered(1, 2, 3))
-    assert not pools.low([web(pool=6), web(pool=0)])
-    assert pools.low([web(pool=7)])
-    pools.of("web-1").failed("why", 0.0)
-    assert not pools.low([web(pool=7)])
-
-
-def test_room_is_short_for_a_while_after_something_found_none() -> None:
-    pools = Pools()
-    assert not pools.short_of_capacity(10.0)
-    pools.capacity_lacked(10.0)
-    assert pools.short_of_capacity(10.0 + 0.9 * SHORT_OF_CAPACITY_SECONDS)
-    assert not pools.short_of_capacity(10.0 + SHORT_OF_CAPACITY_SECONDS)
 
 
 # ---- Which resources a create lacks when a quota has refused it
