@@ -122,7 +122,9 @@ class Oracle:
             return [f"{row.stack_id}: no row can be made from its Service: {told.reason}"]
         # an ended stack's ports are nobody's; how it ended is read from the pod where the record lacks it
         one = (told.desired.value, told.ended, told.ports_held, told.ttl_expires_at, told.pod_spec, told.unassigned)
-        other = (row.desired, row.ended, row.ports_held, row.ttl_expires_at, row.pod_spec, row.unassigned)
+        # the end of a stack in a pool means nothing until it is given
+        ends = told.ttl_expires_at if row.unassigned else row.ttl_expires_at
+        other = (row.desired, row.ended, row.ports_held, ends, row.pod_spec, row.unassigned)
         return [] if one == other else [f"{row.stack_id}: its record says {one}, and the file {other}"]
 
     def _stopped(self, row: Row, pod: dict[str, Any] | None) -> list[str]:
