@@ -95,18 +95,6 @@ async def test_a_stop_takes_the_pod_away_and_keeps_the_ports(at: Harness) -> Non
     assert await at.stack(stack["stack_id"]) == reply.json
 
 
-async def test_nobody_gets_the_ports_of_a_stopped_stack(tmp_path: Path) -> None:
-    async with harness(
-        tmp_path, {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31002"}
-    ) as at:
-        stack = await running(at)
-        await do(at, "stop", stack["stack_id"])
-        other = await at.create()
-        assert set(held_ports(other)).isdisjoint(held_ports(stack))
-        assert (await at.call("POST", "/stacks", seed())).status == 503
-        assert (await do(at, "start", stack["stack_id"])).status == 200
-
-
 async def test_a_start_of_a_running_stack_changes_nothing(at: Harness) -> None:
     stack = await running(at)
     old = await uid(at, stack["stack_id"])
