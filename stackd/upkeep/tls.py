@@ -154,8 +154,12 @@ def _no_password() -> str:
     return ""
 
 
+_MISMATCHES = ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+"""What OpenSSL says of two keys of one kind, and of two kinds, such as a certificate for EC and a private key for RSA."""
+
+
 def _words(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+    if isinstance(error, ssl.SSLError) and error.reason in _MISMATCHES:
         return "they do not belong together: the private key is not that of the certificate"
     if isinstance(error, ssl.SSLError):
         why = error.reason or error

@@ -79,14 +79,16 @@ async def test_the_pair_is_served_with_modern_defaults_only(tmp_path: Path) -> N
     assert all(name.startswith("ECDHE-") and ("GCM" in name or "CHACHA20" in name) for name in old)
 
 
-async def test_a_new_pair_is_served_as_soon_as_the_files_have_changed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("before", "after"), [(EC, RSA), (RSA, EC)])
+async def test_only_the_new_pair_is_served_as_soon_as_both_files_have_changed_whatever_kind_of_key_it_has(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, before: tuple[str, ...], after: tuple[str, ...]
 ) -> None:
     caplog.set_level(logging.INFO)
-    cert, key = make(tmp_path)
+    cert, key = make(tmp_path, kind=before)
     certificate = of(cert, key, tmp_path)
     assert certificate is not None
-    new_cert, new_key = make(tmp_path, "two")
+    old = certificate.context
+    new_cert, new_key = make(tmp_path, "two", kind=after)
     both = trusting(cert, new_cert)
     os.replace(new_cert, cert)
     certificate.renew()
@@ -96,22 +98,6 @@ async def test_a_new_pair_is_served_as_soon_as_the_files_have_changed(
     certificate.renew()
     assert (await served(certificate, both))[2] == "two"
     assert "loaded again" in caplog.text
-
-
-@pytest.mark.parametrize(("before", "after"), [(EC, RSA), (RSA, EC)])
-async def test_after_a_change_only_the_new_pair_is_served_whatever_kind_of_key_it_has(
-    tmp_path: Path, before: tuple[str, ...], after: tuple[str, ...]
-) -> None:
-    cert, key = make(tmp_path, kind=before)
-    certificate = of(cert, key, tmp_path)
-    assert certificate is not None
-    old = certificate.context
-    new_cert, new_key = make(tmp_path, "two", kind=after)
-    both = trusting(cert, new_cert)
-    os.replace(new_cert, cert)
-    os.replace(new_key, key)
-    certificate.renew()
-    assert (await served(certificate, both))[2] == "two"
     assert certificate.context is not old, "what is secured with the old one goes on"
 
 
