@@ -41,19 +41,19 @@ def _as_variable(default: str) -> str:
     return default[1:-1] if default.startswith('"') else default
 
 
-@pytest.mark.parametrize(
-    "text",
-    ['{"role":"stack","zone":"a"}', '{ role = "stack", zone = "a" }', "role=stack,zone=a", " role = stack , zone=a "],
-)
-def test_a_table_is_read_as_json_toml_or_pairs(text: str) -> None:
-    assert of(STACKD_STACKS__NODE_SELECTOR=text).stacks.node_selector == {"role": "stack", "zone": "a"}
+TABLE, LIST = {"role": "stack", "zone": "a"}, ("ExternalIP", "InternalIP")
+TABLES = [
+    '{"role":"stack","zone":"a"}',
+    '{ role = "stack", zone = "a" }',
+    "role=stack,zone=a",
+    " role = stack , zone=a ",
+]
+LISTS = ['["ExternalIP","InternalIP"]', "['ExternalIP', 'InternalIP']", "ExternalIP, InternalIP"]
 
 
-@pytest.mark.parametrize(
-    "text", ['["ExternalIP","InternalIP"]', "['ExternalIP', 'InternalIP']", "ExternalIP, InternalIP"]
-)
-def test_a_list_is_read_as_json_toml_or_words(text: str) -> None:
-    assert of(STACKD_STACKS__ADDRESS_TYPES=text).stacks.address_types == ("ExternalIP", "InternalIP")
+def test_a_table_or_list_is_read_as_json_toml_or_words() -> None:
+    assert [of(STACKD_STACKS__NODE_SELECTOR=text).stacks.node_selector for text in TABLES] == [TABLE] * 4
+    assert [of(STACKD_STACKS__ADDRESS_TYPES=text).stacks.address_types for text in LISTS] == [LIST] * 3
 
 
 def test_values_take_the_kind_that_their_key_wants() -> None:

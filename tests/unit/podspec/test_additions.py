@@ -41,9 +41,6 @@ def test_values_stand_before_the_others_in_every_container_and_come_back() -> No
 def test_a_container_gets_a_probe_of_the_first_published_port_that_it_has() -> None:
     after = with_readiness(pod(container("a", (9, "TCP"), (80, "TCP"))), (UDP_53, TCP_80, TCP_9))
     assert after["spec"]["containers"][0]["readinessProbe"] == PROBE
-
-
-def test_a_port_without_a_protocol_is_a_tcp_port() -> None:
     plain = {"name": "a", "ports": [{"containerPort": 80}]}
     assert with_readiness(pod(plain), (TCP_80,))["spec"]["containers"][0]["readinessProbe"] == PROBE
 

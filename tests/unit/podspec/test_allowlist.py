@@ -99,6 +99,10 @@ def test_a_typo_is_refused_with_the_nearest_name(pod: Any, reason: str) -> None:
         (spec(containers=[None]), "spec.containers[0]: must be an object, not null"),
         (metadata(labels={"a": True}), "metadata.labels.a: must be a string, not true or false; put it in quotes"),
         ({**seed(), "metadata": "x"}, "metadata: must be an object, not a string"),
+        (spec(terminationGracePeriodSeconds=True), "must be an integer, not true or false"),
+        (container(resources={"limits": {"cpu": True, "memory": 1}}), "limits.cpu: must be a quantity"),
+        (container(livenessProbe={"tcpSocket": {"port": []}}), "tcpSocket.port: must be an integer, not a list"),
+        (container(env={"A": "b"}), "spec.containers[0].env: must be a list, not an object"),
     ],
 )
 def test_a_wrong_type_is_refused_once_and_by_path(pod: Any, reason: str) -> None:
@@ -208,6 +212,14 @@ def downward(item: dict[str, Any]) -> dict[str, Any]:
             with_init({"lifecycle": {}}),
             "spec.initContainers[0].lifecycle: requires restartPolicy: Always in an init container",
         ),
+        (spec(terminationGracePeriodSeconds=3601), "spec.terminationGracePeriodSeconds: must be from 0 to 3600"),
+        (container(terminationMessagePolicy="x"), "terminationMessagePolicy: must be one of File"),
+        (
+            downward({"path": "x", "fieldRef": {"fieldPath": "status.hostIP"}}),
+            "downwardAPI.items[0].fieldRef.fieldPath: must be one of",
+        ),
+        (with_volume({"emptyDir": {"sizeLimit": "0"}}), "emptyDir.sizeLimit: must be more than zero"),
+        (container(name="a" * 64), "spec.containers[0].name: must be at most 63 lower-case"),
     ],
 )
 def test_what_is_wrong_is_named_by_path(pod: Any, reason: str) -> None:

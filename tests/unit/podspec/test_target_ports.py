@@ -42,6 +42,8 @@ def test_ports_keep_their_order_and_protocols_are_in_upper_case() -> None:
             [{**WEB, "containerPort": 80}],
             'target_port[0].containerPort: unknown field (did you mean "container_port"?)',
         ),
+        ([{**WEB, "container_port": 65536}], "target_port[0].container_port: must be an integer from 1 to 65535"),
+        ([{**WEB, "container_port": True}], "target_port[0].container_port: must be an integer from 1 to 65535"),
     ],
 )
 def test_a_wrong_target_port_is_refused_by_path(value: Any, message: str) -> None:

@@ -28,6 +28,8 @@ def refusal(text: str) -> str:
         ("1e3", 1000.0), ("08", 8.0), ("off", False), ("null", None), ("~", None), ("", None),
         ("2026-02-10", "2026-02-10"), ("12:30", "12:30"), ("'1'", "1"), ('"yes"', "yes"), ("!!str 1", "1"),
         ("!!int 1", 1), ("!!float 1.5", 1.5), ("!!bool on", True), ("!!null ~", None),
+        ("! 1", "1"),
+        ("-7", -7),
     ],
 )  # fmt: skip
 def test_plain_scalars_mean_what_kubernetes_reads_in_them(plain: str, value: object) -> None:
@@ -66,6 +68,8 @@ def test_json_is_yaml() -> None:
         ("a: \ud800\n", "(root): the text contains half of a surrogate pair, which is not a character"),
         ("a:\n\tb: 1\n", "line 2, column 1: not valid YAML: while scanning for the next token"),
         ("a: [1, 2\n", "line 2, column 1: not valid YAML: while parsing a flow sequence"),
+        ("a: .nan\n", "a: infinity and NaN are not accepted (line 1, column 4)"),
+        ("a: !!int yes\n", 'a: the value does not fit its tag "tag:yaml.org,2002:int" (line 1, column 4)'),
     ],
 )
 def test_what_is_not_one_plain_document_is_refused_with_its_place(text: str, reason: str) -> None:

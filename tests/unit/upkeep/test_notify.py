@@ -58,7 +58,8 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
     made.socket.close()
 
 
-def test_without_a_manager_nothing_is_said_and_nothing_fails() -> None:
+def test_without_a_manager_or_after_its_end_nothing_fails(tmp_path: Path) -> None:
+    Notifier(str(tmp_path / "nobody")).alive()
     notifier = Notifier.from_environment({})
     notifier.ready("ready")
     assert not notifier.enabled
@@ -93,10 +94,6 @@ def test_a_socket_to_be_kept_is_handed_over(manager: Manager) -> None:
         with socket.socket(fileno=passed[0]) as copy:
             assert copy.getsockname() == listening.getsockname()
     assert text == b"FDSTORE=1\nFDNAME=api\nFDPOLL=0"
-
-
-def test_a_manager_that_has_gone_does_not_end_the_service(tmp_path: Path) -> None:
-    Notifier(str(tmp_path / "nobody")).alive()
 
 
 @pytest.mark.parametrize(("whose", "seconds"), [("nobody's", 3.0), ("ours", 3.0), ("another's", 0.0)])
