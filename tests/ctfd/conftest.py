@@ -21,12 +21,15 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, async_playwright
 
+from stackd.keys import ApiKey, digest
 from tests.harness import KEY, Harness, eventually, harness
 from tests.ports import free_port
 from tests.ui.conftest import ARGUMENTS, CHROMIUM
 
 PLUGIN = Path(__file__).parents[2] / "integrations" / "ctfd" / "stackd_instances"
 PASSWORD = "password1"
+TENANT = "sk-tenant-0123456789abcdef0123456789"
+"""CTFd's own key."""
 TEMPLATE = """\
 target_port: [{container_port: 80, protocol: TCP}]
 values: {FLAG: "flag{<hex:32>}"}
@@ -163,7 +166,7 @@ async def ctfd_running(
     folder: Path,
     *,
     stackd: str,
-    key: str = KEY,
+    key: str = TENANT,
     gunicorn: tuple[str, ...] = ("--worker-class", "gevent"),
     **variables: str,
 ) -> AsyncIterator[Ctfd]:
@@ -232,6 +235,10 @@ async def stackd(tmp_path: Path) -> AsyncIterator[Harness]:
     (templates / "web-1.yaml").write_text(TEMPLATE)
     (tmp_path / "stackd").mkdir()
     async with harness(tmp_path / "stackd", {"STACKD_TEMPLATES__DIRECTORY": str(templates)}) as running:
+        running.put_keys_in_force(
+            ApiKey(name="admin", sha256=digest(KEY)),
+            ApiKey(name="ctfd", sha256=digest(TENANT), scope="tenant", labels={"event": "a"}, templates=("web-*",)),
+        )
         yield running
 
 
