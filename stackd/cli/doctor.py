@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stackd.cli.options import as_service, is_installed
+from stackd.cli.options import is_installed, loaded
 from stackd.cli.output import print_json_line
 from stackd.cli.target import local_daemon
 from stackd.config import Config, LoadedConfig
@@ -35,7 +35,7 @@ async def diagnose(config_path: Path | None, size: Size, options: ProbeOptions |
     """Print each finding as soon as it is known. Returns the number of failures."""
     told = say_json if output else say
     try:
-        found = as_service(config_path)
+        found = loaded(config_path)
     except ConfigError as error:
         return await told(_misconfigured(error))
     return await told(examine(found, config_path, size, options))

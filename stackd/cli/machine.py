@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stackd.cli import FAILED, USAGE
-from stackd.cli.options import INSTALLED, alone, as_service, config_option, is_installed, quantity
+from stackd.cli.options import INSTALLED, config_option, is_installed, loaded, quantity
 
 if TYPE_CHECKING:
     from stackd.config import Config
@@ -35,7 +35,7 @@ def check(config_path: Path | None, effective: bool, for_reload: bool) -> None:
     if for_reload:
         _check_for_reload(config_path)
         return
-    result = as_service(config_path)
+    result = loaded(config_path)
     _readable_for_the_service(config_path, result.config)
     _require_own_file(result.config)
     templates = read_templates(result.config)
@@ -85,7 +85,7 @@ def _check_for_reload(config_path: Path | None) -> None:
 
     folder = handed_over(os.environ)
     try:
-        read_templates(alone(config_path).config)
+        read_templates(loaded(config_path, serving=False, cluster=False).config)
         _require_own_file(load(config_path, os.environ, folder).config)
         if (kubeconfig := credential(folder, KUBECONFIG)) is not None:
             asyncio.run(_can_be_used(kubeconfig))
@@ -160,7 +160,7 @@ def backup(target: Path, config_path: Path | None, force: bool) -> None:
     """
     from stackd.store import backup_file
 
-    source = Path(alone(config_path).config.state.path)
+    source = Path(loaded(config_path, serving=False, cluster=False).config.state.path)
     backup_file(source, target, force=force)
     click.echo(f"{source} → {target} ({target.stat().st_size:,} bytes)")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stackd.cli.options import alone, config_option, quantity
+from stackd.cli.options import config_option, loaded, quantity
 
 if TYPE_CHECKING:
     from stackd.config import Config, PolicySection
@@ -149,7 +149,7 @@ def manifests(config_path: Path | None, server: str | None, **options: Any) -> N
     if server is not None:
         click.echo(_kubeconfig(server, **options), nl=False)
         return
-    click.echo(text(site_of(alone(config_path).config, **options)), nl=False)
+    click.echo(text(site_of(loaded(config_path, serving=False, cluster=False).config, **options)), nl=False)
 
 
 def text(site: ManifestOptions) -> str:

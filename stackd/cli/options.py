@@ -88,36 +88,16 @@ def quantity(ctx: click.Context, param: click.Parameter, value: str | None) -> Q
     return amount
 
 
-def loaded(path: Path | None) -> LoadedConfig:
-    """The configuration in the file and the environment. Raises ConfigError with all mistakes."""
+def loaded(path: Path | None, *, serving: bool = True, cluster: bool = True, beside: bool = True) -> LoadedConfig:
+    """The configuration in the file and the environment, with the credentials that the service gets.
+
+    Without systemd these are ``beside`` the file. A command that serves no API needs no keys, one that works with files
+    no cluster. Raises ConfigError with all mistakes.
+    """
     from stackd.config import load
 
-    return load(path, os.environ)
-
-
-def as_service(path: Path | None) -> LoadedConfig:
-    """The configuration as the service reads it: without systemd, credentials are looked for beside the file."""
-    from stackd.config import load
-
-    return load(path, os.environ, _beside(path))
-
-
-def for_cluster(path: Path | None) -> LoadedConfig:
-    """The configuration for a command that works with the cluster but serves no API, so it needs no keys."""
-    from stackd.config import Need, load
-
-    return load(path, os.environ, _beside(path), needs=Need.CLUSTER)
-
-
-def alone(path: Path | None) -> LoadedConfig:
-    """The configuration for a command that works with files or prints something: no keys and no cluster needed."""
-    from stackd.config import Need, load
-
-    return load(path, os.environ, needs=Need.NOTHING)
-
-
-def _beside(path: Path | None) -> Path | None:
-    return path.parent if path is not None and not os.environ.get("CREDENTIALS_DIRECTORY") else None
+    folder = path.parent if beside and path is not None and not os.environ.get("CREDENTIALS_DIRECTORY") else None
+    return load(path, os.environ, folder, serving=serving, cluster=cluster)
 
 
 def loop_factory() -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stackd.cli.options import Length, config_option, for_cluster, loaded, quantity
+from stackd.cli.options import Length, config_option, loaded, quantity
 
 if TYPE_CHECKING:
     from stackd.embedded import EmbeddedOptions
@@ -69,9 +69,9 @@ def serve(config_path: Path | None) -> None:
     from stackd import logs
     from stackd.cli import process
 
-    configuration = loaded(config_path)
+    configuration = loaded(config_path, beside=False)
     logs.setup(configuration.config.log)
-    process.run(process.serve(configuration, again=lambda: loaded(config_path)))
+    process.run(process.serve(configuration, again=lambda: loaded(config_path, beside=False)))
 
 
 @click.command()
@@ -113,7 +113,7 @@ def rebuild(config_path: Path | None) -> None:
     from stackd.errors import StackdError
     from stackd.printable import printable
 
-    configuration = for_cluster(config_path)
+    configuration = loaded(config_path, serving=False)
     logs.setup(configuration.config.log)
     report = asyncio.run(process.rebuild(configuration))
     for name, reason in report.lost:

@@ -9,7 +9,7 @@ settings      the keys as a list: what a reload may change, the example file, th
 """
 
 from stackd.config.credentials import require_cluster
-from stackd.config.load import LoadedConfig, Need, load
+from stackd.config.load import LoadedConfig, load
 from stackd.config.sections import (
     Config,
     LimitsSection,
@@ -29,7 +29,6 @@ __all__ = [
     "LimitsSection",
     "LoadedConfig",
     "LogSection",
-    "Need",
     "PolicySection",
     "SettingChange",
     "StacksSection",

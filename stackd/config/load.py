@@ -6,7 +6,6 @@ keys, or a key and the machine.
 
 from __future__ import annotations
 
-import enum
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,19 +26,6 @@ from stackd.units import format_duration
 DEFAULT: Final = "default"
 
 
-class Need(enum.Flag):
-    """Which parts of a configuration must be complete, and readable for the process that loads it.
-
-    ``SERVING``   the API keys, and the files of the certificate
-    ``CLUSTER``   which cluster is meant, and how to reach it
-    """
-
-    NOTHING = 0
-    SERVING = enum.auto()
-    CLUSTER = enum.auto()
-
-
-EVERYTHING: Final = Need.SERVING | Need.CLUSTER
 _IN_NO_FILE: Final = 1 << 30
 
 
@@ -84,13 +70,14 @@ def load(
     environment: Mapping[str, str],
     credentials_dir: Path | None = None,
     *,
-    needs: Need = EVERYTHING,
+    serving: bool = True,
+    cluster: bool = True,
 ) -> LoadedConfig:
     """Read the configuration. Raises ConfigError with all mistakes, in the order of the file.
 
     Without ``path`` there is no file; without ``credentials_dir``, systemd's ``$CREDENTIALS_DIRECTORY`` is used if set.
-    What is not in ``needs`` is not looked for: without SERVING no API keys are gathered, without CLUSTER no cluster is
-    decided.
+    Without ``serving``, API keys are not gathered and the certificate's files are not looked for; without ``cluster``,
+    no cluster is decided.
     """
     unreadable: list[str] = []
     try:
@@ -105,16 +92,16 @@ def load(
     if credentials_dir is None and environment.get("CREDENTIALS_DIRECTORY"):
         credentials_dir = Path(environment["CREDENTIALS_DIRECTORY"])
     warnings: list[str] = []
-    if Need.SERVING in needs:
+    if serving:
         auth, warnings = _with_keys(draft, config.auth, environment, credentials_dir)
         config = config.model_copy(update={"auth": auth})
-    if Need.CLUSTER in needs:
-        cluster, more = _with_cluster(draft, config.cluster, environment, credentials_dir)
-        config, warnings = config.model_copy(update={"cluster": cluster}), warnings + more
-    _check(draft, config, serving=Need.SERVING in needs)
+    if cluster:
+        chosen, more = _with_cluster(draft, config.cluster, environment, credentials_dir)
+        config, warnings = config.model_copy(update={"cluster": chosen}), warnings + more
+    _check(draft, config, serving=serving)
     if draft.mistakes:
         raise ConfigError(_in_order(draft.mistakes))
-    if Need.SERVING in needs:
+    if serving:
         warnings = [*cautions(config), *warnings]
     return LoadedConfig(config=config, origins=_all_origins(draft.origins), warnings=tuple(warnings))
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from stackd.cli.doctor import advised, examine, say
 from stackd.cli.manifests import manifests, site_of
-from stackd.cli.options import INSTALLED, alone, as_service
+from stackd.cli.options import INSTALLED, loaded
 from stackd.cli.setup.admin import kubeconfig_of
 from stackd.cli.setup.steps import STEPS, Setup, StepFailed, StepState, without_disk
 from stackd.config import Config
@@ -37,7 +37,7 @@ FIRST_STACK = Size(cpu_milli=100, memory_bytes=128 << 20, ephemeral_bytes=None)
 
 async def set_up(config_path: Path | None, options: dict[str, Any], *, yes: bool, only_plan: bool) -> bool:
     """Do the unfinished steps. Returns True if something is left to do or has failed."""
-    config = alone(config_path).config
+    config = loaded(config_path, serving=False, cluster=False).config
     kubeconfig = None if options["no_admin"] else options["admin_kubeconfig"] or kubeconfig_of(os.environ)
     admin = None
     if kubeconfig is not None:
@@ -195,7 +195,7 @@ async def _do(setup: Setup, report: Report, planned: Collection[str]) -> str:
 
 async def _doctor(setup: Setup) -> bool:
     click.echo("\nstackd doctor:")
-    return bool(await say(examine(as_service(setup.path), setup.path, FIRST_STACK, None)))
+    return bool(await say(examine(loaded(setup.path), setup.path, FIRST_STACK, None)))
 
 
 class Report:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stackd.cli.options import for_cluster, is_installed
+from stackd.cli.options import is_installed, loaded
 from stackd.cli.setup.admin import cluster_entry, render
 from stackd.cli.target import local_daemon
 from stackd.client import ClientError
@@ -362,7 +362,7 @@ def _own_target(setup: Setup) -> ClusterTarget:
     """The cluster that stackd's own credentials are for; this user's kubeconfig is not used. Raises ConfigError."""
     chosen = setup.config.cluster
     if chosen.mode == "in-cluster" or chosen.kubeconfig:
-        return ClusterTarget.of(for_cluster(setup.path).config)
+        return ClusterTarget.of(loaded(setup.path, serving=False).config)
     if not setup.may_look:
         raise ConfigError([f"only root may see whether {setup.kubeconfig} is there"])
     if not _has_text(setup.kubeconfig):
