@@ -34,6 +34,13 @@ def queue(time: Time) -> WorkQueue[str]:
     return WorkQueue(time, RETRIES)
 
 
+def failed(queue: WorkQueue[str]) -> float:
+    """Report a failure of the key ``a``; return after how long it is tried again."""
+    delay = queue.retry("a")
+    assert delay is not None
+    return delay
+
+
 def test_keys_come_in_the_order_in_which_they_were_added(queue: WorkQueue[str]) -> None:
     for key in ("b", "a", "c", "b"):
         queue.add(key)
@@ -87,8 +94,7 @@ def test_failures_delay_the_next_try_twice_as_long_each_time_and_a_success_ends_
     queue.take()
     assert RETRIES.delay(1_000_000) <= 8.0
     for bound in (1.0, 2.0, 4.0, 8.0, 8.0, 8.0):
-        delay = queue.retry("a")
-        assert delay is not None
+        delay = failed(queue)
         assert bound / 2 <= delay <= bound
         assert queue.take() == []
         time.now += delay
@@ -96,9 +102,7 @@ def test_failures_delay_the_next_try_twice_as_long_each_time_and_a_success_ends_
     queue.done("a")
     queue.add("a")
     assert queue.take() == ["a"]
-    delay = queue.retry("a")
-    assert delay is not None
-    assert delay <= 1.0
+    assert failed(queue) <= 1.0
 
 
 def test_a_key_that_waits_because_it_has_failed_is_not_hastened_by_being_added(
@@ -155,9 +159,7 @@ def test_when_the_trouble_is_over_what_fails_once_more_waits_as_after_its_first_
         time.now += queue.retry("a") or 0.0
     queue.take()  # it is being worked on, and is about to fail
     queue.retry_all()
-    delay = queue.retry("a")
-    assert delay is not None
-    assert delay <= 1.0
+    assert failed(queue) <= 1.0
 
 
 def test_a_key_is_given_up_after_so_many_tries_and_may_come_again(time: Time) -> None:
@@ -165,9 +167,7 @@ def test_a_key_is_given_up_after_so_many_tries_and_may_come_again(time: Time) ->
     for _ in range(2):
         queue.add("a")
         assert queue.take() == ["a"]
-        delay = queue.retry("a")
-        assert delay is not None
-        time.now += delay
+        time.now += failed(queue)
         assert queue.take() == ["a"]
         assert queue.retry("a") is None
         assert len(queue) == 0

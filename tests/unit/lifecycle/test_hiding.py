@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
 
 from stackd.errors import ClusterError, ClusterUnavailable, InvalidPodSpec, Reason
 from stackd.lifecycle.hiding import HIDDEN, hide, hide_in
-from stackd.model import NewStack
+from tests.store.building import new_stack
 from tests.unit.lifecycle.situations import stack
 
 CORE = "0123456789abcdef"
@@ -82,17 +83,7 @@ SECRETS = {"FLAG": "flag{0123456789abcdef}"}
 
 def test_a_stack_shows_nothing_of_its_values() -> None:
     """The values are secrets of the stack's creator."""
-    new = NewStack(
-        stack_id="stack-0123456789abcdef",
-        namespace="stacks",
-        pod_spec="",
-        target_ports=(),
-        created_at=0,
-        ttl_expires_at=0,
-        requested_cpu_milli=1,
-        requested_memory_bytes=1,
-        values=SECRETS,
-    )
+    new = replace(new_stack(0), values=SECRETS)
     for shown in (repr(new), str(new), repr(stack(values=SECRETS)), str(stack(values=SECRETS))):
-        assert "stack-0123456789abcdef" in shown
+        assert "stack_id=" in shown
         assert "flag" not in shown.lower()

@@ -10,29 +10,15 @@ from typing import Any
 import pytest
 
 from stackd.clock import NANOSECONDS
-from stackd.kube.objects import PodState, pod_state
-from stackd.lifecycle.status import DerivedStatus, PodSnapshot, derive_status
+from stackd.kube.objects import ContainerState, PodState, pod_state
+from stackd.lifecycle.status import DerivedStatus, PodProgress, PodSnapshot, derive_status, pod_progress
 from stackd.model import Stack, StackStatus
+from tests.unit.lifecycle.situations import NOW, STACK, pod
 
 RECORDINGS = Path(__file__).parents[2] / "recordings"
-NOW = 1_800_000_000 * NANOSECONDS
 GRACE = 60.0
 
-STACK = Stack(
-    stack_id="stack-0123456789abcdef",
-    namespace="rec",
-    pod_spec="",
-    ports=(),
-    status=StackStatus.CREATING,
-    created_at=NOW,
-    updated_at=NOW,
-    ttl_expires_at=NOW,
-    requested_cpu_milli=100,
-    requested_memory_bytes=1,
-    node_id="real-worker",
-    accepted=True,
-    pod_uid="pod",
-)
+CREATING = replace(STACK, status=StackStatus.CREATING, node_id="real-worker")
 
 
 def recorded(name: str) -> PodState:
@@ -45,7 +31,7 @@ def seen(pod: PodState | None, **changes: Any) -> PodSnapshot:
     return replace(snapshot, **changes)
 
 
-def verdict(name: str, stack: Stack = STACK, **changes: Any) -> DerivedStatus:
+def verdict(name: str, stack: Stack = CREATING, **changes: Any) -> DerivedStatus:
     return derive_status(stack, seen(recorded(name), **changes), GRACE)
 
 
@@ -88,7 +74,7 @@ def test_the_recorded_lifecycle_never_shows_running_before_ready() -> None:
         if event["type"] == "BOOKMARK":
             continue
         pod = pod_state(event["object"])
-        stack = stacks.setdefault(pod.name, STACK)
+        stack = stacks.setdefault(pod.name, CREATING)
         found = derive_status(stack, seen(pod), GRACE)
         assert found.status is not StackStatus.RUNNING or stack.status is StackStatus.RUNNING or pod.ready
         stacks[pod.name] = replace(stack, status=found.status, ended=found.ended)
@@ -103,19 +89,19 @@ def test_the_recorded_lifecycle_never_shows_running_before_ready() -> None:
 
 def test_readiness_lost_later_shows_in_the_reason_only() -> None:
     pod = replace(recorded("pod-get-ok"), ready=False)
-    assert derive_status(STACK, seen(pod), GRACE).status is StackStatus.CREATING
-    was_running = replace(STACK, status=StackStatus.RUNNING)
+    assert derive_status(CREATING, seen(pod), GRACE).status is StackStatus.CREATING
+    was_running = replace(CREATING, status=StackStatus.RUNNING)
     found = derive_status(was_running, seen(pod), GRACE)
     assert (found.status, found.reason, found.ended) == (StackStatus.RUNNING, "NotReady", False)
 
 
 def test_a_pod_that_is_gone_without_stackd_having_deleted_it_is_stopped_for_good() -> None:
-    found = derive_status(replace(STACK, status=StackStatus.RUNNING), seen(None), GRACE)
+    found = derive_status(replace(CREATING, status=StackStatus.RUNNING), seen(None), GRACE)
     assert (found.status, found.reason, found.ended) == (StackStatus.STOPPED, "PodDeleted", True)
 
 
 def test_a_node_that_is_gone_keeps_the_stack_until_its_pod_is_collected() -> None:
-    running = replace(STACK, status=StackStatus.RUNNING)
+    running = replace(CREATING, status=StackStatus.RUNNING)
     away = derive_status(running, seen(recorded("pod-get-ok"), node_exists=False), GRACE)
     assert (away.status, away.ended) == (StackStatus.NODE_DELETED, False)
     back = derive_status(replace(running, status=StackStatus.NODE_DELETED), seen(recorded("pod-get-ok")), GRACE)
@@ -128,12 +114,67 @@ def test_the_recorded_end_of_a_node_is_node_deleted_and_not_failed() -> None:
     events = json.loads((RECORDINGS / "watch-pod-on-deleted-node.json").read_text())["events"]
     disrupted = [pod_state(e["object"]) for e in events if e["object"]["status"]["phase"] == "Failed"]
     assert disrupted
-    for pod in disrupted:
-        found = derive_status(STACK, seen(pod, node_exists=False), GRACE)
+    for one in disrupted:
+        found = derive_status(CREATING, seen(one, node_exists=False), GRACE)
         assert (found.status, found.ended) == (StackStatus.NODE_DELETED, True)
 
 
 def test_what_has_ended_stays_as_it_ended_when_its_pod_is_collected() -> None:
-    ended = replace(STACK, status=StackStatus.FAILED, status_reason="OOMKilled", status_message="why", ended=True)
+    ended = replace(CREATING, status=StackStatus.FAILED, status_reason="OOMKilled", status_message="why", ended=True)
     found = derive_status(ended, seen(None), GRACE)
     assert (found.status, found.reason, found.message, found.ended) == (StackStatus.FAILED, "OOMKilled", "why", True)
+
+
+# ---- What a pod's containers did between two snapshots: each change is reported until it is written down
+
+
+WAITED = PodProgress(uid="pod", started=False, restarts=(0,))
+STARTED = PodProgress(uid="pod", started=True, restarts=(0,))
+
+
+def container(**changes: Any) -> ContainerState:
+    made = ContainerState(
+        name="app",
+        init=False,
+        image="nginx",
+        state="running",
+        reason="",
+        message="",
+        exit_code=None,
+        restart_count=0,
+        ready=True,
+        last_reason="",
+        last_exit_code=None,
+    )
+    return replace(made, **changes)
+
+
+def snapshot(of: PodState | None) -> PodSnapshot:
+    return PodSnapshot(pod=of, node_exists=True, node_public_ip=None, pull_failing_since=None, now=NOW)
+
+
+RUNS = pod(containers=(container(),))
+WAITS = pod(containers=(container(state="waiting"),))
+AGAIN = pod(containers=(container(restart_count=1, last_exit_code=3, last_reason="Error"),))
+
+
+@pytest.mark.parametrize(
+    ("before", "seen", "told"),
+    [
+        (None, WAITS, []), (None, RUNS, ["started"]), (WAITED, WAITS, []), (WAITED, RUNS, ["started"]),
+        (STARTED, RUNS, []), (STARTED, AGAIN, ["restarted"]), (WAITED, AGAIN, ["started", "restarted"]),
+        (None, AGAIN, ["started"]), (replace(STARTED, uid="earlier"), RUNS, ["started"]),
+        (replace(STARTED, restarts=(5,), uid="earlier"), AGAIN, ["started"]), (STARTED, None, []),
+    ],
+)  # fmt: skip
+def test_what_is_told_of_a_stack_that_is_being_created(
+    before: PodProgress | None, seen: PodState | None, told: list[str]
+) -> None:
+    _, lines = pod_progress(before, CREATING, snapshot(seen))
+    assert [line.kind.value for line in lines] == told
+
+
+def test_what_is_seen_is_remembered_and_a_pod_that_is_gone_changes_nothing() -> None:
+    assert pod_progress(None, STACK, snapshot(RUNS)) == (STARTED, ()), "it has started before"
+    seen, _ = pod_progress(WAITED, CREATING, snapshot(RUNS))
+    assert pod_progress(seen, CREATING, snapshot(RUNS)) == pod_progress(seen, STACK, snapshot(None)) == (STARTED, ())

@@ -7,6 +7,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -20,21 +21,12 @@ from stackd.web.bodies import HOLD_SECONDS, Late, Listing, Piece, read_late
 from stackd.web.change_feed import FeedChange
 from stackd.web.events import _frames, _render, _Subscriber
 from tests.store.building import PORTS, SMALL, TestClock, new_stack, stack_id
+from tests.unit.lifecycle.situations import STACK
 
 
 def stack(number: int, status: StackStatus = StackStatus.RUNNING) -> Stack:
-    return Stack(
-        stack_id=f"stack-{number * 2654435761 % (1 << 64):016x}",
-        namespace="stacks",
-        pod_spec="",
-        ports=(),
-        status=status,
-        created_at=number,
-        updated_at=number,
-        ttl_expires_at=number,
-        requested_cpu_milli=1,
-        requested_memory_bytes=1,
-    )
+    name = f"stack-{number * 2654435761 % (1 << 64):016x}"
+    return replace(STACK, stack_id=name, status=status, created_at=number)
 
 
 def entry(one: Stack) -> bytes:
