@@ -171,9 +171,11 @@ def client_network(address: str) -> str:
 
 def permit(key: ApiKey, method: str, path: str) -> None:
     """Raise PermissionDenied if the key's scope does not cover the method or the route's path."""
-    if key.tenant and path in OPERATOR_PATHS:
-        raise PermissionDenied(f"the API key {key.name!r} is a tenant's, and {path} is the operator's")
-    if key.scope == ADMIN or key.tenant:
+    if key.scope == ADMIN:
+        return
+    if key.tenant:
+        if path in OPERATOR_PATHS:
+            raise PermissionDenied(f"the API key {key.name!r} is a tenant's, and {path} is the operator's")
         return
     if key.scope == METRICS and not (path in METRICS_PATHS and method in SAFE_METHODS):
         raise PermissionDenied(f"the API key {key.name!r} may only read {', '.join(sorted(METRICS_PATHS))}")

@@ -28,7 +28,8 @@ class View:
     def get(self, stack_id: str) -> Stack | None:
         """The stack, or None."""
         stack = self.context.store.assigned.get(stack_id)
-        return stack if stack is not None and self.key.may_see(stack.labels) else None
+        hidden = stack is not None and self.key.labels and not self.key.may_see(stack.labels)
+        return None if hidden else stack
 
     def stack(self, stack_id: str) -> Stack:
         """The stack. Raises StackNotFound."""
