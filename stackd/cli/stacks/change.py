@@ -135,11 +135,10 @@ def batch_delete(
     if not total:
         click.echo("no stack matches: nothing to delete", err=True)
         return
-    names = [job.job_id for job in jobs]
     if options["no_wait"]:
-        click.echo("\n".join(names))
+        click.echo("\n".join(job.job_id for job in jobs))
         return
-    with leaving(f"{' and '.join(names)} continue{'s' if len(names) == 1 else ''} to delete {total} stacks"):
+    with leaving(f"{_continuing(jobs)} to delete {total} stacks"):
         jobs = _finished(client, jobs, total)
     for job in jobs:
         _print_job(job, output)
@@ -149,15 +148,26 @@ def batch_delete(
 
 def _begun(client: Client, ids: list[str]) -> list[Job]:
     """Start a job for these ids, or several where stackd takes fewer at once (413)."""
-    from stackd.client import ApiError
+    from stackd.client import ApiError, ClientError
 
-    try:
-        return [client.batch_delete(ids)]
-    except ApiError as error:
-        if error.status != TOO_LARGE or len(ids) == 1:
-            raise
-    middle = len(ids) // 2
-    return _begun(client, ids[:middle]) + _begun(client, ids[middle:])
+    jobs: list[Job] = []
+    parts = [ids]
+    while parts:
+        part = parts.pop()
+        try:
+            jobs.append(client.batch_delete(part))
+        except ClientError as error:
+            if not (isinstance(error, ApiError) and error.status == TOO_LARGE and len(part) > 1):
+                if jobs:
+                    count = len(ids) - len(part) - sum(map(len, parts))
+                    click.echo(f"{_continuing(jobs)} to delete {count} of {len(ids)} stacks", err=True)
+                raise
+            parts += [part[len(part) // 2 :], part[: len(part) // 2]]
+    return jobs
+
+
+def _continuing(jobs: list[Job]) -> str:
+    return f"{' and '.join(job.job_id for job in jobs)} continue{'s' if len(jobs) == 1 else ''}"
 
 
 def _ids(client: Client, stack_ids: tuple[str, ...], chosen: dict[str, Any]) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from stackd.client import ApiError, Client, Job, Unreachable
 from tests.harness import harness, request_for, seed
 from tests.unit.cli.conftest import Shell
 
@@ -179,6 +181,21 @@ async def test_more_are_deleted_than_one_job_takes(tmp_path: Path, chosen: tuple
         assert text.count("job-") == jobs
         assert sum(int(line.split("\t")[1].split()[0]) for line in text.splitlines()) == 5
         assert (await at.call("GET", "/stacks")).json == {"stacks": []}
+
+
+async def test_jobs_that_were_begun_before_an_error_are_named(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: Iterator[Job | Exception] = iter(
+        [ApiError(413, "too many", {}), Job(job_id="job-1"), Unreachable("no answer", sent=True)]
+    )
+
+    def answer(*_: object) -> Job:
+        if isinstance(one := next(answers), Job):
+            return one
+        raise one
+
+    monkeypatch.setattr(Client, "batch_delete", answer)
+    said = await shell.failing(1, "batch-delete", "stack-1", "stack-2", "stack-3")
+    assert said == "job-1 continues to delete 1 of 3 stacks\nError: no answer\n"
 
 
 async def test_a_batch_delete_that_fails_says_which_and_why(shell: Shell) -> None:
