@@ -27,10 +27,18 @@ main(sys.argv[1:])
 """
 
 
-async def loaded(*words: str, **environment: str) -> tuple[str, str]:
+ALL = """
+from stackd.cli import COMMANDS, stackd
+from stackd.cli.stacks import VERBS, stacks
+found = [group.get_command(None, name) for group, table in ((stackd, COMMANDS), (stacks, VERBS)) for name in table]
+print(len([command.params for command in found]))
+"""
+
+
+async def loaded(*words: str, program: str = PROGRAM, **environment: str) -> tuple[str, str]:
     """What the command prints, and which of the slow modules it has loaded."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PROGRAM, *words,
+        sys.executable, "-c", program, *words,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=os.environ | environment, cwd=ROOT,
     )  # fmt: skip
     out, err = await process.communicate()
@@ -55,6 +63,12 @@ async def test_a_check_of_the_configuration_loads_nothing_that_talks_to_a_cluste
 async def test_version_and_help_load_nothing_heavy(words: str) -> None:
     out, heavy = await loaded(*words.split())
     assert out
+    assert heavy == ""
+
+
+async def test_no_command_has_options_that_are_heavy_to_complete() -> None:
+    count, heavy = await loaded(program=PROGRAM.replace("main(sys.argv[1:])", ALL))
+    assert int(count) > 20
     assert heavy == ""
 
 
