@@ -1,7 +1,7 @@
 """The wire to the daemon: requests with their times, and the event stream.
 
-Owns: the pool of connections, and how long each request waited for a free connection. Unlike ``stackd.client``, whose
-reader of event streams it uses, this module never retries and measures all of the time.
+Owns: the pool of connections, and how long each request waited for a free connection. Unlike ``stackd.client``, which
+follows the events, this module never retries and measures all of the time.
 """
 
 from __future__ import annotations
@@ -16,18 +16,16 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import orjson
 
+from stackd.client import ApiError, AsyncClient, ClientError
+from stackd.client.attempts import NO_RETRIES
 from stackd.client.concurrent import connector
 from stackd.client.records import Event
-from stackd.client.stream import LAST_EVENT_ID, EventReader
+from stackd.client.stream import QUIET_SECONDS
 
 if TYPE_CHECKING:
     import ssl
 
 SECONDS = 30.0
-QUIET_SECONDS = 40.0
-"""An event stream sends a heartbeat every 15 s; after this long without any data it is dead."""
-
-MAX_LINE = 1 << 20
 Query = Sequence[tuple[str, str]]
 
 
@@ -67,11 +65,11 @@ class Answer:
 
 
 class Connection:
-    """The daemon at ``url``, over the connections of a session."""
+    """The daemon of a client, over the connections of a session; the events are the client's."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, client: AsyncClient) -> None:
         self._session = session
-        self._url = url.rstrip("/")
+        self._client = client
 
     async def ask(
         self, method: str, path: str, body: object = None, query: Query = (), *, key: str = "", seconds: float = SECONDS
@@ -86,7 +84,7 @@ class Connection:
         try:
             async with self._session.request(
                 method,
-                self._url + path,
+                self._client.url + path,
                 data=data,
                 params=list(query),
                 headers=headers,
@@ -99,25 +97,15 @@ class Connection:
         came = time.monotonic()
         return Answer(status=response.status, body=_content(response, text), sent=sent, came=came, waited=own.waited)
 
-    async def events(self, after: str, query: Query) -> AsyncIterator[Event]:
-        """The event stream until it ends, resumed after the event ``after``. Raises NoAnswer."""
-        reader, headers = EventReader(last=after), {LAST_EVENT_ID: after} if after else {}
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=SECONDS, sock_read=QUIET_SECONDS)
+    async def events(self, after: str, label: str, fields: str) -> AsyncIterator[Event]:
+        """The events of stacks with the label, until the stream ends; resumed after the event ``after``. Raises NoAnswer."""
         try:
-            async with self._session.get(
-                f"{self._url}/events",
-                params=list(query),
-                headers=headers,
-                timeout=timeout,
-                trace_request_ctx=SimpleNamespace(),
-            ) as response:
-                if response.status >= 400:
-                    raise NoAnswer(f"no event stream ({response.status})")
-                async for line in response.content:
-                    if (event := reader.line(line)) is not None:
-                        yield event
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise NoAnswer(_why(error, QUIET_SECONDS)) from error
+            async for event in self._client.events(after=after, labels=label, fields=fields, reconnect=False):
+                yield event
+        except ApiError as error:
+            raise NoAnswer(f"no event stream ({error.status})") from error
+        except ClientError as error:
+            raise NoAnswer(_why(error.__cause__ or error, QUIET_SECONDS)) from error
 
 
 @asynccontextmanager
@@ -133,13 +121,15 @@ async def connected(
     trace = aiohttp.TraceConfig()
     trace.on_connection_queued_start.append(_queued)
     trace.on_connection_queued_end.append(_connected)
-    async with aiohttp.ClientSession(
-        connector=connector(check_peer, limit=limit, ttl_dns_cache=300, ssl=ssl_context or True),
-        headers={"X-API-KEY": key} if key else {},
-        read_bufsize=MAX_LINE,
-        trace_configs=[trace],
-    ) as session:
-        yield Connection(session, url)
+    async with (
+        aiohttp.ClientSession(
+            connector=connector(check_peer, limit=limit, ttl_dns_cache=300, ssl=ssl_context or True),
+            headers={"X-API-KEY": key} if key else {},
+            trace_configs=[trace],
+        ) as session,
+        AsyncClient(url, key, retries=NO_RETRIES, ssl_context=ssl_context, check_peer=check_peer) as client,
+    ):
+        yield Connection(session, client)
 
 
 async def _queued(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
@@ -160,7 +150,7 @@ def _content(response: aiohttp.ClientResponse, text: bytes) -> Any:
         raise NoAnswer("the answer is not stackd's") from error
 
 
-def _why(error: Exception, seconds: float) -> str:
+def _why(error: BaseException, seconds: float) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {seconds:g} s"
     if isinstance(error, aiohttp.ClientConnectorError):

@@ -236,11 +236,11 @@ EXTENDS_AT_ONCE = 8
 
 async def follow(rehearsal: Rehearsal, following: asyncio.Event) -> None:
     """Follow the event stream until cancelled, and reconnect after each cut; ``following`` is set once it is open."""
-    last, query = "", [("label", f"{LABEL}={rehearsal.ident}"), ("fields", FIELDS)]
+    last, label = "", f"{LABEL}={rehearsal.ident}"
     while True:
         asked, fresh = time.monotonic(), not last
         try:
-            async for event in rehearsal.connection.events(last, query):
+            async for event in rehearsal.connection.events(last, label, FIELDS):
                 if event.kind == "hello":
                     _greeted(rehearsal, event.data, asked if fresh else None)
                     following.set()

@@ -41,7 +41,7 @@ def plan(stacks: int, **options: Any) -> Plan:
 async def rehearsed(at: Harness, plan: Plan, *goals: Goal, connection: type[Connection] = Connection) -> Outcome:
     """Run a rehearsal from its first create to its last delete."""
     async with connected(at.url, KEY, plan.connections) as plain:
-        wire = connection(plain._session, at.url)
+        wire = connection(plain._session, plain._client)
         rehearsal = Rehearsal(plan=plan, connection=wire, ident="test")
         measured = await run(rehearsal)
         return outcome_of(rehearsal, measured, goals)
