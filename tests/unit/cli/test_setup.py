@@ -127,9 +127,16 @@ async def call(site: Site, method: str, path: str, body: Json | None = None) -> 
 
 
 def objects(site: Site) -> dict[tuple[str, Key], Json]:
-    """What is in the cluster, without what it writes by itself."""
+    """What is in the cluster, without what it writes by itself: events, Leases, versions and statuses."""
     kinds = (one for one in ALL if one not in (EVENTS, LEASES))
-    return {(kind.plural, key): one.obj for kind in kinds for key, one in site.cluster.store.of(kind).records.items()}
+    found = {(kind.plural, key): one.obj for kind in kinds for key, one in site.cluster.store.of(kind).records.items()}
+    return {
+        name: {
+            **{part: value for part, value in one.items() if part != "status"},
+            "metadata": {part: value for part, value in one["metadata"].items() if part != "resourceVersion"},
+        }
+        for name, one in found.items()
+    }
 
 
 def secrets(site: Site) -> set[str]:
