@@ -78,6 +78,8 @@ def _ask(waiter: _Waiter[S], state: S | None) -> None:
 
 async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
     """Whether the event is set within ``seconds``; None: wait without limit."""
+    if event.is_set():
+        return True
     try:
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -86,7 +86,7 @@ def next_step(stack: Stack, pod: PodState | None, service: ServiceState | None, 
         return Step(kind=StepKind.START, why="its new pod is not there yet")
     elif own is None:
         return Step(kind=StepKind.END, why="its pod is gone from the cluster")
-    return _of_service(stack, service) or _of_pod(stack, own)
+    return service_step(stack, service) or _of_pod(stack, own)
 
 
 def own_pod(pod: PodState | None, stack: Stack) -> PodState | None:
@@ -108,22 +108,30 @@ def _ended(stack: Stack, pod: PodState | None, service: ServiceState | None) -> 
         return Step(kind=StepKind.RELEASE, why="its pod has ended for good")
     if pod is not None and stack.pod_uid not in (None, pod.uid):
         return Step(kind=StepKind.REMOVE_POD, why="its stack's own pod has ended before")
-    return _of_service(stack, service)
+    return service_step(stack, service)
 
 
-def _of_service(stack: Stack, service: ServiceState | None) -> Step | None:
+def service_step(stack: Stack, service: ServiceState | None) -> Step | None:
+    """What is to be done so that the Service and its record are as the row says; None if they are."""
     error = service_error(stack, service)
     if error or service is None:
         return Step(kind=StepKind.REPAIR, why=error)
-    if not service.recorded:
-        return Step(kind=StepKind.ANNOTATE, why="its Service lacks the record from which a lost file is rebuilt")
-    if bool(service.pool) != stack.unassigned or service.once_assigned != stack.unassigned:
-        return Step(kind=StepKind.ANNOTATE, why="its Service does not say yet whether it was given away")
-    if (service.generation, service.desired) != (stack.generation, wanted_pod(stack)):
-        return Step(kind=StepKind.ANNOTATE, why="the record does not say yet that it was stopped or started")
+    if error := record_error(stack, service):
+        return Step(kind=StepKind.ANNOTATE, why=error)
     if service.expires_at != stack.ttl_expires_at and not stack.unassigned:
         return Step(kind=StepKind.ANNOTATE, why="the expiry in its record is outdated")
     return None
+
+
+def record_error(stack: Stack, service: ServiceState) -> str:
+    """How the record on the Service differs from the row, apart from the expiry; empty if it does not."""
+    if not service.recorded:
+        return "its Service lacks the record from which a lost file is rebuilt"
+    if bool(service.pool) != stack.unassigned or service.once_assigned != stack.unassigned:
+        return "its Service does not say yet whether it was given away"
+    if (service.generation, service.desired) != (stack.generation, wanted_pod(stack)):
+        return "the record does not say yet that it was stopped or started"
+    return ""
 
 
 def _of_pod(stack: Stack, pod: PodState | None) -> Step | None:

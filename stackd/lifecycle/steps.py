@@ -29,12 +29,11 @@ from stackd.errors import (
 from stackd.kube import labels
 from stackd.kube.manifests import pod_labels
 from stackd.kube.objects import PodState, ServiceState
-from stackd.kube.records import wanted_pod
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.diagnostics import capture_logs_of_expired
 from stackd.lifecycle.hiding import hiding
-from stackd.lifecycle.next_step import OF_THE_PASS, StepKind, service_error
+from stackd.lifecycle.next_step import OF_THE_PASS, StepKind, record_error, service_error, service_step
 from stackd.lifecycle.objects import expose, pod_request, spec_of
 from stackd.lifecycle.status import PodSnapshot, derive_status, observation, pod_progress
 from stackd.logs import stack_log
@@ -216,14 +215,7 @@ def first_observation(
 
 async def _record_first(context: Context, stack: Stack) -> Stack:
     """The stack once its Service says what the row intends: whoever loses the file reads it there."""
-    service = context.mirror.services.get(stack.service_name)
-    current = (
-        service is not None
-        and not service_error(stack, service)
-        and service.recorded
-        and (service.generation, service.desired) == (stack.generation, wanted_pod(stack))
-        and service.expires_at == stack.ttl_expires_at
-    )
+    current = service_step(stack, context.mirror.services.get(stack.service_name)) is None
     return stack if current else await put(context, stack)
 
 
@@ -241,8 +233,6 @@ async def _labelled(context: Context, stack: Stack, pod: PodState) -> PodState:
     Raises ClusterRefused if something removes them again, and ClusterUnavailable.
     """
     pod = await _put_labels(context, stack, pod.uid)
-    if pod.stack_id != stack.stack_id:
-        raise ClusterRefused("something in the cluster removes stackd's labels from its pod; it must leave them there")
     stack_log(log, stack.stack_id).warning("stackd's labels were removed from its new pod and are restored")
     return pod
 
@@ -294,9 +284,7 @@ async def put(context: Context, stack: Stack, *, timeout: float | None = None) -
 
 
 def _lacks_only_expiry(stack: Stack, service: ServiceState) -> bool:
-    same = (service.generation, service.desired) == (stack.generation, wanted_pod(stack))
-    of_pool = bool(service.pool) == service.once_assigned == stack.unassigned
-    return same and of_pool and service.recorded and not service.deleting and not service_error(stack, service)
+    return not (service.deleting or service_error(stack, service) or record_error(stack, service))
 
 
 def _note_record(context: Context, stack: Stack, before: ServiceState | None, after: ServiceState) -> None:
@@ -330,23 +318,23 @@ async def label(context: Context, stack: Stack) -> None:
         context.mirror.gone(pod)  # the pod is gone, or another pod has its name by now
         return
     crash_point("repair.labels_put_back")
-    if changed.stack_id == stack.stack_id:
-        context.unseen.pop(stack.stack_id, None)
-        context.mirror.saw(changed)
-        if pod.stack_id != stack.stack_id:
-            stack_log(log, stack.stack_id).warning("stackd's labels were removed from its pod and are restored")
-    else:
-        raise ClusterRefused("something in the cluster removes stackd's labels from its pod; it must leave them there")
+    context.unseen.pop(stack.stack_id, None)
+    context.mirror.saw(changed)
+    if pod.stack_id != stack.stack_id:
+        stack_log(log, stack.stack_id).warning("stackd's labels were removed from its pod and are restored")
 
 
 async def _put_labels(context: Context, stack: Stack, pod_uid: str) -> PodState:
-    """Put stackd's labels on the stack's pod of that uid and return it; something may remove them at once.
+    """Put stackd's labels on the stack's pod of that uid and return it.
 
-    Raises ObjectNotFound, PreconditionFailed, ClusterUnavailable.
+    Raises ClusterRefused if something removes them at once; ObjectNotFound, PreconditionFailed, ClusterUnavailable.
     """
     wanted = pod_labels(stack, context.config.cluster.instance)
     generation = {labels.GENERATION: str(stack.generation)}
-    return await context.cluster.patch_pod(stack.pod_name, pod_uid, labels=wanted, annotations=generation)
+    pod = await context.cluster.patch_pod(stack.pod_name, pod_uid, labels=wanted, annotations=generation)
+    if pod.stack_id != stack.stack_id:
+        raise ClusterRefused("something in the cluster removes stackd's labels from its pod; it must leave them there")
+    return pod
 
 
 async def remove_pod(context: Context, stack: Stack) -> None:
