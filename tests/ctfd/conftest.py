@@ -19,12 +19,12 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser
 
 from stackd.keys import ApiKey, digest
 from tests.harness import KEY, Harness, eventually, harness
 from tests.ports import free_port
-from tests.ui.conftest import ARGUMENTS, CHROMIUM
+from tests.ui.conftest import chromium
 
 PLUGIN = Path(__file__).parents[2] / "integrations" / "ctfd" / "stackd_instances"
 PASSWORD = "password1"
@@ -252,9 +252,5 @@ async def ctfd(source: tuple[Path, Path], stackd: Harness, tmp_path: Path) -> As
 
 @pytest_asyncio.fixture
 async def browser() -> AsyncIterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed (Debian: apt-get install chromium-headless-shell)")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    async with chromium() as browser:
         yield browser
-        await browser.close()

@@ -65,7 +65,7 @@ def diagnosis(status: int, sentence: str) -> str:
         404: "Templates: there is no such template",
         409: "Limits: a limit of stackd is reached",
         429: "Limits: stackd gets too many requests",
-        503: "Room: stackd cannot create a stack now",
+        503: "Capacity: stackd cannot create a stack now",
     }.get(status, f"stackd answered {status}")
     if status == 400:
         what = "Limits: stackd requires other labels" if "required_labels" in sentence else "Template or pod spec"

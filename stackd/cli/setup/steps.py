@@ -172,8 +172,8 @@ async def _kubeconfig(setup: Setup) -> StepState:
     file, chosen = setup.kubeconfig, setup.config.cluster
     if chosen.mode == "in-cluster" or chosen.kubeconfig not in ("", str(file)):
         return _already(f"the configuration has its own: {chosen.kubeconfig or chosen.mode}")
-    trouble = await _own_access(setup)
-    if trouble is None:
+    error = await _own_access(setup)
+    if error is None:
         return _already(f"{file} gives access to the cluster")
     cluster: dict[str, Any] = {}
     if setup.admin_kubeconfig is not None:
@@ -183,7 +183,7 @@ async def _kubeconfig(setup: Setup) -> StepState:
     server = cluster.get("server", "https://API-SERVER:6443")
     where = "ssh ADMIN sh" if admin is None else "sh"
     command = f"(umask 077; stackd manifests --kubeconfig-for {server}{setup.flags} | {where} > {file})"
-    what = f"stackd's own kubeconfig, made once the manifests are applied ({trouble})"
+    what = f"stackd's own kubeconfig, made once the manifests are applied ({error})"
     if admin is None:
         return StepState(what=what, commands=(command,))
 
@@ -193,16 +193,16 @@ async def _kubeconfig(setup: Setup) -> StepState:
         else:
             token = await admin.token(site.account_namespace, site.account, options["token_hours"] * 3600)
         _put(setup, file, render(cluster, token))
-        if (trouble := await _own_access(setup)) is not None:
+        if (error := await _own_access(setup)) is not None:
             raise StepFailed(
-                f"{file} was written but does not work: {trouble}",
+                f"{file} was written but does not work: {error}",
                 "check that this machine reaches the address in it; --server names another",
             )
         return f"{file} leads to {server}"
 
     token = "a token that does not expire" if site.token_secret else f"a token for {options['token_hours']} hours"
     account = f"{site.account_namespace}/{site.account}"
-    will = f"put {token} of the account {account} into {file}, readable by root only ({trouble})"
+    will = f"put {token} of the account {account} into {file}, readable by root only ({error})"
     return StepState(what=what, do=make, will=(will,), commands=(command,))
 
 
@@ -289,11 +289,11 @@ async def _start(setup: Setup) -> str:
     """Start the daemon, or have it read its credentials again; then wait until it is ready."""
     known = service.find_unit()
     active = known is not None and known.active in ("active", "reloading")
-    trouble = service.enable_and_start() or ("" if not active or service.reload() else "its reload was refused")
-    if trouble:
+    error = service.enable_and_start() or ("" if not active or service.reload() else "its reload was refused")
+    if error:
         known = service.find_unit()
-        error = service.last_error(known) if known is not None else ""
-        raise StepFailed(error or trouble, "fix that, then run this again; journalctl -u stackd shows its log")
+        logged = service.last_error(known) if known is not None else ""
+        raise StepFailed(logged or error, "fix that, then run this again; journalctl -u stackd shows its log")
     setup.written.clear()
     why = await _until_ready(setup)
     if why:

@@ -27,16 +27,16 @@ REDRAW_SECONDS = 0.5
 OTHER_LINES = 4
 """Lines of the screen that are not the table's."""
 
-Told = Callable[[str, dict[str, Any]], None]
+OnChange = Callable[[str, dict[str, Any]], None]
 
 
 class WatchedStacks:
-    """A copy of the chosen stacks; ``told`` is called for each change."""
+    """A copy of the chosen stacks; ``on_change`` is called for each change."""
 
-    def __init__(self, client: AsyncClient, chosen: dict[str, Any], told: Told) -> None:
+    def __init__(self, client: AsyncClient, chosen: dict[str, Any], on_change: OnChange) -> None:
         self._client = client
         self._chosen = chosen
-        self._told = told
+        self._on_change = on_change
         self._last = ""
         self.stacks: dict[str, dict[str, Any]] = {}
         self.trouble = ""
@@ -70,11 +70,11 @@ class WatchedStacks:
         elif event.kind in ("deleted", "left"):
             gone = self.stacks.pop(event.stack_id, None)
             if gone is not None:
-                self._told(event.kind, gone if event.kind == "deleted" else await self._as_it_is(gone))
+                self._on_change(event.kind, gone if event.kind == "deleted" else await self._as_it_is(gone))
         elif event.kind == "stack":
             before, self.stacks[event.stack_id] = self.stacks.get(event.stack_id), event.data
             if _seen(before) != _seen(event.data):
-                self._told("stack", event.data)
+                self._on_change("stack", event.data)
         self._last = event.id or self._last
 
     async def _list(self) -> None:
@@ -82,10 +82,10 @@ class WatchedStacks:
         before, self.stacks = self.stacks, {stack.stack_id: dict(stack.raw) for stack in stacks}
         for stack_id, gone in before.items():
             if stack_id not in self.stacks:
-                self._told("deleted", gone)
+                self._on_change("deleted", gone)
         for stack_id, stack in self.stacks.items():
             if _seen(before.get(stack_id)) != _seen(stack):
-                self._told("stack", stack)
+                self._on_change("stack", stack)
 
     async def _as_it_is(self, stack: dict[str, Any]) -> dict[str, Any]:
         from stackd.client import NotFound
