@@ -42,8 +42,9 @@ class ContainerState:
 class PodState:
     """A pod. ``scheduled`` is the PodScheduled condition, None while there is none; times in nanoseconds.
 
-    ``generation`` is stackd's annotation: which pod of its stack it is. ``pool`` is the template in whose pool its label
-    says that it waits, empty if it is in no pool; ``assigned``: it has a label that no pod should have.
+    ``generation`` is stackd's annotation: which pod of its stack it is; ``annotated``: it has that annotation. ``pool``
+    is the template in whose pool its label says that it waits, empty if it is in no pool; ``assigned``: it has a label
+    that no pod should have.
     ``cpu_milli``, ``memory_bytes`` and ``ephemeral_bytes`` are what the scheduler reserves for it: its requests, after
     admission policies and LimitRanges have changed them.
     """
@@ -65,6 +66,7 @@ class PodState:
     created_at: int
     containers: tuple[ContainerState, ...]
     generation: int = 0
+    annotated: bool = False
     cpu_milli: int = 0
     memory_bytes: int = 0
     ephemeral_bytes: int = 0
@@ -158,6 +160,7 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
         created_at=to_nanoseconds(metadata["creationTimestamp"]),
         containers=tuple(_containers(status)),
         generation=labels.generation_of(raw),
+        annotated=labels.GENERATION in labels.annotations_of(raw),
         cpu_milli=-(-reserved_nanos(spec, "cpu") // (NANO // 1000)),
         memory_bytes=reserved(spec, "memory"),
         ephemeral_bytes=reserved(spec, EPHEMERAL_STORAGE),

@@ -77,7 +77,7 @@ class Context:
     ``creating``       the creates under way
     ``worker``         makes stacks be as their rows say; ``diagnostics``: stacks whose events and logs are to be kept
     ``unseen``         pods that exist although the watch does not report them, as Kubernetes has returned them
-    ``confirmed``      the uids of objects without a row that the operator wants removed
+    ``removable``      the uids of objects without a row that a pass or the operator wants removed
     ``log_captures``   tasks that keep the last log lines of stacks that are being deleted
     ``long_specs``     who may check a long pod spec: each takes many milliseconds
     ``rows``           those who wait for a change of some row
@@ -100,7 +100,7 @@ class Context:
     worker: Worker = field(init=False, repr=False)
     diagnostics: WorkQueue[str]
     unseen: dict[str, Unseen] = field(default_factory=dict)
-    confirmed: set[str] = field(default_factory=set)
+    removable: set[str] = field(default_factory=set)
     log_captures: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     rows: Waiters[Stack] = field(default_factory=Waiters)
     quotas: Quotas = field(default_factory=Quotas)

@@ -99,11 +99,15 @@ class ObservedLease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Succession:
-    """Whether a new owner's file has all that the cluster has seen, or ``why`` not; ``after_lease``: one existed."""
+    """Whether a new owner's file has all that the cluster has seen, or ``why`` not.
+
+    ``after_lease``: a Lease existed, which the last owner renewed at ``renewed_at`` (nanoseconds) for the last time.
+    """
 
     continuous: bool
     why: str = ""
     after_lease: bool = False
+    renewed_at: int | None = None
 
 
 def observed(before: ObservedLease | None, lease: Lease | None, now: float) -> ObservedLease:
@@ -158,7 +162,8 @@ def succession(last: Lease | None, identity: FileIdentity) -> Succession:
     Without a Lease the file lacks nothing: it comes from a stackd that used no Lease, or its own Lease was lost.
     """
     why = _what_is_missing(last, identity)
-    return Succession(continuous=not why, why=why, after_lease=last is not None)
+    renewed_at = last.renewed_at if last is not None else None
+    return Succession(continuous=not why, why=why, after_lease=last is not None, renewed_at=renewed_at)
 
 
 def _what_is_missing(last: Lease | None, identity: FileIdentity) -> str:

@@ -10,12 +10,16 @@ import enum
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from stackd.clock import NANOSECONDS
 from stackd.kube.objects import PodState, ServiceState
 from stackd.kube.records import wanted_pod
 from stackd.model import RANGE_PREFIX, SERVICE_PREFIX, Desired, Stack
 from stackd.structs import struct
 
 PODS, SERVICES = "pods", "services"
+
+UNFINISHED_NANOSECONDS = 60 * NANOSECONDS
+"""How long before and after its last renewal an owner may have created a pod and not its Service."""
 
 
 class StepKind(enum.StrEnum):
@@ -237,6 +241,7 @@ class PlanInput:
     ``looked_up``  ids without a row that were looked up in the file
     ``unadoptable``  stacks for which no row can be made from their objects, and why
     ``incomplete``  the file may lack what the cluster has: objects without a row are adopted at once
+    ``succeeded_at``  when the owner before this one renewed its Lease last; None if there was none
     """
 
     now: int | None
@@ -251,6 +256,7 @@ class PlanInput:
     unadoptable: Mapping[str, str] = field(default_factory=dict)
     incomplete: bool = False
     sudden_until: int = 0
+    succeeded_at: int | None = None
 
 
 def make_plan(seen: PlanInput) -> ReconcilePlan:
@@ -299,7 +305,21 @@ def _without_rows(seen: PlanInput, rows: Collection[str]) -> Iterator[Action | U
         if name in seen.removed:
             yield _remove(orphan)
         elif not pod.deleting and not comes_along and _is_due(seen, orphan, pod.created_at):
-            yield _adopt(seen, orphan)
+            if name in seen.unadoptable and _was_never_acknowledged(seen, pod):
+                yield _remove(orphan, "the owner before did not complete its create")
+            else:
+                yield _adopt(seen, orphan)
+
+
+def _was_never_acknowledged(seen: PlanInput, pod: PodState) -> bool:
+    """Whether the pod, which has no Service, is from a create that the owner before was making when it ended.
+
+    Pod and Service are created at the same time, and a delete takes the pod first. So nobody was ever told of a stack
+    that lacks its Service and was created while that owner was about to end, or after: its last requests may be late.
+    """
+    if not pod.annotated or seen.succeeded_at is None or SERVICE_PREFIX + pod.name in seen.services:
+        return False
+    return abs(pod.created_at - seen.succeeded_at) <= UNFINISHED_NANOSECONDS
 
 
 def _remove(orphan: Orphan, why: str = "its stack was removed") -> Action:

@@ -112,7 +112,7 @@ class Reconciler:
         agreed = [one.object for one in plan.unknown if one.object in listed]
         for orphan in agreed:
             log.warning("%s: removed, as the operator confirmed", orphan, extra={"stack_id": orphan.stack_id})
-            context.confirmed.add(orphan.uid)
+            context.removable.add(orphan.uid)
             context.worker.add(orphan.stack_id)
         removed = frozenset(f"{orphan}" for orphan in agreed)
         return Released(count=len(confirmed - plan.held), held=plan.held, removed=removed)
@@ -181,6 +181,7 @@ class Reconciler:
 
     def _plan_input(self) -> PlanInput:
         context = self._context
+        succession = context.ownership.succession
         if context.unrecordable:
             context.unrecordable &= {service.uid for service in context.mirror.services.values()}
         return PlanInput(
@@ -196,6 +197,7 @@ class Reconciler:
             unadoptable=self._unadoptable,
             incomplete=context.store.incomplete,
             sudden_until=context.wall_clock.sudden_until,
+            succeeded_at=succession.renewed_at if succession is not None else None,
         )
 
     async def _apply(self, plan: ReconcilePlan) -> None:
@@ -210,6 +212,8 @@ class Reconciler:
             if action.kind is StepKind.ADOPT or (action.orphan is not None and action.stack_id in held):
                 continue
             self._count(action)
+            if action.orphan is not None:
+                context.removable.add(action.orphan.uid)
             if action.kind is StepKind.END:
                 self._observer.mark_dirty([action.name])
             elif action.kind is not StepKind.EXPIRE:

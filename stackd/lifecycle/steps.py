@@ -6,7 +6,6 @@ answers goes into the mirror at once (``Mirror.saw``), so that the next decision
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -38,7 +37,6 @@ from stackd.lifecycle.objects import expose, pod_request, spec_of
 from stackd.lifecycle.status import PodSnapshot, derive_status, observation, pod_progress
 from stackd.logs import stack_log
 from stackd.model import (
-    RANGE_PREFIX,
     DeleteReason,
     Desired,
     Observation,
@@ -81,7 +79,7 @@ async def undo(context: Context, stack: Stack) -> None:
 
 
 async def delete(context: Context, stack: Stack) -> None:
-    """Delete Service and pod at the same time; once the cluster has confirmed both gone, remove the row."""
+    """Delete the pod, then the Service; once the cluster has confirmed both gone, remove the row."""
     if stack.delete_reason is DeleteReason.EXPIRED:
         await capture_logs_of_expired(context, stack.stack_id)
     try:
@@ -98,20 +96,21 @@ async def delete(context: Context, stack: Stack) -> None:
 
 
 async def _delete_objects(context: Context, stack: Stack) -> None:
+    """The Service last, because it carries the record: whoever owns the stacks next takes over what is left."""
     await context.gate.right_cluster()
-
-    async def service_goes() -> None:
-        seen = context.mirror.services.get(stack.service_name)
-        uid = _uid(stack.service_uid, seen)
-        await context.cluster.delete_service(stack.service_name, uid, known=(stack.service_uid,))
-        crash_point("delete.service_deleted")
-        if seen is not None:
-            context.mirror.gone(seen)
-
-    results = await asyncio.gather(service_goes(), _delete_pod(context, stack), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
+    held: StillThere | None = None
+    try:
+        await _delete_pod(context, stack)
+    except StillThere as error:
+        held = error  # it is being deleted: it takes no more traffic
+    seen = context.mirror.services.get(stack.service_name)
+    uid = _uid(stack.service_uid, seen)
+    await context.cluster.delete_service(stack.service_name, uid, known=(stack.service_uid,))
+    crash_point("delete.service_deleted")
+    if seen is not None:
+        context.mirror.gone(seen)
+    if held is not None:
+        raise held
     crash_point("delete.confirmed")
 
 
@@ -348,15 +347,12 @@ async def remove_pod(context: Context, stack: Stack) -> None:
 
 
 async def remove_without_row(context: Context, stack_id: str) -> None:
-    """Delete the objects of a stack without a row, if the file has removed it or the operator has confirmed it."""
+    """Delete the objects of a stack without a row that a pass or the operator wants removed."""
     mirror = context.mirror
     service = mirror.services.get(service_name(stack_id)) or mirror.services.get(stack_id)
-    found = [one for one in (service, mirror.pods.get(stack_id)) if one is not None]
-    if not found:
-        return
-    removed = await context.store.stacks.removed_among([stack_id]) or stack_id.startswith(RANGE_PREFIX)
+    found = [one for one in (mirror.pods.get(stack_id), service) if one is not None]
     for one in found:
-        if not removed and one.uid not in context.confirmed:
+        if one.uid not in context.removable:
             continue
         await context.gate.right_cluster()
         if isinstance(one, PodState):
@@ -364,7 +360,7 @@ async def remove_without_row(context: Context, stack_id: str) -> None:
         else:
             await context.cluster.delete_service(one.name, one.uid)
         mirror.gone(one)
-        context.confirmed.discard(one.uid)
+        context.removable.discard(one.uid)
         crash_point("orphan.removed")
         stack_log(log, stack_id).info("%s removed, which no row knows", one.name)
 

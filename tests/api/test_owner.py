@@ -18,7 +18,7 @@ from stackd.embedded import EmbeddedCluster, resources
 from stackd.embedded.store import ObjectChange
 from stackd.lifecycle import lease_rules
 from tests.api.test_lost_file import answers, uids
-from tests.harness import KEY, Harness, Reply, eventually, fast_cluster, harness, seed
+from tests.harness import KEY, Harness, Reply, eventually, fast_cluster, harness, seed, until
 
 LEASE = {"STACKD_CLUSTER__LEASE_DURATION": "1s"}
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/stacks/leases/stackd-default"
@@ -183,6 +183,42 @@ async def test_an_owner_that_was_replaced_says_so_and_ends(site: Site) -> None:
     assert await uids(one) == before
 
 
+async def replaced(site: Site, one: Harness, changing: asyncio.Task[Reply]) -> Harness:
+    """The owner that comes after ``one`` has lost the stacks amid a change; it has another file."""
+    lease = await site.lease(one)
+    lease["spec"]["holderIdentity"], lease["metadata"]["annotations"] = "vm9/0123456789abcdef", {}
+    assert (await one.kubectl("PUT", LEASES, lease))["kind"] == "Lease"
+    await one.ended()
+    assert (await changing).status == 503
+    site.cluster.faults.clear()
+    two = await site.start("vm2", wait=True)
+    await two.run_now("expire")  # makes the daemon trust the clock
+    return two
+
+
+async def test_a_create_that_the_owner_before_did_not_finish_leaves_no_pod(site: Site) -> None:
+    """The pod has no record, and its stack was never acknowledged."""
+    one = await site.start("vm1", wait=True)
+    kept = await one.running()
+    site.cluster.faults.add_fault(action="hang", verb="create", resource="services")
+    creating = asyncio.create_task(one.call("POST", "/stacks", seed()))
+    await until(lambda: one.objects("pods"), lambda pods: len(pods) == 2)
+    two = await replaced(site, one, creating)
+    await until(lambda: two.objects("pods"), lambda pods: set(pods) == {kept})
+    assert await two.listed() == [kept]
+
+
+async def test_a_delete_that_the_owner_before_did_not_finish_takes_no_record_from_a_pod(site: Site) -> None:
+    one = await site.start("vm1", wait=True)
+    stack_id = await one.running()
+    site.cluster.faults.add_fault(action="hang", verb="delete", resource="pods")
+    deleting = begun(one, "delete", stack_id)
+    await eventually(lambda: one.rows("SELECT 1 FROM stacks WHERE deleting_since IS NOT NULL"))
+    await eventually(lambda: site.cluster.counts.in_flight > 0)
+    two = await replaced(site, one, deleting)
+    assert {name: stack["status"] for name, stack in (await answers(two)).items()} == {stack_id: "running"}
+
+
 async def test_a_change_that_was_done_while_the_lease_ran_out_is_not_acknowledged(at: Harness) -> None:
     """The client asks again, and whoever owns the stacks by then knows the result."""
     stack_id = await running_at_rest(at)
@@ -245,7 +281,7 @@ async def test_whoever_loses_the_stacks_amid_a_change_promises_nothing_of_it(at:
     assert at.rows(f"SELECT 1 FROM stacks WHERE {INTENDED[verb]}"), "it was begun"
 
 
-WAITS_FOR_A_READ = {"delete": 2, "stop": 1, "restart": 0}
+WAITS_FOR_A_READ = {"delete": 1, "stop": 1, "restart": 0}
 """How many deletes are answered before the first GET of the pod, for which each verb waits."""
 
 

@@ -69,6 +69,11 @@ async def agree(site: Site) -> None:
             assert (found["status"] == "stopped") is ledger.stopped[stack_id], (stack_id, found)
         assert found["ports"] == created["ports"]
         assert found["pod_spec"] == created["pod_spec"]
-    pods = await real.objects("pods")
-    assert set(pods) == {name for name, stack in stacks.items() if stack["status"] != "stopped"}
-    assert set(await real.objects("services")) == {stack["service_name"] for stack in stacks.values()}
+
+    async def are_the_same() -> bool:
+        found = await real.stacks()
+        wanted = {stack["stack_id"] for stack in found if stack["status"] != "stopped"}
+        services = {stack["service_name"] for stack in found}
+        return wanted == set(await real.objects("pods")) and services == set(await real.objects("services"))
+
+    await real.until(are_the_same, "the same stacks in the cluster as in the file")

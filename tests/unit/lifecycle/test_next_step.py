@@ -122,6 +122,15 @@ ALL_STEPS = {
 ASKED: dict[str, Any] = {"looked_up": {OTHER}}
 GONE = ASKED | {"removed": {OTHER}}
 ITS_SERVICE = f"svc-{OTHER}"
+MINUTE = 60 * NANOSECONDS
+LONG_AGO = NOW - 3600 * NANOSECONDS
+
+
+def cut_short(**changes: Any) -> PodState:
+    return pod(OTHER, **({"annotated": True, "created_at": LONG_AGO} | changes))
+
+
+CUT_SHORT = ASKED | {"pods": [cut_short()], "unadoptable": {OTHER: "no record"}, "succeeded_at": LONG_AGO}
 
 
 def seen(*, pods: Iterable[PodState] = (), services: Iterable[ServiceState] = (), **more: Any) -> PlanInput:
@@ -158,6 +167,16 @@ def seen(*, pods: Iterable[PodState] = (), services: Iterable[ServiceState] = ()
         # a pod without a Service: the version before had its record there
         (ASKED | {"pods": [pod(OTHER)]}, [("adopt", OTHER)]),
         (ASKED | {"pods": [pod(OTHER, deleting=True)]}, []),
+        # the owner before ended between the pod and the Service of a create
+        (CUT_SHORT, [("remove-pod", OTHER)]),
+        (CUT_SHORT | {"pods": [cut_short(created_at=LONG_AGO + MINUTE)]}, [("remove-pod", OTHER)]),
+        (CUT_SHORT | {"pods": [cut_short(created_at=LONG_AGO + MINUTE + 1)]}, []),
+        (CUT_SHORT | {"pods": [cut_short(created_at=LONG_AGO - MINUTE - 1)]}, []),
+        (CUT_SHORT | {"pods": [cut_short(annotated=False)]}, []),
+        (CUT_SHORT | {"pods": [cut_short(deleting=True)]}, []),
+        (CUT_SHORT | {"succeeded_at": None}, []),
+        (CUT_SHORT | {"services": [service(ITS_SERVICE)]}, []),
+        (CUT_SHORT | {"unadoptable": {}}, [("adopt", OTHER)]),
         # the file was not asked yet
         ({"pods": [pod(OTHER)], "services": [service(ITS_SERVICE)], "incomplete": True}, []),
         # what is left of a question for the range of node ports
