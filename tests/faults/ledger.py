@@ -154,6 +154,13 @@ class Ledger:
         asked = self.endings.get(stack_id)
         return (asked is not None and asked.asked > 0) or stack_id in self.fleeting or self.expired(stack_id, now)
 
+    def may_have_ended(self, stack_id: str) -> bool:
+        """Whether an acknowledged stack may have lost its pod: to somebody's hand, or to a delete that an owner with
+        another file did not finish.
+        """
+        asked = self.endings.get(stack_id)
+        return stack_id in self.touched or (self.files > 1 and asked is not None and asked.asked > 0)
+
     def must_be_gone(self, stack_id: str) -> bool:
         """Whether nothing of the stack may be left once all is quiet."""
         asked = self.endings.get(stack_id)

@@ -145,7 +145,7 @@ class Oracle:
                     found.append(f"{stack_id} was acknowledged, and is gone")
             elif text := self._end(row):
                 found.append(text)
-            elif row.ended and create.stays and stack_id not in world.ledger.touched:
+            elif row.ended and create.stays and not world.ledger.may_have_ended(stack_id):
                 found.append(f"{stack_id} has ended ({row.status}), and nobody touched it")
         return found + [text for create in world.ledger.creates if (text := self._count(create, rows))]
 
