@@ -27,6 +27,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from stackd import __version__
+from stackd.printable import printable
 
 FAILED = 1
 USAGE = 2
@@ -80,6 +81,15 @@ class LazyGroup(click.Group):
         command: click.Command = load(self.table[cmd_name][0])
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is named. Raises UsageError with the nearest one."""
+        name = args[0]
+        if name not in self.table and not name.startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f'no such command "{printable(name)}"{_suggestion(name, self.table, ctx.command_path)}')
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the names and lines of the table."""
         with formatter.section("Commands"):
@@ -91,6 +101,23 @@ class LazyGroup(click.Group):
             CompletionItem(name, help=line) for name, (_, line) in self.table.items() if name.startswith(incomplete)
         ]
         return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
+
+
+def _suggestion(name: str, table: Mapping[str, tuple[str, str]], path: str) -> str:
+    """The nearest command of this group; else the same one of another group."""
+    from stackd.cli.stacks import VERBS
+    from stackd.names import nearest, suggest
+
+    if close := nearest(name, table):
+        return suggest(f"{path} {close}")
+    return next(
+        (
+            suggest(f"{group} {name}")
+            for group, names in (("stackd", COMMANDS), ("stackd stacks", VERBS))
+            if name in names
+        ),
+        "",
+    )
 
 
 def lazy(table: Mapping[str, tuple[str, str]]) -> Any:
@@ -132,7 +159,6 @@ def _complain(sentence: str) -> None:
     import os
 
     from stackd.logs.journal import is_journal
-    from stackd.printable import printable
 
     in_journal = is_journal(os.environ, sys.stderr)
     sentence = printable(sentence)

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stackd.cli.options import is_installed, loaded
-from stackd.cli.output import print_json_line
+from stackd.cli.output import counted, print_json_line
 from stackd.cli.target import local_daemon
 from stackd.config import Config, LoadedConfig
 from stackd.config.credentials import API_KEY, KUBECONFIG
@@ -139,7 +139,8 @@ async def say(findings: AsyncGenerator[Finding, None]) -> int:
     async for finding in findings:
         counts[finding.level] += 1
         console.print(_line(finding))
-    console.print(f"\n{counts[Level.OK]} ok, {counts[Level.WARN]} warnings, {counts[Level.FAIL]} failures")
+    warnings, failures = counted(counts[Level.WARN], "warning"), counted(counts[Level.FAIL], "failure")
+    console.print(f"\n{counts[Level.OK]} ok, {warnings}, {failures}")
     return counts[Level.FAIL]
 
 

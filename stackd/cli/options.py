@@ -155,6 +155,23 @@ def names_of_templates(context: click.Context, parameter: click.Parameter, begin
     return [CompletionItem(one.name) for one in found if one.name.startswith(begin)]
 
 
+def names_of_nodes(context: click.Context, parameter: click.Parameter, begin: str) -> list[CompletionItem]:
+    """Completions of a node's name: the nodes that have stacks."""
+    from stackd.cli.output import natural
+
+    names = _answered_at_once(context, lambda client: sorted(client.stats().raw["node_distribution"], key=natural))
+    return [CompletionItem(name) for name in names if name.startswith(begin)]
+
+
+def labels_of_stacks(context: click.Context, parameter: click.Parameter, begin: str) -> list[CompletionItem]:
+    """Completions of a label: the keys that stacks have; with one key left, its values."""
+    stacks = _answered_at_once(context, lambda client: client.stacks(fields=["labels"]))
+    pairs = {(name, f"{name}={value}") for stack in stacks for name, value in stack.labels.items()}
+    names = {name for name, pair in pairs if pair.startswith(begin)}
+    found = names if len(names) > 1 else {pair for _, pair in pairs if pair.startswith(begin)}
+    return [CompletionItem(text) for text in sorted(found)]
+
+
 def _answered_at_once(context: click.Context, ask: Callable[[Client], list[T]]) -> list[T]:
     from stackd.cli.target import completing
     from stackd.errors import StackdError
@@ -201,6 +218,7 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         multiple=True,
         metavar="KEY[=VALUE]",
         help="Only stacks with this label; with all of them if repeated.",
+        shell_complete=labels_of_stacks,
     )
     @click.option(
         "--status",
@@ -209,7 +227,7 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Choice(STATUSES),
         help="Only stacks in this status; in any of them if repeated.",
     )
-    @click.option("--node", help="Only stacks on this node.")
+    @click.option("--node", metavar="NAME", help="Only stacks on this node.", shell_complete=names_of_nodes)
     @click.option(
         "--template",
         "-t",

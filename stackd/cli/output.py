@@ -1,16 +1,17 @@
 """What commands print: tables on a terminal, lines of fields with tabs between them in a pipe, and JSON.
 
-Owns: columns, colours, the format of times, and the layout on a narrow terminal: the least important columns are left
-out first, and an address is never folded. Messages and logs of stacks are hostile text: none of their control
-characters reaches a terminal.
+Owns: the table that all commands share, its layout on a narrow terminal, colours, and the form of times and counts.
+Messages and logs of stacks are hostile text: none of their control characters reaches a terminal.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,16 +32,21 @@ GAP = 2
 WIDEST = 4096
 SHORTEST = 8
 """Least width of a column that is cut off."""
+FOLDED = 30
+"""Least width of a column whose text continues on the next line."""
 
 STYLES = {
     "running": "green",
     "completed": "green",
     "creating": "cyan",
     "queued": "cyan",
-    "stopped": "yellow",
+    "stopped": "dim",
     "failed": "bold red",
     "node_deleted": "bold magenta",
 }
+"""Colours that can be read on a dark terminal and on a light one."""
+
+WORST_FIRST = ("failed", "node_deleted", "creating", "stopped", "running")
 LISTED = "stack_id,status,status_reason,node_id,node_public_ip,ports,created_at,ttl_expires_at,labels,ended,template"
 """The fields of a stack that a table needs; the API leaves out the others."""
 
@@ -49,12 +55,24 @@ WIDE = f"{LISTED},requested_cpu_milli,requested_memory_bytes"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column. On a narrow terminal, the lowest ``keep`` is left out first; an ``elastic`` column may be cut off."""
+    """A column. On a narrow terminal, the lowest ``keep`` is left out first.
+
+    An ``elastic`` column may be cut off, with an ellipsis; ``fold``: its text continues on the next line.
+    """
 
     head: str
-    of: Callable[[Fields], str]
-    keep: int
+    of: Callable[[Any], str]
+    keep: int = 9
     elastic: bool = False
+    fold: bool = False
+    right: bool = False
+    style: Callable[[Any], str] | None = None
+
+    def least(self, wants: int) -> int:
+        """The least width, for a column whose longest cell has ``wants`` characters."""
+        if self.fold:
+            return min(wants, FOLDED)
+        return min(wants, max(len(self.head), SHORTEST)) if self.elastic else wants
 
 
 def _status(stack: Fields) -> str:
@@ -62,14 +80,23 @@ def _status(stack: Fields) -> str:
     return f"{stack['status']} ({reason})" if reason else str(stack["status"])
 
 
-COLUMNS = (
+def style(stack: Fields) -> str:
+    """The colour of a status."""
+    return STYLES.get(str(stack.get("status")), "")
+
+
+STACK = (
     Column(head="stack", of=lambda stack: stack["stack_id"], keep=6),
-    Column(head="status", of=_status, keep=8, elastic=True),
-    Column(head="address", of=lambda stack: " ".join(addresses(stack)) or "-", keep=9),
+    Column(head="status", of=_status, keep=8, elastic=True, style=style),
+    Column(head="address", of=lambda stack: " ".join(addresses(stack)) or "-"),
+)
+LABELS = Column(head="labels", of=lambda stack: label_text(stack) or "-", keep=7, elastic=True)
+COLUMNS = (
+    *STACK,
     Column(head="node", of=lambda stack: stack.get("node_id") or "-", keep=2),
     Column(head="age", of=lambda stack: duration(since(stack["created_at"])), keep=3),
     Column(head="left", of=lambda stack: duration(-since(stack["ttl_expires_at"])), keep=5),
-    Column(head="labels", of=lambda stack: label_text(stack) or "-", keep=7, elastic=True),
+    LABELS,
 )
 MORE_COLUMNS = (
     Column(head="ports", of=lambda stack: " ".join(map(_port, stack["ports"])) or "-", keep=1),
@@ -118,40 +145,44 @@ def print_text(text: str) -> None:
 def print_stacks(answer: Fields, output: str) -> None:
     """Print all stacks of an answer: as the API's JSON, JSON lines, ids, a table, or lines of fields."""
     stacks: Sequence[Fields] = answer["stacks"]
+    more = MORE_COLUMNS if output == "wide" else ()
+    if output in ("json", "jsonl", "name"):
+        print_all(answer, stacks, output, name="stack_id")
+    elif not is_terminal():
+        print_table((*COLUMNS, *more), stacks)
+    else:
+        print_table((*stack_columns(stacks, every_label=bool(more)), *more), stacks, None if more else terminal_width())
+        for note in notes(stacks):
+            print_note(note)
+
+
+def print_all(answer: Fields, found: Iterable[Fields], output: str, *, name: str) -> None:
+    """Print an answer's objects as JSON, JSON lines, or the field ``name`` of each."""
     if output == "json":
         print_json(answer)
-    elif output == "jsonl":
-        for stack in stacks:
-            print_json_line(stack)
-    elif output == "name":
-        for stack in stacks:
-            click.echo(printable(stack["stack_id"]))
-    elif is_terminal():
-        out = console()
-        columns = (*COLUMNS, *MORE_COLUMNS) if output == "wide" else COLUMNS
-        print_table(out, table(stacks, None if output == "wide" else terminal_width(), columns))
-        from rich.text import Text
-
-        out.print(Text(summary(stacks), style="dim"))
-    else:
-        for stack in stacks:
-            click.echo(line(cells(stack, (*COLUMNS, *MORE_COLUMNS) if output == "wide" else COLUMNS)))
-
-
-def print_rows(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table on a terminal, with a long last column folded; else lines of fields."""
-    if not is_terminal():
-        for row in rows:
-            click.echo(line(row))
         return
+    for one in found:
+        print_json_line(one) if output == "jsonl" else click.echo(printable(one[name]))
+
+
+def print_table(columns: Sequence[Column], items: Iterable[Any], width: int | None = 0) -> None:
+    """Print a table ``width`` characters wide (0: as the terminal, None: without a limit); in a pipe lines of fields."""
+    items = list(items)
+    if not is_terminal():
+        for item in items:
+            click.echo(line(cells(item, columns)))
+        return
+    made, hidden = table(columns, items, terminal_width() if width == 0 else width)
+    print_unwrapped(console(), made)
+    if hidden:
+        print_note(f"too wide for this terminal: {', '.join(hidden)}")
+
+
+def print_note(text: str) -> None:
+    """Print a remark below a table."""
     from rich.text import Text
 
-    made = _empty()
-    for head in heads:
-        made.add_column(head.upper(), no_wrap=head != heads[-1], overflow="fold")
-    for row in rows:
-        made.add_row(*(Text(printable(cell)) for cell in row))
-    console().print(made)
+    console().print(Text(printable(text), style="dim"))
 
 
 def print_facts(facts: Iterable[tuple[str, str]], styles: Mapping[str, str] = {}) -> None:
@@ -169,19 +200,25 @@ def print_facts(facts: Iterable[tuple[str, str]], styles: Mapping[str, str] = {}
     console().print(grid)
 
 
-def table(stacks: Iterable[Fields], width: int | None, columns: Sequence[Column] = COLUMNS) -> Table:
-    """A table of the stacks with colours, at most ``width`` characters wide; None for no limit."""
+def table(columns: Sequence[Column], items: Sequence[Any], width: int | None) -> tuple[Table, list[str]]:
+    """A table at most ``width`` characters wide (None: no limit), and the columns that have no space in it."""
+    from rich.table import Table
     from rich.text import Text
 
-    rows = [(stack, cells(stack, columns)) for stack in stacks]
-    widths = [max(map(len, [column.head, *(row[at] for _, row in rows)])) for at, column in enumerate(columns)]
+    rows = [cells(item, columns) for item in items]
+    widths = [max(map(len, [column.head, *(row[at] for row in rows)])) for at, column in enumerate(columns)]
     shown = fitting(columns, widths, width)
-    made = _empty()
+    made = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold dim")
     for at, wide in shown.items():
-        made.add_column(columns[at].head.upper(), no_wrap=True, overflow="ellipsis", width=wide)
-    for stack, row in rows:
-        made.add_row(*(Text(row[at], style=style(stack) if columns[at].head == "status" else "") for at in shown))
-    return made
+        column = columns[at]
+        made.add_column(
+            Text(printable(column.head).upper()), width=wide, no_wrap=not column.fold,
+            overflow="fold" if column.fold else "ellipsis", justify="right" if column.right else "left",
+        )  # fmt: skip
+    for item, row in zip(items, rows, strict=True):
+        styles = {at: paint(item) for at in shown if (paint := columns[at].style) is not None}
+        made.add_row(*(Text(row[at], style=styles.get(at, "")) for at in shown))
+    return made, [column.head for at, column in enumerate(columns) if at not in shown]
 
 
 def fitting(columns: Sequence[Column], widths: Sequence[int], width: int | None) -> dict[int, int]:
@@ -189,21 +226,17 @@ def fitting(columns: Sequence[Column], widths: Sequence[int], width: int | None)
     shown = dict(enumerate(widths))
     if width is None:
         return shown
-    least = {
-        at: min(wants, max(len(columns[at].head), SHORTEST)) if columns[at].elastic else wants
-        for at, wants in shown.items()
-    }
+    least = {at: columns[at].least(wants) for at, wants in shown.items()}
     while len(shown) > 1 and sum(least[at] for at in shown) + GAP * (len(shown) - 1) > width:
-        del shown[min(shown, key=lambda at: columns[at].keep)]
-    excess = sum(shown.values()) + GAP * (len(shown) - 1) - width
-    for at in sorted(shown, key=lambda at: columns[at].keep):
-        cut = max(0, min(excess, shown[at] - least[at]))
-        shown[at] -= cut
-        excess -= cut
+        del shown[min(shown, key=lambda at: (columns[at].keep, -at))]
+    for _ in range(sum(shown.values()) + GAP * (len(shown) - 1) - width):
+        wider = [at for at in shown if shown[at] > least[at]]
+        if wider:
+            shown[max(wider, key=lambda at: (columns[at].fold, shown[at]))] -= 1
     return shown
 
 
-def print_table(out: Console, made: Table) -> None:
+def print_unwrapped(out: Console, made: Table) -> None:
     """Print a table as wide as its columns: it never wraps on a narrow terminal."""
     from rich.console import ConsoleDimensions
 
@@ -214,19 +247,40 @@ def print_table(out: Console, made: Table) -> None:
         out.size = size
 
 
-def style(stack: Fields) -> str:
-    """The colour of a status."""
-    return STYLES.get(str(stack.get("status")), "")
+def stack_columns(stacks: Sequence[Fields], *, every_label: bool = False) -> list[Column]:
+    """The columns of a terminal's table: each label that differs between the stacks has its own."""
+    labels = [stack.get("labels") or {} for stack in stacks]
+    values = {name: {each.get(name) for each in labels} for each in labels for name in each}
+    every_label = every_label or len(stacks) == 1
+    names = sorted((name for name in values if every_label or len(values[name]) > 1), key=lambda at: len(values[at]))
+    keeps = [LABELS.keep, LABELS.keep]  # the others go before the time that is left
+    own = [Column(head=name, of=_label(name), keep=keeps.pop() if keeps else 4, elastic=True) for name in names]
+    return [*STACK, *own, *(column for column in COLUMNS if column not in (*STACK, LABELS))]
 
 
-def cells(stack: Fields, columns: Sequence[Column] = COLUMNS) -> list[str]:
-    """One stack, in the order of the columns."""
-    return [printable(column.of(stack)) for column in columns]
+def _label(name: str) -> Callable[[Fields], str]:
+    return lambda stack: (stack.get("labels") or {}).get(name) or "-"
+
+
+def notes(stacks: Sequence[Fields]) -> list[str]:
+    """What stands below a table of stacks: how many there are, and the labels that all of them have."""
+    shared = set.intersection(*({*(stack.get("labels") or {}).items()} for stack in stacks)) if len(stacks) > 1 else ()
+    same = " ".join(f"{name}={value}" for name, value in sorted(shared))
+    return [summary(stacks), *([f"all have {same}"] if same else [])]
+
+
+def cells(item: Any, columns: Sequence[Column] = COLUMNS) -> list[str]:
+    """One row, in the order of the columns."""
+    return [printable(column.of(item)) for column in columns]
 
 
 def line(row: Iterable[str]) -> str:
-    """Fields with tabs between them."""
-    return "\t".join(printable(cell) for cell in row)
+    """Fields with tabs between them; on a terminal, with blanks, and cut off with an ellipsis at its edge."""
+    fields = [printable(cell) for cell in row]
+    if not is_terminal():
+        return "\t".join(fields)
+    text, width = (" " * GAP).join(filter(None, fields)), terminal_width()
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def addresses(stack: Fields) -> list[str]:
@@ -244,13 +298,25 @@ def label_text(stack: Fields) -> str:
     return " ".join(f"{name}={value}" for name, value in (stack.get("labels") or {}).items())
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 stack``, ``2 stacks``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def by_status(counts: Mapping[str, int]) -> str:
+    """``3 failed, 12 running``: the worst first; empty for none."""
+    order = [*WORST_FIRST, *sorted(counts.keys() - {*WORST_FIRST})]
+    return ", ".join(f"{counts[name]} {name}" for name in order if counts.get(name))
+
+
 def summary(stacks: Sequence[Fields]) -> str:
     """How many stacks there are, in all and by status."""
-    counts: dict[str, int] = {}
-    for stack in stacks:
-        counts[stack["status"]] = counts.get(stack["status"], 0) + 1
-    total = f"{len(stacks)} stack{'' if len(stacks) == 1 else 's'}"
-    return ", ".join([total, *(f"{count} {status}" for status, count in sorted(counts.items()))])
+    return ": ".join(filter(None, [counted(len(stacks), "stack"), by_status(Counter(one["status"] for one in stacks))]))
+
+
+def natural(name: str) -> list[str | int]:
+    """The key that sorts ``node-2`` before ``node-10``."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
 
 
 def since(time_text: str) -> float:
@@ -268,22 +334,16 @@ def local(time_text: str) -> str:
 
 def duration(seconds: float) -> str:
     """A length of time in its two largest units; ``0s`` if it is negative."""
-    left = max(0, int(seconds))
-    days, hours, minutes = left // 86400, left // 3600 % 24, left // 60 % 60
+    total = max(0, int(seconds))
+    days, hours, minutes = total // 86400, total // 3600 % 24, total // 60 % 60
     if days:
         return f"{days}d{hours:02d}h"
     if hours:
         return f"{hours}h{minutes:02d}m"
     if minutes:
-        return f"{minutes}m{left % 60:02d}s"
-    return f"{left}s"
+        return f"{minutes}m{total % 60:02d}s"
+    return f"{total}s"
 
 
 def _port(port: Fields) -> str:
     return f"{port['container_port']}/{str(port['protocol']).lower()}"
-
-
-def _empty() -> Table:
-    from rich.table import Table
-
-    return Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold dim")

@@ -50,7 +50,8 @@ def rehearse(target: Target, **options: Any) -> None:
     """Rehearse an event: let many players press start, and measure how long they wait and what fails.
 
     \b
-    stackd rehearse --stacks 300 --rate 20/s --file pod.yaml --hold 5m --probe tcp --expect running-p95=10s
+    stackd rehearse --stacks 300 --rate 20/s --file pod.yaml \\
+      --hold 5m --probe tcp --expect running-p95=10s
 
     Everything it makes has the label stackd.rehearsal and is deleted at the end, even after Ctrl-C.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -10,17 +11,34 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stackd.cli.options import filter_options, output_option
-from stackd.cli.output import LISTED, PRINTED, cells, line, print_facts, print_json, print_json_line, print_rows
+from stackd.cli.output import (
+    COLUMNS,
+    LISTED,
+    PRINTED,
+    Column,
+    by_status,
+    cells,
+    counted,
+    is_terminal,
+    line,
+    local,
+    natural,
+    print_all,
+    print_facts,
+    print_json_line,
+    print_table,
+)
 from stackd.cli.target import client_options
 from stackd.printable import printable
 from stackd.quantity import of_bytes, of_milli
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from stackd.client import Client, Event
 
-TEMPLATE_HEADS = ("template", "ports", "ttl", "stacks", "pool", "images", "trouble")
+IN_EVENTS = tuple(column for column in COLUMNS if column.head not in ("node", "age", "left"))
+"""The columns of a stack that an event shows on a terminal."""
 
 
 @click.command()
@@ -29,34 +47,34 @@ TEMPLATE_HEADS = ("template", "ports", "ttl", "stacks", "pool", "images", "troub
 def templates(client: Client, output: str) -> None:
     """List the templates that a create can ask for by name, their stacks, and how their pools are doing."""
     found = [one.raw for one in client.templates()]
-    if output == "json":
-        print_json({"templates": found})
-    elif output == "jsonl":
-        for one in found:
-            print_json_line(one)
-    elif output == "name":
-        for one in found:
-            click.echo(one["name"])
+    if output:
+        print_all({"templates": found}, found, output, name="name")
     else:
-        print_rows(TEMPLATE_HEADS, map(_template_cells, found))
+        print_table(TEMPLATE, found)
 
 
-def _template_cells(one: Any) -> list[str]:
-    ports = " ".join(f"{port['container_port']}/{port['protocol'].lower()}" for port in one["target_port"])
-    running, all_of_them = one["stacks"]["running"], sum(one["stacks"].values())
-    pool = f"{one['ready']} of {one['pool']} ready" if one["pool"] else "-"
-    pulled = [pull["state"] for pull in (one["prepull"] or {}).values()]
-    images = "-" if one["prepull"] is None else f"on {pulled.count('pulled')} of {len(pulled)} nodes"
-    troubles = [one["reason"], *(pull["reason"] for pull in (one["prepull"] or {}).values())]
-    return [
-        one["name"],
-        ports,
-        one["ttl"],
-        f"{running} of {all_of_them} running",
-        pool,
-        images,
-        next(filter(None, troubles), "-"),
-    ]
+def _ports(one: Any) -> str:
+    return " ".join(f"{port['container_port']}/{port['protocol'].lower()}" for port in one["target_port"])
+
+
+def _images(one: Any) -> str:
+    states = [pull["state"] for pull in (one["prepull"] or {}).values()]
+    return "-" if one["prepull"] is None else f"on {states.count('pulled')} of {counted(len(states), 'node')}"
+
+
+def _reason(one: Any) -> str:
+    return next(filter(None, [one["reason"], *(pull["reason"] for pull in (one["prepull"] or {}).values())]), "-")
+
+
+TEMPLATE = (
+    Column(head="template", of=lambda one: one["name"]),
+    Column(head="ports", of=_ports, keep=2),
+    Column(head="ttl", of=lambda one: one["ttl"], keep=3),
+    Column(head="stacks", of=lambda one: by_status(one["stacks"]) or "-", keep=7, elastic=True),
+    Column(head="pool", of=lambda one: f"{one['ready']} of {one['pool']} ready" if one["pool"] else "-", keep=6),
+    Column(head="images", of=_images, keep=5),
+    Column(head="reason", of=_reason, keep=8, fold=True),
+)
 
 
 @click.command()
@@ -68,16 +86,21 @@ def stats(client: Client, output: str) -> None:
     if output:
         PRINTED[output](found)
     else:
-        print_facts(_counts(found))
+        counts = Counter[str](stack.status for stack in client.stacks(fields=["status"]))
+        print_facts(_counts(found, counts))
 
 
-def _counts(found: Any) -> Iterator[tuple[str, str]]:
-    yield "stacks", f"{found['total_stacks']}, {found['active_stacks']} of them active"
+def _counts(found: Any, counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    yield "stacks", ": ".join(filter(None, [str(sum(counts.values())), by_status(counts)]))
     yield "node ports", str(found["used_node_ports"])
     yield "cpu", str(of_milli(found["reserved_cpu_milli"]))
     yield "memory", str(of_bytes(found["reserved_memory_bytes"]))
-    for node, count in found["node_distribution"].items():
-        yield f"on {node}", str(count)
+    yield from _on_nodes(found["node_distribution"])
+
+
+def _on_nodes(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    for node in sorted(counts, key=natural):
+        yield f"on {node}", str(counts[node])
 
 
 @click.command()
@@ -100,8 +123,7 @@ def _bounds(found: Any) -> Iterator[tuple[str, str]]:
     size = f"{of_milli(found['requested_cpu_milli'])} CPU and {of_bytes(found['requested_memory_bytes'])}"
     yield "fits", f"{found['fits']} more stacks of {size}"
     yield "limited by", str(found["limited_by"])
-    for node, count in found["nodes"].items():
-        yield f"on {node}", str(count)
+    yield from _on_nodes(found["nodes"])
     yield "node ports", str(found["ports"])
     quota = "unknown" if found["quota"] is None else f"{found['quota']} ({found['quota_limited_by']})"
     yield "quota", quota
@@ -117,9 +139,11 @@ def _bounds(found: Any) -> Iterator[tuple[str, str]]:
 def events(client: Client, chosen: dict[str, Any], output: str) -> None:
     """Print what changes, as it changes: stacks, and without a filter batch-delete jobs. Ends with Ctrl-C.
 
-    In JSON, one event a line: kind, id, and data as the API sends it.
+    In JSON, one event a line: kind, id, and data as the API sends it, without pod specs.
     """
-    fields = [] if output else LISTED.split(",")
+    from stackd.client.records import STACK_FIELDS
+
+    fields = [name for name in STACK_FIELDS if name != "pod_spec"] if output else LISTED.split(",")
     with suppress(KeyboardInterrupt):
         for event in client.events(fields=fields, **chosen):
             if output:
@@ -130,7 +154,7 @@ def events(client: Client, chosen: dict[str, Any], output: str) -> None:
 
 def _words(event: Event) -> list[str]:
     if event.kind == "stack":
-        return cells(event.data)
+        return cells(event.data, IN_EVENTS if is_terminal() else COLUMNS)
     if event.kind in ("deleted", "left"):
         return [event.stack_id]
     if (job := event.job) is not None:
@@ -159,7 +183,7 @@ def reconcile(client: Client, action: str, output: str) -> None:
 
 
 def _print_released(answer: Any) -> None:
-    click.echo(f"released: {answer['released']} stacks")
+    click.echo(f"released: {counted(answer['released'], 'stack')}")
     for name in answer.get("removed", ()):
         click.echo(printable(f"removed: {name}"))
     if held := answer.get("held"):
@@ -206,8 +230,9 @@ def owner(client: Client, output: str) -> None:
 
 def _ownership(told: Any) -> Iterator[tuple[str, str]]:
     yield told["host"], _role(told)
-    yield "owner", f"{told['owner']} since {told['acquired_at'] or '?'}" if told["owner"] else "none"
-    yield "lease", f"{told['lease']}, held by {told['holder'] or 'nobody'}, renewed {told['renewed_at'] or 'never'}"
+    acquired, renewed = [local(told[at]) if told[at] else "" for at in ("acquired_at", "renewed_at")]
+    yield "owner", f"{told['owner']} since {acquired or '?'}" if told["owner"] else "none"
+    yield "lease", f"{told['lease']}, held by {told['holder'] or 'nobody'}, renewed {renewed or 'never'}"
     yield "good for", f"{told['lease_duration_seconds']} s after a renewal"
     yield "takeovers", str(told["transitions"])
     if told["asked_for_by"]:

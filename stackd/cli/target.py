@@ -27,7 +27,7 @@ from stackd.names import is_loopback
 if TYPE_CHECKING:
     import ssl
 
-    from stackd.client import Client, Retries
+    from stackd.client import ApiError, Client, Retries
     from stackd.config import Config
     from stackd.doctor.local import LocalDaemon
 
@@ -101,7 +101,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def sentences(client: Client) -> Iterator[None]:
     """Turn errors of the client into errors of the command line; for a missing key, say how to give one."""
-    from stackd.client import ClientError, KeyRefused
+    from stackd.client import ApiError, ClientError, KeyRefused
     from stackd.printable import printable
 
     try:
@@ -111,7 +111,23 @@ def sentences(client: Client) -> Iterator[None]:
             raise click.ClickException(no_key(client.url)) from error
         raise click.ClickException(printable(str(error))) from error
     except ClientError as error:
-        raise click.ClickException(printable(str(error))) from error
+        lines = listed(error) if isinstance(error, ApiError) else [str(error)]
+        raise click.ClickException("\n".join(map(printable, lines))) from error
+
+
+def listed(error: ApiError) -> list[str]:
+    """The sentence of an error; reasons against a pod spec with their lines in its text, each on a line of its own."""
+    reasons = [one for one in error.reasons if isinstance(one, dict)]
+    texts = [f"{one['path']}: {one['text']}" if one["path"] else one["text"] for one in reasons]
+    sentence = error.args[0]
+    if len(texts) < 2 and not any(one["line"] for one in reasons):
+        return [str(error)]
+    head = sentence[: max(0, min(map(sentence.find, texts)))].rstrip(": ")
+    lines = [f"line {one['line']}: " if one["line"] else "" for one in reasons]
+    return [
+        f"{head or 'the request is wrong'} ({error.status})",
+        *(f"  {at}{text}" for at, text in zip(lines, texts, strict=True)),
+    ]
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """``stackd stacks …``: a client of the API.
 
-read      list, show, timeline, logs
+read      list, get, show, describe, wait, timeline, logs
 create    create
 change    delete, batch-delete, extend, restart, stop, start
 watch     watch
@@ -15,7 +15,10 @@ from stackd.cli import lazy
 VERBS = {
     "list": ("stackd.cli.stacks.read:list_stacks", "List the stacks."),
     "create": ("stackd.cli.stacks.create:create", "Create a stack."),
+    "get": ("stackd.cli.stacks.read:get", "List stacks by their ids."),
     "show": ("stackd.cli.stacks.read:show", "Show everything about one stack."),
+    "describe": ("stackd.cli.stacks.read:describe", "Show a stack and what happened to it."),
+    "wait": ("stackd.cli.stacks.read:wait", "Wait until stacks have a status."),
     "watch": ("stackd.cli.stacks.watch:watch", "Watch the stacks change."),
     "delete": ("stackd.cli.stacks.change:delete", "Delete stacks."),
     "batch-delete": ("stackd.cli.stacks.change:batch_delete", "Delete many stacks as one job."),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,8 +16,8 @@ from stackd.cli.options import (
     stack_id_argument,
     stack_ids_argument,
 )
-from stackd.cli.output import PRINTED, addresses, console, duration, is_terminal, local, since
-from stackd.cli.stacks.read import checked
+from stackd.cli.output import PRINTED, addresses, console, counted, duration, is_terminal, local, since
+from stackd.cli.stacks.read import checked, for_each
 from stackd.cli.target import client_options, leaving
 from stackd.printable import printable
 
@@ -44,7 +43,7 @@ def delete(client: Client, stack_ids: tuple[str, ...], output: str) -> None:
         else:
             click.echo(stack_id if output == "name" else f"{stack_id}\tdeleted")
 
-    _all(stack_ids, each)
+    for_each(stack_ids, each)
 
 
 @click.command()
@@ -70,7 +69,7 @@ def _verb(name: str, text: str) -> click.Command:
                 stack = getattr(client, name)(checked(stack_id)).raw
             _print(stack, output, stack["status"], *addresses(stack))
 
-        _all(stack_ids, each)
+        for_each(stack_ids, each)
 
     return command
 
@@ -85,23 +84,6 @@ def _print(stack: Any, output: str, *fields: str) -> None:
         PRINTED[output](stack)
     else:
         click.echo("\t".join([stack["stack_id"], *(() if output == "name" else fields)]))
-
-
-def _all(stack_ids: tuple[str, ...], each: Callable[[str], None]) -> None:
-    """Call ``each`` for every stack, print the API's errors, and fail at the end if there were any."""
-    from stackd.client import ApiError, ClientError
-
-    failed = 0
-    for stack_id in dict.fromkeys(stack_ids):
-        try:
-            each(stack_id)
-        except ClientError as error:
-            if len(stack_ids) == 1 or not isinstance(error, ApiError):
-                raise
-            click.ClickException(printable(str(error))).show()
-            failed += 1
-    if failed:
-        raise click.ClickException(f"{failed} of {len(stack_ids)} failed")
 
 
 @click.command("batch-delete")
@@ -178,7 +160,7 @@ def _ids(client: Client, stack_ids: tuple[str, ...], chosen: dict[str, Any]) -> 
 
 
 def _confirm(count: int) -> None:
-    stacks = f"{count} stack{'' if count == 1 else 's'}"
+    stacks = counted(count, "stack")
     if not sys.stdin.isatty():
         raise click.UsageError(f"this would delete {stacks}; confirm with --yes")
     click.confirm(f"Delete {stacks}?", abort=True, err=True)

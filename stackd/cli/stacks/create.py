@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stackd.cli.options import Length, labels_of, names_of_templates, output_option
+from stackd.cli.options import Length, labels_of, labels_of_stacks, names_of_templates, output_option
 from stackd.cli.output import PRINTED, addresses, is_terminal, print_facts, print_text
 from stackd.cli.stacks.read import print_detail
 from stackd.cli.target import client_options, leaving
@@ -37,7 +37,8 @@ PORT = "CONTAINER_PORT[/PROTOCOL]"
 )
 @click.option("--port", "-p", "ports", multiple=True, metavar=PORT, help="A port to publish.  [all of the pod's ports]")
 @click.option("--ttl", type=Length(), help="How long it lives, such as 30m.")
-@click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", help="A label; may be repeated.")
+@click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", help="A label; may be repeated.",
+              shell_complete=labels_of_stacks)  # fmt: skip
 @click.option("--return-existing", is_flag=True, help="If a label's limit is reached, show the existing stack.")
 @click.option("--dry-run", is_flag=True, help="Create nothing; print what would be created.")
 @click.option("--wait", is_flag=True, help="Return when it is running; exit code 1 if it fails.")

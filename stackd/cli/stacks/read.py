@@ -1,28 +1,37 @@
-"""``stacks list``, ``show``, ``timeline`` and ``logs``: the commands that only read."""
+"""``stacks list``, ``get``, ``show``, ``describe``, ``wait``, ``timeline`` and ``logs``: the commands that only read."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from stackd.cli.options import filter_options, output_option, stack_id_argument
+from stackd.cli.options import (
+    STATUSES,
+    Length,
+    filter_options,
+    ids_of_stacks,
+    output_option,
+    stack_id_argument,
+    stack_ids_argument,
+)
 from stackd.cli.output import (
     LISTED,
     PRINTED,
     WIDE,
+    Column,
     Fields,
     addresses,
     duration,
     local,
+    print_all,
     print_facts,
-    print_json,
-    print_json_line,
-    print_rows,
     print_stacks,
+    print_table,
     print_text,
     since,
     style,
@@ -34,7 +43,6 @@ from stackd.quantity import of_bytes, of_milli
 if TYPE_CHECKING:
     from stackd.client import Client
 
-TIMELINE = ("when", "what", "reason", "by", "message")
 FOLLOW_SECONDS = 1.0
 FOLLOWED_LINES = 10_000
 CHOSEN = {"": LISTED, "wide": WIDE, "name": "stack_id"}
@@ -48,6 +56,17 @@ def list_stacks(client: Client, chosen: dict[str, Any], output: str) -> None:
     """List the stacks: a table, or in a pipe one line each with tabs between the fields."""
     stacks = client.stacks(**chosen, fields=CHOSEN[output].split(",") if output in CHOSEN else None)
     print_stacks({"stacks": [stack.raw for stack in stacks]}, output)
+
+
+@click.command()
+@client_options
+@click.argument("stack_ids", metavar="[STACK…]", nargs=-1, shell_complete=ids_of_stacks)
+@output_option("wide", "json", "jsonl", "name")
+def get(client: Client, stack_ids: tuple[str, ...], output: str) -> None:
+    """List the stacks with these ids, or all, as ``stacks list`` does."""
+    fields = CHOSEN[output].split(",") if output in CHOSEN else None
+    found = [client.get(checked(one)) for one in stack_ids] if stack_ids else client.stacks(fields=fields)
+    print_stacks({"stacks": [stack.raw for stack in found]}, output)
 
 
 @click.command()
@@ -69,17 +88,45 @@ def show(client: Client, stack_id: str, spec: bool, output: str) -> None:
 @click.command()
 @client_options
 @stack_id_argument
+def describe(client: Client, stack_id: str) -> None:
+    """Show everything about one stack, and what happened to it."""
+    print_detail(client.get(checked(stack_id)).raw)
+    click.echo()
+    print_table(TIMELINE, [event.raw for event in client.timeline(stack_id)])
+
+
+@click.command()
+@client_options
+@stack_ids_argument
+@click.option(
+    "--for", "status", type=click.Choice((*STATUSES, "deleted")), default="running", show_default=True,
+    help="The status to wait for.",
+)  # fmt: skip
+@click.option("--timeout", type=Length(), default="5m", show_default=True, help="The longest wait.")
+def wait(client: Client, stack_ids: tuple[str, ...], status: Any, timeout: str) -> None:
+    """Wait until stacks have a status; exit code 1 if one of them cannot reach it, or not in time."""
+    from stackd.units import parse_duration
+
+    end = time.monotonic() + parse_duration(timeout)
+
+    def each(stack_id: str) -> None:
+        stack = client.wait(checked(stack_id), status, timeout=max(0.0, end - time.monotonic()))
+        click.echo("\t".join([stack_id, stack.status, *(addresses(stack.raw) if stack.raw else ())]))
+
+    for_each(stack_ids, each)
+
+
+@click.command()
+@client_options
+@stack_id_argument
 @output_option("json", "jsonl")
 def timeline(client: Client, stack_id: str, output: str) -> None:
     """Show what happened to a stack, even for a while after it is gone."""
     events = [event.raw for event in client.timeline(checked(stack_id))]
-    if output == "json":
-        print_json({"stack_id": stack_id, "events": events})
-    elif output == "jsonl":
-        for event in events:
-            print_json_line(event)
+    if output:
+        print_all({"stack_id": stack_id, "events": events}, events, output, name="")
     else:
-        print_rows(TIMELINE, map(_row, events))
+        print_table(TIMELINE, events)
 
 
 @click.command()
@@ -155,6 +202,23 @@ def checked(stack_id: str) -> str:
     return stack_id
 
 
+def for_each(stack_ids: tuple[str, ...], each: Callable[[str], None]) -> None:
+    """Call ``each`` for every stack, print the errors, and fail at the end if there were any."""
+    from stackd.client import ClientError, Unreachable
+
+    failed = 0
+    for stack_id in dict.fromkeys(stack_ids):
+        try:
+            each(stack_id)
+        except ClientError as error:
+            if len(stack_ids) == 1 or isinstance(error, Unreachable):
+                raise
+            click.ClickException(printable(str(error))).show()
+            failed += 1
+    if failed:
+        raise click.ClickException(f"{failed} of {len(stack_ids)} failed")
+
+
 def print_detail(stack: Fields) -> None:
     """Print one stack: a name and a value on each line."""
     print_facts(_facts(stack), {"status": style(stack)})
@@ -177,7 +241,20 @@ def _facts(stack: Fields) -> Iterator[tuple[str, str]]:
     yield "memory", str(of_bytes(stack["requested_memory_bytes"]))
 
 
-def _row(event: Fields) -> list[str]:
+def _when(event: Fields) -> str:
+    """The time; on a terminal without the date if that is today."""
+    return local(event["at"]).removeprefix(f"{datetime.now().astimezone().date()} ")
+
+
+def _what(event: Fields) -> str:
     count = event.get("count", 1)
-    what = f"{event['kind']} ({count} times)" if count > 1 else event["kind"]
-    return [local(event["at"]), what, event["reason"] or "", event["by"] or "", event["message"] or ""]
+    return f"{event['kind']} ({count} times)" if count > 1 else str(event["kind"])
+
+
+TIMELINE = (
+    Column(head="when", of=_when),
+    Column(head="what", of=_what, elastic=True),
+    Column(head="reason", of=lambda event: event["reason"] or "", keep=6, elastic=True),
+    Column(head="by", of=lambda event: event["by"] or "", keep=5, elastic=True),
+    Column(head="message", of=lambda event: event["message"] or "", keep=8, fold=True),
+)

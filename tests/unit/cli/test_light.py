@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from stackd.cli import COMMANDS, stackd
+from stackd.cli.stacks import VERBS
 from tests.harness import KEY
 from tests.unit.cli.conftest import Shell
 
@@ -64,6 +67,13 @@ async def test_version_and_help_load_nothing_heavy(words: str) -> None:
     out, heavy = await loaded(*words.split())
     assert out
     assert heavy == ""
+
+
+def test_no_help_is_wider_than_a_terminal() -> None:
+    for table, before in ((COMMANDS, ()), (VERBS, ("stacks",))):
+        for name in table:
+            text = CliRunner().invoke(stackd, [*before, name, "--help"], terminal_width=80).output
+            assert max(map(len, text.splitlines())) <= 80, name
 
 
 async def test_no_command_has_options_that_are_heavy_to_complete() -> None:

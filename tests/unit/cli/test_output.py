@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import signal
 import sys
 from datetime import UTC, datetime, timedelta
@@ -14,8 +15,19 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from stackd.cli.output import addresses, cells, duration, line, print_table, table
-from stackd.cli.stacks.read import added
+from stackd.cli.output import (
+    addresses,
+    by_status,
+    cells,
+    duration,
+    line,
+    natural,
+    notes,
+    print_unwrapped,
+    stack_columns,
+    table,
+)
+from stackd.cli.stacks.read import TIMELINE, added
 from tests.harness import KEY, eventually, request_for, seed
 from tests.unit.cli.conftest import Shell
 from tests.unit.cli.test_hostile import ROOT, on_terminal
@@ -37,28 +49,47 @@ STACK: dict[str, Any] = {
 }
 
 
-def drawn(width: int) -> list[str]:
-    console = Console(file=io.StringIO(), width=width)
-    print_table(console, table([STACK], width))
+ANOTHER = {**STACK, "node_id": "worker-2.example.org", "labels": {**STACK["labels"], "team": "eight"}}
+
+
+def drawn(stacks: list[dict[str, Any]], width: int, **options: Any) -> tuple[str, list[str]]:
+    console = Console(file=io.StringIO(), width=width, **options)
+    made, hidden = table(stack_columns(stacks), stacks, width)
+    print_unwrapped(console, made)
     assert isinstance(console.file, io.StringIO)
-    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+    return console.file.getvalue(), hidden
 
 
 @pytest.mark.parametrize("width", [200, 120, 100, 80, 60, 40, 20])
 def test_an_address_is_whole_and_a_stack_is_one_line_on_any_terminal(width: int) -> None:
-    head, row = drawn(width)
-    assert "ADDRESS" in head
-    assert ADDRESS in row
-    assert len(row) <= max(width, len(ADDRESS))
+    text, hidden = drawn([STACK, ANOTHER], width)
+    head, *rows = [line.rstrip() for line in text.splitlines()]
+    assert {*head.lower().split(), *hidden} == {"stack", "status", "address", "team", "node", "age", "left"}
+    for row, stack in zip(rows, (STACK, ANOTHER), strict=True):
+        assert ADDRESS in row
+        assert len(row) <= max(width, len(ADDRESS))
+        whole = {cell for column in stack_columns([STACK, ANOTHER]) for cell in column.of(stack).split(" ")}
+        assert all(word in whole or word.endswith("…") for word in row.split())
+
+
+def test_a_label_that_all_stacks_share_is_below_the_table_and_no_column_unless_there_is_one_stack() -> None:
+    assert [column.head for column in stack_columns([STACK])[3:6]] == ["team", "challenge", "player"]
+    without = {**STACK, "labels": {"player": "somebody"}}
+    assert [column.head for column in stack_columns([STACK, ANOTHER, without])[3:5]] == ["challenge", "team"]
+    assert notes([STACK, ANOTHER]) == ["2 stacks: 2 running", "all have challenge=a-rather-long-name player=somebody"]
+    assert notes([]) == ["0 stacks"]
+    assert notes([STACK]) == ["1 stack: 1 running"]
+
+
+def test_the_worst_is_counted_first_and_nodes_are_in_the_order_of_people() -> None:
+    assert by_status({"running": 12, "odd": 1, "failed": 3, "stopped": 0}) == "3 failed, 12 running, 1 odd"
+    assert sorted(["n-10", "n-2", "10", "n"], key=natural) == ["10", "n", "n-2", "n-10"]
 
 
 @pytest.mark.parametrize("hostile", ["\x1b]0;taken\x07", "\x1b[2J", "a\rb", "\x9b31m", "\u202etxt", "[red]x[/red]"])
 def test_text_of_a_tenant_does_nothing_to_a_terminal_and_a_status_has_its_colour(hostile: str) -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=200, color_system="truecolor")
     stack = {**STACK, "status": "failed", "status_reason": hostile, "labels": {"x": hostile}, "node_id": hostile}
-    print_table(console, table([stack], 200))
-    assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue()
+    text, _ = drawn([stack], 200, force_terminal=True, color_system="truecolor")
     assert "\x1b[1;31mfailed (" in text
     assert not any(obeyed in text for obeyed in ("\x1b]", "\x1b[2J", "\r", "\x9b", "\u202e"))
     assert line(cells(stack)).count("\t") == len(cells(stack)) - 1
@@ -98,9 +129,10 @@ async def test_changes_come_in_each_form(shell: Shell, tmp_path: Any) -> None:
 
 
 async def test_stats_and_capacity_are_told(shell: Shell) -> None:
-    await shell.at.create()
+    stack_id = (await shell.at.create())["stack_id"]
+    await shell.at.until_status(stack_id, "running")
     facts = dict(line.split("\t") for line in (await shell.any_command("stats")).stdout.splitlines())
-    assert facts["stacks"] == "1, 1 of them active"
+    assert facts["stacks"] == "1: 1 running"
     assert (facts["cpu"], facts["memory"]) == ("100m", "128Mi")
     stats = json.loads((await shell.any_command("stats", "--json")).stdout)
     assert stats == (await shell.at.call("GET", "/stats")).json
@@ -215,3 +247,39 @@ async def test_times_are_read_by_people(shell: Shell) -> None:
         text = await shell.good(*words)
         assert stack["created_at"] not in text
         assert datetime.fromisoformat(stack["created_at"]).astimezone().isoformat(timespec="minutes")[:16] in text
+
+
+async def test_a_timeline_fits_a_narrow_terminal_and_says_what_it_leaves_out(shell: Shell) -> None:
+    stack_id = (await shell.at.create(request_for("registry.example/nostart")))["stack_id"]
+    await shell.at.until_status(stack_id, "failed")
+    for word, first in (("timeline", "WHEN"), ("describe", "stack")):
+        said = await on_terminal(shell, "stacks", word, stack_id, TERM="xterm-256color", COLUMNS="80")
+        lines = [re.sub(r"\x1b\[[0-9;]*m", "", one).rstrip() for one in said.splitlines()]
+        assert max(map(len, lines)) <= 80
+        assert lines[0].startswith(first)
+        head = next(one for one in lines if one.startswith("WHEN"))
+        hidden = re.search(r"too wide for this terminal: (.*)", "\n".join(lines))
+        assert {*head.lower().split(), *(hidden[1].split(", ") if hidden else ())} == {
+            column.head for column in TIMELINE
+        }
+        assert "failed to create containerd task" in " ".join(one.strip() for one in lines)
+
+
+async def test_events_in_json_have_all_fields_but_the_pod_spec(shell: Shell) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(ROOT / "stackd.py"), "events", "--json", stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"STACKD_URL": shell.at.url, "STACKD_API_KEY": KEY, "HOME": str(shell.home)},
+    )  # fmt: skip
+    try:
+        await eventually(lambda: shell.at.daemon.api.feed.followers == 1, deadline=20)
+        stack_id = (await shell.at.create())["stack_id"]
+        assert process.stdout is not None
+        async with asyncio.timeout(60):
+            event: dict[str, Any] = {"kind": ""}
+            while event["kind"] != "stack":
+                event = json.loads(await process.stdout.readline())
+        stack = await shell.at.stack(stack_id)
+        assert event["data"].keys() == stack.keys() - {"pod_spec"}
+    finally:
+        process.send_signal(signal.SIGINT)
+        await process.wait()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from stackd.cli import stackd
 from stackd.client import ApiError, Client, Job, Unreachable
 from tests.harness import harness, request_for, seed
 from tests.unit.cli.conftest import Shell
@@ -83,6 +86,12 @@ async def test_what_the_api_refuses_is_said_in_its_words(shell: Shell, pod: str)
         "POST", "/stacks", seed() | {"target_port": [{"container_port": 81, "protocol": "TCP"}]}
     )
     assert said == f"Error: {reply.error} (400)\n"
+    text = POD.replace("containers:", "hostNetwork: true\n  containers:").replace("image:", "imge:")
+    lines = (await shell.failing(1, "create", "-f", "-", "-p", "80", stdin=text)).splitlines()
+    wrong = [number for number, line in enumerate(text.splitlines(), 1) if "hostNetwork" in line or "imge" in line]
+    assert lines[0] == "Error: invalid pod spec (400)"
+    assert [line.split(": ")[0] for line in lines[1:]] == [f"  line {at}" for at in (wrong[0], wrong[1] - 1, wrong[1])]
+    assert "spec.hostNetwork: a stack may not share" in lines[1]
     assert await shell.failing(1, "show", "stack-none") == "Error: stack not found: stack-none (404)\n"
 
 
@@ -207,3 +216,49 @@ async def test_a_batch_delete_that_fails_says_which_and_why(shell: Shell) -> Non
     job = json.loads(result.stdout)
     assert (job["deleted"], job["not_found"], job["failed"]) == (0, 1, 1)
     assert "1 of 2 could not be deleted" in result.stderr
+
+
+async def test_get_lists_the_named_stacks_and_wait_returns_when_they_are_there(shell: Shell) -> None:
+    ids = [(await shell.at.create())["stack_id"] for _ in range(3)]
+    assert (await shell.good("get", *ids[:2], "-o", "name")).split() == ids[:2]
+    assert (await shell.good("get", "-o", "name")).split() == ids
+    lines = (await shell.good("wait", *ids)).splitlines()
+    assert [line.split("\t")[:2] for line in lines] == [[stack_id, "running"] for stack_id in ids]
+    waiting = asyncio.create_task(shell.good("wait", ids[0], "--for", "deleted"))
+    await shell.at.call("DELETE", f"/stacks/{ids[0]}")
+    assert await waiting == f"{ids[0]}\tdeleted\n"
+    assert await shell.good("wait", ids[1]) == await shell.good("wait", ids[1], "--timeout", "0s")
+    said = await shell.failing(1, "wait", ids[0], ids[1], "--for", "stopped", "--timeout", "0s")
+    assert f"stack not found: {ids[0]}" in said
+    assert f"{ids[1]} is still running" in said
+    assert "2 of 2 failed" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("stacks", "shwo"), "stackd stacks show"), (("list",), "stackd stacks list"), (("stat",), "stackd stats"),
+        (("stacks", "doctor"), "stackd doctor"), (("xyzzy",), ""),
+    ],
+)  # fmt: skip
+def test_a_command_that_does_not_exist_is_answered_with_the_nearest(words: tuple[str, ...], hint: str) -> None:
+    result = CliRunner().invoke(stackd, list(words))
+    assert result.exit_code == 2
+    suggestion = f" (did you mean {hint}?)" if hint else ""
+    assert result.output.endswith(f'Error: no such command "{words[-1]}"{suggestion}\n')
+
+
+async def test_labels_and_nodes_are_completed(shell: Shell) -> None:
+    stack, _ = [await shell.at.create(seed() | {"labels": {"team": team, "kind": "web"}}) for team in ("7", "8")]
+    for begin, offered in (
+        ("--label ", ["kind", "team"]), ("--label t", ["team=7", "team=8"]), ("--label team=8", ["team=8"]),
+        ("--node ", [stack["node_id"]]),
+    ):  # fmt: skip
+        words = f"stackd stacks list {begin}"
+        result = await shell.run(
+            COMP_WORDS=words,
+            COMP_CWORD=str(len(words.split()) - (not words.endswith(" "))),
+            _STACKD_COMPLETE="zsh_complete",
+        )
+        found = result.output.splitlines()[1::3]
+        assert found == offered if "--label" in begin else stack["node_id"] in found
