@@ -1,14 +1,28 @@
-"""Pod specs for tests: the document's example, and ways to change it."""
+"""Pod specs for tests: the document's example, ways to change it, and the Kubernetes client's models of a Pod."""
 
 from __future__ import annotations
 
 import copy
+import functools
 import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import yaml
+from kubernetes.aio.client.models.v1_pod import V1Pod
+from pydantic import BaseModel
 
 from stackd.errors import InvalidPodSpec
 from stackd.model import SanitizedSpec, TargetPort
 from stackd.podspec import Policy, sanitize
+from stackd.podspec.fields import FieldKind
+
+REFUSALS = yaml.safe_load(Path(__file__).with_name("refusals.yaml").read_text())
+"""What is refused, and why."""
 
 DEFAULT_POLICY = Policy()
 HTTP = (TargetPort(container_port=80, protocol="TCP"),)
@@ -55,6 +69,14 @@ def metadata(**fields: Any) -> dict[str, Any]:
     return pod
 
 
+def changed(case: dict[str, Any]) -> dict[str, Any]:
+    """The seed with the fields of one of the refusals."""
+    pod = container(**case.get("container", {}))
+    pod["spec"].update(case.get("spec", {}))
+    pod["metadata"].update(case.get("metadata", {}))
+    return pod | case.get("pod", {})
+
+
 def with_volume(source: dict[str, Any]) -> dict[str, Any]:
     """The seed with one volume, mounted."""
     pod = container(volumeMounts=[{"name": "v", "mountPath": "/v"}])
@@ -85,3 +107,49 @@ def reasons(pod: object, policy: Policy = DEFAULT_POLICY, ports: tuple[TargetPor
     except InvalidPodSpec as refused:
         return [str(reason) for reason in refused.reasons]
     return []
+
+
+POD: type[BaseModel] = V1Pod
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelField:
+    """A field's shape; ``model`` for objects and lists of objects."""
+
+    kind: FieldKind
+    model: type[BaseModel] | None = None
+
+
+@functools.cache
+def fields_of(model: type[BaseModel]) -> Mapping[str, ModelField]:
+    """The model's fields by their JSON names."""
+    hints = typing.get_type_hints(model)
+    return {info.serialization_alias or name: _field_type(hints[name]) for name, info in model.model_fields.items()}
+
+
+def _field_type(annotation: object) -> ModelField:
+    inner = [part for part in _alternatives(annotation) if part is not type(None)]
+    if len(inner) > 1:
+        return ModelField(kind=FieldKind.INTEGER_OR_STRING if set(inner) == {int, str} else FieldKind.OTHER)
+    (only,) = inner
+    if only in _PLAIN:
+        return ModelField(kind=_PLAIN[only])
+    origin, arguments = typing.get_origin(only), typing.get_args(only)
+    if origin is list:
+        item = _field_type(arguments[0])
+        return ModelField(kind=_LISTS.get(item.kind, FieldKind.OTHER), model=item.model)
+    if origin is dict:
+        return ModelField(kind=FieldKind.STRING_MAP if arguments[1] is str else FieldKind.OTHER)
+    if isinstance(only, type) and hasattr(only, "model_fields"):
+        return ModelField(kind=FieldKind.OBJECT, model=only)
+    return ModelField(kind=FieldKind.OTHER)
+
+
+def _alternatives(annotation: object) -> tuple[typing.Any, ...]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+_PLAIN: dict[object, FieldKind] = {str: FieldKind.STRING, int: FieldKind.INTEGER, bool: FieldKind.BOOLEAN}
+_LISTS = {FieldKind.STRING: FieldKind.STRINGS, FieldKind.OBJECT: FieldKind.OBJECTS}

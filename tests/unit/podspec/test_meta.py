@@ -51,42 +51,10 @@ def path(key: str) -> str:
     return f"metadata.annotations.{key}" if key.isalpha() else f'metadata.annotations["{key}"]'
 
 
-@pytest.mark.parametrize(
-    ("key", "said"),
-    [
-        ("stackd.io/record", "is reserved for stackd"),
-        ("stackd.io/generation", "is reserved for stackd"),
-        ("label.stackd.io/team", "is reserved for stackd"),
-        ("container.apparmor.security.beta.kubernetes.io/app", "stackd sets how a pod is confined; leave it out"),
-        ("seccomp.security.alpha.kubernetes.io/pod", "stackd sets how a pod is confined; leave it out"),
-        ("a b", "is not a valid key"),
-        ("/x", "is not a valid key"),
-        ("Example.org/x", "is not a valid key"),
-    ],
-)
-def test_some_are_refused_whatever_the_patterns_say(key: str, said: str) -> None:
-    (only,) = reasons(metadata(annotations={key: "x"}), ANY)
-    assert said in only
-
-
 def test_there_is_an_end_to_annotations() -> None:
     generous = Policy(allow_annotations=("**",), max_text=1 << 20)
     (only,) = reasons(metadata(annotations={"a": "x" * 70_000}), generous)
     assert only == "metadata.annotations: must be at most 65536 bytes in all"
-
-
-@pytest.mark.parametrize(
-    "key",
-    [
-        "pod-template-hash", "pod-template-generation", "controller-revision-hash", "controller-uid", "job-name",
-        "io.kubernetes.pod.namespace", "io.cilium.k8s.policy.serviceaccount", "statefulset.kubernetes.io/pod-name",
-        "apps.kubernetes.io/pod-index", "batch.kubernetes.io/job-name", "app.kubernetes.io/managed-by",
-        "sidecar.istio.io/inject", "stackd.io/stack", "example.org/mine",
-    ],
-)  # fmt: skip
-def test_a_label_that_somebody_acts_on_is_refused_by_its_path(key: str) -> None:
-    (only,) = reasons(metadata(labels={key: "x"}), ANY)
-    assert only.startswith(f'metadata.labels["{key}"]: ')
 
 
 def test_other_labels_are_a_tenants_own() -> None:

@@ -83,40 +83,6 @@ def test_a_key_of_the_policy_grants_what_it_names_and_nothing_else(
 
 
 @pytest.mark.parametrize(
-    ("pod", "policy", "reason"),
-    [
-        (seed(), Policy(max_cpu="50m"), "spec (cpu): the pod asks for more than 50m (policy.max_cpu)"),
-        (seed(), Policy(max_memory="64Mi"), "spec (memory): the pod asks for more than 64Mi (policy.max_memory)"),
-        (
-            resource("ephemeral-storage", "2Gi"),
-            Policy(max_ephemeral_storage="1Gi"),
-            "spec (ephemeral-storage): the pod asks for more than 1Gi (policy.max_ephemeral_storage)",
-        ),
-        (
-            with_init({}, {}),
-            Policy(max_containers=2),
-            "spec.containers: 3 containers; at most 2 allowed (policy.max_containers)",
-        ),
-        (seed(), Policy(require_digest=True), "image: must be pinned by its digest (policy.require_digest)"),
-        (
-            resource("nvidia.com/gpu", "500m"),
-            Policy(extended_resources=("**",)),
-            'spec.containers[0].resources.limits["nvidia.com/gpu"]: must be a whole number',
-        ),
-        (
-            env_from("secretRef", "../x"),
-            Policy(secrets=("**",)),
-            "envFrom[0].secretRef: must be a name of at most 253 lower-case letters",
-        ),
-    ],
-)
-def test_limits_of_the_policy_are_named(pod: dict[str, Any], policy: Policy, reason: str) -> None:
-    assert reasons(pod) == [] or "unless" in reasons(pod)[0]
-    (only,) = reasons(pod, policy)
-    assert only.endswith(reason) or reason in only
-
-
-@pytest.mark.parametrize(
     ("size", "given_limit", "written"),
     [("1Gi", None, "1Gi"), ("64Mi", None, "64Mi"), ("1Gi", "0.5Gi", "512Mi"), ("", "5Gi", "5Gi"), ("", None, None)],
 )

@@ -238,34 +238,6 @@ def test_the_larger_of_request_and_limit_becomes_both(
     assert settled(requests=requests, limits=given_limits).items() >= both.items()
 
 
-@pytest.mark.parametrize(
-    ("resources", "expected"),
-    [
-        (None, ["resources.cpu: is required", "resources.memory: is required"]),
-        ({"limits": {"cpu": "1"}}, ["resources.memory: is required"]),
-        ({"limits": {"cpu": "1", "memory": "0"}}, ["resources.limits.memory: must be more than zero"]),
-        ({"limits": {"cpu": "1", "memory": "1"}, "requests": {"cpu": "-1"}}, ["resources.requests.cpu: must be more"]),
-        ({"limits": {"cpu": "2M", "memory": "1"}}, ["resources.limits.cpu: is more CPU than any node has"]),
-        ({"limits": {"cpu": "1", "memory": "1Ei"}}, ["resources.limits.memory: is more than any node has"]),
-        ({"limits": {"cpu": "1", "memory": "1e100"}}, ["resources.limits.memory: too large"]),
-        ({"limits": {"cpu": "x", "memory": None}}, ["limits.cpu: not a quantity", "limits.memory: must be a quantity"]),
-        (
-            {"limits": {"cpu": "1", "memory": "1", "nvidia.com/gpu": 1}},
-            ['resources.limits["nvidia.com/gpu"]: not accepted, unless policy.extended_resources allows it'],
-        ),
-        (
-            {"limits": {"cpu": "1", "memory": "1", "hugepages-2Mi": "2Mi"}},
-            ['resources.limits["hugepages-2Mi"]: not accepted'],
-        ),
-        ({"limits": {"cpu": "1", "memory": "1"}, "claims": []}, ["resources.claims: device claims are not available"]),
-    ],
-)
-def test_what_is_wrong_with_resources_is_named(resources: Any, expected: list[str]) -> None:
-    found = reasons(container(resources=resources))
-    assert len(found) == len(expected)
-    assert all(part in reason for part, reason in zip(expected, found, strict=True))
-
-
 def limits_of(cpu: str, restart: str = "") -> dict[str, Any]:
     return {"resources": {"limits": {"cpu": cpu, "memory": "1Mi"}}} | ({"restartPolicy": restart} if restart else {})
 
