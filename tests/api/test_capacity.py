@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 
 from stackd.embedded import EmbeddedCluster, NodeSpec
-from stackd.lifecycle.needs import ENOUGH
-from tests.harness import Harness, fast_cluster, harness, request_for, seed, until
-from tests.provisioning import real_node
+from tests.harness import Harness, fast_cluster, harness, request_for, until
 
 NODES = (
     NodeSpec(name="a", cpu="1070m", memory="1048980Ki", pods="20"),
@@ -78,16 +76,6 @@ async def test_disk_counts_as_the_limit_range_gives_it_and_as_a_pod_asks_for_it(
         assert (found["fits"], found["requested_ephemeral_storage_bytes"]) == (168, 1 << 20)
 
 
-async def test_a_node_that_a_real_kubelet_registered_has_no_disk_for_the_largest_of_the_policy(tmp_path: Path) -> None:
-    settings = {"STACKD_POLICY__MAX_EPHEMERAL_STORAGE": "8Gi"}
-    async with real_node("--no-ephemeral-storage") as made, harness(tmp_path, settings, cluster=made) as at:
-        found = (await at.call("POST", "/capacity", seed())).json
-        assert (found["fits"], found["limited_by"], found["nodes"]) == (0, "ephemeral_storage", {"real-worker": 0})
-        assert found["requested_ephemeral_storage_bytes"] == 8 << 30
-        assert (await capacity(at))["requested_ephemeral_storage_bytes"] == 8 << 30
-        assert (await at.call("POST", "/stacks", seed())).status == 503
-
-
 async def test_disk_counts_in_quotas_as_request_and_as_limit(at: Harness) -> None:
     await limit_range(at, "64Mi")
     for name, line in (("asked", "requests.ephemeral-storage"), ("limit", "limits.ephemeral-storage")):
@@ -95,13 +83,6 @@ async def test_disk_counts_in_quotas_as_request_and_as_limit(at: Harness) -> Non
         await at.kubectl("POST", "/api/v1/namespaces/stacks/resourcequotas", quota)
     found = (await at.call("POST", "/capacity", request_for("nginx"))).json
     assert (found["quota"], found["quota_limited_by"]) == (10, "limit: limits.ephemeral-storage")
-
-
-async def test_a_quota_that_is_larger_than_anything_binds_nothing(at: Harness) -> None:
-    at.see_quotas({"metadata": {"name": "q"}, "spec": {"hard": {"requests.cpu": "1e30"}}})
-    found = await capacity(at)
-    assert found["limited_by"] != "quota"
-    assert found["quota"] == ENOUGH
 
 
 async def test_ports_and_the_limit_of_stacks_bind_too(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 from typing import Any
 
@@ -86,15 +85,6 @@ async def test_an_extension_of_what_is_gone_or_going_is_refused(tmp_path: Path) 
         assert (reply.status, "is being deleted" in reply.error) == (409, True)
         at.cluster.faults.resume()
         assert (await deleting).status == 200
-
-
-async def test_an_extended_stack_outlives_its_first_end_and_no_more_than_its_new_one(at: Harness) -> None:
-    created = await at.create(seed() | {"ttl": "2s"})
-    extended = await extend(at, created["stack_id"], "3s")
-    assert extended.status == 200
-
-    await until(lambda: at.call("GET", f"/stacks/{created['stack_id']}"), lambda seen: seen.status == 404)
-    assert time.time_ns() >= to_nanoseconds(extended.json["ttl_expires_at"])
 
 
 async def test_extensions_at_the_last_moment_either_hold_or_are_refused(at: Harness) -> None:

@@ -157,16 +157,6 @@ async def without_labels(at: Harness, monkeypatch: pytest.MonkeyPatch) -> str:
     return stack_id
 
 
-async def test_labels_that_a_policy_took_off_are_put_back_when_it_does_no_more(
-    at: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before, stackd tried only once to put them back."""
-    stack_id = await without_labels(at, monkeypatch)
-    at.cluster.faults.clear()
-
-    await until(lambda: at.objects("pods"), lambda seen: labelled(seen[stack_id]))
-
-
 async def test_the_end_of_a_pod_without_labels_is_noticed(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before, the stack stayed ``running`` for ever."""
     stack_id = await without_labels(at, monkeypatch)
@@ -367,15 +357,6 @@ async def test_a_service_that_cannot_be_put_right_is_told_in_the_status(at: Harn
     await eventually(lambda: serves(at, stack_id, port))
 
 
-async def test_a_deleted_service_comes_back_within_one_period(tmp_path: Path) -> None:
-    """Before, it took two periods of ten seconds each."""
-    async with harness(tmp_path, {"STACKD_RECONCILE__INTERVAL": "1h"}) as at:
-        stack_id = await at.running()
-        port = (await at.stack(stack_id))["ports"][0]["node_port"]
-        await at.delete_object("services", f"svc-{stack_id}")
-        await eventually(lambda: serves(at, stack_id, port))
-
-
 @pytest.mark.parametrize("verb", ["", "restart"])
 async def test_a_port_that_is_free_a_little_after_its_service_is_gone_is_kept(tmp_path: Path, verb: str) -> None:
     """Before, 5 of 120 Services that were deleted by hand came back with another port, which nobody else had."""
@@ -426,12 +407,6 @@ async def test_a_stack_is_told_an_address_of_its_services_family(
         assert stack["node_public_ip"] == told_address
         await at.delete_object("services", f"svc-{stack['stack_id']}")
         assert (await at.until_status(stack["stack_id"], "running"))["node_public_ip"] == told_address
-
-
-async def test_an_address_of_another_family_is_none(tmp_path: Path) -> None:
-    async with harness(tmp_path) as at:
-        await readdress(at, V6)
-        assert (await at.create())["node_public_ip"] is None
 
 
 async def test_requests_that_a_policy_has_raised_count(at: Harness) -> None:

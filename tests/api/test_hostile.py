@@ -25,7 +25,7 @@ import pytest
 
 from stackd.keys import digest
 from stackd.logs.formats import JsonFormatter, TextFormatter
-from tests.harness import KEY, READ_KEY, Harness, eventually, harness, request_for, seed
+from tests.harness import KEY, READ_KEY, Harness, eventually, harness, request_for
 
 CRLF = b"\r\n"
 AUTH = b"X-API-KEY: " + KEY.encode() + CRLF
@@ -255,13 +255,6 @@ async def test_a_body_that_is_packed_for_the_transfer_is_a_415(at: Harness) -> N
     packed = gzip.compress(b"{}")
     raw = b"POST /stacks HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\nConnection: close\r\n" + AUTH
     assert statuses(await say(at, raw + CRLF + b"%x\r\n" % len(packed) + packed + b"\r\n0\r\n\r\n")) == [415]
-
-
-async def test_a_body_as_it_is_may_say_so(at: Harness) -> None:
-    for coding in ("identity", "Identity", ""):
-        reply = await at.call("POST", "/stacks", seed(), headers={"Content-Encoding": coding})
-        assert reply.status == 201, reply.text
-    assert (await at.call("GET", "/healthz", headers={"Content-Encoding": "gzip"})).status == 200, "there is no body"
 
 
 @pytest.mark.parametrize(

@@ -296,12 +296,6 @@ async def test_a_template_gives_of_its_own_pool_also_where_another_ones_pods_are
         assert (await entry(at, "web-1"))["ready"] == SIZE
 
 
-async def test_a_dry_run_takes_none(at: Harness) -> None:
-    before = waiting(at)
-    assert (await at.call("POST", "/stacks?dry_run=true", {"template": "web-1"})).status == 200
-    assert waiting(at) == before
-
-
 async def test_none_is_given_whose_pod_is_not_ready(at: Harness) -> None:
     """One of the three stacks has a pod that is not ready."""
     store, rows = at.cluster.store, waiting(at)
@@ -446,23 +440,6 @@ async def test_a_pool_that_is_configured_away_is_drained(at: Harness, tmp_path: 
 
     for kind in ("pods", "services"):
         await until(partial(at.objects, kind), lambda seen: len(seen) == 1)
-
-
-async def test_none_is_given_by_a_stackd_that_does_not_own_the_stacks_any_more(at: Harness) -> None:
-    before = waiting(at)
-    at.lose_lease("another stackd owns the stacks")
-    refused = await at.call("POST", "/stacks", {"template": "web-1"})
-    assert (refused.status, refused.error, waiting(at)) == (503, "another stackd owns the stacks", before)
-
-
-async def test_a_pool_outlives_a_restart(tmp_path: Path) -> None:
-    settings = folder_with(tmp_path, web_1=template())
-    async with EmbeddedCluster(fast_cluster()) as cluster:
-        async with harness(tmp_path, settings, cluster=cluster) as at:
-            before = {row.stack_id for row in await filled(at)}
-        async with harness(tmp_path, settings, cluster=cluster) as at:
-            assert {row.stack_id for row in await filled(at)} == before
-            assert (await at.create({"template": "web-1"}))["stack_id"] in before
 
 
 async def test_after_the_file_is_lost_what_was_given_stays_so_and_the_rest_is_the_pool(tmp_path: Path) -> None:

@@ -69,36 +69,6 @@ async def test_when_most_pods_are_gone_at_once_nothing_is_given_back_until_it_is
     assert all(row.ended and not row.held for row in here.file.rows().values())
 
 
-async def test_on_another_cluster_nothing_is_created_removed_or_ended(here: World) -> None:
-    known = here.ledger.known()
-    async with EmbeddedCluster(fast_cluster()) as other:
-        other.write_kubeconfig(here.folder / "kubeconfig")
-        await restart(here)
-
-        async def braked() -> bool:
-            return "belongs to the cluster" in str((await here.call("GET", "/readyz")).body)
-
-        await eventually(braked, deadline=20)
-        rows = here.file.rows()
-        assert (await here.call("POST", "/stacks", {"target_port": [], "pod_spec": ""})).status in (400, 503)
-        operations = Operations(here, prefix="other-")
-        assert (await operations.attempt(operations.new_create(RUNS_ON))).status == 503
-        job = await here.call("POST", "/stacks/batch-delete", {"stack_ids": known[:2]})
-        assert job.status == 503, "nothing is promised where this stackd owns nothing"
-        refused = await here.call("DELETE", f"/stacks/{known[2]}")
-        assert refused.status == 503
-        here.ledger.ending(known[2]).asked += 1
-        here.ledger.ending(known[2]).promised = True
-        await asyncio.sleep(SEVERAL_PASSES)
-        assert here.file.rows().keys() == rows.keys()
-        assert other.counts.total("delete") == other.counts.total("create") == 0
-    assert len(here.ours("pods")) == len(here.ours("services")) == MANY
-    here.cluster.write_kubeconfig(here.folder / "kubeconfig")
-    await restart(here)
-    assert await converge(here, Oracle(here))
-    assert here.file.rows().keys() == {*known} - {known[2]}
-
-
 async def test_a_daemon_that_starts_on_another_cluster_takes_nothing_for_gone_before_it_knows_that(here: World) -> None:
     known = here.ledger.known()
     async with EmbeddedCluster(fast_cluster()) as other:

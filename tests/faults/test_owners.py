@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 
 import pytest
 
 from tests.faults.owner_plan import OWNER_THEMES
-from tests.faults.owners import STALL_SECONDS, Pulse
 from tests.faults.plan import ALL, OWNERS_FROM
 from tests.faults.processes import ForkServer
 from tests.faults.runner import run_here
-from tests.harness import eventually
 
 SEEDS_EACH = 3 if ALL else 2
 MUST_HAPPEN = {
@@ -40,13 +37,3 @@ async def test_whoever_owns_the_stacks_nothing_is_lost_and_nobody_else_changes_t
     total = sum((report.counts for report in reports), Counter[str]())
     assert total["owners"] >= len(seeds)
     assert all(total[what] for what in MUST_HAPPEN[theme]), total
-
-
-async def test_a_pause_of_the_whole_process_makes_nothing_late() -> None:
-    """Requests that arrive meanwhile are seen afterwards, and say nothing of the daemon that sent them."""
-    pulse = Pulse()
-    since = time.monotonic()
-    time.sleep(3 * STALL_SECONDS)  # the event loop is to stand still
-    assert pulse.running(since) < STALL_SECONDS
-    await eventually(lambda: pulse.running(since) > 2 * STALL_SECONDS)
-    await pulse.stop()

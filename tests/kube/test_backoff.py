@@ -18,10 +18,6 @@ def test_pauses_of_many_who_wait_differ() -> None:
     assert len({Backoff(first=1, most=1).pause() for _ in range(20)}) > 10
 
 
-def test_what_the_server_asks_for_is_the_least_pause() -> None:
-    assert Backoff(first=0.1, most=0.5).pause(at_least=7) == 7
-
-
 async def test_a_deadline_never_has_less_than_nothing_left() -> None:
     assert 9 < Deadline(10).left <= 10
     past = Deadline(0.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import re
 import time
 import tracemalloc
 from dataclasses import replace
@@ -18,7 +17,6 @@ from stackd.errors import (
     AnswerTooLarge,
     ClusterRefused,
     ClusterUnavailable,
-    InvalidPodSpec,
     NodePortTaken,
     NoRequestSlot,
     ObjectExists,
@@ -140,14 +138,6 @@ PORT_REFUSED = status(
 )
 
 
-async def test_a_service_whose_first_answer_was_lost_is_found_although_its_own_port_is_refused(
-    cluster: Cluster, wire: Wire
-) -> None:
-    wire.on("POST", SERVICES, loses(), says(PORT_REFUSED, 422))
-    wire.on("GET", f"{SERVICES}/s", says(service()))
-    assert (await cluster.create_service(service())).name == "s"
-
-
 async def test_a_service_whose_answer_was_lost_and_whose_labels_a_policy_removed_is_deleted_again(
     cluster: Cluster, wire: Wire
 ) -> None:
@@ -249,14 +239,6 @@ async def test_a_delete_that_is_refused_is_not_asked_again(cluster: Cluster, wir
     assert len(wire.seen) == 1
 
 
-async def test_a_pod_that_does_not_go_is_said_to_be_still_there_and_why(cluster: Cluster, wire: Wire) -> None:
-    wire.on("DELETE", f"{PODS}/p", says(HELD))
-    wire.on("GET", f"{PODS}/p", *[says(HELD)] * 50)
-    cluster.target = replace(cluster.target, timeout=0.3)
-    with pytest.raises(ClusterUnavailable, match=r"still being deleted \(finalizers example.com/hold\)"):
-        await cluster.delete_pod("p", "u1")
-
-
 async def test_annotations_are_patched_on_that_very_pod(cluster: Cluster, wire: Wire) -> None:
     other = recording("pod-patch-422-uid")["response"]["body"]
     wire.on("PATCH", f"{PODS}/p", says(pod("p", uid="u1")), says(other, 422))
@@ -351,17 +333,6 @@ async def test_a_connection_is_kept_for_a_minute(
     assert (second is first) is same
 
 
-async def test_each_request_is_reported(wire: Wire) -> None:
-    reports: list[tuple[str, str, str, float]] = []
-    target = target_at(wire.url, namespace=NAMESPACE)
-    cluster = await Cluster.connect(target, on_request=lambda *report: reports.append(report))
-    wire.on("GET", f"{PODS}/p", says(GONE, 404))
-    assert await cluster.get_pod("p") is None
-    assert [report[:3] for report in reports] == [("get", "pods", "404")]
-    assert 0 < reports[0][3] < 5
-    await cluster.close()
-
-
 async def test_a_caller_that_leaves_frees_its_place(wire: Wire) -> None:
     wire.on("GET", f"{PODS}/slow", waits(30))
     wire.on("GET", f"{PODS}/p", says(pod("p")))
@@ -407,25 +378,6 @@ async def test_the_wait_for_a_turn_is_not_taken_for_kubernetes_silence(wire: Wir
     await cluster.close()
 
 
-async def test_logs_that_hang_take_no_turn_of_a_create(wire: Wire) -> None:
-    wire.on("GET", f"{PODS}/p/log", *[waits(30)] * 100)
-    wire.on("POST", PODS, says(pod("p"), 201))
-    target = target_at(
-        wire.url, namespace=NAMESPACE, max_in_flight=2, logs_in_flight=2, timeout=30.0, attempt_timeout=20.0
-    )
-    cluster = await Cluster.connect(target)
-    reading = [asyncio.create_task(cluster.pod_log("p", tail=1)) for _ in range(50)]
-    async with asyncio.timeout(15):
-        while len(wire.seen) < 2:
-            await asyncio.sleep(0.001)
-        await cluster.create_pod(pod("p"))
-    assert len(wire.asked("GET", f"{PODS}/p/log")) == 2
-    for task in reading:
-        task.cancel()
-    await asyncio.gather(*reading, return_exceptions=True)
-    await cluster.close()
-
-
 async def test_a_log_that_hangs_tells_nothing_of_the_api_server(cluster: Cluster, wire: Wire) -> None:
     """A log request waits for a node, so its failure says nothing about the connections to the API server."""
     session = cluster.connection.access.session
@@ -446,41 +398,7 @@ async def test_events_about_another_pod_are_not_this_ones(cluster: Cluster, wire
 
 
 PAGE = "<html><body><h1>404</h1>balancer/1.2</body></html>"
-ODD: dict[str, Reply] = {
-    "a page with 404": page(PAGE, 404),
-    "no content": page("", 204, "application/json"),
-    "half an object": page('{"kind":"Pod","apiVersion":"v1","metada', 200, "application/json"),
-    "a younger pod": says(going(pod("p", uid="u2"))),
-    "a pod that is not going": says(pod("p", uid="u1")),
-}
 """Some of what ``test_checks`` refuses."""
-
-
-@pytest.mark.parametrize("odd", ODD)
-async def test_a_delete_is_done_when_kubernetes_says_so_and_on_no_other_answer(
-    cluster: Cluster, wire: Wire, odd: str
-) -> None:
-    wire.on("DELETE", f"{PODS}/p", *[ODD[odd]] * 2, says(going(pod("p", uid="u1"))))
-    wire.on("GET", f"{PODS}/p", says(pod("p", uid="u1")), says(GONE, 404))
-    await cluster.delete_pod("p", "u1")
-    known = odd == "a pod that is not going"  # the delete is accepted, and the pod is looked for until it is gone
-    assert len(wire.asked("DELETE", f"{PODS}/p")) == (1 if known else 3)
-    assert len(wire.asked("GET", f"{PODS}/p")) == (2 if known else 0)
-
-
-@pytest.mark.parametrize("odd", [name for name in ODD if name not in ("a younger pod", "a pod that is not going")])
-async def test_a_pod_is_there_or_not_when_kubernetes_says_so(cluster: Cluster, wire: Wire, odd: str) -> None:
-    wire.on("GET", f"{PODS}/p", ODD[odd], says(pod("p")))
-    found = await cluster.get_pod("p")
-    assert found is not None
-    assert found.name == "p"
-
-
-@pytest.mark.parametrize("odd", ["a page with 404", "half an object"])
-async def test_a_create_whose_answer_was_spoiled_finds_what_it_made(cluster: Cluster, wire: Wire, odd: str) -> None:
-    wire.on("POST", PODS, ODD[odd], says(EXISTS, 409))
-    wire.on("GET", f"{PODS}/p", says(pod("p")))
-    assert (await cluster.create_pod(pod("p"))).uid == "uid-of-p"
 
 
 async def test_a_created_pod_without_what_every_pod_has_is_no_pod(cluster: Cluster, wire: Wire) -> None:
@@ -488,24 +406,6 @@ async def test_a_created_pod_without_what_every_pod_has_is_no_pod(cluster: Clust
     wire.on("POST", PODS, says(odd, 201))
     with pytest.raises(UnexpectedAnswer, match="one of pods cannot be read"):
         await cluster.create_pod(pod("p"))
-
-
-@pytest.mark.parametrize("causes", [[{"field": "spec.x"}], [{"reason": "FieldValueInvalid"}], [None, "x"], {}, "x"])
-async def test_a_refusal_whose_causes_say_little_is_still_about_the_pod_spec(
-    cluster: Cluster, wire: Wire, causes: object
-) -> None:
-    refusal = {**status(422, "Invalid", 'Pod "p" is invalid: it is not good'), "details": {"causes": causes}}
-    wire.on("POST", PODS, says(refusal, 422))
-    with pytest.raises(InvalidPodSpec):
-        await cluster.create_pod(pod("p"))
-
-
-async def test_the_cluster_has_said_who_it_is_only_with_its_own_uid(cluster: Cluster, wire: Wire) -> None:
-    system = "/api/v1/namespaces/kube-system"
-    odd = [namespace("kube-system"), namespace("default"), {"kind": "Namespace"}, {}]
-    odd[0]["metadata"].pop("uid")
-    wire.on("GET", system, *map(says, odd), page(PAGE, 200), says(namespace("kube-system", uid="c-1")))
-    assert await cluster.cluster_uid() == "c-1"
 
 
 async def test_a_namespace_is_not_made_on_another_cluster(cluster: Cluster, wire: Wire) -> None:
@@ -549,13 +449,3 @@ async def test_what_does_not_speak_http_is_not_quoted() -> None:
     await cluster.close()
     server.close()
     await server.wait_closed()
-
-
-async def test_a_deadline_tells_how_long_was_waited_in_all(cluster: Cluster, wire: Wire) -> None:
-    cluster.target = replace(cluster.target, timeout=1.5, attempt_timeout=5.0)
-    wire.on("GET", "/version", *[says(status(500, "InternalError", "oops"), 500)] * 2, waits(30))
-    began = time.monotonic()
-    with pytest.raises(ClusterUnavailable) as caught:
-        await cluster.version()
-    told = float(re.findall(r"within (\d+\.\d) s", str(caught.value))[0])
-    assert 1.5 <= told <= time.monotonic() - began + 0.05, "not what the last of three tries had left"

@@ -77,11 +77,6 @@ async def test_what_changes_no_stack_goes_on(cluster: Cluster, wire: Wire) -> No
         assert not is_fenced(KubeRequest(verb=verb, resource=resource))
 
 
-async def test_while_nobody_arms_it_everything_is_allowed(cluster: Cluster, wire: Wire) -> None:
-    wire.on("POST", PODS, says(pod("p"), 201))
-    assert (await cluster.create_pod(pod("p"))).name == "p"
-
-
 async def test_a_request_under_way_is_cut_off_when_it_is_over(cluster: Cluster, wire: Wire) -> None:
     cluster.target = replace(cluster.target, timeout=60.0, attempt_timeout=60.0)
     fence = cluster.connection.fence

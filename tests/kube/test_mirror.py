@@ -9,9 +9,9 @@ import pytest
 
 from stackd.kube import watch
 from stackd.kube.client import Cluster
-from stackd.kube.mirror import Mirror, MirrorChange, NodeChanged, PodChanged, Relisted, ServiceChanged
+from stackd.kube.mirror import Mirror, MirrorChange, PodChanged, Relisted
 from stackd.kube.objects import PodState, pod_state
-from tests.kube.following import NODES, PODS, QUICK, SERVICES, mirroring, seen, then, told, until
+from tests.kube.following import NODES, PODS, QUICK, mirroring, seen, then, told, until
 from tests.kube.wire import Stream, Wire, items, pod, says, status
 
 
@@ -63,27 +63,6 @@ async def test_the_copy_is_in_sync_only_when_all_three_are_listed(cluster: Clust
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_services_and_nodes_are_kept_too(cluster: Cluster, wire: Wire) -> None:
-    service = {**pod("s"), "kind": "Service", "spec": {"ports": [{"port": 80, "nodePort": 31000}]}}
-    metadata = {"name": "n", "uid": "n-1", "resourceVersion": "5"}
-    node = {"kind": "Node", "apiVersion": "v1", "metadata": metadata, "status": {"allocatable": {"cpu": "2"}}}
-    wire.on("GET", SERVICES, says(items(service)))
-    wire.watch("nodes", then(("ADDED", node), ("MODIFIED", {**node, "status": {"allocatable": {"cpu": "4"}}})))
-    async with mirroring(cluster) as (mirror, changes):
-        await until(lambda: mirror.nodes.get("n") and mirror.nodes["n"].cpu_milli == 4000)
-        assert mirror.services["s"].node_ports == (31000,)
-    assert [c.name for c in changes if isinstance(c, ServiceChanged)] == ["s"]
-    assert [c.name for c in changes if isinstance(c, NodeChanged)] == ["n", "n"]
-
-
-async def test_a_list_of_many_pages_is_read_to_its_end(cluster: Cluster, wire: Wire) -> None:
-    wire.on("GET", PODS, says(items(pod("a"), more="p2")), says(items(pod("b"), more="p3")), says(items(pod("c"))))
-    async with mirroring(cluster) as (mirror, _):
-        assert set(mirror.pods) == {"a", "b", "c"}
-    tokens = [request.query.get("continue") for request in wire.asked("GET", PODS, watch=False)]
-    assert tokens == [None, "p2", "p3"]
-
-
 async def test_objects_of_another_instance_are_ignored_even_if_they_are_sent(cluster: Cluster, wire: Wire) -> None:
     wire.on("GET", PODS, says(items(pod("theirs", instance="green"), pod("ours"))))
     unlabelled = pod("bare", version=103)
@@ -100,16 +79,6 @@ async def test_objects_of_another_instance_are_ignored_even_if_they_are_sent(clu
         await seen(mirror, "ours", 104)
         assert set(mirror.pods) == {"ours"}
         assert {change.name for change in changes if isinstance(change, PodChanged)} == {"ours"}
-
-
-async def test_a_pod_that_loses_our_labels_is_not_ours_any_more(cluster: Cluster, wire: Wire) -> None:
-    taken = pod("a", version=102)
-    taken["metadata"]["labels"] = {"app": "theirs"}
-    wire.on("GET", PODS, says(items(pod("a"), pod("b"))))
-    wire.watch("pods", then(("MODIFIED", taken), ("MODIFIED", pod("b", version=103))))
-    async with mirroring(cluster) as (mirror, _):
-        await seen(mirror, "b", 103)
-        assert set(mirror.pods) == {"b"}
 
 
 async def test_a_pod_that_was_made_again_under_its_name_is_told_as_gone_and_come(cluster: Cluster, wire: Wire) -> None:

@@ -176,23 +176,6 @@ def test_a_real_kubelets_node_as_recorded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "milli", "whole"),
-    [
-        ("2", 2000, 2),
-        ("1900m", 1900, 2),
-        ("24581684Ki", 24_581_684 * 1_024_000, 24_581_684 * 1024),
-        ("7833477939200m", 7_833_477_939_200, 7_833_477_940),
-        (None, 0, 0),
-        ("many", 0, 0),
-    ],
-)
-def test_a_nodes_amounts_are_read_as_kubelets_write_them(text: str | None, milli: int, whole: int) -> None:
-    amounts = {"cpu": text, "memory": text, "ephemeral-storage": text}
-    node = node_state({"metadata": {"name": "n", "uid": "u"}, "status": {"allocatable": amounts}})
-    assert (node.cpu_milli, node.memory_bytes, node.ephemeral_bytes) == (milli, whole, whole)
-
-
-@pytest.mark.parametrize(
     ("spec", "cidrs"),
     [
         ({"podCIDR": "10.244.1.0/24"}, ("10.244.1.0/24",)),

@@ -16,7 +16,6 @@ import pytest
 from aiohttp import web
 
 from stackd.clock import DAY_SECONDS, utc_minute
-from stackd.errors import ClusterUnavailable
 from stackd.kube.access import REMEDY, Renewal, expiry_remark
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import read_token
@@ -121,17 +120,6 @@ async def test_a_kept_token_that_is_damaged_or_another_accounts_is_not_used(at: 
     own = at.issue()
     async with at.connected(own) as (cluster, _):
         assert used(cluster) == own
-
-
-async def test_a_token_in_the_kubeconfig_that_was_replaced_is_taken_after_a_401(at: Place) -> None:
-    at.wire.token = "another"
-    async with at.connected(at.issue(600)) as (cluster, _):
-        with pytest.raises(ClusterUnavailable, match="401"):
-            await cluster.cluster_uid()
-        fresh = at.issue()
-        kubeconfig(at.folder / "kubeconfig", at.wire.url, {"token": fresh})
-        assert await at.accepts(cluster, fresh)
-        assert used(cluster) == fresh
 
 
 async def test_without_the_right_it_is_said_in_time_that_the_token_will_end(

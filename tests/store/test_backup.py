@@ -108,13 +108,6 @@ async def test_a_backup_overwrites_what_is_none_only_when_told_to(store: Store, 
     assert target.read_bytes().startswith(b"SQLite format 3")
 
 
-async def test_a_backup_never_overwrites_the_file_itself(store: Store, path: Path) -> None:
-    await accepted(store, 1)
-    with pytest.raises(StoreError, match="exists already"):
-        await back_up(store, path, force=True)
-    await accepted(store, 2)
-
-
 async def test_a_backup_that_fails_leaves_nothing_behind(store: Store, path: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be copied"):
         await back_up(store, tmp_path / "nowhere" / "copy.db")

@@ -8,7 +8,7 @@ import pytest
 from stackd.errors import Conflict, StackNotFound
 from stackd.model import DeleteReason, Stack, StackStatus
 from stackd.store import Store
-from tests.store.building import HOUR, START, accepted, claim, new_stack, open_store, seen, stack_id
+from tests.store.building import HOUR, START, claim, new_stack, open_store, seen, stack_id
 
 
 async def accept(store: Store, number: int, answer: bytes = b"{}") -> None:
@@ -52,16 +52,6 @@ async def test_the_answer_is_kept_with_the_acceptance_and_survives_a_restart(sto
     await again.close()
 
 
-async def test_an_answered_key_outlives_its_stack(store: Store) -> None:
-    await store.stacks.reserve(new_stack(1), claim=claim())
-    await accept(store, 1)
-    await store.stacks.mark_deleting([stack_id(1)], DeleteReason.EXPIRED)
-    await store.stacks.remove([stack_id(1)])
-    assert await store.claims.find("web", "key-1") is not None
-    with pytest.raises(Conflict, match="Idempotency-Key"):
-        await store.stacks.reserve(new_stack(2), claim=claim())
-
-
 async def test_the_key_of_a_create_that_was_undone_may_be_used_again(store: Store) -> None:
     await store.stacks.reserve(new_stack(1), claim=claim())
     await store.stacks.mark_deleting([stack_id(1)], DeleteReason.UNDO)
@@ -73,15 +63,6 @@ async def test_the_key_of_a_create_that_was_undone_may_be_used_again(store: Stor
     answered = await store.claims.find("web", "key-1")
     assert answered is not None
     assert answered.answer == b"second"
-
-
-async def test_a_failed_reservation_leaves_no_claim(path: Path) -> None:
-    store = await open_store(path, ports=(31001, 31001))
-    await store.stacks.reserve(new_stack(1))
-    with pytest.raises(Exception, match="node ports in 31001-31001 are in use"):
-        await store.stacks.reserve(new_stack(2), claim=claim())
-    assert await store.claims.find("web", "key-1") is None
-    await store.close()
 
 
 async def test_an_answer_that_cannot_be_made_accepts_nothing(store: Store) -> None:
@@ -110,8 +91,3 @@ async def test_claims_go_after_a_day_and_not_before(store: Store) -> None:
     assert (await store.purge(START + 25 * HOUR, keep_jobs_ns=HOUR)).claims == 1
     assert await store.claims.find("web", "old") is None
     assert await store.claims.find("web", "young") is not None
-
-
-async def test_an_answer_without_a_claim_is_never_made(store: Store) -> None:
-    await accepted(store, 1)
-    await store.stacks.accept(seen(1), pod_uid="p", service_uid="s", answer=lambda _: bytes(1 // 0))

@@ -123,19 +123,6 @@ async def test_on_a_full_disk_the_space_set_aside_serves_deletes_and_a_restart(s
     await store.close()
 
 
-async def test_the_file_opens_on_a_disk_that_is_full_already(small_disk: Path) -> None:
-    options = StoreOptions(ballast_bytes=MiB)
-    path = small_disk / "stackd.db"
-    store = await open_store(path, options=options)
-    stack = await accepted(store, 1)
-    await store.close()
-    occupy(small_disk)
-    store = await open_store(path, options=options)
-    assert store.stacks.ordered() == (stack,)
-    await delete_all(store, [stack])
-    await store.close()
-
-
 async def test_an_input_output_error_fails_the_batch_as_a_whole_and_the_next_one_succeeds(store: Store) -> None:
     stack = await accepted(store, 1)
     before = store.stacks.ordered(), store.ports.used, store.ports.free, store.stacks.version

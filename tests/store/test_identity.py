@@ -31,15 +31,6 @@ async def test_a_file_gets_an_id_once_and_each_process_counts(path: Path) -> Non
     assert len(first.file_id) == 16
 
 
-async def test_two_files_have_two_ids_and_two_locks(path: Path) -> None:
-    one, other = await open_store(path), await open_store(path.with_name("other.db"))
-    first, second = await one.begin("stacks", "default"), await other.begin("stacks", "default")
-    assert first.file_id != second.file_id
-    assert first.lock_id != second.lock_id
-    await one.close()
-    await other.close()
-
-
 async def test_the_lock_is_the_same_for_the_next_process_and_another_one_for_a_copy(path: Path) -> None:
     store = await open_store(path)
     lock = store.identity.lock_id
@@ -87,18 +78,6 @@ async def test_each_decision_about_a_stack_moves_the_sequence_and_an_observation
     await store.meta.put("brake", "on")
     await store.probe()
     assert store.identity.sequence == before
-
-
-async def test_the_sequence_goes_on_after_a_restart(path: Path) -> None:
-    store = await open_store(path)
-    await accepted(store, 1)
-    sequence = store.identity.sequence
-    await store.close()
-    store = await open_store(path)
-    assert store.identity.sequence == sequence == 2
-    await accepted(store, 2)
-    assert store.identity.sequence == sequence + 2
-    await store.close()
 
 
 async def test_a_new_file_is_incomplete_until_it_is_said_to_be_complete(path: Path) -> None:

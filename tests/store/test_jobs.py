@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from stackd.errors import JobNotFound
 from stackd.model import DeleteOutcome, DeleteReason, ItemResult, Job, JobStatus
 from stackd.store import Store, jobs
 from tests.store.building import HOUR, START, TestClock, accepted, open_store, stack_id
@@ -55,18 +54,6 @@ async def test_a_job_has_failed_only_if_every_delete_failed(store: Store) -> Non
     await store.jobs.begin_items("job-1", [stack_id(1), stack_id(2)])
     job = await store.jobs.finish_items("job-1", [result(1, FAILED, "no"), result(2, FAILED, "no")])
     assert counts(job) == ("failed", 0, 0, 2)
-
-
-async def test_an_outcome_is_counted_once(store: Store) -> None:
-    await accepted(store, 1)
-    await accepted(store, 2)
-    await store.jobs.create("job-1", [stack_id(1), stack_id(2)])
-    await store.jobs.begin_items("job-1", [stack_id(1)])
-    await store.jobs.finish_items("job-1", [result(1), result(1)])
-    again = await store.jobs.finish_items("job-1", [result(1, FAILED, "late"), result(9)])
-    assert counts(again) == ("running", 1, 0, 0)
-    assert await store.jobs.begin_items("job-1", [stack_id(1)]) == []
-    assert counts(store.jobs.get("job-1")) == ("running", 1, 0, 0)
 
 
 async def test_a_job_goes_on_where_it_was_after_a_restart(store: Store, path: Path, clock: TestClock) -> None:
@@ -135,14 +122,6 @@ async def test_a_hundred_errors_of_512_characters_are_kept_across_calls_and_rest
     again = await open_store(path)
     assert again.jobs.get("job-1") == job
     await again.close()
-
-
-async def test_a_job_that_nobody_knows_is_not_found(store: Store) -> None:
-    with pytest.raises(JobNotFound):
-        await store.jobs.begin_items("job-9", ["a"])
-    with pytest.raises(JobNotFound):
-        await store.jobs.finish_items("job-9", [result(1)])
-    assert await store.jobs.pending_items("job-9", 10) == []
 
 
 async def test_finished_jobs_go_when_they_are_old_and_unfinished_ones_stay(store: Store) -> None:

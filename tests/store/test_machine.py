@@ -235,27 +235,6 @@ def held(stacks: Sequence[Stack]) -> list[tuple[str, int]]:
     return [(stack.stack_id, port.node_port) for stack in stacks if stack.ports_held for port in stack.ports]
 
 
-def test_the_same_steps_lead_to_the_same_state_each_time() -> None:
-    """Otherwise Hypothesis cannot reproduce its findings."""
-
-    def steps() -> tuple[dict[str, Stack], int, int]:
-        machine = StoreMachine()
-        machine.reserve([(1, 2), (2, 2), (1, 1), (3, 1)])
-        commits = machine.store.counters.commits
-        machine.delete_and_reserve_at_once([3], 4)
-        commits = machine.store.counters.commits - commits
-        machine.replace_port(1, 0)
-        machine.reopen()
-        machine.reserve([(5, 3), (6, 1)])
-        ends = machine.expected, machine.store.ports.free, commits
-        machine.teardown()
-        return ends
-
-    first = steps()
-    assert all(steps() == first for _ in range(5))
-    assert first[2] == 1, "what is submitted together shares a commit"
-
-
 TestMachine = StoreMachine.TestCase
 TestMachine.settings = settings(
     max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)

@@ -177,22 +177,6 @@ async def test_what_a_restored_file_has_in_a_pool_stays_there_unless_a_client_ma
     await store.close()
 
 
-async def test_what_was_given_since_a_file_was_copied_is_so_again(tmp_path: Path) -> None:
-    store = await open_store(tmp_path / "file.db")
-    row = await pooled(store)
-    record = replace(
-        row, unassigned=False, labels={"team": "7"}, created_at=LATER, updated_at=LATER, ttl_expires_at=LATER + 5
-    )
-    assert await store.stacks.renew([record]) == []
-    assert store.assigned.get(stack_id(0)) == record
-    with pytest.raises(LabelLimitReached):
-        await store.stacks.check({"team": "7"}, ports=1, label_limits={"team": 1})
-    await store.close()
-    store = await open_store(tmp_path / "file.db")
-    assert store.assigned.get(stack_id(0)) == record
-    await store.close()
-
-
 @pytest.mark.parametrize("digest", [AS_IT_IS, None])
 async def test_what_is_adopted_stays_in_its_pool_unless_a_client_may_have_been_given_it(
     tmp_path: Path, digest: str | None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stackd.model import DeleteReason, Stack, StackStatus
+from stackd.model import Stack, StackStatus
 from stackd.store import Store
 from stackd.store.transaction import Transaction
 from tests.store.building import accepted, new_stack, open_store, seen, stack_id
@@ -27,26 +27,6 @@ async def test_an_observation_alone_does_not_wait_for_the_disk(store: Store) -> 
     commits, waits = store.counters.commits, store.counters.disk_waits
     assert await store.stacks.observe([seen(0, StackStatus.RUNNING)])
     assert (store.counters.commits, store.counters.disk_waits) == (commits + 1, waits)
-
-
-async def test_every_other_write_waits_for_it(store: Store) -> None:
-    await accepted(store)
-    await store.stacks.observe([seen(0, StackStatus.RUNNING)])
-    waits = store.counters.disk_waits
-    await store.stacks.mark_deleting([stack_id(0)], DeleteReason.REQUEST)
-    await store.stacks.remove([stack_id(0)])
-    assert store.counters.disk_waits == waits + 2
-
-
-async def test_an_observation_that_shares_a_commit_waits_with_it(store: Store) -> None:
-    await accepted(store)
-    waits = store.counters.disk_waits
-    async with asyncio.TaskGroup() as group:
-        for number in range(1, 20):
-            group.create_task(store.stacks.reserve(new_stack(number)))
-            group.create_task(store.stacks.observe([seen(0, StackStatus.RUNNING)]))
-    assert store.stacks.get(stack_id(0)) is not None
-    assert store.counters.disk_waits > waits
 
 
 async def test_the_file_is_told_to_wait_or_not_to(store: Store) -> None:

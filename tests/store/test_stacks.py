@@ -6,17 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from stackd.errors import Conflict, StackNotFound, Unavailable
+from stackd.errors import StackNotFound, Unavailable
 from stackd.model import DeleteReason, StackStatus
 from stackd.store import Extension, Store
 from tests.store.building import HOUR, START, TestClock, accepted, new_stack, open_store, seen, stack_id
-
-
-async def test_a_reserved_stack_is_creating_and_not_yet_accepted(store: Store) -> None:
-    stack = await store.stacks.reserve(new_stack(1, ports=2))
-    assert (stack.status, stack.accepted, stack.updated_at) == (StackStatus.CREATING, False, stack.created_at)
-    assert [(p.container_port, p.protocol) for p in stack.ports] == [(80, "TCP"), (81, "TCP")]
-    assert store.stacks.get(stack.stack_id) == stack
 
 
 async def test_every_field_survives_a_restart(store: Store, path: Path, clock: TestClock) -> None:
@@ -32,14 +25,6 @@ async def test_every_field_survives_a_restart(store: Store, path: Path, clock: T
     assert again.stacks.ordered() == before
     assert before[0].labels == {"team": "1"}
     await again.close()
-
-
-async def test_a_second_stack_of_the_same_id_is_a_conflict(store: Store) -> None:
-    first = await store.stacks.reserve(new_stack(1))
-    with pytest.raises(Conflict, match="a stack of this id"):
-        await store.stacks.reserve(new_stack(1))
-    assert store.stacks.ordered() == (first,)
-    assert store.ports.used == 1
 
 
 async def test_the_limit_of_stacks_is_decided_in_the_transaction(store: Store) -> None:
@@ -123,13 +108,6 @@ async def test_what_was_seen_of_a_stack_before_its_end_does_not_bring_it_back(st
     assert (later.status, later.ended) == (StackStatus.NODE_DELETED, True)
 
 
-async def test_observations_of_stacks_that_are_gone_or_being_deleted_are_skipped(store: Store) -> None:
-    await accepted(store, 1)
-    (marked,) = await store.stacks.mark_deleting([stack_id(1)], DeleteReason.REQUEST)
-    assert await store.stacks.observe([seen(1), seen(9)]) == []
-    assert store.stacks.ordered() == (marked,)
-
-
 async def test_an_observation_behind_another_one_is_compared_with_it_not_with_the_view(store: Store) -> None:
     await accepted(store, 1)
     await asyncio.gather(
@@ -149,15 +127,6 @@ async def test_the_first_reason_and_time_of_a_delete_stay(store: Store, clock: T
     assert again == [first]
     assert (first.delete_reason, first.deleting_since) == (DeleteReason.EXPIRED, START)
     assert first.updated_at == first.created_at
-
-
-async def test_a_removed_stack_is_gone_and_its_port_is_free_again(store: Store) -> None:
-    await accepted(store, 1, ports=3)
-    await store.stacks.mark_deleting([stack_id(1)], DeleteReason.REQUEST)
-    assert store.ports.used == 3
-    assert await store.stacks.remove([stack_id(1), stack_id(2)]) == 1
-    assert (store.ports.used, store.ports.free, len(store.stacks)) == (0, 100, 0)
-    assert await store.stacks.remove([stack_id(1)]) == 0
 
 
 async def test_only_an_ended_stack_gives_its_ports_back_and_its_answer_still_shows_them(store: Store) -> None:
@@ -194,17 +163,6 @@ async def test_a_record_that_contradicts_the_file_is_skipped_with_the_reason(sto
     ]
     assert [stack.stack_id for stack in store.stacks] == [stack_id(1), stack_id(3)]
     assert store.ports.used == 2
-
-
-async def test_values_of_meta_survive_a_restart_until_they_are_removed(store: Store, path: Path) -> None:
-    await store.meta.put("cluster_uid", "a")
-    await store.meta.put("cluster_uid", "b")
-    await store.close()
-    again = await open_store(path)
-    assert await again.meta.get("cluster_uid") == "b"
-    await again.meta.put("cluster_uid", None)
-    assert await again.meta.get("cluster_uid") is None
-    await again.close()
 
 
 async def test_a_stack_whose_end_was_put_off_a_moment_ago_does_not_expire(store: Store, clock: TestClock) -> None:

@@ -8,42 +8,16 @@ from pathlib import Path
 import pytest
 
 from stackd.errors import StoreUnavailable
-from stackd.model import DeleteReason, EventKind, KeptLog, StackStatus, TimelineEvent
+from stackd.model import DeleteReason, EventKind, KeptLog, TimelineEvent
 from stackd.store import Store
 from stackd.store.timeline import LINES_PER_STACK
-from tests.store.building import HOUR, START, TestClock, accepted, new_stack, seen, stack_id
+from tests.store.building import HOUR, START, TestClock, accepted, seen, stack_id
 
 ONE = stack_id(1)
 
 
 async def kinds(store: Store) -> list[str]:
     return [line.kind.value for line in await store.timeline.read(ONE)]
-
-
-async def test_a_stack_tells_what_happened_to_it_after_it_is_gone(store: Store) -> None:
-    await accepted(store, 1)
-    await store.stacks.observe([seen(1)])
-    failed = replace(seen(1, StackStatus.FAILED, ended=True), status_reason="OOMKilled", status_message="too much")
-    await store.stacks.observe([failed])
-    await store.stacks.mark_deleting([ONE], DeleteReason.REQUEST, "alice")
-    await store.stacks.remove([ONE])
-    lines = await store.timeline.read(ONE)
-    assert [(line.kind.value, line.reason, line.by) for line in lines] == [
-        ("accepted", "", "stackd"),
-        ("scheduled", "", "cluster"),
-        ("ready", "", "cluster"),
-        ("failed", "OOMKilled", "cluster"),
-        ("delete_requested", "request", "alice"),
-        ("deleted", "request", "stackd"),
-    ]
-    assert lines[3].message == "too much"
-
-
-async def test_a_create_that_was_undone_leaves_no_timeline(store: Store) -> None:
-    await store.stacks.reserve(new_stack(1))
-    await store.stacks.mark_deleting([ONE], DeleteReason.UNDO)
-    await store.stacks.remove([ONE])
-    assert await kinds(store) == []
 
 
 async def test_what_the_cluster_says_again_is_counted_and_not_repeated(store: Store) -> None:

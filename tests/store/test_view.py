@@ -9,15 +9,9 @@ from hypothesis import strategies as st
 from stackd.model import DeleteReason, Stack, StackStatus
 from stackd.store import Store
 from stackd.store.stacks import StacksView
-from tests.store.building import START, accepted, new_stack, seen, stack_id
+from tests.store.building import accepted, new_stack, seen, stack_id
 
 Change = tuple[Stack | None, Stack | None]
-
-
-async def test_the_list_is_ordered_by_creation_then_id(store: Store) -> None:
-    for number, created_at in ((3, START), (1, START + 5), (2, START), (4, START - 1)):
-        await store.stacks.reserve(new_stack(number, created_at=created_at))
-    assert [stack.stack_id for stack in store.stacks.ordered()] == [stack_id(number) for number in (4, 2, 3, 1)]
 
 
 async def test_the_list_is_the_same_object_until_something_changes(store: Store) -> None:
@@ -26,14 +20,6 @@ async def test_the_list_is_the_same_object_until_something_changes(store: Store)
     assert store.stacks.ordered() is first
     await store.stacks.observe([seen(1)])
     assert store.stacks.ordered() is not first
-
-
-async def test_the_version_moves_once_per_published_batch(store: Store) -> None:
-    await asyncio.gather(*(store.stacks.reserve(new_stack(number)) for number in range(20)))
-    assert 1 <= store.stacks.version <= 3
-    before = store.stacks.version
-    await store.meta.put("key", "value")
-    assert store.stacks.version == before
 
 
 async def test_subscribers_hear_of_each_change_in_its_order_before_the_caller_does(store: Store) -> None:

@@ -11,17 +11,10 @@ from typing import NoReturn
 
 import pytest
 
-from stackd.errors import Conflict, StackNotFound, StoreError, StoreUnavailable
-from stackd.model import DeleteOutcome, DeleteReason, ItemResult, Stack
+from stackd.errors import Conflict, StoreError, StoreUnavailable
+from stackd.model import DeleteReason, Stack
 from stackd.store import Store
 from tests.store.building import accepted, claim, new_stack, open_store, seen, stack_id
-
-
-async def test_operations_that_wait_together_share_a_commit(store: Store) -> None:
-    before = store.counters.commits
-    await asyncio.gather(*(store.stacks.reserve(new_stack(number)) for number in range(100)))
-    assert store.counters.commits - before <= 4
-    assert store.counters.operations == 100
 
 
 async def test_an_operation_alone_is_one_commit_of_few_statements(store: Store) -> None:
@@ -38,21 +31,6 @@ async def test_an_operation_alone_is_one_commit_of_few_statements(store: Store) 
     assert await cost(lambda: store.stacks.mark_deleting([one], DeleteReason.REQUEST)) == (1, 3)
     assert await cost(lambda: store.stacks.remove([one])) == (1, 5)
     assert await cost(lambda: store.claims.find("web", "key")) == (0, 1)
-
-
-async def test_an_operation_that_fails_takes_nothing_of_the_others_with_it(store: Store) -> None:
-    results = await asyncio.gather(
-        store.stacks.reserve(new_stack(1), claim=claim("a")),
-        store.stacks.reserve(new_stack(2, ports=5), claim=claim("a")),
-        store.ports.replace(stack_id(7), 31001),
-        store.stacks.accept(seen(1), pod_uid="p", service_uid="s", answer=lambda _: bytes(1 // 0)),
-        store.stacks.reserve(new_stack(3), claim=claim("b")),
-        return_exceptions=True,
-    )
-    kinds = [type(result) for result in results]
-    assert kinds == [Stack, Conflict, StackNotFound, ZeroDivisionError, Stack]
-    assert [stack.stack_id for stack in store.stacks] == [stack_id(1), stack_id(3)]
-    assert (store.ports.used, store.ports.free) == (2, 98)
 
 
 @asynccontextmanager
@@ -187,14 +165,6 @@ async def test_the_end_of_the_thread_fails_what_waits_and_is_told_to_the_daemon(
     await again.close()
 
 
-async def test_a_watcher_that_is_cancelled_leaves_the_store_as_it_is(store: Store) -> None:
-    watcher = asyncio.ensure_future(_wait(store))
-    await asyncio.sleep(0)
-    watcher.cancel()
-    await asyncio.gather(watcher, return_exceptions=True)
-    await store.probe()
-
-
 async def _wait(store: Store) -> None:
     await store.failed
 
@@ -210,23 +180,3 @@ async def test_a_subscriber_that_raises_ends_the_store_since_the_view_may_be_wro
     with pytest.raises(StoreError, match="a bug"):
         await asyncio.wait_for(_wait(store), 30)
     assert len(told) == 1
-
-
-async def test_commit_times_are_counted(store: Store) -> None:
-    await accepted(store, 1)
-    durations = store.counters.commit_durations
-    assert durations.total > 0
-    assert sum(durations.counts) == store.counters.commits
-    assert store.file_bytes() > 4096
-
-
-async def test_a_batch_delete_of_a_thousand_stays_cheap(store: Store) -> None:
-    ids = [stack_id(number) for number in range(100)]
-    await asyncio.gather(*(store.stacks.reserve(new_stack(number)) for number in range(100)))
-    await store.jobs.create("job-1", ids)
-    before = store.counters.statements
-    stacks = await store.jobs.begin_items("job-1", ids)
-    await store.jobs.finish_items(
-        "job-1", [ItemResult(stack_id=stack.stack_id, outcome=DeleteOutcome.DELETED) for stack in stacks]
-    )
-    assert store.counters.statements - before <= 2 * 100 + 14

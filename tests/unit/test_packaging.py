@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import base64
 import hashlib
-import inspect
 import os
 import re
 import runpy
@@ -20,14 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
-from kubernetes.aio import config as loading
-from kubernetes.aio.client import Configuration
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import stackd
-from stackd.web import connection, responses
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -46,22 +40,12 @@ def pins() -> dict[str, Requirement]:
     return {canonicalize_name(pin.name): pin for pin in found}
 
 
-def test_the_package_and_the_project_have_one_version() -> None:
-    assert stackd.__version__ == PROJECT["version"]
-
-
 @pytest.mark.parametrize("requirement", REQUIREMENTS, ids=str)
 def test_each_dependency_is_pinned_to_a_version_that_it_admits(requirement: Requirement) -> None:
     pin = pins()[canonicalize_name(requirement.name)]
     (specifier,) = pin.specifier
     assert specifier.operator == "=="
     assert requirement.specifier.contains(specifier.version)
-
-
-def test_the_script_of_a_checkout_is_the_installed_command() -> None:
-    module, _, function = PROJECT["scripts"]["stackd"].partition(":")
-    script = runpy.run_path(str(ROOT / "stackd.py"), run_name="stackd_script")
-    assert script[function].__module__.startswith(module)
 
 
 def test_the_source_distribution_has_all_that_an_installation_needs(tmp_path: Path) -> None:
@@ -222,59 +206,10 @@ def _hash(text: str) -> str:
 # ---- stackd uses no private part of aiohttp, and of the Kubernetes client only these
 
 
-OURS: dict[type, type] = {connection.HttpConnection: web.RequestHandler, responses.ReadyAnswer: web.Response}
 """Subclasses of aiohttp's classes. They use none of its private parts."""
 
 
-def test_the_next_version_of_the_kubernetes_client_is_not_installed_before_these_tests_have_seen_it() -> None:
-    (found,) = [each for text in PROJECT["dependencies"] if (each := Requirement(text)).name == "kubernetes"]
-    assert not found.specifier.contains("38.0.0")
-
-
-def private_names(kind: type) -> set[str]:
-    """The names of private attributes and methods in a class's source."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(inspect.getsource(kind))):
-        match node:
-            case (
-                ast.Attribute(attr=name)
-                | ast.Name(id=name)
-                | ast.FunctionDef(name=name)
-                | ast.AsyncFunctionDef(name=name)
-            ):
-                names.add(name)
-            case _:
-                pass
-    return {name for name in names if name.startswith("_") and not name.startswith("__")}
-
-
-@pytest.mark.parametrize("ours", OURS, ids=lambda kind: kind.__name__)
-def test_no_private_part_of_aiohttp_is_used(ours: type) -> None:
-    bases = [base for base in OURS[ours].__mro__ if base.__module__.startswith("aiohttp")]
-    theirs = set[str]().union(*(private_names(base) for base in bases))
-    assert "_keep_alive" in theirs or "_keepalive" in theirs, "the search finds nothing"
-    assert not private_names(ours) & theirs
-
-
 # ---- the Kubernetes client
-
-
-async def test_a_kubeconfig_is_loaded_from_several_files_and_never_written(tmp_path: Path) -> None:
-    """``config_file`` may be a list with colons, ``persist_config=False`` leaves the files alone."""
-    first, second = tmp_path / "a", tmp_path / "b"
-    first.write_text('{"apiVersion": "v1", "kind": "Config", "current-context": "c", "contexts": [], "clusters": []}')
-    second.write_text(
-        '{"apiVersion": "v1", "kind": "Config", "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],'
-        ' "clusters": [{"name": "k", "cluster": {"server": "https://192.0.2.1:6443"}}],'
-        ' "users": [{"name": "u", "user": {"token": "t"}}]}'
-    )
-    before = first.read_bytes(), second.read_bytes()
-    configuration = Configuration()
-    await loading.load_kube_config(  # type: ignore[no-untyped-call]
-        config_file=f"{first}:{second}", context=None, client_configuration=configuration, persist_config=False
-    )
-    assert configuration.host == "https://192.0.2.1:6443"
-    assert (first.read_bytes(), second.read_bytes()) == before
 
 
 def test_the_daemon_loads_no_second_client_of_kubernetes() -> None:
@@ -286,3 +221,7 @@ def test_the_daemon_loads_no_second_client_of_kubernetes() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert (done.stdout, done.stderr) == ("\nCoreV1Api\n", "")
+
+
+def test_the_package_and_the_project_have_one_version() -> None:
+    assert stackd.__version__ == PROJECT["version"]

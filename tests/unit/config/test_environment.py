@@ -56,32 +56,6 @@ def test_a_table_or_list_is_read_as_json_toml_or_words() -> None:
     assert [of(STACKD_STACKS__ADDRESS_TYPES=text).stacks.address_types for text in LISTS] == [LIST] * 3
 
 
-def test_values_take_the_kind_that_their_key_wants() -> None:
-    config = of(
-        STACKD_SERVER__DASHBOARD="off",
-        STACKD_RECONCILE__MAX_DELETE_SHARE="0.5",
-        STACKD_STACKS__TTL="90m",
-        STACKD_SERVER__MAX_BODY="2MiB",
-        STACKD_LIMITS__STACKS_PER_LABEL="team=3",
-        STACKD_LIMITS__REQUIRED_LABELS="team, player",
-        STACKD_LIMITS__CREATES_PER_LABEL="player=6/min,team=1/10s",
-        STACKD_POLICY__ALLOW_ANNOTATIONS="example.org/*",
-        STACKD_POLICY__MAX_MEMORY="24581684Ki",
-        STACKD_POLICY__LABELS="number=1",
-        STACKD_POLICY__IMAGES_DENY="",
-    )
-    assert config.server.dashboard is False
-    assert config.reconcile.max_delete_share == 0.5
-    assert (config.stacks.ttl, config.server.max_body) == (5400.0, 2 << 20)
-    assert config.limits.stacks_per_label == {"team": 3}
-    assert config.limits.required_labels == ("team", "player")
-    assert config.limits.creates_per_label == {"player": "6/min", "team": "1/10s"}
-    assert config.policy.allow_annotations == ("example.org/*",)
-    assert config.policy.max_memory == "24581684Ki"
-    assert config.policy.labels == {"number": "1"}
-    assert config.policy.images_deny == ()
-
-
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [

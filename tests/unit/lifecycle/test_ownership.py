@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ import pytest
 
 from stackd.clock import SystemClock
 from stackd.embedded import EmbeddedCluster, Rule, User, everything
-from stackd.errors import ClusterError, Conflict, NotOwner
+from stackd.errors import ClusterError, NotOwner
 from stackd.kube.client import Cluster
 from stackd.kube.guards import Fence
 from stackd.kube.lease import Lease, Leases, lease_manifest
@@ -23,7 +22,7 @@ from stackd.lifecycle.ownership import Ownership, Role
 from stackd.model import PortRange
 from stackd.store import Store
 from tests.harness import DEADLINE, eventually, fast_cluster
-from tests.store.building import SMALL, accepted, back_up
+from tests.store.building import SMALL, accepted
 from tests.target import target_at
 
 TIMING = LeaseTiming(duration=2.0)
@@ -153,50 +152,6 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def test_the_first_one_owns_the_stacks_at_once_and_may_lack_what_the_cluster_has(site: Site) -> None:
-    one = await site.start("vm1", timing=SLOW)
-    await one.owns(within=SOON)
-    assert one.ownership.role is Role.OWNER
-    assert one.fence.open
-    assert 0 < one.fence.left <= SLOW.usable
-    assert one.ownership.succession is not None
-    assert not one.ownership.succession.continuous
-    lease, identity = await site.lease(), one.store.identity
-    assert (lease.holder, lease.duration, lease.transitions) == (f"vm1/{identity.file_id}", 60, 0)
-    assert (lease.file_id, lease.lock_id, lease.epoch) == (identity.file_id, identity.lock_id, 1)
-
-
-async def test_the_standby_takes_over_when_the_owner_is_gone_and_not_before_its_time_is_over(site: Site) -> None:
-    one = await site.owner("vm1")
-    two = await site.start("vm2")
-    await eventually(lambda: two.ownership.owner == "vm1")
-    await one.dies()
-    until = one.fence.valid_until
-    await two.owns()
-    assert two.fence.now() > until, "the one before did not know any more that it was the owner"
-    assert two.ownership.succession is not None
-    assert two.ownership.succession.why.startswith("the file is new")
-    lease = await site.lease()
-    assert (lease.holder, lease.transitions) == (f"vm2/{two.store.identity.file_id}", 1)
-
-
-async def test_who_comes_back_to_a_lease_of_another_file_knows_that_it_lacks_something(site: Site) -> None:
-    one = await site.owner("vm1")
-    file_id = one.store.identity.file_id
-    two = await site.start("vm2")
-    await one.dies()
-    await two.owns()
-    await two.dies()
-    again = await site.start("vm1")
-    await again.owns()
-    found = again.ownership.succession
-    assert found is not None
-    assert (found.continuous, found.why.endswith("owned the stacks with another file")) == (False, True)
-    assert again.store.identity.incomplete
-    assert again.store.identity.file_id != file_id
-    assert (await site.lease()).file_id == again.store.identity.file_id
-
-
 async def test_an_event_that_is_older_than_the_answer_to_its_own_request_ends_no_ownership(site: Site) -> None:
     one = await site.owner("vm1", timing=SLOW)
     seen = await site.lease()
@@ -208,16 +163,6 @@ async def test_an_event_that_is_older_than_the_answer_to_its_own_request_ends_no
     await site.edit(takeover="vm3/l3")
     await asyncio.wait_for(one.ownership.asked_for.wait(), DEADLINE)
     assert one.fence.open
-
-
-async def test_an_owner_that_was_stopped_finds_out_before_it_changes_anything(site: Site) -> None:
-    """The fence sees from the clock that the Lease has ended, before stackd asks who has it."""
-    one = await site.owner("vm1")
-    later = one.fence.valid_until + 1
-    one.fence.now = lambda: later  # as after SIGSTOP or a suspend for that long
-    with pytest.raises(NotOwner, match="another stackd may own the stacks now"):
-        await one.cluster.delete_pod("p", "u1")
-    assert site.cluster.counts.total("delete") == 0
 
 
 async def test_an_owner_that_was_cut_off_goes_on_where_nobody_took_over(site: Site) -> None:
@@ -278,15 +223,6 @@ async def test_whoever_asks_gets_the_lease_as_soon_as_the_owner_gives_it_back(si
     assert (await site.lease()).takeover == ""
 
 
-async def test_nobody_is_asked_where_nobody_owns_anything_and_by_nobody_who_is_no_standby(site: Site) -> None:
-    one = await site.owner("vm1")
-    with pytest.raises(Conflict, match="it is owner"):
-        await one.ownership.ask_for()
-    await one.ownership.release()
-    with pytest.raises(Conflict, match="it is released"):
-        await one.ownership.ask_for()
-
-
 async def test_a_renewal_counts_from_when_it_was_sent_and_not_from_its_answer(site: Site) -> None:
     one = await site.owner("vm1")
     site.cluster.faults.add_fault(action="latency", verb="update", resource="leases", seconds=0.15)
@@ -308,30 +244,6 @@ async def test_a_lease_that_is_deleted_is_made_again_by_its_owner_and_not_taken_
     assert (one.ownership.role, two.ownership.role) == (Role.OWNER, Role.STANDBY)
     assert one.fence.open
     await eventually(lambda: two.ownership.owner == "vm1")
-
-
-@pytest.mark.parametrize("how", ["backup", "cp"])
-async def test_a_restored_file_knows_that_it_lacks_something(site: Site, how: str) -> None:
-    one = await site.owner("vm1")
-    path, saved = site.folder / "vm1" / "stackd.db", site.folder / "saved.db"
-    await accepted(one.store, 1)
-    if how == "backup":
-        await back_up(one.store, saved)
-    else:
-        await one.dies()
-        shutil.copy(path, saved)
-        one = await site.start("vm1")
-        await one.owns()
-    await accepted(one.store, 2)
-    sequence = one.store.identity.sequence
-    await eventually(lambda: one.ownership.lease is not None and one.ownership.lease.sequence == sequence)
-    await one.dies()
-    shutil.copy(saved, path)
-    again = await site.start("vm1")
-    await again.owns()
-    assert again.ownership.succession is not None
-    assert not again.ownership.succession.continuous
-    assert again.store.identity.incomplete
 
 
 async def test_without_the_right_to_it_a_stackd_stands_by_and_says_why(tmp_path: Path) -> None:

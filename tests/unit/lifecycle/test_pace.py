@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from stackd.lifecycle.context import CREATES_AT_ONCE, Context
+from stackd.lifecycle.context import Context
 from stackd.lifecycle.pace import (
     AT_ONCE,
     AT_ONCE_IN_TRAFFIC,
@@ -38,10 +38,6 @@ def answered(pace: AssignPace, *times: float) -> None:
 
 def burst(pace: AssignPace, at: float, seconds: float = CROWD_SECONDS / 2) -> None:
     answered(pace, *(at + number * seconds / CROWD for number in range(CROWD)))
-
-
-def test_without_assigns_nothing_waits() -> None:
-    assert AssignPace().wait(10.0, 10.0, HOLD) == 0.0
 
 
 def test_while_an_assign_is_under_way_everything_waits_for_its_end() -> None:
@@ -78,15 +74,6 @@ def test_a_burst_that_does_not_end_holds_nothing_up_for_longer_than_that() -> No
     assert pace.wait(10.0 + HOLD, 10.0, HOLD) == 0.0
 
 
-def test_there_is_traffic_from_the_first_assign_until_none_has_come_for_a_while() -> None:
-    pace = AssignPace()
-    assert not pace.traffic(10.0)
-    pace.begun(10.0)
-    assert pace.traffic(10.0 + 2 * CROWD_SECONDS)
-    pace.done()
-    assert (pace.traffic(10.0 + 0.9 * CROWD_SECONDS), pace.traffic(10.0 + 1.1 * CROWD_SECONDS)) == (True, False)
-
-
 @pytest.mark.parametrize(
     ("full", "traffic", "at_once"),
     [
@@ -100,10 +87,6 @@ def test_the_emptier_a_pool_is_that_creates_take_from_the_more_is_made_at_a_time
     full: float, *, traffic: bool, at_once: int
 ) -> None:
     assert refills_at_once(full, traffic=traffic) == at_once
-
-
-def test_some_creates_of_clients_find_a_place_beside_the_busiest_refill() -> None:
-    assert max(refills_at_once(full / 100, traffic=True) for full in range(101)) <= CREATES_AT_ONCE - AT_ONCE
 
 
 # ---- The rate limit of the refill: this many per second, and one second's worth at once

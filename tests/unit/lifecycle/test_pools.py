@@ -226,12 +226,3 @@ def test_where_stacks_have_ended_by_themselves_one_has_to_run_for_a_while() -> N
 )  # fmt: skip
 def test_a_quotas_refusal_tells_what_is_short(refusal: str, short: dict[str, int]) -> None:
     assert short_of(refusal) == short
-
-
-def test_what_changes_keeps_its_place() -> None:
-    pools = Pools()
-    first, second = numbered(1, 2)
-    pools.load([first, second])
-    changed = waits(first.stack_id, status_message="it was put right")
-    pools.row_changed(first, changed)
-    assert pools.take("now") == changed

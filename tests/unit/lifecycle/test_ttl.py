@@ -70,12 +70,6 @@ def test_a_clock_that_was_set_is_believed_again_when_the_api_server_agrees(
     assert wall_clock.sudden_until == (clock.now() if seconds > 0 else 0)
 
 
-def test_hours_without_an_answer_are_no_jump(wall_clock: WallClock, clock: TestClock) -> None:
-    wall_clock.observe_date(date(), 0.0)
-    clock.advance(36_000)
-    assert wall_clock.trusted
-
-
 def test_what_was_due_only_while_the_clock_was_ahead_is_not_suspected_afterwards(
     wall_clock: WallClock, clock: TestClock
 ) -> None:
@@ -121,14 +115,6 @@ def test_a_clock_that_is_set_just_after_it_was_found_right_is_not_believed(by: f
     assert wall_clock.now() == START
     wall_clock.observe_date(date(), 0.0)
     assert (wall_clock.trusted, wall_clock.now()) == (False, START)
-
-
-def test_what_is_told_of_the_time_was_read_before_the_clock_was_set_or_is_not_its() -> None:
-    clock = SetWhileRead()
-    wall_clock = WallClock(clock)
-    wall_clock.observe_date(date(), 0.0)
-    clock.by = -3600.0
-    assert [wall_clock.now() for _ in range(3)] == [START] * 3
 
 
 def test_a_clock_that_only_an_answer_without_a_date_spoke_for_is_put_right_by_the_first_date(

@@ -127,15 +127,6 @@ def test_no_text_begins_a_line_with_a_priority_of_its_own(tmp_path: Path, capsys
     assert rest[-1] == "<4>    <0>forged"
 
 
-def test_where_nobody_listens_at_all_nothing_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed = (tmp_path / "closed").open("w")
-    closed.close()
-    monkeypatch.setattr(sys, "stderr", closed)
-    handler = JournalHandler(str(tmp_path / "nobody"))
-    handler.handle(logging.LogRecord("x", logging.ERROR, "file.py", 1, "not heard", (), None))
-    handler.close()
-
-
 def test_the_journal_is_recognised_by_device_and_inode(tmp_path: Path) -> None:
     with (tmp_path / "stream").open("w") as stream:
         stat = os.fstat(stream.fileno())

@@ -21,7 +21,7 @@ from stackd.model import SanitizedSpec, TargetPort
 from stackd.podspec import Policy, sanitize
 from stackd.podspec.fields import FieldKind
 
-REFUSALS = yaml.safe_load(Path(__file__).with_name("refusals.yaml").read_text())
+REFUSALS: dict[str, list[dict[str, Any]]] = yaml.safe_load(Path(__file__).with_name("refusals.yaml").read_text())
 """What is refused, and why."""
 
 DEFAULT_POLICY = Policy()
@@ -74,7 +74,7 @@ def changed(case: dict[str, Any]) -> dict[str, Any]:
     pod = container(**case.get("container", {}))
     pod["spec"].update(case.get("spec", {}))
     pod["metadata"].update(case.get("metadata", {}))
-    return pod | case.get("pod", {})
+    return {**pod, **case.get("pod", {})}
 
 
 def with_volume(source: dict[str, Any]) -> dict[str, Any]:

@@ -79,28 +79,6 @@ async def test_the_pair_is_served_with_modern_defaults_only(tmp_path: Path) -> N
     assert all(name.startswith("ECDHE-") and ("GCM" in name or "CHACHA20" in name) for name in old)
 
 
-@pytest.mark.parametrize(("before", "after"), [(EC, RSA), (RSA, EC)])
-async def test_only_the_new_pair_is_served_as_soon_as_both_files_have_changed_whatever_kind_of_key_it_has(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, before: tuple[str, ...], after: tuple[str, ...]
-) -> None:
-    caplog.set_level(logging.INFO)
-    cert, key = make(tmp_path, kind=before)
-    certificate = of(cert, key, tmp_path)
-    assert certificate is not None
-    old = certificate.context
-    new_cert, new_key = make(tmp_path, "two", kind=after)
-    both = trusting(cert, new_cert)
-    os.replace(new_cert, cert)
-    certificate.renew()
-    assert (await served(certificate, both))[2] == "one"
-    assert "do not belong together" in caplog.text
-    os.replace(new_key, key)
-    certificate.renew()
-    assert (await served(certificate, both))[2] == "two"
-    assert "loaded again" in caplog.text
-    assert certificate.context is not old, "what is secured with the old one goes on"
-
-
 def test_a_pair_that_does_not_belong_together_is_refused_in_words(tmp_path: Path) -> None:
     cert, _ = make(tmp_path)
     _, key = make(tmp_path, "two")
@@ -155,3 +133,25 @@ def test_a_certificate_that_has_expired_or_soon_will_is_said_once_a_day(
     finding = timeliness(Path(cert), begins - DAY_SECONDS)
     assert finding is not None
     assert "not valid before" in finding.sentence
+
+
+@pytest.mark.parametrize(("before", "after"), [(EC, RSA), (RSA, EC)])
+async def test_only_the_new_pair_is_served_as_soon_as_both_files_have_changed_whatever_kind_of_key_it_has(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, before: tuple[str, ...], after: tuple[str, ...]
+) -> None:
+    caplog.set_level(logging.INFO)
+    cert, key = make(tmp_path, kind=before)
+    certificate = of(cert, key, tmp_path)
+    assert certificate is not None
+    old = certificate.context
+    new_cert, new_key = make(tmp_path, "two", kind=after)
+    both = trusting(cert, new_cert)
+    os.replace(new_cert, cert)
+    certificate.renew()
+    assert (await served(certificate, both))[2] == "one"
+    assert "do not belong together" in caplog.text
+    os.replace(new_key, key)
+    certificate.renew()
+    assert (await served(certificate, both))[2] == "two"
+    assert "loaded again" in caplog.text
+    assert certificate.context is not old, "what is secured with the old one goes on"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -52,18 +51,6 @@ async def test_the_list_has_every_stack_once_in_the_order_given() -> None:
     for count in (0, 1, 2, 63, 64, 65, 1000):
         stacks = tuple(stack(number) for number in range(count))
         assert ids(await Listing(entry).pieces(stacks)) == [one.stack_id for one in stacks]
-
-
-async def test_the_same_stacks_are_the_same_pieces_and_not_rendered_again() -> None:
-    rendered: Counter[str] = Counter()
-
-    def counted(one: Stack) -> bytes:
-        rendered[one.stack_id] += 1
-        return entry(one)
-
-    listing, stacks = Listing(counted), tuple(stack(number) for number in range(500))
-    assert await listing.pieces(stacks) is await listing.pieces(stacks)
-    assert set(rendered.values()) == {1}
 
 
 async def test_a_stack_that_changes_comes_or_goes_changes_one_or_two_pieces_and_shares_the_others() -> None:
@@ -182,16 +169,6 @@ async def test_a_stack_that_has_gone_before_its_text_was_read_is_left_out(store:
     body = b"".join([piece async for piece in read_late(pieces, store, with_text)])
     left = [name for number, (name, _) in enumerate(wanted) if number not in gone or number == 40]
     assert listed(body) == left
-
-
-async def test_one_that_goes_while_the_list_is_read_is_left_out(store: Store) -> None:
-    await fill(store, lambda _: True, count=40)
-    pieces = await Listing(with_text).pieces(store.stacks.ordered())
-    reading = read_late(pieces, store, with_text)
-    body = b"".join([bytes(await anext(reading)) for _ in range(3)])
-    await store.stacks.remove([stack_id(number) for number in (1, 30)])
-    body += b"".join([piece async for piece in reading])
-    assert listed(body) == [stack_id(number) for number in range(40) if number != 30]
 
 
 async def test_few_long_texts_are_read_at_a_time(store: Store) -> None:
