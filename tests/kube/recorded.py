@@ -1,4 +1,4 @@
-"""The recordings of a real API server, played by aioresponses."""
+"""The recordings of a real API server, played by the scripted one."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from aiohttp import ClientResponse
-from aioresponses import aioresponses
-from yarl import URL
-
 from stackd.kube.wire import KINDS, KubeRequest, KubeResponse
+from tests.kube.wire import Wire, page, says
 
 FOLDER = Path(__file__).parent.parent / "recordings"
-SERVER = "http://kubernetes.test"
 
 
 def recording(name: str) -> dict[str, Any]:
@@ -25,30 +21,12 @@ def all_recordings() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
-class _Writer:
-    """The attribute of the request's writer that aiohttp reads; aioresponses makes no writer."""
-
-    output_size = 0
-
-
-class PlayedResponse(ClientResponse):
-    def __init__(self, method: str, url: URL, **kwargs: Any) -> None:
-        super().__init__(method, url, stream_writer=_Writer(), **kwargs)  # type: ignore[arg-type]
-
-
-def play(player: aioresponses, name: str, *, path: str = "", method: str = "") -> None:
-    """Answer the next request that matches the recording with its response."""
-    document = recording(name)
-    body = document["response"]["body"]
-    log = isinstance(body, str)
-    player.add(
-        SERVER + (path or document["request"]["path"]),
-        method=method or document["request"]["method"],
-        status=document["response"]["status"],
-        body=body if log else json.dumps(body),
-        content_type="text/plain" if log else "application/json",
-        response_class=PlayedResponse,
-    )
+def play(wire: Wire, name: str) -> None:
+    """Answer the next such request with the recorded response."""
+    request, response = recording(name)["request"], recording(name)["response"]
+    body, code = response["body"], response["status"]
+    reply = page(body, code, "text/plain") if isinstance(body, str) else says(body, code)
+    wire.on(request["method"], request["path"].partition("?")[0], reply)
 
 
 def asked(document: dict[str, Any]) -> KubeRequest:
