@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from stackd.clock import NANOSECONDS
-from stackd.errors import IdempotencyKeyReused, InvalidRequest
+from stackd.errors import IdempotencyKeyReused, InvalidRequest, StackdError
 from stackd.lifecycle.assign import opened
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.next_step import has_pod
-from stackd.model import DeleteReason
+from stackd.model import DeleteReason, Stack
 from stackd.store import Claim
 
 KEY_LIMIT = 255
@@ -88,14 +88,27 @@ class Replays:
             _same(known.fingerprint, request)
             if known.answer is not None and known.status is not None:
                 stack = None if known.stack_id is None else context.store.stacks.get(known.stack_id)
-                if stack is not None and has_pod(stack):  # the process may have ended before that
-                    await opened(context, stack)
+                if stack is not None:
+                    await self._open(stack)
                 return StoredResponse(status=known.status, body=known.answer, replayed=True)
             if resumes:
                 return await run(known)
             if known.stack_id is not None:
                 await self._take_back(known.stack_id)
         return await run(Claim(scope=request.scope, key=request.key, fingerprint=request.fingerprint, created_at=now))
+
+    async def _open(self, stack: Stack) -> None:
+        """Make the stack of a repeated create reachable, since the process may have ended before it was.
+
+        A stack that is deleted meanwhile needs that no more.
+        """
+        try:
+            if has_pod(stack):
+                await opened(self._context, stack)
+        except StackdError:
+            row = self._context.store.stacks.get(stack.stack_id)
+            if row is not None and row.deleting_since is None:
+                raise
 
     async def _take_back(self, stack_id: str) -> None:
         """Undo a create under this key that the end of the process interrupted, before it is made again."""

@@ -237,6 +237,23 @@ async def test_one_that_the_cluster_cannot_open_now_is_undone_and_the_create_can
     assert len(undone) == 1
 
 
+async def test_the_first_answer_stands_if_its_stack_is_deleted_while_it_is_repeated(at: Harness) -> None:
+    """Before, the repeated create was answered with a 404, which a create does not have."""
+    headers = {"Idempotency-Key": "press-1"}
+    first = await at.call("POST", "/stacks", {"template": "web-1"}, headers=headers)
+    at.cluster.faults.add_fault(action="status", verb="create", resource="services", code=503)
+    await at.delete_object("services", first.json["service_name"])
+    refused = at.cluster.counts.requests
+    await eventually(lambda: refused["create", "services", 503])
+    await eventually(lambda: first.json["service_name"] not in at.daemon.context.mirror.services)
+    again = asyncio.create_task(at.call("POST", "/stacks", {"template": "web-1"}, headers=headers))
+    seen = refused["create", "services", 503]
+    await eventually(lambda: refused["create", "services", 503] > seen)
+    assert (await at.call("DELETE", f"/stacks/{first.json['stack_id']}")).status == 200
+    at.cluster.faults.clear()
+    assert ((await again).status, (await again).text) == (201, first.text)
+
+
 async def test_what_waits_is_no_stack_to_anybody(at: Harness) -> None:
     row, listed = waiting(at)[0], (await at.call("GET", "/stacks")).json
     stats = (await at.call("GET", "/stats")).json
