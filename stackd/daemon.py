@@ -22,7 +22,7 @@ from stackd import __version__
 from stackd.clock import NANOSECONDS, Clock, SystemClock
 from stackd.config import Config, LoadedConfig, require_cluster
 from stackd.errors import ClusterError, ClusterSilent, ClusterUnavailable, NotOwner, StoreUnavailable
-from stackd.jobs.batch_delete import BatchQueue
+from stackd.jobs.batch import BatchQueue
 from stackd.jobs.schedule import EXPIRE_SECONDS, POLICIES_SECONDS, PURGE_SECONDS, QUOTAS_SECONDS, Entry, Schedule
 from stackd.kube.access import Renewal
 from stackd.kube.client import Cluster

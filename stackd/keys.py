@@ -104,7 +104,7 @@ class ApiKey(BaseModel):
         return self.labels.items() <= labels.items()
 
     def may_see_job(self, job: Job) -> bool:
-        """Whether the key may see the batch-delete job: a tenant sees those that it has requested."""
+        """Whether the key may see the batch job: a tenant sees those that it has requested."""
         return not self.tenant or job.by == self.name
 
     def may_see_history(self, events: Iterable[TimelineEvent]) -> bool:

@@ -1,6 +1,6 @@
 """The nouns of stackd, as frozen records.
 
-Owns: what a stack, a port, a batch-delete job and their statuses are. Does not know HTTP, SQL or Kubernetes.
+Owns: what a stack, a port, a batch job and their statuses are. Does not know HTTP, SQL or Kubernetes.
 
 Times are integer nanoseconds since the Unix epoch (UTC); CPU is in thousandths of a core, memory in bytes.
 """
@@ -46,12 +46,22 @@ class Desired(enum.StrEnum):
 
 
 class JobStatus(enum.StrEnum):
-    """The contract's batch-delete job statuses."""
+    """The contract's job statuses."""
 
     QUEUED = "queued"
     RUNNING = "running"
     COMPLETED = "completed"
     FAILED = "failed"
+
+
+class JobAction(enum.StrEnum):
+    """What a batch job does with each of its stacks."""
+
+    EXTEND = "extend"
+    RESTART = "restart"
+    STOP = "stop"
+    START = "start"
+    DELETE = "delete"
 
 
 class DeleteReason(enum.StrEnum):
@@ -87,10 +97,10 @@ class EventKind(enum.StrEnum):
     WARNING = "warning"
 
 
-class DeleteOutcome(enum.StrEnum):
-    """The outcome of one id of a batch-delete job. Each id has exactly one (invariant 7)."""
+class Outcome(enum.StrEnum):
+    """The outcome of one id of a batch job. Each id has exactly one (invariant 7)."""
 
-    DELETED = "deleted"
+    DONE = "done"
     NOT_FOUND = "not_found"
     FAILED = "failed"
 
@@ -284,26 +294,44 @@ class Observation:
 
 @struct
 class JobError:
-    """Why one id of a job could not be deleted; ``error`` has at most 512 characters (API contract)."""
+    """Why the job's action failed for one id; ``error`` has at most 512 characters (API contract)."""
 
     stack_id: str
     error: str
 
 
 @struct
+class JobRequest:
+    """What a job is asked to do. ``ttl`` is by how much it extends, in nanoseconds; ``by`` is a key's name.
+
+    ``labels`` select the stacks when the job is accepted, of those that have the labels ``among``; empty if the
+    request names the stacks.
+    """
+
+    action: JobAction = JobAction.DELETE
+    ttl: int = 0
+    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    among: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    by: str = "stackd"
+
+
+@struct
 class Job:
-    """A batch-delete job; ``errors`` holds the first 100 failures (API contract). ``by`` is a key's name."""
+    """A batch job; ``errors`` holds the first 100 failures (API contract). The last four fields: see ``JobRequest``."""
 
     job_id: str
     status: JobStatus
     total: int
-    deleted: int
+    done: int
     not_found: int
     failed: int
     errors: tuple[JobError, ...]
     created_at: int
     updated_at: int
     by: str = "stackd"
+    action: JobAction = JobAction.DELETE
+    ttl: int = 0
+    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
 
     @property
     def finished(self) -> bool:
@@ -316,7 +344,7 @@ class ItemResult:
     """The outcome of one id of a job; ``error`` only with ``FAILED``."""
 
     stack_id: str
-    outcome: DeleteOutcome
+    outcome: Outcome
     error: str = ""
 
 

@@ -158,7 +158,7 @@ def _words(event: Event) -> list[str]:
     if event.kind in ("deleted", "left"):
         return [event.stack_id]
     if (job := event.job) is not None:
-        return [job.job_id, job.status, f"{job.deleted + job.not_found + job.failed} of {job.total}"]
+        return [job.job_id, job.status, f"{job.done + job.not_found + job.failed} of {job.total}"]
     return ["changes were missed"] if event.kind == "reset" else []
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -20,6 +20,7 @@ from stackd.client.records import (
     Capacity,
     DryRun,
     Job,
+    JobAction,
     Port,
     Stack,
     StackStatus,
@@ -194,6 +195,38 @@ def batch_delete_matching(*, labels: Labels, statuses: Statuses = (), node: str 
     return Job.of((yield from call("DELETE", "/stacks", query=query, seconds=CHANGE_SECONDS)))
 
 
+def batch(
+    action: JobAction,
+    *,
+    stack_ids: Iterable[str | Stack] | None = None,
+    labels: Mapping[str, str] | None = None,
+    ttl: Length | None = None,
+    idempotency_key: str = "",
+) -> Steps[Job]:
+    """Start a job that does this to the stacks ``stack_ids``, or to those that have all ``labels``.
+
+    ``ttl``, with ``"extend"``: by how much. The answer has the job's ``job_id`` and ``total``.
+    """
+    body: dict[str, Any] = {"action": action}
+    if ttl is not None:
+        body["ttl"] = _length(ttl)
+    if stack_ids is not None:
+        body["stack_ids"] = [_id(one) for one in _several(stack_ids)]
+    if labels is not None:
+        body["labels"] = dict(labels)
+    return Job.of({"action": action, **(yield from _once("/stacks/batch", body, idempotency_key))})
+
+
+def batch_job(job_id: str) -> Steps[Job]:
+    """Any batch job as it is now."""
+    return Job.of((yield from call("GET", f"/stacks/batch/{_part(job_id)}")))
+
+
+def wait_batch(job_id: str, *, timeout: Length = 3600.0) -> Steps[Job]:
+    """Any batch job, once it has finished. Raises TimedOut after ``timeout``."""
+    return (yield from _finished(batch_job, job_id, timeout))
+
+
 def job(job_id: str) -> Steps[Job]:
     """A batch-delete job as it is now."""
     return Job.of((yield from call("GET", f"/stacks/batch-delete/{_part(job_id)}")))
@@ -201,9 +234,13 @@ def job(job_id: str) -> Steps[Job]:
 
 def wait_job(job_id: str, *, timeout: Length = 3600.0) -> Steps[Job]:
     """A batch-delete job, once it has finished. Raises TimedOut after ``timeout``."""
+    return (yield from _finished(job, job_id, timeout))
+
+
+def _finished(read: Callable[[str], Steps[Job]], job_id: str, timeout: Length) -> Steps[Job]:
     seconds = _seconds(timeout)
     end = time.monotonic() + seconds
-    while not (now := (yield from job(job_id))).finished:
+    while not (now := (yield from read(job_id))).finished:
         if time.monotonic() > end:
             raise TimedOut(f"{job_id} is still {now.status} after {seconds:g} s")
         yield Pause(seconds=POLL_SECONDS)

@@ -16,6 +16,7 @@ StackStatus = Literal["creating", "running", "stopped", "failed", "node_deleted"
 """``deleted`` is not a status of the API: ``wait`` can wait for it, and then returns it."""
 
 JobStatus = Literal["queued", "running", "completed", "failed"]
+JobAction = Literal["extend", "restart", "stop", "start", "delete"]
 EventName = Literal["hello", "stack", "deleted", "left", "job", "skipped", "reset", "dropped"]
 EPOCH = datetime.fromtimestamp(0, UTC)
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -106,11 +107,16 @@ STACK_FIELDS = (*(name for name in Stack.__slots__ if name not in ("values", "ra
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A batch-delete job; ``errors`` has the first hundred failures, by the id of the stack."""
+    """A batch job; ``errors`` has the first hundred failures, by the id of the stack.
+
+    ``done`` are the stacks that it has extended, restarted, …; ``deleted`` is the same for a job that deletes, else 0.
+    """
 
     job_id: str
     status: JobStatus | Literal[""] = ""
+    action: JobAction | Literal[""] = ""
     total: int = 0
+    done: int = 0
     deleted: int = 0
     not_found: int = 0
     failed: int = 0
@@ -120,9 +126,19 @@ class Job:
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> Job:
         """From the API's JSON."""
-        counts = {name: raw.get(name, 0) for name in ("total", "deleted", "not_found", "failed")}
-        errors = {one["stack_id"]: one["error"] for one in raw.get("errors", ())}
-        return cls(job_id=raw["job_id"], status=raw.get("status", ""), errors=errors, raw=raw, **counts)
+        counts = {name: raw.get(name, 0) for name in ("total", "not_found", "failed")}
+        action = raw.get("action", "delete" if "deleted" in raw else "")
+        done = raw.get("done", raw.get("deleted", 0))
+        return cls(
+            job_id=raw["job_id"],
+            status=raw.get("status", ""),
+            action=action,
+            done=done,
+            deleted=done if action == "delete" else 0,
+            errors={one["stack_id"]: one["error"] for one in raw.get("errors", ())},
+            raw=raw,
+            **counts,
+        )
 
     @property
     def finished(self) -> bool:

@@ -207,7 +207,7 @@ class ReconcileSection(Section):
 
 
 class BatchDeleteSection(Section):
-    """Batch-delete jobs."""
+    """Batch jobs, of all actions."""
 
     concurrency: Annotated[int, Ge(1), Le(100), Expects(what="a whole number from 1 to 100")] = Field(
         default=1, description="Deletes at a time within a job; 1 is sequential, as the API documents it."

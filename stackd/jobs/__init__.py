@@ -1,4 +1,4 @@
-"""Work that runs in the background: the table of intervals for APScheduler, and batch deletes.
+"""Work that runs in the background: the table of intervals for APScheduler, and batch jobs.
 
 Owns when something runs. What is done to each stack is a verb of ``lifecycle``.
 """

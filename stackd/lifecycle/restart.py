@@ -61,13 +61,18 @@ async def restart(context: Context, stack_id: str, *, by: str) -> Stack:
 async def _stop(context: Context, stack_id: str, by: str) -> Stack:
     await context.store.stacks.stop(stack_id, by)
     crash_point("stop.intended")
+    await settle_stop(context, stack_id)
+    return _row(context, stack_id)
+
+
+async def settle_stop(context: Context, stack_id: str) -> None:
+    """Return once a stack that is to be stopped has no pod. Raises as ``stop``."""
     try:
         await context.settle(stack_id)
     except (ClusterError, Unavailable) as error:
         context.gate.may_promise(error)
         sentence = f"{stack_id} cannot be stopped now; stackd keeps trying: {public_text(error)}"
         raise ClusterUnavailable(sentence, detail=detail_of(error)) from error
-    return _row(context, stack_id)
 
 
 async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> Stack:
@@ -76,10 +81,24 @@ async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> S
     if kind is EventKind.START_REQUESTED and runs:
         return stack
     await context.gate.admitted()
+    await context.store.stacks.start(stack_id, await start_of(context, stack, kind, by))
+    crash_point("restart.intended")
+    await settle_start(context, stack_id)
+    started = await _placed(context, stack_id)
+    if changed := ports_replaced(stack.ports, started.ports):
+        return replace(started, status_reason=PORT_REPLACED, status_message=changed)
+    return started
+
+
+async def start_of(context: Context, stack: Stack, kind: EventKind, by: str, reason: str = "") -> Start:
+    """The intent to start the stack with the pod that the policy in force allows. Raises Conflict, StackNotFound."""
     spec = required_spec(context, await context.store.stacks.whole(stack))
     limits = context.config.limits.stacks_per_label
-    await context.store.stacks.start(stack_id, Start(pod_spec=spec.text, kind=kind, by=by, label_limits=limits))
-    crash_point("restart.intended")
+    return Start(pod_spec=spec.text, kind=kind, by=by, label_limits=limits, reason=reason)
+
+
+async def settle_start(context: Context, stack_id: str) -> None:
+    """Return once a stack that is to start has its new pod. Raises as ``restart``."""
     try:
         await context.settle(stack_id)
     except StackdError as error:
@@ -87,10 +106,6 @@ async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> S
         if isinstance(error, ClusterError | Unavailable):
             raise _retried(context, stack_id, error) from error
         raise
-    started = await _placed(context, stack_id)
-    if changed := ports_replaced(stack.ports, started.ports):
-        return replace(started, status_reason=PORT_REPLACED, status_message=changed)
-    return started
 
 
 def _retried(context: Context, stack_id: str, error: ClusterError | Unavailable) -> Unavailable:

@@ -10,7 +10,7 @@ reservations  the operations that give a create its stack (new or from a pool)
 ports         ``store.ports``: which node ports are free, how many, and the operations on them
 changes       the operations on a living stack
 adoption      the operations that adopt what the cluster's records say and the file lacks
-jobs, timeline, claims    batch-delete jobs, the events of each stack, Idempotency-Keys
+jobs, timeline, claims    batch jobs, the events of each stack, Idempotency-Keys
 identity      ``store.meta``; whose stacks the file holds, and how far its history goes
 transaction   what an operation works with, and how it becomes a method
 writer        the thread that commits all waiting operations together
@@ -21,15 +21,17 @@ failures      errors from SQLite's result codes
 from __future__ import annotations
 
 from stackd.store.adoption import REMOVED
-from stackd.store.changes import STOPPED_BY_USER, STOPPED_MESSAGE, Extension, Start, differs
+from stackd.store.changes import BY_JOB, STOPPED_BY_USER, STOPPED_MESSAGE, Extension, Start, differs
 from stackd.store.claims import Claim
 from stackd.store.file import StoreOptions, backup_file, require_own_file
 from stackd.store.identity import FileIdentity
+from stackd.store.jobs import IntentSettings
 from stackd.store.ports import PORT_REPLACED, ports_replaced
 from stackd.store.reservations import Assignment
 from stackd.store.store import Store
 
 __all__ = [
+    "BY_JOB",
     "PORT_REPLACED",
     "REMOVED",
     "STOPPED_BY_USER",
@@ -38,6 +40,7 @@ __all__ = [
     "Claim",
     "Extension",
     "FileIdentity",
+    "IntentSettings",
     "Start",
     "Store",
     "StoreOptions",

@@ -21,6 +21,9 @@ from stackd.store.transaction import Transaction
 from stackd.units import format_duration
 
 FUTURE = 60 * NANOSECONDS  # a stack created later than this after now was created by a wrong clock
+BY_JOB = DeleteReason.BATCH.value
+"""The reason of a timeline's line that a batch job has written."""
+
 STOPPED_BY_USER = "StoppedByUser"
 STOPPED_MESSAGE = "stopped by its user; its ports are kept"
 MADE_AFTER = "SELECT stack_id FROM stacks WHERE created_at > ?"
@@ -28,11 +31,15 @@ MADE_AFTER = "SELECT stack_id FROM stacks WHERE created_at > ?"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """Add ``add`` to the time to live, up to ``longest`` since the creation; both in nanoseconds."""
+    """Add ``add`` to the time to live, up to ``longest`` since the creation; both in nanoseconds.
+
+    ``reason`` is the timeline's, here and for a ``Start``: ``BY_JOB``, or empty.
+    """
 
     add: int
     longest: int
     by: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +50,7 @@ class Start:
     kind: EventKind
     by: str
     label_limits: Mapping[str, int]
+    reason: str = ""
 
 
 def accept(
@@ -186,20 +194,20 @@ def extend(tx: Transaction, stack_id: str, extension: Extension, *, claim: Claim
         )
     stack = replace(before, ttl_expires_at=ends, updated_at=max(tx.now, before.updated_at))
     rows.save(tx, [stack])
-    _note(tx, stack_id, EventKind.EXTENDED, extension.by, message=f"until {from_nanoseconds(ends)}")
+    _note(tx, stack_id, EventKind.EXTENDED, extension.by, extension.reason, f"until {from_nanoseconds(ends)}")
     if claim is not None:
         claims.insert(tx, replace(claim, stack_id=stack_id))
     return stack
 
 
-def stop(tx: Transaction, stack_id: str, by: str) -> Stack:
+def stop(tx: Transaction, stack_id: str, by: str, reason: str = "") -> Stack:
     """Write the intent to stop; no change if it is already written. Raises ``StackNotFound``, ``Conflict``."""
     before = _in_use(tx, stack_id)
     if before.desired is Desired.STOPPED:
         return before
     if before.ended:
         raise Conflict(f"{stack_id} cannot be stopped: its pod has ended already ({before.status_reason})")
-    _note(tx, stack_id, EventKind.STOP_REQUESTED, by)
+    _note(tx, stack_id, EventKind.STOP_REQUESTED, by, reason)
     return rows.save(tx, [replace(before, desired=Desired.STOPPED)])[0]
 
 
@@ -249,7 +257,7 @@ def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
     )
     if after.pod_spec != before.pod_spec:
         tx.run(rows.UPDATE_POD_SPEC, (after.pod_spec, stack_id))
-    _note(tx, stack_id, wanted.kind, wanted.by)
+    _note(tx, stack_id, wanted.kind, wanted.by, wanted.reason)
     return rows.save(tx, [after])[0]
 
 
@@ -295,8 +303,8 @@ def _take_again(tx: Transaction, stack: Stack) -> None:
             ) from exc
 
 
-def _note(tx: Transaction, stack_id: str, kind: EventKind, by: str, message: str = "") -> None:
-    timeline.add(tx, [(stack_id, TimelineEvent(kind=kind, at=tx.now, message=message, by=by))])
+def _note(tx: Transaction, stack_id: str, kind: EventKind, by: str, reason: str, message: str = "") -> None:
+    timeline.add(tx, [(stack_id, TimelineEvent(kind=kind, at=tx.now, reason=reason, message=message, by=by))])
 
 
 def _shown(stack: Stack, seen: Observation) -> dict[str, Any]:

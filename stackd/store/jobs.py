@@ -1,23 +1,43 @@
-"""Batch-delete jobs: in memory for reads, and their operations.
+"""Batch jobs: in memory for reads, and their operations.
 
 Owns: each id has one outcome, which is counted once (invariant 7). The transaction that writes the outcome increments
 the counts; they are never recounted. An id goes from pending to started to its outcome. After a restart the started
-ids are processed again; their outcome depends on whether their stacks still have rows.
+ids are processed again; the outcome of a delete depends on whether its stack still has a row. What a job intends for an
+id is written in the transaction that marks the id as started, so that an id is extended or restarted once. An extension
+is done with that transaction.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
-from stackd.errors import JobNotFound
-from stackd.model import DeleteOutcome, DeleteReason, ItemResult, Job, JobError, JobStatus, Stack
-from stackd.store import claims, rows
-from stackd.store.claims import Claim
-from stackd.store.transaction import Submit, Table, Transaction, id_array, operation
+import orjson
 
+from stackd.errors import JobNotFound, StackdError, StackNotFound, public_text
+from stackd.model import (
+    NO_LABELS,
+    DeleteReason,
+    Desired,
+    ItemResult,
+    Job,
+    JobAction,
+    JobError,
+    JobRequest,
+    JobStatus,
+    Outcome,
+    Stack,
+)
+from stackd.store import changes, claims, rows
+from stackd.store.changes import BY_JOB, Extension, Start
+from stackd.store.claims import Claim
+from stackd.store.transaction import ITEM, Submit, Table, Transaction, id_array, operation
+
+DELETE = JobRequest()
 MAX_ERRORS = 100
 MAX_ERROR_LENGTH = 512
 JobSubscriber = Callable[[str, Job | None], None]
@@ -29,7 +49,7 @@ _COLUMNS = ", ".join(_NAMES)
 
 ALL_JOBS = f"SELECT {_COLUMNS} FROM jobs"
 FIND_JOB = f"SELECT {_COLUMNS} FROM jobs WHERE job_id = ?"
-INSERT_JOB = f"INSERT INTO jobs ({_COLUMNS}) VALUES (?, ?, ?, 0, 0, 0, ?, ?, ?)"
+INSERT_JOB = f"INSERT INTO jobs ({_COLUMNS}) VALUES (?, ?, ?, 0, 0, 0, ?, ?, ?, ?, ?, ?)"
 INSERT_JOB_ITEMS = (
     "INSERT INTO job_items (job_id, seq, stack_id, state) SELECT ?, key, value, 'pending' FROM json_each(?)"
 )
@@ -54,9 +74,9 @@ JOB_ERRORS = (
     " WHERE job_id = ? AND error IS NOT NULL ORDER BY seq"
 )
 COUNT_OUTCOMES = (
-    "UPDATE jobs SET deleted = deleted + :deleted, not_found = not_found + :not_found, failed = failed + :failed,"
+    "UPDATE jobs SET done = done + :done, not_found = not_found + :not_found, failed = failed + :failed,"
     " updated_at = max(updated_at, :now), status = CASE"
-    " WHEN deleted + not_found + failed + :deleted + :not_found + :failed < total THEN 'running'"
+    " WHEN done + not_found + failed + :done + :not_found + :failed < total THEN 'running'"
     " WHEN failed + :failed = total THEN 'failed' ELSE 'completed' END"
     f" WHERE job_id = :job_id RETURNING {_COLUMNS}"
 )
@@ -66,12 +86,26 @@ PURGE_JOBS = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntentSettings:
+    """What the intents of a job depend on: the longest life in nanoseconds; for each id that is to start, how it does,
+    or why it cannot.
+    """
+
+    longest: int = 0
+    starts: Mapping[str, Start | StackdError] = field(default_factory=dict)
+
+
+NO_SETTINGS = IntentSettings()
+
+
 def from_row(row: Iterable[object], errors_of: Callable[[str], Iterable[Sequence[str]]]) -> Job:
     """The job of a row; ``errors_of(job_id)`` returns its rows of ``JOB_ERRORS``."""
     found: dict[str, Any] = dict(zip(_NAMES, row, strict=True))
     errors = errors_of(found["job_id"]) if found["failed"] else ()
+    labels = NO_LABELS if found["labels"] == "{}" else MappingProxyType(orjson.loads(found["labels"]))
     return Job(
-        **found | {"status": JobStatus(found["status"])},
+        **found | {"status": JobStatus(found["status"]), "action": JobAction(found["action"]), "labels": labels},
         errors=tuple(JobError(stack_id=stack_id, error=error) for stack_id, error in errors),
     )
 
@@ -80,17 +114,24 @@ def create(
     tx: Transaction,
     job_id: str,
     ids: Sequence[str],
+    request: JobRequest = DELETE,
     *,
     claim: Claim | None = None,
     answer: Callable[[Job], bytes] | None = None,
-    by: str = "stackd",
 ) -> Job:
-    """Create a job for ``by``; ``ids`` must have no duplicates. ``answer(job)`` becomes the claim's response (202).
+    """Create a job; ``ids`` must have no duplicates, and be empty if the request has labels. ``answer(job)`` becomes the
+    claim's response (202).
 
     The job is ``queued``, or ``completed`` if there are no ids. Raises ``Conflict`` if the claim's key is in use.
     """
+    if request.labels:
+        all_ = {**request.labels, **request.among}
+        # What is being created or deleted can only be deleted.
+        deletes = request.action is JobAction.DELETE
+        ids = rows.with_labels(tx, all_, unsettled=deletes) if request.labels.items() <= all_.items() else []
     status = JobStatus.QUEUED if ids else JobStatus.COMPLETED
-    tx.run(INSERT_JOB, (job_id, status.value, len(ids), tx.now, tx.now, by))
+    what = (request.by, request.action.value, request.ttl, rows.labels_text(request.labels))
+    tx.run(INSERT_JOB, (job_id, status.value, len(ids), tx.now, tx.now, *what))
     tx.run(INSERT_JOB_ITEMS, (job_id, id_array(ids)))
     job = _find(tx, job_id)
     if claim is not None:
@@ -106,12 +147,18 @@ def pending_items(tx: Transaction, job_id: str, limit: int) -> list[str]:
     return [stack_id for (stack_id,) in tx.rows(OPEN_ITEMS, (job_id, limit))]
 
 
-def begin_items(tx: Transaction, job_id: str, ids: Sequence[str]) -> list[Stack]:
-    """Mark the stacks of these ids as deleting and return them; ids without a stack get their outcome at once.
+def begin_items(
+    tx: Transaction, job_id: str, ids: Sequence[str], settings: IntentSettings = NO_SETTINGS
+) -> list[Stack]:
+    """Write what the job intends for the stacks of these ids, and return those that remain to be worked on.
 
-    Raises ``JobNotFound``.
+    Ids without a stack, and those that the action cannot be applied to, get their outcome at once; so do those that
+    are extended, which are returned, too. Raises ``JobNotFound``.
     """
-    by = _find(tx, job_id).by
+    job = _find(tx, job_id)
+    if job.action is not JobAction.DELETE:
+        return _begin_changes(tx, job, ids, settings)
+    by = job.by
     state = dict(_open_among(tx, job_id, ids))
     existing = {name: stack for name, stack in rows.find_all(tx, state).items() if not stack.unassigned}
     pending = [stack_id for stack_id in existing if state[stack_id] == "pending"]
@@ -119,7 +166,7 @@ def begin_items(tx: Transaction, job_id: str, ids: Sequence[str]) -> list[Stack]
     if pending:
         tx.run(START_ITEMS, (job_id, id_array(pending)))
     gone = [
-        ItemResult(stack_id=stack_id, outcome=DeleteOutcome.NOT_FOUND if was == "pending" else DeleteOutcome.DELETED)
+        ItemResult(stack_id=stack_id, outcome=Outcome.NOT_FOUND if was == "pending" else Outcome.DONE)
         for stack_id, was in state.items()
         if stack_id not in existing
     ]
@@ -128,18 +175,70 @@ def begin_items(tx: Transaction, job_id: str, ids: Sequence[str]) -> list[Stack]
     return to_delete
 
 
+def _begin_changes(tx: Transaction, job: Job, ids: Sequence[str], settings: IntentSettings) -> list[Stack]:
+    state = dict(_open_among(tx, job.job_id, ids))
+    existing = {name: stack for name, stack in rows.find_all(tx, state).items() if not stack.unassigned}
+    results, begun, started = [], [], []
+    for stack_id, was in state.items():
+        stack = existing.get(stack_id)
+        if stack is not None and was == "started":
+            begun.append(stack)  # its intent is in the file since before a restart
+            continue
+        changed, result = _intend(tx, job, stack_id, stack, settings)
+        if changed is not None:
+            begun.append(changed)
+        if result is None:
+            started.append(stack_id)
+        else:
+            results.append(result)
+    if started:
+        tx.run(START_ITEMS, (job.job_id, id_array(started)))
+    if started or results:
+        _write_outcomes(tx, job.job_id, results, kept_errors=min(job.failed, MAX_ERRORS))
+    return begun
+
+
+def _intend(
+    tx: Transaction, job: Job, stack_id: str, stack: Stack | None, settings: IntentSettings
+) -> tuple[Stack | None, ItemResult | None]:
+    """Write the intent for one pending id; returns the stack if there is work to do, and the outcome if it is known."""
+
+    def outcome(outcome: Outcome, error: str = "") -> ItemResult:
+        return ItemResult(stack_id=stack_id, outcome=outcome, error=error)
+
+    if stack is None:
+        return None, outcome(Outcome.NOT_FOUND)
+    runs = stack.accepted and not stack.ended and stack.desired is Desired.RUNNING and stack.deleting_since is None
+    if job.action is JobAction.START and runs:
+        return None, outcome(Outcome.DONE)
+    try:
+        if job.action is JobAction.EXTEND:
+            extension = Extension(add=job.ttl, longest=settings.longest, by=job.by, reason=BY_JOB)
+            return changes.extend(tx, stack_id, extension), outcome(Outcome.DONE)
+        if job.action is JobAction.STOP:
+            return changes.stop(tx, stack_id, job.by, BY_JOB), None
+        start = settings.starts.get(stack_id, StackNotFound(stack_id))
+        if isinstance(start, StackdError):
+            raise start
+        return tx.isolated(partial(changes.start, stack_id=stack_id, wanted=start), ITEM), None
+    except StackNotFound:
+        return None, outcome(Outcome.NOT_FOUND)
+    except StackdError as error:
+        return None, outcome(Outcome.FAILED, public_text(error))
+
+
 def finish_items(tx: Transaction, job_id: str, results: Sequence[ItemResult]) -> Job:
     """Write and count each id's outcome once; returns the job after that. Raises ``JobNotFound``.
 
-    The outcome ``deleted`` also deletes the stack's row, in the same transaction.
+    A stack that the job has deleted loses its row in the same transaction.
     """
     job = _find(tx, job_id)
     unfinished = dict(_open_among(tx, job_id, [result.stack_id for result in results]))
     news = [result for result in {r.stack_id: r for r in results}.values() if result.stack_id in unfinished]
     if not news:
         return job
-    deleted = [result.stack_id for result in news if result.outcome is DeleteOutcome.DELETED]
-    if deleted:
+    deleted = [result.stack_id for result in news if result.outcome is Outcome.DONE]
+    if deleted and job.action is JobAction.DELETE:
         rows.remove(tx, deleted)
     return _write_outcomes(tx, job_id, news, kept_errors=min(job.failed, MAX_ERRORS))
 
@@ -169,7 +268,7 @@ def _open_among(tx: Transaction, job_id: str, ids: Sequence[str]) -> list[tuple[
 def _write_outcomes(tx: Transaction, job_id: str, results: Sequence[ItemResult], *, kept_errors: int) -> Job:
     tx.many(FINISH_ITEM, _item_rows(job_id, results, MAX_ERRORS - kept_errors))
     counts = Counter(result.outcome.value for result in results)
-    parameters = {outcome.value: counts[outcome.value] for outcome in DeleteOutcome}
+    parameters = {outcome.value: counts[outcome.value] for outcome in Outcome}
     row = tx.row(COUNT_OUTCOMES, {**parameters, "now": tx.now, "job_id": job_id})
     if row is None:
         raise JobNotFound(job_id)
@@ -181,7 +280,7 @@ def _item_rows(job_id: str, results: Sequence[ItemResult], most: int) -> list[tu
     written: list[tuple[str, str | None, str, str]] = []
     for result in results:
         error = None
-        if result.outcome is DeleteOutcome.FAILED and most > 0:
+        if result.outcome is Outcome.FAILED and most > 0:
             most -= 1
             error = result.error[:MAX_ERROR_LENGTH]
         written.append((result.outcome.value, error, job_id, result.stack_id))

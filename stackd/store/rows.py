@@ -54,6 +54,11 @@ def _assigned(names: Iterable[str]) -> str:
 ALL_STACKS = f"SELECT {_SHORT_COLUMNS} FROM stacks"
 FIND_STACK = f"SELECT {COLUMNS} FROM stacks WHERE stack_id = ?"
 FIND_STACKS = f"SELECT {_SHORT_COLUMNS} FROM stacks WHERE stack_id IN (SELECT value FROM json_each(?))"
+WITH_LABEL = (
+    "SELECT stack_id, labels FROM stacks WHERE unassigned = 0 AND (? OR (accepted = 1 AND deleting_since IS NULL))"
+    " AND stack_id IN (SELECT stack_id FROM stack_labels WHERE key = lower(?) AND value = lower(?))"
+    " ORDER BY created_at, stack_id"
+)
 POD_SPECS = "SELECT stack_id, pod_spec FROM stacks WHERE stack_id IN (SELECT value FROM json_each(?))"
 COUNT_STACKS = "SELECT count(*) FROM stacks"
 ANY_UNASSIGNED = "SELECT 1 FROM stacks WHERE unassigned = 1 LIMIT 1"
@@ -149,6 +154,15 @@ def find_all(tx: Transaction, ids: Iterable[str]) -> dict[str, Stack]:
     wanted = list(dict.fromkeys(ids))
     found = {stack.stack_id: stack for stack in map(from_row, tx.rows(FIND_STACKS, (id_array(wanted),)))}
     return {stack_id: found[stack_id] for stack_id in wanted if stack_id in found}
+
+
+def with_labels(tx: Transaction, labels: Mapping[str, str], *, unsettled: bool) -> list[str]:
+    """The ids of clients' stacks that have all of these labels, in the order of the list; with ``unsettled`` also those
+    that are being created or deleted.
+    """
+    key, value = next(iter(labels.items()))
+    stacks = tx.rows(WITH_LABEL, (unsettled, key, value))
+    return [stack_id for stack_id, text in stacks if labels.items() <= orjson.loads(text).items()]
 
 
 def find_live(tx: Transaction, stack_id: str) -> Stack:

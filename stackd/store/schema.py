@@ -9,11 +9,29 @@ from __future__ import annotations
 import sqlite3
 
 APPLICATION_ID = 0x73746B64  # "stkd"
-FORMAT = 6
+FORMAT = 7
 OLDEST = 4
 """The oldest format that ``convert`` reads."""
 
-SCHEMA = """
+JOB_ITEMS = """
+CREATE TABLE job_items (
+    job_id TEXT NOT NULL REFERENCES jobs (job_id) ON DELETE CASCADE,
+    seq INTEGER NOT NULL,
+    stack_id TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('pending', 'started', 'done', 'not_found', 'failed')),
+    error TEXT,
+    PRIMARY KEY (job_id, seq)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX job_items_stack ON job_items (job_id, stack_id);
+CREATE INDEX job_items_open ON job_items (job_id, seq) WHERE state IN ('pending', 'started');
+CREATE INDEX job_items_errors ON job_items (job_id, seq) WHERE error IS NOT NULL;
+"""
+REQUESTED = """
+CREATE INDEX timeline_requested ON timeline (at) WHERE kind IN ('accepted', 'extended', 'stop_requested',
+    'start_requested', 'restart_requested', 'delete_requested') AND reason NOT IN ('batch', 'expired', 'undo', 'pool');
+"""
+
+SCHEMA = f"""
 CREATE TABLE stacks (
     stack_id TEXT NOT NULL PRIMARY KEY,
     namespace TEXT NOT NULL,
@@ -71,27 +89,18 @@ CREATE TABLE jobs (
     job_id TEXT NOT NULL PRIMARY KEY,
     status TEXT NOT NULL CHECK (status IN ('queued', 'running', 'completed', 'failed')),
     total INTEGER NOT NULL,
-    deleted INTEGER NOT NULL,
+    done INTEGER NOT NULL,
     not_found INTEGER NOT NULL,
     failed INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
     by TEXT NOT NULL DEFAULT 'stackd',
-    CHECK (deleted + not_found + failed <= total)
+    action TEXT NOT NULL DEFAULT 'delete' CHECK (action IN ('extend', 'restart', 'stop', 'start', 'delete')),
+    ttl INTEGER NOT NULL DEFAULT 0,
+    labels TEXT NOT NULL DEFAULT '{{}}',
+    CHECK (done + not_found + failed <= total)
 ) STRICT;
-
-CREATE TABLE job_items (
-    job_id TEXT NOT NULL REFERENCES jobs (job_id) ON DELETE CASCADE,
-    seq INTEGER NOT NULL,
-    stack_id TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('pending', 'started', 'deleted', 'not_found', 'failed')),
-    error TEXT,
-    PRIMARY KEY (job_id, seq)
-) STRICT, WITHOUT ROWID;
-CREATE UNIQUE INDEX job_items_stack ON job_items (job_id, stack_id);
-CREATE INDEX job_items_open ON job_items (job_id, seq) WHERE state IN ('pending', 'started');
-CREATE INDEX job_items_errors ON job_items (job_id, seq) WHERE error IS NOT NULL;
-
+{JOB_ITEMS}
 CREATE TABLE idempotency (
     scope TEXT NOT NULL,
     key TEXT NOT NULL,
@@ -121,7 +130,7 @@ CREATE INDEX timeline_stack ON timeline (stack_id);
 CREATE INDEX timeline_gone ON timeline (at) WHERE kind = 'deleted';
 CREATE UNIQUE INDEX timeline_said ON timeline (stack_id, kind, reason, message)
     WHERE kind IN ('warning', 'pulling');
-
+{REQUESTED}
 CREATE TABLE kept_logs (
     stack_id TEXT NOT NULL,
     container TEXT NOT NULL,
@@ -134,9 +143,21 @@ CREATE TABLE meta (key TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) STRICT, W
 """
 
 # From 4: the label limits ignore letter case. From 5: a stack of a pool that a client may have been given is a client's.
-CONVERSION = """
+# From 6: jobs do more than delete, and the requests of clients are found by their time.
+CONVERSION = f"""
 UPDATE OR REPLACE stack_labels SET key = lower(key), value = lower(value);
 UPDATE stacks SET unassigned = 0 WHERE unassigned = 1 AND digest IS NULL;
+ALTER TABLE jobs RENAME COLUMN deleted TO done;
+ALTER TABLE jobs ADD COLUMN action TEXT NOT NULL DEFAULT 'delete'
+    CHECK (action IN ('extend', 'restart', 'stop', 'start', 'delete'));
+ALTER TABLE jobs ADD COLUMN ttl INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN labels TEXT NOT NULL DEFAULT '{{}}';
+CREATE TEMPORARY TABLE earlier AS SELECT * FROM job_items;
+DROP TABLE job_items;
+{JOB_ITEMS}
+INSERT INTO job_items SELECT job_id, seq, stack_id, iif(state = 'deleted', 'done', state), error FROM earlier;
+DROP TABLE earlier;
+{REQUESTED}
 """
 
 

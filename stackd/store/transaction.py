@@ -31,7 +31,7 @@ SYNC_EACH_COMMIT = "PRAGMA synchronous = FULL"
 SYNC_LATER = "PRAGMA synchronous = NORMAL"
 CHECKPOINT = "PRAGMA wal_checkpoint(TRUNCATE)"
 BEGIN_LOG_ANEW = "PRAGMA wal_checkpoint(RESTART)"
-OPERATION, ADOPTION = "operation", "adoption"
+OPERATION, ADOPTION, ITEM = "operation", "adoption", "item"
 """Names of savepoints."""
 
 

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from stackd.config import Config
 from stackd.errors import TooManyRequests
-from stackd.jobs.batch_delete import BatchQueue
+from stackd.jobs.batch import BatchQueue
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.idempotency import Replays

@@ -21,10 +21,12 @@ from typing import Final, TypeVar
 
 import orjson
 
+from stackd.clock import NANOSECONDS
 from stackd.clock import from_nanoseconds as rfc3339
 from stackd.lifecycle.context import Context
-from stackd.model import ACTIVE_STATUSES, Job, SanitizedSpec, Stack
+from stackd.model import ACTIVE_STATUSES, Job, JobAction, SanitizedSpec, Stack
 from stackd.store import Store
+from stackd.units import format_duration
 from stackd.web.stack_fields import CONTRACT, FIELDS, STATUS_READ, renderer
 
 detail_body = renderer(tuple(FIELDS))
@@ -46,22 +48,46 @@ def created_body(stack: Stack) -> bytes:
 
 def job_body(job: Job) -> bytes:
     """A batch-delete job; ``errors`` is omitted when empty (API contract)."""
-    fields: dict[str, object] = {
-        "job_id": job.job_id,
+    return orjson.dumps({"job_id": job.job_id, **_progress(job, "deleted")})
+
+
+def batch_body(job: Job) -> bytes:
+    """A batch job, whatever its action."""
+    return orjson.dumps({"job_id": job.job_id, **what_of(job), **_progress(job, "done")})
+
+
+def streamed_job(job: Job) -> bytes:
+    """A job as an event tells it."""
+    return job_body(job) if job.action is JobAction.DELETE else batch_body(job)
+
+
+def what_of(job: Job) -> dict[str, object]:
+    """What the job does."""
+    ttl = {"ttl": format_duration(job.ttl / NANOSECONDS)} if job.action is JobAction.EXTEND else {}
+    return {"action": job.action, **ttl}
+
+
+def _progress(job: Job, done: str) -> dict[str, object]:
+    return {
         "status": job.status,
         "total": job.total,
-        "deleted": job.deleted,
+        done: job.done,
         "not_found": job.not_found,
         "failed": job.failed,
+        **({"errors": job.errors} if job.errors else {}),
+        "created_at": rfc3339(job.created_at),
+        "updated_at": rfc3339(job.updated_at),
     }
-    if job.errors:
-        fields["errors"] = job.errors
-    return orjson.dumps(fields | {"created_at": rfc3339(job.created_at), "updated_at": rfc3339(job.updated_at)})
 
 
 def accepted_body(job: Job) -> bytes:
     """The answer to a batch delete."""
     return orjson.dumps({"job_id": job.job_id})
+
+
+def accepted_many_body(job: Job) -> bytes:
+    """The answer where stackd has chosen the stacks."""
+    return orjson.dumps({"job_id": job.job_id, "total": job.total})
 
 
 def dry_run_body(spec: SanitizedSpec) -> bytes:

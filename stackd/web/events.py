@@ -203,4 +203,4 @@ def _is_late(stack: Stack, render: Renderer) -> bool:
 def _render(fields: tuple[str, ...]) -> Renderer:
     """One renderer for each choice of fields, so that clients with the same choice share the rendered bytes."""
     stack_bytes = renderer(fields) if fields else bodies.detail_body
-    return Renderer(stack=stack_bytes, job=bodies.job_body, tells_pod_spec=not fields or POD_SPEC in fields)
+    return Renderer(stack=stack_bytes, job=bodies.streamed_job, tells_pod_spec=not fields or POD_SPEC in fields)

@@ -216,11 +216,11 @@ class DaemonCollector(Collector):
             "Objects with stackd's labels that belong to no known stack, and are left alone.",
             {(): len(reconciler.unknown)},
         )
-        yield gauge("stackd_jobs_waiting", "Batch-delete jobs that wait for the worker.", {(): len(self._api.batch)})
+        yield gauge("stackd_jobs_waiting", "Batch jobs that wait for a worker.", {(): len(self._api.batch)})
         yield gauge("stackd_event_streams", "Event streams that are open.", {(): self._api.feed.followers})
         yield gauge("stackd_waiting_requests", "Requests that wait for a stack's status.", {(): len(context.rows)})
         unfinished = len(context.store.jobs.unfinished())
-        yield gauge("stackd_jobs_unfinished", "Batch-delete jobs that have not finished.", {(): unfinished})
+        yield gauge("stackd_jobs_unfinished", "Batch jobs that have not finished.", {(): unfinished})
 
     def _mirror(self) -> Iterator[Metric]:
         health_by_kind = self._api.context.mirror.health_by_kind

@@ -15,9 +15,9 @@ import orjson
 from aiohttp import web
 
 from stackd.errors import InvalidRequest
-from stackd.model import Stack, list_key
+from stackd.model import JobRequest, Stack, list_key
 from stackd.web.api import JOB_ID, ApiCall
-from stackd.web.bodies import OPEN, in_turns, is_late, listed_body, read_late, rendered
+from stackd.web.bodies import OPEN, accepted_many_body, in_turns, is_late, listed_body, read_late, rendered
 from stackd.web.requests import Parameters
 from stackd.web.responses import json_response, streamed_json
 from stackd.web.stack_fields import FILTERS_MANY, FILTERS_ONCE, POD_SPEC, StackSelection, chosen_fields, renderer
@@ -60,9 +60,9 @@ async def delete_matching(call: ApiCall) -> web.Response:
     if not parameters.all("label"):
         raise InvalidRequest("a label is required to delete by, such as DELETE /stacks?label=team=7")
     ids = [stack.stack_id async for stack in in_turns(call.view.stacks()) if selection.matches(stack)]
-    job = await call.api.batch.submit(ids, by=call.key.name)
+    job = await call.api.batch.submit(ids, JobRequest(by=call.key.name))
     call.request[JOB_ID] = job.job_id
-    return json_response(orjson.dumps({"job_id": job.job_id, "total": job.total}), status=202)
+    return json_response(accepted_many_body(job), status=202)
 
 
 def _cursor(stack: Stack) -> str:

@@ -20,11 +20,13 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
 
 from stackd.clock import NANOSECONDS
+from stackd.config import Config
 from stackd.errors import InvalidPodSpec, InvalidRequest, Reason, RequestTooLarge, UnsupportedCoding
+from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.create_request import CreateRequest
 from stackd.metrics import INVALID
-from stackd.model import NO_LABELS, SanitizedSpec, TargetPort
+from stackd.model import NO_LABELS, JobAction, JobRequest, SanitizedSpec, TargetPort
 from stackd.names import LONGEST_SUBDOMAIN, did_you_mean
 from stackd.podspec import LONG_SPEC, located, parse_target_ports
 from stackd.podspec.request import parse_labels
@@ -151,6 +153,7 @@ LONGEST_SHOWN: Final = 64
 PLAIN: Final = frozenset({"", "identity", "chunked"})
 CONTINUE: Final = "100-continue"
 REQUIRED = ("target_port", "pod_spec")
+BATCH_FIELDS = ("action", "ttl", "stack_ids", "labels")
 CREATE_FIELDS = (*REQUIRED, "template", "ttl", "labels", "if_exists")
 IF_EXISTS = ("error", "return")
 
@@ -270,7 +273,7 @@ def text_of(fields: dict[str, Any], name: str) -> str:
 
 
 def stack_ids(fields: dict[str, Any], max_ids: int) -> list[str]:
-    """The ids of a batch delete: trimmed, each once, in the order given; at least one, none of them blank."""
+    """The ids of a batch job: trimmed, each once, in the order given; at least one, none of them blank."""
     values = fields["stack_ids"]
     if not isinstance(values, list):
         raise InvalidRequest(f"invalid request body: {SENTENCE_IDS}")
@@ -291,6 +294,27 @@ def stack_ids(fields: dict[str, Any], max_ids: int) -> list[str]:
             )
         ids[trimmed] = None
     return list(ids)
+
+
+def batch(body: bytes, config: Config, key: ApiKey) -> tuple[list[str], JobRequest]:
+    """The stacks of a batch job, if the body names them, and what the job is to do. Raises InvalidRequest."""
+    max_ids = config.batch_delete.max_ids
+    fields = parse_object(body, BATCH_FIELDS, ("action",), MOST_PARTS + max_ids)
+    name = text_of(fields, "action")
+    if name not in list(JobAction):
+        hint = did_you_mean(name, list(JobAction))
+        raise _wrong_field("action", f"action must be one of {', '.join(JobAction)}, not {_short(name)!r}{hint}")
+    action = JobAction(name)
+    if (action is JobAction.EXTEND) != ("ttl" in fields):
+        raise _wrong_field("ttl", 'ttl, such as "30m", goes with the action extend, and only with that')
+    if ("stack_ids" in fields) == ("labels" in fields):
+        raise _wrong_field("stack_ids", "give either stack_ids or labels")
+    ids = stack_ids(fields, max_ids) if "stack_ids" in fields else []
+    labels = labels_of(fields["labels"]) if "labels" in fields else NO_LABELS
+    if not (ids or labels):
+        raise _wrong_field("labels", 'labels is empty; give at least one, such as {"challenge": "web-1"}')
+    ttl = ttl_of(fields, config.stacks.max_ttl) if "ttl" in fields else 0.0
+    return ids, JobRequest(action=action, ttl=round(ttl * NANOSECONDS), labels=labels, among=key.labels, by=key.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,6 +58,8 @@ ROUTES: tuple[Route, ...] = (
     Route(method="POST", path="/capacity", handler=system.post_capacity, asks=True, doc=op.GET_CAPACITY_FOR),
     Route(method="POST", path="/stacks/batch-delete", handler=stacks.batch_delete, replays=True, doc=op.BATCH_DELETE),
     Route(method="GET", path="/stacks/batch-delete/{job_id}", handler=stacks.get_job, doc=op.GET_BATCH_DELETE),
+    Route(method="POST", path="/stacks/batch", handler=stacks.batch, replays=True, doc=op.BATCH_JOB),
+    Route(method="GET", path="/stacks/batch/{job_id}", handler=stacks.get_batch, doc=op.GET_BATCH),
     Route(method="GET", path="/openapi.json", handler=openapi, public=True, standby=True),
     Route(method="GET", path="/", handler=pages.home, public=True, standby=True),
     Route(method="GET", path="/docs", handler=pages.docs, public=True, standby=True),

@@ -14,7 +14,7 @@ import orjson
 from aiohttp import hdrs, web
 
 from stackd.clock import from_nanoseconds
-from stackd.errors import ClusterUnavailable, InvalidRequest, StackNotFound
+from stackd.errors import ClusterUnavailable, InvalidRequest, JobNotFound, StackNotFound
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.create import create, create_once, dry_run
 from stackd.lifecycle.create_request import CreateRequest
@@ -24,7 +24,7 @@ from stackd.lifecycle.idempotency import Replayable, StoredResponse, check_key
 from stackd.lifecycle.observe import until_gone, until_status
 from stackd.lifecycle.restart import restart, start, stop
 from stackd.lifecycle.ttl import extend
-from stackd.model import Stack, TimelineEvent
+from stackd.model import Job, JobAction, JobRequest, Stack, TimelineEvent
 from stackd.store import Claim, Store
 from stackd.web import bodies, listing, requests
 from stackd.web.api import IDEMPOTENCY_KEY, JOB_ID, STACK_ID, ApiCall
@@ -196,17 +196,46 @@ async def batch_delete(call: ApiCall) -> web.Response:
     async def run(claim: Claim | None) -> StoredResponse:
         max_ids = call.api.context.config.batch_delete.max_ids
         fields = requests.parse_object(body, ("stack_ids",), ("stack_ids",), requests.MOST_PARTS + max_ids)
-        ids = call.view.to_delete(requests.stack_ids(fields, max_ids))
-        job = await call.api.batch.submit(ids, claim, bodies.accepted_body, by=call.key.name)
-        call.request[JOB_ID] = job.job_id
-        return StoredResponse(status=202, body=bodies.accepted_body(job))
+        ids = requests.stack_ids(fields, max_ids)
+        return await _begun(call, ids, JobRequest(by=call.key.name), claim, bodies.accepted_body)
 
     return await first_answer(call, body, run)
 
 
+async def batch(call: ApiCall) -> web.Response:
+    """``POST /stacks/batch``"""
+    body = await read_body(call)
+
+    async def run(claim: Claim | None) -> StoredResponse:
+        ids, request = requests.batch(body, call.api.context.config, call.key)
+        return await _begun(call, ids, request, claim, bodies.accepted_many_body)
+
+    return await first_answer(call, body, run)
+
+
+async def _begun(
+    call: ApiCall, ids: list[str], request: JobRequest, claim: Claim | None, render: Callable[[Job], bytes]
+) -> StoredResponse:
+    job = await call.api.batch.submit(call.view.of_job(ids), request, claim, render)
+    call.request[JOB_ID] = job.job_id
+    return StoredResponse(status=202, body=render(job))
+
+
 async def get_job(call: ApiCall) -> web.Response:
-    """``GET /stacks/batch-delete/{job_id}``"""
-    return json_response(bodies.job_body(call.view.job(call.request.match_info["job_id"])))
+    """``GET /stacks/batch-delete/{job_id}``: of the jobs that delete."""
+    job = _job(call)
+    if job.action is not JobAction.DELETE:
+        raise JobNotFound(job.job_id)
+    return json_response(bodies.job_body(job))
+
+
+async def get_batch(call: ApiCall) -> web.Response:
+    """``GET /stacks/batch/{job_id}``: of all jobs."""
+    return json_response(bodies.batch_body(_job(call)))
+
+
+def _job(call: ApiCall) -> Job:
+    return call.view.job(call.request.match_info["job_id"])
 
 
 def stack_of(call: ApiCall) -> Stack:

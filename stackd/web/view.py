@@ -44,7 +44,7 @@ class View:
         return tuple(one for one in stacks if self.key.may_see(one.labels)) if self.key.tenant else stacks
 
     def job(self, job_id: str) -> Job:
-        """The batch-delete job. Raises JobNotFound."""
+        """The batch job. Raises JobNotFound."""
         job = self.context.store.jobs.get(job_id)
         if job is None or not self.key.may_see_job(job):
             raise JobNotFound(job_id)
@@ -59,8 +59,8 @@ class View:
         if stack_id in store.stacks or not self.key.may_see_history(events):
             raise StackNotFound(stack_id)
 
-    def to_delete(self, ids: Iterable[str]) -> list[str]:
-        """The ids for a batch-delete job, which counts those that the key may not see as not found."""
+    def of_job(self, ids: Iterable[str]) -> list[str]:
+        """The ids for a batch job, which counts those that the key may not see as not found."""
         if not self.key.tenant:
             return list(ids)
         return [one if self.get(one) is not None else NOT_SEEN + one for one in ids]

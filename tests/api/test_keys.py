@@ -34,6 +34,7 @@ async def test_a_key_that_may_only_read_reads_and_changes_nothing(two: Harness) 
         ("POST", "/stacks"),
         ("DELETE", f"/stacks/{stack_id}"),
         ("POST", "/stacks/batch-delete"),
+        ("POST", "/stacks/batch"),
         ("POST", "/reconcile/confirm"),
     ):
         reply = await two.call(method, path, seed(), key=READ_KEY)

@@ -104,7 +104,8 @@ async def filtered(at: Harness, method: str, path: str) -> None:
             assert (await stream.expect("hello")).data
             assert (await stream.expect("stack")).data["stack_id"] == mine["stack_id"]
         return
-    bodies = {BATCH: {"stack_ids": [theirs["stack_id"], mine["stack_id"]]}, "/stacks": seed()}
+    both = {"stack_ids": [theirs["stack_id"], mine["stack_id"]]}
+    bodies = {BATCH: both, "/stacks/batch": {"action": "delete", **both}, "/stacks": seed()}
     reply = await at.call(method, url, bodies.get(path) if method == "POST" else None, B)
     assert reply.status < 300
     assert theirs["stack_id"] not in reply.text
@@ -124,10 +125,11 @@ TABLE: dict[Check, str] = {
         GET /stacks/{stack_id}, GET /stacks/{stack_id}/status, GET /stacks/{stack_id}/timeline,
         GET /stacks/{stack_id}/logs, GET /stacks/{stack_id}/events, POST /stacks/{stack_id}/extend,
         POST /stacks/{stack_id}/stop, POST /stacks/{stack_id}/start, POST /stacks/{stack_id}/restart,
-        DELETE /stacks/{stack_id}, GET /stacks/batch-delete/{job_id}
+        DELETE /stacks/{stack_id}, GET /stacks/batch-delete/{job_id}, GET /stacks/batch/{job_id}
     """,
     filtered: """
-        GET /stacks, POST /stacks, DELETE /stacks, POST /stacks/batch-delete, GET /events, GET /stats, GET /templates
+        GET /stacks, POST /stacks, DELETE /stacks, POST /stacks/batch-delete, POST /stacks/batch, GET /events, GET /stats,
+        GET /templates
     """,
 }
 """How each route treats tenants."""
@@ -235,6 +237,18 @@ async def test_others_ids_count_as_not_found_and_jobs_are_the_tenants_own(at: Ha
         assert (await stream_b.until("job", status="completed")).data == job
         await at.call("DELETE", f"/stacks/{theirs}", key=A)
         assert not [one for one in await events_until_deleted(stream_a) if one.kind == "job"]
+
+
+@pytest.mark.parametrize(("labels", "total"), [({"team": "7"}, 1), ({"event": "b"}, 1), ({"event": "a"}, 0)])
+async def test_the_labels_of_a_job_choose_the_tenants_own_stacks(
+    at: Harness, labels: dict[str, str], total: int
+) -> None:
+    for key in (A, B):
+        await create(at, key, labels={"team": "7"})
+    reply = await at.call("POST", "/stacks/batch", {"action": "delete", "labels": labels}, B)
+    assert (reply.status, reply.json["total"]) == (202, total)
+    assert (await at.finished_job(reply.json["job_id"]))["deleted"] == total
+    assert (len(await ids(at, A)), len(await ids(at, B))) == (1, 1 - total)
 
 
 async def events_until_deleted(stream: Stream) -> list[Event]:

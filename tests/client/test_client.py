@@ -123,6 +123,22 @@ async def test_many_are_deleted_as_one_job(at: Harness, ask: Caller) -> None:
     assert (done.status, done.deleted, done.not_found, done.errors) == ("completed", 3, 1, {})
 
 
+async def test_many_are_extended_as_one_job(at: Harness, ask: Caller) -> None:
+    before = {}
+    for _ in range(2):
+        stack = await at.create(seed() | {"labels": {"team": "7"}})
+        before[stack["stack_id"]] = await ask("get", stack["stack_id"])
+    begun = await ask("batch", "extend", labels={"team": "7"}, ttl="30m")
+    assert (begun.action, begun.total, begun.finished) == ("extend", 2, False)
+    done = await ask("wait_batch", begun.job_id)
+    assert (done.status, done.action, done.done, done.deleted) == ("completed", "extend", 2, 0)
+    for stack_id, stack in before.items():
+        assert (await ask("get", stack_id)).ttl_expires_at == stack.ttl_expires_at + timedelta(minutes=30)
+    deleted = await ask("batch", "delete", stack_ids=before.values())
+    assert (await ask("wait_job", deleted.job_id)).deleted == 2
+    assert (await ask("batch_job", deleted.job_id)).done == 2
+
+
 async def test_a_create_and_a_delete_whose_answers_are_lost_count_once(at: Harness, kind: Any) -> None:
     async with losing(at.port) as proxy:
         ask = Caller(kind(proxy.url, KEY))

@@ -43,7 +43,7 @@ class JobRow:
 
     status: str
     total: int
-    deleted: int
+    done: int
     not_found: int
     failed: int
     items: dict[str, str]
@@ -85,13 +85,13 @@ class StateFile:
     def job(self, job_id: str) -> JobRow | None:
         """One job with its items."""
         with self._open() as connection:
-            query = "SELECT status, total, deleted, not_found, failed FROM jobs WHERE job_id = ?"
+            query = "SELECT status, total, done, not_found, failed FROM jobs WHERE job_id = ?"
             found = connection.execute(query, (job_id,)).fetchone()
             if found is None:
                 return None
             items = dict(connection.execute("SELECT stack_id, state FROM job_items WHERE job_id = ?", (job_id,)))
-            status, total, deleted, not_found, failed = found
-            return JobRow(status=status, total=total, deleted=deleted, not_found=not_found, failed=failed, items=items)
+            status, total, done, not_found, failed = found
+            return JobRow(status=status, total=total, done=done, not_found=not_found, failed=failed, items=items)
 
     @property
     def incomplete(self) -> bool:

@@ -204,7 +204,7 @@ class Oracle:
         if job is None:
             return
         counted = Counter(job.items.values())
-        same = {"deleted": job.deleted, "not_found": job.not_found, "failed": job.failed}
+        same = {"done": job.done, "not_found": job.not_found, "failed": job.failed}
         good = set(job.items) == set(ids) and job.total == len(ids) == sum(same.values())
         good = good and all(counted[state] == number for state, number in same.items())
         world.checked("7 each id counts once", good, f"{job_id}: {job}")

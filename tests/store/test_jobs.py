@@ -5,20 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from stackd.model import DeleteOutcome, DeleteReason, ItemResult, Job, JobStatus
+from stackd.model import DeleteReason, ItemResult, Job, JobStatus, Outcome
 from stackd.store import Store, jobs
 from tests.store.building import HOUR, START, TestClock, accepted, open_store, stack_id
 
-DELETED, NOT_FOUND, FAILED = DeleteOutcome.DELETED, DeleteOutcome.NOT_FOUND, DeleteOutcome.FAILED
+DELETED, NOT_FOUND, FAILED = Outcome.DONE, Outcome.NOT_FOUND, Outcome.FAILED
 
 
-def result(number: int, outcome: DeleteOutcome = DELETED, error: str = "") -> ItemResult:
+def result(number: int, outcome: Outcome = DELETED, error: str = "") -> ItemResult:
     return ItemResult(stack_id=stack_id(number), outcome=outcome, error=error)
 
 
 def counts(job: Job | None) -> tuple[str, int, int, int]:
     assert job is not None
-    return (job.status.value, job.deleted, job.not_found, job.failed)
+    return (job.status.value, job.done, job.not_found, job.failed)
 
 
 async def test_a_job_goes_from_queued_over_running_to_completed(store: Store, clock: TestClock) -> None:

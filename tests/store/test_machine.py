@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from stackd.errors import StackdError, StoreUnavailable
-from stackd.model import DeleteOutcome, DeleteReason, EventKind, ItemResult, Stack, StackStatus
+from stackd.model import DeleteReason, EventKind, ItemResult, Outcome, Stack, StackStatus
 from stackd.store import Extension, Start, Store
 from stackd.store.transaction import Transaction
 from tests.store.building import HOUR, SMALL, TestClock, largest_file, new_stack, open_store, seen, stack_id
@@ -33,7 +33,7 @@ LOWEST, HIGHEST = 31001, 31008
 START_AGAIN = Start(pod_spec="kind: Pod", kind=EventKind.RESTART_REQUESTED, by="alice", label_limits={"team": 1})
 IMPATIENT = replace(SMALL, busy_timeout=0.0)
 numbers = st.integers(0, 7)
-outcomes = st.sampled_from(list(DeleteOutcome))
+outcomes = st.sampled_from(list(Outcome))
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -155,7 +155,7 @@ class StoreMachine(RuleBasedStateMachine):
         )
 
     @rule(ids=st.lists(numbers, min_size=1, max_size=5, unique=True), ends=st.lists(outcomes, min_size=5, max_size=5))
-    def delete_by_job(self, ids: list[int], ends: list[DeleteOutcome]) -> None:
+    def delete_by_job(self, ids: list[int], ends: list[Outcome]) -> None:
         self.jobs += 1
         job_id, names = f"job-{self.jobs}", [stack_id(number) for number in ids]
         self.run(self.store.jobs.create(job_id, names))
@@ -167,7 +167,7 @@ class StoreMachine(RuleBasedStateMachine):
         ]
         job = self.run(self.store.jobs.finish_items(job_id, results))
         assert job.finished
-        assert job.total == job.deleted + job.not_found + job.failed
+        assert job.total == job.done + job.not_found + job.failed
 
     @rule(wanted=st.lists(st.tuples(numbers, st.integers(1, 3)), min_size=1, max_size=3), gone=numbers)
     def the_file_is_locked(self, wanted: list[tuple[int, int]], gone: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from stackd.clock import NANOSECONDS
 from stackd.errors import StoreUnavailable
-from stackd.model import DeleteOutcome, DeleteReason, ItemResult
+from stackd.model import DeleteReason, ItemResult, Outcome
 from stackd.store import Store
 from tests.store.building import START, TestClock, accepted, largest_file, new_stack, open_store, stack_id
 
@@ -22,7 +22,7 @@ async def test_the_id_of_each_removed_stack_is_kept_however_it_went(store: Store
     await accepted(store, 3)
     await store.jobs.create("job-1", [stack_id(3), stack_id(8)])
     await store.jobs.begin_items("job-1", [stack_id(3), stack_id(8)])
-    await store.jobs.finish_items("job-1", [ItemResult(stack_id=stack_id(3), outcome=DeleteOutcome.DELETED)])
+    await store.jobs.finish_items("job-1", [ItemResult(stack_id=stack_id(3), outcome=Outcome.DONE)])
     await accepted(store, 4)
     asked = [stack_id(number) for number in range(10)]
     assert await store.stacks.removed_among(asked) == {stack_id(1), stack_id(2), stack_id(3)}

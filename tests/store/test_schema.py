@@ -71,7 +71,7 @@ async def test_a_file_of_format_4_is_converted_with_its_rows_and_a_copy_is_kept(
     assert await store.stacks.removed_among([stack_id(9)])
     job = store.jobs.get("job-1")
     assert job is not None
-    assert (job.status, job.deleted) == (JobStatus.COMPLETED, 1)
+    assert (job.status, job.done) == (JobStatus.COMPLETED, 1)
     await store.stacks.mark_deleting([stack_id(1)], DeleteReason.REQUEST, "alice")
     await store.stacks.remove([stack_id(1)])
     assert [line.kind for line in await store.timeline.read(stack_id(1))][-1] is EventKind.DELETED

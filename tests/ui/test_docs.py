@@ -22,7 +22,7 @@ async def test_the_docs_page_describes_every_route(board: Board) -> None:
     await expect(board.page.locator("#createStack pre").nth(1)).to_contain_text('curl -s -X POST -H "X-API-KEY:')
     await board.page.keyboard.press("/")
     await board.page.keyboard.type("batch")
-    await expect(board.page.locator("article:visible")).to_have_count(2)
+    await expect(board.page.locator("article:visible")).to_have_count(4)
     assert await board.page.evaluate(AUDIT) == []
 
 
@@ -31,9 +31,9 @@ async def test_a_search_leaves_what_has_its_words_in_the_list_too(board: Board) 
     await expect(board.page.locator("article").first).to_be_visible()
     field = board.page.get_by_label("Find a route, a parameter or a field")
     await field.fill("batch")
-    await expect(board.page.locator("#found")).to_have_text("2 routes")
-    await expect(board.page.locator("#contents a:visible")).to_have_count(2)
-    await expect(board.page.locator("#contents h2:visible")).to_have_text(["Batch delete"], ignore_case=True)
+    await expect(board.page.locator("#found")).to_have_text("4 routes")
+    await expect(board.page.locator("#contents a:visible")).to_have_count(4)
+    await expect(board.page.locator("#contents h2:visible")).to_have_text(["Batch jobs"], ignore_case=True)
     await expect(board.page.locator("#content > section:visible")).to_have_count(1)
     await field.fill("if_exists")  # a field of a request body
     await expect(board.page.locator("article:visible h3 code")).to_contain_text(["/stacks"])

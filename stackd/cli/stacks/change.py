@@ -175,7 +175,7 @@ def _finished(client: Client, jobs: list[Job], total: int) -> list[Job]:
         bar = progress.add_task("", total=total)
         while True:
             jobs = [job if job.finished else client.job(job.job_id) for job in jobs]
-            progress.update(bar, completed=sum(job.deleted + job.not_found + job.failed for job in jobs))
+            progress.update(bar, completed=sum(job.done + job.not_found + job.failed for job in jobs))
             if all(job.finished for job in jobs):
                 return jobs
             time.sleep(POLL_SECONDS)
@@ -185,7 +185,7 @@ def _print_job(job: Job, output: str) -> None:
     if output in PRINTED:
         PRINTED[output](job.raw)
         return
-    counts = (f"{job.deleted} deleted", f"{job.not_found} not found", f"{job.failed} failed")
+    counts = (f"{job.done} deleted", f"{job.not_found} not found", f"{job.failed} failed")
     click.echo("\t".join([job.job_id, *(() if output == "name" else counts)]))
     for stack_id, error in job.errors.items():
         click.echo(f"{stack_id}: {printable(error)}", err=True)

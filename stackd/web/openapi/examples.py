@@ -166,6 +166,27 @@ JOB: dict[str, Any] = {
     "created_at": CREATED,
     "updated_at": "2026-02-10T02:03:10.535664Z",
 }
+BATCHES: dict[str, Any] = {
+    "half an hour more for everybody with a label": {
+        "action": "extend",
+        "ttl": "30m",
+        "labels": {"challenge": "web-1"},
+    },
+    "a fresh pod for three": {"action": "restart", "stack_ids": ["stack-1", "stack-2", "stack-3"]},
+}
+BATCH_JOB: dict[str, Any] = {
+    "job_id": JOB_ID,
+    "action": "extend",
+    "ttl": "30m",
+    "status": "completed",
+    "total": 3,
+    "done": 1,
+    "not_found": 1,
+    "failed": 1,
+    "errors": [{"stack_id": STACK_ID, "error": f"{STACK_ID} is being deleted"}],
+    "created_at": CREATED,
+    "updated_at": "2026-02-10T02:03:10.535664Z",
+}
 CAPACITY: dict[str, Any] = {
     "fits": 14,
     "limited_by": "cpu",

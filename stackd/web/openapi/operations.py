@@ -20,6 +20,7 @@ from stackd.web.stacks import DEFAULT_TAIL, DEFAULT_WAIT, DELETED, LONGEST_TAIL,
 from stackd.web.system import DEFAULT_CPU, DEFAULT_MEMORY
 
 JOB_LINK = {"job": {"operationId": "getBatchDelete", "parameters": {"job_id": "$response.body#/job_id"}}}
+BATCH_LINK = {"job": {"operationId": "getBatch", "parameters": {"job_id": "$response.body#/job_id"}}}
 _FIELD = f"(?:{'|'.join(STACK_FIELDS)})"
 _FLAG = text("True or false.", enum=["true", "false", "1", "0", ""])
 _QUANTITY = {"format": "stackd-quantity", "minLength": 1, "maxLength": 64}
@@ -95,11 +96,11 @@ TAIL = parameter("tail", f"How many of the last lines; {DEFAULT_TAIL} if not giv
 CONTAINER = parameter("container", "Of this container; the first one if not given.", text("A container's name."))
 
 
-STACKS, BATCH, HISTORY = "Stacks", "Batch delete", "History"
+STACKS, BATCH, HISTORY = "Stacks", "Batch jobs", "History"
 HEALTH, OPERATOR = "Health", "Operator"
 TAGS = {
     STACKS: "A stack is a hardened pod and a NodePort service with a time to live.",
-    BATCH: "Deleting many stacks as one job.",
+    BATCH: "Extending, restarting, stopping, starting or deleting many stacks as one job.",
     HISTORY: "What happened to a stack, and what happens now.",
     HEALTH: "Whether stackd works, and how busy it is.",
     OPERATOR: "For whoever runs stackd.",
@@ -115,7 +116,8 @@ Server-sent events; `data` is JSON.
 - `hello`: the stream has begun, and what follows is new. List the stacks now.
 - `stack`: a stack is new or has changed; the stack as in a list, with all its fields.
 - `deleted`: `{"stack_id": …}`
-- `job`: a batch-delete job changed; the data is the job.
+- `job`: a batch job changed; the data is the job, as `GET /stacks/batch-delete/{job_id}` shows one that deletes, and as
+  `GET /stacks/batch/{job_id}` shows any other.
 - `left`: `{"stack_id": …}`; with a filter: the stack is there, but no longer one of those that you chose.
 - `skipped`: after `Last-Event-ID`: of the stacks that follow, only the present state is still known, not each one between.
 - `reset`: the event of `Last-Event-ID` is too old. List the stacks again.
@@ -232,6 +234,35 @@ GET_BATCH_DELETE = Operation(
     summary="Get a batch-delete job",
     about="Until `batch_delete.keep_jobs` after its end.",
     answers={200: answer("The job.", "Job", examples={"finished": examples.JOB})},
+)
+BATCH_JOB = Operation(
+    id="batch",
+    tag=BATCH,
+    summary="Do something with many stacks",
+    about="Extends, restarts, stops, starts or deletes them. Answers at once; ask for the job's progress with its id. Labels "
+    "choose their stacks in the moment in which the job is accepted: a stack that is created later is not in the job, nor, "
+    "unless the job deletes, one that is being created or deleted. Each stack is extended or restarted once, even if stackd "
+    "dies in the middle. A job that extends does not wait for other jobs. Restarts and starts of a job do not count for "
+    "`limits.creates_per_second` and `limits.creates_per_label`; at most 8 are under way.",
+    parameters=(IDEMPOTENCY_KEY,),
+    body=body("Batch", examples.BATCHES),
+    answers={
+        202: answer(
+            "The job.",
+            "JobOfMany",
+            examples={"accepted": {"job_id": examples.JOB_ID, "total": 3}},
+            headers=("Idempotency-Replayed",),
+            links=BATCH_LINK,
+        )
+    },
+    errors=(409, 422),
+)
+GET_BATCH = Operation(
+    id="getBatch",
+    tag=BATCH,
+    summary="Get a batch job",
+    about="A job of any action, until `batch_delete.keep_jobs` after its end.",
+    answers={200: answer("The job.", "BatchJob", examples={"finished": examples.BATCH_JOB})},
 )
 
 DELETE_STACKS = Operation(

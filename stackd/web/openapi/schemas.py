@@ -10,7 +10,7 @@ from typing import Any
 
 from stackd.config import Config
 from stackd.lifecycle.prepull import PullState
-from stackd.model import EventKind, JobStatus, StackStatus
+from stackd.model import EventKind, JobAction, JobStatus, StackStatus
 from stackd.names import BARE_KEY, LONGEST_SUBDOMAIN
 from stackd.podspec.request import LARGEST_PORT, MAX_LABELS, MAX_TARGET_PORTS, PROTOCOLS
 from stackd.store.jobs import MAX_ERROR_LENGTH, MAX_ERRORS
@@ -86,6 +86,17 @@ def duration(description: str) -> Schema:
 
 def _requests(config: Config) -> dict[str, Schema]:
     required = list(config.limits.required_labels)
+    stack_ids = many(
+        text(
+            "An id; blanks around it are ignored.",
+            minLength=1,
+            maxLength=LONGEST_SUBDOMAIN,
+            pattern=r"[^\s\x1c-\x1f\x85]",
+        ),
+        "Duplicates count once.",
+        minItems=1,
+        maxItems=config.batch_delete.max_ids,
+    )
     create = {
         "target_port": many(
             ref("TargetPort"),
@@ -157,22 +168,29 @@ def _requests(config: Config) -> dict[str, Schema]:
             "How much longer.",
             {"ttl": duration("Added to `ttl_expires_at`; the whole life may be `stacks.max_ttl` at most.")},
         ),
-        "BatchDelete": record(
-            "Stacks to delete.",
+        "BatchDelete": record("Stacks to delete.", {"stack_ids": stack_ids}),
+        "Batch": record(
+            "What to do, and with which stacks: `stack_ids` or `labels`.",
             {
-                "stack_ids": many(
-                    text(
-                        "An id; blanks around it are ignored.",
-                        minLength=1,
-                        maxLength=LONGEST_SUBDOMAIN,
-                        pattern=r"[^\s\x1c-\x1f\x85]",
-                    ),
-                    "Duplicates count once.",
-                    minItems=1,
-                    maxItems=config.batch_delete.max_ids,
-                )
+                "action": one_of(JobAction, "What to do with each stack."),
+                "ttl": duration("With `extend`: added to each `ttl_expires_at`, as an extension of one stack does."),
+                "stack_ids": stack_ids,
+                "labels": table(
+                    text("A value.", pattern=LABEL_VALUE),
+                    "All stacks that have all of these labels.",
+                    propertyNames={"pattern": LABEL_NAME},
+                    minProperties=1,
+                    maxProperties=MAX_LABELS,
+                ),
             },
-        ),
+            optional=("ttl", "stack_ids", "labels"),
+        )
+        | {
+            "if": {"properties": {"action": {"const": str(JobAction.EXTEND)}}},
+            "then": {"required": ["ttl"]},
+            "else": {"properties": {"ttl": False}},
+            "oneOf": [{"required": ["stack_ids"]}, {"required": ["labels"]}],
+        },
     }
 
 
@@ -180,32 +198,56 @@ STREAM_EVENTS = ("hello", "stack", "left", "deleted", "job", "skipped", "reset",
 
 
 def jobs() -> dict[str, Schema]:
-    """Batch-delete jobs."""
+    """Batch jobs."""
+    what = {
+        "action": one_of(JobAction, "What it does with each stack."),
+        "ttl": duration("By how much it extends, if it does."),
+    }
+    created = {"created_at": moment("When it was accepted."), "updated_at": moment("When it last made progress.")}
+    errors = many(ref("JobError"), f"The first {MAX_ERRORS} failures.", minItems=1, maxItems=MAX_ERRORS)
+    job_id, total = text("The job's id.", examples=[examples.JOB_ID]), number("How many ids it has.")
     return {
         "JobAccepted": record("The job is accepted.", {"job_id": text("Ask for its progress with this.")}),
         "JobOfMany": record(
             "The job is accepted.",
-            {"job_id": text("Ask for its progress with this."), "total": number("How many stacks it deletes.")},
+            {"job_id": text("Ask for its progress with this."), "total": number("How many stacks it has.")},
         ),
         "JobStatus": one_of(
             JobStatus,
             "`queued`: waits to start. `running`: in progress. `completed`: finished, see the counts. `failed`: "
-            "finished, and every delete failed.",
+            "finished, and every id failed.",
         ),
         "Job": record(
             "A batch-delete job. At its end `total` = `deleted` + `not_found` + `failed`.",
             {
-                "job_id": text("The job's id.", examples=[examples.JOB_ID]),
+                "job_id": job_id,
                 "status": ref("JobStatus"),
-                "total": number("How many ids it has."),
+                "total": total,
                 "deleted": number("Stacks that it deleted."),
                 "not_found": number("Ids that belong to no stack."),
                 "failed": number("Deletes that failed."),
-                "errors": many(ref("JobError"), f"The first {MAX_ERRORS} failures.", minItems=1, maxItems=MAX_ERRORS),
-                "created_at": moment("When it was accepted."),
-                "updated_at": moment("When it last made progress."),
+                "errors": errors,
+                **created,
             },
             optional=("errors",),
+        ),
+        "BatchJob": record(
+            "A batch job. At its end `total` = `done` + `not_found` + `failed`.",
+            {
+                "job_id": job_id,
+                **what,
+                "status": ref("JobStatus"),
+                "total": total,
+                "done": number(
+                    "Stacks that are as the action wants them. One is extended once its row says so; stackd then writes the "
+                    "new end into the cluster."
+                ),
+                "not_found": number("Ids that belong to no stack."),
+                "failed": number("Stacks that the action failed for. stackd keeps trying where the error says so."),
+                "errors": errors,
+                **created,
+            },
+            optional=("ttl", "errors"),
         ),
         "JobError": record(
             "A failure.",

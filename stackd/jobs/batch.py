@@ -1,0 +1,239 @@
+"""Batch jobs: the in-process queue, the workers that take jobs from it, and how one job is carried out.
+
+Owns: which job is next, and that each id of a job is counted once (invariant 7). The jobs and their progress are in the
+file: a job that the end of the process interrupted is queued again at the next start.
+
+What a job does to its stacks is intended one chunk at a time, before any of it begins. A delete that the cluster has
+confirmed is counted in the transaction that removes its row, while the next delete is already under way. A job owns the
+stacks that it has begun (``Worker.jobs``) until each has an outcome, so that no others are deleted beyond the job's
+concurrency.
+
+An extension is done once the file has it, and is counted in that transaction; the queue then brings the records in the
+cluster up to date. It needs no cluster, so a job that extends does not wait behind the other jobs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from itertools import zip_longest
+from typing import Any
+
+from stackd.clock import NANOSECONDS
+from stackd.errors import NotOwner, StackdError, StoreUnavailable, public_text
+from stackd.lifecycle.context import Context, new_id
+from stackd.lifecycle.crashpoints import crash_point
+from stackd.lifecycle.diagnostics import capture_logs
+from stackd.lifecycle.restart import settle_start, settle_stop, start_of
+from stackd.lifecycle.worker import Priority
+from stackd.logs import stack_log
+from stackd.model import EventKind, ItemResult, Job, JobAction, JobRequest, Outcome, Stack
+from stackd.store import BY_JOB, Claim, IntentSettings, Start
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
+"""When to go on with a job after the file could not be written."""
+
+CHUNK = 50
+"""How many ids of a job are begun, and counted, in one transaction."""
+
+AT_ONCE = 8
+"""How many stacks of a job are restarted, started or stopped at a time, and begun in one transaction: a stack that
+waits for its turn keeps its pod and its address."""
+
+STARTS = {JobAction.RESTART: EventKind.RESTART_REQUESTED, JobAction.START: EventKind.START_REQUESTED}
+
+COUNT_EVERY_SECONDS = 0.5
+"""A job's progress is written at least this often while a slow cluster works through a chunk."""
+
+
+class BatchQueue:
+    """The jobs that wait for a worker, oldest first; those that extend have a worker of their own."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._waiting: asyncio.Queue[str] = asyncio.Queue()
+        self._extending: asyncio.Queue[str] = asyncio.Queue()
+
+    def __len__(self) -> int:
+        return self._waiting.qsize() + self._extending.qsize()
+
+    def _put(self, job: Job) -> None:
+        (self._extending if job.action is JobAction.EXTEND else self._waiting).put_nowait(job.job_id)
+
+    async def submit(
+        self,
+        ids: list[str],
+        request: JobRequest,
+        claim: Claim | None = None,
+        answer: Callable[[Job], bytes] | None = None,
+    ) -> Job:
+        """Accept a job: it is in the file when this returns, and will be carried out whatever happens.
+
+        Goes on if the caller leaves, so that a job in the file is also in the queue. Raises StoreUnavailable, NotOwner.
+        """
+        self._context.fence.require()
+        job_id = new_id("job")
+        writing = self._context.store.jobs.create(job_id, ids, request, claim=claim, answer=answer)
+        return await self._context.tasks.result_of(self._context.tasks.spawn(f"queue {job_id}", self._submit(writing)))
+
+    async def _submit(self, writing: Coroutine[Any, Any, Job]) -> Job:
+        job = await writing
+        crash_point("batch.queued")
+        self._put(job)
+        log.info("%s: queued, %s %d stacks", job.job_id, job.action, job.total, extra={"job_id": job.job_id})
+        return job
+
+    async def run(self) -> None:
+        """The worker service: first the jobs that an earlier process left unfinished, then new ones; runs for ever."""
+        for job in self._context.store.jobs.unfinished():
+            self._put(job)
+        async with asyncio.TaskGroup() as group:
+            for waiting in (self._waiting, self._extending):
+                group.create_task(self._serve(waiting), name="batch jobs")
+
+    async def _serve(self, waiting: asyncio.Queue[str]) -> None:
+        while True:
+            await self._work(await waiting.get())
+
+    async def _work(self, job_id: str) -> None:
+        while True:
+            try:
+                await run_job(self._context, job_id)
+            except (StoreUnavailable, NotOwner) as error:
+                log.warning("%s: cannot go on now: %s", job_id, error, extra={"job_id": job_id})
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
+
+
+async def run_job(context: Context, job_id: str) -> None:
+    """Process all ids of the job that have no outcome yet, and leave the job finished.
+
+    Raises StoreUnavailable, NotOwner; the next run of the job then continues from there.
+    """
+    job = context.store.jobs.get(job_id)
+    if job is None:
+        return
+    chunk = CHUNK if job.action in (JobAction.DELETE, JobAction.EXTEND) else AT_ONCE
+    while ids := await context.store.jobs.pending_items(job_id, chunk):
+        context.fence.require()
+        if job.action is JobAction.EXTEND:
+            await _extend_chunk(context, job, ids)
+        else:
+            await _run_chunk(context, job, ids)
+    job = context.store.jobs.get(job_id)
+    if job is not None:
+        log.info(
+            "%s: %s: %s: %d done, %d not found, %d failed of %d",
+            job_id, job.status, job.action, job.done, job.not_found, job.failed, job.total,
+            extra={"job_id": job_id},
+        )  # fmt: skip
+
+
+async def _extend_chunk(context: Context, job: Job, ids: list[str]) -> None:
+    longest = round(context.config.stacks.max_ttl * NANOSECONDS)
+    stacks = await context.store.jobs.begin_items(job.job_id, ids, IntentSettings(longest=longest))
+    crash_point("batch.begun")
+    for stack in stacks:
+        stack_log(log, stack.stack_id, job_id=job.job_id).info("extended by %s", job.job_id)
+        context.worker.add(stack.stack_id, Priority.EXPIRY)  # after creates and repairs; a few at a time
+
+
+async def _run_chunk(context: Context, job: Job, ids: list[str]) -> None:
+    starts = await _starts(context, job, ids) if job.action in STARTS else {}
+    context.worker.jobs.update(ids)  # before the intents are committed: a pass may run before this task continues
+    stacks = await context.store.jobs.begin_items(job.job_id, ids, IntentSettings(starts=starts))
+    crash_point("batch.begun")
+    await _work_on(context, job, stacks)
+    context.worker.jobs.difference_update(ids)
+
+
+async def _starts(context: Context, job: Job, ids: list[str]) -> dict[str, Start | StackdError]:
+    """How each of these stacks is to start, or why it cannot start now."""
+    starts: dict[str, Start | StackdError] = {}
+    for stack in filter(None, map(context.store.assigned.get, ids)):
+        try:
+            await context.gate.admitted()
+            starts[stack.stack_id] = await start_of(context, stack, STARTS[job.action], job.by, BY_JOB)
+        except StackdError as error:
+            starts[stack.stack_id] = error
+    return starts
+
+
+async def _work_on(context: Context, job: Job, stacks: list[Stack]) -> None:
+    progress = _JobProgress(context, job.job_id)
+    deletes = job.action is JobAction.DELETE
+    slots = asyncio.Semaphore(context.config.batch_delete.concurrency if deletes else AT_ONCE)
+
+    async def one(stack: Stack) -> None:
+        try:
+            result = await _one(context, job.action, stack.stack_id)
+            progress.add(result)
+            why = result.error and f": {result.error}"
+            what = "deleted" if deletes and result.outcome is Outcome.DONE else f"{job.action} {result.outcome}"
+            stack_log(log, stack.stack_id, job_id=job.job_id).info("%s by %s%s", what, job.job_id, why)
+        finally:
+            slots.release()
+
+    if deletes:
+        for stack in stacks:
+            context.abandon_create(stack.stack_id)
+        for first in stacks[:1]:
+            capture_logs(context, first.stack_id)
+    async with asyncio.TaskGroup() as group:
+        for stack, following in zip_longest(stacks, stacks[1:]):
+            await slots.acquire()
+            group.create_task(one(stack), name=f"batch {stack.stack_id}")
+            if deletes and following is not None:
+                capture_logs(context, following.stack_id)  # while its pod still runs
+    await progress.count()
+
+
+async def _one(context: Context, action: JobAction, stack_id: str) -> ItemResult:
+    settle = {JobAction.STOP: settle_stop, JobAction.START: settle_start, JobAction.RESTART: settle_start}
+    try:
+        await settle.get(action, Context.settle)(context, stack_id)
+    except StackdError as error:
+        context.worker.jobs.discard(stack_id)
+        why = "delete pod/service failed: " if action is JobAction.DELETE else ""
+        return ItemResult(stack_id=stack_id, outcome=Outcome.FAILED, error=why + public_text(error))
+    crash_point("batch.confirmed")
+    gone = action is not JobAction.DELETE and stack_id not in context.store.stacks
+    return ItemResult(stack_id=stack_id, outcome=Outcome.NOT_FOUND if gone else Outcome.DONE)
+
+
+class _JobProgress:
+    """Collects results and writes them together; the next delete does not wait for the write."""
+
+    def __init__(self, context: Context, job_id: str) -> None:
+        self._context = context
+        self._job_id = job_id
+        self._results: list[ItemResult] = []
+        self._written = context.clock.monotonic()
+        self._writing: asyncio.Task[None] | None = None
+
+    def add(self, result: ItemResult) -> None:
+        self._results.append(result)
+        now = self._context.clock.monotonic()
+        if now - self._written >= COUNT_EVERY_SECONDS and (self._writing is None or self._writing.done()):
+            self._written = now
+            self._writing = self._context.tasks.spawn(f"count {self._job_id}", self._write())
+
+    async def count(self) -> None:
+        if self._writing is not None:
+            await self._writing
+        await self._write()
+
+    async def _write(self) -> None:
+        results, self._results = self._results, []
+        if not results:
+            return
+        try:
+            await self._context.store.jobs.finish_items(self._job_id, results)
+        except BaseException:
+            self._results = results + self._results
+            raise
+        crash_point("batch.counted")
