@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from stackd.embedded import EmbeddedCluster, NodeSpec
 from tests.harness import Harness, fast_cluster, harness, request_for, until
 
@@ -138,7 +136,10 @@ async def test_without_a_node_there_is_no_room(tmp_path: Path) -> None:
         assert (found["fits"], found["limited_by"], found["nodes"]) == (0, "nodes", {})
 
 
-@pytest.mark.parametrize("query", ["cpu=much", "cpu=0", "memory=-1", "ports=0", "ports=25", "cpus=1", "cpu=1&cpu=2"])
-async def test_a_question_that_makes_no_sense_is_refused(at: Harness, query: str) -> None:
-    reply = await at.call("GET", f"/capacity?{query}")
-    assert (reply.status, bool(reply.error)) == (400, True)
+NO_SENSE = ["cpu=much", "cpu=0", "memory=-1", "ports=0", "ports=25", "cpus=1", "cpu=1&cpu=2"]
+
+
+async def test_a_question_that_makes_no_sense_is_refused(at: Harness) -> None:
+    for query in NO_SENSE:
+        reply = await at.call("GET", f"/capacity?{query}")
+        assert (reply.status, bool(reply.error)) == (400, True)

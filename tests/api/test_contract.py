@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from tests.harness import KEY, Harness, harness, request_for, seed
@@ -137,28 +136,28 @@ async def test_a_batch_delete_counts_each_id_once(at: Harness) -> None:
 PORTS = b'{"target_port": [{"container_port": 80, "protocol": "TCP"}], '
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "sentence"),
-    [
-        ("/stacks/batch-delete", b"", "not JSON"),
-        ("/stacks/batch-delete", b"[]", "a JSON object is expected"),
-        ("/stacks/batch-delete", b"{}", "stack_ids is required"),
-        ("/stacks/batch-delete", b'{"stack_ids": []}', "stack_ids is empty"),
-        ("/stacks/batch-delete", b'{"stack_ids": "stack-1"}', "must be a list"),
-        ("/stacks/batch-delete", b'{"stack_ids": [1]}', "stack_ids[0] must be a string"),
-        ("/stacks/batch-delete", b'{"stack_ids": ["a", "  "]}', "stack_ids[1] is blank"),
-        ("/stacks/batch-delete", b'{"stack_id": ["a"]}', '(did you mean "stack_ids"?)'),
-        ("/stacks", b"\xff\xfe", "not JSON"),
-        ("/stacks", b'{"pod_spec": "x"}', "target_port is required"),
-        ("/stacks", b'{"target_port": []}', "pod_spec is required"),
-        ("/stacks", PORTS + b'"pod_spec": 5}', "pod_spec must be a string"),
-        ("/stacks", b'{"target_ports": [], "pod_spec": ""}', '(did you mean "target_port"?)'),
-    ],
-)
-async def test_a_wrong_body_says_what_is_wrong(at: Harness, path: str, body: bytes, sentence: str) -> None:
-    reply = await at.call("POST", path, body)
-    assert (reply.status, sentence in reply.error) == (400, True), reply.error
-    assert await at.listed() == []
+WRONG_BODIES = [
+    ("/stacks/batch-delete", b"", "not JSON"),
+    ("/stacks/batch-delete", b"[]", "a JSON object is expected"),
+    ("/stacks/batch-delete", b"{}", "stack_ids is required"),
+    ("/stacks/batch-delete", b'{"stack_ids": []}', "stack_ids is empty"),
+    ("/stacks/batch-delete", b'{"stack_ids": "stack-1"}', "must be a list"),
+    ("/stacks/batch-delete", b'{"stack_ids": [1]}', "stack_ids[0] must be a string"),
+    ("/stacks/batch-delete", b'{"stack_ids": ["a", "  "]}', "stack_ids[1] is blank"),
+    ("/stacks/batch-delete", b'{"stack_id": ["a"]}', '(did you mean "stack_ids"?)'),
+    ("/stacks", b"\xff\xfe", "not JSON"),
+    ("/stacks", b'{"pod_spec": "x"}', "target_port is required"),
+    ("/stacks", b'{"target_port": []}', "pod_spec is required"),
+    ("/stacks", PORTS + b'"pod_spec": 5}', "pod_spec must be a string"),
+    ("/stacks", b'{"target_ports": [], "pod_spec": ""}', '(did you mean "target_port"?)'),
+]
+
+
+async def test_a_wrong_body_says_what_is_wrong(at: Harness) -> None:
+    for path, body, sentence in WRONG_BODIES:
+        reply = await at.call("POST", path, body)
+        assert (reply.status, sentence in reply.error) == (400, True), reply.error
+        assert await at.listed() == []
 
 
 async def test_a_refused_pod_spec_has_a_reason_for_each_mistake_in_the_order_of_the_lines(at: Harness) -> None:
@@ -174,25 +173,23 @@ async def test_a_refused_pod_spec_has_a_reason_for_each_mistake_in_the_order_of_
     assert reply.error == f"invalid pod spec: {'; '.join([*others, kind])}", "in the order in which they were found"
 
 
-@pytest.mark.parametrize(
-    ("more", "reason"),
-    [
-        ({"target_port": [{"container_port": 0, "protocol": "TCP"}]}, ("target_port[0].container_port", None)),
-        ({"target_port": [{"container_port": 81, "protocol": "TCP"}]}, ("target_port[0]", None)),
-        ({"ttl": 5}, ("ttl", None)),
-        ({"ttl": "never"}, ("ttl", None)),
-        ({"labels": {"team": "a b"}}, ("labels", None)),
-        ({"pod_spec": "kind: Pod\nmetadata:\n  name: [a\n"}, ("", 4)),
-    ],
-)
-async def test_the_reason_names_the_field_that_is_wrong(
-    at: Harness, more: dict[str, object], reason: tuple[str, int | None]
-) -> None:
-    reply = await at.call("POST", "/stacks", seed() | more)
-    assert reply.status == 400
-    ((path, line, text),) = reply.reasons
-    assert (path, line) == reason
-    assert text in reply.error
+REASONS: list[tuple[dict[str, object], tuple[str, int | None]]] = [
+    ({"target_port": [{"container_port": 0, "protocol": "TCP"}]}, ("target_port[0].container_port", None)),
+    ({"target_port": [{"container_port": 81, "protocol": "TCP"}]}, ("target_port[0]", None)),
+    ({"ttl": 5}, ("ttl", None)),
+    ({"ttl": "never"}, ("ttl", None)),
+    ({"labels": {"team": "a b"}}, ("labels", None)),
+    ({"pod_spec": "kind: Pod\nmetadata:\n  name: [a\n"}, ("", 4)),
+]
+
+
+async def test_the_reason_names_the_field_that_is_wrong(at: Harness) -> None:
+    for more, reason in REASONS:
+        reply = await at.call("POST", "/stacks", seed() | more)
+        assert reply.status == 400
+        ((path, line, text),) = reply.reasons
+        assert (path, line) == reason
+        assert text in reply.error
 
 
 async def test_what_only_the_cluster_refuses_has_its_line_too(at: Harness) -> None:
@@ -206,24 +203,22 @@ async def test_what_only_the_cluster_refuses_has_its_line_too(at: Harness) -> No
         assert (reply.status, reply.reasons) == (400, [("spec.containers[0].ports[0].name", 10, "Invalid value")])
 
 
-@pytest.mark.parametrize(("method", "path"), ENDPOINTS)
-async def test_every_endpoint_needs_the_key_and_takes_it_from_headers_or_query(
-    at: Harness, method: str, path: str
-) -> None:
-    assert (await at.call(method, path, key=None)).status == 401
-    assert (await at.call(method, path, key="sk-wrong")).status == 401
-    assert (await at.call(method, f"{path}?api_key=sk-wrong", key=None)).status == 401
-    assert "key" in (await at.call(method, path, key=None)).error
-    assert (await at.call(method, path, b"{}")).status != 401
-    assert (await at.call(method, f"{path}?api_key={KEY}", b"{}", key=None)).status != 401
-    for given, accepted in {
-        f"Bearer {KEY}": True,
-        f"bearer  {KEY} ": True,
-        "Bearer sk-wrong": False,
-        KEY: False,
-    }.items():
-        reply = await at.call(method, path, b"{}", key=None, headers={"Authorization": given})
-        assert (reply.status != 401) is accepted, given
+async def test_every_endpoint_needs_the_key_and_takes_it_from_headers_or_query(at: Harness) -> None:
+    for method, path in ENDPOINTS:
+        assert (await at.call(method, path, key=None)).status == 401
+        assert (await at.call(method, path, key="sk-wrong")).status == 401
+        assert (await at.call(method, f"{path}?api_key=sk-wrong", key=None)).status == 401
+        assert "key" in (await at.call(method, path, key=None)).error
+        assert (await at.call(method, path, b"{}")).status != 401
+        assert (await at.call(method, f"{path}?api_key={KEY}", b"{}", key=None)).status != 401
+        for given, accepted in {
+            f"Bearer {KEY}": True,
+            f"bearer  {KEY} ": True,
+            "Bearer sk-wrong": False,
+            KEY: False,
+        }.items():
+            reply = await at.call(method, path, b"{}", key=None, headers={"Authorization": given})
+            assert (reply.status != 401) is accepted, given
 
 
 async def test_a_proxys_own_authorization_does_not_hide_the_key(at: Harness) -> None:
@@ -236,36 +231,36 @@ async def test_healthz_says_ok(at: Harness) -> None:
     assert (reply.status, reply.json, reply.headers["Content-Type"]) == (200, {"status": "ok"}, "application/json")
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/stacks/stack-0",
-        "/stacks/stack-0/status",
-        "/stacks/stack-0/timeline",
-        "/stacks/stack-0/logs",
-        "/stacks/batch-delete/job-0",
-    ],
-)
-async def test_an_unknown_id_is_a_404_that_names_it(at: Harness, path: str) -> None:
-    reply = await at.call("GET", path)
-    assert reply.status == 404
-    assert re.fullmatch(r"(stack|job) not found: (stack|job)-\w+", reply.error)
+UNKNOWN = [
+    "/stacks/stack-0",
+    "/stacks/stack-0/status",
+    "/stacks/stack-0/timeline",
+    "/stacks/stack-0/logs",
+    "/stacks/batch-delete/job-0",
+]
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "allowed"),
-    [
-        ("PUT", "/stacks", "DELETE, GET, HEAD, POST"),
-        ("POST", "/healthz", "GET, HEAD"),
-        ("PATCH", "/stacks/stack-1", "DELETE, GET, HEAD"),
-        ("DELETE", "/stacks/stack-1/status", "GET, HEAD"),
-        ("DELETE", "/stacks/batch-delete/job-1", "GET, HEAD"),
-    ],
-)
-async def test_a_wrong_method_is_a_405_with_allow(at: Harness, method: str, path: str, allowed: str) -> None:
-    reply = await at.call(method, path)
-    assert (reply.status, reply.headers["Allow"]) == (405, allowed)
-    assert method in reply.error
+async def test_an_unknown_id_is_a_404_that_names_it(at: Harness) -> None:
+    for path in UNKNOWN:
+        reply = await at.call("GET", path)
+        assert reply.status == 404
+        assert re.fullmatch(r"(stack|job) not found: (stack|job)-\w+", reply.error)
+
+
+METHODS = [
+    ("PUT", "/stacks", "DELETE, GET, HEAD, POST"),
+    ("POST", "/healthz", "GET, HEAD"),
+    ("PATCH", "/stacks/stack-1", "DELETE, GET, HEAD"),
+    ("DELETE", "/stacks/stack-1/status", "GET, HEAD"),
+    ("DELETE", "/stacks/batch-delete/job-1", "GET, HEAD"),
+]
+
+
+async def test_a_wrong_method_is_a_405_with_allow(at: Harness) -> None:
+    for method, path, allowed in METHODS:
+        reply = await at.call(method, path)
+        assert (reply.status, reply.headers["Allow"]) == (405, allowed)
+        assert method in reply.error
 
 
 async def test_a_body_over_the_limit_is_a_413_that_names_the_limit(at: Harness) -> None:

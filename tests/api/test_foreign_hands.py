@@ -272,19 +272,20 @@ async def test_a_restarted_stack_whose_pod_has_lost_its_generation_lives_on(at: 
     assert (await at.stack(stack_id))["status"] == "running"
 
 
-async def test_a_service_off_which_a_policy_takes_annotations_is_not_written_again_and_again(at: Harness) -> None:
-    stack_id = await at.running()
-    at.cluster.faults.add_fault(action="admit", verb="patch", resource="services", body=json.dumps(NO_ANNOTATIONS))
-    await patch(at, f"{SERVICES}/svc-{stack_id}", NO_ANNOTATIONS)
-    at.cluster.faults.reset_counts()
-    await eventually(lambda: at.cluster.counts.total("patch", "services") == 1)
-    await at.passes(5)
-    assert at.cluster.counts.total("patch", "services") == 1
-    assert (await at.stack(stack_id))["status"] == "running"
+async def test_a_service_off_which_a_policy_takes_annotations_is_not_written_again_and_again(tmp_path: Path) -> None:
+    async with harness(tmp_path, {"STACKD_RECONCILE__INTERVAL": "20ms"}) as at:
+        stack_id = await at.running()
+        at.cluster.faults.add_fault(action="admit", verb="patch", resource="services", body=json.dumps(NO_ANNOTATIONS))
+        await patch(at, f"{SERVICES}/svc-{stack_id}", NO_ANNOTATIONS)
+        at.cluster.faults.reset_counts()
+        await eventually(lambda: at.cluster.counts.total("patch", "services") == 1)
+        await at.passes(5)
+        assert at.cluster.counts.total("patch", "services") == 1
+        assert (await at.stack(stack_id))["status"] == "running"
 
-    at.cluster.faults.clear()
-    await at.passes(AGAIN_PASSES)
-    await eventually(lambda: annotated(at, "services", f"svc-{stack_id}"))
+        at.cluster.faults.clear()
+        await at.passes(AGAIN_PASSES)
+        await eventually(lambda: annotated(at, "services", f"svc-{stack_id}"))
 
 
 async def test_a_stack_of_a_pool_off_which_a_policy_takes_annotations_is_written_once(tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ async def test_stacks_ports_and_kubernetes_requests_are_told(at: Harness) -> Non
 
 async def test_what_waits_is_told_with_its_age(at: Harness) -> None:
     stack = await at.create()
+    at.give_kubernetes(timeout=0.5)
     at.cluster.faults.add_fault(action="status", verb="delete", code=503)
     assert (await at.call("DELETE", f"/stacks/{stack['stack_id']}")).status == 503
     samples = await scrape(at)

@@ -505,7 +505,8 @@ async def test_a_create_for_which_its_own_pool_has_taken_the_last_port_gets_what
         assert not waiting(at)
 
 
-async def test_a_delete_by_hand_of_what_waits_is_made_good(at: Harness) -> None:
+async def test_a_delete_by_hand_of_what_waits_is_made_good(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "FIRST_PAUSE", 0.1)
     row = waiting(at)[0]
     await at.delete_object("pods", row.stack_id)
     await eventually(lambda: row.stack_id not in {one.stack_id for one in waiting(at)})

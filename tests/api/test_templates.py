@@ -261,22 +261,22 @@ async def test_a_template_may_have_other_rights_than_pod_specs(tmp_path: Path) -
         assert refused.status == 400
 
 
-@pytest.mark.parametrize(
-    ("body", "sentence"),
-    [
-        ({"template": "web1"}, 'template: there is no "web1" (did you mean "web-1"?)'),
-        ({"template": 7}, "template must be a string"),
-        ({"template": "web-1", **seed()}, "template and target_port exclude each other"),
-        ({"template": "web-1", "pod_spec": "x"}, "template and pod_spec exclude each other"),
-        ({"template": "web-1", "labels": {f"k{number}": "v" for number in range(16)}}, "18 labels; 16 at most"),
-        ({"template": None}, "template must be a string"),
-    ],
-)
-async def test_what_is_wrong_with_a_create_by_template_is_said(at: Harness, body: object, sentence: str) -> None:
-    reply = await at.call("POST", "/stacks", body)
-    assert reply.status == 400
-    assert sentence in reply.error
-    assert not await at.objects("pods")
+WRONG = [
+    ({"template": "web1"}, 'template: there is no "web1" (did you mean "web-1"?)'),
+    ({"template": 7}, "template must be a string"),
+    ({"template": "web-1", **seed()}, "template and target_port exclude each other"),
+    ({"template": "web-1", "pod_spec": "x"}, "template and pod_spec exclude each other"),
+    ({"template": "web-1", "labels": {f"k{number}": "v" for number in range(16)}}, "18 labels; 16 at most"),
+    ({"template": None}, "template must be a string"),
+]
+
+
+async def test_what_is_wrong_with_a_create_by_template_is_said(at: Harness) -> None:
+    for body, sentence in WRONG:
+        reply = await at.call("POST", "/stacks", body)
+        assert reply.status == 400
+        assert sentence in reply.error
+        assert not await at.objects("pods")
 
 
 async def test_without_templates_a_create_by_template_says_how_to_have_some(tmp_path: Path) -> None:

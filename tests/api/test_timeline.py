@@ -101,7 +101,7 @@ async def test_a_failure_is_told_with_its_reason_and_the_cluster_s_own_warnings(
         assert len({(w["reason"], w["message"]) for w in warnings}) == len(warnings)
 
 
-@pytest.mark.parametrize("code", [400, 403, 404, 405, 410, 413, 422, 500])
+@pytest.mark.parametrize("code", [400, 404, 500])
 async def test_whatever_the_cluster_answers_to_a_question_about_one_stack_the_next_one_is_still_told_of(
     tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from stackd.embedded.nodeports import node_ports
@@ -38,15 +38,7 @@ class Operations:
     async def do(self, what: str, how: dict[str, Any]) -> None:
         """Do the operation of this name."""
         self._world.counts["operations"] += 1
-        await self._verbs()[what](**how)
-
-    @staticmethod
-    def names() -> frozenset[str]:
-        """The names of all operations."""
-        return frozenset(_VERBS)
-
-    def _verbs(self) -> dict[str, Callable[..., Awaitable[None]]]:
-        return {what: getattr(self, name) for what, name in _VERBS.items()}
+        await getattr(self, {"delete_and_leave": "delete"}.get(what, what))(**how)
 
     # ---- creates
 
@@ -421,25 +413,3 @@ class Operations:
         if outcome.status == 201:
             return f"201 {outcome.body['stack_id']}"
         return f"202 {outcome.body['job_id']}" if outcome.status == 202 else str(outcome)
-
-
-_VERBS = {
-    "create": "create",
-    "create_with_key": "create_with_key",
-    "create_and_leave": "create_and_leave",
-    "create_of_template": "create_of_template",
-    "create_elsewhere": "create_elsewhere",
-    "delete": "delete",
-    "delete_and_leave": "delete",
-    "batch": "batch",
-    "batch_with_key": "batch_with_key",
-    "stop": "stop",
-    "start": "start",
-    "restart": "restart",
-    "extend": "extend",
-    "read": "read",
-    "delete_pod_by_hand": "delete_pod_by_hand",
-    "delete_service_by_hand": "delete_service_by_hand",
-    "usurp": "usurp",
-    "confirm": "confirm",
-}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,19 +95,13 @@ class Owners:
         world.cluster.store.observe(self._see)
         world.cluster.server.audit = self._arrived
 
-    @staticmethod
-    def names() -> frozenset[str]:
-        """The names of all that can happen to the owner."""
-        return frozenset(_VERBS)
-
     async def do(self, what: str, how: dict[str, Any]) -> None:
         """Let one of them happen; never two at the same time."""
-        verbs: dict[str, Callable[..., Awaitable[None]]] = {name: getattr(self, verb) for name, verb in _VERBS.items()}
         async with self._busy:
             self._world.counts["faults"] += 1
             self._world.counts[f"fault {what}"] += 1
             self._world.note(f"owners: {what} {how}")
-            await verbs[what](**how)
+            await getattr(self, what)(**how)
 
     async def close(self) -> None:
         """Stop looking."""
@@ -333,13 +326,3 @@ def _changes(world: World) -> int:
     """How many requests to change pods or Services the cluster has got."""
     counts = world.cluster.counts
     return sum(counts.total(verb, kind.plural) for verb in CHANGING for kind in (PODS, SERVICES))
-
-
-_VERBS = {
-    "lose_file": "lose_file",
-    "back_up": "back_up",
-    "restore": "restore",
-    "mistake": "mistake",
-    "hand_over": "hand_over",
-    "freeze": "freeze",
-}

@@ -16,9 +16,8 @@ from tests.faults.invariant_monitor import InvariantMonitor
 from tests.faults.ledger import RUNS_ON
 from tests.faults.operations import Operations
 from tests.faults.oracle import Oracle
-from tests.faults.owner_plan import LEASE_SECONDS
 from tests.faults.owners import Owners
-from tests.faults.plan import Plan, Step, make_plan
+from tests.faults.plan import LEASE_SECONDS, OPERATIONS, OWNER_DETAILS, Plan, Step, make_plan
 from tests.faults.processes import ForkServer
 from tests.faults.troubles import Troubles
 from tests.faults.world import World, world
@@ -128,8 +127,8 @@ async def play_round(
     async with asyncio.TaskGroup() as group:
         for step in steps:
             await asyncio.sleep(max(0.0, began + step.at - time.monotonic()))
-            doer: Operations | Troubles | Owners = operations if step.what in Operations.names() else troubles
-            if owners is not None and step.what in Owners.names():
+            doer: Operations | Troubles | Owners = operations if step.what in OPERATIONS else troubles
+            if owners is not None and step.what in OWNER_DETAILS:
                 doer = owners
             group.create_task(doer.do(step.what, step.how), name=str(step))
 

@@ -3,46 +3,71 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 import pytest
 
-from tests.faults.operations import Operations
-from tests.faults.owners import Owners
-from tests.faults.plan import ALL, CATALOGUES, DETAILS, OPERATIONS, SEEDS_APART, THEMES, make_plan
+from tests.certificates import HAVE_OPENSSL
+from tests.faults.plan import ALL, OWNER_THEMES, OWNERS_FROM, RESETS_FROM, SEEDS_APART, THEMES, WIRE_THEMES, Theme
 from tests.faults.processes import ForkServer
 from tests.faults.runner import run_here
-from tests.faults.troubles import Troubles
-
-SEEDS_EACH = 4 if ALL else 2
-AT_ONCE = 3
 
 # Connections are cut at any moment here, at both ends; asyncio's messages about it are no findings.
-pytestmark = pytest.mark.filterwarnings("ignore:.*_SelectorTransport:pytest.PytestUnraisableExceptionWarning")
-GROUPS = [range(len(THEMES))[first : first + AT_ONCE] for first in range(0, len(THEMES), AT_ONCE)]
-"""Numbers of themes. A schedule mostly waits, so several run at once."""
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*_SelectorTransport:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.timeout(240),
+]
+MUST_HAPPEN = {
+    "lost file": ("owners", "fault lose_file", "fault mistake"),
+    "two daemons": ("owners", "fault hand_over", "steps back"),
+    "paused owner": ("owners", "fault freeze", "steps back"),
+    "restored backup": ("owners", "fault back_up", "fault restore"),
+}
 
-IDS = ["-".join(THEMES[number].name.replace(" ", "-") for number in group) for group in GROUPS]
+
+def groups(themes: tuple[Theme, ...], first: int, each: int, at_once: int) -> list[object]:
+    """The seeds of so many themes at once, of each theme ``each``: a schedule mostly waits."""
+    found: list[object] = []
+    for begin in range(0, len(themes), at_once):
+        numbers = range(begin, min(begin + at_once, len(themes)))
+        seeds = [first + number + len(themes) * times for number in numbers for times in range(each)]
+        names = [themes[number].name for number in numbers]
+        found.append(pytest.param(seeds, names, id="-".join(names).replace(" ", "-")))
+    return found
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.parametrize("numbers", GROUPS, ids=IDS)
-async def test_after_any_faults_rows_objects_and_acknowledgements_agree(numbers: range, forkserver: ForkServer) -> None:
-    seeds = [number + len(THEMES) * times for number in numbers for times in range(SEEDS_EACH)]
-    reports = await run_here(seeds, forkserver, at_once=len(seeds))
+async def played(seeds: Iterable[int], forkserver: ForkServer, at_once: int) -> tuple[set[str], Counter[str]]:
+    """The themes and counts of these schedules, in none of which an invariant was violated."""
+    reports = await run_here(seeds, forkserver, at_once=at_once)
     failed = [report.story() for report in reports if report.violations]
     assert not failed, "\n\n".join(failed)
-    assert {report.theme for report in reports} == {THEMES[number].name for number in numbers}
-    total = sum((report.counts for report in reports), Counter[str]())
+    return {report.theme for report in reports}, sum((report.counts for report in reports), Counter[str]())
+
+
+@pytest.mark.parametrize(
+    ("seeds", "themes"),
+    [
+        *groups(THEMES, 0, 4 if ALL else 2, 3),
+        *groups(WIRE_THEMES, SEEDS_APART, 3 if ALL else 1, 2),
+        *groups(OWNER_THEMES, OWNERS_FROM, 3 if ALL else 2, 1),
+    ],
+)
+async def test_after_any_faults_rows_objects_and_acknowledgements_agree(
+    seeds: list[int], themes: list[str], forkserver: ForkServer
+) -> None:
+    found, total = await played(seeds, forkserver, len(seeds))
+    assert found == set(themes)
     assert total["schedules"] == len(seeds)
     assert total["operations"] > 10 * len(seeds)
     assert total["faults"] > 0
+    assert all(total[what] for theme in themes for what in MUST_HAPPEN.get(theme, ())), total
 
 
-def test_the_plans_hold_every_operation_and_every_trouble() -> None:
-    seeds = [
-        number * SEEDS_APART + place for number in range(len(CATALOGUES)) for place in range(400 if not number else 200)
-    ]
-    planned = {step.what for seed in seeds for steps in make_plan(seed).rounds for step in steps}
-    assert planned == Operations.names() | Troubles.names() | Owners.names()
-    assert set(OPERATIONS) == Operations.names()
-    assert planned >= set(DETAILS)
+@pytest.mark.skipif(not HAVE_OPENSSL, reason="certificates are made with openssl")
+async def test_a_connection_that_is_reset_at_any_moment_is_a_lost_response_and_nothing_else(
+    forkserver: ForkServer,
+) -> None:
+    """In the middle of requests and between them, in every verb and in all background work."""
+    seeds = range(RESETS_FROM, RESETS_FROM + (6 if ALL else 2))
+    _, total = await played(seeds, forkserver, 3)
+    assert total["resets"] > 20 * len(seeds)
