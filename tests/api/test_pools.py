@@ -506,7 +506,7 @@ async def test_a_create_for_which_its_own_pool_has_taken_the_last_port_gets_what
 
 
 async def test_a_delete_by_hand_of_what_waits_is_made_good(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(pools, "PROVEN_SECONDS", 0.1)
     row = waiting(at)[0]
     await at.delete_object("pods", row.stack_id)
     await eventually(lambda: row.stack_id not in {one.stack_id for one in waiting(at)})
@@ -555,17 +555,20 @@ async def test_none_is_given_to_a_client_that_has_left_while_it_waited_for_its_t
         await eventually(lambda: not at.rows("SELECT 1 FROM stacks WHERE unassigned = 0"))
 
 
-async def test_what_was_given_and_could_not_be_promised_ends(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_given_and_could_not_be_promised_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Lease ends between the two: another stackd may own the stack, or no client knows of it."""
+    settings = folder_with(tmp_path, web_1=template(pool=1)) | {"STACKD_CLUSTER__LEASE_DURATION": "2s"}
+    async with harness(tmp_path, settings) as at:
+        await filled(at, size=1)
 
-    def lapse(point: str) -> None:
-        if point == "assign.assigned":
-            at.lose_lease("late")
-            monkeypatch.undo()
+        def lapse(point: str) -> None:
+            if point == "assign.assigned":
+                at.lose_lease("late")
+                monkeypatch.undo()
 
-    monkeypatch.setattr("stackd.lifecycle.assign.crash_point", lapse)
-    assert (await at.call("POST", "/stacks", {"template": "web-1"})).status == 503
-    await eventually(lambda: not at.rows("SELECT 1 FROM stacks WHERE unassigned = 0"))
+        monkeypatch.setattr("stackd.lifecycle.assign.crash_point", lapse)
+        assert (await at.call("POST", "/stacks", {"template": "web-1"})).status == 503
+        await eventually(lambda: not at.rows("SELECT 1 FROM stacks WHERE unassigned = 0"))
 
 
 # ---- creates at a steady rate, counted and not timed

@@ -146,8 +146,7 @@ async def test_nothing_is_created_while_no_policy_protects_the_stacks_and_reads_
             await at.run_now("policies")
             await refused(at)
             assert (await at.stack(stack_id))["stack_id"] == stack_id
-            at.give_kubernetes(timeout=0.5)
-            cluster.faults.add_fault(action="status", verb="list", resource="networkpolicies", code=500)
+            cluster.faults.add_fault(action="status", verb="list", resource="networkpolicies", code=403)
             await at.run_now("policies")
             await refused(at)
             at.reload("stacks", require_ingress_network_policy=False)
