@@ -21,7 +21,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.runtime  ## run stackd on an embedded cluster with throw-away state
-	@$(BIN)/python stackd.py demo
+	@$(BIN)/stackd demo
 
 test: $(VENV)/.dev  ## run the tests, in two processes for each CPU
 	@$(BIN)/python -m pytest --numprocesses logical

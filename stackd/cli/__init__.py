@@ -4,7 +4,7 @@ Owns: arguments, output, and the exit code. The work of each command is elsewher
 
 serve      serve, demo, rebuild
 rehearse   rehearse; rehearsal: what it loads when it runs
-process    the daemon in this process, the embedded cluster beside it, and the demo
+process    the daemon in this process, and the embedded cluster beside it; demo: what the demo adds
 machine    check, doctor, backup, reload, key: this machine's configuration, state, service and keys
 doctor     what the doctor prints
 setup      setup

@@ -1,4 +1,4 @@
-"""The daemon in this process: its event loop, the embedded cluster beside it if configured, and the demo.
+"""The daemon in this process: its event loop, and the embedded cluster beside it if configured.
 
 Owns: what ``cluster.mode = "embedded"`` means. This module starts a cluster beside the state, and gives the daemon a
 kubeconfig for it. The daemon itself knows only real clusters.
@@ -8,43 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import logging
-import os
-import shlex
-import shutil
-import signal
-import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
-
-import click
+from typing import Any
 
 from stackd import daemon, logs
 from stackd.cli import FAILED
 from stackd.cli.options import loop_factory
-from stackd.config import Config, LoadedConfig, load
-from stackd.config.sources import KEY_VARIABLE, variable
+from stackd.config import Config, LoadedConfig
+from stackd.config.sources import variable
 from stackd.daemon import Daemon
-from stackd.doctor.local import port_holder, url_of
+from stackd.doctor.local import port_holder
 from stackd.embedded import EmbeddedCluster, EmbeddedOptions, administrator
 from stackd.errors import StackdError
-from stackd.keys import new_key
 from stackd.lifecycle.rebuild import Rebuilt
 from stackd.store.companions import FileLock
 from stackd.tasks import ServiceEnded
-from stackd.web.openapi.examples import POD_SPEC
 
 log = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
-PREFERRED_PORT = 8081
-BODY = {"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": POD_SPEC}
 
 
 async def serve(
@@ -99,7 +87,7 @@ async def with_cluster(
         yield lambda one: one
         return
     state = Path(configuration.config.state.path)
-    file, kubeconfig = (state.with_name(f"{state.name}.{what}") for what in ("cluster", "kubeconfig"))
+    file, kubeconfig = state.with_name(f"{state.name}.cluster"), kubeconfig_beside(state)
     state.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock.acquire(file, time.time_ns())
     try:
@@ -111,6 +99,11 @@ async def with_cluster(
             yield lambda one: _leading_to(kubeconfig, one)
     finally:
         lock.release()
+
+
+def kubeconfig_beside(state: Path) -> Path:
+    """Where the embedded cluster's kubeconfig is written."""
+    return state.with_name(f"{state.name}.kubeconfig")
 
 
 def _leading_to(kubeconfig: Path, loaded: LoadedConfig) -> LoadedConfig:
@@ -140,119 +133,3 @@ def _taken(config: Config) -> str:
         f"cannot listen on {server.host}:{server.port}: address already in use{f' by {holder}' if holder else ''}; "
         f"choose another port with server.port or {variable('server', 'port')}"
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demo:
-    """The daemon on an embedded cluster. The state is deleted at the end, unless the environment says where it is."""
-
-    configuration: LoadedConfig
-    environment: Mapping[str, str]
-    in_terminal: bool
-    key: str
-    body: Path
-    throw_away: bool
-
-    @classmethod
-    def prepared(cls, folder: Path, port: int | None) -> Self:
-        """The environment overrides the demo's values, except for ``[cluster]`` and ``port``. Raises ConfigError."""
-        environment = dict(os.environ)
-        plaintext = environment.get(KEY_VARIABLE) or new_key()[0]
-        state = variable("state", "path")
-        own = {
-            KEY_VARIABLE: plaintext,
-            variable("server", "port"): str(_free_port()),
-            state: str(folder / "stackd.db"),
-        }
-        throw_away = not environment.get(state)
-        environment = own | {name: value for name, value in environment.items() if value or name not in own}
-        cluster = variable("cluster", "")
-        environment = {name: value for name, value in environment.items() if not name.startswith(cluster)}
-        environment[variable("cluster", "mode")] = EMBEDDED
-        if port is not None:
-            environment[variable("server", "port")] = str(port)
-        body = folder / "stack.json"
-        body.write_text(json.dumps(BODY, indent=2))
-        configuration = load(None, environment)
-        return cls(
-            configuration=configuration,
-            environment=environment,
-            in_terminal=_has_terminal(),
-            key=plaintext,
-            body=body,
-            throw_away=throw_away,
-        )
-
-    def again(self) -> LoadedConfig:
-        """The configuration for a reload. A SIGHUP of a terminal that was closed ends the demo in order."""
-        if self.in_terminal and not _has_terminal():
-            os.kill(os.getpid(), signal.SIGTERM)
-        return load(None, self.environment)
-
-    def print_instructions(self, started: Daemon) -> None:
-        """Print how to use the demo."""
-        server = self.configuration.config.server
-        address = url_of(server.host, started.port, secure=bool(server.tls_cert))
-        state = "throw-away state" if self.throw_away else f"state in {self.configuration.config.state.path}"
-        click.echo(
-            f"""
-stackd demo: an embedded cluster, and {state}
-
-  address    {address}
-  API key    {self.key}
-  dashboard  {address}/dashboard   (API docs: {address}/docs)
-
-  Start a stack:
-    curl -s -H 'X-API-KEY: {self.key}' -d @{self.body} {address}/stacks
-
-  Then open its node port:  curl http://127.0.0.1:NODE_PORT
-  List all stacks:
-    curl -s -H 'X-API-KEY: {self.key}' {address}/stacks
-
-  Rehearse an event (--nodes, --start-delay and --pull give the demo a size and a pace):
-    STACKD_URL={address} STACKD_API_KEY={self.key} \\
-      {_program()} rehearse --stacks 50 --rate 10/s --probe http --with-others --file {self.body}
-
-  Stop with Ctrl-C.
-"""
-        )
-
-    def last_line(self) -> str:
-        """The last line of output: whether the state is kept."""
-        return "\nstopped; nothing is left" if self.throw_away else "\nstopped; the state is kept"
-
-
-def _has_terminal() -> bool:
-    """Whether the process has a terminal; one that was closed is none."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True
-
-
-def _program() -> str:
-    """How this process was started, for the user's shell."""
-    script = sys.argv[0]
-    if os.path.basename(script) != "stackd":
-        return shlex.join([_from_here(sys.executable), _from_here(script)])
-    found = shutil.which("stackd")
-    return (
-        "stackd" if found and os.path.realpath(found) == os.path.realpath(script) else shlex.quote(_from_here(script))
-    )
-
-
-def _from_here(path: str) -> str:
-    """The path, relative if it is below the working directory."""
-    relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", PREFERRED_PORT))
-        except OSError:
-            return 0
-    return PREFERRED_PORT

@@ -91,11 +91,12 @@ def demo(port: int | None, level: str, size: EmbeddedOptions) -> None:
     """
     from stackd import logs
     from stackd.cli import process
+    from stackd.cli.demo import Demo
     from stackd.config import LogSection
 
     with tempfile.TemporaryDirectory(prefix="stackd-demo-") as folder:
         logs.setup(LogSection.model_validate({"level": level, "format": "text"}))
-        shown = process.Demo.prepared(Path(folder), port)
+        shown = Demo.prepared(Path(folder), port)
         process.run(
             process.serve(shown.configuration, size=size, again=shown.again, on_listening=shown.print_instructions)
         )

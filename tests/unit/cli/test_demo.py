@@ -8,18 +8,23 @@ import re
 import signal
 import socket
 import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from stackd.doctor.local import port_holder
+from stackd.embedded.podstatus import behaviour
 from tests.api.test_templates import PLAIN
+from tests.docs.markdown import ROOT, blocks
 from tests.ports import free_port
 
-SCRIPT = Path(__file__).parents[3] / "stackd.py"
+SCRIPT = ROOT / "stackd.py"
+PAGE = ROOT / "docs" / "demo.md"
+PROGRAM = "from stackd.cli import main\nmain()\n"
 
 
 @asynccontextmanager
@@ -93,35 +98,70 @@ async def test_a_port_that_is_taken_is_said_with_who_has_it_and_how_to_choose_an
     assert "Traceback" not in said.decode()
 
 
-async def test_the_printed_commands_work_one_after_the_other_and_a_sighup_reloads_the_templates(tmp_path: Path) -> None:
-    """`stackd` was not on the PATH, the rehearsal refused because of the stack just made, and SIGHUP ended the demo."""
+@pytest.mark.timeout(300)
+async def test_the_printed_commands_and_those_of_its_page_work_in_their_order(tmp_path: Path) -> None:
+    """Each line that the demo prints below its table, and each block of docs/demo.md, as a user would type them."""
+    program = tmp_path / ".venv" / "bin" / "stackd"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n{PROGRAM}")
+    program.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("STACKD_")}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(SCRIPT), "demo", "--port", "0",
-        stdout=PIPE, env=os.environ | {
-            "STACKD_TEMPLATES__DIRECTORY": str(tmp_path), "STACKD_SERVER__PORT": "1", "PATH": "/usr/bin:/bin",
-        },
-    )  # fmt: skip
+        program, "demo", "--port", "0", stdout=PIPE, cwd=tmp_path, env=environment | {"STACKD_SERVER__PORT": "1"}
+    )
     assert process.stdout is not None
     try:
         async with asyncio.timeout(60):
             text = (await process.stdout.readuntil(b"Stop with Ctrl-C.")).decode()
-            create = next(line for line in text.splitlines() if " -d @" in line)
-            rehearse = text[text.index("    STACKD_URL=") : text.index("\n\n  Stop")].replace(
-                "--stacks 50", "--stacks 2"
+        address, key, templates = (
+            re.search(rf"  {name} +(\S+)", text)[1]  # type: ignore[index]
+            for name in ("address", "API key", "templates")
+        )
+        printed = re.findall(r"^  ((?:export|curl|\.venv/bin/stackd) .*)", text, re.MULTILINE)
+        assert len(printed) == len(re.findall(r"^  \S", text, re.MULTILINE)) - 4, "all but the address and so on"
+        async with aiohttp.ClientSession(headers={"X-API-KEY": key}) as session, asyncio.timeout(240):
+            while (await session.get(f"{address}/readyz")).status != 200:
+                await asyncio.sleep(0.05)
+            said = await run(tmp_path, "\n".join(printed).replace("--stacks 50", "--stacks 2 --hold 0s"))
+            for part in ("answering on node port", "FLAG=flag{", "challenge=crashing", "It holds", "4 deleted\t"):
+                assert part in said
+            exported = "PATH=$PWD/.venv/bin:$PATH\n" + printed[0]
+            said = await run(
+                tmp_path, "\n".join([exported, *(one.text for one in blocks(PAGE) if "demo" in one.marks)])
             )
-            run = await asyncio.create_subprocess_shell(
-                f"{create.replace('curl', 'curl --fail --retry 9 --retry-all-errors')} && {rehearse}",
-                stdout=PIPE, stderr=PIPE, env={"PATH": "/usr/bin:/bin"},
-            )  # fmt: skip
-            out, err = await run.communicate()
-            assert run.returncode == 0, out.decode() + err.decode()
-            (tmp_path / "web.yaml").write_text(PLAIN)
+            assert "node_deleted" in said
+            Path(templates, "web.yaml").write_text(PLAIN)
             process.send_signal(signal.SIGHUP)
-            address, key = (re.search(rf"  {name} +(\S+)", text)[1] for name in ("address", "API key"))  # type: ignore[index]
-            async with aiohttp.ClientSession(headers={"X-API-KEY": key}) as session:
-                while "web" not in await (await session.get(f"{address}/templates")).text():
-                    assert process.returncode is None
-                    await asyncio.sleep(0.05)
+            while '"web"' not in await (await session.get(f"{address}/templates")).text():
+                assert process.returncode is None
+                await asyncio.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, _ = await process.communicate()
+        assert "nothing is left" in out.decode()
+        assert not Path(templates).exists()
     finally:
-        process.kill()
+        if process.returncode is None:
+            process.kill()
         await process.wait()
+
+
+async def run(folder: Path, script: str) -> str:
+    """What the commands print, each of which must succeed."""
+    shell = await asyncio.create_subprocess_exec(
+        "bash",
+        "-euc",
+        script,
+        stdout=PIPE,
+        stderr=STDOUT,
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder)},
+    )
+    out, _ = await shell.communicate()
+    assert shell.returncode == 0, out.decode()
+    return out.decode()
+
+
+def test_the_images_of_the_page_do_something() -> None:
+    images = set(re.findall(r"registry\.example/[\w-]+", PAGE.read_text()))
+    assert len(images) > 10
+    assert [image for image in images if behaviour({"image": image}) == behaviour({"image": "nginx"})] == []
