@@ -26,9 +26,9 @@ PATHS = {
 }
 
 
-def printed(*arguments: str) -> list[dict[str, Any]]:
+def printed(*arguments: str, env: dict[str, str] | None = None) -> list[dict[str, Any]]:
     """What ``stackd manifests`` prints with these arguments."""
-    result = CliRunner().invoke(stackd, ["manifests", *arguments])
+    result = CliRunner().invoke(stackd, ["manifests", *arguments], env=env)
     assert result.exit_code == 0, result.output
     return list(yaml.safe_load_all(result.output))
 

@@ -37,6 +37,9 @@ WHY = {
     "ValidatingAdmissionPolicy": "only stackd writes the objects of its stacks, and whoever may remove this policy: "
     "otherwise somebody who may create ConfigMaps or pods here could have stackd run a stack of his own (Kubernetes 1.30 "
     "and later; --no-admission-policy leaves it out)",
+    "stacks-from-gateway": "the Gateway's pods reach the stacks that have names ([routes]); --gateway-namespace says where "
+    "they run",
+    "egress-": "stacks of templates with this network.egress, to which the policies for all stacks do not apply",
     "stacks-to-internet": "the internet, but no private network, not the cluster, and no metadata address",
 }
 
@@ -79,6 +82,13 @@ _SITE_OPTIONS = (
         default="none",
         show_default=True,
         help="What stacks may reach.",
+    ),
+    click.option(
+        "--gateway-namespace",
+        "gateways",
+        metavar="NAME",
+        multiple=True,
+        help="Namespaces of the Gateway's pods, if not that of routes.gateway.",
     ),
     click.option("--dns/--no-dns", help="Let stacks use the cluster's DNS (k8s-app=kube-dns in kube-system).  [no]"),
     click.option(
@@ -163,7 +173,8 @@ def text(site: ManifestOptions) -> str:
 
 def _comment(document: dict[str, Any]) -> str:
     own = any(rule["resources"] == ["serviceaccounts/token"] for rule in document.get("rules", ()))
-    why = WHY["own token"] if own else WHY.get(document["metadata"]["name"]) or WHY.get(document["kind"])
+    name = "egress-" if document["metadata"]["name"].startswith("egress-") else document["metadata"]["name"]
+    why = WHY["own token"] if own else WHY.get(name) or WHY.get(document["kind"])
     return textwrap.fill(why, 118, initial_indent="# ", subsequent_indent="# ") + "\n" if why else ""
 
 
@@ -175,7 +186,10 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
             "--quota-ephemeral-storage makes each pod ask for disk, and --no-ephemeral-storage gives it none"
         )
     from stackd.kube.provision import ManifestOptions
+    from stackd.templates import read_templates
 
+    templates = read_templates(config).values() if Path(config.templates.directory).is_dir() else ()
+    own = {one.egress for one in templates if one.egress.kind}
     return ManifestOptions(
         namespace=stacks.namespace,
         instance=config.cluster.instance,
@@ -188,6 +202,8 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
         cluster_cidrs=options["cidrs"] or NETWORKS,
         egress=options["egress"],
         dns=options["dns"],
+        template_egress=tuple(sorted(own, key=lambda egress: egress.kind)),
+        gateway_namespaces=options["gateways"],
         target_ports=options["ports"],
         cpu=str(options["quota_cpu"] or ""),
         memory=str(options["quota_memory"] or ""),

@@ -12,11 +12,11 @@ from typing import Any
 from stackd.clock import utc_minute
 from stackd.config import Config
 from stackd.doctor import SHOWN, Finding, fail, ok, warn
-from stackd.errors import ClusterRefused, QuotaExceeded, StackdError
+from stackd.errors import ClusterRefused, ConfigError, QuotaExceeded, StackdError
 from stackd.kube.access import REMEDY, expiry_remark
 from stackd.kube.client import Cluster
 from stackd.kube.objects import NodeState, pod_state
-from stackd.kube.provision import EGRESS, INGRESS, lets_through, protects
+from stackd.kube.provision import EGRESS, INGRESS, egress_policy, egress_rules, lets_through, protects
 from stackd.kube.rights import AccessReview, asks, asks_of_account
 from stackd.lifecycle import nodes
 from stackd.lifecycle.needs import (
@@ -35,6 +35,8 @@ from stackd.lifecycle.wall_clock import SKEW_SECONDS
 from stackd.model import NODE_PORTS_REMEDY, PortMapping, Stack, StackStatus
 from stackd.printable import some_of
 from stackd.quantity import of_bytes, of_milli, parse
+from stackd.templates import read_templates
+from stackd.templates.egress import NONE
 
 APPLY = "apply what `stackd manifests` prints"
 STRANGE_SECONDS = 30.0
@@ -222,7 +224,25 @@ async def _policies(cluster: Cluster, config: Config, size: Size) -> list[Findin
         found.append(
             warn(about, "no NetworkPolicy restricts what the stacks reach: cluster, metadata, the internet", APPLY)
         )
+    found += _template_egress(policies, config)
     return [*found, *_networks(policies, await cluster.list_nodes(), instance)]
+
+
+def _template_egress(policies: list[dict[str, Any]], config: Config) -> Iterator[Finding]:
+    """Whether stacks of templates with ``network.egress`` reach what it says, and nothing else."""
+    try:
+        templates = read_templates(config).values()
+    except ConfigError:
+        return  # ``machine`` reports it
+    for egress in {one.egress for one in templates if one.egress.kind}:
+        names = some_of([one.name for one in templates if one.egress == egress], SHOWN)
+        wanted = set() if egress.kind == NONE else {egress_policy(egress)}
+        allowed = egress_rules(policies, config.cluster.instance, egress)
+        for missing in wanted - allowed:
+            yield fail("policies", f"there is no NetworkPolicy {missing}: stacks of {names} reach nothing", APPLY)
+        for more in sorted(allowed - wanted):
+            text = f"NetworkPolicy {more} lets stacks of {names} out, beyond their network.egress"
+            yield fail("policies", text, APPLY)
 
 
 def _networks(policies: list[dict[str, Any]], nodes: list[NodeState], instance: str) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,6 +27,8 @@ from stackd.kube.wire import JsonObject
 from stackd.lifecycle.nodes import address
 from stackd.model import NODE_PORTS_REMEDY, PortRange, Stack
 from stackd.podspec import harden
+from stackd.templates import read_templates
+from stackd.templates.egress import DNS, INTERNET
 
 ABOUT: Final = "probe"
 IMAGE: Final = "busybox:stable"
@@ -45,7 +47,7 @@ SETTLE: Final = "sleep 3"
 class Question:
     """What a stack tries to reach; ``{peer}`` is the other stack's address. ``script`` exits with 0 if it does.
 
-    ``as_stack``: its container has no more restrictions than those of stacks.
+    ``as_stack``: its container has no more restrictions than those of stacks. ``wanted``: it should reach it.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Question:
     script: str
     remedy: str
     as_stack: bool = False
+    wanted: bool = False
 
 
 def connect(host: str, port: str) -> str:
@@ -86,6 +89,12 @@ QUESTIONS: Final = (
         as_stack=True,
     ),
 )
+LOOKUP: Final = Question(
+    name="dns",
+    what="the cluster's DNS",
+    script=f"{SETTLE}; nslookup kubernetes.default >/dev/null 2>&1 && exit 0; exit 1",
+    remedy="apply what `stackd manifests` prints, and see that the network enforces NetworkPolicies for egress",
+)
 CONTROL: Final = (
     f"n=0; until nc -w 1 127.0.0.1 {PORT} </dev/null >/dev/null 2>&1; "
     "do n=$((n+1)); [ $n -lt 20 ] || exit 9; sleep 0.5; done; exit 0"
@@ -99,6 +108,7 @@ class ProbeOptions:
     image: str = IMAGE
     seconds: float = 90.0
     questions: tuple[Question, ...] = QUESTIONS
+    egress_questions: tuple[Question, ...] = tuple(one for one in QUESTIONS if one.remedy == EGRESS)
 
 
 def instance_for(config: Config) -> str:
@@ -130,9 +140,19 @@ class _Probe:
         pod = await self._until(stack.pod_name, _is_ready)
         async for finding in self._node_port(stack, pod):
             yield finding
+        peer = pod["status"].get("podIP") or "127.0.0.1"
+        async for finding in self._asked(peer, self._options.questions):
+            yield finding
+        for kind in sorted({one.policy.egress for one in read_templates(self._config).values()} - {""}):
+            dns = dataclasses.replace(LOOKUP, wanted=kind in (DNS, INTERNET))
+            async for finding in self._asked(peer, [*self._options.egress_questions, dns], kind):
+                yield dataclasses.replace(finding, what=f"network.egress {kind}: {finding.what}")
+
+    async def _asked(self, peer: str, questions: Sequence[Question], egress: str = "") -> AsyncIterator[Finding]:
+        """What a stack reaches, to which the NetworkPolicy for ``egress`` applies; empty: those for all stacks."""
         asking = throwaway(self._config, 0, PORT)
-        names = ("control", *(question.name for question in self._options.questions))
-        await self._pod(asking, self._askers(pod["status"].get("podIP") or "127.0.0.1"))
+        names = ("control", *(question.name for question in questions))
+        await self._pod(asking, self._askers(peer, questions), egress)
         answered = await self._until(asking.pod_name, lambda raw: _have_ended(raw, names))
         ends = {one.name: one for one in pod_state(answered).containers}
         if ends["control"].exit_code != REACHED:
@@ -140,7 +160,7 @@ class _Probe:
             raise _NotRunning(
                 f"the image {self._options.image} cannot be used for the probe: its self-test exited with {code}; {_NEEDS}"
             )
-        for question in self._options.questions:
+        for question in questions:
             yield _judged(question, ends[question.name])
 
     async def _listener(self) -> Stack:
@@ -189,10 +209,10 @@ class _Probe:
         else:
             yield ok(ABOUT, f"a stack's node port answers at {host}:{port} once it is assigned")
 
-    def _askers(self, peer: str) -> list[dict[str, Any]]:
+    def _askers(self, peer: str, questions: Sequence[Question]) -> list[dict[str, Any]]:
         asked = [
             self._container(one.name, ["sh", "-c", one.script.replace("{peer}", peer)], as_stack=one.as_stack)
-            for one in self._options.questions
+            for one in questions
         ]
         return [self._container("listen", list(LISTEN)), self._container("control", ["sh", "-c", CONTROL]), *asked]
 
@@ -215,7 +235,7 @@ class _Probe:
             },
         }
 
-    async def _pod(self, stack: Stack, containers: list[dict[str, Any]]) -> str:
+    async def _pod(self, stack: Stack, containers: list[dict[str, Any]], egress: str = "") -> str:
         """Create a pod that is removed at the end; returns its uid."""
         spec = {
             "containers": containers,
@@ -226,7 +246,7 @@ class _Probe:
         }
         request = PodRequest(
             stack=stack,
-            manifest=harden({"spec": spec}, policy_of(self._config)),
+            manifest=harden({"spec": spec}, policy_of(self._config).model_copy(update={"egress": egress})),
             instance=self._cluster.instance,
             node_selector=self._config.stacks.node_selector,
         )
@@ -262,10 +282,10 @@ _NEEDS = "choose --probe-image: it needs sh, nc and httpd, as busybox has them"
 
 
 def _judged(question: Question, end: ContainerState) -> Finding:
-    if end.exit_code == REACHED:
-        return fail(ABOUT, f"a stack reaches {question.what}", question.remedy)
-    if end.exit_code == NOT_REACHED:
-        return ok(ABOUT, f"a stack does not reach {question.what}")
+    if end.exit_code in (REACHED, NOT_REACHED):
+        reached = end.exit_code == REACHED
+        text = f"a stack {'reaches' if reached else 'does not reach'} {question.what}"
+        return ok(ABOUT, text) if reached == question.wanted else fail(ABOUT, text, question.remedy)
     return fail(ABOUT, f"whether a stack reaches {question.what} is not known: exit code {end.exit_code} {end.reason}")
 
 

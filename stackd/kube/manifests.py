@@ -17,6 +17,7 @@ from typing import Any, Final
 from stackd.kube import labels, records
 from stackd.kube.wire import KINDS, JsonObject
 from stackd.model import PortMapping, Stack
+from stackd.podspec.additions import EGRESS_LABEL
 from stackd.podspec.pod import is_reserved
 
 FIRST_PORT, LAST_PORT = 1, 65535
@@ -150,7 +151,7 @@ def pod_labels(stack: Stack, instance: str) -> dict[str, str | None]:
 
 def _others(names: Mapping[str, str] | None) -> dict[str, str]:
     # Reserved names that stackd does not set on this pod still have a meaning, such as the generation of a restart.
-    return {key: value for key, value in (names or {}).items() if not is_reserved(key)}
+    return {key: value for key, value in (names or {}).items() if key == EGRESS_LABEL or not is_reserved(key)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
+from types import MappingProxyType
 from typing import Any, Literal
 
 import orjson
@@ -23,7 +24,9 @@ from stackd.kube.caller import Again, Caller, poll
 from stackd.kube.objects import EPHEMERAL_STORAGE, NodeState, node_state
 from stackd.kube.rights import in_cluster, in_namespace, of_account
 from stackd.kube.wire import KINDS, MERGE_PATCH, JsonObject, KubeRequest
+from stackd.podspec.additions import EGRESS_LABEL
 from stackd.quantity import parse
+from stackd.templates.egress import INTERNET, NONE, Egress
 
 Manifest = dict[str, Any]
 
@@ -70,6 +73,8 @@ class ManifestOptions:
     ``stacks``         the most stacks; CPU, memory and disk are for all stacks together, empty for no limit
     ``instance``       the instance whose Lease may be read and renewed
     ``admission_policy``  whether only stackd may write the objects of its stacks; needs Kubernetes 1.30
+    ``template_egress``  what stacks of templates with ``network.egress`` reach, each once
+    ``gateway_namespaces``  the namespaces of the gateway's pods, which forward to the stacks
     ``largest_…``      the most that one container may have; an empty disk sets no limit, for nodes that report no disk
     """
 
@@ -82,6 +87,8 @@ class ManifestOptions:
     cluster_cidrs: tuple[str, ...] = ()
     egress: Literal["none", "internet"] = "none"
     dns: bool = False
+    template_egress: tuple[Egress, ...] = ()
+    gateway_namespaces: tuple[str, ...] = ()
     target_ports: tuple[tuple[int, int], ...] = ()
     cpu: str = ""
     memory: str = ""
@@ -202,11 +209,32 @@ def _networks(site: ManifestOptions) -> list[Manifest]:
     """Policies add up: the first denies all traffic in the namespace, the others allow the stacks some."""
     nothing = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     found = [_policy(site, "default-deny", nothing), _policy(site, "stacks-from-outside", _ingress(site))]
+    if site.gateway_namespaces:
+        wanted = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": [*site.gateway_namespaces]}
+        gateways = {"namespaceSelector": {"matchExpressions": [wanted]}}
+        found.append(_policy(site, "stacks-from-gateway", _stacks(ingress=[{"from": [gateways]}])))
+    general = {"matchExpressions": [{"key": EGRESS_LABEL, "operator": "DoesNotExist"}]}
     if site.dns:
-        found.append(_policy(site, "stacks-to-dns", _stacks(egress=[_DNS])))
+        found.append(_policy(site, "stacks-to-dns", _stacks(general, egress=[_DNS])))
     if site.egress == "internet":
-        found.append(_policy(site, "stacks-to-internet", _stacks(egress=[{"to": _internet(site)}])))
+        found.append(_policy(site, "stacks-to-internet", _stacks(general, egress=[{"to": _internet(site)}])))
+    for egress in site.template_egress:
+        if egress.kind != NONE:
+            own = {"matchLabels": {labels.MANAGED_BY: labels.MANAGER, EGRESS_LABEL: egress.kind}}
+            found.append(_policy(site, egress_policy(egress), _stacks(own, egress=_reached(site, egress))))
     return found
+
+
+def egress_policy(egress: Egress) -> str:
+    """The name of the NetworkPolicy for stacks of templates with this egress."""
+    return f"egress-{egress.kind}"
+
+
+def _reached(site: ManifestOptions, egress: Egress) -> list[dict[str, Any]]:
+    """The rules for it: names can be looked up, but not where only some networks are reached."""
+    if egress.networks:
+        return [{"to": [{"ipBlock": {"cidr": network}} for network in egress.networks]}]
+    return [_DNS, {"to": _internet(site)}] if egress.kind == INTERNET else [_DNS]
 
 
 def _admission(site: ManifestOptions) -> list[Manifest]:
@@ -222,8 +250,8 @@ def _policy(site: ManifestOptions, name: str, spec: dict[str, Any]) -> Manifest:
     return _object("networkpolicies", name, namespace=site.namespace, spec=spec)
 
 
-def _stacks(**rules: Any) -> dict[str, Any]:
-    selector = {"matchLabels": {labels.MANAGED_BY: labels.MANAGER}}
+def _stacks(selector: Mapping[str, Any] = MappingProxyType({}), **rules: Any) -> dict[str, Any]:
+    selector = {"matchLabels": {labels.MANAGED_BY: labels.MANAGER}, **selector}
     return {"podSelector": selector, "policyTypes": [name.capitalize() for name in rules], **rules}
 
 
@@ -356,7 +384,7 @@ def protects(policies: Iterable[Mapping[str, Any]], instance: str, direction: st
 def restricts(policy: Mapping[str, Any], instance: str, direction: str = INGRESS) -> bool:
     """Whether the policy applies to this direction and selects all pods of this instance."""
     spec = policy.get("spec") or {}
-    return direction in _types(spec) and _selects(spec.get("podSelector") or {}, instance)
+    return direction in _types(spec) and _selects(spec.get("podSelector") or {}, _labels_of_all(instance))
 
 
 def opens(policy: Mapping[str, Any], direction: str = INGRESS) -> bool:
@@ -416,19 +444,35 @@ def _types(spec: Mapping[str, Any]) -> list[str]:
     return spec.get("policyTypes") or [INGRESS, *([EGRESS] if spec.get("egress") else [])]
 
 
-def _selects(selector: Mapping[str, Any], instance: str) -> bool:
-    ours: dict[str, str | None] = {**labels.object_labels(instance, ""), labels.STACK: None}
+def egress_rules(policies: Iterable[Mapping[str, Any]], instance: str, egress: Egress) -> set[str]:
+    """The names of the policies that let stacks of templates with this egress out."""
+    ours = _labels_of_all(instance) | {EGRESS_LABEL: egress.kind}
+    return {
+        policy["metadata"]["name"]
+        for policy in policies
+        if (spec := policy.get("spec") or {}).get("egress") and _selects(spec.get("podSelector") or {}, ours)
+    }
+
+
+def _labels_of_all(instance: str) -> dict[str, str | None]:
+    """The labels of all our pods; None stands for a value that differs."""
+    return {**labels.object_labels(instance, ""), labels.STACK: None}
+
+
+def _selects(selector: Mapping[str, Any], ours: Mapping[str, str | None]) -> bool:
     wanted = (selector.get("matchLabels") or {}).items()
     expressions = selector.get("matchExpressions") or ()
     return all(ours.get(key) == value for key, value in wanted) and all(_holds(one, ours) for one in expressions)
 
 
 def _holds(expression: Mapping[str, Any], ours: Mapping[str, str | None]) -> bool:
-    """Whether the expression is true of all our pods. No policy can know the ids of stacks."""
+    """Whether the expression is true of all our pods, but of those of templates with their own ``network.egress``. No
+    policy can know the ids of stacks.
+    """
     key, values = expression["key"], expression.get("values") or ()
     rules: dict[str, Callable[[], bool]] = {
         "Exists": lambda: key in ours,
-        "DoesNotExist": lambda: False,
+        "DoesNotExist": lambda: key == EGRESS_LABEL and key not in ours,
         "In": lambda: ours.get(key) in values,
         "NotIn": lambda: key in ours and ours[key] is not None and ours[key] not in values,
     }

@@ -7,11 +7,14 @@ its argument, so neither may be modified.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from stackd.model import PortMapping, TargetPort
 from stackd.podspec.containers import CONTAINER_LISTS, by_path, keeps_running
 from stackd.podspec.policy import Policy
+
+EGRESS_LABEL: Final = "stackd.io/egress"
+"""Label on the pods of templates with ``network.egress``: which NetworkPolicy says what they reach."""
 
 
 def harden(manifest: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
@@ -25,7 +28,7 @@ def harden(manifest: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
     if policy.add_pull_secrets:
         named = [reference["name"] for reference in spec.get("imagePullSecrets", ())]
         spec["imagePullSecrets"] = [{"name": name} for name in dict.fromkeys((*named, *policy.add_pull_secrets))]
-    _label(pod, "labels", policy.labels)
+    _label(pod, "labels", {**policy.labels, **({EGRESS_LABEL: policy.egress} if policy.egress else {})})
     _label(pod, "annotations", policy.annotations)
     if policy.drop_capabilities:
         return _changed(pod, lambda _, container: _dropped(container, policy.drop_capabilities))

@@ -140,6 +140,8 @@ class Policy(PolicySection):
 
     restart_policy: RestartPolicy = "Never"
     """Restart policy of every pod (stacks.restart_policy)."""
+    egress: str = ""
+    """Which NetworkPolicy says what its pods reach (a template's network.egress); empty: the one for all stacks."""
     max_text: int = 64 << 10
     """Most bytes of a pod spec's text, as sent and as stored (limits.pod_spec)."""
 

@@ -25,6 +25,7 @@ from stackd.podspec.additions import variables
 from stackd.podspec.reasons import ROOT
 from stackd.podspec.request import parse_labels
 from stackd.podspec.yaml_reader import Document, read
+from stackd.templates.egress import EXPECTED, SITE_EGRESS, Egress, parse_egress
 from stackd.templates.template import (
     MOST_VALUES,
     NO_TEMPLATES,
@@ -40,7 +41,7 @@ LONGEST_FILE: Final = 1 << 20
 LARGEST_POOL: Final = 10_000
 NO_MAPPING: Final = "a template is expected: a mapping with target_port and pod"
 REQUIRED: Final = ("target_port", "pod")
-FIELDS: Final = ("target_port", "ttl", "labels", "pool", "prepull", "values", "policy", "pod")
+FIELDS: Final = ("target_port", "ttl", "labels", "pool", "prepull", "values", "policy", "network", "pod")
 
 
 def read_templates(config: Config) -> TemplateSet:
@@ -110,13 +111,21 @@ class _Draft:
         if fields is None:
             return None
         ports = self._ports(fields.get("target_port"))
+        egress = self._egress(fields.get("network"))
         policy = self._policy(fields.get("policy"))
+        if egress.kind:
+            policy = policy.model_copy(update={"egress": egress.kind})
         spec = self._spec(fields["pod"], ports, policy) if "pod" in fields else None
-        template = self._assembled(fields, spec, ports, policy)
+        template = self._assembled(fields, spec, ports, policy, egress)
         return None if self.mistakes else template
 
     def _assembled(
-        self, fields: Mapping[str, Any], spec: SanitizedSpec | None, ports: tuple[TargetPort, ...], policy: Policy
+        self,
+        fields: Mapping[str, Any],
+        spec: SanitizedSpec | None,
+        ports: tuple[TargetPort, ...],
+        policy: Policy,
+        egress: Egress,
     ) -> Template | None:
         ttl, labels, pool = self._ttl(fields), self._labels(fields), self._pool(fields)
         prepull = fields.get("prepull", False)
@@ -139,6 +148,7 @@ class _Draft:
             prepull=prepull,
             values=patterns,
             interchangeable=not patterns and hardened == harden(spec.manifest, self.base),
+            egress=egress,
         )
 
     def _fields(self) -> dict[str, Any] | None:
@@ -216,6 +226,18 @@ class _Draft:
                 key, _, text = mistake.partition(": ")
                 self.mistake(key, text)
             return self.base
+
+    def _egress(self, value: object) -> Egress:
+        if value is None:
+            return SITE_EGRESS
+        if not isinstance(value, dict) or value.keys() != {"egress"}:
+            self.mistake("network", f"{{egress: …}} is expected: {EXPECTED}")
+            return SITE_EGRESS
+        try:
+            return parse_egress(value["egress"])
+        except ValueError as error:
+            self.mistake("network.egress", str(error))
+            return SITE_EGRESS
 
     def _spec(self, pod: object, ports: tuple[TargetPort, ...], policy: Policy) -> SanitizedSpec | None:
         if not isinstance(pod, dict):

@@ -19,6 +19,7 @@ import orjson
 from stackd.model import NO_LABELS, NO_VALUES, SanitizedSpec, TargetPort
 from stackd.names import is_env_name
 from stackd.podspec import Policy
+from stackd.templates.egress import SITE_EGRESS, Egress
 
 LONGEST_PATTERN: Final = 1024
 MOST_DIGITS: Final = 256
@@ -39,6 +40,7 @@ class Template:
     ``pool``             how many stacks are kept running and unassigned
     ``values``           patterns by the names of the environment variables that all containers get
     ``policy``           the policy in force, with the keys that the template replaces
+    ``egress``           what its stacks reach
     ``digest``           identifies the pod: with the same digest, pods differ only in their generated values
     ``interchangeable``  a create with a pod spec of this text and these ports gets the same pod: no value is generated,
                          and the policy in force adds the same
@@ -55,6 +57,7 @@ class Template:
     prepull: bool = False
     values: Mapping[str, str] = field(default_factory=lambda: NO_VALUES)
     interchangeable: bool = False
+    egress: Egress = SITE_EGRESS
 
     @property
     def images(self) -> tuple[str, ...]:

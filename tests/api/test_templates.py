@@ -67,6 +67,21 @@ async def values_of(at: Harness, stack_id: str) -> list[dict[str, str]]:
     return [{one["name"]: one["value"] for one in container.get("env", [])} for container in containers]
 
 
+async def test_the_pod_of_a_template_with_its_own_egress_says_so_and_a_client_cannot(tmp_path: Path) -> None:
+    settings = folder_with(tmp_path, shut=PLAIN + "network: {egress: none}\n", plain=PLAIN)
+    async with harness(tmp_path, settings) as at:
+        shut = (await at.create({"template": "shut"}))["stack_id"]
+        plain = (await at.create({"template": "plain"}))["stack_id"]
+        (await at.call("POST", f"/stacks/{shut}/restart", {}))
+        labels = {name: pod["metadata"]["labels"] for name, pod in (await at.objects("pods")).items()}
+        assert (labels[shut]["stackd.io/egress"], labels[plain].get("stackd.io/egress")) == ("none", None)
+        named = seed()["pod_spec"].replace(
+            "  name: challenge", "  name: challenge\n  labels: {stackd.io/egress: internet}"
+        )
+        refused = await at.call("POST", "/stacks", seed() | {"pod_spec": named})
+        assert (refused.status, "metadata.labels" in refused.error) == (400, True)
+
+
 async def all_texts(at: Harness, stack_id: str) -> list[str]:
     """All that anybody can read of the stack, and its row without the column of its generated values."""
     paths = [f"/stacks{part}" for part in ("", f"/{stack_id}", f"/{stack_id}/status", f"/{stack_id}/timeline")]

@@ -442,6 +442,30 @@ async def test_the_probe_proves_what_is_reached_and_what_is_not_and_removes_itse
         assert not await at.names("services")
 
 
+EGRESS = {"shut": "none", "names": "dns", "also_shut": "none"}
+
+
+async def test_the_network_egress_of_templates_is_compared_with_the_policies_and_proven(tmp_path: Path) -> None:
+    templates = {name: f"{PLAIN}network: {{egress: {egress}}}\n" for name, egress in EGRESS.items()}
+    env = folder_with(tmp_path, **templates)
+    async with ward(tmp_path, printed("--dns", env=env), serve_node_ports=True) as at:
+        found = await at.look(QUICK, **env)
+        assert [(one.about, one.what) for one in bad(found)] == [
+            ("probe", "network.egress dns: a stack does not reach the cluster's DNS")
+        ]
+        assert "network.egress none: a stack does not reach the cluster's DNS" in [one.what for one in found]
+    (tmp_path / "before").mkdir()
+    documents = printed("--dns")
+    for one in documents:
+        one.get("spec", {}).get("podSelector", {}).pop("matchExpressions", None)
+    async with ward(tmp_path / "before", documents) as at:
+        assert {one.what for one in bad(await at.look(None, **env))} == {
+            "there is no NetworkPolicy egress-dns: stacks of names reach nothing",
+            "NetworkPolicy stacks-to-dns lets stacks of names out, beyond their network.egress",
+            "NetworkPolicy stacks-to-dns lets stacks of also-shut, shut out, beyond their network.egress",
+        }
+
+
 async def test_the_probes_pods_are_hardened_and_pass_the_restricted_standard(tmp_path: Path) -> None:
     documents = printed()
     documents[0]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] = "restricted"

@@ -48,6 +48,7 @@ def test_a_policy_protects_that_selects_every_stack_and_restricts_ingress(good: 
         policy({"matchLabels": {"stackd.io/instance": "other"}}),
         policy({"matchLabels": {"stackd.io/stack": "stack-0123456789abcdef"}}),
         policy(expression("stackd.io/stack", "DoesNotExist")),
+        policy(expression("stackd.io/pool", "DoesNotExist")),
         policy(expression("stackd.io/instance", "NotIn", "default")),
         policy(expression("stackd.io/stack", "In", "stack-1")),
         policy(expression("stackd.io/stack", "NotIn", "stack-1")),

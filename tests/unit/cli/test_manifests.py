@@ -17,6 +17,7 @@ from stackd.embedded import EmbeddedCluster
 from stackd.kube.labels import lease_name
 from stackd.kube.provision import EGRESS, INGRESS, protects
 from stackd.kube.rights import in_namespace
+from tests.api.test_templates import PLAIN
 from tests.harness import fast_cluster
 from tests.provisioning import ADMIN, PATHS, apply, printed
 
@@ -203,3 +204,27 @@ async def test_what_is_printed_is_what_the_cluster_keeps_so_that_applying_it_aga
                     path = PATHS[document["kind"]].format(metadata["namespace"])
                     async with session.get(f"{cluster.url}{path}/{metadata['name']}") as answer:
                         assert (await answer.json())["spec"] == document["spec"], metadata["name"]
+
+
+def test_each_network_egress_of_the_templates_has_one_policy_and_the_general_ones_leave_its_pods_alone(
+    tmp_path: Path,
+) -> None:
+    for name, egress in {
+        "a": "none",
+        "b": "dns",
+        "c": "[192.0.2.0/24, 2001:db8::/32]",
+        "d": "dns",
+        "e": "internet",
+    }.items():
+        (tmp_path / f"{name}.yaml").write_text(f"{PLAIN}network: {{egress: {egress}}}\n")
+    (tmp_path / "plain.yaml").write_text(PLAIN)
+    found = policies(printed("--egress", "internet", "--dns", env={"STACKD_TEMPLATES__DIRECTORY": str(tmp_path)}))
+    general = {name: found.pop(name) for name in ("stacks-to-dns", "stacks-to-internet")}
+    for spec in general.values():
+        assert spec["podSelector"]["matchExpressions"] == [{"key": "stackd.io/egress", "operator": "DoesNotExist"}]
+    own = {name: spec for name, spec in found.items() if name.startswith("egress-")}
+    only = next(name for name in own if name.startswith("egress-only-"))
+    assert own.keys() == {"egress-dns", "egress-internet", only}
+    assert [peer["ipBlock"]["cidr"] for peer in own[only]["egress"][0]["to"]] == ["192.0.2.0/24", "2001:db8::/32"]
+    for name, spec in own.items():
+        assert spec["podSelector"]["matchLabels"]["stackd.io/egress"] == name.removeprefix("egress-")
