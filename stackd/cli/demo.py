@@ -47,7 +47,7 @@ labels: {{challenge: {name}}}
 TEMPLATES = {
     "web-1": (
         "Each stack has a flag of its own, and two stacks wait to be assigned.",
-        "nginx:stable",
+        "registry.example/web-1:1",
         'pool: 2\nvalues: {FLAG: "flag{<hex:32>}"}\n',
     ),
     "bad-image": ("No node can pull this image.", "registry.invalid/bad-image:1", ""),
