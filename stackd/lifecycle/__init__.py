@@ -12,7 +12,7 @@ bring_up, rebuild                     checks the cluster; recovers rows from its
 gate                                  whether stackd may change the cluster, accepts work and is ready; if not, why
 ownership, lease_rules                which of two stackd may change anything
 prepull                               pulls images onto nodes before stacks need them
-pools, assign, refill, pace           pooled stacks: which may be given; giving them; making new ones; what comes first
+pools, assign, refill                 pooled stacks: which may be given; giving them; making new ones
 hiding                                hides generated values in what others say about a stack
 wall_clock, nodes                     whether the wall clock can be trusted; which nodes take stacks
 context, crashpoints                  what every verb gets; where the fault tests kill the process

@@ -65,15 +65,9 @@ async def assign(context: Context, request: CreateRequest, *, once_more: bool = 
     template = pool_for(context, request)
     if template is None:
         return None
-    began, pace = perf_counter(), context.pools.pace
-    if not once_more:  # repeated looks are not counted as a burst
-        pace.begun(context.clock.monotonic())
-    try:
-        await context.gate.right_cluster()
-        pool, stack = context.pools.of(template.name), await _assign_first(context, template, request)
-    finally:
-        if not once_more:
-            pace.done()
+    began, context.pools.asked_at = perf_counter(), context.clock.monotonic()
+    await context.gate.right_cluster()
+    pool, stack = context.pools.of(template.name), await _assign_first(context, template, request)
     if stack is None:
         pool.misses += not once_more
         return None
@@ -202,19 +196,16 @@ async def preempt(context: Context, request: CreateRequest, error: StackdError) 
     ``error`` is what the create has met: NoNodePort, NoRoom or QuotaExceeded. Waits until the stacks are gone, for at
     most ``PREEMPTION_SECONDS``.
     """
-    victims = {stack.stack_id: stack for stack in _victims(context, request, error)}
-    if not victims:
-        return False
-    now = context.clock.monotonic()
-    for name in {stack.template or "" for stack in victims.values()}:
-        context.pools.of(name).preempted(now + AFTER_PREEMPTION_SECONDS)
-    for pool in context.pools.by_name.values():  # no pool may take the room that is freed for a client
-        pool.put_off(now + FIRST_PAUSE)
-    context.pools.preempting |= victims.keys()
-    try:
-        marked = await context.store.stacks.mark_deleting(victims, DeleteReason.POOL)
-    finally:
-        context.pools.preempting -= victims.keys()
+    async with context.pools.preempting:
+        victims = _victims(context, request, error)
+        if not victims:
+            return False
+        now = context.clock.monotonic()
+        for name in {stack.template or "" for stack in victims}:
+            context.pools.of(name).preempted(now + AFTER_PREEMPTION_SECONDS)
+        for pool in context.pools.by_name.values():  # no pool may take the room that is freed for a client
+            pool.put_off(now + FIRST_PAUSE)
+        marked = await context.store.stacks.mark_deleting([stack.stack_id for stack in victims], DeleteReason.POOL)
     crash_point("pool.preempted")
     for stack in marked:
         log.info(
@@ -255,10 +246,9 @@ def _victims(context: Context, request: CreateRequest, error: StackdError) -> li
 
 
 def _spare(context: Context, apart_from: str) -> Iterator[Stack]:
-    preempting = context.pools.preempting
     for name, pool in context.pools.by_name.items():
         for row in pool.waits.values() if name != apart_from else ():
-            if row.accepted and row.deleting_since is None and row.stack_id not in preempting:
+            if row.accepted and row.deleting_since is None:
                 yield row
 
 

@@ -9,11 +9,11 @@ this module up to date.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from stackd.lifecycle.pace import AssignPace
 from stackd.model import Desired, Stack, StackStatus
 from stackd.templates import Template
 from stackd.workqueue import RetryPolicy
@@ -118,14 +118,15 @@ class Pools:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self.by_name: dict[str, Pool] = {}
         self._now = now
-        self.pace = AssignPace()
+        self.asked_at = -math.inf
+        """When (monotonic seconds) the latest create looked for a stack in a pool."""
         self.opening = asyncio.Semaphore(OPENED_AT_ONCE)
         """Held while the pod of a stack that was just given is patched."""
         self.news = asyncio.Event()
         """Set when the refill has to look at the pools in ``changed``."""
         self.changed: set[str] = set()
-        self.preempting: set[str] = set()
-        """Stacks chosen for preemption whose intent is not committed yet."""
+        self.preempting = asyncio.Lock()
+        """Held from the choice of stacks for preemption until the intent to delete them is committed."""
         self._free: dict[str, dict[str, None]] = {}
         self._rows: dict[str, Stack] = {}
         self._taken: set[str] = set()

@@ -16,7 +16,6 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.create import make_unassigned
 from stackd.lifecycle.create_request import CreateRequest
-from stackd.lifecycle.pace import refills_at_once
 from stackd.lifecycle.pools import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WAIT, Pool, has_failed, is_ready
 from stackd.lifecycle.worker import Priority
 from stackd.logs import stack_log
@@ -33,8 +32,15 @@ CHECK_SECONDS = 1.0
 CROWDED_SECONDS = 0.1
 """When to check again while clients' creates wait for a slot: until none does, nothing is made for pools."""
 
-YIELD_SECONDS = 1.0
-"""How long at most a burst of creates keeps a pool that still has stacks from being filled."""
+AT_ONCE = 8
+"""How many creates of the refill run at a time, of ``context.CREATES_AT_ONCE``: the others are for clients."""
+
+AT_ONCE_BY_FILL = ((0.75, 2), (0.5, 4), (0.25, AT_ONCE), (0.0, 24))
+"""The same while creates take from pools, for a pool that is at least this full (0 to 1): what an empty pool cannot give,
+the cluster has to make for clients anyway."""
+
+TRAFFIC_SECONDS = 0.1
+"""Creates count as taking from pools for this long after the latest one looked there."""
 
 GATHER_SECONDS = 0.005
 """Changes within this time are handled together."""
@@ -76,6 +82,11 @@ def work_for(pool: Pool, template: Template | None) -> Work:
     return Work(missing=missing, failing=tuple(failing), failed=failed, stale=tuple(stale), surplus=tuple(surplus))
 
 
+def refills_at_once(full: float) -> int:
+    """How many stacks the refill makes at a time for a pool that is so full, while creates take from pools. Pure."""
+    return next(at_once for least, at_once in AT_ONCE_BY_FILL if full >= least)
+
+
 class Refill:
     """The refilling of one daemon."""
 
@@ -85,7 +96,6 @@ class Refill:
         self._making = 0
         self._next_check: dict[str, float] = {}
         self._short: set[str] = set()
-        self._yielding_since: float | None = None
 
     async def run(self) -> None:
         """The refilling service; runs for ever."""
@@ -171,9 +181,8 @@ class Refill:
             return min(CHECK_SECONDS, pool.not_before - now)
         if self._context.create_slots.locked():  # clients wait for a slot
             return CROWDED_SECONDS
-        if pause := self._pause_for_creates(pool, now):
-            return pause
-        at_once = refills_at_once(self._full(template.name), traffic=self._context.pools.pace.traffic(now))
+        traffic = now - self._context.pools.asked_at < TRAFFIC_SECONDS
+        at_once = refills_at_once(self._full(template.name)) if traffic else AT_ONCE
         most = max(0, min(work.missing, at_once - self._making))
         if pool.failures:
             starting = pool.making or any(row.status is StackStatus.CREATING for row in pool.waits.values())
@@ -189,19 +198,6 @@ class Refill:
             return CHECK_SECONDS
         rate = self._context.config.templates.refill_per_second
         return max(0.001, self._allowance.wait(self._context.clock.monotonic(), rate, A_SECOND))
-
-    def _pause_for_creates(self, pool: Pool, now: float) -> float:
-        """In how many seconds the pool may be filled; 0: now. A pool with no stack to give never has to wait."""
-        context = self._context
-        pause = context.pools.pace.wait(now, now, YIELD_SECONDS)
-        if not pause:
-            self._yielding_since = None
-            return 0.0
-        if not any(map(is_ready, pool.waits.values())):
-            return 0.0
-        if self._yielding_since is None:
-            self._yielding_since = now
-        return max(0.0, min(pause, self._yielding_since + YIELD_SECONDS - now))
 
     def _allowed(self, most: int) -> int:
         """How many of ``most`` steps may be taken now."""
