@@ -4,7 +4,7 @@ For the demo, the tests and the benchmarks. Independent: it does not know stackd
 
     cluster     assembles and starts the parts; options, timing: the settings, and the clock
     server      HTTP; request: what a request asks for; auth: who may do what; status: refusals;
-                control, faults: failures on demand
+                faults: failures on demand, and control of a running cluster
     api         the verbs, and logs; listwatch: lists and watches
     admission   namespace → limit ranges → node ports → validation → podsecurity → quota
     schema      the fields of the kinds; defaults: default values; resources: the kinds
@@ -17,7 +17,6 @@ from stackd.embedded.cluster import EmbeddedCluster
 from stackd.embedded.faults import Counts, Fault
 from stackd.embedded.options import DEFAULT_NODES, WORKER, EmbeddedOptions, NodeSpec, node_specs
 from stackd.embedded.status import StatusError
-from stackd.embedded.timing import ManualClock
 
 __all__ = [
     "DEFAULT_NODES",
@@ -26,7 +25,6 @@ __all__ = [
     "EmbeddedCluster",
     "EmbeddedOptions",
     "Fault",
-    "ManualClock",
     "NodeSpec",
     "Rule",
     "StatusError",

@@ -25,7 +25,7 @@ from stackd.embedded.resources import (
 from stackd.embedded.status import bad_request, forbidden, invalid, not_allowed, not_found
 from stackd.embedded.store import ObjectStore, Record
 from stackd.embedded.timing import timestamp
-from stackd.embedded.validation import validate, validate_change
+from stackd.embedded.validation import validate
 
 _DEFAULTS = {
     PODS: defaults.default_pod,
@@ -58,7 +58,6 @@ class Admission:
             obj["status"] = defaults.first_status(obj)
         elif resource is SERVICES:
             self._ports.assign(obj, dry_run=dry_run)
-            obj["spec"] = defaults.in_order("ServiceSpec", obj["spec"])
         elif resource is RESOURCE_QUOTAS:
             obj["status"] = {}
         elif resource is NODES:
@@ -81,10 +80,9 @@ class Admission:
         elif resource is SERVICES:
             defaults.default_service(obj)
             self._ports.assign(obj, held=node_ports(before.obj["spec"]))
-            obj["spec"] = defaults.in_order("ServiceSpec", obj["spec"])
         elif resource in (LIMIT_RANGES, LEASES):
             _DEFAULTS[resource](obj)
-        if causes := validate_change(resource, before.obj, obj):
+        if causes := validate(resource, obj):
             raise invalid(resource, name, causes)
         if resource is SERVICES:
             self._quotas.check(resource, obj, before.key[0], before=before.obj)

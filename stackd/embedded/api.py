@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import orjson
 
 from stackd.embedded.admission import Admission
-from stackd.embedded.defaults import containers, in_order, pod_status
+from stackd.embedded.defaults import containers, pod_status
 from stackd.embedded.deletion import Deletion
 from stackd.embedded.kubelet import Kubelet
 from stackd.embedded.nodes import is_ready
@@ -117,7 +117,7 @@ class Registry:
             gone -= parts.keys()  # a default replaces the part
         if resource.generation and parts.get("spec", before.obj.get("spec")) != before.obj.get("spec"):
             generation = before.obj["metadata"].get("generation", 0) + 1
-            parts["metadata"] = in_order("ObjectMeta", parts["metadata"] | {"generation": generation})
+            parts["metadata"] = parts["metadata"] | {"generation": generation}
         if "dryRun" in query:
             kept = {key: value for key, value in before.obj.items() if key not in gone}
             return Record(resource, before.key, kept | parts, before.revision).alone()
@@ -136,11 +136,11 @@ def _changes(target: RequestInfo, before: Record, obj: Json) -> Json:
     for field in ("name", "namespace"):
         if obj["metadata"].get(field, old.get(field)) != old.get(field):
             raise invalid(before.resource, before.key[1], [not_allowed(f"metadata.{field}", "field is immutable")])
-    ordered = _like(old, in_order("ObjectMeta", metadata))
+    metadata = _like(old, metadata)
     if target.subresource == "status":
         status: Json = obj.get("status") or before.obj.get("status") or {}
-        return {"metadata": ordered, "status": pod_status(status) if before.resource is PODS else status}
-    return {"metadata": ordered} | {k: v for k, v in obj.items() if k not in {"metadata", "status"}}
+        return {"metadata": metadata, "status": pod_status(status) if before.resource is PODS else status}
+    return {"metadata": metadata} | {k: v for k, v in obj.items() if k not in {"metadata", "status"}}
 
 
 def _left_out(target: RequestInfo, before: Record, obj: Json) -> set[str]:

@@ -9,13 +9,12 @@ from types import TracebackType
 import orjson
 
 from stackd.embedded.admission import Admission
-from stackd.embedded.api import MERGE_PATCH, Registry, read_log
+from stackd.embedded.api import Registry, read_log
 from stackd.embedded.auth import REVIEWS, AccessAttributes, Accounts, User, denied, review
-from stackd.embedded.control import Faults
 from stackd.embedded.defaults import default_namespace
 from stackd.embedded.deletion import Deletion, GarbageCollector
 from stackd.embedded.events import EventRecorder
-from stackd.embedded.faults import Answer, Counts
+from stackd.embedded.faults import Answer, Counts, Faults
 from stackd.embedded.journal import Journal
 from stackd.embedded.kubelet import Kubelet
 from stackd.embedded.listwatch import Watch, list_objects
@@ -24,11 +23,11 @@ from stackd.embedded.nodes import NodeController
 from stackd.embedded.options import EmbeddedOptions
 from stackd.embedded.quota import QuotaController
 from stackd.embedded.request import is_true, parse, read_target, selected_name, whole_number
-from stackd.embedded.resources import ALL, JSON, NAMESPACES, RESOURCE_QUOTAS, Json, discover
+from stackd.embedded.resources import JSON, NAMESPACES, RESOURCE_QUOTAS, Json, discover
 from stackd.embedded.scheduler import Scheduler
-from stackd.embedded.server import ApiServer, Backend, Exchange
+from stackd.embedded.server import ApiServer, Exchange
 from stackd.embedded.status import method_not_allowed, no_such_path, unauthorized
-from stackd.embedded.store import Collection, ObjectStore
+from stackd.embedded.store import ObjectStore
 from stackd.embedded.timing import LoopClock
 from stackd.files import write_private
 
@@ -41,29 +40,18 @@ class EmbeddedCluster:
 
     def __init__(self, options: EmbeddedOptions | None = None) -> None:
         self.options = options or EmbeddedOptions()
-        self.faults = self.rules = Faults(self)
+        self.faults = Faults(self)
         self._journal: Journal | None = None
         self._listeners: NodePortListeners | None = None
-        self._past: dict[str, tuple[Collection, int]] = {}
         self._users = {user.token: user for user in self.options.users}
-        backend = Backend(
-            identify=self._identify,
-            route=self._route,
-            answer=self._answer,
-            answer_as_of_old=self._answer_as_of_old,
-            watch=self._watch,
-            control=self._control_call,
-            revision=lambda: self.store.revision,
-            now=lambda: self.store.clock.now(),  # noqa: PLW0108 - the store is made at the start
-        )
-        self.server = ApiServer(backend, self.rules, bookmark_interval=self.options.bookmark_interval)
+        self.server = ApiServer(self)
 
     async def start(self) -> None:
         """Load the state file, if any, and listen. Raises OSError if the port is taken."""
         options = self.options
         self.store = ObjectStore(options.clock or LoopClock(), history=options.watch_cache_size)
         journal = Journal(options.state_path, self.store) if options.state_path is not None else None
-        known = journal.load() if journal is not None else False
+        known = journal is not None and journal.load()
         self._assemble()
         if journal is not None:
             journal.open()
@@ -116,14 +104,6 @@ class EmbeddedCluster:
         """Write the kubeconfig to a file that only its owner can read."""
         write_private(path, self.kubeconfig(token=token))
 
-    def remember(self) -> None:
-        """Keep a copy of all lists as they are now, to simulate responses from a cache."""
-        self._past = {one.qualified: (self.store.of(one).as_it_is(), self.store.revision) for one in ALL}
-
-    def change(self, path: str, patch: Json) -> None:
-        """Apply a merge patch to the object at that path, as another client would. Raises StatusError."""
-        self._api.patch(read_target("PATCH", path, {}), {}, MERGE_PATCH, orjson.dumps(patch))
-
     def _assemble(self) -> None:
         options, store = self.options, self.store
         events = EventRecorder(store, options.event_limit)
@@ -143,7 +123,7 @@ class EmbeddedCluster:
             store=store,
         )
         admission = Admission(store, self.ports, self.quotas)
-        self._api = Registry(store, admission, self._deletion, self.quotas)
+        self.api = Registry(store, admission, self._deletion, self.quotas)
 
     def _adopt(self) -> None:
         self._scheduler.adopt()
@@ -159,7 +139,8 @@ class EmbeddedCluster:
         for spec in self.options.nodes:
             self.nodes.add(spec)
 
-    def _identify(self, token: str | None) -> User | None:
+    def identify(self, token: str | None) -> User | None:
+        """The user with this token; None if there are no users. Raises StatusError 401."""
         if not self._users:
             return None
         user = self._users.get(token or "") or self.accounts.who(token or "")
@@ -167,7 +148,8 @@ class EmbeddedCluster:
             raise unauthorized()
         return user
 
-    def _route(self, call: Exchange) -> None:
+    def route(self, call: Exchange) -> None:
+        """Set the request's target, if it has one, and check that its user may do that. Raises StatusError."""
         if call.path in REVIEWS or discover(call.path, call.method) is not None:
             return
         target = read_target(call.method, call.path, call.query)
@@ -182,7 +164,8 @@ class EmbeddedCluster:
         if call.user is not None and not call.user.may(ask):
             raise denied(call.user.name, ask)
 
-    def _answer(self, call: Exchange) -> Answer:
+    def answer(self, call: Exchange, *, stale: bool = False) -> Answer:
+        """The response; of a list that is ``stale``, as it was at the last `remember`. Raises StatusError."""
         target = call.target
         if target is None:
             return self._answer_without_target(call)
@@ -196,25 +179,20 @@ class EmbeddedCluster:
         code, body = 200, b""
         match target.verb:
             case "get":
-                body = self._api.get(target)
+                body = self.api.get(target)
             case "list":
-                body = list_objects(self.store.of(target.resource), self.store.revision, target, call.query)
+                now = self.store.of(target.resource), self.store.revision
+                collection, revision = self.faults.past.get(target.resource.qualified, now) if stale else now
+                body = list_objects(collection, revision, target, call.query)
             case "create":
-                code, body = _CREATED, self._api.create(target, call.query, call.body)
+                code, body = _CREATED, self.api.create(target, call.query, call.body)
             case "patch":
-                body = self._api.patch(target, call.query, call.content_type, call.body)
+                body = self.api.patch(target, call.query, call.content_type, call.body)
             case "update":
-                code, body = self._api.update(target, call.query, call.body)
+                code, body = self.api.update(target, call.query, call.body)
             case "delete":
-                body = self._api.delete(target, call.query, call.body)
+                body = self.api.delete(target, call.query, call.body)
         return code, body, JSON
-
-    def _answer_as_of_old(self, call: Exchange) -> Answer:
-        target = call.target
-        if target is None or target.resource.qualified not in self._past:
-            return self._answer(call)
-        collection, revision = self._past[target.resource.qualified]
-        return 200, list_objects(collection, revision, target, call.query), JSON
 
     def _answer_without_target(self, call: Exchange) -> Answer:
         if call.path in REVIEWS:
@@ -226,7 +204,8 @@ class EmbeddedCluster:
             raise no_such_path()
         return found
 
-    def _watch(self, call: Exchange) -> Watch:
+    def watch(self, call: Exchange) -> Watch:
+        """The watch that the request asks for, open. Raises StatusError."""
         target, query = call.target, call.query
         assert target is not None
         selector = parse(target.resource, query.get("labelSelector", ""), query.get("fieldSelector", ""))
@@ -236,7 +215,8 @@ class EmbeddedCluster:
         watch.open(revision)
         return watch
 
-    async def _control_call(self, call: Exchange) -> Answer:
+    async def control(self, call: Exchange) -> Answer:
+        """The response to a request about the cluster itself."""
         if call.path == "/__stats__":
             return 200, orjson.dumps(self.faults.stats()), JSON
         if call.path == "/__faults__" and call.method == "POST":

@@ -5,18 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stackd.embedded.resources import Json
-from stackd.embedded.schema import STRUCTS
 from stackd.quantity import parse
 
 _NOT_READY = "node.kubernetes.io/not-ready"
 _UNREACHABLE = "node.kubernetes.io/unreachable"
 _TOLERATION_SECONDS = 300
-
-
-def in_order(struct: str, value: Json) -> Json:
-    """The same fields in Kubernetes' order."""
-    places = STRUCTS[struct]
-    return dict(sorted(value.items(), key=lambda item: places[item[0]][0]))
 
 
 def containers(spec: Json) -> Iterator[Json]:
@@ -49,7 +42,7 @@ def default_pod(pod: Json) -> None:
     spec.setdefault("priority", 0)
     spec.setdefault("enableServiceLinks", True)
     spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
-    pod["spec"] = in_order("PodSpec", spec)
+    pod["spec"] = spec
 
 
 def first_status(pod: Json) -> Json:
@@ -57,24 +50,12 @@ def first_status(pod: Json) -> Json:
     return {"phase": "Pending", "qosClass": qos_class(pod["spec"])}
 
 
-_CONDITION = ("type", "observedGeneration", "status", "lastProbeTime", "lastTransitionTime", "reason", "message")
-
-
 def pod_status(status: Json) -> Json:
     """The status from a request, with its conditions completed as Kubernetes does."""
     if "conditions" not in status:
         return status
     times = {"lastProbeTime": None, "lastTransitionTime": None}
-    whole = [times | condition for condition in status["conditions"]]
-    conditions = [{key: condition[key] for key in _CONDITION if key in condition} for condition in whole]
-    return with_conditions(status, conditions)
-
-
-def with_conditions(status: Json, conditions: list[Json]) -> Json:
-    """The pod's status with these conditions, in Kubernetes' order."""
-    changed = status | {"conditions": conditions}
-    first = {key: changed[key] for key in ("observedGeneration", "phase", "conditions") if key in changed}
-    return first | {key: value for key, value in changed.items() if key not in first}
+    return status | {"conditions": [times | condition for condition in status["conditions"]]}
 
 
 def _container(container: Json, spec: Json) -> Json:
@@ -82,26 +63,23 @@ def _container(container: Json, spec: Json) -> Json:
         port.setdefault("protocol", "TCP")
         if spec.get("hostNetwork"):
             port.setdefault("hostPort", port.get("containerPort"))
-    if "ports" in container:
-        container["ports"] = [in_order("ContainerPort", port) for port in container["ports"]]
     resources = container.setdefault("resources", {})
     if limits := resources.get("limits"):
-        requests = dict(sorted((limits | resources.get("requests", {})).items()))
-        container["resources"] = in_order("ResourceRequirements", resources | {"requests": requests})
+        container["resources"] = resources | {"requests": limits | resources.get("requests", {})}
     container.setdefault("terminationMessagePath", "/dev/termination-log")
     container.setdefault("terminationMessagePolicy", "File")
     container.setdefault("imagePullPolicy", _pull_policy(container.get("image", "")))
     for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
         if probe in container:
             container[probe] = _probe(container[probe])
-    return in_order("Container", container)
+    return container
 
 
 def _probe(probe: Json) -> Json:
     defaults = {"timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3}
     if "httpGet" in probe:
-        probe["httpGet"] = in_order("HTTPGetAction", {"path": "/", "scheme": "HTTP"} | probe["httpGet"])
-    return in_order("Probe", defaults | probe)
+        probe["httpGet"] = {"path": "/", "scheme": "HTTP"} | probe["httpGet"]
+    return defaults | probe
 
 
 def _pull_policy(image: str) -> str:
@@ -144,8 +122,6 @@ def default_service(service: Json) -> None:
     for port in spec.get("ports", ()):
         port.setdefault("protocol", "TCP")
         port.setdefault("targetPort", port.get("port", 0))
-    if "ports" in spec:
-        spec["ports"] = [in_order("ServicePort", port) for port in spec["ports"]]
     spec.setdefault("type", "ClusterIP")
     spec.setdefault("sessionAffinity", "None")
     if spec["type"] in {"NodePort", "LoadBalancer"}:
@@ -154,15 +130,14 @@ def default_service(service: Json) -> None:
         spec.setdefault("ipFamilies", ["IPv4"])
         spec.setdefault("ipFamilyPolicy", "SingleStack")
         spec.setdefault("internalTrafficPolicy", "Cluster")
-    service["spec"] = in_order("ServiceSpec", spec)
+    service["spec"] = spec
     service.setdefault("status", {"loadBalancer": {}})
 
 
 def default_namespace(namespace: Json) -> None:
     """Fill in a new namespace."""
     metadata = namespace["metadata"]
-    labels = metadata.get("labels", {}) | {"kubernetes.io/metadata.name": metadata.get("name", "")}
-    metadata["labels"] = dict(sorted(labels.items()))
+    metadata["labels"] = metadata.get("labels", {}) | {"kubernetes.io/metadata.name": metadata.get("name", "")}
     namespace["spec"] = {"finalizers": ["kubernetes"]}
     namespace["status"] = {"phase": "Active"}
 
@@ -178,13 +153,13 @@ def default_node(node: Json) -> None:
     spec = node.get("spec") or {}
     taints = [taint for taint in spec.get("taints", ()) if taint.get("key") != _NOT_READY]
     spec["taints"] = [*taints, {"key": _NOT_READY, "effect": "NoSchedule"}]
-    node["spec"] = in_order("NodeSpec", spec)
+    node["spec"] = spec
     status = node.pop("status", None) or {}
     if "capacity" in status:
         status.setdefault("allocatable", status["capacity"])
     status.setdefault("daemonEndpoints", {"kubeletEndpoint": {"Port": 0}})
     status.setdefault("nodeInfo", dict.fromkeys(_NODE_INFO.split(), ""))
-    node["status"] = in_order("NodeStatus", status)
+    node["status"] = status
 
 
 def default_limit_range(limit_range: Json) -> None:
@@ -194,9 +169,8 @@ def default_limit_range(limit_range: Json) -> None:
             continue
         limit = item.get("max", {}) | item.get("default", {})
         request = item.get("min", {}) | limit | item.get("defaultRequest", {})
-        filled = {"default": limit, "defaultRequest": request}
-        more = {name: dict(sorted(values.items())) for name, values in filled.items() if values}
-        limit_range["spec"]["limits"][position] = in_order("LimitRangeItem", item | more)
+        filled = {name: values for name, values in (("default", limit), ("defaultRequest", request)) if values}
+        limit_range["spec"]["limits"][position] = item | filled
 
 
 def default_network_policy(policy: Json) -> None:
@@ -204,7 +178,6 @@ def default_network_policy(policy: Json) -> None:
     spec = policy.setdefault("spec", {})
     spec.setdefault("podSelector", {})
     spec.setdefault("policyTypes", ["Ingress", "Egress"] if "egress" in spec else ["Ingress"])
-    policy["spec"] = in_order("NetworkPolicySpec", spec)
 
 
 def default_lease(lease: Json) -> None:

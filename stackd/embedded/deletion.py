@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from stackd.embedded.defaults import in_order
 from stackd.embedded.needs import is_terminal
 from stackd.embedded.resources import ALL, BY_KIND, EVENTS, NAMESPACES, NODES, PODS, Json, Resource
 from stackd.embedded.status import conflict
@@ -69,14 +68,13 @@ class Deletion:
         metadata["deletionGracePeriodSeconds"] = grace
         if "generation" in metadata and "deletionTimestamp" not in record.obj["metadata"]:
             metadata["generation"] += 1
-        return self._store.update(record, metadata=in_order("ObjectMeta", metadata))
+        return self._store.update(record, metadata=metadata)
 
     def _delete_namespace(self, record: Record) -> Record:
         name = record.key[1]
         if record.obj["status"]["phase"] == "Terminating":
             raise conflict(NAMESPACES, name, _PURGING)
         metadata = record.obj["metadata"] | {"deletionTimestamp": timestamp(self._store.clock.now())}
-        metadata = in_order("ObjectMeta", metadata)
         record = self._store.update(record, metadata=metadata, status={"phase": "Terminating"})
         self._later_purge(name)
         return record
@@ -152,53 +150,48 @@ class GarbageCollector:
         self._store = store
         self._deletion = deletion
         self._delay = delay
-        self._dependents: dict[str, dict[Dependent, None]] = {}
+        self._owned: dict[Dependent, None] = {}
         store.observe(self._follow)
 
     def adopt(self) -> None:
         """Register the objects that the store already holds."""
         for resource in ALL:
             for record in self._store.of(resource).records.values():
-                self._see(record, None)
+                self._see(record)
 
     def _follow(self, change: ObjectChange) -> None:
-        if change.type == "DELETED":
-            self._unlink(change.after, _owners(change.after.obj))
-            for dependent in self._dependents.get(change.after.obj["metadata"]["uid"], ()):
-                self._plan(dependent)
-        elif change.before is None or change.before.obj["metadata"] is not change.after.obj["metadata"]:
-            self._see(change.after, change.before)
-
-    def _see(self, record: Record, before: Record | None) -> None:
-        owners = _owners(record.obj)
-        old = _owners(before.obj) if before else []
-        if owners == old:
+        record = change.after
+        if change.type != "DELETED":
+            self._see(record)
             return
-        if before is not None:
-            self._unlink(before, old)
-        dependent = (record.resource, record.key)
-        for owner in owners:
-            self._dependents.setdefault(owner["uid"], {})[dependent] = None
-        if owners and not any(self._is_there(record, owner) for owner in owners):
+        self._owned.pop((record.resource, record.key), None)
+        for dependent in self._owned:
+            if any(owner["uid"] == record.uid for owner in _owners(self._record(dependent).obj)):
+                self._plan(dependent)
+
+    def _see(self, record: Record) -> None:
+        dependent, owners = (record.resource, record.key), _owners(record.obj)
+        if not owners:
+            self._owned.pop(dependent, None)
+            return
+        self._owned[dependent] = None
+        if not any(self._is_there(record, owner) for owner in owners):
             self._plan(dependent)
 
-    def _unlink(self, record: Record, owners: list[Json]) -> None:
-        for owner in owners:
-            dependents = self._dependents.get(owner["uid"], {})
-            dependents.pop((record.resource, record.key), None)
-            if not dependents:
-                self._dependents.pop(owner["uid"], None)
+    def _record(self, dependent: Dependent) -> Record:
+        return self._store.of(dependent[0]).records[dependent[1]]
 
     def _plan(self, dependent: Dependent) -> None:
-        uid = self._store.of(dependent[0]).records[dependent[1]].uid
+        uid = self._record(dependent).uid
         self._store.clock.later(self._delay, lambda: self._collect(dependent, uid))
 
     def _collect(self, dependent: Dependent, uid: str) -> None:
-        record = self._store.of(dependent[0]).records.get(dependent[1])
-        if record is None or record.uid != uid or "deletionTimestamp" in record.obj["metadata"]:
+        if dependent not in self._owned:
             return
-        owners = _owners(record.obj)
-        if owners and not any(self._is_there(record, owner) for owner in owners):
+        record = self._record(dependent)
+        if record.uid != uid or "deletionTimestamp" in record.obj["metadata"]:
+            return
+        if not any(self._is_there(record, owner) for owner in _owners(record.obj)):
             self._deletion.delete(record)
 
     def _is_there(self, record: Record, owner: Json) -> bool:

@@ -76,10 +76,7 @@ class EventRecorder:
             self._store.update(known, count=known.obj["count"] + 1, lastTimestamp=timestamp(now))
             return
         series = {"count": known.obj.get("series", {}).get("count", 1) + 1, "lastObservedTime": micro_timestamp(now)}
-        obj = dict(known.obj) | {"series": series}
-        for last in ("action", "reportingComponent", "reportingInstance"):
-            obj[last] = obj.pop(last)
-        self._store.update(known, **obj)
+        self._store.update(known, series=series)
 
     def _trim(self) -> None:
         events = self._store.of(EVENTS)

@@ -1,18 +1,16 @@
-"""The state file of a cluster: a snapshot, followed by every change, one per line.
+"""The state file of a cluster: each object as it is now, in SQLite. Does not know how objects behave.
 
-An incomplete last line (after a kill) is ignored on reading. The file is written without fsync: it survives the end of
-the process at any moment, but not that of the machine. While the disk is full, the cluster works from memory; the file
-ends at the last complete change, and is rewritten as soon as there is room. Does not know how objects behave.
+It survives the end of the process at any moment, but not that of the machine. While the disk is full, the cluster works
+from memory; the file is brought up to date as soon as there is room.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import sqlite3
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -22,134 +20,91 @@ from stackd.files import create_private
 
 _RESERVE = 10_000
 """How many revisions are reserved ahead, because not all of them are written to the file (events are not)."""
+_TABLES = """
+CREATE TABLE IF NOT EXISTS objects (
+    resource TEXT, namespace TEXT, name TEXT, revision INTEGER, object BLOB, PRIMARY KEY (resource, namespace, name)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS reserved (revision INTEGER);
+"""
 log = logging.getLogger(__name__)
 
 _BY_NAME = {resource.qualified: resource for resource in ALL}
 
 
 class Journal:
-    """Keeps a store in a file. One process at a time.
+    """Keeps a store in a file. One process at a time. Raises OSError or sqlite3.Error if the file cannot be used."""
 
-    The file is rewritten when it is `slack` bytes larger than four snapshots.
-    """
-
-    def __init__(self, path: Path, store: ObjectStore, *, slack: int = 64 * 1024 * 1024) -> None:
+    def __init__(self, path: Path, store: ObjectStore) -> None:
         self._path = path
-        self._slack = slack
         self._store = store
         self._reserved = 0
-        self._file = -1
-        self._limit = 0
-        self._end = 0
         self._behind = False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            os.close(create_private(path))
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = OFF")
+        self._db.executescript(_TABLES)
 
     def load(self) -> bool:
-        """Fill the empty store from the file; returns False if there is none. Calls no observers."""
-        if not self._path.exists():
-            return False
-        for entry in _entries(self._path):
-            self._reserved = max(self._reserved, entry.get("reserved", 0))
-            if "resource" in entry:
-                self._apply(entry)
-        self._store.revision = max(self._reserved, self._store.revision)
+        """Fill the empty store from the file; returns False if the file is new. Calls no observers."""
+        for name, namespace, key, revision, obj in self._db.execute("SELECT * FROM objects"):
+            if (resource := _BY_NAME.get(name)) is not None:
+                self._store.of(resource).put(Record(resource, (namespace, key), orjson.loads(obj), revision))
+        (reserved,) = self._db.execute("SELECT max(revision) FROM reserved").fetchone()
+        self._store.revision = self._reserved = reserved or 0
         self._store.forget_history()
-        return True
+        return reserved is not None
 
     def open(self) -> None:
-        """Replace the file by a fresh snapshot, and keep it up to date from now on."""
-        self._rewrite()
+        """Write the whole store, and keep the file up to date from now on."""
+        self._write_all()
         self._store.observe(self.note)
 
     def note(self, change: ObjectChange) -> None:
-        """Append a change. If the file cannot be written, rewrite it as soon as it can."""
-        if self._behind:
-            with suppress(OSError):
-                self._rewrite()
+        """Write a change. If the file cannot be written, write the whole store as soon as it can."""
+        try:
+            if self._behind:
+                self._write_all()
                 self._behind = False
                 log.warning("%s is up to date again", self._path)
-            return
-        try:
-            self._append(change)
-        except OSError as error:
+            else:
+                self._write(change.after, deleted=change.type == "DELETED")
+        except sqlite3.Error as error:
+            if not self._behind:
+                log.error("%s cannot be written, and is out of date until it can be: %s", self._path, error)
             self._behind = True
-            log.error("%s cannot be written, and is out of date until it can be: %s", self._path, error.strerror)
-            with suppress(OSError):
-                os.ftruncate(self._file, self._end)
-
-    def _append(self, change: ObjectChange) -> None:
-        lines = []
-        if change.after.revision > self._reserved:
-            self._reserved = change.after.revision + _RESERVE
-            lines.append(orjson.dumps({"reserved": self._reserved}))
-        if change.after.resource.persistent:
-            lines.append(_line(change.after, deleted=change.type == "DELETED"))
-        if lines:
-            self._end += _write(self._file, b"\n".join(lines) + b"\n")
-            if self._end > self._limit:
-                self._rewrite()
 
     def close(self) -> None:
         """Close the file; there are no pending writes."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._db.close()
 
-    def _apply(self, entry: dict[str, Any]) -> None:
-        resource = _BY_NAME.get(entry["resource"])
-        if resource is None:
+    def _write(self, record: Record, *, deleted: bool = False) -> None:
+        resource, key = record.resource, record.key
+        if record.revision > self._reserved:
+            self._reserved = record.revision + _RESERVE
+            self._db.execute("INSERT INTO reserved VALUES (?)", (self._reserved,))
+        if not resource.persistent:
             return
-        record = Record(resource, (entry["key"][0], entry["key"][1]), entry["object"], entry["revision"])
-        collection = self._store.of(resource)
-        self._store.revision = max(self._store.revision, record.revision)
-        if entry["deleted"]:
-            if record.key in collection.records:
-                collection.drop(record)
+        if deleted:
+            delete = "DELETE FROM objects WHERE resource = ? AND namespace = ? AND name = ?"
+            self._db.execute(delete, (resource.qualified, *key))
         else:
-            collection.put(record)
+            row = (resource.qualified, *key, record.revision, record.body())
+            self._db.execute("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?)", row)
 
-    def _rewrite(self) -> None:
-        fresh = self._path.with_name(self._path.name + ".new")
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._reserved = max(self._reserved, self._store.revision + _RESERVE)
-        fresh.unlink(missing_ok=True)
-        file = create_private(fresh)
+    def _write_all(self) -> None:
         try:
-            end = _write(file, orjson.dumps({"reserved": self._reserved}) + b"\n")
+            self._db.execute("BEGIN")
+            self._db.execute("DELETE FROM objects")
+            self._reserved = self._store.revision + _RESERVE
+            self._db.execute("INSERT INTO reserved VALUES (?)", (self._reserved,))
             for resource in ALL:
-                if resource.persistent:
-                    records = self._store.of(resource).records.values()
-                    end += _write(file, b"".join(_line(record) + b"\n" for record in records))
-            os.replace(fresh, self._path)
-        except OSError:
-            os.close(file)
-            fresh.unlink(missing_ok=True)  # it takes room on the full disk
+                for record in self._store.of(resource).records.values():
+                    self._write(record)
+            self._db.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
             raise
-        self.close()
-        self._file, self._end, self._limit = file, end, 4 * end + self._slack
-
-
-def _line(record: Record, *, deleted: bool = False) -> bytes:
-    head = {
-        "resource": record.resource.qualified,
-        "key": record.key,
-        "revision": record.revision,
-        "deleted": deleted,
-    }
-    return orjson.dumps(head)[:-1] + b',"object":' + (b"null" if deleted else record.body()) + b"}"
-
-
-def _write(file: int, data: bytes) -> int:
-    """Write all data; returns its length."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]
-    return len(data)
-
-
-def _entries(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as lines:
-        for line in lines:
-            if not line.endswith(b"\n"):
-                return
-            entry: dict[str, Any] = orjson.loads(line)
-            yield entry

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from itertools import islice
 
 import orjson
@@ -17,7 +17,7 @@ import orjson
 from stackd.embedded.request import EVERYTHING, RequestInfo, Selector, parse, whole_number
 from stackd.embedded.resources import PODS, Json, Resource
 from stackd.embedded.status import StatusError, bad_request, expired
-from stackd.embedded.store import ChangeType, Collection, Key, ObjectChange, Record, watch_line
+from stackd.embedded.store import ChangeType, Collection, Key, ObjectChange, ObjectStore, Record, watch_line
 
 _TOKEN_VERSION = "meta.k8s.io/v1"
 _TOO_OLD = (
@@ -104,7 +104,7 @@ class Watch:
         self._lines.append(line)
         self._woken.set()
 
-    async def chunks(self, interval: float, timeout: float, revision: Callable[[], int]) -> AsyncIterator[bytes]:
+    async def chunks(self, interval: float, timeout: float, store: ObjectStore) -> AsyncIterator[bytes]:
         """Yields the events as they come, waiting lines together, and a bookmark every `interval` seconds."""
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
@@ -119,7 +119,7 @@ class Watch:
             if now >= end or (self.bookmarks and now >= due):
                 due = now + interval
                 if self.bookmarks and not self.frozen and not self._lines:  # a bookmark never overtakes an event
-                    yield bookmark(self.collection.resource, revision())
+                    yield bookmark(self.collection.resource, store.revision)
                 if now >= end:
                     return
             await self._wait(min(end, due) if self.bookmarks else end)

@@ -1,6 +1,6 @@
 """Node ports: the allocation of ports (and cluster IPs), and the sockets on loopback that answer on them.
 
-A service whose pod is ready answers with a short page, or an echo for UDP. If another program on this machine already
+A service whose pod is ready answers with a short page over TCP. If another program on this machine already
 uses a port, the cluster does not listen on it.
 """
 
@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import cast
 
 from stackd.embedded.nodes import is_ready
+from stackd.embedded.request import labels_of
 from stackd.embedded.resources import PODS, SERVICES, Json
 from stackd.embedded.status import StatusCause, StatusError, invalid, wrong
 from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record
@@ -145,24 +144,16 @@ _LOG = logging.getLogger(__name__)
 _BACKLOG = 64
 
 
-@dataclass(frozen=True, slots=True)
-class NodePortListener:
-    """A port that must answer, and the name of what answers."""
-
-    number: int
-    protocol: str
-    target: str
-
-
 class NodePortListeners:
     """Opens and closes sockets as services and pods change."""
 
     def __init__(self, store: ObjectStore, host: str) -> None:
         self._store = store
         self._host = host
-        self._open: dict[tuple[int, str], tuple[NodePortListener, asyncio.BaseTransport | asyncio.Server]] = {}
+        self._open: dict[int, asyncio.Server] = {}
+        self._texts: dict[int, str] = {}
         self._stale: dict[Key, None] = {}
-        self._held: dict[Key, set[tuple[int, str]]] = {}
+        self._held: dict[Key, set[int]] = {}
         self._by_selector: dict[tuple[str, str], dict[Key, None]] = {}
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -180,23 +171,20 @@ class NodePortListeners:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        for _, handle in self._open.values():
-            handle.close()
+        for server in self._open.values():
+            server.close()
         self._open.clear()
 
     def _follow(self, change: ObjectChange) -> None:
-        if change.after.resource is SERVICES:
-            self._index(None if change.type == "DELETED" else change.after, change.before)
-            self._mark(change.after.key)
-        elif change.after.resource is PODS and (
-            is_ready(change.after.obj) or (change.before and is_ready(change.before.obj))
-        ):
-            namespace = change.after.key[0]
-            pods = [change.after.obj] + ([change.before.obj] if change.before else [])
-            for label in {label for pod in pods for label in (pod["metadata"].get("labels") or {}).items()}:
-                for key in self._by_selector.get(label, ()):
-                    if key[0] == namespace:
-                        self._mark(key)
+        after, before = change.after, change.before
+        if after.resource is SERVICES:
+            self._index(None if change.type == "DELETED" else after, before)
+            self._mark(after.key)
+        elif after.resource is PODS and (is_ready(after.obj) or (before and is_ready(before.obj))):
+            labels = {label for pod in (after, before) if pod for label in labels_of(pod.obj).items()}
+            for key in [key for label in labels for key in self._by_selector.get(label, ())]:
+                if key[0] == after.key[0]:
+                    self._mark(key)
 
     def _index(self, after: Record | None, before: Record | None) -> None:
         if before is not None and (label := _anchor(before.obj)):
@@ -218,67 +206,45 @@ class NodePortListeners:
                 await self._reconcile(key)
 
     async def _reconcile(self, key: Key) -> None:
-        wanted = {(listener.number, listener.protocol): listener for listener in self._wanted(key)}
-        held = self._held.get(key, set())
-        for place in held - wanted.keys():
-            self._open.pop(place)[1].close()
-        kept = held & wanted.keys()
-        for place in kept:
-            self._open[place] = (wanted[place], self._open[place][1])
-        for place, listener in wanted.items():
-            if place not in kept and place not in self._open and await self._listen(listener):
-                kept.add(place)
-        self._held[key] = kept
-        if not kept:
-            del self._held[key]
+        wanted = self._wanted(key)
+        held = self._held.pop(key, set())
+        for port in held - wanted.keys():
+            self._open.pop(port).close()
+        self._texts |= wanted
+        kept = {port for port in wanted if port in held or (port not in self._open and await self._listen(port))}
+        if kept:
+            self._held[key] = kept
 
-    def _wanted(self, key: Key) -> list[NodePortListener]:
+    def _wanted(self, key: Key) -> dict[int, str]:
+        """The ports on which the service answers, and its text."""
         service = self._store.of(SERVICES).records.get(key)
         if service is None or not (selector := service.obj["spec"].get("selector")):
-            return []
+            return {}
         pods = self._store.of(PODS).labelled(key[0], selector.items())
         pod = next((pod for pod in pods if is_ready(pod.obj)), None)
         if pod is None:
-            return []
-        return [
-            NodePortListener(
-                port["nodePort"], port["protocol"], f"{pod.key[1]} (service {key[1]}, port {port['port']})"
-            )
-            for port in service.obj["spec"].get("ports", ())
-            if port.get("nodePort") and port["protocol"] in {"TCP", "UDP"}
-        ]
+            return {}
+        ports = [port for port in service.obj["spec"].get("ports", ()) if port["protocol"] == "TCP"]
+        texts = {port.get("nodePort"): f"{pod.key[1]} (service {key[1]}, port {port['port']})" for port in ports}
+        return {number: f"{text}, answering on node port {number}" for number, text in texts.items() if number}
 
-    async def _listen(self, listener: NodePortListener) -> bool:
+    async def _listen(self, port: int) -> bool:
         loop = asyncio.get_running_loop()
-        kind = socket.SOCK_STREAM if listener.protocol == "TCP" else socket.SOCK_DGRAM
-        sock = socket.socket(socket.AF_INET, kind)
         try:
-            sock.setblocking(False)
-            if listener.protocol == "TCP":
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((self._host, listener.number))
-        except OSError as exc:
-            sock.close()
-            _LOG.warning("node port %d/%s does not answer: %s", listener.number, listener.protocol, exc.strerror)
-            return False
-        handle: asyncio.BaseTransport | asyncio.Server
-        if listener.protocol == "TCP":
-            handle = await loop.create_server(
-                lambda: _HttpAnswer(lambda: self._open[listener.number, listener.protocol][0]),
-                sock=sock,
-                backlog=_BACKLOG,
+            self._open[port] = await loop.create_server(
+                lambda: _HttpAnswer(lambda: self._texts[port]), self._host, port, backlog=_BACKLOG
             )
-        else:
-            handle, _ = await loop.create_datagram_endpoint(_Echo, sock=sock)
-        self._open[listener.number, listener.protocol] = (listener, handle)
+        except OSError as exc:
+            _LOG.warning("node port %d/TCP does not answer: %s", port, exc.strerror)
+            return False
         return True
 
 
 class _HttpAnswer(asyncio.Protocol):
     """Answers any request with one page, and closes."""
 
-    def __init__(self, listener: Callable[[], NodePortListener]) -> None:
-        self._listener = listener
+    def __init__(self, text: Callable[[], str]) -> None:
+        self._text = text
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -287,27 +253,12 @@ class _HttpAnswer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._transport is None or b"\n" not in data:
             return
-        listener = self._listener()
-        body = f"This is {listener.target}, answering on node port {listener.number}.\n".encode()
+        body = f"This is {self._text()}.\n".encode()
         head = (
             f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
         self._transport.write(head.encode() + body)
         self._transport.close()
-
-
-class _Echo(asyncio.DatagramProtocol):
-    """Sends every datagram back."""
-
-    def __init__(self) -> None:
-        self._transport: asyncio.DatagramTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.DatagramTransport, transport)  # uvloop's class is not a subclass
-
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        if self._transport is not None:
-            self._transport.sendto(data, addr)
 
 
 def _anchor(service: Json) -> tuple[str, str] | None:

@@ -14,10 +14,7 @@ from stackd.embedded.timing import DelayingClock
 class NodeSpec:
     """A node that the cluster starts with. The quantities are what it has for pods (``allocatable``).
 
-    With a ``kubelet`` it reports amounts as a machine does: memory in ``Ki`` and disk in bytes, never round numbers,
-    and more capacity than pods may use. Without one it is like a Node that was created by hand, with exactly these
-    amounts. If ``ephemeral_storage`` is empty, the node reports no disk, like a kubelet without local storage
-    isolation.
+    If ``ephemeral_storage`` is empty, the node reports no disk, like a kubelet without local storage isolation.
     """
 
     name: str
@@ -29,7 +26,6 @@ class NodeSpec:
     external_ip: str | None = "127.0.0.1"
     internal_ip: str = "10.200.0.1"
     unschedulable: bool = False
-    kubelet: bool = True
     pod_cidr: str = ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from stackd.embedded.defaults import containers, in_order
+from stackd.embedded.defaults import containers
 from stackd.embedded.needs import Amounts, amounts, is_terminal, pod_amounts, shown
 from stackd.embedded.nodeports import node_ports
 from stackd.embedded.resources import ALL, EVENTS, PODS, RESOURCE_QUOTAS, SERVICES, Json, Resource
@@ -179,13 +179,12 @@ def apply_limit_ranges(pod: Json, limit_ranges: Iterable[Json]) -> None:
             for part, defaults in (("requests", "defaultRequest"), ("limits", "default")):
                 missing = {k: v for k, v in item.get(defaults, {}).items() if k not in resources.get(part, {})}
                 if missing:
-                    resources[part] = dict(sorted((resources.get(part, {}) | missing).items()))
+                    resources[part] = resources.get(part, {}) | missing
                     notes.append(f"{', '.join(missing)} {part[:-1]} for {kind} {container.get('name', '')}")
-            container["resources"] = in_order("ResourceRequirements", resources)
     if notes:
         metadata = pod["metadata"]
         annotations = metadata.get("annotations", {}) | {_ANNOTATION: f"LimitRanger plugin set: {'; '.join(notes)}"}
-        pod["metadata"] = in_order("ObjectMeta", metadata | {"annotations": dict(sorted(annotations.items()))})
+        pod["metadata"] = metadata | {"annotations": annotations}
 
 
 def limit_violations(pod: Json, limit_ranges: Iterable[Json]) -> list[str]:

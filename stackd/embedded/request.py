@@ -141,7 +141,8 @@ def selected_name(verb: str, query: Mapping[str, str]) -> str:
     return ""
 
 
-def _labels(obj: Json) -> Json:
+def labels_of(obj: Json) -> Json:
+    """The object's labels."""
     labels: Json = obj["metadata"].get("labels") or {}
     return labels
 
@@ -152,7 +153,7 @@ def _label_test(part: str, equalities: list[tuple[str, str]]) -> Test:
         raise bad_request(f"unable to parse requirement: found '{part.strip()}', expected: a label requirement")
     key, value = match.groups()
     equalities.append((key, value))
-    return lambda obj: _labels(obj).get(key) == value
+    return lambda obj: labels_of(obj).get(key) == value
 
 
 def _field(resource: Resource, part: str, label_text: str, field_text: str) -> tuple[str, bool, str]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
-from stackd.embedded.defaults import with_conditions
 from stackd.embedded.events import EventRecorder
 from stackd.embedded.needs import Amounts, is_terminal, pod_amounts
 from stackd.embedded.resources import NODES, PODS, Json
@@ -126,7 +124,7 @@ class Scheduler:
         now = timestamp(self._store.clock.now())
         condition = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": now}
         status = with_condition(pod.obj["status"], condition)
-        bound = self._store.update(pod, spec=_with_node(pod.obj["spec"], node.name), status=status)
+        bound = self._store.update(pod, spec=pod.obj["spec"] | {"nodeName": node.name}, status=status)
         message = f"Successfully assigned {pod.key[0]}/{pod.key[1]} to {node.name}"
         self._events.scheduling(bound, "Normal", "Scheduled", message, "Binding")
 
@@ -150,18 +148,6 @@ class Scheduler:
 
 def _needs(pod: Json) -> Amounts:
     return pod_amounts(pod["spec"], "requests")
-
-
-def _with_node(spec: Json, node: str) -> Json:
-    return dict(_insert(spec, "nodeName", node, behind="automountServiceAccountToken"))
-
-
-def _insert(spec: Json, key: str, value: str, *, behind: str) -> Iterator[tuple[str, object]]:
-    anchor = behind if behind in spec else "serviceAccount"
-    for name, part in spec.items():
-        yield name, part
-        if name == anchor:
-            yield key, value
 
 
 def _explain(nodes: int, refusals: Counter[str], not_helpful: int) -> str:
@@ -250,7 +236,7 @@ def beyond_preemption(node: NodeInfo, reasons: list[str], needs: Amounts) -> boo
 def with_condition(status: Json, condition: Json) -> Json:
     """The status with this condition, which replaces an older one of its type."""
     others = [one for one in status.get("conditions", ()) if one["type"] != condition["type"]]
-    return with_conditions(status, [*others, condition])
+    return status | {"conditions": [*others, condition]}
 
 
 def _tolerated(taint: Json, tolerations: list[Json] | tuple[()]) -> bool:

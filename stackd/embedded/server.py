@@ -1,4 +1,7 @@
-"""The HTTP server: receives requests, sends JSON or watch streams, and applies the faults. Does not know kinds."""
+"""The HTTP server: receives requests, sends JSON or watch streams, and applies the faults. Does not know kinds.
+
+The cluster identifies users, and answers; its functions raise StatusError.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,22 @@ import asyncio
 import contextlib
 import random
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from aiohttp import web
 
 from stackd.embedded.auth import User
-from stackd.embedded.faults import Answer, Counts, Fault, FaultRules, admitted, instead, spoiled, spoils
+from stackd.embedded.faults import Answer, Counts, Fault, admitted, instead, spoiled, spoils
 from stackd.embedded.listwatch import Watch
 from stackd.embedded.request import RequestInfo
 from stackd.embedded.resources import JSON
 from stackd.embedded.status import StatusError, injected
 from stackd.embedded.timing import http_date
+
+if TYPE_CHECKING:
+    from stackd.embedded.cluster import EmbeddedCluster
 
 _MAX_BODY = 3 * 1024 * 1024
 _JSON = {"Content-Type": JSON}
@@ -51,27 +56,12 @@ class Exchange:
         return self.target.verb, self.target.full_resource, self.target.name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backend:
-    """The functions that the server calls; they raise StatusError."""
-
-    identify: Callable[[str | None], User | None]
-    route: Callable[[Exchange], None]
-    answer: Callable[[Exchange], Answer]
-    answer_as_of_old: Callable[[Exchange], Answer]
-    watch: Callable[[Exchange], Watch]
-    control: Callable[[Exchange], Awaitable[Answer]]
-    revision: Callable[[], int]
-    now: Callable[[], float]
-
-
 class ApiServer:
     """Listens on one port; can stop listening, and start again on the same port."""
 
-    def __init__(self, backend: Backend, faults: FaultRules, *, bookmark_interval: float) -> None:
-        self._backend = backend
-        self._faults = faults
-        self._bookmark_interval = bookmark_interval
+    def __init__(self, cluster: EmbeddedCluster) -> None:
+        self._cluster = cluster
+        self._faults = cluster.faults
         self.counts = Counts()
         self.audit: Callable[[Exchange], None] = lambda call: None
         """Called with each complete request and its user, before any fault is applied."""
@@ -147,11 +137,11 @@ class ApiServer:
         call = Exchange(request)
         if call.path.startswith("/__"):
             try:
-                self._backend.identify(_token(request))
+                self._cluster.identify(_token(request))
             except StatusError as exc:
                 return _response(exc.code, exc.body(), JSON, exc.headers)
             call.body = await request.read()
-            return _response(*await self._backend.control(call))
+            return _response(*await self._cluster.control(call))
         counts = self.counts
         counts.in_flight += 1
         counts.peak_in_flight = max(counts.peak_in_flight, counts.in_flight)
@@ -171,8 +161,8 @@ class ApiServer:
         token = _token(request)
         if self._faults.unauthorized_tokens and token in self._faults.unauthorized_tokens:
             raise StatusError(401, "Unauthorized", "Unauthorized")
-        call.user = self._backend.identify(token)
-        self._backend.route(call)
+        call.user = self._cluster.identify(token)
+        self._cluster.route(call)
         if request.can_read_body:
             call.body = await request.read()
         self.audit(call)
@@ -184,7 +174,7 @@ class ApiServer:
             return self._cut(request, call)
         if any(fault.action == "no_query" for fault in faults):
             call.query = {}
-            self._backend.route(call)
+            self._cluster.route(call)
         if faults:
             call.body = admitted(call.body, faults, patch=call.method == "PATCH")
         if (other := instead(faults, done=False)) is not None:
@@ -204,9 +194,7 @@ class ApiServer:
         return self._counted(call, _response(*answer))
 
     def _answer(self, call: Exchange, faults: list[Fault]) -> Answer:
-        if any(fault.action == "stale" for fault in faults) and call.target is not None and call.target.verb == "list":
-            return self._backend.answer_as_of_old(call)
-        return self._backend.answer(call)
+        return self._cluster.answer(call, stale=any(fault.action == "stale" for fault in faults))
 
     async def _trickled(
         self, request: web.BaseRequest, call: Exchange, answer: Answer, seconds: float
@@ -231,7 +219,7 @@ class ApiServer:
     def _do_late(self, call: Exchange) -> None:
         if not self._stopping.is_set() and call.target is not None and call.target.verb != "watch":
             with contextlib.suppress(StatusError):  # the client is gone
-                self._backend.answer(call)
+                self._cluster.answer(call)
 
     def _subject(self, call: Exchange) -> tuple[str, str, str]:
         verb, resource, name = call.subject
@@ -257,7 +245,8 @@ class ApiServer:
         return False
 
     async def _stream(self, request: web.BaseRequest, call: Exchange, faults: list[Fault]) -> web.StreamResponse:
-        watch = self._backend.watch(call)
+        cluster = self._cluster
+        watch = cluster.watch(call)
         watch.frozen = any(fault.action == "mute" for fault in faults)
         watch.slowness = _slowness(faults) or 0.0
         timeout = float(call.query.get("timeoutSeconds") or random.randint(_SHORTEST_WATCH, _LONGEST_WATCH))
@@ -268,7 +257,7 @@ class ApiServer:
         self._counted(call, response)
         try:
             await response.prepare(request)
-            async for chunk in watch.chunks(self._bookmark_interval, timeout, self._backend.revision):
+            async for chunk in watch.chunks(cluster.options.bookmark_interval, timeout, cluster.store):
                 if self._faults.paused:
                     await self._faults.running()
                 await _write_slowly(response, chunk, lambda: watch.slowness)
@@ -283,7 +272,7 @@ class ApiServer:
     def _counted(self, call: Exchange, response: web.StreamResponse) -> web.StreamResponse:
         verb, resource, _ = call.subject
         self.counts.requests[verb, resource, response.status] += 1
-        response.headers["Date"] = http_date(self._backend.now())
+        response.headers["Date"] = http_date(self._cluster.store.clock.now())
         return response
 
     def _cut(self, request: web.BaseRequest, call: Exchange) -> web.StreamResponse:

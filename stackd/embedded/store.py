@@ -14,7 +14,6 @@ from typing import Any, Literal, Protocol
 
 import orjson
 
-from stackd.embedded.defaults import in_order
 from stackd.embedded.request import Selector
 from stackd.embedded.resources import ALL, Json, Resource
 from stackd.embedded.status import already_exists, not_found
@@ -241,7 +240,7 @@ class ObjectStore:
         metadata["creationTimestamp"] = timestamp(self.clock.now())
         if resource.generation:
             metadata["generation"] = 1
-        return obj | {"metadata": in_order("ObjectMeta", metadata)}
+        return obj | {"metadata": metadata}
 
     def create(self, resource: Resource, obj: Json) -> Record:
         """Add a prepared object. Raises StatusError 409."""
@@ -250,7 +249,7 @@ class ObjectStore:
         if key in self.of(resource).records:
             raise already_exists(resource, metadata["name"])
         self.revision += 1
-        stored = obj | {"metadata": in_order("ObjectMeta", metadata | {"resourceVersion": str(self.revision)})}
+        stored = stamped(obj, self.revision)
         record = Record(resource, key, stored, self.revision)
         self.of(resource).put(record)
         self._announce(ObjectChange("ADDED", record, None))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -36,34 +34,6 @@ class LoopClock:
             loop.call_later(seconds, action)
         else:
             loop.call_soon(action)
-
-
-class ManualClock:
-    """A clock that moves only by `advance`. Zero delays still go to the event loop, so that responses come first."""
-
-    def __init__(self, start: float = 1_800_000_000.0) -> None:
-        self._now = start
-        self._order = itertools.count()
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
-
-    def now(self) -> float:
-        """The clock's current time."""
-        return self._now
-
-    def later(self, seconds: float, action: Callable[[], None]) -> None:
-        """Keep the call until `advance` reaches its time; schedule a zero delay on the running loop."""
-        if seconds > 0:
-            heapq.heappush(self._due, (self._now + seconds, next(self._order), action))
-        else:
-            asyncio.get_running_loop().call_soon(action)
-
-    def advance(self, seconds: float) -> None:
-        """Move the clock, and make every call that becomes due, each at its own time."""
-        end = self._now + seconds
-        while self._due and self._due[0][0] <= end:
-            self._now, _, action = heapq.heappop(self._due)
-            action()
-        self._now = end
 
 
 def timestamp(seconds: float) -> str:

@@ -52,7 +52,7 @@ async def test_a_replayed_older_list_ends_no_stack(at: Harness) -> None:
     at.cluster.faults.add_fault(action="status", verb="watch", resource="pods", code=410, count=1)
     at.cluster.faults.drop_watches()
 
-    await until(lambda: at.call("GET", "/readyz"), lambda seen: not at.cluster.rules.any and seen.status == 200)
+    await until(lambda: at.call("GET", "/readyz"), lambda seen: not at.cluster.faults.any and seen.status == 200)
     last = await at.running()
     for stack_id in (*stacks, last):
         assert (await at.stack(stack_id))["status"] == "running"

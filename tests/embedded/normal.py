@@ -47,15 +47,6 @@ def _text(value: str) -> str:
     )
 
 
-def ordered(value: Any) -> Any:
-    """The value with every dict as a list of pairs, so that a comparison also covers the order of keys."""
-    if isinstance(value, dict):
-        return [(key, ordered(part)) for key, part in value.items()]
-    if isinstance(value, list):
-        return [ordered(part) for part in value]
-    return value
-
-
 def shape(value: Any) -> Any:
     """The value with only its keys and types."""
     if isinstance(value, dict):

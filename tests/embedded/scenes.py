@@ -17,8 +17,8 @@ READY = {"status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z", "lastTra
 _FAKE = {"fake": "true", "role": "stack"}
 _BIG = {"cpu": "1000", "memory": "1000Gi", "pods": "5000", "ephemeral_storage": ""}
 _NODES = (
-    NodeSpec(name="dev-worker", labels=_FAKE, external_ip="203.0.113.1", unschedulable=True, kubelet=False, **_BIG),
-    NodeSpec(name="dev-worker2", labels=_FAKE, external_ip="203.0.113.2", unschedulable=True, kubelet=False, **_BIG),
+    NodeSpec(name="dev-worker", labels=_FAKE, external_ip="203.0.113.1", unschedulable=True, **_BIG),
+    NodeSpec(name="dev-worker2", labels=_FAKE, external_ip="203.0.113.2", unschedulable=True, **_BIG),
     NodeSpec(name="real-worker", cpu="2", memory="24581684Ki", ephemeral_storage="", pods="110", external_ip=None),
 )
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
-from stackd.embedded import ManualClock, NodeSpec, Rule, User, everything
-from stackd.embedded.nodes import new_node
-from stackd.quantity import parse
-from tests.embedded.wire import Json, Wire, fast, pod, running, service
+from stackd.embedded import Rule, User, everything
+from tests.embedded.wire import Json, ManualClock, Wire, fast, pod, running, service
 
 MAPS, PODS, SERVICES, QUOTAS = (
     f"/api/v1/namespaces/rec/{kind}" for kind in ("configmaps", "pods", "services", "resourcequotas")
@@ -79,15 +75,6 @@ async def test_quantities_are_canonical_and_no_finer_than_a_thousandth(wire: Wir
     body = await wire.make_pod(resources={"limits": limits})
     canonical = {"cpu": "1m", "memory": "1Gi", "ephemeral-storage": "1M"}
     assert body["spec"]["containers"][0]["resources"] == {"limits": canonical, "requests": canonical}
-
-
-@pytest.mark.parametrize("memory", ["1Gi", "1000000", "24581684Ki"])
-def test_no_node_reports_round_amounts(memory: str) -> None:
-    status = new_node(NodeSpec(name="n", memory=memory, cpu="1930m"), 0)["status"]
-    reported = status["allocatable"]["memory"]
-    assert reported.endswith("Ki") or not reported.endswith("i")
-    assert 0 <= parse(reported).whole - parse(memory).whole <= 4096
-    assert (status["capacity"]["cpu"], status["allocatable"]["cpu"]) == ("2", "1930m")
 
 
 async def test_a_dry_run_keeps_nothing_and_as_in_kubernetes_1_36_does_not_check_the_port_range(wire: Wire) -> None:

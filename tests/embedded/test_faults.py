@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from stackd.embedded.control import Faults
+from stackd.embedded.faults import Faults
 from tests.embedded.wire import Json, Wire, fast, pod, running
 
 PODS = "/api/v1/namespaces/rec/pods"

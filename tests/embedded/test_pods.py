@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 
 import aiohttp
 import pytest
 
-from stackd.embedded import EmbeddedOptions, ManualClock, NodeSpec, node_specs
-from tests.embedded.wire import Json, Wire, condition, fast, pod, running, until, waiting
+from stackd.embedded import EmbeddedOptions, NodeSpec, node_specs
+from tests.embedded.wire import Json, ManualClock, Wire, condition, fast, pod, running, until, waiting
 from tests.ports import free_port
 
 PODS = "/api/v1/namespaces/rec/pods"
@@ -132,25 +131,6 @@ async def test_a_node_port_answers_only_while_its_service_selects_a_ready_pod() 
             await until(check)
         await wire.delete(f"{PODS}/one?gracePeriodSeconds=0")
         await until(silent)
-
-
-async def test_a_udp_node_port_sends_back_what_it_gets() -> None:
-    port, loop = free_port(socket.SOCK_DGRAM), asyncio.get_running_loop()
-
-    async def echoes() -> bool:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.setblocking(False)
-            await loop.sock_connect(sock, ("127.0.0.1", port))
-            try:
-                await loop.sock_sendall(sock, b"ping")
-                return await asyncio.wait_for(loop.sock_recv(sock, 100), 1) == b"ping"
-            except (ConnectionRefusedError, TimeoutError):
-                return False
-
-    async with running(around(port)) as wire:
-        await wire.post(PODS, pod("one", labels={"stack": "svc-one"}))
-        await wire.make_service("svc-one", node_port=port, protocol="UDP")
-        await until(echoes)
 
 
 async def test_a_port_of_another_program_leaves_the_cluster_running(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from stackd.embedded import EmbeddedOptions, ManualClock
+from stackd.embedded import EmbeddedOptions
 from tests.embedded import test_conversations as conversations
-from tests.embedded.normal import normal, ordered, shape
+from tests.embedded.normal import normal, shape
 from tests.embedded.scenes import (
     FOLDER,
     SCENES,
@@ -21,7 +21,7 @@ from tests.embedded.scenes import (
     replay,
     settled,
 )
-from tests.embedded.wire import Json, Wire, fast, running
+from tests.embedded.wire import Json, ManualClock, Wire, fast, running
 
 COMPARED_BELOW = {
     "events-list-badimage",
@@ -61,9 +61,8 @@ async def test_the_embedded_cluster_answers_as_recorded(name: str) -> None:
     expected = recorded["response"]
     assert answer.status == expected["status"]
     keep = name in GIVEN_PORT
-    assert ordered(_sorted_lists(normal(answer.body, keep_ports=keep))) == ordered(
-        _sorted_lists(normal(expected["body"], keep_ports=keep))
-    )
+    found, wanted = (_sorted_lists(normal(body, keep_ports=keep)) for body in (answer.body, expected["body"]))
+    assert found == wanted
 
 
 async def _with_real_owner(wire: Wire, body: Any) -> Any:
@@ -80,32 +79,25 @@ def _sorted_lists(body: Any) -> Any:
     return body
 
 
-async def test_nodes_look_as_recorded() -> None:
+async def test_nodes_look_as_recorded_where_stackd_looks() -> None:
     recorded = recording("nodes-list")["response"]["body"]
     async with running(options()) as wire:
-        answer = await wire.get("/api/v1/nodes")
-    body = answer.body
-    assert (body["kind"], [node["metadata"]["name"] for node in body["items"]]) == (
-        recorded["kind"],
-        [node["metadata"]["name"] for node in recorded["items"]],
-    )
+        body = (await wire.get("/api/v1/nodes")).body
+    assert body["kind"] == recorded["kind"]
     for node, other in zip(body["items"], recorded["items"], strict=True):
-        for unknown in ("images", "declaredFeatures"):
-            other["status"].pop(unknown, None)
-        for same in ("capacity", "allocatable"):
-            assert node["status"][same] == other["status"][same]
-        assert ordered(shape(node)) == ordered(shape(other))
-        said = [[one[key] for key in ("type", "status", "reason")] for one in node["status"]["conditions"]]
-        assert said == [[one[key] for key in ("type", "status", "reason")] for one in other["status"]["conditions"]]
-        assert node["metadata"]["labels"] == other["metadata"]["labels"]
-        assert node["spec"].keys() == other["spec"].keys()
+        assert node["metadata"]["name"] == other["metadata"]["name"]
+        for name in ("cpu", "memory", "pods", "ephemeral-storage"):
+            assert node["status"]["allocatable"].get(name) == other["status"]["allocatable"].get(name)
+        assert node["metadata"]["labels"].items() <= other["metadata"]["labels"].items()
+        for key in ("unschedulable", "taints"):
+            assert shape(node["spec"].get(key)) == shape(other["spec"].get(key))
 
 
 async def test_the_version_has_the_recorded_fields() -> None:
     async with running(options()) as wire:
         answer = await wire.get("/version")
     recorded = recording("version")["response"]["body"]
-    assert ordered(shape(answer.body)) == ordered(shape(recorded))
+    assert (shape(answer.body)) == (shape(recorded))
     assert (answer.body["major"], answer.body["minor"]) == (recorded["major"], recorded["minor"])
 
 
@@ -118,7 +110,7 @@ async def test_events_tell_what_was_recorded(name: str) -> None:
     expected = [event for event in recorded["response"]["body"]["items"] if event["reason"] != "MissingClusterDNS"]
     if name == "toobig":  # the recording has a second event, of the scheduler's next attempt seconds later
         del expected[1:]
-    assert ordered(normal(answer.body["items"])) == ordered(normal(expected))
+    assert normal(answer.body["items"]) == normal(expected)
 
 
 async def test_a_watch_from_a_forgotten_version_ends_as_recorded() -> None:
@@ -126,7 +118,7 @@ async def test_a_watch_from_a_forgotten_version_ends_as_recorded() -> None:
     async with running(options()) as wire:
         wire.cluster.faults.compact()
         events = await wire.watch_all(recorded["request"]["path"])
-    assert ordered(normal(events)) == ordered(normal(recorded["events"]))
+    assert normal(events) == normal(recorded["events"])
 
 
 async def test_a_service_is_collected_as_long_after_its_pod_as_recorded() -> None:
@@ -170,10 +162,10 @@ async def test_pods_go_through_the_recorded_steps() -> None:
         )
         events = await wire.watch_all(path)
     assert _steps(events, *SETTLED) == _steps(recorded["events"], *SETTLED)
-    assert ordered(normal(events[-1])) == ordered(normal(recorded["events"][-1]))
+    assert normal(events[-1]) == normal(recorded["events"][-1])
     whole = [event for event in events if event["object"]["metadata"].get("name") == "ok"]
     expected = [event for event in recorded["events"] if event["object"]["metadata"].get("name") == "ok"]
-    assert ordered(normal(whole)) == ordered(normal(expected))
+    assert normal(whole) == normal(expected)
 
 
 async def test_pods_are_deleted_in_the_recorded_steps() -> None:
@@ -186,7 +178,7 @@ async def test_pods_are_deleted_in_the_recorded_steps() -> None:
         await wire.until_gone("/api/v1/namespaces/rec/pods/badimage")
         events = await wire.watch_all(f"/api/v1/namespaces/rec/pods?watch=1&resourceVersion={version}&timeoutSeconds=1")
     assert _steps(events, "ok", "badimage") == _steps(recorded["events"], "ok", "badimage")
-    assert ordered(normal(events)) == ordered(normal(recorded["events"]))
+    assert normal(events) == normal(recorded["events"])
 
 
 async def test_a_node_that_is_deleted_is_seen_to_go_as_recorded() -> None:
@@ -198,7 +190,7 @@ async def test_a_node_that_is_deleted_is_seen_to_go_as_recorded() -> None:
             events = [await watched.next()]
             await replay(wire, "node-delete-200")
             events.append(await watched.next())
-    assert ordered(normal(events)) == ordered(normal(recorded["events"]))
+    assert normal(events) == normal(recorded["events"])
 
 
 async def test_a_pod_on_a_node_that_is_gone_ends_as_recorded() -> None:
@@ -215,4 +207,4 @@ async def test_a_pod_on_a_node_that_is_gone_ends_as_recorded() -> None:
             await wire.patch("/api/v1/namespaces/rec/pods/lost/status", {"status": status})
             await replay(wire, "node-delete-200")
             events = [await watched.next() for _ in recorded["events"]]
-    assert ordered(normal(events)) == ordered(normal(recorded["events"]))
+    assert normal(events) == normal(recorded["events"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import io
+import itertools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +18,31 @@ from stackd.embedded import EmbeddedCluster, EmbeddedOptions
 
 DEADLINE = 30.0
 Json = dict[str, Any]
+
+
+class ManualClock:
+    """A clock that moves only by `advance`. Zero delays still go to the event loop, so that responses come first."""
+
+    def __init__(self, start: float = 1_800_000_000.0) -> None:
+        self._now = start
+        self._order = itertools.count()
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+
+    def now(self) -> float:
+        return self._now
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        if seconds > 0:
+            heapq.heappush(self._due, (self._now + seconds, next(self._order), action))
+        else:
+            asyncio.get_running_loop().call_soon(action)
+
+    def advance(self, seconds: float) -> None:
+        end = self._now + seconds
+        while self._due and self._due[0][0] <= end:
+            self._now, _, action = heapq.heappop(self._due)
+            action()
+        self._now = end
 
 
 @dataclass(frozen=True, slots=True)

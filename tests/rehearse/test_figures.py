@@ -49,7 +49,7 @@ async def test_each_stacks_times_are_those_of_its_timeline(at: Harness) -> None:
 
 
 async def test_where_a_creates_time_goes_is_the_daemons_own_count(at: Harness) -> None:
-    at.cluster.rules.add(Fault(verb="create", resource="pods", action="latency", seconds=1.0))
+    at.cluster.faults.add(Fault(verb="create", resource="pods", action="latency", seconds=1.0))
     found = (await rehearsed(at, plan(3))).results
     assert found.side.create_time is not None
     assert found.side.create_time.creates == 3

@@ -48,7 +48,7 @@ async def test_ctrl_c_removes_everything_and_tells_what_was_measured(at: Harness
 
 
 async def test_ctrl_c_while_creates_are_under_way_removes_what_comes_of_them(at: Harness, terminal: Terminal) -> None:
-    at.cluster.rules.add(Fault(verb="create", resource="services", action="latency", seconds=1.0))
+    at.cluster.faults.add(Fault(verb="create", resource="services", action="latency", seconds=1.0))
     command = terminal.rehearse(at, "--stacks", "6", *HOLD)
     await eventually(lambda: at.rows("SELECT COUNT(*) FROM stacks WHERE accepted = 0") == [(6,)], deadline=30)
     command.interrupt(signal.SIGINT)
@@ -84,7 +84,7 @@ async def test_a_terminal_that_is_closed_ends_it_as_well(at: Harness, terminal: 
 async def test_a_second_ctrl_c_ends_it_at_once_and_says_what_is_left(at: Harness, terminal: Terminal) -> None:
     command = terminal.rehearse(at, "--stacks", "4", *HOLD, "--ttl", "6s")
     await until_running(at, 4)
-    at.cluster.rules.add(Fault(verb="delete", action="latency", seconds=2.0))
+    at.cluster.faults.add(Fault(verb="delete", action="latency", seconds=2.0))
     command.interrupt(signal.SIGINT)
     await eventually(lambda: at.rows("SELECT 1 FROM stacks WHERE deleting_since IS NOT NULL"))
     command.interrupt(signal.SIGINT)
