@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from stackd.rehearse import charts, report
+from stackd.rehearse import report
 from stackd.rehearse.measure import percentile, summary
 from stackd.rehearse.outcome import Titled
 
@@ -109,11 +109,11 @@ class Results:
         yield "cost against the number of stacks", ("", *map(str, counts)), rows
 
     def page(self) -> str:
-        """A page with the tables, and the latencies as charts."""
+        """A page with the tables, and the latencies as report."""
         drawn = [
             report.section(
                 title,
-                charts.rises(
+                report.rises(
                     lines, title, "latency", "share of requests", {name: len(one) for name, one in lines.items()}
                 ),
             )

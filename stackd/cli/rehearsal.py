@@ -28,13 +28,21 @@ from stackd.cli.output import print_json
 from stackd.cli.stacks.create import request_body
 from stackd.cli.target import Target, no_key
 from stackd.printable import printable
-from stackd.rehearse import goals, preflight, run
-from stackd.rehearse.attempts import Stage, reasons
+from stackd.rehearse import run
 from stackd.rehearse.connection import NoAnswer, connected
-from stackd.rehearse.measure import Times, summary
-from stackd.rehearse.outcome import TIMES, Outcome, Titled, are_numbers, outcome_of
-from stackd.rehearse.plan import LABEL, Plan, StackKind, parse_rate, parse_share, parse_weighted
-from stackd.rehearse.rehearsal import Rehearsal
+from stackd.rehearse.measure import Stage, Times, reasons, summary
+from stackd.rehearse.outcome import TIMES, Goal, Outcome, Titled, are_numbers, outcome_of, parse_goal
+from stackd.rehearse.plan import (
+    LABEL,
+    Plan,
+    StackKind,
+    delete_command,
+    inspect,
+    parse_rate,
+    parse_share,
+    parse_weighted,
+)
+from stackd.rehearse.player import Rehearsal
 from stackd.rehearse.report import page
 from stackd.units import format_duration, parse_duration
 
@@ -52,7 +60,7 @@ T = TypeVar("T")
 
 def rehearse(target: Target, options: dict[str, Any]) -> None:
     """Rehearse as the options say, and exit with the code for the result."""
-    plan, expected = _plan(options), [_parsed("--expect", goals.parse, text) for text in options["expect"]]
+    plan, expected = _plan(options), [_parsed("--expect", parse_goal, text) for text in options["expect"]]
     _check_goals(plan, expected)
     if (report := options["report"]) is not None and not report.parent.is_dir():
         raise click.UsageError(f"{report.parent} is not a folder, so no report can be written there")
@@ -117,7 +125,7 @@ def _request(name: str) -> dict[str, Any]:
         raise click.UsageError(f"{name} cannot be read: {error}") from error
 
 
-def _check_goals(plan: Plan, expected: Iterable[goals.Goal]) -> None:
+def _check_goals(plan: Plan, expected: Iterable[Goal]) -> None:
     for goal in expected:
         if goal.what == "reachable" and plan.probe == "none":
             raise click.UsageError(
@@ -138,12 +146,12 @@ def _allow_connections(connections: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (best, hard))
 
 
-async def _rehearse(target: Target, plan: Plan, expected: list[goals.Goal], options: dict[str, Any]) -> Outcome:
+async def _rehearse(target: Target, plan: Plan, expected: list[Goal], options: dict[str, Any]) -> Outcome:
     ident = secrets.token_hex(4)
     async with connected(
         target.url, target.key, plan.connections, ssl_context=target.ssl_context, check_peer=target.check_peer
     ) as connection:
-        found = await preflight.inspect(connection, plan, ident)
+        found = await inspect(connection, plan, ident)
         if found.key_refused and not target.key:
             raise click.ClickException(no_key(target.url))
         lines = [*found.wrong]
@@ -189,7 +197,7 @@ def _signals(rehearsal: Rehearsal, work: asyncio.Task[Any]) -> Iterator[None]:
 def _end(found: Outcome) -> None:
     if found.left:
         until = format_duration(max(1.0, round(found.left_seconds)))
-        command = preflight.delete_command(found.ident)
+        command = delete_command(found.ident)
         click.echo(f"{found.left_sentence}; they expire within {until}; delete them now with: {command}", err=True)
     elif found.interrupted:
         click.echo("none of its stacks is left", err=True)

@@ -22,12 +22,8 @@ from pydantic.fields import FieldInfo
 from stackd.clock import BOOT_VARIABLE
 from stackd.errors import ConfigError
 
-_TOKEN: Final = re.compile(
-    r'"""(?:\\.|[^\\])*?"{3,5}|'
-    r"'''.*?'{3,5}|"
-    r'"(?:\\.|[^"\\\n])*"|'
-    r"'[^'\n]*'|#[^\n]*|[\[\]{}=\n]|[^\s\"'#\[\]{}=]+|[^\S\n]+",
-    re.DOTALL,
+_STATEMENT: Final = re.compile(
+    r"""\s*(?P<brackets>\[\[?)?(?P<key>(?:"[^"]*"|'[^']*'|[^\s\[\]"'#=]|[ \t])+)(?(brackets)\]|=)"""
 )
 _POSITION: Final = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$")
 
@@ -92,17 +88,19 @@ def _syntax_mistake(name: str, text: str, message: str) -> str:
 
 
 def _positions(text: str) -> Iterator[tuple[KeyPath, int]]:
-    """Each header and key of a valid TOML text, with its line."""
+    """Each header and key of a valid TOML text, with its line; of keys, those that begin a line."""
     table: KeyPath = ()
     counts: dict[KeyPath, int] = {}
-    for line, key, is_header in _statements(text):
-        if not is_header:
-            yield table + _split(key), line
+    for line, content in enumerate(text.split("\n"), 1):
+        match = _STATEMENT.match(content)
+        path = _split(match["key"]) if match is not None else ()
+        if match is None or not path:
             continue
-        inner = key.strip()[1:-1].strip()
-        repeated = inner.startswith("[")
-        table = _within(_split(inner[1:-1] if repeated else inner), counts)
-        if repeated:
+        if not match["brackets"]:
+            yield table + path, line
+            continue
+        table = _within(path, counts)
+        if match["brackets"] == "[[":
             counts[table] = counts.get(table, -1) + 1
             if counts[table] == 0:
                 yield table, line
@@ -121,34 +119,16 @@ def _within(path: KeyPath, counts: Mapping[KeyPath, int]) -> KeyPath:
 
 
 def _split(key: str) -> KeyPath:
-    """The parts of a dotted, perhaps quoted key."""
+    """The parts of a dotted, perhaps quoted key; empty if it is none, as in the middle of a text of several lines."""
     parts: list[str | int] = []
-    value: object = tomllib.loads(f"{key.strip()} = 0")
+    try:
+        value: object = tomllib.loads(f"{key} = 0")
+    except tomllib.TOMLDecodeError:
+        return ()
     while isinstance(value, dict):
         part, value = next(iter(value.items()))
         parts.append(part)
     return tuple(parts)
-
-
-def _statements(text: str) -> Iterator[tuple[int, str, bool]]:
-    """(line, key text, whether it is a header) of each statement."""
-    line, start, depth = 1, 1, 0
-    key, in_value = "", False
-    for match in _TOKEN.finditer(text + "\n"):
-        token = match[0]
-        if token == "\n" and depth == 0:
-            if key.strip() and not in_value:
-                yield start, key, True
-            key, in_value = "", False
-        elif token == "=" and depth == 0 and not in_value:
-            yield start, key, False
-            in_value = True
-        elif not token.startswith("#"):
-            depth += (token in ("[", "{")) - (token in ("]", "}"))
-            if not in_value:
-                start = start if key.strip() else line
-                key += token
-        line += token.count("\n")
 
 
 PREFIX: Final = "STACKD_"

@@ -17,12 +17,10 @@ from typing import Any
 
 from stackd.client.records import Event
 from stackd.clock import to_nanoseconds
-from stackd.rehearse.attempts import Attempt, Stage, ended, seen, without_ids
 from stackd.rehearse.connection import NoAnswer
-from stackd.rehearse.measure import DaemonMetrics, read_metrics
+from stackd.rehearse.measure import Attempt, DaemonMetrics, Stage, ended, read_metrics, seen, without_ids
 from stackd.rehearse.plan import LABEL, Arrival
-from stackd.rehearse.player import arrive, stay
-from stackd.rehearse.rehearsal import Phase, Rehearsal, StatusSeen
+from stackd.rehearse.player import Phase, Rehearsal, StatusSeen, arrive, stay
 from stackd.waiters import set_within
 
 FOLLOW_SECONDS = 5.0

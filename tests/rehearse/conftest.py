@@ -15,10 +15,9 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster
 from stackd.rehearse.connection import Connection, connected
-from stackd.rehearse.goals import Goal
-from stackd.rehearse.outcome import Outcome, outcome_of
+from stackd.rehearse.outcome import Goal, Outcome, outcome_of
 from stackd.rehearse.plan import Plan, StackKind
-from stackd.rehearse.rehearsal import Rehearsal
+from stackd.rehearse.player import Rehearsal
 from stackd.rehearse.run import run
 from tests.harness import KEY, Harness, fast_cluster, harness, request_for
 

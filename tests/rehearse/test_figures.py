@@ -10,8 +10,8 @@ import pytest
 
 from stackd.clock import to_nanoseconds
 from stackd.embedded import EmbeddedCluster, Fault
-from stackd.rehearse import goals
 from stackd.rehearse.connection import Answer, Connection, NoAnswer
+from stackd.rehearse.outcome import parse_goal
 from stackd.rehearse.plan import LABEL
 from tests.harness import Harness, fast_cluster, harness, seed
 from tests.rehearse.conftest import START_DELAY, kind, plan, rehearsed
@@ -163,7 +163,7 @@ async def test_an_address_answers_or_the_stack_does_not_count_as_reached(tmp_pat
         EmbeddedCluster(fast_cluster(serve_node_ports=True, node_port_range=(30000, 32767))) as cluster,
         harness(tmp_path, cluster=cluster) as at,
     ):
-        found = await rehearsed(at, plan(4, probe="http"), goals.parse("reachable-max=10s"))
+        found = await rehearsed(at, plan(4, probe="http"), parse_goal("reachable-max=10s"))
         assert found.results.stages["reachable"].count == 4
         assert found.verdict.holds
         assert found.results.stages["reachable"].p50 >= found.results.stages["running"].p50

@@ -8,9 +8,18 @@ from collections.abc import Callable
 
 import pytest
 
-from stackd.rehearse import goals
-from stackd.rehearse.attempts import Attempt, Stage
-from stackd.rehearse.measure import DaemonMetrics, OwnLoad, Results, Side, create_time, measure, read_metrics
+from stackd.rehearse.measure import (
+    Attempt,
+    DaemonMetrics,
+    OwnLoad,
+    Results,
+    Side,
+    Stage,
+    create_time,
+    measure,
+    read_metrics,
+)
+from stackd.rehearse.outcome import Verdict, judge, parse_goal
 from stackd.rehearse.plan import Plan, parse_rate, parse_share, parse_weighted
 from tests.rehearse.conftest import kind
 
@@ -30,8 +39,8 @@ def results(running: list[float | None], *, bottleneck: tuple[str, ...] = ()) ->
     return measure(attempts, Side(bottleneck=bottleneck))
 
 
-def verdict(found: Results, *texts: str, interrupted: bool = False) -> goals.Verdict:
-    return goals.judge(found, [goals.parse(text) for text in texts], asked_for=found.started, interrupted=interrupted)
+def verdict(found: Results, *texts: str, interrupted: bool = False) -> Verdict:
+    return judge(found, [parse_goal(text) for text in texts], asked_for=found.started, interrupted=interrupted)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +107,7 @@ def test_an_interrupted_rehearsal_has_no_verdict() -> None:
 )
 def test_a_goal_that_cannot_be_read_says_how_to_write_it(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=r"\"") as raised:
-        goals.parse(text)
+        parse_goal(text)
     assert complaint in str(raised.value)
 
 

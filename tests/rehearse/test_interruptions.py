@@ -11,7 +11,7 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster, Fault
 from stackd.rehearse.plan import LABEL
-from stackd.rehearse.rehearsal import Rehearsal
+from stackd.rehearse.player import Rehearsal
 from tests.harness import Harness, eventually, fast_cluster, harness
 from tests.ports import free_port
 from tests.rehearse.conftest import START_DELAY, Command, Terminal, plan, rehearsed

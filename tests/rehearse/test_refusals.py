@@ -9,17 +9,15 @@ import pytest
 from click.testing import CliRunner
 
 from stackd.cli import stackd
-from stackd.rehearse import preflight
 from stackd.rehearse.connection import connected
-from stackd.rehearse.plan import LABEL, StackKind
-from stackd.rehearse.preflight import Preflight
+from stackd.rehearse.plan import LABEL, Preflight, StackKind, inspect
 from tests.harness import KEY, Harness, harness, request_for, seed
 from tests.rehearse.conftest import Terminal, kind, plan, rehearsed
 
 
 async def looked(at: Harness, stacks: int, *kinds: StackKind) -> Preflight:
     async with connected(at.url, KEY, 10) as connection:
-        return await preflight.inspect(connection, plan(stacks, kinds=kinds or (kind(),)), "test")
+        return await inspect(connection, plan(stacks, kinds=kinds or (kind(),)), "test")
 
 
 async def test_what_fits_begins(at: Harness) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from stackd.embedded import EmbeddedCluster
-from stackd.rehearse import preflight
 from stackd.rehearse.connection import connected
-from stackd.rehearse.plan import StackKind
+from stackd.rehearse.plan import StackKind, inspect
 from tests.harness import KEY, eventually, fast_cluster, harness
 from tests.rehearse.conftest import START_DELAY, plan, rehearsed
 
@@ -39,10 +38,10 @@ async def test_templates_are_started_by_weight_and_counted_into_what_fits(tmp_pa
     async with harness(tmp_path, {"STACKD_TEMPLATES__DIRECTORY": str(folder)}) as at:
         mixed = plan(8, kinds=[template("web-1", 3), template("pwn-1")])
         async with connected(at.url, KEY, 10) as connection:
-            looked = await preflight.inspect(connection, mixed, "test")
+            looked = await inspect(connection, mixed, "test")
             assert (looked.wrong, looked.anyway) == ((), [])
             assert looked.fits is not None
-            unknown = await preflight.inspect(connection, plan(1, kinds=[template("web1")]), "test")
+            unknown = await inspect(connection, plan(1, kinds=[template("web1")]), "test")
             assert 'there is no "web1"' in unknown.wrong[0]
         found = await rehearsed(at, mixed)
         assert {group.name: group.started for group in found.results.kinds} == {"web-1": 6, "pwn-1": 2}
@@ -66,7 +65,7 @@ async def test_stacks_from_a_pool_run_when_they_are_accepted(tmp_path: Path) -> 
 
         await eventually(filled)
         async with connected(at.url, KEY, 10) as connection:
-            looked = await preflight.inspect(connection, plan(4, kinds=[template("web-1")]), "test")
+            looked = await inspect(connection, plan(4, kinds=[template("web-1")]), "test")
         assert looked.with_others == [], "unassigned stacks are nobody's"
         found = await rehearsed(at, plan(4, kinds=[template("web-1")]))
         assert found.verdict.holds

@@ -9,10 +9,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
-from stackd.rehearse import goals
-from stackd.rehearse.attempts import Attempt, Stage
-from stackd.rehearse.measure import CreateTime, OwnLoad, Side, measure
-from stackd.rehearse.outcome import Outcome
+from stackd.rehearse.measure import Attempt, CreateTime, OwnLoad, Side, Stage, measure
+from stackd.rehearse.outcome import Outcome, judge, parse_goal
 from stackd.rehearse.plan import Plan, StackKind
 from stackd.rehearse.report import page as page_of
 
@@ -38,7 +36,7 @@ def outcome(stacks: int = 60) -> Outcome:
         attempts.append(attempt)
     spent = CreateTime(creates=stacks, turn=0.1, api_server=0.06, scheduler=0.01, file=0.02, daemon=0.01, requests=300)
     results = measure(attempts, Side(create_time=spent, own=OwnLoad().figures()))
-    stated = [goals.parse("running-p95=2s")]
+    stated = [parse_goal("running-p95=2s")]
     return Outcome(
         ident="c0ffee00",
         plan=Plan(stacks=stacks, rate=10.0, kinds=[StackKind(name="pod.yaml", body={})]),
@@ -48,7 +46,7 @@ def outcome(stacks: int = 60) -> Outcome:
         clock_ahead=0.0,
         clock_error=0.001,
         results=results,
-        verdict=goals.judge(results, stated, asked_for=stacks, interrupted=False),
+        verdict=judge(results, stated, asked_for=stacks, interrupted=False),
         goals=stated,
         interrupted=False,
         left=0,
