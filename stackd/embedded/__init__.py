@@ -7,9 +7,9 @@ For the demo, the tests and the benchmarks. Independent: it does not know stackd
                 faults: failures on demand, and control of a running cluster
     api         the verbs, and logs; listwatch: lists and watches
     admission   namespace → limit ranges → node ports → validation → podsecurity → quota
-    schema      the fields of the kinds; defaults: default values; resources: the kinds
-    store       objects, versions, changes; journal: the state file
-    scheduler, kubelet, nodes, nodeports, deletion, events      the controllers; needs, podstatus: helpers for pods
+    schema      the fields of the kinds, and default values; resources: the kinds
+    store       objects, versions, changes, and the state file
+    nodes (with the scheduler), kubelet, nodeports, deletion, events    the controllers; podstatus: a helper for pods
 """
 
 from stackd.embedded.auth import Rule, User, administrator, everything, rules_from_manifests

@@ -6,7 +6,7 @@ LimitRange → Pod Security → ResourceQuota (all 403) → the name (409, check
 
 from __future__ import annotations
 
-from stackd.embedded import defaults, podsecurity
+from stackd.embedded import podsecurity, schema
 from stackd.embedded.nodeports import PortAllocator, node_ports
 from stackd.embedded.quota import QuotaController, apply_limit_ranges, described, limit_violations
 from stackd.embedded.resources import (
@@ -28,13 +28,13 @@ from stackd.embedded.timing import timestamp
 from stackd.embedded.validation import validate
 
 _DEFAULTS = {
-    PODS: defaults.default_pod,
-    SERVICES: defaults.default_service,
-    NAMESPACES: defaults.default_namespace,
-    NODES: defaults.default_node,
-    LIMIT_RANGES: defaults.default_limit_range,
-    NETWORK_POLICIES: defaults.default_network_policy,
-    LEASES: defaults.default_lease,
+    PODS: schema.default_pod,
+    SERVICES: schema.default_service,
+    NAMESPACES: schema.default_namespace,
+    NODES: schema.default_node,
+    LIMIT_RANGES: schema.default_limit_range,
+    NETWORK_POLICIES: schema.default_network_policy,
+    LEASES: schema.default_lease,
 }
 
 
@@ -55,7 +55,7 @@ class Admission:
         limits = self._limit_ranges(namespace) if resource is PODS else []
         if resource is PODS:
             apply_limit_ranges(obj, limits)
-            obj["status"] = defaults.first_status(obj)
+            obj["status"] = schema.first_status(obj)
         elif resource is SERVICES:
             self._ports.assign(obj, dry_run=dry_run)
         elif resource is RESOURCE_QUOTAS:
@@ -78,7 +78,7 @@ class Admission:
                 changes = "pod updates may not change fields other than `spec.containers[*].image`"
                 raise invalid(resource, name, [not_allowed("spec", changes)])
         elif resource is SERVICES:
-            defaults.default_service(obj)
+            schema.default_service(obj)
             self._ports.assign(obj, held=node_ports(before.obj["spec"]))
         elif resource in (LIMIT_RANGES, LEASES):
             _DEFAULTS[resource](obj)
@@ -127,5 +127,5 @@ class Admission:
 def _frozen(spec: Json) -> Json:
     loose = {"containers", "initContainers", "activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds"}
     fixed = {key: value for key, value in spec.items() if key not in loose}
-    fixed["images"] = [{k: v for k, v in one.items() if k != "image"} for one in defaults.containers(spec)]
+    fixed["images"] = [{k: v for k, v in one.items() if k != "image"} for one in schema.containers(spec)]
     return fixed

@@ -11,23 +11,21 @@ import orjson
 from stackd.embedded.admission import Admission
 from stackd.embedded.api import Registry, read_log
 from stackd.embedded.auth import REVIEWS, AccessAttributes, Accounts, User, denied, review
-from stackd.embedded.defaults import default_namespace
 from stackd.embedded.deletion import Deletion, GarbageCollector
 from stackd.embedded.events import EventRecorder
 from stackd.embedded.faults import Answer, Counts, Faults
-from stackd.embedded.journal import Journal
 from stackd.embedded.kubelet import Kubelet
 from stackd.embedded.listwatch import Watch, list_objects
 from stackd.embedded.nodeports import NodePortListeners, PortAllocator
-from stackd.embedded.nodes import NodeController
+from stackd.embedded.nodes import NodeController, Scheduler
 from stackd.embedded.options import EmbeddedOptions
 from stackd.embedded.quota import QuotaController
 from stackd.embedded.request import is_true, parse, read_target, selected_name, whole_number
 from stackd.embedded.resources import JSON, NAMESPACES, RESOURCE_QUOTAS, Json, discover
-from stackd.embedded.scheduler import Scheduler
+from stackd.embedded.schema import default_namespace
 from stackd.embedded.server import ApiServer, Exchange
 from stackd.embedded.status import method_not_allowed, no_such_path, unauthorized
-from stackd.embedded.store import ObjectStore
+from stackd.embedded.store import Journal, ObjectStore
 from stackd.embedded.timing import LoopClock
 from stackd.files import write_private
 

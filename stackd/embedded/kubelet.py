@@ -7,13 +7,11 @@ missing images one after the other.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from stackd.embedded.defaults import is_sidecar
 from stackd.embedded.deletion import Deletion
 from stackd.embedded.events import EventRecorder
-from stackd.embedded.needs import is_terminal, missing_mount, missing_reference
-from stackd.embedded.nodes import is_ready
+from stackd.embedded.nodes import is_ready, is_terminal
 from stackd.embedded.options import EmbeddedOptions
 from stackd.embedded.podstatus import (
     CREATING,
@@ -25,7 +23,8 @@ from stackd.embedded.podstatus import (
     pull_error,
     report,
 )
-from stackd.embedded.resources import NODES, PODS, Json
+from stackd.embedded.resources import CONFIG_MAPS, NODES, PODS, SECRETS, Json, Resource
+from stackd.embedded.schema import is_sidecar
 from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record
 from stackd.embedded.timing import DelayingClock, timestamp
 
@@ -395,3 +394,50 @@ class Images:
         if (node, image) not in self._there:
             self._free[node] = self._there[node, image] = max(now, self._free.get(node, now)) + pull
         return max(0.0, self._there[node, image] - now)
+
+
+_KINDS: dict[str, tuple[Resource, str]] = {
+    "secretKeyRef": (SECRETS, "secret"),
+    "secretRef": (SECRETS, "secret"),
+    "configMapKeyRef": (CONFIG_MAPS, "configmap"),
+    "configMapRef": (CONFIG_MAPS, "configmap"),
+}
+
+
+def missing_reference(store: ObjectStore, namespace: str, container: Json) -> str:
+    """The first missing reference of the container's environment, in the kubelet's words; empty if there is none."""
+    for kind, reference in _environment(container):
+        resource, word = _KINDS[kind]
+        name = reference.get("name", "")
+        found = store.of(resource).records.get((namespace, name))
+        if found is None and not reference.get("optional"):
+            return f'{word} "{name}" not found'
+        if found is not None and "key" in reference and not reference.get("optional"):
+            known = found.obj.get("data", {}) | found.obj.get("stringData", {})
+            if reference["key"] not in known:
+                return f"couldn't find key {reference['key']} in {kind[:-6].capitalize()} {namespace}/{name}"
+    return ""
+
+
+def missing_mount(store: ObjectStore, pod: Json) -> str:
+    """The first volume that cannot be mounted, in the kubelet's words; empty if all can."""
+    namespace = pod["metadata"]["namespace"]
+    for volume in pod["spec"].get("volumes", ()):
+        for kind, field, resource in (("secret", "secretName", SECRETS), ("configMap", "name", CONFIG_MAPS)):
+            source = volume.get(kind)
+            if source and not source.get("optional"):
+                name = source.get(field, "")
+                if (namespace, name) not in store.of(resource).records:
+                    return f'MountVolume.SetUp failed for volume "{volume["name"]}" : {kind.lower()} "{name}" not found'
+    return ""
+
+
+def _environment(container: Json) -> Iterator[tuple[str, Json]]:
+    for variable in container.get("env", ()):
+        for kind, reference in (variable.get("valueFrom") or {}).items():
+            if kind in _KINDS:
+                yield kind, reference
+    for source in container.get("envFrom", ()):
+        for kind, reference in source.items():
+            if kind in _KINDS:
+                yield kind, reference

@@ -1,13 +1,77 @@
-"""Node objects: the nodes that a cluster starts with, and the taints that the node controllers maintain."""
+"""Nodes: their objects and taints, what pods take of them (in thousandths), and the scheduler.
+
+The scheduler binds pods to the least loaded node that passes the filters. If none does, it says why and retries after
+changes.
+"""
 
 from __future__ import annotations
 
-from stackd.embedded.defaults import default_node
+from collections import Counter
+from collections.abc import Callable
+from typing import Literal
+
+from stackd.embedded.events import EventRecorder
 from stackd.embedded.options import NodeSpec
-from stackd.embedded.resources import NODES, Json
-from stackd.embedded.store import ObjectChange, ObjectStore, Record
+from stackd.embedded.resources import NODES, PODS, Json
+from stackd.embedded.schema import default_node, is_sidecar
+from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record
 from stackd.embedded.timing import timestamp
-from stackd.quantity import parse
+from stackd.quantity import Notation, Quantity, parse
+
+Amounts = dict[str, int]
+Part = Literal["requests", "limits"]
+
+
+def pod_amounts(spec: Json, part: Part) -> Amounts:
+    """The amounts of the whole pod: containers and sidecars add up; an init container counts if it needs more."""
+    running: Amounts = {}
+    peak: Amounts = {}
+    for container in spec.get("initContainers", ()):
+        needs = amounts(container["resources"], part)
+        if is_sidecar(container):
+            _join(running, needs, int.__add__)
+            _join(peak, running, max)
+        else:
+            together = dict(running)
+            _join(together, needs, int.__add__)
+            _join(peak, together, max)
+    for container in spec["containers"]:
+        _join(running, amounts(container["resources"], part), int.__add__)
+    _join(peak, running, max)
+    _join(peak, {key: parse(value).milli for key, value in spec.get("overhead", {}).items()}, int.__add__)
+    return peak
+
+
+def amounts(resources: Json, part: Part) -> Amounts:
+    """The amounts of one container."""
+    return {name: parse(value).milli for name, value in resources.get(part, {}).items()}
+
+
+def rendered(needs: Amounts) -> dict[str, str]:
+    """The amounts as quantities."""
+    return {name: shown(name, value) for name, value in sorted(needs.items())}
+
+
+def shown(name: str, thousandths: int) -> str:
+    """The amount of a resource as a quantity: bytes in binary notation, the rest in decimal."""
+    notation = Notation.BINARY if is_bytes(name) else Notation.DECIMAL
+    return str(Quantity(nanos=thousandths * 10**6, notation=notation))
+
+
+def is_bytes(name: str) -> bool:
+    """Whether the resource is counted in bytes."""
+    return "memory" in name or "storage" in name or "hugepages" in name
+
+
+def is_terminal(pod: Json) -> bool:
+    """Whether the pod has ended for good, so that it needs nothing any more."""
+    return pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}
+
+
+def _join(into: Amounts, more: Amounts, how: Callable[[int, int], int]) -> None:
+    for name, value in more.items():
+        into[name] = how(into.get(name, 0), value)
+
 
 _NOT_READY = "node.kubernetes.io/not-ready"
 _UNSCHEDULABLE = "node.kubernetes.io/unschedulable"
@@ -92,3 +156,267 @@ class NodeController:
         if is_ready(record.obj):
             metadata = metadata | {"annotations": metadata.get("annotations", {}) | _TTL}
         self._store.update(record, spec=fresh, metadata=metadata)
+
+
+_NO_NODES = "no nodes available to schedule pods"
+UNSCHEDULABLE = "node(s) were unschedulable"
+NO_AFFINITY = "node(s) didn't match Pod's node affinity/selector"
+TOO_MANY = "Too many pods"
+_DEFAULT_PODS = 110_000
+
+
+class Scheduler:
+    """Follows pods and nodes. Schedules in a callback of the event loop, never inside a request."""
+
+    def __init__(self, store: ObjectStore, events: EventRecorder) -> None:
+        self._store = store
+        self._events = events
+        self._nodes: dict[str, NodeInfo] = {}
+        self._queue: dict[Key, None] = {}
+        self._unschedulable: dict[Key, None] = {}
+        self._awake = False
+        self._turn = 0
+        store.observe(self._follow)
+
+    def adopt(self) -> None:
+        """Register the nodes and pods that the store already holds."""
+        for node in self._store.of(NODES).records.values():
+            self._see_node(node.obj)
+        for pod in self._store.of(PODS).records.values():
+            self._see_pod(pod, None)
+
+    def _follow(self, change: ObjectChange) -> None:
+        if change.after.resource is PODS:
+            if change.type == "DELETED":
+                self._queue.pop(change.after.key, None)
+                self._unschedulable.pop(change.after.key, None)
+                self._release(change.after)
+            else:
+                self._see_pod(change.after, change.before)
+        elif change.after.resource is NODES:
+            if change.type == "DELETED":
+                self._nodes.pop(change.after.key[1], None)
+            else:
+                self._see_node(change.after.obj)
+            self._retry()
+
+    def _see_node(self, node: Json) -> None:
+        name = node["metadata"]["name"]
+        state = self._nodes.get(name)
+        if state is None:
+            state = self._nodes[name] = NodeInfo(name)
+            for pod in self._store.of(PODS).records.values():
+                if pod.obj["spec"].get("nodeName") == name and not is_terminal(pod.obj):
+                    state.add(pod.uid, _needs(pod.obj))
+        state.read(node)
+
+    def _see_pod(self, pod: Record, before: Record | None) -> None:
+        spec = pod.obj["spec"]
+        node = self._nodes.get(spec.get("nodeName", ""))
+        if "nodeName" not in spec:
+            if before is None:
+                self._queue[pod.key] = None
+                self._wake()
+        elif is_terminal(pod.obj):
+            self._release(pod)
+        elif node is not None and pod.uid not in node.pods:
+            node.add(pod.uid, _needs(pod.obj))
+
+    def _release(self, pod: Record) -> None:
+        node = self._nodes.get(pod.obj["spec"].get("nodeName", ""))
+        if node is not None and node.remove(pod.uid):
+            self._retry()
+
+    def _retry(self) -> None:
+        if self._unschedulable:
+            self._queue |= self._unschedulable
+            self._unschedulable.clear()
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self._awake:
+            self._awake = True
+            self._store.clock.later(0, self._drain)
+
+    def _drain(self) -> None:
+        self._awake = False
+        queue, self._queue = self._queue, {}
+        for key in queue:
+            pod = self._store.of(PODS).records.get(key)
+            if pod is not None and "nodeName" not in pod.obj["spec"]:
+                self._place(pod)
+
+    def _place(self, pod: Record) -> None:
+        spec, needs = pod.obj["spec"], _needs(pod.obj)
+        fitting: list[NodeInfo] = []
+        counted: Counter[str] = Counter()
+        not_helpful = 0
+        for node in self._nodes.values():
+            reasons = refusals(node, spec, needs)
+            if not reasons:
+                fitting.append(node)
+            counted.update(reasons)
+            not_helpful += beyond_preemption(node, reasons, needs)
+        if fitting:
+            self._bind(pod, self._choose(fitting, needs))
+        else:
+            self._give_up(pod, _explain(len(self._nodes), counted, not_helpful))
+
+    def _choose(self, fitting: list[NodeInfo], needs: Amounts) -> NodeInfo:
+        self._turn += 1
+        start = self._turn % len(fitting)
+        return max(fitting[start:] + fitting[:start], key=lambda node: node.room_after(needs))
+
+    def _bind(self, pod: Record, node: NodeInfo) -> None:
+        now = timestamp(self._store.clock.now())
+        condition = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": now}
+        status = with_condition(pod.obj["status"], condition)
+        bound = self._store.update(pod, spec=pod.obj["spec"] | {"nodeName": node.name}, status=status)
+        message = f"Successfully assigned {pod.key[0]}/{pod.key[1]} to {node.name}"
+        self._events.scheduling(bound, "Normal", "Scheduled", message, "Binding")
+
+    def _give_up(self, pod: Record, message: str) -> None:
+        self._unschedulable[pod.key] = None
+        old: Json = next((c for c in pod.obj["status"].get("conditions", ()) if c["type"] == "PodScheduled"), {})
+        now = timestamp(self._store.clock.now())
+        condition = {
+            "type": "PodScheduled",
+            "observedGeneration": pod.obj["metadata"]["generation"],
+            "status": "False",
+            "lastProbeTime": None,
+            "lastTransitionTime": old.get("lastTransitionTime", now),
+            "reason": "Unschedulable",
+            "message": message,
+        }
+        status = with_condition(pod.obj["status"], condition)
+        self._events.scheduling(pod, "Warning", "FailedScheduling", message, "Scheduling")
+        self._store.update(pod, status=status)
+
+
+def _needs(pod: Json) -> Amounts:
+    return pod_amounts(pod["spec"], "requests")
+
+
+def _explain(nodes: int, refusals: Counter[str], not_helpful: int) -> str:
+    if not nodes:
+        return _NO_NODES
+    reasons = ", ".join(sorted(f"{count} {reason}" for reason, count in refusals.items()))
+    outcomes = {"Preemption is not helpful for scheduling": not_helpful}
+    outcomes["No preemption victims found for incoming pod"] = nodes - not_helpful
+    preemption = ", ".join(sorted(f"{count} {reason}" for reason, count in outcomes.items() if count))
+    available = f"0/{nodes} nodes are available"
+    return f"{available}: {reasons}. no new claims to deallocate, preemption: {available}: {preemption}."
+
+
+class NodeInfo:
+    """What the scheduler knows about one node: its resources and the pods that use them, in thousandths."""
+
+    __slots__ = ("labels", "name", "pods", "room", "taints", "unschedulable", "used")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.labels: Json = {}
+        self.taints: list[Json] = []
+        self.unschedulable = False
+        self.room: Amounts = {}
+        self.used: Amounts = {}
+        self.pods: dict[str, Amounts] = {}
+
+    def read(self, node: Json) -> None:
+        """Update from the Node object."""
+        spec, status = node.get("spec", {}), node.get("status", {})
+        self.labels = node["metadata"].get("labels", {})
+        self.unschedulable = spec.get("unschedulable", False)
+        self.taints = [t for t in spec.get("taints", ()) if t.get("effect") in {"NoSchedule", "NoExecute"}]
+        self.room = {key: parse(value).milli for key, value in status.get("allocatable", {}).items()}
+
+    def add(self, uid: str, needs: Amounts) -> None:
+        """Add a pod to the node."""
+        self.pods[uid] = needs
+        for name, value in needs.items():
+            self.used[name] = self.used.get(name, 0) + value
+
+    def remove(self, uid: str) -> bool:
+        """Remove a pod from the node; returns whether it was there."""
+        needs = self.pods.pop(uid, None)
+        for name, value in (needs or {}).items():
+            self.used[name] -= value
+        return needs is not None
+
+    def room_after(self, needs: Amounts) -> float:
+        """The average free share of cpu, memory and pods with this pod on the node; more is better."""
+        shares = []
+        for name in ("cpu", "memory"):
+            room = self.room.get(name, 0)
+            if room:
+                shares.append(1 - (self.used.get(name, 0) + needs.get(name, 0)) / room)
+        shares.append(1 - len(self.pods) * 1000 / self.room.get("pods", _DEFAULT_PODS))
+        return sum(shares) / len(shares)
+
+
+def refusals(node: NodeInfo, spec: Json, needs: Amounts) -> list[str]:
+    """Why the node refuses the pod, in the words of the first filter that does; empty if the pod fits."""
+    tolerations = spec.get("tolerations", ())
+    if node.unschedulable and not _tolerated(
+        {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}, tolerations
+    ):
+        return [UNSCHEDULABLE]
+    for taint in node.taints:
+        if not _tolerated(taint, tolerations):
+            return [f"node(s) had untolerated taint {{{taint['key']}: {taint.get('value', '')}}}"]
+    if not _selected(node, spec):
+        return [NO_AFFINITY]
+    short = [TOO_MANY] if (len(node.pods) + 1) * 1000 > node.room.get("pods", _DEFAULT_PODS) else []
+    for name, value in needs.items():
+        if value and node.used.get(name, 0) + value > node.room.get(name, 0):
+            short.append(f"Insufficient {name}")
+    return short
+
+
+def beyond_preemption(node: NodeInfo, reasons: list[str], needs: Amounts) -> bool:
+    """Whether the node would refuse the pod even without other pods."""
+    if not reasons or not all(reason == TOO_MANY or reason.startswith("Insufficient ") for reason in reasons):
+        return bool(reasons)
+    return any(value > node.room.get(name, 0) for name, value in needs.items())
+
+
+def with_condition(status: Json, condition: Json) -> Json:
+    """The status with this condition, which replaces an older one of its type."""
+    others = [one for one in status.get("conditions", ()) if one["type"] != condition["type"]]
+    return status | {"conditions": [*others, condition]}
+
+
+def _tolerated(taint: Json, tolerations: list[Json] | tuple[()]) -> bool:
+    return any(_tolerates(toleration, taint) for toleration in tolerations)
+
+
+def _tolerates(toleration: Json, taint: Json) -> bool:
+    if toleration.get("effect") not in {None, "", taint.get("effect")}:
+        return False
+    if toleration.get("key") not in {None, "", taint["key"]}:
+        return False
+    if toleration.get("operator", "Equal") == "Exists":
+        return True
+    return bool(toleration.get("key")) and toleration.get("value", "") == taint.get("value", "")
+
+
+def _selected(node: NodeInfo, spec: Json) -> bool:
+    if any(node.labels.get(key) != value for key, value in spec.get("nodeSelector", {}).items()):
+        return False
+    affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
+    needed = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
+    if not needed:
+        return True
+    return any(_term(node, term) for term in needed.get("nodeSelectorTerms", ()))
+
+
+def _term(node: NodeInfo, term: Json) -> bool:
+    labels = all(_expression(node.labels, part) for part in term.get("matchExpressions") or ())
+    fields = all(_expression({"metadata.name": node.name}, part) for part in term.get("matchFields") or ())
+    return labels and fields and bool(term)
+
+
+def _expression(labels: Json, part: Json) -> bool:
+    """Whether the labels match; only the two operators that stackd's pods use."""
+    chosen = labels.get(part["key"]) in part["values"]
+    return {"In": chosen, "NotIn": not chosen}[part["operator"]]

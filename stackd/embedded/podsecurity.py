@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from stackd.embedded.defaults import containers
 from stackd.embedded.resources import Json
+from stackd.embedded.schema import containers
 
 LABEL = "pod-security.kubernetes.io/enforce"
 _BASELINE = (

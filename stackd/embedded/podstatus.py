@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from stackd.embedded.needs import pod_amounts, rendered
+from stackd.embedded.nodes import pod_amounts, rendered
 from stackd.embedded.resources import Json
 
 _DOMAIN = r"(?:[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9-]+)*(?::[0-9]+)?/)?"

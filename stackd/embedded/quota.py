@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from stackd.embedded.defaults import containers
-from stackd.embedded.needs import Amounts, amounts, is_terminal, pod_amounts, shown
 from stackd.embedded.nodeports import node_ports
+from stackd.embedded.nodes import Amounts, amounts, is_terminal, pod_amounts, shown
 from stackd.embedded.resources import ALL, EVENTS, PODS, RESOURCE_QUOTAS, SERVICES, Json, Resource
+from stackd.embedded.schema import containers
 from stackd.embedded.status import StatusError, forbidden
 from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record
 from stackd.quantity import parse

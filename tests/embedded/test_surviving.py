@@ -14,9 +14,8 @@ from pathlib import Path
 
 import aiohttp
 
-from stackd.embedded.journal import Journal
 from stackd.embedded.resources import CONFIG_MAPS
-from stackd.embedded.store import ObjectStore
+from stackd.embedded.store import Journal, ObjectStore
 from stackd.embedded.timing import LoopClock
 from tests.embedded.wire import Json, Wire, fast, pod, running, service
 from tests.store.building import largest_file

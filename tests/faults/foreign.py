@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from stackd.embedded import EmbeddedCluster
-from stackd.embedded.defaults import default_namespace, default_pod, default_service, first_status
 from stackd.embedded.resources import NAMESPACES, PODS, SERVICES, Json, Resource
+from stackd.embedded.schema import default_namespace, default_pod, default_service, first_status
 
 OURS = {"app.kubernetes.io/managed-by": "stackd", "stackd.io/instance": "default"}
 ELSEWHERE = "elsewhere"
