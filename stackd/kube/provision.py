@@ -18,11 +18,11 @@ from typing import Any, Literal
 import orjson
 
 from stackd.errors import ClusterUnavailable, ObjectExists, ObjectNotFound
-from stackd.kube import admission, labels
+from stackd.kube import labels
 from stackd.kube.access import token_request
 from stackd.kube.caller import Again, Caller, poll
 from stackd.kube.objects import EPHEMERAL_STORAGE, NodeState, node_state
-from stackd.kube.rights import in_cluster, in_namespace, of_account
+from stackd.kube.rights import BINDINGS, POLICIES, binding_spec, in_cluster, in_namespace, of_account, policy_spec
 from stackd.kube.wire import KINDS, MERGE_PATCH, JsonObject, KubeRequest
 from stackd.podspec.additions import EGRESS_LABEL
 from stackd.quantity import parse
@@ -241,8 +241,8 @@ def _admission(site: ManifestOptions) -> list[Manifest]:
     name = f"{labels.lease_name(site.instance)}-{site.namespace}"
     user = f"system:serviceaccount:{site.account_namespace}:{site.account}"
     return [
-        _object(admission.POLICIES, name, spec=admission.policy_spec(site.instance, user)),
-        _object(admission.BINDINGS, name, spec=admission.binding_spec(name, site.namespace)),
+        _object(POLICIES, name, spec=policy_spec(site.instance, user)),
+        _object(BINDINGS, name, spec=binding_spec(name, site.namespace)),
     ]
 
 

@@ -7,8 +7,7 @@ Owns, too, what counts as a repetition: it is logged in full a few times, and th
 they come from one place in the code and concern the same stack and job. Messages about different stacks never count as
 repetitions, so the history of each stack stays complete.
 
-formats   text and JSON, and the fields of a record
-journal   the journal's native protocol
+formats   text, JSON and the journal's native protocol, and the fields of a record
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from stackd.config import LogSection
-from stackd.logs.formats import REQUEST_ID, JsonFormatter, TextFormatter
-from stackd.logs.journal import JournalHandler, is_journal
+from stackd.logs.formats import REQUEST_ID, JournalHandler, JsonFormatter, TextFormatter, is_journal
 
 __all__ = ["REQUEST_ID", "collect_for", "log", "say_repeated", "set_level", "setup", "stack_log"]
 

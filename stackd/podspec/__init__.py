@@ -8,9 +8,8 @@
     harden               a manifest with the operator's additions
     Policy               the operator's choices
 
-Inside, in the order of use: yaml_reader → decode (with fields) → pod, containers, sources, images, request, resources →
-yaml_writer. ``sanitize`` calls them in turn; ``reasons`` collects the mistakes. ``additions`` is what stackd adds
-later.
+Inside, in the order of use: yaml_reader → fields → pod, containers, images, request, resources → yaml_writer. ``sanitize``
+calls them in turn; ``reasons`` collects the mistakes. ``additions`` is what stackd adds later.
 """
 
 from __future__ import annotations

@@ -27,11 +27,10 @@ from stackd.names import (
     is_subdomain,
     matches_any,
 )
-from stackd.podspec.containers import LARGEST_INT32
+from stackd.podspec.containers import LARGEST_INT32, check_granted
 from stackd.podspec.fields import NO_HOST_NAMESPACES
 from stackd.podspec.policy import RESTART_POLICIES, Policy
 from stackd.podspec.reasons import Reasons, below, check_choice, check_range
-from stackd.podspec.sources import check_granted
 
 LONGEST_GRACE = 3600
 _MOST_ANNOTATION_BYTES = 64 * 1024

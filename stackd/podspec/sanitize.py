@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from stackd.errors import InvalidPodSpec, Reason
 from stackd.model import SanitizedSpec, TargetPort
-from stackd.podspec.containers import by_path, check_containers, keeps_running
-from stackd.podspec.decode import decode
+from stackd.podspec.containers import by_path, check_containers, check_volumes, keeps_running, settle_divisors
+from stackd.podspec.fields import decode
 from stackd.podspec.pod import (
     check_head,
     check_settings,
@@ -25,7 +25,6 @@ from stackd.podspec.policy import Policy
 from stackd.podspec.reasons import ROOT, Enough, Reasons
 from stackd.podspec.request import check_target_ports
 from stackd.podspec.resources import Effective, settle_resources, settle_sums
-from stackd.podspec.sources import check_volumes, settle_divisors
 from stackd.podspec.yaml_reader import located, read
 from stackd.podspec.yaml_writer import TooLong, emit
 

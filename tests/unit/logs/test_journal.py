@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from stackd.logs import REQUEST_ID, collect_for
-from stackd.logs.journal import JournalHandler, is_journal
+from stackd.logs.formats import JournalHandler, is_journal
 
 
 class Journal:
