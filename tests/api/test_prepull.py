@@ -119,6 +119,10 @@ async def test_a_node_that_joins_later_gets_them_too(tmp_path: Path) -> None:
         await until_states(at, dict.fromkeys([*NODES, "late"], "pulled"))
 
 
+async def metrics_say(at: Harness, line: str) -> bool:
+    return line in (await at.call("GET", "/metrics")).text
+
+
 async def test_an_image_that_cannot_be_pulled_says_why_and_keeps_nobody_waiting(tmp_path: Path) -> None:
     bad = slow(image="registry.invalid/none:1")
     async with (
@@ -130,8 +134,7 @@ async def test_an_image_that_cannot_be_pulled_says_why_and_keeps_nobody_waiting(
         (bad_one, _) = (await at.call("GET", "/templates")).json["templates"]
         for pull in bad_one["prepull"].values():
             assert pull["reason"].startswith(("ErrImagePull", "ImagePullBackOff"))
-        metrics = (await at.call("GET", "/metrics")).text
-        assert 'stackd_prepull_images{state="failing"} 2.0' in metrics
+        await eventually(lambda: metrics_say(at, 'stackd_prepull_images{state="failing"} 2.0'))
 
 
 @pytest.mark.parametrize("dropped", [False, True])
