@@ -1,4 +1,4 @@
-"""Write the manual page stackd(1) from the commands' own help, or stackd-config(5) from the table of the keys.
+"""Write the manual page stackd(1) or docs/cli.md from the commands' own help, or stackd-config(5) from the table of the keys.
 
 Run by `make install` and `make deb` with the Python that stackd was installed for. The date is SOURCE_DATE_EPOCH's, if set.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 import click
@@ -39,6 +39,16 @@ ENVIRONMENT = {
     "STACKD_CONFIG": "The configuration file, unless --config names one.",
 }
 
+SHARED = ("--url TEXT", "--key-file FILE", "--ca-file FILE", "-c, --config FILE")
+INTRODUCTION = """\
+# Commands
+
+This page is made from the commands' own help: `stackd COMMAND --help` and `man stackd` print the same.
+[Operate](operate.md#commands) says where a command finds its daemon and its key, and what the exit codes are. The first three of
+these options belong to every command over the API, the last one to every command that reads the configuration:
+"""
+BAR = r"\|"
+
 
 def page() -> str:
     """The page of the commands."""
@@ -62,6 +72,35 @@ def page() -> str:
         *_section("SEE ALSO", SEE_ALSO),
     ]
     return "\n".join(lines) + "\n"
+
+
+def markdown() -> str:
+    """The page docs/cli.md. A table lists each command's options, without those that all commands over the API have."""
+    context = click.Context(stackd, info_name="stackd")
+    commands = list(_commands(stackd, context))
+    shared = {one: text for command, inner in commands for one, text in _options(command, inner) if one in SHARED}
+    lines = [INTRODUCTION, *_table(shared.items())]
+    for command, inner in commands:
+        usage = " ".join(piece for piece in command.collect_usage_pieces(inner) if piece != "[OPTIONS]")
+        lines += ["", f"## `{f'{inner.command_path} {usage}'.strip()}`"]
+        for paragraph in filter(str.strip, _plain(command.help).split("\n\n")):
+            example = paragraph.lstrip().startswith("\b")
+            lines += ["", *(["```", paragraph.strip("\b\n "), "```"] if example else [" ".join(paragraph.split())])]
+        own = [(one, text) for one, text in _options(command, inner) if one not in SHARED]
+        lines += ["", *_table(own)] if own else []
+    return "\n".join(lines) + "\n"
+
+
+def _options(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:
+    for parameter in command.params:
+        record = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
+        if record is not None:
+            yield record
+
+
+def _table(options: Iterable[tuple[str, str]]) -> list[str]:
+    rows = [f"| `{one.replace('|', BAR)}` | {text.replace('|', BAR)} |" for one, text in options]
+    return ["| option | |", "|---|---|", *rows]
 
 
 def config_page() -> str:
@@ -102,10 +141,7 @@ def _commands(group: click.Group, context: click.Context) -> Iterator[tuple[clic
 def _command(command: click.Command, context: click.Context) -> list[str]:
     usage = " ".join(command.collect_usage_pieces(context))
     lines = [f'.SS "{_escaped(f"{context.command_path} {usage}".strip())}"', *_paragraphs(_plain(command.help))]
-    for parameter in command.params:
-        record = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
-        if record is not None:
-            lines += _terms({record[0]: record[1]})
+    lines += _terms(dict(_options(command, context)))
     return lines
 
 
@@ -141,4 +177,4 @@ def _escaped(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(config_page() if sys.argv[1:] == ["config"] else page())
+    sys.stdout.write({"config": config_page, "markdown": markdown}.get(" ".join(sys.argv[1:]), page)())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,3 +70,17 @@ def test_each_key_that_a_page_names_exists(page: Path) -> None:
     spans = re.findall(r"`((?:" + "|".join(sorted(SECTIONS)) + r")\.[a-z_]+)\b[^`]*`", page.read_text())
     files = {"stacks.py", "stackd.py", "log.py"}
     assert {name for name in spans if name not in files and not name.endswith((".py", ".db"))} <= KEYS
+
+
+def test_the_reference_of_the_commands_is_made_from_their_help() -> None:
+    """After a change: .venv/bin/python deb/manpage.py markdown >docs/cli.md"""
+    assert (ROOT / "docs" / "cli.md").read_text() == runpy.run_path(str(ROOT / "deb" / "manpage.py"))["markdown"]()
+
+
+def test_the_page_for_the_event_day_says_what_to_do_at_each_alert() -> None:
+    alerts = re.findall(r"alert: (\w+)", (ROOT / "monitoring" / "alerts.yaml").read_text())
+    rows = re.findall(r"^\|(.*)\|(.*)\|(.*)\|$", (ROOT / "docs" / "event-day.md").read_text(), re.MULTILINE)
+    answered = [
+        name for names, _, remedy in rows if len(remedy.split()) > 3 for name in re.findall(r"`(Stackd\w+)`", names)
+    ]
+    assert sorted(answered) == sorted(alerts)

@@ -63,7 +63,7 @@ def list_stacks(client: Client, chosen: dict[str, Any], output: str) -> None:
 @click.argument("stack_ids", metavar="[STACK…]", nargs=-1, shell_complete=ids_of_stacks)
 @output_option("wide", "json", "jsonl", "name")
 def get(client: Client, stack_ids: tuple[str, ...], output: str) -> None:
-    """List the stacks with these ids, or all, as ``stacks list`` does."""
+    """List the stacks with these ids, or all, as stacks list does."""
     fields = CHOSEN[output].split(",") if output in CHOSEN else None
     found = [client.get(checked(one)) for one in stack_ids] if stack_ids else client.stacks(fields=fields)
     print_stacks({"stacks": [stack.raw for stack in found]}, output)
