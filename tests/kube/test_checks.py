@@ -12,8 +12,7 @@ import pytest
 from stackd.errors import UnexpectedAnswer
 from stackd.kube.responses import check, error_of
 from stackd.kube.wire import PASSING, TOKENS, KubeRequest, KubeResponse
-from tests.kube.recorded import all_recordings, answered, asked, is_ours, recording
-from tests.kube.wire import status
+from tests.kube.wire import all_recordings, answered, asked, is_ours, recording, status
 
 OURS = [name for name in all_recordings() if is_ours(recording(name))]
 DONE = [name for name in OURS if recording(name)["response"]["status"] < 300]

@@ -25,10 +25,25 @@ from stackd.errors import (
     StackdError,
     UnexpectedAnswer,
 )
+from stackd.kube.caller import Backoff, Deadline
 from stackd.kube.client import Cluster
 from stackd.kube.rights import AccessReview
-from tests.kube.recorded import play, recording
-from tests.kube.wire import NAMESPACE, Reply, Wire, going, items, loses, namespace, page, pod, says, status, waits
+from tests.kube.wire import (
+    NAMESPACE,
+    Reply,
+    Wire,
+    going,
+    items,
+    loses,
+    namespace,
+    page,
+    play,
+    pod,
+    recording,
+    says,
+    status,
+    waits,
+)
 from tests.target import target_at
 
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
@@ -541,3 +556,26 @@ async def test_events_come_oldest_first(cluster: Cluster, wire: Wire) -> None:
     assert events[0].reason == "Scheduled"
     assert [event.at for event in events] == sorted(event.at for event in events)
     assert any(event.type == "Warning" for event in events)
+
+
+# ---- backoff
+
+
+def test_pauses_double_up_to_the_longest_and_begin_again() -> None:
+    backoff = Backoff(first=0.1, most=0.5)
+    bounds = [0.1, 0.2, 0.4, 0.5, 0.5]
+    for bound in bounds:
+        assert bound / 2 <= backoff.pause() <= bound
+    backoff.reset()
+    assert backoff.pause() <= 0.1
+
+
+def test_pauses_of_many_who_wait_differ() -> None:
+    assert len({Backoff(first=1, most=1).pause() for _ in range(20)}) > 10
+
+
+async def test_a_deadline_never_has_less_than_nothing_left() -> None:
+    assert 9 < Deadline(10).left <= 10
+    past = Deadline(0.0)
+    await asyncio.sleep(0)
+    assert past.left == 0.0

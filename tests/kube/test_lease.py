@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import StreamWriter
 
-from stackd.errors import ClusterUnavailable
+from stackd.clock import boottime
+from stackd.errors import ClusterUnavailable, NotOwner
+from stackd.kube import guards
 from stackd.kube.client import Cluster
+from stackd.kube.guards import Contact, Fence, FencedBody, is_fenced
 from stackd.kube.labels import lease_name
 from stackd.kube.lease import Lease, Leases, is_older, lease_manifest, read_lease
-from tests.kube.following import then
-from tests.kube.recorded import recording
-from tests.kube.wire import NAMESPACE, Wire, items, page, says
+from stackd.kube.rights import AccessReview
+from stackd.kube.wire import KINDS, LEASES, NAMESPACES, REVIEWS, TOKENS, KubeRequest
+from tests.certificates import authority, issued
+from tests.kube.wire import NAMESPACE, Wire, items, page, pod, recording, says, status, then, waits
+from tests.target import target_at
 
 MINE = Lease(
     holder="vm1/f1",
@@ -158,3 +172,222 @@ async def test_what_is_no_lease_is_nobodys_word_on_who_owns_the_stacks(
     wire.on("GET", PATH, *[answer] * 20)
     with pytest.raises(ClusterUnavailable):
         await Leases(cluster).find(timeout=0.2)
+
+
+# ---- a request that changes anything is sent only until the fence's deadline, and is cut off at the deadline
+
+
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+OVER = "another stackd may own the stacks now"
+CHANGES: dict[str, Callable[[Cluster], Awaitable[object]]] = {
+    "create": lambda cluster: cluster.create_pod(pod("p")),
+    "dry run": lambda cluster: cluster.create_pod(pod("p"), dry_run=True),
+    "delete": lambda cluster: cluster.delete_pod("p", "u1"),
+    "patch": lambda cluster: cluster.patch_pod("p", "u1", annotations={"a": "b"}),
+}
+
+
+class Ticks:
+    """A clock that advances by one second each time that it is read."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        self.seconds += 1
+        return self.seconds
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+async def test_what_is_not_allowed_is_not_sent_and_not_tried_again(
+    cluster: Cluster, wire: Wire, change: Callable[[Cluster], Awaitable[object]]
+) -> None:
+    fence = cluster.connection.fence
+    fence.close("vm1 owns the stacks")
+    with pytest.raises(NotOwner, match="vm1 owns the stacks") as caught:
+        await change(cluster)
+    assert caught.value.retry_after > 0
+    fence.allow_until(fence.now() - 0.001, OVER)
+    with pytest.raises(NotOwner, match=OVER):
+        await change(cluster)
+    assert wire.seen == []
+
+
+async def test_what_changes_no_stack_goes_on(cluster: Cluster, wire: Wire) -> None:
+    """Reads, and what a process needs to become owner. A standby renews its credentials, too."""
+    cluster.connection.fence.close(OVER)
+    wire.on("GET", f"{PODS}/p", says(pod("p")))
+    assert await cluster.get_pod("p") is not None
+    assert await cluster.list_raw("pods") == []
+    review = {**KINDS[REVIEWS].type_meta, "status": {"allowed": True}}
+    wire.on("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", says(review, 201))
+    ask = AccessReview(verb="get", resource="pods", subresource="", group="", namespace="rec", name="", why="")
+    assert await cluster.may(ask)
+    for resource, verb in ((LEASES, "update"), (TOKENS, "create"), (NAMESPACES, "create")):
+        assert not is_fenced(KubeRequest(verb=verb, resource=resource))
+
+
+async def test_a_request_under_way_is_cut_off_when_it_is_over(cluster: Cluster, wire: Wire) -> None:
+    cluster.target = replace(cluster.target, timeout=60.0, attempt_timeout=60.0)
+    fence = cluster.connection.fence
+    wire.on("POST", PODS, waits(60))
+    fence.allow_until(fence.now() + 1.0, OVER)
+    with pytest.raises(NotOwner, match=OVER):
+        await asyncio.wait_for(cluster.create_pod(pod("p")), 30)  # sooner than the request's own timeout
+    assert len(wire.seen) == 1
+
+
+async def test_a_request_that_is_tried_again_is_asked_about_again(cluster: Cluster, wire: Wire) -> None:
+    fence = cluster.connection.fence
+
+    async def overloaded(request: object) -> object:
+        fence.close(OVER)
+        return await says(status(503, "ServiceUnavailable", "later"), 503)(request)  # type: ignore[arg-type]
+
+    wire.on("POST", PODS, overloaded)  # type: ignore[arg-type]
+    with pytest.raises(NotOwner):
+        await cluster.create_pod(pod("p"))
+    assert len(wire.seen) == 1
+
+
+class Sink(asyncio.Protocol):
+    """A server that accepts whatever it is sent, and does not answer."""
+
+    def __init__(self) -> None:
+        self.received = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+
+
+async def test_whoever_is_stopped_while_it_connects_sends_nothing_when_it_wakes_up() -> None:
+    """The clock advances with each read: the deadline passes between the last check and the write of the request."""
+    sink = Sink()
+    async with await asyncio.get_running_loop().create_server(lambda: sink, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        target = target_at(f"http://127.0.0.1:{port}", namespace=NAMESPACE, timeout=1.0)
+        fence = Fence(Ticks())
+        cluster = await Cluster.connect(target, fence=fence)
+        try:
+            fence.allow_until(3.5, OVER)
+            with pytest.raises(NotOwner, match=OVER):
+                await cluster.create_pod(pod("p"))
+            assert sink.received == b""
+            fence.allow_until(1e9, OVER)
+            with pytest.raises(ClusterUnavailable):
+                await cluster.create_pod(pod("p"))
+            assert sink.received.startswith(b"POST ")
+        finally:
+            await cluster.close()
+
+
+async def test_with_all_slots_taken_a_change_is_not_sent_too_late_and_the_lease_is_sent(wire: Wire) -> None:
+    target = target_at(wire.url, namespace=NAMESPACE, timeout=60.0, attempt_timeout=60.0)
+    cluster = await Cluster.connect(replace(target, max_in_flight=1))
+    try:
+        wire.on("GET", f"{PODS}/hangs", waits(60))
+        hangs = asyncio.create_task(cluster.get_pod("hangs"))
+        while not wire.seen:
+            await asyncio.sleep(0.005)
+        fence = cluster.connection.fence
+        fence.allow_until(fence.now() + 0.1, OVER)
+        with pytest.raises(NotOwner):
+            await cluster.create_pod(pod("p"))
+        assert [seen.method for seen in wire.seen] == ["GET"]
+        async with asyncio.timeout(30):
+            leases = await cluster.answer(KubeRequest(verb="list", resource=LEASES, namespace=NAMESPACE))
+        assert leases["kind"] == "LeaseList"
+        hangs.cancel()
+        await asyncio.gather(hangs, return_exceptions=True)
+    finally:
+        await cluster.close()
+
+
+def test_the_moment_is_on_a_clock_that_goes_on_while_the_machine_is_suspended() -> None:
+    assert Fence().now is boottime
+    assert abs(boottime() - time.clock_gettime(time.CLOCK_BOOTTIME)) < 1
+
+
+@pytest.mark.parametrize(("stopped", "lost"), [(0.0, True), (3.0, False)])
+async def test_a_process_that_was_stopped_takes_its_own_absence_for_no_silence(
+    monkeypatch: pytest.MonkeyPatch, stopped: float, lost: bool
+) -> None:
+    monkeypatch.setattr(guards, "CHECK_SECONDS", 0.01)
+    time_of_it = 100.0
+    contact = Contact(now=lambda: time_of_it)
+    contact.heard_at -= guards.QUIET_SECONDS + 1
+    probed = asyncio.Event()
+
+    async def probe(limit: float) -> None:
+        nonlocal time_of_it
+        time_of_it += min(limit, 1.0) + stopped
+        probed.set()
+        raise ClusterUnavailable("it did not answer")
+
+    watching = asyncio.create_task(guards.watch_over(contact, probe))
+    await probed.wait()
+    await asyncio.sleep(0)
+    assert contact.lost is lost
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+
+def read_to_the_end(listener: socket.socket) -> int:
+    """How many bytes arrive over the waiting connection."""
+    accepted, _ = listener.accept()
+    with accepted:
+        accepted.settimeout(30)
+        count = 0
+        with contextlib.suppress(ConnectionResetError):
+            while data := accepted.recv(65536):
+                count += len(data)
+        return count
+
+
+async def test_what_was_cut_off_does_not_arrive_later() -> None:
+    """When a network works again after a cut, it delivers what the operating system still holds of a request."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        target = target_at(url, namespace=NAMESPACE, timeout=60.0, attempt_timeout=60.0)
+        cluster = await Cluster.connect(target)
+        try:
+            fence = cluster.connection.fence
+            fence.allow_until(fence.now() + 0.2, OVER)
+            large = pod("p") | {"spec": {"containers": [{"name": "a", "image": "x" * 300_000}]}}
+            with pytest.raises(NotOwner):
+                await cluster.create_pod(large)
+            await asyncio.sleep(0)  # a transport closes its socket in the next iteration of the event loop
+            assert await asyncio.to_thread(read_to_the_end, listener) < 300_000
+        finally:
+            await cluster.close()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_request_whose_connection_is_closed_already_is_cut_without_complaint(
+    tmp_path: Path, new_loop: Callable[[], asyncio.AbstractEventLoop], tls: bool
+) -> None:
+    """On uvloop, a closed socket raises ValueError; over TLS, a closed connection has no socket."""
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        ours = theirs = None
+        if tls:
+            theirs = issued(tmp_path, authority(tmp_path)).server_context()
+            ours = ssl.create_default_context(cafile=tmp_path / "ca.crt")
+        async with await loop.create_server(asyncio.Protocol, "127.0.0.1", 0, ssl=theirs) as server:
+            address = server.sockets[0].getsockname()[:2]
+            transport, protocol = await loop.create_connection(lambda: BaseProtocol(loop), *address, ssl=ours)
+            body = FencedBody(b"{}", Fence())
+            writer = StreamWriter(protocol, loop)
+            await body.write(writer)
+            transport.abort()
+            while protocol.connected:
+                await asyncio.sleep(0)
+            body.cut()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(scene())

@@ -16,7 +16,7 @@ from stackd.kube.manifests import (
 )
 from stackd.kube.records import service_annotations
 from stackd.model import PortMapping, Stack, StackStatus
-from tests.kube.recorded import recording
+from tests.kube.wire import recording
 
 STACK = Stack(
     stack_id="stack-716b6384dd477b0b",

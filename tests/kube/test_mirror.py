@@ -11,8 +11,22 @@ from stackd.kube import watch
 from stackd.kube.client import Cluster
 from stackd.kube.mirror import Mirror, MirrorChange, PodChanged, Relisted
 from stackd.kube.objects import PodState, pod_state
-from tests.kube.following import NODES, PODS, QUICK, mirroring, seen, then, told, until
-from tests.kube.wire import Stream, Wire, items, pod, says, status
+from tests.kube.wire import (
+    NODES,
+    PODS,
+    QUICK,
+    Stream,
+    Wire,
+    items,
+    mirroring,
+    pod,
+    says,
+    seen,
+    status,
+    then,
+    told,
+    until,
+)
 
 
 async def test_lists_and_watches_make_the_copy(cluster: Cluster, wire: Wire) -> None:

@@ -14,8 +14,7 @@ from stackd.kube.objects import (
     pod_state,
     service_state,
 )
-from tests.kube.recorded import recording
-from tests.kube.wire import pod
+from tests.kube.wire import pod, recording
 
 SECOND = 1_000_000_000
 

@@ -21,8 +21,7 @@ from stackd.errors import (
 )
 from stackd.kube.responses import MESSAGE_LIMIT, error_of, is_other_uid, may_repeat, names_missing_namespace
 from stackd.kube.wire import KubeRequest, KubeResponse
-from tests.kube.recorded import all_recordings, answered, asked, recording
-from tests.kube.wire import status
+from tests.kube.wire import all_recordings, answered, asked, recording, status
 
 REFUSALS: dict[str, dict[str, str]] = yaml.safe_load(Path(__file__).with_name("refusals.yaml").read_text())
 

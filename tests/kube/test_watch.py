@@ -13,9 +13,26 @@ from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget
 from stackd.kube.mirror import PodChanged, Relisted
 from stackd.kube.watch import Timings
-from tests.kube.following import PODS, mirroring, seen, then, told, until
 from tests.kube.test_credentials import SYSTEM, kubeconfig
-from tests.kube.wire import NAMESPACE, Reply, Stream, Wire, items, loses, namespace, page, pod, says, status
+from tests.kube.wire import (
+    NAMESPACE,
+    PODS,
+    Reply,
+    Stream,
+    Wire,
+    items,
+    loses,
+    mirroring,
+    namespace,
+    page,
+    pod,
+    says,
+    seen,
+    status,
+    then,
+    told,
+    until,
+)
 from tests.target import target_at
 
 

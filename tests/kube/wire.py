@@ -6,18 +6,24 @@ For what the embedded cluster would never send: malformed lines, silence, a resp
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import orjson
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from stackd.kube.wire import KINDS
+from stackd.kube.client import Cluster
+from stackd.kube.mirror import Mirror, MirrorChange, PodChanged
+from stackd.kube.objects import PodState
+from stackd.kube.watch import Timings
+from stackd.kube.wire import KINDS, KubeRequest, KubeResponse
 
 NAMESPACE = "rec"
 INSTANCE = "default"
@@ -257,3 +263,118 @@ def going(obj: dict[str, Any], **metadata: Any) -> dict[str, Any]:
     """The object as the response to a DELETE has it."""
     when = {"deletionTimestamp": "2026-11-24T22:56:24Z", "deletionGracePeriodSeconds": 0}
     return {**obj, "metadata": {**obj["metadata"], **when, **metadata}}
+
+
+# ---- the recordings of a real API server, played by the scripted one
+
+
+FOLDER = Path(__file__).parent.parent / "recordings"
+
+
+def recording(name: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+    return document
+
+
+def all_recordings() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def play(wire: Wire, name: str) -> None:
+    """Answer the next such request with the recorded response."""
+    request, response = recording(name)["request"], recording(name)["response"]
+    body, code = response["body"], response["status"]
+    reply = page(body, code, "text/plain") if isinstance(body, str) else says(body, code)
+    wire.on(request["method"], request["path"].partition("?")[0], reply)
+
+
+def asked(document: dict[str, Any]) -> KubeRequest:
+    """The call that was recorded."""
+    method, path = document["request"]["method"], document["request"]["path"].partition("?")[0]
+    if path == "/version":
+        return KubeRequest(verb="get", resource="version")
+    parts = path.strip("/").split("/")
+    rest = parts[2:] if parts[0] == "api" else parts[3:]
+    namespace = rest[1] if rest[0] == "namespaces" and len(rest) > 2 else ""
+    resource, *more = rest[2:] if namespace else rest
+    body = document["request"].get("body") or {}
+    name = more[0] if more else (body.get("metadata") or {}).get("name", "")
+    reading = "get" if more else "list"
+    verb = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete", "GET": reading}[method]
+    return KubeRequest(
+        verb=verb,
+        resource="/".join([resource, *more[1:]]),
+        namespace=namespace,
+        name=name,
+        uid=(body.get("preconditions") or {}).get("uid", "") if verb == "delete" else "",
+    )
+
+
+def answered(document: dict[str, Any]) -> KubeResponse:
+    """The answer that was recorded."""
+    body, code = document["response"]["body"], document["response"]["status"]
+    if isinstance(body, str):
+        return KubeResponse(status=code, body=body.encode(), content_type="text/plain")
+    return KubeResponse(status=code, body=json.dumps(body).encode(), content_type="application/json")
+
+
+def is_ours(document: dict[str, Any]) -> bool:
+    """Whether stackd sends requests of this kind."""
+    if "response" not in document:
+        return False
+    call = asked(document)
+    return call.resource in KINDS or call.resource in ("version", "pods/log")
+
+
+# ---- a mirror that follows the scripted server, for the tests of both
+
+
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+SERVICES = f"/api/v1/namespaces/{NAMESPACE}/services"
+NODES = "/api/v1/nodes"
+QUICK = Timings(first_pause=0.005, longest_pause=0.05, idle_limit=5.0)
+
+
+@asynccontextmanager
+async def mirroring(cluster: Cluster, timings: Timings = QUICK) -> AsyncIterator[tuple[Mirror, list[MirrorChange]]]:
+    mirror = Mirror(cluster, timings=timings)
+    changes: list[MirrorChange] = []
+    mirror.subscribe(changes.append)
+    task = asyncio.create_task(mirror.run())
+    try:
+        await asyncio.wait_for(mirror.wait_synced(), 10)
+        yield mirror, changes
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def seen(mirror: Mirror, name: str, version: int) -> PodState:
+    wanted = str(version)
+    return await mirror.until(
+        name, lambda state: state if state and state.resource_version == wanted else None, timeout=30
+    )
+
+
+def told(changes: list[MirrorChange]) -> list[tuple[str, str]]:
+    """What the mirror reported of pods."""
+    pods = [change for change in changes if isinstance(change, PodChanged)]
+    return [(c.name, "came" if c.before is None else "went" if c.after is None else "changed") for c in pods]
+
+
+def then(*events: tuple[str, dict[str, Any]], stay: bool = True) -> Callable[[Stream], Any]:
+    """A watch that sends these events, and then stays open (or is ended by the server)."""
+
+    async def script(stream: Stream) -> None:
+        for kind, obj in events:
+            await stream.send(kind, obj)
+        if stay:
+            await asyncio.sleep(60)
+
+    return script

@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
 from stackd.errors import Conflict, StoreError, StoreUnavailable
-from stackd.model import DeleteReason, Stack
+from stackd.model import DeleteReason, Stack, StackStatus
 from stackd.store import Store
+from stackd.store.transaction import Transaction
 from tests.store.building import accepted, claim, new_stack, open_store, seen, stack_id
 
 
@@ -180,3 +183,140 @@ async def test_a_subscriber_that_raises_ends_the_store_since_the_view_may_be_wro
     with pytest.raises(StoreError, match="a bug"):
         await asyncio.wait_for(_wait(store), 30)
     assert len(told) == 1
+
+
+# ---- what the cluster would show again is committed without a disk sync; any other write syncs, and syncs it too
+
+
+FULL, NORMAL = 2, 1
+
+
+def synchronous(tx: Transaction) -> int:
+    row: tuple[Any, ...] | None = tx.row("PRAGMA synchronous")
+    assert row is not None
+    return int(row[0])
+
+
+async def test_an_observation_alone_does_not_wait_for_the_disk(store: Store) -> None:
+    await accepted(store)
+    commits, waits = store.counters.commits, store.counters.disk_waits
+    assert await store.stacks.observe([seen(0, StackStatus.RUNNING)])
+    assert (store.counters.commits, store.counters.disk_waits) == (commits + 1, waits)
+
+
+async def test_the_file_is_told_to_wait_or_not_to(store: Store) -> None:
+    submit = store._writer.submit
+    assert await submit(synchronous) == FULL
+    assert await submit(synchronous, relaxed=True) == NORMAL
+    assert await submit(synchronous) == FULL
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let observations wait for company for a minute, as long as the last commit is not older than that."""
+    monkeypatch.setattr("stackd.store.writer._COMPANY_SECONDS", 60.0)
+    monkeypatch.setattr("stackd.store.writer._BUSY_SECONDS", 60.0)
+
+
+async def waiting_observation(store: Store) -> asyncio.Task[list[Stack]]:
+    """An observation that waits."""
+    observing = asyncio.create_task(store.stacks.observe([seen(0, StackStatus.RUNNING)]))
+    done, _ = await asyncio.wait({observing}, timeout=0.2)
+    assert not done
+    return observing
+
+
+@pytest.mark.usefixtures("patient")
+async def test_an_observation_amid_other_writes_waits_to_share_the_next_commit(store: Store) -> None:
+    await accepted(store)
+    commits = store.counters.commits
+    observing = await waiting_observation(store)
+    await store.stacks.reserve(new_stack(1))
+    assert await observing
+    assert store.counters.commits == commits + 1
+
+
+@pytest.mark.usefixtures("patient")
+async def test_no_read_waits_with_an_observation_and_no_close(tmp_path: Path) -> None:
+    store = await open_store(tmp_path / "state.db")
+    await accepted(store)
+    observing = await waiting_observation(store)
+    assert await store.timeline.read(stack_id(0))
+    assert await observing
+    observing = asyncio.create_task(store.stacks.observe([seen(0, ended=True)]))
+    await asyncio.sleep(0)
+    await store.close()
+    assert await observing
+
+
+async def test_an_observation_waits_for_nobody_where_nothing_else_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stackd.store.writer._COMPANY_SECONDS", 60.0)
+    monkeypatch.setattr("stackd.store.writer._BUSY_SECONDS", 0.0)
+    store = await open_store(tmp_path / "state.db")
+    await accepted(store)
+    async with asyncio.timeout(20):
+        assert await store.stacks.observe([seen(0, StackStatus.RUNNING)])
+    await store.close()
+
+
+# ---- a writing process is killed with kill -9: what it acknowledged is in the file, and nothing is there by halves
+
+
+ROOT = Path(__file__).parents[2]
+
+WRITER = """
+import asyncio, pathlib, sys
+from stackd.clock import SystemClock
+from stackd.model import DeleteReason, PortRange
+from stackd.store import Store
+from tests.store.building import new_stack, stack_id
+
+async def one(store, number):
+    while True:
+        await store.stacks.reserve(new_stack(number, ports=2))
+        print("+", number, flush=True)
+        if number % 3 == 0:
+            await store.stacks.mark_deleting([stack_id(number)], DeleteReason.REQUEST)
+            print("?", number, flush=True)
+            await store.stacks.remove([stack_id(number)])
+            print("-", number, flush=True)
+        number += 8
+
+async def main():
+    store = await Store.open(pathlib.Path(sys.argv[1]), clock=SystemClock(), node_ports=PortRange(20000, 32767))
+    await asyncio.gather(*(one(store, number) for number in range(8)))
+
+asyncio.run(main())
+"""
+
+
+def run_and_kill(path: Path, lines: int) -> list[str]:
+    """Run the writer until it has acknowledged ``lines`` writes, kill it, and return all acknowledgements."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(lines)]
+        process.kill()
+        said += process.stdout.readlines()
+    return [line for line in said if line.endswith("\n")]
+
+
+@pytest.mark.parametrize("lines", [1, 7, 40, 133, 400])
+async def test_what_was_acknowledged_before_a_kill_is_there_after_it(path: Path, lines: int) -> None:
+    said = await asyncio.to_thread(run_and_kill, path, lines)
+    assert len(said) >= lines
+    reserved = {int(line.split()[1]) for line in said if line.startswith("+")}
+    begun = {int(line.split()[1]) for line in said if line.startswith("?")}
+    removed = {int(line.split()[1]) for line in said if line.startswith("-")}
+    store = await open_store(path, ports=(20000, 32767))
+    there = {int(stack.stack_id.removeprefix("stack-"), 16): stack for stack in store.stacks}
+    expected = reserved - {number for number in reserved if number % 3 == 0}
+    assert expected <= there.keys()
+    assert not removed & there.keys()
+    assert all(there[number].deleting_since is not None for number in begun & there.keys())
+    ports = [port.node_port for stack in there.values() for port in stack.ports]
+    assert len(ports) == len(set(ports)) == 2 * len(there) == store.ports.used
+    await store.close()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import logging
+import os
+import select
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,12 +22,15 @@ import pytest
 
 from stackd import daemon as daemons
 from stackd.config import load
+from stackd.config.credentials import STAMP
 from stackd.daemon import Daemon, running
 from stackd.embedded import EmbeddedCluster, NodeSpec, User, everything
-from stackd.upkeep import health
+from stackd.upkeep import health, reload
 from stackd.upkeep.health import line, why_stuck
+from stackd.upkeep.reload import HandOver, KeyFile
 from stackd.upkeep.systemd import Notifier, ProcessContext
-from tests.harness import KEY, eventually, fast_cluster, harness, seed
+from stackd.web.api import Api
+from tests.harness import KEY, READ_KEY, eventually, fast_cluster, harness, seed
 
 OLD, NEW = (User(token=name, name="stackd", rules=(everything(),)) for name in ("old", "new"))
 
@@ -31,18 +40,20 @@ class Manager:
 
     def __init__(self, folder: Path) -> None:
         self.address = str(folder / "notify")
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._socket.bind(self.address)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(self.address)
+        self.socket.settimeout(30)
         self._told: list[dict[str, str]] = []
+
+    def received(self) -> dict[str, str]:
+        """Wait for the next message."""
+        return dict(line.split("=", 1) for line in self.socket.recv(8192).decode().splitlines())
 
     @property
     def told(self) -> list[dict[str, str]]:
-        while True:
-            try:
-                text = self._socket.recv(8192).decode()
-            except BlockingIOError:
-                return self._told
-            self._told.append(dict(line.split("=", 1) for line in text.splitlines()))
+        while select.select([self.socket], [], [], 0)[0]:
+            self._told.append(self.received())
+        return self._told
 
     @property
     def started(self) -> bool:
@@ -52,17 +63,19 @@ class Manager:
     def status(self) -> str:
         return next((one["STATUS"] for one in reversed(self.told) if "STATUS" in one), "")
 
-    def close(self) -> None:
-        self._socket.close()
+
+@pytest.fixture
+def service_manager(tmp_path: Path) -> Iterator[Manager]:
+    made = Manager(tmp_path)
+    yield made
+    made.socket.close()
 
 
 @pytest.fixture
-def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
+def manager(service_manager: Manager, monkeypatch: pytest.MonkeyPatch) -> Manager:
     monkeypatch.setattr(daemons, "PATIENCE_SECONDS", 0.3)
     monkeypatch.setattr(health, "EVERY_SECONDS", 0.05)
-    made = Manager(tmp_path)
-    yield made
-    made.close()
+    return service_manager
 
 
 @asynccontextmanager
@@ -223,3 +236,223 @@ async def test_a_file_that_does_not_answer_is_stuck(tmp_path: Path) -> None:
 
 
 # ---- The service that asks the cluster for its identity: a defect in it ends the process
+
+
+# ---- the service manager's protocol, spoken to a socket in its place
+
+
+HANDED_OVER = """
+import os, socket, sys
+from stackd.upkeep.systemd import KEPT, inherited
+listening = socket.socket()
+listening.bind(("127.0.0.1", 0))
+listening.listen()
+plain = socket.socket()
+os.dup2(listening.fileno(), 3)
+os.dup2(plain.fileno(), 4)
+os.dup2(listening.fileno(), 5)
+pid = str(os.getpid() if sys.argv[1] == "ours" else 1)
+environ = {"LISTEN_PID": pid, "LISTEN_FDS": "3", "LISTEN_FDNAMES": f"{KEPT}:{KEPT}:another"}
+found = inherited(environ)
+print([each.getsockname() == listening.getsockname() for each in found], environ)
+"""
+
+
+def test_without_a_manager_or_after_its_end_nothing_fails(tmp_path: Path) -> None:
+    Notifier(str(tmp_path / "nobody")).alive()
+    notifier = Notifier.from_environment({})
+    notifier.ready("ready")
+    assert not notifier.enabled
+    assert notifier.watchdog == 0
+
+
+def test_a_status_is_said_once_and_stays_on_one_line(service_manager: Manager) -> None:
+    notifier = Notifier(service_manager.address)
+    notifier.status("waiting\nfor Kubernetes")
+    notifier.status("waiting\nfor Kubernetes")
+    notifier.status("away: \x1b[2J\udc80")
+    notifier.ready("ready: 1 stacks")
+    assert service_manager.received() == {"STATUS": "waiting for Kubernetes"}
+    assert service_manager.received() == {"STATUS": r"away: \x1b[2J\udc80"}
+    assert service_manager.received() == {"READY": "1", "STATUS": "ready: 1 stacks"}
+
+
+def test_a_reload_carries_the_monotonic_time_at_which_it_began(service_manager: Manager) -> None:
+    Notifier(service_manager.address).reloading()
+    said = service_manager.received()
+    assert said["RELOADING"] == "1"
+    assert int(said["MONOTONIC_USEC"]) > 0
+
+
+def test_a_socket_to_be_kept_is_handed_over(service_manager: Manager) -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        Notifier(service_manager.address).keep(listening, "api")
+        text, rights, _, _ = service_manager.socket.recvmsg(4096, socket.CMSG_SPACE(4))
+        passed = array.array("i", bytes(rights[0][2]))
+        with socket.socket(fileno=passed[0]) as copy:
+            assert copy.getsockname() == listening.getsockname()
+    assert text == b"FDSTORE=1\nFDNAME=api\nFDPOLL=0"
+
+
+@pytest.mark.parametrize(("whose", "seconds"), [("nobody's", 3.0), ("ours", 3.0), ("another's", 0.0)])
+def test_the_watchdog_counts_only_for_the_process_it_names(whose: str, seconds: float) -> None:
+    pid = {"nobody's": "", "ours": str(os.getpid()), "another's": "1"}[whose]
+    environ = {"NOTIFY_SOCKET": "/nowhere", "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": pid, "HOME": "/"}
+    assert Notifier.from_environment(environ).watchdog == seconds
+    assert environ == {"HOME": "/"}
+
+
+@pytest.mark.parametrize(("whose", "found"), [("ours", "[True] {}"), ("another's", "[] {}")])
+def test_only_listening_sockets_handed_to_this_very_process_are_taken(whose: str, found: str) -> None:
+    done = subprocess.run([sys.executable, "-c", HANDED_OVER, whose], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == found
+
+
+# ---- A stop with sockets that outlive the process: accepted clients are served, later ones wait for the n
+
+
+def listening() -> socket.socket:
+    made = socket.socket()
+    made.bind(("127.0.0.1", 0))
+    made.listen(64)
+    made.setblocking(False)
+    return made
+
+
+def environment(folder: Path, cluster: EmbeddedCluster, port: int) -> dict[str, str]:
+    cluster.write_kubeconfig(folder / "kubeconfig")
+    return {
+        "STACKD_AUTH__KEY": KEY,
+        "STACKD_SERVER__PORT": str(port),
+        "STACKD_STATE__PATH": str(folder / "stackd.db"),
+        "STACKD_CLUSTER__KUBECONFIG": str(folder / "kubeconfig"),
+        "STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY": "false",
+    }
+
+
+async def ask(port: int, *, path: str = "/healthz") -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nX-API-KEY: {KEY}\r\nConnection: close\r\n\r\n".encode())
+    answer = await asyncio.wait_for(reader.read(), 30.0)
+    writer.close()
+    return answer
+
+
+async def test_a_request_on_an_open_connection_is_served_during_the_drain_and_ends_it(tmp_path: Path) -> None:
+    listener = listening()
+    port = listener.getsockname()[1]
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        loaded = load(None, environment(tmp_path, cluster, port))
+        process = ProcessContext(inherited=(listener.dup(),), can_keep=True)
+        request = f"GET /healthz HTTP/1.1\r\nHost: x\r\nX-API-KEY: {KEY}\r\n\r\n".encode()
+        async with running(loaded, process=process) as daemon:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request)
+            first = await reader.readuntil(b'"ok"}')
+            sending = asyncio.create_task(_when_draining(daemon.api, writer, request))
+        await sending
+        second = await reader.read()
+        writer.close()
+        assert b"Connection: close" not in first
+        assert second.startswith(b"HTTP/1.1 200")
+        assert b"Connection: close" in second
+    listener.close()
+
+
+async def test_sockets_at_another_address_than_configured_are_replaced(tmp_path: Path) -> None:
+    old, new = listening(), listening()
+    wanted = new.getsockname()[1]
+    new.close()
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        loaded = load(None, environment(tmp_path, cluster, wanted))
+        process = ProcessContext(inherited=(old,), can_keep=True)
+        async with running(loaded, process=process) as daemon:
+            assert daemon.port == wanted
+            assert old.fileno() == -1
+            assert (await ask(wanted)).startswith(b"HTTP/1.1 200")
+
+
+async def _when_draining(api: Api, writer: asyncio.StreamWriter, request: bytes) -> None:
+    await eventually(lambda: api.draining)
+    writer.write(request)
+
+
+# ---- the key file is watched: new content is in force a moment later, and an unusable file changes nothing
+
+
+NEW_KEY = "sk-new-0123456789abcdef0123456789"
+
+
+async def test_a_key_is_rotated_by_writing_the_key_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(KEY)
+    file.chmod(0o600)
+    config = tmp_path / "config.toml"
+    config.write_text(f'[auth]\nkey_file = "{file}"\n')
+    async with harness(tmp_path, {"STACKD_AUTH__KEY": READ_KEY}, config=config) as at:
+        context = at.daemon.context
+        environment = {"STACKD_AUTH__KEY": READ_KEY, "STACKD_CLUSTER__MODE": "embedded"}
+        follower = KeyFile(context, at.daemon.api.keys, lambda: load(config, environment))
+
+        async def valid(key: str) -> bool:
+            return (await at.call("GET", "/healthz", key=key)).status == 200
+
+        file.write_text(f"{KEY}\n{NEW_KEY}\n")
+        assert not await valid(NEW_KEY)
+        await follower.check()
+        assert await valid(KEY)
+        assert await valid(NEW_KEY)
+        file.write_text("")
+        await follower.check()
+        assert await valid(NEW_KEY)
+        (tmp_path / "next").write_text(NEW_KEY)
+        os.replace(tmp_path / "next", file)
+        await follower.check()
+        assert not await valid(KEY)
+        assert await valid(NEW_KEY)
+        assert await valid(READ_KEY)
+        file.unlink()
+        await follower.check()
+        assert await valid(NEW_KEY)
+
+
+# ---- A reload waits for the credentials that are passed with it, but not for ever
+
+
+def put(folder: Path) -> None:
+    fresh = folder / "new"
+    fresh.touch()
+    fresh.replace(folder / STAMP)
+
+
+async def test_a_reload_goes_on_as_soon_as_they_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reload, "HAND_OVER_SECONDS", 60.0)
+    waiting = HandOver(tmp_path)
+    for _ in range(2):
+        arrival = asyncio.create_task(waiting.arrived())
+        await asyncio.sleep(0.1)
+        assert not arrival.done()
+        put(tmp_path)
+        await asyncio.wait_for(arrival, 30.0)
+
+
+async def test_those_that_came_before_the_signal_was_looked_at_are_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "HAND_OVER_SECONDS", 60.0)
+    waiting = HandOver(tmp_path)
+    put(tmp_path)
+    await asyncio.wait_for(waiting.arrived(), 30.0)
+
+
+async def test_without_any_it_goes_on_after_a_while_and_where_none_come_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "HAND_OVER_SECONDS", 0.1)
+    await HandOver(tmp_path).arrived()
+    monkeypatch.setattr(reload, "HAND_OVER_SECONDS", 60.0)
+    began = time.monotonic()
+    await HandOver(None).arrived()
+    assert time.monotonic() - began < 30

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import select
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
 import orjson
 import pytest
 
+from stackd.cli.options import loop_factory
 from stackd.model import PortRange, Stack, StackStatus
 from stackd.store import Store
 from stackd.web.api import Api
 from stackd.web.bodies import HOLD_SECONDS, Late, Listing, Piece, read_late
 from stackd.web.change_feed import FeedChange
 from stackd.web.events import _frames, _render, _Subscriber
+from stackd.web.serving import host_and_port
+from tests.harness import harness
 from tests.store.building import PORTS, SMALL, TestClock, new_stack, stack_id
 from tests.unit.lifecycle.situations import STACK
 
@@ -181,3 +188,49 @@ async def test_few_long_texts_are_read_at_a_time(store: Store) -> None:
     assert store.counters.statements <= before + 2, "sixteen, and a piece of the list has its own"
     assert len([piece async for piece in reading]) == 40 - 2 + 1
     assert store.counters.statements <= before + 4
+
+
+# ---- the address at which stackd says that it listens, and how it accepts clients there
+
+
+@pytest.mark.parametrize(
+    ("host", "text"),
+    [("127.0.0.1", "127.0.0.1:8081"), ("::", "[::]:8081"), ("::1", "[::1]:8081"), ("localhost", "localhost:8081")],
+)
+def test_an_ipv6_address_stands_in_brackets(host: str, text: str) -> None:
+    assert host_and_port(host, 8081) == text
+
+
+def test_clients_that_connect_at_once_are_accepted_in_one_turn_of_the_loop(tmp_path: Path) -> None:
+    """A turn is long while many connections are busy."""
+
+    async def turns(clients: int) -> int:
+        async with harness(tmp_path) as at:
+            with ExitStack() as connected:
+                waiting = [
+                    connected.enter_context(socket.create_connection(("127.0.0.1", at.port))) for _ in range(clients)
+                ]
+                for client in waiting:
+                    client.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+                for turn in itertools.count():
+                    if len(select.select(waiting, [], [], 0)[0]) == clients:
+                        return turn
+                    await asyncio.sleep(0)
+        raise AssertionError
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        assert runner.run(turns(100)) < 20
+
+
+async def test_a_client_that_sends_many_requests_at_once_gets_one_answer_in_a_turn_of_the_loop(tmp_path: Path) -> None:
+    """From Python 3.12 on, aiohttp's tasks are eager: without a pause, all are answered before anybody else."""
+    async with harness(tmp_path) as at:
+        requests, answered = at.daemon.context.metrics.route("GET", "/openapi.json"), [0]
+        _, writer = await asyncio.open_connection("127.0.0.1", at.port)
+        writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n" * 30)
+        async with asyncio.timeout(30):
+            while answered[-1] < 30:
+                answered.append(requests.codes.total())
+                await asyncio.sleep(0)
+        writer.transport.abort()
+        assert max(after - before for before, after in pairwise(answered)) == 1
