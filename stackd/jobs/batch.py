@@ -39,6 +39,10 @@ RETRY_SECONDS = 1.0
 CHUNK = 50
 """How many ids of a job are begun, and counted, in one transaction."""
 
+EXTEND_PAUSE_SECONDS, RECORD_EVERY_SECONDS = 0.05, 0.01
+"""A job that extends pauses after each chunk, and the records of what it has extended are written one after the other,
+so that creates are hardly slower meanwhile."""
+
 AT_ONCE = 8
 """How many stacks of a job are restarted, started or stopped at a time, and begun in one transaction: a stack that
 waits for its turn keeps its pod and its address."""
@@ -139,7 +143,8 @@ async def _extend_chunk(context: Context, job: Job, ids: list[str]) -> None:
     crash_point("batch.begun")
     for stack in stacks:
         stack_log(log, stack.stack_id, job_id=job.job_id).info("extended by %s", job.job_id)
-        context.worker.add(stack.stack_id, Priority.EXPIRY)  # after creates and repairs; a few at a time
+        context.worker.add(stack.stack_id, Priority.EXPIRY, delay=len(context.worker) * RECORD_EVERY_SECONDS)
+    await asyncio.sleep(EXTEND_PAUSE_SECONDS)
 
 
 async def _run_chunk(context: Context, job: Job, ids: list[str]) -> None:

@@ -50,6 +50,7 @@ class Worker:
         self._queue: WorkQueue[str] = WorkQueue(
             now, RETRIES, background=Priority.EXPIRY, at_once_in_background=IN_THE_BACKGROUND
         )
+        self._now = now
         self._tasks = tasks
         self._converge = converge
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
@@ -65,10 +66,10 @@ class Worker:
         """Whether somebody works on the stack just now."""
         return self._queue.at_work(stack_id)
 
-    def add(self, stack_id: str, priority: Priority = Priority.REPAIR) -> None:
-        """Have the stack worked on; if that is under way, once more afterwards."""
+    def add(self, stack_id: str, priority: Priority = Priority.REPAIR, *, delay: float = 0.0) -> None:
+        """Have the stack worked on, ``delay`` seconds from now; if that is under way, once more afterwards."""
         if stack_id not in self.jobs:
-            self._queue.add(stack_id, priority=priority)
+            self._queue.add(stack_id, at=self._now() + delay, priority=priority)
 
     def retry_all(self) -> None:
         """Make due now what waits after a failure: the cluster answers again."""

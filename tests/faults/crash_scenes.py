@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from stackd.embedded.resources import PODS, SERVICES
 from tests.earlier import as_version_before
@@ -15,6 +16,7 @@ from tests.faults.foreign import OURS
 from tests.faults.invariant_monitor import InvariantMonitor
 from tests.faults.ledger import RUNS_ON
 from tests.faults.operations import Operations
+from tests.faults.oracle import FINISHED
 from tests.faults.troubles import Troubles
 from tests.faults.world import NAMESPACE, World
 
@@ -182,6 +184,23 @@ async def batch(stage: Stage) -> None:
     await operations.batch(positions[:1], ALL_BEFORE_THE_CHUNK, keyed=True)
     await operations.batch(positions, 0)
     await stage.until(lambda: all(stage.world.file.row(stack_id) is None for stack_id in known))
+
+
+async def batch_of(action: str, stage: Stage) -> None:
+    """Two jobs of this action with two stacks in both, and one of them with more ids than a chunk has."""
+    stacks = [await stage.stack() for _ in range(2)]
+    if not all(stacks):
+        return
+    known, batches = stage.world.ledger.known(), stage.world.ledger.batches
+    positions = [known.index(stack_id) / len(known) + 0.001 for stack_id in stacks]
+    await stage.operations.batch(positions, ALL_BEFORE_THE_CHUNK, keyed=True, action=action)
+    await stage.operations.batch(positions, 0, action=action)
+
+    def finished() -> bool:
+        jobs = [stage.world.file.job(batch.job_id) for batch in batches if batch.job_id is not None]
+        return all(job is not None and job.status in FINISHED for job in jobs)
+
+    await stage.until(finished)
 
 
 async def lose_service(stage: Stage) -> None:
@@ -363,6 +382,10 @@ SCENES: dict[str, Scene] = {
     "batch.begun": Scene(act=batch),
     "batch.confirmed": Scene(act=batch),
     "batch.counted": Scene(act=batch),
+    "batch.begun of extensions": Scene(act=partial(batch_of, "extend")),
+    "batch.begun of restarts": Scene(act=partial(batch_of, "restart")),
+    "batch.confirmed of restarts": Scene(act=partial(batch_of, "restart")),
+    "batch.counted of restarts": Scene(act=partial(batch_of, "restart")),
     "repair.labels_put_back": Scene(act=take_labels_off),
     "orphan.removed": Scene(act=leave_behind),
     "orphan.removed beside an ended stack": Scene(act=leave_beside_an_ended_stack),

@@ -93,6 +93,17 @@ class StateFile:
             status, total, done, not_found, failed = found
             return JobRow(status=status, total=total, done=done, not_found=not_found, failed=failed, items=items)
 
+    def done_twice(self) -> list[str]:
+        """The stacks that jobs have extended or restarted more often than they counted them."""
+        query = (
+            "SELECT stack_id FROM (SELECT stack_id, 1 AS by FROM timeline WHERE kind = ? AND reason = 'batch' UNION ALL"
+            " SELECT stack_id, -1 FROM job_items JOIN jobs USING (job_id) WHERE action = ? AND state IN ('done', 'failed'))"
+            " GROUP BY stack_id HAVING sum(by) > 0"
+        )
+        with self._open() as connection:
+            kinds = (("extended", "extend"), ("restart_requested", "restart"))
+            return [stack_id for kind in kinds for (stack_id,) in connection.execute(query, kind)]
+
     @property
     def incomplete(self) -> bool:
         """Whether the file may lack stacks that the cluster has: it is new, or does not exist yet."""

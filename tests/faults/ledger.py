@@ -68,13 +68,25 @@ class Wish:
 
 @dataclass(slots=True, kw_only=True)
 class Batch:
-    """A wish for a batch delete; ``job_id`` once it was answered; ``forgotten``: the owner's file has changed since."""
+    """A wish for a batch job; ``job_id`` once it was answered; ``forgotten``: the owner's file has changed since."""
 
     ids: list[str]
     unknown: frozenset[str]
     key: str | None = None
     job_id: str | None = None
     forgotten: bool = False
+    action: str = "delete"
+
+    @property
+    def route(self) -> str:
+        """Where it is submitted, and asked for."""
+        return "/stacks/batch-delete" if self.action == "delete" else "/stacks/batch"
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The request's body."""
+        ttl = {"ttl": "10m"} if self.action == "extend" else {}
+        return {"stack_ids": self.ids} | ({} if self.action == "delete" else {"action": self.action, **ttl})
 
 
 @dataclass(slots=True, kw_only=True)

@@ -212,19 +212,26 @@ class Operations:
         world.checked("3 acknowledged is durable", row is None, f"{stack_id} is said to be deleted, and has a row")
 
     async def batch(
-        self, picks: list[float], unknown: int, patience: float | None = None, *, keyed: bool = False
+        self,
+        picks: list[float],
+        unknown: int,
+        patience: float | None = None,
+        *,
+        keyed: bool = False,
+        action: str = "delete",
     ) -> None:
-        """Delete several of the known stacks, and some that do not exist."""
+        """Delete, extend or restart several of the known stacks, and some that do not exist, as one job."""
         world = self._world
         self._number += 1
         nobodys = [f"stack-{self._number:08x}{number:08x}" for number in range(unknown)]
         ids = list(dict.fromkeys([*(one for pick in picks if (one := self._one(pick))), *nobodys]))
         if not ids:
             return
-        batch = Batch(ids=ids, unknown=frozenset(nobodys), key=self.key("batch") if keyed else None)
+        batch = Batch(ids=ids, unknown=frozenset(nobodys), key=self.key("batch") if keyed else None, action=action)
         world.ledger.batches.append(batch)
         for stack_id in ids:
-            world.ledger.ending(stack_id).asked += 1
+            world.ledger.ending(stack_id).asked += action == "delete"
+            world.ledger.wish(stack_id).asked += action == "restart"
         outcome = await self.submit(batch, patience)
         for _ in range(KEYED_TRIES if keyed else 0):
             if outcome.status == 202:
@@ -237,11 +244,10 @@ class Operations:
         await self.batch(picks, unknown, patience, keyed=True)
 
     async def submit(self, batch: Batch, patience: float | None = None) -> Outcome:
-        """Send the batch delete (again)."""
+        """Send the batch job (again)."""
         world = self._world
-        body = {"stack_ids": batch.ids}
-        outcome = await world.call("POST", "/stacks/batch-delete", body, key=batch.key, patience=patience)
-        world.note(f"batch of {len(batch.ids)}{' with key' if batch.key else ''}: {self._short(outcome)}")
+        outcome = await world.call("POST", batch.route, batch.body, key=batch.key, patience=patience)
+        world.note(f"{batch.action} of {len(batch.ids)}{' with key' if batch.key else ''}: {self._short(outcome)}")
         if outcome.status is None:
             return outcome
         world.checked("only documented answers", outcome.status in ANSWERS["batch"], f"batch: {outcome}")
@@ -250,7 +256,7 @@ class Operations:
             same = batch.job_id in (None, job_id) or batch.forgotten
             world.checked("a key has one answer", same, f"{batch.key}: {batch.job_id} and then {job_id}")
             batch.job_id = job_id
-            for stack_id in batch.ids:
+            for stack_id in batch.ids if batch.action == "delete" else ():
                 world.ledger.ending(stack_id).promised = True
                 world.ledger.ending(stack_id).asked += batch.forgotten  # an earlier job may have deleted it
             batch.forgotten = False
@@ -353,7 +359,7 @@ class Operations:
             jobs = [batch for batch in world.ledger.batches if batch.job_id]
             if jobs:
                 batch = jobs[min(int(pick * len(jobs)), len(jobs) - 1)]
-                return f"/stacks/batch-delete/{batch.job_id}", lambda: batch.forgotten
+                return f"{batch.route}/{batch.job_id}", lambda: batch.forgotten
         stack_id = self._one(pick)
         if stack_id is None or route in ("list", "stats", "job"):
             return ("/stats" if route == "stats" else "/stacks"), lambda: False

@@ -197,6 +197,8 @@ class Oracle:
         for batch in world.ledger.batches:
             if batch.job_id is not None:
                 self._job(batch, batch.job_id)
+        twice = world.file.done_twice() if world.ledger.files == 1 else []
+        world.checked("7 each id counts once", not twice, f"jobs have extended or restarted these twice: {twice}")
 
     def _job(self, batch: Batch, job_id: str) -> None:
         world, ids, unknown, forgotten = self._world, batch.ids, batch.unknown, batch.forgotten
@@ -212,7 +214,8 @@ class Oracle:
         world.checked("7 each id counts once", not wrong, f"{job_id}: {wrong} never existed, and are {job.items}")
         latest = world.skew.highest()
         for stack_id in set(ids) - unknown:
-            alone = world.ledger.ending(stack_id).asked == 1 and not world.ledger.expired(stack_id, latest)
+            asked = 1 if batch.action == "delete" else 0
+            alone = world.ledger.ending(stack_id).asked == asked and not world.ledger.expired(stack_id, latest)
             lost = alone and job.items[stack_id] == "not_found" and not forgotten
             world.checked("7 each id counts once", not lost, f"{job_id}: {stack_id} was there, and is not_found")
 
@@ -290,10 +293,11 @@ class Oracle:
             world.checked("the list is true", good, f"{stack_id}: {one.body}, and the row is {row}")
         for batch in world.ledger.batches:
             if batch.job_id is not None:
-                job = await world.call("GET", f"/stacks/batch-delete/{batch.job_id}")
+                job = await world.call("GET", f"{batch.route}/{batch.job_id}")
                 if job.status == 404 and batch.forgotten:
                     continue
-                counts = [job.body.get(name, -1) for name in ("deleted", "not_found", "failed")]
+                done = "deleted" if batch.action == "delete" else "done"
+                counts = [job.body.get(name, -1) for name in (done, "not_found", "failed")]
                 good = job.body.get("total") == len(batch.ids) == sum(counts)
                 world.checked("7 each id counts once", good, f"{job.body}")
         for path in ("/stats", "/healthz", "/readyz"):

@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
 import pytest
 
-from stackd.model import DeleteReason, ItemResult, Job, JobStatus, Outcome
-from stackd.store import Store, jobs
-from tests.store.building import HOUR, START, TestClock, accepted, open_store, stack_id
+from stackd.model import (
+    DeleteReason,
+    EventKind,
+    ItemResult,
+    Job,
+    JobAction,
+    JobRequest,
+    JobStatus,
+    Outcome,
+    StackStatus,
+)
+from stackd.store import IntentSettings, Start, Store, jobs
+from tests.store.building import HOUR, START, TestClock, accepted, open_store, seen, stack_id
 
 DELETED, NOT_FOUND, FAILED = Outcome.DONE, Outcome.NOT_FOUND, Outcome.FAILED
 
@@ -159,3 +170,46 @@ async def test_the_next_items_are_found_by_the_index_of_the_open_ones(store: Sto
     plan = [row[3] for row in reader.execute(f"EXPLAIN QUERY PLAN {jobs.OPEN_ITEMS_AMONG}", ("[]", "job-1"))]
     assert any("job_items_stack" in step for step in plan)
     reader.close()
+
+
+async def test_an_extension_is_counted_with_its_row_and_what_cannot_be_extended_has_failed(
+    store: Store, path: Path, clock: TestClock
+) -> None:
+    for number in (1, 2):
+        await accepted(store, number)
+    await store.stacks.mark_deleting([stack_id(2)], DeleteReason.REQUEST)
+    ids = [stack_id(number) for number in (1, 2, 3)]
+    extending = JobRequest(action=JobAction.EXTEND, ttl=HOUR, by="alice")
+    await store.jobs.create("job-1", ids, extending)
+    for _ in range(2):  # the second time, all have their outcome
+        await store.jobs.begin_items("job-1", ids, IntentSettings(longest=24 * HOUR))
+    job = store.jobs.get("job-1")
+    assert counts(job) == ("completed", 1, 1, 1)
+    assert store.stacks.ordered()[0].ttl_expires_at == START + 3 * HOUR
+    assert job is not None
+    assert [error.error for error in job.errors] == [f"{stack_id(2)} is being deleted"]
+    await store.close()
+    again = await open_store(path, clock)
+    assert again.jobs.get("job-1") == job
+    await again.close()
+
+
+async def test_a_start_that_fails_leaves_nothing_of_itself_and_the_others_go_on(path: Path) -> None:
+    store = await open_store(path, ports=(31001, 31009))
+    await accepted(store, 1, ports=8)
+    await accepted(store, 2)
+    await store.stacks.observe([seen(1, StackStatus.FAILED, ended=True)])
+    await store.ports.release([stack_id(1)])
+    await accepted(store, 3)  # it has one of the eight ports now
+    ids = [stack_id(1), stack_id(2)]
+    await store.jobs.create("job-1", ids, JobRequest(action=JobAction.RESTART, by="alice"))
+    start = Start(pod_spec="kind: Pod", kind=EventKind.RESTART_REQUESTED, by="alice", label_limits={})
+    begun = await store.jobs.begin_items("job-1", ids, IntentSettings(starts=dict.fromkeys(ids, start)))
+    assert [(stack.stack_id, stack.generation) for stack in begun] == [(stack_id(2), 1)]
+    job = store.jobs.get("job-1")
+    assert counts(job) == ("running", 0, 0, 1)
+    assert job is not None
+    assert "another stack has node port" in job.errors[0].error
+    await store.close()
+    with contextlib.closing(sqlite3.connect(path)) as reader:
+        assert reader.execute("SELECT count(*) FROM node_ports").fetchone() == (2,)
