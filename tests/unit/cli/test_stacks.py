@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -262,3 +263,40 @@ async def test_labels_and_nodes_are_completed(shell: Shell) -> None:
         )
         found = result.output.splitlines()[1::3]
         assert found == offered if "--label" in begin else stack["node_id"] in found
+
+
+async def test_many_are_extended_stopped_started_and_restarted_as_one_job(shell: Shell) -> None:
+    mine = [
+        await shell.at.create(seed() | {"ttl": "10m", "labels": {"challenge": "web-1", "team": team}}) for team in "78"
+    ]
+    other = await shell.at.create(seed() | {"ttl": "10m"})
+    for stack in (*mine, other):
+        await shell.at.until_status(stack["stack_id"], "running")
+    job_id, *counts = (await shell.good("extend", "--label", "challenge=web-1", "30m")).rstrip("\n").split("\t")
+    assert (job_id[:4], counts) == ("job-", ["2 extended", "0 not found", "0 failed"])
+    ends = [datetime.fromisoformat((await shell.at.stack(one["stack_id"]))["ttl_expires_at"]) for one in (*mine, other)]
+    before = [datetime.fromisoformat(one["ttl_expires_at"]) for one in (*mine, other)]
+    assert [(end - at).total_seconds() for end, at in zip(ends, before, strict=True)] == [1800, 1800, 0]
+    assert "this would stop 3 stacks; confirm with --yes" in await shell.failing(2, "stop", "--all")
+    for words, done in (
+        (("stop", "--label", "team", "--yes"), "2 stopped"), (("start", "--status", "stopped"), "2 started"),
+        (("restart", "--all", "--yes"), "3 restarted"),
+    ):  # fmt: skip
+        assert (await shell.good(*words)).split("\t")[1] == done
+    listed = await shell.good("list", "--label", "team=8")
+    assert json.loads(await shell.good("extend", "-", "5m", "--json", stdin=listed))["done"] == 1
+    job_id = (await shell.good("delete", "--label", "challenge=web-1", "--yes", "--no-wait")).strip()
+    assert (await shell.at.finished_job(job_id))["deleted"] == 2
+    assert await shell.at.listed() == [other["stack_id"]]
+
+
+async def test_what_a_job_could_not_do_is_said_with_its_reasons_and_the_exit_code(shell: Shell) -> None:
+    stack_id = (await shell.at.create(seed() | {"ttl": "23h"}))["stack_id"]
+    result = await shell.run("extend", "-", "2h", stdin=f"{stack_id}\nstack-none\n")
+    assert result.exit_code == 1
+    assert result.stdout.rstrip("\n").split("\t")[1:] == ["0 extended", "1 not found", "1 failed"]
+    assert f"{stack_id}: " in result.stderr
+    assert "at most" in result.stderr
+    assert "2 of 2 could not be extended" in result.stderr
+    empty = await shell.run("extend", "--label", "team=none", "5m")
+    assert (empty.exit_code, empty.stdout, empty.stderr) == (0, "", "no stack matches: nothing to extend\n")
