@@ -13,7 +13,8 @@ import pytest
 
 from stackd.cli import stackd
 from stackd.config.settings import settings
-from tests.docs.markdown import PAGES, ROOT, blocks
+from stackd.lifecycle.crashpoints import POINTS
+from tests.docs.markdown import PAGES, ROOT, blocks, is_printed
 
 KEYS = {setting.name for setting in settings()} | {"auth.keys"}
 SECTIONS = {key.partition(".")[0] for key in KEYS}
@@ -84,3 +85,45 @@ def test_the_page_for_the_event_day_says_what_to_do_at_each_alert() -> None:
         name for names, _, remedy in rows if len(remedy.split()) > 3 for name in re.findall(r"`(Stackd\w+)`", names)
     ]
     assert sorted(answered) == sorted(alerts)
+
+
+# ---- everything that the page for developers of stackd names exists
+
+
+INSIDE = (ROOT / "docs" / "inside.md").read_text()
+
+
+def test_each_crash_point_that_is_named_exists() -> None:
+    named = set(re.findall(r"`((?:create|delete|batch|stop|restart|release)\.\w+)`", INSIDE))
+    assert {"create.reserved", "delete.confirmed"} <= named <= set(POINTS)
+
+
+def test_each_module_that_is_named_exists() -> None:
+    named = re.findall(r"`((?:web|lifecycle|store|kube|podspec|jobs|config)/[\w/]*(?:\.py)?)(?::(\w+))?`", INSIDE)
+    assert len(named) > 15
+    for path, function in named:
+        file = ROOT / "stackd" / path
+        assert file.exists(), path
+        assert not function or f"def {function}(" in file.read_text(), (path, function)
+
+
+# ---- each symptom on the page is printed by stackd, and the messages that stackd prints most are on the page
+
+
+TROUBLES = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text()
+SYMPTOMS = re.findall(r"^### `(.*)`$", TROUBLES, re.MULTILINE)
+
+
+@pytest.mark.parametrize("symptom", [one for one in SYMPTOMS if one != "node_public_ip: null"])
+def test_a_symptom_reads_as_it_is_printed(symptom: str) -> None:
+    assert is_printed(symptom)
+
+
+def test_words_that_nobody_prints_are_noticed() -> None:
+    assert not is_printed("no node has space for the stack")
+    assert is_printed("all … node ports in … are in use")
+
+
+def test_each_symptom_has_a_remedy() -> None:
+    for heading, text in re.findall(r"^### (.*)\n\n((?:(?!#).*\n)*)", TROUBLES, re.MULTILINE):
+        assert len(text.split()) > 8, heading

@@ -9,17 +9,18 @@ import pytest
 
 from stackd.embedded import EmbeddedOptions
 from tests.embedded import test_conversations as conversations
-from tests.embedded.normal import normal, shape
 from tests.embedded.scenes import (
     FOLDER,
     SCENES,
     SETTLED,
     Scene,
     doomed_node,
+    normal,
     options,
     recording,
     replay,
     settled,
+    shape,
 )
 from tests.embedded.wire import Json, ManualClock, Wire, fast, running
 

@@ -12,13 +12,12 @@ from functools import partial
 
 from stackd.embedded.resources import PODS, SERVICES
 from tests.earlier import as_version_before
-from tests.faults.foreign import OURS
 from tests.faults.invariant_monitor import InvariantMonitor
 from tests.faults.ledger import RUNS_ON
 from tests.faults.operations import Operations
 from tests.faults.oracle import FINISHED
 from tests.faults.troubles import Troubles
-from tests.faults.world import NAMESPACE, World
+from tests.faults.world import NAMESPACE, OURS, World
 
 ENDS = "app/exit0"
 ALL_BEFORE_THE_CHUNK = 60

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from stackd.embedded import Rule, User, everything
+from stackd.embedded import Fault, Rule, User, everything
+from tests.api.test_process import replace_owner
 from tests.certificates import BARE, HAVE_OPENSSL, authority, issued, tls_in_front
+from tests.harness import seed
+from tests.systemd.load import under_load
 from tests.systemd.service import UNIT, Service
 
 pytestmark = pytest.mark.systemd
@@ -128,3 +133,148 @@ async def test_a_key_given_as_credential_works_and_is_nowhere_else_to_be_found(s
     seen = await service.do("bash", "-c", f"tr '\\0' '\\n' < /proc/{pid}/environ; tr '\\0' ' ' < /proc/{pid}/cmdline")
     shown = await service.do("systemctl", "show", UNIT)
     assert service.key not in seen + shown + "\n".join(await service.said())
+
+
+# ---- a restart under load: no connection is refused, and no request fails
+
+
+RESTARTS = 3
+
+
+async def test_a_restart_refuses_no_connection_and_fails_no_request(service: Service) -> None:
+    load = await under_load(service, _restarts(service))
+    assert load.failures == []
+    assert {status for _, status in load.answers} == {200, 201}
+    assert load.longest < 10.0
+
+
+async def _restarts(service: Service) -> None:
+    for number in range(RESTARTS):
+        await asyncio.sleep(0.3 if number else 0)
+        await service.do("systemctl", "restart", UNIT)
+
+
+async def test_an_owner_that_was_replaced_stands_by_and_a_restart_keeps_its_socket(service: Service) -> None:
+    assert service.cluster is not None
+    before = await service.state()
+    replace_owner(service.cluster)
+    after = await service.until(lambda state: state["StatusText"] == "standby: vm9 owns the stacks")
+    for name in ("ActiveState", "SubState", "MainPID", "NRestarts"):
+        assert after[name] == before[name], after
+    assert (await service.call("GET", "/owner")).json["role"] == "standby"
+    await service.do("systemctl", "restart", UNIT)
+    assert (await service.call("GET", "/owner")).json["role"] == "standby"
+
+
+# ---- what systemd and stackd do when the daemon is killed, hangs, or is stopped in the middle of its work
+
+
+async def test_a_killed_daemon_is_started_again_and_has_lost_nothing(service: Service) -> None:
+    made = [await service.create() for _ in range(5)]
+    before = await service.stacks()
+    await service.do("systemctl", "kill", "--signal=KILL", UNIT)
+    await service.until(lambda state: state["NRestarts"] == "1" and state["ActiveState"] == "active")
+    after = await service.stacks()
+    assert [stack["stack_id"] for stack in after] == [stack["stack_id"] for stack in made]
+    assert [stack["ports"] for stack in after] == [stack["ports"] for stack in before]
+
+
+async def test_a_daemon_that_was_killed_often_is_started_again_as_soon_as_after_the_first_time(
+    service: Service,
+) -> None:
+    assert await _next_delay(service) == "2s"
+    await service.drop_in("[Service]\nRestartSec=100ms\n")
+    for count in range(1, 4):
+        await service.do("systemctl", "kill", "--signal=KILL", UNIT)
+        await service.until(partial(_is_back, count))
+        assert await _next_delay(service) == "100ms"
+
+
+async def _next_delay(service: Service) -> str:
+    return (await service.do("systemctl", "show", "--value", "--property=RestartUSecNext", UNIT)).strip()
+
+
+def _is_back(count: int, state: dict[str, str]) -> bool:
+    return (state["NRestarts"], state["ActiveState"]) == (str(count), "active")
+
+
+async def test_a_hung_daemon_is_noticed_by_the_watchdog_and_started_again(bare: Service) -> None:
+    await bare.drop_in("[Service]\nWatchdogSec=2s\nRestartSec=100ms\n")
+    await bare.start_on_a_cluster()
+    await bare.do("systemctl", "kill", "--kill-whom=main", "--signal=STOP", UNIT)
+    await bare.until(lambda state: state["NRestarts"] == "1" and state["ActiveState"] == "active")
+    assert any("Watchdog timeout" in line for line in await bare.said())
+
+
+async def test_an_unreachable_cluster_is_no_reason_to_be_restarted(bare: Service) -> None:
+    await bare.drop_in("[Service]\nWatchdogSec=2s\n")
+    await bare.start_on_a_cluster()
+    pid = (await bare.state())["MainPID"]
+    assert bare.cluster is not None
+    await bare.cluster.faults.refuse()
+    await bare.until(lambda state: "Kubernetes away" in state["StatusText"])
+    await asyncio.sleep(3.0)  # longer than the watchdog's timeout
+    state = await bare.state()
+    assert (state["MainPID"], state["NRestarts"], state["ActiveState"]) == (pid, "0", "active")
+    await bare.cluster.faults.listen()
+    await bare.until(lambda state: state["StatusText"] == "ready: 0 stacks, 2 nodes")
+
+
+async def test_a_stop_lets_a_create_in_flight_finish(service: Service) -> None:
+    assert service.cluster is not None
+    service.cluster.faults.add(Fault(action="latency", verb="create", resource="pods", seconds=1.5))
+    creating = asyncio.create_task(service.call("POST", "/stacks", seed()))
+    while not service.cluster.counts.in_flight:
+        await asyncio.sleep(0.01)
+    await service.do("systemctl", "stop", UNIT)
+    reply = await creating
+    assert reply.status == 201
+    state = await service.state()
+    assert (state["ActiveState"], state["Result"]) == ("inactive", "success")
+    service.cluster.faults.clear()
+    await service.start()
+    assert [stack["stack_id"] for stack in await service.stacks()] == [reply.json["stack_id"]]
+
+
+async def test_a_stop_closes_the_port_though_systemd_keeps_it_over_a_restart(service: Service) -> None:
+    await service.do("systemctl", "restart", UNIT)
+    assert (await service.call("GET", "/healthz")).status == 200
+    await service.do("systemctl", "stop", UNIT)
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", service.api_port)
+
+
+# ---- the timer's backups: they are made while the daemon runs, replaced, for nobody else to read, and can be
+
+
+BACKUP = "stackd-backup.service"
+FOLDER = "/var/lib/stackd/backups"
+
+
+async def test_the_timers_backup_is_made_and_replaced_and_brings_the_stacks_back(service: Service) -> None:
+    assert service.machine.run("systemctl", "is-enabled", "stackd-backup.timer").out.strip() == "disabled"
+    await service.do("systemctl", "start", BACKUP)
+    stack = await service.create()
+    await service.do("systemctl", "start", BACKUP)  # a second one in this hour replaces the first
+    listed = (await service.do("bash", "-c", f"stat -c '%U %a %n' {FOLDER} {FOLDER}/*")).splitlines()
+    assert listed[0] == f"stackd 700 {FOLDER}"
+    assert all(line.startswith(f"stackd 600 {FOLDER}/") for line in listed[1:])
+    await service.do("systemctl", "stop", UNIT)
+    # as docs/operate.md says
+    await service.do(
+        "bash",
+        "-ec",
+        f"rm -f /var/lib/stackd/stackd.db-wal /var/lib/stackd/stackd.db-shm; latest=$(ls -t {FOLDER}/*.db | head -n 1); "
+        'install -o stackd -g stackd -m 600 "$latest" /var/lib/stackd/stackd.db',
+    )
+    await service.start()
+    assert [one["stack_id"] for one in await service.stacks()] == [stack["stack_id"]]
+    await service.do("systemctl", "start", BACKUP)
+
+
+async def test_a_backup_that_fails_says_why(service: Service) -> None:
+    await service.do("systemctl", "stop", UNIT)
+    await service.do("rm", "/var/lib/stackd/stackd.db")
+    assert await service.try_to("systemctl", "start", BACKUP) != 0
+    said = [record["MESSAGE"] for record in service.machine.journal(f"--unit={BACKUP}")]
+    assert any("there is no state file stackd.db" in line for line in said), said
