@@ -106,11 +106,11 @@ MORE_COLUMNS = (
 )
 
 
-def console() -> Console:
-    """A console on standard output."""
+def console(*, stderr: bool = False) -> Console:
+    """A console on standard output, or on standard error."""
     from rich.console import Console
 
-    return Console(highlight=False, markup=False, emoji=False)
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def is_terminal() -> bool:

@@ -12,19 +12,20 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from stackd.cli import FAILED, INTERRUPTED
 from stackd.cli.options import labels_of, loop_factory
-from stackd.cli.output import print_json
+from stackd.cli.output import Column, console, print_json, print_unwrapped, table, terminal_width
 from stackd.cli.stacks.create import request_body
 from stackd.cli.target import Target, no_key
 from stackd.printable import printable
@@ -75,7 +76,7 @@ def rehearse(target: Target, options: dict[str, Any]) -> None:
     else:
         print_tables(found.tables())
         style = "bold green" if found.verdict.holds else "bold red"
-        _console().print(Text(printable(found.verdict.sentence), style=style))
+        console().print(Text(printable(found.verdict.sentence), style=style))
     if report is not None:
         report.write_text(page(found), encoding="utf-8")
     _end(found)
@@ -209,7 +210,7 @@ def _end(found: Outcome) -> None:
 
 async def show(rehearsal: Rehearsal, work: asyncio.Task[Any]) -> None:
     """Show the live view until the work has ended, successfully or not."""
-    err = _console(stderr=True)
+    err = console(stderr=True)
     last = time.monotonic()
     live = Live(console=err, auto_refresh=False, transient=True) if err.is_terminal else None
     with live or contextlib.nullcontext():
@@ -226,11 +227,11 @@ def view(rehearsal: Rehearsal) -> Group:
     """Build the live view."""
     now, attempts = rehearsal.now(), rehearsal.attempts
     head = Text(f"rehearsal {rehearsal.ident}  {now:.0f} s  {rehearsal.phase.value}", style="bold")
-    table = _table(("", "now", "a second", *TIMES[1:]))
+    heads, rows = ("", "now", "a second", *TIMES[1:]), []
     for stage, times in _stages(rehearsal):
         lately = sum(now - RATE_SECONDS <= one.times.get(stage, -now) for one in attempts) / RATE_SECONDS
         spread = [f"{getattr(times, name):.2f} s" if times.count else "" for name in TIMES[1:]]
-        table.add_row(stage.value, f"{times.count}/{rehearsal.plan.stacks}", f"{lately:.1f}", *spread)
+        rows.append([stage.value, f"{times.count}/{rehearsal.plan.stacks}", f"{lately:.1f}", *spread])
     failed = sum(attempt.failed for attempt in attempts)
     tail = [f"{failed} failed", f"{len(rehearsal.reads)} status reads"]
     tail += [f"{rehearsal.left} stacks left"] if rehearsal.left is not None else []
@@ -238,7 +239,7 @@ def view(rehearsal: Rehearsal) -> Group:
     found = [(len(sentences), sentences[0], "red") for sentences in reasons(attempts).values()][:SHOWN]
     found += [(count, reason, "yellow") for reason, count in rehearsal.troubles.most_common(SHOWN)]
     lines += [Text(f"{count} times: {printable(reason)}", style=style) for count, reason, style in found]
-    return Group(head, table, *lines)
+    return Group(head, _table(heads, rows, map(bool, heads)), *lines)
 
 
 def _line(rehearsal: Rehearsal) -> str:
@@ -257,23 +258,18 @@ def _stages(rehearsal: Rehearsal) -> Iterator[tuple[Stage, Times]]:
 
 def print_tables(tables: Iterable[Titled]) -> None:
     """Print the tables that have rows."""
+    out = console()
     for title, heads, rows in tables:
         if rows:
-            table = _table(heads, [are_numbers(column) for column in zip(*rows, strict=True)])
-            table.title, table.title_style, table.title_justify = title, "bold", "left"
-            for row in rows:
-                table.add_row(*(printable(cell) for cell in row))
-            _console().print(table, "")
+            out.print(Text(title, style="bold"))
+            print_unwrapped(out, _table(heads, rows, [are_numbers(column) for column in zip(*rows, strict=True)]))
+            out.print()
 
 
-def _table(heads: Iterable[str], numeric: Iterable[bool] = ()) -> Table:
-    """A table whose columns of numbers are aligned to the right: by default all but the first."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold dim")
-    names = list(heads)
-    for name, right in zip(names, list(numeric) or [bool(name) for name in names], strict=True):
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
-    return table
-
-
-def _console(*, stderr: bool = False) -> Console:
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+def _table(heads: Iterable[str], rows: Sequence[Sequence[str]], numeric: Iterable[bool]) -> Table:
+    """A table whose columns of numbers are aligned to the right."""
+    columns = [
+        Column(head=head, of=itemgetter(at), right=right, fold=not right)
+        for at, (head, right) in enumerate(zip(heads, numeric, strict=True))
+    ]
+    return table(columns, rows, terminal_width())[0]

@@ -16,7 +16,7 @@ from stackd.cli.options import Length, filter_options, ids_of_stacks, output_opt
 from stackd.cli.output import PRINTED, addresses, console, counted, duration, is_terminal, local, since
 from stackd.cli.stacks.read import checked, for_each
 from stackd.cli.target import client_options, leaving
-from stackd.printable import printable
+from stackd.printable import printable, some_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.25
 TOO_LARGE = 413
+NAMED = 3
+"""How many stacks stand before a reason that they share."""
+
 CHOICE = "name stacks, choose them with --label, --status, --node or --template, or use --all"
 DONE = {"delete": "deleted", "extend": "extended", "restart": "restarted", "stop": "stopped", "start": "started"}
 HARMLESS = ("extend", "start")
@@ -211,7 +214,10 @@ def _print_job(work: _Work, job: Job, output: str) -> None:
         return
     counts = (f"{job.done} {work.done}", f"{job.not_found} not found", f"{job.failed} failed")
     click.echo("\t".join([job.job_id, *(() if output == "name" else counts)]))
+    reasons: dict[str, list[str]] = {}
     for stack_id, error in job.errors.items():
-        click.echo(f"{stack_id}: {printable(error)}", err=True)
+        reasons.setdefault(error.removeprefix(stack_id).lstrip(": "), []).append(stack_id)
+    for reason, ids in reasons.items():
+        click.echo(printable(f"{some_of(ids, NAMED)}: {reason}"), err=True)
     if (more := job.failed - len(job.errors)) > 0:
         click.echo(f"and {more} more", err=True)
